@@ -1,0 +1,78 @@
+"""Settings: flag > LORA_ROUTER_* environment > lora-router.toml > default.
+
+No setting is called port or host: Kubernetes sets NAME_PORT for every Service.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+CONFIG_FILE = "lora-router.toml"
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LORA_ROUTER_", toml_file=CONFIG_FILE, extra="ignore", frozen=True
+    )
+
+    listen: str = Field("127.0.0.1:50051", description="gRPC address, HOST:PORT")
+    metrics_listen: str = Field("127.0.0.1:9464", description="Prometheus address; empty: off")
+    model: str = Field("smollm2-135m-instruct", description="base model: the default, a path or a hub id")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
+    native: bool = Field(True, description="use the fused native operations where they build")
+    threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: all cores")
+    adapters_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="adapter folders, watched; default ./adapters or the ones in the wheel"
+    )
+    plugins_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="plugin folders, watched; default ./plugins or the ones in the wheel"
+    )
+    load_plugins: str | None = Field(None, description="load only these plugins (comma list; empty: none)")
+    max_running: int = Field(32, ge=1, le=1024, description="requests in one step")
+    max_queue: int = Field(256, ge=0, description="requests waiting for a place; more are refused")
+    max_step_tokens: int = Field(512, ge=16, description="tokens in one step; longer prompts go in chunks")
+    max_context: int = Field(0, ge=0, description="tokens of prompt and answer; 0: the base's own limit")
+    cache_tokens: int = Field(32768, ge=256, description="tokens the KV cache holds")
+    prefix_cache: bool = Field(True, description="reuse the KV cache of equal prompt beginnings")
+    slots: int = Field(32, ge=1, le=4096, description="adapters on the device at once")
+    max_rank: int = Field(64, ge=1, le=512, description="largest LoRA rank accepted")
+    host_memory_mb: int = Field(2048, ge=16, description="host memory for adapter weights")
+    preload: bool = Field(True, description="load the default versions at start-up while they fit")
+    poll_seconds: float = Field(1.0, gt=0, description="how often adapter folders are compared")
+    abstain_threshold: float = Field(0.5, ge=0, le=1, description="confidence a classifier needs to route")
+    max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")
+    max_prompt_bytes: int = Field(1 << 20, ge=1, description="largest input accepted, in bytes")
+    max_deadline_seconds: float = Field(600.0, gt=0, description="deadline of requests that bring none")
+    drain_seconds: float = Field(30.0, ge=0, description="time running requests get at shutdown")
+    stall_seconds: float = Field(10.0, gt=0, description="no step for so long with work queued: NOT_SERVING")
+    log_prompts: bool = Field(False, description="write prompt text to the log")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
+    reflection: bool = Field(True, description="serve gRPC reflection")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order of strength; dotenv and secret files are not read."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+__all__ = ["CONFIG_FILE", "Any", "Settings", "ValidationError"]

@@ -1,0 +1,183 @@
+"""What the rest of the system knows of an engine: this protocol and these values.
+
+An engine runs one base model in one thread of its own. Everything here may be called from
+the event loop and returns at once, except where it is a coroutine; `encode` and `start` do
+real work and belong in a worker thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from router.types import FinishReason, PromptTemplate, SamplingParams, TokenLogprob, Turn, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class BaseInfo:
+    """The resident base model."""
+
+    name: str
+    digest: str  # sha256 over its weights' bytes and shapes
+    architecture: str
+    dtype: str
+    device: str
+    context_length: int
+    vocab_size: int
+    sites: Mapping[str, tuple[int, int]]  # linear module path -> (out_features, in_features)
+    size_bytes: int = 0
+    kernels: str = "torch"  # "native" or "torch", and why
+
+
+@dataclass(frozen=True, slots=True)
+class TensorData:
+    """A tensor as bytes read from a file: no torch needed to carry it. Row-major."""
+
+    dtype: str  # safetensors name: F32, F16, BF16
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class SiteDelta:
+    """One LoRA site: y += scaling * (x @ a.T) @ b.T (+ bias). a [r, in], b [out, r]."""
+
+    a: TensorData
+    b: TensorData
+    scaling: float
+
+    @property
+    def rank(self) -> int:
+        """Rank of this site."""
+        return self.a.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterArtifact:
+    """A checked adapter, parsed from the very bytes that were hashed."""
+
+    name: str
+    version: str
+    digest: str
+    sites: Mapping[str, SiteDelta]  # keyed by the base's site name
+
+    @property
+    def rank(self) -> int:
+        """Largest rank over the sites."""
+        return max((s.rank for s in self.sites.values()), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is to be encoded: turns under a template, or a raw prompt."""
+
+    turns: tuple[Turn, ...] = ()
+    raw: str | None = None
+    template: PromptTemplate = PromptTemplate()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One generation, encoded. `adapter` is the digest of a loaded adapter or None for the base."""
+
+    request_id: str
+    tokens: Sequence[int]
+    params: SamplingParams
+    adapter: str | None = None
+    deadline: float | None = None  # time.monotonic() seconds
+    priority: int = 0  # higher goes first; negative is dropped first
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text that became certain in one step. Never splits a character or shows a stop string."""
+
+    text: str
+    tokens: int = 1
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of every generation that did not raise."""
+
+    reason: FinishReason
+    usage: Usage = Usage()
+    stop: str = ""  # the stop string that ended it
+
+
+class Generation(Protocol):
+    """A submitted job. Iterate once; cancelling or closing frees its row within two steps."""
+
+    def __aiter__(self) -> AsyncIterator[Delta | Finished]:
+        """Deltas, then exactly one Finished; raises EngineFailed if a step raised."""
+        ...
+
+    def cancel(self) -> None:
+        """Ask the engine to drop it; idempotent, also after the end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """A snapshot for health, metrics and admission."""
+
+    running: int = 0
+    waiting: int = 0
+    steps: int = 0
+    last_progress: float = 0.0  # time.monotonic() of the last completed step or idle wake
+    busy: bool = False  # work is queued or running
+    failed: str = ""  # the engine cannot go on
+    cache_blocks: int = 0
+    cache_blocks_free: int = 0
+    prefix_hit_tokens: int = 0
+    prefix_query_tokens: int = 0
+    slots: int = 0
+    host_bytes: int = 0
+    device_adapters: tuple[str, ...] = ()  # digests in a device slot
+    host_adapters: tuple[str, ...] = ()  # digests in host memory
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """One resident base that serves many adapters in one batch."""
+
+    @property
+    def info(self) -> BaseInfo:
+        """The base; available after `start`."""
+        ...
+
+    def start(self) -> None:
+        """Load the base and start the step loop. Blocks; call it from a worker thread."""
+        ...
+
+    def close(self) -> None:
+        """Stop the step loop; running jobs end as CANCELLED."""
+        ...
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids. Text of turns never produces special ids. Thread-safe, may take a while."""
+        ...
+
+    async def load(self, artifact: AdapterArtifact) -> int:
+        """Bring an adapter into host memory; returns its bytes. Idempotent by digest.
+
+        Raises AdapterRejected (does not fit this base) or ResourceExhausted (no memory).
+        """
+        ...
+
+    async def unload(self, digest: str) -> int:
+        """Drop an adapter from slot and host memory; returns the bytes freed (0 if unknown).
+
+        The caller guarantees that no job uses it (leases are counted in the registry).
+        """
+        ...
+
+    def submit(self, job: Job) -> Generation:
+        """Queue a job from the event loop. Raises Overloaded, PromptTooLong, FailedPrecondition."""
+        ...
+
+    def status(self) -> EngineStatus:
+        """A snapshot; cheap."""
+        ...

@@ -1,0 +1,180 @@
+"""Every error the service makes on purpose.
+
+RouterError
+├── InvalidRequest          INVALID_ARGUMENT     every bad field is named
+│   └── PromptTooLong       INVALID_ARGUMENT     limit and length are given
+├── NotFound                NOT_FOUND
+│   └── AdapterNotFound
+├── AlreadyExists           ALREADY_EXISTS
+├── FailedPrecondition      FAILED_PRECONDITION
+│   └── AdapterRejected     FAILED_PRECONDITION  the folder is refused, with its findings
+├── StaleEtag               ABORTED
+├── DataLoss                DATA_LOSS            weights are not what they were
+├── Unavailable             UNAVAILABLE          try again, perhaps elsewhere
+│   ├── Overloaded          UNAVAILABLE          the queue is full
+│   ├── Draining            UNAVAILABLE          the server is stopping
+│   └── NotLoaded           UNAVAILABLE          the base is still loading
+├── ResourceExhausted       RESOURCE_EXHAUSTED   device or host memory
+├── DeadlineExceeded        DEADLINE_EXCEEDED
+├── EngineFailed            INTERNAL             a step raised: the caller sees a fixed text
+└── ConfigError             (start-up only)      a setting is wrong
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One bad field of a request."""
+
+    field: str
+    description: str
+
+
+class RouterError(Exception):
+    """Base of all; `reason` is the ErrorInfo reason, `code` the gRPC status name."""
+
+    code: ClassVar[str] = "INTERNAL"
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata: Mapping[str, str] = metadata
+
+
+class InvalidRequest(RouterError):
+    """The request cannot be served whatever the server's state."""
+
+    code = "INVALID_ARGUMENT"
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        text = "; ".join(f"{v.field}: {v.description}" for v in violations)
+        super().__init__(text or "invalid request")
+        self.violations = tuple(violations)
+
+
+class PromptTooLong(InvalidRequest):
+    """Prompt plus max_tokens do not fit the context. Nothing is ever cut in silence."""
+
+    reason = "PROMPT_TOO_LONG"
+
+    def __init__(self, limit: int, got: int, field: str = "input") -> None:
+        super().__init__(
+            [FieldViolation(field, f"prompt and max_tokens need {got} tokens, the limit is {limit}")]
+        )
+        self.metadata = {"limit": str(limit), "got": str(got)}
+
+
+class NotFound(RouterError):
+    """No such resource."""
+
+    code = "NOT_FOUND"
+    reason = "NOT_FOUND"
+
+    def __init__(self, resource_type: str, name: str, hint: str = "") -> None:
+        super().__init__(f"{resource_type} {name!r} not found{hint}", resource=name)
+        self.resource_type, self.name = resource_type, name
+
+
+class AdapterNotFound(NotFound):
+    """No adapter of that name or version; never answered by the base in silence."""
+
+    reason = "ADAPTER_NOT_FOUND"
+
+    def __init__(self, name: str, hint: str = "") -> None:
+        super().__init__("adapter", name, hint)
+
+
+class AlreadyExists(RouterError):
+    """A resource of that name is there already."""
+
+    code = "ALREADY_EXISTS"
+    reason = "ALREADY_EXISTS"
+
+
+class FailedPrecondition(RouterError):
+    """The server's state forbids it; trying again changes nothing."""
+
+    code = "FAILED_PRECONDITION"
+    reason = "FAILED_PRECONDITION"
+
+
+class AdapterRejected(FailedPrecondition):
+    """The adapter folder is refused; the message names the field or tensor."""
+
+    reason = "ADAPTER_REJECTED"
+
+
+class StaleEtag(RouterError):
+    """The resource changed since it was read."""
+
+    code = "ABORTED"
+    reason = "STALE_ETAG"
+
+
+class DataLoss(RouterError):
+    """Bytes are not what they were."""
+
+    code = "DATA_LOSS"
+    reason = "DATA_LOSS"
+
+
+class Unavailable(RouterError):
+    """Try again after `retry_after` seconds, here or at another replica."""
+
+    code = "UNAVAILABLE"
+    reason = "UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after: float = 1.0, **metadata: str) -> None:
+        super().__init__(message, **metadata)
+        self.retry_after = retry_after
+
+
+class Overloaded(Unavailable):
+    """The queue is full."""
+
+    reason = "QUEUE_FULL"
+
+
+class Draining(Unavailable):
+    """The server is stopping."""
+
+    reason = "DRAINING"
+
+
+class NotLoaded(Unavailable):
+    """The base model is still loading."""
+
+    reason = "MODEL_LOADING"
+
+
+class ResourceExhausted(RouterError):
+    """Memory for this load or request is not there."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "RESOURCE_EXHAUSTED"
+
+
+class DeadlineExceeded(RouterError):
+    """The caller's deadline passed or cannot be met."""
+
+    code = "DEADLINE_EXCEEDED"
+    reason = "DEADLINE_EXCEEDED"
+
+
+class EngineFailed(RouterError):
+    """A step raised. The caller gets a fixed text, the log gets the rest."""
+
+    reason = "ENGINE_FAILED"
+
+
+class ConfigError(RouterError):
+    """A setting is wrong; raised at start-up only."""
+
+    reason = "CONFIG"

@@ -1,0 +1,28 @@
+"""Every hook a plugin can implement. All are called at start-up and reload, never per request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import pluggy
+
+if TYPE_CHECKING:
+    from router.routing.classifier import Classifier
+
+NAME = "lora_router"
+hookspec = pluggy.HookspecMarker(NAME)
+hookimpl = pluggy.HookimplMarker(NAME)
+
+
+class RegisterClassifier(Protocol):
+    """The callback given to `register_classifiers`."""
+
+    def __call__(
+        self, classifier: Classifier, *, priority: int = 100, timeout_ms: int = 50, required: bool = False
+    ) -> None:
+        """Lower `priority` is asked earlier; a later answer than `timeout_ms` costs the vote."""
+
+
+@hookspec
+def register_classifiers(register: RegisterClassifier) -> None:
+    """Call `register(MyClassifier(), priority=100, timeout_ms=50)` for each classifier."""

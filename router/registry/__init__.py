@@ -1,0 +1,1 @@
+"""Adapter folders: reading, checking, watching, versions and leases."""

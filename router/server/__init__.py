@@ -1,0 +1,1 @@
+"""The gRPC server. Nothing here imports torch."""

@@ -1,0 +1,1 @@
+"""Training recipes (extra: train)."""

@@ -1,0 +1,277 @@
+"""Plain values that cross layers. No proto type and no torch type appears here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"  # end-of-sequence token or a stop string
+    LENGTH = "length"  # max_tokens or the context length was reached
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    ERROR = "error"
+
+
+class Reason(StrEnum):
+    """Why a request went where it went."""
+
+    EXPLICIT = "explicit"  # the caller named the adapter
+    HINT = "hint"  # the caller's domain or task left one candidate
+    CLASSIFIED = "classified"  # a classifier was sure
+    ABSTAINED = "abstained"  # none was sure: the base answers
+    FALLBACK = "fallback"  # no classifier could be asked: the base answers
+
+
+class AdapterState(StrEnum):
+    """Where an adapter version is in its life."""
+
+    DISCOVERED = "discovered"  # on disk, header checked, weights not read
+    LOADING = "loading"
+    READY = "ready"  # in host memory or on the device
+    OFFLOADED = "offloaded"  # was loaded, weights dropped, loads again on demand
+    QUARANTINED = "quarantined"  # refused; `error` says why
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling as a caller or manifest gives it: None means "not said"."""
+
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] | None = None
+    logprobs: int | None = None
+
+    def over(self, lower: Sampling) -> Sampling:
+        """These values where said, those of `lower` elsewhere."""
+        said = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        return replace(lower, **said)
+
+
+SAMPLING_DEFAULTS = Sampling(
+    max_tokens=256,
+    min_tokens=0,
+    temperature=0.0,
+    top_p=1.0,
+    top_k=0,
+    min_p=0.0,
+    repetition_penalty=1.0,
+    frequency_penalty=0.0,
+    presence_penalty=0.0,
+    seed=None,
+    stop=(),
+    logprobs=0,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Sampling after defaults are applied, as the engine uses it.
+
+    temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off; logprobs is the
+    number of alternatives to report for each token (0: none).
+    """
+
+    max_tokens: int = 256
+    min_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int = 0
+
+    @classmethod
+    def of(cls, *layers: Sampling) -> SamplingParams:
+        """Merge layers, strongest first, over the defaults."""
+        merged = Sampling()
+        for layer in (*layers, SAMPLING_DEFAULTS):
+            merged = merged.over(layer)
+        return cls(**{f.name: getattr(merged, f.name) for f in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingHints:
+    """What the caller says about routing. `adapter` is a resource name and pins it."""
+
+    adapter: str = ""
+    domain: str = ""
+    task: str = ""
+    unit: str = ""
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, validated. Exactly one of `turns` and `raw_prompt` is set."""
+
+    request_id: str
+    turns: tuple[Turn, ...] = ()
+    raw_prompt: str | None = None
+    sampling: Sampling = Sampling()
+    routing: RoutingHints = RoutingHints()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    deadline: float | None = None  # time.monotonic() seconds
+
+    @property
+    def text(self) -> str:
+        """What classifiers read: the last user turn, or the raw prompt."""
+        if self.raw_prompt is not None:
+            return self.raw_prompt
+        return next((t.text for t in reversed(self.turns) if t.role == "user"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """An adapter version by name."""
+
+    name: str
+    version: str
+
+    @property
+    def resource(self) -> str:
+        """The resource name, `adapters/NAME/versions/VERSION`."""
+        return f"adapters/{self.name}/versions/{self.version}"
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """An adapter's `[prompt]`: `{prompt}` in `template` is replaced literally, nothing else is."""
+
+    system: str = ""
+    template: str = "{prompt}"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterProfile:
+    """What routing may know of an adapter: the default version of each name."""
+
+    name: str
+    version: str
+    domain: str = ""
+    task: str = ""
+    description: str = ""
+    examples: tuple[str, ...] = ()
+    negative_examples: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """One row of `ListAdapters`."""
+
+    ref: AdapterRef
+    state: AdapterState
+    digest: str = ""  # sha256 hex; empty until the weights were read once
+    domain: str = ""
+    task: str = ""
+    description: str = ""
+    base_model: str = ""
+    rank: int = 0  # the largest over all sites
+    target_modules: tuple[str, ...] = ()
+    size_bytes: int = 0
+    default: bool = False
+    pinned: bool = False
+    leases: int = 0
+    last_used: float | None = None  # unix seconds
+    error: str = ""
+    notes: tuple[str, ...] = ()  # what was normalised at load
+
+
+class AdapterEventKind(StrEnum):
+    """What a lifecycle event reports."""
+
+    ADDED = "added"
+    CHANGED = "changed"  # state, default or pin
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEvent:
+    """A lifecycle event with the adapter as it is after it."""
+
+    kind: AdapterEventKind
+    adapter: AdapterInfo
+    time: float  # unix seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What one classifier said of one request."""
+
+    classifier: str
+    scores: Mapping[str, float] = field(default_factory=dict)  # adapter name -> confidence in [0, 1]
+    declined: bool = False
+    error: str = ""  # timeout, breaker-open, raised, invalid; never exception text
+    latency: float = 0.0  # seconds
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What routing concluded. `adapter` None means the base."""
+
+    adapter: AdapterRef | None
+    reason: Reason
+    digest: str = ""
+    domain: str = ""
+    task: str = ""
+    confidence: float = 0.0
+    classifier: str = ""
+    threshold: float = 0.0
+    votes: tuple[Vote, ...] = ()
+    latency: float = 0.0  # seconds
+    experiment: str = ""
+    arm: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and times of one generation. Times in seconds."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # prompt tokens served from the prefix cache
+    completion_tokens: int = 0
+    queue_time: float = 0.0
+    time_to_first_token: float = 0.0
+    total_time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log-probability of one sampled token, with its best alternatives."""
+
+    token: str
+    token_id: int
+    logprob: float
+    top: tuple[tuple[str, int, float], ...] = ()

@@ -1,0 +1,1 @@
+"""Generated from proto/router/v1 by `make proto`."""
