@@ -1,0 +1,115 @@
+"""The operations of one step, as the runner calls them, and the layouts they share.
+
+Shapes: T tokens of a step, R rows (sequences), G groups of tokens that share an adapter.
+
+KV cache of one layer: k_cache and v_cache [blocks, kv_heads, BLOCK, head_dim], contiguous.
+Tokens of a step are ordered by adapter: base rows first, then one contiguous range for each adapter.
+A *site group* is one to three linear layers that read the same input (q/k/v; o; gate/up; down); its base
+product y [T, out_total] holds their outputs side by side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK = 16  # tokens in one block of the KV cache
+
+
+@dataclass(slots=True)
+class AttentionPlan:
+    """Where each row's tokens are. All on the device, int32."""
+
+    cu_q: torch.Tensor  # [R + 1] token range of each row in the step
+    context: torch.Tensor  # [R] tokens in the cache for that row after this step
+    block_table: torch.Tensor  # [R, most blocks], unused entries 0
+    positions: torch.Tensor  # [T] position of each token in its sequence
+    slots: torch.Tensor  # [T] cache place of each token: block * BLOCK + offset
+    most_queries: int  # largest query length of a row; 1: pure decode
+
+
+@dataclass(slots=True)
+class LoraPlan:
+    """Which tokens use which adapter at one site group of one layer."""
+
+    starts: torch.Tensor  # int32 [G + 1] token ranges, in step order
+    table: torch.Tensor  # int64 [G, 3]: address of a, address of b, rank (0: no weights at this site)
+    weights: list[tuple[torch.Tensor, torch.Tensor] | None]  # the same a and b as tensors, one each group
+    bounds: list[int]  # starts as Python ints
+
+
+@dataclass(frozen=True, slots=True)
+class SiteGroup:
+    """The linear layers of one site group."""
+
+    names: tuple[str, ...]  # such as ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    in_features: int
+    out_offsets: tuple[int, ...]  # [k + 1] columns of each in y
+
+
+class Ops(Protocol):
+    """Two implementations: plain torch (`torch_ops`) and fused native code (`native`).
+
+    LoRA weights of one adapter at one site group, rank r the same for all k layers (zero-padded, even):
+      a [k * r, in], rows of layer i at i*r:(i+1)*r; scaling is folded into b.
+      b plain torch: [out_total, r]; column o of y belongs to layer i and reads z[:, i*r:(i+1)*r].
+      b native bfloat16: [r / 2, out_total, 2]; native float32: [r, out_total].
+    """
+
+    name: str
+
+    def pack_b(self, b: torch.Tensor) -> torch.Tensor:
+        """[out_total, r] into this implementation's layout."""
+        ...
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """x [T, hidden] -> same shape; statistics in float32."""
+        ...
+
+    def add_rms_norm(
+        self, residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        """residual += x in place, then its rms_norm."""
+        ...
+
+    def rope_write(
+        self,
+        qkv: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        plan: AttentionPlan,
+        heads: int,
+    ) -> None:
+        """Rotate q and k in place (half-split, cos and sin [positions, head_dim] float32), write k and v.
+
+        qkv [T, (heads + 2 * kv_heads) * head_dim].
+        """
+        ...
+
+    def attention(
+        self,
+        qkv: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        plan: AttentionPlan,
+        heads: int,
+        scale: float,
+    ) -> torch.Tensor:
+        """Causal attention of q (in qkv) over the cache -> [T, heads * head_dim]; softmax in float32.
+
+        Query j of a row with n queries and context c sees cache positions 0 .. c - n + j.
+        """
+        ...
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """gate_up [T, 2 * inner] -> silu(gate) * up [T, inner]."""
+        ...
+
+    def lora(self, y: torch.Tensor, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> None:
+        """y [T, out_total] += (x @ a.T) @ b for each group's tokens; z in float32."""
+        ...
