@@ -1,0 +1,179 @@
+"""An engine without a model: the `Engine` protocol in plain Python, for protocol tests and demonstrations.
+
+A prompt costs one token a UTF-8 byte. The answer is the tag of the adapter that gave it, then the words
+of the prompt, one a step, so that a test can see what was asked of whom and in which order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt
+from router.engine.fake_rows import Row
+from router.errors import EngineFailed, FailedPrecondition, NotLoaded, Overloaded, PromptTooLong
+from router.types import FinishReason
+
+
+class FakeEngine:
+    """Deterministic, with switches for slowness (`step_seconds`), faults (`fail_step`) and hangs (`hold`).
+
+    Runs in the event loop of its first `submit`; all times are seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        step_seconds: float = 0.0,
+        start_seconds: float = 0.0,
+        load_seconds: float = 0.0,
+        max_running: int = 32,
+        max_queue: int = 256,
+        context_length: int = 2048,
+    ) -> None:
+        self.step_seconds, self.start_seconds, self.load_seconds = step_seconds, start_seconds, load_seconds
+        self.max_running, self.max_queue = max_running, max_queue
+        self.jobs: deque[Job] = deque(maxlen=1024)
+        self.steps = 0
+        self._info = BaseInfo("fake", "0" * 64, "Fake", "float32", "cpu", context_length, 256, {})
+        self._started = self._closed = False
+        self._running: list[Row] = []
+        self._waiting: deque[Row] = deque()
+        self._adapters: dict[str, int] = {}
+        self._loop_task: asyncio.Task[None] | None = None
+        self._go = asyncio.Event()
+        self._go.set()
+        self._last_progress = time.monotonic()
+        self._failed = ""
+        self._fail_step = ""
+
+    @property
+    def info(self) -> BaseInfo:
+        """The pretended base."""
+        if not self._started:
+            raise NotLoaded("the base model is still loading")
+        return self._info
+
+    def start(self) -> None:
+        """Blocks for `start_seconds`, as a real base does while it loads."""
+        time.sleep(self.start_seconds)
+        self._started = True
+
+    def close(self) -> None:
+        """End every job as CANCELLED."""
+        self._closed = True
+        for row in (*self._running, *self._waiting):
+            row.end(FinishReason.CANCELLED)
+        self._running.clear()
+        self._waiting.clear()
+        if self._loop_task is not None and not self._loop_task.done():
+            self._loop_task.get_loop().call_soon_threadsafe(self._loop_task.cancel)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The bytes of the prompt's text."""
+        if prompt.raw is not None:
+            return list(prompt.raw.encode())
+        system = "" if prompt.turns and prompt.turns[0].role == "system" else prompt.template.system
+        *before, last = prompt.turns
+        asked = prompt.template.template.replace("{prompt}", last.text)
+        return list("\n".join(filter(None, [system, *(turn.text for turn in before), asked])).encode())
+
+    async def load(self, artifact: AdapterArtifact) -> int:
+        """Remember the adapter; its bytes are what its tensors say."""
+        await asyncio.sleep(self.load_seconds)
+        size = sum(len(site.a.data) + len(site.b.data) for site in artifact.sites.values())
+        self._adapters[artifact.digest] = size
+        return size
+
+    async def unload(self, digest: str) -> int:
+        """Forget the adapter."""
+        await asyncio.sleep(0)
+        return self._adapters.pop(digest, 0)
+
+    def submit(self, job: Job) -> Row:
+        """Queue a job and start stepping."""
+        self._check(job)
+        row = Row(job)
+        self.jobs.append(job)
+        if not self.busy:
+            self._last_progress = time.monotonic()
+        self._waiting.append(row)
+        if self._loop_task is None or self._loop_task.done():
+            self._loop_task = asyncio.get_running_loop().create_task(self._run())
+        return row
+
+    def _check(self, job: Job) -> None:
+        if not self._started:
+            raise NotLoaded("the base model is still loading")
+        if self._failed or self._closed:
+            raise EngineFailed(self._failed or "closed")
+        if job.adapter is not None and job.adapter not in self._adapters:
+            raise FailedPrecondition("the adapter is not loaded", digest=job.adapter)
+        limit, need = self._info.context_length, len(job.tokens) + job.params.max_tokens
+        if need > limit:
+            raise PromptTooLong(limit, need)
+        if len(self._running) + len(self._waiting) >= self.max_running + self.max_queue:
+            raise Overloaded("the queue is full")
+
+    @property
+    def busy(self) -> bool:
+        """Work is queued or running."""
+        return bool(self._running or self._waiting)
+
+    def status(self) -> EngineStatus:
+        """A snapshot."""
+        return EngineStatus(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            steps=self.steps,
+            last_progress=self._last_progress,
+            busy=self.busy,
+            failed=self._failed,
+            device_adapters=tuple(self._adapters),
+            host_adapters=tuple(self._adapters),
+            host_bytes=sum(self._adapters.values()),
+        )
+
+    def hold(self) -> None:
+        """Hang: no step is made until `resume`."""
+        self._go.clear()
+
+    def resume(self) -> None:
+        """Undo `hold`."""
+        self._go.set()
+
+    def fail_step(self, message: str) -> None:
+        """Make the next step raise."""
+        self._fail_step = message
+
+    def break_down(self, message: str) -> None:
+        """Make the engine unusable, as a lost device does."""
+        self._failed = message
+
+    async def _run(self) -> None:
+        while self.busy:
+            await asyncio.sleep(self.step_seconds)
+            await self._go.wait()
+            while self._waiting and len(self._running) < self.max_running:
+                self._running.append(self._waiting.popleft())
+            try:
+                self._step()
+            except RuntimeError as error:
+                for row in self._running:
+                    row.fail(EngineFailed(str(error)))
+            self._running = [row for row in self._running if not row.ended]
+            self._waiting = deque(row for row in self._waiting if not row.reap())
+
+    def _step(self) -> None:
+        if self._fail_step:
+            message, self._fail_step = self._fail_step, ""
+            raise RuntimeError(message)
+        active = [row for row in self._running if not row.reap()]
+        for row in active:
+            row.step()
+        self.steps += bool(active)
+        self._last_progress = time.monotonic()
+
+
+__all__ = ["FakeEngine"]

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from router.engine.base import AdapterArtifact, Delta, Engine, Finished, Job, Prompt
+from router.engine.fake import FakeEngine
+from router.errors import EngineFailed, FailedPrecondition, NotLoaded, Overloaded, PromptTooLong
+from router.types import FinishReason, PromptTemplate, SamplingParams, Turn
+
+
+def started(**options: float) -> FakeEngine:
+    engine = FakeEngine(**options)
+    engine.start()
+    return engine
+
+
+def job(engine: Engine, text: str = "one two three", adapter: str | None = None, **params: object) -> Job:
+    return Job("r", engine.encode(Prompt(raw=text)), SamplingParams(**params), adapter)
+
+
+async def answer(engine: FakeEngine, job: Job) -> tuple[str, Finished]:
+    events = [event async for event in engine.submit(job)]
+    text = "".join(event.text for event in events if isinstance(event, Delta))
+    assert isinstance(events[-1], Finished)
+    assert sum(isinstance(event, Finished) for event in events) == 1
+    return text, events[-1]
+
+
+async def test_answer_tells_adapter_and_prompt() -> None:
+    engine = started()
+    await engine.load(AdapterArtifact("a", "1", "feedbeef00", {}))
+    assert (await answer(engine, job(engine)))[0] == "[base] one two three"
+    assert (await answer(engine, job(engine, adapter="feedbeef00")))[0] == "[feedbeef] one two three"
+
+
+async def test_limits_and_stop_strings() -> None:
+    engine = started()
+    text, end = await answer(engine, job(engine, max_tokens=2))
+    assert (text, end.reason, end.usage.completion_tokens) == ("[base] one", FinishReason.LENGTH, 2)
+    text, end = await answer(engine, job(engine, stop=("wo th",)))
+    assert (text, end.reason, end.stop) == ("[base] one t", FinishReason.STOP, "wo th")
+    text, end = await answer(engine, job(engine, min_tokens=6))
+    assert text == "[base] one two three one two"
+
+
+def test_encode_applies_template_and_system() -> None:
+    template = PromptTemplate("Be brief.", "Q: {prompt}")
+    tokens = FakeEngine().encode(Prompt((Turn("user", "why {prompt}?"),), template=template))
+    assert bytes(tokens).decode() == "Be brief.\nQ: why {prompt}?"
+
+
+async def test_cancel_frees_the_row_within_two_steps() -> None:
+    engine = started(step_seconds=0.001)
+    generation = engine.submit(job(engine, min_tokens=200))
+    async for _ in generation:
+        break
+    steps = engine.steps
+    generation.cancel()
+    await asyncio.sleep(0.02)
+    assert not engine.busy
+    assert engine.steps - steps <= 2
+
+
+async def test_failed_step_fails_only_its_rows() -> None:
+    engine = started()
+    engine.fail_step("boom")
+    with pytest.raises(EngineFailed):
+        await answer(engine, job(engine))
+    assert (await answer(engine, job(engine)))[0].startswith("[base]")
+
+
+async def test_refusals() -> None:
+    with pytest.raises(NotLoaded):
+        FakeEngine().submit(Job("r", [1], SamplingParams()))
+    engine = started(max_running=1, max_queue=0, context_length=300)
+    with pytest.raises(PromptTooLong):
+        engine.submit(job(engine, "x" * 60))
+    with pytest.raises(FailedPrecondition):
+        engine.submit(job(engine, adapter="absent"))
+    engine.hold()
+    engine.submit(job(engine))
+    await asyncio.sleep(0.01)
+    with pytest.raises(Overloaded):
+        [engine.submit(job(engine)) for _ in range(2)]
+    engine.close()
+
+
+async def test_deadline_and_close_end_a_job() -> None:
+    engine = started(step_seconds=0.005)
+    late = Job("r", [65], SamplingParams(min_tokens=200), deadline=time.monotonic() + 0.02)
+    assert (await answer(engine, late))[1].reason is FinishReason.DEADLINE
+    running = engine.submit(job(engine, min_tokens=200))
+    engine.close()
+    assert [e.reason async for e in running if isinstance(e, Finished)] == [FinishReason.CANCELLED]
