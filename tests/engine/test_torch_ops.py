@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.engine.ops import BLOCK
+from router.engine.torch_ops import TorchOps
+from tests.engine.ops_cases import attention_case, attention_reference, lora_case, lora_reference
+
+OPS = TorchOps()
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+dtypes = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=tolerance, atol=tolerance)
+
+
+@dtypes
+@pytest.mark.parametrize("rows", [[(1, 1)], [(1, 16), (1, 17), (1, 50)], [(1, 33), (1, 5)]], ids=str)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 16), (9, 3, 64), (4, 1, 128)])
+def test_decode_attention(rows, heads, kv_heads, dim, dtype):
+    case = attention_case(rows, heads, kv_heads, dim, dtype)
+    close(case.run(OPS), attention_reference(case), dtype)
+
+
+@dtypes
+@pytest.mark.parametrize(
+    "rows",
+    [[(7, 7)], [(16, 16), (17, 17)], [(5, 40)], [(1, 20), (9, 9), (1, 3), (4, 33)], [(1, 1), (2, 2)]],
+    ids=str,
+)
+def test_attention_of_prompts_chunks_and_decode_rows_together(rows, dtype):
+    case = attention_case(rows, heads=6, kv_heads=2, dim=32, dtype=dtype)
+    close(case.run(OPS), attention_reference(case), dtype)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    base_rows=st.integers(0, 3),
+    groups=st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0, 2, 4, 16])), max_size=4),
+    in_features=st.integers(1, 40),
+    outs=st.lists(st.integers(1, 20), min_size=1, max_size=3),
+)
+def test_lora_equals_one_token_at_a_time(base_rows, groups, in_features, outs):
+    case = lora_case(base_rows, groups, in_features, tuple(outs), torch.float32)
+    close(case.run(OPS), lora_reference(case), torch.float32)
+
+
+@dtypes
+def test_lora_leaves_base_rows_alone(dtype):
+    case = lora_case(3, [(2, 8), (1, 0), (4, 16)], 48, (32, 16, 16), dtype)
+    y = case.run(OPS)
+    assert torch.equal(y[:3], case.y[:3])
+    assert torch.equal(y[5:6], case.y[5:6])
+    close(y, lora_reference(case), dtype)
+
+
+@dtypes
+def test_rms_norm(dtype):
+    x, weight = torch.randn(5, 48, dtype=dtype), torch.randn(48, dtype=dtype)
+    wide = x.double()
+    expected = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight.double()
+    close(OPS.rms_norm(x, weight, 1e-5), expected, dtype)
+
+
+@dtypes
+def test_add_rms_norm_adds_in_place(dtype):
+    residual, x, weight = (torch.randn(*shape, dtype=dtype) for shape in ((3, 32), (3, 32), (32,)))
+    added = residual + x
+    normed = OPS.add_rms_norm(residual, x, weight, 1e-6)
+    assert torch.equal(residual, added)
+    assert torch.equal(normed, OPS.rms_norm(added, weight, 1e-6))
+
+
+@dtypes
+def test_rope_rotates_pairs_by_position_and_writes_k_and_v(dtype):
+    case = attention_case([(3, 20), (1, 7)], heads=4, kv_heads=2, dim=16, dtype=dtype)
+    angles = torch.arange(32)[:, None] * 10000.0 ** (-torch.arange(8) / 8)
+    cos, sin = (f(angles).repeat(1, 2) for f in (torch.cos, torch.sin))
+    before = case.qkv.double().view(4, 8, 16)
+    OPS.rope_write(case.qkv, cos, sin, case.k_cache, case.v_cache, case.plan, case.heads)
+    after = case.qkv.view(4, 8, 16)
+    pairs = torch.complex(before[..., :8], before[..., 8:])
+    turned = pairs * torch.polar(torch.ones(4, 8), angles[case.plan.positions.long()]).to(pairs)[:, None]
+    close(after[:, :6], torch.cat((turned.real, turned.imag), -1)[:, :6], dtype)
+    assert torch.equal(after[:, 6:].double(), before[:, 6:])
+    for token, slot in enumerate(case.plan.slots.tolist()):
+        assert torch.equal(case.k_cache[slot // BLOCK, :, slot % BLOCK], after[token, 4:6])
+        assert torch.equal(case.v_cache[slot // BLOCK, :, slot % BLOCK], after[token, 6:])
+
+
+@dtypes
+def test_silu_mul(dtype):
+    gate_up = torch.randn(5, 24, dtype=dtype)
+    gate, up = gate_up.double().chunk(2, -1)
+    close(OPS.silu_mul(gate_up), gate * torch.sigmoid(gate) * up, dtype)
