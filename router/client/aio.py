@@ -1,0 +1,124 @@
+"""The client for asyncio: the same methods, awaited."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, Self, Unpack
+
+import grpc.aio
+
+from router.client import requests, responses
+from router.client.calls import AsyncCaller
+from router.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, channel_options
+from router.client.options import CallOptions, GenerateOptions, Prompt, RouteOptions
+from router.client.results import Adapter, Answer, DefaultChange, Event, TokenCount, Unloaded
+from router.types import AdapterEvent, Decision
+from router.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2_grpc
+
+
+class AsyncClient:
+    """Talks to one server from one event loop; close it or use it in an `async with`.
+
+    A stream that may be left early belongs in `contextlib.aclosing`, which cancels the call at once.
+    """
+
+    def __init__(self, target: str = DEFAULT_TARGET, *, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+        self._channel = grpc.aio.insecure_channel(target, options=channel_options(target))
+        self._stub: Any = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._caller = AsyncCaller(timeout)
+        self.adapters = AsyncAdapters(self._channel, self._caller)
+
+    async def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Answer:
+        """The whole answer in one message."""
+        request = requests.generate_request(prompt, options)
+        return responses.to_answer(await self._caller.unary(self._stub.Generate, request, options))
+
+    def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> AsyncIterator[Event]:
+        """Started, then Delta as text becomes certain, then Finished."""
+        return self._events(requests.stream_request(prompt, options), options)
+
+    async def _events(self, request: Any, options: GenerateOptions) -> AsyncIterator[Event]:
+        messages: Any = self._caller.stream(self._stub.StreamGenerate, request, options)
+        async with aclosing(messages):
+            async for message in messages:
+                if event := responses.to_event(message):
+                    yield event
+
+    async def route(self, prompt: Prompt, **options: Unpack[RouteOptions]) -> Decision:
+        """Where the request would go, with every vote; generates nothing."""
+        request = requests.route_request(prompt, options)
+        answer = await self._caller.unary(self._stub.Route, request, options)
+        return responses.to_decision(answer.decision)
+
+    async def count_tokens(self, prompt: Prompt, **options: Unpack[RouteOptions]) -> TokenCount:
+        """Prompt tokens under the template of the adapter it would get."""
+        request = requests.count_request(prompt, options)
+        return responses.to_count(await self._caller.unary(self._stub.CountTokens, request, options))
+
+    async def close(self) -> None:
+        """Close the connection; running calls are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class AsyncAdapters:
+    """`client.adapters`. Names are NAME (the default version), NAME@VERSION or resource names."""
+
+    def __init__(self, channel: grpc.aio.Channel, caller: AsyncCaller) -> None:
+        self._stub: Any = adapters_pb2_grpc.AdapterServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._caller = caller
+
+    async def list(
+        self, *, domain: str = "", task: str = "", page_size: int = 200, **options: Unpack[CallOptions]
+    ) -> tuple[Adapter, ...]:
+        """Every version, all pages, by name and version; quarantined ones with their reason."""
+        found: tuple[Adapter, ...] = ()
+        token = ""
+        while True:
+            request = adapters_pb2.ListAdaptersRequest(
+                domain=domain, task=task, page_size=page_size, page_token=token
+            )
+            page = await self._caller.unary(self._stub.ListAdapters, request, options)
+            found += tuple(responses.to_adapter(a) for a in page.adapters)
+            if not (token := page.next_page_token):
+                return found
+
+    async def get(self, name: str, **options: Unpack[CallOptions]) -> Adapter:
+        """One version."""
+        request = adapters_pb2.GetAdapterRequest(name=requests.resource_name(name))
+        answer = await self._caller.unary(self._stub.GetAdapter, request, options)
+        return responses.to_adapter(answer.adapter)
+
+    async def load(self, name: str, *, pinned: bool | None = None, **options: Unpack[CallOptions]) -> Adapter:
+        """Bring it into memory; returns when it is READY. `pinned` None leaves the pin as it is."""
+        request = adapters_pb2.LoadAdapterRequest(name=requests.resource_name(name), pinned=pinned)
+        answer = await self._caller.unary(self._stub.LoadAdapter, request, options)
+        return responses.to_adapter(answer.adapter)
+
+    async def unload(self, name: str, **options: Unpack[CallOptions]) -> Unloaded:
+        """Drop it from memory once its last request ended."""
+        request = adapters_pb2.UnloadAdapterRequest(name=requests.resource_name(name))
+        return responses.to_unloaded(await self._caller.unary(self._stub.UnloadAdapter, request, options))
+
+    async def set_default(
+        self, name: str, *, etag: str = "", **options: Unpack[CallOptions]
+    ) -> DefaultChange:
+        """Make NAME@VERSION the version that requests for NAME get."""
+        request = adapters_pb2.SetDefaultVersionRequest(name=requests.resource_name(name), etag=etag)
+        answer = await self._caller.unary(self._stub.SetDefaultVersion, request, options)
+        return responses.to_default_change(answer)
+
+    async def watch(self, **options: Unpack[CallOptions]) -> AsyncIterator[AdapterEvent]:
+        """The present set as ADDED, then every change, until it is closed. No deadline unless given."""
+        options.setdefault("timeout", None)
+        request = adapters_pb2.WatchAdaptersRequest()
+        messages: Any = self._caller.stream(self._stub.WatchAdapters, request, options)
+        async with aclosing(messages):
+            async for message in messages:
+                yield responses.to_adapter_event(message)

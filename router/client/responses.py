@@ -1,0 +1,167 @@
+"""Proto messages into results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+
+from router.client.results import (
+    Adapter,
+    Answer,
+    DefaultChange,
+    Delta,
+    Event,
+    Finished,
+    Started,
+    TokenCount,
+    Unloaded,
+)
+from router.types import (
+    AdapterEvent,
+    AdapterEventKind,
+    AdapterRef,
+    AdapterState,
+    Decision,
+    FinishReason,
+    Reason,
+    TokenLogprob,
+    Usage,
+    Vote,
+)
+from router.v1 import adapters_pb2, inference_pb2
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def to_ref(resource: str) -> AdapterRef | None:
+    """adapters/NAME/versions/VERSION; None for the empty name, which is the base."""
+    parts = resource.split("/")
+    return AdapterRef(parts[1], parts[3]) if len(parts) == 4 else None
+
+
+def _member(kind: type[E], value: str, unknown: E) -> E:
+    """The member with that value; `unknown` for one that a newer server sends."""
+    return next((member for member in kind if member.value == value), unknown)
+
+
+def _seconds(value: Duration) -> float:
+    return value.seconds + value.nanos / 1e9
+
+
+def _finish(value: int) -> FinishReason:
+    name = inference_pb2.FinishReason.Name(value).removeprefix("FINISH_REASON_").lower()
+    return _member(FinishReason, name, FinishReason.ERROR)
+
+
+def to_decision(message: inference_pb2.Decision) -> Decision:
+    """The routing decision."""
+    reason = inference_pb2.DecisionReason.Name(message.reason).removeprefix("DECISION_REASON_").lower()
+    votes = (
+        Vote(v.classifier, dict(v.scores), v.declined, v.error, _seconds(v.latency), v.evidence)
+        for v in message.votes
+    )
+    return Decision(
+        adapter=to_ref(message.adapter),
+        reason=_member(Reason, reason, Reason.FALLBACK),
+        digest=message.digest,
+        domain=message.domain,
+        task=message.task,
+        confidence=message.confidence,
+        classifier=message.classifier,
+        threshold=message.threshold,
+        votes=tuple(votes),
+        latency=_seconds(message.route_latency),
+        experiment=message.experiment,
+        arm=message.arm,
+    )
+
+
+def _usage(message: inference_pb2.Usage) -> Usage:
+    return Usage(
+        message.prompt_tokens,
+        message.cached_tokens,
+        message.completion_tokens,
+        _seconds(message.queue_time),
+        _seconds(message.time_to_first_token),
+        _seconds(message.total_time),
+    )
+
+
+def _logprobs(messages: Iterable[inference_pb2.TokenLogprob]) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(m.token, m.token_id, m.logprob, tuple((a.token, a.token_id, a.logprob) for a in m.top))
+        for m in messages
+    )
+
+
+def to_answer(message: inference_pb2.GenerateResponse) -> Answer:
+    """A unary answer."""
+    return Answer(
+        message.response_id,
+        message.text,
+        _finish(message.finish_reason),
+        _usage(message.usage),
+        to_decision(message.decision),
+        _logprobs(message.logprobs),
+    )
+
+
+def to_event(message: inference_pb2.StreamGenerateResponse) -> Event | None:
+    """One event of a stream; None for a kind that a newer server sends."""
+    kind = message.WhichOneof("event")
+    if kind == "started":
+        return Started(message.started.response_id, to_decision(message.started.decision))
+    if kind == "delta":
+        return Delta(message.delta.text, message.delta.tokens, _logprobs(message.delta.logprobs))
+    if kind == "finished":
+        return Finished(_finish(message.finished.reason), _usage(message.finished.usage))
+    return None
+
+
+def to_count(message: inference_pb2.CountTokensResponse) -> TokenCount:
+    """A prompt's length."""
+    return TokenCount(message.prompt_tokens, message.context_length, to_decision(message.decision))
+
+
+def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
+    """One adapter version."""
+    state = adapters_pb2.Adapter.State.Name(message.state).removeprefix("STATE_").lower()
+    return Adapter(
+        ref=to_ref(message.name) or AdapterRef(message.name.removeprefix("adapters/"), message.version),
+        state=_member(AdapterState, state, AdapterState.DISCOVERED),
+        digest=message.digest,
+        domain=message.domain,
+        task=message.task,
+        description=message.description,
+        base_model=message.base_model,
+        rank=message.rank,
+        target_modules=tuple(message.target_modules),
+        size_bytes=message.size_bytes,
+        default=message.default,
+        pinned=message.pinned,
+        leases=message.leases,
+        last_used=message.last_used.ToNanoseconds() / 1e9 if message.HasField("last_used") else None,
+        error=message.error,
+        notes=tuple(message.notes),
+        etag=message.etag,
+    )
+
+
+def to_unloaded(message: adapters_pb2.UnloadAdapterResponse) -> Unloaded:
+    """What unloading freed."""
+    return Unloaded(to_adapter(message.adapter), message.freed_bytes)
+
+
+def to_default_change(message: adapters_pb2.SetDefaultVersionResponse) -> DefaultChange:
+    """The new default and the old one."""
+    return DefaultChange(to_adapter(message.adapter), to_ref(message.previous))
+
+
+def to_adapter_event(message: adapters_pb2.WatchAdaptersResponse) -> AdapterEvent:
+    """A lifecycle event."""
+    kind = adapters_pb2.WatchAdaptersResponse.Kind.Name(message.kind).removeprefix("KIND_").lower()
+    known = _member(AdapterEventKind, kind, AdapterEventKind.CHANGED)
+    return AdapterEvent(known, to_adapter(message.adapter), message.time.ToNanoseconds() / 1e9)

@@ -1,0 +1,117 @@
+"""The client for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Self, Unpack
+
+import grpc
+
+from router.client import requests, responses
+from router.client.calls import Caller
+from router.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, channel_options
+from router.client.options import CallOptions, GenerateOptions, Prompt, RouteOptions
+from router.client.results import Adapter, Answer, DefaultChange, Event, TokenCount, Unloaded
+from router.types import AdapterEvent, Decision
+from router.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2_grpc
+
+
+class Client:
+    """Talks to one server. Thread-safe; close it or use it in a `with`.
+
+    Example:
+        with Client("127.0.0.1:50051") as client:
+            answer = client.generate("Translate to French: cheese", max_tokens=20)
+            print(answer.decision.adapter, answer.text)
+    """
+
+    def __init__(self, target: str = DEFAULT_TARGET, *, timeout: float | None = DEFAULT_TIMEOUT) -> None:
+        self._channel = grpc.insecure_channel(target, options=channel_options(target))
+        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._caller = Caller(timeout)
+        self.adapters = Adapters(self._channel, self._caller)
+
+    def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Answer:
+        """The whole answer in one message."""
+        request = requests.generate_request(prompt, options)
+        return responses.to_answer(self._caller.unary(self._stub.Generate, request, options))
+
+    def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Iterator[Event]:
+        """Started, then Delta as text becomes certain, then Finished. Leaving the loop cancels the call."""
+        return self._events(requests.stream_request(prompt, options), options)
+
+    def _events(self, request: Any, options: GenerateOptions) -> Iterator[Event]:
+        for message in self._caller.stream(self._stub.StreamGenerate, request, options):
+            if event := responses.to_event(message):
+                yield event
+
+    def route(self, prompt: Prompt, **options: Unpack[RouteOptions]) -> Decision:
+        """Where the request would go, with every vote; generates nothing."""
+        request = requests.route_request(prompt, options)
+        return responses.to_decision(self._caller.unary(self._stub.Route, request, options).decision)
+
+    def count_tokens(self, prompt: Prompt, **options: Unpack[RouteOptions]) -> TokenCount:
+        """Prompt tokens under the template of the adapter it would get."""
+        request = requests.count_request(prompt, options)
+        return responses.to_count(self._caller.unary(self._stub.CountTokens, request, options))
+
+    def close(self) -> None:
+        """Close the connection; running calls are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Adapters:
+    """`client.adapters`. Names are NAME (the default version), NAME@VERSION or resource names."""
+
+    def __init__(self, channel: grpc.Channel, caller: Caller) -> None:
+        self._stub = adapters_pb2_grpc.AdapterServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._caller = caller
+
+    def list(
+        self, *, domain: str = "", task: str = "", page_size: int = 200, **options: Unpack[CallOptions]
+    ) -> tuple[Adapter, ...]:
+        """Every version, all pages, by name and version; quarantined ones with their reason."""
+        found: tuple[Adapter, ...] = ()
+        token = ""
+        while True:
+            request = adapters_pb2.ListAdaptersRequest(
+                domain=domain, task=task, page_size=page_size, page_token=token
+            )
+            page = self._caller.unary(self._stub.ListAdapters, request, options)
+            found += tuple(responses.to_adapter(a) for a in page.adapters)
+            if not (token := page.next_page_token):
+                return found
+
+    def get(self, name: str, **options: Unpack[CallOptions]) -> Adapter:
+        """One version."""
+        request = adapters_pb2.GetAdapterRequest(name=requests.resource_name(name))
+        return responses.to_adapter(self._caller.unary(self._stub.GetAdapter, request, options).adapter)
+
+    def load(self, name: str, *, pinned: bool | None = None, **options: Unpack[CallOptions]) -> Adapter:
+        """Bring it into memory; returns when it is READY. `pinned` None leaves the pin as it is."""
+        request = adapters_pb2.LoadAdapterRequest(name=requests.resource_name(name), pinned=pinned)
+        return responses.to_adapter(self._caller.unary(self._stub.LoadAdapter, request, options).adapter)
+
+    def unload(self, name: str, **options: Unpack[CallOptions]) -> Unloaded:
+        """Drop it from memory once its last request ended."""
+        request = adapters_pb2.UnloadAdapterRequest(name=requests.resource_name(name))
+        return responses.to_unloaded(self._caller.unary(self._stub.UnloadAdapter, request, options))
+
+    def set_default(self, name: str, *, etag: str = "", **options: Unpack[CallOptions]) -> DefaultChange:
+        """Make NAME@VERSION the version that requests for NAME get."""
+        request = adapters_pb2.SetDefaultVersionRequest(name=requests.resource_name(name), etag=etag)
+        answer = self._caller.unary(self._stub.SetDefaultVersion, request, options)
+        return responses.to_default_change(answer)
+
+    def watch(self, **options: Unpack[CallOptions]) -> Iterator[AdapterEvent]:
+        """The present set as ADDED, then every change, until the loop is left. No deadline unless given."""
+        options.setdefault("timeout", None)
+        request = adapters_pb2.WatchAdaptersRequest()
+        for message in self._caller.stream(self._stub.WatchAdapters, request, options):
+            yield responses.to_adapter_event(message)

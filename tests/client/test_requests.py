@@ -1,0 +1,54 @@
+import pytest
+
+from router.client.channel import channel_options, is_loopback
+from router.client.requests import generate_request, resource_name, route_request, stream_request
+from router.types import Turn
+from router.v1 import inference_pb2 as pb
+
+
+@pytest.mark.parametrize(
+    ("given", "resource"),
+    [
+        ("", ""),
+        ("medical", "adapters/medical"),
+        ("medical@1.2.0", "adapters/medical/versions/1.2.0"),
+        ("adapters/medical", "adapters/medical"),
+        ("adapters/medical/versions/2", "adapters/medical/versions/2"),
+    ],
+)
+def test_short_names_become_resource_names(given, resource):
+    assert resource_name(given) == resource
+
+
+def test_the_three_inputs():
+    assert generate_request("hi", {}).input.text == "hi"
+    assert generate_request("hi", {"raw": True}).input.raw_prompt == "hi"
+    chat = generate_request([Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c")], {"system": "s"})
+    assert [(m.role, m.text) for m in chat.input.chat.messages] == [
+        (pb.ROLE_SYSTEM, "s"),
+        (pb.ROLE_USER, "a"),
+        (pb.ROLE_ASSISTANT, "b"),
+        (pb.ROLE_USER, "c"),
+    ]
+
+
+@pytest.mark.parametrize("prompt", ["hi", [Turn("user", "hi")]])
+def test_raw_goes_with_plain_text_only(prompt):
+    options = {"raw": True, "system": "s" if prompt == "hi" else ""}
+    with pytest.raises(TypeError, match="raw"):
+        route_request(prompt, options)
+
+
+def test_both_generate_requests_have_the_same_fields():
+    options = {"seed": 3, "stop": ["a", "b"], "domain": "legal", "labels": {"k": "v"}}
+    whole, streamed = generate_request("hi", options), stream_request("hi", options)
+    assert whole.SerializeToString(deterministic=True) == streamed.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize(
+    ("target", "own"),
+    [("localhost:1", True), ("127.0.0.1:50051", True), ("[::1]:5", True), ("router.ns.svc:50051", False)],
+)
+def test_no_proxy_for_the_own_machine(target, own):
+    assert is_loopback(target) is own
+    assert (("grpc.enable_http_proxy", 0) in channel_options(target)) is own
