@@ -105,12 +105,13 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer):
         )
 
     def StreamGenerate(self, request, context):
+        if self.hang:
+            context.add_callback(self.cancelled.set)
         self._enter(request, context)
         event = inference_pb2.StreamGenerateResponse
         yield event(started=inference_pb2.Started(response_id="r-1", decision=DECISION))
         yield event(delta=inference_pb2.Delta(text="Chapter", tokens=1))
         if self.hang:
-            context.add_callback(self.cancelled.set)
             self.cancelled.wait(20)
             return
         if self.break_after_first_delta:
