@@ -5,10 +5,11 @@ No setting is called port or host: Kubernetes sets NAME_PORT for every Service.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -61,6 +62,12 @@ class Settings(BaseSettings):
     log_prompts: bool = Field(False, description="write prompt text to the log")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     reflection: bool = Field(True, description="serve gRPC reflection")
+
+    @field_validator("adapters_dir", "plugins_dir", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """The environment gives folders as one string, separated like PATH."""
+        return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(
