@@ -1,0 +1,181 @@
+"""The step loop: one thread, one `step` after the other."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from threading import Condition, Thread
+
+import torch
+
+from router.engine.base import Delta, EngineStatus, Finished, Job
+from router.engine.handoff import Event, Stream, deliver
+from router.engine.runner import Runner
+from router.engine.sampling import Sampled, Sampler
+from router.engine.scheduler import Chunk, Scheduler
+from router.engine.sequence import Sequence as Row
+from router.errors import EngineFailed, RouterError
+from router.types import FinishReason
+
+log = logging.getLogger(__name__)
+Events = list[tuple[Stream, Event]]
+
+IDLE_SECONDS = 0.5  # how often an idle loop wakes to show that it is alive
+BLOCKED_SECONDS = 0.005  # how soon it looks again when nothing that waits can be admitted
+MOST_FAILURES = 3  # steps that may fail in a row before the engine says it cannot go on
+
+
+class StepLoop:
+    """Owns scheduler, runner and sampler; everything but `add`, `cancel`, `drop`, `stop` is its thread's."""
+
+    def __init__(
+        self, scheduler: Scheduler, runner: Runner, sampler: Sampler, make_row: Callable[[Job, Stream], Row]
+    ) -> None:
+        self.status = EngineStatus(last_progress=time.monotonic())
+        self._scheduler, self._runner, self._sampler = scheduler, runner, sampler
+        self._make_row = make_row
+        self._rows: dict[Stream, Row] = {}
+        self._inbox: list[Callable[[], None]] = []
+        self._wake = Condition()
+        self._stopping = False
+        self._steps = self._failures = 0
+        self._thread = Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def add(self, job: Job, stream: Stream) -> None:
+        """Queue a job."""
+        self._post(lambda: self._add(job, stream))
+
+    def cancel(self, stream: Stream) -> None:
+        """End a job as CANCELLED before the next step."""
+        self._post(lambda: self._end(stream, FinishReason.CANCELLED))
+
+    def drop(self, digest: str) -> Future[None]:
+        """Free an adapter's slot as soon as no row uses it."""
+        done: Future[None] = Future()
+        self._post(lambda: self._drop(digest, done))
+        return done
+
+    def stop(self) -> None:
+        """End every job as CANCELLED and the thread with them."""
+        self._post(self._stop)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def step(self, chunks: Sequence[Chunk]) -> Events:
+        """Compute the chunks, sample where one is complete, and say what became certain."""
+        logits = self._runner.run(chunks)
+        complete = [c.sequence for c in chunks if c.samples]
+        sampled = self._sampler.sample(logits, [row.sampling for row in complete]) if complete else []
+        for chunk in chunks:
+            self._scheduler.computed(chunk)
+        return [
+            event for row, token in zip(complete, sampled, strict=True) for event in self._grow(row, token)
+        ]
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while not self._stopping:
+                self._take_inbox()
+                for row in list(self._scheduler.expired()):
+                    self._end(row.stream, FinishReason.DEADLINE)
+                chunks = self._scheduler.schedule()
+                if chunks:
+                    self._guarded_step(chunks)
+                self._publish_status()
+
+    def _guarded_step(self, chunks: Sequence[Chunk]) -> None:
+        try:
+            events = self.step(chunks)
+        except Exception:
+            log.exception("step failed", extra={"rows": len(chunks)})
+            self._failures += 1
+            events = [self._fail(chunk.sequence) for chunk in chunks]
+        else:
+            self._failures = 0
+        self._steps += 1
+        deliver(events)
+
+    def _grow(self, row: Row, token: Sampled) -> Iterator[tuple[Stream, Event]]:
+        if token.failed:
+            yield self._fail(row)
+            return
+        row.first_token = row.first_token or time.monotonic()
+        row.tokens.append(token.id)
+        row.sampling.accept(token.id)
+        reason = row.ended_by(token.id)
+        text = "" if reason is FinishReason.STOP else row.detokenizer.push(token.id)
+        if row.detokenizer.stopped:
+            reason = FinishReason.STOP
+        elif reason is not None:
+            text += row.detokenizer.flush()
+        if text or token.logprob:
+            yield row.stream, Delta(text, 1, (token.logprob,) if token.logprob else ())
+        if reason is not None:
+            yield row.stream, self._finished(row, reason)
+
+    def _finished(self, row: Row, reason: FinishReason) -> Finished:
+        self._scheduler.finish(row)
+        self._rows.pop(row.stream, None)
+        return Finished(reason, row.usage(), row.detokenizer.stopped or "")
+
+    def _fail(self, row: Row) -> tuple[Stream, RouterError]:
+        self._finished(row, FinishReason.ERROR)
+        return row.stream, EngineFailed("the engine failed on this request")
+
+    def _add(self, job: Job, stream: Stream) -> None:
+        row = self._rows[stream] = self._make_row(job, stream)
+        self._scheduler.add(row)
+
+    def _end(self, stream: Stream, reason: FinishReason) -> None:
+        row = self._rows.get(stream)
+        if row is not None:
+            deliver([(stream, self._finished(row, reason))])
+
+    def _drop(self, digest: str, done: Future[None]) -> None:
+        self._runner.forget(digest)
+        if self._scheduler.slots.drop(digest):
+            done.set_result(None)
+        else:
+            self._post(lambda: self._drop(digest, done))
+
+    def _stop(self) -> None:
+        for stream in list(self._rows):
+            self._end(stream, FinishReason.CANCELLED)
+        self._stopping = True
+
+    def _post(self, command: Callable[[], None]) -> None:
+        with self._wake:
+            self._inbox.append(command)
+            self._wake.notify()
+
+    def _take_inbox(self) -> None:
+        scheduler = self._scheduler
+        with self._wake:
+            if not self._inbox and not scheduler.running:
+                self._wake.wait(BLOCKED_SECONDS if scheduler.waiting else IDLE_SECONDS)
+            commands, self._inbox = self._inbox, []
+        for command in commands:
+            command()
+
+    def _publish_status(self) -> None:
+        scheduler = self._scheduler
+        self.status = EngineStatus(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            steps=self._steps,
+            last_progress=time.monotonic(),
+            busy=bool(scheduler.running or scheduler.waiting),
+            failed="steps fail one after the other" if self._failures >= MOST_FAILURES else "",
+            cache_blocks=scheduler.pool.total,
+            cache_blocks_free=scheduler.pool.free,
+            prefix_hit_tokens=scheduler.pool.hit_tokens,
+            prefix_query_tokens=scheduler.pool.query_tokens,
+            slots=scheduler.slots.capacity,
+            device_adapters=scheduler.slots.resident(),
+        )

@@ -1,0 +1,116 @@
+"""LoRA weights in the layout the operations read, and the plan of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from router.engine.base import AdapterArtifact, SiteDelta, TensorData
+from router.engine.ops import LoraPlan, Ops, SiteGroup
+from router.errors import AdapterRejected
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedAdapter:
+    """One adapter, packed: weights[g] is (a, b) of site group g or None; table int64 [groups, 3]."""
+
+    digest: str
+    weights: list[tuple[torch.Tensor, torch.Tensor] | None]
+    table: torch.Tensor
+    ranks: list[int]
+    nbytes: int
+
+    def to(self, device: torch.device) -> PackedAdapter:
+        """A copy on `device`; itself where it is there already."""
+        if all(w is None or w[0].device == device for w in self.weights):
+            return self
+        moved = [
+            None if w is None else (w[0].to(device, non_blocking=True), w[1].to(device, non_blocking=True))
+            for w in self.weights
+        ]
+        return PackedAdapter(self.digest, moved, _addresses(moved, self.ranks), self.ranks, self.nbytes)
+
+
+def pack_adapter(
+    artifact: AdapterArtifact, groups: Sequence[SiteGroup], ops: Ops, dtype: torch.dtype, *, pin: bool = False
+) -> PackedAdapter:
+    """Pack for `groups`; raises AdapterRejected where a site is unknown or does not fit."""
+    known = {name for group in groups for name in group.names}
+    if unknown := [site for site in artifact.sites if site not in known]:
+        raise AdapterRejected(f"the base has no linear layer {unknown[0]!r} ({len(unknown)} such sites)")
+    weights = [_pack_group(artifact, group, ops, dtype, pin) for group in groups]
+    nbytes = sum(t.numel() * t.element_size() for w in weights if w is not None for t in w)
+    ranks = [0 if w is None else w[0].shape[0] // len(g.names) for w, g in zip(weights, groups, strict=True)]
+    return PackedAdapter(artifact.digest, weights, _addresses(weights, ranks), ranks, nbytes)
+
+
+def _pack_group(
+    artifact: AdapterArtifact, group: SiteGroup, ops: Ops, dtype: torch.dtype, pin: bool
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    deltas = [artifact.sites.get(name) for name in group.names]
+    rank = max((d.rank for d in deltas if d is not None), default=0)
+    if not rank:
+        return None
+    rank += rank % 2  # the native operation takes two ranks at once
+    a = torch.zeros(len(deltas) * rank, group.in_features, dtype=dtype)
+    b = torch.zeros(group.out_offsets[-1], rank, dtype=dtype)
+    for i, delta in enumerate(deltas):
+        if delta is None:
+            continue
+        start, end = group.out_offsets[i], group.out_offsets[i + 1]
+        site_a, site_b = _site(group.names[i], delta, (end - start, group.in_features))
+        a[i * rank : i * rank + delta.rank] = site_a
+        b[start:end, : delta.rank] = site_b.float() * delta.scaling
+    packed = a, ops.pack_b(b).contiguous()
+    return (packed[0].pin_memory(), packed[1].pin_memory()) if pin else packed
+
+
+def _site(name: str, delta: SiteDelta, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    a, b = _tensor(delta.a), _tensor(delta.b)
+    if a.shape != (delta.rank, shape[1]) or b.shape != (shape[0], delta.rank):
+        raise AdapterRejected(
+            f"{name}: lora_A {list(a.shape)} and lora_B {list(b.shape)} do not fit a layer of "
+            f"{shape[1]} inputs and {shape[0]} outputs"
+        )
+    return a, b
+
+
+def _tensor(data: TensorData) -> torch.Tensor:
+    buffer = bytearray(data.data) if data.data.readonly else data.data
+    return torch.frombuffer(buffer, dtype=_DTYPES[data.dtype]).view(data.shape)
+
+
+def _addresses(
+    weights: Sequence[tuple[torch.Tensor, torch.Tensor] | None], ranks: Sequence[int]
+) -> torch.Tensor:
+    rows = [
+        (0, 0, 0) if pair is None else (pair[0].data_ptr(), pair[1].data_ptr(), rank)
+        for pair, rank in zip(weights, ranks, strict=True)
+    ]
+    return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), 3)
+
+
+class LoraBatch:
+    """The adapters of a step, in row order; reused while the same adapters run."""
+
+    def __init__(self, adapters: Sequence[PackedAdapter], device: torch.device) -> None:
+        self.key = tuple(a.digest for a in adapters)
+        self._device = device
+        table = torch.stack([a.table for a in adapters], dim=1)  # [groups, G, 3]
+        self.plans: list[LoraPlan | None] = []
+        for g, rows in enumerate(table):
+            weights = [a.weights[g] for a in adapters]
+            empty = torch.zeros(0, dtype=torch.int32)
+            self.plans.append(LoraPlan(empty, rows, weights, []) if any(weights) else None)
+
+    def at(self, bounds: list[int]) -> list[LoraPlan | None]:
+        """The plans with token ranges `bounds` [G + 1]."""
+        starts = torch.tensor(bounds, dtype=torch.int32, device=self._device)
+        for plan in self.plans:
+            if plan is not None:
+                plan.starts, plan.bounds = starts, bounds
+        return self.plans

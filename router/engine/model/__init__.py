@@ -1,0 +1,1 @@
+"""The base model: loading it, and the two ways to run its layers."""

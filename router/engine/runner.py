@@ -1,0 +1,92 @@
+"""From the chunks of a step to logits: tensors in, one forward pass, logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+import torch
+
+from router.engine.lora import LoraBatch
+from router.engine.model.backbone import Backbone
+from router.engine.ops import BLOCK, AttentionPlan, LoraPlan
+from router.engine.scheduler import Chunk
+from router.engine.slots import DeviceSlots
+
+
+class Runner:
+    """Runs steps on one backbone; used by the engine thread only."""
+
+    def __init__(self, backbone: Backbone, slots: DeviceSlots, device: torch.device) -> None:
+        self._backbone = backbone
+        self._slots = slots
+        self._device = device
+        self._lora: LoraBatch | None = None
+
+    def run(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """Logits [S, vocabulary] of the chunks that sample, in their order."""
+        bounds = _running_sum(c.count for c in chunks)
+        tokens = [
+            token
+            for c in chunks
+            for token in c.sequence.tokens[c.sequence.computed : c.sequence.computed + c.count]
+        ]
+        last = [end - 1 for c, end in zip(chunks, bounds[1:], strict=True) if c.samples]
+        return self._backbone.forward(
+            self._tensor(tokens, torch.int64),
+            self._attention_plan(chunks, bounds),
+            self._lora_plans(chunks, bounds),
+            self._tensor(last, torch.int64),
+        )
+
+    def _attention_plan(self, chunks: Sequence[Chunk], bounds: list[int]) -> AttentionPlan:
+        positions: list[int] = []
+        slots: list[int] = []
+        tables: list[list[int]] = []
+        for c in chunks:
+            start, blocks = c.sequence.computed, _blocks(c)
+            positions += range(start, start + c.count)
+            slots += [blocks[p // BLOCK] * BLOCK + p % BLOCK for p in range(start, start + c.count)]
+            tables.append(blocks)
+        width = max(len(t) for t in tables)
+        return AttentionPlan(
+            cu_q=self._tensor(bounds, torch.int32),
+            context=self._tensor([c.sequence.computed + c.count for c in chunks], torch.int32),
+            block_table=self._tensor([t + [0] * (width - len(t)) for t in tables], torch.int32),
+            positions=self._tensor(positions, torch.int32),
+            slots=self._tensor(slots, torch.int32),
+            most_queries=max(c.count for c in chunks),
+        )
+
+    def _lora_plans(self, chunks: Sequence[Chunk], bounds: list[int]) -> Sequence[LoraPlan | None] | None:
+        digests: list[str] = []
+        starts: list[int] = []
+        for c, start in zip(chunks, bounds, strict=False):
+            digest = c.sequence.adapter
+            if digest is not None and (not digests or digests[-1] != digest):
+                digests.append(digest)
+                starts.append(start)
+        if not digests:
+            return None
+        if self._lora is None or self._lora.key != tuple(digests):
+            self._lora = LoraBatch([self._slots[d] for d in digests], self._device)
+        return self._lora.at([*starts, bounds[-1]])
+
+    def forget(self, digest: str) -> None:
+        """Drop what is kept of an adapter that is being unloaded."""
+        if self._lora is not None and digest in self._lora.key:
+            self._lora = None
+
+    def _tensor(self, values: Sequence[int] | Sequence[list[int]], dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor(values, dtype=dtype, device=self._device)
+
+
+def _blocks(chunk: Chunk) -> list[int]:
+    allocation = chunk.sequence.allocation
+    if allocation is None:
+        raise RuntimeError("a sequence without blocks was scheduled")
+    return allocation.blocks[: -(-(chunk.sequence.computed + chunk.count) // BLOCK)]
+
+
+def _running_sum(counts: Iterable[int]) -> list[int]:
+    return [0, *accumulate(counts)]

@@ -1,0 +1,220 @@
+"""The engine: one base on the device, many adapters, one batch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from router.config import Settings
+from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt
+from router.engine.blocks import BlockPool
+from router.engine.detokenize import Detokenizer
+from router.engine.digest import base_digest
+from router.engine.handoff import Stream
+from router.engine.loop import StepLoop
+from router.engine.lora import pack_adapter
+from router.engine.model.backbone import Backbone
+from router.engine.model.generic import GenericBackbone
+from router.engine.model.loader import (
+    Loaded,
+    context_length,
+    end_tokens,
+    load_model,
+    pick_device,
+    pick_dtype,
+)
+from router.engine.model.packed import PackedBackbone, why_not_packed
+from router.engine.native import load_ops
+from router.engine.ops import BLOCK, Ops
+from router.engine.prompt import PromptEncoder
+from router.engine.runner import Runner
+from router.engine.sampling import Sampler, SamplingState
+from router.engine.scheduler import Scheduler
+from router.engine.sequence import Sequence
+from router.engine.slots import DeviceSlots, HostStore
+from router.errors import (
+    FailedPrecondition,
+    FieldViolation,
+    InvalidRequest,
+    NotLoaded,
+    Overloaded,
+    PromptTooLong,
+    ResourceExhausted,
+)
+
+log = logging.getLogger(__name__)
+
+
+class TorchEngine:
+    """Implements `router.engine.base.Engine` with torch."""
+
+    def __init__(self, settings: Settings, loaded: Loaded | None = None) -> None:
+        self._settings = settings
+        self._loaded = loaded
+        self._host = HostStore()
+        self._live: set[Stream] = set()
+        self._loop: StepLoop | None = None
+        self._info: BaseInfo | None = None
+
+    @property
+    def info(self) -> BaseInfo:
+        """The base; raises NotLoaded before `start` is done."""
+        if self._info is None:
+            raise NotLoaded("the base model is still loading")
+        return self._info
+
+    def start(self) -> None:
+        """Load the base, pack it for the device and start the step loop. Blocks for seconds."""
+        settings = self._settings
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        self._device = pick_device(settings.device)
+        self._dtype = pick_dtype(settings.dtype, self._device)
+        loaded = self._loaded or _load(settings.model)
+        self._loaded = None
+        model: Any = loaded.model
+        digest = base_digest(model)
+        model.to(self._device, self._dtype)
+        self._context = context_length(model.config, settings.max_context)
+        self._eos = end_tokens(model, loaded.tokenizer)
+        self._tokenizer = loaded.tokenizer
+        self._encoder = PromptEncoder(loaded.tokenizer)
+        self._ops, kernels = load_ops(settings.native, str(self._device), self._dtype)
+        self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
+        size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
+        backbone = _backbone(model, self._ops, self._blocks(), self._context)
+        self._groups = backbone.groups
+        self._info = BaseInfo(
+            name=loaded.name,
+            digest=digest,
+            architecture=type(model).__name__,
+            dtype=str(self._dtype).removeprefix("torch."),
+            device=str(self._device),
+            context_length=self._context,
+            vocab_size=self._vocabulary,
+            sites=_sites(backbone),
+            size_bytes=size,
+            kernels=f"{backbone.kind} layers, {kernels}",
+        )
+        self._loop = self._step_loop(backbone, digest)
+        self._loop.start()
+
+    def close(self) -> None:
+        """Stop the step loop; running jobs end as CANCELLED."""
+        if self._loop is not None:
+            self._loop.stop()
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt. Thread-safe."""
+        return self._encoder.encode(prompt)
+
+    async def load(self, artifact: AdapterArtifact) -> int:
+        """Pack an adapter into host memory in a worker thread; returns its bytes."""
+        self._running()
+        known = self._host.get(artifact.digest)
+        if known is not None:
+            return known.nbytes
+        return await asyncio.to_thread(self._pack, artifact)
+
+    async def unload(self, digest: str) -> int:
+        """Drop an adapter from its slot and from host memory; returns the bytes freed."""
+        freed = self._host.pop(digest)
+        await asyncio.wrap_future(self._running().drop(digest))
+        return freed
+
+    def submit(self, job: Job) -> Stream:
+        """Queue a job; refuses at once what cannot be served."""
+        loop = self._running()
+        self._check(job)
+        stream = Stream(loop.cancel, self._live.discard)
+        self._live.add(stream)
+        loop.add(job, stream)
+        return stream
+
+    def status(self) -> EngineStatus:
+        """A snapshot taken after the last step."""
+        digests, total = self._host.snapshot()
+        if self._loop is None:
+            return EngineStatus(host_adapters=digests, host_bytes=total)
+        return replace(self._loop.status, host_adapters=digests, host_bytes=total)
+
+    def _running(self) -> StepLoop:
+        if self._loop is None:
+            raise NotLoaded("the base model is still loading")
+        return self._loop
+
+    def _check(self, job: Job) -> None:
+        settings = self._settings
+        if not job.tokens:
+            raise InvalidRequest([FieldViolation("input", "has no tokens")])
+        total = len(job.tokens) + job.params.max_tokens
+        if total > self._context:
+            raise PromptTooLong(self._context, total)
+        if BlockPool.needed(total) > self._blocks():
+            raise ResourceExhausted(
+                f"{total} tokens do not fit the KV cache of {settings.cache_tokens}: raise cache_tokens"
+            )
+        if job.adapter is not None and self._host.get(job.adapter) is None:
+            raise FailedPrecondition("the adapter is not loaded")
+        if len(self._live) >= settings.max_running + settings.max_queue:
+            raise Overloaded("the queue is full", retry_after=1.0)
+
+    def _blocks(self) -> int:
+        return -(-self._settings.cache_tokens // BLOCK)
+
+    def _pack(self, artifact: AdapterArtifact) -> int:
+        pin = self._device.type == "cuda"
+        try:
+            return self._host.put(pack_adapter(artifact, self._groups, self._ops, self._dtype, pin=pin))
+        except MemoryError as error:
+            raise ResourceExhausted(f"no memory for adapter {artifact.name!r}") from error
+
+    def _step_loop(self, backbone: Backbone, digest: str) -> StepLoop:
+        settings = self._settings
+        slots = DeviceSlots(settings.slots, self._host, lambda adapter: adapter.to(self._device))
+        scheduler = Scheduler(
+            BlockPool(self._blocks(), prefix_cache=settings.prefix_cache),
+            slots,
+            base_digest=digest,
+            max_running=settings.max_running,
+            max_step_tokens=settings.max_step_tokens,
+        )
+        runner = Runner(backbone, slots, self._device)
+        return StepLoop(scheduler, runner, Sampler(self._vocabulary, self._device), self._row)
+
+    def _row(self, job: Job, stream: Stream) -> Sequence:
+        return Sequence(
+            job=job,
+            stream=stream,
+            sampling=SamplingState(job.params, job.tokens, self._eos),
+            detokenizer=Detokenizer(self._tokenizer, job.params.stop, job.params.min_tokens),
+            tokens=list(job.tokens),
+            prompt_length=len(job.tokens),
+            eos=self._eos,
+        )
+
+
+def _load(model: str) -> Loaded:
+    from router.models import resolve_model
+
+    return load_model(resolve_model(model), model)
+
+
+def _backbone(model: Any, ops: Ops, blocks: int, context: int) -> Backbone:
+    reason = why_not_packed(model, context)
+    if reason:
+        log.info("the generic path runs this model: %s", reason)
+        return GenericBackbone(model, ops, blocks)
+    return PackedBackbone(model, ops, blocks, context)
+
+
+def _sites(backbone: Backbone) -> dict[str, tuple[int, int]]:
+    return {
+        name: (group.out_offsets[i + 1] - group.out_offsets[i], group.in_features)
+        for group in backbone.groups
+        for i, name in enumerate(group.names)
+    }

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from router.engine.base import Job
+from router.engine.blocks import BlockPool
+from router.engine.lora import PackedAdapter
+from router.engine.scheduler import Scheduler
+from router.engine.sequence import Sequence
+from router.engine.slots import DeviceSlots, HostStore
+from router.types import SamplingParams
+
+ANY: Any = None
+
+
+def make(
+    slots: int = 4, running: int = 8, step: int = 32, blocks: int = 64, patience: float = 1.0
+) -> Scheduler:
+    host = HostStore()
+    for digest in "abcdef":
+        host.put(PackedAdapter(digest, [], torch.zeros(0, 3, dtype=torch.int64), [], 1))
+    return Scheduler(
+        BlockPool(blocks),
+        DeviceSlots(slots, host, lambda adapter: adapter),
+        base_digest="base",
+        max_running=running,
+        max_step_tokens=step,
+        patience=patience,
+    )
+
+
+def row(length: int = 10, adapter: str | None = None, new: int = 4, priority: int = 0) -> Sequence:
+    tokens = list(range(length))
+    job = Job("r", tokens, SamplingParams(max_tokens=new), adapter, priority=priority)
+    return Sequence(job, ANY, ANY, ANY, list(tokens), length, frozenset())
+
+
+def run_step(scheduler: Scheduler) -> list[tuple[str | None, int]]:
+    chunks = scheduler.schedule()
+    for chunk in chunks:
+        scheduler.computed(chunk)
+        if chunk.samples:
+            chunk.sequence.tokens.append(0)
+            if chunk.sequence.length_reached():
+                scheduler.finish(chunk.sequence)
+    return [(c.sequence.adapter, c.count) for c in chunks]
+
+
+def test_base_rows_come_first_and_adapters_are_contiguous() -> None:
+    scheduler = make()
+    for adapter in ("b", None, "a", "b", None, "a"):
+        scheduler.add(row(3, adapter))
+    assert [a for a, _ in run_step(scheduler)] == [None, None, "a", "a", "b", "b"]
+
+
+def test_long_prompts_go_in_chunks_beside_decoding_rows() -> None:
+    scheduler = make(step=32)
+    scheduler.add(row(5, new=8))
+    run_step(scheduler)
+    scheduler.add(row(70, "a"))
+    assert run_step(scheduler) == [(None, 1), ("a", 31)]
+    assert run_step(scheduler) == [(None, 1), ("a", 31)]
+    assert run_step(scheduler) == [(None, 1), ("a", 8)]
+    assert run_step(scheduler) == [(None, 1), ("a", 1)]
+
+
+def test_long_prompt_is_not_starved_by_short_ones() -> None:
+    scheduler = make(step=32)
+    long = row(100)
+    scheduler.add(long)
+    for _ in range(8):
+        scheduler.add(row(30))
+        run_step(scheduler)
+        if long.remaining <= 1:
+            return
+    pytest.fail("the long prompt was never computed")
+
+
+def test_more_adapters_than_slots_all_finish() -> None:
+    scheduler = make(slots=2)
+    rows = [row(4, adapter) for adapter in "abcdefabcdef"]
+    for r in rows:
+        scheduler.add(r)
+    for _ in range(60):
+        used = {adapter for adapter, _ in run_step(scheduler)}
+        assert len(used) <= 2
+    assert all(r.length_reached() for r in rows)
+    assert scheduler.pool.free == scheduler.pool.total
+
+
+def test_waiting_for_a_slot_is_bounded() -> None:
+    scheduler = make(slots=1, patience=0.0)
+    scheduler.add(row(4, "a", new=5))
+    run_step(scheduler)
+    scheduler.add(row(4, "b"))
+    time.sleep(0.001)
+    for _ in range(4):
+        scheduler.add(row(4, "a", new=5))  # would keep the only slot busy for ever
+        run_step(scheduler)
+    assert [r.adapter for r in scheduler.running] == []
+    assert run_step(scheduler)[0][0] == "b"
+
+
+def test_priority_goes_first_and_keeps_order_within() -> None:
+    scheduler = make(running=1)
+    for priority, adapter in ((0, "a"), (-1, "b"), (5, "c"), (0, "d")):
+        scheduler.add(row(2, adapter, priority=priority))
+    assert [r.adapter for r in scheduler.waiting] == ["c", "a", "d", "b"]
+
+
+def test_finish_frees_everything_wherever_the_row_is() -> None:
+    scheduler = make(running=1)
+    first, second = row(4, "a"), row(4, "b")
+    scheduler.add(first)
+    scheduler.add(second)
+    run_step(scheduler)
+    for r in (first, second, first):
+        scheduler.finish(r)
+    assert not scheduler.running
+    assert not scheduler.waiting
+    assert scheduler.pool.free == scheduler.pool.total
+    assert scheduler.slots.drop("a")
+
+
+def test_rows_past_their_deadline_are_named() -> None:
+    scheduler = make()
+    late = row(4)
+    late.job = Job("late", [1], SamplingParams(), deadline=time.monotonic() - 1)
+    scheduler.add(late)
+    scheduler.add(row(4))
+    assert list(scheduler.expired()) == [late]
+
+
+def test_a_held_slot_is_not_dropped() -> None:
+    scheduler = make()
+    scheduler.add(row(4, "a", new=50))
+    run_step(scheduler)
+    assert not scheduler.slots.drop("a")
