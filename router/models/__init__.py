@@ -1,0 +1,21 @@
+"""Base model and sentence encoder: fetched once, kept in the user's cache.
+
+Nothing heavy is imported here. Conversion runs in a process of its own, so neither its
+libraries nor its memory stay with the caller.
+"""
+
+from __future__ import annotations
+
+from router.models.base import DEFAULT_BASE, default_base, fetch_base, resolve_model
+from router.models.cache import models_dir
+from router.models.encoder import DEFAULT_ENCODER, fetch_encoder
+
+__all__ = [
+    "DEFAULT_BASE",
+    "DEFAULT_ENCODER",
+    "default_base",
+    "fetch_base",
+    "fetch_encoder",
+    "models_dir",
+    "resolve_model",
+]

