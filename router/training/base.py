@@ -1,0 +1,37 @@
+"""The base model as training and evaluation use it: plain transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from router.engine.digest import base_digest
+from router.models import DEFAULT_BASE, resolve_model
+
+HUB_NAMES = {DEFAULT_BASE: "HuggingFaceTB/SmolLM2-135M-Instruct"}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBase:
+    """A base in bfloat16, its tokenizer and identity."""
+
+    model: Any
+    tokenizer: Any
+    name: str  # as adapters record it: a hub id where there is one
+    digest: str
+    device: torch.device
+
+
+def load_base(spec: str, device: str = "auto") -> LoadedBase:
+    """Load the default base, a folder or a hub id. Raises ConfigError if it cannot be had."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    folder = resolve_model(spec)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    digest = base_digest(model)
+    name = HUB_NAMES.get(spec.lower()) or (folder.name if Path(spec).expanduser().is_dir() else spec)
+    return LoadedBase(model.to(place).eval(), AutoTokenizer.from_pretrained(folder), name, digest, place)

@@ -1,0 +1,90 @@
+"""Rows of a data file, and the checks that keep the splits apart."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from router.errors import ConfigError
+from router.training.recipe import Data
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example and where it stands."""
+
+    prompt: str
+    response: str
+    place: str  # FILE:LINE
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """The three splits, checked."""
+
+    train: tuple[Row, ...]
+    valid: tuple[Row, ...]
+    test: tuple[Row, ...]
+
+
+def load_splits(data: Data) -> Splits:
+    """Read the three files. Raises ConfigError for a bad row, an empty split or a leaked row."""
+    splits = {name: tuple(read_rows(getattr(data, name))) for name in ("train", "valid", "test")}
+    for name, rows in splits.items():
+        if not rows:
+            raise ConfigError(f"data.{name}: {getattr(data, name)} holds no row")
+    refuse_leaks(splits)
+    kept = max(1, round(data.fraction * len(splits["train"])))
+    return Splits(splits["train"][:kept], splits["valid"], splits["test"])
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Rows of a JSON-lines file, gzip by its suffix; unknown fields are left alone."""
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = data.decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield _row(line, f"{path.name}:{number}")
+
+
+def _row(line: str, place: str) -> Row:
+    try:
+        value: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{place} is not JSON: {error.msg}") from error
+    return Row(_text(value, "prompt", place), _text(value, "response", place), place)
+
+
+def _text(value: Any, name: str, place: str) -> str:
+    text = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise ConfigError(f"{place} has no text in {name!r}")
+    return text
+
+
+def refuse_leaks(splits: Mapping[str, Sequence[Row]]) -> None:
+    """Refuse a validation or test row whose prompt stands in an earlier split too.
+
+    Prompts are compared without case and with white space folded.
+    """
+    seen: dict[str, str] = {}
+    for rows in splits.values():
+        for row in rows:
+            if other := seen.get(_key(row.prompt)):
+                raise ConfigError(
+                    f"{row.place} also stands in {other}: {row.prompt[:80]!r}; remove one of them"
+                )
+        for row in rows:
+            seen.setdefault(_key(row.prompt), row.place)
+
+
+def _key(prompt: str) -> str:
+    return " ".join(prompt.casefold().split())

@@ -1,0 +1,172 @@
+"""A training recipe: one TOML file that says everything a run depends on."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from router.errors import ConfigError
+from router.registry.names import NAME_RULE, VERSION_RULE, is_name, is_version
+from router.training.complaints import describe
+
+
+def _rule(holds: Callable[[str], bool], words: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not holds(text):
+            raise ValueError(f"must be {words}")
+        return text
+
+    return AfterValidator(check)
+
+
+Name = Annotated[str, _rule(is_name, NAME_RULE)]
+Version = Annotated[str, _rule(is_version, VERSION_RULE)]
+
+
+class Table(BaseModel):
+    """A table of the recipe: nothing unknown in it, nothing changed after parsing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Identity(Table):
+    """`[adapter]`, copied into the manifest."""
+
+    name: Name
+    version: Version = "1.0.0"
+    description: str = ""
+    domain: str = ""
+    task: str = ""
+    license: str = ""
+
+
+class Base(Table):
+    """`[base]`: the default base, a folder or a hub id."""
+
+    model: str = "smollm2-135m-instruct"
+
+
+class Data(Table):
+    """`[data]`: JSON lines with `prompt` and `response`, `.gz` allowed, relative to the recipe."""
+
+    train: Path
+    valid: Path
+    test: Path
+    max_tokens: int = Field(
+        default=512, ge=8
+    )  # of prompt and answer; a longer train row is left out and counted
+    fraction: float = Field(default=1.0, gt=0, le=1)  # of the train rows, the first ones
+
+
+class PromptTable(Table):
+    """`[prompt]`, copied into the manifest."""
+
+    system: str = ""
+    template: str = "{prompt}"
+
+    @model_validator(mode="after")
+    def _has_a_place_for_the_prompt(self) -> PromptTable:
+        if "{prompt}" not in self.template:
+            raise ValueError("template must contain {prompt}")
+        return self
+
+
+class Lora(Table):
+    """`[lora]`: Hu et al. 2021, https://arxiv.org/abs/2106.09685."""
+
+    rank: int = Field(default=8, ge=1, le=512)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = Field(
+        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )
+
+
+class Training(Table):
+    """`[train]`: AdamW with warm-up; the weights of the best evaluation are kept."""
+
+    steps: int = Field(ge=1)
+    batch: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(default=0.06, ge=0, lt=1)  # part of the steps
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)  # largest gradient norm
+    seed: int = Field(default=0, ge=0)
+    eval_every: int = Field(default=50, ge=1)
+    patience: int = Field(default=5, ge=1)  # evaluations without a gain before it stops
+    select: Literal["loss", "exact"] = "loss"  # what "best" means on the validation split
+
+
+class Evaluation(Table):
+    """`[evaluation]`: how the answers are judged."""
+
+    metric: Literal["exact_match", "chrf"] = "exact_match"
+    shots: int = Field(default=3, ge=0)  # worked examples of the few-shot arm, from the train split
+    probes: int = Field(default=4, ge=1, le=20)
+
+
+class Generation(Table):
+    """`[generation]`, copied into the manifest."""
+
+    max_tokens: int = Field(default=64, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+    stop: tuple[str, ...] = ()
+
+
+class Routing(Table):
+    """`[routing]`, copied into the manifest."""
+
+    examples: tuple[str, ...] = ()
+    negative_examples: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+
+
+class Recipe(Table):
+    """The whole file."""
+
+    adapter: Identity
+    base: Base = Base()
+    data: Data
+    prompt: PromptTable = PromptTable()
+    lora: Lora = Lora()
+    train: Training
+    evaluation: Evaluation = Evaluation()
+    generation: Generation = Generation()
+    routing: Routing = Routing()
+
+    @property
+    def label_task(self) -> bool:
+        """Answers are names out of a closed list."""
+        return self.evaluation.metric == "exact_match"
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Parse a recipe; its data paths become absolute.
+
+    Raises ConfigError that lists everything wrong with it: unknown keys with the nearest
+    known one, values out of range, data files that are not there.
+    """
+    try:
+        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"recipe {path} is not there") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} is not valid TOML: {error}") from error
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"recipe {path}: " + "; ".join(describe(error, Recipe))) from error
+    return _with_absolute_data(recipe, path)
+
+
+def _with_absolute_data(recipe: Recipe, path: Path) -> Recipe:
+    splits = {name: path.parent / getattr(recipe.data, name) for name in ("train", "valid", "test")}
+    missing = [f"data.{name}: {file} is not there" for name, file in splits.items() if not file.is_file()]
+    if missing:
+        raise ConfigError(f"recipe {path}: " + "; ".join(missing))
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=splits)})
