@@ -28,8 +28,8 @@ def fetch_from_hub(model_id: str) -> Path:
         return Path(snapshot_download(model_id, allow_patterns=patterns))
     except (HfHubHTTPError, OSError) as error:
         raise ConfigError(
-            f"model {model_id!r} is not cached and the hub did not give it: check the name, HF_TOKEN if "
-            "it is gated, and HF_HUB_OFFLINE; without network give a folder, or leave --model out (default base)"
+            f"model {model_id!r} is not cached and the hub did not give it: check the name, HF_TOKEN (if "
+            "gated) and HF_HUB_OFFLINE; without network give a folder, or leave --model out (default base)"
         ) from error
 
 
