@@ -1,0 +1,117 @@
+"""What survives a restart: default versions that were chosen, and digests that passed their probes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import platformdirs
+
+log = logging.getLogger(__name__)
+
+MOST_PROVEN = 20_000
+
+
+def state_dir(dirs: Sequence[Path], base: Path | None = None) -> Path:
+    """The folder for the state of a server over `dirs`, below the user's state folder."""
+    root = base or Path(platformdirs.user_state_dir("lora-router", appauthor=False))
+    real = "\n".join(os.path.realpath(d) for d in dirs)
+    return root / "registry" / hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
+
+
+class Choices:
+    """Default versions set by an operator, in `defaults.json`."""
+
+    def __init__(self, folder: Path, dirs: Sequence[Path]) -> None:
+        self._file, self._dirs = folder / "defaults.json", [str(d) for d in dirs]
+        self._chosen: dict[str, str] = {}
+
+    def read(self) -> None:
+        """Read the file; one that is damaged counts as empty, and the log says so."""
+        try:
+            chosen = json.loads(self._file.read_bytes())["defaults"]
+            if not isinstance(chosen, dict) or not all(isinstance(v, str) for v in chosen.values()):
+                raise ValueError("not a table of versions")
+            self._chosen = chosen
+        except FileNotFoundError:
+            self._chosen = {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("default versions set earlier are lost: %s cannot be used (%s)", self._file, error)
+
+    def get(self, name: str) -> str:
+        """The version chosen for `name`, or ''."""
+        return self._chosen.get(name, "")
+
+    def all(self) -> Mapping[str, str]:
+        """Every choice, also for adapters that are not there now."""
+        return self._chosen
+
+    def set(self, name: str, version: str) -> None:
+        """Choose, and write it down before returning (a kill after that loses nothing)."""
+        self._chosen[name] = version
+        document = {"format": 1, "adapters_dirs": self._dirs, "defaults": self._chosen}
+        try:
+            write_atomically(self._file, json.dumps(document, indent=1, sort_keys=True).encode())
+        except OSError as error:
+            log.warning(
+                "default %s@%s holds until restart: cannot write %s (%s)", name, version, self._file, error
+            )
+
+
+class Proven:
+    """Digests whose probes passed on this base, in `proven`, one line each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "proven"
+        self._keys: dict[str, None] = {}
+        self._writable = True
+
+    def read(self) -> None:
+        """Read the file; keeps the newest MOST_PROVEN and shortens a file that is much longer."""
+        try:
+            lines = self._file.read_text("ascii").split()
+            self._keys = dict.fromkeys(lines[-MOST_PROVEN:])
+            if len(lines) > 2 * MOST_PROVEN:
+                write_atomically(self._file, "".join(f"{k}\n" for k in self._keys).encode())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            log.warning("probes run again: %s cannot be used (%s)", self._file, error)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    def add(self, key: str) -> None:
+        """Remember it. Blocks for one small append: call it from one worker thread, always the same."""
+        if key in self._keys:
+            return
+        self._keys[key] = None
+        while len(self._keys) > MOST_PROVEN:
+            del self._keys[next(iter(self._keys))]
+        if not self._writable:
+            return
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="ascii") as file:
+                file.write(f"{key}\n")
+        except OSError as error:
+            self._writable = False
+            log.warning("probes run again after a restart: cannot write %s (%s)", self._file, error)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside `path` and rename, so that a reader or a crash sees the old or the new file, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
