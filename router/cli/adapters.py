@@ -1,0 +1,162 @@
+"""`lora-router adapters list|show|load|unload`: what a running server has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli import flags
+
+if TYPE_CHECKING:
+    from router.client import Adapter
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME[@VERSION]", help="The adapter; without a version, the default one.")
+]
+Domain = Annotated[str, typer.Option("--domain", metavar="DOMAIN", help="Only this domain.")]
+Task = Annotated[str, typer.Option("--task", metavar="TASK", help="Only this task.")]
+Pin = Annotated[
+    bool | None, typer.Option("--pin/--unpin", help="Never evict it; without the flag the pin stays.")
+]
+COLUMNS = ["NAME", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "IN USE", "LAST USED", "NOTE"]
+
+
+def list_(
+    domain: Domain = "",
+    task: Task = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+    json: flags.Json = False,
+) -> None:
+    """List the adapters of a server.
+
+    Every version, quarantined ones with the reason; * marks the default version.
+
+    \b
+    Example:
+      lora-router adapters list --domain medical
+    """
+    from router.cli.connect import connected
+    from router.cli.output import print_json, print_table
+
+    with connected(server, timeout) as client:
+        found = client.adapters.list(domain=domain, task=task)
+    if json:
+        print_json(found)
+    elif found:
+        print_table(COLUMNS, [row(adapter) for adapter in found])
+    else:
+        print("no adapters; copy a folder that PEFT saved into the adapters folder of the server")
+
+
+def row(adapter: Adapter) -> tuple[str, ...]:
+    """One line of the table."""
+    from router.cli import units
+
+    note = adapter.error or "; ".join([*(["pinned"] if adapter.pinned else []), *adapter.notes])
+    return (
+        adapter.ref.name,
+        adapter.ref.version + (" *" if adapter.default else ""),
+        adapter.state.value,
+        adapter.domain,
+        adapter.task,
+        str(adapter.rank or ""),
+        units.size(adapter.size_bytes) if adapter.size_bytes else "",
+        str(adapter.leases or ""),
+        units.ago(adapter.last_used),
+        note,
+    )
+
+
+def show(
+    name: Name, server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.Json = False
+) -> None:
+    """Show one adapter version.
+
+    \b
+    Example:
+      lora-router adapters show medical@1.0.0 --json
+    """
+    from router.cli.connect import connected
+    from router.cli.output import print_json, print_pairs
+
+    with connected(server, timeout) as client:
+        found = client.adapters.get(name)
+    if json:
+        print_json(found)
+    else:
+        print_pairs(_pairs(found))
+
+
+def _pairs(adapter: Adapter) -> list[tuple[str, str]]:
+    from router.cli import units
+
+    pairs = [
+        ("name", adapter.ref.resource),
+        ("state", adapter.state.value + (f": {adapter.error}" if adapter.error else "")),
+        ("default", "yes" if adapter.default else "no"),
+        ("pinned", "yes" if adapter.pinned else "no"),
+        ("description", adapter.description),
+        ("domain", adapter.domain),
+        ("task", adapter.task),
+        ("base", adapter.base_model),
+        ("rank", str(adapter.rank or "")),
+        ("sites", ", ".join(adapter.target_modules)),
+        ("size", units.size(adapter.size_bytes) if adapter.size_bytes else ""),
+        ("digest", adapter.digest),
+        ("in use", str(adapter.leases)),
+        ("last used", units.ago(adapter.last_used)),
+        *(("note", note) for note in adapter.notes),
+    ]
+    return [(key, value) for key, value in pairs if value]
+
+
+def load(
+    name: Name,
+    pin: Pin = None,
+    server: flags.Server = "",
+    timeout: flags.Timeout = 60.0,
+    json: flags.Json = False,
+) -> None:
+    """Load an adapter and wait until it is ready.
+
+    \b
+    Example:
+      lora-router adapters load medical --pin
+    """
+    from router.cli import units
+    from router.cli.connect import connected
+    from router.cli.output import print_json
+
+    with connected(server, timeout) as client:
+        loaded = client.adapters.load(name, pinned=pin)
+    if json:
+        print_json(loaded)
+    else:
+        print(f"{loaded.ref} is {loaded.state.value}, {units.size(loaded.size_bytes)}")
+
+
+def unload(
+    name: Name, server: flags.Server = "", timeout: flags.Timeout = 120.0, json: flags.Json = False
+) -> None:
+    """Drop an adapter from memory.
+
+    Waits until its last request ended.
+
+    \b
+    Example:
+      lora-router adapters unload medical@1.0.0
+    """
+    from router.cli import units
+    from router.cli.connect import connected
+    from router.cli.output import print_json
+
+    with connected(server, timeout) as client:
+        dropped = client.adapters.unload(name)
+    if json:
+        print_json(dropped)
+    else:
+        print(
+            f"{dropped.adapter.ref} is {dropped.adapter.state.value}, {units.size(dropped.freed_bytes)} freed"
+        )

@@ -1,0 +1,28 @@
+"""`lora-router bench`: the benchmark of a checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import typer
+
+from router.cli.errors import CliError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bench(context: typer.Context) -> None:
+    """Measure this engine on this machine.
+
+    Arguments go to the benchmark. It lives in the source checkout, not in the installed package.
+
+    \b
+    Example:
+      lora-router bench --help
+    """
+    if not (ROOT / "benchmarks" / "engine.py").is_file():
+        raise CliError("the benchmark comes with the source: run `make bench` in a checkout of lora-router")
+    done = subprocess.run([sys.executable, "-m", "benchmarks.engine", *context.args], cwd=ROOT, check=False)
+    raise typer.Exit(done.returncode)

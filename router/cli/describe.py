@@ -1,0 +1,31 @@
+"""Decisions and usage in one line each."""
+
+from __future__ import annotations
+
+from router.cli import units
+from router.types import Decision, Reason, Usage
+
+
+def decision_line(decision: Decision) -> str:
+    """`medical@1.2.0  confidence 0.93  by linear  (classified)`."""
+    if decision.adapter is not None:
+        parts = [str(decision.adapter)]
+        if decision.classifier:
+            parts += [f"confidence {decision.confidence:.2f}", f"by {decision.classifier}"]
+        return "  ".join([*parts, f"({decision.reason.value})"])
+    if decision.reason is Reason.ABSTAINED:
+        best = f"best {decision.confidence:.2f}, " if decision.confidence else ""
+        return f"base  (abstained: {best}needed {decision.threshold:.2f})"
+    return f"base  ({decision.reason.value})"
+
+
+def usage_line(usage: Usage, finish: str) -> str:
+    """`stop  87 + 45 tokens (64 cached)  first after 120 ms  38.1 tokens/s`."""
+    cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
+    parts = [finish, f"{usage.prompt_tokens} + {usage.completion_tokens} tokens{cached}"]
+    if usage.time_to_first_token:
+        parts.append(f"first after {units.duration(usage.time_to_first_token)}")
+    decoding = usage.total_time - usage.time_to_first_token
+    if usage.completion_tokens > 1 and decoding > 0:
+        parts.append(f"{(usage.completion_tokens - 1) / decoding:.1f} tokens/s")
+    return "  ".join(parts)

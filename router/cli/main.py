@@ -1,0 +1,105 @@
+"""The `lora-router` command. Nothing heavy is imported until a command runs: `--help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from router import __version__
+from router.cli import adapters, bench, config, models, plugins
+from router.cli.ask import ask
+from router.cli.errors import FAILED, INTERRUPTED, report
+from router.cli.learning import evaluate, train
+from router.cli.route import route
+from router.cli.serve import serve
+from router.cli.validate import validate
+
+
+def _or_help(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit
+
+
+def group(help_text: str, **commands: object) -> typer.Typer:
+    """A command with sub-commands, in the order given."""
+    made = typer.Typer(rich_markup_mode=None, callback=_or_help, invoke_without_command=True, help=help_text)
+    for name, function in commands.items():
+        made.command(name)(function)  # type: ignore[type-var]
+    return made
+
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (serve, ask, route):
+    app.command()(command)
+app.add_typer(
+    group(
+        "What a server has, and adapter folders here.",
+        list=adapters.list_,
+        show=adapters.show,
+        load=adapters.load,
+        unload=adapters.unload,
+        validate=validate,
+        train=train,
+        evaluate=evaluate,
+    ),
+    name="adapters",
+)
+app.add_typer(
+    group("Classifier plugins.", list=plugins.list_, doctor=plugins.doctor, new=plugins.new), name="plugins"
+)
+app.add_typer(group("Base models in the cache.", fetch=models.fetch, list=models.list_), name="models")
+app.add_typer(group("Settings.", show=config.show), name="config")
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lora-router {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """The right LoRA adapter for every request, on one resident base model.
+
+    \b
+    Examples:
+      lora-router serve
+      lora-router ask "Translate to French: high-level client library"
+      lora-router COMMAND --help
+    """
+    _or_help(context)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    try:
+        code = app(args=arguments, prog_name="lora-router", standalone_mode=False)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        print(file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        return report(error)
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(run())

@@ -1,0 +1,127 @@
+"""`lora-router serve`: the flags, and the checks that come before anything heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli.config import ConfigFile, Sets
+from router.errors import ConfigError
+
+if TYPE_CHECKING:
+    from router.config import Settings
+
+Listen = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="gRPC address. Default: 127.0.0.1:50051.")
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Prometheus address; '' for none. Default: 127.0.0.1:9464."),
+]
+Adapters = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="DIR", help="Adapters folder, watched; repeatable. Default: ./adapters."),
+]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="DIR", help="Plugins folder, watched; repeatable. Default: ./plugins."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Base: a known name, a folder or a hub id. Default: SmolLM2-135M."),
+]
+Dtype = Annotated[
+    str | None, typer.Option(metavar="DTYPE", help="auto, bfloat16, float16 or float32. Default: auto.")
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N. Default: auto.")
+]
+Native = Annotated[
+    bool | None,
+    typer.Option("--native/--no-native", help="Fused native operations where they build. Default: yes."),
+]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", help="CPU threads of the engine. Default: all cores.")
+]
+Insecure = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-listen",
+        envvar="LORA_ROUTER_INSECURE_LISTEN",
+        help="Allow an address that other machines reach; there is no authentication yet.",
+    ),
+]
+
+
+def serve(
+    listen: Listen = None,
+    metrics_listen: Metrics = None,
+    adapters_dir: Adapters = None,
+    plugins_dir: Plugins = None,
+    model: Model = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    native: Native = None,
+    threads: Threads = None,
+    config: ConfigFile = None,
+    set_: Sets = None,
+    insecure_listen: Insecure = False,
+) -> None:
+    """Serve the base with the adapters here.
+
+    Adapter folders and plugin files are picked up while it runs.
+
+    A flag is stronger than LORA_ROUTER_* in the environment, that than lora-router.toml. Requests that run at
+    SIGTERM are finished; a second signal stops at once. Settings without a flag: --set KEY=VALUE, and
+    `lora-router config show` for the list.
+
+    \b
+    Examples:
+      lora-router serve
+      lora-router serve --listen 127.0.0.1:6000 --adapters-dir ./adapters --set slots=64
+    """
+    from router.cli.settings import load_settings, parse_sets
+
+    said = {
+        "listen": listen,
+        "metrics_listen": metrics_listen,
+        "adapters_dir": tuple(adapters_dir) if adapters_dir else None,
+        "plugins_dir": tuple(plugins_dir) if plugins_dir else None,
+        "model": model,
+        "dtype": dtype,
+        "device": device,
+        "native": native,
+        "threads": threads,
+    }
+    given = parse_sets(set_ or []) | {name: value for name, value in said.items() if value is not None}
+    settings = with_folders(load_settings(given, config))
+    check_reach(settings.listen, insecure_listen)
+
+    from router.cli.compose import serve_until_stopped
+
+    raise typer.Exit(serve_until_stopped(settings))
+
+
+def with_folders(settings: Settings) -> Settings:
+    """The same with the folders that are really watched."""
+    from router.cli.folders import folders
+
+    return settings.model_copy(
+        update={
+            "adapters_dir": folders(settings.adapters_dir, "adapters"),
+            "plugins_dir": folders(settings.plugins_dir, "plugins"),
+        }
+    )
+
+
+def check_reach(listen: str, insecure: bool) -> None:
+    """Refuse an address that other machines reach, unless that was asked for."""
+    from router.client.channel import is_loopback
+
+    if not insecure and not listen.startswith("unix:") and not is_loopback(listen):
+        raise ConfigError(
+            f"{listen} can be reached from other machines and there is no authentication yet: "
+            "listen on 127.0.0.1, or say --insecure-listen if the network is yours"
+        )

@@ -1,0 +1,94 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "router.cli"]
+
+
+def say(monkeypatch, data: bytes):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_the_answer_is_on_stdout_and_the_decision_on_stderr(cli, remote):
+    done = cli("ask", "Which", "chapter?")
+    assert (done.code, done.out) == (0, "Chapter I\n")
+    first, last = done.err.splitlines()
+    assert first == "medical@1.2.0  confidence 0.93  by linear  (classified)"
+    assert last.startswith("length  87 + 2 tokens (64 cached)  first after 120 ms")
+    assert remote.inference.requests[0].input.text == "Which chapter?"
+
+
+def test_flags_become_fields(cli, remote):
+    arguments = (
+        "--adapter medical@1.2.0 --domain d --task t --system s -n 5 -t 0 --seed 7 --stop END --stop X"
+    )
+    assert cli("ask", "hi", *arguments.split(), "--unit", "user-1").code == 0
+    request = remote.inference.requests[0]
+    assert request.routing.adapter == "adapters/medical/versions/1.2.0"
+    assert (request.routing.domain, request.routing.task, request.routing.unit) == ("d", "t", "user-1")
+    sampling = request.sampling
+    assert (sampling.max_tokens, sampling.seed, list(sampling.stop)) == (5, 7, ["END", "X"])
+    assert sampling.HasField("temperature")
+    assert [m.text for m in request.input.chat.messages] == ["s", "hi"]
+
+
+def test_raw_is_continued_as_it_is(cli, remote):
+    assert cli("ask", "--raw", "Once upon").code == 0
+    assert remote.inference.requests[0].input.raw_prompt == "Once upon"
+
+
+def test_json_is_one_document(cli, remote):
+    done = cli("ask", "hi", "--json")
+    answer = json.loads(done.out)
+    assert answer["text"] == "Chapter I"
+    assert answer["decision"]["adapter"] == "adapters/medical/versions/1.2.0"
+    assert (answer["finish_reason"], answer["decision"]["reason"]) == ("stop", "classified")
+    assert done.err == ""
+
+
+@pytest.mark.parametrize("arguments", [["-"], []])
+def test_stdin_is_taken_whole(cli, remote, monkeypatch, arguments):
+    text = "line one\n" + "x" * 200_000 + "\nlast\n"
+    say(monkeypatch, text.encode())
+    assert cli("ask", *arguments, "--quiet").code == 0
+    assert remote.inference.requests[0].input.text == text
+
+
+@pytest.mark.parametrize(("data", "said"), [(b"\xff\xfe", "not UTF-8: byte 0"), (b" \n", "stdin is empty")])
+def test_bad_stdin_is_refused(cli, remote, monkeypatch, data, said):
+    say(monkeypatch, data)
+    done = cli("ask", "-")
+    assert done.code == 2
+    assert said in done.err
+    assert not remote.inference.requests
+
+
+def test_quiet_prints_the_answer_only(cli, remote):
+    done = cli("ask", "-q", "hi")
+    assert (done.out, done.err) == ("Chapter I\n", "")
+
+
+def test_ctrl_c_cancels_the_call(remote):
+    remote.inference.hang = True
+    with subprocess.Popen([*COMMAND, "ask", "hi"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout.read(7) == b"Chapter"
+        child.send_signal(signal.SIGINT)
+        assert remote.inference.cancelled.wait(10)
+        _, err = child.communicate(timeout=10)
+    assert child.returncode == 130
+    assert b"Traceback" not in err
+
+
+def test_a_closed_pipe_ends_in_silence(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as closed:
+        done = subprocess.run(
+            [*COMMAND, "config", "show"], stdout=closed, stderr=subprocess.PIPE, check=False, cwd=tmp_path
+        )
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from router.cli.settings import load_settings
+from router.errors import ConfigError
+
+
+@pytest.fixture
+def file(own_folder):
+    def write(text: str) -> Path:
+        path = own_folder / "lora-router.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def shown(done):
+    return {s["name"]: (s["value"], s["origin"]) for s in json.loads(done.out)}
+
+
+def test_flag_over_environment_over_file_over_default(cli, file, monkeypatch):
+    file("slots = 8\nmax_running = 9\nmax_queue = 10\n")
+    monkeypatch.setenv("LORA_ROUTER_MAX_RUNNING", "11")
+    monkeypatch.setenv("LORA_ROUTER_SLOTS", "12")
+    values = shown(cli("config", "show", "--json", "--set", "slots=13"))
+    assert values["slots"] == (13, "flag")
+    assert values["max_running"] == (11, "environment")
+    assert values["max_queue"] == (10, "lora-router.toml")
+    assert values["drain_seconds"] == (30.0, "default")
+
+
+def test_the_table_shows_the_origin(cli, file):
+    file('adapters_dir = ["a", "b"]\n')
+    lines = {line.split()[0]: line.split() for line in cli("config", "show").out.splitlines()}
+    assert lines["adapters_dir"][1:4] == ["a,", "b", "lora-router.toml"]
+    assert lines["native"][1:3] == ["true", "default"]
+
+
+def test_an_unknown_key_is_an_error_with_the_nearest_name(cli, file):
+    file("max_runing = 3\n")
+    done = cli("config", "show")
+    assert done.code == 2
+    expected = "lora-router: lora-router.toml: unknown setting 'max_runing'; did you mean 'max_running'?\n"
+    assert done.err == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("slots = ", "not valid TOML"),
+        ("slots = 0\n", "slots (from lora-router.toml): input should be greater than or equal to 1"),
+        ("zzz = 1\n", "`lora-router config show` lists all"),
+    ],
+)
+def test_a_bad_file_is_explained(file, text, said):
+    file(text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert said in caught.value.message
+    assert "\n" not in caught.value.message.strip()
+
+
+def test_a_named_file_is_read_and_must_exist(cli, own_folder):
+    (own_folder / "other.toml").write_text("slots = 5\n")
+    assert shown(cli("config", "show", "--json", "--config", "other.toml"))["slots"] == (5, "other.toml")
+    assert cli("config", "show", "--config", "absent.toml").code == 2
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [("slots", "KEY=VALUE"), ("slot=3", "did you mean 'slots'?"), ("slots=x", "slots (from flag)")],
+)
+def test_bad_sets_are_refused(cli, pair, said):
+    done = cli("config", "show", "--set", pair)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_folders_from_the_environment_are_separated_like_path(monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_ADAPTERS_DIR", "one:two")
+    assert load_settings().adapters_dir == (Path("one"), Path("two"))
+
+
+def test_kubernetes_service_variables_do_no_harm(cli, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_PORT", "tcp://10.0.0.1:1")
+    monkeypatch.setenv("LORA_ROUTER_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("ROUTER_PORT", "tcp://10.0.0.1:1")
+    assert cli("config", "show").code == 0
