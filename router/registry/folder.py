@@ -62,16 +62,22 @@ class OpenFile:
 
     def head(self, length: int) -> bytes:
         """The first `length` bytes, or fewer if the file is shorter."""
-        return os.pread(self.descriptor, length, 0)
+        try:
+            return os.pread(self.descriptor, length, 0)
+        except OSError as error:
+            raise FolderError(Code.FILE_UNREADABLE, f"cannot be read: {_reason(error)}", self.name) from None
 
     def read(self) -> memoryview:
         """The whole file, read once. Raises FolderError if its size is not what it was when opened."""
-        data = bytearray(self.size)
-        view = memoryview(data)
-        done = 0
-        while done < len(data) and (count := os.preadv(self.descriptor, [view[done:]], done)):
-            done += count
-        if done < len(data) or os.pread(self.descriptor, 1, len(data)):
+        view = memoryview(bytearray(self.size))
+        try:
+            done = 0
+            while done < len(view) and (count := os.preadv(self.descriptor, [view[done:]], done)):
+                done += count
+            more = os.pread(self.descriptor, 1, len(view))
+        except OSError as error:
+            raise FolderError(Code.FILE_UNREADABLE, f"cannot be read: {_reason(error)}", self.name) from None
+        if done < len(view) or more:
             raise FolderError(Code.FILE_CHANGED, "changed while it was read", self.name)
         return view.toreadonly()
 

@@ -1,7 +1,7 @@
 """`adapter_config.json`, read by an allow-list.
 
 Every field is honoured, known to have no effect on serving, or refused by name. Nothing named in the file
-is imported and no pattern in it is compiled (PEFT #3085; vLLM CVE-2025-66448; LoRA sites come from tensor names).
+is imported, no pattern in it is compiled (PEFT #3085, vLLM CVE-2025-66448): sites come from tensor names.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +11,11 @@ from router.registry.codes import Code
 from router.registry.config_values import CONFIG
 from router.registry.findings import Findings
 from router.registry.folder import Entry, Folder, FolderError
+from router.registry.probes import PROBES
 from router.registry.safetensors_header import WEIGHTS
 from router.registry.table import MANIFEST
 from router.registry.text import some
 
-PROBES = "probes.jsonl"
 OURS = (MANIFEST, CONFIG, WEIGHTS, PROBES)
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -31,23 +32,34 @@ class Layout:
 
     nested: str
     entries: Mapping[str, Entry]  # of the folder itself
-    has_weights: bool
+    inner: Mapping[str, Entry]  # of the folder that holds configuration and weights
+
+    def fingerprint(self) -> str:
+        """A cheap change detector: names, sizes, mtimes and inodes of what counts; names of the rest."""
+        digest = hashlib.sha256()
+        for listing in (self.entries, self.inner if self.nested else {}):
+            whole = CONFIG not in listing  # an adapter may yet appear in any part of it
+            for name, e in sorted(listing.items()):
+                count = whole or name in OURS
+                fields = (e.mode, e.size, e.mtime_ns, e.inode) if count else ()
+                digest.update(repr((name, fields)).encode("utf-8", "surrogateescape"))
+            digest.update(b";")
+        return digest.hexdigest()
 
 
-def find_layout(folder: Folder, found: Findings) -> Layout | None:
-    """Find the adapter in `folder`; None with refusals if there is none. Raises FolderError."""
+def find_layout(folder: Folder, found: Findings) -> Layout:
+    """Find the adapter in `folder`; what is missing is refused. Raises FolderError."""
     entries = folder.entries()
     nested = "" if CONFIG in entries else _nested(folder, entries, found)
-    if nested is None:
-        return None
-    if not nested and CONFIG not in entries:
-        _explain_absence(entries, found)
-        return None
+    if nested is None or (not nested and CONFIG not in entries):
+        if nested is not None:
+            _explain_absence(entries, found)
+        return Layout("", entries, {})
     inner = entries if not nested else _entries_of(folder, nested)
     if WEIGHTS not in inner:
         _explain_no_weights(inner, found)
     _note_ignored(inner, found)
-    return Layout(nested, entries, WEIGHTS in inner)
+    return Layout(nested, entries, inner)
 
 
 def _entries_of(folder: Folder, name: str) -> Mapping[str, Entry]:

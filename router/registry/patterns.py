@@ -1,7 +1,7 @@
 """rank_pattern and alpha_pattern without a regular expression engine.
 
 PEFT matches `re.match(rf"(.*\\.)?({key})$", module)` and takes the first key that fits. Keys come from a
-file, so nothing is compiled here; the literal forms that people write are read, all others are refused by name:
+file, so nothing is compiled here; the literal forms that people write are read, others are refused by name:
 
     q_proj                 a dotted suffix            ^model.layers.0.mlp.up_proj   the whole name
     layers.0.mlp.up_proj   a dotted suffix            .*_proj                       any ending

@@ -1,0 +1,190 @@
+"""The examination of an adapter folder: every check, in the order in which its inputs become known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from router.engine.base import BaseInfo, TensorData
+from router.registry import limits
+from router.registry.base_check import check_base
+from router.registry.codes import Code
+from router.registry.config_values import CONFIG
+from router.registry.findings import Findings
+from router.registry.folder import Folder, FolderError, OpenFile
+from router.registry.inspection import Inspection
+from router.registry.lora_config import LoraSettings, parse_lora_config
+from router.registry.manifest import Manifest, parse_manifest
+from router.registry.parts import OURS, Layout, find_layout
+from router.registry.probes import PROBES, Probe, parse_probes
+from router.registry.safetensors_header import LENGTH_BYTES, WEIGHTS, Header, header_length, parse_header
+from router.registry.shapes import SitePlan, plan_sites
+from router.registry.sites import SiteTensors, match_sites
+from router.registry.table import MANIFEST
+from router.registry.targets import check_targets
+from router.registry.tensors import check_values, tensor_data
+from router.registry.text import show
+
+EqualsBase = Callable[
+    [str, TensorData], bool
+]  # (module path, full matrix) -> equal to the base's, bit for bit
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a folder is examined against."""
+
+    base: BaseInfo | None
+    max_rank: int
+    ignore_fields: Collection[str] = ()
+    equals_base: EqualsBase | None = None
+
+
+@dataclass(slots=True)
+class Examination:
+    """One pass over a folder; `weights` is filled only if they were read, which refusals prevent."""
+
+    rules: Rules
+    manifest: Manifest
+    found: Findings = field(default_factory=Findings)
+    settings: LoraSettings | None = None
+    tensors: SiteTensors = field(default_factory=SiteTensors)
+    plans: tuple[SitePlan, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    files: dict[str, bytes | memoryview] = field(default_factory=dict)
+    size_bytes: int = 0
+    fingerprint: str = ""
+
+    @classmethod
+    def of(cls, path: Path, rules: Rules, *, read_weights: bool) -> Examination:
+        """Examine the folder at `path`. Raises nothing but MemoryError."""
+        exam = cls(rules, Manifest(name=path.name))
+        try:
+            with ExitStack() as opened:
+                exam._run(opened.enter_context(Folder.open(path)), opened, read_weights)
+        except FolderError as error:
+            exam.found.refuse(error.code, error.message, error.where)
+        return exam
+
+    def _run(self, folder: Folder, opened: ExitStack, read_weights: bool) -> None:
+        layout = find_layout(folder, self.found)
+        inner = opened.enter_context(folder.subfolder(layout.nested)) if layout.nested else folder
+        ours = [e for e in (layout.entries.get(n) or layout.inner.get(n) for n in OURS) if e is not None]
+        self.size_bytes = sum(entry.size for entry in ours)
+        self.fingerprint = layout.fingerprint()
+        self._manifest(self._small(MANIFEST, limits.MANIFEST_BYTES, folder, inner, layout), folder.name)
+        self._probes(self._small(PROBES, limits.PROBES_BYTES, folder, inner, layout))
+        self._config(self._small(CONFIG, limits.CONFIG_BYTES, inner, inner, layout))
+        if WEIGHTS in layout.inner:
+            self._weights(inner, read_weights)
+
+    def _small(self, name: str, most: int, first: Folder, second: Folder, layout: Layout) -> bytes | None:
+        """A file from the folder, else from the nested one; None if it is absent or refused."""
+        source = first if name in layout.entries else second
+        if name not in layout.entries and name not in layout.inner:
+            return None
+        try:
+            self.files[name] = data = source.read(name, most)
+        except FolderError as error:
+            self.found.refuse(error.code, error.message, error.where)
+            return None
+        return data
+
+    def _manifest(self, data: bytes | None, folder_name: str) -> None:
+        self.manifest, findings = parse_manifest(data, folder_name)
+        self.found.items.extend(findings)
+
+    def _probes(self, data: bytes | None) -> None:
+        if data is not None:
+            self.probes, findings = parse_probes(data)
+            self.found.items.extend(findings)
+
+    def _config(self, data: bytes | None) -> None:
+        if data is not None:
+            self.settings, findings = parse_lora_config(data, self.rules.ignore_fields)
+            self.found.items.extend(findings)
+
+    def _weights(self, folder: Folder, read_weights: bool) -> None:
+        with folder.file(WEIGHTS) as file:
+            header = self._header(file)
+            if header is not None:
+                self._sites(header)
+            if header is not None and read_weights and not self.found.refused:
+                self._values(file, header)
+
+    def _header(self, file: OpenFile) -> Header | None:
+        if file.size > limits.WEIGHTS_BYTES:
+            message = f"has {file.size} bytes, at most {limits.WEIGHTS_BYTES} are allowed"
+            self.found.refuse(Code.FILE_TOO_LARGE, message, WEIGHTS)
+        if file.is_sparse():
+            message = "is sparse: parts of it were never written; copy it again"
+            self.found.refuse(Code.WEIGHTS_SPARSE, message, WEIGHTS)
+        length = header_length(file.head(LENGTH_BYTES), file.size, self.found)
+        if length is None:
+            return None
+        return parse_header(file.head(LENGTH_BYTES + length), file.size, self.found)
+
+    def _sites(self, header: Header) -> None:
+        base, settings = self.rules.base, self.settings
+        sites = None if base is None else base.sites
+        self.tensors = match_sites(header.tensors, sites, self.found)
+        self._full_copies()
+        if settings is None:
+            return
+        if sites is not None and not self.found.refused:
+            check_targets(settings, sites, self.tensors.pairs, self.found)
+        self.plans = plan_sites(settings, self.tensors.pairs, sites, self.rules.max_rank, self.found)
+        if base is not None:
+            check_base(self.manifest.base, settings.base_model, base, self.found)
+
+    def _full_copies(self) -> None:
+        if self.rules.equals_base is not None:
+            return  # compared when the weights are read
+        for module, entry in self.tensors.full.items():
+            self._refuse_full(module, entry.shape[0], "cannot be told apart from a changed one here")
+
+    def _refuse_full(self, module: str, rows: int, why: str) -> None:
+        message = (
+            f"whole weights of {show(module, 120)} ({rows} rows) {why}; only LoRA weights can be served over "
+            f"a shared base: save with save_embedding_layers=False, no modules_to_save and the same vocabulary"
+        )
+        self.found.refuse(Code.FULL_COPY, message, WEIGHTS)
+
+    def _values(self, file: OpenFile, header: Header) -> None:
+        data = file.read()
+        if data[: len(header.raw)] != header.raw:
+            raise FolderError(Code.FILE_CHANGED, "changed while it was read", WEIGHTS)
+        for module, entry in self.tensors.full.items():
+            equals = self.rules.equals_base
+            if equals is not None and equals(module, tensor_data(entry, data)):
+                message = f"{show(module, 120)} equals the base's, {entry.end - entry.start} bytes dropped"
+                self.found.note(Code.FULL_COPY_DROPPED, message, WEIGHTS)
+            else:
+                self._refuse_full(module, entry.shape[0], "are not the base's")
+        check_values(self.tensors.pairs, data, self.found)
+        self.files[WEIGHTS] = data
+
+    @property
+    def values_checked(self) -> bool:
+        """Whether the weights were read and their values checked."""
+        return WEIGHTS in self.files
+
+    def inspection(self) -> Inspection:
+        """The conclusion."""
+        leaves = {plan.site.rpartition(".")[2] for plan in self.plans}
+        rank = max((plan.rank for plan in self.plans), default=self.settings.r if self.settings else 0)
+        return Inspection(
+            name=self.manifest.name,
+            version=self.manifest.version,
+            manifest=self.manifest,
+            rank=rank,
+            target_modules=tuple(sorted(leaves)),
+            size_bytes=self.size_bytes,
+            findings=tuple(self.found),
+            fingerprint=self.fingerprint,
+            base_model=self.manifest.base.model or (self.settings.base_model if self.settings else ""),
+            sites=self.plans,
+            probes=self.probes,
+        )
