@@ -10,7 +10,7 @@ product y [T, out_total] holds their outputs side by side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class LoraPlan:
     table: torch.Tensor  # int64 [G, 3]: address of a, address of b, rank (0: no weights at this site)
     weights: list[tuple[torch.Tensor, torch.Tensor] | None]  # the same a and b as tensors, one each group
     bounds: list[int]  # starts as Python ints
+    memo: dict[str, torch.Tensor] = field(default_factory=dict)  # what an implementation made of weights
 
 
 @dataclass(frozen=True, slots=True)
