@@ -1,0 +1,170 @@
+"""The server: bind, load, serve, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health
+from grpc_reflection.v1alpha import reflection
+
+from router.config import Settings
+from router.engine.base import Engine
+from router.ports import AdapterRegistry, RequestRouter
+from router.server.adapters import AdapterService
+from router.server.health import NAMES, Health
+from router.server.inference import InferenceService
+from router.server.interceptors.chain import Chain
+from router.server.interceptors.observe import Observer
+from router.server.lifecycle import Lifecycle, Phase
+from router.server.listen import bind, server_options
+from router.server.load_times import measure_loads
+from router.server.loop_lag import measure_lag
+from router.server.metrics import Metrics
+from router.server.pipeline import Pipeline
+from router.server.scrape import ScrapeServer
+from router.server.snapshot import Snapshot
+from router.server.threads import in_daemon_thread
+from router.types import AdapterRef
+from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
+from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+
+log = logging.getLogger(__name__)
+LAME_DUCK_SECONDS = 0.25
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class ServerApp:
+    """One server in one event loop. `run` is its whole life; tests use `start` and `stop`.
+
+    It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
+    (default: the engine); `on_ready` is called once when requests are let in.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        registry: AdapterRegistry,
+        router: RequestRouter,
+        startup: Callable[[], Awaitable[None]] | None = None,
+        on_ready: Callable[[], None] | None = None,
+    ) -> None:
+        self.settings, self.engine, self.registry = settings, engine, registry
+        self.lifecycle = Lifecycle(settings.max_running + settings.max_queue)
+        self.metrics = Metrics()
+        self.health = Health(self.lifecycle, engine.status, settings.stall_seconds)
+        self.pipeline = Pipeline(settings, engine, registry, router)
+        self.address = self.metrics_address = ""
+        self.ready = asyncio.Event()
+        self._startup, self._on_ready = startup, on_ready
+        self._snapshot = Snapshot(self.metrics.version_labels)
+        self.metrics.registry.register(self._snapshot)
+        self._scrape = ScrapeServer(self.metrics.registry, self._take_snapshot)
+        self._server: grpc.aio.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stop_asked = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until a signal or `request_stop`; raises what stopped the server before that.
+
+        A second signal ends it at once.
+        """
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, self.request_stop)
+        try:
+            await self.start()
+            await self._until_asked()
+        finally:
+            await self.stop()
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
+
+    async def start(self) -> None:
+        """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
+        chain = Chain(self.lifecycle, Observer(self.metrics), self.settings.max_deadline_seconds)
+        server = grpc.aio.server(interceptors=[chain], options=server_options(self.settings))
+        self.address = bind(server, self.settings.listen)
+        self._server = server
+        add_InferenceServiceServicer_to_server(InferenceService(self.settings, self.pipeline), server)  # type: ignore[no-untyped-call]
+        add_AdapterServiceServicer_to_server(AdapterService(self.registry), server)  # type: ignore[no-untyped-call]
+        await self.health.register(server)
+        if self.settings.reflection:
+            names = (*NAMES[1:], health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        if self.settings.metrics_listen:
+            await self._scrape.start(self.settings.metrics_listen)
+            self.metrics_address = self._scrape.address
+        await server.start()
+        log.info("listening", extra={"fields": {"address": self.address, "metrics": self.metrics_address}})
+        self._spawn(self._load())
+        self._spawn(measure_lag(self.metrics.loop_lag.set))
+
+    def request_stop(self) -> None:
+        """Begin to drain; asked again, end at once."""
+        if self._stop_asked.is_set() and self._server is not None:
+            log.warning("stopping at once")
+            self._spawn(self._server.stop(0))
+        self._stop_asked.set()
+
+    async def stop(self) -> None:
+        """NOT_SERVING, refuse, let running calls end, then close the engine."""
+        if self._server is not None:
+            await self._drain(self._server)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._scrape.stop()
+        self.pipeline.close()
+        await in_daemon_thread(self.engine.close)
+        log.info("stopped")
+
+    async def _drain(self, server: grpc.aio.Server) -> None:
+        serving = self.lifecycle.phase is Phase.SERVING
+        await self.health.drain()
+        if serving:
+            log.info("draining", extra={"fields": {"running": self.lifecycle.in_flight}})
+            await asyncio.sleep(min(LAME_DUCK_SECONDS, self.settings.drain_seconds / 20))
+        self.lifecycle.drain()
+        await server.stop(self.settings.drain_seconds)
+
+    async def _load(self) -> None:
+        if self._startup is None:
+            await in_daemon_thread(self.engine.start)
+        else:
+            await self._startup()
+        self.lifecycle.phase = Phase.SERVING
+        self._spawn(self.health.follow())
+        self._spawn(measure_loads(self.registry.watch(), self._loaded))
+        await self.health.update()
+        self.ready.set()
+        if self._on_ready is not None:
+            self._on_ready()
+
+    async def _until_asked(self) -> None:
+        """Wait for a stop; a background task that fails is raised here."""
+        asked = asyncio.ensure_future(self._stop_asked.wait())
+        try:
+            while not asked.done():
+                running = [task for task in self._tasks if not task.done()]
+                await asyncio.wait((asked, *running), return_when=asyncio.FIRST_COMPLETED)
+                for task in self._tasks:
+                    if task.done():
+                        task.result()
+        finally:
+            asked.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    def _take_snapshot(self) -> None:
+        self._snapshot.take(self.engine.status(), self.registry.list())
+
+    def _loaded(self, ref: AdapterRef, seconds: float) -> None:
+        self.metrics.loads.labels(*self.metrics.version_labels(ref.name, ref.version)).observe(seconds)

@@ -1,0 +1,1 @@
+"""The only code that knows both proto messages and `router.types`."""

@@ -1,0 +1,74 @@
+"""grpc.health.v1: SERVING only while the base is loaded and the step loop makes progress."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio
+
+from router.engine.base import EngineStatus
+from router.server.lifecycle import Lifecycle, Phase
+
+log = logging.getLogger(__name__)
+NAMES = ("", "router.v1.InferenceService", "router.v1.AdapterService")
+
+
+class Health:
+    """The health servicer, and the judgement of the engine that it reports."""
+
+    def __init__(
+        self, lifecycle: Lifecycle, status: Callable[[], EngineStatus], stall_seconds: float
+    ) -> None:
+        self._servicer = aio.HealthServicer()
+        self._lifecycle, self._status, self._stall_seconds = lifecycle, status, stall_seconds
+        self._serving: bool | None = None
+        self._idle_at = time.monotonic()
+
+    async def register(self, server: grpc.aio.Server) -> None:
+        """Add the service; it answers NOT_SERVING from the first call."""
+        await self._set(False)
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def follow(self) -> None:
+        """Keep the answer right."""
+        interval = min(self._stall_seconds / 4, 1.0)
+        while True:
+            await self.update()
+            await asyncio.sleep(interval)
+
+    async def update(self) -> None:
+        """Look at the engine now."""
+        if self._lifecycle.phase is not Phase.SERVING:
+            return
+        problem = self._problem(self._status(), time.monotonic())
+        if problem and self._serving:
+            log.error("not serving", extra={"fields": {"problem": problem}})
+        if not problem and not self._serving:
+            log.info("serving")
+        await self._set(not problem)
+
+    async def drain(self) -> None:
+        """NOT_SERVING from now on."""
+        await self._servicer.enter_graceful_shutdown()
+
+    def _problem(self, status: EngineStatus, now: float) -> str:
+        """Why the engine cannot serve; empty if it can."""
+        if status.failed:
+            return "engine failed"
+        if not status.busy:
+            self._idle_at = now
+        quiet = now - max(status.last_progress, self._idle_at)
+        return f"no step for {quiet:.1f} s" if status.busy and quiet > self._stall_seconds else ""
+
+    async def _set(self, serving: bool) -> None:
+        if serving == self._serving:
+            return
+        self._serving = serving
+        kinds = health_pb2.HealthCheckResponse
+        for name in NAMES:
+            await self._servicer.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)

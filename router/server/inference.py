@@ -1,0 +1,96 @@
+"""InferenceService: proto in, pipeline, proto out."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import grpc
+
+from router.config import Settings
+from router.engine.base import Delta, Finished
+from router.errors import EngineFailed
+from router.server.coalesce import coalesced
+from router.server.convert import replies
+from router.server.convert.requests import Limits, generate_request, route_request
+from router.server.interceptors.call import Call, current_call
+from router.server.pipeline import Pipeline, completed
+from router.types import Request, TokenLogprob
+from router.v1 import inference_pb2 as pb
+from router.v1.inference_pb2_grpc import InferenceServiceServicer
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class InferenceService(InferenceServiceServicer):
+    """Errors leave as RouterError; the chain maps them."""
+
+    def __init__(self, settings: Settings, pipeline: Pipeline) -> None:
+        self._limits = Limits(settings.max_prompt_bytes, settings.max_tokens_limit)
+        self._log_prompts = settings.log_prompts
+        self._pipeline = pipeline
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        """The whole answer in one message."""
+        call = current_call()
+        asked = self._asked(generate_request(request, call.request_id, self._limits), call)
+        texts: list[str] = []
+        logprobs: list[TokenLogprob] = []
+        async with self._pipeline.answer(asked, call) as (decision, generation):
+            async for event in generation:
+                if isinstance(event, Finished):
+                    end = completed(event, call)
+                    break
+                texts.append(event.text)
+                logprobs.extend(event.logprobs)
+            else:
+                raise EngineFailed("the generation ended without a last event")
+        return pb.GenerateResponse(
+            response_id=call.request_id,
+            text="".join(texts),
+            finish_reason=replies.FINISH_REASONS[end.reason],
+            usage=replies.usage_message(end.usage),
+            decision=replies.decision_message(decision, asked.routing.explain),
+            logprobs=replies.logprob_messages(logprobs),
+        )
+
+    async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:
+        """Headers and Started once the engine has taken it, then deltas, then Finished."""
+        call = current_call()
+        asked = self._asked(generate_request(request, call.request_id, self._limits), call)
+        async with self._pipeline.answer(asked, call) as (decision, generation):
+            await context.send_initial_metadata(call.headers)
+            await context.write(replies.started_message(call.request_id, decision, asked.routing.explain))
+            async with aclosing(coalesced(generation)) as events:
+                async for event in events:
+                    if isinstance(event, Delta):
+                        await context.write(replies.delta_message(event))
+                    else:
+                        end = completed(event, call)
+                        await context.write(replies.finished_message(end.reason, end.usage))
+
+    async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:
+        """The decision alone, explained."""
+        call = current_call()
+        asked = self._asked(route_request(request, call.request_id, self._limits), call)
+        asked = replace(asked, routing=replace(asked.routing, explain=True))
+        decision = await self._pipeline.decide(asked, call)
+        return pb.RouteResponse(decision=replies.decision_message(decision, explain=True))
+
+    async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
+        """The length of the prompt under the adapter it would get."""
+        call = current_call()
+        asked = self._asked(route_request(request, call.request_id, self._limits), call)
+        async with self._pipeline.prepare(asked, call) as prepared:
+            return pb.CountTokensResponse(
+                prompt_tokens=len(prepared.tokens),
+                context_length=self._pipeline.context_length,
+                decision=replies.decision_message(prepared.decision, asked.routing.explain),
+            )
+
+    def _asked(self, request: Request, call: Call) -> Request:
+        call.labels = request.labels
+        if self._log_prompts:
+            call.prompt = request.text
+        return replace(request, deadline=call.deadline)

@@ -1,0 +1,60 @@
+"""What is known of one call while it runs; log line and metrics are made from it."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from router.types import Decision, Usage
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+REQUEST_ID_KEY = "x-request-id"
+
+
+@dataclass(slots=True)
+class Call:
+    """Filled in by the layers and the servicers. Times are `time.monotonic()` seconds."""
+
+    method: str  # /router.v1.InferenceService/Generate
+    request_id: str
+    started: float = field(default_factory=time.monotonic)
+    deadline: float | None = None
+    decision: Decision | None = None
+    usage: Usage | None = None
+    finish: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    prompt: str = ""  # only where the operator asked for prompts in the log
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Initial metadata of the answer."""
+        headers: tuple[tuple[str, str], ...] = ((REQUEST_ID_KEY, self.request_id),)
+        if self.decision is not None:
+            adapter = self.decision.adapter
+            headers += (("x-router-adapter", adapter.resource if adapter else ""),)
+        return headers
+
+    @property
+    def expired(self) -> bool:
+        """Its deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+CURRENT: ContextVar[Call] = ContextVar("lora_router_call")
+
+
+def current_call() -> Call:
+    """The call this task serves."""
+    return CURRENT.get()
+
+
+def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """The caller's x-request-id if it is 1 to 128 printable characters, else a new one."""
+    for key, value in metadata:
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex

@@ -1,0 +1,67 @@
+"""Loading, serving, draining: who is let in, and how many are inside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from enum import Enum, auto
+
+from router.errors import Draining, NotLoaded, Overloaded
+
+
+class Phase(Enum):
+    """Where the server is in its life."""
+
+    LOADING = auto()
+    SERVING = auto()
+    DRAINING = auto()
+
+
+class Lifecycle:
+    """Admission by a counter of our own, so that a full server still answers health and lists adapters."""
+
+    def __init__(self, limit: int) -> None:
+        self.phase = Phase.LOADING
+        self.limit = limit
+        self.in_flight = 0
+        self._watches: set[asyncio.Timeout] = set()
+
+    def gate(self) -> None:
+        """Raise NotLoaded or Draining unless the server is serving."""
+        if self.phase is Phase.LOADING:
+            raise NotLoaded("the base model is still loading")
+        if self.phase is Phase.DRAINING:
+            raise Draining("the server is stopping")
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Take one of `limit` places; raises Overloaded at once where none is left."""
+        if self.in_flight >= self.limit:
+            raise Overloaded(f"{self.limit} requests are running or waiting already", limit=str(self.limit))
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """A call with no end of its own: a drain ends it with Draining."""
+        timeout = asyncio.timeout(None)
+        try:
+            async with timeout:
+                self._watches.add(timeout)
+                yield
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise Draining("the server is stopping") from None
+        finally:
+            self._watches.discard(timeout)
+
+    def drain(self) -> None:
+        """Refuse new calls and end the watches; what was admitted goes on."""
+        self.phase = Phase.DRAINING
+        for watch in tuple(self._watches):
+            watch.reschedule(0)

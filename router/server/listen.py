@@ -1,0 +1,52 @@
+"""Addresses and the options of the gRPC server."""
+
+from __future__ import annotations
+
+import grpc
+
+from router.config import Settings
+from router.errors import ConfigError
+
+MAX_MESSAGE_BYTES = 16 << 20
+MAX_STREAMS_PER_CONNECTION = 100
+HANDSHAKE_MS = 5_000
+MIN_PING_INTERVAL_MS = 10_000
+KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 10_000
+CONNECTION_AGE_MS = 30 * 60_000
+
+
+def split_address(listen: str, setting: str) -> tuple[str, int]:
+    """HOST:PORT, an IPv6 host in brackets; raises ConfigError naming the setting."""
+    host, _, number = listen.rpartition(":")
+    bare = host.startswith("[") == host.endswith("]") and (host.startswith("[") or ":" not in host)
+    if not host or not bare or not number.isascii() or not number.isdigit() or int(number) > 65535:
+        raise ConfigError(f"{setting} must be HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051: {listen!r}")
+    return host, int(number)
+
+
+def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
+    """No sharing of the port, bounds against floods, and connections that end so that clients spread."""
+    return (
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
+        ("grpc.max_connection_age_grace_ms", int(settings.max_deadline_seconds * 1000)),
+    )
+
+
+def bind(server: grpc.aio.Server, listen: str) -> str:
+    """Take the address; returns it with the port that was given. Raises ConfigError if it is taken."""
+    host, _ = split_address(listen, "listen")
+    try:
+        number = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        text = f"cannot listen on {listen}: the address is in use or not this machine's"
+        raise ConfigError(f"{text}; is another server running? Choose another with --listen") from error
+    return f"{host}:{number}"

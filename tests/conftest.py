@@ -1,0 +1,48 @@
+"""Fixtures shared by several packages: a server on a free port with everything behind it faked."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:  # a test of something else does not pay for grpc
+    from router.server.app import ServerApp
+
+Start = Callable[..., Awaitable["ServerApp"]]
+
+
+@pytest.fixture
+async def start_server() -> AsyncIterator[Start]:
+    """Start servers: `await start_server(engine=…, registry=…, router=…, **settings)`; stopped at the end."""
+    from router.config import Settings
+    from router.engine.fake import FakeEngine
+    from router.server.app import ServerApp
+    from tests.fakes import FakeRegistry, FakeRouter, adapter
+
+    defaults = {"listen": "127.0.0.1:0", "metrics_listen": "", "drain_seconds": 1.0}
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            engine: Any = None, registry: Any = None, router: Any = None, wait: bool = True, **settings: Any
+        ) -> ServerApp:
+            engine = engine or FakeEngine()
+            registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
+            app = ServerApp(
+                Settings(**{**defaults, **settings}), engine, registry, router or FakeRouter(registry)
+            )
+            stack.push_async_callback(app.stop)
+            await app.start()
+            if wait:
+                await app.ready.wait()
+            return app
+
+        yield start
+
+
+@pytest.fixture
+async def server(start_server: Start) -> ServerApp:
+    """A ready server with the adapters medical and legal."""
+    return await start_server()

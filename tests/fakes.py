@@ -1,0 +1,178 @@
+"""A registry and a router in memory, for tests of what stands on them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from router.engine.base import AdapterArtifact, Engine
+from router.errors import AdapterNotFound, AdapterRejected, StaleEtag
+from router.names import parse_adapter
+from router.ports import Catalog, Lease
+from router.types import (
+    AdapterEvent,
+    AdapterEventKind,
+    AdapterInfo,
+    AdapterProfile,
+    AdapterRef,
+    AdapterState,
+    Decision,
+    PromptTemplate,
+    Reason,
+    Request,
+    Sampling,
+    Vote,
+)
+
+
+def adapter(name: str, version: str = "1.0.0", **fields: object) -> AdapterInfo:
+    """An adapter on disk; the first of a name that a FakeRegistry gets is its default."""
+    digest = hashlib.sha256(f"{name}@{version}".encode()).hexdigest()
+    return AdapterInfo(AdapterRef(name, version), AdapterState.DISCOVERED, digest, domain=name, **fields)
+
+
+class FakeRegistry:
+    """The AdapterRegistry port."""
+
+    def __init__(self, engine: Engine, infos: Iterable[AdapterInfo] = ()) -> None:
+        self.engine = engine
+        self.prompts: dict[str, PromptTemplate] = {}
+        self.generation: dict[str, Sampling] = {}
+        self.infos: dict[AdapterRef, AdapterInfo] = {}
+        self._etags: dict[AdapterRef, int] = {}
+        self._watchers: set[asyncio.Queue[AdapterEvent]] = set()
+        self._changed: list[Callable[[], None]] = []
+        for info in infos:
+            known = {ref.name for ref in self.infos}
+            self.put(replace(info, default=info.ref.name not in known))
+
+    def put(self, info: AdapterInfo) -> None:
+        """Add or change a version."""
+        kind = AdapterEventKind.CHANGED if info.ref in self.infos else AdapterEventKind.ADDED
+        self.infos[info.ref] = info
+        self._tell(kind, info)
+
+    def remove(self, ref: AdapterRef) -> None:
+        """Take a version off the disk."""
+        self._tell(AdapterEventKind.REMOVED, self.infos.pop(ref))
+
+    def _tell(self, kind: AdapterEventKind, info: AdapterInfo) -> None:
+        self._etags[info.ref] = self._etags.get(info.ref, 0) + 1
+        for queue in self._watchers:
+            queue.put_nowait(AdapterEvent(kind, info, time.time()))
+        for changed in self._changed:
+            changed()
+
+    def get(self, name: str, version: str = "") -> AdapterInfo:
+        for info in self.infos.values():
+            if info.ref.name == name and (info.ref.version == version or (not version and info.default)):
+                return info
+        raise AdapterNotFound(AdapterRef(name, version).resource if version else f"adapters/{name}")
+
+    def resolve(self, name: str, version: str = "") -> AdapterInfo:
+        info = self.get(name, version)
+        if info.state is AdapterState.QUARANTINED:
+            raise AdapterRejected(info.error, resource=info.ref.resource)
+        return info
+
+    def profiles(self) -> tuple[AdapterProfile, ...]:
+        return tuple(
+            AdapterProfile(info.ref.name, info.ref.version, info.domain, info.task)
+            for info in self.list()
+            if info.default and info.state is not AdapterState.QUARANTINED
+        )
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        self._changed.append(changed)
+
+    def list(self) -> tuple[AdapterInfo, ...]:
+        return tuple(sorted(self.infos.values(), key=lambda info: (info.ref.name, info.ref.version)))
+
+    def etag(self, ref: AdapterRef) -> str:
+        if ref not in self.infos:
+            raise AdapterNotFound(ref.resource)
+        return str(self._etags[ref])
+
+    @asynccontextmanager
+    async def lease(self, ref: AdapterRef) -> AsyncIterator[Lease]:
+        info = await self.load(ref)
+        self._count(ref, 1)
+        try:
+            yield Lease(
+                ref,
+                info.digest,
+                self.prompts.get(ref.name, PromptTemplate()),
+                self.generation.get(ref.name, Sampling()),
+                info.domain,
+                info.task,
+            )
+        finally:
+            self._count(ref, -1)
+
+    def _count(self, ref: AdapterRef, change: int) -> None:
+        self.infos[ref] = replace(self.infos[ref], leases=self.infos[ref].leases + change)
+
+    async def load(self, ref: AdapterRef, pinned: bool | None = None) -> AdapterInfo:
+        info = self.resolve(ref.name, ref.version)
+        if info.state is not AdapterState.READY:
+            self.put(replace(info, state=AdapterState.LOADING))
+            await self.engine.load(AdapterArtifact(ref.name, ref.version, info.digest, {}))
+            self.put(replace(info, state=AdapterState.READY))
+        if pinned is not None:
+            self.put(replace(self.infos[ref], pinned=pinned))
+        return self.infos[ref]
+
+    async def unload(self, ref: AdapterRef) -> tuple[AdapterInfo, int]:
+        info = self.resolve(ref.name, ref.version)
+        await self.engine.unload(info.digest)
+        self.put(replace(info, state=AdapterState.OFFLOADED))
+        return self.infos[ref], 4096
+
+    def set_default(self, ref: AdapterRef, etag: str = "") -> tuple[AdapterInfo, AdapterRef | None]:
+        info = self.resolve(ref.name, ref.version)
+        if etag not in ("", self.etag(ref)):
+            raise StaleEtag(f"{ref} has changed since it was read")
+        previous = next((i for i in self.list() if i.ref.name == ref.name and i.default), None)
+        if previous is not None:
+            self.put(replace(previous, default=False))
+        self.put(replace(info, default=True))
+        return self.infos[ref], previous.ref if previous else None
+
+    async def watch(self) -> AsyncIterator[AdapterEvent]:
+        queue: asyncio.Queue[AdapterEvent] = asyncio.Queue()
+        self._watchers.add(queue)
+        try:
+            for info in self.list():
+                yield AdapterEvent(AdapterEventKind.ADDED, info, time.time())
+            while True:
+                yield await queue.get()
+        finally:
+            self._watchers.discard(queue)
+
+
+class FakeRouter:
+    """An explicit adapter, else one whose name is a word of the text, else the base."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self.requests: list[Request] = []
+        self.error: Exception | None = None
+
+    async def route(self, request: Request) -> Decision:
+        self.requests.append(request)
+        if self.error is not None:
+            raise self.error
+        if request.routing.adapter:
+            info = self.catalog.resolve(*parse_adapter(request.routing.adapter, "routing.adapter"))
+            return Decision(info.ref, Reason.EXPLICIT, confidence=1.0)
+        words = request.text.lower().split()
+        scores = {profile.name: 0.9 for profile in self.catalog.profiles() if profile.name in words}
+        vote = Vote("words", scores, declined=not scores, latency=0.0001)
+        if not scores:
+            return Decision(None, Reason.ABSTAINED, votes=(vote,), threshold=0.5, latency=0.0002)
+        ref = self.catalog.resolve(min(scores)).ref
+        return Decision(ref, Reason.CLASSIFIED, "", "", "", 0.9, "words", 0.5, (vote,), 0.0002)

@@ -1,0 +1,44 @@
+"""Requests, and readers of rich errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from router.v1 import inference_pb2 as pb
+
+
+def ask(text: str = "one two three", **fields: Any) -> pb.GenerateRequest:
+    """A GenerateRequest; `sampling` and `routing` as dicts."""
+    return pb.GenerateRequest(input=pb.Input(text=text), **fields)
+
+
+def stream(text: str = "one two three", **fields: Any) -> pb.StreamGenerateRequest:
+    """The same for a stream."""
+    return pb.StreamGenerateRequest(input=pb.Input(text=text), **fields)
+
+
+async def failure(call: Any) -> grpc.aio.AioRpcError:
+    """The error a call ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await (messages(call) if hasattr(call, "__aiter__") else call)
+    return caught.value
+
+
+def details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
+    """google.rpc details by message name."""
+    raw = next(v for k, v in error.trailing_metadata() if k == "grpc-status-details-bin")
+    found = {}
+    for packed in status_pb2.Status.FromString(raw).details:
+        name = packed.TypeName().rpartition(".")[2]
+        found[name] = getattr(error_details_pb2, name)()
+        packed.Unpack(found[name])
+    return found
+
+
+async def messages(call: Any) -> list[Any]:
+    """All messages of a stream."""
+    return [message async for message in call]
