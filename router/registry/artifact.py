@@ -8,7 +8,8 @@ from pathlib import Path
 
 from router.engine.base import AdapterArtifact, BaseInfo, SiteDelta
 from router.errors import AdapterRejected, ResourceExhausted
-from router.registry.examine import EqualsBase, Examination, Rules
+from router.registry.examine import Examination, Rules
+from router.registry.full_copies import EqualsBase
 from router.registry.inspection import Inspection
 from router.registry.parts import OURS
 from router.registry.safetensors_header import WEIGHTS

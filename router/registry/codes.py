@@ -66,5 +66,6 @@ class Code(StrEnum):
     # the base
     OTHER_BASE = "other-base"
     OTHER_BASE_NAME = "other-base-name"
+    VOCABULARY = "vocabulary"
     # probes.jsonl
     PROBE_INVALID = "probe-invalid"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from router.engine.base import BaseInfo, TensorData
+from router.engine.base import BaseInfo
 from router.registry import limits
 from router.registry.base_check import check_base
 from router.registry.codes import Code
 from router.registry.config_values import CONFIG
 from router.registry.findings import Findings
 from router.registry.folder import Folder, FolderError, OpenFile
+from router.registry.full_copies import EqualsBase, drop_equal, refuse_full
 from router.registry.inspection import Inspection
 from router.registry.lora_config import LoraSettings, parse_lora_config
 from router.registry.manifest import Manifest, parse_manifest
@@ -24,8 +25,8 @@ from router.registry.shapes import SitePlan, plan_sites
 from router.registry.sites import SiteTensors, match_sites
 from router.registry.table import MANIFEST
 from router.registry.targets import check_targets
-from router.registry.tensors import check_values, tensor_data
-from router.registry.text import show
+from router.registry.tensors import check_values
+from router.registry.vocabulary import check_vocabulary
 
 EqualsBase = Callable[
     [str, TensorData], bool
@@ -77,6 +78,8 @@ class Examination:
         self._manifest(self._small(MANIFEST, limits.MANIFEST_BYTES, folder, inner, layout), folder.name)
         self._probes(self._small(PROBES, limits.PROBES_BYTES, folder, inner, layout))
         self._config(self._small(CONFIG, limits.CONFIG_BYTES, inner, inner, layout))
+        if self.rules.base is not None:
+            check_vocabulary(inner, self.rules.base.vocab_size, self.found)
         if WEIGHTS in layout.inner:
             self._weights(inner, read_weights)
 
@@ -130,39 +133,22 @@ class Examination:
         base, settings = self.rules.base, self.settings
         sites = None if base is None else base.sites
         self.tensors = match_sites(header.tensors, sites, self.found)
-        self._full_copies()
+        if self.rules.equals_base is None:  # else they are compared when the weights are read
+            refuse_full(self.tensors.full, "cannot be compared with the base's here", self.found)
         if settings is None:
             return
-        if sites is not None and not self.found.refused:
+        if sites is not None and self.tensors.complete:
             check_targets(settings, sites, self.tensors.pairs, self.found)
         self.plans = plan_sites(settings, self.tensors.pairs, sites, self.rules.max_rank, self.found)
         if base is not None:
             check_base(self.manifest.base, settings.base_model, base, self.found)
 
-    def _full_copies(self) -> None:
-        if self.rules.equals_base is not None:
-            return  # compared when the weights are read
-        for module, entry in self.tensors.full.items():
-            self._refuse_full(module, entry.shape[0], "cannot be told apart from a changed one here")
-
-    def _refuse_full(self, module: str, rows: int, why: str) -> None:
-        message = (
-            f"whole weights of {show(module, 120)} ({rows} rows) {why}; only LoRA weights can be served over "
-            f"a shared base: save with save_embedding_layers=False, no modules_to_save and the same vocabulary"
-        )
-        self.found.refuse(Code.FULL_COPY, message, WEIGHTS)
-
     def _values(self, file: OpenFile, header: Header) -> None:
         data = file.read()
         if data[: len(header.raw)] != header.raw:
             raise FolderError(Code.FILE_CHANGED, "changed while it was read", WEIGHTS)
-        for module, entry in self.tensors.full.items():
-            equals = self.rules.equals_base
-            if equals is not None and equals(module, tensor_data(entry, data)):
-                message = f"{show(module, 120)} equals the base's, {entry.end - entry.start} bytes dropped"
-                self.found.note(Code.FULL_COPY_DROPPED, message, WEIGHTS)
-            else:
-                self._refuse_full(module, entry.shape[0], "are not the base's")
+        if self.rules.equals_base is not None:
+            drop_equal(self.tensors.full, data, self.rules.equals_base, self.found)
         check_values(self.tensors.pairs, data, self.found)
         self.files[WEIGHTS] = data
 

@@ -48,9 +48,14 @@ class Findings:
             self.items.append(finding)
 
     @property
+    def refusals(self) -> int:
+        """How many of them are refusals."""
+        return sum(f.severity is Severity.REFUSE for f in self.items)
+
+    @property
     def refused(self) -> bool:
         """Whether any of them is a refusal."""
-        return any(f.severity is Severity.REFUSE for f in self.items)
+        return self.refusals > 0
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.items)

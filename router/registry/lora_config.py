@@ -45,6 +45,7 @@ class LoraSettings:
     layers_to_transform: tuple[int, ...] = ()
     layers_pattern: tuple[str, ...] = ()
     base_model: str = ""
+    ranks_known: bool = True  # False: r or rank_pattern was refused
 
     def rank_at(self, module: str) -> int:
         """Rank of the LoRA at `module`."""
@@ -90,18 +91,22 @@ def parse_lora_config(
 
 
 def _settings(values: ConfigValues) -> LoraSettings:
+    before = values.found.refusals
     rank = values.number("r", 8, whole=True, most=limits.RANK)
+    rank_pattern = values.patterns("rank_pattern", whole=True, most=limits.RANK)
+    ranks_known = values.found.refusals == before
     return LoraSettings(
         r=int(rank),
         alpha=values.number("lora_alpha", 8, whole=False, most=limits.ALPHA),
         use_rslora=values.flag("use_rslora"),
-        rank_pattern=values.patterns("rank_pattern", whole=True, most=limits.RANK),
+        rank_pattern=rank_pattern,
         alpha_pattern=values.patterns("alpha_pattern", whole=False, most=limits.ALPHA),
         target_modules=values.modules("target_modules"),
         exclude_modules=() if is_unset(values.get("exclude_modules")) else values.modules("exclude_modules"),
         layers_to_transform=values.layers("layers_to_transform"),
         layers_pattern=values.layer_names("layers_pattern"),
         base_model=values.text("base_model_name_or_path"),
+        ranks_known=ranks_known,
     )
 
 

@@ -36,6 +36,8 @@ def plan_sites(
     wrong_rank, wrong_shape = [], []
     for site, pair in pairs.items():
         rank = settings.rank_at(site)
+        if not settings.ranks_known:
+            rank = pair.a.shape[0]
         if not _has_rank(pair, rank):
             wrong_rank.append(f"{show(site, 120)} is configured with rank {rank}, has {_shapes(pair)}")
         elif sites is not None and (pair.b.shape[0], pair.a.shape[1]) != sites[site]:

@@ -36,6 +36,7 @@ class SiteTensors:
 
     pairs: dict[str, LoraPair] = field(default_factory=dict)
     full: dict[str, TensorEntry] = field(default_factory=dict)
+    complete: bool = False  # every tensor found its site
 
 
 def match_sites(
@@ -54,7 +55,7 @@ def match_sites(
     matched = {name: module for name, module in modules.items() if module is not None}
     if not unmatched:
         _note_normalised(matched, lora, found)
-    return SiteTensors(_pairs(matched, lora, tensors, found), full)
+    return SiteTensors(_pairs(matched, lora, tensors, found), full, complete=not unmatched)
 
 
 def _module_of(module: str, sites: Collection[str] | None) -> str | None:
