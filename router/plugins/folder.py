@@ -1,0 +1,66 @@
+"""What lies in a plugins folder, by stat only: nothing here runs or reads plugin code."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.plugins.trust import distrust
+
+Stamp = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A plugin file, or a folder that cannot be used. `refusal` empty: it may be loaded."""
+
+    path: Path
+    stamp: Stamp
+    refusal: str = ""
+    is_folder: bool = False
+
+
+def stamp_of(found: os.stat_result) -> Stamp:
+    """Differs when a file was written, replaced, or its owner or mode changed."""
+    return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino)
+
+
+def folder_stamp(folder: Path) -> Stamp:
+    """One stat: differs when a file was added to or removed from the folder. Empty: not there."""
+    try:
+        return stamp_of(os.stat(folder))
+    except OSError:
+        return ()
+
+
+def scan(folders: Sequence[Path]) -> list[Found]:
+    """Plugin files in order of folder and name, and folders that are refused."""
+    return [found for folder in folders for found in _scan_one(folder)]
+
+
+def _scan_one(folder: Path) -> list[Found]:
+    try:
+        status = os.stat(folder)
+        refusal = distrust(status, "folder") if stat.S_ISDIR(status.st_mode) else "not a folder"
+        if refusal:
+            return [Found(folder, stamp_of(status), refusal, is_folder=True)]
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        return [Found(folder, (), f"{error.strerror or type(error).__name__}", is_folder=True)]
+    files = (_look(folder / name) for name in names if name.endswith(".py") and name[0] not in "_.")
+    return [found for found in files if found is not None]
+
+
+def _look(path: Path) -> Found | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None  # removed since it was listed, or a dangling link
+    except OSError as error:
+        return Found(path, (), error.strerror or type(error).__name__)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return Found(path, stamp_of(status), distrust(status, "file"))

@@ -1,0 +1,134 @@
+"""Finds plugins, keeps their faults as data, and picks up changes of the folders while the server runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from router.plugins.folder import Stamp, folder_stamp, scan
+from router.plugins.record import Record, entry_records, file_record
+from router.plugins.registration import Registration
+from router.plugins.status import PluginStatus
+from router.plugins.threads import await_in_thread
+
+log = logging.getLogger(__name__)
+SCAN_SECONDS = 0.2
+
+
+class PluginHost:
+    """Plugins from folders (in their order) and from the entry-point group `lora_router`.
+
+    `load_plugins` is an allow-list of plugin names, separated by commas: None loads all, "" loads none.
+    A plugin's name is its file's stem or its entry point's name.
+    """
+
+    def __init__(self, dirs: Sequence[Path], load_plugins: str | None = None) -> None:
+        self._dirs = tuple(Path(d).absolute() for d in dirs)
+        self._allowed = _names(load_plugins)
+        self._lock = threading.Lock()
+        self._files: dict[Path, Record] = {}
+        self._entries: list[Record] | None = None
+        self._active: tuple[Registration, ...] = ()
+        self._duplicates: dict[Record, tuple[str, ...]] = {}
+        self._folder_stamps: tuple[Stamp, ...] = ()
+        self._next_scan = 0.0
+        self._started = 0.0
+        self._pending: asyncio.Task[None] | None = None
+        self._changed: list[Callable[[], None]] = []
+
+    def refresh(self) -> bool:
+        """Load what is new, reload what changed, drop what is gone. Blocks; True if classifiers changed."""
+        with self._lock:
+            stamps = tuple(folder_stamp(d) for d in self._dirs)
+            found = scan(self._dirs)
+            if self._entries is None:
+                self._entries = entry_records(self._allowed)
+            before = self._files
+            self._files = {f.path: file_record(f, before.get(f.path), self._allowed) for f in found}
+            for path in before.keys() - self._files.keys():
+                before[path].drop()
+            self._folder_stamps = stamps
+            return self._activate()
+
+    def _activate(self) -> bool:
+        """The first classifier of a name wins; the others are reported."""
+        taken: dict[str, Registration] = {}
+        duplicates: dict[Record, tuple[str, ...]] = {}
+        for record in self._records():
+            for registration in record.registrations:
+                first = taken.setdefault(registration.name, registration)
+                if first is not registration:
+                    text = (
+                        f"classifier {first.name!r} is not used: plugin {first.plugin!r} has one of that name"
+                    )
+                    duplicates[record] = (*duplicates.get(record, ()), text)
+        active = tuple(sorted(taken.values(), key=lambda r: (r.priority, r.name)))
+        changed = active != self._active
+        self._active, self._duplicates = active, duplicates
+        return changed
+
+    def _records(self) -> list[Record]:
+        return [*self._files.values(), *(self._entries or ())]
+
+    def registrations(self) -> tuple[Registration, ...]:
+        """Classifiers in the order in which they are asked: by priority, then name."""
+        return self._active
+
+    def status(self) -> tuple[PluginStatus, ...]:
+        """Every plugin found, those that failed or are switched off too."""
+        found = tuple(record.status(self._duplicates.get(record, ())) for record in self._records())
+        return (*found, *self._missing({status.name for status in found}))
+
+    def _missing(self, found: set[str]) -> list[PluginStatus]:
+        absent = sorted((self._allowed or frozenset()) - found)
+        return [
+            PluginStatus(name, "allow-list", "", enabled=False, error="no plugin of this name was found")
+            for name in absent
+        ]
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """`changed` is called on the event loop after classifiers changed."""
+        self._changed.append(changed)
+
+    def stale(self) -> bool:
+        """Whether the folders may have changed: one stat a folder, and a whole scan every 200 ms."""
+        if time.monotonic() >= self._next_scan:
+            return True
+        return tuple(folder_stamp(d) for d in self._dirs) != self._folder_stamps
+
+    async def pick_up(self, wait: float | None = None) -> None:
+        """Refresh off the event loop; callers share one refresh and none waits past `wait` s of it."""
+        now = time.monotonic()
+        if self._pending is None or self._pending.done():
+            self._started, self._next_scan = now, now + SCAN_SECONDS
+            self._pending = asyncio.create_task(self._refresh(), name="plugins refresh")
+        left = None if wait is None else self._started + wait - now
+        if left is None or left > 0:
+            await asyncio.wait({self._pending}, timeout=left)
+
+    async def _refresh(self) -> None:
+        try:
+            changed = await await_in_thread(self.refresh, "plugins refresh")
+        except Exception:
+            log.exception("plugins could not be refreshed; those loaded go on")
+            return
+        if changed:
+            log.info("classifiers: %s", ", ".join(r.name for r in self._active) or "none")
+            for callback in self._changed:
+                callback()
+
+    async def watch(self, interval: float = 1.0) -> None:
+        """Pick up changes until cancelled."""
+        while True:
+            await asyncio.sleep(interval)
+            await self.pick_up()
+
+
+def _names(load_plugins: str | None) -> frozenset[str] | None:
+    if load_plugins is None:
+        return None
+    return frozenset(name.strip() for name in load_plugins.split(",") if name.strip())

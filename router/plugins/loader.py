@@ -1,0 +1,116 @@
+"""From a file or entry point to registered classifiers; whatever goes wrong is a LoadError with a text."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import itertools
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import ModuleType
+
+from router.plugins.hooks import collect
+from router.plugins.registration import Registration
+from router.plugins.threads import StillRunning, call_in_thread
+
+LOAD_SECONDS = 30.0
+_HERE = Path(__file__).parent
+MODULE_PREFIX = "lora_router_plugin_"
+_serial = itertools.count(1)
+
+
+class LoadError(Exception):
+    """A plugin could not be loaded; the text is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A plugin that works."""
+
+    module: str  # its key in sys.modules if it is ours to drop, else empty
+    version: str
+    digest: str
+    registrations: tuple[Registration, ...]
+    warnings: tuple[str, ...]
+
+
+class _BytesLoader(SourceFileLoader):
+    """Runs exactly the bytes that were hashed, and neither reads nor writes a .pyc: its key is too coarse."""
+
+    def __init__(self, name: str, path: str, source: bytes) -> None:
+        super().__init__(name, path)
+        self._source = source
+
+    def get_data(self, path: str) -> bytes:
+        return self._source
+
+    def path_stats(self, path: str) -> dict[str, float]:
+        raise OSError("no byte code cache")
+
+
+def load_file(path: Path, seconds: float = LOAD_SECONDS) -> Loaded:
+    """Import a plugin file under a fresh module name and collect what it registers."""
+    name = f"{MODULE_PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{next(_serial)}"
+
+    def load() -> Loaded:
+        source = path.read_bytes()
+        module = _import(name, path, source)
+        registrations, warnings = collect(module, path.stem)
+        version = str(getattr(module, "__version__", ""))
+        return Loaded(name, version, hashlib.sha256(source).hexdigest(), registrations, warnings)
+
+    try:
+        return _guarded(load, path.name, seconds)
+    except LoadError:
+        sys.modules.pop(name, None)
+        raise
+
+
+def load_entry_point(entry: EntryPoint, seconds: float = LOAD_SECONDS) -> Loaded:
+    """Import an installed plugin and collect what it registers."""
+
+    def load() -> Loaded:
+        registrations, warnings = collect(entry.load(), entry.name)
+        return Loaded("", entry.dist.version if entry.dist else "", "", registrations, warnings)
+
+    return _guarded(load, entry.name, seconds)
+
+
+def _import(name: str, path: Path, source: bytes) -> ModuleType:
+    loader = _BytesLoader(name, str(path), source)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    if spec is None:
+        raise ImportError(f"{path.name} is not importable")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    loader.exec_module(module)
+    return module
+
+
+def _guarded(load: Callable[[], Loaded], label: str, seconds: float) -> Loaded:
+    try:
+        return call_in_thread(load, seconds, f"load {label}")
+    except StillRunning as error:
+        raise LoadError(f"loading it {error}") from error
+    except BaseException as error:
+        raise LoadError(describe(error)) from error
+
+
+def describe(error: BaseException) -> str:
+    """Type, text and the last place in foreign code, on one line of at most 500 characters."""
+    text = " ".join(traceback.format_exception_only(error)[-1].split())
+    return f"{text}{_place(error)}"[:500]
+
+
+def _place(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return f" ({Path(error.filename or '').name}:{error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    foreign = [f for f in frames if Path(f.filename).parent != _HERE and not f.filename.startswith("<")]
+    return f" ({Path(foreign[-1].filename).name}:{foreign[-1].lineno})" if foreign else ""

@@ -1,0 +1,174 @@
+"""The way of requests to one classifier: batches, deadlines, breaker, stuck threads.
+
+An idle classifier is called at once; while it is busy up to 32 requests collect for its next call. A
+call that overruns its timeout costs the votes of all who wait for it, at that moment, and of all who
+come until it returns. One that has still not returned later is given up as stuck and its thread
+replaced, three times at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from router.plugins.registration import Registration
+from router.routing.breaker import Breaker
+from router.routing.fitting import Fitter
+from router.routing.scores import Answer
+from router.routing.worker import Worker
+from router.types import AdapterProfile, Request
+
+BATCH = 32
+MAX_STUCK = 3
+STUCK_AFTER = 1.0  # seconds past the timeout, or ten timeouts if that is longer
+
+
+@dataclass(eq=False, slots=True)
+class _Ask:
+    request: Request
+    answer: asyncio.Future[Answer]
+    asked: float
+
+    def settle(self, answer: Answer) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    asks: Sequence[_Ask]
+    timer: asyncio.TimerHandle | None = None
+    late: bool = False
+    stuck: bool = False
+
+
+class Lane:
+    """Lives on one event loop; all methods are called there."""
+
+    def __init__(self, registration: Registration, breaker: Breaker | None = None) -> None:
+        self.registration = registration
+        self.fitter = Fitter(registration)
+        self._health = registration.health
+        self._breaker = breaker or Breaker()
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Ask] = deque()
+        self._call: _Call | None = None
+        self._worker = Worker(registration, self._loop)
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        """The classifier's name."""
+        return self.registration.name
+
+    @property
+    def ready(self) -> bool:
+        """Whether it was warmed up and fitted at least once."""
+        return self.fitter.ready
+
+    def fit(self, profiles: Sequence[AdapterProfile]) -> None:
+        """Have it learn these adapters in the background."""
+        self.fitter.want(tuple(profiles))
+
+    def ask(self, request: Request) -> asyncio.Future[Answer]:
+        """The answer, in bounded time whatever the classifier does."""
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        if refusal := self._refusal():
+            answer.set_result(Answer(error=refusal))
+            return answer
+        self._waiting.append(_Ask(request, answer, self._loop.time()))
+        if self._call is None:
+            self._next()
+        return answer
+
+    def _refusal(self) -> str:
+        if self._health.stuck >= MAX_STUCK or self._closed:
+            return "disabled"
+        if not self.ready:
+            return "not-ready"
+        if self._call is not None and self._call.late:
+            return "timeout"
+        allowed = self._breaker.allow(self._loop.time())
+        self._show()
+        return "" if allowed else "breaker-open"
+
+    def _next(self) -> None:
+        """Start the next call with those who still wait."""
+        oldest = self._loop.time() - self.registration.timeout
+        asks: list[_Ask] = []
+        while self._waiting and len(asks) < BATCH:
+            ask = self._waiting.popleft()
+            if ask.asked < oldest:
+                ask.settle(Answer(error="timeout"))
+            elif not ask.answer.done():
+                asks.append(ask)
+        if not asks:
+            self._breaker.abandoned()
+            return
+        call = self._call = _Call(asks)
+        call.timer = self._loop.call_later(self.registration.timeout, self._overdue, call)
+        self._health.calls += 1
+        self._health.requests += len(asks)
+        self._worker.submit([ask.request for ask in asks], partial(self._returned, call))
+
+    def _returned(self, call: _Call, answers: tuple[Answer, ...], fault: str) -> None:
+        if call.timer:
+            call.timer.cancel()
+        if call.stuck:
+            self._health.stuck -= 1
+            self._show()
+            return
+        if not call.late:
+            self._judge(fault)
+        for ask, answer in zip(call.asks, answers, strict=True):
+            ask.settle(answer)
+        self._call = None
+        self._next()
+
+    def _judge(self, fault: str) -> None:
+        if fault:
+            self._health.errors += 1
+            self._health.last_error = fault
+            self._breaker.failed(self._loop.time())
+        else:
+            self._breaker.succeeded()
+        self._show()
+
+    def _overdue(self, call: _Call) -> None:
+        call.late = True
+        self._judge("timeout")
+        for ask in (*call.asks, *self._waiting):
+            ask.settle(Answer(error="timeout"))
+        self._waiting.clear()
+        patience = max(STUCK_AFTER, 10 * self.registration.timeout)
+        call.timer = self._loop.call_later(patience, self._give_up, call)
+
+    def _give_up(self, call: _Call) -> None:
+        call.stuck = True
+        self._health.stuck += 1
+        self._health.last_error = "a call did not return"
+        self._worker.stop()
+        self._worker = Worker(self.registration, self._loop)
+        self._call = None
+        self._show()
+
+    def _show(self) -> None:
+        self._health.breaker = self._breaker.state.value
+        if self._health.stuck >= MAX_STUCK:
+            self._health.state = "disabled"
+        elif self.ready:
+            self._health.state = "ready"
+
+    def close(self) -> None:
+        """Take no more requests; those waiting get no vote."""
+        self._closed = True
+        for ask in (*(self._call.asks if self._call else ()), *self._waiting):
+            ask.settle(Answer(error="disabled"))
+        self._waiting.clear()
+        if self._call and self._call.timer:
+            self._call.timer.cancel()
+        self.fitter.close()
+        self._worker.stop()

@@ -1,0 +1,68 @@
+"""All classifiers as a panel that votes on a request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+
+from router.routing.labels import Labels
+from router.routing.lane import Lane
+from router.routing.lanes import Lanes
+from router.routing.policy import Policy
+from router.routing.scores import Answer
+from router.types import Request, Vote
+
+OnVote = Callable[[Vote], None]
+
+
+class Panel:
+    """Asks lanes and reads their answers as votes for adapters. `on_vote` sees every vote, for metrics."""
+
+    def __init__(self, lanes: Lanes, on_vote: OnVote | None = None) -> None:
+        self._lanes, self._on_vote = lanes, on_vote
+
+    async def until_settled(
+        self, request: Request, labels: Labels, candidates: Collection[str], policy: Policy
+    ) -> list[Vote]:
+        """Votes in order, up to the one that settles it."""
+        votes: list[Vote] = []
+        for lane in self._lanes.in_order():
+            votes.append(await self._vote(lane, request, labels))
+            if policy.settled(votes, candidates):
+                break
+        return votes
+
+    async def everyone(self, request: Request, labels: Labels) -> list[Vote]:
+        """All votes, asked at once, in the order in which they count."""
+        return list(
+            await asyncio.gather(*(self._vote(lane, request, labels) for lane in self._lanes.in_order()))
+        )
+
+    async def _vote(self, lane: Lane, request: Request, labels: Labels) -> Vote:
+        started = time.perf_counter()
+        answer = await _in_time(lane.ask(request), request.deadline)
+        vote = _as_vote(lane.name, answer, labels, time.perf_counter() - started)
+        if self._on_vote is not None:
+            self._on_vote(vote)
+        return vote
+
+
+def _as_vote(classifier: str, answer: Answer, labels: Labels, latency: float) -> Vote:
+    scores = labels.spread(answer.confidences)
+    error, evidence = answer.error, answer.evidence
+    if answer.confidences and not scores:
+        label = next(iter(answer.confidences))
+        error, evidence = "invalid", f"no adapter, domain or task is called {label[:64]!r}"
+    return Vote(classifier, scores, answer.declined, error, latency, evidence)
+
+
+async def _in_time(answer: asyncio.Future[Answer], deadline: float | None) -> Answer:
+    """The answer, or a timeout at the request's own deadline (monotonic seconds)."""
+    if answer.done() or deadline is None:
+        return await answer
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await answer
+    except TimeoutError:
+        return Answer(error="timeout")

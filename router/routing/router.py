@@ -1,0 +1,143 @@
+"""Which adapter answers a request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from router.errors import FailedPrecondition, NotFound
+from router.plugins.host import PluginHost
+from router.plugins.status import PluginStatus
+from router.ports import Catalog
+from router.routing.explicit import parse_adapter
+from router.routing.knowledge import Knowledge
+from router.routing.labels import narrow
+from router.routing.lanes import Lanes
+from router.routing.panel import OnVote, Panel
+from router.routing.policy import MARGIN, Conclusion, Policy
+from router.types import AdapterInfo, AdapterProfile, Decision, Reason, Request, Vote
+
+START_SECONDS = 60.0
+FIT_SECONDS = 30.0
+PICK_UP_SECONDS = 0.25
+
+
+class Router:
+    """Explicit adapter, then hints, then classifiers in order of cost until one is sure, else the base.
+
+    `threshold` and `margin` in [0, 1] (see policy.py); `on_vote` sees every vote, for metrics.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        host: PluginHost,
+        *,
+        threshold: float = 0.5,
+        margin: float = MARGIN,
+        on_vote: OnVote | None = None,
+    ) -> None:
+        self._catalog, self._host = catalog, host
+        self._policy = Policy(threshold, margin)
+        self._lanes = Lanes()
+        self._panel = Panel(self._lanes, on_vote)
+        self._knowledge = Knowledge(catalog, self._learn)
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load plugins, have them learn the adapters (60 s at most), and follow changes of both."""
+        await self._host.pick_up()
+        self._host.subscribe(self._plugins_changed)
+        self._plugins_changed()
+        await self._lanes.settle(START_SECONDS)
+        await self._knowledge.start()
+        self._watch = asyncio.create_task(self._host.watch(), name="plugins watch")
+
+    async def close(self) -> None:
+        """Stop following; classifiers are asked no more."""
+        self._knowledge.close()
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+        self._lanes.close()
+
+    def status(self) -> tuple[PluginStatus, ...]:
+        """Every plugin with the live state of its classifiers."""
+        return self._host.status()
+
+    async def _learn(self, profiles: tuple[AdapterProfile, ...]) -> None:
+        await self._lanes.fit(profiles, FIT_SECONDS)
+
+    def _plugins_changed(self) -> None:
+        registrations = self._host.registrations()
+        self._lanes.sync(registrations, self._knowledge.learned or self._catalog.profiles())
+        self._policy = replace(self._policy, required=frozenset(r.name for r in registrations if r.required))
+
+    async def route(self, request: Request) -> Decision:
+        """The decision; never raises for a classifier's fault.
+
+        Raises InvalidRequest (bad form of the adapter's name), AdapterNotFound, NotFound (no such domain
+        or task) and FailedPrecondition (the adapter is quarantined).
+        """
+        started = time.perf_counter()
+        await self._pick_up()
+        decision, votes = await self._decide(request)
+        shown = tuple(votes) if request.routing.explain else ()
+        return replace(decision, votes=shown, latency=time.perf_counter() - started)
+
+    async def _pick_up(self) -> None:
+        """A plugin file dropped in a moment ago votes on this request."""
+        if self._host.stale():
+            before = self._host.registrations()
+            await self._host.pick_up(PICK_UP_SECONDS)
+            if self._host.registrations() != before:
+                await self._lanes.settle(PICK_UP_SECONDS)
+
+    async def _decide(self, request: Request) -> tuple[Decision, Sequence[Vote]]:
+        hints, labels = request.routing, self._knowledge.labels
+        direct, candidates = self._said(request)
+        if hints.explain:
+            votes = await self._panel.everyone(request, labels)
+        elif direct is None and candidates:
+            votes = await self._panel.until_settled(request, labels, candidates, self._policy)
+        else:
+            votes = []
+        if direct is not None:
+            return direct, votes
+        return self._concluded(self._policy.conclude(votes if candidates else [], candidates)), votes
+
+    def _said(self, request: Request) -> tuple[Decision | None, frozenset[str]]:
+        """The decision that the caller made, or the candidates that the caller left."""
+        hints = request.routing
+        if hints.adapter:
+            adapter = self._catalog.resolve(*parse_adapter(hints.adapter))
+            return self._decision(Conclusion(adapter.ref.name, Reason.EXPLICIT, 1.0), adapter), frozenset()
+        left = narrow(self._knowledge.present, hints)
+        if (hints.domain or hints.task) and len(left) == 1:
+            adapter = self._catalog.resolve(left[0].name)
+            return self._decision(Conclusion(adapter.ref.name, Reason.HINT, 1.0), adapter), frozenset()
+        return None, frozenset(profile.name for profile in left)
+
+    def _concluded(self, conclusion: Conclusion) -> Decision:
+        if not conclusion.adapter:
+            return self._decision(conclusion, None)
+        try:
+            return self._decision(conclusion, self._catalog.resolve(conclusion.adapter))
+        except (NotFound, FailedPrecondition):  # it went while classifiers were asked
+            return self._decision(replace(conclusion, adapter="", reason=Reason.ABSTAINED), None)
+
+    def _decision(self, conclusion: Conclusion, adapter: AdapterInfo | None) -> Decision:
+        return Decision(
+            adapter=adapter.ref if adapter else None,
+            reason=conclusion.reason,
+            digest=adapter.digest if adapter else "",
+            domain=adapter.domain if adapter else "",
+            task=adapter.task if adapter else "",
+            confidence=conclusion.confidence,
+            classifier=conclusion.classifier,
+            threshold=self._policy.threshold,
+        )

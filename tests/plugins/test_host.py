@@ -1,0 +1,156 @@
+"""Plugins from a folder: what is loaded, what is reported, what is left alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from router.plugins import PluginHost
+
+Write = Callable[..., Path]
+
+
+def loaded(folder: Path, allow: str | None = None) -> PluginHost:
+    host = PluginHost([folder], allow)
+    host.refresh()
+    return host
+
+
+def names(host: PluginHost) -> list[str]:
+    return [r.name for r in host.registrations()]
+
+
+def test_the_ten_line_plugin_is_registered(folder: Path, write: Write) -> None:
+    write("shout.py")
+    host = loaded(folder)
+    (status,) = host.status()
+    (classifier,) = status.classifiers
+    assert (status.name, status.source, status.error) == ("shout", "file", "")
+    assert len(status.digest) == 64
+    assert (classifier.name, classifier.priority, classifier.timeout_ms) == ("shout", 100, 20)
+
+
+def test_classifiers_are_ordered_by_priority_then_name(folder: Path, write: Write) -> None:
+    for name, priority in (("b", 5), ("a", 5), ("late", 900), ("early", -1)):
+        write(
+            f"{name}.py",
+            f"""
+            class C(Classifier):
+                name = "{name}"
+                def classify_batch(self, requests):
+                    return [None] * len(requests)
+            @hookimpl
+            def register_classifiers(register):
+                register(C(), priority={priority})
+            """,
+        )
+    assert names(loaded(folder)) == ["early", "a", "b", "late"]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            "import no_such_module_here",
+            "ModuleNotFoundError: No module named 'no_such_module_here' (bad.py:4)",
+        ),
+        ("raise SystemExit(3)", "SystemExit: 3 (bad.py:4)"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("def broken(:", "SyntaxError: invalid syntax (bad.py:4)"),
+        ("x = 1", "no hook of lora_router is implemented"),
+        ("@hookimpl\ndef register_classifier(register): ...", "did you mean 'register_classifiers'?"),
+        ("@hookimpl\ndef register_classifiers(register=None): ...", "argument 'register' has a default"),
+        ("@hookimpl\ndef register_classifiers(register, config): ...", "config"),
+        ("@hookimpl\ndef register_classifiers(register): 1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_bad_plugin_is_data_and_harms_no_other(
+    folder: Path, write: Write, body: str, expected: str
+) -> None:
+    write("bad.py", body)
+    write("shout.py")
+    host = loaded(folder)
+    bad, good = host.status()
+    assert expected in bad.error
+    assert not bad.classifiers
+    assert (good.error, names(host)) == ("", ["shout"])
+
+
+def test_a_failed_import_leaves_no_module_behind(folder: Path, write: Write) -> None:
+    write("bad.py", "raise RuntimeError")
+    loaded(folder)
+    assert not [m for m in sys.modules if m.startswith("lora_router_plugin_bad")]
+
+
+def test_an_unknown_hook_beside_a_good_one_is_a_warning(folder: Path, write: Write) -> None:
+    path = write("shout.py")
+    path.write_text(path.read_text() + "\n@hookimpl\ndef register_adaptors(register): ...\n")
+    host = loaded(folder)
+    assert host.status()[0].warnings == ("unknown hook 'register_adaptors'",)
+    assert names(host) == ["shout"]
+
+
+def test_the_first_of_two_classifiers_of_one_name_wins(folder: Path, write: Write) -> None:
+    write("one.py")
+    write("two.py")
+    host = loaded(folder)
+    one, two = host.status()
+    assert [r.plugin for r in host.registrations()] == ["one"]
+    assert not one.warnings
+    assert two.warnings == ("classifier 'shout' is not used: plugin 'one' has one of that name",)
+
+
+def test_hidden_and_private_files_are_ignored(folder: Path, write: Write) -> None:
+    for name in ("_helper.py", ".shout.py", "shout.txt"):
+        write(name)
+    (folder / "folder.py").mkdir()
+    assert loaded(folder).status() == ()
+
+
+def test_equal_file_names_in_two_folders_are_two_modules(folder: Path, write: Write, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    source = write("shout.py").read_text()
+    (other / "shout.py").write_text(source.replace('"shout"', '"shout2"'))
+    host = PluginHost([folder, other])
+    host.refresh()
+    assert names(host) == ["shout", "shout2"]
+    assert len({type(r.classifier).__module__ for r in host.registrations()}) == 2
+
+
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
+    (status,) = loaded(tmp_path / "nowhere").status()
+    assert (status.source, status.error) == ("folder", "No such file or directory")
+
+
+@pytest.mark.parametrize(
+    ("allow", "expected"), [(None, ["shout"]), ("", []), (" shout , x", ["shout"]), ("x", [])]
+)
+def test_the_allow_list(folder: Path, write: Write, allow: str | None, expected: list[str]) -> None:
+    write("shout.py")
+    host = loaded(folder, allow)
+    assert names(host) == expected
+    assert [s.enabled for s in host.status() if s.name == "shout"] == [bool(expected)]
+
+
+def test_an_allowed_name_that_is_not_there_is_reported(folder: Path) -> None:
+    (status,) = loaded(folder, "absent").status()
+    assert (status.name, status.error) == ("absent", "no plugin of this name was found")
+
+
+def test_switched_off_plugins_do_not_run(folder: Path, write: Write, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    write("touch.py", f"open({str(mark)!r}, 'w').close()")
+    loaded(folder, "")
+    assert not mark.exists()
+
+
+def test_importing_the_host_and_routing_is_light() -> None:
+    heavy = "[m for m in ('torch', 'numpy', 'grpc') if m in sys.modules]"
+    code = f"import sys, router.plugins, router.routing.router; print({heavy})"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

@@ -1,0 +1,142 @@
+"""Live pick-up: new, changed, broken, removed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from router.plugins import PluginHost
+
+Write = Callable[..., Path]
+
+NAMED = """
+class C(Classifier):
+    name = "{}"
+    def classify_batch(self, requests):
+        return [None] * len(requests)
+@hookimpl
+def register_classifiers(register):
+    register(C())
+"""
+
+
+def names(host: PluginHost) -> list[str]:
+    return [r.name for r in host.registrations()]
+
+
+def test_nothing_changed_means_nothing_reloaded(folder: Path, write: Write) -> None:
+    write("shout.py")
+    host = PluginHost([folder])
+    assert host.refresh()
+    before = host.registrations()
+    assert not host.refresh()
+    assert host.registrations() == before
+
+
+def test_a_changed_file_becomes_a_new_module_and_the_old_one_goes(folder: Path, write: Write) -> None:
+    write("c.py", NAMED.format("one"))
+    host = PluginHost([folder])
+    host.refresh()
+    (old,) = host.registrations()
+    write("c.py", NAMED.format("two"))  # same size, within the same second
+    assert host.refresh()
+    (new,) = host.registrations()
+    assert new.name == "two"
+    assert type(old.classifier).__module__ not in sys.modules
+    assert type(new.classifier).__module__ in sys.modules
+
+
+def test_a_broken_new_version_keeps_the_old_one_and_shows_the_error(folder: Path, write: Write) -> None:
+    write("c.py", NAMED.format("one"))
+    host = PluginHost([folder])
+    host.refresh()
+    before = host.registrations()
+    write("c.py", "1 / 0")
+    assert not host.refresh()
+    assert host.registrations() == before
+    assert "ZeroDivisionError" in host.status()[0].error
+    write("c.py", NAMED.format("three"))
+    assert host.refresh()
+    assert (names(host), host.status()[0].error) == (["three"], "")
+
+
+def test_a_removed_file_is_dropped(folder: Path, write: Write) -> None:
+    path = write("shout.py")
+    host = PluginHost([folder])
+    host.refresh()
+    path.unlink()
+    assert host.refresh()
+    assert (host.registrations(), host.status()) == ((), ())
+
+
+def test_a_file_that_becomes_writable_by_others_is_dropped(folder: Path, write: Write) -> None:
+    path = write("shout.py")
+    host = PluginHost([folder])
+    host.refresh()
+    path.chmod(0o666)
+    assert host.refresh()
+    assert names(host) == []
+    assert "writable by everyone" in host.status()[0].error
+
+
+def test_a_replaced_file_is_seen_whatever_its_time(folder: Path, write: Write) -> None:
+    path = write("c.py", NAMED.format("one"))
+    host = PluginHost([folder])
+    host.refresh()
+    stat = path.stat()
+    path.unlink()
+    write("c.py", NAMED.format("two"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert host.refresh()
+    assert names(host) == ["two"]
+
+
+def test_a_new_file_makes_the_host_stale_at_once(folder: Path, write: Write) -> None:
+    async def scenario() -> tuple[bool, bool, list[str]]:
+        host = PluginHost([folder])
+        await host.pick_up()
+        fresh = host.stale()
+        write("shout.py")
+        stale = host.stale()
+        await host.pick_up(0.25)
+        return fresh, stale, names(host)
+
+    assert asyncio.run(scenario()) == (False, True, ["shout"])
+
+
+async def test_watch_picks_up_and_tells(folder: Path, write: Write) -> None:
+    host = PluginHost([folder])
+    told = asyncio.Event()
+    host.subscribe(told.set)
+    watch = asyncio.create_task(host.watch(interval=0.01))
+    write("shout.py")
+    await asyncio.wait_for(told.wait(), 5)
+    watch.cancel()
+    assert names(host) == ["shout"]
+
+
+async def test_a_slow_import_holds_up_a_caller_only_for_its_wait(folder: Path, write: Write) -> None:
+    write("slow.py", "import time\ntime.sleep(0.4)\n" + NAMED.format("slow"))
+    host = PluginHost([folder])
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await host.pick_up(0.05)
+    first, second_started = loop.time() - started, loop.time()
+    await host.pick_up(0.05)
+    second = loop.time() - second_started
+    assert (first < 0.3, second < 0.04, names(host)) == (True, True, [])
+    await host.pick_up()
+    assert names(host) == ["slow"]
+
+
+def test_an_import_that_never_ends_is_given_up(folder: Path, write: Write, monkeypatch) -> None:
+    monkeypatch.setattr("router.plugins.loader.load_file.__defaults__", (0.05,))
+    write("hang.py", "import threading\nthreading.Event().wait(5)")
+    write("shout.py")
+    host = PluginHost([folder])
+    host.refresh()
+    assert names(host) == ["shout"]
+    assert host.status()[0].error == "loading it did not return within 0.05 s"
