@@ -28,10 +28,6 @@ from router.registry.targets import check_targets
 from router.registry.tensors import check_values
 from router.registry.vocabulary import check_vocabulary
 
-EqualsBase = Callable[
-    [str, TensorData], bool
-]  # (module path, full matrix) -> equal to the base's, bit for bit
-
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -45,7 +41,7 @@ class Rules:
 
 @dataclass(slots=True)
 class Examination:
-    """One pass over a folder; `weights` is filled only if they were read, which refusals prevent."""
+    """One pass over a folder. The weights are read only if asked for and nothing was refused before."""
 
     rules: Rules
     manifest: Manifest

@@ -18,8 +18,8 @@ from router.registry.text import show, some
 # (module path, whole matrix) -> whether it equals the base's, bit for bit
 EqualsBase = Callable[[str, TensorData], bool]
 _WAY_OUT = (
-    "only LoRA weights can be served over a shared base; save again with save_embedding_layers=False, without "
-    "modules_to_save and with the base's own vocabulary"
+    "only LoRA weights can be served over a shared base; save again with save_embedding_layers=False, "
+    "without modules_to_save and with the base's own vocabulary"
 )
 
 
