@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ import pytest
 
 if TYPE_CHECKING:  # a test of something else does not pay for grpc
     from router.server.app import ServerApp
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: its threads must not spin
 
 Start = Callable[..., Awaitable["ServerApp"]]
 
