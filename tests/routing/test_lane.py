@@ -1,0 +1,156 @@
+"""Classifiers that are slow, that lie, that die; and batches."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from router.routing import Classifier, Scores
+from router.routing.breaker import Breaker
+from router.routing.scores import Answer
+
+SURE = Scores({"a": 1.0})
+
+
+def raising(error: BaseException) -> Any:
+    def answer(request: Any) -> Scores:
+        raise error
+
+    return answer
+
+
+async def test_an_idle_classifier_is_called_at_once_and_a_busy_one_collects(kit: Any, lane_of: Any) -> None:
+    gate = threading.Event()
+    says = kit.says("c", lambda r: gate.wait(5) and SURE)
+    lane = lane_of(kit.registered(says))
+    first = lane.ask(kit.asking())
+    await asyncio.sleep(0.05)
+    rest = [lane.ask(kit.asking(str(i))) for i in range(40)]
+    gate.set()
+    assert {a.confidences["a"] for a in await asyncio.gather(first, *rest)} == {1.0}
+    assert says.batches == [1, 32, 8]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("secret"), SystemExit(1), KeyboardInterrupt(), GeneratorExit(), MemoryError()]
+)
+async def test_whatever_is_raised_costs_a_vote_and_the_thread_lives(
+    kit: Any, lane_of: Any, error: BaseException
+) -> None:
+    registration = kit.registered(kit.says("c", raising(error)))
+    lane = lane_of(registration)
+    for _ in range(2):
+        assert await lane.ask(kit.asking()) == Answer(error="raised")
+    assert registration.health.errors == 2
+    assert type(error).__name__ in registration.health.last_error
+    assert "secret" not in registration.health.last_error
+
+
+@pytest.mark.parametrize("answer", [Scores({"a": math.nan}), "yes", Scores({"a": 2.0}), 0.9, Scores({})])
+async def test_nonsense_costs_a_vote(kit: Any, lane_of: Any, answer: Any) -> None:
+    registration = kit.registered(kit.says("c", answer))
+    assert await lane_of(registration).ask(kit.asking()) == Answer(error="invalid")
+    assert registration.health.last_error == "invalid scores"
+
+
+async def test_a_wrong_length_costs_all_votes_of_the_batch(kit: Any, lane_of: Any) -> None:
+    class Short(Classifier):
+        name = "short"
+
+        def classify_batch(self, requests: Any) -> Any:
+            return [SURE] * (len(requests) + 1)
+
+    assert await lane_of(kit.registered(Short())).ask(kit.asking()) == Answer(error="invalid")
+
+
+async def test_a_late_answer_costs_the_vote_and_nobody_waits_for_it(kit: Any, lane_of: Any) -> None:
+    gate = threading.Event()
+    registration = kit.registered(kit.says("c", lambda r: gate.wait(5) and SURE), timeout=0.05)
+    lane = lane_of(registration)
+    started = time.monotonic()
+    first = lane.ask(kit.asking())
+    await asyncio.sleep(0.02)
+    waiting = lane.ask(kit.asking())
+    assert await asyncio.gather(first, waiting) == [Answer(error="timeout")] * 2
+    assert time.monotonic() - started < 0.5
+    assert lane.ask(kit.asking()).result() == Answer(error="timeout")  # at once: it is still out
+    gate.set()
+    await asyncio.sleep(0.05)
+    assert (await lane.ask(kit.asking())).confidences == {"a": 1.0}
+    assert registration.health.errors == 1
+
+
+async def test_five_failures_open_the_breaker_and_a_good_call_closes_it(kit: Any, lane_of: Any) -> None:
+    bad = True
+    says = kit.says("c", lambda r: "nonsense" if bad else SURE)
+    registration = kit.registered(says)
+    lane = lane_of(registration, breaker=Breaker(failures=5, rest=0.05))
+    for _ in range(5):
+        await lane.ask(kit.asking())
+    assert lane.ask(kit.asking()).result() == Answer(error="breaker-open")
+    assert (registration.health.breaker, len(says.batches)) == ("open", 5)
+    bad = False
+    await asyncio.sleep(0.06)
+    assert (await lane.ask(kit.asking())).confidences == {"a": 1.0}
+    assert registration.health.breaker == "closed"
+
+
+async def test_threads_that_never_return_are_capped(
+    kit: Any, lane_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.routing.lane.STUCK_AFTER", 0.02)
+    gate = threading.Event()
+    registration = kit.registered(kit.says("hang", lambda r: gate.wait(10) and SURE), timeout=0.002)
+    lane = lane_of(registration, breaker=Breaker(failures=1000))
+    for stuck in (1, 2, 3):
+        assert (await lane.ask(kit.asking())).error == "timeout"
+        await asyncio.sleep(0.05)
+        assert registration.health.stuck == stuck
+    assert lane.ask(kit.asking()).result() == Answer(error="disabled")
+    assert registration.health.state == "disabled"
+    assert sum(t.name == "classifier hang" for t in threading.enumerate()) <= 4
+    gate.set()
+    await asyncio.sleep(0.05)
+    assert (registration.health.stuck, registration.health.state) == (0, "ready")
+    assert (await lane.ask(kit.asking())).confidences == {"a": 1.0}
+
+
+async def test_a_request_that_is_cancelled_is_not_asked_about(kit: Any, lane_of: Any) -> None:
+    gate = threading.Event()
+    says = kit.says("c", lambda r: gate.wait(5) and SURE)
+    lane = lane_of(kit.registered(says))
+    first, gone, last = (lane.ask(kit.asking()) for _ in range(3))
+    gone.cancel()
+    gate.set()
+    await asyncio.gather(first, last)
+    assert says.batches == [1, 1]
+
+
+async def test_an_async_classifier_runs_beside_the_loop_and_in_time(kit: Any, lane_of: Any) -> None:
+    class Async(Classifier):
+        name = "async"
+
+        async def classify_batch(self, requests: Any) -> Any:  # type: ignore[override]
+            await asyncio.sleep(5 if requests[0].text == "slow" else 0)
+            return [Scores({"loop": float(asyncio.get_running_loop() is main)}) for _ in requests]
+
+    main = asyncio.get_running_loop()
+    lane = lane_of(kit.registered(Async(), timeout=0.2, is_async=True))
+    assert (await lane.ask(kit.asking("fast"))).confidences == {"loop": 0.0}
+    assert (await lane.ask(kit.asking("slow"))).error == "timeout"
+    await asyncio.sleep(0.05)
+    assert (await lane.ask(kit.asking("fast"))).confidences == {"loop": 0.0}
+
+
+async def test_a_closed_lane_settles_those_who_wait(kit: Any, lane_of: Any) -> None:
+    gate = threading.Event()
+    lane = lane_of(kit.registered(kit.says("c", lambda r: gate.wait(5) and SURE)))
+    waiting = [lane.ask(kit.asking()) for _ in range(2)]
+    lane.close()
+    assert [a.error for a in await asyncio.gather(*waiting)] == ["disabled"] * 2
+    gate.set()
