@@ -1,1 +1,38 @@
-"""Training recipes (extra: train)."""
+"""Training: a recipe in, an adapter folder out (extra: [train])."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from router.errors import ConfigError
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Path,
+    output: Path | None = None,
+    *,
+    resume: bool = False,
+    work: Path = Path("runs"),
+    device: str = "auto",
+) -> Path:
+    """Train an adapter by a recipe and return its folder, `output` or adapters/NAME.
+
+    A checkpoint in `work`/NAME is written at every evaluation and on Ctrl-C (which then raises
+    KeyboardInterrupt); with `resume` the run goes on from it as if it had never stopped.
+    Raises ConfigError (recipe or data), FailedPrecondition (diverged; checkpoint of another run;
+    `output` is something else), ResourceExhausted (disk full).
+    """
+    try:
+        import matplotlib  # noqa: F401  # asked for first: hours of training must not end without it
+        import sacrebleu  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"training needs {error.name}: pip install 'lora-router[train]'") from error
+    from router.training.recipe import load_recipe
+    from router.training.run import Request, run
+
+    name = load_recipe(recipe).adapter.name
+    target = output or Path("adapters") / name
+    run(Request(recipe, target, work / name / "checkpoint.pt", resume), device)
+    return target

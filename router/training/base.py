@@ -31,7 +31,9 @@ def load_base(spec: str, device: str = "auto") -> LoadedBase:
 
     place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     folder = resolve_model(spec)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    # On CPU the fused attention runs its backward pass slower than plain matmuls do at these lengths.
+    attention = "sdpa" if place.type == "cuda" else "eager"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation=attention)
     digest = base_digest(model)
     name = HUB_NAMES.get(spec.lower()) or (folder.name if Path(spec).expanduser().is_dir() else spec)
     return LoadedBase(model.to(place).eval(), AutoTokenizer.from_pretrained(folder), name, digest, place)

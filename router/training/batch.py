@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
 
-from router.training.data import Row
-
 IGNORED = -100
-Encode = Callable[[str, str], tuple[Sequence[int], Sequence[int]]]  # prompt, response -> their tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +20,6 @@ class Example:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
-
-
-def encode_rows(rows: Iterable[Row], encode: Encode) -> list[Example]:
-    """Render and tokenise rows exactly as serving does."""
-    return [Example(*(tuple(part) for part in encode(row.prompt, row.response))) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from router.errors import ConfigError
 from router.registry.names import NAME_RULE, VERSION_RULE, is_name, is_version
 from router.training.complaints import describe
+from router.types import PromptTemplate
 
 
 def _rule(holds: Callable[[str], bool], words: str) -> AfterValidator:
@@ -67,6 +68,10 @@ class PromptTable(Table):
 
     system: str = ""
     template: str = "{prompt}"
+
+    def as_template(self) -> PromptTemplate:
+        """As the engine knows it."""
+        return PromptTemplate(self.system, self.template)
 
     @model_validator(mode="after")
     def _has_a_place_for_the_prompt(self) -> PromptTable:

@@ -1,0 +1,59 @@
+"""The adapter under evaluation, loaded beside its base."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from router.errors import AdapterRejected, ConfigError
+from router.evaluation.arms import Arm
+from router.registry.findings import Severity
+from router.registry.manifest import Manifest, parse_manifest
+from router.training.base import LoadedBase
+from router.training.rendering import Rendering
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An adapter on its base; `model` answers as either."""
+
+    folder: Path
+    manifest: Manifest
+    weights_sha256: str
+    base: LoadedBase
+    model: Any
+    rendering: Rendering
+
+    def answering_as(self, arm: Arm) -> AbstractContextManager[Any]:
+        """Inside the block the model is the adapter or the bare base."""
+        plain: Callable[[], AbstractContextManager[Any]] = self.model.disable_adapter
+        return nullcontext() if arm is Arm.ADAPTER else plain()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The folder's manifest. Raises ConfigError if there is none, AdapterRejected if it is wrong."""
+    file = folder / "adapter.toml"
+    if not file.is_file() or not (folder / WEIGHTS).is_file():
+        raise ConfigError(f"{folder} holds no adapter with a manifest: needs adapter.toml and {WEIGHTS}")
+    manifest, findings = parse_manifest(file.read_bytes(), folder.name)
+    if refused := [finding for finding in findings if finding.severity is Severity.REFUSE]:
+        raise AdapterRejected(f"{file}: " + "; ".join(str(finding) for finding in refused))
+    return manifest
+
+
+def load_subject(folder: Path, manifest: Manifest, base: LoadedBase) -> Subject:
+    """Put the adapter on `base`. Raises AdapterRejected if it was trained on another one."""
+    from peft import PeftModel
+
+    if manifest.base.digest not in ("", base.digest):
+        raise AdapterRejected(f"{manifest.name} was trained on {manifest.base.model}, whose digest differs")
+    model = PeftModel.from_pretrained(base.model, folder, autocast_adapter_dtype=False).eval()
+    sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    rendering = Rendering.of(base.tokenizer, manifest.prompt)
+    return Subject(folder, manifest, sha256, base, model, rendering)
