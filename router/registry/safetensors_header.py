@@ -25,7 +25,7 @@ _MAGIC = (
     (b"PK\x03\x04", "a PyTorch zip file (pickle)"),
     (b"\x80", "a pickle"),
     (b"GGUF", "a GGUF file"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
+    (b"version ", "a Git LFS pointer, not the file itself"),
 )
 
 
@@ -50,23 +50,27 @@ class Header:
 
 def header_length(prefix: bytes, file_size: int, found: Findings) -> int | None:
     """Length of the JSON from the first 8 bytes, if it is believable."""
-    for magic, kind in _MAGIC:
-        if prefix.startswith(magic[:LENGTH_BYTES]):
-            found.refuse(Code.HEADER_INVALID, f"is {kind}, not safetensors", WEIGHTS)
-            return None
     if len(prefix) < LENGTH_BYTES or file_size < LENGTH_BYTES + 2:
         found.refuse(Code.WEIGHTS_TRUNCATED, f"has {file_size} bytes, no header fits in it", WEIGHTS)
         return None
     length = int.from_bytes(prefix[:LENGTH_BYTES], "little")
     if length > limits.HEADER_BYTES:
-        message = f"header of {length} bytes, at most {limits.HEADER_BYTES} are allowed"
-        found.refuse(Code.HEADER_TOO_LARGE, message, WEIGHTS)
+        _refuse_length(prefix, length, found)
         return None
     if LENGTH_BYTES + length > file_size:
         message = f"has {file_size} bytes, its header alone needs {LENGTH_BYTES + length}"
         found.refuse(Code.WEIGHTS_TRUNCATED, message, WEIGHTS)
         return None
     return length
+
+
+def _refuse_length(prefix: bytes, length: int, found: Findings) -> None:
+    for magic, kind in _MAGIC:  # all of these make lengths above the limit
+        if prefix.startswith(magic):
+            found.refuse(Code.HEADER_INVALID, f"is {kind}, not safetensors", WEIGHTS)
+            return
+    message = f"header of {length} bytes, at most {limits.HEADER_BYTES} are allowed"
+    found.refuse(Code.HEADER_TOO_LARGE, message, WEIGHTS)
 
 
 def parse_header(raw: bytes, file_size: int, found: Findings) -> Header | None:

@@ -1,0 +1,111 @@
+"""The 22 variants and the trainers' folders: accepted, normalised or refused, and never anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from router.engine.base import BaseInfo
+from router.errors import AdapterRejected
+from router.registry.artifact import read_artifact
+from router.registry.findings import Severity
+from router.registry.validate import validate_folder
+from tests.registry.corpus import VARIANTS, Variant
+from tests.registry.peft_folders import base_info, save, tiny_llama, train
+from tests.registry.trainers import TRAINERS
+
+ALL = VARIANTS + TRAINERS
+
+
+@pytest.fixture(scope="module")
+def base() -> BaseInfo:
+    return base_info(tiny_llama())
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("clean") / "adapter", train())
+
+
+def test_the_corpus_is_complete() -> None:
+    assert len(VARIANTS) == 22
+    assert len({v.name for v in ALL}) == len(ALL)
+
+
+@pytest.mark.parametrize("variant", ALL, ids=lambda v: v.name)
+def test_each_folder_gets_its_finding(variant: Variant, base: BaseInfo, clean: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    variant.build(folder, clean)
+    report = validate_folder(folder, base)
+    assert report.ok == variant.accepted, report.findings
+    if not variant.expect:
+        assert report.findings == ()
+        return
+    severity = Severity.NOTE if variant.accepted else Severity.REFUSE
+    found = [f for f in report.findings if f.code == variant.expect and f.severity is severity]
+    text = " ".join(str(f) for f in found)
+    assert found
+    assert [word for word in variant.words if word not in text] == []
+
+
+@pytest.mark.parametrize("variant", [v for v in ALL if v.accepted], ids=lambda v: v.name)
+def test_accepted_folders_have_every_site(
+    variant: Variant, base: BaseInfo, clean: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapter"
+    variant.build(folder, clean)
+    artifact, _ = read_artifact(folder, base, max_rank=64)
+    expected, _ = read_artifact(clean, base, max_rank=64)
+    assert artifact.sites.keys() == expected.sites.keys()
+    assert {s.scaling for s in artifact.sites.values()} == {2.0}
+
+
+@pytest.mark.parametrize(
+    "variant", [v for v in VARIANTS if v.expect == "keys-normalised"], ids=lambda v: v.name
+)
+def test_normalised_names_lead_to_the_same_weights(
+    variant: Variant, base: BaseInfo, clean: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapter"
+    variant.build(folder, clean)
+    artifact, _ = read_artifact(folder, base, max_rank=64)
+    expected, _ = read_artifact(clean, base, max_rank=64)
+    for site, delta in expected.sites.items():
+        assert bytes(artifact.sites[site].b.data) == bytes(delta.b.data)
+
+
+def test_unknown_fields_can_be_ignored_by_name(base: BaseInfo, clean: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    next(v for v in VARIANTS if v.name == "unknown key").build(folder, clean)
+    with pytest.raises(AdapterRejected, match="future_option"):
+        read_artifact(folder, base, max_rank=64, ignore_fields=("other",))
+    _, inspection = read_artifact(folder, base, max_rank=64, ignore_fields=("future_option",))
+    assert [f.code for f in inspection.findings] == ["config-ignored"]
+
+
+def test_untrained_adapters_change_nothing_and_are_refused(base: BaseInfo, tmp_path: Path) -> None:
+    model = train()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.zero_()
+    (refusal,) = validate_folder(save(tmp_path / "a", model), base).inspection.refusals
+    assert refusal.code == "no-effect"
+
+
+def test_whole_matrices_equal_to_the_bases_are_dropped(base: BaseInfo, tmp_path: Path) -> None:
+    folder = save(tmp_path / "a", train(), save_embedding_layers=True)
+    with pytest.raises(AdapterRejected, match=r"embed_tokens \(64 rows\)"):
+        read_artifact(folder, base, max_rank=64)
+    seen = []
+    artifact, inspection = read_artifact(
+        folder,
+        base,
+        max_rank=64,
+        equals_base=lambda module, data: bool(seen.append((module, data.shape))) or True,
+    )
+    assert sorted(seen) == [("lm_head", (64, 16)), ("model.embed_tokens", (64, 16))]
+    assert [f.code for f in inspection.findings] == ["full-copy-dropped"] * 2
+    assert "model.embed_tokens" not in artifact.sites
+    with pytest.raises(AdapterRejected, match="differ from the base's"):
+        read_artifact(folder, base, max_rank=64, equals_base=lambda module, data: False)
