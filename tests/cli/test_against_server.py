@@ -1,0 +1,88 @@
+"""The commands against the real server, with a fake engine behind it."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+
+import pytest
+
+from router.engine.fake import FakeEngine
+
+
+@pytest.fixture
+def command(server, monkeypatch):
+    """Run a command in a process of its own while the server goes on in this loop."""
+
+    async def run(*arguments: str):
+        environment = os.environ | {"LORA_ROUTER_SERVER": server.address}
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "router.cli", *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment,
+        )
+        out, err = await child.communicate()
+        return child.returncode, out.decode(), err.decode()
+
+    return run
+
+
+async def test_ask_streams_the_answer_of_the_routed_adapter(command):
+    code, out, err = await command("ask", "a medical question")
+    assert code == 0
+    assert "medical question" in out
+    assert err.splitlines()[0] == "medical@1.0.0  confidence 0.90  by words  (classified)"
+
+
+async def test_ask_the_base_when_nobody_is_sure(command):
+    code, _, err = await command("ask", "hello there")
+    assert code == 0
+    assert err.startswith("base  (abstained: needed 0.50)")
+
+
+async def test_a_prompt_that_is_too_long_is_refused_not_cut(command):
+    code, out, err = await command("ask", "word " * 1000)
+    assert (code, out) == (2, "")
+    assert "the limit is 2048" in err
+
+
+async def test_route_tells_the_votes(command):
+    code, out, _ = await command("route", "a legal question")
+    assert code == 0
+    assert out.splitlines()[-1].startswith("legal@2.0.0  confidence 0.90  by words  (classified)  in ")
+
+
+async def test_adapters_are_listed_loaded_and_unloaded(command):
+    _, out, _ = await command("adapters", "list")
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["legal", "medical"]
+    assert (await command("adapters", "load", "medical"))[1].startswith("medical@1.0.0 is ready")
+    assert (await command("adapters", "unload", "medical"))[1].endswith("4.1 kB freed\n")
+    code, out, _ = await command("adapters", "show", "medical@1.0.0", "--json")
+    assert json.loads(out)["state"] == "offloaded"
+    code, _, err = await command("adapters", "show", "nobody")
+    assert code == 1
+    assert "not found" in err
+
+
+async def test_ctrl_c_frees_the_row(start_server):
+    engine = FakeEngine(step_seconds=0.05)
+    app = await start_server(engine=engine)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "router.cli", "ask", "--server", app.address, "-n", "500", "word " * 300),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    await child.stdout.readexactly(5)
+    assert engine.status().running == 1
+    child.send_signal(signal.SIGINT)
+    await child.communicate()
+    assert child.returncode == 130
+    for _ in range(40):
+        if not engine.status().running:
+            break
+        await asyncio.sleep(0.05)
+    assert engine.status().running == 0

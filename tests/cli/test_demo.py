@@ -1,0 +1,81 @@
+import gzip
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from router.cli.demo import Asked, brief, shared, show
+from router.cli.demo_prompts import BASE, PINNED, PROMPTS, requests_for
+from router.cli.demo_server import free_address
+from router.types import AdapterRef, Decision, Reason
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_known_adapters_are_found_by_routing_and_unknown_ones_pinned():
+    asked = requests_for(["medical", "my-own"])
+    assert [(name, pinned) for name, _, pinned in asked] == [
+        ("medical", False),
+        ("medical", False),
+        ("my-own", True),
+        ("", False),
+        ("", False),
+    ]
+    assert asked[2][1] == PINNED
+
+
+def test_no_prompt_is_training_data():
+    files = sorted((ROOT / "recipes" / "data").glob("*.train.jsonl.gz"))
+    assert files, "the training data of the recipes moved"
+    texts = set()
+    for path in files:
+        with gzip.open(path, "rt") as lines:
+            texts |= {json.loads(line)["prompt"] for line in lines}
+    asked = {prompt for prompts in (*PROMPTS.values(), BASE) for prompt in prompts}
+    assert not asked & texts
+
+
+def test_the_table_and_the_summary(capsys):
+    medical = AdapterRef("medical", "1.0.0")
+    asked = [
+        Asked("medical", "Which\nchapter?", decision=Decision(medical, Reason.CLASSIFIED, confidence=0.93)),
+        Asked(
+            "", "Why?", decision=Decision(None, Reason.ABSTAINED), text="Because.", first_token=0.2, tokens=30
+        ),
+        Asked("", "Lost", error="UNAVAILABLE: gone"),
+    ]
+    show(asked)
+    header, first, second, lost = capsys.readouterr().out.splitlines()
+    assert header.split() == ["ASKED", "ANSWERED", "BY", "CONFIDENCE", "FIRST", "TOKEN", "ANSWER"]
+    assert first.split()[:5] == ["Which", "chapter?", "medical@1.0.0", "0.93", "classified"]
+    assert second.split() == ["Why?", "base", "0.00", "abstained", "200", "ms", "Because."]
+    assert lost.endswith("UNAVAILABLE: gone")
+    expected = "30 tokens by 1 adapters and the base in 10 steps of one base: 3.0 tokens a step"
+    assert shared(asked, 10, 3) == f"{expected}; most requests in one batch: 3"
+
+
+def test_brief_is_one_line():
+    assert brief("a\n b   c", 10) == "a b c"
+    assert brief("x" * 20, 5) == "xxxx…"
+
+
+def test_a_free_address_can_be_had():
+    host, _, number = free_address().rpartition(":")
+    with socket.socket() as taken:
+        taken.bind((host, int(number)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_whole_demonstration():
+    done = subprocess.run(
+        [sys.executable, "-m", "router.cli.demo"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ANSWERED BY" in done.stdout
+    assert " base " in done.stdout
+    assert "tokens a step" in done.stdout
+    assert "server stopped" in done.stdout

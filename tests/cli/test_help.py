@@ -1,0 +1,70 @@
+import pytest
+import typer.main
+
+from router.cli.main import app
+
+
+def commands():
+    root = typer.main.get_command(app)
+    stack = [("lora-router", root)]
+    while stack:
+        name, command = stack.pop()
+        children = getattr(command, "commands", None)
+        if children:
+            stack += [(f"{name} {child}", found) for child, found in children.items()]
+        else:
+            yield name, command
+
+
+EXPECTED = {
+    "adapters": {"list", "show", "load", "unload", "validate", "train", "evaluate"},
+    "plugins": {"list", "doctor", "new"},
+    "models": {"fetch", "list"},
+    "config": {"show"},
+}
+
+
+def test_the_commands_are_the_documented_ones():
+    names = {name.removeprefix("lora-router ") for name, _ in commands()}
+    nested = {f"{group} {name}" for group, found in EXPECTED.items() for name in found}
+    assert names == {"serve", "ask", "route", "bench"} | nested
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()))
+def test_every_command_has_an_example_and_explains_its_options(name, command):
+    assert f"\n  {name}" in command.help
+    assert "Example" in command.help
+    for option in command.params:
+        assert getattr(option, "help", "") or option.name in ("context", "help"), option.name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapters list",
+        "adapters show",
+        "adapters validate",
+        "plugins list",
+        "plugins doctor",
+        "models list",
+        "config show",
+        "route",
+        "ask",
+    ],
+)
+def test_what_lists_or_shows_has_json(name):
+    options = {
+        option
+        for found, command in commands()
+        if found.endswith(name)
+        for p in command.params
+        for option in p.opts
+    }
+    assert "--json" in options
+
+
+@pytest.mark.parametrize("group", ["", *EXPECTED])
+def test_a_group_alone_prints_its_help(cli, group):
+    done = cli(*filter(None, [group]))
+    assert done.code == 0
+    assert "Commands:" in done.out

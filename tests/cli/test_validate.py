@@ -1,0 +1,113 @@
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from router.cli.base_sites import find_base, read_base
+
+MODULES = {"model.layers.0.self_attn.q_proj": (8, 8), "model.layers.0.mlp.up_proj": (16, 8)}
+
+
+@pytest.fixture
+def base(own_folder):
+    """A base folder with two linear modules and an embedding table."""
+    folder = own_folder / "tiny-base"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "vocab_size": 32}))
+    weights = {f"{name}.weight": np.ones(shape, np.float32) for name, shape in MODULES.items()}
+    weights |= {"model.embed_tokens.weight": np.ones((32, 8), np.float32), "model.norm.weight": np.ones(8)}
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def adapter(own_folder):
+    """A good adapter folder; `change` says how it is spoilt."""
+
+    def make(name="good", b=0.5, modules=MODULES):
+        folder = own_folder / name
+        folder.mkdir()
+        targets = sorted({module.rpartition(".")[2] for module in modules})
+        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4}
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"target_modules": targets}))
+        tensors = {}
+        for module, (rows, columns) in modules.items():
+            prefix = f"base_model.model.{module}"
+            tensors[f"{prefix}.lora_A.weight"] = np.full((2, columns), 0.5, np.float32)
+            tensors[f"{prefix}.lora_B.weight"] = np.full((rows, 2), b, np.float32)
+        save_file(tensors, folder / "adapter_model.safetensors")
+        return folder
+
+    return make
+
+
+def test_a_good_folder_is_told_with_its_facts(cli, base, adapter):
+    done = cli("adapters", "validate", adapter(), "--model", base)
+    assert done.code == 0
+    assert "good: ok  good@" in done.out
+    assert "rank 2  2 sites: q_proj, up_proj" in done.out
+
+
+def test_all_that_is_wrong_is_told_at_once_for_all_folders(cli, base, adapter):
+    spoilt = adapter("spoilt", b=float("nan"))
+    (spoilt / "adapter.toml").write_text('[adapter]\nversion = "no spaces please"\n[prompts]\n')
+    done = cli("adapters", "validate", adapter(), spoilt, "--model", base)
+    assert done.code == 1
+    assert "good: ok" in done.out
+    assert "spoilt: REFUSED" in done.out
+    assert "manifest-unknown-key" in done.out
+    assert "manifest-value" in done.out
+
+
+def test_an_adapter_that_does_nothing_is_refused(cli, base, adapter):
+    done = cli("adapters", "validate", adapter("idle", b=0.0), "--model", base, "--json")
+    (report,) = json.loads(done.out)
+    assert done.code == 1
+    assert not report["ok"]
+    assert [f["code"] for f in report["findings"] if f["severity"] == "refuse"] == ["no-effect"]
+
+
+def test_modules_are_compared_with_the_base(cli, base, adapter):
+    foreign = adapter("foreign", modules={"model.layers.9.self_attn.q_proj": (8, 8)})
+    assert cli("adapters", "validate", foreign, "--model", base).code == 1
+    done = cli("adapters", "validate", foreign, "--no-base")
+    assert done.code == 0
+    assert "were not compared with a base" in done.out
+
+
+def test_a_base_without_weights_is_a_misuse(cli, base, adapter):
+    (base / "model.safetensors").unlink()
+    done = cli("adapters", "validate", adapter(), "--model", base)
+    assert done.code == 2
+    assert "--no-base" in done.err
+
+
+def test_the_digest_is_read_only_where_a_manifest_pins_it(cli, base, adapter, monkeypatch):
+    monkeypatch.setattr("router.cli.base_sites.digest", lambda *_: "ab" * 32)
+    pinned = adapter("pinned")
+    (pinned / "adapter.toml").write_text(f'[base]\ndigest = "{"cd" * 32}"\n')
+    done = cli("adapters", "validate", pinned, "--model", base)
+    assert done.code == 1
+    assert "other-base" in done.out
+    (pinned / "adapter.toml").write_text(f'[base]\ndigest = "{"ab" * 32}"\n')
+    assert cli("adapters", "validate", pinned, "--model", base).code == 0
+
+
+@pytest.mark.slow
+def test_the_default_base_is_read_as_the_engine_reads_it():
+    from router.engine.digest import base_digest
+    from router.engine.model.loader import load_model
+    from router.models import default_base
+
+    model = load_model(default_base(), "default").model
+    folder = find_base("smollm2-135m-instruct")
+    assert folder is not None
+    read = read_base(folder, "default", with_digest=True)
+    linear = {
+        name: (module.out_features, module.in_features)
+        for name, module in model.named_modules()
+        if hasattr(module, "out_features") and name != "lm_head"
+    }
+    assert read.sites == linear
+    assert read.digest == base_digest(model)
