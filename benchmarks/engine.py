@@ -54,7 +54,7 @@ def main() -> None:
     print(report.table(rows))
     workload = (
         f"{REQUESTS} concurrent requests, {PROMPT_TOKENS}±8 random prompt tokens, {NEW_TOKENS} new tokens "
-        f"each, greedy; adapters of rank {RANK} on all linear layers; generated tokens a second for the whole "
+        f"each, greedy; adapters of rank {RANK} on all linear layers; tokens a second for the whole "
         f"run, prefill included; median of {args.rounds} interleaved rounds after one warm-up round."
     )
     print("written to", report.write("engine", workload, rows, notes(speeds), command="make bench"))

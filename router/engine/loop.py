@@ -109,13 +109,17 @@ class StepLoop:
         row.tokens.append(token.id)
         row.sampling.accept(token.id)
         reason = row.ended_by(token.id)
-        text = "" if reason is FinishReason.STOP else row.detokenizer.push(token.id)
+        ended_by_token = reason is FinishReason.STOP
+        text = "" if ended_by_token else row.detokenizer.push(token.id)
         if row.detokenizer.stopped:
             reason = FinishReason.STOP
         elif reason is not None:
             text += row.detokenizer.flush()
-        if text or token.logprob:
-            yield row.stream, Delta(text, 1, (token.logprob,) if token.logprob else ())
+        logprobs = () if ended_by_token or token.logprob is None else (token.logprob,)
+        row.unsent += not ended_by_token
+        if text or logprobs:
+            yield row.stream, Delta(text, row.unsent, logprobs)
+            row.unsent = 0
         if reason is not None:
             yield row.stream, self._finished(row, reason)
 

@@ -32,6 +32,7 @@ class Sequence:
     first_token: float = 0.0
     computed: int = 0  # tokens whose keys and values are in the cache
     cached: int = 0  # of these, taken from the prefix cache
+    unsent: int = 0  # tokens whose text is still held back
     root: bytes = b""
     allocation: Allocation | None = None
 

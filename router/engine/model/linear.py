@@ -31,7 +31,7 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
 
 
 def _onednn(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.to_mkldnn())
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     run = torch.ops.mkldnn._linear_pointwise.default
     nothing: list[Any] = []
     return lambda x: run(x, packed, bias, "none", nothing, "")

@@ -1,0 +1,125 @@
+"""Small random models with a byte tokenizer, PEFT adapters for them, and PEFT's own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from router.config import Settings
+from router.engine.base import AdapterArtifact, Finished, Job
+from router.engine.model.loader import Loaded
+from router.engine.torch_engine import TorchEngine
+from router.registry.artifact import read_artifact
+from router.types import SamplingParams
+
+VOCABULARY = 300
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": 257,
+    "pad_token_id": 256,
+}
+CONFIGS: Mapping[str, Any] = {
+    "llama": lambda: LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "llama-bias": lambda: LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
+    "qwen2": lambda: Qwen2Config(**SHAPE),
+    "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=32),
+}
+
+
+def tokenizer() -> Any:
+    """Every byte is a token; two special tokens."""
+    vocab = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    raw = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens(["<pad>", "<end>"])
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<end>")
+
+
+@cache
+def _weights(kind: str) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(CONFIGS[kind]())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.ndim > 1 else 0.1))
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def model(kind: str) -> Any:
+    """The same random weights at each call."""
+    made = AutoModelForCausalLM.from_config(CONFIGS[kind]())
+    made.load_state_dict(_weights(kind))
+    made.generation_config.eos_token_id = SHAPE["eos_token_id"]
+    return made.eval().requires_grad_(False)
+
+
+def engine(kind: str, **settings: Any) -> TorchEngine:
+    """A started engine on the CPU in float32."""
+    values: dict[str, Any] = {"dtype": "float32", "device": "cpu", "cache_tokens": 2048, "native": False}
+    made = TorchEngine(Settings(**(values | settings)), Loaded(model(kind), tokenizer(), kind))
+    made.start()
+    return made
+
+
+def save_adapter(kind: str, folder: Path, seed: int = 0, **config: Any) -> Any:
+    """A PEFT adapter with random weights in `folder`; returns the PEFT model (the reference)."""
+    from peft import LoraConfig, get_peft_model
+
+    values: dict[str, Any] = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
+    tuned = get_peft_model(model(kind), LoraConfig(task_type="CAUSAL_LM", **(values | config)))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    tuned.save_pretrained(folder)
+    return tuned.eval()
+
+
+def artifact(folder: Path, made: TorchEngine) -> AdapterArtifact:
+    """The adapter as the registry reads it."""
+    return read_artifact(folder, made.info, max_rank=64)[0]
+
+
+def reference(tuned: Any, tokens: Sequence[int], new: int) -> list[int]:
+    """Greedy answer of one model alone."""
+    ids = torch.tensor([list(tokens)])
+    out = tuned.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False
+    )
+    answer: list[int] = out[0, len(tokens) :].tolist()
+    return answer
+
+
+async def answer(
+    made: TorchEngine, tokens: Sequence[int], adapter: str | None = None, **params: Any
+) -> tuple[list[int], Finished]:
+    """Token ids (by their log-probabilities) and the end of one generation."""
+    ids: list[int] = []
+    job = Job("r", tokens, SamplingParams(logprobs=1, **params), adapter)
+    async for event in made.submit(job):
+        if isinstance(event, Finished):
+            return ids, event
+        ids += [entry.token_id for entry in event.logprobs]
+    raise AssertionError("no Finished")
