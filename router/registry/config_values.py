@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -125,4 +124,4 @@ def _words(whole: bool, most: float) -> str:
 def _positive(value: object, whole: bool, most: float) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         return False
-    return math.isfinite(value) and 0 < value <= most
+    return 0 < value <= most  # false for NaN, too
