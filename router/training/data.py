@@ -21,6 +21,7 @@ class Row:
     prompt: str
     response: str
     place: str  # FILE:LINE
+    bare: str = ""  # the input without its instruction, where the file has it as `x`
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ def _row(line: str, place: str) -> Row:
         value: Any = json.loads(line)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{place} is not JSON: {error.msg}") from error
-    return Row(_text(value, "prompt", place), _text(value, "response", place), place)
+    bare = value.get("x", "") if isinstance(value, dict) else ""
+    return Row(_text(value, "prompt", place), _text(value, "response", place), place, str(bare))
 
 
 def _text(value: Any, name: str, place: str) -> str:

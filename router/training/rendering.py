@@ -39,6 +39,10 @@ class Rendering:
         """Every row on its own."""
         return [self.example(row) for row in rows]
 
+    def answer(self, text: str) -> tuple[int, ...]:
+        """Tokens of an answer with its end."""
+        return self.example(Row("?", text, "")).answer
+
     @property
     def ends(self) -> list[int]:
         """Tokens that end an answer."""
