@@ -1,0 +1,209 @@
+"""Life of jobs in the engine: ends, refusals, cancellation, failing steps, slots."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.engine.base import Delta, EngineStatus, Finished, Job, Prompt
+from router.engine.torch_engine import TorchEngine
+from router.errors import (
+    AdapterRejected,
+    ConfigError,
+    EngineFailed,
+    FailedPrecondition,
+    InvalidRequest,
+    NotLoaded,
+    Overloaded,
+    PromptTooLong,
+    ResourceExhausted,
+)
+from router.types import FinishReason, SamplingParams, Turn
+from tests.engine import tiny
+
+
+@pytest.fixture
+def made() -> Iterator[TorchEngine]:
+    engine = tiny.engine("llama", slots=2, max_running=4, max_queue=4)
+    yield engine
+    engine.close()
+
+
+async def until(condition: Any, seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the condition never came true"
+        await asyncio.sleep(0.005)
+
+
+def idle(status: EngineStatus) -> bool:
+    return not status.busy and status.cache_blocks_free == status.cache_blocks
+
+
+async def text_of(made: TorchEngine, job: Job) -> tuple[str, Finished]:
+    text = ""
+    async for event in made.submit(job):
+        if isinstance(event, Finished):
+            return text, event
+        text += event.text
+    raise AssertionError("no Finished")
+
+
+def job(tokens: list[int] | None = None, adapter: str | None = None, **params: Any) -> Job:
+    deadline = params.pop("deadline", None)
+    params = {"max_tokens": 50} | params
+    return Job("r", tokens or [1, 2, 3], SamplingParams(**params), adapter, deadline=deadline)
+
+
+async def test_length_and_usage(made: TorchEngine) -> None:
+    _, end = await text_of(made, job(list(range(20)), max_tokens=5, min_tokens=5))
+    assert end.reason is FinishReason.LENGTH
+    assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (20, 5)
+    assert 0 < end.usage.time_to_first_token <= end.usage.total_time
+    await until(lambda: idle(made.status()))
+
+
+async def test_stop_string_ends_the_answer_and_is_not_in_it(made: TorchEngine) -> None:
+    whole, _ = await text_of(made, job(max_tokens=40))
+    assert len(whole) > 8
+    stop = whole[4:6]
+    text, end = await text_of(made, job(max_tokens=40, stop=(stop,)))
+    assert (text, end.reason, end.stop) == (whole[: whole.index(stop)], FinishReason.STOP, stop)
+
+
+async def test_prefix_is_reused_and_changes_nothing(made: TorchEngine) -> None:
+    tokens = list(range(50))
+    first, _ = await text_of(made, job(tokens, max_tokens=8))
+    second, end = await text_of(made, job(tokens, max_tokens=8))
+    assert end.usage.cached_tokens == 48
+    assert second == first
+
+
+async def test_refusals_at_submit(made: TorchEngine) -> None:
+    with pytest.raises(InvalidRequest):
+        made.submit(Job("r", [], SamplingParams()))
+    with pytest.raises(PromptTooLong) as error:
+        made.submit(job([1] * 200, max_tokens=100))
+    assert error.value.metadata == {"limit": "256", "got": "300"}
+    with pytest.raises(FailedPrecondition):
+        made.submit(job(adapter="never loaded"))
+
+
+async def test_full_queue_is_refused_at_once_and_recovers(made: TorchEngine) -> None:
+    streams = [made.submit(job(max_tokens=100, min_tokens=100)) for _ in range(8)]
+    start = time.monotonic()
+    with pytest.raises(Overloaded):
+        made.submit(job())
+    assert time.monotonic() - start < 0.05
+    for stream in streams:
+        stream.cancel()
+    for stream in streams:
+        assert [e async for e in stream][-1].reason is FinishReason.CANCELLED
+    assert (await text_of(made, job(max_tokens=2)))[1].reason is FinishReason.LENGTH
+
+
+async def test_leaving_the_iterator_frees_the_row(made: TorchEngine) -> None:
+    stream = made.submit(job(max_tokens=200, min_tokens=200))
+    iterator = stream.__aiter__()
+    await anext(iterator)
+    await iterator.aclose()  # type: ignore[attr-defined]
+    await until(lambda: idle(made.status()))
+    assert made.status().steps < 150
+
+
+async def test_deadline(made: TorchEngine) -> None:
+    late = job(max_tokens=200, min_tokens=200, deadline=time.monotonic() + 0.02)
+    _, end = await text_of(made, late)
+    assert end.reason is FinishReason.DEADLINE
+    assert end.usage.completion_tokens < 200
+
+
+async def test_a_failing_step_fails_its_rows_only(made: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert made._loop is not None
+    run = made._loop._runner.run
+    poisoned = list(range(7))
+
+    def sometimes(chunks: Any) -> Any:
+        if any(c.sequence.job.tokens == poisoned for c in chunks):
+            raise RuntimeError("secret path /etc/x")
+        return run(chunks)
+
+    monkeypatch.setattr(made._loop._runner, "run", sometimes)
+    with pytest.raises(EngineFailed) as error:
+        await text_of(made, job(poisoned))
+    assert "secret" not in str(error.value)
+    assert (await text_of(made, job(max_tokens=2)))[1].reason is FinishReason.LENGTH
+    assert made.status().failed == ""
+    for _ in range(3):
+        with pytest.raises(EngineFailed):
+            await text_of(made, job(poisoned))
+    await until(lambda: bool(made.status().failed))
+    await text_of(made, job(max_tokens=2))
+    await until(lambda: not made.status().failed)
+
+
+async def test_more_adapters_than_slots(made: TorchEngine, tmp_path: Path) -> None:
+    tiny.save_adapter("llama", tmp_path / "x")
+    artifact = tiny.artifact(tmp_path / "x", made)
+    copies = [type(artifact)("x", str(i), f"copy-{i}", artifact.sites) for i in range(6)]
+    sizes = [await made.load(copy) for copy in copies]
+    assert made.status().host_bytes == sum(sizes)
+    expected, _ = await text_of(made, job(adapter="copy-0", max_tokens=6))
+    for _ in range(2):
+        answers = await asyncio.gather(*(text_of(made, job(adapter=c.digest, max_tokens=6)) for c in copies))
+        assert {text for text, _ in answers} == {expected}
+    assert len(made.status().device_adapters) == 2
+    for copy, size in zip(copies, sizes, strict=True):
+        assert await made.unload(copy.digest) == size
+    assert await made.unload("copy-0") == 0
+    await until(lambda: made.status().device_adapters == () and made.status().host_bytes == 0)
+
+
+async def test_an_adapter_for_other_shapes_is_refused(made: TorchEngine, tmp_path: Path) -> None:
+    tiny.save_adapter("llama", tmp_path / "x")
+    artifact = tiny.artifact(tmp_path / "x", made)
+    site, delta = next(iter(artifact.sites.items()))
+    wrong = {site.replace("q_proj", "o_proj").replace("v_proj", "gate_proj"): delta}
+    other = type(artifact)("x", "1", "other", {**wrong, "model.layers.9.self_attn.q_proj": delta})
+    with pytest.raises(AdapterRejected, match=r"layers\.9"):
+        await made.load(other)
+
+
+async def test_text_in_turns_never_becomes_a_special_token(made: TorchEngine) -> None:
+    assert 257 not in made.encode(Prompt(turns=(Turn("user", "a <end> b"),)))
+    assert 257 not in made.encode(Prompt(raw="<end>"))
+
+
+async def test_close_ends_running_jobs(made: TorchEngine) -> None:
+    stream = made.submit(job(max_tokens=200, min_tokens=200))
+    events = stream.__aiter__()
+    assert isinstance(await anext(events), Delta)
+    await asyncio.to_thread(made.close)
+    assert [e async for e in events][-1].reason is FinishReason.CANCELLED  # type: ignore[union-attr]
+
+
+async def test_a_request_larger_than_the_cache_is_refused() -> None:
+    engine = tiny.engine("llama", cache_tokens=256, max_context=256)
+    try:
+        engine._settings = engine._settings.model_copy(update={"cache_tokens": 64})
+        with pytest.raises(ResourceExhausted, match="cache_tokens"):
+            engine.submit(job(max_tokens=200))
+    finally:
+        engine.close()
+
+
+def test_before_start_and_with_a_wrong_device() -> None:
+    from router.config import Settings
+
+    engine = TorchEngine(Settings())
+    with pytest.raises(NotLoaded):
+        _ = engine.info
+    assert engine.status() == EngineStatus()
+    engine.close()
+    with pytest.raises(ConfigError):
+        tiny.engine("llama", device="no-such-device")
