@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,9 @@ Output = Annotated[
 Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder for checkpoints.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Adapter folders.")]
+Recipes = Annotated[Path, typer.Option("--recipes", metavar="DIR", help="Folder of NAME.toml recipes.")]
+Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Most test rows. Default: all.")]
 
 
 def train(
@@ -39,6 +43,29 @@ def train(
     print(f"{folder}\n\ncheck it:\n  lora-router adapters validate {folder}")
 
 
-def evaluate(recipe: Recipe, json: flags.Json = False) -> None:
-    """Evaluate."""
-    raise NotImplementedError(recipe)
+def evaluate(
+    folders: Folders,
+    recipes: Recipes = Path("recipes"),
+    rows: Rows = None,
+    device: Device = "auto",
+    json: flags.Json = False,
+) -> None:
+    """Measure adapters against their base.
+
+    On test data of their recipe, with the base alone and the base with worked examples beside them. Writes
+    report.json and REPORT.md into each folder.
+
+    \b
+    Example:
+      lora-router adapters evaluate adapters/medical --rows 200
+    """
+    from router.cli.output import print_json
+    from router.evaluation import evaluate as run
+
+    reports = run(folders, recipes=recipes, rows=rows, device=device, say=_say_on_stderr if json else print)
+    if json:
+        print_json(reports)
+
+
+def _say_on_stderr(text: str) -> None:
+    print(text, file=sys.stderr)

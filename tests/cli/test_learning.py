@@ -1,0 +1,55 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from router.errors import ConfigError
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What `router.training` and `router.evaluation` are asked; they answer at once."""
+    made = []
+
+    def train(recipe, output=None, **options):
+        made.append((recipe, output, options))
+        return output or Path("adapters/medical")
+
+    def evaluate(folders, *, say, **options):
+        made.append((tuple(folders), options))
+        say("measuring")
+        return [{"name": folder.name} for folder in folders]
+
+    monkeypatch.setattr("router.training.train", train)
+    monkeypatch.setattr("router.evaluation.evaluate", evaluate)
+    return made
+
+
+def test_train_passes_its_flags_and_says_what_is_next(cli, calls):
+    done = cli("adapters", "train", "recipes/medical.toml", "--resume", "-o", "out/medical")
+    assert done.code == 0
+    assert "lora-router adapters validate out/medical" in done.out
+    options = {"resume": True, "work": Path("runs"), "device": "auto"}
+    assert calls == [(Path("recipes/medical.toml"), Path("out/medical"), options)]
+
+
+def test_evaluate_prints_its_progress(cli, calls):
+    done = cli("adapters", "evaluate", "adapters/a", "adapters/b", "--rows", "20")
+    assert (done.code, done.out) == (0, "measuring\n")
+    options = {"recipes": Path("recipes"), "rows": 20, "device": "auto"}
+    assert calls == [((Path("adapters/a"), Path("adapters/b")), options)]
+
+
+def test_evaluate_json_keeps_stdout_clean(cli, calls):
+    done = cli("adapters", "evaluate", "adapters/a", "--json")
+    assert json.loads(done.out) == [{"name": "a"}]
+    assert done.err == "measuring\n"
+
+
+def test_a_bad_recipe_is_a_misuse(cli, monkeypatch):
+    def refuse(*_, **__):
+        raise ConfigError("recipe.toml: train.steps must be 1 or more")
+
+    monkeypatch.setattr("router.training.train", refuse)
+    done = cli("adapters", "train", "recipe.toml")
+    assert (done.code, done.err) == (2, "lora-router: recipe.toml: train.steps must be 1 or more\n")

@@ -1,0 +1,94 @@
+"""The shape of the code: small files, short functions, nothing unfinished, layers that stay apart."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("router", "plugins", "tests", "benchmarks", "examples")
+LONGEST_FILE, MEDIAN_FILE = 300, 100
+LONGEST_FUNCTION, FUNCTION_P90 = 60, 30
+
+
+def sources(*folders: str) -> Iterator[Path]:
+    for folder in folders:
+        yield from (p for p in sorted((ROOT / folder).rglob("*.py")) if "v1" not in p.parts)
+
+
+def lines_of(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def functions() -> Iterator[tuple[str, int]]:
+    for path in sources("router", "plugins"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+                yield f"{path.relative_to(ROOT)}:{node.name}", node.end_lineno - node.lineno + 1
+
+
+def test_no_file_is_long():
+    native = sorted((ROOT / "router").rglob("*.cpp"))
+    long = {
+        str(p.relative_to(ROOT)): n
+        for p in [*sources(*FOLDERS), *native]
+        if (n := lines_of(p)) > LONGEST_FILE
+    }
+    assert not long
+
+
+def test_the_median_file_is_short():
+    assert statistics.median(lines_of(p) for p in sources("router", "plugins")) < MEDIAN_FILE
+
+
+def test_functions_are_short():
+    lengths = dict(functions())
+    assert statistics.quantiles(lengths.values(), n=10)[-1] <= FUNCTION_P90
+    assert not {name: n for name, n in lengths.items() if n > LONGEST_FUNCTION}
+
+
+def test_nothing_is_unfinished():
+    marks = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|raise NotImplementedError$", re.MULTILINE)
+    allowed = {"router/routing/classifier.py", "tests/test_layout.py"}  # the first: a method to override
+    found = {
+        str(p.relative_to(ROOT)) for p in sources(*FOLDERS) if marks.search(p.read_text(encoding="utf-8"))
+    }
+    assert found <= allowed
+
+
+def test_every_module_says_what_it_is():
+    silent = [
+        str(p.relative_to(ROOT))
+        for p in sources("router", "plugins")
+        if not ast.get_docstring(ast.parse(p.read_text(encoding="utf-8")))
+    ]
+    assert not silent
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("router", {"torch", "transformers", "peft", "grpc", "numpy", "pydantic"}),
+        ("router.cli.main", {"torch", "transformers", "peft", "grpc", "numpy", "pydantic_settings"}),
+        ("router.client", {"torch", "transformers", "peft", "numpy"}),
+        ("router.server.app", {"torch", "transformers", "peft"}),
+        ("router.routing.router", {"torch", "transformers", "peft", "grpc"}),
+        ("router.registry.registry", {"torch", "transformers", "peft", "grpc"}),
+        ("router.engine.torch_engine", {"grpc"}),
+    ],
+)
+def test_a_layer_loads_no_more_than_it_needs(module, heavy):
+    code = f"import sys, {module}; print(*sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_package_is_typed():
+    assert (ROOT / "router" / "py.typed").is_file()
