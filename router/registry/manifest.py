@@ -174,14 +174,14 @@ def _digest(table: Table) -> str:
 
 
 def _prompt(table: Table) -> PromptTemplate:
-    default = PromptTemplate()
-    template = table.text("template", limits.PROMPT_CHARS)
-    if "template" in table.values and PLACEHOLDER not in template:
-        table.bad("template", f"must contain {PLACEHOLDER}")
     return PromptTemplate(
         system=table.text("system", limits.PROMPT_CHARS),
-        template=template if PLACEHOLDER in template else default.template,
+        template=table.text("template", limits.PROMPT_CHARS, _template) or PLACEHOLDER,
     )
+
+
+def _template(value: str) -> str:
+    return "" if PLACEHOLDER in value else f"must contain {PLACEHOLDER}"
 
 
 def _routing(table: Table) -> RoutingText:

@@ -11,7 +11,7 @@ An escaped dot is a dot, a closing `$` changes nothing. A plain dot is taken as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 META = frozenset("\\^$*+?{}[]|()")
@@ -32,6 +32,16 @@ class ModulePatterns:
             hits.append(self.whole[module])
         hits += [(order, value) for text, order, value in self.endings if module.endswith(text)]
         return min(hits)[1] if hits else default
+
+    def unused(self, modules: Collection[str]) -> list[str]:
+        """Texts of the patterns that fit none of `modules`."""
+        suffixes = {suffix for module in modules for suffix in dotted_suffixes(module)}
+        loose = [text for text, *_ in self.endings if not any(m.endswith(text) for m in modules)]
+        return (
+            [t for t in self.suffixes if t not in suffixes]
+            + [t for t in self.whole if t not in modules]
+            + loose
+        )
 
     @property
     def values(self) -> list[float]:

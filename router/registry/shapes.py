@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.registry.codes import Code
+from router.registry.config_values import CONFIG
 from router.registry.findings import Findings
 from router.registry.lora_config import LoraSettings
 from router.registry.safetensors_header import WEIGHTS
 from router.registry.sites import LoraPair
-from router.registry.text import show
+from router.registry.text import show, some
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,16 @@ def plan_sites(
             )
     _refuse(Code.RANK_MISMATCH, wrong_rank, found)
     _refuse(Code.SHAPE_MISMATCH, wrong_shape, found)
+    _note_unused(settings, pairs, found)
     return tuple(SitePlan(s, settings.rank_at(s), settings.scaling_at(s)) for s in sorted(pairs))
+
+
+def _note_unused(settings: LoraSettings, pairs: Mapping[str, LoraPair], found: Findings) -> None:
+    fields = {"rank_pattern": settings.rank_pattern, "alpha_pattern": settings.alpha_pattern}
+    for field, patterns in fields.items():
+        unused = patterns.unused(pairs.keys())
+        if unused:
+            found.note(Code.CONFIG_PATTERN, f"fits no module: {some(unused)}", f"{CONFIG} {field}")
 
 
 def _has_rank(pair: LoraPair, rank: int) -> bool:

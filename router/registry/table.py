@@ -36,7 +36,7 @@ class Table:
             self.bad(key, f"must be a string, is {show(value)}")
             return ""
         problem = f"has {len(value)} characters, at most {most} are allowed" if len(value) > most else ""
-        if not problem and value and check is not None:
+        if not problem and key in self.values and check is not None:
             problem = check(value)
         if problem:
             self.bad(key, problem)

@@ -60,10 +60,11 @@ def _array(tensor: TensorData) -> np.ndarray:
     return np.frombuffer(tensor.data, {"F32": "<f4", "F16": "<f2"}[tensor.dtype]).reshape(tensor.shape)
 
 
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match:RuntimeWarning")
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
 def test_every_site_has_pefts_rank_scale_and_weights(config: dict[str, Any], tmp_path: Path) -> None:
     folder = save(tmp_path / "a", train(**config))
-    model = PeftModel.from_pretrained(tiny_llama(), folder)
+    model = PeftModel.from_pretrained(tiny_llama(), folder)  # not as trained: PEFT sorts what it saves
     layers = {
         name.removeprefix("base_model.model."): module
         for name, module in model.named_modules()
@@ -76,6 +77,17 @@ def test_every_site_has_pefts_rank_scale_and_weights(config: dict[str, Any], tmp
         assert (delta.rank, delta.scaling) == (layer.r["default"], layer.scaling["default"])
         mine = delta.scaling * _array(delta.b) @ _array(delta.a)
         np.testing.assert_allclose(mine, layer.get_delta_weight("default").detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_patterns_that_fit_nothing_are_noted(tmp_path: Path) -> None:
+    config = {"rank_pattern": {"q_proj": 4, "proj": 5}, "alpha_pattern": {"^v_proj": 2, ".*_up": 2}}
+    folder = save(tmp_path / "a", train(**config))
+    _, inspection = read_artifact(folder, base_info(tiny_llama()), max_rank=64)
+    assert [(f.code, f.where.split()[1]) for f in inspection.findings] == [
+        ("config-pattern", "rank_pattern"),
+        ("config-pattern", "alpha_pattern"),
+    ]
+    assert "'v_proj', '_up'" in inspection.findings[1].message
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
