@@ -15,6 +15,8 @@ from pathlib import Path
 from router.registry.versions import looks_like_version
 
 MANIFEST, CONFIG = "adapter.toml", "adapter_config.json"
+COUNTING = (MANIFEST, CONFIG, "probes.jsonl", "chat_template.jinja")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")  # also the refused ones: they explain a refusal
 MOST_FILES = 1_000  # of one folder; an adapter has about ten
 
 FileStamp = tuple[str, int, int, int, int]  # name, bytes, mtime ns, ctime ns, inode
@@ -22,7 +24,10 @@ FileStamp = tuple[str, int, int, int, int]  # name, bytes, mtime ns, ctime ns, i
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """A folder from outside. Equal stamps: no file was written, replaced or had its rights changed."""
+    """A folder from outside. Equal stamps: no file that counts was written or replaced.
+
+    Logs and reports that a trainer keeps writing beside an adapter do not count.
+    """
 
     files: tuple[FileStamp, ...] = ()
     refused: str = ""  # why the folder is not looked into
@@ -95,6 +100,8 @@ def _stamps(folder: Path) -> Iterator[FileStamp]:
 
 
 def _file_stamp(entry: os.DirEntry[str], name: str) -> Iterator[FileStamp]:
+    if entry.name not in COUNTING and not entry.name.endswith(WEIGHT_SUFFIXES):
+        return
     try:
         info = entry.stat(follow_symlinks=False)
     except FileNotFoundError:  # gone since it was listed: as if it had not been

@@ -72,10 +72,12 @@ def test_a_stamp_shows_every_kind_of_change(tmp_path: Path) -> None:
     assert len(set(seen)) == len(seen)
 
 
-def test_checkpoints_beside_an_adapter_do_not_count(tmp_path: Path) -> None:
+def test_what_a_trainer_keeps_writing_beside_an_adapter_does_not_count(tmp_path: Path) -> None:
     top = folder(tmp_path / "a", "adapter_config.json")
     before = stamp(top, tmp_path)
     folder(top / "checkpoint-500", "adapter_model.safetensors")
+    for name in ("trainer_state.json", "events.out.tfevents.1", "report.json", "README.md"):
+        (top / name).write_text("")
     assert stamp(top, tmp_path) == before
 
 

@@ -1,0 +1,153 @@
+"""Every version by name, the default of each name, and the news of both."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from router.errors import AdapterNotFound, AdapterRejected
+from router.registry.defaults import default_version
+from router.registry.events import EventHub
+from router.registry.record import Record
+from router.registry.state import Choices
+from router.registry.versions import known_versions, near, version_key
+from router.types import AdapterEventKind, AdapterInfo, AdapterProfile, AdapterRef, AdapterState
+
+
+class Index:
+    """The table of versions. Used on the event loop only; nothing here waits."""
+
+    def __init__(
+        self, hub: EventHub, choices: Choices, preload: bool, default_moved: Callable[[], None]
+    ) -> None:
+        self._hub, self._choices, self._preload = hub, choices, preload
+        self._default_moved = default_moved
+        self._names: dict[str, dict[str, Record]] = {}
+        self._defaults: dict[str, str] = {}
+        self._profiles: dict[str, AdapterProfile] = {}
+        self._start = secrets.token_hex(4)  # etags of an earlier process never match
+
+    def __iter__(self) -> Iterator[Record]:
+        return (r for versions in self._names.values() for r in versions.values())
+
+    # looking up
+
+    def get(self, ref: AdapterRef) -> Record | None:
+        """The version, if it is there."""
+        return self._names.get(ref.name, {}).get(ref.version)
+
+    def versions(self, name: str) -> tuple[Record, ...]:
+        """All versions of a name."""
+        return tuple(self._names.get(name, {}).values())
+
+    def default_of(self, name: str) -> str:
+        """The default version of a name, ''  if there is none."""
+        return self._defaults.get(name, "")
+
+    def chosen(self, name: str) -> str:
+        """The version set by an operator, if it is there, else ''."""
+        version = self._choices.get(name)
+        return version if version in self._names.get(name, {}) else ""
+
+    def find(self, name: str, version: str = "") -> Record:
+        """The version, or the default version, or if there is none the highest (a quarantined one).
+
+        Raises AdapterNotFound with a hint.
+        """
+        versions = self._names.get(name)
+        if versions is None:
+            raise AdapterNotFound(name, near(name, self._names))
+        if version and version not in versions:
+            raise AdapterNotFound(f"{name}@{version}", known_versions(versions))
+        return versions[version or self.default_of(name) or max(versions, key=version_key)]
+
+    def find_usable(self, name: str, version: str = "") -> Record:
+        """Like `find`. Raises AdapterRejected, with the reason, if it is quarantined."""
+        record = self.find(name, version)
+        if record.state is AdapterState.QUARANTINED:
+            raise AdapterRejected(
+                f"adapter {record.ref} is quarantined: {record.error}", adapter=str(record.ref)
+            )
+        return record
+
+    def info(self, record: Record) -> AdapterInfo:
+        """The version as users see it."""
+        return record.info(default=self.default_of(record.ref.name) == record.ref.version)
+
+    def list(self) -> tuple[AdapterInfo, ...]:
+        """Every version by name and order of versions."""
+        ordered = sorted(self, key=lambda r: (r.ref.name, version_key(r.ref.version)))
+        return tuple(self.info(r) for r in ordered)
+
+    def etag(self, record: Record) -> str:
+        """Changes with every change of that version, not with its use."""
+        return f"{self._start}-{record.revision}"
+
+    def profiles(self) -> tuple[AdapterProfile, ...]:
+        """Default versions that can be routed to."""
+        return tuple(self._profiles[name] for name in sorted(self._profiles))
+
+    @staticmethod
+    def _profile(record: Record) -> AdapterProfile | None:
+        seen = record.live.inspection if record.live is not None else record.inspection
+        if seen is None or record.state is AdapterState.QUARANTINED:
+            return None
+        return replace(seen.manifest.profile(), name=record.ref.name, version=record.ref.version)
+
+    # changing
+
+    def add(self, record: Record) -> None:
+        """A version appeared. Call `settle_default` when all that appeared together are added."""
+        self._names.setdefault(record.ref.name, {})[record.ref.version] = record
+        self._hub.publish(AdapterEventKind.ADDED, self.info(record))
+
+    def remove(self, record: Record) -> None:
+        """A version is gone from disk: no new request gets it."""
+        versions = self._names[record.ref.name]
+        del versions[record.ref.version]
+        record.removed = True
+        if not versions:
+            del self._names[record.ref.name]
+        self._hub.publish(AdapterEventKind.REMOVED, self.info(record))
+        self.settle_default(record.ref.name)
+
+    def changed(self, record: Record) -> None:
+        """Something users see of it changed."""
+        if record.removed:
+            return
+        record.revision += 1
+        self._hub.publish(AdapterEventKind.CHANGED, self.info(record))
+        self.settle_default(record.ref.name)
+
+    def choose(self, record: Record) -> None:
+        """Make it the default until another is chosen, also after a restart."""
+        self._choices.set(record.ref.name, record.ref.version)
+        self.settle_default(record.ref.name)
+
+    def settle_default(self, name: str) -> None:
+        """Find the default version of `name` again, and tell everybody if it is another one."""
+        before = self.default_of(name)
+        now = default_version(self.versions(name), self._choices.get(name), before)
+        self._defaults[name] = now
+        record = self.get(AdapterRef(name, now))
+        if record is None:
+            del self._defaults[name]
+        self._settle_profile(name, None if record is None else self._profile(record))
+        if now == before:
+            return
+        for moved in filter(None, (self.get(AdapterRef(name, before)), record)):
+            moved.revision += 1
+            self._hub.publish(AdapterEventKind.CHANGED, self.info(moved))
+        if record is not None and self._preload and not record.was_live:
+            record.wanted = True
+        self._default_moved()
+
+    def _settle_profile(self, name: str, profile: AdapterProfile | None) -> None:
+        if self._profiles.get(name) == profile:
+            return
+        if profile is None:
+            del self._profiles[name]
+        else:
+            self._profiles[name] = profile
+        self._hub.profiles_changed()

@@ -1,0 +1,136 @@
+"""Leases: a version stays in memory while a request uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from router.errors import AdapterNotFound, AdapterRejected, DeadlineExceeded, Draining
+from router.ports import Lease
+from router.registry.index import Index
+from router.registry.loading import Loader
+from router.registry.record import Live, Parting, Record
+from router.registry.residency import Residency
+from router.registry.resident import Phase
+from router.types import AdapterRef
+
+
+class Leases:
+    """Gives leases and takes them back; unloading is here too, since it must agree with leasing."""
+
+    def __init__(self, index: Index, loader: Loader, residency: Residency, patience: float) -> None:
+        self._index, self._loader, self._residency, self._patience = index, loader, residency, patience
+        self.open = 0
+        self.closed = False
+
+    @asynccontextmanager
+    async def lease(self, ref: AdapterRef, deadline: float | None = None) -> AsyncIterator[Lease]:
+        """Hold a version; a cold one is loaded first. `deadline` is in time.monotonic() seconds."""
+        try:
+            async with asyncio.timeout_at(_loop_time(deadline)):
+                record, live = await self._acquire(ref)
+        except TimeoutError:
+            raise DeadlineExceeded(f"adapter {ref} was not loaded within the deadline") from None
+        self.open += 1
+        try:
+            manifest = live.inspection.manifest
+            yield Lease(
+                ref=record.ref,
+                digest=live.resident.digest,
+                prompt=manifest.prompt,
+                generation=manifest.generation,
+                domain=manifest.domain,
+                task=manifest.task,
+            )
+        finally:
+            self.open -= 1
+            record.leases -= 1
+            record.last_used = time.time()
+            self._residency.release(live.resident)
+
+    async def _acquire(self, ref: AdapterRef) -> tuple[Record, Live]:
+        while True:
+            record = self._index.find_usable(ref.name, ref.version)
+            live = record.live or await self._not_parting(record)
+            if live is not None:  # lookup and increment in one step: nothing can unload it in between
+                self._residency.acquire(live.resident)
+                record.leases += 1
+                record.last_used = time.time()
+                return record, live
+            await self.loaded(record)
+
+    async def _not_parting(self, record: Record) -> Live | None:
+        """Wait for an unload under way, but not for ever: who holds a lease may need another to finish."""
+        parting = record.parting
+        if parting is None or parting.freed.done():
+            return None
+        await asyncio.wait({parting.freed}, timeout=self._patience)
+        resident = parting.live.resident
+        if parting.freed.done() or resident.phase is not Phase.READY or record.removed:
+            return None
+        return record.live or parting.live
+
+    async def loaded(self, record: Record) -> None:
+        """Wait until it was loaded. Raises why it was not, the same to all who wait."""
+        if self.closed:
+            raise Draining("the server is stopping")
+        task = self._loader.begin(record)
+        record.waiting += 1
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if self.closed and task.cancelled():
+                raise Draining("the server is stopping") from None
+            raise
+        finally:
+            record.waiting -= 1
+
+    async def load(self, ref: AdapterRef, pinned: bool | None) -> Record:
+        """Bring a version into memory, also one that was refused before (its files may be mended)."""
+        record = self._index.find(ref.name, ref.version)
+        if record.double:
+            raise AdapterRejected(f"adapter {record.ref} is quarantined: {record.error}")
+        before = record.pinned
+        record.pinned = before if pinned is None else pinned
+        try:
+            while record.live is None:
+                if record.removed:
+                    raise AdapterNotFound(str(ref), "; its folder was removed")
+                await self.loaded(record)
+        except BaseException:
+            record.pinned = before
+            raise
+        if record.pinned is not before:
+            self._index.changed(record)
+        return record
+
+    async def unload(self, ref: AdapterRef) -> tuple[Record, int]:
+        """Drop a version from memory and wait until it is gone; gives the bytes freed.
+
+        It loses its pin. New leases wait for the end of this and load it again. Cancelling the wait does not
+        take it back.
+        """
+        record = self._index.find(ref.name, ref.version)
+        if record.task is not None:
+            await asyncio.wait({record.task})
+        parting = record.parting
+        if record.live is not None:
+            parting = self._part(record, record.live)
+        elif parting is None or parting.freed.done():
+            return record, 0
+        return record, await asyncio.shield(parting.freed)
+
+    def _part(self, record: Record, live: Live) -> Parting:
+        record.live, record.pinned = None, False
+        record.quarantined = record.lost  # nothing on disk to load again
+        record.parting = Parting(live, self._residency.retire(live.resident, record))
+        self._index.changed(record)
+        return record.parting
+
+
+def _loop_time(deadline: float | None) -> float | None:
+    if deadline is None:
+        return None
+    return asyncio.get_running_loop().time() + deadline - time.monotonic()

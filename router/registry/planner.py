@@ -1,0 +1,79 @@
+"""What is loaded without being asked for: new files, new versions, and defaults while they fit."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from router.registry.defaults import candidate
+from router.registry.index import Index
+from router.registry.loading import Loader
+from router.registry.record import Record
+from router.registry.residency import Residency
+
+BACKGROUND = 2  # preloads at once
+
+
+class Planner:
+    """Compares what is with what should be and begins the loads that are missing; can run at any time."""
+
+    def __init__(self, index: Index, loader: Loader, residency: Residency) -> None:
+        self._index, self._loader, self._residency = index, loader, residency
+        self._soon = False
+
+    def plan_soon(self) -> None:
+        """Plan in the next turn of the event loop, once for all calls until then."""
+        if not self._soon:
+            self._soon = True
+            asyncio.get_running_loop().call_soon(self.plan)
+
+    def plan(self) -> None:
+        """Begin what is due."""
+        self._soon = False
+        self._succeed()
+        now = time.monotonic()
+        successors = {r.successor for r in self._index}
+        names = {r.ref.name for r in self._index}
+        rising = {self._rising(name) for name in names}
+        for record in tuple(self._index):
+            idle = record.task is None and not record.quarantined and now >= record.retry_at
+            if idle and (
+                record.outdated or record in rising or (record.ref in successors and not record.live)
+            ):
+                self._loader.begin(record)
+        self._preload()
+
+    def _rising(self, name: str) -> Record | None:
+        """A version that should take over as default once it is proven."""
+        versions = self._index.versions(name)
+        if len(versions) < 2 or self._index.chosen(name):
+            return None
+        return candidate(versions, self._index.default_of(name))
+
+    def _succeed(self) -> None:
+        """Let go of versions whose folder holds another one that serves now, or none at all."""
+        for record in [r for r in self._index if r.successor is not None]:
+            successor = self._index.get(record.successor) if record.successor else None
+            if successor is None or successor.proven or record.live is None:
+                self.vanish(record)
+
+    def vanish(self, record: Record) -> None:
+        """Gone from disk: no new lease, dropped after the last one."""
+        live, record.live = record.live, None
+        self._index.remove(record)
+        if live is not None:
+            self._residency.detach(live.resident, record)
+
+    def _preload(self) -> None:
+        wanted = [r for r in self._index if r.wanted and not r.quarantined and r.live is None]
+        running = sum(r.task is not None for r in wanted)
+        for record in reversed(wanted):  # what came last is what somebody waits for
+            if running >= BACKGROUND:
+                break
+            if record.task is not None:
+                continue
+            if self._residency.fits(record.inspection.size_bytes if record.inspection else 0):
+                self._loader.begin(record)
+                running += 1
+            else:
+                record.wanted = False

@@ -1,0 +1,193 @@
+"""The registry: adapter folders on one side, leases of loaded versions on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+from router.engine.base import Engine
+from router.errors import AdapterRejected, StaleEtag
+from router.ports import Lease
+from router.registry.discovery import Scanner
+from router.registry.events import EventHub
+from router.registry.index import Index
+from router.registry.leases import Leases
+from router.registry.loading import Hooks, Loader, OnLoad
+from router.registry.options import RegistryOptions
+from router.registry.planner import Planner
+from router.registry.proving import Prover
+from router.registry.reading import FolderReader, Reader
+from router.registry.reconcile import Reconciler
+from router.registry.record import Record
+from router.registry.residency import Residency
+from router.registry.settling import Settler
+from router.registry.snapshot import Counters, RegistrySnapshot
+from router.registry.state import Choices, Proven, state_dir
+from router.registry.watching import Watching
+from router.registry.workers import Workers
+from router.types import AdapterEvent, AdapterInfo, AdapterProfile, AdapterRef, AdapterState
+
+log = logging.getLogger(__name__)
+
+
+class Registry:
+    """Implements router.ports.AdapterRegistry over adapter folders in `dirs`.
+
+    Everything but `start` and `close` may be called at any time on the event loop that ran `start`; the
+    engine must have started. Duplicates of a version: the folder that comes first in `dirs` and by name wins.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        dirs: Sequence[Path],
+        options: RegistryOptions | None = None,
+        *,
+        reader: Reader | None = None,
+        on_load: OnLoad | None = None,
+    ) -> None:
+        options = options or RegistryOptions()
+        self._engine, self._on_load = engine, on_load
+        self._workers, self._counters, self._hub = Workers(), Counters(), EventHub()
+        state = state_dir(dirs, options.state_dir)
+        self._choices, self._proven = Choices(state, dirs), Proven(state)
+        self._residency = Residency(engine, options.host_memory_bytes, options.room_seconds, self._counters)
+        self._index = Index(self._hub, self._choices, options.preload, lambda: self._planner.plan_soon())
+        reader = reader or FolderReader(engine, options.max_rank, options.ignore_fields, options.equals_base)
+        prover = Prover(engine, lambda p: self._workers.run(engine.encode, p), options.probe_seconds)
+        hooks = Hooks(self._changed, lambda: self._watching.look_soon(), self._loaded)
+        self._loader = Loader(
+            reader, self._residency, prover, self._proven, self._workers, self._counters, hooks
+        )
+        self._planner = Planner(self._index, self._loader, self._residency)
+        self._leases = Leases(self._index, self._loader, self._residency, options.room_seconds)
+        self._reconciler = Reconciler(
+            Scanner(dirs),
+            Settler(options.settle_seconds),
+            reader,
+            self._workers,
+            self._index,
+            self._planner.vanish,
+            self._changed,
+            options.grace_seconds,
+        )
+        self._watching = Watching(dirs, self._reconciler, self._planner.plan, options)
+
+    # life
+
+    async def start(self) -> None:
+        """Find what is there, then watch. Defaults are loaded in the background; see `settled`."""
+        await self._workers.in_order(self._choices.read)
+        await self._workers.in_order(self._proven.read)
+        await self._watching.start()
+
+    async def settled(self, timeout: float) -> bool:
+        """Wait until no load is under way or planned; False if that takes longer than `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while any(r.task is not None or (r.wanted and r.live is None) for r in self._index):
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+    async def close(self) -> None:
+        """Stop watching and loading; leases that are held stay good until the engine closes."""
+        self._leases.closed = True
+        await self._watching.close()
+        await self._reconciler.close()
+        await self._loader.close()
+        await self._residency.close()
+        self._hub.close()
+        await self._workers.close()
+
+    def _changed(self, record: Record) -> None:
+        self._index.changed(record)
+        if record.task is None:
+            self._planner.plan_soon()
+
+    def _loaded(self, ref: AdapterRef, seconds: float) -> None:
+        if self._on_load is not None:
+            self._on_load(ref, seconds)
+
+    # Catalog
+
+    def resolve(self, name: str, version: str = "") -> AdapterInfo:
+        """See Catalog."""
+        return self._index.info(self._index.find_usable(name, version))
+
+    def profiles(self) -> tuple[AdapterProfile, ...]:
+        """See Catalog."""
+        return self._index.profiles()
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """See Catalog."""
+        self._hub.subscribe(changed)
+
+    # AdapterRegistry
+
+    def lease(self, ref: AdapterRef, deadline: float | None = None) -> AbstractAsyncContextManager[Lease]:
+        """See AdapterRegistry. `deadline` (time.monotonic() seconds) bounds the wait for a load."""
+        return self._leases.lease(ref, deadline)
+
+    def list(self) -> tuple[AdapterInfo, ...]:
+        """See AdapterRegistry."""
+        return self._index.list()
+
+    def get(self, name: str, version: str = "") -> AdapterInfo:
+        """See AdapterRegistry."""
+        return self._index.info(self._index.find(name, version))
+
+    def etag(self, ref: AdapterRef) -> str:
+        """See AdapterRegistry."""
+        return self._index.etag(self._index.find(ref.name, ref.version))
+
+    async def load(self, ref: AdapterRef, pinned: bool | None = None) -> AdapterInfo:
+        """See AdapterRegistry. A quarantined version is tried again."""
+        return self._index.info(await self._leases.load(ref, pinned))
+
+    async def unload(self, ref: AdapterRef) -> tuple[AdapterInfo, int]:
+        """See AdapterRegistry. The version loses its pin."""
+        record, freed = await self._leases.unload(ref)
+        return self._index.info(record), freed
+
+    def set_default(self, ref: AdapterRef, etag: str = "") -> tuple[AdapterInfo, AdapterRef | None]:
+        """See AdapterRegistry. Holds after restarts, until another one is set."""
+        record = self._index.find(ref.name, ref.version)
+        if etag and etag != self._index.etag(record):
+            raise StaleEtag(f"adapter {record.ref} changed since its etag was read; read it again")
+        if record.state is AdapterState.QUARANTINED:
+            raise AdapterRejected(f"adapter {record.ref} is quarantined: {record.error}")
+        previous = self._index.default_of(ref.name)
+        self._index.choose(record)
+        return self._index.info(record), AdapterRef(ref.name, previous) if previous else None
+
+    def watch(self) -> AsyncGenerator[AdapterEvent, None]:
+        """See AdapterRegistry. A slow reader gets the last event of each version, never all."""
+        return self._hub.watch(self._index.list)
+
+    # numbers
+
+    def snapshot(self) -> RegistrySnapshot:
+        """Numbers for metrics."""
+        totals, residency = self._counters, self._residency
+        return RegistrySnapshot(
+            versions=Counter(r.state for r in self._index),
+            loads=totals.loads,
+            load_seconds=totals.load_seconds,
+            load_failures=totals.load_failures,
+            evictions=totals.evictions,
+            unloads=totals.unloads,
+            swaps=totals.swaps,
+            probes_failed=totals.probes_failed,
+            leases=self._leases.open,
+            host_bytes=residency.used,
+            host_budget_bytes=residency.budget,
+            host_adapters=len(residency),
+            device_adapters=len(self._engine.status().device_adapters),
+            draining=sum(not r.owners and r.leases > 0 for r in residency),
+        )

@@ -1,0 +1,56 @@
+"""A registry over a temporary folder with the bookkeeping engine, fast enough for tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.registry.options import RegistryOptions
+from router.registry.registry import Registry
+from tests.registry.life import StubEngine
+
+FAST = RegistryOptions(
+    poll_seconds=0.1,
+    settle_seconds=0.04,
+    grace_seconds=0.2,
+    room_seconds=0.3,
+    probe_seconds=1.0,
+    host_memory_bytes=1 << 20,
+)
+StartRegistry = Callable[..., Awaitable[Registry]]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "adapters"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+async def engine() -> StubEngine:
+    return StubEngine()
+
+
+@pytest.fixture
+async def start_registry(engine: StubEngine, root: Path, tmp_path: Path) -> AsyncIterator[StartRegistry]:
+    """Start registries over `root`; options, `dirs`, `reader` and `on_load` may be given."""
+    async with AsyncExitStack() as stack:
+
+        async def start(settle: float = 2.0, **given: Any) -> Registry:
+            own = {key: given.pop(key) for key in ("reader", "on_load") if key in given}
+            dirs = given.pop("dirs", [root])
+            options = replace(FAST, state_dir=tmp_path / "state", **given)
+            registry = Registry(engine, dirs, options, **own)
+            engine.in_use = lambda digest: any(r.digest == digest and r.leases for r in registry._residency)
+            stack.push_async_callback(registry.close)
+            await registry.start()
+            await registry.settled(settle)
+            return registry
+
+        yield start

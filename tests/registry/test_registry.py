@@ -1,0 +1,122 @@
+"""The registry from outside: what is found, leased, listed, set as default."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from router.errors import AdapterNotFound, AdapterRejected, StaleEtag
+from router.registry.registry import Registry
+from router.types import AdapterState
+from tests.registry.conftest import StartRegistry
+from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states
+
+
+async def test_folders_are_found_defaults_loaded_and_leased(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(root, "plain")
+    drop(root, "medical", "1.0.0", 2, folder="medical/1.0.0", description="old")
+    drop(root, "medical", "1.10.0", 3, folder="medical/1.10.0", description="new")
+    drop(root, "legal", "2.0", 4, folder="some-folder")
+    registry = await start_registry()
+    assert states(registry) == {
+        "legal@2.0": "ready",
+        "medical@1.0.0": "discovered",
+        "medical@1.10.0": "ready",
+        "plain@0": "ready",
+    }
+    assert registry.resolve("medical").ref == ref("medical", "1.10.0")
+    async with registry.lease(ref("medical", "1.0.0")) as lease:
+        info = registry.get("medical", "1.0.0")
+        assert (info.state, info.leases, info.default, lease.digest) == ("ready", 1, False, info.digest)
+        assert info.last_used == pytest.approx(time.time(), abs=1)
+        assert lease.digest in engine.held
+    assert registry.get("medical", "1.0.0").leases == 0
+
+
+async def test_version_folders_need_no_manifest(root: Path, start_registry: StartRegistry) -> None:
+    drop(root, "m", folder="m/1.0")
+    drop(root, "m", folder="m/1.1")
+    registry = await start_registry()
+    assert registry.resolve("m").ref == ref("m", "1.1")
+    async with registry.lease(ref("m", "1.0")) as old, registry.lease(ref("m", "1.1")) as new:
+        assert old.digest == new.digest  # same bytes: held once
+    assert registry.snapshot().host_adapters == 1
+
+
+async def test_errors_say_what_to_do(root: Path, start_registry: StartRegistry) -> None:
+    drop(root, "medical", "1.0.0")
+    (drop(root, "broken") / "adapter_config.json").write_text("{")
+    registry = await start_registry()
+    await eventually(lambda: "broken@0" in states(registry))
+    with pytest.raises(AdapterNotFound, match=r"'medicla' not found; did you mean 'medical'\?"):
+        registry.resolve("medicla")
+    with pytest.raises(AdapterNotFound, match=r"'medical@9' not found; its versions: 1\.0\.0"):
+        registry.resolve("medical", "9")
+    with pytest.raises(AdapterRejected, match=r"broken@0 is quarantined: adapter_config\.json"):
+        registry.resolve("broken")
+    with pytest.raises(AdapterRejected, match="quarantined"):
+        async with registry.lease(ref("broken")):
+            pytest.fail("leased")
+    assert "adapter_config.json" in registry.get("broken").error
+    assert [p.name for p in registry.profiles()] == ["medical"]
+
+
+async def test_default_can_be_set_rolls_back_and_survives(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(root, "m", "1.0", 1, folder="m/1.0")
+    drop(root, "m", "2.0", 2, folder="m/2.0")
+    registry = await start_registry()
+    etag = registry.etag(ref("m", "1.0"))
+    info, previous = registry.set_default(ref("m", "1.0"), etag)
+    assert (info.default, previous) == (True, ref("m", "2.0"))
+    with pytest.raises(StaleEtag):
+        registry.set_default(ref("m", "1.0"), etag)
+    assert registry.profiles()[0].version == "1.0"
+    await eventually(is_ready(registry, "m", "1.0"))
+    drop(root, "m", "3.0", 3, folder="m/3.0")
+    await eventually(lambda: "m@3.0" in states(registry))
+    assert registry.resolve("m").ref.version == "1.0"
+    await registry.close()
+    engine.held.clear()
+    again = await start_registry()
+    assert again.resolve("m").ref.version == "1.0"
+
+
+async def test_etag_changes_with_changes_not_with_use(root: Path, start_registry: StartRegistry) -> None:
+    drop(root, "m")
+    registry = await start_registry()
+    before = registry.etag(ref("m"))
+    async with registry.lease(ref("m")):
+        pass
+    assert registry.etag(ref("m")) == before
+    await registry.load(ref("m"), pinned=True)
+    assert registry.etag(ref("m")) != before
+
+
+async def test_a_quarantined_version_cannot_be_the_default(root: Path, start_registry: StartRegistry) -> None:
+    drop(root, "m", "1.0", folder="m/1.0")
+    (drop(root, "m", "2.0", folder="m/2.0") / "adapter_config.json").write_text("{")
+    registry: Registry = await start_registry()
+    await eventually(lambda: states(registry).get("m@2.0") == AdapterState.QUARANTINED)
+    assert registry.resolve("m").ref.version == "1.0"
+    with pytest.raises(AdapterRejected, match="quarantined"):
+        registry.set_default(ref("m", "2.0"))
+
+
+async def test_numbers_and_the_load_hook(root: Path, start_registry: StartRegistry) -> None:
+    loaded: list[tuple[str, float]] = []
+    drop(root, "a", value=1)
+    drop(root, "b", value=2)
+    registry = await start_registry(on_load=lambda r, seconds: loaded.append((str(r), seconds)))
+    async with registry.lease(ref("a")):
+        shot = registry.snapshot()
+        assert (shot.loads, shot.leases, shot.host_adapters, shot.device_adapters) == (2, 1, 2, 1)
+        assert shot.versions == {AdapterState.READY: 2}
+        assert 0 < shot.host_bytes < shot.host_budget_bytes
+    assert sorted(name for name, _ in loaded) == ["a@0", "b@0"]
+    assert sum(seconds for _, seconds in loaded) == pytest.approx(registry.snapshot().load_seconds)
