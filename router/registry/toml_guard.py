@@ -1,7 +1,7 @@
 """A look at TOML text before the parser sees it.
 
-tomllib takes time quadratic in the number of parts of a dotted key, and recurses into nested arrays: a file
-of 200 KiB keeps it busy for minutes. A manifest needs neither, so both are bounded here in linear time.
+tomllib takes time quadratic in the number of parts of a dotted key, recurses into nested arrays, and reads
+escapes one by one: a file of 200 KiB keeps it busy for minutes. A manifest needs little of any of them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 
 DOTS = 8
 DEPTH = 16
+ESCAPES = 20_000
 
 # Comments and the four kinds of strings; an unclosed one runs to the end of its line or of the file.
 _OPAQUE = re.compile(
@@ -26,6 +27,8 @@ _BORDER = re.compile(r"[,=\[\]{}\n]")
 
 def too_complex(text: str) -> str:
     """Why `text` is not worth parsing, or an empty string."""
+    if text.count("\\") > ESCAPES:
+        return f"has more than {ESCAPES} backslashes"
     bare = _OPAQUE.sub("", text)
     if any(piece.count(".") > DOTS for piece in _BORDER.split(bare)):
         return f"a key has more than {DOTS} dots"

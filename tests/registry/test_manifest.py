@@ -118,7 +118,7 @@ def test_versions_are_checked(version: str) -> None:
     assert codes(f'[adapter]\nversion = "{version}"\n') == ["manifest-value"]
 
 
-OUT_OF_RANGE = """
+OUT_OF_RANGE = """\
 max_tokens = 0
 max_tokens = 1.5
 max_tokens = true
@@ -142,7 +142,7 @@ logprobs = 21
 stop = 'x'
 stop = ['']
 stop = [1]
-""".split("\n")[1:-1]
+""".splitlines()
 
 
 @pytest.mark.parametrize(
