@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -54,7 +55,10 @@ class MasterAdamW:
 
     def state_dict(self) -> dict[str, Any]:
         """Masters and moments, to go on exactly where it was."""
-        return {"masters": [m.detach().clone() for m in self._masters], "adam": self._adam.state_dict()}
+        return {
+            "masters": [m.detach().clone() for m in self._masters],
+            "adam": copy.deepcopy(self._adam.state_dict()),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put a saved state back, into the live weights too."""

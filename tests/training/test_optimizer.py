@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from router.errors import FailedPrecondition
+from router.training.optimizer import MasterAdamW, rate_factor
+from router.training.order import rows_of_step
+from router.training.recipe import Training
+
+
+def test_cosine_warms_up_peaks_and_falls() -> None:
+    plan = Training(steps=100, warmup=0.1)
+    factors = [rate_factor(step, plan) for step in range(1, 101)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == 1.0
+    assert factors[54] == pytest.approx(0.5)
+    assert factors[-1] == 0.02
+    assert factors[9:] == sorted(factors[9:], reverse=True)
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("linear", 0.5), ("constant", 1.0)])
+def test_other_schedules(schedule: str, middle: float) -> None:
+    plan = Training(steps=10, warmup=0.0, schedule=schedule)
+    assert rate_factor(5, plan) == pytest.approx(middle)
+
+
+def test_updates_too_small_for_bfloat16_add_up() -> None:
+    weight = torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
+    plan = Training(steps=1000, learning_rate=1e-3, schedule="constant", warmup=0.0, weight_decay=0.0)
+    optimizer = MasterAdamW([weight], plan)
+    for step in range(1, 21):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step(step)
+    assert weight.item() == pytest.approx(0.98, abs=0.004)
+
+
+def test_state_goes_on_exactly() -> None:
+    def made() -> tuple[torch.nn.Parameter, MasterAdamW]:
+        weight = torch.nn.Parameter(torch.linspace(-1, 1, 8))
+        return weight, MasterAdamW([weight], Training(steps=10, learning_rate=0.1))
+
+    first, one = made()
+    for step in (1, 2, 3):
+        first.grad = first.detach().clone()
+        one.step(step)
+    second, other = made()
+    other.load_state_dict(one.state_dict())
+    for weight, optimizer in ((first, one), (second, other)):
+        weight.grad = weight.detach().clone()
+        optimizer.step(4)
+    assert torch.equal(first, second)
+
+
+def test_diverged_run_says_so() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = MasterAdamW([weight], Training(steps=10))
+    weight.grad = torch.tensor([1.0, float("nan")])
+    with pytest.raises(FailedPrecondition, match="not finite at step 7"):
+        optimizer.step(7)
+
+
+def test_an_epoch_sees_every_row_once_and_the_seed_decides() -> None:
+    epoch = [row for step in range(1, 6) for row in rows_of_step(step, 20, 4, seed=1)]
+    assert sorted(epoch) == list(range(20))
+    assert rows_of_step(3, 20, 4, seed=1) == epoch[8:12]
+    assert [row for step in range(6, 11) for row in rows_of_step(step, 20, 4, seed=1)] != epoch
+    assert rows_of_step(1, 20, 4, seed=2) != epoch[:4]
+
+
+def test_batch_larger_than_the_data() -> None:
+    assert sorted(rows_of_step(1, 3, 6, seed=0)) == [0, 0, 1, 1, 2, 2]

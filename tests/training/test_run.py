@@ -1,0 +1,179 @@
+"""Whole runs on a tiny base: determinism, interruption, the folder that comes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from router.engine.digest import base_digest
+from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
+from router.registry.manifest import parse_manifest
+from router.registry.probes import parse_probes
+from router.training import train
+from router.training.trainer import Trainer
+from tests.training.tiny import recipe_text
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*past_key_values:FutureWarning"),
+]
+
+
+@pytest.fixture
+def run(recipe: Path, tmp_path: Path):
+    def made(name: str, resume: bool = False, work: str = "work") -> Path:
+        return train(recipe, tmp_path / name, resume=resume, work=tmp_path / work, device="cpu")
+
+    return made
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    left, right = weights(one), weights(other)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C in the middle of a given step."""
+    step = Trainer._step
+
+    def at(number: int) -> None:
+        def stepping(self: Trainer, now: int):
+            if now == number:
+                os.kill(os.getpid(), signal.SIGINT)
+            return step(self, now)
+
+        monkeypatch.setattr(Trainer, "_step", stepping)
+
+    return at
+
+
+def test_folder_is_complete_and_peft_loads_it(run, tiny_base: Path) -> None:
+    folder = run("colours")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter.toml", "adapter_config.json", "adapter_model.safetensors", "curves.png", "probes.jsonl",
+        "train_log.jsonl",
+    ]  # fmt: skip
+    assert {tensor.dtype for tensor in weights(folder).values()} == {torch.bfloat16}
+    base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    before = base(torch.tensor([[5, 6, 7]])).logits.detach().clone()
+    after = PeftModel.from_pretrained(base, folder)(torch.tensor([[5, 6, 7]])).logits
+    assert not torch.allclose(before, after)
+
+
+def test_manifest_says_what_the_recipe_said(run, tiny_base: Path) -> None:
+    folder = run("colours")
+    manifest, findings = parse_manifest((folder / "adapter.toml").read_bytes(), "colours")
+    assert findings == ()
+    assert (manifest.name, manifest.version, manifest.domain) == ("colours", "1.0.0", "art")
+    assert manifest.prompt.system == "Name the colour."
+    assert manifest.generation.max_tokens == 8
+    assert manifest.routing.examples == ('which colour is "it"?', "back\\slash")
+    base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    assert manifest.base.digest == base_digest(base)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == manifest.base.model == "base"
+    assert config["target_modules"] == sorted(config["target_modules"])
+
+
+def test_log_and_probes(run) -> None:
+    folder = run("colours")
+    facts, *records = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    assert facts["rows"] == {"train": 24, "valid": 9, "test": 9}
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in records if "valid_loss" in record] == [2, 4, 6]
+    assert records[-1]["valid_loss"] < records[1]["valid_loss"]
+    _, findings = parse_probes((folder / "probes.jsonl").read_bytes())
+    assert findings == ()
+
+
+def test_same_seed_same_weights_other_seed_others(run, recipe: Path) -> None:
+    one, other = run("one"), run("other")
+    assert same(one, other)
+    recipe.write_text(recipe.read_text().replace("seed = 3", "seed = 4"))
+    assert not same(one, run("third"))
+
+
+def test_interrupted_run_resumes_as_if_it_had_not_stopped(run, interrupt, tmp_path: Path) -> None:
+    whole = run("whole")
+    interrupt(3)
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", work="cut")
+    assert not (tmp_path / "cut").joinpath("adapter.toml").exists()
+    interrupt(0)
+    assert same(run("cut2", resume=True, work="cut"), whole)
+    log = (tmp_path / "cut2" / "train_log.jsonl").read_text().splitlines()
+    assert len(log) == 7
+
+
+def test_resuming_another_recipe_is_refused(run, interrupt, recipe: Path) -> None:
+    interrupt(3)
+    with pytest.raises(KeyboardInterrupt):
+        run("cut")
+    recipe.write_text(recipe.read_text().replace("rank = 4", "rank = 2"))
+    with pytest.raises(FailedPrecondition, match="another recipe, data or base"):
+        run("cut", resume=True)
+
+
+def test_damaged_checkpoint_is_refused(run, interrupt, tmp_path: Path) -> None:
+    interrupt(3)
+    with pytest.raises(KeyboardInterrupt):
+        run("cut")
+    path = tmp_path / "work" / "colours" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(FailedPrecondition, match="is damaged"):
+        run("cut", resume=True)
+
+
+def test_early_stopping_keeps_the_best(run, recipe: Path, tiny_base: Path) -> None:
+    recipe.write_text(
+        recipe_text(tiny_base, steps=40, train="patience = 2\nclip = 1e9").replace("0.02", "2.0")
+    )
+    folder = run("colours")
+    records = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()][1:]
+    losses = [record["valid_loss"] for record in records if "valid_loss" in record]
+    assert len(records) < 40
+    assert min(losses) == losses[-3]
+
+
+def test_full_disk_at_export(run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("router.training.export._save_weights", no_space)
+    with pytest.raises(ResourceExhausted, match="disk is full"):
+        run("colours")
+    assert not (tmp_path / "colours").exists()
+    assert (tmp_path / "work" / "colours" / "checkpoint.pt").is_file()
+    monkeypatch.undo()
+    assert (
+        tomllib.loads((run("colours", resume=True) / "adapter.toml").read_text())["adapter"]["name"]
+        == "colours"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("rank = 4", 'rank = 4\ntargets = ["nowhere"]', "lora.targets"),
+        ('valid = "valid.jsonl"', 'valid = "valid.jsonl"\nmax_tokens = 8', "longer than data.max_tokens=8"),
+    ],
+)
+def test_recipes_that_do_not_fit_the_base_or_data(run, recipe: Path, old: str, new: str, said: str) -> None:
+    recipe.write_text(recipe.read_text().replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        run("colours")
+    assert said in caught.value.message
