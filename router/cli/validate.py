@@ -62,7 +62,7 @@ def validate(
 
 
 def _base(model: str, paths: Sequence[Path]) -> BaseInfo | None:
-    from router.cli.base_sites import find_base, read_base
+    from router.cli.base_files import find_base, read_base
 
     folder = find_base(model)
     return read_base(folder, model, any(map(_pins_digest, paths))) if folder else None

@@ -1,43 +1,20 @@
 import json
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from router.cli.base_sites import find_base, read_base
-
-MODULES = {"model.layers.0.self_attn.q_proj": (8, 8), "model.layers.0.mlp.up_proj": (16, 8)}
+from router.cli.base_files import find_base, read_base
+from tests.cli.tiny import write_adapter, write_base
 
 
 @pytest.fixture
 def base(own_folder):
-    """A base folder with two linear modules and an embedding table."""
-    folder = own_folder / "tiny-base"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "vocab_size": 32}))
-    weights = {f"{name}.weight": np.ones(shape, np.float32) for name, shape in MODULES.items()}
-    weights |= {"model.embed_tokens.weight": np.ones((32, 8), np.float32), "model.norm.weight": np.ones(8)}
-    save_file(weights, folder / "model.safetensors")
-    return folder
+    return write_base(own_folder / "tiny-base")
 
 
 @pytest.fixture
 def adapter(own_folder):
-    """A good adapter folder; `change` says how it is spoilt."""
-
-    def make(name="good", b=0.5, modules=MODULES):
-        folder = own_folder / name
-        folder.mkdir()
-        targets = sorted({module.rpartition(".")[2] for module in modules})
-        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4}
-        (folder / "adapter_config.json").write_text(json.dumps(config | {"target_modules": targets}))
-        tensors = {}
-        for module, (rows, columns) in modules.items():
-            prefix = f"base_model.model.{module}"
-            tensors[f"{prefix}.lora_A.weight"] = np.full((2, columns), 0.5, np.float32)
-            tensors[f"{prefix}.lora_B.weight"] = np.full((rows, 2), b, np.float32)
-        save_file(tensors, folder / "adapter_model.safetensors")
-        return folder
+    def make(name="good", **spoilt):
+        return write_adapter(own_folder / name, **spoilt)
 
     return make
 
@@ -84,7 +61,7 @@ def test_a_base_without_weights_is_a_misuse(cli, base, adapter):
 
 
 def test_the_digest_is_read_only_where_a_manifest_pins_it(cli, base, adapter, monkeypatch):
-    monkeypatch.setattr("router.cli.base_sites.digest", lambda *_: "ab" * 32)
+    monkeypatch.setattr("router.cli.base_files.digest", lambda *_: "ab" * 32)
     pinned = adapter("pinned")
     (pinned / "adapter.toml").write_text(f'[base]\ndigest = "{"cd" * 32}"\n')
     done = cli("adapters", "validate", pinned, "--model", base)

@@ -1,18 +1,21 @@
-"""The base that `adapters validate` compares with: its modules and digest, read from files without torch."""
+"""The base as files, read without torch: modules, digest, and its whole matrices to compare with."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from router.engine.base import BaseInfo
+from router.engine.base import BaseInfo, TensorData
 from router.errors import ConfigError
 
+TIED = {"lm_head": "model.embed_tokens"}  # stored once where the base shares them
+WIDTHS = {"BF16": 2, "F16": 2, "F32": 4}
+BLOCK = 1 << 22  # values compared at once
 NOT_LINEAR = ("embed_tokens", "wte", "wpe", "lm_head")
 
 
@@ -39,6 +42,8 @@ def find_base(model: str) -> Path | None:
 def read_base(folder: Path, name: str, with_digest: bool) -> BaseInfo:
     """Linear modules with their shapes, and the digest where it is wanted (it reads every byte)."""
     tensors = dict(_tensors(folder))
+    if not tensors:
+        raise ConfigError(f"{folder} holds no safetensors: name another base with --model, or say --no-base")
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     sites = {
         tensor_name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
@@ -62,10 +67,7 @@ def _is_table(tensor_name: str) -> bool:
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ConfigError(f"{folder} holds no safetensors: name another base with --model, or say --no-base")
-    for file in files:
+    for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
             header = json.loads(opened.read(length))
@@ -90,3 +92,38 @@ def digest(folder: Path, name: str, tensors: dict[str, Tensor]) -> str:
             opened.seek(tensor.start)
             total.update(opened.read(tensor.end - tensor.start))
     return total.hexdigest()
+
+
+def equals_base(folder: Path) -> Callable[[str, TensorData], bool]:
+    """Tells whether a whole matrix that was saved with an adapter has the base's very values."""
+    tensors = dict(_tensors(folder))
+
+    def equals(module: str, given: TensorData) -> bool:
+        own = tensors.get(f"{module}.weight") or tensors.get(f"{TIED.get(module, module)}.weight")
+        return own is not None and own.shape == tuple(given.shape) and _same_values(own, given)
+
+    return equals
+
+
+def _same_values(own: Tensor, given: TensorData) -> bool:
+    import numpy as np
+
+    width, other = WIDTHS.get(own.dtype), WIDTHS.get(given.dtype)
+    if width is None or other is None:
+        return False
+    with own.file.open("rb") as opened:
+        opened.seek(own.start)
+        for at in range(0, (own.end - own.start) // width, BLOCK):
+            mine = _float32(own.dtype, opened.read(min(BLOCK * width, own.end - opened.tell())))
+            theirs = _float32(given.dtype, given.data[at * other : (at + BLOCK) * other])
+            if not np.array_equal(mine, theirs):
+                return False
+    return True
+
+
+def _float32(dtype: str, data: bytes | memoryview) -> Any:
+    import numpy as np
+
+    if dtype == "BF16":
+        return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(data, np.float16 if dtype == "F16" else np.float32).astype(np.float32)

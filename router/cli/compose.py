@@ -1,0 +1,79 @@
+"""Builds a server from settings: the one place that picks concrete classes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from router.cli.base_files import equals_base
+from router.cli.summary import print_summary
+from router.config import Settings
+from router.engine.base import Engine
+from router.models import resolve_model
+from router.plugins import PluginHost
+from router.registry.options import RegistryOptions
+from router.registry.registry import Registry
+from router.routing.router import Router
+from router.server.app import ServerApp
+from router.server.logs import logging_to
+from router.server.threads import in_daemon_thread
+
+PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
+
+
+class Composition:
+    """Engine, registry, plugins, routing and server, started and closed in their order."""
+
+    def __init__(self, settings: Settings, engine: Engine, model: Path | None = None) -> None:
+        options = RegistryOptions.of(settings)
+        if model is not None:
+            options = replace(options, equals_base=equals_base(model))
+        self._engine = engine
+        self.registry = Registry(engine, settings.adapters_dir, options)
+        self.plugins = PluginHost(settings.plugins_dir, settings.load_plugins)
+        self.router = Router(self.registry, self.plugins, threshold=settings.abstain_threshold)
+        self.app = ServerApp(
+            settings, engine, self.registry, self.router, startup=self._start, on_ready=self._ready
+        )
+        self._when_ready: Callable[[ServerApp], None] | None = None
+
+    async def run(self, when_ready: Callable[[ServerApp], None] | None = None) -> None:
+        """Serve until a signal; raises what stopped the server before that."""
+        self._when_ready = when_ready
+        try:
+            await self.app.run()
+        finally:
+            await self.router.close()
+            await self.registry.close()
+
+    async def _start(self) -> None:
+        await in_daemon_thread(self._engine.start)
+        await self.registry.start()
+        await self.router.start()
+        await self.registry.settled(PRELOAD_SECONDS)
+
+    def _ready(self) -> None:
+        if self._when_ready is not None:
+            self._when_ready(self.app)
+
+
+def make_engine(settings: Settings) -> Engine:
+    """The engine on torch; imported here, so that a wrong flag is told before torch is there."""
+    from router.engine.torch_engine import TorchEngine
+
+    return TorchEngine(settings)
+
+
+def serve_until_stopped(settings: Settings) -> int:
+    """Fetch the base with a progress bar, then serve; returns the exit code."""
+    model = resolve_model(settings.model)
+    composition = Composition(settings, make_engine(settings), model)
+
+    def summarise(app: ServerApp) -> None:
+        print_summary(app, composition.router.status())
+
+    with logging_to(settings.log_level):
+        asyncio.run(composition.run(summarise))
+    return 0

@@ -1,0 +1,108 @@
+"""Everything but the engine is the real thing: registry, plugins, routing, server."""
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from router.cli.compose import Composition
+from router.cli.summary import lines_to_paste, print_summary
+from router.client import AsyncClient
+from router.config import Settings
+from router.engine.fake import FakeEngine
+from tests.cli.tiny import MODULES, write_adapter
+
+MANIFEST = """
+[adapter]
+name = "medical"
+version = "1.2.0"
+domain = "medicine"
+[routing]
+keywords = ["icd", "diagnosis", "chapter"]
+"""
+SHOUT = """
+from router import hookimpl
+from router.routing import Classifier, Scores
+
+class Shout(Classifier):
+    name = "shout"
+    def classify_batch(self, requests):
+        return [Scores({"medical": 1.0}) if r.text.isupper() else None for r in requests]
+
+@hookimpl
+def register_classifiers(register):
+    register(Shout())
+"""
+
+
+@pytest.fixture
+def folders(own_folder, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(own_folder / "state"))
+    write_adapter(own_folder / "adapters" / "medical", manifest=MANIFEST)
+    write_adapter(own_folder / "adapters" / "idle", b=0.0)
+    (own_folder / "plugins").mkdir()
+    (own_folder / "plugins" / "shout.py").write_text(SHOUT)
+    return own_folder
+
+
+@pytest.fixture
+async def running(folders):
+    """A composition that is serving, and what it printed when it was ready."""
+    engine = FakeEngine()
+    engine._info = dataclasses.replace(engine._info, sites=MODULES, vocab_size=32)
+    settings = Settings(
+        listen="127.0.0.1:0",
+        metrics_listen="127.0.0.1:0",
+        adapters_dir=(Path("adapters"),),
+        plugins_dir=(Path("plugins"),),
+        drain_seconds=2,
+    )
+    composition = Composition(settings, engine)
+    ready = asyncio.Event()
+    task = asyncio.create_task(composition.run(lambda app: ready.set()))
+    await asyncio.wait({task, asyncio.ensure_future(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+    yield composition
+    composition.app.request_stop()
+    await task
+
+
+@pytest.fixture
+async def client(running):
+    async with AsyncClient(running.app.address, timeout=10) as made:
+        yield made
+
+
+async def test_a_dropped_in_plugin_and_adapter_answer(client):
+    answer = await client.generate("WHICH CHAPTER?", max_tokens=8)
+    assert str(answer.decision.adapter) == "medical@1.2.0"
+    assert answer.decision.classifier == "shout"
+    assert (await client.generate("hello", max_tokens=8)).decision.adapter is None
+
+
+async def test_a_bad_folder_is_quarantined_beside_it(client):
+    states = {a.ref.name: (a.state.value, a.error) for a in await client.adapters.list()}
+    assert states["medical"] == ("ready", "")
+    assert states["idle"][0] == "quarantined"
+
+
+async def test_the_summary_says_what_runs(running, capsys):
+    print_summary(running.app, running.router.status())
+    out = capsys.readouterr().out
+    assert "fake (Fake, context 2048)" in out
+    assert "cpu, float32" in out
+    assert "shout in plugins" in out
+    assert f"http://{running.app.metrics_address}/metrics" in out
+    (medical,) = [line for line in out.splitlines() if line.startswith("medical")]
+    assert medical.split()[:4] == ["medical", "1.2.0", "*", "ready"]
+    assert f"lora-router ask --server {running.app.address}" in out
+    assert out.rstrip().endswith("cp -r my-adapter adapters/")
+
+
+def test_lines_to_paste_are_short_on_the_default_address():
+    ask, curl, copy = lines_to_paste("127.0.0.1:50051", [Path("adapters")])
+    assert ask.startswith('lora-router ask "')
+    assert curl.endswith("http://127.0.0.1:50051/router.v1.InferenceService/StreamGenerate")
+    assert copy == "cp -r my-adapter adapters/"

@@ -1,0 +1,86 @@
+import socket
+from pathlib import Path
+
+import pytest
+
+from router.cli.folders import carried, folders
+from router.engine.fake import FakeEngine
+from router.errors import ConfigError
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Settings that `serve` would run with."""
+    seen = []
+    monkeypatch.setattr("router.cli.compose.serve_until_stopped", lambda settings: seen.append(settings) or 0)
+    return seen
+
+
+def test_flags_are_settings(cli, served, own_folder):
+    for name in ("one", "two", "plug"):
+        (own_folder / name).mkdir()
+    flags = (
+        "--listen 127.0.0.1:6000 --metrics-listen= --adapters-dir one --adapters-dir two --plugins-dir plug"
+    )
+    more = "--model m --dtype float32 --device cpu --no-native --threads 2 --set slots=5 --set preload=false"
+    assert cli("serve", *flags.split(), *more.split()).code == 0
+    (settings,) = served
+    assert (settings.listen, settings.metrics_listen) == ("127.0.0.1:6000", "")
+    assert settings.adapters_dir == (Path("one"), Path("two"))
+    assert settings.plugins_dir == (Path("plug"),)
+    assert (settings.model, settings.dtype, settings.device) == ("m", "float32", "cpu")
+    assert (settings.native, settings.threads, settings.slots, settings.preload) == (False, 2, 5, False)
+
+
+def test_without_folders_here_the_carried_ones_are_served(cli, served):
+    assert cli("serve").code == 0
+    assert served[0].adapters_dir == carried("adapters")
+    assert served[0].plugins_dir == carried("plugins")
+    assert (carried("plugins")[0] / "keywords.py").is_file()
+
+
+def test_local_folders_are_preferred(own_folder):
+    (own_folder / "adapters").mkdir()
+    assert folders((), "adapters") == (Path("adapters"),)
+
+
+def test_a_folder_that_was_said_must_be_there(cli, served):
+    done = cli("serve", "--adapters-dir", "absent")
+    assert done.code == 2
+    assert "absent is no folder" in done.err
+    with pytest.raises(ConfigError):
+        folders((Path("absent"),), "plugins")
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "192.168.1.2:1", "example.org:1"])
+def test_a_public_address_must_be_meant(cli, served, listen):
+    done = cli("serve", "--listen", listen)
+    assert done.code == 2
+    assert "--insecure-listen" in done.err
+    assert not served
+    assert cli("serve", "--listen", listen, "--insecure-listen").code == 0
+
+
+def test_a_public_address_from_the_environment_must_be_meant_too(cli, served, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_LISTEN", "0.0.0.0:50051")
+    assert cli("serve").code == 2
+    monkeypatch.setenv("LORA_ROUTER_INSECURE_LISTEN", "1")
+    assert cli("serve").code == 0
+
+
+def test_an_unknown_dtype_is_explained(cli, served):
+    done = cli("serve", "--dtype", "int4")
+    assert done.code == 2
+    assert "dtype (from flag)" in done.err
+
+
+def test_a_taken_port_ends_with_2(cli, monkeypatch, own_folder):
+    monkeypatch.setattr("router.cli.compose.resolve_model", lambda model: own_folder)
+    monkeypatch.setattr("router.cli.compose.make_engine", lambda settings: FakeEngine())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = cli("serve", "--listen", address, "--metrics-listen=")
+    assert done.code == 2
+    assert f"cannot listen on {address}" in done.err
