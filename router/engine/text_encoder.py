@@ -65,53 +65,59 @@ class TextEncoder:
 
 def _plain_encoders(tokenizer: Any, control: dict[str, int]) -> tuple[Encode, Encode]:
     """Encoders of text at the very beginning and of text after other tokens."""
-    unknown = tokenizer.unk_token_id
-    forbidden = frozenset(control.values())
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        encode = _slow_encoder(tokenizer, forbidden, unknown)
+        encode = _slow_encoder(tokenizer, frozenset(control.values()) - {tokenizer.unk_token_id})
         return encode, encode
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     spec["truncation"] = spec["padding"] = None
     for token in spec["added_tokens"]:
         token["special"] = token["special"] or token["content"] in control
-    first = _fast_encoder(spec, forbidden, unknown)
+    first = _fast_encoder(spec, control, tokenizer.unk_token)
     later = _without_prefix(spec)
-    return first, first if later == spec else _fast_encoder(later, forbidden, unknown)
+    return first, first if later == spec else _fast_encoder(later, control, tokenizer.unk_token)
 
 
-def _fast_encoder(spec: Any, forbidden: frozenset[int], unknown: int | None) -> Encode:
+def _fast_encoder(spec: Any, control: dict[str, int], unknown: str | None) -> Encode:
     from tokenizers import Tokenizer
 
     plain = Tokenizer.from_str(json.dumps(spec))
     plain.encode_special_tokens = True  # that is: encode their names as text
+    forbidden = frozenset(i for name, i in control.items() if name != unknown)
+    unknown_id = control.get(unknown or "")
+
+    def bad(token_id: int, text: str) -> bool:
+        """Whether `text` may not give this token: unknown text may be unknown, its name may not."""
+        return token_id in forbidden or (token_id == unknown_id and str(unknown) in text)
 
     def encode(text: str) -> list[int]:
         # A batch of one, since only batches let other threads run meanwhile.
         ids: list[int] = plain.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        return ids if forbidden.isdisjoint(ids) else spelt_out(text)
+        fine = forbidden.isdisjoint(ids) and not (unknown_id in ids and str(unknown) in text)
+        return ids if fine else spelt_out(text)
 
     def spelt_out(text: str) -> list[int]:
         """A vocabulary may hold a name as an ordinary word (Unigram does): that goes letter by letter."""
         safe: list[int] = []
         encoding = plain.encode_batch([text], add_special_tokens=False)[0]
         for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            letters = text[start:end] if token_id in forbidden else ""
-            kept = [token_id] if token_id not in forbidden else []
-            for letter in plain.encode_batch(list(letters), add_special_tokens=False):
-                kept += [i for i in letter.ids if i == unknown or i not in forbidden]
-            safe += kept
+            span = text[start:end]
+            if not bad(token_id, span):
+                safe.append(token_id)
+                continue
+            for letter in plain.encode_batch(list(span), add_special_tokens=False):
+                safe += [i for i in letter.ids if i not in forbidden]
         return safe
 
     return encode
 
 
-def _slow_encoder(tokenizer: Any, forbidden: frozenset[int], unknown: int | None) -> Encode:
+def _slow_encoder(tokenizer: Any, forbidden: frozenset[int]) -> Encode:
     lock = Lock()  # tokenizers written in Python keep state while they work
 
     def encode(text: str) -> list[int]:
         with lock:
             ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        return [i for i in ids if i == unknown or i not in forbidden]
+        return [i for i in ids if i not in forbidden]
 
     return encode
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 _INCOMPLETE = "\ufffd"
-_LONGEST_CHARACTER = 4  # bytes, so at most as many tokens
+_MOST_HELD = 8  # tokens: four bytes of a character, and some that are no text by themselves
 
 
 class TokenText(Protocol):
@@ -96,7 +96,7 @@ class _WindowText:
         self._pending.append(token_id)
         text = self._new_text()
         unsettled = not text or text.endswith(_INCOMPLETE)
-        if unsettled and len(self._pending) < _LONGEST_CHARACTER:
+        if unsettled and len(self._pending) < _MOST_HELD:
             return ""
         self._context, self._pending = self._pending, []
         self._context_text = self._decode(self._context)
