@@ -28,6 +28,8 @@ from router.registry.targets import check_targets
 from router.registry.tensors import check_values
 from router.registry.vocabulary import check_vocabulary
 
+SPARE_TENSORS = 64  # whole matrices that may be saved along
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -123,7 +125,9 @@ class Examination:
         length = header_length(file.head(LENGTH_BYTES), file.size, self.found)
         if length is None:
             return None
-        return parse_header(file.head(LENGTH_BYTES + length), file.size, self.found)
+        room = 0 if self.rules.base is None else 2 * len(self.rules.base.sites)
+        most = max(limits.TENSORS, room + SPARE_TENSORS)
+        return parse_header(file.head(LENGTH_BYTES + length), file.size, self.found, most)
 
     def _sites(self, header: Header) -> None:
         base, settings = self.rules.base, self.settings

@@ -9,7 +9,10 @@ CONFIG_BYTES = MIB
 HEADER_BYTES = MIB
 PROBES_BYTES = MIB
 WEIGHTS_BYTES = 16 * GIB  # the true limit is base shapes times max_rank, checked before reading
-FOLDER_ENTRIES = 10_000
+FOLDER_ENTRIES = 1_000
+
+JSON_PARTS = 1 << 16  # brackets and colons: each may cost a Python object, and objects cost collections
+TENSORS = 4_096  # or what the base has room for
 
 EXAMPLES = 1_000
 EXAMPLE_CHARS = 4_000
@@ -21,6 +24,7 @@ PATTERNS = 4_096
 PATTERN_CHARS = 256
 MODULES = 4_096
 PROBES = 256
+PROBE_LINES = 4_096
 
 RANK = 65_536
 ALPHA = 1e6

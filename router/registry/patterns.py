@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+LOOSE = 64  # patterns that must be tried one by one
 META = frozenset("\\^$*+?{}[]|()")
 
 
@@ -69,8 +70,10 @@ def read_patterns(values: Mapping[str, float]) -> tuple[ModulePatterns, list[str
         anchored, loose, text = _literal(key)
         if not text or META.intersection(text):
             refused.append(key)
-        elif loose:
+        elif loose and len(endings) < LOOSE:
             endings.append((text, order, value))
+        elif loose:
+            refused.append(key)
         else:
             (whole if anchored else suffixes).setdefault(text, (order, value))
     return ModulePatterns(suffixes, whole, tuple(endings)), refused

@@ -53,6 +53,9 @@ def parse_probes(data: bytes) -> tuple[tuple[Probe, ...], tuple[Finding, ...]]:
         message = f"has {len(data)} bytes, at most {limits.PROBES_BYTES} are allowed"
         found.refuse(Code.PROBE_INVALID, message, PROBES)
         return (), tuple(found)
+    if data.count(b"\n") > limits.PROBE_LINES:
+        found.refuse(Code.PROBE_INVALID, f"has more than {limits.PROBE_LINES} lines", PROBES)
+        return (), tuple(found)
     lines = [(number, line) for number, line in enumerate(data.split(b"\n"), 1) if line.strip()]
     if len(lines) > limits.PROBES:
         message = f"has {len(lines)} probes, at most {limits.PROBES} are allowed"

@@ -73,8 +73,11 @@ def _refuse_length(prefix: bytes, length: int, found: Findings) -> None:
     found.refuse(Code.HEADER_TOO_LARGE, message, WEIGHTS)
 
 
-def parse_header(raw: bytes, file_size: int, found: Findings) -> Header | None:
-    """Check `raw` (length and JSON) against the file's size; None if anything does not fit."""
+def parse_header(raw: bytes, file_size: int, found: Findings, most: int = limits.TENSORS) -> Header | None:
+    """Check `raw` (length and JSON) against the file's size; None if anything does not fit.
+
+    `most` is the number of tensors that any adapter could have here.
+    """
     try:
         document = loads(raw[LENGTH_BYTES:])
         if not isinstance(document, dict):
@@ -85,8 +88,9 @@ def parse_header(raw: bytes, file_size: int, found: Findings) -> Header | None:
     if not _metadata_is_plain(document.pop("__metadata__", {})):
         found.refuse(Code.HEADER_INVALID, "__metadata__ must map strings to strings", WEIGHTS)
         return None
-    if not document:
-        found.refuse(Code.HEADER_INVALID, "holds no tensors", WEIGHTS)
+    if not 1 <= len(document) <= most:
+        message = f"holds {len(document) or 'no'} tensors, an adapter has 2 for each module, at most {most}"
+        found.refuse(Code.HEADER_INVALID, message, WEIGHTS)
         return None
     tensors: dict[str, TensorEntry] = {}
     for name, value in document.items():

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from router.registry import limits
 from router.registry.text import show
 
 
@@ -16,6 +17,9 @@ class JsonError(ValueError):
 
 def loads(data: bytes) -> Any:
     """Parse `data`. Raises JsonError and nothing else."""
+    parts = data.count(b"[") + data.count(b"{") + data.count(b":")
+    if parts > limits.JSON_PARTS:
+        raise JsonError(f"has {parts} parts, at most {limits.JSON_PARTS} are allowed")
     try:
         return json.loads(
             data.decode("utf-8"),

@@ -1,0 +1,84 @@
+"""At least 60 hostile folders: each refused by its code within 100 ms and 50 MB, nothing run or followed.
+
+Time is this thread's own (CPU): the machine may be busy with other things. What blocks runs into the timeout.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from router.errors import AdapterRejected
+from router.registry.artifact import inspect_folder, read_artifact
+from router.registry.findings import Severity
+from router.registry.validate import validate_folder
+from tests.registry.hostile import FOLDERS
+from tests.registry.tiny import BASE, write_adapter
+
+SECONDS, BYTES = 0.1, 50 << 20
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(FOLDERS) >= 60
+    assert np.__version__  # imported before anything is timed
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_refused_by_code_quickly_in_little_memory_and_without_effect(name: str, tmp_path: Path) -> None:
+    build, code = FOLDERS[name]
+    folder = tmp_path / "adapter"
+    build(folder)
+    times = []
+    for _ in range(5):
+        start = time.thread_time()
+        report = validate_folder(folder, BASE)
+        times.append(time.thread_time() - start)
+        if times[-1] < SECONDS:
+            break
+    tracemalloc.start()
+    inspect_folder(folder, BASE, max_rank=64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    refusals = [f.code for f in report.findings if f.severity is Severity.REFUSE]
+    assert code in refusals if code else refusals == []
+    assert min(times) < SECONDS
+    assert peak < BYTES
+    assert not (folder / "marker").exists()
+    assert len(json.dumps(report.to_json())) < 50_000
+    assert all(f.message.isprintable() for f in report.findings)
+
+
+@pytest.mark.parametrize("name", [n for n, (_, code) in FOLDERS.items() if code])
+def test_reading_refuses_what_validation_refuses(name: str, tmp_path: Path) -> None:
+    build, code = FOLDERS[name]
+    build(tmp_path / "adapter")
+    with pytest.raises(AdapterRejected) as caught:
+        read_artifact(tmp_path / "adapter", BASE, max_rank=64)
+    assert code in caught.value.metadata["codes"].split(",")
+
+
+def test_the_process_stays_small(tmp_path: Path) -> None:
+    """Peak resident memory of a process that looks at every one of them."""
+    for number, (build, _) in enumerate(FOLDERS.values()):
+        (tmp_path / str(number)).mkdir()
+        build(tmp_path / str(number) / "adapter")
+    script = (
+        "import resource, sys\nfrom pathlib import Path\nfrom tests.registry.tiny import BASE\n"
+        "from router.registry.validate import validate_folder\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "validate_folder(Path(sys.argv[1]), BASE)\nbefore = peak()\n"
+        "[validate_folder(p / 'adapter', BASE) for p in Path(sys.argv[2]).iterdir() if p.name.isdigit()]\n"
+        "print(peak() - before)"
+    )
+    warm = write_adapter(tmp_path / "warm")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(warm), str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) * 1024 < BYTES
