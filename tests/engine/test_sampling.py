@@ -1,0 +1,196 @@
+"""Sampling: rows independent of each other, penalties, suppression, log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import RepetitionPenaltyLogitsProcessor
+
+from router.engine.sampling import Sampled, Sampler, SamplingState
+from router.types import SamplingParams
+
+VOCAB, EOS = 300, 7
+BROKEN = [float("nan"), float("inf")]
+
+
+def logits(seed: int, rows: int = 1, spread: float = 3.0) -> torch.Tensor:
+    return torch.randn(rows, VOCAB, generator=torch.Generator().manual_seed(seed)) * spread
+
+
+def state(prompt: Sequence[int] = (1, 2, 3), **params: Any) -> SamplingState:
+    return SamplingState(SamplingParams(**params), prompt, [EOS])
+
+
+def answer(params: dict[str, Any], steps: torch.Tensor, sampler: Sampler | None = None) -> list[int]:
+    """Sample one row alone, step by step, over given logits [steps, vocab]."""
+    sampler, row, tokens = sampler or Sampler(VOCAB, "cpu"), state(**params), []
+    for step in steps:
+        (sampled,) = sampler.sample(step[None], [row])
+        row.accept(sampled.id)
+        tokens.append(sampled.id)
+    return tokens
+
+
+params = st.fixed_dictionaries(
+    {"temperature": st.sampled_from([0.0, 1e-30, 0.3, 1.0, 50.0]), "seed": st.integers(0, 2**63)},
+    optional={
+        "top_p": st.floats(0.01, 1.0),
+        "top_k": st.integers(0, 400),
+        "min_p": st.floats(0.0, 1.0),
+        "repetition_penalty": st.floats(0.5, 2.0),
+        "frequency_penalty": st.floats(-2.0, 2.0),
+        "presence_penalty": st.floats(-2.0, 2.0),
+        "min_tokens": st.integers(0, 3),
+        "logprobs": st.integers(0, 5),
+    },
+)
+
+
+@given(rows=st.lists(params, min_size=1, max_size=5), seed=st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_a_row_is_the_same_whatever_the_batch_around_it(rows: list[dict[str, Any]], seed: int) -> None:
+    steps = [logits(seed + step, len(rows)) for step in range(4)]
+    alone = [answer(p, torch.stack([step[row] for step in steps])) for row, p in enumerate(rows)]
+    states, together = [state(**p) for p in rows], [[] for _ in rows]
+    sampler = Sampler(VOCAB, "cpu")
+    for step in steps:
+        for row, sampled in enumerate(sampler.sample(step, states)):
+            states[row].accept(sampled.id)
+            together[row].append(sampled.id)
+    assert together == alone
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_greedy_is_the_argmax_and_the_first_of_equals(dtype: torch.dtype) -> None:
+    values = logits(1, 6).to(dtype)
+    values[2, [50, 60]] = 99.0
+    before = values.clone()
+    sampled = Sampler(VOCAB, "cpu").sample(values, [state() for _ in range(6)])
+    assert [s.id for s in sampled] == [int(row.float().argmax()) for row in values]
+    assert sampled[2] == Sampled(50)
+    assert torch.equal(values, before)
+
+
+@given(rows=st.lists(params, min_size=1, max_size=5), broken=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_row_that_is_not_finite_fails_alone(rows: list[dict[str, Any]], broken: st.DataObject) -> None:
+    values = logits(5, len(rows))
+    healthy = [s.id for s in Sampler(VOCAB, "cpu").sample(values, [state(**p) for p in rows])]
+    bad = broken.draw(st.integers(0, len(rows) - 1))
+    places = broken.draw(st.sampled_from([[0], [VOCAB - 1], [EOS], list(range(VOCAB))]))
+    values[bad, places] = broken.draw(st.sampled_from(BROKEN))
+    sampled = Sampler(VOCAB, "cpu").sample(values, [state(**p) for p in rows])
+    assert [s.failed for s in sampled] == [row == bad for row in range(len(rows))]
+    assert [s.id for row, s in enumerate(sampled) if row != bad] == healthy[:bad] + healthy[bad + 1 :]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nothing_left_to_choose_from_fails_and_one_finite_score_is_enough(temperature: float) -> None:
+    values = torch.full((3, VOCAB), -torch.inf)
+    values[1, 11] = -5.0
+    values[2, EOS] = 1.0
+    rows = [
+        state(temperature=temperature),
+        state(temperature=temperature),
+        state(temperature=temperature, min_tokens=1),
+    ]
+    sampled = Sampler(VOCAB, "cpu").sample(values, rows)
+    assert [s.failed for s in sampled] == [True, False, True]
+    assert sampled[1].id == 11
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_min_tokens_suppress_the_end_and_nothing_else(temperature: float) -> None:
+    values = torch.zeros(1, VOCAB)
+    values[0, EOS], values[0, 9] = 100.0, 50.0
+    assert answer({"temperature": temperature, "seed": 1, "min_tokens": 2}, values.repeat(4, 1)) == [
+        9,
+        9,
+        EOS,
+        EOS,
+    ]
+
+
+def test_a_seed_repeats_and_no_seed_does_not() -> None:
+    steps = torch.zeros(20, VOCAB)
+    assert answer({"temperature": 1.0, "seed": 3}, steps) == answer({"temperature": 1.0, "seed": 3}, steps)
+    assert answer({"temperature": 1.0, "seed": 3}, steps) != answer({"temperature": 1.0, "seed": 4}, steps)
+    assert answer({"temperature": 1.0}, steps) != answer({"temperature": 1.0}, steps)
+
+
+@given(
+    prompt=st.lists(st.integers(0, VOCAB - 1), max_size=200),
+    penalty=st.floats(0.5, 2.0),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_repetition_penalty_is_that_of_transformers(prompt: list[int], penalty: float, seed: int) -> None:
+    values, row = logits(seed), state(prompt, repetition_penalty=penalty)
+    tokens = list(prompt)
+    for _ in range(5):
+        ids = torch.tensor([tokens], dtype=torch.long)
+        expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, values.clone()) if tokens else values
+        (sampled,) = Sampler(VOCAB, "cpu").sample(values, [row])
+        assert sampled.id == int(expected.argmax())
+        row.accept(sampled.id)
+        tokens.append(sampled.id)
+
+
+def test_frequency_and_presence_count_the_answer_only() -> None:
+    values = torch.zeros(1, VOCAB)
+    values[0, 5], values[0, 6] = 1.0, 0.5
+    row = state([5, 5, 5], frequency_penalty=0.2, presence_penalty=0.15)
+    tokens = []
+    for _ in range(5):
+        (sampled,) = Sampler(VOCAB, "cpu").sample(values, [row])
+        row.accept(sampled.id)
+        tokens.append(sampled.id)
+    # 5: 1.0, 0.65, then 0.45 < 0.5; 6: 0.5, 0.15; 5: 0.45, 0.25; 5: 0.25
+    assert tokens == [5, 5, 6, 5, 5]
+
+
+@given(count=st.integers(1, 20), temperature=st.sampled_from([0.0, 0.7]))
+@settings(max_examples=20, deadline=None)
+def test_logprobs_are_of_the_raw_distribution(count: int, temperature: float) -> None:
+    values = logits(3)
+    row = state(
+        temperature=temperature, seed=1, logprobs=count, top_k=2, repetition_penalty=1.5, min_tokens=1
+    )
+    (sampled,) = Sampler(VOCAB, "cpu", spell=lambda i: f"<{i}>").sample(values, [row])
+    raw = torch.log_softmax(values[0], -1)
+    assert sampled.logprob is not None
+    assert sampled.logprob.token == f"<{sampled.id}>"
+    assert sampled.logprob.logprob == pytest.approx(float(raw[sampled.id]))
+    best = raw.topk(count)
+    assert [i for _, i, _ in sampled.logprob.top] == best.indices.tolist()
+    assert [p for _, _, p in sampled.logprob.top] == pytest.approx(best.values.tolist())
+    assert sampled.logprob.top[0][0] == f"<{best.indices[0]}>"
+
+
+def test_rows_without_logprobs_have_none_and_padding_is_never_sampled() -> None:
+    values = torch.cat([logits(1, 3), torch.full((3, 20), 99.0)], -1)
+    rows = [state(), state(logprobs=1), state(temperature=5.0, seed=1)]
+    sampled = Sampler(VOCAB, "cpu").sample(values, rows)
+    assert [s.logprob is None for s in sampled] == [True, False, True]
+    assert all(s.id < VOCAB for s in sampled)
+
+
+def test_default_rows_do_not_pay_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    shaped = Sampler._shaped
+    monkeypatch.setattr(
+        Sampler,
+        "_shaped",
+        lambda self, scores, states: seen.append(len(states)) or shaped(self, scores, states),
+    )
+    sampler = Sampler(VOCAB, "cpu")
+    sampler.sample(logits(1, 4), [state() for _ in range(4)])
+    assert seen == []
+    sampler.sample(logits(1, 4), [state(), state(temperature=1.0), state(), state(top_p=0.5)])
+    assert seen == [1]
+    assert sampler.sample(logits(1, 0), []) == []
