@@ -47,6 +47,7 @@ class Trainer:
         self.model, self.plan, self.device = model, plan, device
         self.train, self.valid = train, sorted(valid, key=len)
         self.progress = Progress()
+        self._lengths = [len(example) for example in train]
         self._answers = AnswerModel(model)
         self._optimizer = MasterAdamW(model.parameters(), plan)
         self._best_weights: dict[str, torch.Tensor] = {}
@@ -86,7 +87,7 @@ class Trainer:
 
     def _step(self, number: int) -> Record:
         self.model.train()
-        rows = rows_of_step(number, len(self.train), self.plan.batch, self.plan.seed)
+        rows = rows_of_step(number, self._lengths, self.plan.batch, self.plan.seed)
         batch = collate([self.train[row] for row in rows])
         loss = self._answers.loss(batch.to(self.device))
         loss.backward()  # type: ignore[no-untyped-call]

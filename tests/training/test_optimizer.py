@@ -5,7 +5,6 @@ import torch
 
 from router.errors import FailedPrecondition
 from router.training.optimizer import MasterAdamW, rate_factor
-from router.training.order import rows_of_step
 from router.training.recipe import Training
 
 
@@ -58,15 +57,3 @@ def test_diverged_run_says_so() -> None:
     weight.grad = torch.tensor([1.0, float("nan")])
     with pytest.raises(FailedPrecondition, match="not finite at step 7"):
         optimizer.step(7)
-
-
-def test_an_epoch_sees_every_row_once_and_the_seed_decides() -> None:
-    epoch = [row for step in range(1, 6) for row in rows_of_step(step, 20, 4, seed=1)]
-    assert sorted(epoch) == list(range(20))
-    assert rows_of_step(3, 20, 4, seed=1) == epoch[8:12]
-    assert [row for step in range(6, 11) for row in rows_of_step(step, 20, 4, seed=1)] != epoch
-    assert rows_of_step(1, 20, 4, seed=2) != epoch[:4]
-
-
-def test_batch_larger_than_the_data() -> None:
-    assert sorted(rows_of_step(1, 3, 6, seed=0)) == [0, 0, 1, 1, 2, 2]
