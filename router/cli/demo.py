@@ -52,11 +52,8 @@ def main() -> int:
 
 def demonstrate() -> int:
     """Fetch, start, ask, show, stop."""
-    from router.cli.settings import load_settings
-    from router.models import resolve_model
-
     began = time.monotonic()
-    resolve_model(load_settings().model)
+    fetch()
     with demo_server() as server:
         print("starting the server (the first start also compiles its native operations) ...", flush=True)
         server.wait_until_serving()
@@ -71,6 +68,19 @@ def demonstrate() -> int:
         raise CliError(f"{len(failed)} of {len(asked)} requests failed; the first: {failed[0].error}")
     print(f"server stopped; {time.monotonic() - began:.1f} s in all. Yours to try: make serve")
     return 0
+
+
+def fetch() -> None:
+    """The base, with a progress bar the first time, and the encoder of the embedding classifier."""
+    from router.cli.settings import load_settings
+    from router.errors import ConfigError
+    from router.models import fetch_encoder, resolve_model
+
+    resolve_model(load_settings().model)
+    try:
+        fetch_encoder()
+    except ConfigError as error:
+        print(f"the embedding classifier stays out: {error.message}", file=sys.stderr)
 
 
 async def ask_all(server: DemoServer) -> tuple[list[Asked], int]:

@@ -1,0 +1,141 @@
+"""What the documentation must name, so that it cannot fall behind; its examples run."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from router import errors, hookspecs
+from router.cli.main import app
+from router.config import Settings
+from router.errors import RouterError
+from router.plugins import PluginHost
+from router.types import Request, Turn
+from router.v1 import adapters_pb2, inference_pb2
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def modules() -> list[str]:
+    found = (
+        p.relative_to(ROOT) for p in [*(ROOT / "router").rglob("*.py"), *(ROOT / "plugins").glob("*.py")]
+    )
+    return sorted(str(p) for p in found if "v1" not in p.parts)
+
+
+def section(text: str, heading: str) -> str:
+    """A heading and all below it, up to the next heading of its level or above."""
+    level = heading.index(" ")
+    start = text.index(f"\n{heading}\n")
+    end = re.search(rf"^#{{1,{level}}} ", text[start + len(heading) + 2 :], re.MULTILINE)
+    return text[start : start + len(heading) + 2 + end.start()] if end else text[start:]
+
+
+def test_every_module_has_its_sentence():
+    lines = page("architecture.md").splitlines()
+    told = {m[1]: m[2] for line in lines if (m := re.fullmatch(r"- `([\w/.]+\.py)`: (.+)", line))}
+    assert sorted(told) == modules()
+    assert not [name for name, sentence in told.items() if len(sentence) < 15 or not sentence.endswith(".")]
+
+
+def test_every_hook_has_a_heading_with_its_signature():
+    hooks = [f for f in vars(hookspecs).values() if hasattr(f, f"{hookspecs.NAME}_spec")]
+    assert hooks
+    for hook in hooks:
+        names = ", ".join(inspect.signature(hook).parameters)
+        assert f"\n### `{hook.__name__}({names})`\n" in page("plugins.md")
+
+
+@pytest.mark.parametrize("proto", [inference_pb2, adapters_pb2])
+def test_every_method_is_told_under_its_service(proto):
+    for service in proto.DESCRIPTOR.services_by_name.values():
+        told = section(page("api.md"), f"## {service.name}")
+        assert [m.name for m in service.methods if f"| `{m.name}` |" not in told] == []
+
+
+def test_every_setting_is_told_with_its_default():
+    told = section(page("cli.md"), "## Settings")
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in (None, ()) else f"`{str(field.default).lower()}`"
+        assert f"| `{name}` | {default} | {field.description} |" in told
+
+
+def subclasses(kind: type[RouterError]) -> Iterator[type[RouterError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from subclasses(child)
+
+
+def test_every_error_reason_is_told_with_its_code():
+    told = section(page("api.md"), "## Errors")
+    for kind in subclasses(RouterError):
+        if kind is not errors.ConfigError and kind.__module__ == "router.errors":
+            assert f"| `{kind.reason}` | {kind.code} |" in told, kind
+    assert f"`{errors.ConfigError.reason}`" in told
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    stack = [("lora-router", typer.main.get_command(app))]
+    while stack:
+        name, command = stack.pop()
+        if children := getattr(command, "commands", None):
+            stack += [(f"{name} {child}", found) for child, found in children.items()]
+        else:
+            yield (
+                name,
+                [o for p in command.params for o in (*p.opts, *p.secondary_opts) if o.startswith("--")],
+            )
+
+
+@pytest.mark.parametrize(("name", "options"), list(commands()))
+def test_every_command_and_option_is_told(name, options):
+    whole = page("cli.md")
+    told = section(whole, f"## `{name}`")
+    shared = {"--help", "--server", "--timeout", "--json"}
+    assert [o for o in options if o not in shared and not re.search(rf"`{o}\b", told)] == []
+    assert all(f"`{o}" in whole for o in shared)
+
+
+def examples(text: str) -> list[str]:
+    return re.findall(r"<!-- start example -->\n```python\n(.*?)```\n<!-- end example -->", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("text", [README, page("plugins.md")], ids=["README", "plugins"])
+def test_the_example_plugin_works(text, tmp_path):
+    (source,) = examples(text)
+    (tmp_path / "shout.py").write_text(source)
+    host = PluginHost([tmp_path])
+    host.refresh()
+    (registered,) = [r for r in host.registrations() if r.plugin == "shout"]
+    asked = [Request(t, turns=(Turn("user", t),)) for t in ("WHO IS LIABLE?", "who is liable?")]
+    loud, quiet = registered.classifier.classify_batch(asked)
+    assert (loud.values, quiet) == ({"legal": 1.0}, None)
+
+
+def pages() -> list[Path]:
+    return [*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
+    assert [t for t in targets if not (path.parent / t).exists()] == []
+
+
+def test_make_targets_that_are_named_exist():
+    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {
+        t for p in pages() for t in re.findall(r"(?:^|`)make ([a-z-]+)", p.read_text(encoding="utf-8"), re.M)
+    }
+    assert {"demo", "serve", "check", "test"} <= named <= known
