@@ -117,7 +117,7 @@ def installed(python: Path) -> str:
     return f"{PACKAGE} {out[0]}, torch {out[1]}"
 
 
-def export(artifact: AdapterArtifact, root: Path) -> Path:
+def export(artifact: AdapterArtifact, root: Path, rank: int = RANK) -> Path:
     """The adapter as a PEFT folder."""
     folder = root / artifact.name
     folder.mkdir()
@@ -130,8 +130,8 @@ def export(artifact: AdapterArtifact, root: Path) -> Path:
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "r": RANK,
-        "lora_alpha": 2 * RANK,
+        "r": rank,
+        "lora_alpha": 2 * rank,
         "target_modules": TARGETS,
         "bias": "none",
         "base_model_name_or_path": "",
