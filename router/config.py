@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="largest input accepted, in bytes")
     max_deadline_seconds: float = Field(600.0, gt=0, description="deadline of requests that bring none")
+    stream_interval: int = Field(1, ge=1, le=64, description="steps joined in one streamed message")
     drain_seconds: float = Field(30.0, ge=0, description="time running requests get at shutdown")
     stall_seconds: float = Field(10.0, gt=0, description="no step for so long with work queued: NOT_SERVING")
     log_prompts: bool = Field(False, description="write prompt text to the log")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,12 +30,21 @@ async def start_server() -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         async def start(
-            engine: Any = None, registry: Any = None, router: Any = None, wait: bool = True, **settings: Any
+            engine: Any = None,
+            registry: Any = None,
+            router: Any = None,
+            startup: Any = None,
+            wait: bool = True,
+            **settings: Any,
         ) -> ServerApp:
             engine = engine or FakeEngine()
             registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
             app = ServerApp(
-                Settings(**{**defaults, **settings}), engine, registry, router or FakeRouter(registry)
+                Settings(**{**defaults, **settings}),
+                engine,
+                registry,
+                router or FakeRouter(registry),
+                startup,
             )
             stack.push_async_callback(app.stop)
             await app.start()
@@ -46,6 +56,17 @@ async def start_server() -> AsyncIterator[Start]:
 
 
 @pytest.fixture
-async def server(start_server: Start) -> ServerApp:
-    """A ready server with the adapters medical and legal."""
-    return await start_server()
+def fakes() -> SimpleNamespace:
+    """What stands behind `server`: `engine`, `registry` with the adapters medical and legal, `router`."""
+    from router.engine.fake import FakeEngine
+    from tests.fakes import FakeRegistry, FakeRouter, adapter
+
+    engine = FakeEngine(step_seconds=0.001, context_length=4096)
+    registry = FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
+    return SimpleNamespace(engine=engine, registry=registry, router=FakeRouter(registry))
+
+
+@pytest.fixture
+async def server(start_server: Start, fakes: SimpleNamespace) -> ServerApp:
+    """A ready server on the fakes."""
+    return await start_server(**vars(fakes))

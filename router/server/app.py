@@ -60,7 +60,7 @@ class ServerApp:
         self.health = Health(self.lifecycle, engine.status, settings.stall_seconds)
         self.pipeline = Pipeline(settings, engine, registry, router)
         self.address = self.metrics_address = ""
-        self.ready = asyncio.Event()
+        self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self._startup, self._on_ready = startup, on_ready
         self._snapshot = Snapshot(self.metrics.version_labels)
         self.metrics.registry.register(self._snapshot)
@@ -102,6 +102,7 @@ class ServerApp:
             self.metrics_address = self._scrape.address
         await server.start()
         log.info("listening", extra={"fields": {"address": self.address, "metrics": self.metrics_address}})
+        self.listening.set()
         self._spawn(self._load())
         self._spawn(measure_lag(self.metrics.loop_lag.set))
 

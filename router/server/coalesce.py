@@ -19,19 +19,25 @@ def joined(deltas: Sequence[Delta]) -> Delta:
     )
 
 
-async def coalesced(events: AsyncIterable[Delta | Finished]) -> AsyncGenerator[Delta | Finished, None]:
+async def coalesced(
+    events: AsyncIterable[Delta | Finished], every: int = 1
+) -> AsyncGenerator[Delta | Finished, None]:
     """The same events; deltas that came while the consumer was away are joined.
 
+    After the first, `every` deltas at least are joined: fewer messages for the price of that many steps.
     Holds at most one answer's text (bounded by max_tokens). Close it to stop reading.
     """
     waiting: list[Delta | Finished] = []
     ready = asyncio.Event()
 
     async def read() -> None:
+        enough = 1
         try:
             async for event in events:
                 waiting.append(event)
-                ready.set()
+                if len(waiting) >= enough or isinstance(event, Finished):
+                    enough = every
+                    ready.set()
         finally:
             ready.set()
 

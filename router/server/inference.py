@@ -28,7 +28,7 @@ class InferenceService(InferenceServiceServicer):
 
     def __init__(self, settings: Settings, pipeline: Pipeline) -> None:
         self._limits = Limits(settings.max_prompt_bytes, settings.max_tokens_limit)
-        self._log_prompts = settings.log_prompts
+        self._every, self._log_prompts = settings.stream_interval, settings.log_prompts
         self._pipeline = pipeline
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
@@ -62,7 +62,7 @@ class InferenceService(InferenceServiceServicer):
         async with self._pipeline.answer(asked, call) as (decision, generation):
             await context.send_initial_metadata(call.headers)
             await context.write(replies.started_message(call.request_id, decision, asked.routing.explain))
-            async with aclosing(coalesced(generation)) as events:
+            async with aclosing(coalesced(generation, self._every)) as events:
                 async for event in events:
                     if isinstance(event, Delta):
                         await context.write(replies.delta_message(event))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -19,6 +21,11 @@ def ask(text: str = "one two three", **fields: Any) -> pb.GenerateRequest:
 def stream(text: str = "one two three", **fields: Any) -> pb.StreamGenerateRequest:
     """The same for a stream."""
     return pb.StreamGenerateRequest(input=pb.Input(text=text), **fields)
+
+
+def long_stream(tokens: int = 500, text: str = "one two three") -> pb.StreamGenerateRequest:
+    """A stream of so many tokens, one a step."""
+    return stream(text, sampling={"max_tokens": tokens, "min_tokens": tokens})
 
 
 async def failure(call: Any) -> grpc.aio.AioRpcError:
@@ -42,3 +49,12 @@ def details(error: grpc.aio.AioRpcError) -> dict[str, Any]:
 async def messages(call: Any) -> list[Any]:
     """All messages of a stream."""
     return [message async for message in call]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 2.0) -> None:
+    """Wait for `condition`; fails after `seconds`."""
+    for _ in range(int(seconds / 0.005)):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    pytest.fail("waited in vain")

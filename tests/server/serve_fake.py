@@ -1,0 +1,44 @@
+"""A server process on the fake engine; prints its address once it listens."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from router.config import Settings
+from router.engine.fake import FakeEngine
+from router.errors import ConfigError
+from router.server.app import ServerApp
+from router.server.logs import logging_to
+from tests.fakes import FakeRegistry, FakeRouter, adapter
+
+
+async def serve(options: argparse.Namespace) -> None:
+    engine = FakeEngine(step_seconds=options.step, start_seconds=options.start)
+    registry = FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
+    settings = Settings(listen=options.listen, metrics_listen="", drain_seconds=options.drain)
+    app = ServerApp(settings, engine, registry, FakeRouter(registry))
+    running = asyncio.ensure_future(app.run())
+    await asyncio.wait((running, asyncio.ensure_future(app.listening.wait())), return_when="FIRST_COMPLETED")
+    if not running.done():
+        print(app.address, flush=True)
+    await running
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--listen", default="127.0.0.1:0")
+    for name, default in (("--step", 0.0), ("--start", 0.0), ("--drain", 5.0)):
+        parser.add_argument(name, type=float, default=default)
+    try:
+        with logging_to("info"):
+            asyncio.run(serve(parser.parse_args()))
+    except ConfigError as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""Row 17, and retries by rows 14 and 15."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from types import SimpleNamespace
+
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from router.errors import Overloaded
+from tests.server.helpers import ask, details, failure, long_stream, until
+
+
+async def test_one_too_many_is_refused_at_once(start_server, fakes, connect) -> None:  # type: ignore[no-untyped-def]
+    fakes.engine.hold()
+    server = await start_server(**vars(fakes), max_running=2, max_queue=3)
+    stubs = connect(server)
+    running = [asyncio.ensure_future(failure(stubs.inference.Generate(ask(), timeout=2))) for _ in range(5)]
+    await until(lambda: server.lifecycle.in_flight == 5)
+    start = time.monotonic()
+    refused = await failure(stubs.inference.Generate(ask()))
+    assert time.monotonic() - start < 0.05
+    assert refused.code().name == "UNAVAILABLE"
+    assert details(refused)["ErrorInfo"].reason == "QUEUE_FULL"
+    assert details(refused)["RetryInfo"].retry_delay.ToMilliseconds() > 0
+    health = health_pb2_grpc.HealthStub(stubs.channel)
+    assert (await health.Check(health_pb2.HealthCheckRequest())).status == 1
+    fakes.engine.resume()
+    [task.cancel() for task in running]
+
+
+async def test_the_engines_own_queue_limit_is_passed_on(start_server, fakes, connect) -> None:  # type: ignore[no-untyped-def]
+    fakes.engine.max_running, fakes.engine.max_queue = 1, 0
+    stubs = connect(await start_server(**vars(fakes)))
+    events = aiter(stubs.inference.StreamGenerate(long_stream()))
+    await anext(events)
+    refused = await failure(stubs.inference.StreamGenerate(long_stream()))
+    assert details(refused)["ErrorInfo"].reason == "QUEUE_FULL"
+
+
+async def test_a_service_config_client_retries(server, fakes: SimpleNamespace, connect) -> None:  # type: ignore[no-untyped-def]
+    policy = {
+        "maxAttempts": 3,
+        "initialBackoff": "0.05s",
+        "maxBackoff": "1s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    config = {"methodConfig": [{"name": [{"service": "router.v1.InferenceService"}], "retryPolicy": policy}]}
+    stubs = connect(server, ("grpc.service_config", json.dumps(config)))
+    fakes.router.error = Overloaded("full", 0.1)
+
+    async def recover() -> None:
+        await until(lambda: len(fakes.router.requests) == 1)
+        fakes.router.error = None
+
+    task = asyncio.ensure_future(recover())
+    events = [event async for event in stubs.inference.StreamGenerate(long_stream(3))]
+    await task
+    assert events[-1].HasField("finished")
+    assert len(fakes.router.requests) == 2
