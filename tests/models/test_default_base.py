@@ -1,0 +1,58 @@
+"""The real default base and encoder, as fetched."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from router.engine.base import Prompt
+from router.engine.prompt import PromptEncoder
+from router.models import default_base, fetch_encoder
+from router.types import Turn
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(default_base())
+
+
+def test_it_answers_and_ends(tokenizer: Any) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(default_base(), dtype=torch.float32)
+    encoder = PromptEncoder(tokenizer)
+    ids = encoder.encode(Prompt(turns=(Turn("user", "What is the capital of France?"),)))
+    answer = model.generate(torch.tensor([ids]), max_new_tokens=30, do_sample=False)[0, len(ids) :].tolist()
+    assert "Paris" in tokenizer.decode(answer)
+    assert answer[-1] in encoder.end_ids
+    assert answer[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_its_chat_format(tokenizer: Any) -> None:
+    turns = (Turn("system", "Be brief"), Turn("user", "hi"))
+    text = tokenizer.decode(PromptEncoder(tokenizer).encode(Prompt(turns=turns)))
+    assert text == (
+        "<|im_start|>system\nBe brief<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_its_tokens(tokenizer: Any) -> None:
+    assert tokenizer("a  12 b").tokens() == ["a", "ĠĠ", "1", "2", "Ġb"]
+    assert tokenizer("")["input_ids"] == []
+    for text in ("naïve 你好 🙂\n\n  x", "def f(x):\n\treturn x % 7"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_a_second_fetch_is_instant() -> None:
+    default_base(), fetch_encoder()
+    started = time.perf_counter()
+    assert default_base().is_dir()
+    assert (fetch_encoder() / "model.safetensors").is_file()
+    assert time.perf_counter() - started < 0.1
