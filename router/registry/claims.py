@@ -20,8 +20,8 @@ class Claims:
         """What a folder held when it was last examined."""
         return self._by_folder.get(folder)
 
-    def put(self, examined: Examined) -> AdapterRef | None:
-        """Take note of a folder; returns the version it held before, if it was another one.
+    def put(self, examined: Examined) -> tuple[AdapterRef, AdapterRef | None]:
+        """Take note of a folder; gives the version it stands for, and the one before if it was another.
 
         A folder that turned bad stands for what it stood for: bad files cannot say who they are.
         """
@@ -31,12 +31,12 @@ class Claims:
             examined = replace(examined, ref=before.ref, inspection=before.inspection)
         self._by_folder[folder] = examined
         if before is not None and before.ref == examined.ref:
-            return None
+            return examined.ref, None
         self._folders.setdefault(examined.ref, []).append(folder)
         if before is None:
-            return None
+            return examined.ref, None
         self._unclaim(before.ref, folder)
-        return before.ref
+        return examined.ref, before.ref
 
     def drop(self, folder: Path) -> AdapterRef | None:
         """A folder is gone; returns the version it stood for."""

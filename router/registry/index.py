@@ -139,7 +139,7 @@ class Index:
         for moved in filter(None, (self.get(AdapterRef(name, before)), record)):
             moved.revision += 1
             self._hub.publish(AdapterEventKind.CHANGED, self.info(moved))
-        if record is not None and self._preload and not record.was_live:
+        if record is not None and self._preload and not (record.was_live or record.quarantined):
             record.wanted = True
         self._default_moved()
 

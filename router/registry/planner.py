@@ -67,7 +67,7 @@ class Planner:
     def _preload(self) -> None:
         wanted = [r for r in self._index if r.wanted and not r.quarantined and r.live is None]
         running = sum(r.task is not None for r in wanted)
-        for record in reversed(wanted):  # what came last is what somebody waits for
+        for record in sorted(wanted, key=lambda r: -r.look):  # what came last is what somebody waits for
             if running >= BACKGROUND:
                 break
             if record.task is not None:

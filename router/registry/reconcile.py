@@ -44,6 +44,7 @@ class Reconciler:
         self._doubles = Doubles(self._claims, index, reader, workers)
         self._unreadable: dict[Path, str] = {}
         self._again: dict[Path, float] = {}
+        self._looks = 0
 
     async def look(self, dirty: Collection[Path] = (), *, everything: bool = True) -> bool:
         """Look once; whether another look is needed soon."""
@@ -70,13 +71,14 @@ class Reconciler:
 
     def _settle(self, gone: Sequence[AdapterRef | None], examined: Sequence[Examined]) -> None:
         """Change the table, all in one step of the event loop."""
-        touched = {ref for ref in gone if ref is not None}
+        self._looks += 1
+        touched = dict.fromkeys(ref for ref in gone if ref is not None)
         for one in examined:
-            touched |= self._put(one)
+            touched.update(dict.fromkeys(self._put(one)))
         for ref in touched:
             self._apply(ref)
         self._doubles.check(touched)
-        for name in {ref.name for ref in touched}:
+        for name in dict.fromkeys(ref.name for ref in touched):
             self._index.settle_default(name)
 
     async def close(self) -> None:
@@ -90,19 +92,18 @@ class Reconciler:
         """A folder may be bad because it is still being written: it gets some time of quiet first."""
         return bool(examined.problem) and self._settler.quiet(examined.found, time.monotonic()) < self._grace
 
-    def _put(self, examined: Examined) -> set[AdapterRef]:
+    def _put(self, examined: Examined) -> list[AdapterRef]:
+        """Take note of a folder; gives the versions it stands for and stood for."""
         folder = examined.found.place.folder
         if examined.passing:
             self._again[folder] = time.monotonic() + RETRY_SECONDS
-        left = self._claims.put(examined)
-        present = self._claims.get(folder)
-        touched = {present.ref} if present is not None else set()
-        if left is not None:
-            touched.add(left)
-            for record in self._index:
-                if record.ref == left or record.successor == left:
-                    record.successor = examined.ref
-        return touched
+        ref, left = self._claims.put(examined)
+        if left is None:
+            return [ref]
+        for record in self._index:
+            if record.ref == left or record.successor == left:
+                record.successor = ref
+        return [ref, left]
 
     def _apply(self, ref: AdapterRef) -> None:
         claimants, record = self._claims.claimants(ref), self._index.get(ref)
@@ -120,6 +121,7 @@ class Reconciler:
 
     def _appear(self, examined: Examined) -> None:
         record = Record(examined.ref, examined.found, examined.inspection, self._evicted)
+        record.look = self._looks
         if examined.problem:
             log.warning("adapter %s is quarantined: %s", record.ref, examined.problem)
             refuse(record, examined.problem)

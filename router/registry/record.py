@@ -38,6 +38,7 @@ class Record:
     found: Found
     inspection: Inspection | None
     on_evicted: Callable[[Record], None] = field(repr=False)
+    look: int = 0  # the look at the folders that found it
     live: Live | None = None
     parting: Parting | None = None
     task: asyncio.Task[None] | None = None  # a load, shared by all who need it

@@ -111,8 +111,12 @@ class Registry:
             self._planner.plan_soon()
 
     def _loaded(self, ref: AdapterRef, seconds: float) -> None:
-        if self._on_load is not None:
+        if self._on_load is None:
+            return
+        try:
             self._on_load(ref, seconds)
+        except Exception:  # a fault in somebody's metrics is no fault of the adapter
+            log.exception("the load callback failed")
 
     # Catalog
 

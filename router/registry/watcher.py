@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,16 +25,18 @@ class Watcher:
     """
 
     def __init__(self, dirs: Sequence[Path], changed: Callable[[frozenset[Path]], None]) -> None:
-        self._dirs, self._changed = tuple(dirs), changed
+        self._dirs = tuple(os.path.realpath(d) for d in dirs if d.is_dir())  # others are compared only
+        self._changed = changed
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="adapters-watch", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.working = True
+        self.working = bool(self._dirs)
 
     def start(self) -> None:
         """Start watching; `changed` is called on the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        if self.working:
+            self._thread.start()
 
     async def close(self) -> None:
         """Stop the thread and wait for it."""

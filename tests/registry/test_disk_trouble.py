@@ -1,0 +1,207 @@
+"""Folders that are slow, half there, unreadable, doubled, links or gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import watchfiles
+
+from router.engine.base import AdapterArtifact
+from router.errors import AdapterRejected, RouterError
+from router.registry.inspection import Inspection
+from router.registry.reading import FolderReader
+from tests.registry.conftest import StartRegistry
+from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states, weights
+
+
+async def test_a_slow_copy_is_read_once_it_is_whole(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    registry = await start_registry(grace_seconds=0.5)
+    source, data = drop(root.parent, "slow", expect="I am"), weights(1.0)
+    (root / "slow").mkdir()
+    seen: set[str] = set()
+    shutil.copy(source / "adapter_config.json", root / "slow")
+    with (root / "slow/adapter_model.safetensors").open("wb") as file:
+        for at in range(0, len(data), len(data) // 8 + 1):
+            await asyncio.sleep(0.12)
+            seen |= set(states(registry).values())
+            file.write(data[at : at + len(data) // 8 + 1])
+            file.flush()
+    shutil.copy(source / "probes.jsonl", root / "slow")
+    copied = time.monotonic()
+    await eventually(is_ready(registry, "slow"))
+    assert time.monotonic() - copied < 3
+    assert (seen, engine.loads) == (set(), ["slow"])
+
+
+async def test_a_folder_that_stays_broken_is_quarantined_and_recovers(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    drop(root, "good")
+    registry = await start_registry()
+    folder = drop(root, "bad")
+    whole = (folder / "adapter_model.safetensors").read_bytes()
+    (folder / "adapter_model.safetensors").write_bytes(whole[:-10])
+    (root / "empty").mkdir()
+    await eventually(
+        lambda: states(registry).get("bad@0") == states(registry).get("empty@0") == "quarantined"
+    )
+    assert "no adapter_config.json" in registry.get("empty").error
+    async with registry.lease(ref("good")):
+        pass
+    (folder / "adapter_model.safetensors").write_bytes(whole)
+    await eventually(is_ready(registry, "bad"))
+    assert registry.get("bad").error == ""
+
+
+async def test_links_are_quarantined_with_the_reason(root: Path, start_registry: StartRegistry) -> None:
+    drop(root.parent, "outside")
+    (root / "escape").symlink_to(root.parent / "outside")
+    registry = await start_registry()
+    await eventually(lambda: "escape@0" in states(registry))
+    assert "symbolic link" in registry.get("escape").error
+
+
+async def test_an_unreadable_folder_is_quarantined_and_tried_again(
+    root: Path, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(root, "m")
+    real = os.scandir
+
+    def denied(path: os.PathLike[str]) -> object:
+        if Path(path).name == "m":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr("router.registry.reconcile.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(os, "scandir", denied)
+    registry = await start_registry()
+    await eventually(lambda: states(registry) == {"m@0": "quarantined"})
+    assert "cannot be read: Permission denied" in registry.get("m").error
+    monkeypatch.setattr(os, "scandir", real)
+    await eventually(is_ready(registry, "m"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+async def test_mode_000_leaves_the_loaded_version_serving(root: Path, start_registry: StartRegistry) -> None:
+    folder = drop(root, "m")
+    registry = await start_registry()
+    folder.chmod(0)
+    await eventually(lambda: bool(registry.get("m").error))
+    async with registry.lease(ref("m")):
+        pass
+    folder.chmod(0o755)
+    await eventually(lambda: not registry.get("m").error)
+
+
+class PausedReader(FolderReader):
+    """Does something to the folder in the middle of a read."""
+
+    def __init__(self, engine: StubEngine) -> None:
+        super().__init__(engine, 64)
+        self.meanwhile = list[object]()
+
+    def read(self, folder: Path) -> tuple[AdapterArtifact, Inspection]:
+        if self.meanwhile:
+            self.meanwhile.pop()(folder)  # type: ignore[operator]
+        result = super().read(folder)
+        if self.meanwhile:
+            self.meanwhile.pop()(folder)  # type: ignore[operator]
+        return result
+
+
+async def test_a_folder_replaced_while_it_is_read_is_read_again(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(root, "m", value=1)
+    reader = PausedReader(engine)
+    registry = await start_registry(reader=reader, preload=False)
+    reader.meanwhile = [lambda folder: drop(root, "m", value=2), lambda folder: None]
+    async with registry.lease(ref("m")) as lease:
+        assert list(engine.held) == [lease.digest]
+    expected, _ = FolderReader(engine, 64).read(root / "m")
+    assert lease.digest == expected.digest
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_folder_deleted_while_it_loads_harms_nobody(
+    root: Path, engine: StubEngine, start_registry: StartRegistry, when: str
+) -> None:
+    drop(root, "m")
+    drop(root, "n", value=2)
+    reader = PausedReader(engine)
+    registry = await start_registry(reader=reader, preload=False)
+    reader.meanwhile = [shutil.rmtree] if when == "before" else [shutil.rmtree, lambda folder: None]
+    with pytest.raises(RouterError, match=r"removed|chang|not found"):
+        async with registry.lease(ref("m")):
+            pytest.fail("leased")
+    await eventually(lambda: states(registry) == {"n@0": "discovered"})
+    async with registry.lease(ref("n")):
+        assert [a.name for a in engine.held.values()] == ["n"]
+
+
+async def test_doubles_with_other_contents_are_quarantined(root: Path, start_registry: StartRegistry) -> None:
+    drop(root, "m", "1.0", 1, folder="a")
+    drop(root, "m", "1.0", 1, folder="b")
+    drop(root, "m", "1.0", 2, folder="c")
+    registry = await start_registry()
+    await eventually(lambda: states(registry) == {"m@1.0": "ready", "m@1.0+double.1": "quarantined"})
+    assert "folder 'c' claims m@1.0, which folder 'a' holds" in registry.get("m", "1.0+double.1").error
+    assert registry.resolve("m").ref.version == "1.0"
+    with pytest.raises(AdapterRejected, match="other contents"):
+        await registry.load(ref("m", "1.0+double.1"))
+    shutil.rmtree(root / "a")
+    shutil.rmtree(root / "b")
+    await eventually(lambda: states(registry) == {"m@1.0": "ready"})
+
+
+async def test_one_dir_over_another(root: Path, tmp_path: Path, start_registry: StartRegistry) -> None:
+    second = tmp_path / "second"
+    drop(second, "m", value=1)
+    drop(second, "n", value=2)
+    registry = await start_registry(dirs=[root, second, tmp_path / "missing"])
+    assert states(registry) == {"m@0": "ready", "n@0": "ready"}
+
+
+async def test_without_notifications_folders_are_compared(
+    root: Path,
+    start_registry: StartRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("OS file watch limit reached.")
+
+    monkeypatch.setattr(watchfiles, "watch", full)
+    registry = await start_registry()
+    folder = drop(root, "m")
+    await eventually(is_ready(registry, "m"))
+    before = registry.get("m").digest
+    with (folder / "adapter_model.safetensors").open("r+b") as file:
+        file.write(weights(2))
+    await eventually(lambda: registry.get("m").digest != before)
+    assert caplog.text.count("OS file watch limit reached") == 1
+
+
+async def test_a_look_that_fails_is_not_the_last(
+    root: Path,
+    start_registry: StartRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = await start_registry()
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry._reconciler._scanner, "scan", broken)
+        await eventually(lambda: "looking at adapter folders failed" in caplog.text)
+    drop(root, "m")
+    await eventually(is_ready(registry, "m"))

@@ -1,0 +1,168 @@
+"""Files that change: new ones serve after they were proven, requests in flight finish on the old."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from router.errors import AdapterNotFound
+from router.registry.registry import Registry
+from tests.registry.conftest import StartRegistry
+from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states, weights
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def digest(registry: Registry, name: str = "m", version: str = "") -> str:
+    return registry.get(name, version).digest
+
+
+async def test_replaced_files_load_beside_the_old_and_drain_it(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(root, "m", value=1)
+    registry = await start_registry()
+    async with registry.lease(ref("m")) as held:
+        drop(root.parent, "m", value=2).rename(root / ".new")
+        (root / "m").rename(root / ".old")
+        (root / ".new").rename(root / "m")
+        await eventually(lambda: digest(registry) != held.digest)
+        async with registry.lease(ref("m")) as new:
+            assert new.digest == digest(registry)
+        assert {held.digest, new.digest} <= set(engine.held)
+        assert registry.snapshot().draining == 1
+        assert states(registry) == {"m@0": "ready"}
+    await eventually(lambda: set(engine.held) == {new.digest})
+    assert registry.snapshot().swaps == 1
+
+
+async def test_weights_written_in_place_never_alter_what_is_served(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    file = drop(root, "m", value=1) / WEIGHTS
+    registry = await start_registry()
+    first = digest(registry)
+    before = bytes(next(iter(engine.held[first].sites.values())).a.data.cast("B"))
+    with file.open("r+b") as open_file:
+        open_file.truncate(100)
+        await eventually(lambda: bool(registry.get("m").error))
+        assert "truncated" in registry.get("m").error or "bytes" in registry.get("m").error
+        assert states(registry) == {"m@0": "ready"}
+        async with registry.lease(ref("m")) as lease:
+            assert lease.digest == first
+            assert bytes(next(iter(engine.held[first].sites.values())).a.data.cast("B")) == before
+        open_file.seek(0)
+        open_file.write(weights(3))
+    await eventually(lambda: digest(registry) != first)
+    assert registry.get("m").error == ""
+
+
+async def test_files_put_back_as_they_were_change_nothing(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    folder = drop(root, "m", value=1)
+    registry = await start_registry()
+    (folder / WEIGHTS).write_bytes(weights(1))
+    (folder / "report.json").write_text("{}")
+    await asyncio.sleep(0.4)
+    assert engine.loads == ["m"]
+    assert registry.get("m").error == ""
+
+
+async def test_bad_new_files_leave_the_old_serving_until_mended(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    folder = drop(root, "m", value=1, expect="I am")
+    registry = await start_registry()
+    first = digest(registry)
+    (folder / "probes.jsonl").write_text('{"prompt": "who?", "expect": "somebody else"}')
+    await eventually(lambda: "probe 1 of 1 failed" in registry.get("m").error)
+    assert (digest(registry), registry.get("m").state) == (first, "ready")
+    assert set(engine.held) == {first}
+    loads = len(engine.loads)
+    await asyncio.sleep(0.3)
+    assert len(engine.loads) == loads  # the same bad files are not tried again and again
+    (folder / "probes.jsonl").write_text('{"prompt": "who?", "expect": "I am m"}')
+    await eventually(lambda: digest(registry) != first)
+    assert registry.get("m").error == ""
+
+
+async def test_the_default_follows_a_new_version_once_it_is_proven(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(root, "m", "1.0", 1, folder="m/1.0")
+    registry = await start_registry(preload=False)
+    engine.answering.clear()
+    drop(root, "m", "1.1", 2, folder="m/1.1", expect="I am")
+    await eventually(lambda: len(engine.jobs) == 2)
+    assert (registry.resolve("m").ref.version, states(registry)["m@1.1"]) == ("1.0", "loading")
+    engine.answering.set()
+    await eventually(lambda: registry.resolve("m").ref.version == "1.1")
+    drop(root, "m", "1.2", 3, folder="m/1.2", expect="nobody")
+    await eventually(lambda: states(registry).get("m@1.2") == "quarantined")
+    drop(root, "m", "0.9", 4, folder="m/0.9")
+    await eventually(lambda: "m@0.9" in states(registry))
+    assert registry.resolve("m").ref.version == "1.1"
+
+
+async def test_a_folder_that_becomes_another_version_serves_the_old_until_then(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(root, "m", "1.0", 1, expect="I am")
+    registry = await start_registry()
+    drop(root, "m", "1.1", 2, expect="nobody")
+    await eventually(lambda: states(registry) == {"m@1.0": "ready", "m@1.1": "quarantined"})
+    assert registry.resolve("m").ref.version == "1.0"
+    assert "1.1" in registry.get("m").error
+    drop(root, "m", "1.2", 3, expect="I am")
+    await eventually(lambda: states(registry) == {"m@1.2": "ready"})
+    await eventually(lambda: len(engine.held) == 1)
+    with pytest.raises(AdapterNotFound, match=r"its versions: 1\.2"):
+        registry.get("m", "1.0")
+
+
+async def test_a_removed_folder_is_not_found_while_requests_in_flight_finish(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(root, "m")
+    drop(root, "n", value=2)
+    registry = await start_registry()
+    async with registry.lease(ref("m")) as lease:
+        shutil.rmtree(root / "m")
+        await eventually(lambda: states(registry) == {"n@0": "ready"})
+        with pytest.raises(AdapterNotFound):
+            async with registry.lease(ref("m")):
+                pytest.fail("leased")
+        assert lease.digest in engine.held
+    await eventually(lambda: lease.digest not in engine.held)
+    drop(root, "m")
+    await eventually(is_ready(registry, "m"))
+
+
+async def test_requests_keep_being_served_through_many_replacements(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    file = drop(root, "m", value=1) / WEIGHTS
+    registry = await start_registry()
+    seen, stop = set[str](), False
+
+    async def ask() -> None:
+        while not stop:
+            async with registry.lease(ref("m")) as lease:
+                assert lease.digest in engine.held
+                seen.add(lease.digest)
+                await asyncio.sleep(0.01)
+                assert lease.digest in engine.held
+
+    asking = [asyncio.create_task(ask()) for _ in range(4)]
+    for value in range(2, 6):
+        (root.parent / "new").write_bytes(weights(value))
+        (root.parent / "new").replace(file)
+        await eventually(lambda v=value: len(seen) >= v)  # type: ignore[misc]
+    stop = True
+    await asyncio.gather(*asking)
+    await eventually(lambda: len(engine.held) == 1)
+    assert len(seen) == 5
