@@ -18,6 +18,7 @@ from router.registry.full_copies import EqualsBase, drop_equal, refuse_full
 from router.registry.inspection import Inspection
 from router.registry.lora_config import LoraSettings, parse_lora_config
 from router.registry.manifest import Manifest, parse_manifest
+from router.registry.names import name_from_folder
 from router.registry.parts import OURS, Layout, find_layout
 from router.registry.probes import PROBES, Probe, parse_probes
 from router.registry.safetensors_header import LENGTH_BYTES, WEIGHTS, Header, header_length, parse_header
@@ -59,7 +60,7 @@ class Examination:
     @classmethod
     def of(cls, path: Path, rules: Rules, *, read_weights: bool) -> Examination:
         """Examine the folder at `path`. Raises nothing but MemoryError."""
-        exam = cls(rules, Manifest(name=path.name))
+        exam = cls(rules, Manifest(name=name_from_folder(path.name)))
         try:
             with ExitStack() as opened:
                 exam._run(opened.enter_context(Folder.open(path)), opened, read_weights)

@@ -106,8 +106,9 @@ class Folder:
         try:
             return cls(os.open(path, _FOLDER_FLAGS), path.name)
         except (OSError, ValueError) as error:
-            link = not isinstance(error, ValueError) and path.is_symlink()
-            message = "is a symbolic link" if link else f"not a readable folder: {_reason(error)}"
+            message = (
+                "is a symbolic link" if os.path.islink(path) else f"not a readable folder: {_reason(error)}"
+            )
             raise FolderError(Code.FOLDER_UNREADABLE, message) from None
 
     def subfolder(self, name: str) -> Folder:

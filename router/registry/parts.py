@@ -106,7 +106,9 @@ def _explain_absence(entries: Mapping[str, Entry], found: Findings) -> None:
     elif any(name.endswith(PICKLES) for name in names):
         found.refuse(Code.PICKLE_WEIGHTS, f"pickle files are never loaded; {RESAVE}")
     else:
-        found.refuse(Code.NO_ADAPTER, f"has no {CONFIG}: not an adapter folder as PEFT saves it")
+        lone = "; a lone weights file is usually a LoRA of an image model (kohya, diffusers)"
+        hint = lone if any(name.endswith(".safetensors") for name in names) else ""
+        found.refuse(Code.NO_ADAPTER, f"has no {CONFIG}: not an adapter folder as PEFT saves it{hint}")
 
 
 def _explain_no_weights(entries: Mapping[str, Entry], found: Findings) -> None:

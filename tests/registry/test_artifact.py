@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.errors import AdapterRejected
 from router.registry.artifact import inspect_folder, read_artifact
+from router.registry.names import is_name
+from router.registry.validate import validate_folder
 from router.types import PromptTemplate
 from tests.registry.tiny import BASE, RANK, SITES, lora_tensors, safetensors, write_adapter
 
@@ -132,6 +137,52 @@ def test_a_folder_that_is_not_there_is_a_finding_not_an_exception(tmp_path: Path
     assert inspection.name == "gone"
     with pytest.raises(AdapterRejected, match="No such file"):
         read_artifact(tmp_path / "gone", BASE, max_rank=64)
+
+
+@pytest.mark.parametrize("path", ["a" * 5_000, "a\0b", "x/" * 3_000 + "y", "Gone Folder"])
+def test_impossible_paths_are_findings(path: str, tmp_path: Path) -> None:
+    inspection = inspect_folder(tmp_path / path, BASE, max_rank=64)
+    assert [f.code for f in inspection.refusals] == ["folder-unreadable"]
+    assert is_name(inspection.name)
+
+
+@pytest.mark.parametrize(
+    ("names", "code", "words"),
+    [
+        ([], "no-adapter", "not an adapter folder"),
+        (["lora.safetensors"], "no-adapter", "kohya"),
+        (["pytorch_lora_weights.safetensors"], "image-model", "diffusers"),
+        (["adapter.gguf"], "gguf-weights", "keep the PEFT folder"),
+        (["adapter_model.safetensors"], "no-adapter", "adapter_config.json is missing"),
+        (["model-00001-of-00002.safetensors"], "merged-model", "export the adapter"),
+        (["pytorch_model.bin"], "merged-model", "export the adapter"),
+        (["adapter_model.bin"], "pickle-weights", "save_pretrained"),
+        (["adapter_config.json"], "no-weights", "adapter_model.safetensors is missing"),
+        (["adapter_config.json", "adapter_model.pt"], "pickle-weights", "adapter_model.pt"),
+        (["adapter_config.json", "adapter_model.gguf"], "gguf-weights", "keep the PEFT folder"),
+        (["adapter_config.json", "model.safetensors"], "merged-model", "export the adapter"),
+    ],
+)
+def test_what_is_there_instead_of_an_adapter_is_named(
+    names: list[str], code: str, words: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"{}")
+    refusals = inspect_folder(tmp_path, BASE, max_rank=64).refusals
+    assert code in " ".join(f.code for f in refusals)
+    assert words in " ".join(str(f) for f in refusals)
+
+
+@given(st.integers(0, 5_000), st.binary(min_size=1, max_size=9), st.sampled_from(FILES[:3]))
+def test_any_damage_gives_findings_and_nothing_else(at: int, junk: bytes, name: str) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        folder = write_adapter(Path(root) / "x", adapter_toml=MANIFEST)
+        path = folder / name
+        data = path.read_bytes()
+        path.write_bytes(data[: at % len(data)] + junk + data[at % len(data) :])
+        report = validate_folder(folder, BASE)
+    assert name != FILES[2] or not report.ok
+    assert all(f.message.isprintable() for f in report.findings)
 
 
 def test_without_a_base_structure_is_checked_all_the_same(tmp_path: Path) -> None:
