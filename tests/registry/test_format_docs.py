@@ -1,0 +1,33 @@
+"""docs/adapter-format.md says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from router.registry.codes import Code
+from router.registry.lora_fields import HONOURED, INITS, REFUSED, WITHOUT_EFFECT
+from router.registry.manifest import parse_manifest
+from router.registry.probes import parse_probes
+
+PAGE = (Path(__file__).parents[2] / "docs" / "adapter-format.md").read_text()
+
+
+def _block(language: str) -> bytes:
+    found = re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    return found.group(1).encode() if found else b""
+
+
+@pytest.mark.parametrize("names", [Code, HONOURED, WITHOUT_EFFECT, REFUSED, INITS], ids=range(5))
+def test_every_code_and_field_is_on_the_page(names: list[str]) -> None:
+    assert [name for name in names if f"`{name}`" not in PAGE] == []
+
+
+def test_the_examples_are_valid() -> None:
+    example = _block("toml").replace("…".encode(), b"a" * 64)
+    manifest, findings = parse_manifest(example, "x")
+    assert (findings, manifest.name, manifest.routing.keywords) == ((), "medical", ("symptom", "dose"))
+    probes, findings = parse_probes(_block("json"))
+    assert (findings, len(probes)) == ((), 1)
