@@ -39,11 +39,16 @@ def evaluate_folder(
         arms[arm] = measure(subject, ask(arm, asked, subject.rendering, shots), task)
         say(f"{manifest.name}: {arm.value.replace('_', ' ')}: {task.metric} {arms[arm].score.value:.3f}")
     facts = collect_facts(subject, recipe, splits, task)
-    facts["command"] = f"lora-router adapters evaluate {manifest.name}" + (f" --rows {rows}" if rows else "")
+    facts["command"] = _command(folder, rows)
     report = report_card(facts, arms, _gap(subject, splits, len(asked)), _samples(asked, arms))
     write_file(folder / "report.json", (json.dumps(report, ensure_ascii=False, indent=1) + "\n").encode())
     write_file(folder / "REPORT.md", page(report).encode())
     return report
+
+
+def _command(folder: Path, rows: int | None) -> str:
+    named = Path(folder.parent.name) / folder.name  # nothing of this machine's own paths
+    return f"lora-router adapters evaluate {named}" + (f" --rows {rows}" if rows else "")
 
 
 def draw(rows: Sequence[Row], count: int | None) -> list[Row]:

@@ -52,7 +52,7 @@ def test_page_shows_every_number(folder: Path, trained: Path) -> None:
     report = judged(folder, trained, rows=5)
     page = (folder / "REPORT.md").read_text()
     assert "5 of 9 rows" in page
-    assert "lora-router adapters evaluate colours --rows 5" in page
+    assert f"lora-router adapters evaluate {folder.parent.name}/colours --rows 5" in page
     for arm in report["arms"].values():
         for number in (arm["score"]["value"], arm["likeliest_label"]["high"]):
             assert f"{number:.3f}" in page
