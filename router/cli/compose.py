@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +70,8 @@ def make_engine(settings: Settings) -> Engine:
 
 def serve_until_stopped(settings: Settings) -> int:
     """Fetch the base with a progress bar, then serve; returns the exit code."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # no bars in a log
     model = resolve_model(settings.model)
     composition = Composition(settings, make_engine(settings), model)
 

@@ -27,6 +27,8 @@ def target_of(server: str) -> str:
 def explain_call(error: ClientError, target: str) -> CliError:
     """One line on what to do."""
     if error.unreachable:
+        if "failed to connect" not in error.message:
+            return CliError(f"the connection to {target} broke; is the server still running?")
         start = "start one with `lora-router serve`, or name another with --server HOST:PORT"
         return CliError(f"no server answers at {target}: {start}")
     if error.violations:

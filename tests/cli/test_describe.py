@@ -1,0 +1,35 @@
+import pytest
+
+from router.cli.describe import decision_line, usage_line
+from router.types import AdapterRef, Decision, Reason, Usage
+
+MEDICAL = AdapterRef("medical", "1.0.0")
+
+
+@pytest.mark.parametrize(
+    ("decision", "line"),
+    [
+        (Decision(MEDICAL, Reason.EXPLICIT, confidence=1.0), "medical@1.0.0  (explicit)"),
+        (
+            Decision(MEDICAL, Reason.CLASSIFIED, confidence=0.931, classifier="linear"),
+            "medical@1.0.0  confidence 0.93  by linear  (classified)",
+        ),
+        (
+            Decision(None, Reason.ABSTAINED, confidence=0.41, threshold=0.5),
+            "base  (abstained: best 0.41, needed 0.50)",
+        ),
+        (Decision(None, Reason.ABSTAINED, threshold=0.5), "base  (abstained: needed 0.50)"),
+        (Decision(None, Reason.FALLBACK), "base  (fallback)"),
+    ],
+)
+def test_decisions(decision, line):
+    assert decision_line(decision) == line
+
+
+def test_usage_tells_tokens_and_speed():
+    usage = Usage(87, 64, 31, 0.0, 0.12, 3.12)
+    assert usage_line(usage, "stop") == "stop  87 + 31 tokens (64 cached)  first after 120 ms  10.0 tokens/s"
+
+
+def test_usage_of_an_empty_answer_has_no_speed():
+    assert usage_line(Usage(prompt_tokens=5), "stop") == "stop  5 + 0 tokens"
