@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from types import SimpleNamespace
+
+import grpc
+import pytest
+
+from router.types import AdapterRef, AdapterState
+from router.v1 import adapters_pb2 as pb
+from tests.fakes import adapter
+from tests.server.helpers import ask, details, failure
+
+MEDICAL = "adapters/medical/versions/1.0.0"
+
+
+async def test_list_shows_quarantined_ones_with_their_reason(
+    stubs: SimpleNamespace, fakes: SimpleNamespace
+) -> None:
+    bad = replace(adapter("broken"), state=AdapterState.QUARANTINED, error="rank 512 is over 64")
+    fakes.registry.put(bad)
+    listed = await stubs.adapters.ListAdapters(pb.ListAdaptersRequest())
+    assert [a.name.split("/")[1] for a in listed.adapters] == ["broken", "legal", "medical"]
+    assert listed.adapters[0].state == pb.Adapter.STATE_QUARANTINED
+    assert listed.adapters[0].error == "rank 512 is over 64"
+    refused = await failure(
+        stubs.adapters.LoadAdapter(pb.LoadAdapterRequest(name="adapters/broken/versions/1.0.0"))
+    )
+    assert refused.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_list_filters(stubs: SimpleNamespace) -> None:
+    listed = await stubs.adapters.ListAdapters(pb.ListAdaptersRequest(domain="legal"))
+    assert [a.version for a in listed.adapters] == ["2.0.0"]
+
+
+async def test_get_load_unload(stubs: SimpleNamespace) -> None:
+    got = (await stubs.adapters.GetAdapter(pb.GetAdapterRequest(name="adapters/medical"))).adapter
+    assert (got.name, got.state, got.default) == (MEDICAL, pb.Adapter.STATE_DISCOVERED, True)
+    loaded = (await stubs.adapters.LoadAdapter(pb.LoadAdapterRequest(name=MEDICAL, pinned=True))).adapter
+    assert (loaded.state, loaded.pinned) == (pb.Adapter.STATE_READY, True)
+    kept = (await stubs.adapters.LoadAdapter(pb.LoadAdapterRequest(name=MEDICAL))).adapter
+    assert kept.pinned
+    gone = await stubs.adapters.UnloadAdapter(pb.UnloadAdapterRequest(name=MEDICAL))
+    assert (gone.adapter.state, gone.freed_bytes) == (pb.Adapter.STATE_OFFLOADED, 4096)
+
+
+async def test_default_version_and_its_etag(stubs: SimpleNamespace, fakes: SimpleNamespace) -> None:
+    fakes.registry.put(adapter("medical", "1.1.0"))
+    new = "adapters/medical/versions/1.1.0"
+    seen = (await stubs.adapters.GetAdapter(pb.GetAdapterRequest(name=new))).adapter
+    await stubs.adapters.LoadAdapter(pb.LoadAdapterRequest(name=new))
+    stale = await failure(
+        stubs.adapters.SetDefaultVersion(pb.SetDefaultVersionRequest(name=new, etag=seen.etag))
+    )
+    assert stale.code() is grpc.StatusCode.ABORTED
+    assert details(stale)["ErrorInfo"].reason == "STALE_ETAG"
+    changed = await stubs.adapters.SetDefaultVersion(pb.SetDefaultVersionRequest(name=new))
+    assert (changed.adapter.default, changed.previous) == (True, MEDICAL)
+    assert (await stubs.inference.Generate(ask("medical"))).decision.adapter == new
+
+
+@pytest.mark.parametrize("name", ["", "medical", "adapters/", "adapters/../../etc", "adapters/a/versions/"])
+async def test_bad_names(stubs: SimpleNamespace, name: str) -> None:
+    refused = await failure(stubs.adapters.GetAdapter(pb.GetAdapterRequest(name=name)))
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(refused)["BadRequest"].field_violations[0].field == "name"
+    refused = await failure(stubs.adapters.SetDefaultVersion(pb.SetDefaultVersionRequest(name="adapters/a")))
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_unknown_adapters_are_not_found(stubs: SimpleNamespace) -> None:
+    for call in (
+        stubs.adapters.GetAdapter(pb.GetAdapterRequest(name="adapters/nope")),
+        stubs.inference.Generate(ask(routing={"adapter": "adapters/nope"})),
+    ):
+        refused = await failure(call)
+        assert refused.code() is grpc.StatusCode.NOT_FOUND
+        assert details(refused)["ErrorInfo"].reason == "ADAPTER_NOT_FOUND"
+        assert details(refused)["ResourceInfo"].resource_name == "adapters/nope"
+
+
+async def test_watch_sends_the_set_then_changes(stubs: SimpleNamespace, fakes: SimpleNamespace) -> None:
+    events = aiter(stubs.adapters.WatchAdapters(pb.WatchAdaptersRequest()))
+    first = [await anext(events) for _ in range(2)]
+    assert {e.kind for e in first} == {pb.WatchAdaptersResponse.KIND_ADDED}
+    await stubs.inference.Generate(ask("medical"))
+    states = [(await anext(events)).adapter.state for _ in range(2)]
+    assert states == [pb.Adapter.STATE_LOADING, pb.Adapter.STATE_READY]
+    fakes.registry.remove(AdapterRef("legal", "2.0.0"))
+    last = await anext(events)
+    assert (last.kind, last.adapter.etag) == (pb.WatchAdaptersResponse.KIND_REMOVED, "")
+
+
+async def test_a_watch_ends_with_the_server_without_holding_it_up(server, stubs: SimpleNamespace) -> None:  # type: ignore[no-untyped-def]
+    events = aiter(stubs.adapters.WatchAdapters(pb.WatchAdaptersRequest()))
+    await anext(events)
+    ended = asyncio.ensure_future(failure(events))
+    await asyncio.wait_for(server.stop(), 0.8)
+    assert details(await ended)["ErrorInfo"].reason == "DRAINING"

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import pytest
+
+from router.server.logs import logging_to
+
+log = logging.getLogger("router.test")
+NASTY = "a\nb\x1b[31m\x00\u2028\u202e\x85"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def written(stream: io.StringIO, level: str = "info", **fields: object) -> list[str]:
+    with logging_to(level, stream):
+        log.info("request", extra={"fields": fields})
+        log.debug("not shown")
+    return stream.getvalue().split("\n")[:-1]
+
+
+def test_one_json_line_a_record() -> None:
+    (line,) = written(io.StringIO(), request_id="r", seconds=0.25, labels={"k": NASTY})
+    record = json.loads(line)
+    assert (record["event"], record["level"], record["request_id"]) == ("request", "info", "r")
+    assert record["labels"]["k"] == NASTY
+    assert line.isascii()
+    assert line.isprintable()
+
+
+def test_fields_are_cut() -> None:
+    (line,) = written(io.StringIO(), prompt="x" * 1000, labels={"k": "y" * 1000})
+    assert len(json.loads(line)["prompt"]) == 256
+    assert len(json.loads(line)["labels"]["k"]) == 256
+
+
+def test_text_for_a_terminal() -> None:
+    (line,) = written(Terminal(), adapter=NASTY, prompt="two words", seconds=0.123456, empty="")
+    assert line.isprintable()
+    assert 'prompt="two words"' in line
+    assert "seconds=0.1235" in line
+    assert "empty" not in line
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_tracebacks_are_kept(stream: io.StringIO) -> None:
+    with logging_to("info", stream):
+        try:
+            raise ValueError("why")
+        except ValueError:
+            log.exception("internal error")
+    assert "ValueError: why" in stream.getvalue()
+    if not stream.isatty():
+        assert stream.getvalue().count("\n") == 1
+
+
+def test_level_and_handlers_are_put_back() -> None:
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
+    assert written(io.StringIO(), level="error") == []
+    assert (root.level, root.handlers) == before

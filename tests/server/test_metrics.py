@@ -1,0 +1,106 @@
+"""Row 23 and the metrics of each adapter version, as a scraper sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import urllib.request
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.errors import ConfigError, Overloaded
+from router.server.app import ServerApp
+from router.server.bounded import Bounded
+from tests.server.helpers import ask, failure, messages, stream
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture
+async def server(start_server, fakes: SimpleNamespace) -> ServerApp:  # type: ignore[no-untyped-def]
+    return await start_server(**vars(fakes), metrics_listen="127.0.0.1:0")
+
+
+async def scrape(server: ServerApp) -> Samples:
+    url = f"http://{server.metrics_address}/metrics"
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples[name, frozenset(labels.items())]
+
+
+async def test_a_request_is_counted_for_its_adapter_version(
+    server: ServerApp, stubs: SimpleNamespace
+) -> None:
+    await stubs.inference.Generate(ask("medical words"))
+    await messages(stubs.inference.StreamGenerate(stream()))
+    samples = await scrape(server)
+    medical = {"adapter": "medical", "version": "1.0.0"}
+    base = {"adapter": "base", "version": ""}
+    assert value(samples, "lora_router_requests_total", **medical, reason="classified", code="OK") == 1
+    assert value(samples, "lora_router_requests_total", **base, reason="abstained", code="OK") == 1
+    assert value(samples, "lora_router_completion_tokens_total", **medical) == 3
+    assert value(samples, "lora_router_prompt_tokens_total", **base) == 13
+    for name in ("time_to_first_token", "time_per_output_token", "adapter_load"):
+        assert value(samples, f"lora_router_{name}_seconds_count", **medical) == 1
+    assert value(samples, "lora_router_queue_seconds_count") == 2
+    assert value(samples, "lora_router_route_seconds_count", classifier="words") == 2
+    verdicts = "lora_router_classifier_verdicts_total"
+    assert value(samples, verdicts, classifier="words", verdict="scored") == 1
+    assert value(samples, verdicts, classifier="words", verdict="declined") == 1
+    for tier in ("device", "host"):
+        assert value(samples, "lora_router_adapter_resident", **medical, tier=tier) == 1
+
+
+async def test_calls_are_timed_by_method_and_status(
+    server: ServerApp, stubs: SimpleNamespace, fakes: SimpleNamespace
+) -> None:
+    await stubs.inference.Generate(ask())
+    fakes.router.error = Overloaded("full")
+    await failure(stubs.inference.Generate(ask()))
+    samples = await scrape(server)
+    for status in ("OK", "UNAVAILABLE"):
+        name = "grpc_server_call_duration_seconds_count"
+        labels = {"grpc_method": "/router.v1.InferenceService/Generate", "grpc_status": status}
+        assert value(samples, name, **labels) == 1
+    refused = {"adapter": "other", "version": "other", "reason": "none", "code": "UNAVAILABLE"}
+    assert value(samples, "lora_router_requests_total", **refused) == 1
+
+
+async def test_callers_cannot_make_labels(server: ServerApp, stubs: SimpleNamespace) -> None:
+    for i in range(20):
+        await failure(stubs.inference.Generate(ask(routing={"adapter": f"adapters/made-up-{i}"})))
+        await failure(stubs.channel.unary_unary(f"/made.up/Method{i}")(b""))
+    assert "made" not in repr(await scrape(server))
+
+
+def test_bounded_labels() -> None:
+    labels = Bounded(2, "other")
+    assert [labels.of(v) for v in ("a", "b", "c", "a")] == ["a", "b", "other", "a"]
+
+
+async def test_event_loop_lag_stays_low_at_16_streams(server: ServerApp, stubs: SimpleNamespace) -> None:
+    """Row 31. The figure is a bound for a busy machine: idle ones show a few milliseconds."""
+    request = stream(sampling={"max_tokens": 100, "min_tokens": 100})
+    await asyncio.gather(*(messages(stubs.inference.StreamGenerate(request)) for _ in range(16)))
+    assert value(await scrape(server), "lora_router_event_loop_lag_seconds") < 0.05
+
+
+async def test_only_get_metrics(server: ServerApp) -> None:
+    reader, writer = await asyncio.open_connection(*server.metrics_address.split(":"))
+    writer.write(b"POST /metrics HTTP/1.1\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 404")
+    writer.close()
+
+
+async def test_an_address_in_use_is_a_clear_error(server: ServerApp, start_server) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ConfigError, match=re.escape(server.metrics_address)):
+        await start_server(metrics_listen=server.metrics_address)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.errors import InvalidRequest
+from router.names import split_adapter
+from router.server.convert.requests import Limits, generate_request, route_request
+from router.types import Request, Turn
+from router.v1 import inference_pb2 as pb
+
+LIMITS = Limits(max_prompt_bytes=100, max_tokens=50)
+TEXT = pb.Input(text="hi")
+
+
+def violations(message: pb.GenerateRequest) -> dict[str, str]:
+    with pytest.raises(InvalidRequest) as caught:
+        generate_request(message, "id", LIMITS)
+    return {v.field: v.description for v in caught.value.violations}
+
+
+def chat(*messages: tuple[int, str]) -> pb.GenerateRequest:
+    turns = [pb.ChatMessage(role=role, text=text) for role, text in messages]
+    return pb.GenerateRequest(input=pb.Input(chat=pb.Chat(messages=turns)))
+
+
+def test_every_kind_of_input() -> None:
+    asked = generate_request(pb.GenerateRequest(input=TEXT), "id", LIMITS)
+    assert asked == Request("id", turns=(Turn("user", "hi"),), labels={})
+    raw = generate_request(pb.GenerateRequest(input=pb.Input(raw_prompt="hi")), "id", LIMITS)
+    assert (raw.turns, raw.raw_prompt) == ((), "hi")
+    talk = chat((pb.ROLE_SYSTEM, "s"), (pb.ROLE_USER, "u"), (pb.ROLE_ASSISTANT, "a"), (pb.ROLE_USER, "v"))
+    turns = generate_request(talk, "id", LIMITS).turns
+    assert [turn.role for turn in turns] == ["system", "user", "assistant", "user"]
+
+
+def test_every_bad_field_is_named_at_once() -> None:
+    message = pb.StreamGenerateRequest(
+        input=pb.Input(text=" \n"),
+        sampling=pb.Sampling(temperature=3, top_p=0, max_tokens=51, stop=["", "x" * 257]),
+        routing=pb.Routing(adapter="medical", domain="d" * 65, unit="u" * 257),
+        labels={"k" * 65: "v", "k": "v" * 65},
+    )
+    assert set(violations(message)) == {
+        "input.text",
+        "sampling.temperature",
+        "sampling.top_p",
+        "sampling.max_tokens",
+        "sampling.stop[0]",
+        "sampling.stop[1]",
+        "routing.adapter",
+        "routing.domain",
+        "routing.unit",
+        "labels",
+        "labels[k]",
+    }
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (pb.GenerateRequest(), "input"),
+        (pb.GenerateRequest(input=pb.Input(text="")), "input.text"),
+        (pb.GenerateRequest(input=pb.Input(raw_prompt="")), "input.raw_prompt"),
+        (pb.GenerateRequest(input=pb.Input(text="x" * 101)), "input.text"),
+        (pb.GenerateRequest(input=pb.Input(text="é" * 51)), "input.text"),
+        (chat(), "input.chat.messages"),
+        (chat(*[(pb.ROLE_USER, "x")] * 257), "input.chat.messages"),
+        (chat((pb.ROLE_USER, "x" * 60), (pb.ROLE_USER, "x" * 60)), "input.chat.messages"),
+        (chat((pb.ROLE_UNSPECIFIED, "x")), "input.chat.messages[0].role"),
+        (chat((99, "x")), "input.chat.messages[0].role"),
+        (chat((pb.ROLE_USER, "")), "input.chat.messages[0].text"),
+        (chat((pb.ROLE_SYSTEM, "x")), "input.chat.messages[0].role"),
+        (chat((pb.ROLE_USER, "x"), (pb.ROLE_ASSISTANT, "x")), "input.chat.messages[1].role"),
+        (
+            chat((pb.ROLE_USER, "x"), (pb.ROLE_SYSTEM, "x"), (pb.ROLE_USER, "x")),
+            "input.chat.messages[1].role",
+        ),
+        (pb.GenerateRequest(input=TEXT, labels={str(i): "" for i in range(17)}), "labels"),
+        (pb.GenerateRequest(input=TEXT, labels={"": "v"}), "labels"),
+    ],
+)
+def test_one_bad_field(message: pb.GenerateRequest, field: str) -> None:
+    assert field in violations(message)
+
+
+def test_caps_are_inclusive() -> None:
+    message = pb.GenerateRequest(
+        input=pb.Input(text="x" * 100),
+        routing=pb.Routing(domain="d" * 64, task="t" * 64, unit="u" * 256),
+        sampling=pb.Sampling(stop=["s" * 256] * 16, max_tokens=50),
+        labels={f"{i:064}": "v" * 64 for i in range(16)},
+    )
+    assert generate_request(message, "id", LIMITS).sampling.max_tokens == 50
+
+
+def test_violations_are_bounded() -> None:
+    message = chat(*[(pb.ROLE_UNSPECIFIED, "")] * 256)
+    with pytest.raises(InvalidRequest) as caught:
+        generate_request(message, "id", LIMITS)
+    assert len(caught.value.violations) == 33
+
+
+def test_route_needs_an_input_too() -> None:
+    with pytest.raises(InvalidRequest, match="input: one of"):
+        route_request(pb.RouteRequest(), "id", LIMITS)
+
+
+@given(st.text(max_size=120), st.text(max_size=70), st.text(max_size=70))
+def test_any_text_makes_a_request_or_is_named(text: str, adapter: str, domain: str) -> None:
+    message = pb.GenerateRequest(
+        input=pb.Input(text=text), routing=pb.Routing(adapter=adapter, domain=domain)
+    )
+    try:
+        asked = generate_request(message, "id", LIMITS)
+    except InvalidRequest as error:
+        named = {v.field for v in error.violations}
+    else:
+        named = set()
+        assert asked.text == text
+    bad = {
+        "input.text": not text.strip() or len(text.encode()) > 100,
+        "routing.adapter": bool(adapter) and split_adapter(adapter) is None,
+        "routing.domain": len(domain.encode()) > 64,
+    }
+    assert named == {field for field, is_bad in bad.items() if is_bad}
