@@ -1,0 +1,55 @@
+"""Row 34: the page names every method, error reason, metric and setting of the server."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from router import errors
+from router.config import Settings
+from router.server.metrics import Metrics
+from router.server.snapshot import Snapshot
+from router.v1 import adapters_pb2, inference_pb2
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/grpc.md").read_text()
+SOURCE = "".join(path.read_text() for path in (ROOT / "router/server").rglob("*.py"))
+
+
+def methods() -> list[str]:
+    return [
+        f"{service.name}.{method.name}"
+        for module in (inference_pb2, adapters_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    ]
+
+
+def reasons() -> set[str]:
+    return {
+        kind.reason for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "reason")
+    }
+
+
+def metrics() -> list[str]:
+    collected = [*Metrics().registry.collect(), *Snapshot(lambda *labels: labels).collect()]
+    return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
+
+
+def settings() -> list[str]:
+    return [name for name in Settings.model_fields if re.search(rf"settings\.{name}\b", SOURCE)]
+
+
+@pytest.mark.parametrize(
+    "names", [methods(), reasons(), metrics(), settings()], ids=lambda names: str(len(names))
+)
+def test_all_are_named(names: list[str]) -> None:
+    assert names
+    assert [name for name in names if f"`{name}`" not in PAGE] == []
+
+
+def test_the_metrics_named_exist() -> None:
+    named = set(re.findall(r"`((?:lora_router|grpc_server)_[a-z_]+)`", PAGE))
+    assert named == set(metrics())
