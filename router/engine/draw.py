@@ -29,7 +29,8 @@ def truncate(probs: Tensor, params: Sequence[SamplingParams]) -> None:
     cut = [row for row, p in enumerate(params) if p.top_k or p.top_p < 1 or p.min_p > 0]
     if not cut:
         return
-    below = torch.nextafter(_smallest_kept(probs, params), torch.zeros(())).tolist()
+    smallest = _smallest_kept(probs, params)
+    below = torch.nextafter(smallest, torch.zeros_like(smallest)).tolist()
     for row in cut:
         torch.threshold_(probs[row], below[row], 0.0)  # broadcasting is 20 times slower
 

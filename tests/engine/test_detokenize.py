@@ -94,6 +94,7 @@ def test_endless_invalid_bytes_are_not_held_for_ever(make: Any) -> None:
 )
 @example(text="aaab", stops=["aab"])
 @example(text="xabc", stops=["abc", "b"])
+@example(text="xab", stops=["b", "ab"])
 @settings(max_examples=150, deadline=None)
 def test_the_answer_ends_before_the_first_completed_stop_string(text: str, stops: list[str]) -> None:
     tokenizer = small.byte_level()
@@ -122,6 +123,12 @@ def test_min_tokens_only_delay_the_stop(text: str, min_tokens: int) -> None:
         later = tokenizer.decode(ids[min_tokens:])
         assert "EN" not in later
         assert "a" not in later
+
+
+def test_a_stop_string_may_begin_inside_one_that_came_too_early() -> None:
+    tokenizer = small.byte_level()
+    parts, detokenizer = stream(tokenizer, encode(tokenizer, "a") * 3, ("aa",), min_tokens=2)
+    assert ("".join(parts), detokenizer.stopped) == ("a", "aa")
 
 
 def test_text_is_held_only_while_it_may_begin_a_stop_string() -> None:
