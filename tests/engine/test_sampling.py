@@ -194,3 +194,22 @@ def test_default_rows_do_not_pay_for_others(monkeypatch: pytest.MonkeyPatch) -> 
     sampler.sample(logits(1, 4), [state(), state(temperature=1.0), state(), state(top_p=0.5)])
     assert seen == [1]
     assert sampler.sample(logits(1, 0), []) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_device_chooses_as_the_processor_does() -> None:
+    values = torch.arange(4 * VOCAB, dtype=torch.float32).view(4, VOCAB) % 89 * 0.5
+    values[3, 5] = torch.nan
+    settings_of = [
+        {},
+        {"temperature": 0.5, "top_p": 0.6},
+        {"repetition_penalty": 1.3, "min_tokens": 2},
+        {"top_k": 3},
+    ]
+    ids = []
+    for device in ("cpu", "cuda"):
+        states = [state(**{"seed": 1, **p}) for p in settings_of]
+        ids.append([s.id for s in Sampler(VOCAB, device).sample(values.to(device), states)])
+    assert ids[0] == ids[1]
+    assert ids[0][3] == -1
