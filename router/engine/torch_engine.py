@@ -36,6 +36,7 @@ from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import Scheduler
 from router.engine.sequence import Sequence
 from router.engine.slots import DeviceSlots, HostStore
+from router.engine.token_text import vocabulary
 from router.errors import (
     FailedPrecondition,
     FieldViolation,
@@ -80,9 +81,9 @@ class TorchEngine:
         digest = base_digest(model)
         model.to(self._device, self._dtype)
         self._context = context_length(model.config, settings.max_context)
-        self._eos = end_tokens(model, loaded.tokenizer)
         self._tokenizer = loaded.tokenizer
         self._encoder = PromptEncoder(loaded.tokenizer)
+        self._eos = end_tokens(model) | self._encoder.end_ids
         self._ops, kernels = load_ops(settings.native, str(self._device), self._dtype)
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
@@ -184,7 +185,8 @@ class TorchEngine:
             max_step_tokens=settings.max_step_tokens,
         )
         runner = Runner(backbone, slots, self._device)
-        return StepLoop(scheduler, runner, Sampler(self._vocabulary, self._device), self._row)
+        sampler = Sampler(self._vocabulary, self._device, vocabulary(self._tokenizer).spell)
+        return StepLoop(scheduler, runner, sampler, self._row)
 
     def _row(self, job: Job, stream: Stream) -> Sequence:
         return Sequence(

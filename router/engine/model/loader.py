@@ -66,12 +66,9 @@ def context_length(config: Any, limit: int) -> int:
     return min(own, limit) if limit else own
 
 
-def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end an answer."""
-    ids: set[int] = set()
-    for value in (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id):
-        if isinstance(value, int):
-            ids.add(value)
-        elif value is not None:
-            ids.update(value)
-    return frozenset(ids)
+def end_tokens(model: Any) -> frozenset[int]:
+    """Tokens that end an answer as the model's generation config says."""
+    value = getattr(model.generation_config, "eos_token_id", None)
+    if value is None:
+        return frozenset()
+    return frozenset([value] if isinstance(value, int) else value)
