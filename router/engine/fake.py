@@ -12,7 +12,7 @@ from collections import deque
 
 from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt
 from router.engine.fake_rows import Row
-from router.errors import EngineFailed, FailedPrecondition, NotLoaded, Overloaded, PromptTooLong
+from router.errors import EngineFailed, FailedPrecondition, NotLoaded, Overloaded, PromptTooLong, Unavailable
 from router.types import FinishReason
 
 
@@ -107,7 +107,7 @@ class FakeEngine:
         if not self._started:
             raise NotLoaded("the base model is still loading")
         if self._failed or self._closed:
-            raise EngineFailed(self._failed or "closed")
+            raise Unavailable("the engine has stopped")
         if job.adapter is not None and job.adapter not in self._adapters:
             raise FailedPrecondition("the adapter is not loaded", digest=job.adapter)
         limit, need = self._info.context_length, len(job.tokens) + job.params.max_tokens

@@ -23,7 +23,7 @@ from router.server.interceptors.observe import Observer
 from router.server.lifecycle import Lifecycle, Phase
 from router.server.listen import bind, server_options
 from router.server.load_times import measure_loads
-from router.server.loop_lag import measure_lag
+from router.server.loop_lag import LoopLag
 from router.server.metrics import Metrics
 from router.server.pipeline import Pipeline
 from router.server.scrape import ScrapeServer
@@ -62,6 +62,7 @@ class ServerApp:
         self.address = self.metrics_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self._startup, self._on_ready = startup, on_ready
+        self._lag = LoopLag()
         self._snapshot = Snapshot(self.metrics.version_labels)
         self.metrics.registry.register(self._snapshot)
         self._scrape = ScrapeServer(self.metrics.registry, self._take_snapshot)
@@ -89,8 +90,8 @@ class ServerApp:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
         chain = Chain(self.lifecycle, Observer(self.metrics), self.settings.max_deadline_seconds)
         server = grpc.aio.server(interceptors=[chain], options=server_options(self.settings))
-        self.address = bind(server, self.settings.listen)
         self._server = server
+        self.address = bind(server, self.settings.listen)
         add_InferenceServiceServicer_to_server(InferenceService(self.settings, self.pipeline), server)  # type: ignore[no-untyped-call]
         add_AdapterServiceServicer_to_server(AdapterService(self.registry), server)  # type: ignore[no-untyped-call]
         await self.health.register(server)
@@ -104,7 +105,7 @@ class ServerApp:
         log.info("listening", extra={"fields": {"address": self.address, "metrics": self.metrics_address}})
         self.listening.set()
         self._spawn(self._load())
-        self._spawn(measure_lag(self.metrics.loop_lag.set))
+        self._spawn(self._lag.measure())
 
     def request_stop(self) -> None:
         """Begin to drain; asked again, end at once."""
@@ -165,6 +166,7 @@ class ServerApp:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
 
     def _take_snapshot(self) -> None:
+        self.metrics.loop_lag.set(self._lag.take())
         self._snapshot.take(self.engine.status(), self.registry.list())
 
     def _loaded(self, ref: AdapterRef, seconds: float) -> None:

@@ -62,6 +62,8 @@ class Lifecycle:
 
     def drain(self) -> None:
         """Refuse new calls and end the watches; what was admitted goes on."""
+        if self.phase is Phase.DRAINING:
+            return
         self.phase = Phase.DRAINING
         for watch in tuple(self._watches):
             watch.reschedule(0)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
 
-INTERVAL, WINDOW = 0.05, 100
+INTERVAL = 0.05
 
 
-async def measure_lag(report: Callable[[float], None]) -> None:
-    """Report the worst lateness, in seconds, of the last 100 wake-ups, twenty times a second."""
-    loop = asyncio.get_running_loop()
-    recent: deque[float] = deque(maxlen=WINDOW)
-    while True:
-        due = loop.time() + INTERVAL
-        await asyncio.sleep(INTERVAL)
-        recent.append(max(loop.time() - due, 0.0))
-        report(max(recent))
+class LoopLag:
+    """The worst lateness, in seconds, since it was last taken."""
+
+    def __init__(self) -> None:
+        self._worst = 0.0
+
+    def take(self) -> float:
+        """The worst so far; starts anew."""
+        worst, self._worst = self._worst, 0.0
+        return worst
+
+    async def measure(self) -> None:
+        """Sleep and see how much later than asked the loop came back."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + INTERVAL
+            await asyncio.sleep(INTERVAL)
+            self._worst = max(self._worst, loop.time() - due)

@@ -48,7 +48,7 @@ class Metrics:
         )
         self.loads = self._histogram("lora_router_adapter_load_seconds", "Cold loads.", VERSION, SECONDS)
         self.loop_lag = Gauge(
-            "lora_router_event_loop_lag_seconds", "Worst of the last seconds.", registry=self.registry
+            "lora_router_event_loop_lag_seconds", "Worst since the last scrape.", registry=self.registry
         )
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:

@@ -40,16 +40,19 @@ async def test_the_engines_own_queue_limit_is_passed_on(start_server, fakes, con
     assert details(refused)["ErrorInfo"].reason == "QUEUE_FULL"
 
 
+POLICY = {
+    "maxAttempts": 3,
+    "initialBackoff": "0.05s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+CONFIG = {"methodConfig": [{"name": [{"service": "router.v1.InferenceService"}], "retryPolicy": POLICY}]}
+RETRYING = ("grpc.service_config", json.dumps(CONFIG))
+
+
 async def test_a_service_config_client_retries(server, fakes: SimpleNamespace, connect) -> None:  # type: ignore[no-untyped-def]
-    policy = {
-        "maxAttempts": 3,
-        "initialBackoff": "0.05s",
-        "maxBackoff": "1s",
-        "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE"],
-    }
-    config = {"methodConfig": [{"name": [{"service": "router.v1.InferenceService"}], "retryPolicy": policy}]}
-    stubs = connect(server, ("grpc.service_config", json.dumps(config)))
+    stubs = connect(server, RETRYING)
     fakes.router.error = Overloaded("full", 0.1)
 
     async def recover() -> None:
@@ -61,3 +64,11 @@ async def test_a_service_config_client_retries(server, fakes: SimpleNamespace, c
     await task
     assert events[-1].HasField("finished")
     assert len(fakes.router.requests) == 2
+
+
+async def test_a_stream_that_began_is_not_retried(server, fakes: SimpleNamespace, connect) -> None:  # type: ignore[no-untyped-def]
+    events = aiter(connect(server, RETRYING).inference.StreamGenerate(long_stream()))
+    await anext(events)
+    fakes.engine.close()
+    assert (await failure(events)).code().name == "UNAVAILABLE"
+    assert len(fakes.router.requests) == 1
