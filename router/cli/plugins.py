@@ -91,7 +91,7 @@ def new(
     plugin, test = write_plugin(name, adapter, plugins_dir, tests_dir, force)
     print(f"wrote {plugin}\nwrote {test}\n\ntry it:\n  python -m pytest {test}")
     print(f'  lora-router route "something about {name.replace("-", " ").replace("_", " ")}"')
-    print("\na running server asks it from the next request on")
+    print(f"\na server that watches {plugins_dir} asks it from the next request on")
 
 
 def doctor(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
