@@ -12,6 +12,8 @@ import typer.main
 
 from router import errors, hookspecs
 from router.cli.main import app
+from router.client.options import SAMPLING, GenerateOptions
+from router.client.sync import Adapters, Client
 from router.config import Settings
 from router.errors import RouterError
 from router.plugins import PluginHost
@@ -58,10 +60,10 @@ def test_every_hook_has_a_heading_with_its_signature():
 
 
 @pytest.mark.parametrize("proto", [inference_pb2, adapters_pb2])
-def test_every_method_is_told_under_its_service(proto):
+def test_every_method_is_told(proto):
+    told = page("grpc.md")
     for service in proto.DESCRIPTOR.services_by_name.values():
-        told = section(page("api.md"), f"## {service.name}")
-        assert [m.name for m in service.methods if f"| `{m.name}` |" not in told] == []
+        assert [m.name for m in service.methods if f"| `{service.name}.{m.name}` |" not in told] == []
 
 
 def test_every_setting_is_told_with_its_default():
@@ -77,12 +79,21 @@ def subclasses(kind: type[RouterError]) -> Iterator[type[RouterError]]:
         yield from subclasses(child)
 
 
-def test_every_error_reason_is_told_with_its_code():
-    told = section(page("api.md"), "## Errors")
+def test_every_error_reason_is_told_in_the_row_of_its_code():
+    told = section(page("grpc.md"), "## Errors")
+    rows = [line.split("|")[1:3] for line in told.splitlines() if line.startswith("| ")]
     for kind in subclasses(RouterError):
         if kind is not errors.ConfigError and kind.__module__ == "router.errors":
-            assert f"| `{kind.reason}` | {kind.code} |" in told, kind
+            assert any(kind.code in code and f"`{kind.reason}`" in reasons for code, reasons in rows), kind
     assert f"`{errors.ConfigError.reason}`" in told
+
+
+def test_every_method_and_option_of_the_client_is_told():
+    told = page("client.md")
+    methods = [name for kind in (Client, Adapters) for name in vars(kind) if not name.startswith("_")]
+    assert [name for name in methods if f"{name}(" not in told and name != "close"] == []
+    options = set(GenerateOptions.__annotations__) - set(SAMPLING)
+    assert [name for name in options if f"`{name}" not in told] == []
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
