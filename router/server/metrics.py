@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from router.server.bounded import Bounded
 from router.server.interceptors.call import Call
@@ -22,33 +22,56 @@ class Metrics:
     """Every metric that a call changes, in a registry of its own. Times are seconds."""
 
     def __init__(self, max_adapters: int = 4096, max_classifiers: int = 64) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double what a scraper stores
         self.registry = CollectorRegistry()
         self._adapters = Bounded(max_adapters, OTHER)
         self._classifiers = Bounded(max_classifiers, "other")
         calls = ("grpc_method", "grpc_status")
-        self.call_seconds = self._histogram("grpc_server_call_duration_seconds", "Calls.", calls, SECONDS)
+        self.call_seconds = self._histogram(
+            "grpc_server_call_duration_seconds", "Duration of calls by method and status.", calls, SECONDS
+        )
         outcome = (*VERSION, "reason", "code")
-        self.requests = self._counter("lora_router_requests", "Inference requests.", outcome)
-        self.prompt_tokens = self._counter("lora_router_prompt_tokens", "Prompt tokens.", VERSION)
-        self.cached_tokens = self._counter("lora_router_cached_tokens", "Prompt tokens reused.", VERSION)
+        self.requests = self._counter(
+            "lora_router_requests", "Generations by who answered, why, and how they ended.", outcome
+        )
+        self.prompt_tokens = self._counter(
+            "lora_router_prompt_tokens", "Prompt tokens, those reused included.", VERSION
+        )
+        self.cached_tokens = self._counter(
+            "lora_router_cached_tokens", "Prompt tokens served from the prefix cache.", VERSION
+        )
         self.completion_tokens = self._counter("lora_router_completion_tokens", "Tokens generated.", VERSION)
         self.first_token = self._histogram(
-            "lora_router_time_to_first_token_seconds", "From submission.", VERSION, FIRST_TOKEN
+            "lora_router_time_to_first_token_seconds",
+            "From submission to the first token.",
+            VERSION,
+            FIRST_TOKEN,
         )
         self.per_token = self._histogram(
-            "lora_router_time_per_output_token_seconds", "Mean of a request.", VERSION, PER_TOKEN
+            "lora_router_time_per_output_token_seconds",
+            "Mean time between tokens of a generation.",
+            VERSION,
+            PER_TOKEN,
         )
-        self.queued = self._histogram("lora_router_queue_seconds", "Before the first step.", (), FIRST_TOKEN)
-        self.routed = self._histogram("lora_router_decision_seconds", "Whole decision.", (), ROUTING)
+        self.queued = self._histogram(
+            "lora_router_queue_seconds", "From submission to the first step.", (), FIRST_TOKEN
+        )
+        self.routed = self._histogram(
+            "lora_router_decision_seconds", "Time to decide where a request goes.", (), ROUTING
+        )
         self.classified = self._histogram(
-            "lora_router_route_seconds", "One classifier.", ("classifier",), ROUTING
+            "lora_router_route_seconds", "Time of one classifier for one request.", ("classifier",), ROUTING
         )
         self.verdicts = self._counter(
-            "lora_router_classifier_verdicts", "Votes by kind.", ("classifier", "verdict")
+            "lora_router_classifier_verdicts", "Votes by classifier and kind.", ("classifier", "verdict")
         )
-        self.loads = self._histogram("lora_router_adapter_load_seconds", "Cold loads.", VERSION, SECONDS)
+        self.loads = self._histogram(
+            "lora_router_adapter_load_seconds", "Time to bring an adapter into memory.", VERSION, SECONDS
+        )
         self.loop_lag = Gauge(
-            "lora_router_event_loop_lag_seconds", "Worst since the last scrape.", registry=self.registry
+            "lora_router_event_loop_lag_seconds",
+            "Worst lateness since the last scrape.",
+            registry=self.registry,
         )
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +11,7 @@ import pytest
 
 from router.server.app import ServerApp
 from router.v1 import adapters_pb2_grpc, inference_pb2_grpc
-
-Connect = Callable[..., SimpleNamespace]
+from tests.server.helpers import Connect
 
 
 @pytest.fixture

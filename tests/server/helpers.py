@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from router.server.app import ServerApp
 from router.v1 import inference_pb2 as pb
+
+Start = Callable[..., Awaitable[ServerApp]]
+Connect = Callable[..., SimpleNamespace]
 
 
 def ask(text: str = "one two three", **fields: Any) -> pb.GenerateRequest:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
+from router.server.app import ServerApp
 from router.types import AdapterRef, AdapterState
 from router.v1 import adapters_pb2 as pb
 from tests.fakes import adapter
@@ -93,7 +94,9 @@ async def test_watch_sends_the_set_then_changes(stubs: SimpleNamespace, fakes: S
     assert (last.kind, last.adapter.etag) == (pb.WatchAdaptersResponse.KIND_REMOVED, "")
 
 
-async def test_a_watch_ends_with_the_server_without_holding_it_up(server, stubs: SimpleNamespace) -> None:  # type: ignore[no-untyped-def]
+async def test_a_watch_ends_with_the_server_without_holding_it_up(
+    server: ServerApp, stubs: SimpleNamespace
+) -> None:
     events = aiter(stubs.adapters.WatchAdapters(pb.WatchAdaptersRequest()))
     await anext(events)
     ended = asyncio.ensure_future(failure(events))

@@ -20,7 +20,7 @@ SETTINGS = Settings(listen="127.0.0.1:0", metrics_listen="", drain_seconds=1.0)
 
 
 def app_of(fakes: SimpleNamespace, **options: object) -> ServerApp:
-    return ServerApp(SETTINGS, fakes.engine, fakes.registry, fakes.router, **options)  # type: ignore[arg-type]
+    return ServerApp(SETTINGS, fakes.engine, fakes.registry, fakes.router, **options)
 
 
 async def test_run_says_when_it_is_ready_and_ends_when_asked(fakes: SimpleNamespace) -> None:
@@ -48,7 +48,7 @@ async def test_a_failed_background_task_ends_the_server(fakes: SimpleNamespace) 
     app = app_of(fakes)
     running = asyncio.create_task(app.run())
     await app.ready.wait()
-    app.health._status = None  # type: ignore[assignment]
+    app.health._status = None
     with pytest.raises(TypeError):
         await asyncio.wait_for(running, 3)
 
@@ -63,7 +63,7 @@ async def test_load_times_are_read_off_events() -> None:
     seen = []
     info = adapter("medical")
 
-    async def events():  # type: ignore[no-untyped-def]
+    async def events():
         for time, state in [(1.0, "loading"), (1.5, "ready"), (2.0, "ready"), (3.0, "loading")]:
             yield AdapterEvent(AdapterEventKind.CHANGED, replace(info, state=AdapterState(state)), time)
 

@@ -12,7 +12,7 @@ from router.errors import DeadlineExceeded
 from router.server.app import ServerApp
 from router.server.interceptors.call import Call
 from router.server.interceptors.deadline import deadline
-from tests.server.helpers import ask, failure, long_stream
+from tests.server.helpers import Connect, Start, ask, failure, long_stream
 
 
 async def settled(server: ServerApp) -> bool:
@@ -35,7 +35,7 @@ async def test_a_callers_deadline(server: ServerApp, fakes: SimpleNamespace, stu
     assert await settled(server)
 
 
-async def test_the_servers_cap(start_server, fakes: SimpleNamespace, connect) -> None:  # type: ignore[no-untyped-def]
+async def test_the_servers_cap(start_server: Start, fakes: SimpleNamespace, connect: Connect) -> None:
     fakes.engine.step_seconds = 0.02
     server = await start_server(**vars(fakes), max_deadline_seconds=0.2)
     start = time.monotonic()

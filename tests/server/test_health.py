@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.server.app import ServerApp
-from tests.server.helpers import ask, details, failure
+from tests.server.helpers import Connect, Start, ask, details, failure
 
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 NAMES = ("", "router.v1.InferenceService", "router.v1.AdapterService")
@@ -35,7 +35,9 @@ async def until(stubs: SimpleNamespace, status: int, seconds: float) -> float:
     return time.monotonic() - start
 
 
-async def test_not_serving_until_loaded(start_server, fakes, connect) -> None:  # type: ignore[no-untyped-def]
+async def test_not_serving_until_loaded(
+    start_server: Start, fakes: SimpleNamespace, connect: Connect
+) -> None:
     gate = asyncio.Event()
 
     async def startup() -> None:
@@ -73,7 +75,9 @@ def _check(stubs: SimpleNamespace, name: str) -> Any:
     return health_of(stubs).Check(health_pb2.HealthCheckRequest(service=name))
 
 
-async def test_a_hung_step_loop_is_seen_and_forgiven(start_server, fakes, connect) -> None:  # type: ignore[no-untyped-def]
+async def test_a_hung_step_loop_is_seen_and_forgiven(
+    start_server: Start, fakes: SimpleNamespace, connect: Connect
+) -> None:
     server = await start_server(**vars(fakes), stall_seconds=0.2)
     stubs = connect(server)
     await asyncio.sleep(0.3)
@@ -86,13 +90,15 @@ async def test_a_hung_step_loop_is_seen_and_forgiven(start_server, fakes, connec
     await until(stubs, SERVING, 1.0)
 
 
-async def test_a_failed_engine_is_not_serving(start_server, fakes, connect) -> None:  # type: ignore[no-untyped-def]
+async def test_a_failed_engine_is_not_serving(
+    start_server: Start, fakes: SimpleNamespace, connect: Connect
+) -> None:
     server = await start_server(**vars(fakes), stall_seconds=0.2)
     fakes.engine.break_down("device lost")
     await until(connect(server), NOT_SERVING, 1.0)
 
 
-async def test_watchers_hear_the_drain_and_do_not_hold_it_up(server: ServerApp, connect) -> None:  # type: ignore[no-untyped-def]
+async def test_watchers_hear_the_drain_and_do_not_hold_it_up(server: ServerApp, connect: Connect) -> None:
     leaver, stayer = connect(server), connect(server)
     request = health_pb2.HealthCheckRequest(service="router.v1.InferenceService")
     left = health_of(leaver).Watch(request)

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from tests.server.helpers import ask, details, failure
+from router.server.app import ServerApp
+from tests.server.helpers import Connect, ask, details, failure
 
 
 async def test_a_message_over_16_mib_is_refused_and_the_server_lives(stubs: SimpleNamespace) -> None:
@@ -36,7 +37,9 @@ async def test_gzip_is_accepted(stubs: SimpleNamespace) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(90)
-async def test_pings_through_a_silent_call(fakes: SimpleNamespace, server, connect) -> None:  # type: ignore[no-untyped-def]
+async def test_pings_through_a_silent_call(
+    fakes: SimpleNamespace, server: ServerApp, connect: Connect
+) -> None:
     stubs = connect(
         server,
         ("grpc.keepalive_time_ms", 10_000),

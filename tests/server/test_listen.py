@@ -7,6 +7,7 @@ import pytest
 from router.errors import ConfigError
 from router.server.app import ServerApp
 from router.server.listen import split_address
+from tests.server.helpers import Start
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,6 @@ def test_bad_addresses_are_named(listen: str) -> None:
         split_address(listen, "listen")
 
 
-async def test_the_port_is_not_shared(server: ServerApp, start_server) -> None:  # type: ignore[no-untyped-def]
+async def test_the_port_is_not_shared(server: ServerApp, start_server: Start) -> None:
     with pytest.raises(ConfigError, match=f"cannot listen on {re.escape(server.address)}.*another server"):
         await start_server(listen=server.address)

@@ -14,13 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.errors import ConfigError, Overloaded
 from router.server.app import ServerApp
 from router.server.bounded import Bounded
-from tests.server.helpers import ask, failure, messages, stream
+from tests.server.helpers import Start, ask, failure, messages, stream
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @pytest.fixture
-async def server(start_server, fakes: SimpleNamespace) -> ServerApp:  # type: ignore[no-untyped-def]
+async def server(start_server: Start, fakes: SimpleNamespace) -> ServerApp:
     return await start_server(**vars(fakes), metrics_listen="127.0.0.1:0")
 
 
@@ -112,6 +112,6 @@ async def test_only_get_metrics(server: ServerApp) -> None:
     writer.close()
 
 
-async def test_an_address_in_use_is_a_clear_error(server: ServerApp, start_server) -> None:  # type: ignore[no-untyped-def]
+async def test_an_address_in_use_is_a_clear_error(server: ServerApp, start_server: Start) -> None:
     with pytest.raises(ConfigError, match=re.escape(server.metrics_address)):
         await start_server(metrics_listen=server.metrics_address)

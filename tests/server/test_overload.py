@@ -10,10 +10,13 @@ from types import SimpleNamespace
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.errors import Overloaded
-from tests.server.helpers import ask, details, failure, long_stream, until
+from router.server.app import ServerApp
+from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, until
 
 
-async def test_one_too_many_is_refused_at_once(start_server, fakes, connect) -> None:  # type: ignore[no-untyped-def]
+async def test_one_too_many_is_refused_at_once(
+    start_server: Start, fakes: SimpleNamespace, connect: Connect
+) -> None:
     fakes.engine.hold()
     server = await start_server(**vars(fakes), max_running=2, max_queue=3)
     stubs = connect(server)
@@ -31,7 +34,9 @@ async def test_one_too_many_is_refused_at_once(start_server, fakes, connect) -> 
     [task.cancel() for task in running]
 
 
-async def test_the_engines_own_queue_limit_is_passed_on(start_server, fakes, connect) -> None:  # type: ignore[no-untyped-def]
+async def test_the_engines_own_queue_limit_is_passed_on(
+    start_server: Start, fakes: SimpleNamespace, connect: Connect
+) -> None:
     fakes.engine.max_running, fakes.engine.max_queue = 1, 0
     stubs = connect(await start_server(**vars(fakes)))
     events = aiter(stubs.inference.StreamGenerate(long_stream()))
@@ -51,7 +56,9 @@ CONFIG = {"methodConfig": [{"name": [{"service": "router.v1.InferenceService"}],
 RETRYING = ("grpc.service_config", json.dumps(CONFIG))
 
 
-async def test_a_service_config_client_retries(server, fakes: SimpleNamespace, connect) -> None:  # type: ignore[no-untyped-def]
+async def test_a_service_config_client_retries(
+    server: ServerApp, fakes: SimpleNamespace, connect: Connect
+) -> None:
     stubs = connect(server, RETRYING)
     fakes.router.error = Overloaded("full", 0.1)
 
@@ -66,7 +73,9 @@ async def test_a_service_config_client_retries(server, fakes: SimpleNamespace, c
     assert len(fakes.router.requests) == 2
 
 
-async def test_a_stream_that_began_is_not_retried(server, fakes: SimpleNamespace, connect) -> None:  # type: ignore[no-untyped-def]
+async def test_a_stream_that_began_is_not_retried(
+    server: ServerApp, fakes: SimpleNamespace, connect: Connect
+) -> None:
     events = aiter(connect(server, RETRYING).inference.StreamGenerate(long_stream()))
     await anext(events)
     fakes.engine.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from router.server.app import ServerApp
 from router.v1 import adapters_pb2, inference_pb2
-from tests.server.helpers import failure
+from tests.server.helpers import Connect, Start, failure
 
 BUF = str(Path(sys.executable).with_name("buf"))
 
@@ -59,7 +59,7 @@ async def test_an_empty_call_gives_json(server: ServerApp, tmp_path: Path) -> No
     assert [a["version"] for a in json.loads(out)["adapters"]] == ["2.0.0", "1.0.0"]
 
 
-async def test_it_can_be_switched_off(start_server, connect) -> None:  # type: ignore[no-untyped-def]
+async def test_it_can_be_switched_off(start_server: Start, connect: Connect) -> None:
     stubs = connect(await start_server(reflection=False))
     method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
     refused = await failure(stubs.channel.stream_stream(method)(iter([b""])))

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from router.server.interceptors.call import request_id_of
-from tests.server.helpers import ask, details, failure, stream
+from tests.server.helpers import Connect, Start, ask, details, failure, stream
 
 
 def last_line(caplog: pytest.LogCaptureFixture) -> dict[str, object]:
-    return next(r.fields for r in reversed(caplog.records) if r.name == "router.server.access")  # type: ignore[attr-defined]
+    return next(r.fields for r in reversed(caplog.records) if r.name == "router.server.access")
 
 
 async def test_a_given_id_is_echoed(stubs: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
@@ -45,8 +45,8 @@ async def test_an_absent_id_is_made(stubs: SimpleNamespace, caplog: pytest.LogCa
     assert (line["request_id"], line["code"], line["error"]) == (made, "INVALID_ARGUMENT", "INVALID_REQUEST")
 
 
-async def test_prompts_are_logged_only_when_asked(  # type: ignore[no-untyped-def]
-    start_server, fakes, connect, caplog: pytest.LogCaptureFixture
+async def test_prompts_are_logged_only_when_asked(
+    start_server: Start, fakes: SimpleNamespace, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "router")
     quiet, loud = await start_server(**vars(fakes)), await start_server(log_prompts=True)
