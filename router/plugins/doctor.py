@@ -1,0 +1,80 @@
+"""`plugins doctor`: everything that is wrong with the plugins found, by trying them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from router.plugins.host import PluginHost
+from router.plugins.loader import describe
+from router.plugins.registration import Registration
+from router.plugins.samples import ADAPTERS
+from router.plugins.threads import StillRunning, call_in_thread
+from router.plugins.trial import CHECKS, latency
+from router.routing.classifier import Classifier
+
+CHECK_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong. `classifier` is empty where it concerns the whole plugin."""
+
+    plugin: str
+    classifier: str
+    level: str  # error: it will not work; warning: it works worse than it could
+    check: str
+    message: str
+
+
+def doctor(host: PluginHost, seconds: float = CHECK_SECONDS) -> tuple[Finding, ...]:
+    """Load (if not done yet), then try every classifier on samples; blocks, at most `seconds` a check.
+
+    Nothing found means: it imports, its hooks are right, no name is taken twice, it learns, it answers every
+    odd text in time and always alike.
+    """
+    host.refresh()
+    findings: list[Finding] = []
+    for status in host.status():
+        if status.error:
+            findings.append(Finding(status.name, "", "error", "load", status.error))
+        findings += [Finding(status.name, "", "warning", "load", text) for text in status.warnings]
+    for registration in host.registrations():
+        findings += examine(registration, seconds)
+    return tuple(findings)
+
+
+def examine(registration: Registration, seconds: float = CHECK_SECONDS) -> list[Finding]:
+    """Try one classifier. What it learned is overwritten by the samples."""
+    classifier = registration.classifier
+    steps: list[tuple[str, Callable[[], list[str]]]] = [("prepare", partial(_prepare, classifier))]
+    steps += [(check.__name__, partial(check, classifier)) for check in CHECKS]
+    steps += [("latency", partial(latency, classifier, registration.timeout))]
+    findings: list[Finding] = []
+    for name, check in steps:
+        problems, hangs = _run(check, f"{registration.name} {name}", seconds)
+        findings += [_finding(registration, name, text) for text in problems]
+        if hangs or (problems and name == "prepare"):
+            break
+    return findings
+
+
+def _prepare(classifier: Classifier) -> list[str]:
+    classifier.warmup()
+    classifier.fit(ADAPTERS)
+    return []
+
+
+def _finding(registration: Registration, check: str, text: str) -> Finding:
+    return Finding(registration.plugin, registration.name, "error", check, text)
+
+
+def _run(check: Callable[[], list[str]], name: str, seconds: float) -> tuple[list[str], bool]:
+    """What is wrong, and whether the check did not come back."""
+    try:
+        return call_in_thread(check, seconds, name), False
+    except StillRunning as error:
+        return [str(error)], True
+    except BaseException as error:
+        return [describe(error)], False

@@ -1,0 +1,76 @@
+"""For authors of plugins: subclass `ClassifierContract`, write `make`, and pytest runs the whole contract.
+
+class TestShout(ClassifierContract):
+    def make(self):
+        return Shout()
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from router.plugins import trial
+from router.plugins.registration import Registrar
+from router.plugins.samples import ADAPTERS
+from router.routing.classifier import Classifier
+
+__all__ = ["ClassifierContract"]
+
+
+class ClassifierContract:
+    """What the server expects of every classifier. Needs nothing but pytest to collect it."""
+
+    timeout_ms: ClassVar[int] = 50  # what the plugin gives to register()
+
+    def make(self) -> Classifier:
+        """A fresh classifier."""
+        raise NotImplementedError("define make(self) and return a new instance of your classifier")
+
+    def fitted(self) -> Classifier:
+        """A classifier that was warmed up and has learned the sample adapters."""
+        classifier = self.make()
+        classifier.warmup()
+        classifier.fit(ADAPTERS)
+        return classifier
+
+    def test_it_can_be_registered(self) -> None:
+        """Name, arity and kind of `classify_batch` are right."""
+        Registrar("contract")(self.make(), timeout_ms=self.timeout_ms)
+
+    def test_it_has_a_fingerprint(self) -> None:
+        """Calibrations are bound to it, so it is the same for the same classifier."""
+        one, two = self.make().fingerprint(), self.make().fingerprint()
+        _none([] if one and one == two else [f"fingerprints {one!r} and {two!r}"])
+
+    def test_every_request_gets_one_valid_answer(self) -> None:
+        """Scores or None, in batches of none, one and several."""
+        _none(trial.valid(self.fitted()))
+
+    def test_odd_texts_are_survived(self) -> None:
+        """Empty, huge, control characters, other scripts."""
+        _none(trial.odd_texts(self.fitted()))
+
+    def test_a_batch_is_answered_like_single_requests(self) -> None:
+        """Neighbours in a batch do not matter."""
+        _none(trial.batch_equals_single(self.fitted()))
+
+    def test_the_same_request_gets_the_same_answer(self) -> None:
+        """Decisions can be repeated."""
+        _none(trial.deterministic(self.fitted()))
+
+    def test_adapters_come_and_go(self) -> None:
+        """Fitting again, to fewer, to none, to one without examples."""
+        _none(trial.refits(self.fitted()))
+
+    def test_requests_are_answered_during_a_fit(self) -> None:
+        """`fit` runs beside `classify_batch`."""
+        _none(trial.answers_while_fitting(self.fitted()))
+
+    def test_warm_calls_keep_the_timeout(self) -> None:
+        """100 calls; one slow one is forgiven."""
+        _none(trial.latency(self.fitted(), self.timeout_ms / 1000))
+
+
+def _none(problems: list[str]) -> None:
+    if problems:
+        raise AssertionError("\n".join(problems))
