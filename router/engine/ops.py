@@ -57,7 +57,7 @@ class Ops(Protocol):
     LoRA weights of one adapter at one site group, rank r the same for all k layers (zero-padded, even):
       a [k * r, in], rows of layer i at i*r:(i+1)*r; scaling is folded into b.
       b plain torch: [out_total, r]; column o of y belongs to layer i and reads z[:, i*r:(i+1)*r].
-      b native bfloat16: [r / 2, out_total, 2]; native float32: [r, out_total].
+      b native: flat, as `pack_b` leaves it.
     """
 
     name: str

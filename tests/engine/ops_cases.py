@@ -22,6 +22,18 @@ class AttentionCase:
     def run(self, ops: Ops) -> torch.Tensor:
         return ops.attention(self.qkv, self.k_cache, self.v_cache, self.plan, self.heads, self.scale)
 
+    def plan_of(self, token: int) -> AttentionPlan:
+        """The plan of one token of the only row, as if it were decoded."""
+        context = int(self.plan.context[0]) - len(self.qkv) + token + 1
+        return AttentionPlan(
+            cu_q=torch.tensor([0, 1], dtype=torch.int32),
+            context=torch.tensor([context], dtype=torch.int32),
+            block_table=self.plan.block_table,
+            positions=self.plan.positions[token][None],
+            slots=self.plan.slots[token][None],
+            most_queries=1,
+        )
+
 
 def attention_case(
     rows: list[tuple[int, int]], heads: int, kv_heads: int, dim: int, dtype: torch.dtype, seed: int = 0
@@ -78,6 +90,12 @@ class LoraCase:
         y = self.y.clone()
         ops.lora(y, self.x, plan, self.group)
         return y
+
+    def only(self, token: int) -> LoraCase:
+        """That token alone."""
+        index = next(g for g, stop in enumerate(self.bounds[1:]) if token < stop)
+        here = slice(token, token + 1)
+        return LoraCase(self.x[here], self.y[here], [self.weights[index]], [0, 1], self.group)
 
     @property
     def layers(self) -> int:

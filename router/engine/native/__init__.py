@@ -1,0 +1,51 @@
+"""Fused operations in C++ for CPUs with AVX2 or AVX-512; where they cannot run, plain torch does the same."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from router.engine.native.build import NotBuilt, load_module
+from router.engine.native.cpu import levels
+from router.engine.native.ops import NativeOps
+from router.engine.ops import Ops
+from router.engine.torch_ops import TorchOps
+
+log = logging.getLogger(__name__)
+
+_HOW = (
+    "the answers are the same, only slower; for the fast path install a C++ compiler (g++) and Python's "
+    "headers, run pip install 'lora-router[native]', and start again"
+)
+
+
+def load_ops(enabled: bool, device: str, dtype: torch.dtype) -> tuple[Ops, str]:
+    """The fastest operations that run here, and what to tell the operator.
+
+    The text is "native (avx512-bf16)" or "torch: why". The first call on a machine compiles for about 20 s.
+    """
+    reason = _why_not(enabled, device, dtype)
+    if not reason:
+        level = levels()[0]
+        try:
+            return NativeOps(load_module(level)), f"native ({level})"
+        except NotBuilt as error:
+            reason = str(error)
+            log.warning("no native operations: %s; %s", reason, _HOW)
+    return TorchOps(), f"torch: {reason}"
+
+
+def _why_not(enabled: bool, device: str, dtype: torch.dtype) -> str:
+    if not enabled:
+        return "native operations are switched off"
+    if torch.device(device).type != "cpu":
+        return f"native operations are for the CPU, this is {device}"
+    if dtype not in (torch.float32, torch.bfloat16):
+        return f"no native operations for {str(dtype).removeprefix('torch.')}"
+    if not levels():
+        return "the CPU has neither AVX2 nor AVX-512"
+    return ""
+
+
+__all__ = ["NativeOps", "load_ops"]

@@ -1,0 +1,80 @@
+"""`Ops` over the native module: each method is one call into C++."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+
+from router.engine.ops import AttentionPlan, LoraPlan, SiteGroup
+
+
+class NativeOps:
+    """`Ops` on the CPU in bfloat16 or float32. Wrong shapes, dtypes or plans raise RuntimeError."""
+
+    name = "native"
+
+    def __init__(self, module: ModuleType) -> None:
+        self._native = module
+        self._tile: int = module.tile
+
+    def pack_b(self, b: torch.Tensor) -> torch.Tensor:
+        """[out_total, r] -> flat, as it is read: tiles of columns, in each the ranks (bfloat16: pairs)."""
+        rank, whole = b.shape[1], len(b) // self._tile * self._tile
+        per = 1 if b.dtype == torch.float32 else 2
+        if rank % per:
+            raise ValueError(f"rank {rank} is odd: pad b with a column of zeros")
+        tiles = (
+            b[:whole].reshape(-1, self._tile, rank // per, per),
+            b[whole:].reshape(1, -1, rank // per, per),
+        )
+        return torch.cat([tile.transpose(1, 2).flatten() for tile in tiles])
+
+    def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """x [T, hidden] -> same shape."""
+        normed: torch.Tensor = self._native.rms_norm(x, weight, eps)
+        return normed
+
+    def add_rms_norm(
+        self, residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        """residual += x in place, then its rms_norm."""
+        normed: torch.Tensor = self._native.add_rms_norm(residual, x, weight, eps)
+        return normed
+
+    def rope_write(
+        self,
+        qkv: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        plan: AttentionPlan,
+        heads: int,
+    ) -> None:
+        """Rotate q and k in place, write k and v to the cache."""
+        self._native.rope_write(qkv, cos, sin, k_cache, v_cache, plan.positions, plan.slots, heads)
+
+    def attention(
+        self,
+        qkv: torch.Tensor,
+        k_cache: torch.Tensor,
+        v_cache: torch.Tensor,
+        plan: AttentionPlan,
+        heads: int,
+        scale: float,
+    ) -> torch.Tensor:
+        """Causal attention over the paged cache -> [T, heads * head_dim]; head_dim a multiple of 16."""
+        out: torch.Tensor = self._native.attention(
+            qkv, k_cache, v_cache, plan.cu_q, plan.context, plan.block_table, heads, scale
+        )
+        return out
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """[T, 2 * inner] -> [T, inner]."""
+        out: torch.Tensor = self._native.silu_mul(gate_up)
+        return out
+
+    def lora(self, y: torch.Tensor, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> None:
+        """y += (x @ a.T) @ b for each group's tokens, both products in one pass over the weights."""
+        self._native.lora(y, x, plan.starts, plan.table, group.out_offsets)

@@ -1,0 +1,158 @@
+"""Every native operation against its torch twin, for every instruction set that this machine has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from router.engine.native import NativeOps
+from router.engine.native.build import load_module
+from router.engine.native.cpu import levels
+from router.engine.torch_ops import TorchOps
+from tests.engine.ops_cases import attention_case, attention_reference, lora_case
+
+TORCH = TorchOps()
+pytestmark = [
+    pytest.mark.skipif(not levels(), reason="the CPU has neither AVX2 nor AVX-512"),
+    pytest.mark.timeout(600),  # the first run compiles
+]
+examples = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+
+
+@pytest.fixture(scope="module", params=levels())
+def native(request: pytest.FixtureRequest) -> NativeOps:
+    return NativeOps(load_module(request.param))
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """float32: 1e-5 of the largest value; bfloat16: four roundings, since the twin rounds scores too."""
+    tolerance = 1e-5 if actual.dtype == torch.float32 else 2**-6
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * max(scale, 1.0))
+
+
+ranks = st.sampled_from([0, 2, 4, 6, 8, 16, 32, 64])
+lora_shapes = {
+    "base_rows": st.integers(0, 3),
+    "groups": st.lists(st.tuples(st.sampled_from([0, 1, 1, 2, 3, 5, 33]), ranks), max_size=5),
+    "in_features": st.sampled_from([1, 8, 31, 32, 64, 100, 576]),
+    "outs": st.lists(st.sampled_from([1, 7, 16, 24, 64, 130, 192]), min_size=1, max_size=3),
+    "seed": st.integers(0, 99),
+}
+
+
+@examples
+@dtypes
+@given(**lora_shapes)
+def test_lora(native, dtype, base_rows, groups, in_features, outs, seed):
+    case = lora_case(base_rows, groups, in_features, tuple(outs), dtype, seed)
+    close(case.run(native), case.run(TORCH))
+
+
+@dtypes
+def test_lora_touches_only_rows_with_weights(native, dtype):
+    case = lora_case(3, [(2, 8), (4, 0), (1, 16)], 64, (48, 16, 16), dtype)
+    y = case.run(native)
+    assert torch.equal(y[:3], case.y[:3])
+    assert torch.equal(y[5:9], case.y[5:9])
+    assert not torch.equal(y[3:5], case.y[3:5])
+
+
+@dtypes
+@pytest.mark.parametrize("groups", [[(16, 16)], [(2, 16)] * 8, [(70, 8), (1, 8)], [(5, 4), (5, 64), (6, 2)]])
+def test_lora_is_bit_for_bit_the_same_alone_in_a_batch_and_on_any_threads(native, threads, dtype, groups):
+    case = lora_case(2, groups, 100, (96, 40), dtype)
+    together = case.run(native)
+    threads(1)
+    assert torch.equal(case.run(native), together)
+    for token in range(2, len(case.y)):
+        alone = case.only(token)
+        assert torch.equal(alone.run(native)[0], together[token])
+
+
+heads = st.sampled_from([(1, 1), (2, 2), (9, 3), (6, 1), (8, 2), (14, 2), (40, 1)])
+rows = st.lists(
+    st.tuples(st.sampled_from([1, 1, 1, 2, 5, 16, 35]), st.integers(0, 90)).map(lambda r: (r[0], sum(r))),
+    min_size=1,
+    max_size=4,
+)
+
+
+@examples
+@dtypes
+@given(rows=rows, heads=heads, dim=st.sampled_from([16, 32, 48, 64, 80, 128, 256]), seed=st.integers(0, 99))
+def test_attention(native, dtype, rows, heads, dim, seed):
+    case = attention_case(rows, *heads, dim, dtype, seed)
+    close(case.run(native), case.run(TORCH))
+
+
+@dtypes
+def test_attention_is_bit_for_bit_the_same_in_chunks_and_on_any_threads(native, threads, dtype):
+    whole = attention_case([(50, 70)], 6, 2, 64, dtype)
+    expected = whole.run(native)
+    threads(1)
+    assert torch.equal(whole.run(native), expected)
+    for token in range(50):
+        plan = whole.plan_of(token)
+        alone = native.attention(whole.qkv[token][None], whole.k_cache, whole.v_cache, plan, 6, whole.scale)
+        assert torch.equal(alone[0], expected[token])
+
+
+@dtypes
+def test_attention_with_scores_far_apart(native, dtype):
+    case = attention_case([(1, 200), (20, 150)], 4, 2, 32, dtype)
+    case.scale = 10.0
+    torch.testing.assert_close(
+        case.run(native).double(),
+        attention_reference(case),
+        rtol=0,
+        atol=1e-4 if dtype == torch.float32 else 2e-2,
+    )
+
+
+@dtypes
+@pytest.mark.parametrize("shape", [(1, 16), (5, 100), (3, 7), (70, 576)])
+def test_norms_and_gate(native, dtype, shape):
+    x, residual, gate_up = torch.randn(3, *shape, dtype=dtype).mul(4).unbind()
+    weight = torch.randn(shape[1], dtype=dtype)
+    close(native.rms_norm(x, weight, 1e-5), TORCH.rms_norm(x, weight, 1e-5))
+    kept = residual.clone()
+    close(native.add_rms_norm(residual, x, weight, 1e-5), TORCH.add_rms_norm(kept, x, weight, 1e-5))
+    assert torch.equal(residual, kept)
+    wide = torch.cat((gate_up, x), 1)
+    close(native.silu_mul(wide), TORCH.silu_mul(wide))
+
+
+@dtypes
+def test_gate_of_extreme_values(native, dtype):
+    gate = torch.tensor([[-1e30, -200.0, -90.0, 0.0, 90.0, 1e30, torch.nan] * 5], dtype=dtype)
+    gate_up = torch.cat((gate, torch.ones_like(gate)), 1)
+    torch.testing.assert_close(
+        native.silu_mul(gate_up), TORCH.silu_mul(gate_up), rtol=1e-2, atol=1e-30, equal_nan=True
+    )
+
+
+@dtypes
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(4, 4, 16), (9, 3, 64), (2, 1, 80), (8, 2, 128)])
+def test_rope_write(native, dtype, heads, kv_heads, dim):
+    case = attention_case([(1, 40), (7, 20), (3, 3)], heads, kv_heads, dim, dtype)
+    twin = attention_case([(1, 40), (7, 20), (3, 3)], heads, kv_heads, dim, dtype)
+    cos, sin = torch.randn(2, 64, dim).unbind()
+    native.rope_write(case.qkv, cos, sin, case.k_cache, case.v_cache, case.plan, heads)
+    TORCH.rope_write(twin.qkv, cos, sin, twin.k_cache, twin.v_cache, twin.plan, heads)
+    close(case.qkv, twin.qkv)
+    for ours, theirs in ((case.k_cache, twin.k_cache), (case.v_cache, twin.v_cache)):
+        assert torch.equal(ours.isnan(), theirs.isnan())
+        close(ours.nan_to_num(), theirs.nan_to_num())
