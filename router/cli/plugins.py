@@ -97,30 +97,24 @@ def new(
 def doctor(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
     """Try every plugin as a server would.
 
-    Load, fit, answers, batch against single calls, speed. Classifiers are fitted to the
-    adapters that `serve` would find here. Exit code 1 if anything is wrong.
+    Load, warm up, fit, odd texts, batches against single calls, repetition, speed. Exit code 1 if anything
+    does not work; what works worse than it could is a warning.
 
     \b
     Example:
       lora-router plugins doctor --plugins-dir ./plugins
     """
-    from router.cli.doctor import Check, examine
-    from router.cli.local import profiles
     from router.cli.output import print_json, print_table
+    from router.plugins.doctor import doctor as examine
 
     host = load_plugins(plugins_dir)
-    checks = []
-    for plugin in host.status():
-        if plugin.enabled or plugin.error:
-            checks.append(Check(plugin.name, "", "load", not plugin.error, plugin.error))
-        checks += [Check(plugin.name, "", "warning", False, text) for text in plugin.warnings]
-    known = profiles()
-    for registered in host.registrations():
-        checks += examine(registered, known)
+    findings = examine(host)
     if json:
-        print_json(checks)
+        print_json(findings)
+    elif findings:
+        lines = [(f.level, f.plugin, f.classifier, f.check, f.message) for f in findings]
+        print_table(["", "PLUGIN", "CLASSIFIER", "CHECK", "WHAT IS WRONG"], lines)
     else:
-        lines = [(c.plugin, c.classifier, c.check, "ok" if c.ok else "WRONG", c.detail) for c in checks]
-        print_table(["PLUGIN", "CLASSIFIER", "CHECK", "", "DETAIL"], lines)
-    if not all(c.ok for c in checks):
+        print(f"nothing is wrong with {', '.join(r.name for r in host.registrations()) or 'no plugin'}")
+    if any(f.level == "error" for f in findings):
         raise typer.Exit(1)

@@ -33,16 +33,26 @@ TEST = """\
 from pathlib import Path
 
 from router.plugins import PluginHost
+from router.testing import ClassifierContract
 from router.types import Request, Turn
 
 PLUGINS = Path(__file__).resolve().parent / "{plugins}"
 
 
-def classify(text):
+def load():
     host = PluginHost([PLUGINS], load_plugins="{module}")
     host.refresh()
     (registered,) = host.registrations()
-    return registered.classifier.classify_batch([Request("test", turns=(Turn("user", text),))])[0]
+    return registered.classifier
+
+
+class Test{klass}(ClassifierContract):
+    def make(self):
+        return load()
+
+
+def classify(text):
+    return load().classify_batch([Request("test", turns=(Turn("user", text),))])[0]
 
 
 def test_it_votes_for_its_adapter():

@@ -38,10 +38,11 @@ def test_a_new_plugin_works_and_so_does_its_test(cli, own_folder):
     assert len((own_folder / "plugins" / "lease_law.py").read_text().splitlines()) <= 18
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_lease_law.py"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=own_folder)
-    assert "2 passed" in ran.stdout, ran.stdout
+    assert "passed" in ran.stdout, ran.stdout
+    assert "failed" not in ran.stdout
+    assert int(ran.stdout.split(" passed")[0].split()[-1]) > 2
     doctor = cli("plugins", "doctor")
-    assert doctor.code == 0, doctor.out
-    assert "WRONG" not in doctor.out
+    assert (doctor.code, doctor.out) == (0, "nothing is wrong with lease-law\n")
 
 
 def test_nothing_is_overwritten_unless_forced(cli, own_folder):
@@ -78,60 +79,29 @@ def test_list_shows_classifiers_and_what_is_broken(cli, plugins):
 
 
 @pytest.mark.parametrize(
-    ("body", "timeout", "check"),
+    ("body", "said"),
     [
-        ("def classify_batch(self, requests): return [1] * len(requests)", 50, "answers"),
-        ("def classify_batch(self, requests): raise KeyError('x')", 50, "answers"),
-        ("def classify_batch(self, requests): return [Scores({'a': 2.0}) for r in requests]", 50, "answers"),
-        (
-            "def classify_batch(self, requests): return [Scores({'a': 1 / len(requests)}) for r in requests]",
-            50,
-            "batch equals single calls",
-        ),
-        (
-            "calls = 0\ndef classify_batch(self, requests):\n    self.calls += 1\n"
-            "    return [Scores({'a': 1 / self.calls}) for r in requests]",
-            50,
-            "same answer twice",
-        ),
-        (
-            "def classify_batch(self, requests):\n    import time\n    time.sleep(0.002)\n"
-            "    return [None] * len(requests)",
-            1,
-            "speed",
-        ),
-        (
-            "def fit(self, adapters): raise ValueError('no')\n"
-            "def classify_batch(self, requests): return [None] * len(requests)",
-            50,
-            "fit",
-        ),
+        ("def classify_batch(self, requests): return [1] * len(requests)", "invalid"),
+        ("def fit(self, adapters): raise ValueError\ndef classify_batch(self, requests): return []", "ValueError"),
     ],
 )
-def test_doctor_finds_what_is_wrong(cli, plugins, body, timeout, check):
-    write(plugins, body, timeout)
+def test_doctor_tells_what_is_wrong(cli, plugins, body, said):
+    write(plugins, body)
     done = cli("plugins", "doctor", "--json")
     assert done.code == 1
-    assert check in [c["check"] for c in json.loads(done.out) if not c["ok"]]
+    assert any(said in f["message"] for f in json.loads(done.out) if f["level"] == "error")
+    table = cli("plugins", "doctor").out.splitlines()
+    assert table[0].split() == ["PLUGIN", "CLASSIFIER", "CHECK", "WHAT", "IS", "WRONG"]
+    assert table[1].split()[:3] == ["error", "it", "it"]
 
 
-def test_doctor_calls_an_async_classifier(cli, plugins):
-    write(plugins, "async def classify_batch(self, requests): return [None] * len(requests)", 1000)
-    assert cli("plugins", "doctor").code == 0
-
-
-def test_doctor_fits_with_the_adapters_here(cli, plugins, own_folder):
-    medical = own_folder / "adapters" / "medical"
-    medical.mkdir(parents=True)
-    (medical / "adapter.toml").write_text('[adapter]\nname = "medical"\n[routing]\nkeywords = ["icd"]\n')
-    (medical / "adapter_config.json").write_text("{}")
-    body = (
-        "def fit(self, adapters):\n    assert [a.keywords for a in adapters] == [('icd',)]\n"
-        "def classify_batch(self, requests): return [None] * len(requests)"
-    )
-    write(plugins, body)
+def test_a_warning_alone_is_no_failure(cli, plugins):
+    write(plugins, "def classify_batch(self, requests): return [None] * len(requests)")
+    text = (plugins / "it.py").read_text()
+    (plugins / "it.py").write_text(text + "\n@hookimpl\ndef register_clasifiers(register): ...\n")
     done = cli("plugins", "doctor")
     assert done.code == 0, done.out
+    assert "warning" in done.out
 
 
 def test_a_folder_that_is_not_there_is_named(cli):
