@@ -121,7 +121,7 @@ class FakeRegistry:
         if info.state is not AdapterState.READY:
             self.put(replace(info, state=AdapterState.LOADING))
             await self.engine.load(AdapterArtifact(ref.name, ref.version, info.digest, {}))
-            self.put(replace(info, state=AdapterState.READY))
+            self.put(replace(self.infos[ref], state=AdapterState.READY))
         if pinned is not None:
             self.put(replace(self.infos[ref], pinned=pinned))
         return self.infos[ref]
@@ -129,7 +129,7 @@ class FakeRegistry:
     async def unload(self, ref: AdapterRef) -> tuple[AdapterInfo, int]:
         info = self.resolve(ref.name, ref.version)
         await self.engine.unload(info.digest)
-        self.put(replace(info, state=AdapterState.OFFLOADED))
+        self.put(replace(self.infos[ref], state=AdapterState.OFFLOADED))
         return self.infos[ref], 4096
 
     def set_default(self, ref: AdapterRef, etag: str = "") -> tuple[AdapterInfo, AdapterRef | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 
 import grpc
@@ -51,3 +52,12 @@ async def test_pings_through_a_silent_call(
     await asyncio.sleep(42)
     fakes.engine.resume()
     assert (await call).text
+
+
+@pytest.mark.slow
+async def test_a_silent_connection_is_closed(server: ServerApp) -> None:
+    reader, writer = await asyncio.open_connection(*server.address.split(":"))
+    start = time.monotonic()
+    await asyncio.wait_for(reader.read(), 10)
+    assert 3 < time.monotonic() - start < 7
+    writer.close()
