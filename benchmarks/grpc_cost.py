@@ -59,7 +59,7 @@ async def measure(options: argparse.Namespace) -> str:
     await server.communicate()
     share = 100 / seconds / (os.cpu_count() or 1)
     return (
-        f"{tokens} tokens at {tokens / seconds:.0f}/s, {options.streams} streams, interval {options.interval}: "
+        f"{tokens} tokens at {tokens / seconds:.0f}/s, {options.streams} streams, every {options.interval}: "
         f"server {server_used / tokens * 1e6:.0f} us a token ({server_used * share:.1f} % of this machine), "
         f"client {client_used / tokens * 1e6:.0f} us ({client_used * share:.1f} %)"
     )
