@@ -44,8 +44,10 @@ class Encoder:
     def __init__(self, folder: Path) -> None:
         import torch
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
-        fast_half = torch.cpu.get_capabilities().get("avx512_bf16", False)
+        logging.disable_progress_bar()
+        fast_half = getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._model = AutoModel.from_pretrained(
             folder, local_files_only=True, dtype=torch.bfloat16 if fast_half else torch.float32

@@ -67,7 +67,7 @@ class ClassifierContract:
         _none(trial.answers_while_fitting(self.fitted()))
 
     def test_warm_calls_keep_the_timeout(self) -> None:
-        """100 calls; one slow one is forgiven."""
+        """At least 90 of 100 do; a busy machine may delay some."""
         _none(trial.latency(self.fitted(), self.timeout_ms / 1000))
 
 

@@ -1,4 +1,4 @@
-"""Checks of one classifier, for `plugins doctor` and the tests of plugin authors: each lists what is wrong."""
+"""Checks of one classifier, for `plugins doctor` and plugin authors: each lists what is wrong."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from router.routing.scores import Answer, answers
 from router.types import AdapterProfile, Request
 
 WARM_CALLS = 100
+FITS = 6
 TOLERANCE = 1e-3  # padding and kernels may differ with the size of a batch
 
 Check = Callable[[Classifier], list[str]]
@@ -106,7 +107,7 @@ def answers_while_fitting(classifier: Classifier) -> list[str]:
     stop = threading.Event()
 
     def fit() -> None:
-        for i in range(20):
+        for i in range(FITS):
             if stop.is_set():
                 return
             classifier.fit(ADAPTERS[: 1 + i % len(ADAPTERS)])
@@ -127,7 +128,7 @@ def answers_while_fitting(classifier: Classifier) -> list[str]:
 
 
 def latency(classifier: Classifier, timeout: float) -> list[str]:
-    """The slowest but one of 100 warm calls keeps within `timeout` seconds."""
+    """90 of 100 warm calls keep within `timeout` seconds; a busy machine may delay some."""
     batch = requests(TEXTS[:1])
     ask(classifier, batch)
     times = []
@@ -135,10 +136,10 @@ def latency(classifier: Classifier, timeout: float) -> list[str]:
         started = time.perf_counter()
         ask(classifier, batch)
         times.append(time.perf_counter() - started)
-    slow = sorted(times)[-2]
+    slow = sorted(times)[WARM_CALLS * 9 // 10 - 1]
     if slow <= timeout:
         return []
-    return [f"a warm call took {slow * 1000:.1f} ms, its timeout is {timeout * 1000:.0f} ms"]
+    return [f"one warm call in ten takes over {slow * 1000:.1f} ms, its timeout is {timeout * 1000:.0f} ms"]
 
 
 CHECKS: tuple[Check, ...] = (

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from router.plugins.loader import load_file
 
 HEADER = """
 from router import hookimpl
@@ -50,3 +54,15 @@ def write(folder: Path) -> Callable[[str, str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def first_party() -> Callable[[str], ModuleType]:
+    """A module of the plugins folder, loaded by path as the host does."""
+    root = Path(__file__).parents[2] / "plugins"
+
+    def load(name: str) -> ModuleType:
+        module = load_file(root / f"{name}.py").module
+        return sys.modules[module]
+
+    return load

@@ -1,0 +1,139 @@
+"""The embedding classifier: its arithmetic on a toy encoder, and the real encoder where it is cached."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from router.plugins.samples import requests
+from router.testing import ClassifierContract
+from router.types import AdapterProfile
+
+torch = pytest.importorskip("torch")
+
+A = AdapterProfile("a", "1", examples=("aaaa", "aaab", "aaac"), negative_examples=("aaaz",))
+B = AdapterProfile("b", "1", examples=("bbbb", "bbba"))
+
+
+class Letters:
+    """Counts letters: as good an encoder as these tests need."""
+
+    def __init__(self) -> None:
+        self.encoded: list[str] = []
+
+    def __call__(self, texts: Any) -> Any:
+        self.encoded += texts
+        rows = torch.tensor([[t.count(c) + 0.01 for c in "abcdefghijklmnopqrstuvwxyz"] for t in texts])
+        return torch.nn.functional.normalize(rows, dim=1)
+
+
+@pytest.fixture(scope="module")
+def module(first_party: Callable[[str], ModuleType]) -> Any:
+    return first_party("embedding")
+
+
+@pytest.fixture
+def toy(module: Any) -> Any:
+    classifier = module.Embedding()
+    classifier._encoder = Letters()
+    classifier.fit([A, B])
+    return classifier
+
+
+def values(classifier: Any, text: str) -> dict[str, float]:
+    return dict(classifier.classify_batch(requests([text]))[0].values)
+
+
+def test_the_nearest_adapter_wins(toy: Any) -> None:
+    assert values(toy, "bbb")["b"] > 0.9
+    assert values(toy, "aaac")["a"] > values(toy, "aaac")["b"]
+
+
+def test_what_looks_like_the_background_goes_to_none(toy: Any) -> None:
+    assert max(values(toy, "What should I cook tonight with two eggs?").values()) < 0.1
+
+
+def test_a_negative_example_pulls_down(module: Any, toy: Any) -> None:
+    plain = module.Embedding()
+    plain._encoder = Letters()
+    plain.fit([AdapterProfile("a", "1", examples=A.examples), B])
+    assert values(toy, "aaaz")["a"] < values(plain, "aaaz")["a"]
+
+
+def test_a_new_fit_encodes_only_what_is_new_and_forgets_what_is_gone(toy: Any) -> None:
+    toy._encoder.encoded.clear()
+    toy.fit([A, B, AdapterProfile("c", "1", examples=("cccc",))])
+    assert toy._encoder.encoded == ["cccc"]
+    toy.fit([A])
+    assert "bbbb" not in toy._vectors
+
+
+def test_empty_text_and_no_examples_are_declined(module: Any, toy: Any) -> None:
+    assert toy.classify_batch(requests(["", "bbb", " "]))[::2] == [None, None]
+    toy.fit([AdapterProfile("bare", "1")])
+    assert toy.classify_batch(requests(["bbb"])) == [None]
+    assert module.Embedding().classify_batch(requests(["bbb"])) == [None]
+
+
+def test_without_the_encoder_the_fit_fails_with_the_reason(
+    module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent() -> None:
+        raise OSError("not cached")
+
+    monkeypatch.setattr("router.models.fetch_encoder", absent)
+    with pytest.raises(OSError, match="not cached"):
+        module.Embedding().warmup()
+    with pytest.raises(RuntimeError, match="not loaded"):
+        module.Embedding().fit([A])
+
+
+def test_loading_the_plugin_imports_no_torch() -> None:
+    code = (
+        "import sys; from pathlib import Path; from router.plugins import PluginHost\n"
+        "host = PluginHost([Path('plugins')], 'embedding'); host.refresh()\n"
+        "print([r.name for r in host.registrations()], 'torch' in sys.modules)"
+    )
+    root = __file__.rsplit("/tests/", 1)[0]
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert shown.stdout.strip() == "['embedding'] False"
+
+
+def test_one_thread_is_for_the_calling_thread_only(module: Any) -> None:
+    import threading
+
+    seen: dict[str, int] = {}
+
+    def inside() -> None:
+        module._use_one_thread()
+        seen["inside"] = torch.get_num_threads()
+
+    def run(target: Callable[[], Any]) -> None:
+        thread = threading.Thread(target=target)
+        thread.start()
+        thread.join()
+
+    before = torch.get_num_threads()
+    run(inside)
+    run(lambda: seen.update(later=torch.get_num_threads()))
+    assert (seen["inside"], seen["later"], torch.get_num_threads()) == (1, before, before)
+
+
+@pytest.mark.slow
+class TestRealEncoder(ClassifierContract):
+    timeout_ms = 1000
+
+    @pytest.fixture(autouse=True)
+    def _classifier(self, module: Any) -> None:
+        self.make = module.Embedding
+
+    def test_meaning_counts(self) -> None:
+        classifier = self.fitted()
+        (scores,) = classifier.classify_batch(requests(["My head aches and I feel dizzy, what could it be?"]))
+        assert scores is not None
+        assert max(scores.values, key=scores.values.__getitem__) == "medical"

@@ -1,0 +1,153 @@
+"""The linear classifier."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from router.plugins.samples import ADAPTERS, requests
+from router.routing import Classifier
+from router.testing import ClassifierContract
+from router.types import AdapterProfile
+
+COOKING = AdapterProfile(
+    "cooking",
+    "1",
+    examples=tuple(
+        f"How long do I {verb} {food}?" for verb in ("boil", "fry", "bake") for food in ("eggs", "fish")
+    ),
+    negative_examples=("How long do I have to wait for the bus?", "How long is the film?"),
+)
+GARDEN = AdapterProfile(
+    "garden",
+    "1",
+    examples=tuple(
+        f"When should I {verb} my {it}?" for verb in ("plant", "prune") for it in ("roses", "hedge", "lawn")
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def module(first_party: Callable[[str], ModuleType]) -> Any:
+    return first_party("linear")
+
+
+@pytest.fixture(scope="module")
+def ask(module: Any) -> Callable[[str], dict[str, float]]:
+    classifier = module.Linear()
+    classifier.fit([COOKING, GARDEN])
+    return lambda text: dict(classifier.classify_batch(requests([text]))[0].values)
+
+
+class TestContract(ClassifierContract):
+    timeout_ms = 100
+
+    @pytest.fixture(autouse=True)
+    def _classifier(self, module: Any) -> None:
+        self.make = module.Linear
+
+
+def test_it_knows_requests_like_its_examples(ask: Any) -> None:
+    assert ask("how long should I fry the fish")["cooking"] > 0.5
+    assert ask("when do I prune the roses")["garden"] > 0.5
+
+
+@pytest.mark.parametrize("text", ["Tell me a joke", "xkcd qwerty zzz", "What is 3 times 9?", "你好"])
+def test_strange_requests_go_to_none_of_them(ask: Any, text: str) -> None:
+    assert max(ask(text).values()) < 0.5
+
+
+def test_a_negative_example_speaks_against_its_adapter(module: Any) -> None:
+    text = "How long do I have to wait for the bus?"
+    with_it, without = module.Linear(), module.Linear()
+    with_it.fit([COOKING, GARDEN])
+    without.fit([AdapterProfile("cooking", "1", examples=COOKING.examples), GARDEN])
+    taught, untaught = (c.classify_batch(requests([text]))[0].values["cooking"] for c in (with_it, without))
+    assert taught < untaught - 0.1
+
+
+def test_a_negative_example_of_one_may_be_an_example_of_another(module: Any) -> None:
+    text = COOKING.negative_examples[0]
+    bus = AdapterProfile("bus", "1", examples=(text, "When does the bus go?", "Which bus stops here?"))
+    classifier = module.Linear()
+    classifier.fit([COOKING, bus])
+    assert classifier.classify_batch(requests([text]))[0].values["bus"] > 0.5
+
+
+def test_a_section_of_the_background_that_an_adapter_is_about_is_no_background(module: Any) -> None:
+    from router.routing.texts import read_background
+
+    everything = read_background(module.BACKGROUND, [COOKING])
+    medical = read_background(module.BACKGROUND, ADAPTERS[:1])
+    assert "What are the warning signs of a stroke?" in set(everything) - set(medical)
+    assert len(medical) > 50
+
+
+def test_without_examples_it_declines(module: Any) -> None:
+    classifier: Classifier = module.Linear()
+    assert classifier.classify_batch(requests(["x"])) == [None]
+    classifier.fit([AdapterProfile("bare", "1")])
+    assert classifier.classify_batch(requests(["x"])) == [None]
+
+
+def test_training_is_repeatable_and_never_nan(module: Any) -> None:
+    one, two = module.Linear(), module.Linear()
+    for classifier in (one, two):
+        classifier.fit(ADAPTERS)
+    assert np.array_equal(one._model.weights, two._model.weights)
+    assert np.isfinite(one._model.weights).all()
+
+
+def test_the_gradient_steps_reach_the_optimum(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: plain gradient descent, run long, on the same objective."""
+    monkeypatch.setattr(module, "PENALTY", 0.02)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 8)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    allowed = np.eye(3, dtype=np.float32)[np.arange(30) % 3]
+    allowed[-1] = (1, 1, 0)
+    gram = x @ x.T
+    fast = module._fit_dual(gram, allowed)
+    weight, slow = module._balance(allowed)[:, None], np.zeros_like(allowed)
+    for _ in range(5000):
+        p = np.exp(gram @ slow)
+        p /= p.sum(1, keepdims=True)
+        q = p * allowed / (p * allowed).sum(1, keepdims=True)
+        slow -= 0.5 * (weight * (p - q) + module.PENALTY * slow)
+    assert np.abs(gram @ fast - gram @ slow).max() < 0.02
+
+
+def test_the_pieces_of_a_product_make_the_product(module: Any) -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(300, 300)), rng.normal(size=(300, 40))
+    assert np.allclose(module._product(a, b), a @ b)
+
+
+def test_many_examples_are_thinned_evenly(module: Any) -> None:
+    texts = [f"t{i}" for i in range(100)]
+    assert module._spread(texts, 4) == ["t0", "t25", "t50", "t75"]
+    assert module._spread(texts, 1000) == texts
+
+
+def test_cpu_time_of_a_fit_and_of_a_request(module: Any) -> None:
+    """Ten adapters of forty examples; process time, so that a busy machine does not matter."""
+    adapters = [
+        AdapterProfile(
+            f"a{i}", "1", examples=tuple(f"{e} {i} topic{i * 7}" for e in (*COOKING.examples * 7,)[:40])
+        )
+        for i in range(10)
+    ]
+    classifier = module.Linear()
+    started = time.process_time()
+    classifier.fit(adapters)
+    assert time.process_time() - started < 1.0
+    batch = requests(["How long do I boil a kilo of potatoes so that they are soft but whole?"])
+    started = time.process_time()
+    for _ in range(100):
+        classifier.classify_batch(batch)
+    assert (time.process_time() - started) / 100 < 0.002
