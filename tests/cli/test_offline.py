@@ -1,0 +1,58 @@
+"""A server with a filled cache needs no network and looks for none."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from router.cli.demo_server import free_address
+from router.models import default_base, fetch_encoder
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+# Serve until ready, ask once, stop; $1 is a prefix for both commands, $2 the address.
+SCRIPT = """
+python=%s
+$1 $python -m router.cli serve --listen $2 --metrics-listen= > out 2> err &
+server=$!
+for _ in $(seq 200); do grep -q 'is ready' out && break; kill -0 $server || break; sleep 0.5; done
+$1 $python -m router.cli ask --server $2 -q -n 5 Hello > answer
+asked=$?
+kill -TERM $(cat /proc/$server/task/$server/children) $server
+wait $server
+echo "asked $asked stopped $?"
+"""
+
+
+@pytest.fixture(autouse=True)
+def filled_cache():
+    default_base()
+    fetch_encoder()
+
+
+def session(folder, prefix, *wrapper):
+    script = SCRIPT % sys.executable
+    command = [*wrapper, "bash", "-c", script, "bash", prefix, free_address()]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("asked 0 stopped"), done.stderr + (folder / "err").read_text()
+    assert (folder / "answer").read_text().strip()
+    return done.stdout
+
+
+def test_it_serves_where_only_loopback_exists(tmp_path):
+    alone = ["unshare", "--map-root-user", "--net"]
+    up = "ip link set lo up"
+    if shutil.which("unshare") is None or subprocess.run([*alone, "sh", "-c", up], check=False).returncode:
+        pytest.skip("no network namespaces here")
+    out = session(tmp_path, "", *alone, "sh", "-c", f'{up}; exec "$@"', "sh")
+    assert out == "asked 0 stopped 0\n"
+
+
+def test_it_opens_no_outgoing_connection(tmp_path):
+    if shutil.which("strace") is None:
+        pytest.skip("no strace here")
+    session(tmp_path, "strace -f -qq --seccomp-bpf -A -o trace -e trace=connect,sendto")
+    reached = re.findall(r'inet_(?:addr|pton)\((?:AF_INET6, )?"([^"]+)"', (tmp_path / "trace").read_text())
+    assert set(reached) == {"127.0.0.1"}
