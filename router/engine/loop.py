@@ -81,13 +81,21 @@ class StepLoop:
     def _run(self) -> None:
         with torch.inference_mode():
             while not self._stopping:
-                self._take_inbox()
-                for row in list(self._scheduler.expired()):
-                    self._end(row.stream, FinishReason.DEADLINE)
-                chunks = self._scheduler.schedule()
-                if chunks:
-                    self._guarded_step(chunks)
+                try:
+                    self._turn()
+                except Exception:
+                    log.exception("the step loop failed outside a step")
+                    self._failures += 1
+                    deliver([self._fail(row) for row in list(self._rows.values())])
                 self._publish_status()
+
+    def _turn(self) -> None:
+        self._take_inbox()
+        for row in list(self._scheduler.expired()):
+            self._end(row.stream, FinishReason.DEADLINE)
+        chunks = self._scheduler.schedule()
+        if chunks:
+            self._guarded_step(chunks)
 
     def _guarded_step(self, chunks: Sequence[Chunk]) -> None:
         try:

@@ -147,6 +147,23 @@ async def test_a_failing_step_fails_its_rows_only(made: TorchEngine, monkeypatch
     await until(lambda: not made.status().failed)
 
 
+async def test_a_fault_outside_a_step_fails_its_jobs_and_the_loop_goes_on(
+    made: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert made._loop is not None
+    schedule, faults = made._loop._scheduler.schedule, iter([True])
+
+    def once() -> Any:
+        if made._loop and made._loop._scheduler.waiting and next(faults, False):
+            raise IndexError("secret")
+        return schedule()
+
+    monkeypatch.setattr(made._loop._scheduler, "schedule", once)
+    with pytest.raises(EngineFailed):
+        await text_of(made, job(max_tokens=4))
+    assert (await text_of(made, job(max_tokens=4)))[1].reason is FinishReason.LENGTH
+
+
 async def test_more_adapters_than_slots(made: TorchEngine, tmp_path: Path) -> None:
     tiny.save_adapter("llama", tmp_path / "x")
     artifact = tiny.artifact(tmp_path / "x", made)
