@@ -6,7 +6,8 @@ import logging
 
 import torch
 
-from router.engine.native.build import NotBuilt, load_module
+from router.engine.native.build import load_module
+from router.engine.native.compiler import NotBuilt
 from router.engine.native.cpu import levels
 from router.engine.native.ops import NativeOps
 from router.engine.ops import Ops
@@ -32,7 +33,8 @@ def load_ops(enabled: bool, device: str, dtype: torch.dtype) -> tuple[Ops, str]:
             return NativeOps(load_module(level)), f"native ({level})"
         except NotBuilt as error:
             reason = str(error)
-            log.warning("no native operations: %s; %s", reason, _HOW)
+            detail = f" ({error.detail})" if error.detail else ""
+            log.warning("no native operations: %s%s; %s", reason, detail, _HOW)
     return TorchOps(), f"torch: {reason}"
 
 

@@ -10,9 +10,6 @@ import fcntl
 import hashlib
 import importlib.util
 import logging
-import os
-import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -25,18 +22,12 @@ from types import ModuleType
 import platformdirs
 import torch
 
+from router.engine.native.compiler import FLAGS, NotBuilt, check_tools, compile_library
 from router.engine.native.cpu import LEVELS, identity
 
 log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "src"
-# Not when linking: the OpenMP library is the one torch has loaded, so that both share one pool of threads.
-FLAGS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
-TIMEOUT = 600  # seconds for the compiler
-
-
-class NotBuilt(Exception):
-    """There is no module; the message is for an operator."""
 
 
 def load_module(level: str) -> ModuleType:
@@ -51,7 +42,7 @@ def load_module(level: str) -> ModuleType:
         with _locked(folder / "lock"):
             return _cached(folder / f"{name}.so", level) or _built(folder / f"{name}.so", level)
     except OSError as error:
-        raise NotBuilt(f"the cache folder cannot be used: {error}") from error
+        raise NotBuilt("the cache folder cannot be used", error) from error
 
 
 def cache_key(level: str) -> str:
@@ -96,38 +87,18 @@ def _cached(library: Path, level: str) -> ModuleType | None:
 
 
 def _built(library: Path, level: str) -> ModuleType:
+    check_tools()
     started = time.monotonic()
     log.info("building the native operations for %s, once: about 20 s", level)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        _compile(library.stem, folder, [*FLAGS, *LEVELS[level][1]])
-        shutil.move(Path(folder) / library.name, library)
+        compile_library(library.stem, folder, [*FLAGS, *LEVELS[level][1]])
+        Path(folder, library.name).replace(library)
     library.with_suffix(".sha256").write_text(_sha256(library))
     log.info("built the native operations in %.0f s", time.monotonic() - started)
     try:
         return _import(library)
     except ImportError as error:
-        raise NotBuilt(f"the new build does not load: {error}") from error
-
-
-def _compile(name: str, folder: str, flags: list[str]) -> None:
-    # -P: this package's folder must not come first on the path, its files are named like others.
-    command = [sys.executable, "-P", str(Path(__file__).with_name("compile.py")), name, folder, *flags]
-    try:
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT, env=dict(os.environ)
-        )
-    except subprocess.TimeoutExpired as error:
-        raise NotBuilt(f"the compiler took more than {TIMEOUT} s") from error
-    if result.returncode:
-        log.debug("native build failed:\n%s\n%s", result.stdout, result.stderr)
-        raise NotBuilt(f"the build failed: {_cause(result.stdout + result.stderr)}")
-
-
-def _cause(output: str) -> str:
-    """The line of a compiler's or ninja's output that says most."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    telling = [line for line in lines if "error:" in line.lower() or "not found" in line]
-    return (telling or lines or ["no output"])[0 if telling else -1][:300]
+        raise NotBuilt("the new build does not load", error) from error
 
 
 def _import(library: Path) -> ModuleType:

@@ -5,16 +5,12 @@ Environment, output and a crash of the compiler or of the new module stay out of
 
 from __future__ import annotations
 
-import os
 import sys
-import sysconfig
 from pathlib import Path
 
 
 def main(name: str, folder: str, *flags: str) -> None:
     """Leave FOLDER/NAME.so; anything that goes wrong ends in an exception."""
-    # ninja is installed beside Python, which need not be on the path.
-    os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
     from torch.utils.cpp_extension import load
 
     sources = sorted(str(source) for source in (Path(__file__).parent / "src").glob("*.cpp"))

@@ -1,0 +1,178 @@
+"""Builds that fail, caches that are broken: the server starts all the same and says why it is slower."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from router.engine import native
+from router.engine.native import build, compiler, cpu, load_ops
+
+pytestmark = [
+    pytest.mark.skipif(not cpu.levels(), reason="the CPU has neither AVX2 nor AVX-512"),
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture
+def good() -> Path:
+    """A library that loads."""
+    module = build.load_module(cpu.levels()[0])
+    return Path(str(module.__file__))
+
+
+@pytest.fixture
+def cache(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the library belongs in a cache that is empty, as in a process that has loaded none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delitem(sys.modules, good.stem)
+    return tmp_path / "lora-router" / "native" / good.parent.name / good.name
+
+
+@pytest.fixture
+def builds(good: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replaces the compiler by a copy of what it made before; holds one entry for each build."""
+    done: list[str] = []
+
+    def compile_(name: str, folder: str, flags: list[str]) -> None:
+        time.sleep(0.05)
+        done.append(name)
+        shutil.copy(good, folder)
+
+    monkeypatch.setattr(build, "compile_library", compile_)
+    return done
+
+
+def put(library: Path, content: bytes, proof: str | None = None) -> None:
+    library.parent.mkdir(parents=True)
+    library.write_bytes(content)
+    library.with_suffix(".sha256").write_text(proof or build._sha256(library))
+
+
+def load() -> str:
+    ops, text = load_ops(True, "cpu", torch.bfloat16)
+    assert ops.name == text.split(" ")[0].rstrip(":")
+    return text
+
+
+def test_a_second_start_takes_the_cached_library(cache, builds, monkeypatch):
+    assert load() == load() == f"native ({cpu.levels()[0]})"
+    monkeypatch.delitem(sys.modules, cache.stem)
+    assert load().startswith("native")
+    assert len(builds) == 1
+
+
+def test_a_truncated_library_is_built_again(cache, builds, good):
+    whole = good.read_bytes()
+    put(cache, whole[: len(whole) // 2], build._sha256(good))
+    assert load().startswith("native")
+    assert len(builds) == 1
+    assert cache.read_bytes() == whole
+
+
+def test_a_library_that_does_not_load_is_built_again(cache, builds):
+    put(cache, b"from another world")
+    assert load().startswith("native")
+    assert len(builds) == 1
+
+
+def test_a_library_without_proof_is_built_again(cache, builds, good):
+    put(cache, good.read_bytes())
+    cache.with_suffix(".sha256").unlink()
+    assert load().startswith("native")
+    assert len(builds) == 1
+
+
+def test_two_at_once_build_once(cache, builds):
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(builds) == 1
+
+
+def test_a_build_that_does_not_load_falls_back_with_one_line(cache, monkeypatch, caplog):
+    monkeypatch.setattr(
+        build, "compile_library", lambda name, folder, flags: Path(folder, f"{name}.so").write_bytes(b"junk")
+    )
+    with caplog.at_level(logging.WARNING):
+        assert load() == "torch: the new build does not load"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "pip install 'lora-router[native]'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cxx", "reason"),
+    [("/bin/false", "the build failed"), ("/nonexistent/g++", "there is no C++ compiler")],
+)
+def test_a_broken_compiler_falls_back_with_one_line(cache, monkeypatch, caplog, cxx, reason):
+    monkeypatch.setenv("CXX", cxx)
+    with caplog.at_level(logging.WARNING):
+        assert load() == f"torch: {reason}"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert cxx in caplog.text
+    assert not list(cache.parent.glob("*.so"))
+
+
+@pytest.mark.parametrize(
+    ("tool", "reason"),
+    [("ninja", "ninja is not installed"), ("include", "Python's headers are not installed")],
+)
+def test_a_missing_tool_is_named(cache, monkeypatch, tmp_path, tool, reason):
+    monkeypatch.setenv("CXX", "/bin/true")
+    if tool == "ninja":
+        monkeypatch.setattr(compiler, "tool_path", lambda: str(tmp_path))
+    else:
+        monkeypatch.setattr(compiler.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert load() == f"torch: {reason}"
+
+
+def test_a_compiler_that_hangs_is_given_up(cache, monkeypatch):
+    monkeypatch.setattr(compiler, "TIMEOUT", 0.01)
+    assert load() == "torch: the compiler took more than 0.01 s"
+
+
+def test_a_cache_folder_that_cannot_be_written(cache, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert load() == "torch: the cache folder cannot be used"
+
+
+def test_the_key_knows_the_machine(monkeypatch):
+    level = cpu.levels()[0]
+    here = build.cache_key(level)
+    assert here == build.cache_key(level)
+    monkeypatch.setattr(build, "identity", lambda: ("another CPU", {"avx2", "fma"}))
+    assert build.cache_key(level) != here
+
+
+@pytest.mark.parametrize(
+    ("enabled", "device", "dtype", "reason"),
+    [
+        (False, "cpu", torch.bfloat16, "switched off"),
+        (True, "cuda:0", torch.bfloat16, "cuda:0"),
+        (True, "cpu", torch.float16, "float16"),
+    ],
+)
+def test_where_native_operations_do_not_apply(enabled, device, dtype, reason):
+    ops, text = load_ops(enabled, device, dtype)
+    assert ops.name == "torch"
+    assert text.startswith("torch: ")
+    assert reason in text
+
+
+def test_a_cpu_without_vectors(monkeypatch):
+    monkeypatch.setattr(cpu, "identity", lambda: ("old", {"sse2"}))
+    assert cpu.levels() == []
+    assert load() == "torch: the CPU has neither AVX2 nor AVX-512"
+    monkeypatch.setattr(cpu, "identity", lambda: ("newer", {"avx2", "fma", "avx512f"}))
+    assert cpu.levels() == ["avx2"]
+    assert native.levels() == ["avx2"]
