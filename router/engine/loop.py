@@ -24,6 +24,7 @@ Events = list[tuple[Stream, Event]]
 
 IDLE_SECONDS = 0.5  # how often an idle loop wakes to show that it is alive
 BLOCKED_SECONDS = 0.005  # how soon it looks again when nothing that waits can be admitted
+_FIXED_TEXT = "the engine failed on this request"
 MOST_FAILURES = 3  # steps that may fail in a row before the engine says it cannot go on
 
 
@@ -138,11 +139,16 @@ class StepLoop:
 
     def _fail(self, row: Row) -> tuple[Stream, RouterError]:
         self._finished(row, FinishReason.ERROR)
-        return row.stream, EngineFailed("the engine failed on this request")
+        return row.stream, EngineFailed(_FIXED_TEXT)
 
     def _add(self, job: Job, stream: Stream) -> None:
-        row = self._rows[stream] = self._make_row(job, stream)
-        self._scheduler.add(row)
+        try:
+            row = self._rows[stream] = self._make_row(job, stream)
+        except Exception:
+            log.exception("a job cannot be prepared")
+            deliver([(stream, EngineFailed(_FIXED_TEXT))])
+        else:
+            self._scheduler.add(row)
 
     def _end(self, stream: Stream, reason: FinishReason) -> None:
         row = self._rows.get(stream)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from router.engine import torch_engine
 from router.engine.base import Delta, EngineStatus, Finished, Job, Prompt
 from router.engine.torch_engine import TorchEngine
 from router.errors import (
@@ -161,6 +162,16 @@ async def test_a_fault_outside_a_step_fails_its_jobs_and_the_loop_goes_on(
     monkeypatch.setattr(made._loop._scheduler, "schedule", once)
     with pytest.raises(EngineFailed):
         await text_of(made, job(max_tokens=4))
+    assert (await text_of(made, job(max_tokens=4)))[1].reason is FinishReason.LENGTH
+
+
+async def test_a_job_that_cannot_be_prepared_fails_alone(
+    made: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_engine, "Detokenizer", lambda *_: 1 / 0)
+    with pytest.raises(EngineFailed):
+        await text_of(made, job(max_tokens=4))
+    monkeypatch.undo()
     assert (await text_of(made, job(max_tokens=4)))[1].reason is FinishReason.LENGTH
 
 
