@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -29,9 +28,8 @@ class _Range(NamedTuple):
         allowed = int if self.kind is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, allowed):
             return False
-        if isinstance(value, float) and not math.isfinite(value):
-            return False
-        return (self.low < value if self.open_low else self.low <= value) and value <= self.high
+        above = self.low < value if self.open_low else self.low <= value
+        return bool(above and value <= self.high)  # false for NaN, too
 
 
 RANGES = {

@@ -83,6 +83,11 @@ def test_unmatched_names_are_given_with_their_nearest_modules() -> None:
     assert "nearest modules of the base: model.layers." in refusal.message
 
 
+def test_nothing_is_said_to_be_normalised_if_not_everything_fits() -> None:
+    _, found = match(*both(Q), *both(f"{PREFIX}other"))
+    assert [f.code for f in found] == ["keys-unmatched"]
+
+
 def test_two_names_for_one_tensor_are_refused() -> None:
     _, found = match(*both(PREFIX + Q), *both(Q))
     assert [f.code for f in found if f.severity == "refuse"] == ["keys-ambiguous"] * 2
