@@ -25,15 +25,12 @@ class Knowledge:
         self.learned: tuple[AdapterProfile, ...] = ()
         self.labels = Labels(())
         self._task: asyncio.Task[None] | None = None
-        self._subscribed = False
 
-    async def start(self) -> None:
-        """Learn the present set, then follow."""
-        if not self._subscribed:
-            self._catalog.subscribe(self._changed)
-            self._subscribed = True
-        self.present = self._catalog.profiles()
-        await self._catch_up()
+    def start(self) -> None:
+        """Take the present set as learned, then follow."""
+        self._catalog.subscribe(self._changed)
+        self.present = self.learned = self._catalog.profiles()
+        self.labels = Labels(self.present)
 
     def _changed(self) -> None:
         present = self._catalog.profiles()

@@ -20,7 +20,7 @@ from router.routing.panel import OnVote, Panel
 from router.routing.policy import MARGIN, Conclusion, Policy
 from router.types import AdapterInfo, AdapterProfile, Decision, Reason, Request, Vote
 
-START_SECONDS = 60.0
+START_SECONDS = 20.0
 FIT_SECONDS = 30.0
 PICK_UP_SECONDS = 0.25
 
@@ -48,12 +48,12 @@ class Router:
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Load plugins, have them learn the adapters (60 s at most), and follow changes of both."""
+        """Load plugins, have them learn the adapters (20 s at most), and follow changes of both."""
         await self._host.pick_up()
+        self._knowledge.start()
         self._host.subscribe(self._plugins_changed)
         self._plugins_changed()
         await self._lanes.settle(START_SECONDS)
-        await self._knowledge.start()
         self._watch = asyncio.create_task(self._host.watch(), name="plugins watch")
 
     async def close(self) -> None:
@@ -74,7 +74,7 @@ class Router:
 
     def _plugins_changed(self) -> None:
         registrations = self._host.registrations()
-        self._lanes.sync(registrations, self._knowledge.learned or self._catalog.profiles())
+        self._lanes.sync(registrations, self._knowledge.learned)
         self._policy = replace(self._policy, required=frozenset(r.name for r in registrations if r.required))
 
     async def route(self, request: Request) -> Decision:
