@@ -9,6 +9,8 @@ from router.registry.manifest import Manifest
 from router.registry.probes import Probe
 from router.registry.shapes import SitePlan
 
+LONGEST_ERROR = 3_000  # characters; trailers of a gRPC answer are limited to 8 KiB by default
+
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
@@ -43,5 +45,8 @@ class Inspection:
 
     @property
     def error(self) -> str:
-        """All refusals in one text, for AdapterInfo.error; empty if there are none."""
-        return "; ".join(str(f) for f in self.refusals)
+        """The refusals in one text that fits into a gRPC error; empty if there are none."""
+        text = "; ".join(str(f) for f in self.refusals)
+        return (
+            text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}… ({len(self.refusals)} in all)"
+        )

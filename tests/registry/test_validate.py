@@ -97,6 +97,14 @@ def test_findings_are_bounded_but_never_lose_the_refusal() -> None:
     assert found.items[-1].severity is Severity.REFUSE
 
 
+def test_the_error_text_fits_into_an_answer(tmp_path: Path) -> None:
+    probes = "\n".join(["junk"] * 200)
+    inspection = validate_folder(write_adapter(tmp_path / "a", probes_jsonl=probes), BASE).inspection
+    assert len(inspection.refusals) == MOST
+    assert len(inspection.error) < 3_100
+    assert inspection.error.endswith(f"({MOST} in all)")
+
+
 def test_codes_are_unique_and_lower_case() -> None:
     assert len({code.value for code in Code}) == len(Code)
     assert all(code.value.replace("-", "").islower() for code in Code)
