@@ -32,13 +32,13 @@ def explain(error: Exception) -> tuple[str, int]:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}", FAILED
     hint = "run it again with LORA_ROUTER_TRACEBACK=1 for the traceback"
-    return f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; {hint}", FAILED
+    return f"unexpected {type(error).__name__}: {error}; {hint}", FAILED
 
 
 def _usage(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "lora-router"
-    text = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
+    text = str(error.format_message())  # type: ignore[attr-defined]
     return f"{text.rstrip('.')}; see '{path} --help'"
 
 
@@ -47,5 +47,5 @@ def report(error: Exception) -> int:
     if os.environ.get("LORA_ROUTER_TRACEBACK"):
         raise error
     text, code = explain(error)
-    print(f"lora-router: {text}", file=sys.stderr)
+    print(f"lora-router: {' '.join(text.split())}", file=sys.stderr)
     return code

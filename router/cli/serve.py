@@ -117,10 +117,12 @@ def with_folders(settings: Settings) -> Settings:
 
 
 def check_reach(listen: str, insecure: bool) -> None:
-    """Refuse an address that other machines reach, unless that was asked for."""
+    """Refuse an address that other machines reach, unless that was asked for, and one that is none."""
     from router.client.channel import is_loopback
+    from router.server.listen import split_address
 
-    if not insecure and not listen.startswith("unix:") and not is_loopback(listen):
+    split_address(listen, "listen")
+    if not insecure and not is_loopback(listen):
         raise ConfigError(
             f"{listen} can be reached from other machines and there is no authentication yet: "
             "listen on 127.0.0.1, or say --insecure-listen if the network is yours"

@@ -1,6 +1,7 @@
 import pytest
 
 from router.cli import errors
+from router.errors import ConfigError
 
 
 def lines(done):
@@ -60,6 +61,14 @@ def test_a_bug_is_one_line_too(cli, monkeypatch):
     monkeypatch.setenv("LORA_ROUTER_TRACEBACK", "1")
     with pytest.raises(ZeroDivisionError):
         cli("adapters", "list")
+
+
+def test_a_text_of_several_lines_becomes_one(cli, monkeypatch):
+    def broken(*_, **__):
+        raise ConfigError("model 'x' cannot be loaded:\n(1) this\n(2) that")
+
+    monkeypatch.setattr("router.cli.connect.target_of", broken)
+    assert lines(cli("adapters", "list")) == ["lora-router: model 'x' cannot be loaded: (1) this (2) that"]
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -68,6 +68,14 @@ def test_a_public_address_from_the_environment_must_be_meant_too(cli, served, mo
     assert cli("serve").code == 0
 
 
+@pytest.mark.parametrize("listen", ["foo", "127.0.0.1:99999", "127.0.0.1", ":1"])
+def test_an_address_that_is_none_is_refused(cli, served, listen):
+    done = cli("serve", "--listen", listen, "--insecure-listen")
+    assert done.code == 2
+    assert "must be HOST:PORT" in done.err
+    assert not served
+
+
 def test_an_unknown_dtype_is_explained(cli, served):
     done = cli("serve", "--dtype", "int4")
     assert done.code == 2
