@@ -27,10 +27,11 @@ class DemoServer:
     def __init__(self, process: subprocess.Popen[bytes], address: str, metrics: str, log: IO[bytes]) -> None:
         self.process, self.address, self.metrics, self._log = process, address, metrics, log
 
-    def log_tail(self) -> str:
-        """The last lines that it wrote."""
+    def failure(self, text: str) -> CliError:
+        """An error to raise, after the last lines that the server wrote were shown."""
         lines = Path(self._log.name).read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-LOG_LINES:])
+        print("\n".join(lines[-LOG_LINES:]), file=sys.stderr)
+        return CliError(f"{text}; its last lines are above")
 
     def metric(self, name: str) -> float:
         """One number without labels from its metrics."""
@@ -51,16 +52,14 @@ class DemoServer:
             check = health_pb2_grpc.HealthStub(channel).Check
             while time.monotonic() < end:
                 if self.process.poll() is not None:
-                    raise CliError(
-                        f"the server ended with code {self.process.returncode}:\n{self.log_tail()}"
-                    )
+                    raise self.failure(f"the server ended with code {self.process.returncode}")
                 try:
                     if check(health_pb2.HealthCheckRequest(), timeout=2).status == 1:
                         return
                 except grpc.RpcError:
                     pass  # not listening yet
                 time.sleep(0.1)
-        raise CliError(f"the server did not serve within {START_SECONDS:.0f} s:\n{self.log_tail()}")
+        raise self.failure(f"the server did not serve within {START_SECONDS:.0f} s")
 
     def stop(self) -> None:
         """SIGTERM, and the exit code must be 0."""
@@ -68,9 +67,9 @@ class DemoServer:
         try:
             code = self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            raise CliError(f"the server did not stop within {STOP_SECONDS:.0f} s") from None
+            raise self.failure(f"the server did not stop within {STOP_SECONDS:.0f} s") from None
         if code != 0:
-            raise CliError(f"the server ended with code {code}:\n{self.log_tail()}")
+            raise self.failure(f"the server ended with code {code}")
 
 
 def free_address() -> str:

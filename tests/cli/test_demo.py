@@ -9,7 +9,8 @@ import pytest
 
 from router.cli.demo import Asked, brief, shared, show
 from router.cli.demo_prompts import BASE, PINNED, PROMPTS, requests_for
-from router.cli.demo_server import free_address
+from router.cli.demo_server import demo_server, free_address
+from router.cli.errors import CliError
 from router.types import AdapterRef, Decision, Reason
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,15 @@ def test_a_free_address_can_be_had():
     host, _, number = free_address().rpartition(":")
     with socket.socket() as taken:
         taken.bind((host, int(number)))
+
+
+def test_a_server_that_ends_is_told_with_its_last_lines(capsys, tmp_path):
+    with (
+        pytest.raises(CliError, match="the server ended with code 2; its last lines are above"),
+        demo_server(["--adapters-dir", "absent"]) as server,
+    ):
+        server.wait_until_serving()
+    assert "absent is no folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow
