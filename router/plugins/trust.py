@@ -1,4 +1,8 @@
-"""Plugins are code: a folder or file that others can write is refused."""
+"""Plugins are code: a folder or file that strangers can write is refused.
+
+A stranger is who could not make this server run their code anyway: anyone but its user, root, and those who
+can write the router package itself.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,24 @@ import grp
 import os
 import pwd
 import stat
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
 
 
 def distrust(found: os.stat_result, what: str) -> str:
     """Why code from a file or folder with this stat must not run; empty if it may."""
-    if found.st_uid not in (os.geteuid(), 0):
+    package = os.stat(PACKAGE)
+    if found.st_uid not in (os.geteuid(), 0, package.st_uid):
         return (
             f"{what} belongs to another user (uid {found.st_uid}): plugins are code and must belong to the "
             "server's user or root (chown it)"
         )
     if found.st_mode & stat.S_IWOTH:
         return f"{what} is writable by everyone: plugins are code (chmod o-w it)"
-    if found.st_mode & stat.S_IWGRP and not _private_group(found):
+    group_writes = bool(found.st_mode & stat.S_IWGRP)
+    group_writes_package = bool(package.st_mode & stat.S_IWGRP) and package.st_gid == found.st_gid
+    if group_writes and not group_writes_package and not _private_group(found):
         return f"{what} is writable by its group: plugins are code (chmod g-w it)"
     return ""
 

@@ -19,10 +19,13 @@ def fake(mode: int, uid: int, gid: int) -> os.stat_result:
     return os.stat_result((stat.S_IFREG | mode, 1, 1, 1, uid, gid, 1, 0, 0, 0))
 
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners, or differs for ordinary users")
+
+
 @pytest.mark.parametrize(
     ("mode", "reason"), [(0o777, "writable by everyone"), (0o775, "writable by its group"), (0o755, "")]
 )
-@pytest.mark.skipif(os.geteuid() != 0, reason="the group rule differs for users with a group of their own")
+@needs_root
 def test_the_folder_and_the_file(folder: Path, write: Callable[..., Path], mode: int, reason: str) -> None:
     path = write("shout.py")
     folder.chmod(mode)
@@ -38,6 +41,22 @@ def test_the_folder_and_the_file(folder: Path, write: Callable[..., Path], mode:
 def test_another_users_file() -> None:
     assert "belongs to another user (uid 4242)" in distrust(fake(0o644, 4242, 4242), "file")
     assert distrust(fake(0o644, 0, 0), "file") == ""
+
+
+@needs_root
+def test_who_can_write_the_router_itself_is_no_stranger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout of another user, run by root in a container; a shared one with umask 002."""
+    monkeypatch.setattr("router.plugins.trust.PACKAGE", tmp_path)
+    os.chown(tmp_path, 4242, 4343)
+    tmp_path.chmod(0o775)
+    assert distrust(fake(0o664, 4242, 4343), "file") == ""
+    assert "its group" in distrust(fake(0o664, 4242, 50), "file")
+    assert "everyone" in distrust(fake(0o666, 4242, 4343), "file")
+    tmp_path.chmod(0o755)
+    assert "its group" in distrust(fake(0o664, 4242, 4343), "file")
+    assert "another user" in distrust(fake(0o644, 4444, 4343), "file")
 
 
 def test_a_users_own_private_group_may_write(monkeypatch: pytest.MonkeyPatch) -> None:

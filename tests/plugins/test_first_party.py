@@ -1,0 +1,50 @@
+"""The plugins folder as it is shipped, and the plugin that the documentation shows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from router.plugins import PluginHost
+from router.plugins.doctor import doctor
+from router.plugins.samples import ADAPTERS, requests
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_three_classifiers_cheap_ones_first() -> None:
+    host = PluginHost([ROOT / "plugins"])
+    host.refresh()
+    assert [r.name for r in host.registrations()] == ["keywords", "linear", "embedding"]
+    assert all(not s.error and not s.warnings for s in host.status())
+
+
+@pytest.mark.parametrize("name", ["keywords", "linear"])
+def test_the_doctor_finds_nothing(name: str) -> None:
+    assert doctor(PluginHost([ROOT / "plugins"], name)) == ()
+
+
+def test_the_plugin_in_the_documentation_works(tmp_path: Path) -> None:
+    code = re.search(r"```python\n(# plugins/shout.py\n.*?)```", (ROOT / "docs/plugins.md").read_text(), re.S)
+    assert code is not None
+    (tmp_path / "shout.py").write_text(code[1])
+    host = PluginHost([tmp_path])
+    assert doctor(host) == ()
+    (registration,) = host.registrations()
+    loud, quiet = registration.classifier.classify_batch(requests(["SUE", "sue"]))
+    assert loud is not None
+    assert (loud.values, quiet) == ({"legal": 1.0}, None)
+
+
+def test_samples_are_routed_by_the_cheap_two() -> None:
+    host = PluginHost([ROOT / "plugins"], "keywords,linear")
+    host.refresh()
+    for registration in host.registrations():
+        registration.classifier.fit(ADAPTERS)
+    texts = [text for adapter in ADAPTERS for text in adapter.examples]
+    owners = [adapter.name for adapter in ADAPTERS for _ in adapter.examples]
+    linear = host.registrations()[1].classifier
+    found = [max(s.values, key=s.values.__getitem__) for s in linear.classify_batch(requests(texts)) if s]
+    assert found == owners
