@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -102,12 +103,21 @@ def asking(text: str = "hello", deadline: float | None = None, **hints: Any) -> 
     return Request("r", turns=(Turn("user", text),), routing=RoutingHints(**hints), deadline=deadline)
 
 
+async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until `condition` holds; a test that never gets there fails."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
 class Kit:
     """What tests of this folder need, under one name."""
 
     medical, legal, translation = MEDICAL, LEGAL, TRANSLATION
     catalog, host, says = FakeCatalog, FakeHost, Says
     registered, asking = staticmethod(registered), staticmethod(asking)
+    eventually = staticmethod(eventually)
 
 
 @pytest.fixture

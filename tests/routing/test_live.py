@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,11 +36,14 @@ class Echo(Classifier):
 
     name = "echo"
 
-    def __init__(self, pause: float = 0.0) -> None:
-        self._last, self._pause = "", pause
+    def __init__(self) -> None:
+        self._last, self.fits = "", 0
+        self.gate = threading.Event()
+        self.gate.set()
 
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
-        time.sleep(self._pause)
+        self.fits += 1
+        self.gate.wait(10)
         self._last = adapters[-1].name if adapters else ""
 
     def classify_batch(self, requests: Any) -> Any:
@@ -91,13 +95,13 @@ async def test_a_plugin_that_must_learn_first_votes_on_the_next_request_too(
     assert (await router.route(kit.asking("SUE"))).adapter.name == "legal"
 
 
-async def test_a_changed_plugin_is_used_within_a_second(kit: Any, opened: Any, tmp_path: Path) -> None:
+async def test_a_changed_plugin_is_used_soon(kit: Any, opened: Any, tmp_path: Path) -> None:
     path = tmp_path / "shout.py"
     path.write_text(SHOUT)
     router = await opened(kit.catalog([kit.medical, kit.legal]), PluginHost([tmp_path]))
     assert (await router.route(kit.asking("A"))).adapter.name == "legal"
     path.write_text(SHOUT.replace("legal", "medical"))
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(3):
         await until(router, kit.asking("A"), "medical")
 
 
@@ -112,35 +116,39 @@ async def test_a_new_adapter_is_learned_before_it_is_used(kit: Any, opened: Any)
 
 
 async def test_a_slow_fit_does_not_hold_up_requests(kit: Any, opened: Any) -> None:
-    catalog = kit.catalog([kit.medical])
-    router = await opened(catalog, kit.host(kit.registered(Echo(pause=0.3))))
+    catalog, echo = kit.catalog([kit.medical]), Echo()
+    router = await opened(catalog, kit.host(kit.registered(echo)))
+    echo.gate.clear()
     catalog.become(kit.medical, kit.legal)
-    await asyncio.sleep(0.1)
-    started = time.monotonic()
+    await kit.eventually(lambda: echo.fits == 2)
     assert (await router.route(kit.asking())).adapter.name == "medical"
-    assert time.monotonic() - started < 0.1
+    echo.gate.set()
     await until(router, kit.asking(), "legal")
 
 
 async def test_a_reloaded_classifier_answers_with_its_old_self_until_it_has_learned(
     kit: Any, opened: Any
 ) -> None:
-    old, slow = Echo(), Echo(pause=0.3)
+    old, slow = Echo(), Echo()
+    slow.gate.clear()
     host = kit.host(kit.registered(old))
     router = await opened(kit.catalog([kit.medical]), host)
     successor = kit.registered(slow)
     host.become(successor)
     assert (await router.route(kit.asking())).reason is Reason.CLASSIFIED
     assert successor.health.calls == 0
-    async with asyncio.timeout(5):
-        while not successor.health.calls:
-            await asyncio.sleep(0.02)
-            assert (await router.route(kit.asking())).reason is Reason.CLASSIFIED
+    slow.gate.set()
+    await kit.eventually(lambda: successor.health.state == "ready")
+    assert (await router.route(kit.asking())).reason is Reason.CLASSIFIED
+    assert successor.health.calls == 1
 
 
 async def test_hints_know_a_new_adapter_at_once(kit: Any, opened: Any) -> None:
     catalog = kit.catalog([kit.medical])
-    router = await opened(catalog, kit.host(kit.registered(Echo(pause=0.2))))
+    echo = Echo()
+    router = await opened(catalog, kit.host(kit.registered(echo)))
+    echo.gate.clear()
     catalog.become(kit.medical, kit.translation)
     decision = await router.route(kit.asking(task="translation"))
     assert (decision.adapter.name, decision.reason) == ("translation", Reason.HINT)
+    echo.gate.set()
