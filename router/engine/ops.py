@@ -10,6 +10,7 @@ product y [T, out_total] holds their outputs side by side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,6 +62,12 @@ class Ops(Protocol):
     """
 
     name: str
+
+    def pack_linear(
+        self, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """weight [out, in], bias [out] -> a function x [T, in] -> [T, out]; may keep a packed copy."""
+        ...
 
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
         """[out_total, r] into this implementation's layout."""

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
+from router.engine.model.linear import Linear, pack_linear
 from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, SiteGroup
 
 
@@ -14,6 +15,13 @@ class TorchOps:
     """`Ops` on any device, in bfloat16, float16 or float32."""
 
     name = "torch"
+
+    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        """x [T, in] -> [T, out], by oneDNN on the CPU where it takes this dtype."""
+        try:
+            return pack_linear(weight, bias)
+        except RuntimeError:  # oneDNN has no bfloat16 or float16 on this CPU
+            return lambda x: F.linear(x, weight, bias)
 
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
         """[out_total, r], unchanged."""

@@ -109,6 +109,13 @@ def test_lora_plans(native, starts, row, offsets, message):
         native.lora(torch.zeros(4, 32), torch.zeros(4, 16), plan, group)
 
 
+def test_linear_of_another_width_or_dtype(native):
+    linear = native.pack_linear(torch.zeros(8, 32), torch.zeros(8))
+    for x in (torch.zeros(4, 30), torch.zeros(4, 32).bfloat16(), torch.zeros(32, 4).t(), torch.zeros(32)):
+        with pytest.raises(RuntimeError):
+            linear(x)
+
+
 def test_dtypes_and_strides(native):
     x, weight = torch.zeros(4, 32), torch.ones(32)
     for bad_x, bad_weight in (

@@ -43,6 +43,38 @@ def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * max(scale, 1.0))
 
 
+@examples
+@dtypes
+@given(
+    rows=st.integers(0, 30),
+    width=st.sampled_from([2, 8, 30, 64, 576]),
+    out=st.sampled_from([1, 7, 16, 32, 40, 100, 576]),
+    bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_linear(native, dtype, rows, width, out, bias, seed):
+    torch.manual_seed(seed)
+    weight, x = torch.randn(out, width).to(dtype), torch.randn(rows, width).to(dtype)
+    shift = torch.randn(out).to(dtype) if bias else None
+    close(native.pack_linear(weight, shift)(x), TORCH.pack_linear(weight, shift)(x))
+
+
+@dtypes
+def test_linear_is_bit_for_bit_the_same_alone_in_a_batch_and_on_any_threads(native, threads, dtype):
+    linear = native.pack_linear(torch.randn(200, 96).to(dtype), torch.randn(200).to(dtype))
+    x = torch.randn(29, 96).to(dtype)
+    together = linear(x)
+    threads(1)
+    for rows in range(1, 29):
+        assert torch.equal(linear(x[:rows]), together[:rows])
+
+
+@dtypes
+def test_linear_of_odd_width(native, dtype):
+    weight, x = torch.randn(16, 33).to(dtype), torch.randn(3, 33).to(dtype)
+    close(native.pack_linear(weight, None)(x), TORCH.pack_linear(weight, None)(x))
+
+
 ranks = st.sampled_from([0, 2, 4, 6, 8, 16, 32, 64])
 lora_shapes = {
     "base_rows": st.integers(0, 3),

@@ -98,3 +98,12 @@ def test_silu_mul(dtype):
     gate_up = torch.randn(5, 24, dtype=dtype)
     gate, up = gate_up.double().chunk(2, -1)
     close(OPS.silu_mul(gate_up), gate * torch.sigmoid(gate) * up, dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("bias", [None, torch.randn(30)], ids=["plain", "bias"])
+def test_linear(dtype, bias):
+    weight, x = torch.randn(30, 64).to(dtype), torch.randn(5, 64).to(dtype)
+    shift = None if bias is None else bias.to(dtype)
+    expected = x.double() @ weight.double().t() + (0 if shift is None else shift.double())
+    close(OPS.pack_linear(weight, shift)(x) / 8, expected / 8, dtype)

@@ -6,7 +6,9 @@ from types import ModuleType
 
 import torch
 
+from router.engine.model.linear import Linear
 from router.engine.ops import AttentionPlan, LoraPlan, SiteGroup
+from router.engine.torch_ops import TorchOps
 
 
 class NativeOps:
@@ -17,6 +19,20 @@ class NativeOps:
     def __init__(self, module: ModuleType) -> None:
         self._native = module
         self._tile: int = module.tile
+        self._panel: int = module.panel
+
+    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+        """weight [out, in] -> a function x [T, in] -> [T, out]; a row's result is the same in any batch."""
+        out, width = weight.shape
+        per = 1 if weight.dtype == torch.float32 else 2
+        if width % per:
+            return TorchOps().pack_linear(weight, bias)
+        padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -out % self._panel))
+        panels = padded.view(-1, self._panel, width // per, per).transpose(1, 2)
+        packed = panels.reshape(len(panels), width // per, self._panel * per).contiguous()
+        shift = None if bias is None else bias.detach().contiguous()
+        run = self._native.linear
+        return lambda x: run(x, packed, shift, out)
 
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
         """[out_total, r] -> flat, as it is read: tiles of columns, in each the ranks (bfloat16: pairs)."""

@@ -149,6 +149,27 @@ Tensor attention(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache
   return out;
 }
 
+Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias, int64_t out) {
+  check_real(x);
+  check(x, "x", 2, x.scalar_type());
+  check(w, "w", 3, x.scalar_type());
+  const int64_t rows = x.size(0), in = x.size(1), per = x.scalar_type() == at::kFloat ? 1 : 2;
+  TORCH_CHECK(out > 0 && w.size(0) == (out + native::kPanel - 1) / native::kPanel && w.size(1) * per == in &&
+                  w.size(2) == native::kPanel * per,
+              "w does not fit x");
+  if (bias) {
+    check(*bias, "bias", 1, x.scalar_type());
+    TORCH_CHECK(bias->size(0) == out, "bias does not fit w");
+  }
+  Tensor y = at::empty({rows, out}, x.options());
+  on_type(x, rows * out, [&](auto t) {
+    using T = decltype(t);
+    native::linear<T>(data<T>(y), data<T>(x), data<T>(w), bias ? data<T>(*bias) : nullptr, rows, in, out,
+                      at::get_num_threads());
+  });
+  return y;
+}
+
 void check_groups(const Tensor& starts, const Tensor& table, int64_t tokens) {
   const auto* start = data<int32_t>(starts);
   const auto* row = data<int64_t>(table);
@@ -183,11 +204,13 @@ void lora(const Tensor& y, const Tensor& x, const Tensor& starts, const Tensor& 
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.attr("panel") = native::kPanel;
   m.attr("tile") = native::kTile;
   m.def("rms_norm", &rms_norm);
   m.def("add_rms_norm", &add_rms_norm);
   m.def("silu_mul", &silu_mul);
   m.def("rope_write", &rope_write);
   m.def("attention", &attention);
+  m.def("linear", &linear);
   m.def("lora", &lora);
 }

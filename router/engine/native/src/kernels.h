@@ -8,6 +8,7 @@
 namespace native {
 
 constexpr int kBlock = 16;  // tokens in a block of the KV cache
+constexpr int kPanel = 2 * W;  // columns in a panel of a linear layer's weights: [panels, in / per, kPanel, per]
 constexpr int kTile = 64;   // columns in a tile of a packed b: [tiles, r / per, kTile, per], the last narrower
 
 struct LoraCall {
@@ -46,6 +47,8 @@ struct RopeCall {
   int heads, kv_heads, dim;
 };
 
+template <class T>
+void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t in, int64_t out, int threads);
 template <class T>
 void lora(const LoraCall& call, int threads);
 template <class T>
