@@ -24,6 +24,7 @@ class Index:
         self._hub, self._choices, self._preload = hub, choices, preload
         self._default_moved = default_moved
         self._names: dict[str, dict[str, Record]] = {}
+        self._order: list[Record] | None = None
         self._defaults: dict[str, str] = {}
         self._profiles: dict[str, AdapterProfile] = {}
         self._start = secrets.token_hex(4)  # etags of an earlier process never match
@@ -77,8 +78,9 @@ class Index:
 
     def list(self) -> tuple[AdapterInfo, ...]:
         """Every version by name and order of versions."""
-        ordered = sorted(self, key=lambda r: (r.ref.name, version_key(r.ref.version)))
-        return tuple(self.info(r) for r in ordered)
+        if self._order is None:
+            self._order = sorted(self, key=lambda r: (r.ref.name, version_key(r.ref.version)))
+        return tuple(self.info(r) for r in self._order)
 
     def etag(self, record: Record) -> str:
         """Changes with every change of that version, not with its use."""
@@ -100,13 +102,14 @@ class Index:
     def add(self, record: Record) -> None:
         """A version appeared. Call `settle_default` when all that appeared together are added."""
         self._names.setdefault(record.ref.name, {})[record.ref.version] = record
+        self._order = None
         self._hub.publish(AdapterEventKind.ADDED, self.info(record))
 
     def remove(self, record: Record) -> None:
         """A version is gone from disk: no new request gets it."""
         versions = self._names[record.ref.name]
         del versions[record.ref.version]
-        record.removed = True
+        record.removed, self._order = True, None
         if not versions:
             del self._names[record.ref.name]
         self._hub.publish(AdapterEventKind.REMOVED, self.info(record))

@@ -9,12 +9,15 @@ from typing import Protocol
 
 from router.engine.base import AdapterArtifact, Engine
 from router.errors import AdapterNotFound, AdapterRejected, Unavailable
+from router.registry import limits
 from router.registry.artifact import EqualsBase, inspect_folder, read_artifact
 from router.registry.codes import Code
 from router.registry.discovery import Found
+from router.registry.folder import Folder, FolderError
 from router.registry.inspection import Inspection
+from router.registry.manifest import parse_manifest
 from router.registry.names import DEFAULT_VERSION, is_version, name_from_folder
-from router.registry.places import Place, Stamp, stamp
+from router.registry.places import MANIFEST, Place, Stamp, stamp
 from router.types import AdapterRef
 
 UNNAMED = "unnamed"
@@ -93,6 +96,35 @@ def examine(reader: Reader, found: Found) -> Examined | None:
     slim = replace(inspection, sites=(), probes=())  # thousands of these are kept
     passing = any(f.code in _PASSING for f in inspection.refusals)
     return Examined(found, identity(place, inspection), slim, inspection.error, passing)
+
+
+def sketch(found: Found) -> Examined | None:
+    """What the manifest alone says: enough to be asked for by name, until there is time to `examine`.
+
+    None where even that is not plain. Takes a tenth of the time.
+    """
+    if found.stamp.refused:
+        return None
+    try:
+        with Folder.open(found.place.folder) as folder:
+            present = folder.entry(MANIFEST) is not None
+            data = folder.read(MANIFEST, limits.MANIFEST_BYTES) if present else None
+    except FolderError:
+        return None
+    manifest, findings = parse_manifest(data, found.place.folder.name)
+    size = sum(file[1] for file in found.stamp.files)
+    seen = Inspection(
+        name=manifest.name,
+        version=manifest.version,
+        manifest=manifest,
+        rank=0,
+        target_modules=(),
+        size_bytes=size,
+        findings=findings,
+        fingerprint="",
+        base_model=manifest.base.model,
+    )
+    return Examined(found, identity(found.place, seen), seen, "") if seen.ok else None
 
 
 def identity(place: Place, inspection: Inspection | None) -> AdapterRef:

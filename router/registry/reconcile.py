@@ -12,7 +12,7 @@ from router.registry.discovery import Found, Scanner
 from router.registry.doubles import Doubles
 from router.registry.index import Index
 from router.registry.loading import refuse
-from router.registry.reading import Examined, Reader, examine
+from router.registry.reading import Examined, Reader, examine, sketch
 from router.registry.record import Record
 from router.registry.settling import Settler
 from router.registry.workers import Workers
@@ -20,7 +20,7 @@ from router.types import AdapterRef
 
 log = logging.getLogger(__name__)
 
-BATCH = 64  # folders examined between two turns of the event loop
+BATCH = 64  # folders examined in one look; where more are new, all of them are sketched first
 RETRY_SECONDS = 10.0  # a folder that could not be read at all
 
 
@@ -55,17 +55,27 @@ class Reconciler:
         scan = await self._workers.in_order(self._scanner.scan, dirty, everything=everything)
         self._tell_unreadable(dict(scan.unreadable))
         due = self._settler.look(scan, time.monotonic())
-        examined = await self._examine_still(due.ready)
-        self._settle([self._claims.drop(path) for path in due.gone], examined)
+        self._settle([self._claims.drop(path) for path in due.gone], await self._sketched(due.ready))
+        ready = sorted(due.ready, key=self._is_known)[:BATCH]  # new ones first: somebody waits for them
+        examined = await self._examine_still(ready)
+        self._settle([], examined)
         return due.unsettled or len(examined) < len(due.ready)
+
+    async def _sketched(self, ready: Sequence[Found]) -> list[Examined]:
+        """Where many folders are new at once: all of them by name, so that none waits for its turn."""
+        new = [found for found in ready if not self._is_known(found)]
+        if len(new) <= BATCH:
+            return []
+        return [e for e in await self._workers.in_order(_sketch, new) if e is not None]
+
+    def _is_known(self, found: Found) -> bool:
+        known = self._claims.get(found.place.folder)
+        return known is not None and known.found == found
 
     async def _examine_still(self, ready: Sequence[Found]) -> list[Examined]:
         """What can be said of folders now: not of those that changed again or may still be written."""
-        known: list[Examined] = []
-        for start in range(0, len(ready), BATCH):
-            batch = ready[start : start + BATCH]
-            seen = await self._workers.in_order(self._examine, batch)
-            known += [e for e in seen if e is not None and not self._too_early(e)]
+        seen = await self._workers.in_order(self._examine, ready)
+        known = [e for e in seen if e is not None and not self._too_early(e)]
         self._settler.done(e.found for e in known)
         return known
 
@@ -134,7 +144,7 @@ class Reconciler:
             log.warning("new files of adapter %s are refused: %s", record.ref, examined.problem)
             refuse(record, examined.problem)
             record.tried = examined.found.stamp
-        elif record.found == examined.found and not record.quarantined and not record.lost:
+        elif (record.found, record.inspection) == (examined.found, examined.inspection) and not record.error:
             return
         else:
             record.found, record.inspection = examined.found, examined.inspection
@@ -150,3 +160,7 @@ class Reconciler:
                     "adapters folder %s cannot be read (%s); its adapters stay as they are", path, reason
                 )
         self._unreadable = unreadable
+
+
+def _sketch(ready: Sequence[Found]) -> list[Examined | None]:
+    return [sketch(found) for found in ready]

@@ -58,7 +58,8 @@ class Record:
     waiting: int = 0  # requests that wait for `task`
     leases: int = 0
     last_used: float | None = None  # unix seconds
-    revision: int = 0
+    revision: int = 0  # counts changes that users see
+    row: tuple[tuple[int, bool, int, float | None], AdapterInfo] | None = None
 
     @property
     def keeps(self) -> bool:
@@ -87,7 +88,13 @@ class Record:
         return AdapterState.OFFLOADED if self.was_live else AdapterState.DISCOVERED
 
     def info(self, default: bool) -> AdapterInfo:
-        """The row of ListAdapters."""
+        """The row of ListAdapters; made anew only when something in it changed, there may be thousands."""
+        key = (self.revision, default, self.leases, self.last_used)
+        if self.row is None or self.row[0] != key:
+            self.row = (key, self._row(default))
+        return self.row[1]
+
+    def _row(self, default: bool) -> AdapterInfo:
         seen = self.live.inspection if self.live is not None else self.inspection
         info = AdapterInfo(
             ref=self.ref,

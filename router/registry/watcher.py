@@ -58,10 +58,10 @@ class Watcher:
             ):
                 self._tell(frozenset(Path(path) for _, path in changes))
         except Exception as error:  # whatever notifications fail with, comparing goes on without them
-            self.working = False
             log.warning(
                 "no change notifications for adapter folders (%s); they are compared regularly instead", error
             )
+            self.working = False
 
     def _tell(self, paths: frozenset[Path]) -> None:
         if self._loop is not None and not self._stop.is_set():

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from router.engine.base import AdapterArtifact
 from router.errors import AdapterRejected, DeadlineExceeded, Draining
 from router.ports import AdapterRegistry
+from router.registry.inspection import Inspection
+from router.registry.reading import FolderReader
 from router.registry.registry import Registry
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, ref, states
@@ -148,6 +151,29 @@ async def test_a_request_that_needs_a_second_lease_during_an_unload_is_not_stuck
     assert not engine.held
 
 
+@pytest.mark.parametrize("ends_in_time", [True, False])
+async def test_a_load_during_an_unload_waits_for_its_end_or_takes_it_back(
+    root: Path, engine: StubEngine, start_registry: StartRegistry, ends_in_time: bool
+) -> None:
+    drop(root, "m")
+    registry = await start_registry(room_seconds=0.2)
+    release = asyncio.Event()
+    holder = asyncio.create_task(hold(registry, "m", release))
+    await asyncio.sleep(0)
+    unloading = asyncio.create_task(registry.unload(ref("m")))
+    await asyncio.sleep(0)
+    loading = asyncio.create_task(registry.load(ref("m")))
+    if ends_in_time:
+        await asyncio.sleep(0.05)
+        release.set()
+    assert (await loading).state == "ready"
+    _, freed = await unloading
+    assert (freed > 0, len(engine.loads)) == ((True, 2) if ends_in_time else (False, 1))
+    release.set()
+    await holder
+    assert states(registry) == {"m@0": "ready"}
+
+
 async def test_unload_of_one_of_two_versions_with_the_same_bytes_frees_nothing(
     root: Path, engine: StubEngine, start_registry: StartRegistry
 ) -> None:
@@ -176,12 +202,25 @@ async def test_unload_while_it_loads_waits_for_the_load(
     assert (info.state, info.pinned, freed > 0, engine.held) == ("offloaded", False, True, {})
 
 
+class Remembering(FolderReader):
+    """Reads each folder once: this is about leases."""
+
+    def __init__(self, engine: StubEngine) -> None:
+        super().__init__(engine, 64)
+        self.known = dict[Path, tuple[AdapterArtifact, Inspection]]()
+
+    def read(self, folder: Path) -> tuple[AdapterArtifact, Inspection]:
+        if folder not in self.known:
+            self.known[folder] = super().read(folder)
+        return self.known[folder]
+
+
 async def test_five_hundred_unloads_under_leases(
     root: Path, engine: StubEngine, start_registry: StartRegistry
 ) -> None:
     for name in ("a", "b"):
         drop(root, name, value=ord(name))
-    registry = await start_registry()
+    registry = await start_registry(reader=Remembering(engine))
     rounds = 0
 
     async def work(name: str) -> None:

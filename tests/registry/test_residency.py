@@ -77,6 +77,14 @@ async def test_where_nothing_can_go_a_load_waits_and_then_says_why(
     assert registry.get("b").error == ""
 
 
+async def test_what_was_loaded_for_a_request_is_not_evicted_before_it_gets_it(
+    engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    registry = await start_registry(host_memory_bytes=SIZE, preload=False, room_seconds=5)
+    await asyncio.gather(*(use(registry, name) for name in NAMES))
+    assert sorted(engine.loads) == list(NAMES)
+
+
 async def test_one_that_never_fits_is_refused_at_once(
     engine: StubEngine, start_registry: StartRegistry
 ) -> None:
