@@ -93,18 +93,21 @@ class Leases:
         if record.double:
             raise AdapterRejected(f"adapter {record.ref} is quarantined: {record.error}")
         before = record.pinned
-        record.pinned = before if pinned is None else pinned
+        self._pin(record, before if pinned is None else pinned)
         try:
             while record.live is None:
                 if record.removed:
                     raise AdapterNotFound(str(ref), "; its folder was removed")
                 await self.loaded(record)
         except BaseException:
-            record.pinned = before
+            self._pin(record, before)
             raise
-        if record.pinned is not before:
-            self._index.changed(record)
         return record
+
+    def _pin(self, record: Record, pinned: bool) -> None:
+        if record.pinned is not pinned:
+            record.pinned = pinned
+            self._index.changed(record)
 
     async def unload(self, ref: AdapterRef) -> tuple[Record, int]:
         """Drop a version from memory and wait until it is gone; gives the bytes freed.

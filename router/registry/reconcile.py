@@ -45,6 +45,7 @@ class Reconciler:
         self._unreadable: dict[Path, str] = {}
         self._again: dict[Path, float] = {}
         self._looks = 0
+        self.scan_seconds = 0.0  # what the last look cost when nothing had changed
 
     async def look(self, dirty: Collection[Path] = (), *, everything: bool = True) -> bool:
         """Look once; whether another look is needed soon."""
@@ -53,6 +54,7 @@ class Reconciler:
             del self._again[path]
             self._settler.again(path)
         scan = await self._workers.in_order(self._scanner.scan, dirty, everything=everything)
+        self.scan_seconds = time.monotonic() - now
         self._tell_unreadable(dict(scan.unreadable))
         due = self._settler.look(scan, time.monotonic())
         self._settle([self._claims.drop(path) for path in due.gone], await self._sketched(due.ready))

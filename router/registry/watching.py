@@ -65,14 +65,13 @@ class Watching:
                 self._plan()
             except Exception:
                 log.exception("looking at adapter folders failed; the next look is tried")
-            took = time.monotonic() - started
-            await asyncio.sleep(max(LEAST_GAP, took))
-            await self._pause(unsettled, took)
+            await asyncio.sleep(max(LEAST_GAP, time.monotonic() - started))
+            await self._pause(unsettled)
 
-    async def _pause(self, unsettled: bool, took: float) -> None:
-        seconds = self._options.settle_seconds if unsettled else self._options.poll_seconds
+    async def _pause(self, unsettled: bool) -> None:
+        idle = max(self._options.poll_seconds, self._reconciler.scan_seconds / SHARE)
         try:
-            async with asyncio.timeout(seconds if unsettled else max(seconds, took / SHARE)):
+            async with asyncio.timeout(self._options.settle_seconds if unsettled else idle):
                 await self._wake.wait()
         except TimeoutError:
             return

@@ -14,6 +14,7 @@ import watchfiles
 from router.engine.base import AdapterArtifact
 from router.errors import AdapterRejected, RouterError
 from router.registry.inspection import Inspection
+from router.registry.options import RegistryOptions
 from router.registry.reading import FolderReader
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states, weights
@@ -205,3 +206,33 @@ async def test_a_look_that_fails_is_not_the_last(
         await eventually(lambda: "looking at adapter folders failed" in caplog.text)
     drop(root, "m")
     await eventually(is_ready(registry, "m"))
+
+
+async def test_a_disk_that_fails_once_is_no_fault_of_the_adapter(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    def fail(_: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    drop(root, "m")
+    reader = PausedReader(engine)
+    registry = await start_registry(reader=reader, preload=False)
+    reader.meanwhile = [fail]
+    async with registry.lease(ref("m")):
+        assert states(registry) == {"m@0": "ready"}
+
+
+async def test_with_the_usual_settings_a_copied_folder_is_ready_within_three_seconds(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    usual = RegistryOptions()
+    registry = await start_registry(
+        poll_seconds=usual.poll_seconds,
+        settle_seconds=usual.settle_seconds,
+        grace_seconds=usual.grace_seconds,
+        host_memory_bytes=usual.host_memory_bytes,
+    )
+    started = time.monotonic()
+    shutil.copytree(drop(root.parent, "m", expect="I am"), root / "m")
+    await eventually(is_ready(registry, "m"))
+    assert time.monotonic() - started < 3

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from router.errors import AdapterNotFound, AdapterRejected, StaleEtag
 from router.registry.registry import Registry
-from router.types import AdapterState
+from router.types import AdapterEvent, AdapterState
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states
 
@@ -120,3 +123,59 @@ async def test_numbers_and_the_load_hook(root: Path, start_registry: StartRegist
         assert 0 < shot.host_bytes < shot.host_budget_bytes
     assert sorted(name for name, _ in loaded) == ["a@0", "b@0"]
     assert sum(seconds for _, seconds in loaded) == pytest.approx(registry.snapshot().load_seconds)
+
+
+async def test_watchers_see_a_life(root: Path, start_registry: StartRegistry) -> None:
+    drop(root, "a", value=1)
+    registry = await start_registry()
+    changed = list[int]()
+    registry.subscribe(lambda: changed.append(len(registry.profiles())))
+    first, second = registry.watch(), registry.watch()
+    seen = [await anext(first), await anext(second)]
+    assert {(e.kind, e.adapter.ref.name, e.adapter.state) for e in seen} == {("added", "a", "ready")}
+    drop(root, "b", value=2)
+    kinds = [(e.kind, e.adapter.state) async for e in until(first, lambda e: e.adapter.state == "ready")]
+    assert kinds[0][0] == "added"
+    shutil.rmtree(root / "b")
+    await eventually(lambda: "b@0" not in states(registry))
+    assert [e.kind async for e in until(first, lambda e: e.kind == "removed")][-1] == "removed"
+    await registry.load(ref("a"), pinned=True)
+    event = await anext(second)  # slow: what happened to b in between is not told any more
+    assert (event.kind, event.adapter.ref.name, event.adapter.pinned) == ("changed", "a", True)
+    assert changed[-1] == 1
+    assert 2 in changed
+
+
+async def until(
+    events: AsyncIterator[AdapterEvent], last: Callable[[AdapterEvent], bool]
+) -> AsyncIterator[AdapterEvent]:
+    async with asyncio.timeout(10):
+        async for event in events:
+            yield event
+            if last(event):
+                return
+
+
+async def test_a_load_that_fails_leaves_the_pin_as_it_was(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(root, "m")
+    registry = await start_registry(preload=False)
+    engine.faults["m"] = AdapterRejected("no")
+    with pytest.raises(AdapterRejected):
+        await registry.load(ref("m"), pinned=True)
+    assert not registry.get("m").pinned
+    engine.faults.clear()
+    assert (await registry.load(ref("m"), pinned=True)).pinned
+
+
+async def test_the_load_hook_may_fail(
+    root: Path, start_registry: StartRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("metrics")
+
+    drop(root, "m")
+    registry = await start_registry(on_load=broken)
+    assert states(registry) == {"m@0": "ready"}
+    assert "the load callback failed" in caplog.text
