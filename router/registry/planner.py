@@ -20,6 +20,7 @@ class Planner:
     def __init__(self, index: Index, loader: Loader, residency: Residency) -> None:
         self._index, self._loader, self._residency = index, loader, residency
         self._soon = False
+        self.waiting = False  # something becomes due when a load ends; else only news from disk matters
 
     def plan_soon(self) -> None:
         """Plan in the next turn of the event loop, once for all calls until then."""
@@ -34,14 +35,14 @@ class Planner:
         now = time.monotonic()
         successors = {r.successor for r in self._index}
         names = {r.ref.name for r in self._index}
-        rising = {self._rising(name) for name in names}
+        rising = {record for name in names if (record := self._rising(name)) is not None}
         for record in tuple(self._index):
             idle = record.task is None and not record.quarantined and now >= record.retry_at
             if idle and (
                 record.outdated or record in rising or (record.ref in successors and not record.live)
             ):
                 self._loader.begin(record)
-        self._preload()
+        self.waiting = self._preload() or bool(rising) or any(successors)
 
     def _rising(self, name: str) -> Record | None:
         """A version that should take over as default once it is proven."""
@@ -64,12 +65,13 @@ class Planner:
         if live is not None:
             self._residency.detach(live.resident, record)
 
-    def _preload(self) -> None:
+    def _preload(self) -> bool:
+        """Begin wanted loads while they fit; whether some have to wait."""
         wanted = [r for r in self._index if r.wanted and not r.quarantined and r.live is None]
         running = sum(r.task is not None for r in wanted)
         for record in sorted(wanted, key=lambda r: -r.look):  # what came last is what somebody waits for
             if running >= BACKGROUND:
-                break
+                return True
             if record.task is not None:
                 continue
             if self._residency.fits(record.inspection.size_bytes if record.inspection else 0):
@@ -77,3 +79,4 @@ class Planner:
                 running += 1
             else:
                 record.wanted = False
+        return False

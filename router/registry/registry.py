@@ -107,7 +107,7 @@ class Registry:
 
     def _changed(self, record: Record) -> None:
         self._index.changed(record)
-        if record.task is None:
+        if record.task is None and self._planner.waiting:
             self._planner.plan_soon()
 
     def _loaded(self, ref: AdapterRef, seconds: float) -> None:
