@@ -34,6 +34,15 @@ def test_the_ten_line_plugin_is_registered(folder: Path, write: Write) -> None:
     assert (classifier.name, classifier.priority, classifier.timeout_ms) == ("shout", 100, 20)
 
 
+def test_no_byte_code_cache_is_left_in_the_folder(
+    folder: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    write("shout.py")
+    loaded(folder)
+    assert [path.name for path in folder.iterdir()] == ["shout.py"]
+
+
 def test_classifiers_are_ordered_by_priority_then_name(folder: Path, write: Write) -> None:
     for name, priority in (("b", 5), ("a", 5), ("late", 900), ("early", -1)):
         write(

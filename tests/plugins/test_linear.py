@@ -71,12 +71,15 @@ def test_a_negative_example_speaks_against_its_adapter(module: Any) -> None:
     assert taught < untaught - 0.1
 
 
-def test_a_negative_example_of_one_may_be_an_example_of_another(module: Any) -> None:
-    text = COOKING.negative_examples[0]
-    bus = AdapterProfile("bus", "1", examples=(text, "When does the bus go?", "Which bus stops here?"))
+def test_a_negative_example_of_one_does_not_speak_against_the_others(module: Any) -> None:
+    """It says "not cooking", which is not to say "none of them"."""
+    bus = AdapterProfile(
+        "bus", "1", examples=("When does the bus go?", "Which bus stops here?", "Is the bus late?")
+    )
     classifier = module.Linear()
     classifier.fit([COOKING, bus])
-    assert classifier.classify_batch(requests([text]))[0].values["bus"] > 0.5
+    values = classifier.classify_batch(requests([COOKING.negative_examples[0]]))[0].values
+    assert values["bus"] > 0.05 > 10 * values["cooking"]
 
 
 def test_a_section_of_the_background_that_an_adapter_is_about_is_no_background(module: Any) -> None:

@@ -105,6 +105,10 @@ async def test_a_failed_fit_is_a_status_and_leaves_the_last_one(kit: Any, lane_o
     await fitted(lane.fitter)
     assert "worse" in registration.health.fit_error
     assert (await lane.ask(kit.asking())).confidences == {"medical": 1.0}
+    learner.fail = None
+    lane.fit([kit.legal])
+    await fitted(lane.fitter)
+    assert (await lane.ask(kit.asking())).confidences == {"legal": 1.0}
 
 
 async def test_a_fit_that_raises_cancellation_is_only_a_fault(kit: Any) -> None:

@@ -139,8 +139,9 @@ async def test_a_label_that_nothing_is_called_is_an_invalid_vote_that_says_so(ki
 
 async def test_the_requests_own_deadline_bounds_the_vote(kit: Any, start: Start) -> None:
     gate = threading.Event()
-    router = await start(kit.registered(kit.says("c", lambda r: gate.wait(20))))
-    decision = await router.route(kit.asking(explain=True, deadline=time.monotonic() + 0.05))
+    router = await start(kit.registered(kit.says("c", lambda r: gate.wait(60)), timeout=60.0))
+    async with asyncio.timeout(30):
+        decision = await router.route(kit.asking(explain=True, deadline=time.monotonic() + 0.05))
     assert decision.votes[0].error == "timeout"
     gate.set()
 
