@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from router.engine.model.linear import Linear, join, pack_linear
+from router.engine.model.linear import Linear, join
 from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, Ops, SiteGroup
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -76,7 +76,7 @@ class PackedBackbone:
             self.groups += [_site_group(f"model.layers.{index}", layer, names) for names in _GROUPS]
             self._layers.append(self._take(layer))
             inner.layers[index] = torch.nn.Identity()
-        self._head = pack_linear(model.lm_head.weight, model.lm_head.bias)
+        self._head = ops.pack_linear(model.lm_head.weight, model.lm_head.bias)
 
     def _take(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -85,10 +85,10 @@ class PackedBackbone:
             norm1=layer.input_layernorm.weight,
             norm2=layer.post_attention_layernorm.weight,
             eps=float(layer.input_layernorm.variance_epsilon),
-            qkv=pack_linear(*join([attention.q_proj, attention.k_proj, attention.v_proj])),
-            o=pack_linear(*join([attention.o_proj])),
-            gate_up=pack_linear(*join([mlp.gate_proj, mlp.up_proj])),
-            down=pack_linear(*join([mlp.down_proj])),
+            qkv=self._ops.pack_linear(*join([attention.q_proj, attention.k_proj, attention.v_proj])),
+            o=self._ops.pack_linear(*join([attention.o_proj])),
+            gate_up=self._ops.pack_linear(*join([mlp.gate_proj, mlp.up_proj])),
+            down=self._ops.pack_linear(*join([mlp.down_proj])),
             qk_norm=norms,
             k_cache=self._embed.new_empty(self._cache_shape),
             v_cache=self._embed.new_empty(self._cache_shape),
