@@ -1,0 +1,93 @@
+"""The registry over the real engine with a tiny model: swaps and loads under traffic change no token."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from router.engine.torch_engine import TorchEngine
+from router.registry.options import RegistryOptions
+from router.registry.registry import Registry
+from tests.engine.tiny import answer, reference, save_adapter
+from tests.engine.tiny import engine as make_engine
+from tests.registry.life import eventually, is_ready, ref, states
+
+PROMPT = list(range(40, 80))
+NEW = 24
+
+
+@pytest.fixture
+async def torch_engine() -> AsyncIterator[TorchEngine]:
+    made = make_engine("llama", slots=2, threads=1)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def registry(torch_engine: TorchEngine, root: Path, tmp_path: Path) -> AsyncIterator[Registry]:
+    options = RegistryOptions(settle_seconds=0.1, grace_seconds=0.2, state_dir=tmp_path / "state")
+    made = Registry(torch_engine, [root], options)
+    await made.start()
+    yield made
+    await made.close()
+
+
+async def ask(engine: TorchEngine, registry: Registry, name: str) -> tuple[str, list[int]]:
+    async with registry.lease(ref(name)) as lease:
+        ids, _ = await answer(engine, PROMPT, lease.digest, max_tokens=NEW)
+        return lease.digest, ids
+
+
+async def test_swaps_and_loads_under_traffic_change_no_token(
+    torch_engine: TorchEngine, registry: Registry, root: Path, tmp_path: Path
+) -> None:
+    expected = {}
+    for name, seed in (("a", 1), ("b", 2)):
+        tuned = save_adapter("llama", tmp_path / name, seed)
+        expected[name] = {1: reference(tuned, PROMPT, NEW)}
+        (tmp_path / name).rename(root / name)
+    expected["a"][2] = reference(save_adapter("llama", tmp_path / "a2", 3), PROMPT, NEW)
+    assert expected["a"][1] != expected["a"][2] != expected["b"][1]
+    await eventually(lambda: len(registry.list()) == 2 and set(states(registry).values()) == {"ready"})
+    answers: dict[str, set[tuple[str, tuple[int, ...]]]] = {"a": set(), "b": set()}
+    stop = False
+
+    async def traffic(name: str) -> None:
+        while not stop:
+            digest, ids = await ask(torch_engine, registry, name)
+            answers[name].add((digest, tuple(ids)))
+
+    asking = [asyncio.create_task(traffic(name)) for name in "aabb"]
+    old = registry.get("a").digest
+    (tmp_path / "a2/adapter_model.safetensors").rename(root / "a/adapter_model.safetensors")
+    await eventually(lambda: registry.get("a").digest != old)
+    for _ in range(3):
+        await registry.unload(ref("b"))
+    assert (await ask(torch_engine, registry, "a"))[1] == expected["a"][2]
+    stop = True
+    await asyncio.gather(*asking)
+    assert {ids for _, ids in answers["b"]} == {tuple(expected["b"][1])}
+    assert answers["a"]
+    assert answers["a"] <= {
+        (old, tuple(expected["a"][1])),
+        (registry.get("a").digest, tuple(expected["a"][2])),
+    }
+    await eventually(lambda: old not in torch_engine.status().host_adapters)
+
+
+async def test_probes_run_through_the_engine(
+    torch_engine: TorchEngine, registry: Registry, root: Path, tmp_path: Path
+) -> None:
+    for name, expect in (("wrong", "surely not this"), ("right", "")):
+        save_adapter("llama", tmp_path / name, 1)
+        lines = [{"prompt": "hello", "expect": expect, "max_tokens": 4}] if expect else []
+        (tmp_path / name / "probes.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        (tmp_path / name).rename(root / name)
+    await eventually(is_ready(registry, "right"))
+    await eventually(lambda: states(registry).get("wrong@0") == "quarantined")
+    assert "probe 1 of 1 failed" in registry.get("wrong").error
+    await eventually(lambda: torch_engine.status().host_adapters == (registry.get("right").digest,))
