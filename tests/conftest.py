@@ -39,13 +39,9 @@ async def start_server() -> AsyncIterator[Start]:
         ) -> ServerApp:
             engine = engine or FakeEngine()
             registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
-            app = ServerApp(
-                Settings(**{**defaults, **settings}),
-                engine,
-                registry,
-                router or FakeRouter(registry),
-                startup,
-            )
+            router = router or FakeRouter(registry)
+            app = ServerApp(Settings(**{**defaults, **settings}), engine, registry, router, startup)
+            router.on_vote = app.metrics.vote
             stack.push_async_callback(app.stop)
             await app.start()
             if wait:

@@ -161,6 +161,7 @@ class FakeRouter:
         self.catalog = catalog
         self.requests: list[Request] = []
         self.error: Exception | None = None
+        self.on_vote: Callable[[Vote], None] = lambda vote: None
 
     async def route(self, request: Request) -> Decision:
         self.requests.append(request)
@@ -172,6 +173,7 @@ class FakeRouter:
         words = request.text.lower().split()
         scores = {profile.name: 0.9 for profile in self.catalog.profiles() if profile.name in words}
         vote = Vote("words", scores, declined=not scores, latency=0.0001)
+        self.on_vote(vote)
         if not scores:
             return Decision(None, Reason.ABSTAINED, votes=(vote,), threshold=0.5, latency=0.0002)
         ref = self.catalog.resolve(min(scores)).ref

@@ -35,7 +35,12 @@ class Composition:
         self._engine = engine
         self.registry = Registry(engine, settings.adapters_dir, options)
         self.plugins = PluginHost(settings.plugins_dir, settings.load_plugins)
-        self.router = Router(self.registry, self.plugins, threshold=settings.abstain_threshold)
+        self.router = Router(
+            self.registry,
+            self.plugins,
+            threshold=settings.abstain_threshold,
+            on_vote=lambda vote: self.app.metrics.vote(vote),
+        )
         self.app = ServerApp(
             settings, engine, self.registry, self.router, startup=self._start, on_ready=self._ready
         )

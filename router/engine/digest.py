@@ -19,5 +19,5 @@ def base_digest(model: nn.Module) -> str:
     for name, parameter in sorted(model.named_parameters(remove_duplicate=True)):
         values = parameter.detach().to(device="cpu", dtype=torch.bfloat16).contiguous()
         digest.update(f"{name} {tuple(values.shape)}\n".encode())
-        digest.update(values.flatten().view(torch.uint8).numpy())
+        digest.update(values.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

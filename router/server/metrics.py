@@ -86,12 +86,18 @@ class Metrics:
         """Label values of an adapter version."""
         return self._adapters.of((name, version))
 
+    def vote(self, vote: Vote) -> None:
+        """A classifier has answered, or failed to."""
+        name = self._classifiers.of(vote.classifier)
+        self.classified.labels(name).observe(vote.latency)
+        self.verdicts.labels(name, _verdict(vote)).inc()
+
     def record(self, call: Call, code: str, generation: bool) -> None:
         """A call has ended; `generation` if it was to give tokens."""
         self.call_seconds.labels(call.method, code).observe(time.monotonic() - call.started)
         decision = call.decision
         if decision is not None:
-            self._record_decision(decision)
+            self.routed.observe(decision.latency)
         if not generation:
             return
         labels = self._labels(decision)
@@ -104,13 +110,6 @@ class Metrics:
             return OTHER
         ref = decision.adapter
         return self.version_labels(ref.name, ref.version) if ref else ("base", "")
-
-    def _record_decision(self, decision: Decision) -> None:
-        self.routed.observe(decision.latency)
-        for vote in decision.votes:
-            name = self._classifiers.of(vote.classifier)
-            self.classified.labels(name).observe(vote.latency)
-            self.verdicts.labels(name, _verdict(vote)).inc()
 
     def _record_usage(self, labels: tuple[str, str], usage: Usage) -> None:
         self.prompt_tokens.labels(*labels).inc(usage.prompt_tokens)
