@@ -163,7 +163,7 @@ def shared(asked: Sequence[Asked], steps: float, most: int) -> str:
     tokens = sum(one.tokens for one in asked)
     adapters = {one.decision.adapter for one in asked if one.decision and one.decision.adapter}
     base = any(one.decision and one.decision.adapter is None for one in asked)
-    who = f"{len(adapters)} adapters{' and the base' if base else ''}"
+    who = f"{len(adapters)} adapter{'s' * (len(adapters) != 1)}{' and the base' if base else ''}"
     rate = f"{tokens / steps:.1f} tokens a step" if steps else "no step counted"
     counted = f"{tokens} tokens by {who} in {steps:.0f} steps of one base: {rate}"
     return f"{counted}; most requests in one batch: {most}"

@@ -13,7 +13,7 @@ from router.cli import flags
 
 if TYPE_CHECKING:
     from router.engine.base import BaseInfo
-    from router.registry.validate import Report
+    from router.registry.format.validate import Report
 
 Paths = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Adapter folders.")]
 Model = Annotated[
@@ -46,7 +46,7 @@ def validate(
     """
     from router.cli.output import print_json
     from router.cli.settings import load_settings
-    from router.registry.validate import validate_folder
+    from router.registry.format.validate import validate_folder
 
     settings = load_settings({"model": model} if model else None)
     base = None if no_base else _base(settings.model, paths)

@@ -54,7 +54,7 @@ def test_the_table_and_the_summary(capsys):
     assert first.split()[:5] == ["Which", "chapter?", "medical@1.0.0", "0.93", "classified"]
     assert second.split() == ["Why?", "base", "0.00", "abstained", "200", "ms", "Because."]
     assert lost.endswith("UNAVAILABLE: gone")
-    expected = "30 tokens by 1 adapters and the base in 10 steps of one base: 3.0 tokens a step"
+    expected = "30 tokens by 1 adapter and the base in 10 steps of one base: 3.0 tokens a step"
     assert shared(asked, 10, 3) == f"{expected}; most requests in one batch: 3"
 
 
