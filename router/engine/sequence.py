@@ -11,9 +11,9 @@ from router.types import FinishReason, Usage
 
 if TYPE_CHECKING:
     from router.engine.blocks import Allocation
-    from router.engine.detokenize import Detokenizer
     from router.engine.handoff import Stream
     from router.engine.sampling import SamplingState
+    from router.engine.text.detokenize import Detokenizer
 
 
 @dataclass(slots=True, eq=False)

@@ -12,7 +12,6 @@ import torch
 from router.config import Settings
 from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt
 from router.engine.blocks import BlockPool
-from router.engine.detokenize import Detokenizer
 from router.engine.digest import base_digest
 from router.engine.handoff import Stream
 from router.engine.loop import StepLoop
@@ -30,13 +29,14 @@ from router.engine.model.loader import (
 from router.engine.model.packed import PackedBackbone, why_not_packed
 from router.engine.native import load_ops
 from router.engine.ops import BLOCK, Ops
-from router.engine.prompt import PromptEncoder
 from router.engine.runner import Runner
 from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import Scheduler
 from router.engine.sequence import Sequence
 from router.engine.slots import DeviceSlots, HostStore
-from router.engine.token_text import vocabulary
+from router.engine.text.detokenize import Detokenizer
+from router.engine.text.prompt import PromptEncoder
+from router.engine.text.token_text import vocabulary
 from router.errors import (
     FailedPrecondition,
     FieldViolation,

@@ -11,8 +11,8 @@ from typing import Any
 
 from router.errors import AdapterRejected, ConfigError
 from router.evaluation.arms import Arm
-from router.registry.findings import Severity
-from router.registry.manifest import Manifest, parse_manifest
+from router.registry.format.findings import Severity
+from router.registry.format.manifest import Manifest, parse_manifest
 from router.training.base import LoadedBase
 from router.training.rendering import Rendering
 

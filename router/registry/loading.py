@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from router.errors import AdapterNotFound, AdapterRejected, RouterError, Unavailable
-from router.registry.discovery import Found
-from router.registry.inspection import Inspection
+from router.registry.disk.discovery import Found
+from router.registry.disk.reading import Reader, identity, read_whole
+from router.registry.format.inspection import Inspection
 from router.registry.proving import Prover, Verdict
-from router.registry.reading import Reader, identity, read_whole
 from router.registry.record import Live, Record
 from router.registry.residency import Residency
 from router.registry.resident import Resident, Room

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from router.config import Settings
-from router.registry.artifact import EqualsBase
+from router.registry.format.artifact import EqualsBase
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from enum import Enum, auto
 
 from router.engine.base import Delta, Engine, Generation, Job, Prompt
 from router.errors import AdapterRejected, EngineFailed, InvalidRequest, Overloaded, RouterError
-from router.registry.inspection import Inspection
-from router.registry.probes import Probe
-from router.registry.text import show
+from router.registry.format.inspection import Inspection
+from router.registry.format.probes import Probe
+from router.registry.format.text import show
 from router.types import FinishReason, Sampling, SamplingParams, Turn
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from router.registry.discovery import Found
-from router.registry.inspection import Inspection
-from router.registry.places import Stamp
+from router.registry.disk.discovery import Found
+from router.registry.disk.places import Stamp
+from router.registry.format.inspection import Inspection
 from router.registry.resident import Resident
 from router.types import AdapterInfo, AdapterRef, AdapterState
 

@@ -13,7 +13,11 @@ from pathlib import Path
 from router.engine.base import Engine
 from router.errors import AdapterRejected, StaleEtag
 from router.ports import Lease
-from router.registry.discovery import Scanner
+from router.registry.disk.discovery import Scanner
+from router.registry.disk.reading import FolderReader, Reader
+from router.registry.disk.reconcile import Reconciler
+from router.registry.disk.settling import Settler
+from router.registry.disk.watching import Watching
 from router.registry.events import EventHub
 from router.registry.index import Index
 from router.registry.leases import Leases
@@ -21,14 +25,10 @@ from router.registry.loading import Hooks, Loader, OnLoad
 from router.registry.options import RegistryOptions
 from router.registry.planner import Planner
 from router.registry.proving import Prover
-from router.registry.reading import FolderReader, Reader
-from router.registry.reconcile import Reconciler
 from router.registry.record import Record
 from router.registry.residency import Residency
-from router.registry.settling import Settler
 from router.registry.snapshot import Counters, RegistrySnapshot
 from router.registry.state import Choices, Proven, state_dir
-from router.registry.watching import Watching
 from router.registry.workers import Workers
 from router.types import AdapterEvent, AdapterInfo, AdapterProfile, AdapterRef, AdapterState
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from router.registry.probes import Probe
+from router.registry.format.probes import Probe
 from router.training.curves import draw_curves
 from router.training.files import new_folder
 from router.training.manifest import manifest_text

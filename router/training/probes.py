@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from router.registry.probes import Match, Probe
+from router.registry.format.probes import Match, Probe
 from router.training.answers import AnswerModel
 from router.training.batch import Example, collate
 from router.training.data import Row

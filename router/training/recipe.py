@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from router.errors import ConfigError
-from router.registry.names import NAME_RULE, VERSION_RULE, is_name, is_version
+from router.registry.format.names import NAME_RULE, VERSION_RULE, is_name, is_version
 from router.training.complaints import describe
 from router.types import PromptTemplate
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.engine.base import Prompt
-from router.engine.prompt import PromptEncoder
+from router.engine.text.prompt import PromptEncoder
 from router.training.batch import Example
 from router.training.data import Row
 from router.types import PromptTemplate, Turn

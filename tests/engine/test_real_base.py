@@ -16,7 +16,7 @@ from router.engine.base import AdapterArtifact, Finished, Job, Prompt
 from router.engine.model.loader import load_model
 from router.engine.torch_engine import TorchEngine
 from router.models import resolve_model
-from router.registry.artifact import read_artifact
+from router.registry.format.artifact import read_artifact
 from router.types import SamplingParams, Turn
 from tests.engine import tiny
 

@@ -21,7 +21,7 @@ from router.config import Settings
 from router.engine.base import AdapterArtifact, Finished, Job
 from router.engine.model.loader import Loaded
 from router.engine.torch_engine import TorchEngine
-from router.registry.artifact import read_artifact
+from router.registry.format.artifact import read_artifact
 from router.types import SamplingParams
 
 VOCABULARY = 300

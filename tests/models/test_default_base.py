@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from router.engine.base import Prompt
-from router.engine.prompt import PromptEncoder
+from router.engine.text.prompt import PromptEncoder
 from router.models import default_base, fetch_encoder
 from router.types import Turn
 

@@ -6,8 +6,8 @@ import pytest
 
 from router.errors import AdapterRejected
 from router.registry.defaults import candidate, default_version
-from router.registry.discovery import Found
-from router.registry.places import Place, Stamp
+from router.registry.disk.discovery import Found
+from router.registry.disk.places import Place, Stamp
 from router.registry.record import Record
 from router.types import AdapterRef
 from tests.registry.conftest import StartRegistry

@@ -13,9 +13,9 @@ import watchfiles
 
 from router.engine.base import AdapterArtifact
 from router.errors import AdapterRejected, RouterError
-from router.registry.inspection import Inspection
+from router.registry.disk.reading import FolderReader
+from router.registry.format.inspection import Inspection
 from router.registry.options import RegistryOptions
-from router.registry.reading import FolderReader
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states, weights
 
@@ -80,7 +80,7 @@ async def test_an_unreadable_folder_is_quarantined_and_tried_again(
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr("router.registry.reconcile.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("router.registry.disk.reconcile.RETRY_SECONDS", 0.2)
     monkeypatch.setattr(os, "scandir", denied)
     registry = await start_registry()
     await eventually(lambda: states(registry) == {"m@0": "quarantined"})

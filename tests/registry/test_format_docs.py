@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from router.registry.codes import Code
-from router.registry.lora_fields import HONOURED, INITS, REFUSED, WITHOUT_EFFECT
-from router.registry.manifest import parse_manifest
-from router.registry.probes import parse_probes
+from router.registry.format.codes import Code
+from router.registry.format.lora_fields import HONOURED, INITS, REFUSED, WITHOUT_EFFECT
+from router.registry.format.manifest import parse_manifest
+from router.registry.format.probes import parse_probes
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adapter-format.md").read_text()
 

@@ -11,8 +11,8 @@ import pytest
 from router.engine.base import AdapterArtifact
 from router.errors import AdapterRejected, DeadlineExceeded, Draining
 from router.ports import AdapterRegistry
-from router.registry.inspection import Inspection
-from router.registry.reading import FolderReader
+from router.registry.disk.reading import FolderReader
+from router.registry.format.inspection import Inspection
 from router.registry.registry import Registry
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, ref, states

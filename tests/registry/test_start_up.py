@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.registry import reconcile
+from router.registry.disk import reconcile
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from router.engine.digest import base_digest
 from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
-from router.registry.manifest import parse_manifest
-from router.registry.probes import parse_probes
+from router.registry.format.manifest import parse_manifest
+from router.registry.format.probes import parse_probes
 from router.training import train
 from router.training.trainer import Trainer
 from tests.training.tiny import recipe_text

@@ -1,0 +1,186 @@
+"""Reading folders that may change at any moment: what was read is used only if it was whole and one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from router.engine.base import AdapterArtifact, Engine
+from router.errors import AdapterNotFound, AdapterRejected, Unavailable
+from router.registry.disk.discovery import Found
+from router.registry.disk.places import MANIFEST, Place, Stamp, stamp
+from router.registry.format import limits
+from router.registry.format.artifact import EqualsBase, inspect_folder, read_artifact
+from router.registry.format.codes import Code
+from router.registry.format.folder import Folder, FolderError
+from router.registry.format.inspection import Inspection
+from router.registry.format.manifest import parse_manifest
+from router.registry.format.names import DEFAULT_VERSION, is_version, name_from_folder
+from router.types import AdapterRef
+
+UNNAMED = "unnamed"
+_PASSING = (Code.FOLDER_UNREADABLE, Code.FILE_UNREADABLE, Code.FILE_CHANGED)
+
+
+class Reader(Protocol):
+    """How folders are looked at and read. Both block; they are called in worker threads."""
+
+    def inspect(self, folder: Path) -> Inspection:
+        """Everything but the weights; never raises for what is in the folder."""
+        ...
+
+    def read(self, folder: Path) -> tuple[AdapterArtifact, Inspection]:
+        """Everything, once. Raises AdapterRejected, ResourceExhausted."""
+        ...
+
+
+class FolderReader:
+    """Reads PEFT folders for the base of `engine`, which must have started."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        max_rank: int,
+        ignore_fields: Collection[str] = (),
+        equals_base: EqualsBase | None = None,
+    ) -> None:
+        self._engine, self._max_rank = engine, max_rank
+        self._ignore_fields, self._equals_base = tuple(ignore_fields), equals_base
+
+    def inspect(self, folder: Path) -> Inspection:
+        """See Reader."""
+        return inspect_folder(
+            folder,
+            self._engine.info,
+            max_rank=self._max_rank,
+            ignore_fields=self._ignore_fields,
+            equals_base=self._equals_base,
+        )
+
+    def read(self, folder: Path) -> tuple[AdapterArtifact, Inspection]:
+        """See Reader."""
+        return read_artifact(
+            folder,
+            self._engine.info,
+            max_rank=self._max_rank,
+            ignore_fields=self._ignore_fields,
+            equals_base=self._equals_base,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examined:
+    """A folder and what it holds. `problem` is empty if it can be served as far as one can see.
+
+    `passing`: the problem may go away although the folder does not change.
+    """
+
+    found: Found
+    ref: AdapterRef
+    inspection: Inspection | None
+    problem: str
+    passing: bool = False
+
+
+def examine(reader: Reader, found: Found) -> Examined | None:
+    """Look at a folder; None if it changed meanwhile and must be looked at again."""
+    place = found.place
+    if found.stamp.refused:
+        problem = f"folder {place.folder.name!r} {found.stamp.refused}"
+        return Examined(found, identity(place, None), None, problem, passing=True)
+    inspection = reader.inspect(place.folder)
+    if _stamp_now(found) != found.stamp:
+        return None
+    slim = replace(inspection, sites=(), probes=())  # thousands of these are kept
+    passing = any(f.code in _PASSING for f in inspection.refusals)
+    return Examined(found, identity(place, inspection), slim, inspection.error, passing)
+
+
+def sketch(found: Found) -> Examined | None:
+    """What the manifest alone says: enough to be asked for by name, until there is time to `examine`.
+
+    None where even that is not plain. Takes a tenth of the time.
+    """
+    if found.stamp.refused:
+        return None
+    try:
+        with Folder.open(found.place.folder) as folder:
+            present = folder.entry(MANIFEST) is not None
+            data = folder.read(MANIFEST, limits.MANIFEST_BYTES) if present else None
+    except FolderError:
+        return None
+    manifest, findings = parse_manifest(data, found.place.folder.name)
+    size = sum(file[1] for file in found.stamp.files)
+    seen = Inspection(
+        name=manifest.name,
+        version=manifest.version,
+        manifest=manifest,
+        rank=0,
+        target_modules=(),
+        size_bytes=size,
+        findings=findings,
+        fingerprint="",
+        base_model=manifest.base.model,
+    )
+    return Examined(found, identity(found.place, seen), seen, "") if seen.ok else None
+
+
+def identity(place: Place, inspection: Inspection | None) -> AdapterRef:
+    """Name and version: what the manifest says, where it says nothing what the folders are called."""
+    said = inspection.name if inspection else ""
+    name, version = said, inspection.version if inspection else DEFAULT_VERSION
+    if place.version:
+        if not said or said == name_from_folder(place.folder.name):
+            name = name_from_folder(place.name)
+        if version == DEFAULT_VERSION and is_version(place.version):
+            version = place.version
+    return AdapterRef(name or name_from_folder(place.name) or UNNAMED, version)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFolder:
+    """An adapter in memory, with its probes."""
+
+    artifact: AdapterArtifact
+    inspection: Inspection
+
+
+def read_whole(reader: Reader, found: Found) -> ReadFolder:
+    """Read a folder that looks as it did when it was `found`, before and after.
+
+    Raises Unavailable if it does not (nothing is known of it then), AdapterNotFound if it is gone, and what
+    Reader.read raises.
+    """
+    if _stamp_now(found) is None:
+        raise AdapterNotFound(found.place.name, "; its folder was removed")
+    if _stamp_now(found) != found.stamp:
+        raise _changing(found)
+    if found.stamp.refused:
+        raise AdapterRejected(f"adapter folder {found.place.folder.name!r} {found.stamp.refused}")
+    try:
+        artifact, inspection = reader.read(found.place.folder)
+    except AdapterRejected as error:
+        if _stamp_now(found) != found.stamp or Code.FILE_CHANGED in error.metadata.get("codes", ""):
+            raise _changing(found) from error
+        raise
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise Unavailable(f"adapter folder {found.place.folder.name!r} cannot be read: {reason}") from error
+    if _stamp_now(found) != found.stamp:
+        raise _changing(found)
+    return ReadFolder(artifact, replace(inspection, sites=()))
+
+
+def _changing(found: Found) -> Unavailable:
+    return Unavailable(
+        f"the files of adapter folder {found.place.folder.name!r} are being changed; try again"
+    )
+
+
+def _stamp_now(found: Found) -> Stamp | None:
+    try:
+        return stamp(found.place.folder, found.root)
+    except FileNotFoundError:
+        return None

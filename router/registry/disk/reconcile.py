@@ -1,0 +1,168 @@
+"""Making the table of versions agree with the folders on disk."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from router.registry.disk.claims import Claims
+from router.registry.disk.discovery import Found, Scanner
+from router.registry.disk.doubles import Doubles
+from router.registry.disk.reading import Examined, Reader, examine, sketch
+from router.registry.disk.settling import Settler
+from router.registry.index import Index
+from router.registry.loading import refuse
+from router.registry.record import Record
+from router.registry.workers import Workers
+from router.types import AdapterRef
+
+log = logging.getLogger(__name__)
+
+BATCH = 64  # folders examined in one look; where more are new, all of them are sketched first
+RETRY_SECONDS = 10.0  # a folder that could not be read at all
+
+
+class Reconciler:
+    """One look after another: scan, wait until folders are still, examine, and change the table."""
+
+    def __init__(
+        self,
+        scanner: Scanner,
+        settler: Settler,
+        reader: Reader,
+        workers: Workers,
+        index: Index,
+        vanish: Callable[[Record], None],
+        evicted: Callable[[Record], None],
+        grace: float,
+    ) -> None:
+        self._scanner, self._settler, self._reader, self._workers = scanner, settler, reader, workers
+        self._index, self._vanish, self._evicted, self._grace = index, vanish, evicted, grace
+        self._claims = Claims()
+        self._doubles = Doubles(self._claims, index, reader, workers)
+        self._unreadable: dict[Path, str] = {}
+        self._again: dict[Path, float] = {}
+        self._looks = 0
+        self.scan_seconds = 0.0  # what the last look cost when nothing had changed
+
+    async def look(self, dirty: Collection[Path] = (), *, everything: bool = True) -> bool:
+        """Look once; whether another look is needed soon."""
+        now = time.monotonic()
+        for path in [p for p, due in self._again.items() if due <= now]:
+            del self._again[path]
+            self._settler.again(path)
+        scan = await self._workers.in_order(self._scanner.scan, dirty, everything=everything)
+        self.scan_seconds = time.monotonic() - now
+        self._tell_unreadable(dict(scan.unreadable))
+        due = self._settler.look(scan, time.monotonic())
+        self._settle([self._claims.drop(path) for path in due.gone], await self._sketched(due.ready))
+        ready = sorted(due.ready, key=self._is_known)[:BATCH]  # new ones first: somebody waits for them
+        examined = await self._examine_still(ready)
+        self._settle([], examined)
+        return due.unsettled or len(examined) < len(due.ready)
+
+    async def _sketched(self, ready: Sequence[Found]) -> list[Examined]:
+        """Where many folders are new at once: all of them by name, so that none waits for its turn."""
+        new = [found for found in ready if not self._is_known(found)]
+        if len(new) <= BATCH:
+            return []
+        return [e for e in await self._workers.in_order(_sketch, new) if e is not None]
+
+    def _is_known(self, found: Found) -> bool:
+        known = self._claims.get(found.place.folder)
+        return known is not None and known.found == found
+
+    async def _examine_still(self, ready: Sequence[Found]) -> list[Examined]:
+        """What can be said of folders now: not of those that changed again or may still be written."""
+        seen = await self._workers.in_order(self._examine, ready)
+        known = [e for e in seen if e is not None and not self._too_early(e)]
+        self._settler.done(e.found for e in known)
+        return known
+
+    def _settle(self, gone: Sequence[AdapterRef | None], examined: Sequence[Examined]) -> None:
+        """Change the table, all in one step of the event loop."""
+        self._looks += 1
+        touched = dict.fromkeys(ref for ref in gone if ref is not None)
+        for one in examined:
+            touched.update(dict.fromkeys(self._put(one)))
+        for ref in touched:
+            self._apply(ref)
+        self._doubles.check(touched)
+        for name in dict.fromkeys(ref.name for ref in touched):
+            self._index.settle_default(name)
+
+    async def close(self) -> None:
+        """Stop what runs in the background."""
+        await self._doubles.close()
+
+    def _examine(self, batch: Sequence[Found]) -> list[Examined | None]:
+        return [examine(self._reader, found) for found in batch]
+
+    def _too_early(self, examined: Examined) -> bool:
+        """A folder may be bad because it is still being written: it gets some time of quiet first."""
+        return bool(examined.problem) and self._settler.quiet(examined.found, time.monotonic()) < self._grace
+
+    def _put(self, examined: Examined) -> list[AdapterRef]:
+        """Take note of a folder; gives the versions it stands for and stood for."""
+        folder = examined.found.place.folder
+        if examined.passing:
+            self._again[folder] = time.monotonic() + RETRY_SECONDS
+        ref, left = self._claims.put(examined)
+        if left is None:
+            return [ref]
+        for record in self._index:
+            if record.ref == left or record.successor == left:
+                record.successor = ref
+        return [ref, left]
+
+    def _apply(self, ref: AdapterRef) -> None:
+        claimants, record = self._claims.claimants(ref), self._index.get(ref)
+        if claimants and record is None:
+            self._appear(claimants[0])
+        elif claimants and record is not None:
+            self._update(record, claimants[0])
+        elif record is not None and record.successor is not None and record.live is not None:
+            record.lost = True
+            record.error = f"its folder holds {record.successor} now, which serves as soon as it is loaded"
+            self._index.changed(record)
+        elif record is not None:
+            log.info("adapter %s is gone from disk", ref)
+            self._vanish(record)
+
+    def _appear(self, examined: Examined) -> None:
+        record = Record(examined.ref, examined.found, examined.inspection, self._evicted)
+        record.look = self._looks
+        if examined.problem:
+            log.warning("adapter %s is quarantined: %s", record.ref, examined.problem)
+            refuse(record, examined.problem)
+        self._index.add(record)
+
+    def _update(self, record: Record, examined: Examined) -> None:
+        record.successor = None
+        if examined.problem:
+            record.found = examined.found
+            log.warning("new files of adapter %s are refused: %s", record.ref, examined.problem)
+            refuse(record, examined.problem)
+            record.tried = examined.found.stamp
+        elif (record.found, record.inspection) == (examined.found, examined.inspection) and not record.error:
+            return
+        else:
+            record.found, record.inspection = examined.found, examined.inspection
+            if record.tried != examined.found.stamp:
+                record.quarantined = record.lost = False
+                record.error, record.retry_at = "", 0.0
+        self._index.changed(record)
+
+    def _tell_unreadable(self, unreadable: dict[Path, str]) -> None:
+        for path, reason in unreadable.items():
+            if self._unreadable.get(path) != reason:
+                log.warning(
+                    "adapters folder %s cannot be read (%s); its adapters stay as they are", path, reason
+                )
+        self._unreadable = unreadable
+
+
+def _sketch(ready: Sequence[Found]) -> list[Examined | None]:
+    return [sketch(found) for found in ready]

@@ -1,0 +1,127 @@
+"""Typed reading of adapter_config.json: every problem becomes a finding, nothing raises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from router.registry.format import limits
+from router.registry.format.codes import Code
+from router.registry.format.findings import Findings
+from router.registry.format.patterns import ModulePatterns, read_patterns
+from router.registry.format.text import show, some
+
+CONFIG = "adapter_config.json"
+PATTERN = "a pattern, which is not evaluated; LoRA sites are taken from the tensor names"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigValues:
+    """The parsed file and where its problems go."""
+
+    document: Mapping[str, Any]
+    found: Findings
+
+    def get(self, field: str) -> Any:
+        """The raw value, None if absent."""
+        return self.document.get(field)
+
+    def refuse(self, field: str, message: str, code: Code = Code.CONFIG_VALUE) -> None:
+        """Refuse the value of a field."""
+        self.found.refuse(code, message, f"{CONFIG} {field}")
+
+    def unsupported(self, field: str, value: object, way_out: str) -> None:
+        """Refuse a feature, naming field and value."""
+        self.refuse(field, f"= {show(value)}: {way_out}", Code.CONFIG_UNSUPPORTED)
+
+    def number(self, field: str, default: int, *, whole: bool, most: float) -> float:
+        """A positive number of at most `most`."""
+        value = self.document.get(field, default)
+        if _positive(value, whole, most):
+            return float(value)
+        self.refuse(field, f"must be {_words(whole, most)}, is {show(value)}")
+        return default
+
+    def flag(self, field: str) -> bool:
+        """A boolean; absent and null are false."""
+        value = self.get(field)
+        if value is not None and not isinstance(value, bool):
+            self.refuse(field, f"must be true or false, is {show(value)}")
+        return value is True
+
+    def text(self, field: str, most: int = 512) -> str:
+        """A string; absent and null are empty."""
+        value = self.get(field)
+        if value is None:
+            return ""
+        if not isinstance(value, str) or len(value) > most:
+            self.refuse(field, f"must be a string of at most {most} characters, is {show(value)}")
+            return ""
+        return value
+
+    def patterns(self, field: str, *, whole: bool, most: float) -> ModulePatterns:
+        """A mapping from module pattern to positive number."""
+        value = self.get(field)
+        if value is None:
+            return ModulePatterns()
+        if not isinstance(value, dict) or len(value) > limits.PATTERNS:
+            self.refuse(field, f"must be a table of at most {limits.PATTERNS} entries, is {show(value)}")
+            return ModulePatterns()
+        wrong = [key for key, number in value.items() if not _positive(number, whole, most)]
+        if wrong:
+            self.refuse(field, f"every value must be {_words(whole, most)}; wrong at {some(wrong)}")
+            return ModulePatterns()
+        long = [key for key in value if len(key) > limits.PATTERN_CHARS]
+        patterns, refused = read_patterns({k: v for k, v in value.items() if k not in long})
+        if long or refused:
+            way_out = "patterns are not evaluated; write one entry for each module, by its name"
+            self.refuse(field, f"{some(refused + long)}: {way_out}", Code.CONFIG_PATTERN)
+        return patterns
+
+    def modules(self, field: str) -> tuple[str, ...] | None:
+        """A list of module names; None if it is null or a pattern."""
+        value = self.get(field)
+        if value is None:
+            return None
+        if isinstance(value, str):
+            self.found.note(Code.CONFIG_PATTERN, f"is {PATTERN}", f"{CONFIG} {field}")
+            return None
+        return self._names(field, value)
+
+    def layer_names(self, field: str) -> tuple[str, ...]:
+        """A name or list of names."""
+        value = self.get(field)
+        if value is None:
+            return ()
+        return self._names(field, [value] if isinstance(value, str) else value)
+
+    def layers(self, field: str) -> tuple[int, ...]:
+        """A layer index or list of layer indices."""
+        value = self.get(field)
+        if value is None:
+            return ()
+        numbers = value if isinstance(value, list) else [value]
+        right = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
+        if not right or len(numbers) > limits.MODULES:
+            self.refuse(field, f"must be a layer index or a list of them, is {show(value)}")
+            return ()
+        return tuple(numbers)
+
+    def _names(self, field: str, value: Any) -> tuple[str, ...]:
+        right = isinstance(value, list) and len(value) <= limits.MODULES
+        if right and all(isinstance(v, str) and 0 < len(v) <= limits.PATTERN_CHARS for v in value):
+            return tuple(value)
+        shape = f"at most {limits.MODULES} names of 1 to {limits.PATTERN_CHARS} characters"
+        self.refuse(field, f"must be a list of {shape}, is {show(value)}")
+        return ()
+
+
+def _words(whole: bool, most: float) -> str:
+    return f"a {'whole ' if whole else ''}number above 0 and at most {most:g}"
+
+
+def _positive(value: object, whole: bool, most: float) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        return False
+    return 0 < value <= most  # false for NaN, too

@@ -1,0 +1,180 @@
+"""`adapter_config.json`, read by an allow-list.
+
+Every field is honoured, known to have no effect on serving, or refused by name. Nothing named in the file
+is imported, no pattern in it is compiled (PEFT #3085, vLLM CVE-2025-66448): sites come from tensor names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from router.registry.format import limits
+from router.registry.format.codes import Code
+from router.registry.format.config_values import CONFIG, ConfigValues
+from router.registry.format.findings import Finding, Findings
+from router.registry.format.lora_fields import (
+    CONVERT,
+    HARMLESS,
+    HONOURED,
+    INITS,
+    INITS_THAT_CHANGE_THE_BASE,
+    REFUSED,
+    WAY_OUT,
+    WITHOUT_EFFECT,
+    is_unset,
+)
+from router.registry.format.patterns import ModulePatterns
+from router.registry.format.strict_json import JsonError, loads
+from router.registry.format.text import show
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """What adapter_config.json says, as far as serving needs it. Defaults are PEFT's."""
+
+    r: int = 8
+    alpha: float = 8.0
+    use_rslora: bool = False
+    rank_pattern: ModulePatterns = ModulePatterns()
+    alpha_pattern: ModulePatterns = ModulePatterns()
+    target_modules: tuple[str, ...] | None = None  # None: not said, or a pattern that is not read
+    exclude_modules: tuple[str, ...] | None = ()  # None: a pattern that is not read
+    layers_to_transform: tuple[int, ...] = ()
+    layers_pattern: tuple[str, ...] = ()
+    base_model: str = ""
+    ranks_known: bool = True  # False: r or rank_pattern was refused
+
+    def rank_at(self, module: str) -> int:
+        """Rank of the LoRA at `module`."""
+        return int(self.rank_pattern.get(module, self.r))
+
+    def scaling_at(self, module: str) -> float:
+        """alpha / r, or alpha / sqrt(r) with rank stabilisation (arXiv 2312.03732)."""
+        rank = self.rank_at(module)
+        return self.alpha_pattern.get(module, self.alpha) / (math.sqrt(rank) if self.use_rslora else rank)
+
+    @property
+    def largest_rank(self) -> int:
+        """The largest rank that any site may have."""
+        return int(max([self.r, *self.rank_pattern.values]))
+
+
+def parse_lora_config(
+    data: bytes, ignore_fields: Collection[str] = ()
+) -> tuple[LoraSettings | None, tuple[Finding, ...]]:
+    """Read adapter_config.json. Never raises: all problems are findings.
+
+    `ignore_fields` names unknown keys that the operator knows to be harmless. The settings are None if the
+    file cannot be read at all; with refusals among the findings they are usable for further checks only.
+    """
+    found = Findings()
+    document: Any = None
+    try:
+        if len(data) > limits.CONFIG_BYTES:
+            raise JsonError(f"has {len(data)} bytes, at most {limits.CONFIG_BYTES} are allowed")
+        document = loads(data)
+        if not isinstance(document, dict):
+            raise JsonError(f"must be a JSON object, is {show(document)}")
+    except JsonError as error:
+        found.refuse(Code.CONFIG_SYNTAX, str(error), CONFIG)
+        return None, tuple(found)
+    values = ConfigValues(document, found)
+    _check_type(values)
+    _check_init(values)
+    _check_refused(values)
+    _check_without_effect(values)
+    _check_unknown(values, ignore_fields)
+    return _settings(values), tuple(found)
+
+
+def _settings(values: ConfigValues) -> LoraSettings:
+    before = values.found.refusals
+    rank = values.number("r", 8, whole=True, most=limits.RANK)
+    rank_pattern = values.patterns("rank_pattern", whole=True, most=limits.RANK)
+    ranks_known = values.found.refusals == before
+    return LoraSettings(
+        r=int(rank),
+        alpha=values.number("lora_alpha", 8, whole=False, most=limits.ALPHA),
+        use_rslora=values.flag("use_rslora"),
+        rank_pattern=rank_pattern,
+        alpha_pattern=values.patterns("alpha_pattern", whole=False, most=limits.ALPHA),
+        target_modules=values.modules("target_modules"),
+        exclude_modules=() if is_unset(values.get("exclude_modules")) else values.modules("exclude_modules"),
+        layers_to_transform=values.layers("layers_to_transform"),
+        layers_pattern=values.layer_names("layers_pattern"),
+        base_model=values.text("base_model_name_or_path"),
+        ranks_known=ranks_known,
+    )
+
+
+def _check_type(values: ConfigValues) -> None:
+    kind = values.get("peft_type")
+    if kind != "LORA":
+        said = "is missing" if kind is None else f"is {show(kind)}"
+        values.refuse("peft_type", f"{said}; only LORA adapters can be served", Code.PEFT_TYPE)
+    task = values.get("task_type")
+    if task not in (None, "CAUSAL_LM"):
+        values.refuse("task_type", f"is {show(task)}; only CAUSAL_LM can be served", Code.TASK_TYPE)
+    mapping = values.get("auto_mapping")
+    if not is_unset(mapping) and not _written_by_peft(mapping):
+        values.unsupported("auto_mapping", mapping, "nothing named in a configuration is ever imported")
+
+
+def _written_by_peft(mapping: object) -> bool:
+    """PEFT notes the base's class here when task_type is null. It is not used."""
+    if not isinstance(mapping, dict) or mapping.keys() != {"base_model_class", "parent_library"}:
+        return False
+    library = mapping["parent_library"]
+    return (
+        isinstance(mapping["base_model_class"], str)
+        and isinstance(library, str)
+        and library.startswith("transformers.models.")
+    )
+
+
+def _check_init(values: ConfigValues) -> None:
+    init = values.get("init_lora_weights")
+    if init is None or isinstance(init, bool):
+        return
+    name = init.lower() if isinstance(init, str) else ""
+    if name == "lora_ga":
+        message = "LoRA-GA may have shifted the base while training; quality is only kept if it was converted"
+        values.found.note(Code.CONFIG_VALUE, message, f"{CONFIG} init_lora_weights")
+    elif name.startswith(INITS_THAT_CHANGE_THE_BASE):
+        values.refuse("init_lora_weights", f"{show(init)}: {CONVERT}", Code.INIT_CHANGES_BASE)
+    elif name not in INITS:
+        known = ", ".join(sorted(INITS))
+        values.refuse("init_lora_weights", f"{show(init)} is not known; known: true, false, {known}")
+
+
+def _check_refused(values: ConfigValues) -> None:
+    for field, neutral in REFUSED.items():
+        value = values.get(field)
+        if not is_unset(value) and value not in neutral:
+            values.unsupported(field, value, WAY_OUT.get(field, "it is not supported; train without it"))
+
+
+def _check_without_effect(values: ConfigValues) -> None:
+    for field, kinds in WITHOUT_EFFECT.items():
+        value = values.get(field)
+        if value is not None and not isinstance(value, kinds):
+            names = " or ".join(kind.__name__ for kind in kinds)
+            values.refuse(field, f"must be {names}, is {show(value)}")
+
+
+def _check_unknown(values: ConfigValues, ignore_fields: Collection[str]) -> None:
+    known = HONOURED | WITHOUT_EFFECT.keys() | REFUSED.keys()
+    for key, value in values.document.items():
+        if key in known or is_unset(value):
+            continue
+        if key in HARMLESS or key in ignore_fields:
+            values.found.note(Code.CONFIG_IGNORED, f"ignored: {show(value)}", f"{CONFIG} {show(key)}")
+        else:
+            message = (
+                f"unknown field {show(key)} = {show(value)} may change the adapter's answers; "
+                f"if it is known to be harmless, ignore it with --ignore-field"
+            )
+            values.found.refuse(Code.CONFIG_UNKNOWN, message, CONFIG)

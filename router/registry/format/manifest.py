@@ -1,0 +1,192 @@
+"""`adapter.toml`, the optional manifest of an adapter folder.
+
+Everything in it is data: the prompt template is used by literal replacement of `{prompt}` and nothing is
+ever evaluated, formatted or compiled.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from router.registry.format import limits
+from router.registry.format.codes import Code
+from router.registry.format.findings import Finding, Findings
+from router.registry.format.generation import KEYS as GENERATION_KEYS
+from router.registry.format.generation import read_generation
+from router.registry.format.names import (
+    DEFAULT_VERSION,
+    NAME_RULE,
+    VERSION_RULE,
+    is_name,
+    is_version,
+    name_from_folder,
+)
+from router.registry.format.table import MANIFEST, Table, one_line
+from router.registry.format.text import nearest, show
+from router.registry.format.toml_guard import too_complex
+from router.types import AdapterProfile, PromptTemplate, Sampling
+
+PLACEHOLDER = "{prompt}"
+KEYS: dict[str, tuple[str, ...]] = {
+    "adapter": ("name", "version", "description", "domain", "task", "license"),
+    "base": ("model", "digest"),
+    "prompt": ("system", "template"),
+    "generation": GENERATION_KEYS,
+    "routing": ("examples", "negative_examples", "keywords"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BasePin:
+    """`[base]`: the base it was trained on. `digest` is lower-case sha256 hex, as BaseInfo.digest."""
+
+    model: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingText:
+    """`[routing]`: what classifiers learn from."""
+
+    examples: tuple[str, ...] = ()
+    negative_examples: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What adapter.toml says, with defaults where it says nothing."""
+
+    name: str
+    version: str = DEFAULT_VERSION
+    description: str = ""
+    domain: str = ""
+    task: str = ""
+    license: str = ""
+    base: BasePin = BasePin()
+    prompt: PromptTemplate = PromptTemplate()
+    generation: Sampling = Sampling()
+    routing: RoutingText = field(default_factory=RoutingText)
+
+    def profile(self) -> AdapterProfile:
+        """The part that routing may know."""
+        return AdapterProfile(
+            name=self.name,
+            version=self.version,
+            domain=self.domain,
+            task=self.task,
+            description=self.description,
+            examples=self.routing.examples,
+            negative_examples=self.routing.negative_examples,
+            keywords=self.routing.keywords,
+        )
+
+
+def parse_manifest(data: bytes | None, folder_name: str) -> tuple[Manifest, tuple[Finding, ...]]:
+    """Read a manifest; `data` None means that there is none. Never raises: all problems are findings.
+
+    A refused value is left at its default, so that the rest of the folder can still be checked.
+    """
+    found = Findings()
+    tables = {} if data is None else _tables(data, found)
+    at = {name: Table(name, tables.get(name, {}), keys, found) for name, keys in KEYS.items()}
+    manifest = Manifest(
+        name=_name(at["adapter"], folder_name, found),
+        version=at["adapter"].text("version", 63, _version) or DEFAULT_VERSION,
+        description=at["adapter"].text("description", 1_000, one_line),
+        domain=at["adapter"].text("domain", 63, _name_rule),
+        task=at["adapter"].text("task", 63, _name_rule),
+        license=at["adapter"].text("license", 200, one_line),
+        base=BasePin(at["base"].text("model", 256, one_line), _digest(at["base"])),
+        prompt=_prompt(at["prompt"]),
+        generation=read_generation(at["generation"]),
+        routing=_routing(at["routing"]),
+    )
+    return manifest, tuple(found)
+
+
+def _tables(data: bytes, found: Findings) -> Mapping[str, Mapping[str, Any]]:
+    document = _document(data, found)
+    tables: dict[str, Mapping[str, Any]] = {}
+    for name, value in document.items():
+        if name not in KEYS:
+            hint = nearest(name, KEYS) or f"; known: {', '.join(KEYS)}"
+            found.refuse(Code.MANIFEST_UNKNOWN, f"unknown table or key {show(name)}{hint}", MANIFEST)
+        elif isinstance(value, dict):
+            tables[name] = value
+        else:
+            found.refuse(Code.MANIFEST_VALUE, f"[{name}] must be a table, is {show(value)}", MANIFEST)
+    return tables
+
+
+def _document(data: bytes, found: Findings) -> Mapping[str, Any]:
+    problem = ""
+    try:
+        if len(data) > limits.MANIFEST_BYTES:
+            problem = f"has {len(data)} bytes, at most {limits.MANIFEST_BYTES} are allowed"
+        else:
+            text = data.decode("utf-8")
+            problem = too_complex(text)
+            if not problem:
+                return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 at byte {error.start}"
+    except RecursionError:
+        problem = "nested too deeply"
+    except ValueError as error:  # TOMLDecodeError, and int() of too many digits
+        problem = f"not TOML: {show(str(error), 200)}"
+    found.refuse(Code.MANIFEST_SYNTAX, problem, MANIFEST)
+    return {}
+
+
+def _name(table: Table, folder_name: str, found: Findings) -> str:
+    name = table.text("name", 63, _name_rule)
+    if name:
+        return name
+    derived = name_from_folder(folder_name)
+    if not derived:
+        message = f"the folder's name {show(folder_name)} gives no adapter name: {NAME_RULE}"
+        found.refuse(Code.NAME_INVALID, message)
+    elif derived != folder_name:
+        message = f"the folder {show(folder_name)} is served as {derived!r}"
+        found.note(Code.NAME_NORMALISED, message)
+    return derived
+
+
+def _name_rule(value: str) -> str:
+    return "" if is_name(value) else f"{show(value)} must be {NAME_RULE}"
+
+
+def _version(value: str) -> str:
+    return "" if is_version(value) else f"{show(value)} must be {VERSION_RULE}"
+
+
+def _digest(table: Table) -> str:
+    digest = table.text("digest", 71).removeprefix("sha256:").lower()
+    if digest and re.fullmatch("[0-9a-f]{64}", digest) is None:
+        table.bad("digest", "must be a sha256 of 64 hexadecimal digits")
+        return ""
+    return digest
+
+
+def _prompt(table: Table) -> PromptTemplate:
+    return PromptTemplate(
+        system=table.text("system", limits.PROMPT_CHARS),
+        template=table.text("template", limits.PROMPT_CHARS, _template) or PLACEHOLDER,
+    )
+
+
+def _template(value: str) -> str:
+    return "" if PLACEHOLDER in value else f"must contain {PLACEHOLDER}"
+
+
+def _routing(table: Table) -> RoutingText:
+    return RoutingText(
+        examples=table.texts("examples", limits.EXAMPLES, limits.EXAMPLE_CHARS),
+        negative_examples=table.texts("negative_examples", limits.EXAMPLES, limits.EXAMPLE_CHARS),
+        keywords=table.texts("keywords", limits.KEYWORDS, limits.KEYWORD_CHARS),
+    )

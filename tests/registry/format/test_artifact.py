@@ -1,0 +1,218 @@
+"""Looking at a folder and reading it once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.errors import AdapterRejected
+from router.registry.format.artifact import inspect_folder, read_artifact
+from router.registry.format.names import is_name
+from router.registry.format.validate import validate_folder
+from router.types import PromptTemplate
+from tests.registry.tiny import BASE, RANK, SITES, lora_tensors, safetensors, write_adapter
+
+FILES = ("adapter.toml", "adapter_config.json", "adapter_model.safetensors", "probes.jsonl")
+MANIFEST = """
+[adapter]
+name = "medical"
+version = "1.2.0"
+domain = "medical"
+[prompt]
+template = "Q: {prompt}\\nA:"
+"""
+
+
+def test_a_folder_without_manifest_is_served_under_its_own_name(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "plain")
+    artifact, inspection = read_artifact(folder, BASE, max_rank=64)
+    assert (artifact.name, artifact.version, artifact.rank) == ("plain", "0", RANK)
+    assert artifact.sites.keys() == SITES.keys()
+    assert inspection.findings == ()
+    assert inspection.target_modules == ("q_proj", "up_proj", "v_proj")
+    assert inspection.manifest.routing.examples == ()
+
+
+def test_tensors_are_the_bytes_of_the_file_and_cannot_be_written(tmp_path: Path) -> None:
+    tensors = lora_tensors()
+    artifact, _ = read_artifact(write_adapter(tmp_path / "a"), BASE, max_rank=64)
+    delta = artifact.sites["model.layers.1.mlp.up_proj"]
+    b = np.frombuffer(delta.b.data, "<f4").reshape(delta.b.shape)
+    assert np.array_equal(b, tensors["base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"])
+    assert delta.scaling == 2.0
+    buffers = {id(t.data.obj) for s in artifact.sites.values() for t in (s.a, s.b)}
+    assert len(buffers) == 1
+    with pytest.raises(TypeError):
+        delta.a.data[0] = 1
+
+
+def test_the_manifest_names_version_and_prompt(tmp_path: Path) -> None:
+    folder = write_adapter(
+        tmp_path / "x", adapter_toml=MANIFEST, probes_jsonl='{"prompt": "a", "expect": "b"}\n'
+    )
+    artifact, inspection = read_artifact(folder, BASE, max_rank=64)
+    assert (artifact.name, artifact.version) == ("medical", "1.2.0")
+    assert inspection.manifest.prompt == PromptTemplate("", "Q: {prompt}\nA:")
+    assert [p.expect for p in inspection.probes] == ["b"]
+    assert inspection.size_bytes == sum((folder / name).stat().st_size for name in FILES)
+
+
+def test_the_digest_is_over_name_length_and_bytes(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "x", adapter_toml=MANIFEST)
+    expected = hashlib.sha256()
+    for name in FILES[:3]:
+        data = (folder / name).read_bytes()
+        expected.update(name.encode() + b"\0" + len(data).to_bytes(8, "little") + data)
+    assert read_artifact(folder, BASE, max_rank=64)[0].digest == expected.hexdigest()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_that_counts_changes_digest_and_fingerprint(tmp_path: Path, name: str) -> None:
+    folder = write_adapter(
+        tmp_path / "x", adapter_toml=MANIFEST, probes_jsonl='{"prompt": "a", "expect": "b"}'
+    )
+    before = read_artifact(folder, BASE, max_rank=64)
+    path = folder / name
+    old = path.read_bytes()
+    path.write_bytes(old[:-1] + bytes([old[-1] ^ 1]) if name.endswith("tensors") else old + b"\n")
+    after = read_artifact(folder, BASE, max_rank=64)
+    assert before[0].digest != after[0].digest
+    assert before[1].fingerprint != after[1].fingerprint
+
+
+def test_other_files_change_neither_digest_nor_their_stat_the_fingerprint(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "x", report_json="{}")
+    before = read_artifact(folder, BASE, max_rank=64)
+    (folder / "report.json").write_text('{"more": 1}')
+    after = read_artifact(folder, BASE, max_rank=64)
+    assert before[0].digest == after[0].digest
+    assert before[1].fingerprint == after[1].fingerprint
+
+
+def test_weights_overwritten_after_reading_do_not_change_the_artifact(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "x")
+    artifact, _ = read_artifact(folder, BASE, max_rank=64)
+    before = bytes(artifact.sites["model.layers.0.mlp.up_proj"].a.data)
+    path = folder / "adapter_model.safetensors"
+    with path.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"\xff" * 500)
+        file.truncate(1500)
+    assert bytes(artifact.sites["model.layers.0.mlp.up_proj"].a.data) == before
+
+
+def test_all_refusals_are_reported_at_once(tmp_path: Path) -> None:
+    config = {"r": 0, "use_dora": True, "task_type": "SEQ_CLS", "modules_to_save": ["lm_head"]}
+    folder = write_adapter(tmp_path / "x", config, adapter_toml="[adaptr]\n", probes_jsonl="nonsense")
+    with pytest.raises(AdapterRejected) as caught:
+        read_artifact(folder, BASE, max_rank=64)
+    for word in (" r: ", "use_dora", "SEQ_CLS", "modules_to_save", "adaptr", "probes.jsonl line 1"):
+        assert word in str(caught.value)
+    assert "config-unsupported" in caught.value.metadata["codes"]
+
+
+def test_inspection_reads_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = lora_tensors()
+    next(iter(tensors.values()))[0, 0] = np.nan
+    folder = write_adapter(tmp_path / "x", weights=safetensors(tensors))
+    read: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda *a: read.append(a[1]) or pread(*a))
+    assert inspect_folder(folder, BASE, max_rank=64).ok
+    assert max(read) < 4_000
+    with pytest.raises(AdapterRejected, match="NaN"):
+        read_artifact(folder, BASE, max_rank=64)
+
+
+def test_a_folder_that_is_not_there_is_a_finding_not_an_exception(tmp_path: Path) -> None:
+    inspection = inspect_folder(tmp_path / "gone", BASE, max_rank=64)
+    assert [f.code for f in inspection.refusals] == ["folder-unreadable"]
+    assert inspection.name == "gone"
+    with pytest.raises(AdapterRejected, match="No such file"):
+        read_artifact(tmp_path / "gone", BASE, max_rank=64)
+
+
+@pytest.mark.parametrize("path", ["a" * 5_000, "a\0b", "x/" * 3_000 + "y", "Gone Folder"])
+def test_impossible_paths_are_findings(path: str, tmp_path: Path) -> None:
+    inspection = inspect_folder(tmp_path / path, BASE, max_rank=64)
+    assert [f.code for f in inspection.refusals] == ["folder-unreadable"]
+    assert is_name(inspection.name)
+
+
+@pytest.mark.parametrize(
+    ("names", "code", "words"),
+    [
+        ([], "no-adapter", "not an adapter folder"),
+        (["lora.safetensors"], "no-adapter", "kohya"),
+        (["pytorch_lora_weights.safetensors"], "image-model", "diffusers"),
+        (["adapter.gguf"], "gguf-weights", "keep the PEFT folder"),
+        (["adapter_model.safetensors"], "no-adapter", "adapter_config.json is missing"),
+        (["model-00001-of-00002.safetensors"], "merged-model", "export the adapter"),
+        (["pytorch_model.bin"], "merged-model", "export the adapter"),
+        (["adapter_model.bin"], "pickle-weights", "save_pretrained"),
+        (["adapter_config.json"], "no-weights", "adapter_model.safetensors is missing"),
+        (["adapter_config.json", "adapter_model.pt"], "pickle-weights", "adapter_model.pt"),
+        (["adapter_config.json", "adapter_model.gguf"], "gguf-weights", "keep the PEFT folder"),
+        (["adapter_config.json", "model.safetensors"], "merged-model", "export the adapter"),
+    ],
+)
+def test_what_is_there_instead_of_an_adapter_is_named(
+    names: list[str], code: str, words: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"{}")
+    refusals = inspect_folder(tmp_path, BASE, max_rank=64).refusals
+    assert code in " ".join(f.code for f in refusals)
+    assert words in " ".join(str(f) for f in refusals)
+
+
+@given(st.integers(0, 5_000), st.binary(min_size=1, max_size=9), st.sampled_from(FILES[:3]))
+def test_any_damage_gives_findings_and_nothing_else(at: int, junk: bytes, name: str) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        folder = write_adapter(Path(root) / "x", adapter_toml=MANIFEST)
+        path = folder / name
+        data = path.read_bytes()
+        path.write_bytes(data[: at % len(data)] + junk + data[at % len(data) :])
+        report = validate_folder(folder, BASE)
+    assert name != FILES[2] or not report.ok
+    assert all(f.message.isprintable() for f in report.findings)
+
+
+def test_without_a_base_structure_is_checked_all_the_same(tmp_path: Path) -> None:
+    good = inspect_folder(write_adapter(tmp_path / "a"), None, max_rank=64)
+    assert good.ok
+    assert {s.site for s in good.sites} == SITES.keys()
+    bad = inspect_folder(write_adapter(tmp_path / "b", {"r": 5}), None, max_rank=64)
+    assert [f.code for f in bad.refusals] == ["rank-mismatch"]
+
+
+def test_rank_above_the_servers_limit_is_refused(tmp_path: Path) -> None:
+    inspection = inspect_folder(write_adapter(tmp_path / "a"), BASE, max_rank=2)
+    assert [f.code for f in inspection.refusals] == ["rank-too-large"]
+
+
+def test_adapter_for_another_base_is_refused_by_digest_and_noted_by_name(tmp_path: Path) -> None:
+    pinned = write_adapter(tmp_path / "a", adapter_toml=f'[base]\ndigest = "{"cd" * 32}"\n')
+    (refusal,) = inspect_folder(pinned, BASE, max_rank=64).refusals
+    assert refusal.code == "other-base"
+    assert "cdcd" in refusal.message
+    assert "abab" in refusal.message
+    same = write_adapter(
+        tmp_path / "b",
+        {"base_model_name_or_path": "x/other"},
+        adapter_toml=f'[base]\ndigest = "{BASE.digest}"\n',
+    )
+    assert inspect_folder(same, BASE, max_rank=64).findings == ()
+    other = inspect_folder(
+        write_adapter(tmp_path / "c", {"base_model_name_or_path": "x/other"}), BASE, max_rank=64
+    )
+    assert other.ok
+    assert "'x/other'" in other.notes[0]
+    assert "'org/tiny-llama'" in other.notes[0]
