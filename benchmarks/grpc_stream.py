@@ -1,0 +1,142 @@
+"""`python -m benchmarks.grpc_stream`: the same work through gRPC streaming and in-process, interleaved.
+
+One engine. In-process, its event loop reads the generations; through gRPC, a client in a process of its
+own reads 16 concurrent streams from a server on the same engine and event loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import tempfile
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from benchmarks import report
+from benchmarks.workload import NEW_TOKENS, REQUESTS, run_jobs
+from router.config import Settings
+from router.engine.base import Job, Prompt
+from router.engine.torch_engine import TorchEngine
+from router.plugins import PluginHost
+from router.registry.registry import Registry
+from router.routing.router import Router
+from router.server.app import ServerApp
+from router.types import SamplingParams
+
+WORDS = (
+    "river stone market window letter garden winter paper signal engine copper border lemon history"
+).split()
+
+
+def texts(seed: int) -> list[str]:
+    """Prompts of about 90 tokens, all different from the first word on."""
+    rng = random.Random(seed)
+    return [f"{seed} {i} " + " ".join(rng.choices(WORDS, k=82)) for i in range(REQUESTS)]
+
+
+async def client(address: str) -> None:
+    """The client's process: a line of JSON prompts in, a line of seconds and tokens out."""
+    import grpc
+
+    from router.v1 import inference_pb2 as pb
+    from router.v1.inference_pb2_grpc import InferenceServiceStub
+
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = InferenceServiceStub(channel)
+
+        async def one(text: str) -> int:
+            sampling = pb.Sampling(max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS)
+            request = pb.StreamGenerateRequest(input=pb.Input(raw_prompt=text), sampling=sampling)
+            last = None
+            async for event in stub.StreamGenerate(request):
+                last = event
+            return int(last.finished.usage.completion_tokens) if last else 0
+
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            begin = time.perf_counter()
+            tokens = sum(await asyncio.gather(*map(one, json.loads(line))))
+            print(json.dumps({"seconds": time.perf_counter() - begin, "tokens": tokens}), flush=True)
+
+
+async def through_grpc(process: Process, prompts: Sequence[str]) -> float:
+    """Tokens a second as the client sees them."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(prompts).encode() + b"\n")
+    answer = json.loads(await process.stdout.readline())
+    return float(answer["tokens"] / answer["seconds"])
+
+
+async def in_process(engine: TorchEngine, prompts: Sequence[str]) -> float:
+    """Tokens a second without a server between."""
+    params = SamplingParams(max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS)
+    jobs = [Job(str(i), engine.encode(Prompt(raw=text)), params) for i, text in enumerate(prompts)]
+    seconds, tokens = await run_jobs(engine, jobs)
+    return tokens / seconds
+
+
+async def measure(rounds: int) -> dict[str, list[float]]:
+    """Both ways in turn."""
+    settings = Settings(listen="127.0.0.1:0", metrics_listen="")
+    engine = TorchEngine(settings)
+    speeds: dict[str, list[float]] = {"in-process": [], "through gRPC": []}
+    with tempfile.TemporaryDirectory() as folder:
+        registry, router = _parts(engine, Path(folder))
+
+        async def startup() -> None:
+            await asyncio.to_thread(engine.start)
+            await registry.start()
+            await router.start()
+
+        app = ServerApp(settings, engine, registry, router, startup)
+        await app.start()
+        await app.ready.wait()
+        command = [sys.executable, "-m", "benchmarks.grpc_stream", "--client", app.address]
+        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+        for run in range(rounds + 1):
+            a = await in_process(engine, texts(2 * run))
+            b = await through_grpc(process, texts(2 * run + 1))
+            if run:
+                speeds["in-process"].append(a)
+                speeds["through gRPC"].append(b)
+        process.kill()
+        await process.wait()
+        await app.stop()
+        await router.close()
+        await registry.close()
+    return speeds
+
+
+def _parts(engine: TorchEngine, folder: Path) -> tuple[Registry, Router]:
+    registry = Registry(engine, [folder])
+    return registry, Router(registry, PluginHost([]))
+
+
+def main() -> None:
+    """Measure and write results; with --client, be the client."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--client", metavar="ADDRESS", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.client:
+        asyncio.run(client(args.client))
+        return
+    speeds = asyncio.run(measure(args.rounds))
+    ratio = median(b / a for a, b in zip(speeds["in-process"], speeds["through gRPC"], strict=True))
+    rows = [{"arm": k, "tokens/s": median(v), "min": min(v), "max": max(v)} for k, v in speeds.items()]
+    print(report.table(rows))
+    workload = (
+        f"{REQUESTS} concurrent requests to the base, about 90 prompt and {NEW_TOKENS} new tokens each, greedy; "
+        f"server and engine in one process, the client in another; median of {args.rounds} interleaved rounds."
+    )
+    print("written to", report.write("grpc-stream", workload, rows, [f"ratio {ratio:.2f} (target 0.95)"]))
+
+
+if __name__ == "__main__":
+    main()
