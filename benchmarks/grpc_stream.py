@@ -29,9 +29,22 @@ from router.routing.router import Router
 from router.server.app import ServerApp
 from router.types import SamplingParams
 
-WORDS = (
-    "river stone market window letter garden winter paper signal engine copper border lemon history"
-).split()
+WORDS = [
+    "river",
+    "stone",
+    "market",
+    "window",
+    "letter",
+    "garden",
+    "winter",
+    "paper",
+    "signal",
+    "engine",
+    "copper",
+    "border",
+    "lemon",
+    "history",
+]
 
 
 def texts(seed: int) -> list[str]:
@@ -132,8 +145,9 @@ def main() -> None:
     rows = [{"arm": k, "tokens/s": median(v), "min": min(v), "max": max(v)} for k, v in speeds.items()]
     print(report.table(rows))
     workload = (
-        f"{REQUESTS} concurrent requests to the base, about 90 prompt and {NEW_TOKENS} new tokens each, greedy; "
-        f"server and engine in one process, the client in another; median of {args.rounds} interleaved rounds."
+        f"{REQUESTS} concurrent requests to the base, about 90 prompt and {NEW_TOKENS} new tokens each, "
+        "greedy; server and engine in one process, the client in another; median of "
+        f"{args.rounds} interleaved rounds."
     )
     print("written to", report.write("grpc-stream", workload, rows, [f"ratio {ratio:.2f} (target 0.95)"]))
 
