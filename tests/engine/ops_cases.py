@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -77,29 +78,32 @@ class LoraCase:
 
     def run(self, ops: Ops) -> torch.Tensor:
         """A copy of y with the groups' products added."""
+        y = self.y.clone()
+        ops.lora(y, self.x, self.plan(ops), self.group)
+        return y
+
+    def run_after(self, ops: Ops, linear: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """The groups' products added to linear(x)."""
+        return ops.linear_lora(linear, self.x, self.plan(ops), self.group)
+
+    def plan(self, ops: Ops) -> LoraPlan:
         packed = [w and (w[0], ops.pack_b(w[1])) for w in self.weights]
         table = [
-            (w[0].data_ptr(), w[1].data_ptr(), len(w[0]) // self.layers) if w else (0, 0, 0) for w in packed
+            (w[0].data_ptr(), w[1].data_ptr(), len(w[0]) // len(self.group.names)) if w else (0, 0, 0)
+            for w in packed
         ]
-        plan = LoraPlan(
+        return LoraPlan(
             starts=torch.tensor(self.bounds, dtype=torch.int32),
             table=torch.tensor(table, dtype=torch.int64).view(-1, 3),
             weights=packed,
             bounds=self.bounds,
         )
-        y = self.y.clone()
-        ops.lora(y, self.x, plan, self.group)
-        return y
 
     def only(self, token: int) -> LoraCase:
         """That token alone."""
         index = next(g for g, stop in enumerate(self.bounds[1:]) if token < stop)
         here = slice(token, token + 1)
         return LoraCase(self.x[here], self.y[here], [self.weights[index]], [0, 1], self.group)
-
-    @property
-    def layers(self) -> int:
-        return len(self.group.names)
 
 
 def lora_case(

@@ -93,6 +93,18 @@ def test_lora(native, dtype, base_rows, groups, in_features, outs, seed):
     close(case.run(native), case.run(TORCH))
 
 
+@examples
+@dtypes
+@given(**lora_shapes | {"rows": st.integers(0, 40), "bias": st.booleans()})
+def test_linear_lora(native, dtype, base_rows, groups, in_features, outs, seed, rows, bias):
+    case = lora_case(base_rows + rows, groups, in_features, tuple(outs), dtype, seed)
+    weight = torch.randn(case.y.shape[1], in_features).to(dtype)
+    shift = torch.randn(len(weight)).to(dtype) if bias else None
+    linear = native.pack_linear(weight, shift)
+    case.y = linear(case.x)
+    assert torch.equal(case.run_after(native, linear), case.run(native))
+
+
 @dtypes
 def test_lora_touches_only_rows_with_weights(native, dtype):
     case = lora_case(3, [(2, 8), (4, 0), (1, 16)], 64, (48, 16, 16), dtype)
