@@ -1,51 +1,15 @@
 """`lora-router serve` as a process on the real base: ready, ask, drain."""
 
 import asyncio
-import os
 import signal
 import sys
-from contextlib import asynccontextmanager
 
 import pytest
 
-from router.cli.demo_server import free_address
 from router.client import AsyncClient, Finished
+from tests.serving import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-
-
-@asynccontextmanager
-async def serving(folder, **environment):
-    """A server on a free port; yields the process and its address once it says that it is ready."""
-    address = free_address()
-    flags = [
-        "--listen",
-        address,
-        "--metrics-listen=",
-        "--set",
-        "load_plugins=keywords,linear",
-        "--threads",
-        "2",
-    ]
-    with (folder / "log").open("wb") as log:
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "router.cli", "serve", *flags),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
-            cwd=folder,
-            env=os.environ | environment,
-        )
-        try:
-            said = ""
-            while f"gRPC      {address}" not in said:
-                line = await asyncio.wait_for(child.stdout.readline(), 300)
-                assert line, (folder / "log").read_text()
-                said += line.decode()
-            yield child, address
-        finally:
-            if child.returncode is None:
-                child.kill()
-            await child.wait()
 
 
 async def test_sigterm_lets_a_stream_finish(tmp_path):
