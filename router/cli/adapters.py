@@ -1,4 +1,4 @@
-"""`lora-router adapters list|show|load|unload`: what a running server has."""
+"""`lora-router adapters list|show|load|unload|default`: what a running server has."""
 
 from __future__ import annotations
 
@@ -160,3 +160,27 @@ def unload(
         print(
             f"{dropped.adapter.ref} is {dropped.adapter.state.value}, {units.size(dropped.freed_bytes)} freed"
         )
+
+
+def default(
+    name: Name, server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.Json = False
+) -> None:
+    """Make a version the default one.
+
+    Requests for NAME get it from then on, also after a restart. Rolling back is the same with the version
+    before; what runs ends on the version it began with.
+
+    \b
+    Example:
+      lora-router adapters default medical@1.0.0
+    """
+    from router.cli.connect import connected
+    from router.cli.output import print_json
+
+    with connected(server, timeout) as client:
+        change = client.adapters.set_default(name)
+    if json:
+        print_json(change)
+    else:
+        before = f", before it was {change.previous}" if change.previous else ""
+        print(f"{change.adapter.ref} is the default{before}")

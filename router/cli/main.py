@@ -46,6 +46,7 @@ app.add_typer(
         show=adapters.show,
         load=adapters.load,
         unload=adapters.unload,
+        default=adapters.default,
         validate=validate,
         train=train,
         evaluate=evaluate,

@@ -39,6 +39,12 @@ def test_load_and_unload(cli, remote):
     assert (load.pinned, unload.name) == (True, "adapters/medical/versions/1.0.0")
 
 
+def test_default_and_rollback(cli, remote):
+    said = cli("adapters", "default", "medical@1.0.0").out
+    assert said == "medical@1.0.0 is the default, before it was medical@1.2.0\n"
+    assert remote.adapters.requests[0].name == "adapters/medical/versions/1.0.0"
+
+
 def test_json(cli, remote):
     assert [a["ref"] for a in json.loads(cli("adapters", "list", "--json").out)][:1] == [
         "adapters/code/versions/1.0.0"

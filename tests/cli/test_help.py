@@ -17,7 +17,7 @@ def commands():
 
 
 EXPECTED = {
-    "adapters": {"list", "show", "load", "unload", "validate", "train", "evaluate"},
+    "adapters": {"list", "show", "load", "unload", "default", "validate", "train", "evaluate"},
     "plugins": {"list", "doctor", "new"},
     "models": {"fetch", "list"},
     "config": {"show"},
