@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ SHAPE: dict[str, Any] = {
     "eos_token_id": 257,
     "pad_token_id": 256,
 }
-CONFIGS: Mapping[str, Any] = {
+CONFIGS: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**SHAPE, tie_word_embeddings=True),
     "llama-bias": lambda: LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
     "qwen2": lambda: Qwen2Config(**SHAPE),

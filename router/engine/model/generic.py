@@ -61,9 +61,21 @@ class GenericBackbone:
         try:
             model.set_attn_implementation(name)
         except ValueError as error:
-            raise ConfigError(
-                f"{type(model).__name__} does not support the attention interface: {error}"
-            ) from error
+            raise ConfigError(_unsupported(model)) from error
+        self._prove_attention()
+
+    def _prove_attention(self) -> None:
+        """One token through the model: some models ignore the attention function that was set."""
+
+        def one(value: int) -> torch.Tensor:
+            return torch.tensor([value], dtype=torch.int32, device=self._model.device)
+
+        bounds = torch.tensor([0, 1], dtype=torch.int32, device=self._model.device)
+        plan = AttentionPlan(bounds, one(1), one(0)[None], one(0), one(0), 1)
+        with torch.inference_mode():
+            self.forward(one(0).long(), plan, None, one(0).long())
+        if not self._caches:
+            raise ConfigError(_unsupported(self._model))
 
     def cache_bytes(self) -> int:
         """Bytes of the KV cache allocated so far."""
@@ -131,6 +143,10 @@ class GenericBackbone:
             setattr(self._model.get_submodule(parent), leaf, replacement)
             groups.append(group)
         return groups
+
+
+def _unsupported(model: Any) -> str:
+    return f"{type(model).__name__} does not use transformers' attention interface, which this engine needs"
 
 
 def _is_linear(module: nn.Module) -> bool:
