@@ -132,10 +132,8 @@ class PackedBackbone:
     def _linear(
         self, linear: Linear, x: torch.Tensor, lora: Sequence[LoraPlan | None] | None, group: int
     ) -> torch.Tensor:
-        y = linear(x)
-        if lora is not None and (plan := lora[group]) is not None:
-            self._ops.lora(y, x, plan, self.groups[group])
-        return y
+        plan = lora[group] if lora is not None else None
+        return linear(x) if plan is None else self._ops.linear_lora(linear, x, plan, self.groups[group])
 
     def _normalise_heads(
         self, qkv: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor], eps: float
