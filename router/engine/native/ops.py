@@ -7,6 +7,7 @@ from types import ModuleType
 import torch
 
 from router.engine.model.linear import Linear
+from router.engine.native.memory import Pages
 from router.engine.ops import AttentionPlan, LoraPlan, SiteGroup
 from router.engine.torch_ops import TorchOps
 
@@ -33,6 +34,7 @@ class NativeOps:
         self._native = module
         self._tile: int = module.tile
         self._panel: int = module.panel
+        self._pages = Pages()
 
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """weight [out, in] -> a function x [T, in] -> [T, out]; a row's result is the same in any batch."""
@@ -42,7 +44,7 @@ class NativeOps:
             return TorchOps().pack_linear(weight, bias)
         padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -out % self._panel))
         panels = padded.view(-1, self._panel, width // per, per).transpose(1, 2)
-        packed = panels.reshape(len(panels), width // per, self._panel * per).contiguous()
+        packed = self._pages.copy(panels.reshape(len(panels), width // per, self._panel * per))
         return NativeLinear(self._native, packed, None if bias is None else bias.detach().contiguous(), out)
 
     def linear_lora(self, linear: Linear, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> torch.Tensor:
