@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -81,10 +80,6 @@ class LoraCase:
         y = self.y.clone()
         ops.lora(y, self.x, self.plan(ops), self.group)
         return y
-
-    def run_after(self, ops: Ops, linear: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """The groups' products added to linear(x)."""
-        return ops.linear_lora(linear, self.x, self.plan(ops), self.group)
 
     def plan(self, ops: Ops) -> LoraPlan:
         packed = [w and (w[0], ops.pack_b(w[1])) for w in self.weights]

@@ -107,9 +107,6 @@ def test_lora_plans(native, starts, row, offsets, message):
     group = SiteGroup(("layer",), 16, offsets)
     with pytest.raises(RuntimeError, match=message):
         native.lora(torch.zeros(4, 32), torch.zeros(4, 16), plan, group)
-    linear = native.pack_linear(torch.zeros(32, 16), None)
-    with pytest.raises(RuntimeError):
-        native.linear_lora(linear, torch.zeros(4, 16), plan, group)
 
 
 def test_linear_of_another_width_or_dtype(native):

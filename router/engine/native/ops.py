@@ -12,19 +12,6 @@ from router.engine.ops import AttentionPlan, LoraPlan, SiteGroup
 from router.engine.torch_ops import TorchOps
 
 
-class NativeLinear:
-    """A linear layer with its weight in panels."""
-
-    def __init__(self, module: ModuleType, packed: torch.Tensor, bias: torch.Tensor | None, out: int) -> None:
-        self.packed, self.bias = packed, bias
-        self._run, self._out = module.linear, out
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x [T, in] -> [T, out]."""
-        y: torch.Tensor = self._run(x, self.packed, self.bias, self._out)
-        return y
-
-
 class NativeOps:
     """`Ops` on the CPU in bfloat16 or float32. Wrong shapes, dtypes or plans raise RuntimeError."""
 
@@ -45,18 +32,15 @@ class NativeOps:
         padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -out % self._panel))
         panels = padded.view(-1, self._panel, width // per, per).transpose(1, 2)
         packed = self._pages.copy(panels.reshape(len(panels), width // per, self._panel * per))
-        return NativeLinear(self._native, packed, None if bias is None else bias.detach().contiguous(), out)
+        shift = None if bias is None else bias.detach().contiguous()
+        run = self._native.linear
+        return lambda x: run(x, packed, shift, out)
 
     def linear_lora(self, linear: Linear, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> torch.Tensor:
-        """linear(x) with each group's adapter added; its weights arrive while the base's are in use."""
-        if not isinstance(linear, NativeLinear):
-            y = linear(x)
-            self.lora(y, x, plan, group)
-            return y
-        result: torch.Tensor = self._native.linear_lora(
-            x, linear.packed, linear.bias, plan.starts, plan.table, group.out_offsets
-        )
-        return result
+        """linear(x) with each group's adapter added."""
+        y = linear(x)
+        self.lora(y, x, plan, group)
+        return y
 
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
         """[out_total, r] -> flat, as it is read: tiles of columns, in each the ranks (bfloat16: pairs)."""

@@ -149,27 +149,23 @@ Tensor attention(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache
   return out;
 }
 
-void check_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias, int64_t out) {
+Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias, int64_t out) {
   check_real(x);
   check(x, "x", 2, x.scalar_type());
   check(w, "w", 3, x.scalar_type());
-  const int64_t per = x.scalar_type() == at::kFloat ? 1 : 2;
-  TORCH_CHECK(out > 0 && w.size(0) == (out + native::kPanel - 1) / native::kPanel &&
-                  w.size(1) * per == x.size(1) && w.size(2) == native::kPanel * per,
+  const int64_t rows = x.size(0), in = x.size(1), per = x.scalar_type() == at::kFloat ? 1 : 2;
+  TORCH_CHECK(out > 0 && w.size(0) == (out + native::kPanel - 1) / native::kPanel && w.size(1) * per == in &&
+                  w.size(2) == native::kPanel * per,
               "w does not fit x");
   if (bias) {
     check(*bias, "bias", 1, x.scalar_type());
     TORCH_CHECK(bias->size(0) == out, "bias does not fit w");
   }
-}
-
-Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias, int64_t out) {
-  check_linear(x, w, bias, out);
-  Tensor y = at::empty({x.size(0), out}, x.options());
+  Tensor y = at::empty({rows, out}, x.options());
   on_type(x, y.numel(), [&](auto t) {
     using T = decltype(t);
-    native::linear<T>(data<T>(y), data<T>(x), data<T>(w), bias ? data<T>(*bias) : nullptr, x.size(0), x.size(1),
-                      out, at::get_num_threads());
+    native::linear<T>(data<T>(y), data<T>(x), data<T>(w), bias ? data<T>(*bias) : nullptr, rows, in, out,
+                      at::get_num_threads());
   });
   return y;
 }
@@ -187,8 +183,8 @@ void check_groups(const Tensor& starts, const Tensor& table, int64_t tokens) {
   }
 }
 
-native::LoraCall lora_call(const Tensor& y, const Tensor& x, const Tensor& starts, const Tensor& table,
-                           const std::vector<int64_t>& offsets) {
+void lora(const Tensor& y, const Tensor& x, const Tensor& starts, const Tensor& table,
+          const std::vector<int64_t>& offsets) {
   check_real(y);
   check(y, "y", 2, y.scalar_type());
   check(x, "x", 2, y.scalar_type());
@@ -199,28 +195,10 @@ native::LoraCall lora_call(const Tensor& y, const Tensor& x, const Tensor& start
                   std::is_sorted(offsets.begin(), offsets.end()),
               "offsets do not fit y");
   check_groups(starts, table, y.size(0));
-  return {y.data_ptr(), x.data_ptr(), data<int32_t>(starts), data<int64_t>(table),
-          static_cast<int>(table.size(0)), offsets.data(), static_cast<int>(offsets.size()) - 1, x.size(1),
-          y.size(1)};
-}
-
-void lora(const Tensor& y, const Tensor& x, const Tensor& starts, const Tensor& table,
-          const std::vector<int64_t>& offsets) {
-  const native::LoraCall call = lora_call(y, x, starts, table, offsets);
+  const native::LoraCall call{y.data_ptr(), x.data_ptr(), data<int32_t>(starts), data<int64_t>(table),
+                              static_cast<int>(table.size(0)), offsets.data(),
+                              static_cast<int>(offsets.size()) - 1, x.size(1), y.size(1)};
   on_type(y, y.numel(), [&](auto t) { native::lora<decltype(t)>(call, at::get_num_threads()); });
-}
-
-Tensor linear_lora(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias, const Tensor& starts,
-                   const Tensor& table, const std::vector<int64_t>& offsets) {
-  TORCH_CHECK(!offsets.empty(), "offsets are missing");
-  check_linear(x, w, bias, offsets.back());
-  Tensor y = at::empty({x.size(0), offsets.back()}, x.options());
-  const native::LoraCall call = lora_call(y, x, starts, table, offsets);
-  on_type(x, y.numel(), [&](auto t) {
-    using T = decltype(t);
-    native::linear_lora<T>(data<T>(w), bias ? data<T>(*bias) : nullptr, call, x.size(0), at::get_num_threads());
-  });
-  return y;
 }
 
 }  // namespace
@@ -234,6 +212,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("rope_write", &rope_write);
   m.def("attention", &attention);
   m.def("linear", &linear);
-  m.def("linear_lora", &linear_lora);
   m.def("lora", &lora);
 }

@@ -49,9 +49,6 @@ struct RopeCall {
 
 template <class T>
 void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t in, int64_t out, int threads);
-// The same with the adapters of `call` added to its y.
-template <class T>
-void linear_lora(const T* w, const T* bias, const LoraCall& call, int64_t rows, int threads);
 template <class T>
 void lora(const LoraCall& call, int threads);
 template <class T>
