@@ -61,6 +61,26 @@ def lora_case(sizes: list[int], rank: int, dtype: torch.dtype, layers: int) -> C
     return prepare
 
 
+def linear_case(tokens: int, dtype: torch.dtype) -> Callable[[Ops], Run]:
+    """The base's own linear layers, all of them in turn."""
+    inputs = {width: torch.randn(tokens, width).to(dtype) for width, _ in SITES}
+
+    def prepare(ops: Ops) -> Run:
+        layers = [
+            (width, ops.pack_linear(torch.randn(sum(outs), width).to(dtype), None))
+            for _ in range(LAYERS)
+            for width, outs in SITES
+        ]
+
+        def run(_: Ops) -> None:
+            for width, linear in layers:
+                linear(inputs[width])
+
+        return run
+
+    return prepare
+
+
 def attention_plan(rows: int, queries: int, context: int) -> AttentionPlan:
     """Rows of one length, their blocks scattered over the cache."""
     blocks = -(-context // BLOCK)
@@ -116,6 +136,7 @@ def cases(args: argparse.Namespace) -> list[Case]:
     decode = [rows // args.adapters] * args.adapters
     prefill = [prompt * n for n in decode]
     return [
+        *((f"linear, {n} tokens", LAYERS, linear_case(n, dtype)) for n in (1, rows, 512)),
         (f"lora decode warm, {decode} rows", 1, lora_case(decode, args.rank, dtype, 1)),
         (f"lora decode cold, {decode} rows", LAYERS, lora_case(decode, args.rank, dtype, LAYERS)),
         (f"lora decode cold, one adapter, {rows} rows", LAYERS, lora_case([rows], args.rank, dtype, LAYERS)),
