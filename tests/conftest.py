@@ -8,12 +8,17 @@ from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:  # a test of something else does not pay for grpc
     from router.server.app import ServerApp
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: its threads must not spin
+
+# The same examples at every run, however busy the machine is.
+hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("project")
 
 Start = Callable[..., Awaitable["ServerApp"]]
 
