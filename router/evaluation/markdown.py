@@ -33,22 +33,20 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"- Versions: {', '.join(f'{name} {number}' for name, number in machine['versions'].items())}"
     yield f"- Command: `{report['command']}`"
     yield ""
-    yield (
-        "Brackets: 95 % bootstrap intervals over the test rows (paired for differences). " + report["reading"]
-    )
+    yield f"In brackets: 95 % bootstrap intervals, paired for differences. {report['reading']}"
 
 
 def _scores(report: Mapping[str, Any]) -> Iterator[str]:
     shown = [name for name in COLUMNS if name in report["arms"]["adapter"]]
     titles = [COLUMNS[name].format(metric=report["metric"]) for name in shown]
-    yield f"| | {' | '.join(titles)} | loss | prompt tokens | answer tokens | s per answer |"
-    yield "|---|" + "---|" * (len(shown) + 4)
+    yield f"| | {' | '.join(titles)} | loss per gold token | prompt tokens | answer tokens |"
+    yield "|---|" + "---|" * (len(shown) + 3)
     for arm, values in report["arms"].items():
         scores = [_bracketed(values[name], report["scale"]) for name in shown]
-        numbers = [f"{values[name]}" for name in ("loss_per_gold_token", "prompt_tokens", "answer_tokens")]
-        yield f"| {ARMS[arm]} | {' | '.join([*scores, *numbers])} | {values['seconds_per_answer']} |"
+        numbers = [str(values[name]) for name in ("loss_per_gold_token", "prompt_tokens", "answer_tokens")]
+        yield f"| {ARMS[arm]} | {' | '.join([*scores, *numbers])} |"
     for name, value in report["references"].items():
-        yield f"| *{name}* | {value:.{report['scale']}f} |" + " |" * (len(shown) + 3)
+        yield f"| *{name}* | {value:.{report['scale']}f} |" + " |" * (len(shown) + 2)
 
 
 def _gains(report: Mapping[str, Any]) -> Iterator[str]:

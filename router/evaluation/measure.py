@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,16 +43,13 @@ class Measured:
     loss: float
     prompt_tokens: float
     answer_tokens: float
-    seconds: float  # for all answers, batched
 
 
 def measure(subject: Subject, asking: Asking, task: Task) -> Measured:
     """Greedy answers, their scores, the loss on the gold answers, and for labels the likeliest one."""
     prompts = [example.prompt for example in asking.examples]
     with subject.answering_as(asking.arm):
-        started = time.monotonic()
         tokens = greedy_tokens(subject.model, prompts, subject.rendering.ends, task.max_tokens)
-        seconds = time.monotonic() - started
         model = AnswerModel(subject.model)
         loss = forced(model, asking.examples).loss
         ranked = _rank(model, subject, asking, task) if task.labels else None
@@ -69,7 +65,6 @@ def measure(subject: Subject, asking: Asking, task: Task) -> Measured:
         loss=loss,
         prompt_tokens=asking.prompt_tokens,
         answer_tokens=sum(map(len, tokens)) / count,
-        seconds=seconds,
     )
 
 

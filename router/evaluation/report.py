@@ -39,7 +39,6 @@ def report_card(
 
 
 def _arm(measured: Measured) -> dict[str, Any]:
-    count = len(measured.answers)
     return {
         "score": _estimate(measured.score),
         "format_blind": _estimate(measured.blind),
@@ -47,7 +46,6 @@ def _arm(measured: Measured) -> dict[str, Any]:
         "loss_per_gold_token": round(measured.loss, 4),
         "prompt_tokens": round(measured.prompt_tokens, 1),
         "answer_tokens": round(measured.answer_tokens, 1),
-        "seconds_per_answer": round(measured.seconds / count, 3),
     }
 
 
