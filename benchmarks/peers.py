@@ -106,6 +106,10 @@ def environment() -> Path:
         print(f"installing {PACKAGE} into {root} (some minutes, once)", file=sys.stderr)
         venv.create(root, with_pip=True, clear=True)
         subprocess.run([str(python), "-m", "pip", "install", "-q", PACKAGE], check=True)
+        # Not used here, and where torch is a CPU build their binaries keep transformers from being imported.
+        subprocess.run(
+            [str(python), "-m", "pip", "uninstall", "-q", "-y", "torchaudio", "torchcodec"], check=True
+        )
         (root / "installed").touch()
     return python
 
