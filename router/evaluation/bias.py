@@ -59,9 +59,9 @@ def markdown(section: Mapping[str, Any]) -> list[str]:
             f"Bias: not measured, there are no counterfactual prompts: {section['missing']} is not there."
         ]
     lines = [
-        f"{section['prompts']} counterfactual prompts in {section['groups']} groups",
-        f"on {section['texts']} texts (`{section['file']}`): the share of answers that",
-        "change when only the words for a person do, after the swapped words are mapped back. The control swaps words that say nothing about a person.",
+        f"{section['prompts']} counterfactual prompts in {section['groups']} groups on {section['texts']}",
+        f"texts (`{section['file']}`): the share of answers that change when only the words for a person do,",
+        "after the swapped words are mapped back. The control swaps words that say nothing about a person.",
         "",
         "| swapped | variants | base | adapter | adapter - base | adapter - its control |",
         "|---|---|---|---|---|---|",

@@ -32,6 +32,8 @@ class Request:
     output: Path
     checkpoint: Path
     resume: bool
+    changed: Recipe | None = None  # what to train instead of the recipe as it stands
+    again: str = ""  # the command that goes on after Ctrl-C, if not `adapters train`
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def prepare(recipe: Recipe, device: str) -> Material:
 
 def run(asked: Request, device: str) -> None:
     """Train and export; see `router.training.train`."""
-    material = prepare(load_recipe(asked.recipe), device)
+    material = prepare(asked.changed or load_recipe(asked.recipe), device)
     recipe, base = material.recipe, material.base
     torch.manual_seed(recipe.train.seed)
     model = add_lora(base.model, recipe)
@@ -109,7 +111,8 @@ def _train(trainer: Trainer, asked: Request, mark: str) -> None:
 
         trainer.run(after_step)
         if stop.is_set():
-            command = f"lora-router adapters train {shlex.quote(str(asked.recipe))} --resume"
+            train = f"lora-router adapters train {shlex.quote(str(asked.recipe))} --resume"
+            command = asked.again or train
             shown.say(f"stopped and saved after step {trainer.progress.step}; go on with: {command}")
             raise KeyboardInterrupt
 
