@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from router.registry.disk.places import Place, Stamp, is_ignored, places, stamp
+from router.registry.disk.places import Place, Stamp, is_ignored, places, report_stamp, stamp
 
 SHARE = 200  # folders whose files are looked at in each compare even if nothing hints at a change
 
@@ -19,6 +19,7 @@ class Found:
     place: Place
     root: Path
     stamp: Stamp
+    report: Stamp = field(default=Stamp(), compare=False)  # read on its own, whatever becomes of the adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def _look(top: Path, root: Path) -> _Top:
     folders = _folders([top, *(p.folder for p in inside)])
     for place in inside:
         try:
-            found[place.folder] = Found(place, root, stamp(place.folder, root))
+            found[place.folder] = Found(place, root, stamp(place.folder, root), report_stamp(place.folder))
         except FileNotFoundError:
             continue
     return _Top(folders, found)

@@ -16,6 +16,7 @@ from router.registry.versions import looks_like_version
 
 MANIFEST, CONFIG = "adapter.toml", "adapter_config.json"
 COUNTING = (MANIFEST, CONFIG, "probes.jsonl", "chat_template.jinja")
+REPORT = "report.json"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")  # also the refused ones: they explain a refusal
 MOST_FILES = 1_000  # of one folder; an adapter has about ten
 
@@ -84,6 +85,15 @@ def stamp(folder: Path, root: Path) -> Stamp:
         raise
     except OSError as error:
         return Stamp(refused=f"cannot be read: {error.strerror}")
+
+
+def report_stamp(folder: Path) -> Stamp:
+    """What the report beside an adapter looks like; no files where there is none."""
+    try:
+        info = os.lstat(folder / REPORT)
+    except OSError:
+        return Stamp()
+    return Stamp(((REPORT, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino),))
 
 
 def _stamps(folder: Path) -> Iterator[FileStamp]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,8 +33,8 @@ class Due:
 class Settler:
     """Follows folders over looks at least `settle` seconds apart."""
 
-    def __init__(self, settle: float) -> None:
-        self._settle = settle
+    def __init__(self, settle: float, of: Callable[[Found], Stamp] = lambda found: found.stamp) -> None:
+        self._settle, self._of = settle, of
         self._watched: dict[Path, _Watched] = {}
         self._first = True
 
@@ -44,9 +44,10 @@ class Settler:
         unsettled = False
         for path, found in scan.found.items():
             watched = self._watched.get(path)
-            if watched is None or watched.stamp != found.stamp:
+            stamp = self._of(found)
+            if watched is None or watched.stamp != stamp:
                 since = now - self._untouched(found) if self._first else now
-                watched = self._watched[path] = _Watched(found.stamp, since)
+                watched = self._watched[path] = _Watched(stamp, since)
             watched.missing_since = None
             if watched.done:
                 continue
@@ -75,8 +76,13 @@ class Settler:
         """These were examined; they come again when they change."""
         for one in found:
             watched = self._watched.get(one.place.folder)
-            if watched is not None and watched.stamp == one.stamp:
+            if watched is not None and watched.stamp == self._of(one):
                 watched.done = True
+
+    def is_done(self, found: Found) -> bool:
+        """Whether it was examined as it looks now."""
+        watched = self._watched.get(found.place.folder)
+        return watched is not None and watched.done and watched.stamp == self._of(found)
 
     def again(self, path: Path) -> None:
         """Let it come again although it has not changed."""
@@ -86,10 +92,9 @@ class Settler:
     def quiet(self, found: Found, now: float) -> float:
         """Seconds for which it has looked like this."""
         watched = self._watched.get(found.place.folder)
-        return now - watched.since if watched is not None and watched.stamp == found.stamp else 0.0
+        return now - watched.since if watched is not None and watched.stamp == self._of(found) else 0.0
 
-    @staticmethod
-    def _untouched(found: Found) -> float:
+    def _untouched(self, found: Found) -> float:
         """At start-up the file system's own times count: what is old need not be waited for."""
-        age = time.time() - found.stamp.newest
+        age = time.time() - self._of(found).newest
         return age if age > LONG_UNTOUCHED else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from router.engine.base import AdapterArtifact, BaseInfo, SiteDelta
@@ -64,7 +65,8 @@ def read_artifact(
         digest=digest_of(exam.files),
         sites=_sites(exam),
     )
-    return artifact, inspection
+    weights = hashlib.sha256(exam.files[WEIGHTS]).hexdigest()
+    return artifact, replace(inspection, weights_sha256=weights)
 
 
 def digest_of(files: Mapping[str, bytes | memoryview]) -> str:

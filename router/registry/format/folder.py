@@ -7,6 +7,7 @@ kills the process, one that is overwritten changes weights in silence.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from router.registry.format import limits
 from router.registry.format.codes import Code
 
 BLOCK_BYTES = 512  # unit of st_blocks
+HASH_BYTES = 1 << 20
 
 
 class FolderError(Exception):
@@ -80,6 +82,17 @@ class OpenFile:
         if done < len(view) or more:
             raise FolderError(Code.FILE_CHANGED, "changed while it was read", self.name)
         return view.toreadonly()
+
+    def sha256(self) -> str:
+        """Digest of its contents in hex, read in blocks."""
+        digest, at = hashlib.sha256(), 0
+        try:
+            while block := os.pread(self.descriptor, HASH_BYTES, at):
+                digest.update(block)
+                at += len(block)
+        except OSError as error:
+            raise FolderError(Code.FILE_UNREADABLE, f"cannot be read: {_reason(error)}", self.name) from None
+        return digest.hexdigest()
 
     def is_sparse(self) -> bool:
         """Whether parts were never written: fewer blocks than bytes, and a hole (not just compression)."""

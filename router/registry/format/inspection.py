@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from router.registry.format.findings import Finding, Severity
 from router.registry.format.manifest import Manifest
@@ -27,6 +27,7 @@ class Inspection:
     base_model: str = ""  # what it says it was trained on
     sites: tuple[SitePlan, ...] = ()
     probes: tuple[Probe, ...] = ()
+    weights_sha256: str = field(default="", compare=False)  # hex; empty where the weights were not read
 
     @property
     def ok(self) -> bool:

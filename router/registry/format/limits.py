@@ -8,6 +8,7 @@ MANIFEST_BYTES = 256 * KIB
 CONFIG_BYTES = MIB
 HEADER_BYTES = MIB
 PROBES_BYTES = MIB
+REPORT_BYTES = MIB
 WEIGHTS_BYTES = 16 * GIB  # the true limit is base shapes times max_rank, checked before reading
 FOLDER_ENTRIES = 1_000
 
