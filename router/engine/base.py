@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from router.types import FinishReason, PromptTemplate, SamplingParams, TokenLogprob, Turn, Usage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class Prompt:
     turns: tuple[Turn, ...] = ()
     raw: str | None = None
     template: PromptTemplate = PromptTemplate()
+    follows: bool = False  # raw only: other tokens come before it, so it gets no begin token
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,22 @@ class Job:
     adapter: str | None = None
     deadline: float | None = None  # time.monotonic() seconds
     priority: int = 0  # higher goes first; negative is dropped first
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Tokens that the base reads and does not answer; float32 numbers come of it.
+
+    With a `depth`: the mean over `tokens` of the hidden states after that share of the layers, in [0, 1]
+    (0: the embeddings, 1: the last states, normed). Without: the log-probability of each of `tokens`, given
+    `context` and the tokens before it.
+    """
+
+    tokens: Sequence[int]
+    context: Sequence[int] = ()
+    depth: float | None = None
+    deadline: float | None = None  # time.monotonic() seconds
+    background: bool = False  # read when nobody waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +146,7 @@ class EngineStatus:
 
     running: int = 0
     waiting: int = 0
+    reading: int = 0  # readings in progress or queued
     steps: int = 0
     last_progress: float = 0.0  # time.monotonic() of the last completed step or idle wake
     busy: bool = False  # work is queued or running
@@ -176,6 +198,13 @@ class Engine(Protocol):
 
     def submit(self, job: Job) -> Generation:
         """Queue a job from the event loop. Raises Overloaded, PromptTooLong, FailedPrecondition."""
+        ...
+
+    async def read(self, reading: Reading) -> NDArray[np.float32]:
+        """[hidden size], or [len(tokens)] where it has no depth. Cancelling drops it.
+
+        Raises InvalidRequest, PromptTooLong, ResourceExhausted, Overloaded, DeadlineExceeded, EngineFailed.
+        """
         ...
 
     def status(self) -> EngineStatus:

@@ -9,11 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 
-from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt
+from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt, Reading
+from router.engine.fake_reading import ReadingRow
 from router.engine.fake_rows import Row
+from router.engine.refusals import check_reading
 from router.errors import EngineFailed, FailedPrecondition, NotLoaded, Overloaded, PromptTooLong, Unavailable
 from router.types import FinishReason
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class FakeEngine:
@@ -38,8 +45,8 @@ class FakeEngine:
         self.steps = 0
         self._info = BaseInfo("fake", "0" * 64, "Fake", "float32", "cpu", context_length, 256, {})
         self._started = self._closed = False
-        self._running: list[Row] = []
-        self._waiting: deque[Row] = deque()
+        self._running: list[Row | ReadingRow] = []
+        self._waiting: deque[Row | ReadingRow] = deque()
         self._adapters: dict[str, int] = {}
         self._loop_task: asyncio.Task[None] | None = None
         self._go = asyncio.Event()
@@ -96,18 +103,33 @@ class FakeEngine:
         self._check(job)
         row = Row(job)
         self.jobs.append(job)
+        self._queue(row)
+        return row
+
+    async def read(self, reading: Reading) -> NDArray[np.float32]:
+        """Numbers of the bytes that were read."""
+        self._check_open()
+        held = sum(isinstance(row, ReadingRow) for row in (*self._running, *self._waiting))
+        check_reading(reading, self._info.context_length, None, held)
+        row = ReadingRow(reading)
+        self._queue(row)
+        return await row.answer
+
+    def _queue(self, row: Row | ReadingRow) -> None:
         if not self.busy:
             self._last_progress = time.monotonic()
         self._waiting.append(row)
         if self._loop_task is None or self._loop_task.done():
             self._loop_task = asyncio.get_running_loop().create_task(self._run())
-        return row
 
-    def _check(self, job: Job) -> None:
+    def _check_open(self) -> None:
         if not self._started:
             raise NotLoaded("the base model is still loading")
         if self._failed or self._closed:
             raise Unavailable("the engine has stopped")
+
+    def _check(self, job: Job) -> None:
+        self._check_open()
         if job.adapter is not None and job.adapter not in self._adapters:
             raise FailedPrecondition("the adapter is not loaded", digest=job.adapter)
         limit, need = self._info.context_length, len(job.tokens) + job.params.max_tokens

@@ -5,11 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from router.engine.base import Delta, Finished
-from router.errors import RouterError
+from router.errors import DeadlineExceeded, RouterError, Unavailable
+from router.types import FinishReason
 
-Event = Delta | Finished | RouterError
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What came of a reading."""
+
+    values: NDArray[np.float32]
+
+
+Event = Delta | Read | Finished | RouterError
 
 
 class Stream:
@@ -17,7 +32,7 @@ class Stream:
 
     def __init__(self, cancel: Callable[[Stream], None], ended: Callable[[Stream], None]) -> None:
         self.loop = asyncio.get_running_loop()
-        self._events: deque[Event] = deque()
+        self._events: deque[Delta | Finished | RouterError] = deque()
         self._ready = asyncio.Event()
         self._cancel = cancel
         self._on_end = ended
@@ -30,6 +45,8 @@ class Stream:
 
     def put(self, event: Event) -> None:
         """Called on the event loop."""
+        if isinstance(event, Read):
+            raise TypeError("a generation got what a reading asked for")
         self._events.append(event)
         if not isinstance(event, Delta):
             self.ended = True
@@ -53,9 +70,47 @@ class Stream:
             self.cancel()
 
 
-def deliver(events: Iterable[tuple[Stream, Event]]) -> None:
+class Answer:
+    """The receiving end of one reading. Lives on the event loop it was made on."""
+
+    def __init__(self, cancel: Callable[[Answer], None], ended: Callable[[Answer], None]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[NDArray[np.float32]] = self.loop.create_future()
+        self._cancel, self._on_end = cancel, ended
+
+    def put(self, event: Event) -> None:
+        """Called on the event loop, once."""
+        self._on_end(self)
+        if self._future.done():
+            return
+        if isinstance(event, Read):
+            self._future.set_result(event.values)
+        else:
+            self._future.set_exception(_refusal(event))
+
+    async def wait(self) -> NDArray[np.float32]:
+        """What was read; leaving early cancels. Raises DeadlineExceeded, EngineFailed, Unavailable."""
+        try:
+            return await self._future
+        except asyncio.CancelledError:
+            self._cancel(self)
+            raise
+
+
+def _refusal(event: Event) -> RouterError:
+    if isinstance(event, RouterError):
+        return event
+    if isinstance(event, Finished) and event.reason is FinishReason.DEADLINE:
+        return DeadlineExceeded("not read in time")
+    return Unavailable("the engine has stopped")
+
+
+Receiver = Stream | Answer
+
+
+def deliver(events: Iterable[tuple[Receiver, Event]]) -> None:
     """Called on the engine thread: one wake-up for each event loop, however many rows."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, Event]]] = defaultdict(list)
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Receiver, Event]]] = defaultdict(list)
     for stream, event in events:
         by_loop[stream.loop].append((stream, event))
     for loop, batch in by_loop.items():
@@ -63,6 +118,6 @@ def deliver(events: Iterable[tuple[Stream, Event]]) -> None:
             loop.call_soon_threadsafe(_put_all, batch)
 
 
-def _put_all(batch: list[tuple[Stream, Event]]) -> None:
+def _put_all(batch: list[tuple[Receiver, Event]]) -> None:
     for stream, event in batch:
         stream.put(event)

@@ -10,17 +10,19 @@ from threading import Condition, Thread
 
 import torch
 
-from router.engine.base import Delta, EngineStatus, Finished, Job
-from router.engine.handoff import Event, Stream, deliver
+from router.engine.base import Delta, EngineStatus
+from router.engine.handoff import Event, Read, Receiver, deliver
+from router.engine.reading import ReadingRow
 from router.engine.runner import Runner
 from router.engine.sampling import Sampled, Sampler
 from router.engine.scheduler import Chunk, Scheduler
-from router.engine.sequence import Sequence as Row
+from router.engine.sequence import Row
+from router.engine.sequence import Sequence as Answering
 from router.errors import EngineFailed, RouterError
 from router.types import FinishReason
 
 log = logging.getLogger(__name__)
-Events = list[tuple[Stream, Event]]
+Events = list[tuple[Receiver, Event]]
 
 IDLE_SECONDS = 0.5  # how often an idle loop wakes to show that it is alive
 BLOCKED_SECONDS = 0.005  # how soon it looks again when nothing that waits can be admitted
@@ -31,13 +33,10 @@ MOST_FAILURES = 3  # steps that may fail in a row before the engine says it cann
 class StepLoop:
     """Owns scheduler, runner and sampler; everything but `add`, `cancel`, `drop`, `stop` is its thread's."""
 
-    def __init__(
-        self, scheduler: Scheduler, runner: Runner, sampler: Sampler, make_row: Callable[[Job, Stream], Row]
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, runner: Runner, sampler: Sampler) -> None:
         self.status = EngineStatus(last_progress=time.monotonic())
         self._scheduler, self._runner, self._sampler = scheduler, runner, sampler
-        self._make_row = make_row
-        self._rows: dict[Stream, Row] = {}
+        self._rows: dict[Receiver, Row] = {}
         self._inbox: list[Callable[[], None]] = []
         self._wake = Condition()
         self._stopping = False
@@ -48,11 +47,11 @@ class StepLoop:
         """Start the thread."""
         self._thread.start()
 
-    def add(self, job: Job, stream: Stream) -> None:
-        """Queue a job."""
-        self._post(lambda: self._add(job, stream))
+    def add(self, make_row: Callable[[], Row], stream: Receiver) -> None:
+        """Queue a job; its row is made by the engine's thread."""
+        self._post(lambda: self._add(make_row, stream))
 
-    def cancel(self, stream: Stream) -> None:
+    def cancel(self, stream: Receiver) -> None:
         """End a job as CANCELLED before the next step."""
         self._post(lambda: self._end(stream, FinishReason.CANCELLED))
 
@@ -70,14 +69,16 @@ class StepLoop:
 
     def step(self, chunks: Sequence[Chunk]) -> Events:
         """Compute the chunks, sample where one is complete, and say what became certain."""
-        logits = self._runner.run(chunks)
-        complete = [c.sequence for c in chunks if c.samples]
+        reads = bool(self._scheduler.reading)
+        logits = self._runner.run_with_readings(chunks) if reads else self._runner.run(chunks)
+        complete = [row for c in chunks if c.samples and isinstance(row := c.sequence, Answering)]
         sampled = self._sampler.sample(logits, [row.sampling for row in complete]) if complete else []
         for chunk in chunks:
             self._scheduler.computed(chunk)
-        return [
+        events = [
             event for row, token in zip(complete, sampled, strict=True) for event in self._grow(row, token)
         ]
+        return [*events, *self._read(chunks)] if reads else events
 
     def _run(self) -> None:
         with torch.inference_mode():
@@ -110,7 +111,17 @@ class StepLoop:
         self._steps += 1
         deliver(events)
 
-    def _grow(self, row: Row, token: Sampled) -> Iterator[tuple[Stream, Event]]:
+    def _read(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Receiver, Event]]:
+        for row in (c.sequence for c in chunks):
+            if isinstance(row, ReadingRow) and not row.remaining:
+                values = row.result()
+                if values is None:
+                    yield self._fail(row)
+                else:
+                    self._finish(row)
+                    yield row.stream, Read(values)
+
+    def _grow(self, row: Answering, token: Sampled) -> Iterator[tuple[Receiver, Event]]:
         if token.failed:
             yield self._fail(row)
             return
@@ -130,30 +141,31 @@ class StepLoop:
             yield row.stream, Delta(text, row.unsent, logprobs)
             row.unsent = 0
         if reason is not None:
-            yield row.stream, self._finished(row, reason)
+            self._finish(row)
+            yield row.stream, row.finished(reason)
 
-    def _finished(self, row: Row, reason: FinishReason) -> Finished:
+    def _finish(self, row: Row) -> None:
         self._scheduler.finish(row)
         self._rows.pop(row.stream, None)
-        return Finished(reason, row.usage(), row.detokenizer.stopped or "")
 
-    def _fail(self, row: Row) -> tuple[Stream, RouterError]:
-        self._finished(row, FinishReason.ERROR)
+    def _fail(self, row: Row) -> tuple[Receiver, RouterError]:
+        self._finish(row)
         return row.stream, EngineFailed(_FIXED_TEXT)
 
-    def _add(self, job: Job, stream: Stream) -> None:
+    def _add(self, make_row: Callable[[], Row], stream: Receiver) -> None:
         try:
-            row = self._rows[stream] = self._make_row(job, stream)
+            row = self._rows[stream] = make_row()
         except Exception:
             log.exception("a job cannot be prepared")
             deliver([(stream, EngineFailed(_FIXED_TEXT))])
         else:
             self._scheduler.add(row)
 
-    def _end(self, stream: Stream, reason: FinishReason) -> None:
+    def _end(self, stream: Receiver, reason: FinishReason) -> None:
         row = self._rows.get(stream)
         if row is not None:
-            deliver([(stream, self._finished(row, reason))])
+            self._finish(row)
+            deliver([(stream, row.finished(reason))])
 
     def _drop(self, digest: str, done: Future[None]) -> None:
         self._runner.forget(digest)
@@ -175,8 +187,8 @@ class StepLoop:
     def _take_inbox(self) -> None:
         scheduler = self._scheduler
         with self._wake:
-            if not self._inbox and not scheduler.running:
-                self._wake.wait(BLOCKED_SECONDS if scheduler.waiting else IDLE_SECONDS)
+            if not self._inbox and not (scheduler.running or scheduler.reading):
+                self._wake.wait(BLOCKED_SECONDS if scheduler.busy else IDLE_SECONDS)
             commands, self._inbox = self._inbox, []
         for command in commands:
             command()
@@ -188,7 +200,8 @@ class StepLoop:
             waiting=len(scheduler.waiting),
             steps=self._steps,
             last_progress=time.monotonic(),
-            busy=bool(scheduler.running or scheduler.waiting),
+            reading=len(scheduler.reading) + len(scheduler.unread),
+            busy=scheduler.busy,
             failed="steps fail one after the other" if self._failures >= MOST_FAILURES else "",
             cache_blocks=scheduler.pool.total,
             cache_blocks_free=scheduler.pool.free,

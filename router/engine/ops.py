@@ -69,16 +69,6 @@ class Ops(Protocol):
         """weight [out, in], bias [out] -> a function x [T, in] -> [T, out]; may keep a packed copy."""
         ...
 
-    def linear_lora(
-        self,
-        linear: Callable[[torch.Tensor], torch.Tensor],
-        x: torch.Tensor,
-        plan: LoraPlan,
-        group: SiteGroup,
-    ) -> torch.Tensor:
-        """linear(x), then `lora`, in one go: `linear` comes from pack_linear and holds the group's layers."""
-        ...
-
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
         """[out_total, r] into this implementation's layout."""
         ...

@@ -8,8 +8,9 @@ from itertools import accumulate
 import torch
 
 from router.engine.lora import LoraBatch
-from router.engine.model.backbone import Backbone
+from router.engine.model.backbone import Backbone, Taps
 from router.engine.ops import BLOCK, AttentionPlan, LoraPlan
+from router.engine.reading import ReadingStep
 from router.engine.scheduler import Chunk
 from router.engine.slots import DeviceSlots
 
@@ -26,17 +27,30 @@ class Runner:
     def run(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Logits [S, vocabulary] of the chunks that sample, in their order."""
         bounds = _running_sum(c.count for c in chunks)
+        return self._forward(chunks, bounds, _last(chunks, bounds))
+
+    def run_with_readings(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+        """The same where some chunks are of readings, which take what they want."""
+        bounds = _running_sum(c.count for c in chunks)
+        sampled, wanted = _last(chunks, bounds), ReadingStep(chunks, bounds)
+        logits = self._forward(chunks, bounds, sampled + wanted.rows, wanted.taps)
+        wanted.take(logits[len(sampled) :])
+        return logits[: len(sampled)]
+
+    def _forward(
+        self, chunks: Sequence[Chunk], bounds: list[int], scored: list[int], taps: Taps | None = None
+    ) -> torch.Tensor:
         tokens = [
             token
             for c in chunks
             for token in c.sequence.tokens[c.sequence.computed : c.sequence.computed + c.count]
         ]
-        last = [end - 1 for c, end in zip(chunks, bounds[1:], strict=True) if c.samples]
         return self._backbone.forward(
             self._tensor(tokens, torch.int64),
             self._attention_plan(chunks, bounds),
             self._lora_plans(chunks, bounds),
-            self._tensor(last, torch.int64),
+            self._tensor(scored, torch.int64),
+            taps,
         )
 
     def _attention_plan(self, chunks: Sequence[Chunk], bounds: list[int]) -> AttentionPlan:
@@ -79,6 +93,10 @@ class Runner:
 
     def _tensor(self, values: Sequence[int] | Sequence[list[int]], dtype: torch.dtype) -> torch.Tensor:
         return torch.tensor(values, dtype=dtype, device=self._device)
+
+
+def _last(chunks: Sequence[Chunk], bounds: list[int]) -> list[int]:
+    return [end - 1 for c, end in zip(chunks, bounds[1:], strict=True) if c.samples]
 
 
 def _blocks(chunk: Chunk) -> list[int]:

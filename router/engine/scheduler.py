@@ -4,6 +4,9 @@ Running sequences decode one token each; the rest of the step's token budget goe
 chunks. A waiting sequence is admitted when a row, its blocks and a device slot for its adapter are
 there; one that has to wait for its slot or blocks is passed over, but not for longer than `patience`
 seconds: then nobody behind it is admitted until it is (bounded waiting).
+
+Readings have a queue and places of their own, so that they neither take a request's place nor wait for
+one. Of a step they get what requests leave, up to a bound, but an eighth always.
 """
 
 from __future__ import annotations
@@ -13,8 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from router.engine.blocks import BlockPool, chain_root
-from router.engine.sequence import Sequence
+from router.engine.sequence import Row
 from router.engine.slots import DeviceSlots
+
+READING_ROWS = 8
+READING_TOKENS = 256  # of one step: each may need its logits kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +30,7 @@ class Chunk:
     `samples`: the step computes the sequence's last token, so that a new one is sampled.
     """
 
-    sequence: Sequence
+    sequence: Row
     count: int
     samples: bool
 
@@ -44,79 +50,105 @@ class Scheduler:
     ) -> None:
         self.pool = pool
         self.slots = slots
-        self.waiting: list[Sequence] = []
-        self.running: list[Sequence] = []
+        self.waiting: list[Row] = []
+        self.running: list[Row] = []
+        self.unread: list[Row] = []  # readings that wait
+        self.reading: list[Row] = []  # and those in progress
         self._base_digest = base_digest
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
         self._patience = patience
 
-    def add(self, sequence: Sequence) -> None:
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to compute or admit."""
+        return bool(self.running or self.reading or self.waiting or self.unread)
+
+    def add(self, sequence: Row) -> None:
         """Queue it behind all of its priority."""
-        index = len(self.waiting)
-        while index and self.waiting[index - 1].job.priority < sequence.job.priority:
+        queue = self.waiting if sequence.samples else self.unread
+        index = len(queue)
+        while index and queue[index - 1].priority < sequence.priority:
             index -= 1
-        self.waiting.insert(index, sequence)
+        queue.insert(index, sequence)
 
     def schedule(self) -> list[Chunk]:
         """The next step: base rows first, then one contiguous range for each adapter."""
         self._admit()
-        budget = self._max_step_tokens
+        kept = max(1, self._max_step_tokens // 8) if self.reading else 0
+        budget = self._max_step_tokens - kept
         chunks = []
         for sequence in sorted(self.running, key=lambda s: (s.remaining > 1, s.arrived)):
             count = min(sequence.remaining, budget)
             if count > 0:
                 chunks.append(Chunk(sequence, count, count == sequence.remaining))
                 budget -= count
+        if self.reading:
+            chunks += self._readings(min(budget + kept, READING_TOKENS))
         chunks.sort(key=lambda c: (c.sequence.adapter or "", c.sequence.arrived))
         return chunks
+
+    def _readings(self, budget: int) -> Iterator[Chunk]:
+        for row in sorted(self.reading, key=lambda r: (-r.priority, r.arrived)):
+            count = min(row.remaining, budget)
+            if count > 0:
+                yield Chunk(row, count, samples=False)
+                budget -= count
 
     def computed(self, chunk: Chunk) -> None:
         """Note that a chunk's keys and values are in the cache now."""
         sequence = chunk.sequence
         sequence.computed += chunk.count
         if sequence.allocation is not None:
-            self.pool.publish(sequence.allocation, sequence.root, sequence.tokens, sequence.computed)
+            shared = min(sequence.computed, len(sequence.prefix))
+            self.pool.publish(sequence.allocation, sequence.root, sequence.prefix, shared)
 
-    def finish(self, sequence: Sequence) -> None:
+    def finish(self, sequence: Row) -> None:
         """Free the row, its blocks and its hold on the slot, wherever it is. Idempotent."""
-        if sequence in self.running:
-            self.running.remove(sequence)
+        running, waiting = self._queues(sequence)
+        if sequence in running:
+            running.remove(sequence)
             self.slots.release(sequence.adapter)
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
+        elif sequence in waiting:
+            waiting.remove(sequence)
         if sequence.allocation is not None:
             self.pool.release(sequence.allocation)
             sequence.allocation = None
 
-    def expired(self) -> Iterator[Sequence]:
+    def _queues(self, row: Row) -> tuple[list[Row], list[Row]]:
+        return (self.running, self.waiting) if row.samples else (self.reading, self.unread)
+
+    def expired(self) -> Iterator[Row]:
         """Sequences whose deadline has passed."""
         now = time.monotonic()
-        for sequence in (*self.running, *self.waiting):
-            if sequence.job.deadline is not None and sequence.job.deadline <= now:
+        for sequence in (*self.running, *self.waiting, *self.reading, *self.unread):
+            if sequence.deadline is not None and sequence.deadline <= now:
                 yield sequence
 
     def _admit(self) -> None:
         now = time.monotonic()
         for sequence in tuple(self.waiting):
             if len(self.running) >= self._max_running:
-                return
+                break
             if self._try_admit(sequence, now):
                 continue
             if now - sequence.arrived > self._patience:
-                return
+                return  # readings must not take the blocks it waits for either
+        for row in tuple(self.unread[: READING_ROWS - len(self.reading)]):
+            self._try_admit(row, now)
 
-    def _try_admit(self, sequence: Sequence, now: float) -> bool:
+    def _try_admit(self, sequence: Row, now: float) -> bool:
         if not self.slots.acquire(sequence.adapter):
             return False
         root = chain_root(self._base_digest, sequence.adapter)
-        allocation = self.pool.allocate(root, sequence.tokens, sequence.total)
+        allocation = self.pool.allocate(root, sequence.prefix, sequence.total)
         if allocation is None:
             self.slots.release(sequence.adapter)
             return False
         sequence.root, sequence.allocation = root, allocation
         sequence.computed = sequence.cached = allocation.cached_tokens
         sequence.admitted = now
-        self.waiting.remove(sequence)
-        self.running.append(sequence)
+        running, waiting = self._queues(sequence)
+        waiting.remove(sequence)
+        running.append(sequence)
         return True

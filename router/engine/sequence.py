@@ -4,57 +4,78 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from router.engine.base import Job
+from router.engine.base import Finished, Job
 from router.types import FinishReason, Usage
 
 if TYPE_CHECKING:
     from router.engine.blocks import Allocation
-    from router.engine.handoff import Stream
+    from router.engine.handoff import Receiver
     from router.engine.sampling import SamplingState
     from router.engine.text.detokenize import Detokenizer
 
 
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """Tokens, blocks and progress of one job. Touched by the engine thread only."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class Row:
+    """Tokens, blocks and progress of one job, as the scheduler sees it. Touched by the engine thread only."""
 
-    job: Job
-    stream: Stream
-    sampling: SamplingState
-    detokenizer: Detokenizer
-    tokens: list[int]  # prompt and answer
-    prompt_length: int
-    eos: frozenset[int]
+    samples: ClassVar[bool] = True  # a token follows its last one
+
+    stream: Receiver
+    tokens: list[int] = field(init=False)
+    total: int = field(init=False)  # most tokens it can grow to
+    adapter: str | None = field(init=False, default=None)  # digest, None for the base
+    deadline: float | None = field(init=False, default=None)  # time.monotonic() seconds
+    priority: int = field(init=False, default=0)
     arrived: float = field(default_factory=time.monotonic)
     admitted: float = 0.0
-    first_token: float = 0.0
     computed: int = 0  # tokens whose keys and values are in the cache
     cached: int = 0  # of these, taken from the prefix cache
-    unsent: int = 0  # tokens whose text is still held back
     root: bytes = b""
     allocation: Allocation | None = None
 
     @property
-    def adapter(self) -> str | None:
-        """Digest of the adapter, None for the base."""
-        return self.job.adapter
-
-    @property
-    def generated(self) -> int:
-        """Tokens of the answer so far."""
-        return len(self.tokens) - self.prompt_length
+    def prefix(self) -> list[int]:
+        """The tokens whose keys and values others may use."""
+        return self.tokens
 
     @property
     def remaining(self) -> int:
         """Tokens still to be computed before the next one can be sampled."""
         return len(self.tokens) - self.computed
 
+    def finished(self, reason: FinishReason) -> Finished:
+        """Its last event."""
+        return Finished(reason)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Sequence(Row):
+    """A prompt and the answer that grows behind it."""
+
+    job: Job
+    sampling: SamplingState
+    detokenizer: Detokenizer
+    eos: frozenset[int]
+    first_token: float = 0.0
+    unsent: int = 0  # tokens whose text is still held back
+
+    def __post_init__(self) -> None:
+        job = self.job
+        self.tokens = list(job.tokens)
+        self.total = len(job.tokens) + job.params.max_tokens
+        self.adapter, self.deadline, self.priority = job.adapter, job.deadline, job.priority
+
     @property
-    def total(self) -> int:
-        """Most tokens the sequence can grow to."""
-        return self.prompt_length + self.job.params.max_tokens
+    def prompt_length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.job.tokens)
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - self.prompt_length
 
     def length_reached(self) -> bool:
         """True once max_tokens were generated."""
@@ -78,3 +99,7 @@ class Sequence:
         if token in self.eos and self.generated > self.job.params.min_tokens:
             return FinishReason.STOP
         return FinishReason.LENGTH if self.length_reached() else None
+
+    def finished(self, reason: FinishReason) -> Finished:
+        """The end, with counts and times."""
+        return Finished(reason, self.usage(), self.detokenizer.stopped or "")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from router.config import Settings
-from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt
+from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt, Reading
 from router.engine.blocks import BlockPool
 from router.engine.digest import base_digest
-from router.engine.handoff import Stream
+from router.engine.handoff import Answer, Stream
 from router.engine.loop import StepLoop
 from router.engine.lora import pack_adapter
 from router.engine.model.backbone import Backbone
@@ -29,6 +30,8 @@ from router.engine.model.loader import (
 from router.engine.model.packed import PackedBackbone, why_not_packed
 from router.engine.native import load_ops
 from router.engine.ops import BLOCK, Ops
+from router.engine.reading import ReadingRow
+from router.engine.refusals import check_reading
 from router.engine.runner import Runner
 from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import Scheduler
@@ -47,6 +50,10 @@ from router.errors import (
     ResourceExhausted,
 )
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 log = logging.getLogger(__name__)
 
 
@@ -58,6 +65,7 @@ class TorchEngine:
         self._loaded = loaded
         self._host = HostStore()
         self._live: set[Stream] = set()
+        self._read: set[Answer] = set()
         self._loop: StepLoop | None = None
         self._info: BaseInfo | None = None
 
@@ -88,7 +96,7 @@ class TorchEngine:
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
         backbone = _backbone(model, self._ops, self._blocks(), self._context)
-        self._groups = backbone.groups
+        self._groups, self._layers = backbone.groups, backbone.layers
         self._info = BaseInfo(
             name=loaded.name,
             digest=digest,
@@ -133,8 +141,18 @@ class TorchEngine:
         self._check(job)
         stream = Stream(loop.cancel, self._live.discard)
         self._live.add(stream)
-        loop.add(job, stream)
+        loop.add(partial(self._row, job, stream), stream)
         return stream
+
+    async def read(self, reading: Reading) -> NDArray[np.float32]:
+        """Hidden states or log-probabilities, computed in the steps of the others."""
+        loop = self._running()
+        check_reading(reading, self._context, self._blocks(), len(self._read))
+        answer = Answer(loop.cancel, self._read.discard)
+        self._read.add(answer)
+        layer = None if reading.depth is None else round(reading.depth * self._layers)
+        loop.add(lambda: ReadingRow(stream=answer, reading=reading, layer=layer), answer)
+        return await answer.wait()
 
     def status(self) -> EngineStatus:
         """A snapshot taken after the last step."""
@@ -186,7 +204,7 @@ class TorchEngine:
         )
         runner = Runner(backbone, slots, self._device)
         sampler = Sampler(self._vocabulary, self._device, vocabulary(self._tokenizer).spell)
-        return StepLoop(scheduler, runner, sampler, self._row)
+        return StepLoop(scheduler, runner, sampler)
 
     def _row(self, job: Job, stream: Stream) -> Sequence:
         return Sequence(
@@ -194,8 +212,6 @@ class TorchEngine:
             stream=stream,
             sampling=SamplingState(job.params, job.tokens, self._eos),
             detokenizer=Detokenizer(self._tokenizer, job.params.stop, job.params.min_tokens),
-            tokens=list(job.tokens),
-            prompt_length=len(job.tokens),
             eos=self._eos,
         )
 

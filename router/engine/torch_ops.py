@@ -23,12 +23,6 @@ class TorchOps:
         except RuntimeError:  # oneDNN has no bfloat16 or float16 on this CPU
             return lambda x: F.linear(x, weight, bias)
 
-    def linear_lora(self, linear: Linear, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> torch.Tensor:
-        """linear(x) with each group's adapter added."""
-        y = linear(x)
-        self.lora(y, x, plan, group)
-        return y
-
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
         """[out_total, r], unchanged."""
         return b.contiguous()

@@ -5,9 +5,18 @@ import time
 
 import pytest
 
-from router.engine.base import AdapterArtifact, Delta, Engine, Finished, Job, Prompt
+from router.engine.base import AdapterArtifact, Delta, Engine, Finished, Job, Prompt, Reading
 from router.engine.fake import FakeEngine
-from router.errors import EngineFailed, FailedPrecondition, NotLoaded, Overloaded, PromptTooLong
+from router.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    FailedPrecondition,
+    InvalidRequest,
+    NotLoaded,
+    Overloaded,
+    PromptTooLong,
+    Unavailable,
+)
 from router.types import FinishReason, PromptTemplate, SamplingParams, Turn
 
 
@@ -95,3 +104,32 @@ async def test_deadline_and_close_end_a_job() -> None:
     running = engine.submit(job(engine, min_tokens=200))
     engine.close()
     assert [e.reason async for e in running if isinstance(e, Finished)] == [FinishReason.CANCELLED]
+
+
+async def test_readings_are_numbers_of_the_bytes() -> None:
+    engine = started()
+    like, alike, other = (list(text) for text in (b"a sore throat", b"a sore throat!", b"SELECT 1"))
+    one, two, three = [await engine.read(Reading(tokens, depth=0.5)) for tokens in (like, alike, other)]
+    assert one @ two > 0.9 > one @ three
+    near, far = [await engine.read(Reading(like, context)) for context in (alike, other)]
+    assert len(near) == len(like)
+    assert near.sum() > far.sum()
+
+
+async def test_readings_end_like_jobs() -> None:
+    engine = started(step_seconds=0.005)
+    with pytest.raises(InvalidRequest):
+        await engine.read(Reading([1]))
+    with pytest.raises(DeadlineExceeded):
+        await engine.read(Reading([1], depth=1.0, deadline=time.monotonic() - 1))
+    engine.fail_step("boom")
+    with pytest.raises(EngineFailed):
+        await engine.read(Reading([1], depth=1.0))
+    engine.hold()
+    waiting = asyncio.ensure_future(engine.read(Reading([1], depth=1.0)))
+    await asyncio.sleep(0)
+    engine.close()
+    with pytest.raises(Unavailable):
+        await waiting
+    with pytest.raises(Unavailable):
+        await engine.read(Reading([1], depth=1.0))

@@ -94,14 +94,6 @@ def test_lora(native, dtype, base_rows, groups, in_features, outs, seed):
 
 
 @dtypes
-def test_linear_lora(native, dtype):
-    case = lora_case(2, [(3, 8), (1, 4)], 64, (48, 16), dtype)
-    linear = native.pack_linear(torch.randn(64, 64).to(dtype), None)
-    case.y = linear(case.x)
-    assert torch.equal(native.linear_lora(linear, case.x, case.plan(native), case.group), case.run(native))
-
-
-@dtypes
 def test_lora_touches_only_rows_with_weights(native, dtype):
     case = lora_case(3, [(2, 8), (4, 0), (1, 16)], 64, (48, 16, 16), dtype)
     y = case.run(native)

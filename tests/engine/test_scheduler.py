@@ -36,7 +36,7 @@ def make(
 def row(length: int = 10, adapter: str | None = None, new: int = 4, priority: int = 0) -> Sequence:
     tokens = list(range(length))
     job = Job("r", tokens, SamplingParams(max_tokens=new), adapter, priority=priority)
-    return Sequence(job, ANY, ANY, ANY, list(tokens), length, frozenset())
+    return Sequence(stream=ANY, job=job, sampling=ANY, detokenizer=ANY, eos=frozenset())
 
 
 def run_step(scheduler: Scheduler) -> list[tuple[str | None, int]]:
@@ -129,7 +129,7 @@ def test_finish_frees_everything_wherever_the_row_is() -> None:
 def test_rows_past_their_deadline_are_named() -> None:
     scheduler = make()
     late = row(4)
-    late.job = Job("late", [1], SamplingParams(), deadline=time.monotonic() - 1)
+    late.deadline = time.monotonic() - 1
     scheduler.add(late)
     scheduler.add(row(4))
     assert list(scheduler.expired()) == [late]

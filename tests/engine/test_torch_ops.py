@@ -107,11 +107,3 @@ def test_linear(dtype, bias):
     shift = None if bias is None else bias.to(dtype)
     expected = x.double() @ weight.double().t() + (0 if shift is None else shift.double())
     close(OPS.pack_linear(weight, shift)(x) / 8, expected / 8, dtype)
-
-
-def test_linear_lora():
-    case = lora_case(1, [(3, 4)], 32, (16, 8), torch.float32)
-    linear = OPS.pack_linear(torch.randn(24, 32), None)
-    case.y = linear(case.x)
-    y = OPS.linear_lora(linear, case.x, case.plan(OPS), case.group)
-    close(y, lora_reference(case), torch.float32)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -10,11 +11,23 @@ import torch
 from router.engine.ops import AttentionPlan, LoraPlan, SiteGroup
 
 
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """Who gets the hidden states [T, hidden] after so many layers; they are not theirs to keep or change.
+
+    After all layers they are normed. `last`: nothing is wanted of the layers after that one, -1: of all.
+    """
+
+    at: Mapping[int, Callable[[torch.Tensor], None]]
+    last: int = -1
+
+
 class Backbone(Protocol):
     """A base model whose linear layers take per-row adapters."""
 
     groups: list[SiteGroup]  # one LoraPlan (or None) for each, in this order
     kind: str  # "packed" or "generic"
+    layers: int
 
     def forward(
         self,
@@ -22,6 +35,7 @@ class Backbone(Protocol):
         plan: AttentionPlan,
         lora: Sequence[LoraPlan | None] | None,
         last: torch.Tensor,
+        taps: Taps | None = None,
     ) -> torch.Tensor:
         """tokens int64 [T] of one step, `last` int64 [S] rows to score -> logits [S, vocabulary]."""
         ...

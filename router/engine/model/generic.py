@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from router.engine.model.attention import KeyValues, attend
+from router.engine.model.backbone import Taps
 from router.engine.ops import AttentionPlan, LoraPlan, Ops, SiteGroup
 from router.errors import ConfigError
 
@@ -52,6 +53,7 @@ class GenericBackbone:
         from transformers import AttentionInterface
 
         self._model = model
+        self.layers = int(model.config.num_hidden_layers)
         self._step = _Step(ops)
         self._blocks = blocks
         self._caches: dict[int, KeyValues] = {}
@@ -87,6 +89,7 @@ class GenericBackbone:
         plan: AttentionPlan,
         lora: Sequence[LoraPlan | None] | None,
         last: torch.Tensor,
+        taps: Taps | None = None,
     ) -> torch.Tensor:
         """One step: tokens int64 [T], rows to score `last` [S] -> logits [S, vocabulary]."""
         step = self._step
@@ -97,9 +100,13 @@ class GenericBackbone:
                 position_ids=plan.positions[None].long(),
                 logits_to_keep=last,
                 use_cache=False,
+                **({} if taps is None else {"output_hidden_states": True}),
             )
         finally:
             step.plan = step.lora = None
+        if taps is not None:
+            for layer, tap in taps.at.items():
+                tap(output.hidden_states[layer][0])
         logits: torch.Tensor = output.logits[0]
         return logits
 

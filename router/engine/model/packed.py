@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from router.engine.model.backbone import Taps
 from router.engine.model.linear import Linear, join
 from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, Ops, SiteGroup
 
@@ -65,13 +66,14 @@ class PackedBackbone:
         self._kv_heads = config.num_key_value_heads
         self._head_dim = attention.head_dim
         self._scale = float(attention.scaling)
+        self.layers = len(inner.layers)
         self._embed = inner.embed_tokens.weight
         self._final = (inner.norm.weight, float(inner.norm.variance_epsilon))
         self._cos, self._sin = _rotary_table(inner.rotary_emb, context, self._embed)
         self._cache_shape = (blocks, self._kv_heads, BLOCK, self._head_dim)
         self.groups: list[SiteGroup] = []
         self._layers = []
-        for index in range(len(inner.layers)):
+        for index in range(self.layers):
             layer = inner.layers[index]
             self.groups += [_site_group(f"model.layers.{index}", layer, names) for names in _GROUPS]
             self._layers.append(self._take(layer))
@@ -104,6 +106,7 @@ class PackedBackbone:
         plan: AttentionPlan,
         lora: Sequence[LoraPlan | None] | None,
         last: torch.Tensor,
+        taps: Taps | None = None,
     ) -> torch.Tensor:
         """One step: tokens int64 [T], rows to score `last` [S] -> logits [S, vocabulary]."""
         ops, heads, scale = self._ops, self._heads, self._scale
@@ -116,6 +119,10 @@ class PackedBackbone:
                 if x is None
                 else ops.add_rms_norm(residual, x, layer.norm1, layer.eps)
             )
+            if taps is not None and (tap := taps.at.get(index)):
+                tap(residual)
+                if taps.last == index:
+                    return self._head(residual[last])  # of no row
             qkv = self._linear(layer.qkv, h, lora, at)
             if layer.qk_norm is not None:
                 self._normalise_heads(qkv, layer.qk_norm, layer.eps)
@@ -127,13 +134,17 @@ class PackedBackbone:
             x = self._linear(layer.down, h, lora, at + 3)
         if x is not None:
             residual += x
+        if taps is not None and self.layers in taps.at:
+            taps.at[self.layers](ops.rms_norm(residual, *self._final))
         return self._head(ops.rms_norm(residual[last], *self._final))
 
     def _linear(
         self, linear: Linear, x: torch.Tensor, lora: Sequence[LoraPlan | None] | None, group: int
     ) -> torch.Tensor:
-        plan = lora[group] if lora is not None else None
-        return linear(x) if plan is None else self._ops.linear_lora(linear, x, plan, self.groups[group])
+        y = linear(x)
+        if lora is not None and (plan := lora[group]) is not None:
+            self._ops.lora(y, x, plan, self.groups[group])
+        return y
 
     def _normalise_heads(
         self, qkv: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor], eps: float

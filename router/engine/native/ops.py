@@ -36,12 +36,6 @@ class NativeOps:
         run = self._native.linear
         return lambda x: run(x, packed, shift, out)
 
-    def linear_lora(self, linear: Linear, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> torch.Tensor:
-        """linear(x) with each group's adapter added."""
-        y = linear(x)
-        self.lora(y, x, plan, group)
-        return y
-
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
         """[out_total, r] -> flat, as it is read: tiles of columns, in each the ranks (bfloat16: pairs)."""
         rank, whole = b.shape[1], len(b) // self._tile * self._tile

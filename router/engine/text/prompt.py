@@ -43,7 +43,8 @@ class PromptEncoder:
         the adapter's template has no place for the prompt.
         """
         if prompt.raw is not None:
-            return self._bos + self._text.encode([Piece(prompt.raw, from_template=False)])
+            begin = [] if prompt.follows else self._bos
+            return begin + self._text.encode([Piece(prompt.raw, from_template=False)], follows=prompt.follows)
         turns = apply_template(prompt.turns, prompt.template)
         if self._chat is not None and turns:
             return self._text.encode(self._chat.render(turns))
