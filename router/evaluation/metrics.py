@@ -1,18 +1,20 @@
-"""Scores of answers against gold answers.
+"""What every metric is made of.
 
-Every metric is a `Scorer`: made once from all answers, asked for the score of any selection of rows,
-so that the bootstrap can resample it.
+A `Scorer` is made once from all answers and asked for the score of any selection of rows, so that the
+bootstrap can resample it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sacrebleu.metrics import CHRF
+
+from router.training.data import Row
 
 Selection = NDArray[np.intp]
 
@@ -36,47 +38,48 @@ class MeanScorer:
         return float(self._values[rows].mean())
 
 
-class ChrfScorer:
-    """Corpus chrF (Popović 2015, https://aclanthology.org/W15-3049), by sacrebleu; 0 to 100."""
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is asked and how answers are judged.
 
-    def __init__(self, answers: Sequence[str], golds: Sequence[str]) -> None:
-        self._chrf = CHRF()
-        # Counts of each row, as sacrebleu's own bootstrap keeps them: 300 times faster than corpus_score.
-        self._counts = self._chrf._extract_corpus_statistics(list(answers), [list(golds)])
-
-    def score(self, rows: Selection) -> float:
-        """ChrF of the rows taken as one text."""
-        return float(self._chrf._aggregate_and_compute([self._counts[row] for row in rows]).score)
-
-
-def exact_match(answer: str, gold: str) -> bool:
-    """Equal but for surrounding white space."""
-    return answer.strip() == gold.strip()
-
-
-def names_only(answer: str, gold: str, labels: Sequence[str]) -> bool:
-    """Format-blind: the gold label stands somewhere in the answer, and no other label does.
-
-    Case, punctuation and white space do not count; a label inside a longer named label is not
-    counted as named.
+    `labels`, commonest first, is empty unless answers are names of a list; `parts` are patterns whose
+    first group is a part of an answer that counts for itself.
     """
-    rest = _plain(answer)
-    named = set()
-    for label in sorted(map(_plain, {*labels, gold}), key=len, reverse=True):
-        pattern = rf"\b{re.escape(label)}\b"
-        if re.search(pattern, rest):
-            named.add(label)
-            rest = re.sub(pattern, " ", rest)
-    return named == {_plain(gold)}
+
+    metric: str
+    rows: Sequence[Row]
+    labels: Sequence[str]
+    max_tokens: int
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
-def best_part(answer: str, gold: str) -> str:
-    """Format-blind: the line or quoted part of the answer that is nearest to the gold by chrF."""
-    parts: list[str] = [answer, *answer.splitlines(), *re.findall(r'["“«](.+?)["”»]', answer)]
-    chrf = CHRF()
-    closeness = {part: float(chrf.sentence_score(part, [gold]).score) for part in parts}
-    return max(closeness, key=closeness.__getitem__)
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The metric, its twin that does not look at the format, and further figures."""
+
+    score: Scorer
+    blind: Scorer
+    parts: Mapping[str, Scorer] = field(default_factory=dict)
 
 
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of `[evaluation]` in a recipe."""
+
+    title: str
+    digits: int  # shown
+    reading: str  # how a reader takes its figures
+    scores: Callable[[Task, Sequence[str]], Scores]
+    references: Callable[[Task], Mapping[str, Sequence[str]]]  # answers that cost nothing, by name
+
+
+def pieces(answer: str) -> list[str]:
+    """The answer, its lines, its sentences and what it puts in quotes: where the answer proper may stand."""
+    quoted: list[str] = re.findall(r'["“«](.+?)["”»]', answer)
+    sentences = re.split(r"(?<=[.!?:])\s+", answer)
+    return list(dict.fromkeys([answer, *answer.splitlines(), *sentences, *quoted]))
+
+
+def best_piece(answer: str, closeness: Callable[[str], float]) -> float:
+    """The most that any piece of an answer scores."""
+    return max(map(closeness, pieces(answer)))

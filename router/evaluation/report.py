@@ -46,6 +46,7 @@ def _arm(measured: Measured) -> dict[str, Any]:
         "loss_per_gold_token": round(measured.loss, 4),
         "prompt_tokens": round(measured.prompt_tokens, 1),
         "answer_tokens": round(measured.answer_tokens, 1),
+        "parts": {name: _estimate(part) for name, part in measured.parts.items()},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from router.evaluation.arms import Arm, ask, worked_examples
 from router.evaluation.facts import collect_facts
 from router.evaluation.forced import Forced, forced
 from router.evaluation.markdown import page
-from router.evaluation.measure import Measured, Task, measure
+from router.evaluation.measure import Measured, measure
+from router.evaluation.metrics import Task
 from router.evaluation.report import SAMPLES, report_card
 from router.evaluation.subject import Subject, load_subject, read_manifest
 from router.training.answers import AnswerModel
@@ -32,7 +34,8 @@ def evaluate_folder(
     splits = load_splits(recipe.data)
     subject = load_subject(folder, manifest, load_base(recipe.base.model, device))
     asked = draw(splits.test, rows)
-    task = Task(recipe.evaluation.metric, asked, _labels(recipe, splits), recipe.generation.max_tokens)
+    judging = recipe.evaluation
+    task = Task(judging.metric, asked, _labels(recipe, splits), recipe.generation.max_tokens, judging.parts)
     shots = worked_examples(splits.train, recipe.evaluation.shots)
     arms: dict[Arm, Measured] = {}
     for arm in Arm:
@@ -59,7 +62,8 @@ def draw(rows: Sequence[Row], count: int | None) -> list[Row]:
 
 
 def _labels(recipe: Recipe, splits: Splits) -> list[str]:
-    return sorted({row.response for row in splits.train}) if recipe.label_task else []
+    counts = Counter(row.response for row in splits.train) if recipe.label_task else Counter[str]()
+    return [label for label, _ in counts.most_common()]
 
 
 def _gap(subject: Subject, splits: Splits, count: int) -> dict[str, Forced]:

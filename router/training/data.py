@@ -13,6 +13,8 @@ from typing import Any
 from router.errors import ConfigError
 from router.training.recipe import Data
 
+Schema = tuple[tuple[str, tuple[str, ...]], ...]  # tables and their columns
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -22,6 +24,7 @@ class Row:
     response: str
     place: str  # FILE:LINE
     bare: str = ""  # the input without its instruction, where the file has it as `x`
+    schema: Schema = ()  # of the database that the row asks about, where the file has it as `schema`
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,16 @@ def _row(line: str, place: str) -> Row:
         value: Any = json.loads(line)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{place} is not JSON: {error.msg}") from error
-    bare = value.get("x", "") if isinstance(value, dict) else ""
-    return Row(_text(value, "prompt", place), _text(value, "response", place), place, str(bare))
+    prompt, response = _text(value, "prompt", place), _text(value, "response", place)
+    return Row(prompt, response, place, str(value.get("x", "")), _schema(value.get("schema", {}), place))
+
+
+def _schema(value: Any, place: str) -> Schema:
+    tables: list[Any] = list(value.values()) if isinstance(value, dict) else [None]
+    for columns in tables:
+        if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+            raise ConfigError(f"{place}: 'schema' must be an object of tables with lists of column names")
+    return tuple((table, tuple(columns)) for table, columns in value.items())
 
 
 def _text(value: Any, name: str, place: str) -> str:
@@ -80,13 +91,14 @@ def refuse_leaks(splits: Mapping[str, Sequence[Row]]) -> None:
     seen: dict[str, str] = {}
     for rows in splits.values():
         for row in rows:
-            if other := seen.get(_key(row.prompt)):
+            if other := seen.get(prompt_key(row.prompt)):
                 raise ConfigError(
                     f"{row.place} also stands in {other}: {row.prompt[:80]!r}; remove one of them"
                 )
         for row in rows:
-            seen.setdefault(_key(row.prompt), row.place)
+            seen.setdefault(prompt_key(row.prompt), row.place)
 
 
-def _key(prompt: str) -> str:
+def prompt_key(prompt: str) -> str:
+    """What two prompts share that count as the same: no case, white space folded."""
     return " ".join(prompt.casefold().split())

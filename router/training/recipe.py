@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,14 @@ def _rule(holds: Callable[[str], bool], words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _is_pattern(text: str) -> bool:
+    try:
+        return re.compile(text).groups > 0
+    except re.error:
+        return False
+
+
+Pattern = Annotated[str, _rule(_is_pattern, "a regular expression with a group")]
 Name = Annotated[str, _rule(is_name, NAME_RULE)]
 Version = Annotated[str, _rule(is_version, VERSION_RULE)]
 
@@ -110,7 +119,8 @@ class Training(Table):
 class Evaluation(Table):
     """`[evaluation]`: how the answers are judged."""
 
-    metric: Literal["exact_match", "chrf"] = "exact_match"
+    metric: Literal["exact_match", "chrf", "token_f1", "rouge_l", "execution"] = "exact_match"
+    parts: dict[str, Pattern] = {}  # of an answer, judged for themselves: name -> pattern with a group
     shots: int = Field(default=3, ge=0)  # worked examples of the few-shot arm, from the train split
     probes: int = Field(default=4, ge=1, le=20)
 

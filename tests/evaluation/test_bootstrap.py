@@ -32,7 +32,7 @@ def test_differences_are_paired(values: list[bool]) -> None:
     ours = resample(MeanScorer([value + 0.25 for value in values]), len(values), samples=100)
     theirs = resample(MeanScorer(values), len(values), samples=100)
     gain = ours.minus(theirs)
-    assert (gain.low, gain.high) == (pytest.approx(0.25), pytest.approx(0.25))
+    assert [gain.low, gain.high] == pytest.approx([0.25, 0.25])
 
 
 def test_same_seed_same_interval() -> None:

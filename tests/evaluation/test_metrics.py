@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import CHRF
 
-from router.evaluation.metrics import ChrfScorer, MeanScorer, best_part, exact_match, names_only
+from router.evaluation.labels import exact_match, names_only, same_part
+from router.evaluation.metrics import MeanScorer
+from router.evaluation.translation import CorpusScorer, best_part
 
 LABELS = ["Diseases of the ear", "Diseases of the ear and mastoid process", "Neoplasms"]
 
@@ -32,7 +34,7 @@ def test_names_only(answer: str, gold: str, right: bool) -> None:
 
 def test_chrf_is_sacrebleus_on_any_selection() -> None:
     answers, golds = ["le chat", "un chien noir", "rien"], ["le chat", "le chien noir", "tout autre chose"]
-    scorer = ChrfScorer(answers, golds)
+    scorer = CorpusScorer(CHRF(), answers, golds)
     for rows in ([0, 1, 2], [2, 2, 0], [1]):
         expected = CHRF().corpus_score([answers[row] for row in rows], [[golds[row] for row in rows]]).score
         assert scorer.score(np.array(rows)) == pytest.approx(expected)
@@ -53,3 +55,16 @@ def test_mean() -> None:
 )
 def test_best_part_drops_the_chatter(answer: str, part: str) -> None:
     assert best_part(answer, "le chat noir") == part
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("GPL-2.0-only (Copyleft)", [True, True]),
+        ("MIT (Copyleft)", [False, True]),
+        ("Copyleft", [False, False]),
+    ],
+)
+def test_parts_of_a_label_count_for_themselves(answer: str, right: list[bool]) -> None:
+    patterns = [r"^(.+) \(", r"\((.+)\)$"]
+    assert [same_part(answer, "GPL-2.0-only (Copyleft)", pattern) for pattern in patterns] == right

@@ -78,3 +78,13 @@ def test_gzip_and_its_damage(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(ConfigError, match="cannot be read"):
             list(read_rows(path))
+
+
+@pytest.mark.parametrize("schema", ['["t"]', '{"t": "a"}', '{"t": [1]}', "7"])
+def test_schema_is_tables_with_columns(tmp_path: Path, schema: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "p", "response": "r", "schema": {"t": ["a", "b"]}}')
+    assert next(read_rows(path)).schema == (("t", ("a", "b")),)
+    path.write_text(f'{{"prompt": "p", "response": "r", "schema": {schema}}}')
+    with pytest.raises(ConfigError, match=r"rows\.jsonl:1: 'schema' must be an object of tables"):
+        list(read_rows(path))

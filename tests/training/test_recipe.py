@@ -40,6 +40,11 @@ def test_defaults_and_absolute_data(write) -> None:
         ("learning_rate = 0.02", "learning_rate = nan", "train.learning_rate"),
         ('name = "colours"', 'name = "../up"', "adapter.name: must be 1 to 63 of a-z"),
         ('system = "Name the colour."', 'template = "no place"', "prompt: template must contain {prompt}"),
+        (
+            "[lora]",
+            "[evaluation]\nparts = { kind = '(' }\n[lora]",
+            "evaluation.parts.kind: must be a reg",
+        ),
         ("[train]", "[train", "is not valid TOML"),
         ('test = "test.jsonl"', 'test = "nowhere.jsonl"', "data.test:"),
     ],
