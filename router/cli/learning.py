@@ -37,8 +37,10 @@ def train(
     Example:
       lora-router adapters train recipes/medical.toml
     """
+    from router.cli.quiet import quiet
     from router.training import train as run
 
+    quiet()
     folder = run(recipe, output, resume=resume, work=work, device=device)
     print(f"{folder}\n\ncheck it:\n  lora-router adapters validate {folder}")
 
@@ -60,8 +62,10 @@ def evaluate(
       lora-router adapters evaluate adapters/medical --rows 200
     """
     from router.cli.output import print_json
+    from router.cli.quiet import quiet
     from router.evaluation import evaluate as run
 
+    quiet()
     reports = run(folders, recipes=recipes, rows=rows, device=device, say=_say_on_stderr if json else print)
     if json:
         print_json(reports)

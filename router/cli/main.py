@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from router import __version__
-from router.cli import adapters, bench, config, models, plugins
+from router.cli import adapters, bench, config, models, new_adapter, plugins
 from router.cli.ask import ask
 from router.cli.errors import FAILED, INTERRUPTED, report
 from router.cli.learning import evaluate, train
@@ -48,6 +48,7 @@ app.add_typer(
         unload=adapters.unload,
         default=adapters.default,
         validate=validate,
+        new=new_adapter.new,
         train=train,
         evaluate=evaluate,
     ),

@@ -20,7 +20,7 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        message = f"the disk is full: {path} was not written; free some space, then run again with --resume"
+        message = f"the disk is full: {path} was not written; free some space and run it again, training with --resume"
         raise ResourceExhausted(message) from error
 
 

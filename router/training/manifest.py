@@ -26,15 +26,18 @@ def _table(name: str, values: Mapping[str, Any]) -> Iterator[str]:
     for key, value in values.items():
         if isinstance(value, tuple):
             yield (
-                f"{key} = [" + "".join(f"\n  {_string(item)}," for item in value) + ("\n]" if value else "]")
+                f"{key} = ["
+                + "".join(f"\n  {toml_string(item)}," for item in value)
+                + ("\n]" if value else "]")
             )
         elif isinstance(value, str):
             if value:
-                yield f"{key} = {_string(value)}"
+                yield f"{key} = {toml_string(value)}"
         else:
             yield f"{key} = {value!r}"
 
 
-def _string(text: str) -> str:
+def toml_string(text: str) -> str:
+    """A TOML basic string."""
     # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

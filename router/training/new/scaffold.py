@@ -1,0 +1,112 @@
+"""From a file of one's own to a recipe with its data, step by step."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from router.errors import ConfigError
+from router.registry.format.names import NAME_RULE, VERSION_RULE, is_name, is_version
+from router.training.data import Row
+from router.training.new.cleaning import Pair, clean, require_enough
+from router.training.new.columns import Columns, choose_columns
+from router.training.new.splitting import split
+from router.training.new.table import read_table
+from router.training.recipe import Base, Evaluation, PromptTable, Recipe
+
+METRICS = tuple(
+    name for name in get_args(Evaluation.model_fields["metric"].annotation) if name != "execution"
+)  # execution needs a database beside each row
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the command line asks for; what is empty is decided by the data."""
+
+    name: str
+    data: Path
+    folder: Path
+    prompt_column: str = ""
+    response_column: str = ""
+    group_column: str = ""
+    domain: str = ""
+    task: str = ""
+    system: str = ""
+    metric: str = ""
+    version: str = "1.0.0"
+    model: str = Base().model
+    steps: int = 0
+    force: bool = False
+
+
+def new_recipe(wish: Wish, *, device: str = "auto", say: Say = print) -> Path:
+    """Write recipe.toml and data/*.jsonl into the wished folder; returns the recipe's path.
+
+    Loads the base to count tokens and to time some steps. Raises ConfigError (name, data, columns, too few
+    rows), FailedPrecondition (files are there already), ResourceExhausted (disk full).
+    """
+    from router.training.new.writing import refuse_to_overwrite
+
+    _check(wish)
+    refuse_to_overwrite(wish.folder, wish.force)
+    table = read_table(wish.data)
+    columns = choose_columns(table.columns, wish.prompt_column, wish.response_column, wish.group_column)
+    cleaned = clean(table.records, columns)
+    say(f"{wish.data.name}: {len(table.records)} rows; {columns.prompt!r} asks, {columns.response!r} answers")
+    if left_out := cleaned.left_out():
+        say(f"left out: {', '.join(left_out)}")
+    require_enough(len(cleaned.pairs), len(table.records), wish.data.name)
+    return _write(wish, cleaned.pairs, columns, device, say)
+
+
+def _check(wish: Wish) -> None:
+    if not is_name(wish.name):
+        raise ConfigError(f"{wish.name!r} is no adapter name: {NAME_RULE}")
+    if not is_version(wish.version):
+        raise ConfigError(f"{wish.version!r} is no version: {VERSION_RULE}")
+    if wish.metric and wish.metric not in METRICS:
+        raise ConfigError(f"--metric {wish.metric!r} is not known here: {', '.join(METRICS)}")
+
+
+def _write(wish: Wish, pairs: Sequence[Pair], columns: Columns, device: str, say: Say) -> Path:
+    """The part that needs the base: its tokenizer for the length of rows, its speed for the time."""
+    from router.training.base import load_base
+    from router.training.new.estimate import estimate_seconds, in_words
+    from router.training.new.plan import LONGEST_ROW, default_system, labels_of, make_plan
+    from router.training.new.writing import Identity, counts, judged_by, recipe_toml, write_folder
+    from router.training.rendering import Rendering
+
+    labels = labels_of(split(pairs)["train"])
+    system = wish.system or default_system(labels, columns)
+    base = load_base(wish.model, device)
+    rendering = Rendering.of(base.tokenizer, PromptTable(system=system).as_template())
+    encoded = {pair: rendering.example(Row(pair.prompt, pair.response, "")) for pair in pairs}
+    fitting = [pair for pair in pairs if len(encoded[pair]) <= LONGEST_ROW]
+    if dropped := len(pairs) - len(fitting):
+        say(f"left out: {dropped} longer than {LONGEST_ROW} tokens")
+    require_enough(len(fitting), len(pairs), wish.data.name)
+    made = split(fitting)
+    plan = make_plan(made, [encoded[pair] for pair in fitting], labels, wish.steps, wish.metric)
+    say(f"split: {counts(made)}; {judged_by(plan)}: {plan.metric}")
+    who = Identity(
+        name=wish.name,
+        version=wish.version,
+        domain=wish.domain,
+        task=wish.task,
+        model=wish.model,
+        system=system,
+        source=wish.data.name,
+        group_column=wish.group_column,
+    )
+    text = recipe_toml(who, plan, made)
+    recipe = Recipe.model_validate(tomllib.loads(text))
+    files = write_folder(wish.folder, text, made, wish.force)
+    say("wrote " + ", ".join(str(path) for path in files))
+    train, valid = ([encoded[pair] for pair in made[name]] for name in ("train", "valid"))
+    seconds = estimate_seconds(recipe, base, train, valid)
+    say(f"training takes about {in_words(seconds)} here ({plan.steps} steps), less if it stops early")
+    return files[0]
