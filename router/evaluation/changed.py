@@ -23,7 +23,13 @@ class Judged:
 
 
 def judge(made: Sequence[Group], answers: Sequence[str]) -> list[Judged]:
-    """Deal `answers` out to the prompts of all groups, in order, and compare inside each group."""
+    """Deal `answers` out to the prompts of all groups, in order, and compare inside each group.
+
+    Raises ValueError unless there is one answer for each prompt.
+    """
+    wanted = sum(len(group.prompts) for group in made)
+    if len(answers) != wanted:
+        raise ValueError(f"asked {wanted} counterfactual prompts, got {len(answers)} answers")
     judged, start = [], 0
     for group in made:
         own = tuple(answers[start : start + len(group.prompts)])

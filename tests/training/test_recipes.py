@@ -10,7 +10,7 @@ from router.training.data import load_splits, read_rows, refuse_leaks
 from router.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2] / "recipes"
-DATA = sorted({path.name.split(".")[0] for path in (ROOT / "data").glob("*.gz")})
+DATA = sorted({path.name.split(".")[0] for path in (ROOT / "data").glob("*.train.jsonl.gz")})
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.toml")), ids=lambda path: path.stem)

@@ -1,0 +1,168 @@
+"""The adapter on other tasks and general text, against plain per-token losses."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from router.errors import ConfigError
+from router.evaluation.arms import Arm
+from router.evaluation.general_text import GENERAL, paragraphs, whole_text
+from router.evaluation.generalization import markdown, measure, regressions
+from router.evaluation.losses import row_losses
+from router.evaluation.subject import Subject, load_subject, read_manifest
+from router.training.answers import AnswerModel
+from router.training.base import load_base
+from router.training.recipe import Recipe, load_recipe
+from router.training.rendering import Rendering
+from router.types import PromptTemplate
+
+SHIPPED = Path(__file__).parents[2] / "recipes" / GENERAL
+TEXTS = ("the rain in spain", "a thing of colour", "nothing much")
+
+
+@pytest.fixture(scope="module")
+def subject(trained: Path) -> Subject:
+    folder, recipe = trained / "adapters" / "colours", load_recipe(trained / "recipes" / "colours.toml")
+    return load_subject(folder, read_manifest(folder), load_base(recipe.base.model, "cpu"))
+
+
+@pytest.fixture
+def own(trained: Path) -> Recipe:
+    return load_recipe(trained / "recipes" / "colours.toml")
+
+
+@pytest.fixture
+def recipes(trained: Path, tmp_path: Path) -> Path:
+    """The adapter's own recipe, a variant of it, another task, and general text."""
+    source = trained / "recipes"
+    text = (source / "colours.toml").read_text()
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.jsonl").symlink_to(source / f"{split}.jsonl")
+        rows = [{"prompt": f"{split} {place}?", "response": "x" * (place + 1)} for place in range(6)]
+        (tmp_path / f"other.{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "colours.toml").write_text(text)
+    (tmp_path / "variant.toml").write_text(text.replace('"colours"', '"variant"'))
+    other = text.replace('"colours"', '"letters"').replace('.jsonl"', '.jsonl"').replace('= "t', '= "other.t')
+    (tmp_path / "letters.toml").write_text(other.replace('= "valid', '= "other.valid'))
+    (tmp_path / "data").mkdir()
+    write_general(tmp_path, [{"text": text} for text in TEXTS])
+    return tmp_path
+
+
+def write_general(recipes: Path, rows: list[Any]) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (recipes / GENERAL).write_bytes(gzip.compress(lines.encode()))
+
+
+def test_sets_are_the_other_tasks_and_general_text(subject: Subject, own: Recipe, recipes: Path) -> None:
+    section = measure(subject, own, recipes, rows=4)
+    assert [(found["what"], found["rows"]) for found in section["sets"]] == [
+        ("letters test rows", 4),
+        ("general text", 3),
+    ]
+    for found in section["sets"]:
+        gap = found["difference"]
+        assert gap["value"] == pytest.approx(found["adapter"] - found["base"], abs=2e-4)
+        assert gap["low"] <= gap["value"] <= gap["high"]
+    assert section == measure(subject, own, recipes, rows=4)
+
+
+def test_losses_are_those_of_a_plain_forward_pass(subject: Subject) -> None:
+    rendering = Rendering.of(subject.base.tokenizer, PromptTemplate())
+    examples = [whole_text(rendering, text) for text in TEXTS]
+    for arm in (Arm.BASE, Arm.ADAPTER):
+        with subject.answering_as(arm), torch.no_grad():
+            model = AnswerModel(subject.model)
+            losses = row_losses(model, examples, batch=2)
+            model.close()
+            for row, example in enumerate(examples):
+                tokens = torch.tensor([example.prompt + example.answer])
+                scores = torch.log_softmax(subject.model(input_ids=tokens).logits.float(), -1)[0, :-1]
+                nats = -scores.gather(1, tokens[0, 1:, None]).sum().item()
+                assert losses.nats[row] == pytest.approx(nats, rel=0.02)
+                assert losses.tokens[row] == len(example.answer) == len(TEXTS[row].encode()) - 1
+
+
+def test_the_adapters_own_template_plays_no_part(subject: Subject, own: Recipe, recipes: Path) -> None:
+    seen: list[str] = []
+    encode = Rendering.example
+
+    def spy(self: Rendering, *given: Any) -> Any:
+        made = encode(self, *given)
+        seen.append(self.tokenizer.decode(made.prompt))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rendering, "example", spy)
+        measure(subject, own, recipes)
+    assert len(seen) == 6
+    assert not any("Name the colour." in text for text in seen)
+
+
+def test_worse_needs_the_margin_and_an_interval_above_zero(
+    subject: Subject, own: Recipe, recipes: Path
+) -> None:
+    section = measure(subject, own, recipes, margin=-100)
+    values = {found["what"]: found for found in section["sets"]}
+    for found in values.values():
+        assert found["worse"] == (found["difference"]["low"] > 0)
+    assert any(found["worse"] for found in values.values())  # a toy adapter says colours to everything
+    kind = measure(subject, own, recipes, margin=100)
+    assert not any(found["worse"] for found in kind["sets"])
+    listed = regressions(section)
+    assert [item["what"] for item in listed] == ["loss on letters test rows", "loss on general text"]
+    assert set(listed[0]) == {"what", "value", "low", "high", "margin", "worse"}
+    page = "\n".join(markdown(section))
+    assert page.count("**worse**") == sum(found["worse"] for found in values.values())
+    assert f"{values['general text']['base']:.3f}" in page
+
+
+def test_nothing_to_compare_with_is_said(subject: Subject, own: Recipe, tmp_path: Path) -> None:
+    section = measure(subject, own, tmp_path)
+    assert section["sets"] == []
+    assert regressions(section) == []
+    assert "not measured" in markdown(section)[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"text": "fine"}, {"body": "x"}], "general.jsonl.gz:2 has no text"),
+        ([], "holds no paragraph"),
+        ([{"text": "x"}], "too short"),
+    ],
+)
+def test_bad_general_text_is_refused(
+    subject: Subject, own: Recipe, recipes: Path, rows: list[Any], said: str
+) -> None:
+    write_general(recipes, rows)
+    with pytest.raises(ConfigError, match=said):
+        measure(subject, own, recipes)
+
+
+def test_broken_files_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "general.jsonl.gz"
+    file.write_bytes(b"not gzip")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        paragraphs(file)
+    file.write_bytes(gzip.compress(b"{"))
+    with pytest.raises(ConfigError, match=r"general\.jsonl\.gz:1 is not JSON"):
+        paragraphs(file)
+
+
+def test_shipped_paragraphs_are_short_distinct_and_say_their_source() -> None:
+    texts = paragraphs(SHIPPED)
+    assert len(texts) == len(set(texts)) == 60
+    assert all(40 <= len(text.split()) <= 90 for text in texts)
+    rows = [json.loads(line) for line in gzip.decompress(SHIPPED.read_bytes()).decode().splitlines()]
+    assert {row["source"].split(",")[0] for row in rows} == {
+        "written for this project",
+        "Python 3.11 documentation",
+    }
+    assert "## general" in SHIPPED.with_name("NOTICE").read_text()
