@@ -12,6 +12,7 @@ from typing import ClassVar
 from router.plugins import trial
 from router.plugins.registration import Registrar
 from router.plugins.samples import ADAPTERS
+from router.plugins.stand_in import StandInBase
 from router.routing.classifier import Classifier
 
 __all__ = ["ClassifierContract"]
@@ -27,8 +28,9 @@ class ClassifierContract:
         raise NotImplementedError("define make(self) and return a new instance of your classifier")
 
     def fitted(self) -> Classifier:
-        """A classifier that was warmed up and has learned the sample adapters."""
+        """A classifier that was warmed up and has learned the sample adapters, on a stand-in for the base."""
         classifier = self.make()
+        classifier.bind(StandInBase())
         classifier.warmup()
         classifier.fit(ADAPTERS)
         return classifier

@@ -7,11 +7,13 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from router.cli.base_files import equals_base
 from router.cli.summary import print_summary
 from router.config import Settings
+from router.engine.access import EngineBase
 from router.engine.base import Engine
 from router.models import resolve_model
 from router.plugins import PluginHost
@@ -40,6 +42,7 @@ class Composition:
             self.plugins,
             threshold=settings.abstain_threshold,
             on_vote=lambda vote: self.app.metrics.vote(vote),
+            base_for=partial(EngineBase, engine),
         )
         self.app = ServerApp(
             settings, engine, self.registry, self.router, startup=self._start, on_ready=self._ready

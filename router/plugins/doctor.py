@@ -10,6 +10,7 @@ from router.plugins.host import PluginHost
 from router.plugins.loader import describe
 from router.plugins.registration import Registration
 from router.plugins.samples import ADAPTERS
+from router.plugins.stand_in import StandInBase
 from router.plugins.threads import StillRunning, call_in_thread
 from router.plugins.trial import CHECKS, latency
 from router.routing.classifier import Classifier
@@ -61,6 +62,7 @@ def examine(registration: Registration, seconds: float = CHECK_SECONDS) -> list[
 
 
 def _prepare(classifier: Classifier) -> list[str]:
+    classifier.bind(StandInBase())
     classifier.warmup()
     classifier.fit(ADAPTERS)
     return []

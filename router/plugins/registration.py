@@ -30,6 +30,11 @@ class Registration:
         """The classifier's name, unique in a host."""
         return self.classifier.name
 
+    @property
+    def wants_base(self) -> bool:
+        """Whether it cannot work without the base model."""
+        return type(self.classifier).bind is not Classifier.bind
+
     def status(self) -> ClassifierStatus:
         """A snapshot."""
         h = self.health

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from router.routing.base_model import BaseModel
 from router.types import AdapterProfile, Request
 
 ScoreKind = Literal["probability", "logit", "similarity"]
@@ -29,6 +30,9 @@ class Classifier:
 
     name: str = ""
     version: str = "0"
+
+    def bind(self, base: BaseModel) -> None:
+        """Called once before the warm-up. Who defines it is asked only where there is a base."""
 
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
         """Called off the request path whenever the set of adapters changes."""

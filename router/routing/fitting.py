@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from router.plugins.registration import Registration
 from router.plugins.threads import await_in_thread
+from router.routing.base_model import BaseModel
 from router.routing.classifier import Classifier
 from router.routing.faults import place
 from router.types import AdapterProfile
 
 log = logging.getLogger(__name__)
+BaseFor = Callable[[float], BaseModel]  # the base for a classifier with this timeout in seconds
+NO_BASE = "needs the base model, and there is no engine in this process"
 
 
 class Fitter:
@@ -22,10 +25,11 @@ class Fitter:
     once. A fit that fails leaves the last one in use; a classifier that was never fitted is not asked.
     """
 
-    def __init__(self, registration: Registration) -> None:
+    def __init__(self, registration: Registration, base_for: BaseFor | None = None) -> None:
         kind = type(registration.classifier)
         self._registration = registration
-        self._cold = kind.warmup is not Classifier.warmup
+        self._base = base_for(registration.timeout) if base_for and registration.wants_base else None
+        self._cold = kind.warmup is not Classifier.warmup or registration.wants_base
         self._learns = kind.fit is not Classifier.fit
         self._wanted: tuple[AdapterProfile, ...] | None = None
         self._target: tuple[AdapterProfile, ...] | None = None
@@ -36,6 +40,9 @@ class Fitter:
     def want(self, profiles: Sequence[AdapterProfile]) -> None:
         """Fit to `profiles` as soon as the fit in progress, if any, is over."""
         if not self._learns and self.ready:
+            return
+        if self._base is None and self._registration.wants_base:
+            self._registration.health.state, self._registration.health.fit_error = "failed", NO_BASE
             return
         if tuple(profiles) == self._target and (self.ready or self.running):
             return
@@ -58,6 +65,8 @@ class Fitter:
 
         def work() -> None:
             if self._cold:
+                if self._base is not None:
+                    classifier.bind(self._base)
                 classifier.warmup()
             classifier.fit(profiles)
 

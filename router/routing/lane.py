@@ -16,7 +16,7 @@ from functools import partial
 
 from router.plugins.registration import Registration
 from router.routing.breaker import Breaker
-from router.routing.fitting import Fitter
+from router.routing.fitting import BaseFor, Fitter
 from router.routing.scores import Answer
 from router.routing.worker import Worker
 from router.types import AdapterProfile, Request
@@ -48,9 +48,11 @@ class _Call:
 class Lane:
     """Lives on one event loop; all methods are called there."""
 
-    def __init__(self, registration: Registration, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self, registration: Registration, breaker: Breaker | None = None, base_for: BaseFor | None = None
+    ) -> None:
         self.registration = registration
-        self.fitter = Fitter(registration)
+        self.fitter = Fitter(registration, base_for)
         self._health = registration.health
         self._breaker = breaker or Breaker()
         self._loop = asyncio.get_running_loop()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from router.plugins.registration import Registration
+from router.routing.fitting import BaseFor
 from router.routing.lane import Lane
 from router.types import AdapterProfile
 
@@ -13,7 +14,9 @@ from router.types import AdapterProfile
 class Lanes:
     """One lane for each classifier, in the order in which they are asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, base_for: BaseFor | None = None) -> None:
+        """`base_for` makes the base for one classifier; None: those that want it are not asked."""
+        self._base_for = base_for
         self._lanes: dict[str, Lane] = {}
         self._predecessors: dict[str, Lane] = {}
         self._order: tuple[str, ...] = ()
@@ -35,7 +38,7 @@ class Lanes:
 
     def _open(self, registration: Registration, profiles: Sequence[AdapterProfile]) -> None:
         before = self._lanes.get(registration.name)
-        self._lanes[registration.name] = lane = Lane(registration)
+        self._lanes[registration.name] = lane = Lane(registration, base_for=self._base_for)
         lane.fit(profiles)
         if before is not None and before.ready:
             self._retire(lane.name)

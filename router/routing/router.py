@@ -13,6 +13,7 @@ from router.plugins.host import PluginHost
 from router.plugins.status import PluginStatus
 from router.ports import Catalog
 from router.routing.explicit import parse_adapter
+from router.routing.fitting import BaseFor
 from router.routing.knowledge import Knowledge
 from router.routing.labels import narrow
 from router.routing.lanes import Lanes
@@ -28,7 +29,8 @@ PICK_UP_SECONDS = 0.25
 class Router:
     """Explicit adapter, then hints, then classifiers in order of cost until one is sure, else the base.
 
-    `threshold` and `margin` in [0, 1] (see policy.py); `on_vote` sees every vote, for metrics.
+    `threshold` and `margin` in [0, 1] (see policy.py); `on_vote` sees every vote, for metrics;
+    `base_for` gives classifiers the base model.
     """
 
     def __init__(
@@ -39,10 +41,11 @@ class Router:
         threshold: float = 0.5,
         margin: float = MARGIN,
         on_vote: OnVote | None = None,
+        base_for: BaseFor | None = None,
     ) -> None:
         self._catalog, self._host = catalog, host
         self._policy = Policy(threshold, margin)
-        self._lanes = Lanes()
+        self._lanes = Lanes(base_for)
         self._panel = Panel(self._lanes, on_vote)
         self._knowledge = Knowledge(catalog, self._learn)
         self._watch: asyncio.Task[None] | None = None

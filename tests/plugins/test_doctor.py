@@ -74,3 +74,24 @@ def test_what_does_not_load_and_what_is_doubled(folder: Path, write: Callable[..
     write("broken.py", "import nothing_like_this")
     levels = [(f.plugin, f.level, f.check) for f in findings(folder)]
     assert levels == [("b", "warning", "load"), ("broken", "error", "load")]
+
+
+BASED = """
+class C(Classifier):
+    name = "based"
+    def bind(self, base): self.base = base
+    def fit(self, adapters): self.base.hidden([a.name for a in adapters], background=True)
+    def classify_batch(self, requests):
+        asked = [r.text or "-" for r in requests]
+        return [Scores({"a": float(min(1, row.max()))}) for row in self.base.hidden(asked)] if asked else []
+@hookimpl
+def register_classifiers(register):
+    register(C(), timeout_ms=500)
+"""
+
+
+def test_a_classifier_on_the_base_is_tried_with_a_stand_in(folder: Path, write: Callable[..., Path]) -> None:
+    write("based.py", BASED)
+    assert findings(folder) == ()
+    write("based.py", BASED.replace('r.text or "-"', "r.text"))
+    assert {f.check for f in findings(folder)} == {"odd_texts"}

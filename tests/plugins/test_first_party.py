@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from router.plugins import PluginHost
-from router.plugins.doctor import doctor
+from router.plugins.doctor import doctor, examine
+from router.plugins.registration import Registrar
 from router.plugins.samples import ADAPTERS, requests
 
 ROOT = Path(__file__).parents[2]
@@ -48,3 +50,17 @@ def test_samples_are_routed_by_the_cheap_two() -> None:
     linear = host.registrations()[1].classifier
     found = [max(s.values, key=s.values.__getitem__) for s in linear.classify_batch(requests(texts)) if s]
     assert found == owners
+
+
+def test_the_classifier_on_the_base_in_the_documentation_works() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/plugins.md").read_text(), re.S)
+    (code,) = [block for block in blocks if "def bind" in block]
+    made: dict[str, Any] = {}
+    exec(code, made)
+    registrar = Registrar("docs")
+    registrar(made["Nearest"](), timeout_ms=500)
+    assert examine(registrar.registrations[0]) == []
+    nearest = registrar.registrations[0].classifier
+    (scores,) = nearest.classify_batch(requests(["May my landlord enter my flat?"]))
+    assert scores is not None
+    assert scores.values == {"legal": 0.6}

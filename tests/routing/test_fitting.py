@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from router.plugins.stand_in import StandInBase
 from router.routing import Classifier, Scores
 from router.routing.fitting import Fitter
 from router.types import AdapterProfile
@@ -119,3 +120,50 @@ async def test_a_fit_that_raises_cancellation_is_only_a_fault(kit: Any) -> None:
     fitter.want([kit.medical])
     await fitted(fitter)
     assert registration.health.state == "failed"
+
+
+class Bound(Classifier):
+    """Learns from the base and answers with what it learned."""
+
+    name = "bound"
+
+    def __init__(self) -> None:
+        self.base: Any = None
+        self.fits = 0
+
+    def bind(self, base: Any) -> None:
+        assert self.base is None
+        self.base = base
+
+    def fit(self, adapters: Any) -> None:
+        self.fits += 1
+        self.base.hidden([a.name for a in adapters], background=True)
+
+    def classify_batch(self, requests: Any) -> Any:
+        return [Scores({"medical": 1.0}) for _ in requests]
+
+
+async def test_a_classifier_gets_the_base_with_its_own_timeout(kit: Any, lane_of: Any) -> None:
+    timeouts: list[float] = []
+
+    def base_for(timeout: float) -> Any:
+        timeouts.append(timeout)
+        return StandInBase()
+
+    classifier = Bound()
+    lane = lane_of(kit.registered(classifier, timeout=1.5), base_for=base_for)
+    assert lane.ask(kit.asking()).result().error == "not-ready"
+    for profiles in ([kit.medical], [kit.medical, kit.legal]):
+        lane.fit(profiles)
+        await kit.eventually(lambda: lane.ready and lane.fitter.running is None)
+    assert (timeouts, classifier.fits) == ([1.5], 2)
+    assert (await lane.ask(kit.asking())).confidences == {"medical": 1.0}
+
+
+async def test_without_a_base_it_is_not_asked_and_says_why(kit: Any, lane_of: Any) -> None:
+    registration = kit.registered(Bound())
+    lane = lane_of(registration)
+    lane.fit([kit.medical])
+    assert lane.ask(kit.asking()).result().error == "not-ready"
+    assert registration.status().state == "failed"
+    assert "no engine" in registration.status().fit_error

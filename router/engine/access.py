@@ -1,0 +1,119 @@
+"""The base for classifiers: blocking calls from their threads, turned into readings on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from router.engine.base import Engine, Prompt, Reading
+from router.errors import DeadlineExceeded, Unavailable
+from router.types import Turn
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Arrays = list[NDArray[np.float32]]
+
+LONGEST = 512  # tokens of one text; half the base's context if that is less
+BACKGROUND_SECONDS = 600.0
+AT_ONCE = {False: 16, True: 4}  # readings of one call, by background
+
+
+class EngineBase:
+    """`router.routing.base_model.BaseModel` over an engine. Made on the event loop that the engine serves."""
+
+    def __init__(self, engine: Engine, timeout: float) -> None:
+        """`timeout` in seconds for calls that are not in the background."""
+        self._engine, self._timeout = engine, timeout
+        self._loop = asyncio.get_running_loop()
+
+    def hidden(
+        self, texts: Sequence[str], *, context: str = "", depth: float = 0.5, background: bool = False
+    ) -> NDArray[np.float32]:
+        """[texts, hidden size] mean hidden state of each text behind `context`."""
+        end = self._end(background)
+        before = self._cut(self._engine.encode(Prompt(raw=_clean(context))))
+        readings = [
+            Reading(self._tokens(text, follows=bool(before)), before, depth, end, background)
+            for text in texts
+        ]
+        if not readings:
+            return np.zeros((0, 0), np.float32)
+        return np.stack(self._wait(lambda: _read(self._engine, readings), end))
+
+    def likelihood(
+        self, prompt: str, continuations: Sequence[str], *, background: bool = False
+    ) -> list[NDArray[np.float32]]:
+        """Log-probability of every token of each continuation as the answer to `prompt`."""
+        end = self._end(background)
+        before = self._engine.encode(Prompt(turns=(Turn("user", _clean(prompt)),)))
+        readings = [
+            Reading(self._tokens(text, follows=True), before, None, end, background) for text in continuations
+        ]
+        return self._wait(lambda: _read_shared(self._engine, readings), end)
+
+    def _end(self, background: bool) -> float:
+        return time.monotonic() + (BACKGROUND_SECONDS if background else self._timeout)
+
+    def _tokens(self, text: str, follows: bool) -> list[int]:
+        ids = self._cut(self._engine.encode(Prompt(raw=_clean(text), follows=follows)))
+        if not ids:
+            raise ValueError("an empty text cannot be read: decline such requests")
+        return ids
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        """The first and the last of them: an instruction stands before or after what it is about."""
+        most = min(LONGEST, self._engine.info.context_length // 2)
+        tail = most // 3
+        return ids if len(ids) <= most else ids[: most - tail] + ids[-tail:]
+
+    def _wait(self, read: Callable[[], Coroutine[None, None, Arrays]], end: float) -> Arrays:
+        """What `read` gets on the event loop. Raises TimeoutError after `end`."""
+        if self._loop.is_closed():
+            raise Unavailable("the server has stopped")
+        if _running() is self._loop:
+            raise RuntimeError("this blocks the event loop: ask the base in fit or classify_batch")
+        future = asyncio.run_coroutine_threadsafe(read(), self._loop)
+        try:
+            return future.result(max(0.0, end - time.monotonic()))
+        except DeadlineExceeded as error:
+            raise TimeoutError("the base did not answer in time") from error
+        finally:
+            future.cancel()
+
+
+def _running() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+async def _read(engine: Engine, readings: Sequence[Reading]) -> Arrays:
+    """Some at once; the first failure ends the others and is raised."""
+    places = asyncio.Semaphore(AT_ONCE[any(r.background for r in readings)])
+
+    async def one(reading: Reading) -> NDArray[np.float32]:
+        async with places:
+            return await engine.read(reading)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(reading)) for reading in readings]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _read_shared(engine: Engine, readings: Sequence[Reading]) -> Arrays:
+    """The first computes the context, the others find it in the cache."""
+    return [*await _read(engine, readings[:1]), *await _read(engine, readings[1:])]
+
+
+def _clean(text: str) -> str:
+    """Without lone surrogates, which are no characters."""
+    return text.encode(errors="replace").decode()
