@@ -13,6 +13,7 @@ from router.cli import adapters, bench, config, models, new_adapter, plugins
 from router.cli.ask import ask
 from router.cli.errors import FAILED, INTERRUPTED, report
 from router.cli.learning import evaluate, train
+from router.cli.learning_curve import learning_curve
 from router.cli.route import route
 from router.cli.serve import serve
 from router.cli.validate import validate
@@ -51,6 +52,7 @@ app.add_typer(
         new=new_adapter.new,
         train=train,
         evaluate=evaluate,
+        **{"learning-curve": learning_curve},
     ),
     name="adapters",
 )

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import ConfigError
+from router.evaluation.scoring import METRICS
 from router.evaluation.subject import Subject
 from router.training.recipe import Recipe
 
 FILE = "data_need.json"
 SCHEMA = 1
+COMMAND = "lora-router adapters learning-curve RECIPE"
 
 
 def measure(subject: Subject, recipe: Recipe, full: Mapping[str, float], asked: int) -> dict[str, Any]:
@@ -21,17 +23,18 @@ def measure(subject: Subject, recipe: Recipe, full: Mapping[str, float], asked: 
 
     `full` is the adapter's score on `asked` test rows, {"value", "low", "high"}.
 
-    Returns {"metric", "points": [{"fraction", "rows", "steps", "asked", "score": {"value", "low", "high"}}],
-    "date"}, or {"missing": COMMAND} if the curve was not measured yet. Raises ConfigError as `load` does.
+    Returns {"metric", "digits", "points": [{"fraction", "rows", "steps", "asked", "score"}], "date"}, or
+    {"missing": COMMAND} if the curve was not measured yet. Raises ConfigError as `load` does.
     """
     curve = load(subject, recipe)
     if curve is None:
-        return {"missing": f"lora-router adapters learning-curve recipes/{recipe.adapter.name}.toml"}
+        return {"missing": COMMAND}
     whole = {"rows": curve["data"]["rows"], "steps": recipe.train.steps, "asked": asked, "score": dict(full)}
     names = ("fraction", "rows", "steps", "asked", "score")
     points = [{name: point[name] for name in names} for point in curve["points"]]
     return {
-        "metric": curve["metric"].replace("_", " "),
+        "metric": METRICS[recipe.evaluation.metric].title,
+        "digits": METRICS[recipe.evaluation.metric].digits,
         "points": [*points, {"fraction": 1.0, **whole}],
         "date": max(point["machine"]["date"] for point in curve["points"]),
     }
@@ -46,7 +49,7 @@ def load(subject: Subject, recipe: Recipe) -> dict[str, Any] | None:
     file = subject.folder / FILE
     if not file.is_file():
         return None
-    again = f"measure it again: lora-router adapters learning-curve recipes/{recipe.adapter.name}.toml"
+    again = f"measure it again: {COMMAND}"
     try:
         curve: dict[str, Any] = json.loads(file.read_bytes())
         digest, data, settings = curve["base"]["digest"], curve["data"], curve["settings"]
@@ -93,7 +96,7 @@ def markdown(section: Mapping[str, Any]) -> list[str]:
     """The section as lines of a page."""
     if "missing" in section:
         return [f"Data need: not measured; `{section['missing']}` does."]
-    digits = 1 if section["metric"] == "chrf" else 3
+    digits = section["digits"]
     lines = [
         f"Data need: {section['metric']} on test rows after training on a part of the training rows, with",
         "the steps cut in proportion and all else equal:",

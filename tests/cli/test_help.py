@@ -17,7 +17,18 @@ def commands():
 
 
 EXPECTED = {
-    "adapters": {"list", "show", "load", "unload", "default", "validate", "train", "evaluate"},
+    "adapters": {
+        "list",
+        "show",
+        "load",
+        "unload",
+        "default",
+        "validate",
+        "new",
+        "train",
+        "evaluate",
+        "learning-curve",
+    },
     "plugins": {"list", "doctor", "new"},
     "models": {"fetch", "list"},
     "config": {"show"},
