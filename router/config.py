@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     max_rank: int = Field(64, ge=1, le=512, description="largest LoRA rank accepted")
     host_memory_mb: int = Field(2048, ge=16, description="host memory for adapter weights")
     preload: bool = Field(True, description="load the default versions at start-up while they fit")
+    gate: Literal["report", "off"] = Field(
+        "report", description="route by itself only to versions whose report shows a gain; off: to all"
+    )
     poll_seconds: float = Field(1.0, gt=0, description="how often adapter folders are compared")
     abstain_threshold: float = Field(0.5, ge=0, le=1, description="confidence a classifier needs to route")
     max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")

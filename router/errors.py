@@ -7,7 +7,8 @@ RouterError
 │   └── AdapterNotFound
 ├── AlreadyExists           ALREADY_EXISTS
 ├── FailedPrecondition      FAILED_PRECONDITION
-│   └── AdapterRejected     FAILED_PRECONDITION  the folder is refused, with its findings
+│   ├── AdapterRejected     FAILED_PRECONDITION  the folder is refused, with its findings
+│   └── GateNotPassed       FAILED_PRECONDITION  no report shows that the version is worth routing to
 ├── StaleEtag               ABORTED
 ├── DataLoss                DATA_LOSS            weights are not what they were
 ├── Unavailable             UNAVAILABLE          try again, perhaps elsewhere
@@ -109,6 +110,12 @@ class AdapterRejected(FailedPrecondition):
     """The adapter folder is refused; the message names the field or tensor."""
 
     reason = "ADAPTER_REJECTED"
+
+
+class GateNotPassed(FailedPrecondition):
+    """The version did not pass the gate and nobody overruled it; the finding is in the metadata."""
+
+    reason = "GATE_NOT_PASSED"
 
 
 class StaleEtag(RouterError):

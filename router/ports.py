@@ -31,6 +31,14 @@ class Lease:
     task: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Force:
+    """The wish to overrule the gate: who has it, and why."""
+
+    by: str
+    reason: str = ""
+
+
 class Catalog(Protocol):
     """What routing reads of the registry. All calls are cheap and made on the event loop."""
 
@@ -40,7 +48,8 @@ class Catalog(Protocol):
         ...
 
     def profiles(self) -> tuple[AdapterProfile, ...]:
-        """Default versions that may be routed to (READY, DISCOVERED or OFFLOADED), by name."""
+        """Default versions that may be routed to, by name: READY, DISCOVERED or OFFLOADED, and past the
+        gate or forced."""
         ...
 
     def subscribe(self, changed: Callable[[], None]) -> None:
@@ -78,8 +87,16 @@ class AdapterRegistry(Catalog, Protocol):
         """Wait for its last lease, drop it, return the bytes freed."""
         ...
 
-    def set_default(self, ref: AdapterRef, etag: str = "") -> tuple[AdapterInfo, AdapterRef | None]:
-        """Make it the default; returns it and the previous default. Raises StaleEtag."""
+    def set_default(
+        self, ref: AdapterRef, etag: str = "", force: Force | None = None
+    ) -> tuple[AdapterInfo, AdapterRef | None]:
+        """Make it the default; returns it and the previous default. Raises StaleEtag, and GateNotPassed
+        unless there is `force`."""
+        ...
+
+    def reset_default(self, name: str) -> tuple[AdapterInfo, AdapterRef | None]:
+        """Take back what `set_default` chose: the rule decides again. Returns the new default and the one
+        before; raises AdapterNotFound."""
         ...
 
     def watch(self) -> AsyncIterator[AdapterEvent]:

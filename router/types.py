@@ -187,6 +187,18 @@ class AdapterProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class Override:
+    """An operator set a default version that had not passed the gate."""
+
+    version: str
+    by: str  # who, as far as the server can tell
+    time: float  # unix seconds
+    reason: str = ""  # what the operator said
+    finding: str = ""  # what the gate said then
+    weights_sha256: str = ""  # the weights it is about; empty until they were read
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterInfo:
     """One row of `ListAdapters`."""
 
@@ -206,6 +218,10 @@ class AdapterInfo:
     last_used: float | None = None  # unix seconds
     error: str = ""
     notes: tuple[str, ...] = ()  # what was normalised at load
+    routable: bool = False  # requests that name no adapter may come to it
+    gate: str = ""  # why it is not routed to by itself; empty if it passed the gate
+    gate_advice: str = ""  # what to do about that
+    override: Override | None = None  # the gate was overruled for it
 
 
 class AdapterEventKind(StrEnum):

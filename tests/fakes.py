@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from router.engine.base import AdapterArtifact, Engine
-from router.errors import AdapterNotFound, AdapterRejected, StaleEtag
+from router.errors import AdapterNotFound, AdapterRejected, GateNotPassed, StaleEtag
 from router.names import parse_adapter
-from router.ports import Catalog, Lease
+from router.ports import Catalog, Force, Lease
 from router.types import (
     AdapterEvent,
     AdapterEventKind,
@@ -21,6 +21,7 @@ from router.types import (
     AdapterRef,
     AdapterState,
     Decision,
+    Override,
     PromptTemplate,
     Reason,
     Request,
@@ -48,7 +49,8 @@ class FakeRegistry:
         self._changed: list[Callable[[], None]] = []
         for info in infos:
             known = {ref.name for ref in self.infos}
-            self.put(replace(info, default=info.ref.name not in known))
+            first = info.ref.name not in known
+            self.put(replace(info, default=first, routable=first and not info.gate))
 
     def put(self, info: AdapterInfo) -> None:
         """Add or change a version."""
@@ -83,7 +85,7 @@ class FakeRegistry:
         return tuple(
             AdapterProfile(info.ref.name, info.ref.version, info.domain, info.task)
             for info in self.list()
-            if info.default and info.state is not AdapterState.QUARANTINED
+            if info.default and info.state is not AdapterState.QUARANTINED and not info.gate
         )
 
     def subscribe(self, changed: Callable[[], None]) -> None:
@@ -132,14 +134,31 @@ class FakeRegistry:
         self.put(replace(self.infos[ref], state=AdapterState.OFFLOADED))
         return self.infos[ref], 4096
 
-    def set_default(self, ref: AdapterRef, etag: str = "") -> tuple[AdapterInfo, AdapterRef | None]:
+    def set_default(
+        self, ref: AdapterRef, etag: str = "", force: Force | None = None
+    ) -> tuple[AdapterInfo, AdapterRef | None]:
         info = self.resolve(ref.name, ref.version)
         if etag not in ("", self.etag(ref)):
             raise StaleEtag(f"{ref} has changed since it was read")
+        if info.gate and force is None:
+            raise GateNotPassed(f"{ref}: {info.gate}", resource=ref.resource, finding=info.gate)
+        if info.gate and force is not None:
+            made = Override(ref.version, force.by, time.time(), force.reason, info.gate, "5e" * 32)
+            info = replace(info, gate="", gate_advice="", override=made)
+        return self._move_default(info)
+
+    def reset_default(self, name: str) -> tuple[AdapterInfo, AdapterRef | None]:
+        first = next((info for info in self.infos.values() if info.ref.name == name), None)
+        if first is None:
+            raise AdapterNotFound(f"adapters/{name}")
+        return self._move_default(first)
+
+    def _move_default(self, info: AdapterInfo) -> tuple[AdapterInfo, AdapterRef | None]:
+        ref = info.ref
         previous = next((i for i in self.list() if i.ref.name == ref.name and i.default), None)
         if previous is not None:
-            self.put(replace(previous, default=False))
-        self.put(replace(info, default=True))
+            self.put(replace(previous, default=False, routable=False))
+        self.put(replace(info, default=True, routable=not info.gate))
         return self.infos[ref], previous.ref if previous else None
 
     async def watch(self) -> AsyncIterator[AdapterEvent]:

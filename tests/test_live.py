@@ -62,7 +62,7 @@ async def stream(client, text, count):
 
 
 async def test_a_peft_folder_and_a_classifier_dropped_in_under_load(folders):
-    allowed = ("--set", "load_plugins=keywords,linear,shout")
+    allowed = ("--set", "load_plugins=keywords,linear,shout", "--gate", "off")
     async with serving(folders, *allowed) as (_, address), AsyncClient(address) as client:
         streams = [asyncio.create_task(stream(client, f"Story {i}", 200)) for i in range(4)]
         await asyncio.sleep(1)

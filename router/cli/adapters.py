@@ -19,6 +19,13 @@ Task = Annotated[str, typer.Option("--task", metavar="TASK", help="Only this tas
 Pin = Annotated[
     bool | None, typer.Option("--pin/--unpin", help="Never evict it; without the flag the pin stays.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Overrule the gate; that is recorded.")]
+Reason = Annotated[
+    str, typer.Option("--reason", metavar="TEXT", help="Why the gate is overruled, for the record.")
+]
+Auto = Annotated[
+    bool, typer.Option("--auto", help="Take back what was chosen for NAME: the highest version that passes.")
+]
 COLUMNS = ["NAME", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "IN USE", "LAST USED", "NOTE"]
 
 
@@ -31,7 +38,8 @@ def list_(
 ) -> None:
     """List the adapters of a server.
 
-    Every version, quarantined ones with the reason; * marks the default version.
+    Every version, quarantined ones with the reason; * marks the default version. A version that did not
+    pass the gate is not routed to by itself, only asked by name; the note says why.
 
     \b
     Example:
@@ -46,6 +54,8 @@ def list_(
         print_json(found)
     elif found:
         print_table(COLUMNS, [row(adapter) for adapter in found])
+        if any(adapter.gate for adapter in found):
+            print("\nwhat to do about a version that is not routed to: lora-router adapters show NAME")
     else:
         print("no adapters; copy a folder that PEFT saved into the adapters folder of the server")
 
@@ -54,7 +64,9 @@ def row(adapter: Adapter) -> tuple[str, ...]:
     """One line of the table."""
     from router.cli import units
 
-    note = adapter.error or "; ".join([*(["pinned"] if adapter.pinned else []), *adapter.notes])
+    overruled = adapter.override is not None and adapter.routable
+    marks = ["pinned"] * adapter.pinned + ["gate overruled"] * overruled
+    note = adapter.error or adapter.gate or "; ".join([*marks, *adapter.notes])
     return (
         adapter.ref.name,
         adapter.ref.version + (" *" if adapter.default else ""),
@@ -91,11 +103,15 @@ def show(
 
 def _pairs(adapter: Adapter) -> list[tuple[str, str]]:
     from router.cli import units
+    from router.cli.describe import override_line
 
     pairs = [
         ("name", adapter.ref.resource),
         ("state", adapter.state.value + (f": {adapter.error}" if adapter.error else "")),
         ("default", "yes" if adapter.default else "no"),
+        ("routing", "routed to by itself" if adapter.routable else adapter.gate),
+        ("to do", adapter.gate_advice),
+        ("overruled", override_line(adapter.override) if adapter.override else ""),
         ("pinned", "yes" if adapter.pinned else "no"),
         ("description", adapter.description),
         ("domain", adapter.domain),
@@ -163,24 +179,42 @@ def unload(
 
 
 def default(
-    name: Name, server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.Json = False
+    name: Name,
+    force: Force = False,
+    reason: Reason = "",
+    auto: Auto = False,
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+    json: flags.Json = False,
 ) -> None:
     """Make a version the default one.
 
     Requests for NAME get it from then on, also after a restart. Rolling back is the same with the version
-    before; what runs ends on the version it began with.
+    before; what runs ends on the version it began with. A version that did not pass the gate needs --force,
+    which is recorded and shown by `adapters show`; --auto takes choice and override back.
 
     \b
-    Example:
+    Examples:
       lora-router adapters default medical@1.0.0
+      lora-router adapters default medical@1.2.0 --force --reason "measured by hand, ticket 7"
+      lora-router adapters default medical --auto
     """
     from router.cli.connect import connected
+    from router.cli.errors import MISUSED, CliError
     from router.cli.output import print_json
 
+    if auto and (force or reason or "@" in name):
+        raise CliError("--auto takes NAME alone: it takes back whatever version was chosen", MISUSED)
     with connected(server, timeout) as client:
-        change = client.adapters.set_default(name)
+        adapters = client.adapters
+        change = (
+            adapters.reset_default(name) if auto else adapters.set_default(name, force=force, reason=reason)
+        )
     if json:
         print_json(change)
     else:
         before = f", before it was {change.previous}" if change.previous else ""
-        print(f"{change.adapter.ref} is the default{before}")
+        rule = " by the rule" if auto else ""
+        print(f"{change.adapter.ref} is the default{rule}{before}")
+        if change.adapter.gate:
+            print(f"{change.adapter.gate}; {change.adapter.gate_advice}".rstrip("; "))

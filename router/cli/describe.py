@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from router.cli import units
-from router.types import Decision, Reason, Usage
+from router.types import Decision, Override, Reason, Usage
 
 
 def decision_line(decision: Decision) -> str:
@@ -29,3 +31,10 @@ def usage_line(usage: Usage, finish: str) -> str:
     if usage.completion_tokens > 1 and decoding > 0:
         parts.append(f"{(usage.completion_tokens - 1) / decoding:.1f} tokens/s")
     return "  ".join(parts)
+
+
+def override_line(override: Override) -> str:
+    """`by 127.0.0.1 at 2026-11-25 14:02 UTC, "measured by hand"; the gate had said: no report.json`."""
+    when = datetime.fromtimestamp(override.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    reason = f', "{override.reason}"' if override.reason else ", no reason given"
+    return f"by {override.by} at {when}{reason}; the gate had said: {override.finding}"

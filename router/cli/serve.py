@@ -45,6 +45,14 @@ Native = Annotated[
 Threads = Annotated[
     int | None, typer.Option(metavar="N", help="CPU threads of the engine. Default: all cores.")
 ]
+GateFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--gate",
+        metavar="report|off",
+        help="Route by itself only to versions whose report shows a gain, or to all. Default: report.",
+    ),
+]
 Insecure = Annotated[
     bool,
     typer.Option(
@@ -65,6 +73,7 @@ def serve(
     device: Device = None,
     native: Native = None,
     threads: Threads = None,
+    gate: GateFlag = None,
     config: ConfigFile = None,
     set_: Sets = None,
     insecure_listen: Insecure = False,
@@ -94,6 +103,7 @@ def serve(
         "device": device,
         "native": native,
         "threads": threads,
+        "gate": gate,
     }
     given = parse_sets(set_ or []) | {name: value for name, value in said.items() if value is not None}
     settings = with_folders(load_settings(given, config))

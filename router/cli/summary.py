@@ -66,7 +66,7 @@ def adapter_row(info: AdapterInfo) -> tuple[str, ...]:
         info.task,
         str(info.rank or ""),
         units.size(info.size_bytes) if info.size_bytes else "",
-        info.error or "; ".join(info.notes),
+        info.error or info.gate or "; ".join(info.notes),
     )
 
 

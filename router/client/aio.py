@@ -107,11 +107,25 @@ class AsyncAdapters:
         return responses.to_unloaded(await self._caller.unary(self._stub.UnloadAdapter, request, options))
 
     async def set_default(
-        self, name: str, *, etag: str = "", **options: Unpack[CallOptions]
+        self,
+        name: str,
+        *,
+        etag: str = "",
+        force: bool = False,
+        reason: str = "",
+        **options: Unpack[CallOptions],
     ) -> DefaultChange:
-        """Make NAME@VERSION the version that requests for NAME get."""
-        request = adapters_pb2.SetDefaultVersionRequest(name=requests.resource_name(name), etag=etag)
+        """Make NAME@VERSION the version that requests for NAME get; `force` overrules the gate."""
+        request = adapters_pb2.SetDefaultVersionRequest(
+            name=requests.resource_name(name), etag=etag, force=force, reason=reason
+        )
         answer = await self._caller.unary(self._stub.SetDefaultVersion, request, options)
+        return responses.to_default_change(answer)
+
+    async def reset_default(self, name: str, **options: Unpack[CallOptions]) -> DefaultChange:
+        """Take back what `set_default` chose for NAME: the rule decides again."""
+        request = adapters_pb2.ResetDefaultVersionRequest(name=requests.resource_name(name))
+        answer = await self._caller.unary(self._stub.ResetDefaultVersion, request, options)
         return responses.to_default_change(answer)
 
     async def watch(self, **options: Unpack[CallOptions]) -> AsyncIterator[AdapterEvent]:

@@ -26,6 +26,7 @@ from router.types import (
     AdapterState,
     Decision,
     FinishReason,
+    Override,
     Reason,
     TokenLogprob,
     Usage,
@@ -146,8 +147,20 @@ def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
         last_used=message.last_used.ToNanoseconds() / 1e9 if message.HasField("last_used") else None,
         error=message.error,
         notes=tuple(message.notes),
+        routable=message.routable,
+        gate=message.gate,
+        gate_advice=message.gate_advice,
+        override=_override(message),
         etag=message.etag,
     )
+
+
+def _override(message: adapters_pb2.Adapter) -> Override | None:
+    if not message.HasField("override"):
+        return None
+    made = message.override
+    when = made.time.ToNanoseconds() / 1e9
+    return Override(message.version, made.by, when, made.reason, made.finding, made.weights_sha256)
 
 
 def to_unloaded(message: adapters_pb2.UnloadAdapterResponse) -> Unloaded:
@@ -155,7 +168,9 @@ def to_unloaded(message: adapters_pb2.UnloadAdapterResponse) -> Unloaded:
     return Unloaded(to_adapter(message.adapter), message.freed_bytes)
 
 
-def to_default_change(message: adapters_pb2.SetDefaultVersionResponse) -> DefaultChange:
+def to_default_change(
+    message: adapters_pb2.SetDefaultVersionResponse | adapters_pb2.ResetDefaultVersionResponse,
+) -> DefaultChange:
     """The new default and the old one."""
     return DefaultChange(to_adapter(message.adapter), to_ref(message.previous))
 

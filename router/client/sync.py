@@ -103,10 +103,26 @@ class Adapters:
         request = adapters_pb2.UnloadAdapterRequest(name=requests.resource_name(name))
         return responses.to_unloaded(self._caller.unary(self._stub.UnloadAdapter, request, options))
 
-    def set_default(self, name: str, *, etag: str = "", **options: Unpack[CallOptions]) -> DefaultChange:
-        """Make NAME@VERSION the version that requests for NAME get."""
-        request = adapters_pb2.SetDefaultVersionRequest(name=requests.resource_name(name), etag=etag)
+    def set_default(
+        self,
+        name: str,
+        *,
+        etag: str = "",
+        force: bool = False,
+        reason: str = "",
+        **options: Unpack[CallOptions],
+    ) -> DefaultChange:
+        """Make NAME@VERSION the version that requests for NAME get; `force` overrules the gate."""
+        request = adapters_pb2.SetDefaultVersionRequest(
+            name=requests.resource_name(name), etag=etag, force=force, reason=reason
+        )
         answer = self._caller.unary(self._stub.SetDefaultVersion, request, options)
+        return responses.to_default_change(answer)
+
+    def reset_default(self, name: str, **options: Unpack[CallOptions]) -> DefaultChange:
+        """Take back what `set_default` chose for NAME: the rule decides again."""
+        request = adapters_pb2.ResetDefaultVersionRequest(name=requests.resource_name(name))
+        answer = self._caller.unary(self._stub.ResetDefaultVersion, request, options)
         return responses.to_default_change(answer)
 
     def watch(self, **options: Unpack[CallOptions]) -> Iterator[AdapterEvent]:

@@ -9,20 +9,28 @@ from dataclasses import replace
 from router.errors import AdapterNotFound, AdapterRejected
 from router.registry.defaults import default_version
 from router.registry.events import EventHub
+from router.registry.gate.gate import Gate
+from router.registry.gate.judging import NO_GATE, Standing
 from router.registry.record import Record
 from router.registry.state import Choices
 from router.registry.versions import known_versions, near, version_key
-from router.types import AdapterEventKind, AdapterInfo, AdapterProfile, AdapterRef, AdapterState
+from router.types import AdapterEventKind, AdapterInfo, AdapterProfile, AdapterRef, AdapterState, Override
 
 
 class Index:
     """The table of versions. Used on the event loop only; nothing here waits."""
 
     def __init__(
-        self, hub: EventHub, choices: Choices, preload: bool, default_moved: Callable[[], None]
+        self,
+        hub: EventHub,
+        choices: Choices,
+        gate: Gate,
+        preload: bool,
+        weigh: Callable[[Record], None],
+        plan_soon: Callable[[], None],
     ) -> None:
-        self._hub, self._choices, self._preload = hub, choices, preload
-        self._default_moved = default_moved
+        self._hub, self._choices, self._gate, self._preload = hub, choices, gate, preload
+        self._weigh, self._plan_soon = weigh, plan_soon
         self._names: dict[str, dict[str, Record]] = {}
         self._order: list[Record] | None = None
         self._defaults: dict[str, str] = {}
@@ -87,13 +95,13 @@ class Index:
         return f"{self._start}-{record.revision}"
 
     def profiles(self) -> tuple[AdapterProfile, ...]:
-        """Default versions that can be routed to."""
+        """Default versions that can be routed to and passed the gate."""
         return tuple(self._profiles[name] for name in sorted(self._profiles))
 
     @staticmethod
     def _profile(record: Record) -> AdapterProfile | None:
         seen = record.live.inspection if record.live is not None else record.inspection
-        if seen is None or record.state is AdapterState.QUARANTINED:
+        if seen is None or record.state is AdapterState.QUARANTINED or not record.verdict.open:
             return None
         return replace(seen.manifest.profile(), name=record.ref.name, version=record.ref.version)
 
@@ -101,6 +109,8 @@ class Index:
 
     def add(self, record: Record) -> None:
         """A version appeared. Call `settle_default` when all that appeared together are added."""
+        if not self._gate.on:
+            record.verdict = NO_GATE
         self._names.setdefault(record.ref.name, {})[record.ref.version] = record
         self._order = None
         self._hub.publish(AdapterEventKind.ADDED, self.info(record))
@@ -123,28 +133,49 @@ class Index:
         self._hub.publish(AdapterEventKind.CHANGED, self.info(record))
         self.settle_default(record.ref.name)
 
-    def choose(self, record: Record) -> None:
+    def choose(self, record: Record, override: Override | None = None) -> None:
         """Make it the default until another is chosen, also after a restart."""
-        self._choices.set(record.ref.name, record.ref.version)
+        self._choices.set(record.ref.name, record.ref.version, override)
         self.settle_default(record.ref.name)
+
+    def choose_none(self, name: str) -> None:
+        """Let the rule decide again."""
+        self._choices.clear(name)
+        self.settle_default(name)
 
     def settle_default(self, name: str) -> None:
         """Find the default version of `name` again, and tell everybody if it is another one."""
         before = self.default_of(name)
+        judged = self._gate.settle(self.versions(name))
         now = default_version(self.versions(name), self._choices.get(name), before)
         self._defaults[name] = now
         record = self.get(AdapterRef(name, now))
         if record is None:
             del self._defaults[name]
         self._settle_profile(name, None if record is None else self._profile(record))
-        if now == before:
-            return
-        for moved in filter(None, (self.get(AdapterRef(name, before)), record)):
-            moved.revision += 1
-            self._hub.publish(AdapterEventKind.CHANGED, self.info(moved))
-        if record is not None and self._preload and not (record.was_live or record.quarantined):
-            record.wanted = True
-        self._default_moved()
+        moved = () if now == before else filter(None, (self.get(AdapterRef(name, before)), record))
+        for changed in dict.fromkeys((*judged, *moved)):
+            changed.revision += 1
+            self._hub.publish(AdapterEventKind.CHANGED, self.info(changed))
+        self._read_more(name, now)
+        if record is not None and now != before and self._preload:
+            record.wanted |= not (record.was_live or record.quarantined)
+        if judged or now != before:
+            self._plan_soon()
+
+    def _read_more(self, name: str, default: str) -> None:
+        """Read weights that are to be compared with a report.
+
+        And load, once, what is newer than the default and only did not pass the gate: somebody put it there.
+        """
+        for record in self.versions(name):
+            if record.verdict.needs_weights:
+                self._weigh(record)
+            if record.verdict.standing is not Standing.FAILED or record.offered or self.chosen(name):
+                continue
+            newer = version_key(record.ref.version) > version_key(default)
+            if newer and self._preload and not (record.was_live or record.quarantined):
+                record.wanted = record.offered = True
 
     def _settle_profile(self, name: str, profile: AdapterProfile | None) -> None:
         if self._profiles.get(name) == profile:

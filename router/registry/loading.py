@@ -156,7 +156,7 @@ class Loader:
         if old is not None and old.resident is not live.resident:
             self._residency.detach(old.resident, record)
             self._counters.swaps += 1
-        record.inspection = live.inspection
+        record.inspection, record.weighed = live.inspection, (live.stamp, live.inspection.weights_sha256)
         record.was_live, record.proven = True, verdict is not Verdict.UNKNOWN
         record.quarantined = record.wanted = False
         record.retry_at = time.monotonic() + RETRY_SECONDS if verdict is Verdict.UNKNOWN else 0.0

@@ -17,6 +17,7 @@ class RegistryOptions:
     host_memory_bytes: int = 2048 << 20
     max_rank: int = 64
     preload: bool = True
+    gate: bool = True  # False: every version may be routed to
     poll_seconds: float = 1.0
     settle_seconds: float = 0.35  # a folder that looks the same after so long is read
     grace_seconds: float = 3.0  # a bad folder that looks the same for so long is quarantined
@@ -33,5 +34,6 @@ class RegistryOptions:
             host_memory_bytes=settings.host_memory_mb << 20,
             max_rank=settings.max_rank,
             preload=settings.preload,
+            gate=settings.gate == "report",
             poll_seconds=settings.poll_seconds,
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from router.registry.disk.discovery import Found
 from router.registry.disk.places import Stamp
 from router.registry.format.inspection import Inspection
+from router.registry.gate.judging import UNJUDGED, Judgement, Verdict
 from router.registry.resident import Resident
 from router.types import AdapterInfo, AdapterRef, AdapterState
 
@@ -58,6 +59,10 @@ class Record:
     waiting: int = 0  # requests that wait for `task`
     leases: int = 0
     last_used: float | None = None  # unix seconds
+    weighed: tuple[Stamp, str] | None = None  # sha256 of the weights of these files
+    judgement: Judgement | None = None  # what its own report is worth
+    verdict: Verdict = UNJUDGED  # what the gate says of it among the versions of its name
+    offered: bool = False  # was to be loaded once for being higher than the default version
     revision: int = 0  # counts changes that users see
     row: tuple[tuple[int, bool, int, float | None], AdapterInfo] | None = None
 
@@ -75,6 +80,20 @@ class Record:
     def outdated(self) -> bool:
         """Serves from other files than those on disk, which were not refused."""
         return self.live is not None and self.live.stamp != self.found.stamp != self.tried
+
+    @property
+    def weights_sha256(self) -> str:
+        """Of the weights it serves from, else of those on disk; empty where they were not read."""
+        if self.live is not None:
+            return self.live.inspection.weights_sha256
+        if self.weighed is not None and self.weighed[0] == self.found.stamp:
+            return self.weighed[1]
+        return ""
+
+    @property
+    def awaits_files(self) -> bool:
+        """Serves from other files than those on disk, refused or not."""
+        return self.live is not None and (self.live.stamp != self.found.stamp or self.successor is not None)
 
     @property
     def state(self) -> AdapterState:
@@ -105,7 +124,10 @@ class Record:
             leases=self.leases,
             last_used=self.last_used,
             error=self.error,
+            override=self.verdict.override,
         )
+        if self.state is not AdapterState.QUARANTINED:
+            info = self._with_gate(info, default)
         if seen is None:
             return info
         return replace(
@@ -119,3 +141,9 @@ class Record:
             size_bytes=seen.size_bytes,
             notes=seen.notes,
         )
+
+    def _with_gate(self, info: AdapterInfo, default: bool) -> AdapterInfo:
+        if self.verdict.open:
+            return replace(info, routable=default)
+        why = f"not routed to by itself: {self.verdict.finding}"
+        return replace(info, gate=why, gate_advice=self.verdict.advice)

@@ -12,13 +12,15 @@ from pathlib import Path
 
 from router.engine.base import Engine
 from router.errors import AdapterRejected, StaleEtag
-from router.ports import Lease
+from router.ports import Force, Lease
 from router.registry.disk.discovery import Scanner
 from router.registry.disk.reading import FolderReader, Reader
 from router.registry.disk.reconcile import Reconciler
 from router.registry.disk.settling import Settler
 from router.registry.disk.watching import Watching
 from router.registry.events import EventHub
+from router.registry.gate.gate import Gate, overruling
+from router.registry.gate.weighing import Scale
 from router.registry.index import Index
 from router.registry.leases import Leases
 from router.registry.loading import Hooks, Loader, OnLoad
@@ -33,6 +35,8 @@ from router.registry.workers import Workers
 from router.types import AdapterEvent, AdapterInfo, AdapterProfile, AdapterRef, AdapterState
 
 log = logging.getLogger(__name__)
+
+JUDGED_SECONDS = 2.0  # a start waits so long for weights to be compared with reports
 
 
 class Registry:
@@ -57,7 +61,16 @@ class Registry:
         state = state_dir(dirs, options.state_dir)
         self._choices, self._proven = Choices(state, dirs), Proven(state)
         self._residency = Residency(engine, options.host_memory_bytes, options.room_seconds, self._counters)
-        self._index = Index(self._hub, self._choices, options.preload, lambda: self._planner.plan_soon())
+        self._gate = Gate(lambda: engine.info, self._choices, options.gate)
+        self._scale = Scale(self._workers, self._changed)
+        self._index = Index(
+            self._hub,
+            self._choices,
+            self._gate,
+            options.preload,
+            self._scale.ask,
+            lambda: self._planner.plan_soon(),
+        )
         reader = reader or FolderReader(engine, options.max_rank, options.ignore_fields, options.equals_base)
         prover = Prover(engine, lambda p: self._workers.run(engine.encode, p), options.probe_seconds)
         hooks = Hooks(self._changed, lambda: self._watching.look_soon(), self._loaded)
@@ -72,6 +85,7 @@ class Registry:
             reader,
             self._workers,
             self._index,
+            self._gate,
             self._planner.vanish,
             self._changed,
             options.grace_seconds,
@@ -85,6 +99,7 @@ class Registry:
         await self._workers.in_order(self._choices.read)
         await self._workers.in_order(self._proven.read)
         await self._watching.start()
+        await self._scale.settled(JUDGED_SECONDS)
 
     async def settled(self, timeout: float) -> bool:
         """Wait until no load is under way or planned; False if that takes longer than `timeout` seconds."""
@@ -100,6 +115,7 @@ class Registry:
         self._leases.closed = True
         await self._watching.close()
         await self._reconciler.close()
+        await self._scale.close()
         await self._loader.close()
         await self._residency.close()
         self._hub.close()
@@ -159,7 +175,9 @@ class Registry:
         record, freed = await self._leases.unload(ref)
         return self._index.info(record), freed
 
-    def set_default(self, ref: AdapterRef, etag: str = "") -> tuple[AdapterInfo, AdapterRef | None]:
+    def set_default(
+        self, ref: AdapterRef, etag: str = "", force: Force | None = None
+    ) -> tuple[AdapterInfo, AdapterRef | None]:
         """See AdapterRegistry. Holds after restarts, until another one is set."""
         record = self._index.find(ref.name, ref.version)
         if etag and etag != self._index.etag(record):
@@ -167,8 +185,15 @@ class Registry:
         if record.state is AdapterState.QUARANTINED:
             raise AdapterRejected(f"adapter {record.ref} is quarantined: {record.error}")
         previous = self._index.default_of(ref.name)
-        self._index.choose(record)
+        self._index.choose(record, overruling(record, force))
         return self._index.info(record), AdapterRef(ref.name, previous) if previous else None
+
+    def reset_default(self, name: str) -> tuple[AdapterInfo, AdapterRef | None]:
+        """See AdapterRegistry."""
+        self._index.find(name)
+        previous = self._index.default_of(name)
+        self._index.choose_none(name)
+        return self._index.info(self._index.find(name)), AdapterRef(name, previous) if previous else None
 
     def watch(self) -> AsyncGenerator[AdapterEvent, None]:
         """See AdapterRegistry. A slow reader gets the last event of each version, never all."""

@@ -7,10 +7,15 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import platformdirs
+
+from router.registry.gate.overrides import Book, from_json, to_json
+from router.types import Override
 
 log = logging.getLogger(__name__)
 
@@ -25,22 +30,27 @@ def state_dir(dirs: Sequence[Path], base: Path | None = None) -> Path:
 
 
 class Choices:
-    """Default versions set by an operator, in `defaults.json`."""
+    """Default versions set by an operator, and overrides of the gate for them, in `defaults.json`."""
 
     def __init__(self, folder: Path, dirs: Sequence[Path]) -> None:
         self._file, self._dirs = folder / "defaults.json", [str(d) for d in dirs]
         self._chosen: dict[str, str] = {}
+        self._overrides: dict[str, Override] = {}
+        self._book = Book(folder)
 
     def read(self) -> None:
         """Read the file; one that is damaged counts as empty, and the log says so."""
         try:
-            chosen = json.loads(self._file.read_bytes())["defaults"]
+            document = json.loads(self._file.read_bytes())
+            chosen = document["defaults"]
             if not isinstance(chosen, dict) or not all(isinstance(v, str) for v in chosen.values()):
                 raise ValueError("not a table of versions")
             self._chosen = chosen
+            overrides = document.get("overrides", {})
+            self._overrides = {name: from_json(value) for name, value in overrides.items()}
         except FileNotFoundError:
             self._chosen = {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("default versions set earlier are lost: %s cannot be used (%s)", self._file, error)
 
     def get(self, name: str) -> str:
@@ -51,16 +61,50 @@ class Choices:
         """Every choice, also for adapters that are not there now."""
         return self._chosen
 
-    def set(self, name: str, version: str) -> None:
-        """Choose, and write it down before returning (a kill after that loses nothing)."""
+    def override(self, name: str) -> Override | None:
+        """The override of the gate for the version chosen for `name`."""
+        return self._overrides.get(name)
+
+    def set(self, name: str, version: str, override: Override | None = None) -> None:
+        """Choose, and write it down before returning (a kill after that loses nothing).
+
+        An override of the gate holds until another version is chosen, or the same one without it.
+        """
         self._chosen[name] = version
-        document = {"format": 1, "adapters_dirs": self._dirs, "defaults": self._chosen}
+        if override != self._overrides.get(name):
+            self._take_back(name)
+            if override is not None:
+                self._overrides[name] = override
+                self._book.write("overruled", name, override, override.time)
+        self._write(f"{name}@{version}")
+
+    def clear(self, name: str) -> None:
+        """Take the choice back, and an override with it."""
+        if self._chosen.pop(name, None) is not None:
+            self._take_back(name)
+            self._write(f"of {name}")
+
+    def bind(self, name: str, weights_sha256: str) -> Override:
+        """An override that was made before the weights were read is about these."""
+        override = self._overrides[name] = replace(self._overrides[name], weights_sha256=weights_sha256)
+        self._write(f"{name}@{override.version}")
+        return override
+
+    def _take_back(self, name: str) -> None:
+        if (override := self._overrides.pop(name, None)) is not None:
+            self._book.write("no longer overruled", name, override, time.time())
+
+    def _write(self, what: str) -> None:
+        document = {
+            "format": 1,
+            "adapters_dirs": self._dirs,
+            "defaults": self._chosen,
+            "overrides": {name: to_json(override) for name, override in self._overrides.items()},
+        }
         try:
             write_atomically(self._file, json.dumps(document, indent=1, sort_keys=True).encode())
         except OSError as error:
-            log.warning(
-                "default %s@%s holds until restart: cannot write %s (%s)", name, version, self._file, error
-            )
+            log.warning("default %s holds until restart: cannot write %s (%s)", what, self._file, error)
 
 
 class Proven:

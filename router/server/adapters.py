@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import grpc
 
-from router.errors import AdapterNotFound
+from router.errors import AdapterNotFound, FieldViolation, InvalidRequest
 from router.names import parse_adapter, parse_version
-from router.ports import AdapterRegistry
-from router.server.convert.adapters import adapter_message, event_message
+from router.ports import AdapterRegistry, Force
+from router.server.convert.adapters import adapter_message, caller, event_message
 from router.server.convert.findings import Findings
 from router.server.interceptors.call import current_call
 from router.server.paging import page
@@ -19,7 +19,7 @@ from router.v1 import adapters_pb2 as pb
 from router.v1.adapters_pb2_grpc import AdapterServiceServicer
 
 Context = grpc.aio.ServicerContext[Any, Any]
-MAX_FILTER_BYTES, MAX_TOKEN_BYTES = 64, 1024
+MAX_FILTER_BYTES, MAX_TOKEN_BYTES, MAX_REASON_BYTES = 64, 1024, 500
 
 
 class AdapterService(AdapterServiceServicer):
@@ -66,8 +66,26 @@ class AdapterService(AdapterServiceServicer):
         self, request: pb.SetDefaultVersionRequest, context: Context
     ) -> pb.SetDefaultVersionResponse:
         """The new default and the one before."""
-        info, previous = self._registry.set_default(parse_version(request.name), request.etag)
+        found = Findings()
+        found.text("reason", request.reason, MAX_REASON_BYTES)
+        if request.reason and not request.force:
+            found.add("reason", "is only recorded with force")
+        found.check()
+        force = Force(caller(context.peer()), request.reason) if request.force else None
+        info, previous = self._registry.set_default(parse_version(request.name), request.etag, force)
         return pb.SetDefaultVersionResponse(
+            adapter=self._message(info), previous=previous.resource if previous else ""
+        )
+
+    async def ResetDefaultVersion(
+        self, request: pb.ResetDefaultVersionRequest, context: Context
+    ) -> pb.ResetDefaultVersionResponse:
+        """The default by the rule and the one before."""
+        name, version = parse_adapter(request.name)
+        if version:
+            raise InvalidRequest([FieldViolation("name", "must be adapters/NAME, without a version")])
+        info, previous = self._registry.reset_default(name)
+        return pb.ResetDefaultVersionResponse(
             adapter=self._message(info), previous=previous.resource if previous else ""
         )
 

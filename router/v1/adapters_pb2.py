@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18router/v1/adapters.proto\x12\trouter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x03\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\x12\x0c\n\x04task\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x12\n\nbase_model\x18\x07 \x01(\t\x12\x0c\n\x04rank\x18\x08 \x01(\x05\x12\x16\n\x0etarget_modules\x18\t \x03(\t\x12\x12\n\nsize_bytes\x18\n \x01(\x03\x12\'\n\x05state\x18\x0b \x01(\x0e\x32\x18.router.v1.Adapter.State\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x0c \x01(\x08\x12\x0e\n\x06pinned\x18\r \x01(\x08\x12\x0e\n\x06leases\x18\x0e \x01(\x05\x12-\n\tlast_used\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x10 \x01(\t\x12\r\n\x05notes\x18\x11 \x03(\t\x12\x0c\n\x04\x65tag\x18\x12 \x01(\t\"\x84\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_DISCOVERED\x10\x01\x12\x11\n\rSTATE_LOADING\x10\x02\x12\x0f\n\x0bSTATE_READY\x10\x03\x12\x13\n\x0fSTATE_OFFLOADED\x10\x04\x12\x15\n\x11STATE_QUARANTINED\x10\x05\"Z\n\x13ListAdaptersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x64omain\x18\x03 \x01(\t\x12\x0c\n\x04task\x18\x04 \x01(\t\"U\n\x14ListAdaptersResponse\x12$\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x12.router.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11GetAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"9\n\x12GetAdapterResponse\x12#\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x12.router.v1.Adapter\"B\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06pinned\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_pinned\":\n\x13LoadAdapterResponse\x12#\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x12.router.v1.Adapter\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x15UnloadAdapterResponse\x12#\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x12.router.v1.Adapter\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x03\"6\n\x18SetDefaultVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"R\n\x19SetDefaultVersionResponse\x12#\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x12.router.v1.Adapter\x12\x10\n\x08previous\x18\x02 \x01(\t\"\x16\n\x14WatchAdaptersRequest\"\xed\x01\n\x15WatchAdaptersResponse\x12\x33\n\x04kind\x18\x01 \x01(\x0e\x32%.router.v1.WatchAdaptersResponse.Kind\x12#\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0b\x32\x12.router.v1.Adapter\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_ADDED\x10\x01\x12\x10\n\x0cKIND_CHANGED\x10\x02\x12\x10\n\x0cKIND_REMOVED\x10\x03\x32\x84\x04\n\x0e\x41\x64\x61pterService\x12O\n\x0cListAdapters\x12\x1e.router.v1.ListAdaptersRequest\x1a\x1f.router.v1.ListAdaptersResponse\x12I\n\nGetAdapter\x12\x1c.router.v1.GetAdapterRequest\x1a\x1d.router.v1.GetAdapterResponse\x12L\n\x0bLoadAdapter\x12\x1d.router.v1.LoadAdapterRequest\x1a\x1e.router.v1.LoadAdapterResponse\x12R\n\rUnloadAdapter\x12\x1f.router.v1.UnloadAdapterRequest\x1a .router.v1.UnloadAdapterResponse\x12^\n\x11SetDefaultVersion\x12#.router.v1.SetDefaultVersionRequest\x1a$.router.v1.SetDefaultVersionResponse\x12T\n\rWatchAdapters\x12\x1f.router.v1.WatchAdaptersRequest\x1a .router.v1.WatchAdaptersResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18router/v1/adapters.proto\x12\trouter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd4\x05\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06\x64omain\x18\x04 \x01(\t\x12\x0c\n\x04task\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12\x12\n\nbase_model\x18\x07 \x01(\t\x12\x0c\n\x04rank\x18\x08 \x01(\x05\x12\x16\n\x0etarget_modules\x18\t \x03(\t\x12\x12\n\nsize_bytes\x18\n \x01(\x03\x12\'\n\x05state\x18\x0b \x01(\x0e\x32\x18.router.v1.Adapter.State\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x0c \x01(\x08\x12\x0e\n\x06pinned\x18\r \x01(\x08\x12\x0e\n\x06leases\x18\x0e \x01(\x05\x12-\n\tlast_used\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x10 \x01(\t\x12\r\n\x05notes\x18\x11 \x03(\t\x12\x0c\n\x04\x65tag\x18\x12 \x01(\t\x12\x10\n\x08routable\x18\x13 \x01(\x08\x12\x0c\n\x04gate\x18\x14 \x01(\t\x12\x13\n\x0bgate_advice\x18\x15 \x01(\t\x12-\n\x08override\x18\x16 \x01(\x0b\x32\x1b.router.v1.Adapter.Override\x1ay\n\x08Override\x12\n\n\x02\x62y\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07\x66inding\x18\x04 \x01(\t\x12\x16\n\x0eweights_sha256\x18\x05 \x01(\t\"\x84\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_DISCOVERED\x10\x01\x12\x11\n\rSTATE_LOADING\x10\x02\x12\x0f\n\x0bSTATE_READY\x10\x03\x12\x13\n\x0fSTATE_OFFLOADED\x10\x04\x12\x15\n\x11STATE_QUARANTINED\x10\x05\"Z\n\x13ListAdaptersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x64omain\x18\x03 \x01(\t\x12\x0c\n\x04task\x18\x04 \x01(\t\"U\n\x14ListAdaptersResponse\x12$\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x12.router.v1.Adapter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11GetAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"9\n\x12GetAdapterResponse\x12#\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x12.router.v1.Adapter\"B\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06pinned\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\t\n\x07_pinned\":\n\x13LoadAdapterResponse\x12#\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x12.router.v1.Adapter\"$\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"Q\n\x15UnloadAdapterResponse\x12#\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x12.router.v1.Adapter\x12\x13\n\x0b\x66reed_bytes\x18\x02 \x01(\x03\"U\n\x18SetDefaultVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"R\n\x19SetDefaultVersionResponse\x12#\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x12.router.v1.Adapter\x12\x10\n\x08previous\x18\x02 \x01(\t\"*\n\x1aResetDefaultVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"T\n\x1bResetDefaultVersionResponse\x12#\n\x07\x61\x64\x61pter\x18\x01 \x01(\x0b\x32\x12.router.v1.Adapter\x12\x10\n\x08previous\x18\x02 \x01(\t\"\x16\n\x14WatchAdaptersRequest\"\xed\x01\n\x15WatchAdaptersResponse\x12\x33\n\x04kind\x18\x01 \x01(\x0e\x32%.router.v1.WatchAdaptersResponse.Kind\x12#\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0b\x32\x12.router.v1.Adapter\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_ADDED\x10\x01\x12\x10\n\x0cKIND_CHANGED\x10\x02\x12\x10\n\x0cKIND_REMOVED\x10\x03\x32\xea\x04\n\x0e\x41\x64\x61pterService\x12O\n\x0cListAdapters\x12\x1e.router.v1.ListAdaptersRequest\x1a\x1f.router.v1.ListAdaptersResponse\x12I\n\nGetAdapter\x12\x1c.router.v1.GetAdapterRequest\x1a\x1d.router.v1.GetAdapterResponse\x12L\n\x0bLoadAdapter\x12\x1d.router.v1.LoadAdapterRequest\x1a\x1e.router.v1.LoadAdapterResponse\x12R\n\rUnloadAdapter\x12\x1f.router.v1.UnloadAdapterRequest\x1a .router.v1.UnloadAdapterResponse\x12^\n\x11SetDefaultVersion\x12#.router.v1.SetDefaultVersionRequest\x1a$.router.v1.SetDefaultVersionResponse\x12\x64\n\x13ResetDefaultVersion\x12%.router.v1.ResetDefaultVersionRequest\x1a&.router.v1.ResetDefaultVersionResponse\x12T\n\rWatchAdapters\x12\x1f.router.v1.WatchAdaptersRequest\x1a .router.v1.WatchAdaptersResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,35 +33,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'router.v1.adapters_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ADAPTER']._serialized_start=73
-  _globals['_ADAPTER']._serialized_end=574
-  _globals['_ADAPTER_STATE']._serialized_start=442
-  _globals['_ADAPTER_STATE']._serialized_end=574
-  _globals['_LISTADAPTERSREQUEST']._serialized_start=576
-  _globals['_LISTADAPTERSREQUEST']._serialized_end=666
-  _globals['_LISTADAPTERSRESPONSE']._serialized_start=668
-  _globals['_LISTADAPTERSRESPONSE']._serialized_end=753
-  _globals['_GETADAPTERREQUEST']._serialized_start=755
-  _globals['_GETADAPTERREQUEST']._serialized_end=788
-  _globals['_GETADAPTERRESPONSE']._serialized_start=790
-  _globals['_GETADAPTERRESPONSE']._serialized_end=847
-  _globals['_LOADADAPTERREQUEST']._serialized_start=849
-  _globals['_LOADADAPTERREQUEST']._serialized_end=915
-  _globals['_LOADADAPTERRESPONSE']._serialized_start=917
-  _globals['_LOADADAPTERRESPONSE']._serialized_end=975
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=977
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1013
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1015
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1096
-  _globals['_SETDEFAULTVERSIONREQUEST']._serialized_start=1098
-  _globals['_SETDEFAULTVERSIONREQUEST']._serialized_end=1152
-  _globals['_SETDEFAULTVERSIONRESPONSE']._serialized_start=1154
-  _globals['_SETDEFAULTVERSIONRESPONSE']._serialized_end=1236
-  _globals['_WATCHADAPTERSREQUEST']._serialized_start=1238
-  _globals['_WATCHADAPTERSREQUEST']._serialized_end=1260
-  _globals['_WATCHADAPTERSRESPONSE']._serialized_start=1263
-  _globals['_WATCHADAPTERSRESPONSE']._serialized_end=1500
-  _globals['_WATCHADAPTERSRESPONSE_KIND']._serialized_start=1420
-  _globals['_WATCHADAPTERSRESPONSE_KIND']._serialized_end=1500
-  _globals['_ADAPTERSERVICE']._serialized_start=1503
-  _globals['_ADAPTERSERVICE']._serialized_end=2019
+  _globals['_ADAPTER']._serialized_end=797
+  _globals['_ADAPTER_OVERRIDE']._serialized_start=541
+  _globals['_ADAPTER_OVERRIDE']._serialized_end=662
+  _globals['_ADAPTER_STATE']._serialized_start=665
+  _globals['_ADAPTER_STATE']._serialized_end=797
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=799
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=889
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=891
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=976
+  _globals['_GETADAPTERREQUEST']._serialized_start=978
+  _globals['_GETADAPTERREQUEST']._serialized_end=1011
+  _globals['_GETADAPTERRESPONSE']._serialized_start=1013
+  _globals['_GETADAPTERRESPONSE']._serialized_end=1070
+  _globals['_LOADADAPTERREQUEST']._serialized_start=1072
+  _globals['_LOADADAPTERREQUEST']._serialized_end=1138
+  _globals['_LOADADAPTERRESPONSE']._serialized_start=1140
+  _globals['_LOADADAPTERRESPONSE']._serialized_end=1198
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1200
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1236
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1238
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1319
+  _globals['_SETDEFAULTVERSIONREQUEST']._serialized_start=1321
+  _globals['_SETDEFAULTVERSIONREQUEST']._serialized_end=1406
+  _globals['_SETDEFAULTVERSIONRESPONSE']._serialized_start=1408
+  _globals['_SETDEFAULTVERSIONRESPONSE']._serialized_end=1490
+  _globals['_RESETDEFAULTVERSIONREQUEST']._serialized_start=1492
+  _globals['_RESETDEFAULTVERSIONREQUEST']._serialized_end=1534
+  _globals['_RESETDEFAULTVERSIONRESPONSE']._serialized_start=1536
+  _globals['_RESETDEFAULTVERSIONRESPONSE']._serialized_end=1620
+  _globals['_WATCHADAPTERSREQUEST']._serialized_start=1622
+  _globals['_WATCHADAPTERSREQUEST']._serialized_end=1644
+  _globals['_WATCHADAPTERSRESPONSE']._serialized_start=1647
+  _globals['_WATCHADAPTERSRESPONSE']._serialized_end=1884
+  _globals['_WATCHADAPTERSRESPONSE_KIND']._serialized_start=1804
+  _globals['_WATCHADAPTERSRESPONSE_KIND']._serialized_end=1884
+  _globals['_ADAPTERSERVICE']._serialized_start=1887
+  _globals['_ADAPTERSERVICE']._serialized_end=2505
 # @@protoc_insertion_point(module_scope)

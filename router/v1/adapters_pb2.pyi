@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Adapter(_message.Message):
-    __slots__ = ("name", "version", "digest", "domain", "task", "description", "base_model", "rank", "target_modules", "size_bytes", "state", "default", "pinned", "leases", "last_used", "error", "notes", "etag")
+    __slots__ = ("name", "version", "digest", "domain", "task", "description", "base_model", "rank", "target_modules", "size_bytes", "state", "default", "pinned", "leases", "last_used", "error", "notes", "etag", "routable", "gate", "gate_advice", "override")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Adapter.State]
@@ -26,6 +26,19 @@ class Adapter(_message.Message):
     STATE_READY: Adapter.State
     STATE_OFFLOADED: Adapter.State
     STATE_QUARANTINED: Adapter.State
+    class Override(_message.Message):
+        __slots__ = ("by", "time", "reason", "finding", "weights_sha256")
+        BY_FIELD_NUMBER: _ClassVar[int]
+        TIME_FIELD_NUMBER: _ClassVar[int]
+        REASON_FIELD_NUMBER: _ClassVar[int]
+        FINDING_FIELD_NUMBER: _ClassVar[int]
+        WEIGHTS_SHA256_FIELD_NUMBER: _ClassVar[int]
+        by: str
+        time: _timestamp_pb2.Timestamp
+        reason: str
+        finding: str
+        weights_sha256: str
+        def __init__(self, by: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., finding: _Optional[str] = ..., weights_sha256: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -44,6 +57,10 @@ class Adapter(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    ROUTABLE_FIELD_NUMBER: _ClassVar[int]
+    GATE_FIELD_NUMBER: _ClassVar[int]
+    GATE_ADVICE_FIELD_NUMBER: _ClassVar[int]
+    OVERRIDE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     digest: str
@@ -62,7 +79,11 @@ class Adapter(_message.Message):
     error: str
     notes: _containers.RepeatedScalarFieldContainer[str]
     etag: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., description: _Optional[str] = ..., base_model: _Optional[str] = ..., rank: _Optional[int] = ..., target_modules: _Optional[_Iterable[str]] = ..., size_bytes: _Optional[int] = ..., state: _Optional[_Union[Adapter.State, str]] = ..., default: _Optional[bool] = ..., pinned: _Optional[bool] = ..., leases: _Optional[int] = ..., last_used: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., etag: _Optional[str] = ...) -> None: ...
+    routable: bool
+    gate: str
+    gate_advice: str
+    override: Adapter.Override
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., description: _Optional[str] = ..., base_model: _Optional[str] = ..., rank: _Optional[int] = ..., target_modules: _Optional[_Iterable[str]] = ..., size_bytes: _Optional[int] = ..., state: _Optional[_Union[Adapter.State, str]] = ..., default: _Optional[bool] = ..., pinned: _Optional[bool] = ..., leases: _Optional[int] = ..., last_used: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., etag: _Optional[str] = ..., routable: _Optional[bool] = ..., gate: _Optional[str] = ..., gate_advice: _Optional[str] = ..., override: _Optional[_Union[Adapter.Override, _Mapping]] = ...) -> None: ...
 
 class ListAdaptersRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "domain", "task")
@@ -125,14 +146,32 @@ class UnloadAdapterResponse(_message.Message):
     def __init__(self, adapter: _Optional[_Union[Adapter, _Mapping]] = ..., freed_bytes: _Optional[int] = ...) -> None: ...
 
 class SetDefaultVersionRequest(_message.Message):
-    __slots__ = ("name", "etag")
+    __slots__ = ("name", "etag", "force", "reason")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     name: str
     etag: str
-    def __init__(self, name: _Optional[str] = ..., etag: _Optional[str] = ...) -> None: ...
+    force: bool
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., etag: _Optional[str] = ..., force: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class SetDefaultVersionResponse(_message.Message):
+    __slots__ = ("adapter", "previous")
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    adapter: Adapter
+    previous: str
+    def __init__(self, adapter: _Optional[_Union[Adapter, _Mapping]] = ..., previous: _Optional[str] = ...) -> None: ...
+
+class ResetDefaultVersionRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ResetDefaultVersionResponse(_message.Message):
     __slots__ = ("adapter", "previous")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     PREVIOUS_FIELD_NUMBER: _ClassVar[int]

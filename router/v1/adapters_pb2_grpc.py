@@ -61,6 +61,11 @@ class AdapterServiceStub:
                 request_serializer=router_dot_v1_dot_adapters__pb2.SetDefaultVersionRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_adapters__pb2.SetDefaultVersionResponse.FromString,
                 _registered_method=True)
+        self.ResetDefaultVersion = channel.unary_unary(
+                '/router.v1.AdapterService/ResetDefaultVersion',
+                request_serializer=router_dot_v1_dot_adapters__pb2.ResetDefaultVersionRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_adapters__pb2.ResetDefaultVersionResponse.FromString,
+                _registered_method=True)
         self.WatchAdapters = channel.unary_stream(
                 '/router.v1.AdapterService/WatchAdapters',
                 request_serializer=router_dot_v1_dot_adapters__pb2.WatchAdaptersRequest.SerializeToString,
@@ -102,7 +107,15 @@ class AdapterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetDefaultVersion(self, request, context):
-        """SetDefaultVersion picks the version that requests for adapters/NAME get; also rolls back.
+        """SetDefaultVersion picks the version that requests for adapters/NAME get; also rolls back. A version
+        that did not pass the gate needs force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetDefaultVersion(self, request, context):
+        """ResetDefaultVersion takes back what SetDefaultVersion picked, and with it an override of the gate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +155,11 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.SetDefaultVersion,
                     request_deserializer=router_dot_v1_dot_adapters__pb2.SetDefaultVersionRequest.FromString,
                     response_serializer=router_dot_v1_dot_adapters__pb2.SetDefaultVersionResponse.SerializeToString,
+            ),
+            'ResetDefaultVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetDefaultVersion,
+                    request_deserializer=router_dot_v1_dot_adapters__pb2.ResetDefaultVersionRequest.FromString,
+                    response_serializer=router_dot_v1_dot_adapters__pb2.ResetDefaultVersionResponse.SerializeToString,
             ),
             'WatchAdapters': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchAdapters,
@@ -286,6 +304,33 @@ class AdapterService:
             '/router.v1.AdapterService/SetDefaultVersion',
             router_dot_v1_dot_adapters__pb2.SetDefaultVersionRequest.SerializeToString,
             router_dot_v1_dot_adapters__pb2.SetDefaultVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetDefaultVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.AdapterService/ResetDefaultVersion',
+            router_dot_v1_dot_adapters__pb2.ResetDefaultVersionRequest.SerializeToString,
+            router_dot_v1_dot_adapters__pb2.ResetDefaultVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from tests.client.scripted import adapter
 
 
@@ -43,6 +45,22 @@ def test_default_and_rollback(cli, remote):
     said = cli("adapters", "default", "medical@1.0.0").out
     assert said == "medical@1.0.0 is the default, before it was medical@1.2.0\n"
     assert remote.adapters.requests[0].name == "adapters/medical/versions/1.0.0"
+
+
+def test_the_gate_is_overruled_with_a_reason_and_taken_back(cli, remote):
+    assert cli("adapters", "default", "medical@1.0.0", "--force", "--reason", "ticket 7").code == 0
+    said = cli("adapters", "default", "medical", "--auto").out
+    assert said == "medical@1.2.0 is the default by the rule, before it was medical@1.0.0\n"
+    forced, reset = remote.adapters.requests
+    assert (forced.force, forced.reason, reset.name) == (True, "ticket 7", "adapters/medical")
+
+
+@pytest.mark.parametrize("more", [("medical@1.0.0",), ("medical", "--force"), ("medical", "--reason", "x")])
+def test_auto_goes_alone(cli, remote, more):
+    done = cli("adapters", "default", "--auto", *more)
+    assert done.code == 2
+    assert "--auto takes NAME alone" in done.err
+    assert not remote.adapters.requests
 
 
 def test_json(cli, remote):

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from router.engine.fake import FakeEngine
+from tests.fakes import adapter
 
 
 @pytest.fixture
@@ -66,6 +67,26 @@ async def test_adapters_are_listed_loaded_and_unloaded(command):
     code, _, err = await command("adapters", "show", "nobody")
     assert code == 1
     assert "not found" in err
+
+
+async def test_why_a_version_is_not_routed_to_what_to_do_and_who_overruled(command, fakes):
+    closed = "not routed to by itself: no report.json"
+    fakes.registry.put(adapter("medical", "1.1.0", gate=closed, gate_advice="run it, or overrule"))
+    listed = (await command("adapters", "list"))[1].splitlines()
+    assert listed[-3].endswith(closed)
+    assert listed[-1].endswith(": lora-router adapters show NAME")
+    shown = (await command("adapters", "show", "medical@1.1.0"))[1]
+    assert re.search(f"\nrouting +{closed}\nto do +run it, or overrule\n", shown)
+    code, _, err = await command("adapters", "default", "medical@1.1.0")
+    assert code == 1
+    assert closed in err
+    forced = await command("adapters", "default", "medical@1.1.0", "--force", "--reason", "ticket 7")
+    assert forced[1] == "medical@1.1.0 is the default, before it was medical@1.0.0\n"
+    shown = (await command("adapters", "show", "medical@1.1.0"))[1]
+    assert re.search("\nrouting +routed to by itself\n", shown)
+    assert re.search(
+        rf'overruled +by 127\.0\.0\.1 at .* UTC, "ticket 7"; the gate had said: {closed}', shown
+    )
 
 
 async def test_ctrl_c_frees_the_row(start_server):

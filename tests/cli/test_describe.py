@@ -1,7 +1,7 @@
 import pytest
 
-from router.cli.describe import decision_line, usage_line
-from router.types import AdapterRef, Decision, Reason, Usage
+from router.cli.describe import decision_line, override_line, usage_line
+from router.types import AdapterRef, Decision, Override, Reason, Usage
 
 MEDICAL = AdapterRef("medical", "1.0.0")
 
@@ -33,3 +33,10 @@ def test_usage_tells_tokens_and_speed():
 
 def test_usage_of_an_empty_answer_has_no_speed():
     assert usage_line(Usage(prompt_tokens=5), "stop") == "stop  5 + 0 tokens"
+
+
+def test_an_override_tells_who_when_why_and_against_what():
+    made = Override("1.0.0", "127.0.0.1", 0.0, "ticket 7", "no report.json")
+    said = 'by 127.0.0.1 at 1970-01-01 00:00 UTC, "ticket 7"; the gate had said: no report.json'
+    assert override_line(made) == said
+    assert ", no reason given; " in override_line(Override("1.0.0", "me", 0.0))

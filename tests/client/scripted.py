@@ -168,6 +168,12 @@ class ScriptedAdapters(adapters_pb2_grpc.AdapterServiceServicer):
             adapter=adapter("medical", "1.0.0", default=True), previous="adapters/medical/versions/1.2.0"
         )
 
+    def ResetDefaultVersion(self, request, context):
+        self.requests.append(request)
+        return adapters_pb2.ResetDefaultVersionResponse(
+            adapter=adapter("medical", "1.2.0", default=True), previous="adapters/medical/versions/1.0.0"
+        )
+
     def WatchAdapters(self, request, context):
         self.requests.append(request)
         kinds = adapters_pb2.WatchAdaptersResponse

@@ -74,6 +74,7 @@ async def test_adapters(client):
     assert (await client.adapters.get("legal")).error
     assert (await client.adapters.load("medical", pinned=True)).pinned
     assert (await client.adapters.unload("medical")).freed_bytes == 4096
-    assert (await client.adapters.set_default("medical@1.0.0")).adapter.default
+    assert (await client.adapters.set_default("medical@1.0.0", force=True, reason="r")).adapter.default
+    assert (await client.adapters.reset_default("medical")).previous
     kinds = [event.kind async for event in client.adapters.watch()]
     assert kinds == [AdapterEventKind.ADDED, AdapterEventKind.REMOVED]

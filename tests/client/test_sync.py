@@ -1,7 +1,10 @@
 import pytest
 
 from router.client import AdapterRef, Client, Delta, Finished, FinishReason, Reason, Started, Turn
-from router.types import AdapterEventKind, AdapterState
+from router.client.responses import to_adapter
+from router.types import AdapterEventKind, AdapterState, Override
+from router.v1 import adapters_pb2
+from tests.client.scripted import adapter
 
 
 @pytest.fixture
@@ -105,6 +108,9 @@ def test_adapters_are_shown_loaded_unloaded_and_made_default(client, remote):
     assert client.adapters.unload("medical@1.0.0").freed_bytes == 4096
     change = client.adapters.set_default("medical@1.0.0", etag="e1")
     assert (change.adapter.default, change.previous) == (True, AdapterRef("medical", "1.2.0"))
+    back = client.adapters.reset_default("medical")
+    assert (back.adapter.ref.version, back.previous) == ("1.2.0", AdapterRef("medical", "1.0.0"))
+    assert remote.adapters.requests.pop().name == "adapters/medical"
     names = [r.name for r in remote.adapters.requests]
     assert names[:2] == ["adapters/legal", "adapters/medical"]
     assert names[2:] == ["adapters/medical/versions/1.0.0"] * 2
@@ -124,3 +130,12 @@ def test_watch_yields_events(client):
 def test_an_unknown_option_is_refused_here(client):
     with pytest.raises(TypeError, match="temprature"):
         client.generate("hi", temprature=1.0)
+
+
+def test_what_the_gate_said_and_who_overruled_it():
+    made = adapters_pb2.Adapter.Override(by="::1", reason="r", finding="f", weights_sha256="ab")
+    made.time.seconds = 7
+    seen = to_adapter(adapter("m", gate="g", gate_advice="a", routable=True, override=made))
+    assert (seen.gate, seen.gate_advice, seen.routable) == ("g", "a", True)
+    assert seen.override == Override("1.0.0", "::1", 7.0, "r", "f", "ab")
+    assert to_adapter(adapter("m")).override is None

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
 
 from router.server.app import ServerApp
+from router.server.convert.adapters import caller
 from router.types import AdapterRef, AdapterState
 from router.v1 import adapters_pb2 as pb
 from tests.fakes import adapter
@@ -60,6 +63,59 @@ async def test_default_version_and_its_etag(stubs: SimpleNamespace, fakes: Simpl
     changed = await stubs.adapters.SetDefaultVersion(pb.SetDefaultVersionRequest(name=new))
     assert (changed.adapter.default, changed.previous) == (True, MEDICAL)
     assert (await stubs.inference.Generate(ask("medical"))).decision.adapter == new
+
+
+async def test_the_gate_is_told_and_can_be_overruled(stubs: SimpleNamespace, fakes: SimpleNamespace) -> None:
+    closed = "not routed to by itself: no report.json"
+    fakes.registry.put(adapter("medical", "1.1.0", gate=closed, gate_advice="run it"))
+    name = "adapters/medical/versions/1.1.0"
+    seen = (await stubs.adapters.GetAdapter(pb.GetAdapterRequest(name=name))).adapter
+    assert (seen.routable, seen.gate, seen.gate_advice) == (False, closed, "run it")
+    assert not seen.HasField("override")
+    refused = await failure(stubs.adapters.SetDefaultVersion(pb.SetDefaultVersionRequest(name=name)))
+    assert refused.code() is grpc.StatusCode.FAILED_PRECONDITION
+    info = details(refused)["ErrorInfo"]
+    assert (info.reason, info.metadata["finding"]) == ("GATE_NOT_PASSED", closed)
+    assert details(refused)["PreconditionFailure"].violations[0].subject == name
+    forced = pb.SetDefaultVersionRequest(name=name, force=True, reason="ticket 7")
+    now = (await stubs.adapters.SetDefaultVersion(forced)).adapter
+    assert (now.routable, now.default, now.gate) == (True, True, "")
+    assert (now.override.by, now.override.reason, now.override.finding) == ("127.0.0.1", "ticket 7", closed)
+    assert now.override.time.seconds == pytest.approx(time.time(), abs=5)
+    back = await stubs.adapters.ResetDefaultVersion(pb.ResetDefaultVersionRequest(name="adapters/medical"))
+    assert (back.adapter.name, back.previous) == (MEDICAL, name)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [({"reason": "because"}, "reason"), ({"reason": "x" * 501, "force": True}, "reason")],
+)
+async def test_a_reason_goes_with_force_and_is_short(
+    stubs: SimpleNamespace, fields: dict[str, Any], field: str
+) -> None:
+    call = stubs.adapters.SetDefaultVersion(pb.SetDefaultVersionRequest(name=MEDICAL, **fields))
+    refused = await failure(call)
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [v.field for v in details(refused)["BadRequest"].field_violations] == [field]
+
+
+@pytest.mark.parametrize(("name", "code"), [(MEDICAL, "INVALID_ARGUMENT"), ("adapters/nope", "NOT_FOUND")])
+async def test_only_a_known_name_can_be_reset(stubs: SimpleNamespace, name: str, code: str) -> None:
+    call = stubs.adapters.ResetDefaultVersion(pb.ResetDefaultVersionRequest(name=name))
+    assert (await failure(call)).code() is grpc.StatusCode[code]
+
+
+@pytest.mark.parametrize(
+    ("peer", "who"),
+    [
+        ("ipv4:10.0.0.7:50123", "10.0.0.7"),
+        ("ipv6:%5B::1%5D:50123", "::1"),
+        ("unix:/run/router.sock", "unix:/run/router.sock"),
+        ("unix:", "unix:"),
+    ],
+)
+def test_who_called(peer: str, who: str) -> None:
+    assert caller(peer) == who
 
 
 @pytest.mark.parametrize("name", ["", "medical", "adapters/", "adapters/../../etc", "adapters/a/versions/"])

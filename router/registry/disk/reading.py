@@ -179,6 +179,11 @@ def _changing(found: Found) -> Unavailable:
     )
 
 
+def unchanged(found: Found) -> bool:
+    """Whether the folder looks as it did when it was found. Blocks."""
+    return _stamp_now(found) == found.stamp
+
+
 def _stamp_now(found: Found) -> Stamp | None:
     try:
         return stamp(found.place.folder, found.root)

@@ -8,10 +8,12 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from router.registry.disk.claims import Claims
-from router.registry.disk.discovery import Found, Scanner
+from router.registry.disk.discovery import Found, Scan, Scanner
 from router.registry.disk.doubles import Doubles
 from router.registry.disk.reading import Examined, Reader, examine, sketch
 from router.registry.disk.settling import Settler
+from router.registry.gate.gate import Gate
+from router.registry.gate.reading import read_report
 from router.registry.index import Index
 from router.registry.loading import refuse
 from router.registry.record import Record
@@ -34,12 +36,15 @@ class Reconciler:
         reader: Reader,
         workers: Workers,
         index: Index,
+        gate: Gate,
         vanish: Callable[[Record], None],
         evicted: Callable[[Record], None],
         grace: float,
     ) -> None:
         self._scanner, self._settler, self._reader, self._workers = scanner, settler, reader, workers
-        self._index, self._vanish, self._evicted, self._grace = index, vanish, evicted, grace
+        self._index, self._gate = index, gate
+        self._vanish, self._evicted, self._grace = vanish, evicted, grace
+        self._reports = Settler(settler.settle, lambda found: found.report)
         self._claims = Claims()
         self._doubles = Doubles(self._claims, index, reader, workers)
         self._unreadable: dict[Path, str] = {}
@@ -60,8 +65,27 @@ class Reconciler:
         self._settle([self._claims.drop(path) for path in due.gone], await self._sketched(due.ready))
         ready = sorted(due.ready, key=self._is_known)[:BATCH]  # new ones first: somebody waits for them
         examined = await self._examine_still(ready)
-        self._settle([], examined)
-        return due.unsettled or len(examined) < len(due.ready)
+        reported, more = await self._read_reports(scan)
+        self._settle([], examined, reported)
+        return due.unsettled or more or len(examined) < len(due.ready)
+
+    async def _read_reports(self, scan: Scan) -> tuple[list[Path], bool]:
+        """Read reports that are new; gives their folders, and whether there are more.
+
+        A report waits for its adapter: copied in together, they are judged together.
+        """
+        if not self._gate.on:
+            return [], False
+        due = self._reports.look(scan, time.monotonic())
+        for folder in due.gone:
+            self._gate.forget(folder)
+        ready = [found for found in due.ready if self._settler.is_done(found)]
+        taken = [f for f in ready if not f.report.files] + [f for f in ready if f.report.files][:BATCH]
+        folders = [found.place.folder for found in taken]
+        read = await self._workers.in_order(lambda: {folder: read_report(folder) for folder in folders})
+        self._gate.reported(read)
+        self._reports.done(taken)
+        return folders, due.unsettled or len(taken) < len(ready)
 
     async def _sketched(self, ready: Sequence[Found]) -> list[Examined]:
         """Where many folders are new at once: all of them by name, so that none waits for its turn."""
@@ -81,7 +105,12 @@ class Reconciler:
         self._settler.done(e.found for e in known)
         return known
 
-    def _settle(self, gone: Sequence[AdapterRef | None], examined: Sequence[Examined]) -> None:
+    def _settle(
+        self,
+        gone: Sequence[AdapterRef | None],
+        examined: Sequence[Examined],
+        reported: Sequence[Path] = (),
+    ) -> None:
         """Change the table, all in one step of the event loop."""
         self._looks += 1
         touched = dict.fromkeys(ref for ref in gone if ref is not None)
@@ -90,7 +119,9 @@ class Reconciler:
         for ref in touched:
             self._apply(ref)
         self._doubles.check(touched)
-        for name in dict.fromkeys(ref.name for ref in touched):
+        told = (self._claims.get(folder) for folder in reported)
+        names = [*(ref.name for ref in touched), *(e.ref.name for e in told if e is not None)]
+        for name in dict.fromkeys(names):
             self._index.settle_default(name)
 
     async def close(self) -> None:

@@ -34,7 +34,7 @@ class Settler:
     """Follows folders over looks at least `settle` seconds apart."""
 
     def __init__(self, settle: float, of: Callable[[Found], Stamp] = lambda found: found.stamp) -> None:
-        self._settle, self._of = settle, of
+        self.settle, self._of = settle, of
         self._watched: dict[Path, _Watched] = {}
         self._first = True
 
@@ -51,7 +51,7 @@ class Settler:
             watched.missing_since = None
             if watched.done:
                 continue
-            if now - watched.since >= self._settle:
+            if now - watched.since >= self.settle:
                 due.ready.append(found)
             else:
                 unsettled = True
@@ -65,7 +65,7 @@ class Settler:
             watched = self._watched[path]
             if watched.missing_since is None:
                 watched.missing_since = now
-            if now - watched.missing_since >= self._settle:
+            if now - watched.missing_since >= self.settle:
                 del self._watched[path]
                 due.gone.append(path)
             else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from router.types import AdapterEvent, AdapterEventKind, AdapterInfo, AdapterState
+from router.types import AdapterEvent, AdapterEventKind, AdapterInfo, AdapterState, Override
 from router.v1 import adapters_pb2 as pb
 
 STATES = {
@@ -48,7 +50,31 @@ def adapter_message(info: AdapterInfo, etag: str) -> pb.Adapter:
         error=info.error,
         notes=info.notes,
         etag=etag,
+        routable=info.routable,
+        gate=info.gate,
+        gate_advice=info.gate_advice,
+        override=None if info.override is None else _override(info.override),
     )
+
+
+def _override(override: Override) -> pb.Adapter.Override:
+    return pb.Adapter.Override(
+        by=override.by,
+        time=timestamp(override.time),
+        reason=override.reason,
+        finding=override.finding,
+        weights_sha256=override.weights_sha256,
+    )
+
+
+def caller(peer: str) -> str:
+    """Who calls, for a record: gRPC's name of the peer without its port, which says nothing later.
+
+    >>> caller("ipv4:127.0.0.1:50123"), caller("ipv6:%5B::1%5D:50123")
+    ('127.0.0.1', '::1')
+    """
+    kind, _, address = unquote(peer).partition(":")
+    return address.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else peer
 
 
 def event_message(event: AdapterEvent, etag: str) -> pb.WatchAdaptersResponse:

@@ -1,0 +1,158 @@
+"""The gate over all versions of a name: judges each, compares them, and knows who was overruled."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from router.engine.base import BaseInfo
+from router.errors import GateNotPassed
+from router.ports import Force
+from router.registry.gate.judging import NO_GATE, UNJUDGED, Judgement, Standing, Verdict, fallen_behind, judge
+from router.registry.gate.report import Report
+from router.registry.record import Record
+from router.registry.state import Choices
+from router.registry.versions import version_key
+from router.types import AdapterRef, Override
+
+log = logging.getLogger(__name__)
+
+
+class Gate:
+    """Used on the event loop only; nothing here reads a disk. With `on` False everything passes."""
+
+    def __init__(self, base: Callable[[], BaseInfo], choices: Choices, on: bool) -> None:
+        self._base, self._choices, self.on = base, choices, on
+        self._reports: dict[Path, Report | str | None] = {}
+
+    def reported(self, reports: Mapping[Path, Report | str | None]) -> None:
+        """These reports were read; None stands for a folder without one."""
+        self._reports.update(reports)
+
+    def forget(self, folder: Path) -> None:
+        """The folder is gone."""
+        self._reports.pop(folder, None)
+
+    def settle(self, records: Collection[Record]) -> list[Record]:
+        """Judge all versions of one name again; gives those of which the gate says something else now."""
+        changed = []
+        for record, verdict in self._verdicts(records).items():
+            if verdict != record.verdict:
+                before, record.verdict = record.verdict, verdict
+                changed.append(record)
+                if self.on and (before.standing, before.finding) != (verdict.standing, verdict.finding):
+                    _tell(record)
+        return changed
+
+    def _verdicts(self, records: Collection[Record]) -> dict[Record, Verdict]:
+        if not self.on:
+            return dict.fromkeys(records, NO_GATE)
+        verdicts = {}
+        reigning: Record | None = None
+        usable = [r for r in records if r.live is not None or not r.quarantined]
+        for record in sorted(usable, key=lambda r: version_key(r.ref.version)):
+            judgement = record.judgement = self._judge(record)
+            if judgement.standing is Standing.PASSED:
+                if reigning is not None and (finding := _behind(record, reigning)):
+                    judgement = replace(judgement, standing=Standing.FAILED, finding=finding)
+                else:
+                    reigning = record
+            verdicts[record] = self._verdict(record, judgement)
+        return verdicts
+
+    def _judge(self, record: Record) -> Judgement:
+        held, weights = record.judgement, record.weights_sha256
+        if held is not None and weights and held.weights == weights and record.awaits_files:
+            return held  # the report on disk is about the files on disk, which do not serve yet
+        folder = record.found.place.folder
+        if folder not in self._reports:
+            return Judgement(Standing.PENDING, UNJUDGED.finding)
+        return judge(self._reports[folder], weights, self._base())
+
+    def _verdict(self, record: Record, judgement: Judgement) -> Verdict:
+        weights = record.weights_sha256
+        override = self._override(record.ref, weights)
+        if judgement.standing is Standing.PASSED:
+            return Verdict(Standing.PASSED, open=True, override=override)
+        covers = override is not None and weights in ("", override.weights_sha256)
+        overruled = covers and bool(weights)
+        finding = judgement.finding
+        if override is not None and not covers:
+            finding += "; it was overruled for other weights"
+        return Verdict(
+            judgement.standing,
+            open=overruled,
+            finding=finding,
+            advice="" if overruled else _advice(record, judgement),
+            override=override,
+            needs_weights=not weights and (covers or _hopeful(judgement)),
+        )
+
+    def _override(self, ref: AdapterRef, weights: str) -> Override | None:
+        """The override of a version; one made before its weights were read is about the first ones read."""
+        override = self._choices.override(ref.name)
+        if override is None or override.version != ref.version:
+            return None
+        if not override.weights_sha256 and weights:
+            override = self._choices.bind(ref.name, weights)
+        return override
+
+
+def overruling(record: Record, force: Force | None) -> Override | None:
+    """The override to record when `record` is made the default: none if it passed, else as `force` says.
+
+    Raises GateNotPassed if it needs force and there is none.
+    """
+    verdict = record.verdict
+    if verdict.standing is Standing.PASSED:
+        return None
+    if force is None:
+        if verdict.open:  # as it is already
+            return verdict.override
+        raise GateNotPassed(
+            f"adapter {record.ref} did not pass the gate: {verdict.finding}"
+            + (f"; {verdict.advice}" if verdict.advice else ""),
+            resource=record.ref.resource,
+            finding=verdict.finding,
+        )
+    weights = record.weights_sha256
+    return Override(record.ref.version, force.by, time.time(), force.reason, verdict.finding, weights)
+
+
+def _hopeful(judgement: Judgement) -> bool:
+    """Whether only the weights are missing."""
+    return judgement.standing is Standing.PENDING and judgement.report is not None
+
+
+def _behind(record: Record, reigning: Record) -> str:
+    mine, theirs = (r.judgement.report if r.judgement else None for r in (record, reigning))
+    if mine is None or theirs is None or not fallen_behind(mine, theirs):
+        return ""
+    return (
+        f"its {mine.metric}, {mine.score}, is below that of {reigning.ref.version} on the same test data, "
+        f"{theirs.score}"
+    )
+
+
+def _advice(record: Record, judgement: Judgement) -> str:
+    overrule = f"overrule with `lora-router adapters default {record.ref} --force`"
+    if judgement.standing is Standing.PENDING:
+        return "that is under way; look again in a moment"
+    if not judgement.again:
+        return overrule
+    place, root = record.found.place.folder, record.found.root
+    folder = root.name / place.relative_to(root) if place.is_relative_to(root) else Path(place.name)
+    return f"run `lora-router adapters evaluate {folder}`, or {overrule}"
+
+
+def _tell(record: Record) -> None:
+    verdict = record.verdict
+    if verdict.standing is Standing.FAILED:
+        log.info("adapter %s is not routed to by itself: %s", record.ref, verdict.finding)
+    elif verdict.standing is Standing.PASSED and record.judgement and record.judgement.report:
+        log.info(
+            "adapter %s passes the gate: gain over the base %s", record.ref, record.judgement.report.gain
+        )

@@ -1,0 +1,53 @@
+"""Overrides of the gate as JSON, and the book in which they are kept for good."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from router.types import Override
+
+log = logging.getLogger(__name__)
+
+
+def to_json(override: Override) -> dict[str, Any]:
+    """As it is written into a file."""
+    return asdict(override)
+
+
+def from_json(value: Any) -> Override:
+    """As it was written. Raises ValueError for anything else."""
+    if not isinstance(value, Mapping):
+        raise ValueError("an override is not a table")
+    names = [f.name for f in fields(Override)]
+    when, texts = value.get("time"), [value.get(name) for name in names if name != "time"]
+    if not isinstance(when, float) or not math.isfinite(when) or not all(isinstance(t, str) for t in texts):
+        raise ValueError("an override is damaged")
+    return Override(**{name: value[name] for name in names})
+
+
+class Book:
+    """`overrides.jsonl`: one line for every override, and for every one taken back. Only ever grows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "overrides.jsonl"
+
+    def write(self, action: str, name: str, override: Override, time: float) -> None:
+        """Add a line. What cannot be written is in the log all the same."""
+        entry = {"time": time, "action": action, "adapter": name, "override": to_json(override)}
+        log.warning(
+            "gate of %s@%s %s (by %s: %s); it said: %s",
+            *(name, override.version, action, override.by, override.reason or "no reason given"),
+            override.finding,
+        )
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            log.warning("the override is not recorded: cannot write %s (%s)", self._file, error)

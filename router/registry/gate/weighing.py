@@ -1,0 +1,64 @@
+"""Reading weights for their sha256 only: a report counts before the adapter is ever loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from router.registry.disk.reading import unchanged
+from router.registry.format.folder import FolderError
+from router.registry.gate.reading import weights_sha256
+from router.registry.record import Record
+from router.registry.workers import Workers
+
+log = logging.getLogger(__name__)
+
+
+class Scale:
+    """Weighs versions one after another in a task of its own; tells `weighed` of each."""
+
+    def __init__(self, workers: Workers, weighed: Callable[[Record], None]) -> None:
+        self._workers, self._weighed = workers, weighed
+        self._due: dict[Record, None] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def ask(self, record: Record) -> None:
+        """Weigh it soon. One that was not examined yet is asked for again when it was."""
+        if record.inspection is None or not record.inspection.fingerprint or record.quarantined:
+            return
+        self._due[record] = None
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def settled(self, timeout: float) -> bool:
+        """Wait until nothing is due; False if that takes longer than `timeout` seconds."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=timeout)
+        return not self._due
+
+    async def close(self) -> None:
+        """Stop."""
+        self._due.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while self._due:
+            record = next(iter(self._due))
+            del self._due[record]
+            if not record.removed and not record.weights_sha256:
+                await self._weigh(record)
+
+    async def _weigh(self, record: Record) -> None:
+        found = record.found
+        try:
+            weights = await self._workers.run(weights_sha256, found.place.folder)
+            same = await self._workers.run(unchanged, found)
+        except FolderError as error:
+            log.info("the weights of adapter %s are not compared with its report: %s", record.ref, error)
+            return
+        if same and not record.removed:
+            record.weighed = (found.stamp, weights)
+            self._weighed(record)

@@ -1,0 +1,214 @@
+"""The gate over a life: what is routed to by itself, what only by name, and what is said about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.registry.format import limits
+from router.registry.registry import Registry
+from tests.registry.conftest import StartRegistry
+from tests.registry.gate.cards import card, hand_in, worse
+from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states
+
+
+def routed(registry: Registry) -> list[str]:
+    return [f"{p.name}@{p.version}" for p in registry.profiles()]
+
+
+def version(root: Path, number: str, **report: Any) -> Path:
+    """`m` in that version, each with weights of its own; with a report if anything is said of one."""
+    folder = drop(root, "m", number, float(number), folder=f"m/{number}")
+    if report:
+        hand_in(folder, **report)
+    return folder
+
+
+async def test_a_folder_without_a_report_answers_by_name_only(
+    root: Path, start_registry: StartRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    drop(root, "plain")
+    registry = await start_registry(gate=True)
+    info = registry.resolve("plain")
+    assert (info.state, info.default, info.routable) == ("ready", True, False)
+    assert info.gate == "not routed to by itself: no report.json"
+    assert info.gate_advice == (
+        "run `lora-router adapters evaluate adapters/plain`, or overrule with "
+        "`lora-router adapters default plain@0 --force`"
+    )
+    assert routed(registry) == []
+    async with registry.lease(ref("plain")) as lease:
+        assert lease.digest == info.digest
+    assert [m for m in caplog.messages if "routed" in m] == [
+        "adapter plain@0 is not routed to by itself: no report.json"
+    ]
+
+
+async def test_a_report_that_comes_later_counts_at_once_and_reloads_nothing(
+    root: Path, engine: StubEngine, start_registry: StartRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    folder = version(root, "1.0")
+    registry = await start_registry(gate=True)
+    told = list[int]()
+    registry.subscribe(lambda: told.append(len(registry.profiles())))
+    etag, loads = registry.etag(ref("m", "1.0")), list(engine.loads)
+    hand_in(folder, gain=0.01)
+    await eventually(lambda: "does not exclude zero" in registry.get("m").gate)
+    assert (routed(registry), told) == ([], [])
+    assert registry.get("m").gate_advice.startswith("overrule with `lora-router adapters default m@1.0")
+    hand_in(folder)
+    await eventually(lambda: routed(registry) == ["m@1.0"])
+    assert (registry.get("m").gate, registry.get("m").routable) == ("", True)
+    (folder / "report.json").unlink()
+    await eventually(lambda: routed(registry) == [])
+    assert told == [1, 0]
+    assert engine.loads == loads
+    assert registry.etag(ref("m", "1.0")) != etag
+    passed = "adapter m@1.0 passes the gate: gain over the base 0.3 (95 % interval 0.25 to 0.35)"
+    assert caplog.messages.count(passed) == 1
+
+
+async def test_a_higher_version_that_fails_is_ready_but_takes_nothing_over(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    version(root, "1.0", gain=0.3)
+    registry = await start_registry(gate=True)
+    assert routed(registry) == ["m@1.0"]
+    newer = version(root, "1.1", gain=0.3, regressions=[worse()])
+    await eventually(is_ready(registry, "m", "1.1"))
+    assert (registry.resolve("m").ref, routed(registry)) == (ref("m", "1.0"), ["m@1.0"])
+    assert "worse than the base beyond the margin: 'loss on legal rows'" in registry.get("m", "1.1").gate
+    async with registry.lease(ref("m", "1.1")) as lease:
+        assert lease.ref == ref("m", "1.1")  # by name, and for experiments
+    hand_in(newer)
+    await eventually(lambda: routed(registry) == ["m@1.1"])
+    assert (registry.resolve("m").ref, registry.get("m", "1.0").gate) == (ref("m", "1.1"), "")
+
+
+async def test_after_a_restart_the_same_version_is_the_default(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    version(root, "1.0", gain=0.3)
+    version(root, "1.1")
+    version(root, "1.2", gain=0.0)
+    registry = await start_registry(gate=True)
+    assert states(registry) == {"m@1.0": "ready", "m@1.1": "ready", "m@1.2": "ready"}
+    assert (routed(registry), registry.resolve("m").ref) == (["m@1.0"], ref("m", "1.0"))
+
+
+async def test_a_lower_version_that_passes_takes_over_from_a_default_that_does_not(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    old = version(root, "1.0")
+    version(root, "1.1")
+    registry = await start_registry(gate=True)
+    assert (registry.resolve("m").ref.version, routed(registry)) == ("1.1", [])
+    hand_in(old)
+    await eventually(lambda: routed(registry) == ["m@1.0"])
+    assert registry.resolve("m").ref.version == "1.0"
+    shutil.rmtree(old)
+    await eventually(lambda: registry.resolve("m").ref.version == "1.1")
+    assert routed(registry) == []
+
+
+async def test_a_version_surely_worse_than_the_default_does_not_replace_it(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    version(root, "1.0", score=0.9)
+    registry = await start_registry(gate=True)
+    newer = version(root, "1.1", score=0.7)
+    await eventually(is_ready(registry, "m", "1.1"))
+    assert routed(registry) == ["m@1.0"]
+    said = registry.get("m", "1.1")
+    assert said.gate.endswith(
+        "its exact match, 0.7 (95 % interval 0.65 to 0.75), is below that of 1.0 on the same test data, "
+        "0.9 (95 % interval 0.85 to 0.95)"
+    )
+    assert said.gate_advice.startswith("overrule")
+    hand_in(newer, score=0.85)
+    await eventually(lambda: routed(registry) == ["m@1.1"])
+
+
+async def test_without_preload_a_report_counts_before_the_first_load(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    version(root, "1.0", gain=0.3)
+    hand_in(drop(root, "copy", value=2), weights_sha256="0f" * 32)
+    registry = await start_registry(gate=True, preload=False)
+    assert (engine.loads, routed(registry)) == ([], ["m@1.0"])
+    assert states(registry) == {"copy@0": "discovered", "m@1.0": "discovered"}
+    assert "about other weights: sha256 0f0f0f0f0f0f" in registry.get("copy").gate
+
+
+async def test_weights_and_report_replaced_together_are_routed_to_all_the_time(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    folder = version(root, "1.0", gain=0.3)
+    registry = await start_registry(gate=True)
+    told = list[int]()
+    registry.subscribe(lambda: told.append(len(registry.profiles())))
+    before = registry.get("m").digest
+    engine.loading.clear()  # the new files take their time
+    version(root, "1.0", gain=0.3).touch()
+    drop(root, "m", "1.0", 7.0, folder="m/1.0")
+    hand_in(folder, gain=0.4)
+    await eventually(lambda: len(engine.loads) == 2)
+    assert routed(registry) == ["m@1.0"]
+    engine.loading.set()
+    await eventually(lambda: registry.get("m").digest != before)
+    assert (routed(registry), registry.get("m").gate) == (["m@1.0"], "")
+    assert told == []
+
+
+async def test_new_weights_under_an_old_report_are_not_routed_to(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    version(root, "1.0", gain=0.3)
+    registry = await start_registry(gate=True)
+    drop(root, "m", "1.0", 7.0, folder="m/1.0")
+    await eventually(lambda: routed(registry) == [])
+    assert "about other weights" in registry.get("m").gate
+    assert registry.get("m").state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda file: file.write_text('{"schema": 1'), "report.json: not JSON: "),
+        (lambda file: file.write_bytes(b"x" * (limits.REPORT_BYTES + 1)), "at most 1048576 are allowed"),
+        (lambda file: file.symlink_to("/etc/passwd"), "is a symbolic link; copy the file itself"),
+        (lambda file: os.mkfifo(file), "is not a regular file"),
+        (lambda file: file.mkdir(), "is not a regular file"),
+        (lambda file: file.write_text("[" * 70_000), "has 70000 parts"),
+        (lambda file: file.write_text('{"schema": 1}'), "adapter is missing"),
+        (
+            lambda file: file.write_text(str(card()).replace("'", '"').replace("1,", "2,", 1)),
+            "regressions is missing",
+        ),
+    ],
+)
+async def test_a_bad_report_costs_the_routing_only(
+    root: Path, start_registry: StartRegistry, spoil: Any, said: str
+) -> None:
+    folder = drop(root, "m")
+    spoil(folder / "report.json")
+    good = drop(root, "good", value=2)
+    hand_in(good)
+    registry = await start_registry(gate=True)
+    assert states(registry) == {"good@0": "ready", "m@0": "ready"}
+    assert said in registry.get("m").gate
+    assert routed(registry) == ["good@0"]
+
+
+async def test_off_lets_everything_through(root: Path, start_registry: StartRegistry) -> None:
+    version(root, "1.0", gain=0.3)
+    version(root, "1.1")
+    registry = await start_registry(gate=False)
+    assert routed(registry) == ["m@1.1"]
+    assert (registry.get("m").routable, registry.get("m").gate) == (True, "")

@@ -1,0 +1,160 @@
+"""Operators who overrule the gate: what it needs, what is recorded, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.errors import AdapterNotFound, GateNotPassed
+from router.ports import Force
+from router.registry.gate.overrides import Book, from_json, to_json
+from router.types import Override
+from tests.registry.conftest import StartRegistry
+from tests.registry.gate.cards import hand_in, weights_of
+from tests.registry.gate.test_gate import routed, version
+from tests.registry.life import StubEngine, drop, eventually, is_ready, ref
+
+ME = Force("127.0.0.1", "measured by hand")
+
+
+def book(tmp_path: Path) -> list[tuple[str, str, str]]:
+    (file,) = tmp_path.glob("state/registry/*/overrides.jsonl")
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    return [(e["action"], e["adapter"], e["override"]["version"]) for e in entries]
+
+
+async def test_a_version_that_failed_needs_force_and_the_error_says_what_was_found(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    version(root, "1.0", gain=0.3)
+    version(root, "1.1")
+    registry = await start_registry(gate=True)
+    with pytest.raises(
+        GateNotPassed, match=r"did not pass the gate: no report\.json; run `lora-router"
+    ) as caught:
+        registry.set_default(ref("m", "1.1"))
+    assert caught.value.metadata["finding"] == "no report.json"
+    assert routed(registry) == ["m@1.0"]
+    info, _ = registry.set_default(ref("m", "1.0"), force=ME)
+    assert info.override is None  # nothing to overrule
+
+
+async def test_an_override_is_recorded_routed_to_and_survives_a_restart(
+    root: Path, engine: StubEngine, start_registry: StartRegistry, tmp_path: Path
+) -> None:
+    version(root, "1.0", gain=0.3)
+    folder = version(root, "1.1")
+    registry = await start_registry(gate=True)
+    info, previous = registry.set_default(ref("m", "1.1"), force=ME)
+    assert (info.routable, info.gate, previous) == (True, "", ref("m", "1.0"))
+    made = info.override
+    assert made == Override("1.1", "127.0.0.1", pytest.approx(time.time(), abs=5), "measured by hand",
+                            "no report.json", weights_of(folder))  # fmt: skip
+    assert routed(registry) == ["m@1.1"]
+    await registry.close()
+    engine.held.clear()
+    again = await start_registry(gate=True)
+    assert (routed(again), again.get("m").override) == (["m@1.1"], made)
+    assert again.set_default(ref("m", "1.1"))[0].override == made  # said again without force: no change
+    again.set_default(ref("m", "1.0"))
+    assert (routed(again), again.get("m", "1.1").override) == (["m@1.0"], None)
+    assert "no report.json" in again.get("m", "1.1").gate
+    assert book(tmp_path) == [("overruled", "m", "1.1"), ("no longer overruled", "m", "1.1")]
+
+
+async def test_taking_it_back_lets_the_rule_decide(root: Path, start_registry: StartRegistry) -> None:
+    version(root, "1.0", gain=0.3)
+    version(root, "1.1")
+    registry = await start_registry(gate=True)
+    registry.set_default(ref("m", "1.1"), force=ME)
+    info, previous = registry.reset_default("m")
+    assert (info.ref, info.routable, previous) == (ref("m", "1.0"), True, ref("m", "1.1"))
+    again, _ = registry.reset_default("m")  # nothing left to take back
+    assert again.ref == ref("m", "1.0")
+    version(root, "1.2", gain=0.4)
+    await eventually(lambda: routed(registry) == ["m@1.2"])
+    with pytest.raises(AdapterNotFound, match="did you mean 'm'"):
+        registry.reset_default("mm")
+
+
+async def test_the_first_version_can_be_forced_where_it_is(root: Path, start_registry: StartRegistry) -> None:
+    drop(root, "m")
+    registry = await start_registry(gate=True)
+    etag = registry.etag(ref("m"))
+    info, previous = registry.set_default(ref("m"), etag, ME)
+    assert (info.routable, previous, routed(registry)) == (True, ref("m"), ["m@0"])
+    assert registry.etag(ref("m")) != etag
+
+
+async def test_an_override_is_about_the_weights_it_was_made_for(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    folder = version(root, "1.0")
+    registry = await start_registry(gate=True)
+    registry.set_default(ref("m", "1.0"), force=ME)
+    drop(root, "m", "1.0", 7.0, folder="m/1.0")
+    await eventually(lambda: routed(registry) == [])
+    assert registry.get("m").gate.endswith("no report.json; it was overruled for other weights")
+    assert registry.get("m").override is not None
+    registry.set_default(ref("m", "1.0"), force=ME)
+    assert (routed(registry), registry.get("m").override.weights_sha256) == (["m@1.0"], weights_of(folder))  # type: ignore[union-attr]
+
+
+async def test_forced_before_the_weights_were_read(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    folder = version(root, "1.0")
+    registry = await start_registry(gate=True, preload=False)
+    info, _ = registry.set_default(ref("m", "1.0"), force=ME)
+    assert not info.routable  # first they are read
+    await eventually(lambda: routed(registry) == ["m@1.0"])
+    assert registry.get("m").override.weights_sha256 == weights_of(folder)  # type: ignore[union-attr]
+    assert engine.loads == []
+
+
+async def test_a_forced_version_that_passes_later_needs_no_override(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    folder = version(root, "1.0")
+    registry = await start_registry(gate=True)
+    registry.set_default(ref("m", "1.0"), force=ME)
+    hand_in(folder)
+    etag = registry.etag(ref("m", "1.0"))
+    await eventually(lambda: registry.etag(ref("m", "1.0")) != etag)
+    assert registry.get("m").override is not None
+    info, _ = registry.reset_default("m")
+    assert (info.override, info.routable) == (None, True)
+
+
+async def test_without_force_a_choice_does_not_outlive_its_report(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    version(root, "1.0", gain=0.3)
+    version(root, "1.1", gain=0.3)
+    registry = await start_registry(gate=True)
+    registry.set_default(ref("m", "1.0"))
+    await eventually(is_ready(registry, "m", "1.0"))
+    (root / "m/1.0/report.json").unlink()
+    await eventually(lambda: routed(registry) == [])
+    assert registry.resolve("m").ref.version == "1.0"  # what was chosen is not replaced in silence
+
+
+@pytest.mark.parametrize("damage", [{"time": "now"}, {"by": 3}, {"version": None}, {"time": True}])
+def test_a_damaged_override_is_no_override(damage: dict[str, Any]) -> None:
+    good = to_json(Override("1.0", "me", 1.5))
+    assert from_json(good) == Override("1.0", "me", 1.5)
+    with pytest.raises(ValueError, match="override"):
+        from_json(good | damage)
+    with pytest.raises(ValueError, match="not a table"):
+        from_json([])
+
+
+def test_what_cannot_be_written_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    Book(tmp_path / "file/x").write("overruled", "m", Override("1.0", "me", 1.5, finding="no report"), 1.5)
+    assert caplog.messages[0] == "gate of m@1.0 overruled (by me: no reason given); it said: no report"
+    assert "not recorded" in caplog.messages[1]
