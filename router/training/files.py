@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from router.errors import FailedPrecondition, ResourceExhausted
 
 
@@ -17,11 +19,22 @@ def explained(path: Path) -> Iterator[None]:
     """Turn a full disk into an error that says what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        if not _is_full(error):
             raise
-        message = f"the disk is full: {path} was not written; free some space and run it again, training with --resume"
+        message = (
+            f"the disk is full: {path} was not written; free some space, then run again (training goes on "
+            "with --resume)"
+        )
         raise ResourceExhausted(message) from error
+
+
+def _is_full(error: OSError | SafetensorError) -> bool:
+    """safetensors tells the system's error number only in its text."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError):
+        return error.errno in full
+    return any(f"(os error {number})" in str(error) for number in full)
 
 
 def write_file(path: Path, data: bytes) -> None:

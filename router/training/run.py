@@ -111,10 +111,20 @@ def _train(trainer: Trainer, asked: Request, mark: str) -> None:
 
         trainer.run(after_step)
         if stop.is_set():
-            train = f"lora-router adapters train {shlex.quote(str(asked.recipe))} --resume"
-            command = asked.again or train
+            command = asked.again or _again(asked)
             shown.say(f"stopped and saved after step {trainer.progress.step}; go on with: {command}")
             raise KeyboardInterrupt
+
+
+def _again(asked: Request) -> str:
+    """The command that goes on, with the folders that were asked for."""
+    folder = asked.checkpoint.parent
+    words = ["lora-router", "adapters", "train", str(asked.recipe), "--resume"]
+    if asked.output != Path("adapters") / folder.name:
+        words += ["--output", str(asked.output)]
+    if folder.parent != Path("runs"):
+        words += ["--work", str(folder.parent)]
+    return shlex.join(words)
 
 
 def _facts(material: Material) -> dict[str, Any]:

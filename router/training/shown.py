@@ -41,4 +41,4 @@ class Shown:
 
     def say(self, text: str) -> None:
         """One line above the bar."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
