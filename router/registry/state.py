@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -46,12 +47,18 @@ class Choices:
             if not isinstance(chosen, dict) or not all(isinstance(v, str) for v in chosen.values()):
                 raise ValueError("not a table of versions")
             self._chosen = chosen
-            overrides = document.get("overrides", {})
-            self._overrides = {name: from_json(value) for name, value in overrides.items()}
+            self._read_overrides(document)
         except FileNotFoundError:
             self._chosen = {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("default versions set earlier are lost: %s cannot be used (%s)", self._file, error)
+
+    def _read_overrides(self, document: dict[str, Any]) -> None:
+        try:
+            overrides = document.get("overrides", {})
+            self._overrides = {name: from_json(value) for name, value in overrides.items()}
+        except (ValueError, AttributeError) as error:
+            log.warning("overrides of the gate made earlier are lost: %s: %s", self._file, error)
 
     def get(self, name: str) -> str:
         """The version chosen for `name`, or ''."""

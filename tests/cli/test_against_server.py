@@ -84,9 +84,7 @@ async def test_why_a_version_is_not_routed_to_what_to_do_and_who_overruled(comma
     assert forced[1] == "medical@1.1.0 is the default, before it was medical@1.0.0\n"
     shown = (await command("adapters", "show", "medical@1.1.0"))[1]
     assert re.search("\nrouting +routed to by itself\n", shown)
-    assert re.search(
-        rf'overruled +by 127\.0\.0\.1 at .* UTC, "ticket 7"; the gate had said: {closed}', shown
-    )
+    assert re.search(rf'overruled +by 127\.0\.0\.1 at .* UTC, "ticket 7"; the gate had said: {closed}', shown)
 
 
 async def test_ctrl_c_frees_the_row(start_server):

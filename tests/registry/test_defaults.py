@@ -8,20 +8,24 @@ from router.errors import AdapterRejected
 from router.registry.defaults import candidate, default_version
 from router.registry.disk.discovery import Found
 from router.registry.disk.places import Place, Stamp
+from router.registry.gate.judging import Standing, Verdict
 from router.registry.record import Record
 from router.types import AdapterRef
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, states
 
+PASSED, PENDING, FAILED = Standing.PASSED, Standing.PENDING, Standing.FAILED
 FOUND = Found(Place(Path("/x"), "x"), Path("/"), Stamp())
 
 
 def versions(text: str) -> list[Record]:
-    """`1.0 1.1+ 1.2!`: + is proven, ! is quarantined."""
+    """`1.0 1.1+ 1.2!`: + is proven, ! is quarantined; * passed the gate, ? may yet pass."""
     records = []
     for word in text.split():
-        record = Record(AdapterRef("m", word.rstrip("+!")), FOUND, None, lambda _: None)
-        record.proven, record.quarantined = word.endswith("+"), word.endswith("!")
+        record = Record(AdapterRef("m", word.rstrip("+!*?")), FOUND, None, lambda _: None)
+        record.proven, record.quarantined = "+" in word, "!" in word
+        standing = {"*": PASSED, "?": PENDING}.get(word[-1], FAILED)
+        record.verdict = Verdict(standing, open=standing is PASSED)
         records.append(record)
     return records
 
@@ -43,6 +47,14 @@ def versions(text: str) -> list[Record]:
         ("1.0 2.0+", "1.0", "2.0", "1.0", None),  # chosen
         ("1.0! 2.0+", "1.0", "1.0", "1.0", None),  # also when it is refused: 2.0 may be what was rolled back
         ("2.0+", "1.0", "1.0", "2.0", None),  # but not when it is gone
+        ("1.0* 1.1", "", "", "1.0", None),  # with the gate: at the start the highest that passed
+        ("1.0 1.1? 1.2", "", "", "1.1", "1.2"),  # or may yet pass
+        ("1.0+* 1.1*", "", "1.0", "1.0", "1.1"),
+        ("1.0+* 1.1+* 1.2+", "", "1.0", "1.1", None),  # nothing that failed takes over
+        ("1.0* 1.1+", "", "1.1", "1.1", "1.0"),  # but gives way, also to a lower one
+        ("1.0+* 1.1+", "", "1.1", "1.0", None),
+        ("1.0+* 1.1+*", "1.0", "1.1", "1.0", None),
+        ("1.0 1.1+*", "1.0", "1.1", "1.0", None),  # what was chosen is
     ],
 )
 def test_the_default_version(

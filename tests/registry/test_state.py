@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from router.registry import state
 from router.registry.state import Choices, Proven, state_dir, write_atomically
+from router.types import Override
 
 
 def test_each_set_of_folders_has_its_own_state(tmp_path: Path) -> None:
@@ -40,6 +42,35 @@ def test_a_damaged_file_counts_as_empty_and_is_said(
     choices.set("a", "1")
     choices.read()
     assert choices.get("a") == "1"
+
+
+def test_overrides_go_with_the_choice(tmp_path: Path) -> None:
+    made = Override("1.1", "me", 1.5, "why", "no report")
+    choices = Choices(tmp_path, [])
+    choices.set("a", "1.1", made)
+    choices.set("b", "2.0", replace(made, version="2.0", weights_sha256="ab"))
+    assert choices.bind("a", "cd").weights_sha256 == "cd"
+    again = Choices(tmp_path, [])
+    again.read()
+    assert again.override("a") == replace(made, weights_sha256="cd")
+    again.set("a", "1.0")
+    again.clear("b")
+    again.clear("never chosen")
+    last = Choices(tmp_path, [])
+    last.read()
+    assert (last.all(), last.override("a"), last.override("b")) == ({"a": "1.0"}, None, None)
+
+
+def test_an_override_that_is_damaged_is_not_believed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Choices(tmp_path, []).set("a", "1.1", Override("1.1", "me", 1.5))
+    text = (tmp_path / "defaults.json").read_text().replace("1.5", "null")
+    (tmp_path / "defaults.json").write_text(text)
+    choices = Choices(tmp_path, [])
+    choices.read()
+    assert (choices.get("a"), choices.override("a")) == ("1.1", None)
+    assert "overrides of the gate made earlier are lost" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_costs_the_memory_only(

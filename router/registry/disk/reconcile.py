@@ -14,6 +14,7 @@ from router.registry.disk.reading import Examined, Reader, examine, sketch
 from router.registry.disk.settling import Settler
 from router.registry.gate.gate import Gate
 from router.registry.gate.reading import read_report
+from router.registry.gate.report import Report
 from router.registry.index import Index
 from router.registry.loading import refuse
 from router.registry.record import Record
@@ -81,11 +82,9 @@ class Reconciler:
             self._gate.forget(folder)
         ready = [found for found in due.ready if self._settler.is_done(found)]
         taken = [f for f in ready if not f.report.files] + [f for f in ready if f.report.files][:BATCH]
-        folders = [found.place.folder for found in taken]
-        read = await self._workers.in_order(lambda: {folder: read_report(folder) for folder in folders})
-        self._gate.reported(read)
+        self._gate.reported(await self._workers.in_order(_reports, taken))
         self._reports.done(taken)
-        return folders, due.unsettled or len(taken) < len(ready)
+        return [found.place.folder for found in taken], due.unsettled or len(taken) < len(ready)
 
     async def _sketched(self, ready: Sequence[Found]) -> list[Examined]:
         """Where many folders are new at once: all of them by name, so that none waits for its turn."""
@@ -193,6 +192,10 @@ class Reconciler:
                     "adapters folder %s cannot be read (%s); its adapters stay as they are", path, reason
                 )
         self._unreadable = unreadable
+
+
+def _reports(taken: Sequence[Found]) -> dict[Path, Report | str | None]:
+    return {f.place.folder: read_report(f.place.folder) if f.report.files else None for f in taken}
 
 
 def _sketch(ready: Sequence[Found]) -> list[Examined | None]:

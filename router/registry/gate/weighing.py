@@ -25,7 +25,9 @@ class Scale:
 
     def ask(self, record: Record) -> None:
         """Weigh it soon. One that was not examined yet is asked for again when it was."""
-        if record.inspection is None or not record.inspection.fingerprint or record.quarantined:
+        if record.live is not None or record.quarantined:  # a load weighs by itself
+            return
+        if record.inspection is None or not record.inspection.fingerprint:
             return
         self._due[record] = None
         if self._task is None or self._task.done():
@@ -35,7 +37,7 @@ class Scale:
         """Wait until nothing is due; False if that takes longer than `timeout` seconds."""
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=timeout)
-        return not self._due
+        return self._task is None or self._task.done()
 
     async def close(self) -> None:
         """Stop."""
