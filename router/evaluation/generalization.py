@@ -21,6 +21,8 @@ from router.training.rendering import Rendering
 from router.types import PromptTemplate
 
 ROWS, MARGIN = 32, 0.1
+# The base says the same beside every adapter, and one process may judge many of them.
+_OF_BASES: dict[tuple[str, str, tuple[Example, ...]], Losses] = {}
 
 
 def measure(
@@ -109,6 +111,16 @@ def _worse(gap: Estimate, margin: float) -> bool:
 
 
 def _losses(subject: Subject, arm: Arm, examples: Sequence[Example]) -> Losses:
+    key = (subject.base.digest, str(subject.base.device), tuple(examples))
+    if arm is Arm.BASE and key in _OF_BASES:
+        return _OF_BASES[key]
+    losses = _judged(subject, arm, examples)
+    if arm is Arm.BASE:
+        _OF_BASES[key] = losses
+    return losses
+
+
+def _judged(subject: Subject, arm: Arm, examples: Sequence[Example]) -> Losses:
     with subject.answering_as(arm):
         model = AnswerModel(subject.model)
         try:

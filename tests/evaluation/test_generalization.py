@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from router.errors import ConfigError
+from router.evaluation import generalization
 from router.evaluation.arms import Arm
 from router.evaluation.general_text import GENERAL, paragraphs, whole_text
 from router.evaluation.generalization import markdown, measure, regressions
@@ -121,6 +123,25 @@ def test_worse_needs_the_margin_and_an_interval_above_zero(
     page = "\n".join(markdown(section))
     assert page.count("**worse**") == sum(found["worse"] for found in values.values())
     assert f"{values['general text']['base']:.3f}" in page
+
+
+def test_the_base_is_asked_once_for_many_adapters(
+    subject: Subject, own: Recipe, recipes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = measure(subject, own, recipes)
+    asked: list[Arm] = []
+    judged = generalization._judged
+
+    def spy(one: Subject, arm: Arm, examples: Any) -> Any:
+        asked.append(arm)
+        return judged(one, arm, examples)
+
+    monkeypatch.setattr(generalization, "_judged", spy)
+    assert measure(subject, own, recipes) == first
+    assert asked == [Arm.ADAPTER, Arm.ADAPTER]
+    other = replace(subject, base=replace(subject.base, digest="another"))
+    assert measure(other, own, recipes) == first
+    assert asked[2:].count(Arm.BASE) == 2
 
 
 def test_nothing_to_compare_with_is_said(subject: Subject, own: Recipe, tmp_path: Path) -> None:
