@@ -58,7 +58,7 @@ def test_a_csv_becomes_a_recipe_that_trains(wish: Wish, tmp_path: Path) -> None:
     assert recipe.evaluation.metric == "exact_match"
     assert recipe.prompt.system == "Answer with one of these and nothing else: blue, green, red."
     assert set(recipe.routing.examples) <= {row.prompt for row in splits.train}
-    assert len(recipe.routing.examples) == 32
+    assert len(recipe.routing.examples) == len(splits.train)
     assert said[:3] == [
         "things.csv: 92 rows; 'thing' asks, 'colour' answers",
         "left out: 1 without prompt or answer",

@@ -137,7 +137,7 @@ def test_steps_grow_with_the_data(count: int, batch: int, steps: int) -> None:
     assert (plan.batch, plan.steps) == (batch, steps)
     assert (plan.max_tokens, plan.answer_tokens) == (23, 13)
     assert plan.examples[:4] == ("q0", "q1", "q2", "q3")
-    assert len(plan.examples) == 32
+    assert len(plan.examples) == min(count, 128)
 
 
 def test_long_prompts_are_no_routing_examples() -> None:

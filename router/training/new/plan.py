@@ -19,7 +19,7 @@ CLOSED_LIST = 50  # distinct answers, at most, of a choice between labels
 LABEL_WORDS = 8
 SHORT_ANSWER = 12  # words
 SHOWN_LABELS = 300  # characters of a list of labels that the system text can hold
-EXAMPLES = 32  # routing examples
+EXAMPLES = 128  # routing examples
 EXAMPLE_CHARACTERS = 400
 GENERIC = {"prompt", "response", "completion", "question", "answer", "instruction", "input", "output", "text"}
 

@@ -1,0 +1,126 @@
+"""The commands of docs/tutorial.md, in the small form that the page itself tells of, on the real base."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import metadata
+from pathlib import Path
+
+import pytest
+
+from router.cli.demo_server import free_address
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+COMMANDS = [shlex.split(line) for block in BLOCKS for line in block.splitlines()]
+WAIT = 300.0
+
+
+def small(command: list[str]) -> list[str]:
+    """With the flags that the page names for a rehearsal."""
+    found = re.search(r"add `(--steps \d+)` to the second command and `(--rows \d+)` to the fourth", PAGE)
+    assert found
+    assert "there, the last command needs `--force`, too" in PAGE
+    flags = {COMMANDS[1][2]: found[1], COMMANDS[3][2]: found[2]}
+    more = ["--force"] if command is COMMANDS[-1] else flags.get(command[2], "").split()
+    return [*command, *more]
+
+
+class Terminal:
+    """A folder, a server that may run, and commands one after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.address = free_address()
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        plugins = {
+            "LORA_ROUTER_PLUGINS_DIR": str(ROOT / "plugins"),
+            "LORA_ROUTER_LOAD_PLUGINS": "keywords,linear",
+        }
+        state = {"XDG_STATE_HOME": str(folder / "state"), "PATH": path, "LORA_ROUTER_SERVER": self.address}
+        listen = {"LORA_ROUTER_LISTEN": self.address, "LORA_ROUTER_METRICS_LISTEN": ""}
+        self._environment = os.environ | plugins | state | listen
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def run(self, command: list[str]) -> str:
+        """What it said, stdout and stderr."""
+        ran = subprocess.run(
+            command, cwd=self.folder, env=self._environment, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, f"{shlex.join(command)}\n{ran.stdout}{ran.stderr}"
+        return ran.stdout + ran.stderr
+
+    def serve(self, command: list[str]) -> None:
+        """Start it and go on once it answers."""
+        with (self.folder / "server.log").open("wb") as log:
+            self._server = subprocess.Popen(
+                command, cwd=self.folder, env=self._environment, stdout=log, stderr=log
+            )
+        self.wait_for("is ready", lambda: (self.folder / "server.log").read_text())
+
+    def wait_for(self, text: str, look: Callable[[], str]) -> None:
+        end = time.monotonic() + WAIT
+        while text not in (seen := look()):
+            assert time.monotonic() < end, seen
+            assert self._server is not None
+            assert self._server.poll() is None, seen
+            time.sleep(0.5)
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.send_signal(signal.SIGTERM)
+            assert self._server.wait(60) == 0
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    made = Terminal(tmp_path)
+    yield made
+    made.close()
+
+
+def test_five_commands_stand_under_five_numbered_headings() -> None:
+    parts = re.split(r"^## ", PAGE, flags=re.MULTILINE)
+    numbered = [part for part in parts if re.match(r"\d\. ", part)]
+    first = [shlex.split(re.findall(r"```sh\n(.*?)\n", part)[0]) for part in numbered]
+    assert [command[:3] for command in first] == [
+        ["pip", "install", "lora-router[train]"],
+        ["lora-router", "adapters", "new"],
+        ["lora-router", "adapters", "train"],
+        ["lora-router", "adapters", "evaluate"],
+        ["lora-router", "serve"],
+    ]
+    assert "train" in (metadata("lora-router").get_all("Provides-Extra") or [])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_commands_lead_from_the_csv_to_answers(terminal: Terminal) -> None:
+    shutil.copy(ROOT / "examples" / "tutorial" / "packages.csv", terminal.folder)
+    said: dict[str, str] = {}
+    for command in COMMANDS[1:]:  # the first installs what runs here already
+        if command[:2] == ["lora-router", "serve"]:
+            terminal.serve(command)
+        else:
+            said[shlex.join(command)] = terminal.run(small(command))
+        if command[-1] == "adapters/shelves-1.1.0":  # as a reader would, the test looks again
+            terminal.wait_for("1.1.0", lambda: terminal.run(["lora-router", "adapters", "list"]))
+    for name in ("adapter.toml", "curves.png", "REPORT.md"):
+        assert (terminal.folder / "adapters" / "shelves" / name).is_file()
+    named, pinned = (
+        next(text for key, text in said.items() if f" {name} " in key)
+        for name in ("shelves", "shelves@1.1.0")
+    )
+    assert "shelves@1.0.0  (explicit)" in named
+    assert "shelves@1.1.0  (explicit)" in pinned
+    assert "adapters default shelves@1.0.0" in list(said)[-1]
+    assert "shelves@1.0.0 is the default, before it was shelves@1.1.0" in list(said.values())[-1]
