@@ -160,7 +160,7 @@ class Index:
         self._read_more(name, now)
         if record is not None and now != before and self._preload:
             record.wanted |= not (record.was_live or record.quarantined)
-        if judged or now != before:
+        if now != before or (judged and len(self.versions(name)) > 1):  # a plan looks at everything
             self._plan_soon()
 
     def _read_more(self, name: str, default: str) -> None:
