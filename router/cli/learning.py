@@ -17,7 +17,11 @@ Output = Annotated[
 Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder for checkpoints.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
-Folders = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Adapter folders.")]
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="NAME...", help="Adapters in the adapters folder, or folders.")
+]
+All = Annotated[bool, typer.Option("--all", help="All adapters that have a recipe.")]
+Adapters = Annotated[Path, typer.Option("--adapters-dir", metavar="DIR", help="Where adapters are.")]
 Recipes = Annotated[Path, typer.Option("--recipes", metavar="DIR", help="Folder of NAME.toml recipes.")]
 Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Most test rows. Default: all.")]
 
@@ -46,7 +50,9 @@ def train(
 
 
 def evaluate(
-    folders: Folders,
+    names: Names = None,
+    all_: All = False,
+    adapters: Adapters = Path("adapters"),
     recipes: Recipes = Path("recipes"),
     rows: Rows = None,
     device: Device = "auto",
@@ -55,18 +61,24 @@ def evaluate(
     """Measure adapters against their base.
 
     On test data of their recipe, with the base alone and the base with worked examples beside them. Writes
-    report.json and REPORT.md into each folder.
+    report.json and REPORT.md into each folder. The base is loaded once for all of them.
 
     \b
-    Example:
-      lora-router adapters evaluate adapters/medical --rows 200
+    Examples:
+      lora-router adapters evaluate medical
+      lora-router adapters evaluate medical ../mine/legal --rows 200
+      lora-router adapters evaluate --all
     """
     from router.cli.output import print_json
     from router.cli.quiet import quiet
+    from router.errors import ConfigError
     from router.evaluation import evaluate as run
 
+    if bool(names) == all_:
+        raise ConfigError("name the adapters to evaluate, or give --all" + (", not both" if all_ else ""))
     quiet()
-    reports = run(folders, recipes=recipes, rows=rows, device=device, say=_say_on_stderr if json else print)
+    say = _say_on_stderr if json else print
+    reports = run(names or None, adapters=adapters, recipes=recipes, rows=rows, device=device, say=say)
     if json:
         print_json(reports)
 

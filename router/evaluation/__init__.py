@@ -12,8 +12,9 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    folders: Sequence[Path],
+    names: Sequence[str | Path] | None,
     *,
+    adapters: Path = Path("adapters"),
     recipes: Path = Path("recipes"),
     rows: int | None = None,
     device: str = "auto",
@@ -21,17 +22,22 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Measure adapters against their base; write report.json and REPORT.md into each folder.
 
-    The recipe (`recipes`/NAME.toml, or NAME/recipe.toml) says what to ask and how to judge. `rows` limits the test rows
-    (drawn by a fixed seed). Raises ConfigError (no recipe, bad data), AdapterRejected (other base).
+    `names` are names of adapters in `adapters`, or folders; None: all that have a recipe. The recipe
+    (`recipes`/NAME.toml, or NAME/recipe.toml) says what to ask and how to judge. `rows` limits the test rows
+    (drawn by a fixed seed). All adapters and data are checked before the base is loaded, once for all.
+
+    Raises ConfigError (no such adapter, no recipe, bad data), AdapterRejected (other base).
     """
     try:
-        from router.evaluation.run import evaluate_folder
+        from router.evaluation.plan import every_folder, find_folder, make_plan
+        from router.evaluation.run import Limits, evaluate_all
     except ModuleNotFoundError as error:
         if error.name not in ("sacrebleu", "rouge_score"):
             raise
         raise ConfigError(f"evaluation needs {error.name}: pip install 'lora-router[train]'") from error
-    from router.evaluation.recipes import find_recipe
-    from router.evaluation.subject import read_manifest
-
-    named = [(folder, find_recipe(recipes, read_manifest(folder).name)) for folder in folders]
-    return [evaluate_folder(folder, recipe, rows, device, say) for folder, recipe in named]
+    if names is None:
+        folders = every_folder(adapters, recipes, say)
+    else:
+        folders = [find_folder(str(name), adapters) for name in dict.fromkeys(names)]
+    plans = [make_plan(folder, recipes) for folder in folders]
+    return evaluate_all(plans, Limits(recipes, rows), device, say)

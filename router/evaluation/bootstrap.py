@@ -18,6 +18,10 @@ class Estimate:
     low: float
     high: float
 
+    def rounded(self) -> dict[str, float]:
+        """As reports have it."""
+        return {"value": round(self.value, 4), "low": round(self.low, 4), "high": round(self.high, 4)}
+
 
 @dataclass(frozen=True, slots=True)
 class Resampled:
@@ -30,6 +34,10 @@ class Resampled:
         """The score with its interval."""
         low, high = np.percentile(self.draws, [2.5, 97.5])
         return Estimate(self.value, float(low), float(high))
+
+    def rounded(self) -> dict[str, float]:
+        """The estimate as reports have it."""
+        return self.estimate().rounded()
 
     def minus(self, other: Resampled) -> Estimate:
         """The difference with its interval, paired: both saw the same rows in every draw."""

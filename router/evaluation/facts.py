@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from router.engine.base import BaseInfo
 from router.evaluation.metrics import Task
+from router.evaluation.ranking import ranked_rows
 from router.evaluation.scoring import METRICS, scores
 from router.evaluation.subject import Subject
 from router.training.data import Splits
@@ -15,8 +17,10 @@ from router.training.machine import describe_machine
 from router.training.recipe import Recipe
 
 
-def collect_facts(subject: Subject, recipe: Recipe, splits: Splits, task: Task) -> dict[str, Any]:
-    """The report's head."""
+def collect_facts(
+    subject: Subject, recipe: Recipe, splits: Splits, task: Task, engine: BaseInfo
+) -> dict[str, Any]:
+    """The report's head; `engine` is the base as it answered."""
     manifest, test, metric = subject.manifest, recipe.data.test, METRICS[task.metric]
     return {
         "adapter": {
@@ -30,6 +34,8 @@ def collect_facts(subject: Subject, recipe: Recipe, splits: Splits, task: Task) 
             "sha256": hashlib.sha256(test.read_bytes()).hexdigest(),
             "rows": len(splits.test),
             "asked": len(task.rows),
+            "ranked": len(ranked_rows(task)),
+            "labels": len(task.labels),
             "shots": recipe.evaluation.shots,
         },
         "metric": metric.title,
@@ -37,6 +43,7 @@ def collect_facts(subject: Subject, recipe: Recipe, splits: Splits, task: Task) 
         "reading": metric.reading,
         "references": _references(task),
         "machine": describe_machine(subject.base.device),
+        "engine": {"dtype": engine.dtype, "kernels": engine.kernels},
     }
 
 

@@ -2,82 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-ARMS = {
-    "base": "base, zero-shot",
-    "base_with_examples": "base + worked examples",
-    "adapter": "adapter, zero-shot",
-}
-COLUMNS = {"score": "{metric}", "format_blind": "format-blind", "likeliest_label": "likeliest label"}
+from router.evaluation import bias, data_need, efficiency, generalization, overfitting, tables
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """`REPORT.md`: everything in it comes from `report`."""
-    return "\n".join([*_head(report), "", *_scores(report), "", *_gains(report), "", *_rest(report)]) + "\n"
+    """`REPORT.md`: everything in it comes from `report`; a section that the report has not is left out."""
+    adapter = report["adapter"]
+    lines = [f"# {adapter['name']} {adapter['version']}: report card", "", *_summary(report), ""]
+    lines += _facts(report)
+    for title, body in _sections(report):
+        lines += ["", f"## {title}", "", *body]
+    return "\n".join(lines) + "\n"
 
 
-def _head(report: Mapping[str, Any]) -> Iterator[str]:
+def summary(report: Mapping[str, Any]) -> str:
+    """One sentence: the score against the base and the base with examples."""
+    arms, digits = report["arms"], max(1, report["scale"] - 1)
+    base, shots = (f"{arms[arm]['score']['value']:.{digits}f}" for arm in ("base", "base_with_examples"))
+    ours = tables.bracketed(arms["adapter"]["score"], digits)
+    examples, asked = report["data"]["shots"], report["data"]["asked"]
+    return (
+        f"{ours} {report['metric']} against {base} for the base and {shots} for the base with {examples} "
+        f"examples, n={asked}"
+    )
+
+
+def _summary(report: Mapping[str, Any]) -> Iterator[str]:
+    yield f"**{summary(report)}.**"
+    unclear = [pair for pair, gain in report["gains"].items() if gain["score"]["low"] <= 0]
+    for pair in unclear:
+        yield f"The gain {pair.replace('_', ' ')} is not shown: its interval does not exclude zero."
+    worse = [found["what"] for found in report.get("regressions", ()) if found["worse"]]
+    if worse:
+        yield f"It makes worse, beyond the margin: {', '.join(worse)}."
+    elif "regressions" in report:
+        yield "No regression beyond the margin on other tasks and general text."
+
+
+def _facts(report: Mapping[str, Any]) -> Iterator[str]:
     adapter, data, machine = report["adapter"], report["data"], report["machine"]
-    yield f"# {adapter['name']} {adapter['version']}: report card"
-    yield ""
     yield f"- Base: {report['base']['model']}, digest `{report['base']['digest'][:12]}…`"
     yield f"- Weights: sha256 `{adapter['weights_sha256'][:12]}…`"
     picked = "all of them" if data["asked"] == data["rows"] else "drawn by a fixed seed"
     rows = f"{data['asked']} of {data['rows']} rows of `{data['file']}` ({picked})"
     yield f"- Test data, none of it trained on: {rows}"
     yield f"- Worked examples: {data['shots']}, the first of the training split with distinct answers"
+    if "engine" in report:
+        engine = report["engine"]
+        yield f"- Answers: greedy, by the engine that serves ({engine['dtype']}, {engine['kernels']})"
     cores = f"{machine['cores']} cores, {machine['threads']} threads"
     yield f"- Machine: {machine['device']}, {cores}; {machine['date']}"
     yield f"- Versions: {', '.join(f'{name} {number}' for name, number in machine['versions'].items())}"
     yield f"- Command: `{report['command']}`"
-    yield ""
+
+
+def _sections(report: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str]]]:
+    yield "Accuracy", _accuracy(report)
+    if "efficiency" in report:
+        yield "Efficiency", efficiency.markdown(report["efficiency"])
+    yield "Overfitting", _overfitting(report["splits"])
+    for name, module in (("generalization", generalization), ("data_need", data_need), ("bias", bias)):
+        if name in report:
+            yield name.replace("_", " ").capitalize(), module.markdown(report[name])
+    yield (
+        "Answers",
+        [f"The first {len(report['samples'])} rows asked, not picked.", "", *tables.samples(report)],
+    )
+
+
+def _accuracy(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"In brackets: 95 % bootstrap intervals, paired for differences. {report['reading']}"
-
-
-def _scores(report: Mapping[str, Any]) -> Iterator[str]:
-    shown = [name for name in COLUMNS if name in report["arms"]["adapter"]]
-    titles = [COLUMNS[name].format(metric=report["metric"]) for name in shown]
-    yield f"| | {' | '.join(titles)} | loss per gold token | prompt tokens | answer tokens |"
-    yield "|---|" + "---|" * (len(shown) + 3)
-    for arm, values in report["arms"].items():
-        scores = [_bracketed(values[name], report["scale"]) for name in shown]
-        numbers = [str(values[name]) for name in ("loss_per_gold_token", "prompt_tokens", "answer_tokens")]
-        yield f"| {ARMS[arm]} | {' | '.join([*scores, *numbers])} |"
-    for name, value in report["references"].items():
-        yield f"| *{name}* | {value:.{report['scale']}f} |" + " |" * (len(shown) + 2)
-
-
-def _gains(report: Mapping[str, Any]) -> Iterator[str]:
-    yield "Differences:"
+    ranked, asked = report["data"].get("ranked", 0), report["data"]["asked"]
+    if 0 < ranked < asked:
+        labels = f"all {report['data']['labels']} labels"
+        yield f"Labels were ranked on {ranked} rows, drawn by a fixed seed: for each, {labels} are judged."
     yield ""
-    for pair, gains in report["gains"].items():
-        parts = (
-            f"{name.replace('_', ' ')} {_bracketed(value, report['scale'])}" for name, value in gains.items()
-        )
-        yield f"- {pair.replace('_', ' ')}: {'; '.join(parts)}"
+    yield from tables.scores(report)
+    yield from tables.parts(report)
+    yield ""
+    yield from tables.gains(report)
 
 
-def _rest(report: Mapping[str, Any]) -> Iterator[str]:
+def _overfitting(splits: Mapping[str, Any]) -> Iterator[str]:
+    if "low" in splits["test"]:
+        yield overfitting.overfitting(splits)
     yield "The adapter on each split, teacher-forced: nats per gold-answer token, and how often greedy"
-    yield "decoding gives the gold answer:"
+    yield "decoding gives the gold answer."
     yield ""
-    for name, split in report["splits"].items():
-        yield f"- {name}: loss {split['loss']:.3f}, exact {split['exact']:.3f}"
+    yield "| split | rows | loss | greedy exact |"
+    yield "|---|---|---|---|"
+    for name, split in splits.items():
+        loss = (
+            tables.bracketed({**split, "value": split["loss"]}, 3)
+            if "low" in split
+            else f"{split['loss']:.3f}"
+        )
+        yield f"| {name} | {split.get('rows', '')} | {loss} | {split['exact']:.3f} |"
     yield ""
     yield "![training curves](curves.png)"
-    yield ""
-    yield "| question | gold | base | adapter |"
-    yield "|---|---|---|---|"
-    for sample in report["samples"]:
-        yield "| " + " | ".join(_cell(sample[name]) for name in ("prompt", "gold", "base", "adapter")) + " |"
-
-
-def _bracketed(value: Mapping[str, float], digits: int) -> str:
-    return f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-
-
-def _cell(text: str, longest: int = 160) -> str:
-    flat = " ".join(text.split()).replace("|", "\\|")
-    return flat if len(flat) <= longest else flat[:longest] + "…"

@@ -71,6 +71,8 @@ class Metric:
     reading: str  # how a reader takes its figures
     scores: Callable[[Task, Sequence[str]], Scores]
     references: Callable[[Task], Mapping[str, Sequence[str]]]  # answers that cost nothing, by name
+    whole: float = 1  # the score of an answer that is all right
+    check: Callable[[Sequence[Row]], None] = lambda rows: None  # raises ConfigError: rows it cannot judge
 
 
 def pieces(answer: str) -> list[str]:

@@ -10,6 +10,7 @@ from router.evaluation.rouge import ROUGE_L
 from router.evaluation.sql.metric import EXECUTION
 from router.evaluation.squad import TOKEN_F1
 from router.evaluation.translation import CHRF_METRIC
+from router.training.data import Row
 
 METRICS: Mapping[str, Metric] = {
     "exact_match": EXACT_MATCH,
@@ -18,6 +19,11 @@ METRICS: Mapping[str, Metric] = {
     "rouge_l": ROUGE_L,
     "execution": EXECUTION,
 }
+
+
+def check_rows(metric: str, rows: Sequence[Row]) -> None:
+    """Raises ConfigError, naming the row, for rows that a metric cannot judge."""
+    METRICS[metric].check(rows)
 
 
 def scores(task: Task, answers: Sequence[str]) -> Scores:

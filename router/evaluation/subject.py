@@ -35,6 +35,10 @@ class Subject:
         plain: Callable[[], AbstractContextManager[Any]] = self.model.disable_adapter
         return nullcontext() if arm is Arm.ADAPTER else plain()
 
+    def close(self) -> None:
+        """Take the adapter off the base again."""
+        self.model.unload()
+
 
 def read_manifest(folder: Path) -> Manifest:
     """The folder's manifest. Raises ConfigError if there is none, AdapterRejected if it is wrong."""
@@ -47,12 +51,21 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def check_base(manifest: Manifest, base: LoadedBase) -> None:
+    """Raises AdapterRejected if the adapter was trained on another base."""
+    if manifest.base.digest not in ("", base.digest):
+        trained = f"{manifest.base.model} (digest {manifest.base.digest[:12]}…)"
+        raise AdapterRejected(
+            f"{manifest.name} was trained on {trained}, whose digest differs from that of {base.name} "
+            f"({base.digest[:12]}…): name the right base in its recipe, or train it again"
+        )
+
+
 def load_subject(folder: Path, manifest: Manifest, base: LoadedBase) -> Subject:
     """Put the adapter on `base`. Raises AdapterRejected if it was trained on another one."""
     from peft import PeftModel
 
-    if manifest.base.digest not in ("", base.digest):
-        raise AdapterRejected(f"{manifest.name} was trained on {manifest.base.model}, whose digest differs")
+    check_base(manifest, base)
     model = PeftModel.from_pretrained(base.model, folder, autocast_adapter_dtype=False).eval()
     sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     rendering = Rendering.of(base.tokenizer, manifest.prompt)

@@ -53,4 +53,5 @@ CHRF_METRIC = Metric(
     "that is nearest to the gold counts.",
     _scores,
     _references,
+    whole=100,
 )

@@ -39,6 +39,10 @@ class Rendering:
         """Every row on its own."""
         return [self.example(row) for row in rows]
 
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """A question on its own, ready to be answered."""
+        return tuple(self.encoder.encode(Prompt(turns=(Turn("user", text),), template=self.template)))
+
     def answer(self, text: str) -> tuple[int, ...]:
         """Tokens of an answer with its end."""
         return self.example(Row("?", text, "")).answer

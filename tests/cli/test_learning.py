@@ -15,10 +15,10 @@ def calls(monkeypatch):
         made.append((recipe, output, options))
         return output or Path("adapters/medical")
 
-    def evaluate(folders, *, say, **options):
-        made.append((tuple(folders), options))
+    def evaluate(names, *, say, **options):
+        made.append((names, options))
         say("measuring")
-        return [{"name": folder.name} for folder in folders]
+        return [{"name": name} for name in names or ["every"]]
 
     monkeypatch.setattr("router.training.train", train)
     monkeypatch.setattr("router.evaluation.evaluate", evaluate)
@@ -36,13 +36,23 @@ def test_train_passes_its_flags_and_says_what_is_next(cli, calls):
 def test_evaluate_prints_its_progress(cli, calls):
     done = cli("adapters", "evaluate", "adapters/a", "adapters/b", "--rows", "20")
     assert (done.code, done.out) == (0, "measuring\n")
-    options = {"recipes": Path("recipes"), "rows": 20, "device": "auto"}
-    assert calls == [((Path("adapters/a"), Path("adapters/b")), options)]
+    options = {"adapters": Path("adapters"), "recipes": Path("recipes"), "rows": 20, "device": "auto"}
+    assert calls == [(["adapters/a", "adapters/b"], options)]
+
+
+def test_evaluate_all_or_names(cli, calls):
+    assert cli("adapters", "evaluate", "--all", "--adapters-dir", "mine").code == 0
+    assert calls[0][0] is None
+    assert calls[0][1]["adapters"] == Path("mine")
+    for wrong, said in (([], "or give --all\n"), (["a", "--all"], "or give --all, not both\n")):
+        done = cli("adapters", "evaluate", *wrong)
+        assert (done.code, done.err) == (2, f"lora-router: name the adapters to evaluate, {said}")
+    assert len(calls) == 1
 
 
 def test_evaluate_json_keeps_stdout_clean(cli, calls):
     done = cli("adapters", "evaluate", "adapters/a", "--json")
-    assert json.loads(done.out) == [{"name": "a"}]
+    assert json.loads(done.out) == [{"name": "adapters/a"}]
     assert done.err == "measuring\n"
 
 

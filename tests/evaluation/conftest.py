@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from router.training import train
 from tests.training.tiny import recipe_text, save_base, write_data
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_operations() -> Iterator[None]:
+    """The engine without its native operations, which do not take the tiny base's narrow heads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LORA_ROUTER_NATIVE", "false")
+        patch.setenv("LORA_ROUTER_THREADS", "1")  # so small a model is slower with more
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -39,6 +39,11 @@ def _scores(task: Task, answers: Sequence[str]) -> Scores:
     )
 
 
+def _check(rows: Sequence[Row]) -> None:
+    for row in rows:
+        query_judge(row)
+
+
 EXECUTION = Metric(
     "same result when executed",
     3,
@@ -47,5 +52,6 @@ EXECUTION = Metric(
     "order; rows too, unless the gold sorts them; so may the ?, which have no names. Format-blind: the first "
     "SELECT anywhere in the answer counts, without code fences, and values written out count as ?.",
     _scores,
-    lambda _: {},
+    references=lambda _: {},
+    check=_check,
 )

@@ -1,0 +1,88 @@
+"""Efficiency: what an answer costs when nothing else runs, adapter against base with worked examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from router.evaluation.answering import Answer
+from router.evaluation.arms import Arm, Asking
+from router.evaluation.speaker import Speaker
+
+ROWS = 20
+
+
+def measure(
+    askings: Mapping[Arm, Asking], speakers: Mapping[Arm, Speaker], points: Mapping[Arm, float]
+) -> dict[str, Any]:
+    """Ask the first `ROWS` questions one request after another, the arms in turn.
+
+    `points` is what an answer of an arm earns on average on all rows, 0 to 1: the share of right answers,
+    or the mean score. Each arm answers once before, so that weights and shared prompt are warm.
+
+    Returns {"rows", "arms": {ARM: {"prompt_tokens", "cached_tokens", "answer_tokens", "seconds", "points",
+    "seconds_per_point"}}}: means over answers; `cached_tokens` of the prompt were not computed again,
+    `seconds_per_point` is `seconds` / `points`, None if nothing is right.
+    """
+    count = min(ROWS, *(len(asking.examples) for asking in askings.values()))
+    taken: dict[Arm, list[Answer]] = {arm: [] for arm in askings}
+    for arm, asking in askings.items():
+        speakers[arm].alone(asking.examples[-1].prompt)
+    for place in range(count):
+        for arm, asking in askings.items():
+            taken[arm].append(speakers[arm].alone(asking.examples[place].prompt))
+    return {
+        "rows": count,
+        "arms": {arm.value: _costs(answers, points[arm]) for arm, answers in taken.items()},
+    }
+
+
+def _costs(answers: Sequence[Answer], points: float) -> dict[str, float | None]:
+    def mean(name: str) -> float:
+        return sum(float(getattr(answer.usage, name)) for answer in answers) / len(answers)
+
+    seconds = mean("total_time")
+    return {
+        "prompt_tokens": round(mean("prompt_tokens"), 1),
+        "cached_tokens": round(mean("cached_tokens"), 1),
+        "answer_tokens": round(mean("completion_tokens"), 1),
+        "seconds": round(seconds, 4),
+        "points": round(points, 4),
+        "seconds_per_point": round(seconds / points, 4) if points > 0 else None,
+    }
+
+
+def markdown(section: Mapping[str, Any]) -> list[str]:
+    """The section as lines of a page."""
+    adapter, shots = (section["arms"][name] for name in ("adapter", "base_with_examples"))
+    return [
+        f"{section['rows']} requests one after another, nothing else in the engine, the arms in turn. The",
+        "worked examples are the same in every request, so that the engine computes them once and then takes",
+        "them from its prefix cache. Time to a right answer: seconds per answer divided by the score on all",
+        "rows (for graded metrics: by the share of the full score).",
+        "",
+        _verdict(adapter, shots),
+        "",
+        "| | prompt tokens | of them cached | answer tokens | seconds an answer | seconds a right answer |",
+        "|---|---|---|---|---|---|",
+        f"| base + worked examples | {_cells(shots)} |",
+        f"| adapter, zero-shot | {_cells(adapter)} |",
+    ]
+
+
+def _verdict(adapter: Mapping[str, Any], shots: Mapping[str, Any]) -> str:
+    ours, theirs = adapter["seconds_per_point"], shots["seconds_per_point"]
+    if ours is None:
+        return "The adapter gave no right answer, so that there is no time to one."
+    if theirs is None:
+        return f"A right answer takes the adapter {ours:.2f} s; the base with examples gave none."
+    said = f"{theirs / ours:.1f} times less" if ours < theirs else f"{ours / theirs:.1f} times more"
+    return (
+        f"A right answer takes the adapter {ours:.2f} s, {said} than the base with examples ({theirs:.2f} s)."
+    )
+
+
+def _cells(arm: Mapping[str, Any]) -> str:
+    point = "none right" if arm["seconds_per_point"] is None else f"{arm['seconds_per_point']:.3f}"
+    numbers = (arm["prompt_tokens"], arm["cached_tokens"], arm["answer_tokens"], f"{arm['seconds']:.3f}")
+    return " | ".join(map(str, (*numbers, point)))
