@@ -152,3 +152,10 @@ def test_shipped_cases(path: Path) -> None:
 def test_every_recipe_has_cases() -> None:
     names = {load_recipe(path).adapter.name for path in ROOT.glob("*.toml")}
     assert names <= {path.stem for path in FILES}
+
+
+def test_the_example_of_the_documentation_is_right(file: Path) -> None:
+    page = (ROOT.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    [example] = [block for block in page.split("```toml\n")[1:] if "[attributes]" in block]
+    file.write_text(example.split("```")[0])
+    assert len(groups(load_cases(file))) == 4
