@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from router.errors import ConfigError
 from router.registry.format.names import NAME_RULE, VERSION_RULE, is_name, is_version
@@ -16,6 +16,10 @@ from router.training.new.columns import Columns, choose_columns
 from router.training.new.splitting import split
 from router.training.new.table import read_table
 from router.training.recipe import Base, Evaluation, PromptTable, Recipe
+
+if TYPE_CHECKING:  # torch is loaded only once the data are found good
+    from router.training.base import LoadedBase
+    from router.training.batch import Example
 
 METRICS = tuple(
     name for name in get_args(Evaluation.model_fields["metric"].annotation) if name != "execution"
@@ -76,21 +80,15 @@ def _write(wish: Wish, pairs: Sequence[Pair], columns: Columns, device: str, say
     """The part that needs the base: its tokenizer for the length of rows, its speed for the time."""
     from router.training.base import load_base
     from router.training.new.estimate import estimate_seconds, in_words
-    from router.training.new.plan import LONGEST_ROW, default_system, labels_of, make_plan
+    from router.training.new.plan import default_system, labels_of, make_plan
     from router.training.new.writing import Identity, counts, judged_by, recipe_toml, write_folder
-    from router.training.rendering import Rendering
 
     labels = labels_of(split(pairs)["train"])
     system = wish.system or default_system(labels, columns)
     base = load_base(wish.model, device)
-    rendering = Rendering.of(base.tokenizer, PromptTable(system=system).as_template())
-    encoded = {pair: rendering.example(Row(pair.prompt, pair.response, "")) for pair in pairs}
-    fitting = [pair for pair in pairs if len(encoded[pair]) <= LONGEST_ROW]
-    if dropped := len(pairs) - len(fitting):
-        say(f"left out: {dropped} longer than {LONGEST_ROW} tokens")
-    require_enough(len(fitting), len(pairs), wish.data.name)
-    made = split(fitting)
-    plan = make_plan(made, [encoded[pair] for pair in fitting], labels, wish.steps, wish.metric)
+    encoded = _encode(wish, pairs, system, base, say)
+    made = split(list(encoded))
+    plan = make_plan(made, list(encoded.values()), labels, wish.steps, wish.metric)
     say(f"split: {counts(made)}; {judged_by(plan)}: {plan.metric}")
     who = Identity(
         name=wish.name,
@@ -110,3 +108,19 @@ def _write(wish: Wish, pairs: Sequence[Pair], columns: Columns, device: str, say
     seconds = estimate_seconds(recipe, base, train, valid)
     say(f"training takes about {in_words(seconds)} here ({plan.steps} steps), less if it stops early")
     return files[0]
+
+
+def _encode(
+    wish: Wish, pairs: Sequence[Pair], system: str, base: LoadedBase, say: Say
+) -> dict[Pair, Example]:
+    """Tokens of every row that is not too long."""
+    from router.training.new.plan import LONGEST_ROW
+    from router.training.rendering import Rendering
+
+    rendering = Rendering.of(base.tokenizer, PromptTable(system=system).as_template())
+    encoded = {pair: rendering.example(Row(pair.prompt, pair.response, "")) for pair in pairs}
+    fitting = {pair: example for pair, example in encoded.items() if len(example) <= LONGEST_ROW}
+    if dropped := len(encoded) - len(fitting):
+        say(f"left out: {dropped} longer than {LONGEST_ROW} tokens")
+    require_enough(len(fitting), len(pairs), wish.data.name)
+    return fitting
