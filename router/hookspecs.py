@@ -18,9 +18,18 @@ class RegisterClassifier(Protocol):
     """The callback given to `register_classifiers`."""
 
     def __call__(
-        self, classifier: Classifier, *, priority: int = 100, timeout_ms: int = 50, required: bool = False
+        self,
+        classifier: Classifier,
+        *,
+        priority: int = 100,
+        timeout_ms: int = 50,
+        required: bool = False,
+        optional: bool = False,
     ) -> None:
-        """Lower `priority` is asked earlier; a later answer than `timeout_ms` costs the vote."""
+        """Lower `priority` is asked earlier; a later answer than `timeout_ms` costs the vote.
+
+        `optional`: off unless the setting `load_plugins` names the plugin.
+        """
 
 
 @hookspec

@@ -58,7 +58,10 @@ def list_(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
 def rows(plugin: PluginStatus) -> list[tuple[str, ...]]:
     """A line for each classifier, at least one for each plugin."""
     state = "broken" if plugin.error else "loaded" if plugin.enabled else "off"
-    note = "; ".join(filter(None, [plugin.error, *plugin.warnings]))
+    off = [
+        f"{c.name} is off: name its plugin in load_plugins" for c in plugin.classifiers if c.state == "off"
+    ]
+    note = "; ".join(filter(None, [plugin.error, *plugin.warnings, *off]))
     classifiers = [(c.name, str(c.priority), f"{c.timeout_ms} ms") for c in plugin.classifiers]
     return [
         (plugin.name, state, *classifier, plugin.path or plugin.source, note)

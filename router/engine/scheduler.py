@@ -6,7 +6,8 @@ there; one that has to wait for its slot or blocks is passed over, but not for l
 seconds: then nobody behind it is admitted until it is (bounded waiting).
 
 Readings have a queue and places of their own, so that they neither take a request's place nor wait for
-one. Of a step they get what requests leave, up to a bound, but an eighth always.
+one. Of a step they get what requests leave, up to a bound, but an eighth always; those in the background get
+no more than that eighth while there are requests.
 """
 
 from __future__ import annotations
@@ -84,16 +85,19 @@ class Scheduler:
                 chunks.append(Chunk(sequence, count, count == sequence.remaining))
                 budget -= count
         if self.reading:
-            chunks += self._readings(min(budget + kept, READING_TOKENS))
+            left = min(budget + kept, READING_TOKENS)
+            chunks += self._readings(left, min(left, kept) if self.running else left)
         chunks.sort(key=lambda c: (c.sequence.adapter or "", c.sequence.arrived))
         return chunks
 
-    def _readings(self, budget: int) -> Iterator[Chunk]:
+    def _readings(self, budget: int, background: int) -> Iterator[Chunk]:
         for row in sorted(self.reading, key=lambda r: (-r.priority, r.arrived)):
-            count = min(row.remaining, budget)
+            aside = row.priority < 0
+            count = min(row.remaining, budget, background if aside else budget)
             if count > 0:
                 yield Chunk(row, count, samples=False)
                 budget -= count
+                background -= count if aside else 0
 
     def computed(self, chunk: Chunk) -> None:
         """Note that a chunk's keys and values are in the cache now."""

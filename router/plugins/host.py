@@ -60,6 +60,9 @@ class PluginHost:
         duplicates: dict[Record, tuple[str, ...]] = {}
         for record in self._records():
             for registration in record.registrations:
+                if registration.optional and self._allowed is None:
+                    registration.health.state = "off"
+                    continue
                 first = taken.setdefault(registration.name, registration)
                 if first is not registration:
                     text = (

@@ -23,6 +23,7 @@ class Registration:
     timeout: float
     required: bool
     is_async: bool
+    optional: bool = False
     health: Health = field(default_factory=Health)
 
     @property
@@ -63,12 +64,20 @@ class Registrar:
         self._plugin = plugin
 
     def __call__(
-        self, classifier: Classifier, *, priority: int = 100, timeout_ms: int = 50, required: bool = False
+        self,
+        classifier: Classifier,
+        *,
+        priority: int = 100,
+        timeout_ms: int = 50,
+        required: bool = False,
+        optional: bool = False,
     ) -> None:
         """The `register` of `register_classifiers(register)`."""
         _check_classifier(classifier)
         _check_number("priority", priority, -1_000_000, 1_000_000)
         _check_number("timeout_ms", timeout_ms, 1, MAX_TIMEOUT_MS)
+        if required and optional:
+            raise ValueError("a classifier is required or optional, not both: drop one of them")
         self.registrations.append(
             Registration(
                 classifier=classifier,
@@ -76,6 +85,7 @@ class Registrar:
                 priority=priority,
                 timeout=timeout_ms / 1000,
                 required=bool(required),
+                optional=bool(optional),
                 is_async=inspect.iscoroutinefunction(classifier.classify_batch),
             )
         )

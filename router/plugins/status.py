@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Health:
     """Live state of one classifier. Written by routing on the event loop, read by anyone."""
 
-    state: str = "starting"  # starting, ready, failed, disabled
+    state: str = "starting"  # starting, ready, failed, disabled, off
     breaker: str = "closed"  # closed, open, half-open
     calls: int = 0
     requests: int = 0

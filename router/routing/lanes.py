@@ -69,8 +69,9 @@ class Lanes:
         await self.settle(wait)
 
     async def settle(self, wait: float) -> None:
-        """Wait at most `wait` seconds for fits in progress."""
-        running = {task for lane in self._lanes.values() if (task := lane.fitter.running) is not None}
+        """Wait at most `wait` seconds for fits in progress, not for those that go behind all requests."""
+        lanes = (lane for lane in self._lanes.values() if not lane.registration.wants_base)
+        running = {task for lane in lanes if (task := lane.fitter.running) is not None}
         if running:
             await asyncio.wait(running, timeout=wait)
 

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from router.engine.base import Job
+from router.engine.base import Job, Reading
 from router.engine.blocks import BlockPool
 from router.engine.lora import PackedAdapter
-from router.engine.scheduler import Scheduler
+from router.engine.reading import ReadingRow
+from router.engine.scheduler import READING_ROWS, READING_TOKENS, Scheduler
 from router.engine.sequence import Sequence
 from router.engine.slots import DeviceSlots, HostStore
 from router.types import SamplingParams
@@ -140,3 +141,68 @@ def test_a_held_slot_is_not_dropped() -> None:
     scheduler.add(row(4, "a", new=50))
     run_step(scheduler)
     assert not scheduler.slots.drop("a")
+
+
+def read(length: int, background: bool = False) -> ReadingRow:
+    reading = Reading(list(range(length)), depth=1.0, background=background)
+    return ReadingRow(stream=ANY, reading=reading, layer=1)
+
+
+def counts(scheduler: Scheduler) -> dict[str, int]:
+    """Tokens of the next step by kind of row."""
+    found = {"answer": 0, "read": 0, "background": 0}
+    for chunk in scheduler.schedule():
+        kind = "answer" if chunk.sequence.samples else "background" if chunk.sequence.priority else "read"
+        found[kind] += chunk.count
+    return found
+
+
+def test_readings_have_places_of_their_own() -> None:
+    scheduler = make(running=1, step=512)
+    for _ in range(20):
+        scheduler.add(read(4))
+        scheduler.add(row(4))
+    scheduler.schedule()
+    assert (len(scheduler.running), len(scheduler.reading)) == (1, READING_ROWS)
+    assert (len(scheduler.waiting), len(scheduler.unread)) == (19, 20 - READING_ROWS)
+    for r in (*scheduler.reading, *scheduler.unread, *scheduler.running, *scheduler.waiting):
+        scheduler.finish(r)
+    assert not scheduler.busy
+    assert scheduler.pool.free == scheduler.pool.total
+
+
+def test_requests_go_first_and_leave_an_eighth() -> None:
+    scheduler = make(step=64)
+    scheduler.add(read(200))
+    scheduler.add(row(200))
+    assert counts(scheduler) == {"answer": 56, "read": 8, "background": 0}
+
+
+def test_readings_take_what_is_left_up_to_a_bound() -> None:
+    scheduler = make(step=2 * READING_TOKENS)
+    for _ in range(3):
+        scheduler.add(read(200))
+    scheduler.add(row(10))
+    assert counts(scheduler) == {"answer": 10, "read": READING_TOKENS, "background": 0}
+
+
+def test_background_readings_go_behind_all_and_slowly_beside_requests() -> None:
+    scheduler = make(step=64)
+    scheduler.add(read(100, background=True))
+    scheduler.add(read(20))
+    assert counts(scheduler) == {"answer": 0, "read": 20, "background": 44}
+    scheduler.add(row(10))
+    assert counts(scheduler) == {"answer": 10, "read": 20, "background": 8}
+    scheduler.add(read(100))
+    assert counts(scheduler) == {"answer": 10, "read": 54, "background": 0}
+
+
+def test_readings_do_not_take_the_blocks_a_request_waits_for() -> None:
+    scheduler = make(blocks=4, patience=0.0)
+    scheduler.add(row(30))
+    run_step(scheduler)
+    scheduler.add(row(40))
+    time.sleep(0.001)
+    scheduler.add(read(4))
+    scheduler.schedule()
+    assert (len(scheduler.waiting), len(scheduler.unread)) == (1, 1)

@@ -16,14 +16,21 @@ from router.plugins.samples import ADAPTERS, requests
 ROOT = Path(__file__).parents[2]
 
 
-def test_three_classifiers_cheap_ones_first() -> None:
+def test_the_classifiers_cheap_ones_first() -> None:
     host = PluginHost([ROOT / "plugins"])
     host.refresh()
-    assert [r.name for r in host.registrations()] == ["keywords", "linear", "embedding"]
+    assert [r.name for r in host.registrations()] == ["keywords", "linear", "embedding", "probe"]
     assert all(not s.error and not s.warnings for s in host.status())
+    assert {c.name for s in host.status() for c in s.classifiers if c.state == "off"} == {"llm"}
 
 
-@pytest.mark.parametrize("name", ["keywords", "linear"])
+def test_an_optional_one_is_asked_where_it_is_named() -> None:
+    host = PluginHost([ROOT / "plugins"], "keywords,llm")
+    host.refresh()
+    assert [r.name for r in host.registrations()] == ["keywords", "llm"]
+
+
+@pytest.mark.parametrize("name", ["keywords", "linear", "probe", "llm"])
 def test_the_doctor_finds_nothing(name: str) -> None:
     assert doctor(PluginHost([ROOT / "plugins"], name)) == ()
 

@@ -79,3 +79,8 @@ def test_what_is_no_classifier_is_refused(argument: Any, text: str) -> None:
 def test_bad_numbers_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match=next(iter(options))):
         Registrar("p")(Good(), **options)
+
+
+def test_required_and_optional_at_once_are_refused() -> None:
+    with pytest.raises(ValueError, match="drop one"):
+        Registrar("p")(Good(), required=True, optional=True)

@@ -10,6 +10,7 @@ from typing import Any
 from router.plugins.stand_in import StandInBase
 from router.routing import Classifier, Scores
 from router.routing.fitting import Fitter
+from router.routing.lanes import Lanes
 from router.types import AdapterProfile
 
 
@@ -167,3 +168,21 @@ async def test_without_a_base_it_is_not_asked_and_says_why(kit: Any, lane_of: An
     assert lane.ask(kit.asking()).result().error == "not-ready"
     assert registration.status().state == "failed"
     assert "no engine" in registration.status().fit_error
+
+
+async def test_nobody_waits_for_the_fit_of_one_that_asks_the_base(kit: Any) -> None:
+    gate = threading.Event()
+
+    class Slow(Bound):
+        def fit(self, adapters: Any) -> None:
+            gate.wait(10)
+
+    lanes = Lanes(lambda timeout: StandInBase())
+    lanes.sync([kit.registered(Slow())], [kit.medical])
+    async with asyncio.timeout(2):
+        await lanes.settle(10)
+    (lane,) = lanes.in_order()
+    assert not lane.ready
+    gate.set()
+    await kit.eventually(lambda: lane.ready)
+    lanes.close()

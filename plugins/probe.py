@@ -1,0 +1,124 @@
+"""A linear probe: softmax regression on the resident base's hidden states half-way through its layers.
+
+No second model: requests are read in the steps that answer others (Alain & Bengio 2016 on such probes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from router import hookimpl
+from router.routing import BaseModel, Classifier, Scores
+from router.routing.lessons import Lessons, lessons
+from router.routing.softmax import fit_dual, product, softmax
+from router.routing.texts import ends
+from router.types import AdapterProfile, Request
+
+BACKGROUND = Path(__file__).with_name("background.txt")
+CONTEXT = (
+    "Name the topic and the task of this request.\n\nRequest: "  # read before each, turns the states to it
+)
+DEPTH = 0.5
+HEAD, TAIL = 600, 300  # characters kept of the beginning and the end
+PENALTY = 2e-5
+ITERATIONS = 200
+BIAS = 1.0  # square of the constant feature
+FIT_BATCH = 64
+SHOWN = 8
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    names: tuple[str, ...]  # classes; the last is none of the adapters
+    mean: Array  # [hidden]
+    scale: Array  # [hidden]
+    weights: Array  # [hidden, classes]
+    bias: Array  # [classes]
+
+
+class Probe(Classifier):
+    """Probabilities of the adapters beside a class "none" that is taught by general requests."""
+
+    name = "probe"
+    version = "1"
+
+    def __init__(self, depth: float = DEPTH) -> None:
+        """`depth`: the share of the base's layers that a request goes through, in [0, 1]."""
+        self._depth = depth
+        self._base: BaseModel | None = None
+        self._model: _Model | None = None
+        self._vectors: dict[str, Array] = {}
+
+    def fingerprint(self) -> str:
+        """What a calibration is bound to."""
+        return f"{self.name}/{self.version}/{self._depth}"
+
+    def bind(self, base: BaseModel) -> None:
+        """Keep the base."""
+        self._base = base
+
+    def fit(self, adapters: Sequence[AdapterProfile]) -> None:
+        """Read the examples, those seen before from memory, and learn what tells them apart."""
+        learned = lessons(adapters, BACKGROUND)
+        if learned is None:
+            self._model = None
+            return
+        self._read(learned.texts)
+        self._model = _train(learned, np.stack([self._vectors[t] for t in learned.texts]))
+
+    def _read(self, texts: Sequence[str]) -> None:
+        """Have a vector of each of these and of no other."""
+        known = {t: v for t in texts if (v := self._vectors.get(t)) is not None}
+        new = [t for t in dict.fromkeys(texts) if t not in known]
+        for i in range(0, len(new), FIT_BATCH):
+            part = new[i : i + FIT_BATCH]
+            known.update(zip(part, self._hidden(part, background=True), strict=True))
+        self._vectors = known
+
+    def _hidden(self, texts: Sequence[str], background: bool = False) -> Array:
+        if self._base is None:
+            raise RuntimeError("the base is not bound")
+        cut = [ends(text, HEAD, TAIL) for text in texts]
+        return self._base.hidden(cut, context=CONTEXT, depth=self._depth, background=background)
+
+    def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:
+        """Declines where there is no text or no adapter has examples."""
+        model = self._model
+        asked = [i for i, r in enumerate(requests) if r.text.strip()]
+        answers: list[Scores | None] = [None] * len(requests)
+        if model is None or not asked:
+            return answers
+        rows = _normed(self._hidden([requests[i].text for i in asked]), model.mean, model.scale)
+        for i, chances in zip(asked, softmax(rows @ model.weights + model.bias), strict=True):
+            answers[i] = _scores(model.names, chances)
+        return answers
+
+
+def _scores(names: Sequence[str], chances: Array) -> Scores:
+    best = np.argsort(-chances[:-1])[:SHOWN]
+    return Scores({names[i]: float(chances[i]) for i in best}, evidence=f"none of them: {chances[-1]:.2f}")
+
+
+def _normed(rows: Array, mean: Array, scale: Array) -> Array:
+    """Unit rows of standardised features: a few of a language model's are far larger than the others."""
+    standard = (rows - mean) / scale
+    return standard / np.maximum(np.linalg.norm(standard, axis=-1, keepdims=True), 1e-9)
+
+
+def _train(learned: Lessons, rows: Array) -> _Model:
+    mean, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-6
+    unit = _normed(rows, mean, scale)
+    dual = fit_dual(product(unit, unit.T) + np.float32(BIAS), learned.allowed, PENALTY, ITERATIONS)
+    return _Model(learned.names, mean, scale, unit.T @ dual, BIAS * dual.sum(axis=0))
+
+
+@hookimpl
+def register_classifiers(register):
+    """Asked after the sentence encoder: it waits for the engine's steps."""
+    register(Probe(), priority=60, timeout_ms=1000)
