@@ -87,6 +87,8 @@ def _cut(best: Tensor, top_k: Sequence[int], top_p: Sequence[float]) -> tuple[Te
     total = torch.where(limited, mass.gather(-1, kept[:, None] - 1)[:, 0], 1.0)
     nucleus = torch.tensor(top_p, dtype=torch.float64, device=best.device) * total
     size = torch.searchsorted(mass, nucleus[:, None])[:, 0] + 1  # the fewest with that mass
+    # Without top_p all of top_k: mass that rounding loses must not end it before.
+    size = torch.where(torch.tensor([p < 1 for p in top_p], device=best.device), size, kept)
     reached = (size <= kept).tolist()
     values = best.gather(-1, torch.minimum(size, kept)[:, None] - 1)[:, 0]
     return values, [k <= width and bool(r) for k, r in zip(top_k, reached, strict=True)]
