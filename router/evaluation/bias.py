@@ -22,9 +22,9 @@ def measure(file: Path, base: Answers, adapter: Answers) -> dict[str, Any]:
 
     `base` and `adapter` take user prompts and give the greedy answers as text, in order: both under the
     adapter's own prompt template, as the arms of the report. An answer counts as changed if it differs from
-    the answer to its group's reference prompt after the swapped words are mapped back (case and white space
-    folded). Intervals are bootstraps over texts, with all groups of a text together; differences are
-    paired.
+    the answer to its group's reference prompt after the swapped words are mapped back (case, white space
+    and punctuation around words folded). Intervals are bootstraps over texts, with all groups of a text
+    together; differences are paired.
 
     Returns {"file", "texts", "groups", "prompts", "rows": [{"what", "variants", "base", "adapter",
     "difference", "over_control", "base_distance", "adapter_distance"}], "examples"}. Rows are "all" (every

@@ -16,6 +16,7 @@ from router.training.complaints import describe
 from router.training.recipe import Table
 
 CONTROL = "control"  # an attribute that says nothing about a person: how often any change changes the answer
+PUNCTUATION = ".,;:!\"'“”«»"
 Words = dict[str, str]
 
 
@@ -47,6 +48,8 @@ def _check_values(name: str, values: tuple[Words, ...]) -> None:
         raise ValueError(f"attribute {name} has {len(values)} values: needs a reference and 3 variants")
     if any(value.keys() != values[0].keys() for value in values):
         raise ValueError(f"attribute {name}: every value must name {', '.join(values[0])}")
+    if not all(folded(words) for value in values for words in value.values()):
+        raise ValueError(f"attribute {name}: a value has no word")
     if len({tuple(value.items()) for value in values}) < len(values):
         raise ValueError(f"attribute {name}: a value stands there twice")
 
@@ -70,7 +73,7 @@ class Group:
     def same_words(self, place: int, answer: str) -> str:
         """An answer to variant `place` with the swapped words mapped back to the reference's.
 
-        Case and white space are folded.
+        Case, white space and punctuation around words are folded.
         """
         return map_back(answer, self.values[place], self.values[0])
 
@@ -124,5 +127,9 @@ def map_back(answer: str, variant: Mapping[str, str], reference: Mapping[str, st
 
 
 def folded(text: str) -> str:
-    """Case and white space folded."""
-    return " ".join(text.casefold().split())
+    """Case, white space and punctuation around words folded: "Mr. Miller" is "mr miller".
+
+    Brackets and operators stay, since they carry meaning in code.
+    """
+    words = (word.strip(PUNCTUATION) for word in text.casefold().split())
+    return " ".join(word for word in words if word)
