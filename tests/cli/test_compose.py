@@ -35,6 +35,26 @@ def register_classifiers(register):
     register(Shout())
 """
 
+READER = """
+from router import hookimpl
+from router.routing import Classifier, Scores
+
+class Reader(Classifier):
+    name = "reader"
+    def bind(self, base):
+        self.base = base
+    def fit(self, adapters):
+        self.known = self.base.hidden(["which chapter has gout"], background=True)[0]
+    def classify_batch(self, requests):
+        return [Scores({"medical": float(min(1, row @ self.known))}) for row in self._rows(requests)]
+    def _rows(self, requests):
+        return self.base.hidden([r.text for r in requests])
+
+@hookimpl
+def register_classifiers(register):
+    register(Reader(), timeout_ms=5000)
+"""
+
 
 @pytest.fixture
 def folders(own_folder, monkeypatch):
@@ -81,6 +101,17 @@ async def test_a_dropped_in_plugin_and_adapter_answer(client):
     assert str(answer.decision.adapter) == "medical@1.2.0"
     assert answer.decision.classifier == "shout"
     assert (await client.generate("hello", max_tokens=8)).decision.adapter is None
+
+
+async def test_a_classifier_asks_the_base_that_serves(client, folders):
+    (folders / "plugins" / "reader.py").write_text(READER)
+    async with asyncio.timeout(10):
+        while (await client.route("which chapter has gout", explain=True)).classifier != "reader":
+            await asyncio.sleep(0.05)
+    decision = await client.route("quite another thing", explain=True)
+    assert decision.adapter is None
+    (vote,) = [vote for vote in decision.votes if vote.classifier == "reader"]
+    assert 0 <= vote.scores["medical"] < 0.5
 
 
 async def test_a_bad_folder_is_quarantined_beside_it(client):
