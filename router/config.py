@@ -56,7 +56,17 @@ class Settings(BaseSettings):
         "report", description="route by itself only to versions whose report shows a gain; off: to all"
     )
     poll_seconds: float = Field(1.0, gt=0, description="how often adapter folders are compared")
-    abstain_threshold: float = Field(0.5, ge=0, le=1, description="confidence a classifier needs to route")
+    abstain_threshold: float = Field(
+        0.5, ge=0, le=1, description="confidence a classifier needs to route, without a calibration"
+    )
+    calibration: str = Field(
+        "auto", description="calibration file; auto: calibration.json in an adapters folder; empty: none"
+    )
+    strict_threshold: float = Field(
+        0.9, ge=0, le=1, description="confidence needed where the calibration is for another set"
+    )
+    task_first: bool = Field(True, description="a task instruction beats the topic")
+    domain_first: bool = Field(True, description="a question in a domain beats plain question answering")
     max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="largest input accepted, in bytes")
     max_deadline_seconds: float = Field(600.0, gt=0, description="deadline of requests that bring none")

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     HINT = "hint"  # the caller's domain or task left one candidate
     CLASSIFIED = "classified"  # a classifier was sure
     ABSTAINED = "abstained"  # none was sure: the base answers
+    UNFAMILIAR = "unfamiliar"  # sure, but unlike anything the adapters know: the base answers
     FALLBACK = "fallback"  # no classifier could be asked: the base answers
 
 
@@ -269,6 +270,7 @@ class Decision:
     latency: float = 0.0  # seconds
     experiment: str = ""
     arm: str = ""
+    calibration: str = ""  # empty without one, `fitted`, or `stale: ` and what does not fit
 
 
 @dataclass(frozen=True, slots=True)

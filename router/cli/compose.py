@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from router.cli.base_files import equals_base
+from router.cli.calibration_file import rules_of
 from router.cli.summary import print_summary
 from router.config import Settings
 from router.engine.access import EngineBase
@@ -40,9 +41,9 @@ class Composition:
         self.router = Router(
             self.registry,
             self.plugins,
-            threshold=settings.abstain_threshold,
             on_vote=lambda vote: self.app.metrics.vote(vote),
             base_for=partial(EngineBase, engine),
+            rules=rules_of(settings),
         )
         self.app = ServerApp(
             settings, engine, self.registry, self.router, startup=self._start, on_ready=self._ready
@@ -87,7 +88,7 @@ def serve_until_stopped(settings: Settings) -> int:
     composition = Composition(settings, make_engine(settings), model)
 
     def summarise(app: ServerApp) -> None:
-        print_summary(app, composition.router.status())
+        print_summary(app, composition.router.status(), composition.router.rules.status)
 
     with logging_to(settings.log_level):
         asyncio.run(composition.run(summarise))

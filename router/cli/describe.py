@@ -18,6 +18,8 @@ def decision_line(decision: Decision) -> str:
     if decision.reason is Reason.ABSTAINED:
         best = f"best {decision.confidence:.2f}, " if decision.confidence else ""
         return f"base  (abstained: {best}needed {decision.threshold:.2f})"
+    if decision.reason is Reason.UNFAMILIAR:
+        return f"base  (unfamiliar: best {decision.confidence:.2f}, but unlike the adapters' examples)"
     return f"base  ({decision.reason.value})"
 
 

@@ -15,6 +15,10 @@ from router.cli.errors import FAILED, INTERRUPTED, report
 from router.cli.learning import evaluate, train
 from router.cli.learning_curve import learning_curve
 from router.cli.route import route
+from router.cli.route_calibrate import calibrate
+from router.cli.route_diff import diff
+from router.cli.route_evaluate import evaluate as evaluate_routing
+from router.cli.route_group import DEFAULT, PromptOrCommand
 from router.cli.serve import serve
 from router.cli.validate import validate
 
@@ -38,8 +42,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (serve, ask, route):
-    app.command()(command)
+app.command()(serve)
+app.command()(ask)
+routing = typer.Typer(
+    cls=PromptOrCommand,
+    rich_markup_mode=None,
+    help="Where requests go: one request, and how well the classifiers here do.",
+)
+for name, function in {
+    DEFAULT: route,
+    "calibrate": calibrate,
+    "evaluate": evaluate_routing,
+    "diff": diff,
+}.items():
+    routing.command(name)(function)
+app.add_typer(routing, name="route")
 app.add_typer(
     group(
         "What a server has, and adapter folders here.",

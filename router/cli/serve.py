@@ -53,6 +53,12 @@ GateFlag = Annotated[
         help="Route by itself only to versions whose report shows a gain, or to all. Default: report.",
     ),
 ]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Calibration file; '' for none. Default: calibration.json in an adapters folder."
+    ),
+]
 Insecure = Annotated[
     bool,
     typer.Option(
@@ -74,6 +80,7 @@ def serve(
     native: Native = None,
     threads: Threads = None,
     gate: GateFlag = None,
+    calibration: Calibration = None,
     config: ConfigFile = None,
     set_: Sets = None,
     insecure_listen: Insecure = False,
@@ -104,6 +111,7 @@ def serve(
         "native": native,
         "threads": threads,
         "gate": gate,
+        "calibration": calibration,
     }
     given = parse_sets(set_ or []) | {name: value for name, value in said.items() if value is not None}
     settings = with_folders(load_settings(given, config))

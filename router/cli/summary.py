@@ -19,7 +19,7 @@ COLUMNS = ["ADAPTER", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "NOT
 QUESTION = "Which ICD-10-CM chapter does Beard ringworm belong to?"
 
 
-def print_summary(app: ServerApp, plugins: Sequence[PluginStatus]) -> None:
+def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: str = "") -> None:
     """Base, adapters, plugins, addresses and three lines to paste."""
     from router import __version__
     from router.cli.output import print_pairs, print_table
@@ -33,6 +33,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus]) -> None:
             ("adapters", f"{len(adapters)} in {_places(settings.adapters_dir)}"),
             ("plugins", f"{_names(plugins)} in {_places(settings.plugins_dir)}"),
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
+            ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
             ("gRPC", app.address),
             ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
         ]

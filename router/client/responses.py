@@ -77,6 +77,7 @@ def to_decision(message: inference_pb2.Decision) -> Decision:
         latency=_seconds(message.route_latency),
         experiment=message.experiment,
         arm=message.arm,
+        calibration=message.calibration,
     )
 
 

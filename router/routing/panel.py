@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from router.routing.labels import Labels
 from router.routing.lane import Lane
 from router.routing.lanes import Lanes
-from router.routing.policy import Policy
+from router.routing.policy import Rule
 from router.routing.scores import Answer
 from router.types import Request, Vote
 
@@ -23,13 +23,15 @@ class Panel:
         self._lanes, self._on_vote = lanes, on_vote
 
     async def until_settled(
-        self, request: Request, labels: Labels, candidates: Collection[str], policy: Policy
+        self, request: Request, labels: Labels, candidates: Collection[str], rule: Rule
     ) -> list[Vote]:
-        """Votes in order, up to the one that settles it."""
+        """Votes in order, up to the one that settles it; who does not count is not asked."""
         votes: list[Vote] = []
         for lane in self._lanes.in_order():
+            if not rule.asks(lane.name):
+                continue
             votes.append(await self._vote(lane, request, labels))
-            if policy.settled(votes, candidates):
+            if rule.settled(votes, candidates):
                 break
         return votes
 
@@ -42,13 +44,14 @@ class Panel:
     async def _vote(self, lane: Lane, request: Request, labels: Labels) -> Vote:
         started = time.perf_counter()
         answer = await _in_time(lane.ask(request), request.deadline)
-        vote = _as_vote(lane.name, answer, labels, time.perf_counter() - started)
+        vote = as_vote(lane.name, answer, labels, time.perf_counter() - started)
         if self._on_vote is not None:
             self._on_vote(vote)
         return vote
 
 
-def _as_vote(classifier: str, answer: Answer, labels: Labels, latency: float) -> Vote:
+def as_vote(classifier: str, answer: Answer, labels: Labels, latency: float) -> Vote:
+    """A classifier's answer as a vote for adapters; labels that nothing is called are invalid."""
     scores = labels.spread(answer.confidences)
     error, evidence = answer.error, answer.evidence
     if answer.confidences and not scores:

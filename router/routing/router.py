@@ -19,6 +19,7 @@ from router.routing.labels import narrow
 from router.routing.lanes import Lanes
 from router.routing.panel import OnVote, Panel
 from router.routing.policy import MARGIN, Conclusion, Policy
+from router.routing.rules import Rules
 from router.types import AdapterInfo, AdapterProfile, Decision, Reason, Request, Vote
 
 START_SECONDS = 20.0
@@ -29,8 +30,8 @@ PICK_UP_SECONDS = 0.25
 class Router:
     """Explicit adapter, then hints, then classifiers in order of cost until one is sure, else the base.
 
-    `threshold` and `margin` in [0, 1] (see policy.py); `on_vote` sees every vote, for metrics;
-    `base_for` gives classifiers the base model.
+    `rules` weigh the votes, or `threshold` and `margin` in [0, 1] (see policy.py); `on_vote` sees every
+    vote, for metrics; `base_for` gives classifiers the base model.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class Router:
         margin: float = MARGIN,
         on_vote: OnVote | None = None,
         base_for: BaseFor | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self._catalog, self._host = catalog, host
-        self._policy = Policy(threshold, margin)
+        self.rules = rules or Rules(Policy(threshold, margin))
         self._lanes = Lanes(base_for)
         self._panel = Panel(self._lanes, on_vote)
         self._knowledge = Knowledge(catalog, self._learn)
@@ -55,8 +57,10 @@ class Router:
         await self._host.pick_up()
         self._knowledge.start()
         self._host.subscribe(self._plugins_changed)
+        self.rules.adapters(self._knowledge.learned)
         self._plugins_changed()
         await self._lanes.settle(START_SECONDS)
+        self.rules.settle()
         self._watch = asyncio.create_task(self._host.watch(), name="plugins watch")
 
     async def close(self) -> None:
@@ -74,11 +78,12 @@ class Router:
 
     async def _learn(self, profiles: tuple[AdapterProfile, ...]) -> None:
         await self._lanes.fit(profiles, FIT_SECONDS)
+        self.rules.adapters(profiles)
 
     def _plugins_changed(self) -> None:
         registrations = self._host.registrations()
         self._lanes.sync(registrations, self._knowledge.learned)
-        self._policy = replace(self._policy, required=frozenset(r.name for r in registrations if r.required))
+        self.rules.classifiers(registrations)
 
     async def route(self, request: Request) -> Decision:
         """The decision; never raises for a classifier's fault.
@@ -101,17 +106,17 @@ class Router:
                 await self._lanes.settle(PICK_UP_SECONDS)
 
     async def _decide(self, request: Request) -> tuple[Decision, Sequence[Vote]]:
-        hints, labels = request.routing, self._knowledge.labels
+        hints, labels, rule = request.routing, self._knowledge.labels, self.rules.rule
         direct, candidates = self._said(request)
         if hints.explain:
             votes = await self._panel.everyone(request, labels)
         elif direct is None and candidates:
-            votes = await self._panel.until_settled(request, labels, candidates, self._policy)
+            votes = await self._panel.until_settled(request, labels, candidates, rule)
         else:
             votes = []
         if direct is not None:
             return direct, votes
-        return self._concluded(self._policy.conclude(votes if candidates else [], candidates)), votes
+        return self._concluded(rule.conclude(votes if candidates else [], candidates)), votes
 
     def _said(self, request: Request) -> tuple[Decision | None, frozenset[str]]:
         """The decision that the caller made, or the candidates that the caller left."""
@@ -142,5 +147,6 @@ class Router:
             task=adapter.task if adapter else "",
             confidence=conclusion.confidence,
             classifier=conclusion.classifier,
-            threshold=self._policy.threshold,
+            threshold=conclusion.threshold,
+            calibration=self.rules.status,
         )

@@ -31,6 +31,7 @@ class DecisionReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DECISION_REASON_CLASSIFIED: _ClassVar[DecisionReason]
     DECISION_REASON_ABSTAINED: _ClassVar[DecisionReason]
     DECISION_REASON_FALLBACK: _ClassVar[DecisionReason]
+    DECISION_REASON_UNFAMILIAR: _ClassVar[DecisionReason]
 ROLE_UNSPECIFIED: Role
 ROLE_SYSTEM: Role
 ROLE_USER: Role
@@ -44,6 +45,7 @@ DECISION_REASON_HINT: DecisionReason
 DECISION_REASON_CLASSIFIED: DecisionReason
 DECISION_REASON_ABSTAINED: DecisionReason
 DECISION_REASON_FALLBACK: DecisionReason
+DECISION_REASON_UNFAMILIAR: DecisionReason
 
 class Input(_message.Message):
     __slots__ = ("text", "chat", "raw_prompt")
@@ -239,7 +241,7 @@ class TokenLogprob(_message.Message):
     def __init__(self, token: _Optional[str] = ..., token_id: _Optional[int] = ..., logprob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TokenLogprob.Alternative, _Mapping]]] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("adapter", "digest", "domain", "task", "confidence", "classifier", "reason", "threshold", "votes", "experiment", "arm", "route_latency")
+    __slots__ = ("adapter", "digest", "domain", "task", "confidence", "classifier", "reason", "threshold", "votes", "experiment", "arm", "route_latency", "calibration")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
@@ -252,6 +254,7 @@ class Decision(_message.Message):
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     ARM_FIELD_NUMBER: _ClassVar[int]
     ROUTE_LATENCY_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     digest: str
     domain: str
@@ -264,7 +267,8 @@ class Decision(_message.Message):
     experiment: str
     arm: str
     route_latency: _duration_pb2.Duration
-    def __init__(self, adapter: _Optional[str] = ..., digest: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., confidence: _Optional[float] = ..., classifier: _Optional[str] = ..., reason: _Optional[_Union[DecisionReason, str]] = ..., threshold: _Optional[float] = ..., votes: _Optional[_Iterable[_Union[Vote, _Mapping]]] = ..., experiment: _Optional[str] = ..., arm: _Optional[str] = ..., route_latency: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    calibration: str
+    def __init__(self, adapter: _Optional[str] = ..., digest: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., confidence: _Optional[float] = ..., classifier: _Optional[str] = ..., reason: _Optional[_Union[DecisionReason, str]] = ..., threshold: _Optional[float] = ..., votes: _Optional[_Iterable[_Union[Vote, _Mapping]]] = ..., experiment: _Optional[str] = ..., arm: _Optional[str] = ..., route_latency: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., calibration: _Optional[str] = ...) -> None: ...
 
 class Vote(_message.Message):
     __slots__ = ("classifier", "scores", "declined", "error", "latency", "evidence")

@@ -16,6 +16,7 @@ REASONS = {
     Reason.CLASSIFIED: pb.DECISION_REASON_CLASSIFIED,
     Reason.ABSTAINED: pb.DECISION_REASON_ABSTAINED,
     Reason.FALLBACK: pb.DECISION_REASON_FALLBACK,
+    Reason.UNFAMILIAR: pb.DECISION_REASON_UNFAMILIAR,
 }
 FINISH_REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
@@ -44,6 +45,7 @@ def decision_message(decision: Decision, explain: bool) -> pb.Decision:
         experiment=decision.experiment,
         arm=decision.arm,
         route_latency=duration(decision.latency),
+        calibration=decision.calibration,
     )
 
 

@@ -1,0 +1,94 @@
+"""The calibration file: JSON for people to read, checked when it is read."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from router.calibration.binding import Binding
+from router.calibration.errors import CalibrationError
+from router.calibration.evidence import Scaler
+from router.calibration.model import Calibration, Stage
+from router.routing.axes import Axes
+
+FORMAT = 1
+NAME = "calibration.json"
+MOST_BYTES = 4 << 20
+
+
+def write(path: Path, calibration: Calibration) -> None:
+    """Whole or not at all."""
+    text = json.dumps({"format": FORMAT, **asdict(calibration)}, indent=2, ensure_ascii=False) + "\n"
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def read(path: Path) -> Calibration:
+    """Raises CalibrationError naming the file and what is wrong with it."""
+    try:
+        with path.open("rb") as opened:
+            data = opened.read(MOST_BYTES + 1)
+        said = json.loads(data.decode("utf-8")) if len(data) <= MOST_BYTES else None
+    except OSError as error:
+        raise CalibrationError(
+            f"{path}: {error.strerror}; `lora-router route calibrate` writes one"
+        ) from None
+    except ValueError as error:
+        raise _damaged(path, f"not JSON: {error}") from None
+    if not isinstance(said, dict) or "format" not in said:
+        raise _damaged(path, "no calibration file")
+    if said["format"] != FORMAT:
+        raise CalibrationError(
+            f"{path} has format {said['format']!r}, this version reads {FORMAT}: run `lora-router route "
+            "calibrate` again"
+        )
+    try:
+        found = _calibration(said)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from None
+    _check(path, found)
+    return found
+
+
+def _damaged(path: Path, what: str) -> CalibrationError:
+    return CalibrationError(f"{path} is damaged: {what}; run `lora-router route calibrate` again")
+
+
+def _calibration(said: Mapping[str, Any]) -> Calibration:
+    known = {f.name for f in fields(Calibration)}
+    values = {name: said[name] for name in known}
+    values["scalers"] = {name: Scaler(**one) for name, one in said["scalers"].items()}
+    values["stages"] = tuple(Stage(**one) for one in said["stages"])
+    values["left_out"] = tuple(said["left_out"])
+    values["axes"] = Axes(**said["axes"])
+    values["binding"] = Binding(**said["binding"])
+    return Calibration(**values)
+
+
+def _check(path: Path, of: Calibration) -> None:
+    """Every number is one, and the stages fit the classifiers."""
+    numbers = [
+        *(n for s in of.scalers.values() for n in (s.temperature, s.none)),
+        *(n for s in of.stages for n in (s.none, s.novelty_bias, s.stop)),
+        *(
+            n
+            for s in of.stages
+            for m in (s.weights, s.task_weights, s.bias, s.declined, s.novelty)
+            for n in m.values()
+        ),
+        *(of.threshold, of.novelty_limit, of.target, of.delta, of.ood_target, of.axes.near),
+    ]
+    if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+        raise _damaged(path, "a number is missing or not finite")
+    if any(s.temperature <= 0 for s in of.scalers.values()):
+        raise _damaged(path, "a temperature is not above 0")
+    if list(of.binding.classifiers) != list(of.scalers) or len(of.stages) != len(of.scalers) or not of.stages:
+        raise _damaged(path, "scalers, stages and classifiers do not fit together")
+    if not all(0 <= n <= 1 for n in (of.threshold, of.novelty_limit, of.target, of.delta)):
+        raise _damaged(path, "a threshold lies outside 0 to 1")

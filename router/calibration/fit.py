@@ -1,0 +1,160 @@
+"""`route calibrate`: from labelled requests with votes to a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+
+from router.calibration.ballots import Ballot, check
+from router.calibration.binding import Binding
+from router.calibration.cascade import Run, join, run
+from router.calibration.certify import certify
+from router.calibration.errors import CalibrationError
+from router.calibration.fit_stages import fit_scaler, fit_stage, shares
+from router.calibration.fit_stops import fit_stops
+from router.calibration.goal import Goal, enough
+from router.calibration.model import NEVER, Calibration
+from router.calibration.report import held_out
+from router.calibration.rows import deal, split
+from router.routing.axes import Axes, Axis
+
+FIT_SHARE = 1 / 3  # of the rows; the rest proves the thresholds
+FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What calibration is for: classifiers in order, adapters by name with their axes, goals, binding."""
+
+    classifiers: tuple[str, ...]
+    kinds: Mapping[str, Axis]
+    axes: Axes
+    goal: Goal
+    binding: Binding
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the adapters."""
+        return tuple(self.kinds)
+
+
+Say = Callable[[str], None]
+
+
+def calibrate(
+    known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting, say: Say = lambda text: None
+) -> Calibration:
+    """Fit on a third of the rows, prove on the others.
+
+    `known` are labelled requests, those of none of the adapters among them; `strange` are
+    out-of-distribution ones, all labelled "". Raises CalibrationError, saying what to do.
+    """
+    _check(known, strange, setting)
+    (fit_known, test_known), (fit_strange, test_strange) = _split(known), _split(strange)
+    enough(len(test_known), len(test_strange), setting.goal)
+    say(f"fitting on {len(fit_known)} requests and {len(fit_strange)} out-of-distribution ones")
+    found, fitting = fit(fit_known, fit_strange, setting)
+    say(f"proving on {len(test_known)} requests and {len(test_strange)} out-of-distribution ones")
+    testing = _run(found, test_known, setting), _run(found, test_strange, setting)
+    step, tested = certify(fitting, testing, [stage.stop for stage in found.stages], setting.goal)
+    found = replace(found, threshold=step.threshold, novelty_limit=step.novelty_limit)
+    report = {
+        "counts": {
+            "fitted_on": len(fit_known),
+            "proven_on": len(test_known),
+            "ood_fitted_on": len(fit_strange),
+            "ood_proven_on": len(test_strange),
+        },
+        "proof": asdict(step),
+        "tested": [asdict(other) for other in tested],
+        "held_out": held_out(found, test_known, test_strange, setting.kinds),
+    }
+    return replace(found, report=report)
+
+
+def fit(
+    known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting
+) -> tuple[Calibration, tuple[Run, Run]]:
+    """Everything but the thresholds, which are left at never; and how the rows look to models that were
+    fitted without them (cross-fitting), as a guide to thresholds."""
+    found = _fit_model(known, strange, setting)
+    guide = _cross_fitted(known, strange, setting)
+    stops = fit_stops(guide[0], setting.goal)
+    stages = tuple(replace(stage, stop=stop) for stage, stop in zip(found.stages, stops, strict=True))
+    return replace(found, stages=stages), guide
+
+
+def _cross_fitted(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) -> tuple[Run, Run]:
+    parts: tuple[list[Run], list[Run]] = ([], [])
+    places: tuple[list[int], list[int]] = ([], [])
+    folds = tuple(deal([ballot.row for ballot in rows], FOLDS) for rows in (known, strange))
+    for i in range(FOLDS):
+        away = tuple(set(fold[i]) for fold in folds)
+        kept = tuple(
+            [b for j, b in enumerate(rows) if j not in out]
+            for rows, out in zip((known, strange), away, strict=True)
+        )
+        model = _fit_model(kept[0], kept[1], setting)
+        for side, rows in enumerate((known, strange)):
+            parts[side].append(_run(model, [rows[j] for j in folds[side][i]], setting))
+            places[side].extend(folds[side][i])
+    return join(parts[0], places[0]), join(parts[1], places[1])
+
+
+def _run(of: Calibration, rows: Sequence[Ballot], setting: Setting) -> Run:
+    return run(rows, of.stages, of.scalers, setting.axes, setting.kinds)
+
+
+def _check(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) -> None:
+    if not setting.names:
+        raise CalibrationError("there are no adapters to route to: name their folder with --adapters-dir")
+    check([*known, *strange], setting.classifiers)
+    labels = {ballot.row.label for ballot in known}
+    if len(labels) < 2:
+        only = repr(next(iter(labels), ""))
+        raise CalibrationError(f"all requests have the label {only}: give requests for several adapters")
+    missing = sorted(set(setting.names) - labels)
+    if missing:
+        raise CalibrationError(
+            f"no request is labelled {', '.join(map(repr, missing))}: every adapter needs some, or its "
+            "errors would not count"
+        )
+    wrong = next((ballot.row for ballot in strange if ballot.row.label), None)
+    if wrong is not None:
+        raise CalibrationError(
+            f"the out-of-distribution request {wrong.text[:60]!r} has the label {wrong.label!r}: label "
+            'it "", or move it to the labelled requests'
+        )
+
+
+def _split(ballots: Sequence[Ballot]) -> tuple[list[Ballot], list[Ballot]]:
+    first, rest = split([ballot.row for ballot in ballots], FIT_SHARE)
+    return [ballots[i] for i in first], [ballots[i] for i in rest]
+
+
+def _fit_model(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) -> Calibration:
+    ballots = [*known, *strange]
+    share = shares(ballots, len(strange))
+    scalers = {
+        name: fit_scaler(ballots, place, setting.names, share)
+        for place, name in enumerate(setting.classifiers)
+    }
+    stages = tuple(
+        fit_stage(ballots, scalers, setting.classifiers[: i + 1], setting.kinds, share)
+        for i in range(len(setting.classifiers))
+    )
+    return Calibration(
+        scalers=scalers,
+        stages=stages,
+        threshold=NEVER,
+        novelty_limit=1.0,
+        target=setting.goal.target,
+        delta=setting.goal.delta,
+        ood_target=setting.goal.ood_target,
+        axes=setting.axes,
+        binding=setting.binding,
+        left_out=setting.left_out,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,102 @@
+"""Labelled requests from JSON lines: `{"text": ..., "label": adapter or "", "source": ...}`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.calibration.errors import CalibrationError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A request and the adapter it is for; `label` "" is none of them, `source` where it comes from."""
+
+    text: str
+    label: str
+    source: str = ""
+
+
+def read_rows(path: Path, names: Collection[str], label: str | None = None) -> list[Row]:
+    """Rows of a file, in order. `label` is that of rows which say none (None: each must say one).
+
+    Raises CalibrationError naming file and line: no JSON, no text, a label that no adapter has, no rows.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise CalibrationError(f"{path} is not UTF-8: byte {error.start}") from None
+    except OSError as error:
+        raise CalibrationError(f"{path}: {error.strerror}; it must be a file of JSON lines") from None
+    rows = [_row(f"{path}:{i}", line, names, label) for i, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise CalibrationError(
+            f'{path} is empty: write one request a line, {{"text": "...", "label": "NAME"}}'
+        )
+    return rows
+
+
+def _row(where: str, line: str, names: Collection[str], default: str | None) -> Row:
+    try:
+        said = json.loads(line)
+    except ValueError as error:
+        raise CalibrationError(f"{where}: not JSON: {error}") from None
+    if not isinstance(said, dict) or not isinstance(said.get("text"), str) or not said["text"].strip():
+        raise CalibrationError(f'{where}: needs a "text" that is not empty')
+    label = said.get("label", default)
+    if not isinstance(label, str):
+        raise CalibrationError(f'{where}: needs a "label": the name of an adapter, or "" for none of them')
+    if label and label not in names:
+        known = ", ".join(sorted(names)) or "none"
+        raise CalibrationError(f"{where}: no adapter is called {label!r}; there are {known}")
+    return Row(said["text"], label, str(said.get("source", "")))
+
+
+def distinct(rows: Iterable[Row]) -> list[Row]:
+    """Each text once. Raises CalibrationError for a text with two labels."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        known = found.setdefault(" ".join(row.text.split()), row)
+        if known.label != row.label:
+            raise CalibrationError(
+                f"the request {row.text[:60]!r} is labelled both {known.label!r} and {row.label!r}: keep one"
+            )
+    return list(found.values())
+
+
+def unseen(rows: Sequence[Row], examples: Collection[str]) -> list[Row]:
+    """Without those that classifiers learned from: their scores say nothing of other requests."""
+    learned = {" ".join(text.split()) for text in examples}
+    return [row for row in rows if " ".join(row.text.split()) not in learned]
+
+
+def split(rows: Sequence[Row], share: float) -> tuple[list[int], list[int]]:
+    """Indices of about `share` of the rows of each label, and of the rest; drawn by a hash of the text."""
+    first: list[int] = []
+    rest: list[int] = []
+    for drawn in _shuffled(rows):
+        count = round(len(drawn) * share)
+        first += drawn[:count]
+        rest += drawn[count:]
+    return sorted(first), sorted(rest)
+
+
+def deal(rows: Sequence[Row], folds: int) -> list[list[int]]:
+    """Indices in `folds` parts with about the same share of each label; drawn by a hash of the text."""
+    order = [i for drawn in _shuffled(rows) for i in drawn]
+    return [sorted(order[start::folds]) for start in range(folds)]
+
+
+def _shuffled(rows: Sequence[Row]) -> list[list[int]]:
+    """Indices of each label."""
+    groups: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(row.label, []).append(i)
+
+    def key(i: int) -> bytes:
+        return hashlib.sha256(rows[i].text.encode("utf-8", "surrogatepass")).digest()
+
+    return [sorted(group, key=key) for _, group in sorted(groups.items())]

@@ -1,0 +1,144 @@
+"""The guarantee, simulated: it holds as often as it says, where a naive threshold does not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from router.calibration.bounds import upper
+from router.calibration.cascade import Run, outcome
+from router.calibration.certify import certify, measure, passes
+from router.calibration.errors import CalibrationError
+from router.calibration.fit_stops import fit_stops
+from router.calibration.goal import Goal, enough
+from router.calibration.ordering import NOVELTIES, THRESHOLDS, grid, ordered, sweep
+
+STOPS = (0.9, 1.01)
+GOAL = Goal()
+
+
+def drawn(rng: np.random.Generator, rows: int, strange: bool = False) -> Run:
+    """Two stages, the second knows more; both are wrongly sure, and strange requests are never right."""
+    known = np.stack([rng.beta(2, 2, rows), rng.beta(8, 1, rows)], axis=1)
+    if strange:
+        known = rng.beta(2, 3, (rows, 2))
+    right = (rng.random((rows, 1)) < known**0.4) & (not strange)
+    novelty = rng.beta(3, 2, (rows, 2)) if strange else rng.beta(1, 4, (rows, 2))
+    return Run(np.zeros((rows, 2), np.int64), 1 - (1 - known) ** 2, novelty, right)
+
+
+def test_the_bounds_hold_in_95_of_100_calibrations() -> None:
+    """500 calibrations of classifiers that are wrongly sure, judged on 4 000 fresh requests each."""
+    rng = np.random.default_rng(1)
+    population, outside = drawn(rng, 4_000), drawn(rng, 4_000, strange=True)
+    held = wrong_naively = proven = 0
+    for _ in range(500):
+        fitting = drawn(rng, 150), drawn(rng, 100, strange=True)
+        testing = drawn(rng, 300), drawn(rng, 200, strange=True)
+        wrong_naively += true_error(population, naive(testing[0])) > GOAL.target
+        try:
+            step, _ = certify(fitting, testing, stops := fit_stops(fitting[0], GOAL), GOAL)
+        except CalibrationError:
+            held += 1  # nothing is claimed
+            continue
+        proven += 1
+        there = outcome(population, stops, step.threshold, step.novelty_limit)
+        away = outcome(outside, stops, step.threshold, step.novelty_limit)
+        held += there.errors <= GOAL.target * there.count and away.count <= GOAL.ood_target * 4_000
+    assert held >= 0.95 * 500
+    assert proven > 0.4 * 500  # it is no guarantee by refusing
+    assert wrong_naively > 0.3 * 500
+
+
+def naive(run: Run) -> float:
+    """The lowest threshold whose error on these very rows is within the target."""
+    kept = [t for t in THRESHOLDS if (there := outcome(run, STOPS, t, 1.0)).errors <= 0.05 * there.count]
+    return min(kept)
+
+
+def true_error(population: Run, threshold: float) -> float:
+    there = outcome(population, STOPS, threshold, 1.0)
+    return there.errors / max(1, there.count)
+
+
+def test_the_step_taken_passes_and_the_next_one_does_not() -> None:
+    rng = np.random.default_rng(3)
+    fitting, testing = (drawn(rng, 300), drawn(rng, 0)), (drawn(rng, 600), drawn(rng, 0))
+    step, tested = certify(fitting, testing, STOPS, GOAL)
+    assert step.error_bound == upper(step.errors, step.routed, 0.05) <= 0.05
+    assert step == [s for s in tested if passes(s, GOAL)][-1]
+    assert not passes(tested[-1], GOAL) or tested[-1].threshold == THRESHOLDS[-1]
+    assert [s.routed for s in tested] == sorted(s.routed for s in tested)
+
+
+def test_a_looser_threshold_routes_no_less() -> None:
+    run = drawn(np.random.default_rng(5), 500)
+    counts = [outcome(run, STOPS, t, 1.0).count for t in THRESHOLDS]
+    assert counts == sorted(counts)
+    limits = [outcome(run, STOPS, 0.5, n).count for n in NOVELTIES]
+    assert limits == sorted(limits)
+
+
+def test_the_candidates_are_known_before_any_row() -> None:
+    assert grid(0.9, 0.1, 3) == (0.9, 0.5, 0.1)
+    assert tuple(sorted(set(THRESHOLDS), reverse=True)) == THRESHOLDS
+
+
+def test_the_sweep_is_the_outcome_at_every_pair() -> None:
+    run = drawn(np.random.default_rng(5), 200)
+    thresholds, limits = THRESHOLDS[::9], NOVELTIES[::9]
+    found = sweep(run, STOPS, thresholds, limits)
+    for i, threshold in enumerate(thresholds):
+        for j, limit in enumerate(limits):
+            there = outcome(run, STOPS, threshold, limit)
+            assert (found.routed[i, j], found.errors[i, j]) == (there.count, there.errors)
+
+
+def test_the_order_goes_from_safe_to_more_routed() -> None:
+    rng = np.random.default_rng(5)
+    fitting = drawn(rng, 300), drawn(rng, 200, strange=True)
+    pairs = ordered(fitting, (600, 400), STOPS, GOAL)
+    counts = [outcome(fitting[0], STOPS, *pair).count for pair in pairs]
+    assert len(pairs) > 3
+    assert counts == sorted(set(counts))
+
+
+def test_the_earliest_sure_stage_decides() -> None:
+    run = Run(
+        np.zeros((3, 2), np.int64),
+        np.array([[0.95, 0.2], [0.85, 0.7], [0.1, 0.3]]),
+        np.zeros((3, 2)),
+        np.array([[True, False], [False, True], [True, True]]),
+    )
+    there = outcome(run, STOPS, 0.6, 1.0)
+    assert there.routed.tolist() == [True, True, False]
+    assert there.stage.tolist() == [0, 1, 1]
+    assert (there.count, there.errors) == (2, 0)
+
+
+def test_too_few_requests_say_how_many_are_needed() -> None:
+    with pytest.raises(CalibrationError, match=r"at least 59 .* give 89 or more"):
+        enough(58, 0, GOAL)
+    with pytest.raises(CalibrationError, match=r"out-of-distribution .* at least 59"):
+        enough(59, 58, GOAL)
+    with pytest.raises(CalibrationError, match="at least 299"):
+        enough(100, 0, Goal(target=0.01))
+    enough(59, 59, GOAL)
+
+
+def test_classifiers_that_are_no_good_get_no_threshold() -> None:
+    rng = np.random.default_rng(0)
+    hopeless = drawn(rng, 300)
+    hopeless.right[:] = rng.random((300, 1)) < 0.7
+    with pytest.raises(CalibrationError, match="no threshold keeps the error under 5%"):
+        certify((hopeless, drawn(rng, 0)), (hopeless, drawn(rng, 0)), STOPS, GOAL)
+
+
+def test_strange_requests_that_look_known_get_no_threshold() -> None:
+    rng = np.random.default_rng(0)
+    sure = Run(
+        np.zeros((300, 2), np.int64), np.full((300, 2), 0.999), np.zeros((300, 2)), np.ones((300, 2), bool)
+    )
+    with pytest.raises(CalibrationError, match="keeps out-of-distribution requests away"):
+        certify((sure, sure), (sure, sure), STOPS, GOAL)
+    assert measure((sure, drawn(rng, 0)), STOPS, 0.9, 1.0, GOAL).strange_bound == 0.0
