@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from router.engine.base import Reading
 from tests.engine import tiny
 
 pytestmark = [
@@ -31,3 +32,15 @@ async def test_mixed_batch_equals_peft_alone(kind: str, tmp_path: Path) -> None:
         expected = tiny.reference(tuned[name], tokens, 8)
         assert ids == [t for t in expected if t != tiny.SHAPE["eos_token_id"]]
     made.close()
+
+
+@pytest.mark.parametrize("depth", [0.5, 1.0, None])
+async def test_readings_equal_those_of_the_cpu(depth: float | None) -> None:
+    readings = [Reading(list(range(n, n + 20)), [1, 2, 3], depth) for n in range(6)]
+    found = []
+    for device in ("cuda", "cpu"):
+        made = tiny.engine("llama", device=device)
+        found.append(await asyncio.gather(*(made.read(reading) for reading in readings)))
+        made.close()
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), atol=2e-3, rtol=1e-3)
