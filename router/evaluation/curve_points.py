@@ -6,23 +6,26 @@ import hashlib
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from router.errors import AdapterRejected, ConfigError
+from router.errors import ConfigError
+from router.evaluation.answering import Answering
 from router.evaluation.bootstrap import resample
 from router.evaluation.data_need import FILE, SCHEMA, data_hashes, settings_of
 from router.evaluation.metrics import Task
 from router.evaluation.scoring import METRICS, scores
-from router.evaluation.subject import load_subject, read_manifest
+from router.evaluation.speaker import Speaker
+from router.evaluation.subject import check_base, read_manifest
 from router.training.base import load_base
 from router.training.data import Splits, load_splits
 from router.training.files import write_file
-from router.training.greedy import greedy_tokens
 from router.training.machine import describe_machine
 from router.training.recipe import Recipe, load_recipe
+from router.training.rendering import Rendering
 from router.training.run import Request, run
+from router.types import SamplingParams
 
 LEAST_STEPS = 60  # a schedule needs some steps to warm up and to cool down
 Say = Callable[[str], None]
@@ -47,14 +50,7 @@ def measure_curve(
     """See `router.evaluation.learning_curve`."""
     recipe = load_recipe(recipe_file)
     folder = output or Path("adapters") / recipe.adapter.name
-    digest = _adapters_base(folder, recipe)
-    base = load_base(recipe.base.model, device)
-    if base.digest != digest:
-        raise AdapterRejected(
-            f"{folder} was trained on another base than {recipe.base.model}: train it again"
-        )
-    model_name = base.name
-    del base
+    model_name, digest = _base_of(folder, recipe, device)
     command = _command(recipe_file, fractions, output)
     place = work / recipe.adapter.name / "learning-curve"
     curve = Curve(recipe_file, recipe, load_splits(recipe.data), digest, place, device, command)
@@ -90,8 +86,8 @@ def scaled(recipe: Recipe, fraction: float) -> Recipe:
     )
 
 
-def _adapters_base(folder: Path, recipe: Recipe) -> str:
-    """The digest of the base that the whole adapter is on."""
+def _base_of(folder: Path, recipe: Recipe, device: str) -> tuple[str, str]:
+    """Name and digest of the recipe's base, after a check that the whole adapter is on it."""
     train = "lora-router adapters train RECIPE"
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not there: train the whole adapter first ({train}), or name --output")
@@ -100,7 +96,9 @@ def _adapters_base(folder: Path, recipe: Recipe) -> str:
         raise ConfigError(f"{folder} holds {manifest.name}, the recipe is of {recipe.adapter.name}")
     if not manifest.base.digest:
         raise ConfigError(f"{folder}/adapter.toml does not say the digest of its base: train it ({train})")
-    return manifest.base.digest
+    base = load_base(recipe.base.model, device)
+    check_base(manifest, base)
+    return base.name, base.digest
 
 
 def _command(recipe_file: Path, fractions: Sequence[float], output: Path | None) -> str:
@@ -134,19 +132,20 @@ def _point(curve: Curve, fraction: float, say: Say) -> dict[str, Any]:
 
 
 def _score(curve: Curve, recipe: Recipe, adapter: Path) -> dict[str, Any]:
-    """The recipe's metric on the whole test split, greedy, as `adapters evaluate` has it."""
-    subject = load_subject(adapter, read_manifest(adapter), load_base(recipe.base.model, curve.device))
-    test, limit = curve.splits.test, recipe.generation.max_tokens
-    prompts = [example.prompt for example in subject.rendering.examples(test)]
-    tokens = greedy_tokens(subject.model, prompts, subject.rendering.ends, limit)
-    answers = [subject.rendering.text(answer) for answer in tokens]
-    scorer = scores(Task(recipe.evaluation.metric, test, (), limit), answers).score
-    estimate = asdict(resample(scorer, len(test)).estimate())
-    return {
-        "asked": len(test),
-        "score": {name: round(number, 4) for name, number in estimate.items()},
-        "machine": describe_machine(subject.base.device),
-    }
+    """The recipe's metric on the whole test split, answered as `adapters evaluate` has it answered."""
+    base, test = load_base(recipe.base.model, curve.device), curve.splits.test
+    rendering = Rendering.of(base.tokenizer, recipe.prompt.as_template())
+    limits = SamplingParams(max_tokens=recipe.generation.max_tokens, stop=recipe.generation.stop)
+    answering = Answering(base)
+    try:
+        speaker = Speaker(answering, limits, answering.load(adapter))
+        given = speaker.answers([rendering.prompt(row.prompt) for row in test], "test rows")
+    finally:
+        answering.close()
+    task = Task(recipe.evaluation.metric, test, (), limits.max_tokens)
+    score = resample(scores(task, [answer.text for answer in given]).score, len(test))
+    machine = describe_machine(base.device)
+    return {"asked": len(test), "score": score.rounded(), "machine": machine}
 
 
 def _shown(curve: Curve, point: dict[str, Any]) -> str:

@@ -13,16 +13,19 @@ import pytest
 
 from router.errors import AdapterRejected, ConfigError
 from router.evaluation import curve_points
+from router.evaluation.answering import Answer
 from router.evaluation.curve_points import scaled
 from router.evaluation.data_need import FILE, load, markdown, measure
 from router.evaluation.learning_curve import learning_curve
 from router.evaluation.plots import draw_data_need
+from router.evaluation.speaker import Speaker
 from router.evaluation.subject import Subject, load_subject, read_manifest
 from router.registry.format.validate import validate_folder
 from router.training.base import load_base
 from router.training.data import read_rows
 from router.training.recipe import Recipe, load_recipe
 from router.training.trainer import Trainer
+from router.types import Usage
 
 FULL = {"value": 1.0, "low": 0.9, "high": 1.0}
 
@@ -90,13 +93,16 @@ def test_points_are_of_parts_of_the_training_rows(done: Place) -> None:
 def test_score_is_the_metric_of_the_greedy_answers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = list(read_rows(place.recipe.data.test))
 
-    def right_for_four(model: Any, prompts: list[Any], ends: list[int], limit: int) -> list[list[int]]:
-        rendering = place.subject.rendering
-        assert prompts == [rendering.example(row).prompt for row in rows]
-        assert (ends, limit) == ([1], place.recipe.generation.max_tokens)
-        return [list(rendering.answer(row.response)[:-1]) if at < 4 else [] for at, row in enumerate(rows)]
+    rendering = place.subject.rendering
 
-    monkeypatch.setattr(curve_points, "greedy_tokens", right_for_four)
+    def right_for_four(self: Speaker, prompts: list[Any], title: str) -> list[Answer]:
+        assert prompts == [rendering.example(row).prompt for row in rows]
+        assert self.params.max_tokens == place.recipe.generation.max_tokens
+        [folder] = place.work.glob("colours/learning-curve/0.5-*/colours")
+        assert self.answering.load(folder) == self.adapter
+        return [Answer(row.response if at < 4 else "", Usage()) for at, row in enumerate(rows)]
+
+    monkeypatch.setattr(Speaker, "answers", right_for_four)
     [point] = place.measured(0.5)["points"]
     assert point["score"]["value"] == pytest.approx(4 / 9, abs=1e-4)
     assert point["score"]["low"] < 4 / 9 < point["score"]["high"]
@@ -218,7 +224,7 @@ def test_an_adapter_of_another_base_or_name_is_refused(place: Place) -> None:
     manifest = place.adapter / "adapter.toml"
     text, digest = manifest.read_text(), read_manifest(place.adapter).base.digest
     for old, new, error, said in (
-        (digest, "0" * 64, AdapterRejected, "another base"),
+        (digest, "0" * 64, AdapterRejected, "whose digest differs"),
         (f'digest = "{digest}"\n', "", ConfigError, "does not say the digest"),
         ('name = "colours"', 'name = "sounds"', ConfigError, "holds sounds"),
     ):
