@@ -116,10 +116,8 @@ def test_the_commands_lead_from_the_csv_to_answers(terminal: Terminal) -> None:
             terminal.wait_for("1.1.0", lambda: terminal.run(["lora-router", "adapters", "list"]))
     for name in ("adapter.toml", "curves.png", "REPORT.md"):
         assert (terminal.folder / "adapters" / "shelves" / name).is_file()
-    named, pinned = (
-        next(text for key, text in said.items() if f" {name} " in key)
-        for name in ("shelves", "shelves@1.1.0")
-    )
+    asked = {key.split()[3]: text for key, text in said.items() if " ask --adapter " in key}
+    named, pinned = asked["shelves"], asked["shelves@1.1.0"]
     assert "shelves@1.0.0  (explicit)" in named
     assert "shelves@1.1.0  (explicit)" in pinned
     assert "adapters default shelves@1.0.0" in list(said)[-1]
