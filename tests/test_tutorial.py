@@ -31,7 +31,7 @@ def small(command: list[str]) -> list[str]:
     assert found
     assert "there, the last command needs `--force`, too" in PAGE
     flags = {COMMANDS[1][2]: found[1], COMMANDS[3][2]: found[2]}
-    more = ["--force"] if command is COMMANDS[-1] else flags.get(command[2], "").split()
+    more = ["--force"] if command is COMMANDS[-1] else flags.get(" ".join(command[2:3]), "").split()
     return [*command, *more]
 
 
