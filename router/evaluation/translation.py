@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
 from router.evaluation.metrics import Metric, Scores, Selection, Task, pieces
@@ -16,12 +17,13 @@ class CorpusScorer:
     def __init__(self, metric: Any, answers: Sequence[str], golds: Sequence[str]) -> None:
         """`metric` is sacrebleu's."""
         self._metric = metric
-        # Counts of each row, as sacrebleu's own bootstrap keeps them: 300 times faster than corpus_score.
-        self._counts = metric._extract_corpus_statistics(list(answers), [list(golds)])
+        # Counts of each row, as sacrebleu's own bootstrap keeps them: far faster than corpus_score.
+        self._counts = np.array(metric._extract_corpus_statistics(list(answers), [list(golds)]))
 
     def score(self, rows: Selection) -> float:
         """Score of the rows taken as one text."""
-        return float(self._metric._aggregate_and_compute([self._counts[row] for row in rows]).score)
+        counts = self._counts[rows].sum(axis=0).tolist()
+        return float(self._metric._compute_score_from_stats(counts).score)
 
 
 def best_part(answer: str, gold: str) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics import BLEU, CHRF
 
 from router.evaluation.labels import exact_match, names_only, same_part
 from router.evaluation.metrics import MeanScorer
@@ -68,3 +68,10 @@ def test_best_part_drops_the_chatter(answer: str, part: str) -> None:
 def test_parts_of_a_label_count_for_themselves(answer: str, right: list[bool]) -> None:
     patterns = [r"^(.+) \(", r"\((.+)\)$"]
     assert [same_part(answer, "GPL-2.0-only (Copyleft)", pattern) for pattern in patterns] == right
+
+
+def test_bleu_is_sacrebleus() -> None:
+    answers = ["le petit chat noir dort bien", "un grand chien mange"]
+    golds = ["le petit chat noir dort", "un grand chien mange ici"]
+    expected = BLEU(force=True).corpus_score(answers, [golds]).score
+    assert CorpusScorer(BLEU(force=True), answers, golds).score(np.array([0, 1])) == pytest.approx(expected)
