@@ -32,13 +32,19 @@ class EngineBase:
         self._loop = asyncio.get_running_loop()
 
     def hidden(
-        self, texts: Sequence[str], *, context: str = "", depth: float = 0.5, background: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        context: str = "",
+        depth: float = 0.5,
+        ends: int = 0,
+        background: bool = False,
     ) -> NDArray[np.float32]:
-        """[texts, hidden size] mean hidden state of each text behind `context`."""
+        """[texts, hidden size], three times that with `ends`: mean hidden states of each behind `context`."""
         end = self._end(background)
         before = self._cut(self._engine.encode(Prompt(raw=_clean(context))))
         readings = [
-            Reading(self._tokens(text, follows=bool(before)), before, depth, end, background)
+            Reading(self._tokens(text, follows=bool(before)), before, depth, ends, end, background)
             for text in texts
         ]
         if not readings:
@@ -52,7 +58,8 @@ class EngineBase:
         end = self._end(background)
         before = self._engine.encode(Prompt(turns=(Turn("user", _clean(prompt)),)))
         readings = [
-            Reading(self._tokens(text, follows=True), before, None, end, background) for text in continuations
+            Reading(self._tokens(text, follows=True), before, None, 0, end, background)
+            for text in continuations
         ]
         return self._wait(lambda: _read_shared(self._engine, readings), end)
 

@@ -99,13 +99,15 @@ class Reading:
     """Tokens that the base reads and does not answer; float32 numbers come of it.
 
     With a `depth`: the mean over `tokens` of the hidden states after that share of the layers, in [0, 1]
-    (0: the embeddings, 1: the last states, normed). Without: the log-probability of each of `tokens`, given
-    `context` and the tokens before it.
+    (0: the embeddings, 1: the last states, normed); with `ends` also over the first and over the last so many
+    of them (of fewer tokens, all), one mean behind the other. Without: the log-probability of each of
+    `tokens`, given `context` and the tokens before it.
     """
 
     tokens: Sequence[int]
     context: Sequence[int] = ()
     depth: float | None = None
+    ends: int = 0
     deadline: float | None = None  # time.monotonic() seconds
     background: bool = False  # read when nobody waits
 
@@ -201,7 +203,7 @@ class Engine(Protocol):
         ...
 
     async def read(self, reading: Reading) -> NDArray[np.float32]:
-        """[hidden size], or [len(tokens)] where it has no depth. Cancelling drops it.
+        """[hidden size], three of them with `ends`; [len(tokens)] where it has no depth. Cancelling drops it.
 
         Raises InvalidRequest, PromptTooLong, ResourceExhausted, Overloaded, DeadlineExceeded, EngineFailed.
         """

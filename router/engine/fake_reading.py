@@ -21,8 +21,14 @@ WIDTH = 64
 KNOWN, UNKNOWN = -0.5, -4.0
 
 
-def states(tokens: Sequence[int]) -> NDArray[np.float32]:
-    """[WIDTH] a unit vector: counts of runs of three bytes, hashed."""
+def states(tokens: Sequence[int], ends: int = 0) -> NDArray[np.float32]:
+    """[WIDTH] or, with `ends`, [3 * WIDTH]: of all tokens, of the first and of the last so many."""
+    parts = [tokens, tokens[:ends], tokens[max(0, len(tokens) - ends) :]] if ends else [tokens]
+    return np.concatenate([_counts(part) for part in parts])
+
+
+def _counts(tokens: Sequence[int]) -> NDArray[np.float32]:
+    """A unit vector: counts of runs of three bytes, hashed."""
     data = bytes(t % 256 for t in tokens)
     runs = [zlib.crc32(data[max(0, i - 2) : i + 1]) % WIDTH for i in range(len(data))]
     counts = np.bincount(runs, minlength=WIDTH).astype(np.float32)
@@ -63,7 +69,7 @@ class ReadingRow:
         if reading.depth is None:
             self.answer.set_result(log_probabilities(reading.context, reading.tokens))
         else:
-            self.answer.set_result(states(reading.tokens))
+            self.answer.set_result(states(reading.tokens, reading.ends))
 
     def end(self, reason: FinishReason) -> None:
         """End it without a result."""

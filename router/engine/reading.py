@@ -30,7 +30,7 @@ class ReadingRow(Row):
 
     reading: Reading
     layer: int | None = None  # whose hidden states are wanted; None: log-probabilities are
-    summed: torch.Tensor | None = None  # float32 [hidden]
+    sums: list[torch.Tensor] = field(default_factory=list)  # float32 [hidden] of each of `spans`
     found: list[torch.Tensor] = field(default_factory=list)  # float32, one log-probability a token
 
     def __post_init__(self) -> None:
@@ -56,15 +56,26 @@ class ReadingRow(Row):
         start = self.computed - len(self.reading.context) + 1
         return list(self.reading.tokens[start + wanted.start : start + wanted.stop])
 
+    @property
+    def spans(self) -> list[range]:
+        """The places among the tokens read whose means are wanted."""
+        count, ends = len(self.reading.tokens), self.reading.ends
+        whole = range(count)
+        return [whole, whole[:ends], whole[max(0, count - ends) :]] if ends else [whole]
+
     def add(self, states: torch.Tensor) -> None:
-        """Count hidden states [n, hidden] in."""
-        total = states.sum(0, dtype=torch.float32)
-        self.summed = total if self.summed is None else self.summed + total
+        """Count hidden states [n, hidden] in: those wanted of the chunk that is being computed."""
+        start = max(0, self.computed - len(self.reading.context))
+        if not self.sums:
+            self.sums = [states.new_zeros(states.shape[1], dtype=torch.float32) for _ in self.spans]
+        for total, span in zip(self.sums, self.spans, strict=True):
+            part = states[max(0, span.start - start) : max(0, span.stop - start)]
+            total += part.sum(0, dtype=torch.float32)
 
     def result(self) -> NDArray[np.float32] | None:
         """What was asked for, when all is computed; None if it is not finite."""
-        summed, count = self.summed, len(self.reading.tokens)
-        values = torch.cat(self.found) if summed is None else summed / count
+        means = [total / len(span) for total, span in zip(self.sums, self.spans, strict=False)]
+        values = torch.cat(means or self.found)
         array: NDArray[np.float32] = values.cpu().numpy()
         return array if np.isfinite(array).all() else None
 

@@ -19,6 +19,8 @@ def check_reading(reading: Reading, context_length: int, blocks: int | None, hel
         )
     if reading.depth is not None and not 0 <= reading.depth <= 1:
         raise InvalidRequest([FieldViolation("depth", f"must lie in 0 to 1, got {reading.depth}")])
+    if reading.ends < 0:
+        raise InvalidRequest([FieldViolation("ends", f"must be 0 or more, got {reading.ends}")])
     total = len(reading.context) + len(reading.tokens)
     if total > context_length:
         raise PromptTooLong(context_length, total)

@@ -14,14 +14,20 @@ class StandInBase:
     """`router.routing.BaseModel` as the fake engine has it: like texts get like numbers."""
 
     def hidden(
-        self, texts: Sequence[str], *, context: str = "", depth: float = 0.5, background: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        context: str = "",
+        depth: float = 0.5,
+        ends: int = 0,
+        background: bool = False,
     ) -> NDArray[np.float32]:
-        """[texts, 64] unit vectors."""
+        """[texts, 64] unit vectors, [texts, 192] with `ends`."""
         import numpy as np
 
         from router.engine.fake_reading import WIDTH, states
 
-        rows = [states(_bytes(text)) for text in texts]
+        rows = [states(_bytes(text), ends) for text in texts]
         return np.stack(rows) if rows else np.zeros((0, WIDTH), np.float32)
 
     def likelihood(

@@ -19,11 +19,19 @@ class BaseModel(Protocol):
     """
 
     def hidden(
-        self, texts: Sequence[str], *, context: str = "", depth: float = 0.5, background: bool = False
+        self,
+        texts: Sequence[str],
+        *,
+        context: str = "",
+        depth: float = 0.5,
+        ends: int = 0,
+        background: bool = False,
     ) -> NDArray[np.float32]:
         """[texts, hidden size] mean hidden state of each text's tokens after `depth` of the layers.
 
-        Each text is read behind `context`, whose own tokens do not count. ValueError for an empty text.
+        Each text is read behind `context`, whose own tokens do not count. With `ends`, [texts, 3 * hidden
+        size]: the means over all tokens, over the first and over the last so many. Raises ValueError for an
+        empty text.
         """
         ...
 

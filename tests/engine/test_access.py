@@ -32,6 +32,9 @@ async def test_hidden_states_of_texts_in_their_order() -> None:
     alone = [await asyncio.to_thread(base.hidden, [text], background=True) for text in texts[:3]]
     np.testing.assert_array_equal(together[:3], np.concatenate(alone))
     assert (await asyncio.to_thread(base.hidden, [])).shape[0] == 0
+    parts = await asyncio.to_thread(base.hidden, ["first and last"], ends=5)
+    both = await asyncio.to_thread(base.hidden, ["first and last", "first", " last"])
+    np.testing.assert_array_equal(parts[0], both.flatten())
 
 
 async def test_likelihoods_are_those_of_the_prompt_as_a_turn() -> None:

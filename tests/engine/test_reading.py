@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -73,16 +73,23 @@ def expected(model: Any, reading: Reading) -> np.ndarray[Any, Any]:
     out = model(torch.tensor([tokens]), output_hidden_states=True)
     if reading.depth is not None:
         states = out.hidden_states[round(reading.depth * LAYERS)][0, before:]
-        return np.asarray(states.mean(0))
+        n = reading.ends
+        return np.concatenate([p.mean(0) for p in ([states, states[:n], states[-n:]] if n else [states])])
     found = out.logits[0].log_softmax(-1)
     return np.array([found[before + i - 1, t] for i, t in enumerate(reading.tokens)], np.float32)
 
 
-async def until_idle(made: TorchEngine) -> None:
-    end = time.monotonic() + 5
-    while made.status().busy or made.status().cache_blocks_free < made.status().cache_blocks:
-        assert time.monotonic() < end
+async def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "the condition never came true"
         await asyncio.sleep(0.005)
+
+
+async def until_idle(made: TorchEngine) -> None:
+    await until(
+        lambda: not made.status().busy and made.status().cache_blocks_free == made.status().cache_blocks
+    )
 
 
 async def test_readings_beside_answers_equal_transformers(made: TorchEngine, kind: str) -> None:
@@ -93,6 +100,7 @@ async def test_readings_beside_answers_equal_transformers(made: TorchEngine, kin
         for i, tokens in enumerate(texts(8))
         for depth in (0.0, 0.5, 1.0)
     ]
+    readings += [Reading(tokens, context, 0.5, ends=9) for tokens in texts(8)]
     readings += [Reading(tokens, context) for tokens in texts(8)]
     prompts = texts(6, 40)
     found, answers = await asyncio.gather(
@@ -120,10 +128,10 @@ async def test_a_reading_alone_equals_transformers(made: TorchEngine, kind: str)
 async def test_a_context_is_computed_once(llama: TorchEngine) -> None:
     context = list(range(40))
     await llama.read(Reading([7, 8], context))
+    await until(lambda: llama.status().prefix_query_tokens == 40)
     assert llama.status().prefix_hit_tokens == 0
     await asyncio.gather(*(llama.read(Reading([i], context)) for i in range(3)))
-    await until_idle(llama)
-    assert llama.status().prefix_hit_tokens == 3 * 32
+    await until(lambda: llama.status().prefix_hit_tokens == 3 * 32)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +140,7 @@ async def test_a_context_is_computed_once(llama: TorchEngine) -> None:
         (Reading([], [1]), InvalidRequest),
         (Reading([1]), InvalidRequest),
         (Reading([1], depth=1.5), InvalidRequest),
+        (Reading([1], depth=0.5, ends=-1), InvalidRequest),
         (Reading([1] * 200, [1] * 100), PromptTooLong),
     ],
 )
@@ -171,7 +180,7 @@ async def test_cancelled_readings_leave_nothing_behind(llama: TorchEngine) -> No
         answer.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
     await until_idle(llama)
-    assert llama._read == set()
+    await until(lambda: not llama._read)
 
 
 async def test_a_failing_step_and_the_end_of_the_engine_are_told(
