@@ -1,4 +1,4 @@
-"""Sentence embeddings (all-MiniLM-L6-v2): how near a request is to each adapter's examples.
+"""Sentence embeddings (all-MiniLM-L6-v2) of a request, its first and its last sentence, beside its n-grams.
 
 Slower than the other two and asked last. Needs the encoder in the model cache, which `models fetch` and the
 first start fill; without it this classifier is not asked and its status says why.
@@ -6,33 +6,27 @@ first start fill; without it this classifier is not asked and its status says wh
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from router import hookimpl
 from router.routing import Classifier, Scores
-from router.routing.texts import ends, read_background
+from router.routing.lessons import lessons
+from router.routing.regression import Regression, fit
+from router.routing.segments import parts
+from router.routing.texts import ends
 from router.types import AdapterProfile, Request
 
 BACKGROUND = Path(__file__).with_name("background.txt")
 HEAD, TAIL = 350, 250  # characters kept of the beginning and the end
 MAX_TOKENS = 160
-NEAREST = 3
-SCALE = 18.0  # turns a difference of cosines into a log-odds
-SHOWN = 8
-FIT_BATCH = 32
-
-
-@dataclass(frozen=True, slots=True)
-class _Model:
-    names: tuple[str, ...]
-    examples: Any  # [rows, 384], unit rows of all adapters
-    owner: tuple[slice, ...]  # rows of each adapter
-    negatives: tuple[Any, ...]  # [rows, 384] for each adapter, background and its negative examples
+SHORT = 100  # characters; short texts are not padded to the length of long ones
+BATCH = 32
+PENALTY = 1e-3
+TEMPERATURE = 1.0
 
 
 class Encoder:
@@ -55,7 +49,7 @@ class Encoder:
         self._ready = threading.local()
 
     def __call__(self, texts: Sequence[str]) -> Any:
-        """[texts, 384]."""
+        """Unit vectors, float32 [texts, 384]."""
         import torch
 
         if not hasattr(self._ready, "done"):
@@ -69,7 +63,7 @@ class Encoder:
             hidden = self._model(**batch).last_hidden_state.float()
             mask = batch["attention_mask"].unsqueeze(-1)
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
-            return torch.nn.functional.normalize(pooled, dim=1)
+            return torch.nn.functional.normalize(pooled, dim=1).numpy()
 
 
 def _use_one_thread() -> None:
@@ -84,19 +78,19 @@ def _use_one_thread() -> None:
 
 
 class Embedding(Classifier):
-    """Mean of the three highest cosines to an adapter's examples, less that to what is not its business.
+    """Softmax regression on sentence vectors and n-grams, beside a class "none" taught by general requests.
 
-    What is not its business: its negative examples and general requests. The differences go through a softmax
-    in which "none of them" stands at 0.
+    The parts of a request are encoded apart: in a vector of the whole, a short instruction drowns in a long
+    text.
     """
 
     name = "embedding"
-    version = "1"
+    version = "2"
 
     def __init__(self) -> None:
-        self._encoder: Encoder | None = None
-        self._model: _Model | None = None
-        self._vectors: dict[str, Any] = {}
+        self._encoder: Any = None
+        self._model: Regression | None = None
+        self._known: dict[str, Any] = {}
 
     def warmup(self) -> None:
         """Load the encoder. Raises ConfigError where it is neither cached nor to be had."""
@@ -107,37 +101,19 @@ class Embedding(Classifier):
         self._encoder = encoder
 
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
-        """Encode the examples, those seen before from memory."""
-        import torch
-
-        learnable = [a for a in adapters if a.examples]
-        if not learnable:
+        """Encode the examples, those seen before from memory, and train on them."""
+        learned = lessons(adapters, BACKGROUND)
+        if learned is None:
             self._model = None
             return
-        background = read_background(BACKGROUND, adapters)
-        self._learn({t for a in learnable for t in (*a.examples, *a.negative_examples)} | set(background))
-        owner, rows = [], 0
-        for adapter in learnable:
-            owner.append(slice(rows, rows := rows + len(adapter.examples)))
-        self._model = _Model(
-            names=tuple(a.name for a in learnable),
-            examples=torch.stack([self._vectors[t] for a in learnable for t in a.examples]),
-            owner=tuple(owner),
-            negatives=tuple(
-                torch.stack([self._vectors[t] for t in (*background, *a.negative_examples)])
-                for a in learnable
-            ),
-        )
-
-    def _learn(self, texts: set[str]) -> None:
         if self._encoder is None:
             raise RuntimeError("the encoder is not loaded")
-        known = {t: v for t, v in self._vectors.items() if t in texts}
-        new = sorted(texts - known.keys(), key=len)
-        for i in range(0, len(new), FIT_BATCH):
-            part = new[i : i + FIT_BATCH]
-            known.update(zip(part, self._encoder(part), strict=True))
-        self._vectors = known
+        pieces = [parts(text) for text in learned.texts]
+        wanted = {piece for three in pieces for piece in three}
+        known = {text: vector for text, vector in self._known.items() if text in wanted}
+        known.update(_encode(self._encoder, wanted - known.keys()))
+        self._known = known
+        self._model = fit(learned, _join(pieces, known), PENALTY, TEMPERATURE)
 
     def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:
         """Declines where there is no text or no adapter has examples."""
@@ -146,26 +122,28 @@ class Embedding(Classifier):
         answers: list[Scores | None] = [None] * len(requests)
         if model is None or encoder is None or not asked:
             return answers
-        vectors = encoder([requests[i].text for i in asked])
+        pieces = [parts(requests[i].text) for i in asked]
+        vectors = _join(pieces, dict(_encode(encoder, {piece for three in pieces for piece in three})))
         for i, vector in zip(asked, vectors, strict=True):
-            answers[i] = _scores(model, vector)
+            answers[i] = model(requests[i].text, vector)
         return answers
 
 
-def _scores(model: _Model, vector: Any) -> Scores:
-    near = model.examples @ vector
-    lead = [
-        _nearest(near[rows]) - _nearest(negative @ vector)
-        for rows, negative in zip(model.owner, model.negatives, strict=True)
-    ]
-    odds = [math.exp(SCALE * d) for d in lead]
-    total = 1.0 + sum(odds)
-    best = sorted(range(len(odds)), key=lambda k: -odds[k])[:SHOWN]
-    return Scores({model.names[k]: odds[k] / total for k in best}, evidence=f"none of them: {1 / total:.2f}")
+def _encode(encoder: Any, texts: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Each text and its vector, short ones in batches of their own."""
+    in_order = sorted(texts, key=lambda text: (len(text), text))
+    for _, group in groupby(in_order, key=lambda text: len(text) > SHORT):
+        alike = list(group)
+        for i in range(0, len(alike), BATCH):
+            batch = alike[i : i + BATCH]
+            yield from zip(batch, encoder(batch), strict=True)
 
 
-def _nearest(cosines: Any) -> float:
-    return float(cosines.topk(min(NEAREST, len(cosines))).values.mean())
+def _join(pieces: Sequence[tuple[str, str, str]], vectors: dict[str, Any]) -> Any:
+    """[requests, 3 * 384]: whole, first and last sentence side by side."""
+    import numpy as np
+
+    return np.stack([np.concatenate([vectors[piece] for piece in three]) for three in pieces])
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Penalised softmax regression by its dual: all that is learned is one coefficient for each text and class."""
+"""Penalised softmax regression by its dual: what is learned is a coefficient for each text and class."""
 
 from __future__ import annotations
 

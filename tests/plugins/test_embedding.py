@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 from router.plugins.samples import requests
@@ -28,8 +29,10 @@ class Letters:
 
     def __call__(self, texts: Any) -> Any:
         self.encoded += texts
-        rows = torch.tensor([[t.count(c) + 0.01 for c in "abcdefghijklmnopqrstuvwxyz"] for t in texts])
-        return torch.nn.functional.normalize(rows, dim=1)
+        rows = np.array(
+            [[t.count(c) + 0.01 for c in "abcdefghijklmnopqrstuvwxyz"] for t in texts], np.float32
+        )
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +53,12 @@ def values(classifier: Any, text: str) -> dict[str, float]:
 
 
 def test_the_nearest_adapter_wins(toy: Any) -> None:
-    assert values(toy, "bbb")["b"] > 0.9
+    assert values(toy, "bbb")["b"] > 0.5
     assert values(toy, "aaac")["a"] > values(toy, "aaac")["b"]
 
 
 def test_what_looks_like_the_background_goes_to_none(toy: Any) -> None:
-    assert max(values(toy, "What should I cook tonight with two eggs?").values()) < 0.1
+    assert max(values(toy, "What should I cook tonight with two eggs?").values()) < 0.2
 
 
 def test_a_negative_example_pulls_down(module: Any, toy: Any) -> None:
@@ -70,7 +73,23 @@ def test_a_new_fit_encodes_only_what_is_new_and_forgets_what_is_gone(toy: Any) -
     toy.fit([A, B, AdapterProfile("c", "1", examples=("cccc",))])
     assert toy._encoder.encoded == ["cccc"]
     toy.fit([A])
-    assert "bbbb" not in toy._vectors
+    assert "bbbb" not in toy._known
+
+
+def test_parts_of_a_long_request_are_encoded_apart_and_short_ones_together(module: Any, toy: Any) -> None:
+    toy._encoder.encoded.clear()
+    batches: list[int] = []
+    letters = toy._encoder
+
+    def counting(texts: Any) -> Any:
+        batches.append(len(texts))
+        return letters(texts)
+
+    toy._encoder = counting
+    long = "Say b. " + "aaaa " * 60 + ". Say c."
+    toy.classify_batch(requests([long, "bbb"]))
+    assert {long, "Say b.", "Say c.", "bbb"} == set(letters.encoded)
+    assert batches == [3, 1]
 
 
 def test_empty_text_and_no_examples_are_declined(module: Any, toy: Any) -> None:

@@ -106,35 +106,26 @@ def test_training_is_repeatable_and_never_nan(module: Any) -> None:
     assert np.isfinite(one._model.weights).all()
 
 
-def test_the_gradient_steps_reach_the_optimum(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Oracle: plain gradient descent, run long, on the same objective."""
-    monkeypatch.setattr(module, "PENALTY", 0.02)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(30, 8)).astype(np.float32)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    allowed = np.eye(3, dtype=np.float32)[np.arange(30) % 3]
-    allowed[-1] = (1, 1, 0)
-    gram = x @ x.T
-    fast = module._fit_dual(gram, allowed)
-    weight, slow = module._balance(allowed)[:, None], np.zeros_like(allowed)
-    for _ in range(5000):
-        p = np.exp(gram @ slow)
-        p /= p.sum(1, keepdims=True)
-        q = p * allowed / (p * allowed).sum(1, keepdims=True)
-        slow -= 0.5 * (weight * (p - q) + module.PENALTY * slow)
-    assert np.abs(gram @ fast - gram @ slow).max() < 0.02
+SHORTEN = AdapterProfile(
+    "shorten",
+    "1",
+    task="summarization",
+    examples=tuple(
+        request
+        for ask in ("Shorten this.", "Make it brief:", "Give me the short version.")
+        for text in ("The train was late. Nobody knew why.", "Rain fell for days. The river rose.")
+        for request in (f"{ask} {text}", f"{text} {ask}")
+    ),
+)
 
 
-def test_the_pieces_of_a_product_make_the_product(module: Any) -> None:
-    rng = np.random.default_rng(1)
-    a, b = rng.normal(size=(300, 300)), rng.normal(size=(300, 40))
-    assert np.allclose(module._product(a, b), a @ b)
-
-
-def test_many_examples_are_thinned_evenly(module: Any) -> None:
-    texts = [f"t{i}" for i in range(100)]
-    assert module._spread(texts, 4) == ["t0", "t25", "t50", "t75"]
-    assert module._spread(texts, 1000) == texts
+@pytest.mark.parametrize("text", ["Shorten this.\n\n{}", "{}\n\nShorten this."])
+def test_an_instruction_counts_on_either_side_of_a_long_text_of_another_topic(module: Any, text: str) -> None:
+    classifier = module.Linear()
+    classifier.fit([COOKING, SHORTEN])
+    body = " ".join(f"Step {i}: boil the eggs, fry the fish, then bake it all again." for i in range(20))
+    (scores,) = classifier.classify_batch(requests([text.format(body)]))
+    assert scores.values["shorten"] > scores.values["cooking"]
 
 
 def test_cpu_time_of_a_fit_and_of_a_request(module: Any) -> None:
