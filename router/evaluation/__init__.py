@@ -29,10 +29,12 @@ def evaluate(
     Raises ConfigError (no such adapter, no recipe, bad data), AdapterRejected (other base).
     """
     try:
+        import matplotlib  # noqa: F401  # asked for first: a long run must not end without it
+
         from router.evaluation.plan import every_folder, find_folder, make_plan
         from router.evaluation.run import Limits, evaluate_all
     except ModuleNotFoundError as error:
-        if error.name not in ("sacrebleu", "rouge_score"):
+        if error.name not in ("matplotlib", "sacrebleu", "rouge_score"):
             raise
         raise ConfigError(f"evaluation needs {error.name}: pip install 'lora-router[train]'") from error
     if names is None:

@@ -66,7 +66,9 @@ def _sections(report: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str]]]:
     yield "Overfitting", _overfitting(report["splits"])
     for name, module in (("generalization", generalization), ("data_need", data_need), ("bias", bias)):
         if name in report:
-            yield name.replace("_", " ").capitalize(), module.markdown(report[name])
+            picture = f"{name}.png" if f"{name}.png" in report.get("pictures", ()) else ""
+            shown = ["", f"![{name.replace('_', ' ')}]({picture})"] if picture else []
+            yield name.replace("_", " ").capitalize(), [*module.markdown(report[name]), *shown]
     yield (
         "Answers",
         [f"The first {len(report['samples'])} rows asked, not picked.", "", *tables.samples(report)],

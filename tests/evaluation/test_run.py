@@ -11,8 +11,8 @@ import pytest
 
 from router.errors import AdapterRejected, ConfigError
 from router.evaluation import evaluate
+from router.evaluation.exam import draw
 from router.evaluation.markdown import page
-from router.evaluation.run import draw
 from router.evaluation.subject import read_manifest
 
 
