@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-FLOOR = 1e-3  # no classifier is surer than this that something is not so
+FLOOR = 1e-4  # no classifier is surer than this that something is not so
 LONGEST = 7.0  # bound of a log-odds, in nats
 
 

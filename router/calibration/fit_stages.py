@@ -15,7 +15,7 @@ from router.calibration.model import Stage
 from router.routing.axes import Axis
 from router.types import Vote
 
-PENALTY = 1e-3  # of the squared distance from the prior, beside a mean loss in nats
+PENALTY = 3e-3  # of the squared distance from the prior, beside a mean loss in nats
 COLDEST, WARMEST = 0.05, 20.0
 ENOUGH = 10  # rows of a kind from which a weight of its own is fitted
 
@@ -31,9 +31,7 @@ def spoke(vote: Vote) -> bool:
     return bool(vote.scores) and not vote.error and not vote.declined
 
 
-def fit_scaler(
-    ballots: Sequence[Ballot], place: int, names: Sequence[str], share: Array, *, bias: bool = True
-) -> Scaler:
+def fit_scaler(ballots: Sequence[Ballot], place: int, names: Sequence[str], share: Array) -> Scaler:
     """Temperature, and a bias for none if there are rows of none, by the likelihood of the labels.
 
     `share` [rows] weighs the rows. The default scaler where the classifier hardly ever spoke.
@@ -45,7 +43,7 @@ def fit_scaler(
     features = np.zeros((len(heard), len(names) + 1, 2))
     features[:, :, 0] = [log_chances(ballots[i].votes[place].scores, names) for i in heard]
     features[:, -1, 1] = 1.0
-    known = bias and bool((target == len(names)).any()) and bool((target < len(names)).any())
+    known = any(not ballot.row.label for ballot in ballots)
     used = features if known else features[:, :, :1]
     part = share[heard] / share[heard].sum()
     weights = fit_positive(used, target, np.array([1.0, 0.0])[: used.shape[2]], PENALTY, 1, part)

@@ -28,7 +28,7 @@ class World:
     """Draws ballots. `cheap` and `dear` are classifiers; the second knows more."""
 
     names, profiles = NAMES, PROFILES
-    skill: ClassVar = {"cheap": 2.0, "dear": 4.0}
+    skill: ClassVar = {"cheap": 2.8, "dear": 4.0}
     heat: ClassVar = {"cheap": 3.0, "dear": 0.4}  # how much too sure they are
 
     def __init__(self, seed: int) -> None:
@@ -73,6 +73,6 @@ def setting_of() -> Any:
 
     def make(goal: Goal | None = None, **axes: Any) -> Setting:
         binding = bind(PROFILES, {"cheap": "cheap/1", "dear": "dear/1"}, "base")
-        return Setting(NAMES, ("cheap", "dear"), axes_of(PROFILES), Axes(**axes), goal or Goal(), binding)
+        return Setting(("cheap", "dear"), axes_of(PROFILES), Axes(**axes), goal or Goal(), binding)
 
     return make
