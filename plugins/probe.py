@@ -24,6 +24,8 @@ CONTEXT = (
     "Name the topic and the task of this request.\n\nRequest: "  # read before each, turns the states to it
 )
 DEPTH = 0.5
+ENDS = 16  # tokens of both ends that also count by themselves: instructions stand there
+PARTS = 3  # the whole and both ends
 HEAD, TAIL = 600, 300  # characters kept of the beginning and the end
 PENALTY = 2e-5
 ITERATIONS = 200
@@ -36,9 +38,9 @@ Array = np.ndarray[Any, Any]
 @dataclass(frozen=True, slots=True)
 class _Model:
     names: tuple[str, ...]  # classes; the last is none of the adapters
-    mean: Array  # [hidden]
-    scale: Array  # [hidden]
-    weights: Array  # [hidden, classes]
+    mean: Array  # [PARTS * hidden]
+    scale: Array  # [PARTS * hidden]
+    weights: Array  # [PARTS * hidden, classes]
     bias: Array  # [classes]
 
 
@@ -85,7 +87,7 @@ class Probe(Classifier):
         if self._base is None:
             raise RuntimeError("the base is not bound")
         cut = [ends(text, HEAD, TAIL) for text in texts]
-        return self._base.hidden(cut, context=CONTEXT, depth=self._depth, background=background)
+        return self._base.hidden(cut, context=CONTEXT, depth=self._depth, ends=ENDS, background=background)
 
     def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:
         """Declines where there is no text or no adapter has examples."""
@@ -106,9 +108,13 @@ def _scores(names: Sequence[str], chances: Array) -> Scores:
 
 
 def _normed(rows: Array, mean: Array, scale: Array) -> Array:
-    """Unit rows of standardised features: a few of a language model's are far larger than the others."""
-    standard = (rows - mean) / scale
-    return standard / np.maximum(np.linalg.norm(standard, axis=-1, keepdims=True), 1e-9)
+    """Unit rows of standardised features, each part with the same share.
+
+    Standardised, because a few features of a language model are far larger than the others.
+    """
+    standard = ((rows - mean) / scale).reshape(len(rows), PARTS, -1)
+    standard /= np.maximum(np.linalg.norm(standard, axis=-1, keepdims=True), 1e-9) * PARTS**0.5
+    return standard.reshape(len(rows), -1)
 
 
 def _train(learned: Lessons, rows: Array) -> _Model:

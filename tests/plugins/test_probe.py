@@ -26,11 +26,14 @@ class Letters:
         self.read: list[str] = []
         self.asked: list[tuple[str, float, bool]] = []
 
-    def hidden(self, texts: Any, *, context: str = "", depth: float = 0.5, background: bool = False) -> Any:
+    def hidden(
+        self, texts: Any, *, context: str = "", depth: float = 0.5, ends: int = 0, background: bool = False
+    ) -> Any:
         self.read += texts
         self.asked.append((context, depth, background))
         alphabet = "abcdefghijklmnopqrstuvwxyz"
-        return np.array([[t.lower().count(c) for c in alphabet] for t in texts], np.float32)
+        parts = [(t, t[:ends], t[-ends:]) for t in map(str.lower, texts)]
+        return np.array([[p.count(c) for p in row for c in alphabet] for row in parts], np.float32)
 
     def likelihood(self, prompt: str, continuations: Any, *, background: bool = False) -> Any:
         raise AssertionError("the probe asks for hidden states only")
@@ -62,6 +65,13 @@ def test_it_learns_what_tells_adapters_apart(toy: Any) -> None:
     assert values(toy, "bbb")["b"] > 0.8
     assert values(toy, "aaac")["a"] > 0.8
     assert max(values(toy, "What should I cook tonight with two eggs?").values()) < 0.2
+
+
+def test_an_instruction_counts_at_either_end_of_a_long_text(toy: Any) -> None:
+    text, order = "the quick lazy fox jumps over the other dog " * 8, "bbbb bbbb bbbb bbb "
+    inside = values(toy, text + order + text)["b"]
+    for asked in (order + text + text, text + text + order.strip()):
+        assert values(toy, asked)["b"] > 2 * inside
 
 
 def test_a_negative_example_pulls_down(module: Any, toy: Any, base: Letters) -> None:
