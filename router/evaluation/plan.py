@@ -55,8 +55,9 @@ def every_folder(adapters: Path, recipes: Path, say: Callable[[str], None]) -> l
     """Adapters that have a recipe, by name; says which have none. Raises ConfigError if none has."""
     found, without = [], []
     for name in _names(adapters):
+        manifest = read_manifest(adapters / name)
         try:
-            find_recipe(recipes, read_manifest(adapters / name).name)
+            find_recipe(recipes, manifest.name)
         except ConfigError:
             without.append(name)
         else:

@@ -18,7 +18,7 @@ from router.evaluation.plan import Plan
 from router.evaluation.ranking import ranked_rows
 from router.evaluation.report import SAMPLES, report_card
 from router.evaluation.scoring import METRICS
-from router.evaluation.sections import draw_pictures, measure_sections
+from router.evaluation.sections import check_sections, draw_pictures, measure_sections
 from router.evaluation.stage import Stage, Stages
 from router.evaluation.subject import check_base
 from router.training.data import Row
@@ -50,6 +50,7 @@ def _stage(stages: Stages, plan: Plan, plans: Sequence[Plan]) -> Stage:
 
 def _evaluate(plan: Plan, stage: Stage, limits: Limits, say: Say) -> dict[str, Any]:
     with examined(plan, stage, limits.rows, say) as exam:
+        check_sections(exam, limits.recipes)
         arms = _arms(exam)
         sections = measure_sections(exam, arms, limits.recipes)
         facts = collect_facts(exam.subject, plan.recipe, plan.splits, exam.task, stage.answering.info)

@@ -9,9 +9,13 @@ from typing import Any
 
 from router.evaluation import bias, data_need, efficiency, generalization, overfitting, plots
 from router.evaluation.arms import Arm
+from router.evaluation.counterfactuals import load_cases
 from router.evaluation.exam import Exam
+from router.evaluation.general_text import GENERAL, paragraphs
 from router.evaluation.measure import Measured
 from router.evaluation.scoring import METRICS
+from router.training.files import explained
+from router.training.recipe import load_recipe
 
 
 def measure_sections(exam: Exam, arms: Mapping[Arm, Measured], recipes: Path) -> dict[str, Any]:
@@ -36,6 +40,17 @@ def measure_sections(exam: Exam, arms: Mapping[Arm, Measured], recipes: Path) ->
     return sections
 
 
+def check_sections(exam: Exam, recipes: Path) -> None:
+    """Raises ConfigError now, not after an hour, for a file that a section could not use."""
+    data_need.load(exam.subject, exam.plan.recipe)
+    if (cases := _cases_file(exam)).is_file():
+        load_cases(cases)
+    for other in recipes.glob("*.toml"):
+        load_recipe(other)
+    if (general := recipes / GENERAL).is_file():
+        paragraphs(general)
+
+
 def draw_pictures(sections: Mapping[str, Any], folder: Path) -> list[str]:
     """A PNG for each section that has something to show, into `folder`; their names."""
     drawn = {
@@ -46,7 +61,8 @@ def draw_pictures(sections: Mapping[str, Any], folder: Path) -> list[str]:
     made = []
     for name, (draw, needed) in drawn.items():
         if sections[name].get(needed):
-            draw(sections[name], folder / f"{name}.png")
+            with explained(folder / f"{name}.png"):
+                draw(sections[name], folder / f"{name}.png")
             made.append(f"{name}.png")
     return made
 
@@ -67,5 +83,8 @@ def _bias(exam: Exam) -> dict[str, Any]:
             answer.text for answer in exam.speakers[arm].answers([prompt(text) for text in texts], title)
         ]
 
-    file = exam.plan.recipe_file.parent / "bias" / f"{exam.plan.manifest.name}.toml"
-    return bias.measure(file, asking(Arm.BASE), asking(Arm.ADAPTER))
+    return bias.measure(_cases_file(exam), asking(Arm.BASE), asking(Arm.ADAPTER))
+
+
+def _cases_file(exam: Exam) -> Path:
+    return exam.plan.recipe_file.parent / "bias" / f"{exam.plan.manifest.name}.toml"

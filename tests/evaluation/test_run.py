@@ -170,6 +170,34 @@ def test_data_and_recipe_must_fit(folder: Path, trained: Path, tmp_path: Path) -
         evaluate([folder], recipes=recipes)
 
 
+def test_what_a_section_cannot_use_is_said_first(folder: Path, trained: Path, tmp_path: Path) -> None:
+    recipes = Path(shutil.copytree(trained / "recipes", tmp_path / "recipes"))
+    said: list[str] = []
+
+    def refused(match: str) -> None:
+        with pytest.raises(ConfigError, match=match):
+            evaluate([folder], recipes=recipes, device="cpu", say=said.append)
+        assert said == []
+
+    (folder / "data_need.json").write_text("{}")
+    refused("data_need.json is not what adapters learning-curve writes")
+    (folder / "data_need.json").unlink()
+    (recipes / "bias").mkdir()
+    (recipes / "bias" / "colours.toml").write_text("texts = []")
+    refused("bias/colours.toml")
+    (recipes / "bias" / "colours.toml").unlink()
+    (recipes / "other.toml").write_text("[adaptor]")
+    refused("other.toml: .*unknown key adaptor")
+
+
+def test_every_key_is_documented(whole: tuple[Path, dict[str, Any]]) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    told = docs[docs.index("### `report.json`, schema 2") :].split("\n## ")[0]
+    report = whole[1]
+    inner = [*report["data"], *report["arms"]["base"], *report["efficiency"]["arms"]["adapter"]]
+    assert not [key for key in (*report, *inner) if f"`{key}`" not in told]
+
+
 def test_draw_is_fixed_and_without_repetition() -> None:
     rows: Any = list(range(50))
     assert draw(rows, None) == rows
