@@ -35,8 +35,8 @@ class Rules:
     ) -> None:
         self._policy, self._calibration = policy, calibration
         self._base, self._strict = base, strict
-        self._registrations: Sequence[Registration] = ()
-        self._profiles: Sequence[AdapterProfile] = ()
+        self._registrations: Sequence[Registration] | None = None
+        self._profiles: Sequence[AdapterProfile] | None = None
         self.rule: Policy | Calibrated = policy
         self.status = ""  # of the calibration: empty without one, `fitted`, or what does not fit
 
@@ -54,26 +54,24 @@ class Rules:
         self.settle()
 
     def settle(self) -> None:
-        """Compare again; a change is logged once."""
-        if self._calibration is None:
+        """Compare again, once both are known; a change is logged once."""
+        if self._calibration is None or self._registrations is None or self._profiles is None:
             self.rule = self._policy
             return
-        found = self._differences(self._calibration)
+        asked = [r for r in self._registrations if r.name not in self._calibration.left_out]
+        present = bind(self._profiles, {r.name: fingerprint(r) for r in asked}, self._base)
+        found = self._differences(self._calibration, present)
         self.rule = Calibrated(self._calibration, self._policy, found, self._strict)
         status = f"stale: {'; '.join(found)}" if found else FITTED
         if status != self.status:
             self.status = status
             self._tell(found)
 
-    def _differences(self, of: Calibration) -> tuple[str, ...]:
-        found = differences(of.binding, self._present(of))
+    def _differences(self, of: Calibration, present: Binding) -> tuple[str, ...]:
+        found = differences(of.binding, present)
         if self._policy.axes != of.axes:
             found = (*found, "task_first or domain_first is set otherwise")
         return found
-
-    def _present(self, of: Calibration) -> Binding:
-        asked = [r for r in self._registrations if r.name not in of.left_out]
-        return bind(self._profiles, {r.name: fingerprint(r) for r in asked}, self._base)
 
     def _tell(self, found: Sequence[str]) -> None:
         if found:

@@ -1,0 +1,204 @@
+"""`route calibrate | evaluate | diff` on a folder of adapters and a classifier that is often right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+TOPICS = {"legal": "contract", "medical": "fever", "summarization": "shorten"}
+PLUGIN = '''
+import zlib
+from router import hookimpl
+from router.routing import Classifier, Scores
+
+WORDS = {"contract": "legal", "fever": "medical", "shorten": "summarization", "recipe": "cooking"}
+
+class Guess(Classifier):
+    """Knows one word of each adapter; unsure by a hash of the text."""
+    name = "guess"
+    version = "VERSION"
+    known = ()
+
+    def fit(self, adapters):
+        self.known = tuple(a.name for a in adapters)
+
+    def classify_batch(self, requests):
+        return [self.one(r.text) for r in requests]
+
+    def one(self, text):
+        hits = [n for w, n in WORDS.items() if w in text and n in self.known]
+        doubt = (zlib.crc32(text.encode()) % 100) / 250
+        return Scores({hits[0]: 0.97 - doubt} if hits else {self.known[0]: 0.05 + doubt / 3})
+
+@hookimpl
+def register_classifiers(register):
+    register(Guess())
+'''
+
+
+def manifest(name: str) -> str:
+    axis = 'task = "summarization"' if name == "summarization" else f'domain = "{name}"'
+    word = TOPICS.get(name, "recipe")
+    return f'[adapter]\nname = "{name}"\n{axis}\n\n[routing]\nexamples = ["a known {word}"]\n'
+
+
+@pytest.fixture
+def here(own_folder: Path) -> Path:
+    """Adapters, a plugin, and requests; `own_folder` is the working folder."""
+    for name in TOPICS:
+        (own_folder / "adapters" / name).mkdir(parents=True)
+        (own_folder / "adapters" / name / "adapter.toml").write_text(manifest(name))
+    (own_folder / "plugins").mkdir()
+    plugin(own_folder, "1")
+    rows = [
+        {"text": f"{word} number {i}", "label": name, "source": f"made {i % 2}"}
+        for i in range(100)
+        for name, word in TOPICS.items()
+    ]
+    rows += [{"text": f"hello number {i}", "label": "", "source": "talk"} for i in range(30)]
+    write(own_folder / "requests.jsonl", rows)
+    write(own_folder / "strange.jsonl", [{"text": f"weather number {i}"} for i in range(120)])
+    return own_folder
+
+
+def plugin(folder: Path, version: str) -> None:
+    (folder / "plugins" / "guess.py").write_text(PLUGIN.replace("VERSION", version))
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_calibrate_writes_a_file_that_evaluate_uses(cli, here):
+    done = cli("route", "calibrate", "requests.jsonl", "--ood", "strange.jsonl")
+    assert done.code == 0, done.err
+    assert "wrote adapters/calibration.json" in done.out
+    assert "proving on 221 requests and 80 out-of-distribution ones" in done.err
+    said = json.loads((here / "adapters" / "calibration.json").read_text())
+    assert said["report"]["proof"]["error_bound"] <= 0.05
+    assert said["report"]["counts"]["fitted_on"] == 109
+    assert list(said["binding"]["adapters"]) == sorted(TOPICS)
+    found = json.loads(cli("route", "evaluate", "requests.jsonl", "--ood", "strange.jsonl", "--json").out)
+    assert found["calibration"] == "fitted"
+    assert found["accuracy"] == found["macro_f1"] == 1.0
+    assert found["routing"]["error"] <= 0.05
+    assert found["ood"]["share"] <= 0.05 < 0.95 < found["ood"]["auroc"]
+    assert {name: one["rows"] for name, one in found["sources"].items()} == {
+        "made 0": 150,
+        "made 1": 150,
+        "talk": 30,
+    }
+    assert found["latency"].keys() == {"guess"}
+    assert found["risk_coverage"][-1][1] == 1.0
+
+
+def test_evaluate_without_a_calibration_is_the_plain_rule(cli, here):
+    done = cli("route", "evaluate", "requests.jsonl", "--ood", "strange.jsonl")
+    assert done.code == 0, done.err
+    assert "calibration          none" in done.out
+    assert "accuracy 1.000, macro-F1 1.000" in done.out
+    assert "0 of 120 routed, 0.0%" in done.out
+    assert "confusion: true label down, choice across" in done.out
+
+
+def test_another_set_of_adapters_or_classifiers_is_said(cli, here, monkeypatch):
+    assert cli("route", "calibrate", "requests.jsonl").code == 0
+    plugin(here, "2")
+    found = json.loads(cli("route", "evaluate", "requests.jsonl", "--json").out)
+    assert found["calibration"] == "stale: classifier guess changed"
+    loose = json.loads(cli("route", "evaluate", "requests.jsonl", "--calibration", "", "--json").out)
+    assert loose["calibration"] == ""
+    assert loose["routing"]["routed"] > 0
+    monkeypatch.setenv("LORA_ROUTER_STRICT_THRESHOLD", "1")
+    strict = json.loads(cli("route", "evaluate", "requests.jsonl", "--json").out)
+    assert strict["routing"]["routed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["calibrate", "none.jsonl"], "none.jsonl: No such file"),
+        (["calibrate", "empty.jsonl"], "empty.jsonl is empty"),
+        (["calibrate", "few.jsonl"], "needs at least 59"),
+        (["calibrate", "unknown.jsonl"], "unknown.jsonl:1: no adapter is called 'astrology'"),
+        (["calibrate", "requests.jsonl", "--target", "5"], "--target is 5.0: it must lie between 0 and 1"),
+        (
+            ["evaluate", "requests.jsonl", "--calibration", "damaged.json"],
+            "damaged.json is damaged: not JSON",
+        ),
+        (["evaluate", "requests.jsonl", "--calibration", "none.json"], "none.json: No such file"),
+        (["evaluate", "requests.jsonl", "--plot", "x.txt"], "a picture is .png, .svg, .pdf or .html"),
+        (["evaluate", "requests.jsonl", "--adapters-dir", "plugins"], "there are no adapters here"),
+        (["evaluate", "requests.jsonl", "--plugins-dir", "adapters"], "no classifier can be asked here"),
+        (["diff", "--with", "plugins"], "plugins has no adapter.toml"),
+    ],
+)
+def test_bad_input_is_one_line(cli, here, arguments, message):
+    (here / "empty.jsonl").touch()
+    (here / "damaged.json").write_text('{"format": 1, "thresh')
+    write(here / "unknown.jsonl", [{"text": "a", "label": "astrology"}])
+    few = [{"text": f"{w} {i}", "label": n} for i in range(9) for n, w in TOPICS.items()]
+    write(here / "few.jsonl", few)
+    done = cli("route", *arguments)
+    assert done.code in (1, 2)
+    assert message in done.err
+    assert len(done.err.splitlines()) <= 2
+
+
+def test_examples_of_adapters_are_left_out(cli, here):
+    write(
+        here / "own.jsonl",
+        [{"text": "a known  fever", "label": "medical"}, {"text": "fever", "label": "medical"}],
+    )
+    done = cli("route", "evaluate", "own.jsonl", "--json")
+    assert "1 requests are examples of an adapter and are left out" in done.err
+    assert json.loads(done.out)["rows"] == 1
+
+
+def test_a_classifier_that_cannot_be_fitted_or_asks_the_base_is_left_out(cli, here):
+    (here / "plugins" / "others.py").write_text(
+        "from router import hookimpl\nfrom router.routing import Classifier\n"
+        "class Broken(Classifier):\n    name = 'broken'\n"
+        "    def fit(self, adapters): raise ValueError('no')\n"
+        "    def classify_batch(self, requests): return [None] * len(requests)\n"
+        "class Asks(Classifier):\n    name = 'asks'\n"
+        "    def bind(self, base): pass\n"
+        "    def classify_batch(self, requests): return [None] * len(requests)\n"
+        "@hookimpl\ndef register_classifiers(register):\n    register(Broken())\n    register(Asks())\n"
+    )
+    done = cli("route", "calibrate", "requests.jsonl", "--json")
+    assert done.code == 0, done.err
+    assert "classifier asks is left out: it asks the base model" in done.err
+    assert "classifier broken is left out: ValueError at others.py" in done.err
+    assert json.loads((here / "adapters" / "calibration.json").read_text())["left_out"] == ["asks", "broken"]
+
+
+@pytest.mark.parametrize("kind", ["png", "html"])
+def test_the_curve_as_a_picture(cli, here, kind):
+    pytest.importorskip("matplotlib")
+    assert cli("route", "evaluate", "requests.jsonl", "--plot", f"risk.{kind}").code == 0
+    begins = {"png": b"\x89PNG", "html": b"<!doctype html>"}
+    assert (here / f"risk.{kind}").read_bytes().startswith(begins[kind])
+
+
+def test_diff_tells_what_a_new_adapter_takes(cli, here):
+    (here / "new" / "cooking").mkdir(parents=True)
+    (here / "new" / "cooking" / "adapter.toml").write_text(manifest("cooking"))
+    write(here / "more.jsonl", [{"text": "recipe for dinner"}, {"text": "fever again", "label": "medical"}])
+    done = cli("route", "diff", "--with", "new/cooking", "more.jsonl", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert (found["adapter"], found["known"]) == ("cooking", 6)
+    assert [(m["text"], m["from"], m["to"]) for m in found["moved"]] == [
+        ("a known recipe", "", "cooking"),
+        ("recipe for dinner", "", "cooking"),
+    ]
+    told = cli("route", "diff", "--with", "new/cooking", "more.jsonl").out
+    assert "2 of 6 known requests would move" in told
+
+
+def test_a_new_version_that_changes_nothing_takes_nothing(cli, here):
+    done = cli("route", "diff", "--with", "adapters/medical")
+    assert done.out == "medical would take none of 3 known requests\n"

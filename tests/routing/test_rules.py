@@ -1,0 +1,103 @@
+"""A calibration beside sets of adapters and classifiers that change."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from router.calibration.binding import bind
+from router.calibration.evidence import Scaler
+from router.calibration.model import Calibration, Stage
+from router.routing import Scores
+from router.routing.axes import Axes
+from router.routing.policy import Policy
+from router.routing.router import Router
+from router.routing.rules import FITTED, Rules, fingerprint
+from router.types import AdapterProfile, Reason
+
+
+def calibration_of(kit: Any, **changes: Any) -> Calibration:
+    values: dict[str, Any] = {
+        "scalers": {"c": Scaler()},
+        "stages": (Stage({"c": 1.0}),),
+        "threshold": 0.6,
+        "novelty_limit": 1.0,
+        "target": 0.05,
+        "delta": 0.05,
+        "ood_target": 0.05,
+        "axes": Axes(),
+        "binding": bind([kit.medical, kit.legal], {"c": "c/0"}, "smol"),
+    }
+    return Calibration(**values | changes)
+
+
+@pytest.fixture
+def says(kit: Any) -> Any:
+    return kit.registered(kit.says("c", Scores({"medical": 0.8})))
+
+
+def test_without_a_calibration_there_is_nothing_to_say(kit: Any, says: Any) -> None:
+    rules = Rules(Policy(0.5))
+    rules.classifiers([says])
+    rules.adapters([kit.medical])
+    assert rules.status == ""
+    assert isinstance(rules.rule, Policy)
+    assert rules.rule.kinds == {"medical": "domain"}
+
+
+def test_what_differs_is_said_and_logged_once(kit: Any, says: Any, caplog: Any) -> None:
+    caplog.set_level(logging.INFO)
+    rules = Rules(Policy(0.5), calibration_of(kit), base="smol")
+    rules.adapters([kit.medical, kit.legal])
+    assert rules.status == ""  # the classifiers are not known yet
+    rules.classifiers([says])
+    assert rules.status == FITTED
+    rules.adapters([kit.medical, kit.legal, AdapterProfile("cooking", "1")])
+    rules.settle()
+    assert rules.status == "stale: adapter cooking is new"
+    rules.adapters([kit.medical, kit.legal])
+    assert rules.status == FITTED
+    told = [r.message for r in caplog.records]
+    assert [t for t in told if "another set" in t] == [
+        "the calibration is for another set (adapter cooking is new): 0.90 confidence is needed until "
+        "`lora-router route calibrate` was run again"
+    ]
+
+
+def test_another_policy_of_axes_is_another_set(kit: Any, says: Any) -> None:
+    rules = Rules(Policy(0.5, axes=Axes(task_first=False)), calibration_of(kit))
+    rules.classifiers([says])
+    rules.adapters([kit.medical, kit.legal])
+    assert rules.status == "stale: task_first or domain_first is set otherwise"
+
+
+def test_a_classifier_without_a_fingerprint_fits_no_calibration(kit: Any) -> None:
+    class Mute(kit.says):  # type: ignore[misc]
+        def fingerprint(self) -> str:
+            raise RuntimeError("none")
+
+    assert fingerprint(kit.registered(Mute("c"))) == "c/none"
+
+
+async def test_a_router_with_a_calibration(kit: Any, says: Any) -> None:
+    catalog = kit.catalog([kit.medical, kit.legal])
+    left_out = kit.says("probe", Scores({"legal": 1.0}))
+    host = kit.host(says, kit.registered(left_out, priority=1))
+    rules = Rules(Policy(0.5), calibration_of(kit, left_out=("probe",)))
+    router = Router(catalog, host, rules=rules)
+    await router.start()
+    try:
+        decision = await router.route(kit.asking())
+        assert decision.adapter is not None
+        assert (decision.adapter.name, decision.reason) == ("medical", Reason.CLASSIFIED)
+        assert (decision.threshold, decision.calibration) == (0.6, FITTED)
+        assert left_out.batches == []
+        catalog.become(kit.medical, kit.legal, kit.translation)
+        await kit.eventually(lambda: router.rules.status != FITTED)
+        decision = await router.route(kit.asking())
+        assert (decision.adapter, decision.reason, decision.threshold) == (None, Reason.ABSTAINED, 0.9)
+        assert decision.calibration == "stale: adapter translation is new"
+    finally:
+        await router.close()
