@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from router import hookimpl
 from router.routing import Classifier, Scores
-from router.routing.texts import ends, words
+from router.routing.segments import parts
+from router.routing.texts import words
 from router.types import AdapterProfile, Request
 
 WORD_WEIGHT = 0.4  # one word alone convinces nobody
@@ -27,6 +28,7 @@ class _Index:
     phrases: dict[str, list[tuple[tuple[str, ...], str, float]]] = field(default_factory=dict)
     vocabulary: dict[str, frozenset[str]] = field(default_factory=dict)
     negatives: dict[str, list[frozenset[str]]] = field(default_factory=dict)
+    tasks: set[str] = field(default_factory=set)  # adapters that have a task
 
 
 class Keywords(Classifier):
@@ -34,11 +36,12 @@ class Keywords(Classifier):
 
     A phrase that several adapters claim counts the less for each. A phrase right after a negation does not
     count. A request that asks to rework a text (summarize, translate...) counts half for an adapter that does
-    not have that word among its keywords: the words are those of the text, not of the request.
+    not have that word among its keywords: the words are those of the text, not of the request. The same where
+    the first or last of several sentences has a phrase of an adapter with a task, for those with none there.
     """
 
     name = "keywords"
-    version = "1"
+    version = "2"
 
     def __init__(self) -> None:
         self._index = _Index()
@@ -59,6 +62,8 @@ class Keywords(Classifier):
         for adapter in adapters:
             index.vocabulary[adapter.name] = frozenset(w for k in adapter.keywords for w in words(k))
             index.negatives[adapter.name] = [frozenset(words(t)) for t in adapter.negative_examples]
+            if adapter.task:
+                index.tasks.add(adapter.name)
         self._index = index
 
     def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:
@@ -68,7 +73,9 @@ class Keywords(Classifier):
 
 
 def _classify(index: _Index, text: str) -> Scores | None:
-    tokens = words(ends(text, 600, 300))
+    whole, first, last = parts(text)
+    tokens = words(whole)
+    framed = _framed(index, first, last)
     asked = frozenset(tokens[:6] + tokens[-6:]) & REWORKING
     values, evidence = {}, []
     for name, found in _matches(index, tokens).items():
@@ -78,9 +85,17 @@ def _classify(index: _Index, text: str) -> Scores | None:
         for weight in found.values():
             doubt *= 1 - weight
         foreign = bool(asked) and not asked & index.vocabulary[name]
+        foreign = foreign or (bool(framed) and name not in framed)
         values[name] = (1 - doubt) * (0.5 if foreign else 1.0)
         evidence.append(f"{name}: {', '.join(' '.join(phrase) for phrase in found)}")
     return Scores(values, evidence="; ".join(evidence)) if values else None
+
+
+def _framed(index: _Index, first: str, last: str) -> set[str]:
+    """Adapters with a task that a sentence before or after the others asks for."""
+    if first == last:
+        return set()
+    return index.tasks & {name for sentence in (first, last) for name in _matches(index, words(sentence))}
 
 
 def _matches(index: _Index, tokens: list[str]) -> Mapping[str, dict[tuple[str, ...], float]]:

@@ -19,7 +19,9 @@ MEDICAL = AdapterProfile(
     keywords=("symptom", "blood pressure", "blood", "ICD-10", "shared"),
     negative_examples=("Who plays the blood donor in this film?",),
 )
-TRANSLATION = AdapterProfile("translation", "1", keywords=("translate", "in French", "shared", "C++"))
+TRANSLATION = AdapterProfile(
+    "translation", "1", task="translation", keywords=("translate", "in French", "shared", "C++")
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def test_only_whole_words_count(ask: Any, text: str) -> None:
 def test_it_says_what_it_found(ask: Any) -> None:
     scores = ask("Which SYMPTOM comes with high blood\npressure? Say it in french!")
     assert scores.evidence == "medical: symptom, blood pressure; translation: in french"
-    assert scores.values["medical"] > scores.values["translation"] > 0.5
+    assert scores.values["translation"] > 0.5 > scores.values["medical"]
 
 
 def test_one_word_alone_is_not_enough_and_repeating_it_does_not_help(ask: Any) -> None:
@@ -83,6 +85,16 @@ def test_words_of_a_text_to_rework_count_half_for_others(ask: Any) -> None:
     rework = ask("Summarize this: A symptom of low blood pressure").values["medical"]
     assert rework == pytest.approx(plain / 2)
     assert ask("Translate it in French").values["translation"] > 0.8
+
+
+@pytest.mark.parametrize("text", ["In French: {} Be quick.", "Be quick. {} Say it in French."])
+def test_a_task_in_the_first_or_last_sentence_beats_words_between(ask: Any, text: str) -> None:
+    body = "A symptom of low blood pressure."
+    plain, framed = ask(f"Be quick. {body} Be quick."), ask(text.format(body))
+    assert framed.values["medical"] == pytest.approx(plain.values["medical"] / 2)
+    assert framed.values["translation"] == pytest.approx(0.7)
+    within = ask(f"Be quick. Not so fast. It is in French. {body} Be quick.")
+    assert within.values["medical"] == plain.values["medical"]
 
 
 def test_the_end_of_a_long_text_is_read_and_the_middle_is_not(ask: Any) -> None:
