@@ -39,7 +39,7 @@ def _summary(report: Mapping[str, Any]) -> Iterator[str]:
     if worse:
         yield f"It makes worse, beyond the margin: {', '.join(worse)}."
     elif "regressions" in report:
-        yield "No regression beyond the margin on other tasks and general text."
+        yield "No regression beyond the margin on general text."
 
 
 def _facts(report: Mapping[str, Any]) -> Iterator[str]:
