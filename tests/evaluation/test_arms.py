@@ -45,6 +45,7 @@ def test_arms_differ_only_in_what_is_shown(staged: tuple[Subject, Answering, dic
     text = subject.rendering.tokenizer.decode(askings[Arm.SHOTS].examples[0].prompt)
     assert text.count("<|im_start|>user") == 4
     assert text.count("Name the colour.") == 1
+    assert subject.rendering.prompt("q?") == subject.rendering.example(Row("q?", "a", "")).prompt
     answers = AnswerModel(subject.model)
     with subject.answering_as(Arm.BASE):
         plain = row_losses(answers, askings[Arm.BASE].examples)
