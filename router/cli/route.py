@@ -54,8 +54,12 @@ def _print_decision(decision: Decision) -> None:
         plain = is_plain(sys.stdout)
         rows = [row for vote in decision.votes for row in _vote_rows(vote, plain)]
         print_table(["CLASSIFIER", "ADAPTER", "CONFIDENCE", "", "TIME", "EVIDENCE"], rows)
-        print(f"\nthreshold {decision.threshold:.2f}")
+        print(f"\nthreshold {decision.threshold:.2f}{_calibration(decision)}")
     print(f"{decision_line(decision)}  in {units.duration(decision.latency)}")
+
+
+def _calibration(decision: Decision) -> str:
+    return f"  calibration {decision.calibration}" if decision.calibration else ""
 
 
 def _vote_rows(vote: Vote, plain: bool) -> Sequence[tuple[str, ...]]:

@@ -20,6 +20,10 @@ MEDICAL = AdapterRef("medical", "1.0.0")
         ),
         (Decision(None, Reason.ABSTAINED, threshold=0.5), "base  (abstained: needed 0.50)"),
         (Decision(None, Reason.FALLBACK), "base  (fallback)"),
+        (
+            Decision(None, Reason.UNFAMILIAR, confidence=0.97),
+            "base  (unfamiliar: best 0.97, but unlike the adapters' examples)",
+        ),
     ],
 )
 def test_decisions(decision, line):

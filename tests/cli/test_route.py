@@ -1,5 +1,8 @@
 import json
 
+from router.v1 import inference_pb2
+from tests.client import scripted
+
 
 def test_votes_are_shown_with_bars_threshold_and_reason(cli, remote):
     done = cli("route", "Which chapter?")
@@ -18,3 +21,22 @@ def test_votes_are_shown_with_bars_threshold_and_reason(cli, remote):
 def test_json(cli, remote):
     votes = json.loads(cli("route", "--json", "hi").out)["votes"]
     assert [(v["classifier"], v["declined"]) for v in votes] == [("keywords", True), ("linear", False)]
+
+
+def test_the_state_of_the_calibration_is_shown(cli, remote, monkeypatch):
+    decision = inference_pb2.Decision()
+    decision.CopyFrom(scripted.DECISION)
+    decision.calibration = "stale: adapter cooking is new"
+    monkeypatch.setattr(scripted, "DECISION", decision)
+    assert "threshold 0.50  calibration stale: adapter cooking is new\n" in cli("route", "hi").out
+
+
+def test_what_is_no_sub_command_is_a_prompt(cli, remote):
+    for arguments in (
+        ["evaluate this contract"],
+        ["--domain", "legal", "calibrated", "scales"],
+        ["PROMPT", "hi"],
+    ):
+        assert cli("route", *arguments).code == 0
+    prompts = [r.input.text for r in remote.inference.requests]
+    assert prompts == ["evaluate this contract", "calibrated scales", "hi"]
