@@ -49,13 +49,10 @@ routing = typer.Typer(
     rich_markup_mode=None,
     help="Where requests go: one request, and how well the classifiers here do.",
 )
-for name, function in {
-    DEFAULT: route,
-    "calibrate": calibrate,
-    "evaluate": evaluate_routing,
-    "diff": diff,
-}.items():
-    routing.command(name)(function)
+routing.command(DEFAULT)(route)
+routing.command("calibrate")(calibrate)
+routing.command("evaluate")(evaluate_routing)
+routing.command("diff")(diff)
 app.add_typer(routing, name="route")
 app.add_typer(
     group(
