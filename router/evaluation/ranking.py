@@ -15,8 +15,8 @@ from router.training.answers import AnswerModel
 from router.training.batch import Example, collate
 
 LABELS = 48  # judged together: the logits of their tokens are held at once
-MOST_ROWS = 100
-MOST_PAIRS = 4000  # of row and label: every label of every row goes through the model
+MOST_ROWS = 60
+MOST_PAIRS = 2400  # of row and label: every label of every row goes through the model
 
 
 def ranked_rows(task: Task) -> list[int]:
