@@ -42,7 +42,7 @@ def versions(*packages: str) -> dict[str, str]:
 def write(
     name: str, workload: str, rows: Sequence[dict[str, Any]], notes: Sequence[str], **more: Any
 ) -> Path:
-    """Write results/NAME-DATE.json and results/NAME.md; returns the latter."""
+    """Write results/NAME-DATE.json and results/NAME.md; returns the latter. `tables`: more rows by title."""
     RESULTS.mkdir(exist_ok=True)
     now = datetime.now(UTC)
     record = {
@@ -72,7 +72,9 @@ def _page(record: dict[str, Any]) -> str:
         record["workload"],
         "",
     ]
-    return "\n".join([*head, table(record["rows"]), "", *[f"- {n}" for n in record["notes"]], ""])
+    tables = record.get("tables", {}).items()
+    further = [line for title, rows in tables for line in (f"## {title}", "", table(rows), "")]
+    return "\n".join([*head, table(record["rows"]), "", *further, *[f"- {n}" for n in record["notes"]], ""])
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

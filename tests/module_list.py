@@ -16,6 +16,7 @@ GROUPS = {
     "Plugin host": ("router/plugins/**/*.py",),
     "First-party classifiers": ("plugins/*.py",),
     "Registry": ("router/registry/**/*.py",),
+    "Experiments": ("router/experiments/**/*.py",),
     "Engine": ("router/engine/**/*.py",),
     "Base models": ("router/models/**/*.py",),
     "Training and evaluation": ("router/training/**/*.py", "router/evaluation/**/*.py"),

@@ -82,6 +82,8 @@ def test_every_module_says_what_it_is():
         ("router.routing.router", {"torch", "transformers", "peft", "grpc"}),
         ("router.registry.registry", {"torch", "transformers", "peft", "grpc"}),
         ("router.engine.torch_engine", {"grpc"}),
+        ("router.experiments.assignment", {"torch", "transformers", "peft", "grpc", "numpy"}),
+        ("router.experiments.verdict", {"torch", "transformers", "peft", "grpc", "scipy"}),
     ],
 )
 def test_a_layer_loads_no_more_than_it_needs(module, heavy):

@@ -1,0 +1,185 @@
+"""Verdicts: promote, stop for harm, undecided or invalid, each with the rule that gave it and its numbers.
+
+A pure function of a design, the arms' sums and the pipeline's health. It may be asked at every outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from router.experiments.design import Design
+from router.experiments.health import Fault, Health
+from router.experiments.stats import Comparison, Guarded, Moments, State, compare, guard, holm
+from router.experiments.stats.contrast import Line
+from router.experiments.stats.moments import invalid
+
+
+class Decision(StrEnum):
+    """What may be done."""
+
+    PROMOTE = "promote"
+    HARM = "stop for harm"
+    UNDECIDED = "undecided"
+    INVALID = "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision, the rule that gave it, and what it rests on in words with numbers."""
+
+    decision: Decision
+    rule: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArmVerdict:
+    """One arm against control. `blocked` is what would be said if the experiment were valid.
+
+    `primary` is None until both arms have two units; `p` is Holm's over all arms; `gain` is the effect on
+    the primary metric, positive where it is better.
+    """
+
+    arm: str
+    verdict: Verdict
+    primary: Comparison | None
+    p: float
+    guardrails: tuple[Guarded, ...] = ()
+    blocked: Verdict | None = None
+    gain: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The experiment's verdict, the arm it is about (if one), and every arm's."""
+
+    verdict: Verdict
+    arm: str | None
+    arms: tuple[ArmVerdict, ...]
+
+
+Outcomes = Mapping[str, Mapping[str, Moments]]  # arm, then metric
+
+
+def judge(design: Design, outcomes: Outcomes, health: Health) -> Judgement:
+    """The verdict at this look, from the matured units' sums by arm and metric."""
+    _check(design, outcomes)
+    primaries = {arm: _primary(design, outcomes, arm) for arm in design.treatments}
+    adjusted = holm({arm: found.p if found else 1.0 for arm, found in primaries.items()})
+    faults = health.faults()
+    arms = tuple(
+        _blocked(_arm(design, outcomes, health, arm, primaries[arm], adjusted[arm]), faults)
+        for arm in design.treatments
+    )
+    return _together(arms, faults)
+
+
+def _check(design: Design, outcomes: Outcomes) -> None:
+    metrics = [design.primary, *(g.metric for g in design.guardrails)]
+    for arm in design.weights:
+        for metric in metrics:
+            if metric.name not in outcomes.get(arm, {}):
+                raise invalid(f"outcomes[{arm}][{metric.name}]", "is not given; empty sums say 'none yet'")
+
+
+def _sums(outcomes: Outcomes, control: str, arm: str, metric: str) -> tuple[Moments, Moments] | None:
+    """Control's and the arm's, once both can be compared."""
+    first, second = outcomes[control][metric], outcomes[arm][metric]
+    return (first, second) if min(first.n, second.n) >= 2 else None
+
+
+def _primary(design: Design, outcomes: Outcomes, arm: str) -> Comparison | None:
+    sums = _sums(outcomes, design.control, arm, design.primary.name)
+    line = Line(offset=-design.primary.sign * design.margin)
+    return compare(design.primary, *sums, design.plan_for(arm), line) if sums else None
+
+
+def _arm(
+    design: Design,
+    outcomes: Outcomes,
+    health: Health,
+    arm: str,
+    primary: Comparison | None,
+    p: float,
+) -> ArmVerdict:
+    guarded = tuple(
+        guard(rail, *sums, design.plan_for(arm))
+        for rail in design.guardrails
+        if (sums := _sums(outcomes, design.control, arm, rail.metric.name))
+    )
+    gain = design.primary.sign * primary.effect if primary else 0.0
+    return ArmVerdict(arm, _rule(design, health, primary, p, guarded), primary, p, guarded, gain=gain)
+
+
+def _rule(
+    design: Design, health: Health, primary: Comparison | None, p: float, guarded: tuple[Guarded, ...]
+) -> Verdict:
+    """The first rule that applies: harm before everything, promotion only when all else is fulfilled."""
+    for found in guarded:
+        if found.state is State.BEYOND:
+            return Verdict(Decision.HARM, "guardrail", _told(found))
+    if primary is None:
+        return Verdict(Decision.UNDECIDED, "too-few-units", "an arm has fewer than two units")
+    side = design.primary.sign * primary.effect + design.margin
+    shown = p <= design.plan.alpha
+    told = f"{_numbers(primary)}, p = {p:.2g} with Holm over arms, level {design.plan.alpha:g}"
+    if shown and side < 0:
+        return Verdict(Decision.HARM, "primary-worse", told)
+    if min(primary.units) < design.min_units:
+        text = f"{min(primary.units)} units in the smaller arm, {design.min_units} are needed"
+        return Verdict(Decision.UNDECIDED, "too-few-units", text)
+    if health.maturity.share < design.min_matured:
+        text = f"{health.maturity.share:.0%} of exposures are mature, {design.min_matured:.0%} are needed"
+        return Verdict(Decision.UNDECIDED, "immature", text)
+    if not shown:
+        return Verdict(Decision.UNDECIDED, "primary-open", told)
+    unsure = [g for g in guarded if g.state is not State.WITHIN]
+    if unsure or len(guarded) < len(design.guardrails):
+        text = "; ".join(map(_told, unsure)) or "a guardrail has too few units"
+        return Verdict(Decision.UNDECIDED, "guardrail-open", text)
+    rule = "primary-not-worse" if design.margin else "primary-better"
+    return Verdict(Decision.PROMOTE, rule, told)
+
+
+def _blocked(found: ArmVerdict, faults: list[Fault]) -> ArmVerdict:
+    if not faults:
+        return found
+    return replace(found, verdict=_invalid(faults), blocked=found.verdict)
+
+
+def _invalid(faults: list[Fault]) -> Verdict:
+    return Verdict(Decision.INVALID, faults[0].rule, "; ".join(f.text for f in faults))
+
+
+def _together(arms: tuple[ArmVerdict, ...], faults: list[Fault]) -> Judgement:
+    """One verdict of all arms: promote the best that may be, stop if all harm, else go on."""
+    if faults:
+        return Judgement(_invalid(faults), None, arms)
+    promoted = [a for a in arms if a.verdict.decision is Decision.PROMOTE]
+    if promoted:
+        best = max(promoted, key=lambda a: a.gain)
+        return Judgement(best.verdict, best.arm, arms)
+    if all(a.verdict.decision is Decision.HARM for a in arms):
+        return Judgement(arms[0].verdict, arms[0].arm if len(arms) == 1 else None, arms)
+    still = next(a for a in arms if a.verdict.decision is not Decision.HARM)
+    return Judgement(still.verdict, still.arm if len(arms) == 1 else None, arms)
+
+
+def _numbers(found: Comparison) -> str:
+    low, high = found.interval
+    control, treatment = found.values
+    return (
+        f"{found.metric}: {treatment:.4g} against {control:.4g} on {sum(found.units)} units, "
+        f"difference {found.effect:+.4g} in [{low:.4g}, {high:.4g}] ({found.method})"
+    )
+
+
+def _told(found: Guarded) -> str:
+    rail = found.guardrail
+    margin = f"{rail.margin:.1%} of control" if rail.relative else f"{rail.margin:g}"
+    return (
+        f"guardrail {_numbers(found.comparison)}, margin {margin}: "
+        f"p = {found.p_beyond:.2g} for worse by more, p = {found.p_within:.2g} for not worse by as much"
+    )

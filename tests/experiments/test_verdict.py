@@ -1,0 +1,217 @@
+"""Every verdict, the rule that gave it, and what overrules what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from router.errors import InvalidRequest
+from router.experiments.design import Design
+from router.experiments.health import Health
+from router.experiments.stats import (
+    Guardrail,
+    Kind,
+    Maturity,
+    Metric,
+    Moments,
+    Plan,
+    SampleRatio,
+    missing_outcomes,
+    sample_ratio,
+)
+from router.experiments.verdict import Decision, Judgement, judge
+
+SUCCESS = Metric("success", Kind.PROPORTION)
+ERRORS = Metric("errors", Kind.PROPORTION, higher_is_better=False)
+DESIGN = Design(
+    "control", {"control": 0.5, "new": 0.5}, SUCCESS, (Guardrail(ERRORS, 0.03),), plan=Plan(units=4000)
+)
+SOUND = Health(sample_ratio((2000, 2000), (0.5, 0.5)), Maturity(3900, 4000))
+
+
+def ones(count: int, units: int = 2000) -> Moments:
+    return Moments(units, (float(count),), (float(count),))
+
+
+def verdict(
+    success: Moments, errors: Moments | None = None, health: Health = SOUND, design: Design = DESIGN
+) -> Judgement:
+    sums = {
+        "control": {"success": ones(1000), "errors": ones(40)},
+        "new": {"success": success, "errors": errors or ones(40)},
+    }
+    return judge(design, sums, health)
+
+
+CASES = {
+    "better": (ones(1150), None, DESIGN, Decision.PROMOTE, "primary-better"),
+    "equal": (ones(1005), None, DESIGN, Decision.UNDECIDED, "primary-open"),
+    "worse": (ones(850), None, DESIGN, Decision.HARM, "primary-worse"),
+    "better but broken": (ones(1150), ones(200), DESIGN, Decision.HARM, "guardrail"),
+    "better, guardrail unsure": (ones(1150), ones(95), DESIGN, Decision.UNDECIDED, "guardrail-open"),
+    "better, guardrail without units": (
+        ones(1150),
+        Moments.empty(1),
+        DESIGN,
+        Decision.UNDECIDED,
+        "guardrail-open",
+    ),
+    "not worse": (ones(1000), None, replace(DESIGN, margin=0.06), Decision.PROMOTE, "primary-not-worse"),
+    "worse by more than the margin": (
+        ones(780),
+        None,
+        replace(DESIGN, margin=0.04),
+        Decision.HARM,
+        "primary-worse",
+    ),
+    "too few for the rule": (
+        ones(1150),
+        None,
+        replace(DESIGN, min_units=2500),
+        Decision.UNDECIDED,
+        "too-few-units",
+    ),
+    "nobody yet": (Moments.empty(1), Moments.empty(1), DESIGN, Decision.UNDECIDED, "too-few-units"),
+    "harm among the first": (ones(15, 15), ones(15, 15), DESIGN, Decision.HARM, "guardrail"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_decisions_and_their_rules(name):
+    success, errors, design, decision, rule = CASES[name]
+    found = verdict(success, errors, design=design)
+    assert (found.verdict.decision, found.verdict.rule, found.arm) == (decision, rule, "new")
+    assert found.verdict.text
+
+
+def test_the_text_has_the_numbers():
+    text = verdict(ones(1150)).verdict.text
+    assert "success: 0.575 against 0.5 on 4000 units, difference +0.075 in [0.0" in text
+    assert "Holm" in text
+    broken = verdict(ones(1000), ones(200)).verdict.text
+    assert "guardrail errors: 0.1 against 0.02" in broken
+    assert "margin 0.03" in broken
+
+
+def test_less_may_be_better():
+    design = replace(DESIGN, primary=ERRORS, guardrails=(Guardrail(SUCCESS, 0.2),))
+    assert verdict(ones(1000), ones(5), design=design).verdict.decision is Decision.PROMOTE
+    assert verdict(ones(1000), ones(100), design=design).verdict.decision is Decision.HARM
+
+
+def test_immature_experiments_promote_nothing_but_stop_for_harm():
+    early = replace(SOUND, maturity=Maturity(1000, 4000))
+    assert verdict(ones(1150), health=early).verdict.rule == "immature"
+    assert verdict(ones(850), health=early).verdict.decision is Decision.HARM
+
+
+FAULTS = {
+    "sample-ratio": replace(SOUND, sample_ratio=sample_ratio((2200, 1800), (0.5, 0.5))),
+    "missing-outcomes": replace(SOUND, missing={"new": missing_outcomes((2000, 1900), (2000, 1500))}),
+    "crossed-units": replace(SOUND, crossed=0.02),
+    "mixed-digests": replace(SOUND, mixed=("adapter of new",)),
+}
+
+
+@pytest.mark.parametrize("rule", FAULTS)
+@pytest.mark.parametrize("success", [1150, 1000, 850])
+def test_faults_of_the_pipeline_make_every_verdict_invalid(rule, success):
+    found = verdict(ones(success), health=FAULTS[rule])
+    assert (found.verdict.decision, found.verdict.rule) == (Decision.INVALID, rule)
+    (arm,) = found.arms
+    assert arm.verdict.decision is Decision.INVALID
+    assert arm.blocked == verdict(ones(success)).verdict
+
+
+def test_an_invalid_verdict_names_all_faults_with_numbers():
+    both = replace(FAULTS["sample-ratio"], crossed=0.02)
+    text = verdict(ones(1150), health=both).verdict.text
+    assert "2200, 1800, expected were 2000, 2000" in text
+    assert "2.0% of units were shown more than one arm" in text
+
+
+def three(first: int, second: int) -> Judgement:
+    design = replace(DESIGN, weights={"control": 0.4, "new": 0.3, "newer": 0.3})
+    sums = {
+        arm: {"success": ones(count), "errors": ones(40)}
+        for arm, count in (("control", 1000), ("new", first), ("newer", second))
+    }
+    return judge(design, sums, SOUND)
+
+
+def test_the_best_of_several_arms_is_promoted():
+    found = three(1150, 1200)
+    assert (found.verdict.decision, found.arm) == (Decision.PROMOTE, "newer")
+    assert [a.verdict.decision for a in found.arms] == [Decision.PROMOTE] * 2
+    assert [a.gain for a in found.arms] == pytest.approx([0.075, 0.1])
+
+
+def test_one_harmful_arm_does_not_stop_the_others():
+    found = three(850, 1000)
+    assert found.verdict.decision is Decision.UNDECIDED
+    assert [a.verdict.decision for a in found.arms] == [Decision.HARM, Decision.UNDECIDED]
+    assert three(850, 850).verdict.decision is Decision.HARM
+
+
+def test_p_values_are_holms():
+    found = three(1060, 1000)
+    alone = found.arms[0].primary
+    assert alone is not None
+    assert found.arms[0].p == pytest.approx(min(1.0, 2 * alone.p))
+
+
+def test_equal_arms_get_no_verdict_at_any_look():
+    rng, wrong = np.random.default_rng(8), 0
+    design = replace(DESIGN, plan=Plan(units=600))
+    for _ in range(25):
+        drawn = {arm: {m: rng.random(600) < p for m, p in RATES.items()} for arm in DESIGN.weights}
+        for n in range(60, 600, 90):
+            sums = {a: {m: ones(int(x[:n].sum()), n) for m, x in of.items()} for a, of in drawn.items()}
+            decision = judge(design, sums, SOUND).verdict.decision
+            if decision is not Decision.UNDECIDED:
+                wrong += 1
+                break
+    assert wrong <= 1
+
+
+RATES = {"success": 0.5, "errors": 0.02}
+
+
+def test_sums_that_are_missing_are_named():
+    with pytest.raises(InvalidRequest, match=r"outcomes\[new\]\[errors\]"):
+        judge(DESIGN, {a: {"success": ones(1)} for a in ("control", "new")} | BARE, SOUND)
+
+
+BARE = {"control": {"success": ones(1), "errors": ones(1)}}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"control": "old"}, "control"),
+        ({"weights": {"control": 1.0}}, "weights"),
+        ({"weights": {"control": 0.5, "new": 0.4}}, "weights"),
+        ({"guardrails": (Guardrail(SUCCESS, 0.1),)}, "guardrails"),
+        ({"margin": -0.1}, "margin"),
+        ({"margin": float("nan")}, "margin"),
+        ({"min_matured": 2.0}, "min_matured"),
+        ({"min_units": 1}, "min_units"),
+    ],
+)
+def test_bad_designs_are_refused(change, field):
+    with pytest.raises(InvalidRequest) as caught:
+        replace(DESIGN, **change)
+    assert field in [v.field for v in caught.value.violations]
+
+
+def test_a_plan_is_shared_by_the_arms():
+    design = replace(DESIGN, weights={"control": 0.5, "new": 0.3, "newer": 0.2})
+    assert design.plan_for("new").units == 3200
+    assert replace(design, plan=Plan(units=200)).plan_for("newer").units == 200
+
+
+def test_an_alarm_of_an_earlier_look_still_blocks():
+    later = SampleRatio((2000, 2000), (2000, 2000), -2.0, peak=8.0)
+    assert verdict(ones(1150), health=replace(SOUND, sample_ratio=later)).verdict.rule == "sample-ratio"
