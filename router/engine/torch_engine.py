@@ -23,6 +23,7 @@ from router.engine.model.loader import (
     Loaded,
     context_length,
     end_tokens,
+    head_size,
     load_model,
     pick_device,
     pick_dtype,
@@ -92,7 +93,9 @@ class TorchEngine:
         self._tokenizer = loaded.tokenizer
         self._encoder = PromptEncoder(loaded.tokenizer)
         self._eos = end_tokens(model) | self._encoder.end_ids
-        self._ops, kernels = load_ops(settings.native, str(self._device), self._dtype)
+        self._ops, kernels = load_ops(
+            settings.native, str(self._device), self._dtype, head_size(model.config)
+        )
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
         backbone = _backbone(model, self._ops, self._blocks(), self._context)

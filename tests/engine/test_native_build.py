@@ -155,15 +155,16 @@ def test_the_key_knows_the_machine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("enabled", "device", "dtype", "reason"),
+    ("enabled", "device", "dtype", "head_dim", "reason"),
     [
-        (False, "cpu", torch.bfloat16, "switched off"),
-        (True, "cuda:0", torch.bfloat16, "cuda:0"),
-        (True, "cpu", torch.float16, "float16"),
+        (False, "cpu", torch.bfloat16, 64, "switched off"),
+        (True, "cuda:0", torch.bfloat16, 64, "cuda:0"),
+        (True, "cpu", torch.float16, 64, "float16"),
+        (True, "cpu", torch.float32, 24, "heads of 24"),
     ],
 )
-def test_where_native_operations_do_not_apply(enabled, device, dtype, reason):
-    ops, text = load_ops(enabled, device, dtype)
+def test_where_native_operations_do_not_apply(enabled, device, dtype, head_dim, reason):
+    ops, text = load_ops(enabled, device, dtype, head_dim)
     assert ops.name == "torch"
     assert text.startswith("torch: ")
     assert reason in text

@@ -235,3 +235,14 @@ def test_before_start_and_with_a_wrong_device() -> None:
     engine.close()
     with pytest.raises(ConfigError):
         tiny.engine("llama", device="no-such-device")
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama-narrow"])
+async def test_a_head_size_without_native_operations_is_served_all_the_same(kind: str) -> None:
+    slow, fast = tiny.engine(kind), tiny.engine(kind, native=True)
+    expected = await tiny.answer(slow, [5, 6, 7, 8], max_tokens=8)
+    assert (await tiny.answer(fast, [5, 6, 7, 8], max_tokens=8))[0] == expected[0]
+    if kind == "llama-narrow":
+        assert "torch: no native operations for heads of 24" in fast.info.kernels
+    slow.close()
+    fast.close()

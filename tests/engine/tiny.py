@@ -41,6 +41,7 @@ CONFIGS: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**SHAPE, tie_word_embeddings=True),
     "llama-bias": lambda: LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
     "qwen2": lambda: Qwen2Config(**SHAPE),
+    "llama-narrow": lambda: LlamaConfig(**SHAPE, head_dim=24),
     "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=32),
 }
 

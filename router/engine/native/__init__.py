@@ -20,13 +20,16 @@ _HOW = (
     "headers, run pip install 'lora-router[native]', and start again"
 )
 
+LANES = 16  # heads are read so many numbers at a time
 
-def load_ops(enabled: bool, device: str, dtype: torch.dtype) -> tuple[Ops, str]:
+
+def load_ops(enabled: bool, device: str, dtype: torch.dtype, head_dim: int = LANES) -> tuple[Ops, str]:
     """The fastest operations that run here, and what to tell the operator.
 
-    The text is "native (avx512-bf16)" or "torch: why". The first call on a machine compiles for about 20 s.
+    `head_dim` counts the numbers in a head of the base's attention. The text is "native (avx512-bf16)" or
+    "torch: why". The first call on a machine compiles for about 20 s.
     """
-    reason = _why_not(enabled, device, dtype)
+    reason = _why_not(enabled, device, dtype, head_dim)
     if not reason:
         level = levels()[0]
         try:
@@ -38,13 +41,15 @@ def load_ops(enabled: bool, device: str, dtype: torch.dtype) -> tuple[Ops, str]:
     return TorchOps(), f"torch: {reason}"
 
 
-def _why_not(enabled: bool, device: str, dtype: torch.dtype) -> str:
+def _why_not(enabled: bool, device: str, dtype: torch.dtype, head_dim: int) -> str:
     if not enabled:
         return "native operations are switched off"
     if torch.device(device).type != "cpu":
         return f"native operations are for the CPU, this is {device}"
     if dtype not in (torch.float32, torch.bfloat16):
         return f"no native operations for {str(dtype).removeprefix('torch.')}"
+    if head_dim % LANES:
+        return f"no native operations for heads of {head_dim}, which is no multiple of {LANES}"
     if not levels():
         return "the CPU has neither AVX2 nor AVX-512"
     return ""
