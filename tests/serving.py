@@ -32,7 +32,7 @@ async def serving(folder, *more, **environment):
         )
         try:
             said = ""
-            while f"gRPC      {address}" not in said:
+            while f"gRPC {address}" not in " ".join(said.split()):
                 line = await asyncio.wait_for(child.stdout.readline(), 300)
                 assert line, (folder / "log").read_text()
                 said += line.decode()

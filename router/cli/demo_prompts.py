@@ -36,7 +36,7 @@ PROMPTS: dict[str, tuple[str, ...]] = {
         "Question: How many ships were built after a given year?",
     ),
 }
-BASE = ("Name three things to see on a walk in the forest.", "Why is the sky blue?")
+BASE = ("Write two lines of verse about rain.", "Suggest a name for a grey cat.")
 PINNED = "What are you a specialist in?"  # for an adapter that the table does not know
 
 
