@@ -14,7 +14,7 @@ from router.evaluation.answering import Answering, shell
 from router.evaluation.arms import Arm, Asking, ask, worked_examples
 from router.evaluation.losses import row_losses
 from router.evaluation.metrics import Task
-from router.evaluation.ranking import MOST_PAIRS, likeliest, ranked_rows
+from router.evaluation.ranking import MOST_PAIRS, MOST_ROWS, likeliest, ranked_rows
 from router.evaluation.speaker import Speaker
 from router.evaluation.subject import Subject, load_subject, read_manifest
 from router.training.answers import AnswerModel
@@ -150,7 +150,7 @@ def test_likeliest_is_the_one_with_the_least_loss(trained: Path, monkeypatch: py
 def test_many_labels_are_ranked_on_fewer_rows() -> None:
     rows = [Row(f"p{place}", "r", "") for place in range(300)]
     assert ranked_rows(Task("exact_match", rows[:7], ["a", "b"], 4)) == list(range(7))
-    assert len(ranked_rows(Task("exact_match", rows, ["a", "b"], 4))) == 100
+    assert len(ranked_rows(Task("exact_match", rows, ["a", "b"], 4))) == MOST_ROWS
     many = ranked_rows(Task("exact_match", rows, [str(label) for label in range(200)], 4))
     assert len(many) == MOST_PAIRS // 200
     assert many == sorted(set(many))

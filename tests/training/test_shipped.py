@@ -19,7 +19,7 @@ from router.training.manifest import manifest_text
 from router.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = [ROOT / "adapters" / recipe.stem for recipe in sorted((ROOT / "recipes").glob("*.toml"))]
+FOLDERS = [folder.parent for folder in sorted((ROOT / "adapters").glob("*/adapter.toml"))]
 
 pytestmark = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
