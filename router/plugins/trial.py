@@ -16,6 +16,7 @@ from router.types import AdapterProfile, Request
 
 WARM_CALLS = 100
 FITS = 6
+PAUSE = 0.02  # s between requests: a fit of many small steps would else wait for the interpreter at each
 TOLERANCE = 1e-3  # padding and kernels may differ with the size of a batch
 
 Check = Callable[[Classifier], list[str]]
@@ -118,6 +119,7 @@ def answers_while_fitting(classifier: Classifier) -> list[str]:
         while thread.is_alive():
             if any(a.error for a in _answers(classifier, TEXTS)):
                 return ["invalid answers during a fit"]
+            thread.join(PAUSE)
     except Exception as error:
         return [f"raised {type(error).__name__} during a fit"]
     finally:

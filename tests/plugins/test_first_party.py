@@ -30,8 +30,7 @@ def test_an_optional_one_is_asked_where_it_is_named() -> None:
     assert [r.name for r in host.registrations()] == ["keywords", "llm"]
 
 
-# Not llm: with it, which is off unless asked for, the doctor takes minutes (fits beside answers).
-@pytest.mark.parametrize("name", ["keywords", "linear", "probe"])
+@pytest.mark.parametrize("name", ["keywords", "linear", "probe", "llm"])
 def test_the_doctor_finds_nothing(name: str) -> None:
     assert doctor(PluginHost([ROOT / "plugins"], name)) == ()
 
