@@ -51,7 +51,7 @@ def judge_of(rules: Rules, local: Local, trusting: bool = False) -> Judge:
 
 
 def _calibrated(rule: Calibrated, kinds: dict[str, Axis]) -> Judge:
-    from router.calibration.cascade import choose
+    from router.calibration.choice import choose
     from router.calibration.evaluation import Judged
 
     of = rule.calibration

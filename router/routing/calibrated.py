@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from router.calibration.cascade import choose
+from router.calibration.choice import choose
 from router.calibration.model import Calibration
 from router.routing.policy import Conclusion, Policy
 from router.types import Reason, Vote
