@@ -11,7 +11,7 @@ from router.routing.classifier import Scores
 from router.routing.lessons import Lessons
 from router.routing.ngrams import SIZE, Block, Ngrams
 from router.routing.segments import PARTS
-from router.routing.softmax import BIAS, fit_dual, product, softmax
+from router.routing.softmax import BIAS, fit_dual, gram, softmax
 
 SHOWN = 8  # adapters named in one answer at most
 Array = np.ndarray[Any, Any]
@@ -42,11 +42,10 @@ class Regression:
 def fit(lessons: Lessons, vectors: Array, penalty: float, temperature: float) -> Regression:
     """Learn from the lessons. `vectors` are [texts, size]; of size 0 where there is no encoder."""
     ngrams = Ngrams(lessons.texts)
-    gram = product(vectors, vectors.T) + BIAS
+    similar = gram(vectors) + BIAS
     for part in range(PARTS):
-        rows = ngrams.matrix(part)
-        gram += product(rows, rows.T)
-    dual = fit_dual(gram.astype(np.float32), lessons.allowed, penalty)
+        similar += gram(ngrams.matrix(part))
+    dual = fit_dual(similar.astype(np.float32), lessons.allowed, penalty)
     weights = np.stack([_primal([row[part] for row in ngrams.rows], dual) for part in range(PARTS)])
     ngrams.rows.clear()
     return Regression(lessons.names, ngrams, weights, vectors.T @ dual, BIAS * dual.sum(axis=0), temperature)

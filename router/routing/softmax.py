@@ -45,6 +45,18 @@ def product(left: Array, right: Array) -> Array:
     return np.concatenate([left[i : i + rows] @ right for i in range(0, len(left), rows)])
 
 
+def gram(rows: Array) -> Array:
+    """`rows @ rows.T` [rows, rows] in such pieces, each product of two rows made once."""
+    count = len(rows)
+    made = np.empty((count, count), rows.dtype)
+    step = max(16, 250_000 // max(1, rows.size))
+    for start in range(0, count, step):
+        part = rows[start : start + step] @ rows[start:].T
+        made[start : start + step, start:] = part
+        made[start:, start : start + step] = part.T
+    return made
+
+
 def balance(allowed: Array) -> Array:
     """Row weights that sum to 1, each class with the same share of them."""
     single = allowed.sum(axis=1) == 1

@@ -139,7 +139,7 @@ def test_cpu_time_of_a_fit_and_of_a_request(module: Any) -> None:
     classifier = module.Linear()
     started = time.process_time()
     classifier.fit(adapters)
-    assert time.process_time() - started < 3.0
+    assert time.process_time() - started < 1.0
     batch = requests(["How long do I boil a kilo of potatoes so that they are soft but whole?"])
     started = time.process_time()
     for _ in range(100):
