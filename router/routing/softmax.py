@@ -41,7 +41,7 @@ def softmax(logits: Array) -> Array:
 
 def product(left: Array, right: Array) -> Array:
     """Matrix product in pieces too small for BLAS to start threads, which would fight the engine's."""
-    rows = max(16, 250_000 // max(1, right.size))
+    rows = _piece(right)
     return np.concatenate([left[i : i + rows] @ right for i in range(0, len(left), rows)])
 
 
@@ -49,12 +49,17 @@ def gram(rows: Array) -> Array:
     """`rows @ rows.T` [rows, rows] in such pieces, each product of two rows made once."""
     count = len(rows)
     made = np.empty((count, count), rows.dtype)
-    step = max(16, 250_000 // max(1, rows.size))
+    step = _piece(rows)
     for start in range(0, count, step):
         part = rows[start : start + step] @ rows[start:].T
         made[start : start + step, start:] = part
         made[start:, start : start + step] = part.T
     return made
+
+
+def _piece(right: Array) -> int:
+    """Rows on the left of a product with `right` that BLAS still takes in one thread."""
+    return max(16, 250_000 // max(1, right.size))
 
 
 def balance(allowed: Array) -> Array:
