@@ -1,0 +1,1 @@
+"""Experiments at run time: who is assigned, what is recorded, what acts by itself."""

@@ -1,0 +1,257 @@
+"""An experiment as a resource: what an operator says of it, its phases, and what is logged of it.
+
+Plain values; the store keeps them, the service shows them, `Experiment.design` and
+`Experiment.allocation` hand them to statistics and assignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from router.experiments.stats import Kind
+from router.types import AdapterRef
+
+
+class Mode(StrEnum):
+    """How the arms are served."""
+
+    SPLIT = "split"
+    """Every enrolled unit gets one arm and is answered by it."""
+    SHADOW = "shadow"
+    """Control answers; the other arms answer the same request beside it, and nobody sees that."""
+    BANDIT = "bandit"
+    """A split whose weights follow the outcomes (Thompson sampling), epoch by epoch."""
+
+
+class Lifecycle(StrEnum):
+    """Where an experiment is in its life."""
+
+    DRAFT = "draft"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+class Aggregate(StrEnum):
+    """How several outcomes of one unit become its one value."""
+
+    SUM = "sum"
+    MEAN = "mean"
+    MAX = "max"
+    LAST = "last"
+
+
+class Unanswered(StrEnum):
+    """What a unit without an outcome counts as."""
+
+    EXCLUDED = "excluded"
+    ZERO = "zero"
+
+
+@dataclass(frozen=True, slots=True)
+class RouterVariant:
+    """Another router configuration: what is None is as the server has it."""
+
+    threshold: float | None = None  # confidence a classifier needs
+    classifiers: tuple[str, ...] | None = None  # names of those that are asked
+    task_first: bool | None = None
+    domain_first: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSpec:
+    """One arm. Of `adapter` and `router` at most one is set; neither is the base.
+
+    A control arm with neither in a router experiment is the router as the server has it.
+    """
+
+    name: str
+    weight: float
+    adapter: AdapterRef | None = None
+    router: RouterVariant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """A metric of an experiment.
+
+    `name` is the outcome it reads, or a built-in one (`BUILT_IN`). A ratio is the sum of its outcomes
+    over the sum of `per`: another outcome's name, or `responses` (answers given, the default) or
+    `outcomes` (values recorded). `margin` belongs to guardrails.
+    """
+
+    name: str
+    kind: Kind
+    higher_is_better: bool = True
+    aggregate: Aggregate = Aggregate.MAX
+    per: str = "responses"
+    missing: Unanswered = Unanswered.EXCLUDED
+    covariate: bool = False
+    margin: float = 0.0
+    relative: bool = False
+
+
+BUILT_IN = ("time_to_first_token", "total_time", "completion_tokens", "length_stop", "error", "cancelled")
+"""Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What an operator says, and may edit. Editing after the start opens a new phase with new salts.
+
+    `route` is the adapter's name whose requests take part (`base`: those that the base would answer);
+    empty in a router experiment, in which all requests without an explicit adapter take part. `unit`
+    tells what a unit is (user, session), for people; it is read from `routing.unit`, or from the label
+    `unit_label`. `window` is how many seconds after exposure outcomes count, and when a unit is mature.
+    `shadow_share` is the share of matched requests that shadow arms answer too.
+    """
+
+    hypothesis: str
+    route: str
+    arms: tuple[ArmSpec, ...]
+    control: str
+    primary: MetricSpec
+    guardrails: tuple[MetricSpec, ...] = ()
+    mode: Mode = Mode.SPLIT
+    unit: str = "user"
+    unit_label: str = ""
+    enrolment: float = 1.0
+    namespace: str = ""
+    slot: tuple[float, float] = (0.0, 1.0)
+    margin: float = 0.0
+    alpha: float = 0.05
+    planned_units: int = 5000
+    min_units: int = 100
+    min_matured: float = 0.8
+    window: float = 86_400.0
+    shadow_share: float = 1.0
+    judge: str = "exact_match"
+    floor: float = 0.05  # least weight of an arm of a bandit
+    epoch: float = 3600.0  # seconds between a bandit's weights
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of an experiment under one spec and one set of salts."""
+
+    number: int
+    started: float  # unix seconds
+    enrolment_salt: str
+    variant_salt: str
+    spec: Spec
+    ended: float | None = None
+    reason: str = ""  # why it was opened
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """The resource `experiments/NAME`. `spec` is what is served now or will be after the start."""
+
+    name: str
+    spec: Spec
+    state: Lifecycle = Lifecycle.DRAFT
+    phases: tuple[Phase, ...] = ()
+    created: float = 0.0
+    updated: float = 0.0
+    stopped: float | None = None
+    stop_reason: str = ""
+    promoted: str = ""  # the arm
+    etag: str = ""
+
+    @property
+    def resource(self) -> str:
+        """The resource name."""
+        return f"experiments/{self.name}"
+
+    @property
+    def phase(self) -> Phase | None:
+        """The running, or the last, phase."""
+        return self.phases[-1] if self.phases else None
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """An arm really began to answer. Counted once for a unit and phase; every response is kept.
+
+    `unit` is the hash of the unit, never the unit. `degraded`: the arm could not answer and something
+    else did; the unit stays in its arm.
+    """
+
+    experiment: str
+    phase: int
+    unit: str
+    arm: str
+    time: float
+    response_id: str
+    propensity: float
+    adapter_digest: str = ""
+    base_digest: str = ""
+    router_digest: str = ""
+    sampling: str = ""  # JSON
+    degraded: str = ""  # why
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One value of one metric, of a response or of a unit. Exactly one of them is set.
+
+    The key makes it safe to send again: the same key is counted once, and answered the same.
+    """
+
+    key: str
+    metric: str
+    value: float
+    time: float
+    response_id: str = ""
+    experiment: str = ""
+    unit: str = ""  # the unit's hash
+
+
+class Accepted(StrEnum):
+    """What became of an outcome."""
+
+    COUNTED = "counted"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    """After the window: kept, not counted."""
+    UNKNOWN = "unknown"
+    """No such response, or the unit was not exposed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A served answer and a shadow's, judged: 1 the shadow won, 0 a tie, -1 it lost."""
+
+    experiment: str
+    phase: int
+    arm: str
+    response_id: str
+    time: float
+    result: int
+    numbers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """What both routers said of one request: resource names, `base` for the base."""
+
+    experiment: str
+    phase: int
+    unit: str
+    response_id: str
+    time: float
+    control: str
+    treatment: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """An act on an experiment: who or what did it, by which rule, with the numbers."""
+
+    experiment: str
+    time: float
+    actor: str
+    act: str
+    reason: str
+    detail: Mapping[str, object] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Where experiments, exposures and outcomes are kept."""

@@ -1,0 +1,121 @@
+"""What the rest asks of the store. Every call blocks: call it from a thread, never from the event loop.
+
+All raise StoreDown where the database cannot be reached; what was acknowledged before is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from router.experiments.model import (
+    Accepted,
+    AuditEntry,
+    Disagreement,
+    Experiment,
+    Exposure,
+    Outcome,
+    Pair,
+)
+from router.experiments.stats import Moments
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Sums of the units that were first exposed in a stretch of time.
+
+    `start` is unix seconds. `exposed` is the number of units; `answered` how many have the metric.
+    """
+
+    arm: str
+    start: float
+    seconds: float
+    exposed: int
+    degraded: int
+    answered: Mapping[str, int]  # metric -> units with an outcome
+    moments: Mapping[str, Moments]  # metric -> columns as its Metric has them
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseData:
+    """Everything a report needs of a phase: read in milliseconds, whatever the number of units."""
+
+    buckets: tuple[Bucket, ...]  # by start, then arm
+    crossed: int  # units shown more than one arm
+    digests: Mapping[str, tuple[str, ...]]  # arm -> distinct adapter/base/router digests, in order
+    responses: Mapping[str, int]  # arm -> answers
+    peak: float  # largest log evidence of the sample-ratio test so far
+
+
+class Store(Protocol):
+    """Experiments, exposures, outcomes and the audit trail."""
+
+    def salt(self, purpose: str) -> str:
+        """The server's own salt for `holdout` or `namespace:NAME`: made once, kept for ever."""
+        ...
+
+    def create(self, experiment: Experiment) -> Experiment:
+        """Keep it, with an etag. Raises AlreadyExists."""
+        ...
+
+    def get(self, name: str) -> Experiment:
+        """Raises ExperimentNotFound."""
+        ...
+
+    def list(self) -> tuple[Experiment, ...]:
+        """All, by name."""
+        ...
+
+    def replace(self, experiment: Experiment, audit: AuditEntry) -> Experiment:
+        """Put it in place of the one with the same etag, and keep the audit entry with it. Raises
+        ExperimentNotFound, StaleEtag."""
+        ...
+
+    def delete(self, name: str, etag: str = "") -> None:
+        """Forget it and all that was logged of it. Raises ExperimentNotFound, StaleEtag."""
+        ...
+
+    def expose(self, exposures: Sequence[Exposure]) -> None:
+        """Keep them; the same response again changes nothing. Durable when it returns."""
+        ...
+
+    def record(self, outcomes: Sequence[Outcome]) -> tuple[Accepted, ...]:
+        """Count them, in order; durable when it returns."""
+        ...
+
+    def pairs(self, pairs: Sequence[Pair]) -> None:
+        """Keep judged pairs of shadow arms."""
+        ...
+
+    def disagree(self, found: Sequence[Disagreement]) -> None:
+        """Keep what both routers said."""
+        ...
+
+    def data(self, name: str, phase: int) -> PhaseData:
+        """The sums of one phase."""
+        ...
+
+    def triggered(self, name: str, phase: int) -> PhaseData:
+        """The same over the units for which the two routers differed at least once."""
+        ...
+
+    def paired(self, name: str, phase: int) -> Mapping[str, tuple[int, int, int]]:
+        """Arm -> wins, losses, ties of the shadow."""
+        ...
+
+    def set_peak(self, name: str, phase: int, peak: float) -> None:
+        """Remember the largest evidence of the sample-ratio test: an alarm stays."""
+        ...
+
+    def audit(self, entry: AuditEntry) -> None:
+        """Keep an act."""
+        ...
+
+    def trail(self, name: str) -> tuple[AuditEntry, ...]:
+        """All acts on an experiment, oldest first."""
+        ...
+
+    def close(self) -> None:
+        """Let connections go."""
+        ...

@@ -1,0 +1,574 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
+from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class OutcomeStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTCOME_STATUS_UNSPECIFIED: _ClassVar[OutcomeStatus]
+    OUTCOME_STATUS_COUNTED: _ClassVar[OutcomeStatus]
+    OUTCOME_STATUS_DUPLICATE: _ClassVar[OutcomeStatus]
+    OUTCOME_STATUS_LATE: _ClassVar[OutcomeStatus]
+    OUTCOME_STATUS_UNKNOWN: _ClassVar[OutcomeStatus]
+    OUTCOME_STATUS_INVALID: _ClassVar[OutcomeStatus]
+OUTCOME_STATUS_UNSPECIFIED: OutcomeStatus
+OUTCOME_STATUS_COUNTED: OutcomeStatus
+OUTCOME_STATUS_DUPLICATE: OutcomeStatus
+OUTCOME_STATUS_LATE: OutcomeStatus
+OUTCOME_STATUS_UNKNOWN: OutcomeStatus
+OUTCOME_STATUS_INVALID: OutcomeStatus
+
+class Experiment(_message.Message):
+    __slots__ = ("name", "hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit", "unit_label", "enrolment", "namespace", "slot_start", "slot_end", "margin", "alpha", "planned_units", "min_units", "min_matured", "window", "shadow_share", "judge", "floor", "epoch", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag", "warnings")
+    class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        MODE_UNSPECIFIED: _ClassVar[Experiment.Mode]
+        MODE_SPLIT: _ClassVar[Experiment.Mode]
+        MODE_SHADOW: _ClassVar[Experiment.Mode]
+        MODE_BANDIT: _ClassVar[Experiment.Mode]
+    MODE_UNSPECIFIED: Experiment.Mode
+    MODE_SPLIT: Experiment.Mode
+    MODE_SHADOW: Experiment.Mode
+    MODE_BANDIT: Experiment.Mode
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[Experiment.State]
+        STATE_DRAFT: _ClassVar[Experiment.State]
+        STATE_RUNNING: _ClassVar[Experiment.State]
+        STATE_STOPPED: _ClassVar[Experiment.State]
+    STATE_UNSPECIFIED: Experiment.State
+    STATE_DRAFT: Experiment.State
+    STATE_RUNNING: Experiment.State
+    STATE_STOPPED: Experiment.State
+    class Arm(_message.Message):
+        __slots__ = ("name", "weight", "adapter", "router")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        WEIGHT_FIELD_NUMBER: _ClassVar[int]
+        ADAPTER_FIELD_NUMBER: _ClassVar[int]
+        ROUTER_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        weight: float
+        adapter: str
+        router: Experiment.RouterVariant
+        def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., adapter: _Optional[str] = ..., router: _Optional[_Union[Experiment.RouterVariant, _Mapping]] = ...) -> None: ...
+    class RouterVariant(_message.Message):
+        __slots__ = ("threshold", "classifiers", "task_first", "domain_first")
+        THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+        CLASSIFIERS_FIELD_NUMBER: _ClassVar[int]
+        TASK_FIRST_FIELD_NUMBER: _ClassVar[int]
+        DOMAIN_FIRST_FIELD_NUMBER: _ClassVar[int]
+        threshold: float
+        classifiers: _containers.RepeatedScalarFieldContainer[str]
+        task_first: bool
+        domain_first: bool
+        def __init__(self, threshold: _Optional[float] = ..., classifiers: _Optional[_Iterable[str]] = ..., task_first: _Optional[bool] = ..., domain_first: _Optional[bool] = ...) -> None: ...
+    class Metric(_message.Message):
+        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative")
+        class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+            __slots__ = ()
+            KIND_UNSPECIFIED: _ClassVar[Experiment.Metric.Kind]
+            KIND_PROPORTION: _ClassVar[Experiment.Metric.Kind]
+            KIND_MEAN: _ClassVar[Experiment.Metric.Kind]
+            KIND_RATIO: _ClassVar[Experiment.Metric.Kind]
+        KIND_UNSPECIFIED: Experiment.Metric.Kind
+        KIND_PROPORTION: Experiment.Metric.Kind
+        KIND_MEAN: Experiment.Metric.Kind
+        KIND_RATIO: Experiment.Metric.Kind
+        class Aggregate(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+            __slots__ = ()
+            AGGREGATE_UNSPECIFIED: _ClassVar[Experiment.Metric.Aggregate]
+            AGGREGATE_SUM: _ClassVar[Experiment.Metric.Aggregate]
+            AGGREGATE_MEAN: _ClassVar[Experiment.Metric.Aggregate]
+            AGGREGATE_MAX: _ClassVar[Experiment.Metric.Aggregate]
+            AGGREGATE_LAST: _ClassVar[Experiment.Metric.Aggregate]
+        AGGREGATE_UNSPECIFIED: Experiment.Metric.Aggregate
+        AGGREGATE_SUM: Experiment.Metric.Aggregate
+        AGGREGATE_MEAN: Experiment.Metric.Aggregate
+        AGGREGATE_MAX: Experiment.Metric.Aggregate
+        AGGREGATE_LAST: Experiment.Metric.Aggregate
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        KIND_FIELD_NUMBER: _ClassVar[int]
+        LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
+        AGGREGATE_FIELD_NUMBER: _ClassVar[int]
+        PER_FIELD_NUMBER: _ClassVar[int]
+        MISSING_IS_ZERO_FIELD_NUMBER: _ClassVar[int]
+        COVARIATE_FIELD_NUMBER: _ClassVar[int]
+        MARGIN_FIELD_NUMBER: _ClassVar[int]
+        RELATIVE_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        kind: Experiment.Metric.Kind
+        lower_is_better: bool
+        aggregate: Experiment.Metric.Aggregate
+        per: str
+        missing_is_zero: bool
+        covariate: bool
+        margin: float
+        relative: bool
+        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ...) -> None: ...
+    class Phase(_message.Message):
+        __slots__ = ("number", "start_time", "end_time", "reason", "enrolment_salt", "variant_salt", "arms", "enrolment")
+        NUMBER_FIELD_NUMBER: _ClassVar[int]
+        START_TIME_FIELD_NUMBER: _ClassVar[int]
+        END_TIME_FIELD_NUMBER: _ClassVar[int]
+        REASON_FIELD_NUMBER: _ClassVar[int]
+        ENROLMENT_SALT_FIELD_NUMBER: _ClassVar[int]
+        VARIANT_SALT_FIELD_NUMBER: _ClassVar[int]
+        ARMS_FIELD_NUMBER: _ClassVar[int]
+        ENROLMENT_FIELD_NUMBER: _ClassVar[int]
+        number: int
+        start_time: _timestamp_pb2.Timestamp
+        end_time: _timestamp_pb2.Timestamp
+        reason: str
+        enrolment_salt: str
+        variant_salt: str
+        arms: _containers.RepeatedCompositeFieldContainer[Experiment.Arm]
+        enrolment: float
+        def __init__(self, number: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., enrolment_salt: _Optional[str] = ..., variant_salt: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., enrolment: _Optional[float] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    HYPOTHESIS_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    ARMS_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_FIELD_NUMBER: _ClassVar[int]
+    GUARDRAILS_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    UNIT_LABEL_FIELD_NUMBER: _ClassVar[int]
+    ENROLMENT_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    SLOT_START_FIELD_NUMBER: _ClassVar[int]
+    SLOT_END_FIELD_NUMBER: _ClassVar[int]
+    MARGIN_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_UNITS_FIELD_NUMBER: _ClassVar[int]
+    MIN_UNITS_FIELD_NUMBER: _ClassVar[int]
+    MIN_MATURED_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_SHARE_FIELD_NUMBER: _ClassVar[int]
+    JUDGE_FIELD_NUMBER: _ClassVar[int]
+    FLOOR_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PHASES_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    STOP_TIME_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    PROMOTED_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    hypothesis: str
+    route: str
+    arms: _containers.RepeatedCompositeFieldContainer[Experiment.Arm]
+    control: str
+    primary: Experiment.Metric
+    guardrails: _containers.RepeatedCompositeFieldContainer[Experiment.Metric]
+    mode: Experiment.Mode
+    unit: str
+    unit_label: str
+    enrolment: float
+    namespace: str
+    slot_start: float
+    slot_end: float
+    margin: float
+    alpha: float
+    planned_units: int
+    min_units: int
+    min_matured: float
+    window: _duration_pb2.Duration
+    shadow_share: float
+    judge: str
+    floor: float
+    epoch: _duration_pb2.Duration
+    state: Experiment.State
+    phases: _containers.RepeatedCompositeFieldContainer[Experiment.Phase]
+    create_time: _timestamp_pb2.Timestamp
+    update_time: _timestamp_pb2.Timestamp
+    stop_time: _timestamp_pb2.Timestamp
+    stop_reason: str
+    promoted: str
+    etag: str
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., hypothesis: _Optional[str] = ..., route: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., control: _Optional[str] = ..., primary: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., guardrails: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., mode: _Optional[_Union[Experiment.Mode, str]] = ..., unit: _Optional[str] = ..., unit_label: _Optional[str] = ..., enrolment: _Optional[float] = ..., namespace: _Optional[str] = ..., slot_start: _Optional[float] = ..., slot_end: _Optional[float] = ..., margin: _Optional[float] = ..., alpha: _Optional[float] = ..., planned_units: _Optional[int] = ..., min_units: _Optional[int] = ..., min_matured: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_share: _Optional[float] = ..., judge: _Optional[str] = ..., floor: _Optional[float] = ..., epoch: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[Experiment.State, str]] = ..., phases: _Optional[_Iterable[_Union[Experiment.Phase, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_reason: _Optional[str] = ..., promoted: _Optional[str] = ..., etag: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CreateExperimentRequest(_message.Message):
+    __slots__ = ("experiment_id", "experiment")
+    EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment_id: str
+    experiment: Experiment
+    def __init__(self, experiment_id: _Optional[str] = ..., experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
+
+class CreateExperimentResponse(_message.Message):
+    __slots__ = ("experiment",)
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
+
+class GetExperimentRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetExperimentResponse(_message.Message):
+    __slots__ = ("experiment",)
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
+
+class ListExperimentsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListExperimentsResponse(_message.Message):
+    __slots__ = ("experiments", "next_page_token")
+    EXPERIMENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    experiments: _containers.RepeatedCompositeFieldContainer[Experiment]
+    next_page_token: str
+    def __init__(self, experiments: _Optional[_Iterable[_Union[Experiment, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class UpdateExperimentRequest(_message.Message):
+    __slots__ = ("experiment", "update_mask")
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_MASK_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    update_mask: _field_mask_pb2.FieldMask
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., update_mask: _Optional[_Union[_field_mask_pb2.FieldMask, _Mapping]] = ...) -> None: ...
+
+class UpdateExperimentResponse(_message.Message):
+    __slots__ = ("experiment",)
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
+
+class DeleteExperimentRequest(_message.Message):
+    __slots__ = ("name", "etag")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    etag: str
+    def __init__(self, name: _Optional[str] = ..., etag: _Optional[str] = ...) -> None: ...
+
+class DeleteExperimentResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StartExperimentRequest(_message.Message):
+    __slots__ = ("name", "etag")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    etag: str
+    def __init__(self, name: _Optional[str] = ..., etag: _Optional[str] = ...) -> None: ...
+
+class StartExperimentResponse(_message.Message):
+    __slots__ = ("experiment",)
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
+
+class StopExperimentRequest(_message.Message):
+    __slots__ = ("name", "etag", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    etag: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., etag: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class StopExperimentResponse(_message.Message):
+    __slots__ = ("experiment",)
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
+
+class PromoteArmRequest(_message.Message):
+    __slots__ = ("name", "arm", "etag", "force", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    arm: str
+    etag: str
+    force: bool
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., arm: _Optional[str] = ..., etag: _Optional[str] = ..., force: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class PromoteArmResponse(_message.Message):
+    __slots__ = ("experiment", "default_version", "previous_version")
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    default_version: str
+    previous_version: str
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., default_version: _Optional[str] = ..., previous_version: _Optional[str] = ...) -> None: ...
+
+class RollBackPromotionRequest(_message.Message):
+    __slots__ = ("name", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class RollBackPromotionResponse(_message.Message):
+    __slots__ = ("experiment", "default_version")
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    default_version: str
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., default_version: _Optional[str] = ...) -> None: ...
+
+class GetReportRequest(_message.Message):
+    __slots__ = ("name", "phase")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    phase: int
+    def __init__(self, name: _Optional[str] = ..., phase: _Optional[int] = ...) -> None: ...
+
+class GetReportResponse(_message.Message):
+    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time")
+    class Verdict(_message.Message):
+        __slots__ = ("decision", "rule", "text")
+        DECISION_FIELD_NUMBER: _ClassVar[int]
+        RULE_FIELD_NUMBER: _ClassVar[int]
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        decision: str
+        rule: str
+        text: str
+        def __init__(self, decision: _Optional[str] = ..., rule: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+    class Comparison(_message.Message):
+        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "length_adjusted", "length_adjusted_half")
+        METRIC_FIELD_NUMBER: _ClassVar[int]
+        CONTROL_FIELD_NUMBER: _ClassVar[int]
+        TREATMENT_FIELD_NUMBER: _ClassVar[int]
+        EFFECT_FIELD_NUMBER: _ClassVar[int]
+        LOW_FIELD_NUMBER: _ClassVar[int]
+        HIGH_FIELD_NUMBER: _ClassVar[int]
+        P_FIELD_NUMBER: _ClassVar[int]
+        CONTROL_UNITS_FIELD_NUMBER: _ClassVar[int]
+        TREATMENT_UNITS_FIELD_NUMBER: _ClassVar[int]
+        METHOD_FIELD_NUMBER: _ClassVar[int]
+        STATE_FIELD_NUMBER: _ClassVar[int]
+        LENGTH_ADJUSTED_FIELD_NUMBER: _ClassVar[int]
+        LENGTH_ADJUSTED_HALF_FIELD_NUMBER: _ClassVar[int]
+        metric: str
+        control: float
+        treatment: float
+        effect: float
+        low: float
+        high: float
+        p: float
+        control_units: int
+        treatment_units: int
+        method: str
+        state: str
+        length_adjusted: float
+        length_adjusted_half: float
+        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., length_adjusted: _Optional[float] = ..., length_adjusted_half: _Optional[float] = ...) -> None: ...
+    class ArmReport(_message.Message):
+        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs")
+        ARM_FIELD_NUMBER: _ClassVar[int]
+        VERDICT_FIELD_NUMBER: _ClassVar[int]
+        BLOCKED_FIELD_NUMBER: _ClassVar[int]
+        PRIMARY_FIELD_NUMBER: _ClassVar[int]
+        ADJUSTED_P_FIELD_NUMBER: _ClassVar[int]
+        GUARDRAILS_FIELD_NUMBER: _ClassVar[int]
+        PAIRS_FIELD_NUMBER: _ClassVar[int]
+        arm: str
+        verdict: GetReportResponse.Verdict
+        blocked: GetReportResponse.Verdict
+        primary: GetReportResponse.Comparison
+        adjusted_p: float
+        guardrails: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
+        pairs: GetReportResponse.Pairs
+        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ...) -> None: ...
+    class Pairs(_message.Message):
+        __slots__ = ("wins", "losses", "ties", "share", "low", "high", "p")
+        WINS_FIELD_NUMBER: _ClassVar[int]
+        LOSSES_FIELD_NUMBER: _ClassVar[int]
+        TIES_FIELD_NUMBER: _ClassVar[int]
+        SHARE_FIELD_NUMBER: _ClassVar[int]
+        LOW_FIELD_NUMBER: _ClassVar[int]
+        HIGH_FIELD_NUMBER: _ClassVar[int]
+        P_FIELD_NUMBER: _ClassVar[int]
+        wins: int
+        losses: int
+        ties: int
+        share: float
+        low: float
+        high: float
+        p: float
+        def __init__(self, wins: _Optional[int] = ..., losses: _Optional[int] = ..., ties: _Optional[int] = ..., share: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ...) -> None: ...
+    class Check(_message.Message):
+        __slots__ = ("name", "failed", "text")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        FAILED_FIELD_NUMBER: _ClassVar[int]
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        failed: bool
+        text: str
+        def __init__(self, name: _Optional[str] = ..., failed: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
+    class ArmNumbers(_message.Message):
+        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight")
+        class AnsweredEntry(_message.Message):
+            __slots__ = ("key", "value")
+            KEY_FIELD_NUMBER: _ClassVar[int]
+            VALUE_FIELD_NUMBER: _ClassVar[int]
+            key: str
+            value: int
+            def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+        class BuiltInEntry(_message.Message):
+            __slots__ = ("key", "value")
+            KEY_FIELD_NUMBER: _ClassVar[int]
+            VALUE_FIELD_NUMBER: _ClassVar[int]
+            key: str
+            value: float
+            def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+        ARM_FIELD_NUMBER: _ClassVar[int]
+        UNITS_FIELD_NUMBER: _ClassVar[int]
+        MATURED_FIELD_NUMBER: _ClassVar[int]
+        DEGRADED_FIELD_NUMBER: _ClassVar[int]
+        RESPONSES_FIELD_NUMBER: _ClassVar[int]
+        EXPECTED_FIELD_NUMBER: _ClassVar[int]
+        ANSWERED_FIELD_NUMBER: _ClassVar[int]
+        BUILT_IN_FIELD_NUMBER: _ClassVar[int]
+        WEIGHT_FIELD_NUMBER: _ClassVar[int]
+        arm: str
+        units: int
+        matured: int
+        degraded: int
+        responses: int
+        expected: float
+        answered: _containers.ScalarMap[str, int]
+        built_in: _containers.ScalarMap[str, float]
+        weight: float
+        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ...) -> None: ...
+    class AuditEntry(_message.Message):
+        __slots__ = ("time", "actor", "act", "reason", "detail")
+        TIME_FIELD_NUMBER: _ClassVar[int]
+        ACTOR_FIELD_NUMBER: _ClassVar[int]
+        ACT_FIELD_NUMBER: _ClassVar[int]
+        REASON_FIELD_NUMBER: _ClassVar[int]
+        DETAIL_FIELD_NUMBER: _ClassVar[int]
+        time: _timestamp_pb2.Timestamp
+        actor: str
+        act: str
+        reason: str
+        detail: _struct_pb2.Struct
+        def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., act: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    class Point(_message.Message):
+        __slots__ = ("time", "arm", "effect", "low", "high", "units", "share")
+        TIME_FIELD_NUMBER: _ClassVar[int]
+        ARM_FIELD_NUMBER: _ClassVar[int]
+        EFFECT_FIELD_NUMBER: _ClassVar[int]
+        LOW_FIELD_NUMBER: _ClassVar[int]
+        HIGH_FIELD_NUMBER: _ClassVar[int]
+        UNITS_FIELD_NUMBER: _ClassVar[int]
+        SHARE_FIELD_NUMBER: _ClassVar[int]
+        time: _timestamp_pb2.Timestamp
+        arm: str
+        effect: float
+        low: float
+        high: float
+        units: int
+        share: float
+        def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., arm: _Optional[str] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., units: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    ARMS_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    AUDIT_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    phase: int
+    verdict: GetReportResponse.Verdict
+    arm: str
+    arms: _containers.RepeatedCompositeFieldContainer[GetReportResponse.ArmReport]
+    checks: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Check]
+    numbers: _containers.RepeatedCompositeFieldContainer[GetReportResponse.ArmNumbers]
+    audit: _containers.RepeatedCompositeFieldContainer[GetReportResponse.AuditEntry]
+    points: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Point]
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    time: _timestamp_pb2.Timestamp
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Outcome(_message.Message):
+    __slots__ = ("response_id", "unit", "metric", "value", "time", "idempotency_key")
+    class UnitOfExperiment(_message.Message):
+        __slots__ = ("experiment", "unit")
+        EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+        UNIT_FIELD_NUMBER: _ClassVar[int]
+        experiment: str
+        unit: str
+        def __init__(self, experiment: _Optional[str] = ..., unit: _Optional[str] = ...) -> None: ...
+    RESPONSE_ID_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    response_id: str
+    unit: Outcome.UnitOfExperiment
+    metric: str
+    value: float
+    time: _timestamp_pb2.Timestamp
+    idempotency_key: str
+    def __init__(self, response_id: _Optional[str] = ..., unit: _Optional[_Union[Outcome.UnitOfExperiment, _Mapping]] = ..., metric: _Optional[str] = ..., value: _Optional[float] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+
+class RecordOutcomeRequest(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: Outcome
+    def __init__(self, outcome: _Optional[_Union[Outcome, _Mapping]] = ...) -> None: ...
+
+class RecordOutcomeResponse(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: OutcomeStatus
+    def __init__(self, status: _Optional[_Union[OutcomeStatus, str]] = ...) -> None: ...
+
+class RecordOutcomesRequest(_message.Message):
+    __slots__ = ("sequence", "outcomes")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    outcomes: _containers.RepeatedCompositeFieldContainer[Outcome]
+    def __init__(self, sequence: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ...) -> None: ...
+
+class RecordOutcomesResponse(_message.Message):
+    __slots__ = ("sequence", "statuses", "errors")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    STATUSES_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    statuses: _containers.RepeatedScalarFieldContainer[OutcomeStatus]
+    errors: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, sequence: _Optional[int] = ..., statuses: _Optional[_Iterable[_Union[OutcomeStatus, str]]] = ..., errors: _Optional[_Iterable[str]] = ...) -> None: ...
