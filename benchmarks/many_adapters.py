@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=160, help="requests in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--host-mb", type=int, default=1024)
+    parser.add_argument("--host-mb", type=int, default=2048)
     args = parser.parse_args()
     engine = start("smollm2-135m-instruct", "auto", native=True)
     with tempfile.TemporaryDirectory() as root:
