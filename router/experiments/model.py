@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from router.experiments.stats import Kind
+from router.experiments.kind import Kind
 from router.types import AdapterRef
 
 

@@ -360,7 +360,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, decision: _Optional[str] = ..., rule: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
     class Comparison(_message.Message):
-        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "length_adjusted", "length_adjusted_half")
+        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "length_adjusted", "length_adjusted_half", "relative", "relative_low", "relative_high", "margin", "margin_relative", "lower_is_better", "control_length", "treatment_length")
         METRIC_FIELD_NUMBER: _ClassVar[int]
         CONTROL_FIELD_NUMBER: _ClassVar[int]
         TREATMENT_FIELD_NUMBER: _ClassVar[int]
@@ -374,6 +374,14 @@ class GetReportResponse(_message.Message):
         STATE_FIELD_NUMBER: _ClassVar[int]
         LENGTH_ADJUSTED_FIELD_NUMBER: _ClassVar[int]
         LENGTH_ADJUSTED_HALF_FIELD_NUMBER: _ClassVar[int]
+        RELATIVE_FIELD_NUMBER: _ClassVar[int]
+        RELATIVE_LOW_FIELD_NUMBER: _ClassVar[int]
+        RELATIVE_HIGH_FIELD_NUMBER: _ClassVar[int]
+        MARGIN_FIELD_NUMBER: _ClassVar[int]
+        MARGIN_RELATIVE_FIELD_NUMBER: _ClassVar[int]
+        LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
+        CONTROL_LENGTH_FIELD_NUMBER: _ClassVar[int]
+        TREATMENT_LENGTH_FIELD_NUMBER: _ClassVar[int]
         metric: str
         control: float
         treatment: float
@@ -387,9 +395,17 @@ class GetReportResponse(_message.Message):
         state: str
         length_adjusted: float
         length_adjusted_half: float
-        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., length_adjusted: _Optional[float] = ..., length_adjusted_half: _Optional[float] = ...) -> None: ...
+        relative: float
+        relative_low: float
+        relative_high: float
+        margin: float
+        margin_relative: bool
+        lower_is_better: bool
+        control_length: float
+        treatment_length: float
+        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., length_adjusted: _Optional[float] = ..., length_adjusted_half: _Optional[float] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., lower_is_better: _Optional[bool] = ..., control_length: _Optional[float] = ..., treatment_length: _Optional[float] = ...) -> None: ...
     class ArmReport(_message.Message):
-        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs")
+        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "everyone")
         ARM_FIELD_NUMBER: _ClassVar[int]
         VERDICT_FIELD_NUMBER: _ClassVar[int]
         BLOCKED_FIELD_NUMBER: _ClassVar[int]
@@ -397,6 +413,7 @@ class GetReportResponse(_message.Message):
         ADJUSTED_P_FIELD_NUMBER: _ClassVar[int]
         GUARDRAILS_FIELD_NUMBER: _ClassVar[int]
         PAIRS_FIELD_NUMBER: _ClassVar[int]
+        EVERYONE_FIELD_NUMBER: _ClassVar[int]
         arm: str
         verdict: GetReportResponse.Verdict
         blocked: GetReportResponse.Verdict
@@ -404,7 +421,8 @@ class GetReportResponse(_message.Message):
         adjusted_p: float
         guardrails: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
         pairs: GetReportResponse.Pairs
-        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ...) -> None: ...
+        everyone: GetReportResponse.Comparison
+        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., everyone: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ...) -> None: ...
     class Pairs(_message.Message):
         __slots__ = ("wins", "losses", "ties", "share", "low", "high", "p")
         WINS_FIELD_NUMBER: _ClassVar[int]
@@ -432,7 +450,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, name: _Optional[str] = ..., failed: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
     class ArmNumbers(_message.Message):
-        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight")
+        __slots__ = ("arm", "units", "matured", "degraded", "responses", "expected", "answered", "built_in", "weight", "triggered")
         class AnsweredEntry(_message.Message):
             __slots__ = ("key", "value")
             KEY_FIELD_NUMBER: _ClassVar[int]
@@ -456,6 +474,7 @@ class GetReportResponse(_message.Message):
         ANSWERED_FIELD_NUMBER: _ClassVar[int]
         BUILT_IN_FIELD_NUMBER: _ClassVar[int]
         WEIGHT_FIELD_NUMBER: _ClassVar[int]
+        TRIGGERED_FIELD_NUMBER: _ClassVar[int]
         arm: str
         units: int
         matured: int
@@ -465,7 +484,8 @@ class GetReportResponse(_message.Message):
         answered: _containers.ScalarMap[str, int]
         built_in: _containers.ScalarMap[str, float]
         weight: float
-        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ...) -> None: ...
+        triggered: int
+        def __init__(self, arm: _Optional[str] = ..., units: _Optional[int] = ..., matured: _Optional[int] = ..., degraded: _Optional[int] = ..., responses: _Optional[int] = ..., expected: _Optional[float] = ..., answered: _Optional[_Mapping[str, int]] = ..., built_in: _Optional[_Mapping[str, float]] = ..., weight: _Optional[float] = ..., triggered: _Optional[int] = ...) -> None: ...
     class AuditEntry(_message.Message):
         __slots__ = ("time", "actor", "act", "reason", "detail")
         TIME_FIELD_NUMBER: _ClassVar[int]
@@ -480,7 +500,7 @@ class GetReportResponse(_message.Message):
         detail: _struct_pb2.Struct
         def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., actor: _Optional[str] = ..., act: _Optional[str] = ..., reason: _Optional[str] = ..., detail: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
     class Point(_message.Message):
-        __slots__ = ("time", "arm", "effect", "low", "high", "units", "share")
+        __slots__ = ("time", "arm", "effect", "low", "high", "units", "share", "share_low", "share_high")
         TIME_FIELD_NUMBER: _ClassVar[int]
         ARM_FIELD_NUMBER: _ClassVar[int]
         EFFECT_FIELD_NUMBER: _ClassVar[int]
@@ -488,6 +508,8 @@ class GetReportResponse(_message.Message):
         HIGH_FIELD_NUMBER: _ClassVar[int]
         UNITS_FIELD_NUMBER: _ClassVar[int]
         SHARE_FIELD_NUMBER: _ClassVar[int]
+        SHARE_LOW_FIELD_NUMBER: _ClassVar[int]
+        SHARE_HIGH_FIELD_NUMBER: _ClassVar[int]
         time: _timestamp_pb2.Timestamp
         arm: str
         effect: float
@@ -495,7 +517,9 @@ class GetReportResponse(_message.Message):
         high: float
         units: int
         share: float
-        def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., arm: _Optional[str] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., units: _Optional[int] = ..., share: _Optional[float] = ...) -> None: ...
+        share_low: float
+        share_high: float
+        def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., arm: _Optional[str] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., units: _Optional[int] = ..., share: _Optional[float] = ..., share_low: _Optional[float] = ..., share_high: _Optional[float] = ...) -> None: ...
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]

@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
+from router.experiments.kind import Kind
 from router.experiments.stats.moments import invalid
-
-
-class Kind(StrEnum):
-    """How a metric comes from units' rows."""
-
-    PROPORTION = "proportion"
-    """One 0 or 1 for each unit."""
-    MEAN = "mean"
-    """One number for each unit."""
-    RATIO = "ratio"
-    """Sum over all units divided by another sum: outcomes per request, tokens per answer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ All raise StoreDown where the database cannot be reached; what was acknowledged 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from router.experiments.model import (
@@ -26,6 +26,8 @@ class Bucket:
     """Sums of the units that were first exposed in a stretch of time.
 
     `start` is unix seconds. `exposed` is the number of units; `answered` how many have the metric.
+    `lengths` has the columns (value of the primary metric, mean completion_tokens of the unit's answers)
+    of the units that have both, where the primary metric is no ratio; None where that is not kept.
     """
 
     arm: str
@@ -35,6 +37,7 @@ class Bucket:
     degraded: int
     answered: Mapping[str, int]  # metric -> units with an outcome
     moments: Mapping[str, Moments]  # metric -> columns as its Metric has them
+    lengths: Moments | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class PhaseData:
     digests: Mapping[str, tuple[str, ...]]  # arm -> distinct adapter/base/router digests, in order
     responses: Mapping[str, int]  # arm -> answers
     peak: float  # largest log evidence of the sample-ratio test so far
+    built_in: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Arm -> built-in metric -> its mean over the arm's responses; empty where that is not kept."""
 
 
 class Store(Protocol):

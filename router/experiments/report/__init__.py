@@ -1,0 +1,1 @@
+"""Reports: an experiment judged from the store's sums, in plain values that servers and clients share."""

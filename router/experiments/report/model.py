@@ -1,0 +1,149 @@
+"""What a report says, in plain values: no statistics, no store, so that clients read it without numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from router.experiments.model import AuditEntry, Experiment
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """A decision ("promote", "stop for harm", "undecided", "invalid"), its rule, and its numbers in words."""
+
+    decision: str
+    rule: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """The effect at equal answer length, with half of its fixed-size 95 % interval: no causal effect."""
+
+    adjusted: float
+    half: float
+    control: float  # mean tokens of an answer
+    treatment: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An arm against control on one metric. `low` and `high` are infinite where nothing is known yet.
+
+    `units` and `values` are (control, arm). `method` is asymptotic, exact or burn-in (no interval yet).
+    Of a guardrail, `state` is within, beyond or open, and `margin` is in the metric's own unit, or a
+    share of control's value where `margin_relative`.
+    """
+
+    metric: str
+    units: tuple[int, int]
+    values: tuple[float, float]
+    effect: float
+    low: float
+    high: float
+    p: float
+    method: str
+    higher_is_better: bool = True
+    relative: float | None = None
+    relative_low: float | None = None
+    relative_high: float | None = None
+    state: str = ""
+    margin: float = 0.0
+    margin_relative: bool = False
+    length: Length | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """A shadow arm's answers against the served ones. Operational: nobody saw these answers."""
+
+    wins: int
+    losses: int
+    ties: int
+    share: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
+class ArmReport:
+    """One arm against control. `blocked` is what would be said if the experiment were valid.
+
+    `primary` is None until both arms have two units. In a router experiment it is of the units for which
+    the two routers differed at least once, and `everyone` is of all.
+    """
+
+    arm: str
+    verdict: Ruling
+    primary: Measured | None
+    adjusted_p: float = 1.0
+    guardrails: tuple[Measured, ...] = ()
+    blocked: Ruling | None = None
+    everyone: Measured | None = None
+    pairs: Pairs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check of the pipeline. `failed`: verdicts are invalid."""
+
+    name: str
+    failed: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArmNumbers:
+    """Counts of an arm, control included. `built_in` are means over responses, as far as they are kept.
+
+    `triggered`, of router experiments: matured units for which the routers differed.
+    """
+
+    arm: str
+    units: int
+    matured: int
+    degraded: int
+    responses: int
+    expected: float
+    weight: float
+    answered: Mapping[str, int] = field(default_factory=dict)
+    built_in: Mapping[str, float] = field(default_factory=dict)
+    triggered: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The primary metric of an arm over mature units exposed until `time`, and the arm's share of units.
+
+    `units`, `share` and its bounds count all exposed units: outside of the bounds the sample-ratio test
+    has its alarm. Control has points with an effect of 0, for its share.
+    """
+
+    time: float
+    arm: str
+    effect: float
+    low: float
+    high: float
+    units: int
+    share: float
+    share_low: float
+    share_high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A judgement with all that it rests on. `phase` 0: not started. `arm`: the one the verdict is about."""
+
+    experiment: Experiment
+    phase: int
+    verdict: Ruling
+    arm: str | None
+    arms: tuple[ArmReport, ...]
+    checks: tuple[Check, ...]
+    numbers: tuple[ArmNumbers, ...]
+    audit: tuple[AuditEntry, ...]
+    points: tuple[Point, ...]
+    notes: tuple[str, ...]
+    time: float
