@@ -4,7 +4,8 @@ RouterError
 ├── InvalidRequest          INVALID_ARGUMENT     every bad field is named
 │   └── PromptTooLong       INVALID_ARGUMENT     limit and length are given
 ├── NotFound                NOT_FOUND
-│   └── AdapterNotFound
+│   ├── AdapterNotFound
+│   └── ExperimentNotFound
 ├── AlreadyExists           ALREADY_EXISTS
 ├── FailedPrecondition      FAILED_PRECONDITION
 │   ├── AdapterRejected     FAILED_PRECONDITION  the folder is refused, with its findings
@@ -14,7 +15,8 @@ RouterError
 ├── Unavailable             UNAVAILABLE          try again, perhaps elsewhere
 │   ├── Overloaded          UNAVAILABLE          the queue is full
 │   ├── Draining            UNAVAILABLE          the server is stopping
-│   └── NotLoaded           UNAVAILABLE          the base is still loading
+│   ├── NotLoaded           UNAVAILABLE          the base is still loading
+│   └── StoreDown           UNAVAILABLE          experiments cannot be read or written now
 ├── ResourceExhausted       RESOURCE_EXHAUSTED   device or host memory
 ├── DeadlineExceeded        DEADLINE_EXCEEDED
 ├── EngineFailed            INTERNAL             a step raised: the caller sees a fixed text
@@ -92,6 +94,15 @@ class AdapterNotFound(NotFound):
         super().__init__("adapter", name, hint)
 
 
+class ExperimentNotFound(NotFound):
+    """No experiment, or no phase of it, by that name."""
+
+    reason = "EXPERIMENT_NOT_FOUND"
+
+    def __init__(self, name: str, hint: str = "") -> None:
+        super().__init__("experiment", name, hint)
+
+
 class AlreadyExists(RouterError):
     """A resource of that name is there already."""
 
@@ -159,6 +170,12 @@ class NotLoaded(Unavailable):
     """The base model is still loading."""
 
     reason = "MODEL_LOADING"
+
+
+class StoreDown(Unavailable):
+    """The database of experiments cannot be reached or written. Answers are served without experiments."""
+
+    reason = "STORE_DOWN"
 
 
 class ResourceExhausted(RouterError):
