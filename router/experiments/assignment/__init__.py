@@ -8,7 +8,7 @@ from router.experiments.assignment.allocation import (
     Reason,
     Salts,
 )
-from router.experiments.assignment.hashing import fraction
+from router.experiments.assignment.hashing import fraction, unit_hash
 from router.experiments.assignment.units import is_missing, never_repeats, request_id_like
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "is_missing",
     "never_repeats",
     "request_id_like",
+    "unit_hash",
 ]

@@ -1,0 +1,189 @@
+"""The thread that writes the queue to the store, one batch after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from router.errors import StoreDown
+from router.experiments.live.availability import Availability
+from router.experiments.store.port import Store
+
+log = logging.getLogger(__name__)
+LINGER = 0.05  # how long a batch gathers while nobody waits for it
+RETRY = 1.0
+MOST = 1000  # entries in one transaction
+
+
+class Kind(Enum):
+    """What an entry holds; the order in which a batch is written."""
+
+    EXPOSURES = "exposures"
+    OUTCOMES = "outcomes"
+    PAIRS = "pairs"
+    DISAGREEMENTS = "disagreements"
+    NOTHING = "nothing"  # only waited for
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Rows of one kind, and who waits for them."""
+
+    kind: Kind
+    rows: Sequence[Any]
+    waiter: asyncio.Future[Any] | None = None
+
+
+Batch = dict[Kind, list[Entry]]
+
+
+class Writer:
+    """`put` from the event loop; the rest happens in the thread. `done` counts rows that left the queue."""
+
+    def __init__(self, store: Store, availability: Availability, lose: Callable[[str, int], None]) -> None:
+        self.done = 0
+        self._availability, self._lose = availability, lose
+        self._calls: dict[Kind, Callable[[list[Any]], Any]] = {
+            Kind.EXPOSURES: store.expose,
+            Kind.OUTCOMES: store.record,
+            Kind.PAIRS: store.pairs,
+            Kind.DISAGREEMENTS: store.disagree,
+        }
+        self._queue: SimpleQueue[Entry | None] = SimpleQueue()
+        self._urgent, self._ending = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="experiments writer", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the thread; waiters are answered on `loop`."""
+        self._loop = loop
+        self._thread.start()
+
+    def put(self, entry: Entry, urgent: bool = False) -> None:
+        """Queue an entry; an urgent one is not left to gather company."""
+        self._queue.put(entry)
+        if urgent:
+            self._urgent.set()
+
+    def end(self, seconds: float) -> bool:
+        """Write what is there and stop; blocks. False if that was not possible in time."""
+        self._ending.set()
+        self._queue.put(None)
+        self._urgent.set()
+        self._thread.join(seconds)
+        return not self._thread.is_alive() and self._queue.empty()
+
+    def _run(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            batch: Batch = {kind: [] for kind in Kind}
+            batch[entry.kind].append(entry)
+            self._urgent.wait(LINGER)
+            self._urgent.clear()
+            self._gather(batch)
+            self._write(batch)
+
+    def _gather(self, batch: Batch) -> None:
+        """Take what is queued now."""
+        for _ in range(self._queue.qsize()):
+            try:
+                entry = self._queue.get_nowait()
+            except Empty:
+                return
+            if entry is None:  # the end: for `_run` to see
+                self._queue.put(None)
+                return
+            batch[entry.kind].append(entry)
+
+    def _write(self, batch: Batch) -> None:
+        """Until it is written: while the store is down waiters are told, and the rest is kept and tried again."""
+        while True:
+            try:
+                for kind, entries in batch.items():
+                    self._send(kind, entries)
+                return
+            except StoreDown as error:
+                self._turn_away(batch, error)
+            if self._ending.wait(RETRY):
+                self._give_up(batch)
+                return
+            if not any(batch.values()):
+                self._availability.forgive("write")
+                return
+            self._gather(batch)
+
+    def _send(self, kind: Kind, entries: list[Entry]) -> None:
+        """Write all; an entry that the store refuses is lost alone. Raises StoreDown; what is left is in the list."""
+        most = MOST
+        while entries:
+            chunk = entries[:most]
+            try:
+                found = self._call(kind, [row for entry in chunk for row in entry.rows])
+            except StoreDown:
+                raise
+            except Exception as error:
+                if len(chunk) > 1:
+                    most = 1
+                    continue
+                log.exception("the store refused %s", kind.value)
+                self._lost(chunk[0], error)
+            else:
+                self._settle(chunk, found)
+            del entries[: len(chunk)]
+
+    def _call(self, kind: Kind, rows: list[Any]) -> Any:
+        if not rows:
+            return None
+        with self._availability.calling("write"):
+            return self._calls[kind](rows)
+
+    def _settle(self, entries: Sequence[Entry], found: Any) -> None:
+        """Each waiter gets its part of what the store answered."""
+        answers, begin = [], 0
+        for entry in entries:
+            end = begin + len(entry.rows)
+            if entry.waiter is not None:
+                answers.append((entry.waiter, found[begin:end] if found else None))
+            begin = end
+        self.done += begin
+        self._answer(answers)
+
+    def _turn_away(self, batch: Batch, error: StoreDown) -> None:
+        for entries in batch.values():
+            for entry in [e for e in entries if e.waiter is not None]:
+                entries.remove(entry)
+                self.done += len(entry.rows)
+                self._answer([(entry.waiter, error)])
+
+    def _give_up(self, batch: Batch) -> None:
+        self._gather(batch)
+        for entries in batch.values():
+            for entry in entries:
+                self._lost(entry, StoreDown("the server stopped while the store was down"))
+
+    def _lost(self, entry: Entry, error: Exception) -> None:
+        self.done += len(entry.rows)
+        if entry.waiter is None:
+            self._lose(entry.kind.value, len(entry.rows))
+        else:
+            self._answer([(entry.waiter, error)])
+
+    def _answer(self, answers: Sequence[tuple[asyncio.Future[Any] | None, Any]]) -> None:
+        loop = self._loop
+        if answers and loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(_tell, answers)
+
+
+def _tell(answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+    for waiter, answer in answers:
+        if waiter.done():  # nobody waits any more
+            continue
+        if isinstance(answer, Exception):
+            waiter.set_exception(answer)
+        else:
+            waiter.set_result(answer)
