@@ -82,11 +82,22 @@ class Store(Protocol):
         ...
 
     def expose(self, exposures: Sequence[Exposure]) -> None:
-        """Keep them; the same response again changes nothing. Durable when it returns."""
+        """Keep them; the same response again changes nothing. Durable when it returns.
+
+        The arm and the window of a unit are those of the exposure of it that was kept first. Outcomes
+        that came before their exposure are counted now. Exposures of a phase that is not there (any more)
+        are dropped with a warning.
+        """
         ...
 
     def record(self, outcomes: Sequence[Outcome]) -> tuple[Accepted, ...]:
-        """Count them, in order; durable when it returns."""
+        """Count them, in order; durable when it returns.
+
+        A key that was there already is DUPLICATE if it was counted, and else what it was before (LATE,
+        UNKNOWN). An outcome of a response counts in every phase the response was exposed in; one of a unit
+        in the last phase whose exposure of that unit is not after it. UNKNOWN ones are kept for a while:
+        they count when their exposure comes, and as covariates.
+        """
         ...
 
     def pairs(self, pairs: Sequence[Pair]) -> None:

@@ -1,0 +1,195 @@
+"""A store of dicts for tests: keeps every row, computes all sums anew when asked. Oracle of the SQL one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+
+from router.errors import AlreadyExists, ExperimentNotFound, StaleEtag, StoreDown
+from router.experiments.model import (
+    Accepted,
+    AuditEntry,
+    Disagreement,
+    Experiment,
+    Exposure,
+    Outcome,
+    Pair,
+)
+from router.experiments.store.port import PhaseData, Store
+from tests.experiments.memory_sums import Kept, Place, Rows, phase_data
+
+log = logging.getLogger(__name__)
+
+
+class MemoryStore:
+    """Follows `router.experiments.store.port.Store`; nothing outlives it.
+
+    Set `down` and every call raises StoreDown, until it is unset.
+    """
+
+    def __init__(self) -> None:
+        self.down = False
+        self.experiments: dict[str, Experiment] = {}
+        self.rows: dict[Place, Rows] = {}
+        self.outcomes: dict[str, Kept] = {}
+        self.acts: list[AuditEntry] = []
+        self.salts: dict[str, str] = {}
+        self.versions = count(1)
+
+    def __getattribute__(self, name: str):
+        if name in vars(Store) and not name.startswith("_") and self.down:
+            raise StoreDown("the database cannot be reached")
+        return super().__getattribute__(name)
+
+    def salt(self, purpose: str) -> str:
+        return self.salts.setdefault(purpose, f"salt-of-{purpose}")
+
+    def create(self, experiment: Experiment) -> Experiment:
+        if experiment.name in self.experiments:
+            raise AlreadyExists(f"{experiment.resource} exists already", resource=experiment.resource)
+        return self._put(experiment)
+
+    def _put(self, experiment: Experiment) -> Experiment:
+        kept = replace(experiment, etag=f"etag-{next(self.versions)}")
+        self.experiments[kept.name] = kept
+        for phase in kept.phases:
+            self.rows.setdefault((kept.name, phase.number), Rows())
+        return kept
+
+    def get(self, name: str) -> Experiment:
+        if name not in self.experiments:
+            raise ExperimentNotFound(name)
+        return self.experiments[name]
+
+    def list(self) -> tuple[Experiment, ...]:
+        return tuple(self.experiments[name] for name in sorted(self.experiments))
+
+    def replace(self, experiment: Experiment, audit: AuditEntry) -> Experiment:
+        self._check(self.get(experiment.name), experiment.etag)
+        self.acts.append(audit)
+        return self._put(experiment)
+
+    def _check(self, found: Experiment, etag: str) -> None:
+        if found.etag != etag:
+            raise StaleEtag(f"{found.resource} changed since it was read: read it again, then change it")
+
+    def delete(self, name: str, etag: str = "") -> None:
+        found = self.get(name)
+        self._check(found, etag or found.etag)
+        del self.experiments[name]
+        self.acts = [act for act in self.acts if act.experiment != name]
+        self.rows = {place: rows for place, rows in self.rows.items() if place[0] != name}
+        for key, kept in list(self.outcomes.items()):
+            left = {place: unit for place, unit in kept.places.items() if place[0] != name}
+            gone = kept.outcome.experiment == name or (kept.places and not left)
+            kept.places = left
+            if gone:
+                del self.outcomes[key]
+
+    def expose(self, exposures: Sequence[Exposure]) -> None:
+        for exposure in exposures:
+            place = (exposure.experiment, exposure.phase)
+            rows = self.rows.get(place)
+            if rows is None:
+                log.warning("an exposure of %s, phase %d, which is not there, is dropped", *place)
+            elif exposure.response_id not in rows.exposures:
+                rows.exposures[exposure.response_id] = exposure
+                new = exposure.unit not in rows.firsts
+                rows.firsts.setdefault(exposure.unit, exposure)
+                self._adopt(place, exposure, new)
+
+    def _adopt(self, place: Place, exposure: Exposure, new: bool) -> None:
+        """Outcomes that were here before their exposure."""
+        for kept in self.outcomes.values():
+            said = kept.outcome
+            by_unit = (said.experiment, said.unit) == (exposure.experiment, exposure.unit)
+            waits = new and by_unit and not kept.places and said.time >= exposure.time
+            if said.response_id == exposure.response_id or waits:
+                kept.places[place] = exposure.unit
+
+    def record(self, outcomes: Sequence[Outcome]) -> tuple[Accepted, ...]:
+        return tuple(self._record(outcome) for outcome in outcomes)
+
+    def _record(self, outcome: Outcome) -> Accepted:
+        if outcome.key in self.outcomes:
+            found = self._status(self.outcomes[outcome.key])
+            return Accepted.DUPLICATE if found is Accepted.COUNTED else found
+        kept = Kept(outcome, self._places(outcome))
+        self.outcomes[outcome.key] = kept
+        return self._status(kept)
+
+    def _places(self, outcome: Outcome) -> dict[Place, str]:
+        if outcome.response_id:
+            rid = outcome.response_id
+            return {p: rows.exposures[rid].unit for p, rows in self.rows.items() if rid in rows.exposures}
+        fitting = [
+            place
+            for place, rows in self.rows.items()
+            if place[0] == outcome.experiment
+            and outcome.unit in rows.firsts
+            and rows.firsts[outcome.unit].time <= outcome.time
+        ]
+        return {max(fitting): outcome.unit} if fitting else {}
+
+    def _status(self, kept: Kept) -> Accepted:
+        if not kept.places:
+            return Accepted.UNKNOWN
+        counted = any(self._in_window(kept.outcome, *found) for found in kept.places.items())
+        return Accepted.COUNTED if counted else Accepted.LATE
+
+    def _in_window(self, outcome: Outcome, place: Place, unit: str) -> bool:
+        window = next(p.spec.window for p in self.get(place[0]).phases if p.number == place[1])
+        return outcome.time <= self.rows[place].firsts[unit].time + window
+
+    def pairs(self, pairs: Sequence[Pair]) -> None:
+        for pair in pairs:
+            if rows := self.rows.get((pair.experiment, pair.phase)):
+                rows.pairs.setdefault((pair.arm, pair.response_id), pair)
+
+    def disagree(self, found: Sequence[Disagreement]) -> None:
+        for said in found:
+            if rows := self.rows.get((said.experiment, said.phase)):
+                rows.disagreements.setdefault(said.response_id, said)
+
+    def data(self, name: str, phase: int) -> PhaseData:
+        return phase_data(self._phase(name, phase), *self._of(name, phase), self.outcomes.values())
+
+    def triggered(self, name: str, phase: int) -> PhaseData:
+        place, rows = self._of(name, phase)
+        differed = {d.unit for d in rows.disagreements.values() if d.control != d.treatment}
+        found = self._phase(name, phase)
+        return phase_data(found, place, rows, self.outcomes.values(), differed)
+
+    def _phase(self, name: str, number: int):
+        phases = self.get(name).phases
+        found = next((p for p in phases if p.number == number), None)
+        if found is None:
+            there = ", ".join(str(p.number) for p in phases) or "none"
+            raise ExperimentNotFound(name, f": phase {number} is not there, there are: {there}")
+        return found
+
+    def _of(self, name: str, number: int) -> tuple[Place, Rows]:
+        self._phase(name, number)
+        return (name, number), self.rows[name, number]
+
+    def paired(self, name: str, phase: int) -> Mapping[str, tuple[int, int, int]]:
+        _, rows = self._of(name, phase)
+        results: dict[str, list[int]] = {}
+        for (arm, _), pair in rows.pairs.items():
+            results.setdefault(arm, []).append(pair.result)
+        return {arm: (r.count(1), r.count(-1), r.count(0)) for arm, r in sorted(results.items())}
+
+    def set_peak(self, name: str, phase: int, peak: float) -> None:
+        _, rows = self._of(name, phase)
+        rows.peak = max(rows.peak, peak)
+
+    def audit(self, entry: AuditEntry) -> None:
+        self.acts.append(entry)
+
+    def trail(self, name: str) -> tuple[AuditEntry, ...]:
+        return tuple(sorted((a for a in self.acts if a.experiment == name), key=lambda a: a.time))
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,179 @@
+"""What a phase's rows come to, computed from all of them: slow, plain, and without any state."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from router.experiments.model import (
+    BUILT_IN,
+    Aggregate,
+    Disagreement,
+    Exposure,
+    MetricSpec,
+    Outcome,
+    Pair,
+    Phase,
+    Unanswered,
+)
+from router.experiments.stats import Kind, Moments
+from router.experiments.store import buckets
+from router.experiments.store.port import Bucket, PhaseData
+
+Place: TypeAlias = tuple[str, int]  # experiment, phase
+
+
+@dataclass
+class Kept:
+    """An outcome, and the units that it is an outcome of."""
+
+    outcome: Outcome
+    places: dict[Place, str]
+
+
+@dataclass
+class Rows:
+    """What is logged of one phase. `firsts`: the exposure of each unit that was kept first."""
+
+    exposures: dict[str, Exposure] = field(default_factory=dict)
+    firsts: dict[str, Exposure] = field(default_factory=dict)
+    pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
+    disagreements: dict[str, Disagreement] = field(default_factory=dict)
+    peak: float = 0.0
+
+
+class Unit:
+    """One unit of a phase with its outcomes: those that count, and those from before the phase."""
+
+    def __init__(self, phase: Phase, place: Place, rows: Rows, first: Exposure, kept: Iterable[Kept]) -> None:
+        end = first.time + phase.spec.window
+        self.arm, self.answers = first.arm, 0
+        self.shown = [e for e in rows.exposures.values() if e.unit == first.unit]
+        self.responses = sum(e.time <= end for e in self.shown)
+        self.counted: dict[str, list[Outcome]] = defaultdict(list)
+        self.before: dict[str, list[float]] = defaultdict(list)
+        for found in kept:
+            said = found.outcome
+            if found.places.get(place) == first.unit and said.time <= end:
+                self.counted[said.metric].append(said)
+            if first.unit in {said.unit, *found.places.values()} and said.time < phase.started:
+                self.before[said.metric].append(said.value)
+
+    def values(self, name: str) -> list[float]:
+        return [o.value for o in self.counted[name]]
+
+    def row(self, metric: MetricSpec) -> tuple[float, ...] | None:
+        if not self.counted[metric.name] and metric.missing is Unanswered.EXCLUDED:
+            return None
+        if metric.kind is Kind.RATIO:
+            now = (sum(self.values(metric.name)), self._denominator(metric))
+        else:
+            now = (self._value(metric),)
+        return (*now, *self._covariate(metric)) if metric.covariate else now
+
+    def _value(self, metric: MetricSpec) -> float:
+        found = self.values(metric.name)
+        if not found:
+            return 0.0
+        if metric.aggregate is Aggregate.LAST:
+            return max((o.time, o.value) for o in self.counted[metric.name])[1]
+        return {
+            Aggregate.SUM: sum(found),
+            Aggregate.MEAN: sum(found) / len(found),
+            Aggregate.MAX: max(found),
+        }[metric.aggregate]
+
+    def _denominator(self, metric: MetricSpec) -> float:
+        if metric.per == "responses":
+            return float(self.responses)
+        found = self.values(metric.name if metric.per == "outcomes" else metric.per)
+        return float(len(found)) if metric.per == "outcomes" else sum(found)
+
+    def _covariate(self, metric: MetricSpec) -> tuple[float, ...]:
+        found = self.before[metric.name]
+        if metric.kind is Kind.RATIO:
+            counts = metric.per in ("responses", "outcomes")
+            below = float(len(found)) if counts else sum(self.before[metric.per])
+            return (sum(found), below) if found and below else (0.0, 1.0)
+        if metric.aggregate is Aggregate.SUM:
+            return (sum(found),)
+        return (sum(found) / len(found) if found else 0.0,)
+
+    def length(self, primary: MetricSpec) -> tuple[float, float] | None:
+        tokens = self.values("completion_tokens")
+        row = self.row(primary)
+        return (row[0], sum(tokens) / len(tokens)) if tokens and row else None
+
+
+def phase_data(
+    phase: Phase, place: Place, rows: Rows, kept: Iterable[Kept], only: Collection[str] | None = None
+) -> PhaseData:
+    kept = list(kept)
+    units = {
+        name: Unit(phase, place, rows, first, kept)
+        for name, first in rows.firsts.items()
+        if only is None or name in only
+    }
+    shown = [e for e in rows.exposures.values() if e.unit in units]
+    digests: dict[str, dict[str, None]] = defaultdict(dict)
+    responses: dict[str, int] = defaultdict(int)
+    for e in shown:
+        responses[e.arm] += 1
+        if not e.degraded:
+            digests[e.arm][f"{e.adapter_digest}/{e.base_digest}/{e.router_digest}"] = None
+    return PhaseData(
+        buckets=tuple(_buckets(phase, rows, units)),
+        crossed=sum(len({e.arm for e in unit.shown}) > 1 for unit in units.values()),
+        digests={arm: tuple(found) for arm, found in sorted(digests.items())},
+        responses=dict(sorted(responses.items())),
+        peak=rows.peak,
+        built_in=_built_in(units.values()),
+    )
+
+
+def _built_in(units: Iterable[Unit]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for unit in units:
+        for name in BUILT_IN:
+            found[unit.arm][name] += unit.values(name)
+    means = {arm: {n: sum(v) / len(v) for n, v in of.items() if v} for arm, of in sorted(found.items())}
+    return {arm: of for arm, of in means.items() if of}
+
+
+def _buckets(phase: Phase, rows: Rows, units: dict[str, Unit]) -> Iterable[Bucket]:
+    width = buckets.first_width(phase.spec.window)
+    groups: dict[tuple[int, str], list[Unit]] = defaultdict(list)
+    for name, unit in units.items():
+        elapsed = rows.firsts[name].time - phase.started
+        groups[buckets.number(elapsed, width), unit.arm].append(unit)
+    for (stretch, arm), found in sorted(groups.items()):
+        offset, seconds = buckets.span(stretch, width)
+        yield _bucket(phase, arm, (phase.started + offset, seconds), found)
+
+
+def _bucket(phase: Phase, arm: str, span: tuple[float, float], units: list[Unit]) -> Bucket:
+    spec = phase.spec
+    metrics = (spec.primary, *spec.guardrails)
+    lengths = None
+    if spec.primary.kind is not Kind.RATIO:
+        lengths = _moments(2, [unit.length(spec.primary) for unit in units])
+    return Bucket(
+        arm,
+        *span,
+        exposed=len(units),
+        degraded=sum(any(e.degraded for e in unit.shown) for unit in units),
+        answered={m.name: sum(bool(u.counted[m.name]) for u in units) for m in metrics},
+        moments={m.name: _moments(columns_of(m), [u.row(m) for u in units]) for m in metrics},
+        lengths=lengths,
+    )
+
+
+def columns_of(metric: MetricSpec) -> int:
+    return (2 if metric.kind is Kind.RATIO else 1) * (2 if metric.covariate else 1)
+
+
+def _moments(columns: int, rows: Iterable[tuple[float, ...] | None]) -> Moments:
+    found = [row for row in rows if row is not None]
+    return Moments.of(*zip(*found, strict=True)) if found else Moments.empty(columns)
