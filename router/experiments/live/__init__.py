@@ -5,25 +5,25 @@
 
 The life of a request in an experiment (`router/server/pipeline.py`):
 
-1. A router experiment chooses the router before routing: `Experiments.route(request, router)` asks
-   `Experiments.routers`, which `routers.py` sets, and falls back to `router.route(request)`.
+1. A router experiment chooses the router before routing: `Experiments.routers`, if set, is awaited as
+   `routers(request, router)` and gives the decision together with its Assignment (None: no part).
    `Assigner.router(request, now)` says which arm of which router experiment a request has. A request in a
    router experiment takes part in no other.
 2. After routing, `Assigner.assign(request, decision, now)` gives an `Assignment` (experiment, phase, arm,
-   propensity, the unit's hash), or None. It reads an immutable `Snapshot` and never the store.
+   propensity, the unit's hash), or says why not. It reads an immutable `Snapshot` and never the store.
    `Snapshot.shadows` has the experiments whose arms answer unseen: they assign nobody.
 3. The pipeline leases the arm's version. An arm that cannot answer stays the arm of the request: control's
-   version, then the version routing chose, stand in, and the exposure says `degraded`.
-4. Everyone who wants to know how an answer goes is a `watch.Watcher`: `began()` at the first token, `ended(End)`
-   once, with text, usage and error. `Experiments.watchers(request, served)` lists them for one answer: the
-   `trial.Trial` (exposure and built-in outcomes), and whatever each callable in `Experiments.beside` gives,
-   called when the engine has taken the request: shadows start there, in the same batch, and compare when the
+   version, then the version that routing chose, stand in, and the exposure says `degraded`.
+4. Who wants to know how an answer goes is a `watch.Watcher`: `began()` at the first token, `ended(End)`
+   once, with text, usage and error. The `trial.Trial` of the request is one (exposure and built-in
+   outcomes). Each callable in `Experiments.beside` is called with a `watch.Served` when the engine has
+   taken the request, and may give another: shadows start there, in the same batch, and compare when the
    served answer has `ended`.
 5. `Recorder` puts everything on one ordered queue that a thread writes to the store in batches.
 
-A bandit's weights come in by `Assigner.reweight(name, phase, start, weights)`: from `start` (unix seconds) on,
-enrolled units are divided by them, and exposures carry them as propensities. Before the next `start` they stay
-as they are, so units are sticky within an epoch; enrolment and the variant's salt never change.
+A bandit's weights come in by `Assigner.reweight(name, phase, start, weights)`: from `start` (unix seconds)
+on, enrolled units are divided by them, and exposures carry them as propensities. Before the next `start`
+they stay as they are, so units are sticky within an epoch; enrolment and salts never change.
 
 Rule for a store that is down: from the first call that fails (or takes longer than `PATIENCE`) until one
 works again, nobody is assigned; requests are served as routing says and are counted as skipped. What was

@@ -84,7 +84,7 @@ class Recorder:
         await self._awaited(Kind.NOTHING, ())
 
     async def close(self) -> None:
-        """Write what is there, then let the thread go; gives up after some seconds or if the store is down."""
+        """Write what is there, then let the thread go; gives up after seconds, or if the store is down."""
         if not self._open:
             return
         self._open = False

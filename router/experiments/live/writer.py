@@ -101,7 +101,7 @@ class Writer:
             batch[entry.kind].append(entry)
 
     def _write(self, batch: Batch) -> None:
-        """Until it is written: while the store is down waiters are told, and the rest is kept and tried again."""
+        """Until it is written: while the store is down, waiters are told and the rest is tried again."""
         while True:
             try:
                 for kind, entries in batch.items():
@@ -118,7 +118,7 @@ class Writer:
             self._gather(batch)
 
     def _send(self, kind: Kind, entries: list[Entry]) -> None:
-        """Write all; an entry that the store refuses is lost alone. Raises StoreDown; what is left is in the list."""
+        """Write all and empty the list; an entry that the store refuses is lost alone. Raises StoreDown."""
         most = MOST
         while entries:
             chunk = entries[:most]
@@ -158,7 +158,7 @@ class Writer:
             for entry in [e for e in entries if e.waiter is not None]:
                 entries.remove(entry)
                 self.done += len(entry.rows)
-                self._answer([(entry.waiter, error)])
+                self._answer([(entry.waiter, StoreDown(error.message))])
 
     def _give_up(self, batch: Batch) -> None:
         self._gather(batch)
