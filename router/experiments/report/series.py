@@ -1,0 +1,105 @@
+"""The effect and the arms' shares over time, for plots: cumulative over buckets, thinned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.experiments.model import Mode
+from router.experiments.report import cohorts
+from router.experiments.report.model import Point
+from router.experiments.report.shares import band
+from router.experiments.report.source import Source
+from router.experiments.stats import Moments, compare
+from router.experiments.stats.moments import Array
+from router.experiments.store.port import Bucket
+
+Index = NDArray[np.int64]
+EXACT_POINTS = 50  # an exact interval takes some milliseconds
+
+
+def points_of(source: Source, most: int) -> tuple[Point, ...]:
+    """At most `most` points of each arm, the last bucket's among them. None of shadow arms, which nobody is
+    exposed to."""
+    if source.spec.mode is Mode.SHADOW or not source.data.buckets or most < 1:
+        return ()
+    if source.spec.mode is Mode.BANDIT:
+        most = min(most, EXACT_POINTS)
+    times = _thinned(np.unique(_ends(source.data.buckets)), most)
+    units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}
+    total = np.sum(list(units.values()), axis=0)
+    effects = {arm: _effects(source, arm, times) for arm in source.design.treatments}
+    nothing = [(0.0, 0.0, 0.0)] * len(times)
+    return tuple(
+        _point(source, float(time), arm, effects.get(arm, nothing)[i], int(units[arm][i]), int(total[i]))
+        for arm in source.design.weights
+        for i, time in enumerate(times)
+    )
+
+
+def _point(
+    source: Source, time: float, arm: str, effect: tuple[float, float, float], units: int, total: int
+) -> Point:
+    weight = source.design.weights[arm]
+    bounds = band(total, weight) if source.spec.mode is Mode.SPLIT else (0.0, 1.0)
+    return Point(time, arm, *effect, units, units / total if total else weight, *bounds)
+
+
+def _ends(buckets: Sequence[Bucket]) -> Array:
+    return np.array([b.start + b.seconds for b in buckets], np.float64)
+
+
+def _thinned(times: Array, most: int) -> Array:
+    if len(times) <= most:
+        return times
+    return times[np.unique(np.linspace(0, len(times) - 1, most).round().astype(np.int64))]
+
+
+def _until(buckets: Sequence[Bucket], times: Array) -> tuple[Index, Index]:
+    """Order of the buckets by their ends, and how many of them are over at each time."""
+    ends = _ends(buckets)
+    order = np.argsort(ends, kind="stable")
+    return order, np.searchsorted(ends[order], times, side="right")
+
+
+def _cumulative(table: Array, order: Index, until: Index) -> Array:
+    """Rows [buckets, columns] added up until each time: [times, columns]."""
+    start = np.zeros((1, table.shape[1]))
+    return np.concatenate((start, np.cumsum(table[order], axis=0)))[until]
+
+
+def _exposed(buckets: Sequence[Bucket], arm: str, times: Array) -> Array:
+    counts = np.array([[b.exposed if b.arm == arm else 0] for b in buckets], np.float64)
+    return _cumulative(counts, *_until(buckets, times))[:, 0]
+
+
+def _effects(source: Source, arm: str, times: Array) -> list[tuple[float, float, float]]:
+    metric, buckets = source.design.primary, source.deciding
+    if not buckets:
+        return [(math.nan, -math.inf, math.inf)] * len(times)
+    order, until = _until(buckets, times)
+    sums = [
+        [cohorts.usable(metric, cohorts.moments(row, metric.columns)) for row in found]
+        for found in (
+            _cumulative(cohorts.rows(cohorts.of_metric(buckets, a, metric), metric.columns), order, until)
+            for a in (source.design.control, arm)
+        )
+    ]
+    return list(_compared(source, arm, *sums))
+
+
+def _compared(
+    source: Source, arm: str, control: Sequence[Moments], treatment: Sequence[Moments]
+) -> Iterator[tuple[float, float, float]]:
+    """Effect and interval; what is the same as at the time before is not computed again."""
+    plan, before = source.design.plan_for(arm), (math.nan, -math.inf, math.inf)
+    last: tuple[Moments, Moments] | None = None
+    for both in zip(control, treatment, strict=True):
+        if both != last and min(both[0].n, both[1].n) >= 2:
+            found = compare(source.design.primary, *both, plan)
+            before = (found.effect, found.interval.low, found.interval.high)
+        last = both
+        yield before

@@ -1,0 +1,178 @@
+"""Reports from sums: verdict, what it rests on, and what every mode lets it say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from router.errors import InvalidRequest
+from router.experiments.kind import Kind
+from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode, Phase, RouterVariant
+from router.experiments.report.build import report
+from router.experiments.stats import Moments, Plan, compare, length_adjusted
+from router.experiments.stats.metric import Metric
+from tests.experiments.report.sums import (
+    DAY,
+    LONG_AFTER,
+    SPEC,
+    STARTED,
+    SumsStore,
+    both,
+    bucket,
+    running,
+)
+
+
+def test_a_better_arm_is_promoted_with_its_numbers():
+    store = SumsStore(both(1000, 1150), responses={"control": 3000, "new": 3100})
+    found = report(store, "medical-v2", now=LONG_AFTER)
+    assert (found.verdict.decision, found.verdict.rule, found.arm) == ("promote", "primary-better", "new")
+    (arm,) = found.arms
+    assert arm.primary is not None
+    assert arm.primary.values == (0.5, 0.575)
+    assert 0 < arm.primary.low < arm.primary.effect < arm.primary.high
+    assert arm.adjusted_p == arm.primary.p < 0.05
+    assert arm.guardrails[0].state == "within"
+    assert arm.guardrails[0].margin == 0.03
+    assert not arm.guardrails[0].higher_is_better
+    assert [(n.arm, n.units, n.matured, n.responses, n.expected) for n in found.numbers] == [
+        ("control", 2000, 2000, 3000, 2000.0),
+        ("new", 2000, 2000, 3100, 2000.0),
+    ]
+    assert found.numbers[1].answered == {"success": 2000, "error": 2000}
+    assert not any(check.failed for check in found.checks)
+
+
+def test_units_within_their_window_are_left_out_and_counted():
+    buckets = [*both(500, 500, 1000), *(bucket(arm, 1000, 999, at=30) for arm in ("control", "new"))]
+    found = report(SumsStore(buckets), "medical-v2", now=STARTED + 30 * 3600.0)
+    assert found.arms[0].primary is not None
+    assert found.arms[0].primary.values == (0.5, 0.5)
+    assert [(n.units, n.matured) for n in found.numbers] == [(2000, 1000)] * 2
+    assert found.verdict.rule == "immature"
+    assert any(note.startswith("2,000 units had less than the window of 1 day") for note in found.notes)
+
+
+def test_nothing_is_judged_before_the_start():
+    found = report(SumsStore([], Experiment("draft", SPEC)), "draft", now=1.0)
+    assert (found.phase, found.verdict.decision, found.verdict.rule) == (0, "undecided", "not-started")
+    assert found.arms == found.points == ()
+
+
+def test_a_phase_without_units_is_undecided_and_sound():
+    found = report(SumsStore([]), "medical-v2", now=LONG_AFTER)
+    assert (found.verdict.decision, found.verdict.rule) == ("undecided", "too-few-units")
+    assert found.arms[0].primary is None
+    assert not any(check.failed for check in found.checks)
+
+
+def test_a_phase_is_asked_by_its_number():
+    first = Phase(1, STARTED, "a", "b", SPEC, ended=STARTED + DAY)
+    second = Phase(2, STARTED + DAY, "c", "d", SPEC, reason="weights changed")
+    store = SumsStore(both(500, 500), replace(running(), phases=(first, second)))
+    assert report(store, "medical-v2", now=LONG_AFTER).phase == 2
+    found = report(store, "medical-v2", 1, now=LONG_AFTER)
+    assert "this is phase 1; the last one is 2" in found.notes
+    with pytest.raises(InvalidRequest, match="there is no phase 3; there are: 1, 2"):
+        report(store, "medical-v2", 3, now=LONG_AFTER)
+
+
+def test_a_faulty_sample_ratio_is_remembered_and_blocks():
+    store = SumsStore([*both(1000, 1150), bucket("new", 600, 300, at=1)])
+    found = report(store, "medical-v2", now=LONG_AFTER)
+    assert (found.verdict.decision, found.verdict.rule) == ("invalid", "sample-ratio")
+    assert found.arms[0].blocked is not None
+    assert [check.name for check in found.checks if check.failed] == ["sample-ratio"]
+    assert store.peaks[0] > math.log(1000)
+    sound = SumsStore(both(1000, 1150), peak=store.peaks[0])
+    assert report(sound, "medical-v2", now=LONG_AFTER).verdict.decision == "invalid"
+    assert sound.peaks == []
+
+
+def test_the_effect_at_equal_length_stands_beside_the_raw_one():
+    def lengths(units: int, successes: int, tokens: float) -> Moments:
+        values = [1.0] * successes + [0.0] * (units - successes)
+        return Moments.of(values, [tokens + 10 * v + i % 3 for i, v in enumerate(values)])
+
+    sums = {"control": lengths(2000, 1000, 80.0), "new": lengths(2000, 1150, 95.0)}
+    buckets = [replace(b, lengths=sums[b.arm]) for b in both(1000, 1150)]
+    found = report(SumsStore(buckets), "medical-v2", now=LONG_AFTER).arms[0].primary
+    assert found is not None
+    assert found.length is not None
+    expected = length_adjusted(sums["control"], sums["new"])
+    assert found.length.adjusted == float(expected.adjusted.value) < found.effect
+    assert found.length.treatment > found.length.control
+
+
+def test_missing_lengths_are_told():
+    found = report(SumsStore(both(500, 500)), "medical-v2", now=LONG_AFTER)
+    assert any(note.startswith("no effect at equal answer length") for note in found.notes)
+
+
+def test_a_ratio_without_answers_yet_is_no_error():
+    ratio = MetricSpec("thumbs", Kind.RATIO)
+    buckets = [
+        replace(b, moments={**b.moments, "thumbs": Moments(b.exposed, (0.0, 0.0), (0.0, 0.0, 0.0))})
+        for b in both(500, 500)
+    ]
+    store = SumsStore(buckets, running(replace(SPEC, primary=ratio)))
+    assert report(store, "medical-v2", now=LONG_AFTER).verdict.rule in ("too-few-units", "missing-outcomes")
+
+
+def test_shadow_arms_report_pairs_and_no_preference():
+    spec = replace(SPEC, mode=Mode.SHADOW)
+    store = SumsStore([bucket("control", 3000, 1500)], running(spec), pairs={"new": (300, 100, 50)})
+    found = report(store, "medical-v2", now=LONG_AFTER)
+    assert (found.verdict.decision, found.verdict.rule) == ("undecided", "shadow")
+    pairs = found.arms[0].pairs
+    assert pairs is not None
+    assert (pairs.wins, pairs.losses, pairs.ties, pairs.share) == (300, 100, 50, 0.75)
+    assert 0.5 < pairs.low < pairs.high
+    assert found.points == ()
+    assert "not what users prefer" in found.notes[0]
+
+
+def test_a_bandit_promotes_nothing_and_shows_no_naive_interval():
+    mean = MetricSpec("seconds_saved", Kind.MEAN)
+    rows = Moments.of([float(i % 7) for i in range(2000)])
+    buckets = [replace(b, moments={**b.moments, "seconds_saved": rows}) for b in both(1000, 1150)]
+    buckets.append(bucket("new", 3000, 1725, at=1))
+    for spec in (replace(SPEC, mode=Mode.BANDIT), replace(SPEC, mode=Mode.BANDIT, primary=mean)):
+        found = report(SumsStore(buckets, running(spec)), "medical-v2", now=LONG_AFTER)
+        assert found.verdict.decision == "undecided"
+        assert found.arms[0].primary is not None
+        assert found.arms[0].primary.method == ("burn-in" if spec.primary is mean else "exact")
+        assert any(note.startswith("bandit:") for note in found.notes)
+    assert all(math.isinf(point.high) for point in found.points if point.arm == "new")
+
+
+def test_a_bandit_still_stops_an_arm_that_harms():
+    buckets = [bucket("control", 500, 250, 5), bucket("new", 500, 250, 100)]
+    store = SumsStore(buckets, running(replace(SPEC, mode=Mode.BANDIT)))
+    assert report(store, "medical-v2", now=LONG_AFTER).verdict.rule == "guardrail"
+
+
+def test_a_router_experiment_is_decided_where_the_routers_differ():
+    arms = (ArmSpec("control", 0.5), ArmSpec("new", 0.5, router=RouterVariant(threshold=0.4)))
+    spec = replace(SPEC, route="", arms=arms)
+    store = SumsStore(both(10_000, 10_150, 20_000), running(spec), triggered=both(1000, 1150))
+    found = report(store, "medical-v2", now=LONG_AFTER)
+    assert found.verdict.rule == "primary-better"
+    arm = found.arms[0]
+    assert arm.primary is not None
+    assert arm.everyone is not None
+    assert (arm.primary.units, arm.everyone.units) == ((2000, 2000), (20_000, 20_000))
+    assert arm.everyone.effect < arm.primary.effect
+    assert [n.triggered for n in found.numbers] == [2000, 2000]
+    assert "triggered-ratio" in [check.name for check in found.checks]
+
+
+def test_the_arms_interval_is_the_one_of_the_statistics():
+    found = report(SumsStore(both(1000, 1100)), "medical-v2", now=LONG_AFTER)
+    sums = [Moments(2000, (s,), (s,)) for s in (1000.0, 1100.0)]
+    expected = compare(Metric("success", Kind.PROPORTION), *sums, Plan(units=4000))
+    arm = found.arms[0].primary
+    assert arm is not None
+    assert (arm.low, arm.high, arm.p) == (*expected.interval, expected.p)
