@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from router.config import Settings
-from router.engine.base import Engine, Finished, Generation, Job, Prompt
-from router.errors import DeadlineExceeded, EngineFailed, Unavailable
+from router.engine.base import Delta, Engine, Finished, Generation, Job, Prompt
+from router.errors import DeadlineExceeded, Draining, EngineFailed, Unavailable
+from router.experiments.live.runtime import Experiments
+from router.experiments.live.watch import Served, Watcher
 from router.ports import AdapterRegistry, Lease, RequestRouter
+from router.server.arms import Arms, Choice
 from router.server.fit import fit
 from router.server.interceptors.call import Call
-from router.types import Decision, FinishReason, PromptTemplate, Request, Sampling
+from router.server.watched import Watched
+from router.types import Decision, FinishReason, PromptTemplate, Request, Sampling, SamplingParams
 
 ENCODERS = 4
 
@@ -28,13 +33,28 @@ class Prepared:
     defaults: Sampling
 
 
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A request that the engine has taken."""
+
+    decision: Decision
+    params: SamplingParams
+    generation: Generation
+
+
 class Pipeline:
     """What all inference methods share. Nothing here waits for the engine's thread or the disk."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, registry: AdapterRegistry, router: RequestRouter
+        self,
+        settings: Settings,
+        engine: Engine,
+        registry: AdapterRegistry,
+        router: RequestRouter,
+        experiments: Experiments | None = None,
     ) -> None:
-        self._engine, self._registry, self._router = engine, registry, router
+        self._engine, self._registry = engine, registry
+        self._experiments, self._arms = experiments, Arms(router, registry, experiments)
         self._max_tokens = settings.max_tokens_limit
         self._encoders = ThreadPoolExecutor(ENCODERS, "encode")
 
@@ -48,25 +68,80 @@ class Pipeline:
         return self._engine.info.context_length
 
     async def decide(self, request: Request, call: Call) -> Decision:
-        """Where the request goes."""
-        call.decision = decision = await self._router.route(request)
-        return decision
+        """Where the request goes, its arm in an experiment included."""
+        choice, _ = await self._arms.serve(request, call, _nothing)
+        return choice.decision
 
     @asynccontextmanager
     async def prepare(self, request: Request, call: Call) -> AsyncIterator[Prepared]:
         """Route and encode; the adapter stays resident inside the block."""
-        decision = await self.decide(request, call)
-        async with self._leased(decision) as lease:
-            if lease is not None:
-                call.decision = decision = _as_leased(decision, lease)
-            template = lease.prompt if lease else PromptTemplate()
-            tokens = await self._encode(Prompt(request.turns, request.raw_prompt, template))
-            yield Prepared(decision, tokens, lease.generation if lease else Sampling())
+        async with AsyncExitStack() as held:
+            _, prepared = await self._arms.serve(request, call, partial(self._prepared, held, request))
+            call.decision = prepared.decision
+            yield prepared
 
     @asynccontextmanager
     async def answer(self, request: Request, call: Call) -> AsyncIterator[tuple[Decision, Generation]]:
         """Admitted by the engine when the block is entered; its row is freed when it is left."""
-        async with self.prepare(request, call) as prepared:
+        async with AsyncExitStack() as held:
+            attempt = partial(self._submitted, held, request)
+            choice, taken = await self._arms.serve(request, call, attempt, counted=True)
+            call.decision = taken.decision
+            try:
+                watchers = self._watchers(request, choice, taken)
+                if not watchers:
+                    yield taken.decision, taken.generation
+                    return
+                watched = Watched(taken.generation, watchers)
+                async with self._told(watched, call):
+                    yield taken.decision, watched
+            finally:
+                taken.generation.cancel()
+
+    async def complete(
+        self, request: Request, decision: Decision, priority: int = -1
+    ) -> AsyncIterator[Delta | Finished]:
+        """Events of an answer that no user waits for: the same request as `decision` would have it answered.
+
+        Raises what leasing, encoding and submitting raise, at the first event.
+        """
+        async with AsyncExitStack() as held:
+            taken = await self._submitted(held, request, Choice(decision), priority)
+            try:
+                async for event in taken.generation:
+                    yield event
+            finally:
+                taken.generation.cancel()
+
+    @asynccontextmanager
+    async def _told(self, watched: Watched, call: Call) -> AsyncIterator[None]:
+        """The watchers hear of the end, whichever it is."""
+        try:
+            yield
+        except BaseException as error:
+            watched.end(error, self._stopped(call))
+            raise
+        watched.end(None)
+
+    def _stopped(self, call: Call) -> str:
+        """Why a cancellation would not be the user's."""
+        if call.expired:
+            return DeadlineExceeded.reason
+        return Draining.reason if self._experiments is not None and self._experiments.draining else ""
+
+    def _watchers(self, request: Request, choice: Choice, taken: Submitted) -> list[Watcher]:
+        live = self._experiments
+        if live is None or not live.running:
+            return []
+        served = Served(request, taken.decision, taken.params, choice.assignment, choice.degraded)
+        return live.watchers(served)
+
+    async def _submitted(
+        self, held: AsyncExitStack, request: Request, choice: Choice, priority: int = 0
+    ) -> Submitted:
+        """Lease, encode, fit, submit; the lease goes to `held` if all of that works."""
+        async with AsyncExitStack() as mine:
+            prepared = await self._prepared(mine, request, choice)
             params = fit(
                 request.sampling,
                 prepared.defaults,
@@ -75,25 +150,31 @@ class Pipeline:
                 self._max_tokens,
             )
             adapter = prepared.decision.digest if prepared.decision.adapter else None
-            generation = self._engine.submit(
-                Job(request.request_id, prepared.tokens, params, adapter, request.deadline)
-            )
-            try:
-                yield prepared.decision, generation
-            finally:
-                generation.cancel()
+            job = Job(request.request_id, prepared.tokens, params, adapter, request.deadline, priority)
+            generation = self._engine.submit(job)
+            held.push_async_exit(mine.pop_all())
+        return Submitted(prepared.decision, params, generation)
 
-    @asynccontextmanager
-    async def _leased(self, decision: Decision) -> AsyncIterator[Lease | None]:
-        if decision.adapter is None:
-            yield None
-            return
-        async with self._registry.lease(decision.adapter) as lease:
-            yield lease
+    async def _prepared(self, held: AsyncExitStack, request: Request, choice: Choice) -> Prepared:
+        """Lease and encode; the lease goes to `held` if both work."""
+        decision = choice.decision
+        async with AsyncExitStack() as mine:
+            lease = None
+            if decision.adapter is not None:
+                lease = await mine.enter_async_context(self._registry.lease(decision.adapter))
+                decision = _as_leased(decision, lease)
+            template = lease.prompt if lease else PromptTemplate()
+            tokens = await self._encode(Prompt(request.turns, request.raw_prompt, template))
+            held.push_async_exit(mine.pop_all())
+        return Prepared(decision, tokens, lease.generation if lease else Sampling())
 
     async def _encode(self, prompt: Prompt) -> list[int]:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._encoders, self._engine.encode, prompt)
+
+
+async def _nothing(choice: Choice) -> None:
+    """A decision is all that is wanted."""
 
 
 def _as_leased(decision: Decision, lease: Lease) -> Decision:

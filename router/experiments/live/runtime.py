@@ -1,0 +1,146 @@
+"""The experiments of one server while it runs: kept in step with the store, asked at every request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from router.errors import StoreDown
+from router.experiments.live.assigner import Assigner, Assignment, Outside
+from router.experiments.live.availability import Availability
+from router.experiments.live.counts import Counts
+from router.experiments.live.recorder import Recorder
+from router.experiments.live.snapshot import BASE, Running, Snapshot, running_of
+from router.experiments.live.trial import Trial
+from router.experiments.live.watch import Served, Watcher
+from router.experiments.store.port import Store
+from router.ports import RequestRouter
+from router.types import Decision, Request
+
+log = logging.getLogger(__name__)
+POLL_SECONDS = 2.0
+START_SECONDS = 5.0
+
+ChooseRouter = Callable[[Request, RequestRouter], Awaitable[tuple[Decision, Assignment | None]]]
+
+
+class Experiments:
+    """Assigner, recorder and store of a server. `holdout` is the share of units in no experiment.
+
+    `base_digest` and `router_digest` say what is served besides the adapter; they go into every exposure.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        holdout: float = 0.0,
+        poll_seconds: float = POLL_SECONDS,
+        base_digest: Callable[[], str] = str,
+        router_digest: Callable[[], str] = str,
+    ) -> None:
+        self.store, self.counts = store, Counts()
+        self.availability, self.assigner = Availability(), Assigner()
+        self.recorder = Recorder(store, self.availability, self.counts)
+        self.routers: ChooseRouter | None = None
+        self.beside: list[Callable[[Served], Watcher | None]] = []
+        self.draining = False  # cancelled from now on is cancelled by the server
+        self._holdout, self._poll_seconds = holdout, poll_seconds
+        self._base_digest, self._router_digest = base_digest, router_digest
+        self._known: tuple[tuple[str, str], ...] | None = None
+        self._changed: list[Callable[[Snapshot], None]] = []
+        self._lock = asyncio.Lock()
+        self._poll: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Read what runs and follow it. A store that is down stops nobody: it is tried again."""
+        self.recorder.start()
+        self._poll = asyncio.create_task(self._follow(), name="experiments poll")
+        await asyncio.wait({asyncio.ensure_future(self._attempt())}, timeout=START_SECONDS)
+
+    async def close(self) -> None:
+        """Stop following, and write what is queued."""
+        if self._poll is not None:
+            self._poll.cancel()
+            await asyncio.wait({self._poll})
+        await self.recorder.close()
+        await asyncio.to_thread(self.store.close)
+
+    def subscribe(self, changed: Callable[[Snapshot], None]) -> None:
+        """`changed` is called on the event loop when other experiments, phases or shares run."""
+        self._changed.append(changed)
+
+    async def refresh(self) -> None:
+        """Take over what the store says; call it after every change. Raises StoreDown."""
+        async with self._lock:
+            known, running = await asyncio.to_thread(self._read)
+            if known == self._known:
+                return
+            self._known = known
+            self.assigner.use(running)
+        for changed in self._changed:
+            changed(self.assigner.snapshot)
+
+    def _read(self) -> tuple[tuple[tuple[str, str], ...], list[Running]]:
+        with self.availability.calling("read"):
+            experiments = self.store.list()
+            known = tuple((one.name, one.etag) for one in experiments)
+            if known == self._known:
+                return known, []
+            found = [running_of(one, self.store.salt, self._holdout) for one in experiments]
+        return known, [one for one in found if one is not None]
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_seconds)
+            await self._attempt()
+
+    async def _attempt(self) -> None:
+        try:
+            await self.refresh()
+        except StoreDown as error:
+            log.debug("store down: %s", error.message)  # availability tells it once
+        except Exception:
+            log.exception("experiments could not be read; those known go on")
+        self.availability.tell()
+
+    @property
+    def running(self) -> bool:
+        """Whether a request has to be asked about at all."""
+        return bool(self.assigner.snapshot)
+
+    def assign(self, request: Request, decision: Decision, counted: bool = True) -> Assignment | None:
+        """The arm of a request that routing has placed; None if it takes no part.
+
+        Without `counted` nothing will be generated, and metrics stay as they are.
+        """
+        if not self.availability.up:
+            if counted:
+                self._skipped(decision)
+            return None
+        found = self.assigner.assign(request, decision, time.time())
+        return self.admitted(found, counted)
+
+    def admitted(self, found: Assignment | Outside | None, counted: bool = True) -> Assignment | None:
+        """The assignment, if it is one; a missing unit is counted."""
+        if isinstance(found, Outside):
+            if counted:
+                self.counts.unit_missing[found.experiment] += 1
+            return None
+        return found
+
+    def watchers(self, served: Served) -> list[Watcher]:
+        """All who want to know how this answer goes."""
+        found: list[Watcher] = []
+        if served.assignment is not None:
+            digests = self._base_digest(), self._router_digest()
+            found.append(Trial(self.recorder, served, served.assignment, digests))
+        found.extend(watcher for begin in self.beside if (watcher := begin(served)) is not None)
+        return found
+
+    def _skipped(self, decision: Decision) -> None:
+        route = decision.adapter.name if decision.adapter else BASE
+        for one in self.assigner.snapshot.split.get(route, ()):
+            self.counts.skipped[one.name] += 1
