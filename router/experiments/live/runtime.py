@@ -11,10 +11,12 @@ from router.errors import StoreDown
 from router.experiments.live.assigner import Assigner, Assignment, Outside
 from router.experiments.live.availability import Availability
 from router.experiments.live.counts import Counts
+from router.experiments.live.guardian import LOOK_SECONDS, Guardian, Judge
 from router.experiments.live.recorder import Recorder
 from router.experiments.live.snapshot import BASE, Running, Snapshot, running_of
 from router.experiments.live.trial import Trial
 from router.experiments.live.watch import Served, Watcher
+from router.experiments.model import Experiment
 from router.experiments.store.port import Store
 from router.ports import RequestRouter
 from router.types import Decision, Request
@@ -38,33 +40,42 @@ class Experiments:
         *,
         holdout: float = 0.0,
         poll_seconds: float = POLL_SECONDS,
+        look_seconds: float = LOOK_SECONDS,
+        judge: Judge | None = None,
         base_digest: Callable[[], str] = str,
         router_digest: Callable[[], str] = str,
     ) -> None:
         self.store, self.counts = store, Counts()
         self.availability, self.assigner = Availability(), Assigner()
         self.recorder = Recorder(store, self.availability, self.counts)
+        self.guardian = Guardian(store, self.assigner, self.counts, self.refresh, judge, look_seconds)
+        self.known: tuple[Experiment, ...] = ()  # all, as they were read last
         self.routers: ChooseRouter | None = None
         self.beside: list[Callable[[Served], Watcher | None]] = []
         self.draining = False  # cancelled from now on is cancelled by the server
         self._holdout, self._poll_seconds = holdout, poll_seconds
         self._base_digest, self._router_digest = base_digest, router_digest
-        self._known: tuple[tuple[str, str], ...] | None = None
         self._changed: list[Callable[[Snapshot], None]] = []
         self._lock = asyncio.Lock()
-        self._poll: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Read what runs and follow it. A store that is down stops nobody: it is tried again."""
         self.recorder.start()
-        self._poll = asyncio.create_task(self._follow(), name="experiments poll")
-        await asyncio.wait({asyncio.ensure_future(self._attempt())}, timeout=START_SECONDS)
+        first = asyncio.create_task(self._attempt(), name="experiments")
+        await asyncio.wait({first}, timeout=START_SECONDS)
+        self._tasks = [
+            first,
+            asyncio.create_task(self._follow(), name="experiments poll"),
+            asyncio.create_task(self.guardian.run(), name="experiments guardian"),
+        ]
 
     async def close(self) -> None:
         """Stop following, and write what is queued."""
-        if self._poll is not None:
-            self._poll.cancel()
-            await asyncio.wait({self._poll})
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         await self.recorder.close()
         await asyncio.to_thread(self.store.close)
 
@@ -76,20 +87,17 @@ class Experiments:
         """Take over what the store says; call it after every change. Raises StoreDown."""
         async with self._lock:
             known, running = await asyncio.to_thread(self._read)
-            if known == self._known:
+            if known == self.known:
                 return
-            self._known = known
+            self.known = known
             self.assigner.use(running)
         for changed in self._changed:
             changed(self.assigner.snapshot)
 
-    def _read(self) -> tuple[tuple[tuple[str, str], ...], list[Running]]:
+    def _read(self) -> tuple[tuple[Experiment, ...], list[Running]]:
         with self.availability.calling("read"):
-            experiments = self.store.list()
-            known = tuple((one.name, one.etag) for one in experiments)
-            if known == self._known:
-                return known, []
-            found = [running_of(one, self.store.salt, self._holdout) for one in experiments]
+            known = self.store.list()
+            found = [running_of(one, self.store.salt, self._holdout) for one in known]
         return known, [one for one in found if one is not None]
 
     async def _follow(self) -> None:

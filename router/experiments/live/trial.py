@@ -40,13 +40,18 @@ class Trial:
                 time=time.time(),
                 response_id=served.request.request_id,
                 propensity=assignment.propensity,
-                adapter_digest=served.decision.digest if served.decision.adapter else "",
+                adapter_digest=self._digest(),
                 base_digest=self._base,
                 router_digest=self._router,
                 sampling=sampling_json(served.params),
                 degraded=served.degraded,
             )
         )
+
+    def _digest(self) -> str:
+        """Of the arm's adapter; what stands in for it is not what is tested."""
+        decision = self._served.decision
+        return decision.digest if decision.adapter and not self._served.degraded else ""
 
     def ended(self, end: End) -> None:
         """Keep the built-in outcomes."""
