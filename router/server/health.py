@@ -15,18 +15,29 @@ from router.engine.base import EngineStatus
 from router.server.lifecycle import Lifecycle, Phase
 
 log = logging.getLogger(__name__)
-NAMES = ("", "router.v1.InferenceService", "router.v1.AdapterService")
+EXPERIMENTS = "router.v1.ExperimentService"
+NAMES = ("", "router.v1.InferenceService", "router.v1.AdapterService", EXPERIMENTS)
 
 
 class Health:
-    """The health servicer, and the judgement of the engine that it reports."""
+    """The health servicer, and the judgement of the engine that it reports.
+
+    `store_up` tells whether the store of experiments answers. It says something of their service only:
+    requests are served without it.
+    """
 
     def __init__(
-        self, lifecycle: Lifecycle, status: Callable[[], EngineStatus], stall_seconds: float
+        self,
+        lifecycle: Lifecycle,
+        status: Callable[[], EngineStatus],
+        stall_seconds: float,
+        store_up: Callable[[], bool] = lambda: True,
     ) -> None:
         self._servicer = aio.HealthServicer()
         self._lifecycle, self._status, self._stall_seconds = lifecycle, status, stall_seconds
+        self._store_up = store_up
         self._serving: bool | None = None
+        self._said: dict[str, bool] = {}
         self._idle_at = time.monotonic()
 
     async def register(self, server: grpc.aio.Server) -> None:
@@ -66,9 +77,10 @@ class Health:
         return f"no step for {quiet:.1f} s" if status.busy and quiet > self._stall_seconds else ""
 
     async def _set(self, serving: bool) -> None:
-        if serving == self._serving:
-            return
         self._serving = serving
         kinds = health_pb2.HealthCheckResponse
         for name in NAMES:
-            await self._servicer.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
+            state = serving and (name != EXPERIMENTS or self._store_up())
+            if self._said.get(name) is not state:
+                self._said[name] = state
+                await self._servicer.set(name, kinds.SERVING if state else kinds.NOT_SERVING)

@@ -60,9 +60,7 @@ class Guardian:
         report, act = await asyncio.to_thread(self._judge_and_act, name)
         answers, units = sum(n.responses for n in report.numbers), sum(n.units for n in report.numbers)
         if never_repeats(answers, units):
-            text = (
-                f"{answers} answers went to {units} units: a unit hardly ever comes again, as request ids do"
-            )
+            text = f"{answers} answers went to {units} units: hardly any comes again, as with request ids"
             self._assigner.suspect(name, text)
         if act is None:
             return

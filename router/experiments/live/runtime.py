@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from router.errors import StoreDown
 from router.experiments.live.assigner import Assigner, Assignment, Outside
@@ -52,6 +52,8 @@ class Experiments:
         self.known: tuple[Experiment, ...] = ()  # all, as they were read last
         self.routers: ChooseRouter | None = None
         self.beside: list[Callable[[Served], Watcher | None]] = []
+        self.judges: Callable[[], Collection[str]] | None = None  # names that plans may use; None: any
+        self.classifiers: Callable[[], Collection[str]] | None = None
         self.draining = False  # cancelled from now on is cancelled by the server
         self._holdout, self._poll_seconds = holdout, poll_seconds
         self._base_digest, self._router_digest = base_digest, router_digest
