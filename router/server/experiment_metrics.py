@@ -30,9 +30,8 @@ class ExperimentMetrics(Collector):
         yield _counter("acts", "What rules did by themselves.", ("experiment", "act"), counts.acts)
         yield _counter("outcomes", "Outcomes of clients.", ("status",), counts.outcomes)
         yield _counter("lost", "Records that were not kept.", ("kind",), counts.lost)
-        yield GaugeMetricFamily(
-            "lora_router_experiments_running", "Running.", len(live.assigner.snapshot.all())
-        )
+        running = len(live.assigner.snapshot.all())
+        yield GaugeMetricFamily("lora_router_experiments_running", "Experiments that assign.", running)
         yield GaugeMetricFamily("lora_router_experiment_queue", "Records to write.", live.recorder.queued)
         yield GaugeMetricFamily("lora_router_experiment_store_up", "1 if it answers.", live.availability.up)
 

@@ -47,7 +47,7 @@ class PhaseData:
     buckets: tuple[Bucket, ...]  # by start, then arm
     crossed: int  # units shown more than one arm
     digests: Mapping[str, tuple[str, ...]]  # arm -> distinct adapter/base/router digests, in order
-    responses: Mapping[str, int]  # arm -> answers
+    responses: Mapping[str, int]  # arm -> answers to its units
     peak: float  # largest log evidence of the sample-ratio test so far
     built_in: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Arm -> built-in metric -> its mean over the arm's responses; empty where that is not kept."""
