@@ -91,7 +91,8 @@ class Job:
     params: SamplingParams
     adapter: str | None = None
     deadline: float | None = None  # time.monotonic() seconds
-    priority: int = 0  # higher goes first; negative is dropped first
+    priority: int = 0  # higher goes first
+    background: bool = False  # answered where there is room: at once or never, CANCELLED for a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,8 @@ class EngineStatus:
     running: int = 0
     waiting: int = 0
     reading: int = 0  # readings in progress or queued
+    background: int = 0  # background jobs in the batch
+    background_dropped: int = 0  # of all so far, those that made room or found none
     steps: int = 0
     last_progress: float = 0.0  # time.monotonic() of the last completed step or idle wake
     busy: bool = False  # work is queued or running
@@ -199,7 +202,11 @@ class Engine(Protocol):
         ...
 
     def submit(self, job: Job) -> Generation:
-        """Queue a job from the event loop. Raises Overloaded, PromptTooLong, FailedPrecondition."""
+        """Queue a job from the event loop. Raises Overloaded, PromptTooLong, FailedPrecondition.
+
+        A background job takes no place in the queue: one that finds no room at the next step, or whose room a
+        request needs later, ends as CANCELLED.
+        """
         ...
 
     async def read(self, reading: Reading) -> NDArray[np.float32]:

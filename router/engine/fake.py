@@ -54,6 +54,7 @@ class FakeEngine:
         self._last_progress = time.monotonic()
         self._failed = ""
         self._fail_step = ""
+        self._dropped = 0
 
     @property
     def info(self) -> BaseInfo:
@@ -135,7 +136,9 @@ class FakeEngine:
         limit, need = self._info.context_length, len(job.tokens) + job.params.max_tokens
         if need > limit:
             raise PromptTooLong(limit, need)
-        if len(self._running) + len(self._waiting) >= self.max_running + self.max_queue:
+        rows = (row.background for row in (*self._running, *self._waiting))
+        held = sum(background is job.background for background in rows)
+        if held >= self.max_running + (0 if job.background else self.max_queue):
             raise Overloaded("the queue is full")
 
     @property
@@ -145,9 +148,12 @@ class FakeEngine:
 
     def status(self) -> EngineStatus:
         """A snapshot."""
+        background = sum(row.background for row in self._running)
         return EngineStatus(
-            running=len(self._running),
-            waiting=len(self._waiting),
+            running=len(self._running) - background,
+            waiting=sum(not row.background for row in self._waiting),
+            background=background,
+            background_dropped=self._dropped,
             steps=self.steps,
             last_progress=self._last_progress,
             busy=self.busy,
@@ -177,8 +183,7 @@ class FakeEngine:
         while self.busy:
             await asyncio.sleep(self.step_seconds)
             await self._go.wait()
-            while self._waiting and len(self._running) < self.max_running:
-                self._running.append(self._waiting.popleft())
+            self._admit()
             try:
                 self._step()
             except RuntimeError as error:
@@ -186,6 +191,21 @@ class FakeEngine:
                     row.fail(EngineFailed(str(error)))
             self._running = [row for row in self._running if not row.ended]
             self._waiting = deque(row for row in self._waiting if not row.reap())
+
+    def _admit(self) -> None:
+        """Requests first; background jobs only where nobody waits and a quarter of the rows stays free."""
+        running = [row for row in self._running if not row.background]
+        background = [row for row in self._running if row.background]
+        background += [row for row in self._waiting if row.background]
+        waiting = deque(row for row in self._waiting if not row.background)
+        while waiting and len(running) < self.max_running:
+            running.append(waiting.popleft())
+        free = self.max_running - max(1, self.max_running // 4) - len(running)
+        kept = 0 if waiting else max(0, free)
+        for row in background[kept:]:
+            row.end(FinishReason.CANCELLED)
+        self._dropped += len(background[kept:])
+        self._running, self._waiting = [*running, *background[:kept]], waiting
 
     def _step(self) -> None:
         if self._fail_step:

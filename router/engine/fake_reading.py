@@ -47,6 +47,8 @@ def log_probabilities(context: Sequence[int], tokens: Sequence[int]) -> NDArray[
 class ReadingRow:
     """A reading among the rows of the fake engine: one step, and it is done."""
 
+    background = False
+
     def __init__(self, reading: Reading) -> None:
         self.answer: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
         self._reading = reading

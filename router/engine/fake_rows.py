@@ -51,6 +51,7 @@ class Row:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self.background = job.background
         self.ended = False
         self._pieces, self._reason, self._stop = plan(job)
         self._sent = 0

@@ -40,7 +40,7 @@ class StepLoop:
         self._inbox: list[Callable[[], None]] = []
         self._wake = Condition()
         self._stopping = False
-        self._steps = self._failures = 0
+        self._steps = self._failures = self._dropped = 0
         self._thread = Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -96,8 +96,15 @@ class StepLoop:
         for row in list(self._scheduler.expired()):
             self._end(row.stream, FinishReason.DEADLINE)
         chunks = self._scheduler.schedule()
+        self._end_dropped()
         if chunks:
             self._guarded_step(chunks)
+
+    def _end_dropped(self) -> None:
+        dropped, self._scheduler.dropped = self._scheduler.dropped, []
+        for row in dropped:
+            self._end(row.stream, FinishReason.CANCELLED)
+        self._dropped += len(dropped)
 
     def _guarded_step(self, chunks: Sequence[Chunk]) -> None:
         try:
@@ -187,7 +194,7 @@ class StepLoop:
     def _take_inbox(self) -> None:
         scheduler = self._scheduler
         with self._wake:
-            if not self._inbox and not (scheduler.running or scheduler.reading):
+            if not self._inbox and not scheduler.active:
                 self._wake.wait(BLOCKED_SECONDS if scheduler.busy else IDLE_SECONDS)
             commands, self._inbox = self._inbox, []
         for command in commands:
@@ -201,6 +208,8 @@ class StepLoop:
             steps=self._steps,
             last_progress=time.monotonic(),
             reading=len(scheduler.reading) + len(scheduler.unread),
+            background=len(scheduler.background),
+            background_dropped=self._dropped,
             busy=scheduler.busy,
             failed="steps fail one after the other" if self._failures >= MOST_FAILURES else "",
             cache_blocks=scheduler.pool.total,

@@ -8,6 +8,10 @@ seconds: then nobody behind it is admitted until it is (bounded waiting).
 Readings have a queue and places of their own, so that they neither take a request's place nor wait for
 one. Of a step they get what requests leave, up to a bound, but an eighth always; those in the background get
 no more than that eighth while there are requests.
+
+Background rows (shadow answers) run while nobody waits and rows and blocks are plenty, with the step's tokens
+that requests and readings leave, an eighth at most beside them. One that cannot begin in the step it comes
+in is dropped; the newest of them are dropped one by one before any request waits for a row, blocks or a slot.
 """
 
 from __future__ import annotations
@@ -55,6 +59,9 @@ class Scheduler:
         self.running: list[Row] = []
         self.unread: list[Row] = []  # readings that wait
         self.reading: list[Row] = []  # and those in progress
+        self.offered: list[Row] = []  # background rows that came since the last step
+        self.background: list[Row] = []  # and those that run, oldest first
+        self.dropped: list[Row] = []  # background rows that had no room or made room: whoever steps ends them
         self._base_digest = base_digest
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
@@ -63,11 +70,16 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether there is anything to compute or admit."""
-        return bool(self.running or self.reading or self.waiting or self.unread)
+        return self.active or bool(self.waiting or self.unread or self.offered)
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to compute now."""
+        return bool(self.running or self.reading or self.background)
 
     def add(self, sequence: Row) -> None:
         """Queue it behind all of its priority."""
-        queue = self.waiting if sequence.samples else self.unread
+        _, queue = self._queues(sequence)
         index = len(queue)
         while index and queue[index - 1].priority < sequence.priority:
             index -= 1
@@ -76,19 +88,20 @@ class Scheduler:
     def schedule(self) -> list[Chunk]:
         """The next step: base rows first, then one contiguous range for each adapter."""
         self._admit()
-        kept = max(1, self._max_step_tokens // 8) if self.reading else 0
-        budget = self._max_step_tokens - kept
-        chunks = []
-        for sequence in sorted(self.running, key=lambda s: (s.remaining > 1, s.arrived)):
-            count = min(sequence.remaining, budget)
-            if count > 0:
-                chunks.append(Chunk(sequence, count, count == sequence.remaining))
-                budget -= count
+        eighth = max(1, self._max_step_tokens // 8)
+        kept = eighth if self.reading else 0
+        chunks = list(_answers(self.running, self._max_step_tokens - kept))
         if self.reading:
-            left = min(budget + kept, READING_TOKENS)
+            left = min(self._left(chunks), READING_TOKENS)
             chunks += self._readings(left, min(left, kept) if self.running else left)
+        if self.background:
+            left = self._left(chunks)
+            chunks += _answers(self.background, min(left, eighth) if chunks else left)
         chunks.sort(key=lambda c: (c.sequence.adapter or "", c.sequence.arrived))
         return chunks
+
+    def _left(self, chunks: list[Chunk]) -> int:
+        return self._max_step_tokens - sum(chunk.count for chunk in chunks)
 
     def _readings(self, budget: int, background: int) -> Iterator[Chunk]:
         for row in sorted(self.reading, key=lambda r: (-r.priority, r.arrived)):
@@ -103,7 +116,7 @@ class Scheduler:
         """Note that a chunk's keys and values are in the cache now."""
         sequence = chunk.sequence
         sequence.computed += chunk.count
-        if sequence.allocation is not None:
+        if sequence.allocation is not None and not sequence.background:  # theirs are not worth others' blocks
             shared = min(sequence.computed, len(sequence.prefix))
             self.pool.publish(sequence.allocation, sequence.root, sequence.prefix, shared)
 
@@ -120,29 +133,61 @@ class Scheduler:
             sequence.allocation = None
 
     def _queues(self, row: Row) -> tuple[list[Row], list[Row]]:
-        return (self.running, self.waiting) if row.samples else (self.reading, self.unread)
+        if not row.samples:
+            return self.reading, self.unread
+        return (self.background, self.offered) if row.background else (self.running, self.waiting)
 
     def expired(self) -> Iterator[Row]:
         """Sequences whose deadline has passed."""
         now = time.monotonic()
-        for sequence in (*self.running, *self.waiting, *self.reading, *self.unread):
+        for sequence in (*self.running, *self.waiting, *self.reading, *self.unread, *self.background):
             if sequence.deadline is not None and sequence.deadline <= now:
                 yield sequence
 
     def _admit(self) -> None:
         now = time.monotonic()
+        if self._admit_requests(now):
+            for row in tuple(self.unread[: READING_ROWS - len(self.reading)]):
+                if row.priority < 0:
+                    self._try_admit(row, now)
+                else:
+                    self._admit_first(row, now)
+        self._admit_background(now)
+
+    def _admit_requests(self, now: float) -> bool:
+        """False if one waits so long that readings must not take the blocks it waits for either."""
         for sequence in tuple(self.waiting):
             if len(self.running) >= self._max_running:
                 break
-            if self._try_admit(sequence, now):
-                continue
-            if now - sequence.arrived > self._patience:
-                return  # readings must not take the blocks it waits for either
-        for row in tuple(self.unread[: READING_ROWS - len(self.reading)]):
-            self._try_admit(row, now)
+            if not self._admit_first(sequence, now) and now - sequence.arrived > self._patience:
+                return False
+        return True
+
+    def _admit_first(self, row: Row, now: float) -> bool:
+        """Admit it, if need be in place of background rows, the newest first."""
+        while not self._try_admit(row, now):
+            if not self.background:
+                return False
+            self._drop(self.background[-1])
+        return True
+
+    def _admit_background(self, now: float) -> None:
+        most = self._max_running - max(1, self._max_running // 4)
+        while self.background and len(self.running) + len(self.background) > most:
+            self._drop(self.background[-1])
+        for row in tuple(self.offered):
+            plenty = len(self.running) + len(self.background) < most and (
+                self.pool.free - self.pool.needed(row.total) >= self.pool.total // 4
+            )
+            if self.waiting or not plenty or not self._try_admit(row, now):
+                self._drop(row)
+
+    def _drop(self, row: Row) -> None:
+        self.finish(row)
+        self.dropped.append(row)
 
     def _try_admit(self, sequence: Row, now: float) -> bool:
-        if not self.slots.acquire(sequence.adapter):
+        if not self.slots.acquire(sequence.adapter, spare=sequence.background):
             return False
         root = chain_root(self._base_digest, sequence.adapter)
         allocation = self.pool.allocate(root, sequence.prefix, sequence.total)
@@ -156,3 +201,12 @@ class Scheduler:
         waiting.remove(sequence)
         running.append(sequence)
         return True
+
+
+def _answers(rows: list[Row], budget: int) -> Iterator[Chunk]:
+    """Rows that decode, then prompts, oldest first, within `budget` tokens."""
+    for row in sorted(rows, key=lambda s: (s.remaining > 1, s.arrived)):
+        count = min(row.remaining, budget)
+        if count > 0:
+            yield Chunk(row, count, count == row.remaining)
+            budget -= count

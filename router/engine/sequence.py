@@ -28,6 +28,7 @@ class Row:
     adapter: str | None = field(init=False, default=None)  # digest, None for the base
     deadline: float | None = field(init=False, default=None)  # time.monotonic() seconds
     priority: int = field(init=False, default=0)
+    background: bool = field(init=False, default=False)  # gives way to every request
     arrived: float = field(default_factory=time.monotonic)
     admitted: float = 0.0
     computed: int = 0  # tokens whose keys and values are in the cache
@@ -65,7 +66,8 @@ class Sequence(Row):
         job = self.job
         self.tokens = list(job.tokens)
         self.total = len(job.tokens) + job.params.max_tokens
-        self.adapter, self.deadline, self.priority = job.adapter, job.deadline, job.priority
+        self.adapter, self.deadline = job.adapter, job.deadline
+        self.priority, self.background = job.priority, job.background
 
     @property
     def prompt_length(self) -> int:

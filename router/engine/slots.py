@@ -53,13 +53,18 @@ class DeviceSlots:
         self._resident: OrderedDict[str, PackedAdapter] = OrderedDict()
         self._users: dict[str, int] = {}
 
-    def acquire(self, digest: str | None) -> bool:
-        """Hold a slot for one sequence; False if none can be had now."""
+    def acquire(self, digest: str | None, *, spare: bool = False) -> bool:
+        """Hold a slot for one sequence; False if none can be had now.
+
+        `spare`: take only what is there or an empty slot, and be the first to be evicted later.
+        """
         if digest is None:
             return True
-        if digest not in self._resident and not self._bring_in(digest):
+        known = digest in self._resident
+        if not known and ((spare and len(self._resident) >= self.capacity) or not self._bring_in(digest)):
             return False
-        self._resident.move_to_end(digest)
+        if not (spare and known):
+            self._resident.move_to_end(digest, last=not spare)
         self._users[digest] = self._users.get(digest, 0) + 1
         return True
 

@@ -66,6 +66,7 @@ class TorchEngine:
         self._loaded = loaded
         self._host = HostStore()
         self._live: set[Stream] = set()
+        self._aside: set[Stream] = set()  # background jobs, which take nobody's place in the queue
         self._read: set[Answer] = set()
         self._loop: StepLoop | None = None
         self._info: BaseInfo | None = None
@@ -142,8 +143,9 @@ class TorchEngine:
         """Queue a job; refuses at once what cannot be served."""
         loop = self._running()
         self._check(job)
-        stream = Stream(loop.cancel, self._live.discard)
-        self._live.add(stream)
+        live = self._aside if job.background else self._live
+        stream = Stream(loop.cancel, live.discard)
+        live.add(stream)
         loop.add(partial(self._row, job, stream), stream)
         return stream
 
@@ -182,7 +184,9 @@ class TorchEngine:
             )
         if job.adapter is not None and self._host.get(job.adapter) is None:
             raise FailedPrecondition("the adapter is not loaded")
-        if len(self._live) >= settings.max_running + settings.max_queue:
+        if job.background and len(self._aside) >= settings.max_running:
+            raise Overloaded("enough runs in the background", retry_after=1.0)
+        if not job.background and len(self._live) >= settings.max_running + settings.max_queue:
             raise Overloaded("the queue is full", retry_after=1.0)
 
     def _blocks(self) -> int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -133,3 +134,20 @@ async def test_readings_end_like_jobs() -> None:
         await waiting
     with pytest.raises(Unavailable):
         await engine.read(Reading([1], depth=1.0))
+
+
+async def test_background_jobs_take_what_is_left_and_give_way() -> None:
+    engine = started(max_running=4, max_queue=0, step_seconds=0.001)
+    requests = [engine.submit(job(engine, min_tokens=400)) for _ in range(2)]
+    first, second = (engine.submit(replace(job(engine), background=True)) for _ in range(2))
+    assert [e.reason async for e in second if isinstance(e, Finished)] == [FinishReason.CANCELLED]
+    assert [e.reason async for e in first if isinstance(e, Finished)] == [FinishReason.STOP]
+    late = engine.submit(replace(job(engine, min_tokens=400), background=True))
+    await asyncio.sleep(0.01)
+    assert (engine.status().running, engine.status().background) == (2, 1)
+    requests.append(engine.submit(job(engine, min_tokens=400)))  # has its place
+    assert [e.reason async for e in late if isinstance(e, Finished)] == [FinishReason.CANCELLED]
+    assert (engine.status().running, engine.status().background_dropped) == (3, 2)
+    with pytest.raises(Overloaded):
+        [engine.submit(replace(job(engine), background=True)) for _ in range(5)]
+    engine.close()

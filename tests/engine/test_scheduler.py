@@ -1,43 +1,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import pytest
-import torch
 
-from router.engine.base import Job, Reading
-from router.engine.blocks import BlockPool
-from router.engine.lora import PackedAdapter
-from router.engine.reading import ReadingRow
 from router.engine.scheduler import READING_ROWS, READING_TOKENS, Scheduler
-from router.engine.sequence import Sequence
-from router.engine.slots import DeviceSlots, HostStore
-from router.types import SamplingParams
-
-ANY: Any = None
-
-
-def make(
-    slots: int = 4, running: int = 8, step: int = 32, blocks: int = 64, patience: float = 1.0
-) -> Scheduler:
-    host = HostStore()
-    for digest in "abcdef":
-        host.put(PackedAdapter(digest, [], torch.zeros(0, 3, dtype=torch.int64), [], 1))
-    return Scheduler(
-        BlockPool(blocks),
-        DeviceSlots(slots, host, lambda adapter: adapter),
-        base_digest="base",
-        max_running=running,
-        max_step_tokens=step,
-        patience=patience,
-    )
-
-
-def row(length: int = 10, adapter: str | None = None, new: int = 4, priority: int = 0) -> Sequence:
-    tokens = list(range(length))
-    job = Job("r", tokens, SamplingParams(max_tokens=new), adapter, priority=priority)
-    return Sequence(stream=ANY, job=job, sampling=ANY, detokenizer=ANY, eos=frozenset())
+from tests.engine.rows import make, reading, row
 
 
 def run_step(scheduler: Scheduler) -> list[tuple[str | None, int]]:
@@ -143,11 +111,6 @@ def test_a_held_slot_is_not_dropped() -> None:
     assert not scheduler.slots.drop("a")
 
 
-def read(length: int, background: bool = False) -> ReadingRow:
-    reading = Reading(list(range(length)), depth=1.0, background=background)
-    return ReadingRow(stream=ANY, reading=reading, layer=1)
-
-
 def counts(scheduler: Scheduler) -> dict[str, int]:
     """Tokens of the next step by kind of row."""
     found = {"answer": 0, "read": 0, "background": 0}
@@ -160,7 +123,7 @@ def counts(scheduler: Scheduler) -> dict[str, int]:
 def test_readings_have_places_of_their_own() -> None:
     scheduler = make(running=1, step=512)
     for _ in range(20):
-        scheduler.add(read(4))
+        scheduler.add(reading(4))
         scheduler.add(row(4))
     scheduler.schedule()
     assert (len(scheduler.running), len(scheduler.reading)) == (1, READING_ROWS)
@@ -173,7 +136,7 @@ def test_readings_have_places_of_their_own() -> None:
 
 def test_requests_go_first_and_leave_an_eighth() -> None:
     scheduler = make(step=64)
-    scheduler.add(read(200))
+    scheduler.add(reading(200))
     scheduler.add(row(200))
     assert counts(scheduler) == {"answer": 56, "read": 8, "background": 0}
 
@@ -181,19 +144,19 @@ def test_requests_go_first_and_leave_an_eighth() -> None:
 def test_readings_take_what_is_left_up_to_a_bound() -> None:
     scheduler = make(step=2 * READING_TOKENS)
     for _ in range(3):
-        scheduler.add(read(200))
+        scheduler.add(reading(200))
     scheduler.add(row(10))
     assert counts(scheduler) == {"answer": 10, "read": READING_TOKENS, "background": 0}
 
 
 def test_background_readings_go_behind_all_and_slowly_beside_requests() -> None:
     scheduler = make(step=64)
-    scheduler.add(read(100, background=True))
-    scheduler.add(read(20))
+    scheduler.add(reading(100, background=True))
+    scheduler.add(reading(20))
     assert counts(scheduler) == {"answer": 0, "read": 20, "background": 44}
     scheduler.add(row(10))
     assert counts(scheduler) == {"answer": 10, "read": 20, "background": 8}
-    scheduler.add(read(100))
+    scheduler.add(reading(100))
     assert counts(scheduler) == {"answer": 10, "read": 54, "background": 0}
 
 
@@ -203,6 +166,6 @@ def test_readings_do_not_take_the_blocks_a_request_waits_for() -> None:
     run_step(scheduler)
     scheduler.add(row(40))
     time.sleep(0.001)
-    scheduler.add(read(4))
+    scheduler.add(reading(4))
     scheduler.schedule()
     assert (len(scheduler.waiting), len(scheduler.unread)) == (1, 1)

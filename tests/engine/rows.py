@@ -1,0 +1,57 @@
+"""A scheduler and rows for it, without a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from router.engine.base import Job, Reading
+from router.engine.blocks import BlockPool
+from router.engine.lora import PackedAdapter
+from router.engine.reading import ReadingRow
+from router.engine.scheduler import Scheduler
+from router.engine.sequence import Sequence
+from router.engine.slots import DeviceSlots, HostStore
+from router.types import SamplingParams
+
+ANY: Any = None
+
+
+def make(
+    slots: int = 4,
+    running: int = 8,
+    step: int = 32,
+    blocks: int = 64,
+    patience: float = 1.0,
+    prefix_cache: bool = True,
+) -> Scheduler:
+    host = HostStore()
+    for digest in "abcdef":
+        host.put(PackedAdapter(digest, [], torch.zeros(0, 3, dtype=torch.int64), [], 1))
+    return Scheduler(
+        BlockPool(blocks, prefix_cache=prefix_cache),
+        DeviceSlots(slots, host, lambda adapter: adapter),
+        base_digest="base",
+        max_running=running,
+        max_step_tokens=step,
+        patience=patience,
+    )
+
+
+def row(
+    length: int = 10,
+    adapter: str | None = None,
+    new: int = 4,
+    priority: int = 0,
+    background: bool = False,
+) -> Sequence:
+    tokens = list(range(length))
+    job = Job("r", tokens, SamplingParams(max_tokens=new), adapter, priority=priority, background=background)
+    return Sequence(stream=ANY, job=job, sampling=ANY, detokenizer=ANY, eos=frozenset())
+
+
+def reading(length: int, background: bool = False) -> ReadingRow:
+    """Tokens that nobody answers."""
+    asked = Reading(list(range(length)), depth=1.0, background=background)
+    return ReadingRow(stream=ANY, reading=asked, layer=1)
