@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from router.experiments.model import (
     Accepted,
@@ -18,7 +18,9 @@ from router.experiments.model import (
     Outcome,
     Pair,
 )
-from router.experiments.stats import Moments
+
+if TYPE_CHECKING:  # numpy, which those who only call do not need
+    from router.experiments.stats import Moments
 
 
 @dataclass(frozen=True, slots=True)
