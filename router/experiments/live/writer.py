@@ -31,6 +31,14 @@ class Kind(Enum):
     NOTHING = "nothing"  # only waited for
 
 
+CALLS = {
+    Kind.EXPOSURES: "expose",
+    Kind.OUTCOMES: "record",
+    Kind.PAIRS: "pairs",
+    Kind.DISAGREEMENTS: "disagree",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Rows of one kind, and who waits for them."""
@@ -41,6 +49,7 @@ class Entry:
 
 
 Batch = dict[Kind, list[Entry]]
+Answers = Sequence[tuple[asyncio.Future[Any], Any]]  # who waits, and a result or an exception
 
 
 class Writer:
@@ -49,12 +58,7 @@ class Writer:
     def __init__(self, store: Store, availability: Availability, lose: Callable[[str, int], None]) -> None:
         self.done = 0
         self._availability, self._lose = availability, lose
-        self._calls: dict[Kind, Callable[[list[Any]], Any]] = {
-            Kind.EXPOSURES: store.expose,
-            Kind.OUTCOMES: store.record,
-            Kind.PAIRS: store.pairs,
-            Kind.DISAGREEMENTS: store.disagree,
-        }
+        self._store = store
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()
         self._urgent, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="experiments writer", daemon=True)
@@ -140,7 +144,7 @@ class Writer:
         if not rows:
             return None
         with self._availability.calling("write"):
-            return self._calls[kind](rows)
+            return getattr(self._store, CALLS[kind])(rows)
 
     def _settle(self, entries: Sequence[Entry], found: Any) -> None:
         """Each waiter gets its part of what the store answered."""
@@ -155,10 +159,10 @@ class Writer:
 
     def _turn_away(self, batch: Batch, error: StoreDown) -> None:
         for entries in batch.values():
-            for entry in [e for e in entries if e.waiter is not None]:
-                entries.remove(entry)
-                self.done += len(entry.rows)
-                self._answer([(entry.waiter, StoreDown(error.message))])
+            turned = [entry for entry in entries if entry.waiter is not None]
+            entries[:] = [entry for entry in entries if entry.waiter is None]
+            for entry in turned:
+                self._lost(entry, StoreDown(error.message))
 
     def _give_up(self, batch: Batch) -> None:
         self._gather(batch)
@@ -173,13 +177,13 @@ class Writer:
         else:
             self._answer([(entry.waiter, error)])
 
-    def _answer(self, answers: Sequence[tuple[asyncio.Future[Any] | None, Any]]) -> None:
+    def _answer(self, answers: Answers) -> None:
         loop = self._loop
         if answers and loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(_tell, answers)
 
 
-def _tell(answers: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
+def _tell(answers: Answers) -> None:
     for waiter, answer in answers:
         if waiter.done():  # nobody waits any more
             continue

@@ -1,0 +1,59 @@
+"""Experiments and requests for the tests of what runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from router.experiments.kind import Kind
+from router.experiments.live.snapshot import Running, running_of
+from router.experiments.model import (
+    ArmSpec,
+    Experiment,
+    Exposure,
+    Lifecycle,
+    MetricSpec,
+    Outcome,
+    Phase,
+    Spec,
+)
+from router.types import AdapterRef, Decision, Reason, Request, RoutingHints, Turn
+
+OLD, NEW = AdapterRef("medical", "1.0.0"), AdapterRef("medical", "1.1.0")
+SUCCESS = MetricSpec("success", Kind.PROPORTION)
+SPEC = Spec(
+    hypothesis="version 1.1.0 helps more users",
+    route="medical",
+    arms=(ArmSpec("control", 0.5, OLD), ArmSpec("new", 0.5, NEW)),
+    control="control",
+    primary=SUCCESS,
+)
+
+
+def experiment(name: str = "trial", spec: Spec = SPEC, phase: int = 1, **fields) -> Experiment:
+    """Running."""
+    phases = tuple(Phase(n, 1000.0 * n, f"{name}-e{n}", f"{name}-v{n}", spec) for n in range(1, phase + 1))
+    return replace(Experiment(name, spec, Lifecycle.RUNNING, phases), **fields)
+
+
+def running(name: str = "trial", spec: Spec = SPEC, holdout: float = 0.0, phase: int = 1) -> Running:
+    found = running_of(experiment(name, spec, phase), lambda purpose: f"salt-{purpose}", holdout)
+    assert found is not None
+    return found
+
+
+def request(unit: str = "ann", adapter: str = "", request_id: str = "r1", **labels: str) -> Request:
+    hints = RoutingHints(adapter=adapter, unit=unit)
+    return Request(request_id, turns=(Turn("user", "what is gout"),), routing=hints, labels=labels)
+
+
+def decision(ref: AdapterRef | None = OLD, reason: Reason = Reason.CLASSIFIED) -> Decision:
+    return Decision(ref, reason, confidence=0.9)
+
+
+def exposure(number: int = 0, experiment: str = "trial", arm: str = "new") -> Exposure:
+    return Exposure(experiment, 1, f"unit{number}", arm, 1000.0 + number, f"response{number}", 0.5)
+
+
+def outcome(number: int = 0, value: float = 1.0, key: str = "") -> Outcome:
+    key = key or f"key{number}"
+    return Outcome(key, "success", value, 1100.0, response_id=f"response{number}")
