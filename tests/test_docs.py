@@ -12,6 +12,7 @@ import typer.main
 
 from router import errors, hookspecs
 from router.cli.main import app
+from router.client.experiments import Experiments
 from router.client.options import SAMPLING, GenerateOptions
 from router.client.sync import Adapters, Client
 from router.config import Settings
@@ -90,7 +91,8 @@ def test_every_error_reason_is_told_in_the_row_of_its_code():
 
 def test_every_method_and_option_of_the_client_is_told():
     told = page("client.md")
-    methods = [name for kind in (Client, Adapters) for name in vars(kind) if not name.startswith("_")]
+    kinds = (Client, Adapters, Experiments)
+    methods = [name for kind in kinds for name in vars(kind) if not name.startswith("_")]
     assert [name for name in methods if f"{name}(" not in told and name != "close"] == []
     options = set(GenerateOptions.__annotations__) - set(SAMPLING)
     assert [name for name in options if f"`{name}" not in told] == []

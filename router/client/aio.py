@@ -9,6 +9,7 @@ from typing import Any, Self, Unpack
 import grpc.aio
 
 from router.client import requests, responses
+from router.client.aio_experiments import AsyncExperiments
 from router.client.calls import AsyncCaller
 from router.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, channel_options
 from router.client.options import CallOptions, GenerateOptions, Prompt, RouteOptions
@@ -28,6 +29,7 @@ class AsyncClient:
         self._stub: Any = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._caller = AsyncCaller(timeout)
         self.adapters = AsyncAdapters(self._channel, self._caller)
+        self.experiments = AsyncExperiments(self._channel, self._caller)
 
     async def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Answer:
         """The whole answer in one message."""

@@ -29,6 +29,19 @@ SERVICE_CONFIG = {
             ],
             "retryPolicy": RETRY,
         },
+        {
+            "name": [
+                {"service": "router.v1.ExperimentService", "method": method}
+                for method in (
+                    "GetExperiment",
+                    "ListExperiments",
+                    "StartExperiment",
+                    "GetReport",
+                    "RecordOutcome",
+                )
+            ],
+            "retryPolicy": RETRY,
+        },
     ],
     "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
 }

@@ -48,7 +48,8 @@ def _member(kind: type[E], value: str, unknown: E) -> E:
     return next((member for member in kind if member.value == value), unknown)
 
 
-def _seconds(value: Duration) -> float:
+def seconds(value: Duration) -> float:
+    """A duration in seconds."""
     return value.seconds + value.nanos / 1e9
 
 
@@ -61,7 +62,7 @@ def to_decision(message: inference_pb2.Decision) -> Decision:
     """The routing decision."""
     reason = inference_pb2.DecisionReason.Name(message.reason).removeprefix("DECISION_REASON_").lower()
     votes = (
-        Vote(v.classifier, dict(v.scores), v.declined, v.error, _seconds(v.latency), v.evidence)
+        Vote(v.classifier, dict(v.scores), v.declined, v.error, seconds(v.latency), v.evidence)
         for v in message.votes
     )
     return Decision(
@@ -74,7 +75,7 @@ def to_decision(message: inference_pb2.Decision) -> Decision:
         classifier=message.classifier,
         threshold=message.threshold,
         votes=tuple(votes),
-        latency=_seconds(message.route_latency),
+        latency=seconds(message.route_latency),
         experiment=message.experiment,
         arm=message.arm,
         calibration=message.calibration,
@@ -86,9 +87,9 @@ def _usage(message: inference_pb2.Usage) -> Usage:
         message.prompt_tokens,
         message.cached_tokens,
         message.completion_tokens,
-        _seconds(message.queue_time),
-        _seconds(message.time_to_first_token),
-        _seconds(message.total_time),
+        seconds(message.queue_time),
+        seconds(message.time_to_first_token),
+        seconds(message.total_time),
     )
 
 

@@ -10,6 +10,7 @@ import grpc
 from router.client import requests, responses
 from router.client.calls import Caller
 from router.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, channel_options
+from router.client.experiments import Experiments
 from router.client.options import CallOptions, GenerateOptions, Prompt, RouteOptions
 from router.client.results import Adapter, Answer, DefaultChange, Event, TokenCount, Unloaded
 from router.types import AdapterEvent, Decision
@@ -30,6 +31,7 @@ class Client:
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._caller = Caller(timeout)
         self.adapters = Adapters(self._channel, self._caller)
+        self.experiments = Experiments(self._channel, self._caller)
 
     def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Answer:
         """The whole answer in one message."""

@@ -6,6 +6,7 @@ import pytest
 
 from router.cli.main import run
 from tests.client.scripted import Scripted, ScriptedAdapters, serving
+from tests.client.scripted_experiments import ScriptedExperiments
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ def cli(capsys) -> Callable[..., Done]:
 
 @pytest.fixture
 def remote(monkeypatch):
-    """A scripted server that the commands talk to: `.inference`, `.adapters`, `.target`."""
-    inference, adapters = Scripted(), ScriptedAdapters()
-    with serving(inference, adapters) as target:
+    """A scripted server that the commands talk to: `.inference`, `.adapters`, `.experiments`, `.target`."""
+    inference, adapters, experiments = Scripted(), ScriptedAdapters(), ScriptedExperiments()
+    with serving(inference, adapters, experiments) as target:
         monkeypatch.setenv("LORA_ROUTER_SERVER", target)
-        yield SimpleNamespace(target=target, inference=inference, adapters=adapters)
+        yield SimpleNamespace(target=target, inference=inference, adapters=adapters, experiments=experiments)
 
 
 @pytest.fixture(autouse=True)

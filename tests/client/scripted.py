@@ -13,7 +13,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from router.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2, inference_pb2_grpc
+from router.v1 import (
+    adapters_pb2,
+    adapters_pb2_grpc,
+    experiments_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+)
 
 DECISION = inference_pb2.Decision(
     adapter="adapters/medical/versions/1.2.0",
@@ -182,11 +188,13 @@ class ScriptedAdapters(adapters_pb2_grpc.AdapterServiceServicer):
 
 
 @contextmanager
-def serving(inference, adapters):
+def serving(inference, adapters, experiments=None):
     """Yields HOST:PORT."""
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, server)
     adapters_pb2_grpc.add_AdapterServiceServicer_to_server(adapters, server)
+    if experiments is not None:
+        experiments_pb2_grpc.add_ExperimentServiceServicer_to_server(experiments, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

@@ -67,7 +67,9 @@ def _arms(store: Store, source: Source, judgement: Judgement) -> tuple[ArmReport
 
 def _arm(source: Source, found: ArmVerdict) -> ArmReport:
     higher = source.spec.primary.higher_is_better
-    primary = found.primary and measured.measured(found.primary, higher, _length(source, found.arm))
+    primary = None
+    if found.primary:
+        primary = measured.measured(found.primary, higher, _length(source, found.arm))
     return ArmReport(
         arm=found.arm,
         verdict=allowed(source, measured.ruling(found.verdict)),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from router.experiments.stats import SampleRatio, sample_ratio
 from router.experiments.stats.moments import Array
@@ -26,7 +27,7 @@ def ratio_of(buckets: Sequence[Bucket], weights: Mapping[str, float], peak: floa
     return sample_ratio(counts, [weights[arm] for arm in arms], max([peak, *found.tolist()]))
 
 
-def _last_of_each(starts: Array) -> Array:
+def _last_of_each(starts: Array) -> NDArray[np.int64]:
     """Which buckets are the last of their time: between two arms of one bucket nothing is tested."""
     if not len(starts):
         return np.array([], np.int64)

@@ -1,0 +1,118 @@
+"""`client.experiments`: plan, run, judge and decide experiments; record outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Unpack
+
+import grpc
+
+from router.client import experiment_requests as requests
+from router.client import experiment_responses as responses
+from router.client.calls import Caller
+from router.client.experiment_results import Experiment, Outcome, Promotion, Recorded
+from router.client.options import CallOptions
+from router.client.report_responses import to_report
+from router.experiments.model import Accepted, Spec
+from router.experiments.report.model import Report
+from router.v1 import experiments_pb2 as pb
+from router.v1 import experiments_pb2_grpc
+
+
+class Experiments:
+    """`client.experiments`. Names are NAME or `experiments/NAME`; `etag` refuses what changed since."""
+
+    def __init__(self, channel: grpc.Channel, caller: Caller) -> None:
+        self._stub = experiments_pb2_grpc.ExperimentServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._caller = caller
+
+    def create(self, name: str, spec: Spec, **options: Unpack[CallOptions]) -> Experiment:
+        """Keep a plan; nothing is served by it before `start`."""
+        request = pb.CreateExperimentRequest(experiment_id=name, experiment=requests.experiment_message(spec))
+        answer = self._caller.unary(self._stub.CreateExperiment, request, options)
+        return responses.to_experiment(answer.experiment)
+
+    def get(self, name: str, **options: Unpack[CallOptions]) -> Experiment:
+        """One experiment."""
+        request = pb.GetExperimentRequest(name=requests.experiment_name(name))
+        answer = self._caller.unary(self._stub.GetExperiment, request, options)
+        return responses.to_experiment(answer.experiment)
+
+    def list(self, *, page_size: int = 200, **options: Unpack[CallOptions]) -> tuple[Experiment, ...]:
+        """All experiments, all pages, by name."""
+        found: tuple[Experiment, ...] = ()
+        token = ""
+        while True:
+            request = pb.ListExperimentsRequest(page_size=page_size, page_token=token)
+            page = self._caller.unary(self._stub.ListExperiments, request, options)
+            found += tuple(map(responses.to_experiment, page.experiments))
+            if not (token := page.next_page_token):
+                return found
+
+    def update(
+        self, name: str, changes: Mapping[str, Any], *, etag: str = "", **options: Unpack[CallOptions]
+    ) -> Experiment:
+        """Change fields of the plan, by their names in `Spec`. While it runs this opens a new phase."""
+        request = requests.update_request(name, etag, changes)
+        answer = self._caller.unary(self._stub.UpdateExperiment, request, options)
+        return responses.to_experiment(answer.experiment)
+
+    def start(self, name: str, *, etag: str = "", **options: Unpack[CallOptions]) -> Experiment:
+        """Begin to assign units."""
+        request = pb.StartExperimentRequest(name=requests.experiment_name(name), etag=etag)
+        answer = self._caller.unary(self._stub.StartExperiment, request, options)
+        return responses.to_experiment(answer.experiment)
+
+    def stop(
+        self, name: str, *, reason: str = "", etag: str = "", **options: Unpack[CallOptions]
+    ) -> Experiment:
+        """Everybody gets the default again; outcomes count until their window closes."""
+        request = pb.StopExperimentRequest(name=requests.experiment_name(name), etag=etag, reason=reason)
+        answer = self._caller.unary(self._stub.StopExperiment, request, options)
+        return responses.to_experiment(answer.experiment)
+
+    def promote(
+        self,
+        name: str,
+        arm: str = "",
+        *,
+        force: bool = False,
+        reason: str = "",
+        etag: str = "",
+        **options: Unpack[CallOptions],
+    ) -> Promotion:
+        """Make an arm's version the default and stop. `arm` empty: the one that the verdict names."""
+        request = pb.PromoteArmRequest(
+            name=requests.experiment_name(name), arm=arm, etag=etag, force=force, reason=reason
+        )
+        return responses.to_promotion(self._caller.unary(self._stub.PromoteArm, request, options))
+
+    def roll_back(self, name: str, *, reason: str = "", **options: Unpack[CallOptions]) -> Promotion:
+        """Put back the default version from before `promote`."""
+        request = pb.RollBackPromotionRequest(name=requests.experiment_name(name), reason=reason)
+        return responses.to_promotion(self._caller.unary(self._stub.RollBackPromotion, request, options))
+
+    def delete(self, name: str, *, etag: str = "", **options: Unpack[CallOptions]) -> None:
+        """Forget it and all that was logged of it."""
+        request = pb.DeleteExperimentRequest(name=requests.experiment_name(name), etag=etag)
+        self._caller.unary(self._stub.DeleteExperiment, request, options)
+
+    def report(self, name: str, phase: int = 0, **options: Unpack[CallOptions]) -> Report:
+        """The verdict now with all that it rests on; `phase` 0 is the last. Valid however often asked."""
+        request = pb.GetReportRequest(name=requests.experiment_name(name), phase=phase)
+        return to_report(self._caller.unary(self._stub.GetReport, request, options))
+
+    def record_outcome(self, outcome: Outcome, **options: Unpack[CallOptions]) -> Accepted | None:
+        """Keep one outcome; it is durable when this returns. An unknown response is a ClientError."""
+        request = pb.RecordOutcomeRequest(outcome=requests.outcome_message(outcome))
+        answer = self._caller.unary(self._stub.RecordOutcome, request, options)
+        return responses.to_accepted(answer.status)
+
+    def record_outcomes(
+        self, outcomes: Iterable[Outcome], **options: Unpack[CallOptions]
+    ) -> Iterator[Recorded]:
+        """Keep many over one call: what became of each, in order, once it is durable. No deadline unless
+        given; reading the results is what drives it."""
+        options.setdefault("timeout", None)
+        for batch in self._caller.stream(self._stub.RecordOutcomes, requests.batches(outcomes), options):
+            yield from responses.to_recorded(batch)
