@@ -120,7 +120,8 @@ def phase_data(
     digests: dict[str, dict[str, None]] = defaultdict(dict)
     responses: dict[str, int] = defaultdict(int)
     for e in shown:
-        responses[e.arm] += 1
+        responses[units[e.unit].arm] += 1
+    for e in rows.exposures.values():
         if not e.degraded:
             digests[e.arm][f"{e.adapter_digest}/{e.base_digest}/{e.router_digest}"] = None
     return PhaseData(

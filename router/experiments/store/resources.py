@@ -1,0 +1,122 @@
+"""Experiments themselves, their audit trail, and the server's salts."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import replace
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from router.errors import AlreadyExists, ExperimentNotFound, StaleEtag
+from router.experiments.model import AuditEntry, Experiment
+from router.experiments.store import tables
+from router.experiments.store.documents import from_json, to_json
+from router.experiments.store.series import covariates_of
+
+_OF = tables.experiments.c
+
+
+def salt(conn: Connection, purpose: str) -> str:
+    """Made at the first call; the caller is the only writer."""
+    of = tables.salts.c
+    found = conn.execute(select(of.salt).where(of.purpose == purpose)).scalar()
+    if found is None:
+        found = secrets.token_hex(16)
+        conn.execute(insert(tables.salts).values(purpose=purpose, salt=found))
+    return str(found)
+
+
+def read(conn: Connection, name: str) -> Experiment:
+    """Raises ExperimentNotFound."""
+    row = _row(conn, name)
+    return from_json(row.document, row.etag)
+
+
+def read_all(conn: Connection) -> tuple[Experiment, ...]:
+    """By name."""
+    rows = conn.execute(select(_OF.document, _OF.etag, _OF.name).where(_OF.name.is_not(None)))
+    found = (from_json(row.document, row.etag) for row in rows)
+    return tuple(sorted(found, key=lambda e: e.name))  # not in SQL: databases sort text in their own ways
+
+
+def create(conn: Connection, experiment: Experiment) -> Experiment:
+    """Raises AlreadyExists."""
+    if conn.execute(select(_OF.id).where(_OF.name == experiment.name)).scalar() is not None:
+        raise AlreadyExists(f"{experiment.resource} exists already", resource=experiment.resource)
+    kept = replace(experiment, etag=_new_etag())
+    row = insert(tables.experiments).values(name=kept.name, etag=kept.etag, document=to_json(kept))
+    _keep_phases(conn, conn.execute(row.returning(_OF.id)).scalar_one(), kept)
+    return kept
+
+
+def put(conn: Connection, experiment: Experiment, audit: AuditEntry) -> Experiment:
+    """Raises ExperimentNotFound, StaleEtag."""
+    row = _row(conn, experiment.name)
+    _check(row, experiment.etag)
+    kept = replace(experiment, etag=_new_etag())
+    changed = update(tables.experiments).where(_OF.id == row.id)
+    conn.execute(changed.values(etag=kept.etag, document=to_json(kept)))
+    _keep_phases(conn, row.id, kept)
+    keep_act(conn, audit)
+    return kept
+
+
+def forget(conn: Connection, name: str, etag: str) -> None:
+    """Take the name away: what was logged is removed later (`removal.py`), and is seen by nobody."""
+    row = _row(conn, name)
+    _check(row, etag or row.etag)
+    conn.execute(update(tables.experiments).where(_OF.id == row.id).values(name=None, document="", etag=""))
+    conn.execute(delete(tables.audit).where(tables.audit.c.experiment == name))
+
+
+def keep_act(conn: Connection, entry: AuditEntry) -> None:
+    """One more line of the audit trail."""
+    row = insert(tables.audit).values(
+        experiment=entry.experiment,
+        time=entry.time,
+        actor=entry.actor,
+        act=entry.act,
+        reason=entry.reason,
+        detail=json.dumps(entry.detail, default=str),
+    )
+    conn.execute(row)
+
+
+def trail(conn: Connection, name: str) -> tuple[AuditEntry, ...]:
+    """Oldest first."""
+    of = tables.audit.c
+    found = select(of.experiment, of.time, of.actor, of.act, of.reason, of.detail)
+    rows = conn.execute(found.where(of.experiment == name).order_by(of.time, of.id)).all()
+    return tuple(AuditEntry(*row[:-1], detail=json.loads(row[-1])) for row in rows)
+
+
+def _row(conn: Connection, name: str) -> Row[tuple[int, str, str]]:
+    found = conn.execute(select(_OF.id, _OF.document, _OF.etag).where(_OF.name == name)).one_or_none()
+    if found is None:
+        raise ExperimentNotFound(name)
+    return found
+
+
+def _check(row: Row[tuple[int, str, str]], etag: str) -> None:
+    if row.etag != etag:
+        raise StaleEtag("the experiment changed since it was read: read it again, then change it")
+
+
+def _keep_phases(conn: Connection, key: int, experiment: Experiment) -> None:
+    of = tables.phases.c
+    there = set(conn.execute(select(of.number).where(of.experiment == key)).scalars())
+    for phase in experiment.phases:
+        if phase.number not in there:
+            row = insert(tables.phases).values(
+                experiment=key,
+                number=phase.number,
+                started=phase.started,
+                peak=0.0,
+                covariates=json.dumps(sorted(covariates_of(phase.spec))),
+            )
+            conn.execute(row)
+
+
+def _new_etag() -> str:
+    return secrets.token_hex(8)

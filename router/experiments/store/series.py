@@ -1,0 +1,178 @@
+"""What a phase sums up, and the row that a unit gives to each of the sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from router.experiments.kind import Kind
+from router.experiments.model import BUILT_IN, Aggregate, MetricSpec, Phase, Spec, Unanswered
+from router.experiments.store import buckets
+
+RESPONSES, OUTCOMES = "responses", "outcomes"
+EVERYTHING = "*"
+LENGTHS = ""  # the sums of (primary value, mean answer length)
+LENGTH = "completion_tokens"
+
+
+class Values(NamedTuple):
+    """A unit's outcomes of one name: those that count, and those from before the phase."""
+
+    n: int = 0
+    total: float = 0.0
+    largest: float = 0.0
+    last: float = 0.0
+    last_time: float = 0.0
+    before_n: int = 0
+    before_total: float = 0.0
+
+    def plus(self, value: float, time: float) -> Values:
+        """With one more. Of two at the same time the larger one is the last, whatever came first."""
+        if self.n == 0:
+            return Values(1, value, value, value, time, self.before_n, self.before_total)
+        last_time, last = max((self.last_time, self.last), (time, value))
+        largest = max(self.largest, value)
+        return Values(self.n + 1, self.total + value, largest, last, last_time, *self[5:])
+
+
+class HasValues(Protocol):
+    """What a row is made from."""
+
+    values: dict[str, Values]
+    responses: int
+
+
+Row = tuple[float, ...]
+NONE = Values()
+
+
+class Series(NamedTuple):
+    """One of the sums: its key in the table, its columns, the names it reads, and the row of a unit.
+
+    `answers` is the outcome's name, for counting the units that have one.
+    """
+
+    key: str
+    columns: int
+    reads: frozenset[str]
+    answers: str
+    row: Callable[[HasValues], Row | None]
+
+
+@dataclass(frozen=True)
+class PhaseInfo:
+    """What never changes about a phase: its id in the tables, and what its spec asks to be summed up."""
+
+    id: int
+    started: float
+    window: float
+    width: float
+    names: frozenset[str]
+    covariates: frozenset[str]
+    series: tuple[Series, ...]
+    metrics: tuple[MetricSpec, ...]
+
+    def stretch(self, time: float) -> int:
+        """The stretch of time that a first exposure is in."""
+        return buckets.number(time - self.started, self.width)
+
+
+def info_of(key: int, phase: Phase) -> PhaseInfo:
+    """From a phase and its id."""
+    spec = phase.spec
+    series = tuple(_all_series(spec))
+    metrics = (spec.primary, *spec.guardrails)
+    return PhaseInfo(
+        id=key,
+        started=phase.started,
+        window=spec.window,
+        width=buckets.first_width(spec.window),
+        names=frozenset(BUILT_IN).union(*(s.reads for s in series)) - {RESPONSES, EVERYTHING},
+        covariates=covariates_of(spec),
+        series=series,
+        metrics=metrics,
+    )
+
+
+def covariates_of(spec: Spec) -> frozenset[str]:
+    """Names of outcomes whose past is read."""
+    metrics = [m for m in (spec.primary, *spec.guardrails) if m.covariate]
+    ratios = (m.per for m in metrics if m.kind is Kind.RATIO)
+    return frozenset(m.name for m in metrics) | {p for p in ratios if p not in (RESPONSES, OUTCOMES)}
+
+
+def _all_series(spec: Spec) -> Iterator[Series]:
+    for metric in (spec.primary, *spec.guardrails):
+        yield _of_metric(metric)
+    if spec.primary.kind is not Kind.RATIO:
+        yield _lengths(_of_metric(spec.primary))
+
+
+def _of_metric(metric: MetricSpec) -> Series:
+    value = _ratio(metric) if metric.kind is Kind.RATIO else _value(metric)
+    before = _past(metric) if metric.covariate else None
+    zero, name = metric.missing is Unanswered.ZERO, metric.name
+
+    def row(unit: HasValues) -> Row | None:
+        if not zero and not unit.values.get(name, NONE).n:
+            return None
+        return value(unit) + before(unit) if before else value(unit)
+
+    ratio = metric.kind is Kind.RATIO
+    columns = (2 if ratio else 1) * (2 if metric.covariate else 1)
+    below = {name if metric.per == OUTCOMES else metric.per} if ratio else set()
+    return Series(name, columns, frozenset({name, EVERYTHING} | below), name, row)
+
+
+def _value(metric: MetricSpec) -> Callable[[HasValues], Row]:
+    name = metric.name
+    if metric.aggregate is Aggregate.MEAN:
+
+        def mean(unit: HasValues) -> Row:
+            found = unit.values.get(name, NONE)
+            return (found.total / found.n if found.n else 0.0,)
+
+        return mean
+    place = {Aggregate.SUM: 1, Aggregate.MAX: 2, Aggregate.LAST: 3}[metric.aggregate]
+    return lambda unit: (unit.values.get(name, NONE)[place],)
+
+
+def _ratio(metric: MetricSpec) -> Callable[[HasValues], Row]:
+    name, per = metric.name, metric.per
+    if per == RESPONSES:
+        return lambda unit: (unit.values.get(name, NONE).total, float(unit.responses))
+    if per == OUTCOMES:
+
+        def by_outcome(unit: HasValues) -> Row:
+            found = unit.values.get(name, NONE)
+            return found.total, float(found.n)
+
+        return by_outcome
+    return lambda unit: (unit.values.get(name, NONE).total, unit.values.get(per, NONE).total)
+
+
+def _past(metric: MetricSpec) -> Callable[[HasValues], Row]:
+    """The covariate. A unit without a past counts as 0, for a ratio as 0 over 1, so that it has one."""
+    name, per = metric.name, metric.per
+
+    def past(unit: HasValues) -> Row:
+        found = unit.values.get(name, NONE)
+        if metric.kind is Kind.RATIO:
+            counts = per in (RESPONSES, OUTCOMES)
+            below = float(found.before_n) if counts else unit.values.get(per, NONE).before_total
+            return (found.before_total, below) if found.before_n and below else (0.0, 1.0)
+        if metric.aggregate is Aggregate.SUM:
+            return (found.before_total,)
+        return (found.before_total / found.before_n if found.before_n else 0.0,)
+
+    return past
+
+
+def _lengths(primary: Series) -> Series:
+    def row(unit: HasValues) -> Row | None:
+        found = unit.values.get(LENGTH, NONE)
+        value = primary.row(unit) if found.n else None
+        return (value[0], found.total / found.n) if value else None
+
+    return Series(LENGTHS, 2, primary.reads | {LENGTH}, LENGTH, row)

@@ -1,0 +1,203 @@
+"""The store of experiments in a database: SQLite in a file, or PostgreSQL."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, update
+
+from router.errors import ConfigError, StoreDown
+from router.experiments.model import (
+    Accepted,
+    AuditEntry,
+    Disagreement,
+    Experiment,
+    Exposure,
+    Outcome,
+    Pair,
+)
+from router.experiments.store import engines, reading, resources
+from router.experiments.store.bulk import bulk_for
+from router.experiments.store.disagreeing import disagree
+from router.experiments.store.exposing import expose
+from router.experiments.store.faults import translated
+from router.experiments.store.pairing import count_pairs, keep_pairs
+from router.experiments.store.phases import Phases
+from router.experiments.store.port import PhaseData
+from router.experiments.store.recording import record
+from router.experiments.store.removal import remove_some
+from router.experiments.store.schema import migrate
+from router.experiments.store.session import Session
+from router.experiments.store.tables import phases
+from router.experiments.store.url import parse, shown
+
+log = logging.getLogger(__name__)
+TIDY_SECONDS = 3600.0
+
+
+class SqlStore:
+    """Follows `port.Store`; any thread may call it. What a call wrote is on disk when it returns.
+
+    The URL, its driver and the file are checked at once: ConfigError says what to do. A server that cannot
+    be reached is no error here: calls raise StoreDown until it is back, and then work.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = parse(url)
+        self._engine = engines.make_engine(self._url)
+        self._bulk = bulk_for(self._engine.dialect.name)
+        self._phases = Phases(self._bulk)
+        self._alone = threading.Lock()  # threads of one process queue here, not in the database
+        self._ready, self._tidied = False, 0.0
+        try:
+            self._prepare(starting=True)
+        except StoreDown as error:
+            log.warning("%s; experiments wait until it is back", error.message)
+
+    def _prepare(self, starting: bool = False) -> None:
+        if not self._ready:
+            with translated(self._url, starting), engines.writing(self._engine) as conn:
+                self._migrate(conn, starting)
+            self._ready = True
+
+    def _migrate(self, conn: Connection, starting: bool) -> None:
+        try:
+            migrate(conn)
+        except ConfigError as error:
+            if starting:
+                raise
+            raise StoreDown(error.message) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        if not self._alone.acquire(timeout=2 * engines.WAIT_SECONDS):
+            raise StoreDown(f"the store {shown(self._url)}: other writers take too long")
+        try:
+            self._prepare()
+            with translated(self._url), engines.writing(self._engine) as conn:
+                yield conn
+        finally:
+            self._alone.release()
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        with self._writing() as conn:
+            yield Session(conn, self._bulk, self._phases)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        if not self._ready:
+            with self._writing():
+                pass
+        with translated(self._url), engines.reading(self._engine) as conn:
+            yield conn
+
+    def salt(self, purpose: str) -> str:
+        """As the port says."""
+        with self._writing() as conn:
+            return resources.salt(conn, purpose)
+
+    def create(self, experiment: Experiment) -> Experiment:
+        """As the port says."""
+        with self._writing() as conn:
+            return resources.create(conn, experiment)
+
+    def get(self, name: str) -> Experiment:
+        """As the port says."""
+        with self._reading() as conn:
+            return resources.read(conn, name)
+
+    def list(self) -> tuple[Experiment, ...]:
+        """As the port says."""
+        with self._reading() as conn:
+            return resources.read_all(conn)
+
+    def replace(self, experiment: Experiment, audit: AuditEntry) -> Experiment:
+        """As the port says."""
+        with self._writing() as conn:
+            return resources.put(conn, experiment, audit)
+
+    def delete(self, name: str, etag: str = "") -> None:
+        """As the port says. Its rows are removed by later calls, some at a time."""
+        with self._writing() as conn:
+            resources.forget(conn, name, etag)
+        self._tidied = 0.0
+
+    def expose(self, exposures: Sequence[Exposure]) -> None:
+        """As the port says. Some thousand at a time are written fastest."""
+        if exposures:
+            with self._session() as session:
+                expose(session, exposures)
+            self._tidy()
+
+    def record(self, outcomes: Sequence[Outcome]) -> tuple[Accepted, ...]:
+        """As the port says. Some thousand at a time are written fastest."""
+        if not outcomes:
+            return ()
+        with self._session() as session:
+            found = record(session, outcomes)
+        self._tidy()
+        return found
+
+    def pairs(self, pairs: Sequence[Pair]) -> None:
+        """As the port says."""
+        with self._session() as session:
+            keep_pairs(session, pairs)
+
+    def disagree(self, found: Sequence[Disagreement]) -> None:
+        """As the port says."""
+        with self._session() as session:
+            disagree(session, found)
+
+    def data(self, name: str, phase: int) -> PhaseData:
+        """As the port says."""
+        with self._reading() as conn:
+            return reading.phase_data(conn, reading.info_of(conn, self._phases, name, phase))
+
+    def triggered(self, name: str, phase: int) -> PhaseData:
+        """As the port says."""
+        with self._reading() as conn:
+            info = reading.info_of(conn, self._phases, name, phase)
+            return reading.phase_data(conn, info, only_differing=True)
+
+    def paired(self, name: str, phase: int) -> Mapping[str, tuple[int, int, int]]:
+        """As the port says."""
+        with self._reading() as conn:
+            return count_pairs(conn, reading.info_of(conn, self._phases, name, phase))
+
+    def set_peak(self, name: str, phase: int, peak: float) -> None:
+        """As the port says."""
+        with self._writing() as conn:
+            of, info = phases.c, reading.info_of(conn, self._phases, name, phase)
+            conn.execute(update(phases).where(of.id == info.id, of.peak < peak).values(peak=peak))
+
+    def audit(self, entry: AuditEntry) -> None:
+        """As the port says."""
+        with self._writing() as conn:
+            resources.keep_act(conn, entry)
+
+    def trail(self, name: str) -> tuple[AuditEntry, ...]:
+        """As the port says."""
+        with self._reading() as conn:
+            return resources.trail(conn, name)
+
+    def _tidy(self) -> None:
+        """One step of removal after a batch: at every batch while there is something, else once an hour."""
+        now = time.time()
+        if now - self._tidied < TIDY_SECONDS:
+            return
+        try:
+            with self._writing() as conn:
+                more = remove_some(conn, self._bulk, now)
+        except StoreDown as error:  # the batch is kept; the next one tries again
+            log.warning("%s; old rows are removed later", error.message)
+            return
+        self._tidied = 0.0 if more else now
+
+    def close(self) -> None:
+        """Let connections go; the next call makes new ones."""
+        self._engine.dispose()
