@@ -16,7 +16,7 @@ from router.experiments.live.recorder import Recorder
 from router.experiments.live.snapshot import BASE, Running, Snapshot, running_of
 from router.experiments.live.trial import Trial
 from router.experiments.live.watch import Served, Watcher
-from router.experiments.model import Experiment
+from router.experiments.model import Experiment, RouterVariant
 from router.experiments.store.port import Store
 from router.ports import RequestRouter
 from router.types import Decision, Request
@@ -31,7 +31,8 @@ ChooseRouter = Callable[[Request, RequestRouter], Awaitable[tuple[Decision, Assi
 class Experiments:
     """Assigner, recorder and store of a server. `holdout` is the share of units in no experiment.
 
-    `base_digest` and `router_digest` say what is served besides the adapter; they go into every exposure.
+    `base_digest` and `router_digest` say what is served besides the adapter; they go into every exposure. An
+    arm may have another configuration of the router.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Experiments:
         look_seconds: float = LOOK_SECONDS,
         judge: Judge | None = None,
         base_digest: Callable[[], str] = str,
-        router_digest: Callable[[], str] = str,
+        router_digest: Callable[[RouterVariant | None], str] = lambda _: "",
     ) -> None:
         self.store, self.counts = store, Counts()
         self.availability, self.assigner = Availability(), Assigner()
@@ -57,6 +58,7 @@ class Experiments:
         self.draining = False  # cancelled from now on is cancelled by the server
         self._holdout, self._poll_seconds = holdout, poll_seconds
         self._base_digest, self._router_digest = base_digest, router_digest
+        self._salts: dict[str, str] = {}
         self._changed: list[Callable[[Snapshot], None]] = []
         self._lock = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -99,8 +101,14 @@ class Experiments:
     def _read(self) -> tuple[tuple[Experiment, ...], list[Running]]:
         with self.availability.calling("read"):
             known = self.store.list()
-            found = [running_of(one, self.store.salt, self._holdout) for one in known]
+            found = [running_of(one, self._salt, self._holdout) for one in known]
         return known, [one for one in found if one is not None]
+
+    def _salt(self, purpose: str) -> str:
+        """Kept for ever by the store, so asked for once."""
+        if purpose not in self._salts:
+            self._salts[purpose] = self.store.salt(purpose)
+        return self._salts[purpose]
 
     async def _follow(self) -> None:
         while True:
@@ -145,7 +153,7 @@ class Experiments:
         """All who want to know how this answer goes."""
         found: list[Watcher] = []
         if served.assignment is not None:
-            digests = self._base_digest(), self._router_digest()
+            digests = self._base_digest(), self._router_digest(served.assignment.arm.router)
             found.append(Trial(self.recorder, served, served.assignment, digests))
         found.extend(watcher for begin in self.beside if (watcher := begin(served)) is not None)
         return found

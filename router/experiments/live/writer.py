@@ -18,7 +18,7 @@ from router.experiments.store.port import Store
 log = logging.getLogger(__name__)
 LINGER = 0.05  # how long a batch gathers while nobody waits for it
 RETRY = 1.0
-MOST = 1000  # entries in one transaction
+MOST = 5000  # rows in one transaction, more only if one entry has more
 
 
 class Kind(Enum):
@@ -125,14 +125,14 @@ class Writer:
         """Write all and empty the list; an entry that the store refuses is lost alone. Raises StoreDown."""
         most = MOST
         while entries:
-            chunk = entries[:most]
+            chunk = _first(entries, most)
             try:
                 found = self._call(kind, [row for entry in chunk for row in entry.rows])
             except StoreDown:
                 raise
             except Exception as error:
                 if len(chunk) > 1:
-                    most = 1
+                    most = 0  # one by one, to find it
                     continue
                 log.exception("the store refused %s", kind.value)
                 self._lost(chunk[0], error)
@@ -181,6 +181,15 @@ class Writer:
         loop = self._loop
         if answers and loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(_tell, answers)
+
+
+def _first(entries: Sequence[Entry], most: int) -> Sequence[Entry]:
+    """The first entry, and as many more as have `most` rows together."""
+    end, rows = 1, len(entries[0].rows)
+    while end < len(entries) and rows + len(entries[end].rows) <= most:
+        rows += len(entries[end].rows)
+        end += 1
+    return entries[:end]
 
 
 def _tell(answers: Answers) -> None:
