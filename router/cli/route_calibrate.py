@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli import flags
-from router.cli.route_flags import AdaptersDirs, Ood, PluginsDirs
+from router.cli.route_flags import AdaptersDirs, Base, Ood, PluginsDirs
 
 if TYPE_CHECKING:
     from router.calibration.model import Calibration
@@ -40,6 +40,7 @@ def calibrate(
     output: Output = None,
     adapters_dir: AdaptersDirs = None,
     plugins_dir: PluginsDirs = None,
+    base: Base = True,
     json: flags.Json = False,
 ) -> None:
     """Fit and prove the thresholds of routing.
@@ -59,17 +60,17 @@ def calibrate(
     from router.routing.axes import Axes
 
     goal = Goal(target, delta, ood_target)
-    local = open_local(adapters_dir, plugins_dir)
-    known, strange = read_known(files, local.profiles), read_strange(ood, local.profiles)
-    setting = Setting(
-        classifiers=local.panel.names,
-        kinds=local.kinds,
-        axes=Axes(local.settings.task_first, local.settings.domain_first),
-        goal=goal,
-        binding=local.binding(),
-        left_out=tuple(local.panel.skipped),
-    )
-    votes = local.votes(known, "requests"), local.votes(strange, "out-of-distribution")
+    with open_local(adapters_dir, plugins_dir, base=base) as local:
+        known, strange = read_known(files, local.profiles), read_strange(ood, local.profiles)
+        setting = Setting(
+            classifiers=local.panel.names,
+            kinds=local.kinds,
+            axes=Axes(local.settings.task_first, local.settings.domain_first),
+            goal=goal,
+            binding=local.binding(),
+            left_out=tuple(local.panel.skipped),
+        )
+        votes = local.votes(known, "requests"), local.votes(strange, "out-of-distribution")
     found = calibrate(*votes, setting, say=note)
     path = output or local.settings.adapters_dir[0] / NAME
     write(path, found)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli import flags
-from router.cli.route_flags import AdaptersDirs, PluginsDirs
+from router.cli.route_flags import AdaptersDirs, Base, PluginsDirs
 from router.cli.route_judge import CalibrationFile
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def diff(
     calibration: CalibrationFile = "auto",
     adapters_dir: AdaptersDirs = None,
     plugins_dir: PluginsDirs = None,
+    base: Base = True,
     json: flags.Json = False,
 ) -> None:
     """Show which known requests a new adapter would take, and from whom.
@@ -50,13 +51,13 @@ def diff(
     from router.cli.route_votes import read_profile
 
     new = read_profile(with_)
-    before = open_local(adapters_dir, plugins_dir)
-    rows = known_rows(before.profiles, new, files or [])
-    judge = judge_of(local_rules(before, calibration), before, trusting=True)
-    then = [judge(ballot.votes) for ballot in before.votes(rows, "before")]
-    after = open_local(adapters_dir, plugins_dir, [new])
-    judge = judge_of(local_rules(after, calibration), after, trusting=True)
-    now = [judge(ballot.votes) for ballot in after.votes(rows, "after")]
+    with open_local(adapters_dir, plugins_dir, base=base) as before:
+        rows = known_rows(before.profiles, new, files or [])
+        judge = judge_of(local_rules(before, calibration), before, trusting=True)
+        then = [judge(ballot.votes) for ballot in before.votes(rows, "before")]
+    with open_local(adapters_dir, plugins_dir, [new], base=base) as after:
+        judge = judge_of(local_rules(after, calibration), after, trusting=True)
+        now = [judge(ballot.votes) for ballot in after.votes(rows, "after")]
     moved = [
         asdict(row) | {"from": one.routed, "to": other.routed, "confidence": other.confidence}
         for row, one, other in zip(rows, then, now, strict=True)

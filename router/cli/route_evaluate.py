@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from router.cli import flags
-from router.cli.route_flags import AdaptersDirs, Ood, PluginsDirs
+from router.cli.route_flags import AdaptersDirs, Base, Ood, PluginsDirs
 from router.cli.route_judge import CalibrationFile
 
 Files = Annotated[
@@ -27,6 +27,7 @@ def evaluate(
     plot: Plot = None,
     adapters_dir: AdaptersDirs = None,
     plugins_dir: PluginsDirs = None,
+    base: Base = True,
     json: flags.Json = False,
 ) -> None:
     """Measure how requests are routed, without a server.
@@ -46,13 +47,14 @@ def evaluate(
     from router.cli.route_votes import latencies
 
     picture = plot_path(plot)
-    local = open_local(adapters_dir, plugins_dir)
-    known, strange = read_known(files, local.profiles), read_strange(ood, local.profiles)
-    rules = local_rules(local, calibration)
-    target, delta = target_of(rules)
-    votes = local.votes(known, "requests"), local.votes(strange, "out-of-distribution")
+    with open_local(adapters_dir, plugins_dir, base=base) as local:
+        known, strange = read_known(files, local.profiles), read_strange(ood, local.profiles)
+        rules = local_rules(local, calibration)
+        target, delta = target_of(rules)
+        votes = local.votes(known, "requests"), local.votes(strange, "out-of-distribution")
+        latency = latencies(local.panel, known)
     found = measure(*votes, judge_of(rules, local), sorted(local.kinds), delta, target)
-    found |= {"calibration": rules.status, "target": target, "latency": latencies(local.panel, known)}
+    found |= {"calibration": rules.status, "target": target, "latency": latency}
     found["skipped"] = dict(local.panel.skipped)
     if picture is not None:
         draw(picture, found["risk_coverage"], target, (_all_coverage(found), found["routing"]["error"]))

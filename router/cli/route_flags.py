@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from router.calibration.rows import Row
     from router.cli.route_votes import Panel
     from router.config import Settings
+    from router.plugins.registration import Registration
+    from router.routing import BaseModel
     from router.routing.axes import Axis
     from router.types import AdapterProfile
 
@@ -40,6 +43,12 @@ PluginsDirs = Annotated[
 Ood = Annotated[
     Path | None,
     typer.Option("--ood", metavar="FILE", help="Requests that no adapter should get, JSON lines."),
+]
+
+
+Base = Annotated[
+    bool,
+    typer.Option("--base/--no-base", help="Load the base for classifiers that ask it, such as probe."),
 ]
 
 
@@ -71,30 +80,59 @@ class Local:
         return collect(self.panel, self.profiles, rows, title)
 
 
+@contextmanager
 def open_local(
-    adapters_dir: list[Path] | None, plugins_dir: list[Path] | None, more: Sequence[AdapterProfile] = ()
-) -> Local:
-    """Read adapters, load plugins, fit; `more` adapters replace those of the same name."""
-    from router.cli.errors import CliError
-    from router.cli.folders import folders
+    adapters_dir: list[Path] | None,
+    plugins_dir: list[Path] | None,
+    more: Sequence[AdapterProfile] = (),
+    base: bool = True,
+) -> Iterator[Local]:
+    """Read adapters, load plugins, fit; `more` adapters replace those of the same name.
+
+    With `base` the base model is resident inside the block if a classifier asks for it.
+    """
     from router.cli.plugins import load_plugins
-    from router.cli.route_votes import fitted, read_profiles
+    from router.cli.route_base import resident_base
+
+    settings = _settings(adapters_dir)
+    profiles = _profiles(settings, more)
+    registrations = load_plugins(plugins_dir).registrations()
+    wanted = base and any(r.wants_base for r in registrations)
+    with resident_base(settings) if wanted else nullcontext() as resident:
+        yield Local(settings, profiles, _panel(registrations, profiles, resident))
+
+
+def _settings(adapters_dir: list[Path] | None) -> Settings:
+    from router.cli.folders import folders
     from router.cli.settings import load_settings
 
     said = {"adapters_dir": tuple(adapters_dir)} if adapters_dir else {}
     settings = load_settings(said)
-    dirs = folders(settings.adapters_dir, "adapters")
-    settings = settings.model_copy(update={"adapters_dir": dirs})
-    by_name = {p.name: p for p in (*read_profiles(dirs), *more)}
+    return settings.model_copy(update={"adapters_dir": folders(settings.adapters_dir, "adapters")})
+
+
+def _profiles(settings: Settings, more: Sequence[AdapterProfile]) -> tuple[AdapterProfile, ...]:
+    from router.cli.errors import CliError
+    from router.cli.route_votes import read_profiles
+
+    by_name = {p.name: p for p in (*read_profiles(settings.adapters_dir), *more)}
     if not by_name:
         raise CliError("there are no adapters here: name their folder with --adapters-dir")
-    profiles = tuple(by_name[name] for name in sorted(by_name))
-    panel = fitted(load_plugins(plugins_dir).registrations(), profiles)
+    return tuple(by_name[name] for name in sorted(by_name))
+
+
+def _panel(
+    registrations: Sequence[Registration], profiles: Sequence[AdapterProfile], base: BaseModel | None
+) -> Panel:
+    from router.cli.errors import CliError
+    from router.cli.route_votes import fitted
+
+    panel = fitted(registrations, profiles, base)
     for name, why in panel.skipped.items():
         note(f"classifier {name} is left out: {why}")
     if not panel.registrations:
         raise CliError("no classifier can be asked here: `lora-router plugins doctor` says why")
-    return Local(settings, profiles, panel)
+    return panel
 
 
 def note(text: str) -> None:

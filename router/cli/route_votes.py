@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from router.calibration.ballots import Ballot
     from router.calibration.rows import Row
     from router.plugins.registration import Registration
+    from router.routing import BaseModel
     from router.routing.labels import Labels
     from router.types import AdapterProfile, Request, Vote
 
@@ -74,17 +75,21 @@ class Panel:
         return {r.name: r.classifier.fingerprint() for r in self.registrations}
 
 
-def fitted(registrations: Sequence[Registration], profiles: Sequence[AdapterProfile]) -> Panel:
-    """Warm up and fit; one that cannot is left out, and one that asks the resident base."""
+def fitted(
+    registrations: Sequence[Registration], profiles: Sequence[AdapterProfile], base: BaseModel | None = None
+) -> Panel:
+    """Warm up and fit; one that cannot is left out, and without `base` one that asks for it."""
     from router.routing.faults import place
 
     kept, skipped = [], {}
     for registration in registrations:
         classifier = registration.classifier
-        if registration.wants_base:
-            skipped[registration.name] = "it asks the base model, which is not loaded here"
+        if registration.wants_base and base is None:
+            skipped[registration.name] = "it asks the base model, which --no-base leaves out"
             continue
         try:
+            if registration.wants_base and base is not None:
+                classifier.bind(base)
             classifier.warmup()
             classifier.fit(profiles)
         except Exception as error:

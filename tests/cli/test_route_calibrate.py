@@ -168,11 +168,29 @@ def test_a_classifier_that_cannot_be_fitted_or_asks_the_base_is_left_out(cli, he
         "    def classify_batch(self, requests): return [None] * len(requests)\n"
         "@hookimpl\ndef register_classifiers(register):\n    register(Broken())\n    register(Asks())\n"
     )
-    done = cli("route", "calibrate", "requests.jsonl", "--json")
+    done = cli("route", "calibrate", "requests.jsonl", "--no-base", "--json")
     assert done.code == 0, done.err
-    assert "classifier asks is left out: it asks the base model" in done.err
+    assert "classifier asks is left out: it asks the base model, which --no-base leaves out" in done.err
     assert "classifier broken is left out: ValueError at others.py" in done.err
     assert json.loads((here / "adapters" / "calibration.json").read_text())["left_out"] == ["asks", "broken"]
+
+
+@pytest.mark.slow
+def test_a_classifier_asks_the_base_without_a_server(cli, here):
+    (here / "plugins" / "reads.py").write_text(
+        "from router import hookimpl\nfrom router.routing import Classifier, Scores\n"
+        "class Reads(Classifier):\n    name = 'reads'\n"
+        "    def bind(self, base): self.base = base\n"
+        "    def classify_batch(self, requests):\n"
+        "        states = self.base.hidden([r.text for r in requests])\n"
+        "        return [Scores({'legal': 0.5}, evidence=str(len(row))) for row in states]\n"
+        "@hookimpl\ndef register_classifiers(register):\n    register(Reads(), priority=9)\n"
+    )
+    write(here / "own.jsonl", [{"text": f"contract {i}", "label": "legal"} for i in range(3)])
+    done = cli("route", "evaluate", "own.jsonl", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert (found["skipped"], found["routing"]["coverage"]) == ({}, 1.0)
 
 
 @pytest.mark.parametrize("kind", ["png", "html"])
