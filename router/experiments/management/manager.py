@@ -1,0 +1,159 @@
+"""Experiments from plan to stop: what is allowed when, kept in the store with an audit entry each time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, StaleEtag
+from router.experiments.assignment import Salts
+from router.experiments.management.changes import changed, lost_arms
+from router.experiments.management.conflicts import conflict
+from router.experiments.management.known import Known
+from router.experiments.management.phases import NewSalts, only_wider, opened, stopped, widened
+from router.experiments.management.plans import check_plan, plan_problems
+from router.experiments.model import AuditEntry, Experiment, Lifecycle, Spec
+from router.experiments.names import ID_FORM, is_id
+from router.experiments.store.port import Store
+
+Clock = Callable[[], float]
+
+
+class Manager:
+    """Every call blocks on the store: call it from a thread. One change at a time in this process; between
+    processes the store's etags tell.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        known: Known,
+        *,
+        clock: Clock = time.time,
+        salts: NewSalts = Salts.fresh,
+    ) -> None:
+        self.store, self.known, self.clock = store, known, clock
+        self._salts = salts
+        self.lock = threading.RLock()
+
+    def problems(self, spec: Spec) -> list[FieldViolation]:
+        """Everything that is wrong with a plan."""
+        return plan_problems(spec, self.known)
+
+    def get(self, name: str) -> Experiment:
+        """Raises ExperimentNotFound."""
+        return self.store.get(name)
+
+    def list(self) -> tuple[Experiment, ...]:
+        """All, by name."""
+        return self.store.list()
+
+    def create(self, name: str, spec: Spec, actor: str) -> Experiment:
+        """Keep a plan. Raises InvalidRequest, AlreadyExists."""
+        if not is_id(name):
+            raise InvalidRequest([FieldViolation("experiment_id", f"must be {ID_FORM}")])
+        check_plan(spec, self.known)
+        now = self.clock()
+        with self.lock:
+            kept = self.store.create(Experiment(name, spec, created=now, updated=now))
+            self.store.audit(AuditEntry(name, now, actor, "create", spec.hypothesis))
+        return kept
+
+    def update(self, name: str, edit: Callable[[Spec], Spec], etag: str, actor: str) -> Experiment:
+        """Put `edit(spec)` in place. While it runs, this opens a new phase, unless all that changes is a
+        larger enrolment share. Raises InvalidRequest, StaleEtag, FailedPrecondition (an arm removed while
+        it runs, a conflict with another experiment)."""
+        with self.lock:
+            experiment = self.read(name, etag)
+            old, spec = experiment.spec, edit(experiment.spec)
+            check_plan(spec, self.known)
+            if spec == old:
+                return experiment
+            now, detail = self.clock(), {"fields": changed(old, spec)}
+            if experiment.state is not Lifecycle.RUNNING:
+                after = replace(experiment, spec=spec, updated=now)
+                return self.keep(after, actor, "update", "", detail)
+            if lost := lost_arms(old, spec):
+                text = f"arm {', '.join(lost)} cannot be removed while the experiment runs; stop it first"
+                raise FailedPrecondition(text, resource=experiment.resource)
+            self._check_conflicts(experiment, spec)
+            if only_wider(old, spec):
+                return self.keep(widened(experiment, spec, now), actor, "widen", "", detail)
+            reason = f"edited: {', '.join(changed(old, spec))}"
+            after = opened(experiment, spec, now, reason, self._salts)
+            return self.keep(after, actor, "new phase", reason, {**detail, "phase": len(after.phases)})
+
+    def start(self, name: str, etag: str, actor: str) -> Experiment:
+        """Begin to assign units; the same again changes nothing. A stopped one starts a new phase.
+
+        Raises FailedPrecondition where its adapters are not there or another experiment is in the way.
+        """
+        with self.lock:
+            experiment = self.read(name)
+            if experiment.state is Lifecycle.RUNNING:
+                return experiment
+            check_etag(experiment, etag)
+            if experiment.promoted:
+                text = (
+                    f"arm {experiment.promoted!r} was promoted; roll that back, or create another experiment"
+                )
+                raise FailedPrecondition(text, resource=experiment.resource)
+            self._check_startable(experiment)
+            reason = "restarted" if experiment.phases else "started"
+            after = opened(experiment, experiment.spec, self.clock(), reason, self._salts)
+            return self.keep(after, actor, "start", reason, {"phase": len(after.phases)})
+
+    def stop(self, name: str, etag: str, reason: str, actor: str) -> Experiment:
+        """Everybody gets the default; the same again changes nothing. Raises FailedPrecondition (a draft)."""
+        with self.lock:
+            experiment = self.read(name)
+            if experiment.state is Lifecycle.STOPPED:
+                return experiment
+            check_etag(experiment, etag)
+            if experiment.state is Lifecycle.DRAFT:
+                raise FailedPrecondition("it has not been started", resource=experiment.resource)
+            return self.keep(stopped(experiment, self.clock(), reason), actor, "stop", reason)
+
+    def delete(self, name: str, etag: str) -> None:
+        """Forget it and all that was logged of it. Raises FailedPrecondition (running), StaleEtag."""
+        with self.lock:
+            experiment = self.read(name, etag)
+            if experiment.state is Lifecycle.RUNNING:
+                raise FailedPrecondition("it runs; stop it first", resource=experiment.resource)
+            self.store.delete(name, experiment.etag)
+
+    def read(self, name: str, etag: str = "") -> Experiment:
+        """Raises ExperimentNotFound, and StaleEtag where `etag` is given and another."""
+        experiment = self.store.get(name)
+        check_etag(experiment, etag)
+        return experiment
+
+    def keep(
+        self,
+        experiment: Experiment,
+        actor: str,
+        act: str,
+        reason: str,
+        detail: Mapping[str, object] | None = None,
+    ) -> Experiment:
+        """Put it in place of what was read, with an audit entry in the same transaction."""
+        entry = AuditEntry(experiment.name, experiment.updated, actor, act, reason, detail or {})
+        return self.store.replace(experiment, entry)
+
+    def _check_startable(self, experiment: Experiment) -> None:
+        if found := plan_problems(experiment.spec, self.known):
+            text = "; ".join(f"{v.field}: {v.description}" for v in found)
+            raise FailedPrecondition(f"it cannot start: {text}", resource=experiment.resource)
+        self._check_conflicts(experiment, experiment.spec)
+
+    def _check_conflicts(self, experiment: Experiment, spec: Spec) -> None:
+        if found := conflict(experiment.name, spec, self.store.list()):
+            raise FailedPrecondition(f"it cannot run: {found}", resource=experiment.resource)
+
+
+def check_etag(experiment: Experiment, etag: str) -> None:
+    """Raise StaleEtag where one is given and another."""
+    if etag and etag != experiment.etag:
+        raise StaleEtag(f"{experiment.resource} changed since its etag was read; read it again")

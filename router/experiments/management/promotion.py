@@ -1,0 +1,159 @@
+"""An arm's version becomes the default, on a verdict or by force, and goes back again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from router.errors import FailedPrecondition, RouterError
+from router.experiments.management.manager import Manager, check_etag
+from router.experiments.management.phases import stopped
+from router.experiments.management.promotable import (
+    PROMOTE,
+    check_ruling,
+    chosen_arm,
+    detail_of,
+    ruling_of,
+    version_of,
+)
+from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle
+from router.experiments.report.model import Report, Ruling
+from router.names import parse_version
+from router.ports import Force
+from router.types import AdapterInfo, AdapterRef
+
+log = logging.getLogger(__name__)
+
+
+class Defaults(Protocol):
+    """What of the registry is needed, callable from a thread."""
+
+    def resolve(self, name: str, version: str = "", /) -> AdapterInfo:
+        """As `Catalog.resolve`."""
+        ...
+
+    def set_default(
+        self, ref: AdapterRef, etag: str = "", force: Force | None = None, /
+    ) -> tuple[AdapterInfo, AdapterRef | None]:
+        """As `AdapterRegistry.set_default`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What became of the default version. `previous` is None where there was none."""
+
+    experiment: Experiment
+    default: AdapterRef
+    previous: AdapterRef | None = None
+
+
+class Promoter:
+    """Promotes and rolls back. `judge` gives the report of an experiment's last phase, now."""
+
+    def __init__(self, manager: Manager, defaults: Defaults, judge: Callable[[Experiment], Report]) -> None:
+        self._manager, self._defaults, self._judge = manager, defaults, judge
+
+    def promote(
+        self, name: str, arm: str, etag: str, actor: str, *, force: bool = False, reason: str = ""
+    ) -> Promotion:
+        """Set the arm's version as default and stop the experiment. `arm` empty: the one of the verdict.
+
+        Raises FailedPrecondition unless the arm's verdict is to promote it, or `force`. The same arm again
+        changes nothing. Force also overrules the registry's gate, and all of it is on record.
+        """
+        with self._manager.lock:
+            experiment = self._manager.read(name)
+            if experiment.promoted:
+                return self._again(experiment, arm)
+            check_etag(experiment, etag)
+            if experiment.state is Lifecycle.DRAFT:
+                text = "it has not been started: start it, or set the version with SetDefaultVersion"
+                raise FailedPrecondition(text, resource=experiment.resource)
+            report = self._judge(experiment)
+            chosen = chosen_arm(experiment, report, arm, force)
+            ruling = ruling_of(report, chosen.name)
+            if not force:
+                check_ruling(experiment, chosen, ruling)
+            return self._set(experiment, chosen, ruling, report, actor, force, reason)
+
+    def roll_back(self, name: str, reason: str, actor: str) -> Promotion:
+        """Put back the default from before. Raises FailedPrecondition where nothing was promoted, where
+        there was no default before, or where the default was changed by somebody else since."""
+        with self._manager.lock:
+            experiment = self._manager.read(name)
+            now, before = self._promoted(experiment)
+            if before is None:
+                text = f"there was no default before {now}; use ResetDefaultVersion"
+                raise FailedPrecondition(text, resource=experiment.resource)
+            present = self._defaults.resolve(now.name).ref
+            if present not in (now, before):
+                text = (
+                    f"the default is {present} by now, not {now} that was promoted: somebody changed it "
+                    "since; use SetDefaultVersion"
+                )
+                raise FailedPrecondition(text, resource=experiment.resource)
+            force = Force(actor, f"{experiment.resource} rolled back" + (f": {reason}" if reason else ""))
+            self._defaults.set_default(before, "", force)
+            at = self._manager.clock()
+            detail = {"arm": experiment.promoted, "default": before.resource, "previous": now.resource}
+            after = replace(experiment, promoted="", updated=at)
+            kept = self._manager.keep(after, actor, "roll back", reason, detail)
+            return Promotion(kept, before, now)
+
+    def _set(
+        self,
+        experiment: Experiment,
+        arm: ArmSpec,
+        ruling: Ruling,
+        report: Report,
+        actor: str,
+        force: bool,
+        reason: str,
+    ) -> Promotion:
+        ref = version_of(experiment, arm)
+        overruled = f"{experiment.resource}, arm {arm.name}" + (f": {reason}" if reason else "")
+        _, previous = self._defaults.set_default(ref, "", Force(actor, overruled) if force else None)
+        detail = detail_of(arm, ref, previous, ruling, report, force)
+        try:
+            kept = self._keep(experiment, arm, actor, reason, detail)
+        except RouterError:
+            self._undo(ref, previous, actor)
+            raise
+        return Promotion(kept, ref, previous)
+
+    def _keep(
+        self, experiment: Experiment, arm: ArmSpec, actor: str, reason: str, detail: Mapping[str, object]
+    ) -> Experiment:
+        at = self._manager.clock()
+        if experiment.state is Lifecycle.RUNNING:
+            experiment = stopped(experiment, at, f"arm {arm.name} was promoted")
+        after = replace(experiment, promoted=arm.name, updated=at)
+        return self._manager.keep(after, actor, PROMOTE, reason, detail)
+
+    def _undo(self, ref: AdapterRef, previous: AdapterRef | None, actor: str) -> None:
+        """The promotion could not be recorded: nothing happened."""
+        log.warning("promotion of %s is taken back: it could not be recorded", ref)
+        if previous is not None:
+            self._defaults.set_default(previous, "", Force(actor, "a promotion that was not recorded"))
+
+    def _again(self, experiment: Experiment, arm: str) -> Promotion:
+        if arm not in ("", experiment.promoted):
+            text = f"arm {experiment.promoted!r} was promoted already; roll that back first"
+            raise FailedPrecondition(text, resource=experiment.resource)
+        now, before = self._promoted(experiment)
+        return Promotion(experiment, now, before)
+
+    def _promoted(self, experiment: Experiment) -> tuple[AdapterRef, AdapterRef | None]:
+        """Version that was promoted, and the default before; from the audit trail."""
+        if not experiment.promoted:
+            text = "no arm of it is promoted"
+            raise FailedPrecondition(text, resource=experiment.resource)
+        entry: AuditEntry = next(e for e in reversed(self._trail(experiment)) if e.act == PROMOTE)
+        before = str(entry.detail["previous"])
+        return parse_version(str(entry.detail["default"])), parse_version(before) if before else None
+
+    def _trail(self, experiment: Experiment) -> tuple[AuditEntry, ...]:
+        return self._manager.store.trail(experiment.name)
