@@ -23,23 +23,38 @@ class Panel:
         self._lanes, self._on_vote = lanes, on_vote
 
     async def until_settled(
-        self, request: Request, labels: Labels, candidates: Collection[str], rule: Rule
+        self,
+        request: Request,
+        labels: Labels,
+        candidates: Collection[str],
+        rule: Rule,
+        heard: dict[str, Vote] | None = None,
     ) -> list[Vote]:
-        """Votes in order, up to the one that settles it; who does not count is not asked."""
+        """Votes in order, up to the one that settles it; who does not count is not asked.
+
+        `heard` are votes on this request that were asked for before, by classifier; new ones are added.
+        """
+        known = {} if heard is None else heard
         votes: list[Vote] = []
         for lane in self._lanes.in_order():
             if not rule.asks(lane.name):
                 continue
-            votes.append(await self._vote(lane, request, labels))
+            if lane.name not in known:
+                known[lane.name] = await self._vote(lane, request, labels)
+            votes.append(known[lane.name])
             if rule.settled(votes, candidates):
                 break
         return votes
 
-    async def everyone(self, request: Request, labels: Labels) -> list[Vote]:
-        """All votes, asked at once, in the order in which they count."""
-        return list(
-            await asyncio.gather(*(self._vote(lane, request, labels) for lane in self._lanes.in_order()))
-        )
+    async def everyone(
+        self, request: Request, labels: Labels, heard: dict[str, Vote] | None = None
+    ) -> list[Vote]:
+        """All votes, asked at once, in the order in which they count; `heard` as above."""
+        known, lanes = {} if heard is None else heard, self._lanes.in_order()
+        new = [lane for lane in lanes if lane.name not in known]
+        votes = await asyncio.gather(*(self._vote(lane, request, labels) for lane in new))
+        known.update((vote.classifier, vote) for vote in votes)
+        return [known[lane.name] for lane in lanes]
 
     async def _vote(self, lane: Lane, request: Request, labels: Labels) -> Vote:
         started = time.perf_counter()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from router.errors import FailedPrecondition, NotFound
 from router.plugins.host import PluginHost
@@ -18,9 +19,13 @@ from router.routing.knowledge import Knowledge
 from router.routing.labels import narrow
 from router.routing.lanes import Lanes
 from router.routing.panel import OnVote, Panel
-from router.routing.policy import MARGIN, Conclusion, Policy
-from router.routing.rules import Rules
+from router.routing.policy import MARGIN, Conclusion, Policy, Rule
+from router.routing.rules import Rules, fingerprint
+from router.routing.variants import digest_of, varied
 from router.types import AdapterInfo, AdapterProfile, Decision, Reason, Request, Vote
+
+if TYPE_CHECKING:
+    from router.experiments.model import RouterVariant
 
 START_SECONDS = 20.0
 FIT_SECONDS = 30.0
@@ -51,6 +56,8 @@ class Router:
         self._panel = Panel(self._lanes, on_vote)
         self._knowledge = Knowledge(catalog, self._learn)
         self._watch: asyncio.Task[None] | None = None
+        self._digested: tuple[object, object] = (None, None)  # what the digests are of
+        self._digests: dict[RouterVariant | None, str] = {}
 
     async def start(self) -> None:
         """Load plugins, have them learn the adapters (20 s at most), and follow changes of both."""
@@ -91,11 +98,31 @@ class Router:
         Raises InvalidRequest (bad form of the adapter's name), AdapterNotFound, NotFound (no such domain
         or task) and FailedPrecondition (the adapter is quarantined).
         """
+        return await self.decide(request)
+
+    async def decide(
+        self, request: Request, variant: RouterVariant | None = None, heard: dict[str, Vote] | None = None
+    ) -> Decision:
+        """The decision of this router, or of a variant of it.
+
+        `heard` are votes on this very request: they are not asked for again, and new ones are added, so that
+        a second decision costs next to nothing. Raises what `route` does.
+        """
         started = time.perf_counter()
         await self._pick_up()
-        decision, votes = await self._decide(request)
+        decision, votes = await self._decide(request, varied(self.rules.rule, variant), heard)
         shown = tuple(votes) if request.routing.explain else ()
         return replace(decision, votes=shown, latency=time.perf_counter() - started)
+
+    def digest(self, variant: RouterVariant | None = None) -> str:
+        """sha256 of what decides beside the adapters: configuration, calibration, classifiers."""
+        rule, registrations = self.rules.rule, self._host.registrations()
+        if self._digested[0] is not rule or self._digested[1] is not registrations:
+            self._digested, self._digests = (rule, registrations), {}
+        if variant not in self._digests:
+            prints = {r.name: fingerprint(r) for r in registrations}
+            self._digests[variant] = digest_of(varied(rule, variant), prints)
+        return self._digests[variant]
 
     async def _pick_up(self) -> None:
         """A plugin file dropped in a moment ago votes on this request."""
@@ -105,13 +132,15 @@ class Router:
             if self._host.registrations() != before:
                 await self._lanes.settle(PICK_UP_SECONDS)
 
-    async def _decide(self, request: Request) -> tuple[Decision, Sequence[Vote]]:
-        hints, labels, rule = request.routing, self._knowledge.labels, self.rules.rule
+    async def _decide(
+        self, request: Request, rule: Rule, heard: dict[str, Vote] | None
+    ) -> tuple[Decision, Sequence[Vote]]:
+        hints, labels = request.routing, self._knowledge.labels
         direct, candidates = self._said(request)
         if hints.explain:
-            votes = await self._panel.everyone(request, labels)
+            votes = await self._panel.everyone(request, labels, heard)
         elif direct is None and candidates:
-            votes = await self._panel.until_settled(request, labels, candidates, rule)
+            votes = await self._panel.until_settled(request, labels, candidates, rule, heard)
         else:
             votes = []
         if direct is not None:

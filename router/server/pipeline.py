@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -98,15 +98,14 @@ class Pipeline:
             finally:
                 taken.generation.cancel()
 
-    async def complete(
-        self, request: Request, decision: Decision, priority: int = -1
-    ) -> AsyncIterator[Delta | Finished]:
+    async def complete(self, request: Request, decision: Decision) -> AsyncGenerator[Delta | Finished, None]:
         """Events of an answer that no user waits for: the same request as `decision` would have it answered.
 
-        Raises what leasing, encoding and submitting raise, at the first event.
+        It runs in the background of the engine. Raises what leasing, encoding and submitting raise, at the
+        first event.
         """
         async with AsyncExitStack() as held:
-            taken = await self._submitted(held, request, Choice(decision), priority)
+            taken = await self._submitted(held, request, Choice(decision), background=True)
             try:
                 async for event in taken.generation:
                     yield event
@@ -137,7 +136,7 @@ class Pipeline:
         return live.watchers(served)
 
     async def _submitted(
-        self, held: AsyncExitStack, request: Request, choice: Choice, priority: int = 0
+        self, held: AsyncExitStack, request: Request, choice: Choice, background: bool = False
     ) -> Submitted:
         """Lease, encode, fit, submit; the lease goes to `held` if all of that works."""
         async with AsyncExitStack() as mine:
@@ -150,7 +149,14 @@ class Pipeline:
                 self._max_tokens,
             )
             adapter = prepared.decision.digest if prepared.decision.adapter else None
-            job = Job(request.request_id, prepared.tokens, params, adapter, request.deadline, priority)
+            job = Job(
+                request.request_id,
+                prepared.tokens,
+                params,
+                adapter,
+                request.deadline,
+                background=background,
+            )
             generation = self._engine.submit(job)
             held.push_async_exit(mine.pop_all())
         return Submitted(prepared.decision, params, generation)

@@ -34,10 +34,10 @@ def weights(metric: Metric, arms: Mapping[str, Moments], floor: float, seed: str
     `arms` are sums over units whose columns are the metric's. Raises InvalidRequest for a floor that does not
     leave every arm more than nothing.
     """
-    if not 0 < floor * len(arms) <= 1:
+    if not 0 < floor * len(arms) <= 1 + 1e-9:
         raise invalid("floor", f"must be above 0 and at most 1/{len(arms)} for {len(arms)} arms, got {floor}")
     chances = best_chances(metric, arms, seed)
-    free = 1 - floor * len(arms)
+    free = max(0.0, 1 - floor * len(arms))
     found = {arm: floor + free * chance for arm, chance in chances.items()}
     total = math.fsum(found.values())
     return {arm: weight / total for arm, weight in found.items()}
@@ -66,7 +66,7 @@ def _draws(metric: Metric, arms: Mapping[str, Moments], rng: np.random.Generator
     present = [v for v in known.values() if v is not None]
     units = sum(n for n, _, _ in present)
     if not units:
-        return [rng.standard_t(2 * PRIOR_SHAPE, DRAWS) for _ in arms]  # nothing is known of any
+        return [np.zeros(DRAWS) for _ in arms]  # nothing is known of any
     centre = sum(n * mean for n, mean, _ in present) / units
     spread = sum(squares + n * (mean - centre) ** 2 for n, mean, squares in present) / units
     return [_normal(known[arm] or (0.0, centre, 0.0), centre, spread, rng) for arm in arms]

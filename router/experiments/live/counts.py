@@ -17,6 +17,7 @@ class Counts:
     degraded: Counter[tuple[str, str]] = field(default_factory=Counter)  # experiment, arm
     unit_missing: Counter[str] = field(default_factory=Counter)  # experiment
     skipped: Counter[str] = field(default_factory=Counter)  # experiment: not assigned, the store was down
+    shadows: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # experiment, arm, result
     acts: Counter[tuple[str, str]] = field(default_factory=Counter)  # experiment, what a rule did
     outcomes: Counter[Accepted] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)  # kind of record that was not kept

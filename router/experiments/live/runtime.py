@@ -84,8 +84,11 @@ class Experiments:
         await asyncio.to_thread(self.store.close)
 
     def subscribe(self, changed: Callable[[Snapshot], None]) -> None:
-        """`changed` is called on the event loop when other experiments, phases or shares run."""
+        """`changed` is called on the event loop when other experiments, phases or shares run, and now if
+        there are any."""
         self._changed.append(changed)
+        if self.running:
+            changed(self.assigner.snapshot)
 
     async def refresh(self) -> None:
         """Take over what the store says; call it after every change. Raises StoreDown."""
