@@ -40,12 +40,14 @@ async def start_server() -> AsyncIterator[Start]:
             router: Any = None,
             startup: Any = None,
             wait: bool = True,
+            experiments: Any = None,
             **settings: Any,
         ) -> ServerApp:
             engine = engine or FakeEngine()
             registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
             router = router or FakeRouter(registry)
-            app = ServerApp(Settings(**{**defaults, **settings}), engine, registry, router, startup)
+            said = Settings(**{**defaults, **settings})
+            app = ServerApp(said, engine, registry, router, startup, experiments=experiments)
             router.on_vote = app.metrics.vote
             stack.push_async_callback(app.stop)
             await app.start()

@@ -7,12 +7,15 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from router.errors import FieldViolation, InvalidRequest
+from router.experiments.model import Experiment
 from router.types import AdapterInfo, AdapterRef
 
 DEFAULT_SIZE, MAX_SIZE = 50, 500
+T = TypeVar("T")
 Key = tuple[str, tuple[tuple[int, int, str], ...]]
 
 
@@ -29,27 +32,48 @@ def page(
 
     Size 0 is 50, more than 500 is 500. Entries that come or go between pages shift nothing.
     """
+    return _page(infos, lambda i: (i.ref.name, i.ref.version), _place, size, token, filters)
+
+
+def page_by_name(experiments: Iterable[Experiment], size: int, token: str) -> tuple[list[Experiment], str]:
+    """The same of experiments."""
+    return _page(experiments, lambda e: (e.name, ""), lambda key: key, size, token, ("experiments",))
+
+
+def _page(
+    entries: Iterable[T],
+    key: Callable[[T], tuple[str, str]],
+    place: Callable[[tuple[str, str]], Any],
+    size: int,
+    token: str,
+    filters: Sequence[str],
+) -> tuple[list[T], str]:
+    """`key` is what a token keeps of an entry, `place` where that stands in the list."""
     if size < 0:
         raise InvalidRequest([FieldViolation("page_size", "must be 0 or more")])
     most = min(size or DEFAULT_SIZE, MAX_SIZE)
-    rows = sorted(infos, key=lambda info: order(info.ref))
+    rows = sorted(entries, key=lambda entry: place(key(entry)))
     if token:
-        after = order(_decode(token, filters))
-        rows = [info for info in rows if order(info.ref) > after]
+        after = place(_decode(token, filters))
+        rows = [entry for entry in rows if place(key(entry)) > after]
     shown = rows[:most]
-    return shown, _encode(shown[-1].ref, filters) if len(rows) > most else ""
+    return shown, _encode(key(shown[-1]), filters) if len(rows) > most else ""
+
+
+def _place(key: tuple[str, str]) -> Key:
+    return order(AdapterRef(*key))
 
 
 def _scope(filters: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(filters)).encode()).hexdigest()[:16]
 
 
-def _encode(ref: AdapterRef, filters: Sequence[str]) -> str:
-    raw = json.dumps([_scope(filters), ref.name, ref.version])
+def _encode(key: tuple[str, str], filters: Sequence[str]) -> str:
+    raw = json.dumps([_scope(filters), *key])
     return base64.urlsafe_b64encode(raw.encode()).decode()
 
 
-def _decode(token: str, filters: Sequence[str]) -> AdapterRef:
+def _decode(token: str, filters: Sequence[str]) -> tuple[str, str]:
     try:
         scope, name, version = json.loads(base64.b64decode(token.encode(), b"-_", validate=True))
         valid = scope == _scope(filters) and isinstance(name, str) and isinstance(version, str)
@@ -58,4 +82,4 @@ def _decode(token: str, filters: Sequence[str]) -> AdapterRef:
     if not valid:
         text = "is not a token of this list under these filters; start again without one"
         raise InvalidRequest([FieldViolation("page_token", text)])
-    return AdapterRef(name, version)
+    return name, version

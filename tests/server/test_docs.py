@@ -9,9 +9,12 @@ import pytest
 
 from router import errors
 from router.config import Settings
+from router.experiments.live.runtime import Experiments
+from router.server.experiment_metrics import ExperimentMetrics
 from router.server.metrics import Metrics
 from router.server.snapshot import Snapshot
-from router.v1 import adapters_pb2, inference_pb2
+from router.v1 import adapters_pb2, experiments_pb2, inference_pb2
+from tests.experiments.memory_store import MemoryStore
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/grpc.md").read_text()
@@ -21,7 +24,7 @@ SOURCE = "".join(path.read_text() for path in (ROOT / "router/server").rglob("*.
 def methods() -> list[str]:
     return [
         f"{service.name}.{method.name}"
-        for module in (inference_pb2, adapters_pb2)
+        for module in (inference_pb2, adapters_pb2, experiments_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     ]
@@ -34,7 +37,8 @@ def reasons() -> set[str]:
 
 
 def metrics() -> list[str]:
-    collected = [*Metrics().registry.collect(), *Snapshot(lambda *labels: labels).collect()]
+    experiments = ExperimentMetrics(Experiments(MemoryStore())).collect()
+    collected = [*Metrics().registry.collect(), *Snapshot(lambda *labels: labels).collect(), *experiments]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from router.server.app import ServerApp
-from router.v1 import adapters_pb2, inference_pb2
+from router.v1 import adapters_pb2, experiments_pb2, inference_pb2
 from tests.server.helpers import Connect, Start, failure
 
 BUF = str(Path(sys.executable).with_name("buf"))
@@ -27,7 +27,7 @@ async def curl(server: ServerApp, tmp_path: Path, path: str, *arguments: str) ->
 async def test_every_method_is_listed(server: ServerApp, tmp_path: Path) -> None:
     ours = {
         f"{service.full_name}/{method.name}"
-        for module in (inference_pb2, adapters_pb2)
+        for module in (inference_pb2, adapters_pb2, experiments_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }

@@ -21,9 +21,14 @@ ADMIN_WATCH = Policy(gated=True, watch=True, logged=True)
 OTHER = Policy()
 OTHER_WATCH = Policy(watch=True)
 
-SERVICES = {"router.v1.InferenceService": INFERENCE, "router.v1.AdapterService": ADMIN}
+SERVICES = {
+    "router.v1.InferenceService": INFERENCE,
+    "router.v1.AdapterService": ADMIN,
+    "router.v1.ExperimentService": ADMIN,
+}
 METHODS = {
     "/router.v1.AdapterService/WatchAdapters": ADMIN_WATCH,
+    "/router.v1.ExperimentService/RecordOutcomes": ADMIN_WATCH,
     "/grpc.health.v1.Health/Watch": OTHER_WATCH,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": OTHER_WATCH,
 }

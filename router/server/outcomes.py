@@ -1,0 +1,109 @@
+"""Outcomes over gRPC: checked in a thread, recorded in order, acknowledged when they are durable."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from router.errors import FieldViolation, InvalidRequest, NotFound, Overloaded
+from router.experiments.management.declared import Declared
+from router.experiments.model import Accepted, Experiment, Outcome
+from router.server.convert.outcomes import STATUSES, outcome_of
+from router.server.store_threads import StoreThreads
+from router.v1 import experiments_pb2 as pb
+
+MAX_BATCH = 1000
+MAX_BATCHES = 16  # of all streams, at once
+FULL_SECONDS = 0.1
+
+
+class Recorder(Protocol):
+    """Where outcomes go."""
+
+    async def record(self, outcomes: Sequence[Outcome]) -> tuple[Accepted, ...]:
+        """What became of each, once they are durable. Raises StoreDown, Overloaded (the queue is full)."""
+        ...
+
+
+@dataclass(slots=True)
+class _Parsed:
+    """A batch: `good` are outcomes with their places in it, `errors` what is wrong with the others."""
+
+    good: list[Outcome] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+class Intake:
+    """Takes outcomes in. `plans` gives all experiments, the same object until they change."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        plans: Callable[[], Sequence[Experiment]],
+        threads: StoreThreads,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._recorder, self._plans, self._threads, self._clock = recorder, plans, threads, clock
+        self._room = asyncio.Semaphore(MAX_BATCHES)
+        self._read: Sequence[Experiment] = ()
+        self._declared = Declared()
+
+    async def one(self, message: pb.Outcome) -> pb.RecordOutcomeResponse:
+        """Raises InvalidRequest, and NotFound where it belongs to nothing that was exposed."""
+        outcome = outcome_of(message, "outcome", self._clock(), self._kinds())
+        (status,) = await self._recorder.record([outcome])
+        if status is Accepted.UNKNOWN:
+            raise _unknown(message)
+        return pb.RecordOutcomeResponse(status=STATUSES[status])
+
+    async def batch(self, request: pb.RecordOutcomesRequest) -> pb.RecordOutcomesResponse:
+        """The acknowledgement of a batch. Waits while the queue is full; raises InvalidRequest for one that
+        is too large, StoreDown."""
+        if len(request.outcomes) > MAX_BATCH:
+            text = f"must have at most {MAX_BATCH} entries, got {len(request.outcomes)}"
+            raise InvalidRequest([FieldViolation("outcomes", text)])
+        async with self._room:
+            parsed = await self._threads.run(self._parse, request, self._kinds())
+            recorded = await self._record(parsed.good)
+        statuses = [pb.OUTCOME_STATUS_INVALID] * len(request.outcomes)
+        for place, status in zip(parsed.places, recorded, strict=True):
+            statuses[place] = STATUSES[status]
+        return pb.RecordOutcomesResponse(sequence=request.sequence, statuses=statuses, errors=parsed.errors)
+
+    def _parse(self, request: pb.RecordOutcomesRequest, declared: Declared) -> _Parsed:
+        parsed, now = _Parsed(), self._clock()
+        for i, message in enumerate(request.outcomes):
+            try:
+                outcome = outcome_of(message, f"outcomes[{i}]", now, declared)
+            except InvalidRequest as error:
+                parsed.errors.append(error.message[:500])
+            else:
+                parsed.good.append(outcome)
+                parsed.places.append(i)
+        return parsed
+
+    async def _record(self, outcomes: Sequence[Outcome]) -> tuple[Accepted, ...]:
+        while True:
+            try:
+                return await self._recorder.record(outcomes)
+            except Overloaded:  # a stream can wait: its client is not read meanwhile
+                await asyncio.sleep(FULL_SECONDS)
+
+    def _kinds(self) -> Declared:
+        """What metrics are, made anew where experiments have changed."""
+        plans = self._plans()
+        if plans is not self._read:
+            self._read, self._declared = plans, Declared(plans)
+        return self._declared
+
+
+def _unknown(message: pb.Outcome) -> NotFound:
+    if message.WhichOneof("subject") == "response_id":
+        hint = ": no experiment was exposed in it, so nothing can count"
+        return NotFound("response", message.response_id, hint)
+    hint = f" in {message.unit.experiment}: no such experiment, or the unit was not exposed in it"
+    return NotFound("unit", message.unit.unit, hint)
