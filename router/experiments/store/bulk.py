@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, JSON, Column, Connection, Text, any_, bindparam, cast, column, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql import ColumnElement, Insert
+from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.schema import Table
 
 
@@ -79,11 +79,11 @@ def _sqlite_text(table: Table, clash: Clash) -> str:
     statement = sqlite.insert(table)
     statement = _clashing(statement, statement.excluded, table, clash)
     names = [c.name for c in table.columns]
-    return str(statement.compile(dialect=sqlite.dialect(), column_keys=names))  # type: ignore[no-untyped-call]
+    return str(statement.compile(dialect=sqlite.dialect(), column_keys=names))
 
 
 @cache
-def _postgres_statement(table: Table, clash: Clash) -> Insert:
+def _postgres_statement(table: Table, clash: Clash) -> Any:
     rows = cast(bindparam("rows", type_=Text), JSON)
     listed = func.json_to_recordset(rows).table_valued(*(column(c.name, c.type) for c in table.columns))
     records = listed.render_derived(name="r", with_types=True)
@@ -96,8 +96,6 @@ def _clashing(statement: Any, excluded: Any, table: Table, clash: Clash) -> Any:
     others = [c.name for c in table.columns if c.name not in keys]
     if clash is Clash.KEEP:
         return statement.on_conflict_do_nothing()
-    added = {n: table.c[n] + excluded[n] for n in others}
-    replaced = {n: excluded[n] for n in others}
-    return statement.on_conflict_do_update(
-        index_elements=keys, set_=added if clash is Clash.ADD else replaced
-    )
+    adds = clash is Clash.ADD
+    new = {name: table.c[name] + excluded[name] if adds else excluded[name] for name in others}
+    return statement.on_conflict_do_update(index_elements=keys, set_=new)

@@ -10,7 +10,7 @@ from router.experiments.store.series import EVERYTHING, NONE, Row, Series
 from router.experiments.store.tables import COLUMNS, PRODUCTS
 from router.experiments.store.units import Address, Unit
 
-Cells: TypeAlias = tuple[int | float | str | bool, ...]
+Cells: TypeAlias = tuple[object, ...]
 
 
 class Deltas:

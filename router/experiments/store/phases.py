@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from router.experiments.store.bulk import Bulk
 from router.experiments.store.documents import from_json
@@ -36,9 +37,9 @@ class Phases:
         rows = self._living(conn, phases.c.covariates != "[]")
         return list(self._read(conn, [row.id for row in rows]).values())
 
-    def _living(self, conn: Connection, which: ColumnElement[bool]) -> list[Row[tuple[int, str, int]]]:
+    def _living(self, conn: Connection, which: ColumnElement[bool]) -> Sequence[Any]:
         found = select(phases.c.id, experiments.c.name, phases.c.number)
-        return list(conn.execute(found.join_from(phases, experiments).where(which, _LIVING)).all())
+        return conn.execute(found.join_from(phases, experiments).where(which, _LIVING)).all()
 
     def _read(self, conn: Connection, ids: Collection[int]) -> dict[int, PhaseInfo]:
         if unread := [key for key in ids if key not in self._infos]:

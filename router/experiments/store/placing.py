@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from router.experiments.model import Accepted, Outcome
 from router.experiments.store.bulk import Clash
@@ -32,19 +33,18 @@ class Placed:
 
 def place(session: Session, found: Iterable[Placed]) -> None:
     """Count them, and keep their rows. Values must be loaded."""
-    rows = []
     now = time.time()
-    for placed in found:
-        said = placed.outcome
-        tail = (said.response_id, said.experiment, said.unit)
-        for unit in placed.units:
-            late = not unit.in_window(said.time)
-            if not late:
-                unit.count(said.metric, said.value, said.time)
-            rows.append(
-                (said.key, unit.info.id, unit.id, said.metric, said.value, said.time, *tail, late, now)
-            )
-        if not placed.units:
-            rows.append((said.key, 0, None, said.metric, said.value, said.time, *tail, False, now))
-    rows.sort(key=lambda row: row[:2])
-    session.bulk.write(session.conn, table, [(*r[:-2], int(r[-2]), r[-1]) for r in rows], Clash.KEEP)
+    rows = (row for placed in found for row in _rows(placed, now))
+    session.bulk.write(session.conn, table, rows, Clash.KEEP)
+
+
+def _rows(placed: Placed, now: float) -> Iterator[tuple[Any, ...]]:
+    said = placed.outcome
+    what = (said.metric, said.value, said.time, said.response_id, said.experiment, said.unit)
+    for unit in placed.units:
+        late = not unit.in_window(said.time)
+        if not late:
+            unit.count(said.metric, said.value, said.time)
+        yield said.key, unit.info.id, unit.id, *what, int(late), now
+    if not placed.units:
+        yield said.key, 0, None, *what, 0, now

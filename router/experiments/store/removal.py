@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, select
+from sqlalchemy import ColumnElement, Connection, Delete, delete, select
 
 from router.experiments.store import tables
 from router.experiments.store.bulk import Bulk
@@ -54,7 +54,7 @@ def _remove_waiting(conn: Connection, now: float) -> bool:
     return sum(conn.execute(query).rowcount for query in (response, unit)) > 0
 
 
-def _some(which: ColumnElement[bool]) -> delete:
-    table: Table = tables.outcomes
+def _some(which: ColumnElement[bool]) -> Delete:
+    table = tables.outcomes
     keys = select(table.c.key).where(tables.WAITING, which).limit(CHUNK)
     return delete(table).where(tables.WAITING, table.c.key.in_(keys))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from router.errors import AlreadyExists, ExperimentNotFound, StaleEtag
 from router.experiments.model import AuditEntry, Experiment
@@ -91,14 +92,14 @@ def trail(conn: Connection, name: str) -> tuple[AuditEntry, ...]:
     return tuple(AuditEntry(*row[:-1], detail=json.loads(row[-1])) for row in rows)
 
 
-def _row(conn: Connection, name: str) -> Row[tuple[int, str, str]]:
+def _row(conn: Connection, name: str) -> Any:
     found = conn.execute(select(_OF.id, _OF.document, _OF.etag).where(_OF.name == name)).one_or_none()
     if found is None:
         raise ExperimentNotFound(name)
     return found
 
 
-def _check(row: Row[tuple[int, str, str]], etag: str) -> None:
+def _check(row: Any, etag: str) -> None:
     if row.etag != etag:
         raise StaleEtag("the experiment changed since it was read: read it again, then change it")
 

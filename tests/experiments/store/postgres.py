@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own, from the binaries that are installed: started for tests, gone after them."""
+"""A PostgreSQL server of one's own, from installed binaries: started for tests, gone after them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,70 @@
+"""Experiments and events in few words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+
+from router.experiments.kind import Kind
+from router.experiments.model import (
+    ArmSpec,
+    AuditEntry,
+    Experiment,
+    Exposure,
+    Lifecycle,
+    MetricSpec,
+    Outcome,
+    Phase,
+    Spec,
+)
+from router.experiments.stats import Moments
+from router.experiments.store.port import PhaseData, Store
+
+GOOD = MetricSpec("good", Kind.PROPORTION)
+START, WINDOW = 1_000_000.0, 2400.0  # stretches of 100 seconds
+_keys = count()
+
+
+def experiment(name: str = "x", *metrics: MetricSpec, phases: Sequence[float] = (START,)) -> Experiment:
+    """A running one whose phases began at these times; without metrics `good` is the only one."""
+    primary, *guardrails = metrics or (GOOD,)
+    arms = (ArmSpec("a", 0.5), ArmSpec("b", 0.5))
+    spec = Spec("h", "medical", arms, "a", primary, tuple(guardrails), window=WINDOW)
+    made = tuple(Phase(i, started, f"e{i}", f"v{i}", spec) for i, started in enumerate(phases, 1))
+    return Experiment(name, spec, Lifecycle.RUNNING, made)
+
+
+def exposed(
+    unit: str, response: str, arm: str = "a", at: float = 0.0, name: str = "x", phase: int = 1, **more: str
+) -> Exposure:
+    """At seconds after START."""
+    return Exposure(name, phase, unit, arm, START + at, response, 0.5, **more)
+
+
+def said(response: str, metric: str = "good", value: float = 1.0, at: float = 1.0, key: str = "") -> Outcome:
+    """An outcome of a response."""
+    return Outcome(key or f"key-{next(_keys)}", metric, value, START + at, response_id=response)
+
+
+def told(unit: str, metric: str = "good", value: float = 1.0, at: float = 1.0, name: str = "x") -> Outcome:
+    """An outcome of a unit."""
+    return Outcome(f"key-{next(_keys)}", metric, value, START + at, experiment=name, unit=unit)
+
+
+def act(name: str = "x", what: str = "update", time: float = 1.0) -> AuditEntry:
+    return AuditEntry(name, time, "ipv4:127.0.0.1", what, "because", {"n": 3, "share": 0.5})
+
+
+def moments(data: PhaseData, metric: str = "good", arm: str = "a") -> Moments:
+    """Over all stretches."""
+    found = [b.moments[metric] for b in data.buckets if b.arm == arm]
+    total = found[0]
+    for other in found[1:]:
+        total = total.merge(other)
+    return total
+
+
+def row(store: Store, metric: str = "good", arm: str = "a", name: str = "x", phase: int = 1):
+    """(units, sums) of one arm."""
+    found = moments(store.data(name, phase), metric, arm)
+    return (found.n, *found.sums)

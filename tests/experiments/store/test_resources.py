@@ -1,0 +1,127 @@
+"""Experiments, their audit trail and salts: the same in every store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from router.errors import AlreadyExists, ExperimentNotFound, StaleEtag
+from router.experiments.kind import Kind
+from router.experiments.model import Aggregate, ArmSpec, MetricSpec, Mode, RouterVariant, Unanswered
+from router.types import AdapterRef
+from tests.experiments.store.helpers import act, experiment, exposed, row, said
+
+
+def rich():
+    """One that has a value in every kind of field."""
+    metric = MetricSpec("cost", Kind.RATIO, False, Aggregate.SUM, "tokens", Unanswered.ZERO, True, 0.1, True)
+    found = experiment("rich", metric)
+    arms = (
+        ArmSpec("a", 0.25, AdapterRef("medical", "1.2.0")),
+        ArmSpec("b", 0.75, router=RouterVariant(0.5, ("centroid",), True, None)),
+    )
+    spec = replace(found.spec, arms=arms, mode=Mode.BANDIT, slot=(0.1, 1 / 3), enrolment=1e-3)
+    return replace(found, spec=spec, created=1.5, stopped=2.5, stop_reason="harm", promoted="b")
+
+
+def test_what_is_kept_comes_back_the_same(store):
+    kept = store.create(rich())
+    assert kept.etag
+    assert store.get("rich") == kept
+    assert replace(kept, etag="") == rich()
+
+
+def test_a_name_is_taken_once(store):
+    store.create(experiment())
+    with pytest.raises(AlreadyExists, match="experiments/x exists already"):
+        store.create(experiment())
+
+
+def test_all_by_name(store):
+    for name in ("b", "a", "B", "a-1"):
+        store.create(experiment(name))
+    assert [e.name for e in store.list()] == ["B", "a", "a-1", "b"]
+
+
+def test_unknown_names_are_not_found(store):
+    calls = (
+        lambda: store.get("nobody"),
+        lambda: store.delete("nobody"),
+        lambda: store.data("nobody", 1),
+        lambda: store.triggered("nobody", 1),
+        lambda: store.paired("nobody", 1),
+        lambda: store.set_peak("nobody", 1, 1.0),
+        lambda: store.replace(experiment("nobody"), act("nobody")),
+    )
+    for call in calls:
+        with pytest.raises(ExperimentNotFound, match="nobody"):
+            call()
+
+
+def test_an_unknown_phase_names_those_that_are_there(store):
+    store.create(experiment(phases=(1.0, 2.0)))
+    with pytest.raises(ExperimentNotFound, match="phase 3 is not there, there are: 1, 2"):
+        store.data("x", 3)
+    store.create(experiment("draft", phases=()))
+    with pytest.raises(ExperimentNotFound, match="there are: none"):
+        store.data("draft", 1)
+
+
+def test_a_change_needs_the_etag_and_makes_a_new_one(store):
+    first = store.create(experiment())
+    second = store.replace(replace(first, stop_reason="one"), act())
+    assert second.etag != first.etag
+    assert store.get("x") == second
+    for stale in (first.etag, ""):
+        with pytest.raises(StaleEtag, match="read it again"):
+            store.replace(replace(first, stop_reason="two", etag=stale), act())
+    assert store.get("x") == second
+    assert len(store.trail("x")) == 1
+
+
+def test_a_phase_that_is_added_is_there(store):
+    kept = store.create(experiment(phases=(1.0,)))
+    store.replace(replace(experiment(phases=(1.0, 2.0)), etag=kept.etag), act())
+    assert store.data("x", 2).buckets == ()
+
+
+def test_acts_by_time(store):
+    store.create(experiment())
+    for what, time in (("start", 2.0), ("create", 1.0), ("stop", 3.0), ("stop again", 3.0)):
+        store.audit(act(what=what, time=time))
+    store.audit(act("other"))
+    assert [e.act for e in store.trail("x")] == ["create", "start", "stop", "stop again"]
+    assert store.trail("x")[0] == act(what="create", time=1.0)
+    assert store.trail("nobody") == ()
+
+
+def test_delete_forgets_everything(store):
+    kept = store.create(experiment())
+    store.audit(act())
+    store.expose([exposed("u", "r")])
+    store.record([said("r", key="k")])
+    with pytest.raises(StaleEtag):
+        store.delete("x", "another")
+    store.delete("x", kept.etag)
+    assert store.list() == ()
+    assert store.trail("x") == ()
+    store.create(experiment())
+    assert store.data("x", 1).buckets == ()
+    store.expose([exposed("u", "r2")])
+    store.record([said("r2")])
+    assert row(store) == (1, 1.0)
+
+
+def test_a_salt_is_made_once(store):
+    found = store.salt("holdout")
+    assert len(found) >= 8
+    assert store.salt("holdout") == found
+    assert store.salt("namespace:answers") != found
+
+
+def test_the_largest_peak_stays(store):
+    store.create(experiment())
+    for peak in (0.5, 7.5, 3.0):
+        store.set_peak("x", 1, peak)
+    assert store.data("x", 1).peak == 7.5
