@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-Request, Answer = TypeVar("Request"), TypeVar("Answer")
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
 
 
 async def acknowledged(
@@ -44,7 +45,7 @@ async def acknowledged(
             room.release()
         await reader  # what ended it, if the requests did not
     finally:
-        left = (reader, *tasks)
+        left: list[asyncio.Future[Any]] = [reader, *tasks]
         for future in left:
             future.cancel()
         await asyncio.gather(*left, return_exceptions=True)

@@ -11,7 +11,8 @@ from router.errors import Unavailable
 from router.ports import AdapterRegistry, Force
 from router.types import AdapterInfo, AdapterRef
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 SECONDS = 10.0
 
 

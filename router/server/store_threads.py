@@ -10,7 +10,8 @@ from typing import ParamSpec, TypeVar
 
 from router.errors import Overloaded
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 THREADS, WAITING = 4, 64
 
 

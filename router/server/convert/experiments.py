@@ -65,7 +65,7 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
 
 def plan_message(spec: Spec) -> pb.Experiment:
     """A plan with every field set."""
-    return pb.Experiment(
+    message = pb.Experiment(
         hypothesis=spec.hypothesis,
         route=route_name(spec.route),
         arms=map(arm_message, spec.arms),
@@ -78,9 +78,12 @@ def plan_message(spec: Spec) -> pb.Experiment:
         slot_start=spec.slot[0],
         slot_end=spec.slot[1],
         margin=spec.margin,
-        **{name: getattr(spec, name) for name in (*PRESENT, *TEXTS)},
-        **{name: duration(getattr(spec, name)) for name in TIMES},
     )
+    for name in (*PRESENT, *TEXTS):
+        setattr(message, name, getattr(spec, name))
+    for name in TIMES:
+        getattr(message, name).CopyFrom(duration(getattr(spec, name)))
+    return message
 
 
 def experiment_message(experiment: Experiment, warnings: Iterable[str] = ()) -> pb.Experiment:
