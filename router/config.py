@@ -67,6 +67,15 @@ class Settings(BaseSettings):
     )
     task_first: bool = Field(True, description="a task instruction beats the topic")
     domain_first: bool = Field(True, description="a question in a domain beats plain question answering")
+    experiments: str = Field(
+        "auto", description="where experiments are kept: a URL; auto: SQLite in the state folder; empty: off"
+    )
+    experiments_holdout: float = Field(
+        0.0, ge=0, lt=1, description="share of units that takes part in no experiment"
+    )
+    experiments_look_seconds: float = Field(
+        10.0, gt=0, description="how often running experiments are judged, so that harm is stopped"
+    )
     max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="largest input accepted, in bytes")
     max_deadline_seconds: float = Field(600.0, gt=0, description="deadline of requests that bring none")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from router.cli.base_files import equals_base
 from router.cli.calibration_file import rules_of
+from router.cli.compose_experiments import experiments_of
 from router.cli.summary import print_summary
 from router.config import Settings
 from router.engine.access import EngineBase
@@ -45,8 +46,15 @@ class Composition:
             base_for=partial(EngineBase, engine),
             rules=rules_of(settings),
         )
+        self.experiments = experiments_of(settings, engine, self.router, self.plugins, options.state_dir)
         self.app = ServerApp(
-            settings, engine, self.registry, self.router, startup=self._start, on_ready=self._ready
+            settings,
+            engine,
+            self.registry,
+            self.router,
+            startup=self._start,
+            on_ready=self._ready,
+            experiments=self.experiments,
         )
         self._when_ready: Callable[[ServerApp], None] | None = None
 
@@ -56,6 +64,8 @@ class Composition:
         try:
             await self.app.run()
         finally:
+            if self.experiments is not None:
+                await self.experiments.close()
             await self.router.close()
             await self.registry.close()
 
@@ -63,6 +73,8 @@ class Composition:
         await in_daemon_thread(self._engine.start)
         await self.registry.start()
         await self.router.start()
+        if self.experiments is not None:
+            await self.experiments.start()
         await self.registry.settled(PRELOAD_SECONDS)
 
     def _ready(self) -> None:

@@ -1,0 +1,203 @@
+"""The running experiments follow the store, and act on what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+
+from router.errors import StoreDown
+from router.experiments.kind import Kind
+from router.experiments.live import writer
+from router.experiments.live.assigner import Assignment
+from router.experiments.live.runtime import Experiments
+from router.experiments.model import AuditEntry, Exposure, Lifecycle, MetricSpec, Outcome
+from router.experiments.report.model import ArmNumbers, Report, Ruling
+from tests.experiments.live.made import SPEC, decision, experiment, exposure, outcome, request
+from tests.experiments.live.test_recorder import until
+from tests.experiments.memory_store import MemoryStore
+
+ERRORS = MetricSpec("error", Kind.PROPORTION, higher_is_better=False, margin=0.02)
+GUARDED = replace(SPEC, guardrails=(ERRORS,), window=1.0)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+async def begin(store, monkeypatch):
+    monkeypatch.setattr(writer, "RETRY", 0.02)
+    made = []
+
+    async def start(**options) -> Experiments:
+        live = Experiments(store, **{"poll_seconds": 0.02, "look_seconds": 1000.0, **options})
+        made.append(live)
+        await live.start()
+        return live
+
+    yield start
+    store.down = False
+    for live in made:
+        await live.close()
+
+
+async def test_what_runs_is_known_at_the_start(begin, store):
+    store.create(experiment())
+    store.create(experiment("draft", state=Lifecycle.DRAFT))
+    live = await begin()
+    assert [one.name for one in live.assigner.snapshot.all()] == ["trial"]
+    assert [one.name for one in live.known] == ["draft", "trial"]
+    assert isinstance(live.assign(request(), decision()), Assignment)
+
+
+async def test_refresh_takes_over_a_change_at_once(begin, store):
+    live = await begin(poll_seconds=1000.0)
+    assert not live.running
+    store.create(experiment())
+    await live.refresh()
+    assert live.running
+    store.replace(
+        replace(store.get("trial"), state=Lifecycle.STOPPED), AuditEntry("trial", 0, "ann", "stop", "")
+    )
+    await live.refresh()
+    assert not live.running
+
+
+async def test_subscribers_hear_of_changes_only(begin, store):
+    live, heard = await begin(poll_seconds=1000.0), []
+    live.subscribe(heard.append)
+    await live.refresh()
+    store.create(experiment())
+    await live.refresh()
+    await live.refresh()
+    assert [[one.name for one in found.all()] for found in heard] == [["trial"]]
+    live.subscribe(heard.append)
+    assert len(heard) == 2
+
+
+async def test_a_store_that_is_down_at_the_start(begin, store):
+    store.create(experiment())
+    store.down = True
+    live = await begin()
+    assert live.assign(request(), decision()) is None
+    with pytest.raises(StoreDown):
+        await live.refresh()
+    store.down = False
+    await until(lambda: live.running and live.availability.up)
+    assert isinstance(live.assign(request(), decision()), Assignment)
+
+
+async def test_a_store_that_hangs_does_not_hold_up_the_start(store, monkeypatch):
+    monkeypatch.setattr("router.experiments.live.runtime.START_SECONDS", 0.05)
+    monkeypatch.setattr(MemoryStore, "list", lambda self: time.sleep(0.3) or ())
+    live, started = Experiments(store), time.perf_counter()
+    await live.start()
+    assert time.perf_counter() - started < 0.25
+    await live.close()
+
+
+async def test_skipped_requests_are_counted_by_experiment(begin, store):
+    store.create(experiment())
+    live = await begin()
+    store.down = True
+    await until(lambda: not live.availability.up)
+    assert live.assign(request(), decision()) is None
+    assert live.assign(request(), decision(None)) is None
+    assert live.assign(request(), decision(), counted=False) is None
+    assert live.counts.skipped == {"trial": 1}
+
+
+async def test_closing_writes_what_is_queued(begin, store):
+    store.create(experiment())
+    live = await begin()
+    live.recorder.expose(exposure(1))
+    await live.close()
+    assert set(store.rows["trial", 1].exposures) == {"response1"}
+
+
+def two_hours_old(spec=GUARDED):
+    made = experiment(spec=spec)
+    return replace(made, phases=(replace(made.phases[0], started=time.time() - 7200),))
+
+
+def fill(store: MemoryStore, arm: str, units: int, errors: int, begin: float) -> None:
+    for number in range(units):
+        rid = f"{arm}{number}"
+        store.expose([Exposure("trial", 1, rid, arm, begin, rid, 0.5)])
+        store.record(
+            [
+                Outcome(f"e{rid}", "error", float(number < errors), begin + 0.5, response_id=rid),
+                Outcome(f"s{rid}", "success", 1.0, begin + 0.5, response_id=rid),
+            ]
+        )
+
+
+async def test_the_guardian_stops_what_does_harm(begin, store):
+    store.create(two_hours_old())
+    began = time.time() - 7000
+    fill(store, "control", 80, 1, began)
+    fill(store, "new", 80, 60, began)
+    live = await begin(look_seconds=0.02)
+    await until(lambda: store.get("trial").state is Lifecycle.STOPPED, 10)
+    await until(lambda: not live.running)
+    (act,) = store.trail("trial")
+    assert (act.actor, act.act) == ("rule", "stop")
+    assert "error" in act.reason
+    assert live.counts.acts == {("trial", "stop"): 1}
+    assert store.rows["trial", 1].peak is not None
+
+
+async def test_the_guardian_holds_an_experiment_whose_arms_have_wrong_shares(begin, store):
+    store.create(two_hours_old())
+    began = time.time() - 7000
+    fill(store, "control", 90, 0, began)
+    fill(store, "new", 30, 30, began)
+    live = await begin()
+    await live.guardian.look()
+    await live.guardian.look()
+    (act,) = store.trail("trial")
+    assert (act.actor, act.act, act.detail["rule"]) == ("rule", "hold", "sample-ratio")
+    assert act.detail["units"] == {"control": 90, "new": 30}
+    assert store.get("trial").state is Lifecycle.RUNNING
+    assert store.rows["trial", 1].peak > 6.9
+
+
+async def test_the_guardian_outlives_what_goes_wrong(begin, store, caplog):
+    store.create(experiment())
+    asked = []
+
+    def judge(name):
+        asked.append(name)
+        raise (RuntimeError("boom"), StoreDown("away"), ValueError("again"))[len(asked) % 3]
+
+    live = await begin(look_seconds=0.01, judge=judge)
+    await until(lambda: len(asked) > 4)
+    assert "experiment trial could not be judged" in caplog.text
+    assert live.running
+
+
+async def test_units_that_never_come_again_are_warned_about(begin, store):
+    store.create(experiment())
+    numbers = (
+        ArmNumbers("control", 600, 0, 0, 601, 600.0, 0.5),
+        ArmNumbers("new", 600, 0, 0, 600, 600.0, 0.5),
+    )
+    open_ = Ruling("undecided", "primary-open", "")
+    told = Report(store.get("trial"), 1, open_, None, (), (), numbers, (), (), (), 0.0)
+    live = await begin(judge=lambda name: told)
+    assert live.assigner.warnings("trial") == ()
+    await live.guardian.look()
+    (text,) = live.assigner.warnings("trial")
+    assert text == "1201 answers went to 1200 units: hardly any comes again, as with request ids"
+
+
+async def test_outcomes_of_a_response_just_given_are_counted(begin, store):
+    store.create(experiment(spec=replace(SPEC, window=1e9)))
+    live = await begin()
+    live.recorder.expose(exposure(1))
+    found = await asyncio.gather(*(live.recorder.record([outcome(1, key=f"k{n}")]) for n in range(20)))
+    assert {str(one) for (one,) in found} == {"counted"}
