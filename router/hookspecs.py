@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import pluggy
 
 if TYPE_CHECKING:
+    from router.experiments.judges import Judge
     from router.routing.classifier import Classifier
 
 NAME = "lora_router"
@@ -35,3 +36,15 @@ class RegisterClassifier(Protocol):
 @hookspec
 def register_classifiers(register: RegisterClassifier) -> None:
     """Call `register(MyClassifier(), priority=100, timeout_ms=50)` for each classifier."""
+
+
+class RegisterJudge(Protocol):
+    """The callback given to `register_judges`."""
+
+    def __call__(self, judge: Judge, *, timeout_ms: int = 5000) -> None:
+        """An answer later than `timeout_ms` costs the pair."""
+
+
+@hookspec
+def register_judges(register: RegisterJudge) -> None:
+    """Call `register(MyJudge(), timeout_ms=5000)` for each judge of shadow answers."""

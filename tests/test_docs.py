@@ -17,6 +17,7 @@ from router.client.options import SAMPLING, GenerateOptions
 from router.client.sync import Adapters, Client
 from router.config import Settings
 from router.errors import RouterError
+from router.experiments.judges import Case, Judgement
 from router.plugins import PluginHost
 from router.types import Request, Turn
 from router.v1 import adapters_pb2, inference_pb2
@@ -127,7 +128,7 @@ def examples(text: str) -> list[str]:
 
 @pytest.mark.parametrize("text", [README, page("plugins.md")], ids=["README", "plugins"])
 def test_the_example_plugin_works(text, tmp_path):
-    (source,) = examples(text)
+    (source,) = [code for code in examples(text) if "register_classifiers" in code]
     (tmp_path / "shout.py").write_text(source)
     host = PluginHost([tmp_path])
     host.refresh()
@@ -135,6 +136,16 @@ def test_the_example_plugin_works(text, tmp_path):
     asked = [Request(t, turns=(Turn("user", t),)) for t in ("WHO IS LIABLE?", "who is liable?")]
     loud, quiet = registered.classifier.classify_batch(asked)
     assert (loud.values, quiet) == ({"legal": 1.0}, None)
+
+
+def test_the_example_judge_works(tmp_path):
+    (source,) = [code for code in examples(page("plugins.md")) if "register_judges" in code]
+    (tmp_path / "polite.py").write_text(source)
+    host = PluginHost([tmp_path])
+    host.refresh()
+    case = Case(Request("r", turns=(Turn("user", "How?"),)), "Go away", "Please wait")
+    judged = host.judges()["polite"].judge.judge(case)
+    assert judged == Judgement(1, {"served": 0.0, "shadow": 1.0})
 
 
 def pages() -> list[Path]:

@@ -33,7 +33,7 @@ def load_plugins(dirs: list[Path] | None) -> PluginHost:
 
 
 def list_(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
-    """List plugins and their classifiers.
+    """List plugins, their classifiers and judges.
 
     Broken ones are shown with the reason.
 
@@ -56,16 +56,16 @@ def list_(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
 
 
 def rows(plugin: PluginStatus) -> list[tuple[str, ...]]:
-    """A line for each classifier, at least one for each plugin."""
+    """A line for each classifier and judge, at least one for each plugin."""
     state = "broken" if plugin.error else "loaded" if plugin.enabled else "off"
     off = [
         f"{c.name} is off: name its plugin in load_plugins" for c in plugin.classifiers if c.state == "off"
     ]
     note = "; ".join(filter(None, [plugin.error, *plugin.warnings, *off]))
-    classifiers = [(c.name, str(c.priority), f"{c.timeout_ms} ms") for c in plugin.classifiers]
+    parts = [(c.name, str(c.priority), f"{c.timeout_ms} ms") for c in plugin.classifiers]
+    parts += [(j.name, "judge", f"{j.timeout_ms} ms") for j in plugin.judges]
     return [
-        (plugin.name, state, *classifier, plugin.path or plugin.source, note)
-        for classifier in classifiers or [("", "", "")]
+        (plugin.name, state, *part, plugin.path or plugin.source, note) for part in parts or [("", "", "")]
     ]
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from router.plugins.host import PluginHost
+from router.plugins.judge_trial import JUDGE_CHECKS, prepared
+from router.plugins.judges import JudgeRegistration
 from router.plugins.loader import describe
 from router.plugins.registration import Registration
 from router.plugins.samples import ADAPTERS
@@ -20,7 +22,7 @@ CHECK_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong. `classifier` is empty where it concerns the whole plugin."""
+    """One thing that is wrong. `classifier` names a judge too, and is empty where it concerns the plugin."""
 
     plugin: str
     classifier: str
@@ -30,7 +32,7 @@ class Finding:
 
 
 def doctor(host: PluginHost, seconds: float = CHECK_SECONDS) -> tuple[Finding, ...]:
-    """Load (if not done yet), then try every classifier on samples; blocks, at most `seconds` a check.
+    """Load (if not done yet), then try every classifier and judge; blocks, at most `seconds` a check.
 
     Nothing found means: it imports, its hooks are right, no name is taken twice, it learns, it answers every
     odd text in time and always alike.
@@ -43,6 +45,8 @@ def doctor(host: PluginHost, seconds: float = CHECK_SECONDS) -> tuple[Finding, .
         findings += [Finding(status.name, "", "warning", "load", text) for text in status.warnings]
     for registration in host.registrations():
         findings += examine(registration, seconds)
+    for judge in host.judges().values():
+        findings += examine_judge(judge, seconds)
     return tuple(findings)
 
 
@@ -57,6 +61,22 @@ def examine(registration: Registration, seconds: float = CHECK_SECONDS) -> list[
         problems, hangs = _run(check, f"{registration.name} {name}", seconds)
         findings += [_finding(registration, name, text) for text in problems]
         if hangs or (problems and name == "prepare"):
+            break
+    return findings
+
+
+def examine_judge(registration: JudgeRegistration, seconds: float = CHECK_SECONDS) -> list[Finding]:
+    """Try one judge on samples."""
+    findings: list[Finding] = []
+    for check in JUDGE_CHECKS:
+        problems, hangs = _run(
+            partial(check, registration.judge), f"{registration.name} {check.__name__}", seconds
+        )
+        findings += [
+            Finding(registration.plugin, registration.name, "error", check.__name__, text)
+            for text in problems
+        ]
+        if hangs or (problems and check is prepared):
             break
     return findings
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 
 import pluggy
 
 from router import hookspecs
+from router.plugins.judges import JudgeRegistrar, JudgeRegistration
 from router.plugins.registration import Registrar, Registration
 
 HOOKS = tuple(name for name in vars(hookspecs) if hasattr(vars(hookspecs)[name], f"{hookspecs.NAME}_spec"))
@@ -16,17 +18,27 @@ class HookError(Exception):
     """The plugin's hooks cannot be used as they are written."""
 
 
-def collect(plugin: object, name: str) -> tuple[tuple[Registration, ...], tuple[str, ...]]:
-    """What `plugin` registers, and warnings. Raises HookError, and whatever its hooks raise."""
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a plugin registers, and what is odd about it."""
+
+    classifiers: tuple[Registration, ...]
+    judges: tuple[JudgeRegistration, ...]
+    warnings: tuple[str, ...]
+
+
+def collect(plugin: object, name: str) -> Collected:
+    """What `plugin` registers. Raises HookError, and whatever its hooks raise."""
     manager = pluggy.PluginManager(hookspecs.NAME)
     manager.add_hookspecs(hookspecs)
     manager.register(plugin, name)
     warnings = tuple(check(manager, plugin))
-    registrar = Registrar(name)
-    manager.hook.register_classifiers(register=registrar)
-    if not registrar.registrations:
-        warnings += ("it registers no classifier",)
-    return tuple(registrar.registrations), warnings
+    classifiers, judges = Registrar(name), JudgeRegistrar(name)
+    manager.hook.register_classifiers(register=classifiers)
+    manager.hook.register_judges(register=judges)
+    if not classifiers.registrations and not judges.registrations:
+        warnings += ("it registers no classifier and no judge",)
+    return Collected(tuple(classifiers.registrations), tuple(judges.registrations), warnings)
 
 
 def check(manager: pluggy.PluginManager, plugin: object) -> list[str]:

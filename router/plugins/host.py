@@ -6,10 +6,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from router.plugins.folder import Stamp, folder_stamp, scan
+from router.plugins.judges import JudgeRegistration
 from router.plugins.record import Record, entry_records, file_record
 from router.plugins.registration import Registration
 from router.plugins.status import PluginStatus
@@ -33,6 +34,7 @@ class PluginHost:
         self._files: dict[Path, Record] = {}
         self._entries: list[Record] | None = None
         self._active: tuple[Registration, ...] = ()
+        self._judges: dict[str, JudgeRegistration] = {}
         self._duplicates: dict[Record, tuple[str, ...]] = {}
         self._folder_stamps: tuple[Stamp, ...] = ()
         self._next_scan = 0.0
@@ -55,7 +57,7 @@ class PluginHost:
             return self._activate()
 
     def _activate(self) -> bool:
-        """The first classifier of a name wins; the others are reported."""
+        """The first classifier or judge of a name wins; the others are reported."""
         taken: dict[str, Registration] = {}
         duplicates: dict[Record, tuple[str, ...]] = {}
         for record in self._records():
@@ -65,10 +67,12 @@ class PluginHost:
                     continue
                 first = taken.setdefault(registration.name, registration)
                 if first is not registration:
-                    text = (
-                        f"classifier {first.name!r} is not used: plugin {first.plugin!r} has one of that name"
-                    )
-                    duplicates[record] = (*duplicates.get(record, ()), text)
+                    duplicates[record] = (*duplicates.get(record, ()), _second("classifier", first))
+        judges: dict[str, JudgeRegistration] = {}
+        for record, judge in ((r, j) for r in self._records() for j in r.judges):
+            if (earlier := judges.setdefault(judge.name, judge)) is not judge:
+                duplicates[record] = (*duplicates.get(record, ()), _second("judge", earlier))
+        self._judges = judges
         active = tuple(sorted(taken.values(), key=lambda r: (r.priority, r.name)))
         changed = active != self._active
         self._active, self._duplicates = active, duplicates
@@ -80,6 +84,10 @@ class PluginHost:
     def registrations(self) -> tuple[Registration, ...]:
         """Classifiers in the order in which they are asked: by priority, then name."""
         return self._active
+
+    def judges(self) -> Mapping[str, JudgeRegistration]:
+        """Judges by name."""
+        return self._judges
 
     def status(self) -> tuple[PluginStatus, ...]:
         """Every plugin found, those that failed or are switched off too."""
@@ -129,6 +137,10 @@ class PluginHost:
         while True:
             await asyncio.sleep(interval)
             await self.pick_up()
+
+
+def _second(kind: str, first: Registration | JudgeRegistration) -> str:
+    return f"{kind} {first.name!r} is not used: plugin {first.plugin!r} has one of that name"
 
 
 def _names(load_plugins: str | None) -> frozenset[str] | None:

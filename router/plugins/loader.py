@@ -1,4 +1,4 @@
-"""From a file or entry point to registered classifiers; whatever goes wrong is a LoadError with a text."""
+"""From a file or entry point to what it registers; whatever goes wrong is a LoadError with a text."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from router.plugins.hooks import collect
+from router.plugins.judges import JudgeRegistration
 from router.plugins.registration import Registration
 from router.plugins.threads import StillRunning, call_in_thread
 
@@ -38,6 +39,7 @@ class Loaded:
     digest: str
     registrations: tuple[Registration, ...]
     warnings: tuple[str, ...]
+    judges: tuple[JudgeRegistration, ...] = ()
 
 
 class _BytesLoader(SourceFileLoader):
@@ -61,9 +63,9 @@ def load_file(path: Path, seconds: float = LOAD_SECONDS) -> Loaded:
     def load() -> Loaded:
         source = path.read_bytes()
         module = _import(name, path, source)
-        registrations, warnings = collect(module, path.stem)
-        version = str(getattr(module, "__version__", ""))
-        return Loaded(name, version, hashlib.sha256(source).hexdigest(), registrations, warnings)
+        found = collect(module, path.stem)
+        version, digest = str(getattr(module, "__version__", "")), hashlib.sha256(source).hexdigest()
+        return Loaded(name, version, digest, found.classifiers, found.warnings, found.judges)
 
     try:
         return _guarded(load, path.name, seconds)
@@ -76,8 +78,9 @@ def load_entry_point(entry: EntryPoint, seconds: float = LOAD_SECONDS) -> Loaded
     """Import an installed plugin and collect what it registers."""
 
     def load() -> Loaded:
-        registrations, warnings = collect(entry.load(), entry.name)
-        return Loaded("", entry.dist.version if entry.dist else "", "", registrations, warnings)
+        found = collect(entry.load(), entry.name)
+        version = entry.dist.version if entry.dist else ""
+        return Loaded("", version, "", found.classifiers, found.warnings, found.judges)
 
     return _guarded(load, entry.name, seconds)
 

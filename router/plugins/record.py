@@ -10,6 +10,7 @@ from pathlib import Path
 
 from router import hookspecs
 from router.plugins.folder import Found, Stamp
+from router.plugins.judges import JudgeRegistration
 from router.plugins.loader import Loaded, LoadError, load_entry_point, load_file
 from router.plugins.registration import Registration
 from router.plugins.status import PluginStatus
@@ -35,6 +36,11 @@ class Record:
         """What the working version registered."""
         return self.loaded.registrations if self.loaded else ()
 
+    @property
+    def judges(self) -> tuple[JudgeRegistration, ...]:
+        """Judges that the working version registered."""
+        return self.loaded.judges if self.loaded else ()
+
     def status(self, duplicates: tuple[str, ...]) -> PluginStatus:
         """A snapshot."""
         loaded = self.loaded
@@ -48,6 +54,7 @@ class Record:
             error=self.error,
             warnings=(*(loaded.warnings if loaded else ()), *duplicates),
             classifiers=tuple(r.status() for r in self.registrations),
+            judges=tuple(r.status() for r in self.judges),
         )
 
     def drop(self) -> None:

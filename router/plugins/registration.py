@@ -74,8 +74,8 @@ class Registrar:
     ) -> None:
         """The `register` of `register_classifiers(register)`."""
         _check_classifier(classifier)
-        _check_number("priority", priority, -1_000_000, 1_000_000)
-        _check_number("timeout_ms", timeout_ms, 1, MAX_TIMEOUT_MS)
+        check_number("priority", priority, -1_000_000, 1_000_000)
+        check_number("timeout_ms", timeout_ms, 1, MAX_TIMEOUT_MS)
         if required and optional:
             raise ValueError("a classifier is required or optional, not both: drop one of them")
         self.registrations.append(
@@ -116,7 +116,8 @@ def _check_classifier(classifier: object) -> None:
         ) from None
 
 
-def _check_number(name: str, value: object, low: int, high: int) -> None:
+def check_number(name: str, value: object, low: int, high: int) -> None:
+    """Raises TypeError or ValueError unless it is an int from low to high."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if not low <= value <= high:

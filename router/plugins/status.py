@@ -1,4 +1,4 @@
-"""What an operator sees of plugins and their classifiers."""
+"""What an operator sees of plugins, their classifiers and their judges."""
 
 from __future__ import annotations
 
@@ -38,12 +38,39 @@ class ClassifierStatus:
     stuck: int
 
 
+@dataclass(slots=True)
+class JudgeHealth:
+    """Live state of one judge. Written on the event loop, read by anyone."""
+
+    breaker: str = "closed"  # closed, open, half-open
+    judged: int = 0
+    declined: int = 0
+    errors: int = 0  # raised, timeout, invalid
+    last_error: str = ""
+    stuck: int = 0  # calls that have not returned yet
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeStatus:
+    """One registered judge."""
+
+    name: str
+    version: str
+    timeout_ms: int
+    breaker: str
+    judged: int
+    declined: int
+    errors: int
+    last_error: str
+    stuck: int
+
+
 @dataclass(frozen=True, slots=True)
 class PluginStatus:
     """One plugin, loaded or not.
 
-    `error` says why it, or its newest version, does not work; classifiers listed beside an error belong to
-    the last version that did.
+    `error` says why it, or its newest version, does not work; classifiers and judges listed beside an error
+    belong to the last version that did.
     """
 
     name: str
@@ -55,3 +82,4 @@ class PluginStatus:
     error: str = ""
     warnings: tuple[str, ...] = ()
     classifiers: tuple[ClassifierStatus, ...] = ()
+    judges: tuple[JudgeStatus, ...] = ()

@@ -27,6 +27,8 @@ class ExperimentMetrics(Collector):
         yield _counter("degraded", "Of these, answered by something else.", ARM, counts.degraded)
         yield _counter("unit_missing", "Requests without a unit.", one, counts.unit_missing)
         yield _counter("skipped", "Requests served without, the store was down.", one, counts.skipped)
+        shadows = "Shadow answers and what came of them."
+        yield _counter("shadows", shadows, (*ARM, "result"), counts.shadows)
         yield _counter("acts", "What rules did by themselves.", ("experiment", "act"), counts.acts)
         yield _counter("outcomes", "Outcomes of clients.", ("status",), counts.outcomes)
         yield _counter("lost", "Records that were not kept.", ("kind",), counts.lost)

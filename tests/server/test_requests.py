@@ -40,7 +40,7 @@ def test_every_bad_field_is_named_at_once() -> None:
         input=pb.Input(text=" \n"),
         sampling=pb.Sampling(temperature=3, top_p=0, max_tokens=51, stop=["", "x" * 257]),
         routing=pb.Routing(adapter="medical", domain="d" * 65, unit="u" * 257),
-        labels={"k" * 65: "v", "k": "v" * 65},
+        labels={"k" * 65: "v", "k": "v" * 65, "reference": "r" * 4097},
     )
     assert set(violations(message)) == {
         "input.text",
@@ -54,6 +54,7 @@ def test_every_bad_field_is_named_at_once() -> None:
         "routing.unit",
         "labels",
         "labels[k]",
+        "labels[reference]",
     }
 
 
@@ -90,7 +91,7 @@ def test_caps_are_inclusive() -> None:
         input=pb.Input(text="x" * 100),
         routing=pb.Routing(domain="d" * 64, task="t" * 64, unit="u" * 256),
         sampling=pb.Sampling(stop=["s" * 256] * 16, max_tokens=50),
-        labels={f"{i:064}": "v" * 64 for i in range(16)},
+        labels={"reference": "r" * 4096} | {f"{i:064}": "v" * 64 for i in range(15)},
     )
     assert generate_request(message, "id", LIMITS).sampling.max_tokens == 50
 

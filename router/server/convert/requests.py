@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from router.experiments.judges import REFERENCE
 from router.names import ADAPTER_FORM, split_adapter
 from router.server.convert.findings import Findings
 from router.server.convert.sampling import sampling_of
@@ -12,6 +13,7 @@ from router.types import Request, Role, RoutingHints, Turn
 from router.v1 import inference_pb2 as pb
 
 MAX_MESSAGES, MAX_LABELS, MAX_LABEL_BYTES, MAX_HINT_BYTES, MAX_UNIT_BYTES = 256, 16, 64, 64, 256
+MAX_REFERENCE_BYTES = 4096
 ROLES: Mapping[int, Role] = {
     pb.ROLE_SYSTEM: "system",
     pb.ROLE_USER: "user",
@@ -116,7 +118,8 @@ def _labels(labels: Mapping[str, str], found: Findings) -> dict[str, str]:
         return {}
     for key, value in labels.items():
         found.text("labels", key, MAX_LABEL_BYTES)
-        found.text(f"labels[{key[:MAX_LABEL_BYTES]}]", value, MAX_LABEL_BYTES)
+        most = MAX_REFERENCE_BYTES if key == REFERENCE else MAX_LABEL_BYTES
+        found.text(f"labels[{key[:MAX_LABEL_BYTES]}]", value, most)
         if not key:
             found.add("labels", "keys must not be empty")
     return dict(labels)

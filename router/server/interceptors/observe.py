@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from router.errors import RouterError
+from router.experiments.judges import REFERENCE
 from router.server.interceptors.call import Call
 from router.server.metrics import Metrics
 from router.server.status import code_of
@@ -59,7 +60,10 @@ def fields(call: Call, code: str, error: str) -> dict[str, Any]:
         "code": code,
         "seconds": round(time.monotonic() - call.started, 6),
     }
-    optional = {"error": error, "finish": call.finish, "prompt": call.prompt, "labels": dict(call.labels)}
+    labels = {
+        key: value for key, value in call.labels.items() if key != REFERENCE
+    }  # a user's words
+    optional = {"error": error, "finish": call.finish, "prompt": call.prompt, "labels": labels}
     line.update({key: value for key, value in optional.items() if value})
     if (decision := call.decision) is not None:
         line["adapter"] = decision.adapter.name if decision.adapter else "base"
