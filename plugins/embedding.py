@@ -17,7 +17,7 @@ from router.routing import Classifier, Scores
 from router.routing.lessons import lessons
 from router.routing.regression import Regression, fit
 from router.routing.segments import parts
-from router.routing.texts import ends
+from router.routing.texts import digest_of, ends
 from router.types import AdapterProfile, Request
 
 BACKGROUND = Path(__file__).with_name("background.txt")
@@ -91,6 +91,10 @@ class Embedding(Classifier):
         self._encoder: Any = None
         self._model: Regression | None = None
         self._known: dict[str, Any] = {}
+
+    def fingerprint(self) -> str:
+        """What a calibration is bound to: the background too."""
+        return f"{super().fingerprint()}/{digest_of(BACKGROUND)}"
 
     def warmup(self) -> None:
         """Load the encoder. Raises ConfigError where it is neither cached nor to be had."""

@@ -11,6 +11,7 @@ from router import hookimpl
 from router.routing import Classifier, Scores
 from router.routing.lessons import lessons
 from router.routing.regression import Regression, fit
+from router.routing.texts import digest_of
 from router.types import AdapterProfile, Request
 
 BACKGROUND = Path(__file__).with_name("background.txt")
@@ -32,6 +33,10 @@ class Linear(Classifier):
 
     def __init__(self) -> None:
         self._model: Regression | None = None
+
+    def fingerprint(self) -> str:
+        """What a calibration is bound to: the background too."""
+        return f"{super().fingerprint()}/{digest_of(BACKGROUND)}"
 
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
         """Train on the examples; adapters without examples cannot be chosen."""

@@ -17,7 +17,7 @@ from router import hookimpl
 from router.routing import BaseModel, Classifier, Scores
 from router.routing.lessons import Lessons, lessons, spread
 from router.routing.softmax import fit_dual, softmax
-from router.routing.texts import ends
+from router.routing.texts import digest_of, ends
 from router.types import AdapterProfile, Request
 
 BACKGROUND = Path(__file__).with_name("background.txt")
@@ -57,6 +57,10 @@ class Llm(Classifier):
         self._base: BaseModel | None = None
         self._model: _Model | None = None
         self._known: dict[tuple[str, str], float] = {}
+
+    def fingerprint(self) -> str:
+        """What a calibration is bound to: the background too."""
+        return f"{super().fingerprint()}/{digest_of(BACKGROUND)}"
 
     def bind(self, base: BaseModel) -> None:
         """Keep the base."""

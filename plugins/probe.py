@@ -16,7 +16,7 @@ from router import hookimpl
 from router.routing import BaseModel, Classifier, Scores
 from router.routing.lessons import Lessons, lessons
 from router.routing.softmax import fit_dual, product, softmax
-from router.routing.texts import ends
+from router.routing.texts import digest_of, ends
 from router.types import AdapterProfile, Request
 
 BACKGROUND = Path(__file__).with_name("background.txt")
@@ -58,8 +58,8 @@ class Probe(Classifier):
         self._vectors: dict[str, Array] = {}
 
     def fingerprint(self) -> str:
-        """What a calibration is bound to."""
-        return f"{self.name}/{self.version}/{self._depth}"
+        """What a calibration is bound to: the background too."""
+        return f"{super().fingerprint()}/{self._depth}/{digest_of(BACKGROUND)}"
 
     def bind(self, base: BaseModel) -> None:
         """Keep the base."""

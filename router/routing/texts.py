@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,11 @@ def ends(text: str, head: int, tail: int) -> str:
 def words(text: str) -> list[str]:
     """Words of `text`, case folded; `C++`, `c#` and `don't` stay whole."""
     return WORD.findall(text.casefold().replace("’", "'"))
+
+
+def digest_of(path: Path) -> str:
+    """Of a file's bytes: for the fingerprint of a classifier that learns from it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def read_background(path: Path, adapters: Sequence[AdapterProfile]) -> list[str]:

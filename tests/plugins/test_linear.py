@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -145,3 +146,13 @@ def test_cpu_time_of_a_fit_and_of_a_request(module: Any) -> None:
     for _ in range(100):
         classifier.classify_batch(batch)
     assert (time.process_time() - started) / 100 < 0.002
+
+
+def test_the_fingerprint_is_of_the_background_too(
+    module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = module.Linear().fingerprint()
+    other = tmp_path / "background.txt"
+    other.write_text("# talk\nhello\n")
+    monkeypatch.setattr(module, "BACKGROUND", other)
+    assert module.Linear().fingerprint() != before

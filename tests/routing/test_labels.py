@@ -52,7 +52,7 @@ def test_hints_narrow(hints: dict[str, str], names: str) -> None:
 @pytest.mark.parametrize(
     ("hints", "text"),
     [
-        ({"domain": "legal"}, "domain 'legal' not found: no adapter has it; there are medical"),
+        ({"domain": "legal"}, "domain 'legal' not found: no adapter that may be routed to has it; there are medical"),
         ({"task": "poetry"}, "there are coding, summarization, translation"),
         ({"domain": "legal", "task": "coding"}, "domain 'legal'"),
     ],
@@ -64,7 +64,7 @@ def test_an_unknown_hint_is_not_found_and_says_what_there_is(hints: dict[str, st
 
 def test_a_pair_that_nobody_has_is_not_found() -> None:
     legal = AdapterProfile("l", "1", domain="legal", task="coding")
-    with pytest.raises(NotFound, match="no adapter has both"):
+    with pytest.raises(NotFound, match="no adapter that may be routed to has both"):
         narrow([A, legal], RoutingHints(domain="legal", task="summarization"))
 
 
