@@ -9,6 +9,7 @@ import sys
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
+from router.experiments.live.runtime import Experiments
 from router.server.app import ServerApp
 from router.server.logs import logging_to
 from tests.fakes import FakeRegistry, FakeRouter, adapter
@@ -18,17 +19,32 @@ async def serve(options: argparse.Namespace) -> None:
     engine = FakeEngine(step_seconds=options.step, start_seconds=options.start)
     registry = FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
     settings = Settings(listen=options.listen, metrics_listen="", drain_seconds=options.drain)
-    app = ServerApp(settings, engine, registry, FakeRouter(registry))
+    live = await experiments(options.experiments)
+    app = ServerApp(settings, engine, registry, FakeRouter(registry), experiments=live)
     running = asyncio.ensure_future(app.run())
     await asyncio.wait((running, asyncio.ensure_future(app.listening.wait())), return_when="FIRST_COMPLETED")
     if not running.done():
         print(app.address, flush=True)
     await running
+    if live is not None:
+        await live.close()
+
+
+async def experiments(url: str) -> Experiments | None:
+    """Those kept there, running."""
+    if not url:
+        return None
+    from router.experiments.store.sql_store import SqlStore  # SQLAlchemy, only where it is wanted
+
+    live = Experiments(SqlStore(url))
+    await live.start()
+    return live
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--listen", default="127.0.0.1:0")
+    parser.add_argument("--experiments", default="")
     for name, default in (("--step", 0.0), ("--start", 0.0), ("--drain", 5.0)):
         parser.add_argument(name, type=float, default=default)
     try:
