@@ -9,9 +9,14 @@ from typing import Annotated
 import typer
 
 from router import __version__
-from router.cli import adapters, bench, config, models, new_adapter, plugins
+from router.cli import adapters, bench, config, experiments, models, new_adapter, plugins
 from router.cli.ask import ask
 from router.cli.errors import FAILED, INTERRUPTED, report
+from router.cli.experiment_aa import aa
+from router.cli.experiment_create import create, update
+from router.cli.experiment_record import record
+from router.cli.experiment_report import report as report_experiment
+from router.cli.experiment_report import watch
 from router.cli.learning import evaluate, train
 from router.cli.learning_curve import learning_curve
 from router.cli.route import route
@@ -69,6 +74,25 @@ app.add_typer(
         **{"learning-curve": learning_curve},
     ),
     name="adapters",
+)
+app.add_typer(
+    group(
+        "A/B tests of adapter versions, of the base and of routers, on live traffic.",
+        create=create,
+        list=experiments.list_,
+        show=experiments.show,
+        start=experiments.start,
+        update=update,
+        report=report_experiment,
+        watch=watch,
+        record=record,
+        stop=experiments.stop,
+        promote=experiments.promote,
+        rollback=experiments.rollback,
+        delete=experiments.delete,
+        aa=aa,
+    ),
+    name="experiments",
 )
 app.add_typer(
     group("Classifier plugins.", list=plugins.list_, doctor=plugins.doctor, new=plugins.new), name="plugins"

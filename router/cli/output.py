@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 import unicodedata
@@ -74,7 +75,9 @@ def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """Dataclasses as objects, adapters as resource names."""
+    """Dataclasses as objects, adapters as resource names, numbers that JSON has not (infinite) as null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, AdapterRef):
         return value.resource
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

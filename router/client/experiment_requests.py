@@ -89,7 +89,7 @@ def _metric(metric: MetricSpec) -> pb.Experiment.Metric:
         kind=f"KIND_{metric.kind.name}",
         lower_is_better=not metric.higher_is_better,
         aggregate=f"AGGREGATE_{metric.aggregate.name}",
-        per=metric.per,
+        per=metric.per if metric.kind is Kind.RATIO else "",
         missing_is_zero=metric.missing is Unanswered.ZERO,
         covariate=metric.covariate,
         margin=metric.margin,

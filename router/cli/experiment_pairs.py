@@ -1,0 +1,113 @@
+"""An experiment as lines of key and value."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from router.experiments.model import ArmSpec, Experiment, MetricSpec, Phase, RouterVariant, Spec
+
+
+def at(unix_seconds: float) -> str:
+    """A time as people write it.
+
+    >>> at(0.0)
+    '1970-01-01 00:00 UTC'
+    """
+    return datetime.fromtimestamp(unix_seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def pairs_of(experiment: Experiment) -> list[tuple[str, str]]:
+    """Everything that is set."""
+    spec = experiment.spec
+    pairs = [
+        ("name", experiment.resource),
+        ("state", _state(experiment)),
+        ("promoted", experiment.promoted),
+        ("hypothesis", spec.hypothesis),
+        ("route", spec.route or "the router: all requests that pin no adapter"),
+        *((f"arm {arm.name}", arm_line(arm, spec)) for arm in spec.arms),
+        ("decides", metric_line(spec.primary)),
+        *(("guardrail", metric_line(metric)) for metric in spec.guardrails),
+        ("unit", spec.unit + (f", from label {spec.unit_label}" if spec.unit_label else "")),
+        *_rules(spec),
+        *((f"phase {phase.number}", _phase(phase)) for phase in experiment.phases),
+        ("etag", experiment.etag),
+        *(("warning", warning) for warning in getattr(experiment, "warnings", ())),
+    ]
+    return [(key, value) for key, value in pairs if value]
+
+
+def _state(experiment: Experiment) -> str:
+    reason = f": {experiment.stop_reason}" if experiment.stop_reason else ""
+    stopped = f" at {at(experiment.stopped)}" if experiment.stopped else ""
+    return f"{experiment.state.value}{stopped}{reason}"
+
+
+def arm_line(arm: ArmSpec, spec: Spec) -> str:
+    """What an arm is and its share."""
+    if arm.router:
+        what = _router(arm.router)
+    elif arm.adapter:
+        what = str(arm.adapter)
+    else:
+        what = "base" if spec.route else "the router as it is"
+    return f"{arm.weight:.4g} of units: {what}{' (control)' if arm.name == spec.control else ''}"
+
+
+def _router(variant: RouterVariant) -> str:
+    said = {
+        "threshold": variant.threshold,
+        "classifiers": variant.classifiers and ", ".join(variant.classifiers),
+        "task first": variant.task_first,
+        "domain first": variant.domain_first,
+    }
+    return "router with " + "; ".join(f"{key} {value}" for key, value in said.items() if value is not None)
+
+
+def metric_line(metric: MetricSpec) -> str:
+    """`thumbs_up: proportion, more is better`."""
+    parts = [metric.kind.value, "more is better" if metric.higher_is_better else "less is better"]
+    if metric.kind == "ratio":
+        parts.append(f"per {metric.per}")
+    elif metric.kind == "mean":
+        parts.append(f"{metric.aggregate.value} of a unit's outcomes")
+    if metric.missing == "zero":
+        parts.append("0 where there is none")
+    if metric.covariate:
+        parts.append("adjusted by the unit's own past")
+    if metric.margin:
+        margin = f"{metric.margin:.3g}" if not metric.relative else f"{metric.margin:.1%} of control"
+        parts.append(f"margin {margin}")
+    return f"{metric.name}: {', '.join(parts)}"
+
+
+def _rules(spec: Spec) -> list[tuple[str, str]]:
+    from router.experiments.report.words import span
+
+    modes = {
+        "shadow": f"shadow: others answer {spec.shadow_share:.0%} of requests unseen, judged by {spec.judge}",
+        "bandit": f"bandit: weights follow outcomes every {span(spec.epoch)}, at least {spec.floor:g} each",
+    }
+    where = f"{spec.namespace}, from {spec.slot[0]:g} to {spec.slot[1]:g}" if spec.namespace else ""
+    return [
+        ("mode", modes.get(spec.mode.value, "")),
+        ("enrolment", f"{spec.enrolment:.1%} of units"),
+        ("namespace", where),
+        ("window", f"{span(spec.window)} for outcomes"),
+        ("level", f"{spec.alpha:g} for all arms together"),
+        ("margin", f"{spec.margin:g}" if spec.margin else ""),
+        ("planned", f"{spec.planned_units:,} units"),
+        (
+            "promotes",
+            f"from {spec.min_units:,} units in each arm, {spec.min_matured:.0%} of them past their window",
+        ),
+    ]
+
+
+def _phase(phase: Phase) -> str:
+    ended = f" to {at(phase.ended)}" if phase.ended else ""
+    reason = f", {phase.reason}" if phase.reason else ""
+    salts = f"salts: enrolment {phase.enrolment_salt}, variant {phase.variant_salt}"
+    return f"{at(phase.started)}{ended}{reason}; {salts}"
