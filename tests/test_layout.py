@@ -56,7 +56,11 @@ def test_functions_are_short():
 
 def test_nothing_is_unfinished():
     marks = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|raise NotImplementedError$", re.MULTILINE)
-    allowed = {"router/routing/classifier.py", "tests/test_layout.py"}  # the first: a method to override
+    overridden = {
+        "router/routing/classifier.py",
+        "router/experiments/judges.py",
+    }  # by plugins
+    allowed = {*overridden, "tests/test_layout.py"}
     found = {
         str(p.relative_to(ROOT)) for p in sources(*FOLDERS) if marks.search(p.read_text(encoding="utf-8"))
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from router.cli.base_files import equals_base
 from router.cli.calibration_file import rules_of
-from router.cli.compose_experiments import experiments_of
+from router.cli.compose_experiments import experiments_of, modes_of
 from router.cli.summary import print_summary
 from router.config import Settings
 from router.engine.access import EngineBase
@@ -56,6 +56,7 @@ class Composition:
             on_ready=self._ready,
             experiments=self.experiments,
         )
+        self._modes = modes_of(self.experiments, self.app, engine, self.router, self.plugins)
         self._when_ready: Callable[[ServerApp], None] | None = None
 
     async def run(self, when_ready: Callable[[ServerApp], None] | None = None) -> None:
@@ -64,6 +65,8 @@ class Composition:
         try:
             await self.app.run()
         finally:
+            if self._modes is not None:
+                await self._modes.close()
             if self.experiments is not None:
                 await self.experiments.close()
             await self.router.close()
@@ -75,6 +78,8 @@ class Composition:
         await self.router.start()
         if self.experiments is not None:
             await self.experiments.start()
+        if self._modes is not None:
+            self._modes.start()
         await self.registry.settled(PRELOAD_SECONDS)
 
     def _ready(self) -> None:

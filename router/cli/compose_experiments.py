@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,12 @@ from router.registry.state import state_dir
 if TYPE_CHECKING:
     from router.config import Settings
     from router.engine.base import Engine
+    from router.experiments.live.modes import Modes
     from router.experiments.live.runtime import Experiments
     from router.experiments.store.port import Store
     from router.plugins import PluginHost
     from router.routing.router import Router
+    from router.server.app import ServerApp
 
 log = logging.getLogger(__name__)
 AUTO = "auto"
@@ -58,4 +61,20 @@ def experiments_of(
         router_digest=router.digest,
     )
     live.classifiers = lambda: [r.name for r in plugins.registrations()]
+    live.judges = plugins.judges
     return live
+
+
+def modes_of(
+    live: Experiments | None, app: ServerApp, engine: Engine, router: Router, plugins: PluginHost
+) -> Modes | None:
+    """Shadow arms, router experiments and bandits of `live`; None where experiments are off."""
+    if live is None:
+        return None
+    from router.engine.access import EngineBase
+    from router.experiments.live.modes import Modes
+    from router.plugins.court import Court
+    from router.server.understudy import Understudy
+
+    understudy = Understudy(app.pipeline.complete, app.registry, engine.status)
+    return Modes(live, router, understudy, Court(plugins.judges, partial(EngineBase, engine)).judge)

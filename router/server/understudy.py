@@ -30,7 +30,8 @@ class Understudy:
 
     async def answer(self, request: Request, decision: Decision) -> Answered | NotAnswered:
         """The whole answer, or why there is none."""
-        if self._status().waiting:
+        status = self._status()
+        if status.running and status.waiting > 1:  # one may be the request itself, on its way in
             return NotAnswered(LOAD)
         try:
             if not self._resident(decision.adapter):
