@@ -16,6 +16,7 @@ from router.errors import (
     DeadlineExceeded,
     Draining,
     EngineFailed,
+    ExperimentNotFound,
     FailedPrecondition,
     FieldViolation,
     GateNotPassed,
@@ -27,6 +28,7 @@ from router.errors import (
     ResourceExhausted,
     RouterError,
     StaleEtag,
+    StoreDown,
     Unavailable,
 )
 from tests.server.helpers import ask, details, failure, long_stream, stream
@@ -37,6 +39,7 @@ CASES = [
     (PromptTooLong(10, 11), "INVALID_ARGUMENT", "BadRequest"),
     (NotFound("experiment", "experiments/x"), "NOT_FOUND", "ResourceInfo"),
     (AdapterNotFound("adapters/x"), "NOT_FOUND", "ResourceInfo"),
+    (ExperimentNotFound("experiments/x"), "NOT_FOUND", "ResourceInfo"),
     (AlreadyExists("there already", resource="adapters/x"), "ALREADY_EXISTS", "ResourceInfo"),
     (FailedPrecondition("not now"), "FAILED_PRECONDITION", "PreconditionFailure"),
     (AdapterRejected("rank 512", resource="adapters/x"), "FAILED_PRECONDITION", "PreconditionFailure"),
@@ -45,6 +48,7 @@ CASES = [
     (DataLoss("bytes changed"), "DATA_LOSS", "ErrorInfo"),
     (Unavailable("later", 2.5), "UNAVAILABLE", "RetryInfo"),
     (Overloaded("full"), "UNAVAILABLE", "RetryInfo"),
+    (StoreDown("no connection"), "UNAVAILABLE", "RetryInfo"),
     (Draining("stopping"), "UNAVAILABLE", "RetryInfo"),
     (NotLoaded("loading"), "UNAVAILABLE", "RetryInfo"),
     (ResourceExhausted("no memory"), "RESOURCE_EXHAUSTED", "QuotaFailure"),

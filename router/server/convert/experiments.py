@@ -117,5 +117,5 @@ def _phase(phase: Phase) -> pb.Experiment.Phase:
 
 
 def _seconds(value: Duration) -> float:
-    """`value` in seconds, to the nanosecond as far as a double holds it."""
-    return float(value.seconds) + value.nanos / 1e9
+    """The double next to `value` in seconds."""
+    return float((value.seconds * 10**9 + value.nanos) / 10**9)

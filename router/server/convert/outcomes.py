@@ -72,7 +72,7 @@ def _time(message: pb.Outcome, field: str, now: float, found: Findings) -> float
     if not (0 <= seconds <= 253_402_300_799 and 0 <= nanos < 1_000_000_000):
         found.add(f"{field}.time", "must be a time between 1970 and 9999")
         return now
-    time = float(seconds) + nanos / 1e9
+    time = float((seconds * 10**9 + nanos) / 10**9)
     if time > now + AHEAD:
         text = f"is {time - now:.0f} s ahead of the server's clock, {AHEAD:.0f} s are allowed"
         found.add(f"{field}.time", f"{text}: set the client's clock, or leave the time out")
