@@ -25,7 +25,7 @@ def health_of(source: Source) -> Health:
         sample_ratio=ratio_of(data.buckets, weights, data.peak) if _splits(source) else _untested(source),
         maturity=maturity(ends, source.now, spec.window),
         missing=dict(_missing(source)),
-        crossed=data.crossed / total if total else 0.0,
+        crossed=data.crossed / total if total and spec.mode is not Mode.BANDIT else 0.0,
         mixed=changed(data.digests, is_router_experiment(spec)),
         triggered=ratio_of(triggered.buckets, weights) if triggered and _splits(source) else None,
     )
@@ -67,14 +67,20 @@ def _sound(source: Source, health: Health) -> Iterator[tuple[str, str]]:
     if health.triggered is not None:
         yield "triggered-ratio", _ratio(source, health.triggered)
     yield "missing-outcomes", _told_missing(source, health)
-    yield (
-        "crossed-units",
-        f"{health.crossed:.1%} of units saw more than one arm, over {CROSSED:.0%} is too many",
-    )
+    yield "crossed-units", _crossed(source, health)
     yield "mixed-digests", "adapters, base and router stayed what they were"
     whole = health.maturity
     left = f"{whole.matured:,} of {whole.exposed:,} units had their window of {span(source.spec.window)}"
     yield "maturity", f"{left} ({whole.share:.0%}, {source.spec.min_matured:.0%} are needed to promote)"
+
+
+def _crossed(source: Source, health: Health) -> str:
+    if source.spec.mode is Mode.BANDIT:
+        return (
+            f"not tested: between epochs a bandit moves units ({source.data.crossed:,} so far), which stay "
+            "with the arm that they saw first"
+        )
+    return f"{health.crossed:.1%} of units saw more than one arm, over {CROSSED:.0%} is too many"
 
 
 def _ratio(source: Source, ratio: SampleRatio) -> str:

@@ -148,6 +148,16 @@ def test_a_bandit_promotes_nothing_and_shows_no_naive_interval():
     assert all(math.isinf(point.high) for point in found.points if point.arm == "new")
 
 
+def test_a_bandit_may_move_units_between_its_epochs():
+    store = SumsStore(both(1000, 1150), running(replace(SPEC, mode=Mode.BANDIT)), crossed=900)
+    found = report(store, "medical-v2", now=LONG_AFTER)
+    assert found.verdict.decision == "undecided"
+    (check,) = [check for check in found.checks if check.name == "crossed-units"]
+    assert (check.failed, "900 so far" in check.text) == (False, True)
+    split = report(SumsStore(both(1000, 1150), crossed=900), "medical-v2", now=LONG_AFTER)
+    assert split.verdict.rule == "crossed-units"
+
+
 def test_a_bandit_still_stops_an_arm_that_harms():
     buckets = [bucket("control", 500, 250, 5), bucket("new", 500, 250, 100)]
     store = SumsStore(buckets, running(replace(SPEC, mode=Mode.BANDIT)))
