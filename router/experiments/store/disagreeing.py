@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import TypeAlias
 
 from sqlalchemy import select
 
 from router.experiments.model import Disagreement
 from router.experiments.store.bulk import Clash
-from router.experiments.store.series import EVERYTHING
+from router.experiments.store.series import EVERYTHING, PhaseInfo
 from router.experiments.store.session import Session
 from router.experiments.store.tables import disagreements
 from router.experiments.store.units import Unit
+
+Said: TypeAlias = tuple[PhaseInfo, Disagreement]
 
 
 def disagree(session: Session, found: Sequence[Disagreement]) -> None:
     """Keep them, and move their units to the sums of those for which the routers differed."""
     infos = session.phases.named(session.conn, {d.experiment for d in found})
-    known = [(infos[place], d) for d in found if (place := (d.experiment, d.phase)) in infos]
-    once = {(info.id, d.response_id): (info, d) for info, d in reversed(known)}
-    rows = (
-        (*key, d.unit, d.time, d.control, d.treatment) for key, (_, d) in sorted(once.items(), key=_first)
-    )
+    new: dict[tuple[int, str], Said] = {}
+    for d in found:
+        if info := infos.get((d.experiment, d.phase)):
+            new.setdefault((info.id, d.response_id), (info, d))
+    for place in _there(session, new):
+        new.pop(place, None)
+    rows = ((*key, d.unit, d.time, d.control, d.treatment) for key, (_, d) in new.items())
     session.bulk.write(session.conn, disagreements, rows, Clash.KEEP)
-    differing = [(info, d.unit) for info, d in once.values() if d.control != d.treatment]
+    differing = [(info, d.unit) for info, d in new.values() if d.control != d.treatment]
     session.find(differing)
     session.load({EVERYTHING})
     for info, name in differing:
@@ -33,8 +38,12 @@ def disagree(session: Session, found: Sequence[Disagreement]) -> None:
     session.finish()
 
 
-def _first(pair: tuple[tuple[int, str], object]) -> tuple[int, str]:
-    return pair[0]
+def _there(session: Session, places: Collection[tuple[int, str]]) -> list[tuple[int, str]]:
+    of = disagreements.c
+    which = [session.bulk.among(of.phase, {phase for phase, _ in places})]
+    which.append(session.bulk.among(of.response_id, {response for _, response in places}))
+    rows = session.conn.execute(select(of.phase, of.response_id).where(*which))
+    return [(phase, response) for phase, response in rows]
 
 
 def mark_differing(session: Session, new: Sequence[Unit]) -> None:

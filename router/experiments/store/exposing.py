@@ -56,14 +56,16 @@ def _known(session: Session, said: Sequence[Exposure]) -> list[Shown]:
 
 def _fresh(session: Session, known: Sequence[Shown]) -> tuple[list[Shown], dict[str, list[int]]]:
     """Those not kept yet, and the units that their responses were exposed to in other phases."""
-    found = {(e.response_id, info.id): (info, e) for info, e in reversed(known)}
+    found: dict[tuple[str, int], Shown] = {}
+    for info, e in known:
+        found.setdefault((e.response_id, info.id), (info, e))
     here = session.bulk.among(exposures.c.response_id, {key[0] for key in found})
     query = select(exposures.c.response_id, exposures.c.phase, exposures.c.unit_id).where(here)
     elsewhere: dict[str, list[int]] = {}
     for response, phase, unit in session.conn.execute(query):
         found.pop((response, phase), None)
         elsewhere.setdefault(response, []).append(unit)
-    return list(reversed(found.values())), elsewhere
+    return list(found.values()), elsewhere
 
 
 def _new_units(session: Session, shown: Iterable[Shown]) -> list[Unit]:

@@ -1,0 +1,147 @@
+"""What was acknowledged is there after kill -9, counted once; two servers lose nothing of each other's."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from multiprocessing.connection import Connection
+
+import pytest
+
+from router.errors import StoreDown
+from router.experiments.kind import Kind
+from router.experiments.model import Accepted, Aggregate, MetricSpec
+from router.experiments.store.sql_store import SqlStore
+from tests.experiments.store.conftest import empty
+from tests.experiments.store.helpers import experiment, exposed, row, said
+
+SUM = MetricSpec("n", Kind.MEAN, aggregate=Aggregate.SUM)
+FORK = multiprocessing.get_context("fork")  # a new interpreter would take longer than the test
+EACH, RUNS = 40, 20
+
+
+def send(url: str, run: int, pipe: Connection) -> None:
+    """Record batch after batch, and say which are acknowledged, until killed."""
+    store, batch = SqlStore(url), 0
+    while True:
+        names = [f"{run}-{batch}-{i}" for i in range(EACH)]
+        store.expose([exposed(f"u{i}", name, at=1) for i, name in enumerate(names)])
+        found = store.record([said(name, "n", at=2, key=name) for name in names])
+        pipe.send((names, set(found) == {Accepted.COUNTED}))
+        batch += 1
+
+
+def killed(url: str, run: int, after: float) -> list[str]:
+    """Keys that a process which was killed in the middle had acknowledged."""
+    ours, theirs = FORK.Pipe(duplex=False)
+    child = FORK.Process(target=send, args=(url, run, theirs))
+    child.start()
+    theirs.close()
+    acknowledged, all_counted = [], True
+    try:
+        assert ours.poll(30)
+        time.sleep(after)
+    finally:
+        os.kill(child.pid or 0, signal.SIGKILL)
+        child.join()
+    try:
+        while True:
+            names, counted = ours.recv()
+            acknowledged += names
+            all_counted &= counted
+    except EOFError:
+        ours.close()
+    assert all_counted
+    return acknowledged
+
+
+@pytest.mark.slow
+def test_nothing_acknowledged_is_lost_or_counted_twice(url):
+    store = SqlStore(url)
+    store.create(experiment("x", SUM))
+    store.close()
+    acknowledged = []
+    for run in range(RUNS):
+        acknowledged += killed(url, run, random.uniform(0, 0.15))
+    store = SqlStore(url)
+    again = [said(key, "n", at=2, key=key) for key in acknowledged]
+    assert set(store.record(again)) == {Accepted.DUPLICATE}
+    units, total = row(store, "n")
+    written = store.data("x", 1).responses["a"]
+    assert units == EACH
+    assert len(acknowledged) <= total <= written <= len(acknowledged) + RUNS * EACH
+    assert len(acknowledged) >= RUNS * EACH
+    store.close()
+
+
+def write(url: str, me: int, keys: int) -> None:
+    """Half of the keys are those of the other writer too."""
+    store = SqlStore(url)
+    names = [f"{me if i % 2 else 'both'}-{i}" for i in range(keys)]
+    for i in range(0, keys, 25):
+        part = names[i : i + 25]
+        store.expose([exposed(f"u{hash(name) % 7}", name, at=1) for name in part])
+        store.record([said(name, "n", at=2, key=name) for name in part])
+
+
+def test_two_servers_at_once(url):
+    """They open an empty database at the same time, too."""
+    writers = [FORK.Process(target=write, args=(url, me, 400)) for me in range(2)]
+    SqlStore(url).create(experiment("x", SUM))
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    store = SqlStore(url)
+    assert row(store, "n") == (7, 600.0)
+    assert store.data("x", 1).responses == {"a": 600}
+    store.close()
+
+
+def open_it(url: str) -> None:
+    SqlStore(url).salt("holdout")
+
+
+def test_two_servers_open_an_empty_database_at_once(url):
+    openers = [FORK.Process(target=open_it, args=(url,)) for _ in range(4)]
+    for opener in openers:
+        opener.start()
+    for opener in openers:
+        opener.join(60)
+    assert [opener.exitcode for opener in openers] == [0] * 4
+
+
+# pg8000 leaves it to the garbage collector to close the socket of a broken connection.
+@pytest.mark.filterwarnings("ignore:.*unclosed <socket:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+def test_a_server_that_comes_back(server):
+    where = empty(server)
+    server.stop()
+    try:
+        store = SqlStore(where)  # starts without its database
+        began = time.monotonic()
+        with pytest.raises(StoreDown, match="cannot be reached") as caught:
+            store.list()
+        assert time.monotonic() - began < 5
+        assert caught.value.retry_after > 0
+    finally:
+        server.start()
+    store.create(experiment("x", SUM))
+    server.stop()
+    server.start()
+    store.expose([exposed("u", "r")])  # at once: the broken connection is noticed first
+    server.stop()
+    try:
+        with pytest.raises(StoreDown):
+            store.record([said("r", "n")])
+        with pytest.raises(StoreDown):
+            store.data("x", 1)
+    finally:
+        server.start()
+    assert store.record([said("r", "n")]) == (Accepted.COUNTED,)
+    assert row(store, "n") == (1, 1.0)
+    store.close()
