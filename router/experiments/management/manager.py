@@ -78,12 +78,10 @@ class Manager:
             if lost := lost_arms(old, spec):
                 text = f"arm {', '.join(lost)} cannot be removed while the experiment runs; stop it first"
                 raise FailedPrecondition(text, resource=experiment.resource)
-            self._check_conflicts(experiment, spec)
             if only_wider(old, spec):
                 return self.keep(widened(experiment, spec, now), actor, "widen", "", detail)
             reason = f"edited: {', '.join(changed(old, spec))}"
-            after = opened(experiment, spec, now, reason, self._salts)
-            return self.keep(after, actor, "new phase", reason, {**detail, "phase": len(after.phases)})
+            return self._open(experiment, spec, actor, "new phase", reason, detail)
 
     def start(self, name: str, etag: str, actor: str) -> Experiment:
         """Begin to assign units; the same again changes nothing. A stopped one starts a new phase.
@@ -100,10 +98,11 @@ class Manager:
                     f"arm {experiment.promoted!r} was promoted; roll that back, or create another experiment"
                 )
                 raise FailedPrecondition(text, resource=experiment.resource)
-            self._check_startable(experiment)
+            if found := plan_problems(experiment.spec, self.known):
+                text = "; ".join(f"{v.field}: {v.description}" for v in found)
+                raise FailedPrecondition(f"it cannot start: {text}", resource=experiment.resource)
             reason = "restarted" if experiment.phases else "started"
-            after = opened(experiment, experiment.spec, self.clock(), reason, self._salts)
-            return self.keep(after, actor, "start", reason, {"phase": len(after.phases)})
+            return self._open(experiment, experiment.spec, actor, "start", reason, {})
 
     def stop(self, name: str, etag: str, reason: str, actor: str) -> Experiment:
         """Everybody gets the default; the same again changes nothing. Raises FailedPrecondition (a draft)."""
@@ -142,15 +141,32 @@ class Manager:
         entry = AuditEntry(experiment.name, experiment.updated, actor, act, reason, detail or {})
         return self.store.replace(experiment, entry)
 
-    def _check_startable(self, experiment: Experiment) -> None:
-        if found := plan_problems(experiment.spec, self.known):
-            text = "; ".join(f"{v.field}: {v.description}" for v in found)
-            raise FailedPrecondition(f"it cannot start: {text}", resource=experiment.resource)
-        self._check_conflicts(experiment, experiment.spec)
+    def _open(
+        self,
+        experiment: Experiment,
+        spec: Spec,
+        actor: str,
+        act: str,
+        reason: str,
+        detail: Mapping[str, object],
+    ) -> Experiment:
+        """Run it in a new phase. Raises FailedPrecondition where another experiment is in the way.
 
-    def _check_conflicts(self, experiment: Experiment, spec: Spec) -> None:
-        if found := conflict(experiment.name, spec, self.store.list()):
-            raise FailedPrecondition(f"it cannot run: {found}", resource=experiment.resource)
+        Another server may start one between look and write: who sees the other afterwards gives way.
+        """
+        self._check_conflicts(experiment.name, spec)
+        after = opened(experiment, spec, self.clock(), reason, self._salts)
+        kept = self.keep(after, actor, act, reason, {**detail, "phase": len(after.phases)})
+        try:
+            self._check_conflicts(experiment.name, spec)
+        except FailedPrecondition as error:
+            self.keep(stopped(kept, self.clock(), error.message), actor, "stop", error.message)
+            raise
+        return kept
+
+    def _check_conflicts(self, name: str, spec: Spec) -> None:
+        if found := conflict(name, spec, self.store.list()):
+            raise FailedPrecondition(f"it cannot run: {found}", resource=f"experiments/{name}")
 
 
 def check_etag(experiment: Experiment, etag: str) -> None:

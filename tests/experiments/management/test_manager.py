@@ -18,7 +18,8 @@ from router.errors import (
 )
 from router.experiments.assignment import Salts
 from router.experiments.kind import Kind
-from router.experiments.model import ArmSpec, Lifecycle, MetricSpec, Spec
+from router.experiments.management.phases import opened
+from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle, MetricSpec, Spec
 from router.types import AdapterRef
 from tests.experiments.management.conftest import ME
 from tests.experiments.plans import plan, router_plan
@@ -99,6 +100,28 @@ def test_what_may_run_beside_what(bench: SimpleNamespace, one: Spec, other: Spec
     assert "experiments/one" in caught.value.message
     bench.manager.stop("one", "", "", ME)
     assert bench.manager.start("other", "", ME).state is Lifecycle.RUNNING
+
+
+def test_who_is_started_by_another_server_meanwhile_is_seen(
+    bench: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "other"):
+        bench.manager.create(name, plan(), ME)
+    real = bench.store.replace
+
+    def raced(experiment: Experiment, audit: AuditEntry) -> Experiment:
+        monkeypatch.setattr(bench.store, "replace", real)
+        rival = bench.store.get("other")
+        real(opened(rival, rival.spec, 1.0, "started"), AuditEntry("other", 1.0, "10.0.0.7", "start", ""))
+        return real(experiment, audit)
+
+    monkeypatch.setattr(bench.store, "replace", raced)
+    with pytest.raises(FailedPrecondition, match="experiments/other"):
+        bench.manager.start("one", "", ME)
+    assert bench.manager.get("one").state is Lifecycle.STOPPED
+    assert "experiments/other" in bench.manager.get("one").stop_reason
+    assert [e.act for e in bench.store.trail("one")] == ["create", "start", "stop"]
+    assert bench.manager.get("other").state is Lifecycle.RUNNING
 
 
 def test_an_edit_of_a_draft_opens_nothing(bench: SimpleNamespace) -> None:
