@@ -36,6 +36,7 @@ def explain_call(error: ClientError, target: str) -> CliError:
         return CliError(text, MISUSED)
     hints = {
         "ADAPTER_NOT_FOUND": "see `lora-router adapters list`",
+        "EXPERIMENT_NOT_FOUND": "see `lora-router experiments list`",
         "MODEL_LOADING": "the server is starting; try again in some seconds",
         "QUEUE_FULL": "try again later",
         "DRAINING": "the server is stopping",

@@ -13,7 +13,6 @@ from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.experiments.kind import Kind
-from router.experiments.live.epochs import ACT
 from router.experiments.model import (
     ArmSpec,
     Experiment,
@@ -24,6 +23,7 @@ from router.experiments.model import (
     RouterVariant,
     Spec,
 )
+from router.experiments.reweighting import ACT
 from router.types import AdapterRef
 from tests.cli.tiny import MODULES, write_adapter
 

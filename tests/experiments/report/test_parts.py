@@ -1,0 +1,111 @@
+"""Digests, words, cohorts, checks and notes."""
+
+from dataclasses import replace
+
+import pytest
+
+from router.experiments.kind import Kind
+from router.experiments.model import MetricSpec, Unanswered
+from router.experiments.report import cohorts
+from router.experiments.report.build import report
+from router.experiments.report.digests import changed
+from router.experiments.report.words import count, short, span
+from router.experiments.stats import Metric, Moments
+from tests.experiments.report.sums import LONG_AFTER, SPEC, SUCCESS, SumsStore, both, bucket, running
+
+A, B, BASE, ROUTER = "a" * 64, "b" * 64, "c" * 64, "d" * 64
+
+
+def judged(buckets, spec=SPEC, **data):
+    return report(SumsStore(buckets, running(spec), **data), "medical-v2", now=LONG_AFTER)
+
+
+def check(found, name):
+    return next(c for c in found.checks if c.name == name)
+
+
+def test_a_changed_digest_is_named():
+    mixed = changed({"new": (f"{A}/{BASE}/{ROUTER}", f"{B}/{BASE}/{ROUTER}")}, routers=False)
+    assert mixed == (f"adapter of new ({'a' * 12} -> {'b' * 12})",)
+    assert changed({"new": (f"{A}/{BASE}/{ROUTER}", f"{A}/{B}/{A}")}, routers=False) == (
+        f"base of new ({'c' * 12} -> {'b' * 12})",
+        f"router of new ({'d' * 12} -> {'a' * 12})",
+    )
+
+
+def test_what_is_no_change_is_not_told():
+    assert changed({"new": (f"{A}/{BASE}/{ROUTER}", f"/{BASE}/{ROUTER}")}, routers=False) == ()
+    assert changed({"new": (f"{A}/{BASE}/{ROUTER}", f"{B}/{BASE}/{ROUTER}")}, routers=True) == ()
+    assert changed({"old": (f"{A}/{BASE}/",), "new": (f"{B}/{BASE}/",)}, routers=False) == ()
+
+
+def test_a_changed_adapter_makes_the_verdict_invalid():
+    found = judged(both(1000, 1150), digests={"new": (f"{A}/{BASE}/", f"{B}/{BASE}/")})
+    assert found.verdict.rule == "mixed-digests"
+    assert check(found, "mixed-digests").failed
+
+
+def test_missing_outcomes_fail_unless_they_count_as_zero():
+    buckets = [
+        bucket("control", 2000, 900),
+        bucket("new", 2000, 900, answered={"success": 1500, "error": 2000}),
+    ]
+    found = judged(buckets)
+    assert found.verdict.rule == "missing-outcomes"
+    assert "500 of 4,000 mature units have no success and are left out of its value" in found.notes
+    spec = replace(SPEC, primary=replace(SUCCESS, missing=Unanswered.ZERO))
+    found = judged(buckets, spec)
+    assert not check(found, "missing-outcomes").failed
+    assert "500 of 4,000 mature units have no success and count as 0" in found.notes
+
+
+def test_crossed_units_fail_over_one_percent():
+    assert not check(judged(both(500, 500), crossed=40), "crossed-units").failed
+    found = judged(both(500, 500), crossed=41)
+    assert found.verdict.rule == "crossed-units"
+    assert check(found, "crossed-units").failed
+
+
+def test_degraded_units_stay_and_are_told():
+    found = judged([bucket("control", 500, 250), bucket("new", 500, 250, degraded=12)])
+    assert found.numbers[1].degraded == 12
+    assert any(note.startswith("new could not answer for 12 units") for note in found.notes)
+
+
+def test_a_later_phase_tells_that_it_stands_alone():
+    made = running()
+    phase = replace(made.phases[0], number=2, reason="weights changed")
+    store = SumsStore(both(500, 500), replace(made, phases=(phase,)))
+    found = report(store, "medical-v2", now=LONG_AFTER)
+    assert "phase 2 (weights changed): no unit of an earlier one counts" in found.notes
+
+
+def test_sums_of_buckets_are_those_of_all_units():
+    metric = Metric("m", Kind.RATIO)
+    values = [([1.0, 2.0], [1.0, 1.0]), ([3.0], [2.0])]
+    buckets = [bucket("new", 1, 0, at=i, moments={"m": Moments.of(*v)}) for i, v in enumerate(values)]
+    assert cohorts.total(buckets, "new", metric) == Moments.of([1.0, 2.0, 3.0], [1.0, 1.0, 2.0])
+    assert cohorts.total(buckets, "control", metric) == Moments.empty(2)
+    assert cohorts.lengths(buckets, "new") is None
+
+
+def test_a_ratio_has_no_effect_at_equal_length():
+    spec = replace(SPEC, primary=MetricSpec("thumbs", Kind.RATIO))
+    buckets = [
+        replace(b, moments={**b.moments, "thumbs": Moments.of([1.0, 0.0], [1.0, 1.0])})
+        for b in both(5, 5, 10)
+    ]
+    assert any(note.endswith("the primary metric is a ratio") for note in judged(buckets, spec).notes)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (span(86_400 * 7), "7 days"),
+        (span(0.25), "0.25 seconds"),
+        (count(0, "unit"), "0 units"),
+        (short(""), "none"),
+    ],
+)
+def test_words(found, expected):
+    assert found == expected
