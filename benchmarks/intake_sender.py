@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -37,7 +38,7 @@ class Sender:
         sent: dict[int, float] = {}
         self.heard.clear()
         async with grpc.aio.insecure_channel(address) as channel:
-            call = ExperimentServiceStub(channel).RecordOutcomes()
+            call = ExperimentServiceStub(channel).RecordOutcomes()  # type: ignore[no-untyped-call]
             writing = asyncio.ensure_future(self._write(call, sent, seconds, rate))
             try:
                 async for answer in call:
@@ -52,9 +53,7 @@ class Sender:
                 await asyncio.gather(writing, return_exceptions=True)
         return not self.open
 
-    async def _write(
-        self, call: grpc.aio.StreamStreamCall, sent: dict[int, float], seconds: float, rate: float
-    ) -> None:
+    async def _write(self, call: Any, sent: dict[int, float], seconds: float, rate: float) -> None:
         again, begin = deque(sorted(self.open)), time.monotonic()
         for number in range(1 << 40):
             if again:

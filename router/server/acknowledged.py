@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 Request = TypeVar("Request")
@@ -11,7 +11,7 @@ Answer = TypeVar("Answer")
 
 
 async def acknowledged(
-    requests: AsyncIterator[Request],
+    requests: AsyncIterable[Request],
     answer: Callable[[Request], Awaitable[Answer]],
     most: int,
 ) -> AsyncIterator[Answer]:

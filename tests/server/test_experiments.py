@@ -201,6 +201,18 @@ async def test_edits(lab: SimpleNamespace) -> None:
     assert fields_of(found) == ["update_mask", "update_mask"]
 
 
+async def test_an_arm_more_is_told_in_the_audit_trail(lab: SimpleNamespace) -> None:
+    await running(lab)
+    more = update(["*"])
+    more.experiment.arms[1].weight = 0.25
+    more.experiment.arms.add(name="base", weight=0.25)
+    assert len((await lab.experiments.UpdateExperiment(more)).experiment.phases) == 2
+    last = (await lab.experiments.GetReport(pb.GetReportRequest(name=NAME))).audit[-1]
+    assert (last.act, last.actor, last.reason) == ("new phase", "127.0.0.1", "edited: arms")
+    after = last.detail["fields"]["arms"]["after"]
+    assert [(arm["name"], arm["weight"]) for arm in after] == [("old", 0.5), ("new", 0.25), ("base", 0.25)]
+
+
 async def test_delete(lab: SimpleNamespace) -> None:
     experiment = await running(lab)
     request = pb.DeleteExperimentRequest(name=NAME)
