@@ -34,6 +34,7 @@ def store() -> MemoryStore:
 async def run(start_server, connect, fakes, store, monkeypatch):
     """`await run(experiment, ...)`: a server with them, its stubs and what stands behind it."""
     monkeypatch.setattr(writer, "RETRY", 0.02)
+    monkeypatch.setattr(writer, "LINGER", 0.02)
     started = []
 
     async def begin(*experiments, **options) -> SimpleNamespace:

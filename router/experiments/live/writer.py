@@ -16,7 +16,8 @@ from router.experiments.live.availability import Availability
 from router.experiments.store.port import Store
 
 log = logging.getLogger(__name__)
-LINGER = 0.05  # how long a batch gathers while nobody waits for it
+LINGER = 1.0  # how long a batch gathers while nobody waits for it: a transaction costs milliseconds
+GATHER = 0.02  # and how long if somebody does: others may be about to
 RETRY = 1.0
 MOST = 5000  # rows in one transaction, more only if one entry has more
 
@@ -88,6 +89,7 @@ class Writer:
             batch: Batch = {kind: [] for kind in Kind}
             batch[entry.kind].append(entry)
             self._urgent.wait(LINGER)
+            self._ending.wait(GATHER)
             self._urgent.clear()
             self._gather(batch)
             self._write(batch)
