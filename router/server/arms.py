@@ -82,7 +82,7 @@ class Arms:
         if live.routers is None:
             decision = await self._router.route(request)
         else:
-            decision, assignment = await live.routers(request, self._router)
+            decision, assignment = await live.routers(request, self._router, counted)
         if assignment is None:
             assignment = live.assign(request, decision, counted)
         if assignment is None:

@@ -6,7 +6,7 @@
 The life of a request in an experiment (`router/server/pipeline.py`):
 
 1. A router experiment chooses the router before routing: `Experiments.routers`, if set, is awaited as
-   `routers(request, router)` and gives the decision together with its Assignment (None: no part).
+   `routers(request, router, counted)` and gives the decision together with its Assignment (None: no part).
    `Assigner.router(request, now)` says which arm of which router experiment a request has. A request in a
    router experiment takes part in no other.
 2. After routing, `Assigner.assign(request, decision, now)` gives an `Assignment` (experiment, phase, arm,

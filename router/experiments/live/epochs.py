@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from router.errors import ExperimentNotFound, StoreDown
@@ -19,11 +19,11 @@ from router.experiments.live.runtime import Experiments
 from router.experiments.model import AuditEntry, Experiment, Lifecycle, Mode, Phase, Unanswered
 from router.experiments.report import cohorts
 from router.experiments.report.designed import metric_of
+from router.experiments.reweighting import ACT, detail_of, kept
 from router.experiments.stats import Moments
 from router.experiments.store.port import Store
 
 log = logging.getLogger(__name__)
-ACT = "reweight"
 LOOK_SECONDS = 1.0
 
 
@@ -53,23 +53,12 @@ def epoch_of(store: Store, experiment: Experiment, now: float) -> Epoch | None:
         return None
     if not (number := number_at(phase, now)):
         return None
-    if (known := _kept(store.trail(experiment.name), phase, number)) is None:
+    if (known := kept(store.trail(experiment.name), phase, number)) is None:
         store.audit(_entry(store, experiment, phase, number, now))
-        known = _kept(store.trail(experiment.name), phase, number)
+        known = kept(store.trail(experiment.name), phase, number)
     if known is None:
         raise StoreDown("an epoch's weights were written and cannot be read")
     return Epoch(experiment.name, phase.number, number, phase.started + number * phase.spec.epoch, known)
-
-
-def _kept(trail: Iterable[AuditEntry], phase: Phase, number: int) -> dict[str, float] | None:
-    """Weights that were made for an epoch; the first to write them won."""
-    for entry in trail:
-        detail = entry.detail
-        if entry.act == ACT and (detail.get("phase"), detail.get("epoch")) == (phase.number, number):
-            said = detail.get("weights")
-            if isinstance(said, Mapping) and set(said) == {arm.name for arm in phase.spec.arms}:
-                return {str(arm): float(weight) for arm, weight in said.items()}
-    return None
 
 
 def _entry(store: Store, experiment: Experiment, phase: Phase, number: int, now: float) -> AuditEntry:
@@ -77,8 +66,8 @@ def _entry(store: Store, experiment: Experiment, phase: Phase, number: int, now:
     arms = sums(store, experiment.name, phase, now)
     found = weights(metric, arms, spec.floor, seed_of(experiment.name, phase.number, number))
     units = {arm: int(moments.n) for arm, moments in arms.items()}
-    detail = {"phase": phase.number, "epoch": number, "weights": found, "units": units}
     said = ", ".join(f"{arm} {weight:.3f}" for arm, weight in found.items())
+    detail = detail_of(phase, number, found, units)
     return AuditEntry(experiment.name, now, "rule", ACT, f"epoch {number}: {said}", detail)
 
 

@@ -54,17 +54,23 @@ class Routers:
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def choose(self, request: Request, router: RequestRouter) -> tuple[Decision, Assignment | None]:
-        """The decision of the router that the request's unit has; by `router` if it takes no part."""
+    async def choose(
+        self, request: Request, router: RequestRouter, counted: bool = True
+    ) -> tuple[Decision, Assignment | None]:
+        """The decision of the router that the request's unit has; by `router` if it takes no part.
+
+        Without `counted` nothing will be generated.
+        """
         live = self._live
         if not live.availability.up:
             return await router.route(request), None
-        assignment = live.admitted(live.assigner.router(request, time.time()))
+        assignment = live.admitted(live.assigner.router(request, time.time()), counted)
         if assignment is None:
             return await router.route(request), None
         heard: dict[str, Vote] = {}
         decision = await self._router.decide(request, assignment.arm.router, heard)
-        self._pending[request.request_id] = _Pending(assignment, decision, heard)
+        if counted:
+            self._pending[request.request_id] = _Pending(assignment, decision, heard)
         if len(self._pending) > MOST_PENDING:
             self._pending.popitem(last=False)
         return decision, assignment

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
 START_SECONDS = 5.0
 
-ChooseRouter = Callable[[Request, RequestRouter], Awaitable[tuple[Decision, Assignment | None]]]
+ChooseRouter = Callable[[Request, RequestRouter, bool], Awaitable[tuple[Decision, Assignment | None]]]
 
 
 class Experiments:

@@ -5,6 +5,8 @@ Only sums by time bucket are read, so a million units cost as little as a thousa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from router.experiments.model import Mode
 from router.experiments.report import cohorts, measured
 from router.experiments.report.checks import checks_of, health_of
@@ -13,6 +15,7 @@ from router.experiments.report.notes import notes_of
 from router.experiments.report.rulings import NOT_STARTED, allowed, of_shadow, overall
 from router.experiments.report.series import points_of
 from router.experiments.report.source import Source, gather, phase_of
+from router.experiments.reweighting import latest
 from router.experiments.stats import compare, length_adjusted, paired
 from router.experiments.store.port import Store
 from router.experiments.verdict import ArmVerdict, Judgement, judge
@@ -45,7 +48,7 @@ def report(store: Store, name: str, phase: int = 0, *, now: float, points: int =
         arm=judgement.arm,
         arms=arms,
         checks=checks_of(source, health),
-        numbers=_numbers(source),
+        numbers=_numbers(source, latest(trail, asked)),
         audit=trail,
         points=points_of(source, points),
         notes=notes_of(source, health),
@@ -102,7 +105,8 @@ def _everyone(source: Source, arm: str) -> Measured | None:
     return measured.measured(found, design.primary.higher_is_better)
 
 
-def _numbers(source: Source) -> tuple[ArmNumbers, ...]:
+def _numbers(source: Source, now: Mapping[str, float]) -> tuple[ArmNumbers, ...]:
+    """`now` are a bandit's present weights."""
     spec, data, weights = source.spec, source.data, source.design.weights
     total = sum(b.exposed for b in data.buckets)
     names = [spec.primary.name, *(g.name for g in spec.guardrails)]
@@ -114,7 +118,7 @@ def _numbers(source: Source) -> tuple[ArmNumbers, ...]:
             degraded=sum(b.degraded for b in data.buckets if b.arm == arm),
             responses=data.responses.get(arm, 0),
             expected=total * weight,
-            weight=weight,
+            weight=now.get(arm, weight),
             answered={name: cohorts.answered(source.mature, arm, name) for name in names},
             built_in=dict(data.built_in.get(arm, {})),
             triggered=None if source.triggered is None else cohorts.exposed(source.deciding, arm),

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.live.epochs import ACT, Epochs, epoch_of, sums
+from router.experiments.live.epochs import Epochs, epoch_of, sums
 from router.experiments.live.runtime import Experiments
-from router.experiments.model import Exposure, Lifecycle, Mode, Outcome, Unanswered
+from router.experiments.model import AuditEntry, Exposure, Lifecycle, Mode, Outcome, Unanswered
+from router.experiments.report.build import report
+from router.experiments.reweighting import ACT, kept, latest
 from tests.experiments.live.made import SPEC, experiment
 from tests.experiments.memory_store import MemoryStore
 
@@ -105,3 +107,21 @@ async def test_the_assigner_gets_them_and_a_store_that_is_down_changes_nothing()
     assert {arm.name: arm.weight for arm in one.at(BEGIN + 120.0).arms}["new"] == pytest.approx(0.95)
     assert one.at(BEGIN + 99.0).arms[0].weight == 0.5
     assert len(store.trail("trial")) == 1
+
+
+def test_the_report_shows_the_weights_in_use():
+    store = filled()
+    epoch = epoch_of(store, store.get("trial"), BEGIN + 110.0)
+    assert epoch is not None
+    found = report(store, "trial", now=BEGIN + 120.0)
+    assert {n.arm: n.weight for n in found.numbers} == epoch.weights
+
+
+def test_entries_that_somebody_else_wrote_are_left_alone():
+    store, (phase,) = filled(), filled().get("trial").phases
+    for detail in ({}, {"epoch": 1, "phase": 1, "weights": {"control": 1.0}}, {"epoch": "1", "phase": 1}):
+        store.audit(AuditEntry("trial", BEGIN, "someone", ACT, "", detail))
+    assert (kept(store.trail("trial"), phase, 1), latest(store.trail("trial"), phase)) == (None, {})
+    found = epoch_of(store, store.get("trial"), BEGIN + 110.0)
+    assert found is not None
+    assert found.weights == latest(store.trail("trial"), phase)

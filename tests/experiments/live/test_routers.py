@@ -55,12 +55,12 @@ class Kit:
         self.modes = Modes(self.live, self.router, None, None)
 
     async def choose(self, **fields):
-        return await self.live.routers(request(**fields), self.router)
+        return await self.live.routers(request(**fields), self.router, True)
 
     async def answer(self, unit: str, request_id: str, whole: bool = True) -> str:
         """The arm; a request from decision to answer, as the pipeline has it."""
         asked = request(unit, request_id=request_id)
-        found, assignment = await self.live.routers(asked, self.router)
+        found, assignment = await self.live.routers(asked, self.router, True)
         for watcher in self.live.watchers(Served(asked, found, SamplingParams(), assignment)):
             if whole:
                 watcher.began()
@@ -134,6 +134,17 @@ async def test_who_takes_no_part_gets_the_servers_router(made):
     kit.live.availability._failed["read"] = "gone"
     assert (await kit.choose())[1] is None
     assert (kit.router.plain, kit.router.asked) == (3, [])
+
+
+async def test_a_decision_alone_counts_for_nothing(made):
+    kit = await made()
+    asked, nobody = request("ann"), request("")
+    found, assignment = await kit.live.routers(asked, kit.router, False)
+    assert assignment is not None
+    assert found.adapter == {"control": OLD, "strict": None, "bold": OLD}[assignment.arm.name]
+    assert not kit.modes._routers._pending
+    await kit.live.routers(nobody, kit.router, False)
+    assert kit.live.counts.unit_missing["trial"] == 0
 
 
 async def test_decisions_whose_answers_never_come_are_forgotten(made, monkeypatch):
