@@ -33,3 +33,6 @@ class Metric:
     def sign(self) -> int:
         """1 if more is better, else -1."""
         return 1 if self.higher_is_better else -1
+
+
+__all__ = ["Kind", "Metric"]
