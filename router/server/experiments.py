@@ -36,7 +36,7 @@ WITHIN = "experiment."
 
 class ExperimentService(ExperimentServiceServicer):
     """Everything that waits for the store does so in `threads`. `changed` is awaited after each change, so
-    that it is served at once; `warnings` are what serving noticed of an experiment."""
+    that it is served at once; `warnings` are what deserves a second look."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class ExperimentService(ExperimentServiceServicer):
         intake: Intake,
         threads: StoreThreads,
         changed: Callable[[], Awaitable[None]],
-        warnings: Callable[[str], Iterable[str]],
+        warnings: Callable[[Experiment], Iterable[str]],
     ) -> None:
         self._manager, self._promoter, self._report = manager, promoter, report
         self._intake, self._threads = intake, threads
@@ -184,7 +184,7 @@ class ExperimentService(ExperimentServiceServicer):
         return changed
 
     def _message(self, experiment: Experiment) -> pb.Experiment:
-        return experiment_message(experiment, self._warnings(experiment.name))
+        return experiment_message(experiment, self._warnings(experiment))
 
 
 def _actor(context: Context) -> str:

@@ -13,6 +13,7 @@ from router.experiments.live.runtime import Experiments
 from router.experiments.management.known import Known
 from router.experiments.management.manager import Manager
 from router.experiments.management.promotion import Promoter
+from router.experiments.management.warnings import arm_warnings
 from router.experiments.model import Experiment
 from router.experiments.report.build import report
 from router.experiments.report.model import Report
@@ -60,12 +61,19 @@ class ExperimentsServed:
             except StoreDown as error:  # what was changed is kept, and taken over when the store is back
                 log.warning("a change of experiments is not served yet: %s", error.message)
 
+        def refused(number: int) -> None:
+            live.counts.outcomes["invalid"] += number
+
+        def warnings(experiment: Experiment) -> tuple[str, ...]:
+            of_arms = arm_warnings(experiment.spec, self._registry.resolve)
+            return (*live.assigner.warnings(experiment.name), *of_arms)
+
         return ExperimentService(
             manager,
             Promoter(manager, registry, judged),
             reported,
-            Intake(live.recorder, lambda: live.known, self._threads),
+            Intake(live.recorder, lambda: live.known, self._threads, refused),
             self._threads,
             changed,
-            live.assigner.warnings,
+            warnings,
         )

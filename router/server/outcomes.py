@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from router.errors import FieldViolation, InvalidRequest, NotFound, Overloaded
+from router.errors import ExperimentNotFound, FieldViolation, InvalidRequest, NotFound, Overloaded
 from router.experiments.management.declared import Declared
 from router.experiments.model import Accepted, Experiment, Outcome
 from router.server.convert.outcomes import STATUSES, outcome_of
@@ -18,6 +18,11 @@ from router.v1 import experiments_pb2 as pb
 MAX_BATCH = 1000
 MAX_BATCHES = 16  # of all streams, at once
 FULL_SECONDS = 0.1
+NO_RESPONSE = (
+    ": no experiment was exposed in it; where that is still being written, the outcome counts by itself, "
+    "and the same key tells"
+)
+NO_UNIT = "it was not exposed there; what is recorded of it now is its past, which a covariate may use"
 
 
 class Recorder(Protocol):
@@ -38,26 +43,33 @@ class _Parsed:
 
 
 class Intake:
-    """Takes outcomes in. `plans` gives all experiments, the same object until they change."""
+    """Takes outcomes in. `plans` gives all experiments, the same object until they change; `refused` counts
+    outcomes that could not be taken."""
 
     def __init__(
         self,
         recorder: Recorder,
         plans: Callable[[], Sequence[Experiment]],
         threads: StoreThreads,
+        refused: Callable[[int], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._recorder, self._plans, self._threads, self._clock = recorder, plans, threads, clock
+        self._refused = refused
         self._room = asyncio.Semaphore(MAX_BATCHES)
         self._read: Sequence[Experiment] = ()
         self._declared = Declared()
 
     async def one(self, message: pb.Outcome) -> pb.RecordOutcomeResponse:
         """Raises InvalidRequest, and NotFound where it belongs to nothing that was exposed."""
-        outcome = outcome_of(message, "outcome", self._clock(), self._kinds())
+        try:
+            outcome = outcome_of(message, "outcome", self._clock(), self._kinds())
+        except InvalidRequest:
+            self._refused(1)
+            raise
         (status,) = await self._recorder.record([outcome])
         if status is Accepted.UNKNOWN:
-            raise _unknown(message)
+            raise self._unknown(message, outcome)
         return pb.RecordOutcomeResponse(status=STATUSES[status])
 
     async def batch(self, request: pb.RecordOutcomesRequest) -> pb.RecordOutcomesResponse:
@@ -69,6 +81,7 @@ class Intake:
         async with self._room:
             parsed = await self._threads.run(self._parse, request, self._kinds())
             recorded = await self._record(parsed.good)
+        self._refused(len(parsed.errors))
         statuses = [pb.OUTCOME_STATUS_INVALID] * len(request.outcomes)
         for place, status in zip(parsed.places, recorded, strict=True):
             statuses[place] = STATUSES[status]
@@ -100,10 +113,9 @@ class Intake:
             self._read, self._declared = plans, Declared(plans)
         return self._declared
 
-
-def _unknown(message: pb.Outcome) -> NotFound:
-    if message.WhichOneof("subject") == "response_id":
-        hint = ": no experiment was exposed in it, so nothing can count"
-        return NotFound("response", message.response_id, hint)
-    hint = f" in {message.unit.experiment}: no such experiment, or the unit was not exposed in it"
-    return NotFound("unit", message.unit.unit, hint)
+    def _unknown(self, message: pb.Outcome, outcome: Outcome) -> NotFound:
+        if outcome.response_id:
+            return NotFound("response", outcome.response_id, NO_RESPONSE)
+        if all(plan.name != outcome.experiment for plan in self._plans()):
+            return ExperimentNotFound(message.unit.experiment)
+        return NotFound("unit", message.unit.unit, f" in {message.unit.experiment}: {NO_UNIT}")

@@ -62,6 +62,9 @@ async def test_of_a_unit(lab: SimpleNamespace) -> None:
     found = await refused(lab, unit={"experiment": NAME, "unit": "berta"})
     assert (found["code"], found["ErrorInfo"].reason) == ("NOT_FOUND", "NOT_FOUND")
     assert found["ResourceInfo"].resource_name == "berta"
+    assert "its past" in found["text"]
+    found = await refused(lab, unit={"experiment": "experiments/nope", "unit": "anna"})
+    assert (found["code"], found["ErrorInfo"].reason) == ("NOT_FOUND", "EXPERIMENT_NOT_FOUND")
 
 
 async def test_an_unknown_response(lab: SimpleNamespace) -> None:
@@ -139,6 +142,7 @@ async def test_batches_are_acknowledged_in_order(lab: SimpleNamespace) -> None:
     assert answers[2].errors[0].startswith("outcomes[0].value: must be a finite number")
     assert "outcomes[2].metric" in answers[2].errors[1]
     assert "outcomes[2].value" in answers[2].errors[1]
+    assert lab.live.counts.outcomes == {"counted": 2, "unknown": 1, "duplicate": 1, "invalid": 2}
 
 
 async def test_a_batch_is_acknowledged_while_the_stream_is_open(lab: SimpleNamespace) -> None:

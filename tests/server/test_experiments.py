@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -275,6 +276,15 @@ async def test_units_that_look_like_request_ids_are_warned_of(lab: SimpleNamespa
     await answer(lab, "req-77")
     got = await lab.experiments.GetExperiment(pb.GetExperimentRequest(name=NAME))
     assert "request" in got.experiment.warnings[0]
+
+
+async def test_arms_that_deserve_a_second_look(lab: SimpleNamespace) -> None:
+    lab.registry.put(replace(lab.registry.get("medical", "1.1.0"), gate="no report.json"))
+    made = (await lab.experiments.CreateExperiment(create())).experiment
+    assert list(made.warnings) == ["arm new: medical@1.1.0 did not pass the gate: no report.json"]
+    lab.registry.remove(adapter("medical", "1.1.0").ref)
+    got = (await lab.experiments.GetExperiment(pb.GetExperimentRequest(name=NAME))).experiment
+    assert "arm new cannot answer" in got.warnings[0]
 
 
 async def test_a_store_that_is_down(lab: SimpleNamespace) -> None:

@@ -6,8 +6,6 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
-from router.experiments.model import Accepted
-
 
 @dataclass(slots=True)
 class Counts:
@@ -19,7 +17,7 @@ class Counts:
     skipped: Counter[str] = field(default_factory=Counter)  # experiment: not assigned, the store was down
     shadows: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # experiment, arm, result
     acts: Counter[tuple[str, str]] = field(default_factory=Counter)  # experiment, what a rule did
-    outcomes: Counter[Accepted] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)  # what became of them: Accepted, or invalid
     lost: Counter[str] = field(default_factory=Counter)  # kind of record that was not kept
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
