@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
+
+from router.experiments.store.pg8000_sockets import connect_pg8000
 
 WAIT_SECONDS = 5.0  # for a connection, for another writer, and for each answer of a server
 LOCK = 0x6C6F7261_726F7574  # this program's advisory lock in a PostgreSQL database
@@ -43,24 +44,8 @@ def make_engine(url: URL) -> Engine:
     )
     event.listen(engine, "connect", _set_up_postgres)
     if url.get_driver_name() == "pg8000":
-        event.listen(engine, "do_connect", _connect_pg8000)
+        event.listen(engine, "do_connect", connect_pg8000)
     return engine
-
-
-def _connect_pg8000(dialect: Any, _record: object, arguments: Any, named: Any) -> Any:
-    return _quiet(dialect.loaded_dbapi)(*arguments, **named)
-
-
-@cache
-def _quiet(driver: Any) -> Any:
-    """pg8000 says goodbye before it closes; where the server is gone that is an error, told at length."""
-
-    class Quiet(driver.Connection):  # type: ignore[misc]
-        def close(self) -> None:
-            with suppress(driver.InterfaceError):
-                super().close()
-
-    return Quiet
 
 
 def _sqlite(url: URL) -> Engine:

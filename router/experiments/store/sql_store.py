@@ -57,6 +57,9 @@ class SqlStore:
             self._prepare(starting=True)
         except StoreDown as error:
             log.warning("%s; experiments wait until it is back", error.message)
+        except BaseException:
+            self.close()
+            raise
 
     def _prepare(self, starting: bool = False) -> None:
         if not self._ready:

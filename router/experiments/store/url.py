@@ -49,12 +49,15 @@ def _file(url: URL) -> URL:
             "write sqlite:///FILE for a relative path, sqlite:////FOLDER/FILE for an absolute one"
         )
     path = Path(url.database).expanduser().absolute()
-    if path.is_dir():
-        raise ConfigError(f"the store {path} is a folder; name a file in it, such as {path}/experiments.db")
     try:
+        is_folder = path.is_dir()
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"the store's folder {path.parent} cannot be made: {error.strerror}") from error
+        raise ConfigError(
+            f"the store's folder {path.parent} cannot be made or entered: {error.strerror}"
+        ) from error
+    if is_folder:
+        raise ConfigError(f"the store {path} is a folder; name a file in it, such as {path}/experiments.db")
     return url.set(drivername="sqlite", database=str(path))
 
 

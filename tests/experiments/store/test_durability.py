@@ -90,7 +90,9 @@ def write(url: str, me: int, keys: int) -> None:
 def test_two_servers_at_once(url):
     """They open an empty database at the same time, too."""
     writers = [FORK.Process(target=write, args=(url, me, 400)) for me in range(2)]
-    SqlStore(url).create(experiment("x", SUM))
+    store = SqlStore(url)
+    store.create(experiment("x", SUM))
+    store.close()
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -115,9 +117,6 @@ def test_two_servers_open_an_empty_database_at_once(url):
     assert [opener.exitcode for opener in openers] == [0] * 4
 
 
-# pg8000 leaves it to the garbage collector to close the socket of a broken connection.
-@pytest.mark.filterwarnings("ignore:.*unclosed <socket:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_a_server_that_comes_back(server):
     where = empty(server)
     server.stop()
