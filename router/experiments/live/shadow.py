@@ -91,10 +91,21 @@ class Shadows:
                 continue
             arms = [arm for arm in one.arms.values() if arm.name != one.spec.control]
             if served.degraded or served.decision.adapter != one.control.adapter:
-                for arm in arms:  # what was served is not control's: there is nothing to compare with
-                    self._live.counts.shadows[one.name, arm.name, OTHER_VERSION] += 1
+                self._not_controls(one, arms, served)
                 continue
             yield from ((one, arm) for arm in arms)
+
+    def _not_controls(self, one: Running, arms: list[ArmSpec], served: Served) -> None:
+        """What was served is not control's: there is nothing to compare with."""
+        for arm in arms:
+            self._live.counts.shadows[one.name, arm.name, OTHER_VERSION] += 1
+        if served.assignment is None and not served.degraded:
+            text = (
+                f"requests are answered by {served.decision.adapter or BASE}, and control is "
+                f"{one.control.adapter or BASE}: shadows are compared with control's answers only, so make "
+                "that the default version"
+            )
+            self._live.assigner.suspect(one.name, text)
 
     async def _pair(self, served: Served, one: Running, arm: ArmSpec, end: asyncio.Future[End]) -> str:
         """Answer, wait for the served answer, have both judged; what came of it."""

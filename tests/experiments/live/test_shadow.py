@@ -159,6 +159,8 @@ async def test_only_what_control_answered_is_compared(made):
     assert kit.shadows(served(AdapterRef("medical", "0.9.0"))) is None
     assert kit.shadows(served(degraded="ADAPTER_NOT_FOUND")) is None
     assert await kit.settled() == {("new", "other_version"): 2}
+    (text,) = kit.live.assigner.warnings("trial")
+    assert text.startswith("requests are answered by medical@0.9.0, and control is medical@1.0.0: ")
     assert kit.shadows(served(AdapterRef("legal", "1.0.0"))) is None
     assert kit.shadows(served(request=request(adapter="adapters/medical/versions/1.0.0"))) is None
     assert not kit.understudy.asked
