@@ -10,8 +10,9 @@ from router.experiments.model import Experiment, Lifecycle, Spec
 def conflict(name: str, spec: Spec, others: Iterable[Experiment]) -> str:
     """Why `spec` cannot run beside those that run; empty if it can.
 
-    Experiments of one namespace need slots apart. So do two on one route, which therefore need one
-    namespace. A router experiment is beside those of routes: it draws its own units before them.
+    Experiments of one namespace need slots apart, and units of one kind, or slots would divide nothing. Two
+    on one route need one namespace. A router experiment runs beside those of routes: it draws its own units
+    before them.
     """
     running = (e for e in others if e.state is Lifecycle.RUNNING and e.name != name)
     return next(filter(None, (_between(spec, other) for other in running)), "")
@@ -19,6 +20,11 @@ def conflict(name: str, spec: Spec, others: Iterable[Experiment]) -> str:
 
 def _between(spec: Spec, other: Experiment) -> str:
     shared = spec.namespace != "" and spec.namespace == other.spec.namespace
+    if shared and spec.unit_label != other.spec.unit_label:
+        return (
+            f"its units are read from {_place(spec)}, those of {other.resource}, which runs in the namespace "
+            f"{spec.namespace!r} too, from {_place(other.spec)}: units of a namespace must be one thing"
+        )
     if shared and _overlap(spec.slot, other.spec.slot):
         mine, theirs = (f"[{low:g}, {high:g})" for low, high in (spec.slot, other.spec.slot))
         return (
@@ -32,6 +38,10 @@ def _between(spec: Spec, other: Experiment) -> str:
             "they share no unit, or stop the other"
         )
     return ""
+
+
+def _place(spec: Spec) -> str:
+    return f"the label {spec.unit_label!r}" if spec.unit_label else "routing.unit"
 
 
 def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -84,6 +84,11 @@ def test_start_needs_adapters_that_are_there(bench: SimpleNamespace) -> None:
         (plan(namespace="a", slot=(0.0, 0.6)), plan(namespace="a", slot=(0.5, 1.0)), "overlaps"),
         (plan(namespace="a"), router_plan(namespace="a"), "overlaps"),
         (router_plan(), router_plan(), "all routes"),
+        (
+            plan(namespace="a", slot=(0.0, 0.5)),
+            plan(namespace="a", slot=(0.5, 1.0), unit_label="session"),
+            "the label 'session'",
+        ),
         (plan(namespace="a", slot=(0.0, 0.5)), plan(namespace="a", slot=(0.5, 1.0)), ""),
         (plan(), router_plan(), ""),
     ],
