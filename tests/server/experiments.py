@@ -13,7 +13,7 @@ from router.v1 import experiments_pb2 as pb
 from router.v1 import inference_pb2
 from tests.experiments.plans import plan
 from tests.fakes import adapter
-from tests.server.helpers import Connect, Start, ask
+from tests.server.helpers import Connect, Start, ask, details, failure
 
 NAME = "experiments/trial"
 
@@ -52,3 +52,13 @@ async def answer(stubs: SimpleNamespace, unit: str) -> inference_pb2.GenerateRes
     response = await stubs.inference.Generate(ask("a medical question", routing={"unit": unit}))
     await stubs.live.recorder.flush()
     return response
+
+
+async def refused(call: Any, code: str) -> dict[str, Any]:
+    seen = await failure(call)
+    assert seen.code().name == code, seen.details()
+    return {"text": seen.details(), **details(seen)}
+
+
+def fields_of(found: dict[str, Any]) -> list[str]:
+    return [v.field for v in found["BadRequest"].field_violations]
