@@ -15,6 +15,13 @@ from benchmarks.intake_server import METRIC
 from router.v1 import experiments_pb2 as pb
 from router.v1.experiments_pb2_grpc import ExperimentServiceStub
 
+# What grpc itself says of a write into a connection that ended under it.
+BROKEN = "Internal error from Core"
+
+
+def _gone(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() is grpc.StatusCode.UNAVAILABLE or error.details() == BROKEN
+
 
 @dataclass
 class Sender:
@@ -45,7 +52,7 @@ class Sender:
                     self._take(answer, sent)
                 await writing
             except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                if not _gone(error):
                     raise
                 return False
             finally:
