@@ -1,4 +1,4 @@
-"""For authors of plugins: subclass `ClassifierContract`, write `make`, and pytest runs the whole contract.
+"""For authors of plugins: subclass a contract, write `make`, and pytest runs the whole of it.
 
 class TestShout(ClassifierContract):
     def make(self):
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from router.plugins import trial
+from router.experiments.judges import Judge
+from router.plugins import judge_trial, trial
+from router.plugins.judges import JudgeRegistrar
 from router.plugins.registration import Registrar
 from router.plugins.samples import ADAPTERS
 from router.plugins.stand_in import StandInBase
 from router.routing.classifier import Classifier
 
-__all__ = ["ClassifierContract"]
+__all__ = ["ClassifierContract", "JudgeContract"]
 
 
 class ClassifierContract:
@@ -71,6 +73,42 @@ class ClassifierContract:
     def test_warm_calls_keep_the_timeout(self) -> None:
         """At least 90 of 100 do; a busy machine may delay some."""
         _none(trial.latency(self.fitted(), self.timeout_ms / 1000))
+
+
+class JudgeContract:
+    """What the server expects of every judge of shadow answers."""
+
+    timeout_ms: ClassVar[int] = 5000  # what the plugin gives to register()
+
+    def make(self) -> Judge:
+        """A fresh judge."""
+        raise NotImplementedError("define make(self) and return a new instance of your judge")
+
+    def prepared(self) -> Judge:
+        """A judge that was warmed up, on a stand-in for the base."""
+        judge = self.make()
+        _none(judge_trial.prepared(judge))
+        return judge
+
+    def test_it_can_be_registered(self) -> None:
+        """Name and method are right."""
+        JudgeRegistrar("contract")(self.make(), timeout_ms=self.timeout_ms)
+
+    def test_judgements_are_valid(self) -> None:
+        """-1, 0 or 1 with finite numbers, or None."""
+        _none(judge_trial.valid_judgements(self.prepared()))
+
+    def test_odd_answers_are_survived(self) -> None:
+        """Empty, huge, control characters, other scripts."""
+        _none(judge_trial.odd_answers(self.prepared()))
+
+    def test_equal_answers_tie(self) -> None:
+        """The same text is no better than itself."""
+        _none(judge_trial.equal_answers_tie(self.prepared()))
+
+    def test_order_does_not_matter(self) -> None:
+        """The same answer wins, whichever was served."""
+        _none(judge_trial.order_does_not_matter(self.prepared()))
 
 
 def _none(problems: list[str]) -> None:
