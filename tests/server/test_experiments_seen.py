@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import generate_latest
 
@@ -35,6 +37,20 @@ async def test_metrics(start_server, connect, fakes):
     await until(lambda: not live.availability.up)
     assert "lora_router_experiment_store_up 0.0" in metrics(app)
     store.down = False
+    await live.close()
+
+
+async def test_the_log_line_names_the_arm(start_server, connect, fakes, caplog):
+    store = MemoryStore()
+    store.create(trial())
+    live = await live_on(store)
+    app = await start_server(**vars(fakes), experiments=live)
+    with caplog.at_level(logging.INFO, "router.server.access"):
+        arm = (await connect(app).inference.Generate(of_unit("ann"))).decision.arm
+        await connect(app).inference.Generate(of_unit("ann", "legal"))
+    in_trial, beside = [record.fields for record in caplog.records if hasattr(record, "fields")]
+    assert (in_trial["experiment"], in_trial["arm"]) == ("trial", arm)
+    assert "experiment" not in beside
     await live.close()
 
 

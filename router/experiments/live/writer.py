@@ -17,7 +17,8 @@ from router.experiments.store.port import Store
 
 log = logging.getLogger(__name__)
 LINGER = 1.0  # how long a batch gathers while nobody waits for it: a transaction costs milliseconds
-GATHER = 0.02  # and how long if somebody does: others may be about to
+GATHER = 0.02  # and how long if somebody does, unless it has ENOUGH rows: others may be about to wait too
+ENOUGH = 100
 RETRY = 1.0
 MOST = 5000  # rows in one transaction, more only if one entry has more
 
@@ -89,13 +90,15 @@ class Writer:
             batch: Batch = {kind: [] for kind in Kind}
             batch[entry.kind].append(entry)
             self._urgent.wait(LINGER)
-            self._ending.wait(GATHER)
-            self._urgent.clear()
             self._gather(batch)
+            if _rows(batch) < ENOUGH:
+                self._ending.wait(GATHER)
+                self._gather(batch)
             self._write(batch)
 
     def _gather(self, batch: Batch) -> None:
         """Take what is queued now."""
+        self._urgent.clear()  # before: who is urgent from now on is found in the queue, or asks again
         for _ in range(self._queue.qsize()):
             try:
                 entry = self._queue.get_nowait()
@@ -183,6 +186,10 @@ class Writer:
         loop = self._loop
         if answers and loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(_tell, answers)
+
+
+def _rows(batch: Batch) -> int:
+    return sum(len(entry.rows) for entries in batch.values() for entry in entries)
 
 
 def _first(entries: Sequence[Entry], most: int) -> Sequence[Entry]:

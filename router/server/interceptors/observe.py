@@ -72,6 +72,8 @@ def fields(call: Call, code: str, error: str) -> dict[str, Any]:
         line["confidence"] = round(decision.confidence, 4)
         line["classifier"] = decision.classifier
         line["route_seconds"] = round(decision.latency, 6)
+        if decision.experiment:
+            line["experiment"], line["arm"] = decision.experiment, decision.arm
     if (usage := call.usage) is not None:
         line["prompt_tokens"] = usage.prompt_tokens
         line["cached_tokens"] = usage.cached_tokens
