@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import DeadlineExceeded, Overloaded, RouterError
@@ -36,7 +37,8 @@ class Understudy:
         try:
             if not self._resident(decision.adapter):
                 return NotAnswered(COLD)
-            return await self._answer(request, decision)
+            asked = replace(request, sampling=replace(request.sampling, logprobs=None))
+            return await self._answer(asked, decision)
         except Overloaded:
             return NotAnswered(LOAD)
         except DeadlineExceeded:

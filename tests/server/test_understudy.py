@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import AdapterNotFound, DeadlineExceeded, EngineFailed, Overloaded
 from router.experiments.live.shadow import Answered, NotAnswered
 from router.server.understudy import Understudy
-from router.types import AdapterRef, AdapterState, Decision, FinishReason, Reason, Request, Usage
+from router.types import AdapterRef, AdapterState, Decision, FinishReason, Reason, Request, Sampling, Usage
 
 REF = AdapterRef("medical", "1.1.0")
 REQUEST = Request("r", raw_prompt="q")
@@ -26,6 +27,7 @@ class Engine:
         self.events, self.closed = events, False
 
     async def complete(self, request: Request, decision: Decision) -> AsyncGenerator[Delta | Finished, None]:
+        self.sampling = request.sampling
         try:
             for event in self.events:
                 if isinstance(event, Exception):
@@ -39,6 +41,7 @@ async def answered(
     engine: Engine,
     ref: AdapterRef | None = REF,
     state: AdapterState | None = AdapterState.READY,
+    request: Request = REQUEST,
     **status: int,
 ) -> Answered | NotAnswered:
     def get(name: str, version: str) -> Any:
@@ -48,7 +51,7 @@ async def answered(
 
     registry: Any = SimpleNamespace(get=get)
     made = Understudy(engine.complete, registry, lambda: EngineStatus(**status))
-    return await made.answer(REQUEST, Decision(ref, Reason.CLASSIFIED))
+    return await made.answer(request, Decision(ref, Reason.CLASSIFIED))
 
 
 @pytest.mark.parametrize("reason", [FinishReason.STOP, FinishReason.LENGTH])
@@ -93,6 +96,12 @@ async def test_what_is_not_in_memory_is_not_brought_in(state: AdapterState | Non
     engine = Engine(Finished(FinishReason.STOP))
     assert await answered(engine, state=state) == NotAnswered(why)
     assert not engine.closed
+
+
+async def test_nobody_reads_its_logprobs() -> None:
+    engine = Engine(Finished(FinishReason.STOP, USAGE))
+    await answered(engine, request=replace(REQUEST, sampling=Sampling(seed=3, logprobs=5)))
+    assert engine.sampling == Sampling(seed=3)
 
 
 async def test_the_base_is_always_there() -> None:

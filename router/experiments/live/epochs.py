@@ -25,6 +25,7 @@ from router.experiments.store.port import Store
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
+AHEAD_SECONDS = 5.0  # weights are made so long before their epoch, so that all of it has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,13 @@ class Epoch:
 
 
 def number_at(phase: Phase, now: float) -> int:
-    """The epoch that a time lies in."""
-    return max(0, int((now - phase.started) // phase.spec.epoch))
+    """The epoch that weights are due for: the present one, at its very end the next."""
+    ahead = min(AHEAD_SECONDS, phase.spec.epoch / 10)
+    return max(0, int((now + ahead - phase.started) // phase.spec.epoch))
 
 
 def epoch_of(store: Store, experiment: Experiment, now: float) -> Epoch | None:
-    """The present epoch of a running bandit; None where there is none, or none after the first. Blocks.
+    """The epoch that a running bandit is in or about to enter; None where that is its first. Blocks.
 
     The first who asks in an epoch has its weights made. Raises StoreDown, ExperimentNotFound.
     """

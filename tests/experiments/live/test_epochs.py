@@ -36,7 +36,7 @@ def filled(spec=BANDIT, wins: tuple[int, int] = (10, 40), units: int = 50) -> Me
 
 def test_the_first_epoch_has_the_plans_weights():
     store = filled()
-    assert epoch_of(store, store.get("trial"), BEGIN + 99.9) is None
+    assert epoch_of(store, store.get("trial"), BEGIN + 94.9) is None
     assert store.trail("trial") == ()
 
 
@@ -87,6 +87,16 @@ def test_units_that_count_as_zero_have_their_whole_window_first():
     phase = store.get("trial").phases[0]
     assert int(sums(store, "trial", phase, BEGIN + 100.0)["new"].n) == 50
     assert int(sums(store, "trial", phase, BEGIN + 200.0)["new"].n) == 250
+
+
+async def test_weights_are_there_when_their_epoch_begins():
+    store = filled()
+    live = Experiments(store)
+    await live.refresh()
+    await Epochs(live).look(BEGIN + 96.0)
+    (one,) = live.assigner.snapshot.all()
+    new = {time: one.at(BEGIN + time).arms[1].weight for time in (96.0, 99.9, 100.0)}
+    assert new == {96.0: 0.5, 99.9: 0.5, 100.0: pytest.approx(0.95)}
 
 
 async def test_the_assigner_gets_them_and_a_store_that_is_down_changes_nothing():
