@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from router.engine.base import Delta, Finished, Generation
 from router.errors import EngineFailed, RouterError
 from router.experiments.live.watch import End, Watcher
 from router.types import FinishReason, Usage
 
+log = logging.getLogger(__name__)
+
 
 class Watched:
-    """The `Generation` protocol around another; `end` must be called once, whatever happened."""
+    """The `Generation` protocol around another; `end` must be called once, whatever happened.
+
+    A watcher that raises is logged, and changes nothing for the user.
+    """
 
     def __init__(self, generation: Generation, watchers: Sequence[Watcher]) -> None:
         self._generation, self._watchers = generation, watchers
@@ -59,15 +65,20 @@ class Watched:
             failed,
             left,
         )
-        for watcher in self._watchers:
-            watcher.ended(end)
+        self._each(lambda watcher: watcher.ended(end))
 
     def _begin(self) -> None:
         if self._began:
             return
         self._began, self._first = True, time.monotonic()
+        self._each(lambda watcher: watcher.began())
+
+    def _each(self, tell: Callable[[Watcher], None]) -> None:
         for watcher in self._watchers:
-            watcher.began()
+            try:
+                tell(watcher)
+            except Exception:
+                log.exception("a watcher failed; the answer goes on")
 
     def _finish(self, event: Finished) -> None:
         self._finished = event

@@ -105,6 +105,22 @@ async def test_whoever_leaves_after_the_end_has_the_answer():
     assert seen.ends == [End(FinishReason.STOP, "one", USAGE)]
 
 
+async def test_a_watcher_that_raises_costs_nobody_anything(caplog):
+    class Broken(Seen):
+        def began(self) -> None:
+            raise RuntimeError("broken")
+
+        def ended(self, end: End) -> None:
+            raise RuntimeError("broken")
+
+    seen = Seen()
+    watched = Watched(Given(Delta("one"), STOP), [Broken(), seen])
+    assert [event async for event in watched] == [Delta("one"), STOP]
+    watched.end(None)
+    assert (seen.began_times, len(seen.ends)) == (1, 1)
+    assert caplog.text.count("a watcher failed") == 2
+
+
 def test_cancelling_reaches_the_engine():
     given = Given()
     Watched(given, []).cancel()

@@ -158,7 +158,13 @@ class Experiments:
         if served.assignment is not None:
             digests = self._base_digest(), self._router_digest(served.assignment.arm.router)
             found.append(Trial(self.recorder, served, served.assignment, digests))
-        found.extend(watcher for begin in self.beside if (watcher := begin(served)) is not None)
+        for begin in self.beside:
+            try:
+                watcher = begin(served)
+            except Exception:  # what runs beside an answer never costs the user the answer
+                log.exception("something beside an answer could not begin; the answer goes on")
+            else:
+                found.extend(() if watcher is None else (watcher,))
         return found
 
     def _skipped(self, decision: Decision) -> None:

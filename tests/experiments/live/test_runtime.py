@@ -13,8 +13,10 @@ from router.experiments.kind import Kind
 from router.experiments.live import writer
 from router.experiments.live.assigner import Assignment
 from router.experiments.live.runtime import Experiments
+from router.experiments.live.watch import Served
 from router.experiments.model import AuditEntry, Exposure, Lifecycle, MetricSpec, Outcome
 from router.experiments.report.model import ArmNumbers, Report, Ruling
+from router.types import SamplingParams
 from tests.experiments.live.made import SPEC, decision, experiment, exposure, outcome, request
 from tests.experiments.live.test_recorder import until
 from tests.experiments.memory_store import MemoryStore
@@ -193,6 +195,14 @@ async def test_units_that_never_come_again_are_warned_about(begin, store):
     await live.guardian.look()
     (text,) = live.assigner.warnings("trial")
     assert text == "1201 answers went to 1200 units: hardly any comes again, as with request ids"
+
+
+async def test_what_cannot_begin_beside_an_answer_is_left_out(begin, store, caplog):
+    live = await begin()
+    live.beside += [lambda served: 1 / 0, lambda served: None, lambda served: "watcher"]
+    served = Served(request(), decision(), SamplingParams())
+    assert live.watchers(served) == ["watcher"]
+    assert "could not begin" in caplog.text
 
 
 async def test_outcomes_of_a_response_just_given_are_counted(begin, store):
