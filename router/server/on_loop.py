@@ -29,6 +29,10 @@ class RegistryOnLoop:
         """As `Catalog.resolve`."""
         return self._call(self._registry.resolve, name, version)
 
+    def get(self, name: str, version: str = "", /) -> AdapterInfo:
+        """As `AdapterRegistry.get`."""
+        return self._call(self._registry.get, name, version)
+
     def set_default(
         self, ref: AdapterRef, etag: str = "", force: Force | None = None, /
     ) -> tuple[AdapterInfo, AdapterRef | None]:

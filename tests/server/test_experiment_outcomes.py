@@ -161,6 +161,12 @@ async def test_a_batch_has_a_limit(lab: SimpleNamespace) -> None:
     assert "at most 1000" in details(seen)["BadRequest"].field_violations[0].description
 
 
+async def test_junk_ends_the_stream(lab: SimpleNamespace) -> None:
+    call = lab.channel.stream_stream("/router.v1.ExperimentService/RecordOutcomes")
+    seen = await failure(call(iter([b"\xff\xff\xff"])))
+    assert seen.code().name == "INVALID_ARGUMENT"
+
+
 async def test_batches_that_wait_are_bounded(lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server reads no further; what it has not acknowledged the client still has."""
     go, taken = asyncio.Event(), 0

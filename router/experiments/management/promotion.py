@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from router.errors import FailedPrecondition, RouterError
+from router.errors import FailedPrecondition, GateNotPassed, RouterError
 from router.experiments.management.manager import Manager, check_etag
 from router.experiments.management.phases import stopped
 from router.experiments.management.promotable import (
@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 class Defaults(Protocol):
     """What of the registry is needed, callable from a thread."""
 
-    def resolve(self, name: str, version: str = "", /) -> AdapterInfo:
-        """As `Catalog.resolve`."""
+    def get(self, name: str, version: str = "", /) -> AdapterInfo:
+        """As `AdapterRegistry.get`: a quarantined one too."""
         ...
 
     def set_default(
@@ -88,15 +88,15 @@ class Promoter:
             if before is None:
                 text = f"there was no default before {now}; use ResetDefaultVersion"
                 raise FailedPrecondition(text, resource=experiment.resource)
-            present = self._defaults.resolve(now.name).ref
+            present = self._defaults.get(now.name).ref
             if present not in (now, before):
                 text = (
                     f"the default is {present} by now, not {now} that was promoted: somebody changed it "
                     "since; use SetDefaultVersion"
                 )
                 raise FailedPrecondition(text, resource=experiment.resource)
-            force = Force(actor, f"{experiment.resource} rolled back" + (f": {reason}" if reason else ""))
-            self._defaults.set_default(before, "", force)
+            why = f"{experiment.resource} rolled back" + (f": {reason}" if reason else "")
+            self._restore(before, Force(actor, why))
             at = self._manager.clock()
             detail = {"arm": experiment.promoted, "default": before.resource, "previous": now.resource}
             after = replace(experiment, promoted="", updated=at)
@@ -137,7 +137,14 @@ class Promoter:
         """The promotion could not be recorded: nothing happened."""
         log.warning("promotion of %s is taken back: it could not be recorded", ref)
         if previous is not None:
-            self._defaults.set_default(previous, "", Force(actor, "a promotion that was not recorded"))
+            self._restore(previous, Force(actor, "a promotion that was not recorded"))
+
+    def _restore(self, ref: AdapterRef, force: Force) -> None:
+        """Default again, gate or not; an override that is there already stays as it is."""
+        try:
+            self._defaults.set_default(ref, "", None)
+        except GateNotPassed:
+            self._defaults.set_default(ref, "", force)
 
     def _again(self, experiment: Experiment, arm: str) -> Promotion:
         if arm not in ("", experiment.promoted):

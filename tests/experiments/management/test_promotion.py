@@ -15,7 +15,7 @@ from router.errors import (
 )
 from router.experiments.management.phases import stopped
 from router.experiments.model import ArmSpec, Lifecycle
-from router.types import AdapterRef, AdapterState
+from router.types import AdapterRef, AdapterState, Override
 from tests.experiments.management.conftest import ME
 from tests.experiments.plans import plan, router_plan
 from tests.fakes import adapter
@@ -148,6 +148,22 @@ def test_a_version_that_never_passed_the_gate_comes_back(running: SimpleNamespac
     running.promoter.promote("trial", "new", "", ME, force=True)
     running.promoter.roll_back("trial", "", ME)
     assert running.registry.get("medical").override.reason == "experiments/trial rolled back"
+
+
+def test_away_from_a_version_that_broke(running: SimpleNamespace) -> None:
+    running.promoter.promote("trial", "new", "", ME, force=True)
+    info = running.registry.get("medical", "1.1.0")
+    running.registry.put(replace(info, state=AdapterState.QUARANTINED, error="bytes changed"))
+    assert running.promoter.roll_back("trial", "", ME).default == OLD
+    assert default(running) == OLD
+
+
+def test_an_override_that_was_there_stays(running: SimpleNamespace) -> None:
+    made = Override("1.0.0", "somebody", 1.0, "ticket 3", "no report", "5e" * 32)
+    running.registry.put(replace(running.registry.get("medical", "1.0.0"), override=made))
+    running.promoter.promote("trial", "new", "", ME, force=True)
+    running.promoter.roll_back("trial", "", ME)
+    assert running.registry.get("medical", "1.0.0").override == made
 
 
 def test_what_somebody_else_set_stays(running: SimpleNamespace) -> None:
