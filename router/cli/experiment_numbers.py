@@ -6,14 +6,15 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from router.experiments.report.model import ArmNumbers, Measured
+    from router.experiments.report.model import ArmNumbers, Measured, Report
 
 UNKNOWN = "-"
+COUNTS = ("ARM", "WEIGHT", "UNITS", "EXPECTED", "MATURE", "DEGRADED", "ANSWERS")
 BUILT_IN = (
     ("FIRST TOKEN", "time_to_first_token", "time"),
     ("TOTAL TIME", "total_time", "time"),
     ("TOKENS", "completion_tokens", "count"),
-    ("CUT AT LIMIT", "length_stop", "share"),
+    ("CUT OFF", "length_stop", "share"),
     ("ERRORS", "error", "share"),
     ("CANCELLED", "cancelled", "share"),
 )
@@ -99,3 +100,18 @@ def built_in(numbers: ArmNumbers, name: str, kind: str) -> str:
     if kind == "time":
         return units.duration(value)
     return f"{value:.1%}" if kind == "share" else plain(value)
+
+
+def cells(report: Report, arm: ArmNumbers) -> tuple[str, ...]:
+    """An arm's row under `COUNTS` and `BUILT_IN`. Only a split has units that can be expected."""
+    expected = f"{arm.expected:,.0f}" if report.experiment.spec.mode == "split" else UNKNOWN
+    return (
+        arm.arm,
+        f"{arm.weight:.3g}",
+        f"{arm.units:,}",
+        expected,
+        f"{arm.matured:,}",
+        f"{arm.degraded:,}",
+        f"{arm.responses:,}",
+        *(built_in(arm, name, kind) for _, name, kind in BUILT_IN),
+    )

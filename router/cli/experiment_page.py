@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from router.experiments.report.model import ArmReport, Report
 
 TONES = {"promote": "promote", "stop for harm": "harm", "undecided": "undecided", "invalid": "invalid"}
-COUNTS = ("arm", "units", "expected", "mature", "degraded", "answers")
 
 
 def page(report: Report) -> str:
@@ -57,7 +56,7 @@ def _values(report: Report) -> dict[str, Any]:
         "meters": _meters(report),
         "pairs": [_pairs(arm) for arm in report.arms if arm.pairs],
         "rails": _rails(report),
-        "columns": [*COUNTS, *(title.lower() for title, _, _ in numbers.BUILT_IN)],
+        "columns": [t.lower() for t in (*numbers.COUNTS, *(title for title, _, _ in numbers.BUILT_IN))],
         "arms": _arms(report),
         "checks": report.checks,
         "notes": report.notes,
@@ -174,21 +173,7 @@ def _rails(report: Report) -> list[dict[str, str]]:
 
 
 def _arms(report: Report) -> list[dict[str, Any]]:
-    return [
-        {
-            "color": color(report, arm.arm),
-            "cells": [
-                arm.arm,
-                f"{arm.units:,}",
-                f"{arm.expected:,.0f}",
-                f"{arm.matured:,}",
-                f"{arm.degraded:,}",
-                f"{arm.responses:,}",
-                *(numbers.built_in(arm, name, kind) for _, name, kind in numbers.BUILT_IN),
-            ],
-        }
-        for arm in report.numbers
-    ]
+    return [{"color": color(report, arm.arm), "cells": numbers.cells(report, arm)} for arm in report.numbers]
 
 
 def _audit(report: Report) -> list[dict[str, str]]:

@@ -69,10 +69,10 @@ margin = 0.1
 relative = true          # the margin is a share of control's value
 
 [[guardrails]]
-name = "error"           # built in: 0 or 1 for each answer
-kind = "ratio"
+name = "error"           # built in: 0 or 1 for each answer; here the share of units that had one
+kind = "proportion"
 higher_is_better = false
-margin = 0.01
+margin = 0.02
 """
 
 

@@ -7,14 +7,15 @@ from typing import Any
 
 from router.cli.errors import MISUSED, CliError
 
-# What the server records by itself: kind and aggregate that fit, and that less is better of all of them.
+# What the server records by itself; less is better of all. Of what is 0 or 1 for an answer, the share of
+# units that had it once: a proportion is exact from the first unit on, and shows that nothing happened, too.
 SHORT_BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "time_to_first_token": {"kind": "mean", "aggregate": "mean"},
     "total_time": {"kind": "mean", "aggregate": "mean"},
     "completion_tokens": {"kind": "mean", "aggregate": "mean"},
-    "length_stop": {"kind": "ratio"},
-    "error": {"kind": "ratio"},
-    "cancelled": {"kind": "ratio"},
+    "length_stop": {"kind": "proportion"},
+    "error": {"kind": "proportion"},
+    "cancelled": {"kind": "proportion"},
 }
 
 

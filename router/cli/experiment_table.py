@@ -158,20 +158,8 @@ def _print_arms(report: Report) -> None:
     from router.cli.output import print_table
 
     print()
-    columns = ["ARM", "UNITS", "EXPECTED", "MATURE", "DEGRADED", "ANSWERS"]
-    rows = [
-        (
-            arm.arm,
-            f"{arm.units:,}",
-            f"{arm.expected:,.0f}",
-            f"{arm.matured:,}",
-            f"{arm.degraded:,}",
-            f"{arm.responses:,}",
-            *(numbers.built_in(arm, name, kind) for _, name, kind in numbers.BUILT_IN),
-        )
-        for arm in report.numbers
-    ]
-    print_table([*columns, *(title for title, _, _ in numbers.BUILT_IN)], rows)
+    rows = [numbers.cells(report, arm) for arm in report.numbers]
+    print_table([*numbers.COUNTS, *(title for title, _, _ in numbers.BUILT_IN)], rows)
 
 
 def following(report: Report) -> str:
@@ -181,10 +169,14 @@ def following(report: Report) -> str:
         return f"next: lora-router experiments start {name}"
     if report.experiment.promoted:
         return f"promoted: {report.experiment.promoted}; undo: lora-router experiments rollback {name}"
+    if any(entry.act == "roll back" for entry in report.audit):
+        return "next: nothing; it was promoted and rolled back"
     if decision == "promote":
         return f"next: lora-router experiments promote {name}"
     if decision == "stop for harm":
         return f"next: lora-router experiments stop {name} --reason harm"
     if decision == "invalid":
         return "next: find out why the check failed; numbers of a broken pipeline say nothing about the arms"
+    if report.experiment.state == "stopped":
+        return f"next: nothing; it has stopped, and `lora-router experiments start {name}` begins a new phase"
     return f"next: wait; lora-router experiments watch {name}"

@@ -52,7 +52,7 @@ def test_flags_alone_make_a_plan(cli, remote):
     ]
     time, error = spec.guardrails
     assert (time.kind, time.aggregate, time.margin, time.relative) == (Kind.MEAN, Aggregate.MEAN, 0.1, True)
-    assert (error.kind, error.margin, error.higher_is_better) == (Kind.RATIO, 0.01, False)
+    assert (error.kind, error.margin, error.higher_is_better) == (Kind.PROPORTION, 0.01, False)
     assert (spec.control, spec.window) == ("old", 43_200.0)
     assert spec.hypothesis == "thumbs_up is better with new=medical@1.1.0 or none=base:0.2"
     assert [type(r).__name__ for r in remote.experiments.requests] == [
