@@ -162,7 +162,7 @@ class ExperimentService(ExperimentServiceServicer):
             found.add("phase", f"must be 0 (the last) or the number of a phase, got {request.phase}")
         found.check()
         report = await self._threads.run(self._report, name, request.phase)
-        return report_message(report, self._message(report.experiment))
+        return report_message(report, self._message(report.judged))
 
     async def RecordOutcome(
         self, request: pb.RecordOutcomeRequest, context: Context

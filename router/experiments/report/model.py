@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from router.experiments.model import AuditEntry, Experiment
 
@@ -147,3 +147,9 @@ class Report:
     points: tuple[Point, ...]
     notes: tuple[str, ...]
     time: float
+
+    @property
+    def judged(self) -> Experiment:
+        """The experiment with the plan of this phase, which a later edit may have changed."""
+        phase = next((p for p in self.experiment.phases if p.number == self.phase), None)
+        return replace(self.experiment, spec=phase.spec) if phase else self.experiment

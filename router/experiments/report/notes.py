@@ -18,8 +18,8 @@ MODES = {
     ),
     Mode.BANDIT: (
         "bandit: weights follow outcomes, which biases plain means and makes the usual intervals wrong, so"
-        " none is shown; exact ones of proportions hold while rates do not drift, and are shown; nothing is"
-        " promoted from a bandit: run a split to confirm"
+        " none is shown; exact ones of proportions hold while rates do not drift, and are shown, so of"
+        " guardrails only proportions are judged; nothing is promoted from a bandit: run a split to confirm"
     ),
 }
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from router.cli.experiment_page import page
 from router.errors import InvalidRequest
 from router.experiments.kind import Kind
 from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode, Phase, RouterVariant
@@ -77,6 +78,19 @@ def test_a_phase_is_asked_by_its_number():
     assert "this is phase 1; the last one is 2" in found.notes
     with pytest.raises(InvalidRequest, match="there is no phase 3; there are: 1, 2"):
         report(store, "medical-v2", 3, now=LONG_AFTER)
+
+
+def test_an_earlier_phase_is_told_with_its_own_plan():
+    """Its third arm was taken out since."""
+    arms = (*(replace(arm, weight=0.4) for arm in SPEC.arms), ArmSpec("third", 0.2))
+    first = Phase(1, STARTED, "a", "b", replace(SPEC, arms=arms), ended=STARTED + DAY)
+    second = Phase(2, STARTED + DAY, "c", "d", SPEC, reason="taken out: third")
+    store = SumsStore(both(500, 500), replace(running(), phases=(first, second)))
+    found = report(store, "medical-v2", 1, now=LONG_AFTER)
+    assert found.experiment.spec == SPEC
+    assert found.judged.spec.arms == arms
+    assert [arm.arm for arm in found.arms] == ["new", "third"]
+    assert "third" in page(replace(found, experiment=found.judged))
 
 
 def test_a_faulty_sample_ratio_is_remembered_and_blocks():
