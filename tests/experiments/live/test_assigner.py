@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from dataclasses import replace
+from statistics import median
 
 import pytest
 
@@ -160,6 +162,17 @@ def test_request_ids_are_warned_about_once(caplog):
     (text,) = made.warnings("trial")
     assert text == "a unit (routing.unit) is the id of this request: units must be the same at every request"
     assert made.warnings("other") == ()
+
+
+def test_an_assignment_costs_less_than_50_microseconds_of_processor_time():
+    spec = replace(SPEC, namespace="users", slot=(0.0, 0.9), enrolment=0.9)
+    others = [running(f"e{i}", replace(spec, route=f"route{i}")) for i in range(50)]
+    made, requests, costs = assigner(running(spec=spec, holdout=0.01), *others), map(request, UNITS), []
+    for asked in requests:
+        begin = time.process_time_ns()
+        made.assign(asked, decision(), 0.0)
+        costs.append(time.process_time_ns() - begin)
+    assert median(costs) < 50_000
 
 
 def test_an_experiment_that_cannot_be_assigned_by_is_left_out(caplog):
