@@ -48,7 +48,7 @@ def _state(experiment: Experiment) -> str:
 def arm_line(arm: ArmSpec, spec: Spec) -> str:
     """What an arm is and its share."""
     if arm.router:
-        what = _router(arm.router)
+        what = router_line(arm.router)
     elif arm.adapter:
         what = str(arm.adapter)
     else:
@@ -56,7 +56,8 @@ def arm_line(arm: ArmSpec, spec: Spec) -> str:
     return f"{arm.weight:.4g} of units: {what}{' (control)' if arm.name == spec.control else ''}"
 
 
-def _router(variant: RouterVariant) -> str:
+def router_line(variant: RouterVariant) -> str:
+    """`router with threshold 0.4`."""
     said = {
         "threshold": variant.threshold,
         "classifiers": variant.classifiers and ", ".join(variant.classifiers),

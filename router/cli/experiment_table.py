@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from router.cli import experiment_numbers as numbers
-from router.cli.experiment_pairs import at, metric_line
+from router.cli.experiment_pairs import at, metric_line, router_line
 
 if TYPE_CHECKING:
     from router.experiments.report.model import ArmReport, Report
@@ -18,7 +18,8 @@ def print_report(report: Report) -> None:
     """All of it, for a terminal or a file."""
     _print_head(report)
     if report.arms:
-        _print_effect(report)
+        if report.experiment.spec.mode != "shadow":
+            _print_effect(report)
         _print_pairs(report)
         _print_guardrails(report)
         _print_checks(report)
@@ -171,6 +172,9 @@ def following(report: Report) -> str:
         return f"promoted: {report.experiment.promoted}; undo: lora-router experiments rollback {name}"
     if any(entry.act == "roll back" for entry in report.audit):
         return "next: nothing; it was promoted and rolled back"
+    arm = next((a for a in report.experiment.spec.arms if a.name == report.arm), None)
+    if decision == "promote" and arm and arm.router:
+        return f"next: make it the server's own: {router_line(arm.router)}"
     if decision == "promote":
         return f"next: lora-router experiments promote {name}"
     if decision == "stop for harm":

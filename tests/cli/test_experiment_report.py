@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import pytest
 
 from router.cli.experiment_page import page
-from router.cli.experiment_table import following
-from router.experiments.model import ArmSpec, Experiment, Mode
+from router.cli.experiment_table import following, print_report
+from router.experiments.model import ArmSpec, Experiment, Mode, RouterVariant
 from router.experiments.report.build import report
 from router.experiments.report.model import Ruling
 from router.types import AdapterRef
@@ -177,6 +177,21 @@ def test_every_verdict_has_a_next_step(decision, promoted, phase, told):
         experiment=replace(REPORT.experiment, promoted=promoted),
     )
     assert following(made).startswith(told)
+
+
+def test_a_better_router_is_a_setting_and_no_version():
+    arms = (SPEC.arms[0], ArmSpec("new", 0.5, router=RouterVariant(threshold=0.4)))
+    made = replace(REPORT, experiment=running(replace(SPEC, route="", arms=arms)))
+    assert following(made) == "next: make it the server's own: router with threshold 0.4"
+
+
+def test_shadow_arms_have_pairs_and_no_table_of_effects(capsys):
+    spec = replace(SPEC, mode=Mode.SHADOW)
+    store = SumsStore([bucket("control", 300, 150)], running(spec), pairs={"new": (300, 100, 50)})
+    print_report(report(store, "medical-v2", now=LONG_AFTER))
+    out = capsys.readouterr().out
+    assert "DIFFERENCE" not in out
+    assert "SHARE WON" in out
 
 
 def test_points_within_the_window_are_not_drawn():
