@@ -64,7 +64,8 @@ class Session:
     def load(self, changing: Collection[str]) -> None:
         """Read the values that sums are made of which read any of `changing`. Once, before any changes."""
         known = {key: unit for key, unit in self.units.items() if unit.old is not None}
-        names = {name for unit in known.values() for name in _needed(unit.info, frozenset(changing))}
+        infos = {unit.info.id: unit.info for unit in known.values()}
+        names = {name for info in infos.values() for name in _needed(info, frozenset(changing))}
         if not known or not names:
             return
         which = [self.bulk.among(values.c.unit_id, known), self.bulk.among(values.c.metric, names)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from router.experiments.store.series import EVERYTHING, RESPONSES, PhaseInfo, Values
@@ -41,8 +41,10 @@ class Unit:
     old: Unit | None = None
 
     def remember(self) -> Unit:
-        """Keep what it is now as what it was. Called once its values are read."""
-        self.old = replace(self, values=dict(self.values), changed=set())
+        """Keep what it is now as what it was. `old` gets its values when they are read."""
+        place = (self.id, self.info, self.unit, self.arm, self.first, self.stretch)
+        flags = (self.degraded, self.crossed, self.differed)
+        self.old = Unit(*place, self.answers, self.responses, *flags)
         return self
 
     @property
