@@ -9,11 +9,14 @@ from typing import Any
 import grpc
 import pytest
 
+from router.experiments.live import writer
 from router.server.app import ServerApp
 from router.v1 import adapters_pb2_grpc, experiments_pb2_grpc, inference_pb2_grpc
 from tests.experiments.memory_store import MemoryStore
+from tests.fakes import adapter
 from tests.server.experiments import experimenting
 from tests.server.helpers import Connect, Start
+from tests.server.trials import live_on
 
 
 @pytest.fixture
@@ -50,3 +53,31 @@ async def lab(
     """Stubs to a server with experiments in a store of dicts."""
     async with experimenting(MemoryStore(), fakes, start_server, connect) as stubs:
         yield stubs
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """An empty store in memory."""
+    return MemoryStore()
+
+
+@pytest.fixture
+async def run(start_server, connect, fakes, store, monkeypatch):
+    """`await run(experiment, ...)`: a server with them, its stubs and what stands behind it."""
+    monkeypatch.setattr(writer, "RETRY", 0.02)
+    monkeypatch.setattr(writer, "LINGER", 0.02)
+    started = []
+
+    async def begin(*experiments, **options) -> SimpleNamespace:
+        fakes.registry.put(adapter("medical", "1.1.0"))
+        for one in experiments:
+            store.create(one)
+        live = await live_on(store, base_digest=lambda: "base", router_digest=lambda _: "router", **options)
+        started.append(live)
+        app = await start_server(**vars(fakes), experiments=live)
+        return SimpleNamespace(app=app, live=live, **vars(connect(app)), **vars(fakes))
+
+    yield begin
+    store.down = False
+    for live in started:
+        await live.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from router.experiments.live.runtime import Experiments
@@ -39,3 +40,9 @@ def values(store: MemoryStore, response_id: str) -> dict[str, float]:
     """Outcomes of a response, by metric."""
     kept = [k.outcome for k in store.outcomes.values()]
     return {o.metric: o.value for o in kept if o.response_id == response_id}
+
+
+async def arms_of(server, units=UNITS) -> dict[str, tuple[str, str]]:
+    """Unit -> arm and version that answered."""
+    answers = await asyncio.gather(*(server.inference.Generate(of_unit(unit)) for unit in units))
+    return {u: (a.decision.arm, a.decision.adapter) for u, a in zip(units, answers, strict=True)}
