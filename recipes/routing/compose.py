@@ -3,20 +3,42 @@
 Sections of a parts file are `## LABEL` (whole requests), and for requests that are an instruction around a
 text `## LABEL frames` and `## LABEL texts` or `## LABEL passage`. Every text meets a few frames, by a fixed
 rotation: nothing is drawn by chance. Some texts come from splits that the adapters learn from or are
-stopped by, never from their test splits. See README.md.
+stopped by, never from their test splits; calibration has two parts files, and the second is lent other
+rows than the first. See README.md.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).parent
 LABELS = ("medical", "legal", "financial", "qa", "summarization", "translation", "code")
 Row = tuple[str, str, str]  # text, label, source
 Parts = dict[str, list[str]]
+FILES = {"calibration": ("train", "calibration", "calibration2"), "dev": ("valid", "dev")}  # split, parts
+
+
+@dataclass
+class Lender:
+    """Lends inputs of the adapters' own data, of one split. Groups to `avoid` are not lent."""
+
+    split: str
+    avoid: Set[tuple[str, str]] = frozenset()  # adapter, group
+    used: set[tuple[str, str]] = field(default_factory=set)
+
+    def texts(self, name: str, count: int, key: str = "x") -> list[str]:
+        """`count` inputs, evenly spread over the data of adapter `name`."""
+        path = HERE.parent / "data" / f"{name}.{self.split}.jsonl.gz"
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            records = [json.loads(line) for line in file]
+        free = [record for record in records if (name, record["group"]) not in self.avoid]
+        chosen = free[:: len(free) // count][:count]
+        self.used.update((name, record["group"]) for record in chosen)
+        return [str(record[key]) for record in chosen]
 
 
 def read_parts(path: Path) -> Parts:
@@ -30,25 +52,38 @@ def read_parts(path: Path) -> Parts:
     return parts
 
 
-def rows(parts: Parts, data: str) -> Iterator[Row]:
-    """All requests of one file. `data` is the split of recipes/data that lends texts: train or valid."""
+def composed(name: str) -> list[Row]:
+    """All requests of calibration or dev. A later part shares no group of lent rows with the parts before."""
+    split, *files = FILES[name]
+    lender = Lender(split)
+    found: list[Row] = []
+    for file in files:
+        found += rows(read_parts(HERE / "parts" / f"{file}.txt"), lender)
+        lender = Lender(split, avoid=lender.used, used=lender.used)
+    return found
+
+
+def rows(parts: Parts, lender: Lender) -> Iterator[Row]:
+    """All requests of one parts file, with those around the texts that `lender` gives."""
     for label in (*LABELS, "none"):
         for text in parts.get(label, ()):
             yield text, "" if label == "none" else label, "written"
-    yield from passages(parts, data)
+    yield from passages(parts, lender)
     for label in ("summarization", "translation"):
         frames, texts = parts[f"{label} frames"], parts[f"{label} texts"]
         yield from around(frames, texts, label, "written", each=2)
     topics = [text for domain in ("medical", "legal", "financial") for text in parts[domain][::4]]
     yield from around(parts["translation frames"], topics, "translation", "domain-text", each=1)
-    yield from around(parts["summarization frames"], lent("summarization", data, 24), "summarization", "lent")
-    yield from around(parts["summarization frames"], lent("legal", data, 8), "summarization", "domain-text")
+    yield from around(
+        parts["summarization frames"], lender.texts("summarization", 24), "summarization", "lent"
+    )
+    yield from around(parts["summarization frames"], lender.texts("legal", 8), "summarization", "domain-text")
     for label in LABELS:
-        for prompt in lent(label, data, 6, field="prompt"):
+        for prompt in lender.texts(label, 6, key="prompt"):
             yield prompt, label, "own-prompt"
 
 
-def passages(parts: Parts, data: str) -> Iterator[Row]:
+def passages(parts: Parts, lender: Lender) -> Iterator[Row]:
     """A passage with a question, and the same to be summarized, so that the passage decides nothing."""
     frames = parts["qa frames"]
     written = [line.split("||| ") for line in parts["qa passage"]]
@@ -56,7 +91,7 @@ def passages(parts: Parts, data: str) -> Iterator[Row]:
         for k, question in enumerate(questions):
             frame = frames[(2 * i + 5 * k) % len(frames)]
             yield frame.format(passage=passage, question=question), "qa", "passage"
-    for i, prompt in enumerate(lent("qa", data, 24, field="prompt")):
+    for i, prompt in enumerate(lender.texts("qa", 24, key="prompt")):
         passage, question = prompt.split("Passage: ", 1)[1].split("\n\nQuestion: ")
         frame = frames[i % len(frames)]
         yield frame.format(passage=passage, question=question.rstrip("?")), "qa", "lent-passage"
@@ -72,14 +107,6 @@ def around(
     for i, text in enumerate(texts):
         for k in range(each):
             yield frames[(i * each + 7 * k) % len(frames)].replace("{text}", text), label, source
-
-
-def lent(name: str, split: str, count: int, field: str = "x") -> list[str]:
-    """Evenly spread inputs of an adapter's own data."""
-    with gzip.open(HERE.parent / "data" / f"{name}.{split}.jsonl.gz", "rt", encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
-    step = len(records) // count
-    return [str(records[i * step][field]) for i in range(count)]
 
 
 def write(path: Path, found: Sequence[Row]) -> None:
@@ -107,5 +134,5 @@ def write_ood(path: Path, parts: Parts) -> None:
 
 if __name__ == "__main__":
     write_ood(HERE / "ood.jsonl", read_parts(HERE / "parts" / "ood.txt"))
-    for name, split in (("calibration", "train"), ("dev", "valid")):
-        write(HERE / f"{name}.jsonl", list(rows(read_parts(HERE / "parts" / f"{name}.txt"), split)))
+    for name in FILES:
+        write(HERE / f"{name}.jsonl", composed(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import tomllib
 from collections import Counter
@@ -41,9 +42,32 @@ def test_no_request_stands_on_two_sides() -> None:
             assert not one & other
 
 
-@pytest.mark.parametrize(("name", "split"), [("calibration", "train"), ("dev", "valid")])
-def test_the_files_are_what_compose_makes(name: str, split: str) -> None:
-    compose = runpy.run_path(str(ROOT / "routing" / "compose.py"))
-    parts = compose["read_parts"](ROOT / "routing" / "parts" / f"{name}.txt")
-    made = dict.fromkeys(text for text, _, _ in compose["rows"](parts, split))
-    assert list(made) == [row["text"] for row in rows(f"{name}.jsonl")]
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "routing" / "compose.py"))
+
+
+@pytest.mark.parametrize("name", ["calibration", "dev"])
+def test_the_files_are_what_compose_makes(compose: dict[str, Any], name: str) -> None:
+    made = dict.fromkeys(compose["composed"](name))
+    assert list(made) == [(row["text"], row["label"], row["source"]) for row in rows(f"{name}.jsonl")]
+
+
+def test_nothing_is_lent_twice_by_a_lender_that_avoids_what_was_lent(compose: dict[str, Any]) -> None:
+    first = compose["Lender"]("train")
+    lent = first.texts("qa", 24, key="prompt")
+    assert first.texts("qa", 24, key="prompt") == lent
+    second = compose["Lender"]("train", avoid=first.used, used=first.used)
+    before = set(first.used)
+    lent += second.texts("qa", 24, key="prompt")
+    lent += second.texts("qa", 6, key="prompt")
+    passages = [text.split("Question: ")[0] for text in lent]
+    assert not set(passages[:24]) & set(passages[24:48])
+    assert not set(passages[:48]) & set(passages[48:])
+    assert before < second.used
+
+
+def test_counts_in_the_readme() -> None:
+    text = (ROOT / "routing" / "README.md").read_text()
+    for name in ("calibration", "dev", "ood"):
+        assert re.search(rf"^\| `{name}\.jsonl` \|.*\| {len(rows(f'{name}.jsonl'))} \|$", text, re.M)
