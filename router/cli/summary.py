@@ -11,6 +11,7 @@ from router.cli import units
 
 if TYPE_CHECKING:
     from router.engine.base import BaseInfo
+    from router.experiments.live.runtime import Experiments
     from router.plugins import PluginStatus
     from router.server.app import ServerApp
     from router.types import AdapterInfo
@@ -34,6 +35,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             ("plugins", f"{_names(plugins)} in {_places(settings.plugins_dir)}"),
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
+            ("experiments", _experiments(app.experiments)),
             ("gRPC", app.address),
             ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
         ]
@@ -73,6 +75,14 @@ def adapter_row(info: AdapterInfo) -> tuple[str, ...]:
 
 def _places(folders: Sequence[Path]) -> str:
     return ", ".join(map(str, folders)) or "no folder"
+
+
+def _experiments(live: Experiments | None) -> str:
+    if live is None:
+        return "off"
+    if problem := live.availability.problem:
+        return f"off until the store answers: {problem}"
+    return f"{len(live.assigner.snapshot.all())} of {len(live.known)} running"
 
 
 def _names(plugins: Sequence[PluginStatus]) -> str:

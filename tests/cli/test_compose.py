@@ -129,6 +129,7 @@ async def test_the_summary_says_what_runs(running, capsys):
     assert "fake (Fake, context 2048)" in out
     assert "cpu, float32" in out
     assert "shout in plugins" in out
+    assert "0 of 0 running" in out
     assert f"http://{running.app.metrics_address}/metrics" in out
     (medical,) = [line for line in out.splitlines() if line.startswith("medical")]
     assert medical.split()[:4] == ["medical", "1.2.0", "*", "ready"]

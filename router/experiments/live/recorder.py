@@ -50,7 +50,7 @@ class Recorder:
         return self._put - self._writer.done
 
     def expose(self, exposure: Exposure) -> None:
-        """An arm began to answer. Returns at once; durable within about a second."""
+        """An arm began to answer. Returns at once; durable within about half a second."""
         self._later(Kind.EXPOSURES, (exposure,))
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:

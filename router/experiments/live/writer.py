@@ -16,7 +16,7 @@ from router.experiments.live.availability import Availability
 from router.experiments.store.port import Store
 
 log = logging.getLogger(__name__)
-LINGER = 1.0  # how long a batch gathers while nobody waits for it: a transaction costs milliseconds
+LINGER = 0.5  # how long a batch gathers while nobody waits for it: a transaction costs milliseconds
 GATHER = 0.02  # and how long if somebody does, unless it has ENOUGH rows: others may be about to wait too
 ENOUGH = 100
 RETRY = 1.0
