@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from router.experiments.report.model import ArmReport, Report
 
 EFFECT = ["ARM", "UNITS", "VALUE", "DIFFERENCE", "", "RELATIVE", "P", "METHOD", "VERDICT"]
+ACTS = 6
 RAILS = ["GUARDRAIL", "ARM", "CONTROL", "ARM'S", "DIFFERENCE", "", "MARGIN", "STATE"]
 
 
@@ -24,11 +25,26 @@ def print_report(report: Report) -> None:
         _print_guardrails(report)
         _print_checks(report)
         _print_arms(report)
-    if report.notes:
-        print("\nNOTES")
-        for note in report.notes:
-            print(f"- {note}")
+    _print_lines("NOTES", [f"- {note}" for note in report.notes])
+    _print_lines("WHAT WAS DONE", _acts(report))
     print(f"\n{following(report)}")
+
+
+def _print_lines(title: str, lines: list[str]) -> None:
+    from router.cli.output import one_line
+
+    if lines:
+        print("\n".join(["", title, *map(one_line, lines)]))
+
+
+def _acts(report: Report) -> list[str]:
+    """The last acts on the experiment; the page has all."""
+    left = len(report.audit) - ACTS
+    more = [f"... {left} before" for _ in range(left > 0)]
+    return more + [
+        f"{at(entry.time)}  {entry.actor}  {entry.act}{f': {entry.reason}' if entry.reason else ''}"
+        for entry in report.audit[-ACTS:]
+    ]
 
 
 def heading(report: Report) -> str:

@@ -42,6 +42,16 @@ def test_the_verdict_comes_first_then_what_it_rests_on(cli, planned):
     assert lines[-1] == "next: lora-router experiments promote medical-v2"
 
 
+def test_the_last_acts_are_told(capsys):
+    entry = REPORT.audit[0]
+    acts = tuple(replace(entry, act=f"act-{i}", reason="\x1b[2Jx") for i in range(9))
+    print_report(replace(REPORT, audit=acts))
+    lines = capsys.readouterr().out.split("WHAT WAS DONE\n")[1].splitlines()
+    assert lines[0] == "... 3 before"
+    assert lines[1].endswith("127.0.0.1 act-3: [2Jx")
+    assert lines[6].endswith("act-8: [2Jx")
+
+
 def test_json_has_every_number_and_null_for_what_is_not_known(cli, planned):
     found = json.loads(cli("experiments", "report", "medical-v2", "--json").out)
     assert found["verdict"]["decision"] == "promote"
