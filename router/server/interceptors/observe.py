@@ -60,9 +60,7 @@ def fields(call: Call, code: str, error: str) -> dict[str, Any]:
         "code": code,
         "seconds": round(time.monotonic() - call.started, 6),
     }
-    labels = {
-        key: value for key, value in call.labels.items() if key != REFERENCE
-    }  # a user's words
+    labels = {key: value for key, value in call.labels.items() if key != REFERENCE}  # a user's words
     optional = {"error": error, "finish": call.finish, "prompt": call.prompt, "labels": labels}
     line.update({key: value for key, value in optional.items() if value})
     if (decision := call.decision) is not None:
