@@ -51,6 +51,7 @@ WORDS = (
     (
         "equal answer length",
         "People and judges prefer long answers whatever they say. This is the difference that is left when"
-        " lengths are made equal; a gain that vanishes here may be nothing but length.",
+        " lengths are made equal; a gain that vanishes here may be nothing but length."
+        " Its ± is a usual 95 % interval, for one look, and it gives no verdict.",
     ),
 )
