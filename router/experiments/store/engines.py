@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -11,7 +12,9 @@ from sqlalchemy.engine import URL
 
 from router.experiments.store.pg8000_sockets import connect_pg8000
 
-WAIT_SECONDS = 5.0  # for a connection, for another writer, and for each answer of a server
+CONNECT_SECONDS = 5.0
+WAIT_SECONDS = 10.0  # for another writer
+ANSWER_SECONDS = 15.0  # for each answer of a server
 LOCK = 0x6C6F7261_726F7574  # this program's advisory lock in a PostgreSQL database
 SQLITE_PRAGMAS = (
     f"busy_timeout={int(WAIT_SECONDS * 1000)}",
@@ -22,7 +25,8 @@ SQLITE_PRAGMAS = (
 )
 POSTGRES_SETTINGS = (
     f"SET lock_timeout = {int(WAIT_SECONDS * 1000)}",
-    f"SET statement_timeout = {int(4 * WAIT_SECONDS * 1000)}",
+    f"SET statement_timeout = {int(2 * ANSWER_SECONDS * 1000)}",
+    "SET default_transaction_isolation = 'read committed'",  # what the last writer did is seen after its lock
     "SET idle_in_transaction_session_timeout = 30000",  # a server that was stopped lets the others go on
     # A database may be set up to lose the last commits; here what was acknowledged stays.
     "SELECT set_config('synchronous_commit', 'on', false) "
@@ -34,23 +38,26 @@ def make_engine(url: URL) -> Engine:
     """An engine; nothing is connected yet."""
     if url.get_backend_name() == "sqlite":
         return _sqlite(url)
-    options = {"pg8000": {"timeout": WAIT_SECONDS}, "psycopg": {"connect_timeout": int(WAIT_SECONDS)}}
+    options = {
+        "pg8000": {"timeout": CONNECT_SECONDS},
+        "psycopg": {"connect_timeout": int(CONNECT_SECONDS)},
+    }
     engine = create_engine(
         url,
         connect_args=options[url.get_driver_name()],
         pool_pre_ping=True,  # after an outage the first call works again
-        pool_timeout=WAIT_SECONDS,
+        pool_timeout=CONNECT_SECONDS,
         pool_recycle=1800,
     )
     event.listen(engine, "connect", _set_up_postgres)
     if url.get_driver_name() == "pg8000":
-        event.listen(engine, "do_connect", connect_pg8000)
+        event.listen(engine, "do_connect", partial(connect_pg8000, ANSWER_SECONDS))
     return engine
 
 
 def _sqlite(url: URL) -> Engine:
     arguments = {"timeout": WAIT_SECONDS, "check_same_thread": False}
-    engine = create_engine(url, connect_args=arguments, pool_timeout=WAIT_SECONDS)
+    engine = create_engine(url, connect_args=arguments, pool_timeout=CONNECT_SECONDS)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

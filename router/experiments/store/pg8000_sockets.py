@@ -13,8 +13,10 @@ from functools import cache
 from typing import Any
 
 
-def connect_pg8000(dialect: Any, _record: object, arguments: Any, named: dict[str, Any]) -> Any:
-    """For SQLAlchemy's event `do_connect`."""
+def connect_pg8000(
+    answer: float, dialect: Any, _record: object, arguments: Any, named: dict[str, Any]
+) -> Any:
+    """For SQLAlchemy's event `do_connect`. Every answer of the server may take `answer` seconds."""
     driver = dialect.loaded_dbapi
     if named.get("unix_sock"):
         return driver.connect(*arguments, **named)
@@ -24,6 +26,7 @@ def connect_pg8000(dialect: Any, _record: object, arguments: Any, named: dict[st
         sock = socket.create_connection(where, timeout)
     except OSError as error:
         raise driver.InterfaceError(f"{where[0]}:{where[1]}: {error.strerror or error}") from error
+    sock.settimeout(answer)
     try:
         return _closing(driver)(sock, *arguments, **rest)
     except BaseException:
