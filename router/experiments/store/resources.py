@@ -78,7 +78,7 @@ def keep_act(conn: Connection, entry: AuditEntry) -> None:
         time=entry.time,
         actor=entry.actor,
         act=entry.act,
-        reason=entry.reason,
+        reason=entry.reason.replace("\0", ""),  # what people write; PostgreSQL has no NUL
         detail=json.dumps(entry.detail, default=str),
     )
     conn.execute(row)

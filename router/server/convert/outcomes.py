@@ -36,7 +36,7 @@ def outcome_of(message: pb.Outcome, field: str, now: float, declared: Declared) 
     elif problem := declared.problem(message.metric, value, experiment):
         found.add(f"{field}.value", problem)
     time = _time(message, field, now, found)
-    key = found.text(f"{field}.idempotency_key", message.idempotency_key, MAX_KEY)
+    key = _name(found, f"{field}.idempotency_key", message.idempotency_key, MAX_KEY)
     found.check()
     outcome = Outcome(key, message.metric, value, now if time is None else time, response, experiment, unit)
     return outcome if key else _with_key(outcome, timed=time is not None)
@@ -48,7 +48,7 @@ def _subject(message: pb.Outcome, field: str, found: Findings) -> tuple[str, str
     if kind == "response_id":
         if not message.response_id:
             found.add(f"{field}.response_id", "must not be empty")
-        return found.text(f"{field}.response_id", message.response_id, MAX_RESPONSE_ID), "", ""
+        return _name(found, f"{field}.response_id", message.response_id, MAX_RESPONSE_ID), "", ""
     if kind is None:
         found.add(field, "one of response_id and unit must be set")
         return "", "", ""
@@ -62,6 +62,13 @@ def _subject(message: pb.Outcome, field: str, found: Findings) -> tuple[str, str
         found.add(f"{field}.unit.unit", "must be a unit as in routing.unit, not empty or a word for nobody")
     found.text(f"{field}.unit.unit", unit, MAX_UNIT)
     return "", name, unit_hash(unit)
+
+
+def _name(found: Findings, field: str, value: str, most: int) -> str:
+    """A text that every database takes: PostgreSQL has no NUL."""
+    if "\0" in value:
+        found.add(field, "must not hold the character NUL")
+    return found.text(field, value, most)
 
 
 def _time(message: pb.Outcome, field: str, now: float, found: Findings) -> float | None:

@@ -96,6 +96,11 @@ def test_acts_by_time(store):
     assert store.trail("nobody") == ()
 
 
+def test_a_reason_may_hold_anything(store):
+    store.audit(replace(act(), reason="50 % 'better'\n\0\\ \U0001f600"))
+    assert store.trail("x")[0].reason.replace("\0", "") == "50 % 'better'\n\\ \U0001f600"
+
+
 def test_delete_forgets_everything(store):
     kept = store.create(experiment())
     store.audit(act())
