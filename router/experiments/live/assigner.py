@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from router.experiments.assignment import Assigned, NotAssigned, Reason, request_id_like, unit_hash
 from router.experiments.live.snapshot import BASE, Running, Snapshot, snapshot_of
+from router.experiments.live.warned import Warned
 from router.experiments.model import ArmSpec
 from router.types import Decision, Request
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +40,16 @@ class Assigner:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
         self._weights: dict[tuple[str, int], dict[float, Mapping[str, float]]] = {}
-        self._suspicious: dict[str, str] = {}
+        self._warned = Warned()
+        self._looked: set[tuple[str, int]] = set()  # phases in which a unit was found that is none
 
     def use(self, running: Iterable[Running]) -> None:
         """From now on these; weights that were set for a phase that still runs stay."""
         found = list(running)
         phases = {(one.name, one.phase) for one in found}
         self._weights = {key: epochs for key, epochs in self._weights.items() if key in phases}
-        self._suspicious = {n: text for n, text in self._suspicious.items() if n in {r.name for r in found}}
+        self._looked &= phases
+        self._warned.use(found)
         self.snapshot = snapshot_of(map(self._weighted, found))
 
     def reweight(self, name: str, phase: int, start: float, weights: Mapping[str, float]) -> None:
@@ -102,21 +102,20 @@ class Assigner:
         return outside
 
     def _look(self, one: Running, unit: str, request: Request, now: float) -> None:
-        if one.name in self._suspicious:
+        if (one.name, one.phase) in self._looked:
             return
         if why := request_id_like(unit, request.request_id, now):
+            self._looked.add((one.name, one.phase))
             label = f"label {one.spec.unit_label!r}" if one.spec.unit_label else "routing.unit"
             self.suspect(one.name, f"a unit ({label}) {why}: units must be the same at every request")
 
     def suspect(self, name: str, text: str) -> None:
-        """Keep a warning about an experiment's units; the first is logged."""
-        if name not in self._suspicious:
-            self._suspicious[name] = text
-            log.warning("experiment %s: %s", name, text)
+        """Warn about an experiment: once in the log, and in `warnings` until its next phase."""
+        self._warned.add(name, text)
 
     def warnings(self, name: str) -> tuple[str, ...]:
         """What deserves a second look."""
-        return (self._suspicious[name],) if name in self._suspicious else ()
+        return self._warned.of(name)
 
 
 def unit_of(one: Running, request: Request) -> str:

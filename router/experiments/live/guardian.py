@@ -60,7 +60,7 @@ class Guardian:
         report, act = await asyncio.to_thread(self._judge_and_act, name)
         answers, units = sum(n.responses for n in report.numbers), sum(n.units for n in report.numbers)
         if never_repeats(answers, units):
-            text = f"{answers} answers went to {units} units: hardly any comes again, as with request ids"
+            text = "hardly any unit comes again, as if units were request ids"
             self._assigner.suspect(name, text)
         if act is None:
             return

@@ -162,6 +162,11 @@ def test_request_ids_are_warned_about_once(caplog):
     (text,) = made.warnings("trial")
     assert text == "a unit (routing.unit) is the id of this request: units must be the same at every request"
     assert made.warnings("other") == ()
+    made.suspect("trial", "something else")
+    made.use([])  # it has stopped
+    assert len(made.warnings("trial")) == 2
+    made.use([running(phase=2)])
+    assert made.warnings("trial") == ()
 
 
 def test_an_assignment_costs_less_than_50_microseconds_of_processor_time():
