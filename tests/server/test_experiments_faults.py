@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import replace
 
@@ -148,3 +149,30 @@ async def test_answers_under_way_when_the_store_goes_down_are_kept(run, store):
     store.down = False
     await until(lambda: len(store.outcomes) == 6, 5)
     assert len(exposures(store)) == 1
+
+
+async def test_whatever_happens_leases_are_given_back_and_every_begun_answer_has_its_end(run, store):
+    server = await run(trial())
+    server.engine.step_seconds = 0.002
+
+    async def one(number: int) -> None:
+        request = long_stream(30, text=WORDS)
+        request.routing.unit = f"user-{number}"
+        call = server.inference.StreamGenerate(request)
+        events = aiter(call)
+        for _ in range(number % 7):
+            await anext(events)
+        if number % 2:
+            call.cancel()
+        else:
+            assert [e async for e in events][-1].HasField("finished")
+
+    await asyncio.gather(*(one(number) for number in range(40)))
+    await until(lambda: server.app.lifecycle.in_flight == 0 and not server.engine.busy)
+    await server.live.recorder.flush()
+    assert {info.leases for info in server.registry.infos.values()} == {0}
+    begun = set(exposures(store))
+    assert 20 <= len(begun) <= 40
+    assert begun == {kept.outcome.response_id for kept in store.outcomes.values()}
+    finished = [r for r in begun if values(store, r)["cancelled"] == 0.0]
+    assert len(finished) >= 20
