@@ -49,9 +49,9 @@ def experiment(name: str) -> Experiment:
     return Experiment(name, spec, Lifecycle.RUNNING, (Phase(1, 0.0, "e", "v", spec),))
 
 
-def events(name: str, responses: int, units: int, seed: int = 0) -> Iterator[Events]:
+def events(name: str, responses: int, units: int) -> Iterator[Events]:
     """Batches of exposures with one outcome each, over 30 days: thumbs, resolved or seconds."""
-    rng = random.Random(seed)
+    rng = random.Random(name)
     for start in range(0, responses, BATCH):
         shown, said = [], []
         for i in range(start, min(start + BATCH, responses)):
