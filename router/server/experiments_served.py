@@ -13,7 +13,7 @@ from router.experiments.live.runtime import Experiments
 from router.experiments.management.known import Known
 from router.experiments.management.manager import Manager
 from router.experiments.management.promotion import Promoter
-from router.experiments.management.warnings import arm_warnings
+from router.experiments.management.warnings import arm_warnings, plan_warnings
 from router.experiments.model import Experiment
 from router.experiments.report.build import report
 from router.experiments.report.model import Report
@@ -66,7 +66,8 @@ class ExperimentsServed:
 
         def warnings(experiment: Experiment) -> tuple[str, ...]:
             of_arms = arm_warnings(experiment.spec, self._registry.resolve)
-            return (*live.assigner.warnings(experiment.name), *of_arms)
+            of_plan = plan_warnings(experiment.spec)
+            return (*live.assigner.warnings(experiment.name), *of_plan, *of_arms)
 
         return ExperimentService(
             manager,

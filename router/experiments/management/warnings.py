@@ -6,7 +6,25 @@ from collections.abc import Iterator
 
 from router.errors import AdapterNotFound, FailedPrecondition
 from router.experiments.management.known import Resolve
-from router.experiments.model import Spec
+from router.experiments.kind import Kind
+from router.experiments.model import Mode, Spec
+
+RARE = ("error", "cancelled", "length_stop")
+
+
+def plan_warnings(spec: Spec) -> Iterator[str]:
+    """What the plan itself makes hard to show."""
+    for rail in spec.guardrails:
+        if rail.name in RARE and rail.kind is not Kind.PROPORTION:
+            yield (
+                f"guardrail {rail.name} shows nothing while no answer has any, and then nothing is promoted: "
+                "as a proportion, the share of units that had one, it is exact from the first unit"
+            )
+    if spec.mode is Mode.BANDIT and spec.window > spec.epoch:
+        yield (
+            "units that change their arm between epochs count for their first arm: with a window no longer "
+            "than an epoch few outcomes are of another"
+        )
 
 
 def arm_warnings(spec: Spec, resolve: Resolve) -> Iterator[str]:
