@@ -142,7 +142,7 @@ outcomes = _table(
     _real("received"),
     PrimaryKeyConstraint("key", "phase"),
 )
-WAITING = outcomes.c.phase == literal_column("0")  # a parameter would hide it from the partial indexes
+WAITING = outcomes.c.phase == literal_column("0")  # no parameter: a partial index must be seen to fit
 Index(f"{PREFIX}outcomes_unit", outcomes.c.unit_id)
 for _name in ("response_id", "unit", "received"):
     Index(f"{PREFIX}waiting_{_name}", outcomes.c[_name], sqlite_where=WAITING, postgresql_where=WAITING)
