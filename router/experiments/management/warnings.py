@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router.errors import AdapterNotFound, FailedPrecondition
-from router.experiments.management.known import Resolve
 from router.experiments.kind import Kind
+from router.experiments.management.known import Resolve
 from router.experiments.model import Mode, Spec
 
 RARE = ("error", "cancelled", "length_stop")
