@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from router.errors import ConfigError, StoreDown
 from router.experiments.store import faults, tables
 from router.experiments.store.sql_store import SqlStore
 from router.experiments.store.url import parse
+from tests.experiments.store.conftest import empty
 from tests.experiments.store.helpers import act, experiment
 
 
@@ -158,6 +160,30 @@ def test_another_process_that_writes_for_too_long(tmp_path, monkeypatch):
     other.close()
     assert store.salt("holdout")
     store.close()
+
+
+def test_another_server_that_is_stopped_while_it_writes(server, monkeypatch):
+    """Others fail for a while; then the database ends its transaction, and they go on."""
+    url = empty(server)
+    stopped = SqlStore(url)
+    quick = ("SET lock_timeout = 200", "SET idle_in_transaction_session_timeout = 1000")
+    monkeypatch.setattr("router.experiments.store.engines.POSTGRES_SETTINGS", quick)
+    stopped.close()
+    other = SqlStore(url)
+    with pytest.raises(StoreDown, match="network error"):
+        _stop_while_writing(stopped, other)
+    assert other.salt("half") != "never written"
+    for store in (stopped, other):
+        store.close()
+
+
+def _stop_while_writing(stopped: SqlStore, other: SqlStore) -> None:
+    with stopped._writing() as conn:
+        conn.execute(insert(tables.salts).values(purpose="half", salt="never written"))
+        with pytest.raises(StoreDown, match=r"cannot be reached or written now: .*lock timeout"):
+            other.salt("holdout")
+        time.sleep(1.2)
+        assert other.salt("holdout")
 
 
 class ServerSays(Exception):
