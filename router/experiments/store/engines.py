@@ -21,7 +21,8 @@ SQLITE_PRAGMAS = (
     "journal_mode=WAL",
     "synchronous=FULL",  # a commit is on disk when it returns, whatever happens to the process or the machine
     "foreign_keys=ON",
-    "cache_size=-32768",  # KiB
+    "cache_size=-65536",  # KiB
+    "wal_autocheckpoint=8000",  # pages: keys are random, and a page that many batches change is moved once
 )
 POSTGRES_SETTINGS = (
     f"SET lock_timeout = {int(WAIT_SECONDS * 1000)}",
