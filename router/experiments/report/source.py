@@ -47,12 +47,16 @@ class Source:
         return cohorts.mature(self.triggered.buckets, self.now, self.spec.window)
 
     def outcomes(self) -> dict[str, dict[str, Moments]]:
-        """Arm, then metric, to the sums that `judge` takes."""
+        """Arm, then metric, to the sums that `judge` takes.
+
+        Guardrails are read from all units so far, so that harm is stopped before a window has passed: all
+        arms are equally young.
+        """
         design = self.design
         return {
             arm: {
                 design.primary.name: cohorts.total(self.deciding, arm, design.primary),
-                **{g.metric.name: cohorts.total(self.mature, arm, g.metric) for g in design.guardrails},
+                **{g.metric.name: cohorts.total(self.data.buckets, arm, g.metric) for g in design.guardrails},
             }
             for arm in design.weights
         }

@@ -56,6 +56,13 @@ def test_units_within_their_window_are_left_out_and_counted():
     assert any(note.startswith("2,000 units had less than the window of 1 day") for note in found.notes)
 
 
+def test_harm_is_seen_before_a_window_has_passed():
+    buckets = [bucket("control", 500, 250, 5), bucket("new", 500, 250, 100)]
+    found = report(SumsStore(buckets), "medical-v2", now=STARTED + 3600.0)
+    assert found.arms[0].primary is None
+    assert (found.verdict.decision, found.verdict.rule) == ("stop for harm", "guardrail")
+
+
 def test_nothing_is_judged_before_the_start():
     found = report(SumsStore([], Experiment("draft", SPEC)), "draft", now=1.0)
     assert (found.phase, found.verdict.decision, found.verdict.rule) == (0, "undecided", "not-started")
