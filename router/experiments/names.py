@@ -11,6 +11,8 @@ _ID = r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _EXPERIMENT = re.compile(rf"experiments/({_ID})")
 _NAME = re.compile(_ID)
 _WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62})")
+SERVER_KEYS = "server:"
+"""What keys of the server's own outcomes begin with."""
 ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"
 WORD_FORM = "1 to 63 letters, digits, and _ . -, with a letter or digit first"
 DENOMINATORS = ("responses", "outcomes")

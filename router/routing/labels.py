@@ -47,12 +47,14 @@ def narrow(profiles: Sequence[AdapterProfile], hints: RoutingHints) -> tuple[Ada
     for axis, value in wanted:
         have = sorted({getattr(p, axis) for p in profiles} - {""})
         if value not in have:
-            raise NotFound(axis, value, f": no adapter that may be routed to has it; there are {', '.join(have) or 'none'}")
+            there = ", ".join(have) or "none"
+            raise NotFound(axis, value, f": no adapter that may be routed to has it; there are {there}")
     exact = tuple(p for p in profiles if all(getattr(p, axis) == value for axis, value in wanted))
     if exact:
         return exact
     open_ended = tuple(p for p in profiles if all(getattr(p, axis) in (value, "") for axis, value in wanted))
     near = tuple(p for p in open_ended if any(getattr(p, axis) == value for axis, value in wanted))
     if not near and wanted:
-        raise NotFound("adapter", f"domain {hints.domain}, task {hints.task}", ": no adapter that may be routed to has both")
+        both = f"domain {hints.domain}, task {hints.task}"
+        raise NotFound("adapter", both, ": no adapter that may be routed to has both")
     return near

@@ -77,6 +77,7 @@ def test_times_that_are_taken(seconds: int) -> None:
         ({"response_id": "x" * 129}, "response_id", "128"),
         ({"idempotency_key": "x" * 129}, "idempotency_key", "128"),
         ({"idempotency_key": "x\0"}, "idempotency_key", "NUL"),
+        ({"idempotency_key": "server:error:r1"}, "idempotency_key", "server"),
         ({"response_id": "r\0"}, "response_id", "NUL"),
         ({"unit": {"experiment": "trial", "unit": "anna"}, "response_id": None}, "unit.experiment", "NAME"),
         ({"unit": {"experiment": "experiments/trial"}, "response_id": None}, "unit.unit", "unit"),

@@ -12,6 +12,7 @@ from router.experiments.live.counts import Counts
 from router.experiments.live.recorder import Recorder
 from router.experiments.live.watch import End, Served
 from router.experiments.model import Exposure, Outcome
+from router.experiments.names import SERVER_KEYS
 from router.types import FinishReason, SamplingParams
 
 
@@ -78,7 +79,7 @@ def built_in(response_id: str, end: End, now: float) -> tuple[Outcome, ...]:
     if usage.completion_tokens:
         values["time_to_first_token"] = usage.time_to_first_token
     return tuple(
-        Outcome(f"server:{metric}:{response_id}", metric, float(value), now, response_id=response_id)
+        Outcome(f"{SERVER_KEYS}{metric}:{response_id}", metric, float(value), now, response_id=response_id)
         for metric, value in values.items()
     )
 

@@ -10,7 +10,7 @@ from router.errors import InvalidRequest
 from router.experiments.assignment import is_missing, unit_hash
 from router.experiments.management.declared import Declared
 from router.experiments.model import Accepted, Outcome
-from router.experiments.names import outcome_problem, parse_experiment
+from router.experiments.names import SERVER_KEYS, outcome_problem, parse_experiment
 from router.server.convert.findings import Findings
 from router.v1 import experiments_pb2 as pb
 
@@ -37,6 +37,8 @@ def outcome_of(message: pb.Outcome, field: str, now: float, declared: Declared) 
         found.add(f"{field}.value", problem)
     time = _time(message, field, now, found)
     key = _name(found, f"{field}.idempotency_key", message.idempotency_key, MAX_KEY)
+    if key.startswith(SERVER_KEYS):
+        found.add(f"{field}.idempotency_key", f"{SERVER_KEYS} is what keys of the server's own begin with")
     found.check()
     outcome = Outcome(key, message.metric, value, now if time is None else time, response, experiment, unit)
     return outcome if key else _with_key(outcome, timed=time is not None)
