@@ -17,7 +17,7 @@ from router.experiments.store.port import Store
 
 log = logging.getLogger(__name__)
 LINGER = 0.5  # how long a batch gathers while nobody waits for it: a transaction costs milliseconds
-GATHER = 0.02  # and how long if somebody does, unless it has ENOUGH rows: others may be about to wait too
+GATHER = 0.1  # and how long if somebody does, unless it has ENOUGH rows: others may be about to wait too
 ENOUGH = 100
 RETRY = 1.0
 MOST = 5000  # rows in one transaction, more only if one entry has more
