@@ -94,6 +94,10 @@ async def test_bad_plans(lab: SimpleNamespace, change: Any, field: str) -> None:
 async def test_names(lab: SimpleNamespace) -> None:
     call = lab.experiments.CreateExperiment(create("Not so"))
     assert fields_of(await refused(call, "INVALID_ARGUMENT")) == ["experiment_id"]
+    both = create("Not so")
+    both.experiment.alpha = 2
+    found = await refused(lab.experiments.CreateExperiment(both), "INVALID_ARGUMENT")
+    assert fields_of(found) == ["experiment_id", "experiment.alpha"]
     await lab.experiments.CreateExperiment(create())
     found = await refused(lab.experiments.CreateExperiment(create()), "ALREADY_EXISTS")
     assert found["ResourceInfo"].resource_name == NAME

@@ -38,7 +38,7 @@ def _notes(source: Source, health: Health) -> Iterator[str]:
     if young:
         yield (
             f"{count(young, 'unit')} had less than the window of {span(spec.window)} and are in no number but"
-            " the sample ratio"
+            " the sample ratio and the guardrails"
         )
     yield from _unanswered(source)
     yield from _degraded(source)
