@@ -104,7 +104,7 @@ def sample_ratios(runs: int) -> Iterator[dict[str, Any]]:
     """Two arms meant to be equal: alarms at any of 40,000 exposures."""
     arm, total = arm_term(np.arange(EXPOSURES + 1.0), 0.5), total_term(np.arange(1.0, EXPOSURES + 1))
     cases = (
-        (0.5, 3 * runs, "0.1 at most"),
+        (0.5, 20 * runs, "0.1 at most"),
         (0.52, runs, "95 at least"),
         (0.51, runs, ""),
         (50 / 99, runs, ""),
