@@ -27,9 +27,9 @@ def parse_experiment(resource: str, field: str = "name") -> str:
     return match[1]
 
 
-def is_id(name: str) -> bool:
-    """Whether an experiment or a namespace may be called so."""
-    return _NAME.fullmatch(name) is not None
+def id_problem(name: str) -> str:
+    """Why an experiment or a namespace cannot be called so; empty if it can."""
+    return "" if _NAME.fullmatch(name) else f"must be {ID_FORM}"
 
 
 def is_word(name: str) -> bool:

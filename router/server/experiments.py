@@ -12,7 +12,7 @@ from router.errors import FieldViolation
 from router.experiments.management.manager import Manager
 from router.experiments.management.promotion import Promoter
 from router.experiments.model import Experiment, Spec
-from router.experiments.names import ID_FORM, is_id, parse_experiment
+from router.experiments.names import id_problem, parse_experiment
 from router.experiments.report.model import Report
 from router.server.acknowledged import acknowledged
 from router.server.convert.adapters import caller
@@ -57,8 +57,8 @@ class ExperimentService(ExperimentServiceServicer):
     ) -> pb.CreateExperimentResponse:
         """Keeps a draft."""
         found = Findings()
-        if not is_id(request.experiment_id):
-            found.add("experiment_id", f"must be {ID_FORM}")
+        if problem := id_problem(request.experiment_id):
+            found.add("experiment_id", problem)
         spec = plan_of(request.experiment, found, WITHIN)
         _add(found, await self._threads.run(self._manager.problems, spec))
         found.check()

@@ -16,6 +16,7 @@ from typing import Protocol
 from router.experiments.live.assigner import Assignment
 from router.experiments.live.runtime import Experiments
 from router.experiments.live.snapshot import BASE
+from router.experiments.live.tasks import leave
 from router.experiments.live.watch import End, Served, Watcher
 from router.experiments.model import Disagreement, RouterVariant
 from router.ports import RequestRouter
@@ -90,11 +91,7 @@ class Routers:
 
     async def close(self) -> None:
         """Leave what is under way."""
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await leave(self._tasks)
 
     async def _compare(self, request: Request, pending: _Pending) -> None:
         assignment, said = pending.assignment, {pending.assignment.arm.name: _target(pending.decision)}

@@ -14,6 +14,7 @@ from router.experiments.live.counts import Counts
 from router.experiments.live.guardian import LOOK_SECONDS, Guardian, Judge
 from router.experiments.live.recorder import Recorder
 from router.experiments.live.snapshot import BASE, Running, Snapshot, running_of
+from router.experiments.live.tasks import leave
 from router.experiments.live.trial import Trial
 from router.experiments.live.watch import Served, Watcher
 from router.experiments.model import Experiment, RouterVariant
@@ -76,10 +77,7 @@ class Experiments:
 
     async def close(self) -> None:
         """Stop following, and write what is queued."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await leave(self._tasks)
         await self.recorder.close()
         await asyncio.to_thread(self.store.close)
 

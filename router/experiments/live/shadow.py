@@ -18,6 +18,7 @@ from router.experiments.assignment import fraction
 from router.experiments.judges import Case, Heard
 from router.experiments.live.runtime import Experiments
 from router.experiments.live.snapshot import BASE, Running
+from router.experiments.live.tasks import leave
 from router.experiments.live.watch import End, Served, Watcher
 from router.experiments.model import ArmSpec, Pair
 from router.types import Decision, Request, Usage
@@ -75,11 +76,7 @@ class Shadows:
 
     async def close(self) -> None:
         """Drop all."""
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await leave(self._tasks)
 
     def _wanted(self, served: Served) -> Iterator[tuple[Running, ArmSpec]]:
         shadows = self._live.assigner.snapshot.shadows

@@ -15,7 +15,7 @@ from router.experiments.management.known import Known
 from router.experiments.management.phases import NewSalts, only_wider, opened, stopped, widened
 from router.experiments.management.plans import check_plan, plan_problems
 from router.experiments.model import AuditEntry, Experiment, Lifecycle, Spec
-from router.experiments.names import ID_FORM, is_id
+from router.experiments.names import id_problem
 from router.experiments.store.port import Store
 
 Clock = Callable[[], float]
@@ -52,8 +52,8 @@ class Manager:
 
     def create(self, name: str, spec: Spec, actor: str) -> Experiment:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
-        if not is_id(name):
-            raise InvalidRequest([FieldViolation("experiment_id", f"must be {ID_FORM}")])
+        if problem := id_problem(name):
+            raise InvalidRequest([FieldViolation("experiment_id", problem)])
         check_plan(spec, self.known)
         now = self.clock()
         with self.lock:

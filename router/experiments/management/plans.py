@@ -16,7 +16,7 @@ from router.experiments.management.arms import arm_problems, route_problems
 from router.experiments.management.known import Known, unknown
 from router.experiments.management.metrics import guardrails_that_hold, metric_problems
 from router.experiments.model import Mode, Spec
-from router.experiments.names import ID_FORM, is_id
+from router.experiments.names import id_problem
 from router.experiments.report.designed import metric_of
 from router.experiments.stats import Plan
 
@@ -49,8 +49,8 @@ def _texts(spec: Spec) -> Iterator[FieldViolation]:
     for field, most in TEXTS.items():
         if len(getattr(spec, field).encode()) > most:
             yield FieldViolation(field, f"must have at most {most} bytes")
-    if spec.namespace and not is_id(spec.namespace):
-        yield FieldViolation("namespace", f"must be {ID_FORM}")
+    if spec.namespace and (problem := id_problem(spec.namespace)):
+        yield FieldViolation("namespace", problem)
     if spec.slot != WHOLE and not spec.namespace:
         yield FieldViolation("namespace", "must be set: slot_start and slot_end are parts of a namespace")
 
