@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from router.errors import ConfigError
+from router.evaluation.extra import require_extra
 
 __all__ = ["evaluate"]
 
@@ -28,15 +28,10 @@ def evaluate(
 
     Raises ConfigError (no such adapter, no recipe, bad data), AdapterRejected (other base).
     """
-    try:
-        import matplotlib  # noqa: F401  # asked for first: a long run must not end without it
+    require_extra("evaluation")
+    from router.evaluation.plan import every_folder, find_folder, make_plan
+    from router.evaluation.run import Limits, evaluate_all
 
-        from router.evaluation.plan import every_folder, find_folder, make_plan
-        from router.evaluation.run import Limits, evaluate_all
-    except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "sacrebleu", "rouge_score"):
-            raise
-        raise ConfigError(f"evaluation needs {error.name}: pip install 'lora-router[train]'") from error
     if names is None:
         folders = every_folder(adapters, recipes, say)
     else:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from router.errors import ConfigError
+from router.evaluation.extra import require_extra
 
 FRACTIONS = (0.1, 0.3)
 MOST_POINTS = 9
@@ -30,15 +31,9 @@ def learning_curve(
     another base), and what `router.training.train` raises.
     """
     parts = _checked(fractions)
-    try:
-        import matplotlib  # noqa: F401  # asked for first: hours of training must not end without it
+    require_extra("a learning curve")
+    from router.evaluation.curve_points import measure_curve
 
-        from router.evaluation.curve_points import measure_curve
-    except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "sacrebleu"):
-            raise
-        message = f"a learning curve needs {error.name}: pip install 'lora-router[train]'"
-        raise ConfigError(message) from error
     return measure_curve(recipe, parts, output, work, device, say)
 
 
