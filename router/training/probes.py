@@ -16,6 +16,9 @@ from router.training.rendering import Rendering
 
 LONGEST = 24  # tokens of an answer
 SHORTLIST = 4  # candidates asked for each probe wanted
+LEAD = (
+    0.1  # of each token's probability over the second likeliest; near ties fall differently on other kernels
+)
 
 
 def choose_probes(model: Any, rendering: Rendering, rows: Sequence[Row], count: int) -> list[Probe]:
@@ -37,7 +40,18 @@ def choose_probes(model: Any, rendering: Rendering, rows: Sequence[Row], count: 
         for (row, _), answer, base in zip(shortlist, trained, plain, strict=True)
         if answer != base and 0 < len(answer) <= LONGEST
     ]
-    return changed[:count]
+    return [probe for probe in changed if least_lead(model, rendering, probe) >= LEAD][:count]
+
+
+def least_lead(model: Any, rendering: Rendering, probe: Probe) -> float:
+    """The closest that any second choice comes to a token of the answer, its end included; in probability."""
+    answers = AnswerModel(model)
+    with torch.no_grad():
+        example = rendering.example(Row(probe.prompt, probe.expect, ""))
+        logits, _ = answers.logits(collate([example]).to(model.device))
+    answers.close()
+    first, second = logits.softmax(-1).topk(2).values.unbind(-1)
+    return float((first - second).min())
 
 
 def _nats_per_token(model: Any, examples: Sequence[Example], batch: int = 32) -> list[float]:
