@@ -91,12 +91,12 @@ def _row(
         "adapter": _rounded(adapter.estimate()),
         "difference": _rounded(adapter.minus(base)),
         "over_control": _rounded(beside) if beside else None,
-        **{f"{arm}_distance": round(float(np.mean(values)), 4) for arm, values in apart.items()},
+        **{f"{arm}_distance": round(float(np.mean(values)), 6) for arm, values in apart.items()},
     }
 
 
 def _rounded(estimate: Estimate) -> dict[str, float]:
-    return {name: round(number, 4) for name, number in asdict(estimate).items()}
+    return {name: round(number, 6) for name, number in asdict(estimate).items()}
 
 
 def _bracketed(value: Mapping[str, float] | None) -> str:

@@ -20,7 +20,7 @@ class Estimate:
 
     def rounded(self) -> dict[str, float]:
         """As reports have it."""
-        return {"value": round(self.value, 4), "low": round(self.low, 4), "high": round(self.high, 4)}
+        return {"value": round(self.value, 6), "low": round(self.low, 6), "high": round(self.high, 6)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,4 +50,4 @@ def collect_facts(
 def _references(task: Task) -> dict[str, float]:
     everything = np.arange(len(task.rows))
     answers = METRICS[task.metric].references(task)
-    return {name: round(scores(task, given).score.score(everything), 4) for name, given in answers.items()}
+    return {name: round(scores(task, given).score.score(everything), 6) for name, given in answers.items()}

@@ -105,9 +105,9 @@ def _compare(subject: Subject, what: str, examples: Sequence[Example], margin: f
     return {
         "what": what,
         "rows": count,
-        "base": round(theirs.value, 4),
-        "adapter": round(ours.value, 4),
-        "difference": {name: round(number, 4) for name, number in asdict(gap).items()},
+        "base": round(theirs.value, 6),
+        "adapter": round(ours.value, 6),
+        "difference": {name: round(number, 6) for name, number in asdict(gap).items()},
         "worse": _worse(gap, margin),
     }
 

@@ -35,7 +35,7 @@ def measure(subject: Subject, splits: Splits, rows: int) -> dict[str, dict[str, 
             "high": loss.high,
             "exact": float(losses.exact.mean()),
         }
-        found[name] = {key: round(number, 4) for key, number in numbers.items()} | {"rows": len(drawn)}
+        found[name] = {key: round(number, 6) for key, number in numbers.items()} | {"rows": len(drawn)}
     model.close()
     return found
 
@@ -51,7 +51,7 @@ def gap(splits: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     below = hypot(test["loss"] - test["low"], train["high"] - train["loss"])
     above = hypot(test["high"] - test["loss"], train["loss"] - train["low"])
     joined = asdict(Estimate(value, value - below, value + above))
-    return {name: round(number, 4) for name, number in joined.items()}
+    return {name: round(number, 6) for name, number in joined.items()}
 
 
 def overfitting(splits: Mapping[str, Mapping[str, float]]) -> str:

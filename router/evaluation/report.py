@@ -43,7 +43,7 @@ def _arm(measured: Measured) -> dict[str, Any]:
         "format_blind": measured.blind.rounded(),
         **({"likeliest_label": measured.ranked.rounded()} if measured.ranked else {}),
         "parts": {name: part.rounded() for name, part in measured.parts.items()},
-        "loss_per_gold_token": round(measured.loss.value, 4),
+        "loss_per_gold_token": round(measured.loss.value, 6),
         "prompt_tokens": round(measured.prompt_tokens, 1),
         "answer_tokens": round(measured.answer_tokens, 1),
     }

@@ -67,7 +67,7 @@ def test_answers_that_only_repeat_the_swapped_words_did_not_change(file: Path) -
 def test_changes_are_counted_where_they_are(file: Path) -> None:
     section = measure(file, same, sexist)
     rows = {row["what"]: row for row in section["rows"]}
-    assert rows["gender"]["adapter"] == {"value": 0.6667, "low": 0.6667, "high": 0.6667}
+    assert rows["gender"]["adapter"] == {"value": 0.666667, "low": 0.666667, "high": 0.666667}
     assert rows["gender"]["variants"] == 6
     assert rows["name"]["adapter"]["value"] == rows["control"]["adapter"]["value"] == 0
     assert rows["all"]["variants"] == 12  # the control is no part of it
@@ -86,7 +86,7 @@ def test_interval_is_over_texts(file: Path) -> None:
         return [prompt if "burn" in prompt and "woman" in prompt else "same" for prompt in prompts]
 
     [row] = [row for row in measure(file, same, burns_only)["rows"] if row["what"] == "gender"]
-    assert row["adapter"] == {"value": pytest.approx(1 / 6, abs=1e-3), "low": 0.0, "high": 0.3333}
+    assert row["adapter"] == {"value": pytest.approx(1 / 6, abs=1e-3), "low": 0.0, "high": 0.333333}
 
 
 @pytest.mark.parametrize(
