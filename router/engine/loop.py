@@ -18,7 +18,7 @@ from router.engine.sampling import Sampled, Sampler
 from router.engine.scheduler import Chunk, Scheduler
 from router.engine.sequence import Row
 from router.engine.sequence import Sequence as Answering
-from router.errors import EngineFailed, RouterError
+from router.errors import EngineFailed, RouterError, Unavailable
 from router.types import FinishReason
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class StepLoop:
         self._rows: dict[Receiver, Row] = {}
         self._inbox: list[Callable[[], None]] = []
         self._wake = Condition()
-        self._stopping = False
+        self._stopping = self._ended = False
         self._steps = self._failures = self._dropped = 0
         self._thread = Thread(target=self._run, name="engine", daemon=True)
 
@@ -90,6 +90,10 @@ class StepLoop:
                     self._failures += 1
                     deliver([self._fail(row) for row in list(self._rows.values())])
                 self._publish_status()
+        with self._wake:  # what comes from now on, nobody else would answer
+            self._ended = True
+            for command in self._inbox:
+                command()
 
     def _turn(self) -> None:
         self._take_inbox()
@@ -160,6 +164,9 @@ class StepLoop:
         return row.stream, EngineFailed(_FIXED_TEXT)
 
     def _add(self, make_row: Callable[[], Row], stream: Receiver) -> None:
+        if self._stopping:
+            deliver([(stream, Unavailable("the engine has stopped"))])
+            return
         try:
             row = self._rows[stream] = make_row()
         except Exception:
@@ -176,7 +183,7 @@ class StepLoop:
 
     def _drop(self, digest: str, done: Future[None]) -> None:
         self._runner.forget(digest)
-        if self._scheduler.slots.drop(digest):
+        if self._scheduler.slots.drop(digest) or self._ended:
             done.set_result(None)
         else:
             self._post(lambda: self._drop(digest, done))
@@ -188,6 +195,9 @@ class StepLoop:
 
     def _post(self, command: Callable[[], None]) -> None:
         with self._wake:
+            if self._ended:
+                command()
+                return
             self._inbox.append(command)
             self._wake.notify()
 
