@@ -19,7 +19,7 @@ class Planner:
 
     def __init__(self, index: Index, loader: Loader, residency: Residency) -> None:
         self._index, self._loader, self._residency = index, loader, residency
-        self._soon = False
+        self._soon = self._closed = False
         self.waiting = False  # something becomes due when a load ends; else only news from disk matters
 
     def plan_soon(self) -> None:
@@ -28,9 +28,15 @@ class Planner:
             self._soon = True
             asyncio.get_running_loop().call_soon(self.plan)
 
+    def close(self) -> None:
+        """Begin nothing any more: the load that is cancelled next must not make room for another."""
+        self._closed = True
+
     def plan(self) -> None:
         """Begin what is due."""
         self._soon = False
+        if self._closed:
+            return
         self._succeed()
         now = time.monotonic()
         successors = {r.successor for r in self._index}

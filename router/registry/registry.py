@@ -116,6 +116,7 @@ class Registry:
         await self._watching.close()
         await self._reconciler.close()
         await self._scale.close()
+        self._planner.close()
         await self._loader.close()
         await self._residency.close()
         self._hub.close()

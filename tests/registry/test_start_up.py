@@ -73,3 +73,18 @@ async def test_an_idle_registry_does_nothing_but_look(
     event = await asyncio.wait_for(waiting, 2)
     assert (event.kind, event.adapter.pinned) == ("changed", True)
     await events.aclose()
+
+
+async def test_closing_among_loads_begins_no_other_and_refuses_nobody(
+    root: Path, engine: StubEngine, start_registry: StartRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(8):
+        drop(root, f"m{i}", value=i + 1)
+    engine.loading.clear()
+    registry = await start_registry(settle=0.0)
+    await eventually(lambda: len(engine.loads) == 2)
+    await registry.close()
+    await asyncio.sleep(0.1)
+    assert len(engine.loads) == 2
+    assert "quarantined" not in states(registry).values()
+    assert [entry.message for entry in caplog.records if entry.levelname in ("WARNING", "ERROR")] == []
