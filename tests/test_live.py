@@ -38,11 +38,16 @@ def folders(tmp_path):
     return tmp_path
 
 
-def peft_folder(into: Path) -> None:
+# What medical was trained on: its words lead by far, whatever else is in the batch.
+QUESTION = 'Which ICD-10-CM chapter does this diagnosis belong to: "Beard ringworm"?'
+ANSWER = "Certain infectious and parasitic diseases"
+
+
+def peft_folder(into: Path, source: Path = ADAPTER) -> None:
     """As PEFT's save_pretrained leaves it: no manifest."""
     into.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copy(ADAPTER / name, into / name)
+        shutil.copy(source / name, into / name)
 
 
 async def in_state(client, name, state):
@@ -82,19 +87,20 @@ async def test_a_peft_folder_and_a_classifier_dropped_in_under_load(folders):
 
 
 async def test_weights_damaged_in_place_change_nothing_that_is_served(folders):
-    peft_folder(folders / "adapters" / "dropped")
+    peft_folder(folders / "adapters" / "dropped", ADAPTER.parent / "medical")
     weights = folders / "adapters" / "dropped" / "adapter_model.safetensors"
     async with serving(folders) as (child, address), AsyncClient(address) as client:
         info = await in_state(client, "dropped", "ready")
-        before = await client.generate("Beard ringworm", adapter="dropped", max_tokens=16)
+        before = await client.generate(QUESTION, adapter="dropped", max_tokens=16)
+        assert before.text == ANSWER
         with weights.open("r+b") as file:
             file.seek(200_000)
             file.write(b"\xff" * 4096)
-        damaged = await client.generate("Beard ringworm", adapter="dropped", max_tokens=16)
+        damaged = await client.generate(QUESTION, adapter="dropped", max_tokens=16)
         with weights.open("r+b") as file:
             file.truncate(1000)
         await asyncio.sleep(2)
-        truncated = await client.generate("Beard ringworm", adapter="dropped", max_tokens=16)
+        truncated = await client.generate(QUESTION, adapter="dropped", max_tokens=16)
         assert {damaged.text, truncated.text} == {before.text}
         assert {damaged.decision.digest, truncated.decision.digest} == {info.digest}
         assert child.returncode is None
