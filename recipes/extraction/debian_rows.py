@@ -10,8 +10,6 @@ data is what was trained on.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import lzma
 import random
 import re
@@ -22,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from near import Known, for_training
+from rows import DATA, read_train, write
 
-DATA = Path(__file__).parent.parent / "data"
 ARCHIVE = "http://deb.debian.org/debian/dists/trixie/main/"
 TEXTS, PACKAGES = "i18n/Translation-en.xz", "binary-amd64/Packages.xz"
 PROMPT = "Summarize this software description in one short line.\n\n"
@@ -119,13 +117,9 @@ def main() -> None:
         "-o", "--output", type=Path, default=DATA / "summarization.more.jsonl.gz", metavar="FILE"
     )
     options = parser.parse_args()
-    with gzip.open(DATA / "summarization.train.jsonl.gz", "rt", encoding="utf-8") as lines:
-        train = [json.loads(line) for line in lines]
     found = list(descriptions(read_index(options.indexes, TEXTS), read_index(options.indexes, PACKAGES)))
-    rows = more_rows(train, found, options.rows, options.seed)
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    options.output.write_bytes(gzip.compress(text.encode(), mtime=0))
-    print(f"{len(rows)} rows, {len(train)} of them from summarization.train: {options.output}")
+    rows = more_rows(read_train("summarization"), found, options.rows, options.seed)
+    write(rows, options.output)
 
 
 if __name__ == "__main__":

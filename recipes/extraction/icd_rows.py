@@ -10,9 +10,7 @@ for the same seed.
 from __future__ import annotations
 
 import argparse
-import gzip
 import importlib.util
-import json
 import random
 import re
 import xml.etree.ElementTree as ET
@@ -22,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from near import Known, for_training
+from rows import DATA, read_train, write
 
-DATA = Path(__file__).parent.parent / "data"
 PACKAGE, TABULAR = "simple_icd_10_cm", "data/icd10c-tabular-April-1-2026.xml"
 SOURCE = "simple-icd-10-cm 1.5.0"
 LONGEST_CODE = len("H74.01")  # longer codes repeat a title with side or encounter
@@ -97,7 +95,7 @@ def find_tabular() -> Path:
 
 
 def main() -> None:
-    """Write medical.more.jsonl.gz; says how many rows there are of each kind."""
+    """Write medical.more.jsonl.gz."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,13 +109,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("-o", "--output", type=Path, default=DATA / "medical.more.jsonl.gz", metavar="FILE")
     options = parser.parse_args()
-    with gzip.open(DATA / "medical.train.jsonl.gz", "rt", encoding="utf-8") as lines:
-        train = [json.loads(line) for line in lines]
     terms = list(read_terms(options.tabular or find_tabular()))
-    rows = more_rows(train, terms, options.inclusions, options.titles, options.seed)
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    options.output.write_bytes(gzip.compress(text.encode(), mtime=0))
-    print(f"{len(rows)} rows, {len(train)} of them from medical.train: {options.output}")
+    rows = more_rows(read_train("medical"), terms, options.inclusions, options.titles, options.seed)
+    write(rows, options.output)
 
 
 if __name__ == "__main__":
