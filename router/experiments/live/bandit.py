@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.experiments.stats import Kind, Metric, Moments
-from router.experiments.stats.estimates import linear
-from router.experiments.stats.moments import invalid
+from router.experiments.stats.moments import invalid, linear
 
 DRAWS = 20_000
 PRIOR_UNITS = 1.0

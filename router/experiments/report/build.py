@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from router.experiments.model import Mode
 from router.experiments.report import cohorts, measured
 from router.experiments.report.checks import checks_of, health_of
-from router.experiments.report.model import ArmNumbers, ArmReport, Length, Measured, Report
+from router.experiments.report.model import ArmNumbers, ArmReport, Length, Measured, Pairs, Report
 from router.experiments.report.notes import notes_of
 from router.experiments.report.rulings import NOT_STARTED, allowed, of_shadow, overall
 from router.experiments.report.series import points_of
@@ -61,11 +61,12 @@ def _arms(store: Store, source: Source, judgement: Judgement) -> tuple[ArmReport
     if source.spec.mode is not Mode.SHADOW:
         return arms
     counts = store.paired(source.experiment.name, source.phase.number)
-    nothing = (0, 0, 0)
-    return tuple(
-        of_shadow(arm, measured.pairs(paired(*counts.get(arm.arm, nothing), alpha=source.spec.alpha)))
-        for arm in arms
-    )
+    return tuple(of_shadow(arm, _pairs(counts.get(arm.arm, (0, 0, 0)), source.spec.alpha)) for arm in arms)
+
+
+def _pairs(counts: tuple[int, int, int], alpha: float) -> Pairs:
+    wins, losses, ties = counts
+    return measured.pairs(paired(wins, losses, ties, alpha, units=wins + losses, share_sum=float(wins)))
 
 
 def _arm(source: Source, found: ArmVerdict) -> ArmReport:
@@ -90,7 +91,7 @@ def _length(source: Source, arm: str) -> Length | None:
     control, treatment = both
     if control is None or treatment is None or min(control.n, treatment.n) < 3:
         return None
-    return measured.length(length_adjusted(control, treatment))
+    return measured.length(length_adjusted(control, treatment, source.design.plan_for(arm)))
 
 
 def _everyone(source: Source, arm: str) -> Measured | None:

@@ -5,12 +5,13 @@ Rows of numbers are added by numpy, so that a year of buckets costs milliseconds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from router.experiments.stats import Kind, Metric, Moments
-from router.experiments.stats.moments import Array
+from router.experiments.stats.moments import Array, places
 from router.experiments.store.port import Bucket
 
 
@@ -20,16 +21,23 @@ def mature(buckets: Iterable[Bucket], now: float, window: float) -> tuple[Bucket
 
 
 def rows(found: Sequence[Moments], columns: int) -> Array:
-    """[buckets, 1 + columns + products]: units, sums, sums of products."""
-    width = 1 + columns + columns * (columns + 1) // 2
-    table = np.array([(m.n, *m.sums, *m.products) for m in found], np.float64)
-    return table.reshape(len(found), width)
+    """[buckets, 1 + columns + products + cubes]: units, sums, sums of products of two and of three."""
+    unknown = (math.nan,) * len(places(columns, 3))
+    table = np.array([(m.n, *m.sums, *m.products, *(m.cubes or unknown)) for m in found], np.float64)
+    return table.reshape(len(found), 1 + sum(len(places(columns, power)) for power in (1, 2, 3)))
 
 
 def moments(row: Array, columns: int) -> Moments:
     """A row back as sums."""
-    values = [float(value) for value in row]
-    return Moments(int(values[0]), tuple(values[1 : columns + 1]), tuple(values[columns + 1 :]))
+    n, *values = (float(value) for value in row)
+    products, cubes = columns, columns + len(places(columns, 2))
+    known = not any(map(math.isnan, values[cubes:]))
+    return Moments(
+        int(n),
+        tuple(values[:products]),
+        tuple(values[products:cubes]),
+        tuple(values[cubes:]) if known else (),
+    )
 
 
 def of_metric(buckets: Sequence[Bucket], arm: str, metric: Metric) -> list[Moments]:

@@ -20,7 +20,9 @@ def plan_of(spec: Spec) -> Plan:
     an exact one is a martingale arm by arm, whoever chooses when the arm is played, so it alone is left.
     """
     if spec.mode is Mode.BANDIT:
-        return Plan(alpha=spec.alpha, units=2 * NEVER, burn_in_units=NEVER, exact_share=0.999)
+        return Plan(
+            alpha=spec.alpha, units=2 * NEVER, burn_in_units=NEVER, unbounded_units=NEVER, exact_share=0.999
+        )
     return Plan(alpha=spec.alpha, units=spec.planned_units)
 
 

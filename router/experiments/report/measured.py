@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from router.experiments.report.model import Length, Measured, Pairs, Ruling
 from router.experiments.stats import Comparison, Guarded, LengthAdjusted, Paired
 from router.experiments.verdict import Verdict
-
-Z95 = 1.959963984540054  # normal quantile of a fixed-size 95 % interval
 
 
 def measured(found: Comparison, higher_is_better: bool, length: Length | None = None) -> Measured:
@@ -46,8 +43,7 @@ def guarded(found: Guarded) -> Measured:
 
 def length(found: LengthAdjusted) -> Length:
     """The effect at equal length."""
-    half = Z95 * math.sqrt(float(found.adjusted.variance))
-    return Length(float(found.adjusted.value), half, *found.lengths)
+    return Length(found.adjusted, found.half, *found.lengths)
 
 
 def pairs(found: Paired) -> Pairs:

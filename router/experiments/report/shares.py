@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.experiments.stats import SampleRatio, sample_ratio
+from router.experiments.stats.checks import ALPHA, arm_term, total_term
 from router.experiments.stats.moments import Array
-from router.experiments.stats.sample_ratio import ALPHA, arm_term, total_term
 from router.experiments.store.port import Bucket
 
 _STEPS = 40
