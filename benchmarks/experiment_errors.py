@@ -171,7 +171,7 @@ def changing(aggregate: str, kind: Kind, share: float, runs: int, seed: int) -> 
     """Units keep coming, each answers four times over time, and all are looked at all the while: as
     guardrails are, from all units so far (the last value or the mean of a unit: from those whose window is
     over)."""
-    units, answers, count = 1000, 4, 60
+    units, answers, count = 4000, 4, 60
     rng, wrong = np.random.default_rng(seed), 0
     metric = Metric("value", kind)
     plan = Plan(units=units)
@@ -276,7 +276,7 @@ def error_rows(runs: int, only: str = "") -> Iterator[dict[str, Any]]:
         for kind in (Kind.MEAN, Kind.PROPORTION):
             name = f"{aggregate} of a {kind.value} that changes after it was counted"
             if only in name and not (kind is Kind.PROPORTION and aggregate in ("SUM", "MEAN")):
-                few = max(100, runs // 4)
+                few = max(40, runs // 5)
                 yield _row(name, [changing(aggregate, kind, s, few, seed=7) for s in SPLITS[:4]], few)
 
 

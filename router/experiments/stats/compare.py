@@ -39,11 +39,11 @@ class Plan:
     burn_in_units: int = 100
     burn_in_events: int = 10
     exact_share: float = 0.2
-    unbounded_units: int = 700
+    unbounded_units: int = 750
     arm_events: float = 1.0
     volume: float = 30.0
     """Units with equal denominators that an arm's denominators are worth: (sum d)^2 / sum d^2."""
-    tail: float = 12.0
+    tail: float = 24.0
     """How many units must make up the difference: 1 / skewness^2 of the difference of means."""
 
     def __post_init__(self) -> None:

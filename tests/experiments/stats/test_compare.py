@@ -63,7 +63,7 @@ def test_proportions_are_exact_until_burn_in():
 
 
 def test_means_have_no_interval_before_burn_in():
-    found = compare(SCORE, scores(0, 699), scores(9, 1398), PLAN)
+    found = compare(SCORE, scores(0, 749), scores(9, 1498), PLAN)
     assert found.waiting is not None
     assert (found.waiting.rule, found.waiting.units) == ("too-few-units", 3)
     assert "nothing caps score" in found.waiting.text
@@ -113,7 +113,7 @@ def test_arms_of_unlike_shape_are_not_compared_until_enough_units_make_up_the_di
     assert (found.method, found.p, found.waiting.rule) == (Method.BURN_IN, 1.0, "tail")
     assert 1000 < found.waiting.units < 10_000
     assert "a cap helps" in found.waiting.text
-    broken[:15] = 51
+    broken[:30] = 51
     assert compare(SCORE, Moments.of(smooth), Moments.of(broken), PLAN).method is Method.ASYMPTOTIC
 
 

@@ -55,7 +55,7 @@ def test_sizes_follow_effect_and_split():
 
 def test_burn_in_is_part_of_a_size():
     huge = size_for(SCORE, 1.0, 3.0, spread=1.0, share=0.05)
-    assert (huge.units, huge.least) == (14_000, 14_000)
+    assert (huge.units, huge.least) == (15_000, 15_000)
     assert huge.fixed < 100
     rare = size_for(SUCCESS, 0.001, 0.5, share=0.5, plan=Plan(units=200))
     assert rare.units >= 200
