@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import func, select
 
 from router.experiments.model import Accepted, Disagreement, Pair
-from router.experiments.store import engines, removal, tables
-from router.experiments.store.removal import RESPONSE_WAITS, UNIT_WAITS, remove_some
+from router.experiments.store import database, resources, tables
+from router.experiments.store.resources import RESPONSE_WAITS, UNIT_WAITS, remove_some
 from tests.experiments.store.helpers import START, experiment, exposed, row, said, told
 
 
 def rows(store) -> dict[str, int]:
-    with engines.reading(store._engine) as conn:
+    with database.reading(store._engine) as conn:
         found = {
             name.removeprefix(tables.PREFIX): conn.execute(
                 select(func.count()).select_from(table)
@@ -27,14 +27,14 @@ def rows(store) -> dict[str, int]:
 def remove_all(store, now: float = 0.0) -> int:
     steps = 0
     while True:
-        with engines.writing(store._engine) as conn:
+        with database.writing(store._engine) as conn:
             if not remove_some(conn, store._bulk, now):
                 return steps
         steps += 1
 
 
 def test_nothing_of_a_deleted_experiment_stays(sql_store, monkeypatch):
-    monkeypatch.setattr(removal, "CHUNK", 3)
+    monkeypatch.setattr(resources, "CHUNK", 3)
     for name in ("x", "y"):
         sql_store.create(experiment(name))
         sql_store.expose([exposed(f"u{i}", f"{name}{i}", name=name) for i in range(8)])
@@ -65,7 +65,7 @@ def test_batches_remove_what_was_deleted(sql_store):
 
 @pytest.mark.parametrize(("after", "left"), [(RESPONSE_WAITS, 2), (UNIT_WAITS, 0)])
 def test_outcomes_wait_for_a_while(sql_store, monkeypatch, after, left):
-    monkeypatch.setattr("router.experiments.store.placing.time.time", lambda: START)
+    monkeypatch.setattr("router.experiments.store.recording.time.time", lambda: START)
     sql_store.record([said("r1"), replace(told("u"), experiment=""), told("u")])
     remove_all(sql_store, START + after - 1)
     monkeypatch.undo()

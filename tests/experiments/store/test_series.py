@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.experiments.store.buckets import FIRST, first_width, number, span
+from router.experiments.store.series import FIRST_STRETCHES, first_width, stretch_number, stretch_span
 
 
 @pytest.mark.parametrize(("window", "width"), [(0, 1), (24, 1), (2400, 100), (86_400, 3600), (1e7, 3600)])
@@ -16,21 +16,21 @@ def test_the_first_ones(window, width):
 
 @given(st.floats(0, 1e9), st.sampled_from([1.0, 12.5, 3600.0]))
 def test_every_time_is_in_its_stretch(elapsed, width):
-    begin, seconds = span(number(elapsed, width), width)
+    begin, seconds = stretch_span(stretch_number(elapsed, width), width)
     assert begin <= elapsed < begin + seconds
-    assert seconds == width or seconds <= elapsed * 2 / FIRST * 1.0001
+    assert seconds == width or seconds <= elapsed * 2 / FIRST_STRETCHES * 1.0001
 
 
-@given(st.integers(0, 20 * FIRST), st.sampled_from([1.0, 3600.0]))
+@given(st.integers(0, 20 * FIRST_STRETCHES), st.sampled_from([1.0, 3600.0]))
 def test_they_follow_each_other(stretch, width):
-    begin, seconds = span(stretch, width)
-    assert span(stretch + 1, width)[0] == begin + seconds
-    assert number(begin, width) == stretch
+    begin, seconds = stretch_span(stretch, width)
+    assert stretch_span(stretch + 1, width)[0] == begin + seconds
+    assert stretch_number(begin, width) == stretch
 
 
 def test_before_the_phase_is_the_first_one():
-    assert number(-5.0, 1.0) == 0
+    assert stretch_number(-5.0, 1.0) == 0
 
 
 def test_a_year_of_seconds_is_some_thousand_of_them():
-    assert number(365 * 86_400, 1.0) < 6000
+    assert stretch_number(365 * 86_400, 1.0) < 6000

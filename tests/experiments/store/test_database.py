@@ -13,9 +13,9 @@ from sqlalchemy import event, insert
 from sqlalchemy.exc import DBAPIError
 
 from router.errors import ConfigError, StoreDown
-from router.experiments.store import faults, tables
+from router.experiments.store import database, tables
+from router.experiments.store.database import parse_url
 from router.experiments.store.sql_store import SqlStore
-from router.experiments.store.url import parse
 from tests.experiments.store.conftest import empty
 from tests.experiments.store.helpers import act, experiment
 
@@ -43,7 +43,7 @@ def test_urls_with_a_mistake(url, told):
 
 
 def test_a_missing_driver_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("router.experiments.store.url.find_spec", lambda name: None)
+    monkeypatch.setattr("router.experiments.store.database.find_spec", lambda name: None)
     with pytest.raises(
         ConfigError, match=r"needs the Python package pg8000: install lora-router\[postgres\]"
     ):
@@ -149,8 +149,8 @@ def _as_nobody(path: Path) -> str:
 
 
 def test_another_process_that_writes_for_too_long(tmp_path, monkeypatch):
-    monkeypatch.setattr("router.experiments.store.engines.WAIT_SECONDS", 0.1)
-    monkeypatch.setattr("router.experiments.store.engines.SQLITE_PRAGMAS", ("busy_timeout=100",))
+    monkeypatch.setattr("router.experiments.store.database.WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("router.experiments.store.database.SQLITE_PRAGMAS", ("busy_timeout=100",))
     store = SqlStore(f"sqlite:///{tmp_path}/x.db")
     other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -167,7 +167,7 @@ def test_another_server_that_is_stopped_while_it_writes(server, monkeypatch):
     url = empty(server)
     stopped = SqlStore(url)
     quick = ("SET lock_timeout = 200", "SET idle_in_transaction_session_timeout = 1000")
-    monkeypatch.setattr("router.experiments.store.engines.POSTGRES_SETTINGS", quick)
+    monkeypatch.setattr("router.experiments.store.database.POSTGRES_SETTINGS", quick)
     stopped.close()
     other = SqlStore(url)
     with pytest.raises(StoreDown, match="network error"):
@@ -203,7 +203,7 @@ class ServerSays(Exception):
 )
 def test_what_a_server_says(state, kind):
     error = DBAPIError("SELECT", {}, ServerSays({"C": state, "M": "no"}))
-    with pytest.raises(kind), faults.translated(parse("postgresql://u@h/d"), starting=True):
+    with pytest.raises(kind), database.translated(parse_url("postgresql://u@h/d"), starting=True):
         raise error
 
 
