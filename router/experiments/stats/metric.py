@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from router.experiments.kind import Kind
+from router.experiments.model import Kind
 from router.experiments.stats.moments import invalid
 
 

@@ -33,6 +33,47 @@ DRIVERS = {
     "postgresql+pg8000": ("postgresql+pg8000", "pg8000", "install lora-router[postgres]"),
     "postgresql+psycopg": ("postgresql+psycopg", "psycopg", "install psycopg[binary]"),
 }
+CONNECT_SECONDS = 5.0
+WAIT_SECONDS = 10.0  # for another writer
+ANSWER_SECONDS = 15.0  # for each answer of a server
+LOCK = 0x6C6F7261_726F7574  # this program's advisory lock in a PostgreSQL database
+SQLITE_PRAGMAS = (
+    f"busy_timeout={int(WAIT_SECONDS * 1000)}",
+    "journal_mode=WAL",
+    "synchronous=FULL",  # a commit is on disk when it returns, whatever happens to the process or the machine
+    "foreign_keys=ON",
+    "cache_size=-65536",  # KiB
+    "wal_autocheckpoint=8000",  # pages: keys are random, and a page that many batches change is moved once
+)
+POSTGRES_SETTINGS = (
+    f"SET lock_timeout = {int(WAIT_SECONDS * 1000)}",
+    f"SET statement_timeout = {int(2 * ANSWER_SECONDS * 1000)}",
+    "SET default_transaction_isolation = 'read committed'",  # what the last writer did is seen after its lock
+    "SET idle_in_transaction_session_timeout = 30000",  # a server that was stopped lets the others go on
+    # A database may be set up to lose the last commits; here what was acknowledged stays.
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') = 'off'",
+)
+RETRY_SECONDS = 1.0
+# SQLSTATE classes (PostgreSQL manual, appendix A) of what time or an operator can mend
+_PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
+_SET_UP = {
+    "28": "check user and password in the URL, and pg_hba.conf",
+    "3D": "create the database: createdb NAME",
+    "42501": "grant the user CREATE and USAGE on the schema",
+}
+_SQLITE = {
+    "SQLITE_FULL": "the disk is full: free some space",
+    "SQLITE_READONLY": "the file or its folder is read-only for this user: change its owner or mode",
+    "SQLITE_CANTOPEN": "the file cannot be opened: check that its folder is there and may be written",
+    "SQLITE_PERM": "the file may not be opened by this user: change its owner or mode",
+    "SQLITE_BUSY": "another process has been writing for too long",
+    "SQLITE_LOCKED": "another process has been writing for too long",
+    "SQLITE_IOERR": "reading or writing failed: check the disk; SQLite needs a local one",
+    "SQLITE_CORRUPT": "the file is damaged: stop the server, then `sqlite3 FILE .recover | sqlite3 NEW`",
+    "SQLITE_NOTADB": "the file is no SQLite database: name another one, or move it away",
+}
+_WRONG = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 def parse_url(text: str) -> URL:
@@ -84,29 +125,6 @@ def _server_url(url: URL) -> URL:
             f"the store's URL {shown_url(url)} names no user: write postgresql://USER@HOST/DATABASE"
         )
     return url
-
-
-CONNECT_SECONDS = 5.0
-WAIT_SECONDS = 10.0  # for another writer
-ANSWER_SECONDS = 15.0  # for each answer of a server
-LOCK = 0x6C6F7261_726F7574  # this program's advisory lock in a PostgreSQL database
-SQLITE_PRAGMAS = (
-    f"busy_timeout={int(WAIT_SECONDS * 1000)}",
-    "journal_mode=WAL",
-    "synchronous=FULL",  # a commit is on disk when it returns, whatever happens to the process or the machine
-    "foreign_keys=ON",
-    "cache_size=-65536",  # KiB
-    "wal_autocheckpoint=8000",  # pages: keys are random, and a page that many batches change is moved once
-)
-POSTGRES_SETTINGS = (
-    f"SET lock_timeout = {int(WAIT_SECONDS * 1000)}",
-    f"SET statement_timeout = {int(2 * ANSWER_SECONDS * 1000)}",
-    "SET default_transaction_isolation = 'read committed'",  # what the last writer did is seen after its lock
-    "SET idle_in_transaction_session_timeout = 30000",  # a server that was stopped lets the others go on
-    # A database may be set up to lose the last commits; here what was acknowledged stays.
-    "SELECT set_config('synchronous_commit', 'on', false) "
-    "WHERE current_setting('synchronous_commit') = 'off'",
-)
 
 
 def make_engine(url: URL) -> Engine:
@@ -172,28 +190,6 @@ def reading(engine: Engine) -> Iterator[Connection]:
         if engine.dialect.name == "postgresql":
             conn.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         yield conn
-
-
-RETRY_SECONDS = 1.0
-# SQLSTATE classes (PostgreSQL manual, appendix A) of what time or an operator can mend
-_PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
-_SET_UP = {
-    "28": "check user and password in the URL, and pg_hba.conf",
-    "3D": "create the database: createdb NAME",
-    "42501": "grant the user CREATE and USAGE on the schema",
-}
-_SQLITE = {
-    "SQLITE_FULL": "the disk is full: free some space",
-    "SQLITE_READONLY": "the file or its folder is read-only for this user: change its owner or mode",
-    "SQLITE_CANTOPEN": "the file cannot be opened: check that its folder is there and may be written",
-    "SQLITE_PERM": "the file may not be opened by this user: change its owner or mode",
-    "SQLITE_BUSY": "another process has been writing for too long",
-    "SQLITE_LOCKED": "another process has been writing for too long",
-    "SQLITE_IOERR": "reading or writing failed: check the disk; SQLite needs a local one",
-    "SQLITE_CORRUPT": "the file is damaged: stop the server, then `sqlite3 FILE .recover | sqlite3 NEW`",
-    "SQLITE_NOTADB": "the file is no SQLite database: name another one, or move it away",
-}
-_WRONG = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 @contextmanager

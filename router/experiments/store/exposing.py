@@ -22,6 +22,10 @@ from router.experiments.store.tables import pairs as table
 
 log = logging.getLogger(__name__)
 Shown: TypeAlias = tuple[PhaseInfo, Exposure]
+_OUTCOME = [
+    outcomes.c[name] for name in ("key", "metric", "value", "time", "response_id", "experiment", "unit")
+]
+Said: TypeAlias = tuple[PhaseInfo, Disagreement]
 
 
 def expose(session: Session, said: Sequence[Exposure]) -> None:
@@ -97,11 +101,6 @@ def _forget_waiting(session: Session, keys: Sequence[str]) -> None:
         session.conn.execute(delete(outcomes).where(WAITING, here))
 
 
-_OUTCOME = [
-    outcomes.c[name] for name in ("key", "metric", "value", "time", "response_id", "experiment", "unit")
-]
-
-
 def waiting(
     session: Session,
     answering: Sequence[tuple[Exposure, Unit]],
@@ -162,9 +161,6 @@ def _of_units(
 def _read(session: Session, *which: ColumnElement[bool]) -> Iterator[Outcome]:
     for row in session.conn.execute(select(*_OUTCOME).where(*which)).all():
         yield Outcome(*row)
-
-
-Said: TypeAlias = tuple[PhaseInfo, Disagreement]
 
 
 def disagree(session: Session, found: Sequence[Disagreement]) -> None:

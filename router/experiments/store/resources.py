@@ -23,6 +23,9 @@ from router.experiments.store.series import covariates_of
 from router.experiments.store.tables import from_json, to_json
 
 _OF = tables.experiments.c
+CHUNK = 2000
+RESPONSE_WAITS, UNIT_WAITS = 86_400.0, 35 * 86_400.0  # seconds
+_SUMS = (tables.digests, tables.cohorts, tables.sums, tables.built_in, tables.pairs, tables.disagreements)
 
 
 def salt(conn: Connection, purpose: str) -> str:
@@ -128,11 +131,6 @@ def _keep_phases(conn: Connection, key: int, experiment: Experiment) -> None:
 
 def _new_etag() -> str:
     return secrets.token_hex(8)
-
-
-CHUNK = 2000
-RESPONSE_WAITS, UNIT_WAITS = 86_400.0, 35 * 86_400.0  # seconds
-_SUMS = (tables.digests, tables.cohorts, tables.sums, tables.built_in, tables.pairs, tables.disagreements)
 
 
 def remove_some(conn: Connection, bulk: Bulk, now: float) -> bool:

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import ColumnElement, Connection, select
 
-from router.experiments.kind import Kind
-from router.experiments.model import BUILT_IN, Aggregate, MetricSpec, Phase, Spec, Unanswered
+from router.experiments.model import BUILT_IN, Aggregate, Kind, MetricSpec, Phase, Spec, Unanswered
 from router.experiments.store.bulk import Bulk
 from router.experiments.store.tables import experiments, from_json, phases
 

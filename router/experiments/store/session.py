@@ -27,6 +27,8 @@ from router.experiments.store.series import (
 )
 from router.experiments.store.tables import COLUMNS, PRODUCTS, built_in, cohorts, sums, units, values
 
+Cells: TypeAlias = tuple[object, ...]
+
 
 class Session:
     """Units by id and by (phase, unit). `add` and `find` before changes, `load` values, `finish`."""
@@ -192,9 +194,6 @@ class Unit:
             total = found.before_total + value
             self.values[metric] = found._replace(before_n=found.before_n + 1, before_total=total)
             self.changed.add(metric)
-
-
-Cells: TypeAlias = tuple[object, ...]
 
 
 class Deltas:

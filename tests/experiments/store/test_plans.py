@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import event
 
-from router.experiments.kind import Kind
-from router.experiments.model import Disagreement, MetricSpec
+from router.experiments.model import Disagreement, Kind, MetricSpec
 from router.experiments.store import database
 from tests.experiments.store.helpers import START, experiment, exposed, said, told
 
