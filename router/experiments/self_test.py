@@ -14,8 +14,7 @@ import numpy as np
 
 from router.experiments.assignment import Allocation, Arm, Assigned, Salts, fraction
 from router.experiments.model import Kind
-from router.experiments.stats import Metric, Moments, Plan
-from router.experiments.stats.compare import log_evidence
+from router.experiments.stats import Arms, Metric, Moments, Plan
 from router.experiments.stats.moments import Array
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def _evidence(outcomes: Array, treated: Array, plan: Plan) -> Array:
     if min(float(np.min(arm.n)) for arm in arms) < 2:
         return np.zeros(len(treated))
     metric = Metric("outcome", Kind.PROPORTION)
-    return np.asarray(log_evidence(metric, arms[0], arms[1], plan), np.float64)
+    return Arms(metric, arms[0], arms[1], plan).evidence()
 
 
 def _most(trials: int, chance: float) -> int:

@@ -5,14 +5,14 @@ A pure function of a design, the arms' sums and the pipeline's health. It may be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from router.experiments.design import Design
 from router.experiments.health import Fault, Health
-from router.experiments.stats import Comparison, Guarded, Moments, State, compare, guard, holm
-from router.experiments.stats.contrast import Line
+from router.experiments.stats import Comparison, Guarded, Line, Moments, State, compare, guard, holm
 from router.experiments.stats.moments import invalid
 
 
@@ -134,6 +134,8 @@ def _rule(
         text = f"{health.maturity.share:.0%} of exposures are mature, {design.min_matured:.0%} are needed"
         return Verdict(Decision.UNDECIDED, "immature", text)
     if not shown:
+        if primary.waiting is not None and not math.isfinite(primary.interval.low):
+            return Verdict(Decision.UNDECIDED, primary.waiting.rule, primary.waiting.told)
         return Verdict(Decision.UNDECIDED, "primary-open", told)
     unsure = [g for g in guarded if g.state is not State.WITHIN]
     if unsure or len(guarded) < len(design.guardrails):
@@ -170,10 +172,10 @@ def _together(arms: tuple[ArmVerdict, ...], faults: list[Fault]) -> Judgement:
 def _numbers(found: Comparison) -> str:
     low, high = found.interval
     control, treatment = found.values
-    return (
-        f"{found.metric}: {treatment:.4g} against {control:.4g} on {sum(found.units)} units, "
-        f"difference {found.effect:+.4g} in [{low:.4g}, {high:.4g}] ({found.method})"
-    )
+    said = f"{found.metric}: {treatment:.4g} against {control:.4g} on {sum(found.units)} units, "
+    if found.waiting is not None and not math.isfinite(low):
+        return f"{said}difference {found.effect:+.4g}, no interval yet: {found.waiting.told}"
+    return f"{said}difference {found.effect:+.4g} in [{low:.4g}, {high:.4g}] ({found.method})"
 
 
 def _told(found: Guarded) -> str:

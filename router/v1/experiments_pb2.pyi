@@ -29,17 +29,19 @@ OUTCOME_STATUS_UNKNOWN: OutcomeStatus
 OUTCOME_STATUS_INVALID: OutcomeStatus
 
 class Experiment(_message.Message):
-    __slots__ = ("name", "hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit", "unit_label", "enrolment", "namespace", "slot_start", "slot_end", "margin", "alpha", "planned_units", "min_units", "min_matured", "window", "shadow_share", "judge", "floor", "epoch", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag", "warnings")
+    __slots__ = ("name", "hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit", "unit_label", "enrolment", "namespace", "slot_start", "slot_end", "margin", "alpha", "planned_units", "min_units", "min_matured", "window", "shadow_share", "judge", "floor", "epoch", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag", "warnings", "secondary", "segments", "grace")
     class Mode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         MODE_UNSPECIFIED: _ClassVar[Experiment.Mode]
         MODE_SPLIT: _ClassVar[Experiment.Mode]
         MODE_SHADOW: _ClassVar[Experiment.Mode]
         MODE_BANDIT: _ClassVar[Experiment.Mode]
+        MODE_HOLDOUT: _ClassVar[Experiment.Mode]
     MODE_UNSPECIFIED: Experiment.Mode
     MODE_SPLIT: Experiment.Mode
     MODE_SHADOW: Experiment.Mode
     MODE_BANDIT: Experiment.Mode
+    MODE_HOLDOUT: Experiment.Mode
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Experiment.State]
@@ -50,6 +52,13 @@ class Experiment(_message.Message):
     STATE_DRAFT: Experiment.State
     STATE_RUNNING: Experiment.State
     STATE_STOPPED: Experiment.State
+    class Segment(_message.Message):
+        __slots__ = ("label", "values")
+        LABEL_FIELD_NUMBER: _ClassVar[int]
+        VALUES_FIELD_NUMBER: _ClassVar[int]
+        label: str
+        values: _containers.RepeatedScalarFieldContainer[str]
+        def __init__(self, label: _Optional[str] = ..., values: _Optional[_Iterable[str]] = ...) -> None: ...
     class Arm(_message.Message):
         __slots__ = ("name", "weight", "adapter", "router")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -73,7 +82,7 @@ class Experiment(_message.Message):
         domain_first: bool
         def __init__(self, threshold: _Optional[float] = ..., classifiers: _Optional[_Iterable[str]] = ..., task_first: _Optional[bool] = ..., domain_first: _Optional[bool] = ...) -> None: ...
     class Metric(_message.Message):
-        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative")
+        __slots__ = ("name", "kind", "lower_is_better", "aggregate", "per", "missing_is_zero", "covariate", "margin", "relative", "cap", "floor")
         class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
             __slots__ = ()
             KIND_UNSPECIFIED: _ClassVar[Experiment.Metric.Kind]
@@ -105,6 +114,8 @@ class Experiment(_message.Message):
         COVARIATE_FIELD_NUMBER: _ClassVar[int]
         MARGIN_FIELD_NUMBER: _ClassVar[int]
         RELATIVE_FIELD_NUMBER: _ClassVar[int]
+        CAP_FIELD_NUMBER: _ClassVar[int]
+        FLOOR_FIELD_NUMBER: _ClassVar[int]
         name: str
         kind: Experiment.Metric.Kind
         lower_is_better: bool
@@ -114,7 +125,9 @@ class Experiment(_message.Message):
         covariate: bool
         margin: float
         relative: bool
-        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ...) -> None: ...
+        cap: float
+        floor: float
+        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[Experiment.Metric.Kind, str]] = ..., lower_is_better: _Optional[bool] = ..., aggregate: _Optional[_Union[Experiment.Metric.Aggregate, str]] = ..., per: _Optional[str] = ..., missing_is_zero: _Optional[bool] = ..., covariate: _Optional[bool] = ..., margin: _Optional[float] = ..., relative: _Optional[bool] = ..., cap: _Optional[float] = ..., floor: _Optional[float] = ...) -> None: ...
     class Phase(_message.Message):
         __slots__ = ("number", "start_time", "end_time", "reason", "enrolment_salt", "variant_salt", "arms", "enrolment")
         NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -167,6 +180,9 @@ class Experiment(_message.Message):
     PROMOTED_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    SECONDARY_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    GRACE_FIELD_NUMBER: _ClassVar[int]
     name: str
     hypothesis: str
     route: str
@@ -200,7 +216,10 @@ class Experiment(_message.Message):
     promoted: str
     etag: str
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., hypothesis: _Optional[str] = ..., route: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., control: _Optional[str] = ..., primary: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., guardrails: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., mode: _Optional[_Union[Experiment.Mode, str]] = ..., unit: _Optional[str] = ..., unit_label: _Optional[str] = ..., enrolment: _Optional[float] = ..., namespace: _Optional[str] = ..., slot_start: _Optional[float] = ..., slot_end: _Optional[float] = ..., margin: _Optional[float] = ..., alpha: _Optional[float] = ..., planned_units: _Optional[int] = ..., min_units: _Optional[int] = ..., min_matured: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_share: _Optional[float] = ..., judge: _Optional[str] = ..., floor: _Optional[float] = ..., epoch: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[Experiment.State, str]] = ..., phases: _Optional[_Iterable[_Union[Experiment.Phase, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_reason: _Optional[str] = ..., promoted: _Optional[str] = ..., etag: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    secondary: _containers.RepeatedCompositeFieldContainer[Experiment.Metric]
+    segments: _containers.RepeatedCompositeFieldContainer[Experiment.Segment]
+    grace: _duration_pb2.Duration
+    def __init__(self, name: _Optional[str] = ..., hypothesis: _Optional[str] = ..., route: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[Experiment.Arm, _Mapping]]] = ..., control: _Optional[str] = ..., primary: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., guardrails: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., mode: _Optional[_Union[Experiment.Mode, str]] = ..., unit: _Optional[str] = ..., unit_label: _Optional[str] = ..., enrolment: _Optional[float] = ..., namespace: _Optional[str] = ..., slot_start: _Optional[float] = ..., slot_end: _Optional[float] = ..., margin: _Optional[float] = ..., alpha: _Optional[float] = ..., planned_units: _Optional[int] = ..., min_units: _Optional[int] = ..., min_matured: _Optional[float] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_share: _Optional[float] = ..., judge: _Optional[str] = ..., floor: _Optional[float] = ..., epoch: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[Experiment.State, str]] = ..., phases: _Optional[_Iterable[_Union[Experiment.Phase, _Mapping]]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stop_reason: _Optional[str] = ..., promoted: _Optional[str] = ..., etag: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., secondary: _Optional[_Iterable[_Union[Experiment.Metric, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[Experiment.Segment, _Mapping]]] = ..., grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class CreateExperimentRequest(_message.Message):
     __slots__ = ("experiment_id", "experiment")
@@ -349,7 +368,49 @@ class GetReportRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., phase: _Optional[int] = ...) -> None: ...
 
 class GetReportResponse(_message.Message):
-    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time")
+    __slots__ = ("experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points", "notes", "time", "forecast")
+    class Forecast(_message.Message):
+        __slots__ = ("units_per_day", "units", "days", "smallest_effect", "text")
+        UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
+        UNITS_FIELD_NUMBER: _ClassVar[int]
+        DAYS_FIELD_NUMBER: _ClassVar[int]
+        SMALLEST_EFFECT_FIELD_NUMBER: _ClassVar[int]
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        units_per_day: float
+        units: int
+        days: float
+        smallest_effect: float
+        text: str
+        def __init__(self, units_per_day: _Optional[float] = ..., units: _Optional[int] = ..., days: _Optional[float] = ..., smallest_effect: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
+    class Waiting(_message.Message):
+        __slots__ = ("rule", "text", "units")
+        RULE_FIELD_NUMBER: _ClassVar[int]
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        UNITS_FIELD_NUMBER: _ClassVar[int]
+        rule: str
+        text: str
+        units: int
+        def __init__(self, rule: _Optional[str] = ..., text: _Optional[str] = ..., units: _Optional[int] = ...) -> None: ...
+    class SegmentReport(_message.Message):
+        __slots__ = ("label", "effects", "p", "differ", "text")
+        LABEL_FIELD_NUMBER: _ClassVar[int]
+        EFFECTS_FIELD_NUMBER: _ClassVar[int]
+        P_FIELD_NUMBER: _ClassVar[int]
+        DIFFER_FIELD_NUMBER: _ClassVar[int]
+        TEXT_FIELD_NUMBER: _ClassVar[int]
+        label: str
+        effects: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentEffect]
+        p: float
+        differ: bool
+        text: str
+        def __init__(self, label: _Optional[str] = ..., effects: _Optional[_Iterable[_Union[GetReportResponse.SegmentEffect, _Mapping]]] = ..., p: _Optional[float] = ..., differ: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
+    class SegmentEffect(_message.Message):
+        __slots__ = ("value", "comparison")
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        COMPARISON_FIELD_NUMBER: _ClassVar[int]
+        value: str
+        comparison: GetReportResponse.Comparison
+        def __init__(self, value: _Optional[str] = ..., comparison: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ...) -> None: ...
     class Verdict(_message.Message):
         __slots__ = ("decision", "rule", "text")
         DECISION_FIELD_NUMBER: _ClassVar[int]
@@ -360,7 +421,7 @@ class GetReportResponse(_message.Message):
         text: str
         def __init__(self, decision: _Optional[str] = ..., rule: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
     class Comparison(_message.Message):
-        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "length_adjusted", "length_adjusted_half", "relative", "relative_low", "relative_high", "margin", "margin_relative", "lower_is_better", "control_length", "treatment_length")
+        __slots__ = ("metric", "control", "treatment", "effect", "low", "high", "p", "control_units", "treatment_units", "method", "state", "length_adjusted", "length_adjusted_half", "relative", "relative_low", "relative_high", "margin", "margin_relative", "lower_is_better", "control_length", "treatment_length", "anytime", "waiting", "cap", "alpha")
         METRIC_FIELD_NUMBER: _ClassVar[int]
         CONTROL_FIELD_NUMBER: _ClassVar[int]
         TREATMENT_FIELD_NUMBER: _ClassVar[int]
@@ -382,6 +443,10 @@ class GetReportResponse(_message.Message):
         LOWER_IS_BETTER_FIELD_NUMBER: _ClassVar[int]
         CONTROL_LENGTH_FIELD_NUMBER: _ClassVar[int]
         TREATMENT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+        ANYTIME_FIELD_NUMBER: _ClassVar[int]
+        WAITING_FIELD_NUMBER: _ClassVar[int]
+        CAP_FIELD_NUMBER: _ClassVar[int]
+        ALPHA_FIELD_NUMBER: _ClassVar[int]
         metric: str
         control: float
         treatment: float
@@ -403,9 +468,13 @@ class GetReportResponse(_message.Message):
         lower_is_better: bool
         control_length: float
         treatment_length: float
-        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., length_adjusted: _Optional[float] = ..., length_adjusted_half: _Optional[float] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., lower_is_better: _Optional[bool] = ..., control_length: _Optional[float] = ..., treatment_length: _Optional[float] = ...) -> None: ...
+        anytime: bool
+        waiting: GetReportResponse.Waiting
+        cap: float
+        alpha: float
+        def __init__(self, metric: _Optional[str] = ..., control: _Optional[float] = ..., treatment: _Optional[float] = ..., effect: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., control_units: _Optional[int] = ..., treatment_units: _Optional[int] = ..., method: _Optional[str] = ..., state: _Optional[str] = ..., length_adjusted: _Optional[float] = ..., length_adjusted_half: _Optional[float] = ..., relative: _Optional[float] = ..., relative_low: _Optional[float] = ..., relative_high: _Optional[float] = ..., margin: _Optional[float] = ..., margin_relative: _Optional[bool] = ..., lower_is_better: _Optional[bool] = ..., control_length: _Optional[float] = ..., treatment_length: _Optional[float] = ..., anytime: _Optional[bool] = ..., waiting: _Optional[_Union[GetReportResponse.Waiting, _Mapping]] = ..., cap: _Optional[float] = ..., alpha: _Optional[float] = ...) -> None: ...
     class ArmReport(_message.Message):
-        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "everyone")
+        __slots__ = ("arm", "verdict", "blocked", "primary", "adjusted_p", "guardrails", "pairs", "everyone", "unadjusted", "secondary", "segments")
         ARM_FIELD_NUMBER: _ClassVar[int]
         VERDICT_FIELD_NUMBER: _ClassVar[int]
         BLOCKED_FIELD_NUMBER: _ClassVar[int]
@@ -414,6 +483,9 @@ class GetReportResponse(_message.Message):
         GUARDRAILS_FIELD_NUMBER: _ClassVar[int]
         PAIRS_FIELD_NUMBER: _ClassVar[int]
         EVERYONE_FIELD_NUMBER: _ClassVar[int]
+        UNADJUSTED_FIELD_NUMBER: _ClassVar[int]
+        SECONDARY_FIELD_NUMBER: _ClassVar[int]
+        SEGMENTS_FIELD_NUMBER: _ClassVar[int]
         arm: str
         verdict: GetReportResponse.Verdict
         blocked: GetReportResponse.Verdict
@@ -422,9 +494,12 @@ class GetReportResponse(_message.Message):
         guardrails: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
         pairs: GetReportResponse.Pairs
         everyone: GetReportResponse.Comparison
-        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., everyone: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ...) -> None: ...
+        unadjusted: GetReportResponse.Comparison
+        secondary: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Comparison]
+        segments: _containers.RepeatedCompositeFieldContainer[GetReportResponse.SegmentReport]
+        def __init__(self, arm: _Optional[str] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., blocked: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., primary: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., adjusted_p: _Optional[float] = ..., guardrails: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., pairs: _Optional[_Union[GetReportResponse.Pairs, _Mapping]] = ..., everyone: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., unadjusted: _Optional[_Union[GetReportResponse.Comparison, _Mapping]] = ..., secondary: _Optional[_Iterable[_Union[GetReportResponse.Comparison, _Mapping]]] = ..., segments: _Optional[_Iterable[_Union[GetReportResponse.SegmentReport, _Mapping]]] = ...) -> None: ...
     class Pairs(_message.Message):
-        __slots__ = ("wins", "losses", "ties", "share", "low", "high", "p")
+        __slots__ = ("wins", "losses", "ties", "share", "low", "high", "p", "units", "anytime")
         WINS_FIELD_NUMBER: _ClassVar[int]
         LOSSES_FIELD_NUMBER: _ClassVar[int]
         TIES_FIELD_NUMBER: _ClassVar[int]
@@ -432,6 +507,8 @@ class GetReportResponse(_message.Message):
         LOW_FIELD_NUMBER: _ClassVar[int]
         HIGH_FIELD_NUMBER: _ClassVar[int]
         P_FIELD_NUMBER: _ClassVar[int]
+        UNITS_FIELD_NUMBER: _ClassVar[int]
+        ANYTIME_FIELD_NUMBER: _ClassVar[int]
         wins: int
         losses: int
         ties: int
@@ -439,7 +516,9 @@ class GetReportResponse(_message.Message):
         low: float
         high: float
         p: float
-        def __init__(self, wins: _Optional[int] = ..., losses: _Optional[int] = ..., ties: _Optional[int] = ..., share: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ...) -> None: ...
+        units: int
+        anytime: bool
+        def __init__(self, wins: _Optional[int] = ..., losses: _Optional[int] = ..., ties: _Optional[int] = ..., share: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., p: _Optional[float] = ..., units: _Optional[int] = ..., anytime: _Optional[bool] = ...) -> None: ...
     class Check(_message.Message):
         __slots__ = ("name", "failed", "text")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -531,6 +610,7 @@ class GetReportResponse(_message.Message):
     POINTS_FIELD_NUMBER: _ClassVar[int]
     NOTES_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
+    FORECAST_FIELD_NUMBER: _ClassVar[int]
     experiment: Experiment
     phase: int
     verdict: GetReportResponse.Verdict
@@ -542,7 +622,62 @@ class GetReportResponse(_message.Message):
     points: _containers.RepeatedCompositeFieldContainer[GetReportResponse.Point]
     notes: _containers.RepeatedScalarFieldContainer[str]
     time: _timestamp_pb2.Timestamp
-    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    forecast: GetReportResponse.Forecast
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., phase: _Optional[int] = ..., verdict: _Optional[_Union[GetReportResponse.Verdict, _Mapping]] = ..., arm: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[GetReportResponse.ArmReport, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[GetReportResponse.Check, _Mapping]]] = ..., numbers: _Optional[_Iterable[_Union[GetReportResponse.ArmNumbers, _Mapping]]] = ..., audit: _Optional[_Iterable[_Union[GetReportResponse.AuditEntry, _Mapping]]] = ..., points: _Optional[_Iterable[_Union[GetReportResponse.Point, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., forecast: _Optional[_Union[GetReportResponse.Forecast, _Mapping]] = ...) -> None: ...
+
+class PlanExperimentRequest(_message.Message):
+    __slots__ = ("route", "metric", "baseline", "deviation", "effect", "weights", "units_per_day", "enrolment", "days", "units", "alpha", "power")
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
+    ENROLMENT_FIELD_NUMBER: _ClassVar[int]
+    DAYS_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    POWER_FIELD_NUMBER: _ClassVar[int]
+    route: str
+    metric: Experiment.Metric
+    baseline: float
+    deviation: float
+    effect: float
+    weights: _containers.RepeatedScalarFieldContainer[float]
+    units_per_day: float
+    enrolment: float
+    days: float
+    units: int
+    alpha: float
+    power: float
+    def __init__(self, route: _Optional[str] = ..., metric: _Optional[_Union[Experiment.Metric, _Mapping]] = ..., baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., weights: _Optional[_Iterable[float]] = ..., units_per_day: _Optional[float] = ..., enrolment: _Optional[float] = ..., days: _Optional[float] = ..., units: _Optional[int] = ..., alpha: _Optional[float] = ..., power: _Optional[float] = ...) -> None: ...
+
+class PlanExperimentResponse(_message.Message):
+    __slots__ = ("baseline", "deviation", "effect", "fixed_units", "units", "half_units", "factor", "least_units", "days", "units_per_day", "notes")
+    BASELINE_FIELD_NUMBER: _ClassVar[int]
+    DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    FIXED_UNITS_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    HALF_UNITS_FIELD_NUMBER: _ClassVar[int]
+    FACTOR_FIELD_NUMBER: _ClassVar[int]
+    LEAST_UNITS_FIELD_NUMBER: _ClassVar[int]
+    DAYS_FIELD_NUMBER: _ClassVar[int]
+    UNITS_PER_DAY_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    baseline: float
+    deviation: float
+    effect: float
+    fixed_units: int
+    units: int
+    half_units: int
+    factor: float
+    least_units: int
+    days: float
+    units_per_day: float
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, baseline: _Optional[float] = ..., deviation: _Optional[float] = ..., effect: _Optional[float] = ..., fixed_units: _Optional[int] = ..., units: _Optional[int] = ..., half_units: _Optional[int] = ..., factor: _Optional[float] = ..., least_units: _Optional[int] = ..., days: _Optional[float] = ..., units_per_day: _Optional[float] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("response_id", "unit", "metric", "value", "time", "idempotency_key")

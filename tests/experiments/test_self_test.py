@@ -36,12 +36,13 @@ def test_equal_arms_are_rarely_told_apart():
 def test_peeking_at_the_usual_test_is_found(monkeypatch):
     """One look at a time at |z| > 1.96 is wrong far more often than at one look: about 19 % in ten."""
 
-    def naive(metric, control, treatment, plan):
+    def naive(arms):
+        control, treatment = arms.control, arms.treatment
         rates = [arm.sums[0] / arm.n for arm in (control, treatment)]
         variance = sum(r * (1 - r) / arm.n for r, arm in zip(rates, (control, treatment), strict=True))
         return np.where(np.abs(rates[1] - rates[0]) > 1.96 * np.sqrt(variance), np.inf, 0.0)
 
-    monkeypatch.setattr("router.experiments.self_test.log_evidence", naive)
+    monkeypatch.setattr("router.experiments.self_test.Arms.evidence", naive)
     dice = random.Random(3)
     values = {f"u{i}": float(dice.random() < 0.5) for i in range(400)}
     assert not error_rate(values, Plan(units=400), "seed").sound

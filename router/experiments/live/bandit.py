@@ -39,8 +39,7 @@ from router.experiments.report.source import (
     total_moments,
 )
 from router.experiments.stats import Kind, Metric, Moments
-from router.experiments.stats.estimates import linear
-from router.experiments.stats.moments import invalid
+from router.experiments.stats.moments import invalid, linear
 from router.experiments.store.port import Store
 
 log = logging.getLogger(__name__)

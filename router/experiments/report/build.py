@@ -6,7 +6,6 @@ said goes no further than its evidence: shadow arms and bandits are not promoted
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -38,7 +37,6 @@ from router.experiments.store.port import Store
 from router.experiments.verdict import ArmVerdict, Decision, Judgement, Verdict, judge
 
 POINTS = 200
-Z95 = 1.959963984540054  # normal quantile of a fixed-size 95 % interval
 NOT_STARTED = Ruling(Decision.UNDECIDED.value, "not-started", "nobody is assigned before the start")
 BANDIT = "a bandit moves traffic by itself and ends in no promotion; run a split to confirm. So far: {}"
 
@@ -81,11 +79,12 @@ def _arms(store: Store, source: Source, judgement: Judgement) -> tuple[ArmReport
     if source.spec.mode is not Mode.SHADOW:
         return arms
     counts = store.paired(source.experiment.name, source.phase.number)
-    nothing = (0, 0, 0)
-    return tuple(
-        of_shadow(arm, pairs_of(paired(*counts.get(arm.arm, nothing), alpha=source.spec.alpha)))
-        for arm in arms
-    )
+    return tuple(of_shadow(arm, _pairs(counts.get(arm.arm, (0, 0, 0)), source.spec.alpha)) for arm in arms)
+
+
+def _pairs(counts: tuple[int, int, int], alpha: float) -> Pairs:
+    wins, losses, ties = counts
+    return pairs_of(paired(wins, losses, ties, alpha, units=wins + losses, share_sum=float(wins)))
 
 
 def _arm(source: Source, found: ArmVerdict) -> ArmReport:
@@ -110,7 +109,7 @@ def _length(source: Source, arm: str) -> Length | None:
     control, treatment = both
     if control is None or treatment is None or min(control.n, treatment.n) < 3:
         return None
-    return length_of(length_adjusted(control, treatment))
+    return length_of(length_adjusted(control, treatment, source.design.plan_for(arm)))
 
 
 def _everyone(source: Source, arm: str) -> Measured | None:
@@ -181,8 +180,7 @@ def guarded_of(found: Guarded) -> Measured:
 
 def length_of(found: LengthAdjusted) -> Length:
     """The effect at equal length."""
-    half = Z95 * math.sqrt(float(found.adjusted.variance))
-    return Length(float(found.adjusted.value), half, *found.lengths)
+    return Length(found.adjusted, found.half, *found.lengths)
 
 
 def pairs_of(found: Paired) -> Pairs:

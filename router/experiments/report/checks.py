@@ -18,8 +18,8 @@ from router.experiments.report.model import Check
 from router.experiments.report.notes import short, span
 from router.experiments.report.source import Source, answered_units, exposed_units, is_router_experiment
 from router.experiments.stats import Missing, SampleRatio, maturity, missing_outcomes, sample_ratio
+from router.experiments.stats.checks import ALPHA, arm_term, total_term
 from router.experiments.stats.moments import Array
-from router.experiments.stats.sample_ratio import ALPHA, arm_term, total_term
 from router.experiments.store.port import Bucket
 
 PARTS = ("adapter", "base", "router")

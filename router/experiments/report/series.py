@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,11 @@ from router.experiments.report.source import (
     rows_of,
     usable_moments,
 )
-from router.experiments.stats import Moments, compare
-from router.experiments.stats.moments import Array
+from router.experiments.stats import Arms, Moments
+from router.experiments.stats.moments import Array, Real
 from router.experiments.store.port import Bucket
 
 Index = NDArray[np.int64]
-EXACT_POINTS = 50  # an exact interval takes some milliseconds
 
 
 def points_of(source: Source, most: int) -> tuple[Point, ...]:
@@ -31,8 +30,6 @@ def points_of(source: Source, most: int) -> tuple[Point, ...]:
     exposed to."""
     if source.spec.mode is Mode.SHADOW or not source.data.buckets or most < 1:
         return ()
-    if source.spec.mode is Mode.BANDIT:
-        most = min(most, EXACT_POINTS)
     times = _thinned(np.unique(_ends(source.data.buckets)), most)
     units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}
     total = np.sum(list(units.values()), axis=0)
@@ -99,12 +96,25 @@ def _effects(source: Source, arm: str, times: Array) -> list[tuple[float, float,
 def _compared(
     source: Source, arm: str, control: Sequence[Moments], treatment: Sequence[Moments]
 ) -> Iterator[tuple[float, float, float]]:
-    """Effect and interval; what is the same as at the time before is not computed again."""
-    plan, before = source.design.plan_for(arm), (math.nan, -math.inf, math.inf)
-    last: tuple[Moments, Moments] | None = None
-    for both in zip(control, treatment, strict=True):
-        if both != last and min(both[0].n, both[1].n) >= 2:
-            found = compare(source.design.primary, *both, plan)
-            before = (found.effect, found.interval.low, found.interval.high)
-        last = both
-        yield before
+    """Effect and interval at each time."""
+    usable = [i for i, both in enumerate(zip(control, treatment, strict=True)) if min(m.n for m in both) >= 2]
+    found = dict.fromkeys(range(len(control)), (math.nan, -math.inf, math.inf))
+    if usable:
+        first, second = (_stacked([of[i] for i in usable]) for of in (control, treatment))
+        both = Arms(source.design.primary, first, second, source.design.plan_for(arm))
+        low, high = both.bounds()
+        effects = np.asarray(both.difference())
+        found.update(
+            (i, (float(effects[at]), float(low[at]), float(high[at]))) for at, i in enumerate(usable)
+        )
+    yield from found.values()
+
+
+def _stacked(looks: Sequence[Moments]) -> Moments:
+    """Many looks as one value, whose sums are arrays."""
+
+    def column(of: Callable[[Moments], Sequence[Real]]) -> tuple[Array, ...]:
+        return tuple(np.array(values, np.float64) for values in zip(*map(of, looks), strict=True))
+
+    n = np.array([look.n for look in looks], np.float64)
+    return Moments(n, column(lambda m: m.sums), column(lambda m: m.products), column(lambda m: m.cubes))

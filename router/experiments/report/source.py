@@ -6,6 +6,7 @@ year of buckets costs milliseconds. A bandit's weights are read from the audit t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from router.errors import FieldViolation, InvalidRequest
 from router.experiments.design import Design
 from router.experiments.model import AuditEntry, Experiment, MetricSpec, Mode, Phase, Spec
 from router.experiments.stats import Guardrail, Kind, Metric, Moments, Plan
-from router.experiments.stats.moments import Array
+from router.experiments.stats.moments import Array, places
 from router.experiments.store.port import Bucket, PhaseData, Store
 
 NEVER = 10**12
@@ -106,7 +107,9 @@ def plan_of(spec: Spec) -> Plan:
     an exact one is a martingale arm by arm, whoever chooses when the arm is played, so it alone is left.
     """
     if spec.mode is Mode.BANDIT:
-        return Plan(alpha=spec.alpha, units=2 * NEVER, burn_in_units=NEVER, exact_share=0.999)
+        return Plan(
+            alpha=spec.alpha, units=2 * NEVER, burn_in_units=NEVER, unbounded_units=NEVER, exact_share=0.999
+        )
     return Plan(alpha=spec.alpha, units=spec.planned_units)
 
 
@@ -130,16 +133,23 @@ def mature_buckets(buckets: Iterable[Bucket], now: float, window: float) -> tupl
 
 
 def rows_of(found: Sequence[Moments], columns: int) -> Array:
-    """[buckets, 1 + columns + products]: units, sums, sums of products."""
-    width = 1 + columns + columns * (columns + 1) // 2
-    table = np.array([(m.n, *m.sums, *m.products) for m in found], np.float64)
-    return table.reshape(len(found), width)
+    """[buckets, 1 + columns + products + cubes]: units, sums, sums of products of two and of three."""
+    unknown = (math.nan,) * len(places(columns, 3))
+    table = np.array([(m.n, *m.sums, *m.products, *(m.cubes or unknown)) for m in found], np.float64)
+    return table.reshape(len(found), 1 + sum(len(places(columns, power)) for power in (1, 2, 3)))
 
 
 def moments_of_row(row: Array, columns: int) -> Moments:
     """A row back as sums."""
-    values = [float(value) for value in row]
-    return Moments(int(values[0]), tuple(values[1 : columns + 1]), tuple(values[columns + 1 :]))
+    n, *values = (float(value) for value in row)
+    products, cubes = columns, columns + len(places(columns, 2))
+    known = not any(map(math.isnan, values[cubes:]))
+    return Moments(
+        int(n),
+        tuple(values[:products]),
+        tuple(values[products:cubes]),
+        tuple(values[cubes:]) if known else (),
+    )
 
 
 def moments_by_bucket(buckets: Sequence[Bucket], arm: str, metric: Metric) -> list[Moments]:

@@ -1,24 +1,29 @@
 """Statistics that stay valid however often one looks, from sums that are kept up to date."""
 
-from router.experiments.stats.compare import Comparison, Method, Span, compare
-from router.experiments.stats.holm import holm
-from router.experiments.stats.length import LengthAdjusted, length_adjusted
-from router.experiments.stats.margin import Guarded, Guardrail, State, guard
-from router.experiments.stats.maturity import Maturity, maturity
-from router.experiments.stats.metric import Kind, Metric
-from router.experiments.stats.missing import Missing, missing_outcomes
-from router.experiments.stats.moments import Moments
-from router.experiments.stats.paired import Paired, paired
-from router.experiments.stats.plan import Plan
-from router.experiments.stats.planning import fixed_size
-from router.experiments.stats.sample_ratio import SampleRatio, sample_ratio
+from router.experiments.stats.beside import LengthAdjusted, Paired, length_adjusted, paired
+from router.experiments.stats.checks import (
+    Maturity,
+    Missing,
+    SampleRatio,
+    maturity,
+    missing_outcomes,
+    sample_ratio,
+)
+from router.experiments.stats.compare import Arms, Comparison, Method, Plan, Span, Waiting, compare, holm
+from router.experiments.stats.guardrails import Guarded, Guardrail, State, guard
+from router.experiments.stats.moments import Kind, Metric, Moments
+from router.experiments.stats.planning import Size, fixed_size, size_for, smallest_effect
+from router.experiments.stats.segments import Segmented, corrected, segmented
+from router.experiments.stats.sequences import Line
 
 __all__ = [
+    "Arms",
     "Comparison",
     "Guarded",
     "Guardrail",
     "Kind",
     "LengthAdjusted",
+    "Line",
     "Maturity",
     "Method",
     "Metric",
@@ -27,9 +32,13 @@ __all__ = [
     "Paired",
     "Plan",
     "SampleRatio",
+    "Segmented",
+    "Size",
     "Span",
     "State",
+    "Waiting",
     "compare",
+    "corrected",
     "fixed_size",
     "guard",
     "holm",
@@ -38,4 +47,7 @@ __all__ = [
     "missing_outcomes",
     "paired",
     "sample_ratio",
+    "segmented",
+    "size_for",
+    "smallest_effect",
 ]

@@ -1,27 +1,65 @@
-"""One arm against control: effect, interval and p-value, valid at every look.
+"""One arm against control: effect, interval and p-value, valid at every look and at every split.
 
-Means, ratios and anything with a covariate: asymptotic sequence after burn-in, nothing before it.
-Proportions: exact sequence until burn-in, asymptotic after it, and alpha is divided between the two, so
-that the switch costs nothing.
+Proportions, and means of capped values, have an exact sequence from the first unit; the asymptotic one takes
+over when the smaller arm has enough to go by, and alpha is divided between the two, so that the switch costs
+nothing. Everything else has the asymptotic sequence then, and before it no interval but what is missing.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from router.experiments.stats import exact, mixture
-from router.experiments.stats.contrast import EQUAL, Line, contrast, relative_interval
-from router.experiments.stats.cuped import adjusted
-from router.experiments.stats.estimates import Estimate, estimate
-from router.experiments.stats.metric import Kind, Metric
-from router.experiments.stats.moments import Moments, Real
-from router.experiments.stats.plan import Plan
+from router.experiments.stats import sequences
+from router.experiments.stats.moments import Array, Estimate, Kind, Metric, Moments, Real, invalid, pair
+from router.experiments.stats.sequences import EQUAL, Line
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is fixed before an experiment starts, and what its guarantees rest on.
+
+    `units` is the planned number of both arms together: sequences are tightest there, and valid at any.
+    Asymptotic sequences begin at `burn_in_units` in each arm, where nothing bounds a unit's value at
+    `unbounded_units`: a tail that is met less often than once in a third of that may not have shown itself.
+    A proportion needs `burn_in_events` ones and as many zeros in both arms together, of which the smaller
+    arm's share is `arm_events` or more. For the rest see `tail`. Until then what is bounded has the exact
+    sequence, which has `exact_share` of alpha to itself.
+    """
+
+    alpha: float = 0.05
+    units: int = 5000
+    burn_in_units: int = 100
+    burn_in_events: int = 10
+    exact_share: float = 0.2
+    unbounded_units: int = 700
+    arm_events: float = 1.0
+    volume: float = 30.0
+    """Units with equal denominators that an arm's denominators are worth: (sum d)^2 / sum d^2."""
+    tail: float = 12.0
+    """How many units must make up the difference: 1 / skewness^2 of the difference of means."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("alpha", self.alpha), ("exact_share", self.exact_share)):
+            if not 0 < value < 1:
+                raise invalid(f"plan.{name}", f"must be above 0 and below 1, got {value}")
+        if self.alpha > 0.2:
+            raise invalid("plan.alpha", f"above 0.2 nothing is shown; 0.05 is usual, got {self.alpha}")
+        if self.units < 2 * self.burn_in_units:
+            raise invalid("plan.units", f"must be twice burn_in_units or more, got {self.units}")
+        if self.burn_in_units < 20 or self.burn_in_events < 1:
+            raise invalid("plan.burn_in_units", "must be 20 or more, and burn_in_events 1 or more")
+
+    def gain(self, n: Real, alpha: float) -> Real:
+        """n rho^2 of the mixture that is tightest at the planned size."""
+        return sequences.peak_gain(alpha) * n / self.units
 
 
 class Method(StrEnum):
@@ -40,12 +78,33 @@ class Span(NamedTuple):
     high: float
 
 
-EVERYTHING = Span(-math.inf, math.inf)
+FAR = 14.0
+"""Logarithm of a million: no rate is so many times another's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why there is no interval yet: a rule, words with numbers, and about how many units of both arms are
+    still needed (None where more of them would not help)."""
+
+    rule: str
+    text: str
+    units: int | None
+
+    @property
+    def told(self) -> str:
+        """All of it in words."""
+        if self.units is None:
+            return self.text
+        return f"{self.text}; that is about {self.units:,} more units of both arms"
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Treatment against control. `p` is for the line asked about, the intervals are of the differences."""
+    """Treatment against control. `p` is for the line asked about, the intervals are of the differences.
+
+    All of it may be looked at as often as one likes.
+    """
 
     metric: str
     units: tuple[int, int]
@@ -56,93 +115,334 @@ class Comparison:
     relative_interval: Span | None
     p: float
     method: Method
+    waiting: Waiting | None = None
 
 
-def pair(metric: Metric, control: Moments, treatment: Moments) -> tuple[Estimate, Estimate]:
-    """Both arms' estimates, the covariate used where there is one."""
-    if metric.covariate:
-        first, second = adjusted(metric, (control, treatment))
-        return first, second
-    return estimate(metric, control), estimate(metric, treatment)
+@dataclass(frozen=True)
+class Arms:
+    """Two arms' sums on one metric, many experiments at once: everything that is asked of them.
+
+    A variance is the larger of two: of each arm by its own units (Welch), and of both by all units within
+    arms. A small arm that has had no event yet, or no large value, has next to no variance of its own; that
+    of all units is what it has if the arms are alike, so it cannot seem surer than they are.
+    """
+
+    metric: Metric
+    control: Moments
+    treatment: Moments
+    plan: Plan
+
+    @cached_property
+    def estimates(self) -> tuple[Estimate, Estimate]:
+        """Control's and treatment's."""
+        return pair(self.metric, self.control, self.treatment)
+
+    @cached_property
+    def smaller(self) -> Real:
+        """Units of the smaller arm."""
+        return np.minimum(self.control.n, self.treatment.n)
+
+    @cached_property
+    def n(self) -> Real:
+        """Units of both."""
+        return self.control.n + self.treatment.n
+
+    @property
+    def counted(self) -> bool:
+        """Whether a unit is 0 or 1 and nothing else is known of it: then the likelihood is known."""
+        return self.metric.kind is Kind.PROPORTION and not self.metric.covariate
+
+    @property
+    def has_exact(self) -> bool:
+        """Whether there is an exact sequence: values lie between two bounds."""
+        return math.isfinite(sum(self.metric.range)) and not self.metric.covariate
+
+    @property
+    def level(self) -> float:
+        """The part of alpha that the asymptotic sequence has."""
+        return self.plan.alpha * (1 - self.plan.exact_share if self.has_exact else 1)
+
+    @property
+    def counts(self) -> tuple[tuple[Real, Real], tuple[Real, Real]]:
+        """Successes and failures of both arms; of capped values their sums within 0 and 1."""
+        low, high = self.metric.range
+        successes = [(arm.sums[0] - low * arm.n) / (high - low) for arm in (self.control, self.treatment)]
+        kept = [
+            np.clip(s, 0, arm.n) for s, arm in zip(successes, (self.control, self.treatment), strict=True)
+        ]
+        return (kept[0], self.control.n - kept[0]), (kept[1], self.treatment.n - kept[1])
+
+    @cached_property
+    def variances(self) -> tuple[tuple[Real, Real], tuple[Real, Real]]:
+        """(control's, treatment's) variance of the value: by own units, and by those of both arms."""
+        first, second = self.estimates
+        spreads = [first.spread, second.spread]
+        low, high = self.metric.range
+        if math.isfinite(low + high):  # what was not met yet may be at either bound, as often as 1 in n
+            spreads = [
+                e.spread + np.maximum(high - e.value, e.value - low) ** 2 / e.n for e in (first, second)
+            ]
+        own = (spreads[0] / first.n, spreads[1] / second.n)
+        if self.metric.kind is Kind.RATIO:
+            spreads = self._around_common_ratio(spreads)
+        weight = (1 / first.n + 1 / second.n) / (self.n - 2)
+        return own, ((first.n - 1) * spreads[0] * weight, (second.n - 1) * spreads[1] * weight)
+
+    def _around_common_ratio(self, spreads: list[Real]) -> list[Real]:
+        """A unit with a large denominator draws its arm's ratio to itself and hides its own distance from it;
+        less so from the ratio of both arms."""
+        arms = (self.control, self.treatment)
+        common = sum(arm.sums[0] for arm in arms) / sum(arm.sums[1] for arm in arms)
+        found = []
+        for arm, spread in zip(arms, spreads, strict=True):
+            squares = arm.product(0, 0) - 2 * common * arm.product(0, 1) + common**2 * arm.product(1, 1)
+            found.append(np.maximum(spread, squares * arm.n / arm.sums[1] ** 2))
+        return found if not self.metric.covariate else spreads
+
+    def variance(self, scale: float = 1.0) -> Real:
+        """Of treatment - scale * control."""
+        own, pooled = (treated + scale**2 * control for control, treated in self.variances)
+        return np.maximum(own, pooled)
+
+    def difference(self, line: Line = EQUAL) -> Real:
+        """Treatment - (scale * control + offset)."""
+        first, second = self.estimates
+        return second.value - line.scale * first.value - line.offset
+
+    def z(self, line: Line = EQUAL) -> Array:
+        """The difference from a line in standard errors; 0 where nothing varies and nothing differs."""
+        if self.counted:
+            return sequences.deviance(*self.counts, line.scale, line.offset)
+        value, error = np.asarray(self.difference(line), np.float64), np.sqrt(self.variance(line.scale))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(value == 0, 0.0, value / error)
+
+    def skew_squared(self) -> Real:
+        """Skewness of the difference, squared: by each arm's own third moment, and with that of both arms in
+        place of the smaller arm's, whichever is more. It falls as 1/n."""
+        first, second = self.estimates
+        both = (first.n * first.third + second.n * second.third) / self.n
+        own = second.third / second.n**2 - first.third / first.n**2
+        alike = both * (1 / second.n**2 - 1 / first.n**2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.maximum(own**2, alike**2) / np.asarray(self.variance(), np.float64) ** 3
+
+    def needs(self) -> Iterator[tuple[NDArray[np.bool_], Callable[[], Waiting]]]:
+        """What the asymptotic sequence needs: whether it is there, and what to say while it is not."""
+        yield self._enough_units()
+        if self.metric.kind is Kind.RATIO:
+            yield self._enough_volume()
+        if self.metric.kind is Kind.PROPORTION:
+            yield self._enough_events()
+        yield self._varies()
+        if not self.counted:
+            yield self._no_tail()
+
+    @property
+    def ready(self) -> NDArray[np.bool_]:
+        """Whether the asymptotic sequence may be used."""
+        met = np.ones(np.shape(self.n), bool)
+        for there, _ in self.needs():
+            met = met & there
+        return met
+
+    def _more(self, missing: float) -> int:
+        """Units of both arms until the smaller has so many more."""
+        return math.ceil(missing * float(self.n) / max(1.0, float(self.smaller)))
+
+    def _enough_units(self) -> tuple[NDArray[np.bool_], Callable[[], Waiting]]:
+        bounded = math.isfinite(sum(self.metric.range))
+        least = self.plan.burn_in_units if bounded else self.plan.unbounded_units
+
+        def waiting() -> Waiting:
+            have = int(self.smaller)
+            why = "" if bounded else f", since nothing caps {self.metric.name} (with a cap few are enough)"
+            return Waiting(
+                "too-few-units",
+                f"{have:,} units with {self.metric.name} in the smaller arm, {least:,} are needed{why}",
+                self._more(least - have),
+            )
+
+        return np.asarray(self.smaller >= least), waiting
+
+    def _enough_volume(self) -> tuple[NDArray[np.bool_], Callable[[], Waiting]]:
+        arms, least = (self.control, self.treatment), self.plan.volume
+        worth = np.minimum(*(np.asarray(arm.sums[1] ** 2 / arm.product(1, 1)) for arm in arms))
+
+        def waiting() -> Waiting:
+            have = int(worth)
+            text = f"the denominator of {self.metric.name} is that of {have:,} equal units in an arm, "
+            return Waiting("too-few-units", text + f"{least:g} are needed", self._more(least - have))
+
+        return np.asarray(worth >= least), waiting
+
+    def _enough_events(self) -> tuple[NDArray[np.bool_], Callable[[], Waiting]]:
+        ones = self.control.sums[0] + self.treatment.sums[0]
+        rarer = np.minimum(ones, self.n - ones)
+        least = np.maximum(self.plan.burn_in_events, self.plan.arm_events * self.n / self.smaller)
+
+        def waiting() -> Waiting:
+            have, need = int(rarer), math.ceil(float(least))
+            which = "ones" if float(ones) * 2 <= float(self.n) else "zeros"
+            units = math.ceil((need - have) * float(self.n) / have) if have else None
+            text = f"{have:,} {which} of {self.metric.name} in both arms, {need:,} are needed at this split"
+            return Waiting("too-few-events", text, units)
+
+        return np.asarray(rarer >= least), waiting
+
+    def _varies(self) -> tuple[NDArray[np.bool_], Callable[[], Waiting]]:
+        first, second = self.estimates
+
+        def waiting() -> Waiting:
+            text = f"{self.metric.name} has had the same value for every unit: nothing can be told by it"
+            return Waiting("constant", text, None)
+
+        return np.asarray(np.maximum(first.spread, second.spread) > 0), waiting
+
+    def _no_tail(self) -> tuple[NDArray[np.bool_], Callable[[], Waiting]]:
+        skew = np.asarray(self.skew_squared(), np.float64)
+        with np.errstate(invalid="ignore"):
+            met = np.asarray(skew * self.plan.tail <= 1)
+
+        def waiting() -> Waiting:
+            if not np.isfinite(float(skew)):
+                return Waiting("tail", f"the shape of {self.metric.name} is not known", None)
+            made = f"about {1 / float(skew):.1f} units make up the difference in {self.metric.name}"
+            text = (
+                f"{made}, {self.plan.tail:g} are needed: a heavy tail, or arms of unlike shape; a cap helps"
+            )
+            return Waiting("tail", text, math.ceil(float(self.n) * (float(skew) * self.plan.tail - 1)))
+
+        return met, waiting
+
+    def evidence(self, line: Line = EQUAL, side: int = 0) -> Array:
+        """Log evidence against a line; reaching log(1/alpha) at any look is an error of chance at most alpha.
+
+        `side` 1 or -1: that treatment lies above, or below it; 0: that it does not lie on it.
+        """
+        gain = self.plan.gain(self.n, min(self.level * (2 if side else 1), 0.5))
+        z = self.z(line)
+        found = sequences.one_sided(side * z, gain) if side else sequences.two_sided(z, gain)
+        share, ready = self.plan.exact_share, self.ready
+        if not self.has_exact:
+            return np.where(ready, found, 0.0)
+        found, early = np.array(found + math.log(1 - share)), ~ready
+        if np.any(early):
+            told = self._exact(line) + math.log(share)
+            found[early] = (np.where(side * z > 0, told, 0.0) if side else told)[early]
+        return found
+
+    def _exact(self, line: Line) -> Array:
+        low, high = self.metric.range
+        offset = (line.scale * low + line.offset - low) / (high - low)
+        return sequences.two_arms(*self.counts, Line(line.scale, offset))
+
+    def bounds(self) -> tuple[Array, Array]:
+        """Ends of the interval of the difference; infinite where there is none yet."""
+        bound = sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level)
+        value = np.asarray(self.difference(), np.float64)
+        if self.counted:
+            control, treatment = self.counts
+
+            def beyond(offset: Array) -> Array:
+                return np.abs(sequences.deviance(control, treatment, 1.0, offset)) - bound
+
+            low, high = (sequences.outermost(beyond, value, end) for end in (-1.0, 1.0))
+        else:
+            half = bound * np.sqrt(self.variance())
+            low, high = value - half, value + half
+        ready = self.ready
+        early = self._exact_bounds() if self.has_exact and not ready.all() else (-math.inf, math.inf)
+        return np.where(ready, low, early[0]), np.where(ready, high, early[1])
+
+    def _exact_bounds(self) -> tuple[Array, Array]:
+        low, high = self.metric.range
+        ends = sequences.difference_bounds(*self.counts, self.plan.alpha * self.plan.exact_share)
+        return ends[0] * (high - low), ends[1] * (high - low)
+
+    def relative(self) -> Span | None:
+        """Interval of the difference as a share of control's value; None where that may be 0. One experiment,
+        that is ready."""
+        bound = float(sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level))
+        if self.counted:
+            return self._relative_rates(bound)
+        spans = [_fieller(*self.estimates, v, w, bound) for v, w in self.variances]
+        known = [span for span in spans if span is not None]
+        if len(known) < len(spans):
+            return None
+        return Span(
+            min(s.low for s in known), max(s.high for s in known)
+        )  # left where either variance leaves it
+
+    def _relative_rates(self, bound: float) -> Span | None:
+        control, treatment = ((float(s), float(f)) for s, f in self.counts)
+        first, second = (s / (s + f) for s, f in (control, treatment))
+
+        def beyond(log_scale: Array) -> Array:
+            return np.abs(sequences.deviance(control, treatment, np.exp(log_scale), 0.0)) - bound
+
+        if not first or not float(beyond(np.asarray(FAR))) > 0:
+            return None
+        inside = math.log(max(second / first, 1e-9))
+        least, most = np.expm1(sequences.outermost(beyond, inside, np.array([-FAR, FAR])))
+        return Span(float(least), float(most))
 
 
-def burnt_in(metric: Metric, control: Moments, treatment: Moments, plan: Plan) -> NDArray[np.bool_]:
-    """Whether the asymptotic sequence may be used: truth values, one for each element."""
-    enough = np.asarray(np.minimum(control.n, treatment.n) >= plan.burn_in_units)
-    if metric.kind is Kind.PROPORTION:
-        ones = control.sums[0] + treatment.sums[0]
-        zeros = control.n + treatment.n - ones
-        enough = enough & (np.minimum(ones, zeros) >= plan.burn_in_events)
-    varies = np.asarray(contrast(*pair(metric, control, treatment)).variance) > 0
-    return np.asarray(enough & varies)
+def _fieller(control: Estimate, treatment: Estimate, v: Real, w: Real, bound: float) -> Span | None:
+    """All r for which treatment = (1 + r) control lies within `bound` standard errors (Fieller 1954).
 
-
-def has_exact(metric: Metric) -> bool:
-    """Whether there is an exact sequence for it."""
-    return metric.kind is Kind.PROPORTION and not metric.covariate
-
-
-def asymptotic_alpha(metric: Metric, plan: Plan) -> float:
-    """The part of alpha that the asymptotic sequence has."""
-    return plan.alpha * (1 - plan.exact_share if has_exact(metric) else 1)
-
-
-def gain(n: Real, plan: Plan, alpha: float) -> Real:
-    """n rho^2 of the mixture that is tightest at the planned size."""
-    return mixture.peak_gain(alpha) * n / plan.units
-
-
-def counts(moments: Moments) -> tuple[Real, Real]:
-    """Successes and failures of a proportion."""
-    return moments.sums[0], moments.n - moments.sums[0]
-
-
-def log_evidence(
-    metric: Metric, control: Moments, treatment: Moments, plan: Plan, line: Line = EQUAL
-) -> Real:
-    """Log of 1/p against a line; reaching log(1/alpha) at any look is an error of chance at most alpha."""
-    share = plan.exact_share
-    difference = contrast(*pair(metric, control, treatment), line)
-    level = asymptotic_alpha(metric, plan)
-    approximate = mixture.two_sided(difference.z, gain(difference.n, plan, level))
-    ready = burnt_in(metric, control, treatment, plan)
-    if not has_exact(metric):
-        return np.where(ready, approximate, 0.0)
-    found, early = np.array(approximate + math.log(1 - share)), ~ready
-    (s0, f0), (s1, f1) = (tuple(np.asarray(x)[early] for x in counts(arm)) for arm in (control, treatment))
-    found[early] = exact.two_arms((s0, f0), (s1, f1), line) + math.log(share)
-    return found
+    None where control is not shown to differ from 0: then no relative effect can be told.
+    """
+    c, t, square = float(control.value), float(treatment.value), bound**2
+    a = c * c - square * float(v)
+    if not a > 0:
+        return None
+    root = math.sqrt(max(0.0, (c * t) ** 2 - a * (t * t - square * float(w))))
+    return Span(float((c * t - root) / a) - 1, float((c * t + root) / a) - 1)
 
 
 def compare(
     metric: Metric, control: Moments, treatment: Moments, plan: Plan, line: Line = EQUAL
 ) -> Comparison:
     """The comparison at this look. Raises InvalidRequest if the sums cannot be of this metric."""
-    first, second = pair(metric, control, treatment)
-    evidence = float(log_evidence(metric, control, treatment, plan, line))
-    difference = contrast(first, second)
-    interval, relative, method = EVERYTHING, None, Method.BURN_IN
-    if bool(burnt_in(metric, control, treatment, plan)):
-        level = asymptotic_alpha(metric, plan)
-        bound = float(mixture.two_sided_bound(gain(difference.n, plan, level), level))
-        half = bound * math.sqrt(float(difference.variance))
-        interval = Span(float(difference.value) - half, float(difference.value) + half)
-        relative = relative_interval(first, second, bound)
-        method = Method.ASYMPTOTIC
-    elif has_exact(metric):
-        (s0, f0), (s1, f1) = counts(control), counts(treatment)
-        level = plan.alpha * plan.exact_share
-        interval = Span(*exact.difference_interval((int(s0), int(f0)), (int(s1), int(f1)), level))
-        method = Method.EXACT
-    base = float(first.value)
+    arms = Arms(metric, control, treatment, plan)
+    first, second = arms.estimates
+    interval = Span(*(float(end) for end in arms.bounds()))
+    waiting = next((say() for met, say in arms.needs() if not bool(met)), None)
+    method = Method.ASYMPTOTIC
+    if waiting is not None:
+        method = Method.EXACT if arms.has_exact else Method.BURN_IN
+    base, effect = float(first.value), float(arms.difference())
     return Comparison(
         metric.name,
         (int(control.n), int(treatment.n)),
         (base, float(second.value)),
-        float(difference.value),
+        effect,
         interval,
-        float(difference.value) / base if base else None,
-        Span(*relative) if relative else None,
-        math.exp(-max(0.0, evidence)),
+        effect / base if base else None,
+        None if waiting else arms.relative(),
+        p_of(arms.evidence(line)),
         method,
+        waiting,
     )
+
+
+def p_of(evidence: ArrayLike) -> float:
+    """The p-value of log evidence."""
+    return math.exp(-max(0.0, float(np.asarray(evidence))))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Several arms against one control, no matter how arms depend: Holm 1979 (jstor.org/stable/4615733).
+
+    Adjusted p-values: the chance of any false finding among all arms stays below the level compared to.
+    Always-valid p-values stay always valid.
+    """
+    if bad := [name for name, p in p_values.items() if not 0 <= p <= 1]:
+        raise invalid(f"p_values[{bad[0]}]", "must be within 0 and 1")
+    adjusted, least, left = {}, 0.0, len(p_values)
+    for name, p in sorted(p_values.items(), key=lambda item: item[1]):
+        least = max(least, min(1.0, left * p))
+        adjusted[name] = least
+        left -= 1
+    return {name: adjusted[name] for name in p_values}

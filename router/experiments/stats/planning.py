@@ -1,17 +1,34 @@
-"""How many units an experiment takes."""
+"""How many units an experiment takes, at one look and at any number of them."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
-from router.experiments.stats.moments import invalid
+import numpy as np
+
+from router.experiments.stats.compare import Plan
+from router.experiments.stats.moments import Array, Kind, Metric, invalid
+from router.experiments.stats.sequences import peak_gain, two_sided_bound
+
+_PATHS, _STEPS, _HORIZON = 4000, 400, 4.0
 
 
-def fixed_size(effect: float, variances: tuple[float, float], alpha: float = 0.05, power: float = 0.8) -> int:
-    """Units in each of two equal arms for a test with one look at its end (two-sided).
+def fixed_size(
+    effect: float,
+    variances: tuple[float, float],
+    alpha: float = 0.05,
+    power: float = 0.8,
+    share: float = 0.5,
+    under_equality: float | None = None,
+) -> int:
+    """Units of both arms for a test with one look at its end (two-sided).
 
-    `variances` of one unit's value in both arms: p (1 - p) for a proportion.
+    `variances` of one unit's value in control and treatment: p (1 - p) for a proportion. `share` is the
+    treatment's of both. `under_equality`: a unit's variance if the arms were equal, where that is known to be
+    another, as for proportions (Fleiss, Levin and Paik 2003, chapter 4).
     """
     if effect == 0 or not math.isfinite(effect):
         raise invalid("effect", "must be a finite number other than 0")
@@ -19,6 +36,130 @@ def fixed_size(effect: float, variances: tuple[float, float], alpha: float = 0.0
         raise invalid("variances", "must not be negative, nor both 0")
     if not 0 < alpha < 1 or not alpha < power < 1:
         raise invalid("power", "alpha must be above 0, power above alpha, both below 1")
-    quantile = NormalDist().inv_cdf
-    z = quantile(1 - alpha / 2) + quantile(power)
-    return math.ceil(z * z * sum(variances) / effect**2)
+    if not 0 < share < 1:
+        raise invalid("share", f"must be above 0 and below 1, got {share}")
+    normal, (control, treatment) = NormalDist(), variances
+    true = control / (1 - share) + treatment / share
+    null = true if under_equality is None else under_equality / (share * (1 - share))
+    width = normal.inv_cdf(1 - alpha / 2) * math.sqrt(null) + normal.inv_cdf(power) * math.sqrt(true)
+    return math.ceil((width / effect) ** 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Units of both arms: with one look at the end, and with any number of looks.
+
+    `units` is the size by which `power` of such experiments have their verdict, `half` that by which half of
+    them do; `factor` = units / fixed. `least` is what is needed before anything is said at all.
+    """
+
+    fixed: int
+    units: int
+    half: int
+    factor: float
+    least: int
+    control: float
+    treatment: float
+
+
+def size_for(
+    metric: Metric,
+    control: float,
+    effect: float,
+    spread: float | None = None,
+    share: float = 0.5,
+    plan: Plan | None = None,
+    power: float = 0.8,
+) -> Size:
+    """What it takes to show that treatment is `control + effect`, by the sequences that judge it.
+
+    `spread` is the variance of a unit's value (of a ratio: of its part in it); a proportion has its own.
+    `share` is the treatment's share of both arms. Without a plan the sequence is tuned for the answer.
+    """
+    treatment = control + effect
+    if metric.kind is Kind.PROPORTION and spread is None:
+        if not (0 <= control <= 1 and 0 <= treatment <= 1):
+            raise invalid("effect", f"a proportion of {treatment:g} is none: it lies within 0 and 1")
+        middle = (1 - share) * control + share * treatment
+        variances, null = (control * (1 - control), treatment * (1 - treatment)), middle * (1 - middle)
+    elif spread is None:
+        raise invalid("deviation", f"is needed for a {metric.kind.value}: how much do units differ?")
+    else:
+        variances, null = (spread, spread), spread
+    alpha = plan.alpha if plan else 0.05
+    fixed = fixed_size(effect, variances, alpha, power, share, null)
+    rules = plan or Plan(alpha=alpha)
+    level = alpha * (1 - rules.exact_share) if math.isfinite(sum(metric.range)) else alpha
+    half, most = factors(alpha, level, power, plan.units / fixed if plan else 1.0)
+    least = _least(metric, rules, share, (1 - share) * control + share * treatment)
+    units, middle_size = max(least, math.ceil(most * fixed)), max(least, math.ceil(half * fixed))
+    return Size(fixed, units, middle_size, units / fixed, least, control, treatment)
+
+
+def _least(metric: Metric, plan: Plan, share: float, middle: float) -> int:
+    smaller = min(share, 1 - share)
+    bounded = math.isfinite(sum(metric.range))
+    least = (plan.burn_in_units if bounded else plan.unbounded_units) / smaller
+    if metric.kind is Kind.PROPORTION:
+        rarer = min(middle, 1 - middle)
+        events = max(plan.burn_in_events, plan.arm_events / smaller)
+        least = max(least, events / rarer) if rarer > 0 else least
+    return math.ceil(least)
+
+
+@lru_cache(maxsize=64)
+def factors(alpha: float, level: float, power: float, planned: float) -> tuple[float, float]:
+    """By how many times the fixed size half of the experiments, and `power` of them, have their verdict.
+
+    `planned`: what the sequence is tuned for, in fixed sizes. Brownian motion with the drift that a fixed
+    test finds with that power, at 100 looks in every fixed size; the same numbers at every call.
+    """
+    normal = NormalDist()
+    drift = normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)
+    horizon = _HORIZON
+    while True:
+        times = np.arange(1, _STEPS + 1) * horizon / _STEPS
+        gain = peak_gain(level) * times / planned
+        bound = two_sided_bound(gain, level) * np.sqrt(times)
+        crossed = _paths(horizon) + drift * times >= bound
+        first: Array = np.where(crossed.any(axis=1), times[crossed.argmax(axis=1)], np.inf)
+        half, most = (float(np.quantile(first, q, method="inverted_cdf")) for q in (0.5, power))
+        if math.isfinite(most) or horizon > 100:
+            return half, most
+        horizon *= 2
+
+
+def _paths(horizon: float) -> Array:
+    rng = np.random.default_rng(20_261_126)
+    steps: Array = rng.standard_normal((_PATHS, _STEPS)) * math.sqrt(horizon / _STEPS)
+    return steps.cumsum(axis=1)
+
+
+def smallest_effect(
+    metric: Metric,
+    control: float,
+    units: int,
+    spread: float | None = None,
+    share: float = 0.5,
+    alpha: float = 0.05,
+    power: float = 0.8,
+) -> float | None:
+    """The smallest gain that `units` of both arms show with that power at any number of looks; None where no
+    gain is (the burn-in alone is longer, or a proportion cannot grow by so much)."""
+    room = 1 - control if metric.kind is Kind.PROPORTION else math.inf
+    low, high = 0.0, min(room, 10 * math.sqrt(spread)) if spread is not None else room
+
+    def enough(effect: float) -> bool:
+        return (
+            size_for(
+                metric, control, effect, spread, share, Plan(alpha=alpha, units=max(200, units)), power
+            ).units
+            <= units
+        )
+
+    if high <= 0 or not enough(high):
+        return None
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high

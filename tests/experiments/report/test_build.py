@@ -11,8 +11,7 @@ from router.errors import InvalidRequest
 from router.experiments.cli.page import page
 from router.experiments.model import ArmSpec, Experiment, Kind, MetricSpec, Mode, Phase
 from router.experiments.report.build import report
-from router.experiments.stats import Moments, Plan, compare, length_adjusted
-from router.experiments.stats.metric import Metric
+from router.experiments.stats import Metric, Moments, Plan, compare, length_adjusted
 from router.types import RouterVariant
 from tests.experiments.report.sums import (
     DAY,
@@ -122,8 +121,8 @@ def test_the_effect_at_equal_length_stands_beside_the_raw_one():
     found = report(SumsStore(buckets), "medical-v2", now=LONG_AFTER).arms[0].primary
     assert found is not None
     assert found.length is not None
-    expected = length_adjusted(sums["control"], sums["new"])
-    assert found.length.adjusted == float(expected.adjusted.value) < found.effect
+    expected = length_adjusted(sums["control"], sums["new"], Plan())
+    assert found.length.adjusted == expected.adjusted < found.effect
     assert found.length.treatment > found.length.control
 
 

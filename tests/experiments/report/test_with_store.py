@@ -8,7 +8,7 @@ import pytest
 
 from router.experiments.model import Accepted, AuditEntry, Experiment, Exposure, Outcome
 from router.experiments.report.build import report
-from router.experiments.stats import Moments, length_adjusted
+from router.experiments.stats import Moments, Plan, length_adjusted
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.report.sums import SPEC, STARTED, running
 
@@ -66,11 +66,11 @@ def test_the_effect_at_equal_length_is_the_one_of_the_rows(found):
     sums = [
         Moments.of(*zip(*((p, t) for a, p, t in rows if a == arm), strict=True)) for arm in ("control", "new")
     ]
-    expected = length_adjusted(*sums)
+    expected = length_adjusted(*sums, Plan())
     primary = report(store, "medical-v2", now=STARTED + 3 * 86_400).arms[0].primary
     assert primary is not None
     assert primary.length is not None
-    assert primary.length.adjusted == pytest.approx(float(expected.adjusted.value))
+    assert primary.length.adjusted == pytest.approx(expected.adjusted)
     assert (primary.length.control, primary.length.treatment) == pytest.approx(expected.lengths)
 
 

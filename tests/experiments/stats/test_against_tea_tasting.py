@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
-from router.experiments.stats import Kind, Metric, Moments
-from router.experiments.stats.compare import pair
-from router.experiments.stats.contrast import contrast, fixed_interval
-from router.experiments.stats.length import length_adjusted
+from router.experiments.stats import Arms, Kind, Metric, Moments, Plan, length_adjusted
+from router.experiments.stats.sequences import two_sided_bound
 
 tasting = pytest.importorskip("tea_tasting")
 aggregated = pytest.importorskip("tea_tasting.aggr")
@@ -70,43 +70,51 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_effect_interval_and_statistic(name):
     metric, picked, make = CASES[name]
-    control, treatment = pair(metric, *(Moments.of(*rows[picked]) for rows in ARMS))
-    difference = contrast(control, treatment)
+    arms = Arms(metric, *(Moments.of(*rows[picked]) for rows in ARMS), Plan())
+    (control, treatment), difference = arms.estimates, float(arms.difference())
     told = theirs(make())
     assert control.value == pytest.approx(told.control)
     assert treatment.value == pytest.approx(told.treatment)
-    assert difference.value == pytest.approx(told.effect_size)
-    assert float(difference.z) == pytest.approx(told.statistic)
-    assert fixed_interval(difference) == pytest.approx((told.effect_size_ci_lower, told.effect_size_ci_upper))
+    assert difference == pytest.approx(told.effect_size)
+    error = np.sqrt(sum(arms.variances[0]))
+    assert difference / error == pytest.approx(told.statistic)
+    half = NormalDist().inv_cdf(0.975) * error
+    assert (difference - half, difference + half) == pytest.approx(
+        (told.effect_size_ci_lower, told.effect_size_ci_upper)
+    )
+    assert abs(float(arms.z())) <= abs(told.statistic)
+    assert abs(float(arms.z())) == pytest.approx(abs(told.statistic), rel=0.1)
 
 
 def test_a_proportion_is_the_mean_of_zeros_and_ones():
     arms = [(rows[0] > 3).astype(float) for rows in ARMS]
-    difference = contrast(*pair(Metric("p", Kind.PROPORTION), *map(Moments.of, arms)))
+    found = Arms(Metric("p", Kind.PROPORTION), *map(Moments.of, arms), Plan())
     rates, sizes = [a.mean() for a in arms], [len(a) for a in arms]
-    variance = sum(p * (1 - p) / (n - 1) for p, n in zip(rates, sizes, strict=True))
-    assert difference.value == pytest.approx(rates[1] - rates[0])
-    assert difference.variance == pytest.approx(variance)
+    variance = sum(p * (1 - p) / n for p, n in zip(rates, sizes, strict=True))
+    assert found.difference() == pytest.approx(rates[1] - rates[0])
+    assert float(found.z()) == pytest.approx((rates[1] - rates[0]) / np.sqrt(variance), rel=0.05)
 
 
 def test_the_covariate_takes_out_what_it_explains():
     metric = Metric("m", Kind.MEAN, covariate=True)
-    plain = contrast(*pair(Metric("m", Kind.MEAN), *(Moments.of(rows[0]) for rows in ARMS)))
-    better = contrast(*pair(metric, *(Moments.of(*rows[[0, 2]]) for rows in ARMS)))
+    plain = Arms(Metric("m", Kind.MEAN), *(Moments.of(rows[0]) for rows in ARMS), Plan()).variance()
+    better = Arms(metric, *(Moments.of(*rows[[0, 2]]) for rows in ARMS), Plan()).variance()
     explained = np.mean([np.corrcoef(rows[0], rows[2])[0, 1] ** 2 for rows in ARMS])
-    assert better.variance == pytest.approx(plain.variance * (1 - explained), rel=0.02)
-    assert better.variance < plain.variance
+    assert better == pytest.approx(plain * (1 - explained), rel=0.02)
+    assert better < plain
 
 
 def test_length_adjustment_is_the_regression_on_arm_and_length():
     control, treatment = (rows[[0, 1]] for rows in ARMS)
-    found = length_adjusted(Moments.of(*control), Moments.of(*treatment))
+    plan = Plan()
+    found = length_adjusted(Moments.of(*control), Moments.of(*treatment), plan)
     value, length = np.concatenate((control, treatment), axis=1)
     arm = np.repeat([0.0, 1.0], [control.shape[1], treatment.shape[1]])
     design = np.column_stack((np.ones_like(arm), arm, length))
     (_, effect, slope), (squares,), *_ = np.linalg.lstsq(design, value, rcond=None)
     variance = squares / (len(value) - 3) * np.linalg.inv(design.T @ design)[1, 1]
-    assert found.adjusted.value == pytest.approx(effect)
+    assert found.adjusted == pytest.approx(effect)
     assert found.slope == pytest.approx(slope)
-    assert found.adjusted.variance == pytest.approx(variance, rel=0.05)  # theirs pools the arms' variances
+    bound = float(two_sided_bound(plan.gain(len(value), plan.alpha), plan.alpha))
+    assert (found.half / bound) ** 2 == pytest.approx(variance, rel=0.05)
     assert found.raw == pytest.approx(treatment[0].mean() - control[0].mean())

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidRequest
-from router.experiments.stats import Kind, Method, Metric, Moments, Plan, compare
-from router.experiments.stats.contrast import Line, relative_interval
-from router.experiments.stats.estimates import Estimate
+from router.experiments.stats import Arms, Kind, Line, Method, Metric, Moments, Plan, compare
+from router.experiments.stats.compare import _fieller
+from router.experiments.stats.moments import Estimate
 
 SUCCESS = Metric("success", Kind.PROPORTION)
 SCORE = Metric("score", Kind.MEAN)
@@ -25,10 +25,20 @@ def scores(mean: float, units: int, seed: int = 0) -> Moments:
     return Moments.of(np.random.default_rng(seed).normal(mean, 1, units))
 
 
+CAPPED = Metric("score", Kind.MEAN, bounds=(-3.0, 3.0))
+
+
+def capped(mean: float, units: int, seed: int = 0) -> Moments:
+    return Moments.of(np.random.default_rng(seed).normal(mean, 1, units).clip(-3, 3))
+
+
 CASES = [
     (SUCCESS, zeros_and_ones(300, 700), zeros_and_ones(400, 600)),
     (SUCCESS, zeros_and_ones(5, 60), zeros_and_ones(30, 30)),
-    (SCORE, scores(0, 500), scores(0.4, 300, 1)),
+    (SUCCESS, zeros_and_ones(90, 8910), zeros_and_ones(28, 972)),
+    (SCORE, scores(0.5, 1500), scores(0.9, 800, 1)),
+    (CAPPED, capped(0, 150), capped(0.8, 110, 1)),
+    (CAPPED, capped(-1, 50), capped(1.9, 60, 1)),
 ]
 
 
@@ -41,6 +51,7 @@ def test_p_is_alpha_for_a_difference_at_an_end_of_the_interval(metric, control, 
     assert found.p < 0.05
     assert found.effect == pytest.approx(found.values[1] - found.values[0])
     assert found.relative == pytest.approx(found.effect / found.values[0])
+    assert (found.waiting is None) == (found.method is Method.ASYMPTOTIC)
 
 
 def test_proportions_are_exact_until_burn_in():
@@ -52,7 +63,10 @@ def test_proportions_are_exact_until_burn_in():
 
 
 def test_means_have_no_interval_before_burn_in():
-    found = compare(SCORE, scores(0, 99), scores(9, 500), PLAN)
+    found = compare(SCORE, scores(0, 699), scores(9, 1398), PLAN)
+    assert found.waiting is not None
+    assert (found.waiting.rule, found.waiting.units) == ("too-few-units", 3)
+    assert "nothing caps score" in found.waiting.text
     assert (found.method, found.p, found.interval) == (Method.BURN_IN, 1.0, (-math.inf, math.inf))
     assert found.relative_interval is None
     assert found.effect == pytest.approx(9, abs=0.5)
@@ -67,12 +81,64 @@ def test_nothing_is_said_where_nothing_varies():
 
 
 def test_the_relative_interval_holds_the_ratios_that_are_not_ruled_out():
-    control, treatment = Estimate(100, 2.0, 0.01), Estimate(100, 3.0, 0.02)
-    low, high = relative_interval(control, treatment, 3.0)
+    control, treatment = (Estimate(100, value, 1.0, 0.0) for value in (2.0, 3.0))
+    low, high = _fieller(control, treatment, 0.01, 0.02, 3.0)
     for edge in (low, high):
         off = 3.0 - (1 + edge) * 2.0
         assert abs(off) == pytest.approx(3.0 * math.sqrt(0.02 + (1 + edge) ** 2 * 0.01))
-    assert relative_interval(Estimate(100, 0.1, 0.01), treatment, 3.0) is None
+    assert _fieller(Estimate(100, 0.1, 1.0, 0.0), treatment, 0.01, 0.02, 3.0) is None
+
+
+@pytest.mark.parametrize(("metric", "control", "treatment"), CASES)
+def test_p_is_alpha_for_a_share_at_an_end_of_the_relative_interval(metric, control, treatment):
+    found = compare(metric, control, treatment, PLAN)
+    assert (found.relative_interval is None) == (found.method is Method.EXACT or metric is CAPPED)
+    for end in found.relative_interval or ():
+        line = Line(scale=1 + end)
+        assert compare(metric, control, treatment, PLAN, line).p == pytest.approx(0.05, rel=1e-3)
+
+
+def test_a_small_arm_without_an_event_is_not_sure_of_anything():
+    """14 of 900 against none of 100: Fisher's exact test gives 0.38, by its own variance it was 0.024."""
+    found = compare(SUCCESS, zeros_and_ones(14, 886), zeros_and_ones(0, 100), Plan(units=1000))
+    assert found.p > 0.3
+    assert found.interval.low < -0.015 < 0 < found.interval.high
+
+
+def test_arms_of_unlike_shape_are_not_compared_until_enough_units_make_up_the_difference():
+    rng = np.random.default_rng(3)
+    smooth, broken = rng.normal(1.25, 0.3, 1000), rng.normal(1.0, 0.3, 1000)
+    broken[:5] += 50
+    found = compare(SCORE, Moments.of(smooth), Moments.of(broken), PLAN)
+    assert (found.method, found.p, found.waiting.rule) == (Method.BURN_IN, 1.0, "tail")
+    assert 1000 < found.waiting.units < 10_000
+    assert "a cap helps" in found.waiting.text
+    broken[:15] = 51
+    assert compare(SCORE, Moments.of(smooth), Moments.of(broken), PLAN).method is Method.ASYMPTOTIC
+
+
+def test_too_few_events_are_told_with_the_units_that_bring_them():
+    found = compare(SUCCESS, zeros_and_ones(8, 9492), zeros_and_ones(2, 498), PLAN)
+    assert (found.method, found.waiting.rule) == (Method.EXACT, "too-few-events")
+    assert found.waiting.text == "10 ones of success in both arms, 20 are needed at this split"
+    assert found.waiting.units == 10_000
+    assert "10,000 more units" in found.waiting.told
+
+
+def test_sums_without_third_powers_give_no_interval():
+    plain = Moments(900, (900.0,), (1800.0,))
+    found = compare(SCORE, plain, plain, PLAN)
+    assert (found.p, found.waiting.rule, found.waiting.units) == (1.0, "tail", None)
+
+
+@pytest.mark.parametrize("line", [Line(), Line(offset=0.3), Line(scale=1.2)])
+@pytest.mark.parametrize(("metric", "control", "treatment"), CASES)
+def test_only_the_side_that_is_seen_can_be_shown(metric, control, treatment, line):
+    arms = Arms(metric, control, treatment, PLAN)
+    above, below = (float(arms.evidence(line, side)) for side in (1, -1))
+    assert min(above, below) <= 0
+    if max(above, below) > 0:
+        assert (above > below) == (float(arms.z(line)) > 0)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from router.experiments.stats import exact
-from router.experiments.stats.contrast import Line
+from router.experiments.stats import Line
+from router.experiments.stats import sequences as exact
 
 stats = pytest.importorskip("scipy.stats")
 

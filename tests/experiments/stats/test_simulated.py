@@ -1,66 +1,94 @@
-"""Small versions of `python -m benchmarks.experiment_statistics`: looks at every outcome, fixed seeds."""
+"""Small versions of `python -m benchmarks.experiment_errors`: a look every few units, fixed seeds."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from benchmarks.experiment_simulation import (
-    Source,
-    false_positives,
-    looks,
-    proportion,
-    ratio,
-    skewed,
-    units_to_verdict,
+from benchmarks.experiment_errors import (
+    POWER_SPLITS,
+    Cell,
+    arms_alike,
+    called,
+    cells,
+    changing,
+    power,
+    too_often,
 )
-from router.experiments.stats import Moments, Plan, compare, fixed_size
-from router.experiments.stats.compare import log_evidence
+from benchmarks.experiment_simulation import evidence, looks, proportion, ratio, skewed
+from router.experiments.stats import Arms, Kind, Line, Moments, Plan, compare
 
-
-@pytest.mark.parametrize(
-    "source", [proportion(0.05), proportion(0.5), skewed(), ratio()], ids=lambda s: s.name
+RUNS = 200
+CELLS = {cell.name: cell for cell in cells()}
+WRONG_BEFORE = (
+    "proportion 0.01",
+    "proportion 0.03",
+    "revenue, 2 % of units pay",
+    "latency with 0.5 % timeouts",
+    "log-normal, sigma 1.5, 40,000 units",
+    "ratio, denominator 0 in 95 %",
+    "ratio, returning users, Zipf",
+    "CUPED, a past for 5 %",
+    "equal means, treatment alone times out",
+    "guardrail at its margin called within: error 1 % + 1 point",
+    "latency capped at 5 s",
 )
-def test_no_effect_gives_no_verdict(source: Source):
-    (rate,) = false_positives(source, [Plan(units=1000)], 200, 500, seed=11)
-    assert rate <= 0.05
 
 
-def test_looking_every_time_with_fixed_intervals_does_give_verdicts():
-    """That the simulation would notice: uncorrected tests are wrong far more often than 5 %."""
-    wrong = 0
-    source = proportion(0.5)
-    control, treatment = looks(source, np.random.default_rng(1), 200, 500)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rates = [m.sums[0] / m.n for m in (control, treatment)]
-        variance = sum(r * (1 - r) / m.n for r, m in zip(rates, (control, treatment), strict=True))
-        wrong = (np.abs(rates[1] - rates[0])[:, 100:] > 1.96 * np.sqrt(variance)[:, 100:]).any(axis=1).mean()
+@pytest.mark.parametrize("share", [0.5, 0.1])
+@pytest.mark.parametrize("name", WRONG_BEFORE)
+def test_nothing_is_called_at_equal_and_at_unequal_splits(name: str, share: float):
+    cell = CELLS[name]
+    runs = RUNS // 4 if cell.long else RUNS
+    assert not too_often(called(cell, share, runs, seed=11), runs)
+
+
+def test_a_sequence_that_is_wrong_would_be_noticed():
+    """Fixed intervals looked at again and again are wrong far more often than 5 %."""
+
+    def peeking(both: tuple[Moments, Moments]) -> np.ndarray:
+        plan = Plan(units=5000, burn_in_units=20, burn_in_events=1)
+        z = Arms(source.metric, both[0], both[1], plan).z()
+        return np.where((np.abs(z) > 1.96) & (np.minimum(both[0].n, both[1].n) > 100), np.inf, 0.0)
+
+    source = proportion(0.3)
+    wrong = called(Cell("peeking", source, lambda *_: peeking), 0.5, RUNS, seed=1)
     assert wrong > 0.15
+    assert too_often(wrong, RUNS)
 
 
-@pytest.mark.parametrize("source", [proportion(0.5, 0.1), skewed(0.3), ratio(0.1)], ids=lambda s: s.name)
-def test_a_true_effect_is_found_in_time(source: Source):
-    size = fixed_size(source.effect, source.variances)
-    (found,) = units_to_verdict(source, [Plan(units=4 * size)], 200, 3 * size, seed=12)
-    assert np.quantile(found, 0.8, method="inverted_cdf") <= 2.2 * 2 * size
+def test_three_and_twenty_arms():
+    assert arms_alike(proportion(0.02), (0.9, 0.05, 0.05), 100, seed=3) <= 0.05
+    assert arms_alike(proportion(0.3), (0.05,) * 20, 100, seed=3) <= 0.05
 
 
-def test_many_experiments_at_once_are_what_one_at_a_time_is():
-    source, plan = proportion(0.3, 0.2), Plan(units=400)
-    control, treatment = looks(source, np.random.default_rng(2), 2, 150)
-    for look in (40, 150, 299):
+@pytest.mark.parametrize(("aggregate", "kind"), [("SUM", Kind.MEAN), ("LAST", Kind.PROPORTION)])
+def test_values_that_change_after_they_were_counted(aggregate: str, kind: Kind):
+    assert changing(aggregate, kind, 0.1, 40, seed=5) <= 0.05
+
+
+@pytest.mark.parametrize(("share", "target"), POWER_SPLITS)
+@pytest.mark.parametrize("source", [proportion(0.5, 0.06), skewed(0.15), ratio(0.05)], ids=lambda s: s.name)
+def test_a_true_effect_is_found_in_time(source, share, target):
+    assert float(power(source, share, 100, seed=12)["80 % by"].rstrip("x")) <= target
+
+
+@pytest.mark.parametrize("source", [proportion(0.3, 0.2), skewed(0.4), ratio(0.1)], ids=lambda s: s.name)
+def test_many_experiments_at_once_are_what_one_at_a_time_is(source):
+    plan, line = Plan(units=4000), Line(offset=0.05)
+    both = looks(source, np.random.default_rng(2), 2, 3000, share=0.3, every=100)
+    many = evidence(source.metric, both, plan, line)
+    for look in (0, 4, 29):
         for row in range(2):
             one = [
                 Moments(
-                    int(m.n[row, look]),
-                    (float(m.sums[0][row, look]),),
-                    (float(m.products[0][row, look]),),
+                    int(arm.n[row, look]),
+                    *(
+                        tuple(float(x[row, look]) for x in sums)
+                        for sums in (arm.sums, arm.products, arm.cubes)
+                    ),
                 )
-                for m in (control, treatment)
+                for arm in both
             ]
-            many = [
-                Moments(m.n[:, look:], (m.sums[0][:, look:],), (m.products[0][:, look:],))
-                for m in (control, treatment)
-            ]
-            evidence = log_evidence(source.metric, *many, plan)[row, 0]
-            assert compare(source.metric, *one, plan).p == pytest.approx(np.exp(-max(0.0, evidence)))
+            found = compare(source.metric, *one, plan, line)
+            assert found.p == pytest.approx(np.exp(-max(0.0, many[row, look])))

@@ -1,4 +1,4 @@
-"""Holm, pairs, missing outcomes, maturity, sample size, metrics."""
+"""Holm, missing outcomes, maturity, equal length, metrics."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from router.experiments.stats import (
     Kind,
     Metric,
     Moments,
-    fixed_size,
+    Plan,
     holm,
     length_adjusted,
     maturity,
     missing_outcomes,
-    paired,
 )
-from router.experiments.stats.exact import one_arm
 
 
 def test_holm_multiplies_by_what_is_left_and_never_falls():
@@ -26,25 +24,6 @@ def test_holm_multiplies_by_what_is_left_and_never_falls():
     assert holm({}) == {}
     with pytest.raises(InvalidRequest, match=r"p_values\[b\]"):
         holm({"a": 0.1, "b": 1.1})
-
-
-def test_pairs():
-    found = paired(40, 10, 50)
-    assert found.share == 0.8
-    assert 0.5 < found.low < 0.8 < found.high < 1
-    assert found.p < 0.001
-    assert paired(0, 0, 9).p == 1
-    assert paired(0, 0, 9).share == 0.5
-    with pytest.raises(InvalidRequest, match="negative"):
-        paired(-1, 2)
-
-
-def test_equal_pairs_are_called_different_in_at_most_five_percent():
-    wins = (np.random.default_rng(1).random((400, 200)) < 0.5).cumsum(axis=1)
-    evidence = one_arm(wins, np.arange(1, 201) - wins, 0.5)
-    assert (evidence >= np.log(20)).any(axis=1).mean() <= 0.05
-    last = paired(int(wins[0, -1]), int(200 - wins[0, -1]))
-    assert last.p == pytest.approx(min(1.0, np.exp(-evidence[0, -1])))
 
 
 def test_missing_outcomes():
@@ -70,38 +49,23 @@ def test_maturity_counts_whole_buckets():
         maturity([], 0.0, -1.0)
 
 
-def test_the_fixed_size_is_the_textbooks():
-    assert fixed_size(0.05, (0.25, 0.25)) == 1570
-    assert fixed_size(-0.1, (0.09, 0.16), power=0.9) == 263
-
-
-@pytest.mark.parametrize(
-    "given",
-    [(0.0, (1.0, 1.0)), (float("nan"), (1.0, 1.0)), (0.1, (0.0, 0.0)), (0.1, (1.0, 1.0), 0.05, 0.04)],
-)
-def test_a_size_for_nothing_is_refused(given):
-    with pytest.raises(InvalidRequest):
-        fixed_size(*given)
-
-
 def test_lengths_that_differ_explain_an_effect():
     rng = np.random.default_rng(0)
     arms = []
     for longer in (0, 30):
         length = rng.normal(100 + longer, 15, 2000)
         arms.append(Moments.of(0.01 * length + rng.normal(size=2000), length))
-    found = length_adjusted(*arms)
+    found = length_adjusted(*arms, Plan())
     assert found.raw == pytest.approx(0.3, abs=0.1)
-    assert abs(float(found.adjusted.z)) < 3
-    assert abs(float(found.adjusted.value)) < 0.15
+    assert abs(found.adjusted) < found.half < 0.3
     with pytest.raises(InvalidRequest, match="length"):
-        length_adjusted(Moments.empty(2), arms[1])
+        length_adjusted(Moments.empty(2), arms[1], Plan())
 
 
 def test_equal_lengths_change_nothing():
     flat = [Moments.of(np.arange(10.0) + shift, np.full(10, 7.0)) for shift in (0, 1)]
-    found = length_adjusted(*flat)
-    assert found.raw == found.adjusted.value == 1
+    found = length_adjusted(*flat, Plan())
+    assert found.raw == found.adjusted == 1
 
 
 def test_a_metric_knows_its_columns():

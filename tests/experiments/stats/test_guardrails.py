@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidRequest
-from router.experiments.stats import Guardrail, Kind, Metric, Moments, Plan, State, guard
-from router.experiments.stats.contrast import Line
+from router.experiments.stats import Guardrail, Kind, Line, Metric, Moments, Plan, State, guard
 
 ERRORS = Metric("errors", Kind.PROPORTION, higher_is_better=False)
 QUALITY = Metric("quality", Kind.PROPORTION)

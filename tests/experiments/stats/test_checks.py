@@ -9,7 +9,7 @@ import pytest
 
 from router.errors import InvalidRequest
 from router.experiments.stats import sample_ratio
-from router.experiments.stats.sample_ratio import arm_term, total_term
+from router.experiments.stats.checks import arm_term, total_term
 
 stats = pytest.importorskip("scipy.stats")
 

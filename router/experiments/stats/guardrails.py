@@ -9,21 +9,9 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from router.experiments.stats import exact, mixture
-from router.experiments.stats.compare import (
-    Comparison,
-    asymptotic_alpha,
-    burnt_in,
-    compare,
-    counts,
-    gain,
-    has_exact,
-    pair,
-)
-from router.experiments.stats.contrast import Line, contrast
-from router.experiments.stats.metric import Metric
-from router.experiments.stats.moments import Moments, invalid
-from router.experiments.stats.plan import Plan
+from router.experiments.stats.compare import Arms, Comparison, Plan, compare, p_of
+from router.experiments.stats.moments import Metric, Moments, invalid
+from router.experiments.stats.sequences import Line
 
 
 class State(StrEnum):
@@ -75,27 +63,11 @@ class Guarded:
 def guard(guardrail: Guardrail, control: Moments, treatment: Moments, plan: Plan) -> Guarded:
     """The guardrail at this look. The p-values are one-sided and valid at any look."""
     metric = guardrail.metric
-    beyond = _p(guardrail, control, treatment, plan, -metric.sign)
-    within = _p(guardrail, control, treatment, plan, metric.sign)
+    arms = Arms(metric, control, treatment, plan)
+    beyond, within = (p_of(arms.evidence(guardrail.line, side)) for side in (-metric.sign, metric.sign))
     state = State.OPEN
     if beyond <= plan.alpha:
         state = State.BEYOND
     elif within <= plan.alpha:
         state = State.WITHIN
     return Guarded(guardrail, compare(metric, control, treatment, plan), beyond, within, state)
-
-
-def _p(guardrail: Guardrail, control: Moments, treatment: Moments, plan: Plan, side: int) -> float:
-    """p-value for the metric lying on the `side` of the margin's line."""
-    metric, line = guardrail.metric, guardrail.line
-    difference = contrast(*pair(metric, control, treatment), line)
-    if bool(burnt_in(metric, control, treatment, plan)):
-        level = asymptotic_alpha(metric, plan)
-        n_rho2 = gain(difference.n, plan, min(2 * level, 0.5))
-        evidence = float(mixture.one_sided(side * difference.z, n_rho2)) + math.log(level / plan.alpha)
-    elif has_exact(metric) and side * float(difference.value) > 0:
-        evidence = float(exact.two_arms(counts(control), counts(treatment), line))
-        evidence += math.log(plan.exact_share)
-    else:
-        evidence = 0.0
-    return math.exp(-max(0.0, evidence))

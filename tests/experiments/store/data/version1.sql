@@ -1,0 +1,1436 @@
+BEGIN TRANSACTION;
+CREATE TABLE lora_router_audit (
+	id INTEGER NOT NULL, 
+	experiment TEXT NOT NULL, 
+	time DOUBLE NOT NULL, 
+	actor TEXT NOT NULL, 
+	act TEXT NOT NULL, 
+	reason TEXT NOT NULL, 
+	detail TEXT NOT NULL, 
+	PRIMARY KEY (id)
+);
+INSERT INTO "lora_router_audit" VALUES(1,'split',1700000000.0,'ipv4:127.0.0.1','create','because','{"n": 1}');
+CREATE TABLE lora_router_built_in (
+	phase INTEGER NOT NULL, 
+	arm TEXT NOT NULL, 
+	differed BOOLEAN NOT NULL, 
+	metric TEXT NOT NULL, 
+	n INTEGER NOT NULL, 
+	total DOUBLE NOT NULL, 
+	PRIMARY KEY (phase, arm, differed, metric)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "lora_router_built_in" VALUES(1,'new',0,'completion_tokens',3,80.0);
+INSERT INTO "lora_router_built_in" VALUES(1,'old',0,'completion_tokens',36,1074.0);
+INSERT INTO "lora_router_built_in" VALUES(3,'new',0,'completion_tokens',20,606.0);
+INSERT INTO "lora_router_built_in" VALUES(3,'old',0,'completion_tokens',19,548.0);
+INSERT INTO "lora_router_built_in" VALUES(5,'as-is',0,'completion_tokens',10,292.0);
+INSERT INTO "lora_router_built_in" VALUES(5,'as-is',1,'completion_tokens',9,256.0);
+INSERT INTO "lora_router_built_in" VALUES(5,'strict',0,'completion_tokens',20,606.0);
+CREATE TABLE lora_router_cohorts (
+	phase INTEGER NOT NULL, 
+	arm TEXT NOT NULL, 
+	differed BOOLEAN NOT NULL, 
+	stretch INTEGER NOT NULL, 
+	exposed INTEGER NOT NULL, 
+	degraded INTEGER NOT NULL, 
+	crossed INTEGER NOT NULL, 
+	answers INTEGER NOT NULL, 
+	PRIMARY KEY (phase, arm, differed, stretch)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "lora_router_cohorts" VALUES(1,'new',0,0,1,0,0,1);
+INSERT INTO "lora_router_cohorts" VALUES(1,'new',0,3,1,0,0,2);
+INSERT INTO "lora_router_cohorts" VALUES(1,'old',0,0,2,0,0,5);
+INSERT INTO "lora_router_cohorts" VALUES(1,'old',0,1,4,0,0,7);
+INSERT INTO "lora_router_cohorts" VALUES(1,'old',0,2,3,1,0,6);
+INSERT INTO "lora_router_cohorts" VALUES(1,'old',0,3,2,0,0,4);
+INSERT INTO "lora_router_cohorts" VALUES(1,'old',0,4,4,0,0,8);
+INSERT INTO "lora_router_cohorts" VALUES(1,'old',0,5,3,0,0,6);
+INSERT INTO "lora_router_cohorts" VALUES(3,'new',0,0,1,0,0,2);
+INSERT INTO "lora_router_cohorts" VALUES(3,'new',0,1,2,0,0,4);
+INSERT INTO "lora_router_cohorts" VALUES(3,'new',0,2,2,1,0,3);
+INSERT INTO "lora_router_cohorts" VALUES(3,'new',0,3,1,0,0,3);
+INSERT INTO "lora_router_cohorts" VALUES(3,'new',0,4,2,0,0,3);
+INSERT INTO "lora_router_cohorts" VALUES(3,'new',0,5,2,0,0,5);
+INSERT INTO "lora_router_cohorts" VALUES(3,'old',0,0,2,0,0,4);
+INSERT INTO "lora_router_cohorts" VALUES(3,'old',0,1,2,0,0,3);
+INSERT INTO "lora_router_cohorts" VALUES(3,'old',0,2,1,0,0,3);
+INSERT INTO "lora_router_cohorts" VALUES(3,'old',0,3,2,0,0,3);
+INSERT INTO "lora_router_cohorts" VALUES(3,'old',0,4,2,0,0,5);
+INSERT INTO "lora_router_cohorts" VALUES(3,'old',0,5,1,0,0,1);
+INSERT INTO "lora_router_cohorts" VALUES(5,'as-is',0,0,1,0,0,3);
+INSERT INTO "lora_router_cohorts" VALUES(5,'as-is',0,1,1,0,0,1);
+INSERT INTO "lora_router_cohorts" VALUES(5,'as-is',0,2,0,0,0,0);
+INSERT INTO "lora_router_cohorts" VALUES(5,'as-is',0,3,1,0,0,2);
+INSERT INTO "lora_router_cohorts" VALUES(5,'as-is',0,4,1,0,0,3);
+INSERT INTO "lora_router_cohorts" VALUES(5,'as-is',0,5,1,0,0,1);
+INSERT INTO "lora_router_cohorts" VALUES(5,'as-is',1,0,1,0,0,1);
+INSERT INTO "lora_router_cohorts" VALUES(5,'as-is',1,1,1,0,0,2);
+INSERT INTO "lora_router_cohorts" VALUES(5,'as-is',1,2,1,0,0,3);
+INSERT INTO "lora_router_cohorts" VALUES(5,'as-is',1,3,1,0,0,1);
+INSERT INTO "lora_router_cohorts" VALUES(5,'as-is',1,4,1,0,0,2);
+INSERT INTO "lora_router_cohorts" VALUES(5,'strict',0,0,1,0,0,2);
+INSERT INTO "lora_router_cohorts" VALUES(5,'strict',0,1,2,0,0,4);
+INSERT INTO "lora_router_cohorts" VALUES(5,'strict',0,2,2,1,0,3);
+INSERT INTO "lora_router_cohorts" VALUES(5,'strict',0,3,1,0,0,3);
+INSERT INTO "lora_router_cohorts" VALUES(5,'strict',0,4,2,0,0,3);
+INSERT INTO "lora_router_cohorts" VALUES(5,'strict',0,5,2,0,0,5);
+CREATE TABLE lora_router_digests (
+	phase INTEGER NOT NULL, 
+	arm TEXT NOT NULL, 
+	digest TEXT NOT NULL, 
+	place INTEGER NOT NULL, 
+	PRIMARY KEY (phase, arm, digest)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "lora_router_digests" VALUES(1,'new','da/db/dr',1);
+INSERT INTO "lora_router_digests" VALUES(1,'old','da/db/dr',4);
+INSERT INTO "lora_router_digests" VALUES(3,'new','da/db/dr',5);
+INSERT INTO "lora_router_digests" VALUES(3,'old','da/db/dr',2);
+INSERT INTO "lora_router_digests" VALUES(5,'as-is','da/db/dr',3);
+INSERT INTO "lora_router_digests" VALUES(5,'strict','da/db/dr',6);
+CREATE TABLE lora_router_disagreements (
+	phase INTEGER NOT NULL, 
+	response_id TEXT NOT NULL, 
+	unit TEXT NOT NULL, 
+	time DOUBLE NOT NULL, 
+	control TEXT NOT NULL, 
+	treatment TEXT NOT NULL, 
+	PRIMARY KEY (phase, response_id)
+);
+INSERT INTO "lora_router_disagreements" VALUES(5,'routers-0-0','unit-00',1700000000.0,'base','adapters/medical');
+INSERT INTO "lora_router_disagreements" VALUES(5,'routers-4-0','unit-04',1700000004.0,'base','adapters/medical');
+INSERT INTO "lora_router_disagreements" VALUES(5,'routers-8-0','unit-08',1700000008.0,'base','adapters/medical');
+INSERT INTO "lora_router_disagreements" VALUES(5,'routers-12-0','unit-12',1700000012.0,'base','adapters/medical');
+INSERT INTO "lora_router_disagreements" VALUES(5,'routers-16-0','unit-16',1700000016.0,'base','adapters/medical');
+CREATE TABLE lora_router_experiments (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	name TEXT, 
+	etag TEXT NOT NULL, 
+	document TEXT NOT NULL, 
+	UNIQUE (name)
+);
+INSERT INTO "lora_router_experiments" VALUES(1,'split','4ce806689a076a24','{"name":"split","spec":{"hypothesis":"h","route":"medical","arms":[{"name":"old","weight":0.9,"adapter":null,"router":null},{"name":"new","weight":0.1,"adapter":null,"router":null}],"control":"old","primary":{"name":"thumbs_up","kind":"proportion","higher_is_better":true,"aggregate":"max","per":"responses","missing":"excluded","covariate":false,"margin":0.0,"relative":false},"guardrails":[{"name":"seconds","kind":"mean","higher_is_better":false,"aggregate":"sum","per":"responses","missing":"excluded","covariate":false,"margin":0.5,"relative":false},{"name":"errors","kind":"ratio","higher_is_better":false,"aggregate":"sum","per":"responses","missing":"excluded","covariate":false,"margin":0.1,"relative":false}],"mode":"split","unit":"user","unit_label":"","enrolment":1.0,"namespace":"","slot":[0.0,1.0],"margin":0.0,"alpha":0.05,"planned_units":5000,"min_units":100,"min_matured":0.8,"window":2400.0,"shadow_share":1.0,"judge":"exact_match","floor":0.05,"epoch":3600.0},"state":"stopped","phases":[{"number":1,"started":1700000000.0,"enrolment_salt":"e","variant_salt":"v","spec":{"hypothesis":"h","route":"medical","arms":[{"name":"old","weight":0.9,"adapter":null,"router":null},{"name":"new","weight":0.1,"adapter":null,"router":null}],"control":"old","primary":{"name":"thumbs_up","kind":"proportion","higher_is_better":true,"aggregate":"max","per":"responses","missing":"excluded","covariate":false,"margin":0.0,"relative":false},"guardrails":[{"name":"seconds","kind":"mean","higher_is_better":false,"aggregate":"sum","per":"responses","missing":"excluded","covariate":false,"margin":0.5,"relative":false},{"name":"errors","kind":"ratio","higher_is_better":false,"aggregate":"sum","per":"responses","missing":"excluded","covariate":false,"margin":0.1,"relative":false}],"mode":"split","unit":"user","unit_label":"","enrolment":1.0,"namespace":"","slot":[0.0,1.0],"margin":0.0,"alpha":0.05,"planned_units":5000,"min_units":100,"min_matured":0.8,"window":2400.0,"shadow_share":1.0,"judge":"exact_match","floor":0.05,"epoch":3600.0},"ended":1700009000.0,"reason":""},{"number":2,"started":1700009000.0,"enrolment_salt":"e2","variant_salt":"v2","spec":{"hypothesis":"h","route":"medical","arms":[{"name":"old","weight":0.9,"adapter":null,"router":null},{"name":"new","weight":0.1,"adapter":null,"router":null}],"control":"old","primary":{"name":"thumbs_up","kind":"proportion","higher_is_better":true,"aggregate":"max","per":"responses","missing":"excluded","covariate":false,"margin":0.0,"relative":false},"guardrails":[{"name":"seconds","kind":"mean","higher_is_better":false,"aggregate":"sum","per":"responses","missing":"excluded","covariate":false,"margin":0.5,"relative":false},{"name":"errors","kind":"ratio","higher_is_better":false,"aggregate":"sum","per":"responses","missing":"excluded","covariate":false,"margin":0.1,"relative":false}],"mode":"split","unit":"user","unit_label":"","enrolment":1.0,"namespace":"","slot":[0.0,1.0],"margin":0.0,"alpha":0.05,"planned_units":5000,"min_units":100,"min_matured":0.8,"window":2400.0,"shadow_share":1.0,"judge":"exact_match","floor":0.05,"epoch":3600.0},"ended":null,"reason":"edited"}],"created":0.0,"updated":0.0,"stopped":1700020000.0,"stop_reason":"over","promoted":""}');
+INSERT INTO "lora_router_experiments" VALUES(2,'cuped','16616af83620b5a3','{"name":"cuped","spec":{"hypothesis":"h","route":"medical","arms":[{"name":"old","weight":0.9,"adapter":null,"router":null},{"name":"new","weight":0.1,"adapter":null,"router":null}],"control":"old","primary":{"name":"score","kind":"mean","higher_is_better":true,"aggregate":"sum","per":"responses","missing":"excluded","covariate":true,"margin":0.0,"relative":false},"guardrails":[{"name":"ratio","kind":"ratio","higher_is_better":true,"aggregate":"sum","per":"responses","missing":"excluded","covariate":true,"margin":0.1,"relative":false}],"mode":"split","unit":"user","unit_label":"","enrolment":1.0,"namespace":"","slot":[0.0,1.0],"margin":0.0,"alpha":0.05,"planned_units":5000,"min_units":100,"min_matured":0.8,"window":2400.0,"shadow_share":1.0,"judge":"exact_match","floor":0.05,"epoch":3600.0},"state":"running","phases":[{"number":1,"started":1700009000.0,"enrolment_salt":"e3","variant_salt":"v3","spec":{"hypothesis":"h","route":"medical","arms":[{"name":"old","weight":0.9,"adapter":null,"router":null},{"name":"new","weight":0.1,"adapter":null,"router":null}],"control":"old","primary":{"name":"score","kind":"mean","higher_is_better":true,"aggregate":"sum","per":"responses","missing":"excluded","covariate":true,"margin":0.0,"relative":false},"guardrails":[{"name":"ratio","kind":"ratio","higher_is_better":true,"aggregate":"sum","per":"responses","missing":"excluded","covariate":true,"margin":0.1,"relative":false}],"mode":"split","unit":"user","unit_label":"","enrolment":1.0,"namespace":"","slot":[0.0,1.0],"margin":0.0,"alpha":0.05,"planned_units":5000,"min_units":100,"min_matured":0.8,"window":2400.0,"shadow_share":1.0,"judge":"exact_match","floor":0.05,"epoch":3600.0},"ended":null,"reason":""}],"created":0.0,"updated":0.0,"stopped":null,"stop_reason":"","promoted":""}');
+INSERT INTO "lora_router_experiments" VALUES(3,'shadow','4785d142dac61298','{"name":"shadow","spec":{"hypothesis":"h","route":"medical","arms":[{"name":"old","weight":0.9,"adapter":null,"router":null},{"name":"new","weight":0.1,"adapter":null,"router":null}],"control":"old","primary":{"name":"thumbs_up","kind":"proportion","higher_is_better":true,"aggregate":"max","per":"responses","missing":"excluded","covariate":false,"margin":0.0,"relative":false},"guardrails":[],"mode":"shadow","unit":"user","unit_label":"","enrolment":1.0,"namespace":"","slot":[0.0,1.0],"margin":0.0,"alpha":0.05,"planned_units":5000,"min_units":100,"min_matured":0.8,"window":2400.0,"shadow_share":1.0,"judge":"exact_match","floor":0.05,"epoch":3600.0},"state":"running","phases":[{"number":1,"started":1700000000.0,"enrolment_salt":"e4","variant_salt":"v4","spec":{"hypothesis":"h","route":"medical","arms":[{"name":"old","weight":0.9,"adapter":null,"router":null},{"name":"new","weight":0.1,"adapter":null,"router":null}],"control":"old","primary":{"name":"thumbs_up","kind":"proportion","higher_is_better":true,"aggregate":"max","per":"responses","missing":"excluded","covariate":false,"margin":0.0,"relative":false},"guardrails":[],"mode":"shadow","unit":"user","unit_label":"","enrolment":1.0,"namespace":"","slot":[0.0,1.0],"margin":0.0,"alpha":0.05,"planned_units":5000,"min_units":100,"min_matured":0.8,"window":2400.0,"shadow_share":1.0,"judge":"exact_match","floor":0.05,"epoch":3600.0},"ended":null,"reason":""}],"created":0.0,"updated":0.0,"stopped":null,"stop_reason":"","promoted":""}');
+INSERT INTO "lora_router_experiments" VALUES(4,'routers','093227d10d48bbf3','{"name":"routers","spec":{"hypothesis":"h","route":"","arms":[{"name":"as-is","weight":0.5,"adapter":null,"router":null},{"name":"strict","weight":0.5,"adapter":null,"router":{"threshold":0.8,"classifiers":null,"task_first":null,"domain_first":null}}],"control":"as-is","primary":{"name":"thumbs_up","kind":"proportion","higher_is_better":true,"aggregate":"max","per":"responses","missing":"excluded","covariate":false,"margin":0.0,"relative":false},"guardrails":[],"mode":"split","unit":"user","unit_label":"","enrolment":1.0,"namespace":"","slot":[0.0,1.0],"margin":0.0,"alpha":0.05,"planned_units":5000,"min_units":100,"min_matured":0.8,"window":2400.0,"shadow_share":1.0,"judge":"exact_match","floor":0.05,"epoch":3600.0},"state":"running","phases":[{"number":1,"started":1700000000.0,"enrolment_salt":"e5","variant_salt":"v5","spec":{"hypothesis":"h","route":"","arms":[{"name":"as-is","weight":0.5,"adapter":null,"router":null},{"name":"strict","weight":0.5,"adapter":null,"router":{"threshold":0.8,"classifiers":null,"task_first":null,"domain_first":null}}],"control":"as-is","primary":{"name":"thumbs_up","kind":"proportion","higher_is_better":true,"aggregate":"max","per":"responses","missing":"excluded","covariate":false,"margin":0.0,"relative":false},"guardrails":[],"mode":"split","unit":"user","unit_label":"","enrolment":1.0,"namespace":"","slot":[0.0,1.0],"margin":0.0,"alpha":0.05,"planned_units":5000,"min_units":100,"min_matured":0.8,"window":2400.0,"shadow_share":1.0,"judge":"exact_match","floor":0.05,"epoch":3600.0},"ended":null,"reason":""}],"created":0.0,"updated":0.0,"stopped":null,"stop_reason":"","promoted":""}');
+CREATE TABLE lora_router_exposures (
+	response_id TEXT NOT NULL, 
+	phase INTEGER NOT NULL, 
+	unit_id INTEGER NOT NULL, 
+	arm TEXT NOT NULL, 
+	time DOUBLE NOT NULL, 
+	propensity DOUBLE NOT NULL, 
+	sampling TEXT NOT NULL, 
+	degraded TEXT NOT NULL, 
+	PRIMARY KEY (response_id, phase)
+);
+INSERT INTO "lora_router_exposures" VALUES('split-0-0',1,1,'new',1700000010.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-0-0',3,2,'old',1700009010.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-0-0',5,3,'as-is',1700000010.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-1-0',1,4,'old',1700000040.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-1-1',1,4,'old',1700000041.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-1-0',3,5,'new',1700009040.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-1-1',3,5,'new',1700009041.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-1-0',5,6,'strict',1700000040.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-1-1',5,6,'strict',1700000041.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-2-0',1,7,'old',1700000070.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-2-1',1,7,'old',1700000071.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-2-2',1,7,'old',1700000072.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-2-0',3,8,'old',1700009070.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-2-1',3,8,'old',1700009071.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-2-2',3,8,'old',1700009072.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-2-0',5,9,'as-is',1700000070.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-2-1',5,9,'as-is',1700000071.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-2-2',5,9,'as-is',1700000072.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-3-0',1,10,'old',1700000100.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-3-0',3,11,'new',1700009100.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-3-0',5,12,'strict',1700000100.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-4-0',1,13,'old',1700000130.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-4-1',1,13,'old',1700000131.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-4-0',3,14,'old',1700009130.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-4-1',3,14,'old',1700009131.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-4-0',5,15,'as-is',1700000130.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-4-1',5,15,'as-is',1700000131.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-5-0',1,16,'old',1700000160.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-5-1',1,16,'old',1700000161.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-5-2',1,16,'old',1700000162.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-5-0',3,17,'new',1700009160.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-5-1',3,17,'new',1700009161.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-5-2',3,17,'new',1700009162.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-5-0',5,18,'strict',1700000160.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-5-1',5,18,'strict',1700000161.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-5-2',5,18,'strict',1700000162.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-6-0',1,19,'old',1700000190.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-6-0',3,20,'old',1700009190.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-6-0',5,21,'as-is',1700000190.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-7-0',1,22,'old',1700000220.0,0.5,'','QUEUE_FULL');
+INSERT INTO "lora_router_exposures" VALUES('split-7-1',1,22,'old',1700000221.0,0.5,'','QUEUE_FULL');
+INSERT INTO "lora_router_exposures" VALUES('cuped-7-0',3,23,'new',1700009220.0,0.5,'','QUEUE_FULL');
+INSERT INTO "lora_router_exposures" VALUES('cuped-7-1',3,23,'new',1700009221.0,0.5,'','QUEUE_FULL');
+INSERT INTO "lora_router_exposures" VALUES('routers-7-0',5,24,'strict',1700000220.0,0.5,'','QUEUE_FULL');
+INSERT INTO "lora_router_exposures" VALUES('routers-7-1',5,24,'strict',1700000221.0,0.5,'','QUEUE_FULL');
+INSERT INTO "lora_router_exposures" VALUES('split-8-0',1,25,'old',1700000250.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-8-1',1,25,'old',1700000251.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-8-2',1,25,'old',1700000252.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-8-0',3,26,'old',1700009250.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-8-1',3,26,'old',1700009251.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-8-2',3,26,'old',1700009252.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-8-0',5,27,'as-is',1700000250.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-8-1',5,27,'as-is',1700000251.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-8-2',5,27,'as-is',1700000252.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-9-0',1,28,'old',1700000280.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-9-0',3,29,'new',1700009280.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-9-0',5,30,'strict',1700000280.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-10-0',1,31,'new',1700000310.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-10-1',1,31,'new',1700000311.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-10-0',3,32,'old',1700009310.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-10-1',3,32,'old',1700009311.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-10-0',5,33,'as-is',1700000310.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-10-1',5,33,'as-is',1700000311.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-11-0',1,34,'old',1700000340.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-11-1',1,34,'old',1700000341.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-11-2',1,34,'old',1700000342.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-11-0',3,35,'new',1700009340.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-11-1',3,35,'new',1700009341.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-11-2',3,35,'new',1700009342.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-11-0',5,36,'strict',1700000340.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-11-1',5,36,'strict',1700000341.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-11-2',5,36,'strict',1700000342.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-12-0',1,37,'old',1700000370.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-12-0',3,38,'old',1700009370.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-12-0',5,39,'as-is',1700000370.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-13-0',1,40,'old',1700000400.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-13-1',1,40,'old',1700000401.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-13-0',3,41,'new',1700009400.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-13-1',3,41,'new',1700009401.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-13-0',5,42,'strict',1700000400.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-13-1',5,42,'strict',1700000401.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-14-0',1,43,'old',1700000430.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-14-1',1,43,'old',1700000431.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-14-2',1,43,'old',1700000432.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-14-0',3,44,'old',1700009430.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-14-1',3,44,'old',1700009431.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-14-2',3,44,'old',1700009432.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-14-0',5,45,'as-is',1700000430.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-14-1',5,45,'as-is',1700000431.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-14-2',5,45,'as-is',1700000432.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-15-0',1,46,'old',1700000460.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-15-0',3,47,'new',1700009460.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-15-0',5,48,'strict',1700000460.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-16-0',1,49,'old',1700000490.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-16-1',1,49,'old',1700000491.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-16-0',3,50,'old',1700009490.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-16-1',3,50,'old',1700009491.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-16-0',5,51,'as-is',1700000490.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-16-1',5,51,'as-is',1700000491.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-17-0',1,52,'old',1700000520.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-17-1',1,52,'old',1700000521.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-17-2',1,52,'old',1700000522.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-17-0',3,53,'new',1700009520.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-17-1',3,53,'new',1700009521.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-17-2',3,53,'new',1700009522.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-17-0',5,54,'strict',1700000520.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-17-1',5,54,'strict',1700000521.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-17-2',5,54,'strict',1700000522.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-18-0',1,55,'old',1700000550.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-18-0',3,56,'old',1700009550.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-18-0',5,57,'as-is',1700000550.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-19-0',1,58,'old',1700000580.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('split-19-1',1,58,'old',1700000581.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-19-0',3,59,'new',1700009580.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('cuped-19-1',3,59,'new',1700009581.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-19-0',5,60,'strict',1700000580.0,0.5,'','');
+INSERT INTO "lora_router_exposures" VALUES('routers-19-1',5,60,'strict',1700000581.0,0.5,'','');
+CREATE TABLE lora_router_outcomes (
+	"key" TEXT NOT NULL, 
+	phase INTEGER NOT NULL, 
+	unit_id INTEGER, 
+	metric TEXT NOT NULL, 
+	value DOUBLE NOT NULL, 
+	time DOUBLE NOT NULL, 
+	response_id TEXT NOT NULL, 
+	experiment TEXT NOT NULL, 
+	unit TEXT NOT NULL, 
+	late SMALLINT NOT NULL, 
+	received DOUBLE NOT NULL, 
+	PRIMARY KEY ("key", phase)
+);
+INSERT INTO "lora_router_outcomes" VALUES('key-6',1,1,'completion_tokens',20.0,1700000012.0,'split-0-0','','',0,1.79570389940330624e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-5',1,1,'ratio',0.0,1700000012.0,'split-0-0','','',0,1.79570389940330624e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-4',1,1,'score',2.85234205367505744e+00,1700000012.0,'split-0-0','','',0,1.79570389940330624e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-3',1,1,'errors',0.0,1700000011.0,'split-0-0','','',0,1.79570389940330624e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-2',1,1,'seconds',3.23930145822894421e-01,1700000011.0,'split-0-0','','',0,1.79570389940330624e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-1',1,1,'thumbs_up',1.0,1700000015.0,'split-0-0','','',0,1.79570389940330624e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-12',3,2,'completion_tokens',20.0,1700009012.0,'cuped-0-0','','',0,1.79570389943142127e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-11',3,2,'ratio',0.0,1700009012.0,'cuped-0-0','','',0,1.79570389943142127e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-10',3,2,'score',1.82260294702781466e+00,1700009012.0,'cuped-0-0','','',0,1.79570389943142127e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-9',3,2,'errors',0.0,1700009011.0,'cuped-0-0','','',0,1.79570389943142127e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-8',3,2,'seconds',8.97871115017214727e+00,1700009011.0,'cuped-0-0','','',0,1.79570389943142127e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-7',3,2,'thumbs_up',0.0,1700009015.0,'cuped-0-0','','',0,1.79570389943142127e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-18',5,3,'completion_tokens',20.0,1700000012.0,'routers-0-0','','',0,1.7957038994435122e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-17',5,3,'ratio',0.0,1700000012.0,'routers-0-0','','',0,1.7957038994435122e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-16',5,3,'score',2.01627242612308243e+00,1700000012.0,'routers-0-0','','',0,1.7957038994435122e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-15',5,3,'errors',0.0,1700000011.0,'routers-0-0','','',0,1.7957038994435122e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-14',5,3,'seconds',6.29353984922583764e-01,1700000011.0,'routers-0-0','','',0,1.7957038994435122e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-13',5,3,'thumbs_up',0.0,1700000015.0,'routers-0-0','','',0,1.7957038994435122e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-24',1,4,'completion_tokens',21.0,1700000042.0,'split-1-0','','',0,1.79570389945105361e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-23',1,4,'ratio',1.0,1700000042.0,'split-1-0','','',0,1.79570389945105361e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-22',1,4,'score',5.46742113515229277e+00,1700000042.0,'split-1-0','','',0,1.79570389945105361e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-21',1,4,'errors',0.0,1700000041.0,'split-1-0','','',0,1.79570389945105361e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-20',1,4,'seconds',4.66714866631482372e-01,1700000041.0,'split-1-0','','',0,1.79570389945105361e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-19',1,4,'thumbs_up',0.0,1700000045.0,'split-1-0','','',0,1.79570389945105361e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-30',1,4,'completion_tokens',21.0,1700000043.0,'split-1-1','','',0,1.79570389945906186e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-29',1,4,'ratio',1.0,1700000043.0,'split-1-1','','',0,1.79570389945906186e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-28',1,4,'score',-2.50554545641630266e-01,1700000043.0,'split-1-1','','',0,1.79570389945906186e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-27',1,4,'errors',0.0,1700000042.0,'split-1-1','','',0,1.79570389945906186e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-26',1,4,'seconds',1.65496239465799388e-01,1700000042.0,'split-1-1','','',0,1.79570389945906186e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-25',1,4,'thumbs_up',0.0,1700000046.0,'split-1-1','','',0,1.79570389945906186e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-36',3,5,'completion_tokens',21.0,1700009042.0,'cuped-1-0','','',0,1.79570389948287034e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-35',3,5,'ratio',1.0,1700009042.0,'cuped-1-0','','',0,1.79570389948287034e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-34',3,5,'score',9.53196575683781577e-01,1700009042.0,'cuped-1-0','','',0,1.79570389948287034e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-33',3,5,'errors',0.0,1700009041.0,'cuped-1-0','','',0,1.79570389948287034e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-32',3,5,'seconds',3.99905006777397442e+00,1700009041.0,'cuped-1-0','','',0,1.79570389948287034e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-31',3,5,'thumbs_up',1.0,1700009045.0,'cuped-1-0','','',0,1.79570389948287034e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-42',3,5,'completion_tokens',21.0,1700009043.0,'cuped-1-1','','',0,1.79570389949256157e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-41',3,5,'ratio',1.0,1700009043.0,'cuped-1-1','','',0,1.79570389949256157e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-40',3,5,'score',-1.06468610507595906e+00,1700009043.0,'cuped-1-1','','',0,1.79570389949256157e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-39',3,5,'errors',0.0,1700009042.0,'cuped-1-1','','',0,1.79570389949256157e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-38',3,5,'seconds',2.87177860735195356e+00,1700009042.0,'cuped-1-1','','',0,1.79570389949256157e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-37',3,5,'thumbs_up',0.0,1700009046.0,'cuped-1-1','','',0,1.79570389949256157e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-48',5,6,'completion_tokens',21.0,1700000042.0,'routers-1-0','','',0,1.79570389950394511e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-47',5,6,'ratio',1.0,1700000042.0,'routers-1-0','','',0,1.79570389950394511e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-46',5,6,'score',8.91286504418842717e-01,1700000042.0,'routers-1-0','','',0,1.79570389950394511e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-45',5,6,'errors',0.0,1700000041.0,'routers-1-0','','',0,1.79570389950394511e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-44',5,6,'seconds',8.68443930973921141e-01,1700000041.0,'routers-1-0','','',0,1.79570389950394511e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-43',5,6,'thumbs_up',0.0,1700000045.0,'routers-1-0','','',0,1.79570389950394511e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-54',5,6,'completion_tokens',21.0,1700000043.0,'routers-1-1','','',0,1.79570389951515674e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-53',5,6,'ratio',1.0,1700000043.0,'routers-1-1','','',0,1.79570389951515674e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-52',5,6,'score',-8.02824734980405851e-01,1700000043.0,'routers-1-1','','',0,1.79570389951515674e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-51',5,6,'errors',0.0,1700000042.0,'routers-1-1','','',0,1.79570389951515674e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-50',5,6,'seconds',1.3515259950050904e+00,1700000042.0,'routers-1-1','','',0,1.79570389951515674e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-49',5,6,'thumbs_up',0.0,1700000046.0,'routers-1-1','','',0,1.79570389951515674e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-60',1,7,'completion_tokens',22.0,1700000072.0,'split-2-0','','',0,1.7957038995268917e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-59',1,7,'ratio',2.0,1700000072.0,'split-2-0','','',0,1.7957038995268917e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-58',1,7,'score',1.329370306072013e+00,1700000072.0,'split-2-0','','',0,1.7957038995268917e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-57',1,7,'errors',0.0,1700000071.0,'split-2-0','','',0,1.7957038995268917e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-56',1,7,'seconds',4.10908033929603344e-01,1700000071.0,'split-2-0','','',0,1.7957038995268917e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-55',1,7,'thumbs_up',0.0,1700000075.0,'split-2-0','','',0,1.7957038995268917e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-66',1,7,'completion_tokens',22.0,1700000073.0,'split-2-1','','',0,1.79570389953985595e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-65',1,7,'ratio',2.0,1700000073.0,'split-2-1','','',0,1.79570389953985595e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-64',1,7,'score',-9.8674975259120945e-02,1700000073.0,'split-2-1','','',0,1.79570389953985595e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-63',1,7,'errors',0.0,1700000072.0,'split-2-1','','',0,1.79570389953985595e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-62',1,7,'seconds',5.51156373260433318e-01,1700000072.0,'split-2-1','','',0,1.79570389953985595e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-61',1,7,'thumbs_up',0.0,1700000076.0,'split-2-1','','',0,1.79570389953985595e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-72',1,7,'completion_tokens',22.0,1700000074.0,'split-2-2','','',0,1.79570389955019974e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-71',1,7,'ratio',2.0,1700000074.0,'split-2-2','','',0,1.79570389955019974e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-70',1,7,'score',3.30955765706937,1700000074.0,'split-2-2','','',0,1.79570389955019974e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-69',1,7,'errors',0.0,1700000073.0,'split-2-2','','',0,1.79570389955019974e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-68',1,7,'seconds',1.37979170212756657e-01,1700000073.0,'split-2-2','','',0,1.79570389955019974e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-67',1,7,'thumbs_up',0.0,1700000077.0,'split-2-2','','',0,1.79570389955019974e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-78',3,8,'completion_tokens',22.0,1700009072.0,'cuped-2-0','','',0,1.79570389956429791e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-77',3,8,'ratio',2.0,1700009072.0,'cuped-2-0','','',0,1.79570389956429791e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-76',3,8,'score',3.98072106544873927e+00,1700009072.0,'cuped-2-0','','',0,1.79570389956429791e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-75',3,8,'errors',0.0,1700009071.0,'cuped-2-0','','',0,1.79570389956429791e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-74',3,8,'seconds',7.03020877492972928e-01,1700009071.0,'cuped-2-0','','',0,1.79570389956429791e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-73',3,8,'thumbs_up',1.0,1700009075.0,'cuped-2-0','','',0,1.79570389956429791e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-84',3,8,'completion_tokens',22.0,1700009073.0,'cuped-2-1','','',0,1795703899.57509);
+INSERT INTO "lora_router_outcomes" VALUES('key-83',3,8,'ratio',2.0,1700009073.0,'cuped-2-1','','',0,1795703899.57509);
+INSERT INTO "lora_router_outcomes" VALUES('key-82',3,8,'score',1.8217005982797092e+00,1700009073.0,'cuped-2-1','','',0,1795703899.57509);
+INSERT INTO "lora_router_outcomes" VALUES('key-81',3,8,'errors',0.0,1700009072.0,'cuped-2-1','','',0,1795703899.57509);
+INSERT INTO "lora_router_outcomes" VALUES('key-80',3,8,'seconds',2.22751619422822377e+00,1700009072.0,'cuped-2-1','','',0,1795703899.57509);
+INSERT INTO "lora_router_outcomes" VALUES('key-79',3,8,'thumbs_up',0.0,1700009076.0,'cuped-2-1','','',0,1795703899.57509);
+INSERT INTO "lora_router_outcomes" VALUES('key-90',3,8,'completion_tokens',22.0,1700009074.0,'cuped-2-2','','',0,1.7957038995860517e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-89',3,8,'ratio',2.0,1700009074.0,'cuped-2-2','','',0,1.7957038995860517e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-88',3,8,'score',-1.72525205116926816e-02,1700009074.0,'cuped-2-2','','',0,1.7957038995860517e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-87',3,8,'errors',0.0,1700009073.0,'cuped-2-2','','',0,1.7957038995860517e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-86',3,8,'seconds',2.16386558203094159e+00,1700009073.0,'cuped-2-2','','',0,1.7957038995860517e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-85',3,8,'thumbs_up',0.0,1700009077.0,'cuped-2-2','','',0,1.7957038995860517e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-96',5,9,'completion_tokens',22.0,1700000072.0,'routers-2-0','','',0,1.79570389959493613e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-95',5,9,'ratio',2.0,1700000072.0,'routers-2-0','','',0,1.79570389959493613e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-94',5,9,'score',1.37243860600423639e+00,1700000072.0,'routers-2-0','','',0,1.79570389959493613e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-93',5,9,'errors',1.0,1700000071.0,'routers-2-0','','',0,1.79570389959493613e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-92',5,9,'seconds',3.26996868341742574e+00,1700000071.0,'routers-2-0','','',0,1.79570389959493613e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-91',5,9,'thumbs_up',1.0,1700000075.0,'routers-2-0','','',0,1.79570389959493613e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-102',5,9,'completion_tokens',22.0,1700000073.0,'routers-2-1','','',0,1.7957038996056652e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-101',5,9,'ratio',2.0,1700000073.0,'routers-2-1','','',0,1.7957038996056652e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-100',5,9,'score',3.08680319606828934e+00,1700000073.0,'routers-2-1','','',0,1.7957038996056652e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-99',5,9,'errors',1.0,1700000072.0,'routers-2-1','','',0,1.7957038996056652e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-98',5,9,'seconds',7.17597230605775071e-01,1700000072.0,'routers-2-1','','',0,1.7957038996056652e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-97',5,9,'thumbs_up',1.0,1700000076.0,'routers-2-1','','',0,1.7957038996056652e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-108',5,9,'completion_tokens',22.0,1700000074.0,'routers-2-2','','',0,1.79570389961850976e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-107',5,9,'ratio',2.0,1700000074.0,'routers-2-2','','',0,1.79570389961850976e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-106',5,9,'score',7.59637898601786654e-01,1700000074.0,'routers-2-2','','',0,1.79570389961850976e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-105',5,9,'errors',0.0,1700000073.0,'routers-2-2','','',0,1.79570389961850976e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-104',5,9,'seconds',1.72246705943185807e-01,1700000073.0,'routers-2-2','','',0,1.79570389961850976e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-103',5,9,'thumbs_up',1.0,1700000077.0,'routers-2-2','','',0,1.79570389961850976e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-114',1,10,'completion_tokens',23.0,1700000102.0,'split-3-0','','',0,1.79570389962717795e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-113',1,10,'ratio',0.0,1700000102.0,'split-3-0','','',0,1.79570389962717795e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-112',1,10,'score',2.76546988815923899e+00,1700000102.0,'split-3-0','','',0,1.79570389962717795e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-111',1,10,'errors',0.0,1700000101.0,'split-3-0','','',0,1.79570389962717795e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-110',1,10,'seconds',9.78905801676217324e-01,1700000101.0,'split-3-0','','',0,1.79570389962717795e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-109',1,10,'thumbs_up',1.0,1700000105.0,'split-3-0','','',0,1.79570389962717795e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-120',3,11,'completion_tokens',23.0,1700009102.0,'cuped-3-0','','',0,1.79570389963690805e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-119',3,11,'ratio',0.0,1700009102.0,'cuped-3-0','','',0,1.79570389963690805e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-118',3,11,'score',2.70598885846095615e+00,1700009102.0,'cuped-3-0','','',0,1.79570389963690805e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-117',3,11,'errors',0.0,1700009101.0,'cuped-3-0','','',0,1.79570389963690805e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-116',3,11,'seconds',9.50924485015124165e-01,1700009101.0,'cuped-3-0','','',0,1.79570389963690805e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-115',3,11,'thumbs_up',0.0,1700009105.0,'cuped-3-0','','',0,1.79570389963690805e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-126',5,12,'completion_tokens',23.0,1700000102.0,'routers-3-0','','',0,1.79570389965137457e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-125',5,12,'ratio',0.0,1700000102.0,'routers-3-0','','',0,1.79570389965137457e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-124',5,12,'score',2.14564377046838217e+00,1700000102.0,'routers-3-0','','',0,1.79570389965137457e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-123',5,12,'errors',0.0,1700000101.0,'routers-3-0','','',0,1.79570389965137457e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-122',5,12,'seconds',8.35389045786512296e-01,1700000101.0,'routers-3-0','','',0,1.79570389965137457e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-121',5,12,'thumbs_up',1.0,1700000105.0,'routers-3-0','','',0,1.79570389965137457e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-132',1,13,'completion_tokens',24.0,1700000132.0,'split-4-0','','',0,1.79570389966773629e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-131',1,13,'ratio',1.0,1700000132.0,'split-4-0','','',0,1.79570389966773629e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-130',1,13,'score',-1.05182492502609248e+00,1700000132.0,'split-4-0','','',0,1.79570389966773629e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-129',1,13,'errors',0.0,1700000131.0,'split-4-0','','',0,1.79570389966773629e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-128',1,13,'seconds',5.73413058768664773e-01,1700000131.0,'split-4-0','','',0,1.79570389966773629e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-127',1,13,'thumbs_up',1.0,1700000135.0,'split-4-0','','',0,1.79570389966773629e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-138',1,13,'completion_tokens',24.0,1700000133.0,'split-4-1','','',0,1.79570389967743301e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-137',1,13,'ratio',1.0,1700000133.0,'split-4-1','','',0,1.79570389967743301e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-136',1,13,'score',3.32230492805623711e+00,1700000133.0,'split-4-1','','',0,1.79570389967743301e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-135',1,13,'errors',1.0,1700000132.0,'split-4-1','','',0,1.79570389967743301e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-134',1,13,'seconds',2.09375414218431199e+00,1700000132.0,'split-4-1','','',0,1.79570389967743301e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-133',1,13,'thumbs_up',1.0,1700000136.0,'split-4-1','','',0,1.79570389967743301e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-144',3,14,'completion_tokens',24.0,1700009132.0,'cuped-4-0','','',0,1.79570389969028186e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-143',3,14,'ratio',1.0,1700009132.0,'cuped-4-0','','',0,1.79570389969028186e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-142',3,14,'score',-1.28054268402214344e-01,1700009132.0,'cuped-4-0','','',0,1.79570389969028186e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-141',3,14,'errors',0.0,1700009131.0,'cuped-4-0','','',0,1.79570389969028186e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-140',3,14,'seconds',1.86240622543712708e-01,1700009131.0,'cuped-4-0','','',0,1.79570389969028186e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-139',3,14,'thumbs_up',0.0,1700009135.0,'cuped-4-0','','',0,1.79570389969028186e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-150',3,14,'completion_tokens',24.0,1700009133.0,'cuped-4-1','','',0,1.7957038997040646e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-149',3,14,'ratio',1.0,1700009133.0,'cuped-4-1','','',0,1.7957038997040646e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-148',3,14,'score',1.98916985842417304e+00,1700009133.0,'cuped-4-1','','',0,1.7957038997040646e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-147',3,14,'errors',1.0,1700009132.0,'cuped-4-1','','',0,1.7957038997040646e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-146',3,14,'seconds',2.29374413743487526e+00,1700009132.0,'cuped-4-1','','',0,1.7957038997040646e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-145',3,14,'thumbs_up',0.0,1700009136.0,'cuped-4-1','','',0,1.7957038997040646e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-156',5,15,'completion_tokens',24.0,1700000132.0,'routers-4-0','','',0,1.79570389972576308e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-155',5,15,'ratio',1.0,1700000132.0,'routers-4-0','','',0,1.79570389972576308e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-154',5,15,'score',4.94728215415306316e+00,1700000132.0,'routers-4-0','','',0,1.79570389972576308e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-153',5,15,'errors',0.0,1700000131.0,'routers-4-0','','',0,1.79570389972576308e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-152',5,15,'seconds',2.99793608965197577e+00,1700000131.0,'routers-4-0','','',0,1.79570389972576308e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-151',5,15,'thumbs_up',0.0,1700000135.0,'routers-4-0','','',0,1.79570389972576308e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-162',5,15,'completion_tokens',24.0,1700000133.0,'routers-4-1','','',0,1.79570389974278879e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-161',5,15,'ratio',1.0,1700000133.0,'routers-4-1','','',0,1.79570389974278879e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-160',5,15,'score',-7.15210223951649126e-01,1700000133.0,'routers-4-1','','',0,1.79570389974278879e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-159',5,15,'errors',0.0,1700000132.0,'routers-4-1','','',0,1.79570389974278879e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-158',5,15,'seconds',3.74388281671169309e+00,1700000132.0,'routers-4-1','','',0,1.79570389974278879e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-157',5,15,'thumbs_up',0.0,1700000136.0,'routers-4-1','','',0,1.79570389974278879e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-168',1,16,'completion_tokens',25.0,1700000162.0,'split-5-0','','',0,1.79570389975665569e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-167',1,16,'ratio',2.0,1700000162.0,'split-5-0','','',0,1.79570389975665569e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-166',1,16,'score',-1.51474241469793424e+00,1700000162.0,'split-5-0','','',0,1.79570389975665569e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-165',1,16,'errors',0.0,1700000161.0,'split-5-0','','',0,1.79570389975665569e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-164',1,16,'seconds',1.35700957729169346e+00,1700000161.0,'split-5-0','','',0,1.79570389975665569e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-163',1,16,'thumbs_up',1.0,1700000165.0,'split-5-0','','',0,1.79570389975665569e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-174',1,16,'completion_tokens',25.0,1700000163.0,'split-5-1','','',0,1.79570389976192951e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-173',1,16,'ratio',2.0,1700000163.0,'split-5-1','','',0,1.79570389976192951e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-172',1,16,'score',1.03180258070096586e+00,1700000163.0,'split-5-1','','',0,1.79570389976192951e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-171',1,16,'errors',0.0,1700000162.0,'split-5-1','','',0,1.79570389976192951e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-170',1,16,'seconds',1.59732758734372026e+00,1700000162.0,'split-5-1','','',0,1.79570389976192951e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-169',1,16,'thumbs_up',0.0,1700000166.0,'split-5-1','','',0,1.79570389976192951e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-180',1,16,'completion_tokens',25.0,1700000164.0,'split-5-2','','',0,1.79570389976843905e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-179',1,16,'ratio',2.0,1700000164.0,'split-5-2','','',0,1.79570389976843905e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-178',1,16,'score',1.15879469209249563e+00,1700000164.0,'split-5-2','','',0,1.79570389976843905e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-177',1,16,'errors',0.0,1700000163.0,'split-5-2','','',0,1.79570389976843905e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-176',1,16,'seconds',2.04580440265597474e+00,1700000163.0,'split-5-2','','',0,1.79570389976843905e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-175',1,16,'thumbs_up',0.0,1700000167.0,'split-5-2','','',0,1.79570389976843905e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-186',3,17,'completion_tokens',25.0,1700009162.0,'cuped-5-0','','',0,1.79570389977874326e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-185',3,17,'ratio',2.0,1700009162.0,'cuped-5-0','','',0,1.79570389977874326e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-184',3,17,'score',-1.40618447661735501e+00,1700009162.0,'cuped-5-0','','',0,1.79570389977874326e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-183',3,17,'errors',0.0,1700009161.0,'cuped-5-0','','',0,1.79570389977874326e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-182',3,17,'seconds',6.82935438010805751e-02,1700009161.0,'cuped-5-0','','',0,1.79570389977874326e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-181',3,17,'thumbs_up',0.0,1700009165.0,'cuped-5-0','','',0,1.79570389977874326e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-192',3,17,'completion_tokens',25.0,1700009163.0,'cuped-5-1','','',0,1.79570389979675364e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-191',3,17,'ratio',2.0,1700009163.0,'cuped-5-1','','',0,1.79570389979675364e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-190',3,17,'score',1.43538474150832584e+00,1700009163.0,'cuped-5-1','','',0,1.79570389979675364e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-189',3,17,'errors',0.0,1700009162.0,'cuped-5-1','','',0,1.79570389979675364e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-188',3,17,'seconds',8.67938419808023331e-01,1700009162.0,'cuped-5-1','','',0,1.79570389979675364e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-187',3,17,'thumbs_up',1.0,1700009166.0,'cuped-5-1','','',0,1.79570389979675364e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-198',3,17,'completion_tokens',25.0,1700009164.0,'cuped-5-2','','',0,1.7957038998268013e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-197',3,17,'ratio',2.0,1700009164.0,'cuped-5-2','','',0,1.7957038998268013e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-196',3,17,'score',4.80553401860247575e+00,1700009164.0,'cuped-5-2','','',0,1.7957038998268013e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-195',3,17,'errors',0.0,1700009163.0,'cuped-5-2','','',0,1.7957038998268013e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-194',3,17,'seconds',3.62622811038303238e-01,1700009163.0,'cuped-5-2','','',0,1.7957038998268013e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-193',3,17,'thumbs_up',1.0,1700009167.0,'cuped-5-2','','',0,1.7957038998268013e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-204',5,18,'completion_tokens',25.0,1700000162.0,'routers-5-0','','',0,1.79570389983382558e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-203',5,18,'ratio',2.0,1700000162.0,'routers-5-0','','',0,1.79570389983382558e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-202',5,18,'score',1.25266033336886928e+00,1700000162.0,'routers-5-0','','',0,1.79570389983382558e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-201',5,18,'errors',0.0,1700000161.0,'routers-5-0','','',0,1.79570389983382558e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-200',5,18,'seconds',2.10424880902324307e-01,1700000161.0,'routers-5-0','','',0,1.79570389983382558e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-199',5,18,'thumbs_up',0.0,1700000165.0,'routers-5-0','','',0,1.79570389983382558e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-210',5,18,'completion_tokens',25.0,1700000163.0,'routers-5-1','','',0,1.79570389983960437e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-209',5,18,'ratio',2.0,1700000163.0,'routers-5-1','','',0,1.79570389983960437e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-208',5,18,'score',1.87421842523266146e+00,1700000163.0,'routers-5-1','','',0,1.79570389983960437e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-207',5,18,'errors',0.0,1700000162.0,'routers-5-1','','',0,1.79570389983960437e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-206',5,18,'seconds',0.655250025754142,1700000162.0,'routers-5-1','','',0,1.79570389983960437e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-205',5,18,'thumbs_up',0.0,1700000166.0,'routers-5-1','','',0,1.79570389983960437e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-216',5,18,'completion_tokens',25.0,1700000164.0,'routers-5-2','','',0,1.79570389985632276e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-215',5,18,'ratio',2.0,1700000164.0,'routers-5-2','','',0,1.79570389985632276e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-214',5,18,'score',8.11950115865504584e-01,1700000164.0,'routers-5-2','','',0,1.79570389985632276e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-213',5,18,'errors',0.0,1700000163.0,'routers-5-2','','',0,1.79570389985632276e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-212',5,18,'seconds',6.10958643108629928e+00,1700000163.0,'routers-5-2','','',0,1.79570389985632276e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-211',5,18,'thumbs_up',1.0,1700000167.0,'routers-5-2','','',0,1.79570389985632276e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-222',1,19,'completion_tokens',26.0,1700000192.0,'split-6-0','','',0,1.79570389986226987e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-221',1,19,'ratio',0.0,1700000192.0,'split-6-0','','',0,1.79570389986226987e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-220',1,19,'score',-2.16268326725490522e+00,1700000192.0,'split-6-0','','',0,1.79570389986226987e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-219',1,19,'errors',0.0,1700000191.0,'split-6-0','','',0,1.79570389986226987e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-218',1,19,'seconds',4.73381651775541867e-01,1700000191.0,'split-6-0','','',0,1.79570389986226987e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-217',1,19,'thumbs_up',1.0,1700000195.0,'split-6-0','','',0,1.79570389986226987e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-228',3,20,'completion_tokens',26.0,1700009192.0,'cuped-6-0','','',0,1.79570389986894106e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-227',3,20,'ratio',0.0,1700009192.0,'cuped-6-0','','',0,1.79570389986894106e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-226',3,20,'score',2.67545928169735702e+00,1700009192.0,'cuped-6-0','','',0,1.79570389986894106e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-225',3,20,'errors',0.0,1700009191.0,'cuped-6-0','','',0,1.79570389986894106e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-224',3,20,'seconds',2.1805553664665811e+00,1700009191.0,'cuped-6-0','','',0,1.79570389986894106e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-223',3,20,'thumbs_up',1.0,1700009195.0,'cuped-6-0','','',0,1.79570389986894106e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-234',5,21,'completion_tokens',26.0,1700000192.0,'routers-6-0','','',0,1.79570389987485575e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-233',5,21,'ratio',0.0,1700000192.0,'routers-6-0','','',0,1.79570389987485575e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-232',5,21,'score',9.48125511097285378e-01,1700000192.0,'routers-6-0','','',0,1.79570389987485575e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-231',5,21,'errors',0.0,1700000191.0,'routers-6-0','','',0,1.79570389987485575e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-230',5,21,'seconds',0.54638536903115,1700000191.0,'routers-6-0','','',0,1.79570389987485575e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-229',5,21,'thumbs_up',1.0,1700000195.0,'routers-6-0','','',0,1.79570389987485575e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-240',1,22,'completion_tokens',27.0,1700000222.0,'split-7-0','','',0,1.7957038998822267e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-239',1,22,'ratio',1.0,1700000222.0,'split-7-0','','',0,1.7957038998822267e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-238',1,22,'score',0.795231254321769,1700000222.0,'split-7-0','','',0,1.7957038998822267e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-237',1,22,'errors',0.0,1700000221.0,'split-7-0','','',0,1.7957038998822267e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-236',1,22,'seconds',1.16202965748980924e+00,1700000221.0,'split-7-0','','',0,1.7957038998822267e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-235',1,22,'thumbs_up',1.0,1700000225.0,'split-7-0','','',0,1.7957038998822267e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-246',1,22,'completion_tokens',27.0,1700000223.0,'split-7-1','','',0,1.79570389991014337e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-245',1,22,'ratio',1.0,1700000223.0,'split-7-1','','',0,1.79570389991014337e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-244',1,22,'score',-1.12149788640082537e+00,1700000223.0,'split-7-1','','',0,1.79570389991014337e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-243',1,22,'errors',0.0,1700000222.0,'split-7-1','','',0,1.79570389991014337e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-242',1,22,'seconds',3.81096287412437118e-01,1700000222.0,'split-7-1','','',0,1.79570389991014337e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-241',1,22,'thumbs_up',1.0,1700000226.0,'split-7-1','','',0,1.79570389991014337e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-252',3,23,'completion_tokens',27.0,1700009222.0,'cuped-7-0','','',0,1.79570389991924691e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-251',3,23,'ratio',1.0,1700009222.0,'cuped-7-0','','',0,1.79570389991924691e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-250',3,23,'score',3.67238778587499625e+00,1700009222.0,'cuped-7-0','','',0,1.79570389991924691e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-249',3,23,'errors',0.0,1700009221.0,'cuped-7-0','','',0,1.79570389991924691e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-248',3,23,'seconds',1.958895744277517e+00,1700009221.0,'cuped-7-0','','',0,1.79570389991924691e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-247',3,23,'thumbs_up',0.0,1700009225.0,'cuped-7-0','','',0,1.79570389991924691e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-258',3,23,'completion_tokens',27.0,1700009223.0,'cuped-7-1','','',0,1.79570389992692017e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-257',3,23,'ratio',1.0,1700009223.0,'cuped-7-1','','',0,1.79570389992692017e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-256',3,23,'score',-3.77621725931333251e-01,1700009223.0,'cuped-7-1','','',0,1.79570389992692017e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-255',3,23,'errors',0.0,1700009222.0,'cuped-7-1','','',0,1.79570389992692017e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-254',3,23,'seconds',3.7760984855145887e+00,1700009222.0,'cuped-7-1','','',0,1.79570389992692017e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-253',3,23,'thumbs_up',1.0,1700009226.0,'cuped-7-1','','',0,1.79570389992692017e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-264',5,24,'completion_tokens',27.0,1700000222.0,'routers-7-0','','',0,1.79570389993779397e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-263',5,24,'ratio',1.0,1700000222.0,'routers-7-0','','',0,1.79570389993779397e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-262',5,24,'score',4.77797759732099169e+00,1700000222.0,'routers-7-0','','',0,1.79570389993779397e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-261',5,24,'errors',0.0,1700000221.0,'routers-7-0','','',0,1.79570389993779397e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-260',5,24,'seconds',1.41545215411970914e+00,1700000221.0,'routers-7-0','','',0,1.79570389993779397e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-259',5,24,'thumbs_up',0.0,1700000225.0,'routers-7-0','','',0,1.79570389993779397e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-270',5,24,'completion_tokens',27.0,1700000223.0,'routers-7-1','','',0,1.79570389994421195e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-269',5,24,'ratio',1.0,1700000223.0,'routers-7-1','','',0,1.79570389994421195e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-268',5,24,'score',1.96834553502719078e+00,1700000223.0,'routers-7-1','','',0,1.79570389994421195e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-267',5,24,'errors',0.0,1700000222.0,'routers-7-1','','',0,1.79570389994421195e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-266',5,24,'seconds',4.96738935546744753e-01,1700000222.0,'routers-7-1','','',0,1.79570389994421195e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-265',5,24,'thumbs_up',0.0,1700000226.0,'routers-7-1','','',0,1.79570389994421195e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-276',1,25,'completion_tokens',28.0,1700000252.0,'split-8-0','','',0,1.79570389995238327e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-275',1,25,'ratio',2.0,1700000252.0,'split-8-0','','',0,1.79570389995238327e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-274',1,25,'score',1.55281937344132225e+00,1700000252.0,'split-8-0','','',0,1.79570389995238327e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-273',1,25,'errors',0.0,1700000251.0,'split-8-0','','',0,1.79570389995238327e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-272',1,25,'seconds',5.95757428250954457e-01,1700000251.0,'split-8-0','','',0,1.79570389995238327e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-271',1,25,'thumbs_up',0.0,1700000255.0,'split-8-0','','',0,1.79570389995238327e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-282',1,25,'completion_tokens',28.0,1700000253.0,'split-8-1','','',0,1.79570389997101569e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-281',1,25,'ratio',2.0,1700000253.0,'split-8-1','','',0,1.79570389997101569e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-280',1,25,'score',2.24645729824413953e+00,1700000253.0,'split-8-1','','',0,1.79570389997101569e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-279',1,25,'errors',0.0,1700000252.0,'split-8-1','','',0,1.79570389997101569e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-278',1,25,'seconds',3.11199856365808658e-01,1700000252.0,'split-8-1','','',0,1.79570389997101569e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-277',1,25,'thumbs_up',0.0,1700000256.0,'split-8-1','','',0,1.79570389997101569e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-288',1,25,'completion_tokens',28.0,1700000254.0,'split-8-2','','',0,1.79570389998213434e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-287',1,25,'ratio',2.0,1700000254.0,'split-8-2','','',0,1.79570389998213434e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-286',1,25,'score',3.63490391366259668e+00,1700000254.0,'split-8-2','','',0,1.79570389998213434e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-285',1,25,'errors',0.0,1700000253.0,'split-8-2','','',0,1.79570389998213434e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-284',1,25,'seconds',2.44384405336207866e-01,1700000253.0,'split-8-2','','',0,1.79570389998213434e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-283',1,25,'thumbs_up',1.0,1700000257.0,'split-8-2','','',0,1.79570389998213434e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-294',3,26,'completion_tokens',28.0,1700009252.0,'cuped-8-0','','',0,1.79570389999654626e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-293',3,26,'ratio',2.0,1700009252.0,'cuped-8-0','','',0,1.79570389999654626e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-292',3,26,'score',-1.78474400637467045e+00,1700009252.0,'cuped-8-0','','',0,1.79570389999654626e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-291',3,26,'errors',0.0,1700009251.0,'cuped-8-0','','',0,1.79570389999654626e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-290',3,26,'seconds',2.22770758271095026e+00,1700009251.0,'cuped-8-0','','',0,1.79570389999654626e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-289',3,26,'thumbs_up',0.0,1700009255.0,'cuped-8-0','','',0,1.79570389999654626e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-300',3,26,'completion_tokens',28.0,1700009253.0,'cuped-8-1','','',0,1.79570390001178359e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-299',3,26,'ratio',2.0,1700009253.0,'cuped-8-1','','',0,1.79570390001178359e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-298',3,26,'score',-1.54568397087670694e+00,1700009253.0,'cuped-8-1','','',0,1.79570390001178359e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-297',3,26,'errors',0.0,1700009252.0,'cuped-8-1','','',0,1.79570390001178359e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-296',3,26,'seconds',3.4412035099073468e+00,1700009252.0,'cuped-8-1','','',0,1.79570390001178359e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-295',3,26,'thumbs_up',1.0,1700009256.0,'cuped-8-1','','',0,1.79570390001178359e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-306',3,26,'completion_tokens',28.0,1700009254.0,'cuped-8-2','','',0,1.79570390003029394e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-305',3,26,'ratio',2.0,1700009254.0,'cuped-8-2','','',0,1.79570390003029394e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-304',3,26,'score',-3.0018158959351382e-01,1700009254.0,'cuped-8-2','','',0,1.79570390003029394e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-303',3,26,'errors',0.0,1700009253.0,'cuped-8-2','','',0,1.79570390003029394e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-302',3,26,'seconds',1.65854665236812337e+00,1700009253.0,'cuped-8-2','','',0,1.79570390003029394e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-301',3,26,'thumbs_up',0.0,1700009257.0,'cuped-8-2','','',0,1.79570390003029394e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-312',5,27,'completion_tokens',28.0,1700000252.0,'routers-8-0','','',0,1.79570390004428982e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-311',5,27,'ratio',2.0,1700000252.0,'routers-8-0','','',0,1.79570390004428982e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-310',5,27,'score',3.48889215112909356e+00,1700000252.0,'routers-8-0','','',0,1.79570390004428982e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-309',5,27,'errors',0.0,1700000251.0,'routers-8-0','','',0,1.79570390004428982e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-308',5,27,'seconds',3.13080279729594623e+00,1700000251.0,'routers-8-0','','',0,1.79570390004428982e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-307',5,27,'thumbs_up',0.0,1700000255.0,'routers-8-0','','',0,1.79570390004428982e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-318',5,27,'completion_tokens',28.0,1700000253.0,'routers-8-1','','',0,1.79570390005418324e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-317',5,27,'ratio',2.0,1700000253.0,'routers-8-1','','',0,1.79570390005418324e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-316',5,27,'score',2.00603975181516869e+00,1700000253.0,'routers-8-1','','',0,1.79570390005418324e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-315',5,27,'errors',1.0,1700000252.0,'routers-8-1','','',0,1.79570390005418324e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-314',5,27,'seconds',5.32381871700504771e-01,1700000252.0,'routers-8-1','','',0,1.79570390005418324e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-313',5,27,'thumbs_up',0.0,1700000256.0,'routers-8-1','','',0,1.79570390005418324e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-324',5,27,'completion_tokens',28.0,1700000254.0,'routers-8-2','','',0,1.79570390006815338e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-323',5,27,'ratio',2.0,1700000254.0,'routers-8-2','','',0,1.79570390006815338e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-322',5,27,'score',3.28113022050407243e+00,1700000254.0,'routers-8-2','','',0,1.79570390006815338e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-321',5,27,'errors',0.0,1700000253.0,'routers-8-2','','',0,1.79570390006815338e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-320',5,27,'seconds',1.36301195887749693e+00,1700000253.0,'routers-8-2','','',0,1.79570390006815338e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-319',5,27,'thumbs_up',0.0,1700000257.0,'routers-8-2','','',0,1.79570390006815338e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-330',1,28,'completion_tokens',29.0,1700000282.0,'split-9-0','','',0,1.7957039000800755e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-329',1,28,'ratio',0.0,1700000282.0,'split-9-0','','',0,1.7957039000800755e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-328',1,28,'score',2.29724884590356914e+00,1700000282.0,'split-9-0','','',0,1.7957039000800755e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-327',1,28,'errors',0.0,1700000281.0,'split-9-0','','',0,1.7957039000800755e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-326',1,28,'seconds',6.16224996698150917e+00,1700000281.0,'split-9-0','','',0,1.7957039000800755e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-325',1,28,'thumbs_up',0.0,1700000285.0,'split-9-0','','',0,1.7957039000800755e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-336',3,29,'completion_tokens',29.0,1700009282.0,'cuped-9-0','','',0,1.79570390009141111e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-335',3,29,'ratio',0.0,1700009282.0,'cuped-9-0','','',0,1.79570390009141111e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-334',3,29,'score',1.83865497306375891e+00,1700009282.0,'cuped-9-0','','',0,1.79570390009141111e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-333',3,29,'errors',0.0,1700009281.0,'cuped-9-0','','',0,1.79570390009141111e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-332',3,29,'seconds',1.75080576040192,1700009281.0,'cuped-9-0','','',0,1.79570390009141111e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-331',3,29,'thumbs_up',1.0,1700009285.0,'cuped-9-0','','',0,1.79570390009141111e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-342',5,30,'completion_tokens',29.0,1700000282.0,'routers-9-0','','',0,1.7957039001092236e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-341',5,30,'ratio',0.0,1700000282.0,'routers-9-0','','',0,1.7957039001092236e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-340',5,30,'score',2.50941968681589244e+00,1700000282.0,'routers-9-0','','',0,1.7957039001092236e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-339',5,30,'errors',0.0,1700000281.0,'routers-9-0','','',0,1.7957039001092236e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-338',5,30,'seconds',4.76103143234920711e+00,1700000281.0,'routers-9-0','','',0,1.7957039001092236e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-337',5,30,'thumbs_up',1.0,1700000285.0,'routers-9-0','','',0,1.7957039001092236e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-348',1,31,'completion_tokens',30.0,1700000312.0,'split-10-0','','',0,1.79570390012709498e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-347',1,31,'ratio',1.0,1700000312.0,'split-10-0','','',0,1.79570390012709498e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-346',1,31,'score',6.05304297415751202e-01,1700000312.0,'split-10-0','','',0,1.79570390012709498e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-345',1,31,'errors',0.0,1700000311.0,'split-10-0','','',0,1.79570390012709498e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-344',1,31,'seconds',3.0872561679947158e-01,1700000311.0,'split-10-0','','',0,1.79570390012709498e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-343',1,31,'thumbs_up',0.0,1700000315.0,'split-10-0','','',0,1.79570390012709498e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-354',1,31,'completion_tokens',30.0,1700000313.0,'split-10-1','','',0,1.79570390013628411e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-353',1,31,'ratio',1.0,1700000313.0,'split-10-1','','',0,1.79570390013628411e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-352',1,31,'score',3.3034940607194696e+00,1700000313.0,'split-10-1','','',0,1.79570390013628411e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-351',1,31,'errors',0.0,1700000312.0,'split-10-1','','',0,1.79570390013628411e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-350',1,31,'seconds',3.16097051377057,1700000312.0,'split-10-1','','',0,1.79570390013628411e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-349',1,31,'thumbs_up',1.0,1700000316.0,'split-10-1','','',0,1.79570390013628411e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-360',3,32,'completion_tokens',30.0,1700009312.0,'cuped-10-0','','',0,1.79570390016007518e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-359',3,32,'ratio',1.0,1700009312.0,'cuped-10-0','','',0,1.79570390016007518e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-358',3,32,'score',-1.20487408370748516e+00,1700009312.0,'cuped-10-0','','',0,1.79570390016007518e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-357',3,32,'errors',0.0,1700009311.0,'cuped-10-0','','',0,1.79570390016007518e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-356',3,32,'seconds',3.33036801610567634e+00,1700009311.0,'cuped-10-0','','',0,1.79570390016007518e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-355',3,32,'thumbs_up',0.0,1700009315.0,'cuped-10-0','','',0,1.79570390016007518e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-366',3,32,'completion_tokens',30.0,1700009313.0,'cuped-10-1','','',0,1.79570390017864465e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-365',3,32,'ratio',1.0,1700009313.0,'cuped-10-1','','',0,1.79570390017864465e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-364',3,32,'score',2.08628222183432487e+00,1700009313.0,'cuped-10-1','','',0,1.79570390017864465e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-363',3,32,'errors',0.0,1700009312.0,'cuped-10-1','','',0,1.79570390017864465e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-362',3,32,'seconds',9.71327160911826581e-01,1700009312.0,'cuped-10-1','','',0,1.79570390017864465e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-361',3,32,'thumbs_up',0.0,1700009316.0,'cuped-10-1','','',0,1.79570390017864465e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-372',5,33,'completion_tokens',30.0,1700000312.0,'routers-10-0','','',0,1.79570390019034361e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-371',5,33,'ratio',1.0,1700000312.0,'routers-10-0','','',0,1.79570390019034361e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-370',5,33,'score',-8.92488476062529567e-02,1700000312.0,'routers-10-0','','',0,1.79570390019034361e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-369',5,33,'errors',0.0,1700000311.0,'routers-10-0','','',0,1.79570390019034361e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-368',5,33,'seconds',9.56059837542939838e+00,1700000311.0,'routers-10-0','','',0,1.79570390019034361e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-367',5,33,'thumbs_up',1.0,1700000315.0,'routers-10-0','','',0,1.79570390019034361e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-378',5,33,'completion_tokens',30.0,1700000313.0,'routers-10-1','','',0,1.79570390020295286e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-377',5,33,'ratio',1.0,1700000313.0,'routers-10-1','','',0,1.79570390020295286e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-376',5,33,'score',6.04027837769075315e+00,1700000313.0,'routers-10-1','','',0,1.79570390020295286e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-375',5,33,'errors',0.0,1700000312.0,'routers-10-1','','',0,1.79570390020295286e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-374',5,33,'seconds',8.73055810325361614e-01,1700000312.0,'routers-10-1','','',0,1.79570390020295286e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-373',5,33,'thumbs_up',1.0,1700000316.0,'routers-10-1','','',0,1.79570390020295286e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-384',1,34,'completion_tokens',31.0,1700000342.0,'split-11-0','','',0,1.79570390020867538e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-383',1,34,'ratio',2.0,1700000342.0,'split-11-0','','',0,1.79570390020867538e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-382',1,34,'score',1.60457167005236178e+00,1700000342.0,'split-11-0','','',0,1.79570390020867538e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-381',1,34,'errors',0.0,1700000341.0,'split-11-0','','',0,1.79570390020867538e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-380',1,34,'seconds',2.05938991303261387e+00,1700000341.0,'split-11-0','','',0,1.79570390020867538e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-379',1,34,'thumbs_up',1.0,1700000345.0,'split-11-0','','',0,1.79570390020867538e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-390',1,34,'completion_tokens',31.0,1700000343.0,'split-11-1','','',0,1.79570390021410274e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-389',1,34,'ratio',2.0,1700000343.0,'split-11-1','','',0,1.79570390021410274e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-388',1,34,'score',4.13065061358053942e+00,1700000343.0,'split-11-1','','',0,1.79570390021410274e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-387',1,34,'errors',0.0,1700000342.0,'split-11-1','','',0,1.79570390021410274e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-386',1,34,'seconds',1.58419103869535238e+00,1700000342.0,'split-11-1','','',0,1.79570390021410274e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-385',1,34,'thumbs_up',1.0,1700000346.0,'split-11-1','','',0,1.79570390021410274e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-396',1,34,'completion_tokens',31.0,1700000344.0,'split-11-2','','',0,1.79570390022641825e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-395',1,34,'ratio',2.0,1700000344.0,'split-11-2','','',0,1.79570390022641825e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-394',1,34,'score',9.2994548287597345e-01,1700000344.0,'split-11-2','','',0,1.79570390022641825e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-393',1,34,'errors',0.0,1700000343.0,'split-11-2','','',0,1.79570390022641825e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-392',1,34,'seconds',3.34831103302815469e+00,1700000343.0,'split-11-2','','',0,1.79570390022641825e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-391',1,34,'thumbs_up',0.0,1700000347.0,'split-11-2','','',0,1.79570390022641825e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-402',3,35,'completion_tokens',31.0,1700009342.0,'cuped-11-0','','',0,1.79570390024814939e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-401',3,35,'ratio',2.0,1700009342.0,'cuped-11-0','','',0,1.79570390024814939e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-400',3,35,'score',2.45081793443219053e+00,1700009342.0,'cuped-11-0','','',0,1.79570390024814939e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-399',3,35,'errors',0.0,1700009341.0,'cuped-11-0','','',0,1.79570390024814939e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-398',3,35,'seconds',1.18246455736813671e+00,1700009341.0,'cuped-11-0','','',0,1.79570390024814939e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-397',3,35,'thumbs_up',0.0,1700009345.0,'cuped-11-0','','',0,1.79570390024814939e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-408',3,35,'completion_tokens',31.0,1700009343.0,'cuped-11-1','','',0,1.7957039002631762e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-407',3,35,'ratio',2.0,1700009343.0,'cuped-11-1','','',0,1.7957039002631762e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-406',3,35,'score',1.01345308794966393e-01,1700009343.0,'cuped-11-1','','',0,1.7957039002631762e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-405',3,35,'errors',1.0,1700009342.0,'cuped-11-1','','',0,1.7957039002631762e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-404',3,35,'seconds',5.49471889404432278e+00,1700009342.0,'cuped-11-1','','',0,1.7957039002631762e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-403',3,35,'thumbs_up',0.0,1700009346.0,'cuped-11-1','','',0,1.7957039002631762e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-414',3,35,'completion_tokens',31.0,1700009344.0,'cuped-11-2','','',0,1.79570390027242827e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-413',3,35,'ratio',2.0,1700009344.0,'cuped-11-2','','',0,1.79570390027242827e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-412',3,35,'score',-2.86763990987969563e-01,1700009344.0,'cuped-11-2','','',0,1.79570390027242827e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-411',3,35,'errors',0.0,1700009343.0,'cuped-11-2','','',0,1.79570390027242827e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-410',3,35,'seconds',1.49352067009906086e+00,1700009343.0,'cuped-11-2','','',0,1.79570390027242827e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-409',3,35,'thumbs_up',0.0,1700009347.0,'cuped-11-2','','',0,1.79570390027242827e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-420',5,36,'completion_tokens',31.0,1700000342.0,'routers-11-0','','',0,1.79570390027867293e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-419',5,36,'ratio',2.0,1700000342.0,'routers-11-0','','',0,1.79570390027867293e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-418',5,36,'score',-2.87643381396426312e-01,1700000342.0,'routers-11-0','','',0,1.79570390027867293e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-417',5,36,'errors',0.0,1700000341.0,'routers-11-0','','',0,1.79570390027867293e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-416',5,36,'seconds',6.85116312333413812e+00,1700000341.0,'routers-11-0','','',0,1.79570390027867293e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-415',5,36,'thumbs_up',0.0,1700000345.0,'routers-11-0','','',0,1.79570390027867293e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-426',5,36,'completion_tokens',31.0,1700000343.0,'routers-11-1','','',0,1.79570390028479337e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-425',5,36,'ratio',2.0,1700000343.0,'routers-11-1','','',0,1.79570390028479337e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-424',5,36,'score',3.75659715483125111e+00,1700000343.0,'routers-11-1','','',0,1.79570390028479337e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-423',5,36,'errors',0.0,1700000342.0,'routers-11-1','','',0,1.79570390028479337e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-422',5,36,'seconds',4.05121231537847919e+01,1700000342.0,'routers-11-1','','',0,1.79570390028479337e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-421',5,36,'thumbs_up',0.0,1700000346.0,'routers-11-1','','',0,1.79570390028479337e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-432',5,36,'completion_tokens',31.0,1700000344.0,'routers-11-2','','',0,1.79570390029109311e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-431',5,36,'ratio',2.0,1700000344.0,'routers-11-2','','',0,1.79570390029109311e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-430',5,36,'score',2.54970289123933113e+00,1700000344.0,'routers-11-2','','',0,1.79570390029109311e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-429',5,36,'errors',0.0,1700000343.0,'routers-11-2','','',0,1.79570390029109311e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-428',5,36,'seconds',1.21497376238350662e+00,1700000343.0,'routers-11-2','','',0,1.79570390029109311e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-427',5,36,'thumbs_up',1.0,1700000347.0,'routers-11-2','','',0,1.79570390029109311e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-438',1,37,'completion_tokens',32.0,1700000372.0,'split-12-0','','',0,1.79570390030771088e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-437',1,37,'ratio',0.0,1700000372.0,'split-12-0','','',0,1.79570390030771088e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-436',1,37,'score',2.55435272518058065e+00,1700000372.0,'split-12-0','','',0,1.79570390030771088e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-435',1,37,'errors',1.0,1700000371.0,'split-12-0','','',0,1.79570390030771088e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-434',1,37,'seconds',3.1334028621800849e+00,1700000371.0,'split-12-0','','',0,1.79570390030771088e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-433',1,37,'thumbs_up',1.0,1700000375.0,'split-12-0','','',0,1.79570390030771088e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-444',3,38,'completion_tokens',32.0,1700009372.0,'cuped-12-0','','',0,1.79570390032878565e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-443',3,38,'ratio',0.0,1700009372.0,'cuped-12-0','','',0,1.79570390032878565e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-442',3,38,'score',-1.32287647895323345e+00,1700009372.0,'cuped-12-0','','',0,1.79570390032878565e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-441',3,38,'errors',0.0,1700009371.0,'cuped-12-0','','',0,1.79570390032878565e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-440',3,38,'seconds',2.16373233961545813e-01,1700009371.0,'cuped-12-0','','',0,1.79570390032878565e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-439',3,38,'thumbs_up',0.0,1700009375.0,'cuped-12-0','','',0,1.79570390032878565e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-450',5,39,'completion_tokens',32.0,1700000372.0,'routers-12-0','','',0,1.79570390035851335e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-449',5,39,'ratio',0.0,1700000372.0,'routers-12-0','','',0,1.79570390035851335e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-448',5,39,'score',0.58368379613912,1700000372.0,'routers-12-0','','',0,1.79570390035851335e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-447',5,39,'errors',0.0,1700000371.0,'routers-12-0','','',0,1.79570390035851335e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-446',5,39,'seconds',2.16445384911359228e+00,1700000371.0,'routers-12-0','','',0,1.79570390035851335e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-445',5,39,'thumbs_up',1.0,1700000375.0,'routers-12-0','','',0,1.79570390035851335e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-456',1,40,'completion_tokens',33.0,1700000402.0,'split-13-0','','',0,1.79570390037588524e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-455',1,40,'ratio',1.0,1700000402.0,'split-13-0','','',0,1.79570390037588524e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-454',1,40,'score',6.77883572053946226e-01,1700000402.0,'split-13-0','','',0,1.79570390037588524e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-453',1,40,'errors',0.0,1700000401.0,'split-13-0','','',0,1.79570390037588524e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-452',1,40,'seconds',2.4288531432031708e+00,1700000401.0,'split-13-0','','',0,1.79570390037588524e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-451',1,40,'thumbs_up',1.0,1700000405.0,'split-13-0','','',0,1.79570390037588524e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-462',1,40,'completion_tokens',33.0,1700000403.0,'split-13-1','','',0,1795703900.39978);
+INSERT INTO "lora_router_outcomes" VALUES('key-461',1,40,'ratio',1.0,1700000403.0,'split-13-1','','',0,1795703900.39978);
+INSERT INTO "lora_router_outcomes" VALUES('key-460',1,40,'score',5.15001075384546425e+00,1700000403.0,'split-13-1','','',0,1795703900.39978);
+INSERT INTO "lora_router_outcomes" VALUES('key-459',1,40,'errors',0.0,1700000402.0,'split-13-1','','',0,1795703900.39978);
+INSERT INTO "lora_router_outcomes" VALUES('key-458',1,40,'seconds',1.8659618438720249e+00,1700000402.0,'split-13-1','','',0,1795703900.39978);
+INSERT INTO "lora_router_outcomes" VALUES('key-457',1,40,'thumbs_up',0.0,1700000406.0,'split-13-1','','',0,1795703900.39978);
+INSERT INTO "lora_router_outcomes" VALUES('key-468',3,41,'completion_tokens',33.0,1700009402.0,'cuped-13-0','','',0,1.79570390041144418e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-467',3,41,'ratio',1.0,1700009402.0,'cuped-13-0','','',0,1.79570390041144418e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-466',3,41,'score',1.4699241443071791e+00,1700009402.0,'cuped-13-0','','',0,1.79570390041144418e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-465',3,41,'errors',0.0,1700009401.0,'cuped-13-0','','',0,1.79570390041144418e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-464',3,41,'seconds',2.07235461147551702e-01,1700009401.0,'cuped-13-0','','',0,1.79570390041144418e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-463',3,41,'thumbs_up',0.0,1700009405.0,'cuped-13-0','','',0,1.79570390041144418e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-474',3,41,'completion_tokens',33.0,1700009403.0,'cuped-13-1','','',0,1.79570390041898775e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-473',3,41,'ratio',1.0,1700009403.0,'cuped-13-1','','',0,1.79570390041898775e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-472',3,41,'score',9.09995290332703765e-01,1700009403.0,'cuped-13-1','','',0,1.79570390041898775e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-471',3,41,'errors',0.0,1700009402.0,'cuped-13-1','','',0,1.79570390041898775e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-470',3,41,'seconds',2.37289697049982573e+00,1700009402.0,'cuped-13-1','','',0,1.79570390041898775e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-469',3,41,'thumbs_up',0.0,1700009406.0,'cuped-13-1','','',0,1.79570390041898775e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-480',5,42,'completion_tokens',33.0,1700000402.0,'routers-13-0','','',0,1.79570390043032646e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-479',5,42,'ratio',1.0,1700000402.0,'routers-13-0','','',0,1.79570390043032646e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-478',5,42,'score',3.39102567869343651e+00,1700000402.0,'routers-13-0','','',0,1.79570390043032646e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-477',5,42,'errors',0.0,1700000401.0,'routers-13-0','','',0,1.79570390043032646e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-476',5,42,'seconds',5.6610127458858761e-01,1700000401.0,'routers-13-0','','',0,1.79570390043032646e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-475',5,42,'thumbs_up',1.0,1700000405.0,'routers-13-0','','',0,1.79570390043032646e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-486',5,42,'completion_tokens',33.0,1700000403.0,'routers-13-1','','',0,1.79570390043914079e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-485',5,42,'ratio',1.0,1700000403.0,'routers-13-1','','',0,1.79570390043914079e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-484',5,42,'score',1.44289815199197213e+00,1700000403.0,'routers-13-1','','',0,1.79570390043914079e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-483',5,42,'errors',0.0,1700000402.0,'routers-13-1','','',0,1.79570390043914079e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-482',5,42,'seconds',1.6244501143035066e+00,1700000402.0,'routers-13-1','','',0,1.79570390043914079e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-481',5,42,'thumbs_up',1.0,1700000406.0,'routers-13-1','','',0,1.79570390043914079e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-492',1,43,'completion_tokens',34.0,1700000432.0,'split-14-0','','',0,1.79570390045062875e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-491',1,43,'ratio',2.0,1700000432.0,'split-14-0','','',0,1.79570390045062875e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-490',1,43,'score',1.75965281809044737e+00,1700000432.0,'split-14-0','','',0,1.79570390045062875e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-489',1,43,'errors',0.0,1700000431.0,'split-14-0','','',0,1.79570390045062875e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-488',1,43,'seconds',3.81134521263594105e+00,1700000431.0,'split-14-0','','',0,1.79570390045062875e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-487',1,43,'thumbs_up',1.0,1700000435.0,'split-14-0','','',0,1.79570390045062875e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-498',1,43,'completion_tokens',34.0,1700000433.0,'split-14-1','','',0,1.79570390046218776e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-497',1,43,'ratio',2.0,1700000433.0,'split-14-1','','',0,1.79570390046218776e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-496',1,43,'score',5.02179391552216269e+00,1700000433.0,'split-14-1','','',0,1.79570390046218776e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-495',1,43,'errors',0.0,1700000432.0,'split-14-1','','',0,1.79570390046218776e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-494',1,43,'seconds',4.69064556552760969e-01,1700000432.0,'split-14-1','','',0,1.79570390046218776e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-493',1,43,'thumbs_up',1.0,1700000436.0,'split-14-1','','',0,1.79570390046218776e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-504',1,43,'completion_tokens',34.0,1700000434.0,'split-14-2','','',0,1.7957039004755969e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-503',1,43,'ratio',2.0,1700000434.0,'split-14-2','','',0,1.7957039004755969e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-502',1,43,'score',4.50120485099245826e+00,1700000434.0,'split-14-2','','',0,1.7957039004755969e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-501',1,43,'errors',0.0,1700000433.0,'split-14-2','','',0,1.7957039004755969e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-500',1,43,'seconds',1.40489799110296043e+00,1700000433.0,'split-14-2','','',0,1.7957039004755969e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-499',1,43,'thumbs_up',1.0,1700000437.0,'split-14-2','','',0,1.7957039004755969e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-510',3,44,'completion_tokens',34.0,1700009432.0,'cuped-14-0','','',0,1.79570390049139165e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-509',3,44,'ratio',2.0,1700009432.0,'cuped-14-0','','',0,1.79570390049139165e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-508',3,44,'score',4.36229996477984727e+00,1700009432.0,'cuped-14-0','','',0,1.79570390049139165e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-507',3,44,'errors',0.0,1700009431.0,'cuped-14-0','','',0,1.79570390049139165e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-506',3,44,'seconds',2.06447640016270606e+00,1700009431.0,'cuped-14-0','','',0,1.79570390049139165e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-505',3,44,'thumbs_up',1.0,1700009435.0,'cuped-14-0','','',0,1.79570390049139165e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-516',3,44,'completion_tokens',34.0,1700009433.0,'cuped-14-1','','',0,1.7957039005049808e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-515',3,44,'ratio',2.0,1700009433.0,'cuped-14-1','','',0,1.7957039005049808e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-514',3,44,'score',1.58071800560371622e+00,1700009433.0,'cuped-14-1','','',0,1.7957039005049808e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-513',3,44,'errors',0.0,1700009432.0,'cuped-14-1','','',0,1.7957039005049808e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-512',3,44,'seconds',6.38691753499182057e-01,1700009432.0,'cuped-14-1','','',0,1.7957039005049808e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-511',3,44,'thumbs_up',1.0,1700009436.0,'cuped-14-1','','',0,1.7957039005049808e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-522',3,44,'completion_tokens',34.0,1700009434.0,'cuped-14-2','','',0,1.79570390052327227e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-521',3,44,'ratio',2.0,1700009434.0,'cuped-14-2','','',0,1.79570390052327227e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-520',3,44,'score',3.89603734704934501e+00,1700009434.0,'cuped-14-2','','',0,1.79570390052327227e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-519',3,44,'errors',0.0,1700009433.0,'cuped-14-2','','',0,1.79570390052327227e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-518',3,44,'seconds',4.88187506945699734e-01,1700009433.0,'cuped-14-2','','',0,1.79570390052327227e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-517',3,44,'thumbs_up',0.0,1700009437.0,'cuped-14-2','','',0,1.79570390052327227e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-528',5,45,'completion_tokens',34.0,1700000432.0,'routers-14-0','','',0,1.79570390053174209e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-527',5,45,'ratio',2.0,1700000432.0,'routers-14-0','','',0,1.79570390053174209e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-526',5,45,'score',8.78294740315276323e-02,1700000432.0,'routers-14-0','','',0,1.79570390053174209e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-525',5,45,'errors',0.0,1700000431.0,'routers-14-0','','',0,1.79570390053174209e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-524',5,45,'seconds',2.87490993280548146e+00,1700000431.0,'routers-14-0','','',0,1.79570390053174209e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-523',5,45,'thumbs_up',0.0,1700000435.0,'routers-14-0','','',0,1.79570390053174209e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-534',5,45,'completion_tokens',34.0,1700000433.0,'routers-14-1','','',0,1.79570390055569839e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-533',5,45,'ratio',2.0,1700000433.0,'routers-14-1','','',0,1.79570390055569839e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-532',5,45,'score',-1.39041817059494787e+00,1700000433.0,'routers-14-1','','',0,1.79570390055569839e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-531',5,45,'errors',0.0,1700000432.0,'routers-14-1','','',0,1.79570390055569839e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-530',5,45,'seconds',5.5004732645021559e-01,1700000432.0,'routers-14-1','','',0,1.79570390055569839e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-529',5,45,'thumbs_up',1.0,1700000436.0,'routers-14-1','','',0,1.79570390055569839e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-540',5,45,'completion_tokens',34.0,1700000434.0,'routers-14-2','','',0,1.79570390057535457e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-539',5,45,'ratio',2.0,1700000434.0,'routers-14-2','','',0,1.79570390057535457e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-538',5,45,'score',2.86630241209153591e-01,1700000434.0,'routers-14-2','','',0,1.79570390057535457e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-537',5,45,'errors',0.0,1700000433.0,'routers-14-2','','',0,1.79570390057535457e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-536',5,45,'seconds',1.32978322005469422e+01,1700000433.0,'routers-14-2','','',0,1.79570390057535457e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-535',5,45,'thumbs_up',1.0,1700000437.0,'routers-14-2','','',0,1.79570390057535457e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-546',1,46,'completion_tokens',35.0,1700000462.0,'split-15-0','','',0,1.7957039005959959e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-545',1,46,'ratio',0.0,1700000462.0,'split-15-0','','',0,1.7957039005959959e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-544',1,46,'score',-1.76584348123431933e-01,1700000462.0,'split-15-0','','',0,1.7957039005959959e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-543',1,46,'errors',0.0,1700000461.0,'split-15-0','','',0,1.7957039005959959e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-542',1,46,'seconds',4.66432090651162922e-01,1700000461.0,'split-15-0','','',0,1.7957039005959959e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-541',1,46,'thumbs_up',1.0,1700000465.0,'split-15-0','','',0,1.7957039005959959e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-552',3,47,'completion_tokens',35.0,1700009462.0,'cuped-15-0','','',0,1.79570390061478638e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-551',3,47,'ratio',0.0,1700009462.0,'cuped-15-0','','',0,1.79570390061478638e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-550',3,47,'score',4.11467111276595187e-01,1700009462.0,'cuped-15-0','','',0,1.79570390061478638e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-549',3,47,'errors',0.0,1700009461.0,'cuped-15-0','','',0,1.79570390061478638e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-548',3,47,'seconds',0.656798273735055,1700009461.0,'cuped-15-0','','',0,1.79570390061478638e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-547',3,47,'thumbs_up',0.0,1700009465.0,'cuped-15-0','','',0,1.79570390061478638e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-558',5,48,'completion_tokens',35.0,1700000462.0,'routers-15-0','','',0,1.7957039006319096e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-557',5,48,'ratio',0.0,1700000462.0,'routers-15-0','','',0,1.7957039006319096e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-556',5,48,'score',1.10883125066679988e+00,1700000462.0,'routers-15-0','','',0,1.7957039006319096e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-555',5,48,'errors',0.0,1700000461.0,'routers-15-0','','',0,1.7957039006319096e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-554',5,48,'seconds',4.42955297278969706e-01,1700000461.0,'routers-15-0','','',0,1.7957039006319096e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-553',5,48,'thumbs_up',0.0,1700000465.0,'routers-15-0','','',0,1.7957039006319096e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-564',1,49,'completion_tokens',36.0,1700000492.0,'split-16-0','','',0,1.79570390063718986e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-563',1,49,'ratio',1.0,1700000492.0,'split-16-0','','',0,1.79570390063718986e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-562',1,49,'score',1.45470454754677147e+00,1700000492.0,'split-16-0','','',0,1.79570390063718986e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-561',1,49,'errors',0.0,1700000491.0,'split-16-0','','',0,1.79570390063718986e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-560',1,49,'seconds',7.98461510017503162e+00,1700000491.0,'split-16-0','','',0,1.79570390063718986e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-559',1,49,'thumbs_up',1.0,1700000495.0,'split-16-0','','',0,1.79570390063718986e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-570',1,49,'completion_tokens',36.0,1700000493.0,'split-16-1','','',0,1.79570390065168261e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-569',1,49,'ratio',1.0,1700000493.0,'split-16-1','','',0,1.79570390065168261e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-568',1,49,'score',1.42703280663282749e-01,1700000493.0,'split-16-1','','',0,1.79570390065168261e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-567',1,49,'errors',0.0,1700000492.0,'split-16-1','','',0,1.79570390065168261e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-566',1,49,'seconds',3.21703928725335541e-01,1700000492.0,'split-16-1','','',0,1.79570390065168261e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-565',1,49,'thumbs_up',1.0,1700000496.0,'split-16-1','','',0,1.79570390065168261e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-576',3,50,'completion_tokens',36.0,1700009492.0,'cuped-16-0','','',0,1.79570390066684818e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-575',3,50,'ratio',1.0,1700009492.0,'cuped-16-0','','',0,1.79570390066684818e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-574',3,50,'score',1.68395250289172171e+00,1700009492.0,'cuped-16-0','','',0,1.79570390066684818e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-573',3,50,'errors',0.0,1700009491.0,'cuped-16-0','','',0,1.79570390066684818e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-572',3,50,'seconds',9.07954921546973436e-01,1700009491.0,'cuped-16-0','','',0,1.79570390066684818e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-571',3,50,'thumbs_up',1.0,1700009495.0,'cuped-16-0','','',0,1.79570390066684818e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-582',3,50,'completion_tokens',36.0,1700009493.0,'cuped-16-1','','',0,1.79570390068609046e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-581',3,50,'ratio',1.0,1700009493.0,'cuped-16-1','','',0,1.79570390068609046e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-580',3,50,'score',2.78494863963239081e-01,1700009493.0,'cuped-16-1','','',0,1.79570390068609046e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-579',3,50,'errors',0.0,1700009492.0,'cuped-16-1','','',0,1.79570390068609046e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-578',3,50,'seconds',1.98388315330578546e+00,1700009492.0,'cuped-16-1','','',0,1.79570390068609046e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-577',3,50,'thumbs_up',1.0,1700009496.0,'cuped-16-1','','',0,1.79570390068609046e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-588',5,51,'completion_tokens',36.0,1700000492.0,'routers-16-0','','',0,1.79570390069503402e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-587',5,51,'ratio',1.0,1700000492.0,'routers-16-0','','',0,1.79570390069503402e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-586',5,51,'score',3.45281329233010936e+00,1700000492.0,'routers-16-0','','',0,1.79570390069503402e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-585',5,51,'errors',0.0,1700000491.0,'routers-16-0','','',0,1.79570390069503402e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-584',5,51,'seconds',3.01358617233215275e-01,1700000491.0,'routers-16-0','','',0,1.79570390069503402e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-583',5,51,'thumbs_up',0.0,1700000495.0,'routers-16-0','','',0,1.79570390069503402e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-594',5,51,'completion_tokens',36.0,1700000493.0,'routers-16-1','','',0,1.79570390071001768e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-593',5,51,'ratio',1.0,1700000493.0,'routers-16-1','','',0,1.79570390071001768e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-592',5,51,'score',9.31744891949555231e-01,1700000493.0,'routers-16-1','','',0,1.79570390071001768e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-591',5,51,'errors',0.0,1700000492.0,'routers-16-1','','',0,1.79570390071001768e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-590',5,51,'seconds',1.63824466019516123e+00,1700000492.0,'routers-16-1','','',0,1.79570390071001768e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-589',5,51,'thumbs_up',1.0,1700000496.0,'routers-16-1','','',0,1.79570390071001768e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-600',1,52,'completion_tokens',37.0,1700000522.0,'split-17-0','','',0,1.79570390072784328e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-599',1,52,'ratio',2.0,1700000522.0,'split-17-0','','',0,1.79570390072784328e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-598',1,52,'score',5.75208234640828708e-01,1700000522.0,'split-17-0','','',0,1.79570390072784328e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-597',1,52,'errors',1.0,1700000521.0,'split-17-0','','',0,1.79570390072784328e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-596',1,52,'seconds',1.81820392343213121e+00,1700000521.0,'split-17-0','','',0,1.79570390072784328e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-595',1,52,'thumbs_up',1.0,1700000525.0,'split-17-0','','',0,1.79570390072784328e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-606',1,52,'completion_tokens',37.0,1700000523.0,'split-17-1','','',0,1.79570390075148749e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-605',1,52,'ratio',2.0,1700000523.0,'split-17-1','','',0,1.79570390075148749e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-604',1,52,'score',1.88892898195212488e-01,1700000523.0,'split-17-1','','',0,1.79570390075148749e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-603',1,52,'errors',0.0,1700000522.0,'split-17-1','','',0,1.79570390075148749e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-602',1,52,'seconds',5.21377336992209339e-01,1700000522.0,'split-17-1','','',0,1.79570390075148749e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-601',1,52,'thumbs_up',1.0,1700000526.0,'split-17-1','','',0,1.79570390075148749e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-612',1,52,'completion_tokens',37.0,1700000524.0,'split-17-2','','',0,1.79570390076316308e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-611',1,52,'ratio',2.0,1700000524.0,'split-17-2','','',0,1.79570390076316308e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-610',1,52,'score',8.69293991016387712e-02,1700000524.0,'split-17-2','','',0,1.79570390076316308e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-609',1,52,'errors',0.0,1700000523.0,'split-17-2','','',0,1.79570390076316308e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-608',1,52,'seconds',1.93806807715483353e+00,1700000523.0,'split-17-2','','',0,1.79570390076316308e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-607',1,52,'thumbs_up',1.0,1700000527.0,'split-17-2','','',0,1.79570390076316308e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-618',3,53,'completion_tokens',37.0,1700009522.0,'cuped-17-0','','',0,1.79570390079208421e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-617',3,53,'ratio',2.0,1700009522.0,'cuped-17-0','','',0,1.79570390079208421e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-616',3,53,'score',-8.3601953996302214e-01,1700009522.0,'cuped-17-0','','',0,1.79570390079208421e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-615',3,53,'errors',0.0,1700009521.0,'cuped-17-0','','',0,1.79570390079208421e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-614',3,53,'seconds',5.35607076680702287e-01,1700009521.0,'cuped-17-0','','',0,1.79570390079208421e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-613',3,53,'thumbs_up',0.0,1700009525.0,'cuped-17-0','','',0,1.79570390079208421e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-624',3,53,'completion_tokens',37.0,1700009523.0,'cuped-17-1','','',0,1.79570390080306315e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-623',3,53,'ratio',2.0,1700009523.0,'cuped-17-1','','',0,1.79570390080306315e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-622',3,53,'score',4.78063570055207165e-01,1700009523.0,'cuped-17-1','','',0,1.79570390080306315e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-621',3,53,'errors',0.0,1700009522.0,'cuped-17-1','','',0,1.79570390080306315e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-620',3,53,'seconds',3.74113039456886564e-01,1700009522.0,'cuped-17-1','','',0,1.79570390080306315e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-619',3,53,'thumbs_up',0.0,1700009526.0,'cuped-17-1','','',0,1.79570390080306315e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-630',3,53,'completion_tokens',37.0,1700009524.0,'cuped-17-2','','',0,1.79570390081969785e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-629',3,53,'ratio',2.0,1700009524.0,'cuped-17-2','','',0,1.79570390081969785e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-628',3,53,'score',4.51231503282621471e+00,1700009524.0,'cuped-17-2','','',0,1.79570390081969785e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-627',3,53,'errors',0.0,1700009523.0,'cuped-17-2','','',0,1.79570390081969785e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-626',3,53,'seconds',1.20222792522869895e-01,1700009523.0,'cuped-17-2','','',0,1.79570390081969785e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-625',3,53,'thumbs_up',0.0,1700009527.0,'cuped-17-2','','',0,1.79570390081969785e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-636',5,54,'completion_tokens',37.0,1700000522.0,'routers-17-0','','',0,1.7957039008395605e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-635',5,54,'ratio',2.0,1700000522.0,'routers-17-0','','',0,1.7957039008395605e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-634',5,54,'score',2.17635202960828877e+00,1700000522.0,'routers-17-0','','',0,1.7957039008395605e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-633',5,54,'errors',0.0,1700000521.0,'routers-17-0','','',0,1.7957039008395605e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-632',5,54,'seconds',3.44258377308528285e+00,1700000521.0,'routers-17-0','','',0,1.7957039008395605e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-631',5,54,'thumbs_up',0.0,1700000525.0,'routers-17-0','','',0,1.7957039008395605e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-642',5,54,'completion_tokens',37.0,1700000523.0,'routers-17-1','','',0,1.79570390085160303e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-641',5,54,'ratio',2.0,1700000523.0,'routers-17-1','','',0,1.79570390085160303e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-640',5,54,'score',1.57481061061984117e+00,1700000523.0,'routers-17-1','','',0,1.79570390085160303e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-639',5,54,'errors',0.0,1700000522.0,'routers-17-1','','',0,1.79570390085160303e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-638',5,54,'seconds',2.35052404838262896e-01,1700000522.0,'routers-17-1','','',0,1.79570390085160303e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-637',5,54,'thumbs_up',1.0,1700000526.0,'routers-17-1','','',0,1.79570390085160303e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-648',5,54,'completion_tokens',37.0,1700000524.0,'routers-17-2','','',0,1.79570390086742091e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-647',5,54,'ratio',2.0,1700000524.0,'routers-17-2','','',0,1.79570390086742091e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-646',5,54,'score',3.18773603639365132e+00,1700000524.0,'routers-17-2','','',0,1.79570390086742091e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-645',5,54,'errors',0.0,1700000523.0,'routers-17-2','','',0,1.79570390086742091e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-644',5,54,'seconds',2.54666080984450848e+00,1700000523.0,'routers-17-2','','',0,1.79570390086742091e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-643',5,54,'thumbs_up',1.0,1700000527.0,'routers-17-2','','',0,1.79570390086742091e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-654',1,55,'completion_tokens',38.0,1700000552.0,'split-18-0','','',0,1.79570390088284182e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-653',1,55,'ratio',0.0,1700000552.0,'split-18-0','','',0,1.79570390088284182e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-652',1,55,'score',2.9170678968246495e+00,1700000552.0,'split-18-0','','',0,1.79570390088284182e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-651',1,55,'errors',0.0,1700000551.0,'split-18-0','','',0,1.79570390088284182e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-650',1,55,'seconds',1.41051378195927146e+00,1700000551.0,'split-18-0','','',0,1.79570390088284182e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-649',1,55,'thumbs_up',1.0,1700000555.0,'split-18-0','','',0,1.79570390088284182e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-660',3,56,'completion_tokens',38.0,1700009552.0,'cuped-18-0','','',0,1.79570390089297938e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-659',3,56,'ratio',0.0,1700009552.0,'cuped-18-0','','',0,1.79570390089297938e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-658',3,56,'score',1.93240515936006684e+00,1700009552.0,'cuped-18-0','','',0,1.79570390089297938e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-657',3,56,'errors',0.0,1700009551.0,'cuped-18-0','','',0,1.79570390089297938e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-656',3,56,'seconds',2.26028344400075631e-01,1700009551.0,'cuped-18-0','','',0,1.79570390089297938e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-655',3,56,'thumbs_up',1.0,1700009555.0,'cuped-18-0','','',0,1.79570390089297938e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-666',5,57,'completion_tokens',38.0,1700000552.0,'routers-18-0','','',0,1.79570390091093039e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-665',5,57,'ratio',0.0,1700000552.0,'routers-18-0','','',0,1.79570390091093039e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-664',5,57,'score',3.39128653165778937e+00,1700000552.0,'routers-18-0','','',0,1.79570390091093039e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-663',5,57,'errors',0.0,1700000551.0,'routers-18-0','','',0,1.79570390091093039e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-662',5,57,'seconds',4.76252783898575615e-01,1700000551.0,'routers-18-0','','',0,1.79570390091093039e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-661',5,57,'thumbs_up',0.0,1700000555.0,'routers-18-0','','',0,1.79570390091093039e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-672',1,58,'completion_tokens',39.0,1700000582.0,'split-19-0','','',0,1.79570390092017173e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-671',1,58,'ratio',1.0,1700000582.0,'split-19-0','','',0,1.79570390092017173e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-670',1,58,'score',2.5703989630027122e+00,1700000582.0,'split-19-0','','',0,1.79570390092017173e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-669',1,58,'errors',0.0,1700000581.0,'split-19-0','','',0,1.79570390092017173e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-668',1,58,'seconds',1.57923795439930936e+00,1700000581.0,'split-19-0','','',0,1.79570390092017173e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-667',1,58,'thumbs_up',0.0,1700000585.0,'split-19-0','','',0,1.79570390092017173e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-678',1,58,'completion_tokens',39.0,1700000583.0,'split-19-1','','',0,1.79570390093411731e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-677',1,58,'ratio',1.0,1700000583.0,'split-19-1','','',0,1.79570390093411731e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-676',1,58,'score',3.69041491552454647e+00,1700000583.0,'split-19-1','','',0,1.79570390093411731e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-675',1,58,'errors',0.0,1700000582.0,'split-19-1','','',0,1.79570390093411731e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-674',1,58,'seconds',2.65700908804883895e-01,1700000582.0,'split-19-1','','',0,1.79570390093411731e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-673',1,58,'thumbs_up',0.0,1700000586.0,'split-19-1','','',0,1.79570390093411731e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-684',3,59,'completion_tokens',39.0,1700009582.0,'cuped-19-0','','',0,1.79570390094883751e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-683',3,59,'ratio',1.0,1700009582.0,'cuped-19-0','','',0,1.79570390094883751e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-682',3,59,'score',3.06048883592417908e+00,1700009582.0,'cuped-19-0','','',0,1.79570390094883751e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-681',3,59,'errors',0.0,1700009581.0,'cuped-19-0','','',0,1.79570390094883751e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-680',3,59,'seconds',6.83048269128021412e-01,1700009581.0,'cuped-19-0','','',0,1.79570390094883751e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-679',3,59,'thumbs_up',1.0,1700009585.0,'cuped-19-0','','',0,1.79570390094883751e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-690',3,59,'completion_tokens',39.0,1700009583.0,'cuped-19-1','','',0,1.7957039009624803e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-689',3,59,'ratio',1.0,1700009583.0,'cuped-19-1','','',0,1.7957039009624803e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-688',3,59,'score',2.88408377544982474e+00,1700009583.0,'cuped-19-1','','',0,1.7957039009624803e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-687',3,59,'errors',0.0,1700009582.0,'cuped-19-1','','',0,1.7957039009624803e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-686',3,59,'seconds',1.29757233820016892e+00,1700009582.0,'cuped-19-1','','',0,1.7957039009624803e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-685',3,59,'thumbs_up',1.0,1700009586.0,'cuped-19-1','','',0,1.7957039009624803e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-696',5,60,'completion_tokens',39.0,1700000582.0,'routers-19-0','','',0,1.79570390097295665e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-695',5,60,'ratio',1.0,1700000582.0,'routers-19-0','','',0,1.79570390097295665e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-694',5,60,'score',3.85075365639454547e+00,1700000582.0,'routers-19-0','','',0,1.79570390097295665e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-693',5,60,'errors',0.0,1700000581.0,'routers-19-0','','',0,1.79570390097295665e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-692',5,60,'seconds',8.31015366891944329e-01,1700000581.0,'routers-19-0','','',0,1.79570390097295665e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-691',5,60,'thumbs_up',0.0,1700000585.0,'routers-19-0','','',0,1.79570390097295665e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-702',5,60,'completion_tokens',39.0,1700000583.0,'routers-19-1','','',0,1.79570390099125957e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-701',5,60,'ratio',1.0,1700000583.0,'routers-19-1','','',0,1.79570390099125957e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-700',5,60,'score',1.34197893622581165e-01,1700000583.0,'routers-19-1','','',0,1.79570390099125957e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-699',5,60,'errors',0.0,1700000582.0,'routers-19-1','','',0,1.79570390099125957e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-698',5,60,'seconds',1.09590081941328687e+00,1700000582.0,'routers-19-1','','',0,1.79570390099125957e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-697',5,60,'thumbs_up',0.0,1700000586.0,'routers-19-1','','',0,1.79570390099125957e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-705',0,NULL,'score',3.0,1700000100.0,'','cuped','unit-05',0,1.79570390099504685e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-704',0,NULL,'thumbs_up',1.0,1700000050.0,'','split','nobody',0,1.79570390099504685e+09);
+INSERT INTO "lora_router_outcomes" VALUES('key-703',1,1,'thumbs_up',1.0,1700900000.0,'split-0-0','','',1,1.79570390099504685e+09);
+CREATE TABLE lora_router_pairs (
+	phase INTEGER NOT NULL, 
+	arm TEXT NOT NULL, 
+	response_id TEXT NOT NULL, 
+	time DOUBLE NOT NULL, 
+	result SMALLINT NOT NULL, 
+	numbers TEXT NOT NULL, 
+	PRIMARY KEY (phase, arm, response_id)
+);
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-0',1700000000.0,1,'{"n": 0.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-1',1700000001.0,0,'{"n": 1.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-10',1700000010.0,-1,'{"n": 10.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-11',1700000011.0,1,'{"n": 11.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-12',1700000012.0,1,'{"n": 12.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-13',1700000013.0,0,'{"n": 13.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-14',1700000014.0,-1,'{"n": 14.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-15',1700000015.0,1,'{"n": 15.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-16',1700000016.0,1,'{"n": 16.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-17',1700000017.0,0,'{"n": 17.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-18',1700000018.0,-1,'{"n": 18.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-19',1700000019.0,1,'{"n": 19.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-2',1700000002.0,-1,'{"n": 2.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-3',1700000003.0,1,'{"n": 3.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-4',1700000004.0,1,'{"n": 4.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-5',1700000005.0,0,'{"n": 5.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-6',1700000006.0,-1,'{"n": 6.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-7',1700000007.0,1,'{"n": 7.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-8',1700000008.0,1,'{"n": 8.0}');
+INSERT INTO "lora_router_pairs" VALUES(4,'new','pair-9',1700000009.0,0,'{"n": 9.0}');
+CREATE TABLE lora_router_phases (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	experiment INTEGER NOT NULL, 
+	number INTEGER NOT NULL, 
+	covariates TEXT NOT NULL, 
+	started DOUBLE NOT NULL, 
+	peak DOUBLE NOT NULL, 
+	UNIQUE (experiment, number), 
+	FOREIGN KEY(experiment) REFERENCES lora_router_experiments (id)
+);
+INSERT INTO "lora_router_phases" VALUES(1,1,1,'[]',1700000000.0,1.25);
+INSERT INTO "lora_router_phases" VALUES(2,1,2,'[]',1700009000.0,0.0);
+INSERT INTO "lora_router_phases" VALUES(3,2,1,'["ratio", "score"]',1700009000.0,0.0);
+INSERT INTO "lora_router_phases" VALUES(4,3,1,'[]',1700000000.0,0.0);
+INSERT INTO "lora_router_phases" VALUES(5,4,1,'[]',1700000000.0,0.0);
+CREATE TABLE lora_router_salts (
+	purpose TEXT NOT NULL, 
+	salt TEXT NOT NULL, 
+	PRIMARY KEY (purpose)
+);
+INSERT INTO "lora_router_salts" VALUES('holdout','13e3eb7627220f87357d79b6b6a58bf3');
+CREATE TABLE lora_router_schema_version (
+	version INTEGER NOT NULL, 
+	PRIMARY KEY (version)
+);
+INSERT INTO "lora_router_schema_version" VALUES(1);
+CREATE TABLE lora_router_sums (
+	phase INTEGER NOT NULL, 
+	arm TEXT NOT NULL, 
+	differed BOOLEAN NOT NULL, 
+	stretch INTEGER NOT NULL, 
+	metric TEXT NOT NULL, 
+	answered INTEGER NOT NULL, 
+	n INTEGER NOT NULL, 
+	s0 DOUBLE NOT NULL, 
+	s1 DOUBLE NOT NULL, 
+	s2 DOUBLE NOT NULL, 
+	s3 DOUBLE NOT NULL, 
+	p0 DOUBLE NOT NULL, 
+	p1 DOUBLE NOT NULL, 
+	p2 DOUBLE NOT NULL, 
+	p3 DOUBLE NOT NULL, 
+	p4 DOUBLE NOT NULL, 
+	p5 DOUBLE NOT NULL, 
+	p6 DOUBLE NOT NULL, 
+	p7 DOUBLE NOT NULL, 
+	p8 DOUBLE NOT NULL, 
+	p9 DOUBLE NOT NULL, 
+	PRIMARY KEY (phase, arm, differed, stretch, metric)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "lora_router_sums" VALUES(1,'new',0,0,'',1,1,1.0,20.0,0.0,0.0,1.0,20.0,400.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'new',0,0,'errors',1,1,0.0,1.0,0.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'new',0,0,'seconds',1,1,3.23930145822894421e-01,0.0,0.0,0.0,1.04930739372841641e-01,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'new',0,0,'thumbs_up',1,1,1.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'new',0,3,'',1,1,1.0,30.0,0.0,0.0,1.0,30.0,900.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'new',0,3,'errors',1,1,0.0,2.0,0.0,0.0,0.0,0.0,4.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'new',0,3,'seconds',1,1,3.46969613057004133e+00,0.0,0.0,0.0,1.20387912384927169e+01,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'new',0,3,'thumbs_up',1,1,1.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,0,'',2,2,0.0,43.0,0.0,0.0,0.0,0.0,925.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,0,'errors',2,2,0.0,5.0,0.0,0.0,0.0,0.0,13.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,0,'seconds',2,2,1.73225468350007494e+00,0.0,0.0,0.0,1.60978675485788347e+00,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,0,'thumbs_up',2,2,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,1,'',4,4,4.0,98.0,0.0,0.0,4.0,98.0,2406.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,1,'errors',4,4,1.0,7.0,0.0,0.0,1.0,2.0,15.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,1,'seconds',4,4,9.11959622169612416e+00,0.0,0.0,0.0,3.32975433275876184e+01,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,1,'thumbs_up',4,4,4.0,0.0,0.0,0.0,4.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,2,'',3,3,2.0,84.0,0.0,0.0,2.0,55.0,2354.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,2,'errors',3,3,0.0,6.0,0.0,0.0,0.0,0.0,14.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,2,'seconds',3,3,8.85671760183672596e+00,0.0,0.0,0.0,4.168015002441782e+01,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,2,'thumbs_up',3,3,2.0,0.0,0.0,0.0,2.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,3,'',2,2,2.0,63.0,0.0,0.0,2.0,63.0,1985.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,3,'errors',2,2,1.0,4.0,0.0,0.0,1.0,1.0,10.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,3,'seconds',2,2,1.01252948469362067e+01,0.0,0.0,0.0,5.87047670232152327e+01,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,3,'thumbs_up',2,2,2.0,0.0,0.0,0.0,2.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,4,'',4,4,4.0,138.0,0.0,0.0,4.0,138.0,4766.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,4,'errors',4,4,0.0,8.0,0.0,0.0,0.0,0.0,18.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,4,'seconds',4,4,1.87528738669183887e+01,0.0,0.0,0.0,1.1998065480749986e+02,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,4,'thumbs_up',4,4,4.0,0.0,0.0,0.0,4.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,5,'',3,3,2.0,114.0,0.0,0.0,2.0,75.0,4334.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,5,'errors',3,3,1.0,6.0,0.0,0.0,1.0,3.0,14.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,5,'seconds',3,3,7.53310198274263864e+00,0.0,0.0,0.0,2.36916323933497707e+01,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(1,'old',0,5,'thumbs_up',3,3,2.0,0.0,0.0,0.0,2.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,0,'',1,1,-1.11489529392177488e-01,21.0,0.0,0.0,0.0124299151640892,-2.34128011723572626e+00,441.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,0,'ratio',1,1,2.0,2.0,4.0,4.0,4.0,4.0,8.0,8.0,4.0,8.0,8.0,16.0,16.0,16.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,0,'score',1,1,-1.11489529392177488e-01,5.30532835894909915e+00,0.0,0.0,0.0124299151640892,-5.91488562010208385e-01,2.81465089962695422e+01,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,1,'',2,2,7.54072314195440274e+00,48.0,0.0,0.0,3.06970312941017198e+01,1.83106100831938164e+02,1154.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,1,'ratio',2,2,6.0,4.0,12.0,8.0,36.0,18.0,72.0,36.0,10.0,36.0,20.0,144.0,72.0,40.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,1,'score',2,2,7.54072314195440274e+00,1.25257973911901814e+01,0.0,0.0,3.06970312941017198e+01,5.01043913426618274e+01,8.21024457149116813e+01,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,2,'',2,2,5.13342103300742191e+00,56.0,0.0,0.0,1.42361354997287801e+01,1.42279677837327909e+02,1570.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,2,'ratio',2,2,2.0,3.0,4.0,6.0,4.0,4.0,8.0,8.0,5.0,8.0,10.0,16.0,16.0,20.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,2,'score',2,2,5.13342103300742191e+00,1.12267250329885879e+01,0.0,0.0,1.42361354997287801e+01,2.99903892615611304e+01,6.43211878500833336e+01,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,3,'',1,1,2.26539925223918725e+00,31.0,0.0,0.0,5.13203377204586885e+00,70.2273768194148,961.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,3,'ratio',1,1,6.0,3.0,12.0,6.0,36.0,18.0,72.0,36.0,9.0,36.0,18.0,144.0,72.0,36.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,3,'score',1,1,2.26539925223918725e+00,1.26838244311830301e+01,0.0,0.0,5.13203377204586885e+00,2.873392638193517e+01,1.60879402201075521e+02,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,4,'',2,2,2.79138654591647794e+00,68.0,0.0,0.0,5.83332169903892605e+00,9.29386902377969761e+01,2314.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,4,'ratio',2,2,2.0,3.0,4.0,6.0,4.0,4.0,8.0,8.0,5.0,8.0,10.0,16.0,16.0,20.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,4,'score',2,2,2.79138654591647794e+00,1.15940650591281855e+01,0.0,0.0,5.83332169903892605e+00,2.57578571794386519e+01,1.14543450691383398e+02,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,5,'',2,2,1.00989316742924035e+01,76.0,0.0,0.0,5.25966427555501852e+01,385.549617171567,2890.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,5,'ratio',2,2,8.0,5.0,16.0,10.0,40.0,22.0,80.0,44.0,13.0,44.0,26.0,160.0,88.0,52.0);
+INSERT INTO "lora_router_sums" VALUES(3,'new',0,5,'score',2,2,1.00989316742924035e+01,1.80356946371038482e+01,0.0,0.0,5.25966427555501852e+01,9.32688595561593416e+01,1.65658706291123166e+02,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,0,'',2,2,7.60777209024457068e+00,42.0,0.0,0.0,3.67900635181417783e+01,1.63725780091324935e+02,884.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,0,'ratio',2,2,6.0,4.0,12.0,8.0,36.0,18.0,72.0,36.0,10.0,36.0,20.0,144.0,72.0,40.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,0,'score',2,2,7.60777209024457068e+00,1.46277471683547144e+01,0.0,0.0,3.67900635181417783e+01,6.5331784393217859e+01,1.18944077785753592e+02,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,1,'',2,2,4.53657487171931528e+00,50.0,0.0,0.0,1.0621833607443321e+01,1.14228715484658295e+02,1252.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,1,'ratio',2,2,2.0,3.0,4.0,6.0,4.0,4.0,8.0,8.0,5.0,8.0,10.0,16.0,16.0,20.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,1,'score',2,2,4.53657487171931528e+00,5.28799417707393804e+00,0.0,0.0,1.0621833607443321e+01,8.85250095599526,4.37583321874161086e+01,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,2,'',1,1,-3.63060956684489122e+00,28.0,0.0,0.0,1.3181325826865649e+01,-1.01657067871656948e+02,784.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,2,'ratio',1,1,6.0,3.0,12.0,6.0,36.0,18.0,72.0,36.0,9.0,36.0,18.0,144.0,72.0,36.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,2,'score',1,1,-3.63060956684489122e+00,1.62102427087963931e+01,0.0,0.0,1.3181325826865649e+01,-5.88530622594338268e+01,2.62771968678086636e+02,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,3,'',2,2,-4.41468340826393745e-01,62.0,0.0,0.0,2.52688248452392683e+00,-1.58898031826982801e+01,1924.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,3,'ratio',2,2,2.0,3.0,4.0,6.0,4.0,4.0,8.0,8.0,5.0,8.0,10.0,16.0,16.0,20.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,3,'score',2,2,-4.41468340826393745e-01,1.29978644095394209e+01,0.0,0.0,2.52688248452392683e+00,4.53929783705677714e+00,1.07063479194451645e+02,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,4,'',2,2,1.18015026842878683e+01,70.0,0.0,0.0,1.0065820920718076e+02,4.0517598599949747e+02,2452.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,4,'ratio',2,2,8.0,5.0,16.0,10.0,40.0,22.0,80.0,44.0,13.0,44.0,26.0,160.0,88.0,52.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,4,'score',2,2,1.18015026842878683e+01,1.62486591417405179e+01,0.0,0.0,1.0065820920718076e+02,1.1275385507563331e+02,1.41188905184787728e+02,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,5,'',1,1,1.93240515936006684e+00,38.0,0.0,0.0,3.73418969992140548e+00,7.34313960556825406e+01,1444.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,5,'ratio',1,1,0.0,1.0,0.0,2.0,0.0,0.0,0.0,0.0,1.0,0.0,2.0,0.0,0.0,4.0);
+INSERT INTO "lora_router_sums" VALUES(3,'old',0,5,'score',1,1,1.93240515936006684e+00,6.30835442848243843e+00,0.0,0.0,3.73418969992140548e+00,1.219029664467139e+01,3.97953355953539897e+01,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',0,0,'',1,1,1.0,22.0,0.0,0.0,1.0,22.0,484.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',0,0,'thumbs_up',1,1,1.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',0,1,'',1,1,1.0,26.0,0.0,0.0,1.0,26.0,676.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',0,1,'thumbs_up',1,1,1.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',0,2,'',0,0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',0,2,'thumbs_up',0,0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',0,3,'',1,1,1.0,30.0,0.0,0.0,1.0,30.0,900.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',0,3,'thumbs_up',1,1,1.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',0,4,'',1,1,1.0,34.0,0.0,0.0,1.0,34.0,1156.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',0,4,'thumbs_up',1,1,1.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',0,5,'',1,1,0.0,38.0,0.0,0.0,0.0,0.0,1444.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',0,5,'thumbs_up',1,1,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',1,0,'',1,1,0.0,20.0,0.0,0.0,0.0,0.0,400.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',1,0,'thumbs_up',1,1,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',1,1,'',1,1,0.0,24.0,0.0,0.0,0.0,0.0,576.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',1,1,'thumbs_up',1,1,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',1,2,'',1,1,0.0,28.0,0.0,0.0,0.0,0.0,784.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',1,2,'thumbs_up',1,1,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',1,3,'',1,1,1.0,32.0,0.0,0.0,1.0,32.0,1024.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',1,3,'thumbs_up',1,1,1.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',1,4,'',1,1,1.0,36.0,0.0,0.0,1.0,36.0,1296.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'as-is',1,4,'thumbs_up',1,1,1.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'strict',0,0,'',1,1,0.0,21.0,0.0,0.0,0.0,0.0,441.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'strict',0,0,'thumbs_up',1,1,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'strict',0,1,'',2,2,2.0,48.0,0.0,0.0,2.0,48.0,1154.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'strict',0,1,'thumbs_up',2,2,2.0,0.0,0.0,0.0,2.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'strict',0,2,'',2,2,1.0,56.0,0.0,0.0,1.0,29.0,1570.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'strict',0,2,'thumbs_up',2,2,1.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'strict',0,3,'',1,1,1.0,31.0,0.0,0.0,1.0,31.0,961.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'strict',0,3,'thumbs_up',1,1,1.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'strict',0,4,'',2,2,1.0,68.0,0.0,0.0,1.0,33.0,2314.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'strict',0,4,'thumbs_up',2,2,1.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'strict',0,5,'',2,2,1.0,76.0,0.0,0.0,1.0,37.0,2890.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+INSERT INTO "lora_router_sums" VALUES(5,'strict',0,5,'thumbs_up',2,2,1.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0);
+CREATE TABLE lora_router_units (
+	id INTEGER NOT NULL, 
+	unit TEXT NOT NULL, 
+	phase INTEGER NOT NULL, 
+	arm TEXT NOT NULL, 
+	first DOUBLE NOT NULL, 
+	stretch INTEGER NOT NULL, 
+	answers INTEGER NOT NULL, 
+	responses INTEGER NOT NULL, 
+	degraded BOOLEAN NOT NULL, 
+	crossed BOOLEAN NOT NULL, 
+	differed BOOLEAN NOT NULL, 
+	PRIMARY KEY (id), 
+	UNIQUE (unit, phase)
+);
+INSERT INTO "lora_router_units" VALUES(1,'unit-00',1,'new',1700000010.0,0,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(2,'unit-00',3,'old',1700009010.0,0,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(3,'unit-00',5,'as-is',1700000010.0,0,1,1,0,0,1);
+INSERT INTO "lora_router_units" VALUES(4,'unit-01',1,'old',1700000040.0,0,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(5,'unit-01',3,'new',1700009040.0,0,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(6,'unit-01',5,'strict',1700000040.0,0,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(7,'unit-02',1,'old',1700000070.0,0,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(8,'unit-02',3,'old',1700009070.0,0,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(9,'unit-02',5,'as-is',1700000070.0,0,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(10,'unit-03',1,'old',1700000100.0,1,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(11,'unit-03',3,'new',1700009100.0,1,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(12,'unit-03',5,'strict',1700000100.0,1,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(13,'unit-04',1,'old',1700000130.0,1,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(14,'unit-04',3,'old',1700009130.0,1,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(15,'unit-04',5,'as-is',1700000130.0,1,2,2,0,0,1);
+INSERT INTO "lora_router_units" VALUES(16,'unit-05',1,'old',1700000160.0,1,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(17,'unit-05',3,'new',1700009160.0,1,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(18,'unit-05',5,'strict',1700000160.0,1,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(19,'unit-06',1,'old',1700000190.0,1,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(20,'unit-06',3,'old',1700009190.0,1,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(21,'unit-06',5,'as-is',1700000190.0,1,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(22,'unit-07',1,'old',1700000220.0,2,2,2,1,0,0);
+INSERT INTO "lora_router_units" VALUES(23,'unit-07',3,'new',1700009220.0,2,2,2,1,0,0);
+INSERT INTO "lora_router_units" VALUES(24,'unit-07',5,'strict',1700000220.0,2,2,2,1,0,0);
+INSERT INTO "lora_router_units" VALUES(25,'unit-08',1,'old',1700000250.0,2,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(26,'unit-08',3,'old',1700009250.0,2,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(27,'unit-08',5,'as-is',1700000250.0,2,3,3,0,0,1);
+INSERT INTO "lora_router_units" VALUES(28,'unit-09',1,'old',1700000280.0,2,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(29,'unit-09',3,'new',1700009280.0,2,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(30,'unit-09',5,'strict',1700000280.0,2,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(31,'unit-10',1,'new',1700000310.0,3,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(32,'unit-10',3,'old',1700009310.0,3,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(33,'unit-10',5,'as-is',1700000310.0,3,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(34,'unit-11',1,'old',1700000340.0,3,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(35,'unit-11',3,'new',1700009340.0,3,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(36,'unit-11',5,'strict',1700000340.0,3,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(37,'unit-12',1,'old',1700000370.0,3,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(38,'unit-12',3,'old',1700009370.0,3,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(39,'unit-12',5,'as-is',1700000370.0,3,1,1,0,0,1);
+INSERT INTO "lora_router_units" VALUES(40,'unit-13',1,'old',1700000400.0,4,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(41,'unit-13',3,'new',1700009400.0,4,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(42,'unit-13',5,'strict',1700000400.0,4,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(43,'unit-14',1,'old',1700000430.0,4,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(44,'unit-14',3,'old',1700009430.0,4,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(45,'unit-14',5,'as-is',1700000430.0,4,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(46,'unit-15',1,'old',1700000460.0,4,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(47,'unit-15',3,'new',1700009460.0,4,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(48,'unit-15',5,'strict',1700000460.0,4,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(49,'unit-16',1,'old',1700000490.0,4,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(50,'unit-16',3,'old',1700009490.0,4,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(51,'unit-16',5,'as-is',1700000490.0,4,2,2,0,0,1);
+INSERT INTO "lora_router_units" VALUES(52,'unit-17',1,'old',1700000520.0,5,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(53,'unit-17',3,'new',1700009520.0,5,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(54,'unit-17',5,'strict',1700000520.0,5,3,3,0,0,0);
+INSERT INTO "lora_router_units" VALUES(55,'unit-18',1,'old',1700000550.0,5,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(56,'unit-18',3,'old',1700009550.0,5,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(57,'unit-18',5,'as-is',1700000550.0,5,1,1,0,0,0);
+INSERT INTO "lora_router_units" VALUES(58,'unit-19',1,'old',1700000580.0,5,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(59,'unit-19',3,'new',1700009580.0,5,2,2,0,0,0);
+INSERT INTO "lora_router_units" VALUES(60,'unit-19',5,'strict',1700000580.0,5,2,2,0,0,0);
+CREATE TABLE lora_router_values (
+	unit_id INTEGER NOT NULL, 
+	metric TEXT NOT NULL, 
+	n INTEGER NOT NULL, 
+	total DOUBLE NOT NULL, 
+	largest DOUBLE NOT NULL, 
+	last DOUBLE NOT NULL, 
+	last_time DOUBLE NOT NULL, 
+	before_n INTEGER NOT NULL, 
+	before_total DOUBLE NOT NULL, 
+	PRIMARY KEY (unit_id, metric)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "lora_router_values" VALUES(1,'completion_tokens',1,20.0,20.0,20.0,1700000012.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(1,'errors',1,0.0,0.0,0.0,1700000011.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(1,'seconds',1,3.23930145822894421e-01,3.23930145822894421e-01,3.23930145822894421e-01,1700000011.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(1,'thumbs_up',1,1.0,1.0,1.0,1700000015.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(2,'completion_tokens',1,20.0,20.0,20.0,1700009012.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(2,'ratio',1,0.0,0.0,0.0,1700009012.0,2,0.0);
+INSERT INTO "lora_router_values" VALUES(2,'score',1,1.82260294702781466e+00,1.82260294702781466e+00,1.82260294702781466e+00,1700009012.0,2,4.86861447979814);
+INSERT INTO "lora_router_values" VALUES(3,'completion_tokens',1,20.0,20.0,20.0,1700000012.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(3,'thumbs_up',1,0.0,0.0,0.0,1700000015.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(4,'completion_tokens',2,42.0,21.0,21.0,1700000043.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(4,'errors',2,0.0,0.0,0.0,1700000042.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(4,'seconds',2,6.32211106097281705e-01,4.66714866631482372e-01,1.65496239465799388e-01,1700000042.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(4,'thumbs_up',2,0.0,0.0,0.0,1700000046.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(5,'completion_tokens',2,42.0,21.0,21.0,1700009043.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(5,'ratio',2,2.0,1.0,1.0,1700009043.0,4,4.0);
+INSERT INTO "lora_router_values" VALUES(5,'score',2,-1.11489529392177488e-01,9.53196575683781577e-01,-1.06468610507595906e+00,1700009043.0,4,5.30532835894909915e+00);
+INSERT INTO "lora_router_values" VALUES(6,'completion_tokens',2,42.0,21.0,21.0,1700000043.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(6,'thumbs_up',2,0.0,0.0,0.0,1700000046.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(7,'completion_tokens',3,66.0,22.0,22.0,1700000074.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(7,'errors',3,0.0,0.0,0.0,1700000073.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(7,'seconds',3,1.10004357740279323e+00,5.51156373260433318e-01,1.37979170212756657e-01,1700000073.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(7,'thumbs_up',3,0.0,0.0,0.0,1700000077.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(8,'completion_tokens',3,66.0,22.0,22.0,1700009074.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(8,'ratio',3,6.0,2.0,2.0,1700009074.0,6,12.0);
+INSERT INTO "lora_router_values" VALUES(8,'score',3,5.78516914321675646e+00,3.98072106544873927e+00,-1.72525205116926816e-02,1700009074.0,6,9.75913268855657456e+00);
+INSERT INTO "lora_router_values" VALUES(9,'completion_tokens',3,66.0,22.0,22.0,1700000074.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(9,'thumbs_up',3,3.0,1.0,1.0,1700000077.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(10,'completion_tokens',1,23.0,23.0,23.0,1700000102.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(10,'errors',1,0.0,0.0,0.0,1700000101.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(10,'seconds',1,9.78905801676217324e-01,9.78905801676217324e-01,9.78905801676217324e-01,1700000101.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(10,'thumbs_up',1,1.0,1.0,1.0,1700000105.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(11,'completion_tokens',1,23.0,23.0,23.0,1700009102.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(11,'ratio',1,0.0,0.0,0.0,1700009102.0,2,0.0);
+INSERT INTO "lora_router_values" VALUES(11,'score',1,2.70598885846095615e+00,2.70598885846095615e+00,2.70598885846095615e+00,1700009102.0,2,4.91111365862762117e+00);
+INSERT INTO "lora_router_values" VALUES(12,'completion_tokens',1,23.0,23.0,23.0,1700000102.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(12,'thumbs_up',1,1.0,1.0,1.0,1700000105.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(13,'completion_tokens',2,48.0,24.0,24.0,1700000133.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(13,'errors',2,1.0,1.0,1.0,1700000132.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(13,'seconds',2,2.66716720095297699e+00,2.09375414218431199e+00,2.09375414218431199e+00,1700000132.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(13,'thumbs_up',2,2.0,1.0,1.0,1700000136.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(14,'completion_tokens',2,48.0,24.0,24.0,1700009133.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(14,'ratio',2,2.0,1.0,1.0,1700009133.0,4,4.0);
+INSERT INTO "lora_router_values" VALUES(14,'score',2,1.86111559002195869e+00,1.98916985842417304e+00,1.98916985842417304e+00,1700009133.0,4,6.50255193323155822e+00);
+INSERT INTO "lora_router_values" VALUES(15,'completion_tokens',2,48.0,24.0,24.0,1700000133.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(15,'thumbs_up',2,0.0,0.0,0.0,1700000136.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(16,'completion_tokens',3,75.0,25.0,25.0,1700000164.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(16,'errors',3,0.0,0.0,0.0,1700000163.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(16,'seconds',3,5.00014156729138825e+00,2.04580440265597474e+00,2.04580440265597474e+00,1700000163.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(16,'thumbs_up',3,1.0,1.0,0.0,1700000167.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(17,'completion_tokens',3,75.0,25.0,25.0,1700009164.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(17,'ratio',3,6.0,2.0,2.0,1700009164.0,6,12.0);
+INSERT INTO "lora_router_values" VALUES(17,'score',3,4.83473428349344658e+00,4.80553401860247575e+00,4.80553401860247575e+00,1700009164.0,7,7.61468373256256203e+00);
+INSERT INTO "lora_router_values" VALUES(18,'completion_tokens',3,75.0,25.0,25.0,1700000164.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(18,'thumbs_up',3,1.0,1.0,1.0,1700000167.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(19,'completion_tokens',1,26.0,26.0,26.0,1700000192.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(19,'errors',1,0.0,0.0,0.0,1700000191.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(19,'seconds',1,4.73381651775541867e-01,4.73381651775541867e-01,4.73381651775541867e-01,1700000191.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(19,'thumbs_up',1,1.0,1.0,1.0,1700000195.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(20,'completion_tokens',1,26.0,26.0,26.0,1700009192.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(20,'ratio',1,0.0,0.0,0.0,1700009192.0,2,0.0);
+INSERT INTO "lora_router_values" VALUES(20,'score',1,2.67545928169735702e+00,2.67545928169735702e+00,2.67545928169735702e+00,1700009192.0,2,-1.21455775615761973e+00);
+INSERT INTO "lora_router_values" VALUES(21,'completion_tokens',1,26.0,26.0,26.0,1700000192.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(21,'thumbs_up',1,1.0,1.0,1.0,1700000195.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(22,'completion_tokens',2,54.0,27.0,27.0,1700000223.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(22,'errors',2,0.0,0.0,0.0,1700000222.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(22,'seconds',2,1.5431259449022463e+00,1.16202965748980924e+00,3.81096287412437118e-01,1700000222.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(22,'thumbs_up',2,2.0,1.0,1.0,1700000226.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(23,'completion_tokens',2,54.0,27.0,27.0,1700009223.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(23,'ratio',2,2.0,1.0,1.0,1700009223.0,4,4.0);
+INSERT INTO "lora_router_values" VALUES(23,'score',2,3.294766059943663e+00,3.67238778587499625e+00,-3.77621725931333251e-01,1700009223.0,4,6.42005650026912633e+00);
+INSERT INTO "lora_router_values" VALUES(24,'completion_tokens',2,54.0,27.0,27.0,1700000223.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(24,'thumbs_up',2,0.0,0.0,0.0,1700000226.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(25,'completion_tokens',3,84.0,28.0,28.0,1700000254.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(25,'errors',3,0.0,0.0,0.0,1700000253.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(25,'seconds',3,1.15134168995297092e+00,5.95757428250954457e-01,2.44384405336207866e-01,1700000253.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(25,'thumbs_up',3,1.0,1.0,1.0,1700000257.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(26,'completion_tokens',3,84.0,28.0,28.0,1700009254.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(26,'ratio',3,6.0,2.0,2.0,1700009254.0,6,12.0);
+INSERT INTO "lora_router_values" VALUES(26,'score',3,-3.63060956684489122e+00,-3.0018158959351382e-01,-3.0018158959351382e-01,1700009254.0,6,1.62102427087963931e+01);
+INSERT INTO "lora_router_values" VALUES(27,'completion_tokens',3,84.0,28.0,28.0,1700000254.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(27,'thumbs_up',3,0.0,0.0,0.0,1700000257.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(28,'completion_tokens',1,29.0,29.0,29.0,1700000282.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(28,'errors',1,0.0,0.0,0.0,1700000281.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(28,'seconds',1,6.16224996698150917e+00,6.16224996698150917e+00,6.16224996698150917e+00,1700000281.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(28,'thumbs_up',1,0.0,0.0,0.0,1700000285.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(29,'completion_tokens',1,29.0,29.0,29.0,1700009282.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(29,'ratio',1,0.0,0.0,0.0,1700009282.0,2,0.0);
+INSERT INTO "lora_router_values" VALUES(29,'score',1,1.83865497306375891e+00,1.83865497306375891e+00,1.83865497306375891e+00,1700009282.0,2,4.80666853271946159e+00);
+INSERT INTO "lora_router_values" VALUES(30,'completion_tokens',1,29.0,29.0,29.0,1700000282.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(30,'thumbs_up',1,1.0,1.0,1.0,1700000285.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(31,'completion_tokens',2,60.0,30.0,30.0,1700000313.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(31,'errors',2,0.0,0.0,0.0,1700000312.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(31,'seconds',2,3.46969613057004133e+00,3.16097051377057,3.16097051377057,1700000312.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(31,'thumbs_up',2,1.0,1.0,1.0,1700000316.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(32,'completion_tokens',2,60.0,30.0,30.0,1700009313.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(32,'ratio',2,2.0,1.0,1.0,1700009313.0,4,4.0);
+INSERT INTO "lora_router_values" VALUES(32,'score',2,8.81408138126839713e-01,2.08628222183432487e+00,2.08628222183432487e+00,1700009313.0,4,9.859827888219721e+00);
+INSERT INTO "lora_router_values" VALUES(33,'completion_tokens',2,60.0,30.0,30.0,1700000313.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(33,'thumbs_up',2,2.0,1.0,1.0,1700000316.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(34,'completion_tokens',3,93.0,31.0,31.0,1700000344.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(34,'errors',3,0.0,0.0,0.0,1700000343.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(34,'seconds',3,6.99189198475612094e+00,3.34831103302815469e+00,3.34831103302815469e+00,1700000343.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(34,'thumbs_up',3,2.0,1.0,0.0,1700000347.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(35,'completion_tokens',3,93.0,31.0,31.0,1700009344.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(35,'ratio',3,6.0,2.0,2.0,1700009344.0,6,12.0);
+INSERT INTO "lora_router_values" VALUES(35,'score',3,2.26539925223918725e+00,2.45081793443219053e+00,-2.86763990987969563e-01,1700009344.0,6,1.26838244311830301e+01);
+INSERT INTO "lora_router_values" VALUES(36,'completion_tokens',3,93.0,31.0,31.0,1700000344.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(36,'thumbs_up',3,1.0,1.0,1.0,1700000347.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(37,'completion_tokens',1,32.0,32.0,32.0,1700000372.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(37,'errors',1,1.0,1.0,1.0,1700000371.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(37,'seconds',1,3.1334028621800849e+00,3.1334028621800849e+00,3.1334028621800849e+00,1700000371.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(37,'thumbs_up',1,1.0,1.0,1.0,1700000375.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(38,'completion_tokens',1,32.0,32.0,32.0,1700009372.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(38,'ratio',1,0.0,0.0,0.0,1700009372.0,2,0.0);
+INSERT INTO "lora_router_values" VALUES(38,'score',1,-1.32287647895323345e+00,-1.32287647895323345e+00,-1.32287647895323345e+00,1700009372.0,2,3.13803652131970078e+00);
+INSERT INTO "lora_router_values" VALUES(39,'completion_tokens',1,32.0,32.0,32.0,1700000372.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(39,'thumbs_up',1,1.0,1.0,1.0,1700000375.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(40,'completion_tokens',2,66.0,33.0,33.0,1700000403.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(40,'errors',2,0.0,0.0,0.0,1700000402.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(40,'seconds',2,4.29481498707519548e+00,2.4288531432031708e+00,1.8659618438720249e+00,1700000402.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(40,'thumbs_up',2,1.0,1.0,0.0,1700000406.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(41,'completion_tokens',2,66.0,33.0,33.0,1700009403.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(41,'ratio',2,2.0,1.0,1.0,1700009403.0,4,4.0);
+INSERT INTO "lora_router_values" VALUES(41,'score',2,2.37991943463988286e+00,1.4699241443071791e+00,9.09995290332703765e-01,1700009403.0,4,1.06618181565848182e+01);
+INSERT INTO "lora_router_values" VALUES(42,'completion_tokens',2,66.0,33.0,33.0,1700000403.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(42,'thumbs_up',2,2.0,1.0,1.0,1700000406.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(43,'completion_tokens',3,102.0,34.0,34.0,1700000434.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(43,'errors',3,0.0,0.0,0.0,1700000433.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(43,'seconds',3,5.6853077602916624e+00,3.81134521263594105e+00,1.40489799110296043e+00,1700000433.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(43,'thumbs_up',3,3.0,1.0,1.0,1700000437.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(44,'completion_tokens',3,102.0,34.0,34.0,1700009434.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(44,'ratio',3,6.0,2.0,2.0,1700009434.0,6,12.0);
+INSERT INTO "lora_router_values" VALUES(44,'score',3,9.8390553174329085e+00,4.36229996477984727e+00,3.89603734704934501e+00,1700009434.0,6,10.2666931292508);
+INSERT INTO "lora_router_values" VALUES(45,'completion_tokens',3,102.0,34.0,34.0,1700000434.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(45,'thumbs_up',3,2.0,1.0,1.0,1700000437.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(46,'completion_tokens',1,35.0,35.0,35.0,1700000462.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(46,'errors',1,0.0,0.0,0.0,1700000461.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(46,'seconds',1,4.66432090651162922e-01,4.66432090651162922e-01,4.66432090651162922e-01,1700000461.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(46,'thumbs_up',1,1.0,1.0,1.0,1700000465.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(47,'completion_tokens',1,35.0,35.0,35.0,1700009462.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(47,'ratio',1,0.0,0.0,0.0,1700009462.0,2,0.0);
+INSERT INTO "lora_router_values" VALUES(47,'score',1,4.11467111276595187e-01,4.11467111276595187e-01,4.11467111276595187e-01,1700009462.0,2,0.932246902543368);
+INSERT INTO "lora_router_values" VALUES(48,'completion_tokens',1,35.0,35.0,35.0,1700000462.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(48,'thumbs_up',1,0.0,0.0,0.0,1700000465.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(49,'completion_tokens',2,72.0,36.0,36.0,1700000493.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(49,'errors',2,0.0,0.0,0.0,1700000492.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(49,'seconds',2,8.30631902890036677e+00,7.98461510017503162e+00,3.21703928725335541e-01,1700000492.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(49,'thumbs_up',2,2.0,1.0,1.0,1700000496.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(50,'completion_tokens',2,72.0,36.0,36.0,1700009493.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(50,'ratio',2,2.0,1.0,1.0,1700009493.0,4,4.0);
+INSERT INTO "lora_router_values" VALUES(50,'score',2,1.96244736685496068e+00,1.68395250289172171e+00,2.78494863963239081e-01,1700009493.0,4,5.98196601248971848e+00);
+INSERT INTO "lora_router_values" VALUES(51,'completion_tokens',2,72.0,36.0,36.0,1700000493.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(51,'thumbs_up',2,1.0,1.0,1.0,1700000496.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(52,'completion_tokens',3,111.0,37.0,37.0,1700000524.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(52,'errors',3,1.0,1.0,0.0,1700000523.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(52,'seconds',3,4.27764933757917376e+00,1.93806807715483353e+00,1.93806807715483353e+00,1700000523.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(52,'thumbs_up',3,3.0,1.0,1.0,1700000527.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(53,'completion_tokens',3,111.0,37.0,37.0,1700009524.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(53,'ratio',3,6.0,2.0,2.0,1700009524.0,6,12.0);
+INSERT INTO "lora_router_values" VALUES(53,'score',3,4.1543590629184,4.51231503282621471e+00,4.51231503282621471e+00,1700009524.0,6,7.78992920855946202e+00);
+INSERT INTO "lora_router_values" VALUES(54,'completion_tokens',3,111.0,37.0,37.0,1700000524.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(54,'thumbs_up',3,2.0,1.0,1.0,1700000527.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(55,'completion_tokens',1,38.0,38.0,38.0,1700000552.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(55,'errors',1,0.0,0.0,0.0,1700000551.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(55,'seconds',1,1.41051378195927146e+00,1.41051378195927146e+00,1.41051378195927146e+00,1700000551.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(55,'thumbs_up',1,1.0,1.0,1.0,1700000555.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(56,'completion_tokens',1,38.0,38.0,38.0,1700009552.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(56,'ratio',1,0.0,0.0,0.0,1700009552.0,2,0.0);
+INSERT INTO "lora_router_values" VALUES(56,'score',1,1.93240515936006684e+00,1.93240515936006684e+00,1.93240515936006684e+00,1700009552.0,2,6.30835442848243843e+00);
+INSERT INTO "lora_router_values" VALUES(57,'completion_tokens',1,38.0,38.0,38.0,1700000552.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(57,'thumbs_up',1,0.0,0.0,0.0,1700000555.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(58,'completion_tokens',2,78.0,39.0,39.0,1700000583.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(58,'errors',2,0.0,0.0,0.0,1700000582.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(58,'seconds',2,1.8449388632041932e+00,1.57923795439930936e+00,2.65700908804883895e-01,1700000582.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(58,'thumbs_up',2,0.0,0.0,0.0,1700000586.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(59,'completion_tokens',2,78.0,39.0,39.0,1700009583.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(59,'ratio',2,2.0,1.0,1.0,1700009583.0,4,4.0);
+INSERT INTO "lora_router_values" VALUES(59,'score',2,5.94457261137400383e+00,3.06048883592417908e+00,2.88408377544982474e+00,1700009583.0,4,1.02457654285443844e+01);
+INSERT INTO "lora_router_values" VALUES(60,'completion_tokens',2,78.0,39.0,39.0,1700000583.0,0,0.0);
+INSERT INTO "lora_router_values" VALUES(60,'thumbs_up',2,0.0,0.0,0.0,1700000586.0,0,0.0);
+CREATE INDEX ix_lora_router_audit_experiment ON lora_router_audit (experiment);
+CREATE INDEX lora_router_exposures_unit ON lora_router_exposures (unit_id);
+CREATE INDEX lora_router_outcomes_unit ON lora_router_outcomes (unit_id);
+CREATE INDEX lora_router_waiting_unit ON lora_router_outcomes (unit) WHERE phase = 0;
+CREATE INDEX lora_router_waiting_response_id ON lora_router_outcomes (response_id) WHERE phase = 0;
+CREATE INDEX lora_router_waiting_received ON lora_router_outcomes (received) WHERE phase = 0;
+CREATE INDEX lora_router_pairs_result ON lora_router_pairs (phase, arm, result);
+CREATE INDEX lora_router_disagreements_unit ON lora_router_disagreements (phase, unit);
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('lora_router_experiments',4);
+INSERT INTO "sqlite_sequence" VALUES('lora_router_phases',5);
+COMMIT;
