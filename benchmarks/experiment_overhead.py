@@ -28,11 +28,10 @@ from benchmarks.workload import NEW_TOKENS, REQUESTS
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.fake import FakeEngine
-from router.experiments.kind import Kind
-from router.experiments.live.assigner import Assigner
+from router.experiments.live.assigner import Assigner, running_of
 from router.experiments.live.runtime import Experiments
-from router.experiments.live.snapshot import running_of
-from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle, MetricSpec, Phase, Spec
+from router.experiments.model import ArmSpec, AuditEntry, Experiment, Kind, Lifecycle, MetricSpec, Phase, Spec
+from router.experiments.service.served import ServedExperiments
 from router.experiments.store.sql_store import SqlStore
 from router.plugins import PluginHost
 from router.registry.registry import Registry
@@ -99,7 +98,7 @@ async def served(engine: Engine, folder: Path) -> AsyncIterator[tuple[Experiment
         await router.start()
         await live.start()
 
-    app = ServerApp(settings, engine, registry, router, startup, experiments=live)
+    app = ServerApp(settings, engine, registry, router, startup, experiments=ServedExperiments(live))
     await app.start()
     await app.ready.wait()
     command = [sys.executable, "-m", "benchmarks.overhead_client", app.address]

@@ -29,7 +29,7 @@ class IntakeServer:
         self.process: Process
 
     async def __aenter__(self) -> IntakeServer:
-        command = [sys.executable, "-m", "tests.server.serve_experiments", self._url]
+        command = [sys.executable, "-m", "tests.experiments.service.serve", self._url]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, env=environment)
         assert self.process.stdout is not None

@@ -16,12 +16,12 @@ from statistics import median, quantiles
 from typing import Any
 
 from benchmarks import report
-from router.experiments.kind import Kind
 from router.experiments.model import (
     Accepted,
     ArmSpec,
     Experiment,
     Exposure,
+    Kind,
     Lifecycle,
     MetricSpec,
     Outcome,

@@ -6,7 +6,7 @@ import unicodedata
 
 from router import hookimpl
 from router.errors import PromptTooLong
-from router.experiments.judges import REFERENCE, Case, Judge, Judgement, Scorer
+from router.judging import REFERENCE, Case, Judge, Judgement, Scorer
 from router.routing import BaseModel
 from router.types import Request
 

@@ -62,6 +62,34 @@ class InvalidRequest(RouterError):
         self.violations = tuple(violations)
 
 
+MOST_FINDINGS = 32
+
+
+class Findings:
+    """Bad fields of a request in the order they were found, so that the caller sees all of them at once."""
+
+    def __init__(self) -> None:
+        self._found: list[FieldViolation] = []
+
+    def add(self, field: str, description: str) -> None:
+        """Note a bad field; past 32 the rest is left out, which the last entry says."""
+        if len(self._found) < MOST_FINDINGS:
+            self._found.append(FieldViolation(field, description))
+        elif len(self._found) == MOST_FINDINGS:
+            self._found.append(FieldViolation("", "and more"))
+
+    def check(self) -> None:
+        """Raise InvalidRequest if anything was found."""
+        if self._found:
+            raise InvalidRequest(self._found)
+
+    def text(self, field: str, value: str, most: int) -> str:
+        """`value`, noted if it has more than `most` bytes."""
+        if len(value) > most or len(value.encode()) > most:
+            self.add(field, f"must have at most {most} bytes")
+        return value
+
+
 class PromptTooLong(InvalidRequest):
     """Prompt plus max_tokens do not fit the context. Nothing is ever cut in silence."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import pluggy
 
 if TYPE_CHECKING:
-    from router.experiments.judges import Judge
+    from router.judging import Judge
     from router.routing.classifier import Classifier
 
 NAME = "lora_router"

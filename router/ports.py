@@ -1,11 +1,14 @@
-"""What the server asks of routing and of the registry, so that each can be built and tested alone."""
+"""What the server asks of the registry, of routing and of experiments: each is built and tested alone.
+
+Experiments are a part that may be taken away: the server knows no more of them than what stands here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from router.types import (
     AdapterEvent,
@@ -13,10 +16,17 @@ from router.types import (
     AdapterProfile,
     AdapterRef,
     Decision,
+    FinishReason,
     PromptTemplate,
     Request,
     Sampling,
+    SamplingParams,
+    Usage,
 )
+
+if TYPE_CHECKING:
+    import grpc
+    from prometheus_client.registry import Collector
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,4 +119,106 @@ class RequestRouter(Protocol):
 
     async def route(self, request: Request) -> Decision:
         """Never raises for a classifier's fault; raises AdapterNotFound for an unknown explicit name."""
+        ...
+
+
+class Assignment(Protocol):
+    """The arm that a request has in an experiment. Whoever gave it gets it back in `Served`."""
+
+    @property
+    def versions(self) -> tuple[AdapterRef | None, ...]:
+        """Who may answer for the arm, None being the base: its own version, then control's. Empty where the
+        arm is another router: what that decided stands."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A request that the engine has taken: who answers, with which sampling, for which arm.
+
+    `degraded` says why something else answers for the arm; empty if the arm does.
+    """
+
+    request: Request
+    decision: Decision
+    params: SamplingParams
+    assignment: Assignment | None = None
+    degraded: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an answer ended. `usage` counts what was given until then.
+
+    Without `reason` it did not come to an end: `error` names the reason of the error, or the user
+    `cancelled` it.
+    """
+
+    reason: FinishReason | None
+    text: str
+    usage: Usage
+    error: str = ""
+    cancelled: bool = False
+
+
+class Watcher(Protocol):
+    """Wants to know how one answer goes. Called on the event loop; must return at once and not raise."""
+
+    def began(self) -> None:
+        """The first token is there. Not called for an answer that never began."""
+        ...
+
+    def ended(self, end: End) -> None:
+        """Called once for every answer, begun or not."""
+        ...
+
+
+class Experiments(Protocol):
+    """Experiments as a request meets them: on the event loop, and without waiting for a database."""
+
+    @property
+    def running(self) -> bool:
+        """Whether a request has to be asked about at all."""
+        ...
+
+    async def choose(
+        self, request: Request, router: RequestRouter, counted: bool
+    ) -> tuple[Decision, Assignment | None]:
+        """The decision, with the names of experiment and arm in it, and the arm; None if the request takes
+        no part. `router` routes what no arm routes. Without `counted` nothing will be generated."""
+        ...
+
+    def watchers(self, served: Served) -> Sequence[Watcher]:
+        """All who want to know how this answer goes."""
+        ...
+
+
+class ServedExperiments(Experiments, Protocol):
+    """The same with what a server shows of them. Whoever made them starts and closes them."""
+
+    @property
+    def problem(self) -> str:
+        """Why they are off for now, as while their store is down; empty if all is well."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """How many run, in words."""
+        ...
+
+    @property
+    def metrics(self) -> Collector:
+        """Their numbers, read at every scrape."""
+        ...
+
+    async def start(self) -> None:
+        """Read what runs and follow it; what their store says is waited for some seconds only."""
+        ...
+
+    async def close(self) -> None:
+        """Write what is queued; after the server has stopped."""
+        ...
+
+    def register(self, server: grpc.aio.Server, registry: AdapterRegistry) -> None:
+        """Add ExperimentService, and keep the versions of arms in memory; on the event loop."""
         ...

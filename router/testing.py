@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from router.experiments.judges import Judge
-from router.plugins import judge_trial, trial
+from router.judging import Judge
+from router.plugins import judges as judge_trial
+from router.plugins import trial
 from router.plugins.judges import JudgeRegistrar
 from router.plugins.registration import Registrar
 from router.plugins.samples import ADAPTERS

@@ -21,6 +21,7 @@ hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("project")
 
 Start = Callable[..., Awaitable["ServerApp"]]
+Connect = Callable[..., SimpleNamespace]
 
 
 @pytest.fixture
@@ -73,3 +74,34 @@ def fakes() -> SimpleNamespace:
 async def server(start_server: Start, fakes: SimpleNamespace) -> ServerApp:
     """A ready server on the fakes."""
     return await start_server(**vars(fakes))
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """`connect(app)`: a channel of its own with `inference`, `adapters` and `experiments` stubs."""
+    import grpc
+
+    from router.v1 import adapters_pb2_grpc, experiments_pb2_grpc, inference_pb2_grpc
+
+    channels: list[grpc.aio.Channel] = []
+
+    def open_channel(app: ServerApp, *options: tuple[str, Any]) -> SimpleNamespace:
+        local = ("grpc.use_local_subchannel_pool", 1)
+        channel = grpc.aio.insecure_channel(app.address, options=(local, *options))
+        channels.append(channel)
+        return SimpleNamespace(
+            channel=channel,
+            inference=inference_pb2_grpc.InferenceServiceStub(channel),
+            adapters=adapters_pb2_grpc.AdapterServiceStub(channel),
+            experiments=experiments_pb2_grpc.ExperimentServiceStub(channel),
+        )
+
+    yield open_channel
+    for channel in channels:
+        await channel.close()
+
+
+@pytest.fixture
+async def stubs(server: ServerApp, connect: Connect) -> SimpleNamespace:
+    """Stubs to `server`."""
+    return connect(server)

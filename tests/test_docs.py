@@ -12,12 +12,12 @@ import typer.main
 
 from router import errors, hookspecs
 from router.cli.main import app
-from router.client.experiments import Experiments
 from router.client.options import SAMPLING, GenerateOptions
 from router.client.sync import Adapters, Client
 from router.config import Settings
 from router.errors import RouterError
-from router.experiments.judges import Case, Judgement
+from router.experiments.client import Experiments
+from router.judging import Case, Judgement
 from router.plugins import PluginHost
 from router.types import Request, Turn
 from router.v1 import adapters_pb2, inference_pb2
@@ -93,7 +93,8 @@ def test_every_error_reason_is_told_in_the_row_of_its_code():
 def test_every_method_and_option_of_the_client_is_told():
     told = page("client.md")
     kinds = (Client, Adapters, Experiments)
-    methods = [name for kind in kinds for name in vars(kind) if not name.startswith("_")]
+    told_of = ((name, value) for kind in kinds for name, value in vars(kind).items())
+    methods = [name for name, value in told_of if callable(value) and not name.startswith("_")]
     assert [name for name in methods if f"{name}(" not in told and name != "close"] == []
     options = set(GenerateOptions.__annotations__) - set(SAMPLING)
     assert [name for name in options if f"`{name}" not in told] == []

@@ -1,4 +1,4 @@
-"""The shape of the code: small files, short functions, nothing unfinished, layers that stay apart."""
+"""The shape of the code: short functions, nothing unfinished, layers that stay apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("router", "plugins", "tests", "benchmarks", "examples")
-LONGEST_FILE, MEDIAN_FILE = 300, 100
 LONGEST_FUNCTION, FUNCTION_P90 = 60, 30
 
 
@@ -23,29 +22,11 @@ def sources(*folders: str) -> Iterator[Path]:
         yield from (p for p in sorted((ROOT / folder).rglob("*.py")) if "v1" not in p.parts)
 
 
-def lines_of(path: Path) -> int:
-    return len(path.read_text(encoding="utf-8").splitlines())
-
-
 def functions() -> Iterator[tuple[str, int]]:
     for path in sources("router", "plugins"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
                 yield f"{path.relative_to(ROOT)}:{node.name}", node.end_lineno - node.lineno + 1
-
-
-def test_no_file_is_long():
-    native = sorted((ROOT / "router").rglob("*.cpp"))
-    long = {
-        str(p.relative_to(ROOT)): n
-        for p in [*sources(*FOLDERS), *native]
-        if (n := lines_of(p)) > LONGEST_FILE
-    }
-    assert not long
-
-
-def test_the_median_file_is_short():
-    assert statistics.median(lines_of(p) for p in sources("router", "plugins")) < MEDIAN_FILE
 
 
 def test_functions_are_short():
@@ -58,7 +39,7 @@ def test_nothing_is_unfinished():
     marks = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|raise NotImplementedError$", re.MULTILINE)
     overridden = {
         "router/routing/classifier.py",
-        "router/experiments/judges.py",
+        "router/judging.py",
     }  # by plugins
     allowed = {*overridden, "tests/test_layout.py"}
     found = {
@@ -88,6 +69,9 @@ def test_every_module_says_what_it_is():
         ("router.engine.torch_engine", {"grpc"}),
         ("router.experiments.assignment", {"torch", "transformers", "peft", "grpc", "numpy"}),
         ("router.experiments.verdict", {"torch", "transformers", "peft", "grpc", "scipy"}),
+        ("router.experiments.model", {"torch", "grpc", "numpy", "pydantic", "sqlalchemy"}),
+        ("router.experiments.client", {"torch", "numpy", "pydantic", "sqlalchemy"}),
+        ("router.experiments.cli", {"torch", "grpc", "numpy", "pydantic", "sqlalchemy", "jinja2"}),
     ],
 )
 def test_a_layer_loads_no_more_than_it_needs(module, heavy):

@@ -10,15 +10,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from router import optional
 from router.cli.base_files import equals_base
 from router.cli.calibration_file import rules_of
-from router.cli.compose_experiments import experiments_of, modes_of
 from router.cli.summary import print_summary
 from router.config import Settings
 from router.engine.access import EngineBase
 from router.engine.base import Engine
+from router.errors import ConfigError
 from router.models import resolve_model
 from router.plugins import PluginHost
+from router.ports import ServedExperiments
 from router.registry.options import RegistryOptions
 from router.registry.registry import Registry
 from router.routing.router import Router
@@ -26,6 +28,7 @@ from router.server.app import ServerApp
 from router.server.logs import logging_to
 from router.server.threads import in_daemon_thread
 
+AUTO = "auto"  # experiments in the user's own store, where that is possible
 PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
 
 
@@ -56,7 +59,9 @@ class Composition:
             on_ready=self._ready,
             experiments=self.experiments,
         )
-        self._modes = modes_of(self.experiments, self.app, engine, self.router, self.plugins)
+        if self.experiments is not None:
+            part = optional.experiments("compose")
+            part.add_modes(self.experiments, self.app, engine, self.router, self.plugins)
         self._when_ready: Callable[[ServerApp], None] | None = None
 
     async def run(self, when_ready: Callable[[ServerApp], None] | None = None) -> None:
@@ -65,8 +70,6 @@ class Composition:
         try:
             await self.app.run()
         finally:
-            if self._modes is not None:
-                await self._modes.close()
             if self.experiments is not None:
                 await self.experiments.close()
             await self.router.close()
@@ -78,13 +81,25 @@ class Composition:
         await self.router.start()
         if self.experiments is not None:
             await self.experiments.start()
-        if self._modes is not None:
-            self._modes.start()
         await self.registry.settled(PRELOAD_SECONDS)
 
     def _ready(self) -> None:
         if self._when_ready is not None:
             self._when_ready(self.app)
+
+
+def experiments_of(
+    settings: Settings, engine: Engine, router: Router, plugins: PluginHost, state: Path | None
+) -> ServedExperiments | None:
+    """Not started yet; None where they are off or not installed. Raises ConfigError."""
+    if optional.has_experiments():
+        found: ServedExperiments | None = optional.experiments("compose").experiments_of(
+            settings, engine, router, plugins, state
+        )
+        return found
+    if settings.experiments not in ("", AUTO):
+        raise ConfigError(f"{optional.NOT_INSTALLED}, and the setting `experiments` asks for them")
+    return None
 
 
 def make_engine(settings: Settings) -> Engine:

@@ -8,39 +8,19 @@ from typing import Annotated
 
 import typer
 
-from router import __version__
-from router.cli import adapters, bench, config, experiments, models, new_adapter, plugins
+from router import __version__, optional
+from router.cli import adapters, bench, config, models, new_adapter, plugins
 from router.cli.ask import ask
 from router.cli.errors import FAILED, INTERRUPTED, report
-from router.cli.experiment_aa import aa
-from router.cli.experiment_create import create, update
-from router.cli.experiment_record import record
-from router.cli.experiment_report import report as report_experiment
-from router.cli.experiment_report import watch
+from router.cli.groups import DEFAULT, PromptOrCommand, group, or_help
 from router.cli.learning import evaluate, train
 from router.cli.learning_curve import learning_curve
 from router.cli.route import route
 from router.cli.route_calibrate import calibrate
 from router.cli.route_diff import diff
 from router.cli.route_evaluate import evaluate as evaluate_routing
-from router.cli.route_group import DEFAULT, PromptOrCommand
 from router.cli.serve import serve
 from router.cli.validate import validate
-
-
-def _or_help(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-        raise typer.Exit
-
-
-def group(help_text: str, **commands: object) -> typer.Typer:
-    """A command with sub-commands, in the order given."""
-    made = typer.Typer(rich_markup_mode=None, callback=_or_help, invoke_without_command=True, help=help_text)
-    for name, function in commands.items():
-        made.command(name)(function)  # type: ignore[type-var]
-    return made
-
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -75,25 +55,8 @@ app.add_typer(
     ),
     name="adapters",
 )
-app.add_typer(
-    group(
-        "A/B tests of adapter versions, of the base and of routers, on live traffic.",
-        create=create,
-        list=experiments.list_,
-        show=experiments.show,
-        start=experiments.start,
-        update=update,
-        report=report_experiment,
-        watch=watch,
-        record=record,
-        stop=experiments.stop,
-        promote=experiments.promote,
-        rollback=experiments.rollback,
-        delete=experiments.delete,
-        aa=aa,
-    ),
-    name="experiments",
-)
+if optional.has_experiments():
+    app.add_typer(optional.experiments("cli").app, name="experiments")
 app.add_typer(
     group("Classifier plugins.", list=plugins.list_, doctor=plugins.doctor, new=plugins.new), name="plugins"
 )
@@ -123,7 +86,7 @@ def root(
       lora-router ask "Translate to French: high-level client library"
       lora-router COMMAND --help
     """
-    _or_help(context)
+    or_help(context)
 
 
 def run(arguments: list[str] | None = None) -> int:

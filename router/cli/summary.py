@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from router import optional
 from router.cli import units
 
 if TYPE_CHECKING:
     from router.engine.base import BaseInfo
-    from router.experiments.live.runtime import Experiments
     from router.plugins import PluginStatus
+    from router.ports import ServedExperiments
     from router.server.app import ServerApp
     from router.types import AdapterInfo
 
@@ -77,12 +78,10 @@ def _places(folders: Sequence[Path]) -> str:
     return ", ".join(map(str, folders)) or "no folder"
 
 
-def _experiments(live: Experiments | None) -> str:
-    if live is None:
-        return "off"
-    if problem := live.availability.problem:
-        return f"off until the store answers: {problem}"
-    return f"{len(live.assigner.snapshot.all())} of {len(live.known)} running"
+def _experiments(found: ServedExperiments | None) -> str:
+    if found is not None:
+        return found.summary
+    return "off" if optional.has_experiments() else "not installed"
 
 
 def _names(plugins: Sequence[PluginStatus]) -> str:

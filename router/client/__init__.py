@@ -1,8 +1,15 @@
-"""A small typed client: `Client` for threads, `AsyncClient` for asyncio. Imports no torch."""
+"""A small typed client: `Client` for threads, `AsyncClient` for asyncio. Imports no torch.
 
+Names of experiments are found when they are asked for, so that the rest needs none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from router import optional
 from router.client.aio import AsyncClient
 from router.client.errors import ClientError
-from router.client.experiment_results import Experiment, Outcome, Promotion, Recorded, metric
 from router.client.results import (
     Adapter,
     Answer,
@@ -15,10 +22,34 @@ from router.client.results import (
     Unloaded,
 )
 from router.client.sync import Client
-from router.experiments.kind import Kind
-from router.experiments.model import Accepted, ArmSpec, Lifecycle, MetricSpec, Mode, RouterVariant, Spec
-from router.experiments.report.model import Report
-from router.types import AdapterEvent, AdapterRef, AdapterState, Decision, FinishReason, Reason, Turn, Usage
+from router.types import (
+    AdapterEvent,
+    AdapterRef,
+    AdapterState,
+    Decision,
+    FinishReason,
+    Reason,
+    RouterVariant,
+    Turn,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from router.experiments.client import (
+        Accepted,
+        ArmSpec,
+        Experiment,
+        Kind,
+        Lifecycle,
+        MetricSpec,
+        Mode,
+        Outcome,
+        Promotion,
+        Recorded,
+        Report,
+        Spec,
+        metric,
+    )
 
 __all__ = [
     "Accepted",
@@ -56,3 +87,10 @@ __all__ = [
     "Usage",
     "metric",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A name of experiments, as in `__all__`."""
+    if name in __all__ and optional.has_experiments():
+        return getattr(optional.experiments("client"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, Self, Unpack
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import grpc.aio
 
+from router import optional
 from router.client import requests, responses
-from router.client.aio_experiments import AsyncExperiments
 from router.client.calls import AsyncCaller
 from router.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, channel_options
 from router.client.options import CallOptions, GenerateOptions, Prompt, RouteOptions
 from router.client.results import Adapter, Answer, DefaultChange, Event, TokenCount, Unloaded
 from router.types import AdapterEvent, Decision
 from router.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2_grpc
+
+if TYPE_CHECKING:
+    from router.experiments.client import AsyncExperiments
 
 
 class AsyncClient:
@@ -29,7 +33,12 @@ class AsyncClient:
         self._stub: Any = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._caller = AsyncCaller(timeout)
         self.adapters = AsyncAdapters(self._channel, self._caller)
-        self.experiments = AsyncExperiments(self._channel, self._caller)
+
+    @cached_property
+    def experiments(self) -> AsyncExperiments:
+        """Experiments. Raises ModuleNotFoundError where they are not installed."""
+        made: AsyncExperiments = optional.experiments("client").AsyncExperiments(self._channel, self._caller)
+        return made
 
     async def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Answer:
         """The whole answer in one message."""

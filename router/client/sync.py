@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self, Unpack
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import grpc
 
+from router import optional
 from router.client import requests, responses
 from router.client.calls import Caller
 from router.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, channel_options
-from router.client.experiments import Experiments
 from router.client.options import CallOptions, GenerateOptions, Prompt, RouteOptions
 from router.client.results import Adapter, Answer, DefaultChange, Event, TokenCount, Unloaded
 from router.types import AdapterEvent, Decision
 from router.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2_grpc
+
+if TYPE_CHECKING:
+    from router.experiments.client import Experiments
 
 
 class Client:
@@ -31,7 +35,12 @@ class Client:
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._caller = Caller(timeout)
         self.adapters = Adapters(self._channel, self._caller)
-        self.experiments = Experiments(self._channel, self._caller)
+
+    @cached_property
+    def experiments(self) -> Experiments:
+        """Experiments. Raises ModuleNotFoundError where they are not installed."""
+        made: Experiments = optional.experiments("client").Experiments(self._channel, self._caller)
+        return made
 
     def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Answer:
         """The whole answer in one message."""

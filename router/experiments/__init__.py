@@ -1,5 +1,6 @@
 """Experiments: who gets which arm, what is kept of it, what the outcomes say, and what may be done about it.
 
-Nothing here knows gRPC, torch, the server or the engine. `assignment`, `stats` and the verdicts are pure
-code: no state and no clock.
+One slice from the command line to the database, which nothing outside imports: the server meets it through
+`router.ports`, and `router.optional` finds it. `assignment`, `stats` and the verdicts are pure code: no state
+and no clock.
 """

@@ -1,17 +1,32 @@
-"""An experiment as a resource: what an operator says of it, its phases, and what is logged of it.
+"""An experiment as a resource: what an operator says of it, its phases, its names, and what is logged of it.
 
-Plain values; the store keeps them, the service shows them, `Experiment.design` and
-`Experiment.allocation` hand them to statistics and assignment.
+Plain values; the store keeps them, the service shows them, and statistics and assignment are made from
+them. Clients import this, so nothing here needs numpy.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from router.experiments.kind import Kind
-from router.types import AdapterRef
+from router.errors import FieldViolation, InvalidRequest
+from router.types import AdapterRef, RouterVariant
+
+BASE = "base"
+"""The route of requests that no adapter is for; the base model has no name of its own."""
+
+
+class Kind(StrEnum):
+    """How a metric comes from units' rows."""
+
+    PROPORTION = "proportion"
+    """One 0 or 1 for each unit."""
+    MEAN = "mean"
+    """One number for each unit."""
+    RATIO = "ratio"
+    """Sum over all units divided by another sum: outcomes per request, tokens per answer."""
 
 
 class Mode(StrEnum):
@@ -47,16 +62,6 @@ class Unanswered(StrEnum):
 
     EXCLUDED = "excluded"
     ZERO = "zero"
-
-
-@dataclass(frozen=True, slots=True)
-class RouterVariant:
-    """Another router configuration: what is None is as the server has it."""
-
-    threshold: float | None = None  # confidence a classifier needs
-    classifiers: tuple[str, ...] | None = None  # names of those that are asked
-    task_first: bool | None = None
-    domain_first: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,3 +260,44 @@ class AuditEntry:
     act: str
     reason: str
     detail: Mapping[str, object] = field(default_factory=dict)
+
+
+_ID = r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_EXPERIMENT = re.compile(rf"experiments/({_ID})")
+_NAME = re.compile(_ID)
+_WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62})")
+SERVER_KEYS = "server:"
+"""What keys of the server's own outcomes begin with."""
+ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"
+WORD_FORM = "1 to 63 letters, digits, and _ . -, with a letter or digit first"
+DENOMINATORS = ("responses", "outcomes")
+"""What a ratio may be counted per, beside another outcome: answers given, values recorded."""
+
+
+def parse_experiment(resource: str, field: str = "name") -> str:
+    """NAME of `experiments/NAME`; raises InvalidRequest naming `field`."""
+    match = _EXPERIMENT.fullmatch(resource)
+    if match is None:
+        raise InvalidRequest([FieldViolation(field, f"must be experiments/NAME, NAME being {ID_FORM}")])
+    return match[1]
+
+
+def id_problem(name: str) -> str:
+    """Why an experiment or a namespace cannot be called so; empty if it can."""
+    return "" if _NAME.fullmatch(name) else f"must be {ID_FORM}"
+
+
+def is_word(name: str) -> bool:
+    """Whether an arm or a metric may be called so."""
+    return _WORD.fullmatch(name) is not None
+
+
+def outcome_problem(metric: str) -> str:
+    """Why a client cannot record an outcome under this name; empty if it can."""
+    if not is_word(metric):
+        return f"must be {WORD_FORM}"
+    if metric in BUILT_IN:
+        return "is recorded by the server itself; choose another name"
+    if metric in DENOMINATORS:
+        return "is a denominator that the server counts; choose another name"
+    return ""

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from router.plugins.host import PluginHost
-from router.plugins.judge_trial import JUDGE_CHECKS, prepared
-from router.plugins.judges import JudgeRegistration
+from router.plugins.judges import JUDGE_CHECKS, JudgeRegistration, prepared
 from router.plugins.loader import describe
 from router.plugins.registration import Registration
 from router.plugins.samples import ADAPTERS

@@ -25,7 +25,7 @@ from router.routing.variants import digest_of, varied
 from router.types import AdapterInfo, AdapterProfile, Decision, Reason, Request, Vote
 
 if TYPE_CHECKING:
-    from router.experiments.model import RouterVariant
+    from router.types import RouterVariant
 
 START_SECONDS = 20.0
 FIT_SECONDS = 30.0

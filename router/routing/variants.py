@@ -13,7 +13,7 @@ from router.routing.policy import Conclusion, Policy, Rule
 from router.types import Vote
 
 if TYPE_CHECKING:
-    from router.experiments.model import RouterVariant
+    from router.types import RouterVariant
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,10 @@ from typing import Any, cast
 
 import grpc
 
-from router.errors import AdapterNotFound, FieldViolation, InvalidRequest
+from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequest
 from router.names import parse_adapter, parse_version
 from router.ports import AdapterRegistry, Force
 from router.server.convert.adapters import adapter_message, caller, event_message
-from router.server.convert.findings import Findings
 from router.server.interceptors.call import current_call
 from router.server.paging import page
 from router.types import AdapterInfo, AdapterRef

@@ -14,11 +14,9 @@ from grpc_reflection.v1alpha import reflection
 
 from router.config import Settings
 from router.engine.base import Engine
-from router.experiments.live.runtime import Experiments
-from router.ports import AdapterRegistry, RequestRouter
+from router.ports import AdapterRegistry, RequestRouter, ServedExperiments
+from router.server.absent import ExperimentsAbsent
 from router.server.adapters import AdapterService
-from router.server.experiment_metrics import ExperimentMetrics
-from router.server.experiments_served import ExperimentsServed
 from router.server.health import NAMES, Health
 from router.server.inference import InferenceService
 from router.server.interceptors.chain import Chain
@@ -32,9 +30,9 @@ from router.server.pipeline import Pipeline
 from router.server.scrape import ScrapeServer
 from router.server.snapshot import Snapshot
 from router.server.threads import in_daemon_thread
-from router.server.warm_arms import WarmArms
 from router.types import AdapterRef
 from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
+from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_server
 from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 log = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ class ServerApp:
         router: RequestRouter,
         startup: Callable[[], Awaitable[None]] | None = None,
         on_ready: Callable[[], None] | None = None,
-        experiments: Experiments | None = None,
+        experiments: ServedExperiments | None = None,
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
         self.experiments = experiments
@@ -66,7 +64,6 @@ class ServerApp:
         self.metrics = Metrics()
         self.health = Health(self.lifecycle, engine.status, settings.stall_seconds, self._store_up)
         self.pipeline = Pipeline(settings, engine, registry, router, experiments)
-        self._experiments = ExperimentsServed(experiments, registry)
         self.address = self.metrics_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self._startup, self._on_ready = startup, on_ready
@@ -74,8 +71,7 @@ class ServerApp:
         self._snapshot = Snapshot(self.metrics.version_labels)
         self.metrics.registry.register(self._snapshot)
         if experiments is not None:
-            self.metrics.registry.register(ExperimentMetrics(experiments))
-            experiments.subscribe(WarmArms(registry))
+            self.metrics.registry.register(experiments.metrics)
         self._scrape = ScrapeServer(self.metrics.registry, self._take_snapshot)
         self._server: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -105,7 +101,10 @@ class ServerApp:
         self.address = bind(server, self.settings.listen)
         add_InferenceServiceServicer_to_server(InferenceService(self.settings, self.pipeline), server)  # type: ignore[no-untyped-call]
         add_AdapterServiceServicer_to_server(AdapterService(self.registry), server)  # type: ignore[no-untyped-call]
-        self._experiments.register(server)
+        if self.experiments is None:
+            add_ExperimentServiceServicer_to_server(ExperimentsAbsent(), server)  # type: ignore[no-untyped-call]
+        else:
+            self.experiments.register(server, self.registry)
         await self.health.register(server)
         if self.settings.reflection:
             names = (*NAMES[1:], health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -136,7 +135,6 @@ class ServerApp:
             await asyncio.wait(self._tasks)
         await self._scrape.stop()
         self.pipeline.close()
-        self._experiments.close()
         await in_daemon_thread(self.engine.close)
         log.info("stopped")
 
@@ -147,8 +145,7 @@ class ServerApp:
             log.info("draining", extra={"fields": {"running": self.lifecycle.in_flight}})
             await asyncio.sleep(min(LAME_DUCK_SECONDS, self.settings.drain_seconds / 20))
         self.lifecycle.drain()
-        if self.experiments is not None:
-            self.experiments.draining = True
+        self.pipeline.draining = True
         await server.stop(self.settings.drain_seconds)
 
     async def _load(self) -> None:
@@ -181,7 +178,7 @@ class ServerApp:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
 
     def _store_up(self) -> bool:
-        return self.experiments is None or self.experiments.availability.up
+        return self.experiments is None or not self.experiments.problem
 
     def _take_snapshot(self) -> None:
         self.metrics.loop_lag.set(self._lag.take())

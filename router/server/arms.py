@@ -15,9 +15,7 @@ from router.errors import (
     ResourceExhausted,
     RouterError,
 )
-from router.experiments.live.assigner import Assignment
-from router.experiments.live.runtime import Experiments
-from router.ports import Catalog, RequestRouter
+from router.ports import Assignment, Catalog, Experiments, RequestRouter
 from router.server.interceptors.call import Call
 from router.types import AdapterRef, Decision, Request
 
@@ -54,11 +52,10 @@ class Arms:
         """
         decision, assignment = await self._routed(request, counted)
         call.decision = decision
-        if assignment is None or assignment.running.by_router:
+        if assignment is None or not assignment.versions:
             choice = Choice(decision, assignment)
             return choice, await attempt(choice)
-        wanted = (assignment.arm.adapter, assignment.running.control.adapter, decision.adapter)
-        *before, last = dict.fromkeys(wanted)
+        *before, last = dict.fromkeys((*assignment.versions, decision.adapter))
         degraded = ""
         for ref in before:
             try:
@@ -78,16 +75,7 @@ class Arms:
         live = self._experiments
         if live is None or not live.running:
             return await self._router.route(request), None
-        assignment = None
-        if live.routers is None:
-            decision = await self._router.route(request)
-        else:
-            decision, assignment = await live.routers(request, self._router, counted)
-        if assignment is None:
-            assignment = live.assign(request, decision, counted)
-        if assignment is None:
-            return decision, None
-        return replace(decision, experiment=assignment.running.name, arm=assignment.arm.name), assignment
+        return await live.choose(request, self._router, counted)
 
     def _placed(self, decision: Decision, ref: AdapterRef | None) -> Decision:
         """The decision with that version. Raises AdapterNotFound, FailedPrecondition (quarantined)."""

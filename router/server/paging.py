@@ -8,14 +8,25 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.model import Experiment
 from router.types import AdapterInfo, AdapterRef
 
 DEFAULT_SIZE, MAX_SIZE = 50, 500
+
+
+class Named(Protocol):
+    """What stands in a list by its name."""
+
+    @property
+    def name(self) -> str:
+        """Unique in the list."""
+        ...
+
+
 T = TypeVar("T")
+N = TypeVar("N", bound=Named)
 Key = tuple[str, tuple[tuple[int, int, str], ...]]
 
 
@@ -35,9 +46,9 @@ def page(
     return _page(infos, lambda i: (i.ref.name, i.ref.version), _place, size, token, filters)
 
 
-def page_by_name(experiments: Iterable[Experiment], size: int, token: str) -> tuple[list[Experiment], str]:
-    """The same of experiments."""
-    return _page(experiments, lambda e: (e.name, ""), lambda key: key, size, token, ("experiments",))
+def page_by_name(entries: Iterable[N], size: int, token: str, what: str) -> tuple[list[N], str]:
+    """The same of entries that have a name; `what` they are keeps their tokens apart from others'."""
+    return _page(entries, lambda e: (e.name, ""), lambda key: key, size, token, (what,))
 
 
 def _page(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -12,9 +12,7 @@ from functools import partial
 from router.config import Settings
 from router.engine.base import Delta, Engine, Finished, Generation, Job, Prompt
 from router.errors import DeadlineExceeded, Draining, EngineFailed, Unavailable
-from router.experiments.live.runtime import Experiments
-from router.experiments.live.watch import Served, Watcher
-from router.ports import AdapterRegistry, Lease, RequestRouter
+from router.ports import AdapterRegistry, Experiments, Lease, RequestRouter, Served, Watcher
 from router.server.arms import Arms, Choice
 from router.server.fit import fit
 from router.server.interceptors.call import Call
@@ -57,6 +55,7 @@ class Pipeline:
         self._experiments, self._arms = experiments, Arms(router, registry, experiments)
         self._max_tokens = settings.max_tokens_limit
         self._encoders = ThreadPoolExecutor(ENCODERS, "encode")
+        self.draining = False  # cancelled from now on is cancelled by the server
 
     def close(self) -> None:
         """Let the encoder threads go."""
@@ -126,12 +125,12 @@ class Pipeline:
         """Why a cancellation would not be the user's."""
         if call.expired:
             return DeadlineExceeded.reason
-        return Draining.reason if self._experiments is not None and self._experiments.draining else ""
+        return Draining.reason if self.draining else ""
 
-    def _watchers(self, request: Request, choice: Choice, taken: Submitted) -> list[Watcher]:
+    def _watchers(self, request: Request, choice: Choice, taken: Submitted) -> Sequence[Watcher]:
         live = self._experiments
         if live is None or not live.running:
-            return []
+            return ()
         served = Served(request, taken.decision, taken.params, choice.assignment, choice.degraded)
         return live.watchers(served)
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from router.engine.base import Delta, Finished, Generation
 from router.errors import EngineFailed, RouterError
-from router.experiments.live.watch import End, Watcher
+from router.ports import End, Watcher
 from router.types import FinishReason, Usage
 
 log = logging.getLogger(__name__)

@@ -1,49 +1,5 @@
-from collections.abc import Callable
-from dataclasses import dataclass
-from types import SimpleNamespace
+"""Commands run in an empty folder, against a scripted server where they ask one."""
 
-import pytest
+from tests.commands import cli, own_folder, remote
 
-from router.cli.main import run
-from tests.client.scripted import Scripted, ScriptedAdapters, serving
-from tests.client.scripted_experiments import ScriptedExperiments
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def cli(capsys) -> Callable[..., Done]:
-    """Run `lora-router ARGUMENTS` in this process."""
-
-    def call(*arguments: str) -> Done:
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return Done(code, out, err)
-
-    return call
-
-
-@pytest.fixture
-def remote(monkeypatch):
-    """A scripted server that the commands talk to: `.inference`, `.adapters`, `.experiments`, `.target`."""
-    inference, adapters, experiments = Scripted(), ScriptedAdapters(), ScriptedExperiments()
-    with serving(inference, adapters, experiments) as target:
-        monkeypatch.setenv("LORA_ROUTER_SERVER", target)
-        yield SimpleNamespace(target=target, inference=inference, adapters=adapters, experiments=experiments)
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    """Every test works in an empty folder, with no settings from the environment."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("LISTEN", "SERVER", "ADAPTERS_DIR", "PLUGINS_DIR", "TRACEBACK"):
-        monkeypatch.delenv(f"LORA_ROUTER_{name}", raising=False)
-    return tmp_path
+__all__ = ["cli", "own_folder", "remote"]

@@ -1,14 +1,17 @@
+"""A scripted server for tests of the client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
-from tests.client.scripted import Scripted, ScriptedAdapters, serving
-from tests.client.scripted_experiments import ScriptedExperiments
+from tests.experiments.scripted import scripted_server
 
 
 @pytest.fixture
-def remote():
+def remote() -> Iterator[SimpleNamespace]:
     """A scripted server: `.target`, `.inference`, `.adapters`, `.experiments`."""
-    inference, adapters, experiments = Scripted(), ScriptedAdapters(), ScriptedExperiments()
-    with serving(inference, adapters, experiments) as target:
-        yield SimpleNamespace(target=target, inference=inference, adapters=adapters, experiments=experiments)
+    with scripted_server() as server:
+        yield server

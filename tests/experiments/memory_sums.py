@@ -19,7 +19,7 @@ from router.experiments.model import (
     Unanswered,
 )
 from router.experiments.stats import Kind, Moments
-from router.experiments.store import buckets
+from router.experiments.store import series
 from router.experiments.store.port import Bucket, PhaseData
 
 Place: TypeAlias = tuple[str, int]  # experiment, phase
@@ -144,13 +144,13 @@ def _built_in(units: Iterable[Unit]) -> dict[str, dict[str, float]]:
 
 
 def _buckets(phase: Phase, rows: Rows, units: dict[str, Unit]) -> Iterable[Bucket]:
-    width = buckets.first_width(phase.spec.window)
+    width = series.first_width(phase.spec.window)
     groups: dict[tuple[int, str], list[Unit]] = defaultdict(list)
     for name, unit in units.items():
         elapsed = rows.firsts[name].time - phase.started
-        groups[buckets.number(elapsed, width), unit.arm].append(unit)
+        groups[series.stretch_number(elapsed, width), unit.arm].append(unit)
     for (stretch, arm), found in sorted(groups.items()):
-        offset, seconds = buckets.span(stretch, width)
+        offset, seconds = series.stretch_span(stretch, width)
         yield _bucket(phase, arm, (phase.started + offset, seconds), found)
 
 

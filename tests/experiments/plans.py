@@ -7,17 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from router.experiments.kind import Kind
-from router.experiments.model import (
-    Aggregate,
-    ArmSpec,
-    MetricSpec,
-    Mode,
-    RouterVariant,
-    Spec,
-    Unanswered,
-)
-from router.types import AdapterRef
+from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, Spec, Unanswered
+from router.types import AdapterRef, RouterVariant
 
 SOLVED = MetricSpec("solved", Kind.PROPORTION)
 

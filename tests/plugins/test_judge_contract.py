@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.experiments.judges import Case, Judge, Judgement, Preference
+from router.judging import Case, Judge, Judgement, Preference
 from router.testing import JudgeContract
 from router.types import Request
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from router.experiments.judges import Case, Judge, Judgement, Preference, Scorer
+from router.judging import Case, Judge, Judgement, Preference, Scorer
 from router.plugins import PluginHost
 from router.plugins.doctor import doctor
 from router.plugins.judges import JudgeRegistrar, valid
@@ -20,7 +20,7 @@ Write = Callable[..., Path]
 FirstParty = Callable[[str], ModuleType]
 ROOT = Path(__file__).parents[2]
 LOUD = """
-from router.experiments.judges import Judgement, Judge, Scorer
+from router.judging import Judgement, Judge, Scorer
 class Loud(Scorer):
     name = "loud"
     def score(self, request, answer):
@@ -66,7 +66,7 @@ def test_a_judge_is_registered() -> None:
     ("argument", "text"),
     [
         (Loud, r"pass an instance, Loud\(\)"),
-        (object(), "subclass router.experiments.judges.Judge"),
+        (object(), "subclass router.judging.Judge"),
         (Nameless(), "set `name`"),
         (Unwritten(), "does not define prefer"),
         (Slow(), "is asynchronous"),

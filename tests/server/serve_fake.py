@@ -9,7 +9,7 @@ import sys
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
-from router.experiments.live.runtime import Experiments
+from router.ports import ServedExperiments
 from router.server.app import ServerApp
 from router.server.logs import logging_to
 from tests.fakes import FakeRegistry, FakeRouter, adapter
@@ -30,13 +30,15 @@ async def serve(options: argparse.Namespace) -> None:
         await live.close()
 
 
-async def experiments(url: str) -> Experiments | None:
+async def experiments(url: str) -> ServedExperiments | None:
     """Those kept there, running."""
     if not url:
         return None
-    from router.experiments.store.sql_store import SqlStore  # SQLAlchemy, only where it is wanted
+    from router.experiments.live.runtime import Experiments  # SQLAlchemy, only where it is wanted
+    from router.experiments.service.served import ServedExperiments
+    from router.experiments.store.sql_store import SqlStore
 
-    live = Experiments(SqlStore(url))
+    live = ServedExperiments(Experiments(SqlStore(url)))
     await live.start()
     return live
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import InvalidRequest
-from router.server.convert.findings import Findings
+from router.errors import Findings, InvalidRequest
 from router.server.convert.sampling import RANGES, sampling_of
 from router.types import Sampling
 from router.v1 import inference_pb2 as pb

@@ -8,7 +8,7 @@ import pytest
 
 from router.engine.base import Delta, Finished
 from router.errors import EngineFailed, Unavailable
-from router.experiments.live.watch import End
+from router.ports import End
 from router.server.watched import Watched
 from router.types import FinishReason, Usage
 

@@ -1,9 +1,9 @@
 """Experiments at run time: who is assigned, what is recorded, what acts by itself.
 
-`runtime.Experiments` holds the rest together; the composition root makes one, the server gets it as
-`ServerApp(..., experiments=...)`, and without one every request is served as if this package were not there.
+`runtime.Experiments` holds the rest together; `router.experiments.compose` makes one, and the server asks it
+through `router.ports.Experiments`.
 
-The life of a request in an experiment (`router/server/pipeline.py`):
+The life of a request in an experiment (`router/server/arms.py` and `pipeline.py`):
 
 1. A router experiment chooses the router before routing: `Experiments.routers`, if set, is awaited as
    `routers(request, router, counted)` and gives the decision together with its Assignment (None: no part).
@@ -14,9 +14,9 @@ The life of a request in an experiment (`router/server/pipeline.py`):
    `Snapshot.shadows` has the experiments whose arms answer unseen: they assign nobody.
 3. The pipeline leases the arm's version. An arm that cannot answer stays the arm of the request: control's
    version, then the version that routing chose, stand in, and the exposure says `degraded`.
-4. Who wants to know how an answer goes is a `watch.Watcher`: `began()` at the first token, `ended(End)`
-   once, with text, usage and error. The `trial.Trial` of the request is one (exposure and built-in
-   outcomes). Each callable in `Experiments.beside` is called with a `watch.Served` when the engine has
+4. Who wants to know how an answer goes is a `ports.Watcher`: `began()` at the first token, `ended(End)`
+   once, with text, usage and error. The `runtime.Trial` of the request is one (exposure and built-in
+   outcomes). Each callable in `Experiments.beside` is called with a `ports.Served` when the engine has
    taken the request, and may give another: shadows start there, in the same batch, and compare when the
    served answer has `ended`.
 5. `Recorder` puts everything on one ordered queue that a thread writes to the store in batches.

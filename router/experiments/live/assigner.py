@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
-from router.experiments.assignment import Assigned, NotAssigned, Reason, request_id_like, unit_hash
-from router.experiments.live.snapshot import BASE, Running, Snapshot, snapshot_of
-from router.experiments.live.warned import Warned
-from router.experiments.model import ArmSpec
-from router.types import Decision, Request
+from router.errors import InvalidRequest
+from router.experiments.assignment import (
+    Allocation,
+    Arm,
+    Assigned,
+    NotAssigned,
+    Reason,
+    Salts,
+    request_id_like,
+    unit_hash,
+)
+from router.experiments.model import BASE, ArmSpec, Experiment, Lifecycle, Mode, Spec
+from router.types import AdapterRef, Decision, Request
+
+log = logging.getLogger(__name__)
+MOST_WARNINGS = 8  # of one experiment
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +34,11 @@ class Assignment:
     arm: ArmSpec
     propensity: float
     unit: str
+
+    @property
+    def versions(self) -> tuple[AdapterRef | None, ...]:
+        """As `ports.Assignment`: the arm's version, then control's; none where the arm is a router."""
+        return () if self.running.by_router else (self.arm.adapter, self.running.control.adapter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,3 +145,139 @@ def unit_of(one: Running, request: Request) -> str:
 
 def _told(one: Running, found: NotAssigned) -> Outside | None:
     return Outside(one.name, found.reason) if found.reason is Reason.UNIT_MISSING else None
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """Weights from `start` on, in unix seconds."""
+
+    start: float
+    allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One running experiment. `epochs`, oldest first, overrule `allocation` from their start on."""
+
+    name: str
+    phase: int
+    spec: Spec
+    allocation: Allocation
+    arms: Mapping[str, ArmSpec]
+    epochs: tuple[Epoch, ...] = ()
+
+    @property
+    def control(self) -> ArmSpec:
+        """The arm that the others are compared with."""
+        return self.arms[self.spec.control]
+
+    @property
+    def by_router(self) -> bool:
+        """Whether its arms are router configurations."""
+        return not self.spec.route
+
+    def at(self, now: float) -> Allocation:
+        """How units are divided at a time."""
+        return next((e.allocation for e in reversed(self.epochs) if e.start <= now), self.allocation)
+
+    def reweighted(self, start: float, weights: Mapping[str, float]) -> Running:
+        """With other weights from `start` on. Raises InvalidRequest where they do not fit the arms."""
+        arms = tuple(Arm(name, weights.get(name, 0.0)) for name in self.arms)
+        epochs = [e for e in self.epochs if e.start < start][-1:]  # one that runs, one to come
+        return replace(self, epochs=(*epochs, Epoch(start, replace(self.allocation, arms=arms))))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """By route, in the order of their names. False if nothing runs."""
+
+    split: Mapping[str, tuple[Running, ...]] = field(default_factory=dict)
+    shadows: Mapping[str, tuple[Running, ...]] = field(default_factory=dict)
+    routers: tuple[Running, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.split or self.shadows or self.routers)
+
+    def all(self) -> tuple[Running, ...]:
+        """Every running experiment."""
+        by_route = (*self.split.values(), *self.shadows.values(), self.routers)
+        return tuple(sorted((r for some in by_route for r in some), key=lambda r: r.name))
+
+
+def snapshot_of(running: Iterable[Running]) -> Snapshot:
+    """Sort them by what they do to a request."""
+    split: dict[str, tuple[Running, ...]] = {}
+    shadows: dict[str, tuple[Running, ...]] = {}
+    routers: tuple[Running, ...] = ()
+    for one in sorted(running, key=lambda r: r.name):
+        if one.by_router:
+            routers += (one,)
+            continue
+        group = shadows if one.spec.mode is Mode.SHADOW else split
+        group[one.spec.route] = (*group.get(one.spec.route, ()), one)
+    return Snapshot(split, shadows, routers)
+
+
+def running_of(experiment: Experiment, salt: Callable[[str], str], holdout: float) -> Running | None:
+    """The experiment ready to assign, if it runs; `salt` is the store's.
+
+    One that cannot be assigned by (a database that somebody wrote to by hand) is left out, and logged.
+    """
+    phase, spec = experiment.phase, experiment.spec
+    if experiment.state is not Lifecycle.RUNNING or phase is None:
+        return None
+    shared = salt(f"namespace:{spec.namespace}") if spec.namespace else ""
+    salts = Salts(phase.enrolment_salt, phase.variant_salt, shared, salt("holdout") if holdout else "")
+    arms = tuple(Arm(arm.name, arm.weight) for arm in spec.arms)
+    try:
+        allocation = Allocation(salts, arms, spec.enrolment, spec.slot, holdout)
+    except InvalidRequest as error:
+        log.error("experiment %s is not served: %s", experiment.name, error.message)
+        return None
+    return Running(experiment.name, phase.number, spec, allocation, {arm.name: arm for arm in spec.arms})
+
+
+@dataclass(slots=True)
+class Counts:
+    """Everything but `lost` is changed on the event loop only."""
+
+    exposures: Counter[tuple[str, str]] = field(default_factory=Counter)  # experiment, arm
+    degraded: Counter[tuple[str, str]] = field(default_factory=Counter)  # experiment, arm
+    unit_missing: Counter[str] = field(default_factory=Counter)  # experiment
+    skipped: Counter[str] = field(default_factory=Counter)  # experiment: not assigned, the store was down
+    shadows: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # experiment, arm, result
+    acts: Counter[tuple[str, str]] = field(default_factory=Counter)  # experiment, what a rule did
+    outcomes: Counter[str] = field(default_factory=Counter)  # what became of them: Accepted, or invalid
+    lost: Counter[str] = field(default_factory=Counter)  # kind of record that was not kept
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def lose(self, kind: str, number: int) -> None:
+        """Records of a kind were not kept. From any thread."""
+        with self._lock:
+            self.lost[kind] += number
+
+
+class Warned:
+    """Texts by experiment. Those of one that has stopped stay, for whoever reads its report."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, list[str]] = {}
+        self._phases: dict[str, int] = {}
+
+    def use(self, running: Iterable[Running]) -> None:
+        """Forget what was said of an earlier phase."""
+        for one in running:
+            if self._phases.get(one.name) != one.phase:
+                self._phases[one.name] = one.phase
+                self._texts.pop(one.name, None)
+
+    def add(self, name: str, text: str) -> None:
+        """Say it, unless it was said. `text` is the same for the same fault, so without numbers that grow."""
+        known = self._texts.setdefault(name, [])
+        if text not in known and len(known) < MOST_WARNINGS:
+            known.append(text)
+            log.warning("experiment %s: %s", name, text)
+
+    def of(self, name: str) -> tuple[str, ...]:
+        """All of one experiment, in the order in which they were found."""
+        return tuple(self._texts.get(name, ()))

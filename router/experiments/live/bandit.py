@@ -1,30 +1,164 @@
-"""Thompson sampling for a bandit: each epoch's weights are the chances of the arms to be the best.
+"""Bandits: at the begin of each epoch, new weights by Thompson sampling; within it, the same for everybody.
 
-Sampling from posteriors: Thompson 1933; in batches, with weights instead of single draws: Scott 2010. A
-proportion has a uniform Beta prior. A mean has a normal-inverse-gamma prior worth one unit at the pooled mean
-with the pooled variance, so that draws of a young arm are Student's t with heavy tails; a ratio is treated
-like the mean of its linearised values (delta method). A floor keeps every arm learning.
+Each epoch's weights are the chances of the arms to be the best. Sampling from posteriors: Thompson 1933; in
+batches, with weights instead of single draws: Scott 2010. A proportion has a uniform Beta prior. A mean has
+a normal-inverse-gamma prior worth one unit at the pooled mean with the pooled variance, so that draws of a
+young arm are Student's t with heavy tails; a ratio is treated like the mean of its linearised values (delta
+method). A floor keeps every arm learning.
 
-While weights follow outcomes, plain estimates are biased (Nie et al. 2018, arXiv:1708.01977): exposures keep
-their propensities, and reports show no intervals.
+Weights are kept in the audit trail before they are used, so a server that starts again in the middle of an
+epoch, and another server on the same database, divide units as before. The phase's first epoch has the
+weights of the plan.
+
+While weights follow outcomes, plain estimates are biased (Nie et al. 2018, arXiv:1708.01977): exposures
+keep their propensities, and reports show no intervals.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import math
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from router.errors import ExperimentNotFound, StoreDown
+from router.experiments.live.runtime import Experiments
+from router.experiments.model import AuditEntry, Experiment, Lifecycle, Mode, Phase, Unanswered
+from router.experiments.report.source import (
+    REWEIGHT,
+    kept_weights,
+    mature_buckets,
+    metric_of,
+    reweighting_detail,
+    total_moments,
+)
 from router.experiments.stats import Kind, Metric, Moments
 from router.experiments.stats.moments import invalid, linear
+from router.experiments.store.port import Store
 
+log = logging.getLogger(__name__)
+LOOK_SECONDS = 1.0
+AHEAD_SECONDS = 5.0  # weights are made so long before their epoch, so that all of it has them
 DRAWS = 20_000
 PRIOR_UNITS = 1.0
 PRIOR_SHAPE = 1.0  # half the degrees of freedom of a draw without data
 Draws = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """Weights of the arms from `start` (unix seconds) to the start of the next epoch. The first is 0."""
+
+    experiment: str
+    phase: int
+    number: int
+    start: float
+    weights: Mapping[str, float]
+
+
+def number_at(phase: Phase, now: float) -> int:
+    """The epoch that weights are due for: the present one, at its very end the next."""
+    ahead = min(AHEAD_SECONDS, phase.spec.epoch / 10)
+    return max(0, int((now + ahead - phase.started) // phase.spec.epoch))
+
+
+def epoch_of(store: Store, experiment: Experiment, now: float) -> Epoch | None:
+    """The epoch that a running bandit is in or about to enter; None where that is its first. Blocks.
+
+    The first who asks in an epoch has its weights made. Raises StoreDown, ExperimentNotFound.
+    """
+    phase = experiment.phase
+    if experiment.state is not Lifecycle.RUNNING or phase is None or phase.spec.mode is not Mode.BANDIT:
+        return None
+    if not (number := number_at(phase, now)):
+        return None
+    if (known := kept_weights(store.trail(experiment.name), phase, number)) is None:
+        store.audit(_entry(store, experiment, phase, number, now))
+        known = kept_weights(store.trail(experiment.name), phase, number)
+    if known is None:
+        raise StoreDown("an epoch's weights were written and cannot be read")
+    return Epoch(experiment.name, phase.number, number, phase.started + number * phase.spec.epoch, known)
+
+
+def _entry(store: Store, experiment: Experiment, phase: Phase, number: int, now: float) -> AuditEntry:
+    spec, metric = phase.spec, metric_of(phase.spec.primary)
+    arms = sums(store, experiment.name, phase, now)
+    found = weights(metric, arms, spec.floor, seed_of(experiment.name, phase.number, number))
+    units = {arm: int(moments.n) for arm, moments in arms.items()}
+    said = ", ".join(f"{arm} {weight:.3f}" for arm, weight in found.items())
+    detail = reweighting_detail(phase, number, found, units)
+    return AuditEntry(experiment.name, now, "rule", REWEIGHT, f"epoch {number}: {said}", detail)
+
+
+def sums(store: Store, name: str, phase: Phase, now: float) -> dict[str, Moments]:
+    """Each arm's sums of the primary metric.
+
+    Where a unit without an outcome counts as 0, only of units whose window is over: an arm that got many new
+    units would else look bad.
+    """
+    spec, metric = phase.spec, metric_of(phase.spec.primary)
+    buckets = store.data(name, phase.number).buckets
+    if spec.primary.missing is Unanswered.ZERO:
+        buckets = mature_buckets(buckets, now, spec.window)
+    return {arm.name: total_moments(buckets, arm.name, metric) for arm in spec.arms}
+
+
+class Epochs:
+    """Gives every running bandit its weights in time. Lives on the event loop."""
+
+    def __init__(self, live: Experiments, look_seconds: float = LOOK_SECONDS) -> None:
+        self._live, self._look_seconds = live, look_seconds
+        self._used: dict[tuple[str, int], int] = {}  # experiment and phase: epoch
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Follow the clock."""
+        self._task = asyncio.create_task(self._run(), name="bandit epochs")
+
+    async def close(self) -> None:
+        """Stop following."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        while True:
+            await self.look(time.time())
+            await asyncio.sleep(self._look_seconds)
+
+    async def look(self, now: float) -> None:
+        """Use new weights where an epoch has begun. A store that is down leaves those in use."""
+        for one in self._live.assigner.snapshot.all():
+            if one.spec.mode is not Mode.BANDIT:
+                continue
+            try:
+                await self._look_at(one.name, now)
+            except (StoreDown, ExperimentNotFound) as error:
+                log.debug("bandit %s keeps its weights: %s", one.name, error.message)
+            except Exception:
+                log.exception("bandit %s keeps its weights", one.name)
+
+    async def _look_at(self, name: str, now: float) -> None:
+        known = next((one for one in self._live.known if one.name == name), None)
+        if known is None or (phase := known.phase) is None:
+            return
+        number = number_at(phase, now)
+        if self._used.get((name, phase.number), 0) == number:
+            return
+        epoch = await asyncio.to_thread(self._read, known, now)
+        if epoch is not None:
+            self._live.assigner.reweight(name, epoch.phase, epoch.start, epoch.weights)
+            self._used[name, epoch.phase] = epoch.number
+
+    def _read(self, experiment: Experiment, now: float) -> Epoch | None:
+        with self._live.availability.calling("read"):
+            return epoch_of(self._live.store, experiment, now)
 
 
 def weights(metric: Metric, arms: Mapping[str, Moments], floor: float, seed: str) -> dict[str, float]:

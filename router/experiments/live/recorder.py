@@ -1,22 +1,36 @@
-"""The one way into the store for everything that requests leave behind: ordered, bounded, in batches."""
+"""The one way into the store for everything that requests leave behind: ordered, bounded, in batches.
+
+A thread writes the queue, one batch after the other. Whether the store answers is written by those who call
+it, and read at every request.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from router.errors import Overloaded, StoreDown
-from router.experiments.live.availability import Availability
-from router.experiments.live.counts import Counts
-from router.experiments.live.writer import Entry, Kind, Writer
+from router.experiments.live.assigner import Counts
 from router.experiments.model import Accepted, Disagreement, Exposure, Outcome, Pair
 from router.experiments.store.port import Store
 
 log = logging.getLogger(__name__)
 LIMIT = 50_000  # records in the queue
 CLOSE_SECONDS = 10.0
+LINGER = 0.5  # how long a batch gathers while nobody waits for it: a transaction costs milliseconds
+GATHER = 0.1  # and how long if somebody does, unless it has ENOUGH rows: others may be about to wait too
+ENOUGH = 100
+RETRY = 1.0
+MOST = 5000  # rows in one transaction, more only if one entry has more
+PATIENCE = 5.0
 
 
 class Recorder:
@@ -109,3 +123,248 @@ class Recorder:
         self._put += len(rows)
         self._writer.put(Entry(kind, rows, answer), urgent=True)
         return await answer
+
+
+class Kind(Enum):
+    """What an entry holds; the order in which a batch is written."""
+
+    EXPOSURES = "exposures"
+    OUTCOMES = "outcomes"
+    PAIRS = "pairs"
+    DISAGREEMENTS = "disagreements"
+    NOTHING = "nothing"  # only waited for
+
+
+CALLS = {
+    Kind.EXPOSURES: "expose",
+    Kind.OUTCOMES: "record",
+    Kind.PAIRS: "pairs",
+    Kind.DISAGREEMENTS: "disagree",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Rows of one kind, and who waits for them."""
+
+    kind: Kind
+    rows: Sequence[Any]
+    waiter: asyncio.Future[Any] | None = None
+
+
+Batch = dict[Kind, list[Entry]]
+Answers = Sequence[tuple[asyncio.Future[Any], Any]]  # who waits, and a result or an exception
+
+
+class Writer:
+    """`put` from the event loop; the rest happens in the thread. `done` counts rows that left the queue."""
+
+    def __init__(self, store: Store, availability: Availability, lose: Callable[[str, int], None]) -> None:
+        self.done = 0
+        self._availability, self._lose = availability, lose
+        self._store = store
+        self._queue: SimpleQueue[Entry | None] = SimpleQueue()
+        self._urgent, self._ending = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="experiments writer", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the thread; waiters are answered on `loop`."""
+        self._loop = loop
+        self._thread.start()
+
+    def put(self, entry: Entry, urgent: bool = False) -> None:
+        """Queue an entry; an urgent one is not left to gather company."""
+        self._queue.put(entry)
+        if urgent:
+            self._urgent.set()
+
+    def end(self, seconds: float) -> bool:
+        """Write what is there and stop; blocks. False if that was not possible in time."""
+        self._ending.set()
+        self._queue.put(None)
+        self._urgent.set()
+        self._thread.join(seconds)
+        return not self._thread.is_alive() and self._queue.empty()
+
+    def _run(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            batch: Batch = {kind: [] for kind in Kind}
+            batch[entry.kind].append(entry)
+            self._urgent.wait(LINGER)
+            self._gather(batch)
+            if _rows(batch) < ENOUGH:
+                self._ending.wait(GATHER)
+                self._gather(batch)
+            self._write(batch)
+
+    def _gather(self, batch: Batch) -> None:
+        """Take what is queued now."""
+        self._urgent.clear()  # before: who is urgent from now on is found in the queue, or asks again
+        for _ in range(self._queue.qsize()):
+            try:
+                entry = self._queue.get_nowait()
+            except Empty:
+                return
+            if entry is None:  # the end: for `_run` to see
+                self._queue.put(None)
+                return
+            batch[entry.kind].append(entry)
+
+    def _write(self, batch: Batch) -> None:
+        """Until it is written: while the store is down, waiters are told and the rest is tried again."""
+        while True:
+            try:
+                for kind, entries in batch.items():
+                    self._send(kind, entries)
+                return
+            except StoreDown as error:
+                self._turn_away(batch, error)
+            if self._ending.wait(RETRY):
+                self._give_up(batch)
+                return
+            if not any(batch.values()):
+                self._availability.forgive("write")
+                return
+            self._gather(batch)
+
+    def _send(self, kind: Kind, entries: list[Entry]) -> None:
+        """Write all and empty the list; an entry that the store refuses is lost alone. Raises StoreDown."""
+        most = MOST
+        while entries:
+            chunk = _first(entries, most)
+            try:
+                found = self._call(kind, [row for entry in chunk for row in entry.rows])
+            except StoreDown:
+                raise
+            except Exception as error:
+                if len(chunk) > 1:
+                    most = 0  # one by one, to find it
+                    continue
+                log.exception("the store refused %s", kind.value)
+                self._lost(chunk[0], error)
+            else:
+                self._settle(chunk, found)
+            del entries[: len(chunk)]
+
+    def _call(self, kind: Kind, rows: list[Any]) -> Any:
+        if not rows:
+            return None
+        with self._availability.calling("write"):
+            return getattr(self._store, CALLS[kind])(rows)
+
+    def _settle(self, entries: Sequence[Entry], found: Any) -> None:
+        """Each waiter gets its part of what the store answered."""
+        answers, begin = [], 0
+        for entry in entries:
+            end = begin + len(entry.rows)
+            if entry.waiter is not None:
+                answers.append((entry.waiter, found[begin:end] if found else None))
+            begin = end
+        self.done += begin
+        self._answer(answers)
+
+    def _turn_away(self, batch: Batch, error: StoreDown) -> None:
+        for entries in batch.values():
+            turned = [entry for entry in entries if entry.waiter is not None]
+            entries[:] = [entry for entry in entries if entry.waiter is None]
+            for entry in turned:
+                self._lost(entry, StoreDown(error.message))
+
+    def _give_up(self, batch: Batch) -> None:
+        self._gather(batch)
+        for entries in batch.values():
+            for entry in entries:
+                self._lost(entry, StoreDown("the server stopped while the store was down"))
+
+    def _lost(self, entry: Entry, error: Exception) -> None:
+        self.done += len(entry.rows)
+        if entry.waiter is None:
+            self._lose(entry.kind.value, len(entry.rows))
+        else:
+            self._answer([(entry.waiter, error)])
+
+    def _answer(self, answers: Answers) -> None:
+        loop = self._loop
+        if answers and loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(_tell, answers)
+
+
+def _rows(batch: Batch) -> int:
+    return sum(len(entry.rows) for entries in batch.values() for entry in entries)
+
+
+def _first(entries: Sequence[Entry], most: int) -> Sequence[Entry]:
+    """The first entry, and as many more as have `most` rows together."""
+    end, rows = 1, len(entries[0].rows)
+    while end < len(entries) and rows + len(entries[end].rows) <= most:
+        rows += len(entries[end].rows)
+        end += 1
+    return entries[:end]
+
+
+def _tell(answers: Answers) -> None:
+    for waiter, answer in answers:
+        if waiter.done():  # nobody waits any more
+            continue
+        if isinstance(answer, Exception):
+            waiter.set_exception(answer)
+        else:
+            waiter.set_result(answer)
+
+
+class Availability:
+    """Up while the last read and the last write worked and none takes longer than `patience` seconds.
+
+    Reads and writes are told apart: a full disk can be read.
+    """
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self._patience = patience
+        self._failed: dict[str, str] = {}
+        self._running: dict[int, float] = {}  # thread -> since when
+        self._said = ""
+
+    @property
+    def up(self) -> bool:
+        """Whether experiments may be served."""
+        return not self.problem
+
+    @property
+    def problem(self) -> str:
+        """Why not; empty if all is well."""
+        if self._failed:
+            return next(iter(tuple(self._failed.values())), "")
+        if self._running:
+            waited = time.monotonic() - min(tuple(self._running.values()), default=time.monotonic())
+            if waited > self._patience:
+                return f"the store has not answered for {waited:.0f} s"
+        return ""
+
+    @contextmanager
+    def calling(self, kind: str) -> Iterator[None]:
+        """Around one call of the store; `kind` is read or write."""
+        thread = threading.get_ident()
+        self._running[thread] = time.monotonic()
+        try:
+            yield
+        except StoreDown as error:
+            self._failed[kind] = error.message
+            raise
+        else:
+            self.forgive(kind)
+        finally:
+            del self._running[thread]
+
+    def forgive(self, kind: str) -> None:
+        """Let the next call of that kind find out."""
+        self._failed.pop(kind, None)
+
+    def tell(self) -> None:
+        """Log a change since the last time."""
+        problem = self.problem
+        if problem and not self._said:
+            log.error("experiments are off: %s; requests are served without them", problem)
+        elif self._said and not problem:
+            log.info("experiments are on again")
+        self._said = problem

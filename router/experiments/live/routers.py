@@ -14,13 +14,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from router.experiments.live.assigner import Assignment
-from router.experiments.live.runtime import Experiments
-from router.experiments.live.snapshot import BASE
-from router.experiments.live.tasks import leave
-from router.experiments.live.watch import End, Served, Watcher
-from router.experiments.model import Disagreement, RouterVariant
-from router.ports import RequestRouter
-from router.types import Decision, Request, Vote
+from router.experiments.live.runtime import Experiments, leave_tasks
+from router.experiments.model import BASE, Disagreement
+from router.ports import End, RequestRouter, Served, Watcher
+from router.types import Decision, Request, RouterVariant, Vote
 
 log = logging.getLogger(__name__)
 MOST_PENDING = 4096  # decisions whose answers have not begun
@@ -91,7 +88,7 @@ class Routers:
 
     async def close(self) -> None:
         """Leave what is under way."""
-        await leave(self._tasks)
+        await leave_tasks(self._tasks)
 
     async def _compare(self, request: Request, pending: _Pending) -> None:
         assignment, said = pending.assignment, {pending.assignment.arm.name: _target(pending.decision)}

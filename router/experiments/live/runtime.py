@@ -1,26 +1,37 @@
-"""The experiments of one server while it runs: kept in step with the store, asked at every request."""
+"""The experiments of one server while it runs: kept in step with the store, asked at every request.
+
+What is kept of one answer to an enrolled unit is a `Trial`: its exposure, and the outcomes that need no
+client. Versions of arms are loaded when their experiment starts: no arm has slower first answers than
+another.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import fields, replace
+from functools import lru_cache
+from typing import Any
 
-from router.errors import StoreDown
-from router.experiments.live.assigner import Assigner, Assignment, Outside
-from router.experiments.live.availability import Availability
-from router.experiments.live.counts import Counts
+from router.errors import RouterError, StoreDown
+from router.experiments.live.assigner import (
+    Assigner,
+    Assignment,
+    Counts,
+    Outside,
+    Running,
+    Snapshot,
+    running_of,
+)
 from router.experiments.live.guardian import LOOK_SECONDS, Guardian, Judge
-from router.experiments.live.recorder import Recorder
-from router.experiments.live.snapshot import BASE, Running, Snapshot, running_of
-from router.experiments.live.tasks import leave
-from router.experiments.live.trial import Trial
-from router.experiments.live.watch import Served, Watcher
-from router.experiments.model import Experiment, RouterVariant
+from router.experiments.live.recorder import Availability, Recorder
+from router.experiments.model import BASE, SERVER_KEYS, Experiment, Exposure, Outcome
 from router.experiments.store.port import Store
-from router.ports import RequestRouter
-from router.types import Decision, Request
+from router.ports import AdapterRegistry, End, RequestRouter, Served, Watcher
+from router.types import AdapterRef, Decision, FinishReason, Request, RouterVariant, SamplingParams
 
 log = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
@@ -56,7 +67,6 @@ class Experiments:
         self.beside: list[Callable[[Served], Watcher | None]] = []
         self.judges: Callable[[], Collection[str]] | None = None  # names that plans may use; None: any
         self.classifiers: Callable[[], Collection[str]] | None = None
-        self.draining = False  # cancelled from now on is cancelled by the server
         self._holdout, self._poll_seconds = holdout, poll_seconds
         self._base_digest, self._router_digest = base_digest, router_digest
         self._salts: dict[str, str] = {}
@@ -77,7 +87,7 @@ class Experiments:
 
     async def close(self) -> None:
         """Stop following, and write what is queued."""
-        await leave(self._tasks)
+        await leave_tasks(self._tasks)
         await self.recorder.close()
         await asyncio.to_thread(self.store.close)
 
@@ -130,6 +140,20 @@ class Experiments:
         """Whether a request has to be asked about at all."""
         return bool(self.assigner.snapshot)
 
+    async def choose(
+        self, request: Request, router: RequestRouter, counted: bool = True
+    ) -> tuple[Decision, Assignment | None]:
+        """As `ports.Experiments`: a router experiment chooses the router, then a route's one the version."""
+        if self.routers is None:
+            decision, found = await router.route(request), None
+        else:
+            decision, found = await self.routers(request, router, counted)
+        if found is None:
+            found = self.assign(request, decision, counted)
+        if found is None:
+            return decision, None
+        return replace(decision, experiment=found.running.name, arm=found.arm.name), found
+
     def assign(self, request: Request, decision: Decision, counted: bool = True) -> Assignment | None:
         """The arm of a request that routing has placed; None if it takes no part.
 
@@ -153,9 +177,9 @@ class Experiments:
     def watchers(self, served: Served) -> list[Watcher]:
         """All who want to know how this answer goes."""
         found: list[Watcher] = []
-        if served.assignment is not None:
-            digests = self._base_digest(), self._router_digest(served.assignment.arm.router)
-            found.append(Trial(self.recorder, served, served.assignment, digests))
+        if isinstance(arm := served.assignment, Assignment):
+            digests = self._base_digest(), self._router_digest(arm.arm.router)
+            found.append(Trial(self.recorder, served, arm, digests))
         for begin in self.beside:
             try:
                 watcher = begin(served)
@@ -169,3 +193,111 @@ class Experiments:
         route = decision.adapter.name if decision.adapter else BASE
         for one in self.assigner.snapshot.split.get(route, ()):
             self.counts.skipped[one.name] += 1
+
+
+class Trial:
+    """A watcher. Nothing is kept of an answer that never began: nobody was shown anything."""
+
+    def __init__(
+        self, recorder: Recorder, served: Served, assignment: Assignment, digests: tuple[str, str]
+    ) -> None:
+        self._recorder, self._served, self._assignment = recorder, served, assignment
+        self._base, self._router = digests
+        self._began = False
+
+    def began(self) -> None:
+        """The arm, or what stands in for it, has begun to answer."""
+        self._began = True
+        served, assignment = self._served, self._assignment
+        arm = (assignment.running.name, assignment.arm.name)
+        _count(self._recorder.counts, arm, served.degraded)
+        self._recorder.expose(
+            Exposure(
+                experiment=assignment.running.name,
+                phase=assignment.running.phase,
+                unit=assignment.unit,
+                arm=assignment.arm.name,
+                time=time.time(),
+                response_id=served.request.request_id,
+                propensity=assignment.propensity,
+                adapter_digest=self._digest(),
+                base_digest=self._base,
+                router_digest=self._router,
+                sampling=sampling_json(served.params),
+                degraded=served.degraded,
+            )
+        )
+
+    def _digest(self) -> str:
+        """Of the arm's adapter; what stands in for it is not what is tested."""
+        decision = self._served.decision
+        return decision.digest if decision.adapter and not self._served.degraded else ""
+
+    def ended(self, end: End) -> None:
+        """Keep the built-in outcomes."""
+        if self._began:
+            self._recorder.observe(built_in(self._served.request.request_id, end, time.time()))
+
+
+def _count(counts: Counts, arm: tuple[str, str], degraded: str) -> None:
+    counts.exposures[arm] += 1
+    if degraded:
+        counts.degraded[arm] += 1
+
+
+def built_in(response_id: str, end: End, now: float) -> tuple[Outcome, ...]:
+    """`model.BUILT_IN` of one response. An answer that broke off counts with what was given until then."""
+    usage = end.usage
+    values: dict[str, float] = {
+        "total_time": usage.total_time,
+        "completion_tokens": usage.completion_tokens,
+        "length_stop": end.reason is FinishReason.LENGTH,
+        "error": bool(end.error),
+        "cancelled": end.cancelled,
+    }
+    if usage.completion_tokens:
+        values["time_to_first_token"] = usage.time_to_first_token
+    return tuple(
+        Outcome(f"{SERVER_KEYS}{metric}:{response_id}", metric, float(value), now, response_id=response_id)
+        for metric, value in values.items()
+    )
+
+
+@lru_cache(maxsize=256)
+def sampling_json(params: SamplingParams) -> str:
+    """Sampling as JSON, keys in order; what is off is left out."""
+    said = {f.name: value for f in fields(params) if (value := getattr(params, f.name)) not in (None, (), 0)}
+    return json.dumps(said, sort_keys=True)
+
+
+async def leave_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel them all, and wait until they have gone."""
+    left = tuple(tasks)
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left)
+
+
+class WarmArms:
+    """Called with every new snapshot, on the event loop."""
+
+    def __init__(self, registry: AdapterRegistry) -> None:
+        self._registry = registry
+        self._asked: frozenset[AdapterRef] = frozenset()
+        self._loads: set[asyncio.Task[None]] = set()
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        """Load what was not asked for before. A version that cannot be loaded is a matter of its requests."""
+        wanted = frozenset(arm.adapter for one in snapshot.all() for arm in one.arms.values() if arm.adapter)
+        for ref in sorted(wanted - self._asked, key=str):
+            task = asyncio.get_running_loop().create_task(self._load(ref), name=f"load {ref}")
+            self._loads.add(task)
+            task.add_done_callback(self._loads.discard)
+        self._asked = wanted
+
+    async def _load(self, ref: AdapterRef) -> None:
+        try:
+            await self._registry.load(ref)
+        except RouterError as error:
+            log.warning("the arm's version %s cannot be loaded: %s", ref, error.message)

@@ -1,7 +1,8 @@
 """Shadow arms: the same request answered a second time, unseen, and compared with what the user saw.
 
-A shadow takes only what the engine has to spare; one that was dropped is counted, and there is no pair then.
-Nothing of it is an exposure: nobody saw it.
+A shadow takes only what the engine has to spare; one that was dropped is counted, and there is no pair
+then. Nothing of it is an exposure: nobody saw it. Judges compare: each is asked for one case at a time,
+within its time, its faults kept apart.
 """
 
 from __future__ import annotations
@@ -9,23 +10,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
+from router.engine.base import Delta, EngineStatus, Finished
+from router.errors import DeadlineExceeded, Overloaded, RouterError
 from router.experiments.assignment import fraction
-from router.experiments.judges import Case, Heard
-from router.experiments.live.runtime import Experiments
-from router.experiments.live.snapshot import BASE, Running
-from router.experiments.live.tasks import leave
-from router.experiments.live.watch import End, Served, Watcher
-from router.experiments.model import ArmSpec, Pair
-from router.types import Decision, Request, Usage
+from router.experiments.live.assigner import Assignment, Running
+from router.experiments.live.runtime import Experiments, leave_tasks
+from router.experiments.model import BASE, ArmSpec, Pair
+from router.judging import Case, Heard, Judge, Judgement
+from router.plugins.judges import JudgeRegistration, valid
+from router.plugins.threads import await_in_thread
+from router.ports import AdapterRegistry, End, Served, Watcher
+from router.routing.base_model import BaseModel
+from router.routing.breaker import Breaker
+from router.routing.faults import place
+from router.types import AdapterRef, AdapterState, Decision, FinishReason, Request, Usage
 
 log = logging.getLogger(__name__)
-JUDGED, DECLINED, UNJUDGED, UNSERVED, FAILED = "judged", "declined", "unjudged", "unserved", "failed"
+JUDGED, DECLINED, UNJUDGED, UNSERVED = "judged", "declined", "unjudged", "unserved"
+LOAD, COLD, DEADLINE, FAILED = "load", "cold", "deadline", "failed"
 OTHER_VERSION = "other_version"
+AskJudge = Callable[[str, Case], Awaitable[Heard]]
+Complete = Callable[[Request, Decision], AsyncGenerator[Delta | Finished, None]]
+BaseFor = Callable[[float], BaseModel]  # the base for a judge with this timeout in seconds
+MOST_WAITING = 32  # cases of one judge; more are not judged
+MAX_STUCK = 3
+PREPARE_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +57,11 @@ class NotAnswered:
     why: str
 
 
-class Understudy(Protocol):
-    """Answers in the background."""
-
-    async def answer(self, request: Request, decision: Decision) -> Answered | NotAnswered:
-        """The request as `decision` would have it answered; never raises for a fault of the answer."""
-        ...
-
-
-AskJudge = Callable[[str, Case], Awaitable[Heard]]
-
-
 class Shadows:
     """One of `Experiments.beside`: starts the shadows of an answer that the engine has taken."""
 
-    def __init__(self, live: Experiments, understudy: Understudy, judge: AskJudge) -> None:
-        self._live, self._understudy, self._judge = live, understudy, judge
+    def __init__(self, live: Experiments, answers: ShadowAnswers, judge: AskJudge) -> None:
+        self._live, self._answers, self._judge = live, answers, judge
         self._tasks: set[asyncio.Task[str]] = set()
 
     def __call__(self, served: Served) -> Watcher | None:
@@ -76,7 +79,7 @@ class Shadows:
 
     async def close(self) -> None:
         """Drop all."""
-        await leave(self._tasks)
+        await leave_tasks(self._tasks)
 
     def _wanted(self, served: Served) -> Iterator[tuple[Running, ArmSpec]]:
         shadows = self._live.assigner.snapshot.shadows
@@ -115,7 +118,7 @@ class Shadows:
             experiment=one.name,
             arm=arm.name,
         )
-        answer = await self._understudy.answer(served.request, decision)
+        answer = await self._answers.answer(served.request, decision)
         if isinstance(answer, NotAnswered):
             return answer.why
         shown = await end
@@ -167,6 +170,168 @@ class _Ending:
 
 def _route(served: Served) -> str:
     """The route before an experiment's arm took its place."""
-    if served.assignment is not None and not served.assignment.running.by_router:
-        return served.assignment.running.spec.route
+    arm = served.assignment
+    if isinstance(arm, Assignment) and not arm.running.by_router:
+        return arm.running.spec.route
     return served.decision.adapter.name if served.decision.adapter else BASE
+
+
+class ShadowAnswers:
+    """`complete` is the pipeline's; `status` the engine's.
+
+    A version that is not in memory is not brought in for a shadow: it could cost a user's adapter its place.
+    """
+
+    def __init__(
+        self, complete: Complete, registry: AdapterRegistry, status: Callable[[], EngineStatus]
+    ) -> None:
+        self._complete, self._registry, self._status = complete, registry, status
+
+    async def answer(self, request: Request, decision: Decision) -> Answered | NotAnswered:
+        """The whole answer, or why there is none."""
+        status = self._status()
+        if status.running and status.waiting > 1:  # one may be the request itself, on its way in
+            return NotAnswered(LOAD)
+        try:
+            if not self._resident(decision.adapter):
+                return NotAnswered(COLD)
+            asked = replace(request, sampling=replace(request.sampling, logprobs=None))
+            return await self._answer(asked, decision)
+        except Overloaded:
+            return NotAnswered(LOAD)
+        except DeadlineExceeded:
+            return NotAnswered(DEADLINE)
+        except RouterError as error:
+            log.debug("a shadow of %s was not answered: %s", decision.adapter, error.message)
+            return NotAnswered(FAILED)
+
+    def _resident(self, ref: AdapterRef | None) -> bool:
+        return ref is None or self._registry.get(ref.name, ref.version).state is AdapterState.READY
+
+    async def _answer(self, request: Request, decision: Decision) -> Answered | NotAnswered:
+        texts: list[str] = []
+        async with aclosing(self._complete(request, decision)) as events:
+            async for event in events:
+                if isinstance(event, Delta):
+                    texts.append(event.text)
+                elif event.reason in (FinishReason.STOP, FinishReason.LENGTH):
+                    return Answered("".join(texts), event.usage)
+                elif event.reason is FinishReason.DEADLINE:
+                    return NotAnswered(DEADLINE)
+                else:
+                    return NotAnswered(LOAD if event.reason is FinishReason.CANCELLED else FAILED)
+        return NotAnswered(FAILED)
+
+
+class JudgePanel:
+    """Asks judges by name. Lives on one event loop.
+
+    `registrations` gives those that are loaded now; `base_for` the base model, None where there is none.
+    """
+
+    def __init__(
+        self, registrations: Callable[[], Mapping[str, JudgeRegistration]], base_for: BaseFor | None = None
+    ) -> None:
+        self._registrations, self._base_for = registrations, base_for
+        self._seats: dict[str, _Seat] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """Judges that can be asked."""
+        return tuple(sorted(self._registrations()))
+
+    async def judge(self, name: str, case: Case) -> Heard:
+        """What the judge says, or why it says nothing; never raises for a judge's fault."""
+        registration = self._registrations().get(name)
+        if registration is None:
+            return Heard(error="unknown")
+        seat = self._seats.get(name)
+        if seat is None or seat.registration is not registration:
+            seat = self._seats[name] = _Seat(registration, self._base_for)
+        return await seat.judge(case)
+
+
+class _Seat:
+    """One judge. A call that does not return costs its thread, not the server's."""
+
+    def __init__(self, registration: JudgeRegistration, base_for: BaseFor | None) -> None:
+        self.registration = registration
+        self._base = base_for(registration.timeout) if base_for and registration.wants_base else None
+        kind = type(registration.judge)
+        self._cold = registration.wants_base or kind.warmup is not Judge.warmup
+        self._turn = asyncio.Lock()
+        self._breaker = Breaker()
+        self._waiting = 0
+
+    async def judge(self, case: Case) -> Heard:
+        if self._base is None and self.registration.wants_base:
+            return Heard(error="no-base")
+        if self._waiting >= MOST_WAITING:
+            return Heard(error="busy")
+        self._waiting += 1
+        try:
+            async with self._turn:
+                return await self._in_turn(case)
+        finally:
+            self._waiting -= 1
+
+    async def _in_turn(self, case: Case) -> Heard:
+        health = self.registration.health
+        if health.stuck >= MAX_STUCK:
+            return Heard(error="disabled")
+        if not self._breaker.allow(time.monotonic()):
+            return Heard(error="breaker-open")
+        try:
+            heard, fault = await self._call(case)
+        except asyncio.CancelledError:
+            self._breaker.abandoned()
+            raise
+        if fault:
+            health.errors += 1
+            health.last_error = fault
+            self._breaker.failed(time.monotonic())
+            log.warning("judge %s: %s", self.registration.name, fault)
+        else:
+            self._breaker.succeeded()
+            health.judged += heard.judgement is not None
+            health.declined += heard.judgement is None
+        health.breaker = self._breaker.state.value
+        return heard
+
+    async def _call(self, case: Case) -> tuple[Heard, str]:
+        """What came of it and, if the judge failed, its kind and place; never text of the exception."""
+        limit = self.registration.timeout + (PREPARE_SECONDS if self._cold else 0.0)
+        call = asyncio.create_task(self._guarded(case), name=f"judge {self.registration.name}")
+        done, _ = await asyncio.wait({call}, timeout=limit)
+        if not done:
+            self.registration.health.stuck += 1
+            call.add_done_callback(self._returned)
+            return Heard(error="timeout"), f"did not answer within {limit:g} s"
+        judgement, error = call.result()
+        if isinstance(error, TimeoutError):
+            return Heard(error="timeout"), "timeout"
+        if error is not None:
+            return Heard(error="raised"), f"raised {place(error)}"
+        if not valid(judgement):
+            return Heard(error="invalid"), "invalid judgement"
+        return Heard(judgement), ""
+
+    async def _guarded(self, case: Case) -> tuple[Judgement | None, BaseException | None]:
+        """SystemExit and its like are data here: raised in a task they would end the event loop."""
+        try:
+            return await await_in_thread(lambda: self._work(case), f"judge {self.registration.name}"), None
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            return None, error
+
+    def _work(self, case: Case) -> Judgement | None:
+        judge = self.registration.judge
+        if self._cold:
+            if self._base is not None:
+                judge.bind(self._base)
+            judge.warmup()
+            self._cold = False
+        return judge.judge(case)
+
+    def _returned(self, _: object) -> None:
+        self.registration.health.stuck -= 1

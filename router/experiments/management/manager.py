@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass, replace
 
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, StaleEtag
 from router.experiments.assignment import Salts
-from router.experiments.management.changes import changed, lost_arms
-from router.experiments.management.conflicts import conflict
-from router.experiments.management.known import Known
-from router.experiments.management.phases import NewSalts, only_wider, opened, stopped, widened
-from router.experiments.management.plans import check_plan, plan_problems
-from router.experiments.model import AuditEntry, Experiment, Lifecycle, Spec
-from router.experiments.names import id_problem
+from router.experiments.management.plans import Known, check_plan, conflict, plan_problems
+from router.experiments.model import AuditEntry, Experiment, Lifecycle, Phase, Spec, id_problem
 from router.experiments.store.port import Store
 
 Clock = Callable[[], float]
+NewSalts = Callable[[], Salts]
 
 
 class Manager:
@@ -173,3 +169,76 @@ def check_etag(experiment: Experiment, etag: str) -> None:
     """Raise StaleEtag where one is given and another."""
     if etag and etag != experiment.etag:
         raise StaleEtag(f"{experiment.resource} changed since its etag was read; read it again")
+
+
+def opened(
+    experiment: Experiment, spec: Spec, now: float, reason: str, salts: NewSalts = Salts.fresh
+) -> Experiment:
+    """Running, in a new phase with salts of its own: nothing carries over from the one before."""
+    fresh = salts()
+    phase = Phase(len(experiment.phases) + 1, now, fresh.enrolment, fresh.variant, spec, reason=reason)
+    return replace(
+        experiment,
+        spec=spec,
+        state=Lifecycle.RUNNING,
+        phases=(*_ended(experiment, now), phase),
+        updated=now,
+        stopped=None,
+        stop_reason="",
+    )
+
+
+def widened(experiment: Experiment, spec: Spec, now: float) -> Experiment:
+    """With a larger enrolment share, in the same phase: everybody keeps the arm they have."""
+    phases = (*experiment.phases[:-1], replace(experiment.phases[-1], spec=spec))
+    return replace(experiment, spec=spec, phases=phases, updated=now)
+
+
+def stopped(experiment: Experiment, now: float, reason: str) -> Experiment:
+    """No unit is assigned any more; outcomes of the last phase still count until its window closes."""
+    return replace(
+        experiment,
+        state=Lifecycle.STOPPED,
+        phases=_ended(experiment, now),
+        updated=now,
+        stopped=now,
+        stop_reason=reason,
+    )
+
+
+def only_wider(old: Spec, new: Spec) -> bool:
+    """Whether nothing changed but the enrolment share, and that grew."""
+    return new.enrolment > old.enrolment and replace(new, enrolment=old.enrolment) == old
+
+
+def _ended(experiment: Experiment, now: float) -> tuple[Phase, ...]:
+    *before, last = experiment.phases or (None,)
+    if last is None:
+        return ()
+    return (*before, last if last.ended is not None else replace(last, ended=now))
+
+
+def changed(old: Spec, new: Spec) -> dict[str, dict[str, object]]:
+    """Field -> its value before and after, of JSON types."""
+    return {
+        f.name: {"before": plain(before), "after": plain(after)}
+        for f in fields(Spec)
+        if (before := getattr(old, f.name)) != (after := getattr(new, f.name))
+    }
+
+
+def plain(value: object) -> object:
+    """`value` of JSON types."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Iterable):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def lost_arms(old: Spec, new: Spec) -> list[str]:
+    """Names of the arms that are gone."""
+    kept = {arm.name for arm in new.arms}
+    return [arm.name for arm in old.arms if arm.name not in kept]

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a plan, found at once.
+"""Plans: all that is wrong with one, what deserves a second look, and which may run beside each other.
 
 Weights, shares and thresholds are checked by `Allocation`, `Design` and `Plan`, under the resource's names.
 """
@@ -6,23 +6,72 @@ Weights, shares and thresholds are checked by `Allocation`, `Design` and `Plan`,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from router.errors import FieldViolation, InvalidRequest
+from router.errors import AdapterNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.experiments.assignment import Allocation, Arm, Salts
 from router.experiments.design import Design
-from router.experiments.management.arms import arm_problems, route_problems
-from router.experiments.management.known import Known, unknown
-from router.experiments.management.metrics import guardrails_that_hold, metric_problems
-from router.experiments.model import Mode, Spec
-from router.experiments.names import id_problem
-from router.experiments.report.designed import metric_of
-from router.experiments.stats import Plan
+from router.experiments.model import (
+    BASE,
+    DENOMINATORS,
+    WORD_FORM,
+    Aggregate,
+    ArmSpec,
+    Experiment,
+    Kind,
+    Lifecycle,
+    MetricSpec,
+    Mode,
+    Spec,
+    id_problem,
+    is_word,
+)
+from router.experiments.report.source import metric_of
+from router.experiments.stats import Guardrail, Plan
+from router.types import AdapterInfo, RouterVariant
 
 YEAR = 365 * 86_400.0
 WHOLE = (0.0, 1.0)
 TEXTS = {"hypothesis": 4096, "unit": 64, "unit_label": 64}  # most bytes
+MAX_ARMS = 16
+MAX_GUARDRAILS = 32
+ONE_OR_ZERO = (Aggregate.MAX, Aggregate.LAST)
+RARE = ("error", "cancelled", "length_stop")
+
+
+class Resolve(Protocol):
+    """As `Catalog.resolve`."""
+
+    def __call__(self, name: str, version: str = "", /) -> AdapterInfo:
+        """The version, or the default of `name`. Raises AdapterNotFound, FailedPrecondition (quarantined)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Asked anew for every plan. None: whatever is named is taken."""
+
+    resolve: Resolve
+    judges: Callable[[], Collection[str]] | None = None
+    classifiers: Callable[[], Collection[str]] | None = None
+
+    def adapter_problem(self, name: str, version: str = "") -> str:
+        """Why no arm or route can be this adapter; empty if it can."""
+        try:
+            self.resolve(name, version)
+        except AdapterNotFound as error:
+            return f"{error.message}; ListAdapters shows what there is"
+        except FailedPrecondition as error:
+            return error.message
+        return ""
+
+
+def unknown(name: str, names: Collection[str]) -> str:
+    """What is said of a name that is none of `names`."""
+    there = ", ".join(sorted(names)) or "none"
+    return f"{name!r} is not known; there are: {there}"
 
 
 def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
@@ -110,3 +159,214 @@ def _found(build: Callable[[], object], names: Mapping[str, str]) -> Iterator[Fi
     except InvalidRequest as error:
         for v in error.violations:
             yield FieldViolation(names.get(v.field, v.field), v.description)
+
+
+def route_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
+    """The route is an adapter that is there, the base, or empty in a router experiment."""
+    if spec.route not in ("", BASE) and (problem := known.adapter_problem(spec.route)):
+        yield FieldViolation("route", problem)
+    if not spec.route and spec.mode is not Mode.SPLIT:
+        yield FieldViolation("mode", "router experiments are a split: set no mode, or a route")
+
+
+def arm_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
+    """Every arm has a name and what its kind of experiment needs. Weights are the allocation's matter."""
+    if len(spec.arms) > MAX_ARMS:
+        yield FieldViolation("arms", f"must be {MAX_ARMS} or fewer, got {len(spec.arms)}")
+    for i, arm in enumerate(spec.arms):
+        field = f"arms[{i}]"
+        if arm.name and not is_word(arm.name):
+            yield FieldViolation(f"{field}.name", f"must be {WORD_FORM}")
+        if arm.adapter is not None and arm.router is not None:
+            yield FieldViolation(field, "is either an adapter version or a router configuration, not both")
+        elif spec.route:
+            yield from _adapter_arm(arm, field, known)
+        else:
+            yield from _router_arm(spec, arm, field, known)
+
+
+def _adapter_arm(arm: ArmSpec, field: str, known: Known) -> Iterator[FieldViolation]:
+    if arm.router is not None:
+        text = "belongs to a router experiment, which has no route: clear the one or the other"
+        yield FieldViolation(f"{field}.router", text)
+    if arm.adapter and (problem := known.adapter_problem(arm.adapter.name, arm.adapter.version)):
+        yield FieldViolation(f"{field}.adapter", problem)
+
+
+def _router_arm(spec: Spec, arm: ArmSpec, field: str, known: Known) -> Iterator[FieldViolation]:
+    if arm.adapter is not None:
+        text = "needs a route: without one this is a router experiment, whose arms are router configurations"
+        yield FieldViolation(f"{field}.adapter", text)
+    elif arm.router is None and arm.name != spec.control:
+        text = "must be set: without a route these are routers, and only control may be the server's own"
+        yield FieldViolation(f"{field}.router", text)
+    elif arm.router is not None:
+        yield from _variant_problems(arm.router, f"{field}.router", known)
+
+
+def _variant_problems(variant: RouterVariant, field: str, known: Known) -> Iterator[FieldViolation]:
+    threshold = variant.threshold
+    if threshold is not None and not (math.isfinite(threshold) and 0 <= threshold <= 1):
+        yield FieldViolation(f"{field}.threshold", f"must be within 0 and 1, got {threshold}")
+    if variant.classifiers is not None and known.classifiers is not None:
+        names = known.classifiers()
+        for name in variant.classifiers:
+            if name not in names:
+                yield FieldViolation(f"{field}.classifiers", unknown(name, names))
+
+
+def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
+    """Primary metric and guardrails, each by itself."""
+    yield from _metric_problems(spec.primary, "primary")
+    if spec.primary.margin or spec.primary.relative:
+        text = "belongs to guardrails; how much worse primary may be is the experiment's own margin"
+        yield FieldViolation("primary.margin", text)
+    if spec.mode is Mode.BANDIT and spec.primary.kind is Kind.RATIO:
+        yield FieldViolation("primary.kind", "a bandit learns from a proportion or a mean, not from a ratio")
+    if len(spec.guardrails) > MAX_GUARDRAILS:
+        text = f"must be {MAX_GUARDRAILS} or fewer, got {len(spec.guardrails)}"
+        yield FieldViolation("guardrails", text)
+    for i, metric in enumerate(spec.guardrails):
+        yield from _metric_problems(metric, f"guardrails[{i}]")
+        yield from _margin_problems(metric, f"guardrails[{i}]")
+
+
+def guardrails_that_hold(spec: Spec) -> tuple[Guardrail, ...]:
+    """Those with which a design can be built and checked further."""
+    return tuple(_guardrail(m) for m in spec.guardrails if not list(_margin_problems(m, "")))
+
+
+def _metric_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
+    if not is_word(metric.name):
+        yield FieldViolation(f"{field}.name", f"must be {WORD_FORM}")
+    elif metric.name in DENOMINATORS:
+        yield FieldViolation(f"{field}.name", "is a denominator that the server counts, not an outcome")
+    if metric.kind is Kind.PROPORTION and metric.aggregate not in ONE_OR_ZERO:
+        text = f"a proportion has one 0 or 1 for each unit: max or last, not {metric.aggregate}"
+        yield FieldViolation(f"{field}.aggregate", text)
+    if metric.kind is Kind.RATIO:
+        yield from _ratio_problems(metric, field)
+
+
+def _ratio_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
+    if metric.aggregate is not Aggregate.SUM:
+        text = f"a ratio is a sum over a sum, not a {metric.aggregate}"
+        yield FieldViolation(f"{field}.aggregate", text)
+    if metric.per not in DENOMINATORS and not is_word(metric.per):
+        yield FieldViolation(f"{field}.per", f"must be responses, outcomes, or an outcome: {WORD_FORM}")
+    elif metric.per == metric.name:
+        yield FieldViolation(f"{field}.per", "must be another outcome: over itself a ratio is always 1")
+
+
+def _margin_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
+    try:
+        _guardrail(metric)
+    except InvalidRequest as error:
+        yield from (FieldViolation(f"{field}.margin", v.description) for v in error.violations)
+
+
+def _guardrail(metric: MetricSpec) -> Guardrail:
+    named = replace(metric, name=metric.name or "unnamed")  # an empty name is told of elsewhere
+    return Guardrail(metric_of(named), metric.margin, metric.relative)
+
+
+def conflict(name: str, spec: Spec, others: Iterable[Experiment]) -> str:
+    """Why `spec` cannot run beside those that run; empty if it can.
+
+    Experiments of one namespace need slots apart, and units of one kind, or slots would divide nothing. Two
+    on one route need one namespace. A router experiment runs beside those of routes: it draws its own units
+    before them.
+    """
+    running = (e for e in others if e.state is Lifecycle.RUNNING and e.name != name)
+    return next(filter(None, (_between(spec, other) for other in running)), "")
+
+
+def _between(spec: Spec, other: Experiment) -> str:
+    shared = spec.namespace != "" and spec.namespace == other.spec.namespace
+    if shared and spec.unit_label != other.spec.unit_label:
+        return (
+            f"its units are read from {_place(spec)}, those of {other.resource}, which runs in the namespace "
+            f"{spec.namespace!r} too, from {_place(other.spec)}: units of a namespace must be one thing"
+        )
+    if shared and _overlap(spec.slot, other.spec.slot):
+        mine, theirs = (f"[{low:g}, {high:g})" for low, high in (spec.slot, other.spec.slot))
+        return (
+            f"its slot {mine} of the namespace {spec.namespace!r} overlaps {theirs} of "
+            f"{other.resource}, which runs: choose slots apart, or stop the other"
+        )
+    if spec.route == other.spec.route and not shared:
+        where = f"the route {spec.route!r}" if spec.route else "all routes, as a router experiment"
+        return (
+            f"{other.resource} runs on {where} already: give both one namespace and slots apart, so that "
+            "they share no unit, or stop the other"
+        )
+    return ""
+
+
+def _place(spec: Spec) -> str:
+    return f"the label {spec.unit_label!r}" if spec.unit_label else "routing.unit"
+
+
+def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return max(one[0], other[0]) < min(one[1], other[1])
+
+
+class Declared:
+    """Metrics that are proportions, by the plans of the last phases."""
+
+    def __init__(self, experiments: Iterable[Experiment] = ()) -> None:
+        self._by_experiment: dict[str, frozenset[str]] = {}
+        self._anywhere: dict[str, str] = {}
+        for experiment in experiments:
+            if experiment.phase is not None:
+                names = frozenset(_proportions(experiment.phase.spec))
+                self._by_experiment[experiment.name] = names
+                self._anywhere.update(dict.fromkeys(names, experiment.resource))
+
+    def problem(self, metric: str, value: float, experiment: str = "") -> str:
+        """Why an outcome cannot have this value; empty if it can.
+
+        Of a response it is not known here in which experiment it was: any that has the metric counts.
+        """
+        if value in (0.0, 1.0):
+            return ""
+        if experiment:
+            where = f"experiments/{experiment}"
+            wrong = metric in self._by_experiment.get(experiment, ())
+        else:
+            where = self._anywhere.get(metric, "")
+            wrong = where != ""
+        return f"must be 0 or 1, since {metric!r} is a proportion in {where}, got {value:g}" if wrong else ""
+
+
+def _proportions(spec: Spec) -> Iterable[str]:
+    return (m.name for m in (spec.primary, *spec.guardrails) if m.kind is Kind.PROPORTION)
+
+
+def plan_warnings(spec: Spec) -> Iterator[str]:
+    """What the plan itself makes hard to show."""
+    for rail in spec.guardrails:
+        if rail.name in RARE and rail.kind is not Kind.PROPORTION:
+            yield (
+                f"guardrail {rail.name} shows nothing while no answer has any, and then nothing is promoted: "
+                "as a proportion, the share of units that had one, it is exact from the first unit"
+            )
+    if spec.mode is Mode.BANDIT and spec.window > spec.epoch:
+        yield (
+            "units that change their arm between epochs count for their first arm: with a window no longer "
+            "than an epoch few outcomes are of another"
+        )
+
+
+def arm_warnings(spec: Spec, resolve: Resolve) -> Iterator[str]:
+    """Versions that did not pass the gate, or that have gone since the plan was made."""
+    for arm in spec.arms:
+        if arm.adapter is None:
+            continue
+        try:
+            info = resolve(arm.adapter.name, arm.adapter.version)
+        except (AdapterNotFound, FailedPrecondition) as error:
+            yield f"arm {arm.name} cannot answer, so something else does for it: {error.message}"
+        else:
+            if info.gate:
+                yield f"arm {arm.name}: {arm.adapter} did not pass the gate: {info.gate}"

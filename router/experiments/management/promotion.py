@@ -7,17 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from router.errors import FailedPrecondition, GateNotPassed, RouterError
-from router.experiments.management.manager import Manager, check_etag
-from router.experiments.management.phases import stopped
-from router.experiments.management.promotable import (
-    PROMOTE,
-    check_ruling,
-    chosen_arm,
-    detail_of,
-    ruling_of,
-    version_of,
-)
+from router.errors import FailedPrecondition, FieldViolation, GateNotPassed, InvalidRequest, RouterError
+from router.experiments.management.manager import Manager, check_etag, stopped
 from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle
 from router.experiments.report.model import Report, Ruling
 from router.names import parse_version
@@ -25,6 +16,7 @@ from router.ports import Force
 from router.types import AdapterInfo, AdapterRef
 
 log = logging.getLogger(__name__)
+PROMOTE = "promote"
 
 
 class Defaults(Protocol):
@@ -116,7 +108,7 @@ class Promoter:
         ref = version_of(experiment, arm)
         overruled = f"{experiment.resource}, arm {arm.name}" + (f": {reason}" if reason else "")
         _, previous = self._defaults.set_default(ref, "", Force(actor, overruled) if force else None)
-        detail = detail_of(arm, ref, previous, ruling, report, force)
+        detail = promotion_detail(arm, ref, previous, ruling, report, force)
         try:
             kept = self._keep(experiment, arm, actor, reason, detail)
         except RouterError:
@@ -164,3 +156,76 @@ class Promoter:
 
     def _trail(self, experiment: Experiment) -> tuple[AuditEntry, ...]:
         return self._manager.store.trail(experiment.name)
+
+
+def chosen_arm(experiment: Experiment, report: Report, arm: str, force: bool) -> ArmSpec:
+    """The arm asked for, or the one the verdict is to promote. Raises InvalidRequest, FailedPrecondition."""
+    name = arm or (report.arm if report.verdict.decision == PROMOTE else "")
+    if not name:
+        if force:
+            raise InvalidRequest([FieldViolation("arm", "must be named: no verdict names one")])
+        raise _refused(experiment, report.verdict, "no arm may be promoted")
+    arms = {a.name: a for a in experiment.spec.arms}
+    if name not in arms:
+        text = f"{name!r} is none of the arms: {', '.join(arms)}"
+        raise InvalidRequest([FieldViolation("arm", text)])
+    return arms[name]
+
+
+def ruling_of(report: Report, arm: str) -> Ruling:
+    """The arm's own verdict; control has the experiment's."""
+    return next((a.verdict for a in report.arms if a.arm == arm), report.verdict)
+
+
+def check_ruling(experiment: Experiment, arm: ArmSpec, ruling: Ruling) -> None:
+    """Raise FailedPrecondition unless the verdict is to promote the arm."""
+    if arm.name == experiment.spec.control:
+        text = f"{arm.name!r} is control: stopping the experiment keeps what is served without it"
+        raise FailedPrecondition(f"{text}; force sets its version as default", resource=experiment.resource)
+    if ruling.decision != PROMOTE:
+        raise _refused(experiment, ruling, f"arm {arm.name!r} may not be promoted")
+
+
+def _refused(experiment: Experiment, ruling: Ruling, what: str) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{what}: the verdict is {ruling.decision} ({ruling.rule}: {ruling.text}); force overrules it",
+        resource=experiment.resource,
+        decision=ruling.decision,
+        rule=ruling.rule,
+    )
+
+
+def version_of(experiment: Experiment, arm: ArmSpec) -> AdapterRef:
+    """The version to make the default. Raises FailedPrecondition where the arm is no version of the route."""
+    if arm.adapter is None:
+        what = "a router configuration, which is a setting" if arm.router else "not an adapter version"
+        text = f"arm {arm.name!r} is {what}: there is no default version to set"
+        raise FailedPrecondition(text, resource=experiment.resource)
+    if arm.adapter.name != experiment.spec.route:
+        text = (
+            f"arm {arm.name!r} is {arm.adapter}, which is no version of the route {experiment.spec.route!r}: "
+            "default versions belong to one adapter"
+        )
+        raise FailedPrecondition(text, resource=experiment.resource)
+    return arm.adapter
+
+
+def promotion_detail(
+    arm: ArmSpec,
+    ref: AdapterRef,
+    previous: AdapterRef | None,
+    ruling: Ruling,
+    report: Report,
+    force: bool,
+) -> dict[str, object]:
+    """What the audit entry of a promotion says: what was set, what was there, and on which verdict."""
+    return {
+        "arm": arm.name,
+        "default": ref.resource,
+        "previous": previous.resource if previous else "",
+        "phase": report.phase,
+        "decision": ruling.decision,
+        "rule": ruling.rule,
+        "text": ruling.text,
+        "forced": force,
+    }

@@ -1,18 +1,29 @@
-"""Health of a phase, and each check in words, whether it failed or not."""
+"""Health of a phase, and each check in words, whether it failed or not.
+
+The sample ratio is tested over time: its evidence after every bucket, and the shares at which it has its
+alarm. And did what was tested change while it was tested?
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from router.experiments.health import CROSSED, Health
 from router.experiments.model import Mode, Unanswered
-from router.experiments.report import cohorts
-from router.experiments.report.digests import changed
 from router.experiments.report.model import Check
-from router.experiments.report.shares import ratio_of
-from router.experiments.report.source import Source, is_router_experiment
-from router.experiments.report.words import span
+from router.experiments.report.notes import short, span
+from router.experiments.report.source import Source, answered_units, exposed_units, is_router_experiment
 from router.experiments.stats import Missing, SampleRatio, maturity, missing_outcomes, sample_ratio
+from router.experiments.stats.checks import ALPHA, arm_term, total_term
+from router.experiments.stats.moments import Array
+from router.experiments.store.port import Bucket
+
+PARTS = ("adapter", "base", "router")
+_STEPS = 40
 
 
 def health_of(source: Source) -> Health:
@@ -26,7 +37,7 @@ def health_of(source: Source) -> Health:
         maturity=maturity(ends, source.now, spec.window),
         missing=dict(_missing(source)),
         crossed=data.crossed / total if total and spec.mode is not Mode.BANDIT else 0.0,
-        mixed=changed(data.digests, is_router_experiment(spec)),
+        mixed=changed_parts(data.digests, is_router_experiment(spec)),
         triggered=ratio_of(triggered.buckets, weights) if triggered and _splits(source) else None,
     )
 
@@ -51,8 +62,8 @@ def _missing(source: Source) -> Iterator[tuple[str, Missing]]:
 
 
 def _answers(source: Source, arm: str) -> tuple[int, int]:
-    found = cohorts.answered(source.mature, arm, source.spec.primary.name)
-    return cohorts.exposed(source.mature, arm), found
+    found = answered_units(source.mature, arm, source.spec.primary.name)
+    return exposed_units(source.mature, arm), found
 
 
 def checks_of(source: Source, health: Health) -> tuple[Check, ...]:
@@ -106,3 +117,75 @@ def _told_missing(source: Source, health: Health) -> str:
         for arm, found in health.missing.items()
     ]
     return f"without {spec.primary.name}: {'; '.join(shares)}"
+
+
+def changed_parts(digests: Mapping[str, tuple[str, ...]], routers: bool) -> tuple[str, ...]:
+    """What changed under a phase, by arm, in words. Of `adapter/base/router` texts, in order of time.
+
+    No adapter is no change of it: the base answered, as an arm does that has none or could not load its
+    own. In a router experiment every arm has all adapters.
+    """
+    return tuple(_changed_parts(digests, PARTS[1:] if routers else PARTS))
+
+
+def _changed_parts(digests: Mapping[str, tuple[str, ...]], parts: tuple[str, ...]) -> Iterator[str]:
+    for arm, found in digests.items():
+        split = [text.split("/") for text in found]
+        for part in parts:
+            place = PARTS.index(part)
+            seen = dict.fromkeys(s[place] for s in split if len(s) > place and s[place])
+            if len(seen) > 1:
+                yield f"{part} of {arm} ({' -> '.join(map(short, seen))})"
+
+
+def ratio_of(buckets: Sequence[Bucket], weights: Mapping[str, float], peak: float = 0.0) -> SampleRatio:
+    """The test on all units, with its largest evidence at the end of any bucket or any look before."""
+    arms = list(weights)
+    counted = np.array([[b.exposed if b.arm == arm else 0 for arm in arms] for b in buckets], np.float64)
+    running = np.cumsum(counted.reshape(len(buckets), len(arms)), axis=0)
+    ends = _last_of_each(np.array([b.start for b in buckets]))
+    found = evidence(running[ends], [weights[arm] for arm in arms])
+    counts = [int(n) for n in running[-1]] if len(running) else [0] * len(arms)
+    return sample_ratio(counts, [weights[arm] for arm in arms], max([peak, *found.tolist()]))
+
+
+def _last_of_each(starts: Array) -> NDArray[np.int64]:
+    """Which buckets are the last of their time: between two arms of one bucket nothing is tested."""
+    if not len(starts):
+        return np.array([], np.int64)
+    return np.flatnonzero(np.append(starts[1:] != starts[:-1], True))
+
+
+def evidence(counts: Array, weights: Sequence[float]) -> Array:
+    """Log evidence, [looks], from units by look and arm, [looks, arms]."""
+    found = -total_term(counts.sum(axis=1))
+    for i, weight in enumerate(weights):
+        found = found + arm_term(counts[:, i], weight)
+    return np.asarray(found, np.float64)
+
+
+def band(units: int, weight: float, alpha: float = ALPHA) -> tuple[float, float]:
+    """Shares of one arm against all others, among `units`, between which the test has no alarm."""
+    if not units:
+        return 0.0, 1.0
+    return _edge(units, weight, 0.0, alpha), _edge(units, weight, 1.0, alpha)
+
+
+def _edge(units: int, weight: float, outside: float, alpha: float) -> float:
+    """The evidence grows from the arm's own weight outwards, so by bisection."""
+    inside, level = weight, -math.log(alpha)
+    if _evidence_at(outside, units, weight) < level:
+        return outside
+    for _ in range(_STEPS):
+        middle = (inside + outside) / 2
+        if _evidence_at(middle, units, weight) < level:
+            inside = middle
+        else:
+            outside = middle
+    return inside
+
+
+def _evidence_at(share: float, units: int, weight: float) -> float:
+    counts = (share * units, (1 - share) * units)
+    terms = sum(float(arm_term(n, w)) for n, w in zip(counts, (weight, 1 - weight), strict=True))
+    return terms - float(total_term(units))

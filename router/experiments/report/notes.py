@@ -1,4 +1,4 @@
-"""What a reader should know of how a report's numbers came about."""
+"""What a reader should know of how a report's numbers came about; times, counts and digests in words."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 from router.experiments.health import Health
 from router.experiments.model import Mode, Unanswered
-from router.experiments.report import cohorts
-from router.experiments.report.source import Source, is_router_experiment
-from router.experiments.report.words import count, span
+from router.experiments.report.source import Source, is_router_experiment, length_moments
 from router.experiments.stats import Kind
 
+LENGTHS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 MODES = {
     Mode.SHADOW: (
         "shadow arms: nobody saw their answers, so pairs tell what the judge {judge} prefers and how the arms"
@@ -22,6 +21,31 @@ MODES = {
         " guardrails only proportions are judged; nothing is promoted from a bandit: run a split to confirm"
     ),
 }
+
+
+def span(seconds: float) -> str:
+    """A length of time.
+
+    >>> span(86400), span(5400), span(2.5)
+    ('1 day', '1.5 hours', '2.5 seconds')
+    """
+    unit, length = next(((u, n) for u, n in LENGTHS if seconds >= n), LENGTHS[-1])
+    count = seconds / length
+    return f"{count:.3g} {unit}{'' if count == 1 else 's'}"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> count(1, "unit"), count(2000, "unit")
+    ('1 unit', '2,000 units')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def short(digest: str) -> str:
+    """The part of a digest that people compare."""
+    return digest[:12] if digest else "none"
 
 
 def notes_of(source: Source, health: Health) -> tuple[str, ...]:
@@ -81,7 +105,7 @@ def _lengths(source: Source) -> Iterator[str]:
         return
     if source.spec.primary.kind is Kind.RATIO:
         yield "no effect at equal answer length: the primary metric is a ratio"
-    elif source.deciding and all(cohorts.lengths(source.deciding, a) is None for a in source.design.weights):
+    elif source.deciding and all(length_moments(source.deciding, a) is None for a in source.design.weights):
         yield "no effect at equal answer length: no unit has both its outcome and a count of tokens"
 
 

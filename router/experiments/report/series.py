@@ -9,10 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.experiments.model import Mode
-from router.experiments.report import cohorts
+from router.experiments.report.checks import band
 from router.experiments.report.model import Point
-from router.experiments.report.shares import band
-from router.experiments.report.source import Source
+from router.experiments.report.source import (
+    Source,
+    moments_by_bucket,
+    moments_of_row,
+    rows_of,
+    usable_moments,
+)
 from router.experiments.stats import Arms, Moments
 from router.experiments.stats.moments import Array, Real
 from router.experiments.store.port import Bucket
@@ -79,9 +84,9 @@ def _effects(source: Source, arm: str, times: Array) -> list[tuple[float, float,
         return [(math.nan, -math.inf, math.inf)] * len(times)
     order, until = _until(buckets, times)
     sums = [
-        [cohorts.usable(metric, cohorts.moments(row, metric.columns)) for row in found]
+        [usable_moments(metric, moments_of_row(row, metric.columns)) for row in found]
         for found in (
-            _cumulative(cohorts.rows(cohorts.of_metric(buckets, a, metric), metric.columns), order, until)
+            _cumulative(rows_of(moments_by_bucket(buckets, a, metric), metric.columns), order, until)
             for a in (source.design.control, arm)
         )
     ]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.kind import Kind
+from router.experiments.model import Kind
 
 Array: TypeAlias = NDArray[np.float64]
 Real: TypeAlias = float | Array  # an array: many experiments at once, element by element

@@ -1,26 +1,31 @@
-"""Exposures come in: each response once in a phase, each unit once; waiting outcomes find their place."""
+"""Exposures come in: each response once in a phase, each unit once; waiting outcomes find their place.
+
+With them come what two routers said of the same requests, and the judged pairs of shadow arms.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, Connection, delete, func, select
 
-from router.experiments.model import Exposure
+from router.experiments.model import Disagreement, Exposure, Outcome, Pair
 from router.experiments.store.bulk import Clash
-from router.experiments.store.disagreeing import mark_differing
-from router.experiments.store.history import remember, remember_later, seek_later
-from router.experiments.store.placing import place
+from router.experiments.store.recording import Placed, place, remember, remember_later, seek_later
 from router.experiments.store.series import EVERYTHING, RESPONSES, PhaseInfo
-from router.experiments.store.session import Session
-from router.experiments.store.tables import WAITING, digests, exposures, outcomes
-from router.experiments.store.units import Unit
-from router.experiments.store.waiting import waiting
+from router.experiments.store.session import Session, Unit
+from router.experiments.store.tables import WAITING, digests, disagreements, exposures, outcomes, units
+from router.experiments.store.tables import pairs as table
 
 log = logging.getLogger(__name__)
 Shown: TypeAlias = tuple[PhaseInfo, Exposure]
+_OUTCOME = [
+    outcomes.c[name] for name in ("key", "metric", "value", "time", "response_id", "experiment", "unit")
+]
+Said: TypeAlias = tuple[PhaseInfo, Disagreement]
 
 
 def expose(session: Session, said: Sequence[Exposure]) -> None:
@@ -94,3 +99,126 @@ def _forget_waiting(session: Session, keys: Sequence[str]) -> None:
     if keys:
         here = session.bulk.among(outcomes.c.key, keys)
         session.conn.execute(delete(outcomes).where(WAITING, here))
+
+
+def waiting(
+    session: Session,
+    answering: Sequence[tuple[Exposure, Unit]],
+    new: Sequence[Unit],
+    elsewhere: Mapping[str, Sequence[int]],
+) -> list[Placed]:
+    """Those that now have a unit: of these responses, and of these new units."""
+    return [*_of_responses(session, answering, elsewhere), *_of_units(session, answering, new)]
+
+
+def _of_responses(
+    session: Session, answering: Sequence[tuple[Exposure, Unit]], elsewhere: Mapping[str, Sequence[int]]
+) -> Iterator[Placed]:
+    by_response: dict[str, list[Unit]] = {}
+    for e, unit in answering:
+        by_response.setdefault(e.response_id, []).append(unit)
+    here = session.bulk.among(outcomes.c.response_id, by_response)
+    for said in _read(session, WAITING, here):
+        yield Placed(said, by_response[said.response_id])
+    if elsewhere:
+        yield from _counted_elsewhere(session, by_response, elsewhere)
+
+
+def _counted_elsewhere(
+    session: Session, by_response: Mapping[str, list[Unit]], elsewhere: Mapping[str, Sequence[int]]
+) -> Iterator[Placed]:
+    """Outcomes that another experiment has of the same response already."""
+    ids = {unit for response in elsewhere for unit in elsewhere[response]}
+    query = select(units.c.unit, *_OUTCOME).join_from(outcomes, units, outcomes.c.unit_id == units.c.id)
+    found: dict[str, tuple[Outcome, set[str]]] = {}
+    for name, *rest in session.conn.execute(query.where(session.bulk.among(outcomes.c.unit_id, ids))):
+        said = Outcome(*rest)
+        if said.response_id in by_response:
+            found.setdefault(said.key, (said, set()))[1].add(name)
+    for said, names in found.values():
+        yield Placed(said, by_response[said.response_id], frozenset(names))
+
+
+def _of_units(
+    session: Session, answering: Iterable[tuple[Exposure, Unit]], new: Iterable[Unit]
+) -> Iterator[Placed]:
+    """Told of a unit by experiment, at or after its first exposure; the phase that came first has it."""
+    fresh = {unit.id for unit in new}
+    first: dict[tuple[str, str], list[Unit]] = {}
+    for e, unit in answering:
+        if unit.id in fresh:
+            fresh.discard(unit.id)
+            first.setdefault((e.experiment, e.unit), []).append(unit)
+    if not first:
+        return
+    here = session.bulk.among(outcomes.c.unit, {name for _, name in first})
+    for said in _read(session, WAITING, here):
+        shown = [u for u in first.get((said.experiment, said.unit), ()) if said.time >= u.first]
+        if shown:
+            yield Placed(said, shown[:1], frozenset([said.unit]))
+
+
+def _read(session: Session, *which: ColumnElement[bool]) -> Iterator[Outcome]:
+    for row in session.conn.execute(select(*_OUTCOME).where(*which)).all():
+        yield Outcome(*row)
+
+
+def disagree(session: Session, found: Sequence[Disagreement]) -> None:
+    """Keep them, and move their units to the sums of those for which the routers differed."""
+    infos = session.phases.named(session.conn, {d.experiment for d in found})
+    new: dict[tuple[int, str], Said] = {}
+    for d in found:
+        if info := infos.get((d.experiment, d.phase)):
+            new.setdefault((info.id, d.response_id), (info, d))
+    for seat in _there(session, new):
+        new.pop(seat, None)
+    rows = ((*key, d.unit, d.time, d.control, d.treatment) for key, (_, d) in new.items())
+    session.bulk.write(session.conn, disagreements, rows, Clash.KEEP)
+    differing = [(info, d.unit) for info, d in new.values() if d.control != d.treatment]
+    session.find(differing)
+    session.load({EVERYTHING})
+    for info, name in differing:
+        if unit := session.named.get((info.id, name)):
+            unit.differ()
+    session.write_units()
+    session.finish()
+
+
+def _there(session: Session, places: Collection[tuple[int, str]]) -> list[tuple[int, str]]:
+    of = disagreements.c
+    which = [session.bulk.among(of.phase, {phase for phase, _ in places})]
+    which.append(session.bulk.among(of.response_id, {response for _, response in places}))
+    rows = session.conn.execute(select(of.phase, of.response_id).where(*which))
+    return [(phase, response) for phase, response in rows]
+
+
+def mark_differing(session: Session, new: Sequence[Unit]) -> None:
+    """New units of which a disagreement was kept before."""
+    of = disagreements.c
+    by_name = {(unit.info.id, unit.unit): unit for unit in new}
+    which = [session.bulk.among(of.phase, {p for p, _ in by_name}), of.control != of.treatment]
+    query = select(of.phase, of.unit).where(*which, session.bulk.among(of.unit, {n for _, n in by_name}))
+    for seat in session.conn.execute(query.distinct()).all():
+        if unit := by_name.get(tuple(seat)):
+            unit.differ()
+
+
+def keep_pairs(session: Session, found: Sequence[Pair]) -> None:
+    """The same arm and response again changes nothing."""
+    infos = session.phases.named(session.conn, {p.experiment for p in found})
+    rows = {}
+    for p in reversed(found):
+        if info := infos.get((p.experiment, p.phase)):
+            key = (info.id, p.arm, p.response_id)
+            rows[key] = (*key, p.time, p.result, json.dumps(dict(p.numbers)))
+    session.bulk.write(session.conn, table, (rows[key] for key in sorted(rows)), Clash.KEEP)
+
+
+def count_pairs(conn: Connection, info: PhaseInfo) -> dict[str, tuple[int, int, int]]:
+    """Arm -> wins, losses, ties."""
+    of = table.c
+    query = select(of.arm, of.result, func.count()).where(of.phase == info.id).group_by(of.arm, of.result)
+    found: dict[str, dict[int, int]] = {}
+    for arm, result, n in conn.execute(query):
+        found.setdefault(arm, {})[result] = n
+    return {arm: (n.get(1, 0), n.get(-1, 0), n.get(0, 0)) for arm, n in sorted(found.items())}

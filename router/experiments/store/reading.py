@@ -11,11 +11,10 @@ from sqlalchemy import Connection, select
 from router.errors import ExperimentNotFound
 from router.experiments.model import MetricSpec
 from router.experiments.stats import Kind, Moments
-from router.experiments.store import buckets, tables
-from router.experiments.store.phases import Phases
+from router.experiments.store import tables
 from router.experiments.store.port import Bucket, PhaseData
 from router.experiments.store.resources import read
-from router.experiments.store.series import LENGTHS, PhaseInfo
+from router.experiments.store.series import LENGTHS, PhaseInfo, Phases, stretch_span
 from router.experiments.store.tables import COLUMNS
 
 Cell = tuple[int, Moments]  # units that answered, and their sums
@@ -80,7 +79,7 @@ def _both(one: Cell, other: Cell) -> Cell:
 def _bucket(
     info: PhaseInfo, stretch: int, arm: str, cohort: Sequence[int], sums: Mapping[str, Cell]
 ) -> Bucket:
-    offset, seconds = buckets.span(stretch, info.width)
+    offset, seconds = stretch_span(stretch, info.width)
     cells = {s.key: sums.get(s.key) or (0, Moments.empty(s.columns)) for s in info.series}
     names = [m.name for m in info.metrics]
     return Bucket(

@@ -1,18 +1,24 @@
-"""Outcomes come in: each key once, at the units it belongs to, or waiting for them."""
+"""Outcomes come in: each key once, at the units it belongs to, or waiting for them.
+
+An outcome from before a phase is the unit's past in it, which a covariate may read, in whatever experiment
+it was told.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import select
 
 from router.experiments.model import Accepted, Outcome
-from router.experiments.store.history import remember_later, seek_later
-from router.experiments.store.placing import Placed, place
-from router.experiments.store.series import EVERYTHING
-from router.experiments.store.session import Session
-from router.experiments.store.tables import experiments, exposures, outcomes, phases, units
-from router.experiments.store.units import Unit
+from router.experiments.store.bulk import Clash
+from router.experiments.store.series import EVERYTHING, PhaseInfo
+from router.experiments.store.session import Session, Unit
+from router.experiments.store.tables import WAITING, experiments, exposures, outcomes, phases, units
+from router.experiments.store.tables import outcomes as table
 
 
 def record(session: Session, said: Sequence[Outcome]) -> tuple[Accepted, ...]:
@@ -88,3 +94,96 @@ def _by_unit(session: Session, found: Sequence[Placed]) -> None:
         said = placed.outcome
         there = [(n, u) for n, u in shown.get((said.experiment, said.unit), ()) if u.first <= said.time]
         placed.units += [max(there, key=lambda found: found[0])[1]] if there else []
+
+
+@dataclass(slots=True)
+class Placed:
+    """An outcome with the units it is newly an outcome of. `known`: names it was under before."""
+
+    outcome: Outcome
+    units: list[Unit] = field(default_factory=list)
+    known: frozenset[str] = frozenset()
+
+    @property
+    def status(self) -> Accepted:
+        """What becomes of it."""
+        if not self.units:
+            return Accepted.UNKNOWN
+        counted = any(u.in_window(self.outcome.time) for u in self.units)
+        return Accepted.COUNTED if counted else Accepted.LATE
+
+
+def place(session: Session, found: Iterable[Placed]) -> None:
+    """Count them, and keep their rows. Values must be loaded."""
+    now = time.time()
+    rows = (row for placed in found for row in _rows(placed, now))
+    session.bulk.write(session.conn, table, rows, Clash.KEEP)
+
+
+def _rows(placed: Placed, now: float) -> Iterator[tuple[Any, ...]]:
+    said = placed.outcome
+    what = (said.metric, said.value, said.time, said.response_id, said.experiment, said.unit)
+    for unit in placed.units:
+        late = not unit.in_window(said.time)
+        if not late:
+            unit.count(said.metric, said.value, said.time)
+        yield said.key, unit.info.id, unit.id, *what, int(late), now
+    if not placed.units:
+        yield said.key, 0, None, *what, 0, now
+
+
+def seek_later(session: Session, found: Collection[Placed]) -> list[tuple[Placed, PhaseInfo, str]]:
+    """Outcomes that are now told of units whose phase began after them; the units are read.
+
+    Together with `remember_later` it makes the order of arrival count for nothing.
+    """
+    infos = session.phases.with_past(session.conn)
+    told = [
+        (placed, info, name)
+        for placed in found
+        for info in infos
+        if placed.outcome.metric in info.covariates and placed.outcome.time < info.started
+        for name in _names(placed) - placed.known
+    ]
+    session.find((info, name) for _, info, name in told)
+    return told
+
+
+def remember_later(session: Session, told: Iterable[tuple[Placed, PhaseInfo, str]]) -> None:
+    """Add them to the past of those units that were there before; `remember` is for new ones."""
+    for placed, info, name in told:
+        unit = session.named.get((info.id, name))
+        if unit is not None and unit.old is not None:
+            unit.recall(placed.outcome.metric, placed.outcome.value)
+
+
+def remember(session: Session, fresh: Iterable[Unit]) -> None:
+    """Give new units their past. Units and outcomes must be written."""
+    by_phase: dict[int, dict[str, Unit]] = {}
+    for unit in fresh:
+        if unit.info.covariates:
+            by_phase.setdefault(unit.info.id, {})[unit.unit] = unit
+    for named in by_phase.values():
+        info = next(iter(named.values())).info
+        for name, metric, value in _past(session, info, named):
+            named[name].recall(metric, value)
+
+
+def _past(session: Session, info: PhaseInfo, named: Mapping[str, Unit]) -> Iterator[tuple[str, str, float]]:
+    """(unit, metric, value) of each outcome from before the phase, once."""
+    of, among = outcomes.c, session.bulk.among
+    before = (among(of.metric, info.covariates), of.time < info.started)
+    placed = select(of.key, units.c.unit, of.metric, of.value).join_from(
+        outcomes, units, of.unit_id == units.c.id
+    )
+    waiting = select(of.key, of.unit, of.metric, of.value).where(WAITING)
+    seen: set[tuple[str, str]] = set()
+    for query, name in ((placed, units.c.unit), (waiting, of.unit)):
+        for key, unit, metric, value in session.conn.execute(query.where(among(name, named), *before)):
+            if (key, unit) not in seen:
+                seen.add((key, unit))
+                yield unit, metric, value
+
+
+def _names(placed: Placed) -> set[str]:
+    return {u.unit for u in placed.units} | ({placed.outcome.unit} - {""})

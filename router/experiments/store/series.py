@@ -1,14 +1,48 @@
-"""What a phase sums up, and the row that a unit gives to each of the sums."""
+"""What a phase sums up: stretches of time, series of numbers, and the row that a unit gives to each of them.
+
+A stretch is never longer than a 24th of the window or a 256th of the phase's age, whichever is longer
+(and at most an hour before the phase's age asks for more). So there are at most some thousands of them
+in years, and a unit waits little longer than its window to be mature.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from router.experiments.kind import Kind
-from router.experiments.model import BUILT_IN, Aggregate, MetricSpec, Phase, Spec, Unanswered
-from router.experiments.store import buckets
+from sqlalchemy import ColumnElement, Connection, select
+
+from router.experiments.model import BUILT_IN, Aggregate, Kind, MetricSpec, Phase, Spec, Unanswered
+from router.experiments.store.bulk import Bulk
+from router.experiments.store.tables import experiments, from_json, phases
+
+FIRST_STRETCHES = 512  # stretches of the first width; each doubling of the width adds half as many
+HALF_OF_THEM = FIRST_STRETCHES // 2
+LEAST_SECONDS, MOST_SECONDS, WINDOW_PARTS = 1.0, 3600.0, 24.0
+
+
+def first_width(window: float) -> float:
+    """Seconds of a phase's first stretches, from its window for outcomes in seconds."""
+    return min(MOST_SECONDS, max(LEAST_SECONDS, window / WINDOW_PARTS))
+
+
+def stretch_number(elapsed: float, width: float) -> int:
+    """The stretch that a time is in: seconds since the phase began (0 before that), first width."""
+    ordinal = math.floor(max(0.0, elapsed) / width)
+    if ordinal < FIRST_STRETCHES:
+        return ordinal
+    level = (ordinal // HALF_OF_THEM).bit_length() - 1
+    return (ordinal >> level) + level * HALF_OF_THEM
+
+
+def stretch_span(stretch: int, width: float) -> tuple[float, float]:
+    """Seconds from the phase's begin to the stretch's, and its length in seconds."""
+    level = max(0, stretch // HALF_OF_THEM - 1)
+    seconds = width * 2**level
+    return (stretch - level * HALF_OF_THEM) * seconds, seconds
+
 
 RESPONSES, OUTCOMES = "responses", "outcomes"
 EVERYTHING = "*"
@@ -75,7 +109,7 @@ class PhaseInfo:
 
     def stretch(self, time: float) -> int:
         """The stretch of time that a first exposure is in."""
-        return buckets.number(time - self.started, self.width)
+        return stretch_number(time - self.started, self.width)
 
 
 def info_of(key: int, phase: Phase) -> PhaseInfo:
@@ -87,7 +121,7 @@ def info_of(key: int, phase: Phase) -> PhaseInfo:
         id=key,
         started=phase.started,
         window=spec.window,
-        width=buckets.first_width(spec.window),
+        width=first_width(spec.window),
         names=frozenset(BUILT_IN).union(*(s.reads for s in series)) - {RESPONSES, EVERYTHING},
         covariates=covariates_of(spec),
         series=series,
@@ -176,3 +210,42 @@ def _lengths(primary: Series) -> Series:
         return (value[0], found.total / found.n) if value else None
 
     return Series(LENGTHS, 2, primary.reads | {LENGTH}, LENGTH, row)
+
+
+_LIVING = experiments.c.name.is_not(None)
+
+
+class Phases:
+    """Answers from memory what cannot change: a phase has one spec, and an id is never used again."""
+
+    def __init__(self, bulk: Bulk) -> None:
+        self._bulk = bulk
+        self._infos: dict[int, PhaseInfo] = {}
+
+    def named(self, conn: Connection, names: Collection[str]) -> dict[tuple[str, int], PhaseInfo]:
+        """(experiment, number) -> phase, of these experiments."""
+        rows = self._living(conn, self._bulk.among(experiments.c.name, names))
+        infos = self._read(conn, [row.id for row in rows])
+        return {(row.name, row.number): infos[row.id] for row in rows}
+
+    def by_id(self, conn: Connection, ids: Collection[int]) -> dict[int, PhaseInfo]:
+        """Those of these that were not deleted."""
+        return self._read(conn, [row.id for row in self._living(conn, self._bulk.among(phases.c.id, ids))])
+
+    def with_past(self, conn: Connection) -> list[PhaseInfo]:
+        """Those that read what was before them."""
+        rows = self._living(conn, phases.c.covariates != "[]")
+        return list(self._read(conn, [row.id for row in rows]).values())
+
+    def _living(self, conn: Connection, which: ColumnElement[bool]) -> Sequence[Any]:
+        found = select(phases.c.id, experiments.c.name, phases.c.number)
+        return conn.execute(found.join_from(phases, experiments).where(which, _LIVING)).all()
+
+    def _read(self, conn: Connection, ids: Collection[int]) -> dict[int, PhaseInfo]:
+        if unread := [key for key in ids if key not in self._infos]:
+            found = select(phases.c.id, phases.c.number, experiments.c.document, experiments.c.etag)
+            here = self._bulk.among(phases.c.id, unread)
+            for key, number, document, etag in conn.execute(found.join_from(phases, experiments).where(here)):
+                experiment = from_json(document, etag)
+                self._infos[key] = info_of(key, next(p for p in experiment.phases if p.number == number))
+        return {key: self._infos[key] for key in ids}

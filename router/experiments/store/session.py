@@ -1,22 +1,33 @@
 """One writing transaction: the units it touches, read once and written once, with the sums they change.
 
 One writer at a time: SQLite has no other way, PostgreSQL takes an advisory lock. So what is read stays true
-until the commit, an outcome cannot slip past its exposure, and two servers cannot wait for each other.
+until the commit, an outcome cannot slip past its exposure, and two servers cannot wait for each other. What
+a batch changes in the sums is collected unit by unit, and added in the database in one statement each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from router.experiments.model import Exposure
+from router.experiments.model import BUILT_IN, Exposure
 from router.experiments.store.bulk import Bulk, Clash
-from router.experiments.store.deltas import Deltas
-from router.experiments.store.phases import Phases
-from router.experiments.store.series import EVERYTHING, PhaseInfo, Values
-from router.experiments.store.tables import built_in, cohorts, sums, units, values
-from router.experiments.store.units import Unit
+from router.experiments.store.series import (
+    EVERYTHING,
+    NONE,
+    RESPONSES,
+    PhaseInfo,
+    Phases,
+    Row,
+    Series,
+    Values,
+)
+from router.experiments.store.tables import COLUMNS, PRODUCTS, built_in, cohorts, sums, units, values
+
+Cells: TypeAlias = tuple[object, ...]
 
 
 class Session:
@@ -104,3 +115,170 @@ def _needed(info: PhaseInfo, changing: frozenset[str]) -> frozenset[str]:
 def _row(u: Unit) -> tuple[int | str | float | bool, ...]:
     place = (u.id, u.unit, u.info.id, u.arm, u.first, u.stretch)
     return (*place, u.answers, u.responses, u.degraded, u.crossed, u.differed)
+
+
+class Address(NamedTuple):
+    """Which sums a unit is in: phase, arm, whether the routers ever differed for it, stretch of time."""
+
+    phase: int
+    arm: str
+    differed: bool
+    stretch: int
+
+
+@dataclass(slots=True)
+class Unit:
+    """A row of `units` with its rows of `values`. `old` is what it was; None if it is new.
+
+    `changed` names the outcomes that changed it, so that only the sums that read them are made anew.
+    """
+
+    id: int
+    info: PhaseInfo
+    unit: str
+    arm: str
+    first: float
+    stretch: int
+    answers: int = 0
+    responses: int = 0
+    degraded: bool = False
+    crossed: bool = False
+    differed: bool = False
+    values: dict[str, Values] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    dirty: bool = False
+    old: Unit | None = None
+
+    def remember(self) -> Unit:
+        """Keep what it is now as what it was. `old` gets its values when they are read."""
+        place = (self.id, self.info, self.unit, self.arm, self.first, self.stretch)
+        flags = (self.degraded, self.crossed, self.differed)
+        self.old = Unit(*place, self.answers, self.responses, *flags)
+        return self
+
+    @property
+    def address(self) -> Address:
+        """Where it counts."""
+        return Address(self.info.id, self.arm, self.differed, self.stretch)
+
+    def in_window(self, time: float) -> bool:
+        """Whether an outcome of that time still counts."""
+        return time <= self.first + self.info.window
+
+    def shown(self, arm: str, time: float, degraded: bool) -> None:
+        """One more answer to it."""
+        self.answers += 1
+        self.dirty = True
+        self.degraded |= degraded
+        self.crossed |= arm != self.arm
+        if self.in_window(time):
+            self.responses += 1
+            self.changed.add(RESPONSES)
+
+    def differ(self) -> None:
+        """The two routers differed for it: it moves to the sums of those."""
+        if not self.differed:
+            self.differed = self.dirty = True
+            self.changed.add(EVERYTHING)
+
+    def count(self, metric: str, value: float, time: float) -> None:
+        """One more outcome within the window."""
+        if metric in self.info.names:
+            self.values[metric] = self.values.get(metric, Values()).plus(value, time)
+            self.changed.add(metric)
+
+    def recall(self, metric: str, value: float) -> None:
+        """One more outcome from before the phase."""
+        if metric in self.info.covariates:
+            found = self.values.get(metric, Values())
+            total = found.before_total + value
+            self.values[metric] = found._replace(before_n=found.before_n + 1, before_total=total)
+            self.changed.add(metric)
+
+
+class Deltas:
+    """Differences by address: of `cohorts`, of `sums` and of `built_in`."""
+
+    def __init__(self) -> None:
+        self._cohorts: dict[Address, list[int]] = {}
+        self._sums: dict[tuple[Address, str], list[float]] = {}
+        self._columns: dict[tuple[Address, str], int] = {}
+        self._built_in: dict[tuple[int, str, bool, str], list[float]] = {}
+
+    def collect(self, units: Iterable[Unit]) -> Deltas:
+        """Add what these became and take away what they were."""
+        for unit in units:
+            if unit.old is None or (unit.old.differed != unit.differed):
+                unit.changed.add(EVERYTHING)
+            if unit.dirty:
+                self._cohort(unit)
+            if unit.changed:
+                self._series(unit)
+                self._means(unit)
+        return self
+
+    def _cohort(self, unit: Unit) -> None:
+        for sign, found in ((-1, unit.old), (1, unit)):
+            if found is not None:
+                cell = self._cohorts.setdefault(found.address, [0, 0, 0, 0])
+                for i, n in enumerate((1, found.degraded, found.crossed, found.answers)):
+                    cell[i] += sign * n
+
+    def _series(self, unit: Unit) -> None:
+        for series in unit.info.series:
+            if not series.reads.isdisjoint(unit.changed):
+                if unit.old is not None:
+                    self._row(unit.old, series, -1)
+                self._row(unit, series, 1)
+
+    def _row(self, unit: Unit, series: Series, sign: int) -> None:
+        row = series.row(unit)
+        if row is None:
+            return
+        place, width = (unit.address, series.key), len(row)
+        cell = self._sums.get(place)
+        if cell is None:
+            self._columns[place] = width
+            cell = self._sums[place] = [0.0] * (2 + width + width * (width + 1) // 2)
+        cell[0] += sign * (unit.values.get(series.answers, NONE).n > 0)
+        cell[1] += sign
+        at = 2 + width
+        for i, value in enumerate(row):
+            cell[2 + i] += sign * value
+            for other in row[i:]:
+                cell[at] += sign * value * other
+                at += 1
+
+    def _means(self, unit: Unit) -> None:
+        names = BUILT_IN if EVERYTHING in unit.changed else unit.changed.intersection(BUILT_IN)
+        for name in names:
+            for sign, found in ((-1, unit.old), (1, unit)):
+                if found is not None and (values := found.values.get(name, NONE)).n:
+                    place = (found.info.id, found.arm, found.differed, name)
+                    cell = self._built_in.setdefault(place, [0, 0.0])
+                    cell[0] += sign * values.n
+                    cell[1] += sign * values.total
+
+    def cohorts(self) -> Iterator[Cells]:
+        """Rows of `cohorts`, in one order for all writers."""
+        for address, cell in sorted(self._cohorts.items()):
+            if any(cell):
+                yield (*address, *cell)
+
+    def sums(self) -> Iterator[Cells]:
+        """Rows of `sums`."""
+        for (address, key), cell in sorted(self._sums.items()):
+            width = self._columns[address, key]
+            products = cell[2 + width :]
+            if any(cell):
+                head = (*address, key, int(cell[0]), int(cell[1]), *cell[2 : 2 + width])
+                yield (*head, *_zeros(COLUMNS - width), *products, *_zeros(PRODUCTS - len(products)))
+
+    def built_in(self) -> Iterator[Cells]:
+        """Rows of `built_in`."""
+        for place, (n, total) in sorted(self._built_in.items()):
+            yield (*place, int(n), total)
+
+
+def _zeros(n: int) -> Row:
+    return (0.0,) * n

@@ -20,20 +20,16 @@ from router.experiments.model import (
     Outcome,
     Pair,
 )
-from router.experiments.store import engines, reading, resources
+from router.experiments.store import database, reading, resources
 from router.experiments.store.bulk import bulk_for
-from router.experiments.store.disagreeing import disagree
-from router.experiments.store.exposing import expose
-from router.experiments.store.faults import translated
-from router.experiments.store.pairing import count_pairs, keep_pairs
-from router.experiments.store.phases import Phases
+from router.experiments.store.database import parse_url, shown_url, translated
+from router.experiments.store.exposing import count_pairs, disagree, expose, keep_pairs
 from router.experiments.store.port import PhaseData
 from router.experiments.store.recording import record
-from router.experiments.store.removal import remove_some
-from router.experiments.store.schema import migrate
+from router.experiments.store.resources import remove_some
+from router.experiments.store.series import Phases
 from router.experiments.store.session import Session
-from router.experiments.store.tables import phases
-from router.experiments.store.url import parse, shown
+from router.experiments.store.tables import migrate, phases
 
 log = logging.getLogger(__name__)
 TIDY_SECONDS = 3600.0
@@ -47,8 +43,8 @@ class SqlStore:
     """
 
     def __init__(self, url: str) -> None:
-        self._url = parse(url)
-        self._engine = engines.make_engine(self._url)
+        self._url = parse_url(url)
+        self._engine = database.make_engine(self._url)
         self._bulk = bulk_for(self._engine.dialect.name)
         self._phases = Phases(self._bulk)
         self._alone = threading.Lock()  # threads of one process queue here, not in the database
@@ -63,7 +59,7 @@ class SqlStore:
 
     def _prepare(self, starting: bool = False) -> None:
         if not self._ready:
-            with translated(self._url, starting), engines.writing(self._engine) as conn:
+            with translated(self._url, starting), database.writing(self._engine) as conn:
                 self._migrate(conn, starting)
             self._ready = True
 
@@ -77,11 +73,11 @@ class SqlStore:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        if not self._alone.acquire(timeout=2 * engines.WAIT_SECONDS):
-            raise StoreDown(f"the store {shown(self._url)}: other writers take too long")
+        if not self._alone.acquire(timeout=2 * database.WAIT_SECONDS):
+            raise StoreDown(f"the store {shown_url(self._url)}: other writers take too long")
         try:
             self._prepare()
-            with translated(self._url), engines.writing(self._engine) as conn:
+            with translated(self._url), database.writing(self._engine) as conn:
                 yield conn
         finally:
             self._alone.release()
@@ -96,7 +92,7 @@ class SqlStore:
         if not self._ready:
             with self._writing():
                 pass
-        with translated(self._url), engines.reading(self._engine) as conn:
+        with translated(self._url), database.reading(self._engine) as conn:
             yield conn
 
     def salt(self, purpose: str) -> str:

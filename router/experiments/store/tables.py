@@ -3,16 +3,24 @@
 All numbers of a unit or a phase are kept in the transaction that keeps the rows, so they cannot drift
 apart. Rows that come in bulk have no foreign keys: one writer at a time makes them (see `session.py`), and
 checking each would cost more than the rest.
+
+A new database is made whole; an old one is taken up step by step (`migrate`). Steps are plain functions
+rather than Alembic's: a server brings its own database up to date when it opens it, in one transaction, on
+both databases, and there is no second tool or folder of scripts to ship. An experiment itself is kept as a
+JSON document (`to_json`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Double,
     ForeignKey,
     Index,
@@ -23,8 +31,18 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    delete,
+    insert,
+    inspect,
     literal_column,
+    select,
 )
+
+from router.errors import ConfigError
+from router.experiments.model import Experiment
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 metadata = MetaData()
 PREFIX = "lora_router_"  # a database may hold other programs' tables
@@ -221,3 +239,54 @@ disagreements = _table(
     PrimaryKeyConstraint("phase", "response_id"),
     Index(f"{PREFIX}disagreements_unit", "phase", "unit"),
 )
+
+
+STEPS: Mapping[int, Callable[[Connection], None]] = {}
+"""Version -> what makes it out of the one before. `tables.py` says how the newest looks."""
+VERSION = 1
+
+
+def migrate(
+    conn: Connection, steps: Mapping[int, Callable[[Connection], None]] = STEPS, newest: int = VERSION
+) -> None:
+    """Bring the tables to the newest version. The connection is the only writer: two servers that open
+    one database at once come one after the other. Raises ConfigError if it is newer than this program."""
+    there = _version(conn)
+    if there is not None and there > newest:
+        raise ConfigError(
+            f"the store's tables have version {there}, this program knows {newest}: they were written by a "
+            "newer lora-router; update this one, or name another database"
+        )
+    if there is None:
+        metadata.create_all(conn)
+    for number in range(newest if there is None else there, newest):
+        steps[number + 1](conn)
+    if there != newest:
+        conn.execute(delete(version))
+        conn.execute(insert(version).values(version=newest))
+
+
+def _version(conn: Connection) -> int | None:
+    """None: the tables are not there."""
+    if not inspect(conn).has_table(version.name):
+        return None
+    return conn.execute(select(version.c.version)).scalar_one_or_none()
+
+
+@cache
+def _adapter() -> TypeAdapter[Experiment]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Experiment)
+
+
+def to_json(experiment: Experiment) -> str:
+    """The document; the etag is kept beside it."""
+    return _adapter().dump_json(experiment, exclude={"etag"}).decode()
+
+
+def from_json(document: str, etag: str) -> Experiment:
+    """The experiment of a document. Raises ValueError if it is none."""
+    from dataclasses import replace
+
+    return replace(_adapter().validate_json(document), etag=etag)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from router.experiments.judges import REFERENCE
+from router.errors import Findings
+from router.judging import REFERENCE
 from router.names import ADAPTER_FORM, split_adapter
-from router.server.convert.findings import Findings
 from router.server.convert.sampling import sampling_of
 from router.types import Request, Role, RoutingHints, Turn
 from router.v1 import inference_pb2 as pb

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from router.server.convert.findings import Findings
+from router.errors import Findings
 from router.types import Sampling
 from router.v1 import inference_pb2 as pb
 

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from router.errors import RouterError
-from router.experiments.judges import REFERENCE
+from router.judging import REFERENCE
 from router.server.interceptors.call import Call
 from router.server.metrics import Metrics
 from router.server.status import code_of

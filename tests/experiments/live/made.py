@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from router.experiments.kind import Kind
-from router.experiments.live.snapshot import Running, running_of
+from router.experiments.live.assigner import Running, running_of
 from router.experiments.model import (
     ArmSpec,
     Experiment,
     Exposure,
+    Kind,
     Lifecycle,
     MetricSpec,
     Outcome,

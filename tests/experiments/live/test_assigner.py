@@ -13,10 +13,9 @@ import pytest
 from router.errors import InvalidRequest
 from router.experiments.assignment import Reason as Why
 from router.experiments.assignment import unit_hash
-from router.experiments.live.assigner import Assigner, Assignment, Outside
-from router.experiments.live.snapshot import running_of
-from router.experiments.model import ArmSpec, Mode, RouterVariant
-from router.types import AdapterRef, Reason
+from router.experiments.live.assigner import Assigner, Assignment, Outside, running_of
+from router.experiments.model import ArmSpec, Mode
+from router.types import AdapterRef, Reason, RouterVariant
 from tests.experiments.live.made import NEW, OLD, SPEC, decision, experiment, request, running
 
 UNITS = [f"user-{i}" for i in range(400)]

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from router.errors import StoreDown
-from router.experiments.live import writer
+from router.experiments.live import recorder
 from router.experiments.live.assigner import Assignment
 from router.experiments.live.runtime import Experiments
 from router.experiments.model import Accepted
@@ -28,7 +28,7 @@ def postgres():
 
 
 async def test_postgres_goes_and_comes_back(postgres, monkeypatch):
-    monkeypatch.setattr(writer, "RETRY", 0.1)
+    monkeypatch.setattr(recorder, "RETRY", 0.1)
     store = SqlStore(postgres.url())
     store.create(experiment())
     live = Experiments(store, poll_seconds=0.1)

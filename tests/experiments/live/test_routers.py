@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.live.modes import Modes
 from router.experiments.live.runtime import Experiments
-from router.experiments.live.watch import End, Served
-from router.experiments.model import ArmSpec, RouterVariant
-from router.types import AdapterRef, FinishReason, SamplingParams, Usage, Vote
+from router.experiments.model import ArmSpec
+from router.experiments.service.served import Modes
+from router.ports import End, Served
+from router.types import AdapterRef, FinishReason, RouterVariant, SamplingParams, Usage, Vote
 from tests.experiments.live.made import OLD, SPEC, decision, experiment, request
 from tests.experiments.memory_store import MemoryStore
 

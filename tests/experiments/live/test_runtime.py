@@ -1,22 +1,22 @@
-"""The running experiments follow the store, and act on what it says."""
+"""The running experiments follow the store, and act on what it says; what is kept of one answer."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from dataclasses import replace
 
 import pytest
 
 from router.errors import StoreDown
-from router.experiments.kind import Kind
-from router.experiments.live import writer
+from router.experiments.live import recorder
 from router.experiments.live.assigner import Assignment
-from router.experiments.live.runtime import Experiments
-from router.experiments.live.watch import Served
-from router.experiments.model import AuditEntry, Exposure, Lifecycle, MetricSpec, Outcome
+from router.experiments.live.runtime import Experiments, built_in, leave_tasks, sampling_json
+from router.experiments.model import BUILT_IN, AuditEntry, Exposure, Kind, Lifecycle, MetricSpec, Outcome
 from router.experiments.report.model import ArmNumbers, Report, Ruling
-from router.types import SamplingParams
+from router.ports import End, Served
+from router.types import FinishReason, SamplingParams, Usage
 from tests.experiments.live.made import SPEC, decision, experiment, exposure, outcome, request
 from tests.experiments.live.test_recorder import until
 from tests.experiments.memory_store import MemoryStore
@@ -32,7 +32,7 @@ def store() -> MemoryStore:
 
 @pytest.fixture
 async def begin(store, monkeypatch):
-    monkeypatch.setattr(writer, "RETRY", 0.02)
+    monkeypatch.setattr(recorder, "RETRY", 0.02)
     made = []
 
     async def start(**options) -> Experiments:
@@ -211,3 +211,66 @@ async def test_outcomes_of_a_response_just_given_are_counted(begin, store):
     live.recorder.expose(exposure(1))
     found = await asyncio.gather(*(live.recorder.record([outcome(1, key=f"k{n}")]) for n in range(20)))
     assert {str(one) for (one,) in found} == {"counted"}
+
+
+USAGE = Usage(completion_tokens=7, time_to_first_token=0.25, total_time=1.5)
+
+
+def values(end: End) -> dict[str, float]:
+    return {o.metric: o.value for o in built_in("r1", end, 5.0)}
+
+
+def test_a_whole_answer():
+    found = built_in("r1", End(FinishReason.LENGTH, "text", USAGE), 5.0)
+    assert {o.metric: o.value for o in found} == {
+        "time_to_first_token": 0.25,
+        "total_time": 1.5,
+        "completion_tokens": 7.0,
+        "length_stop": 1.0,
+        "error": 0.0,
+        "cancelled": 0.0,
+    }
+    assert {o.metric for o in found} == set(BUILT_IN)
+    assert {(o.response_id, o.time) for o in found} == {("r1", 5.0)}
+    assert len({o.key for o in found}) == 6
+
+
+def test_the_same_response_has_the_same_keys():
+    end = End(FinishReason.STOP, "", USAGE)
+    assert [o.key for o in built_in("r1", end, 1.0)] == [o.key for o in built_in("r1", end, 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "cancelled"),
+    [
+        (End(FinishReason.STOP, "", USAGE), 0.0, 0.0),
+        (End(None, "", USAGE, error="ENGINE_FAILED"), 1.0, 0.0),
+        (End(None, "", USAGE, cancelled=True), 0.0, 1.0),
+    ],
+)
+def test_ends(end, error, cancelled):
+    found = values(end)
+    assert (found["error"], found["cancelled"], found["length_stop"]) == (error, cancelled, 0.0)
+
+
+def test_without_a_token_there_is_no_time_to_one():
+    assert "time_to_first_token" not in values(End(None, "", Usage(total_time=1.0), error="ENGINE_FAILED"))
+
+
+def test_sampling_is_json_with_sorted_keys_and_without_what_is_off():
+    text = sampling_json(SamplingParams(max_tokens=8, seed=3, stop=("end",)))
+    assert json.loads(text) == {
+        "max_tokens": 8,
+        "repetition_penalty": 1.0,
+        "seed": 3,
+        "stop": ["end"],
+        "top_p": 1.0,
+    }
+    assert list(json.loads(text)) == sorted(json.loads(text))
+
+
+async def test_all_are_gone_afterwards() -> None:
+    tasks = {asyncio.create_task(asyncio.sleep(60)) for _ in range(3)}
+    await leave_tasks(tasks)
+    assert all(task.cancelled() for task in tasks)
+    await leave_tasks(())

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.judges import Case, Heard, Judgement
 from router.experiments.live.assigner import Assignment
 from router.experiments.live.runtime import Experiments
 from router.experiments.live.shadow import Answered, NotAnswered, Shadows
-from router.experiments.live.watch import End, Served
 from router.experiments.model import ArmSpec, Mode
+from router.judging import Case, Heard, Judgement
+from router.ports import End, Served
 from router.types import AdapterRef, FinishReason, SamplingParams, Usage
 from tests.experiments.live.made import NEW, OLD, SPEC, decision, experiment, request, running
 from tests.experiments.memory_store import MemoryStore

@@ -10,8 +10,8 @@ import pytest
 
 from router.engine.fake import FakeEngine
 from router.experiments.assignment import Salts
-from router.experiments.management.known import Known
 from router.experiments.management.manager import Manager
+from router.experiments.management.plans import Known
 from router.experiments.management.promotion import Promoter
 from router.experiments.model import Experiment
 from router.experiments.report.model import ArmReport, Report, Ruling

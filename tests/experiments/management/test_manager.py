@@ -17,9 +17,8 @@ from router.errors import (
     StaleEtag,
 )
 from router.experiments.assignment import Salts
-from router.experiments.kind import Kind
-from router.experiments.management.phases import opened
-from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle, MetricSpec, Spec
+from router.experiments.management.manager import opened
+from router.experiments.model import ArmSpec, AuditEntry, Experiment, Kind, Lifecycle, MetricSpec, Spec
 from router.types import AdapterRef
 from tests.experiments.management.conftest import ME
 from tests.experiments.plans import plan, router_plan

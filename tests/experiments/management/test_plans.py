@@ -1,3 +1,5 @@
+"""What is wrong with a plan, and what deserves a second look."""
+
 from __future__ import annotations
 
 import math
@@ -7,11 +9,9 @@ from typing import Any
 import pytest
 
 from router.errors import AdapterNotFound, AdapterRejected
-from router.experiments.kind import Kind
-from router.experiments.management.known import Known
-from router.experiments.management.plans import plan_problems
-from router.experiments.model import Aggregate, ArmSpec, MetricSpec, Mode, RouterVariant, Spec
-from router.types import AdapterInfo, AdapterRef, AdapterState
+from router.experiments.management.plans import Known, plan_problems, plan_warnings
+from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, Spec
+from router.types import AdapterInfo, AdapterRef, AdapterState, RouterVariant
 from tests.experiments.plans import SOLVED, plan, router_plan
 
 THERE = {("medical", "1.0.0"), ("medical", "1.1.0"), ("medical", "")}
@@ -173,3 +173,22 @@ def test_texts_say_what_to_do() -> None:
     }
     assert "exact_match, length" in told["judge"]
     assert "ListAdapters" in told["route"]
+
+
+def rail(kind: Kind) -> MetricSpec:
+    return MetricSpec("error", kind, higher_is_better=False, margin=0.05)
+
+
+@pytest.mark.parametrize("kind", [Kind.RATIO, Kind.MEAN])
+def test_a_guardrail_that_may_never_vary(kind: Kind) -> None:
+    (found,) = plan_warnings(plan(guardrails=(rail(kind),)))
+    assert "as a proportion" in found
+
+
+def test_a_bandit_whose_units_move_before_their_window_closes() -> None:
+    (found,) = plan_warnings(plan(mode=Mode.BANDIT, window=7200, epoch=3600))
+    assert "between epochs" in found
+
+
+def test_a_usual_plan_has_none() -> None:
+    assert not list(plan_warnings(plan(guardrails=(rail(Kind.PROPORTION),))))

@@ -13,7 +13,7 @@ from router.errors import (
     StaleEtag,
     StoreDown,
 )
-from router.experiments.management.phases import stopped
+from router.experiments.management.manager import stopped
 from router.experiments.model import ArmSpec, Lifecycle
 from router.types import AdapterRef, AdapterState, Override
 from tests.experiments.management.conftest import ME

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from router.experiments.kind import Kind
-from router.experiments.model import ArmSpec, Experiment, Lifecycle, MetricSpec, Phase, Spec
+from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Phase, Spec
 from router.experiments.stats import Moments
 from router.experiments.store.port import Bucket, PhaseData
 from router.types import AdapterRef

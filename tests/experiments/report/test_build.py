@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from router.cli.experiment_page import page
 from router.errors import InvalidRequest
-from router.experiments.kind import Kind
-from router.experiments.model import ArmSpec, Experiment, MetricSpec, Mode, Phase, RouterVariant
+from router.experiments.cli.page import page
+from router.experiments.model import ArmSpec, Experiment, Kind, MetricSpec, Mode, Phase
 from router.experiments.report.build import report
 from router.experiments.stats import Metric, Moments, Plan, compare, length_adjusted
+from router.types import RouterVariant
 from tests.experiments.report.sums import (
     DAY,
     LONG_AFTER,

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.kind import Kind
-from router.experiments.model import MetricSpec, Unanswered
-from router.experiments.report import cohorts
+from router.experiments.model import Kind, MetricSpec, Unanswered
 from router.experiments.report.build import report
-from router.experiments.report.digests import changed
-from router.experiments.report.words import count, short, span
+from router.experiments.report.checks import changed_parts
+from router.experiments.report.notes import count, short, span
+from router.experiments.report.source import length_moments, total_moments
 from router.experiments.stats import Metric, Moments
 from tests.experiments.report.sums import LONG_AFTER, SPEC, SUCCESS, SumsStore, both, bucket, running
 
@@ -25,18 +24,18 @@ def check(found, name):
 
 
 def test_a_changed_digest_is_named():
-    mixed = changed({"new": (f"{A}/{BASE}/{ROUTER}", f"{B}/{BASE}/{ROUTER}")}, routers=False)
+    mixed = changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"{B}/{BASE}/{ROUTER}")}, routers=False)
     assert mixed == (f"adapter of new ({'a' * 12} -> {'b' * 12})",)
-    assert changed({"new": (f"{A}/{BASE}/{ROUTER}", f"{A}/{B}/{A}")}, routers=False) == (
+    assert changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"{A}/{B}/{A}")}, routers=False) == (
         f"base of new ({'c' * 12} -> {'b' * 12})",
         f"router of new ({'d' * 12} -> {'a' * 12})",
     )
 
 
 def test_what_is_no_change_is_not_told():
-    assert changed({"new": (f"{A}/{BASE}/{ROUTER}", f"/{BASE}/{ROUTER}")}, routers=False) == ()
-    assert changed({"new": (f"{A}/{BASE}/{ROUTER}", f"{B}/{BASE}/{ROUTER}")}, routers=True) == ()
-    assert changed({"old": (f"{A}/{BASE}/",), "new": (f"{B}/{BASE}/",)}, routers=False) == ()
+    assert changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"/{BASE}/{ROUTER}")}, routers=False) == ()
+    assert changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"{B}/{BASE}/{ROUTER}")}, routers=True) == ()
+    assert changed_parts({"old": (f"{A}/{BASE}/",), "new": (f"{B}/{BASE}/",)}, routers=False) == ()
 
 
 def test_a_changed_adapter_makes_the_verdict_invalid():
@@ -84,9 +83,9 @@ def test_sums_of_buckets_are_those_of_all_units():
     metric = Metric("m", Kind.RATIO)
     values = [([1.0, 2.0], [1.0, 1.0]), ([3.0], [2.0])]
     buckets = [bucket("new", 1, 0, at=i, moments={"m": Moments.of(*v)}) for i, v in enumerate(values)]
-    assert cohorts.total(buckets, "new", metric) == Moments.of([1.0, 2.0, 3.0], [1.0, 1.0, 2.0])
-    assert cohorts.total(buckets, "control", metric) == Moments.empty(2)
-    assert cohorts.lengths(buckets, "new") is None
+    assert total_moments(buckets, "new", metric) == Moments.of([1.0, 2.0, 3.0], [1.0, 1.0, 2.0])
+    assert total_moments(buckets, "control", metric) == Moments.empty(2)
+    assert length_moments(buckets, "new") is None
 
 
 def test_a_ratio_has_no_effect_at_equal_length():

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from router.experiments.kind import Kind
+from router.experiments.model import Kind
 from router.experiments.report.build import report
 from router.experiments.stats import Metric, Plan, compare
 from tests.experiments.report.sums import DAY, LONG_AFTER, STARTED, SumsStore, both, bucket, ones

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import create_engine
 
+from router.experiments.store.database import parse_url
 from router.experiments.store.port import Store
 from router.experiments.store.sql_store import SqlStore
-from router.experiments.store.url import parse
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.store.postgres import Server, binaries
 
@@ -33,7 +33,7 @@ def url(request, tmp_path) -> str:
 
 
 def empty(server: Server) -> str:
-    engine = create_engine(parse(server.url()))
+    engine = create_engine(parse_url(server.url()))
     with engine.begin() as conn:
         conn.exec_driver_sql("DROP SCHEMA public CASCADE")
         conn.exec_driver_sql("CREATE SCHEMA public")

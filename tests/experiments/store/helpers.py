@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count
 
-from router.experiments.kind import Kind
 from router.experiments.model import (
     ArmSpec,
     AuditEntry,
     Experiment,
     Exposure,
+    Kind,
     Lifecycle,
     MetricSpec,
     Outcome,

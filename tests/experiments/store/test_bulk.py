@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Column, Connection, Double, Integer, MetaData, Table, Text, select
 
-from router.experiments.store import engines
+from router.experiments.store import database
 from router.experiments.store.bulk import Bulk, Clash, bulk_for
-from router.experiments.store.url import parse
+from router.experiments.store.database import parse_url
 
 TABLE = Table(
     "things", MetaData(), Column("key", Text, primary_key=True), Column("value", Double), Column("n", Integer)
@@ -21,9 +21,9 @@ NUMBERS = [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0, 2**53 + 1.0, 
 
 @pytest.fixture
 def conn(url) -> Iterator[Connection]:
-    engine = engines.make_engine(parse(url))
+    engine = database.make_engine(parse_url(url))
     TABLE.metadata.create_all(engine)
-    with engines.writing(engine) as found:
+    with database.writing(engine) as found:
         yield found
     engine.dispose()
 

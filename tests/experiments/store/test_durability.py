@@ -12,8 +12,7 @@ from multiprocessing.connection import Connection
 import pytest
 
 from router.errors import StoreDown
-from router.experiments.kind import Kind
-from router.experiments.model import Accepted, Aggregate, MetricSpec
+from router.experiments.model import Accepted, Aggregate, Kind, MetricSpec
 from router.experiments.store.sql_store import SqlStore
 from tests.experiments.store.conftest import empty
 from tests.experiments.store.helpers import experiment, exposed, row, said

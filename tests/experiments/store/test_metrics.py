@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.experiments.kind import Kind
-from router.experiments.model import Aggregate, MetricSpec, Unanswered
+from router.experiments.model import Aggregate, Kind, MetricSpec, Unanswered
 from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, moments, row, said, told
 
 MEAN, RATIO = Kind.MEAN, Kind.RATIO

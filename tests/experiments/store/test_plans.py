@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import event
 
-from router.experiments.kind import Kind
-from router.experiments.model import Disagreement, MetricSpec
-from router.experiments.store import engines
+from router.experiments.model import Disagreement, Kind, MetricSpec
+from router.experiments.store import database
 from tests.experiments.store.helpers import START, experiment, exposed, said, told
 
 LARGE = ("units", "exposures", "outcomes", "values", "disagreements")
@@ -33,7 +32,7 @@ def test_every_large_table_is_searched_by_an_index(sql_store):
     sql_store.triggered("x", 1)
     event.remove(sql_store._engine, "after_cursor_execute", keep)
     assert len(found) > 20
-    with engines.reading(sql_store._engine) as conn:
+    with database.reading(sql_store._engine) as conn:
         plans = {
             text: [step[3] for step in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", parameters)]
             for text, parameters in found.items()

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 
 from router.errors import AlreadyExists, ExperimentNotFound, StaleEtag
-from router.experiments.kind import Kind
-from router.experiments.model import Aggregate, ArmSpec, MetricSpec, Mode, RouterVariant, Unanswered
-from router.types import AdapterRef
+from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, Unanswered
+from router.types import AdapterRef, RouterVariant
 from tests.experiments.store.helpers import act, experiment, exposed, row, said
 
 

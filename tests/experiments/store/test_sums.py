@@ -9,8 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from router.experiments.kind import Kind
-from router.experiments.model import Aggregate, Disagreement, MetricSpec, Unanswered
+from router.experiments.model import Aggregate, Disagreement, Kind, MetricSpec, Unanswered
 from router.experiments.stats import Moments
 from router.experiments.store.port import PhaseData
 from router.experiments.store.sql_store import SqlStore

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from router.errors import GateNotPassed
-from router.experiments.management.known import Known
 from router.experiments.management.manager import Manager
+from router.experiments.management.plans import Known
 from router.experiments.management.promotion import Promoter
 from router.experiments.model import ArmSpec, Experiment
 from router.experiments.report.model import ArmReport, Report, Ruling
-from router.server.on_loop import RegistryOnLoop
+from router.experiments.service.served import RegistryOnLoop
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.plans import plan
 from tests.registry.conftest import StartRegistry

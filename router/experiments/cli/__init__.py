@@ -1,0 +1,231 @@
+"""`lora-router experiments ...`: the commands, and those that list, show, start, stop, promote and delete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli import flags
+from router.cli.groups import group
+from router.experiments.cli.aa import aa as aa_
+from router.experiments.cli.create import Etag, Name, update
+from router.experiments.cli.create import create as create_
+from router.experiments.cli.record import record as record_
+from router.experiments.cli.report import report as report_
+from router.experiments.cli.report import watch
+
+if TYPE_CHECKING:
+    from router.client import Experiment, Promotion
+
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the audit trail.")]
+Arm = Annotated[str, typer.Argument(metavar="ARM", help="The arm; left out, the one that the verdict names.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Promote whatever the verdict is; that is recorded. Needs ARM.")
+]
+COLUMNS = ["NAME", "STATE", "ROUTE", "MODE", "ARMS", "METRIC", "PHASE", "SINCE", "NOTE"]
+
+
+def list_(server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.Json = False) -> None:
+    """List the experiments of a server.
+
+    \b
+    Example:
+      lora-router experiments list
+    """
+    from router.cli.connect import connected
+    from router.cli.output import print_json, print_table
+
+    with connected(server, timeout) as client:
+        found = client.experiments.list()
+    if json:
+        print_json(found)
+    elif found:
+        print_table(COLUMNS, [_row(experiment) for experiment in found])
+    else:
+        print("no experiments; `lora-router experiments create --example` prints a plan")
+
+
+def _row(experiment: Experiment) -> tuple[str, ...]:
+    from router.cli import units
+
+    spec, phase = experiment.spec, experiment.phase
+    promoted = f"{experiment.promoted} promoted" if experiment.promoted else ""
+    return (
+        experiment.name,
+        experiment.state.value,
+        spec.route or "router",
+        spec.mode.value,
+        ", ".join(f"{arm.name} {arm.weight:.3g}" for arm in spec.arms),
+        spec.primary.name,
+        str(phase.number) if phase else "",
+        units.ago(phase.started) if phase else "",
+        "; ".join(filter(None, [promoted, experiment.stop_reason, *experiment.warnings])),
+    )
+
+
+def show(
+    name: Name, server: flags.Server = "", timeout: flags.Timeout = 30.0, json: flags.Json = False
+) -> None:
+    """Show a plan, its phases and their salts.
+
+    \b
+    Example:
+      lora-router experiments show medical-v2 --json
+    """
+    from router.cli.connect import connected
+
+    with connected(server, timeout) as client:
+        found = client.experiments.get(name)
+    show_one(found, json)
+
+
+def show_one(experiment: Experiment, json: bool) -> None:
+    """One experiment as pairs or JSON."""
+    from router.cli.output import print_json, print_pairs
+    from router.experiments.cli.wording import pairs_of
+
+    if json:
+        print_json(experiment)
+    else:
+        print_pairs(pairs_of(experiment))
+
+
+def start(
+    name: Name,
+    etag: Etag = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+    json: flags.Json = False,
+) -> None:
+    """Begin to assign units.
+
+    A stopped one starts anew, in a new phase.
+
+    \b
+    Example:
+      lora-router experiments start medical-v2
+    """
+    from router.cli.connect import connected
+
+    with connected(server, timeout) as client:
+        found = client.experiments.start(name, etag=etag)
+    show_one(found, json)
+
+
+def stop(
+    name: Name,
+    reason: Reason = "",
+    etag: Etag = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+    json: flags.Json = False,
+) -> None:
+    """Give everybody the default again.
+
+    Outcomes still count until their window closes, so the report may change for that long.
+
+    \b
+    Example:
+      lora-router experiments stop medical-v2 --reason "release moved"
+    """
+    from router.cli.connect import connected
+
+    with connected(server, timeout) as client:
+        found = client.experiments.stop(name, reason=reason, etag=etag)
+    show_one(found, json)
+
+
+def promote(
+    name: Name,
+    arm: Arm = "",
+    force: Force = False,
+    reason: Reason = "",
+    etag: Etag = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 60.0,
+    json: flags.Json = False,
+) -> None:
+    """Make an arm's version the default, and stop.
+
+    Refused unless the verdict is to promote it. --force overrules that and is written into the audit trail.
+
+    \b
+    Examples:
+      lora-router experiments promote medical-v2
+      lora-router experiments promote medical-v2 new --force --reason "ticket 7"
+    """
+    from router.cli.connect import connected
+
+    with connected(server, timeout) as client:
+        done = client.experiments.promote(name, arm, force=force, reason=reason, etag=etag)
+    _print_promotion(done, json)
+
+
+def rollback(
+    name: Name,
+    reason: Reason = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 60.0,
+    json: flags.Json = False,
+) -> None:
+    """Put back the default version from before the promotion.
+
+    \b
+    Example:
+      lora-router experiments rollback medical-v2 --reason "complaints since Monday"
+    """
+    from router.cli.connect import connected
+
+    with connected(server, timeout) as client:
+        done = client.experiments.roll_back(name, reason=reason)
+    _print_promotion(done, json)
+
+
+def _print_promotion(done: Promotion, json: bool) -> None:
+    from router.cli.output import print_json
+
+    if json:
+        print_json(done)
+        return
+    before = f", before it was {done.previous}" if done.previous else ""
+    if done.default:
+        print(f"{done.default} is the default{before}")
+    else:
+        print("no version is chosen as the default: the highest one that passes the gate is")
+    if done.previous:
+        print(f"undo it: lora-router experiments rollback {done.experiment.name}")
+
+
+def delete(name: Name, etag: Etag = "", server: flags.Server = "", timeout: flags.Timeout = 60.0) -> None:
+    """Forget an experiment and all that was logged of it.
+
+    A running one must be stopped first.
+
+    \b
+    Example:
+      lora-router experiments delete medical-v2
+    """
+    from router.cli.connect import connected
+
+    with connected(server, timeout) as client:
+        client.experiments.delete(name, etag=etag)
+    print(f"{name} is forgotten")
+
+
+app = group(
+    "A/B tests of adapter versions, of the base and of routers, on live traffic.",
+    create=create_,
+    list=list_,
+    show=show,
+    start=start,
+    update=update,
+    report=report_,
+    watch=watch,
+    record=record_,
+    stop=stop,
+    promote=promote,
+    rollback=rollback,
+    delete=delete,
+    aa=aa_,
+)

@@ -1,0 +1,317 @@
+"""`client.experiments`: plan, run, judge and decide experiments, record outcomes; for threads and asyncio.
+
+These names are also `router.client`'s: `from router.client import Spec, metric`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import grpc
+import grpc.aio
+
+from router.client.calls import AsyncCaller, Caller
+from router.client.options import CallOptions
+from router.experiments.model import (
+    Accepted,
+    Aggregate,
+    ArmSpec,
+    Kind,
+    Lifecycle,
+    MetricSpec,
+    Mode,
+    Spec,
+    Unanswered,
+)
+from router.experiments.report.model import Report
+from router.experiments.wire.outcomes import (
+    ACCEPTED,
+    Outcome,
+    Recorded,
+    batches,
+    outcome_message,
+    recorded_of,
+)
+from router.experiments.wire.plans import (
+    Experiment,
+    experiment_name,
+    experiment_of,
+    plan_message,
+    update_request,
+)
+from router.experiments.wire.report import report_of
+from router.names import split_adapter
+from router.types import AdapterRef
+from router.v1 import experiments_pb2 as pb
+from router.v1 import experiments_pb2_grpc
+
+__all__ = [
+    "Accepted",
+    "ArmSpec",
+    "AsyncExperiments",
+    "Experiment",
+    "Experiments",
+    "Kind",
+    "Lifecycle",
+    "MetricSpec",
+    "Mode",
+    "Outcome",
+    "Promotion",
+    "Recorded",
+    "Report",
+    "Spec",
+    "metric",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """The experiment after a promotion or its undoing, the default version now, and the one before."""
+
+    experiment: Experiment
+    default: AdapterRef | None
+    previous: AdapterRef | None = None
+
+
+def metric(
+    name: str,
+    kind: Kind | str = Kind.PROPORTION,
+    *,
+    higher_is_better: bool = True,
+    aggregate: Aggregate | str | None = None,
+    per: str = "responses",
+    missing: Unanswered | str = Unanswered.EXCLUDED,
+    covariate: bool = False,
+    margin: float = 0.0,
+    relative: bool = False,
+) -> MetricSpec:
+    """A metric. Unless said otherwise a unit's outcomes are added, for a proportion the largest counts."""
+    kind = Kind(kind)
+    usual = Aggregate.MAX if kind is Kind.PROPORTION else Aggregate.SUM
+    return MetricSpec(
+        name,
+        kind,
+        higher_is_better,
+        Aggregate(aggregate) if aggregate else usual,
+        per,
+        Unanswered(missing),
+        covariate,
+        margin,
+        relative,
+    )
+
+
+class Experiments:
+    """`client.experiments`. Names are NAME or `experiments/NAME`; `etag` refuses what changed since."""
+
+    def __init__(self, channel: grpc.Channel, caller: Caller) -> None:
+        self._stub = experiments_pb2_grpc.ExperimentServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._caller = caller
+
+    def create(self, name: str, spec: Spec, **options: Unpack[CallOptions]) -> Experiment:
+        """Keep a plan; nothing is served by it before `start`."""
+        request = pb.CreateExperimentRequest(experiment_id=name, experiment=plan_message(spec))
+        answer = self._caller.unary(self._stub.CreateExperiment, request, options)
+        return experiment_of(answer.experiment)
+
+    def get(self, name: str, **options: Unpack[CallOptions]) -> Experiment:
+        """One experiment."""
+        request = pb.GetExperimentRequest(name=experiment_name(name))
+        answer = self._caller.unary(self._stub.GetExperiment, request, options)
+        return experiment_of(answer.experiment)
+
+    def list(self, *, page_size: int = 200, **options: Unpack[CallOptions]) -> tuple[Experiment, ...]:
+        """All experiments, all pages, by name."""
+        found: tuple[Experiment, ...] = ()
+        token = ""
+        while True:
+            request = pb.ListExperimentsRequest(page_size=page_size, page_token=token)
+            page = self._caller.unary(self._stub.ListExperiments, request, options)
+            found += tuple(map(experiment_of, page.experiments))
+            if not (token := page.next_page_token):
+                return found
+
+    def update(
+        self, name: str, changes: Mapping[str, Any], *, etag: str = "", **options: Unpack[CallOptions]
+    ) -> Experiment:
+        """Change fields of the plan, by their names in `Spec`. While it runs this opens a new phase."""
+        request = update_request(name, etag, changes)
+        answer = self._caller.unary(self._stub.UpdateExperiment, request, options)
+        return experiment_of(answer.experiment)
+
+    def start(self, name: str, *, etag: str = "", **options: Unpack[CallOptions]) -> Experiment:
+        """Begin to assign units."""
+        request = pb.StartExperimentRequest(name=experiment_name(name), etag=etag)
+        answer = self._caller.unary(self._stub.StartExperiment, request, options)
+        return experiment_of(answer.experiment)
+
+    def stop(
+        self, name: str, *, reason: str = "", etag: str = "", **options: Unpack[CallOptions]
+    ) -> Experiment:
+        """Everybody gets the default again; outcomes count until their window closes."""
+        request = pb.StopExperimentRequest(name=experiment_name(name), etag=etag, reason=reason)
+        answer = self._caller.unary(self._stub.StopExperiment, request, options)
+        return experiment_of(answer.experiment)
+
+    def promote(
+        self,
+        name: str,
+        arm: str = "",
+        *,
+        force: bool = False,
+        reason: str = "",
+        etag: str = "",
+        **options: Unpack[CallOptions],
+    ) -> Promotion:
+        """Make an arm's version the default and stop. `arm` empty: the one that the verdict names."""
+        request = pb.PromoteArmRequest(
+            name=experiment_name(name), arm=arm, etag=etag, force=force, reason=reason
+        )
+        return _promotion_of(self._caller.unary(self._stub.PromoteArm, request, options))
+
+    def roll_back(self, name: str, *, reason: str = "", **options: Unpack[CallOptions]) -> Promotion:
+        """Put back the default version from before `promote`."""
+        request = pb.RollBackPromotionRequest(name=experiment_name(name), reason=reason)
+        return _promotion_of(self._caller.unary(self._stub.RollBackPromotion, request, options))
+
+    def delete(self, name: str, *, etag: str = "", **options: Unpack[CallOptions]) -> None:
+        """Forget it and all that was logged of it."""
+        request = pb.DeleteExperimentRequest(name=experiment_name(name), etag=etag)
+        self._caller.unary(self._stub.DeleteExperiment, request, options)
+
+    def report(self, name: str, phase: int = 0, **options: Unpack[CallOptions]) -> Report:
+        """The verdict now with all that it rests on; `phase` 0 is the last. Valid however often asked."""
+        request = pb.GetReportRequest(name=experiment_name(name), phase=phase)
+        return report_of(self._caller.unary(self._stub.GetReport, request, options))
+
+    def record_outcome(self, outcome: Outcome, **options: Unpack[CallOptions]) -> Accepted | None:
+        """Keep one outcome; it is durable when this returns. An unknown response is a ClientError."""
+        request = pb.RecordOutcomeRequest(outcome=outcome_message(outcome))
+        answer = self._caller.unary(self._stub.RecordOutcome, request, options)
+        return ACCEPTED.get(answer.status)
+
+    def record_outcomes(
+        self, outcomes: Iterable[Outcome], **options: Unpack[CallOptions]
+    ) -> Iterator[Recorded]:
+        """Keep many over one call: what became of each, in order, once it is durable. No deadline unless
+        given; reading the results is what drives it."""
+        options.setdefault("timeout", None)
+        for batch in self._caller.stream(self._stub.RecordOutcomes, batches(outcomes), options):
+            yield from recorded_of(batch)
+
+
+class AsyncExperiments:
+    """`client.experiments`. Names are NAME or `experiments/NAME`; `etag` refuses what changed since."""
+
+    def __init__(self, channel: grpc.aio.Channel, caller: AsyncCaller) -> None:
+        self._stub: Any = experiments_pb2_grpc.ExperimentServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._caller = caller
+
+    async def create(self, name: str, spec: Spec, **options: Unpack[CallOptions]) -> Experiment:
+        """Keep a plan; nothing is served by it before `start`."""
+        request = pb.CreateExperimentRequest(experiment_id=name, experiment=plan_message(spec))
+        answer = await self._caller.unary(self._stub.CreateExperiment, request, options)
+        return experiment_of(answer.experiment)
+
+    async def get(self, name: str, **options: Unpack[CallOptions]) -> Experiment:
+        """One experiment."""
+        request = pb.GetExperimentRequest(name=experiment_name(name))
+        answer = await self._caller.unary(self._stub.GetExperiment, request, options)
+        return experiment_of(answer.experiment)
+
+    async def list(self, *, page_size: int = 200, **options: Unpack[CallOptions]) -> tuple[Experiment, ...]:
+        """All experiments, all pages, by name."""
+        found: tuple[Experiment, ...] = ()
+        token = ""
+        while True:
+            request = pb.ListExperimentsRequest(page_size=page_size, page_token=token)
+            page = await self._caller.unary(self._stub.ListExperiments, request, options)
+            found += tuple(map(experiment_of, page.experiments))
+            if not (token := page.next_page_token):
+                return found
+
+    async def update(
+        self, name: str, changes: Mapping[str, Any], *, etag: str = "", **options: Unpack[CallOptions]
+    ) -> Experiment:
+        """Change fields of the plan, by their names in `Spec`. While it runs this opens a new phase."""
+        request = update_request(name, etag, changes)
+        answer = await self._caller.unary(self._stub.UpdateExperiment, request, options)
+        return experiment_of(answer.experiment)
+
+    async def start(self, name: str, *, etag: str = "", **options: Unpack[CallOptions]) -> Experiment:
+        """Begin to assign units."""
+        request = pb.StartExperimentRequest(name=experiment_name(name), etag=etag)
+        answer = await self._caller.unary(self._stub.StartExperiment, request, options)
+        return experiment_of(answer.experiment)
+
+    async def stop(
+        self, name: str, *, reason: str = "", etag: str = "", **options: Unpack[CallOptions]
+    ) -> Experiment:
+        """Everybody gets the default again; outcomes count until their window closes."""
+        request = pb.StopExperimentRequest(name=experiment_name(name), etag=etag, reason=reason)
+        answer = await self._caller.unary(self._stub.StopExperiment, request, options)
+        return experiment_of(answer.experiment)
+
+    async def promote(
+        self,
+        name: str,
+        arm: str = "",
+        *,
+        force: bool = False,
+        reason: str = "",
+        etag: str = "",
+        **options: Unpack[CallOptions],
+    ) -> Promotion:
+        """Make an arm's version the default and stop. `arm` empty: the one that the verdict names."""
+        request = pb.PromoteArmRequest(
+            name=experiment_name(name), arm=arm, etag=etag, force=force, reason=reason
+        )
+        return _promotion_of(await self._caller.unary(self._stub.PromoteArm, request, options))
+
+    async def roll_back(self, name: str, *, reason: str = "", **options: Unpack[CallOptions]) -> Promotion:
+        """Put back the default version from before `promote`."""
+        request = pb.RollBackPromotionRequest(name=experiment_name(name), reason=reason)
+        return _promotion_of(await self._caller.unary(self._stub.RollBackPromotion, request, options))
+
+    async def delete(self, name: str, *, etag: str = "", **options: Unpack[CallOptions]) -> None:
+        """Forget it and all that was logged of it."""
+        request = pb.DeleteExperimentRequest(name=experiment_name(name), etag=etag)
+        await self._caller.unary(self._stub.DeleteExperiment, request, options)
+
+    async def report(self, name: str, phase: int = 0, **options: Unpack[CallOptions]) -> Report:
+        """The verdict now with all that it rests on; `phase` 0 is the last. Valid however often asked."""
+        request = pb.GetReportRequest(name=experiment_name(name), phase=phase)
+        return report_of(await self._caller.unary(self._stub.GetReport, request, options))
+
+    async def record_outcome(self, outcome: Outcome, **options: Unpack[CallOptions]) -> Accepted | None:
+        """Keep one outcome; it is durable when this returns. An unknown response is a ClientError."""
+        request = pb.RecordOutcomeRequest(outcome=outcome_message(outcome))
+        answer = await self._caller.unary(self._stub.RecordOutcome, request, options)
+        return ACCEPTED.get(answer.status)
+
+    async def record_outcomes(
+        self, outcomes: Iterable[Outcome], **options: Unpack[CallOptions]
+    ) -> AsyncIterator[Recorded]:
+        """Keep many over one call: what became of each, in order, once it is durable. No deadline unless
+        given; reading the results is what drives it."""
+        options.setdefault("timeout", None)
+        messages: Any = self._caller.stream(self._stub.RecordOutcomes, batches(outcomes), options)
+        async with aclosing(messages):
+            async for batch in messages:
+                for recorded in recorded_of(batch):
+                    yield recorded
+
+
+def _promotion_of(message: pb.PromoteArmResponse | pb.RollBackPromotionResponse) -> Promotion:
+    """A promotion or its undoing."""
+    before = message.previous_version if isinstance(message, pb.PromoteArmResponse) else ""
+    return Promotion(experiment_of(message.experiment), _ref_of(message.default_version), _ref_of(before))
+
+
+def _ref_of(resource: str) -> AdapterRef | None:
+    """The version; None for the empty name."""
+    name, version = split_adapter(resource) or ("", "")
+    return AdapterRef(name, version) if version else None

@@ -1,0 +1,1 @@
+"""ExperimentService: experiments over gRPC, as a server shows them."""

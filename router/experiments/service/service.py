@@ -1,0 +1,200 @@
+"""ExperimentService: plans, their life, reports, and outcomes over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
+from typing import Any, TypeVar, cast
+
+import grpc
+
+from router.errors import FieldViolation, Findings
+from router.experiments.management.manager import Manager
+from router.experiments.management.promotion import Promoter
+from router.experiments.model import Experiment, Spec, id_problem, parse_experiment
+from router.experiments.report.model import Report
+from router.experiments.service.outcomes import Intake, StoreThreads, acknowledged
+from router.experiments.wire.plans import checked_paths, experiment_message, merged, plan_of
+from router.experiments.wire.report import report_message
+from router.server.convert.adapters import caller
+from router.server.interceptors.call import current_call
+from router.server.paging import page_by_name
+from router.v1 import experiments_pb2 as pb
+from router.v1.experiments_pb2_grpc import ExperimentServiceServicer
+
+Context = grpc.aio.ServicerContext[Any, Any]
+T = TypeVar("T")
+MAX_REASON_BYTES, MAX_TOKEN_BYTES, MAX_ARM_BYTES = 500, 1024, 64
+UNACKNOWLEDGED = 8
+WITHIN = "experiment."
+
+
+class ExperimentService(ExperimentServiceServicer):
+    """Everything that waits for the store does so in `threads`. `changed` is awaited after each change, so
+    that it is served at once; `warnings` are what deserves a second look."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        promoter: Promoter,
+        report: Callable[[str, int], Report],
+        intake: Intake,
+        threads: StoreThreads,
+        changed: Callable[[], Awaitable[None]],
+        warnings: Callable[[Experiment], Iterable[str]],
+    ) -> None:
+        self._manager, self._promoter, self._report = manager, promoter, report
+        self._intake, self._threads = intake, threads
+        self._after_change, self._warnings = changed, warnings
+
+    async def CreateExperiment(
+        self, request: pb.CreateExperimentRequest, context: Context
+    ) -> pb.CreateExperimentResponse:
+        """Keeps a draft."""
+        found = Findings()
+        if problem := id_problem(request.experiment_id):
+            found.add("experiment_id", problem)
+        spec = plan_of(request.experiment, found, WITHIN)
+        _add(found, await self._threads.run(self._manager.problems, spec))
+        found.check()
+        kept = await self._change(self._manager.create, request.experiment_id, spec, _actor(context))
+        return pb.CreateExperimentResponse(experiment=self._message(kept))
+
+    async def GetExperiment(
+        self, request: pb.GetExperimentRequest, context: Context
+    ) -> pb.GetExperimentResponse:
+        """One."""
+        found = await self._threads.run(self._manager.get, parse_experiment(request.name))
+        return pb.GetExperimentResponse(experiment=self._message(found))
+
+    async def ListExperiments(
+        self, request: pb.ListExperimentsRequest, context: Context
+    ) -> pb.ListExperimentsResponse:
+        """A page."""
+        found = Findings()
+        found.text("page_token", request.page_token, MAX_TOKEN_BYTES)
+        found.check()
+        all_of_them = await self._threads.run(self._manager.list)
+        shown, token = page_by_name(all_of_them, request.page_size, request.page_token, "experiments")
+        return pb.ListExperimentsResponse(experiments=map(self._message, shown), next_page_token=token)
+
+    async def UpdateExperiment(
+        self, request: pb.UpdateExperimentRequest, context: Context
+    ) -> pb.UpdateExperimentResponse:
+        """The fields of the mask; every bad one is named."""
+        found = Findings()
+        message = request.experiment
+        name = parse_experiment(message.name, f"{WITHIN}name")
+        paths = checked_paths(request.update_mask.paths, found)
+        found.check()
+
+        def edit(old: Spec) -> Spec:
+            spec = plan_of(merged(old, message, paths), found, WITHIN)
+            _add(found, self._manager.problems(spec))
+            found.check()
+            return spec
+
+        kept = await self._change(self._manager.update, name, edit, message.etag, _actor(context))
+        return pb.UpdateExperimentResponse(experiment=self._message(kept))
+
+    async def DeleteExperiment(
+        self, request: pb.DeleteExperimentRequest, context: Context
+    ) -> pb.DeleteExperimentResponse:
+        """Forgets a draft or a stopped one."""
+        await self._change(self._manager.delete, parse_experiment(request.name), request.etag)
+        return pb.DeleteExperimentResponse()
+
+    async def StartExperiment(
+        self, request: pb.StartExperimentRequest, context: Context
+    ) -> pb.StartExperimentResponse:
+        """Running, and served by this process when it answers."""
+        name = parse_experiment(request.name)
+        kept = await self._change(self._manager.start, name, request.etag, _actor(context))
+        return pb.StartExperimentResponse(experiment=self._message(kept))
+
+    async def StopExperiment(
+        self, request: pb.StopExperimentRequest, context: Context
+    ) -> pb.StopExperimentResponse:
+        """Stopped."""
+        name, reason = parse_experiment(request.name), _reason(request.reason)
+        kept = await self._change(self._manager.stop, name, request.etag, reason, _actor(context))
+        return pb.StopExperimentResponse(experiment=self._message(kept))
+
+    async def PromoteArm(self, request: pb.PromoteArmRequest, context: Context) -> pb.PromoteArmResponse:
+        """The new default and the one before."""
+        found = Findings()
+        found.text("arm", request.arm, MAX_ARM_BYTES)
+        found.text("reason", request.reason, MAX_REASON_BYTES)
+        found.check()
+        done = await self._change(
+            self._promoter.promote,
+            parse_experiment(request.name),
+            request.arm,
+            request.etag,
+            _actor(context),
+            force=request.force,
+            reason=request.reason,
+        )
+        return pb.PromoteArmResponse(
+            experiment=self._message(done.experiment),
+            default_version=done.default.resource,
+            previous_version=done.previous.resource if done.previous else "",
+        )
+
+    async def RollBackPromotion(
+        self, request: pb.RollBackPromotionRequest, context: Context
+    ) -> pb.RollBackPromotionResponse:
+        """The default from before."""
+        name, reason = parse_experiment(request.name), _reason(request.reason)
+        done = await self._change(self._promoter.roll_back, name, reason, _actor(context))
+        return pb.RollBackPromotionResponse(
+            experiment=self._message(done.experiment), default_version=done.default.resource
+        )
+
+    async def GetReport(self, request: pb.GetReportRequest, context: Context) -> pb.GetReportResponse:
+        """Judged now."""
+        found = Findings()
+        name = parse_experiment(request.name)
+        if request.phase < 0:
+            found.add("phase", f"must be 0 (the last) or the number of a phase, got {request.phase}")
+        found.check()
+        report = await self._threads.run(self._report, name, request.phase)
+        return report_message(report, self._message(report.judged))
+
+    async def RecordOutcome(
+        self, request: pb.RecordOutcomeRequest, context: Context
+    ) -> pb.RecordOutcomeResponse:
+        """Durable when it answers."""
+        return await self._intake.one(request.outcome)
+
+    async def RecordOutcomes(self, request_iterator: Any, context: Context) -> None:
+        """Acknowledges batches in their order until the caller ends the stream or the server drains."""
+        await context.send_initial_metadata(current_call().headers)
+        answers = acknowledged(request_iterator, self._intake.batch, UNACKNOWLEDGED)
+        async with aclosing(cast(Any, answers)) as acknowledgements:
+            async for acknowledgement in acknowledgements:
+                await context.write(acknowledgement)
+
+    async def _change(self, change: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        changed = await self._threads.run(change, *args, **kwargs)
+        await self._after_change()
+        return changed
+
+    def _message(self, experiment: Experiment) -> pb.Experiment:
+        return experiment_message(experiment, self._warnings(experiment))
+
+
+def _actor(context: Context) -> str:
+    return caller(context.peer())
+
+
+def _reason(reason: str) -> str:
+    found = Findings()
+    found.text("reason", reason, MAX_REASON_BYTES)
+    found.check()
+    return reason
+
+
+def _add(found: Findings, problems: Iterable[FieldViolation]) -> None:
+    for problem in problems:
+        found.add(f"{WITHIN}{problem.field}", problem.description)

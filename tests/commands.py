@@ -1,0 +1,50 @@
+"""Fixtures of tests that run commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from router.cli.main import run
+from tests.experiments.scripted import scripted_server
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys) -> Callable[..., Done]:
+    """Run `lora-router ARGUMENTS` in this process."""
+
+    def call(*arguments: str) -> Done:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def remote(monkeypatch):
+    """A scripted server that the commands talk to: `.inference`, `.adapters`, `.experiments`, `.target`."""
+    with scripted_server() as server:
+        monkeypatch.setenv("LORA_ROUTER_SERVER", server.target)
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Every test works in an empty folder, with no settings from the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("LISTEN", "SERVER", "ADAPTERS_DIR", "PLUGINS_DIR", "TRACEBACK"):
+        monkeypatch.delenv(f"LORA_ROUTER_{name}", raising=False)
+    return tmp_path

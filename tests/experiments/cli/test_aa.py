@@ -1,0 +1,90 @@
+"""The A/A self-test against a real server with a fake engine, sound and with faults put in."""
+
+import asyncio
+import json
+
+import pytest
+
+from router.cli.errors import CliError
+from router.cli.main import run
+from router.experiments.cli.aa import aa
+from router.experiments.live.runtime import Experiments
+from router.experiments.service.served import ServedExperiments
+from tests.experiments.memory_store import MemoryStore
+
+
+class LosingStore(MemoryStore):
+    """Loses each third exposure of arm b."""
+
+    lost = 0
+
+    def expose(self, exposures):
+        kept = []
+        for exposure in exposures:
+            self.lost += exposure.arm == "b"
+            if exposure.arm != "b" or self.lost % 3:
+                kept.append(exposure)
+        super().expose(kept)
+
+
+@pytest.fixture
+async def self_test(start_server, fakes, monkeypatch, capsys):
+    """Run `experiments aa` against a server with experiments in `store`."""
+    monkeypatch.setattr("router.experiments.cli.aa.SLACK", 1.0)
+    monkeypatch.setattr("router.experiments.cli.aa.TRIES", 2)
+
+    async def call(store, *arguments):
+        live = Experiments(store, poll_seconds=60.0)
+        await live.start()
+        try:
+            app = await start_server(**vars(fakes), experiments=ServedExperiments(live))
+            flags = ("--server", app.address, "--window", "3", "--units", "120", "--json")
+            code = await asyncio.to_thread(run, ["experiments", "aa", *flags, *arguments])
+            await app.stop()
+        finally:
+            await live.close()
+        out, err = capsys.readouterr()
+        found = json.loads(out) if out else []
+        return code, {f["name"]: (f["sound"], f["text"]) for f in found}, err
+
+    return call
+
+
+async def test_a_sound_pipeline_is_found_sound_and_left_clean(self_test):
+    store = MemoryStore()
+    code, found, err = await self_test(store, "--route", "medical")
+    assert (code, err) == (0, "")
+    assert list(found)[:5] == ["requests", "assignment", "uniformity", "logging", "outcomes"]
+    assert {"sample-ratio", "error-rate", "verdict"} < set(found)
+    assert all(sound for sound, _ in found.values())
+    assert found["requests"][1].startswith("132 answers in the experiment, 0 outside")
+    assert found["outcomes"][1] == "120 counted of 120 sent; 12 sent twice, each counted once"
+    assert store.list() == ()
+
+
+async def test_lost_exposures_are_found(self_test):
+    code, found, err = await self_test(LosingStore(), "--route", "medical")
+    assert code == 1
+    assert not found["logging"][0]
+    assert "unsound:" in err
+    assert "logging" in err
+
+
+async def test_prompts_that_the_route_does_not_get_are_told(self_test):
+    code, found, _ = await self_test(MemoryStore(), "--route", "base", "--prompt", "a medical question")
+    assert code == 1
+    assert "120 outside" in found["requests"][1]
+    assert "--prompt" in found["requests"][1]
+
+
+async def test_a_kept_experiment_is_stopped(self_test):
+    store = MemoryStore()
+    code, _, err = await self_test(store, "--route", "base", "--prompt", "hello", "--keep")
+    assert (code, err) == (0, "")
+    (kept,) = store.list()
+    assert (kept.state, kept.stop_reason) == ("stopped", "the self-test is over")
+
+
+def test_too_few_units_are_refused():
+    with pytest.raises(CliError, match="--units must be 10 or more, not 3"):
+        aa("medical", units=3)

@@ -1,0 +1,163 @@
+from dataclasses import replace
+
+import pytest
+
+from router.client import (
+    Accepted,
+    AdapterRef,
+    ArmSpec,
+    Client,
+    ClientError,
+    Kind,
+    Lifecycle,
+    Outcome,
+    Recorded,
+    RouterVariant,
+    Spec,
+    metric,
+)
+from router.errors import Findings
+from router.experiments.model import Aggregate, Mode, Unanswered
+from router.experiments.wire.outcomes import outcome_message
+from router.experiments.wire.plans import plan_message, plan_of, update_request
+from tests.experiments.report.told import REPORT
+
+SPEC = Spec(
+    hypothesis="1.1.0 helps",
+    route="medical",
+    arms=(
+        ArmSpec("a", 0.5, AdapterRef("medical", "1.0.0")),
+        ArmSpec("b", 0.5, AdapterRef("medical", "1.1.0")),
+    ),
+    control="a",
+    primary=metric("thumbs_up"),
+)
+FULL = replace(
+    SPEC,
+    route="",
+    arms=(ArmSpec("a", 0.3), ArmSpec("b", 0.7, router=RouterVariant(0.4, ("linear",), True, False))),
+    guardrails=(
+        metric("total_time", "mean", higher_is_better=False, aggregate="mean", margin=0.1, relative=True),
+        metric("thumbs", "ratio", per="outcomes", missing="zero", covariate=True, margin=0.01),
+    ),
+    mode=Mode.BANDIT,
+    unit="session",
+    unit_label="session_id",
+    enrolment=0.25,
+    namespace="answers",
+    slot=(0.25, 0.5),
+    margin=0.01,
+    alpha=0.1,
+    planned_units=900,
+    min_units=50,
+    min_matured=0.5,
+    window=3.5,
+    shadow_share=0.5,
+    judge="length",
+    floor=0.1,
+    epoch=60.25,
+)
+
+
+@pytest.fixture
+def client(remote):
+    with Client(remote.target, timeout=10) as made:
+        yield made
+
+
+@pytest.mark.parametrize("spec", [SPEC, FULL], ids=["plain", "full"])
+def test_a_plan_goes_through_its_message_unchanged(spec):
+    assert plan_of(plan_message(spec), Findings()) == spec
+
+
+def test_the_usual_aggregate_follows_the_kind():
+    assert metric("a").aggregate is Aggregate.MAX
+    assert metric("a", Kind.RATIO).aggregate is metric("a", "mean").aggregate is Aggregate.SUM
+    assert metric("a", missing="zero").missing is Unanswered.ZERO
+
+
+def test_an_experiment_lives_from_plan_to_rollback(client, remote):
+    made = client.experiments.create("medical-v2", SPEC)
+    assert (made.name, made.state, made.spec, made.created) == (
+        "medical-v2",
+        Lifecycle.DRAFT,
+        SPEC,
+        1_000_000.0,
+    )
+    started = client.experiments.start("experiments/medical-v2", etag=made.etag)
+    assert started.state is Lifecycle.RUNNING
+    assert started.phase is not None
+    assert (started.phase.variant_salt, started.phase.spec.arms) == ("b", SPEC.arms)
+    promoted = client.experiments.promote("medical-v2", reason="ticket 8")
+    assert (promoted.default, promoted.previous) == (
+        AdapterRef("medical", "1.1.0"),
+        AdapterRef("medical", "1.0.0"),
+    )
+    assert promoted.experiment.promoted == "new"
+    back = client.experiments.roll_back("medical-v2", reason="complaints")
+    assert (back.default, back.previous) == (AdapterRef("medical", "1.0.0"), None)
+    stopped = client.experiments.stop("medical-v2", reason="done")
+    assert (stopped.state, stopped.stop_reason) == (Lifecycle.STOPPED, "done")
+    client.experiments.delete("medical-v2")
+    with pytest.raises(ClientError) as caught:
+        client.experiments.get("medical-v2")
+    assert caught.value.reason == "EXPERIMENT_NOT_FOUND"
+
+
+def test_only_named_fields_are_updated(client, remote):
+    client.experiments.create("medical-v2", SPEC)
+    found = client.experiments.update("medical-v2", {"enrolment": 0.5, "slot": (0.0, 0.5)}, etag="e1")
+    assert found.spec == replace(SPEC, enrolment=0.5, slot=(0.0, 0.5))
+    sent = remote.experiments.requests[-1]
+    assert list(sent.update_mask.paths) == ["enrolment", "slot_start", "slot_end"]
+    assert sent.experiment.etag == "e1"
+    with pytest.raises(TypeError, match="unknown field 'enrollment'"):
+        update_request("medical-v2", "", {"enrollment": 0.5})
+
+
+def test_all_pages_are_listed(client):
+    for name in "abcde":
+        client.experiments.create(name, SPEC)
+    assert [e.name for e in client.experiments.list()] == ["a", "b", "c", "d", "e"]
+
+
+def test_a_report_comes_whole(client):
+    client.experiments.create("medical-v2", SPEC)
+    found = client.experiments.report("medical-v2", 1)
+    assert replace(found, experiment=REPORT.experiment) == REPORT
+
+
+def test_an_outcome_has_a_key_that_makes_retries_safe(client, remote):
+    outcome = Outcome("thumbs_up", 1.0, response_id="r-1", time=5.5)
+    assert client.experiments.record_outcome(outcome) is Accepted.COUNTED
+    client.experiments.record_outcome(replace(outcome, key="mine"))
+    first, second = remote.experiments.outcomes
+    assert len(first.idempotency_key) == 32
+    assert (second.idempotency_key, second.time.ToNanoseconds()) == ("mine", 5_500_000_000)
+    with pytest.raises(ClientError, match="no response 'nobody'"):
+        client.experiments.record_outcome(replace(outcome, response_id="nobody"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Outcome("m", 1.0),
+        Outcome("m", 1.0, response_id="r", unit="u", experiment="e"),
+        Outcome("m", 1.0, unit="u"),
+        Outcome("m", 1.0, experiment="e"),
+    ],
+)
+def test_an_outcome_without_one_subject_is_refused_at_once(wrong):
+    with pytest.raises(ValueError, match="of a response_id, or of an experiment and a unit"):
+        outcome_message(wrong)
+
+
+def test_many_outcomes_go_in_batches_and_each_is_told(client, remote):
+    sent = [
+        Outcome("m", 2.0 if i == 700 else 1.0, experiment="medical-v2", unit=f"u{i}") for i in range(1200)
+    ]
+    found = list(client.experiments.record_outcomes(sent))
+    assert len(found) == 1200
+    assert found[700] == Recorded(None, "value: must be 0 or 1")
+    assert {r.status for i, r in enumerate(found) if i != 700} == {Accepted.COUNTED}
+    assert [o.unit.unit for o in remote.experiments.outcomes] == [f"u{i}" for i in range(1200)]

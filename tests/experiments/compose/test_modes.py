@@ -1,0 +1,158 @@
+"""Shadow arms, router experiments and bandits of a whole server: all is real but the engine."""
+
+import asyncio
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from router.cli.compose import Composition
+from router.client import AsyncClient
+from router.config import Settings
+from router.engine.fake import FakeEngine
+from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
+from router.experiments.report.source import REWEIGHT
+from router.types import AdapterRef, RouterVariant
+from tests.cli.tiny import MODULES, write_adapter
+
+OLD, NEW = AdapterRef("medical", "1.2.0"), AdapterRef("medical", "1.3.0")
+MANIFEST = """
+[adapter]
+name = "medical"
+version = "{version}"
+domain = "medicine"
+"""
+MILD = """
+from router import hookimpl
+from router.routing import Classifier, Scores
+
+class Mild(Classifier):
+    name = "mild"
+    def classify_batch(self, requests):
+        return [Scores({"medical": 0.7}) for r in requests]
+
+@hookimpl
+def register_classifiers(register):
+    register(Mild(), timeout_ms=2000)
+"""
+SPEC = Spec(
+    hypothesis="the old one was better",
+    route="medical",
+    arms=(ArmSpec("control", 0.5, NEW), ArmSpec("old", 0.5, OLD)),
+    control="control",
+    primary=MetricSpec("success", Kind.PROPORTION),
+)
+
+
+@pytest.fixture
+async def running(own_folder, monkeypatch):
+    """A composition that is serving two versions of an adapter."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(own_folder / "state"))
+    for ref, b in ((OLD, 0.25), (NEW, 0.5)):
+        write_adapter(own_folder / "adapters" / str(ref), b, manifest=MANIFEST.format(version=ref.version))
+    (own_folder / "plugins").mkdir()
+    (own_folder / "plugins" / "mild.py").write_text(MILD)
+    shutil.copy(Path(__file__).parents[3] / "plugins" / "judges.py", own_folder / "plugins")
+    engine = FakeEngine()
+    engine._info = dataclasses.replace(engine._info, sites=MODULES, vocab_size=32)
+    settings = Settings(
+        listen="127.0.0.1:0",
+        metrics_listen="",
+        adapters_dir=(Path("adapters"),),
+        plugins_dir=(Path("plugins"),),
+        drain_seconds=2,
+        gate="off",
+    )
+    composition = Composition(settings, engine)
+    ready = asyncio.Event()
+    task = asyncio.create_task(composition.run(lambda app: ready.set()))
+    await asyncio.wait({task, asyncio.ensure_future(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+    yield composition
+    composition.app.request_stop()
+    await task
+
+
+@pytest.fixture
+async def client(running):
+    async with AsyncClient(running.app.address, timeout=20) as made:
+        yield made
+
+
+async def started(running: Composition, spec: Spec, age: float = 0.0):
+    """The store, with the experiment running since `age` seconds."""
+    live = running.experiments.live
+    phase = Phase(1, time.time() - age, "enrolment", "variant", spec)
+    live.store.create(Experiment("trial", spec, Lifecycle.RUNNING, (phase,)))
+    await live.refresh()
+    return live.store
+
+
+async def eventually(condition, seconds: float = 20.0):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it never came true"
+        await asyncio.sleep(0.02)
+    return found
+
+
+async def test_a_shadow_answers_beside_and_is_judged(running, client):
+    store = await started(running, dataclasses.replace(SPEC, mode=Mode.SHADOW))
+    await running.registry.load(OLD)
+    digest = running.registry.get("medical", "1.2.0").digest
+    wanted = f"[{digest[:8]}] which chapter"  # as the fake engine answers with the old version
+    answer = await client.generate("which chapter", max_tokens=8, unit="ann", labels={"reference": wanted})
+    assert answer.decision.adapter is not None
+    assert (str(answer.decision.adapter), answer.decision.experiment) == ("medical@1.3.0", "")
+    assert answer.text != wanted
+    assert await eventually(lambda: store.paired("trial", 1)) == {"old": (1, 0, 0)}
+    await client.generate("which chapter", max_tokens=8, unit="ann")
+    counts = running.experiments.live.counts.shadows
+    await eventually(lambda: counts["trial", "old", "declined"])
+    assert counts["trial", "old", "judged"] == 1
+    assert store.data("trial", 1).buckets == ()
+
+
+async def test_a_shadow_is_dropped_when_requests_need_its_row(running, client):
+    store = await started(running, dataclasses.replace(SPEC, mode=Mode.SHADOW, judge="length"))
+    await running.registry.load(OLD)
+    running.app.engine.max_running = 1
+    answer = await client.generate("which chapter", max_tokens=8, unit="ann")
+    assert str(answer.decision.adapter) == "medical@1.3.0"
+    counts = running.experiments.live.counts.shadows
+    await eventually(lambda: counts["trial", "old", "load"])
+    assert store.paired("trial", 1) == {}
+
+
+async def test_units_are_divided_between_routers(running, client):
+    arms = (ArmSpec("control", 0.5), ArmSpec("strict", 0.5, router=RouterVariant(threshold=0.9)))
+    store = await started(running, dataclasses.replace(SPEC, route="", arms=arms))
+    answered = set()
+    for i in range(12):
+        decision = (await client.generate("which chapter", max_tokens=2, unit=f"user{i}")).decision
+        assert decision.experiment == "trial"
+        answered.add((decision.arm, str(decision.adapter)))
+    assert answered == {("control", "medical@1.3.0"), ("strict", "None")}
+    await running.experiments.live.recorder.flush()
+    await eventually(lambda: sum(b.exposed for b in store.triggered("trial", 1).buckets) == 12)
+    digests = store.data("trial", 1).digests
+    ends = {arm: {one.rpartition("/")[2] for one in found} for arm, found in digests.items()}
+    variant = RouterVariant(threshold=0.9)
+    assert ends == {"control": {running.router.digest()}, "strict": {running.router.digest(variant)}}
+
+
+async def test_a_bandit_gets_its_epochs_weights(running, client):
+    spec = dataclasses.replace(SPEC, mode=Mode.BANDIT, epoch=3600.0)
+    store = await started(running, spec, age=5400.0)
+    (entry,) = await eventually(lambda: [e for e in store.trail("trial") if e.act == REWEIGHT])
+    assert entry.detail["epoch"] == 1
+    weights = entry.detail["weights"]
+    await eventually(lambda: running.experiments.live.assigner.snapshot.all()[0].epochs)
+    answer = await client.generate("which chapter", max_tokens=2, unit="ann")
+    await running.experiments.live.recorder.flush()
+    (one,) = running.experiments.live.assigner.snapshot.all()
+    assert {arm.name: arm.weight for arm in one.at(time.time()).arms} == pytest.approx(weights)
+    assert answer.decision.arm in weights

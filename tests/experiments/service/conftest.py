@@ -1,0 +1,53 @@
+"""Servers with experiments, in a store of dicts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+
+import pytest
+
+from router.experiments.live import recorder
+from router.experiments.service.served import ServedExperiments
+from tests.experiments.memory_store import MemoryStore
+from tests.experiments.service.lab import experimenting
+from tests.experiments.service.trials import live_on
+from tests.fakes import adapter
+from tests.server.helpers import Connect, Start
+
+
+@pytest.fixture
+async def lab(
+    fakes: SimpleNamespace, start_server: Start, connect: Connect
+) -> AsyncIterator[SimpleNamespace]:
+    """Stubs to a server with experiments in a store of dicts."""
+    async with experimenting(MemoryStore(), fakes, start_server, connect) as stubs:
+        yield stubs
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """An empty store in memory."""
+    return MemoryStore()
+
+
+@pytest.fixture
+async def run(start_server, connect, fakes, store, monkeypatch):
+    """`await run(experiment, ...)`: a server with them, its stubs and what stands behind it."""
+    monkeypatch.setattr(recorder, "RETRY", 0.02)
+    monkeypatch.setattr(recorder, "LINGER", 0.02)
+    started = []
+
+    async def begin(*experiments, **options) -> SimpleNamespace:
+        fakes.registry.put(adapter("medical", "1.1.0"))
+        for one in experiments:
+            store.create(one)
+        live = await live_on(store, base_digest=lambda: "base", router_digest=lambda _: "router", **options)
+        started.append(live)
+        app = await start_server(**vars(fakes), experiments=ServedExperiments(live))
+        return SimpleNamespace(app=app, live=live, **vars(connect(app)), **vars(fakes))
+
+    yield begin
+    store.down = False
+    for live in started:
+        await live.close()

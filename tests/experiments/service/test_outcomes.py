@@ -1,0 +1,250 @@
+"""Outcomes over gRPC, one by one and in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from router.errors import Overloaded
+from router.experiments.service import outcomes as intake
+from router.experiments.service.service import UNACKNOWLEDGED
+from router.v1 import experiments_pb2 as pb
+from tests.experiments.service.lab import NAME, answer, create, running
+from tests.server.helpers import details, failure, until
+
+
+def outcome(**fields: Any) -> pb.Outcome:
+    return pb.Outcome(**{"metric": "solved", "value": 1.0, **fields})
+
+
+async def record(lab: SimpleNamespace, **fields: Any) -> str:
+    request = pb.RecordOutcomeRequest(outcome=outcome(**fields))
+    status = (await lab.experiments.RecordOutcome(request)).status
+    return pb.OutcomeStatus.Name(status).removeprefix("OUTCOME_STATUS_")
+
+
+async def refused(lab: SimpleNamespace, **fields: Any) -> dict[str, Any]:
+    seen = await failure(lab.experiments.RecordOutcome(pb.RecordOutcomeRequest(outcome=outcome(**fields))))
+    return {"code": seen.code().name, "text": seen.details(), **details(seen)}
+
+
+def names(statuses: Any) -> list[str]:
+    return [pb.OutcomeStatus.Name(s).removeprefix("OUTCOME_STATUS_") for s in statuses]
+
+
+async def test_of_a_response(lab: SimpleNamespace) -> None:
+    await running(lab)
+    rid = (await answer(lab, "anna")).response_id
+    assert await record(lab, response_id=rid, idempotency_key="k") == "COUNTED"
+    assert await record(lab, response_id=rid, idempotency_key="k") == "DUPLICATE"
+    assert lab.store.outcomes["k"].outcome.value == 1.0
+
+
+async def test_the_same_time_is_the_same_outcome(lab: SimpleNamespace) -> None:
+    await running(lab)
+    rid = (await answer(lab, "anna")).response_id
+    at = {"seconds": int(time.time()) + 1}
+    assert await record(lab, response_id=rid, time=at) == "COUNTED"
+    assert await record(lab, response_id=rid, time=at) == "DUPLICATE"
+    assert await record(lab, response_id=rid) == "COUNTED"
+    assert await record(lab, response_id=rid) == "COUNTED"
+
+
+async def test_of_a_unit(lab: SimpleNamespace) -> None:
+    await running(lab)
+    await answer(lab, "anna")
+    assert await record(lab, unit={"experiment": NAME, "unit": "anna"}) == "COUNTED"
+    found = await refused(lab, unit={"experiment": NAME, "unit": "berta"})
+    assert (found["code"], found["ErrorInfo"].reason) == ("NOT_FOUND", "NOT_FOUND")
+    assert found["ResourceInfo"].resource_name == "berta"
+    assert "its past" in found["text"]
+    found = await refused(lab, unit={"experiment": "experiments/nope", "unit": "anna"})
+    assert (found["code"], found["ErrorInfo"].reason) == ("NOT_FOUND", "EXPERIMENT_NOT_FOUND")
+
+
+async def test_an_unknown_response(lab: SimpleNamespace) -> None:
+    await running(lab)
+    without_a_unit = (await answer(lab, "")).response_id
+    for rid in ("nope", without_a_unit):
+        found = await refused(lab, response_id=rid)
+        assert found["code"] == "NOT_FOUND"
+        assert found["ResourceInfo"].resource_type == "response"
+        assert "no experiment was exposed" in found["text"]
+
+
+async def test_late_ones_are_kept_and_not_counted(lab: SimpleNamespace) -> None:
+    await running(lab, window=2.0)
+    rid = (await answer(lab, "anna")).response_id
+    assert await record(lab, response_id=rid, time={"seconds": int(time.time()) + 100}) == "LATE"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"value": math.nan}, "value"),
+        ({"value": math.inf}, "value"),
+        ({"value": 0.5}, "value"),
+        ({"metric": "error"}, "metric"),
+        ({"metric": ""}, "metric"),
+        ({"time": {"seconds": int(time.time()) + 7200}}, "time"),
+        ({"idempotency_key": "x" * 129}, "idempotency_key"),
+        ({"response_id": ""}, "response_id"),
+    ],
+)
+async def test_bad_ones(lab: SimpleNamespace, fields: dict[str, Any], field: str) -> None:
+    await running(lab)
+    rid = (await answer(lab, "anna")).response_id
+    found = await refused(lab, **{"response_id": rid, **fields})
+    assert found["code"] == "INVALID_ARGUMENT"
+    assert [v.field for v in found["BadRequest"].field_violations] == [f"outcome.{field}"]
+    assert "solved" not in {kept.outcome.metric for kept in lab.store.outcomes.values()}
+
+
+async def test_a_proportion_becomes_a_mean(lab: SimpleNamespace) -> None:
+    await running(lab)
+    rid = (await answer(lab, "anna")).response_id
+    assert (await refused(lab, response_id=rid, value=0.5))["code"] == "INVALID_ARGUMENT"
+    mean = pb.Experiment.Metric(name="solved", kind=pb.Experiment.Metric.KIND_MEAN)
+    message = pb.Experiment(name=NAME, primary=mean)
+    request = pb.UpdateExperimentRequest(experiment=message, update_mask={"paths": ["primary"]})
+    await lab.experiments.UpdateExperiment(request)
+    assert await record(lab, response_id=rid, value=0.5) == "COUNTED"
+
+
+async def test_batches_are_acknowledged_in_order(lab: SimpleNamespace) -> None:
+    await running(lab)
+    rid = (await answer(lab, "anna")).response_id
+    call = lab.experiments.RecordOutcomes()
+    batches = [
+        [outcome(response_id=rid, idempotency_key="a"), outcome(response_id="nope", idempotency_key="b")],
+        [],
+        [
+            outcome(response_id=rid, value=math.nan),
+            outcome(response_id=rid, idempotency_key="a"),
+            outcome(response_id=rid, metric="a b", value=math.inf),
+            outcome(response_id=rid, idempotency_key="c"),
+        ],
+    ]
+    for sequence, batch in enumerate(batches):
+        await call.write(pb.RecordOutcomesRequest(sequence=sequence, outcomes=batch))
+    await call.done_writing()
+    answers = [a async for a in call]
+    assert [a.sequence for a in answers] == [0, 1, 2]
+    assert names(answers[0].statuses) == ["COUNTED", "UNKNOWN"]
+    assert not answers[1].statuses
+    assert names(answers[2].statuses) == ["INVALID", "DUPLICATE", "INVALID", "COUNTED"]
+    assert len(answers[2].errors) == 2
+    assert answers[2].errors[0].startswith("outcomes[0].value: must be a finite number")
+    assert "outcomes[2].metric" in answers[2].errors[1]
+    assert "outcomes[2].value" in answers[2].errors[1]
+    assert lab.live.counts.outcomes == {"counted": 2, "unknown": 1, "duplicate": 1, "invalid": 2}
+
+
+async def test_a_batch_is_acknowledged_while_the_stream_is_open(lab: SimpleNamespace) -> None:
+    call = lab.experiments.RecordOutcomes()
+    for sequence in (3, 9):
+        await call.write(pb.RecordOutcomesRequest(sequence=sequence, outcomes=[outcome(response_id="x")]))
+        assert (await call.read()).sequence == sequence
+    await call.done_writing()
+
+
+async def test_a_batch_has_a_limit(lab: SimpleNamespace) -> None:
+    call = lab.experiments.RecordOutcomes()
+    await call.write(pb.RecordOutcomesRequest(outcomes=[outcome(response_id="x")] * 1001))
+    seen = await failure(call)
+    assert seen.code().name == "INVALID_ARGUMENT"
+    assert "at most 1000" in details(seen)["BadRequest"].field_violations[0].description
+
+
+async def test_junk_ends_the_stream(lab: SimpleNamespace) -> None:
+    call = lab.channel.stream_stream("/router.v1.ExperimentService/RecordOutcomes")
+    seen = await failure(call(iter([b"\xff\xff\xff"])))
+    assert seen.code().name == "INVALID_ARGUMENT"
+
+
+async def test_batches_that_wait_are_bounded(lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server reads no further; what it has not acknowledged the client still has."""
+    go, taken = asyncio.Event(), 0
+    real = lab.live.recorder.record
+
+    async def slow(outcomes: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        await go.wait()
+        return await real(outcomes)
+
+    monkeypatch.setattr(lab.live.recorder, "record", slow)
+    call = lab.experiments.RecordOutcomes()
+    number = 3 * UNACKNOWLEDGED
+
+    async def write() -> None:
+        for sequence in range(number):
+            await call.write(pb.RecordOutcomesRequest(sequence=sequence, outcomes=[outcome(response_id="x")]))
+        await call.done_writing()
+
+    writing = asyncio.ensure_future(write())
+    await until(lambda: taken == UNACKNOWLEDGED)
+    await asyncio.sleep(0.05)
+    assert taken == UNACKNOWLEDGED
+    go.set()
+    assert [a.sequence async for a in call] == list(range(number))
+    await writing
+
+
+async def test_a_full_queue_holds_a_stream_back(
+    lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "FULL_SECONDS", 0.001)
+    real, times = lab.live.recorder.record, 0
+
+    async def full_at_first(outcomes: Any) -> Any:
+        nonlocal times
+        times += 1
+        if times < 4:
+            raise Overloaded("too many outcomes wait")
+        return await real(outcomes)
+
+    monkeypatch.setattr(lab.live.recorder, "record", full_at_first)
+    call = lab.experiments.RecordOutcomes()
+    await call.write(pb.RecordOutcomesRequest(sequence=1, outcomes=[outcome(response_id="x")]))
+    assert (await call.read()).sequence == 1
+    assert times == 4
+    await call.done_writing()
+
+
+async def test_a_store_that_is_down_acknowledges_nothing(lab: SimpleNamespace) -> None:
+    await running(lab)
+    rid = (await answer(lab, "anna")).response_id
+    lab.store.down = True
+    found = await refused(lab, response_id=rid, idempotency_key="k")
+    assert (found["code"], found["ErrorInfo"].reason) == ("UNAVAILABLE", "STORE_DOWN")
+    call = lab.experiments.RecordOutcomes()
+    await call.write(pb.RecordOutcomesRequest(sequence=1, outcomes=[outcome(response_id=rid)]))
+    assert details(await failure(call))["ErrorInfo"].reason == "STORE_DOWN"
+    lab.store.down = False
+    assert lab.store.outcomes.get("k") is None
+
+
+async def test_a_drain_ends_the_stream(lab: SimpleNamespace) -> None:
+    call = lab.experiments.RecordOutcomes()
+    await call.write(pb.RecordOutcomesRequest(sequence=1, outcomes=[outcome(response_id="x")]))
+    assert (await call.read()).sequence == 1
+    ended = asyncio.ensure_future(failure(call.read()))
+    await asyncio.wait_for(lab.app.stop(), 2)
+    assert details(await ended)["ErrorInfo"].reason == "DRAINING"
+
+
+async def test_a_deleted_experiment_is_unknown(lab: SimpleNamespace) -> None:
+    await running(lab)
+    rid = (await answer(lab, "anna")).response_id
+    await lab.experiments.StopExperiment(pb.StopExperimentRequest(name=NAME))
+    assert await record(lab, response_id=rid) == "COUNTED"
+    await lab.experiments.DeleteExperiment(pb.DeleteExperimentRequest(name=NAME))
+    assert (await refused(lab, response_id=rid))["code"] == "NOT_FOUND"
+    await lab.experiments.CreateExperiment(create())
+    assert (await refused(lab, unit={"experiment": NAME, "unit": "anna"}))["code"] == "NOT_FOUND"

@@ -1,0 +1,82 @@
+"""What an operator sees of experiments: metrics and health."""
+
+from __future__ import annotations
+
+import logging
+
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import generate_latest
+
+from router.experiments.service.served import ServedExperiments
+from tests.experiments.memory_store import MemoryStore
+from tests.experiments.service.trials import live_on, of_unit, trial
+from tests.server.helpers import until
+
+SERVING, NOT_SERVING = 1, 2
+
+
+def metrics(app) -> list[str]:
+    text = generate_latest(app.metrics.registry).decode()
+    return [line for line in text.splitlines() if line.startswith("lora_router_experiment")]
+
+
+async def test_metrics(start_server, connect, fakes):
+    store = MemoryStore()
+    store.create(trial())
+    live = await live_on(store)
+    app = await start_server(**vars(fakes), experiments=ServedExperiments(live))
+    arm = (await connect(app).inference.Generate(of_unit("ann"))).decision.arm
+    await connect(app).inference.Generate(of_unit(""))
+    await live.recorder.flush()
+    found = metrics(app)
+    assert f'lora_router_experiment_exposures_total{{arm="{arm}",experiment="trial"}} 1.0' in found
+    assert 'lora_router_experiment_unit_missing_total{experiment="trial"} 1.0' in found
+    assert "lora_router_experiments_running 1.0" in found
+    assert "lora_router_experiment_queue 0.0" in found
+    assert "lora_router_experiment_store_up 1.0" in found
+    store.down = True
+    await until(lambda: not live.availability.up)
+    assert "lora_router_experiment_store_up 0.0" in metrics(app)
+    store.down = False
+    await live.close()
+
+
+async def test_the_log_line_names_the_arm(start_server, connect, fakes, caplog):
+    store = MemoryStore()
+    store.create(trial())
+    live = await live_on(store)
+    app = await start_server(**vars(fakes), experiments=ServedExperiments(live))
+    with caplog.at_level(logging.INFO, "router.server.access"):
+        arm = (await connect(app).inference.Generate(of_unit("ann"))).decision.arm
+        await connect(app).inference.Generate(of_unit("ann", "legal"))
+    in_trial, beside = [record.fields for record in caplog.records if hasattr(record, "fields")]
+    assert (in_trial["experiment"], in_trial["arm"]) == ("trial", arm)
+    assert "experiment" not in beside
+    await live.close()
+
+
+async def test_without_experiments_there_are_no_such_metrics(server):
+    assert metrics(server) == []
+
+
+async def test_health_has_a_name_of_its_own(start_server, connect, fakes):
+    store = MemoryStore()
+    live = await live_on(store)
+    app = await start_server(**vars(fakes), experiments=ServedExperiments(live), stall_seconds=0.04)
+    stub = health_pb2_grpc.HealthStub(connect(app).channel)
+
+    async def states() -> list[int]:
+        names = ("", "router.v1.InferenceService", "router.v1.ExperimentService")
+        replies = [await stub.Check(health_pb2.HealthCheckRequest(service=name)) for name in names]
+        return [reply.status for reply in replies]
+
+    assert await states() == [SERVING] * 3
+    store.down = True
+    await until(lambda: not live.availability.up)
+    await app.health.update()
+    assert await states() == [SERVING, SERVING, NOT_SERVING]
+    store.down = False
+    await until(lambda: live.availability.up)
+    await app.health.update()
+    assert await states() == [SERVING] * 3
+    await live.close()

@@ -1,0 +1,91 @@
+"""One pass through every method with a real database behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from router.experiments.store.sql_store import SqlStore
+from router.v1 import experiments_pb2 as pb
+from tests.experiments.service.lab import NAME, answer, create, experimenting, running
+from tests.experiments.store.postgres import Server, binaries
+from tests.server.helpers import Connect, Start, failure
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Of an empty database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/experiments.db"
+        return
+    where = binaries()
+    if where is None:
+        pytest.skip("no PostgreSQL here: apt-get install postgresql")
+    server = Server(where, "-c fsync=off")
+    yield server.url()
+    server.close()
+
+
+@pytest.fixture
+async def lab(
+    url: str, fakes: SimpleNamespace, start_server: Start, connect: Connect
+) -> AsyncIterator[SimpleNamespace]:
+    store = await asyncio.to_thread(SqlStore, url)
+    async with experimenting(store, fakes, start_server, connect) as stubs:
+        yield stubs
+
+
+async def test_every_method(lab: SimpleNamespace) -> None:
+    service = lab.experiments
+    await running(lab, enrolment=0.99)
+    answers = [await answer(lab, f"user-{i}") for i in range(12)]
+    shown = [a for a in answers if a.decision.experiment == "trial"]
+    assert len(shown) > 6
+    first = pb.Outcome(response_id=shown[0].response_id, metric="solved", value=1, idempotency_key="k")
+    for status in (pb.OUTCOME_STATUS_COUNTED, pb.OUTCOME_STATUS_DUPLICATE):
+        assert (await service.RecordOutcome(pb.RecordOutcomeRequest(outcome=first))).status == status
+    call = service.RecordOutcomes()
+    rest = [pb.Outcome(response_id=a.response_id, metric="solved", value=0) for a in shown[1:]]
+    await call.write(
+        pb.RecordOutcomesRequest(sequence=4, outcomes=[*rest, pb.Outcome(response_id="nope", metric="x")])
+    )
+    acknowledged = await call.read()
+    assert acknowledged.sequence == 4
+    counted, unknown = pb.OUTCOME_STATUS_COUNTED, pb.OUTCOME_STATUS_UNKNOWN
+    assert list(acknowledged.statuses) == [counted] * len(rest) + [unknown]
+    await call.done_writing()
+
+    report = await service.GetReport(pb.GetReportRequest(name=NAME))
+    assert sum(n.units for n in report.numbers) == len(shown)
+    mask = {"paths": ["enrolment"]}
+    wider = pb.UpdateExperimentRequest(experiment={"name": NAME, "enrolment": 1.0}, update_mask=mask)
+    assert len((await service.UpdateExperiment(wider)).experiment.phases) == 1
+    edit = pb.UpdateExperimentRequest(
+        experiment={"name": NAME, "alpha": 0.01}, update_mask={"paths": ["alpha"]}
+    )
+    edited = (await service.UpdateExperiment(edit)).experiment
+    assert [p.number for p in edited.phases] == [1, 2]
+    edit.experiment.etag = "stale"
+    edit.experiment.alpha = 0.02
+    assert (await failure(service.UpdateExperiment(edit))).code().name == "ABORTED"
+    promoted = await service.PromoteArm(
+        pb.PromoteArmRequest(name=NAME, arm="new", force=True, reason="why not")
+    )
+    assert promoted.default_version.endswith("1.1.0")
+    back = await service.RollBackPromotion(pb.RollBackPromotionRequest(name=NAME))
+    assert back.default_version.endswith("1.0.0")
+    stopped = await service.StopExperiment(pb.StopExperimentRequest(name=NAME))
+    assert stopped.experiment.state == pb.Experiment.STATE_STOPPED
+    audit = (await service.GetReport(pb.GetReportRequest(name=NAME))).audit
+    assert [a.act for a in audit] == ["create", "start", "widen", "new phase", "promote", "roll back"]
+    await service.CreateExperiment(create("another"))
+    listed = await service.ListExperiments(pb.ListExperimentsRequest())
+    assert [e.name for e in listed.experiments] == ["experiments/another", NAME]
+    await service.DeleteExperiment(pb.DeleteExperimentRequest(name=NAME))
+    assert (
+        await failure(service.GetExperiment(pb.GetExperimentRequest(name=NAME)))
+    ).code().name == "NOT_FOUND"

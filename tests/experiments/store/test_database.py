@@ -1,0 +1,212 @@
+"""What is wrong with a database is told at once, with what to do; what passes is StoreDown."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event, insert
+from sqlalchemy.exc import DBAPIError
+
+from router.errors import ConfigError, StoreDown
+from router.experiments.store import database, tables
+from router.experiments.store.database import parse_url
+from router.experiments.store.sql_store import SqlStore
+from tests.experiments.store.conftest import empty
+from tests.experiments.store.helpers import act, experiment
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("", "cannot be read; it looks like sqlite:////var"),
+        ("experiments.db", "cannot be read"),
+        ("sqlit:///x.db", "'sqlit'; known are sqlite"),
+        ("mysql://u@h/d", "known are"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("sqlite://folder/x.db", "names no file"),
+        ("sqlite:////proc/nowhere/x.db", "/proc/nowhere cannot be made or entered"),
+        ("sqlite:////tmp", "is a folder; name a file in it"),
+        ("postgresql://u@h", "names no database"),
+        ("postgresql://h/d", "names no user"),
+        ("postgresql+asyncpg://u@h/d", "known are"),
+    ],
+)
+def test_urls_with_a_mistake(url, told):
+    with pytest.raises(ConfigError, match=told):
+        SqlStore(url)
+
+
+def test_a_missing_driver_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("router.experiments.store.database.find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"needs the Python package pg8000: install lora-router\[postgres\]"
+    ):
+        SqlStore("postgresql://u:secret@h/d")
+
+
+def test_the_password_is_not_told(server):
+    port = server.url().rsplit(":", 1)[1].split("/")[0]
+    with pytest.raises(ConfigError, match="database") as caught:
+        SqlStore(f"postgresql://router:secret@127.0.0.1:{port}/nowhere")
+    assert "secret" not in caught.value.message
+    assert "createdb" in caught.value.message
+
+
+def test_a_wrong_user_is_a_setting(server):
+    with pytest.raises(ConfigError, match="check user and password"):
+        SqlStore(server.url().replace("router@", "nobody@"))
+
+
+def test_nobody_answers():
+    store = SqlStore("postgresql://u@127.0.0.1:1/d")
+    with pytest.raises(StoreDown, match="cannot be reached"):
+        store.list()
+    store.close()
+
+
+def test_folders_are_made(tmp_path):
+    SqlStore(f"sqlite:///{tmp_path}/a/b/x.db").close()
+    assert (tmp_path / "a/b/x.db").exists()
+
+
+def test_a_file_that_is_no_database(tmp_path):
+    (tmp_path / "x.db").write_bytes(b"not a database at all" * 100)
+    with pytest.raises(ConfigError, match="no SQLite database: name another one"):
+        SqlStore(f"sqlite:///{tmp_path}/x.db")
+
+
+def test_a_damaged_file(tmp_path):
+    path, store = tmp_path / "x.db", SqlStore(f"sqlite:///{tmp_path}/x.db")
+    for i in range(50):
+        store.create(experiment(f"x{i}"))
+    store.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    with pytest.raises(ConfigError, match="is damaged"):
+        SqlStore(f"sqlite:///{path}")
+
+
+def test_a_full_disk_loses_nothing_and_passes(tmp_path):
+    store = SqlStore(f"sqlite:///{tmp_path}/x.db")
+    store.close()
+    engine = store._engine
+    event.listen(engine, "connect", _almost_full)
+    with pytest.raises(StoreDown, match="disk is full: free some space"):
+        _fill(store)
+    kept = len(store.trail("x"))
+    event.remove(engine, "connect", _almost_full)
+    store.close()
+    store.audit(act(time=1e9))
+    assert len(store.trail("x")) == kept + 1
+    store.close()
+
+
+def _fill(store: SqlStore) -> None:
+    for i in range(2000):
+        store.audit(act(what="x" * 1000, time=i))
+
+
+def _almost_full(connection, _record) -> None:
+    connection.execute("PRAGMA max_page_count=120")
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"), [(0o555, "is there and may be written"), (0o200, "made or entered: Permission denied")]
+)
+def test_a_folder_that_may_not_be_written(mode, told):
+    """Root may write everywhere, so it is tried as another user."""
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's, which only its owner may enter
+        Path(folder).chmod(mode)
+        assert told in _as_nobody(Path(folder) / "x.db")
+        Path(folder).chmod(0o700)
+
+
+def _as_nobody(path: Path) -> str:
+    """The error of opening a store, in a child that is not root."""
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        text = "opened"
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            SqlStore(f"sqlite:///{path}")
+        except BaseException as error:
+            text = repr(error)
+        os.write(writer, text.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as found:
+        return found.read()
+
+
+def test_another_process_that_writes_for_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("router.experiments.store.database.WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("router.experiments.store.database.SQLITE_PRAGMAS", ("busy_timeout=100",))
+    store = SqlStore(f"sqlite:///{tmp_path}/x.db")
+    other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreDown, match="another process has been writing"):
+        store.salt("holdout")
+    other.execute("ROLLBACK")
+    other.close()
+    assert store.salt("holdout")
+    store.close()
+
+
+def test_another_server_that_is_stopped_while_it_writes(server, monkeypatch):
+    """Others fail for a while; then the database ends its transaction, and they go on."""
+    url = empty(server)
+    stopped = SqlStore(url)
+    quick = ("SET lock_timeout = 200", "SET idle_in_transaction_session_timeout = 1000")
+    monkeypatch.setattr("router.experiments.store.database.POSTGRES_SETTINGS", quick)
+    stopped.close()
+    other = SqlStore(url)
+    with pytest.raises(StoreDown, match="network error"):
+        _stop_while_writing(stopped, other)
+    assert other.salt("half") != "never written"
+    for store in (stopped, other):
+        store.close()
+
+
+def _stop_while_writing(stopped: SqlStore, other: SqlStore) -> None:
+    with stopped._writing() as conn:
+        conn.execute(insert(tables.salts).values(purpose="half", salt="never written"))
+        with pytest.raises(StoreDown, match=r"cannot be reached or written now: .*lock timeout"):
+            other.salt("holdout")
+        time.sleep(1.2)
+        assert other.salt("holdout")
+
+
+class ServerSays(Exception):
+    """As pg8000 tells what the server said."""
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ("57P01", StoreDown),
+        ("53100", StoreDown),
+        ("55P03", StoreDown),
+        ("25006", StoreDown),
+        ("42501", ConfigError),
+        ("42P01", DBAPIError),
+    ],
+)
+def test_what_a_server_says(state, kind):
+    error = DBAPIError("SELECT", {}, ServerSays({"C": state, "M": "no"}))
+    with pytest.raises(kind), database.translated(parse_url("postgresql://u@h/d"), starting=True):
+        raise error
+
+
+def test_a_defect_is_not_hidden(sql_store):
+    with pytest.raises(DBAPIError), sql_store._writing() as conn:
+        conn.execute(insert(tables.salts).values(purpose="p"))

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import hypothesis
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from router.errors import Findings, InvalidRequest
+from router.experiments.model import Aggregate, Experiment, Kind, Lifecycle, Mode, Phase, Spec
+from router.experiments.wire.plans import (
+    PLANNED,
+    checked_paths,
+    experiment_message,
+    merged,
+    plan_message,
+    plan_of,
+)
+from router.v1 import experiments_pb2 as pb
+from tests.experiments.plans import plan, plans
+
+SET_BY_THE_SERVER = {
+    "name", "state", "phases", "create_time", "update_time", "stop_time", "stop_reason", "promoted", "etag",
+    "warnings",
+}  # fmt: skip
+
+
+def read(message: pb.Experiment) -> Spec:
+    found = Findings()
+    spec = plan_of(message, found)
+    found.check()
+    return spec
+
+
+@hypothesis.given(plans)
+def test_a_plan_comes_back_as_it_was(spec: Spec) -> None:
+    message = pb.Experiment.FromString(plan_message(spec).SerializeToString())
+    assert read(message) == spec
+
+
+def test_what_is_not_set_has_the_models_default() -> None:
+    bare = Spec("", "", (), "", replace(plan().primary, name="", kind=Kind.MEAN, aggregate=Aggregate.SUM))
+    assert read(pb.Experiment(primary={"kind": pb.Experiment.Metric.KIND_MEAN})) == bare
+    zero = read(pb.Experiment(primary={"kind": "KIND_MEAN"}, enrolment=0, min_units=0, slot_end=0))
+    assert (zero.enrolment, zero.min_units, zero.slot) == (0, 0, (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "aggregate"),
+    [("KIND_PROPORTION", Aggregate.MAX), ("KIND_MEAN", Aggregate.SUM), ("KIND_RATIO", Aggregate.SUM)],
+)
+def test_the_usual_aggregate(kind: str, aggregate: Aggregate) -> None:
+    assert read(pb.Experiment(primary={"kind": kind})).primary.aggregate is aggregate
+
+
+def test_everything_that_cannot_be_read_is_named() -> None:
+    message = pb.Experiment(
+        route="dental",
+        mode=9,
+        arms=[{"adapter": "adapters/medical"}, {"adapter": "x"}],
+        primary={"per": "responses", "aggregate": 9},
+        guardrails=[{}],
+    )
+    with pytest.raises(InvalidRequest) as caught:
+        read(message)
+    assert [v.field for v in caught.value.violations] == [
+        "experiment.mode",
+        "experiment.route",
+        "experiment.arms[0].adapter",
+        "experiment.arms[1].adapter",
+        "experiment.primary.kind",
+        "experiment.primary.per",
+        "experiment.primary.aggregate",
+        "experiment.guardrails[0].kind",
+    ]
+
+
+@pytest.mark.parametrize("route", ["adapters/base", "adapters/a/versions/1", "adapters/", "medical"])
+def test_bad_routes(route: str) -> None:
+    with pytest.raises(InvalidRequest, match="route"):
+        read(pb.Experiment(route=route, primary={"kind": "KIND_MEAN"}))
+
+
+def test_a_negative_window_stays_negative() -> None:
+    message = pb.Experiment(window=Duration(seconds=-1, nanos=-500_000_000), primary={"kind": "KIND_MEAN"})
+    assert read(message).window == -1.5
+
+
+def test_the_resource_shows_its_life() -> None:
+    spec = plan(mode=Mode.SHADOW)
+    phase = Phase(1, 10.0, "e", "v", spec, 20.0, "started")
+    made = Experiment("trial", spec, Lifecycle.STOPPED, (phase,), 5.0, 20.5, 20.0, "done", "new", "etag-3")
+    message = experiment_message(made, ("units look odd",))
+    assert (message.name, message.state, message.etag) == ("experiments/trial", 3, "etag-3")
+    assert (message.create_time.seconds, message.update_time.ToMilliseconds()) == (5, 20_500)
+    assert (message.stop_time.seconds, message.stop_reason, message.promoted) == (20, "done", "new")
+    assert list(message.warnings) == ["units look odd"]
+    (shown,) = message.phases
+    assert (shown.number, shown.start_time.seconds, shown.end_time.seconds) == (1, 10, 20)
+    assert (shown.enrolment_salt, shown.variant_salt, shown.reason) == ("e", "v", "started")
+    assert [arm.name for arm in shown.arms] == ["old", "new"]
+    draft = experiment_message(Experiment("trial", spec))
+    assert not draft.HasField("stop_time")
+    assert not draft.phases
+
+
+def test_every_field_is_either_planned_or_the_servers() -> None:
+    assert set(PLANNED) | SET_BY_THE_SERVER == set(pb.Experiment.DESCRIPTOR.fields_by_name)
+    assert not set(PLANNED) & SET_BY_THE_SERVER
+
+
+def test_an_edit_takes_over_the_fields_of_its_mask_and_no_other() -> None:
+    new = pb.Experiment(alpha=0.01, hypothesis="new", enrolment=0, arms=[{"name": "only"}], slot_start=0.5)
+    edited = read(merged(plan(namespace="a"), new, ("alpha", "enrolment", "namespace", "window")))
+    assert edited == plan(alpha=0.01, enrolment=0.0, namespace="")
+    whole = read(merged(plan(), plan_message(plan(margin=0.5, arms=())), PLANNED))
+    assert whole == plan(margin=0.5, arms=())
+
+
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [
+        ((), "must name the fields"),
+        (("*", "alpha"), "leave the others out"),
+        (("state",), "set by the server"),
+        (("phases.reason",), "set by the server"),
+        (("primary.kind",), "name the whole field, primary"),
+        (("colour",), "no field"),
+    ],
+)
+def test_bad_masks(paths: tuple[str, ...], told: str) -> None:
+    found = Findings()
+    checked_paths(paths, found)
+    with pytest.raises(InvalidRequest, match=told):
+        found.check()
+
+
+def test_a_star_is_everything() -> None:
+    assert checked_paths(["*"], Findings()) == PLANNED
