@@ -38,6 +38,8 @@ class Mode(StrEnum):
     """Control answers; the other arms answer the same request beside it, and nobody sees that."""
     BANDIT = "bandit"
     """A split whose weights follow the outcomes (Thompson sampling), epoch by epoch."""
+    HOLDOUT = "holdout"
+    """Nothing of its own: everybody in experiments against the server's holdout, which is in none."""
 
 
 class Lifecycle(StrEnum):
@@ -83,7 +85,8 @@ class MetricSpec:
 
     `name` is the outcome it reads, or a built-in one (`BUILT_IN`). A ratio is the sum of its outcomes
     over the sum of `per`: another outcome's name, or `responses` (answers given, the default) or
-    `outcomes` (values recorded). `margin` belongs to guardrails.
+    `outcomes` (values recorded). `margin` belongs to guardrails. A mean with a `cap` counts a unit's value as
+    at most that, and as at least `least`.
     """
 
     name: str
@@ -95,7 +98,24 @@ class MetricSpec:
     covariate: bool = False
     margin: float = 0.0
     relative: bool = False
+    cap: float | None = None
+    least: float = 0.0
 
+
+@dataclass(frozen=True, slots=True)
+class SegmentSpec:
+    """A label of the request by whose values the effect is told, too.
+
+    Values that are not named are "(other)"; with none named, the first `MAX_SEGMENT_VALUES` are told apart.
+    """
+
+    label: str
+    values: tuple[str, ...] = ()
+
+
+MAX_SEGMENTS, MAX_SEGMENT_VALUES = 3, 12
+NO_VALUE, OTHER_VALUE = "(none)", "(other)"
+"""A unit without the label, and one whose value is not told apart."""
 
 BUILT_IN = ("time_to_first_token", "total_time", "completion_tokens", "length_stop", "error", "cancelled")
 """Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response."""
@@ -108,8 +128,10 @@ class Spec:
     `route` is the adapter's name whose requests take part (`base`: those that the base would answer);
     empty in a router experiment, in which all requests without an explicit adapter take part. `unit`
     tells what a unit is (user, session), for people; it is read from `routing.unit`, or from the label
-    `unit_label`. `window` is how many seconds after exposure outcomes count, and when a unit is mature.
-    `shadow_share` is the share of matched requests that shadow arms answer too.
+    `unit_label`. `window` is how many seconds after exposure outcomes count; `grace` how much later they may
+    arrive, in seconds: then a unit is mature, and nothing changes it any more. `shadow_share` is the share of
+    matched requests that shadow arms answer too. `secondary` metrics are told and decide nothing; they may be
+    changed at any time without a new phase.
     """
 
     hypothesis: str
@@ -134,6 +156,19 @@ class Spec:
     judge: str = "exact_match"
     floor: float = 0.05  # least weight of an arm of a bandit
     epoch: float = 3600.0  # seconds between a bandit's weights
+    secondary: tuple[MetricSpec, ...] = ()
+    segments: tuple[SegmentSpec, ...] = ()
+    grace: float = 0.0
+
+    @property
+    def metrics(self) -> tuple[MetricSpec, ...]:
+        """All of them, the primary one first."""
+        return (self.primary, *self.guardrails, *self.secondary)
+
+    @property
+    def closing(self) -> float:
+        """Seconds after its first exposure at which a unit is mature."""
+        return self.window + self.grace
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +230,15 @@ class Exposure:
     router_digest: str = ""
     sampling: str = ""  # JSON
     degraded: str = ""  # why
+    segments: Mapping[str, str] = field(default_factory=dict)  # label -> value, of the plan's segments
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One value of one metric, of a response or of a unit. Exactly one of them is set.
 
-    The key makes it safe to send again: the same key is counted once, and answered the same.
+    The key makes it safe to send again: the same key is counted once, and answered the same. `time` is when
+    it happened, `received` when it came by the server's clock (0: at once), in unix seconds.
     """
 
     key: str
@@ -211,6 +248,7 @@ class Outcome:
     response_id: str = ""
     experiment: str = ""
     unit: str = ""  # the unit's hash
+    received: float = 0.0
 
 
 class Accepted(StrEnum):
@@ -219,14 +257,17 @@ class Accepted(StrEnum):
     COUNTED = "counted"
     DUPLICATE = "duplicate"
     LATE = "late"
-    """After the window: kept, not counted."""
+    """Happened after the window, or came after the window and its grace: kept, not counted."""
     UNKNOWN = "unknown"
     """No such response, or the unit was not exposed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A served answer and a shadow's, judged: 1 the shadow won, 0 a tie, -1 it lost."""
+    """A served answer and a shadow's, judged: 1 the shadow won, 0 a tie, -1 it lost.
+
+    `unit` is the hash of the unit that asked; empty where the request had none.
+    """
 
     experiment: str
     phase: int
@@ -235,6 +276,7 @@ class Pair:
     time: float
     result: int
     numbers: Mapping[str, float] = field(default_factory=dict)
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

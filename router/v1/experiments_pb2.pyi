@@ -682,12 +682,14 @@ class PlanExperimentResponse(_message.Message):
 class Outcome(_message.Message):
     __slots__ = ("response_id", "unit", "metric", "value", "time", "idempotency_key")
     class UnitOfExperiment(_message.Message):
-        __slots__ = ("experiment", "unit")
+        __slots__ = ("experiment", "unit", "unit_hash")
         EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
         UNIT_FIELD_NUMBER: _ClassVar[int]
+        UNIT_HASH_FIELD_NUMBER: _ClassVar[int]
         experiment: str
         unit: str
-        def __init__(self, experiment: _Optional[str] = ..., unit: _Optional[str] = ...) -> None: ...
+        unit_hash: str
+        def __init__(self, experiment: _Optional[str] = ..., unit: _Optional[str] = ..., unit_hash: _Optional[str] = ...) -> None: ...
     RESPONSE_ID_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]

@@ -18,8 +18,18 @@ class Ruling:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why there is no interval yet: a rule, words, and about how many more units of both arms it takes (None
+    where more would not help)."""
+
+    rule: str
+    text: str
+    units: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Length:
-    """The effect at equal answer length, with half of its fixed-size 95 % interval: no causal effect."""
+    """The effect at equal answer length, with half of its interval, valid at any look: no causal effect."""
 
     adjusted: float
     half: float
@@ -33,7 +43,9 @@ class Measured:
 
     `units` and `values` are (control, arm). `method` is asymptotic, exact or burn-in (no interval yet).
     Of a guardrail, `state` is within, beyond or open, and `margin` is in the metric's own unit, or a
-    share of control's value where `margin_relative`.
+    share of control's value where `margin_relative`. `anytime`: interval and p may be looked at as often as
+    one likes. `alpha` is what the interval is of; smaller than the plan's where it is one of many. Values
+    count as at most `cap`, where there is one.
     """
 
     metric: str
@@ -52,11 +64,18 @@ class Measured:
     margin: float = 0.0
     margin_relative: bool = False
     length: Length | None = None
+    anytime: bool = True
+    waiting: Waiting | None = None
+    cap: float | None = None
+    alpha: float = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """A shadow arm's answers against the served ones. Operational: nobody saw these answers."""
+    """A shadow arm's answers against the served ones. Operational: nobody saw these answers.
+
+    `share` is the mean over `units` of each one's share of wins, ties left out.
+    """
 
     wins: int
     losses: int
@@ -65,6 +84,37 @@ class Pairs:
     low: float
     high: float
     p: float
+    units: int = 0
+    anytime: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentReport:
+    """The primary metric by the values of one label, `effects` by value with intervals corrected for all.
+
+    `p`: that effects differ between values at all, corrected for all labels; `differ` if that is shown.
+    """
+
+    label: str
+    effects: Mapping[str, Measured]
+    p: float
+    differ: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """How long it may still take at the speed of now: a projection, which is not corrected for looking often.
+
+    `units` of all arms have a verdict at 80 % power if the effect is as it looks now, in `days` from now;
+    `smallest_effect` is what the planned units show.
+    """
+
+    units_per_day: float
+    units: int | None
+    days: float | None
+    smallest_effect: float | None
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +122,8 @@ class ArmReport:
     """One arm against control. `blocked` is what would be said if the experiment were valid.
 
     `primary` is None until both arms have two units. In a router experiment it is of the units for which
-    the two routers differed at least once, and `everyone` is of all.
+    the two routers differed at least once, and `everyone` is of all. `unadjusted` is primary without its
+    covariate. `secondary` and `segments` decide nothing.
     """
 
     arm: str
@@ -83,6 +134,9 @@ class ArmReport:
     blocked: Ruling | None = None
     everyone: Measured | None = None
     pairs: Pairs | None = None
+    unadjusted: Measured | None = None
+    secondary: tuple[Measured, ...] = ()
+    segments: tuple[SegmentReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +201,7 @@ class Report:
     points: tuple[Point, ...]
     notes: tuple[str, ...]
     time: float
+    forecast: Forecast | None = None
 
     @property
     def judged(self) -> Experiment:

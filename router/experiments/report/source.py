@@ -48,14 +48,14 @@ class Source:
     @cached_property
     def mature(self) -> tuple[Bucket, ...]:
         """Buckets of units that had their whole window."""
-        return mature_buckets(self.data.buckets, self.now, self.spec.window)
+        return mature_buckets(self.data.buckets, self.now, self.spec.closing)
 
     @cached_property
     def deciding(self) -> tuple[Bucket, ...]:
         """Mature buckets that the primary metric is read from: those of units that could differ."""
         if self.triggered is None:
             return self.mature
-        return mature_buckets(self.triggered.buckets, self.now, self.spec.window)
+        return mature_buckets(self.triggered.buckets, self.now, self.spec.closing)
 
     def outcomes(self) -> dict[str, dict[str, Moments]]:
         """Arm, then metric, to the sums that `judge` takes.
@@ -99,7 +99,8 @@ def gather(store: Store, experiment: Experiment, phase: Phase, now: float) -> So
 
 def metric_of(spec: MetricSpec) -> Metric:
     """The metric of the statistics."""
-    return Metric(spec.name, spec.kind, spec.higher_is_better, spec.covariate)
+    bounds = None if spec.cap is None else (spec.least, spec.cap)
+    return Metric(spec.name, spec.kind, spec.higher_is_better, spec.covariate, bounds)
 
 
 def plan_of(spec: Spec) -> Plan:

@@ -1,8 +1,8 @@
 """Rates of two arms while shares and rates change: which arm was it that each event fell to?
 
 Given that a unit had the event, it is one of the treatment's with the odds of the shares times the ratio of
-the rates, whatever the rates are just then. So a bandit, whose shares follow outcomes, and a rate that goes up
-and down by the hour do no harm, as long as shares are known before units are assigned: every factor below has
+the rates, whatever the rates are just then. So a bandit, whose shares follow outcomes, and a rate that goes
+up and down by the hour do no harm, as long as shares are known before units are assigned: every factor below has
 a mean of 1 or less under the null (a test martingale; for multinomial counts of known shares Lindon and Malek
 2022, arXiv:2011.03567).
 """

@@ -19,6 +19,7 @@ from router.experiments.model import (
     MetricSpec,
     Mode,
     Phase,
+    SegmentSpec,
     Spec,
     Unanswered,
 )
@@ -38,6 +39,7 @@ MODES = {
     pb.Experiment.MODE_SPLIT: Mode.SPLIT,
     pb.Experiment.MODE_SHADOW: Mode.SHADOW,
     pb.Experiment.MODE_BANDIT: Mode.BANDIT,
+    pb.Experiment.MODE_HOLDOUT: Mode.HOLDOUT,
 }
 MODE_NUMBERS = {mode: number for number, mode in MODES.items()}
 KINDS = {
@@ -55,12 +57,12 @@ AGGREGATES = {
 AGGREGATE_NUMBERS = {aggregate: number for number, aggregate in AGGREGATES.items()}
 PRESENT = ("enrolment", "alpha", "planned_units", "min_units", "min_matured", "shadow_share", "floor")
 """Numbers of which an explicit 0 is not the same as unset."""
-TIMES = ("window", "epoch")
+TIMES = ("window", "epoch", "grace")
 TEXTS = ("unit", "judge")
 """Texts that have a default where they are empty."""
 PLANNED = (
     *("hypothesis", "route", "arms", "control", "primary", "guardrails", "mode", "unit_label", "namespace"),
-    *("slot_start", "slot_end", "margin", *PRESENT, *TIMES, *TEXTS),
+    *("slot_start", "slot_end", "margin", "secondary", "segments", *PRESENT, *TIMES, *TEXTS),
 )
 """Fields of the resource that an operator sets."""
 EVERYTHING = "*"
@@ -149,14 +151,16 @@ def plan_message(spec: Spec) -> pb.Experiment:
         route=_route_message(spec.route),
         arms=map(_arm_message, spec.arms),
         control=spec.control,
-        primary=_metric_message(spec.primary),
-        guardrails=map(_metric_message, spec.guardrails),
+        primary=metric_message(spec.primary),
+        guardrails=map(metric_message, spec.guardrails),
         mode=MODE_NUMBERS[spec.mode],
         unit_label=spec.unit_label,
         namespace=spec.namespace,
         slot_start=spec.slot[0],
         slot_end=spec.slot[1],
         margin=spec.margin,
+        secondary=map(metric_message, spec.secondary),
+        segments=(pb.Experiment.Segment(label=s.label, values=s.values) for s in spec.segments),
     )
     for name in (*PRESENT, *TEXTS):
         setattr(message, name, getattr(spec, name))
@@ -171,16 +175,16 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
     said.update({name: seconds_of(getattr(message, name)) for name in TIMES if message.HasField(name)})
     said.update({name: text for name in TEXTS if (text := getattr(message, name))})
     if message.mode not in MODES:
-        found.add(f"{within}mode", "must be MODE_SPLIT, MODE_SHADOW or MODE_BANDIT")
+        found.add(f"{within}mode", "must be MODE_SPLIT, MODE_SHADOW, MODE_BANDIT or MODE_HOLDOUT")
     return Spec(
         hypothesis=message.hypothesis,
         route=_route_of(message.route, f"{within}route", found),
         arms=tuple(_arm_of(arm, f"{within}arms[{i}]", found) for i, arm in enumerate(message.arms)),
         control=message.control,
-        primary=_metric_of(message.primary, f"{within}primary", found),
-        guardrails=tuple(
-            _metric_of(m, f"{within}guardrails[{i}]", found) for i, m in enumerate(message.guardrails)
-        ),
+        primary=metric_of(message.primary, f"{within}primary", found),
+        guardrails=_metrics_of(message.guardrails, f"{within}guardrails", found),
+        secondary=_metrics_of(message.secondary, f"{within}secondary", found),
+        segments=tuple(SegmentSpec(s.label, tuple(s.values)) for s in message.segments),
         mode=MODES.get(message.mode, Mode.SPLIT),
         unit_label=message.unit_label,
         namespace=message.namespace,
@@ -188,6 +192,12 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
         margin=message.margin,
         **said,
     )
+
+
+def _metrics_of(
+    messages: Iterable[pb.Experiment.Metric], field: str, found: Findings
+) -> tuple[MetricSpec, ...]:
+    return tuple(metric_of(m, f"{field}[{i}]", found) for i, m in enumerate(messages))
 
 
 def _route_message(route: str) -> str:
@@ -247,7 +257,8 @@ def _variant_of(message: pb.Experiment.RouterVariant) -> RouterVariant:
     return RouterVariant(classifiers=tuple(message.classifiers) or None, **said)
 
 
-def _metric_message(metric: MetricSpec) -> pb.Experiment.Metric:
+def metric_message(metric: MetricSpec) -> pb.Experiment.Metric:
+    """The metric as proto."""
     return pb.Experiment.Metric(
         name=metric.name,
         kind=KIND_NUMBERS[metric.kind],
@@ -258,10 +269,12 @@ def _metric_message(metric: MetricSpec) -> pb.Experiment.Metric:
         covariate=metric.covariate,
         margin=metric.margin,
         relative=metric.relative,
+        cap=metric.cap,
+        floor=metric.least if metric.cap is not None else None,
     )
 
 
-def _metric_of(message: pb.Experiment.Metric, field: str, found: Findings) -> MetricSpec:
+def metric_of(message: pb.Experiment.Metric, field: str, found: Findings) -> MetricSpec:
     """The metric; what is no value of an enum is noted and stands for another until then."""
     kind = KINDS.get(message.kind)
     if kind is None:
@@ -279,6 +292,8 @@ def _metric_of(message: pb.Experiment.Metric, field: str, found: Findings) -> Me
         covariate=message.covariate,
         margin=message.margin,
         relative=message.relative,
+        cap=message.cap if message.HasField("cap") else None,
+        least=message.floor,
     )
 
 

@@ -13,12 +13,15 @@ from router.experiments.report.model import (
     ArmNumbers,
     ArmReport,
     Check,
+    Forecast,
     Length,
     Measured,
     Pairs,
     Point,
     Report,
     Ruling,
+    SegmentReport,
+    Waiting,
 )
 from router.experiments.wire import timestamp, unix_seconds
 from router.experiments.wire.plans import experiment_of
@@ -41,6 +44,7 @@ def report_message(report: Report, experiment: pb.Experiment) -> pb.GetReportRes
         points=map(_point_message, report.points),
         notes=report.notes,
         time=timestamp(report.time),
+        forecast=_forecast_message(report.forecast) if report.forecast else None,
     )
 
 
@@ -59,6 +63,27 @@ def report_of(message: pb.GetReportResponse) -> Report:
         points=tuple(map(_point_of, message.points)),
         notes=tuple(message.notes),
         time=unix_seconds(message.time),
+        forecast=_forecast_of(message.forecast) if message.HasField("forecast") else None,
+    )
+
+
+def _forecast_message(found: Forecast) -> pb.GetReportResponse.Forecast:
+    return Out.Forecast(
+        units_per_day=found.units_per_day,
+        units=found.units,
+        days=found.days,
+        smallest_effect=found.smallest_effect,
+        text=found.text,
+    )
+
+
+def _forecast_of(message: pb.GetReportResponse.Forecast) -> Forecast:
+    return Forecast(
+        message.units_per_day,
+        message.units if message.HasField("units") else None,
+        message.days if message.HasField("days") else None,
+        message.smallest_effect if message.HasField("smallest_effect") else None,
+        message.text,
     )
 
 
@@ -80,6 +105,9 @@ def _arm_message(arm: ArmReport) -> pb.GetReportResponse.ArmReport:
         guardrails=map(_measured_message, arm.guardrails),
         pairs=_pairs_message(arm.pairs) if arm.pairs else None,
         everyone=_measured_message(arm.everyone) if arm.everyone else None,
+        unadjusted=_measured_message(arm.unadjusted) if arm.unadjusted else None,
+        secondary=map(_measured_message, arm.secondary),
+        segments=map(_segment_message, arm.segments),
     )
 
 
@@ -93,7 +121,28 @@ def _arm_of(message: pb.GetReportResponse.ArmReport) -> ArmReport:
         blocked=_ruling_of(message.blocked) if message.HasField("blocked") else None,
         everyone=_measured_of(message.everyone) if message.HasField("everyone") else None,
         pairs=_pairs_of(message.pairs) if message.HasField("pairs") else None,
+        unadjusted=_measured_of(message.unadjusted) if message.HasField("unadjusted") else None,
+        secondary=tuple(map(_measured_of, message.secondary)),
+        segments=tuple(map(_segment_of, message.segments)),
     )
+
+
+def _segment_message(found: SegmentReport) -> pb.GetReportResponse.SegmentReport:
+    return Out.SegmentReport(
+        label=found.label,
+        effects=(
+            Out.SegmentEffect(value=value, comparison=_measured_message(measured))
+            for value, measured in found.effects.items()
+        ),
+        p=found.p,
+        differ=found.differ,
+        text=found.text,
+    )
+
+
+def _segment_of(message: pb.GetReportResponse.SegmentReport) -> SegmentReport:
+    effects = {effect.value: _measured_of(effect.comparison) for effect in message.effects}
+    return SegmentReport(message.label, effects, message.p, message.differ, message.text)
 
 
 def _measured_message(found: Measured) -> pb.GetReportResponse.Comparison:
@@ -120,7 +169,15 @@ def _measured_message(found: Measured) -> pb.GetReportResponse.Comparison:
         lower_is_better=not found.higher_is_better,
         control_length=length.control if length else None,
         treatment_length=length.treatment if length else None,
+        anytime=found.anytime,
+        waiting=_waiting_message(found.waiting) if found.waiting else None,
+        cap=found.cap,
+        alpha=found.alpha,
     )
+
+
+def _waiting_message(found: Waiting) -> pb.GetReportResponse.Waiting:
+    return Out.Waiting(rule=found.rule, text=found.text, units=found.units)
 
 
 def _measured_of(message: pb.GetReportResponse.Comparison) -> Measured:
@@ -142,7 +199,15 @@ def _measured_of(message: pb.GetReportResponse.Comparison) -> Measured:
         margin=message.margin,
         margin_relative=message.margin_relative,
         length=_length_of(message),
+        anytime=message.anytime,
+        waiting=_waiting_of(message.waiting) if message.HasField("waiting") else None,
+        cap=message.cap if message.HasField("cap") else None,
+        alpha=message.alpha,
     )
+
+
+def _waiting_of(message: pb.GetReportResponse.Waiting) -> Waiting:
+    return Waiting(message.rule, message.text, message.units if message.HasField("units") else None)
 
 
 def _length_of(message: pb.GetReportResponse.Comparison) -> Length | None:
@@ -165,12 +230,14 @@ def _pairs_message(pairs: Pairs) -> pb.GetReportResponse.Pairs:
         low=pairs.low,
         high=pairs.high,
         p=pairs.p,
+        units=pairs.units,
+        anytime=pairs.anytime,
     )
 
 
 def _pairs_of(message: pb.GetReportResponse.Pairs) -> Pairs:
     m = message
-    return Pairs(m.wins, m.losses, m.ties, m.share, m.low, m.high, m.p)
+    return Pairs(m.wins, m.losses, m.ties, m.share, m.low, m.high, m.p, m.units, m.anytime)
 
 
 def _check_message(check: Check) -> pb.GetReportResponse.Check:

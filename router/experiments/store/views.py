@@ -1,0 +1,219 @@
+"""Views for people and programs that read the database themselves: the part of it that stays as it is.
+
+The tables may change with any version; a view keeps its columns, and new ones come behind the old. Only
+experiments that were not deleted are in them. Made with the tables, and anew when their definition changed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, case, literal_column, select
+from sqlalchemy.exc import DBAPIError
+
+from router.experiments.store.tables import PREFIX, experiments, outcomes, pairs, phases, units, values
+
+log = logging.getLogger(__name__)
+OTHER_COLUMNS, STILL_READ = "42P16", "2BP01"  # SQLSTATE: of a view to replace, of one to drop
+
+
+class Holds(StrEnum):
+    """What a column holds."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    NUMBER = "number"
+    FLAG = "true or false"
+    TIME = "unix seconds"
+
+
+class ViewColumn(NamedTuple):
+    """One column. `source`: the tables' column, or an expression over them."""
+
+    name: str
+    holds: Holds
+    means: str
+    source: ColumnElement[Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """One view: what a row is, its columns, and the tables that it joins to those of all views."""
+
+    name: str
+    means: str
+    columns: tuple[ViewColumn, ...]
+    joined: FromClause
+
+    @property
+    def query(self) -> Select[Any]:
+        """Its rows. `tables.phases` is among what it joins, so that a caller may narrow it to one."""
+        said = (column.source.label(column.name) for column in self.columns)
+        return select(*said).select_from(self.joined).where(experiments.c.name.is_not(None))
+
+
+def _joined(first: FromClause, phase: ColumnElement[int]) -> FromClause:
+    return first.join(phases, phase == phases.c.id).join(experiments, phases.c.experiment == experiments.c.id)
+
+
+def _where(*more: ViewColumn) -> tuple[ViewColumn, ...]:
+    place = (
+        ViewColumn("experiment", Holds.TEXT, "its name", experiments.c.name),
+        ViewColumn("phase", Holds.INTEGER, "the phase's number, from 1", phases.c.number),
+    )
+    return place + more
+
+
+_UNIT = ViewColumn("unit", Holds.TEXT, "the unit's hash, 32 hexadecimal digits", units.c.unit)
+_ARM = ViewColumn("arm", Holds.TEXT, "the unit's arm, that of its first exposure", units.c.arm)
+
+
+def _if_counted(source: ColumnElement[float]) -> ColumnElement[float]:
+    return case((values.c.n > literal_column("0"), source))
+
+
+_UNITS = View(
+    PREFIX + "v_units",
+    "a unit that was exposed in a phase",
+    _where(
+        _UNIT,
+        _ARM,
+        ViewColumn("first_exposed", Holds.TIME, "when its window began", units.c.first),
+        ViewColumn("answers", Holds.INTEGER, "responses to it in the phase", units.c.answers),
+        ViewColumn("responses", Holds.INTEGER, "those of them within its window", units.c.responses),
+        ViewColumn("degraded", Holds.FLAG, "an answer did not come from its arm", units.c.degraded),
+        ViewColumn("crossed", Holds.FLAG, "it was shown more than one arm", units.c.crossed),
+        ViewColumn("differed", Holds.FLAG, "two routers once chose differently", units.c.differed),
+    ),
+    _joined(units, units.c.phase),
+)
+_OUTCOMES = View(
+    PREFIX + "v_outcomes",
+    "an outcome of a unit in a phase, also one of the server's own",
+    _where(
+        _UNIT,
+        _ARM,
+        ViewColumn("metric", Holds.TEXT, "the outcome's name", outcomes.c.metric),
+        ViewColumn("value", Holds.NUMBER, "its value", outcomes.c.value),
+        ViewColumn("time", Holds.TIME, "when it happened", outcomes.c.time),
+        ViewColumn("counted", Holds.FLAG, "within the window, so not late", outcomes.c.late == 0),
+        ViewColumn("key", Holds.TEXT, "the key that makes it count once", outcomes.c.key),
+        ViewColumn("response_id", Holds.TEXT, "of this response; empty: of the unit", outcomes.c.response_id),
+    ),
+    _joined(outcomes.join(units, outcomes.c.unit_id == units.c.id), units.c.phase),
+)
+_VALUES = View(
+    PREFIX + "v_values",
+    "what was counted of a unit under one outcome's name that the phase reads",
+    _where(
+        _UNIT,
+        _ARM,
+        ViewColumn("metric", Holds.TEXT, "the outcome's name", values.c.metric),
+        ViewColumn("n", Holds.INTEGER, "outcomes within the window", values.c.n),
+        ViewColumn("total", Holds.NUMBER, "their sum", values.c.total),
+        ViewColumn("largest", Holds.NUMBER, "the largest; null if n is 0", _if_counted(values.c.largest)),
+        ViewColumn("last", Holds.NUMBER, "the latest; null if n is 0", _if_counted(values.c.last)),
+        ViewColumn(
+            "before_n", Holds.INTEGER, "outcomes before the phase, where it reads them", values.c.before_n
+        ),
+        ViewColumn("before_total", Holds.NUMBER, "their sum", values.c.before_total),
+    ),
+    _joined(values.join(units, values.c.unit_id == units.c.id), units.c.phase),
+)
+_PAIRS = View(
+    PREFIX + "v_pairs",
+    "a served answer and a shadow arm's to the same request, judged",
+    _where(
+        ViewColumn("arm", Holds.TEXT, "the shadow arm", pairs.c.arm),
+        ViewColumn("response_id", Holds.TEXT, "the served answer's", pairs.c.response_id),
+        ViewColumn("time", Holds.TIME, "when it was judged", pairs.c.time),
+        ViewColumn("result", Holds.INTEGER, "1: the shadow won, 0: a tie, -1: it lost", pairs.c.result),
+        ViewColumn("numbers", Holds.TEXT, "what the judge measured, as JSON", pairs.c.numbers),
+    ),
+    _joined(pairs, pairs.c.phase),
+)
+
+VIEWS: Mapping[str, View] = {"units": _UNITS, "outcomes": _OUTCOMES, "values": _VALUES, "pairs": _PAIRS}
+"""What a reader calls it -> the view."""
+
+
+def make_views(conn: Connection) -> None:
+    """Make those that are not there as they should be. The connection is the only writer, and the tables
+    have the newest version."""
+    there, postgres = _there(conn), conn.dialect.name == "postgresql"
+    for view in VIEWS.values():
+        statement = f"VIEW {view.name} AS {_text(view, conn)}"
+        said = _comment(view, statement) if postgres else f"CREATE {statement}"
+        if there.get(view.name) == said:
+            continue
+        if postgres:
+            _make_postgres(conn, view, statement, said)
+        else:
+            conn.exec_driver_sql(f"DROP VIEW IF EXISTS {view.name}")
+            conn.exec_driver_sql(said)
+
+
+def _text(view: View, conn: Connection) -> str:
+    compiled = view.query.compile(dialect=conn.dialect, compile_kwargs={"literal_binds": True})
+    return str(compiled).replace("\n", "")
+
+
+def _there(conn: Connection) -> dict[str, str]:
+    """View -> what tells whether it is the one meant: SQLite keeps the statement, PostgreSQL a comment."""
+    names = ", ".join(f"'{view.name}'" for view in VIEWS.values())
+    if conn.dialect.name == "postgresql":
+        found = f"""SELECT relname, obj_description(oid, 'pg_class') FROM pg_class
+            WHERE relkind = 'v' AND pg_table_is_visible(oid) AND relname IN ({names})"""  # noqa: S608
+    else:
+        found = f"SELECT name, sql FROM sqlite_master WHERE type = 'view' AND name IN ({names})"  # noqa: S608
+    return {row[0]: row[1] for row in conn.exec_driver_sql(found)}
+
+
+def _comment(view: View, statement: str) -> str:
+    """The comment on a view in PostgreSQL, with a digest of all that is said of it."""
+    means = "\n".join((statement, view.means, *(f"{c.name}: {c.means}" for c in view.columns)))
+    return f"One row: {view.means}. (definition {sha256(means.encode()).hexdigest()[:16]})"
+
+
+def _make_postgres(conn: Connection, view: View, statement: str, said: str) -> None:
+    """In place where that is possible: what was granted on it, and views that read it, stay."""
+    if _done(conn, f"CREATE OR REPLACE {statement}", unless=OTHER_COLUMNS):
+        pass
+    elif _done(conn, f"DROP VIEW {view.name}", unless=STILL_READ):
+        conn.exec_driver_sql(f"CREATE {statement}")
+        log.warning("the view %s has other columns now: grant again what was granted on it", view.name)
+    else:
+        log.warning("the view %s stays as it was: drop the views that read it, then start again", view.name)
+        return
+    for comment in _comments(view, said):
+        conn.exec_driver_sql(comment)
+
+
+def _done(conn: Connection, statement: str, unless: str) -> bool:
+    """Whether it was done; False if the server refuses it with this SQLSTATE."""
+    try:
+        with conn.begin_nested():
+            conn.exec_driver_sql(statement)
+    except DBAPIError as error:
+        said = error.orig.args[0] if error.orig and error.orig.args else None
+        state = said.get("C") if isinstance(said, dict) else getattr(error.orig, "sqlstate", None)
+        if state != unless:
+            raise
+        return False
+    return True
+
+
+def _comments(view: View, said: str) -> Iterator[str]:
+    yield f"COMMENT ON VIEW {view.name} IS {_quoted(said)}"
+    for column in view.columns:
+        means = f"{column.holds}: {column.means}"
+        yield f"COMMENT ON COLUMN {view.name}.{column.name} IS {_quoted(means)}"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

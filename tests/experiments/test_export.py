@@ -1,0 +1,391 @@
+"""Files of a phase: what is in them, and that nothing is left of one that could not be written."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from router import __version__
+from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, ResourceExhausted, StoreDown
+from router.experiments import export as exporting
+from router.experiments.assignment import unit_hash
+from router.experiments.export import export, hash_file, hash_units
+from router.experiments.model import Pair
+from router.experiments.store.sql_store import SqlStore
+from router.experiments.store.views import VIEWS
+from router.experiments.values_in import BadFile
+from tests.experiments.store.conftest import empty
+from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, said
+from tests.experiments.store.postgres import Server, binaries
+
+FORMS = ("parquet", "csv", "jsonl")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    where = binaries()
+    if where is None:
+        pytest.skip("no PostgreSQL here: apt-get install postgresql")
+    found = Server(where, "-c fsync=off")
+    yield found
+    found.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request, tmp_path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/experiments.db"
+    return empty(request.getfixturevalue("server"))
+
+
+@pytest.fixture
+def store(url) -> Iterator[SqlStore]:
+    """Two phases; in the first three units, four outcomes of which one is late, and a pair."""
+    found = SqlStore(url)
+    found.create(experiment(phases=(START, START + 9000)))
+    found.create(experiment("other"))
+    shown = [exposed("u1", "r1", at=0.25), exposed("u2", "r2", "b", at=2), exposed("u3", "r3", "b")]
+    found.expose([*shown, exposed("u1", "r8", phase=2, at=9000), exposed("u9", "r9", name="other")])
+    late = said("r2", value=0.125, at=WINDOW + 9, key="late")
+    found.record([said("r1"), said("r3", value=0.1), late, said("r3", "ü=1", 5.0, key='a "quoted", ü\nkey')])
+    found.pairs([Pair("x", 1, "b", "r1", START + 1, -1, {"agreed": 0.5})])
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def sqlite_store(tmp_path) -> Iterator[SqlStore]:
+    found = SqlStore(f"sqlite:///{tmp_path}/experiments.db")
+    found.create(experiment())
+    yield found
+    found.close()
+
+
+def rows_of(path: Path) -> list[dict]:
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file)) if path.suffix == ".csv" else [json.loads(line) for line in file]
+
+
+def test_parquet_has_types_and_says_what_it_is_of(store, tmp_path):
+    (done,) = export(store, "x", 1, "units", tmp_path / "u.parquet")
+    assert (done.rows, done.size) == (3, (tmp_path / "u.parquet").stat().st_size)
+    table = pq.read_table(tmp_path / "u.parquet").sort_by("unit")
+    kinds = {
+        "string": "experiment unit arm",
+        "int64": "phase answers responses",
+        "bool": "degraded crossed differed",
+    }
+    for kind, names in kinds.items():
+        assert {str(table.schema.field(name).type) for name in names.split()} == {kind}
+    assert table.schema.field("first_exposed").type == pa.timestamp("us", "UTC")
+    about = {"experiment": "x", "phase": "1", "what": "units", "lora_router_version": __version__}
+    assert about.items() <= {k.decode(): v.decode() for k, v in table.schema.metadata.items()}.items()
+    assert table["unit"].to_pylist() == ["u1", "u2", "u3"]
+    assert table["first_exposed"][0].as_py() == datetime.fromtimestamp(START + 0.25, UTC)
+    assert pq.ParquetFile(tmp_path / "u.parquet").metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_outcomes_come_back_as_they_were(store, tmp_path, form):
+    path = tmp_path / f"o.{form}"
+    export(store, "experiments/x", 1, "outcomes", path)
+    found = {row["key"]: row for row in rows_of(path)}
+    assert len(found) == 4
+    quoted, late = found['a "quoted", ü\nkey'], found["late"]
+    assert (quoted["metric"], float(quoted["value"])) == ("ü=1", 5.0)
+    assert (late["unit"], late["arm"], float(late["value"])) == ("u2", "b", 0.125)
+    assert late["counted"] in (False, "false")
+    assert quoted["counted"] in (True, "true")
+    at = datetime.fromtimestamp(START + WINDOW + 9, UTC)
+    assert late["time"] == (at if form == "parquet" else at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+    assert 0.1 in {float(row["value"]) for row in found.values()}  # the very same double
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_go_into_a_folder_from_one_snapshot(store, url, tmp_path, form):
+    other = SqlStore(url)
+    told: list[tuple[str, int]] = []
+
+    def progress(what: str, rows: int) -> None:
+        if not told:  # between units and the rest
+            other.expose([exposed("u4", "r4", at=20)])
+            other.record([said("r4", at=21)])
+        told.append((what, rows))
+
+    done = export(store, "x", 1, "all", tmp_path / "out", progress, form=form)
+    other.close()
+    assert {d.path.name: d.rows for d in done} == {
+        f"units.{form}": 3,
+        f"outcomes.{form}": 4,
+        f"values.{form}": 2,
+        f"pairs.{form}": 1,
+    }
+    assert told == [("units", 3), ("outcomes", 4), ("values", 2), ("pairs", 1)]
+    for what, view in VIEWS.items():
+        rows = rows_of(tmp_path / "out" / f"{what}.{form}")
+        assert list(rows[0]) == [c.name for c in view.columns]
+        assert "u4" not in {row.get("unit") for row in rows}
+    assert export(store, "x", 1, "units", tmp_path / "after.csv")[0].rows == 4
+
+
+def test_nothing_in_a_phase_is_a_file_with_columns(store, tmp_path):
+    for form in FORMS:
+        (done,) = export(store, "x", 2, "pairs", tmp_path / f"p.{form}")
+        assert done.rows == 0
+        assert rows_of(done.path) == []
+    assert (tmp_path / "p.csv").read_text().startswith("experiment,phase,arm")
+    assert "numbers" in pq.read_schema(tmp_path / "p.parquet").names
+
+
+def test_the_last_phase_is_meant_where_none_is_said(store, tmp_path):
+    (done,) = export(store, "x", None, "units", tmp_path / "u.jsonl")
+    assert [(row["phase"], row["unit"]) for row in rows_of(done.path)] == [(2, "u1")]
+
+
+def test_a_folder_takes_one_file_too(store, tmp_path):
+    (done,) = export(store, "x", 1, "values", tmp_path, form="csv")
+    assert done.path == tmp_path / "values.csv"
+    assert len(rows_of(done.path)) == 2
+
+
+def test_a_url_does(store, url, tmp_path):
+    assert export(url, "x", 1, "units", tmp_path / "u.csv")[0].rows == 3
+
+
+def test_what_is_not_there(store, tmp_path):
+    store.create(experiment("draft", phases=()))
+    for name, phase, told in (
+        ("nowhere", None, "'nowhere' not found"),
+        ("x", 3, "phase 3 is not there, there are: 1, 2"),
+        ("draft", None, "never started"),
+    ):
+        with pytest.raises(ExperimentNotFound, match=told):
+            export(store, name, phase, "all", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "told"),
+    [
+        ("users", "u.csv", "'users' cannot be exported; known are units, outcomes, values, pairs and all"),
+        ("units", "u.xlsx", "must end with .parquet, .csv, .jsonl"),
+        ("units", "u", "must end with"),
+        ("all", "u.csv", "all go into a folder"),
+    ],
+)
+def test_what_cannot_be_done(sqlite_store, tmp_path, what, name, told):
+    with pytest.raises(ConfigError, match=told):
+        export(sqlite_store, "x", 1, what, tmp_path / name)
+
+
+def test_parquet_without_pyarrow(sqlite_store, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match=r"pip install 'lora-router\[export\]', or use a \.csv"):
+        export(sqlite_store, "x", 1, "units", tmp_path / "u.parquet")
+    assert export(sqlite_store, "x", 1, "units", tmp_path / "u.csv")[0].rows == 0
+
+
+def test_a_url_with_a_mistake_makes_no_database(tmp_path):
+    with pytest.raises(ConfigError, match="there is no such database of experiments"):
+        export(f"sqlite:///{tmp_path}/none.db", "x", 1, "units", tmp_path / "u.csv")
+    with pytest.raises(ConfigError, match="cannot be read; it looks like sqlite"):
+        export("experiments.db", "x", 1, "units", tmp_path / "u.csv")
+    with pytest.raises(StoreDown, match="cannot be reached"):
+        export("postgresql://u@127.0.0.1:1/d", "x", 1, "units", tmp_path / "u.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_stays(store, tmp_path):
+    path = tmp_path / "u.csv"
+    path.write_text("mine")
+    with pytest.raises(FailedPrecondition, match=r"u\.csv is there already"):
+        export(store, "x", 1, "units", path)
+    assert path.read_text() == "mine"
+    export(store, "x", 1, "units", path, overwrite=True)
+    assert len(rows_of(path)) == 3
+
+
+def test_a_file_that_comes_meanwhile_stays(store, tmp_path):
+    def progress(_what: str, _rows: int) -> None:
+        (tmp_path / "units.csv").write_text("mine")
+
+    with pytest.raises(FailedPrecondition, match="is there already"):
+        export(store, "x", 1, "all", tmp_path, progress, form="csv")
+    assert (tmp_path / "units.csv").read_text() == "mine"
+    assert files(tmp_path) == ["units.csv"]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("experiments.db"))
+
+
+def test_a_break_leaves_nothing(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "BATCH", 1)
+
+    def progress(what: str, rows: int) -> None:
+        if what == "outcomes" and rows == 2:
+            raise KeyboardInterrupt
+
+    for form in FORMS:
+        with pytest.raises(KeyboardInterrupt):
+            export(store, "x", 1, "all", tmp_path / "out", progress, form=form)
+        assert files(tmp_path) == []
+    assert export(store, "x", 1, "outcomes", tmp_path / "o.csv")[0].rows == 4  # and the connection is sound
+
+
+def test_a_folder_that_is_not_there(sqlite_store, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/u\.csv"):
+        export(sqlite_store, "x", 1, "units", tmp_path / "nowhere/u.csv")
+
+
+def fill(store: SqlStore, count: int) -> None:
+    """Units written straight into the table."""
+    numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {0})"
+    name, no = "lower(hex(randomblob(16)))", "0"
+    if store._engine.dialect.name == "postgresql":
+        numbers, name, no = "WITH n AS (SELECT generate_series(1, {0}) AS i)", "md5(i::text)", "false"
+    rows = f"SELECT i, {name}, 1, 'a', 1e9 + i / 8.0, 0, 1, 1, {no}, {no}, {no} FROM n"
+    with store._writing() as conn:
+        conn.exec_driver_sql(f"INSERT INTO lora_router_units {numbers.format(count)} {rows}")
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)], capture_output=True
+    )
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr!r}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_full_disk_leaves_nothing_and_says_what_to_do(sqlite_store, small_disk, form):
+    fill(sqlite_store, 20_000)
+    with pytest.raises(
+        ResourceExhausted, match=r"the disk is full: more than 0\.\d MB are needed. Nothing was writ"
+    ):
+        export(sqlite_store, "x", 1, "units", small_disk / f"u.{form}")
+    with pytest.raises(ResourceExhausted, match="name a file on another disk"):
+        export(sqlite_store, "x", 1, "all", small_disk / "out", form=form)
+    assert files(small_disk) == []
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_limit_of_file_sizes(sqlite_store, tmp_path, form):
+    """What a full disk is where nothing can be mounted."""
+    fill(sqlite_store, 20_000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(ResourceExhausted, match="no file may be so large here"):
+            export(sqlite_store, "x", 1, "units", tmp_path / f"u.{form}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files(tmp_path) == []
+
+
+GROWTH = """
+import resource, sys
+from pathlib import Path
+import pyarrow.parquet
+from router.experiments import export
+url, folder, forms = sys.argv[1], Path(sys.argv[2]), sys.argv[3].split()
+export.BATCH = 5000
+for form in forms:
+    export.export(url, "x", 2, "units", folder / f"few.{form}")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for form in forms:
+    assert export.export(url, "x", 1, "units", folder / f"all.{form}")[0].rows == 200_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_rows(store, url, tmp_path):
+    with store._writing() as conn:
+        for table in ("units", "outcomes", "values"):
+            conn.exec_driver_sql(f"DELETE FROM lora_router_{table}")
+    fill(store, 200_000)
+    forms = "parquet csv jsonl" if url.startswith("sqlite") else "parquet"  # the driver takes its time
+    command = [sys.executable, "-c", GROWTH, url, str(tmp_path), forms]
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert grown < 30_000  # kB; with all rows at once it is above 200,000
+    found = pq.read_table(tmp_path / "all.parquet", columns=["unit", "first_exposed"])
+    assert len(set(found["unit"].to_pylist())) == 200_000
+
+
+@pytest.mark.parametrize("source", FORMS)
+def test_hashes_of_units_that_one_knows(tmp_path, source):
+    path, names = tmp_path / f"units.{source}", ["user-1", "Ünal 名", "17"]
+    if source == "parquet":
+        pq.write_table(pa.table({"user": names, "spent": [1.5, 2.5, 3.5]}), path)
+    elif source == "csv":
+        path.write_text("user,spent\nuser-1,1\nÜnal 名,2\n17,3\n", encoding="utf-8")
+    else:
+        path.write_text("".join(json.dumps({"user": n}) + "\n" for n in names))
+    for form in FORMS:
+        done = hash_file(path, tmp_path / f"hashed.{form}", "user", overwrite=True)
+        assert rows_of(done.path) == [{"unit": n, "unit_hash": unit_hash(n)} for n in names]
+        assert done.rows == 3
+
+
+def test_hashes_of_a_file_with_faults(tmp_path):
+    path = tmp_path / "u.csv"
+    path.write_bytes(b'unit\nok\n\xff\n\n""\n')
+    with pytest.raises(BadFile) as caught:
+        hash_file(path, tmp_path / "h.csv")
+    assert [(v.field, v.description) for v in caught.value.violations] == [
+        ("u.csv:3, column unit", "is '\\udcff', which is not UTF-8"),
+        ("u.csv:5, column unit", "is missing"),
+    ]
+    with pytest.raises(BadFile, match=r"^u\.csv: has no column 'user'; there are: 'unit'$"):
+        hash_file(path, tmp_path / "h.csv", "user")
+    with pytest.raises(FailedPrecondition):
+        hash_file(path, path)
+    assert files(tmp_path) == ["u.csv"]
+
+
+def test_hashes_of_rows():
+    assert list(hash_units([{"user": 7, "spent": 1.5}], "user")) == [
+        {"user": 7, "spent": 1.5, "unit_hash": unit_hash("7")}
+    ]
+
+
+def test_the_hash_as_the_page_has_it_in_python():
+    for unit in ("user-1", "Ünal 名", ""):
+        assert hashlib.sha256(f"lora-router/unit\x1f{unit}".encode()).hexdigest()[:32] == unit_hash(unit)
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_the_hash_as_the_page_has_it_in_postgresql(store):
+    hashed = "left(encode(sha256(convert_to('lora-router/unit' || chr(31) || unit, 'UTF8')), 'hex'), 32)"
+    query = f"""SELECT {hashed} FROM (VALUES ('user-1'), ('Ünal 名'), ('')) AS mine (unit)"""
+    with store._reading() as conn:
+        found = list(conn.exec_driver_sql(query).scalars())
+    assert found == [unit_hash("user-1"), unit_hash("Ünal 名"), unit_hash("")]
+
+
+def test_other_people_may_read_the_file_as_they_may_any(sqlite_store, tmp_path):
+    before = os.umask(0o022)
+    try:
+        export(sqlite_store, "x", 1, "units", tmp_path / "u.csv")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "u.csv").stat().st_mode & 0o777 == 0o644
