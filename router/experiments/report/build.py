@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from router.experiments.health import Health
 from router.experiments.model import Mode
+from router.experiments.report import bandit, beside
 from router.experiments.report.checks import checks_of, health_of
-from router.experiments.report.model import ArmNumbers, ArmReport, Length, Measured, Pairs, Report, Ruling
+from router.experiments.report.model import ArmNumbers, ArmReport, Measured, Pairs, Report, Ruling
 from router.experiments.report.notes import notes_of
 from router.experiments.report.series import points_of
 from router.experiments.report.source import (
@@ -20,25 +22,15 @@ from router.experiments.report.source import (
     exposed_units,
     gather,
     latest_weights,
-    length_moments,
     phase_of,
-    total_moments,
 )
-from router.experiments.stats import (
-    Comparison,
-    Guarded,
-    LengthAdjusted,
-    Paired,
-    compare,
-    length_adjusted,
-    paired,
-)
+from router.experiments.stats import Guarded, Paired, Plan, paired
 from router.experiments.store.port import Store
 from router.experiments.verdict import ArmVerdict, Decision, Judgement, Verdict, judge
 
 POINTS = 200
 NOT_STARTED = Ruling(Decision.UNDECIDED.value, "not-started", "nobody is assigned before the start")
-BANDIT = "a bandit moves traffic by itself and ends in no promotion; run a split to confirm. So far: {}"
+HOLDOUT = "a read-out of all experiments together: nothing is promoted or stopped by it. So far: {}"
 
 
 def report(store: Store, name: str, phase: int = 0, *, now: float, points: int = POINTS) -> Report:
@@ -57,13 +49,19 @@ def report(store: Store, name: str, phase: int = 0, *, now: float, points: int =
     health = health_of(source)
     if health.sample_ratio.peak > source.data.peak:
         store.set_peak(name, asked.number, health.sample_ratio.peak)
-    judgement = judge(source.design, source.outcomes(), health)
-    arms = _arms(store, source, judgement)
+    if source.spec.mode is Mode.BANDIT:
+        arms, said, arm = of_bandit(bandit.judged(source), health)
+    else:
+        judgement = judge(source.design, source.outcomes(), health)
+        arms = _arms(store, source, judgement)
+        said, arm = overall(source, ruling_of(judgement.verdict), arms), judgement.arm
+    if points:
+        arms = tuple(_told(source, one) for one in arms)
     return Report(
         experiment=experiment,
         phase=asked.number,
-        verdict=overall(source, ruling_of(judgement.verdict), arms),
-        arm=judgement.arm,
+        verdict=said,
+        arm=arm,
         arms=arms,
         checks=checks_of(source, health),
         numbers=_numbers(source, latest_weights(trail, asked)),
@@ -71,6 +69,7 @@ def report(store: Store, name: str, phase: int = 0, *, now: float, points: int =
         points=points_of(source, points),
         notes=notes_of(source, health),
         time=now,
+        forecast=beside.forecast(source, arms, said.decision) if points else None,
     )
 
 
@@ -88,40 +87,32 @@ def _pairs(counts: tuple[int, int, int], alpha: float) -> Pairs:
 
 
 def _arm(source: Source, found: ArmVerdict) -> ArmReport:
-    higher = source.spec.primary.higher_is_better
-    primary = None
+    design = source.design
+    primary, plan = None, design.plan_for(found.arm)
     if found.primary:
-        primary = measured_of(found.primary, higher, _length(source, found.arm))
+        length = beside.at_equal_length(source, found.arm)
+        primary = beside.measured_of(found.primary, design.primary, plan, length)
     return ArmReport(
         arm=found.arm,
         verdict=allowed(source, ruling_of(found.verdict)),
         primary=primary,
         adjusted_p=found.p,
-        guardrails=tuple(map(guarded_of, found.guardrails)),
+        guardrails=tuple(guarded_of(rail, plan) for rail in found.guardrails),
         blocked=allowed(source, ruling_of(found.blocked)) if found.blocked else None,
-        everyone=_everyone(source, found.arm),
+        everyone=beside.everyone(source, found.arm),
     )
 
 
-def _length(source: Source, arm: str) -> Length | None:
-    """The effect at equal answer length, where both arms have three units with a length."""
-    both = [length_moments(source.deciding, a) for a in (source.spec.control, arm)]
-    control, treatment = both
-    if control is None or treatment is None or min(control.n, treatment.n) < 3:
-        return None
-    return length_of(length_adjusted(control, treatment, source.design.plan_for(arm)))
-
-
-def _everyone(source: Source, arm: str) -> Measured | None:
-    """Router experiments: the primary metric of all units, those included that nothing changed for."""
-    if source.triggered is None:
-        return None
-    design = source.design
-    control, treatment = (total_moments(source.mature, a, design.primary) for a in (design.control, arm))
-    if min(control.n, treatment.n) < 2:
-        return None
-    found = compare(design.primary, control, treatment, design.plan_for(arm))
-    return measured_of(found, design.primary.higher_is_better)
+def _told(source: Source, arm: ArmReport) -> ArmReport:
+    """With what decides nothing; for reports that are read, not for looks that only act."""
+    if source.spec.mode is Mode.SHADOW:
+        return arm
+    return replace(
+        arm,
+        unadjusted=beside.unadjusted(source, arm.arm),
+        secondary=beside.secondary(source, arm.arm),
+        segments=beside.segments(source, arm.arm),
+    )
 
 
 def _numbers(source: Source, now: Mapping[str, float]) -> tuple[ArmNumbers, ...]:
@@ -146,31 +137,11 @@ def _numbers(source: Source, now: Mapping[str, float]) -> tuple[ArmNumbers, ...]
     )
 
 
-def measured_of(found: Comparison, higher_is_better: bool, length_of: Length | None = None) -> Measured:
-    """A comparison."""
-    relative = found.relative_interval
-    return Measured(
-        metric=found.metric,
-        units=found.units,
-        values=found.values,
-        effect=found.effect,
-        low=found.interval.low,
-        high=found.interval.high,
-        p=found.p,
-        method=found.method.value,
-        higher_is_better=higher_is_better,
-        relative=found.relative if relative else None,
-        relative_low=relative.low if relative else None,
-        relative_high=relative.high if relative else None,
-        length=length_of,
-    )
-
-
-def guarded_of(found: Guarded) -> Measured:
+def guarded_of(found: Guarded, plan: Plan) -> Measured:
     """A guardrail: p is the one of the state, or the smaller one while it is open."""
     rail = found.guardrail
     return replace(
-        measured_of(found.comparison, rail.metric.higher_is_better),
+        beside.measured_of(found.comparison, rail.metric, plan),
         p=min(found.p_beyond, found.p_within),
         state=found.state.value,
         margin=rail.margin,
@@ -178,14 +149,11 @@ def guarded_of(found: Guarded) -> Measured:
     )
 
 
-def length_of(found: LengthAdjusted) -> Length:
-    """The effect at equal length."""
-    return Length(found.adjusted, found.half, *found.lengths)
-
-
 def pairs_of(found: Paired) -> Pairs:
     """Pairs of a shadow arm."""
-    return Pairs(found.wins, found.losses, found.ties, found.share, found.low, found.high, found.p)
+    return Pairs(
+        found.wins, found.losses, found.ties, found.share, found.low, found.high, found.p, found.units
+    )
 
 
 def ruling_of(found: Verdict) -> Ruling:
@@ -195,9 +163,21 @@ def ruling_of(found: Verdict) -> Ruling:
 
 def allowed(source: Source, said: Ruling) -> Ruling:
     """A ruling as the mode lets it stand."""
-    if source.spec.mode is Mode.BANDIT and said.decision == Decision.PROMOTE:
-        return Ruling(Decision.UNDECIDED.value, "bandit", BANDIT.format(said.text))
+    if source.spec.mode is Mode.HOLDOUT and said.decision in (Decision.PROMOTE, Decision.HARM):
+        return Ruling(Decision.UNDECIDED.value, "holdout", HOLDOUT.format(said.text))
     return said
+
+
+def of_bandit(
+    arms: tuple[ArmReport, ...], health: Health
+) -> tuple[tuple[ArmReport, ...], Ruling, str | None]:
+    """Arms, the experiment's ruling and the arm that it is about: harm where all do harm."""
+    if faults := health.faults():
+        invalid = Ruling(Decision.INVALID.value, faults[0].rule, "; ".join(f.text for f in faults))
+        return tuple(replace(arm, verdict=invalid, blocked=arm.verdict) for arm in arms), invalid, None
+    still = [arm for arm in arms if arm.verdict.decision != Decision.HARM]
+    leading = still[0] if still else arms[0]
+    return arms, leading.verdict, leading.arm if len(arms) == 1 else None
 
 
 def of_shadow(arm: ArmReport, pairs: Pairs) -> ArmReport:
@@ -220,6 +200,6 @@ def pairs_told(pairs: Pairs) -> str:
     """Pairs in words."""
     counted = f"{pairs.wins:,} won, {pairs.losses:,} lost, {pairs.ties:,} tied"
     return (
-        f"pairs: {counted}; share of wins {pairs.share:.1%} in [{pairs.low:.1%}, {pairs.high:.1%}],"
-        f" p = {pairs.p:.2g}; operational, nobody saw these answers"
+        f"pairs of {pairs.units:,} units: {counted}; share of wins by unit {pairs.share:.1%} in"
+        f" [{pairs.low:.1%}, {pairs.high:.1%}], p = {pairs.p:.2g}; operational, nobody saw these answers"
     )

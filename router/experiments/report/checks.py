@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from router.experiments.health import CROSSED, Health
 from router.experiments.model import Mode, Unanswered
 from router.experiments.report.model import Check
-from router.experiments.report.notes import short, span
+from router.experiments.report.notes import short, window_of
 from router.experiments.report.source import Source, answered_units, exposed_units, is_router_experiment
 from router.experiments.stats import Missing, SampleRatio, maturity, missing_outcomes, sample_ratio
 from router.experiments.stats.checks import ALPHA, arm_term, total_term
@@ -34,16 +34,16 @@ def health_of(source: Source) -> Health:
     triggered = source.triggered
     return Health(
         sample_ratio=ratio_of(data.buckets, weights, data.peak) if _splits(source) else _untested(source),
-        maturity=maturity(ends, source.now, spec.window),
+        maturity=maturity(ends, source.now, spec.closing),
         missing=dict(_missing(source)),
         crossed=data.crossed / total if total and spec.mode is not Mode.BANDIT else 0.0,
-        mixed=changed_parts(data.digests, is_router_experiment(spec)),
+        mixed=() if spec.mode is Mode.HOLDOUT else changed_parts(data.digests, is_router_experiment(spec)),
         triggered=ratio_of(triggered.buckets, weights) if triggered and _splits(source) else None,
     )
 
 
 def _splits(source: Source) -> bool:
-    return source.spec.mode is Mode.SPLIT
+    return source.spec.mode in (Mode.SPLIT, Mode.HOLDOUT)
 
 
 def _untested(source: Source) -> SampleRatio:
@@ -81,7 +81,7 @@ def _sound(source: Source, health: Health) -> Iterator[tuple[str, str]]:
     yield "crossed-units", _crossed(source, health)
     yield "mixed-digests", "adapters, base and router stayed what they were"
     whole = health.maturity
-    left = f"{whole.matured:,} of {whole.exposed:,} units had their window of {span(source.spec.window)}"
+    left = f"{whole.matured:,} of {whole.exposed:,} units had their window of {window_of(source.spec)}"
     yield "maturity", f"{left} ({whole.share:.0%}, {source.spec.min_matured:.0%} are needed to promote)"
 
 

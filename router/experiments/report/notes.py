@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from router.experiments.health import Health
-from router.experiments.model import Mode, Unanswered
+from router.experiments.model import Mode, Spec, Unanswered
 from router.experiments.report.source import Source, is_router_experiment, length_moments
 from router.experiments.stats import Kind
 
@@ -16,9 +16,14 @@ MODES = {
         " run (operational), not what users prefer; to learn that, run a split"
     ),
     Mode.BANDIT: (
-        "bandit: weights follow outcomes, which biases plain means and makes the usual intervals wrong, so"
-        " none is shown; exact ones of proportions hold while rates do not drift, and are shown, so of"
-        " guardrails only proportions are judged; nothing is promoted from a bandit: run a split to confirm"
+        "bandit: weights follow outcomes, which biases plain means and makes intervals wrong, so none is"
+        " shown; what stops an arm is which arm the events of an epoch fell to, which holds however weights"
+        " and rates move: of proportions, and of guardrails with a relative margin; nothing is promoted from"
+        " a bandit: run a split to confirm"
+    ),
+    Mode.HOLDOUT: (
+        "holdout: units that took part in any experiment against those that the server keeps out of all;"
+        " nothing is promoted or stopped by it"
     ),
 }
 
@@ -32,6 +37,11 @@ def span(seconds: float) -> str:
     unit, length = next(((u, n) for u, n in LENGTHS if seconds >= n), LENGTHS[-1])
     count = seconds / length
     return f"{count:.3g} {unit}{'' if count == 1 else 's'}"
+
+
+def window_of(spec: Spec) -> str:
+    """How long outcomes count."""
+    return span(spec.window) + (f" and its grace of {span(spec.grace)}" if spec.grace else "")
 
 
 def count(number: int, noun: str) -> str:
@@ -61,7 +71,7 @@ def _notes(source: Source, health: Health) -> Iterator[str]:
     young = health.maturity.exposed - health.maturity.matured
     if young:
         yield (
-            f"{count(young, 'unit')} had less than the window of {span(spec.window)} and are in no number but"
+            f"{count(young, 'unit')} had less than the window of {window_of(spec)} and are in no number but"
             " the sample ratio and the guardrails"
         )
     yield from _unanswered(source)

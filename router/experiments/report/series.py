@@ -80,7 +80,7 @@ def _exposed(buckets: Sequence[Bucket], arm: str, times: Array) -> Array:
 
 def _effects(source: Source, arm: str, times: Array) -> list[tuple[float, float, float]]:
     metric, buckets = source.design.primary, source.deciding
-    if not buckets:
+    if not buckets or source.spec.mode is Mode.BANDIT:  # no interval of a bandit holds
         return [(math.nan, -math.inf, math.inf)] * len(times)
     order, until = _until(buckets, times)
     sums = [

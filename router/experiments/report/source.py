@@ -15,13 +15,13 @@ import numpy as np
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.design import Design
-from router.experiments.model import AuditEntry, Experiment, MetricSpec, Mode, Phase, Spec
+from router.experiments.model import Aggregate, AuditEntry, Experiment, MetricSpec, Mode, Phase, Spec
 from router.experiments.stats import Guardrail, Kind, Metric, Moments, Plan
 from router.experiments.stats.moments import Array, places
 from router.experiments.store.port import Bucket, PhaseData, Store
 
-NEVER = 10**12
-"""Burn-in that no experiment reaches: only exact sequences are used."""
+SETTLED = (Aggregate.LAST, Aggregate.MEAN)
+"""A unit's value goes up and down with each outcome: it is read once its window is over."""
 REWEIGHT = "reweight"
 
 
@@ -61,14 +61,13 @@ class Source:
         """Arm, then metric, to the sums that `judge` takes.
 
         Guardrails are read from all units so far, so that harm is stopped before a window has passed: all
-        arms are equally young.
+        arms are equally young. But those that a next outcome may take back are of mature units.
         """
-        design = self.design
+        design, rails = self.design, zip(self.spec.guardrails, self.design.guardrails, strict=True)
+        read = {design.primary: self.deciding}
+        read |= {g.metric: self.mature if s.aggregate in SETTLED else self.data.buckets for s, g in rails}
         return {
-            arm: {
-                design.primary.name: total_moments(self.deciding, arm, design.primary),
-                **{g.metric.name: total_moments(self.data.buckets, arm, g.metric) for g in design.guardrails},
-            }
+            arm: {metric.name: total_moments(buckets, arm, metric) for metric, buckets in read.items()}
             for arm in design.weights
         }
 
@@ -104,13 +103,7 @@ def metric_of(spec: MetricSpec) -> Metric:
 
 
 def plan_of(spec: Spec) -> Plan:
-    """Error rate and size. A bandit's weights follow its outcomes, which breaks the asymptotic sequences;
-    an exact one is a martingale arm by arm, whoever chooses when the arm is played, so it alone is left.
-    """
-    if spec.mode is Mode.BANDIT:
-        return Plan(
-            alpha=spec.alpha, units=2 * NEVER, burn_in_units=NEVER, unbounded_units=NEVER, exact_share=0.999
-        )
+    """Error rate and size."""
     return Plan(alpha=spec.alpha, units=spec.planned_units)
 
 

@@ -105,6 +105,15 @@ class Moments:
             tuple(a + sign * b for a, b in zip(self.cubes, other.cubes, strict=True)) if known else (),
         )
 
+    def only(self, columns: int) -> Moments:
+        """Of the first so many columns."""
+        kept = (
+            tuple(of[at] for key, at in places(len(self.sums), power).items() if max(key) < columns)
+            for power, of in ((2, self.products), (3, self.cubes))
+            if of
+        )
+        return Moments(self.n, self.sums[:columns], *kept)
+
     def mean(self, column: int = 0) -> Real:
         """Mean of a column."""
         return self.sums[column] / self.n

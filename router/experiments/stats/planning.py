@@ -13,7 +13,7 @@ from router.experiments.stats.compare import Plan
 from router.experiments.stats.moments import Array, Kind, Metric, invalid
 from router.experiments.stats.sequences import peak_gain, two_sided_bound
 
-_PATHS, _STEPS, _HORIZON = 4000, 400, 4.0
+_PATHS, _STEPS, _HORIZON = 3000, 240, 4.0
 
 
 def fixed_size(
@@ -90,7 +90,7 @@ def size_for(
     fixed = fixed_size(effect, variances, alpha, power, share, null)
     rules = plan or Plan(alpha=alpha)
     level = alpha * (1 - rules.exact_share) if math.isfinite(sum(metric.range)) else alpha
-    half, most = factors(alpha, level, power, plan.units / fixed if plan else 1.0)
+    half, most = factors(alpha, level, power, float(f"{plan.units / fixed:.2g}") if plan else 1.0)
     least = _least(metric, rules, share, (1 - share) * control + share * treatment)
     units, middle_size = max(least, math.ceil(most * fixed)), max(least, math.ceil(half * fixed))
     return Size(fixed, units, middle_size, units / fixed, least, control, treatment)
@@ -112,7 +112,7 @@ def factors(alpha: float, level: float, power: float, planned: float) -> tuple[f
     """By how many times the fixed size half of the experiments, and `power` of them, have their verdict.
 
     `planned`: what the sequence is tuned for, in fixed sizes. Brownian motion with the drift that a fixed
-    test finds with that power, at 100 looks in every fixed size; the same numbers at every call.
+    test finds with that power, at 60 looks in every fixed size; the same numbers at every call.
     """
     normal = NormalDist()
     drift = normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)
