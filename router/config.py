@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -75,6 +75,13 @@ class Settings(BaseSettings):
     )
     experiments_look_seconds: float = Field(
         10.0, gt=0, description="how often running experiments are judged, so that harm is stopped"
+    )
+    experiments_webhook: str | None = Field(
+        None,
+        description="URL told when an experiment may be promoted, does harm or is broken; empty: none",
+    )
+    experiments_webhook_secret: SecretStr | None = Field(
+        None, description="signs what the webhook gets, so that it knows the sender; is never shown"
     )
     max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="largest input accepted, in bytes")

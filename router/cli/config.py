@@ -37,7 +37,7 @@ def show(config: ConfigFile = None, set_: Sets = None, json: flags.Json = False)
     found = [
         {
             "name": name,
-            "value": getattr(settings, name),
+            "value": _shown(getattr(settings, name)),
             "origin": origin(name, sets, path),
             "help": info.description,
         }
@@ -48,6 +48,13 @@ def show(config: ConfigFile = None, set_: Sets = None, json: flags.Json = False)
     else:
         rows = [(s["name"], _text(s["value"]), s["origin"], s["help"] or "") for s in found]
         print_table(["SETTING", "VALUE", "FROM", "MEANING"], rows)
+
+
+def _shown(value: object) -> object:
+    """A secret as stars, everything else as it is."""
+    from pydantic import SecretStr
+
+    return str(value) if isinstance(value, SecretStr) else value
 
 
 def _text(value: object) -> str:

@@ -47,6 +47,9 @@ def experiments_of(
     settings: Settings, engine: Engine, router: Router, plugins: PluginHost, state: Path | None = None
 ) -> ServedExperiments | None:
     """Not started yet; None where experiments are off. Raises ConfigError."""
+    from router.experiments.live.notices import Notifier
+
+    notifier = Notifier(*webhook_of(settings))
     store = store_of(settings, state)
     if store is None:
         return None
@@ -59,10 +62,17 @@ def experiments_of(
         look_seconds=settings.experiments_look_seconds,
         base_digest=lambda: engine.info.digest,
         router_digest=router.digest,
+        notifier=notifier,
     )
     live.classifiers = lambda: [r.name for r in plugins.registrations()]
     live.judges = plugins.judges
     return ServedExperiments(live)
+
+
+def webhook_of(settings: Settings) -> tuple[str, str]:
+    """Where notices go, and the secret that they are signed with; empty where there is none."""
+    secret = settings.experiments_webhook_secret
+    return settings.experiments_webhook or "", secret.get_secret_value() if secret else ""
 
 
 def add_modes(

@@ -39,6 +39,15 @@ def test_the_table_shows_the_origin(cli, file):
     assert lines["native"][1:3] == ["true", "default"]
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["table", "json"])
+def test_a_secret_is_never_shown(cli, monkeypatch, options):
+    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS_WEBHOOK_SECRET", "hush-hush")
+    done = cli("config", "show", *options)
+    (line, *_) = [line for line in done.out.splitlines() if "***" in line]
+    assert "environment" in done.out[done.out.index(line) :]
+    assert "hush" not in done.out + done.err
+
+
 def test_an_unknown_key_is_an_error_with_the_nearest_name(cli, file):
     file("max_runing = 3\n")
     done = cli("config", "show")

@@ -11,11 +11,12 @@ The life of a request in an experiment (`router/server/arms.py` and `pipeline.py
    router experiment takes part in no other.
 2. After routing, `Assigner.assign(request, decision, now)` gives an `Assignment` (experiment, phase, arm,
    propensity, the unit's hash), or says why not. It reads an immutable `Snapshot` and never the store.
-   `Snapshot.shadows` has the experiments whose arms answer unseen: they assign nobody.
+   `Snapshot.shadows` has the experiments whose arms answer unseen: they assign nobody. Nor do those on the
+   holdout: `Assigner.holdouts` gives the side that the unit of a request is on, which changes no answer.
 3. The pipeline leases the arm's version. An arm that cannot answer stays the arm of the request: control's
    version, then the version that routing chose, stand in, and the exposure says `degraded`.
 4. Who wants to know how an answer goes is a `ports.Watcher`: `began()` at the first token, `ended(End)`
-   once, with text, usage and error. The `runtime.Trial` of the request is one (exposure and built-in
+   once, with text, usage and error. The `runtime.Trial` of the request is one (exposures and built-in
    outcomes). Each callable in `Experiments.beside` is called with a `ports.Served` when the engine has
    taken the request, and may give another: shadows start there, in the same batch, and compare when the
    served answer has `ended`.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from router.errors import InvalidRequest
@@ -16,6 +17,8 @@ from router.experiments.assignment import (
     NotAssigned,
     Reason,
     Salts,
+    fraction,
+    is_missing,
     request_id_like,
     unit_hash,
 )
@@ -70,6 +73,8 @@ class Assigner:
         self._looked &= phases
         self._warned.use(found)
         self.snapshot = snapshot_of(map(self._weighted, found))
+        for name, text in _other_units(self.snapshot):
+            self.suspect(name, text)
 
     def reweight(self, name: str, phase: int, start: float, weights: Mapping[str, float]) -> None:
         """Divide the units of a running phase by other weights from `start` (unix seconds) on.
@@ -107,6 +112,25 @@ class Assigner:
             return None
         return self._first(self.snapshot.routers, request, now)
 
+    def holdouts(self, request: Request, route: str, now: float) -> tuple[Assignment, ...]:
+        """The unit's side in every experiment on the holdout, of a request that another one is about.
+
+        `route` is the one before an arm took its place. Whether the unit is enrolled elsewhere makes no
+        difference: sides are compared as they were drawn.
+        """
+        snapshot = self.snapshot
+        if not snapshot.holdouts or "/versions/" in request.routing.adapter:
+            return ()
+        about = (*snapshot.split.get(route, ()), *(() if request.routing.adapter else snapshot.routers))
+        labels = {one.spec.unit_label for one in about}
+        found = []
+        for one in snapshot.holdouts:
+            unit = unit_of(one, request)
+            if one.spec.unit_label in labels and not is_missing(unit):
+                self._look(one, unit, request, now)
+                found.append(_side(one, unit))
+        return tuple(found)
+
     def _first(
         self, candidates: Iterable[Running], request: Request, now: float
     ) -> Assignment | Outside | None:
@@ -143,6 +167,29 @@ def unit_of(one: Running, request: Request) -> str:
     return request.labels.get(label, "") if label else request.routing.unit
 
 
+def hash_of(one: Running, request: Request) -> str:
+    """The hash of the request's unit; empty if it has none."""
+    unit = unit_of(one, request)
+    return "" if is_missing(unit) else unit_hash(unit)
+
+
+def _side(one: Running, unit: str) -> Assignment:
+    """Control for a unit that the server keeps out of all experiments, else the other arm."""
+    share = one.allocation.holdout
+    held = fraction(one.allocation.salts.holdout, unit) < share
+    arm = next(arm for arm in one.arms.values() if (arm.name == one.spec.control) is held)
+    return Assignment(one, arm, share if held else 1 - share, unit_hash(unit))
+
+
+def _other_units(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    """What experiments on the holdout cannot tell of: the holdout of one unit is none of another."""
+    for one in snapshot.holdouts:
+        for other in snapshot.all():
+            if other.assigns and other.spec.unit_label != one.spec.unit_label:
+                text = f"the unit of {other.name} is another: requests of that experiment are not counted"
+                yield one.name, text
+
+
 def _told(one: Running, found: NotAssigned) -> Outside | None:
     return Outside(one.name, found.reason) if found.reason is Reason.UNIT_MISSING else None
 
@@ -174,7 +221,12 @@ class Running:
     @property
     def by_router(self) -> bool:
         """Whether its arms are router configurations."""
-        return not self.spec.route
+        return not self.spec.route and self.spec.mode is not Mode.HOLDOUT
+
+    @property
+    def assigns(self) -> bool:
+        """Whether its units are answered by their arms."""
+        return self.by_router or self.spec.mode in (Mode.SPLIT, Mode.BANDIT)
 
     def at(self, now: float) -> Allocation:
         """How units are divided at a time."""
@@ -194,13 +246,14 @@ class Snapshot:
     split: Mapping[str, tuple[Running, ...]] = field(default_factory=dict)
     shadows: Mapping[str, tuple[Running, ...]] = field(default_factory=dict)
     routers: tuple[Running, ...] = ()
+    holdouts: tuple[Running, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.split or self.shadows or self.routers)
+        return bool(self.split or self.shadows or self.routers or self.holdouts)
 
     def all(self) -> tuple[Running, ...]:
         """Every running experiment."""
-        by_route = (*self.split.values(), *self.shadows.values(), self.routers)
+        by_route = (*self.split.values(), *self.shadows.values(), self.routers, self.holdouts)
         return tuple(sorted((r for some in by_route for r in some), key=lambda r: r.name))
 
 
@@ -209,22 +262,26 @@ def snapshot_of(running: Iterable[Running]) -> Snapshot:
     split: dict[str, tuple[Running, ...]] = {}
     shadows: dict[str, tuple[Running, ...]] = {}
     routers: tuple[Running, ...] = ()
+    holdouts: tuple[Running, ...] = ()
     for one in sorted(running, key=lambda r: r.name):
-        if one.by_router:
+        if one.spec.mode is Mode.HOLDOUT:
+            holdouts += (one,)
+        elif one.by_router:
             routers += (one,)
-            continue
-        group = shadows if one.spec.mode is Mode.SHADOW else split
-        group[one.spec.route] = (*group.get(one.spec.route, ()), one)
-    return Snapshot(split, shadows, routers)
+        else:
+            group = shadows if one.spec.mode is Mode.SHADOW else split
+            group[one.spec.route] = (*group.get(one.spec.route, ()), one)
+    return Snapshot(split, shadows, routers, holdouts)
 
 
 def running_of(experiment: Experiment, salt: Callable[[str], str], holdout: float) -> Running | None:
     """The experiment ready to assign, if it runs; `salt` is the store's.
 
-    One that cannot be assigned by (a database that somebody wrote to by hand) is left out, and logged.
+    One that cannot be assigned by (a database that somebody wrote to by hand) is left out, and logged. One on
+    the holdout is left out while it has a `holdout_problem`.
     """
     phase, spec = experiment.phase, experiment.spec
-    if experiment.state is not Lifecycle.RUNNING or phase is None:
+    if experiment.state is not Lifecycle.RUNNING or phase is None or holdout_problem(spec, holdout):
         return None
     shared = salt(f"namespace:{spec.namespace}") if spec.namespace else ""
     salts = Salts(phase.enrolment_salt, phase.variant_salt, shared, salt("holdout") if holdout else "")
@@ -235,6 +292,22 @@ def running_of(experiment: Experiment, salt: Callable[[str], str], holdout: floa
         log.error("experiment %s is not served: %s", experiment.name, error.message)
         return None
     return Running(experiment.name, phase.number, spec, allocation, {arm.name: arm for arm in spec.arms})
+
+
+def holdout_problem(spec: Spec, holdout: float) -> str:
+    """Why an experiment on the holdout is not served where the server's is this share; empty for others."""
+    if spec.mode is not Mode.HOLDOUT:
+        return ""
+    if not holdout:
+        return "the server has no holdout: set experiments_holdout"
+    shares = {arm.name: arm.weight for arm in spec.arms}
+    control = shares.pop(spec.control, 0.0)
+    if len(shares) == 1 and math.isclose(control, holdout, abs_tol=1e-9):
+        return ""
+    return (
+        f"the weight of {spec.control} is {control:g}, and the server keeps {holdout:g} of all units out: "
+        "not served until that weight and experiments_holdout are equal"
+    )
 
 
 @dataclass(slots=True)

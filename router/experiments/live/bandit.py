@@ -10,8 +10,9 @@ Weights are kept in the audit trail before they are used, so a server that start
 epoch, and another server on the same database, divide units as before. The phase's first epoch has the
 weights of the plan.
 
-While weights follow outcomes, plain estimates are biased (Nie et al. 2018, arXiv:1708.01977): exposures
-keep their propensities, and reports show no intervals.
+While weights follow outcomes, plain estimates are biased (Nie et al. 2018, arXiv:1708.01977), and rates that
+move while weights do make them worse: exposures keep their propensities, and reports rest on events by label
+within epochs (`router/experiments/stats/labels.py`), which is all that stops an arm.
 """
 
 from __future__ import annotations
@@ -99,13 +100,13 @@ def _entry(store: Store, experiment: Experiment, phase: Phase, number: int, now:
 def sums(store: Store, name: str, phase: Phase, now: float) -> dict[str, Moments]:
     """Each arm's sums of the primary metric.
 
-    Where a unit without an outcome counts as 0, only of units whose window is over: an arm that got many new
-    units would else look bad.
+    Where a unit without an outcome counts as 0, only of units that are mature: an arm that got many new units
+    would else look bad.
     """
     spec, metric = phase.spec, metric_of(phase.spec.primary)
     buckets = store.data(name, phase.number).buckets
     if spec.primary.missing is Unanswered.ZERO:
-        buckets = mature_buckets(buckets, now, spec.window)
+        buckets = mature_buckets(buckets, now, spec.closing)
     return {arm.name: total_moments(buckets, arm.name, metric) for arm in spec.arms}
 
 

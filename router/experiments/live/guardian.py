@@ -1,4 +1,4 @@
-"""Looks at the running experiments again and again, and stops what does harm by rule."""
+"""Looks at the running experiments again and again: stops what does harm by rule, and tells what matters."""
 
 from __future__ import annotations
 
@@ -11,17 +11,25 @@ from dataclasses import dataclass, replace
 from router.errors import ExperimentNotFound, StaleEtag, StoreDown
 from router.experiments.assignment import never_repeats
 from router.experiments.live.assigner import Assigner, Counts
-from router.experiments.management.manager import opened, stopped
-from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle, Spec
-from router.experiments.report.model import ArmReport, Report, Ruling
+from router.experiments.live.notices import Notice, Notifier, claimed
+from router.experiments.live.rules import Act, act_on
+from router.experiments.report.model import Report
 from router.experiments.store.port import Store
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 10.0
+CLOSE_SECONDS = 2.0
 
 Judge = Callable[[str], Report]
-ACTOR = "rule"
-HARM, INVALID = "stop for harm", "invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at an experiment found, what was done about it, and what this server is to tell."""
+
+    report: Report
+    act: Act | None
+    told: tuple[Notice, ...]
 
 
 class Guardian:
@@ -35,16 +43,24 @@ class Guardian:
         refresh: Callable[[], Awaitable[None]],
         judge: Judge | None = None,
         look_seconds: float = LOOK_SECONDS,
+        notifier: Notifier | None = None,
     ) -> None:
         self._store, self._assigner, self._counts, self._refresh = store, assigner, counts, refresh
         self._judge = judge or self._report
         self._look_seconds = look_seconds
+        self._notifier = notifier or Notifier()
+        self._looks: set[asyncio.Future[Look]] = set()
 
     async def run(self) -> None:
         """Look for ever."""
         while True:
             await asyncio.sleep(self._look_seconds)
             await self.look()
+
+    async def close(self) -> None:
+        """Once `run` was cancelled: wait for the look that its thread is at, for seconds at most."""
+        if self._looks:
+            await asyncio.wait(self._looks, timeout=CLOSE_SECONDS)
 
     async def look(self) -> None:
         """Look at every running experiment once. What fails for one is logged, and tried at the next look."""
@@ -60,9 +76,12 @@ class Guardian:
                 log.exception("experiment %s could not be judged", one.name)
 
     async def _look_at(self, name: str) -> None:
-        report, act = await asyncio.to_thread(self._judge_and_act, name)
-        answers, units = sum(n.responses for n in report.numbers), sum(n.units for n in report.numbers)
-        if never_repeats(answers, units):
+        look = asyncio.ensure_future(asyncio.to_thread(self._judge_and_act, name))
+        self._looks.add(look)
+        look.add_done_callback(self._looked)
+        found = await asyncio.shield(look)
+        numbers, act = found.report.numbers, found.act
+        if never_repeats(sum(n.responses for n in numbers), sum(n.units for n in numbers)):
             text = "hardly any unit comes again, as if units were request ids"
             self._assigner.suspect(name, text)
         if act is None:
@@ -72,97 +91,24 @@ class Guardian:
         if act.experiment is not None:
             await self._refresh()
 
-    def _judge_and_act(self, name: str) -> tuple[Report, Act | None]:
+    def _looked(self, look: asyncio.Future[Look]) -> None:
+        """Tell also where nobody waits for the look any more: what is claimed no other server tells."""
+        self._looks.discard(look)
+        if not look.cancelled() and look.exception() is None:
+            for notice in look.result().told:
+                self._notifier.tell(notice)
+
+    def _judge_and_act(self, name: str) -> Look:
         report = self._judge(name)
         act = act_on(report, time.time())
         if act is not None and act.experiment is not None:
             self._store.replace(act.experiment, act.entry)
         elif act is not None:
             self._store.audit(act.entry)
-        return report, act
+        seen = replace(report, audit=(*report.audit, act.entry)) if act else report
+        return Look(report, act, claimed(self._store, seen))
 
     def _report(self, name: str) -> Report:
         from router.experiments.report.build import report  # numpy, only where something is judged
 
         return report(self._store, name, now=time.time(), points=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """What is to be kept: the experiment as it shall be (None: as it is), and the audit entry."""
-
-    experiment: Experiment | None
-    entry: AuditEntry
-
-
-def act_on(report: Report, now: float) -> Act | None:
-    """Nothing, a hold, a stop, or an arm taken out in a new phase.
-
-    An invalid experiment is held: nothing is stopped and nothing is believed until a person has looked. That
-    is said once for a rule and phase. An arm that does harm is stopped; with it the experiment, if no other
-    arm is left beside control. Control gets the arm's share.
-    """
-    experiment = report.experiment
-    if experiment.state is not Lifecycle.RUNNING or report.phase != len(experiment.phases):
-        return None
-    if report.verdict.decision == INVALID:
-        return _hold(report, now)
-    harmful = [arm for arm in report.arms if arm.verdict.decision == HARM]
-    if not harmful:
-        return None
-    reason = "; ".join(f"{arm.arm}: {arm.verdict.rule}: {arm.verdict.text}" for arm in harmful)
-    detail = {"phase": report.phase, "arms": [_numbers(arm) for arm in harmful]}
-    left = _without(experiment.spec, {arm.arm for arm in harmful})
-    if len(left.arms) > 1:
-        after, act = opened(experiment, left, now, f"taken out: {reason}"), "take out"
-    else:
-        after, act = stopped(experiment, now, reason), "stop"
-    return Act(after, AuditEntry(experiment.name, now, ACTOR, act, reason, detail))
-
-
-def _hold(report: Report, now: float) -> Act | None:
-    ruling, phase = report.verdict, report.phase
-    said = {(e.detail.get("rule"), e.detail.get("phase")) for e in report.audit if e.act == "hold"}
-    if (ruling.rule, phase) in said:
-        return None
-    detail = {"phase": phase, "units": {n.arm: n.units for n in report.numbers}, **_ruling(ruling)}
-    return Act(None, AuditEntry(report.experiment.name, now, ACTOR, "hold", ruling.text, detail))
-
-
-def _without(spec: Spec, harmful: set[str]) -> Spec:
-    """The arms that are left; control has the shares of those that are not."""
-    freed = sum(arm.weight for arm in spec.arms if arm.name in harmful)
-    return replace(
-        spec,
-        arms=tuple(
-            _heavier(arm, freed) if arm.name == spec.control else arm
-            for arm in spec.arms
-            if arm.name not in harmful
-        ),
-    )
-
-
-def _heavier(arm: ArmSpec, by: float) -> ArmSpec:
-    return replace(arm, weight=round(arm.weight + by, 12))
-
-
-def _numbers(arm: ArmReport) -> dict[str, object]:
-    measured = [arm.primary, *arm.guardrails] if arm.primary else [*arm.guardrails]
-    metrics = [
-        {
-            "metric": m.metric,
-            "units": list(m.units),
-            "values": list(m.values),
-            "effect": m.effect,
-            "low": m.low,
-            "high": m.high,
-            "p": m.p,
-            "state": m.state,
-        }
-        for m in measured
-    ]
-    return {"arm": arm.arm, **_ruling(arm.verdict), "metrics": metrics}
-
-
-def _ruling(ruling: Ruling) -> dict[str, object]:
-    return {"decision": ruling.decision, "rule": ruling.rule, "text": ruling.text}

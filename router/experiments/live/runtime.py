@@ -1,6 +1,6 @@
 """The experiments of one server while it runs: kept in step with the store, asked at every request.
 
-What is kept of one answer to an enrolled unit is a `Trial`: its exposure, and the outcomes that need no
+What is kept of one answer to an enrolled unit is a `Trial`: its exposures, and the outcomes that need no
 client. Versions of arms are loaded when their experiment starts: no arm has slower first answers than
 another.
 """
@@ -11,8 +11,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import fields, replace
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -24,11 +24,13 @@ from router.experiments.live.assigner import (
     Outside,
     Running,
     Snapshot,
+    holdout_problem,
     running_of,
 )
 from router.experiments.live.guardian import LOOK_SECONDS, Guardian, Judge
+from router.experiments.live.notices import Notifier
 from router.experiments.live.recorder import Availability, Recorder
-from router.experiments.model import BASE, SERVER_KEYS, Experiment, Exposure, Outcome
+from router.experiments.model import BASE, SERVER_KEYS, Experiment, Exposure, Lifecycle, Outcome, SegmentSpec
 from router.experiments.store.port import Store
 from router.ports import AdapterRegistry, End, RequestRouter, Served, Watcher
 from router.types import AdapterRef, Decision, FinishReason, Request, RouterVariant, SamplingParams
@@ -36,12 +38,13 @@ from router.types import AdapterRef, Decision, FinishReason, Request, RouterVari
 log = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
 START_SECONDS = 5.0
+MAX_SEGMENT_BYTES = 64
 
 ChooseRouter = Callable[[Request, RequestRouter, bool], Awaitable[tuple[Decision, Assignment | None]]]
 
 
 class Experiments:
-    """Assigner, recorder and store of a server. `holdout` is the share of units in no experiment.
+    """Assigner, recorder, guardian and store of a server. `holdout` is the share of units in no experiment.
 
     `base_digest` and `router_digest` say what is served besides the adapter; they go into every exposure. An
     arm may have another configuration of the router.
@@ -57,11 +60,14 @@ class Experiments:
         judge: Judge | None = None,
         base_digest: Callable[[], str] = str,
         router_digest: Callable[[RouterVariant | None], str] = lambda _: "",
+        notifier: Notifier | None = None,
     ) -> None:
-        self.store, self.counts = store, Counts()
+        self.store, self.counts, self.notifier = store, Counts(), notifier or Notifier()
         self.availability, self.assigner = Availability(), Assigner()
         self.recorder = Recorder(store, self.availability, self.counts)
-        self.guardian = Guardian(store, self.assigner, self.counts, self.refresh, judge, look_seconds)
+        self.guardian = Guardian(
+            store, self.assigner, self.counts, self.refresh, judge, look_seconds, self.notifier
+        )
         self.known: tuple[Experiment, ...] = ()  # all, as they were read last
         self.routers: ChooseRouter | None = None
         self.beside: list[Callable[[Served], Watcher | None]] = []
@@ -75,7 +81,11 @@ class Experiments:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Read what runs and follow it. A store that is down stops nobody: it is tried again."""
+        """Read what runs and follow it. A store that is down stops nobody: it is tried again.
+
+        Raises ConfigError where notices cannot be sent.
+        """
+        self.notifier.start()
         self.recorder.start()
         first = asyncio.create_task(self._attempt(), name="experiments")
         await asyncio.wait({first}, timeout=START_SECONDS)
@@ -86,8 +96,10 @@ class Experiments:
         ]
 
     async def close(self) -> None:
-        """Stop following, and write what is queued."""
+        """Stop following, send what is to be told, and write what is queued."""
         await leave_tasks(self._tasks)
+        await self.guardian.close()
+        await self.notifier.close()
         await self.recorder.close()
         await asyncio.to_thread(self.store.close)
 
@@ -106,6 +118,7 @@ class Experiments:
                 return
             self.known = known
             self.assigner.use(running)
+            self._warn_of_holdouts()
         for changed in self._changed:
             changed(self.assigner.snapshot)
 
@@ -114,6 +127,12 @@ class Experiments:
             known = self.store.list()
             found = [running_of(one, self._salt, self._holdout) for one in known]
         return known, [one for one in found if one is not None]
+
+    def _warn_of_holdouts(self) -> None:
+        for one in self.known:
+            problem = holdout_problem(one.spec, self._holdout)
+            if problem and one.state is Lifecycle.RUNNING:
+                self.assigner.suspect(one.name, problem)
 
     def _salt(self, purpose: str) -> str:
         """Kept for ever by the store, so asked for once."""
@@ -176,10 +195,8 @@ class Experiments:
 
     def watchers(self, served: Served) -> list[Watcher]:
         """All who want to know how this answer goes."""
-        found: list[Watcher] = []
-        if isinstance(arm := served.assignment, Assignment):
-            digests = self._base_digest(), self._router_digest(arm.arm.router)
-            found.append(Trial(self.recorder, served, arm, digests))
+        shown = list(self._shown(served))
+        found: list[Watcher] = [Trial(self.recorder, served, shown)] if shown else []
         for begin in self.beside:
             try:
                 watcher = begin(served)
@@ -189,60 +206,96 @@ class Experiments:
                 found.extend(() if watcher is None else (watcher,))
         return found
 
+    def _shown(self, served: Served) -> Iterator[Shown]:
+        """In its own experiment, and in those on the holdout."""
+        base = self._base_digest()
+        if isinstance(one := served.assignment, Assignment):
+            adapter = served.decision.digest if served.decision.adapter and not served.degraded else ""
+            yield Shown(one, adapter, base, self._router_digest(one.arm.router), served.degraded)
+        if self.availability.up:
+            for one in self.assigner.holdouts(served.request, route_of(served), time.time()):
+                yield Shown(one, "", base, self._router_digest(None))
+
     def _skipped(self, decision: Decision) -> None:
         route = decision.adapter.name if decision.adapter else BASE
         for one in self.assigner.snapshot.split.get(route, ()):
             self.counts.skipped[one.name] += 1
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An experiment that an answer is an exposure in. `adapter` is the digest of the arm's own adapter: what
+    stands in for it is not what is tested, and everything is where nothing of an arm's own is."""
+
+    assignment: Assignment
+    adapter: str
+    base: str
+    router: str
+    degraded: str = ""
+
+
 class Trial:
     """A watcher. Nothing is kept of an answer that never began: nobody was shown anything."""
 
-    def __init__(
-        self, recorder: Recorder, served: Served, assignment: Assignment, digests: tuple[str, str]
-    ) -> None:
-        self._recorder, self._served, self._assignment = recorder, served, assignment
-        self._base, self._router = digests
+    def __init__(self, recorder: Recorder, served: Served, shown: Sequence[Shown]) -> None:
+        self._recorder, self._served, self._shown = recorder, served, shown
         self._began = False
 
     def began(self) -> None:
         """The arm, or what stands in for it, has begun to answer."""
         self._began = True
-        served, assignment = self._served, self._assignment
-        arm = (assignment.running.name, assignment.arm.name)
-        _count(self._recorder.counts, arm, served.degraded)
-        self._recorder.expose(
-            Exposure(
-                experiment=assignment.running.name,
-                phase=assignment.running.phase,
-                unit=assignment.unit,
-                arm=assignment.arm.name,
-                time=time.time(),
-                response_id=served.request.request_id,
-                propensity=assignment.propensity,
-                adapter_digest=self._digest(),
-                base_digest=self._base,
-                router_digest=self._router,
-                sampling=sampling_json(served.params),
-                degraded=served.degraded,
-            )
+        now, counts = time.time(), self._recorder.counts
+        for one in self._shown:
+            exposure = self._exposure(one, now)
+            counts.exposures[exposure.experiment, exposure.arm] += 1
+            if one.degraded:
+                counts.degraded[exposure.experiment, exposure.arm] += 1
+            self._recorder.expose(exposure)
+
+    def _exposure(self, one: Shown, now: float) -> Exposure:
+        running, request = one.assignment.running, self._served.request
+        return Exposure(
+            experiment=running.name,
+            phase=running.phase,
+            unit=one.assignment.unit,
+            arm=one.assignment.arm.name,
+            time=now,
+            response_id=request.request_id,
+            propensity=one.assignment.propensity,
+            adapter_digest=one.adapter,
+            base_digest=one.base,
+            router_digest=one.router,
+            sampling=sampling_json(self._served.params),
+            degraded=one.degraded,
+            segments=segments_of(running.spec.segments, request.labels),
         )
 
-    def _digest(self) -> str:
-        """Of the arm's adapter; what stands in for it is not what is tested."""
-        decision = self._served.decision
-        return decision.digest if decision.adapter and not self._served.degraded else ""
-
     def ended(self, end: End) -> None:
-        """Keep the built-in outcomes."""
+        """Keep the built-in outcomes, once for all experiments: those of a response count in each."""
         if self._began:
             self._recorder.observe(built_in(self._served.request.request_id, end, time.time()))
 
 
-def _count(counts: Counts, arm: tuple[str, str], degraded: str) -> None:
-    counts.exposures[arm] += 1
-    if degraded:
-        counts.degraded[arm] += 1
+def route_of(served: Served) -> str:
+    """The route before an experiment's arm took its place."""
+    arm = served.assignment
+    if isinstance(arm, Assignment) and not arm.running.by_router:
+        return arm.running.spec.route
+    return served.decision.adapter.name if served.decision.adapter else BASE
+
+
+def segments_of(segments: Iterable[SegmentSpec], labels: Mapping[str, str]) -> dict[str, str]:
+    """Label -> value of the request's labels that a plan names; those that are missing or empty are left out.
+
+    A value is cut to `MAX_SEGMENT_BYTES` bytes between two characters. What no database takes in a text (the
+    character NUL, half a surrogate pair) becomes a character that stands for it.
+    """
+    return {one.label: _storable(value) for one in segments if (value := labels.get(one.label))}
+
+
+def _storable(value: str) -> str:
+    whole = value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace")
+    return whole[:MAX_SEGMENT_BYTES].decode("utf-8", "ignore")
 
 
 def built_in(response_id: str, end: End, now: float) -> tuple[Outcome, ...]:

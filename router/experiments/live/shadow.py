@@ -18,8 +18,8 @@ from functools import partial
 from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import DeadlineExceeded, Overloaded, RouterError
 from router.experiments.assignment import fraction
-from router.experiments.live.assigner import Assignment, Running
-from router.experiments.live.runtime import Experiments, leave_tasks
+from router.experiments.live.assigner import Running, hash_of
+from router.experiments.live.runtime import Experiments, leave_tasks, route_of
 from router.experiments.model import BASE, ArmSpec, Pair
 from router.judging import Case, Heard, Judge, Judgement
 from router.plugins.judges import JudgeRegistration, valid
@@ -85,7 +85,7 @@ class Shadows:
         shadows = self._live.assigner.snapshot.shadows
         if not shadows or not self._live.availability.up or "/versions/" in served.request.routing.adapter:
             return
-        for one in shadows.get(_route(served), ()):
+        for one in shadows.get(route_of(served), ()):
             place = fraction(one.allocation.salts.variant, served.request.request_id)
             if place >= one.spec.shadow_share:
                 continue
@@ -133,7 +133,8 @@ class Shadows:
             "shadow_seconds": answer.usage.total_time,
         }
         response, result = served.request.request_id, heard.judgement.result
-        pair = Pair(one.name, one.phase, arm.name, response, time.time(), result, numbers)
+        unit = hash_of(one, served.request)
+        pair = Pair(one.name, one.phase, arm.name, response, time.time(), result, numbers, unit)
         self._live.recorder.pairs((pair,))
         return JUDGED
 
@@ -166,14 +167,6 @@ class _Ending:
             return
         for task in self.tasks:
             task.cancel()
-
-
-def _route(served: Served) -> str:
-    """The route before an experiment's arm took its place."""
-    arm = served.assignment
-    if isinstance(arm, Assignment) and not arm.running.by_router:
-        return arm.running.spec.route
-    return served.decision.adapter.name if served.decision.adapter else BASE
 
 
 class ShadowAnswers:

@@ -178,6 +178,11 @@ class ExperimentMetrics(Collector):
         shadows = "Shadow answers and what came of them."
         yield _counter("shadows", shadows, (*ARM, "result"), counts.shadows)
         yield _counter("acts", "What rules did by themselves.", ("experiment", "act"), counts.acts)
+        yield _counter(
+            "notices", "What was told of experiments.", ("experiment", "event"), live.notifier.told
+        )
+        deliveries = "What became of notices on their way to the webhook."
+        yield _counter("notice_deliveries", deliveries, ("result",), live.notifier.deliveries)
         yield _counter("outcomes", "Outcomes of clients.", ("status",), counts.outcomes)
         yield _counter("lost", "Records that were not kept.", ("kind",), counts.lost)
         running = len(live.assigner.snapshot.all())

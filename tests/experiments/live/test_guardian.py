@@ -1,99 +1,156 @@
-"""What a report makes the server do."""
+"""Looks of the guardian, and what is told of them: through a running server's experiments."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import asyncio
+import json
+import threading
+import time
 
 import pytest
 
-from router.experiments.live.guardian import act_on
-from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle
-from router.experiments.report.model import ArmReport, Measured, Report, Ruling
-from router.types import AdapterRef
-from tests.experiments.live.made import SPEC, experiment
+from router.errors import StoreDown
+from router.experiments.live import guardian, notices, recorder
+from router.experiments.live.notices import Notifier
+from router.experiments.live.runtime import Experiments
+from router.experiments.model import Lifecycle
+from router.experiments.report.model import ArmReport, Report, Ruling
+from tests.experiments.live.made import experiment
+from tests.experiments.live.receiving import HANG
+from tests.experiments.live.test_recorder import until
+from tests.experiments.memory_store import MemoryStore
 
-OPEN = Ruling("undecided", "primary-open", "nothing yet")
+BETTER = Ruling("promote", "primary-better", "success: 0.6 against 0.5")
 HARM = Ruling("stop for harm", "guardrail", "errors: 0.2 against 0.01")
-BROKEN = Ruling("invalid", "sample-ratio", "units by arm are 10, 90")
-ERRORS = Measured("error", (100, 100), (0.01, 0.2), 0.19, 0.1, 0.3, 0.001, "exact", state="beyond")
-THREE = replace(
-    SPEC,
-    arms=(
-        ArmSpec("control", 0.4, AdapterRef("medical", "1.0.0")),
-        ArmSpec("new", 0.35, AdapterRef("medical", "1.1.0")),
-        ArmSpec("base", 0.25),
-    ),
-)
 
 
-def arm(name: str, ruling: Ruling = OPEN) -> ArmReport:
-    return ArmReport(name, ruling, None, guardrails=(ERRORS,))
+class Bench:
+    """Judges by `ruling`, and counts how often."""
+
+    def __init__(self, store: MemoryStore, ruling: Ruling = BETTER) -> None:
+        self.store, self.ruling, self.looks = store, ruling, 0
+        self.go = threading.Event()
+        self.go.set()
+
+    def __call__(self, name: str) -> Report:
+        self.looks += 1
+        self.go.wait(10)
+        of, arm = self.store.get(name), ArmReport("new", self.ruling, None)
+        return Report(
+            of, len(of.phases), self.ruling, "new", (arm,), (), (), self.store.trail(name), (), (), 50.0
+        )
 
 
-def report(of: Experiment, *arms: ArmReport, verdict: Ruling = OPEN, audit=(), phase: int = 1) -> Report:
-    return Report(of, phase, verdict, None, arms, (), (), tuple(audit), (), (), 0.0)
+@pytest.fixture
+def store() -> MemoryStore:
+    made = MemoryStore()
+    made.create(experiment())
+    return made
 
 
-def test_nothing_to_do():
-    assert act_on(report(experiment(), arm("new")), 50.0) is None
+@pytest.fixture
+def bench(store) -> Bench:
+    return Bench(store)
 
 
-def test_harm_by_the_only_treatment_stops_the_experiment():
-    act = act_on(report(experiment(), arm("new", HARM), verdict=HARM), 50.0)
-    assert act is not None
-    assert act.experiment is not None
-    assert act.experiment.state is Lifecycle.STOPPED
-    assert act.experiment.stopped == act.experiment.phases[-1].ended == 50.0
-    assert act.experiment.stop_reason == "new: guardrail: errors: 0.2 against 0.01"
-    assert (act.entry.actor, act.entry.act, act.entry.time) == ("rule", "stop", 50.0)
-    (numbers,) = act.entry.detail["arms"]
-    assert numbers["arm"] == "new"
-    assert numbers["rule"] == "guardrail"
-    assert numbers["metrics"][0]["values"] == [0.01, 0.2]
+@pytest.fixture
+async def begin(store, bench, monkeypatch):
+    monkeypatch.setattr(recorder, "RETRY", 0.02)
+    made = []
+
+    async def start(notifier: Notifier | None = None, look_seconds: float = 0.01) -> Experiments:
+        live = Experiments(
+            store, poll_seconds=0.02, look_seconds=look_seconds, judge=bench, notifier=notifier
+        )
+        made.append(live)
+        await live.start()
+        return live
+
+    yield start
+    store.down = False
+    bench.go.set()
+    for live in made:
+        await live.close()
 
 
-def test_harm_by_one_of_two_takes_it_out_and_control_has_its_share():
-    act = act_on(report(experiment(spec=THREE), arm("new", HARM), arm("base")), 50.0)
-    assert act is not None
-    after = act.experiment
-    assert after is not None
-    assert after.state is Lifecycle.RUNNING
-    assert [(a.name, a.weight) for a in after.spec.arms] == [("control", 0.75), ("base", 0.25)]
-    assert [p.number for p in after.phases] == [1, 2]
-    assert after.phases[0].ended == 50.0
-    assert after.phases[0].variant_salt != after.phases[1].variant_salt
-    assert act.entry.act == "take out"
+async def test_what_matters_is_told_once_however_often_it_is_looked_at(begin, bench, store, receiver):
+    live = await begin(Notifier(receiver.url))
+    await until(lambda: bench.looks > 5 and receiver.got)
+    ((_, _, body),) = receiver.got
+    told = json.loads(body)
+    assert (told["experiment"], told["event"], told["arm"]) == ("trial", "may-be-promoted", "new")
+    assert live.notifier.told == {("trial", "may-be-promoted"): 1}
+    assert [entry.act for entry in store.trail("trial")] == ["notice"]
 
 
-def test_harm_by_all_stops():
-    act = act_on(report(experiment(spec=THREE), arm("new", HARM), arm("base", HARM), verdict=HARM), 50.0)
-    assert act is not None
-    assert act.experiment is not None
-    assert act.experiment.state is Lifecycle.STOPPED
+async def test_a_stop_is_told_with_its_numbers_by_the_look_that_stops(begin, bench, store, receiver):
+    bench.ruling = HARM
+    live = await begin(Notifier(receiver.url))
+    await until(lambda: receiver.got and not live.running)
+    assert store.get("trial").state is Lifecycle.STOPPED
+    assert [entry.act for entry in store.trail("trial")] == ["stop", "notice"]
+    told = json.loads(receiver.got[0][2])
+    assert (told["event"], told["numbers"]["rule"]) == ("stopped-for-harm", "guardrail")
 
 
-def test_an_invalid_experiment_is_held_once_for_a_rule_and_phase():
-    blocked = replace(arm("new", BROKEN), blocked=HARM)
-    act = act_on(report(experiment(), blocked, verdict=BROKEN), 50.0)
-    assert act is not None
-    assert act.experiment is None
-    assert (act.entry.act, act.entry.reason) == ("hold", BROKEN.text)
-    again = report(experiment(), blocked, verdict=BROKEN, audit=[act.entry])
-    assert act_on(again, 60.0) is None
-    other = replace(act.entry, detail={**act.entry.detail, "phase": 7})
-    assert act_on(report(experiment(), blocked, verdict=BROKEN, audit=[other]), 60.0) is not None
+@pytest.mark.parametrize("answer", [HANG, 500])
+async def test_a_webhook_that_hangs_or_fails_holds_up_neither_looks_nor_the_end(
+    begin, bench, store, receiver, monkeypatch, answer
+):
+    monkeypatch.setattr(notices, "CLOSE_SECONDS", 0.3)
+    receiver.say(answer)
+    live = await begin(Notifier(receiver.url))
+    await until(lambda: receiver.got)
+    looks = bench.looks
+    bench.ruling = HARM
+    await until(lambda: store.get("trial").state is Lifecycle.STOPPED and bench.looks > looks)
+    await until(lambda: not live.running)
+    began = time.monotonic()
+    await live.close()
+    assert time.monotonic() - began < 3
+    assert live.notifier.deliveries["failed"] == 2
+    assert live.notifier.deliveries["delivered"] == 0
 
 
-@pytest.mark.parametrize("state", [Lifecycle.DRAFT, Lifecycle.STOPPED])
-def test_what_does_not_run_is_left_alone(state):
-    assert act_on(report(experiment(state=state), arm("new", HARM), verdict=HARM), 50.0) is None
+async def test_a_webhook_that_is_not_there_is_the_same(begin, bench):
+    live = await begin(Notifier("http://127.0.0.1:1/nobody", waits=(0.01,)))
+    await until(lambda: live.notifier.deliveries["failed"] == 1)
+    looks = bench.looks
+    await until(lambda: bench.looks > looks + 2)
 
 
-def test_a_report_of_an_old_phase_is_left_alone():
-    found = report(experiment(phase=2), arm("new", HARM), verdict=HARM, phase=1)
-    assert act_on(found, 50.0) is None
+async def test_what_was_claimed_is_told_although_the_server_ends(begin, bench, store, receiver):
+    bench.go.clear()
+    live = await begin(Notifier(receiver.url))
+    await until(lambda: bench.looks == 1)
+    closing = asyncio.create_task(live.close())
+    await asyncio.sleep(0.05)
+    bench.go.set()
+    await closing
+    assert [entry.act for entry in store.trail("trial")] == ["notice"]
+    assert len(receiver.got) == live.notifier.deliveries["delivered"] == 1
 
 
-def test_entries_of_others_do_not_hide_a_hold():
-    said = AuditEntry("trial", 1.0, "ann", "stop", "")
-    assert act_on(report(experiment(), arm("new"), verdict=BROKEN, audit=[said]), 50.0) is not None
+async def test_a_look_that_hangs_does_not_hold_up_the_end(begin, bench, monkeypatch):
+    monkeypatch.setattr(guardian, "CLOSE_SECONDS", 0.1)
+    bench.go.clear()
+    live = await begin()
+    await until(lambda: bench.looks == 1)
+    began = time.monotonic()
+    await live.close()
+    assert time.monotonic() - began < 2
+    bench.go.set()
+    await until(lambda: live.notifier.told)  # in the log, which is all that is left
+
+
+async def test_a_store_that_is_down_has_nothing_told_until_it_is_back(begin, bench, store, monkeypatch):
+    def down(_):
+        raise StoreDown("the database cannot be reached")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "audit", down)
+        live = await begin()
+        await until(lambda: bench.looks > 3)
+        assert not live.notifier.told
+    await until(lambda: live.notifier.told)
+    assert live.notifier.told == {("trial", "may-be-promoted"): 1}

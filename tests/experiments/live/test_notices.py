@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import threading
 import time
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -22,6 +20,7 @@ from router.experiments.report.model import ArmNumbers, ArmReport, Check, Measur
 from router.experiments.store.sql_store import SqlStore
 from router.experiments.verdict import Decision
 from tests.experiments.live.made import experiment
+from tests.experiments.live.receiving import FLOOD, HANG, HOOK, OK, QUERY
 from tests.experiments.live.test_recorder import until
 from tests.experiments.live.test_rules import BROKEN, HARM, OPEN
 from tests.experiments.memory_store import MemoryStore
@@ -29,8 +28,7 @@ from tests.experiments.memory_store import MemoryStore
 BETTER = Ruling(Decision.PROMOTE, "primary-better", "success: 0.6 against 0.5")
 SUCCESS = Measured("success", (50, 50), (0.5, 0.6), 0.1, float("-inf"), 0.2, 0.01, "asymptotic")
 NOTICE = Notice("trial", 1, Event.PROMOTABLE, "new", "text", 50.0, {"rule": "primary-better"}, 10.0)
-SECRET, QUERY, HOOK = "s3cret-of-both", "token=hush", "/hook?token=hush"
-HANG, FLOOD, OK = 1, 2, 200
+SECRET = "s3cret-of-both"
 
 
 def report(verdict: Ruling = OPEN, *checks: Check, audit=(), units: int = 10, of=None) -> Report:
@@ -110,42 +108,6 @@ def test_a_store_that_goes_down_loses_nothing(monkeypatch):
     store.down = False
     monkeypatch.setattr(store, "audit", lambda _: setattr(store, "down", True))  # right after it
     assert len(claimed(store, report(BETTER))) == 1
-
-
-class Receiver(ThreadingHTTPServer):
-    """Answers as told: a status, HANG or FLOOD each; then the last one again."""
-
-    def say(self, *statuses: int) -> None:
-        self.answers, self.got = [*statuses, *statuses[-1:] * 9], []
-
-
-class Answer(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-        self.server.got.append((self.path, dict(self.headers), body))
-        status = self.server.answers.pop(0)
-        if status == HANG:
-            return self.server.closed.wait(20)
-        self.send_response(OK if status == FLOOD else status)
-        self.send_header("Location", "/elsewhere")
-        self.end_headers()
-        while status == FLOOD and not self.server.closed.is_set():
-            self.wfile.write(b"x" * 65536)
-
-    do_GET = do_POST
-
-
-@pytest.fixture
-def receiver(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "*")
-    with Receiver(("127.0.0.1", 0), Answer) as server:
-        server.url, server.closed = f"http://127.0.0.1:{server.server_port}{HOOK}", threading.Event()
-        Answer.log_message = server.handle_error = lambda *_: None  # who closes early is expected
-        server.say(OK)
-        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        yield server
-        server.closed.set()
-        server.shutdown()
 
 
 @pytest.fixture

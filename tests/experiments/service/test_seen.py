@@ -7,6 +7,7 @@ import logging
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import generate_latest
 
+from router.experiments.live.notices import Event, Notice
 from router.experiments.service.served import ServedExperiments
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.service.trials import live_on, of_unit, trial
@@ -28,7 +29,12 @@ async def test_metrics(start_server, connect, fakes):
     arm = (await connect(app).inference.Generate(of_unit("ann"))).decision.arm
     await connect(app).inference.Generate(of_unit(""))
     await live.recorder.flush()
+    live.notifier.tell(Notice("trial", 1, Event.HARM, "new", "text", 1.0))
     found = metrics(app)
+    told = 'event="stopped-for-harm",experiment="trial"'
+    assert f"lora_router_experiment_notices_total{{{told}}} 1.0" in found
+    for result in ("delivered", "failed", "dropped", "retried"):
+        assert f'lora_router_experiment_notice_deliveries_total{{result="{result}"}} 0.0' in found
     assert f'lora_router_experiment_exposures_total{{arm="{arm}",experiment="trial"}} 1.0' in found
     assert 'lora_router_experiment_unit_missing_total{experiment="trial"} 1.0' in found
     assert "lora_router_experiments_running 1.0" in found
