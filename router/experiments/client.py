@@ -15,6 +15,7 @@ import grpc.aio
 
 from router.client.calls import AsyncCaller, Caller
 from router.client.options import CallOptions
+from router.experiments.management.sizes import SizeAnswer, SizeQuestion
 from router.experiments.model import (
     Accepted,
     Aggregate,
@@ -23,6 +24,7 @@ from router.experiments.model import (
     Lifecycle,
     MetricSpec,
     Mode,
+    SegmentSpec,
     Spec,
     Unanswered,
 )
@@ -37,9 +39,11 @@ from router.experiments.wire.outcomes import (
 )
 from router.experiments.wire.plans import (
     Experiment,
+    answer_of,
     experiment_name,
     experiment_of,
     plan_message,
+    question_message,
     update_request,
 )
 from router.experiments.wire.report import report_of
@@ -62,6 +66,9 @@ __all__ = [
     "Promotion",
     "Recorded",
     "Report",
+    "SegmentSpec",
+    "SizeAnswer",
+    "SizeQuestion",
     "Spec",
     "metric",
 ]
@@ -87,8 +94,13 @@ def metric(
     covariate: bool = False,
     margin: float = 0.0,
     relative: bool = False,
+    cap: float | None = None,
+    least: float = 0.0,
 ) -> MetricSpec:
-    """A metric. Unless said otherwise a unit's outcomes are added, for a proportion the largest counts."""
+    """A metric. Unless said otherwise a unit's outcomes are added, for a proportion the largest counts.
+
+    A mean with a `cap` counts a unit as at most that, and as at least `least`: its intervals begin early.
+    """
     kind = Kind(kind)
     usual = Aggregate.MAX if kind is Kind.PROPORTION else Aggregate.SUM
     return MetricSpec(
@@ -101,6 +113,8 @@ def metric(
         covariate,
         margin,
         relative,
+        cap,
+        least,
     )
 
 
@@ -110,6 +124,11 @@ class Experiments:
     def __init__(self, channel: grpc.Channel, caller: Caller) -> None:
         self._stub = experiments_pb2_grpc.ExperimentServiceStub(channel)  # type: ignore[no-untyped-call]
         self._caller = caller
+
+    def plan(self, question: SizeQuestion, **options: Unpack[CallOptions]) -> SizeAnswer:
+        """How large an effect, how many units and how many days it takes to a verdict. What the question
+        leaves open is taken from the last experiment on its route that had the metric."""
+        return answer_of(self._caller.unary(self._stub.PlanExperiment, question_message(question), options))
 
     def create(self, name: str, spec: Spec, **options: Unpack[CallOptions]) -> Experiment:
         """Keep a plan; nothing is served by it before `start`."""
@@ -209,6 +228,13 @@ class AsyncExperiments:
     def __init__(self, channel: grpc.aio.Channel, caller: AsyncCaller) -> None:
         self._stub: Any = experiments_pb2_grpc.ExperimentServiceStub(channel)  # type: ignore[no-untyped-call]
         self._caller = caller
+
+    async def plan(self, question: SizeQuestion, **options: Unpack[CallOptions]) -> SizeAnswer:
+        """How large an effect, how many units and how many days it takes to a verdict. What the question
+        leaves open is taken from the last experiment on its route that had the metric."""
+        return answer_of(
+            await self._caller.unary(self._stub.PlanExperiment, question_message(question), options)
+        )
 
     async def create(self, name: str, spec: Spec, **options: Unpack[CallOptions]) -> Experiment:
         """Keep a plan; nothing is served by it before `start`."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, Spec, Unanswered
+from router.experiments.model import Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec, Spec, Unanswered
 from router.types import AdapterRef, RouterVariant
 
 SOLVED = MetricSpec("solved", Kind.PROPORTION)
@@ -46,6 +46,8 @@ metrics = st.builds(
     covariate=st.booleans(),
     margin=numbers,
     relative=st.booleans(),
+    cap=st.none() | numbers,
+    least=numbers.filter(bool) | st.just(0.0),
 ) | st.builds(MetricSpec, name=texts, kind=st.just(Kind.RATIO), per=texts.filter(bool))
 maybe = st.none() | st.booleans()
 variants = st.builds(
@@ -84,4 +86,9 @@ plans = st.builds(
     judge=texts.filter(bool),
     floor=numbers,
     epoch=seconds,
+    secondary=st.lists(metrics, max_size=3).map(tuple),
+    segments=st.lists(st.builds(SegmentSpec, texts, st.lists(texts, max_size=3).map(tuple)), max_size=3).map(
+        tuple
+    ),
+    grace=seconds,
 )

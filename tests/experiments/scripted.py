@@ -27,6 +27,7 @@ class ScriptedExperiments(experiments_pb2_grpc.ExperimentServiceServicer):
     kept: dict = field(default_factory=dict)
     outcomes: list = field(default_factory=list)
     report: object = REPORT
+    planned: object = None
 
     def _get(self, name, context):
         if name not in self.kept:
@@ -107,6 +108,13 @@ class ScriptedExperiments(experiments_pb2_grpc.ExperimentServiceServicer):
     def GetReport(self, request, context):
         self.requests.append(request)
         return report_message(self.report, self._get(request.name, context))
+
+    def PlanExperiment(self, request, context):
+        self.requests.append(request)
+        if self.planned is None:
+            info = error_info("INVALID_ARGUMENT")
+            refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "baseline: is not known", info)
+        return self.planned
 
     def RecordOutcome(self, request, context):
         self.outcomes.append(request.outcome)

@@ -10,6 +10,8 @@ from dataclasses import fields, is_dataclass, replace
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, StaleEtag
 from router.experiments.assignment import Salts
 from router.experiments.management.plans import Known, check_plan, conflict, plan_problems
+from router.experiments.management.sizes import SizeAnswer, SizeQuestion
+from router.experiments.management.sizing import size_of
 from router.experiments.model import AuditEntry, Experiment, Lifecycle, Phase, Spec, id_problem
 from router.experiments.store.port import Store
 
@@ -46,6 +48,10 @@ class Manager:
         """All, by name."""
         return self.store.list()
 
+    def size(self, question: SizeQuestion) -> SizeAnswer:
+        """How long an experiment takes, by what the store knows. Raises InvalidRequest."""
+        return size_of(question, self.store, self.clock())
+
     def create(self, name: str, spec: Spec, actor: str) -> Experiment:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
         if problem := id_problem(name):
@@ -59,8 +65,9 @@ class Manager:
 
     def update(self, name: str, edit: Callable[[Spec], Spec], etag: str, actor: str) -> Experiment:
         """Put `edit(spec)` in place. While it runs, this opens a new phase, unless all that changes is a
-        larger enrolment share. Raises InvalidRequest, StaleEtag, FailedPrecondition (an arm removed while
-        it runs, a conflict with another experiment)."""
+        larger enrolment share or what the secondary metrics are; those may be changed when it is stopped,
+        too, for what was counted. Raises InvalidRequest, StaleEtag, FailedPrecondition (an arm removed
+        while it runs, a conflict with another experiment)."""
         with self.lock:
             experiment = self.read(name, etag)
             old, spec = experiment.spec, edit(experiment.spec)
@@ -68,6 +75,8 @@ class Manager:
             if spec == old:
                 return experiment
             now, detail = self.clock(), {"fields": changed(old, spec)}
+            if experiment.phase and old.secondary != spec.secondary and only_told(old, spec):
+                return self.keep(retold(experiment, spec, now), actor, "secondary", "", detail)
             if experiment.state is not Lifecycle.RUNNING:
                 after = replace(experiment, spec=spec, updated=now)
                 return self.keep(after, actor, "update", "", detail)
@@ -194,6 +203,20 @@ def widened(experiment: Experiment, spec: Spec, now: float) -> Experiment:
     return replace(experiment, spec=spec, phases=phases, updated=now)
 
 
+def retold(experiment: Experiment, spec: Spec, now: float) -> Experiment:
+    """With other secondary metrics, and perhaps a larger share: the last phase has them, too.
+
+    The plan of a stopped one may differ from that of its phase by now: the phase gets what it can tell.
+    """
+    *before, last = experiment.phases
+    if experiment.state is Lifecycle.RUNNING:
+        return widened(experiment, spec, now)
+    deciding = {m.name for m in (last.spec.primary, *last.spec.guardrails)}
+    secondary = tuple(m for m in spec.secondary if m.name not in deciding)
+    after = replace(last, spec=replace(last.spec, secondary=secondary))
+    return replace(experiment, spec=spec, phases=(*before, after), updated=now)
+
+
 def stopped(experiment: Experiment, now: float, reason: str) -> Experiment:
     """No unit is assigned any more; outcomes of the last phase still count until its window closes."""
     return replace(
@@ -209,6 +232,12 @@ def stopped(experiment: Experiment, now: float, reason: str) -> Experiment:
 def only_wider(old: Spec, new: Spec) -> bool:
     """Whether nothing changed but the enrolment share, and that grew."""
     return new.enrolment > old.enrolment and replace(new, enrolment=old.enrolment) == old
+
+
+def only_told(old: Spec, new: Spec) -> bool:
+    """Whether nothing changed but the secondary metrics, and perhaps the enrolment share, that grew."""
+    alike = replace(new, secondary=old.secondary)
+    return alike == old or only_wider(old, alike)
 
 
 def _ended(experiment: Experiment, now: float) -> tuple[Phase, ...]:

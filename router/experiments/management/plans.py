@@ -7,37 +7,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from router.errors import AdapterNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.experiments.assignment import Allocation, Arm, Salts
 from router.experiments.design import Design
+from router.experiments.management.measures import (
+    guardrails_that_hold,
+    metric_problems,
+    segment_problems,
+    uncapped,
+)
+from router.experiments.management.reach import out_of_reach
 from router.experiments.model import (
     BASE,
-    DENOMINATORS,
     WORD_FORM,
-    Aggregate,
     ArmSpec,
     Experiment,
     Kind,
     Lifecycle,
-    MetricSpec,
     Mode,
     Spec,
     id_problem,
     is_word,
 )
-from router.experiments.report.source import metric_of
-from router.experiments.stats import Guardrail, Plan
+from router.experiments.stats import Plan
 from router.types import AdapterInfo, RouterVariant
 
 YEAR = 365 * 86_400.0
 WHOLE = (0.0, 1.0)
 TEXTS = {"hypothesis": 4096, "unit": 64, "unit_label": 64}  # most bytes
-MAX_ARMS = 16
-MAX_GUARDRAILS = 32
-ONE_OR_ZERO = (Aggregate.MAX, Aggregate.LAST)
+MAX_ARMS = 32
 RARE = ("error", "cancelled", "length_stop")
 
 
@@ -82,6 +83,7 @@ def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
         *arm_problems(spec, known),
         *_allocation(spec),
         *metric_problems(spec),
+        *segment_problems(spec),
         *_design(spec),
         *_times(spec),
         *_mode(spec, known),
@@ -114,7 +116,7 @@ def _allocation(spec: Spec) -> Iterator[FieldViolation]:
 def _design(spec: Spec) -> Iterator[FieldViolation]:
     yield from _found(lambda: Plan(alpha=spec.alpha), {"plan.alpha": "alpha"})
     yield from _found(lambda: Plan(units=spec.planned_units), {"plan.units": "planned_units"})
-    primary = metric_of(replace(spec.primary, name=spec.primary.name or "unnamed"))
+    primary = uncapped(spec.primary)
     weights = {arm.name: arm.weight for arm in spec.arms}
 
     def build() -> Design:
@@ -137,9 +139,13 @@ def _times(spec: Spec) -> Iterator[FieldViolation]:
         seconds = getattr(spec, field)
         if not (math.isfinite(seconds) and 1 <= seconds <= YEAR):
             yield FieldViolation(field, f"must be between a second and a year, got {seconds:g} s")
+    if not (math.isfinite(spec.grace) and 0 <= spec.grace <= YEAR):
+        yield FieldViolation("grace", f"must be between 0 and a year, got {spec.grace:g} s")
 
 
 def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
+    if spec.mode is Mode.HOLDOUT:
+        yield from _holdout(spec)
     if not 0 < spec.shadow_share <= 1:
         text = f"must be above 0 and at most 1, got {spec.shadow_share:g}"
         yield FieldViolation("shadow_share", text)
@@ -152,6 +158,18 @@ def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
             yield FieldViolation("floor", text)
 
 
+def _holdout(spec: Spec) -> Iterator[FieldViolation]:
+    """It takes in everybody: nothing of its own decides who is in which arm."""
+    if len(spec.arms) != 2:
+        text = f"of a holdout are two, the control being who is in no experiment, got {len(spec.arms)}"
+        yield FieldViolation("arms", text)
+    if spec.namespace or spec.slot != WHOLE:
+        yield FieldViolation("namespace", "a holdout is of all units: clear namespace and slot")
+    if spec.enrolment != 1:
+        text = f"a holdout is of all units: must be 1 or unset, got {spec.enrolment:g}"
+        yield FieldViolation("enrolment", text)
+
+
 def _found(build: Callable[[], object], names: Mapping[str, str]) -> Iterator[FieldViolation]:
     """What a constructor refuses."""
     try:
@@ -162,7 +180,11 @@ def _found(build: Callable[[], object], names: Mapping[str, str]) -> Iterator[Fi
 
 
 def route_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
-    """The route is an adapter that is there, the base, or empty in a router experiment."""
+    """The route is an adapter that is there, the base, or empty in a router experiment and a holdout."""
+    if spec.mode is Mode.HOLDOUT:
+        if spec.route:
+            yield FieldViolation("route", "a holdout is of all routes: leave it empty")
+        return
     if spec.route not in ("", BASE) and (problem := known.adapter_problem(spec.route)):
         yield FieldViolation("route", problem)
     if not spec.route and spec.mode is not Mode.SPLIT:
@@ -177,12 +199,21 @@ def arm_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
         field = f"arms[{i}]"
         if arm.name and not is_word(arm.name):
             yield FieldViolation(f"{field}.name", f"must be {WORD_FORM}")
-        if arm.adapter is not None and arm.router is not None:
+        if spec.mode is Mode.HOLDOUT:
+            yield from _holdout_arm(arm, field)
+        elif arm.adapter is not None and arm.router is not None:
             yield FieldViolation(field, "is either an adapter version or a router configuration, not both")
         elif spec.route:
             yield from _adapter_arm(arm, field, known)
         else:
             yield from _router_arm(spec, arm, field, known)
+
+
+def _holdout_arm(arm: ArmSpec, field: str) -> Iterator[FieldViolation]:
+    for part in ("adapter", "router"):
+        if getattr(arm, part) is not None:
+            text = "must be unset: a holdout serves nothing of its own, its units have what they have anyway"
+            yield FieldViolation(f"{field}.{part}", text)
 
 
 def _adapter_arm(arm: ArmSpec, field: str, known: Known) -> Iterator[FieldViolation]:
@@ -215,69 +246,20 @@ def _variant_problems(variant: RouterVariant, field: str, known: Known) -> Itera
                 yield FieldViolation(f"{field}.classifiers", unknown(name, names))
 
 
-def metric_problems(spec: Spec) -> Iterator[FieldViolation]:
-    """Primary metric and guardrails, each by itself."""
-    yield from _metric_problems(spec.primary, "primary")
-    if spec.primary.margin or spec.primary.relative:
-        text = "belongs to guardrails; how much worse primary may be is the experiment's own margin"
-        yield FieldViolation("primary.margin", text)
-    if spec.mode is Mode.BANDIT and spec.primary.kind is Kind.RATIO:
-        yield FieldViolation("primary.kind", "a bandit learns from a proportion or a mean, not from a ratio")
-    if len(spec.guardrails) > MAX_GUARDRAILS:
-        text = f"must be {MAX_GUARDRAILS} or fewer, got {len(spec.guardrails)}"
-        yield FieldViolation("guardrails", text)
-    for i, metric in enumerate(spec.guardrails):
-        yield from _metric_problems(metric, f"guardrails[{i}]")
-        yield from _margin_problems(metric, f"guardrails[{i}]")
-
-
-def guardrails_that_hold(spec: Spec) -> tuple[Guardrail, ...]:
-    """Those with which a design can be built and checked further."""
-    return tuple(_guardrail(m) for m in spec.guardrails if not list(_margin_problems(m, "")))
-
-
-def _metric_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
-    if not is_word(metric.name):
-        yield FieldViolation(f"{field}.name", f"must be {WORD_FORM}")
-    elif metric.name in DENOMINATORS:
-        yield FieldViolation(f"{field}.name", "is a denominator that the server counts, not an outcome")
-    if metric.kind is Kind.PROPORTION and metric.aggregate not in ONE_OR_ZERO:
-        text = f"a proportion has one 0 or 1 for each unit: max or last, not {metric.aggregate}"
-        yield FieldViolation(f"{field}.aggregate", text)
-    if metric.kind is Kind.RATIO:
-        yield from _ratio_problems(metric, field)
-
-
-def _ratio_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
-    if metric.aggregate is not Aggregate.SUM:
-        text = f"a ratio is a sum over a sum, not a {metric.aggregate}"
-        yield FieldViolation(f"{field}.aggregate", text)
-    if metric.per not in DENOMINATORS and not is_word(metric.per):
-        yield FieldViolation(f"{field}.per", f"must be responses, outcomes, or an outcome: {WORD_FORM}")
-    elif metric.per == metric.name:
-        yield FieldViolation(f"{field}.per", "must be another outcome: over itself a ratio is always 1")
-
-
-def _margin_problems(metric: MetricSpec, field: str) -> Iterator[FieldViolation]:
-    try:
-        _guardrail(metric)
-    except InvalidRequest as error:
-        yield from (FieldViolation(f"{field}.margin", v.description) for v in error.violations)
-
-
-def _guardrail(metric: MetricSpec) -> Guardrail:
-    named = replace(metric, name=metric.name or "unnamed")  # an empty name is told of elsewhere
-    return Guardrail(metric_of(named), metric.margin, metric.relative)
-
-
 def conflict(name: str, spec: Spec, others: Iterable[Experiment]) -> str:
     """Why `spec` cannot run beside those that run; empty if it can.
 
     Experiments of one namespace need slots apart, and units of one kind, or slots would divide nothing. Two
     on one route need one namespace. A router experiment runs beside those of routes: it draws its own units
-    before them.
+    before them. A holdout is in nobody's way: it only reads what others assign.
     """
-    running = (e for e in others if e.state is Lifecycle.RUNNING and e.name != name)
+    if spec.mode is Mode.HOLDOUT:
+        return ""
+    running = (
+        e
+        for e in others
+        if e.state is Lifecycle.RUNNING and e.name != name and e.spec.mode is not Mode.HOLDOUT
+    )
     return next(filter(None, (_between(spec, other) for other in running)), "")
 
 
@@ -340,11 +322,12 @@ class Declared:
 
 
 def _proportions(spec: Spec) -> Iterable[str]:
-    return (m.name for m in (spec.primary, *spec.guardrails) if m.kind is Kind.PROPORTION)
+    return (m.name for m in spec.metrics if m.kind is Kind.PROPORTION)
 
 
-def plan_warnings(spec: Spec) -> Iterator[str]:
-    """What the plan itself makes hard to show."""
+def plan_warnings(spec: Spec, rates: Mapping[str, float] | None = None) -> Iterator[str]:
+    """What the plan itself makes hard to show. `rates` of proportions in control, where they are known."""
+    yield from out_of_reach(spec, rates)
     for rail in spec.guardrails:
         if rail.name in RARE and rail.kind is not Kind.PROPORTION:
             yield (

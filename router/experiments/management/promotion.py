@@ -9,7 +9,7 @@ from typing import Protocol
 
 from router.errors import FailedPrecondition, FieldViolation, GateNotPassed, InvalidRequest, RouterError
 from router.experiments.management.manager import Manager, check_etag, stopped
-from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle
+from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle, Mode
 from router.experiments.report.model import Report, Ruling
 from router.names import parse_version
 from router.ports import Force
@@ -17,6 +17,10 @@ from router.types import AdapterInfo, AdapterRef
 
 log = logging.getLogger(__name__)
 PROMOTE = "promote"
+NO_VERSION = (
+    "a holdout compares all experiments together with none of them, so no version is to be promoted by it:"
+    " promote the arms of the experiments themselves, and stop this one when you have read it"
+)
 
 
 class Defaults(Protocol):
@@ -53,14 +57,16 @@ class Promoter:
     ) -> Promotion:
         """Set the arm's version as default and stop the experiment. `arm` empty: the one of the verdict.
 
-        Raises FailedPrecondition unless the arm's verdict is to promote it, or `force`. The same arm again
-        changes nothing. Force also overrules the registry's gate, and all of it is on record.
+        Raises FailedPrecondition unless the arm's verdict is to promote it, or `force`, and for a holdout.
+        The same arm again changes nothing. Force also overrules the registry's gate; all of it is on record.
         """
         with self._manager.lock:
             experiment = self._manager.read(name)
             if experiment.promoted:
                 return self._again(experiment, arm)
             check_etag(experiment, etag)
+            if experiment.spec.mode is Mode.HOLDOUT:
+                raise FailedPrecondition(NO_VERSION, resource=experiment.resource)
             if experiment.state is Lifecycle.DRAFT:
                 text = "it has not been started: start it, or set the version with SetDefaultVersion"
                 raise FailedPrecondition(text, resource=experiment.resource)

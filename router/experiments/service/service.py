@@ -14,7 +14,14 @@ from router.experiments.management.promotion import Promoter
 from router.experiments.model import Experiment, Spec, id_problem, parse_experiment
 from router.experiments.report.model import Report
 from router.experiments.service.outcomes import Intake, StoreThreads, acknowledged
-from router.experiments.wire.plans import checked_paths, experiment_message, merged, plan_of
+from router.experiments.wire.plans import (
+    answer_message,
+    checked_paths,
+    experiment_message,
+    merged,
+    plan_of,
+    question_of,
+)
 from router.experiments.wire.report import report_message
 from router.server.convert.adapters import caller
 from router.server.interceptors.call import current_call
@@ -160,6 +167,15 @@ class ExperimentService(ExperimentServiceServicer):
         found.check()
         report = await self._threads.run(self._report, name, request.phase)
         return report_message(report, self._message(report.judged))
+
+    async def PlanExperiment(
+        self, request: pb.PlanExperimentRequest, context: Context
+    ) -> pb.PlanExperimentResponse:
+        """By the history of its route, where it leaves something open."""
+        found = Findings()
+        question = question_of(request, found)
+        found.check()
+        return answer_message(await self._threads.run(self._manager.size, question))
 
     async def RecordOutcome(
         self, request: pb.RecordOutcomeRequest, context: Context

@@ -1,4 +1,4 @@
-"""Plans and experiments on the wire: spec, arms, metrics and phases both ways, and edits by field mask."""
+"""Plans and experiments on the wire: spec, arms, metrics, phases both ways; edits by field mask; sizes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from router.errors import Findings
 from router.experiments import model
+from router.experiments.management.sizes import SizeAnswer, SizeQuestion
 from router.experiments.model import (
     BASE,
     Aggregate,
@@ -66,6 +67,15 @@ PLANNED = (
 )
 """Fields of the resource that an operator sets."""
 EVERYTHING = "*"
+SIZED = (
+    *("baseline", "deviation", "effect", "units_per_day", "enrolment", "days", "units", "alpha"),
+    "power",
+)
+"""Numbers of a question that may be left open, or have a default."""
+ANSWERED = (
+    *("baseline", "deviation", "fixed_units", "units", "half_units", "factor", "least_units"),
+    *("days", "units_per_day"),
+)
 _EMPTY = Spec("", "", (), "", MetricSpec("", Kind.PROPORTION))
 _SEPARATE = {"slot": ("slot_start", "slot_end")}  # fields of a Spec that are several in the proto
 
@@ -270,7 +280,7 @@ def metric_message(metric: MetricSpec) -> pb.Experiment.Metric:
         margin=metric.margin,
         relative=metric.relative,
         cap=metric.cap,
-        floor=metric.least if metric.cap is not None else None,
+        floor=metric.least if metric.cap is not None or metric.least else None,
     )
 
 
@@ -350,3 +360,53 @@ def merged(spec: Spec, message: pb.Experiment, paths: Sequence[str]) -> pb.Exper
         result.ClearField(name)
     result.MergeFrom(new)
     return result
+
+
+def question_message(question: SizeQuestion) -> pb.PlanExperimentRequest:
+    """What is asked of a plan's size; what is None stays unset."""
+    kind = pb.Experiment.Metric.KIND_UNSPECIFIED if question.kind is None else KIND_NUMBERS[question.kind]
+    metric = pb.Experiment.Metric(
+        name=question.metric,
+        kind=kind,
+        lower_is_better=not question.higher_is_better,
+        cap=question.cap,
+        floor=question.least if question.cap is not None or question.least else None,
+    )
+    return pb.PlanExperimentRequest(
+        route=_route_message(question.route),
+        metric=metric,
+        weights=question.weights,
+        **{name: getattr(question, name) for name in SIZED},
+    )
+
+
+def question_of(message: pb.PlanExperimentRequest, found: Findings) -> SizeQuestion:
+    """The question; what cannot be read is noted in `found`. A kind that is not set is history's."""
+    metric = message.metric
+    if metric.kind and metric.kind not in KINDS:
+        found.add("metric.kind", "must be KIND_PROPORTION, KIND_MEAN or KIND_RATIO, or unset for history's")
+    said: dict[str, Any] = {name: getattr(message, name) for name in SIZED if message.HasField(name)}
+    return SizeQuestion(
+        metric.name,
+        KINDS.get(metric.kind),
+        higher_is_better=not metric.lower_is_better,
+        cap=metric.cap if metric.HasField("cap") else None,
+        least=metric.floor,
+        route=_route_of(message.route, "route", found),
+        weights=tuple(message.weights),
+        **said,
+    )
+
+
+def answer_message(answer: SizeAnswer) -> pb.PlanExperimentResponse:
+    """How long it takes; an effect of 0 is none."""
+    values = {name: getattr(answer, name) for name in ANSWERED}
+    return pb.PlanExperimentResponse(effect=answer.effect or 0.0, notes=answer.notes, **values)
+
+
+def answer_of(message: pb.PlanExperimentResponse) -> SizeAnswer:
+    """How long it takes, as a client has it."""
+    values = {name: getattr(message, name) for name in ANSWERED}
+    for name in ("days", "units_per_day"):
+        values[name] = getattr(message, name) if message.HasField(name) else None
+    return SizeAnswer(effect=message.effect or None, notes=tuple(message.notes), **values)

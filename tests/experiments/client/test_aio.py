@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from router.client import Accepted, AdapterRef, AsyncClient, ClientError, Lifecycle, Outcome
-from tests.experiments.client.test_sync import SPEC
+from router.client import Accepted, AdapterRef, AsyncClient, ClientError, Lifecycle, Outcome, SizeQuestion
+from router.experiments.wire.plans import answer_message
+from tests.experiments.client.test_sync import PLANNED, SPEC
 from tests.experiments.report.told import REPORT
 
 
@@ -26,6 +27,11 @@ async def test_an_experiment_lives_from_plan_to_rollback(experiments):
     assert (await experiments.get("medical-v2")).state is Lifecycle.STOPPED
     await experiments.delete("medical-v2")
     assert await experiments.list() == ()
+
+
+async def test_a_question_is_answered(experiments, remote):
+    remote.experiments.planned = answer_message(PLANNED)
+    assert await experiments.plan(SizeQuestion("thumbs_up")) == PLANNED
 
 
 async def test_outcomes_one_by_one_and_many(experiments):

@@ -13,13 +13,22 @@ from router.client import (
     Outcome,
     Recorded,
     RouterVariant,
+    SegmentSpec,
+    SizeAnswer,
+    SizeQuestion,
     Spec,
     metric,
 )
 from router.errors import Findings
 from router.experiments.model import Aggregate, Mode, Unanswered
 from router.experiments.wire.outcomes import outcome_message
-from router.experiments.wire.plans import plan_message, plan_of, update_request
+from router.experiments.wire.plans import (
+    answer_message,
+    plan_message,
+    plan_of,
+    question_of,
+    update_request,
+)
 from tests.experiments.report.told import REPORT
 
 SPEC = Spec(
@@ -56,6 +65,9 @@ FULL = replace(
     judge="length",
     floor=0.1,
     epoch=60.25,
+    secondary=(metric("minutes", "mean", cap=60, least=1.0),),
+    segments=(SegmentSpec("country", ("de", "fr")), SegmentSpec("plan")),
+    grace=3600.0,
 )
 
 
@@ -125,6 +137,19 @@ def test_a_report_comes_whole(client):
     client.experiments.create("medical-v2", SPEC)
     found = client.experiments.report("medical-v2", 1)
     assert replace(found, experiment=REPORT.experiment) == REPORT
+
+
+PLANNED = SizeAnswer(0.5, 0.5, 0.05, 2760, 4830, 2800, 1.75, 1000, 6.0, 800.0, ("from experiments/a",))
+
+
+def test_a_question_is_answered(client, remote):
+    remote.experiments.planned = answer_message(PLANNED)
+    question = SizeQuestion("thumbs_up", Kind.PROPORTION, route="medical", weights=(0.9, 0.1), days=14.0)
+    assert client.experiments.plan(question) == PLANNED
+    assert question_of(remote.experiments.requests[-1], Findings()) == question
+    remote.experiments.planned = None
+    with pytest.raises(ClientError, match="baseline: is not known"):
+        client.experiments.plan(question)
 
 
 def test_an_outcome_has_a_key_that_makes_retries_safe(client, remote):

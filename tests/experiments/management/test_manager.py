@@ -18,7 +18,17 @@ from router.errors import (
 )
 from router.experiments.assignment import Salts
 from router.experiments.management.manager import opened
-from router.experiments.model import ArmSpec, AuditEntry, Experiment, Kind, Lifecycle, MetricSpec, Spec
+from router.experiments.model import (
+    ArmSpec,
+    AuditEntry,
+    Experiment,
+    Kind,
+    Lifecycle,
+    MetricSpec,
+    Mode,
+    SegmentSpec,
+    Spec,
+)
 from router.types import AdapterRef
 from tests.experiments.management.conftest import ME
 from tests.experiments.plans import plan, router_plan
@@ -172,6 +182,57 @@ def test_raising_the_share_keeps_phase_and_salts(bench: SimpleNamespace) -> None
     assert new.phases == (replace(old.phase, spec=new.spec),)
     assert (new.spec.enrolment, new.etag != old.etag) == (0.5, True)
     assert bench.store.trail("trial")[-1].act == "widen"
+
+
+CLICKS, SECONDS = MetricSpec("clicks", Kind.PROPORTION), MetricSpec("seconds", Kind.MEAN, cap=9.0)
+
+
+def test_other_secondary_metrics_open_no_phase(bench: SimpleNamespace) -> None:
+    bench.manager.create("trial", plan(enrolment=0.1, secondary=(CLICKS,)), ME)
+    old = bench.manager.start("trial", "", ME)
+    new = bench.manager.update("trial", to(secondary=(SECONDS,)), old.etag, ME)
+    assert new.phases == (replace(old.phase, spec=new.spec),)
+    assert new.spec == replace(old.spec, secondary=(SECONDS,))
+    wider = bench.manager.update("trial", to(secondary=(), enrolment=0.5), "", ME)
+    assert (len(wider.phases), wider.phase.spec) == (1, plan(enrolment=0.5))
+    acts = bench.store.trail("trial")[-2:]
+    assert [a.act for a in acts] == ["secondary", "secondary"]
+    assert set(acts[0].detail["fields"]) == {"secondary"}
+    json.dumps(dataclasses.asdict(acts[0]))
+
+
+def test_secondary_metrics_of_what_is_stopped_are_those_of_its_last_phase(bench: SimpleNamespace) -> None:
+    bench.manager.create("trial", plan(), ME)
+    bench.manager.start("trial", "", ME)
+    bench.manager.stop("trial", "", "", ME)
+    bench.manager.update("trial", to(alpha=0.01, primary=MetricSpec("better", Kind.PROPORTION)), "", ME)
+    kept = bench.manager.update("trial", to(secondary=(SECONDS, plan().primary)), "", ME)
+    assert kept.phase.spec == plan(secondary=(SECONDS,))
+    assert (kept.spec.alpha, kept.spec.secondary) == (0.01, (SECONDS, plan().primary))
+    assert (kept.state, kept.phase.ended) == (Lifecycle.STOPPED, 1000.0)
+
+
+@pytest.mark.parametrize("change", [{"alpha": 0.01}, {"enrolment": 0.05}, {"segments": (SegmentSpec("l"),)}])
+def test_secondary_metrics_with_another_change_open_a_phase(
+    bench: SimpleNamespace, change: dict[str, Any]
+) -> None:
+    bench.manager.create("trial", plan(enrolment=0.1), ME)
+    bench.manager.start("trial", "", ME)
+    new = bench.manager.update("trial", to(secondary=(CLICKS,), **change), "", ME)
+    assert [p.spec.secondary for p in new.phases] == [(), (CLICKS,)]
+
+
+def test_secondary_metrics_of_a_draft_are_an_edit(bench: SimpleNamespace) -> None:
+    bench.manager.create("trial", plan(), ME)
+    assert bench.manager.update("trial", to(secondary=(CLICKS,)), "", ME).phases == ()
+    assert bench.store.trail("trial")[-1].act == "update"
+
+
+def test_two_holdouts_run_beside_everything(bench: SimpleNamespace) -> None:
+    held = plan(mode=Mode.HOLDOUT, route="", arms=(ArmSpec("held", 0.1), ArmSpec("all", 0.9)), control="held")
+    for name, spec in (("one", held), ("two", held), ("trial", plan()), ("routers", router_plan())):
+        bench.manager.create(name, spec, ME)
+        assert bench.manager.start(name, "", ME).state is Lifecycle.RUNNING
 
 
 def test_an_edit_of_nothing_changes_nothing(bench: SimpleNamespace) -> None:

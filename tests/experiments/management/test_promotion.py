@@ -14,7 +14,7 @@ from router.errors import (
     StoreDown,
 )
 from router.experiments.management.manager import stopped
-from router.experiments.model import ArmSpec, Lifecycle
+from router.experiments.model import ArmSpec, Lifecycle, Mode
 from router.types import AdapterRef, AdapterState, Override
 from tests.experiments.management.conftest import ME
 from tests.experiments.plans import plan, router_plan
@@ -194,3 +194,12 @@ def test_a_guardrail_may_stop_it_first(running: SimpleNamespace) -> None:
     running.manager.keep(stopped(experiment, 4000.0, "guardrail"), "rule", "stop", "guardrail")
     running.promoter.promote("trial", "new", "", ME, force=True)
     assert running.manager.get("trial").stop_reason == "guardrail"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_holdout_has_no_version_to_promote(bench: SimpleNamespace, force: bool) -> None:
+    arms = (ArmSpec("held", 0.1), ArmSpec("all", 0.9))
+    bench.manager.create("all", plan(mode=Mode.HOLDOUT, route="", arms=arms, control="held"), ME)
+    bench.manager.start("all", "", ME)
+    with pytest.raises(FailedPrecondition, match="no version is to be promoted"):
+        bench.promoter.promote("all", "all", "", ME, force=force)

@@ -1,0 +1,337 @@
+"""How long an experiment takes: effect, units and days to a verdict, by the sequences that will judge it.
+
+The smallest arm decides, against control: it has its units last. What a question leaves open is read from
+the last experiment on the route that had the metric, and the notes say from where.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from router.errors import FieldViolation, InvalidRequest
+from router.experiments.management.history import Past, Traffic, past_of, traffic_of
+from router.experiments.management.measures import cap_problems
+from router.experiments.management.reach import RULES, events_needed
+from router.experiments.management.sizes import SizeAnswer, SizeQuestion
+from router.experiments.model import WORD_FORM, Aggregate, Kind, MetricSpec, is_word
+from router.experiments.stats import Metric, Plan, Size, size_for, smallest_effect
+from router.experiments.stats.moments import invalid
+from router.experiments.store.port import Store
+
+PLANNED = 5000
+MOST_UNITS, MOST_DAYS, MOST_ARMS = 10**12, 36_500.0, 32
+
+
+@dataclass(frozen=True, slots=True)
+class Sizing:
+    """A question with nothing left open. `share` is the smallest arm's of its own and control's units, which
+    are the part `both` of all. `spread` None: a proportion's own."""
+
+    question: SizeQuestion
+    metric: Metric
+    baseline: float
+    spread: float | None
+    share: float
+    both: float
+    arms: int  # beside control
+
+    @property
+    def alpha(self) -> float:
+        """What is left of it for one arm: the first of several to win must win at that (Holm)."""
+        return self.question.alpha / self.arms
+
+    @property
+    def per_day(self) -> float | None:
+        """New units of all arms a day."""
+        there = self.question.units_per_day
+        return None if there is None else there * self.question.enrolment
+
+    @property
+    def budget(self) -> int | None:
+        """Units of all arms that it may take; None: as many as it needs."""
+        found = [] if self.question.units is None else [self.question.units]
+        if self.question.days is not None and self.per_day is not None:
+            found.append(math.floor(self.question.days * self.per_day))
+        return min(found, default=None)
+
+    @property
+    def deviation(self) -> float:
+        """Of a unit's value."""
+        return math.sqrt(self.baseline * (1 - self.baseline) if self.spread is None else self.spread)
+
+    def pair(self, units: float) -> int:
+        """Of all arms' units those of the two."""
+        return math.floor(units * self.both + 1e-9)
+
+    def whole(self, units: float) -> int:
+        """Of the two arms' units those of all."""
+        return math.ceil(units / self.both - 1e-9)
+
+    def size(self, effect: float, units: int | None) -> Size:
+        """`units` of all arms that the sequences are tuned for; None: for the answer."""
+
+        def tuned(pair: int) -> Size:
+            plan = Plan(alpha=self.alpha, units=max(2 * RULES.burn_in_units, pair))
+            given = (self.baseline if math.isfinite(self.baseline) else 0.0, effect, self.spread, self.share)
+            return size_for(self.metric, *given, plan, self.question.power)
+
+        return tuned(self.pair(units)) if units is not None else tuned(tuned(PLANNED).fixed)
+
+    def smallest(self, units: int) -> float | None:
+        """The smallest change for the better that so many units of all arms find; None: none is."""
+        control = self.baseline if math.isfinite(self.baseline) else 0.0
+        if self.metric.kind is Kind.PROPORTION:  # a fall is a rise of what is left
+            control = max(control if self.metric.sign > 0 else 1 - control, 1e-9)
+        found = smallest_effect(
+            self.metric, control, self.pair(units), self.spread, self.share, self.alpha, self.question.power
+        )
+        return None if found is None else self.metric.sign * found
+
+
+def size_of(question: SizeQuestion, store: Store | None = None, now: float = 0.0) -> SizeAnswer:
+    """The answer; `now` in unix seconds. Without a store there is no history. Raises InvalidRequest naming
+    every bad field, and what is neither given nor known; StoreDown."""
+    if found := list(_problems(question)):
+        raise InvalidRequest(found)
+    notes: list[str] = []
+    past, traffic = _history(question, store, now)
+    sizing = _sizing(question, past, traffic, notes)
+    effect = sizing.question.effect
+    if effect is not None:
+        _check_effect(sizing, effect)
+        return _answer(sizing, effect, sizing.budget, notes)
+    budget = sizing.budget
+    if budget is None:
+        budget = PLANNED
+        notes.append(
+            f"neither effect nor days nor units given: the smallest effect that {budget:,} units find"
+        )
+    effect = sizing.smallest(budget)
+    return _nothing(sizing, budget, notes) if effect is None else _answer(sizing, effect, budget, notes)
+
+
+def is_whole(question: SizeQuestion) -> bool:
+    """Whether history has nothing to add to it."""
+    known = question.kind is Kind.PROPORTION or question.deviation is not None
+    traffic = question.units_per_day is not None or not (question.route or question.days)
+    return question.baseline is not None and known and traffic
+
+
+def _problems(question: SizeQuestion) -> Iterator[FieldViolation]:
+    if not is_word(question.metric):
+        yield FieldViolation("metric.name", f"must be {WORD_FORM}")
+    if question.cap is not None or question.kind is not None:
+        yield from cap_problems(_spec(question), "metric")
+    weights = question.weights
+    if weights and not (2 <= len(weights) <= MOST_ARMS and all(w > 0 and math.isfinite(w) for w in weights)):
+        text = f"must be two to {MOST_ARMS} numbers above 0, control's first, got {_listed(weights)}"
+        yield FieldViolation("weights", text)
+    if not 0 < question.alpha <= 0.2:
+        yield FieldViolation("alpha", f"must be above 0 and at most 0.2, got {question.alpha:g}")
+    elif not question.alpha < question.power <= 0.999:
+        text = f"must be above alpha, {question.alpha:g}, and at most 0.999, got {question.power:g}"
+        yield FieldViolation("power", text)
+    if not 0 < question.enrolment <= 1:
+        yield FieldViolation("enrolment", f"must be above 0 and at most 1, got {question.enrolment:g}")
+    for field, most in (("units_per_day", MOST_UNITS), ("days", MOST_DAYS), ("units", MOST_UNITS)):
+        value = getattr(question, field)
+        if value is not None and not 0 < value <= most:
+            yield FieldViolation(field, f"must be above 0 and at most {most:,.0f}, got {value:g}")
+    yield from _value_problems(question)
+
+
+def _value_problems(question: SizeQuestion) -> Iterator[FieldViolation]:
+    baseline, deviation, effect = question.baseline, question.deviation, question.effect
+    if baseline is not None and not math.isfinite(baseline):
+        yield FieldViolation("baseline", f"must be a finite number, got {baseline:g}")
+    elif baseline is not None and question.kind is Kind.PROPORTION and not 0 <= baseline <= 1:
+        yield FieldViolation("baseline", f"of a proportion lies within 0 and 1, got {baseline:g}")
+    if effect is not None and (effect == 0 or not math.isfinite(effect)):
+        yield FieldViolation("effect", f"must be a finite number other than 0, got {effect:g}")
+    if deviation is None:
+        return
+    if question.kind is Kind.PROPORTION:
+        yield FieldViolation("deviation", "of a proportion follows from its baseline: leave it out")
+    elif not (math.isfinite(deviation) and deviation >= 0):
+        yield FieldViolation("deviation", f"must be a finite number above 0, got {deviation:g}")
+    elif deviation == 0:
+        yield FieldViolation("deviation", CONSTANT.format(name=question.metric))
+    elif question.cap is not None and deviation > (most := (question.cap - question.least) / 2) > 0:
+        text = f"of values between {question.least:g} and {question.cap:g} is at most {most:g}"
+        yield FieldViolation("deviation", f"{text}, got {deviation:g}")
+
+
+CONSTANT = "is 0: {name} would have the same value for every unit, and nothing could be told by it"
+
+
+def _listed(weights: tuple[float, ...]) -> str:
+    return "/".join(f"{w:g}" for w in weights)
+
+
+def _spec(question: SizeQuestion) -> MetricSpec:
+    kind = question.kind or (Kind.PROPORTION if question.cap is None else Kind.MEAN)
+    usual = Aggregate.MAX if kind is Kind.PROPORTION else Aggregate.SUM
+    better = question.higher_is_better
+    return MetricSpec(question.metric, kind, better, usual, cap=question.cap, least=question.least)
+
+
+def _history(question: SizeQuestion, store: Store | None, now: float) -> tuple[Past | None, Traffic | None]:
+    if store is None or is_whole(question):
+        return None, None
+    kind = question.kind or (None if question.cap is None else Kind.MEAN)
+    past = past_of(store, question.route, question.metric, kind, now)
+    if question.units_per_day is not None:
+        return past, None
+    return past, traffic_of(store, question.route, question.metric, now)
+
+
+def _sizing(question: SizeQuestion, past: Past | None, traffic: Traffic | None, notes: list[str]) -> Sizing:
+    """With what history says in place of what is not given. Raises InvalidRequest for what is not known."""
+    spec = _spec(question)
+    if past is not None and question.kind is None:
+        spec = replace(past.metric, covariate=False)
+        if question.cap is not None:
+            spec = replace(spec, cap=question.cap, least=question.least)
+    metric = Metric(
+        spec.name,
+        spec.kind,
+        spec.higher_is_better,
+        bounds=None if spec.cap is None else (spec.least, spec.cap),
+    )
+    baseline, spread = _values(question, metric, past, notes)
+    if question.units_per_day is None and traffic is not None:
+        question = replace(question, units_per_day=traffic.per_day)
+        notes.append(f"{traffic.per_day:,.0f} units a day {traffic.told}")
+    if question.days is not None and question.units_per_day is None:
+        raise invalid(
+            "units_per_day", "is not known, and needed with days: no experiment told of it yet; give it"
+        )
+    control, *others = question.weights or (1.0, 1.0)
+    smallest, total = min(others), math.fsum(question.weights or (1.0, 1.0))
+    if len(others) > 1:
+        notes.append(
+            f"{len(others)} arms against control: each is sized at a level of"
+            f" {question.alpha / len(others):.3g}, since the first to win must win at that (Holm)"
+        )
+    both = control + smallest
+    return Sizing(question, metric, baseline, spread, smallest / both, both / total, len(others))
+
+
+def _values(
+    question: SizeQuestion, metric: Metric, past: Past | None, notes: list[str]
+) -> tuple[float, float | None]:
+    """Baseline, and the variance of a unit; None: a proportion's own."""
+    proportion, named = metric.kind is Kind.PROPORTION, metric.name
+    baseline, spread = question.baseline, None
+    if baseline is None:
+        if past is not None:
+            baseline = past.value
+            notes.append(f"baseline {baseline:.4g} {past.told}")
+        elif proportion:
+            raise invalid(
+                "baseline", f"is not known: no experiment told of {named} yet; what is it in control?"
+            )
+    if question.deviation is not None and not proportion:
+        spread = question.deviation**2
+    elif past is not None and (not proportion or (past.metric.covariate and question.baseline is None)):
+        spread = past.spread
+        notes.append(f"deviation {math.sqrt(spread):.4g} {past.told}{_adjusted(past, metric)}")
+        if spread == 0:
+            raise invalid("deviation", f"{CONSTANT.format(name=named)} ({past.told}); give another")
+    elif not proportion:
+        text = f"is not known: no experiment told of {named} yet; how much do its units differ?"
+        raise invalid("deviation", text)
+    if proportion and spread is None and baseline is not None and not 0 <= baseline <= 1:
+        raise invalid("baseline", f"of a proportion lies within 0 and 1, got {baseline:g}")
+    return math.nan if baseline is None else baseline, spread
+
+
+def _adjusted(past: Past, metric: Metric) -> str:
+    """What sets the values of then apart from those of the plan."""
+    told = "; adjusted by the units' own past" if past.metric.covariate else ""
+    then = None if past.metric.cap is None else (past.metric.least, past.metric.cap)
+    if then != metric.bounds:
+        told += "; its values had no cap" if then is None else f"; its values were capped at {then[1]:g}"
+    return told
+
+
+def _check_effect(sizing: Sizing, effect: float) -> None:
+    """Raise InvalidRequest where no unit can have such values."""
+    low, high = sizing.metric.range
+    reached = sizing.baseline + effect
+    if math.isfinite(reached) and not low <= reached <= high:
+        name, kind = sizing.metric.name, sizing.metric.kind.value
+        made = f"is impossible: {sizing.baseline:g} and {effect:+g} make {reached:g}"
+        raise invalid("effect", f"{made}, and the {kind} {name} lies within {low:g} and {high:g}")
+    if sizing.spread is None and sizing.baseline in (0.0, 1.0) and reached in (0.0, 1.0):
+        raise invalid("effect", "all units of both arms would be alike: one look at a few units tells it")
+
+
+def _answer(sizing: Sizing, effect: float, budget: int | None, notes: list[str]) -> SizeAnswer:
+    size = sizing.size(effect, budget)
+    notes += _second_look(sizing, size, budget)
+    units, per_day = sizing.whole(size.units), sizing.per_day
+    return SizeAnswer(
+        sizing.baseline,
+        sizing.deviation,
+        effect,
+        sizing.whole(size.fixed),
+        units,
+        sizing.whole(size.half),
+        size.factor,
+        sizing.whole(size.least),
+        units / per_day if per_day else None,
+        sizing.question.units_per_day,
+        tuple(notes),
+    )
+
+
+def _nothing(sizing: Sizing, budget: int, notes: list[str]) -> SizeAnswer:
+    """No effect is found in so few units."""
+    proportion = sizing.metric.kind is Kind.PROPORTION
+    if proportion and sizing.baseline == (1.0 if sizing.metric.sign > 0 else 0.0):
+        raise invalid("baseline", f"is {sizing.baseline:g} already: nothing can be better")
+    room = (1 - sizing.baseline if sizing.metric.sign > 0 else sizing.baseline) if proportion else 1.0
+    effect = sizing.metric.sign * (room / 2 if proportion else sizing.deviation)
+    size = sizing.size(effect, budget)
+    least = sizing.whole(size.least)
+    days = least / sizing.per_day if sizing.per_day else None
+    notes.append(f"no effect is found in {budget:,} units: {_waits(sizing, size)}")
+    known = (sizing.baseline, sizing.deviation)
+    return SizeAnswer(*known, None, 0, 0, 0, 0.0, least, days, sizing.question.units_per_day, tuple(notes))
+
+
+def _second_look(sizing: Sizing, size: Size, budget: int | None) -> Iterator[str]:
+    units = sizing.whole(size.units)
+    if size.units <= size.least:
+        yield f"the effect would be clear sooner: {_waits(sizing, size)}"
+    if budget is None or units <= budget:
+        return
+    days = sizing.question.days
+    there = (
+        f"{days:g} days bring {budget:,}"
+        if days and sizing.question.units is None
+        else f"{budget:,} are there"
+    )
+    found = sizing.smallest(budget)
+    less = (
+        "no effect is found by then"
+        if found is None
+        else f"the smallest effect found by then is {found:+.3g}"
+    )
+    yield f"out of reach: {units:,} units are needed, {there}; {less}"
+
+
+def _waits(sizing: Sizing, size: Size) -> str:
+    """What is waited for before anything is said, with numbers."""
+    smaller = min(sizing.share, 1 - sizing.share)
+    least, name = sizing.whole(size.least), sizing.metric.name
+    bounded = math.isfinite(sum(sizing.metric.range))
+    each = RULES.burn_in_units if bounded else RULES.unbounded_units
+    if math.ceil(each / smaller - 1e-9) >= size.least:
+        why = "" if bounded else f", since {name} has no cap"
+        return f"{each} units are needed in each arm{why}, which the smallest has at {least:,} of all"
+    events = f"{events_needed(smaller)} ones and as many zeros are needed at this split"
+    return f"{events}, which are there at about {least:,} units of all"
