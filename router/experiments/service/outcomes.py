@@ -127,7 +127,8 @@ class Intake:
             return NotFound("response", outcome.response_id, NO_RESPONSE)
         if all(plan.name != outcome.experiment for plan in self._plans()):
             return ExperimentNotFound(message.unit.experiment)
-        return NotFound("unit", message.unit.unit, f" in {message.unit.experiment}: {NO_UNIT}")
+        unit = message.unit.unit or message.unit.unit_hash
+        return NotFound("unit", unit, f" in {message.unit.experiment}: {NO_UNIT}")
 
 
 async def acknowledged(

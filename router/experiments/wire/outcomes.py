@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import count, islice
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # numpy, which clients do not need
 BATCH = 500
 AHEAD = 300.0  # seconds that a client's clock may be ahead of ours
 MAX_KEY, MAX_RESPONSE_ID, MAX_UNIT = 128, 128, 256  # bytes
+UNIT_HASH = re.compile(r"[0-9a-f]{32}")
 STATUSES = {
     Accepted.COUNTED: pb.OUTCOME_STATUS_COUNTED,
     Accepted.DUPLICATE: pb.OUTCOME_STATUS_DUPLICATE,
@@ -37,8 +39,9 @@ ACCEPTED = {number: status for status, number in STATUSES.items()}
 class Outcome:
     """One value of one metric, of a response or of a unit in an experiment.
 
-    `time` in unix seconds, None: when the server gets it. The same `key` is counted once; without one the
-    client makes one for each call, so that its own retries are safe, but not yours.
+    A unit is named by `unit`, or by `unit_hash` as exports have it. `time` in unix seconds, None: when the
+    server gets it. The same `key` is counted once; without one the client makes one for each call, so that
+    its own retries are safe, but not yours.
     """
 
     metric: str
@@ -48,6 +51,7 @@ class Outcome:
     unit: str = ""
     time: float | None = None
     key: str = ""
+    unit_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +64,10 @@ class Recorded:
 
 def outcome_message(outcome: Outcome) -> pb.Outcome:
     """One outcome, with a key. ValueError unless it is of a response or of a unit in an experiment."""
-    by_unit = bool(outcome.experiment or outcome.unit)
-    if bool(outcome.response_id) == by_unit or by_unit != bool(outcome.experiment and outcome.unit):
-        raise ValueError("an outcome is of a response_id, or of an experiment and a unit")
+    units = [unit for unit in (outcome.unit, outcome.unit_hash) if unit]
+    by_unit = bool(outcome.experiment or units)
+    if bool(outcome.response_id) == by_unit or by_unit != bool(outcome.experiment and len(units) == 1):
+        raise ValueError("an outcome is of a response_id, or of an experiment and a unit or a unit_hash")
     made = pb.Outcome(
         metric=outcome.metric,
         value=outcome.value,
@@ -70,7 +75,8 @@ def outcome_message(outcome: Outcome) -> pb.Outcome:
         time=None if outcome.time is None else timestamp(outcome.time),
     )
     if by_unit:
-        made.unit.experiment, made.unit.unit = experiment_name(outcome.experiment), outcome.unit
+        made.unit.experiment = experiment_name(outcome.experiment)
+        made.unit.unit, made.unit.unit_hash = outcome.unit, outcome.unit_hash
     else:
         made.response_id = outcome.response_id
     return made
@@ -94,7 +100,10 @@ def recorded_of(message: pb.RecordOutcomesResponse) -> Iterator[Recorded]:
 
 
 def outcome_of(message: pb.Outcome, field: str, now: float, declared: Declared) -> model.Outcome:
-    """The outcome under a key; `now` is unix seconds. Raises InvalidRequest naming every bad field."""
+    """The outcome under a key, received at `now` (unix seconds).
+
+    Raises InvalidRequest naming every bad field.
+    """
     found = Findings()
     response, experiment, unit = _subject(message, field, found)
     if problem := outcome_problem(message.metric):
@@ -109,9 +118,8 @@ def outcome_of(message: pb.Outcome, field: str, now: float, declared: Declared) 
     if key.startswith(SERVER_KEYS):
         found.add(f"{field}.idempotency_key", f"{SERVER_KEYS} is what keys of the server's own begin with")
     found.check()
-    outcome = model.Outcome(
-        key, message.metric, value, now if time is None else time, response, experiment, unit
-    )
+    at = now if time is None else time
+    outcome = model.Outcome(key, message.metric, value, at, response, experiment, unit, received=now)
     return outcome if key else _with_key(outcome, timed=time is not None)
 
 
@@ -125,16 +133,30 @@ def _subject(message: pb.Outcome, field: str, found: Findings) -> tuple[str, str
     if kind is None:
         found.add(field, "one of response_id and unit must be set")
         return "", "", ""
-    name, unit = "", message.unit.unit
+    name = ""
     try:
         name = parse_experiment(message.unit.experiment, f"{field}.unit.experiment")
     except InvalidRequest as error:
         for v in error.violations:
             found.add(v.field, v.description)
+    return "", name, _hash(message.unit, f"{field}.unit", found)
+
+
+def _hash(message: pb.Outcome.UnitOfExperiment, field: str, found: Findings) -> str:
+    """The unit's hash, from the one of both fields that is set."""
+    unit, hashed = message.unit, message.unit_hash
+    if unit and hashed:
+        found.add(f"{field}.unit_hash", "must be empty where unit is set: a unit is named once")
+    elif hashed:
+        if UNIT_HASH.fullmatch(hashed) is None:
+            text = "must be the hash of a unit as exports have it, 32 of the characters 0-9 and a-f"
+            found.add(f"{field}.unit_hash", text)
+        return hashed
     if is_missing(unit):
-        found.add(f"{field}.unit.unit", "must be a unit as in routing.unit, not empty or a word for nobody")
-    found.text(f"{field}.unit.unit", unit, MAX_UNIT)
-    return "", name, unit_hash(unit)
+        text = "must be a unit as in routing.unit, not empty or a word for nobody, or unit_hash must be set"
+        found.add(f"{field}.unit", text)
+    found.text(f"{field}.unit", unit, MAX_UNIT)
+    return unit_hash(unit)
 
 
 def _text(found: Findings, field: str, value: str, most: int) -> str:
@@ -166,12 +188,4 @@ def _with_key(outcome: model.Outcome, timed: bool) -> model.Outcome:
     """
     said = (outcome.response_id, outcome.experiment, outcome.unit, outcome.metric, repr(outcome.time))
     made = sha256("\x1f".join(said).encode()).hexdigest()[:32] if timed else uuid.uuid4().hex
-    return model.Outcome(
-        f"auto-{made}",
-        outcome.metric,
-        outcome.value,
-        outcome.time,
-        outcome.response_id,
-        outcome.experiment,
-        outcome.unit,
-    )
+    return replace(outcome, key=f"auto-{made}")

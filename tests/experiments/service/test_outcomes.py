@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from router.errors import Overloaded
+from router.experiments.assignment import unit_hash
 from router.experiments.service import outcomes as intake
 from router.experiments.service.service import UNACKNOWLEDGED
 from router.v1 import experiments_pb2 as pb
@@ -65,6 +66,38 @@ async def test_of_a_unit(lab: SimpleNamespace) -> None:
     assert "its past" in found["text"]
     found = await refused(lab, unit={"experiment": "experiments/nope", "unit": "anna"})
     assert (found["code"], found["ErrorInfo"].reason) == ("NOT_FOUND", "EXPERIMENT_NOT_FOUND")
+
+
+async def test_of_a_unit_by_its_hash(lab: SimpleNamespace) -> None:
+    await running(lab)
+    await answer(lab, "anna")
+    of = {"experiment": NAME, "unit_hash": unit_hash("anna")}
+    at = {"seconds": int(time.time()) + 1}
+    assert await record(lab, unit=of, time=at) == "COUNTED"
+    assert await record(lab, unit={"experiment": NAME, "unit": "anna"}, time=at) == "DUPLICATE"
+    found = await refused(lab, unit={"experiment": NAME, "unit_hash": unit_hash("berta")})
+    assert (found["code"], found["ResourceInfo"].resource_name) == ("NOT_FOUND", unit_hash("berta"))
+    for wrong in ({"unit_hash": "anna"}, {"unit_hash": unit_hash("anna"), "unit": "anna"}):
+        found = await refused(lab, unit={"experiment": NAME, **wrong})
+        assert found["code"] == "INVALID_ARGUMENT"
+        assert [v.field for v in found["BadRequest"].field_violations] == ["outcome.unit.unit_hash"]
+    found = await refused(lab, unit={"experiment": NAME})
+    assert [v.field for v in found["BadRequest"].field_violations] == ["outcome.unit.unit"]
+
+
+async def test_when_it_came_is_kept_of_what_clients_send_only(lab: SimpleNamespace) -> None:
+    await running(lab)
+    rid, before = (await answer(lab, "anna")).response_id, time.time()
+    await record(lab, response_id=rid, idempotency_key="k", time={"seconds": 1_000_000_000})
+    call = lab.experiments.RecordOutcomes()
+    batch = [outcome(response_id=rid, idempotency_key="b", time={"seconds": 1_000_000_000})]
+    await call.write(pb.RecordOutcomesRequest(sequence=1, outcomes=batch))
+    await call.read()
+    await call.done_writing()
+    for key in ("k", "b"):
+        assert before <= lab.store.outcomes[key].outcome.received <= time.time()
+    own = [k.outcome for k in lab.store.outcomes.values() if k.outcome.key.startswith("server:")]
+    assert {o.received for o in own} == {0.0}
 
 
 async def test_an_unknown_response(lab: SimpleNamespace) -> None:

@@ -9,11 +9,13 @@ from router.errors import InvalidRequest
 from router.experiments.assignment import unit_hash
 from router.experiments.management.plans import Declared
 from router.experiments.model import Experiment, Lifecycle, Outcome, Phase, Spec
+from router.experiments.wire import outcomes as wire
 from router.experiments.wire.outcomes import outcome_of
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import plan
 
-NOW = 1_700_000_000.25
+NOW, EARLIER = 1_700_000_000.25, {"seconds": 1_699_999_999}
+HASH = unit_hash("anna")
 
 
 def running(name: str, spec: Spec) -> Experiment:
@@ -29,7 +31,7 @@ def read(**fields: Any) -> Outcome:
 
 
 def test_of_a_response() -> None:
-    assert read(idempotency_key="k") == Outcome("k", "solved", 1.0, NOW, response_id="r1")
+    assert read(idempotency_key="k") == Outcome("k", "solved", 1.0, NOW, response_id="r1", received=NOW)
 
 
 def test_of_a_unit() -> None:
@@ -37,6 +39,43 @@ def test_of_a_unit() -> None:
     found = outcome_of(pb.Outcome(unit=unit, metric="stars", value=4.5), "outcome", NOW, DECLARED)
     assert (found.experiment, found.unit, found.response_id) == ("trial", unit_hash("anna"), "")
     assert "anna" not in repr(found)
+
+
+def test_of_a_unit_by_its_hash() -> None:
+    unit = {"experiment": "experiments/trial", "unit_hash": HASH}
+    by_hash = outcome_of(pb.Outcome(unit=unit, metric="stars", value=4.5, time=EARLIER), "o", NOW, DECLARED)
+    unit = {"experiment": "experiments/trial", "unit": "anna"}
+    by_unit = outcome_of(pb.Outcome(unit=unit, metric="stars", value=4.5, time=EARLIER), "o", NOW, DECLARED)
+    assert by_hash == by_unit  # the key, too: told twice, it counts once
+    assert by_hash.unit == HASH
+
+
+def test_when_it_came_is_the_servers_clock() -> None:
+    assert (read(time=EARLIER).time, read(time=EARLIER).received) == (1_699_999_999, NOW)
+    assert read().received == read().time == NOW
+
+
+@pytest.mark.parametrize("fields", [{"unit": "anna"}, {"unit_hash": HASH}])
+def test_what_a_client_sends_of_a_unit_is_read_by_the_server(fields: dict[str, str]) -> None:
+    said = wire.Outcome("stars", 4.5, experiment="trial", time=5.0, key="k", **fields)
+    found = outcome_of(wire.outcome_message(said), "outcome", NOW, DECLARED)
+    assert found == Outcome("k", "stars", 4.5, 5.0, "", "trial", HASH, received=NOW)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"unit_hash": HASH},
+        {"experiment": "trial"},
+        {"experiment": "trial", "unit": "anna", "unit_hash": HASH},
+        {"experiment": "trial", "unit_hash": HASH, "response_id": "r1"},
+        {"unit_hash": HASH, "response_id": "r1"},
+    ],
+)
+def test_a_client_sends_no_outcome_of_two_things_or_of_none(fields: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="of a response_id, or of an experiment and a unit or a unit_hash"):
+        wire.outcome_message(wire.Outcome("stars", 4.5, **fields))
 
 
 def test_a_key_is_made_of_subject_metric_and_time() -> None:
@@ -90,6 +129,22 @@ def test_times_that_are_taken(seconds: int) -> None:
             {"unit": {"experiment": "experiments/trial", "unit": "x" * 257}, "response_id": None},
             "unit.unit",
             "256",
+        ),
+        (
+            {
+                "unit": {"experiment": "experiments/trial", "unit": "anna", "unit_hash": HASH},
+                "response_id": None,
+            },
+            "unit.unit_hash",
+            "named once",
+        ),
+        *(
+            (
+                {"unit": {"experiment": "experiments/trial", "unit_hash": wrong}, "response_id": None},
+                "unit.unit_hash",
+                "32 of the characters",
+            )
+            for wrong in ("anna", HASH.upper(), HASH[1:], f"{HASH}0", f"{HASH}\n", f"{HASH[1:]}\0", "g" * 32)
         ),
     ],
 )
