@@ -1,27 +1,29 @@
 """A report as one HTML page that needs nothing else: no other file, no network, no script.
 
-Its charts show effect and sample ratio over time, and how a guardrail lies to its margin; its words are
-explained for readers who are no statisticians.
+Its charts show effect, units and sample ratio over time, and how a guardrail lies to its margin; its words
+are explained for readers who are no statisticians.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from router.cli.svg import Chart, Rule, Series, draw
-from router.experiments.cli import wording
-from router.experiments.cli.report import beside, following, heading, since
-from router.experiments.cli.wording import at, metric_line, pairs_of
+from router.experiments.cli import plots, tables, wording
+from router.experiments.cli.plots import color
+from router.experiments.cli.report import following, heading, since
+from router.experiments.cli.tables import Table
+from router.experiments.cli.wording import MARK, at, pairs_of
 
 if TYPE_CHECKING:
-    from router.experiments.report.model import ArmReport, Measured, Point, Report
+    from markupsafe import Markup
+
+    from router.experiments.report.model import Report
 
 TONES = {"promote": "promote", "stop for harm": "harm", "undecided": "undecided", "invalid": "invalid"}
-COLORS = 6
-WIDE, HALF_HEIGHT = 180.0, 11.0
+MARK_TITLE = "not for looking often: it has no interval that holds at every look"
 
 
 def page(report: Report) -> str:
@@ -35,37 +37,47 @@ def page(report: Report) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    found.filters["marked"] = marked
     return found.get_template("report.html.j2").render(**_values(report))
 
 
-def _values(report: Report) -> dict[str, Any]:
+def marked(text: str) -> Markup:
+    """Text whose daggers tell what they mean."""
+    from markupsafe import Markup, escape
+
+    dagger = Markup('<abbr title="{}">{}</abbr>').format(MARK_TITLE, MARK)
+    return Markup(escape(text).replace(MARK, dagger))  # noqa: S704 -- escaped
+
+
+def drawn(chart: str) -> Markup:
+    """A chart; the texts in it are escaped where it is drawn."""
     from markupsafe import Markup
 
+    return Markup(chart)  # noqa: S704
+
+
+def _values(report: Report) -> dict[str, Any]:
     experiment, spec = report.experiment, report.experiment.spec
     return {
         "name": experiment.name,
         "hypothesis": spec.hypothesis,
+        "holdout": wording.HOLDOUT if spec.mode == "holdout" else "",
         "state": since(report),
         "head": heading(report),
         "tone": TONES.get(report.verdict.decision, "undecided"),
+        "tones": TONES,
         "verdict": report.verdict,
+        "forecast": wording.forecast(report.forecast) if report.forecast else "",
         "rulings": _rulings(report),
         "next": following(report),
         "failed": [check for check in report.checks if check.failed],
-        "metric": metric_line(spec.primary),
+        "legend": wording.LEGEND,
         "primary": spec.primary.name,
         "control": spec.control,
-        "level": wording.level(spec.alpha).lower(),
-        "effect_chart": Markup(effect_chart(report)),  # noqa: S704 -- texts in it are escaped where it is drawn
-        "share_chart": Markup(share_chart(report)),  # noqa: S704
-        "effects": _effects(report),
-        "beside": [f"{arm.arm}: {line}" for arm in report.arms for line in beside(arm)],
+        "colors": {arm.name: color(report, arm.name) for arm in spec.arms},
+        **_charts(report),
+        **_tables(report),
         "meters": _meters(report),
-        "pairs": [_pairs(arm) for arm in report.arms if arm.pairs],
-        "rails": _rails(report),
-        "columns": [t.lower() for t in (*wording.COUNTS, *(title for title, _, _ in wording.BUILT_IN))],
-        "arms": _arms(report),
-        "checks": report.checks,
         "notes": report.notes,
         "plan": pairs_of(experiment),
         "audit": _audit(report),
@@ -73,53 +85,67 @@ def _values(report: Report) -> dict[str, Any]:
     }
 
 
+def _charts(report: Report) -> dict[str, Any]:
+    from router.experiments.report.notes import span
+
+    fresh, step = plots.new_units_chart(report)
+    return {
+        "effect_chart": drawn(plots.effect_chart(report)),
+        "lifts": _lifts(report),
+        "anytime": all(arm.primary.anytime for arm in report.arms if arm.primary),
+        "share_chart": drawn(plots.share_chart(report)),
+        "units_chart": drawn(plots.units_chart(report)),
+        "new_units_chart": drawn(fresh),
+        "stretch": span(step) if step else "",
+    }
+
+
+def _lifts(report: Report) -> list[dict[str, Any]]:
+    """A chart for each arm, where there are several; one alone has the chart of all."""
+    if len(report.arms) < 2:
+        return []
+    found = []
+    for number, arm in enumerate(report.arms):
+        chart = plots.lift_chart(report, arm.arm, f"lift-{number}")
+        if chart and arm.primary:
+            share = plots.percent_of(report, arm.arm) is not None
+            value = wording.plain(arm.primary.values[0])
+            one = arm.primary
+            now = [f"{wording.difference(one)} {wording.interval(one)}", wording.relative(one)]
+            found.append(
+                {
+                    "arm": arm.arm,
+                    "chart": drawn(chart),
+                    "axis": f"in percent of {value}{MARK}, its value now" if share else "",
+                    "now": ", ".join(filter(None, now)),
+                }
+            )
+    return found
+
+
+def _tables(report: Report) -> dict[str, Any]:
+    """The page's tables by name; guardrails have their bars before the margin."""
+    rails = tables.guardrails(report)
+    bars = [drawn(plots.guardrail_bar(rail)) for arm in report.arms for rail in arm.guardrails]
+    columns = (*rails.columns[:6], ("", "bar"), *rails.columns[6:])
+    rows = tuple((*row[:6], bar, *row[6:]) for row, bar in zip(rails.rows, bars, strict=True))
+    shadow = report.experiment.spec.mode == "shadow"
+    return {
+        "effects": Table("", (), ()) if shadow else tables.effects(report),
+        "past": tables.past(report),
+        "pairs": tables.pairs(report),
+        "rails": replace(rails, columns=columns, rows=rows),
+        "secondary": tables.secondary(report),
+        "segments": list(tables.segments(report)),
+        "checks": tables.checks(report),
+        "numbers": tables.numbers(report),
+    }
+
+
 def _rulings(report: Report) -> list[dict[str, str]]:
     return [
-        {
-            "arm": arm.arm,
-            "color": color(report, arm.arm),
-            "decision": arm.verdict.decision,
-            "rule": arm.verdict.rule,
-            "tone": TONES.get(arm.verdict.decision, "undecided"),
-        }
-        for arm in report.arms
+        {"arm": arm.arm, "decision": arm.verdict.decision, "rule": arm.verdict.rule} for arm in report.arms
     ]
-
-
-def _effects(report: Report) -> list[dict[str, str]]:
-    measured = [arm.primary for arm in report.arms if arm.primary]
-    blank = dict.fromkeys(("difference", "interval", "relative", "p", "method", "verdict", "tone"), "")
-    control = report.experiment.spec.control
-    first = [
-        {
-            **blank,
-            "arm": control,
-            "color": color(report, control),
-            "units": f"{found.units[0]:,}",
-            "value": wording.plain(found.values[0]),
-        }
-        for found in measured[:1]
-    ]
-    return first + [_effect(report, arm) for arm in report.arms if arm.primary]
-
-
-def _effect(report: Report, arm: ArmReport) -> dict[str, str]:
-    found = arm.primary
-    if found is None:
-        return {}
-    return {
-        "arm": arm.arm,
-        "color": color(report, arm.arm),
-        "units": f"{found.units[1]:,}",
-        "value": wording.plain(found.values[1]),
-        "difference": wording.signed(found.effect),
-        "interval": wording.interval(found.low, found.high),
-        "relative": wording.relative(found),
-        "p": wording.chance(arm.adjusted_p),
-        "method": found.method,
-        "verdict": arm.verdict.decision,
-        "tone": TONES.get(arm.verdict.decision, "undecided"),
-    }
 
 
 def _meters(report: Report) -> list[dict[str, str]]:
@@ -129,58 +155,19 @@ def _meters(report: Report) -> list[dict[str, str]]:
     if not values:
         return []
     values[spec.control] = next(arm.primary.values[0] for arm in report.arms if arm.primary)
-    most = max(map(abs, values.values())) or 1.0
+    most = max((abs(value) for value in values.values() if math.isfinite(value)), default=0.0) or 1.0
     return [
         {
             "arm": one.arm,
             "color": color(report, one.arm),
-            "width": f"{100 * abs(values[one.arm]) / most:.1f}",
-            "value": wording.plain(values[one.arm]),
+            "width": f"{100 * abs(values[one.arm]) / most if math.isfinite(values[one.arm]) else 0:.1f}",
+            "value": wording.marked(wording.plain(values[one.arm]), anytime=False),
             "units": f"{one.matured:,}",
             "answered": f"{one.answered.get(spec.primary.name, 0):,}",
         }
         for one in report.numbers
         if one.arm in values
     ]
-
-
-def _pairs(arm: ArmReport) -> dict[str, str]:
-    pairs = arm.pairs
-    if pairs is None:
-        return {}
-    return {
-        "arm": arm.arm,
-        "wins": f"{pairs.wins:,}",
-        "losses": f"{pairs.losses:,}",
-        "ties": f"{pairs.ties:,}",
-        "share": f"{pairs.share:.1%}",
-        "interval": f"[{pairs.low:.1%}, {pairs.high:.1%}]",
-        "p": wording.chance(pairs.p),
-    }
-
-
-def _rails(report: Report) -> list[dict[str, str]]:
-    from markupsafe import Markup
-
-    return [
-        {
-            "metric": rail.metric,
-            "arm": arm.arm,
-            "control": wording.plain(rail.values[0]),
-            "value": wording.plain(rail.values[1]),
-            "difference": wording.signed(rail.effect),
-            "interval": wording.interval(rail.low, rail.high),
-            "bar": Markup(guardrail_bar(rail)),  # noqa: S704 -- numbers only
-            "margin": wording.margin(rail),
-            "state": rail.state,
-        }
-        for arm in report.arms
-        for rail in arm.guardrails
-    ]
-
-
-def _arms(report: Report) -> list[dict[str, Any]]:
-    return [{"color": color(report, arm.arm), "cells": wording.cells(report, arm)} for arm in report.numbers]
 
 
 def _audit(report: Report) -> list[dict[str, str]]:
@@ -194,110 +181,6 @@ def _audit(report: Report) -> list[dict[str, str]]:
         }
         for entry in report.audit
     ]
-
-
-def color(report: Report, arm: str) -> str:
-    """The arm's class; control is grey."""
-    spec = report.experiment.spec
-    if arm == spec.control:
-        return "c0"
-    return f"c{[a.name for a in spec.arms if a.name != spec.control].index(arm) % COLORS + 1}"
-
-
-def effect_chart(report: Report) -> str:
-    """Effect and interval by arm; empty where there is no point with an effect."""
-    spec, end = report.experiment.spec, report.time - report.experiment.spec.window
-    arms = [arm.name for arm in spec.arms if arm.name != spec.control]
-    found = {arm: [p for p in _of(report, arm) if p.time <= end and math.isfinite(p.effect)] for arm in arms}
-    drawn = [p for points in found.values() for p in points]
-    if len({p.time for p in drawn}) < 2:
-        return ""
-    series = [
-        Series(
-            arm,
-            color(report, arm),
-            [(p.time, p.effect) for p in points],
-            [(p.time, p.low, p.high) for p in points if math.isfinite(p.high)],
-        )
-        for arm, points in found.items()
-    ]
-    rules = [Rule(0.0, "no difference", "zero")]
-    if spec.margin:
-        sign = -1 if spec.primary.higher_is_better else 1
-        rules.append(Rule(sign * spec.margin, "margin", "limit"))
-    x = (min(p.time for p in drawn), max(p.time for p in drawn))
-    title = f"difference of {spec.primary.name} from {spec.control}, with its interval, over time"
-    return draw(Chart(title, x, _range(found.values(), rules), wording.signed, series, rules), "effect")
-
-
-def _of(report: Report, arm: str) -> list[Point]:
-    return [point for point in report.points if point.arm == arm]
-
-
-def _range(arms: Iterable[Sequence[Point]], rules: Sequence[Rule]) -> tuple[float, float]:
-    """Room for the later half of the intervals; early ones are wide and may be cut."""
-    values = [rule.y for rule in rules]
-    for points in arms:
-        later = points[len(points) // 2 :]
-        values += [bound for p in later for bound in (p.low, p.high) if math.isfinite(bound)]
-        values += [p.effect for p in later]
-    low, high = min(values), max(values)
-    room = 0.08 * ((high - low) or 1.0)
-    return low - room, high + room
-
-
-def share_chart(report: Report) -> str:
-    """Each arm's share of units less the planned one, with the bounds of the sample-ratio test; empty where
-    that is not tested. Of two arms only one is drawn, since the other is its mirror image."""
-    times = sorted({p.time for p in report.points})
-    if len(times) < 2 or all(p.share_low <= 0 and p.share_high >= 1 for p in report.points):
-        return ""
-    spec = report.experiment.spec
-    arms = [arm for arm in spec.arms if len(spec.arms) > 2 or arm.name != spec.control]
-    faint = " faint" if len(arms) > 1 else ""
-    series = [_share(report, arm.name, arm.weight, faint) for arm in arms]
-    first = times[len(times) // 4]  # early bounds are wide and may be cut
-    found = [v for one in series for x, low, high in one.band if x >= first for v in (low, high)]
-    found += [y for one in series for x, y in one.line if x >= first]
-    room = 1.15 * max(map(abs, found))
-    title = "share of all units by arm, less the planned one; outside of its band is the alarm"
-    chart = Chart(
-        title, (times[0], times[-1]), (-room, room), _points, series, [Rule(0.0, "planned", "zero")]
-    )
-    return draw(chart, "shares")
-
-
-def _share(report: Report, arm: str, weight: float, faint: str) -> Series:
-    points = _of(report, arm)
-    return Series(
-        arm,
-        color(report, arm) + faint,
-        [(p.time, p.share - weight) for p in points],
-        [(p.time, p.share_low - weight, p.share_high - weight) for p in points],
-    )
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.3g} pts" if value else "0"
-
-
-def guardrail_bar(found: Measured) -> str:
-    """The interval of a guardrail's difference, with 0 and the margin as marks."""
-    worse = -1 if found.higher_is_better else 1
-    limit = worse * found.margin * (abs(found.values[0]) if found.margin_relative else 1.0)
-    bounds = [b for b in (found.low, found.high) if math.isfinite(b)]
-    reach = max(map(abs, [limit, found.effect, *bounds])) * 1.15 or 1.0
-
-    def x(value: float) -> float:
-        return WIDE / 2 + min(max(value / reach, -1.0), 1.0) * WIDE / 2
-
-    parts = [f'<svg class="bar" viewBox="0 0 {WIDE:g} {2 * HALF_HEIGHT:g}" role="img" aria-label="interval">']
-    parts.append(f'<path class="rule zero" d="M{x(0):.1f} 0V{2 * HALF_HEIGHT}"/>')
-    parts.append(f'<path class="rule limit" d="M{x(limit):.1f} 0V{2 * HALF_HEIGHT}"/>')
-    if len(bounds) == 2:
-        parts.append(f'<path class="span" d="M{x(found.low):.1f} {HALF_HEIGHT}H{x(found.high):.1f}"/>')
-    parts.append(f'<circle class="dot" cx="{x(found.effect):.1f}" cy="{HALF_HEIGHT}" r="4"/></svg>')
-    return "".join(parts)
 
 
 WORDS = (
@@ -324,7 +207,17 @@ WORDS = (
     (
         "asymptotic, exact",
         "Where the interval comes from: exact for proportions at any number of units, used early; close to it"
-        " from 100 units in each arm. Burn-in: too early for any interval.",
+        " later. Burn-in: too early for any interval; its place says what is waited for.",
+    ),
+    (
+        "dagger (†)",
+        "Not for looking often: an average or a projection that has no interval of its own. Read it, but do"
+        " not stop or go on because of it.",
+    ),
+    (
+        "forecast",
+        "How long it may still take if the effect stays as it looks now and units come as fast as now. It"
+        " moves from look to look.",
     ),
     (
         "window, mature",
@@ -335,6 +228,30 @@ WORDS = (
         "guardrail",
         "A metric that must not get worse by more than its margin. Within: shown not to be; beyond: shown to"
         " be; open: neither yet.",
+    ),
+    (
+        "capped",
+        "A unit's value counts as at most the cap, so that a few extreme ones do not hide everybody else's.",
+    ),
+    (
+        "adjusted by the past (CUPED)",
+        "What a unit did before it was first served tells part of what it does now, whatever arm it got."
+        " Without that part the interval is narrower; the effect means the same.",
+    ),
+    (
+        "secondary metric",
+        "Told and never decisive. Of many metrics one always looks good by chance, so their intervals are"
+        " wider: all of them hold at once.",
+    ),
+    (
+        "segment",
+        "The effect among units with one value of a label. The more values one looks at, the more one finds"
+        " by chance: unless effects are shown to differ, the overall effect is the best guess for each.",
+    ),
+    (
+        "holdout",
+        "A share of all units that is in no experiment. Everybody else against it tells what all experiments"
+        " together have changed.",
     ),
     (
         "sample ratio",
@@ -350,6 +267,6 @@ WORDS = (
         "equal answer length",
         "People and judges prefer long answers whatever they say. This is the difference that is left when"
         " lengths are made equal; a gain that vanishes here may be nothing but length."
-        " Its ± is a usual 95 % interval, for one look, and it gives no verdict.",
+        " Its ± holds at every look, like the intervals, and it gives no verdict.",
     ),
 )

@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from router.cli import flags
-from router.experiments.cli import wording
+from router.experiments.cli import tables, wording
 from router.experiments.cli.create import Name
-from router.experiments.cli.wording import at, metric_line, router_line
+from router.experiments.cli.wording import at, router_line
 
 if TYPE_CHECKING:
-    from router.experiments.report.model import ArmReport, Report
+    from router.experiments.report.model import Report
 
 Phase = Annotated[int, typer.Option("--phase", metavar="N", help="The phase; 0 is the last one.")]
 Html = Annotated[
@@ -24,9 +24,7 @@ Html = Annotated[
 Every = Annotated[float, typer.Option("--every", metavar="SECONDS", help="Time between two looks.")]
 Looks = Annotated[int, typer.Option("--looks", metavar="N", help="End after so many looks; 0: go on.")]
 CLEAR = "\x1b[2J\x1b[H"
-EFFECT = ["ARM", "UNITS", "VALUE", "DIFFERENCE", "", "RELATIVE", "P", "METHOD", "VERDICT"]
 ACTS = 6
-RAILS = ["GUARDRAIL", "ARM", "CONTROL", "ARM'S", "DIFFERENCE", "", "MARGIN", "STATE"]
 
 
 def report(
@@ -40,7 +38,8 @@ def report(
     """Judge an experiment now.
 
     The verdict comes first, then effect and interval, guardrails, checks and the numbers of each arm.
-    Everything is valid however often you look. --html writes a page with plots that needs no other file.
+    Intervals and p-values are valid however often you look; what is not has a dagger, or "anytime": false.
+    --html writes a page with plots that needs no other file.
 
     \b
     Examples:
@@ -57,7 +56,7 @@ def report(
 
         html.write_text(page(found), encoding="utf-8")
     if json:
-        print_json(found)
+        print_json(document(found))
     else:
         print_report(found)
         if html:
@@ -97,31 +96,68 @@ def watch(
 
 
 def _show(found: Report, json: bool) -> None:
-    from router.cli.output import is_plain, jsonable
+    from router.cli.output import is_plain
 
     if json:
         from json import dumps
 
-        print(dumps(jsonable(found), ensure_ascii=False), flush=True)
+        print(dumps(document(found), ensure_ascii=False), flush=True)
         return
     print("" if is_plain(sys.stdout) else CLEAR, end="")
     print_report(found)
     sys.stdout.flush()
 
 
+def document(report: Report) -> dict[str, Any]:
+    """A report for JSON: every field, and `anytime` beside all that has numbers.
+
+    What is not known, and bounds that are infinite, are null.
+    """
+    from router.cli.output import jsonable
+
+    made: dict[str, Any] = jsonable(report)
+    made["legend"] = f"{wording.LEGEND} (here: anytime is false)"
+    anytime = {arm.arm: arm.primary.anytime for arm in report.arms if arm.primary}
+    for arm in made["arms"]:
+        for measured in (arm["primary"], arm["unadjusted"], arm["everyone"]):
+            if measured and measured["length"]:
+                measured["length"]["anytime"] = True
+    for numbers in made["numbers"]:
+        numbers["anytime"] = False
+    for point in made["points"]:
+        point["anytime"] = anytime.get(point["arm"], True)
+    if made["forecast"]:
+        made["forecast"]["anytime"] = False
+    return made
+
+
 def print_report(report: Report) -> None:
     """All of it, for a terminal or a file."""
     _print_head(report)
     if report.arms:
-        if report.experiment.spec.mode != "shadow":
-            _print_effect(report)
-        _print_pairs(report)
-        _print_guardrails(report)
-        _print_checks(report)
-        _print_arms(report)
+        for table in (*tables.tables(report), tables.checks(report), tables.numbers(report)):
+            _print_one(table)
+        print(f"\n{wording.LEGEND}")
     _print_lines("NOTES", [f"- {note}" for note in report.notes])
     _print_lines("WHAT WAS DONE", _acts(report))
     print(f"\n{following(report)}")
+
+
+def _print_one(table: tables.Table) -> None:
+    """Names of arms and labels keep their letters; heads of columns do not."""
+    from router.cli.output import one_line, print_table
+
+    print(f"\n{one_line(table.title)}")
+    if table.rows:
+        print_table([_head(text) for text, _ in table.columns], table.rows)
+    for note in table.notes:
+        print(one_line(note))
+
+
+def _head(text: str) -> str:
+    from router.cli.output import one_line
+
+    return one_line(text).upper()
 
 
 def _print_lines(title: str, lines: list[str]) -> None:
@@ -151,9 +187,14 @@ def _print_head(report: Report) -> None:
     from router.cli.output import clean
 
     print(f"{heading(report)}  ({report.verdict.rule})")
-    print(clean(f"{report.verdict.text}\n"))
+    print(clean(report.verdict.text))
+    if report.forecast:
+        print(clean(f"forecast{wording.MARK}: {wording.forecast(report.forecast)}"))
+    print()
     print(f"{report.experiment.name}: {since(report)}")
     print(clean(report.experiment.spec.hypothesis))
+    if report.experiment.spec.mode == "holdout":
+        print(wording.HOLDOUT)
 
 
 def since(report: Report) -> str:
@@ -161,116 +202,6 @@ def since(report: Report) -> str:
     phase = next((p for p in report.experiment.phases if p.number == report.phase), None)
     began = f", phase {report.phase} since {at(phase.started)}" if phase else ""
     return f"{report.experiment.state.value}{began}; report of {at(report.time)}"
-
-
-def _print_effect(report: Report) -> None:
-    from router.cli.output import print_table
-
-    spec = report.experiment.spec
-    print(f"\n{metric_line(spec.primary)}")
-    columns = [*EFFECT]
-    columns[4] = wording.level(spec.alpha)
-    measured = [arm.primary for arm in report.arms if arm.primary]
-    first = [
-        (spec.control, f"{found.units[0]:,}", wording.plain(found.values[0]), *[""] * 6)
-        for found in measured[:1]
-    ]
-    print_table(columns, [*first, *(_effect(arm) for arm in report.arms)])
-    for arm in report.arms:
-        for line in beside(arm):
-            print(f"{arm.arm}: {line}")
-
-
-def _effect(arm: ArmReport) -> tuple[str, ...]:
-    found = arm.primary
-    if found is None:
-        return (arm.arm, "", wording.UNKNOWN, "", "none yet", "", "", "", arm.verdict.decision)
-    return (
-        arm.arm,
-        f"{found.units[1]:,}",
-        wording.plain(found.values[1]),
-        wording.signed(found.effect),
-        wording.interval(found.low, found.high),
-        wording.relative(found),
-        wording.chance(arm.adjusted_p),
-        found.method,
-        arm.verdict.decision,
-    )
-
-
-def beside(arm: ArmReport) -> list[str]:
-    """What stands beside an arm's effect, in words."""
-    lines = []
-    if arm.primary and (text := wording.length(arm.primary)):
-        lines.append(text)
-    if arm.everyone:
-        found = arm.everyone
-        effect = f"{wording.signed(found.effect)} {wording.interval(found.low, found.high)}"
-        lines.append(f"{effect} over all {sum(found.units):,} units, the routers agreeing or not")
-    if arm.blocked:
-        lines.append(f"if the checks were sound: {arm.blocked.decision} ({arm.blocked.rule})")
-    return lines
-
-
-def _print_pairs(report: Report) -> None:
-    from router.cli.output import print_table
-
-    found = [(arm.arm, arm.pairs) for arm in report.arms if arm.pairs]
-    if not found:
-        return
-    print("\nshadow answers against served ones (operational: nobody saw them)")
-    rows = [
-        (
-            arm,
-            f"{pairs.wins:,}",
-            f"{pairs.losses:,}",
-            f"{pairs.ties:,}",
-            f"{pairs.share:.1%} [{pairs.low:.1%}, {pairs.high:.1%}]",
-            wording.chance(pairs.p),
-        )
-        for arm, pairs in found
-    ]
-    print_table(["ARM", "WON", "LOST", "TIED", "SHARE WON", "P"], rows)
-
-
-def _print_guardrails(report: Report) -> None:
-    from router.cli.output import print_table
-
-    rows = [
-        (
-            rail.metric,
-            arm.arm,
-            wording.plain(rail.values[0]),
-            wording.plain(rail.values[1]),
-            wording.signed(rail.effect),
-            wording.interval(rail.low, rail.high),
-            wording.margin(rail),
-            rail.state,
-        )
-        for arm in report.arms
-        for rail in arm.guardrails
-    ]
-    if rows:
-        print()
-        columns = [*RAILS]
-        columns[5] = wording.level(report.experiment.spec.alpha)
-        print_table(columns, rows)
-
-
-def _print_checks(report: Report) -> None:
-    from router.cli.output import print_table
-
-    print()
-    rows = [(check.name, "FAILED" if check.failed else "ok", check.text) for check in report.checks]
-    print_table(["CHECK", "", ""], rows)
-
-
-def _print_arms(report: Report) -> None:
-    from router.cli.output import print_table
-
-    print()
-    rows = [wording.cells(report, arm) for arm in report.numbers]
-    print_table([*wording.COUNTS, *(title for title, _, _ in wording.BUILT_IN)], rows)
 
 
 def following(report: Report) -> str:

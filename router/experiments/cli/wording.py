@@ -1,4 +1,7 @@
-"""An experiment as lines of key and value, its numbers in a few letters: for the terminal and the page."""
+"""An experiment as lines of key and value, its numbers in a few letters: for the terminal and the page.
+
+A number that may not be looked at often has a dagger behind it, wherever it stands.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,24 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from router.experiments.model import ArmSpec, Experiment, MetricSpec, Phase, Spec
-    from router.experiments.report.model import ArmNumbers, Measured, Report
+    from router.experiments.model import ArmSpec, Experiment, MetricSpec, Phase, SegmentSpec, Spec
+    from router.experiments.report.model import ArmNumbers, Forecast, Measured, Pairs, Waiting
     from router.types import RouterVariant
 
-UNKNOWN = "-"
-COUNTS = ("ARM", "WEIGHT", "UNITS", "EXPECTED", "MATURE", "DEGRADED", "ANSWERS")
+UNKNOWN, NOT_YET = "-", "no interval yet"
+MARK = "†"
+LEGEND = (
+    "intervals and p-values may be looked at as often as you like; † marks what may not: averages and"
+    " projections without an interval"
+)
+HOLDOUT = "everybody in experiments against the holdout, which is in none"
 BUILT_IN = (
-    ("FIRST TOKEN", "time_to_first_token", "time"),
-    ("TOTAL TIME", "total_time", "time"),
-    ("TOKENS", "completion_tokens", "count"),
-    ("CUT OFF", "length_stop", "share"),
-    ("ERRORS", "error", "share"),
-    ("CANCELLED", "cancelled", "share"),
+    ("first token", "time_to_first_token", "time"),
+    ("total time", "total_time", "time"),
+    ("tokens", "completion_tokens", "count"),
+    ("cut off", "length_stop", "share"),
+    ("errors", "error", "share"),
+    ("cancelled", "cancelled", "share"),
 )
 
 
@@ -44,6 +52,8 @@ def pairs_of(experiment: Experiment) -> list[tuple[str, str]]:
         *((f"arm {arm.name}", arm_line(arm, spec)) for arm in spec.arms),
         ("decides", metric_line(spec.primary)),
         *(("guardrail", metric_line(metric)) for metric in spec.guardrails),
+        *(("secondary", metric_line(metric)) for metric in spec.secondary),
+        *(("segment", _segment(segment)) for segment in spec.segments),
         ("unit", spec.unit + (f", from label {spec.unit_label}" if spec.unit_label else "")),
         *_rules(spec),
         *((f"phase {phase.number}", _phase(phase)) for phase in experiment.phases),
@@ -81,6 +91,19 @@ def router_line(variant: RouterVariant) -> str:
     return "router with " + "; ".join(f"{key} {value}" for key, value in said.items() if value is not None)
 
 
+def _segment(segment: SegmentSpec) -> str:
+    return f"label {segment.label}" + (f": {', '.join(segment.values)}" if segment.values else "")
+
+
+def named(metric: str, cap: float | None) -> str:
+    """A metric with its cap.
+
+    >>> named("seconds", 30.0), named("thumbs_up", None)
+    ('seconds (capped at 30)', 'thumbs_up')
+    """
+    return metric if cap is None else f"{metric} (capped at {cap:,g})"
+
+
 def metric_line(metric: MetricSpec) -> str:
     """`thumbs_up: proportion, more is better`."""
     parts = [metric.kind.value, "more is better" if metric.higher_is_better else "less is better"]
@@ -88,6 +111,8 @@ def metric_line(metric: MetricSpec) -> str:
         parts.append(f"per {metric.per}")
     elif metric.kind == "mean":
         parts.append(f"{metric.aggregate.value} of a unit's outcomes")
+    if metric.cap is not None and metric.least:
+        parts.append(f"{metric.least:,g} at least")
     if metric.missing == "zero":
         parts.append("0 where there is none")
     if metric.covariate:
@@ -95,7 +120,7 @@ def metric_line(metric: MetricSpec) -> str:
     if metric.margin:
         margin = f"{metric.margin:.3g}" if not metric.relative else f"{metric.margin:.1%} of control"
         parts.append(f"margin {margin}")
-    return f"{metric.name}: {', '.join(parts)}"
+    return f"{named(metric.name, metric.cap)}: {', '.join(parts)}"
 
 
 def _rules(spec: Spec) -> list[tuple[str, str]]:
@@ -104,6 +129,7 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
     modes = {
         "shadow": f"shadow: others answer {spec.shadow_share:.0%} of requests unseen, judged by {spec.judge}",
         "bandit": f"bandit: weights follow outcomes every {span(spec.epoch)}, at least {spec.floor:g} each",
+        "holdout": f"holdout: {HOLDOUT}",
     }
     where = f"{spec.namespace}, from {spec.slot[0]:g} to {spec.slot[1]:g}" if spec.namespace else ""
     return [
@@ -111,6 +137,7 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
         ("enrolment", f"{spec.enrolment:.1%} of units"),
         ("namespace", where),
         ("window", f"{span(spec.window)} for outcomes"),
+        ("grace", f"{span(spec.grace)} more for them to arrive" if spec.grace else ""),
         ("level", f"{spec.alpha:g} for all arms together"),
         ("margin", f"{spec.margin:g}" if spec.margin else ""),
         ("planned", f"{spec.planned_units:,} units"),
@@ -152,36 +179,111 @@ def signed(value: float) -> str:
     return f"{value:+,.0f}" if abs(value) >= 1000 else f"{value:+.3g}"
 
 
-def level(alpha: float) -> str:
-    """Head of a column of intervals.
+def marked(text: str, anytime: bool) -> str:
+    """With a dagger where it may not be looked at often.
 
-    >>> level(0.05)
-    '95% INTERVAL'
+    >>> marked("0.5", anytime=False), marked("-", anytime=False), marked("0.5", anytime=True)
+    ('0.5†', '-', '0.5')
     """
-    return f"{100 * (1 - alpha):.4g}% INTERVAL"
+    return text if anytime or text in ("", UNKNOWN) else f"{text}{MARK}"
 
 
-def interval(low: float, high: float) -> str:
-    """`[+0.02, +0.13]`; `-` where there is none yet."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return "none yet"
-    return f"[{signed(low)}, {signed(high)}]"
+def level(alpha: float, planned: float) -> str:
+    """Head of a column of intervals; of one of many, for how many it is corrected.
+
+    >>> level(0.05, 0.05), level(0.05 / 3, 0.05)
+    ('95% interval', '98.3% interval, corrected for 3')
+    """
+    alpha = alpha or planned
+    digits = 3 if alpha >= 0.001 else 5
+    many = corrected_for(alpha, planned)
+    corrected = f", corrected for {many:,}" if many > 1 else ""
+    return f"{100 * (1 - alpha):.{digits}g}% interval{corrected}"
+
+
+def corrected_for(alpha: float, planned: float) -> int:
+    """How many intervals hold together, of which this is one."""
+    return round(planned / alpha) if alpha else 1
+
+
+def known(found: Measured) -> bool:
+    """Whether there is an interval."""
+    return math.isfinite(found.low) and math.isfinite(found.high)
+
+
+def difference(found: Measured) -> str:
+    """The effect; one without an interval is an average like any other."""
+    return marked(signed(found.effect), anytime=known(found))
+
+
+def interval(found: Measured) -> str:
+    """`[+0.02, +0.13]`, or why there is none yet."""
+    if known(found):
+        return marked(f"[{signed(found.low)}, {signed(found.high)}]", found.anytime)
+    if math.isfinite(found.low):
+        return marked(f"above {signed(found.low)}", found.anytime)
+    if math.isfinite(found.high):
+        return marked(f"below {signed(found.high)}", found.anytime)
+    return f"{NOT_YET}: {waiting(found.waiting)}" if found.waiting else NOT_YET
+
+
+def waiting(found: Waiting) -> str:
+    """Why there is no interval, and how long to wait."""
+    more = f"; about {found.units:,} more units" if found.units else ""
+    return f"{found.text}{more}"
 
 
 def chance(p: float) -> str:
     """A p-value.
 
-    >>> chance(0.0312), chance(1e-9)
-    ('0.031', '< 0.0001')
+    >>> chance(0.0312), chance(1e-9), chance(float("nan"))
+    ('0.031', '< 0.0001', '-')
     """
+    if not math.isfinite(p):
+        return UNKNOWN
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def relative(found: Measured) -> str:
-    """`+15 % [+4 %, +26 %]`; empty where control may be 0."""
-    if found.relative is None or found.relative_low is None or found.relative_high is None:
+    """`+15 % [+4 %, +26 %]`; empty where control may be 0, or where there is no interval."""
+    share, low, high = found.relative, found.relative_low, found.relative_high
+    if share is None or low is None or high is None or not all(map(math.isfinite, (share, low, high))):
         return ""
-    return f"{found.relative:+.1%} [{found.relative_low:+.1%}, {found.relative_high:+.1%}]"
+    return marked(f"{share:+.1%} [{low:+.1%}, {high:+.1%}]", found.anytime)
+
+
+def narrower(found: Measured, plain: Measured) -> str:
+    """By how much an interval is narrower than the one without the covariate.
+
+    Empty where one of them is not known.
+    """
+    if not (known(found) and known(plain)) or plain.high <= plain.low:
+        return ""
+    less = 1 - (found.high - found.low) / (plain.high - plain.low)
+    return f"{abs(less):.0%} {'narrower' if less >= 0 else 'wider'}"
+
+
+def forecast(found: Forecast) -> str:
+    """How long it may still take, in words."""
+    if found.text:
+        return found.text
+    pace = f"{found.units_per_day:,.0f} units a day"
+    return pace if found.days is None else f"about {found.days:,.3g} more days at {pace}"
+
+
+def decided_by(pairs: Pairs, unit: str) -> str:
+    """`30 users (40 pairs)`: who decided a share of wins, ties left out."""
+    decisive = counted(pairs.wins + pairs.losses, "pair")
+    return f"{counted(pairs.units, unit)} ({decisive})" if pairs.units else decisive
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "user"), counted(2000, "user")
+    ('1 user', '2,000 users')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def margin(found: Measured) -> str:
@@ -194,7 +296,8 @@ def length(found: Measured) -> str:
     if found.length is None:
         return ""
     adjusted = f"{signed(found.length.adjusted)} ± {plain(found.length.half)}"
-    tokens = f"{found.length.treatment:.4g} tokens an answer against {found.length.control:.4g}"
+    treatment, control = (f"{mean:.4g}{MARK}" for mean in (found.length.treatment, found.length.control))
+    tokens = f"{treatment} tokens an answer against {control}"
     return f"{adjusted} at equal answer length ({tokens})"
 
 
@@ -208,18 +311,3 @@ def built_in(numbers: ArmNumbers, name: str, kind: str) -> str:
     if kind == "time":
         return units.duration(value)
     return f"{value:.1%}" if kind == "share" else plain(value)
-
-
-def cells(report: Report, arm: ArmNumbers) -> tuple[str, ...]:
-    """An arm's row under `COUNTS` and `BUILT_IN`. Only a split has units that can be expected."""
-    expected = f"{arm.expected:,.0f}" if report.experiment.spec.mode == "split" else UNKNOWN
-    return (
-        arm.arm,
-        f"{arm.weight:.3g}",
-        f"{arm.units:,}",
-        expected,
-        f"{arm.matured:,}",
-        f"{arm.degraded:,}",
-        f"{arm.responses:,}",
-        *(built_in(arm, name, kind) for _, name, kind in BUILT_IN),
-    )

@@ -1,18 +1,21 @@
+"""The commands that report, and what they print."""
+
 import json
-import re
+import math
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 
-from router.experiments.cli.page import page
-from router.experiments.cli.report import following, print_report
-from router.experiments.model import ArmSpec, Experiment, Mode
-from router.experiments.report.build import report
-from router.experiments.report.model import Ruling
-from router.types import AdapterRef, RouterVariant
-from tests.experiments.report.sums import DAY, LONG_AFTER, SPEC, STARTED, SumsStore, both, bucket, running
+from router.experiments.cli.report import document, following, print_report
+from router.experiments.cli.wording import LEGEND
+from router.experiments.model import ArmSpec, Mode
+from router.experiments.report.model import Forecast, Measured, Pairs, Ruling, Waiting
+from router.types import RouterVariant
+from tests.experiments.report.sums import SPEC, running
 from tests.experiments.report.told import REPORT
+
+WAITS = Waiting("too-few-events", "12 ones of success in both arms, 48 are needed at this split", 600)
+YOUNG = Measured("success", (40, 38), (0.1, 0.2), 0.1, -math.inf, math.inf, 1.0, "burn-in", waiting=WAITS)
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def test_the_verdict_comes_first_then_what_it_rests_on(cli, planned):
     text = "\n".join(lines)
     for part in (
         "95% INTERVAL",
-        "+0.04 ± 0.03 at equal answer length (95.5 tokens an answer against 80)",
+        "+0.04 ± 0.03 at equal answer length (95.5† tokens an answer against 80†)",
         "new  30   10    5     75.0% [60.0%, 90.0%]",
         "within",
         "sample-ratio      ok",
@@ -69,105 +72,6 @@ def test_watch_ends_after_the_looks_or_with_the_experiment(cli, planned):
     assert (done.code, "--every must be above 0 seconds" in done.err) == (2, True)
 
 
-class Page(HTMLParser):
-    """What a page is made of; tags must nest."""
-
-    VOID = ("meta", "link", "br", "img")
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.headings = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "h2":
-            self.headings.append(data)
-
-
-def test_the_page_needs_nothing_else(cli, planned, tmp_path):
-    done = cli("experiments", "report", "medical-v2", "--html", tmp_path / "report.html")
-    assert done.out.splitlines()[-1] == f"page: {tmp_path / 'report.html'}"
-    text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    found = Page(text)
-    assert not {"script", "link", "img", "iframe", "object"} & set(found.tags)
-    assert not [name for name, _ in found.attributes if name in ("src", "href") or name.startswith("on")]
-    assert not re.search(r"https?:|url\((?!#)|@import", text)
-    assert found.tags.count("svg") == 3  # effect, sample ratio, one guardrail
-
-
-def test_texts_from_outside_are_escaped():
-    text = page(REPORT)
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    arms = (SPEC.arms[0], ArmSpec("<b>", 0.5))
-    made = replace(SPEC, arms=arms, hypothesis="<i>x</i>")
-    buckets = [replace(b, arm="<b>" if b.arm == "new" else b.arm) for b in both(500, 510, hours=5)]
-    text = page(report(SumsStore(buckets, running(made)), "medical-v2", now=LONG_AFTER))
-    assert "<b>" not in text
-    assert "<i>" not in text
-
-
-def test_the_page_tells_all_parts():
-    assert Page(page(REPORT)).headings == [
-        "success: proportion, more is better",
-        "success by arm",
-        "Shadow answers against served ones",
-        "Guardrails",
-        "Sample ratio and answers by arm",
-        "Checks",
-        "Plan",
-        "Audit trail",
-        "What the words mean",
-    ]
-
-
-def test_a_page_of_nothing_yet():
-    draft = report(SumsStore([], Experiment("draft", SPEC)), "draft", now=STARTED)
-    assert Page(page(draft)).headings == ["Plan", "What the words mean"]
-    empty = report(SumsStore([]), "medical-v2", now=STARTED)
-    assert "Checks" in Page(page(empty)).headings
-
-
-def test_a_failed_check_stands_at_the_top():
-    buckets = [*both(1000, 1150), bucket("new", 600, 300, at=1)]
-    text = page(report(SumsStore(buckets), "medical-v2", now=LONG_AFTER))
-    assert Page(text).headings[0] == "Checks that failed"
-    assert 'class="verdict invalid"' in text
-
-
-def test_several_arms_have_their_rulings_and_colours():
-    arms = (
-        *(replace(a, weight=0.34) for a in SPEC.arms),
-        ArmSpec("base", 0.32, AdapterRef("medical", "1.2.0")),
-    )
-    buckets = [*both(1000, 1010), bucket("base", 1900, 700)]
-    text = page(report(SumsStore(buckets, running(replace(SPEC, arms=arms))), "medical-v2", now=LONG_AFTER))
-    assert text.count('class="chip"') == 2
-    assert '<span class="arm c2">base</span> <span class="pill harm">stop for harm</span>' in text
-
-
-def test_modes_without_a_sample_ratio_have_no_plot_of_it():
-    spec = replace(SPEC, mode=Mode.BANDIT)
-    found = report(SumsStore(both(500, 510, hours=30), running(spec)), "medical-v2", now=LONG_AFTER)
-    text = page(found)
-    assert 'id="shares"' not in text
-    assert 'id="effect"' in text
-
-
 @pytest.mark.parametrize(
     ("decision", "promoted", "phase", "told"),
     [
@@ -195,18 +99,114 @@ def test_a_better_router_is_a_setting_and_no_version():
     assert following(made) == "next: make it the server's own: router with threshold 0.4"
 
 
-def test_shadow_arms_have_pairs_and_no_table_of_effects(capsys):
+def test_shadow_arms_have_pairs_by_user_and_no_table_of_effects(capsys):
     spec = replace(SPEC, mode=Mode.SHADOW)
-    store = SumsStore([bucket("control", 300, 150)], running(spec), pairs={"new": (300, 100, 50)})
-    print_report(report(store, "medical-v2", now=LONG_AFTER))
-    out = capsys.readouterr().out
+    arm = replace(REPORT.arms[0], guardrails=(), pairs=Pairs(300, 100, 50, 0.7, 0.6, 0.8, 0.01, units=120))
+    out = printed(capsys, replace(REPORT, experiment=running(spec), arms=(arm,)))
     assert "DIFFERENCE" not in out
     assert "SHARE WON" in out
+    assert "120 users (400 pairs)" in out
+    once = replace(arm, pairs=replace(arm.pairs, anytime=False))
+    assert "70.0% [60.0%, 80.0%]†" in printed(capsys, replace(REPORT, arms=(once,)))
 
 
-def test_points_within_the_window_are_not_drawn():
-    found = report(SumsStore(both(500, 510, hours=48)), "medical-v2", now=STARTED + 2 * DAY)
-    text = page(found)
-    points = re.search(r'class="line c1" points="([^"]*)"', text)
-    assert points is not None
-    assert len(points[1].split()) == 24
+def printed(capsys, found):
+    print_report(found)
+    return capsys.readouterr().out
+
+
+def with_arm(**fields):
+    (arm,) = REPORT.arms
+    return replace(REPORT, arms=(replace(arm, **fields),))
+
+
+def test_what_may_not_be_looked_at_often_has_a_dagger_and_one_line_tells_so(capsys):
+    out = printed(capsys, REPORT)
+    assert out.count(LEGEND) == 1
+    for head in ("VALUE†", "CONTROL†", "ARM'S†", "FIRST TOKEN†", "CANCELLED†"):
+        assert head in out
+    assert "[+0.0259, +0.124]  +15.0% [+4.9%, +26.1%]  0.00015 " in out  # any look: plain
+    once = printed(capsys, with_arm(primary=replace(REPORT.arms[0].primary, anytime=False)))
+    assert "[+0.0259, +0.124]†  +15.0% [+4.9%, +26.1%]†  0.00015†" in once
+
+
+def test_a_missing_interval_says_why_and_how_long(capsys):
+    out = printed(capsys, with_arm(primary=YOUNG, guardrails=(replace(YOUNG, state="open"),)))
+    told = f"no interval yet: {WAITS.text}; about 600 more units"
+    assert out.count(told) == 2
+    assert "+0.1†" in out  # an effect without an interval is an average
+    assert "inf" not in out.replace(WAITS.text, "")
+    assert "nan" not in out
+    never = replace(YOUNG, waiting=Waiting("constant", "the same value for every unit"))
+    assert "no interval yet: the same value for every unit  " in printed(capsys, with_arm(primary=never))
+
+
+def test_a_forecast_stands_under_the_verdict(capsys):
+    words = "about 12 days more at 400 new units a day"
+    found = replace(REPORT, forecast=Forecast(400.0, 9000, 12.0, 0.03, words))
+    assert printed(capsys, found).splitlines()[2] == f"forecast†: {words}"
+    found = replace(REPORT, forecast=Forecast(400.0, 9000, 12.0, 0.03, ""))
+    assert printed(capsys, found).splitlines()[2] == "forecast†: about 12 more days at 400 units a day"
+
+
+def test_the_holdout_is_told(capsys):
+    experiment = running(replace(SPEC, mode=Mode.HOLDOUT))
+    assert "everybody in experiments against the holdout" in printed(
+        capsys, replace(REPORT, experiment=experiment)
+    )
+
+
+def test_watch_shows_what_is_waited_for(cli, planned):
+    planned.report = replace(
+        with_arm(primary=YOUNG), forecast=Forecast(10.0, None, None, None, "nothing is on its way")
+    )
+    out = cli("experiments", "watch", "medical-v2", "--looks", "1").out
+    assert "PROMOTE new" in out
+    assert "forecast†: nothing is on its way" in out
+    assert "about 600 more units" in out
+
+
+def numbers_of(value, path=""):
+    """Every object of a document that has a number, by its path."""
+    if isinstance(value, dict):
+        if any(isinstance(one, float) for one in value.values()):
+            yield path, value
+        for key, one in value.items():
+            yield from numbers_of(one, f"{path}/{key}")
+    elif isinstance(value, list):
+        for one in value:
+            yield from numbers_of(one, path)
+
+
+def test_json_says_of_every_number_whether_it_may_be_looked_at_often():
+    made = replace(
+        with_arm(secondary=(YOUNG,), unadjusted=YOUNG), forecast=Forecast(400.0, 9000, 12.0, 0.03, "text")
+    )
+    found = document(made)
+    told = {path: one.get("anytime") for path, one in numbers_of(found) if "/experiment" not in path}
+    for audit_or_top in ("", "/audit", "/audit/detail", "/arms", "/numbers/built_in"):
+        told.pop(audit_or_top, None)
+    assert told == {
+        "/arms/primary": True,
+        "/arms/primary/length": True,
+        "/arms/guardrails": True,
+        "/arms/everyone": True,
+        "/arms/pairs": True,
+        "/arms/unadjusted": True,
+        "/arms/secondary": True,
+        "/numbers": False,
+        "/points": True,
+        "/forecast": False,
+    }
+    assert "†" in found["legend"]
+
+
+def test_json_keeps_its_keys_and_has_null_for_infinity():
+    found = document(with_arm(primary=YOUNG))
+    assert {"experiment", "phase", "verdict", "arm", "arms", "checks", "numbers", "audit", "points"} <= set(
+        found
+    )
+    primary = found["arms"][0]["primary"]
+    assert (primary["low"], primary["high"]) == (None, None)
+    assert primary["waiting"] == {"rule": WAITS.rule, "text": WAITS.text, "units": 600}
+    json.dumps(found, allow_nan=False)
