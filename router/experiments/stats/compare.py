@@ -173,6 +173,11 @@ class Arms:
         return (kept[0], self.control.n - kept[0]), (kept[1], self.treatment.n - kept[1])
 
     @cached_property
+    def rates(self) -> sequences.TwoRates:
+        """The same, to be held against lines."""
+        return sequences.TwoRates(*self.counts)
+
+    @cached_property
     def variances(self) -> tuple[tuple[Real, Real], tuple[Real, Real]]:
         """(control's, treatment's) variance of the value: by own units, and by those of both arms."""
         first, second = self.estimates
@@ -212,7 +217,7 @@ class Arms:
     def z(self, line: Line = EQUAL) -> Array:
         """The difference from a line in standard errors; 0 where nothing varies and nothing differs."""
         if self.counted:
-            return sequences.deviance(*self.counts, line.scale, line.offset)
+            return self.rates.deviance(self.rates.against(line.scale, line.offset))
         value, error = np.asarray(self.difference(line), np.float64), np.sqrt(self.variance(line.scale))
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(value == 0, 0.0, value / error)
@@ -318,54 +323,66 @@ class Arms:
     def evidence(self, line: Line = EQUAL, side: int = 0) -> Array:
         """Log evidence against a line; reaching log(1/alpha) at any look is an error of chance at most alpha.
 
-        `side` 1 or -1: that treatment lies above, or below it; 0: that it does not lie on it.
+        `side` 1 or -1: that treatment lies above, or below it; 0: that it does not lie on it. Where there is
+        an exact sequence it counts, too, at any look: both have their part of alpha.
         """
         gain = self.plan.gain(self.n, min(self.level * (2 if side else 1), 0.5))
-        z = self.z(line)
+        z, ready = self.z(line), self.ready
         found = sequences.one_sided(side * z, gain) if side else sequences.two_sided(z, gain)
-        share, ready = self.plan.exact_share, self.ready
         if not self.has_exact:
             return np.where(ready, found, 0.0)
-        found, early = np.array(found + math.log(1 - share)), ~ready
-        if np.any(early):
-            told = self._exact(line) + math.log(share)
-            found[early] = (np.where(side * z > 0, told, 0.0) if side else told)[early]
-        return found
-
-    def _exact(self, line: Line) -> Array:
         low, high = self.metric.range
-        offset = (line.scale * low + line.offset - low) / (high - low)
-        return sequences.two_arms(*self.counts, Line(line.scale, offset))
+        against = self.rates.against(line.scale, (line.scale * low + line.offset - low) / (high - low))
+        if self.counted:
+            ready = self._ready_against(against)
+        exact, share = self.rates.exact(against), self.plan.exact_share
+        if side:
+            exact = np.where(side * z > 0, exact, 0.0)
+        return np.maximum(exact + math.log(share), np.where(ready, found + math.log(1 - share), -np.inf))
+
+    def _ready_against(self, line: sequences.Against) -> NDArray[np.bool_]:
+        """Whether two rates may be held against a line by the asymptotic sequence.
+
+        They need events, those that there were or those that the line expects: where it says that one arm has
+        5 % more, none may have come yet.
+        """
+        arms = (self.control, self.treatment)
+        rarer = [np.minimum(rate, 1 - rate) for rate in (line.control, line.treatment)]
+        expected = [arm.n * rare for arm, rare in zip(arms, rarer, strict=True)]
+        each = [(e >= self.plan.arm_events) | (r == 0) for e, r in zip(expected, rarer, strict=True)]
+        due = (expected[0] + expected[1] >= self.plan.burn_in_events) & each[0] & each[1]
+        return np.asarray(self._enough_units()[0] & (self._enough_events()[0] | due))
 
     def bounds(self) -> tuple[Array, Array]:
         """Ends of the interval of the difference; infinite where there is none yet."""
-        bound = sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level)
         value = np.asarray(self.difference(), np.float64)
         if self.counted:
-            control, treatment = self.counts
-
-            def beyond(offset: Array) -> Array:
-                return np.abs(sequences.deviance(control, treatment, 1.0, offset)) - bound
-
-            low, high = (sequences.outermost(beyond, value, end) for end in (-1.0, 1.0))
-        else:
-            half = bound * np.sqrt(self.variance())
-            low, high = value - half, value + half
-        ready = self.ready
-        early = self._exact_bounds() if self.has_exact and not ready.all() else (-math.inf, math.inf)
-        return np.where(ready, low, early[0]), np.where(ready, high, early[1])
-
-    def _exact_bounds(self) -> tuple[Array, Array]:
-        low, high = self.metric.range
+            low, high = (sequences.outermost(self._beyond_offset, value, end) for end in (-1.0, 1.0))
+            return low, high
+        bound = sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level)
+        half = np.where(self.ready, bound * np.sqrt(self.variance()), np.inf)
+        if not self.has_exact:
+            return value - half, value + half
+        least, most = self.metric.range
         ends = sequences.difference_bounds(*self.counts, self.plan.alpha * self.plan.exact_share)
-        return ends[0] * (high - low), ends[1] * (high - low)
+        exact = [end * (most - least) for end in ends]
+        return np.maximum(value - half, exact[0]), np.minimum(value + half, exact[1])
+
+    def _beyond_offset(self, offset: Array) -> Array:
+        return self._beyond(self.rates.against(1.0, offset))
+
+    def _beyond(self, line: sequences.Against) -> Array:
+        """Evidence of two rates against a line, less what rules it out: negative inside the interval."""
+        bound = sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level)
+        apart = np.where(self._ready_against(line), np.sqrt(2 * line.lost) - bound, -1.0)
+        return np.maximum(self.rates.exact(line) + math.log(self.plan.alpha * self.plan.exact_share), apart)
 
     def relative(self) -> Span | None:
         """Interval of the difference as a share of control's value; None where that may be 0. One experiment,
         that is ready."""
-        bound = float(sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level))
         if self.counted:
-            return self._relative_rates(bound)
+            return self._relative_rates()
+        bound = float(sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level))
         spans = [_fieller(*self.estimates, v, w, bound) for v, w in self.variances]
         known = [span for span in spans if span is not None]
         if len(known) < len(spans):
@@ -374,18 +391,16 @@ class Arms:
             min(s.low for s in known), max(s.high for s in known)
         )  # left where either variance leaves it
 
-    def _relative_rates(self, bound: float) -> Span | None:
-        control, treatment = ((float(s), float(f)) for s, f in self.counts)
-        first, second = (s / (s + f) for s, f in (control, treatment))
+    def _relative_rates(self) -> Span | None:
+        first, second = (float(rate) for rate in self.rates.rates)
 
         def beyond(log_scale: Array) -> Array:
-            return np.abs(sequences.deviance(control, treatment, np.exp(log_scale), 0.0)) - bound
+            return self._beyond(self.rates.against(np.exp(log_scale)))
 
         if not first or not float(beyond(np.asarray(FAR))) > 0:
             return None
-        inside = math.log(max(second / first, 1e-9))
-        least, most = np.expm1(sequences.outermost(beyond, inside, np.array([-FAR, FAR])))
-        return Span(float(least), float(most))
+        least, most = sequences.outermost(beyond, math.log(max(second / first, 1e-9)), np.array([-FAR, FAR]))
+        return Span(float(np.expm1(least)), float(np.expm1(most)))
 
 
 def _fieller(control: Estimate, treatment: Estimate, v: Real, w: Real, bound: float) -> Span | None:

@@ -3,9 +3,9 @@
 Given that a unit had the event, it is one of the treatment's with the odds of the shares times the ratio of
 the rates, whatever the rates are just then. So a bandit, whose shares follow outcomes, and a rate that goes
 up and down by the hour do no harm: every factor below has a mean of 1 or less under the null (a test
-martingale; for multinomial counts of known shares Lindon and Malek 2022, arXiv:2011.03567). A share may be the
-one by which units were divided, or, of an epoch that is over, the treatment's part of its units: then events
-are drawn without replacement, which spreads less (Hoeffding 1963, theorem 4).
+martingale; for multinomial counts of known shares Lindon and Malek 2022, arXiv:2011.03567). A share may be
+the one by which units were divided, or, of an epoch that is over, the treatment's part of its units: then
+events are drawn without replacement, which spreads less (Hoeffding 1963, theorem 4).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,9 +25,10 @@ from numpy.typing import ArrayLike, NDArray
 from router.experiments.stats.moments import Array
 
 PRIOR = 0.5  # Jeffreys': loses least where rates are near 0 or 1
-_LOG_GAMMA = np.frompyfunc(math.lgamma, 1, 1)
 _LOG_ERFC = np.frompyfunc(lambda x: math.log(math.erfc(x)) if x < 26 else -x * x - math.log(x * 1.7725), 1, 1)
 _STEPS, _HALVINGS = 52, 36
+_SHIFT = 8
+_STIRLING = math.log(2 * math.pi) / 2 - math.lgamma(_SHIFT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,15 @@ def two_sided_bound(gain: ArrayLike, alpha: float) -> Array:
 
 
 def log_gamma(x: ArrayLike) -> Array:
-    """Log of the gamma function, element by element."""
-    return np.asarray(_LOG_GAMMA(x), np.float64)
+    """Log of the gamma function of numbers above 0, element by element, to some 1e-11: Stirling's series."""
+    small = np.asarray(x, np.float64)
+    y = small + _SHIFT
+    series = (1 / 12 - (1 / 360 - (1 / 1260 - 1 / (1680 * y * y)) / (y * y)) / (y * y)) / y
+    product = np.ones(())
+    for i in range(_SHIFT):
+        product = product * (1 + small / i if i else small)
+    found: Array = (y - 0.5) * np.log(y) - y + series - np.log(product) + _STIRLING
+    return found
 
 
 def log_beta(a: ArrayLike, b: ArrayLike) -> Array:
@@ -132,43 +141,85 @@ def outermost(excess: Callable[[Array], Array], inside: ArrayLike, outside: Arra
 Counts = tuple[ArrayLike, ArrayLike]  # successes and failures
 
 
-def two_arms(
-    control: Counts, treatment: Counts, line: Line = EQUAL, offset: ArrayLike | None = None
-) -> Array:
-    """Log evidence against treatment = scale * control + offset; exact.
+@dataclass(frozen=True)
+class Against:
+    """Two rates held against a line: the likeliest pair on it, by how much its log likelihood is less than
+    that of the best pair (infinite where no two rates lie on the line), and on which side treatment lies."""
 
-    `offset`, if given, stands for the line's, one for each element. Infinite where no two rates lie on
-    the line.
-    """
-    (s0, f0), (s1, f1) = control, treatment
-    p, q, there = on_line(control, treatment, line.scale, line.offset if offset is None else offset)
-    found: Array = np.where(there, one_arm(s0, f0, p) + one_arm(s1, f1, q), np.inf)
-    return found
+    control: Array
+    treatment: Array
+    lost: Array
+    side: Array
 
 
-def deviance(control: Counts, treatment: Counts, scale: ArrayLike = 1.0, offset: ArrayLike = 0.0) -> Array:
-    """Signed root of the likelihood ratio of two rates against treatment = scale * control + offset.
+@dataclass(frozen=True)
+class TwoRates:
+    """Successes and failures of two arms, many experiments at once."""
 
-    Nearly standard normal on the line, also where one arm is small and has had no event yet, since each arm's
-    variance is the one that it has on the line (Barndorff-Nielsen 1986, doi:10.1093/biomet/73.2.307).
-    Infinite where no two rates lie on the line.
-    """
-    (s0, f0), (s1, f1) = (tuple(np.asarray(x, np.float64) for x in arm) for arm in (control, treatment))
-    p, q, there = on_line(control, treatment, scale, offset)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rates = [np.divide(s, s + f) for s, f in ((s0, f0), (s1, f1))]
-        best = log_likelihood(s0, f0, rates[0]) + log_likelihood(s1, f1, rates[1])
-        lost = best - log_likelihood(s0, f0, p) - log_likelihood(s1, f1, q)
-        side = np.sign(rates[1] - np.asarray(scale) * rates[0] - offset)
-        found: Array = side * np.sqrt(2 * np.maximum(np.where(there, lost, np.inf), 0))
-    return found
+    control: Counts
+    treatment: Counts
+
+    @cached_property
+    def _numbers(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        (s0, f0), (s1, f1) = (
+            tuple(np.asarray(x, np.float64) for x in arm) for arm in (self.control, self.treatment)
+        )
+        return (s0, f0), (s1, f1)
+
+    @cached_property
+    def rates(self) -> tuple[Array, Array]:
+        """Both, as they are; one half where there is nothing."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            first, second = (np.where(s + f > 0, s / (s + f), 0.5) for s, f in self._numbers)
+        return first, second
+
+    @cached_property
+    def _best(self) -> Array:
+        return self._likelihood(*self.rates)
+
+    @cached_property
+    def _mixture(self) -> Array:
+        """Log likelihood under the mixture, over that of the best pair."""
+        (s0, f0), (s1, f1) = self._numbers
+        return _mixed(s0, f0) + _mixed(s1, f1) - self._best
+
+    def _likelihood(self, p: Array, q: Array) -> Array:
+        (s0, f0), (s1, f1) = self._numbers
+        return log_likelihood(s0, f0, p) + log_likelihood(s1, f1, q)
+
+    def against(self, scale: ArrayLike = 1.0, offset: ArrayLike = 0.0) -> Against:
+        """The line on which treatment = scale * control + offset."""
+        p, q, there = on_line(*self._numbers, scale, offset)
+        lost = np.where(there, np.maximum(self._best - self._likelihood(p, q), 0), np.inf)
+        first, second = self.rates
+        side = np.sign(second - np.asarray(scale) * first - np.asarray(offset, np.float64))
+        return Against(p, q, lost, side)
+
+    def deviance(self, line: Against) -> Array:
+        """Signed root of the likelihood ratio against a line.
+
+        Nearly standard normal on the line, also where one arm is small and has had no event yet, since each
+        arm's variance is the one that it has there (Barndorff-Nielsen 1986, doi:10.1093/biomet/73.2.307).
+        """
+        found: Array = line.side * np.sqrt(2 * line.lost)
+        return found
+
+    def exact(self, line: Against) -> Array:
+        """Log evidence against a line, exact."""
+        return self._mixture + line.lost
+
+
+def two_arms(control: Counts, treatment: Counts, line: Line = EQUAL) -> Array:
+    """Log evidence against treatment = scale * control + offset; exact. Infinite where no rates are so."""
+    rates = TwoRates(control, treatment)
+    return rates.exact(rates.against(line.scale, line.offset))
 
 
 def on_line(
-    control: Counts, treatment: Counts, scale: ArrayLike, offset: ArrayLike
+    control: tuple[Array, Array], treatment: tuple[Array, Array], scale: ArrayLike, offset: ArrayLike
 ) -> tuple[Array, Array, NDArray[np.bool_]]:
     """The likeliest pair of rates with treatment = scale * control + offset, and whether there is one."""
-    (s0, f0), (s1, f1) = (tuple(np.asarray(x, np.float64) for x in arm) for arm in (control, treatment))
+    (s0, f0), (s1, f1) = control, treatment
     k, shift = np.asarray(scale, np.float64), np.asarray(offset, np.float64)
     if np.all(k == 1) and not shift.any():
         p = (s0 + s1) / np.maximum(s0 + s1 + f0 + f1, 1e-300)
@@ -225,16 +276,12 @@ def _with_both(
 
 def difference_bounds(control: Counts, treatment: Counts, alpha: float = 0.05) -> tuple[Array, Array]:
     """All differences treatment - control of two rates with exact evidence below 1/alpha, their two ends."""
-    (s0, f0), (s1, f1) = (tuple(np.asarray(x, np.float64) for x in arm) for arm in (control, treatment))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        first, second = (np.where(s + f > 0, s / (s + f), 0.5) for s, f in ((s0, f0), (s1, f1)))
-    enough = _mixed(s0, f0) + _mixed(s1, f1) + math.log(alpha)
+    both = TwoRates(control, treatment)
 
     def excess(offset: Array) -> Array:
-        p, q, there = on_line(control, treatment, 1.0, offset)
-        fits = log_likelihood(s0, f0, p) + log_likelihood(s1, f1, q)
-        return np.where(there, enough - fits, np.inf)
+        return both.exact(both.against(1.0, offset)) + math.log(alpha)
 
+    first, second = both.rates
     return outermost(excess, second - first, -1.0), outermost(excess, second - first, 1.0)
 
 
