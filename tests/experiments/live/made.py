@@ -12,6 +12,7 @@ from router.experiments.model import (
     Kind,
     Lifecycle,
     MetricSpec,
+    Mode,
     Outcome,
     Phase,
     Spec,
@@ -26,6 +27,14 @@ SPEC = Spec(
     arms=(ArmSpec("control", 0.5, OLD), ArmSpec("new", 0.5, NEW)),
     control="control",
     primary=SUCCESS,
+)
+HOLDOUT = Spec(
+    hypothesis="experiments help more users",
+    route="",
+    arms=(ArmSpec("out", 0.3), ArmSpec("in", 0.7)),
+    control="out",
+    primary=SUCCESS,
+    mode=Mode.HOLDOUT,
 )
 
 

@@ -12,12 +12,28 @@ import pytest
 from router.errors import StoreDown
 from router.experiments.live import recorder
 from router.experiments.live.assigner import Assignment
-from router.experiments.live.runtime import Experiments, built_in, leave_tasks, sampling_json
-from router.experiments.model import BUILT_IN, AuditEntry, Exposure, Kind, Lifecycle, MetricSpec, Outcome
+from router.experiments.live.runtime import (
+    Experiments,
+    built_in,
+    leave_tasks,
+    route_of,
+    sampling_json,
+    segments_of,
+)
+from router.experiments.model import (
+    BUILT_IN,
+    AuditEntry,
+    Exposure,
+    Kind,
+    Lifecycle,
+    MetricSpec,
+    Outcome,
+    SegmentSpec,
+)
 from router.experiments.report.model import ArmNumbers, Report, Ruling
 from router.ports import End, Served
 from router.types import FinishReason, SamplingParams, Usage
-from tests.experiments.live.made import SPEC, decision, experiment, exposure, outcome, request
+from tests.experiments.live.made import HOLDOUT, SPEC, decision, experiment, exposure, outcome, request
 from tests.experiments.live.test_recorder import until
 from tests.experiments.memory_store import MemoryStore
 
@@ -206,6 +222,134 @@ async def test_what_cannot_begin_beside_an_answer_is_left_out(begin, store, capl
     served = Served(request(), decision(), SamplingParams())
     assert live.watchers(served) == ["watcher"]
     assert "could not begin" in caplog.text
+
+
+def begun(live: Experiments, asked, choice=None) -> Served:
+    """An answer that began and ended, of who it is for."""
+    found = live.assign(asked, decision())
+    served = Served(asked, choice or decision(), SamplingParams(), found)
+    for watcher in live.watchers(served):
+        watcher.began()
+        watcher.ended(End(FinishReason.STOP, "text", USAGE))
+    return served
+
+
+async def test_the_holdout_is_exposed_beside_what_is_served(begin, store):
+    store.create(experiment())
+    store.create(experiment("worth", HOLDOUT))
+    live = await begin(holdout=0.3, base_digest=lambda: "base", router_digest=lambda _: "router")
+    for number in range(40):
+        begun(live, request(f"user-{number}", request_id=f"r{number}"))
+    await live.recorder.flush()
+    split, worth = store.rows["trial", 1].exposures, store.rows["worth", 1].exposures
+    assert set(worth) == {f"r{number}" for number in range(40)}
+    assert 0 < len(split) < 40
+    assert {rid for rid, one in worth.items() if one.arm == "in"} == set(split)
+    for one in worth.values():
+        assert one.propensity == (0.3 if one.arm == "out" else 0.7)
+        assert (one.adapter_digest, one.base_digest, one.router_digest) == ("", "base", "router")
+    assert live.counts.exposures["worth", "in"] == len(split)
+    errors = [k for k in store.outcomes.values() if k.outcome.metric == "error"]
+    assert len(errors) == 40  # once for a response, and of both experiments
+    assert {len(kept.places) for kept in errors} == {1, 2}
+
+
+async def test_outcomes_of_a_response_count_in_the_holdout_too(begin, store):
+    store.create(experiment("worth", replace(HOLDOUT, window=1e9)))
+    store.create(experiment())
+    live = await begin(holdout=0.3)
+    begun(live, request("ann"))
+    await live.recorder.record([Outcome("k", "success", 1.0, time.time(), response_id="r1")])
+    assert ("worth", 1) in store.outcomes["k"].places
+
+
+async def test_the_route_of_the_holdout_is_the_one_before_an_arm(begin, store):
+    to_legal = replace(SPEC, arms=(replace(SPEC.arms[0], adapter=None), replace(SPEC.arms[1], adapter=None)))
+    store.create(experiment(spec=to_legal))
+    store.create(experiment("worth", HOLDOUT))
+    live = await begin(holdout=0.3)
+    units = [f"user-{number}" for number in range(40)]
+    for unit in units:
+        served = begun(live, request(unit, request_id=unit), decision(None))  # both arms are the base
+        assert route_of(served) == ("medical" if served.assignment else "base")
+    await live.recorder.flush()
+    exposed = store.rows["worth", 1].exposures
+    assert set(exposed) == set(store.rows["trial", 1].exposures)
+    assert {one.degraded for one in exposed.values()} == {""}
+
+
+async def test_a_stand_in_for_an_arm_is_none_of_the_holdout(begin, store):
+    store.create(experiment())
+    store.create(experiment("worth", HOLDOUT))
+    live = await begin(holdout=0.3)
+    unit = next(u for u in map(str, range(99)) if isinstance(live.assign(request(u), decision()), Assignment))
+    served = Served(
+        request(unit), decision(), SamplingParams(), live.assign(request(unit), decision()), "LOST"
+    )
+    for watcher in live.watchers(served):
+        watcher.began()
+    await live.recorder.flush()
+    assert store.rows["trial", 1].exposures["r1"].degraded == "LOST"
+    assert store.rows["worth", 1].exposures["r1"].degraded == ""
+    assert list(live.counts.degraded) == [("trial", store.rows["trial", 1].exposures["r1"].arm)]
+
+
+async def test_no_holdout_is_exposed_while_the_store_is_down(begin, store):
+    store.create(experiment())
+    store.create(experiment("worth", HOLDOUT))
+    live = await begin(holdout=0.3)
+    live.availability._failed["write"] = "the disk is full"
+    assert live.watchers(Served(request(), decision(), SamplingParams())) == []
+
+
+@pytest.mark.parametrize(
+    ("holdout", "told"),
+    [(0.0, "the server has no holdout: set experiments_holdout"), (0.1, "the weight of out is 0.3")],
+)
+async def test_a_holdout_that_does_not_fit_is_warned_about_and_not_served(begin, store, holdout, told):
+    store.create(experiment())
+    store.create(experiment("worth", HOLDOUT))
+    store.create(experiment("draft", HOLDOUT, state=Lifecycle.DRAFT))
+    live = await begin(holdout=holdout)
+    assert [one.name for one in live.assigner.snapshot.all()] == ["trial"]
+    (text,) = live.assigner.warnings("worth")
+    assert text.startswith(told)
+    assert live.assigner.warnings("draft") == ()
+
+
+SEGMENTS = (SegmentSpec("country"), SegmentSpec("plan", ("free", "paid")))
+
+
+async def test_an_exposure_has_the_labels_that_the_plan_names(begin, store):
+    store.create(experiment(spec=replace(SPEC, segments=SEGMENTS)))
+    live = await begin()
+    begun(live, request("ann", country="ch", other="not told"))
+    await live.recorder.flush()
+    assert store.rows["trial", 1].exposures["r1"].segments == {"country": "ch"}
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("x" * 64, "x" * 64),
+        ("x" * 65, "x" * 64),
+        ("é" * 40, "é" * 32),
+        ("x" + "é" * 40, "x" + "é" * 31),  # never half a character
+        ("a" + "\U0001f600" * 20, "a" + "\U0001f600" * 15),
+        ("a\0b", "a\ufffdb"),
+        ("\0", "\ufffd"),
+        ("a\ud800b", "a?b"),
+        ("(none)", "(none)"),
+    ],
+)
+def test_values_of_segments_are_what_a_database_takes(value, kept):
+    assert segments_of(SEGMENTS, {"country": value}) == {"country": kept}
+    assert len(kept.encode()) <= 64
+
+
+def test_labels_that_are_missing_or_empty_are_left_out():
+    assert segments_of(SEGMENTS, {"country": "", "other": "x"}) == {}
+    assert segments_of((), {"country": "ch"}) == {}
 
 
 async def test_outcomes_of_a_response_just_given_are_counted(begin, store):

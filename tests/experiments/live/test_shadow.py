@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from router.experiments.assignment import unit_hash
 from router.experiments.live.assigner import Assignment
 from router.experiments.live.runtime import Experiments
 from router.experiments.live.shadow import Answered, NotAnswered, Shadows
@@ -108,6 +109,26 @@ async def test_a_pair_is_judged_and_kept_and_nobody_is_exposed(made):
         "shadow_seconds": 0.75,
     }
     assert not kit.store.rows["trial", 1].exposures
+
+
+@pytest.mark.parametrize(
+    ("asked", "label", "unit"),
+    [
+        (request("ann"), "", unit_hash("ann")),
+        (request("ann", session="s1"), "session", unit_hash("s1")),
+        (request("ann"), "session", ""),
+        (request(""), "", ""),
+        (request("null"), "", ""),
+    ],
+    ids=["unit", "label", "no label", "none", "a word for nobody"],
+)
+async def test_a_pair_has_the_hash_of_the_unit_that_asked(made, asked, label, unit):
+    kit = await made(replace(SHADOW, unit_label=label))
+    kit.understudy.go.set()
+    kit.shadows(served(request=asked)).ended(WHOLE)
+    assert await kit.settled() == {("new", "judged"): 1}
+    (pair,) = kit.store.rows["trial", 1].pairs.values()
+    assert pair.unit == unit
 
 
 async def test_every_arm_but_control_is_a_shadow(made):

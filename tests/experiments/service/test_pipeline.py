@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.model import BUILT_IN, ArmSpec
+from router.experiments.model import BUILT_IN, ArmSpec, SegmentSpec
 from router.types import AdapterState
 from router.v1 import inference_pb2 as pb
-from tests.experiments.live.made import NEW, OLD, SPEC
+from tests.experiments.live.made import HOLDOUT, NEW, OLD, SPEC
 from tests.experiments.service.trials import UNITS, WORDS, arms_of, exposures, of_unit, trial, values
 from tests.server.helpers import long_stream, messages, until
 
@@ -35,6 +35,31 @@ async def test_the_base_as_an_arm(run):
     answer = await server.inference.Generate(of_unit(one))
     assert answer.text.startswith("[base]")
     assert answer.decision.digest == answer.decision.domain == ""
+
+
+async def test_the_holdout_is_read_out_and_answers_stay_what_they_are(run, store):
+    server = await run(trial(), trial(HOLDOUT, "worth"), holdout=0.3)
+    found = await arms_of(server)
+    legal = await server.inference.Generate(of_unit("ann", "legal one"))  # no experiment is about it
+    await server.live.recorder.flush()
+    shown = exposures(store, "worth")
+    assert legal.response_id not in shown
+    assert len(shown) == len(UNITS)
+    assert {arm for arm, _ in found.values()} == {"", "control", "new"}
+    assert all(version == OLD.resource for arm, version in found.values() if arm != "new")
+    held = sum(arm == "" for arm, _ in found.values())
+    assert [one.arm for one in shown.values()].count("out") == held
+    assert len(exposures(store)) == len(UNITS) - held
+    await until(lambda: all(len(values(store, response)) == len(BUILT_IN) for response in shown))
+
+
+async def test_segments_are_labels_of_the_request(run, store):
+    server = await run(trial(replace(SPEC, segments=(SegmentSpec("country"), SegmentSpec("plan")))))
+    labels = {"country": "\0" + "é" * 31, "other": "x"}
+    answer = await server.inference.Generate(of_unit("ann", labels=labels))
+    await server.live.recorder.flush()
+    kept = exposures(store)[answer.response_id].segments
+    assert kept == {"country": "\N{REPLACEMENT CHARACTER}" + "é" * 30}
 
 
 async def test_ramping_while_it_runs_never_reshuffles(run, store):
