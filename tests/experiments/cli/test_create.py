@@ -3,9 +3,10 @@ import pytest
 from router.cli.errors import CliError
 from router.client import AdapterRef
 from router.errors import Findings
-from router.experiments.cli.create import EXAMPLE, SHORT_BUILT_IN, plan_of, seconds
+from router.experiments.cli.plan_file import EXAMPLE, plan_of, seconds
+from router.experiments.cli.short import SHORT_BUILT_IN, metric_of
 from router.experiments.design import Design
-from router.experiments.model import BUILT_IN, Aggregate, ArmSpec, Kind, Mode
+from router.experiments.model import BUILT_IN, Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec
 from router.experiments.report.source import design_of
 from router.experiments.wire import plans
 from router.types import RouterVariant
@@ -26,6 +27,12 @@ def test_the_example_is_a_plan_that_can_be_judged(cli, remote, tmp_path):
     spec = sent(remote)
     assert spec.arms[1] == ArmSpec("new", 0.5, AdapterRef("medical", "1.1.0"))
     assert (spec.window, spec.guardrails[0].relative, spec.guardrails[0].margin) == (86_400.0, True, 0.1)
+    assert (spec.guardrails[0].cap, spec.secondary[0].name, spec.secondary[0].cap) == (
+        60.0,
+        "messages",
+        100.0,
+    )
+    assert spec.segments == (SegmentSpec("country", ("de", "fr")),)
     assert isinstance(design_of(spec), Design)
 
 
@@ -59,6 +66,60 @@ def test_flags_alone_make_a_plan(cli, remote):
         "CreateExperimentRequest",
         "StartExperimentRequest",
     ]
+
+
+def test_caps_segments_and_secondary_metrics_from_flags(cli, remote):
+    done = cli(
+        *("experiments", "create", "x", *SHORT, "--arm", "new=medical@1.1.0", "--split", "90/10"),
+        *("--metric", "mean:minutes", "--guardrail", "total_time=10%", "--secondary", "mean:messages"),
+        *("--secondary", "clicked", "--segment", "country=de, fr", "--segment", "plan"),
+        *("--cap", "minutes=60", "--cap", "messages=9.5", "--set", "grace=1h"),
+    )
+    assert done.code == 0, done.err
+    spec = sent(remote)
+    assert [arm.weight for arm in spec.arms] == [0.9, 0.1]
+    assert (spec.primary.name, spec.primary.kind, spec.primary.cap) == ("minutes", Kind.MEAN, 60.0)
+    assert spec.guardrails[0].cap is None
+    assert spec.secondary == (
+        MetricSpec("messages", Kind.MEAN, aggregate=Aggregate.SUM, cap=9.5),
+        MetricSpec("clicked", Kind.PROPORTION),
+    )
+    assert spec.segments == (SegmentSpec("country", ("de", "fr")), SegmentSpec("plan"))
+    assert spec.grace == 3600.0
+
+
+def test_a_split_of_a_file_is_replaced(cli, remote, tmp_path):
+    (tmp_path / "plan.toml").write_text(EXAMPLE)
+    done = cli("experiments", "create", "b", "plan.toml", "--split", "3/1", "--cap", "messages=7")
+    assert done.code == 0, done.err
+    spec = sent(remote)
+    assert [arm.weight for arm in spec.arms] == [0.75, 0.25]
+    assert spec.secondary[0].cap == 7.0
+
+
+def test_a_holdout_comes_from_a_file():
+    arms = [{"name": "held", "weight": 0.1}, {"name": "all", "weight": 0.9}]
+    primary = {"name": "thumbs_up", "kind": "proportion"}
+    made = plan_of({"hypothesis": "", "control": "held", "arms": arms, "primary": primary, "mode": "holdout"})
+    assert (made.mode, made.route) == (Mode.HOLDOUT, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "kind"),
+    [
+        ("solved", "solved", "proportion"),
+        ("mean:minutes", "minutes", "mean"),
+        ("minutes:mean", "minutes", "mean"),
+        ("ratio:cost", "cost", "ratio"),
+        ("mean", "mean", "proportion"),
+        ("total_time", "total_time", "mean"),
+        ("mean:total_time", "total_time", "mean"),
+    ],
+)
+def test_a_metric_in_short(text, name, kind):
+    found = metric_of(text)
+    assert (found["name"], found["kind"]) == (name, kind)
+    assert found["higher_is_better"] is (name != "total_time")
 
 
 def test_every_built_in_metric_has_a_short_form():
@@ -104,6 +165,21 @@ def test_router_arms_come_from_a_file():
         (("x", *SHORT, "--set", "windw=1d"), "unknown field 'windw'; did you mean 'window'?"),
         (("x", *SHORT, "--set", "window=soon"), "window: must be a time such as 90s, 30min, 12h or 1d"),
         (("x", *SHORT, "--set", "alpha"), "--set takes FIELD=VALUE, not 'alpha'"),
+        (("x", *SHORT, "--set", "grace=later"), "grace: must be a time such as 90s"),
+        (("x", *SHORT, "--cap", "minutes"), "--cap takes METRIC=VALUE, such as total_time=60, not 'minutes'"),
+        (("x", *SHORT, "--cap", "thumbs_up=much"), "--cap: 'much' is not a number"),
+        (
+            ("x", *SHORT, "--cap", "thumbs=3"),
+            "no metric of the plan is called 'thumbs'; there are: thumbs_up",
+        ),
+        (("x", *SHORT, "--segment", "country="), "--segment takes LABEL or LABEL=a,b,c, not 'country='"),
+        (("x", *SHORT, "--segment", "=a"), "--segment takes LABEL"),
+        (("x", *SHORT, "--split", "90/5/5"), "--split 90/5/5 has 3 weights, and there are 1 arms"),
+        (("x", *SHORT, "--split", "90"), "--split takes shares above 0 such as 90/10"),
+        (("x", *SHORT, "--split", "90/-1"), "--split takes shares above 0"),
+        (("x", *SHORT, "--split", "a/b"), "--split: 'a' is not a number"),
+        (("x", *SHORT, "--arm", "n=base:0.2", "--split", "9/1"), "weights are said twice"),
+        (("x", *SHORT, "--secondary", "a:odd"), "secondary[0].kind: input should be 'proportion'"),
         (("x",), "control: field required"),
     ],
 )
@@ -119,6 +195,10 @@ def test_a_wrong_plan_is_told_before_anything_is_sent(cli, remote, arguments, to
         ("arms = 3", "arms: must be tables, as [[arms]]"),
         ("[[arms]]\nname = 'a'\nwieght = 1", "unknown field 'arms[0].wieght'; did you mean 'weight'?"),
         ("a b", "not valid TOML"),
+        ("secondary = 3", "secondary: must be tables, as [[secondary]]"),
+        ("segments = ['country']", "segments: must be tables, as [[segments]]"),
+        ("[[segments]]\nlable = 'a'", "unknown field 'segments[0].lable'; did you mean 'label'?"),
+        ("[[secondary]]\ncpa = 3", "unknown field 'secondary[0].cpa'; did you mean 'cap'?"),
     ],
 )
 def test_a_wrong_file_is_told(cli, remote, tmp_path, text, told):
@@ -141,6 +221,27 @@ def test_update_sends_only_what_changes(cli, remote):
     assert "window      2 hours for outcomes" in done.out
     done = cli("experiments", "update", "x")
     assert (done.code, "nothing to change" in done.err) == (2, True)
+
+
+def test_update_of_secondary_metrics_caps_and_segments(cli, remote):
+    cli("experiments", "create", "x", *SHORT, "--arm", "new=medical@1.1.0", "--secondary", "mean:messages")
+    done = cli("experiments", "update", "x", "--secondary", "clicked")
+    assert done.code == 0, done.err
+    assert list(remote.experiments.requests[-1].update_mask.paths) == ["secondary"]
+    cli("experiments", "update", "x", "--secondary", "mean:messages", "--segment", "plan")
+    assert list(remote.experiments.requests[-1].update_mask.paths) == ["secondary", "segments"]
+    done = cli("experiments", "update", "x", "--cap", "messages=9")
+    assert done.code == 0, done.err
+    assert list(remote.experiments.requests[-1].update_mask.paths) == ["secondary"]
+    done = cli("experiments", "update", "x", "--split", "90/10")
+    assert done.code == 0, done.err
+    assert list(remote.experiments.requests[-1].update_mask.paths) == ["arms"]
+    done = cli("experiments", "update", "x", "--set", "secondary=[]")
+    made = plans.plan_of(remote.experiments.kept["experiments/x"], Findings())
+    assert (made.secondary, [arm.weight for arm in made.arms]) == ((), [0.9, 0.1])
+    assert made.segments == (SegmentSpec("plan"),)
+    done = cli("experiments", "update", "x", "--cap", "other=9")
+    assert (done.code, "there are: thumbs_up" in done.err) == (2, True)
 
 
 @pytest.mark.parametrize(

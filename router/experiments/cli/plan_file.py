@@ -1,0 +1,198 @@
+"""A plan as the values of a TOML file: an example that explains every field, and what values make of it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from router.cli.errors import MISUSED, CliError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+    from router.experiments.model import Spec
+    from router.types import AdapterRef
+
+SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+TIMES = ("window", "grace", "epoch")
+EXAMPLE = """\
+# A plan: `lora-router experiments create medical-v2 medical-v2.toml`. What is left out has the default shown.
+# How many units it takes: `lora-router experiments plan`.
+hypothesis = "version 1.1.0 helps more users than 1.0.0"  # what it is to show, in words
+route = "medical"        # the adapter whose requests take part; "base" for those that no adapter is for
+control = "old"          # the arm that the others are compared with
+unit = "user"            # who has the same experience throughout; requests say it in routing.unit
+# unit_label = ""        # read the unit from this label of the request instead
+window = "1d"            # outcomes count this long after a unit was first served: s, min, h, d
+# grace = "0s"           # they may arrive this much later, by a batch job: then a unit is mature
+planned_units = 5000     # of all arms together; intervals are tightest there, and valid at any size
+# enrolment = 1.0        # share of the units that takes part; may be raised while it runs
+# alpha = 0.05           # chance of a false verdict
+# margin = 0.0           # how much worse the primary metric may be; 0 asks it to be better
+# min_units = 100        # in each arm, before anything is promoted
+# min_matured = 0.8      # share of units that had their window, before anything is promoted
+# namespace = ""         # experiments of one namespace never share a unit
+# slot = [0.0, 1.0]      # this one's part of it
+# mode = "split"         # or "shadow", "bandit" or "holdout": everybody against the server's holdout, with no
+#                        # route and two arms without adapters, of which control is the units in the holdout
+# shadow_share = 1.0     # shadow: share of requests that shadow arms answer too
+# judge = "exact_match"  # shadow: who compares the answers
+# floor = 0.05           # bandit: least weight of an arm
+# epoch = "1h"           # bandit: time between its weights
+
+[[arms]]
+name = "old"
+weight = 0.5
+adapter = "medical@1.0.0"  # left out: the base, without an adapter
+
+[[arms]]
+name = "new"
+weight = 0.5
+adapter = "medical@1.1.0"
+
+[primary]                # the metric that decides
+name = "thumbs_up"       # an outcome that you record, or a built-in one
+kind = "proportion"      # 0 or 1 for a unit; "mean": a number; "ratio": a sum over a sum
+# higher_is_better = true
+# aggregate = "max"      # several outcomes of a unit: max, sum, mean, last
+# per = "responses"      # of a ratio: over answers given, "outcomes", or another outcome
+# missing = "excluded"   # units without an outcome are left out; "zero": they count as 0
+# covariate = false      # adjust by the same outcome of the unit from before (CUPED)
+
+[[guardrails]]           # must not get worse by more than the margin
+name = "total_time"      # built in, in seconds
+kind = "mean"
+aggregate = "mean"
+higher_is_better = false
+margin = 0.1
+relative = true          # the margin is a share of control's value
+cap = 60.0               # of a mean: more counts as this; without it nothing is said before 750 units an arm
+# least = 0.0            # with a cap: less counts as this
+
+[[guardrails]]
+name = "error"           # built in: 0 or 1 for each answer; here the share of units that had one
+kind = "proportion"
+higher_is_better = false
+margin = 0.02
+
+[[secondary]]            # told beside it, decides nothing; may be changed at any time, without a new phase
+name = "messages"
+kind = "mean"
+cap = 100.0
+
+[[segments]]             # the effect by the values of a label of the request; at most 3 labels
+label = "country"
+values = ["de", "fr"]    # at most 12, others are "(other)"; left out: the first 12 that come
+"""
+
+
+def plan_values(path: Path) -> dict[str, Any]:
+    """The values of a file. Raises CliError if it is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CliError(f"{path}: not valid TOML: {error}", MISUSED) from None
+
+
+def values_of_plan(spec: Spec) -> dict[str, Any]:
+    """A plan as the values of a file."""
+    from dataclasses import asdict
+
+    values = asdict(spec)
+    for arm, made in zip(spec.arms, values["arms"], strict=True):
+        made["adapter"] = str(arm.adapter or "base")
+    return values | {name: list(values[name]) for name in ("arms", "guardrails", "secondary", "segments")}
+
+
+def plan_of(values: Mapping[str, Any]) -> Spec:
+    """A plan from plain values. Raises CliError naming every wrong field."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from router.experiments.model import SegmentSpec, Spec
+
+    made = {"route": "", **values}
+    _known(made, Spec, "")
+    made["arms"] = [_arm(arm, f"arms[{i}].") for i, arm in enumerate(_tables(made, "arms"))]
+    for name in ("guardrails", "secondary"):
+        made[name] = [_metric(metric, f"{name}[{i}].") for i, metric in enumerate(_tables(made, name))]
+    for i, segment in enumerate(_tables(made, "segments")):
+        _known(segment, SegmentSpec, f"segments[{i}].")
+    if isinstance(made.get("primary"), Mapping):
+        made["primary"] = _metric(made["primary"], "primary.")
+    made |= {name: seconds(made[name], name) for name in TIMES if name in made}
+    try:
+        return TypeAdapter(Spec).validate_python(made)
+    except ValidationError as error:
+        raise CliError(_problems(error), MISUSED) from None
+
+
+def _tables(values: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    found = values.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
+        raise CliError(f"{name}: must be tables, as [[{name}]]", MISUSED)
+    return found
+
+
+def _arm(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    from router.experiments.model import ArmSpec
+    from router.types import RouterVariant
+
+    _known(values, ArmSpec, where)
+    if isinstance(values.get("router"), Mapping):
+        _known(values["router"], RouterVariant, f"{where}router.")
+    made = dict(values)
+    if "adapter" in made:
+        made["adapter"] = adapter_of(str(made["adapter"]), f"{where}adapter")
+    return made
+
+
+def _metric(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    from router.experiments.model import MetricSpec
+
+    _known(values, MetricSpec, where)
+    usual = "max" if values.get("kind") == "proportion" else "sum"
+    return {"aggregate": usual, **values}
+
+
+def _known(values: Mapping[str, Any], kind: type, where: str) -> None:
+    from dataclasses import fields
+
+    names = [field.name for field in fields(kind)]
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+            raise CliError(f"unknown field {where + key!r}; {hint}", MISUSED)
+
+
+def adapter_of(text: str, field: str) -> AdapterRef | None:
+    """NAME@VERSION or a resource name; `base` is None."""
+    from router.client.requests import resource_name
+    from router.errors import InvalidRequest
+    from router.names import parse_version
+
+    if text == "base":
+        return None
+    try:
+        return parse_version(resource_name(text), field)
+    except InvalidRequest:
+        raise CliError(f"{field}: must be NAME@VERSION or base, not {text!r}", MISUSED) from None
+
+
+def seconds(value: object, field: str) -> float:
+    """A time as a number of seconds, or as 90s, 30min, 12h, 1d."""
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([a-z]*)", str(value).strip())
+    if match is None or match[2] not in SECONDS or isinstance(value, bool):
+        raise CliError(f"{field}: must be a time such as 90s, 30min, 12h or 1d, not {value!r}", MISUSED)
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def _problems(error: ValidationError) -> str:
+    def place(location: tuple[int | str, ...]) -> str:
+        return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+
+    return "; ".join(f"{place(e['loc'])}: {e['msg'].lower()}" for e in error.errors())
