@@ -42,7 +42,7 @@ STARTED = 1_793_606_400.0  # 2026-11-02 08:00 UTC
 DAYS, UNITS_PER_DAY = 10, 3000
 ARMS = ("old", "new", "no-adapter")
 LANGUAGES = ("en", "de", "fr", "(none)")
-SIZE = (1000, 1560)
+SIZE = (1100, 2665)
 THUMBS = MetricSpec("thumbs_up", Kind.PROPORTION, covariate=True)
 ERROR = MetricSpec("error", Kind.PROPORTION, higher_is_better=False, margin=0.03)
 SECONDS = MetricSpec("seconds_to_solution", Kind.MEAN, False, Aggregate.SUM, cap=300.0)
@@ -205,7 +205,11 @@ def picture(html: Path, png: Path, size: tuple[int, int] = SIZE) -> None:
     if browser is None:
         raise SystemExit("chromium is not installed")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--screenshot={png}"]
-    subprocess.run([browser, *flags, f"--window-size={size[0]},{size[1]}", html.as_uri()], check=True)
+    subprocess.run(
+        [browser, *flags, f"--window-size={size[0]},{size[1]}", html.as_uri()],
+        check=True,
+        capture_output=True,
+    )
 
 
 def main(target: Path) -> None:

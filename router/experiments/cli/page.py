@@ -110,8 +110,7 @@ def _lifts(report: Report) -> list[dict[str, Any]]:
         if chart and arm.primary:
             share = plots.percent_of(report, arm.arm) is not None
             value = wording.plain(arm.primary.values[0])
-            one = arm.primary
-            now = [f"{wording.difference(one)} {wording.interval(one)}", wording.relative(one)]
+            now = [wording.effect(arm.primary), wording.relative(arm.primary)]
             found.append(
                 {
                     "arm": arm.arm,

@@ -20,7 +20,8 @@ SAME = "no difference between values is shown: read the overall effect"
 class Table:
     """A title, columns of (head, kind), rows, and what is said below.
 
-    Kinds: `arm` its name, `n` a number, `i` an interval or a reason, `pill` a decision or state, `` a text.
+    Kinds: `arm` its name, `name` another one, `n` a number, `i` an interval or a reason, `pill` a decision or
+    a state, `` a text.
     """
 
     title: str
@@ -88,11 +89,8 @@ def beside(arm: ArmReport) -> Iterator[str]:
     if arm.primary and (text := wording.length(arm.primary)):
         yield text
     if arm.everyone:
-        found = arm.everyone
-        effect = (
-            f"{wording.difference(found)}{' ' if wording.known(found) else ', '}{wording.interval(found)},"
-        )
-        yield f"{effect} over all {sum(found.units):,} units, the routers agreeing or not"
+        everyone = f"over all {sum(arm.everyone.units):,} units, the routers agreeing or not"
+        yield f"{wording.effect(arm.everyone)} {everyone}"
     if arm.blocked:
         yield f"if the checks were sound: {arm.blocked.decision} ({arm.blocked.rule})"
 
@@ -132,7 +130,7 @@ def pairs(report: Report) -> Table:
     )
     columns = (
         *(("arm", "arm"), ("won", "n"), ("lost", "n"), ("tied", "n"), ("share won", "i"), ("p", "n")),
-        ("decided by", "i"),
+        ("decided by", ""),
     )
     note = "Operational: nobody saw these answers, so this is the judge's opinion, not the users'."
     return Table("Shadow answers against served ones", columns, rows, (note,) if rows else ())
@@ -211,7 +209,7 @@ def _segment(report: Report, arm: ArmReport, found: SegmentReport) -> Table:
 def checks(report: Report) -> Table:
     """Checks of the pipeline."""
     rows = tuple((check.name, "FAILED" if check.failed else "ok", check.text) for check in report.checks)
-    return Table("Checks", (("check", ""), ("", "pill"), ("", "")), rows)
+    return Table("Checks", (("check", "name"), ("", "pill"), ("", "")), rows)
 
 
 def numbers(report: Report) -> Table:

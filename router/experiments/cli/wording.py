@@ -227,6 +227,11 @@ def interval(found: Measured) -> str:
     return f"{NOT_YET}: {waiting(found.waiting)}" if found.waiting else NOT_YET
 
 
+def effect(found: Measured) -> str:
+    """The effect with its interval, in a sentence."""
+    return f"{difference(found)}{' ' if known(found) else ', '}{interval(found)}"
+
+
 def waiting(found: Waiting) -> str:
     """Why there is no interval, and how long to wait."""
     more = f"; about {found.units:,} more units" if found.units else ""
