@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,7 +50,7 @@ def show(config: ConfigFile = None, set_: Sets = None, json: flags.Json = False)
         print_table(["SETTING", "VALUE", "FROM", "MEANING"], rows)
 
 
-def _shown(value: object) -> object:
+def _shown(value: Any) -> Any:
     """A secret as stars, everything else as it is."""
     from pydantic import SecretStr
 

@@ -188,13 +188,17 @@ def test_only_running_bandits_have_epochs(changed):
     assert epoch_of(filled(SPEC), experiment(), BEGIN + 500.0) is None
 
 
-def test_units_that_count_as_zero_have_their_whole_window_first():
-    spec = replace(BANDIT, primary=replace(BANDIT.primary, missing=Unanswered.ZERO))
+@pytest.mark.parametrize("grace", [0.0, 30.0])
+def test_units_that_count_as_zero_are_mature_first_epoch_by_epoch(grace):
+    spec = replace(BANDIT, primary=replace(BANDIT.primary, missing=Unanswered.ZERO), grace=grace)
     store = filled(spec)
-    store.expose([Exposure("trial", 1, f"new-{i}", "new", BEGIN + 90, f"n{i}", 0.5) for i in range(200)])
+    store.expose([Exposure("trial", 1, f"new-{i}", "new", BEGIN + 101, f"n{i}", 0.5) for i in range(200)])
     phase = store.get("trial").phases[0]
-    assert int(sums(store, "trial", phase, BEGIN + 100.0)["new"].n) == 50
-    assert int(sums(store, "trial", phase, BEGIN + 200.0)["new"].n) == 250
+
+    def units(seconds: float) -> int:
+        return int(sums(store, "trial", phase, BEGIN + seconds + grace)["new"].n)
+
+    assert [units(seconds) for seconds in (149.0, 150.0, 249.0, 250.0)] == [0, 50, 50, 250]
 
 
 async def test_weights_are_there_when_their_epoch_begins():
