@@ -21,11 +21,11 @@ NAME = "experiments/trial"
 
 @asynccontextmanager
 async def experimenting(
-    store: Any, fakes: SimpleNamespace, start_server: Start, connect: Connect
+    store: Any, fakes: SimpleNamespace, start_server: Start, connect: Connect, **options: Any
 ) -> AsyncIterator[SimpleNamespace]:
     """Stubs to a server on `fakes` with experiments in `store`; medical has the versions 1.0.0 and 1.1.0."""
     fakes.registry.put(adapter("medical", "1.1.0"))
-    live = Experiments(store, poll_seconds=60.0)
+    live = Experiments(store, poll_seconds=60.0, **options)
     await live.start()
     try:
         app = await start_server(**vars(fakes), experiments=ServedExperiments(live))

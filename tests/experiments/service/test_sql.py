@@ -9,11 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from router.experiments.model import ArmSpec, Mode, SegmentSpec
 from router.experiments.store.sql_store import SqlStore
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.service.lab import NAME, answer, create, experimenting, running
 from tests.experiments.store.postgres import Server, binaries
-from tests.server.helpers import Connect, Start, failure
+from tests.server.helpers import Connect, Start, ask, failure
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -37,6 +38,37 @@ async def lab(
     store = await asyncio.to_thread(SqlStore, url)
     async with experimenting(store, fakes, start_server, connect) as stubs:
         yield stubs
+
+
+async def test_the_holdout_is_read_out_beside_a_split_by_segments(
+    url: str, fakes: SimpleNamespace, start_server: Start, connect: Connect
+) -> None:
+    store = await asyncio.to_thread(SqlStore, url)
+    async with experimenting(store, fakes, start_server, connect, holdout=0.5) as lab:
+        await running(lab, segments=(SegmentSpec("country"),))
+        arms = (ArmSpec("out", 0.5), ArmSpec("in", 0.5))
+        nothing = {"route": "", "arms": arms, "control": "out", "mode": Mode.HOLDOUT}
+        started = await running(lab, "worth", **nothing)
+        assert list(started.warnings) == []
+        asked = [
+            ask("a medical question", routing={"unit": f"user-{i}"}, labels={"country": f"\0é{i % 2}"})
+            for i in range(24)
+        ]
+        answers = [await lab.inference.Generate(one) for one in asked]
+        outcomes = [pb.Outcome(response_id=a.response_id, metric="solved", value=1) for a in answers]
+        call = lab.experiments.RecordOutcomes()
+        await call.write(pb.RecordOutcomesRequest(sequence=1, outcomes=outcomes))
+        assert set((await call.read()).statuses) == {pb.OUTCOME_STATUS_COUNTED}
+        await call.done_writing()
+        report = await lab.experiments.GetReport(pb.GetReportRequest(name="experiments/worth"))
+        units = {one.arm: one.units for one in report.numbers}
+        held = sum(not a.decision.experiment for a in answers)
+        assert units == {"out": held, "in": 24 - held}
+        assert 0 < held < 24
+        assert not [check.name for check in report.checks if check.failed]
+        report = await lab.experiments.GetReport(pb.GetReportRequest(name=NAME))
+        assert sum(one.units for one in report.numbers) == 24 - held
+        assert lab.live.counts.lost == {}
 
 
 async def test_every_method(lab: SimpleNamespace) -> None:
