@@ -14,14 +14,13 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Connection, Row, make_url, select
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import Connection, Row, select
 
 from router import __version__
 from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, ResourceExhausted
@@ -166,22 +165,14 @@ def _there(target: Path) -> FailedPrecondition:
 
 @contextmanager
 def _snapshot(source: str | SqlStore) -> Iterator[Connection]:
-    """One state of the database. A URL of a file that is not there makes none."""
+    """One state of the database, which is neither made nor changed."""
     if isinstance(source, SqlStore):
-        with source._reading() as conn:
+        with source.reading() as conn:
             for setting in PATIENCE if conn.dialect.name == "postgresql" else ():
                 conn.exec_driver_sql(setting)
             yield conn
         return
-    with suppress(ArgumentError):  # the store says what is wrong with it
-        url = make_url(source)
-        if (
-            url.get_backend_name() == "sqlite"
-            and url.database
-            and not Path(url.database).expanduser().exists()
-        ):
-            raise ConfigError(f"{url.database}: there is no such database of experiments")
-    store = SqlStore(source)
+    store = SqlStore(source, migrate=False)
     try:
         with _snapshot(store) as conn:
             yield conn

@@ -9,6 +9,9 @@ from itertools import count
 
 from router.errors import AlreadyExists, ExperimentNotFound, StaleEtag, StoreDown
 from router.experiments.model import (
+    MAX_SEGMENT_VALUES,
+    NO_VALUE,
+    OTHER_VALUE,
     Accepted,
     AuditEntry,
     Disagreement,
@@ -16,9 +19,10 @@ from router.experiments.model import (
     Exposure,
     Outcome,
     Pair,
+    Phase,
 )
-from router.experiments.store.port import PhaseData, Store
-from tests.experiments.memory_sums import Kept, Place, Rows, phase_data
+from router.experiments.store.port import PairCounts, PhaseData, Store
+from tests.experiments.memory_sums import Kept, Place, Rows, counts, pair_counts, phase_data
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +102,21 @@ class MemoryStore:
                 rows.exposures[exposure.response_id] = exposure
                 new = exposure.unit not in rows.firsts
                 rows.firsts.setdefault(exposure.unit, exposure)
+                if new:
+                    rows.segments[exposure.unit] = self._segments(rows, self._phase(*place), exposure)
                 self._adopt(place, exposure, new)
+
+    def _segments(self, rows: Rows, phase: Phase, exposure: Exposure) -> dict[str, str]:
+        found = {}
+        for segment in phase.spec.segments:
+            value = exposure.segments.get(segment.label, NO_VALUE)
+            apart = rows.apart.setdefault(segment.label, [])
+            if segment.values:
+                known = value in (*segment.values, NO_VALUE)
+            elif known := value in (*apart, NO_VALUE) or len(apart) < MAX_SEGMENT_VALUES:
+                apart += [value] if value not in (*apart, NO_VALUE) else []
+            found[segment.label] = value if known else OTHER_VALUE
+        return found
 
     def _adopt(self, place: Place, exposure: Exposure, new: bool) -> None:
         """Outcomes that were here before their exposure."""
@@ -136,12 +154,11 @@ class MemoryStore:
     def _status(self, kept: Kept) -> Accepted:
         if not kept.places:
             return Accepted.UNKNOWN
-        counted = any(self._in_window(kept.outcome, *found) for found in kept.places.items())
+        counted = any(self._counts(kept.outcome, *found) for found in kept.places.items())
         return Accepted.COUNTED if counted else Accepted.LATE
 
-    def _in_window(self, outcome: Outcome, place: Place, unit: str) -> bool:
-        window = next(p.spec.window for p in self.get(place[0]).phases if p.number == place[1])
-        return outcome.time <= self.rows[place].firsts[unit].time + window
+    def _counts(self, outcome: Outcome, place: Place, unit: str) -> bool:
+        return counts(outcome, self._phase(*place), self.rows[place].firsts[unit])
 
     def pairs(self, pairs: Sequence[Pair]) -> None:
         for pair in pairs:
@@ -162,7 +179,7 @@ class MemoryStore:
         found = self._phase(name, phase)
         return phase_data(found, place, rows, self.outcomes.values(), differed)
 
-    def _phase(self, name: str, number: int):
+    def _phase(self, name: str, number: int) -> Phase:
         phases = self.get(name).phases
         found = next((p for p in phases if p.number == number), None)
         if found is None:
@@ -174,12 +191,13 @@ class MemoryStore:
         self._phase(name, number)
         return (name, number), self.rows[name, number]
 
-    def paired(self, name: str, phase: int) -> Mapping[str, tuple[int, int, int]]:
+    def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
         _, rows = self._of(name, phase)
-        results: dict[str, list[int]] = {}
-        for (arm, _), pair in rows.pairs.items():
-            results.setdefault(arm, []).append(pair.result)
-        return {arm: (r.count(1), r.count(-1), r.count(0)) for arm, r in sorted(results.items())}
+        results: dict[str, dict[tuple[str, str], list[int]]] = {}
+        for (arm, response), pair in rows.pairs.items():
+            who = (pair.unit, "" if pair.unit else response)
+            results.setdefault(arm, {}).setdefault(who, []).append(pair.result)
+        return {arm: pair_counts(list(found.values())) for arm, found in sorted(results.items())}
 
     def set_peak(self, name: str, phase: int, peak: float) -> None:
         _, rows = self._of(name, phase)

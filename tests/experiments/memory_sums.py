@@ -16,11 +16,12 @@ from router.experiments.model import (
     Outcome,
     Pair,
     Phase,
+    Spec,
     Unanswered,
 )
 from router.experiments.stats import Kind, Moments
 from router.experiments.store import series
-from router.experiments.store.port import Bucket, PhaseData
+from router.experiments.store.port import Bucket, PairCounts, PhaseData
 
 Place: TypeAlias = tuple[str, int]  # experiment, phase
 
@@ -35,13 +36,30 @@ class Kept:
 
 @dataclass
 class Rows:
-    """What is logged of one phase. `firsts`: the exposure of each unit that was kept first."""
+    """What is logged of one phase. `firsts`: the exposure of each unit that was kept first; `apart`: values
+    of labels that are told apart."""
 
     exposures: dict[str, Exposure] = field(default_factory=dict)
     firsts: dict[str, Exposure] = field(default_factory=dict)
+    segments: dict[str, dict[str, str]] = field(default_factory=dict)
+    apart: dict[str, list[str]] = field(default_factory=dict)
     pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
     disagreements: dict[str, Disagreement] = field(default_factory=dict)
     peak: float = 0.0
+
+
+def came_in_time(said: Outcome, phase: Phase, first: Exposure) -> bool:
+    return not said.received or said.received <= first.time + phase.spec.window + phase.spec.grace
+
+
+def counts(said: Outcome, phase: Phase, first: Exposure) -> bool:
+    return said.time <= first.time + phase.spec.window and came_in_time(said, phase, first)
+
+
+def pair_counts(units: list[list[int]]) -> PairCounts:
+    results = [result for found in units for result in found]
+    shares = [r.count(1) / (r.count(1) + r.count(-1)) for r in units if any(r)]
+    return PairCounts(results.count(1), results.count(-1), results.count(0), len(shares), sum(shares))
 
 
 class Unit:
@@ -49,16 +67,17 @@ class Unit:
 
     def __init__(self, phase: Phase, place: Place, rows: Rows, first: Exposure, kept: Iterable[Kept]) -> None:
         end = first.time + phase.spec.window
-        self.arm, self.answers = first.arm, 0
+        self.arm, self.segments = first.arm, rows.segments[first.unit]
         self.shown = [e for e in rows.exposures.values() if e.unit == first.unit]
         self.responses = sum(e.time <= end for e in self.shown)
         self.counted: dict[str, list[Outcome]] = defaultdict(list)
         self.before: dict[str, list[float]] = defaultdict(list)
         for found in kept:
             said = found.outcome
-            if found.places.get(place) == first.unit and said.time <= end:
+            if found.places.get(place) == first.unit and counts(said, phase, first):
                 self.counted[said.metric].append(said)
-            if first.unit in {said.unit, *found.places.values()} and said.time < phase.started:
+            known = first.unit in {said.unit, *found.places.values()}
+            if known and said.time < phase.started and came_in_time(said, phase, first):
                 self.before[said.metric].append(said.value)
 
     def values(self, name: str) -> list[float]:
@@ -70,8 +89,13 @@ class Unit:
         if metric.kind is Kind.RATIO:
             now = (sum(self.values(metric.name)), self._denominator(metric))
         else:
-            now = (self._value(metric),)
+            now = self._capped(metric, self._value(metric))
         return (*now, *self._covariate(metric)) if metric.covariate else now
+
+    def _capped(self, metric: MetricSpec, value: float) -> tuple[float]:
+        if metric.kind is not Kind.MEAN or metric.cap is None:
+            return (value,)
+        return (min(max(value, metric.least), metric.cap),)
 
     def _value(self, metric: MetricSpec) -> float:
         found = self.values(metric.name)
@@ -98,8 +122,8 @@ class Unit:
             below = float(len(found)) if counts else sum(self.before[metric.per])
             return (sum(found), below) if found and below else (0.0, 1.0)
         if metric.aggregate is Aggregate.SUM:
-            return (sum(found),)
-        return (sum(found) / len(found) if found else 0.0,)
+            return self._capped(metric, sum(found))
+        return self._capped(metric, sum(found) / len(found) if found else 0.0)
 
     def length(self, primary: MetricSpec) -> tuple[float, float] | None:
         tokens = self.values("completion_tokens")
@@ -144,19 +168,19 @@ def _built_in(units: Iterable[Unit]) -> dict[str, dict[str, float]]:
 
 
 def _buckets(phase: Phase, rows: Rows, units: dict[str, Unit]) -> Iterable[Bucket]:
-    width = series.first_width(phase.spec.window)
+    stretches = series.stretches_of(phase.spec)
     groups: dict[tuple[int, str], list[Unit]] = defaultdict(list)
     for name, unit in units.items():
         elapsed = rows.firsts[name].time - phase.started
-        groups[series.stretch_number(elapsed, width), unit.arm].append(unit)
+        groups[stretches.number(elapsed), unit.arm].append(unit)
     for (stretch, arm), found in sorted(groups.items()):
-        offset, seconds = series.stretch_span(stretch, width)
+        offset, seconds = stretches.span(stretch)
         yield _bucket(phase, arm, (phase.started + offset, seconds), found)
 
 
 def _bucket(phase: Phase, arm: str, span: tuple[float, float], units: list[Unit]) -> Bucket:
     spec = phase.spec
-    metrics = (spec.primary, *spec.guardrails)
+    metrics = spec.metrics
     lengths = None
     if spec.primary.kind is not Kind.RATIO:
         lengths = _moments(2, [unit.length(spec.primary) for unit in units])
@@ -168,7 +192,17 @@ def _bucket(phase: Phase, arm: str, span: tuple[float, float], units: list[Unit]
         answered={m.name: sum(bool(u.counted[m.name]) for u in units) for m in metrics},
         moments={m.name: _moments(columns_of(m), [u.row(m) for u in units]) for m in metrics},
         lengths=lengths,
+        segments=_segments(spec, units),
     )
+
+
+def _segments(spec: Spec, units: list[Unit]) -> dict[tuple[str, str], Moments]:
+    found: dict[tuple[str, str], list[tuple[float, ...]]] = defaultdict(list)
+    for unit in units:
+        row = unit.row(spec.primary)
+        for segment in unit.segments.items() if row is not None else ():
+            found[segment].append(row)
+    return {segment: _moments(columns_of(spec.primary), rows) for segment, rows in sorted(found.items())}
 
 
 def columns_of(metric: MetricSpec) -> int:

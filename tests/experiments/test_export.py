@@ -23,6 +23,8 @@ from router.experiments import export as exporting
 from router.experiments.assignment import unit_hash
 from router.experiments.export import export, hash_file, hash_units
 from router.experiments.model import Pair
+from router.experiments.store import tables
+from router.experiments.store.migrating import VERSION
 from router.experiments.store.sql_store import SqlStore
 from router.experiments.store.views import VIEWS
 from router.experiments.values_in import BadFile
@@ -209,6 +211,53 @@ def test_a_url_with_a_mistake_makes_no_database(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("version", [VERSION - 1, VERSION + 1])
+def test_a_database_of_another_version_is_not_touched(store, url, tmp_path, version):
+    with store._writing() as conn:
+        conn.execute(tables.version.update().values(version=version))
+    with pytest.raises(ConfigError, match=f"tables have version {version}, this program"):
+        export(url, "x", 1, "units", tmp_path / "u.csv")
+    with store.reading() as conn:
+        assert conn.execute(tables.version.select()).scalar_one() == version
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_an_empty_database_stays_empty(url, tmp_path):
+    with pytest.raises(ConfigError, match="it has no tables of lora-router"):
+        export(url, "x", 1, "units", tmp_path / "u.csv")
+    with pytest.raises(ConfigError, match="it has no tables of lora-router"):
+        export(url, "x", 1, "units", tmp_path / "u.csv")
+
+
+def test_a_file_of_something_else_stays_as_it_is(tmp_path):
+    for content in (b"", b"mine" * 2000):
+        (tmp_path / "x.db").write_bytes(content)
+        with pytest.raises(ConfigError):
+            export(f"sqlite:///{tmp_path}/x.db", "x", 1, "units", tmp_path / "u.csv")
+        assert (tmp_path / "x.db").read_bytes() == content
+        assert files(tmp_path) == ["x.db"]
+
+
+def test_a_database_whose_server_was_killed(sqlite_store, tmp_path):
+    """What is in the log is read, and afterwards there is a database and nothing beside it."""
+    sqlite_store.expose([exposed("u", "r")])
+    (tmp_path / "copy #1").mkdir()
+    for end in ("", "-shm", "-wal"):
+        left = (tmp_path / f"experiments.db{end}").read_bytes()
+        (tmp_path / f"copy #1/x.db{end}").write_bytes(left)
+    assert export(f"sqlite:///{tmp_path}/copy #1/x.db", "x", 1, "units", tmp_path / "u.csv")[0].rows == 1
+    assert files(tmp_path / "copy #1") == ["x.db"]
+
+
+def test_a_store_that_is_only_read_writes_nothing(store, url):
+    reader = SqlStore(url, migrate=False)
+    assert reader.get("x").name == "x"
+    assert reader.data("x", 1).responses == {"a": 1, "b": 2}
+    with pytest.raises(RuntimeError, match="to be read only"):
+        reader.salt("holdout")
+    reader.close()
+
+
 def test_a_file_that_is_there_stays(store, tmp_path):
     path = tmp_path / "u.csv"
     path.write_text("mine")
@@ -258,7 +307,7 @@ def fill(store: SqlStore, count: int) -> None:
     name, no = "lower(hex(randomblob(16)))", "0"
     if store._engine.dialect.name == "postgresql":
         numbers, name, no = "WITH n AS (SELECT generate_series(1, {0}) AS i)", "md5(i::text)", "false"
-    rows = f"SELECT i, {name}, 1, 'a', 1e9 + i / 8.0, 0, 1, 1, {no}, {no}, {no} FROM n"
+    rows = f"SELECT i, {name}, 1, 'a', 1e9 + i / 8.0, 0, 1, 1, {no}, {no}, {no}, '' FROM n"
     with store._writing() as conn:
         conn.exec_driver_sql(f"INSERT INTO lora_router_units {numbers.format(count)} {rows}")
 
@@ -377,7 +426,7 @@ def test_the_hash_as_the_page_has_it_in_python():
 def test_the_hash_as_the_page_has_it_in_postgresql(store):
     hashed = "left(encode(sha256(convert_to('lora-router/unit' || chr(31) || unit, 'UTF8')), 'hex'), 32)"
     query = f"""SELECT {hashed} FROM (VALUES ('user-1'), ('Ünal 名'), ('')) AS mine (unit)"""
-    with store._reading() as conn:
+    with store.reading() as conn:
         found = list(conn.exec_driver_sql(query).scalars())
     assert found == [unit_hash("user-1"), unit_hash("Ünal 名"), unit_hash("")]
 

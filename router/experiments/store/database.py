@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
@@ -76,8 +77,14 @@ _SQLITE = {
 _WRONG = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
-def parse_url(text: str) -> URL:
-    """The URL with its driver; the folder of a SQLite file is made. Raises ConfigError."""
+READ_PRAGMAS = (f"busy_timeout={int(WAIT_SECONDS * 1000)}", "query_only=ON")
+
+
+def parse_url(text: str, must_exist: bool = False) -> URL:
+    """The URL with its driver; the folder of a SQLite file is made, or the file must be there.
+
+    Raises ConfigError.
+    """
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:
@@ -88,7 +95,9 @@ def parse_url(text: str) -> URL:
     driver, module, remedy = DRIVERS[url.drivername]
     if find_spec(module) is None:
         raise ConfigError(f"the store at {shown_url(url)} needs the Python package {module}: {remedy}")
-    return _file_url(url) if driver == "sqlite" else _server_url(url.set(drivername=driver))
+    if driver != "sqlite":
+        return _server_url(url.set(drivername=driver))
+    return _file_url(url, must_exist)
 
 
 def shown_url(url: URL) -> str:
@@ -96,7 +105,7 @@ def shown_url(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
-def _file_url(url: URL) -> URL:
+def _file_url(url: URL, must_exist: bool) -> URL:
     if not url.database or url.database == ":memory:" or url.database.startswith("file:") or url.host:
         raise ConfigError(
             "the store's URL names no file, and what is kept in memory is lost: "
@@ -105,7 +114,10 @@ def _file_url(url: URL) -> URL:
     path = Path(url.database).expanduser().absolute()
     try:
         is_folder = path.is_dir()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if must_exist and not path.exists():
+            raise ConfigError(f"{path}: there is no such database of experiments")
+        if not must_exist:
+            path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
             f"the store's folder {path.parent} cannot be made or entered: {error.strerror}"
@@ -127,10 +139,10 @@ def _server_url(url: URL) -> URL:
     return url
 
 
-def make_engine(url: URL) -> Engine:
-    """An engine; nothing is connected yet."""
+def make_engine(url: URL, read_only: bool = False) -> Engine:
+    """An engine; nothing is connected yet. `read_only` makes no file, and changes none."""
     if url.get_backend_name() == "sqlite":
-        return _sqlite_engine(url)
+        return _sqlite_engine(url, read_only)
     options = {
         "pg8000": {"timeout": CONNECT_SECONDS},
         "psycopg": {"connect_timeout": int(CONNECT_SECONDS)},
@@ -148,17 +160,19 @@ def make_engine(url: URL) -> Engine:
     return engine
 
 
-def _sqlite_engine(url: URL) -> Engine:
+def _sqlite_engine(url: URL, read_only: bool) -> Engine:
     arguments = {"timeout": WAIT_SECONDS, "check_same_thread": False}
+    if read_only:  # "rw": with "ro" the last to leave could not put the log away
+        url = url.set(database=f"file:{quote(url.database or '')}", query={"mode": "rw", "uri": "true"})
     engine = create_engine(url, connect_args=arguments, pool_timeout=CONNECT_SECONDS)
-    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "connect", partial(_set_up_sqlite, READ_PRAGMAS if read_only else SQLITE_PRAGMAS))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _set_up_sqlite(connection: Any, _record: object) -> None:
+def _set_up_sqlite(pragmas: Iterable[str], connection: Any, _record: object) -> None:
     connection.isolation_level = None  # Python's own BEGIN comes too late to be a lock
-    for pragma in SQLITE_PRAGMAS:
+    for pragma in pragmas:
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -10,11 +10,13 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Double, Text, case, delete, func, literal_column, select
 
 from router.experiments.model import Disagreement, Exposure, Outcome, Pair
 from router.experiments.store.bulk import Clash
+from router.experiments.store.port import PairCounts
 from router.experiments.store.recording import Placed, place, remember, remember_later, seek_later
+from router.experiments.store.segments import segments_of
 from router.experiments.store.series import EVERYTHING, RESPONSES, PhaseInfo
 from router.experiments.store.session import Session, Unit
 from router.experiments.store.tables import WAITING, digests, disagreements, exposures, outcomes, units
@@ -23,7 +25,7 @@ from router.experiments.store.tables import pairs as table
 log = logging.getLogger(__name__)
 Shown: TypeAlias = tuple[PhaseInfo, Exposure]
 _OUTCOME = [
-    outcomes.c[name] for name in ("key", "metric", "value", "time", "response_id", "experiment", "unit")
+    outcomes.c[n] for n in ("key", "metric", "value", "time", "response_id", "experiment", "unit", "came")
 ]
 Said: TypeAlias = tuple[PhaseInfo, Disagreement]
 
@@ -74,7 +76,13 @@ def _fresh(session: Session, known: Sequence[Shown]) -> tuple[list[Shown], dict[
 
 
 def _new_units(session: Session, shown: Iterable[Shown]) -> list[Unit]:
-    return [session.add(info, e) for info, e in shown if (info.id, e.unit) not in session.named]
+    new: dict[tuple[int, str], Shown] = {}
+    for info, e in shown:
+        if (info.id, e.unit) not in session.named:
+            new.setdefault((info.id, e.unit), (info, e))
+    first = list(new.values())
+    told = zip(first, segments_of(session, first), strict=True)
+    return [session.add(info, e, segments) for (info, e), segments in told]
 
 
 def _keep(session: Session, answering: Sequence[tuple[Exposure, Unit]]) -> None:
@@ -210,15 +218,27 @@ def keep_pairs(session: Session, found: Sequence[Pair]) -> None:
     for p in reversed(found):
         if info := infos.get((p.experiment, p.phase)):
             key = (info.id, p.arm, p.response_id)
-            rows[key] = (*key, p.time, p.result, json.dumps(dict(p.numbers)))
+            rows[key] = (*key, p.time, p.result, json.dumps(dict(p.numbers)), p.unit)
     session.bulk.write(session.conn, table, (rows[key] for key in sorted(rows)), Clash.KEEP)
 
 
-def count_pairs(conn: Connection, info: PhaseInfo) -> dict[str, tuple[int, int, int]]:
-    """Arm -> wins, losses, ties."""
-    of = table.c
-    query = select(of.arm, of.result, func.count()).where(of.phase == info.id).group_by(of.arm, of.result)
-    found: dict[str, dict[int, int]] = {}
-    for arm, result, n in conn.execute(query):
-        found.setdefault(arm, {})[result] = n
-    return {arm: (n.get(1, 0), n.get(-1, 0), n.get(0, 0)) for arm, n in sorted(found.items())}
+def count_pairs(conn: Connection, info: PhaseInfo) -> dict[str, PairCounts]:
+    """By arm. A pair without a unit is one of its own."""
+    of, none = table.c, literal_column("''", Text)
+    own = case((of.unit == none, of.response_id), else_=none)
+    won, lost, tied = (func.sum(case((of.result == result, 1), else_=0)) for result in (1, -1, 0))
+    by_unit = (
+        select(of.arm, won.label("won"), lost.label("lost"), tied.label("tied"))
+        .where(of.phase == info.id)
+        .group_by(of.arm, of.unit, own)
+        .subquery()
+        .c
+    )
+    told = by_unit.won + by_unit.lost
+    share = case((told > 0, by_unit.won * literal_column("1.0", Double) / told), else_=0.0)
+    sums = (by_unit.won, by_unit.lost, by_unit.tied, case((told > 0, 1), else_=0), share)
+    rows = conn.execute(select(by_unit.arm, *map(func.sum, sums)).group_by(by_unit.arm))
+    return {
+        arm: PairCounts(int(wins), int(losses), int(ties), int(units), float(share_sum))
+        for arm, wins, losses, ties, units, share_sum in sorted(rows)
+    }

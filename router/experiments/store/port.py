@@ -1,13 +1,17 @@
 """What the rest asks of the store. Every call blocks: call it from a thread, never from the event loop.
 
 All raise StoreDown where the database cannot be reached; what was acknowledged before is kept.
+
+A stated rule: an outcome counts for a unit if its time is not after the unit's first exposure plus `window`,
+and if it came (`Outcome.received`, by the server's clock; 0: at once) not after that plus `grace`. Else it is
+LATE: kept, not counted, nor as the unit's past. So nothing changes the value of a unit that may be judged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from router.experiments.model import (
     Accepted,
@@ -30,6 +34,7 @@ class Bucket:
     `start` is unix seconds. `exposed` is the number of units; `answered` how many have the metric.
     `lengths` has the columns (value of the primary metric, mean completion_tokens of the unit's answers)
     of the units that have both, where the primary metric is no ratio; None where that is not kept.
+    `segments` has the primary metric's sums by label and value of the plan's segments.
     """
 
     arm: str
@@ -40,6 +45,18 @@ class Bucket:
     answered: Mapping[str, int]  # metric -> units with an outcome
     moments: Mapping[str, Moments]  # metric -> columns as its Metric has them
     lengths: Moments | None = None
+    segments: Mapping[tuple[str, str], Moments] = field(default_factory=dict)
+
+
+class PairCounts(NamedTuple):
+    """A shadow arm's judged pairs. `units` have one that is no tie; `share_sum` adds up each one's share of
+    wins among those. A pair without a unit is a unit of its own."""
+
+    wins: int = 0
+    losses: int = 0
+    ties: int = 0
+    units: int = 0
+    share_sum: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +92,11 @@ class Store(Protocol):
         ...
 
     def replace(self, experiment: Experiment, audit: AuditEntry) -> Experiment:
-        """Put it in place of the one with the same etag, and keep the audit entry with it. Raises
-        ExperimentNotFound, StaleEtag."""
+        """Put it in place of the one with the same etag, and keep the audit entry with it.
+
+        Where a phase has other metrics than before, their sums are made from what was recorded, as if they
+        had been there from the start. Raises ExperimentNotFound, StaleEtag.
+        """
         ...
 
     def delete(self, name: str, etag: str = "") -> None:
@@ -86,7 +106,8 @@ class Store(Protocol):
     def expose(self, exposures: Sequence[Exposure]) -> None:
         """Keep them; the same response again changes nothing. Durable when it returns.
 
-        The arm and the window of a unit are those of the exposure of it that was kept first. Outcomes
+        Arm, window and segments of a unit are those of the exposure of it that was kept first. Of a label
+        whose values the plan does not name the first `MAX_SEGMENT_VALUES` in a phase are told apart. Outcomes
         that came before their exposure are counted now. Exposures of a phase that is not there (any more)
         are dropped with a warning.
         """
@@ -118,8 +139,8 @@ class Store(Protocol):
         """The same over the units for which the two routers differed at least once."""
         ...
 
-    def paired(self, name: str, phase: int) -> Mapping[str, tuple[int, int, int]]:
-        """Arm -> wins, losses, ties of the shadow."""
+    def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
+        """By shadow arm."""
         ...
 
     def set_peak(self, name: str, phase: int, peak: float) -> None:

@@ -11,11 +11,12 @@ from sqlalchemy import Connection, select
 from router.errors import ExperimentNotFound
 from router.experiments.model import MetricSpec
 from router.experiments.stats import Kind, Moments
+from router.experiments.stats.moments import places
 from router.experiments.store import tables
 from router.experiments.store.port import Bucket, PhaseData
 from router.experiments.store.resources import read
-from router.experiments.store.series import LENGTHS, PhaseInfo, Phases, stretch_span
-from router.experiments.store.tables import COLUMNS
+from router.experiments.store.series import LENGTHS, PhaseInfo, Phases, split_key
+from router.experiments.store.tables import COLUMNS, PRODUCTS
 
 Cell = tuple[int, Moments]  # units that answered, and their sums
 
@@ -63,13 +64,21 @@ def _cohorts(conn: Connection, info: PhaseInfo, only: bool) -> dict[tuple[int, s
 
 def _sums(conn: Connection, info: PhaseInfo, only: bool) -> Mapping[tuple[int, str], Mapping[str, Cell]]:
     columns = {series.key: series.columns for series in info.series}
+    split = {series.key for series in info.series if series.split}
     found: dict[tuple[int, str], dict[str, Cell]] = defaultdict(dict)
     for arm, stretch, key, answered, n, *numbers in _rows(conn, tables.sums, info, only):
-        width = columns[key]
-        products = tuple(numbers[COLUMNS : COLUMNS + width * (width + 1) // 2])
-        cell, here = (answered, Moments(n, tuple(numbers[:width]), products)), found[stretch, arm]
+        name, segment = split_key(key)
+        if name not in columns or (segment and name not in split):
+            continue  # a secondary metric's that is no more
+        cell, here = (answered, _moments(n, numbers, columns[name])), found[stretch, arm]
         here[key] = _both(here[key], cell) if key in here else cell
     return found
+
+
+def _moments(n: int, numbers: Sequence[float], columns: int) -> Moments:
+    starts = ((0, 1), (COLUMNS, 2), (COLUMNS + PRODUCTS, 3))
+    parts = (tuple(numbers[at : at + len(places(columns, power))]) for at, power in starts)
+    return Moments(n, *parts)
 
 
 def _both(one: Cell, other: Cell) -> Cell:
@@ -79,7 +88,7 @@ def _both(one: Cell, other: Cell) -> Cell:
 def _bucket(
     info: PhaseInfo, stretch: int, arm: str, cohort: Sequence[int], sums: Mapping[str, Cell]
 ) -> Bucket:
-    offset, seconds = stretch_span(stretch, info.width)
+    offset, seconds = info.stretches.span(stretch)
     cells = {s.key: sums.get(s.key) or (0, Moments.empty(s.columns)) for s in info.series}
     names = [m.name for m in info.metrics]
     return Bucket(
@@ -91,7 +100,15 @@ def _bucket(
         answered={name: cells[name][0] for name in names},
         moments={name: cells[name][1] for name in names},
         lengths=cells[LENGTHS][1] if _has_lengths(info.metrics) else None,
+        segments=_segments(info, sums),
     )
+
+
+def _segments(info: PhaseInfo, sums: Mapping[str, Cell]) -> dict[tuple[str, str], Moments]:
+    if not info.segments:
+        return {}
+    found = ((split_key(key)[1], moments) for key, (_, moments) in sorted(sums.items()))
+    return {segment: moments for segment, moments in found if segment and moments.n}
 
 
 def _has_lengths(metrics: Sequence[MetricSpec]) -> bool:

@@ -109,8 +109,14 @@ class Placed:
         """What becomes of it."""
         if not self.units:
             return Accepted.UNKNOWN
-        counted = any(u.in_window(self.outcome.time) for u in self.units)
+        counted = any(counts(self.outcome, unit) for unit in self.units)
         return Accepted.COUNTED if counted else Accepted.LATE
+
+
+def counts(said: Outcome, unit: Unit) -> bool:
+    """Whether it counts for a unit; if not it is late. It must have happened in the unit's window, and have
+    come before the window and its grace were over: then a unit may be judged, and nothing changes it."""
+    return unit.in_window(said.time) and unit.in_time(said.received)
 
 
 def place(session: Session, found: Iterable[Placed]) -> None:
@@ -124,12 +130,12 @@ def _rows(placed: Placed, now: float) -> Iterator[tuple[Any, ...]]:
     said = placed.outcome
     what = (said.metric, said.value, said.time, said.response_id, said.experiment, said.unit)
     for unit in placed.units:
-        late = not unit.in_window(said.time)
+        late = not counts(said, unit)
         if not late:
             unit.count(said.metric, said.value, said.time)
-        yield said.key, unit.info.id, unit.id, *what, int(late), now
+        yield said.key, unit.info.id, unit.id, *what, int(late), now, said.received
     if not placed.units:
-        yield said.key, 0, None, *what, 0, now
+        yield said.key, 0, None, *what, 0, now, said.received
 
 
 def seek_later(session: Session, found: Collection[Placed]) -> list[tuple[Placed, PhaseInfo, str]]:
@@ -154,7 +160,7 @@ def remember_later(session: Session, told: Iterable[tuple[Placed, PhaseInfo, str
     for placed, info, name in told:
         unit = session.named.get((info.id, name))
         if unit is not None and unit.old is not None:
-            unit.recall(placed.outcome.metric, placed.outcome.value)
+            unit.recall(placed.outcome.metric, placed.outcome.value, placed.outcome.received)
 
 
 def remember(session: Session, fresh: Iterable[Unit]) -> None:
@@ -165,24 +171,25 @@ def remember(session: Session, fresh: Iterable[Unit]) -> None:
             by_phase.setdefault(unit.info.id, {})[unit.unit] = unit
     for named in by_phase.values():
         info = next(iter(named.values())).info
-        for name, metric, value in _past(session, info, named):
-            named[name].recall(metric, value)
+        recall_past(session, info, named, info.covariates)
 
 
-def _past(session: Session, info: PhaseInfo, named: Mapping[str, Unit]) -> Iterator[tuple[str, str, float]]:
-    """(unit, metric, value) of each outcome from before the phase, once."""
+def recall_past(
+    session: Session, info: PhaseInfo, named: Mapping[str, Unit], metrics: Collection[str]
+) -> None:
+    """Give units of a phase, by name, their past: each outcome from before the phase, once."""
     of, among = outcomes.c, session.bulk.among
-    before = (among(of.metric, info.covariates), of.time < info.started)
-    placed = select(of.key, units.c.unit, of.metric, of.value).join_from(
+    before = (among(of.metric, metrics), of.time < info.started)
+    placed = select(of.key, units.c.unit, of.metric, of.value, of.came).join_from(
         outcomes, units, of.unit_id == units.c.id
     )
-    waiting = select(of.key, of.unit, of.metric, of.value).where(WAITING)
+    waiting = select(of.key, of.unit, of.metric, of.value, of.came).where(WAITING)
     seen: set[tuple[str, str]] = set()
     for query, name in ((placed, units.c.unit), (waiting, of.unit)):
-        for key, unit, metric, value in session.conn.execute(query.where(among(name, named), *before)):
+        for key, unit, *said in session.conn.execute(query.where(among(name, named), *before)):
             if (key, unit) not in seen:
                 seen.add((key, unit))
-                yield unit, metric, value
+                named[unit].recall(*said)
 
 
 def _names(placed: Placed) -> set[str]:

@@ -16,16 +16,21 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Delete, delete, insert, select, update
 
 from router.errors import AlreadyExists, ExperimentNotFound, StaleEtag
-from router.experiments.model import AuditEntry, Experiment
+from router.experiments.model import AuditEntry, Experiment, Phase
 from router.experiments.store import tables
 from router.experiments.store.bulk import Bulk
-from router.experiments.store.series import covariates_of
+from router.experiments.store.rebuilding import follow
+from router.experiments.store.series import covariates_of, info_of
+from router.experiments.store.session import Session
 from router.experiments.store.tables import from_json, to_json
 
 _OF = tables.experiments.c
 CHUNK = 2000
 RESPONSE_WAITS, UNIT_WAITS = 86_400.0, 35 * 86_400.0  # seconds
-_SUMS = (tables.digests, tables.cohorts, tables.sums, tables.built_in, tables.pairs, tables.disagreements)
+_OF_PHASES = (
+    *(tables.digests, tables.segment_values, tables.cohorts, tables.sums, tables.built_in),
+    *(tables.pairs, tables.disagreements),
+)
 
 
 def salt(conn: Connection, purpose: str) -> str:
@@ -61,20 +66,25 @@ def create(conn: Connection, experiment: Experiment) -> Experiment:
     return kept
 
 
-def put(conn: Connection, experiment: Experiment, audit: AuditEntry) -> Experiment:
+def put(session: Session, experiment: Experiment, audit: AuditEntry) -> Experiment:
     """Raises ExperimentNotFound, StaleEtag."""
+    conn = session.conn
     row = _row(conn, experiment.name)
     _check(row, experiment.etag)
     kept = replace(experiment, etag=_new_etag())
     changed = update(tables.experiments).where(_OF.id == row.id)
     conn.execute(changed.values(etag=kept.etag, document=to_json(kept)))
-    _keep_phases(conn, row.id, kept)
     keep_act(conn, audit)
+    before = {phase.number: phase for phase in from_json(row.document, row.etag).phases}
+    for key, phase in _keep_phases(conn, row.id, kept):
+        old = before.get(phase.number, phase)
+        if old.spec != phase.spec:
+            follow(session, info_of(key, kept.name, old), info_of(key, kept.name, phase))
     return kept
 
 
 def forget(conn: Connection, name: str, etag: str) -> None:
-    """Take the name away: what was logged is removed later (`removal.py`), and is seen by nobody."""
+    """Take the name away: what was logged is removed later (`remove_some`), and is seen by nobody."""
     row = _row(conn, name)
     _check(row, etag or row.etag)
     conn.execute(update(tables.experiments).where(_OF.id == row.id).values(name=None, document="", etag=""))
@@ -114,19 +124,21 @@ def _check(row: Any, etag: str) -> None:
         raise StaleEtag("the experiment changed since it was read: read it again, then change it")
 
 
-def _keep_phases(conn: Connection, key: int, experiment: Experiment) -> None:
-    of = tables.phases.c
-    there = set(conn.execute(select(of.number).where(of.experiment == key)).scalars())
+def _keep_phases(conn: Connection, key: int, experiment: Experiment) -> list[tuple[int, Phase]]:
+    """Those that were there before, with their ids."""
+    of, known = tables.phases.c, []
+    query = select(of.number, of.id).where(of.experiment == key)
+    there: dict[int, int] = {row.number: row.id for row in conn.execute(query)}
     for phase in experiment.phases:
-        if phase.number not in there:
-            row = insert(tables.phases).values(
-                experiment=key,
-                number=phase.number,
-                started=phase.started,
-                peak=0.0,
-                covariates=json.dumps(sorted(covariates_of(phase.spec))),
-            )
-            conn.execute(row)
+        covariates = json.dumps(sorted(covariates_of(phase.spec)))
+        if phase.number in there:
+            found = there[phase.number]
+            conn.execute(update(tables.phases).where(of.id == found).values(covariates=covariates))
+            known.append((found, phase))
+        else:
+            place = {"experiment": key, "number": phase.number, "started": phase.started, "peak": 0.0}
+            conn.execute(insert(tables.phases).values(**place, covariates=covariates))
+    return known
 
 
 def _new_etag() -> str:
@@ -157,7 +169,7 @@ def _remove_deleted(conn: Connection, bulk: Bulk) -> bool:
 
 
 def _remove_phases(conn: Connection, bulk: Bulk, phases: Sequence[int]) -> None:
-    for table in _SUMS:
+    for table in _OF_PHASES:
         conn.execute(delete(table).where(bulk.among(table.c.phase, phases)))
     conn.execute(delete(tables.phases).where(bulk.among(tables.phases.c.id, phases)))
 

@@ -7,9 +7,9 @@ a batch changes in the sums is collected unit by unit, and added in the database
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
@@ -24,8 +24,10 @@ from router.experiments.store.series import (
     Row,
     Series,
     Values,
+    powers,
+    segment_suffixes,
 )
-from router.experiments.store.tables import COLUMNS, PRODUCTS, built_in, cohorts, sums, units, values
+from router.experiments.store.tables import COLUMNS, CUBES, PRODUCTS, built_in, cohorts, sums, units, values
 
 Cells: TypeAlias = tuple[object, ...]
 
@@ -56,39 +58,42 @@ class Session:
             self._read(self.phases.by_id(self.conn, of), here)
 
     def _read(self, infos: dict[int, PhaseInfo], *which: ColumnElement[bool]) -> None:
-        for key, name, phase, *rest in self.conn.execute(select(units).where(*which)):
-            if phase in infos and key not in self.units:
-                self._keep(Unit(key, infos[phase], name, *rest)).remember()
+        for row in self.conn.execute(select(units).where(*which)):
+            if row.phase in infos and row.id not in self.units:
+                self._keep(unit_of(infos[row.phase], row)).remember()
 
     def _keep(self, unit: Unit) -> Unit:
         self.units[unit.id] = self.named[unit.info.id, unit.unit] = unit
         return unit
 
-    def add(self, info: PhaseInfo, first: Exposure) -> Unit:
-        """A new unit, by its first exposure."""
+    def add(self, info: PhaseInfo, first: Exposure, segments: str) -> Unit:
+        """A new unit, by its first exposure and its column `segments`."""
         if not self._next:
             self._next = self.conn.execute(select(func.coalesce(func.max(units.c.id), 0))).scalar_one()
         self._next += 1
         stretch = info.stretch(first.time)
-        return self._keep(Unit(self._next, info, first.unit, first.arm, first.time, stretch))
+        place = (self._next, info, first.unit, first.arm, first.time, stretch)
+        return self._keep(Unit(*place, segments=segments))
 
     def load(self, changing: Collection[str]) -> None:
         """Read the values that sums are made of which read any of `changing`. Once, before any changes."""
         known = {key: unit for key, unit in self.units.items() if unit.old is not None}
         infos = {unit.info.id: unit.info for unit in known.values()}
-        names = {name for info in infos.values() for name in _needed(info, frozenset(changing))}
-        if not known or not names:
-            return
-        which = [self.bulk.among(values.c.unit_id, known), self.bulk.among(values.c.metric, names)]
-        for key, metric, *rest in self.conn.execute(select(values).where(*which)):
-            unit = known[key]
-            unit.values[metric] = Values(*rest)
+        self.read_values(known, {n for info in infos.values() for n in _needed(info, frozenset(changing))})
+        for unit in known.values():
             if unit.old is not None:
-                unit.old.values[metric] = unit.values[metric]
+                unit.old.values.update(unit.values)
+
+    def read_values(self, of: Mapping[int, Unit], names: Collection[str]) -> None:
+        """Those of some names, into units by id."""
+        if of and names:
+            which = [self.bulk.among(values.c.unit_id, of), self.bulk.among(values.c.metric, names)]
+            for key, metric, *rest in self.conn.execute(select(values).where(*which)):
+                of[key].values[metric] = Values(*rest)
 
     def write_units(self) -> None:
         """Before anything looks for them in the tables."""
-        rows = (_row(u) for u in self.units.values() if u.dirty)
+        rows = (row_of(u) for u in self.units.values() if u.dirty)
         self.bulk.write(self.conn, units, rows, Clash.REPLACE)
 
     def finish(self) -> None:
@@ -112,9 +117,16 @@ def _needed(info: PhaseInfo, changing: frozenset[str]) -> frozenset[str]:
     return (changing | frozenset().union(*reads)) & info.names
 
 
-def _row(u: Unit) -> tuple[int | str | float | bool, ...]:
+def row_of(u: Unit) -> tuple[int | str | float | bool, ...]:
+    """A unit's row of `units`."""
     place = (u.id, u.unit, u.info.id, u.arm, u.first, u.stretch)
-    return (*place, u.answers, u.responses, u.degraded, u.crossed, u.differed)
+    return (*place, u.answers, u.responses, u.degraded, u.crossed, u.differed, u.segments)
+
+
+def unit_of(info: PhaseInfo, row: Any) -> Unit:
+    """From a row of `units`."""
+    key, name, _, *rest = row
+    return Unit(key, info, name, *rest)
 
 
 class Address(NamedTuple):
@@ -144,6 +156,7 @@ class Unit:
     degraded: bool = False
     crossed: bool = False
     differed: bool = False
+    segments: str = ""
     values: dict[str, Values] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
     dirty: bool = False
@@ -153,7 +166,7 @@ class Unit:
         """Keep what it is now as what it was. `old` gets its values when they are read."""
         place = (self.id, self.info, self.unit, self.arm, self.first, self.stretch)
         flags = (self.degraded, self.crossed, self.differed)
-        self.old = Unit(*place, self.answers, self.responses, *flags)
+        self.old = Unit(*place, self.answers, self.responses, *flags, self.segments)
         return self
 
     @property
@@ -162,8 +175,12 @@ class Unit:
         return Address(self.info.id, self.arm, self.differed, self.stretch)
 
     def in_window(self, time: float) -> bool:
-        """Whether an outcome of that time still counts."""
+        """Whether what happened at that time may still count."""
         return time <= self.first + self.info.window
+
+    def in_time(self, received: float) -> bool:
+        """Whether what came then came in time (0: it came at once)."""
+        return not received or received <= self.first + self.info.window + self.info.grace
 
     def shown(self, arm: str, time: float, degraded: bool) -> None:
         """One more answer to it."""
@@ -182,14 +199,14 @@ class Unit:
             self.changed.add(EVERYTHING)
 
     def count(self, metric: str, value: float, time: float) -> None:
-        """One more outcome within the window."""
+        """One more outcome that is not late."""
         if metric in self.info.names:
             self.values[metric] = self.values.get(metric, Values()).plus(value, time)
             self.changed.add(metric)
 
-    def recall(self, metric: str, value: float) -> None:
-        """One more outcome from before the phase."""
-        if metric in self.info.covariates:
+    def recall(self, metric: str, value: float, received: float) -> None:
+        """One more outcome from before the phase; nothing if it came too late to be told."""
+        if metric in self.info.covariates and self.in_time(received):
             found = self.values.get(metric, Values())
             total = found.before_total + value
             self.values[metric] = found._replace(before_n=found.before_n + 1, before_total=total)
@@ -211,13 +228,14 @@ class Deltas:
             if unit.old is None or (unit.old.differed != unit.differed):
                 unit.changed.add(EVERYTHING)
             if unit.dirty:
-                self._cohort(unit)
+                self.add_cohort(unit)
             if unit.changed:
                 self._series(unit)
                 self._means(unit)
         return self
 
-    def _cohort(self, unit: Unit) -> None:
+    def add_cohort(self, unit: Unit) -> None:
+        """Count it where it is now, and no more where it was."""
         for sign, found in ((-1, unit.old), (1, unit)):
             if found is not None:
                 cell = self._cohorts.setdefault(found.address, [0, 0, 0, 0])
@@ -225,29 +243,31 @@ class Deltas:
                     cell[i] += sign * n
 
     def _series(self, unit: Unit) -> None:
-        for series in unit.info.series:
-            if not series.reads.isdisjoint(unit.changed):
-                if unit.old is not None:
-                    self._row(unit.old, series, -1)
-                self._row(unit, series, 1)
+        changed = [series for series in unit.info.series if not series.reads.isdisjoint(unit.changed)]
+        if unit.old is not None:
+            self.add(unit.old, changed, -1)
+        self.add(unit, changed)
 
-    def _row(self, unit: Unit, series: Series, sign: int) -> None:
-        row = series.row(unit)
-        if row is None:
-            return
-        place, width = (unit.address, series.key), len(row)
+    def add(self, unit: Unit, series: Iterable[Series], sign: int = 1) -> None:
+        """Add a unit's rows, or take them away."""
+        address = unit.address
+        for each in series:
+            row = each.row(unit)
+            if row is not None:
+                answered, numbers = sign * (unit.values.get(each.answers, NONE).n > 0), powers(row)
+                self._into((address, each.key), len(row), sign, answered, numbers)
+                for suffix in segment_suffixes(unit.segments) if each.split else ():
+                    self._into((address, each.key + suffix), len(row), sign, answered, numbers)
+
+    def _into(self, place: tuple[Address, str], columns: int, sign: int, answered: int, numbers: Row) -> None:
         cell = self._sums.get(place)
         if cell is None:
-            self._columns[place] = width
-            cell = self._sums[place] = [0.0] * (2 + width + width * (width + 1) // 2)
-        cell[0] += sign * (unit.values.get(series.answers, NONE).n > 0)
+            self._columns[place] = columns
+            cell = self._sums[place] = [0.0] * (2 + len(numbers))
+        cell[0] += answered
         cell[1] += sign
-        at = 2 + width
-        for i, value in enumerate(row):
-            cell[2 + i] += sign * value
-            for other in row[i:]:
-                cell[at] += sign * value * other
-                at += 1
+        for i, number in enumerate(numbers, 2):
+            cell[i] += sign * number
 
     def _means(self, unit: Unit) -> None:
         names = BUILT_IN if EVERYTHING in unit.changed else unit.changed.intersection(BUILT_IN)
@@ -268,16 +288,25 @@ class Deltas:
     def sums(self) -> Iterator[Cells]:
         """Rows of `sums`."""
         for (address, key), cell in sorted(self._sums.items()):
-            width = self._columns[address, key]
-            products = cell[2 + width :]
             if any(cell):
-                head = (*address, key, int(cell[0]), int(cell[1]), *cell[2 : 2 + width])
-                yield (*head, *_zeros(COLUMNS - width), *products, *_zeros(PRODUCTS - len(products)))
+                sums, products, cubes = parts_of(cell[2:], self._columns[address, key])
+                yield (
+                    *(*address, key, int(cell[0]), int(cell[1])),
+                    *(*sums, *_zeros(COLUMNS - len(sums))),
+                    *(*products, *_zeros(PRODUCTS - len(products))),
+                    *(*cubes, *_zeros(CUBES - len(cubes))),
+                )
 
     def built_in(self) -> Iterator[Cells]:
         """Rows of `built_in`."""
         for place, (n, total) in sorted(self._built_in.items()):
             yield (*place, int(n), total)
+
+
+def parts_of(numbers: Sequence[float], columns: int) -> tuple[Sequence[float], ...]:
+    """What `powers` made of a row, or sums of it: numbers, products of two, products of three."""
+    products = columns + columns * (columns + 1) // 2
+    return numbers[:columns], numbers[columns:products], numbers[products:]
 
 
 def _zeros(n: int) -> Row:

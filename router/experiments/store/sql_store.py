@@ -24,12 +24,14 @@ from router.experiments.store import database, reading, resources
 from router.experiments.store.bulk import bulk_for
 from router.experiments.store.database import parse_url, shown_url, translated
 from router.experiments.store.exposing import count_pairs, disagree, expose, keep_pairs
-from router.experiments.store.port import PhaseData
+from router.experiments.store.migrating import check_version, migrate
+from router.experiments.store.port import PairCounts, PhaseData
 from router.experiments.store.recording import record
 from router.experiments.store.resources import remove_some
 from router.experiments.store.series import Phases
 from router.experiments.store.session import Session
-from router.experiments.store.tables import migrate, phases
+from router.experiments.store.tables import phases
+from router.experiments.store.views import make_views
 
 log = logging.getLogger(__name__)
 TIDY_SECONDS = 3600.0
@@ -39,12 +41,13 @@ class SqlStore:
     """Follows `port.Store`; any thread may call it. What a call wrote is on disk when it returns.
 
     The URL, its driver and the file are checked at once: ConfigError says what to do. A server that cannot
-    be reached is no error here: calls raise StoreDown until it is back, and then work.
+    be reached is no error here: calls raise StoreDown until it is back, and then work. With `migrate` False a
+    database of this version must be there, and is only read: ConfigError and StoreDown come at once.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = parse_url(url)
-        self._engine = database.make_engine(self._url)
+    def __init__(self, url: str, migrate: bool = True) -> None:
+        self._url, self._read_only = parse_url(url, must_exist=not migrate), not migrate
+        self._engine = database.make_engine(self._url, self._read_only)
         self._bulk = bulk_for(self._engine.dialect.name)
         self._phases = Phases(self._bulk)
         self._alone = threading.Lock()  # threads of one process queue here, not in the database
@@ -52,20 +55,29 @@ class SqlStore:
         try:
             self._prepare(starting=True)
         except StoreDown as error:
+            if self._read_only:
+                self.close()
+                raise
             log.warning("%s; experiments wait until it is back", error.message)
         except BaseException:
             self.close()
             raise
 
     def _prepare(self, starting: bool = False) -> None:
-        if not self._ready:
-            with translated(self._url, starting), database.writing(self._engine) as conn:
+        if self._ready:
+            return
+        opened = database.reading if self._read_only else database.writing
+        with translated(self._url, starting), opened(self._engine) as conn:
+            if self._read_only:
+                check_version(conn)
+            else:
                 self._migrate(conn, starting)
-            self._ready = True
+        self._ready = True
 
     def _migrate(self, conn: Connection, starting: bool) -> None:
         try:
             migrate(conn)
+            make_views(conn)
         except ConfigError as error:
             if starting:
                 raise
@@ -73,6 +85,8 @@ class SqlStore:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
+        if self._read_only:
+            raise RuntimeError("this store was opened to be read only")
         if not self._alone.acquire(timeout=2 * database.WAIT_SECONDS):
             raise StoreDown(f"the store {shown_url(self._url)}: other writers take too long")
         try:
@@ -88,7 +102,8 @@ class SqlStore:
             yield Session(conn, self._bulk, self._phases)
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads, and sees one state throughout. Raises StoreDown."""
         if not self._ready:
             with self._writing():
                 pass
@@ -107,18 +122,18 @@ class SqlStore:
 
     def get(self, name: str) -> Experiment:
         """As the port says."""
-        with self._reading() as conn:
+        with self.reading() as conn:
             return resources.read(conn, name)
 
     def list(self) -> tuple[Experiment, ...]:
         """As the port says."""
-        with self._reading() as conn:
+        with self.reading() as conn:
             return resources.read_all(conn)
 
     def replace(self, experiment: Experiment, audit: AuditEntry) -> Experiment:
         """As the port says."""
-        with self._writing() as conn:
-            return resources.put(conn, experiment, audit)
+        with self._session() as session:
+            return resources.put(session, experiment, audit)
 
     def delete(self, name: str, etag: str = "") -> None:
         """As the port says. Its rows are removed by later calls, some at a time."""
@@ -154,18 +169,18 @@ class SqlStore:
 
     def data(self, name: str, phase: int) -> PhaseData:
         """As the port says."""
-        with self._reading() as conn:
+        with self.reading() as conn:
             return reading.phase_data(conn, reading.info_of(conn, self._phases, name, phase))
 
     def triggered(self, name: str, phase: int) -> PhaseData:
         """As the port says."""
-        with self._reading() as conn:
+        with self.reading() as conn:
             info = reading.info_of(conn, self._phases, name, phase)
             return reading.phase_data(conn, info, only_differing=True)
 
-    def paired(self, name: str, phase: int) -> Mapping[str, tuple[int, int, int]]:
+    def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
         """As the port says."""
-        with self._reading() as conn:
+        with self.reading() as conn:
             return count_pairs(conn, reading.info_of(conn, self._phases, name, phase))
 
     def set_peak(self, name: str, phase: int, peak: float) -> None:
@@ -181,7 +196,7 @@ class SqlStore:
 
     def trail(self, name: str) -> tuple[AuditEntry, ...]:
         """As the port says."""
-        with self._reading() as conn:
+        with self.reading() as conn:
             return resources.trail(conn, name)
 
     def _tidy(self) -> None:

@@ -4,15 +4,12 @@ All numbers of a unit or a phase are kept in the transaction that keeps the rows
 apart. Rows that come in bulk have no foreign keys: one writer at a time makes them (see `session.py`), and
 checking each would cost more than the rest.
 
-A new database is made whole; an old one is taken up step by step (`migrate`). Steps are plain functions
-rather than Alembic's: a server brings its own database up to date when it opens it, in one transaction, on
-both databases, and there is no second tool or folder of scripts to ship. An experiment itself is kept as a
+How the newest version looks; `migrating.py` makes it out of older ones. An experiment itself is kept as a
 JSON document (`to_json`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +17,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Connection,
     Double,
     ForeignKey,
     Index,
@@ -31,14 +27,9 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    delete,
-    insert,
-    inspect,
     literal_column,
-    select,
 )
 
-from router.errors import ConfigError
 from router.experiments.model import Experiment
 
 if TYPE_CHECKING:
@@ -47,7 +38,7 @@ if TYPE_CHECKING:
 metadata = MetaData()
 PREFIX = "lora_router_"  # a database may hold other programs' tables
 NUMBER = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER is a rowid there
-COLUMNS, PRODUCTS = 4, 10  # of Moments: value and covariate, each of which a ratio has twice
+COLUMNS, PRODUCTS, CUBES = 4, 10, 20  # of Moments: value and covariate, each of which a ratio has twice
 
 
 def _table(name: str, *parts: Any, clustered: bool = False, lasting: bool = False) -> Table:
@@ -67,8 +58,8 @@ def _count(name: str) -> Column[int]:
     return Column(name, NUMBER, nullable=False)
 
 
-def _real(name: str) -> Column[float]:
-    return Column(name, Double, nullable=False)
+def _real(name: str, **options: Any) -> Column[float]:
+    return Column(name, Double, nullable=False, **options)
 
 
 def _flag(name: str) -> Column[bool]:
@@ -121,7 +112,16 @@ units = _table(
     _flag("degraded"),
     _flag("crossed"),
     _flag("differed"),
+    _text("segments", server_default=""),  # JSON: label -> value; empty where the plan has no segments
     UniqueConstraint("unit", "phase"),
+)
+segment_values = _table(
+    "segment_values",  # those that are told apart of labels whose values the plan does not name
+    _count("phase"),
+    _text("label"),
+    _text("value"),
+    PrimaryKeyConstraint("phase", "label", "value"),
+    clustered=True,
 )
 exposures = _table(
     "exposures",
@@ -157,7 +157,8 @@ outcomes = _table(
     _text("experiment"),
     _text("unit"),
     Column("late", SmallInteger, nullable=False),
-    _real("received"),
+    _real("received"),  # when the row was written: those that wait are removed by it
+    _real("came", server_default="0"),  # `Outcome.received`, which tells whether it is late
     PrimaryKeyConstraint("key", "phase"),
 )
 WAITING = outcomes.c.phase == literal_column("0")  # no parameter: a partial index must be seen to fit
@@ -197,11 +198,12 @@ sums = _table(
     _text("arm"),
     _flag("differed"),
     _count("stretch"),
-    _text("metric"),
+    _text("metric"),  # the series: a metric, answer lengths, or a metric by segment (`segments.py`)
     _count("answered"),
     _count("n"),
     *(_real(f"s{i}") for i in range(COLUMNS)),
     *(_real(f"p{i}") for i in range(PRODUCTS)),
+    *(_real(f"c{i}", server_default="0") for i in range(CUBES)),
     PrimaryKeyConstraint(*_PLACE, "stretch", "metric"),
     clustered=True,
 )
@@ -225,8 +227,8 @@ pairs = _table(
     _real("time"),
     Column("result", SmallInteger, nullable=False),
     _text("numbers"),  # JSON
+    _text("unit", server_default=""),
     PrimaryKeyConstraint("phase", "arm", "response_id"),
-    Index(f"{PREFIX}pairs_result", "phase", "arm", "result"),
 )
 disagreements = _table(
     "disagreements",
@@ -239,38 +241,6 @@ disagreements = _table(
     PrimaryKeyConstraint("phase", "response_id"),
     Index(f"{PREFIX}disagreements_unit", "phase", "unit"),
 )
-
-
-STEPS: Mapping[int, Callable[[Connection], None]] = {}
-"""Version -> what makes it out of the one before. `tables.py` says how the newest looks."""
-VERSION = 1
-
-
-def migrate(
-    conn: Connection, steps: Mapping[int, Callable[[Connection], None]] = STEPS, newest: int = VERSION
-) -> None:
-    """Bring the tables to the newest version. The connection is the only writer: two servers that open
-    one database at once come one after the other. Raises ConfigError if it is newer than this program."""
-    there = _version(conn)
-    if there is not None and there > newest:
-        raise ConfigError(
-            f"the store's tables have version {there}, this program knows {newest}: they were written by a "
-            "newer lora-router; update this one, or name another database"
-        )
-    if there is None:
-        metadata.create_all(conn)
-    for number in range(newest if there is None else there, newest):
-        steps[number + 1](conn)
-    if there != newest:
-        conn.execute(delete(version))
-        conn.execute(insert(version).values(version=newest))
-
-
-def _version(conn: Connection) -> int | None:
-    """None: the tables are not there."""
-    if not inspect(conn).has_table(version.name):
-        return None
-    return conn.execute(select(version.c.version)).scalar_one_or_none()
 
 
 @cache

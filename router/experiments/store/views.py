@@ -89,6 +89,12 @@ _UNITS = View(
         ViewColumn("degraded", Holds.FLAG, "an answer did not come from its arm", units.c.degraded),
         ViewColumn("crossed", Holds.FLAG, "it was shown more than one arm", units.c.crossed),
         ViewColumn("differed", Holds.FLAG, "two routers once chose differently", units.c.differed),
+        ViewColumn(
+            "segments",
+            Holds.TEXT,
+            "label to value of the plan's segments, as JSON; empty if it has none",
+            units.c.segments,
+        ),
     ),
     _joined(units, units.c.phase),
 )
@@ -101,7 +107,7 @@ _OUTCOMES = View(
         ViewColumn("metric", Holds.TEXT, "the outcome's name", outcomes.c.metric),
         ViewColumn("value", Holds.NUMBER, "its value", outcomes.c.value),
         ViewColumn("time", Holds.TIME, "when it happened", outcomes.c.time),
-        ViewColumn("counted", Holds.FLAG, "within the window, so not late", outcomes.c.late == 0),
+        ViewColumn("counted", Holds.FLAG, "happened and came in time, so not late", outcomes.c.late == 0),
         ViewColumn("key", Holds.TEXT, "the key that makes it count once", outcomes.c.key),
         ViewColumn("response_id", Holds.TEXT, "of this response; empty: of the unit", outcomes.c.response_id),
     ),
@@ -114,7 +120,7 @@ _VALUES = View(
         _UNIT,
         _ARM,
         ViewColumn("metric", Holds.TEXT, "the outcome's name", values.c.metric),
-        ViewColumn("n", Holds.INTEGER, "outcomes within the window", values.c.n),
+        ViewColumn("n", Holds.INTEGER, "outcomes that were not late", values.c.n),
         ViewColumn("total", Holds.NUMBER, "their sum", values.c.total),
         ViewColumn("largest", Holds.NUMBER, "the largest; null if n is 0", _if_counted(values.c.largest)),
         ViewColumn("last", Holds.NUMBER, "the latest; null if n is 0", _if_counted(values.c.last)),
@@ -134,6 +140,9 @@ _PAIRS = View(
         ViewColumn("time", Holds.TIME, "when it was judged", pairs.c.time),
         ViewColumn("result", Holds.INTEGER, "1: the shadow won, 0: a tie, -1: it lost", pairs.c.result),
         ViewColumn("numbers", Holds.TEXT, "what the judge measured, as JSON", pairs.c.numbers),
+        ViewColumn(
+            "unit", Holds.TEXT, "the hash of the unit that asked; empty if there was none", pairs.c.unit
+        ),
     ),
     _joined(pairs, pairs.c.phase),
 )

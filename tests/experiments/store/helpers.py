@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
+from typing import Any
 
 from router.experiments.model import (
     ArmSpec,
@@ -25,30 +27,42 @@ START, WINDOW = 1_000_000.0, 2400.0  # stretches of 100 seconds
 _keys = count()
 
 
-def experiment(name: str = "x", *metrics: MetricSpec, phases: Sequence[float] = (START,)) -> Experiment:
+def experiment(
+    name: str = "x", *metrics: MetricSpec, phases: Sequence[float] = (START,), **more: Any
+) -> Experiment:
     """A running one whose phases began at these times; without metrics `good` is the only one."""
     primary, *guardrails = metrics or (GOOD,)
     arms = (ArmSpec("a", 0.5), ArmSpec("b", 0.5))
-    spec = Spec("h", "medical", arms, "a", primary, tuple(guardrails), window=WINDOW)
+    spec = Spec("h", "medical", arms, "a", primary, tuple(guardrails), **{"window": WINDOW, **more})
     made = tuple(Phase(i, started, f"e{i}", f"v{i}", spec) for i, started in enumerate(phases, 1))
     return Experiment(name, spec, Lifecycle.RUNNING, made)
 
 
 def exposed(
-    unit: str, response: str, arm: str = "a", at: float = 0.0, name: str = "x", phase: int = 1, **more: str
+    unit: str, response: str, arm: str = "a", at: float = 0.0, name: str = "x", phase: int = 1, **more: Any
 ) -> Exposure:
     """At seconds after START."""
     return Exposure(name, phase, unit, arm, START + at, response, 0.5, **more)
 
 
-def said(response: str, metric: str = "good", value: float = 1.0, at: float = 1.0, key: str = "") -> Outcome:
-    """An outcome of a response."""
-    return Outcome(key or f"key-{next(_keys)}", metric, value, START + at, response_id=response)
+def said(
+    response: str, metric: str = "good", value: float = 1.0, at: float = 1.0, key: str = "", came: float = 0.0
+) -> Outcome:
+    """An outcome of a response. `came`: seconds after START, 0: at once."""
+    made = Outcome(key or f"key-{next(_keys)}", metric, value, START + at, response_id=response)
+    return replace(made, received=START + came if came else 0.0)
 
 
 def told(unit: str, metric: str = "good", value: float = 1.0, at: float = 1.0, name: str = "x") -> Outcome:
     """An outcome of a unit."""
     return Outcome(f"key-{next(_keys)}", metric, value, START + at, experiment=name, unit=unit)
+
+
+def with_secondary(found: Experiment, *secondary: MetricSpec) -> Experiment:
+    """With other secondary metrics in its last phase, as the manager changes them."""
+    spec = replace(found.spec, secondary=secondary)
+    last = replace(found.phases[-1], spec=replace(found.phases[-1].spec, secondary=secondary))
+    return replace(found, spec=spec, phases=(*found.phases[:-1], last))
 
 
 def act(name: str = "x", what: str = "update", time: float = 1.0) -> AuditEntry:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 
-from router.experiments.model import Accepted, Disagreement, Pair
+from router.experiments.model import Accepted, Disagreement, Kind, MetricSpec, Pair
 from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, moments, row, said, told
 
 COUNTED, DUPLICATE, LATE, UNKNOWN = Accepted.COUNTED, Accepted.DUPLICATE, Accepted.LATE, Accepted.UNKNOWN
@@ -100,6 +101,37 @@ def test_the_window_ends(running):
     assert row(running) == (1, 1.0)
 
 
+def test_what_comes_after_the_grace_is_late_whenever_it_happened(store):
+    store.create(experiment(grace=60.0))
+    store.expose([exposed("u", "r", at=10), exposed("v", "r2", "b", at=20)])
+    end = 10 + WINDOW + 60
+    found = [said("r", at=11, came=end), said("r", at=12, came=end + 0.001), said("r2", at=12, came=end + 1)]
+    assert store.record(found) == (COUNTED, LATE, COUNTED)
+    assert store.record([found[1], found[0]]) == (LATE, DUPLICATE)
+    assert store.record([said("r", at=10 + WINDOW + 1, came=end)]) == (LATE,)
+    assert store.record([told("u", at=13)]) == (COUNTED,)  # at once
+    assert row(store) == (1, 1.0)
+
+
+def test_an_outcome_that_waited_came_when_it_came(store):
+    """Not when its exposure was written."""
+    store.create(experiment())
+    waits = [said("r", at=5, key="in time", came=WINDOW), said("r", at=5, key="not", came=WINDOW + 1)]
+    assert store.record(waits) == (UNKNOWN, UNKNOWN)
+    store.expose([exposed("u", "r")])
+    assert store.record(waits) == (DUPLICATE, LATE)
+    assert row(store) == (1, 1.0)
+
+
+def test_a_past_that_comes_too_late_changes_nothing(store):
+    store.create(experiment("x", MetricSpec("n", Kind.MEAN, covariate=True), grace=60.0))
+    late, other = (replace(told("u", "n", v, at=-9), received=START + WINDOW + 61) for v in (50.0, 60.0))
+    store.record([late, replace(told("u", "n", 7.0, at=-9), received=START + WINDOW + 60)])
+    store.expose([exposed("u", "r")])
+    store.record([said("r", "n", 2.0), other])
+    assert row(store, "n") == (1, 2.0, 7.0)
+
+
 def test_the_window_is_of_the_first_exposure(running):
     running.expose([exposed("u", "r1"), exposed("u", "r2", at=WINDOW + 5)])
     assert running.record([said("r2", at=WINDOW + 6)]) == (LATE,)
@@ -169,13 +201,24 @@ def test_nothing_changes_nothing(running):
     assert running.data("x", 1).buckets == ()
 
 
+def pair(response: str, result: int, arm: str = "b", unit: str = "") -> Pair:
+    return Pair("x", 1, arm, response, START, result, {"likelihood": -1.5}, unit)
+
+
 def test_pairs_are_counted_once(running):
-    def pair(response: str, result: int, arm: str = "b"):
-        return Pair("x", 1, arm, response, START, result, {"likelihood": -1.5})
 
     running.pairs([pair("r1", 1), pair("r2", 1), pair("r3", -1), pair("r4", 0), pair("r1", 1, "c")])
     running.pairs([pair("r1", -1), pair("r5", 0), Pair("gone", 1, "b", "r", START, 1)])
-    assert running.paired("x", 1) == {"b": (2, 1, 2), "c": (1, 0, 0)}
+    assert running.paired("x", 1) == {"b": (2, 1, 2, 3, 2.0), "c": (1, 0, 0, 1, 1.0)}
+
+
+def test_pairs_of_one_unit_count_as_one(running):
+    of_u = [pair(f"r{i}", result, unit="u") for i, result in enumerate((1, 1, 1, -1, 0))]
+    others = [pair("p", -1, unit="v"), pair("q", 0, unit="w"), pair("u", 1), pair("none", 0)]
+    running.pairs([*of_u, *others, pair("p", 1, "c", unit="u")])
+    assert running.paired("x", 1) == {"b": (4, 2, 3, 3, 0.75 + 0 + 1), "c": (1, 0, 0, 1, 1.0)}
+    running.pairs([pair("late", -1, unit="w")])
+    assert running.paired("x", 1)["b"] == (4, 3, 3, 4, 1.75)
 
 
 def test_units_for_which_the_routers_differed(running):

@@ -38,6 +38,27 @@ def test_the_largest_may_be_negative(store):
     assert row(store, "n") == (1, -4.0)
 
 
+def test_a_value_is_capped_as_a_whole_and_so_is_its_past(store):
+    metric = MetricSpec("n", MEAN, aggregate=Aggregate.SUM, covariate=True, cap=10.0, least=1.0)
+    store.create(experiment("x", metric))
+    store.record([told("u", "n", 99.0, at=-5), told("v", "n", 4.0, at=-5)])
+    store.expose([exposed(unit, unit) for unit in "uvw"])
+    store.record([said(r, "n", v) for r, v in (("u", 8.0), ("u", 7.0), ("v", 0.25), ("w", 3.0))])
+    found = moments(store.data("x", 1), "n")
+    assert (found.n, found.sums) == (3, (10.0 + 1 + 3, 10.0 + 4 + 1))
+    assert found.products == (110.0, 107.0, 117.0)
+    assert found.cubes == (1028.0, 1000.0 + 4 + 9, 1000.0 + 16 + 3, 1065.0)
+    store.record([said("u", "n", -20.0)])
+    assert row(store, "n") == (3, 1.0 + 1 + 3, 15.0)
+
+
+def test_units_without_an_outcome_are_capped_too(store):
+    metric = MetricSpec("n", MEAN, missing=Unanswered.ZERO, cap=10.0, least=1.0)
+    store.create(experiment("x", metric))
+    store.expose([exposed("u", "r1")])
+    assert row(store, "n") == (1, 1.0)
+
+
 def test_a_unit_counts_at_once_where_missing_is_zero(store):
     store.create(experiment("x", MetricSpec("bought", MEAN, missing=Unanswered.ZERO)))
     store.expose([exposed("u", "r1"), exposed("v", "r2")])

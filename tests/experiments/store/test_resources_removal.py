@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, select
 
-from router.experiments.model import Accepted, Disagreement, Pair
+from router.experiments.model import Accepted, Disagreement, Pair, SegmentSpec
 from router.experiments.store import database, resources, tables
 from router.experiments.store.resources import RESPONSE_WAITS, UNIT_WAITS, remove_some
 from tests.experiments.store.helpers import START, experiment, exposed, row, said, told
@@ -36,8 +36,9 @@ def remove_all(store, now: float = 0.0) -> int:
 def test_nothing_of_a_deleted_experiment_stays(sql_store, monkeypatch):
     monkeypatch.setattr(resources, "CHUNK", 3)
     for name in ("x", "y"):
-        sql_store.create(experiment(name))
-        sql_store.expose([exposed(f"u{i}", f"{name}{i}", name=name) for i in range(8)])
+        sql_store.create(experiment(name, segments=(SegmentSpec("plan"),)))
+        labels = {"segments": {"plan": "free"}}
+        sql_store.expose([exposed(f"u{i}", f"{name}{i}", name=name, **labels) for i in range(8)])
         sql_store.record([said(f"{name}{i}") for i in range(8)])
         sql_store.pairs([Pair(name, 1, "b", "r", START, 1)])
         sql_store.disagree([Disagreement(name, 1, "u1", "r", START, "base", "adapters/m/versions/1")])

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.experiments.store.series import FIRST_STRETCHES, first_width, stretch_number, stretch_span
+from router.experiments.model import Mode
+from router.experiments.stats import Moments
+from router.experiments.store.series import (
+    FIRST_STRETCHES,
+    first_width,
+    powers,
+    stretch_number,
+    stretch_span,
+    stretches_of,
+)
+from tests.experiments.store.helpers import experiment
 
 
 @pytest.mark.parametrize(("window", "width"), [(0, 1), (24, 1), (2400, 100), (86_400, 3600), (1e7, 3600)])
@@ -26,6 +38,20 @@ def test_they_follow_each_other(stretch, width):
     begin, seconds = stretch_span(stretch, width)
     assert stretch_span(stretch + 1, width)[0] == begin + seconds
     assert stretch_number(begin, width) == stretch
+
+
+def test_a_bandits_are_its_epochs():
+    spec = replace(experiment().spec, mode=Mode.BANDIT, epoch=60.0)
+    found = stretches_of(spec)
+    assert [found.number(elapsed) for elapsed in (-5.0, 59.9, 60.0, 60_000.0)] == [0, 0, 1, 1000]
+    assert found.span(1000) == (60_000.0, 60.0)
+    assert stretches_of(replace(spec, mode=Mode.SPLIT)).span(1000) != (100_000.0, 100.0)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=4))
+def test_powers_are_in_the_order_of_moments(row):
+    found = Moments.of(*([value] for value in row))
+    assert powers(tuple(row)) == pytest.approx((*found.sums, *found.products, *found.cubes))
 
 
 def test_before_the_phase_is_the_first_one():

@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import inspect, update
 
 from router.errors import ConfigError, StoreDown
-from router.experiments.store import database, tables
+from router.experiments.store import database, migrating, tables
 from router.experiments.store.database import parse_url
+from router.experiments.store.migrating import STEPS, VERSION, migrate
 from router.experiments.store.sql_store import SqlStore
-from router.experiments.store.tables import STEPS, VERSION, migrate
 from tests.experiments.store.helpers import experiment
 
 
@@ -74,7 +74,7 @@ def test_a_newer_database_is_refused(url, engine):
 def test_a_server_that_comes_back_newer_is_down(url, monkeypatch):
     store = SqlStore(url)
     store._ready = False  # as if it had not been reached at the start
-    monkeypatch.setattr(tables, "VERSION", 0)
+    monkeypatch.setattr(migrating, "VERSION", 0)
     monkeypatch.setattr(migrate, "__defaults__", (STEPS, 0))
     with pytest.raises(StoreDown, match="newer lora-router"):
         store.list()
