@@ -11,6 +11,9 @@ from router.cli.groups import group
 from router.experiments.cli.aa import aa as aa_
 from router.experiments.cli.create import Etag, Name, update
 from router.experiments.cli.create import create as create_
+from router.experiments.cli.export import export as export_
+from router.experiments.cli.export import hash_units
+from router.experiments.cli.plan import plan as plan_
 from router.experiments.cli.record import record as record_
 from router.experiments.cli.report import report as report_
 from router.experiments.cli.report import watch
@@ -54,7 +57,7 @@ def _row(experiment: Experiment) -> tuple[str, ...]:
     return (
         experiment.name,
         experiment.state.value,
-        spec.route or "router",
+        spec.route or ("all" if spec.mode == "holdout" else "router"),
         spec.mode.value,
         ", ".join(f"{arm.name} {arm.weight:.3g}" for arm in spec.arms),
         spec.primary.name,
@@ -215,6 +218,7 @@ def delete(name: Name, etag: Etag = "", server: flags.Server = "", timeout: flag
 
 app = group(
     "A/B tests of adapter versions, of the base and of routers, on live traffic.",
+    plan=plan_,
     create=create_,
     list=list_,
     show=show,
@@ -228,4 +232,6 @@ app = group(
     rollback=rollback,
     delete=delete,
     aa=aa_,
+    export=export_,
+    **{"hash-units": hash_units},
 )

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import json as jsons
+import math
 import sys
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, replace
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from router.cli import flags
+from router.cli.errors import FAILED, MISUSED, CliError
 
 if TYPE_CHECKING:
-    from router.client import Outcome
+    from router.client import Client, Outcome
 
 Metric = Annotated[
-    str, typer.Argument(metavar="METRIC", help="The metric; - reads JSON lines from stdin instead.")
+    str,
+    typer.Argument(
+        metavar="METRIC",
+        help="The metric; - reads JSON lines from stdin; with --file, none.",
+        show_default=False,
+    ),
 ]
 Value = Annotated[float | None, typer.Argument(metavar="VALUE", help="Its value; 0 or 1 for a proportion.")]
 Response = Annotated[str, typer.Option("--response", metavar="ID", help="Of this answer: its response_id.")]
 OfExperiment = Annotated[
-    str, typer.Option("--experiment", metavar="NAME", help="Of a unit in this experiment; with --unit.")
+    str,
+    typer.Option("--experiment", metavar="NAME", help="Of a unit in this experiment; with --unit or --file."),
 ]
 Unit = Annotated[str, typer.Option("--unit", metavar="ID", help="The unit, as in the request.")]
 Time = Annotated[
@@ -31,16 +43,27 @@ Time = Annotated[
 Key = Annotated[
     str, typer.Option("--key", metavar="KEY", help="The same key is counted once: sending again is safe.")
 ]
+File = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        metavar="PATH",
+        help="Values by unit: CSV, JSONL or Parquet with unit or unit_hash, metric, value.",
+    ),
+]
+TOLD = 20
+"""Refused outcomes that are shown; the rest is counted."""
 
 
 def record(
-    metric: Metric,
+    metric: Metric = "",
     value: Value = None,
     response: Response = "",
     experiment: OfExperiment = "",
     unit: Unit = "",
     at: Time = None,
     key: Key = "",
+    file: File = None,
     server: flags.Server = "",
     timeout: flags.Timeout = 60.0,
     json: flags.Json = False,
@@ -48,40 +71,110 @@ def record(
     """Record outcomes.
 
     An outcome is of an answer, by its response id, or of a unit in an experiment. With - each line of stdin
-    is a JSON object with metric, value, and response_id or experiment and unit, and perhaps time and key.
+    is a JSON object with metric, value, and response_id or experiment and unit (or unit_hash), and perhaps
+    time and key. With --file, values of one experiment by unit that were computed elsewhere: columns unit or
+    unit_hash, metric, value, and perhaps time (unix seconds or ISO 8601) and key. All of it is checked before
+    anything is sent. Sending it again is safe: what has no key gets one made of what it says.
 
     \b
     Examples:
       lora-router experiments record thumbs_up 1 --response 0a1b2c --key vote-4711
       lora-router experiments record - < outcomes.jsonl
+      lora-router experiments record --experiment medical-v2 --file conversions.csv
     """
-    from router.cli.connect import connected
-    from router.cli.errors import FAILED, MISUSED, CliError
     from router.client import Outcome
 
-    if metric == "-":
-        one = None
-    elif value is None:
-        raise CliError(f"what is the value of {metric}? record METRIC VALUE, or - for JSON lines", MISUSED)
+    if file is not None:
+        if metric or value is not None or response or unit or key or at is not None:
+            raise CliError("--file has the values: give only --experiment NAME beside it", MISUSED)
+        done = _from_file(file, experiment, server, timeout)
+    elif metric == "-":
+        done = _from_lines(sys.stdin, server, timeout)
+    elif not metric or value is None:
+        what = f"what is the value of {metric}?" if metric else "what shall be recorded?"
+        raise CliError(f"{what} record METRIC VALUE, - for JSON lines, or --file PATH", MISUSED)
     else:
-        one = Outcome(metric, value, response, experiment, unit, at, key)
-    refused: list[str] = []
-    counted: Counter[str] = Counter()
-    with connected(server, timeout) as client:
-        if one is not None:
-            _checked(one, "outcome")
-            counted[str(client.experiments.record_outcome(one))] += 1
-        else:
-            sent = client.experiments.record_outcomes(
-                list(_outcomes(sys.stdin))
-            )  # checked before any is sent
-            for number, found in enumerate(sent, 1):
-                counted[str(found.status or "refused")] += 1
-                refused += [f"line {number}: {found.error}"] if found.status is None else []
+        done = _one(Outcome(metric, value, response, experiment, unit, at, key), server, timeout)
+    counted, refused = done
     _print(counted, json)
+    for line in refused[:-1]:
+        print(f"lora-router: {line}", file=sys.stderr)
     if refused:
-        more = f"; and {len(refused) - 1} more" if len(refused) > 1 else ""
-        raise CliError(f"{refused[0]}{more}", FAILED)
+        raise CliError(refused[-1], FAILED)
+
+
+def _one(outcome: Outcome, server: str, timeout: float) -> tuple[Counter[str], list[str]]:
+    from router.cli.connect import connected
+
+    try:
+        _check(outcome)
+    except ValueError as error:
+        raise CliError(f"outcome: {error}", MISUSED) from None
+    with connected(server, timeout) as client:
+        return Counter([str(client.experiments.record_outcome(outcome))]), []
+
+
+def _sent(
+    client: Client, outcomes: Iterable[Outcome], place: Callable[[int], str]
+) -> tuple[Counter[str], list[str]]:
+    """What became of them, and a line for each that was refused; the last of many counts the rest."""
+    counted: Counter[str] = Counter()
+    refused: list[str] = []
+    for number, found in enumerate(client.experiments.record_outcomes(outcomes)):
+        counted[str(found.status or "refused")] += 1
+        if found.status is None and len(refused) < TOLD:
+            refused.append(f"{place(number)}: {found.error}")
+    if (left := counted["refused"] - len(refused)) > 0:
+        refused.append(f"and {left:,} more refused")
+    return +counted, refused
+
+
+def _from_file(path: Path, experiment: str, server: str, timeout: float) -> tuple[Counter[str], list[str]]:
+    """Read twice: all of it is checked before the first row is sent."""
+    from router.cli.connect import connected
+    from router.client import Outcome
+    from router.experiments.model import outcome_problem
+    from router.experiments.values_in import BadFile, check_values, read_values
+
+    if not experiment:
+        raise CliError("--file has values of one experiment: name it with --experiment NAME", MISUSED)
+    try:
+        checked = check_values(path, experiment, outcome_problem)
+    except BadFile as error:
+        raise _bad(error) from None
+    if checked.repeated:
+        same = "row has" if checked.repeated == 1 else "rows have"
+        text = f"{checked.repeated:,} {same} the key of another row: only one of those counts"
+        print(f"note: {path.name}: {text}", file=sys.stderr)
+    rows = array("Q")
+
+    def outcomes() -> Iterator[Outcome]:
+        for batch in read_values(path, experiment, outcome_problem):
+            for row in batch:
+                rows.append(row.row)
+                yield Outcome(
+                    row.metric,
+                    row.value,
+                    experiment=experiment,
+                    unit=row.unit,
+                    unit_hash=row.unit_hash,
+                    time=row.time,
+                    key=row.key,
+                )
+
+    with connected(server, timeout) as client:
+        client.experiments.get(experiment)  # one that is not there is told at once
+        return _sent(client, outcomes(), lambda number: f"{path.name}:{rows[number]}")
+
+
+def _bad(error: Any) -> CliError:
+    """Each bad row on its own line; the count comes last."""
+    for violation in error.violations:
+        print(f"lora-router: {violation.field}: {violation.description}", file=sys.stderr)
+    left = error.total - len(error.violations)
+    more = f", {left:,} of them not shown" if left else ""
+    faults = "1 fault" if error.total == 1 else f"{error.total:,} faults"
+    return CliError(f"{faults}{more}: nothing was sent", MISUSED)
 
 
 def _print(counted: Counter[str], json: bool) -> None:
@@ -93,35 +186,107 @@ def _print(counted: Counter[str], json: bool) -> None:
         print(", ".join(f"{count:,} {status}" for status, count in counted.items()) or "nothing to record")
 
 
-def _outcomes(lines: Iterable[str]) -> Iterator[Outcome]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _outcome(line, f"line {number}")
+def _from_lines(lines: Iterable[str], server: str, timeout: float) -> tuple[Counter[str], list[str]]:
+    """JSON lines, kept in a file until all are checked: stdin cannot be read twice."""
+    from router.cli.connect import connected
+
+    with TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as kept:
+        numbers, prints = array("Q"), array("Q")
+        wrong: list[str] = []
+        for number, line in _numbered(lines):
+            try:
+                outcome = _outcome(line)
+            except ValueError as error:
+                wrong.append(f"line {number}: {error}")
+                continue
+            if not wrong:
+                numbers.append(number)
+                prints.append(_short(_print_of(outcome)))
+                kept.write(line if line.endswith("\n") else f"{line}\n")
+        if wrong:
+            raise _wrong(wrong)
+        kept.seek(0)
+        with connected(server, timeout) as client:
+            return _sent(client, _keyed(kept, _twice(prints)), lambda at: f"line {numbers[at]}")
 
 
-def _outcome(line: str, where: str) -> Outcome:
-    from router.cli.errors import MISUSED, CliError
+def _numbered(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Lines that hold something."""
+    try:
+        yield from ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+    except UnicodeDecodeError as error:
+        raise CliError(f"stdin is not UTF-8: {error}", MISUSED) from None
+
+
+def _wrong(lines: list[str]) -> CliError:
+    for line in lines[:TOLD]:
+        print(f"lora-router: {line}", file=sys.stderr)
+    left = f", {len(lines) - TOLD:,} of them not shown" if len(lines) > TOLD else ""
+    faults = "1 fault" if len(lines) == 1 else f"{len(lines):,} faults"
+    return CliError(f"{faults}{left}: nothing was sent", MISUSED)
+
+
+def _print_of(outcome: Outcome) -> bytes:
+    """Of what tells an outcome from others: all but its value."""
+    said = (outcome.response_id, outcome.experiment, outcome.unit, outcome.unit_hash, outcome.metric)
+    text = "\x1f".join((*said, repr(outcome.time), outcome.key))
+    return sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def _short(print_: bytes) -> int:
+    return int.from_bytes(print_[:8], "big")
+
+
+def _twice(prints: array[int]) -> set[int]:
+    """Those that are there more than once."""
+    import numpy as np
+
+    found, counts = np.unique(np.frombuffer(prints, np.uint64), return_counts=True)
+    return {int(one) for one in found[counts > 1]}
+
+
+def _keyed(kept: IO[str], twice: set[int]) -> Iterator[Outcome]:
+    """With a key made of what a line says and of how often it was said before, where it has none: sent again
+    each is counted once, and of two lines that say the same both are."""
+    before: Counter[int] = Counter()
+    for line in kept:
+        outcome = _outcome(line)
+        if not outcome.key:
+            print_ = _print_of(outcome)
+            number = _short(print_)
+            outcome = replace(outcome, key=f"line-{print_.hex()}-{before[number]}")
+            before.update([number] if number in twice else [])
+        yield outcome
+
+
+def _outcome(line: str) -> Outcome:
+    """Raises ValueError saying what is wrong with the line."""
     from router.client import Outcome
 
     try:
         values: Any = jsons.loads(line)
-    except ValueError as error:
-        raise CliError(f"{where}: not JSON: {error}", MISUSED) from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
     names = [field.name for field in fields(Outcome)]
     if not isinstance(values, dict) or not {"metric", "value"} <= set(values) <= set(names):
-        raise CliError(f"{where}: must be an object with metric, value and of {', '.join(names)}", MISUSED)
-    if isinstance(values["value"], bool) or not isinstance(values["value"], int | float):
-        raise CliError(f"{where}: value must be a number, not {values['value']!r}", MISUSED)
+        raise ValueError(f"must be an object with metric, value and of {', '.join(names)}")
+    for name, value in values.items():
+        if name == "value" or (name == "time" and value is not None):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{name} must be a number, not {value!r}")
+            if not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, not {value!r}")
+        elif name != "time" and not isinstance(value, str):
+            raise ValueError(f"{name} must be a text, not {value!r}")
     made = Outcome(**values)
-    _checked(made, where)
+    _check(made)
     return made
 
 
-def _checked(outcome: Outcome, where: str) -> None:
-    from router.cli.errors import MISUSED, CliError
+def _check(outcome: Outcome) -> None:
     from router.experiments.wire.outcomes import outcome_message
 
     try:
         outcome_message(outcome)
-    except (TypeError, ValueError) as error:
-        raise CliError(f"{where}: {error}", MISUSED) from None
+    except (TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from None

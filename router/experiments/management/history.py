@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from router.experiments.model import Experiment, Kind, MetricSpec, Mode, Phase
-from router.experiments.report.notes import count
+from router.experiments.report.notes import count, span
 from router.experiments.report.source import mature_buckets, metric_of, total_moments
 from router.experiments.stats.moments import adjusted, estimate
 from router.experiments.store.port import Bucket, Store
@@ -30,7 +30,7 @@ class Past:
     @property
     def told(self) -> str:
         """Where it comes from."""
-        return f"from {self.place}: {count(self.units, 'unit')} of control, {self.days:.2g} days"
+        return f"from {self.place}: {count(self.units, 'unit')} of control, {span(self.days * DAY)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Traffic:
     @property
     def told(self) -> str:
         """Where it comes from."""
-        return f"from {self.place}: {count(self.units, 'new unit')} in its last {self.days:.2g} days"
+        return f"from {self.place}: {count(self.units, 'new unit')} in its last {span(self.days * DAY)}"
 
 
 def past_of(store: Store, route: str, metric: str, kind: Kind | None, now: float) -> Past | None:

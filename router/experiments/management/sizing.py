@@ -114,7 +114,9 @@ def size_of(question: SizeQuestion, store: Store | None = None, now: float = 0.0
 
 def is_whole(question: SizeQuestion) -> bool:
     """Whether history has nothing to add to it."""
-    known = question.kind is Kind.PROPORTION or question.deviation is not None
+    known = question.deviation is not None or (
+        question.kind is Kind.PROPORTION if question.route else _spec(question).kind is Kind.PROPORTION
+    )
     traffic = question.units_per_day is not None or not (question.route or question.days)
     return question.baseline is not None and known and traffic
 
@@ -153,7 +155,7 @@ def _value_problems(question: SizeQuestion) -> Iterator[FieldViolation]:
     if deviation is None:
         return
     if question.kind is Kind.PROPORTION:
-        yield FieldViolation("deviation", "of a proportion follows from its baseline: leave it out")
+        yield FieldViolation("deviation", OWN)
     elif not (math.isfinite(deviation) and deviation >= 0):
         yield FieldViolation("deviation", f"must be a finite number above 0, got {deviation:g}")
     elif deviation == 0:
@@ -163,6 +165,7 @@ def _value_problems(question: SizeQuestion) -> Iterator[FieldViolation]:
         yield FieldViolation("deviation", f"{text}, got {deviation:g}")
 
 
+OWN = "of a proportion follows from its baseline: leave it out"
 CONSTANT = "is 0: {name} would have the same value for every unit, and nothing could be told by it"
 
 
@@ -171,7 +174,8 @@ def _listed(weights: tuple[float, ...]) -> str:
 
 
 def _spec(question: SizeQuestion) -> MetricSpec:
-    kind = question.kind or (Kind.PROPORTION if question.cap is None else Kind.MEAN)
+    number = question.cap is not None or question.deviation is not None
+    kind = question.kind or (Kind.MEAN if number else Kind.PROPORTION)
     usual = Aggregate.MAX if kind is Kind.PROPORTION else Aggregate.SUM
     better = question.higher_is_better
     return MetricSpec(question.metric, kind, better, usual, cap=question.cap, least=question.least)
@@ -233,7 +237,9 @@ def _values(
             raise invalid(
                 "baseline", f"is not known: no experiment told of {named} yet; what is it in control?"
             )
-    if question.deviation is not None and not proportion:
+    if question.deviation is not None and proportion:
+        raise invalid("deviation", OWN)
+    if question.deviation is not None:
         spread = question.deviation**2
     elif past is not None and (not proportion or (past.metric.covariate and question.baseline is None)):
         spread = past.spread

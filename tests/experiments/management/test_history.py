@@ -106,6 +106,8 @@ def test_a_question_is_completed_and_the_notes_say_from_where(store: MemoryStore
     )
     given = size_of(SizeQuestion("minutes", route="medical", effect=0.2, deviation=2.0), store, NOW)
     assert given.deviation == 2.0
+    with pytest.raises(InvalidRequest, match="deviation: of a proportion"):
+        size_of(SizeQuestion("solved", route="medical", effect=0.2, deviation=2.0), store, NOW)
 
 
 def test_a_cap_of_the_plan_is_not_that_of_history(store: MemoryStore) -> None:

@@ -168,5 +168,7 @@ def test_when_history_is_not_needed() -> None:
     assert is_whole(replace(SOLVED, units_per_day=None))
     assert not is_whole(replace(SOLVED, units_per_day=None, route="medical"))
     assert not is_whole(replace(SOLVED, units_per_day=None, days=3.0))
-    assert not is_whole(replace(SOLVED, kind=None))
+    assert is_whole(replace(SOLVED, kind=None))  # a proportion, for want of anything else
+    assert not is_whole(replace(SOLVED, kind=None, route="medical"))
+    assert not is_whole(replace(SOLVED, baseline=None))
     assert not is_whole(replace(SECONDS, deviation=None))

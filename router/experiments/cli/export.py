@@ -1,0 +1,163 @@
+"""`lora-router experiments export|hash-units`: what is kept of a phase as files, and hashes of units."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli import flags
+from router.cli.errors import INTERRUPTED, MISUSED, CliError
+
+if TYPE_CHECKING:
+    from router.experiments.export import Exported
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The experiment.")]
+What = Annotated[
+    str, typer.Argument(metavar="units|outcomes|values|pairs|all", help="What of it; all into a folder.")
+]
+Target = Annotated[
+    Path, typer.Argument(metavar="PATH", help="File: .parquet, .csv or .jsonl; or a folder, made for all.")
+]
+Phase = Annotated[int | None, typer.Option("--phase", metavar="N", help="The phase; default: the last.")]
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Where experiments are kept; default: the setting experiments found here.",
+        show_default=False,
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
+Form = Annotated[str, typer.Option("--form", metavar="parquet|csv|jsonl", help="Of the files in a folder.")]
+FORMS = ("parquet", "csv", "jsonl")
+Source = Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSONL or Parquet with a column of units.")]
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="File to write: .parquet, .csv or .jsonl.")]
+Column = Annotated[str, typer.Option("--column", metavar="NAME", help="The column that has the units.")]
+
+
+def export(
+    name: Name,
+    what: What,
+    path: Target,
+    phase: Phase = None,
+    store: Store = "",
+    overwrite: Overwrite = False,
+    form: Form = "parquet",
+    json: flags.Json = False,
+) -> None:
+    """Write what is kept of a phase to files.
+
+    units has a row for each unit: arm, first exposure, segments; outcomes what was recorded; values each
+    unit's value of each metric, as the report has it; pairs what judges said of shadow answers. Units are
+    hashes: `experiments hash-units` makes the same of yours, to join by. The database is read as it is at
+    one moment, beside a running server or without one.
+
+    \b
+    Examples:
+      lora-router experiments export medical-v2 values values.parquet
+      lora-router experiments export medical-v2 all exported --form csv --phase 1
+      lora-router experiments export medical-v2 units units.csv --store postgresql://host/experiments
+    """
+    from router.experiments.export import export as write
+
+    if form not in FORMS:
+        raise CliError(f"--form {form}: there are {', '.join(FORMS)}", MISUSED)
+    if phase is not None and phase < 1:
+        raise CliError(f"--phase is the number of a phase, from 1, not {phase}", MISUSED)
+    url = store or _store_here()
+    with _nothing_written(), _progress() as progress:
+        done = write(url, name, phase, what, path, progress, overwrite=overwrite, form=form)
+    _print(done, json)
+
+
+def hash_units(
+    source: Source,
+    target: Out,
+    column: Column = "unit",
+    overwrite: Overwrite = False,
+    json: flags.Json = False,
+) -> None:
+    """Write the hashes by which exported files name your units.
+
+    The file gets the columns unit and unit_hash, one row for each of FILE. Without a server.
+
+    \b
+    Example:
+      lora-router experiments hash-units users.csv hashes.csv --column user_id
+    """
+    from router.experiments.export import hash_file
+
+    with _nothing_written():
+        done = hash_file(source, target, column, overwrite=overwrite)
+    _print((done,), json)
+
+
+def _store_here() -> str:
+    """The URL of the store that a server with the settings found here has."""
+    from router.cli.folders import folders
+    from router.cli.settings import load_settings
+    from router.experiments.compose import AUTO, FILE
+    from router.registry.state import state_dir
+
+    settings = load_settings()
+    if not settings.experiments:
+        raise CliError("experiments are off here (the setting experiments is empty): name a --store", MISUSED)
+    if settings.experiments != AUTO:
+        return settings.experiments
+    path = state_dir(folders(settings.adapters_dir, "adapters")) / FILE
+    if not path.exists():
+        text = (
+            f"{path}: no server kept experiments here yet; run it in the server's folder, or name a --store"
+        )
+        raise CliError(text)
+    return f"sqlite:///{path}"
+
+
+@contextmanager
+def _nothing_written() -> Iterator[None]:
+    """Files take their names at the end only, so that Ctrl-C leaves none."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CliError("interrupted: nothing was written", INTERRUPTED) from None
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], None] | None]:
+    """Rows so far, on a terminal."""
+    from router.cli.output import console, is_plain
+
+    if is_plain(sys.stderr):
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    rows = TextColumn("{task.completed:,} rows")
+    columns = (TextColumn("{task.description}"), BarColumn(), rows, TimeElapsedColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def told(what: str, rows: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=None)
+            bar.update(tasks[what], completed=rows)
+
+        yield told
+
+
+def _print(done: tuple[Exported, ...], json: bool) -> None:
+    from router.cli import units
+    from router.cli.output import print_json, print_table
+
+    if json:
+        print_json([{"path": d.path, "rows": d.rows, "bytes": d.size} for d in done])
+    else:
+        print_table(
+            ["FILE", "ROWS", "SIZE"], [(str(d.path), f"{d.rows:,}", units.size(d.size)) for d in done]
+        )

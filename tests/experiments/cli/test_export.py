@@ -1,0 +1,145 @@
+"""`experiments export` and `hash-units`: files from a real store, and what cannot be written."""
+
+import csv
+import json
+
+import pytest
+
+from router.experiments.assignment import unit_hash
+from router.experiments.export import FORMS
+from router.experiments.model import Experiment, Exposure, Lifecycle, Outcome, Phase
+from router.experiments.store.sql_store import SqlStore
+from tests.experiments.plans import plan
+
+
+@pytest.fixture
+def url(tmp_path, monkeypatch):
+    """A store with one experiment of three units, which the settings name."""
+    made = f"sqlite:///{tmp_path / 'kept.db'}"
+    store = SqlStore(made)
+    spec = plan()
+    kept = store.create(Experiment("trial", spec, Lifecycle.RUNNING, (Phase(1, 1000.0, "e", "v", spec),)))
+    for i, arm in enumerate(("old", "new", "old")):
+        store.expose([Exposure(kept.name, 1, unit_hash(f"u{i}"), arm, 1000.0 + i, f"r{i}", 0.5)])
+        store.record([Outcome(f"k{i}", "solved", float(i % 2), 1001.0 + i, f"r{i}")])
+    store.close()
+    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", made)
+    return made
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_units_of_the_last_phase(cli, url, tmp_path):
+    done = cli("experiments", "export", "trial", "units", "units.csv")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[1].split()[:2] == ["units.csv", "3"]
+    assert {row["unit"] for row in rows(tmp_path / "units.csv")} == {unit_hash(f"u{i}") for i in range(3)}
+
+
+def test_all_into_a_folder_of_a_named_store(cli, url, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", "")
+    arguments = (
+        "experiments",
+        "export",
+        "experiments/trial",
+        "all",
+        "out",
+        "--form",
+        "jsonl",
+        "--phase",
+        "1",
+    )
+    done = cli(*arguments, "--store", url, "--json")
+    assert done.code == 0, done.err
+    found = {row["path"]: row["rows"] for row in json.loads(done.out)}
+    assert (found["out/units.jsonl"], found["out/outcomes.jsonl"]) == (3, 3)
+    assert cli(*arguments, "--store", url).code == 1
+    assert cli(*arguments, "--store", url, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("trial", "everything", "a.csv"), 2, "'everything' cannot be exported; known are"),
+        (("trial", "units", "a.xls"), 2, "The name must end with"),
+        (("trial", "units", "a.csv", "--form", "xls"), 2, "--form xls: there are parquet, csv, jsonl"),
+        (("trial", "units", "a.csv", "--phase", "0"), 2, "--phase is the number of a phase, from 1, not 0"),
+        (("trial", "units", "a.csv", "--phase", "7"), 1, "phase 7 is not there, there are: 1"),
+        (("nobody", "units", "a.csv"), 1, "nobody"),
+        (("trial", "units", "no/where.csv"), 1, "no/where.csv: No such file or directory"),
+        (("trial", "units", "a.csv", "--store", "sqlite:////no/where.db"), 2, "/no/where.db"),
+    ],
+)
+def test_what_cannot_be_exported_is_told(cli, url, tmp_path, arguments, code, told):
+    done = cli("experiments", "export", *arguments)
+    assert (done.code, done.out) == (code, "")
+    assert told in done.err
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_a_file_that_is_there_stays(cli, url, tmp_path):
+    (tmp_path / "units.csv").write_text("mine")
+    done = cli("experiments", "export", "trial", "units", "units.csv")
+    assert (done.code, "is there already" in done.err) == (1, True)
+    assert (tmp_path / "units.csv").read_text() == "mine"
+    assert cli("experiments", "export", "trial", "units", "units.csv", "--overwrite").code == 0
+
+
+def test_without_a_store_it_says_where_to_look(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", "")
+    done = cli("experiments", "export", "trial", "units", "a.csv")
+    assert (done.code, "experiments are off here" in done.err) == (2, True)
+    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", "auto")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    done = cli("experiments", "export", "trial", "units", "a.csv")
+    assert (done.code, "no server kept experiments here yet" in done.err) == (1, True)
+
+
+def test_ctrl_c_leaves_nothing(cli, url, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(FORMS, ".csv", interrupted)
+    done = cli("experiments", "export", "trial", "units", "units.csv")
+    assert (done.code, done.err) == (130, "lora-router: interrupted: nothing was written\n")
+    assert not list(tmp_path.glob("*units*"))
+
+
+def test_a_terminal_sees_how_far_it_is(cli, url, monkeypatch):
+    monkeypatch.setattr("router.cli.output.is_plain", lambda stream: False)
+    done = cli("experiments", "export", "trial", "units", "units.csv")
+    assert done.code == 0, done.err
+
+
+def test_hashes_of_units(cli, tmp_path):
+    (tmp_path / "users.csv").write_text("id,name\nu1,a\nu2,b\n")
+    done = cli("experiments", "hash-units", "users.csv", "hashes.csv", "--column", "id")
+    assert done.code == 0, done.err
+    assert rows(tmp_path / "hashes.csv") == [
+        {"unit": unit, "unit_hash": unit_hash(unit)} for unit in ("u1", "u2")
+    ]
+    assert cli("experiments", "hash-units", "users.csv", "hashes.csv", "--column", "id").code == 1
+    again = cli(
+        "experiments", "hash-units", "users.csv", "hashes.csv", "--column", "id", "--overwrite", "--json"
+    )
+    assert json.loads(again.out)[0]["rows"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("users.csv", "out.csv"), "has no column 'unit'; there are: 'id'"),
+        (("missing.csv", "out.csv"), "missing.csv: No such file"),
+        (("users.csv", "out.xls"), "The name must end with"),
+        (("users.odd", "out.csv"), "Files that can be read end with"),
+    ],
+)
+def test_units_that_cannot_be_hashed(cli, tmp_path, arguments, told):
+    (tmp_path / "users.csv").write_text("id\nu1\n")
+    done = cli("experiments", "hash-units", *arguments)
+    assert done.code in (1, 2)
+    assert told in done.err
+    assert not (tmp_path / "out.csv").exists()
