@@ -25,7 +25,7 @@ from router.experiments.report.source import (
     phase_of,
 )
 from router.experiments.stats import Guarded, Paired, Plan, paired
-from router.experiments.store.port import Store
+from router.experiments.store.port import PairCounts, Store
 from router.experiments.verdict import ArmVerdict, Decision, Judgement, Verdict, judge
 
 POINTS = 200
@@ -78,12 +78,11 @@ def _arms(store: Store, source: Source, judgement: Judgement) -> tuple[ArmReport
     if source.spec.mode is not Mode.SHADOW:
         return arms
     counts = store.paired(source.experiment.name, source.phase.number)
-    return tuple(of_shadow(arm, _pairs(counts.get(arm.arm, (0, 0, 0)), source.spec.alpha)) for arm in arms)
+    return tuple(of_shadow(arm, _pairs(counts.get(arm.arm, PairCounts()), source.spec.alpha)) for arm in arms)
 
 
-def _pairs(counts: tuple[int, int, int], alpha: float) -> Pairs:
-    wins, losses, ties = counts
-    return pairs_of(paired(wins, losses, ties, alpha, units=wins + losses, share_sum=float(wins)))
+def _pairs(c: PairCounts, alpha: float) -> Pairs:
+    return pairs_of(paired(c.wins, c.losses, c.ties, alpha, units=c.units, share_sum=c.share_sum))
 
 
 def _arm(source: Source, found: ArmVerdict) -> ArmReport:
