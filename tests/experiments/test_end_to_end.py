@@ -27,7 +27,8 @@ SHIPPED = ROOT / "adapters" / "medical"
 WEAKER = Path(__file__).parent / "weaker"
 FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter.toml")
 OLD, NEW = AdapterRef("medical", "1.0.0"), AdapterRef("medical", "1.1.0")
-USERS = 320
+EQUAL, CANARY = 0.5, 0.1
+USERS = {EQUAL: 320, CANARY: 900}
 WINDOW = 15.0  # seconds; outcomes come right after the answers
 IN_FLIGHT = 16
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -60,27 +61,28 @@ async def two_versions(old: Path, folder: Path) -> AsyncIterator[tuple[AsyncClie
         yield client, address
 
 
-def plan(alpha: float) -> Spec:
-    """Old against new, by the share of users who got a right answer."""
+def plan(alpha: float, share: float) -> Spec:
+    """Old against new, by the share of users who got a right answer; `share` of them have the new one."""
     return Spec(
         hypothesis="1.1.0 answers more users right than 1.0.0",
         route="medical",
-        arms=(ArmSpec("old", 0.5, OLD), ArmSpec("new", 0.5, NEW)),
+        arms=(ArmSpec("old", 1 - share, OLD), ArmSpec("new", share, NEW)),
         control="old",
         primary=metric("right"),
-        guardrails=(metric("error", higher_is_better=False, margin=0.1),),
+        guardrails=(metric("error", higher_is_better=False, margin=0.2),),
         alpha=alpha,
-        planned_units=USERS,
+        planned_units=USERS[share],
+        min_units=60,
         window=WINDOW,
     )
 
 
-async def run(client: AsyncClient, alpha: float = 0.05) -> None:
+async def run(client: AsyncClient, alpha: float = 0.05, share: float = EQUAL) -> None:
     """Every user asks one question and tells whether the answer was right; then the window closes."""
-    await client.experiments.create("versions", plan(alpha))
+    await client.experiments.create("versions", plan(alpha, share))
     await client.experiments.start("versions")
     rows = list(read_rows(ROOT / "recipes" / "data" / "medical.test.jsonl.gz"))
-    asked = random.Random(11).choices(rows, k=USERS)
+    asked = random.Random(11).choices(rows, k=USERS[share])
     places = asyncio.Semaphore(IN_FLIGHT)
 
     async def user(number: int) -> None:
@@ -94,7 +96,7 @@ async def run(client: AsyncClient, alpha: float = 0.05) -> None:
             assert await client.experiments.record_outcome(told) is Accepted.COUNTED
 
     async with asyncio.TaskGroup() as group:
-        for number in range(USERS):
+        for number in range(USERS[share]):
             group.create_task(user(number))
     await asyncio.sleep(WINDOW + 1)
 
@@ -104,15 +106,16 @@ async def default_version(client: AsyncClient) -> str:
     return next(a.ref.version for a in await client.adapters.list() if a.default)
 
 
-async def test_the_better_version_is_found_promoted_and_rolled_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [EQUAL, CANARY])
+async def test_the_better_version_is_found_promoted_and_rolled_back(tmp_path: Path, share: float) -> None:
     async with two_versions(WEAKER, tmp_path) as (client, address):
-        await run(client)
+        await run(client, share=share)
         report = await client.experiments.report("versions")
         assert (report.verdict.decision, report.arm) == ("promote", "new"), report.verdict.text
         found = report.arms[0].primary
         assert found is not None
         assert found.low > 0
-        assert sum(found.units) == USERS
+        assert sum(found.units) == USERS[share]
         assert not [check.name for check in report.checks if check.failed]
         html = tmp_path / "report.html"
         command = (sys.executable, "-m", "router.cli", "experiments", "report", "versions")

@@ -215,3 +215,29 @@ def test_a_plan_is_shared_by_the_arms():
 def test_an_alarm_of_an_earlier_look_still_blocks():
     later = SampleRatio((2000, 2000), (2000, 2000), -2.0, peak=8.0)
     assert verdict(ones(1150), health=replace(SOUND, sample_ratio=later)).verdict.rule == "sample-ratio"
+
+
+@pytest.mark.parametrize(
+    "weights", [{"control": 0.9, "new": 0.1}, {"control": 0.9, "new": 0.05, "newer": 0.05}]
+)
+@pytest.mark.parametrize("higher", [True, False])
+def test_arms_alike_are_neither_promoted_nor_stopped_at_unequal_splits(weights, higher):
+    """A rate of 1.5 % at 90/10 was promoted in 17.5 % of such runs, at 90/5/5 in 35 %; with the direction
+    reversed the same runs were stopped for harm."""
+    metric = Metric("success", Kind.PROPORTION, higher_is_better=higher)
+    design = Design("control", weights, metric, plan=Plan(units=5000), min_units=20)
+    rng, called = np.random.default_rng(17), 0
+    for _ in range(20):
+        arm, one = rng.choice(list(weights), 5000, p=list(weights.values())), rng.random(5000) < 0.015
+        for look in range(500, 5001, 500):
+            sums = {
+                a: {"success": ones(int(one[:look][arm[:look] == a].sum()), int((arm[:look] == a).sum()))}
+                for a in weights
+            }
+            health = Health(
+                sample_ratio([1] * len(weights), [1 / len(weights)] * len(weights)), Maturity(look, look)
+            )
+            if judge(design, sums, health).verdict.decision is not Decision.UNDECIDED:
+                called += 1
+                break
+    assert called <= 2

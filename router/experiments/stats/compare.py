@@ -357,7 +357,7 @@ class Arms:
         """Ends of the interval of the difference; infinite where there is none yet."""
         value = np.asarray(self.difference(), np.float64)
         if self.counted:
-            low, high = (sequences.outermost(self._beyond_offset, value, end) for end in (-1.0, 1.0))
+            low, high = sequences.outermost(self._beyond_offset, value, sequences.both_ends(value))
             return low, high
         bound = sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level)
         half = np.where(self.ready, bound * np.sqrt(self.variance()), np.inf)

@@ -138,6 +138,11 @@ def outermost(excess: Callable[[Array], Array], inside: ArrayLike, outside: Arra
     return found
 
 
+def both_ends(values: Array) -> Array:
+    """-1 and 1 as the first axis, before those of `values`: both ends of intervals are found at once."""
+    return np.array([-1.0, 1.0]).reshape(2, *(1,) * np.ndim(values))
+
+
 Counts = tuple[ArrayLike, ArrayLike]  # successes and failures
 
 
@@ -282,7 +287,8 @@ def difference_bounds(control: Counts, treatment: Counts, alpha: float = 0.05) -
         return both.exact(both.against(1.0, offset)) + math.log(alpha)
 
     first, second = both.rates
-    return outermost(excess, second - first, -1.0), outermost(excess, second - first, 1.0)
+    low, high = outermost(excess, second - first, both_ends(second - first))
+    return low, high
 
 
 def difference_interval(
