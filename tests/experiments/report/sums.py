@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from router.experiments.model import ArmSpec, Experiment, Kind, Lifecycle, MetricSpec, Phase, Spec
 from router.experiments.stats import Moments
-from router.experiments.store.port import Bucket, PhaseData
+from router.experiments.store.port import Bucket, PairCounts, PhaseData
 from router.types import AdapterRef
 
 STARTED = 1_000_000.0
@@ -75,7 +75,7 @@ class SumsStore:
         buckets: Sequence[Bucket],
         experiment: Experiment | None = None,
         triggered: Sequence[Bucket] = (),
-        pairs: Mapping[str, tuple[int, int, int]] | None = None,
+        pairs: Mapping[str, PairCounts] | None = None,
         **data,
     ) -> None:
         self.experiment = experiment or running()

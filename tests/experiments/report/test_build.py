@@ -12,6 +12,7 @@ from router.experiments.cli.page import page
 from router.experiments.model import ArmSpec, Experiment, Kind, MetricSpec, Mode, Phase
 from router.experiments.report.build import report
 from router.experiments.stats import Metric, Moments, Plan, compare, length_adjusted
+from router.experiments.store.port import PairCounts
 from router.types import RouterVariant
 from tests.experiments.report.sums import (
     DAY,
@@ -143,13 +144,15 @@ def test_a_ratio_without_answers_yet_is_no_error():
 
 def test_shadow_arms_report_pairs_and_no_preference():
     spec = replace(SPEC, mode=Mode.SHADOW)
-    store = SumsStore([bucket("control", 3000, 1500)], running(spec), pairs={"new": (300, 100, 50)})
+    store = SumsStore([bucket("control", 3000, 1500)], running(spec), pairs={"new": PairCounts(300, 100, 50, 80, 60.0)})
     found = report(store, "medical-v2", now=LONG_AFTER)
     assert (found.verdict.decision, found.verdict.rule) == ("undecided", "shadow")
     pairs = found.arms[0].pairs
     assert pairs is not None
     assert (pairs.wins, pairs.losses, pairs.ties, pairs.share) == (300, 100, 50, 0.75)
+    assert (pairs.units, pairs.anytime) == (80, True)
     assert 0.5 < pairs.low < pairs.high
+    assert "pairs of 80 units" in found.verdict.text
     assert found.points == ()
     assert "not what users prefer" in found.notes[0]
 
