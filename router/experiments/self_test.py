@@ -6,25 +6,33 @@ Are hashes uniform, is every outcome counted once, are verdicts as rarely wrong 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from router.experiments.assignment import Allocation, Arm, Assigned, Salts, fraction
-from router.experiments.model import Kind
-from router.experiments.stats import Arms, Metric, Moments, Plan
+from router.experiments.design import Design
+from router.experiments.report.source import design_of
+from router.experiments.simulated import Drawn, moments, powers
+from router.experiments.stats import Arms, Metric
 from router.experiments.stats.moments import Array
 
 if TYPE_CHECKING:
-    from router.experiments.cli.aa import Traffic
+    from router.experiments.cli.simulation import Traffic
     from router.experiments.model import Phase
     from router.experiments.report.model import ArmNumbers, Report
 
 RARE = 0.001
 """How rarely a sound part may be called unsound."""
 BINS, HASHED, AGAIN, LOOKS = 20, 20_000, 400, 10
+HASHES = 400_000
+"""As many assignments are made by the real hash; more would take minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,39 +62,71 @@ def _chi_square_tail(square: float, freedom: int) -> float:
     return math.erfc(z / math.sqrt(2)) / 2
 
 
-def error_rate(values: Mapping[str, float], plan: Plan, seed: str, again: int = AGAIN) -> Finding:
-    """Units' own outcomes (0 or 1), assigned again and again by fresh salts: how often is a difference shown
-    at any of ten looks, where there is none?"""
-    outcomes = np.array(list(values.values()), np.float64)
-    treated = np.array([_arms(list(values), f"{seed}-{i}") for i in range(again)])
+def shares(salts: Salts, weights: Mapping[str, float], units: int = HASHED) -> Finding:
+    """Whether arms get what their weights say, of units that are hashed by these salts: chi-square."""
+    allocation = Allocation(salts, tuple(Arm(name, weight) for name, weight in weights.items()))
+    got = Counter(_arm_of(allocation, f"unit-{i}") for i in range(units))
+    square = sum((got[name] - units * weight) ** 2 / (units * weight) for name, weight in weights.items())
+    p = _chi_square_tail(square, len(weights) - 1)
+    told = ", ".join(f"{name} {got[name] / units:.2%} of {weight:.2%}" for name, weight in weights.items())
+    return Finding("shares", p > RARE, f"of {units:,} hashed units {told}: p = {p:.2g}")
+
+
+def _arm_of(allocation: Allocation, unit: str) -> str:
+    found = allocation.assign(unit)
+    return found.arm if isinstance(found, Assigned) else ""
+
+
+def error_rate(
+    drawn: Drawn, design: Design, units: int, seed: str, again: int = AGAIN, name: str = "error-rate"
+) -> Finding:
+    """Units like those of the plan, assigned again and again by its weights: how often is any arm shown to
+    differ from control at any of ten looks, where none does? Several arms share the level (Holm)."""
+    number = int.from_bytes(sha256(seed.encode()).digest()[:8], "big")
+    columns = drawn.counted(drawn.values(units, number))
+    table, arms = powers(columns), _assigned(list(design.weights.values()), units, seed, number, again)
+    sums = np.zeros((len(design.weights), table.shape[1], again))
     shown = np.zeros(again, bool)
-    for look in range(1, LOOKS + 1):
-        until = len(outcomes) * look // LOOKS
-        shown |= _evidence(outcomes[:until], treated[:, :until], plan) >= -math.log(plan.alpha)
-    wrong, most = int(shown.sum()), _most(again, plan.alpha)
+    ends = [units * look // LOOKS for look in range(LOOKS + 1)]
+    for begin, end in pairwise(ends):
+        for i in range(len(sums)):
+            sums[i] += table[begin:end].T @ (arms[:, begin:end] == i).T
+        shown |= _any_shown(drawn.metric, design, sums)
+    alpha, wrong = design.plan.alpha, int(shown.sum())
+    most = _most(again, alpha)
+    several = f", {len(design.treatments)} arms against {design.control}" if len(sums) > 2 else ""
     text = (
-        f"{wrong} of {again} assignments anew show a difference ({wrong / again:.1%}) in {LOOKS} looks each;"
-        f" {plan.alpha:.0%} is allowed, {most} are too many"
+        f"{wrong} of {again} assignments of {units:,} units anew show a difference ({wrong / again:.1%}) in"
+        f" {LOOKS} looks each{several}; {alpha:.0%} is allowed, {most} are too many"
     )
-    return Finding("error-rate", wrong < most, text)
+    return Finding(name, wrong < most, text)
 
 
-def _arms(units: Sequence[str], salt: str) -> Array:
-    allocation = Allocation(Salts(f"enrolment-{salt}", f"variant-{salt}"), (Arm("a", 0.5), Arm("b", 0.5)))
-    found = (allocation.assign(unit) for unit in units)
-    return np.array([isinstance(arm, Assigned) and arm.arm == "b" for arm in found], np.float64)
+def _assigned(weights: Sequence[float], units: int, seed: str, number: int, again: int) -> NDArray[np.int64]:
+    """[assignments, units], the number of the arm: by the real hash where that is a matter of seconds."""
+    if units * again > HASHES:
+        return np.random.default_rng([number, 1]).choice(len(weights), (again, units), p=weights)
+    arms = tuple(Arm(str(i), weight) for i, weight in enumerate(weights))
+    rows = []
+    for i in range(again):
+        allocation = Allocation(Salts(f"enrolment-{seed}-{i}", f"variant-{seed}-{i}"), arms)
+        rows.append([int(_arm_of(allocation, f"unit-{j}")) for j in range(units)])
+    return np.array(rows, np.int64).reshape(again, units)
 
 
-def _evidence(outcomes: Array, treated: Array, plan: Plan) -> Array:
-    """Log evidence of each assignment, [assignments]; none where an arm has under two units."""
-    arms = []
-    for taken in (1 - treated, treated):
-        ones = taken @ outcomes
-        arms.append(Moments(taken.sum(axis=1), (ones,), (ones,)))
-    if min(float(np.min(arm.n)) for arm in arms) < 2:
-        return np.zeros(len(treated))
-    metric = Metric("outcome", Kind.PROPORTION)
-    return Arms(metric, arms[0], arms[1], plan).evidence()
+def _any_shown(metric: Metric, design: Design, sums: Array) -> NDArray[np.bool_]:
+    """[assignments]: the smallest p of all arms, times their number, is within the level. `sums` [arms, sums,
+    assignments] of `powers`; an arm under two units shows nothing."""
+    names, level = list(design.weights), -math.log(design.plan.alpha / len(design.treatments))
+    control = sums[names.index(design.control)]
+    shown = np.zeros(sums.shape[2], bool)
+    for arm in design.treatments:
+        treated = sums[names.index(arm)]
+        there = np.minimum(control[0], treated[0]) >= 2
+        if there.any():
+            first, second = (moments(of[:, there], metric.columns) for of in (control, treated))
+            shown[there] |= Arms(metric, first, second, design.plan_for(arm)).evidence() >= level
+    return shown
 
 
 def _most(trials: int, chance: float) -> int:
@@ -99,17 +139,21 @@ def _most(trials: int, chance: float) -> int:
     return trials + 1
 
 
-def findings(traffic: Traffic, report: Report, seed: str) -> list[Finding]:
-    """All parts, in the order of the pipeline."""
+def findings(
+    traffic: Traffic, report: Report, drawn: Sequence[Drawn], units: int, seed: str
+) -> list[Finding]:
+    """All parts, in the order of the pipeline. Error rates are of so many units, by metric."""
     phase = next(p for p in report.experiment.phases if p.number == report.phase)
+    salts = Salts(phase.enrolment_salt, phase.variant_salt)
     return [
         _requests(traffic),
         _assignment(traffic, phase),
         uniform(phase.variant_salt),
+        shares(salts, {arm.name: arm.weight for arm in phase.spec.arms}),
         _logging(traffic, report),
         _outcomes(traffic, report),
         *_ratio(report),
-        _rate(traffic, report, seed),
+        *_rates(report, drawn, units, seed),
         _verdict(report),
     ]
 
@@ -129,8 +173,6 @@ def _requests(traffic: Traffic) -> Finding:
 
 def _assignment(traffic: Traffic, phase: Phase) -> Finding:
     """Every answer's arm is the one that anybody computes from the salts."""
-    from router.experiments.assignment import Allocation, Arm, Assigned, Salts
-
     salts = Salts(phase.enrolment_salt, phase.variant_salt)
     allocation = Allocation(salts, tuple(Arm(arm.name, arm.weight) for arm in phase.spec.arms))
     wrong = 0
@@ -164,16 +206,19 @@ def _logging(traffic: Traffic, report: Report) -> Finding:
 
 
 def _outcomes(traffic: Traffic, report: Report) -> Finding:
-    """Each outcome counted once, though some were sent twice."""
-    metric = report.experiment.spec.primary.name
-    pairs = [(n.answered.get(metric, 0), traffic.recorded_in(n.arm)) for n in report.numbers]
+    """Each outcome counted once, though some were sent twice; what only divides a ratio is in no count."""
+    names = {name for numbers in report.numbers for name in numbers.answered}
+    sent = [m.name for m in report.experiment.spec.metrics if m.name in traffic.values and m.name in names]
+    pairs = [
+        (n.answered.get(name, 0), traffic.recorded_in(n.arm, name)) for n in report.numbers for name in sent
+    ]
     repeated = sum(traffic.repeated.values())
     once = traffic.repeated.get("duplicate", 0) == repeated
-    counted = sum(got for got, _ in pairs)
-    sent = sum(traffic.recorded.values())
-    text = f"{counted:,} counted of {sent:,} sent; {repeated:,} sent twice, "
+    counted, wanted = (sum(pair[i] for pair in pairs) for i in (0, 1))
+    text = f"{counted:,} counted of {wanted:,} sent; {repeated:,} sent twice, "
     text += "each counted once" if once else f"told as {dict(traffic.repeated)}"
-    return Finding("outcomes", once and all(got == wanted for got, wanted in pairs), text)
+    told = bool(pairs) or not traffic.values  # the server's own are all that there are
+    return Finding("outcomes", once and told and all(got == of for got, of in pairs), text)
 
 
 def _ratio(report: Report) -> Iterator[Finding]:
@@ -182,10 +227,13 @@ def _ratio(report: Report) -> Iterator[Finding]:
             yield Finding(check.name, not check.failed, check.text)
 
 
-def _rate(traffic: Traffic, report: Report, seed: str) -> Finding:
-    from router.experiments.report.source import plan_of
-
-    return error_rate(traffic.values, plan_of(report.experiment.spec), seed)
+def _rates(report: Report, drawn: Sequence[Drawn], units: int, seed: str) -> Iterator[Finding]:
+    spec = report.experiment.spec
+    design = design_of(spec)
+    design = replace(design, plan=replace(design.plan, units=max(200, units)))
+    for one in drawn:
+        name = "error-rate" if one.spec.name == spec.primary.name else f"error-rate {one.spec.name}"
+        yield error_rate(one, design, units, seed, name=name)
 
 
 def _verdict(report: Report) -> Finding:

@@ -1,10 +1,16 @@
-import random
+from dataclasses import replace
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
 
-from router.experiments.self_test import _chi_square_tail, _most, error_rate, uniform
+from router.experiments.assignment import Allocation, Arm, Salts
+from router.experiments.design import Design
+from router.experiments.model import Aggregate, Kind, MetricSpec
+from router.experiments.self_test import _any_shown, _chi_square_tail, _most, error_rate, shares, uniform
+from router.experiments.simulated import Drawn, powers
 from router.experiments.stats import Plan
+from tests.experiments.plans import SOLVED
 
 
 def test_hashes_are_uniform():
@@ -25,15 +31,53 @@ def test_tails_are_those_of_tables(square, p):
     assert _chi_square_tail(square, 19) == pytest.approx(p, rel=0.05)
 
 
-def test_equal_arms_are_rarely_told_apart():
-    dice = random.Random(3)
-    values = {f"u{i}": float(dice.random() < 0.5) for i in range(300)}
-    found = error_rate(values, Plan(units=300), "seed", again=100)
+def test_weights_are_kept_by_the_hash():
+    found = shares(Salts("e", "v"), {"old": 0.9, "new": 0.08, "odd": 0.02})
     assert found.sound
-    assert "of 100 assignments anew" in found.text
+    assert found.text.startswith("of 20,000 hashed units old 9")
 
 
-def test_peeking_at_the_usual_test_is_found(monkeypatch):
+def test_other_weights_are_found():
+    allocation = {"old": 0.9, "new": 0.1}
+    salts = Salts("e", "v")
+    assert shares(salts, allocation).sound
+    lying = Mock(wraps=Allocation)
+    lying.side_effect = lambda salts, arms: Allocation(salts, (Arm("old", 0.88), Arm("new", 0.12)))
+    with patch("router.experiments.self_test.Allocation", lying):
+        assert not shares(salts, allocation).sound
+
+
+def design(metric=SOLVED, weights=(0.5, 0.5), units=400):
+    names = [f"arm{i}" for i in range(len(weights))]
+    weighted = dict(zip(names, weights, strict=True))
+    return Design("arm0", weighted, Drawn.of(metric).metric, plan=Plan(units=units))
+
+
+SECONDS = MetricSpec("seconds", Kind.MEAN, False, Aggregate.SUM)
+COST = MetricSpec("cost", Kind.RATIO, aggregate=Aggregate.SUM)
+
+
+@pytest.mark.parametrize(
+    ("metric", "weights", "units"),
+    [
+        (SOLVED, (0.5, 0.5), 400),
+        (SOLVED, (0.9, 0.05, 0.05), 3000),
+        (SECONDS, (0.6, 0.4), 4000),
+        (replace(SECONDS, cap=2.0), (0.95, 0.05), 4000),
+        (COST, (0.6, 0.2, 0.2), 5000),
+        (replace(SOLVED, covariate=True), (0.8, 0.2), 1000),
+    ],
+    ids=lambda value: str(value) if not isinstance(value, MetricSpec) else value.name,
+)
+def test_equal_arms_are_rarely_told_apart(metric, weights, units):
+    found = error_rate(Drawn.of(metric), design(metric, weights, units), units, "seed", again=200)
+    assert found.sound, found.text
+    assert f"of 200 assignments of {units:,} units anew" in found.text
+    assert ("arms against arm0" in found.text) == (len(weights) > 2)
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.8, 0.1, 0.1)])
+def test_peeking_at_the_usual_test_is_found(monkeypatch, weights):
     """One look at a time at |z| > 1.96 is wrong far more often than at one look: about 19 % in ten."""
 
     def naive(arms):
@@ -43,13 +87,23 @@ def test_peeking_at_the_usual_test_is_found(monkeypatch):
         return np.where(np.abs(rates[1] - rates[0]) > 1.96 * np.sqrt(variance), np.inf, 0.0)
 
     monkeypatch.setattr("router.experiments.self_test.Arms.evidence", naive)
-    dice = random.Random(3)
-    values = {f"u{i}": float(dice.random() < 0.5) for i in range(400)}
-    assert not error_rate(values, Plan(units=400), "seed").sound
+    assert not error_rate(Drawn.of(SOLVED, 0.5), design(weights=weights), 1000, "seed").sound
+
+
+def test_an_effect_would_be_shown():
+    """What is simulated has power: the same sums with one arm lifted are told apart."""
+    columns = Drawn.of(SOLVED, 0.3).values(4000, 1)
+    arms = np.arange(4000) % 2
+    sums = np.stack([(powers(columns) * (arms == i)[:, None]).sum(0) for i in (0, 1)])
+    lifted = sums.copy()
+    lifted[1, 1:] *= 1.5
+    assert not _any_shown(Drawn.of(SOLVED).metric, design(units=4000), sums[:, :, None]).any()
+    assert _any_shown(Drawn.of(SOLVED).metric, design(units=4000), lifted[:, :, None]).all()
 
 
 def test_few_units_show_nothing():
-    assert error_rate({"a": 1.0}, Plan(), "seed", again=10).text.startswith("0 of 10 assignments")
+    found = error_rate(Drawn.of(SOLVED), design(), 1, "seed", again=10)
+    assert found.text.startswith("0 of 10 assignments")
 
 
 def test_how_many_are_too_many():

@@ -1,30 +1,40 @@
 """`lora-router experiments aa`: an A/A self-test through the real server.
 
 Simulated units ask through gRPC and record random outcomes; `router.experiments.self_test` judges what came
-of it.
+of it. Arms are all the same; their number, weights and metrics may be those of a plan.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
+import string
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from router.cli import flags
 
 if TYPE_CHECKING:
-    from router.client import Answer, AsyncClient, Client, Experiment, Spec
+    from router.client import Client, Experiment, MetricSpec, Spec
+    from router.experiments.cli.simulation import Simulation, Traffic
     from router.experiments.report.model import Report
+    from router.experiments.self_test import Finding
+    from router.experiments.simulated import Drawn
 
-Route = Annotated[str, typer.Option("--route", metavar="ADAPTER", help="Adapter to test on, or base.")]
+Route = Annotated[
+    str, typer.Option("--route", metavar="ADAPTER", help="Adapter to test on, or base; default: --like's.")
+]
+Like = Annotated[
+    str, typer.Option("--like", metavar="NAME", help="With the arms, weights and metrics of this experiment.")
+]
+Weights = Annotated[
+    str, typer.Option("--weights", metavar="90/10", help="Weights of the arms; default: two equal ones.")
+]
 Units = Annotated[int, typer.Option("--units", metavar="N", help="Simulated units.")]
 Prompt = Annotated[str, typer.Option("--prompt", metavar="TEXT", help="What they ask.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", "-n", metavar="N", help="Most tokens of an answer.")]
@@ -33,13 +43,14 @@ Window = Annotated[
 ]
 Keep = Annotated[bool, typer.Option("--keep", help="Stop the experiment but do not delete it.")]
 SLACK = 20.0
-LABEL, METRIC = "aa_unit", "aa_success"
-AT_ONCE, RETRY_SECONDS, TRIES = 8, 0.5, 20
-EVERY = 10  # each tenth unit asks twice and records twice
+METRIC = "aa_success"
+MOST_SIZED = 20_000  # units that the error rate is simulated of
 
 
 def aa(
-    route: Route,
+    route: Route = "",
+    like: Like = "",
+    weights: Weights = "",
     units: Units = 400,
     prompt: Prompt = "Hello",
     max_tokens: MaxTokens = 1,
@@ -49,31 +60,155 @@ def aa(
     timeout: flags.Timeout = 60.0,
     json: flags.Json = False,
 ) -> None:
-    """Test the pipeline with two equal arms.
+    """Test the pipeline with arms that are the same.
 
-    Makes a temporary experiment on the route whose arms are the same, sends simulated units through gRPC,
-    records random outcomes, and says whether assignment, logging, sample ratio and error rate are sound.
+    Makes a temporary experiment on the route, sends simulated units through gRPC, records random outcomes,
+    and says whether assignment, logging, sample ratio and error rate are sound. With --like the arms' number
+    and weights, the metrics and their caps are those of a plan, and the error rate is that of its planned
+    units at its split: before it starts, you know that its verdicts are as rarely wrong as they say.
     Only requests with the label aa_unit take part, so users are not touched. Exit code 1 if unsound.
 
     \b
-    Example:
+    Examples:
       lora-router experiments aa --route medical --units 400
+      lora-router experiments aa --route medical --weights 90/10
+      lora-router experiments aa --like medical-v2
     """
     from router.cli.connect import connected
     from router.cli.errors import MISUSED, CliError
-    from router.cli.output import print_json, print_table
-    from router.experiments.self_test import findings
 
     if units < 10:
         raise CliError(f"--units must be 10 or more, not {units}", MISUSED)
-    run = f"aa-{secrets.token_hex(4)}"
-    pinned = {} if route == "base" else {"adapter": route}
-    simulation = Simulation(run, prompt, {**pinned, "max_tokens": max_tokens}, units, secrets.randbits(32))
+    if not (route or like):
+        raise CliError("what shall it be tested on? --route ADAPTER, or --like an experiment", MISUSED)
     with connected(server, timeout) as client:
-        plan = _plan(client, route, units, window)
-        with _temporary(client, run, plan, keep):
-            traffic = asyncio.run(_send(server, timeout, simulation))
-            found = findings(traffic, _logged(client, run, traffic, window), run)
+        trial = _trial(client, route.removeprefix("adapters/"), like, weights, units, window)
+        pinned = {} if trial.plan.route == "base" else {"adapter": trial.plan.route}
+        options = {**pinned, "max_tokens": max_tokens}
+        found = _tested(client, trial, units, prompt, options, keep, server, timeout)
+    _print(found, json)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A plan whose arms are the same, how its outcomes are drawn, and of how many units error rates are."""
+
+    plan: Spec
+    drawn: tuple[Drawn, ...]
+    sized: int
+
+    def recorded(self, units: int, seed: int) -> dict[str, list[float]]:
+        """Metric -> the values that units record, denominators of ratios among them; the server's own not."""
+        from router.experiments.model import BUILT_IN, DENOMINATORS, Kind
+
+        made: dict[str, list[float]] = {}
+        for i, one in enumerate(self.drawn):
+            spec, columns = one.spec, one.values(units, seed + i)
+            made[spec.name] = columns[0].tolist()
+            if spec.kind is Kind.RATIO and spec.per not in DENOMINATORS:
+                made[spec.per] = columns[1].tolist()
+        return {name: values for name, values in made.items() if name not in BUILT_IN}
+
+
+def _trial(client: Client, route: str, like: str, weights: str, units: int, window: float) -> Trial:
+    from dataclasses import replace
+
+    from router.experiments.simulated import Drawn
+
+    if not like:
+        plan = _plan(client, route, weights, units, window)
+        return Trial(plan, (Drawn.of(plan.primary, 0.5),), units)
+    model = client.experiments.get(like).spec
+    _check_like(like, model, route)
+    made = _plan(client, route or model.route, weights, units, window, model)
+    plan = replace(
+        made,
+        alpha=model.alpha,
+        primary=model.primary,
+        guardrails=model.guardrails,
+        secondary=model.secondary,
+    )
+    drawn = tuple(_drawn(client, metric, plan.route) for metric in plan.metrics)
+    return Trial(plan, drawn, max(units, min(model.planned_units, MOST_SIZED)))
+
+
+def _check_like(name: str, model: Spec, route: str) -> None:
+    from router.cli.errors import MISUSED, CliError
+
+    if not (model.route or route):
+        what = "a holdout" if model.mode == "holdout" else "a router experiment"
+        raise CliError(f"{name} is {what} and has no route of its own: give --route, too", MISUSED)
+
+
+def _drawn(client: Client, metric: MetricSpec, route: str) -> Drawn:
+    """At the rate, or with the mean and deviation, that the route had, where that is known."""
+    from router.client import ClientError, SizeQuestion
+    from router.experiments.simulated import Drawn
+
+    try:
+        known = client.experiments.plan(SizeQuestion(metric.name, metric.kind, route=route, effect=1e-3))
+    except ClientError as error:
+        if error.code != "INVALID_ARGUMENT":
+            raise
+        return Drawn.of(metric)
+    return Drawn.of(metric, known.baseline, known.deviation)
+
+
+def _plan(
+    client: Client, route: str, weights: str, units: int, window: float, model: Spec | None = None
+) -> Spec:
+    from router.cli.errors import MISUSED, CliError
+    from router.client import ArmSpec, Spec, metric
+    from router.experiments.cli.short import weights_of
+    from router.experiments.cli.simulation import LABEL
+
+    shares = weights_of(weights, "--weights") if weights else (0.5, 0.5)
+    names = list(string.ascii_lowercase[: len(shares)])
+    if model is not None:
+        names = [arm.name for arm in model.arms]
+        shares = shares if weights else tuple(arm.weight for arm in model.arms)
+    if len(names) != len(shares):
+        there = f"there are {len(names)} arms" if model is not None else "26 arms are the most"
+        raise CliError(f"--weights {weights} has {len(shares)} weights, and {there}", MISUSED)
+    ref = None if route == "base" else client.adapters.get(route).ref
+    return Spec(
+        hypothesis="A/A self-test: all arms are the same",
+        route=route,
+        arms=tuple(ArmSpec(name, share, ref) for name, share in zip(names, shares, strict=True)),
+        control=model.control if model is not None else names[0],
+        primary=metric(METRIC),
+        unit="simulated",
+        unit_label=LABEL,
+        planned_units=max(200, units),
+        window=window,
+    )
+
+
+def _tested(
+    client: Client,
+    trial: Trial,
+    units: int,
+    prompt: str,
+    options: dict[str, object],
+    keep: bool,
+    server: str,
+    timeout: float,
+) -> list[Finding]:
+    from router.experiments.cli.simulation import Simulation
+    from router.experiments.self_test import findings
+
+    run, seed = f"aa-{secrets.token_hex(4)}", secrets.randbits(31)
+    simulation = Simulation(run, prompt, options, units, trial.recorded(units, seed))
+    with _temporary(client, run, trial.plan, keep):
+        traffic = asyncio.run(_send(server, timeout, simulation))
+        report = _logged(client, run, traffic, trial.plan.window)
+    return findings(traffic, report, trial.drawn, trial.sized, run)
+
+
+def _print(found: list[Finding], json: bool) -> None:
+    from router.cli.errors import CliError
+    from router.cli.output import print_json, print_table
+
     if json:
         print_json(found)
     else:
@@ -81,24 +216,6 @@ def aa(
     unsound = [finding.name for finding in found if not finding.sound]
     if unsound:
         raise CliError(f"unsound: {', '.join(unsound)}")
-
-
-def _plan(client: Client, route: str, units: int, window: float) -> Spec:
-    from router.client import ArmSpec, Spec, metric
-
-    name = route.removeprefix("adapters/")
-    ref = None if name == "base" else client.adapters.get(name).ref
-    return Spec(
-        hypothesis="A/A self-test: both arms are the same",
-        route=name,
-        arms=(ArmSpec("a", 0.5, ref), ArmSpec("b", 0.5, ref)),
-        control="a",
-        primary=metric(METRIC),
-        unit="simulated",
-        unit_label=LABEL,
-        planned_units=max(200, units),
-        window=window,
-    )
 
 
 @contextmanager
@@ -131,95 +248,3 @@ def _logged(client: Client, name: str, traffic: Traffic, window: float) -> Repor
         if mature >= len(traffic.arms) or time.monotonic() > end:
             return found
         time.sleep(min(1.0, window / 4))
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What was sent and what came back. `arms`: unit to the arms of its answers."""
-
-    arms: dict[str, list[str]] = field(default_factory=dict)
-    values: dict[str, float] = field(default_factory=dict)
-    recorded: Counter[str] = field(default_factory=Counter)
-    repeated: Counter[str] = field(default_factory=Counter)
-    outside: int = 0
-    errors: list[str] = field(default_factory=list)
-
-    def units_of(self, arm: str) -> int:
-        """Units whose first answer was the arm's."""
-        return sum(found[0] == arm for found in self.arms.values() if found)
-
-    def answers_of(self, arm: str) -> int:
-        """Answers of an arm."""
-        return sum(found.count(arm) for found in self.arms.values())
-
-    def recorded_in(self, arm: str) -> int:
-        """Units of an arm that recorded an outcome."""
-        return sum(unit in self.values for unit, found in self.arms.items() if found[0] == arm)
-
-
-@dataclass(frozen=True, slots=True)
-class Simulation:
-    """Who asks what: `options` go with every request."""
-
-    experiment: str
-    prompt: str
-    options: dict[str, Any]
-    units: int
-    seed: int
-
-    async def run(self, client: AsyncClient) -> Traffic:
-        """All units, some at once."""
-        traffic, room = Traffic(), asyncio.Semaphore(AT_ONCE)
-        dice = random.Random(self.seed)
-        values = [float(dice.random() < 0.5) for _ in range(self.units)]
-
-        async def one(number: int) -> None:
-            async with room:
-                await self._unit(client, traffic, number, values[number])
-
-        await asyncio.gather(*(one(number) for number in range(self.units)))
-        return traffic
-
-    async def _unit(self, client: AsyncClient, traffic: Traffic, number: int, value: float) -> None:
-        unit = f"{self.experiment}-{number}"
-        first = await self._ask(client, traffic, unit)
-        if first is None:
-            return
-        await _record(client, traffic, traffic.recorded, first.response_id, unit, value)
-        if number % EVERY == 0:
-            await self._ask(client, traffic, unit)
-            await _record(client, traffic, traffic.repeated, first.response_id, unit, value)
-
-    async def _ask(self, client: AsyncClient, traffic: Traffic, unit: str) -> Answer | None:
-        """The answer, if it was given in the experiment."""
-        from router.client import ClientError
-
-        try:
-            answer = await client.generate(self.prompt, labels={LABEL: unit}, **self.options)
-        except ClientError as error:
-            traffic.errors.append(str(error))
-            return None
-        if answer.decision.experiment.removeprefix("experiments/") != self.experiment:
-            traffic.outside += 1
-            return None
-        traffic.arms.setdefault(unit, []).append(answer.decision.arm)
-        return answer
-
-
-async def _record(
-    client: AsyncClient, traffic: Traffic, counted: Counter[str], response: str, unit: str, value: float
-) -> None:
-    """One outcome; exposures are written behind the answer, so that it may come a little too early."""
-    from router.client import ClientError, Outcome
-
-    outcome = Outcome(METRIC, value, response_id=response, key=f"{unit}-{METRIC}")
-    for attempt in range(TRIES):
-        try:
-            counted[str(await client.experiments.record_outcome(outcome))] += 1
-            traffic.values[unit] = value
-            return
-        except ClientError as error:
-            if error.code != "NOT_FOUND" or attempt == TRIES - 1:
-                traffic.errors.append(str(error))
-                return
-            await asyncio.sleep(RETRY_SECONDS)

@@ -9,8 +9,23 @@ from router.cli.errors import CliError
 from router.cli.main import run
 from router.experiments.cli.aa import aa
 from router.experiments.live.runtime import Experiments
+from router.experiments.model import Aggregate, ArmSpec, Experiment, Kind, MetricSpec
 from router.experiments.service.served import ServedExperiments
 from tests.experiments.memory_store import MemoryStore
+from tests.experiments.plans import plan, router_plan
+
+LIKE = plan(
+    arms=(ArmSpec("old", 0.9), ArmSpec("new", 0.1)),
+    guardrails=(
+        MetricSpec("minutes", Kind.MEAN, False, Aggregate.SUM, margin=0.5, cap=9.0),
+        MetricSpec("total_time", Kind.MEAN, False, Aggregate.MEAN, margin=9.0),
+    ),
+    secondary=(
+        MetricSpec("cost", Kind.RATIO, aggregate=Aggregate.SUM, per="sessions"),
+        MetricSpec("clicks", Kind.RATIO, aggregate=Aggregate.SUM),
+    ),
+    planned_units=3000,
+)
 
 
 class LosingStore(MemoryStore):
@@ -31,7 +46,7 @@ class LosingStore(MemoryStore):
 async def self_test(start_server, fakes, monkeypatch, capsys):
     """Run `experiments aa` against a server with experiments in `store`."""
     monkeypatch.setattr("router.experiments.cli.aa.SLACK", 1.0)
-    monkeypatch.setattr("router.experiments.cli.aa.TRIES", 2)
+    monkeypatch.setattr("router.experiments.cli.simulation.TRIES", 2)
 
     async def call(store, *arguments):
         live = Experiments(store, poll_seconds=60.0)
@@ -54,12 +69,71 @@ async def test_a_sound_pipeline_is_found_sound_and_left_clean(self_test):
     store = MemoryStore()
     code, found, err = await self_test(store, "--route", "medical")
     assert (code, err) == (0, "")
-    assert list(found)[:5] == ["requests", "assignment", "uniformity", "logging", "outcomes"]
+    assert list(found)[:5] == ["requests", "assignment", "uniformity", "shares", "logging"]
     assert {"sample-ratio", "error-rate", "verdict"} < set(found)
     assert all(sound for sound, _ in found.values())
     assert found["requests"][1].startswith("132 answers in the experiment, 0 outside")
     assert found["outcomes"][1] == "120 counted of 120 sent; 12 sent twice, each counted once"
     assert store.list() == ()
+
+
+async def test_other_weights(self_test):
+    code, found, err = await self_test(MemoryStore(), "--route", "medical", "--weights", "80/10/10")
+    assert (code, err) == (0, "")
+    assert "of 80.00%, b" in found["shares"][1]
+    assert "2 arms against a" in found["error-rate"][1]
+
+
+async def test_like_a_plan(self_test):
+    """Its arms and weights, all of its metrics, and its planned units."""
+    store = MemoryStore()
+    store.create(Experiment("canary", LIKE))
+    code, found, err = await self_test(store, "--like", "canary", "--units", "60")
+    assert (code, err) == (0, "")
+    rates = {name: text for name, (_, text) in found.items() if name.startswith("error-rate")}
+    assert set(rates) == {
+        *("error-rate", "error-rate minutes", "error-rate total_time", "error-rate cost", "error-rate clicks")
+    }
+    assert "of 3,000 units anew" in rates["error-rate"]
+    assert "of 90.00%, new" in found["shares"][1]
+    assert found["outcomes"][0], found["outcomes"]
+    (kept,) = store.list()
+    assert kept.name == "canary"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (
+            ("--like", "routers"),
+            2,
+            "routers is a router experiment and has no route of its own: give --route",
+        ),
+        (
+            ("--like", "routers", "--route", "medical", "--weights", "1/1/1"),
+            2,
+            "--weights 1/1/1 has 3 weights, and there are 2 arms",
+        ),
+        (("--like", "nobody"), 1, "lora-router experiments list"),
+        (("--route", "medical", "--weights", "1"), 2, "--weights takes shares above 0 such as 90/10"),
+        (("--route", "dental"), 1, "lora-router adapters list"),
+    ],
+)
+async def test_what_cannot_be_tested_is_told(self_test, arguments, code, told):
+    store = MemoryStore()
+    store.create(Experiment("routers", router_plan()))
+    found, _, err = await self_test(store, *arguments)
+    assert found == code
+    assert told in err
+    assert [e.name for e in store.list()] == ["routers"]
+
+
+async def test_like_a_router_experiment_on_a_route(self_test):
+    store = MemoryStore()
+    store.create(Experiment("routers", router_plan()))
+    code, found, err = await self_test(store, "--like", "routers", "--route", "medical", "--units", "40")
+    assert (code, err) == (0, "")
+    assert "careful" in found["shares"][1]
 
 
 async def test_lost_exposures_are_found(self_test):
@@ -88,3 +162,8 @@ async def test_a_kept_experiment_is_stopped(self_test):
 def test_too_few_units_are_refused():
     with pytest.raises(CliError, match="--units must be 10 or more, not 3"):
         aa("medical", units=3)
+
+
+def test_a_route_or_a_plan_is_needed():
+    with pytest.raises(CliError, match="--route ADAPTER, or --like"):
+        aa()
