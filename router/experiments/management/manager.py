@@ -9,10 +9,11 @@ from dataclasses import fields, is_dataclass, replace
 
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, StaleEtag
 from router.experiments.assignment import Salts
+from router.experiments.management.history import past_of
 from router.experiments.management.plans import Known, check_plan, conflict, plan_problems
 from router.experiments.management.sizes import SizeAnswer, SizeQuestion
 from router.experiments.management.sizing import size_of
-from router.experiments.model import AuditEntry, Experiment, Lifecycle, Phase, Spec, id_problem
+from router.experiments.model import AuditEntry, Experiment, Kind, Lifecycle, Phase, Spec, id_problem
 from router.experiments.store.port import Store
 
 Clock = Callable[[], float]
@@ -35,6 +36,7 @@ class Manager:
         self.store, self.known, self.clock = store, known, clock
         self._salts = salts
         self.lock = threading.RLock()
+        self.rates: dict[str, Mapping[str, float]] = {}  # by experiment, of proportions as they were before
 
     def problems(self, spec: Spec) -> list[FieldViolation]:
         """Everything that is wrong with a plan."""
@@ -59,6 +61,7 @@ class Manager:
         check_plan(spec, self.known)
         now = self.clock()
         with self.lock:
+            self._learn_rates(name, spec)
             kept = self.store.create(Experiment(name, spec, created=now, updated=now))
             self.store.audit(AuditEntry(name, now, actor, "create", spec.hypothesis))
         return kept
@@ -75,6 +78,7 @@ class Manager:
             if spec == old:
                 return experiment
             now, detail = self.clock(), {"fields": changed(old, spec)}
+            self._learn_rates(name, spec)
             if experiment.phase and old.secondary != spec.secondary and only_told(old, spec):
                 return self.keep(retold(experiment, spec, now), actor, "secondary", "", detail)
             if experiment.state is not Lifecycle.RUNNING:
@@ -106,6 +110,7 @@ class Manager:
             if found := plan_problems(experiment.spec, self.known):
                 text = "; ".join(f"{v.field}: {v.description}" for v in found)
                 raise FailedPrecondition(f"it cannot start: {text}", resource=experiment.resource)
+            self._learn_rates(name, experiment.spec)
             reason = "restarted" if experiment.phases else "started"
             return self._open(experiment, experiment.spec, actor, "start", reason, {})
 
@@ -127,6 +132,7 @@ class Manager:
             if experiment.state is Lifecycle.RUNNING:
                 raise FailedPrecondition("it runs; stop it first", resource=experiment.resource)
             self.store.delete(name, experiment.etag)
+            self.rates.pop(name, None)
 
     def read(self, name: str, etag: str = "") -> Experiment:
         """Raises ExperimentNotFound, and StaleEtag where `etag` is given and another."""
@@ -145,6 +151,18 @@ class Manager:
         """Put it in place of what was read, with an audit entry in the same transaction."""
         entry = AuditEntry(experiment.name, experiment.updated, actor, act, reason, detail or {})
         return self.store.replace(experiment, entry)
+
+    def _learn_rates(self, name: str, spec: Spec) -> None:
+        """What is known of a plan's proportions, so that it can be warned of events that are too rare."""
+        if not spec.route:
+            return
+        now = self.clock()
+        pasts = (
+            past_of(self.store, spec.route, m.name, m.kind, now)
+            for m in (spec.primary, *spec.guardrails)
+            if m.kind is Kind.PROPORTION
+        )
+        self.rates[name] = {past.metric.name: past.value for past in pasts if past is not None}
 
     def _open(
         self,

@@ -121,7 +121,7 @@ class ServedExperiments:
 
         def warnings(experiment: Experiment) -> tuple[str, ...]:
             of_arms = arm_warnings(experiment.spec, registry.resolve)
-            of_plan = plan_warnings(experiment.spec)
+            of_plan = plan_warnings(experiment.spec, manager.rates.get(experiment.name))
             return (*live.assigner.warnings(experiment.name), *of_plan, *of_arms)
 
         return ExperimentService(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from router.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec
+from router.experiments.wire.plans import update_request
 from router.v1 import experiments_pb2 as pb
-from tests.experiments.service.lab import answer, fields_of, refused, running
+from tests.experiments.plans import plan
+from tests.experiments.service.lab import answer, create, fields_of, refused, running
 
 METRIC = pb.Experiment.Metric(name="solved", kind=pb.Experiment.Metric.KIND_PROPORTION)
 
@@ -43,3 +47,27 @@ async def test_bad_questions_are_named(lab: SimpleNamespace) -> None:
         lab.experiments.PlanExperiment(pb.PlanExperimentRequest(metric=METRIC)), "INVALID_ARGUMENT"
     )
     assert "no experiment told of solved yet" in unknown["text"]
+
+
+SECONDS = MetricSpec("seconds", Kind.MEAN, aggregate=Aggregate.SUM)
+
+
+async def test_a_plan_out_of_reach_is_warned_of_with_numbers(lab: SimpleNamespace) -> None:
+    arms = tuple(replace(arm, weight=w) for arm, w in zip(plan().arms, (0.98, 0.02), strict=True))
+    made = await lab.experiments.CreateExperiment(create(arms=arms, primary=SECONDS))
+    (warning,) = made.experiment.warnings
+    assert warning.startswith("new gets 2 % of 5,000 planned units, 100; seconds has no cap and needs 750")
+
+
+async def test_other_secondary_metrics_keep_the_phase(lab: SimpleNamespace) -> None:
+    old = await running(lab)
+    changed = update_request("trial", old.etag, {"secondary": (replace(SECONDS, cap=9.0),)})
+    new = (await lab.experiments.UpdateExperiment(changed)).experiment
+    assert [phase.variant_salt for phase in new.phases] == [phase.variant_salt for phase in old.phases]
+    assert (new.secondary[0].name, new.secondary[0].cap) == ("seconds", 9.0)
+
+
+async def test_bad_caps_and_segments_are_named(lab: SimpleNamespace) -> None:
+    wrong = create(primary=replace(SECONDS, cap=0.0), segments=(SegmentSpec(""),), grace=-1.0)
+    found = await refused(lab.experiments.CreateExperiment(wrong), "INVALID_ARGUMENT")
+    assert fields_of(found) == ["experiment.primary.cap", "experiment.segments[0].label", "experiment.grace"]
