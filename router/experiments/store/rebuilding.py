@@ -86,12 +86,12 @@ def _place_anew(session: Session, info: PhaseInfo) -> None:
 
 def _chunks(session: Session, info: PhaseInfo, told: str) -> Iterator[list[Unit]]:
     """All units of a phase, without their values."""
-    of, last, done = units.c, 0, 0
+    of, last, done, total = units.c, 0, 0, 0
     query = select(units).where(of.phase == info.id).order_by(of.id).limit(CHUNK)
     while rows := session.conn.execute(query.where(of.id > last)).all():
         yield [unit_of(info, row) for row in rows]
         last, done = rows[-1].id, done + len(rows)
         if len(rows) < CHUNK:
             break
-        total = session.conn.execute(select(func.count()).where(of.phase == info.id)).scalar_one()
+        total = total or session.conn.execute(select(func.count()).where(of.phase == info.id)).scalar_one()
         log.info("%s: %s, %d of %d units", info.title, told, done, total)

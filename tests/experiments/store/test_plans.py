@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import event
 
-from router.experiments.model import Disagreement, Kind, MetricSpec
+from router.experiments.model import Disagreement, Kind, MetricSpec, Pair
 from router.experiments.store import database
-from tests.experiments.store.helpers import START, experiment, exposed, said, told
+from tests.experiments.store.helpers import START, act, experiment, exposed, said, told, with_secondary
 
-LARGE = ("units", "exposures", "outcomes", "values", "disagreements")
+LARGE = ("units", "exposures", "outcomes", "values", "disagreements", "pairs")
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -30,6 +30,10 @@ def test_every_large_table_is_searched_by_an_index(sql_store):
     sql_store.expose([exposed("u", "r1", name="y"), exposed("u", "r2", name="y")])
     sql_store.record([said("r1", "n"), told("u", "n"), told("u", "n", at=-5)])
     sql_store.triggered("x", 1)
+    sql_store.pairs([Pair("x", 1, "b", "r1", START, 1, {}, "u")])
+    sql_store.paired("x", 1)
+    later = MetricSpec("later", Kind.MEAN, covariate=True)
+    sql_store.replace(with_secondary(sql_store.get("x"), later), act())
     event.remove(sql_store._engine, "after_cursor_execute", keep)
     assert len(found) > 20
     with database.reading(sql_store._engine) as conn:
