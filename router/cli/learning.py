@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +24,21 @@ Names = Annotated[
 All = Annotated[bool, typer.Option("--all", help="All adapters that have a recipe.")]
 Adapters = Annotated[Path, typer.Option("--adapters-dir", metavar="DIR", help="Where adapters are.")]
 Recipes = Annotated[Path, typer.Option("--recipes", metavar="DIR", help="Folder of NAME.toml recipes.")]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="FILE", help="Rows of your own (CSV, TSV, JSON lines): needs no recipe."),
+]
+Metric = Annotated[
+    str,
+    typer.Option("--metric", metavar="METRIC", help="With --data: exact_match, token_f1, rouge_l or chrf."),
+]
+Base = Annotated[
+    str, typer.Option("--base", metavar="MODEL", help="With --data: the base. Default: the one served.")
+]
+Prompt = Annotated[str, typer.Option("--prompt-column", metavar="COLUMN", help="With --data: what is asked.")]
+Response = Annotated[
+    str, typer.Option("--response-column", metavar="COLUMN", help="With --data: the right answer.")
+]
 Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Most test rows. Default: all.")]
 
 
@@ -52,6 +68,11 @@ def train(
 def evaluate(
     names: Names = None,
     all_: All = False,
+    data: Data = None,
+    metric: Metric = "",
+    base: Base = "",
+    prompt_column: Prompt = "",
+    response_column: Response = "",
     adapters: Adapters = Path("adapters"),
     recipes: Recipes = Path("recipes"),
     rows: Rows = None,
@@ -60,27 +81,54 @@ def evaluate(
 ) -> None:
     """Measure adapters against their base.
 
-    On test data of their recipe, with the base alone and the base with worked examples beside them. Writes
-    report.json and REPORT.md into each folder. The base is loaded once for all of them.
+    On test data of their recipe, with the base alone and the base with worked examples beside them; or, with
+    --data, any adapter folder on rows of your own. Writes report.json and REPORT.md into each folder. The
+    base is loaded once for all of them.
 
     \b
     Examples:
       lora-router adapters evaluate medical
       lora-router adapters evaluate medical ../mine/legal --rows 200
       lora-router adapters evaluate --all
+      lora-router adapters evaluate my-peft-folder --data tickets.csv --metric exact_match
     """
     from router.cli.output import print_json
     from router.cli.quiet import quiet
+
+    own = {"metric": metric, "base": base, "prompt_column": prompt_column, "response_column": response_column}
+    _check(names, all_, data, own)
+    quiet()
+    common: Any = {"adapters": adapters, "rows": rows, "device": device}
+    common["say"] = _say_on_stderr if json else print
+    if data is None:
+        from router.evaluation import evaluate as run
+
+        reports = run(names or None, recipes=recipes, **common)
+    else:
+        reports = _on_own_rows(names or [], data, own, common)
+    if json:
+        print_json(reports)
+
+
+def _check(names: list[str] | None, all_: bool, data: Path | None, own: Mapping[str, str]) -> None:
     from router.errors import ConfigError
-    from router.evaluation import evaluate as run
 
     if bool(names) == all_:
         raise ConfigError("name the adapters to evaluate, or give --all" + (", not both" if all_ else ""))
-    quiet()
-    say = _say_on_stderr if json else print
-    reports = run(names or None, adapters=adapters, recipes=recipes, rows=rows, device=device, say=say)
-    if json:
-        print_json(reports)
+    if data is not None and all_:
+        raise ConfigError("--data asks its rows of the adapters that are named, not of --all")
+    if data is not None and not own["metric"]:
+        raise ConfigError("--data needs --metric: exact_match, token_f1, rouge_l or chrf")
+    if data is None and (stray := [name for name, value in own.items() if value]):
+        raise ConfigError(f"--{stray[0].replace('_', '-')} goes with --data FILE; else the recipe says it")
+
+
+def _on_own_rows(names: list[str], data: Path, own: Mapping[str, str], common: Any) -> list[dict[str, Any]]:
+    from router.cli.settings import load_settings
+    from router.evaluation import evaluate_rows
+
+    options = {**common, **own, "base": own["base"] or load_settings().model}
+    return evaluate_rows(names, data=data, **options)
 
 
 def _say_on_stderr(text: str) -> None:

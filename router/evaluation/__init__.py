@@ -8,7 +8,7 @@ from typing import Any
 
 from router.evaluation.extra import require_extra
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "evaluate_rows"]
 
 
 def evaluate(
@@ -38,3 +38,31 @@ def evaluate(
         folders = [find_folder(str(name), adapters) for name in dict.fromkeys(names)]
     plans = [make_plan(folder, recipes) for folder in folders]
     return evaluate_all(plans, Limits(recipes, rows), device, say)
+
+
+def evaluate_rows(
+    names: Sequence[str],
+    *,
+    data: Path,
+    metric: str,
+    base: str,
+    prompt_column: str = "",
+    response_column: str = "",
+    adapters: Path = Path("adapters"),
+    rows: int | None = None,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+) -> list[dict[str, Any]]:
+    """Measure any adapter folders against `base` on the rows of a file: no recipe, no manifest needed.
+
+    `data` is CSV, TSV, JSON lines or JSON with a column that asks and one that answers; `metric` is
+    exact_match, token_f1, rouge_l or chrf. Writes report.json and REPORT.md into each folder.
+
+    Raises ConfigError (no such adapter, bad data, unknown metric, too few rows), AdapterRejected.
+    """
+    require_extra("evaluation")
+    from router.evaluation.own_rows import OwnRows
+    from router.evaluation.own_rows import evaluate_rows as run
+
+    asked = OwnRows(data, metric, base, prompt_column, response_column, rows)
+    return run(names, asked, adapters, device, say)

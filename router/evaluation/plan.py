@@ -45,7 +45,10 @@ def find_folder(asked: str, adapters: Path) -> Path:
         if (place / "adapter.toml").is_file():
             return place
     if Path(asked).is_dir():
-        raise ConfigError(f"{asked} holds no adapter: adapter.toml is not there")
+        raise ConfigError(
+            f"{asked} holds no adapter with a recipe: adapter.toml is not there; an adapter folder as PEFT "
+            "saved it is measured on rows of your own with --data FILE --metric METRIC"
+        )
     known = _names(adapters)
     hint = nearest(asked, known) or f"; there are: {', '.join(known) or 'none'}"
     raise ConfigError(f"no adapter {asked!r} in {adapters}{hint}")

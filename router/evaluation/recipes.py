@@ -17,4 +17,7 @@ def find_recipe(recipes: Path, name: str) -> Path:
         if place.is_file():
             return place
     looked = ", ".join(map(str, places))
-    raise ConfigError(f"no recipe of {name}: looked for {looked}; name its folder with --recipes")
+    raise ConfigError(
+        f"no recipe of {name}: looked for {looked}; name its folder with --recipes, or measure it on rows of "
+        "your own with --data FILE --metric METRIC"
+    )

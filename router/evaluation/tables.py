@@ -11,6 +11,7 @@ ARMS = {
     "adapter": "adapter, zero-shot",
 }
 COLUMNS = {"score": "{metric}", "format_blind": "format-blind", "likeliest_label": "likeliest label"}
+NUMBERS = ("loss_per_gold_token", "prompt_tokens", "answer_tokens")
 GAINS = {
     "score": "{metric}",
     "format_blind": "format-blind",
@@ -22,15 +23,15 @@ GAINS = {
 def scores(report: Mapping[str, Any]) -> Iterator[str]:
     """One row for each arm and reference."""
     shown = [name for name in COLUMNS if name in report["arms"]["adapter"]]
+    told = [name for name in NUMBERS if name in report["arms"]["adapter"]]
     titles = [COLUMNS[name].format(metric=report["metric"]) for name in shown]
-    yield f"| | {' | '.join(titles)} | loss per gold token | prompt tokens | answer tokens |"
-    yield "|---|" + "---|" * (len(shown) + 3)
+    yield f"| | {' | '.join([*titles, *(name.replace('_', ' ') for name in told)])} |"
+    yield "|---|" + "---|" * (len(shown) + len(told))
     for arm, values in report["arms"].items():
         cells = [bracketed(values[name], report["scale"]) for name in shown]
-        numbers = [str(values[name]) for name in ("loss_per_gold_token", "prompt_tokens", "answer_tokens")]
-        yield f"| {ARMS[arm]} | {' | '.join([*cells, *numbers])} |"
-    for name, value in report["references"].items():
-        yield f"| *{name}* | {value:.{report['scale']}f} |" + " |" * (len(shown) + 2)
+        yield f"| {ARMS[arm]} | {' | '.join([*cells, *(str(values[name]) for name in told)])} |"
+    for name, value in report.get("references", {}).items():
+        yield f"| *{name}* | {value:.{report['scale']}f} |" + " |" * (len(shown) + len(told) - 1)
 
 
 def gains(report: Mapping[str, Any]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from router.engine.base import BaseInfo
 from router.errors import GateNotPassed
 from router.ports import Force
+from router.registry.disk.places import MANIFEST
 from router.registry.gate.judging import NO_GATE, UNJUDGED, Judgement, Standing, Verdict, fallen_behind, judge
 from router.registry.gate.report import Report
 from router.registry.record import Record
@@ -145,7 +146,10 @@ def _advice(record: Record, judgement: Judgement) -> str:
         return overrule
     place, root = record.found.place.folder, record.found.root
     folder = root.name / place.relative_to(root) if place.is_relative_to(root) else Path(place.name)
-    return f"run `lora-router adapters evaluate {folder}`, or {overrule}"
+    if any(file[0] == MANIFEST for file in record.found.stamp.files):
+        return f"run `lora-router adapters evaluate {folder}`, or {overrule}"
+    rows = "--data FILE --metric METRIC"  # as PEFT saved it: it has no recipe
+    return f"run `lora-router adapters evaluate {folder} {rows}` on rows of your own, or {overrule}"
 
 
 def _tell(record: Record) -> None:

@@ -38,7 +38,8 @@ async def test_a_folder_without_a_report_answers_by_name_only(
     assert (info.state, info.default, info.routable) == ("ready", True, False)
     assert info.gate == "not routed to by itself: no report.json"
     assert info.gate_advice == (
-        "run `lora-router adapters evaluate adapters/plain`, or overrule with "
+        "run `lora-router adapters evaluate adapters/plain --data FILE --metric METRIC` on rows of your own, "
+        "or overrule with "
         "`lora-router adapters default plain@0 --force`"
     )
     assert routed(registry) == []

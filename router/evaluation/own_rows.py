@@ -1,0 +1,306 @@
+"""Any adapter folder against its base on rows that somebody brings along: without a recipe or a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from router.errors import AdapterRejected, ConfigError
+from router.evaluation import tables
+from router.evaluation.answering import Answer, Tokens
+from router.evaluation.arms import Arm
+from router.evaluation.bootstrap import Resampled, resample
+from router.evaluation.exam import draw
+from router.evaluation.metrics import Task
+from router.evaluation.report import SAMPLES, SCHEMA
+from router.evaluation.scoring import METRICS, check_rows, scores
+from router.evaluation.speaker import Speaker
+from router.evaluation.stage import Stage, Stages
+from router.registry.disk.places import places
+from router.registry.format.artifact import inspect_folder
+from router.registry.format.manifest import Manifest
+from router.registry.format.text import nearest
+from router.registry.gate.reading import weights_sha256
+from router.registry.versions import looks_like_version
+from router.training.batch import Example
+from router.training.data import Row
+from router.training.files import write_file
+from router.training.machine import describe_machine
+from router.training.new.cleaning import clean
+from router.training.new.columns import choose_columns
+from router.training.new.table import read_table
+from router.training.rendering import Rendering
+from router.types import SamplingParams
+
+FEWEST = 20  # rows: the bootstrap's interval of fewer is too narrow to prove anything
+SPARE = 4  # tokens that an answer may be longer than the longest right one
+LABELS = 50  # distinct right answers, at most, that are looked for as names of a list
+ARMS = (Arm.BASE, Arm.ADAPTER)
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRows:
+    """Somebody's file, how its answers are judged, and on which base. `rows`: at most so many of them."""
+
+    data: Path
+    metric: str
+    base: str
+    prompt_column: str = ""
+    response_column: str = ""
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An adapter folder that was looked into."""
+
+    asked: str
+    folder: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What one side answered, what it scores, and mean lengths in tokens."""
+
+    texts: Sequence[str]
+    score: Resampled
+    blind: Resampled
+    lengths: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """Base and adapter on the same rows."""
+
+    task: Task
+    by: Mapping[Arm, Answers]
+
+
+def evaluate_rows(
+    names: Sequence[str], asked: OwnRows, adapters: Path, device: str, say: Say
+) -> list[dict[str, Any]]:
+    """Measure each adapter against the base on `asked`; writes report.json and REPORT.md into its folder.
+
+    Raises ConfigError (metric, file, columns, too few rows, no such adapter), AdapterRejected (a folder that
+    the registry would refuse). All that is checked before the base is loaded, once for all.
+    """
+    rows = read_rows(asked, say)
+    found = [find_candidate(name, adapters) for name in dict.fromkeys(names)]
+    with Stages(device) as stages:
+        stage = stages.on(asked.base)
+        return [_evaluate(candidate, stage, rows, asked, say) for candidate in found]
+
+
+def read_rows(asked: OwnRows, say: Say) -> list[Row]:
+    """The usable rows of the file. Raises ConfigError that says what is missing."""
+    known = [name for name in METRICS if name != "execution"]
+    if asked.metric not in known:
+        hint = nearest(asked.metric, known)
+        raise ConfigError(f"--metric {asked.metric!r} is not known here{hint}; known: {', '.join(known)}")
+    table = read_table(asked.data)
+    columns = choose_columns(table.columns, asked.prompt_column, asked.response_column)
+    cleaned = clean(table.records, columns)
+    say(
+        f"{asked.data.name}: {len(table.records)} rows; {columns.prompt!r} asks, {columns.response!r} answers"
+    )
+    if left_out := cleaned.left_out():
+        say(f"left out: {', '.join(left_out)}")
+    rows = [Row(pair.prompt, pair.response, asked.data.name) for pair in cleaned.pairs]
+    _require_enough(rows, asked)
+    check_rows(asked.metric, rows)
+    return rows
+
+
+def _require_enough(rows: Sequence[Row], asked: OwnRows) -> None:
+    count = min(len(rows), asked.rows or len(rows))
+    if count < FEWEST:
+        raise ConfigError(
+            f"{asked.data.name}: {count} usable rows are too few for a gain to be shown: {FEWEST} are needed "
+            "at least, and a small gain takes hundreds"
+        )
+
+
+def find_candidate(asked: str, adapters: Path) -> Candidate:
+    """A folder, or the adapter of that name; PEFT's own folder without adapter.toml will do.
+
+    Raises ConfigError (none there, or several versions), AdapterRejected with all that is wrong with it.
+    """
+    top = next((place for place in (Path(asked), adapters / asked) if place.is_dir()), None)
+    if top is None:
+        known = sorted(entry.name for entry in adapters.iterdir()) if adapters.is_dir() else []
+        raise ConfigError(f"no adapter folder {asked!r}, here or in {adapters}{nearest(asked, known)}")
+    versions = places(top.resolve())
+    if len(versions) > 1:
+        named = ", ".join(str(top / place.version) for place in versions)
+        raise ConfigError(f"{top} holds several versions, name one of them: {named}")
+    folder = versions[0].folder
+    seen = inspect_folder(folder, None, max_rank=512)
+    if not seen.ok:
+        raise AdapterRejected(f"{folder} cannot be served: {seen.error}")
+    return Candidate(asked, folder, _named(seen.manifest, folder))
+
+
+def _named(manifest: Manifest, folder: Path) -> Manifest:
+    """NAME/VERSION says both where there is no manifest."""
+    if (folder / "adapter.toml").exists() or not looks_like_version(folder.name):
+        return manifest
+    return replace(manifest, name=folder.parent.name, version=folder.name)
+
+
+def _evaluate(
+    candidate: Candidate, stage: Stage, rows: Sequence[Row], asked: OwnRows, say: Say
+) -> dict[str, Any]:
+    started, folder = time.monotonic(), candidate.folder
+    arms = _ask(candidate, stage, rows, asked, say)
+    report = {**_head(candidate, stage, len(rows), arms, asked), **_measured(arms)}
+    text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+    write_file(folder / "report.json", text.encode())
+    write_file(folder / "REPORT.md", ("\n".join(_page(report)) + "\n").encode())
+    say(f"{candidate.manifest.name}: {verdict(report)} ({time.monotonic() - started:.0f} s)")
+    say(f"wrote {folder / 'report.json'} and REPORT.md")
+    return report
+
+
+def _ask(candidate: Candidate, stage: Stage, rows: Sequence[Row], asked: OwnRows, say: Say) -> Arms:
+    """Base and adapter answer the same rows under the adapter's own prompt, greedily, with one limit."""
+    manifest, answering = candidate.manifest, stage.answering
+    drawn = draw(rows, asked.rows)
+    fitting, examples, limit = _fitting(drawn, Rendering.of(stage.base.tokenizer, manifest.prompt), stage)
+    if dropped := len(drawn) - len(fitting):
+        say(f"left out: {dropped} longer than the base's context")
+        _require_enough(fitting, asked)
+    task = Task(asked.metric, fitting, _labels(fitting, asked.metric), limit)
+    params = SamplingParams(max_tokens=limit, stop=manifest.generation.stop or ())
+    prompts = [example.prompt for example in examples]
+    digest = answering.load(candidate.folder)
+    given = {
+        arm: Speaker(answering, params, digest if arm is Arm.ADAPTER else None).answers(prompts, arm.value)
+        for arm in ARMS
+    }
+    answering.unload(digest)
+    return Arms(task, {arm: _score(task, given[arm], prompts) for arm in ARMS})
+
+
+def _score(task: Task, given: Sequence[Answer], prompts: Sequence[Tokens]) -> Answers:
+    texts, count = [answer.text for answer in given], len(given)
+    judged = scores(task, texts)
+    lengths = {
+        "prompt_tokens": round(sum(map(len, prompts)) / count, 1),
+        "answer_tokens": round(sum(answer.usage.completion_tokens for answer in given) / count, 1),
+    }
+    return Answers(texts, resample(judged.score, count), resample(judged.blind, count), lengths)
+
+
+def _fitting(rows: Sequence[Row], rendering: Rendering, stage: Stage) -> tuple[list[Row], list[Example], int]:
+    """Rows that the base's context holds, encoded, and the longest answer allowed, in tokens."""
+    encoded = rendering.examples(rows)
+    limit = max(len(example.answer) for example in encoded) + SPARE
+    room = stage.answering.info.context_length - limit
+    kept = [(row, example) for row, example in zip(rows, encoded, strict=True) if len(example.prompt) <= room]
+    return [row for row, _ in kept], [example for _, example in kept], limit
+
+
+def _labels(rows: Sequence[Row], metric: str) -> list[str]:
+    """The right answers, commonest first, if they are few enough to be names of a list."""
+    counts = Counter(row.response for row in rows)
+    few = metric == "exact_match" and len(counts) <= min(LABELS, len(rows) // 4)
+    return [label for label, _ in counts.most_common()] if few else []
+
+
+def _head(candidate: Candidate, stage: Stage, found: int, arms: Arms, asked: OwnRows) -> dict[str, Any]:
+    manifest, base, engine = candidate.manifest, stage.base, stage.answering.info
+    options = f"--data {asked.data} --metric {asked.metric}" + (f" --rows {asked.rows}" if asked.rows else "")
+    return {
+        "schema": SCHEMA,
+        "adapter": {
+            "name": manifest.name,
+            "version": manifest.version,
+            "weights_sha256": weights_sha256(candidate.folder),
+        },
+        "base": {"model": base.name, "digest": base.digest},
+        "data": {
+            "file": asked.data.name,
+            "sha256": hashlib.sha256(asked.data.read_bytes()).hexdigest(),
+            "rows": found,
+            "asked": len(arms.task.rows),
+        },
+        "metric": METRICS[asked.metric].title,
+        "scale": METRICS[asked.metric].digits,
+        "machine": describe_machine(base.device),
+        "engine": {"dtype": engine.dtype, "kernels": engine.kernels},
+        "command": f"lora-router adapters evaluate {candidate.asked} {options}",
+    }
+
+
+def _measured(arms: Arms) -> dict[str, Any]:
+    base, ours = (arms.by[arm] for arm in ARMS)
+    gains = {
+        "score": ours.score.minus(base.score).rounded(),
+        "format_blind": ours.blind.minus(base.blind).rounded(),
+    }
+    return {
+        "arms": {
+            arm.value: {
+                "score": side.score.rounded(),
+                "format_blind": side.blind.rounded(),
+                **side.lengths,
+            }
+            for arm, side in arms.by.items()
+        },
+        "gains": {"adapter - base": gains},
+        "regressions": [],  # nothing but these rows was asked
+        "samples": [
+            {
+                "prompt": row.prompt,
+                "gold": row.response,
+                **{arm.value: side.texts[place] for arm, side in arms.by.items()},
+            }
+            for place, row in enumerate(arms.task.rows[:SAMPLES])
+        ],
+    }
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """One sentence: both scores, the gain, and whether it is shown; else how many rows it would take."""
+    digits, rows = report["scale"], report["data"]["asked"]
+    base, ours = (report["arms"][arm.value]["score"]["value"] for arm in ARMS)
+    gain = report["gains"]["adapter - base"]["score"]
+    told = (
+        f"{report['metric']} {ours:.{digits}f} against {base:.{digits}f} for the base, gain "
+        f"{tables.bracketed(gain, digits, '+')}, n={rows}"
+    )
+    if gain["low"] > 0:
+        return f"{told}: shown"
+    if gain["value"] <= 0:
+        return f"{told}: there is none"
+    needed = math.ceil(rows * ((gain["value"] - gain["low"]) / gain["value"]) ** 2) + 1
+    return f"{told}: not shown, the interval holds zero; a gain of this size takes about {needed} rows"
+
+
+def _page(report: Mapping[str, Any]) -> Iterator[str]:
+    adapter, data, base, machine = (report[name] for name in ("adapter", "data", "base", "machine"))
+    yield f"# {adapter['name']} {adapter['version']}: report card on rows of one's own"
+    yield f"\n**{verdict(report)}.**\n"
+    yield f"- Base: {base['model']}, digest `{base['digest'][:12]}…`"
+    yield f"- Weights: sha256 `{adapter['weights_sha256'][:12]}…`"
+    yield f"- Data: {data['asked']} of {data['rows']} usable rows of `{data['file']}`"
+    yield "- Not known here: whether it was trained on these rows, and what it does to anything else"
+    yield f"- Answers: greedy, by the engine that serves ({report['engine']['dtype']})"
+    yield f"- Machine: {machine['device']}, {machine['cores']} cores; {machine['date']}"
+    yield f"- Command: `{report['command']}`"
+    yield "\nIn brackets: 95 % bootstrap intervals, paired for differences. Format-blind: what stands around"
+    yield "the answer does not count.\n"
+    yield from tables.scores(report)
+    yield ""
+    yield from tables.gains(report)
+    yield f"\n## Answers\n\nThe first {len(report['samples'])} rows, not picked.\n"
+    yield from tables.samples(report)
