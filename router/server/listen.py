@@ -8,7 +8,8 @@ from router.config import Settings
 from router.errors import ConfigError
 
 MAX_MESSAGE_BYTES = 16 << 20
-MAX_STREAMS_PER_CONNECTION = 100
+ROOM_FOR_OTHERS = 100  # calls of one connection beside the requests let in: refusals, health, adapters
+FULL_CONNECTIONS = 10  # so many may have all their calls waiting to be looked at
 HANDSHAKE_MS = 5_000
 MIN_PING_INTERVAL_MS = 5_000  # clients are told 10 s; a timer that fires a little early is no flood
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 10_000
@@ -25,10 +26,19 @@ def split_address(listen: str, setting: str) -> tuple[str, int]:
 
 
 def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
-    """No sharing of the port, bounds against floods, and connections that end so that clients spread."""
+    """No sharing of the port, bounds against floods, and connections that end so that clients spread.
+
+    One connection may carry every request that is let in; a client holds further calls back until others
+    end. `overload_protection` would count calls that have ended and are not freed yet, which no client can
+    know of, and reset those beyond. Past `max_pending_requests` calls are cancelled unseen.
+    """
+    streams = settings.max_running + settings.max_queue + ROOM_FOR_OTHERS
     return (
         ("grpc.so_reuseport", 0),
-        ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+        ("grpc.max_concurrent_streams", streams),
+        ("grpc.http.overload_protection", 0),
+        ("grpc.server.max_pending_requests", FULL_CONNECTIONS * streams),
+        ("grpc.server.max_pending_requests_hard_limit", FULL_CONNECTIONS * streams),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
