@@ -131,7 +131,11 @@ class RoutingHints:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, validated. Exactly one of `turns` and `raw_prompt` is set."""
+    """One request, validated. Exactly one of `turns` and `raw_prompt` is set.
+
+    `request_id` is the server's own, unlike any other, and the id of the answer: whatever is kept of the
+    request is kept under it. `caller_id` is what the caller calls it, which may be anything.
+    """
 
     request_id: str
     turns: tuple[Turn, ...] = ()
@@ -140,6 +144,7 @@ class Request:
     routing: RoutingHints = RoutingHints()
     labels: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None  # time.monotonic() seconds
+    caller_id: str = ""
 
     @property
     def text(self) -> str:

@@ -34,7 +34,7 @@ class InferenceService(InferenceServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """The whole answer in one message."""
         call = current_call()
-        asked = self._asked(generate_request(request, call.request_id, self._limits), call)
+        asked = self._asked(generate_request(request, call.response_id, self._limits), call)
         texts: list[str] = []
         logprobs: list[TokenLogprob] = []
         async with self._pipeline.answer(asked, call) as (decision, generation):
@@ -47,7 +47,7 @@ class InferenceService(InferenceServiceServicer):
             else:
                 raise EngineFailed("the generation ended without a last event")
         return pb.GenerateResponse(
-            response_id=call.request_id,
+            response_id=call.response_id,
             text="".join(texts),
             finish_reason=replies.FINISH_REASONS[end.reason],
             usage=replies.usage_message(end.usage),
@@ -58,10 +58,10 @@ class InferenceService(InferenceServiceServicer):
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:
         """Headers and Started once the engine has taken it, then deltas, then Finished."""
         call = current_call()
-        asked = self._asked(generate_request(request, call.request_id, self._limits), call)
+        asked = self._asked(generate_request(request, call.response_id, self._limits), call)
         async with self._pipeline.answer(asked, call) as (decision, generation):
             await context.send_initial_metadata(call.headers)
-            await context.write(replies.started_message(call.request_id, decision, asked.routing.explain))
+            await context.write(replies.started_message(call.response_id, decision, asked.routing.explain))
             async with aclosing(coalesced(generation, self._every)) as events:
                 async for event in events:
                     if isinstance(event, Delta):
@@ -73,7 +73,7 @@ class InferenceService(InferenceServiceServicer):
     async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:
         """The decision alone, explained."""
         call = current_call()
-        asked = self._asked(route_request(request, call.request_id, self._limits), call)
+        asked = self._asked(route_request(request, call.response_id, self._limits), call)
         asked = replace(asked, routing=replace(asked.routing, explain=True))
         decision = await self._pipeline.decide(asked, call)
         return pb.RouteResponse(decision=replies.decision_message(decision, explain=True))
@@ -81,7 +81,7 @@ class InferenceService(InferenceServiceServicer):
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
         """The length of the prompt under the adapter it would get."""
         call = current_call()
-        asked = self._asked(route_request(request, call.request_id, self._limits), call)
+        asked = self._asked(route_request(request, call.response_id, self._limits), call)
         async with self._pipeline.prepare(asked, call) as prepared:
             return pb.CountTokensResponse(
                 prompt_tokens=len(prepared.tokens),
@@ -93,4 +93,4 @@ class InferenceService(InferenceServiceServicer):
         call.labels = request.labels
         if self._log_prompts:
             call.prompt = request.text
-        return replace(request, deadline=call.deadline)
+        return replace(request, caller_id=call.request_id, deadline=call.deadline)

@@ -147,7 +147,7 @@ class Assigner:
     def _look(self, one: Running, unit: str, request: Request, now: float) -> None:
         if (one.name, one.phase) in self._looked:
             return
-        if why := request_id_like(unit, request.request_id, now):
+        if why := request_id_like(unit, request.caller_id, now):
             self._looked.add((one.name, one.phase))
             label = f"label {one.spec.unit_label!r}" if one.spec.unit_label else "routing.unit"
             self.suspect(one.name, f"a unit ({label}) {why}: units must be the same at every request")

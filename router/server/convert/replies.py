@@ -96,9 +96,9 @@ def delta_message(delta: Delta) -> pb.StreamGenerateResponse:
     return pb.StreamGenerateResponse(delta=message)
 
 
-def started_message(request_id: str, decision: Decision, explain: bool) -> pb.StreamGenerateResponse:
+def started_message(response_id: str, decision: Decision, explain: bool) -> pb.StreamGenerateResponse:
     """The first event of a stream."""
-    started = pb.Started(response_id=request_id, decision=decision_message(decision, explain))
+    started = pb.Started(response_id=response_id, decision=decision_message(decision, explain))
     return pb.StreamGenerateResponse(started=started)
 
 

@@ -30,11 +30,11 @@ class Limits:
 
 
 def generate_request(
-    message: pb.GenerateRequest | pb.StreamGenerateRequest, request_id: str, limits: Limits
+    message: pb.GenerateRequest | pb.StreamGenerateRequest, response_id: str, limits: Limits
 ) -> Request:
-    """A request for an answer."""
+    """A request for an answer, which will have that id."""
     found = Findings()
-    request = _input(message.input, request_id, limits, found)
+    request = _input(message.input, response_id, limits, found)
     request = replace(
         request,
         sampling=sampling_of(message.sampling, limits.max_tokens, found),
@@ -46,31 +46,31 @@ def generate_request(
 
 
 def route_request(
-    message: pb.RouteRequest | pb.CountTokensRequest, request_id: str, limits: Limits
+    message: pb.RouteRequest | pb.CountTokensRequest, response_id: str, limits: Limits
 ) -> Request:
     """A request for a decision or a count."""
     found = Findings()
     request = replace(
-        _input(message.input, request_id, limits, found), routing=_hints(message.routing, found)
+        _input(message.input, response_id, limits, found), routing=_hints(message.routing, found)
     )
     found.check()
     return request
 
 
-def _input(message: pb.Input, request_id: str, limits: Limits, found: Findings) -> Request:
+def _input(message: pb.Input, response_id: str, limits: Limits, found: Findings) -> Request:
     kind = message.WhichOneof("input")
     if kind is None:
         found.add("input", "one of text, chat and raw_prompt must be set")
-        return Request(request_id)
+        return Request(response_id)
     if kind == "chat":
-        return Request(request_id, turns=_turns(message.chat, limits, found))
+        return Request(response_id, turns=_turns(message.chat, limits, found))
     text: str = getattr(message, kind)
     if not text.strip():
         found.add(f"input.{kind}", "must not be empty")
     found.text(f"input.{kind}", text, limits.max_prompt_bytes)
     if kind == "raw_prompt":
-        return Request(request_id, raw_prompt=text)
-    return Request(request_id, turns=(Turn("user", text),))
+        return Request(response_id, raw_prompt=text)
+    return Request(response_id, turns=(Turn("user", text),))
 
 
 def _turns(chat: pb.Chat, limits: Limits, found: Findings) -> tuple[Turn, ...]:

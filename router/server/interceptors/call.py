@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,12 +15,22 @@ _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 REQUEST_ID_KEY = "x-request-id"
 
 
+def new_id() -> str:
+    """128 random bits: nobody can guess it, and two are never the same."""
+    return secrets.token_hex(16)
+
+
 @dataclass(slots=True)
 class Call:
-    """Filled in by the layers and the servicers. Times are `time.monotonic()` seconds."""
+    """Filled in by the layers and the servicers. Times are `time.monotonic()` seconds.
+
+    `request_id` is the caller's word for the call: echoed and logged, and a key of nothing, since callers may
+    say the same one twice or each other's. What is kept of an answer is kept under `response_id`.
+    """
 
     method: str  # /router.v1.InferenceService/Generate
     request_id: str
+    response_id: str = field(default_factory=new_id)
     started: float = field(default_factory=time.monotonic)
     deadline: float | None = None
     decision: Decision | None = None
@@ -37,6 +47,11 @@ class Call:
             adapter = self.decision.adapter
             headers += (("x-router-adapter", adapter.resource if adapter else ""),)
         return headers
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """Both ids, for a log line."""
+        return {"request_id": self.request_id, "response_id": self.response_id}
 
     @property
     def expired(self) -> bool:
@@ -57,4 +72,4 @@ def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     for key, value in metadata:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
-    return uuid.uuid4().hex
+    return new_id()

@@ -52,6 +52,6 @@ async def mapped_errors(call: Call, context: grpc.aio.ServicerContext[Any, Any])
         raise
     except Exception as error:
         if code_of(error) is grpc.StatusCode.INTERNAL:
-            log.exception("internal error", extra={"fields": {"request_id": call.request_id}})
+            log.exception("internal error", extra={"fields": call.ids})
         status = status_of(error, call.request_id)
         await context.abort(status.code, status.message, trailing_metadata=status.trailers)

@@ -55,7 +55,7 @@ class Observer:
 def fields(call: Call, code: str, error: str) -> dict[str, Any]:
     """What the log line of a call says; no text of prompt or answer unless the operator asked for it."""
     line: dict[str, Any] = {
-        "request_id": call.request_id,
+        **call.ids,
         "method": call.method.rpartition("/")[2],
         "code": code,
         "seconds": round(time.monotonic() - call.started, 6),

@@ -50,9 +50,12 @@ def running(name: str = "trial", spec: Spec = SPEC, holdout: float = 0.0, phase:
     return found
 
 
-def request(unit: str = "ann", adapter: str = "", request_id: str = "r1", **labels: str) -> Request:
+def request(
+    unit: str = "ann", adapter: str = "", request_id: str = "r1", caller_id: str = "", **labels: str
+) -> Request:
     hints = RoutingHints(adapter=adapter, unit=unit)
-    return Request(request_id, turns=(Turn("user", "what is gout"),), routing=hints, labels=labels)
+    turns = (Turn("user", "what is gout"),)
+    return Request(request_id, turns=turns, routing=hints, labels=labels, caller_id=caller_id)
 
 
 def decision(ref: AdapterRef | None = OLD, reason: Reason = Reason.CLASSIFIED) -> Decision:

@@ -156,7 +156,7 @@ def test_request_ids_are_warned_about_once(caplog):
     made = assigner(running())
     with caplog.at_level(logging.WARNING):
         for number in range(3):
-            made.assign(request(f"req-{number}", request_id=f"req-{number}"), decision(), 0.0)
+            made.assign(request(f"req-{number}", caller_id=f"req-{number}"), decision(), 0.0)
     assert len(caplog.records) == 1
     (text,) = made.warnings("trial")
     assert text == "a unit (routing.unit) is the id of this request: units must be the same at every request"

@@ -123,7 +123,7 @@ def test_the_unit_is_its_own_and_experiments_of_another_unit_are_told_of():
 
 def test_request_ids_as_units_are_warned_about():
     of = made(trial(replace(SPEC, enrolment=1e-9)))
-    of.holdouts(request("req-1", request_id="req-1"), "medical", 0.0)
+    of.holdouts(request("req-1", caller_id="req-1"), "medical", 0.0)
     assert "is the id of this request" in of.warnings("worth")[0]
 
 
