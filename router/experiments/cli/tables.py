@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -58,7 +59,8 @@ def effects(report: Report) -> Table:
         ),
     )
     rows = (*first, *map(_effect, report.arms)) if report.arms else ()
-    notes = tuple(f"{arm.arm}: {line}" for arm in report.arms for line in beside(arm))
+    waits = _awaited((arm.arm, arm.primary) for arm in report.arms if arm.primary)
+    notes = (*waits, *(f"{arm.arm}: {line}" for arm in report.arms for line in beside(arm)))
     return Table(wording.metric_line(spec.primary), columns, rows, notes)
 
 
@@ -76,7 +78,7 @@ def _effect(arm: ArmReport) -> Row:
         f"{found.units[1]:,}",
         wording.plain(found.values[1]),
         wording.difference(found),
-        wording.interval(found),
+        wording.interval(found, why=False),
         wording.relative(found),
         wording.marked(wording.chance(arm.adjusted_p), found.anytime),
         found.method,
@@ -103,7 +105,7 @@ def past(report: Report) -> Table:
         if found and plain:
             for text, one in (("adjusted by the past (CUPED)", found), ("as measured", plain)):
                 gain = wording.narrower(found, plain) if one is found else ""
-                rows.append((arm, text, wording.difference(one), wording.interval(one), gain))
+                rows.append((arm, text, wording.difference(one), wording.interval(one, why=False), gain))
     columns = (
         *(("arm", "arm"), ("", ""), ("difference", "n")),
         *((_level(report, (plain for _, _, plain in both if plain)), "i"), ("its width", "")),
@@ -147,7 +149,20 @@ def guardrails(report: Report) -> Table:
     rows = tuple(
         (*_compared(rail.metric, arm, rail), wording.margin(rail), rail.state) for arm, rail in found
     )
-    return Table("Guardrails", columns, rows)
+    return Table("Guardrails", columns, rows, _awaited(found))
+
+
+def _awaited(found: Iterable[tuple[str, Measured]]) -> tuple[str, ...]:
+    """Why there are no intervals yet, below the table, where there is room for it."""
+    return tuple(
+        f"{wording.named(one.metric, one.cap)}, {arm}: {wording.interval(one)}"
+        for arm, one in found
+        if _waits(one)
+    )
+
+
+def _waits(found: Measured) -> bool:
+    return found.waiting is not None and not (math.isfinite(found.low) or math.isfinite(found.high))
 
 
 def _compared(name: str, arm: str, found: Measured) -> Row:
@@ -157,7 +172,7 @@ def _compared(name: str, arm: str, found: Measured) -> Row:
         wording.plain(found.values[0]),
         wording.plain(found.values[1]),
         wording.difference(found),
-        wording.interval(found),
+        wording.interval(found, why=False),
     )
 
 
@@ -174,7 +189,7 @@ def secondary(report: Report) -> Table:
     rows = tuple((*_compared(one.metric, arm, one), wording.relative(one)) for arm, one in found)
     many = wording.corrected_for(found[0][1].alpha, report.experiment.spec.alpha) if found else 1
     told = f"; intervals corrected for all {many:,}" if many > 1 else ""
-    return Table(f"Secondary metrics (decide nothing{told})", columns, rows)
+    return Table(f"Secondary metrics (decide nothing{told})", columns, rows, _awaited(found))
 
 
 def segments(report: Report) -> Iterator[Table]:
@@ -197,13 +212,14 @@ def _segment(report: Report, arm: ArmReport, found: SegmentReport) -> Table:
             wording.plain(one.values[0]),
             wording.plain(one.values[1]),
             wording.difference(one),
-            wording.interval(one),
+            wording.interval(one, why=False),
         )
         for value, one in found.effects.items()
     )
     differ = f"effects differ between values: p = {wording.chance(found.p)}" if found.differ else SAME
     title = f"{report.experiment.spec.primary.name} by {found.label}: {arm.arm} against {control}"
-    return Table(title, columns, rows, (found.text or differ,))
+    waits = (f"{value}: {wording.interval(one)}" for value, one in found.effects.items() if _waits(one))
+    return Table(title, columns, rows, (*waits, found.text or differ))
 
 
 def checks(report: Report) -> Table:

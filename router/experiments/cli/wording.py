@@ -216,15 +216,15 @@ def difference(found: Measured) -> str:
     return marked(signed(found.effect), anytime=known(found))
 
 
-def interval(found: Measured) -> str:
-    """`[+0.02, +0.13]`, or why there is none yet."""
+def interval(found: Measured, why: bool = True) -> str:
+    """`[+0.02, +0.13]`, or that there is none yet, and why."""
     if known(found):
         return marked(f"[{signed(found.low)}, {signed(found.high)}]", found.anytime)
     if math.isfinite(found.low):
         return marked(f"above {signed(found.low)}", found.anytime)
     if math.isfinite(found.high):
         return marked(f"below {signed(found.high)}", found.anytime)
-    return f"{NOT_YET}: {waiting(found.waiting)}" if found.waiting else NOT_YET
+    return f"{NOT_YET}: {waiting(found.waiting)}" if why and found.waiting else NOT_YET
 
 
 def effect(found: Measured) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router.experiments.cli.create import plan_of
+from router.experiments.cli.plan_file import plan_of
 from router.experiments.live.assigner import holdout_problem
 from router.experiments.management.plans import Known, check_plan
 from router.experiments.model import Mode

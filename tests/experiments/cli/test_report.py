@@ -138,7 +138,7 @@ def test_a_missing_interval_says_why_and_how_long(capsys):
     assert "inf" not in out.replace(WAITS.text, "")
     assert "nan" not in out
     never = replace(YOUNG, waiting=Waiting("constant", "the same value for every unit"))
-    assert "no interval yet: the same value for every unit  " in printed(capsys, with_arm(primary=never))
+    assert "no interval yet: the same value for every unit\n" in printed(capsys, with_arm(primary=never))
 
 
 def test_a_forecast_stands_under_the_verdict(capsys):

@@ -144,7 +144,9 @@ def test_a_ratio_without_answers_yet_is_no_error():
 
 def test_shadow_arms_report_pairs_and_no_preference():
     spec = replace(SPEC, mode=Mode.SHADOW)
-    store = SumsStore([bucket("control", 3000, 1500)], running(spec), pairs={"new": PairCounts(300, 100, 50, 80, 60.0)})
+    store = SumsStore(
+        [bucket("control", 3000, 1500)], running(spec), pairs={"new": PairCounts(300, 100, 50, 80, 60.0)}
+    )
     found = report(store, "medical-v2", now=LONG_AFTER)
     assert (found.verdict.decision, found.verdict.rule) == ("undecided", "shadow")
     pairs = found.arms[0].pairs
