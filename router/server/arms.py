@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -15,11 +16,12 @@ from router.errors import (
     ResourceExhausted,
     RouterError,
 )
-from router.ports import Assignment, Catalog, Experiments, RequestRouter
+from router.ports import AdapterRegistry, Assignment, Experiments, Lease, RequestRouter
 from router.server.interceptors.call import Call
 from router.types import AdapterRef, Decision, Request
 
-BLAMED = (NotFound, FailedPrecondition, ResourceExhausted, DataLoss, PromptTooLong)
+FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quarantined, damaged
+TOO_LARGE = (ResourceExhausted, PromptTooLong)  # the request, for this version's template; not for another's
 REST_SECONDS = 5.0  # an arm's version that could not answer is left alone for so long
 T = TypeVar("T")
 
@@ -37,9 +39,9 @@ class Arms:
     """Routing and experiments together, as the pipeline sees them."""
 
     def __init__(
-        self, router: RequestRouter, catalog: Catalog, experiments: Experiments | None = None
+        self, router: RequestRouter, registry: AdapterRegistry, experiments: Experiments | None = None
     ) -> None:
-        self._router, self._catalog, self._experiments = router, catalog, experiments
+        self._router, self._registry, self._experiments = router, registry, experiments
         self._resting: dict[AdapterRef, tuple[float, RouterError]] = {}
 
     async def serve(
@@ -63,12 +65,22 @@ class Arms:
                 choice = Choice(self._placed(decision, ref), assignment, degraded)
                 call.decision = choice.decision
                 return choice, await attempt(choice)
-            except BLAMED as error:
+            except FAULTS as error:
                 degraded = degraded or error.reason
                 self._rest(ref, error)
+            except TOO_LARGE as error:  # says nothing of the next request
+                degraded = degraded or error.reason
         choice = Choice(self._placed(decision, last), assignment, degraded)
         call.decision = choice.decision
         return choice, await attempt(choice)
+
+    async def lease(self, held: AsyncExitStack, ref: AdapterRef) -> Lease:
+        """A lease for as long as `held` is open. A version that there is no memory to load for rests."""
+        try:
+            return await held.enter_async_context(self._registry.lease(ref))
+        except ResourceExhausted as error:
+            self._rest(ref, error)
+            raise
 
     async def _routed(self, request: Request, counted: bool) -> tuple[Decision, Assignment | None]:
         """With the experiment's and the arm's name in the decision."""
@@ -83,7 +95,7 @@ class Arms:
             return decision
         if ref is None:
             return replace(decision, adapter=None, digest="", domain="", task="")
-        info = self._catalog.resolve(ref.name, ref.version)
+        info = self._registry.resolve(ref.name, ref.version)
         return replace(decision, adapter=ref, digest=info.digest, domain=info.domain, task=info.task)
 
     def _check(self, ref: AdapterRef | None) -> None:
@@ -96,5 +108,5 @@ class Arms:
         del self._resting[ref]
 
     def _rest(self, ref: AdapterRef | None, error: RouterError) -> None:
-        if ref is not None and ref not in self._resting and not isinstance(error, PromptTooLong):
+        if ref is not None and ref not in self._resting:
             self._resting[ref] = (time.monotonic() + REST_SECONDS, error)

@@ -51,7 +51,7 @@ class Pipeline:
         router: RequestRouter,
         experiments: Experiments | None = None,
     ) -> None:
-        self._engine, self._registry = engine, registry
+        self._engine = engine
         self._experiments, self._arms = experiments, Arms(router, registry, experiments)
         self._max_tokens = settings.max_tokens_limit
         self._encoders = ThreadPoolExecutor(ENCODERS, "encode")
@@ -166,7 +166,7 @@ class Pipeline:
         async with AsyncExitStack() as mine:
             lease = None
             if decision.adapter is not None:
-                lease = await mine.enter_async_context(self._registry.lease(decision.adapter))
+                lease = await self._arms.lease(mine, decision.adapter)
                 decision = _as_leased(decision, lease)
             template = lease.prompt if lease else PromptTemplate()
             tokens = await self._encode(Prompt(request.turns, request.raw_prompt, template))

@@ -7,8 +7,17 @@ from collections import Counter
 from dataclasses import replace
 
 import grpc
+import pytest
 
-from router.errors import ResourceExhausted
+from router.errors import (
+    AdapterNotFound,
+    AdapterRejected,
+    DataLoss,
+    FieldViolation,
+    InvalidRequest,
+    PromptTooLong,
+    ResourceExhausted,
+)
 from router.experiments.model import ArmSpec
 from router.types import AdapterState, PromptTemplate
 from tests.experiments.live.made import NEW, OLD, SPEC
@@ -109,6 +118,63 @@ async def test_an_arm_that_cannot_be_loaded_rests(run, monkeypatch):
     assert set((await arms_of(server, new[:1])).values()) == {("new", OLD.resource)}
     assert set((await arms_of(server, new)).values()) == {("new", OLD.resource)}
     assert tried == {"1.1.0": 1}
+
+
+@pytest.mark.parametrize("error", [ResourceExhausted("does not fit the KV cache"), PromptTooLong(8, 9)])
+async def test_a_request_that_is_too_large_rests_no_arm(run, monkeypatch, error):
+    server = await run(trial())
+    new = [unit for unit, arm in (await arms_of(server)).items() if arm[0] == "new"]
+    submit, refusals = server.engine.submit, []
+
+    def submit_small(job):
+        if job.adapter == server.registry.infos[NEW].digest and job.params.max_tokens == 77:
+            refusals.append(job)
+            raise error
+        return submit(job)
+
+    monkeypatch.setattr(server.engine, "submit", submit_small)
+    large = await server.inference.Generate(of_unit(new[0], sampling={"max_tokens": 77}))
+    assert (large.decision.arm, large.decision.adapter) == ("new", OLD.resource)  # as control would have it
+    assert len(refusals) == 1
+    assert set((await arms_of(server, new)).values()) == {("new", NEW.resource)}
+
+
+async def test_bad_input_is_refused_and_rests_no_arm(run, monkeypatch):
+    server = await run(trial())
+    new = [unit for unit, arm in (await arms_of(server)).items() if arm[0] == "new"]
+    encode = server.engine.encode
+
+    def encode_good(prompt):
+        if "bad" in prompt.turns[0].text:
+            raise InvalidRequest([FieldViolation("input", "has no tokens")])
+        return encode(prompt)
+
+    monkeypatch.setattr(server.engine, "encode", encode_good)
+    seen = await failure(server.inference.Generate(of_unit(new[0], f"{WORDS} bad")))
+    assert seen.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert set((await arms_of(server, new)).values()) == {("new", NEW.resource)}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AdapterNotFound("medical"), AdapterRejected("probes"), DataLoss("damaged"), ResourceExhausted("full")],
+    ids=lambda error: error.reason,
+)
+async def test_an_arm_rests_for_faults_of_its_own(run, monkeypatch, error):
+    server = await run(trial())
+    new = [unit for unit, arm in (await arms_of(server)).items() if arm[0] == "new"]
+    lease, tried = server.registry.lease, Counter()
+
+    def broken(ref):
+        tried[ref] += 1
+        if ref == NEW:
+            raise error
+        return lease(ref)
+
+    monkeypatch.setattr(server.registry, "lease", broken)
+    assert set((await arms_of(server, new[:1])).values()) == {("new", OLD.resource)}
+    assert set((await arms_of(server, new)).values()) == {("new", OLD.resource)}
+    assert tried[NEW] == 1
 
 
 async def test_where_control_is_gone_too_the_routed_version_answers(run):
