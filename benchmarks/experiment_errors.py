@@ -169,8 +169,7 @@ def _sums(columns: Sequence[Array], member: Any) -> Moments:
 
 def changing(aggregate: str, kind: Kind, share: float, runs: int, seed: int) -> float:
     """Units keep coming, each answers four times over time, and all are looked at all the while: as
-    guardrails are, from all units so far (the last value or the mean of a unit: from those whose window is
-    over)."""
+    guardrails are, from all units so far (a unit's last value: from those whose window is over)."""
     units, answers, count = 4000, 4, 60
     rng, wrong = np.random.default_rng(seed), 0
     metric = Metric("value", kind)
@@ -186,7 +185,7 @@ def changing(aggregate: str, kind: Kind, share: float, runs: int, seed: int) -> 
             else rng.lognormal(0, 1, (units, answers))
         )
         for now in np.linspace(units / count, units * 3, count):
-            mature = aggregate in ("LAST", "MEAN")
+            mature = aggregate == "LAST"
             came = begin + (units if mature else 0) < now
             value = aggregated(aggregate, drawn.astype(np.float64), times < now)
             both = tuple(Moments.of(value[came & (treated == arm)]) for arm in (False, True))

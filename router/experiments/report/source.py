@@ -20,8 +20,8 @@ from router.experiments.stats import Guardrail, Kind, Metric, Moments, Plan
 from router.experiments.stats.moments import Array, places
 from router.experiments.store.port import Bucket, PhaseData, Store
 
-SETTLED = (Aggregate.LAST, Aggregate.MEAN)
-"""A unit's value goes up and down with each outcome: it is read once its window is over."""
+SETTLED = (Aggregate.LAST,)
+"""The next outcome may take a unit's value back altogether: it is read once its window is over."""
 REWEIGHT = "reweight"
 
 
@@ -61,7 +61,7 @@ class Source:
         """Arm, then metric, to the sums that `judge` takes.
 
         Guardrails are read from all units so far, so that harm is stopped before a window has passed: all
-        arms are equally young. But those that a next outcome may take back are of mature units.
+        arms are equally young. But a last value, which the next outcome takes back, is of mature units.
         """
         design, rails = self.design, zip(self.spec.guardrails, self.design.guardrails, strict=True)
         read = {design.primary: self.deciding}

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from router.experiments.model import Kind, MetricSpec, Mode, SegmentSpec
+from router.experiments.model import Aggregate, Kind, MetricSpec, Mode, SegmentSpec
 from router.experiments.report.build import report
 from router.experiments.stats import Moments
 from tests.experiments.report.sums import DAY, LONG_AFTER, SPEC, STARTED, SumsStore, both, bucket, running
@@ -155,3 +155,12 @@ def test_what_waits_is_told_in_the_verdict():
     primary = found.arms[0].primary
     assert primary.waiting.units == 900
     assert math.isinf(primary.low)
+
+
+def test_a_guardrail_of_last_values_waits_for_the_window():
+    """The next outcome takes a last value back; a sum or a mean of a young unit only moves on."""
+    young = [bucket(arm, 1000, 500, errors) for arm, errors in (("control", 10), ("new", 200))]
+    for aggregate, rule in ((Aggregate.MAX, "guardrail"), (Aggregate.LAST, "too-few-units")):
+        spec = replace(SPEC, guardrails=(replace(SPEC.guardrails[0], aggregate=aggregate),))
+        assert read(young, spec, now=STARTED + 3601).verdict.rule == rule
+        assert read(young, spec).verdict.rule == "guardrail"
