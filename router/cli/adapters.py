@@ -191,7 +191,8 @@ def default(
 
     Requests for NAME get it from then on, also after a restart. Rolling back is the same with the version
     before; what runs ends on the version it began with. A version that did not pass the gate needs --force,
-    which is recorded and shown by `adapters show`; --auto takes choice and override back.
+    which is recorded and shown by `adapters show`, but not where it was the default before or the present
+    one did not pass either; --auto takes choice and override back.
 
     \b
     Examples:

@@ -11,6 +11,7 @@ from router.registry.defaults import default_version
 from router.registry.events import EventHub
 from router.registry.gate.gate import Gate
 from router.registry.gate.judging import NO_GATE, Standing
+from router.registry.gate.overrides import Served
 from router.registry.record import Record
 from router.registry.state import Choices
 from router.registry.versions import known_versions, near, version_key
@@ -34,6 +35,7 @@ class Index:
         self._names: dict[str, dict[str, Record]] = {}
         self._order: list[Record] | None = None
         self._defaults: dict[str, str] = {}
+        self._stood: dict[str, tuple[str, Served]] = {}  # defaults that were chosen among judged versions
         self._profiles: dict[str, AdapterProfile] = {}
         self._start = secrets.token_hex(4)  # etags of an earlier process never match
 
@@ -150,6 +152,7 @@ class Index:
         now = default_version(self.versions(name), self._choices.get(name), before)
         self._defaults[name] = now
         record = self.get(AdapterRef(name, now))
+        self._remember(name, before, record)
         if record is None:
             del self._defaults[name]
         self._settle_profile(name, None if record is None else self._profile(record))
@@ -162,6 +165,23 @@ class Index:
             record.wanted |= not (record.was_live or record.quarantined)
         if now != before or (judged and len(self.versions(name)) > 1):  # a plan looks at everything
             self._plan_soon()
+
+    def _remember(self, name: str, before: str, now: Record | None) -> None:
+        """The way back to a default stays open when another version takes its place. One that only stood in
+        while better versions were still being judged and loaded was none.
+        """
+        stood = self._stood.get(name)
+        if stood is not None and stood[0] == before and (now is None or now.ref.version != before):
+            self._choices.replaced(name, *stood)
+        rivals = [r.verdict for r in self.versions(name) if not r.quarantined]
+        judged = all(v.standing is not Standing.PENDING for v in rivals)
+        if now is None:
+            self._stood.pop(name, None)
+        elif judged and (now.verdict.open or not any(v.open for v in rivals)):
+            routed = self._gate.on and now.verdict.open
+            self._stood[name] = (now.ref.version, Served(now.weights_sha256, routed))
+        elif stood is not None and stood[0] != now.ref.version:
+            del self._stood[name]
 
     def _read_more(self, name: str, default: str) -> None:
         """Read weights that are to be compared with a report.

@@ -19,7 +19,7 @@ from router.registry.disk.reconcile import Reconciler
 from router.registry.disk.settling import Settler
 from router.registry.disk.watching import Watching
 from router.registry.events import EventHub
-from router.registry.gate.gate import Gate, overruling
+from router.registry.gate.gate import Gate
 from router.registry.gate.weighing import Scale
 from router.registry.index import Index
 from router.registry.leases import Leases
@@ -186,7 +186,8 @@ class Registry:
         if record.state is AdapterState.QUARANTINED:
             raise AdapterRejected(f"adapter {record.ref} is quarantined: {record.error}")
         previous = self._index.default_of(ref.name)
-        self._index.choose(record, overruling(record, force))
+        serving = self._index.get(AdapterRef(ref.name, previous))
+        self._index.choose(record, self._gate.overruling(record, force, serving))
         return self._index.info(record), AdapterRef(ref.name, previous) if previous else None
 
     def reset_default(self, name: str) -> tuple[AdapterInfo, AdapterRef | None]:

@@ -9,18 +9,19 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from router.registry.gate.overrides import Book, from_json, to_json
+from router.registry.gate.overrides import Book, Served, from_json, served_from_json, to_json
 from router.types import Override
 
 log = logging.getLogger(__name__)
 
 MOST_PROVEN = 20_000
+MOST_SERVED = 20  # versions of a name that are remembered for having been the default
 
 
 def state_dir(dirs: Sequence[Path], base: Path | None = None) -> Path:
@@ -31,12 +32,14 @@ def state_dir(dirs: Sequence[Path], base: Path | None = None) -> Path:
 
 
 class Choices:
-    """Default versions set by an operator, and overrides of the gate for them, in `defaults.json`."""
+    """Default versions set by an operator, overrides of the gate for them, and which versions were the
+    default before, in `defaults.json`."""
 
     def __init__(self, folder: Path, dirs: Sequence[Path]) -> None:
         self._file, self._dirs = folder / "defaults.json", [str(d) for d in dirs]
         self._chosen: dict[str, str] = {}
         self._overrides: dict[str, Override] = {}
+        self._served: dict[str, dict[str, Served]] = {}
         self._book = Book(folder)
 
     def read(self) -> None:
@@ -48,6 +51,7 @@ class Choices:
                 raise ValueError("not a table of versions")
             self._chosen = chosen
             self._read_overrides(document)
+            self._read_served(document)
         except FileNotFoundError:
             self._chosen = {}
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -59,6 +63,16 @@ class Choices:
             self._overrides = {name: from_json(value) for name, value in overrides.items()}
         except (ValueError, AttributeError) as error:
             log.warning("overrides of the gate made earlier are lost: %s: %s", self._file, error)
+
+    def _read_served(self, document: dict[str, Any]) -> None:
+        try:
+            kept = document.get("served", {})
+            self._served = {
+                name: {version: served_from_json(value) for version, value in versions.items()}
+                for name, versions in kept.items()
+            }
+        except (ValueError, AttributeError) as error:
+            log.warning("which versions were the default before is lost: %s: %s", self._file, error)
 
     def get(self, name: str) -> str:
         """The version chosen for `name`, or ''."""
@@ -91,6 +105,23 @@ class Choices:
             self._take_back(name)
             self._write(f"of {name}")
 
+    def served(self, name: str, version: str) -> Served | None:
+        """What is remembered of a version that was the default before."""
+        return self._served.get(name, {}).get(version)
+
+    def replaced(self, name: str, version: str, served: Served) -> None:
+        """It was the default until now."""
+        versions = self._served.setdefault(name, {})
+        versions.pop(version, None)
+        versions[version] = served  # the newest last
+        while len(versions) > MOST_SERVED:
+            del versions[next(iter(versions))]
+        self._write(f"{name}@{version}, the one before,")
+
+    def went_back(self, name: str, entry: Override) -> None:
+        """For the record: a default that did not pass, allowed without force."""
+        self._book.write("not overruled: went back", name, entry, entry.time)
+
     def bind(self, name: str, weights_sha256: str) -> Override:
         """An override that was made before the weights were read is about these."""
         override = self._overrides[name] = replace(self._overrides[name], weights_sha256=weights_sha256)
@@ -107,6 +138,10 @@ class Choices:
             "adapters_dirs": self._dirs,
             "defaults": self._chosen,
             "overrides": {name: to_json(override) for name, override in self._overrides.items()},
+            "served": {
+                name: {version: asdict(served) for version, served in versions.items()}
+                for name, versions in self._served.items()
+            },
         }
         try:
             write_atomically(self._file, json.dumps(document, indent=1, sort_keys=True).encode())

@@ -21,6 +21,8 @@ from router.types import AdapterRef, Override
 
 log = logging.getLogger(__name__)
 
+WAY_BACK = "the rule for going back"  # in place of who, where no force was needed
+
 
 class Gate:
     """Used on the event loop only; nothing here reads a disk. With `on` False everything passes."""
@@ -101,26 +103,44 @@ class Gate:
             override = self._choices.bind(ref.name, weights)
         return override
 
+    def overruling(self, record: Record, force: Force | None, serving: Record | None) -> Override | None:
+        """The override to record when `record` is made the default in place of `serving`: none if it passed,
+        else as `force` says; going back needs no force.
 
-def overruling(record: Record, force: Force | None) -> Override | None:
-    """The override to record when `record` is made the default: none if it passed, else as `force` says.
+        Raises GateNotPassed if it needs force and there is none.
+        """
+        verdict = record.verdict
+        if verdict.standing is Standing.PASSED:
+            return None
+        if force is None:
+            # open: as it is already
+            return verdict.override if verdict.open else self._going_back(record, serving)
+        weights = record.weights_sha256
+        return Override(record.ref.version, force.by, time.time(), force.reason, verdict.finding, weights)
 
-    Raises GateNotPassed if it needs force and there is none.
-    """
-    verdict = record.verdict
-    if verdict.standing is Standing.PASSED:
+    def _going_back(self, record: Record, serving: Record | None) -> Override | None:
+        """A way back is never harder than the way forward was: to a version that was the default before, on
+        these weights, and is then routed to if it was; or from one that did not pass either, to none that is
+        routed to.
+        """
+        ref, weights, finding = record.ref, record.weights_sha256, record.verdict.finding
+        before = self._choices.served(ref.name, ref.version)
+        if before is not None and weights in ("", before.weights_sha256):  # "" until they are read
+            reason, weights = "it was the default before", before.weights_sha256
+        elif serving is not None and serving.verdict.standing is Standing.FAILED:
+            reason = f"{serving.ref.version}, the default until then, did not pass either"
+        else:
+            advice = f"; {record.verdict.advice}" if record.verdict.advice else ""
+            raise GateNotPassed(
+                f"adapter {ref} did not pass the gate: {finding}{advice}",
+                resource=ref.resource,
+                finding=finding,
+            )
+        entry = Override(ref.version, WAY_BACK, time.time(), reason, finding, weights)
+        if before is not None and before.routed and before.weights_sha256 == weights:
+            return entry
+        self._choices.went_back(ref.name, entry)
         return None
-    if force is None:
-        if verdict.open:  # as it is already
-            return verdict.override
-        raise GateNotPassed(
-            f"adapter {record.ref} did not pass the gate: {verdict.finding}"
-            + (f"; {verdict.advice}" if verdict.advice else ""),
-            resource=record.ref.resource,
-            finding=verdict.finding,
-        )
-    weights = record.weights_sha256
-    return Override(record.ref.version, force.by, time.time(), force.reason, verdict.finding, weights)
 
 
 def _hopeful(judgement: Judgement) -> bool:

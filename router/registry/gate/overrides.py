@@ -1,4 +1,4 @@
-"""Overrides of the gate as JSON, and the book in which they are kept for good."""
+"""Overrides of the gate and earlier defaults as JSON, and the book in which overrides are kept for good."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,26 @@ def from_json(value: Any) -> Override:
     return Override(**{name: value[name] for name in names})
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A version was the default until another took over: its weights then, and whether it was routed to."""
+
+    weights_sha256: str
+    routed: bool
+
+
+def served_from_json(value: Any) -> Served:
+    """As `asdict` wrote it. Raises ValueError for anything else."""
+    if not isinstance(value, Mapping):
+        raise ValueError("an earlier default is not a table")
+    weights, routed = value.get("weights_sha256"), value.get("routed")
+    if not isinstance(weights, str) or not isinstance(routed, bool):
+        raise ValueError("an earlier default is damaged")
+    return Served(weights, routed)
+
+
 class Book:
-    """`overrides.jsonl`: one line for every override, and for every one taken back. Only ever grows."""
+    """`overrides.jsonl`: one line for every override, every one taken back, every way back. Only grows."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "overrides.jsonl"
