@@ -91,10 +91,15 @@ def hash_units(
     Example:
       lora-router experiments hash-units users.csv hashes.csv --column user_id
     """
+    from router.experiments.cli.record import bad_file
     from router.experiments.export import hash_file
+    from router.experiments.values_in import BadFile
 
-    with _nothing_written():
-        done = hash_file(source, target, column, overwrite=overwrite)
+    try:
+        with _nothing_written():
+            done = hash_file(source, target, column, overwrite=overwrite)
+    except BadFile as error:
+        raise bad_file(error, "nothing was written") from None
     _print((done,), json)
 
 

@@ -143,3 +143,14 @@ def test_units_that_cannot_be_hashed(cli, tmp_path, arguments, told):
     assert done.code in (1, 2)
     assert told in done.err
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_every_row_without_a_unit_is_told(cli, tmp_path):
+    (tmp_path / "users.csv").write_text("unit,name\nu1,a\n,b\n,c\n")
+    done = cli("experiments", "hash-units", "users.csv", "out.csv")
+    assert done.code == 2
+    assert done.err.splitlines() == [
+        "lora-router: users.csv:3, column unit: is missing",
+        "lora-router: users.csv:4, column unit: is missing",
+        "lora-router: 2 faults: nothing was written",
+    ]
