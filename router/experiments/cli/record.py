@@ -21,6 +21,7 @@ from router.cli.errors import FAILED, MISUSED, CliError
 
 if TYPE_CHECKING:
     from router.client import Client, Outcome
+    from router.experiments.values_in import BadFile
 
 Metric = Annotated[
     str,
