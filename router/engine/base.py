@@ -153,8 +153,9 @@ class EngineStatus:
     background: int = 0  # background jobs in the batch
     background_dropped: int = 0  # of all so far, those that made room or found none
     steps: int = 0
-    last_progress: float = 0.0  # time.monotonic() of the last completed step or idle wake
-    busy: bool = False  # work is queued or running
+    # time.monotonic() of the last completed step or idle wake, or of the work that came to an idle engine
+    last_progress: float = 0.0
+    busy: bool = False  # work is queued or running, from its arrival on
     failed: str = ""  # the engine cannot go on
     cache_blocks: int = 0
     cache_blocks_free: int = 0

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from threading import Condition, Thread
 
 import torch
@@ -34,7 +35,8 @@ class StepLoop:
     """Owns scheduler, runner and sampler; everything but `add`, `cancel`, `drop`, `stop` is its thread's."""
 
     def __init__(self, scheduler: Scheduler, runner: Runner, sampler: Sampler) -> None:
-        self.status = EngineStatus(last_progress=time.monotonic())
+        self._published = EngineStatus(last_progress=time.monotonic())
+        self._busy_since: float | None = None  # when work came to an idle loop
         self._scheduler, self._runner, self._sampler = scheduler, runner, sampler
         self._rows: dict[Receiver, Row] = {}
         self._inbox: list[Callable[[], None]] = []
@@ -42,6 +44,14 @@ class StepLoop:
         self._stopping = self._ended = False
         self._steps = self._failures = self._dropped = 0
         self._thread = Thread(target=self._run, name="engine", daemon=True)
+
+    @property
+    def status(self) -> EngineStatus:
+        """As of the last turn, but busy as soon as work comes: a turn that hangs publishes nothing."""
+        published, since = self._published, self._busy_since
+        if published.busy or since is None:
+            return published
+        return replace(published, busy=True, last_progress=max(published.last_progress, since))
 
     def start(self) -> None:
         """Start the thread."""
@@ -199,6 +209,7 @@ class StepLoop:
                 command()
                 return
             self._inbox.append(command)
+            self._busy_since = self._busy_since or time.monotonic()
             self._wake.notify()
 
     def _take_inbox(self) -> None:
@@ -212,7 +223,10 @@ class StepLoop:
 
     def _publish_status(self) -> None:
         scheduler = self._scheduler
-        self.status = EngineStatus(
+        with self._wake:
+            if not self._inbox and not scheduler.busy:
+                self._busy_since = None
+        self._published = EngineStatus(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
             steps=self._steps,

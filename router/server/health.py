@@ -38,7 +38,7 @@ class Health:
         self._store_up = store_up
         self._serving: bool | None = None
         self._said: dict[str, bool] = {}
-        self._idle_at = time.monotonic()
+        self._interval = min(stall_seconds / 10, 0.5)
 
     async def register(self, server: grpc.aio.Server) -> None:
         """Add the service; it answers NOT_SERVING from the first call."""
@@ -47,10 +47,9 @@ class Health:
 
     async def follow(self) -> None:
         """Keep the answer right."""
-        interval = min(self._stall_seconds / 4, 1.0)
         while True:
             await self.update()
-            await asyncio.sleep(interval)
+            await asyncio.sleep(self._interval)
 
     async def update(self) -> None:
         """Look at the engine now."""
@@ -68,13 +67,12 @@ class Health:
         await self._servicer.enter_graceful_shutdown()
 
     def _problem(self, status: EngineStatus, now: float) -> str:
-        """Why the engine cannot serve; empty if it can."""
+        """Why the engine cannot serve, or could not before the next look; empty if it can."""
         if status.failed:
             return "engine failed"
-        if not status.busy:
-            self._idle_at = now
-        quiet = now - max(status.last_progress, self._idle_at)
-        return f"no step for {quiet:.1f} s" if status.busy and quiet > self._stall_seconds else ""
+        quiet = now - status.last_progress
+        stalled = status.busy and quiet + self._interval > self._stall_seconds
+        return f"no step for {quiet:.1f} s" if stalled else ""
 
     async def _set(self, serving: bool) -> None:
         self._serving = serving
