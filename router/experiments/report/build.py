@@ -118,7 +118,7 @@ def _numbers(source: Source, now: Mapping[str, float]) -> tuple[ArmNumbers, ...]
     """`now` are a bandit's present weights."""
     spec, data, weights = source.spec, source.data, source.design.weights
     total = sum(b.exposed for b in data.buckets)
-    names = [spec.primary.name, *(g.name for g in spec.guardrails)]
+    names = [metric.name for metric in spec.metrics]
     return tuple(
         ArmNumbers(
             arm=arm,
