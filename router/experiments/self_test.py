@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.experiments.assignment import Allocation, Arm, Assigned, Salts, fraction
-from router.experiments.design import Design
 from router.experiments.report.source import design_of
 from router.experiments.simulated import Drawn, moments, powers
 from router.experiments.stats import Arms, Metric
 from router.experiments.stats.moments import Array
+from router.experiments.verdict import Design
 
 if TYPE_CHECKING:
     from router.experiments.cli.simulation import Traffic

@@ -1,19 +1,137 @@
-"""Verdicts: promote, stop for harm, undecided or invalid, each with the rule that gave it and its numbers.
+"""What is decided, by which rules, and when not at all: designs, health of the pipeline, verdicts.
 
-A pure function of a design, the arms' sums and the pipeline's health. It may be asked at every outcome.
+A verdict is promote, stop for harm, undecided or invalid, with the rule that gave it and its numbers: a pure
+function of a design, the arms' sums and the pipeline's health, which may be asked at every outcome.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from router.experiments.design import Design
-from router.experiments.health import Fault, Health
-from router.experiments.stats import Comparison, Guarded, Line, Moments, State, compare, guard, holm
+from router.errors import FieldViolation, InvalidRequest
+from router.experiments.stats import (
+    Comparison,
+    Guarded,
+    Guardrail,
+    Line,
+    Maturity,
+    Metric,
+    Missing,
+    Moments,
+    Plan,
+    SampleRatio,
+    State,
+    compare,
+    guard,
+    holm,
+)
 from router.experiments.stats.moments import invalid
+
+CROSSED = 0.01
+
+
+@dataclass(frozen=True)
+class Design:
+    """Primary metric, guardrails and thresholds. Raises InvalidRequest naming every wrong field.
+
+    `weights` by arm, control included. `margin` is how much worse the primary metric may be for an arm to
+    be promoted: 0 asks it to be better. `plan.units` counts all arms. `min_units` in each arm and
+    `min_matured`, a share of exposures, are needed to promote, not to stop for harm.
+    """
+
+    control: str
+    weights: Mapping[str, float]
+    primary: Metric
+    guardrails: tuple[Guardrail, ...] = ()
+    margin: float = 0.0
+    plan: Plan = field(default_factory=Plan)
+    min_units: int = 100
+    min_matured: float = 0.8
+
+    def __post_init__(self) -> None:
+        if found := list(self._violations()):
+            raise InvalidRequest(found)
+
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        """All arms but control."""
+        return tuple(arm for arm in self.weights if arm != self.control)
+
+    def plan_for(self, arm: str) -> Plan:
+        """The plan of one arm against control: with its share of the planned units."""
+        share = self.weights[self.control] + self.weights[arm]
+        units = max(2 * self.plan.burn_in_units, round(self.plan.units * share))
+        return replace(self.plan, units=units)
+
+    def _violations(self) -> list[FieldViolation]:
+        found = []
+        if self.control not in self.weights:
+            found.append(FieldViolation("control", f"{self.control!r} is none of the arms"))
+        if len(self.weights) < 2:
+            found.append(FieldViolation("weights", "an experiment needs two arms or more"))
+        positive = all(w > 0 for w in self.weights.values())
+        if not positive or not math.isclose(math.fsum(self.weights.values()), 1, abs_tol=1e-9):
+            found.append(FieldViolation("weights", "must be above 0 and sum to 1"))
+        names = [self.primary.name, *(g.metric.name for g in self.guardrails)]
+        if len(set(names)) < len(names):
+            found.append(FieldViolation("guardrails", "every metric may be named once"))
+        if not (self.margin >= 0 and math.isfinite(self.margin)):
+            found.append(FieldViolation("margin", f"must be 0 or above, got {self.margin}"))
+        if self.min_units < 2:
+            found.append(FieldViolation("min_units", f"must be 2 or more, got {self.min_units}"))
+        if not 0 <= self.min_matured <= 1:
+            found.append(FieldViolation("min_matured", f"must be within 0 and 1, got {self.min_matured}"))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A check that failed: its rule, and what it found with the numbers."""
+
+    rule: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Results of the checks. `missing` is by arm, each against control.
+
+    `crossed` is the share of units that were shown more than one arm; `mixed` names what changed under
+    a running phase (adapter, base or router digest of an arm). `triggered`, of router experiments, is the
+    sample ratio among the units for which the routers differed.
+    """
+
+    sample_ratio: SampleRatio
+    maturity: Maturity
+    missing: Mapping[str, Missing] = field(default_factory=dict)
+    crossed: float = 0.0
+    mixed: tuple[str, ...] = ()
+    triggered: SampleRatio | None = None
+
+    def faults(self) -> list[Fault]:
+        """Everything that makes verdicts invalid; empty if sound."""
+        return list(self._faults())
+
+    def _faults(self) -> Iterator[Fault]:
+        for rule, ratio in (("sample-ratio", self.sample_ratio), ("triggered-ratio", self.triggered)):
+            if ratio is not None and ratio.alarm:
+                wanted = ", ".join(f"{n:.0f}" for n in ratio.expected)
+                got = ", ".join(map(str, ratio.counts))
+                level = f"p = {ratio.p:.2g}, alarm at {ratio.alpha:g}"
+                yield Fault(rule, f"units by arm are {got}, expected were {wanted} ({level})")
+        for arm, found in self.missing.items():
+            if found.alarm:
+                text = (
+                    f"{found.treatment:.1%} of outcomes are missing in {arm}, {found.control:.1%} in control"
+                )
+                yield Fault("missing-outcomes", text)
+        if self.crossed > CROSSED:
+            yield Fault("crossed-units", f"{self.crossed:.1%} of units were shown more than one arm")
+        if self.mixed:
+            yield Fault("mixed-digests", f"changed while the phase ran: {', '.join(self.mixed)}")
 
 
 class Decision(StrEnum):

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from router.experiments.assignment import Allocation, Arm, Salts
-from router.experiments.design import Design
 from router.experiments.model import Aggregate, Kind, MetricSpec
 from router.experiments.self_test import _any_shown, _chi_square_tail, _most, error_rate, shares, uniform
 from router.experiments.simulated import Drawn, powers
 from router.experiments.stats import Plan
+from router.experiments.verdict import Design
 from tests.experiments.plans import SOLVED
 
 

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidRequest
-from router.experiments.design import Design
-from router.experiments.health import Health
 from router.experiments.stats import (
     Guardrail,
     Kind,
@@ -21,7 +19,7 @@ from router.experiments.stats import (
     missing_outcomes,
     sample_ratio,
 )
-from router.experiments.verdict import Decision, Judgement, judge
+from router.experiments.verdict import Decision, Design, Health, Judgement, judge
 
 SUCCESS = Metric("success", Kind.PROPORTION)
 ERRORS = Metric("errors", Kind.PROPORTION, higher_is_better=False)

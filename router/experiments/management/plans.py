@@ -12,7 +12,6 @@ from typing import Protocol
 
 from router.errors import AdapterNotFound, FailedPrecondition, FieldViolation, InvalidRequest
 from router.experiments.assignment import Allocation, Arm, Salts
-from router.experiments.design import Design
 from router.experiments.management.measures import (
     guardrails_that_hold,
     metric_problems,
@@ -33,6 +32,7 @@ from router.experiments.model import (
     is_word,
 )
 from router.experiments.stats import Plan
+from router.experiments.verdict import Design
 from router.types import AdapterInfo, RouterVariant
 
 YEAR = 365 * 86_400.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from router.experiments.health import Health
 from router.experiments.model import Mode
 from router.experiments.report import bandit, beside
 from router.experiments.report.checks import checks_of, health_of
@@ -26,7 +25,7 @@ from router.experiments.report.source import (
 )
 from router.experiments.stats import Guarded, Paired, Plan, paired
 from router.experiments.store.port import PairCounts, Store
-from router.experiments.verdict import ArmVerdict, Decision, Judgement, Verdict, judge
+from router.experiments.verdict import ArmVerdict, Decision, Health, Judgement, Verdict, judge
 
 POINTS = 200
 NOT_STARTED = Ruling(Decision.UNDECIDED.value, "not-started", "nobody is assigned before the start")

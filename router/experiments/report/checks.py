@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from router.experiments.health import CROSSED, Health
 from router.experiments.model import Mode, Unanswered
 from router.experiments.report.model import Check
 from router.experiments.report.notes import short, window_of
@@ -21,6 +20,7 @@ from router.experiments.stats import Missing, SampleRatio, maturity, missing_out
 from router.experiments.stats.checks import ALPHA, arm_term, total_term
 from router.experiments.stats.moments import Array
 from router.experiments.store.port import Bucket
+from router.experiments.verdict import CROSSED, Health
 
 PARTS = ("adapter", "base", "router")
 _STEPS = 40

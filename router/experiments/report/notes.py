@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from router.experiments.health import Health
 from router.experiments.model import Mode, Spec, Unanswered
 from router.experiments.report.source import Source, is_router_experiment, length_moments
 from router.experiments.stats import Kind
+from router.experiments.verdict import Health
 
 LENGTHS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 MODES = {

@@ -14,11 +14,11 @@ from functools import cached_property
 import numpy as np
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.design import Design
 from router.experiments.model import Aggregate, AuditEntry, Experiment, MetricSpec, Mode, Phase, Spec
 from router.experiments.stats import Guardrail, Kind, Metric, Moments, Plan
 from router.experiments.stats.moments import Array, places
 from router.experiments.store.port import Bucket, PhaseData, Store
+from router.experiments.verdict import Design
 
 SETTLED = (Aggregate.LAST,)
 """The next outcome may take a unit's value back altogether: it is read once its window is over."""
