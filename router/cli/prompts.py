@@ -13,7 +13,9 @@ Words = Annotated[
     list[str] | None,
     typer.Argument(metavar="PROMPT", help="The request; - reads it from stdin.", show_default=False),
 ]
-Adapter = Annotated[str, typer.Option("--adapter", "-a", metavar="NAME[@VERSION]", help="Pin the adapter.")]
+Adapter = Annotated[
+    str, typer.Option("--adapter", "-a", metavar="NAME[@VERSION]", help="Pin the adapter; base: none.")
+]
 Domain = Annotated[str, typer.Option("--domain", metavar="DOMAIN", help="Only adapters of this domain.")]
 Task = Annotated[str, typer.Option("--task", metavar="TASK", help="Only adapters for this task.")]
 System = Annotated[

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from router.client.options import ROUTING, SAMPLING, GenerateOptions, Prompt, RouteOptions, check_known
 from router.types import Turn
 from router.v1 import inference_pb2 as pb
@@ -10,7 +14,7 @@ ROLES = {"system": pb.ROLE_SYSTEM, "user": pb.ROLE_USER, "assistant": pb.ROLE_AS
 
 
 def resource_name(adapter: str) -> str:
-    """NAME, NAME@VERSION or a resource name, as a resource name; empty stays empty."""
+    """NAME, NAME@VERSION or a resource name, as a resource name; empty stays empty, `base` is the base's."""
     if not adapter or adapter.startswith("adapters/"):
         return adapter
     name, _, version = adapter.partition("@")
@@ -18,7 +22,39 @@ def resource_name(adapter: str) -> str:
 
 
 def _chat(turns: tuple[Turn, ...]) -> pb.Chat:
-    return pb.Chat(messages=[pb.ChatMessage(role=ROLES[t.role], text=t.text) for t in turns])
+    return pb.Chat(messages=[_message(turn, number) for number, turn in enumerate(turns, 1)])
+
+
+def _message(turn: Turn, number: int) -> pb.ChatMessage:
+    role = ROLES.get(turn.role)
+    if role is None:
+        known = "system, user or assistant"
+        raise ValueError(f"turn {number}: role {turn.role!r} is not known to the server: use {known}")
+    return pb.ChatMessage(role=role, text=whole(turn.text, f"turn {number}"))
+
+
+def whole(text: str, where: str) -> str:
+    """The text. Raises ValueError for one that UTF-8, and so gRPC, cannot hold."""
+    half = re.search("[\ud800-\udfff]", text)
+    if half is None:
+        return text
+    code = f"U+{ord(half[0]):04X}"
+    raise ValueError(
+        f"{where}: holds half a character, the lone surrogate {code} at {half.start()}: read the text anew as "
+        "UTF-8, or replace it: text.encode('utf-8', errors='replace').decode()"
+    )
+
+
+def _checked(value: Any, where: str) -> None:
+    """Looks at every text in an option."""
+    if isinstance(value, str):
+        whole(value, where)
+    elif isinstance(value, Mapping):
+        for item in (*value.keys(), *value.values()):
+            _checked(item, where)
+    elif isinstance(value, Iterable):
+        for item in value:
+            _checked(item, where)
 
 
 def build_input(prompt: Prompt, options: RouteOptions) -> pb.Input:
@@ -27,9 +63,9 @@ def build_input(prompt: Prompt, options: RouteOptions) -> pb.Input:
     if raw:
         if system or not isinstance(prompt, str):
             raise TypeError("raw continues one text as it is: no system text, no turns")
-        return pb.Input(raw_prompt=prompt)
+        return pb.Input(raw_prompt=whole(prompt, "prompt"))
     if isinstance(prompt, str) and not system:
-        return pb.Input(text=prompt)
+        return pb.Input(text=whole(prompt, "prompt"))
     turns = (Turn("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
     return pb.Input(chat=_chat((Turn("system", system), *turns) if system else turns))
 
@@ -37,6 +73,8 @@ def build_input(prompt: Prompt, options: RouteOptions) -> pb.Input:
 def build_routing(options: RouteOptions) -> pb.Routing:
     """The caller's hints."""
     said = {name: options[name] for name in ROUTING if name in options}  # type: ignore[literal-required]
+    for name in ("adapter", *said):
+        _checked(options.get(name, ""), name)
     return pb.Routing(adapter=resource_name(options.get("adapter", "")), **said)
 
 
@@ -44,12 +82,14 @@ def _sampling(options: GenerateOptions) -> pb.Sampling:
     said = {name: options[name] for name in SAMPLING if name in options}  # type: ignore[literal-required]
     if isinstance(said.get("stop"), str):
         said["stop"] = [said["stop"]]
+    _checked(said.get("stop", ()), "stop")
     return pb.Sampling(**said)
 
 
 def generate_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateRequest:
     """The unary request; TypeError for an unknown option."""
     check_known(options, GenerateOptions)
+    _checked(options.get("labels", {}), "labels")
     return pb.GenerateRequest(
         input=build_input(prompt, options),
         sampling=_sampling(options),

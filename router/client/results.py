@@ -31,6 +31,11 @@ class Finished:
     reason: FinishReason
     usage: Usage
 
+    @property
+    def finish_reason(self) -> FinishReason:
+        """`reason`, by the name that `Answer` has for it."""
+        return self.reason
+
 
 Event = Started | Delta | Finished
 

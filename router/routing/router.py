@@ -13,7 +13,7 @@ from router.errors import FailedPrecondition, NotFound
 from router.plugins.host import PluginHost
 from router.plugins.status import PluginStatus
 from router.ports import Catalog
-from router.routing.explicit import parse_adapter
+from router.routing.explicit import is_base, parse_adapter
 from router.routing.fitting import BaseFor
 from router.routing.knowledge import Knowledge
 from router.routing.labels import narrow
@@ -150,6 +150,8 @@ class Router:
     def _said(self, request: Request) -> tuple[Decision | None, frozenset[str]]:
         """The decision that the caller made, or the candidates that the caller left."""
         hints = request.routing
+        if is_base(hints.adapter):
+            return self._decision(Conclusion("", Reason.EXPLICIT, 1.0), None), frozenset()
         if hints.adapter:
             adapter = self._catalog.resolve(*parse_adapter(hints.adapter))
             return self._decision(Conclusion(adapter.ref.name, Reason.EXPLICIT, 1.0), adapter), frozenset()

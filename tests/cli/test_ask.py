@@ -37,6 +37,11 @@ def test_flags_become_fields(cli, remote):
     assert [m.text for m in request.input.chat.messages] == ["s", "hi"]
 
 
+def test_the_base_by_name(cli, remote):
+    assert cli("ask", "--adapter", "base", "hi").code == 0
+    assert remote.inference.requests[0].routing.adapter == "adapters/base"
+
+
 def test_raw_is_continued_as_it_is(cli, remote):
     assert cli("ask", "--raw", "Once upon").code == 0
     assert remote.inference.requests[0].input.raw_prompt == "Once upon"

@@ -12,6 +12,7 @@ from router.v1 import inference_pb2 as pb
         ("", ""),
         ("medical", "adapters/medical"),
         ("medical@1.2.0", "adapters/medical/versions/1.2.0"),
+        ("base", "adapters/base"),
         ("adapters/medical", "adapters/medical"),
         ("adapters/medical/versions/2", "adapters/medical/versions/2"),
     ],
@@ -30,6 +31,34 @@ def test_the_three_inputs():
         (pb.ROLE_ASSISTANT, "b"),
         (pb.ROLE_USER, "c"),
     ]
+
+
+def test_a_role_that_is_none_says_which_there_are():
+    with pytest.raises(ValueError, match=r"turn 2: role 'tool' .*: use system, user or assistant"):
+        generate_request([Turn("user", "hi"), Turn("tool", "{}")], {})
+
+
+HALF = "smile \ud83d"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "where"),
+    [
+        (HALF, {}, "prompt"),
+        (HALF, {"raw": True}, "prompt"),
+        ([Turn("user", "hi"), Turn("user", HALF)], {}, "turn 2"),
+        ("hi", {"system": HALF}, "turn 1"),
+        ("hi", {"stop": ["ok", HALF]}, "stop"),
+        ("hi", {"stop": HALF}, "stop"),
+        ("hi", {"adapter": HALF}, "adapter"),
+        ("hi", {"domain": HALF}, "domain"),
+        ("hi", {"labels": {"k": HALF}}, "labels"),
+    ],
+)
+def test_half_a_character_is_named(prompt, options, where):
+    with pytest.raises(ValueError, match=rf"^{where}: .*lone surrogate U\+D83D .*errors=") as caught:
+        generate_request(prompt, options)
+    assert not isinstance(caught.value, UnicodeError)
 
 
 @pytest.mark.parametrize("prompt", ["hi", [Turn("user", "hi")]])

@@ -47,6 +47,19 @@ async def test_an_explicit_adapter_wins_and_asks_nobody(kit: Any, start: Start) 
     assert says.batches == []
 
 
+@pytest.mark.parametrize("name", ["base", "adapters/base"])
+async def test_the_base_by_name_asks_nobody(kit: Any, start: Start, name: str) -> None:
+    says = kit.says("c", Scores({"legal": 1.0}))
+    router = await start(kit.registered(says))
+    decision = await router.route(kit.asking(adapter=name, domain="legal"))
+    assert (decision.adapter, decision.reason, decision.confidence) == (None, Reason.EXPLICIT, 1.0)
+    assert says.batches == []
+    await router.route(kit.asking(adapter=name, explain=True))
+    assert len(says.batches) == 1
+    with pytest.raises(AdapterNotFound):
+        await router.route(kit.asking(adapter="adapters/base/versions/1"))
+
+
 @pytest.mark.parametrize(
     ("hints", "error"),
     [

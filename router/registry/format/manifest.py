@@ -19,8 +19,10 @@ from router.registry.format.generation import KEYS as GENERATION_KEYS
 from router.registry.format.generation import read_generation
 from router.registry.format.names import (
     DEFAULT_VERSION,
+    LABEL_RULE,
     NAME_RULE,
     VERSION_RULE,
+    is_label,
     is_name,
     is_version,
     name_from_folder,
@@ -98,8 +100,8 @@ def parse_manifest(data: bytes | None, folder_name: str) -> tuple[Manifest, tupl
         name=_name(at["adapter"], folder_name, found),
         version=at["adapter"].text("version", 63, _version) or DEFAULT_VERSION,
         description=at["adapter"].text("description", 1_000, one_line),
-        domain=at["adapter"].text("domain", 63, _name_rule),
-        task=at["adapter"].text("task", 63, _name_rule),
+        domain=at["adapter"].text("domain", 63, _label_rule),
+        task=at["adapter"].text("task", 63, _label_rule),
         license=at["adapter"].text("license", 200, one_line),
         base=BasePin(at["base"].text("model", 256, one_line), _digest(at["base"])),
         prompt=_prompt(at["prompt"]),
@@ -159,6 +161,10 @@ def _name(table: Table, folder_name: str, found: Findings) -> str:
 
 def _name_rule(value: str) -> str:
     return "" if is_name(value) else f"{show(value)} must be {NAME_RULE}"
+
+
+def _label_rule(value: str) -> str:
+    return "" if is_label(value) else f"{show(value)} must be {LABEL_RULE}"
 
 
 def _version(value: str) -> str:

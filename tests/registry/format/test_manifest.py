@@ -75,6 +75,7 @@ def test_without_a_manifest_everything_has_a_default() -> None:
         ("Llama-LoRA_v2", "llama-lora_v2"),
         ("my adapter", "my-adapter"),
         ("..hidden", "hidden"),
+        ("base", "base-adapter"),
         ("é" * 9 + "x", "x"),
     ],
 )
@@ -107,7 +108,7 @@ def test_unknown_names_are_refused_with_the_nearest(text: str, hint: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "A", "a/b", "", "-a", ".a", "a" * 64, "a b", "a\\u0000", "ä", "a\\n"]
+    "name", ["base", "../x", "A", "a/b", "", "-a", ".a", "a" * 64, "a b", "a\\u0000", "ä", "a\\n"]
 )
 def test_names_are_checked(name: str) -> None:
     assert codes(f'[adapter]\nname = "{name}"\n') == ["manifest-value"]
