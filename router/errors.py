@@ -39,10 +39,14 @@ class FieldViolation:
 
 
 class RouterError(Exception):
-    """Base of all; `reason` is the ErrorInfo reason, `code` the gRPC status name."""
+    """Base of all; `reason` is the ErrorInfo reason, `code` the gRPC status name.
+
+    `told` is what callers are told where the message is for the log only; empty: the message.
+    """
 
     code: ClassVar[str] = "INTERNAL"
     reason: ClassVar[str] = "INTERNAL"
+    told: ClassVar[str] = ""
 
     def __init__(self, message: str, **metadata: str) -> None:
         super().__init__(message)
@@ -204,6 +208,7 @@ class StoreDown(Unavailable):
     """The database of experiments cannot be reached or written. Answers are served without experiments."""
 
     reason = "STORE_DOWN"
+    told = "the database of experiments cannot be reached or written now"  # the message has its address
 
 
 class ResourceExhausted(RouterError):

@@ -17,6 +17,7 @@ from router.errors import (
     RouterError,
     Unavailable,
 )
+from router.server.told import clean, told
 
 DOMAIN = "lora-router"
 MAX_FIELD, MAX_METADATA = 256, 16
@@ -28,16 +29,21 @@ def clip(text: str, most: int = MAX_FIELD) -> str:
     return text if len(raw) <= most else raw[: most - 3].decode(errors="ignore") + "…"
 
 
+def shown(text: str) -> str:
+    """`text` as callers may see it, and as long as they may."""
+    return clip(clean(text))
+
+
 def error_info(reason: str, metadata: Mapping[str, str], request_id: str) -> rpc.ErrorInfo:
     """The detail every error has."""
-    pairs = {clip(key, 63): clip(value) for key, value in list(metadata.items())[:MAX_METADATA]}
+    pairs = {clip(clean(key), 63): shown(value) for key, value in list(metadata.items())[:MAX_METADATA]}
     return rpc.ErrorInfo(reason=reason, domain=DOMAIN, metadata={**pairs, "request_id": request_id})
 
 
 def _bad_request(error: InvalidRequest) -> rpc.BadRequest:
     return rpc.BadRequest(
         field_violations=[
-            rpc.BadRequest.FieldViolation(field=clip(v.field), description=clip(v.description))
+            rpc.BadRequest.FieldViolation(field=shown(v.field), description=shown(v.description))
             for v in error.violations
         ]
     )
@@ -51,13 +57,13 @@ def _retry(error: Unavailable) -> rpc.RetryInfo:
 
 def _missing(error: NotFound) -> rpc.ResourceInfo:
     return rpc.ResourceInfo(
-        resource_type=error.resource_type, resource_name=clip(error.name), description="not found"
+        resource_type=error.resource_type, resource_name=shown(error.name), description="not found"
     )
 
 
 def _existing(error: AlreadyExists) -> rpc.ResourceInfo:
     return rpc.ResourceInfo(
-        resource_name=clip(error.metadata.get("resource", "")), description="exists already"
+        resource_name=shown(error.metadata.get("resource", "")), description="exists already"
     )
 
 
@@ -66,8 +72,8 @@ def _precondition(error: FailedPrecondition) -> rpc.PreconditionFailure:
         violations=[
             rpc.PreconditionFailure.Violation(
                 type=error.reason,
-                subject=clip(error.metadata.get("resource", "")),
-                description=clip(error.message),
+                subject=shown(error.metadata.get("resource", "")),
+                description=clip(told(error)),
             )
         ]
     )
@@ -75,7 +81,7 @@ def _precondition(error: FailedPrecondition) -> rpc.PreconditionFailure:
 
 def _quota(error: ResourceExhausted) -> rpc.QuotaFailure:
     return rpc.QuotaFailure(
-        violations=[rpc.QuotaFailure.Violation(subject="memory", description=clip(error.message))]
+        violations=[rpc.QuotaFailure.Violation(subject="memory", description=clip(told(error)))]
     )
 
 

@@ -1,7 +1,7 @@
 """Exceptions to gRPC statuses: the one mapping.
 
 The code of a RouterError is its class's `code`; anything else is INTERNAL. An INTERNAL answer has a fixed
-text and the request id, never the exception's text.
+text and the request id, never the exception's text; of others callers get what `router.server.told` leaves.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from google.rpc import status_pb2
 
 from router.errors import RouterError, Unavailable
 from router.server.details import clip, details_of, error_info
+from router.server.told import told
 
 INTERNAL_TEXT = "internal error; the server's log has the rest under this request id"
 MAX_MESSAGE, MAX_DETAILS = 1024, 3584
@@ -39,7 +40,7 @@ def status_of(error: Exception, request_id: str) -> Status:
     """Code, message and trailers; all of it stays under gRPC's 8 KiB for metadata."""
     code = code_of(error)
     if isinstance(error, RouterError) and code is not grpc.StatusCode.INTERNAL:
-        message = _message(error.message)
+        message = _message(told(error))
         details = [error_info(error.reason, error.metadata, request_id), *details_of(error)]
     else:
         reason = error.reason if isinstance(error, RouterError) else "INTERNAL"

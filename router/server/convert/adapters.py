@@ -6,6 +6,7 @@ from urllib.parse import unquote
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from router.server.told import clean
 from router.types import AdapterEvent, AdapterEventKind, AdapterInfo, AdapterState, Override
 from router.v1 import adapters_pb2 as pb
 
@@ -47,12 +48,12 @@ def adapter_message(info: AdapterInfo, etag: str) -> pb.Adapter:
         pinned=info.pinned,
         leases=info.leases,
         last_used=None if info.last_used is None else timestamp(info.last_used),
-        error=info.error,
-        notes=info.notes,
+        error=clean(info.error, files=True),
+        notes=[clean(note, files=True) for note in info.notes],
         etag=etag,
         routable=info.routable,
-        gate=info.gate,
-        gate_advice=info.gate_advice,
+        gate=clean(info.gate, files=True),
+        gate_advice=clean(info.gate_advice, files=True),
         override=None if info.override is None else _override(info.override),
     )
 
@@ -62,7 +63,7 @@ def _override(override: Override) -> pb.Adapter.Override:
         by=override.by,
         time=timestamp(override.time),
         reason=override.reason,
-        finding=override.finding,
+        finding=clean(override.finding, files=True),
         weights_sha256=override.weights_sha256,
     )
 

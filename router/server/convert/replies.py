@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from google.protobuf.duration_pb2 import Duration
 
 from router.engine.base import Delta
+from router.server.told import clean
 from router.types import Decision, FinishReason, Reason, TokenLogprob, Usage, Vote
 from router.v1 import inference_pb2 as pb
 
@@ -54,7 +55,7 @@ def _vote(vote: Vote) -> pb.Vote:
         classifier=vote.classifier,
         scores=dict(vote.scores),
         declined=vote.declined,
-        error=vote.error,
+        error=clean(vote.error),
         latency=duration(vote.latency),
         evidence=vote.evidence,
     )

@@ -10,9 +10,10 @@ from typing import Any
 
 import grpc
 
-from router.errors import FieldViolation, InvalidRequest
+from router.errors import FieldViolation, InvalidRequest, NotFound, RouterError, Unavailable
 from router.server.interceptors.call import Call
 from router.server.status import code_of, status_of
+from router.server.told import withheld
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,16 @@ def decoded(request: Any) -> Any:
     return request
 
 
+def _keep(error: Exception, call: Call) -> None:
+    """Log what the caller is not told. What every call of an hour may end with gets no traceback."""
+    if not isinstance(error, RouterError) or code_of(error) is grpc.StatusCode.INTERNAL:
+        log.error("internal error", exc_info=error, extra={"fields": call.ids})
+    elif withheld(error):
+        often = isinstance(error, InvalidRequest | NotFound | Unavailable)
+        fields = {**call.ids, "reason": error.reason, "text": error.message, "of": dict(error.metadata)}
+        log.warning("not told in full", exc_info=None if often else error, extra={"fields": fields})
+
+
 @asynccontextmanager
 async def mapped_errors(call: Call, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
     """Abort the call with the status of what is raised inside."""
@@ -51,7 +62,6 @@ async def mapped_errors(call: Call, context: grpc.aio.ServicerContext[Any, Any])
     except (grpc.aio.AbortError, asyncio.CancelledError):
         raise
     except Exception as error:
-        if code_of(error) is grpc.StatusCode.INTERNAL:
-            log.exception("internal error", extra={"fields": call.ids})
+        _keep(error, call)
         status = status_of(error, call.request_id)
         await context.abort(status.code, status.message, trailing_metadata=status.trailers)

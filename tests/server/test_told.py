@@ -1,0 +1,181 @@
+"""Callers are told nothing of the server's inside; the log is told all of it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from router.engine.fake import FakeEngine
+from router.errors import (
+    AlreadyExists,
+    DataLoss,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidRequest,
+    NotFound,
+    PromptTooLong,
+    RouterError,
+    StoreDown,
+)
+from router.registry.options import RegistryOptions
+from router.registry.registry import Registry
+from router.server.status import status_of
+from router.server.told import clean, told
+from router.types import AdapterState
+from router.v1 import adapters_pb2 as pb
+from tests.fakes import FakeRouter, adapter
+from tests.registry.life import drop, eventually
+from tests.server.helpers import Connect, Start, ask, details, failure
+
+URL = "postgresql+psycopg://router:s3cret@db.internal:5432/trials"
+PATH = "/srv/models/secret base/weights.bin"
+
+
+def trace() -> str:
+    try:
+        raise FileNotFoundError(2, "No such file or directory", PATH)
+    except FileNotFoundError:
+        return traceback.format_exc()
+
+
+INSIDE = f"the store {URL}: (psycopg.errors.OperationalError) cannot read '{PATH}': {trace()}"
+SECRETS = (
+    "s3cret",
+    "db.internal",
+    "srv",
+    "weights.bin",
+    "OperationalError",
+    "FileNotFound",
+    "Traceback",
+    ".py",
+)
+
+
+def tree(kind: type[RouterError] = RouterError) -> Iterator[type[RouterError]]:
+    if kind.__module__ == "router.errors":
+        yield kind
+    for child in kind.__subclasses__():
+        yield from tree(child)
+
+
+def made(kind: type[RouterError]) -> RouterError:
+    """An error of that class whose every text tells of the inside."""
+    if issubclass(kind, PromptTooLong):
+        return kind(8, 9, INSIDE)
+    if issubclass(kind, InvalidRequest):
+        return kind([FieldViolation(INSIDE, INSIDE)])
+    if issubclass(kind, NotFound):
+        return kind(*("adapter",) * (kind is NotFound), INSIDE, INSIDE)
+    if issubclass(kind, AlreadyExists | FailedPrecondition | DataLoss):
+        return kind(INSIDE, resource=INSIDE, finding=INSIDE)
+    return kind(INSIDE)
+
+
+@pytest.mark.parametrize("kind", list(tree()), ids=lambda kind: kind.__name__)
+async def test_no_class_tells_of_the_inside(
+    kind: type[RouterError], stubs: SimpleNamespace, fakes: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    fakes.router.error = made(kind)
+    seen = await failure(stubs.inference.Generate(ask(), metadata=(("x-request-id", "r-1"),)))
+    all_of_it = repr((seen.details(), details(seen), seen.trailing_metadata()))
+    assert [secret for secret in SECRETS if secret in all_of_it] == []
+    logged = next(r for r in caplog.records if r.name == "router.server.interceptors.errors")
+    assert logged.fields["request_id"] == "r-1"  # type: ignore[attr-defined]
+    kept = repr(logged.__dict__) + "".join(traceback.format_exception(fakes.router.error))
+    assert all(secret in kept for secret in SECRETS)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("prompt and max_tokens need 9 tokens/s, the limit is 8", None),
+        ("must be adapters/NAME or adapters/NAME/versions/VERSION", None),
+        ("experiments/x, arm a/b and 1 / 2 = 0.5; see docs/grpc.md", None),
+        ("Error rate, an Exception to it; ValueErrors", None),
+        ("run `lora-router adapters evaluate adapters/medical`, or overrule", None),
+        ("at http://user:pw@host/x?y=1, or ftp://z.", "at [url], or [url]."),
+        ("sqlite:////var/lib/x.db: gone", "[url]: gone"),
+        ("dir=/etc/x ~/y C:\\temp\\z.bin \\\\share\\q //host/p", "dir=[path] [path] [path] [path] [path]"),
+        ("'/a b/c d' and \"~/e f\" (/g)", "'[path]' and \"[path]\" ([path])"),
+        ("KeyError: 'x'; a.b.CError; got:OSError!", "[error]: 'x'; [error]; got:[error]!"),
+        ("at router/server/app.py:12 and x.py", "at [path] and [path]"),
+        ("<router.x.Y object at 0x7f00> is <class 'a.B'>", "[object] is [object]"),
+        ("it failed: Traceback (most recent call last):\n  File x", "it failed: [traceback]"),
+    ],
+)
+def test_what_is_taken_out_and_what_stays(text: str, left: str | None) -> None:
+    assert clean(text) == (text if left is None else left)
+    assert clean(clean(text)) == clean(text)
+
+
+def test_who_looks_after_adapters_sees_names_of_files() -> None:
+    text = "[Errno 13] Permission denied: '/srv/a b/medical/adapter_model.safetensors' of /srv/medical/."
+    assert clean(text, files=True) == "[Errno 13] Permission denied: 'adapter_model.safetensors' of medical."
+    assert clean("see http://x/y and /", files=True) == "see [url] and /"
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", "A", "/a", "a.", "A.", "'/", "=/", "<a", "~", "\\", ":A", "x.py", " ", "a=a."]
+)
+def test_long_texts_cost_little(piece: str) -> None:
+    begun = time.process_time()
+    status_of(InvalidRequest([FieldViolation(piece * 100_000, piece * 100_000)] * 4), "r")
+    clean(piece * 100_000)
+    assert time.process_time() - begun < 1.0
+
+
+async def test_a_folder_that_cannot_be_read_is_told_by_its_file(
+    tmp_path: Path, start_server: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "adapters"
+    folder = drop(root, "broken")
+    (folder / "adapter_config.json").unlink()
+    (folder / "adapter_config.json").mkdir()
+    drop(root, "vanishing")
+    engine = FakeEngine()
+    engine.start()
+    options = RegistryOptions(state_dir=tmp_path / "state", settle_seconds=0.02, preload=False, gate=False)
+    async with AsyncExitStack() as held:
+        registry = Registry(engine, [root], options)
+        held.push_async_callback(registry.close)
+        await registry.start()
+        stubs = connect(await start_server(engine=engine, registry=registry, router=FakeRouter(registry)))
+        await eventually(lambda: len(registry.list()) == 2)
+        listed = await stubs.adapters.ListAdapters(pb.ListAdaptersRequest())
+        assert "adapter_config.json" in listed.adapters[0].error
+        monkeypatch.setattr("router.registry.loading.read_whole", _raises)
+        texts = [repr(listed)]
+        for name in ("broken", "vanishing"):
+            seen = await failure(stubs.adapters.LoadAdapter(pb.LoadAdapterRequest(name=f"adapters/{name}")))
+            texts.append(repr((seen.details(), details(seen))))
+        texts.append(repr(await stubs.adapters.ListAdapters(pb.ListAdaptersRequest())))
+    assert [text for text in texts if any(w in text for w in (str(tmp_path), "srv", "PermissionError"))] == []
+
+
+def _raises(*_: object) -> None:
+    raise PermissionError(13, "Permission denied", PATH)
+
+
+async def test_an_adapters_error_names_files_of_its_folder_only(
+    stubs: SimpleNamespace, fakes: SimpleNamespace
+) -> None:
+    text = f"cannot read {PATH!r}; weights at /srv/a/b.safetensors: OSError"
+    bad = adapter("broken")
+    fakes.registry.put(replace(bad, state=AdapterState.QUARANTINED, error=text, notes=(text,), gate=text))
+    got = (
+        await stubs.adapters.GetAdapter(pb.GetAdapterRequest(name="adapters/broken/versions/1.0.0"))
+    ).adapter
+    left = "cannot read 'weights.bin'; weights at b.safetensors: [error]"
+    assert (got.error, list(got.notes), got.gate) == (left, [left], left)
+
+
+def test_what_needs_no_hiding_is_told_as_it_is() -> None:
+    assert told(FailedPrecondition("not now")) == "not now"
+    assert told(StoreDown("anything")) == StoreDown.told
