@@ -101,21 +101,19 @@ def _charts(report: Report) -> dict[str, Any]:
 
 
 def _lifts(report: Report) -> list[dict[str, Any]]:
-    """A chart for each arm, where there are several; one alone has the chart of all."""
-    if len(report.arms) < 2:
-        return []
+    """A chart for each arm, relative where that is known; one alone and absolute is the chart of all."""
     found = []
     for number, arm in enumerate(report.arms):
-        chart = plots.lift_chart(report, arm.arm, f"lift-{number}")
-        if chart and arm.primary:
-            share = plots.percent_of(report, arm.arm) is not None
-            value = wording.plain(arm.primary.values[0])
+        relative = bool(plots.relative_points(report, arm.arm))
+        if not relative and len(report.arms) < 2:
+            continue
+        if arm.primary and (chart := plots.lift_chart(report, arm.arm, f"lift-{number}")):
             now = [wording.effect(arm.primary), wording.relative(arm.primary)]
             found.append(
                 {
                     "arm": arm.arm,
                     "chart": drawn(chart),
-                    "axis": f"in percent of {value}{MARK}, its value now" if share else "",
+                    "axis": "in percent of its value" if relative else "",
                     "now": ", ".join(filter(None, now)),
                 }
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from router.cli.svg import STEPS, Chart, Rule, Series, draw
@@ -33,19 +34,20 @@ def effect_chart(report: Report) -> str:
 
 
 def lift_chart(report: Report, arm: str, name: str) -> str:
-    """One arm's effect and interval, as a share of control's value now where that is known not to be 0."""
-    found, unit = {arm: _effects(report, arm)}, percent_of(report, arm)
-    if unit is None:
-        return _lift(report, found, name, wording.signed)
-    return _lift(report, found, name, lambda value: f"{value:+.3g}%" if value else "0", unit)
+    """One arm's effect and interval over time, as a share of control's value where that is known."""
+    found = _effects(report, arm)
+    if not (shares := relative_points(report, arm)):
+        return _lift(report, {arm: found}, name, wording.signed)
+    return _lift(report, {arm: shares}, name, lambda value: f"{value:+.3g}%" if value else "0", relative=True)
 
 
-def percent_of(report: Report, arm: str) -> float | None:
-    """A percent of control's value now; None where there is no relative effect."""
-    found = next((one.primary for one in report.arms if one.arm == arm), None)
-    if found is None or not wording.relative(found) or found.values[0] <= 0:
-        return None
-    return found.values[0] / 100
+def relative_points(report: Report, arm: str) -> list[Point]:
+    """Those of the arm that have a relative effect, in percent."""
+    return [
+        replace(p, effect=100 * p.relative, low=100 * p.relative_low, high=100 * p.relative_high)
+        for p in _effects(report, arm)
+        if p.relative is not None and p.relative_low is not None and p.relative_high is not None
+    ]
 
 
 def _treatments(report: Report) -> list[str]:
@@ -68,9 +70,9 @@ def _lift(
     found: dict[str, list[Point]],
     name: str,
     number: Callable[[float], str],
-    unit: float = 1.0,
+    relative: bool = False,
 ) -> str:
-    """`unit`: how much of the metric 1 on the axis is, so that its ticks are round."""
+    """A margin is in the metric's own unit, so it has no place beside relative effects."""
     spec = report.experiment.spec
     drawn = [p for points in found.values() for p in points]
     if len({p.time for p in drawn}) < 2:
@@ -79,15 +81,15 @@ def _lift(
         Series(
             arm,
             color(report, arm),
-            [(p.time, p.effect / unit) for p in points],
-            [(p.time, p.low / unit, p.high / unit) for p in points if not _missing(p)],
+            [(p.time, p.effect) for p in points],
+            [(p.time, p.low, p.high) for p in points if not _missing(p)],
         )
         for arm, points in found.items()
     ]
     rules = [Rule(0.0, "no difference", "zero")]
-    if spec.margin:
+    if spec.margin and not relative:
         sign = -1 if spec.primary.higher_is_better else 1
-        rules.append(Rule(sign * spec.margin / unit, "margin", "limit"))
+        rules.append(Rule(sign * spec.margin, "margin", "limit"))
     x = (min(p.time for p in drawn), max(p.time for p in drawn))
     title = f"difference of {spec.primary.name} from {spec.control}, with its interval, over time"
     return draw(Chart(title, x, _range(series, rules), number, series, rules), name)

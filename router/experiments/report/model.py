@@ -172,7 +172,8 @@ class Point:
     """The primary metric of an arm over mature units exposed until `time`, and the arm's share of units.
 
     `units`, `share` and its bounds count all exposed units: outside of the bounds the sample-ratio test
-    has its alarm. Control has points with an effect of 0, for its share.
+    has its alarm. Control has points with an effect of 0, for its share. `relative` is the effect as a share
+    of control's value, None where that may be 0 or nothing is known yet.
     """
 
     time: float
@@ -184,6 +185,9 @@ class Point:
     share: float
     share_low: float
     share_high: float
+    relative: float | None = None
+    relative_low: float | None = None
+    relative_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

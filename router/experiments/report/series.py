@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,20 @@ from router.experiments.store.port import Bucket
 Index = NDArray[np.int64]
 
 
+class Effect(NamedTuple):
+    """An effect with its interval, and the same as shares of control's value where that is known."""
+
+    effect: float
+    low: float
+    high: float
+    relative: float | None = None
+    relative_low: float | None = None
+    relative_high: float | None = None
+
+
+UNKNOWN = Effect(math.nan, -math.inf, math.inf)
+
+
 def points_of(source: Source, most: int) -> tuple[Point, ...]:
     """At most `most` points of each arm, the last bucket's among them. None of shadow arms, which nobody is
     exposed to."""
@@ -34,7 +49,7 @@ def points_of(source: Source, most: int) -> tuple[Point, ...]:
     units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}
     total = np.sum(list(units.values()), axis=0)
     effects = {arm: _effects(source, arm, times) for arm in source.design.treatments}
-    nothing = [(0.0, 0.0, 0.0)] * len(times)
+    nothing = [Effect(0.0, 0.0, 0.0)] * len(times)
     return tuple(
         _point(source, float(time), arm, effects.get(arm, nothing)[i], int(units[arm][i]), int(total[i]))
         for arm in source.design.weights
@@ -42,12 +57,11 @@ def points_of(source: Source, most: int) -> tuple[Point, ...]:
     )
 
 
-def _point(
-    source: Source, time: float, arm: str, effect: tuple[float, float, float], units: int, total: int
-) -> Point:
+def _point(source: Source, time: float, arm: str, effect: Effect, units: int, total: int) -> Point:
     weight = source.design.weights[arm]
     bounds = band(total, weight) if source.spec.mode is Mode.SPLIT else (0.0, 1.0)
-    return Point(time, arm, *effect, units, units / total if total else weight, *bounds)
+    share = units / total if total else weight
+    return Point(time, arm, *effect[:3], units, share, *bounds, *effect[3:])
 
 
 def _ends(buckets: Sequence[Bucket]) -> Array:
@@ -78,10 +92,10 @@ def _exposed(buckets: Sequence[Bucket], arm: str, times: Array) -> Array:
     return _cumulative(counts, *_until(buckets, times))[:, 0]
 
 
-def _effects(source: Source, arm: str, times: Array) -> list[tuple[float, float, float]]:
+def _effects(source: Source, arm: str, times: Array) -> list[Effect]:
     metric, buckets = source.design.primary, source.deciding
     if not buckets or source.spec.mode is Mode.BANDIT:  # no interval of a bandit holds
-        return [(math.nan, -math.inf, math.inf)] * len(times)
+        return [UNKNOWN] * len(times)
     order, until = _until(buckets, times)
     sums = [
         [usable_moments(metric, moments_of_row(row, metric.columns)) for row in found]
@@ -90,24 +104,25 @@ def _effects(source: Source, arm: str, times: Array) -> list[tuple[float, float,
             for a in (source.design.control, arm)
         )
     ]
-    return list(_compared(source, arm, *sums))
+    return _compared(source, arm, *sums)
 
 
 def _compared(
     source: Source, arm: str, control: Sequence[Moments], treatment: Sequence[Moments]
-) -> Iterator[tuple[float, float, float]]:
+) -> list[Effect]:
     """Effect and interval at each time."""
+    found = [UNKNOWN] * len(control)
     usable = [i for i, both in enumerate(zip(control, treatment, strict=True)) if min(m.n for m in both) >= 2]
-    found = dict.fromkeys(range(len(control)), (math.nan, -math.inf, math.inf))
     if usable:
         first, second = (_stacked([of[i] for i in usable]) for of in (control, treatment))
-        both = Arms(source.design.primary, first, second, source.design.plan_for(arm))
-        low, high = both.bounds()
-        effects = np.asarray(both.difference())
-        found.update(
-            (i, (float(effects[at]), float(low[at]), float(high[at]))) for at, i in enumerate(usable)
-        )
-    yield from found.values()
+        arms = Arms(source.design.primary, first, second, source.design.plan_for(arm))
+        columns = (np.asarray(arms.difference()), *arms.bounds(), *arms.relative_bounds())
+        bases = np.asarray(arms.estimates[0].value)
+        for at, i in enumerate(usable):
+            effect, low, high, *relative = (float(column[at]) for column in columns)
+            known = math.isfinite(relative[1])
+            found[i] = Effect(effect, low, high, *(effect / float(bases[at]), *relative) if known else ())
+    return found
 
 
 def _stacked(looks: Sequence[Moments]) -> Moments:

@@ -377,43 +377,37 @@ class Arms:
         apart = np.where(self._ready_against(line), np.sqrt(2 * line.lost) - bound, -1.0)
         return np.maximum(self.rates.exact(line) + math.log(self.plan.alpha * self.plan.exact_share), apart)
 
-    def relative(self) -> Span | None:
-        """Interval of the difference as a share of control's value; None where that may be 0. One experiment,
-        that is ready."""
-        if self.counted:
-            return self._relative_rates()
-        bound = float(sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level))
-        spans = [_fieller(*self.estimates, v, w, bound) for v, w in self.variances]
-        known = [span for span in spans if span is not None]
-        if len(known) < len(spans):
-            return None
-        return Span(
-            min(s.low for s in known), max(s.high for s in known)
-        )  # left where either variance leaves it
+    def relative_bounds(self) -> tuple[Array, Array]:
+        """Ends of the interval of the difference as a share of control's value; infinite where control may be
+        0, and where the asymptotic sequence is not ready."""
+        low, high = self._relative_rates() if self.counted else self._relative_values()
+        known = self.ready & np.isfinite(high)
+        return np.where(known, low, -np.inf), np.where(known, high, np.inf)
 
-    def _relative_rates(self) -> Span | None:
-        first, second = (float(rate) for rate in self.rates.rates)
+    def _relative_rates(self) -> tuple[Array, Array]:
+        first, second = self.rates.rates
 
         def beyond(log_scale: Array) -> Array:
             return self._beyond(self.rates.against(np.exp(log_scale)))
 
-        if not first or not float(beyond(np.asarray(FAR))) > 0:
-            return None
-        least, most = sequences.outermost(beyond, math.log(max(second / first, 1e-9)), np.array([-FAR, FAR]))
-        return Span(float(np.expm1(least)), float(np.expm1(most)))
+        there = (first > 0) & (beyond(np.full(np.shape(first), FAR)) > 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inside = np.where(there, np.log(np.maximum(second / first, 1e-9)), 0.0)
+        low, high = np.expm1(sequences.outermost(beyond, inside, FAR * sequences.both_ends(inside)))
+        return low, np.where(there, high, np.inf)
 
-
-def _fieller(control: Estimate, treatment: Estimate, v: Real, w: Real, bound: float) -> Span | None:
-    """All r for which treatment = (1 + r) control lies within `bound` standard errors (Fieller 1954).
-
-    None where control is not shown to differ from 0: then no relative effect can be told.
-    """
-    c, t, square = float(control.value), float(treatment.value), bound**2
-    a = c * c - square * float(v)
-    if not a > 0:
-        return None
-    root = math.sqrt(max(0.0, (c * t) ** 2 - a * (t * t - square * float(w))))
-    return Span(float((c * t - root) / a) - 1, float((c * t + root) / a) - 1)
+    def _relative_values(self) -> tuple[Array, Array]:
+        """All r for which treatment = (1 + r) control is not ruled out (Fieller 1954), by either variance."""
+        bound = sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level)
+        c, t = (np.asarray(e.value, np.float64) for e in self.estimates)
+        lows, highs = [], []
+        for v, w in self.variances:
+            a = c * c - bound**2 * v
+            root = np.sqrt(np.maximum(0.0, (c * t) ** 2 - a * (t * t - bound**2 * w)))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                lows.append(np.where(a > 0, (c * t - root) / a - 1, -np.inf))
+                highs.append(np.where(a > 0, (c * t + root) / a - 1, np.inf))
+        return np.minimum(*lows), np.maximum(*highs)
 
 
 def compare(
@@ -427,6 +421,7 @@ def compare(
     method = Method.ASYMPTOTIC
     if waiting is not None:
         method = Method.EXACT if arms.has_exact else Method.BURN_IN
+    relative = Span(*(float(end) for end in arms.relative_bounds()))
     base, effect = float(first.value), float(arms.difference())
     return Comparison(
         metric.name,
@@ -435,7 +430,7 @@ def compare(
         effect,
         interval,
         effect / base if base else None,
-        None if waiting else arms.relative(),
+        relative if math.isfinite(relative.high) else None,
         p_of(arms.evidence(line)),
         method,
         waiting,

@@ -285,13 +285,17 @@ def _point_message(point: Point) -> pb.GetReportResponse.Point:
         share=point.share,
         share_low=point.share_low,
         share_high=point.share_high,
+        relative=point.relative,
+        relative_low=point.relative_low,
+        relative_high=point.relative_high,
     )
 
 
 def _point_of(message: pb.GetReportResponse.Point) -> Point:
     m = message
-    time = unix_seconds(m.time)
-    return Point(time, m.arm, m.effect, m.low, m.high, m.units, m.share, m.share_low, m.share_high)
+    time, known = unix_seconds(m.time), m.HasField("relative")
+    relative = (m.relative, m.relative_low, m.relative_high) if known else (None, None, None)
+    return Point(time, m.arm, m.effect, m.low, m.high, m.units, m.share, m.share_low, m.share_high, *relative)
 
 
 def _audit_message(entry: AuditEntry) -> pb.GetReportResponse.AuditEntry:

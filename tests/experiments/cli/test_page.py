@@ -64,7 +64,7 @@ def test_the_page_needs_nothing_else(cli, remote, tmp_path):
     done = cli("experiments", "report", "medical-v2", "--html", tmp_path / "report.html")
     assert done.out.splitlines()[-1] == f"page: {tmp_path / 'report.html'}"
     stands_alone(text := (tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert Page(text).tags.count("svg") == 5  # effect, sample ratio, one guardrail, units and new ones
+    assert Page(text).tags.count("svg") == 6  # effect, lift, sample ratio, one guardrail, units and new ones
 
 
 def test_a_page_of_everything_needs_nothing_else(whole):
@@ -216,7 +216,7 @@ def test_a_missing_interval_says_why_and_how_long():
     )
     text = page(replace(REPORT, arms=(arm,)))
     told = "no interval yet: &lt;12&gt; units, 750 are needed; about 1,476 more units"
-    assert text.count(told) == 4  # below effects, guardrails, secondary metrics and segments
+    assert text.count(told) == 5  # below effects, guardrails, secondary metrics, segments, and a lift plot
     assert not re.search(r"\b(nan|inf)\b", text)
 
 

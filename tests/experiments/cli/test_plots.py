@@ -6,7 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.cli.plots import guardrail_bar, lift_chart, new_units_chart, units_chart
+from router.experiments.cli.plots import (
+    guardrail_bar,
+    lift_chart,
+    new_units_chart,
+    relative_points,
+    units_chart,
+)
 from router.experiments.report.model import Measured, Point
 from tests.experiments.report.sums import STARTED
 from tests.experiments.report.told import REPORT
@@ -38,13 +44,14 @@ def ys(chart):
 
 
 def test_a_lift_is_relative_where_that_is_known():
-    report = with_points(points([10, 20, 30]))
-    assert "+20%" in ticks(lift_chart(report, "new", "lift"))  # 0.1 of 0.5
-    primary = replace(REPORT.arms[0].primary, relative=None, relative_low=None, relative_high=None)
-    plain = replace(report, arms=(replace(REPORT.arms[0], primary=primary),))
+    known = {"relative": 0.2, "relative_low": -0.1, "relative_high": 0.5}
+    early, *rest = points([10, 20, 30])
+    report = with_points((early, *(replace(p, **known) for p in rest)))
+    chart = lift_chart(report, "new", "lift")
+    assert {"0", "+20%", "+40%"} <= set(ticks(chart))
+    assert [round(100 * p.relative) for p in relative_points(report, "new")] == [20, 20]
+    plain = with_points(points([10, 20, 30]))
     assert "+0.1" in ticks(lift_chart(plain, "new", "lift"))
-    missing = replace(report, arms=(replace(REPORT.arms[0], primary=None),))
-    assert "+0.1" in ticks(lift_chart(missing, "new", "lift"))
 
 
 @pytest.mark.parametrize("bounds", [(-math.inf, math.inf), (-0.1, math.inf), (math.nan, math.nan)])

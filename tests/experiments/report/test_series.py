@@ -54,3 +54,12 @@ def test_control_has_points_for_its_share():
     found = points(both(1000, 1100, hours=4), arm="control")
     assert [p.effect for p in found] == [0.0] * 4
     assert all(p.share_low < p.share < p.share_high for p in found)
+
+
+def test_relative_effects_are_those_of_the_statistics_at_every_point():
+    found = report(SumsStore(both(1000, 1100, hours=5)), "medical-v2", now=LONG_AFTER)
+    last = [p for p in found.points if p.arm == "new"][-1]
+    primary = found.arms[0].primary
+    assert (last.relative, last.relative_low, last.relative_high) == pytest.approx(
+        (primary.relative, primary.relative_low, primary.relative_high)
+    )

@@ -9,8 +9,6 @@ import pytest
 
 from router.errors import InvalidRequest
 from router.experiments.stats import Arms, Kind, Line, Method, Metric, Moments, Plan, compare
-from router.experiments.stats.compare import _fieller
-from router.experiments.stats.moments import Estimate
 
 SUCCESS = Metric("success", Kind.PROPORTION)
 SCORE = Metric("score", Kind.MEAN)
@@ -80,13 +78,12 @@ def test_nothing_is_said_where_nothing_varies():
     assert extremes.interval.low > 0.8
 
 
-def test_the_relative_interval_holds_the_ratios_that_are_not_ruled_out():
-    control, treatment = (Estimate(100, value, 1.0, 0.0) for value in (2.0, 3.0))
-    low, high = _fieller(control, treatment, 0.01, 0.02, 3.0)
-    for edge in (low, high):
-        off = 3.0 - (1 + edge) * 2.0
-        assert abs(off) == pytest.approx(3.0 * math.sqrt(0.02 + (1 + edge) ** 2 * 0.01))
-    assert _fieller(Estimate(100, 0.1, 1.0, 0.0), treatment, 0.01, 0.02, 3.0) is None
+def test_no_relative_effect_where_control_may_be_nothing():
+    far, near = scores(9, 1500), scores(0.05, 1500, 1)
+    assert compare(SCORE, far, scores(9.5, 1500, 2), PLAN).relative_interval is not None
+    assert compare(SCORE, near, scores(0.5, 1500, 2), PLAN).relative_interval is None
+    few = compare(SUCCESS, zeros_and_ones(0, 1000), zeros_and_ones(30, 970), PLAN)
+    assert (few.relative, few.relative_interval) == (None, None)
 
 
 @pytest.mark.parametrize(("metric", "control", "treatment"), CASES)
