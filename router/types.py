@@ -247,6 +247,18 @@ class AdapterEvent:
     time: float  # unix seconds
 
 
+class VoteError(StrEnum):
+    """Why a classifier's vote was lost."""
+
+    TIMEOUT = "timeout"
+    BREAKER_OPEN = "breaker-open"  # it failed too often, and is left alone for a while
+    NOT_READY = "not-ready"  # not warmed up or fitted yet
+    DISABLED = "disabled"
+    RAISED = "raised"
+    INVALID = "invalid"  # what it returned is no answer
+    OTHER = "other"  # one that a newer server knows
+
+
 @dataclass(frozen=True, slots=True)
 class Vote:
     """What one classifier said of one request."""
@@ -254,7 +266,7 @@ class Vote:
     classifier: str
     scores: Mapping[str, float] = field(default_factory=dict)  # adapter name -> confidence in [0, 1]
     declined: bool = False
-    error: str = ""  # timeout, breaker-open, raised, invalid; never exception text
+    error: VoteError | Literal[""] = ""  # never exception text
     latency: float = 0.0  # seconds
     evidence: str = ""
 

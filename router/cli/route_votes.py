@@ -123,13 +123,14 @@ def ask(registration: Registration, texts: Sequence[str], labels: Labels) -> lis
     from router.plugins.trial import ask as call
     from router.routing.panel import as_vote
     from router.routing.scores import Answer, answers
+    from router.types import VoteError
 
     batch: tuple[Request, ...] = requests(texts)
     started = time.perf_counter()
     try:
         said = answers(call(registration.classifier, batch), len(batch))
     except Exception:
-        said = (Answer(error="raised"),) * len(batch)
+        said = (Answer(error=VoteError.RAISED),) * len(batch)
     took = (time.perf_counter() - started) / len(batch)
     return [as_vote(registration.name, answer, labels, took) for answer in said]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from router.config import Settings
 
 ENV_PREFIX = "LORA_ROUTER_"
+NO_SETTINGS = ("server", "insecure_listen", "traceback")  # read by commands, not by Settings
+# What Kubernetes sets in every pod for a Service called lora-router, or lora-router-anything.
+KUBERNETES = re.compile(
+    r"LORA_ROUTER_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)?)"
+)
 
 
 def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Settings:
@@ -30,6 +36,7 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
         raise ConfigError(f"{config}: no such file; --config names a TOML file such as {CONFIG_FILE}")
     path = config or Path(CONFIG_FILE)
     read_file(path)
+    check_environment(os.environ)
 
     class Located(Settings):
         """The same settings, read from the file that was named."""
@@ -56,6 +63,22 @@ def read_file(path: Path) -> dict[str, Any]:
         if key not in Settings.model_fields:
             raise ConfigError(f"{path}: {unknown(key, Settings.model_fields)}")
     return values
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Raises ConfigError for a variable with our prefix that sets nothing, with the nearest setting's."""
+    from router.config import Settings
+
+    known = [name.upper() for name in (*Settings.model_fields, *NO_SETTINGS)]
+    for key in environment:
+        prefix, name = key[: len(ENV_PREFIX)].upper(), key[len(ENV_PREFIX) :].upper()
+        if prefix != ENV_PREFIX or name in known or KUBERNETES.fullmatch(key):
+            continue
+        near = difflib.get_close_matches(name, known, 1)
+        hint = (
+            f"did you mean {ENV_PREFIX}{near[0]}?" if near else "`lora-router config show` lists all settings"
+        )
+        raise ConfigError(f"environment: {key} sets nothing; {hint}")
 
 
 def unknown(key: str, known: Mapping[str, Any]) -> str:

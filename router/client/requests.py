@@ -38,10 +38,10 @@ def whole(text: str, where: str) -> str:
     half = re.search("[\ud800-\udfff]", text)
     if half is None:
         return text
-    code = f"U+{ord(half[0]):04X}"
+    code = f"U+{ord(half[0]):04X} at {half.start()}"
     raise ValueError(
-        f"{where}: holds half a character, the lone surrogate {code} at {half.start()}: read the text anew as "
-        "UTF-8, or replace it: text.encode('utf-8', errors='replace').decode()"
+        f"{where}: holds half a character, the lone surrogate {code}: read the text anew as UTF-8, "
+        "or replace it: text.encode('utf-8', errors='replace').decode()"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -31,6 +31,7 @@ from router.types import (
     TokenLogprob,
     Usage,
     Vote,
+    VoteError,
 )
 from router.v1 import adapters_pb2, inference_pb2
 
@@ -58,11 +59,15 @@ def _finish(value: int) -> FinishReason:
     return _member(FinishReason, name, FinishReason.ERROR)
 
 
+def _lost(error: str) -> VoteError | Literal[""]:
+    return _member(VoteError, error, VoteError.OTHER) if error else ""
+
+
 def to_decision(message: inference_pb2.Decision) -> Decision:
     """The routing decision."""
     reason = inference_pb2.DecisionReason.Name(message.reason).removeprefix("DECISION_REASON_").lower()
     votes = (
-        Vote(v.classifier, dict(v.scores), v.declined, v.error, seconds(v.latency), v.evidence)
+        Vote(v.classifier, dict(v.scores), v.declined, _lost(v.error), seconds(v.latency), v.evidence)
         for v in message.votes
     )
     return Decision(

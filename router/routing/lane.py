@@ -19,7 +19,7 @@ from router.routing.breaker import Breaker
 from router.routing.fitting import BaseFor, Fitter
 from router.routing.scores import Answer
 from router.routing.worker import Worker
-from router.types import AdapterProfile, Request
+from router.types import AdapterProfile, Request, VoteError
 
 BATCH = 32
 MAX_STUCK = 3
@@ -86,16 +86,16 @@ class Lane:
             self._next()
         return answer
 
-    def _refusal(self) -> str:
+    def _refusal(self) -> VoteError | None:
         if self._health.stuck >= MAX_STUCK or self._closed:
-            return "disabled"
+            return VoteError.DISABLED
         if not self.ready:
-            return "not-ready"
+            return VoteError.NOT_READY
         if self._call is not None and self._call.late:
-            return "timeout"
+            return VoteError.TIMEOUT
         allowed = self._breaker.allow(self._loop.time())
         self._show()
-        return "" if allowed else "breaker-open"
+        return None if allowed else VoteError.BREAKER_OPEN
 
     def _next(self) -> None:
         """Start the next call with those who still wait."""
@@ -104,7 +104,7 @@ class Lane:
         while self._waiting and len(asks) < BATCH:
             ask = self._waiting.popleft()
             if ask.asked < oldest:
-                ask.settle(Answer(error="timeout"))
+                ask.settle(Answer(error=VoteError.TIMEOUT))
             elif not ask.answer.done():
                 asks.append(ask)
         if not asks:
@@ -143,7 +143,7 @@ class Lane:
         call.late = True
         self._judge("timeout")
         for ask in (*call.asks, *self._waiting):
-            ask.settle(Answer(error="timeout"))
+            ask.settle(Answer(error=VoteError.TIMEOUT))
         self._waiting.clear()
         patience = max(STUCK_AFTER, 10 * self.registration.timeout)
         call.timer = self._loop.call_later(patience, self._give_up, call)
@@ -168,7 +168,7 @@ class Lane:
         """Take no more requests; those waiting get no vote."""
         self._closed = True
         for ask in (*(self._call.asks if self._call else ()), *self._waiting):
-            ask.settle(Answer(error="disabled"))
+            ask.settle(Answer(error=VoteError.DISABLED))
         self._waiting.clear()
         if self._call and self._call.timer:
             self._call.timer.cancel()

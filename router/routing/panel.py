@@ -11,7 +11,7 @@ from router.routing.lane import Lane
 from router.routing.lanes import Lanes
 from router.routing.policy import Rule
 from router.routing.scores import Answer
-from router.types import Request, Vote
+from router.types import Request, Vote, VoteError
 
 OnVote = Callable[[Vote], None]
 
@@ -71,7 +71,7 @@ def as_vote(classifier: str, answer: Answer, labels: Labels, latency: float) -> 
     error, evidence = answer.error, answer.evidence
     if answer.confidences and not scores:
         label = next(iter(answer.confidences))
-        error, evidence = "invalid", f"no adapter, domain or task is called {label[:64]!r}"
+        error, evidence = VoteError.INVALID, f"no adapter, domain or task is called {label[:64]!r}"
     return Vote(classifier, scores, answer.declined, error, latency, evidence)
 
 
@@ -83,4 +83,4 @@ async def _in_time(answer: asyncio.Future[Answer], deadline: float | None) -> An
         async with asyncio.timeout_at(deadline):
             return await answer
     except TimeoutError:
-        return Answer(error="timeout")
+        return Answer(error=VoteError.TIMEOUT)

@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
+from typing import Literal
 
 from router.routing.classifier import Scores
+from router.types import VoteError
 
 EVIDENCE_LIMIT = 500
 SLACK = 1e-6  # float32 probabilities may sum or round past their ends
@@ -19,12 +21,12 @@ class Answer:
 
     confidences: Mapping[str, float] = field(default_factory=dict)
     declined: bool = False
-    error: str = ""  # timeout, breaker-open, not-ready, disabled, raised, invalid
+    error: VoteError | Literal[""] = ""
     evidence: str = ""
 
 
 DECLINED = Answer(declined=True)
-INVALID = Answer(error="invalid")
+INVALID = Answer(error=VoteError.INVALID)
 
 
 def answers(returned: object, count: int) -> tuple[Answer, ...]:

@@ -13,7 +13,7 @@ from router.plugins.registration import Registration
 from router.plugins.threads import post
 from router.routing.faults import place
 from router.routing.scores import Answer, answers
-from router.types import Request
+from router.types import Request, VoteError
 
 log = logging.getLogger(__name__)
 Done = Callable[[tuple[Answer, ...], str], object]
@@ -55,10 +55,10 @@ class Worker:
         try:
             result = answers(self._classify(requests, runner), len(requests))
         except TimeoutError:
-            return (Answer(error="timeout"),) * len(requests), "timeout"
+            return (Answer(error=VoteError.TIMEOUT),) * len(requests), "timeout"
         except BaseException as error:
             log.warning("classifier %s raised %s", self._registration.name, place(error))
-            return (Answer(error="raised"),) * len(requests), f"raised {place(error)}"
+            return (Answer(error=VoteError.RAISED),) * len(requests), f"raised {place(error)}"
         invalid = any(answer.error for answer in result)
         return result, "invalid scores" if invalid else ""
 

@@ -124,8 +124,6 @@ class Metrics:
 
 
 def _verdict(vote: Vote) -> str:
-    if vote.error in ("timeout", "breaker_open", "raised", "invalid"):
-        return vote.error
     if vote.error:
-        return "error"
+        return vote.error.value.replace("-", "_")
     return "declined" if vote.declined else "scored"

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.settings import load_settings
+from router.cli.settings import check_environment, load_settings
 from router.errors import ConfigError
 
 
@@ -29,7 +29,7 @@ def test_flag_over_environment_over_file_over_default(cli, file, monkeypatch):
     assert values["slots"] == (13, "flag")
     assert values["max_running"] == (11, "environment")
     assert values["max_queue"] == (10, "lora-router.toml")
-    assert values["drain_seconds"] == (30.0, "default")
+    assert values["drain_seconds"] == (20.0, "default")
 
 
 def test_the_table_shows_the_origin(cli, file):
@@ -98,3 +98,35 @@ def test_kubernetes_service_variables_do_no_harm(cli, monkeypatch):
     monkeypatch.setenv("LORA_ROUTER_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("ROUTER_PORT", "tcp://10.0.0.1:1")
     assert cli("config", "show").code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("LORA_ROUTER_MAX_RUNING", "did you mean LORA_ROUTER_MAX_RUNNING?"),
+        ("lora_router_slot", "did you mean LORA_ROUTER_SLOTS?"),
+        ("LORA_ROUTER_SERVR", "did you mean LORA_ROUTER_SERVER?"),
+        ("LORA_ROUTER_XYZZY", "`lora-router config show` lists all settings"),
+    ],
+)
+def test_a_misspelt_variable_is_an_error_with_the_nearest_name(cli, monkeypatch, name, hint):
+    monkeypatch.setenv(name, "3")
+    done = cli("config", "show")
+    assert (done.code, done.err) == (2, f"lora-router: environment: {name} sets nothing; {hint}\n")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LORA_ROUTER_SERVICE_PORT_GRPC",
+        "LORA_ROUTER_PORT_50051_TCP",
+        "LORA_ROUTER_PORT_50051_TCP_ADDR",
+        "LORA_ROUTER_METRICS_SERVICE_HOST",
+        "LORA_ROUTER_SERVER",
+        "LORA_ROUTER_INSECURE_LISTEN",
+        "LORA_ROUTER_TRACEBACK",
+        "lora_router_slots",
+    ],
+)
+def test_variables_that_are_meant_for_somebody(name):
+    check_environment({name: "1", "PATH": "/bin"})

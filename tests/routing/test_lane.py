@@ -111,7 +111,7 @@ async def test_threads_that_never_return_are_capped(
     gate.set()
     await kit.eventually(lambda: registration.health.stuck == 0)
     assert registration.health.state == "ready"
-    assert lane._refusal() == ""
+    assert lane._refusal() is None
 
 
 async def test_a_request_that_is_cancelled_is_not_asked_about(kit: Any, lane_of: Any) -> None:

@@ -14,6 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.errors import ConfigError, Overloaded
 from router.server.app import ServerApp
 from router.server.bounded import Bounded
+from router.server.metrics import Metrics
+from router.types import Vote, VoteError
 from tests.server.helpers import Start, ask, failure, messages, stream
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -103,6 +105,19 @@ async def test_a_blocked_loop_is_seen(server: ServerApp) -> None:
     time.sleep(0.2)  # noqa: ASYNC251  # what must never happen, on purpose
     await asyncio.sleep(0.06)
     assert value(await scrape(server), "lora_router_event_loop_lag_seconds") > 0.1
+
+
+def test_lost_votes_are_counted_by_what_routing_calls_them() -> None:
+    metrics = Metrics()
+    for error in VoteError:
+        metrics.vote(Vote("words", error=error))
+    counted = {
+        sample.labels["verdict"]
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "lora_router_classifier_verdicts_total"
+    }
+    assert counted == {"timeout", "breaker_open", "not_ready", "disabled", "raised", "invalid", "other"}
 
 
 async def test_only_get_metrics(server: ServerApp) -> None:
