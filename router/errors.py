@@ -16,7 +16,8 @@ RouterError
 │   ├── Overloaded          UNAVAILABLE          the queue is full
 │   ├── Draining            UNAVAILABLE          the server is stopping
 │   ├── NotLoaded           UNAVAILABLE          the base is still loading
-│   └── StoreDown           UNAVAILABLE          experiments cannot be read or written now
+│   ├── StoreDown           UNAVAILABLE          experiments cannot be read or written now
+│   └── NotSaved            UNAVAILABLE          what was to last could not be written; nothing has changed
 ├── ResourceExhausted       RESOURCE_EXHAUSTED   device or host memory
 ├── DeadlineExceeded        DEADLINE_EXCEEDED
 ├── EngineFailed            INTERNAL             a step raised: the caller sees a fixed text
@@ -209,6 +210,13 @@ class StoreDown(Unavailable):
 
     reason = "STORE_DOWN"
     told = "the database of experiments cannot be reached or written now"  # the message has its address
+
+
+class NotSaved(Unavailable):
+    """What was to survive a restart could not be written, so nothing has changed."""
+
+    reason = "NOT_SAVED"
+    told = "it could not be saved, so nothing has changed; the server's log says why"
 
 
 class ResourceExhausted(RouterError):

@@ -97,16 +97,16 @@ class AdapterRegistry(Catalog, Protocol):
         """Wait for its last lease, drop it, return the bytes freed."""
         ...
 
-    def set_default(
+    async def set_default(
         self, ref: AdapterRef, etag: str = "", force: Force | None = None
     ) -> tuple[AdapterInfo, AdapterRef | None]:
-        """Make it the default; returns it and the previous default. Raises StaleEtag, and GateNotPassed
-        unless there is `force`."""
+        """Make it the default, on the disk too; returns it and the previous default. Raises StaleEtag,
+        GateNotPassed unless there is `force`, and NotSaved, when nothing has changed."""
         ...
 
-    def reset_default(self, name: str) -> tuple[AdapterInfo, AdapterRef | None]:
+    async def reset_default(self, name: str) -> tuple[AdapterInfo, AdapterRef | None]:
         """Take back what `set_default` chose: the rule decides again. Returns the new default and the one
-        before; raises AdapterNotFound."""
+        before; raises AdapterNotFound, NotSaved."""
         ...
 
     def watch(self) -> AsyncIterator[AdapterEvent]:

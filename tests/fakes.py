@@ -134,7 +134,12 @@ class FakeRegistry:
         self.put(replace(self.infos[ref], state=AdapterState.OFFLOADED))
         return self.infos[ref], 4096
 
-    def set_default(
+    async def set_default(
+        self, ref: AdapterRef, etag: str = "", force: Force | None = None
+    ) -> tuple[AdapterInfo, AdapterRef | None]:
+        return self.choose(ref, etag, force)
+
+    def choose(
         self, ref: AdapterRef, etag: str = "", force: Force | None = None
     ) -> tuple[AdapterInfo, AdapterRef | None]:
         info = self.resolve(ref.name, ref.version)
@@ -147,7 +152,7 @@ class FakeRegistry:
             info = replace(info, gate="", gate_advice="", override=made)
         return self._move_default(info)
 
-    def reset_default(self, name: str) -> tuple[AdapterInfo, AdapterRef | None]:
+    async def reset_default(self, name: str) -> tuple[AdapterInfo, AdapterRef | None]:
         first = next((info for info in self.infos.values() if info.ref.name == name), None)
         if first is None:
             raise AdapterNotFound(f"adapters/{name}")

@@ -15,7 +15,7 @@ from router.registry.gate.overrides import Served
 from router.registry.record import Record
 from router.registry.state import Choices
 from router.registry.versions import known_versions, near, version_key
-from router.types import AdapterEventKind, AdapterInfo, AdapterProfile, AdapterRef, AdapterState, Override
+from router.types import AdapterEventKind, AdapterInfo, AdapterProfile, AdapterRef, AdapterState
 
 
 class Index:
@@ -134,16 +134,6 @@ class Index:
         record.revision += 1
         self._hub.publish(AdapterEventKind.CHANGED, self.info(record))
         self.settle_default(record.ref.name)
-
-    def choose(self, record: Record, override: Override | None = None) -> None:
-        """Make it the default until another is chosen, also after a restart."""
-        self._choices.set(record.ref.name, record.ref.version, override)
-        self.settle_default(record.ref.name)
-
-    def choose_none(self, name: str) -> None:
-        """Let the rule decide again."""
-        self._choices.clear(name)
-        self.settle_default(name)
 
     def settle_default(self, name: str) -> None:
         """Find the default version of `name` again, and tell everybody if it is another one."""

@@ -11,8 +11,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from router.engine.base import Engine
-from router.errors import AdapterRejected, StaleEtag
 from router.ports import Force, Lease
+from router.registry.choosing import Chooser
 from router.registry.disk.discovery import Scanner
 from router.registry.disk.reading import FolderReader, Reader
 from router.registry.disk.reconcile import Reconciler
@@ -32,7 +32,7 @@ from router.registry.residency import Residency
 from router.registry.snapshot import Counters, RegistrySnapshot
 from router.registry.state import Choices, Proven, state_dir
 from router.registry.workers import Workers
-from router.types import AdapterEvent, AdapterInfo, AdapterProfile, AdapterRef, AdapterState
+from router.types import AdapterEvent, AdapterInfo, AdapterProfile, AdapterRef
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ class Registry:
             self._scale.ask,
             lambda: self._planner.plan_soon(),
         )
+        self._chooser = Chooser(self._index, self._choices, self._gate)
         reader = reader or FolderReader(engine, options.max_rank, options.ignore_fields, options.equals_base)
         prover = Prover(engine, lambda p: self._workers.run(engine.encode, p), options.probe_seconds)
         hooks = Hooks(self._changed, lambda: self._watching.look_soon(), self._loaded)
@@ -119,6 +120,7 @@ class Registry:
         self._planner.close()
         await self._loader.close()
         await self._residency.close()
+        await self._chooser.close()
         self._hub.close()
         await self._workers.close()
 
@@ -176,26 +178,15 @@ class Registry:
         record, freed = await self._leases.unload(ref)
         return self._index.info(record), freed
 
-    def set_default(
+    async def set_default(
         self, ref: AdapterRef, etag: str = "", force: Force | None = None
     ) -> tuple[AdapterInfo, AdapterRef | None]:
         """See AdapterRegistry. Holds after restarts, until another one is set."""
-        record = self._index.find(ref.name, ref.version)
-        if etag and etag != self._index.etag(record):
-            raise StaleEtag(f"adapter {record.ref} changed since its etag was read; read it again")
-        if record.state is AdapterState.QUARANTINED:
-            raise AdapterRejected(f"adapter {record.ref} is quarantined: {record.error}")
-        previous = self._index.default_of(ref.name)
-        serving = self._index.get(AdapterRef(ref.name, previous))
-        self._index.choose(record, self._gate.overruling(record, force, serving))
-        return self._index.info(record), AdapterRef(ref.name, previous) if previous else None
+        return await self._chooser.set(ref, etag, force)
 
-    def reset_default(self, name: str) -> tuple[AdapterInfo, AdapterRef | None]:
+    async def reset_default(self, name: str) -> tuple[AdapterInfo, AdapterRef | None]:
         """See AdapterRegistry."""
-        self._index.find(name)
-        previous = self._index.default_of(name)
-        self._index.choose_none(name)
-        return self._index.info(self._index.find(name)), AdapterRef(name, previous) if previous else None
+        return await self._chooser.reset(name)
 
     def watch(self) -> AsyncGenerator[AdapterEvent, None]:
         """See AdapterRegistry. A slow reader gets the last event of each version, never all."""

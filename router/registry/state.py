@@ -6,16 +6,17 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from router.registry.gate.overrides import Book, Served, from_json, served_from_json, to_json
+from router.errors import NotSaved
+from router.registry.durable import write_atomically
+from router.registry.gate.overrides import Book, Line, Served, from_json, served_from_json, to_json
 from router.types import Override
 
 log = logging.getLogger(__name__)
@@ -31,9 +32,28 @@ def state_dir(dirs: Sequence[Path], base: Path | None = None) -> Path:
     return root / "registry" / hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Another choice for `name` ('' for `version`: none), lines for the book, and the file with it."""
+
+    name: str
+    version: str
+    override: Override | None
+    lines: tuple[Line, ...]
+    document: bytes
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 class Choices:
     """Default versions set by an operator, overrides of the gate for them, and which versions were the
-    default before, in `defaults.json`."""
+    default before, in `defaults.json`.
+
+    Kept on the event loop; only `read`, `save` and `write` touch the disk, in a thread, one at a time.
+    `unsaved`: `touched` was called for something that `write` has to write some time.
+    """
 
     def __init__(self, folder: Path, dirs: Sequence[Path]) -> None:
         self._file, self._dirs = folder / "defaults.json", [str(d) for d in dirs]
@@ -41,6 +61,9 @@ class Choices:
         self._overrides: dict[str, Override] = {}
         self._served: dict[str, dict[str, Served]] = {}
         self._book = Book(folder)
+        self._lines: tuple[Line, ...] = ()
+        self.unsaved = False
+        self.touched: Callable[[], None] = _nothing
 
     def read(self) -> None:
         """Read the file; one that is damaged counts as empty, and the log says so."""
@@ -86,24 +109,59 @@ class Choices:
         """The override of the gate for the version chosen for `name`."""
         return self._overrides.get(name)
 
-    def set(self, name: str, version: str, override: Override | None = None) -> None:
-        """Choose, and write it down before returning (a kill after that loses nothing).
+    def planned(self, name: str, version: str = "", override: Override | None = None) -> Change:
+        """The choice of a version, or of none; nothing changes until it is saved and taken.
 
         An override of the gate holds until another version is chosen, or the same one without it.
         """
-        self._chosen[name] = version
-        if override != self._overrides.get(name):
-            self._take_back(name)
-            if override is not None:
-                self._overrides[name] = override
-                self._book.write("overruled", name, override, override.time)
-        self._write(f"{name}@{version}")
+        chosen, overrides = {**self._chosen, name: version}, {**self._overrides}
+        if not version:
+            del chosen[name]
+        held, lines, self._lines = overrides.pop(name, None), self._lines, ()
+        if override is not None:
+            overrides[name] = override
+        if held is not None and held != override:
+            lines += (Line("no longer overruled", name, held, time.time()),)
+        if override is not None and held != override:
+            lines += (Line("overruled", name, override, override.time),)
+        return Change(name, version, override, lines, self._encoded(chosen, overrides))
 
-    def clear(self, name: str) -> None:
-        """Take the choice back, and an override with it."""
-        if self._chosen.pop(name, None) is not None:
-            self._take_back(name)
-            self._write(f"of {name}")
+    def save(self, change: Change) -> None:
+        """Book and file on the disk; blocks. Raises NotSaved, and the book then says so where it can."""
+        try:
+            for line in change.lines:
+                self._book.write(line)
+            write_atomically(self._file, change.document)
+        except OSError as error:
+            what = f"{change.name}@{change.version}" if change.version else f"of {change.name}"
+            log.warning("default %s is not set: cannot write %s (%s)", what, self._file, error)
+            self._strike(change.lines)
+            raise NotSaved(f"cannot write {self._file} ({error})") from error
+
+    def _strike(self, lines: Sequence[Line]) -> None:
+        try:
+            for line in lines:
+                self._book.write(replace(line, action=f"not saved: {line.action}"))
+        except OSError as error:
+            log.warning("the book may tell of what was not saved: %s", error)
+
+    def take(self, change: Change) -> None:
+        """It holds from now on."""
+        self._chosen.pop(change.name, None)
+        self._overrides.pop(change.name, None)
+        if change.version:
+            self._chosen[change.name] = change.version
+        if change.override is not None:
+            self._overrides[change.name] = change.override
+
+    def document(self) -> bytes:
+        """The file as it should be, for `write`."""
+        self.unsaved = False
+        return self._encoded(self._chosen, self._overrides)
+
+    def write(self, document: bytes) -> None:
+        """The file alone, on the disk; blocks. Raises OSError."""
+        write_atomically(self._file, document)
 
     def served(self, name: str, version: str) -> Served | None:
         """What is remembered of a version that was the default before."""
@@ -116,37 +174,34 @@ class Choices:
         versions[version] = served  # the newest last
         while len(versions) > MOST_SERVED:
             del versions[next(iter(versions))]
-        self._write(f"{name}@{version}, the one before,")
+        self._touch()
 
     def went_back(self, name: str, entry: Override) -> None:
-        """For the record: a default that did not pass, allowed without force."""
-        self._book.write("not overruled: went back", name, entry, entry.time)
+        """A default that did not pass, allowed without force: for the record, once the choice is saved."""
+        self._lines += (Line("not overruled: went back", name, entry, entry.time),)
 
     def bind(self, name: str, weights_sha256: str) -> Override:
         """An override that was made before the weights were read is about these."""
         override = self._overrides[name] = replace(self._overrides[name], weights_sha256=weights_sha256)
-        self._write(f"{name}@{override.version}")
+        self._touch()
         return override
 
-    def _take_back(self, name: str) -> None:
-        if (override := self._overrides.pop(name, None)) is not None:
-            self._book.write("no longer overruled", name, override, time.time())
+    def _touch(self) -> None:
+        self.unsaved = True
+        self.touched()
 
-    def _write(self, what: str) -> None:
+    def _encoded(self, chosen: Mapping[str, str], overrides: Mapping[str, Override]) -> bytes:
         document = {
             "format": 1,
             "adapters_dirs": self._dirs,
-            "defaults": self._chosen,
-            "overrides": {name: to_json(override) for name, override in self._overrides.items()},
+            "defaults": chosen,
+            "overrides": {name: to_json(override) for name, override in overrides.items()},
             "served": {
                 name: {version: asdict(served) for version, served in versions.items()}
                 for name, versions in self._served.items()
             },
         }
-        try:
-            write_atomically(self._file, json.dumps(document, indent=1, sort_keys=True).encode())
-        except OSError as error:
-            log.warning("default %s holds until restart: cannot write %s (%s)", what, self._file, error)
+        return json.dumps(document, indent=1, sort_keys=True).encode()
 
 
 class Proven:
@@ -188,16 +243,3 @@ class Proven:
         except OSError as error:
             self._writable = False
             log.warning("probes run again after a restart: cannot write %s (%s)", self._file, error)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside `path` and rename, so that a reader or a crash sees the old or the new file, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -71,7 +71,7 @@ class AdapterService(AdapterServiceServicer):
             found.add("reason", "is only recorded with force")
         found.check()
         force = Force(caller(context.peer()), request.reason) if request.force else None
-        info, previous = self._registry.set_default(parse_version(request.name), request.etag, force)
+        info, previous = await self._registry.set_default(parse_version(request.name), request.etag, force)
         return pb.SetDefaultVersionResponse(
             adapter=self._message(info), previous=previous.resource if previous else ""
         )
@@ -83,7 +83,7 @@ class AdapterService(AdapterServiceServicer):
         name, version = parse_adapter(request.name)
         if version:
             raise InvalidRequest([FieldViolation("name", "must be adapters/NAME, without a version")])
-        info, previous = self._registry.reset_default(name)
+        info, previous = await self._registry.reset_default(name)
         return pb.ResetDefaultVersionResponse(
             adapter=self._message(info), previous=previous.resource if previous else ""
         )

@@ -74,12 +74,12 @@ async def test_a_chosen_version_that_breaks_is_not_replaced_in_silence(
     old = drop(root, "m", "1.0", 1, folder="m/1.0")
     drop(root, "m", "2.0", 2, folder="m/2.0")
     registry = await start_registry(preload=False)
-    registry.set_default(AdapterRef("m", "1.0"))
+    await registry.set_default(AdapterRef("m", "1.0"))
     weights = (old / "adapter_model.safetensors").read_bytes()
     (old / "adapter_model.safetensors").write_bytes(weights[:50])
     await eventually(lambda: states(registry)["m@1.0"] == "quarantined")
     with pytest.raises(AdapterRejected, match=r"m@1\.0 is quarantined"):
         registry.resolve("m")
     assert registry.profiles() == ()
-    registry.set_default(AdapterRef("m", "2.0"))
+    await registry.set_default(AdapterRef("m", "2.0"))
     assert [p.version for p in registry.profiles()] == ["2.0"]

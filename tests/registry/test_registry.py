@@ -75,10 +75,10 @@ async def test_default_can_be_set_rolls_back_and_survives(
     drop(root, "m", "2.0", 2, folder="m/2.0")
     registry = await start_registry()
     etag = registry.etag(ref("m", "1.0"))
-    info, previous = registry.set_default(ref("m", "1.0"), etag)
+    info, previous = await registry.set_default(ref("m", "1.0"), etag)
     assert (info.default, previous) == (True, ref("m", "2.0"))
     with pytest.raises(StaleEtag):
-        registry.set_default(ref("m", "1.0"), etag)
+        await registry.set_default(ref("m", "1.0"), etag)
     assert registry.profiles()[0].version == "1.0"
     await eventually(is_ready(registry, "m", "1.0"))
     drop(root, "m", "3.0", 3, folder="m/3.0")
@@ -108,7 +108,7 @@ async def test_a_quarantined_version_cannot_be_the_default(root: Path, start_reg
     await eventually(lambda: states(registry).get("m@2.0") == AdapterState.QUARANTINED)
     assert registry.resolve("m").ref.version == "1.0"
     with pytest.raises(AdapterRejected, match="quarantined"):
-        registry.set_default(ref("m", "2.0"))
+        await registry.set_default(ref("m", "2.0"))
 
 
 async def test_numbers_and_the_load_hook(root: Path, start_registry: StartRegistry) -> None:

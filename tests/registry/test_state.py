@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from router.registry import state
-from router.registry.state import Choices, Proven, state_dir, write_atomically
+from router.errors import NotSaved
+from router.registry import durable, state
+from router.registry.state import Choices, Proven, state_dir
 from router.types import Override
+
+
+def choose(choices: Choices, name: str, version: str = "", override: Override | None = None) -> None:
+    """Planned, saved and taken, as the registry does it."""
+    change = choices.planned(name, version, override)
+    choices.save(change)
+    choices.take(change)
 
 
 def test_each_set_of_folders_has_its_own_state(tmp_path: Path) -> None:
@@ -21,7 +29,7 @@ def test_each_set_of_folders_has_its_own_state(tmp_path: Path) -> None:
 
 
 def test_choices_survive(tmp_path: Path) -> None:
-    Choices(tmp_path / "s", [tmp_path]).set("medical", "1.0.0")
+    choose(Choices(tmp_path / "s", [tmp_path]), "medical", "1.0.0")
     again = Choices(tmp_path / "s", [tmp_path])
     again.read()
     assert again.get("medical") == "1.0.0"
@@ -39,7 +47,7 @@ def test_a_damaged_file_counts_as_empty_and_is_said(
     choices.read()
     assert not choices.all()
     assert "lost" in caplog.text
-    choices.set("a", "1")
+    choose(choices, "a", "1")
     choices.read()
     assert choices.get("a") == "1"
 
@@ -47,15 +55,16 @@ def test_a_damaged_file_counts_as_empty_and_is_said(
 def test_overrides_go_with_the_choice(tmp_path: Path) -> None:
     made = Override("1.1", "me", 1.5, "why", "no report")
     choices = Choices(tmp_path, [])
-    choices.set("a", "1.1", made)
-    choices.set("b", "2.0", replace(made, version="2.0", weights_sha256="ab"))
+    choose(choices, "a", "1.1", made)
+    choose(choices, "b", "2.0", replace(made, version="2.0", weights_sha256="ab"))
     assert choices.bind("a", "cd").weights_sha256 == "cd"
+    choices.write(choices.document())
     again = Choices(tmp_path, [])
     again.read()
     assert again.override("a") == replace(made, weights_sha256="cd")
-    again.set("a", "1.0")
-    again.clear("b")
-    again.clear("never chosen")
+    choose(again, "a", "1.0")
+    choose(again, "b")
+    choose(again, "never chosen")
     last = Choices(tmp_path, [])
     last.read()
     assert (last.all(), last.override("a"), last.override("b")) == ({"a": "1.0"}, None, None)
@@ -64,7 +73,7 @@ def test_overrides_go_with_the_choice(tmp_path: Path) -> None:
 def test_an_override_that_is_damaged_is_not_believed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Choices(tmp_path, []).set("a", "1.1", Override("1.1", "me", 1.5))
+    choose(Choices(tmp_path, []), "a", "1.1", Override("1.1", "me", 1.5))
     text = (tmp_path / "defaults.json").read_text().replace("1.5", "null")
     (tmp_path / "defaults.json").write_text(text)
     choices = Choices(tmp_path, [])
@@ -73,20 +82,47 @@ def test_an_override_that_is_damaged_is_not_believed(
     assert "overrides of the gate made earlier are lost" in caplog.text
 
 
-def test_a_folder_that_cannot_be_written_costs_the_memory_only(
+def test_a_choice_that_cannot_be_saved_is_no_choice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    choices = Choices(tmp_path / "file/x", [])
+    with pytest.raises(NotSaved, match=r"defaults\.json"):
+        choose(choices, "a", "1")
+    assert choices.get("a") == ""
+    assert "default a@1 is not set: cannot write" in caplog.text
+
+
+def test_the_book_says_what_was_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    choices, made = Choices(tmp_path, []), Override("1.1", "me", 1.5)
+    choose(choices, "a", "1.0")
+    monkeypatch.setattr(state, "write_atomically", full)
+    choices.went_back("a", made)
+    with pytest.raises(NotSaved, match="No space"):
+        choose(choices, "a", "1.1", made)
+    assert (choices.get("a"), choices.override("a")) == ("1.0", None)
+    lines = [json.loads(line)["action"] for line in (tmp_path / "overrides.jsonl").read_text().splitlines()]
+    said = ["not overruled: went back", "overruled"]
+    assert lines == [*said, *(f"not saved: {action}" for action in said)]
+    monkeypatch.setattr(durable.os, "fsync", full)
+    with pytest.raises(NotSaved):
+        choose(choices, "a", "1.1", made)
+    assert "the book may tell of what was not saved" in caplog.text
+
+
+def full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_what_is_proven_is_remembered_without_a_disk_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    choices, proven = Choices(tmp_path / "file/x", []), Proven(tmp_path / "file/x")
-    choices.set("a", "1")
+    proven = Proven(tmp_path / "file/x")
     proven.add("k1")
     proven.add("k2")
-    assert choices.get("a") == "1"
     assert "k2" in proven
-    assert [r.getMessage().split(":")[0] for r in caplog.records] == [
-        "default a@1 holds until restart",
-        "probes run again after a restart",
-    ]
+    assert [r.getMessage().split(":")[0] for r in caplog.records] == ["probes run again after a restart"]
 
 
 def test_proven_digests_survive_and_stay_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,19 +143,3 @@ def test_proven_that_cannot_be_read_is_said(tmp_path: Path, caplog: pytest.LogCa
     (tmp_path / "proven").write_bytes(b"\xff\xfe")
     Proven(tmp_path).read()
     assert "probes run again" in caplog.text
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "f"
-    write_atomically(target, b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError("no")
-
-    monkeypatch.setattr(state.os, "replace", fail)
-    with pytest.raises(OSError, match="no"):
-        write_atomically(target, b"new")
-    assert [p.name for p in tmp_path.iterdir()] == ["f"]
-    assert target.read_bytes() == b"old"

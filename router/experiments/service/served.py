@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, ParamSpec, TypeVar
 
@@ -219,13 +219,16 @@ class RegistryOnLoop:
         self, ref: AdapterRef, etag: str = "", force: Force | None = None, /
     ) -> tuple[AdapterInfo, AdapterRef | None]:
         """As `AdapterRegistry.set_default`."""
-        return self._call(self._registry.set_default, ref, etag, force)
+        return self._done(self._registry.set_default(ref, etag, force))
 
     def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         async def call() -> T:
             return function(*args, **kwargs)
 
-        future = asyncio.run_coroutine_threadsafe(call(), self._loop)
+        return self._done(call())
+
+    def _done(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(LOOP_SECONDS)
         except NotInTime:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from router.registry.durable import append
 from router.types import Override
 
 log = logging.getLogger(__name__)
@@ -49,23 +50,29 @@ def served_from_json(value: Any) -> Served:
     return Served(weights, routed)
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What was done with an override of an adapter, and when."""
+
+    action: str
+    name: str
+    override: Override
+    time: float
+
+
 class Book:
     """`overrides.jsonl`: one line for every override, every one taken back, every way back. Only grows."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "overrides.jsonl"
 
-    def write(self, action: str, name: str, override: Override, time: float) -> None:
-        """Add a line. What cannot be written is in the log all the same."""
-        entry = {"time": time, "action": action, "adapter": name, "override": to_json(override)}
+    def write(self, line: Line) -> None:
+        """Add a line, to the log too; blocks until it is on the disk. Raises OSError."""
+        override = line.override
+        entry = {"time": line.time, "action": line.action, "adapter": line.name}
         log.warning(
             "gate of %s@%s %s (by %s: %s); it said: %s",
-            *(name, override.version, action, override.by, override.reason or "no reason given"),
+            *(line.name, override.version, line.action, override.by, override.reason or "no reason given"),
             override.finding,
         )
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            log.warning("the override is not recorded: cannot write %s (%s)", self._file, error)
+        append(self._file, json.dumps({**entry, "override": to_json(override)}))

@@ -21,12 +21,18 @@ from tests.fakes import FakeRegistry, adapter
 ME = "127.0.0.1"
 
 
+class OnThread(FakeRegistry):
+    """As threads see the registry: what they call is done when it returns."""
+
+    set_default = FakeRegistry.choose  # type: ignore[assignment]
+
+
 @pytest.fixture
 def bench() -> SimpleNamespace:
     """`manager`, `promoter`, `store`, `registry`; `clock.now` and `verdicts` (arm -> decision)."""
     store, registry = (
         MemoryStore(),
-        FakeRegistry(FakeEngine(), [adapter("medical"), adapter("medical", "1.1.0")]),
+        OnThread(FakeEngine(), [adapter("medical"), adapter("medical", "1.1.0")]),
     )
     clock, numbers = SimpleNamespace(now=1000.0), count(1)
     verdicts: dict[str, str] = {}

@@ -11,7 +11,7 @@ import pytest
 
 from router.errors import AdapterNotFound, GateNotPassed
 from router.ports import Force
-from router.registry.gate.overrides import Book, from_json, to_json
+from router.registry.gate.overrides import Book, Line, from_json, to_json
 from router.types import Override
 from tests.registry.conftest import StartRegistry
 from tests.registry.gate.cards import hand_in, weights_of
@@ -36,10 +36,10 @@ async def test_a_version_that_failed_needs_force_and_the_error_says_what_was_fou
     with pytest.raises(
         GateNotPassed, match=r"did not pass the gate: no report\.json; run `lora-router"
     ) as caught:
-        registry.set_default(ref("m", "1.1"))
+        await registry.set_default(ref("m", "1.1"))
     assert caught.value.metadata["finding"] == "no report.json"
     assert routed(registry) == ["m@1.0"]
-    info, _ = registry.set_default(ref("m", "1.0"), force=ME)
+    info, _ = await registry.set_default(ref("m", "1.0"), force=ME)
     assert info.override is None  # nothing to overrule
 
 
@@ -49,7 +49,7 @@ async def test_an_override_is_recorded_routed_to_and_survives_a_restart(
     version(root, "1.0", gain=0.3)
     folder = version(root, "1.1")
     registry = await start_registry(gate=True)
-    info, previous = registry.set_default(ref("m", "1.1"), force=ME)
+    info, previous = await registry.set_default(ref("m", "1.1"), force=ME)
     assert (info.routable, info.gate, previous) == (True, "", ref("m", "1.0"))
     made = info.override
     assert made == Override("1.1", "127.0.0.1", pytest.approx(time.time(), abs=5), "measured by hand",
@@ -59,8 +59,9 @@ async def test_an_override_is_recorded_routed_to_and_survives_a_restart(
     engine.held.clear()
     again = await start_registry(gate=True)
     assert (routed(again), again.get("m").override) == (["m@1.1"], made)
-    assert again.set_default(ref("m", "1.1"))[0].override == made  # said again without force: no change
-    again.set_default(ref("m", "1.0"))
+    info, _ = await again.set_default(ref("m", "1.1"))  # said again without force: no change
+    assert info.override == made
+    await again.set_default(ref("m", "1.0"))
     assert (routed(again), again.get("m", "1.1").override) == (["m@1.0"], None)
     assert "no report.json" in again.get("m", "1.1").gate
     assert book(tmp_path) == [("overruled", "m", "1.1"), ("no longer overruled", "m", "1.1")]
@@ -70,22 +71,22 @@ async def test_taking_it_back_lets_the_rule_decide(root: Path, start_registry: S
     version(root, "1.0", gain=0.3)
     version(root, "1.1")
     registry = await start_registry(gate=True)
-    registry.set_default(ref("m", "1.1"), force=ME)
-    info, previous = registry.reset_default("m")
+    await registry.set_default(ref("m", "1.1"), force=ME)
+    info, previous = await registry.reset_default("m")
     assert (info.ref, info.routable, previous) == (ref("m", "1.0"), True, ref("m", "1.1"))
-    again, _ = registry.reset_default("m")  # nothing left to take back
+    again, _ = await registry.reset_default("m")  # nothing left to take back
     assert again.ref == ref("m", "1.0")
     version(root, "1.2", gain=0.4)
     await eventually(lambda: routed(registry) == ["m@1.2"])
     with pytest.raises(AdapterNotFound, match="did you mean 'm'"):
-        registry.reset_default("mm")
+        await registry.reset_default("mm")
 
 
 async def test_the_first_version_can_be_forced_where_it_is(root: Path, start_registry: StartRegistry) -> None:
     drop(root, "m")
     registry = await start_registry(gate=True)
     etag = registry.etag(ref("m"))
-    info, previous = registry.set_default(ref("m"), etag, ME)
+    info, previous = await registry.set_default(ref("m"), etag, ME)
     assert (info.routable, previous, routed(registry)) == (True, ref("m"), ["m@0"])
     assert registry.etag(ref("m")) != etag
 
@@ -95,12 +96,12 @@ async def test_an_override_is_about_the_weights_it_was_made_for(
 ) -> None:
     folder = version(root, "1.0")
     registry = await start_registry(gate=True)
-    registry.set_default(ref("m", "1.0"), force=ME)
+    await registry.set_default(ref("m", "1.0"), force=ME)
     drop(root, "m", "1.0", 7.0, folder="m/1.0")
     await eventually(lambda: routed(registry) == [])
     assert registry.get("m").gate.endswith("no report.json; it was overruled for other weights")
     assert registry.get("m").override is not None
-    registry.set_default(ref("m", "1.0"), force=ME)
+    await registry.set_default(ref("m", "1.0"), force=ME)
     assert (routed(registry), registry.get("m").override.weights_sha256) == (["m@1.0"], weights_of(folder))  # type: ignore[union-attr]
 
 
@@ -109,7 +110,7 @@ async def test_forced_before_the_weights_were_read(
 ) -> None:
     folder = version(root, "1.0")
     registry = await start_registry(gate=True, preload=False)
-    info, _ = registry.set_default(ref("m", "1.0"), force=ME)
+    info, _ = await registry.set_default(ref("m", "1.0"), force=ME)
     assert not info.routable  # first they are read
     await eventually(lambda: routed(registry) == ["m@1.0"])
     assert registry.get("m").override.weights_sha256 == weights_of(folder)  # type: ignore[union-attr]
@@ -121,12 +122,12 @@ async def test_a_forced_version_that_passes_later_needs_no_override(
 ) -> None:
     folder = version(root, "1.0")
     registry = await start_registry(gate=True)
-    registry.set_default(ref("m", "1.0"), force=ME)
+    await registry.set_default(ref("m", "1.0"), force=ME)
     hand_in(folder)
     etag = registry.etag(ref("m", "1.0"))
     await eventually(lambda: registry.etag(ref("m", "1.0")) != etag)
     assert registry.get("m").override is not None
-    info, _ = registry.reset_default("m")
+    info, _ = await registry.reset_default("m")
     assert (info.override, info.routable) == (None, True)
 
 
@@ -136,7 +137,7 @@ async def test_without_force_a_choice_does_not_outlive_its_report(
     version(root, "1.0", gain=0.3)
     version(root, "1.1", gain=0.3)
     registry = await start_registry(gate=True)
-    registry.set_default(ref("m", "1.0"))
+    await registry.set_default(ref("m", "1.0"))
     await eventually(is_ready(registry, "m", "1.0"))
     (root / "m/1.0/report.json").unlink()
     await eventually(lambda: routed(registry) == [])
@@ -155,6 +156,8 @@ def test_a_damaged_override_is_no_override(damage: dict[str, Any]) -> None:
 
 def test_what_cannot_be_written_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
-    Book(tmp_path / "file/x").write("overruled", "m", Override("1.0", "me", 1.5, finding="no report"), 1.5)
-    assert caplog.messages[0] == "gate of m@1.0 overruled (by me: no reason given); it said: no report"
-    assert "not recorded" in caplog.messages[1]
+    with pytest.raises(OSError, match="file"):
+        Book(tmp_path / "file/x").write(
+            Line("overruled", "m", Override("1.0", "me", 1.5, finding="no report"), 1.5)
+        )
+    assert caplog.messages == ["gate of m@1.0 overruled (by me: no reason given); it said: no report"]

@@ -26,7 +26,7 @@ async def test_back_from_a_version_that_did_not_pass_either(
     await eventually(is_ready(registry, "m", "1.0"))
     version(root, "2.0")
     await eventually(lambda: registry.resolve("m").ref.version == "2.0")  # by itself
-    info, previous = registry.set_default(ref("m", "1.0"))
+    info, previous = await registry.set_default(ref("m", "1.0"))
     assert (info.default, previous) == (True, ref("m", "2.0"))
     assert (info.routable, info.override, routed(registry)) == (False, None, [])  # no more than it was
     assert book(tmp_path) == [("not overruled: went back", "m", "1.0")]
@@ -41,7 +41,7 @@ async def test_no_version_that_did_not_pass_takes_over_from_one_that_did(
     registry = await start_registry(gate=True)
     for other in ("1.1", "1.2"):
         with pytest.raises(GateNotPassed):
-            registry.set_default(ref("m", other))
+            await registry.set_default(ref("m", other))
 
 
 async def test_back_to_what_was_the_default_before_also_after_a_restart(
@@ -49,15 +49,15 @@ async def test_back_to_what_was_the_default_before_also_after_a_restart(
 ) -> None:
     folder = version(root, "1.0")
     registry = await start_registry(gate=True)
-    registry.set_default(ref("m", "1.0"), force=Force("me", "by hand"))
+    await registry.set_default(ref("m", "1.0"), force=Force("me", "by hand"))
     hand_in(version(root, "1.1"))
     await eventually(lambda: {"m@1.1": ""}.items() <= {str(i.ref): i.gate for i in registry.list()}.items())
-    registry.set_default(ref("m", "1.1"))
+    await registry.set_default(ref("m", "1.1"))
     assert routed(registry) == ["m@1.1"]
     await registry.close()
     engine.held.clear()
     again = await start_registry(gate=True)
-    info, _ = again.set_default(ref("m", "1.0"))
+    info, _ = await again.set_default(ref("m", "1.0"))
     await eventually(lambda: routed(again) == ["m@1.0"])  # as it was, once its weights were compared
     assert info.override is not None
     assert info.override.weights_sha256 == weights_of(folder)
@@ -78,7 +78,7 @@ async def test_other_weights_are_another_version(root: Path, start_registry: Sta
     before = registry.get("m", "1.0").digest
     await eventually(lambda: registry.get("m", "1.0").digest not in ("", before))
     with pytest.raises(GateNotPassed):
-        registry.set_default(ref("m", "1.0"))
+        await registry.set_default(ref("m", "1.0"))
 
 
 async def test_what_stood_in_while_others_were_judged_was_no_default(
@@ -89,7 +89,7 @@ async def test_what_stood_in_while_others_were_judged_was_no_default(
     registry = await start_registry(gate=True)
     await eventually(lambda: routed(registry) == ["m@1.0"])
     with pytest.raises(GateNotPassed, match="other weights"):
-        registry.set_default(ref("m", "1.1"))
+        await registry.set_default(ref("m", "1.1"))
 
 
 def test_what_was_the_default_survives_and_is_bounded(
@@ -98,6 +98,8 @@ def test_what_was_the_default_survives_and_is_bounded(
     choices = Choices(tmp_path, [])
     for number in range(MOST_SERVED + 2):
         choices.replaced("m", str(number), Served("ab", number % 2 == 0))
+    assert choices.unsaved
+    choices.write(choices.document())
     again = Choices(tmp_path, [])
     again.read()
     assert again.served("m", "1") is None
