@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 CONFIG_FILE = "lora-router.toml"
+REST_SECONDS = 3.0  # of a shutdown: the engine's end and what only takes moments
 
 
 class Settings(BaseSettings):
@@ -87,11 +88,22 @@ class Settings(BaseSettings):
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="largest input accepted, in bytes")
     max_deadline_seconds: float = Field(600.0, gt=0, description="deadline of requests that bring none")
     stream_interval: int = Field(1, ge=1, le=64, description="steps joined in one streamed message")
-    drain_seconds: float = Field(30.0, ge=0, description="time running requests get at shutdown")
+    lame_duck_seconds: float = Field(
+        1.0, ge=0, description="time between NOT_SERVING and the first refusal at shutdown"
+    )
+    drain_seconds: float = Field(20.0, ge=0, description="time running requests get at shutdown")
+    flush_seconds: float = Field(
+        5.0, ge=0, description="time experiments get at shutdown to write what is queued"
+    )
     stall_seconds: float = Field(10.0, gt=0, description="no step for so long with work queued: NOT_SERVING")
     log_prompts: bool = Field(False, description="write prompt text to the log")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     reflection: bool = Field(True, description="serve gRPC reflection")
+
+    @property
+    def shutdown_seconds(self) -> float:
+        """After so long a process that was asked to end is gone: the parts, and some time for the rest."""
+        return self.lame_duck_seconds + self.drain_seconds + self.flush_seconds + REST_SECONDS
 
     @field_validator("adapters_dir", "plugins_dir", mode="before")
     @classmethod

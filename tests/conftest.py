@@ -32,7 +32,12 @@ async def start_server() -> AsyncIterator[Start]:
     from router.server.app import ServerApp
     from tests.fakes import FakeRegistry, FakeRouter, adapter
 
-    defaults = {"listen": "127.0.0.1:0", "metrics_listen": "", "drain_seconds": 1.0}
+    defaults = {
+        "listen": "127.0.0.1:0",
+        "metrics_listen": "",
+        "drain_seconds": 1.0,
+        "lame_duck_seconds": 0.05,
+    }
     async with AsyncExitStack() as stack:
 
         async def start(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from router import optional
 from router.cli.base_files import equals_base
@@ -64,11 +66,15 @@ class Composition:
             part.add_modes(self.experiments, self.app, engine, self.router, self.plugins)
         self._when_ready: Callable[[ServerApp], None] | None = None
 
-    async def run(self, when_ready: Callable[[ServerApp], None] | None = None) -> None:
-        """Serve until a signal; raises what stopped the server before that."""
+    async def run(
+        self,
+        when_ready: Callable[[ServerApp], None] | None = None,
+        end_by: Callable[[float], None] | None = None,
+    ) -> None:
+        """Serve until a signal; raises what stopped the server before that. `end_by`: see `ServerApp.run`."""
         self._when_ready = when_ready
         try:
-            await self.app.run()
+            await self.app.run(end_by)
         finally:
             if self.experiments is not None:
                 await self.experiments.close()
@@ -110,7 +116,11 @@ def make_engine(settings: Settings) -> Engine:
 
 
 def serve_until_stopped(settings: Settings) -> int:
-    """Fetch the base with a progress bar, then serve; returns the exit code."""
+    """Fetch the base with a progress bar, then serve; returns the exit code.
+
+    From the first signal on a clock runs that no thread can hold up. If it runs out, the stacks of all
+    threads go to standard error and the exit code is 1.
+    """
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # no bars in a log
     # Read when torch is loaded. Threads that spin while they wait are 2 % faster on an idle machine and many
@@ -123,5 +133,14 @@ def serve_until_stopped(settings: Settings) -> int:
         print_summary(app, composition.router.status(), composition.router.rules.status)
 
     with logging_to(settings.log_level):
-        asyncio.run(composition.run(summarise))
+        asyncio.run(composition.run(summarise, partial(faulthandler.dump_traceback_later, exit=True)))
+    if composition.app.engine_hangs:
+        _leave()
     return 0
+
+
+def _leave() -> NoReturn:
+    """End without waiting for a thread that hangs; nothing is left to be written."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

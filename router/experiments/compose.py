@@ -63,6 +63,7 @@ def experiments_of(
         base_digest=lambda: engine.info.digest,
         router_digest=router.digest,
         notifier=notifier,
+        flush_seconds=settings.flush_seconds,
     )
     live.classifiers = lambda: [r.name for r in plugins.registrations()]
     live.judges = plugins.judges

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -36,7 +37,8 @@ from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_serv
 from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 log = logging.getLogger(__name__)
-LAME_DUCK_SECONDS = 0.25
+ENGINE_SECONDS = 2.0  # for a step to end at shutdown
+AT_ONCE_SECONDS = 1.0  # for the tasks to end when a second signal came
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -75,16 +77,18 @@ class ServerApp:
         self._scrape = ScrapeServer(self.metrics.registry, self._take_snapshot)
         self._server: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._stop_asked = asyncio.Event()
+        self._stop_asked, self._at_once = asyncio.Event(), asyncio.Event()
+        self.engine_hangs = False
 
-    async def run(self) -> None:
+    async def run(self, end_by: Callable[[float], None] | None = None) -> None:
         """Serve until a signal or `request_stop`; raises what stopped the server before that.
 
-        A second signal ends it at once.
+        A second signal ends it at once. Each calls `end_by` with the seconds after which the process must
+        have ended, whatever hangs.
         """
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
-            loop.add_signal_handler(number, self.request_stop)
+            loop.add_signal_handler(number, self._signalled, end_by)
         try:
             await self.start()
             await self._until_asked()
@@ -122,8 +126,14 @@ class ServerApp:
         """Begin to drain; asked again, end at once."""
         if self._stop_asked.is_set() and self._server is not None:
             log.warning("stopping at once")
+            self._at_once.set()
             self._spawn(self._server.stop(0))
         self._stop_asked.set()
+
+    def _signalled(self, end_by: Callable[[float], None] | None) -> None:
+        if end_by is not None:
+            end_by(AT_ONCE_SECONDS if self._stop_asked.is_set() else self.settings.shutdown_seconds)
+        self.request_stop()
 
     async def stop(self) -> None:
         """NOT_SERVING, refuse, let running calls end, then close the engine."""
@@ -135,15 +145,26 @@ class ServerApp:
             await asyncio.wait(self._tasks)
         await self._scrape.stop()
         self.pipeline.close()
-        await in_daemon_thread(self.engine.close)
+        await self._close_engine()
         log.info("stopped")
+
+    async def _close_engine(self) -> None:
+        """A step that hangs holds up nothing that comes after: experiments still write what is queued."""
+        try:
+            async with asyncio.timeout(ENGINE_SECONDS):
+                await in_daemon_thread(self.engine.close)
+        except TimeoutError:
+            self.engine_hangs = True
+            log.error("the engine did not stop", extra={"fields": {"seconds": ENGINE_SECONDS}})
 
     async def _drain(self, server: grpc.aio.Server) -> None:
         serving = self.lifecycle.phase is Phase.SERVING
         await self.health.drain()
         if serving:
             log.info("draining", extra={"fields": {"running": self.lifecycle.in_flight}})
-            await asyncio.sleep(min(LAME_DUCK_SECONDS, self.settings.drain_seconds / 20))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.lame_duck_seconds):
+                    await self._at_once.wait()
         self.lifecycle.drain()
         self.pipeline.draining = True
         await server.stop(self.settings.drain_seconds)

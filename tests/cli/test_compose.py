@@ -77,6 +77,7 @@ async def running(folders):
         adapters_dir=(Path("adapters"),),
         plugins_dir=(Path("plugins"),),
         drain_seconds=2,
+        lame_duck_seconds=0.05,
         gate="off",  # no adapter here has a report
     )
     composition = Composition(settings, engine)

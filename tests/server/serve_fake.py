@@ -18,7 +18,9 @@ from tests.fakes import FakeRegistry, FakeRouter, adapter
 async def serve(options: argparse.Namespace) -> None:
     engine = FakeEngine(step_seconds=options.step, start_seconds=options.start)
     registry = FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
-    settings = Settings(listen=options.listen, metrics_listen="", drain_seconds=options.drain)
+    settings = Settings(
+        listen=options.listen, metrics_listen="", drain_seconds=options.drain, lame_duck_seconds=0.25
+    )
     live = await experiments(options.experiments)
     app = ServerApp(settings, engine, registry, FakeRouter(registry), experiments=live)
     running = asyncio.ensure_future(app.run())

@@ -16,7 +16,7 @@ from router.server.threads import in_daemon_thread
 from router.types import AdapterEvent, AdapterEventKind, AdapterState
 from tests.fakes import adapter
 
-SETTINGS = Settings(listen="127.0.0.1:0", metrics_listen="", drain_seconds=1.0)
+SETTINGS = Settings(listen="127.0.0.1:0", metrics_listen="", drain_seconds=1.0, lame_duck_seconds=0.05)
 
 
 def app_of(fakes: SimpleNamespace, **options: object) -> ServerApp:
@@ -51,6 +51,10 @@ async def test_a_failed_background_task_ends_the_server(fakes: SimpleNamespace) 
     app.health._status = None
     with pytest.raises(TypeError):
         await asyncio.wait_for(running, 3)
+
+
+def test_by_default_a_shutdown_fits_the_grace_of_kubernetes() -> None:
+    assert Settings().shutdown_seconds < 30
 
 
 async def test_daemon_threads_hand_over_results_and_errors() -> None:

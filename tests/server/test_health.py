@@ -113,3 +113,18 @@ async def test_watchers_hear_the_drain_and_do_not_hold_it_up(server: ServerApp, 
         await anext(stayed)
     await stopping
     assert time.monotonic() - start < 0.8
+
+
+async def test_a_lame_duck_says_that_it_leaves_and_still_answers(
+    start_server: Start, fakes: SimpleNamespace, connect: Connect
+) -> None:
+    server = await start_server(**vars(fakes), lame_duck_seconds=0.5)
+    stubs = connect(server)
+    await stubs.inference.Generate(ask())
+    stopping = asyncio.ensure_future(server.stop())
+    await asyncio.sleep(0.1)
+    assert await check(stubs) == NOT_SERVING
+    await stubs.inference.Generate(ask())
+    await asyncio.sleep(0.5)
+    assert (await failure(stubs.inference.Generate(ask()))).code() is grpc.StatusCode.UNAVAILABLE
+    await stopping

@@ -24,7 +24,7 @@ from router.experiments.store.port import Store
 
 log = logging.getLogger(__name__)
 LIMIT = 50_000  # records in the queue
-CLOSE_SECONDS = 10.0
+FLUSH_SECONDS = 5.0
 LINGER = 0.5  # how long a batch gathers while nobody waits for it: a transaction costs milliseconds
 GATHER = 0.1  # and how long if somebody does, unless it has ENOUGH rows: others may be about to wait too
 ENOUGH = 100
@@ -97,12 +97,12 @@ class Recorder:
         """Return once all that was put in before is durable. Raises StoreDown."""
         await self._awaited(Kind.NOTHING, ())
 
-    async def close(self) -> None:
-        """Write what is there, then let the thread go; gives up after seconds, or if the store is down."""
+    async def close(self, seconds: float = FLUSH_SECONDS) -> None:
+        """Write what is there, then let the thread go; gives up after `seconds`, or if the store is down."""
         if not self._open:
             return
         self._open = False
-        if not await asyncio.to_thread(self._writer.end, CLOSE_SECONDS):
+        if not await asyncio.to_thread(self._writer.end, seconds):
             log.error("%d records of experiments were not written: the store did not answer", self.queued)
 
     def _later(self, kind: Kind, rows: Sequence[Any]) -> None:

@@ -29,7 +29,7 @@ from router.experiments.live.assigner import (
 )
 from router.experiments.live.guardian import LOOK_SECONDS, Guardian, Judge
 from router.experiments.live.notices import Notifier
-from router.experiments.live.recorder import Availability, Recorder
+from router.experiments.live.recorder import FLUSH_SECONDS, Availability, Recorder
 from router.experiments.model import BASE, SERVER_KEYS, Experiment, Exposure, Lifecycle, Outcome, SegmentSpec
 from router.experiments.store.port import Store
 from router.ports import AdapterRegistry, End, RequestRouter, Served, Watcher
@@ -61,6 +61,7 @@ class Experiments:
         base_digest: Callable[[], str] = str,
         router_digest: Callable[[RouterVariant | None], str] = lambda _: "",
         notifier: Notifier | None = None,
+        flush_seconds: float = FLUSH_SECONDS,
     ) -> None:
         self.store, self.counts, self.notifier = store, Counts(), notifier or Notifier()
         self.availability, self.assigner = Availability(), Assigner()
@@ -73,7 +74,7 @@ class Experiments:
         self.beside: list[Callable[[Served], Watcher | None]] = []
         self.judges: Callable[[], Collection[str]] | None = None  # names that plans may use; None: any
         self.classifiers: Callable[[], Collection[str]] | None = None
-        self._holdout, self._poll_seconds = holdout, poll_seconds
+        self._holdout, self._poll_seconds, self._flush_seconds = holdout, poll_seconds, flush_seconds
         self._base_digest, self._router_digest = base_digest, router_digest
         self._salts: dict[str, str] = {}
         self._changed: list[Callable[[Snapshot], None]] = []
@@ -96,11 +97,12 @@ class Experiments:
         ]
 
     async def close(self) -> None:
-        """Stop following, send what is to be told, and write what is queued."""
+        """Stop following, send what is to be told, write what is queued: in `flush_seconds` altogether."""
+        end = time.monotonic() + self._flush_seconds
         await leave_tasks(self._tasks)
         await self.guardian.close()
         await self.notifier.close()
-        await self.recorder.close()
+        await self.recorder.close(max(1.0, end - time.monotonic()))
         await asyncio.to_thread(self.store.close)
 
     def subscribe(self, changed: Callable[[Snapshot], None]) -> None:

@@ -164,6 +164,18 @@ async def test_it_recovers_with_nothing_to_write(recorder, store):
     assert await recorder.record([outcome(1)]) == (Accepted.UNKNOWN,)
 
 
+async def test_close_waits_no_longer_than_it_is_told_to(store, caplog):
+    recorder = Recorder(store)
+    recorder.start()
+    store.go.clear()
+    recorder.expose(exposure(1))
+    begin = time.monotonic()
+    await recorder.close(0.2)
+    assert 0.2 <= time.monotonic() - begin < 2
+    assert "1 records of experiments were not written" in caplog.text
+    store.go.set()
+
+
 async def test_closing_while_the_store_is_down_counts_what_is_lost(store):
     recorder = Recorder(store)
     recorder.start()

@@ -1,0 +1,52 @@
+"""`lora-router serve` on a tiny base, where something hangs once it is ready: FOLDER WHAT DRAIN_SECONDS.
+
+WHAT is `step`, or `flush` for the end of experiments, or `nothing`.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+from router.cli import compose
+from router.config import Settings
+from router.engine.model.loader import Loaded
+from router.engine.torch_engine import TorchEngine
+from router.experiments.live.recorder import Writer
+from tests.engine import tiny
+from tests.engine.hanging import hanging
+
+
+def main(folder: Path, what: str, drain: float) -> int:
+    loaded = Loaded(tiny.model("llama"), tiny.tokenizer(), "llama")
+
+    class Engine(TorchEngine):
+        def start(self) -> None:
+            super().start()
+            if what == "step":
+                hanging(self).begin()
+
+    if what == "flush":
+        Writer.end = lambda self, seconds: threading.Event().wait()  # type: ignore[method-assign]
+    compose.make_engine = lambda settings: Engine(settings, loaded)
+    compose.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
+    settings = Settings(
+        listen="127.0.0.1:0",
+        metrics_listen="",
+        adapters_dir=(folder / "adapters",),
+        plugins_dir=(folder / "plugins",),
+        experiments=f"sqlite:///{folder}/experiments.db",
+        dtype="float32",
+        device="cpu",
+        native=False,
+        cache_tokens=2048,
+        drain_seconds=drain,
+        flush_seconds=0.5,
+        lame_duck_seconds=0.2,
+    )
+    return compose.serve_until_stopped(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])))
