@@ -88,16 +88,19 @@ def _print_stream(events: Iterable[Event], quiet: bool) -> None:
     from router.client import Delta, Started
 
     on_terminal = sys.stdout.isatty()
-    last = "\n"
-    for event in events:
-        if isinstance(event, Started):
-            _note(decision_line(event.decision), quiet)
-        elif isinstance(event, Delta):
-            last = event.text or last
-            print(clean(event.text) if on_terminal else event.text, end="", flush=True)
-        else:
-            print(end="" if last.endswith("\n") else "\n", flush=True)
-            _note(usage_line(event.usage, event.reason.value), quiet)
+    last, usage = "\n", ""
+    try:
+        for event in events:
+            if isinstance(event, Started):
+                _note(decision_line(event.decision), quiet)
+            elif isinstance(event, Delta):
+                last = event.text or last
+                print(clean(event.text) if on_terminal else event.text, end="", flush=True)
+            else:
+                usage = usage_line(event.usage, event.reason.value)
+    finally:  # an answer that breaks off ends its line, too
+        print(end="" if last.endswith("\n") else "\n", flush=True)
+    _note(usage, quiet or not usage)
 
 
 def _note(text: str, quiet: bool) -> None:

@@ -19,8 +19,15 @@ def bench(context: typer.Context) -> None:
     Arguments go to the benchmark. It lives in the source checkout, not in the installed package.
 
     \b
+    Arguments:
+      --rounds N     counted rounds (5)
+      --model MODEL  the base
+      --dtype DTYPE  as for serve
+      --no-peft      leave the PEFT baseline out
+
+    \b
     Example:
-      lora-router bench --help
+      lora-router bench --rounds 3 --no-peft
     """
     if not (ROOT / "benchmarks" / "engine.py").is_file():
         raise CliError("the benchmark comes with the source: run `make bench` in a checkout of lora-router")

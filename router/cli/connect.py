@@ -27,6 +27,8 @@ def target_of(server: str) -> str:
 def explain_call(error: ClientError, target: str) -> CliError:
     """One line on what to do."""
     if error.unreachable:
+        if "resolv" in error.message or "resolution" in error.message:
+            return CliError(f"{target} cannot be resolved: no such host is known; --server takes HOST:PORT")
         if "failed to connect" not in error.message:
             return CliError(f"the connection to {target} broke; is the server still running?")
         start = "start one with `lora-router serve`, or name another with --server HOST:PORT"
@@ -43,6 +45,8 @@ def explain_call(error: ClientError, target: str) -> CliError:
         "DEADLINE_EXCEEDED": "raise --timeout or lower --max-tokens",
     }
     hint = hints.get(error.reason) or hints.get(error.code)
+    if error.code == "DEADLINE_EXCEEDED" and not error.reason:  # gRPC's own text differs from case to case
+        return CliError(f"no whole answer within the timeout ({hint})")
     request = f" [request {error.request_id}]" if error.code == "INTERNAL" and error.request_id else ""
     return CliError(f"{error.message}{f' ({hint})' if hint else ''}{request}", FAILED)
 

@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 from router.cli import units
 from router.types import Decision, Override, Reason, Usage
 
+FITTED = "fitted"  # Decision.calibration, where the calibration is for the present set
+
 
 def decision_line(decision: Decision) -> str:
     """`medical@1.2.0  confidence 0.93  by linear  (classified)`."""
     if decision.adapter is not None:
         parts = [str(decision.adapter)]
         if decision.classifier:
-            parts += [f"confidence {decision.confidence:.2f}", f"by {decision.classifier}"]
+            parts += _sure(decision)
         return "  ".join([*parts, f"({decision.reason.value})"])
     if decision.reason is Reason.ABSTAINED:
         best = f"best {decision.confidence:.2f}, " if decision.confidence else ""
@@ -21,6 +23,13 @@ def decision_line(decision: Decision) -> str:
     if decision.reason is Reason.UNFAMILIAR:
         return f"base  (unfamiliar: best {decision.confidence:.2f}, but unlike the adapters' examples)"
     return f"base  ({decision.reason.value})"
+
+
+def _sure(decision: Decision) -> list[str]:
+    """A calibration weighs all votes up to the one that settled it: the number is not that one's own."""
+    if decision.calibration == FITTED:
+        return [f"confidence {decision.confidence:.2f} of all votes up to {decision.classifier}, calibrated"]
+    return [f"confidence {decision.confidence:.2f}", f"by {decision.classifier}"]
 
 
 def usage_line(usage: Usage, finish: str) -> str:

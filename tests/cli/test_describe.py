@@ -15,6 +15,12 @@ MEDICAL = AdapterRef("medical", "1.0.0")
             "medical@1.0.0  confidence 0.93  by linear  (classified)",
         ),
         (
+            Decision(
+                MEDICAL, Reason.CLASSIFIED, confidence=0.96, classifier="embedding", calibration="fitted"
+            ),
+            "medical@1.0.0  confidence 0.96 of all votes up to embedding, calibrated  (classified)",
+        ),
+        (
             Decision(None, Reason.ABSTAINED, confidence=0.41, threshold=0.5),
             "base  (abstained: best 0.41, needed 0.50)",
         ),

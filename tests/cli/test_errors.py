@@ -15,6 +15,21 @@ def test_no_server_says_how_to_start_one(cli):
     assert "no server answers at 127.0.0.1:1: start one with `lora-router serve`" in line
 
 
+def test_a_host_that_is_not_known_was_never_running(cli):
+    done = cli("ask", "hi", "--server", "nowhere.invalid:50051")
+    assert done.code == 1
+    expected = "nowhere.invalid:50051 cannot be resolved: no such host is known; --server takes HOST:PORT"
+    assert lines(done) == [f"lora-router: {expected}"]
+
+
+def test_an_answer_that_breaks_off_ends_its_line(cli, remote):
+    remote.inference.hang = True
+    done = cli("ask", "hi", "--timeout", "0.5")
+    assert (done.code, done.out) == (1, "Chapter\n")
+    said = "no whole answer within the timeout (raise --timeout or lower --max-tokens)"
+    assert lines(done)[-1] == f"lora-router: {said}"
+
+
 def test_without_a_flag_the_configured_address_is_asked(cli, own_folder):
     (own_folder / "lora-router.toml").write_text('listen = "0.0.0.0:2"\n')
     assert "127.0.0.1:2" in cli("adapters", "list").err

@@ -30,6 +30,33 @@ def test_a_folder_is_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            '{"model_type": "mamba"}',
+            r"\(mamba\) is a state-space model, which cannot be served; supported are",
+        ),
+        ('{"model_type": "falcon_mamba"}', "falcon_mamba"),
+        (
+            '{"model_type": "qwen3_next", "layer_types": ["linear_attention", "full_attention"]}',
+            r"\(qwen3_next\) has layers of kind linear_attention, .* Llama, Mistral, Qwen2",
+        ),
+        ("{", r"config\.json cannot be read"),
+    ],
+)
+def test_a_base_with_a_state_of_its_own_is_refused_by_name(tmp_path: Path, config: str, said: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ConfigError, match=said):
+        resolve_model(str(tmp_path))
+
+
+def test_layers_of_attention_are_let_through(tmp_path: Path) -> None:
+    kinds = '["full_attention", "sliding_attention", "chunked_attention"]'
+    (tmp_path / "config.json").write_text(f'{{"model_type": "gemma3_text", "layer_types": {kinds}}}')
+    assert resolve_model(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize(
     ("spec", "says"),
     [
         ("./absent", "neither a known name"),
