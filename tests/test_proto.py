@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from router.v1 import adapters_pb2, experiments_pb2, inference_pb2
 from tests.stub_freshness import ROOT, stale
 
 BUF = Path(sys.executable).with_name("buf")
@@ -25,6 +27,13 @@ def test_lint_with_comments_and_no_exceptions() -> None:
     assert "COMMENTS" in config
     assert "ignore" not in config
     assert "except" not in config
+
+
+@pytest.mark.parametrize("module", [adapters_pb2, experiments_pb2, inference_pb2])
+def test_go_and_java_need_no_mapping(module: Any) -> None:
+    options = module.DESCRIPTOR.GetOptions()
+    assert options.go_package == "lora-router/router/v1;routerv1"
+    assert (options.java_package, options.java_multiple_files) == ("lorarouter.router.v1", True)
 
 
 def test_format() -> None:
