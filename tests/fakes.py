@@ -191,6 +191,8 @@ class FakeRouter:
         self.requests.append(request)
         if self.error is not None:
             raise self.error
+        if request.routing.adapter in ("base", "adapters/base"):
+            return Decision(None, Reason.EXPLICIT, confidence=1.0)
         if request.routing.adapter:
             info = self.catalog.resolve(*parse_adapter(request.routing.adapter, "routing.adapter"))
             return Decision(info.ref, Reason.EXPLICIT, confidence=1.0)

@@ -11,7 +11,6 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health
-from grpc_reflection.v1alpha import reflection
 
 from router.config import Settings
 from router.engine.base import Engine
@@ -28,6 +27,7 @@ from router.server.load_times import measure_loads
 from router.server.loop_lag import LoopLag
 from router.server.metrics import Metrics
 from router.server.pipeline import Pipeline
+from router.server.reflection import enable_reflection
 from router.server.scrape import ScrapeServer
 from router.server.snapshot import Snapshot
 from router.server.threads import in_daemon_thread
@@ -111,8 +111,7 @@ class ServerApp:
             self.experiments.register(server, self.registry)
         await self.health.register(server)
         if self.settings.reflection:
-            names = (*NAMES[1:], health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
+            enable_reflection((*NAMES[1:], health.SERVICE_NAME), server)
         if self.settings.metrics_listen:
             await self._scrape.start(self.settings.metrics_listen)
             self.metrics_address = self._scrape.address

@@ -34,3 +34,10 @@ async def test_nothing_is_left_behind(server: ServerApp, stubs: SimpleNamespace)
     assert all(info.leases == 0 for info in server.registry.list())
     assert server.lifecycle.in_flight == 0
     assert not server.engine.status().busy
+
+
+async def test_the_base_is_asked_for_by_its_name(stubs: SimpleNamespace) -> None:
+    for name in ("base", "adapters/base"):
+        request = pb.GenerateRequest(input=pb.Input(text="hello"), routing=pb.Routing(adapter=name))
+        decision = (await stubs.inference.Generate(request)).decision
+        assert (decision.adapter, decision.reason) == ("", pb.DECISION_REASON_EXPLICIT)

@@ -37,7 +37,10 @@ async def test_every_method_is_listed(server: ServerApp, tmp_path: Path) -> None
         "grpc.health.v1.Health/Watch",
         "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     }
-    assert set((await curl(server, tmp_path, "", "--list-methods")).split()) == ours | library
+    for version in ("v1", "v1alpha"):
+        arguments = ("--list-methods", "--reflect-protocol", f"grpc-{version}")
+        listed = set((await curl(server, tmp_path, "", *arguments)).split())
+        assert listed == ours | library
 
 
 async def test_an_answer_is_streamed(server: ServerApp, tmp_path: Path) -> None:
@@ -61,6 +64,7 @@ async def test_an_empty_call_gives_json(server: ServerApp, tmp_path: Path) -> No
 
 async def test_it_can_be_switched_off(start_server: Start, connect: Connect) -> None:
     stubs = connect(await start_server(reflection=False))
-    method = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
-    refused = await failure(stubs.channel.stream_stream(method)(iter([b""])))
-    assert refused.code().name == "UNIMPLEMENTED"
+    for version in ("v1", "v1alpha"):
+        method = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+        refused = await failure(stubs.channel.stream_stream(method)(iter([b""])))
+        assert refused.code().name == "UNIMPLEMENTED"

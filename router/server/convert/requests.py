@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from router.errors import Findings
 from router.judging import REFERENCE
-from router.names import ADAPTER_FORM, split_adapter
+from router.names import ADAPTER_FORM, BASE, split_adapter
 from router.server.convert.sampling import sampling_of
 from router.types import Request, Role, RoutingHints, Turn
 from router.v1 import inference_pb2 as pb
@@ -101,7 +101,7 @@ def _turn(message: pb.ChatMessage, index: int, found: Findings) -> Turn:
 
 
 def _hints(message: pb.Routing, found: Findings) -> RoutingHints:
-    if message.adapter and split_adapter(message.adapter) is None:
+    if message.adapter not in ("", BASE) and split_adapter(message.adapter) is None:
         found.add("routing.adapter", f"must be {ADAPTER_FORM}")
     return RoutingHints(
         adapter=message.adapter,

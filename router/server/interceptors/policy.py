@@ -30,6 +30,7 @@ METHODS = {
     "/router.v1.AdapterService/WatchAdapters": ADMIN_WATCH,
     "/router.v1.ExperimentService/RecordOutcomes": ADMIN_WATCH,
     "/grpc.health.v1.Health/Watch": OTHER_WATCH,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": OTHER_WATCH,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": OTHER_WATCH,
 }
 
