@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STUBS := router/v1
+WORKERS ?= -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-fast check format proto bench bench-peers clean
+.PHONY: help install demo serve test test-fast test-long check format proto bench bench-peers clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,11 +25,15 @@ demo: $(STAMP) ## fetch the base, serve it with the adapters here, send real req
 serve: $(STAMP) ## serve the default base with ./adapters and ./plugins
 	$(BIN)/lora-router serve
 
-test: $(STAMP) ## all tests, those on the real base included
-	$(BIN)/python -m pytest
+test: $(STAMP) ## all tests but the long ones, those on the real base included
+	$(BIN)/python -m pytest $(WORKERS) -m 'not long and not alone'
+	$(BIN)/python -m pytest -m 'alone and not long'
 
 test-fast: $(STAMP) ## the tests that need no model
-	$(BIN)/python -m pytest -m 'not slow and not interop and not gpu and not cluster'
+	$(BIN)/python -m pytest $(WORKERS) -m 'not long and not slow and not interop and not gpu and not cluster'
+
+test-long: $(STAMP) ## what a release needs, too: rehearsals in full, many kills
+	$(BIN)/python -m pytest -m long
 
 check: $(STAMP) ## format, lint, types, import rules, proto lint, stub freshness
 	$(BIN)/ruff format --check .

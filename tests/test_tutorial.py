@@ -103,6 +103,7 @@ def test_five_commands_stand_under_five_numbered_headings() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_commands_lead_from_the_csv_to_answers(terminal: Terminal) -> None:
     shutil.copy(ROOT / "examples" / "tutorial" / "packages.csv", terminal.folder)

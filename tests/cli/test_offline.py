@@ -50,6 +50,7 @@ def test_it_serves_where_only_loopback_exists(tmp_path):
     assert out == "asked 0 stopped 0\n"
 
 
+@pytest.mark.long  # every call of the process is traced; the test above shows that none is needed
 def test_it_opens_no_outgoing_connection(tmp_path):
     if shutil.which("strace") is None:
         pytest.skip("no strace here")

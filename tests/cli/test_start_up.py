@@ -39,6 +39,7 @@ def test_help_imports_nothing_heavy(slow_plugin, arguments):
     assert not loaded & HEAVY
 
 
+@pytest.mark.alone
 def test_help_takes_a_small_multiple_of_an_empty_python(slow_plugin):
     def median(*arguments):
         taken = []

@@ -29,7 +29,7 @@ FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter.toml")
 OLD, NEW = AdapterRef("medical", "1.0.0"), AdapterRef("medical", "1.1.0")
 EQUAL, CANARY = 0.5, 0.1
 USERS = {EQUAL: 320, CANARY: 900}
-WINDOW = 15.0  # seconds; outcomes come right after the answers
+WINDOW = 6.0  # seconds; outcomes come right after the answers
 IN_FLIGHT = 16
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -23,16 +23,18 @@ class Slow(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.go, self.sizes = threading.Event(), []
+        self.go, self.begun, self.sizes = threading.Event(), threading.Event(), []
         self.go.set()
         self.create(experiment())
 
     def record(self, outcomes):
+        self.begun.set()
         self.go.wait(5)
         self.sizes.append(len(outcomes))
         return super().record(outcomes)
 
     def expose(self, exposures):
+        self.begun.set()
         self.go.wait(5)
         super().expose(exposures)
 
@@ -75,9 +77,11 @@ async def test_nothing_to_record(recorder):
 
 async def test_callers_share_transactions_and_each_gets_its_own(recorder, store):
     recorder.expose(exposure(7))
+    await recorder.flush()
+    store.begun.clear()
     store.go.clear()
     first = asyncio.create_task(recorder.record([outcome(7)]))
-    await asyncio.sleep(0.1)
+    assert await asyncio.to_thread(store.begun.wait, 5)
     others = [asyncio.create_task(recorder.record([outcome(n), outcome(7, key="other")])) for n in range(50)]
     await asyncio.sleep(0)
     store.go.set()
@@ -197,7 +201,7 @@ async def test_what_the_store_refuses_is_lost_alone(recorder, store, monkeypatch
     monkeypatch.setattr(Slow, "record", picky)
     store.go.clear()
     recorder.expose(exposure(1))  # holds the writer, so that the next ones are one batch
-    await asyncio.sleep(0.1)
+    assert await asyncio.to_thread(store.begun.wait, 5)
     good = asyncio.create_task(recorder.record([outcome(1)]))
     bad = asyncio.create_task(recorder.record([outcome(2, value=-1.0)]))
     recorder.observe([outcome(3, value=-1.0)])
