@@ -167,3 +167,12 @@ def test_plans_that_promise_nothing_are_refused(change, field):
     with pytest.raises(InvalidRequest) as caught:
         Plan(**change)
     assert caught.value.violations[0].field == field
+
+
+@pytest.mark.parametrize("metric", [SCORE, CAPPED])
+def test_a_constant_is_told_as_one(metric):
+    same = Moments.of([1.0] * 900)
+    found = compare(metric, same, same, PLAN)
+    assert found.p == 1
+    assert (found.waiting.rule, found.waiting.units) == ("constant", None)
+    assert "same value for every unit" in found.waiting.told
