@@ -80,10 +80,15 @@ def secondary(source: Source, arm: str) -> tuple[Measured, ...]:
 
 def _compared(source: Source, arm: str, spec: MetricSpec, plan: Plan) -> Measured | None:
     metric = metric_of(spec)
-    both = [total_moments(source.deciding, a, metric) for a in (source.design.control, arm)]
-    if min(moments.n for moments in both) < 2:
+    control, treatment = (total_moments(source.deciding, a, metric) for a in (source.design.control, arm))
+    return _measured(metric, control, treatment, plan)
+
+
+def _measured(metric: Metric, control: Moments, treatment: Moments, plan: Plan) -> Measured | None:
+    """A comparison, once both arms have two units."""
+    if min(control.n, treatment.n) < 2:
         return None
-    return measured_of(compare(metric, both[0], both[1], plan), metric, plan)
+    return measured_of(compare(metric, control, treatment, plan), metric, plan)
 
 
 def unadjusted(source: Source, arm: str) -> Measured | None:
@@ -92,13 +97,10 @@ def unadjusted(source: Source, arm: str) -> Measured | None:
     if not design.primary.covariate:
         return None
     plain = replace(design.primary, covariate=False)
-    both = [
+    control, treatment = (
         total_moments(source.deciding, a, design.primary).only(plain.columns) for a in (design.control, arm)
-    ]
-    if min(moments.n for moments in both) < 2:
-        return None
-    plan = design.plan_for(arm)
-    return measured_of(compare(plain, both[0], both[1], plan), plain, plan)
+    )
+    return _measured(plain, control, treatment, design.plan_for(arm))
 
 
 def everyone(source: Source, arm: str) -> Measured | None:
@@ -107,10 +109,7 @@ def everyone(source: Source, arm: str) -> Measured | None:
         return None
     design = source.design
     control, treatment = (total_moments(source.mature, a, design.primary) for a in (design.control, arm))
-    if min(control.n, treatment.n) < 2:
-        return None
-    plan = design.plan_for(arm)
-    return measured_of(compare(design.primary, control, treatment, plan), design.primary, plan)
+    return _measured(design.primary, control, treatment, design.plan_for(arm))
 
 
 def at_equal_length(source: Source, arm: str) -> Length | None:

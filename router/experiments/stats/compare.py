@@ -243,7 +243,12 @@ class Arms:
         if not self.counted:
             yield self._no_tail()
 
-    @property
+    @cached_property
+    def _bound(self) -> Array:
+        """The |z| from which on the asymptotic sequence rules a line out."""
+        return sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level)
+
+    @cached_property
     def ready(self) -> NDArray[np.bool_]:
         """Whether the asymptotic sequence may be used."""
         met = np.ones(np.shape(self.n), bool)
@@ -359,8 +364,7 @@ class Arms:
         if self.counted:
             low, high = sequences.outermost(self._beyond_offset, value, sequences.both_ends(value))
             return low, high
-        bound = sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level)
-        half = np.where(self.ready, bound * np.sqrt(self.variance()), np.inf)
+        half = np.where(self.ready, self._bound * np.sqrt(self.variance()), np.inf)
         if not self.has_exact:
             return value - half, value + half
         least, most = self.metric.range
@@ -373,8 +377,7 @@ class Arms:
 
     def _beyond(self, line: sequences.Against) -> Array:
         """Evidence of two rates against a line, less what rules it out: negative inside the interval."""
-        bound = sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level)
-        apart = np.where(self._ready_against(line), np.sqrt(2 * line.lost) - bound, -1.0)
+        apart = np.where(self._ready_against(line), np.sqrt(2 * line.lost) - self._bound, -1.0)
         return np.maximum(self.rates.exact(line) + math.log(self.plan.alpha * self.plan.exact_share), apart)
 
     def relative_bounds(self) -> tuple[Array, Array]:
@@ -398,12 +401,11 @@ class Arms:
 
     def _relative_values(self) -> tuple[Array, Array]:
         """All r for which treatment = (1 + r) control is not ruled out (Fieller 1954), by either variance."""
-        bound = sequences.two_sided_bound(self.plan.gain(self.n, self.level), self.level)
         c, t = (np.asarray(e.value, np.float64) for e in self.estimates)
         lows, highs = [], []
         for v, w in self.variances:
-            a = c * c - bound**2 * v
-            root = np.sqrt(np.maximum(0.0, (c * t) ** 2 - a * (t * t - bound**2 * w)))
+            a = c * c - self._bound**2 * v
+            root = np.sqrt(np.maximum(0.0, (c * t) ** 2 - a * (t * t - self._bound**2 * w)))
             with np.errstate(divide="ignore", invalid="ignore"):
                 lows.append(np.where(a > 0, (c * t - root) / a - 1, -np.inf))
                 highs.append(np.where(a > 0, (c * t + root) / a - 1, np.inf))
@@ -414,7 +416,12 @@ def compare(
     metric: Metric, control: Moments, treatment: Moments, plan: Plan, line: Line = EQUAL
 ) -> Comparison:
     """The comparison at this look. Raises InvalidRequest if the sums cannot be of this metric."""
-    arms = Arms(metric, control, treatment, plan)
+    return compared(Arms(metric, control, treatment, plan), line)
+
+
+def compared(arms: Arms, line: Line = EQUAL) -> Comparison:
+    """The same of arms that are asked more than this."""
+    metric, control, treatment = arms.metric, arms.control, arms.treatment
     first, second = arms.estimates
     interval = Span(*(float(end) for end in arms.bounds()))
     waiting = next((say() for met, say in arms.needs() if not bool(met)), None)

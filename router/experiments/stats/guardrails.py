@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from router.experiments.stats.compare import Arms, Comparison, Plan, compare, p_of
+from router.experiments.stats.compare import Arms, Comparison, Plan, compared, p_of
 from router.experiments.stats.moments import Metric, Moments, invalid
 from router.experiments.stats.sequences import Line
 
@@ -70,4 +70,4 @@ def guard(guardrail: Guardrail, control: Moments, treatment: Moments, plan: Plan
         state = State.BEYOND
     elif within <= plan.alpha:
         state = State.WITHIN
-    return Guarded(guardrail, compare(metric, control, treatment, plan), beyond, within, state)
+    return Guarded(guardrail, compared(arms), beyond, within, state)
