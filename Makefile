@@ -30,7 +30,8 @@ test: $(STAMP) ## all tests but the long ones, those on the real base included
 	$(BIN)/python -m pytest -m 'alone and not long'
 
 test-fast: $(STAMP) ## the tests that need no model
-	$(BIN)/python -m pytest $(WORKERS) -m 'not long and not slow and not interop and not gpu and not cluster'
+	$(BIN)/python -m pytest $(WORKERS) -m 'not long and not alone and not slow and not interop and not gpu and not cluster'
+	$(BIN)/python -m pytest -m 'alone and not long and not slow'
 
 test-long: $(STAMP) ## what a release needs, too: rehearsals in full, many kills
 	$(BIN)/python -m pytest -m long
