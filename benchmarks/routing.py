@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import table, write
+from router.classifiers.regression import read_background
 from router.errors import AdapterNotFound
 from router.plugins import PluginHost
 from router.routing.router import Router
-from router.routing.texts import read_background
 from router.types import AdapterInfo, AdapterProfile, AdapterRef, AdapterState, Request, Turn
 
 ROOT = Path(__file__).parents[1]

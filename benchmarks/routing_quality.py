@@ -20,14 +20,11 @@ import numpy as np
 from benchmarks.peer_semantic_router import Answers, ask, environment, installed
 from benchmarks.report import write
 from benchmarks.routing import ROOT, adapters, quantile
-from router.calibration.errors import CalibrationError
-from router.calibration.metrics import coverage_at, macro_f1, risk_coverage
-from router.calibration.rows import Row, read_rows
+from router.calibration.evaluation import coverage_at, macro_f1, risk_coverage
+from router.calibration.rows import CalibrationError, Row, read_rows
+from router.classifiers.contract import Classifier, answers, axes_of
 from router.plugins import PluginHost
-from router.routing.axes import axes_of
-from router.routing.classifier import Classifier
 from router.routing.policy import Policy
-from router.routing.scores import answers
 from router.types import AdapterProfile, Request, Turn, Vote
 
 CLASSIFIERS = "keywords,linear,embedding"

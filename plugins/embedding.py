@@ -13,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from router import hookimpl
+from router.classifiers.regression import Regression, digest_of, ends, fit, lessons, parts
 from router.routing import Classifier, Scores
-from router.routing.lessons import lessons
-from router.routing.regression import Regression, fit
-from router.routing.segments import parts
-from router.routing.texts import digest_of, ends
 from router.types import AdapterProfile, Request
 
 BACKGROUND = Path(__file__).with_name("background.txt")

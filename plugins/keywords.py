@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from router import hookimpl
+from router.classifiers.regression import parts, words
 from router.routing import Classifier, Scores
-from router.routing.segments import parts
-from router.routing.texts import words
 from router.types import AdapterProfile, Request
 
 WORD_WEIGHT = 0.4  # one word alone convinces nobody

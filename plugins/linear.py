@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from router import hookimpl
+from router.classifiers.regression import Regression, digest_of, fit, lessons
 from router.routing import Classifier, Scores
-from router.routing.lessons import lessons
-from router.routing.regression import Regression, fit
-from router.routing.texts import digest_of
 from router.types import AdapterProfile, Request
 
 BACKGROUND = Path(__file__).with_name("background.txt")

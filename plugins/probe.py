@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 from router import hookimpl
+from router.classifiers.regression import Lessons, digest_of, ends, fit_dual, lessons, product, softmax
 from router.routing import BaseModel, Classifier, Scores
-from router.routing.lessons import Lessons, lessons
-from router.routing.softmax import fit_dual, product, softmax
-from router.routing.texts import digest_of, ends
 from router.types import AdapterProfile, Request
 
 BACKGROUND = Path(__file__).with_name("background.txt")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 import pluggy
 
 if TYPE_CHECKING:
+    from router.classifiers.contract import Classifier
     from router.judging import Judge
-    from router.routing.classifier import Classifier
 
 NAME = "lora_router"
 hookspec = pluggy.HookspecMarker(NAME)

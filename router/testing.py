@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from router.classifiers.contract import Classifier
+from router.classifiers.registration import Registrar
 from router.judging import Judge
 from router.plugins import judges as judge_trial
 from router.plugins import trial
 from router.plugins.judges import JudgeRegistrar
-from router.plugins.registration import Registrar
-from router.plugins.samples import ADAPTERS
-from router.plugins.stand_in import StandInBase
-from router.routing.classifier import Classifier
+from router.plugins.trial import ADAPTERS, StandInBase
 
 __all__ = ["ClassifierContract", "JudgeContract"]
 

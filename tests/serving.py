@@ -5,7 +5,7 @@ import os
 import sys
 from contextlib import asynccontextmanager
 
-from router.cli.demo_server import free_address
+from router.cli.demo import free_address
 
 
 @asynccontextmanager

@@ -12,8 +12,8 @@ import typer.main
 
 from router import errors, hookspecs
 from router.cli.main import app
-from router.client.options import SAMPLING, GenerateOptions
 from router.client.sync import Adapters, Client
+from router.client.values import SAMPLING, GenerateOptions
 from router.config import Settings
 from router.errors import RouterError
 from router.experiments.client import Experiments

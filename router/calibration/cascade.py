@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from router.calibration.arrays import Array
-from router.calibration.ballots import Ballot
-from router.calibration.choice import choose
-from router.calibration.evidence import Scaler
-from router.calibration.model import Stage, weigh
-from router.routing.axes import Axes, Axis
+from router.calibration.model import Scaler, Stage, choose, weigh
+from router.calibration.rows import Ballot
+from router.classifiers.contract import Axes, Axis
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from router.calibration.binding import Binding
-from router.calibration.errors import CalibrationError
-from router.calibration.evidence import Scaler
-from router.calibration.model import Calibration, Stage
-from router.routing.axes import Axes
+from router.calibration.model import Binding, Calibration, Scaler, Stage
+from router.calibration.rows import CalibrationError
+from router.classifiers.contract import Axes
 
 FORMAT = 1
 NAME = "calibration.json"

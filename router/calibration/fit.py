@@ -6,18 +6,43 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
-from router.calibration.ballots import Ballot, check
-from router.calibration.binding import Binding
+from router.calibration.arrays import Array
 from router.calibration.cascade import Run, join, run
-from router.calibration.certify import certify
-from router.calibration.errors import CalibrationError
-from router.calibration.fit_stages import fit_scaler, fit_stage, shares
-from router.calibration.fit_stops import fit_stops
-from router.calibration.goal import Goal, enough
-from router.calibration.model import NEVER, Calibration
-from router.calibration.report import held_out
-from router.calibration.rows import deal, split
-from router.routing.axes import Axes, Axis
+from router.calibration.certify import THRESHOLDS, Goal, certify, enough
+from router.calibration.evaluation import held_out
+from router.calibration.model import NEVER, Binding, Calibration
+from router.calibration.rows import Ballot, CalibrationError, check, deal, split
+from router.calibration.stages import fit_scaler, fit_stage, shares
+from router.classifiers.contract import Axes, Axis
+
+# From which confidence a stage need not ask the next classifier.
+
+
+SHARE = 0.5  # of the target error is what an early stop may cost
+
+
+def fit_stops(fitting: Run, goal: Goal) -> tuple[float, ...]:
+    """One for each stage; the last never needs it.
+
+    The lowest confidence at which, on the rows for fitting, those that stop err clearly less than the target
+    and those added last do, too. Whether it was well chosen is not believed but tested: the proof of the
+    threshold is over the cascade with its stops.
+    """
+    stages = fitting.confidence.shape[1]
+    return (*(_stop(fitting.confidence[:, j], fitting.right[:, j], goal) for j in range(stages - 1)), NEVER)
+
+
+def _stop(sure: Array, right: Array, goal: Goal) -> float:
+    found = NEVER
+    for threshold in THRESHOLDS:
+        stopped = sure >= threshold
+        wrong = int((stopped & ~right).sum())
+        if (wrong + 0.5) / (int(stopped.sum()) + 1) <= SHARE * goal.target:
+            found = threshold
+        elif wrong:
+            break
+    return found
+
 
 FIT_SHARE = 1 / 3  # of the rows; the rest proves the thresholds
 FOLDS = 5

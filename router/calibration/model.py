@@ -2,15 +2,131 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from router.calibration.binding import Binding
-from router.calibration.evidence import Scaler, log_odds, logistic, softmax
-from router.routing.axes import Axes, Axis
-from router.types import Vote
+from router.classifiers.contract import Axes, Axis
+from router.types import AdapterProfile, Vote
+
+# What a calibration was fitted for: adapters, classifiers and base, by hash.
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """`adapters`: name to digest of what routing knows of it. `classifiers`: name to digest of its
+    fingerprint, in the order in which they are asked. `versions` of adapters and classifiers are for people:
+    a new version with the same routing text routes alike."""
+
+    adapters: Mapping[str, str]
+    classifiers: Mapping[str, str]
+    base: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def digest_of(profile: AdapterProfile) -> str:
+    """sha256 over all that classifiers may read of an adapter."""
+    said = [
+        profile.name,
+        profile.domain,
+        profile.task,
+        profile.description,
+        profile.examples,
+        profile.negative_examples,
+        profile.keywords,
+    ]
+    return hashlib.sha256(json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def bind(profiles: Iterable[AdapterProfile], fingerprints: Mapping[str, str], base: str = "") -> Binding:
+    """The binding of a set; `fingerprints` by classifier, in order of asking."""
+    found = tuple(profiles)
+    return Binding(
+        adapters={p.name: digest_of(p) for p in sorted(found, key=lambda p: p.name)},
+        classifiers={n: hashlib.sha256(text.encode()).hexdigest() for n, text in fingerprints.items()},
+        base=base,
+        versions={p.name: p.version for p in sorted(found, key=lambda p: p.name)},
+    )
+
+
+def differences(fitted: Binding, present: Binding) -> tuple[str, ...]:
+    """What is not as it was, for people; empty if all is."""
+    found = [
+        *_compare("adapter", fitted.adapters, present.adapters),
+        *_compare("classifier", fitted.classifiers, present.classifiers),
+    ]
+    if not found and list(fitted.classifiers) != list(present.classifiers):
+        found.append("classifiers are asked in another order")
+    if fitted.base and present.base and fitted.base != present.base:
+        found.append(f"the base is {present.base}, not {fitted.base}")
+    return tuple(found)
+
+
+def _compare(what: str, fitted: Mapping[str, str], present: Mapping[str, str]) -> Iterable[str]:
+    for name in sorted(fitted.keys() | present.keys()):
+        if name not in fitted:
+            yield f"{what} {name} is new"
+        elif name not in present:
+            yield f"{what} {name} is gone"
+        elif fitted[name] != present[name]:
+            yield f"{what} {name} changed"
+
+
+# A classifier's confidences as log chances of the adapters and of "none of them".
+
+
+FLOOR = 1e-4  # no classifier is surer than this that something is not so
+LONGEST = 7.0  # bound of a log-odds, in nats
+
+
+def log_chances(confidences: Mapping[str, float], names: Sequence[str]) -> list[float]:
+    """[names + 1] natural logarithms; the last is "none of them".
+
+    Confidences that sum below 1 leave the rest to none. Where they sum to more they are read as
+    independent: none is the chance that all of them are wrong.
+    """
+    chances = [min(max(confidences.get(name, 0.0), 0.0), 1.0) for name in names]
+    total = math.fsum(chances)
+    none = 1.0 - total if total <= 1.0 else math.prod(1.0 - c for c in chances)
+    return [math.log(max(c, FLOOR)) for c in (*chances, none)]
+
+
+def softmax(logits: Sequence[float]) -> list[float]:
+    """Chances that sum to 1."""
+    top = max(logits)
+    powers = [math.exp(value - top) for value in logits]
+    total = math.fsum(powers)
+    return [power / total for power in powers]
+
+
+def log_odds(chance: float) -> float:
+    """log(p / (1 - p)), bounded."""
+    edge = math.exp(-LONGEST)
+    kept = min(max(chance, edge), 1 - edge)
+    return math.log(kept / (1 - kept))
+
+
+def logistic(odds: float) -> float:
+    """The chance of a log-odds."""
+    return 1 / (1 + math.exp(-odds)) if odds >= 0 else math.exp(odds) / (1 + math.exp(odds))
+
+
+@dataclass(frozen=True, slots=True)
+class Scaler:
+    """Temperature scaling (Guo et al., 2017) of one classifier, with a bias for "none"."""
+
+    temperature: float = 1.0
+    none: float = 0.0
+
+    def chances(self, confidences: Mapping[str, float], names: Sequence[str]) -> list[float]:
+        """[names + 1] calibrated chances; the last is none."""
+        logits = [value / self.temperature for value in log_chances(confidences, names)]
+        logits[-1] += self.none
+        return softmax(logits)
+
 
 NEVER = 1.01  # a confidence that nobody has
 
@@ -104,3 +220,24 @@ def weigh(
     *chances, none = softmax(logits)
     novelty = logistic(strange) if stage.novelty else none
     return Opinion(dict(zip(names, chances, strict=True)), none, novelty)
+
+
+# Whom an opinion on one request is for: all that routing needs of a cascade, without arrays.
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Whom an opinion is for, and the confidence of that; the one that yields lends its chance."""
+
+    adapter: str
+    confidence: float
+
+
+def choose(opinion: Opinion, axes: Axes, kinds: Mapping[str, Axis], among: Sequence[str]) -> Choice | None:
+    """The adapter that the opinion and the policy of axes come to, of those `among`."""
+    chances = {name: opinion.chances[name] for name in among if name in opinion.chances}
+    preference = axes.prefer(chances, kinds)
+    if preference is None:
+        return None
+    confidence = chances[preference.winner] + chances.get(preference.over, 0.0)
+    return Choice(preference.winner, min(confidence, 1.0))

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.calibration.errors import CalibrationError
+from router.errors import ConfigError
+from router.types import Vote
+
+# What can be wrong with rows to calibrate on, or with a calibration file.
+
+
+class CalibrationError(ConfigError):
+    """The rows, the votes or the file cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +108,35 @@ def _shuffled(rows: Sequence[Row]) -> list[list[int]]:
         return hashlib.sha256(rows[i].text.encode("utf-8", "surrogatepass")).digest()
 
     return [sorted(group, key=key) for _, group in sorted(groups.items())]
+
+
+# Rows with the votes of all classifiers on them.
+
+
+MOST_LOST = 0.05  # share of votes that may be lost
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One row, and one vote of each classifier in the order in which they are asked."""
+
+    row: Row
+    votes: tuple[Vote, ...]
+
+
+def check(ballots: Sequence[Ballot], classifiers: Sequence[str]) -> None:
+    """Raises CalibrationError where votes are missing, lost too often, or not numbers in [0, 1]."""
+    if not classifiers:
+        raise CalibrationError("no classifier votes: `lora-router plugins doctor` says why")
+    for place, name in enumerate(classifiers):
+        votes = [ballot.votes[place] for ballot in ballots]
+        for vote in votes:
+            bad = [s for s in vote.scores.values() if not math.isfinite(s) or not 0 <= s <= 1]
+            if bad:
+                raise CalibrationError(f"classifier {name} scored {bad[0]}: a confidence lies in 0 to 1")
+        lost = [vote.error for vote in votes if vote.error]
+        if len(lost) > MOST_LOST * len(votes):
+            raise CalibrationError(
+                f"classifier {name} lost {len(lost)} of {len(votes)} votes ({lost[0]}): repair it first, "
+                "`lora-router plugins doctor` says more, or leave it out with LORA_ROUTER_LOAD_PLUGINS"
+            )

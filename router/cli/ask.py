@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli import flags, prompts
+from router.cli import connect, flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,17 +27,17 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer: no 
 
 
 def ask(
-    prompt: prompts.Words = None,
-    adapter: prompts.Adapter = "",
-    domain: prompts.Domain = "",
-    task: prompts.Task = "",
-    system: prompts.System = "",
+    prompt: connect.Words = None,
+    adapter: connect.Adapter = "",
+    domain: connect.Domain = "",
+    task: connect.Task = "",
+    system: connect.System = "",
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
     stop: Stop = None,
     unit: Unit = "",
-    raw: prompts.Raw = False,
+    raw: connect.Raw = False,
     quiet: Quiet = False,
     server: flags.Server = "",
     timeout: flags.Timeout = 120.0,
@@ -64,7 +64,7 @@ def ask(
     }
     said |= {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop, "raw": raw}
     options: Any = {name: value for name, value in said.items() if _is_said(value)}
-    text = prompts.read_prompt(prompt)
+    text = connect.read_prompt(prompt)
     with connected(server, timeout) as client:
         if json:
             _print_whole(client, text, options)
@@ -83,7 +83,7 @@ def _print_whole(client: Client, text: str, options: Any) -> None:
 
 
 def _print_stream(events: Iterable[Event], quiet: bool) -> None:
-    from router.cli.describe import decision_line, usage_line
+    from router.cli.connect import decision_line, usage_line
     from router.cli.output import clean
     from router.client import Delta, Started
 

@@ -81,8 +81,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 def digest(folder: Path, name: str, tensors: dict[str, Tensor]) -> str:
     """As the engine's `base_digest`: from the bytes where they are bfloat16, else by loading the model."""
     if any(tensor.dtype != "BF16" for tensor in tensors.values()):
-        from router.engine.digest import base_digest
-        from router.engine.model.loader import load_model
+        from router.engine.model.loader import base_digest, load_model
 
         return base_digest(load_model(folder, name).model)
     total = hashlib.sha256()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from router.cli.errors import CliError
+from router.cli.command import CliError
 
 ROOT = Path(__file__).resolve().parents[2]
 

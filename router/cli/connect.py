@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
-from router.cli.errors import FAILED, MISUSED, CliError
+import typer
+
+from router.cli import units
+from router.cli.command import FAILED, MISUSED, CliError
+from router.types import Decision, Override, Reason, Usage
 
 if TYPE_CHECKING:
     from router.client import Client, ClientError
@@ -62,3 +68,85 @@ def connected(server: str, timeout: float) -> Iterator[Client]:
             yield client
         except ClientError as error:
             raise explain_call(error, target) from error
+
+
+# The prompt of `ask` and `route`: words, or stdin.
+
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PROMPT", help="The request; - reads it from stdin.", show_default=False),
+]
+Adapter = Annotated[
+    str, typer.Option("--adapter", "-a", metavar="NAME[@VERSION]", help="Pin the adapter; base: none.")
+]
+Domain = Annotated[str, typer.Option("--domain", metavar="DOMAIN", help="Only adapters of this domain.")]
+Task = Annotated[str, typer.Option("--task", metavar="TASK", help="Only adapters for this task.")]
+System = Annotated[
+    str, typer.Option("--system", metavar="TEXT", help="Replace the adapter's own system text.")
+]
+Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no template.")]
+
+
+def read_prompt(words: list[str] | None) -> str:
+    """Whole and uncut; bytes that are no UTF-8 are refused."""
+    if words and words != ["-"]:
+        return " ".join(words)
+    if not words and sys.stdin.isatty():
+        raise CliError('say what to ask: lora-router ask "...", or - to read it from stdin', MISUSED)
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CliError(
+            f"stdin is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}", MISUSED
+        ) from None
+    if not text.strip():
+        raise CliError("stdin is empty: nothing to ask", MISUSED)
+    return text
+
+
+# Decisions and usage in one line each.
+
+
+FITTED = "fitted"  # Decision.calibration, where the calibration is for the present set
+
+
+def decision_line(decision: Decision) -> str:
+    """`medical@1.2.0  confidence 0.93  by linear  (classified)`."""
+    if decision.adapter is not None:
+        parts = [str(decision.adapter)]
+        if decision.classifier:
+            parts += _sure(decision)
+        return "  ".join([*parts, f"({decision.reason.value})"])
+    if decision.reason is Reason.ABSTAINED:
+        best = f"best {decision.confidence:.2f}, " if decision.confidence else ""
+        return f"base  (abstained: {best}needed {decision.threshold:.2f})"
+    if decision.reason is Reason.UNFAMILIAR:
+        return f"base  (unfamiliar: best {decision.confidence:.2f}, but unlike the adapters' examples)"
+    return f"base  ({decision.reason.value})"
+
+
+def _sure(decision: Decision) -> list[str]:
+    """A calibration weighs all votes up to the one that settled it: the number is not that one's own."""
+    if decision.calibration == FITTED:
+        return [f"confidence {decision.confidence:.2f} of all votes up to {decision.classifier}, calibrated"]
+    return [f"confidence {decision.confidence:.2f}", f"by {decision.classifier}"]
+
+
+def usage_line(usage: Usage, finish: str) -> str:
+    """`stop  87 + 45 tokens (64 cached)  first after 120 ms  38.1 tokens/s`."""
+    cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
+    parts = [finish, f"{usage.prompt_tokens} + {usage.completion_tokens} tokens{cached}"]
+    if usage.time_to_first_token:
+        parts.append(f"first after {units.duration(usage.time_to_first_token)}")
+    decoding = usage.total_time - usage.time_to_first_token
+    if usage.completion_tokens > 1 and decoding > 0:
+        parts.append(f"{(usage.completion_tokens - 1) / decoding:.1f} tokens/s")
+    return "  ".join(parts)
+
+
+def override_line(override: Override) -> str:
+    """`by 127.0.0.1 at 2026-11-25 14:02 UTC, "measured by hand"; the gate had said: no report.json`."""
+    when = datetime.fromtimestamp(override.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    reason = f', "{override.reason}"' if override.reason else ", no reason given"
+    return f"by {override.by} at {when}{reason}; the gate had said: {override.finding}"

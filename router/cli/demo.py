@@ -6,20 +6,156 @@ Nothing is pinned: routing decides where each request goes, and the table shows 
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from router.cli import units
-from router.cli.demo_prompts import requests_for
-from router.cli.demo_server import DemoServer, demo_server
-from router.cli.errors import INTERRUPTED, CliError, report
+from router.cli.command import INTERRUPTED, CliError, report
 from router.types import Decision
 
 if TYPE_CHECKING:
     from router.client import AsyncClient
+
+# What the demonstration asks. None of it is in the adapters' training data (a test compares).
+
+
+# Adapter name -> requests that should find it on their own.
+PROMPTS: dict[str, tuple[str, ...]] = {
+    "medical": (
+        'Which ICD-10-CM chapter does "Beard ringworm" belong to?',
+        'Which ICD-10-CM chapter does this diagnosis belong to: "Stone in the left kidney"?',
+    ),
+    "translation": (
+        "Translate to French: high-level FTP client library for Python",
+        "Translate to French: small and fast editor for configuration files",
+    ),
+    "legal": (
+        "Which licence does this notice grant (SPDX identifier), and of what kind is it?\n\n"
+        "You may use and share this program under version 3 of the GNU Affero General Public License only.",
+    ),
+    "financial": (
+        'Where is the line item "Interest Owed On Customer Savings" reported? '
+        "Give the financial statement and its section.",
+    ),
+    "qa": (
+        "Answer the question from the passage.\n\n"
+        "Passage: The lighthouse on the northern cape was lit in 1871 and automated in 1988; its last "
+        "keeper, Ruth Olsen, stayed on as a guide.\n\n"
+        "Question: When was the lighthouse automated?",
+    ),
+    "summarization": (
+        "Summarize this software description in one short line.\n\n"
+        "This tool watches a folder of photographs, finds pictures that show the same scene, and proposes "
+        "which ones to delete. It runs in a terminal and never deletes a file without asking.",
+    ),
+    "code": (
+        "Write a SQLite query with ? for values.\nTables: ships(ship_id, name, harbour, built_year)\n"
+        "Question: How many ships were built after a given year?",
+    ),
+}
+BASE = ("Write two lines of verse about rain.", "Suggest a name for a grey cat.")
+PINNED = "What are you a specialist in?"  # for an adapter that the table does not know
+
+
+def requests_for(names: list[str]) -> list[tuple[str, str, bool]]:
+    """(expected adapter or empty for the base, prompt, whether it must be pinned) for these adapters."""
+    found = [(name, prompt, False) for name in names for prompt in PROMPTS.get(name, ())]
+    found += [(name, PINNED, True) for name in names if name not in PROMPTS]
+    return found + [("", prompt, False) for prompt in BASE]
+
+
+# A server as a subprocess on a free port of this machine, for the demonstration.
+
+
+START_SECONDS = 300.0
+STOP_SECONDS = 40.0
+LOG_LINES = 20
+
+
+class DemoServer:
+    """The running server: `address` for calls, `metric` for its numbers."""
+
+    def __init__(self, process: subprocess.Popen[bytes], address: str, metrics: str, log: IO[bytes]) -> None:
+        self.process, self.address, self.metrics, self._log = process, address, metrics, log
+
+    def failure(self, text: str) -> CliError:
+        """An error to raise, after the last lines that the server wrote were shown."""
+        lines = Path(self._log.name).read_text(encoding="utf-8", errors="replace").splitlines()
+        print("\n".join(lines[-LOG_LINES:]), file=sys.stderr)
+        return CliError(f"{text}; its last lines are above")
+
+    def metric(self, name: str) -> float:
+        """One number without labels from its metrics."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://{self.metrics}/metrics", timeout=5) as answer:
+            found = re.search(rf"^{name} (\S+)$", answer.read().decode(), re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def wait_until_serving(self) -> None:
+        """Ask its health until it serves."""
+        import grpc
+        from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+        from router.client.channel import channel_options
+
+        end = time.monotonic() + START_SECONDS
+        with grpc.insecure_channel(self.address, options=channel_options(self.address)) as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check
+            while time.monotonic() < end:
+                if self.process.poll() is not None:
+                    raise self.failure(f"the server ended with code {self.process.returncode}")
+                try:
+                    if check(health_pb2.HealthCheckRequest(), timeout=2).status == 1:
+                        return
+                except grpc.RpcError:
+                    pass  # not listening yet
+                time.sleep(0.1)
+        raise self.failure(f"the server did not serve within {START_SECONDS:.0f} s")
+
+    def stop(self) -> None:
+        """SIGTERM, and the exit code must be 0."""
+        self.process.terminate()
+        try:
+            code = self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise self.failure(f"the server did not stop within {STOP_SECONDS:.0f} s") from None
+        if code != 0:
+            raise self.failure(f"the server ended with code {code}")
+
+
+def free_address() -> str:
+    """A port of this machine that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@contextmanager
+def demo_server(arguments: Sequence[str] = ()) -> Iterator[DemoServer]:
+    """`lora-router serve` with its output in a temporary file; killed if it is still there at the end."""
+    address, metrics = free_address(), free_address()
+    command = [sys.executable, "-m", "router.cli", "serve", "--listen", address, "--metrics-listen", metrics]
+    with tempfile.NamedTemporaryFile(prefix="lora-router-demo-", suffix=".log") as log:
+        process = subprocess.Popen(
+            [*command, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            yield DemoServer(process, address, metrics, log)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
 
 MAX_TOKENS = 48
 TIMEOUT = 180.0

@@ -9,18 +9,17 @@ from typing import Annotated
 import typer
 
 from router import __version__, optional
-from router.cli import adapters, bench, config, models, new_adapter, plugins
+from router.cli import bench, models, plugins, settings
+from router.cli.adapters import served
+from router.cli.adapters.train import evaluate, learning_curve, new, train
+from router.cli.adapters.validate import validate
 from router.cli.ask import ask
-from router.cli.errors import FAILED, INTERRUPTED, report
-from router.cli.groups import DEFAULT, PromptOrCommand, group, or_help
-from router.cli.learning import evaluate, train
-from router.cli.learning_curve import learning_curve
-from router.cli.route import route
-from router.cli.route_calibrate import calibrate
-from router.cli.route_diff import diff
-from router.cli.route_evaluate import evaluate as evaluate_routing
+from router.cli.command import DEFAULT, FAILED, INTERRUPTED, PromptOrCommand, group, or_help, report
+from router.cli.route.ask import route
+from router.cli.route.calibrate import calibrate
+from router.cli.route.diff import diff
+from router.cli.route.evaluate import evaluate as evaluate_routing
 from router.cli.serve import serve
-from router.cli.validate import validate
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -42,13 +41,13 @@ app.add_typer(routing, name="route")
 app.add_typer(
     group(
         "What a server has, and adapter folders here.",
-        list=adapters.list_,
-        show=adapters.show,
-        load=adapters.load,
-        unload=adapters.unload,
-        default=adapters.default,
+        list=served.list_,
+        show=served.show,
+        load=served.load,
+        unload=served.unload,
+        default=served.default,
         validate=validate,
-        new=new_adapter.new,
+        new=new,
         train=train,
         evaluate=evaluate,
         **{"learning-curve": learning_curve},
@@ -61,7 +60,7 @@ app.add_typer(
     group("Classifier plugins.", list=plugins.list_, doctor=plugins.doctor, new=plugins.new), name="plugins"
 )
 app.add_typer(group("Base models in the cache.", fetch=models.fetch, list=models.list_), name="models")
-app.add_typer(group("Settings.", show=config.show), name="config")
+app.add_typer(group("Settings.", show=settings.show), name="config")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
 
 

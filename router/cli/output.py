@@ -8,10 +8,10 @@ import math
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from router.types import AdapterRef
 
@@ -94,3 +94,19 @@ def jsonable(value: Any) -> Any:
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     print(json.dumps(jsonable(value), indent=2, ensure_ascii=False))
+
+
+# A progress bar on stderr, where that is a terminal.
+
+
+T = TypeVar("T")
+
+
+def track(items: Sequence[T], title: str) -> Iterator[T]:
+    """The items; a bar shows how far they are."""
+    from rich.progress import track as bar
+
+    if is_plain(sys.stderr):
+        yield from items
+    else:
+        yield from bar(items, title, console=console(stderr=True), transient=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.config import ConfigFile, Sets
+from router.cli.settings import ConfigFile, Sets
 from router.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def serve(
 
 def with_folders(settings: Settings) -> Settings:
     """The same with the folders that are really watched."""
-    from router.cli.folders import folders
+    from router.cli.settings import folders
 
     return settings.model_copy(
         update={

@@ -7,9 +7,13 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from router.cli import flags
 from router.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -119,3 +123,85 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, str]:
             raise ConfigError(unknown(key, Settings.model_fields))
         values[key] = value.strip()
     return values
+
+
+# Where adapters and plugins are looked for: as said, else ./NAME, else those carried in the wheel.
+
+
+PACKAGE = Path(str(files("router")))
+
+
+def folders(said: Sequence[Path], name: str) -> tuple[Path, ...]:
+    """`name` is adapters or plugins. Raises ConfigError for a folder that was said and is not there."""
+    for folder in said:
+        if not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder; create it, or leave out --{name}-dir for ./{name}")
+    if said:
+        return tuple(said)
+    local = Path(name)
+    return (local,) if local.is_dir() else carried(name)
+
+
+def carried(name: str) -> tuple[Path, ...]:
+    """The folder in the wheel; in a checkout the one beside the package."""
+    inside = PACKAGE / "_data" / name
+    beside = PACKAGE.parent / name
+    if inside.is_dir():
+        return (inside,)
+    return (beside,) if (PACKAGE.parent / "pyproject.toml").is_file() and beside.is_dir() else ()
+
+
+# `lora-router config show`: every setting, its value and where that comes from.
+
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings file instead of ./lora-router.toml.")
+]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its name; repeatable.")
+]
+
+
+def show(config: ConfigFile = None, set_: Sets = None, json: flags.Json = False) -> None:
+    """Show every setting and its origin.
+
+    The origin is a flag, the environment, the file or the default.
+
+    \b
+    Examples:
+      lora-router config show
+      LORA_ROUTER_SLOTS=8 lora-router config show --json
+    """
+    from router.cli.output import print_json, print_table
+    from router.config import CONFIG_FILE, Settings
+
+    sets = parse_sets(set_ or [])
+    settings = load_settings(sets, config)
+    path = config or Path(CONFIG_FILE)
+    found = [
+        {
+            "name": name,
+            "value": _shown(getattr(settings, name)),
+            "origin": origin(name, sets, path),
+            "help": info.description,
+        }
+        for name, info in Settings.model_fields.items()
+    ]
+    if json:
+        print_json(found)
+    else:
+        rows = [(s["name"], _text(s["value"]), s["origin"], s["help"] or "") for s in found]
+        print_table(["SETTING", "VALUE", "FROM", "MEANING"], rows)
+
+
+def _shown(value: Any) -> Any:
+    """A secret as stars, everything else as it is."""
+    from pydantic import SecretStr
+
+    return str(value) if isinstance(value, SecretStr) else value
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)

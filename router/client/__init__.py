@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from router import optional
 from router.client.aio import AsyncClient
-from router.client.errors import ClientError
-from router.client.results import (
+from router.client.channel import ClientError
+from router.client.sync import Client
+from router.client.values import (
     Adapter,
     Answer,
     DefaultChange,
@@ -21,7 +22,6 @@ from router.client.results import (
     TokenCount,
     Unloaded,
 )
-from router.client.sync import Client
 from router.types import (
     AdapterEvent,
     AdapterRef,

@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import grpc.aio
 
 from router import optional
-from router.client import requests, responses
-from router.client.calls import AsyncCaller
-from router.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, channel_options
-from router.client.options import CallOptions, GenerateOptions, Prompt, RouteOptions
-from router.client.results import Adapter, Answer, DefaultChange, Event, TokenCount, Unloaded
+from router.client import messages
+from router.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, AsyncCaller, channel_options
+from router.client.values import (
+    Adapter,
+    Answer,
+    CallOptions,
+    DefaultChange,
+    Event,
+    GenerateOptions,
+    Prompt,
+    RouteOptions,
+    TokenCount,
+    Unloaded,
+)
 from router.types import AdapterEvent, Decision
 from router.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2_grpc
 
@@ -42,30 +51,30 @@ class AsyncClient:
 
     async def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Answer:
         """The whole answer in one message."""
-        request = requests.generate_request(prompt, options)
-        return responses.to_answer(await self._caller.unary(self._stub.Generate, request, options))
+        request = messages.generate_request(prompt, options)
+        return messages.to_answer(await self._caller.unary(self._stub.Generate, request, options))
 
     def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> AsyncIterator[Event]:
         """Started, then Delta as text becomes certain, then Finished."""
-        return self._events(requests.stream_request(prompt, options), options)
+        return self._events(messages.stream_request(prompt, options), options)
 
     async def _events(self, request: Any, options: GenerateOptions) -> AsyncIterator[Event]:
         messages: Any = self._caller.stream(self._stub.StreamGenerate, request, options)
         async with aclosing(messages):
             async for message in messages:
-                if event := responses.to_event(message):
+                if event := messages.to_event(message):
                     yield event
 
     async def route(self, prompt: Prompt, **options: Unpack[RouteOptions]) -> Decision:
         """Where the request would go, with every vote; generates nothing."""
-        request = requests.route_request(prompt, options)
+        request = messages.route_request(prompt, options)
         answer = await self._caller.unary(self._stub.Route, request, options)
-        return responses.to_decision(answer.decision)
+        return messages.to_decision(answer.decision)
 
     async def count_tokens(self, prompt: Prompt, **options: Unpack[RouteOptions]) -> TokenCount:
         """Prompt tokens under the template of the adapter it would get."""
-        request = requests.count_request(prompt, options)
-        return responses.to_count(await self._caller.unary(self._stub.CountTokens, request, options))
+        request = messages.count_request(prompt, options)
+        return messages.to_count(await self._caller.unary(self._stub.CountTokens, request, options))
 
     async def close(self) -> None:
         """Close the connection; running calls are cancelled."""
@@ -96,26 +105,26 @@ class AsyncAdapters:
                 domain=domain, task=task, page_size=page_size, page_token=token
             )
             page = await self._caller.unary(self._stub.ListAdapters, request, options)
-            found += tuple(responses.to_adapter(a) for a in page.adapters)
+            found += tuple(messages.to_adapter(a) for a in page.adapters)
             if not (token := page.next_page_token):
                 return found
 
     async def get(self, name: str, **options: Unpack[CallOptions]) -> Adapter:
         """One version."""
-        request = adapters_pb2.GetAdapterRequest(name=requests.resource_name(name))
+        request = adapters_pb2.GetAdapterRequest(name=messages.resource_name(name))
         answer = await self._caller.unary(self._stub.GetAdapter, request, options)
-        return responses.to_adapter(answer.adapter)
+        return messages.to_adapter(answer.adapter)
 
     async def load(self, name: str, *, pinned: bool | None = None, **options: Unpack[CallOptions]) -> Adapter:
         """Bring it into memory; returns when it is READY. `pinned` None leaves the pin as it is."""
-        request = adapters_pb2.LoadAdapterRequest(name=requests.resource_name(name), pinned=pinned)
+        request = adapters_pb2.LoadAdapterRequest(name=messages.resource_name(name), pinned=pinned)
         answer = await self._caller.unary(self._stub.LoadAdapter, request, options)
-        return responses.to_adapter(answer.adapter)
+        return messages.to_adapter(answer.adapter)
 
     async def unload(self, name: str, **options: Unpack[CallOptions]) -> Unloaded:
         """Drop it from memory once its last request ended."""
-        request = adapters_pb2.UnloadAdapterRequest(name=requests.resource_name(name))
-        return responses.to_unloaded(await self._caller.unary(self._stub.UnloadAdapter, request, options))
+        request = adapters_pb2.UnloadAdapterRequest(name=messages.resource_name(name))
+        return messages.to_unloaded(await self._caller.unary(self._stub.UnloadAdapter, request, options))
 
     async def set_default(
         self,
@@ -128,16 +137,16 @@ class AsyncAdapters:
     ) -> DefaultChange:
         """Make NAME@VERSION the version that requests for NAME get; `force` overrules the gate."""
         request = adapters_pb2.SetDefaultVersionRequest(
-            name=requests.resource_name(name), etag=etag, force=force, reason=reason
+            name=messages.resource_name(name), etag=etag, force=force, reason=reason
         )
         answer = await self._caller.unary(self._stub.SetDefaultVersion, request, options)
-        return responses.to_default_change(answer)
+        return messages.to_default_change(answer)
 
     async def reset_default(self, name: str, **options: Unpack[CallOptions]) -> DefaultChange:
         """Take back what `set_default` chose for NAME: the rule decides again."""
-        request = adapters_pb2.ResetDefaultVersionRequest(name=requests.resource_name(name))
+        request = adapters_pb2.ResetDefaultVersionRequest(name=messages.resource_name(name))
         answer = await self._caller.unary(self._stub.ResetDefaultVersion, request, options)
-        return responses.to_default_change(answer)
+        return messages.to_default_change(answer)
 
     async def watch(self, **options: Unpack[CallOptions]) -> AsyncIterator[AdapterEvent]:
         """The present set as ADDED, then every change, until it is closed. No deadline unless given."""
@@ -146,4 +155,4 @@ class AsyncAdapters:
         messages: Any = self._caller.stream(self._stub.WatchAdapters, request, options)
         async with aclosing(messages):
             async for message in messages:
-                yield responses.to_adapter_event(message)
+                yield messages.to_adapter_event(message)

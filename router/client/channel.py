@@ -4,8 +4,76 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+import grpc
+
+from router.errors import FieldViolation
+
+# A failed call as one exception that carries what the server said.
+
+
+DETAILS_KEY = "grpc-status-details-bin"
+
+
+@dataclass(eq=False)
+class ClientError(Exception):
+    """A call that failed.
+
+    `code` is the gRPC status name, `reason` the server's own reason (empty where the error came from
+    the network or the library), `violations` every bad field, `retry_after` seconds if the server said.
+    """
+
+    code: str
+    message: str
+    reason: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    violations: tuple[FieldViolation, ...] = ()
+    request_id: str = ""
+    retry_after: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+    @property
+    def unreachable(self) -> bool:
+        """Nobody answered: no server there, or the connection broke."""
+        return self.code == "UNAVAILABLE" and not self.reason
+
+
+def _details(trailers: Any) -> dict[str, Any]:
+    from google.rpc import error_details_pb2, status_pb2
+
+    found: dict[str, Any] = {}
+    raw = next((value for key, value in trailers or () if key == DETAILS_KEY), None)
+    if raw is None:
+        return found
+    kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
+    for packed in status_pb2.Status.FromString(raw).details:
+        for kind in kinds:
+            message = kind()
+            if packed.Unpack(message):
+                found[kind.__name__] = message
+    return found
+
+
+def to_client_error(error: grpc.RpcError, request_id: str = "") -> ClientError:
+    """Read status, google.rpc details and trailers of a sync or aio error."""
+    call: Any = error
+    details = _details(call.trailing_metadata())
+    info, bad, retry = (details.get(kind) for kind in ("ErrorInfo", "BadRequest", "RetryInfo"))
+    return ClientError(
+        code=call.code().name,
+        message=call.details() or "",
+        reason=info.reason if info else "",
+        metadata=dict(info.metadata) if info else {},
+        violations=tuple(FieldViolation(v.field, v.description) for v in bad.field_violations) if bad else (),
+        request_id=request_id,
+        retry_after=retry.retry_delay.ToNanoseconds() / 1e9 if retry else None,
+    )
+
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 60.0
@@ -78,3 +146,61 @@ def call_settings(options: Mapping[str, Any], default_timeout: float | None) -> 
 def request_id_of(settings: Mapping[str, Any]) -> str:
     """The id that `call_settings` chose."""
     return str(settings["metadata"][0][1])
+
+
+# Makes calls with the client's deadline and turns failures into ClientError.
+
+
+class Caller:
+    """Blocking calls."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
+
+    def unary(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Any:
+        """One answer."""
+        settings = call_settings(options, self._timeout)
+        try:
+            return method(request, **settings)
+        except grpc.RpcError as error:
+            raise to_client_error(error, request_id_of(settings)) from None
+
+    def stream(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Iterator[Any]:
+        """Messages as they come; the call is cancelled when the iterator is closed or dropped."""
+        settings = call_settings(options, self._timeout)
+        call = method(request, **settings)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise to_client_error(error, request_id_of(settings)) from None
+        finally:
+            call.cancel()
+
+
+class AsyncCaller:
+    """The same on the event loop."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
+
+    async def unary(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Any:
+        """One answer."""
+        settings = call_settings(options, self._timeout)
+        try:
+            return await method(request, **settings)
+        except grpc.RpcError as error:
+            raise to_client_error(error, request_id_of(settings)) from None
+
+    async def stream(
+        self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]
+    ) -> AsyncIterator[Any]:
+        """Messages as they come; the call is cancelled when the iterator is closed."""
+        settings = call_settings(options, self._timeout)
+        call = method(request, **settings)
+        try:
+            async for message in call:
+                yield message
+        except grpc.RpcError as error:
+            raise to_client_error(error, request_id_of(settings)) from None
+        finally:
+            call.cancel()

@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import grpc
 
 from router import optional
-from router.client import requests, responses
-from router.client.calls import Caller
-from router.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, channel_options
-from router.client.options import CallOptions, GenerateOptions, Prompt, RouteOptions
-from router.client.results import Adapter, Answer, DefaultChange, Event, TokenCount, Unloaded
+from router.client import messages
+from router.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, Caller, channel_options
+from router.client.values import (
+    Adapter,
+    Answer,
+    CallOptions,
+    DefaultChange,
+    Event,
+    GenerateOptions,
+    Prompt,
+    RouteOptions,
+    TokenCount,
+    Unloaded,
+)
 from router.types import AdapterEvent, Decision
 from router.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2_grpc
 
@@ -44,27 +53,27 @@ class Client:
 
     def generate(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Answer:
         """The whole answer in one message."""
-        request = requests.generate_request(prompt, options)
-        return responses.to_answer(self._caller.unary(self._stub.Generate, request, options))
+        request = messages.generate_request(prompt, options)
+        return messages.to_answer(self._caller.unary(self._stub.Generate, request, options))
 
     def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Iterator[Event]:
         """Started, then Delta as text becomes certain, then Finished. Leaving the loop cancels the call."""
-        return self._events(requests.stream_request(prompt, options), options)
+        return self._events(messages.stream_request(prompt, options), options)
 
     def _events(self, request: Any, options: GenerateOptions) -> Iterator[Event]:
         for message in self._caller.stream(self._stub.StreamGenerate, request, options):
-            if event := responses.to_event(message):
+            if event := messages.to_event(message):
                 yield event
 
     def route(self, prompt: Prompt, **options: Unpack[RouteOptions]) -> Decision:
         """Where the request would go, with every vote; generates nothing."""
-        request = requests.route_request(prompt, options)
-        return responses.to_decision(self._caller.unary(self._stub.Route, request, options).decision)
+        request = messages.route_request(prompt, options)
+        return messages.to_decision(self._caller.unary(self._stub.Route, request, options).decision)
 
     def count_tokens(self, prompt: Prompt, **options: Unpack[RouteOptions]) -> TokenCount:
         """Prompt tokens under the template of the adapter it would get."""
-        request = requests.count_request(prompt, options)
-        return responses.to_count(self._caller.unary(self._stub.CountTokens, request, options))
+        request = messages.count_request(prompt, options)
+        return messages.to_count(self._caller.unary(self._stub.CountTokens, request, options))
 
     def close(self) -> None:
         """Close the connection; running calls are cancelled."""
@@ -95,24 +104,24 @@ class Adapters:
                 domain=domain, task=task, page_size=page_size, page_token=token
             )
             page = self._caller.unary(self._stub.ListAdapters, request, options)
-            found += tuple(responses.to_adapter(a) for a in page.adapters)
+            found += tuple(messages.to_adapter(a) for a in page.adapters)
             if not (token := page.next_page_token):
                 return found
 
     def get(self, name: str, **options: Unpack[CallOptions]) -> Adapter:
         """One version."""
-        request = adapters_pb2.GetAdapterRequest(name=requests.resource_name(name))
-        return responses.to_adapter(self._caller.unary(self._stub.GetAdapter, request, options).adapter)
+        request = adapters_pb2.GetAdapterRequest(name=messages.resource_name(name))
+        return messages.to_adapter(self._caller.unary(self._stub.GetAdapter, request, options).adapter)
 
     def load(self, name: str, *, pinned: bool | None = None, **options: Unpack[CallOptions]) -> Adapter:
         """Bring it into memory; returns when it is READY. `pinned` None leaves the pin as it is."""
-        request = adapters_pb2.LoadAdapterRequest(name=requests.resource_name(name), pinned=pinned)
-        return responses.to_adapter(self._caller.unary(self._stub.LoadAdapter, request, options).adapter)
+        request = adapters_pb2.LoadAdapterRequest(name=messages.resource_name(name), pinned=pinned)
+        return messages.to_adapter(self._caller.unary(self._stub.LoadAdapter, request, options).adapter)
 
     def unload(self, name: str, **options: Unpack[CallOptions]) -> Unloaded:
         """Drop it from memory once its last request ended."""
-        request = adapters_pb2.UnloadAdapterRequest(name=requests.resource_name(name))
-        return responses.to_unloaded(self._caller.unary(self._stub.UnloadAdapter, request, options))
+        request = adapters_pb2.UnloadAdapterRequest(name=messages.resource_name(name))
+        return messages.to_unloaded(self._caller.unary(self._stub.UnloadAdapter, request, options))
 
     def set_default(
         self,
@@ -125,20 +134,20 @@ class Adapters:
     ) -> DefaultChange:
         """Make NAME@VERSION the version that requests for NAME get; `force` overrules the gate."""
         request = adapters_pb2.SetDefaultVersionRequest(
-            name=requests.resource_name(name), etag=etag, force=force, reason=reason
+            name=messages.resource_name(name), etag=etag, force=force, reason=reason
         )
         answer = self._caller.unary(self._stub.SetDefaultVersion, request, options)
-        return responses.to_default_change(answer)
+        return messages.to_default_change(answer)
 
     def reset_default(self, name: str, **options: Unpack[CallOptions]) -> DefaultChange:
         """Take back what `set_default` chose for NAME: the rule decides again."""
-        request = adapters_pb2.ResetDefaultVersionRequest(name=requests.resource_name(name))
+        request = adapters_pb2.ResetDefaultVersionRequest(name=messages.resource_name(name))
         answer = self._caller.unary(self._stub.ResetDefaultVersion, request, options)
-        return responses.to_default_change(answer)
+        return messages.to_default_change(answer)
 
     def watch(self, **options: Unpack[CallOptions]) -> Iterator[AdapterEvent]:
         """The present set as ADDED, then every change, until the loop is left. No deadline unless given."""
         options.setdefault("timeout", None)
         request = adapters_pb2.WatchAdaptersRequest()
         for message in self._caller.stream(self._stub.WatchAdapters, request, options):
-            yield responses.to_adapter_event(message)
+            yield messages.to_adapter_event(message)

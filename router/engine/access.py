@@ -24,7 +24,7 @@ AT_ONCE = {False: 16, True: 4}  # readings of one call, by background
 
 
 class EngineBase:
-    """`router.routing.base_model.BaseModel` over an engine. Made on the event loop that the engine serves."""
+    """`router.classifiers.contract.BaseModel` over an engine. Made on the engine's event loop."""
 
     def __init__(self, engine: Engine, timeout: float) -> None:
         """`timeout` in seconds for calls that are not in the background."""

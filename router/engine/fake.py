@@ -7,20 +7,217 @@ of the prompt, one a step, so that a test can see what was asked of whom and in 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
+import zlib
 from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt, Reading
-from router.engine.fake_reading import ReadingRow
-from router.engine.fake_rows import Row
+import numpy as np
+
+from router.engine.base import AdapterArtifact, BaseInfo, Delta, EngineStatus, Finished, Job, Prompt, Reading
 from router.engine.refusals import check_reading
-from router.errors import EngineFailed, FailedPrecondition, NotLoaded, Overloaded, PromptTooLong, Unavailable
-from router.types import FinishReason
+from router.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    FailedPrecondition,
+    NotLoaded,
+    Overloaded,
+    PromptTooLong,
+    Unavailable,
+)
+from router.types import FinishReason, TokenLogprob, Usage
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
+
+__all__ = ["FakeEngine"]
+
+# Readings without a model: numbers from bytes alone, so that like texts get like numbers.
+
+
+WIDTH = 64
+KNOWN, UNKNOWN = -0.5, -4.0
+
+
+def states(tokens: Sequence[int], ends: int = 0) -> NDArray[np.float32]:
+    """[WIDTH] or, with `ends`, [3 * WIDTH]: of all tokens, of the first and of the last so many."""
+    parts = [tokens, tokens[:ends], tokens[max(0, len(tokens) - ends) :]] if ends else [tokens]
+    return np.concatenate([_counts(part) for part in parts])
+
+
+def _counts(tokens: Sequence[int]) -> NDArray[np.float32]:
+    """A unit vector: counts of runs of three bytes, hashed."""
+    data = bytes(t % 256 for t in tokens)
+    runs = [zlib.crc32(data[max(0, i - 2) : i + 1]) % WIDTH for i in range(len(data))]
+    counts = np.bincount(runs, minlength=WIDTH).astype(np.float32)
+    vector: NDArray[np.float32] = counts / np.linalg.norm(counts)
+    return vector
+
+
+def log_probabilities(context: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float32]:
+    """[len(tokens)] likely is what ends a run of three that the context has."""
+    whole, known = [*context, *tokens], set(zip(context, context[1:], context[2:], strict=False))
+    places = range(len(context), len(whole))
+    found = [KNOWN if tuple(whole[p - 2 : p + 1]) in known else UNKNOWN for p in places]
+    return np.array(found, np.float32)
+
+
+class ReadingRow:
+    """A reading among the rows of the fake engine: one step, and it is done."""
+
+    background = False
+
+    def __init__(self, reading: Reading) -> None:
+        self.answer: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
+        self._reading = reading
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more comes of it, or nobody waits."""
+        return self.answer.done()
+
+    def reap(self) -> bool:
+        """End it if its deadline passed; True if it has ended."""
+        deadline = self._reading.deadline
+        if not self.ended and deadline is not None and time.monotonic() >= deadline:
+            self.end(FinishReason.DEADLINE)
+        return self.ended
+
+    def step(self) -> None:
+        """All of it."""
+        reading = self._reading
+        if reading.depth is None:
+            self.answer.set_result(log_probabilities(reading.context, reading.tokens))
+        else:
+            self.answer.set_result(states(reading.tokens, reading.ends))
+
+    def end(self, reason: FinishReason) -> None:
+        """End it without a result."""
+        late = reason is FinishReason.DEADLINE
+        self.fail(DeadlineExceeded("not read in time") if late else Unavailable("the engine has stopped"))
+
+    def fail(self, error: Exception) -> None:
+        """End it with an error."""
+        if not self.ended:
+            self.answer.set_exception(error)
+
+
+# One job of the fake engine: what it will answer, and its way to the caller.
+
+
+def words_of(tokens: Sequence[int]) -> list[str]:
+    """The words of a prompt that was encoded as its bytes."""
+    return bytes(tokens).decode(errors="replace").split()
+
+
+def answer_of(job: Job) -> Iterator[str]:
+    """The whole answer in pieces: a tag, then the prompt's words, again while min_tokens asks for more."""
+    words = words_of(job.tokens)
+    yield f"[{job.adapter[:8] if job.adapter else 'base'}]"
+    repeat = max(job.params.min_tokens - 1, len(words))
+    yield from (f" {word}" for word in itertools.islice(itertools.cycle(words), repeat))
+
+
+def plan(job: Job) -> tuple[list[str], FinishReason, str]:
+    """Pieces to send, one a step, why the answer ends, and the stop string that ends it."""
+    pieces = list(itertools.islice(answer_of(job), job.params.max_tokens + 1))
+    reason = FinishReason.LENGTH if len(pieces) > job.params.max_tokens else FinishReason.STOP
+    pieces = pieces[: job.params.max_tokens]
+    text = "".join(pieces)
+    found = [(at, stop) for stop in job.params.stop if (at := text.find(stop)) >= 0]
+    if not found:
+        return pieces, reason, ""
+    at, stop = min(found)
+    return list(_cut(pieces, at)), FinishReason.STOP, stop
+
+
+def _cut(pieces: Sequence[str], length: int) -> Iterator[str]:
+    for piece in pieces:
+        if length <= 0:
+            return
+        yield piece[:length]
+        length -= len(piece)
+
+
+class Row:
+    """A submitted job: the `Generation` protocol."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.background = job.background
+        self.ended = False
+        self._pieces, self._reason, self._stop = plan(job)
+        self._sent = 0
+        self._cancelled = False
+        self._events: asyncio.Queue[Delta | Finished | Exception] = asyncio.Queue()
+        self._submitted = time.monotonic()
+        self._first_step = self._first_token = 0.0
+
+    def __aiter__(self) -> AsyncGenerator[Delta | Finished, None]:
+        """Deltas, then one Finished."""
+        return self._iterate()
+
+    async def _iterate(self) -> AsyncGenerator[Delta | Finished, None]:
+        try:
+            while True:
+                event = await self._events.get()
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+                if isinstance(event, Finished):
+                    return
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Leave at the next step."""
+        self._cancelled = True
+
+    def reap(self) -> bool:
+        """End it if its caller left or its deadline passed; True if it has ended."""
+        if not self.ended and self._cancelled:
+            self.end(FinishReason.CANCELLED)
+        if not self.ended and self.job.deadline is not None and time.monotonic() >= self.job.deadline:
+            self.end(FinishReason.DEADLINE)
+        return self.ended
+
+    def step(self) -> None:
+        """One token, and the end after the last."""
+        self._first_step = self._first_step or time.monotonic()
+        if self._sent < len(self._pieces):
+            piece = self._pieces[self._sent]
+            self._sent += 1
+            self._first_token = self._first_token or time.monotonic()
+            self._events.put_nowait(Delta(piece, 1, self._logprobs(piece)))
+        if self._sent >= len(self._pieces):
+            self.end(self._reason)
+
+    def end(self, reason: FinishReason) -> None:
+        """Send the last event."""
+        now = time.monotonic()
+        usage = Usage(
+            prompt_tokens=len(self.job.tokens),
+            completion_tokens=self._sent,
+            queue_time=(self._first_step or now) - self._submitted,
+            time_to_first_token=(self._first_token or now) - self._submitted,
+            total_time=now - self._submitted,
+        )
+        self.ended = True
+        self._events.put_nowait(Finished(reason, usage, self._stop))
+
+    def fail(self, error: Exception) -> None:
+        """End it with an error."""
+        self.ended = True
+        self._events.put_nowait(error)
+
+    def _logprobs(self, piece: str) -> tuple[TokenLogprob, ...]:
+        if not self.job.params.logprobs:
+            return ()
+        token_id = zlib.crc32(piece.encode()) % 256
+        top = tuple((f"{piece}{i}", token_id, -0.5 - i) for i in range(self.job.params.logprobs))
+        return (TokenLogprob(piece, token_id, -0.5, top),)
 
 
 class FakeEngine:
@@ -216,6 +413,3 @@ class FakeEngine:
             row.step()
         self.steps += bool(active)
         self._last_progress = time.monotonic()
-
-
-__all__ = ["FakeEngine"]

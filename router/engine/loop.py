@@ -16,9 +16,8 @@ from router.engine.handoff import Event, Read, Receiver, deliver
 from router.engine.reading import ReadingRow
 from router.engine.runner import Runner
 from router.engine.sampling import Sampled, Sampler
-from router.engine.scheduler import Chunk, Scheduler
-from router.engine.sequence import Row
-from router.engine.sequence import Sequence as Answering
+from router.engine.scheduler import Chunk, Row, Scheduler
+from router.engine.scheduler import Sequence as Answering
 from router.errors import EngineFailed, RouterError, Unavailable
 from router.types import FinishReason
 

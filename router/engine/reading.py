@@ -12,7 +12,7 @@ import torch
 
 from router.engine.base import Reading
 from router.engine.model.backbone import Taps
-from router.engine.sequence import Row
+from router.engine.scheduler import Row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,12 +7,11 @@ from itertools import accumulate
 
 import torch
 
-from router.engine.lora import LoraBatch
+from router.engine.lora import DeviceSlots, LoraBatch
 from router.engine.model.backbone import Backbone, Taps
 from router.engine.ops import BLOCK, AttentionPlan, LoraPlan
 from router.engine.reading import ReadingStep
 from router.engine.scheduler import Chunk
-from router.engine.slots import DeviceSlots
 
 
 class Runner:

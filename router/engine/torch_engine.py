@@ -13,14 +13,14 @@ import torch
 from router.config import Settings
 from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt, Reading
 from router.engine.blocks import BlockPool
-from router.engine.digest import base_digest
 from router.engine.handoff import Answer, Stream
 from router.engine.loop import StepLoop
-from router.engine.lora import pack_adapter
+from router.engine.lora import DeviceSlots, HostStore, pack_adapter
 from router.engine.model.backbone import Backbone
 from router.engine.model.generic import GenericBackbone
 from router.engine.model.loader import (
     Loaded,
+    base_digest,
     context_length,
     end_tokens,
     head_size,
@@ -35,12 +35,9 @@ from router.engine.reading import ReadingRow
 from router.engine.refusals import check_reading
 from router.engine.runner import Runner
 from router.engine.sampling import Sampler, SamplingState
-from router.engine.scheduler import Scheduler
-from router.engine.sequence import Sequence
-from router.engine.slots import DeviceSlots, HostStore
-from router.engine.text.detokenize import Detokenizer
+from router.engine.scheduler import Scheduler, Sequence
+from router.engine.text.detokenize import Detokenizer, vocabulary
 from router.engine.text.prompt import PromptEncoder
-from router.engine.text.token_text import vocabulary
 from router.errors import (
     FailedPrecondition,
     FieldViolation,

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
-from router.engine.model.linear import Linear, pack_linear
+from router.engine.model.backbone import Linear, pack_linear
 from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, SiteGroup
 
 

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from router.evaluation.extra import require_extra
+from router.errors import ConfigError
 
 __all__ = ["evaluate", "evaluate_rows"]
+
+# What evaluation needs beside the server's own packages: the extra [train].
+
+
+PACKAGES = ("matplotlib", "sacrebleu", "rouge_score")
+
+
+def require_extra(what: str) -> None:
+    """Import the extra's packages. Raises ConfigError where one is missing: no long run must end for it."""
+    for package in PACKAGES:
+        try:
+            import_module(package)
+        except ModuleNotFoundError as error:
+            if error.name != package:
+                raise
+            raise ConfigError(f"{what} needs {package}: pip install 'lora-router[train]'") from error
 
 
 def evaluate(

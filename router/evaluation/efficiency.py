@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from router.evaluation.answering import Answer
-from router.evaluation.arms import Arm, Asking
-from router.evaluation.speaker import Speaker
+from router.evaluation.answering import Answer, Speaker
+from router.evaluation.subject import Arm, Asking
 
 ROWS = 20
 

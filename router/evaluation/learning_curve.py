@@ -2,11 +2,262 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from router.errors import ConfigError
-from router.evaluation.extra import require_extra
+from router.evaluation import require_extra
+from router.evaluation.answering import Answering, Speaker
+from router.evaluation.metrics import Task, resample
+from router.evaluation.scoring import METRICS, scores
+from router.evaluation.subject import Subject, check_base, read_manifest
+from router.training.base import describe_machine, load_base
+from router.training.batch import Rendering
+from router.training.data import Splits, load_splits
+from router.training.files import write_file
+from router.training.recipe import Recipe, load_recipe
+from router.training.run import Request, run
+from router.types import SamplingParams
+
+# Data need: the score after training on a part of the data, as `adapters learning-curve` measured it.
+
+
+FILE = "data_need.json"
+SCHEMA = 1
+COMMAND = "lora-router adapters learning-curve RECIPE"
+
+
+def measure(subject: Subject, recipe: Recipe, full: Mapping[str, float], asked: int) -> dict[str, Any]:
+    """The learning curve from the adapter's folder, with the whole adapter as its last point.
+
+    `full` is the adapter's score on `asked` test rows, {"value", "low", "high"}.
+
+    Returns {"metric", "digits", "points": [{"fraction", "rows", "steps", "asked", "score"}], "date"}, or
+    {"missing": COMMAND} if the curve was not measured yet. Raises ConfigError as `load` does.
+    """
+    curve = load(subject, recipe)
+    if curve is None:
+        return {"missing": COMMAND}
+    whole = {"rows": curve["data"]["rows"], "steps": recipe.train.steps, "asked": asked, "score": dict(full)}
+    names = ("fraction", "rows", "steps", "asked", "score")
+    points = [{name: point[name] for name in names} for point in curve["points"]]
+    return {
+        "metric": METRICS[recipe.evaluation.metric].title,
+        "digits": METRICS[recipe.evaluation.metric].digits,
+        "points": [*points, {"fraction": 1.0, **whole}],
+        "date": max(point["machine"]["date"] for point in curve["points"]),
+    }
+
+
+def load(subject: Subject, recipe: Recipe) -> dict[str, Any] | None:
+    """The contents of data_need.json, None if it is not there.
+
+    Raises ConfigError if it cannot be read, or was measured on another base, on other data or with other
+    settings than the recipe's: then it says nothing about this adapter.
+    """
+    file = subject.folder / FILE
+    if not file.is_file():
+        return None
+    again = f"measure it again: {COMMAND}"
+    try:
+        curve: dict[str, Any] = json.loads(file.read_bytes())
+        digest, data, settings = curve["base"]["digest"], curve["data"], curve["settings"]
+        known = curve["schema"] == SCHEMA and curve["points"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} is not what adapters learning-curve writes ({error}); {again}") from error
+    if not known:
+        raise ConfigError(f"{file} is of another version or holds no point; {again}")
+    if digest != subject.base.digest:
+        raise ConfigError(f"{file} was measured on another base ({curve['base'].get('model')}); {again}")
+    if changed := [name for name, sha256 in data_hashes(recipe).items() if data.get(name) != sha256]:
+        raise ConfigError(f"{file} was measured on other data ({', '.join(changed)} differs); {again}")
+    if changed := _differences(settings, settings_of(recipe)):
+        raise ConfigError(f"{file} was measured with other settings ({', '.join(changed)}); {again}")
+    return curve
+
+
+def data_hashes(recipe: Recipe) -> dict[str, str]:
+    """sha256 of each split's file."""
+    files: dict[str, Path] = {name: getattr(recipe.data, name) for name in ("train", "valid", "test")}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """What decides weights and answers, apart from base and data: as JSON would give it back."""
+    tables = {name: getattr(recipe, name).model_dump(mode="json") for name in ("lora", "train", "prompt")}
+    tables["generation"] = recipe.generation.model_dump(mode="json")
+    tables["data"] = {"max_tokens": recipe.data.max_tokens, "fraction": recipe.data.fraction}
+    tables["evaluation"] = {"metric": recipe.evaluation.metric}
+    return tables
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Settings that stand in both with other values: a setting that is new since has its default."""
+    return [
+        f"{table}.{name}"
+        for table, values in then.items()
+        for name, value in values.items()
+        if name in now.get(table, {}) and now[table][name] != value
+    ]
+
+
+def markdown(section: Mapping[str, Any]) -> list[str]:
+    """The section as lines of a page."""
+    if "missing" in section:
+        return [f"Data need: not measured; `{section['missing']}` does."]
+    digits = section["digits"]
+    lines = [
+        f"Data need: {section['metric']} on test rows after training on a part of the training rows, with",
+        "the steps cut in proportion and all else equal:",
+        "",
+        "| part | training rows | steps | test rows | score |",
+        "|---|---|---|---|---|",
+    ]
+    for point in section["points"]:
+        score = point["score"]
+        low, high = (f"{score[name]:.{digits}f}" for name in ("low", "high"))
+        cells = (f"{point['fraction']:.0%}", point["rows"], point["steps"], point["asked"])
+        lines.append(f"| {' | '.join(map(str, cells))} | {score['value']:.{digits}f} [{low}, {high}] |")
+    return lines
+
+
+# The points of a learning curve: trained, scored and kept one by one.
+
+
+LEAST_STEPS = 60  # a schedule needs some steps to warm up and to cool down
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One learning curve: what is trained, on which base, and where its points are kept."""
+
+    recipe_file: Path
+    recipe: Recipe
+    splits: Splits
+    digest: str  # of the base
+    work: Path
+    device: str
+    command: str
+
+
+def measure_curve(
+    recipe_file: Path, fractions: Sequence[float], output: Path | None, work: Path, device: str, say: Say
+) -> Path:
+    """See `router.evaluation.learning_curve`."""
+    recipe = load_recipe(recipe_file)
+    folder = output or Path("adapters") / recipe.adapter.name
+    model_name, digest = _base_of(folder, recipe, device)
+    command = _command(recipe_file, fractions, output)
+    place = work / recipe.adapter.name / "learning-curve"
+    curve = Curve(recipe_file, recipe, load_splits(recipe.data), digest, place, device, command)
+    points = [_point(curve, fraction, say) for fraction in fractions]
+    report = {
+        "schema": SCHEMA,
+        "adapter": recipe.adapter.name,
+        "base": {"model": model_name, "digest": digest},
+        "data": {**data_hashes(recipe), "rows": len(curve.splits.train)},
+        "settings": settings_of(recipe),
+        "metric": recipe.evaluation.metric,
+        "points": points,
+        "command": command,
+    }
+    write_file(folder / FILE, _as_json(report))
+    return folder / FILE
+
+
+def scaled(recipe: Recipe, fraction: float) -> Recipe:
+    """The recipe on a part of its training rows.
+
+    Steps shrink in proportion, but not below `LEAST_STEPS` or the recipe's own; evaluations come as many
+    times as before.
+    """
+    plan = recipe.train
+    steps = max(round(plan.steps * fraction), min(LEAST_STEPS, plan.steps))
+    every = max(1, round(plan.eval_every * steps / plan.steps))
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"fraction": recipe.data.fraction * fraction}),
+            "train": plan.model_copy(update={"steps": steps, "eval_every": every}),
+        }
+    )
+
+
+def _base_of(folder: Path, recipe: Recipe, device: str) -> tuple[str, str]:
+    """Name and digest of the recipe's base, after a check that the whole adapter is on it."""
+    train = "lora-router adapters train RECIPE"
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not there: train the whole adapter first ({train}), or name --output")
+    manifest = read_manifest(folder)
+    if manifest.name != recipe.adapter.name:
+        raise ConfigError(f"{folder} holds {manifest.name}, the recipe is of {recipe.adapter.name}")
+    if not manifest.base.digest:
+        raise ConfigError(f"{folder}/adapter.toml does not say the digest of its base: train it ({train})")
+    base = load_base(recipe.base.model, device)
+    check_base(manifest, base)
+    return base.name, base.digest
+
+
+def _command(recipe_file: Path, fractions: Sequence[float], output: Path | None) -> str:
+    named = Path(recipe_file.parent.name) / recipe_file.name  # nothing of this machine's own paths
+    parts = ",".join(f"{fraction:g}" for fraction in fractions)
+    where = f" --output {shlex.quote('/'.join(output.parts[-2:]))}" if output else ""
+    return f"lora-router adapters learning-curve {shlex.quote(str(named))} --fractions {parts}{where}"
+
+
+def _point(curve: Curve, fraction: float, say: Say) -> dict[str, Any]:
+    recipe = scaled(curve.recipe, fraction)
+    parts = [settings_of(recipe), data_hashes(recipe), curve.digest]
+    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+    folder = curve.work / f"{fraction:g}-{key}"  # another recipe or other data is another folder
+    kept = folder / "point.json"
+    if kept.is_file():
+        point: dict[str, Any] = json.loads(kept.read_bytes())
+        say(f"{fraction:.0%} of the training rows: kept from before, {_shown(curve, point)}")
+        return point
+    adapter = folder / recipe.adapter.name
+    if not (adapter / "adapter.toml").is_file():
+        say(f"{fraction:.0%} of the training rows: training for {recipe.train.steps} steps")
+        asked = Request(curve.recipe_file, adapter, folder / "checkpoint.pt", True, recipe, curve.command)
+        run(asked, curve.device)
+    say(f"{fraction:.0%} of the training rows: asking {len(curve.splits.test)} test rows")
+    point = {"fraction": fraction, "rows": len(load_splits(recipe.data).train), "steps": recipe.train.steps}
+    point |= _score(curve, recipe, adapter)
+    write_file(kept, _as_json(point))
+    say(f"{fraction:.0%} of the training rows: {_shown(curve, point)}")
+    return point
+
+
+def _score(curve: Curve, recipe: Recipe, adapter: Path) -> dict[str, Any]:
+    """The recipe's metric on the whole test split, answered as `adapters evaluate` has it answered."""
+    base, test = load_base(recipe.base.model, curve.device), curve.splits.test
+    rendering = Rendering.of(base.tokenizer, recipe.prompt.as_template())
+    limits = SamplingParams(max_tokens=recipe.generation.max_tokens, stop=recipe.generation.stop)
+    answering = Answering(base)
+    try:
+        speaker = Speaker(answering, limits, answering.load(adapter))
+        given = speaker.answers([rendering.prompt(row.prompt) for row in test], "test rows")
+    finally:
+        answering.close()
+    task = Task(recipe.evaluation.metric, test, (), limits.max_tokens)
+    score = resample(scores(task, [answer.text for answer in given]).score, len(test))
+    machine = describe_machine(base.device)
+    return {"asked": len(test), "score": score.rounded(), "machine": machine}
+
+
+def _shown(curve: Curve, point: dict[str, Any]) -> str:
+    metric = METRICS[curve.recipe.evaluation.metric]
+    return f"{metric.title} {point['score']['value']:.{metric.digits}f} on {point['asked']} test rows"
+
+
+def _as_json(value: Any) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
+
 
 FRACTIONS = (0.1, 0.3)
 MOST_POINTS = 9
@@ -32,7 +283,6 @@ def learning_curve(
     """
     parts = _checked(fractions)
     require_extra("a learning curve")
-    from router.evaluation.curve_points import measure_curve
 
     return measure_curve(recipe, parts, output, work, device, say)
 

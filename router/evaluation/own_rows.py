@@ -13,30 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import AdapterRejected, ConfigError
-from router.evaluation import tables
-from router.evaluation.answering import Answer, Tokens
-from router.evaluation.arms import Arm
-from router.evaluation.bootstrap import Resampled, resample
-from router.evaluation.exam import draw
-from router.evaluation.metrics import Task
+from router.evaluation import markdown
+from router.evaluation.answering import Answer, Speaker, Tokens
+from router.evaluation.exam import Stage, Stages, draw
+from router.evaluation.metrics import Resampled, Task, resample
 from router.evaluation.report import SAMPLES, SCHEMA
 from router.evaluation.scoring import METRICS, check_rows, scores
-from router.evaluation.speaker import Speaker
-from router.evaluation.stage import Stage, Stages
+from router.evaluation.subject import Arm
 from router.registry.disk.places import places
 from router.registry.format.artifact import inspect_folder
 from router.registry.format.manifest import Manifest
+from router.registry.format.names import looks_like_version
 from router.registry.format.text import nearest
-from router.registry.gate.reading import weights_sha256
-from router.registry.versions import looks_like_version
-from router.training.batch import Example
+from router.registry.gate.weighing import weights_sha256
+from router.training.base import describe_machine
+from router.training.batch import Example, Rendering
 from router.training.data import Row
 from router.training.files import write_file
-from router.training.machine import describe_machine
-from router.training.new.cleaning import clean
-from router.training.new.columns import choose_columns
-from router.training.new.table import read_table
-from router.training.rendering import Rendering
+from router.training.new.rows import choose_columns, clean, read_table
 from router.types import SamplingParams
 
 FEWEST = 20  # rows: the bootstrap's interval of fewer is too narrow to prove anything
@@ -276,7 +270,7 @@ def verdict(report: Mapping[str, Any]) -> str:
     gain = report["gains"]["adapter - base"]["score"]
     told = (
         f"{report['metric']} {ours:.{digits}f} against {base:.{digits}f} for the base, gain "
-        f"{tables.bracketed(gain, digits, '+')}, n={rows}"
+        f"{markdown.bracketed(gain, digits, '+')}, n={rows}"
     )
     if gain["low"] > 0:
         return f"{told}: shown"
@@ -299,8 +293,8 @@ def _page(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"- Command: `{report['command']}`"
     yield "\nIn brackets: 95 % bootstrap intervals, paired for differences. Format-blind: what stands around"
     yield "the answer does not count.\n"
-    yield from tables.scores(report)
+    yield from markdown.score_table(report)
     yield ""
-    yield from tables.gains(report)
+    yield from markdown.gains(report)
     yield f"\n## Answers\n\nThe first {len(report['samples'])} rows, not picked.\n"
-    yield from tables.samples(report)
+    yield from markdown.samples(report)

@@ -3,18 +3,55 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from router.errors import AdapterRejected, ConfigError
-from router.evaluation.arms import Arm
 from router.registry.format.findings import Severity
 from router.registry.format.manifest import Manifest, parse_manifest
 from router.training.base import LoadedBase
-from router.training.rendering import Rendering
+from router.training.batch import Example, Rendering
+from router.training.data import Row
+
+# The three arms of a comparison: the same questions, asked in three ways.
+
+
+class Arm(StrEnum):
+    """Who answers, and what it is shown first."""
+
+    BASE = "base"  # the bare question, under the adapter's own prompt
+    SHOTS = "base_with_examples"  # with worked examples before it
+    ADAPTER = "adapter"  # the bare question
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Questions of one arm, encoded with their gold answers."""
+
+    arm: Arm
+    examples: tuple[Example, ...]
+
+    @property
+    def prompt_tokens(self) -> float:
+        """Mean length of a prompt."""
+        return sum(len(example.prompt) for example in self.examples) / len(self.examples)
+
+
+def ask(arm: Arm, rows: Sequence[Row], rendering: Rendering, shots: Sequence[Row]) -> Asking:
+    """Encode `rows` for an arm; only the arm with examples sees `shots`."""
+    before = shots if arm is Arm.SHOTS else ()
+    return Asking(arm, tuple(rendering.example(row, before) for row in rows))
+
+
+def worked_examples(train: Sequence[Row], count: int) -> list[Row]:
+    """The first `count` training rows with distinct answers: fixed, and not picked by result."""
+    distinct = {row.response: row for row in reversed(train)}
+    return [row for row in train if distinct[row.response] is row][:count]
+
 
 WEIGHTS = "adapter_model.safetensors"
 

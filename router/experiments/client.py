@@ -13,8 +13,8 @@ from typing import Any, Unpack
 import grpc
 import grpc.aio
 
-from router.client.calls import AsyncCaller, Caller
-from router.client.options import CallOptions
+from router.client.channel import AsyncCaller, Caller
+from router.client.values import CallOptions
 from router.experiments.management.sizes import SizeAnswer, SizeQuestion
 from router.experiments.model import (
     Accepted,

@@ -6,9 +6,15 @@ libraries nor its memory stay with the caller.
 
 from __future__ import annotations
 
-from router.models.base import DEFAULT_BASE, default_base, fetch_base, resolve_model
-from router.models.cache import models_dir
-from router.models.encoder import DEFAULT_ENCODER, fetch_encoder
+from router.models.base import (
+    DEFAULT_BASE,
+    DEFAULT_ENCODER,
+    default_base,
+    fetch_base,
+    fetch_encoder,
+    resolve_model,
+)
+from router.models.wheel import models_dir
 
 __all__ = [
     "DEFAULT_BASE",

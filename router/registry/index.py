@@ -2,20 +2,73 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from dataclasses import replace
+from typing import Any, TypeAlias
 
-from router.errors import AdapterNotFound, AdapterRejected
-from router.registry.defaults import default_version
+from router.errors import AdapterNotFound, AdapterRejected, StaleEtag
+from router.ports import Force
 from router.registry.events import EventHub
+from router.registry.format.names import Key, known_versions, near, version_key
 from router.registry.gate.gate import Gate
 from router.registry.gate.judging import NO_GATE, Standing
-from router.registry.gate.overrides import Served
 from router.registry.record import Record
-from router.registry.state import Choices
-from router.registry.versions import known_versions, near, version_key
+from router.registry.state import Change, Choices, Served
 from router.types import AdapterEventKind, AdapterInfo, AdapterProfile, AdapterRef, AdapterState
+
+# Which version answers for a name.
+#
+# Versions that passed the gate (`verdict.open`) come before those that did not, whatever their numbers.
+
+
+def default_version(records: Collection[Record], chosen: str, current: str) -> str:
+    """The default version of a name, '' if none can be.
+
+    A chosen version that is there is the default even when it is quarantined: serving another one in its
+    place could bring back what was rolled back. Otherwise the default moves to a higher version only after
+    that one was loaded and proven, so that the present one serves until then; where there is no present one
+    it is the highest. One that did not pass the gate never takes over from one that did, and gives way to it.
+    """
+    if any(r.ref.version == chosen for r in records):
+        return chosen
+    usable = [r for r in records if not r.quarantined or r.live is not None]
+    present = next((r for r in usable if r.ref.version == current), None)
+    proven = [r for r in usable if r.proven]
+    if present is None:
+        best = _foremost(usable)
+        return _highest([r for r in best if r.proven] or best)
+    passed = [r for r in proven if r.verdict.open]
+    if not present.verdict.open and passed:
+        return _highest(passed)
+    rivals = passed if present.verdict.open else proven
+    return _highest([present, *(r for r in rivals if _order(r) > _order(present))])
+
+
+def candidate(records: Collection[Record], current: str) -> Record | None:
+    """The version that would become the default if it were proven: the highest above the present one."""
+    open_now = any(r.verdict.open for r in records if r.ref.version == current)
+    fresh = [r for r in records if not r.quarantined and not r.proven and r.ref.version != current]
+    passed = [r for r in fresh if r.verdict.open]
+    above = [r for r in (passed if open_now else fresh) if _order(r) > version_key(current)]
+    return max(above if open_now else passed or above, key=_order, default=None)
+
+
+def _foremost(records: Collection[Record]) -> list[Record]:
+    """Those that passed the gate; else those that may yet pass; else all."""
+    passed = [r for r in records if r.verdict.open]
+    return passed or [r for r in records if r.verdict.standing is Standing.PENDING] or list(records)
+
+
+def _highest(records: Collection[Record]) -> str:
+    best = max(records, key=_order, default=None)
+    return best.ref.version if best is not None else ""
+
+
+def _order(record: Record) -> Key:
+    return version_key(record.ref.version)
 
 
 class Index:
@@ -195,3 +248,84 @@ class Index:
         else:
             self._profiles[name] = profile
         self._hub.profiles_changed()
+
+
+# Default versions are set here: on the disk first, then for requests; and what may be written later is.
+
+
+log = logging.getLogger(__name__)
+Chosen: TypeAlias = tuple[AdapterInfo, AdapterRef | None]
+
+
+class Chooser:
+    """One change at a time, so that an etag is good for one; a change goes to its end when its caller leaves.
+
+    Raises NotSaved where the disk does not take it: then the default is as before.
+    """
+
+    def __init__(self, index: Index, choices: Choices, gate: Gate) -> None:
+        self._index, self._choices, self._gate = index, choices, gate
+        self._lock, self._tasks = asyncio.Lock(), set[asyncio.Task[Any]]()
+        choices.touched = self._touched
+
+    async def set(self, ref: AdapterRef, etag: str, force: Force | None) -> Chosen:
+        """Make it the default; gives it and the one before."""
+        return await asyncio.shield(self._task(self._set(ref, etag, force)))
+
+    async def reset(self, name: str) -> Chosen:
+        """Let the rule decide again; gives what it decided and the default before."""
+        return await asyncio.shield(self._task(self._reset(name)))
+
+    async def close(self) -> None:
+        """Finish what is under way."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _set(self, ref: AdapterRef, etag: str, force: Force | None) -> Chosen:
+        async with self._lock:
+            record = self._index.find(ref.name, ref.version)
+            if etag and etag != self._index.etag(record):
+                raise StaleEtag(f"adapter {record.ref} changed since its etag was read; read it again")
+            if record.state is AdapterState.QUARANTINED:
+                raise AdapterRejected(f"adapter {record.ref} is quarantined: {record.error}")
+            previous = self._index.default_of(ref.name)
+            serving = self._index.get(AdapterRef(ref.name, previous))
+            override = self._gate.overruling(record, force, serving)
+            await self._make(self._choices.planned(ref.name, record.ref.version, override))
+            return self._index.info(record), AdapterRef(ref.name, previous) if previous else None
+
+    async def _reset(self, name: str) -> Chosen:
+        async with self._lock:
+            self._index.find(name)
+            previous = self._index.default_of(name)
+            if self._choices.get(name):
+                await self._make(self._choices.planned(name))
+            return self._index.info(self._index.find(name)), AdapterRef(name, previous) if previous else None
+
+    async def _make(self, change: Change) -> None:
+        await asyncio.to_thread(self._choices.save, change)
+        self._choices.take(change)
+        self._index.settle_default(change.name)
+        await self._write_rest()
+
+    def _touched(self) -> None:
+        if not self._lock.locked():  # else whoever holds it writes it
+            self._task(self._later())
+
+    async def _later(self) -> None:
+        async with self._lock:
+            await self._write_rest()
+
+    async def _write_rest(self) -> None:
+        """What nobody waits for: the rule made it, and would make it again."""
+        while self._choices.unsaved:
+            document = self._choices.document()
+            try:
+                await asyncio.to_thread(self._choices.write, document)
+            except OSError as error:
+                log.warning("holds until restart, what is known of versions that were the default: %s", error)
+
+    def _task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

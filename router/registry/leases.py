@@ -12,8 +12,7 @@ from router.ports import Lease
 from router.registry.index import Index
 from router.registry.loading import Loader
 from router.registry.record import Live, Parting, Record
-from router.registry.residency import Residency
-from router.registry.resident import Phase
+from router.registry.residency import Phase, Residency
 from router.types import AdapterRef
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ParamSpec, Self, TypeVar
 
 from router.config import Settings
 from router.registry.format.artifact import EqualsBase
+from router.types import AdapterState
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +41,73 @@ class RegistryOptions:
             gate=settings.gate == "report",
             poll_seconds=settings.poll_seconds,
         )
+
+
+# Numbers of the registry, for whoever turns them into metrics.
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since start."""
+
+    loads: int = 0
+    load_seconds: float = 0.0
+    load_failures: int = 0
+    evictions: int = 0
+    unloads: int = 0
+    swaps: int = 0
+    probes_failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySnapshot:
+    """The registry at one moment. Bytes and counts of digests, not of versions, where tiers are named."""
+
+    versions: Mapping[AdapterState, int]
+    loads: int
+    load_seconds: float  # sum over all loads that ended well
+    load_failures: int
+    evictions: int
+    unloads: int
+    swaps: int  # versions whose files were replaced and whose new files serve
+    probes_failed: int
+    leases: int
+    host_bytes: int
+    host_budget_bytes: int
+    host_adapters: int
+    device_adapters: int
+    draining: int  # digests no version serves any more that still have leases
+
+
+# Threads for file work, so that the event loop never waits for a disk.
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Workers:
+    """Two pools: loads that requests wait for never queue behind looks at folders."""
+
+    def __init__(self, threads: int = 4) -> None:
+        self._loads = ThreadPoolExecutor(threads, thread_name_prefix="adapters-load")
+        self._ordered = ThreadPoolExecutor(1, thread_name_prefix="adapters-look")
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do `work` beside other work."""
+        return await self._submit(self._loads, work, *args, **kwargs)
+
+    async def in_order(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do `work` after all earlier calls of this method: one at a time."""
+        return await self._submit(self._ordered, work, *args, **kwargs)
+
+    @staticmethod
+    async def _submit(pool: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.wrap_future(pool.submit(work, *args, **kwargs))
+
+    async def close(self) -> None:
+        """Finish what runs, drop what waits."""
+        for pool in (self._loads, self._ordered):
+            pool.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._loads.shutdown)
+        await asyncio.to_thread(self._ordered.shutdown)

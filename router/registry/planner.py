@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from router.registry.defaults import candidate
-from router.registry.index import Index
+from router.registry.index import Index, candidate
 from router.registry.loading import Loader
 from router.registry.record import Record
 from router.registry.residency import Residency

@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from router.registry.disk.discovery import Found
-from router.registry.disk.places import Stamp
-from router.registry.format.inspection import Inspection
+from router.registry.disk.places import Found, Stamp
+from router.registry.format.examine import Inspection
 from router.registry.gate.judging import UNJUDGED, Judgement, Verdict
-from router.registry.resident import Resident
+from router.registry.residency import Resident
 from router.types import AdapterInfo, AdapterRef, AdapterState
 
 

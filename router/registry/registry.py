@@ -12,26 +12,21 @@ from pathlib import Path
 
 from router.engine.base import Engine
 from router.ports import Force, Lease
-from router.registry.choosing import Chooser
-from router.registry.disk.discovery import Scanner
-from router.registry.disk.reading import FolderReader, Reader
+from router.registry.disk.places import Scanner
+from router.registry.disk.reading import FolderReader, Reader, Settler
 from router.registry.disk.reconcile import Reconciler
-from router.registry.disk.settling import Settler
 from router.registry.disk.watching import Watching
 from router.registry.events import EventHub
 from router.registry.gate.gate import Gate
 from router.registry.gate.weighing import Scale
-from router.registry.index import Index
+from router.registry.index import Chooser, Index
 from router.registry.leases import Leases
-from router.registry.loading import Hooks, Loader, OnLoad
-from router.registry.options import RegistryOptions
+from router.registry.loading import Hooks, Loader, OnLoad, Prover
+from router.registry.options import Counters, RegistryOptions, RegistrySnapshot, Workers
 from router.registry.planner import Planner
-from router.registry.proving import Prover
 from router.registry.record import Record
 from router.registry.residency import Residency
-from router.registry.snapshot import Counters, RegistrySnapshot
 from router.registry.state import Choices, Proven, state_dir
-from router.registry.workers import Workers
 from router.types import AdapterEvent, AdapterInfo, AdapterProfile, AdapterRef
 
 log = logging.getLogger(__name__)

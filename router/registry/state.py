@@ -2,24 +2,143 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import math
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
 from router.errors import NotSaved
-from router.registry.durable import write_atomically
-from router.registry.gate.overrides import Book, Line, Served, from_json, served_from_json, to_json
 from router.types import Override
 
+# Files that are on the disk when a call returns: of the state that survives a restart.
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside `path` and rename, so that a reader or a crash sees the old or the new file, whole.
+
+    The new one is on the disk when this returns. Raises OSError; the old file is then there still, unless
+    the disk failed after the rename. Blocks: not for the event loop.
+    """
+    _make(path.parent)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync(path.parent)
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line; it is on the disk when this returns. Raises OSError. Blocks: not for the event loop."""
+    _make(path.parent)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(path.parent)
+
+
+def _make(folder: Path) -> None:
+    """The folder and those above it, each entered in the one above on the disk too."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that does not sync folders
+            raise
+    finally:
+        os.close(handle)
+
+
+# Overrides of the gate and earlier defaults as JSON, and the book in which overrides are kept for good.
+
+
 log = logging.getLogger(__name__)
+
+
+def to_json(override: Override) -> dict[str, Any]:
+    """As it is written into a file."""
+    return asdict(override)
+
+
+def from_json(value: Any) -> Override:
+    """As it was written. Raises ValueError for anything else."""
+    if not isinstance(value, Mapping):
+        raise ValueError("an override is not a table")
+    names = [f.name for f in fields(Override)]
+    when, texts = value.get("time"), [value.get(name) for name in names if name != "time"]
+    if not isinstance(when, float) or not math.isfinite(when) or not all(isinstance(t, str) for t in texts):
+        raise ValueError("an override is damaged")
+    return Override(**{name: value[name] for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A version was the default until another took over: its weights then, and whether it was routed to."""
+
+    weights_sha256: str
+    routed: bool
+
+
+def served_from_json(value: Any) -> Served:
+    """As `asdict` wrote it. Raises ValueError for anything else."""
+    if not isinstance(value, Mapping):
+        raise ValueError("an earlier default is not a table")
+    weights, routed = value.get("weights_sha256"), value.get("routed")
+    if not isinstance(weights, str) or not isinstance(routed, bool):
+        raise ValueError("an earlier default is damaged")
+    return Served(weights, routed)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What was done with an override of an adapter, and when."""
+
+    action: str
+    name: str
+    override: Override
+    time: float
+
+
+class Book:
+    """`overrides.jsonl`: one line for every override, every one taken back, every way back. Only grows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "overrides.jsonl"
+
+    def write(self, line: Line) -> None:
+        """Add a line, to the log too; blocks until it is on the disk. Raises OSError."""
+        override = line.override
+        entry = {"time": line.time, "action": line.action, "adapter": line.name}
+        log.warning(
+            "gate of %s@%s %s (by %s: %s); it said: %s",
+            *(line.name, override.version, line.action, override.by, override.reason or "no reason given"),
+            override.finding,
+        )
+        append(self._file, json.dumps({**entry, "override": to_json(override)}))
+
 
 MOST_PROVEN = 20_000
 MOST_SERVED = 20  # versions of a name that are remembered for having been the default

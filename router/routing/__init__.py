@@ -1,6 +1,5 @@
 """Routing: which adapter answers a request."""
 
-from router.routing.base_model import BaseModel
-from router.routing.classifier import Classifier, Scores
+from router.classifiers.contract import BaseModel, Classifier, Scores
 
 __all__ = ["BaseModel", "Classifier", "Scores"]

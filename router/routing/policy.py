@@ -8,12 +8,16 @@ count). If none is sure, the base answers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from router.routing.axes import Axes, Axis
-from router.types import Reason, Vote
+from router.calibration.model import Binding, Calibration, bind, choose, differences
+from router.classifiers.contract import Axes, Axis, axes_of
+from router.classifiers.isolation import place
+from router.classifiers.registration import Registration
+from router.types import AdapterProfile, Reason, Vote
 
 MARGIN = 0.1
 
@@ -97,3 +101,161 @@ class Policy:
         if among and confidence - max(among.values()) < self.margin:
             return None
         return Conclusion(preference.winner, Reason.CLASSIFIED, confidence, vote.classifier, self.threshold)
+
+
+# What the votes come to with a calibration: see router/calibration for how it was fitted and proven.
+
+
+STRICT = 0.9  # confidence that is needed where a calibration does not fit what is there now
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """The rule of a calibration for the adapters of `plain.kinds`.
+
+    `differences` says what is not as it was fitted for. With any, and where a classifier's vote was lost, the
+    guarantee does not hold: at least `strict` confidence is needed then, and classifiers that the calibration
+    does not know are judged by `plain` with that threshold. Votes of classifiers it left out do not count.
+    """
+
+    calibration: Calibration
+    plain: Policy
+    differences: tuple[str, ...] = ()
+    strict: float = STRICT
+
+    def asks(self, classifier: str) -> bool:
+        """Whether that classifier's vote counts."""
+        return classifier not in self.calibration.left_out
+
+    def settled(self, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
+        """Whether no further vote can change the conclusion."""
+        return self.plain.broken(votes[-1]) or self._sure(votes, candidates) is not None
+
+    def conclude(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion:
+        """The first stage that is sure; else abstention, with the last stage's guess."""
+        heard = [vote for vote in votes if self.asks(vote.classifier)]
+        for count, vote in enumerate(heard, 1):
+            if self.plain.broken(vote):
+                return Conclusion(
+                    "", Reason.FALLBACK, classifier=vote.classifier, threshold=self._needed(heard)
+                )
+            if (sure := self._sure(heard[:count], candidates)) is not None:
+                return sure
+        if all(vote.error for vote in heard):
+            return Conclusion("", Reason.FALLBACK, threshold=self._needed(heard))
+        return self._unsure(heard, candidates)
+
+    def _needed(self, votes: Sequence[Vote]) -> float:
+        doubtful = self.differences or any(vote.error for vote in votes)
+        return max(self.calibration.threshold, self.strict) if doubtful else self.calibration.threshold
+
+    def _sure(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion | None:
+        heard = [vote for vote in votes if self.asks(vote.classifier)]
+        if not heard:
+            return None
+        last, of = heard[-1], self.calibration
+        if last.classifier not in of.scalers:
+            return replace(self.plain, threshold=self._needed(heard)).sure(last, candidates)
+        place = of.stage_of(heard)
+        opinion = of.opinion(heard, self.plain.kinds)
+        chosen = choose(opinion, self.plain.axes, self.plain.kinds, sorted(candidates))
+        needed = self._needed(heard)
+        least = needed if place == len(of.stages) - 1 else max(needed, of.stages[place].stop)
+        if chosen is None or chosen.confidence < least or opinion.novelty > of.novelty_limit:
+            return None
+        return Conclusion(chosen.adapter, Reason.CLASSIFIED, chosen.confidence, last.classifier, needed)
+
+    def _unsure(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion:
+        of, needed = self.calibration, self._needed(votes)
+        known = [vote for vote in votes if vote.classifier in of.scalers]
+        if not known:
+            return Conclusion("", Reason.ABSTAINED, threshold=needed)
+        opinion = of.opinion(known, self.plain.kinds)
+        chosen = choose(opinion, self.plain.axes, self.plain.kinds, sorted(candidates))
+        if chosen is None:
+            return Conclusion("", Reason.ABSTAINED, threshold=needed)
+        strange = opinion.novelty > of.novelty_limit and chosen.confidence >= needed
+        reason = Reason.UNFAMILIAR if strange else Reason.ABSTAINED
+        return Conclusion("", reason, chosen.confidence, known[-1].classifier, needed)
+
+
+# Which rule weighs the votes now: a calibration that fits what is there, one that does not, or none.
+
+
+log = logging.getLogger(__name__)
+FITTED = "fitted"
+
+
+class Rules:
+    """Keeps the rule in step with classifiers and adapters, and says when a calibration stops to fit.
+
+    `strict` is the confidence that is needed while it does not; `base` names the base that is served.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        calibration: Calibration | None = None,
+        *,
+        base: str = "",
+        strict: float = STRICT,
+    ) -> None:
+        self._policy, self._calibration = policy, calibration
+        self._base, self._strict = base, strict
+        self._registrations: Sequence[Registration] | None = None
+        self._profiles: Sequence[AdapterProfile] | None = None
+        self.rule: Policy | Calibrated = policy
+        self.status = ""  # of the calibration: empty without one, `fitted`, or what does not fit
+
+    def classifiers(self, registrations: Sequence[Registration]) -> None:
+        """These are asked now."""
+        self._registrations = registrations
+        required = frozenset(r.name for r in registrations if r.required)
+        self._policy = replace(self._policy, required=required)
+        self.settle()
+
+    def adapters(self, profiles: Sequence[AdapterProfile]) -> None:
+        """These are routed to now."""
+        self._profiles = profiles
+        self._policy = replace(self._policy, kinds=axes_of(sorted(profiles, key=lambda p: p.name)))
+        self.settle()
+
+    def settle(self) -> None:
+        """Compare again, once both are known; a change is logged once."""
+        if self._calibration is None or self._registrations is None or self._profiles is None:
+            self.rule = self._policy
+            return
+        asked = [r for r in self._registrations if r.name not in self._calibration.left_out]
+        present = bind(self._profiles, {r.name: fingerprint(r) for r in asked}, self._base)
+        found = self._differences(self._calibration, present)
+        self.rule = Calibrated(self._calibration, self._policy, found, self._strict)
+        status = f"stale: {'; '.join(found)}" if found else FITTED
+        if status != self.status:
+            self.status = status
+            self._tell(found)
+
+    def _differences(self, of: Calibration, present: Binding) -> tuple[str, ...]:
+        found = differences(of.binding, present)
+        if self._policy.axes != of.axes:
+            found = (*found, "task_first or domain_first is set otherwise")
+        return found
+
+    def _tell(self, found: Sequence[str]) -> None:
+        if found:
+            log.warning(
+                "the calibration is for another set (%s): %.2f confidence is needed until `lora-router route "
+                "calibrate` was run again",
+                "; ".join(found),
+                self._strict,
+            )
+        else:
+            log.info("the calibration fits the adapters and classifiers that are here")
+
+
+def fingerprint(registration: Registration) -> str:
+    """Of a classifier; one that cannot say it has a fingerprint that no calibration has."""
+    try:
+        return str(registration.classifier.fingerprint())
+    except Exception as error:
+        log.warning("classifier %s has no fingerprint: %s", registration.name, place(error))
+        return f"{registration.name}/none"

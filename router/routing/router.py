@@ -3,29 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from router.errors import FailedPrecondition, NotFound
+from router.classifiers.registration import PluginStatus
+from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, NotFound
+from router.names import BASE
 from router.plugins.host import PluginHost
-from router.plugins.status import PluginStatus
 from router.ports import Catalog
-from router.routing.explicit import is_base, parse_adapter
-from router.routing.fitting import BaseFor
-from router.routing.knowledge import Knowledge
-from router.routing.labels import narrow
-from router.routing.lanes import Lanes
-from router.routing.panel import OnVote, Panel
-from router.routing.policy import MARGIN, Conclusion, Policy, Rule
-from router.routing.rules import Rules, fingerprint
+from router.routing.fitting import BaseFor, Knowledge, narrow
+from router.routing.panel import Lanes, OnVote, Panel
+from router.routing.policy import MARGIN, Conclusion, Policy, Rule, Rules, fingerprint
 from router.routing.variants import digest_of, varied
 from router.types import AdapterInfo, AdapterProfile, Decision, Reason, Request, Vote
 
 if TYPE_CHECKING:
     from router.types import RouterVariant
+
+# What the caller names: an adapter, or the base.
+
+
+_RESOURCE = re.compile(
+    r"adapters/([a-z0-9][a-z0-9._-]{0,62})(?:/versions/([0-9A-Za-z][0-9A-Za-z.+_-]{0,62}))?"
+)
+
+
+def is_base(resource: str) -> bool:
+    """Whether it names the base: `base`, or `adapters/base` where only adapters can be written."""
+    return resource in (BASE, f"adapters/{BASE}")
+
+
+def parse_adapter(resource: str, field: str = "routing.adapter") -> tuple[str, str]:
+    """Name and version ("" if not given) of a resource name. Raises InvalidRequest naming `field`."""
+    match = _RESOURCE.fullmatch(resource)
+    if match is None:
+        raise InvalidRequest(
+            [
+                FieldViolation(
+                    field, "must be base, adapters/NAME or adapters/NAME/versions/VERSION, NAME in lower case"
+                )
+            ]
+        )
+    return match[1], match[2] or ""
+
 
 START_SECONDS = 20.0
 FIT_SECONDS = 30.0

@@ -8,8 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from router.routing.calibrated import Calibrated
-from router.routing.policy import Conclusion, Policy, Rule
+from router.routing.policy import Calibrated, Conclusion, Policy, Rule
 from router.types import Vote
 
 if TYPE_CHECKING:

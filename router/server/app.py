@@ -12,29 +12,45 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health
 
+from router import optional
 from router.config import Settings
 from router.engine.base import Engine
+from router.errors import FailedPrecondition
 from router.ports import AdapterRegistry, RequestRouter, ServedExperiments
-from router.server.absent import ExperimentsAbsent
 from router.server.adapters import AdapterService
 from router.server.health import NAMES, Health
 from router.server.inference import InferenceService
-from router.server.interceptors.chain import Chain
-from router.server.interceptors.observe import Observer
-from router.server.lifecycle import Lifecycle, Phase
-from router.server.listen import bind, server_options
-from router.server.load_times import measure_loads
-from router.server.loop_lag import LoopLag
-from router.server.metrics import Metrics
+from router.server.interceptors import Chain, Observer
+from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
+from router.server.listen import bind, enable_reflection, server_options
+from router.server.metrics import LoopLag, Metrics, ScrapeServer, Snapshot, measure_loads
 from router.server.pipeline import Pipeline
-from router.server.reflection import enable_reflection
-from router.server.scrape import ScrapeServer
-from router.server.snapshot import Snapshot
-from router.server.threads import in_daemon_thread
 from router.types import AdapterRef
+from router.v1 import experiments_pb2 as pb
 from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
-from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_server
+from router.v1.experiments_pb2_grpc import ExperimentServiceServicer, add_ExperimentServiceServicer_to_server
 from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+
+# ExperimentService of a server without experiments: it says how to get them.
+
+
+OFF = (
+    "experiments are off, since the setting `experiments` is empty: set it to auto or to the URL of a "
+    "database, and start the server again"
+)
+
+
+class ExperimentsAbsent(ExperimentServiceServicer):
+    """Every method refuses with FailedPrecondition."""
+
+
+async def _refuse(self: ExperimentsAbsent, request: Any, context: Any) -> None:
+    raise FailedPrecondition(OFF if optional.has_experiments() else optional.NOT_INSTALLED)
+
+
+for _method in pb.DESCRIPTOR.services_by_name["ExperimentService"].methods:
+    setattr(ExperimentsAbsent, _method.name, _refuse)
+
 
 log = logging.getLogger(__name__)
 ENGINE_SECONDS = 2.0  # for a step to end at shutdown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -11,14 +13,65 @@ import grpc
 from router.config import Settings
 from router.engine.base import Delta, Finished
 from router.errors import EngineFailed
-from router.server.coalesce import coalesced
-from router.server.convert import replies
-from router.server.convert.requests import Limits, generate_request, route_request
-from router.server.interceptors.call import Call, current_call
+from router.server import convert
+from router.server.call import Call, current_call
+from router.server.convert import Limits, generate_request, route_request
 from router.server.pipeline import Pipeline, completed
 from router.types import Request, TokenLogprob
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceServicer
+
+# A slow reader gets fewer, longer deltas.
+
+
+def joined(deltas: Sequence[Delta]) -> Delta:
+    """One delta that says what all of them say."""
+    if len(deltas) == 1:
+        return deltas[0]
+    return Delta(
+        "".join(delta.text for delta in deltas),
+        sum(delta.tokens for delta in deltas),
+        tuple(entry for delta in deltas for entry in delta.logprobs),
+    )
+
+
+async def coalesced(
+    events: AsyncIterable[Delta | Finished], every: int = 1
+) -> AsyncGenerator[Delta | Finished, None]:
+    """The same events; deltas that came while the consumer was away are joined.
+
+    After the first, `every` deltas at least are joined: fewer messages for the price of that many steps.
+    Holds at most one answer's text (bounded by max_tokens). Close it to stop reading.
+    """
+    waiting: list[Delta | Finished] = []
+    ready = asyncio.Event()
+
+    async def read() -> None:
+        enough = 1
+        try:
+            async for event in events:
+                waiting.append(event)
+                if len(waiting) >= enough or isinstance(event, Finished):
+                    enough = every
+                    ready.set()
+        finally:
+            ready.set()
+
+    reader = asyncio.create_task(read())
+    try:
+        while not (reader.done() and not waiting):
+            await ready.wait()
+            ready.clear()
+            batch, waiting[:] = tuple(waiting), ()
+            if deltas := [event for event in batch if isinstance(event, Delta)]:
+                yield joined(deltas)
+            if batch and isinstance(batch[-1], Finished):
+                yield batch[-1]
+        reader.result()
+    finally:
+        reader.cancel()
+        await asyncio.wait((reader,))
+
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -49,10 +102,10 @@ class InferenceService(InferenceServiceServicer):
         return pb.GenerateResponse(
             response_id=call.response_id,
             text="".join(texts),
-            finish_reason=replies.FINISH_REASONS[end.reason],
-            usage=replies.usage_message(end.usage),
-            decision=replies.decision_message(decision, asked.routing.explain),
-            logprobs=replies.logprob_messages(logprobs),
+            finish_reason=convert.FINISH_REASONS[end.reason],
+            usage=convert.usage_message(end.usage),
+            decision=convert.decision_message(decision, asked.routing.explain),
+            logprobs=convert.logprob_messages(logprobs),
         )
 
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:
@@ -61,14 +114,14 @@ class InferenceService(InferenceServiceServicer):
         asked = self._asked(generate_request(request, call.response_id, self._limits), call)
         async with self._pipeline.answer(asked, call) as (decision, generation):
             await context.send_initial_metadata(call.headers)
-            await context.write(replies.started_message(call.response_id, decision, asked.routing.explain))
+            await context.write(convert.started_message(call.response_id, decision, asked.routing.explain))
             async with aclosing(coalesced(generation, self._every)) as events:
                 async for event in events:
                     if isinstance(event, Delta):
-                        await context.write(replies.delta_message(event))
+                        await context.write(convert.delta_message(event))
                     else:
                         end = completed(event, call)
-                        await context.write(replies.finished_message(end.reason, end.usage))
+                        await context.write(convert.finished_message(end.reason, end.usage))
 
     async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:
         """The decision alone, explained."""
@@ -76,7 +129,7 @@ class InferenceService(InferenceServiceServicer):
         asked = self._asked(route_request(request, call.response_id, self._limits), call)
         asked = replace(asked, routing=replace(asked.routing, explain=True))
         decision = await self._pipeline.decide(asked, call)
-        return pb.RouteResponse(decision=replies.decision_message(decision, explain=True))
+        return pb.RouteResponse(decision=convert.decision_message(decision, explain=True))
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
         """The length of the prompt under the adapter it would get."""
@@ -86,7 +139,7 @@ class InferenceService(InferenceServiceServicer):
             return pb.CountTokensResponse(
                 prompt_tokens=len(prepared.tokens),
                 context_length=self._pipeline.context_length,
-                decision=replies.decision_message(prepared.decision, asked.routing.explain),
+                decision=convert.decision_message(prepared.decision, asked.routing.explain),
             )
 
     def _asked(self, request: Request, call: Call) -> Request:

@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator
+from typing import Generic, Protocol, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from router.server.bounded import Bounded
-from router.server.interceptors.call import Call
-from router.types import Decision, Usage, Vote
+from router.engine.base import EngineStatus
+from router.errors import ConfigError
+from router.server.call import Call
+from router.server.listen import split_address
+from router.types import AdapterEvent, AdapterInfo, AdapterRef, AdapterState, Decision, Usage, Vote
+
+# Label values that cannot grow without end.
+
+
+T = TypeVar("T", bound=Hashable)
+
+
+class Bounded(Generic[T]):
+    """Remembers the first `limit` values it sees; any other becomes `rest`."""
+
+    def __init__(self, limit: int, rest: T) -> None:
+        self._limit, self._rest = limit, rest
+        self._seen: set[T] = set()
+
+    def of(self, value: T) -> T:
+        """`value` or the rest."""
+        if value in self._seen:
+            return value
+        if len(self._seen) >= self._limit:
+            return self._rest
+        self._seen.add(value)
+        return value
+
 
 SECONDS = tuple(0.01 * 2**n for n in range(14))
 FIRST_TOKEN = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30)
@@ -127,3 +165,158 @@ def _verdict(vote: Vote) -> str:
     if vote.error:
         return vote.error.value.replace("-", "_")
     return "declined" if vote.declined else "scored"
+
+
+# How long cold loads take, read off the registry's own events.
+
+
+class Report(Protocol):
+    """Receives one load."""
+
+    def __call__(self, ref: AdapterRef, seconds: float) -> None:
+        """A version went from LOADING to READY."""
+        ...
+
+
+async def measure_loads(events: AsyncIterable[AdapterEvent], report: Report) -> None:
+    """Report every LOADING that became READY."""
+    began: dict[AdapterRef, float] = {}
+    async for event in events:
+        ref, state = event.adapter.ref, event.adapter.state
+        if state is AdapterState.LOADING:
+            began.setdefault(ref, event.time)
+            continue
+        start = began.pop(ref, None)
+        if start is not None and state is AdapterState.READY:
+            report(ref, max(event.time - start, 0.0))
+
+
+# How late the event loop is: what one blocking call would cost every stream.
+
+
+INTERVAL = 0.05
+
+
+class LoopLag:
+    """The worst lateness, in seconds, since it was last taken."""
+
+    def __init__(self) -> None:
+        self._worst = 0.0
+
+    def take(self) -> float:
+        """The worst so far; starts anew."""
+        worst, self._worst = self._worst, 0.0
+        return worst
+
+    async def measure(self) -> None:
+        """Sleep and see how much later than asked the loop came back."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + INTERVAL
+            await asyncio.sleep(INTERVAL)
+            self._worst = max(self._worst, loop.time() - due)
+
+
+# Metrics that are read off the engine and the registry at every scrape.
+
+
+Labels = Callable[[str, str], tuple[str, str]]
+
+
+class Snapshot(Collector):
+    """`take` runs on the event loop, where engine and registry may be asked; `collect` anywhere."""
+
+    def __init__(self, labels: Labels) -> None:
+        self._labels = labels
+        self._status = EngineStatus()
+        self._resident: tuple[tuple[str, str, str], ...] = ()
+
+    def take(self, status: EngineStatus, adapters: Iterable[AdapterInfo]) -> None:
+        """Remember the present state."""
+        tiers = {"device": set(status.device_adapters), "host": set(status.host_adapters)}
+        self._status = status
+        self._resident = tuple(
+            sorted(
+                {
+                    (*self._labels(info.ref.name, info.ref.version), tier)
+                    for info in adapters
+                    for tier, digests in tiers.items()
+                    if info.digest in digests
+                }
+            )
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """What was taken last."""
+        status = self._status
+        used = 1 - status.cache_blocks_free / status.cache_blocks if status.cache_blocks else 0.0
+        gauges = {
+            "lora_router_requests_running": ("Requests in the batch.", status.running),
+            "lora_router_requests_waiting": ("Requests in the engine's queue.", status.waiting),
+            "lora_router_kv_cache_usage_ratio": ("Part of the KV cache in use.", used),
+            "lora_router_adapter_host_bytes": ("Adapter weights in host memory.", status.host_bytes),
+            "lora_router_adapter_slots": ("Adapter slots on the device.", status.slots),
+        }
+        counters = {
+            "lora_router_steps": ("Steps made.", status.steps),
+            "lora_router_prefix_cache_hit_tokens": ("Prompt tokens reused.", status.prefix_hit_tokens),
+            "lora_router_prefix_cache_query_tokens": ("Prompt tokens looked up.", status.prefix_query_tokens),
+        }
+        yield from (GaugeMetricFamily(name, text, value) for name, (text, value) in gauges.items())
+        yield from (CounterMetricFamily(name, text, value) for name, (text, value) in counters.items())
+        resident = GaugeMetricFamily(
+            "lora_router_adapter_resident", "1 for each tier.", labels=("adapter", "version", "tier")
+        )
+        for labels in self._resident:
+            resident.add_metric(labels, 1)
+        yield resident
+
+
+# The Prometheus endpoint: GET /metrics over plain HTTP/1.1, in the server's own event loop.
+
+
+READ_SECONDS = 5.0
+
+
+class ScrapeServer:
+    """Answers scrapes; `prepare` is called on the event loop before each."""
+
+    def __init__(self, registry: CollectorRegistry, prepare: Callable[[], None]) -> None:
+        self._registry, self._prepare = registry, prepare
+        self._server: asyncio.Server | None = None
+        self.address = ""
+
+    async def start(self, listen: str) -> None:
+        """Bind; raises ConfigError if the address cannot be had."""
+        host, number = split_address(listen, "metrics_listen")
+        try:
+            self._server = await asyncio.start_server(self._serve, host.strip("[]"), number, limit=8192)
+        except OSError as error:
+            text = f"cannot listen on {listen} for metrics ({error.strerror}); choose another address"
+            raise ConfigError(f"{text} with --metrics-listen, or '' for none") from error
+        self.address = f"{host}:{self._server.sockets[0].getsockname()[1]}"
+
+    async def stop(self) -> None:
+        """Close the socket."""
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                head = await reader.readuntil(b"\r\n\r\n")
+                writer.write(await self._answer(head))
+                await writer.drain()
+        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
+            return  # not a scraper, or one that left
+        finally:
+            writer.close()
+
+    async def _answer(self, head: bytes) -> bytes:
+        if head.split(b" ", 2)[:2] != [b"GET", b"/metrics"]:
+            return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        self._prepare()
+        body = await asyncio.to_thread(generate_latest, self._registry)
+        start = f"HTTP/1.1 200 OK\r\nContent-Type: {CONTENT_TYPE_LATEST}\r\nContent-Length: {len(body)}"
+        return start.encode() + b"\r\nConnection: close\r\n\r\n" + body

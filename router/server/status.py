@@ -1,21 +1,175 @@
 """Exceptions to gRPC statuses: the one mapping.
 
 The code of a RouterError is its class's `code`; anything else is INTERNAL. An INTERNAL answer has a fixed
-text and the request id, never the exception's text; of others callers get what `router.server.told` leaves.
+text and the request id, never the exception's text; of others callers get what `router.server.status` leaves.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2 as rpc
 from google.rpc import status_pb2
 
-from router.errors import RouterError, Unavailable
-from router.server.details import clip, details_of, error_info
-from router.server.told import told
+from router.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidRequest,
+    NotFound,
+    ResourceExhausted,
+    RouterError,
+    Unavailable,
+)
+
+# What callers are told of an error: the one place where that is decided.
+#
+# Nobody outside is told of the server's inside: no URL (of a database: with its password), no path of this
+# machine, no name of a class, no traceback. The log keeps all of it.
+
+
+MOST = 16_384  # characters looked at; nothing longer is ever told
+TRACEBACK = "Traceback (most recent call last)"
+_QUOTED = re.compile(r"""(['"])((?:~?/|~?\\|[A-Za-z]:[\\/])[^'"]*)\1""")
+_OBJECT = re.compile(r"<[\w.]{1,200} object at 0x[0-9a-f]{1,16}>|<class '[^']{1,200}'>")
+_WORD = re.compile(r"""[^\s'"`(),;<>\[\]{}]+""")
+_ABSOLUTE = re.compile(r"(?:(?<=[=:@|])|^)(?:~?/(?=[^/])|//(?=\w)|\\\\(?=\w)|[A-Za-z]:[\\/](?=\w))")
+_SOURCE = re.compile(r"\.pyc?(?::\d+)?$")
+_CLASS = re.compile(r"(?:^|(?<=[=:]))(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Warning|Interrupt)$")
+
+
+def told(error: RouterError) -> str:
+    """The message as callers get it; of some classes the text is fixed."""
+    return error.told or clean(error.message)
+
+
+def withheld(error: RouterError) -> bool:
+    """Whether message or metadata say more than callers are told."""
+    return told(error) != error.message or any(clean(text) != text for text in error.metadata.values())
+
+
+def clean(text: str, files: bool = False) -> str:
+    """`text` without URLs, absolute paths, names of exceptions and tracebacks.
+
+    With `files` the last part of a path stays: that of a file in an adapter's folder, for who looks after it.
+
+    >>> clean("FileNotFoundError: no '/srv/models/a b.bin', see http://wiki.local/x")
+    "[error]: no '[path]', see [url]"
+    >>> clean("cannot read /srv/adapters/medical/adapter.toml: denied", files=True)
+    'cannot read adapter.toml: denied'
+    """
+    head, traced, _ = text[:MOST].partition(TRACEBACK)
+    head = _OBJECT.sub("[object]", head)
+    head = _QUOTED.sub(lambda found: f"{found[1]}{_path(found[2], files)}{found[1]}", head)
+    head = _WORD.sub(lambda found: _word(found[0], files), head)
+    return f"{head}[traceback]" if traced else head
+
+
+def _word(word: str, files: bool) -> str:
+    bare = word.rstrip(".:!?")
+    end = word[len(bare) :]
+    if "://" in bare:
+        return "[url]" + end
+    if (found := _ABSOLUTE.search(bare)) is not None:
+        return bare[: found.start()] + _path(bare[found.start() :], files) + end
+    if _SOURCE.search(bare):
+        return "[path]" + end
+    return _CLASS.sub("[error]", bare) + end
+
+
+def _path(path: str, files: bool) -> str:
+    kind = PureWindowsPath if "\\" in path else PurePosixPath
+    return (kind(path).name if files else "") or "[path]"
+
+
+# google.rpc details of an error: what each class of the error tree adds to ErrorInfo.
+
+
+DOMAIN = "lora-router"
+MAX_FIELD, MAX_METADATA = 256, 16
+
+
+def clip(text: str, most: int = MAX_FIELD) -> str:
+    """`text`, cut to `most` bytes with an ellipsis."""
+    raw = text.encode()
+    return text if len(raw) <= most else raw[: most - 3].decode(errors="ignore") + "…"
+
+
+def shown(text: str) -> str:
+    """`text` as callers may see it, and as long as they may."""
+    return clip(clean(text))
+
+
+def error_info(reason: str, metadata: Mapping[str, str], request_id: str) -> rpc.ErrorInfo:
+    """The detail every error has."""
+    pairs = {clip(clean(key), 63): shown(value) for key, value in list(metadata.items())[:MAX_METADATA]}
+    return rpc.ErrorInfo(reason=reason, domain=DOMAIN, metadata={**pairs, "request_id": request_id})
+
+
+def _bad_request(error: InvalidRequest) -> rpc.BadRequest:
+    return rpc.BadRequest(
+        field_violations=[
+            rpc.BadRequest.FieldViolation(field=shown(v.field), description=shown(v.description))
+            for v in error.violations
+        ]
+    )
+
+
+def _retry(error: Unavailable) -> rpc.RetryInfo:
+    delay = Duration()
+    delay.FromNanoseconds(int(error.retry_after * 1e9))
+    return rpc.RetryInfo(retry_delay=delay)
+
+
+def _missing(error: NotFound) -> rpc.ResourceInfo:
+    return rpc.ResourceInfo(
+        resource_type=error.resource_type, resource_name=shown(error.name), description="not found"
+    )
+
+
+def _existing(error: AlreadyExists) -> rpc.ResourceInfo:
+    return rpc.ResourceInfo(
+        resource_name=shown(error.metadata.get("resource", "")), description="exists already"
+    )
+
+
+def _precondition(error: FailedPrecondition) -> rpc.PreconditionFailure:
+    return rpc.PreconditionFailure(
+        violations=[
+            rpc.PreconditionFailure.Violation(
+                type=error.reason,
+                subject=shown(error.metadata.get("resource", "")),
+                description=clip(told(error)),
+            )
+        ]
+    )
+
+
+def _quota(error: ResourceExhausted) -> rpc.QuotaFailure:
+    return rpc.QuotaFailure(
+        violations=[rpc.QuotaFailure.Violation(subject="memory", description=clip(told(error)))]
+    )
+
+
+DETAILS: Mapping[type[RouterError], Callable[[Any], Any]] = {
+    InvalidRequest: _bad_request,
+    Unavailable: _retry,
+    NotFound: _missing,
+    AlreadyExists: _existing,
+    FailedPrecondition: _precondition,
+    ResourceExhausted: _quota,
+}
+
+
+def details_of(error: RouterError) -> list[Any]:
+    """What the class and its bases add, the most derived first."""
+    return [DETAILS[kind](error) for kind in type(error).__mro__ if kind in DETAILS]
+
 
 INTERNAL_TEXT = "internal error; the server's log has the rest under this request id"
 MAX_MESSAGE, MAX_DETAILS = 1024, 3584

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
+import os
+import platform
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from router.engine.digest import base_digest
+from router.engine.model.loader import base_digest
 from router.models import DEFAULT_BASE, resolve_model
 
 HUB_NAMES = {DEFAULT_BASE: "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -37,3 +41,28 @@ def load_base(spec: str, device: str = "auto") -> LoadedBase:
     digest = base_digest(model)
     name = HUB_NAMES.get(spec.lower()) or (folder.name if Path(spec).expanduser().is_dir() else spec)
     return LoadedBase(model.to(place).eval(), AutoTokenizer.from_pretrained(folder), name, digest, place)
+
+
+# What a run was made with, for logs and reports.
+
+
+PACKAGES = ("torch", "transformers", "peft")
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Date, processor or GPU, threads and versions."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "device": f"{device.type}: {name}",
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())

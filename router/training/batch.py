@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
+from typing import Any
 
 import torch
+from torch.nn import functional
+from transformers import DynamicCache
+
+from router.engine.base import Prompt
+from router.engine.text.prompt import PromptEncoder
+from router.training.data import Row
+from router.types import PromptTemplate, Turn
 
 IGNORED = -100
 
@@ -52,3 +62,138 @@ def collate(examples: Sequence[Example]) -> Batch:
         tokens[row, : len(rest) - 1] = torch.tensor(rest[:-1])
         targets[row, len(example.prompt) - shared - 1 : len(rest) - 1] = torch.tensor(example.answer)
     return Batch(torch.tensor([examples[0].prompt[:shared]], dtype=torch.long), tokens, targets)
+
+
+# Teacher-forced log-probabilities of the answers in a batch.
+
+
+class AnswerModel:
+    """Runs a causal LM over batches and looks at answer tokens only.
+
+    Two savings, both exact: the output matrix is applied at answer positions alone, and the
+    beginning that all rows of a batch share goes through the model once, its keys and values
+    expanded to every row (gradients flow back through them).
+    """
+
+    def __init__(self, model: Any) -> None:
+        """`model` is a transformers causal LM or a PEFT model around one."""
+        self.model = model
+        self._wanted = torch.zeros(0, dtype=torch.bool)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        head = base.get_output_embeddings()
+        self._hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][self._wanted],))
+        parameters = inspect.signature(base.forward).parameters
+        self._cache_name = (
+            "cache" if "cache" in parameters else "past_key_values"
+        )  # renamed in transformers 5
+
+    def close(self) -> None:
+        """Give the model its plain output layer back."""
+        self._hook.remove()
+
+    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float32 logits [N, V] at the N answer positions of the batch, and the N tokens wanted."""
+        extra: dict[str, Any] = {"use_cache": False}
+        if batch.prefix.shape[1]:
+            self._wanted = torch.zeros_like(batch.prefix, dtype=torch.bool)
+            cache = DynamicCache()
+            self.model(input_ids=batch.prefix, use_cache=True, **{self._cache_name: cache})
+            cache.batch_repeat_interleave(batch.tokens.shape[0])
+            extra = {"use_cache": True, self._cache_name: cache}
+        self._wanted = batch.targets != IGNORED
+        logits = self.model(input_ids=batch.tokens, **extra).logits
+        return logits.float(), batch.targets[self._wanted]
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Mean negative log-likelihood in nats per answer token."""
+        return functional.cross_entropy(*self.logits(batch))
+
+    @torch.no_grad()
+    def judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """For each row [B]: nats of its answer, its answer's tokens, and whether greedy decoding gives it."""
+        logits, wanted = self.logits(batch)
+        mask = batch.targets != IGNORED
+        nats = torch.zeros(mask.shape, device=logits.device)
+        nats[mask] = functional.cross_entropy(logits, wanted, reduction="none")
+        hit = torch.ones_like(mask)
+        hit[mask] = logits.argmax(-1) == wanted
+        return nats.sum(1), mask.sum(1), hit.all(1)
+
+
+# Rows to tokens, by the code that renders prompts when serving, so that there is no skew.
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """An adapter's prompt template over a base's tokenizer."""
+
+    tokenizer: Any
+    encoder: PromptEncoder
+    template: PromptTemplate
+
+    @classmethod
+    def of(cls, tokenizer: Any, template: PromptTemplate) -> Rendering:
+        """Wrap a transformers tokenizer."""
+        return cls(tokenizer, PromptEncoder(tokenizer), template)
+
+    def example(self, row: Row, before: Sequence[Row] = ()) -> Example:
+        """A row with its answer; rows in `before` are turns of the same conversation, answered."""
+        turns: list[Turn] = []
+        for shown in before:
+            turns += [Turn("user", shown.prompt), Turn("assistant", shown.response)]
+        prompt = Prompt(turns=(*turns, Turn("user", row.prompt)), template=self.template)
+        tokens, length = self.encoder.encode_example(prompt, row.response)
+        return Example(tuple(tokens[:length]), tuple(tokens[length:]))
+
+    def examples(self, rows: Iterable[Row]) -> list[Example]:
+        """Every row on its own."""
+        return [self.example(row) for row in rows]
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """A question on its own, ready to be answered."""
+        return tuple(self.encoder.encode(Prompt(turns=(Turn("user", text),), template=self.template)))
+
+    def answer(self, text: str) -> tuple[int, ...]:
+        """Tokens of an answer with its end."""
+        return self.example(Row("?", text, "")).answer
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end an answer."""
+        return sorted(self.encoder.end_ids)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Tokens of an answer as text."""
+        decoded: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return decoded.strip()
+
+
+# Which rows each step sees: a function of lengths and seed alone, so that a resumed run sees the same.
+
+
+WINDOW = 16  # batches that are sorted by length together
+
+
+def rows_of_step(step: int, lengths: Sequence[int], batch: int, seed: int) -> list[int]:
+    """Indices of the rows of step 1, 2, …; `lengths` are the rows' tokens.
+
+    Every epoch is a new permutation, cut into windows; rows of like length inside a window go together,
+    so that little is spent on padding, and the batches of a window come in random order. Rows that do
+    not fill a batch at the end of an epoch wait for the next one.
+    """
+    epoch, place = divmod(step - 1, max(1, len(lengths) // batch))
+    return _batches(epoch, tuple(lengths), batch, seed)[place]
+
+
+@lru_cache(maxsize=2)
+def _batches(epoch: int, lengths: tuple[int, ...], batch: int, seed: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order: list[int] = torch.randperm(len(lengths), generator=generator).tolist()
+    full = order[: max(1, len(order) // batch) * batch]
+    batches: list[list[int]] = []
+    for start in range(0, len(full), WINDOW * batch):
+        window = sorted(full[start : start + WINDOW * batch], key=lengths.__getitem__)
+        cut = [window[place : place + batch] for place in range(0, len(window), batch)]
+        shuffled: list[int] = torch.randperm(len(cut), generator=generator).tolist()
+        batches += [cut[place] for place in shuffled]
+    return batches

@@ -2,26 +2,131 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
-from router.errors import ConfigError
-from router.training import checkpoint
-from router.training.base import LoadedBase, load_base
-from router.training.batch import Example
+from router.errors import ConfigError, FailedPrecondition
+from router.training.base import LoadedBase, describe_machine, load_base
+from router.training.batch import Example, Rendering
 from router.training.data import Splits, load_splits
 from router.training.export import Trained, export
-from router.training.interrupt import interruptible
-from router.training.machine import describe_machine
+from router.training.files import write_file
 from router.training.probes import choose_probes
 from router.training.recipe import Recipe, load_recipe
-from router.training.rendering import Rendering
-from router.training.shown import Shown
 from router.training.trainer import Progress, Trainer
+
+# Ctrl-C as a wish: the step in progress is finished first.
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; a second one kills as usual.
+
+    Outside the main thread, where Python allows no handler, the event is never set by a signal.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _: object) -> None:
+        asked.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        for number in before:
+            signal.signal(number, ask)
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# What a person sees of a training run: a bar on a terminal, one line per evaluation elsewhere too.
+
+
+class Shown:
+    """A progress display on stderr."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        self._console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Bar(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task = self._bar.add_task(name, total=steps)
+
+    def __enter__(self) -> Shown:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, done: Progress) -> None:
+        """Show one more step."""
+        last = done.history[-1]
+        self._bar.update(self._task, completed=done.step, description=f"loss {last['loss']:.3f}")
+        if "valid_loss" in last:
+            kept = "kept" if done.best_step == done.step else f"best was step {done.best_step}"
+            self.say(
+                f"step {done.step}: train {last['loss']:.3f}, validation {last['valid_loss']:.3f} nats, "
+                f"{last['valid_exact']:.1%} exact ({kept})"
+            )
+
+    def say(self, text: str) -> None:
+        """One line above the bar."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+# A checkpoint: all that a run needs to go on as if it had never stopped.
+
+
+def fingerprint(recipe: Recipe, train: list[Example], valid: list[Example], base: str) -> str:
+    """sha256 over everything that decides the weights: settings, encoded rows, base digest."""
+    parts = [recipe.lora.model_dump(), recipe.train.model_dump(), base]
+    rows = [[example.prompt, example.answer] for example in (*train, *valid)]
+    return hashlib.sha256(json.dumps([*parts, rows]).encode()).hexdigest()
+
+
+def save_checkpoint(path: Path, state: dict[str, Any], mark: str) -> None:
+    """Write a checkpoint in one step."""
+    buffer = io.BytesIO()
+    torch.save({"fingerprint": mark, "rng": torch.get_rng_state(), "state": state}, buffer)
+    write_file(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, mark: str) -> dict[str, Any] | None:
+    """The saved state, or None if there is none. Raises FailedPrecondition if it is another run's."""
+    if not path.is_file():
+        return None
+    try:
+        saved = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise FailedPrecondition(f"checkpoint {path} is damaged: delete it and train afresh") from error
+    if saved["fingerprint"] != mark:
+        raise FailedPrecondition(
+            f"checkpoint {path} belongs to another recipe, data or base: delete it, or train without --resume"
+        )
+    torch.set_rng_state(saved["rng"])
+    state: dict[str, Any] = saved["state"]
+    return state
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +172,8 @@ def run(asked: Request, device: str) -> None:
     torch.manual_seed(recipe.train.seed)
     model = add_lora(base.model, recipe)
     trainer = Trainer(model, material.train, material.valid, recipe.train, base.device)
-    mark = checkpoint.fingerprint(recipe, material.train, material.valid, base.digest)
-    if asked.resume and (state := checkpoint.load(asked.checkpoint, mark)) is not None:
+    mark = fingerprint(recipe, material.train, material.valid, base.digest)
+    if asked.resume and (state := load_checkpoint(asked.checkpoint, mark)) is not None:
         trainer.load_state_dict(state)
     _train(trainer, asked, mark)
     trainer.keep_best()
@@ -106,7 +211,7 @@ def _train(trainer: Trainer, asked: Request, mark: str) -> None:
         def after_step(done: Progress) -> bool:
             shown.update(done)
             if stop.is_set() or done.step % plan.eval_every == 0:
-                checkpoint.save(asked.checkpoint, trainer.state_dict(), mark)
+                save_checkpoint(asked.checkpoint, trainer.state_dict(), mark)
             return not stop.is_set()
 
         trainer.run(after_step)

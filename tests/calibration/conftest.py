@@ -7,12 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from router.calibration.ballots import Ballot
-from router.calibration.binding import bind
 from router.calibration.certify import Goal
 from router.calibration.fit import Setting
-from router.calibration.rows import Row
-from router.routing.axes import Axes, axes_of
+from router.calibration.model import bind
+from router.calibration.rows import Ballot, Row
+from router.classifiers.contract import Axes, axes_of
 from router.types import AdapterProfile, Vote
 
 PROFILES = (

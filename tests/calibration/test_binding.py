@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.calibration.binding import bind, differences
+from router.calibration.model import bind, differences
 from router.types import AdapterProfile
 
 MEDICAL = AdapterProfile("medical", "1", domain="medical", examples=("What is flu?",), keywords=("flu",))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.calibration.bounds import all_tails, needed, tail, upper
+from router.calibration.certify import all_tails, needed, tail, upper
 
 RATES = st.floats(0.001, 0.999)
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from router.calibration.bounds import upper
 from router.calibration.cascade import Run, outcome
-from router.calibration.certify import certify, measure, passes
-from router.calibration.errors import CalibrationError
-from router.calibration.fit_stops import fit_stops
-from router.calibration.goal import Goal, enough
-from router.calibration.ordering import NOVELTIES, THRESHOLDS, grid, ordered, sweep
+from router.calibration.certify import (
+    NOVELTIES,
+    THRESHOLDS,
+    Goal,
+    certify,
+    enough,
+    grid,
+    measure,
+    ordered,
+    passes,
+    sweep,
+    upper,
+)
+from router.calibration.fit import fit_stops
+from router.calibration.rows import CalibrationError
 
 STOPS = (0.9, 1.01)
 GOAL = Goal()

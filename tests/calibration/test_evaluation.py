@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from router.calibration.ballots import Ballot
-from router.calibration.bounds import upper
+from router.calibration.certify import upper
 from router.calibration.evaluation import Judged, evaluate
-from router.calibration.rows import Row
+from router.calibration.rows import Ballot, Row
 from router.types import Vote
 
 

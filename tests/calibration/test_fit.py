@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 
 from router.calibration import file
-from router.calibration.ballots import Ballot
 from router.calibration.cascade import outcome, run
-from router.calibration.errors import CalibrationError
+from router.calibration.certify import Goal
 from router.calibration.fit import calibrate
-from router.calibration.fit_stages import fit_scaler
-from router.calibration.goal import Goal
-from router.calibration.rows import Row
+from router.calibration.rows import Ballot, CalibrationError, Row
+from router.calibration.stages import fit_scaler
 from router.types import Vote
 
 

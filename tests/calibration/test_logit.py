@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from router.calibration.logit import fit, fit_positive, loss, softmax
+from router.calibration.stages import fit, fit_positive, loss, softmax
 
 
 def drawn(weights: list[float], rows: int = 4000, classes: int = 4, seed: int = 0):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.calibration.metrics import (
+from router.calibration.evaluation import (
     area,
     auroc,
     confusion,

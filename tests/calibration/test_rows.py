@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router.calibration.errors import CalibrationError
-from router.calibration.rows import Row, deal, distinct, read_rows, split, unseen
+from router.calibration.rows import CalibrationError, Row, deal, distinct, read_rows, split, unseen
 
 NAMES = ("legal", "medical")
 

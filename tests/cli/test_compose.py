@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.compose import Composition
-from router.cli.summary import lines_to_paste, print_summary
+from router.cli.compose import Composition, lines_to_paste, print_summary
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine

@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.demo import Asked, brief, shared, show
-from router.cli.demo_prompts import BASE, PINNED, PROMPTS, requests_for
-from router.cli.demo_server import demo_server, free_address
-from router.cli.errors import CliError
+from router.cli.command import CliError
+from router.cli.demo import (
+    BASE,
+    PINNED,
+    PROMPTS,
+    Asked,
+    brief,
+    demo_server,
+    free_address,
+    requests_for,
+    shared,
+    show,
+)
 from router.types import AdapterRef, Decision, Reason
 
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,6 @@
 import pytest
 
-from router.cli.describe import decision_line, override_line, usage_line
+from router.cli.connect import decision_line, override_line, usage_line
 from router.types import AdapterRef, Decision, Override, Reason, Usage
 
 MEDICAL = AdapterRef("medical", "1.0.0")

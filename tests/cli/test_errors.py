@@ -1,6 +1,6 @@
 import pytest
 
-from router.cli import errors
+from router.cli import command
 from router.errors import ConfigError
 
 
@@ -89,4 +89,4 @@ def test_a_text_of_several_lines_becomes_one(cli, monkeypatch):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(OSError, match="absent") as caught:
         (tmp_path / "absent").read_text()
-    assert errors.explain(caught.value) == (f"{tmp_path / 'absent'}: No such file or directory", 1)
+    assert command.explain(caught.value) == (f"{tmp_path / 'absent'}: No such file or directory", 1)

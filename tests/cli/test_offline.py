@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from router.cli.demo_server import free_address
+from router.cli.demo import free_address
 from router.models import default_base, fetch_encoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

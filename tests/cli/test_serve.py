@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.folders import carried, folders
+from router.cli.settings import carried, folders
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 

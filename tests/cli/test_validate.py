@@ -73,8 +73,7 @@ def test_the_digest_is_read_only_where_a_manifest_pins_it(cli, base, adapter, mo
 
 @pytest.mark.slow
 def test_the_default_base_is_read_as_the_engine_reads_it():
-    from router.engine.digest import base_digest
-    from router.engine.model.loader import load_model
+    from router.engine.model.loader import base_digest, load_model
     from router.models import default_base
 
     model = load_model(default_base(), "default").model

@@ -1,7 +1,7 @@
 import pytest
 
 from router.client.channel import channel_options, is_loopback
-from router.client.requests import generate_request, resource_name, route_request, stream_request
+from router.client.messages import generate_request, resource_name, route_request, stream_request
 from router.types import Turn
 from router.v1 import inference_pb2 as pb
 

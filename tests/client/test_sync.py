@@ -1,7 +1,7 @@
 import pytest
 
 from router.client import AdapterRef, Client, Delta, Finished, FinishReason, Reason, Started, Turn
-from router.client.responses import to_adapter
+from router.client.messages import to_adapter
 from router.types import AdapterEventKind, AdapterState, Override
 from router.v1 import adapters_pb2
 from tests.client.scripted import adapter

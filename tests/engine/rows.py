@@ -8,11 +8,9 @@ import torch
 
 from router.engine.base import Job, Reading
 from router.engine.blocks import BlockPool
-from router.engine.lora import PackedAdapter
+from router.engine.lora import DeviceSlots, HostStore, PackedAdapter
 from router.engine.reading import ReadingRow
-from router.engine.scheduler import Scheduler
-from router.engine.sequence import Sequence
-from router.engine.slots import DeviceSlots, HostStore
+from router.engine.scheduler import Scheduler, Sequence
 from router.types import SamplingParams
 
 ANY: Any = None

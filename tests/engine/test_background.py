@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.engine.reading import ReadingRow
-from router.engine.scheduler import Scheduler
-from router.engine.sequence import Sequence
+from router.engine.scheduler import Scheduler, Sequence
 from tests.engine.rows import make, reading, row
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from router.engine.digest import base_digest
+from router.engine.model.loader import base_digest
 
 
 class Tied(nn.Module):

@@ -14,8 +14,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from router.engine import draw as module
-from router.engine.draw import draw, truncate
+from router.engine import sampling as module
+from router.engine.sampling import draw, truncate
 from router.types import SamplingParams
 
 

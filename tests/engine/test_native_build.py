@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from router.engine import native
-from router.engine.native import build, compiler, cpu, load_ops
+from router.engine.native import build, load_ops
 
 pytestmark = [
-    pytest.mark.skipif(not cpu.levels(), reason="the CPU has neither AVX2 nor AVX-512"),
+    pytest.mark.skipif(not build.levels(), reason="the CPU has neither AVX2 nor AVX-512"),
     pytest.mark.timeout(600),
 ]
 
@@ -24,7 +24,7 @@ pytestmark = [
 @pytest.fixture
 def good() -> Path:
     """A library that loads."""
-    module = build.load_module(cpu.levels()[0])
+    module = build.load_module(build.levels()[0])
     return Path(str(module.__file__))
 
 
@@ -63,7 +63,7 @@ def load() -> str:
 
 
 def test_a_second_start_takes_the_cached_library(cache, builds, monkeypatch):
-    assert load() == load() == f"native ({cpu.levels()[0]})"
+    assert load() == load() == f"native ({build.levels()[0]})"
     monkeypatch.delitem(sys.modules, cache.stem)
     assert load().startswith("native")
     assert len(builds) == 1
@@ -129,14 +129,14 @@ def test_a_broken_compiler_falls_back_with_one_line(cache, monkeypatch, caplog, 
 def test_a_missing_tool_is_named(cache, monkeypatch, tmp_path, tool, reason):
     monkeypatch.setenv("CXX", "/bin/true")
     if tool == "ninja":
-        monkeypatch.setattr(compiler, "tool_path", lambda: str(tmp_path))
+        monkeypatch.setattr(build, "tool_path", lambda: str(tmp_path))
     else:
-        monkeypatch.setattr(compiler.sysconfig, "get_path", lambda name: str(tmp_path))
+        monkeypatch.setattr(build.sysconfig, "get_path", lambda name: str(tmp_path))
     assert load() == f"torch: {reason}"
 
 
 def test_a_compiler_that_hangs_is_given_up(cache, monkeypatch):
-    monkeypatch.setattr(compiler, "TIMEOUT", 0.01)
+    monkeypatch.setattr(build, "TIMEOUT", 0.01)
     assert load() == "torch: the compiler took more than 0.01 s"
 
 
@@ -147,7 +147,7 @@ def test_a_cache_folder_that_cannot_be_written(cache, monkeypatch, tmp_path):
 
 
 def test_the_key_knows_the_machine(monkeypatch):
-    level = cpu.levels()[0]
+    level = build.levels()[0]
     here = build.cache_key(level)
     assert here == build.cache_key(level)
     monkeypatch.setattr(build, "identity", lambda: ("another CPU", {"avx2", "fma"}))
@@ -171,9 +171,9 @@ def test_where_native_operations_do_not_apply(enabled, device, dtype, head_dim, 
 
 
 def test_a_cpu_without_vectors(monkeypatch):
-    monkeypatch.setattr(cpu, "identity", lambda: ("old", {"sse2"}))
-    assert cpu.levels() == []
+    monkeypatch.setattr(build, "identity", lambda: ("old", {"sse2"}))
+    assert build.levels() == []
     assert load() == "torch: the CPU has neither AVX2 nor AVX-512"
-    monkeypatch.setattr(cpu, "identity", lambda: ("newer", {"avx2", "fma", "avx512f"}))
-    assert cpu.levels() == ["avx2"]
+    monkeypatch.setattr(build, "identity", lambda: ("newer", {"avx2", "fma", "avx512f"}))
+    assert build.levels() == ["avx2"]
     assert native.levels() == ["avx2"]

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from router.engine.native import NativeOps
-from router.engine.native.build import load_module
-from router.engine.native.cpu import levels
+from router.engine.native.build import levels, load_module
 from router.engine.ops import LoraPlan, SiteGroup
 from tests.engine.ops_cases import attention_case
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from router.engine.native.memory import Pages
+from router.engine.native.ops import Pages
 
 
 def side_by_side(tensors: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -8,8 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.engine.native import NativeOps
-from router.engine.native.build import load_module
-from router.engine.native.cpu import levels
+from router.engine.native.build import levels, load_module
 from router.engine.torch_ops import TorchOps
 from tests.engine.ops_cases import attention_case, attention_reference, lora_case
 

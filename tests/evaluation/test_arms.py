@@ -10,17 +10,22 @@ import pytest
 import torch
 
 from router.evaluation import efficiency
-from router.evaluation.answering import Answering, shell
-from router.evaluation.arms import Arm, Asking, ask, worked_examples
-from router.evaluation.losses import row_losses
+from router.evaluation.answering import (
+    MOST_PAIRS,
+    MOST_ROWS,
+    Answering,
+    Speaker,
+    likeliest,
+    ranked_rows,
+    shell,
+)
+from router.evaluation.generalization import row_losses
 from router.evaluation.metrics import Task
-from router.evaluation.ranking import MOST_PAIRS, MOST_ROWS, likeliest, ranked_rows
-from router.evaluation.speaker import Speaker
-from router.evaluation.subject import Subject, load_subject, read_manifest
-from router.training.answers import AnswerModel
+from router.evaluation.subject import Arm, Asking, Subject, ask, load_subject, read_manifest, worked_examples
 from router.training.base import load_base
+from router.training.batch import AnswerModel
 from router.training.data import Row, load_splits
-from router.training.greedy import greedy_tokens
+from router.training.probes import greedy_tokens
 from router.training.recipe import load_recipe
 from router.types import SamplingParams
 
@@ -134,7 +139,7 @@ def test_likeliest_is_the_one_with_the_least_loss(trained: Path, monkeypatch: py
     model = AnswerModel(load_base(str(trained / "base"), "cpu").model)
     answers = [(5, 6), (7,), (8, 9, 10)]
     chosen = likeliest(model, (3, 4), answers)
-    monkeypatch.setattr("router.evaluation.ranking.LABELS", 2)
+    monkeypatch.setattr("router.evaluation.answering.LABELS", 2)
     assert likeliest(model, (3, 4), answers) == chosen
     logits = model.model
     model.close()

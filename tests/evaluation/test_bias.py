@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from router.errors import ConfigError
-from router.evaluation.bias import markdown, measure
-from router.evaluation.counterfactuals import Cases, groups, load_cases, map_back
+from router.evaluation.bias import Cases, groups, load_cases, map_back, markdown, measure
 from router.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2] / "recipes"

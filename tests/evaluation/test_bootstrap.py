@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.evaluation.bootstrap import resample
-from router.evaluation.metrics import MeanScorer
+from router.evaluation.metrics import MeanScorer, resample
 
 scores = st.lists(st.booleans(), min_size=2, max_size=30)
 

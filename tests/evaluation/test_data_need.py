@@ -12,15 +12,12 @@ from typing import Any
 import pytest
 
 from router.errors import AdapterRejected, ConfigError
-from router.evaluation import curve_points
-from router.evaluation.answering import Answer
-from router.evaluation.curve_points import scaled
-from router.evaluation.data_need import FILE, load, markdown, measure
-from router.evaluation.learning_curve import learning_curve
-from router.evaluation.plots import draw_data_need
-from router.evaluation.speaker import Speaker
+from router.evaluation import learning_curve as module
+from router.evaluation.answering import Answer, Speaker
+from router.evaluation.learning_curve import FILE, learning_curve, load, markdown, measure, scaled
+from router.evaluation.markdown import draw_data_need
 from router.evaluation.subject import Subject, load_subject, read_manifest
-from router.registry.format.validate import validate_folder
+from router.registry.format.examine import validate_folder
 from router.training.base import load_base
 from router.training.data import read_rows
 from router.training.recipe import Recipe, load_recipe
@@ -111,7 +108,7 @@ def test_score_is_the_metric_of_the_greedy_answers(place: Place, monkeypatch: py
 
 def test_what_is_done_is_not_done_again(done: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (done.adapter / FILE).read_bytes()
-    monkeypatch.setattr(curve_points, "run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(module, "run", lambda *_: pytest.fail("trained again"))
     done.said.clear()
     done.measured(0.25, 0.5)
     assert (done.adapter / FILE).read_bytes() == before

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.errors import ConfigError
-from router.evaluation import evaluate
-from router.evaluation.extra import PACKAGES
+from router.evaluation import PACKAGES, evaluate
 from router.evaluation.learning_curve import learning_curve
 
 

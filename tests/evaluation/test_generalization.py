@@ -13,15 +13,19 @@ import torch
 
 from router.errors import ConfigError
 from router.evaluation import generalization
-from router.evaluation.arms import Arm
-from router.evaluation.general_text import GENERAL, paragraphs, whole_text
-from router.evaluation.generalization import markdown, measure, regressions
-from router.evaluation.losses import row_losses
-from router.evaluation.subject import Subject, load_subject, read_manifest
-from router.training.answers import AnswerModel
+from router.evaluation.generalization import (
+    GENERAL,
+    markdown,
+    measure_generalization,
+    paragraphs,
+    regressions,
+    row_losses,
+    whole_text,
+)
+from router.evaluation.subject import Arm, Subject, load_subject, read_manifest
 from router.training.base import load_base
+from router.training.batch import AnswerModel, Rendering
 from router.training.recipe import Recipe, load_recipe
-from router.training.rendering import Rendering
 from router.types import PromptTemplate
 
 SHIPPED = Path(__file__).parents[2] / "recipes" / GENERAL
@@ -63,7 +67,7 @@ def write_general(recipes: Path, rows: list[Any]) -> None:
 
 
 def test_sets_are_the_other_tasks_and_general_text(subject: Subject, own: Recipe, recipes: Path) -> None:
-    section = measure(subject, own, recipes, rows=4)
+    section = measure_generalization(subject, own, recipes, rows=4)
     assert [(found["what"], found["rows"]) for found in section["sets"]] == [
         ("letters test rows", 4),
         ("general text", 3),
@@ -72,7 +76,7 @@ def test_sets_are_the_other_tasks_and_general_text(subject: Subject, own: Recipe
         gap = found["difference"]
         assert gap["value"] == pytest.approx(found["adapter"] - found["base"], abs=2e-4)
         assert gap["low"] <= gap["value"] <= gap["high"]
-    assert section == measure(subject, own, recipes, rows=4)
+    assert section == measure_generalization(subject, own, recipes, rows=4)
 
 
 def test_losses_are_those_of_a_plain_forward_pass(subject: Subject) -> None:
@@ -102,7 +106,7 @@ def test_the_adapters_own_template_plays_no_part(subject: Subject, own: Recipe, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Rendering, "example", spy)
-        measure(subject, own, recipes)
+        measure_generalization(subject, own, recipes)
     assert len(seen) == 6
     assert not any("Name the colour." in text for text in seen)
 
@@ -110,12 +114,12 @@ def test_the_adapters_own_template_plays_no_part(subject: Subject, own: Recipe, 
 def test_worse_needs_the_margin_and_an_interval_above_zero(
     subject: Subject, own: Recipe, recipes: Path
 ) -> None:
-    section = measure(subject, own, recipes, margin=-100)
+    section = measure_generalization(subject, own, recipes, margin=-100)
     values = {found["what"]: found for found in section["sets"]}
     for found in values.values():
         assert found["worse"] == (found["difference"]["low"] > 0)
     assert any(found["worse"] for found in values.values())  # a toy adapter says colours to everything
-    kind = measure(subject, own, recipes, margin=100)
+    kind = measure_generalization(subject, own, recipes, margin=100)
     assert not any(found["worse"] for found in kind["sets"])
     listed = regressions(section)
     assert [item["what"] for item in listed] == ["loss on general text"]
@@ -128,7 +132,7 @@ def test_worse_needs_the_margin_and_an_interval_above_zero(
 def test_the_base_is_asked_once_for_many_adapters(
     subject: Subject, own: Recipe, recipes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = measure(subject, own, recipes)
+    first = measure_generalization(subject, own, recipes)
     asked: list[Arm] = []
     judged = generalization._judged
 
@@ -137,15 +141,15 @@ def test_the_base_is_asked_once_for_many_adapters(
         return judged(one, arm, examples)
 
     monkeypatch.setattr(generalization, "_judged", spy)
-    assert measure(subject, own, recipes) == first
+    assert measure_generalization(subject, own, recipes) == first
     assert asked == [Arm.ADAPTER, Arm.ADAPTER]
     other = replace(subject, base=replace(subject.base, digest="another"))
-    assert measure(other, own, recipes) == first
+    assert measure_generalization(other, own, recipes) == first
     assert asked[2:].count(Arm.BASE) == 2
 
 
 def test_nothing_to_compare_with_is_said(subject: Subject, own: Recipe, tmp_path: Path) -> None:
-    section = measure(subject, own, tmp_path)
+    section = measure_generalization(subject, own, tmp_path)
     assert section["sets"] == []
     assert regressions(section) == []
     assert "not measured" in markdown(section)[0]
@@ -164,7 +168,7 @@ def test_bad_general_text_is_refused(
 ) -> None:
     write_general(recipes, rows)
     with pytest.raises(ConfigError, match=said):
-        measure(subject, own, recipes)
+        measure_generalization(subject, own, recipes)
 
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:

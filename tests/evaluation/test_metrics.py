@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
-from router.evaluation.labels import exact_match, names_only, same_part
 from router.evaluation.metrics import MeanScorer
-from router.evaluation.translation import CorpusScorer, best_part
+from router.evaluation.scoring import CorpusScorer, best_part, exact_match, names_only, same_part
 
 LABELS = ["Diseases of the ear", "Diseases of the ear and mastoid process", "Neoplasms"]
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from router.evaluation.overfitting import gap, measure, overfitting
+from router.evaluation.generalization import gap, measure_overfitting, overfitting
 from router.evaluation.subject import load_subject, read_manifest
-from router.training.answers import AnswerModel
 from router.training.base import load_base
-from router.training.batch import collate
+from router.training.batch import AnswerModel, collate
 from router.training.data import load_splits
 from router.training.recipe import load_recipe
 
@@ -50,7 +49,7 @@ def test_measured_splits_agree_with_the_pooled_loss(trained: Path) -> None:
     recipe = load_recipe(trained / "recipes" / "colours.toml")
     folder, rows = trained / "adapters" / "colours", load_splits(recipe.data)
     subject = load_subject(folder, read_manifest(folder), load_base(recipe.base.model, "cpu"))
-    found = measure(subject, rows, 9)
+    found = measure_overfitting(subject, rows, 9)
     assert [(name, split["rows"]) for name, split in found.items()] == [
         ("train", 9),
         ("valid", 9),

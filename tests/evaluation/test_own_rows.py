@@ -15,7 +15,7 @@ from router.errors import AdapterRejected, ConfigError
 from router.evaluation import evaluate_rows
 from router.evaluation.own_rows import FEWEST, OwnRows, find_candidate, read_rows, verdict
 from router.registry.gate.judging import Standing, judge
-from router.registry.gate.reading import read_report, weights_sha256
+from router.registry.gate.weighing import read_report, weights_sha256
 from tests.training.tiny import COLOURS
 
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from router.evaluation.metrics import Task
-from router.evaluation.rouge import lead, rouge
-from router.evaluation.scoring import METRICS
+from router.evaluation.scoring import METRICS, lead, rouge
 from router.training.data import Row
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.evaluation.squad import blind_f1, contains, normalised, token_f1
+from router.evaluation.scoring import blind_f1, contains, normalised, token_f1
 
 
 def test_normalisation_is_squads() -> None:

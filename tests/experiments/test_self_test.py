@@ -6,8 +6,16 @@ import pytest
 
 from router.experiments.assignment import Allocation, Arm, Salts
 from router.experiments.model import Aggregate, Kind, MetricSpec
-from router.experiments.self_test import _any_shown, _chi_square_tail, _most, error_rate, shares, uniform
-from router.experiments.simulated import Drawn, powers
+from router.experiments.self_test import (
+    Drawn,
+    _any_shown,
+    _chi_square_tail,
+    _most,
+    error_rate,
+    powers,
+    shares,
+    uniform,
+)
 from router.experiments.stats import Plan
 from router.experiments.verdict import Design
 from tests.experiments.plans import SOLVED

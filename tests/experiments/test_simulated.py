@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from router.experiments.model import Aggregate, Kind, MetricSpec
-from router.experiments.simulated import Drawn, moments, powers
+from router.experiments.self_test import Drawn, moments, powers
 from router.experiments.stats import Moments
 
 SECONDS = MetricSpec("seconds", Kind.MEAN, aggregate=Aggregate.SUM, covariate=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from router.models.cache import build_once, models_dir
+from router.models.wheel import build_once, models_dir
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from router.errors import ConfigError
 from router.models import resolve_model
-from router.models.hub import fetch_from_hub
+from router.models.base import fetch_from_hub
 
 
 class FakeHub:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from router.classifiers.registration import Registrar
 from router.plugins import PluginHost
 from router.plugins.doctor import doctor, examine
-from router.plugins.registration import Registrar
-from router.plugins.samples import ADAPTERS, requests
+from router.plugins.trial import ADAPTERS, requests
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,7 @@ from router.judging import Case, Judge, Judgement, Preference, Scorer
 from router.plugins import PluginHost
 from router.plugins.doctor import doctor
 from router.plugins.judges import JudgeRegistrar, valid
-from router.plugins.stand_in import StandInBase
+from router.plugins.trial import StandInBase
 from router.types import Request, Turn
 
 Write = Callable[..., Path]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.plugins.samples import requests
+from router.plugins.trial import requests
 from router.routing import Classifier, Scores
 from router.testing import ClassifierContract
 from router.types import AdapterProfile

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.plugins.samples import ADAPTERS, requests
+from router.plugins.trial import ADAPTERS, requests
 from router.routing import Classifier
 from router.testing import ClassifierContract
 from router.types import AdapterProfile
@@ -84,7 +84,7 @@ def test_a_negative_example_of_one_does_not_speak_against_the_others(module: Any
 
 
 def test_a_section_of_the_background_that_an_adapter_is_about_is_no_background(module: Any) -> None:
-    from router.routing.texts import read_background
+    from router.classifiers.regression import read_background
 
     everything = read_background(module.BACKGROUND, [COOKING])
     medical = read_background(module.BACKGROUND, ADAPTERS[:1])

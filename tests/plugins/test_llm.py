@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.plugins.samples import requests
+from router.plugins.trial import requests
 from router.testing import ClassifierContract
 from router.types import AdapterProfile
 

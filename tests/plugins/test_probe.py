@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from router.config import Settings
-from router.plugins.samples import ADAPTERS, requests
+from router.plugins.trial import ADAPTERS, requests
 from router.testing import ClassifierContract
 from router.types import AdapterProfile
 

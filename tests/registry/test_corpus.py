@@ -9,8 +9,8 @@ import pytest
 from router.engine.base import BaseInfo
 from router.errors import AdapterRejected
 from router.registry.format.artifact import read_artifact
+from router.registry.format.examine import validate_folder
 from router.registry.format.findings import Severity
-from router.registry.format.validate import validate_folder
 from tests.registry.corpus import VARIANTS, Variant
 from tests.registry.peft_folders import base_info, save, tiny_llama, train
 from tests.registry.trainers import TRAINERS

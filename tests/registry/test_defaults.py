@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from router.errors import AdapterRejected
-from router.registry.defaults import candidate, default_version
-from router.registry.disk.discovery import Found
-from router.registry.disk.places import Place, Stamp
+from router.registry.disk.places import Found, Place, Stamp
 from router.registry.gate.judging import Standing, Verdict
+from router.registry.index import candidate, default_version
 from router.registry.record import Record
 from router.types import AdapterRef
 from tests.registry.conftest import StartRegistry

@@ -14,7 +14,7 @@ import watchfiles
 from router.engine.base import AdapterArtifact
 from router.errors import AdapterRejected, RouterError
 from router.registry.disk.reading import FolderReader
-from router.registry.format.inspection import Inspection
+from router.registry.format.examine import Inspection
 from router.registry.options import RegistryOptions
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states, weights

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from router.registry import durable
-from router.registry.durable import append, write_atomically
+from router.registry import state
+from router.registry.state import append, write_atomically
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append("rename")
         rename(old, new)
 
-    monkeypatch.setattr(durable.os, "fsync", note_sync)
-    monkeypatch.setattr(durable.os, "replace", note_rename)
+    monkeypatch.setattr(state.os, "fsync", note_sync)
+    monkeypatch.setattr(state.os, "replace", note_rename)
     return done
 
 
@@ -54,7 +54,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "no")
 
-    monkeypatch.setattr(durable.os, call, fail)
+    monkeypatch.setattr(state.os, call, fail)
     with pytest.raises(OSError, match="no"):
         write_atomically(target, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
@@ -71,6 +71,6 @@ def test_a_file_system_that_does_not_sync_folders_is_none_the_worse(
             raise OSError(errno.EINVAL, "not for folders")
         fsync(handle)
 
-    monkeypatch.setattr(durable.os, "fsync", fail)
+    monkeypatch.setattr(state.os, "fsync", fail)
     write_atomically(tmp_path / "f", b"x")
     assert (tmp_path / "f").read_bytes() == b"x"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from router.registry.format.codes import Code
-from router.registry.format.lora_fields import HONOURED, INITS, REFUSED, WITHOUT_EFFECT
+from router.registry.format.lora_config import HONOURED, INITS, REFUSED, WITHOUT_EFFECT
 from router.registry.format.manifest import parse_manifest
 from router.registry.format.probes import parse_probes
 

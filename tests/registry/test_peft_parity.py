@@ -15,8 +15,7 @@ from peft.tuners.lora import LoraLayer
 
 from router.engine.base import TensorData
 from router.registry.format.artifact import read_artifact
-from router.registry.format.lora_config import parse_lora_config
-from router.registry.format.lora_fields import HONOURED, REFUSED, WITHOUT_EFFECT
+from router.registry.format.lora_config import HONOURED, REFUSED, WITHOUT_EFFECT, parse_lora_config
 from tests.registry.peft_folders import base_info, edit_tensors, save, tiny_llama, train
 
 CASES: dict[str, dict[str, Any]] = {

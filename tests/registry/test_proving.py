@@ -12,7 +12,7 @@ import pytest
 from router.engine.base import Generation, Job, Prompt
 from router.errors import AdapterRejected, EngineFailed, Overloaded, PromptTooLong
 from router.registry.format.probes import Match, Probe
-from router.registry.proving import AT_ONCE, MOST_RUN, judge
+from router.registry.loading import AT_ONCE, MOST_RUN, judge
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import BASE_ANSWER, StubEngine, drop, eventually, is_ready, ref, states
 

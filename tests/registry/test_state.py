@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from router.errors import NotSaved
-from router.registry import durable, state
+from router.registry import state
 from router.registry.state import Choices, Proven, state_dir
 from router.types import Override
 
@@ -104,7 +104,7 @@ def test_the_book_says_what_was_not_saved(
     lines = [json.loads(line)["action"] for line in (tmp_path / "overrides.jsonl").read_text().splitlines()]
     said = ["not overruled: went back", "overruled"]
     assert lines == [*said, *(f"not saved: {action}" for action in said)]
-    monkeypatch.setattr(durable.os, "fsync", full)
+    monkeypatch.setattr(state.os, "fsync", full)
     with pytest.raises(NotSaved):
         choose(choices, "a", "1.1", made)
     assert "the book may tell of what was not saved" in caplog.text

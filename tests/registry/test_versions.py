@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.registry.versions import known_versions, looks_like_version, near, version_key
+from router.registry.format.names import known_versions, looks_like_version, near, version_key
 
 SPEC_ORDER = [
     "latest",

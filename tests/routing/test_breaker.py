@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.routing.breaker import Breaker, BreakerState
+from router.classifiers.isolation import Breaker, BreakerState
 
 
 def test_opens_after_five_failures_in_a_minute_and_tries_one_after_thirty_seconds() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.routing.explicit import parse_adapter
+from router.routing.router import parse_adapter
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from router.plugins.stand_in import StandInBase
+from router.plugins.trial import StandInBase
 from router.routing import Classifier, Scores
 from router.routing.fitting import Fitter
-from router.routing.lanes import Lanes
+from router.routing.panel import Lanes
 from router.types import AdapterProfile
 
 

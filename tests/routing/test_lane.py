@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from router.classifiers.contract import Answer
+from router.classifiers.isolation import Breaker
 from router.routing import Classifier, Scores
-from router.routing.breaker import Breaker
-from router.routing.scores import Answer
 
 SURE = Scores({"a": 1.0})
 

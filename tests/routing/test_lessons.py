@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router.routing.lessons import lessons, spread
+from router.classifiers.regression import lessons, spread
 from router.types import AdapterProfile
 
 TEA = AdapterProfile("tea", "1", examples=("brew tea", " "), negative_examples=("a tea towel",))

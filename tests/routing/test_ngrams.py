@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from router.routing.ngrams import SIZE, Ngrams
-from router.routing.segments import PARTS
+from router.classifiers.regression import PARTS, SIZE, Ngrams
 
 TEXTS = ["Sum it up. Bees dance in the hive.", "Bees dance", "Ants march"]
 

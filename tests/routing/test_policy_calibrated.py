@@ -8,12 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.calibration.binding import bind
-from router.calibration.evidence import Scaler
-from router.calibration.model import Calibration, Stage
-from router.routing.axes import Axes, axes_of
-from router.routing.calibrated import Calibrated
-from router.routing.policy import Policy
+from router.calibration.model import Calibration, Scaler, Stage, bind
+from router.classifiers.contract import Axes, axes_of
+from router.routing.policy import Calibrated, Policy
 from router.types import AdapterProfile, Reason, Vote
 
 PROFILES = (

@@ -7,14 +7,11 @@ from typing import Any
 
 import pytest
 
-from router.calibration.binding import bind
-from router.calibration.evidence import Scaler
-from router.calibration.model import Calibration, Stage
+from router.calibration.model import Calibration, Scaler, Stage, bind
+from router.classifiers.contract import Axes
 from router.routing import Scores
-from router.routing.axes import Axes
-from router.routing.policy import Policy
+from router.routing.policy import FITTED, Policy, Rules, fingerprint
 from router.routing.router import Router
-from router.routing.rules import FITTED, Rules, fingerprint
 from router.types import AdapterProfile, Reason
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.classifiers.contract import DECLINED, INVALID, Answer, answers, normalise
 from router.routing import Scores
-from router.routing.scores import DECLINED, INVALID, Answer, answers, normalise
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
 KINDS = st.sampled_from(["probability", "logit", "similarity", "nonsense", None, 3])

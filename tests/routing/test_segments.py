@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.routing.segments import HEAD, TAIL, WORDS, parts
+from router.classifiers.regression import HEAD, TAIL, WORDS, parts
 
 
 @pytest.mark.parametrize(

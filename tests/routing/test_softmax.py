@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from router.routing.softmax import balance, fit_dual, product, softmax
+from router.classifiers.regression import balance, fit_dual, product, softmax
 
 
 def test_the_gradient_steps_reach_the_optimum() -> None:

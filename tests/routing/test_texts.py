@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from router.routing.texts import digest_of
+from router.classifiers.regression import digest_of
 
 
 def test_a_digest_is_of_the_bytes(tmp_path: Path) -> None:

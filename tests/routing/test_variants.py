@@ -8,13 +8,10 @@ from typing import Any
 
 import pytest
 
-from router.calibration.binding import bind
-from router.calibration.evidence import Scaler
-from router.calibration.model import Calibration, Stage
+from router.calibration.model import Calibration, Scaler, Stage, bind
+from router.classifiers.contract import Axes, axes_of
 from router.routing import Scores
-from router.routing.axes import Axes, axes_of
-from router.routing.calibrated import Calibrated
-from router.routing.policy import Policy
+from router.routing.policy import Calibrated, Policy
 from router.routing.router import Router
 from router.routing.variants import digest_of, varied
 from router.types import AdapterProfile, Reason, RouterVariant, Vote

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from router.server.app import ServerApp
-from router.server.convert.adapters import caller
+from router.server.convert import caller
 from router.types import AdapterRef, AdapterState
 from router.v1 import adapters_pb2 as pb
 from tests.fakes import adapter

@@ -11,8 +11,8 @@ import pytest
 from router.config import Settings
 from router.errors import ConfigError
 from router.server.app import ServerApp
-from router.server.load_times import measure_loads
-from router.server.threads import in_daemon_thread
+from router.server.lifecycle import in_daemon_thread
+from router.server.metrics import measure_loads
 from router.types import AdapterEvent, AdapterEventKind, AdapterState
 from tests.fakes import adapter
 

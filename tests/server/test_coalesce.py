@@ -8,7 +8,7 @@ import pytest
 
 from router.engine.base import Delta, Finished
 from router.errors import EngineFailed
-from router.server.coalesce import coalesced
+from router.server.inference import coalesced
 from router.types import FinishReason, TokenLogprob
 
 END = Finished(FinishReason.STOP)

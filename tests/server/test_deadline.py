@@ -10,8 +10,8 @@ import pytest
 
 from router.errors import DeadlineExceeded
 from router.server.app import ServerApp
-from router.server.interceptors.call import Call
-from router.server.interceptors.deadline import deadline
+from router.server.call import Call
+from router.server.interceptors import deadline
 from tests.server.helpers import Connect, Start, ask, failure, long_stream
 
 

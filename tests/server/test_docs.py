@@ -11,8 +11,7 @@ from router import errors
 from router.config import Settings
 from router.experiments.live.runtime import Experiments
 from router.experiments.service.served import ExperimentMetrics
-from router.server.metrics import Metrics
-from router.server.snapshot import Snapshot
+from router.server.metrics import Metrics, Snapshot
 from router.v1 import adapters_pb2, experiments_pb2, inference_pb2
 from tests.experiments.memory_store import MemoryStore
 

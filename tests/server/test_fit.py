@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from router.errors import PromptTooLong
-from router.server.fit import fit
+from router.server.pipeline import fit
 from router.types import Sampling
 
 

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from router.server.interceptors.call import Call
-from router.server.interceptors.observe import fields
+from router.server.call import Call
+from router.server.interceptors import fields
 from router.server.logs import logging_to
 
 log = logging.getLogger("router.test")

@@ -13,8 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.errors import ConfigError, Overloaded
 from router.server.app import ServerApp
-from router.server.bounded import Bounded
-from router.server.metrics import Metrics
+from router.server.metrics import Bounded, Metrics
 from router.types import Vote, VoteError
 from tests.server.helpers import Start, ask, failure, messages, stream
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from router.errors import InvalidRequest
-from router.server.paging import order, page
+from router.server.adapters import order, page
 from router.types import AdapterRef
 from router.v1 import adapters_pb2 as pb
 from tests.fakes import FakeRegistry, adapter

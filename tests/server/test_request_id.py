@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.server.interceptors.call import request_id_of
+from router.server.call import request_id_of
 from tests.server.helpers import Connect, Start, ask, details, failure, stream
 
 HEX = re.compile(r"[0-9a-f]{32}")

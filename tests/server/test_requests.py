@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
 from router.names import split_adapter
-from router.server.convert.requests import Limits, generate_request, route_request
+from router.server.convert import Limits, generate_request, route_request
 from router.types import Request, Turn
 from router.v1 import inference_pb2 as pb
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import Findings, InvalidRequest
-from router.server.convert.sampling import RANGES, sampling_of
+from router.server.convert import RANGES, sampling_of
 from router.types import Sampling
 from router.v1 import inference_pb2 as pb
 

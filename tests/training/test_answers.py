@@ -6,8 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from router.training.answers import AnswerModel
-from router.training.batch import Example, collate
+from router.training.batch import AnswerModel, Example, collate
 
 SHARED = (5, 6, 7, 8)
 ROWS = [

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from router.training.greedy import greedy_tokens
+from router.training.probes import greedy_tokens
 
 PROMPTS = [(5, 6, 7, 8, 9), (10,), (11, 12, 13), (14, 15)]
 

@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 
-from router.training.interrupt import interruptible
+from router.training.run import interruptible
 
 
 def test_first_ctrl_c_asks_second_one_kills_and_handlers_come_back() -> None:

@@ -5,7 +5,7 @@ import tomllib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.training.manifest import manifest_text
+from router.training.export import manifest_text
 from router.training.recipe import Recipe
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

@@ -10,7 +10,7 @@ import pytest
 
 from router.cli.main import run
 from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
-from router.evaluation.recipes import find_recipe
+from router.evaluation.plan import find_recipe
 from router.training import train
 from router.training.data import load_splits
 from router.training.new import Wish, new_recipe

@@ -8,12 +8,9 @@ from hypothesis import strategies as st
 
 from router.errors import ConfigError
 from router.training.batch import Example
-from router.training.new.cleaning import Pair, clean, require_enough
-from router.training.new.columns import Columns, choose_columns
-from router.training.new.estimate import in_words
-from router.training.new.plan import default_system, guess_metric, labels_of, make_plan
-from router.training.new.splitting import split
-from router.training.new.table import Record
+from router.training.new.rows import Columns, Pair, Record, choose_columns, clean, require_enough, split
+from router.training.new.scaffold import in_words
+from router.training.new.writing import default_system, guess_metric, labels_of, make_plan
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from router.errors import ConfigError
-from router.training.new.table import read_table
+from router.training.new.rows import read_table
 
 
 @pytest.fixture

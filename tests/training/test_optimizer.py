@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from router.errors import FailedPrecondition
-from router.training.optimizer import MasterAdamW, rate_factor
 from router.training.recipe import Training
+from router.training.trainer import MasterAdamW, rate_factor
 
 
 def test_cosine_warms_up_peaks_and_falls() -> None:

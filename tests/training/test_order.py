@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from router.training.order import WINDOW, rows_of_step
+from router.training.batch import WINDOW, rows_of_step
 
 LENGTHS = [(place * 37) % 101 for place in range(20)]
 

@@ -14,7 +14,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from router.engine.digest import base_digest
+from router.engine.model.loader import base_digest
 from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
 from router.registry.format.manifest import parse_manifest
 from router.registry.format.probes import parse_probes

@@ -10,13 +10,12 @@ import pytest
 
 from router.evaluation.markdown import page
 from router.evaluation.subject import load_subject, read_manifest
+from router.registry.format.examine import validate_folder
 from router.registry.format.probes import parse_probes
-from router.registry.format.validate import validate_folder
 from router.training.base import load_base
 from router.training.data import Row, read_rows
-from router.training.greedy import greedy_tokens
-from router.training.manifest import manifest_text
-from router.training.probes import LEAD, least_lead
+from router.training.export import manifest_text
+from router.training.probes import LEAD, greedy_tokens, least_lead
 from router.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from router.engine.model.backbone import Taps
-from router.engine.model.linear import Linear, join
+from router.engine.model.backbone import Linear, Taps, join
 from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, Ops, SiteGroup
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")

@@ -6,9 +6,7 @@ import logging
 
 import torch
 
-from router.engine.native.build import load_module
-from router.engine.native.compiler import NotBuilt
-from router.engine.native.cpu import levels
+from router.engine.native.build import NotBuilt, levels, load_module
 from router.engine.native.ops import NativeOps
 from router.engine.ops import Ops
 from router.engine.torch_ops import TorchOps

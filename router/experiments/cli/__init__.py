@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from router.cli import flags
-from router.cli.groups import group
+from router.cli.command import group
 from router.experiments.cli.aa import aa as aa_
 from router.experiments.cli.create import Etag, Name, update
 from router.experiments.cli.create import create as create_

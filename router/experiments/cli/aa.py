@@ -10,21 +10,128 @@ import asyncio
 import secrets
 import string
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from router.cli import flags
 
 if TYPE_CHECKING:
-    from router.client import Client, Experiment, MetricSpec, Spec
-    from router.experiments.cli.simulation import Simulation, Traffic
+    from router.client import Answer, AsyncClient, Client, Experiment, MetricSpec, Spec
     from router.experiments.report.model import Report
-    from router.experiments.self_test import Finding
-    from router.experiments.simulated import Drawn
+    from router.experiments.self_test import Drawn, Finding
+
+# Simulated units for the A/A self-test: they ask through gRPC and record outcomes.
+
+
+LABEL = "aa_unit"
+AT_ONCE, RETRY_SECONDS, TRIES = 8, 0.5, 20
+EVERY = 10  # each tenth unit asks twice and records twice
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What was sent and what came back. `arms`: unit to its answers' arms; `values`: metric to its units."""
+
+    arms: dict[str, list[str]] = field(default_factory=dict)
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    recorded: Counter[str] = field(default_factory=Counter)
+    repeated: Counter[str] = field(default_factory=Counter)
+    outside: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def units_of(self, arm: str) -> int:
+        """Units whose first answer was the arm's."""
+        return sum(found[0] == arm for found in self.arms.values() if found)
+
+    def answers_of(self, arm: str) -> int:
+        """Answers of an arm."""
+        return sum(found.count(arm) for found in self.arms.values())
+
+    def recorded_in(self, arm: str, metric: str) -> int:
+        """Units of an arm that recorded an outcome of a metric."""
+        sent = self.values.get(metric, {})
+        return sum(unit in sent for unit, found in self.arms.items() if found[0] == arm)
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """Who asks what: `options` go with every request. `values` are those that unit i records, by metric."""
+
+    experiment: str
+    prompt: str
+    options: dict[str, Any]
+    units: int
+    values: Mapping[str, list[float]]
+
+    async def run(self, client: AsyncClient) -> Traffic:
+        """All units, some at once."""
+        traffic, room = Traffic(), asyncio.Semaphore(AT_ONCE)
+
+        async def one(number: int) -> None:
+            async with room:
+                await self._unit(client, traffic, number)
+
+        await asyncio.gather(*(one(number) for number in range(self.units)))
+        return traffic
+
+    async def _unit(self, client: AsyncClient, traffic: Traffic, number: int) -> None:
+        unit = f"{self.experiment}-{number}"
+        first = await self._ask(client, traffic, unit)
+        if first is None:
+            return
+        said = {metric: values[number] for metric, values in self.values.items()}
+        for metric, value in said.items():
+            await _record(client, traffic, traffic.recorded, first.response_id, unit, metric, value)
+        if number % EVERY == 0:
+            await self._ask(client, traffic, unit)
+            for metric, value in said.items():
+                await _record(client, traffic, traffic.repeated, first.response_id, unit, metric, value)
+
+    async def _ask(self, client: AsyncClient, traffic: Traffic, unit: str) -> Answer | None:
+        """The answer, if it was given in the experiment."""
+        from router.client import ClientError
+
+        try:
+            answer = await client.generate(self.prompt, labels={LABEL: unit}, **self.options)
+        except ClientError as error:
+            traffic.errors.append(str(error))
+            return None
+        if answer.decision.experiment.removeprefix("experiments/") != self.experiment:
+            traffic.outside += 1
+            return None
+        traffic.arms.setdefault(unit, []).append(answer.decision.arm)
+        return answer
+
+
+async def _record(
+    client: AsyncClient,
+    traffic: Traffic,
+    counted: Counter[str],
+    response: str,
+    unit: str,
+    metric: str,
+    value: float,
+) -> None:
+    """One outcome; exposures are written behind the answer, so that it may come a little too early."""
+    from router.client import ClientError, Outcome
+
+    outcome = Outcome(metric, value, response_id=response, key=f"{unit}-{metric}")
+    for attempt in range(TRIES):
+        try:
+            counted[str(await client.experiments.record_outcome(outcome))] += 1
+            traffic.values.setdefault(metric, {})[unit] = value
+            return
+        except ClientError as error:
+            if error.code != "NOT_FOUND" or attempt == TRIES - 1:
+                traffic.errors.append(str(error))
+                return
+            await asyncio.sleep(RETRY_SECONDS)
+
 
 Route = Annotated[
     str, typer.Option("--route", metavar="ADAPTER", help="Adapter to test on, or base; default: --like's.")
@@ -74,8 +181,8 @@ def aa(
       lora-router experiments aa --route medical --weights 90/10
       lora-router experiments aa --like medical-v2
     """
+    from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
-    from router.cli.errors import MISUSED, CliError
 
     if units < 10:
         raise CliError(f"--units must be 10 or more, not {units}", MISUSED)
@@ -113,7 +220,7 @@ class Trial:
 def _trial(client: Client, route: str, like: str, weights: str, units: int, window: float) -> Trial:
     from dataclasses import replace
 
-    from router.experiments.simulated import Drawn
+    from router.experiments.self_test import Drawn
 
     if not like:
         plan = _plan(client, route, weights, units, window)
@@ -133,7 +240,7 @@ def _trial(client: Client, route: str, like: str, weights: str, units: int, wind
 
 
 def _check_like(name: str, model: Spec, route: str) -> None:
-    from router.cli.errors import MISUSED, CliError
+    from router.cli.command import MISUSED, CliError
 
     if not (model.route or route):
         what = "a holdout" if model.mode == "holdout" else "a router experiment"
@@ -143,7 +250,7 @@ def _check_like(name: str, model: Spec, route: str) -> None:
 def _drawn(client: Client, metric: MetricSpec, route: str) -> Drawn:
     """At the rate, or with the mean and deviation, that the route had, where that is known."""
     from router.client import ClientError, SizeQuestion
-    from router.experiments.simulated import Drawn
+    from router.experiments.self_test import Drawn
 
     try:
         known = client.experiments.plan(SizeQuestion(metric.name, metric.kind, route=route, effect=1e-3))
@@ -157,10 +264,9 @@ def _drawn(client: Client, metric: MetricSpec, route: str) -> Drawn:
 def _plan(
     client: Client, route: str, weights: str, units: int, window: float, model: Spec | None = None
 ) -> Spec:
-    from router.cli.errors import MISUSED, CliError
+    from router.cli.command import MISUSED, CliError
     from router.client import ArmSpec, Spec, metric
-    from router.experiments.cli.short import weights_of
-    from router.experiments.cli.simulation import LABEL
+    from router.experiments.cli.plan_file import weights_of
 
     shares = weights_of(weights, "--weights") if weights else (0.5, 0.5)
     names = list(string.ascii_lowercase[: len(shares)])
@@ -194,7 +300,6 @@ def _tested(
     server: str,
     timeout: float,
 ) -> list[Finding]:
-    from router.experiments.cli.simulation import Simulation
     from router.experiments.self_test import findings
 
     run, seed = f"aa-{secrets.token_hex(4)}", secrets.randbits(31)
@@ -206,7 +311,7 @@ def _tested(
 
 
 def _print(found: list[Finding], json: bool) -> None:
-    from router.cli.errors import CliError
+    from router.cli.command import CliError
     from router.cli.output import print_json, print_table
 
     if json:

@@ -91,31 +91,31 @@ class Said:
     def values(self, before: dict[str, Any] | None = None) -> dict[str, Any]:
         """Fields of a plan as the values of a file: only what is said. `before`: what a cap or a split is
         put into where neither file nor flags have it."""
-        from router.experiments.cli import short
+        from router.experiments.cli import plan_file
         from router.experiments.cli.plan_file import plan_values
 
         made = plan_values(self.file) if self.file else {}
         made |= self._flags() | _parsed(self.sets or [])
         whole = (before or {}) | made
         if self.split and not self.arms:
-            made["arms"] = short.split_arms(whole.get("arms") or [], self.split)
-        return made | short.capped(whole | made, self.caps or [])
+            made["arms"] = plan_file.split_arms(whole.get("arms") or [], self.split)
+        return made | plan_file.capped(whole | made, self.caps or [])
 
     def _flags(self) -> dict[str, Any]:
-        from router.experiments.cli import short
+        from router.experiments.cli import plan_file
 
         made: dict[str, Any] = {}
         if self.arms:
-            made["arms"] = short.arms_of(self.arms, self.split)
+            made["arms"] = plan_file.arms_of(self.arms, self.split)
             made["control"] = made["arms"][0]["name"]
         if self.route:
             made["route"] = self.route.removeprefix("adapters/")
         if self.metric:
-            made["primary"] = short.metric_of(self.metric)
+            made["primary"] = plan_file.metric_of(self.metric)
         for field, texts, read in (
-            ("guardrails", self.guardrails, short.guardrail_of),
-            ("secondary", self.secondary, short.metric_of),
-            ("segments", self.segments, short.segment_of),
+            ("guardrails", self.guardrails, plan_file.guardrail_of),
+            ("secondary", self.secondary, plan_file.metric_of),
+            ("segments", self.segments, plan_file.segment_of),
         ):
             if texts:
                 made[field] = [read(text) for text in texts]
@@ -128,7 +128,7 @@ def _parsed(sets: list[str]) -> dict[str, Any]:
     """FIELD=VALUE as TOML; what is no TOML is a text."""
     import tomllib
 
-    from router.cli.errors import MISUSED, CliError
+    from router.cli.command import MISUSED, CliError
 
     made: dict[str, Any] = {}
     for pair in sets:
@@ -174,8 +174,8 @@ def create(
         --arm new=medical@1.1.0 --split 90/10 --metric thumbs_up --guardrail total_time=10% \\
         --cap total_time=60 --secondary mean:messages --segment country=de,fr --start
     """
+    from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
-    from router.cli.errors import MISUSED, CliError
     from router.experiments.cli import show_one
     from router.experiments.cli.plan_file import EXAMPLE, plan_of
 
@@ -225,8 +225,8 @@ def update(
       lora-router experiments update medical-v2 --set secondary=[]
       lora-router experiments update medical-v2 medical-v2.toml
     """
+    from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
-    from router.cli.errors import MISUSED, CliError
     from router.experiments.cli import show_one
     from router.experiments.cli.plan_file import plan_of, values_of_plan
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from router.cli import flags
-from router.cli.errors import INTERRUPTED, MISUSED, CliError
+from router.cli.command import INTERRUPTED, MISUSED, CliError
 
 if TYPE_CHECKING:
     from router.experiments.export import Exported
@@ -105,8 +105,7 @@ def hash_units(
 
 def _store_here() -> str:
     """The URL of the store that a server with the settings found here has."""
-    from router.cli.folders import folders
-    from router.cli.settings import load_settings
+    from router.cli.settings import folders, load_settings
     from router.experiments.compose import AUTO, FILE
     from router.registry.state import state_dir
 

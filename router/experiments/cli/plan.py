@@ -120,24 +120,24 @@ def plan(
 
 
 def _question(metric: str, lower: bool, split: str) -> SizeQuestion:
-    from router.cli.errors import MISUSED, CliError
-    from router.experiments.cli import short
+    from router.cli.command import MISUSED, CliError
+    from router.experiments.cli import plan_file
     from router.experiments.management.sizes import SizeQuestion
     from router.experiments.model import Kind
 
-    made = short.metric_of(metric)
+    made = plan_file.metric_of(metric)
     name, said = made["name"], made["kind"]
-    if said not in short.KINDS:
-        kinds = ", ".join(short.KINDS)
+    if said not in plan_file.KINDS:
+        kinds = ", ".join(plan_file.KINDS)
         raise CliError(f"--metric {metric}: {said!r} is no kind; there are {kinds}", MISUSED)
-    kind = Kind(said) if ":" in metric or name in short.SHORT_BUILT_IN else None
+    kind = Kind(said) if ":" in metric or name in plan_file.SHORT_BUILT_IN else None
     better = made["higher_is_better"] and not lower
-    return SizeQuestion(name, kind, better, weights=short.weights_of(split))
+    return SizeQuestion(name, kind, better, weights=plan_file.weights_of(split))
 
 
 def _answer(asked: SizeQuestion, effect: str, server: str, timeout: float) -> SizeAnswer:
-    from router.cli.errors import MISUSED, CliError
-    from router.experiments.cli.short import number
+    from router.cli.command import MISUSED, CliError
+    from router.experiments.cli.plan_file import number
 
     if not effect:
         return _ask(asked, server, timeout)
@@ -154,8 +154,8 @@ def _answer(asked: SizeQuestion, effect: str, server: str, timeout: float) -> Si
 
 def _ask(asked: SizeQuestion, server: str, timeout: float) -> SizeAnswer:
     """Computed here where nothing is left open, else by the server."""
+    from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
-    from router.cli.errors import MISUSED, CliError
     from router.errors import InvalidRequest
     from router.experiments.management.sizing import is_whole, size_of
 
@@ -170,7 +170,7 @@ def _ask(asked: SizeQuestion, server: str, timeout: float) -> SizeAnswer:
 
 def _table(asked: SizeQuestion, effect: float, server: str, timeout: float) -> tuple[SizeAnswer, ...]:
     """The same for smaller and larger effects; without those that cannot be."""
-    from router.cli.errors import MISUSED, CliError
+    from router.cli.command import MISUSED, CliError
 
     found = []
     for multiple in MULTIPLES:

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli import flags
-from router.cli.errors import FAILED, MISUSED, CliError
+from router.cli.command import FAILED, MISUSED, CliError
 
 if TYPE_CHECKING:
     from router.client import Client, Outcome

@@ -79,8 +79,8 @@ def watch(
     Example:
       lora-router experiments watch medical-v2 --every 30
     """
+    from router.cli.command import MISUSED, CliError
     from router.cli.connect import connected
-    from router.cli.errors import MISUSED, CliError
 
     if every <= 0:
         raise CliError(f"--every must be above 0 seconds, not {every:g}", MISUSED)

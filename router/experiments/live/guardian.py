@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from router.errors import ExperimentNotFound, StaleEtag, StoreDown
 from router.experiments.assignment import never_repeats
 from router.experiments.live.assigner import Assigner, Counts
-from router.experiments.live.notices import Notice, Notifier, claimed
-from router.experiments.live.rules import Act, act_on
+from router.experiments.live.notices import Act, Notice, Notifier, act_on, claimed
 from router.experiments.report.model import Report
 from router.experiments.store.port import Store
 

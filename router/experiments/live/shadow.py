@@ -15,6 +15,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
+from router.classifiers.contract import BaseModel
+from router.classifiers.isolation import Breaker, await_in_thread, place
 from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import DeadlineExceeded, Overloaded, RouterError
 from router.experiments.assignment import fraction
@@ -23,11 +25,7 @@ from router.experiments.live.runtime import Experiments, leave_tasks, route_of
 from router.experiments.model import BASE, ArmSpec, Pair
 from router.judging import Case, Heard, Judge, Judgement
 from router.plugins.judges import JudgeRegistration, valid
-from router.plugins.threads import await_in_thread
 from router.ports import AdapterRegistry, End, Served, Watcher
-from router.routing.base_model import BaseModel
-from router.routing.breaker import Breaker
-from router.routing.faults import place
 from router.types import AdapterRef, AdapterState, Decision, FinishReason, Request, Usage
 
 log = logging.getLogger(__name__)

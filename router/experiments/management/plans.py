@@ -15,10 +15,10 @@ from router.experiments.assignment import Allocation, Arm, Salts
 from router.experiments.management.measures import (
     guardrails_that_hold,
     metric_problems,
+    out_of_reach,
     segment_problems,
     uncapped,
 )
-from router.experiments.management.reach import out_of_reach
 from router.experiments.model import (
     BASE,
     WORD_FORM,

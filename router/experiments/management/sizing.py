@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.management.history import Past, Traffic, past_of, traffic_of
-from router.experiments.management.measures import cap_problems
-from router.experiments.management.reach import RULES, events_needed
+from router.experiments.management.measures import RULES, cap_problems, events_needed
 from router.experiments.management.sizes import SizeAnswer, SizeQuestion
 from router.experiments.model import WORD_FORM, Aggregate, Kind, MetricSpec, is_word
 from router.experiments.stats import Metric, Plan, Size, size_for, smallest_effect

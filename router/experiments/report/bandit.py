@@ -16,8 +16,8 @@ from router.experiments.report.beside import measured_of
 from router.experiments.report.model import ArmReport, Measured, Ruling, Waiting
 from router.experiments.report.source import Source, total_moments
 from router.experiments.stats import Guardrail, Kind, Metric, compare, holm
+from router.experiments.stats.beside import Epoch, fewer_events, more_events
 from router.experiments.stats.compare import p_of
-from router.experiments.stats.labels import Epoch, fewer_events, more_events
 from router.experiments.verdict import Decision
 
 METHOD = "labels"

@@ -23,9 +23,9 @@ from router.experiments.wire.plans import (
     question_of,
 )
 from router.experiments.wire.report import report_message
-from router.server.convert.adapters import caller
-from router.server.interceptors.call import current_call
-from router.server.paging import page_by_name
+from router.server.adapters import page_by_name
+from router.server.call import current_call
+from router.server.convert import caller
 from router.v1 import experiments_pb2 as pb
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer
 

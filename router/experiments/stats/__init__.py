@@ -1,6 +1,18 @@
 """Statistics that stay valid however often one looks, from sums that are kept up to date."""
 
-from router.experiments.stats.beside import LengthAdjusted, Paired, length_adjusted, paired
+from router.experiments.stats.beside import (
+    Guarded,
+    Guardrail,
+    LengthAdjusted,
+    Paired,
+    Segmented,
+    State,
+    corrected,
+    guard,
+    length_adjusted,
+    paired,
+    segmented,
+)
 from router.experiments.stats.checks import (
     Maturity,
     Missing,
@@ -10,10 +22,8 @@ from router.experiments.stats.checks import (
     sample_ratio,
 )
 from router.experiments.stats.compare import Arms, Comparison, Method, Plan, Span, Waiting, compare, holm
-from router.experiments.stats.guardrails import Guarded, Guardrail, State, guard
 from router.experiments.stats.moments import Kind, Metric, Moments
 from router.experiments.stats.planning import Size, fixed_size, size_for, smallest_effect
-from router.experiments.stats.segments import Segmented, corrected, segmented
 from router.experiments.stats.sequences import Line
 
 __all__ = [

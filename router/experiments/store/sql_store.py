@@ -20,7 +20,7 @@ from router.experiments.model import (
     Outcome,
     Pair,
 )
-from router.experiments.store import database, reading, resources
+from router.experiments.store import database, resources
 from router.experiments.store.bulk import bulk_for
 from router.experiments.store.database import parse_url, shown_url, translated
 from router.experiments.store.exposing import count_pairs, disagree, expose, keep_pairs
@@ -170,23 +170,23 @@ class SqlStore:
     def data(self, name: str, phase: int) -> PhaseData:
         """As the port says."""
         with self.reading() as conn:
-            return reading.phase_data(conn, reading.info_of(conn, self._phases, name, phase))
+            return resources.phase_data(conn, resources.read_info(conn, self._phases, name, phase))
 
     def triggered(self, name: str, phase: int) -> PhaseData:
         """As the port says."""
         with self.reading() as conn:
-            info = reading.info_of(conn, self._phases, name, phase)
-            return reading.phase_data(conn, info, only_differing=True)
+            info = resources.read_info(conn, self._phases, name, phase)
+            return resources.phase_data(conn, info, only_differing=True)
 
     def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
         """As the port says."""
         with self.reading() as conn:
-            return count_pairs(conn, reading.info_of(conn, self._phases, name, phase))
+            return count_pairs(conn, resources.read_info(conn, self._phases, name, phase))
 
     def set_peak(self, name: str, phase: int, peak: float) -> None:
         """As the port says."""
         with self._writing() as conn:
-            of, info = phases.c, reading.info_of(conn, self._phases, name, phase)
+            of, info = phases.c, resources.read_info(conn, self._phases, name, phase)
             conn.execute(update(phases).where(of.id == info.id, of.peak < peak).values(peak=peak))
 
     def audit(self, entry: AuditEntry) -> None:

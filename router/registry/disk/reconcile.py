@@ -7,18 +7,16 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from router.registry.disk.claims import Claims
-from router.registry.disk.discovery import Found, Scan, Scanner
-from router.registry.disk.doubles import Doubles
-from router.registry.disk.reading import Examined, Reader, examine, sketch
-from router.registry.disk.settling import Settler
+from router.registry.disk.claims import Claims, Doubles
+from router.registry.disk.places import Found, Scan, Scanner
+from router.registry.disk.reading import Examined, Reader, Settler, examine, sketch
 from router.registry.gate.gate import Gate
-from router.registry.gate.reading import read_report
-from router.registry.gate.report import Report
+from router.registry.gate.judging import Report
+from router.registry.gate.weighing import read_report
 from router.registry.index import Index
 from router.registry.loading import refuse
+from router.registry.options import Workers
 from router.registry.record import Record
-from router.registry.workers import Workers
 from router.types import AdapterRef
 
 log = logging.getLogger(__name__)

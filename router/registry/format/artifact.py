@@ -9,10 +9,9 @@ from pathlib import Path
 
 from router.engine.base import AdapterArtifact, BaseInfo, SiteDelta
 from router.errors import AdapterRejected, ResourceExhausted
-from router.registry.format.examine import Examination, Rules
-from router.registry.format.full_copies import EqualsBase
-from router.registry.format.inspection import Inspection
-from router.registry.format.parts import OURS
+from router.registry.format.checks import EqualsBase
+from router.registry.format.examine import Examination, Inspection, Rules
+from router.registry.format.folder import OURS
 from router.registry.format.safetensors_header import WEIGHTS
 from router.registry.format.tensors import tensor_data
 

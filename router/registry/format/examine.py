@@ -6,20 +6,28 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from router.engine.base import BaseInfo
 from router.registry.format import limits
-from router.registry.format.base_check import check_base
+from router.registry.format.checks import (
+    EqualsBase,
+    SitePlan,
+    check_base,
+    check_targets,
+    check_vocabulary,
+    drop_equal,
+    plan_sites,
+    refuse_full,
+)
 from router.registry.format.codes import Code
 from router.registry.format.config_values import CONFIG
-from router.registry.format.findings import Findings
-from router.registry.format.folder import Folder, FolderError, OpenFile
-from router.registry.format.full_copies import EqualsBase, drop_equal, refuse_full
-from router.registry.format.inspection import Inspection
+from router.registry.format.findings import Finding, Findings, Severity
+from router.registry.format.folder import OURS, Folder, FolderError, Layout, OpenFile, find_layout
 from router.registry.format.lora_config import LoraSettings, parse_lora_config
 from router.registry.format.manifest import Manifest, parse_manifest
 from router.registry.format.names import name_from_folder
-from router.registry.format.parts import OURS, Layout, find_layout
+from router.registry.format.parsing import MANIFEST
 from router.registry.format.probes import PROBES, Probe, parse_probes
 from router.registry.format.safetensors_header import (
     LENGTH_BYTES,
@@ -28,12 +36,54 @@ from router.registry.format.safetensors_header import (
     header_length,
     parse_header,
 )
-from router.registry.format.shapes import SitePlan, plan_sites
-from router.registry.format.sites import SiteTensors, match_sites
-from router.registry.format.table import MANIFEST
-from router.registry.format.targets import check_targets
-from router.registry.format.tensors import check_values
-from router.registry.format.vocabulary import check_vocabulary
+from router.registry.format.tensors import SiteTensors, check_values, match_sites
+
+# What an examination of an adapter folder concluded.
+
+
+LONGEST_ERROR = 3_000  # characters; trailers of a gRPC answer are limited to 8 KiB by default
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """An adapter folder without its weights."""
+
+    name: str
+    version: str
+    manifest: Manifest
+    rank: int  # the largest over all sites
+    target_modules: tuple[str, ...]  # last parts of the names of the sites with weights
+    size_bytes: int  # of the files that count
+    findings: tuple[Finding, ...]
+    fingerprint: str  # changes when a file that counts changes; says nothing of contents
+    base_model: str = ""  # what it says it was trained on
+    sites: tuple[SitePlan, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    weights_sha256: str = field(default="", compare=False)  # hex; empty where the weights were not read
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was refused."""
+        return not self.refusals
+
+    @property
+    def refusals(self) -> tuple[Finding, ...]:
+        """What stands in the way."""
+        return tuple(f for f in self.findings if f.severity is Severity.REFUSE)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was normalised or ignored, for AdapterInfo.notes."""
+        return tuple(str(f) for f in self.findings if f.severity is Severity.NOTE)
+
+    @property
+    def error(self) -> str:
+        """The refusals in one text that fits into a gRPC error; empty if there are none."""
+        text = "; ".join(str(f) for f in self.refusals)
+        return (
+            text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}… ({len(self.refusals)} in all)"
+        )
+
 
 SPARE_TENSORS = 64  # whole matrices that may be saved along
 
@@ -181,3 +231,71 @@ class Examination:
             sites=self.plans,
             probes=self.probes,
         )
+
+
+# `adapters validate`: everything that is wrong with a folder, at once.
+
+
+DEFAULT_MAX_RANK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found. `digest` is empty unless the folder is accepted and a base was given."""
+
+    folder: str
+    inspection: Inspection
+    base_checked: bool
+    values_checked: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether the adapter can be served; the command's exit status is 0 then, else 1."""
+        return self.inspection.ok
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Refusals and notes."""
+        return self.inspection.findings
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values, with stable codes."""
+        seen = self.inspection
+        return {
+            "folder": self.folder,
+            "ok": self.ok,
+            "name": seen.name,
+            "version": seen.version,
+            "base_model": seen.base_model,
+            "base_checked": self.base_checked,
+            "values_checked": self.values_checked,
+            "rank": seen.rank,
+            "target_modules": list(seen.target_modules),
+            "size_bytes": seen.size_bytes,
+            "findings": [
+                {"code": str(f.code), "severity": str(f.severity), "message": f.message, "where": f.where}
+                for f in seen.findings
+            ],
+            "sites": [{"site": s.site, "rank": s.rank, "scaling": s.scaling} for s in seen.sites],
+        }
+
+
+def validate_folder(
+    folder: Path,
+    base: BaseInfo | None,
+    *,
+    max_rank: int = DEFAULT_MAX_RANK,
+    ignore_fields: Collection[str] = (),
+) -> Report:
+    """Check a folder completely, weights included. Never raises for what is in it.
+
+    Without a base, modules and shapes are not compared with one (the report says so).
+    """
+    exam = Examination.of(folder.absolute(), Rules(base, max_rank, ignore_fields), read_weights=True)
+    inspection = exam.inspection()
+    return Report(
+        folder=str(folder),
+        inspection=inspection,
+        base_checked=base is not None,
+        values_checked=exam.values_checked,
+    )

@@ -15,7 +15,7 @@ from typing import Any
 from router.registry.format import limits
 from router.registry.format.codes import Code
 from router.registry.format.findings import Findings
-from router.registry.format.strict_json import JsonError, loads
+from router.registry.format.parsing import JsonError, loads
 from router.registry.format.text import show
 
 WEIGHTS = "adapter_model.safetensors"

@@ -2,19 +2,256 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from router.engine.base import TensorData
 from router.registry.format.codes import Code
 from router.registry.format.findings import Findings
 from router.registry.format.safetensors_header import WEIGHTS, TensorEntry
-from router.registry.format.sites import LoraPair
-from router.registry.format.text import some
+from router.registry.format.text import show, some
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+# What a tensor's name says: which part of which LoRA, or what else it is.
+
+
+class Part(StrEnum):
+    """What a tensor is."""
+
+    A = "lora_A"
+    B = "lora_B"
+    FULL = "full weights"  # a whole matrix of the base
+    EMBEDDING = "a LoRA of an embedding"
+    MAGNITUDE = "a DoRA magnitude"
+    BIAS = "a LoRA bias"
+    RETRAINED = "retrained tokens"
+    IMAGE_MODEL = "a LoRA of an image model"
+    OTHER = "unknown"
+
+
+class TensorKey(NamedTuple):
+    """A tensor's name taken apart."""
+
+    part: Part
+    module: str  # with whatever prefixes the trainer left
+
+
+_LORA_ENDINGS = {
+    ".lora_A.weight": Part.A,
+    ".lora_B.weight": Part.B,
+    ".lora_A.default.weight": Part.A,
+    ".lora_B.default.weight": Part.B,
+}
+_MARKS = (
+    ("lora_embedding_", Part.EMBEDDING),
+    ("lora_magnitude_vector", Part.MAGNITUDE),
+    (".magnitude", Part.MAGNITUDE),
+    ("trainable_tokens_delta", Part.RETRAINED),
+    ("token_adapter.", Part.RETRAINED),
+    (".lora_B.bias", Part.BIAS),
+    (".lora_B.default.bias", Part.BIAS),
+    (".lora_down.", Part.IMAGE_MODEL),  # kohya
+    (".lora_up.", Part.IMAGE_MODEL),
+    (".lora.down.", Part.IMAGE_MODEL),  # diffusers
+    (".lora.up.", Part.IMAGE_MODEL),
+)
+_IMAGE_PREFIXES = (
+    "lora_unet_",
+    "lora_te",
+    "lora_transformer_",
+    "unet.",
+    "text_encoder",
+    "transformer_blocks.",
+)
+_IMAGE_PARTS = (".to_q.", ".to_k.", ".to_v.", ".to_out.", "transformer_blocks.", ".attentions.")
+_KEY_WRAPPERS = (
+    ".base_layer",
+    ".modules_to_save.default",
+    ".modules_to_save",
+    ".original_module",
+    ".token_adapter",
+)
+
+
+def read_key(name: str) -> TensorKey:
+    """Take a tensor's name apart."""
+    for ending, part in _LORA_ENDINGS.items():
+        if name.endswith(ending):
+            return TensorKey(part, name.removesuffix(ending))
+    for mark, part in _MARKS:
+        if mark in name:
+            return TensorKey(part, name)
+    if name.startswith(_IMAGE_PREFIXES):
+        return TensorKey(Part.IMAGE_MODEL, name)
+    if "lora_" not in name and name.endswith((".weight", ".bias")):
+        return TensorKey(Part.FULL, _unwrapped(name.rpartition(".")[0]))
+    return TensorKey(Part.OTHER, name)
+
+
+def looks_like_image_model(name: str) -> bool:
+    """Whether a name that matches nothing here belongs to a LoRA of an image model."""
+    return name.startswith(_IMAGE_PREFIXES) or any(part in name for part in _IMAGE_PARTS)
+
+
+def _unwrapped(module: str) -> str:
+    for wrapper in _KEY_WRAPPERS:
+        module = module.removesuffix(wrapper)
+    return module
+
+
+# From tensor names to linear modules of the base.
+#
+# Names are compared for equality, never by substring. Where trainers left wrappers in the names, the ways
+# they are known to do it are undone, and only if every tensor then matches exactly one site; otherwise
+# PEFT's own behaviour (an unchanged base and a warning) would be repeated here without the warning.
+
+
+PREFIX = "base_model.model."
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module"})
+_OUTER = "language_model"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPair:
+    """The two tensors of one LoRA site."""
+
+    a: TensorEntry
+    b: TensorEntry
+
+
+@dataclass(slots=True)
+class SiteTensors:
+    """Tensors by site, and whole matrices of the base that were saved along (by module)."""
+
+    pairs: dict[str, LoraPair] = field(default_factory=dict)
+    full: dict[str, TensorEntry] = field(default_factory=dict)
+    complete: bool = False  # every tensor found its site
+
+
+def match_sites(
+    tensors: Mapping[str, TensorEntry], sites: Collection[str] | None, found: Findings
+) -> SiteTensors:
+    """Sort the tensors by site; what does not fit is refused. `sites` None: the base is not known yet."""
+    keys = {name: read_key(name) for name in tensors}
+    _refuse_unsupported(keys, found)
+    lora = {name: key for name, key in keys.items() if key.part in (Part.A, Part.B)}
+    full = {_plain(k.module): tensors[name] for name, k in keys.items() if k.part is Part.FULL}
+    odd = [name for name, key in keys.items() if key.part is Part.OTHER]
+    modules = {name: _module_of(key.module, sites) for name, key in lora.items()}
+    unmatched = odd + [name for name, module in modules.items() if module is None]
+    if unmatched:
+        _refuse_unmatched(unmatched, sites or (), found)
+    matched = {name: module for name, module in modules.items() if module is not None}
+    if not unmatched:
+        _note_normalised(matched, lora, found)
+    return SiteTensors(_pairs(matched, lora, tensors, found), full, complete=not unmatched)
+
+
+def _module_of(module: str, sites: Collection[str] | None) -> str | None:
+    """The one site that `module` names, with PEFT's prefix or after undoing wrappers."""
+    usual = module.removeprefix(PREFIX)
+    if sites is None:
+        return _plain(module)
+    if module.startswith(PREFIX) and usual in sites:
+        return usual
+    hits = {candidate for candidate in candidates(module) if candidate in sites}
+    return hits.pop() if len(hits) == 1 else None
+
+
+def _plain(module: str) -> str:
+    """Without wrappers and prefixes."""
+    bare = ".".join(part for part in module.split(".") if part not in _WRAPPERS)
+    while bare.startswith(PREFIX):
+        bare = bare.removeprefix(PREFIX)
+    return bare
+
+
+def candidates(module: str) -> Iterable[str]:
+    """Names that `module` may have in the base, wrappers and prefixes undone."""
+    bare = _plain(module)
+    inner = ".".join(part for part in bare.split(".") if part != _OUTER)
+    for name in (bare, inner):
+        yield name
+        yield f"model.{name}"  # trained on the model without its head
+        yield name.removeprefix("model.")
+
+
+def _note_normalised(modules: Mapping[str, str], keys: Mapping[str, TensorKey], found: Findings) -> None:
+    changed = [name for name, module in modules.items() if keys[name].module != PREFIX + module]
+    if changed:
+        first = changed[0]
+        example = f"{show(keys[first].module, 160)} -> {show(modules[first], 160)}"
+        found.note(
+            Code.KEYS_NORMALISED, f"{len(changed)} tensor names were normalised, e.g. {example}", WEIGHTS
+        )
+
+
+def _pairs(
+    modules: Mapping[str, str],
+    keys: Mapping[str, TensorKey],
+    tensors: Mapping[str, TensorEntry],
+    found: Findings,
+) -> dict[str, LoraPair]:
+    parts: dict[tuple[str, Part], str] = {}
+    for name, module in modules.items():
+        place = (module, keys[name].part)
+        if place in parts:
+            found.refuse(Code.KEYS_AMBIGUOUS, f"{some([parts[place], name])} are the same tensor", WEIGHTS)
+        parts[place] = name
+    both = {module for module, part in parts if part is Part.A} & {m for m, part in parts if part is Part.B}
+    lonely = [name for (module, _), name in parts.items() if module not in both]
+    if lonely:
+        found.refuse(Code.KEYS_UNPAIRED, f"lora_A without lora_B or the reverse: {some(lonely)}", WEIGHTS)
+    return {
+        module: LoraPair(tensors[parts[module, Part.A]], tensors[parts[module, Part.B]])
+        for module in dict.fromkeys(modules.values())
+        if module in both
+    }
+
+
+_REFUSED = {
+    Part.EMBEDDING: "embeddings cannot have an adapter here; target linear modules only",
+    Part.MAGNITUDE: "DoRA is not supported; train with use_dora=False",
+    Part.BIAS: "LoRA biases are not supported; train with lora_bias=False",
+    Part.RETRAINED: "retrained tokens are not supported; train without trainable_token_indices",
+}
+
+
+def _refuse_unsupported(keys: Mapping[str, TensorKey], found: Findings) -> None:
+    for part, way_out in _REFUSED.items():
+        names = [name for name, key in keys.items() if key.part is part]
+        if names:
+            message = f"{len(names)} tensors are {part}: {way_out}; {some(names)}"
+            found.refuse(Code.TENSOR_UNSUPPORTED, message, WEIGHTS)
+    image = [name for name, key in keys.items() if key.part is Part.IMAGE_MODEL]
+    if image:
+        message = f"is a LoRA of an image model (kohya or diffusers), not saved by PEFT: {some(image)}"
+        found.refuse(Code.KEYS_IMAGE_MODEL, message, WEIGHTS)
+
+
+def _refuse_unmatched(names: list[str], sites: Collection[str], found: Findings) -> None:
+    if all(looks_like_image_model(name) for name in names):
+        message = f"is a LoRA of an image model (diffusers), not of this base: {some(names)}"
+        found.refuse(Code.KEYS_IMAGE_MODEL, message, WEIGHTS)
+        return
+    close = _nearest(names[0], sites)
+    hint = f"; nearest modules of the base: {', '.join(close)}" if close else ""
+    message = f"{len(names)} tensors match no module of the base: {some(names)}{hint}"
+    found.refuse(Code.KEYS_UNMATCHED, message, WEIGHTS)
+
+
+def _nearest(name: str, sites: Collection[str]) -> list[str]:
+    module = _plain(read_key(name).module)[-100:]
+    leaf = module.rpartition(".")[2]
+    same_leaf = [s for s in sites if s.rpartition(".")[2] == leaf] or list(sites)
+    return difflib.get_close_matches(module, same_leaf[:200], n=3, cutoff=0.3)
+
 
 CHUNK = 1 << 20  # elements
 

@@ -12,11 +12,19 @@ from router.engine.base import BaseInfo
 from router.errors import GateNotPassed
 from router.ports import Force
 from router.registry.disk.places import MANIFEST
-from router.registry.gate.judging import NO_GATE, UNJUDGED, Judgement, Standing, Verdict, fallen_behind, judge
-from router.registry.gate.report import Report
+from router.registry.format.names import version_key
+from router.registry.gate.judging import (
+    NO_GATE,
+    UNJUDGED,
+    Judgement,
+    Report,
+    Standing,
+    Verdict,
+    fallen_behind,
+    judge,
+)
 from router.registry.record import Record
 from router.registry.state import Choices
-from router.registry.versions import version_key
 from router.types import AdapterRef, Override
 
 log = logging.getLogger(__name__)

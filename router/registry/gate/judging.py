@@ -2,14 +2,150 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 from router.engine.base import BaseInfo
 from router.registry.disk.places import REPORT
+from router.registry.format.parsing import JsonError, loads
 from router.registry.format.text import show
-from router.registry.gate.report import Report
 from router.types import Override
+
+# `report.json` as the gate reads it: of a report card, only what it decides on.
+
+
+SCHEMAS = (1, 2)
+MOST_REGRESSIONS = 1_000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class ReportError(ValueError):
+    """The file is no report card; the message says why and is fit for a user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A measured value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} (95 % interval {self.low:.4g} to {self.high:.4g})"
+
+
+@dataclass(frozen=True, slots=True)
+class Regression:
+    """Something that got worse by `by` (more is worse) where `margin` was allowed."""
+
+    what: str
+    by: Interval
+    margin: float
+
+    def __str__(self) -> str:
+        return f"{show(self.what)} by {self.by}, allowed is {self.margin:.4g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a report says. Scores and gains: more is better."""
+
+    weights_sha256: str
+    base_model: str
+    base_digest: str
+    metric: str
+    data_sha256: str
+    score: Interval  # of the adapter
+    gain: Interval  # adapter - base
+    worse: tuple[Regression, ...] = ()
+
+
+def parse_report(data: bytes) -> Report:
+    """Read a report card. Raises ReportError and nothing else."""
+    try:
+        card = loads(data)
+    except JsonError as error:
+        raise ReportError(str(error)) from None
+    schema = _at(card, "schema")
+    if isinstance(schema, bool) or schema not in SCHEMAS:
+        known = " and ".join(map(str, SCHEMAS))
+        raise ReportError(f"schema {show(schema)} is not known here, only {known} are")
+    return Report(
+        weights_sha256=_sha256(card, "adapter", "weights_sha256"),
+        base_model=_text(card, "base", "model"),
+        base_digest=_text(card, "base", "digest"),
+        metric=_text(card, "metric"),
+        data_sha256=_sha256(card, "data", "sha256"),
+        score=_interval(_at(card, "arms", "adapter", "score"), "arms.adapter.score"),
+        gain=_interval(_at(card, "gains", "adapter - base", "score"), "gains.adapter - base.score"),
+        worse=_worse(card, required=schema > 1),
+    )
+
+
+def _worse(card: Any, required: bool) -> tuple[Regression, ...]:
+    if "regressions" not in card and not required:
+        return ()
+    listed = _at(card, "regressions")
+    if not isinstance(listed, list) or len(listed) > MOST_REGRESSIONS:
+        raise ReportError(f"regressions must be a list of at most {MOST_REGRESSIONS}, is {show(listed)}")
+    found = []
+    for place, entry in enumerate(listed):
+        where = f"regressions[{place}]"
+        regression = Regression(
+            _text(entry, "what", at=where), _interval(entry, where), _number(entry, "margin", where)
+        )
+        worse = _at(entry, "worse", at=where)
+        if not isinstance(worse, bool):
+            raise ReportError(f"{where}.worse must be true or false, is {show(worse)}")
+        if worse:
+            found.append(regression)
+    return tuple(found)
+
+
+def _at(value: Any, *path: str, at: str = "") -> Any:
+    for step in path:
+        if not isinstance(value, Mapping):
+            raise ReportError(f"{at or 'the file'} must be a table, is {show(value)}")
+        at = f"{at}.{step}" if at else step
+        if step not in value:
+            raise ReportError(f"{at} is missing")
+        value = value[step]
+    return value
+
+
+def _text(value: Any, *path: str, at: str = "") -> str:
+    found = _at(value, *path, at=at)
+    if not isinstance(found, str):
+        raise ReportError(f"{'.'.join(filter(None, (at, *path)))} must be a string, is {show(found)}")
+    return found
+
+
+def _sha256(value: Any, *path: str) -> str:
+    found = _text(value, *path)
+    if not _SHA256.fullmatch(found):
+        raise ReportError(f"{'.'.join(path)} must be a sha256 in hex, is {show(found)}")
+    return found
+
+
+def _number(value: Any, key: str, at: str) -> float:
+    found = _at(value, key, at=at)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise ReportError(f"{at}.{key} must be a number, is {show(found)}")
+    try:
+        return float(found)
+    except OverflowError:
+        raise ReportError(f"{at}.{key} must be a number, is {show(found)}") from None
+
+
+def _interval(value: Any, at: str) -> Interval:
+    found = Interval(*(_number(value, key, at) for key in ("value", "low", "high")))
+    if found.low > found.high:
+        raise ReportError(f"{at}: low {found.low:g} is above high {found.high:g}")
+    return found
 
 
 class Standing(Enum):

@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from statistics import mean
+from typing import get_args
 
 from router.errors import ConfigError
 from router.registry.format.names import NAME_RULE, VERSION_RULE, is_name, is_version
+from router.training.base import LoadedBase
+from router.training.batch import Example, rows_of_step
 from router.training.data import Row
-from router.training.new.cleaning import Pair, clean, require_enough
-from router.training.new.columns import Columns, choose_columns
-from router.training.new.splitting import split
-from router.training.new.table import read_table
+from router.training.new.rows import Columns, Pair, choose_columns, clean, read_table, require_enough, split
 from router.training.recipe import Base, Evaluation, PromptTable, Recipe
+from router.training.run import add_lora
+from router.training.trainer import Trainer
 
-if TYPE_CHECKING:  # torch is loaded only once the data are found good
-    from router.training.base import LoadedBase
-    from router.training.batch import Example
+# How long training takes here: a few steps of the recipe itself, timed.
+
+
+STEPS = 4  # the first warms up, the last ends with an evaluation, the faster one of the others counts
+JUDGED = 32  # validation rows
+
+
+def estimate_seconds(
+    recipe: Recipe, base: LoadedBase, train: Sequence[Example], valid: Sequence[Example]
+) -> float:
+    """Seconds of the whole run, early stopping left aside. `base` is not fit for use afterwards."""
+    plan = recipe.train.model_copy(update={"steps": STEPS, "eval_every": STEPS})
+    trainer = Trainer(add_lora(base.model, recipe), train, valid[:JUDGED], plan, base.device)
+    trainer.run(lambda _: True)
+    clock = [record["seconds"] for record in trainer.progress.history]
+    took = [later - earlier for earlier, later in pairwise(clock)]
+    lengths = [len(example) for example in train]
+    tokens = [
+        sum(lengths[row] for row in rows_of_step(number, lengths, plan.batch, plan.seed))
+        for number in range(2, STEPS + 1)
+    ]
+    per_token = min(seconds / count for seconds, count in zip(took[:-1], tokens[:-1], strict=True))
+    judging = max(0.0, took[-1] - per_token * tokens[-1]) / len(valid[:JUDGED])
+    evaluations = math.ceil(recipe.train.steps / recipe.train.eval_every)
+    row = per_token * mean(lengths)
+    return recipe.train.steps * min(plan.batch, len(train)) * row + evaluations * len(valid) * judging
+
+
+def in_words(seconds: float) -> str:
+    """Rounded to what such an estimate is worth."""
+    if seconds < 90:
+        return f"{max(10, round(seconds, -1)):.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
 
 METRICS = tuple(
     name for name in get_args(Evaluation.model_fields["metric"].annotation) if name != "execution"
@@ -79,9 +114,16 @@ def _check(wish: Wish) -> None:
 def _write(wish: Wish, pairs: Sequence[Pair], columns: Columns, device: str, say: Say) -> Path:
     """The part that needs the base: its tokenizer for the length of rows, its speed for the time."""
     from router.training.base import load_base
-    from router.training.new.estimate import estimate_seconds, in_words
-    from router.training.new.plan import default_system, labels_of, make_plan
-    from router.training.new.writing import Identity, counts, judged_by, recipe_toml, write_folder
+    from router.training.new.writing import (
+        Identity,
+        counts,
+        default_system,
+        judged_by,
+        labels_of,
+        make_plan,
+        recipe_toml,
+        write_folder,
+    )
 
     labels = labels_of(split(pairs)["train"])
     system = wish.system or default_system(labels, columns)
@@ -114,8 +156,8 @@ def _encode(
     wish: Wish, pairs: Sequence[Pair], system: str, base: LoadedBase, say: Say
 ) -> dict[Pair, Example]:
     """Tokens of every row that is not too long."""
-    from router.training.new.plan import LONGEST_ROW
-    from router.training.rendering import Rendering
+    from router.training.batch import Rendering
+    from router.training.new.writing import LONGEST_ROW
 
     rendering = Rendering.of(base.tokenizer, PromptTable(system=system).as_template())
     encoded = {pair: rendering.example(Row(pair.prompt, pair.response, "")) for pair in pairs}

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from router.engine.text.detokenize import Detokenizer
-from router.engine.text.token_text import vocabulary
+from router.engine.text.detokenize import Detokenizer, vocabulary
 from tests.engine import small_tokenizers as small
 
 KINDS = [small.byte_level, small.sentencepiece, small.unigram, small.word_piece, small.pure_python]

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from router.errors import ConfigError
-from router.evaluation.sql.judge import query_judge, same_result
-from router.evaluation.sql.metric import right, right_anywhere, same_text
+from router.evaluation.sql import query_judge, right, right_anywhere, same_result, same_text
 from router.training.data import Row, read_rows
 
 DATA = Path(__file__).parents[3] / "recipes" / "data"

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from router.cli.errors import CliError
+from router.cli.command import CliError
 from router.cli.main import run
 from router.experiments.cli.aa import aa
 from router.experiments.live.runtime import Experiments
@@ -46,7 +46,7 @@ class LosingStore(MemoryStore):
 async def self_test(start_server, fakes, monkeypatch, capsys):
     """Run `experiments aa` against a server with experiments in `store`."""
     monkeypatch.setattr("router.experiments.cli.aa.SLACK", 1.0)
-    monkeypatch.setattr("router.experiments.cli.simulation.TRIES", 2)
+    monkeypatch.setattr("router.experiments.cli.aa.TRIES", 2)
 
     async def call(store, *arguments):
         live = Experiments(store, poll_seconds=60.0)

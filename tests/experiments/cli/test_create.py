@@ -1,10 +1,9 @@
 import pytest
 
-from router.cli.errors import CliError
+from router.cli.command import CliError
 from router.client import AdapterRef
 from router.errors import Findings
-from router.experiments.cli.plan_file import EXAMPLE, plan_of, seconds
-from router.experiments.cli.short import SHORT_BUILT_IN, metric_of
+from router.experiments.cli.plan_file import EXAMPLE, SHORT_BUILT_IN, metric_of, plan_of, seconds
 from router.experiments.model import BUILT_IN, Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec
 from router.experiments.report.source import design_of
 from router.experiments.verdict import Design

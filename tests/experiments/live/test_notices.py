@@ -13,8 +13,7 @@ import pytest
 from router import __version__
 from router.errors import ConfigError
 from router.experiments.live import notices
-from router.experiments.live.notices import Event, Notice, Notifier, check_url, claimed, due, entry
-from router.experiments.live.rules import act_on
+from router.experiments.live.notices import Event, Notice, Notifier, act_on, check_url, claimed, due, entry
 from router.experiments.model import AuditEntry, Lifecycle
 from router.experiments.report.model import ArmNumbers, ArmReport, Check, Measured, Report, Ruling
 from router.experiments.store.sql_store import SqlStore

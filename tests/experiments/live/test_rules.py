@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.experiments.live.rules import act_on
+from router.experiments.live.notices import act_on
 from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle, Mode
 from router.experiments.report.model import ArmReport, Measured, Report, Ruling
 from router.types import AdapterRef

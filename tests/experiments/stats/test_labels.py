@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidRequest
-from router.experiments.stats.labels import fewer_events, more_events
+from router.experiments.stats.beside import fewer_events, more_events
 from router.experiments.stats.sequences import two_arms
 
 EPOCHS, UNITS = 48, 100

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from router.experiments.model import Aggregate, Kind, MetricSpec, Unanswered
-from router.experiments.store import rebuilding
+from router.experiments.store import migrating
 from router.experiments.store.sql_store import SqlStore
 from tests.experiments.store.helpers import WINDOW, act, experiment, exposed, row, said, told, with_secondary
 
@@ -79,8 +79,8 @@ def test_a_ratio_may_read_the_past_of_what_another_metric_reads(running):
 
 def test_what_is_only_shown_in_another_way_is_not_made_anew(sql_store, monkeypatch):
     sql_store.create(with_secondary(experiment(), CSAT))
-    monkeypatch.delattr(rebuilding, "_refill")
-    monkeypatch.delattr(rebuilding, "_resum")
+    monkeypatch.delattr(migrating, "_refill")
+    monkeypatch.delattr(migrating, "_resum")
     change(sql_store, MetricSpec("csat", Kind.MEAN, False, aggregate=Aggregate.SUM))
     assert sql_store.get("x").spec.secondary[0].higher_is_better is False
 
@@ -99,7 +99,7 @@ def test_another_server_sees_it(url):
 
 
 def test_many_units_in_chunks_with_a_word(sql_store, monkeypatch, caplog):
-    monkeypatch.setattr(rebuilding, "CHUNK", 3)
+    monkeypatch.setattr(migrating, "CHUNK", 3)
     sql_store.create(experiment())
     sql_store.expose([exposed(f"u{i}", f"r{i}", at=i) for i in range(8)])
     sql_store.record([said(f"r{i}", "csat", 1.0 + i, at=i) for i in range(8)])

@@ -13,7 +13,7 @@ from router.experiments.model import (
     MetricSpec,
     SegmentSpec,
 )
-from router.experiments.store.segments import LONGEST
+from router.experiments.store.exposing import LONGEST
 from router.experiments.store.sql_store import SqlStore
 from tests.experiments.store.helpers import START, act, experiment, exposed, said, with_secondary
 

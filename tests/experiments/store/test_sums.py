@@ -159,9 +159,9 @@ SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck
 
 @pytest.fixture(autouse=True)
 def few_values_are_told_apart(monkeypatch):
-    for place in ("router.experiments.store.segments", "tests.experiments.memory_store"):
+    for place in ("router.experiments.store.exposing", "tests.experiments.memory_store"):
         monkeypatch.setattr(f"{place}.MAX_SEGMENT_VALUES", 3)
-    monkeypatch.setattr("router.experiments.store.rebuilding.CHUNK", 2)
+    monkeypatch.setattr("router.experiments.store.migrating.CHUNK", 2)
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, insert, select, text
 from router.errors import ConfigError
 from router.experiments.model import MetricSpec
 from router.experiments.stats import Kind, Moments
-from router.experiments.store import database, rebuilding, tables
+from router.experiments.store import database, migrating, tables
 from router.experiments.store.database import parse_url
 from router.experiments.store.sql_store import SqlStore
 from router.experiments.store.views import VIEWS
@@ -165,7 +165,7 @@ def as_bandit(url: str) -> None:
 
 def test_a_bandit_is_read_epoch_by_epoch(old, monkeypatch):
     as_bandit(old)
-    monkeypatch.setattr(rebuilding, "CHUNK", 7)
+    monkeypatch.setattr(migrating, "CHUNK", 7)
     store = SqlStore(old)
     data = store.data("cuped", 1)
     assert {b.seconds for b in data.buckets} == {60.0}
@@ -187,7 +187,7 @@ def test_a_step_that_breaks_leaves_the_old_database(old, monkeypatch):
         raise RuntimeError("no")
 
     with monkeypatch.context() as patched:
-        patched.setattr(rebuilding, "_resum", broken)
+        patched.setattr(migrating, "_resum", broken)
         with pytest.raises(RuntimeError):
             SqlStore(old)
     with pytest.raises(ConfigError, match="have version 1, this program reads 2: start the server"):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from router.registry.disk import discovery
-from router.registry.disk.discovery import Scan, Scanner
+from router.registry.disk import places
+from router.registry.disk.places import Scan, Scanner
 
 
 def adapter(path: Path, weights: str = "w") -> Path:
@@ -49,7 +49,7 @@ def test_new_removed_and_renamed_files_are_found_without_looking_at_every_file(t
 def test_files_written_in_place_are_found_by_hint_or_in_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discovery, "SHARE", 2)
+    monkeypatch.setattr(places, "SHARE", 2)
     for name in "abcde":
         adapter(tmp_path / name)
     scanner = Scanner([tmp_path])
@@ -111,7 +111,7 @@ def test_a_link_as_adapters_dir_is_followed_each_time(tmp_path: Path) -> None:
 
 
 def test_an_idle_compare_looks_into_few_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "SHARE", 5)
+    monkeypatch.setattr(places, "SHARE", 5)
     for i in range(50):
         adapter(tmp_path / f"a{i}")
     scanner, real, listed = Scanner([tmp_path]), os.scandir, list[Path]()

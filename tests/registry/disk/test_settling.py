@@ -4,9 +4,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from router.registry.disk.discovery import Found, Scan
-from router.registry.disk.places import Place, Stamp
-from router.registry.disk.settling import LONG_UNTOUCHED, Settler
+from router.registry.disk.places import Found, Place, Scan, Stamp
+from router.registry.disk.reading import LONG_UNTOUCHED, Settler
 
 A, B = Path("/x/a"), Path("/x/b")
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from router.errors import AdapterRejected
 from router.registry.format.artifact import inspect_folder, read_artifact
+from router.registry.format.examine import validate_folder
 from router.registry.format.names import is_name
-from router.registry.format.validate import validate_folder
 from router.types import PromptTemplate
 from tests.registry.tiny import BASE, RANK, SITES, lora_tensors, safetensors, write_adapter
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.models import DEFAULT_BASE, models_dir
-from router.registry.format.base_check import check_base, plain_name
+from router.registry.format.checks import check_base, plain_name
 from router.registry.format.findings import Findings
 from router.registry.format.manifest import BasePin
 from tests.registry.tiny import BASE

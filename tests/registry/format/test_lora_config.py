@@ -13,8 +13,14 @@ from hypothesis import strategies as st
 
 from router.registry.format.artifact import inspect_folder
 from router.registry.format.findings import Finding, Severity
-from router.registry.format.lora_config import LoraSettings, parse_lora_config
-from router.registry.format.lora_fields import HONOURED, INITS, REFUSED, WITHOUT_EFFECT
+from router.registry.format.lora_config import (
+    HONOURED,
+    INITS,
+    REFUSED,
+    WITHOUT_EFFECT,
+    LoraSettings,
+    parse_lora_config,
+)
 from tests.registry.tiny import BASE, CONFIG, write_adapter
 
 

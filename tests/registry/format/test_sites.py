@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from router.registry.format.artifact import read_artifact
+from router.registry.format.examine import validate_folder
 from router.registry.format.findings import Findings
 from router.registry.format.safetensors_header import TensorEntry
-from router.registry.format.sites import SiteTensors, match_sites
-from router.registry.format.validate import validate_folder
+from router.registry.format.tensors import SiteTensors, match_sites
 from tests.registry.tiny import BASE, PREFIX, SITES, lora_tensors, safetensors, write_adapter
 
 A, B = ".lora_A.weight", ".lora_B.weight"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from router.registry.format.checks import check_targets
 from router.registry.format.findings import Findings
 from router.registry.format.lora_config import LoraSettings
-from router.registry.format.targets import check_targets
 
 SITES = [f"model.layers.{i}.{name}" for i in range(3) for name in ("q_proj", "v_proj")]
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from router.engine.base import TensorData
 from router.registry.format import tensors
+from router.registry.format.examine import validate_folder
 from router.registry.format.tensors import is_finite, is_zero
-from router.registry.format.validate import validate_folder
 from tests.registry.tiny import BASE, lora_tensors, safetensors, write_adapter
 
 TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

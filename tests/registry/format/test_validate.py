@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from router.registry.format.codes import Code
+from router.registry.format.examine import validate_folder
 from router.registry.format.findings import MOST, Findings, Severity
 from router.registry.format.folder import OpenFile
 from router.registry.format.text import show, some
-from router.registry.format.validate import validate_folder
 from tests.registry.tiny import BASE, lora_tensors, safetensors, write_adapter
 
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from router.registry.gate.judging import Standing, fallen_behind, judge
-from router.registry.gate.report import Report, parse_report
+from router.registry.gate.judging import Report, Standing, fallen_behind, judge, parse_report
 from tests.registry.gate.cards import card, worse
 from tests.registry.tiny import BASE
 

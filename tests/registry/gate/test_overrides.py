@@ -11,7 +11,7 @@ import pytest
 
 from router.errors import AdapterNotFound, GateNotPassed
 from router.ports import Force
-from router.registry.gate.overrides import Book, Line, from_json, to_json
+from router.registry.state import Book, Line, from_json, to_json
 from router.types import Override
 from tests.registry.conftest import StartRegistry
 from tests.registry.gate.cards import hand_in, weights_of

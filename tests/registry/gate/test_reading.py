@@ -6,8 +6,8 @@ import pytest
 
 from router.registry.disk.places import report_stamp
 from router.registry.format.folder import FolderError
-from router.registry.gate.reading import read_report, weights_sha256
-from router.registry.gate.report import Report
+from router.registry.gate.judging import Report
+from router.registry.gate.weighing import read_report, weights_sha256
 from tests.registry.gate.cards import hand_in, weights_of
 from tests.registry.life import drop
 

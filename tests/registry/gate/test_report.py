@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.registry.format import limits
-from router.registry.gate.report import MOST_REGRESSIONS, ReportError, parse_report
+from router.registry.gate.judging import MOST_REGRESSIONS, ReportError, parse_report
 from tests.registry.gate.cards import card, worse
 
 

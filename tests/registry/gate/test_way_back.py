@@ -9,8 +9,7 @@ import pytest
 
 from router.errors import GateNotPassed
 from router.ports import Force
-from router.registry.gate.overrides import Served
-from router.registry.state import MOST_SERVED, Choices
+from router.registry.state import MOST_SERVED, Choices, Served
 from tests.registry.conftest import StartRegistry
 from tests.registry.gate.cards import hand_in, weights_of
 from tests.registry.gate.test_gate import routed, version

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from router.registry.disk.discovery import Scanner
+from router.registry.disk.places import Scanner
 from router.registry.format.artifact import inspect_folder
 from router.registry.gate import weighing
 from router.registry.gate.weighing import Scale
+from router.registry.options import Workers
 from router.registry.record import Record
-from router.registry.workers import Workers
 from tests.registry.gate.cards import weights_of
 from tests.registry.life import drop, ref
 from tests.registry.tiny import BASE

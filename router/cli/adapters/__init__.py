@@ -1,0 +1,1 @@
+"""`lora-router adapters ...`: adapters of a server and adapter folders, from training to report."""

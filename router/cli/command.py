@@ -1,0 +1,100 @@
+"""Keeps progress bars and deprecation notices of libraries off the terminal: they are no news for a user."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+# Every failure as one line that says what to do, and an exit code: 1 it failed, 2 it was asked wrongly.
+
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+
+class CliError(Exception):
+    """A failure with its own text for the terminal."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """The line and the exit code for an exception that reached the top."""
+    if isinstance(error, CliError):
+        return str(error), error.code
+    if hasattr(error, "format_message"):
+        return _usage(error), getattr(error, "exit_code", MISUSED)
+    from router.errors import ConfigError, RouterError
+
+    if isinstance(error, ConfigError):
+        return error.message, MISUSED
+    if isinstance(error, RouterError):
+        return error.message, FAILED
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}", FAILED
+    hint = "run it again with LORA_ROUTER_TRACEBACK=1 for the traceback"
+    return f"unexpected {type(error).__name__}: {error}; {hint}", FAILED
+
+
+def _usage(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "lora-router"
+    text = str(error.format_message())  # type: ignore[attr-defined]
+    return f"{text.rstrip('.')}; see '{path} --help'"
+
+
+def report(error: Exception) -> int:
+    """Print the line on stderr and return the exit code; raises again if a traceback is asked for."""
+    if os.environ.get("LORA_ROUTER_TRACEBACK"):
+        raise error
+    text, code = explain(error)
+    print(f"lora-router: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+# Commands with sub-commands; `lora-router route` is both: what is no name of a sub-command is a prompt.
+
+
+DEFAULT = "PROMPT"
+HELP = ("--help", "-h")
+
+
+def or_help(context: typer.Context) -> None:
+    """Print the help of a group that was called alone."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit
+
+
+def group(help_text: str, **commands: object) -> typer.Typer:
+    """A command with sub-commands, in the order given."""
+    made = typer.Typer(rich_markup_mode=None, callback=or_help, invoke_without_command=True, help=help_text)
+    for name, function in commands.items():
+        made.command(name)(function)  # type: ignore[type-var]
+    return made
+
+
+class PromptOrCommand(TyperGroup):
+    """`route calibrate ...` is the sub-command, `route "which ..."` and `route --json hi` go to PROMPT."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the default command in front of a prompt."""
+        if not args or (args[0] not in self.commands and args[0] not in HELP):
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+
+def quiet() -> None:
+    """For this process; what the libraries report as errors is still shown."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    for library in ("transformers", "peft"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=library)

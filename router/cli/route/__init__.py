@@ -1,0 +1,1 @@
+"""`lora-router route ...`: where requests go, and how well."""

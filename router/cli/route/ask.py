@@ -1,0 +1,79 @@
+"""`lora-router route`: where a request would go, and why."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from router.cli import connect, flags
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from router.types import Decision, Vote
+
+BAR = 24
+
+
+def route(
+    prompt: connect.Words = None,
+    adapter: connect.Adapter = "",
+    domain: connect.Domain = "",
+    task: connect.Task = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+    json: flags.Json = False,
+) -> None:
+    """Show where a request would go, and why.
+
+    Lists every classifier's vote, the threshold and the reason; nothing is generated.
+
+    \b
+    Examples:
+      lora-router route "Which ICD-10-CM chapter does Beard ringworm belong to?"
+      lora-router route --json - < question.txt
+    """
+    from router.cli.connect import connected
+    from router.cli.output import print_json
+
+    text = connect.read_prompt(prompt)
+    with connected(server, timeout) as client:
+        decision = client.route(text, adapter=adapter, domain=domain, task=task, explain=True)
+    if json:
+        print_json(decision)
+    else:
+        _print_decision(decision)
+
+
+def _print_decision(decision: Decision) -> None:
+    from router.cli import units
+    from router.cli.connect import decision_line
+    from router.cli.output import is_plain, print_table
+
+    if decision.votes:
+        plain = is_plain(sys.stdout)
+        rows = [row for vote in decision.votes for row in _vote_rows(vote, plain)]
+        print_table(["CLASSIFIER", "ADAPTER", "CONFIDENCE", "", "TIME", "EVIDENCE"], rows)
+        print(f"\nthreshold {decision.threshold:.2f}{_calibration(decision)}")
+    print(f"{decision_line(decision)}  in {units.duration(decision.latency)}")
+
+
+def _calibration(decision: Decision) -> str:
+    return f"  calibration {decision.calibration}" if decision.calibration else ""
+
+
+def _vote_rows(vote: Vote, plain: bool) -> Sequence[tuple[str, ...]]:
+    from router.cli import units
+
+    took = units.duration(vote.latency)
+    if vote.error or vote.declined or not vote.scores:
+        said = f"lost: {vote.error}" if vote.error else "declined"
+        return [(vote.classifier, said, "", "", took, vote.evidence)]
+    ranked = sorted(vote.scores.items(), key=lambda item: (-item[1], item[0]))
+    first = (vote.classifier, took, vote.evidence)
+    rows = []
+    for name, score in ranked:
+        head, time, evidence = first
+        rows.append((head, name, f"{score:.2f}", units.bar(score, BAR, plain), time, evidence))
+        first = ("", "", "")
+    return rows

@@ -1,0 +1,131 @@
+"""What a server would decide on votes, and whom it would choose if the base were no choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from router.calibration.evaluation import Judge, Judged
+    from router.calibration.model import Calibration
+    from router.classifiers.contract import Axis
+    from router.cli.route.votes import Local
+    from router.config import Settings
+    from router.routing.policy import Calibrated, Policy, Rules
+    from router.types import Vote
+
+# Which calibration file counts here.
+
+
+def find(said: str, adapters: Sequence[Path]) -> Path | None:
+    """The file that was said; with `auto` the first calibration.json in an adapters folder; none if empty."""
+    from router.calibration.file import NAME
+
+    if said != "auto":
+        return Path(said) if said else None
+    return next((folder / NAME for folder in adapters if (folder / NAME).is_file()), None)
+
+
+def load(settings: Settings) -> Calibration | None:
+    """Raises ConfigError if the file is missing, damaged or of another version."""
+    from router.calibration.file import read
+
+    path = find(settings.calibration, settings.adapters_dir)
+    return read(path) if path else None
+
+
+def rules_of(settings: Settings) -> Rules:
+    """How a server with these settings weighs votes."""
+    from router.classifiers.contract import Axes
+    from router.routing.policy import Policy, Rules
+
+    axes = Axes(settings.task_first, settings.domain_first)
+    policy = Policy(settings.abstain_threshold, axes=axes)
+    return Rules(policy, load(settings), base=settings.model, strict=settings.strict_threshold)
+
+
+CalibrationFile = Annotated[
+    str,
+    typer.Option(
+        "--calibration",
+        metavar="FILE",
+        help="Calibration file; '' for none. Default: calibration.json in the adapters folder.",
+        show_default=False,
+    ),
+]
+
+
+def local_rules(local: Local, calibration: str) -> Rules:
+    """The rules of a server that serves this folder."""
+
+    rules = rules_of(local.settings.model_copy(update={"calibration": calibration}))
+    rules.classifiers(local.panel.registrations)
+    rules.adapters(local.profiles)
+    return rules
+
+
+def judge_of(rules: Rules, local: Local, trusting: bool = False) -> Judge:
+    """Judges votes by the rule; `trusting` leaves out the strictness for a set that was not calibrated."""
+    from router.routing.policy import Calibrated
+
+    kinds = local.kinds
+    rule = rules.rule
+    if isinstance(rule, Calibrated):
+        return _calibrated(replace(rule, differences=()) if trusting else rule, kinds)
+    return _plain(rule, kinds)
+
+
+def _calibrated(rule: Calibrated, kinds: dict[str, Axis]) -> Judge:
+    from router.calibration.evaluation import Judged
+    from router.calibration.model import choose
+
+    of = rule.calibration
+
+    def judge(votes: Sequence[Vote]) -> Judged:
+        concluded = rule.conclude(votes, kinds.keys())
+        if of.stage_of(votes) < 0:
+            return Judged(
+                concluded.adapter, concluded.adapter, concluded.confidence, 1.0, concluded.classifier
+            )
+        opinion = of.opinion(votes, kinds)
+        chosen = choose(opinion, rule.plain.axes, kinds, tuple(kinds))
+        forced, confidence = (chosen.adapter, chosen.confidence) if chosen else ("", 0.0)
+        return Judged(concluded.adapter, forced, confidence, opinion.novelty, concluded.classifier)
+
+    return judge
+
+
+def _plain(rule: Policy, kinds: dict[str, Axis]) -> Judge:
+    from router.calibration.evaluation import Judged
+
+    def judge(votes: Sequence[Vote]) -> Judged:
+        concluded = rule.conclude(votes, kinds.keys())
+        best = max((v for v in votes if v.scores), key=lambda v: max(v.scores.values()), default=None)
+        preference = rule.axes.prefer(best.scores, kinds) if best else None
+        if best is None or preference is None:
+            return Judged(concluded.adapter, "", 0.0, 1.0, concluded.classifier)
+        sure = best.scores[preference.winner]
+        return Judged(concluded.adapter, preference.winner, sure, 1 - sure, concluded.classifier)
+
+    return judge
+
+
+def target_of(rules: Rules) -> tuple[float, float]:
+    """(target, delta) of the calibration, or the usual ones."""
+    from router.routing.policy import Calibrated
+
+    rule = rules.rule
+    return (rule.calibration.target, rule.calibration.delta) if isinstance(rule, Calibrated) else (0.05, 0.05)
+
+
+def plot_path(path: Path | None) -> Path | None:
+    """The picture to write. Raises CliError for a kind that is not known."""
+    from router.cli.command import MISUSED, CliError
+
+    if path is not None and path.suffix not in (".png", ".svg", ".pdf", ".html"):
+        raise CliError(f"{path}: a picture is .png, .svg, .pdf or .html", MISUSED)
+    return path

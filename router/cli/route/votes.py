@@ -1,0 +1,338 @@
+"""What the commands `route calibrate | evaluate | diff` share: flags, and the set that they work on."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli.command import CliError
+
+if TYPE_CHECKING:
+    from router.calibration.model import Binding
+    from router.calibration.rows import Ballot, Row
+    from router.classifiers.contract import Axis
+    from router.classifiers.registration import Registration
+    from router.config import Settings
+    from router.engine.base import Engine
+    from router.routing import BaseModel
+    from router.routing.fitting import Labels
+    from router.types import AdapterProfile, Request, Vote
+
+# The base model for classifiers that ask it, without a server.
+
+
+PATIENCE_SECONDS = 600.0  # nobody waits for a single request here
+
+
+@contextmanager
+def resident_base(settings: Settings) -> Iterator[BaseModel]:
+    """Fetch and load the base of these settings; let it go at the end. Raises ConfigError."""
+    from router.cli.compose import make_engine
+    from router.models import resolve_model
+
+    resolve_model(settings.model)
+    engine = make_engine(settings)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="base", daemon=True)
+    thread.start()
+    try:
+        engine.start()
+        yield asyncio.run_coroutine_threadsafe(_access(engine), loop).result()
+    finally:
+        engine.close()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _access(engine: Engine) -> BaseModel:
+    from router.engine.access import EngineBase
+
+    return EngineBase(engine, PATIENCE_SECONDS)
+
+
+# Adapters and classifiers of this folder, and their votes on requests, without a server.
+
+
+BATCH = 32
+TIMED = 40  # requests asked one by one, for the latency
+
+
+def read_profiles(dirs: Sequence[Path]) -> tuple[AdapterProfile, ...]:
+    """The highest version of each adapter in these folders, by name, as routing knows it."""
+    from router.registry.format.names import version_key
+
+    found: dict[str, AdapterProfile] = {}
+    for folder in (f for d in dirs for f in _folders(d)):
+        profile = read_profile(folder)
+        known = found.get(profile.name)
+        if known is None or version_key(known.version) < version_key(profile.version):
+            found[profile.name] = profile
+    return tuple(found[name] for name in sorted(found))
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    for child in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "_"))):
+        if (child / "adapter.toml").is_file():
+            yield child
+        else:
+            yield from (p for p in sorted(child.iterdir()) if (p / "adapter.toml").is_file())
+
+
+def read_profile(folder: Path) -> AdapterProfile:
+    """Of one adapter folder. Raises CliError naming what is wrong with its manifest."""
+    from router.registry.format.findings import Severity
+    from router.registry.format.manifest import parse_manifest
+
+    path = folder / "adapter.toml"
+    if not path.is_file():
+        raise CliError(f"{folder} has no adapter.toml: routing knows nothing of it")
+    manifest, findings = parse_manifest(path.read_bytes(), folder.resolve().name)
+    refused = [f for f in findings if f.severity is Severity.REFUSE]
+    if refused:
+        raise CliError(f"{path}: {refused[0]}")
+    return manifest.profile()
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Classifiers that were fitted to the adapters, in order, and those left out with the reason."""
+
+    registrations: tuple[Registration, ...]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In the order in which they are asked."""
+        return tuple(r.name for r in self.registrations)
+
+    def fingerprints(self) -> dict[str, str]:
+        """What a calibration is bound to."""
+        return {r.name: r.classifier.fingerprint() for r in self.registrations}
+
+
+def fitted(
+    registrations: Sequence[Registration], profiles: Sequence[AdapterProfile], base: BaseModel | None = None
+) -> Panel:
+    """Warm up and fit; one that cannot is left out, and without `base` one that asks for it."""
+    from router.classifiers.isolation import place
+
+    kept, skipped = [], {}
+    for registration in registrations:
+        classifier = registration.classifier
+        if registration.wants_base and base is None:
+            skipped[registration.name] = "it asks the base model, which --no-base leaves out"
+            continue
+        try:
+            if registration.wants_base and base is not None:
+                classifier.bind(base)
+            classifier.warmup()
+            classifier.fit(profiles)
+        except Exception as error:
+            skipped[registration.name] = f"{place(error)}: {error}"
+        else:
+            kept.append(registration)
+    return Panel(tuple(kept), skipped)
+
+
+def collect(
+    panel: Panel, profiles: Sequence[AdapterProfile], rows: Sequence[Row], title: str
+) -> list[Ballot]:
+    """The votes of all classifiers on all rows, with a progress bar on a terminal."""
+    from router.calibration.rows import Ballot
+    from router.cli.output import track
+    from router.routing.fitting import Labels
+
+    labels = Labels(profiles)
+    columns: list[list[Vote]] = []
+    for registration in panel.registrations:
+        votes: list[Vote] = []
+        for i in track(range(0, len(rows), BATCH), f"{title}: {registration.name}"):
+            votes += ask(registration, [row.text for row in rows[i : i + BATCH]], labels)
+        columns.append(votes)
+    return [Ballot(row, votes) for row, votes in zip(rows, zip(*columns, strict=True), strict=True)]
+
+
+def ask(registration: Registration, texts: Sequence[str], labels: Labels) -> list[Vote]:
+    """One batch; a classifier that raises loses these votes."""
+    from router.classifiers.contract import Answer, answers
+    from router.plugins.trial import ask as call
+    from router.plugins.trial import requests
+    from router.routing.panel import as_vote
+    from router.types import VoteError
+
+    batch: tuple[Request, ...] = requests(texts)
+    started = time.perf_counter()
+    try:
+        said = answers(call(registration.classifier, batch), len(batch))
+    except Exception:
+        said = (Answer(error=VoteError.RAISED),) * len(batch)
+    took = (time.perf_counter() - started) / len(batch)
+    return [as_vote(registration.name, answer, labels, took) for answer in said]
+
+
+def latencies(panel: Panel, rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """Median and 95th percentile of one request alone, seconds, by classifier; a spread of the rows."""
+    from router.plugins.trial import ask as call
+    from router.plugins.trial import requests
+
+    step = max(1, len(rows) // TIMED)
+    found = {}
+    for registration in panel.registrations:
+        times = []
+        for row in rows[::step]:
+            batch = requests([row.text])
+            started = time.perf_counter()
+            call(registration.classifier, batch)
+            times.append(time.perf_counter() - started)
+        times.sort()
+        found[registration.name] = (times[len(times) // 2], times[int(len(times) * 0.95)])
+    return found
+
+
+AdaptersDirs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--adapters-dir",
+        metavar="DIR",
+        help="Adapters folder; repeatable. Default: ./adapters.",
+        show_default=False,
+    ),
+]
+PluginsDirs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugins-dir",
+        metavar="DIR",
+        help="Plugins folder; repeatable. Default: ./plugins.",
+        show_default=False,
+    ),
+]
+Ood = Annotated[
+    Path | None,
+    typer.Option("--ood", metavar="FILE", help="Requests that no adapter should get, JSON lines."),
+]
+
+
+Base = Annotated[
+    bool,
+    typer.Option("--base/--no-base", help="Load the base for classifiers that ask it, such as probe."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Settings, adapters and fitted classifiers of this folder."""
+
+    settings: Settings
+    profiles: tuple[AdapterProfile, ...]
+    panel: Panel
+
+    @property
+    def kinds(self) -> dict[str, Axis]:
+        """Adapters by name with their axes."""
+        from router.classifiers.contract import axes_of
+
+        return axes_of(self.profiles)
+
+    def binding(self) -> Binding:
+        """What a calibration made here is bound to."""
+        from router.calibration.model import bind
+
+        return bind(self.profiles, self.panel.fingerprints(), self.settings.model)
+
+    def votes(self, rows: Sequence[Row], title: str) -> list[Ballot]:
+        """Of all classifiers."""
+
+        return collect(self.panel, self.profiles, rows, title)
+
+
+@contextmanager
+def open_local(
+    adapters_dir: list[Path] | None,
+    plugins_dir: list[Path] | None,
+    more: Sequence[AdapterProfile] = (),
+    base: bool = True,
+) -> Iterator[Local]:
+    """Read adapters, load plugins, fit; `more` adapters replace those of the same name.
+
+    With `base` the base model is resident inside the block if a classifier asks for it.
+    """
+    from router.cli.plugins import load_plugins
+
+    settings = _settings(adapters_dir)
+    profiles = _profiles(settings, more)
+    registrations = load_plugins(plugins_dir).registrations()
+    wanted = base and any(r.wants_base for r in registrations)
+    with resident_base(settings) if wanted else nullcontext() as resident:
+        yield Local(settings, profiles, _panel(registrations, profiles, resident))
+
+
+def _settings(adapters_dir: list[Path] | None) -> Settings:
+    from router.cli.settings import folders, load_settings
+
+    said = {"adapters_dir": tuple(adapters_dir)} if adapters_dir else {}
+    settings = load_settings(said)
+    return settings.model_copy(update={"adapters_dir": folders(settings.adapters_dir, "adapters")})
+
+
+def _profiles(settings: Settings, more: Sequence[AdapterProfile]) -> tuple[AdapterProfile, ...]:
+    from router.cli.command import CliError
+
+    by_name = {p.name: p for p in (*read_profiles(settings.adapters_dir), *more)}
+    if not by_name:
+        raise CliError("there are no adapters here: name their folder with --adapters-dir")
+    return tuple(by_name[name] for name in sorted(by_name))
+
+
+def _panel(
+    registrations: Sequence[Registration], profiles: Sequence[AdapterProfile], base: BaseModel | None
+) -> Panel:
+    from router.cli.command import CliError
+
+    panel = fitted(registrations, profiles, base)
+    for name, why in panel.skipped.items():
+        note(f"classifier {name} is left out: {why}")
+    if not panel.registrations:
+        raise CliError("no classifier can be asked here: `lora-router plugins doctor` says why")
+    return panel
+
+
+def note(text: str) -> None:
+    """A word on stderr."""
+    print(text, file=sys.stderr)
+
+
+def read_known(files: Sequence[Path], profiles: Sequence[AdapterProfile]) -> list[Row]:
+    """Labelled requests of these files, each once, without those that the classifiers learned from."""
+    from router.calibration.rows import distinct, read_rows
+
+    names = {p.name for p in profiles}
+    return _unseen(distinct(row for path in files for row in read_rows(path, names)), profiles)
+
+
+def read_strange(path: Path | None, profiles: Sequence[AdapterProfile]) -> list[Row]:
+    """Out-of-distribution requests; a label may be left out."""
+    from router.calibration.rows import distinct, read_rows
+
+    if path is None:
+        return []
+    return _unseen(distinct(read_rows(path, {p.name for p in profiles}, "")), profiles)
+
+
+def _unseen(rows: list[Row], profiles: Sequence[AdapterProfile]) -> list[Row]:
+    from router.calibration.rows import unseen
+
+    kept = unseen(rows, {t for p in profiles for t in (*p.examples, *p.negative_examples)})
+    if len(kept) < len(rows):
+        note(f"{len(rows) - len(kept)} requests are examples of an adapter and are left out")
+    return kept

@@ -1,0 +1,309 @@
+"""Proto messages into results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Any, Literal, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+
+from router.client.values import (
+    ROUTING,
+    SAMPLING,
+    Adapter,
+    Answer,
+    DefaultChange,
+    Delta,
+    Event,
+    Finished,
+    GenerateOptions,
+    Prompt,
+    RouteOptions,
+    Started,
+    TokenCount,
+    Unloaded,
+    check_known,
+)
+from router.types import (
+    AdapterEvent,
+    AdapterEventKind,
+    AdapterRef,
+    AdapterState,
+    Decision,
+    FinishReason,
+    Override,
+    Reason,
+    TokenLogprob,
+    Turn,
+    Usage,
+    Vote,
+    VoteError,
+)
+from router.v1 import adapters_pb2, inference_pb2
+from router.v1 import inference_pb2 as pb
+
+# Python arguments into proto messages.
+
+
+ROLES = {"system": pb.ROLE_SYSTEM, "user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
+
+
+def resource_name(adapter: str) -> str:
+    """NAME, NAME@VERSION or a resource name, as a resource name; empty stays empty, `base` is the base's."""
+    if not adapter or adapter.startswith("adapters/"):
+        return adapter
+    name, _, version = adapter.partition("@")
+    return f"adapters/{name}/versions/{version}" if version else f"adapters/{name}"
+
+
+def _chat(turns: tuple[Turn, ...]) -> pb.Chat:
+    return pb.Chat(messages=[_message(turn, number) for number, turn in enumerate(turns, 1)])
+
+
+def _message(turn: Turn, number: int) -> pb.ChatMessage:
+    role = ROLES.get(turn.role)
+    if role is None:
+        known = "system, user or assistant"
+        raise ValueError(f"turn {number}: role {turn.role!r} is not known to the server: use {known}")
+    return pb.ChatMessage(role=role, text=whole(turn.text, f"turn {number}"))
+
+
+def whole(text: str, where: str) -> str:
+    """The text. Raises ValueError for one that UTF-8, and so gRPC, cannot hold."""
+    half = re.search("[\ud800-\udfff]", text)
+    if half is None:
+        return text
+    code = f"U+{ord(half[0]):04X} at {half.start()}"
+    raise ValueError(
+        f"{where}: holds half a character, the lone surrogate {code}: read the text anew as UTF-8, "
+        "or replace it: text.encode('utf-8', errors='replace').decode()"
+    )
+
+
+def _checked(value: Any, where: str) -> None:
+    """Looks at every text in an option."""
+    if isinstance(value, str):
+        whole(value, where)
+    elif isinstance(value, Mapping):
+        for item in (*value.keys(), *value.values()):
+            _checked(item, where)
+    elif isinstance(value, Iterable):
+        for item in value:
+            _checked(item, where)
+
+
+def build_input(prompt: Prompt, options: RouteOptions) -> pb.Input:
+    """Text, chat or raw prompt. `system` turns a text into a chat; it cannot go with `raw`."""
+    system, raw = options.get("system", ""), options.get("raw", False)
+    if raw:
+        if system or not isinstance(prompt, str):
+            raise TypeError("raw continues one text as it is: no system text, no turns")
+        return pb.Input(raw_prompt=whole(prompt, "prompt"))
+    if isinstance(prompt, str) and not system:
+        return pb.Input(text=whole(prompt, "prompt"))
+    turns = (Turn("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
+    return pb.Input(chat=_chat((Turn("system", system), *turns) if system else turns))
+
+
+def build_routing(options: RouteOptions) -> pb.Routing:
+    """The caller's hints."""
+    said = {name: options[name] for name in ROUTING if name in options}  # type: ignore[literal-required]
+    for name in ("adapter", *said):
+        _checked(options.get(name, ""), name)
+    return pb.Routing(adapter=resource_name(options.get("adapter", "")), **said)
+
+
+def _sampling(options: GenerateOptions) -> pb.Sampling:
+    said = {name: options[name] for name in SAMPLING if name in options}  # type: ignore[literal-required]
+    if isinstance(said.get("stop"), str):
+        said["stop"] = [said["stop"]]
+    _checked(said.get("stop", ()), "stop")
+    return pb.Sampling(**said)
+
+
+def generate_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateRequest:
+    """The unary request; TypeError for an unknown option."""
+    check_known(options, GenerateOptions)
+    _checked(options.get("labels", {}), "labels")
+    return pb.GenerateRequest(
+        input=build_input(prompt, options),
+        sampling=_sampling(options),
+        routing=build_routing(options),
+        labels=dict(options.get("labels", {})),
+    )
+
+
+def stream_request(prompt: Prompt, options: GenerateOptions) -> pb.StreamGenerateRequest:
+    """The streaming request: the same fields."""
+    whole = generate_request(prompt, options)
+    return pb.StreamGenerateRequest(
+        input=whole.input, sampling=whole.sampling, routing=whole.routing, labels=whole.labels
+    )
+
+
+def route_request(prompt: Prompt, options: RouteOptions) -> pb.RouteRequest:
+    """Where would it go."""
+    check_known(options, RouteOptions)
+    return pb.RouteRequest(input=build_input(prompt, options), routing=build_routing(options))
+
+
+def count_request(prompt: Prompt, options: RouteOptions) -> pb.CountTokensRequest:
+    """How long is it."""
+    check_known(options, RouteOptions)
+    return pb.CountTokensRequest(input=build_input(prompt, options), routing=build_routing(options))
+
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def to_ref(resource: str) -> AdapterRef | None:
+    """adapters/NAME/versions/VERSION; None for the empty name, which is the base."""
+    parts = resource.split("/")
+    return AdapterRef(parts[1], parts[3]) if len(parts) == 4 else None
+
+
+def _member(kind: type[E], value: str, unknown: E) -> E:
+    """The member with that value; `unknown` for one that a newer server sends."""
+    return next((member for member in kind if member.value == value), unknown)
+
+
+def seconds(value: Duration) -> float:
+    """A duration in seconds."""
+    return value.seconds + value.nanos / 1e9
+
+
+def _finish(value: int) -> FinishReason:
+    name = inference_pb2.FinishReason.Name(value).removeprefix("FINISH_REASON_").lower()
+    return _member(FinishReason, name, FinishReason.ERROR)
+
+
+def _lost(error: str) -> VoteError | Literal[""]:
+    return _member(VoteError, error, VoteError.OTHER) if error else ""
+
+
+def to_decision(message: inference_pb2.Decision) -> Decision:
+    """The routing decision."""
+    reason = inference_pb2.DecisionReason.Name(message.reason).removeprefix("DECISION_REASON_").lower()
+    votes = (
+        Vote(v.classifier, dict(v.scores), v.declined, _lost(v.error), seconds(v.latency), v.evidence)
+        for v in message.votes
+    )
+    return Decision(
+        adapter=to_ref(message.adapter),
+        reason=_member(Reason, reason, Reason.FALLBACK),
+        digest=message.digest,
+        domain=message.domain,
+        task=message.task,
+        confidence=message.confidence,
+        classifier=message.classifier,
+        threshold=message.threshold,
+        votes=tuple(votes),
+        latency=seconds(message.route_latency),
+        experiment=message.experiment,
+        arm=message.arm,
+        calibration=message.calibration,
+    )
+
+
+def _usage(message: inference_pb2.Usage) -> Usage:
+    return Usage(
+        message.prompt_tokens,
+        message.cached_tokens,
+        message.completion_tokens,
+        seconds(message.queue_time),
+        seconds(message.time_to_first_token),
+        seconds(message.total_time),
+    )
+
+
+def _logprobs(messages: Iterable[inference_pb2.TokenLogprob]) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(m.token, m.token_id, m.logprob, tuple((a.token, a.token_id, a.logprob) for a in m.top))
+        for m in messages
+    )
+
+
+def to_answer(message: inference_pb2.GenerateResponse) -> Answer:
+    """A unary answer."""
+    return Answer(
+        message.response_id,
+        message.text,
+        _finish(message.finish_reason),
+        _usage(message.usage),
+        to_decision(message.decision),
+        _logprobs(message.logprobs),
+    )
+
+
+def to_event(message: inference_pb2.StreamGenerateResponse) -> Event | None:
+    """One event of a stream; None for a kind that a newer server sends."""
+    kind = message.WhichOneof("event")
+    if kind == "started":
+        return Started(message.started.response_id, to_decision(message.started.decision))
+    if kind == "delta":
+        return Delta(message.delta.text, message.delta.tokens, _logprobs(message.delta.logprobs))
+    if kind == "finished":
+        return Finished(_finish(message.finished.reason), _usage(message.finished.usage))
+    return None
+
+
+def to_count(message: inference_pb2.CountTokensResponse) -> TokenCount:
+    """A prompt's length."""
+    return TokenCount(message.prompt_tokens, message.context_length, to_decision(message.decision))
+
+
+def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
+    """One adapter version."""
+    state = adapters_pb2.Adapter.State.Name(message.state).removeprefix("STATE_").lower()
+    return Adapter(
+        ref=to_ref(message.name) or AdapterRef(message.name.removeprefix("adapters/"), message.version),
+        state=_member(AdapterState, state, AdapterState.DISCOVERED),
+        digest=message.digest,
+        domain=message.domain,
+        task=message.task,
+        description=message.description,
+        base_model=message.base_model,
+        rank=message.rank,
+        target_modules=tuple(message.target_modules),
+        size_bytes=message.size_bytes,
+        default=message.default,
+        pinned=message.pinned,
+        leases=message.leases,
+        last_used=message.last_used.ToNanoseconds() / 1e9 if message.HasField("last_used") else None,
+        error=message.error,
+        notes=tuple(message.notes),
+        routable=message.routable,
+        gate=message.gate,
+        gate_advice=message.gate_advice,
+        override=_override(message),
+        etag=message.etag,
+    )
+
+
+def _override(message: adapters_pb2.Adapter) -> Override | None:
+    if not message.HasField("override"):
+        return None
+    made = message.override
+    when = made.time.ToNanoseconds() / 1e9
+    return Override(message.version, made.by, when, made.reason, made.finding, made.weights_sha256)
+
+
+def to_unloaded(message: adapters_pb2.UnloadAdapterResponse) -> Unloaded:
+    """What unloading freed."""
+    return Unloaded(to_adapter(message.adapter), message.freed_bytes)
+
+
+def to_default_change(
+    message: adapters_pb2.SetDefaultVersionResponse | adapters_pb2.ResetDefaultVersionResponse,
+) -> DefaultChange:
+    """The new default and the old one."""
+    return DefaultChange(to_adapter(message.adapter), to_ref(message.previous))
+
+
+def to_adapter_event(message: adapters_pb2.WatchAdaptersResponse) -> AdapterEvent:
+    """A lifecycle event."""
+    kind = adapters_pb2.WatchAdaptersResponse.Kind.Name(message.kind).removeprefix("KIND_").lower()
+    known = _member(AdapterEventKind, kind, AdapterEventKind.CHANGED)
+    return AdapterEvent(known, to_adapter(message.adapter), message.time.ToNanoseconds() / 1e9)

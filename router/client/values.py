@@ -1,0 +1,154 @@
+"""What calls return: plain frozen dataclasses, no proto types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from router.types import AdapterInfo, AdapterRef, Decision, FinishReason, TokenLogprob, Turn, Usage
+
+# Keyword options of calls. Each is optional; what is not said takes the adapter's or server's default.
+
+
+Prompt = str | Sequence[Turn]
+
+
+class CallOptions(TypedDict, total=False):
+    """`timeout` in seconds (None: no deadline); `request_id` is echoed by the server and in its log."""
+
+    timeout: float | None
+    request_id: str
+
+
+class RouteOptions(CallOptions, total=False):
+    """`adapter` pins: NAME, NAME@VERSION or a resource name. `raw` continues the text with no template."""
+
+    adapter: str
+    domain: str
+    task: str
+    unit: str
+    explain: bool
+    system: str
+    raw: bool
+
+
+class GenerateOptions(RouteOptions, total=False):
+    """Sampling as in `router.v1.Sampling`, and labels for the server's log."""
+
+    max_tokens: int
+    min_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    seed: int
+    stop: Sequence[str]
+    logprobs: int
+    labels: Mapping[str, str]
+
+
+ROUTING = ("domain", "task", "unit", "explain")
+SAMPLING = (
+    "max_tokens",
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "seed",
+    "stop",
+    "logprobs",
+)
+
+
+def check_known(given: Iterable[str], known: type) -> None:
+    """Raise TypeError for an option that `known` does not have, as a plain signature would."""
+    unknown = sorted(set(given) - set(known.__annotations__))
+    if unknown:
+        raise TypeError(
+            f"unknown option {unknown[0]!r}; options are {', '.join(sorted(known.__annotations__))}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """First event of a stream: who answers."""
+
+    response_id: str
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """More text; `tokens` is how many tokens it stands for."""
+
+    text: str
+    tokens: int = 1
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Last event of a stream that did not fail."""
+
+    reason: FinishReason
+    usage: Usage
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """`reason`, by the name that `Answer` has for it."""
+        return self.reason
+
+
+Event = Started | Delta | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer with the decision that chose who gave it."""
+
+    response_id: str
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    decision: Decision
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """Length of a prompt under the template of the adapter it would get."""
+
+    prompt_tokens: int
+    context_length: int
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter(AdapterInfo):
+    """An adapter version; `etag` changes with every change of it."""
+
+    etag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unloaded:
+    """An adapter dropped from memory, with the bytes given back."""
+
+    adapter: Adapter
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultChange:
+    """The new default version and the one before it."""
+
+    adapter: Adapter
+    previous: AdapterRef | None

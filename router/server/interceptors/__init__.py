@@ -1,1 +1,0 @@
-"""What happens around every call, whatever its method."""
