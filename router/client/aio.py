@@ -59,9 +59,9 @@ class AsyncClient:
         return self._events(messages.stream_request(prompt, options), options)
 
     async def _events(self, request: Any, options: GenerateOptions) -> AsyncIterator[Event]:
-        messages: Any = self._caller.stream(self._stub.StreamGenerate, request, options)
-        async with aclosing(messages):
-            async for message in messages:
+        received: Any = self._caller.stream(self._stub.StreamGenerate, request, options)
+        async with aclosing(received):
+            async for message in received:
                 if event := messages.to_event(message):
                     yield event
 
@@ -152,7 +152,7 @@ class AsyncAdapters:
         """The present set as ADDED, then every change, until it is closed. No deadline unless given."""
         options.setdefault("timeout", None)
         request = adapters_pb2.WatchAdaptersRequest()
-        messages: Any = self._caller.stream(self._stub.WatchAdapters, request, options)
-        async with aclosing(messages):
-            async for message in messages:
+        received: Any = self._caller.stream(self._stub.WatchAdapters, request, options)
+        async with aclosing(received):
+            async for message in received:
                 yield messages.to_adapter_event(message)
