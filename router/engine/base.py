@@ -27,7 +27,7 @@ class BaseInfo:
     architecture: str
     dtype: str
     device: str
-    context_length: int
+    context_length: int  # tokens of prompt and answer that one request may have: the KV cache holds as many
     vocab_size: int
     sites: Mapping[str, tuple[int, int]]  # linear module path -> (out_features, in_features)
     size_bytes: int = 0
@@ -213,7 +213,7 @@ class Engine(Protocol):
     async def read(self, reading: Reading) -> NDArray[np.float32]:
         """[hidden size], three of them with `ends`; [len(tokens)] where it has no depth. Cancelling drops it.
 
-        Raises InvalidRequest, PromptTooLong, ResourceExhausted, Overloaded, DeadlineExceeded, EngineFailed.
+        Raises InvalidRequest, PromptTooLong, Overloaded, DeadlineExceeded, EngineFailed.
         """
         ...
 

@@ -308,7 +308,7 @@ class FakeEngine:
         """Numbers of the bytes that were read."""
         self._check_open()
         held = sum(isinstance(row, ReadingRow) for row in (*self._running, *self._waiting))
-        check_reading(reading, self._info.context_length, None, held)
+        check_reading(reading, self._info.context_length, held)
         row = ReadingRow(reading)
         self._queue(row)
         return await row.answer

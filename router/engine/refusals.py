@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from router.engine.base import Reading
-from router.engine.blocks import BlockPool
-from router.errors import FieldViolation, InvalidRequest, Overloaded, PromptTooLong, ResourceExhausted
+from router.errors import FieldViolation, InvalidRequest, Overloaded, PromptTooLong
 
 MAX_READINGS = 256  # in progress or waiting
 
 
-def check_reading(reading: Reading, context_length: int, blocks: int | None, held: int) -> None:
-    """Raises what `Engine.read` says; `blocks` of the KV cache, `held` readings not done yet."""
+def check_reading(reading: Reading, context_length: int, held: int) -> None:
+    """Raises what `Engine.read` says; `held` readings are not done yet."""
     if not reading.tokens:
         raise InvalidRequest([FieldViolation("tokens", "are none: there is nothing to read")])
     if reading.depth is None and not reading.context:
@@ -24,7 +23,5 @@ def check_reading(reading: Reading, context_length: int, blocks: int | None, hel
     total = len(reading.context) + len(reading.tokens)
     if total > context_length:
         raise PromptTooLong(context_length, total)
-    if blocks is not None and BlockPool.needed(total) > blocks:
-        raise ResourceExhausted(f"{total} tokens do not fit the KV cache: raise cache_tokens")
     if held >= MAX_READINGS:
         raise Overloaded("too many readings wait")

@@ -13,7 +13,7 @@ import torch
 from router.config import Settings
 from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt, Reading
 from router.engine.blocks import BlockPool
-from router.engine.handoff import Answer, Stream
+from router.engine.handoff import PendingReading, Stream
 from router.engine.loop import StepLoop
 from router.engine.lora import DeviceSlots, HostStore, pack_adapter
 from router.engine.model.backbone import Backbone
@@ -35,7 +35,7 @@ from router.engine.reading import ReadingRow
 from router.engine.refusals import check_reading
 from router.engine.runner import Runner
 from router.engine.sampling import Sampler, SamplingState
-from router.engine.scheduler import Scheduler, Sequence
+from router.engine.scheduler import AnswerRow, Scheduler
 from router.engine.text.detokenize import Detokenizer, vocabulary
 from router.engine.text.prompt import PromptEncoder
 from router.errors import (
@@ -64,7 +64,7 @@ class TorchEngine:
         self._host = HostStore()
         self._live: set[Stream] = set()
         self._aside: set[Stream] = set()  # background jobs, which take nobody's place in the queue
-        self._read: set[Answer] = set()
+        self._read: set[PendingReading] = set()
         self._loop: StepLoop | None = None
         self._info: BaseInfo | None = None
 
@@ -87,7 +87,7 @@ class TorchEngine:
         model: Any = loaded.model
         digest = base_digest(model)
         model.to(self._device, self._dtype)
-        self._context = context_length(model.config, settings.max_context)
+        self._context = self._longest(context_length(model.config, settings.max_context))
         self._tokenizer = loaded.tokenizer
         self._encoder = PromptEncoder(loaded.tokenizer)
         self._eos = end_tokens(model) | self._encoder.end_ids
@@ -149,8 +149,8 @@ class TorchEngine:
     async def read(self, reading: Reading) -> NDArray[np.float32]:
         """Hidden states or log-probabilities, computed in the steps of the others."""
         loop = self._running()
-        check_reading(reading, self._context, self._blocks(), len(self._read))
-        answer = Answer(loop.cancel, self._read.discard)
+        check_reading(reading, self._context, len(self._read))
+        answer = PendingReading(loop.cancel, self._read.discard)
         self._read.add(answer)
         layer = None if reading.depth is None else round(reading.depth * self._layers)
         loop.add(lambda: ReadingRow(stream=answer, reading=reading, layer=layer), answer)
@@ -175,10 +175,6 @@ class TorchEngine:
         total = len(job.tokens) + job.params.max_tokens
         if total > self._context:
             raise PromptTooLong(self._context, total)
-        if BlockPool.needed(total) > self._blocks():
-            raise ResourceExhausted(
-                f"{total} tokens do not fit the KV cache of {settings.cache_tokens}: raise cache_tokens"
-            )
         if job.adapter is not None and self._host.get(job.adapter) is None:
             raise FailedPrecondition("the adapter is not loaded")
         if job.background and len(self._aside) >= settings.max_running:
@@ -188,6 +184,13 @@ class TorchEngine:
 
     def _blocks(self) -> int:
         return -(-self._settings.cache_tokens // BLOCK)
+
+    def _longest(self, context: int) -> int:
+        """Tokens that one request can ever have here: those of the context that the KV cache holds."""
+        held = self._blocks() * BLOCK
+        if held < context:
+            log.info("the KV cache holds %d of the context's %d tokens: raise cache_tokens", held, context)
+        return min(held, context)
 
     def _pack(self, artifact: AdapterArtifact) -> int:
         pin = self._device.type == "cuda"
@@ -210,8 +213,8 @@ class TorchEngine:
         sampler = Sampler(self._vocabulary, self._device, vocabulary(self._tokenizer).spell)
         return StepLoop(scheduler, runner, sampler)
 
-    def _row(self, job: Job, stream: Stream) -> Sequence:
-        return Sequence(
+    def _row(self, job: Job, stream: Stream) -> AnswerRow:
+        return AnswerRow(
             job=job,
             stream=stream,
             sampling=SamplingState(job.params, job.tokens, self._eos),

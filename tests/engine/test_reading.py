@@ -22,7 +22,6 @@ from router.errors import (
     InvalidRequest,
     Overloaded,
     PromptTooLong,
-    ResourceExhausted,
     Unavailable,
 )
 from tests.engine import tiny
@@ -151,12 +150,12 @@ async def test_what_cannot_be_read_is_refused(
         await llama.read(reading)
 
 
-async def test_more_tokens_than_the_cache_holds_are_refused() -> None:
-    engine = tiny.engine("llama", cache_tokens=256, max_context=256)
+async def test_more_tokens_than_the_whole_cache_holds_are_refused() -> None:
+    engine = tiny.engine("llama-long", cache_tokens=256)
     try:
-        engine._settings = engine._settings.model_copy(update={"cache_tokens": 64})
-        with pytest.raises(ResourceExhausted, match="cache_tokens"):
-            await engine.read(Reading([1] * 100, depth=0.5))
+        with pytest.raises(PromptTooLong, match="need 257 tokens, the limit is 256"):
+            await engine.read(Reading([1] * 257, depth=0.5))
+        assert (await engine.read(Reading([1] * 256, depth=0.5))).shape == (64,)
     finally:
         engine.close()
 

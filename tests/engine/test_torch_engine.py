@@ -22,7 +22,6 @@ from router.errors import (
     NotLoaded,
     Overloaded,
     PromptTooLong,
-    ResourceExhausted,
 )
 from router.types import FinishReason, SamplingParams, Turn
 from tests.engine import tiny
@@ -215,12 +214,14 @@ async def test_close_ends_running_jobs(made: TorchEngine) -> None:
     assert [e async for e in events][-1].reason is FinishReason.CANCELLED  # type: ignore[union-attr]
 
 
-async def test_a_request_larger_than_the_cache_is_refused() -> None:
-    engine = tiny.engine("llama", cache_tokens=256, max_context=256)
+async def test_a_request_larger_than_the_whole_cache_is_too_long_for_this_server() -> None:
+    engine = tiny.engine("llama-long", cache_tokens=256)
     try:
-        engine._settings = engine._settings.model_copy(update={"cache_tokens": 64})
-        with pytest.raises(ResourceExhausted, match="cache_tokens"):
-            engine.submit(job(max_tokens=200))
+        assert engine.info.context_length == 256  # the base alone would have 1024
+        with pytest.raises(PromptTooLong, match="need 257 tokens, the limit is 256"):
+            engine.submit(job([1] * 57, max_tokens=200))
+        _, end = await text_of(engine, job([1] * 56, max_tokens=200, min_tokens=200))
+        assert end.usage.completion_tokens == 200
     finally:
         engine.close()
 

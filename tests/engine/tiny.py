@@ -39,6 +39,7 @@ SHAPE: dict[str, Any] = {
 }
 CONFIGS: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**SHAPE, tie_word_embeddings=True),
+    "llama-long": lambda: LlamaConfig(**(SHAPE | {"max_position_embeddings": 1024})),
     "llama-bias": lambda: LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True),
     "qwen2": lambda: Qwen2Config(**SHAPE),
     "llama-narrow": lambda: LlamaConfig(**SHAPE, head_dim=24),
