@@ -70,10 +70,12 @@ class Stream:
             self.cancel()
 
 
-class Answer:
+class PendingReading:
     """The receiving end of one reading. Lives on the event loop it was made on."""
 
-    def __init__(self, cancel: Callable[[Answer], None], ended: Callable[[Answer], None]) -> None:
+    def __init__(
+        self, cancel: Callable[[PendingReading], None], ended: Callable[[PendingReading], None]
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self._future: asyncio.Future[NDArray[np.float32]] = self.loop.create_future()
         self._cancel, self._on_end = cancel, ended
@@ -105,7 +107,7 @@ def _refusal(event: Event) -> RouterError:
     return Unavailable("the engine has stopped")
 
 
-Receiver = Stream | Answer
+Receiver = Stream | PendingReading
 
 
 def deliver(events: Iterable[tuple[Receiver, Event]]) -> None:

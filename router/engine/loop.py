@@ -16,8 +16,7 @@ from router.engine.handoff import Event, Read, Receiver, deliver
 from router.engine.reading import ReadingRow
 from router.engine.runner import Runner
 from router.engine.sampling import Sampled, Sampler
-from router.engine.scheduler import Chunk, Row, Scheduler
-from router.engine.scheduler import Sequence as Answering
+from router.engine.scheduler import AnswerRow, Chunk, Row, Scheduler
 from router.errors import EngineFailed, RouterError, Unavailable
 from router.types import FinishReason
 
@@ -80,7 +79,7 @@ class StepLoop:
         """Compute the chunks, sample where one is complete, and say what became certain."""
         reads = bool(self._scheduler.reading)
         logits = self._runner.run_with_readings(chunks) if reads else self._runner.run(chunks)
-        complete = [row for c in chunks if c.samples and isinstance(row := c.sequence, Answering)]
+        complete = [row for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
         sampled = self._sampler.sample(logits, [row.sampling for row in complete]) if complete else []
         for chunk in chunks:
             self._scheduler.computed(chunk)
@@ -125,14 +124,14 @@ class StepLoop:
         except Exception:
             log.exception("step failed", extra={"rows": len(chunks)})
             self._failures += 1
-            events = [self._fail(chunk.sequence) for chunk in chunks]
+            events = [self._fail(chunk.row) for chunk in chunks]
         else:
             self._failures = 0
         self._steps += 1
         deliver(events)
 
     def _read(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Receiver, Event]]:
-        for row in (c.sequence for c in chunks):
+        for row in (c.row for c in chunks):
             if isinstance(row, ReadingRow) and not row.remaining:
                 values = row.result()
                 if values is None:
@@ -141,7 +140,7 @@ class StepLoop:
                     self._finish(row)
                     yield row.stream, Read(values)
 
-    def _grow(self, row: Answering, token: Sampled) -> Iterator[tuple[Receiver, Event]]:
+    def _grow(self, row: AnswerRow, token: Sampled) -> Iterator[tuple[Receiver, Event]]:
         if token.failed:
             yield self._fail(row)
             return

@@ -91,7 +91,7 @@ class ReadingStep:
         self._scored: list[tuple[ReadingRow, list[int]]] = []
         pooled: dict[int, list[tuple[ReadingRow, slice]]] = defaultdict(list)
         for chunk, start in zip(chunks, bounds, strict=False):
-            row = chunk.sequence
+            row = chunk.row
             if not isinstance(row, ReadingRow) or not (wanted := row.wanted(chunk.count)):
                 continue
             places = range(start + wanted.start, start + wanted.stop)
@@ -118,7 +118,7 @@ class ReadingStep:
 
 def _last_layer(chunks: Sequence[Chunk]) -> int:
     """The layer after which nobody wants anything, -1 if somebody needs all."""
-    layers = [c.sequence.layer if isinstance(c.sequence, ReadingRow) else None for c in chunks]
+    layers = [c.row.layer if isinstance(c.row, ReadingRow) else None for c in chunks]
     known = [layer for layer in layers if layer is not None]
     return max(known) if len(known) == len(layers) else -1
 

@@ -39,11 +39,7 @@ class Runner:
     def _forward(
         self, chunks: Sequence[Chunk], bounds: list[int], scored: list[int], taps: Taps | None = None
     ) -> torch.Tensor:
-        tokens = [
-            token
-            for c in chunks
-            for token in c.sequence.tokens[c.sequence.computed : c.sequence.computed + c.count]
-        ]
+        tokens = [token for c in chunks for token in c.row.tokens[c.row.computed : c.row.computed + c.count]]
         return self._backbone.forward(
             self._tensor(tokens, torch.int64),
             self._attention_plan(chunks, bounds),
@@ -57,14 +53,14 @@ class Runner:
         slots: list[int] = []
         tables: list[list[int]] = []
         for c in chunks:
-            start, blocks = c.sequence.computed, _blocks(c)
+            start, blocks = c.row.computed, _blocks(c)
             positions += range(start, start + c.count)
             slots += [blocks[p // BLOCK] * BLOCK + p % BLOCK for p in range(start, start + c.count)]
             tables.append(blocks)
         width = max(len(t) for t in tables)
         return AttentionPlan(
             cu_q=self._tensor(bounds, torch.int32),
-            context=self._tensor([c.sequence.computed + c.count for c in chunks], torch.int32),
+            context=self._tensor([c.row.computed + c.count for c in chunks], torch.int32),
             block_table=self._tensor([t + [0] * (width - len(t)) for t in tables], torch.int32),
             positions=self._tensor(positions, torch.int32),
             slots=self._tensor(slots, torch.int32),
@@ -75,7 +71,7 @@ class Runner:
         digests: list[str] = []
         starts: list[int] = []
         for c, start in zip(chunks, bounds, strict=False):
-            digest = c.sequence.adapter
+            digest = c.row.adapter
             if digest is not None and (not digests or digests[-1] != digest):
                 digests.append(digest)
                 starts.append(start)
@@ -99,10 +95,10 @@ def _last(chunks: Sequence[Chunk], bounds: list[int]) -> list[int]:
 
 
 def _blocks(chunk: Chunk) -> list[int]:
-    allocation = chunk.sequence.allocation
+    allocation = chunk.row.allocation
     if allocation is None:
-        raise RuntimeError("a sequence without blocks was scheduled")
-    return allocation.blocks[: -(-(chunk.sequence.computed + chunk.count) // BLOCK)]
+        raise RuntimeError("a row without blocks was scheduled")
+    return allocation.blocks[: -(-(chunk.row.computed + chunk.count) // BLOCK)]
 
 
 def _running_sum(counts: Iterable[int]) -> list[int]:

@@ -1,17 +1,7 @@
-"""Which tokens of which sequences the next step computes.
+"""Rows, and which of their tokens the next step computes.
 
-Running sequences decode one token each; the rest of the step's token budget goes to prompts, in
-chunks. A waiting sequence is admitted when a row, its blocks and a device slot for its adapter are
-there; one that has to wait for its slot or blocks is passed over, but not for longer than `patience`
-seconds: then nobody behind it is admitted until it is (bounded waiting).
-
-Readings have a queue and places of their own, so that they neither take a request's place nor wait for
-one. Of a step they get what requests leave, up to a bound, but an eighth always; those in the background get
-no more than that eighth while there are requests.
-
-Background rows (shadow answers) run while nobody waits and rows and blocks are plenty, with the step's tokens
-that requests and readings leave, an eighth at most beside them. One that cannot begin in the step it comes
-in is dropped; the newest of them are dropped one by one before any request waits for a row, blocks or a slot.
+A row is one job inside the engine: an answer that grows token by token, or a reading. The scheduler admits
+rows where there is room and cuts what they have left to compute into the chunks of a step.
 """
 
 from __future__ import annotations
@@ -22,17 +12,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from router.engine.base import Finished, Job
-from router.engine.blocks import BlockPool, chain_root
+from router.engine.blocks import Allocation, BlockPool, chain_root
 from router.engine.lora import DeviceSlots
 from router.types import FinishReason, Usage
 
 if TYPE_CHECKING:
-    from router.engine.blocks import Allocation
     from router.engine.handoff import Receiver
     from router.engine.sampling import SamplingState
     from router.engine.text.detokenize import Detokenizer
 
-# One request inside the engine.
+READING_ROWS = 8
+READING_TOKENS = 256  # of one step: each may need its logits kept
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -71,7 +61,7 @@ class Row:
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Sequence(Row):
+class AnswerRow(Row):
     """A prompt and the answer that grows behind it."""
 
     job: Job
@@ -126,24 +116,35 @@ class Sequence(Row):
         return Finished(reason, self.usage(), self.detokenizer.stopped or "")
 
 
-READING_ROWS = 8
-READING_TOKENS = 256  # of one step: each may need its logits kept
-
-
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """`count` tokens of a sequence, from `sequence.computed` on.
+    """`count` tokens of a row, from `row.computed` on.
 
-    `samples`: the step computes the sequence's last token, so that a new one is sampled.
+    `samples`: the step computes the row's last token, so that a new one is sampled.
     """
 
-    sequence: Row
+    row: Row
     count: int
     samples: bool
 
 
 class Scheduler:
-    """Waiting and running sequences of one engine; used by the engine thread only."""
+    """Waiting and running rows of one engine; used by the engine thread only.
+
+    Answers that decode get one token each; the rest of the step's token budget goes to prompts, in chunks.
+    One that waits is admitted when a place, its blocks and a device slot for its adapter are there; if it has
+    to wait for slot or blocks it is passed over, but not for longer than `patience` seconds: then nobody
+    behind it is admitted until it is (bounded waiting).
+
+    Readings have a queue and places of their own, so that they neither take a request's place nor wait for
+    one. Of a step they get what requests leave, up to a bound, but an eighth always; those in the background
+    get no more than that eighth while there are requests.
+
+    Background answers (shadows) run while nobody waits and rows and blocks are plenty, with the step's tokens
+    that requests and readings leave, an eighth at most beside them. One that cannot begin in the step it
+    comes in is dropped; the newest are dropped one by one before any request waits for a place, blocks or a
+    slot.
+    """
 
     def __init__(
         self,
@@ -179,13 +180,13 @@ class Scheduler:
         """Whether there is anything to compute now."""
         return bool(self.running or self.reading or self.background)
 
-    def add(self, sequence: Row) -> None:
+    def add(self, row: Row) -> None:
         """Queue it behind all of its priority."""
-        _, queue = self._queues(sequence)
+        _, queue = self._queues(row)
         index = len(queue)
-        while index and queue[index - 1].priority < sequence.priority:
+        while index and queue[index - 1].priority < row.priority:
             index -= 1
-        queue.insert(index, sequence)
+        queue.insert(index, row)
 
     def schedule(self) -> list[Chunk]:
         """The next step: base rows first, then one contiguous range for each adapter."""
@@ -199,7 +200,7 @@ class Scheduler:
         if self.background:
             left = self._left(chunks)
             chunks += _answers(self.background, min(left, eighth) if chunks else left)
-        chunks.sort(key=lambda c: (c.sequence.adapter or "", c.sequence.arrived))
+        chunks.sort(key=lambda c: (c.row.adapter or "", c.row.arrived))
         return chunks
 
     def _left(self, chunks: list[Chunk]) -> int:
@@ -216,23 +217,23 @@ class Scheduler:
 
     def computed(self, chunk: Chunk) -> None:
         """Note that a chunk's keys and values are in the cache now."""
-        sequence = chunk.sequence
-        sequence.computed += chunk.count
-        if sequence.allocation is not None and not sequence.background:  # theirs are not worth others' blocks
-            shared = min(sequence.computed, len(sequence.prefix))
-            self.pool.publish(sequence.allocation, sequence.root, sequence.prefix, shared)
+        row = chunk.row
+        row.computed += chunk.count
+        if row.allocation is not None and not row.background:  # theirs are not worth others' blocks
+            shared = min(row.computed, len(row.prefix))
+            self.pool.publish(row.allocation, row.root, row.prefix, shared)
 
-    def finish(self, sequence: Row) -> None:
-        """Free the row, its blocks and its hold on the slot, wherever it is. Idempotent."""
-        running, waiting = self._queues(sequence)
-        if sequence in running:
-            running.remove(sequence)
-            self.slots.release(sequence.adapter)
-        elif sequence in waiting:
-            waiting.remove(sequence)
-        if sequence.allocation is not None:
-            self.pool.release(sequence.allocation)
-            sequence.allocation = None
+    def finish(self, row: Row) -> None:
+        """Free its place, its blocks and its hold on the slot, wherever it is. Idempotent."""
+        running, waiting = self._queues(row)
+        if row in running:
+            running.remove(row)
+            self.slots.release(row.adapter)
+        elif row in waiting:
+            waiting.remove(row)
+        if row.allocation is not None:
+            self.pool.release(row.allocation)
+            row.allocation = None
 
     def _queues(self, row: Row) -> tuple[list[Row], list[Row]]:
         if not row.samples:
@@ -240,11 +241,11 @@ class Scheduler:
         return (self.background, self.offered) if row.background else (self.running, self.waiting)
 
     def expired(self) -> Iterator[Row]:
-        """Sequences whose deadline has passed."""
+        """Rows whose deadline has passed."""
         now = time.monotonic()
-        for sequence in (*self.running, *self.waiting, *self.reading, *self.unread, *self.background):
-            if sequence.deadline is not None and sequence.deadline <= now:
-                yield sequence
+        for row in (*self.running, *self.waiting, *self.reading, *self.unread, *self.background):
+            if row.deadline is not None and row.deadline <= now:
+                yield row
 
     def _admit(self) -> None:
         now = time.monotonic()
@@ -258,10 +259,10 @@ class Scheduler:
 
     def _admit_requests(self, now: float) -> bool:
         """False if one waits so long that readings must not take the blocks it waits for either."""
-        for sequence in tuple(self.waiting):
+        for row in tuple(self.waiting):
             if len(self.running) >= self._max_running:
                 break
-            if not self._admit_first(sequence, now) and now - sequence.arrived > self._patience:
+            if not self._admit_first(row, now) and now - row.arrived > self._patience:
                 return False
         return True
 
@@ -288,20 +289,20 @@ class Scheduler:
         self.finish(row)
         self.dropped.append(row)
 
-    def _try_admit(self, sequence: Row, now: float) -> bool:
-        if not self.slots.acquire(sequence.adapter, spare=sequence.background):
+    def _try_admit(self, row: Row, now: float) -> bool:
+        if not self.slots.acquire(row.adapter, spare=row.background):
             return False
-        root = chain_root(self._base_digest, sequence.adapter)
-        allocation = self.pool.allocate(root, sequence.prefix, sequence.total)
+        root = chain_root(self._base_digest, row.adapter)
+        allocation = self.pool.allocate(root, row.prefix, row.total)
         if allocation is None:
-            self.slots.release(sequence.adapter)
+            self.slots.release(row.adapter)
             return False
-        sequence.root, sequence.allocation = root, allocation
-        sequence.computed = sequence.cached = allocation.cached_tokens
-        sequence.admitted = now
-        running, waiting = self._queues(sequence)
-        waiting.remove(sequence)
-        running.append(sequence)
+        row.root, row.allocation = root, allocation
+        row.computed = row.cached = allocation.cached_tokens
+        row.admitted = now
+        running, waiting = self._queues(row)
+        waiting.remove(row)
+        running.append(row)
         return True
 
 

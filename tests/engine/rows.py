@@ -10,7 +10,7 @@ from router.engine.base import Job, Reading
 from router.engine.blocks import BlockPool
 from router.engine.lora import DeviceSlots, HostStore, PackedAdapter
 from router.engine.reading import ReadingRow
-from router.engine.scheduler import Scheduler, Sequence
+from router.engine.scheduler import AnswerRow, Scheduler
 from router.types import SamplingParams
 
 ANY: Any = None
@@ -43,10 +43,10 @@ def row(
     new: int = 4,
     priority: int = 0,
     background: bool = False,
-) -> Sequence:
+) -> AnswerRow:
     tokens = list(range(length))
     job = Job("r", tokens, SamplingParams(max_tokens=new), adapter, priority=priority, background=background)
-    return Sequence(stream=ANY, job=job, sampling=ANY, detokenizer=ANY, eos=frozenset())
+    return AnswerRow(stream=ANY, job=job, sampling=ANY, detokenizer=ANY, eos=frozenset())
 
 
 def reading(length: int, background: bool = False) -> ReadingRow:

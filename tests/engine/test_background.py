@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.engine.reading import ReadingRow
-from router.engine.scheduler import Scheduler, Sequence
+from router.engine.scheduler import AnswerRow, Scheduler
 from tests.engine.rows import make, reading, row
 
 
@@ -16,17 +16,17 @@ def step(scheduler: Scheduler) -> dict[bool, int]:
     """One step; tokens by background."""
     tokens = {False: 0, True: 0}
     for chunk in scheduler.schedule():
-        tokens[chunk.sequence.background] += chunk.count
+        tokens[chunk.row.background] += chunk.count
         scheduler.computed(chunk)
-        one = chunk.sequence
-        if chunk.samples and isinstance(one, Sequence):
+        one = chunk.row
+        if chunk.samples and isinstance(one, AnswerRow):
             one.tokens.append(0)
             if one.length_reached():
                 scheduler.finish(one)
     return tokens
 
 
-def aside(length: int = 4, adapter: str | None = None, new: int = 40) -> Sequence:
+def aside(length: int = 4, adapter: str | None = None, new: int = 40) -> AnswerRow:
     return row(length, adapter, new, background=True)
 
 
@@ -170,9 +170,9 @@ ARRIVALS = st.lists(
 def played(arrivals: list[list[Arrival]], with_background: bool, patience: float) -> list[list[int]]:
     """For each request the steps in which it was admitted and done."""
     scheduler = make(slots=2, running=4, blocks=16, patience=patience, prefix_cache=False)
-    requests: list[Sequence] = []
-    admitted: dict[Sequence, int] = {}
-    done: dict[Sequence, int] = {}
+    requests: list[AnswerRow] = []
+    admitted: dict[AnswerRow, int] = {}
+    done: dict[AnswerRow, int] = {}
     turn = 0
     while turn < len(arrivals) or scheduler.running or scheduler.waiting:
         for one in arrivals[turn] if turn < len(arrivals) else ():

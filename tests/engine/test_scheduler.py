@@ -13,10 +13,10 @@ def run_step(scheduler: Scheduler) -> list[tuple[str | None, int]]:
     for chunk in chunks:
         scheduler.computed(chunk)
         if chunk.samples:
-            chunk.sequence.tokens.append(0)
-            if chunk.sequence.length_reached():
-                scheduler.finish(chunk.sequence)
-    return [(c.sequence.adapter, c.count) for c in chunks]
+            chunk.row.tokens.append(0)
+            if chunk.row.length_reached():
+                scheduler.finish(chunk.row)
+    return [(c.row.adapter, c.count) for c in chunks]
 
 
 def test_base_rows_come_first_and_adapters_are_contiguous() -> None:
@@ -115,7 +115,7 @@ def counts(scheduler: Scheduler) -> dict[str, int]:
     """Tokens of the next step by kind of row."""
     found = {"answer": 0, "read": 0, "background": 0}
     for chunk in scheduler.schedule():
-        kind = "answer" if chunk.sequence.samples else "background" if chunk.sequence.priority else "read"
+        kind = "answer" if chunk.row.samples else "background" if chunk.row.priority else "read"
         found[kind] += chunk.count
     return found
 

@@ -129,7 +129,7 @@ async def test_a_failing_step_fails_its_rows_only(made: TorchEngine, monkeypatch
     poisoned = list(range(7))
 
     def sometimes(chunks: Any) -> Any:
-        if any(c.sequence.job.tokens == poisoned for c in chunks):
+        if any(c.row.job.tokens == poisoned for c in chunks):
             raise RuntimeError("secret path /etc/x")
         return run(chunks)
 
