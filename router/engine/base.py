@@ -8,14 +8,17 @@ real work and belong in a worker thread.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from router.errors import FieldViolation, InvalidRequest, Overloaded, PromptTooLong
 from router.types import FinishReason, PromptTemplate, SamplingParams, TokenLogprob, Turn, Usage
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+MAX_READINGS = 256  # in progress or waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,6 @@ class AdapterArtifact:
     version: str
     digest: str
     sites: Mapping[str, SiteDelta]  # keyed by the base's site name
-
-    @property
-    def rank(self) -> int:
-        """Largest rank over the sites."""
-        return max((s.rank for s in self.sites.values()), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +163,6 @@ class EngineStatus:
     host_bytes: int = 0
     device_adapters: tuple[str, ...] = ()  # digests in a device slot
     host_adapters: tuple[str, ...] = ()  # digests in host memory
-    extra: Mapping[str, float] = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -220,3 +217,22 @@ class Engine(Protocol):
     def status(self) -> EngineStatus:
         """A snapshot; cheap."""
         ...
+
+
+def check_reading(reading: Reading, context_length: int, held: int) -> None:
+    """What every engine refuses at once of a reading, while `held` are not done yet. Raises as `Engine.read`."""
+    if not reading.tokens:
+        raise InvalidRequest([FieldViolation("tokens", "are none: there is nothing to read")])
+    if reading.depth is None and not reading.context:
+        raise InvalidRequest(
+            [FieldViolation("context", "has no token, and likelihoods need one before them")]
+        )
+    if reading.depth is not None and not 0 <= reading.depth <= 1:
+        raise InvalidRequest([FieldViolation("depth", f"must lie in 0 to 1, got {reading.depth}")])
+    if reading.ends < 0:
+        raise InvalidRequest([FieldViolation("ends", f"must be 0 or more, got {reading.ends}")])
+    total = len(reading.context) + len(reading.tokens)
+    if total > context_length:
+        raise PromptTooLong(context_length, total)
+    if held >= MAX_READINGS:
+        raise Overloaded("too many readings wait")

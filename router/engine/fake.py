@@ -14,10 +14,18 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from router.engine.base import AdapterArtifact, BaseInfo, Delta, EngineStatus, Finished, Job, Prompt, Reading
-from router.engine.refusals import check_reading
+from router.classifiers.stand_in import hidden_of, log_probabilities_of
+from router.engine.base import (
+    AdapterArtifact,
+    BaseInfo,
+    Delta,
+    EngineStatus,
+    Finished,
+    Job,
+    Prompt,
+    Reading,
+    check_reading,
+)
 from router.errors import (
     DeadlineExceeded,
     EngineFailed,
@@ -33,35 +41,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["FakeEngine"]
-
-# Readings without a model: numbers from bytes alone, so that like texts get like numbers.
-
-
-WIDTH = 64
-KNOWN, UNKNOWN = -0.5, -4.0
-
-
-def states(tokens: Sequence[int], ends: int = 0) -> NDArray[np.float32]:
-    """[WIDTH] or, with `ends`, [3 * WIDTH]: of all tokens, of the first and of the last so many."""
-    parts = [tokens, tokens[:ends], tokens[max(0, len(tokens) - ends) :]] if ends else [tokens]
-    return np.concatenate([_counts(part) for part in parts])
-
-
-def _counts(tokens: Sequence[int]) -> NDArray[np.float32]:
-    """A unit vector: counts of runs of three bytes, hashed."""
-    data = bytes(t % 256 for t in tokens)
-    runs = [zlib.crc32(data[max(0, i - 2) : i + 1]) % WIDTH for i in range(len(data))]
-    counts = np.bincount(runs, minlength=WIDTH).astype(np.float32)
-    vector: NDArray[np.float32] = counts / np.linalg.norm(counts)
-    return vector
-
-
-def log_probabilities(context: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float32]:
-    """[len(tokens)] likely is what ends a run of three that the context has."""
-    whole, known = [*context, *tokens], set(zip(context, context[1:], context[2:], strict=False))
-    places = range(len(context), len(whole))
-    found = [KNOWN if tuple(whole[p - 2 : p + 1]) in known else UNKNOWN for p in places]
-    return np.array(found, np.float32)
 
 
 class ReadingRow:
@@ -89,9 +68,9 @@ class ReadingRow:
         """All of it."""
         reading = self._reading
         if reading.depth is None:
-            self.answer.set_result(log_probabilities(reading.context, reading.tokens))
+            self.answer.set_result(log_probabilities_of(reading.context, reading.tokens))
         else:
-            self.answer.set_result(states(reading.tokens, reading.ends))
+            self.answer.set_result(hidden_of(reading.tokens, reading.ends))
 
     def end(self, reason: FinishReason) -> None:
         """End it without a result."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from router.config import Settings
-from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt, Reading
+from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt, Reading, check_reading
 from router.engine.blocks import BlockPool
 from router.engine.handoff import PendingReading, Stream
 from router.engine.loop import StepLoop
@@ -32,7 +32,6 @@ from router.engine.model.packed import PackedBackbone, why_not_packed
 from router.engine.native import load_ops
 from router.engine.ops import BLOCK, Ops
 from router.engine.reading import ReadingRow
-from router.engine.refusals import check_reading
 from router.engine.runner import Runner
 from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import AnswerRow, Scheduler

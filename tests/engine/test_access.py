@@ -96,7 +96,7 @@ async def test_an_empty_text_is_refused(call: Callable[[EngineBase], Any]) -> No
 
 
 async def test_a_refusal_of_the_engine_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.engine.refusals.MAX_READINGS", 1)
+    monkeypatch.setattr("router.engine.base.MAX_READINGS", 1)
     with pytest.raises(Overloaded):
         await asyncio.to_thread(EngineBase(started(step_seconds=0.01), 5.0).hidden, ["a", "b", "c"])
 

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from router.engine import scheduler, torch_engine
-from router.engine.base import Reading
-from router.engine.refusals import MAX_READINGS
+from router.engine.base import MAX_READINGS, Reading
 from router.engine.torch_engine import TorchEngine
 from router.errors import (
     DeadlineExceeded,

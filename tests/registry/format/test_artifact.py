@@ -33,7 +33,8 @@ template = "Q: {prompt}\\nA:"
 def test_a_folder_without_manifest_is_served_under_its_own_name(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "plain")
     artifact, inspection = read_artifact(folder, BASE, max_rank=64)
-    assert (artifact.name, artifact.version, artifact.rank) == ("plain", "0", RANK)
+    assert (artifact.name, artifact.version) == ("plain", "0")
+    assert {site.rank for site in artifact.sites.values()} == {RANK}
     assert artifact.sites.keys() == SITES.keys()
     assert inspection.findings == ()
     assert inspection.target_modules == ("q_proj", "up_proj", "v_proj")
