@@ -220,7 +220,7 @@ class Engine(Protocol):
 
 
 def check_reading(reading: Reading, context_length: int, held: int) -> None:
-    """What every engine refuses at once of a reading, while `held` are not done yet. Raises as `Engine.read`."""
+    """Raises what `Engine.read` says of readings that can be refused at once; `held` are not done yet."""
     if not reading.tokens:
         raise InvalidRequest([FieldViolation("tokens", "are none: there is nothing to read")])
     if reading.depth is None and not reading.context:
