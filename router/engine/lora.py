@@ -1,4 +1,8 @@
-"""LoRA weights in the layout the operations read, and the plan of one step."""
+"""One adapter's weights on their way to a step.
+
+They are packed in the layout that the operations read and kept in host memory, brought into one of few slots
+on the device while rows use them, and laid side by side in the plan of a step.
+"""
 
 from __future__ import annotations
 
@@ -64,15 +68,15 @@ def _pack_group(
         if delta is None:
             continue
         start, end = group.out_offsets[i], group.out_offsets[i + 1]
-        site_a, site_b = _site(group.names[i], delta, (end - start, group.in_features))
+        site_a, site_b = _site_weights(group.names[i], delta, (end - start, group.in_features))
         a[i * rank : i * rank + delta.rank] = site_a
         b[start:end, : delta.rank] = site_b.float() * delta.scaling
     packed = a, ops.pack_b(b).contiguous()
     return (packed[0].pin_memory(), packed[1].pin_memory()) if pin else packed
 
 
-def _site(name: str, delta: SiteDelta, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    a, b = _tensor(delta.a), _tensor(delta.b)
+def _site_weights(name: str, delta: SiteDelta, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    a, b = _as_tensor(delta.a), _as_tensor(delta.b)
     if a.shape != (delta.rank, shape[1]) or b.shape != (shape[0], delta.rank):
         raise AdapterRejected(
             f"{name}: lora_A {list(a.shape)} and lora_B {list(b.shape)} do not fit a layer of "
@@ -81,7 +85,7 @@ def _site(name: str, delta: SiteDelta, shape: tuple[int, int]) -> tuple[torch.Te
     return a, b
 
 
-def _tensor(data: TensorData) -> torch.Tensor:
+def _as_tensor(data: TensorData) -> torch.Tensor:
     buffer = bytearray(data.data) if data.data.readonly else data.data
     return torch.frombuffer(buffer, dtype=_DTYPES[data.dtype]).view(data.shape)
 
@@ -94,34 +98,6 @@ def _addresses(
         for pair, rank in zip(weights, ranks, strict=True)
     ]
     return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), 3)
-
-
-class LoraBatch:
-    """The adapters of a step, in row order; reused while the same adapters run."""
-
-    def __init__(self, adapters: Sequence[PackedAdapter], device: torch.device) -> None:
-        self.key = tuple(a.digest for a in adapters)
-        self._device = device
-        table = torch.stack([a.table for a in adapters], dim=1)  # [groups, G, 3]
-        self.plans: list[LoraPlan | None] = []
-        for g, rows in enumerate(table):
-            weights = [a.weights[g] for a in adapters]
-            empty = torch.zeros(0, dtype=torch.int32)
-            self.plans.append(LoraPlan(empty, rows, weights, []) if any(weights) else None)
-
-    def at(self, bounds: list[int]) -> list[LoraPlan | None]:
-        """The plans with token ranges `bounds` [G + 1]."""
-        starts = torch.tensor(bounds, dtype=torch.int32, device=self._device)
-        for plan in self.plans:
-            if plan is not None:
-                plan.starts, plan.bounds = starts, bounds
-        return self.plans
-
-
-# Adapter tiers: host memory, and the slots on the device that a step can use.
-
-
-Upload = Callable[[PackedAdapter], PackedAdapter]
 
 
 class HostStore:
@@ -159,7 +135,9 @@ class DeviceSlots:
     Used by the engine thread only. An upload is queued on the device, so nobody waits for it here.
     """
 
-    def __init__(self, capacity: int, host: HostStore, upload: Upload) -> None:
+    def __init__(
+        self, capacity: int, host: HostStore, upload: Callable[[PackedAdapter], PackedAdapter]
+    ) -> None:
         self.capacity = capacity
         self._host = host
         self._upload = upload
@@ -167,7 +145,7 @@ class DeviceSlots:
         self._users: dict[str, int] = {}
 
     def acquire(self, digest: str | None, *, spare: bool = False) -> bool:
-        """Hold a slot for one sequence; False if none can be had now.
+        """Hold a slot for one row; False if none can be had now.
 
         `spare`: take only what is there or an empty slot, and be the first to be evicted later.
         """
@@ -194,7 +172,7 @@ class DeviceSlots:
         return self._resident[digest]
 
     def drop(self, digest: str) -> bool:
-        """Free its slot; False while a sequence holds it."""
+        """Free its slot; False while a row holds it."""
         if digest in self._users:
             return False
         self._resident.pop(digest, None)
@@ -215,3 +193,25 @@ class DeviceSlots:
             del self._resident[victim]
         self._resident[digest] = self._upload(adapter)
         return True
+
+
+class LoraBatch:
+    """The adapters of a step, in row order; reused while the same adapters run."""
+
+    def __init__(self, adapters: Sequence[PackedAdapter], device: torch.device) -> None:
+        self.key = tuple(a.digest for a in adapters)
+        self._device = device
+        table = torch.stack([a.table for a in adapters], dim=1)  # [groups, G, 3]
+        empty = torch.zeros(0, dtype=torch.int32)
+        self._plans: list[LoraPlan | None] = []
+        for g, rows in enumerate(table):
+            weights = [a.weights[g] for a in adapters]
+            self._plans.append(LoraPlan(empty, rows, weights, []) if any(weights) else None)
+
+    def at(self, bounds: list[int]) -> list[LoraPlan | None]:
+        """The plans with token ranges `bounds` [G + 1]."""
+        starts = torch.tensor(bounds, dtype=torch.int32, device=self._device)
+        for plan in self._plans:
+            if plan is not None:
+                plan.starts, plan.bounds = starts, bounds
+        return self._plans

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
 BLOCK = 16  # tokens in one block of the KV cache
+
+Linear = Callable[[torch.Tensor], torch.Tensor]  # x [T, in] -> [T, out]
 
 
 @dataclass(slots=True)
@@ -63,9 +64,7 @@ class Ops(Protocol):
 
     name: str
 
-    def pack_linear(
-        self, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
+    def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """weight [out, in], bias [out] -> a function x [T, in] -> [T, out]; may keep a packed copy."""
         ...
 

@@ -15,122 +15,7 @@ from router.engine.model.backbone import Taps
 from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, Ops, SiteGroup
 from router.errors import ConfigError
 
-# Attention over the paged cache in plain torch, with every feature the interface can ask for.
-
-
-@dataclass(frozen=True, slots=True)
-class KeyValues:
-    """One layer's cache: k [blocks * BLOCK, kv_heads, key_dim], v [..., value_dim]."""
-
-    k: torch.Tensor
-    v: torch.Tensor
-
-    @classmethod
-    def like(cls, key: torch.Tensor, value: torch.Tensor, blocks: int) -> KeyValues:
-        """Room for `blocks` blocks of tokens shaped like key and value [1, kv_heads, T, dim]."""
-        return cls(
-            key.new_empty(blocks * BLOCK, key.shape[1], key.shape[3]),
-            value.new_empty(blocks * BLOCK, value.shape[1], value.shape[3]),
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both."""
-        return self.k.nbytes + self.v.nbytes
-
-    def write(self, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None:
-        """key and value [kv_heads, T, dim] into the places `slots` [T]."""
-        places = slots.long()
-        self.k[places] = key.transpose(0, 1)
-        self.v[places] = value.transpose(0, 1)
-
-
-def attend(
-    query: torch.Tensor,
-    cache: KeyValues,
-    plan: AttentionPlan,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> torch.Tensor:
-    """query [heads, T, dim] -> [T, heads, value_dim]; each row sees its own earlier tokens only."""
-    bounds, contexts = plan.cu_q.tolist(), plan.context.tolist()
-    out = query.new_empty(query.shape[1], query.shape[0], cache.v.shape[-1])
-    for row, context in enumerate(contexts):
-        start, end = bounds[row], bounds[row + 1]
-        places = _places(plan.block_table[row], context)
-        k, v = cache.k[places].transpose(0, 1), cache.v[places].transpose(0, 1)
-        mask = _mask(end - start, context, window, query.device)
-        rows = query[:, start:end]
-        attended = (
-            _softcapped(rows, k, v, mask, scale, softcap) if softcap else _sdpa(rows, k, v, mask, scale)
-        )
-        out[start:end] = attended.transpose(0, 1)
-    return out
-
-
-def _places(blocks: torch.Tensor, context: int) -> torch.Tensor:
-    used = blocks[: -(-context // BLOCK)].long()
-    offsets = torch.arange(BLOCK, device=blocks.device)
-    return (used[:, None] * BLOCK + offsets).flatten()[:context]
-
-
-def _mask(queries: int, context: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    if queries == 1 and not (window and window < context):
-        return None
-    seen = torch.arange(context, device=device)
-    at = torch.arange(context - queries, context, device=device)[:, None]
-    mask = seen <= at
-    return mask & (seen > at - window) if window else mask
-
-
-def _sdpa(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float
-) -> torch.Tensor:
-    return scaled_dot_product_attention(
-        q[None], k[None], v[None], attn_mask=mask, scale=scale, enable_gqa=q.shape[0] != k.shape[0]
-    )[0]
-
-
-def _softcapped(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float, cap: float
-) -> torch.Tensor:
-    groups = q.shape[0] // k.shape[0]
-    k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
-    scores = torch.tanh(q.float() @ k.float().transpose(1, 2) * (scale / cap)) * cap
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return (scores.softmax(-1) @ v.float()).to(q.dtype)
-
-
-_NAMES = count()
-
-
-class _Step:
-    """What the layers of one running step need; set by `forward`, read by every layer."""
-
-    def __init__(self, ops: Ops) -> None:
-        self.ops = ops
-        self.plan: AttentionPlan | None = None
-        self.lora: Sequence[LoraPlan | None] | None = None
-
-
-class MultiLoraLinear(nn.Module):
-    """A linear layer whose rows may each have an adapter."""
-
-    def __init__(self, base: nn.Module, group: SiteGroup, index: int, step: _Step) -> None:
-        super().__init__()
-        self.base, self._group, self._index, self._step = base, group, index, step
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x [1, T, in] -> [1, T, out]."""
-        y: torch.Tensor = self.base(x)
-        plans = self._step.lora
-        if plans is not None and (plan := plans[self._index]) is not None:
-            flat = y.reshape(-1, y.shape[-1])
-            self._step.ops.lora(flat, x.reshape(-1, x.shape[-1]).contiguous(), plan, self._group)
-            y = flat.view(y.shape)
-        return y
+_numbers = count()  # one attention function for each engine of the process
 
 
 class GenericBackbone:
@@ -147,26 +32,13 @@ class GenericBackbone:
         self._blocks = blocks
         self._caches: dict[int, KeyValues] = {}
         self.groups = self._replace_linears()
-        name = f"lora_router_{next(_NAMES)}"  # one attention function for each engine of the process
+        name = f"lora_router_{next(_numbers)}"
         AttentionInterface.register(name, self._attention)
         try:
             model.set_attn_implementation(name)
         except ValueError as error:
             raise ConfigError(_unsupported(model)) from error
         self._prove_attention()
-
-    def _prove_attention(self) -> None:
-        """One token through the model: some models ignore the attention function that was set."""
-
-        def one(value: int) -> torch.Tensor:
-            return torch.tensor([value], dtype=torch.int32, device=self._model.device)
-
-        bounds = torch.tensor([0, 1], dtype=torch.int32, device=self._model.device)
-        plan = AttentionPlan(bounds, one(1), one(0)[None], one(0), one(0), 1)
-        with torch.inference_mode():
-            self.forward(one(0).long(), plan, None, one(0).long())
-        if not self._caches:
-            raise ConfigError(_unsupported(self._model))
 
     def cache_bytes(self) -> int:
         """Bytes of the KV cache allocated so far."""
@@ -199,6 +71,33 @@ class GenericBackbone:
         logits: torch.Tensor = output.logits[0]
         return logits
 
+    def _replace_linears(self) -> list[SiteGroup]:
+        groups: list[SiteGroup] = []
+        head = self._model.get_output_embeddings()
+        for name, module in list(self._model.named_modules()):
+            if module is head or not _is_linear(module):
+                continue
+            inputs, outputs = _features(module)
+            group = SiteGroup((name,), inputs, (0, outputs))
+            parent, _, leaf = name.rpartition(".")
+            replacement = MultiLoraLinear(module, group, len(groups), self._step)
+            setattr(self._model.get_submodule(parent), leaf, replacement)
+            groups.append(group)
+        return groups
+
+    def _prove_attention(self) -> None:
+        """One token through the model: some models ignore the attention function that was set."""
+
+        def one(value: int) -> torch.Tensor:
+            return torch.tensor([value], dtype=torch.int32, device=self._model.device)
+
+        bounds = torch.tensor([0, 1], dtype=torch.int32, device=self._model.device)
+        plan = AttentionPlan(bounds, one(1), one(0)[None], one(0), one(0), 1)
+        with torch.inference_mode():
+            self.forward(one(0).long(), plan, None, one(0).long())
+        if not self._caches:
+            raise ConfigError(_unsupported(self._model))
+
     def _attention(
         self,
         module: Any,
@@ -223,22 +122,35 @@ class GenericBackbone:
             cache = self._caches[module.layer_idx] = KeyValues.like(key, value, self._blocks)
         cache.write(key[0], value[0], plan.slots)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        out = attend(query[0], cache, plan, scale, sliding_window, softcap)
+        out = paged_attention(query[0], cache, plan, scale, sliding_window, softcap)
         return out[None], None
 
-    def _replace_linears(self) -> list[SiteGroup]:
-        groups: list[SiteGroup] = []
-        head = self._model.get_output_embeddings()
-        for name, module in list(self._model.named_modules()):
-            if module is head or not _is_linear(module):
-                continue
-            inputs, outputs = _features(module)
-            group = SiteGroup((name,), inputs, (0, outputs))
-            parent, _, leaf = name.rpartition(".")
-            replacement = MultiLoraLinear(module, group, len(groups), self._step)
-            setattr(self._model.get_submodule(parent), leaf, replacement)
-            groups.append(group)
-        return groups
+
+class _Step:
+    """What the layers of one running step need; set by `forward`, read by every layer."""
+
+    def __init__(self, ops: Ops) -> None:
+        self.ops = ops
+        self.plan: AttentionPlan | None = None
+        self.lora: Sequence[LoraPlan | None] | None = None
+
+
+class MultiLoraLinear(nn.Module):
+    """A linear layer whose rows may each have an adapter."""
+
+    def __init__(self, base: nn.Module, group: SiteGroup, index: int, step: _Step) -> None:
+        super().__init__()
+        self.base, self._group, self._index, self._step = base, group, index, step
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [1, T, in] -> [1, T, out]."""
+        y: torch.Tensor = self.base(x)
+        plans = self._step.lora
+        if plans is not None and (plan := plans[self._index]) is not None:
+            flat = y.reshape(-1, y.shape[-1])
+            self._step.ops.lora(flat, x.reshape(-1, x.shape[-1]).contiguous(), plan, self._group)
+            y = flat.view(y.shape)
+        return y
 
 
 def _unsupported(model: Any) -> str:
@@ -253,3 +165,91 @@ def _features(module: Any) -> tuple[int, int]:
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     return int(module.nx), int(module.nf)
+
+
+# -- Attention over the paged cache in plain torch, with every feature the interface can ask for.
+
+
+@dataclass(frozen=True, slots=True)
+class KeyValues:
+    """One layer's cache: k [blocks * BLOCK, kv_heads, key_dim], v [..., value_dim]."""
+
+    k: torch.Tensor
+    v: torch.Tensor
+
+    @classmethod
+    def like(cls, key: torch.Tensor, value: torch.Tensor, blocks: int) -> KeyValues:
+        """Room for `blocks` blocks of tokens shaped like key and value [1, kv_heads, T, dim]."""
+        return cls(
+            key.new_empty(blocks * BLOCK, key.shape[1], key.shape[3]),
+            value.new_empty(blocks * BLOCK, value.shape[1], value.shape[3]),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both."""
+        return self.k.nbytes + self.v.nbytes
+
+    def write(self, key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None:
+        """key and value [kv_heads, T, dim] into the places `slots` [T]."""
+        places = slots.long()
+        self.k[places] = key.transpose(0, 1)
+        self.v[places] = value.transpose(0, 1)
+
+
+def paged_attention(
+    query: torch.Tensor,
+    cache: KeyValues,
+    plan: AttentionPlan,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    """query [heads, T, dim] -> [T, heads, value_dim]; each row sees its own earlier tokens only."""
+    bounds, contexts = plan.cu_q.tolist(), plan.context.tolist()
+    out = query.new_empty(query.shape[1], query.shape[0], cache.v.shape[-1])
+    for row, context in enumerate(contexts):
+        start, end = bounds[row], bounds[row + 1]
+        places = _cache_places(plan.block_table[row], context)
+        k, v = cache.k[places].transpose(0, 1), cache.v[places].transpose(0, 1)
+        mask = _causal_mask(end - start, context, window, query.device)
+        rows = query[:, start:end]
+        attended = (
+            _softcapped(rows, k, v, mask, scale, softcap) if softcap else _sdpa(rows, k, v, mask, scale)
+        )
+        out[start:end] = attended.transpose(0, 1)
+    return out
+
+
+def _cache_places(blocks: torch.Tensor, context: int) -> torch.Tensor:
+    used = blocks[: -(-context // BLOCK)].long()
+    offsets = torch.arange(BLOCK, device=blocks.device)
+    return (used[:, None] * BLOCK + offsets).flatten()[:context]
+
+
+def _causal_mask(queries: int, context: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    if queries == 1 and not (window and window < context):
+        return None
+    seen = torch.arange(context, device=device)
+    at = torch.arange(context - queries, context, device=device)[:, None]
+    mask = seen <= at
+    return mask & (seen > at - window) if window else mask
+
+
+def _sdpa(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    return scaled_dot_product_attention(
+        q[None], k[None], v[None], attn_mask=mask, scale=scale, enable_gqa=q.shape[0] != k.shape[0]
+    )[0]
+
+
+def _softcapped(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scale: float, cap: float
+) -> torch.Tensor:
+    groups = q.shape[0] // k.shape[0]
+    k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
+    scores = torch.tanh(q.float() @ k.float().transpose(1, 2) * (scale / cap)) * cap
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return (scores.softmax(-1) @ v.float()).to(q.dtype)

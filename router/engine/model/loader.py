@@ -1,4 +1,4 @@
-"""Device, dtype and the transformers model."""
+"""The base as it comes from disk: the transformers model, its identity, and the device and dtype for it."""
 
 from __future__ import annotations
 
@@ -37,6 +37,22 @@ def load_model(source: str | Path, name: str) -> Loaded:
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {name!r} cannot be loaded: {error}") from error
     return Loaded(model.eval().requires_grad_(False), tokenizer, name)
+
+
+def base_digest(model: nn.Module) -> str:
+    """The base's identity, as adapters' manifests pin it: sha256 hex over all parameters.
+
+    Of every parameter name, shape and value count, tied weights once, in the order of names.
+    Values are rounded to bfloat16 first, so that a checkpoint has one digest whether it is
+    loaded as bfloat16 or as float32. (As float16 too, unless it holds values below 2**-24.)
+    Call it on the model as loaded, before any layer is swapped or wrapped.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters(remove_duplicate=True)):
+        values = parameter.detach().to(device="cpu", dtype=torch.bfloat16).contiguous()
+        digest.update(f"{name} {tuple(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -79,21 +95,3 @@ def end_tokens(model: Any) -> frozenset[int]:
     if value is None:
         return frozenset()
     return frozenset([value] if isinstance(value, int) else value)
-
-
-# The identity of a base model: what an adapter's manifest binds itself to.
-
-
-def base_digest(model: nn.Module) -> str:
-    """sha256 hex over every parameter's name, shape and value, tied weights once, by name.
-
-    Values are rounded to bfloat16 first, so that a checkpoint has one digest whether it is
-    loaded as bfloat16 or as float32. (As float16 too, unless it holds values below 2**-24.)
-    Call it on the model as loaded, before any layer is swapped or wrapped.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters(remove_duplicate=True)):
-        values = parameter.detach().to(device="cpu", dtype=torch.bfloat16).contiguous()
-        digest.update(f"{name} {tuple(values.shape)}\n".encode())
-        digest.update(values.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

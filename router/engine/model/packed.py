@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from router.engine.model.backbone import Linear, Taps, join
-from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, Ops, SiteGroup
+from router.engine.model.backbone import Taps
+from router.engine.ops import BLOCK, AttentionPlan, Linear, LoraPlan, Ops, SiteGroup
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _GROUPS = (_QKV, ("self_attn.o_proj",), ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",))
@@ -75,21 +75,21 @@ class PackedBackbone:
         for index in range(self.layers):
             layer = inner.layers[index]
             self.groups += [_site_group(f"model.layers.{index}", layer, names) for names in _GROUPS]
-            self._layers.append(self._take(layer))
+            self._layers.append(self._pack_layer(layer))
             inner.layers[index] = torch.nn.Identity()
         self._head = ops.pack_linear(model.lm_head.weight, model.lm_head.bias)
 
-    def _take(self, layer: Any) -> _Layer:
+    def _pack_layer(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         norms = (attention.q_norm.weight, attention.k_norm.weight) if hasattr(attention, "q_norm") else None
         return _Layer(
             norm1=layer.input_layernorm.weight,
             norm2=layer.post_attention_layernorm.weight,
             eps=float(layer.input_layernorm.variance_epsilon),
-            qkv=self._ops.pack_linear(*join([attention.q_proj, attention.k_proj, attention.v_proj])),
-            o=self._ops.pack_linear(*join([attention.o_proj])),
-            gate_up=self._ops.pack_linear(*join([mlp.gate_proj, mlp.up_proj])),
-            down=self._ops.pack_linear(*join([mlp.down_proj])),
+            qkv=self._ops.pack_linear(*_joined([attention.q_proj, attention.k_proj, attention.v_proj])),
+            o=self._ops.pack_linear(*_joined([attention.o_proj])),
+            gate_up=self._ops.pack_linear(*_joined([mlp.gate_proj, mlp.up_proj])),
+            down=self._ops.pack_linear(*_joined([mlp.down_proj])),
             qk_norm=norms,
             k_cache=self._embed.new_empty(self._cache_shape),
             v_cache=self._embed.new_empty(self._cache_shape),
@@ -155,6 +155,17 @@ class PackedBackbone:
         ):
             flat = part.reshape(-1, self._head_dim)
             part.copy_(self._ops.rms_norm(flat, weight, eps).view(part.shape))
+
+
+def _joined(layers: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weights and biases of layers that read the same input, one below the other."""
+    weight = torch.cat([layer.weight for layer in layers])
+    if all(layer.bias is None for layer in layers):
+        return weight, None
+    biases = [
+        layer.bias if layer.bias is not None else weight.new_zeros(layer.out_features) for layer in layers
+    ]
+    return weight, torch.cat(biases)
 
 
 def _site_group(prefix: str, layer: Any, names: tuple[str, ...]) -> SiteGroup:

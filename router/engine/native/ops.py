@@ -7,8 +7,7 @@ from types import ModuleType
 
 import torch
 
-from router.engine.model.backbone import Linear
-from router.engine.ops import AttentionPlan, LoraPlan, SiteGroup
+from router.engine.ops import AttentionPlan, Linear, LoraPlan, SiteGroup
 from router.engine.torch_ops import TorchOps
 
 # Weights side by side in large pages, where a stream of reads is not held up at the end of every 4 KiB.
