@@ -1,4 +1,4 @@
-"""InferenceService: proto in, pipeline, proto out."""
+"""InferenceService: proto in, pipeline, proto out; a slow reader gets fewer, longer messages."""
 
 from __future__ import annotations
 
@@ -12,66 +12,14 @@ import grpc
 
 from router.config import Settings
 from router.engine.base import Delta, Finished
-from router.errors import EngineFailed
+from router.errors import DeadlineExceeded, EngineFailed, Unavailable
 from router.server import convert
 from router.server.call import Call, current_call
 from router.server.convert import Limits, generate_request, route_request
-from router.server.pipeline import Pipeline, completed
-from router.types import Request, TokenLogprob
+from router.server.pipeline import Pipeline
+from router.types import FinishReason, Request, TokenLogprob
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceServicer
-
-# A slow reader gets fewer, longer deltas.
-
-
-def joined(deltas: Sequence[Delta]) -> Delta:
-    """One delta that says what all of them say."""
-    if len(deltas) == 1:
-        return deltas[0]
-    return Delta(
-        "".join(delta.text for delta in deltas),
-        sum(delta.tokens for delta in deltas),
-        tuple(entry for delta in deltas for entry in delta.logprobs),
-    )
-
-
-async def coalesced(
-    events: AsyncIterable[Delta | Finished], every: int = 1
-) -> AsyncGenerator[Delta | Finished, None]:
-    """The same events; deltas that came while the consumer was away are joined.
-
-    After the first, `every` deltas at least are joined: fewer messages for the price of that many steps.
-    Holds at most one answer's text (bounded by max_tokens). Close it to stop reading.
-    """
-    waiting: list[Delta | Finished] = []
-    ready = asyncio.Event()
-
-    async def read() -> None:
-        enough = 1
-        try:
-            async for event in events:
-                waiting.append(event)
-                if len(waiting) >= enough or isinstance(event, Finished):
-                    enough = every
-                    ready.set()
-        finally:
-            ready.set()
-
-    reader = asyncio.create_task(read())
-    try:
-        while not (reader.done() and not waiting):
-            await ready.wait()
-            ready.clear()
-            batch, waiting[:] = tuple(waiting), ()
-            if deltas := [event for event in batch if isinstance(event, Delta)]:
-                yield joined(deltas)
-            if batch and isinstance(batch[-1], Finished):
-                yield batch[-1]
-        reader.result()
-    finally:
-        reader.cancel()
-        await asyncio.wait((reader,))
-
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -147,3 +95,64 @@ class InferenceService(InferenceServiceServicer):
         if self._log_prompts:
             call.prompt = request.text
         return replace(request, caller_id=call.request_id, deadline=call.deadline)
+
+
+def completed(event: Finished, call: Call) -> Finished:
+    """The end of an answer that is one; raises for an end that is not."""
+    call.usage, call.finish = event.usage, event.reason.value
+    if event.reason is FinishReason.DEADLINE:
+        raise DeadlineExceeded("the deadline passed before the answer was complete")
+    if event.reason is FinishReason.CANCELLED:
+        raise Unavailable("the engine is stopping")
+    if event.reason is FinishReason.ERROR:
+        raise EngineFailed("the generation ended with an error")
+    return event
+
+
+async def coalesced(
+    events: AsyncIterable[Delta | Finished], every: int = 1
+) -> AsyncGenerator[Delta | Finished, None]:
+    """The same events, fewer and longer for a slow reader: deltas that came while it was away are joined.
+
+    After the first, `every` deltas at least are joined: fewer messages for the price of that many steps.
+    Holds at most one answer's text (bounded by max_tokens). Close it to stop reading.
+    """
+    waiting: list[Delta | Finished] = []
+    ready = asyncio.Event()
+
+    async def read() -> None:
+        enough = 1
+        try:
+            async for event in events:
+                waiting.append(event)
+                if len(waiting) >= enough or isinstance(event, Finished):
+                    enough = every
+                    ready.set()
+        finally:
+            ready.set()
+
+    reader = asyncio.create_task(read())
+    try:
+        while not (reader.done() and not waiting):
+            await ready.wait()
+            ready.clear()
+            batch, waiting[:] = tuple(waiting), ()
+            if deltas := [event for event in batch if isinstance(event, Delta)]:
+                yield _joined(deltas)
+            if batch and isinstance(batch[-1], Finished):
+                yield batch[-1]
+        reader.result()
+    finally:
+        reader.cancel()
+        await asyncio.wait((reader,))
+
+
+def _joined(deltas: Sequence[Delta]) -> Delta:
+    """One delta that says what all of them say."""
+    if len(deltas) == 1:
+        return deltas[0]
+    return Delta(
+        "".join(delta.text for delta in deltas),
+        sum(delta.tokens for delta in deltas),
+        tuple(entry for delta in deltas for entry in delta.logprobs),
+    )
