@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from router.classifiers.contract import BaseModel
-from router.classifiers.isolation import Breaker, await_in_thread, place
+from router.classifiers.isolation import Breaker, await_in_thread, fault_of
 from router.engine.base import Delta, EngineStatus, Finished
 from router.errors import DeadlineExceeded, Overloaded, RouterError
 from router.experiments.assignment import fraction
@@ -24,7 +24,7 @@ from router.experiments.live.assigner import Running, hash_of
 from router.experiments.live.runtime import Experiments, leave_tasks, route_of
 from router.experiments.model import BASE, ArmSpec, Pair
 from router.judging import Case, Heard, Judge, Judgement
-from router.plugins.judges import JudgeRegistration, valid
+from router.plugins.judges import JudgeRegistration, is_judgement
 from router.ports import AdapterRegistry, End, Served, Watcher
 from router.types import AdapterRef, AdapterState, Decision, FinishReason, Request, Usage
 
@@ -301,8 +301,8 @@ class _Seat:
         if isinstance(error, TimeoutError):
             return Heard(error="timeout"), "timeout"
         if error is not None:
-            return Heard(error="raised"), f"raised {place(error)}"
-        if not valid(judgement):
+            return Heard(error="raised"), f"raised {fault_of(error)}"
+        if not is_judgement(judgement):
             return Heard(error="invalid"), "invalid judgement"
         return Heard(judgement), ""
 

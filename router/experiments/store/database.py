@@ -1,38 +1,62 @@
-"""The database under the store: its URL, its connections, and its errors in our words.
+"""The database under the store: its URL, its connections, its errors in our words, and rows in bulk.
 
-An URL as people write it is made exact, or refused with what to do. A commit is durable when it returns,
+A URL as people write it is made exact, or refused with what to do. A commit is durable when it returns,
 and nothing waits without end. An error says that the database is down for now, or set up wrongly; a defect
 is nobody's to hide.
 """
 
 from __future__ import annotations
 
-import os
-import socket
+import json
+import logging
+import re
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import (
+    JSON,
+    Column,
+    Connection,
+    Engine,
+    Text,
+    any_,
+    bindparam,
+    cast,
+    column,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql.schema import Table
 
 from router.errors import ConfigError, StoreDown
 
+log = logging.getLogger(__name__)
 EXAMPLES = "sqlite:////var/lib/lora-router/experiments.db or postgresql://user:password@host/database"
+POSTGRES = "postgresql+psycopg"
 DRIVERS = {
-    "sqlite": ("sqlite", "sqlite3", ""),
-    "sqlite+pysqlite": ("sqlite", "sqlite3", ""),
-    "postgresql": ("postgresql+pg8000", "pg8000", "install lora-router[postgres]"),
-    "postgres": ("postgresql+pg8000", "pg8000", "install lora-router[postgres]"),
-    "postgresql+pg8000": ("postgresql+pg8000", "pg8000", "install lora-router[postgres]"),
-    "postgresql+psycopg": ("postgresql+psycopg", "psycopg", "install psycopg[binary]"),
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgresql": POSTGRES,
+    "postgres": POSTGRES,
+    POSTGRES: POSTGRES,
+    "postgresql+pg8000": POSTGRES,  # the driver of old: the same server through the one that there is
 }
 CONNECT_SECONDS = 5.0
 WAIT_SECONDS = 10.0  # for another writer
@@ -46,6 +70,7 @@ SQLITE_PRAGMAS = (
     "cache_size=-65536",  # KiB
     "wal_autocheckpoint=8000",  # pages: keys are random, and a page that many batches change is moved once
 )
+READ_PRAGMAS = (f"busy_timeout={int(WAIT_SECONDS * 1000)}", "query_only=ON")
 POSTGRES_SETTINGS = (
     f"SET lock_timeout = {int(WAIT_SECONDS * 1000)}",
     f"SET statement_timeout = {int(2 * ANSWER_SECONDS * 1000)}",
@@ -58,10 +83,14 @@ POSTGRES_SETTINGS = (
 RETRY_SECONDS = 1.0
 # SQLSTATE classes (PostgreSQL manual, appendix A) of what time or an operator can mend
 _PASSING = ("08", "25", "40", "53", "55", "57", "58", "XX")
-_SET_UP = {
-    "28": "check user and password in the URL, and pg_hba.conf",
-    "3D": "create the database: createdb NAME",
-    "42501": "grant the user CREATE and USAGE on the schema",
+_GRANT = ("42501", "grant the user CREATE and USAGE on the schema")
+# A refused connection has no SQLSTATE in libpq, so it is known by its words: in other languages it is one
+# that may pass, told in the log.
+_REFUSED = {
+    r"authentication failed|pg_hba\.conf|no password supplied|role .* (does not exist|is not permitted)": (
+        "check user and password in the URL, and pg_hba.conf"
+    ),
+    r"database .* does not exist": "create the database: createdb NAME",
 }
 _SQLITE = {
     "SQLITE_FULL": "the disk is full: free some space",
@@ -77,9 +106,6 @@ _SQLITE = {
 _WRONG = ("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
-READ_PRAGMAS = (f"busy_timeout={int(WAIT_SECONDS * 1000)}", "query_only=ON")
-
-
 def parse_url(text: str, must_exist: bool = False) -> URL:
     """The URL with its driver; the folder of a SQLite file is made, or the file must be there.
 
@@ -92,12 +118,9 @@ def parse_url(text: str, must_exist: bool = False) -> URL:
     if url.drivername not in DRIVERS:
         known = ", ".join(DRIVERS)
         raise ConfigError(f"the store's URL begins with {url.drivername!r}; known are {known}: {EXAMPLES}")
-    driver, module, remedy = DRIVERS[url.drivername]
-    if find_spec(module) is None:
-        raise ConfigError(f"the store at {shown_url(url)} needs the Python package {module}: {remedy}")
-    if driver != "sqlite":
-        return _server_url(url.set(drivername=driver))
-    return _file_url(url, must_exist)
+    if DRIVERS[url.drivername] == "sqlite":
+        return _file_url(url, must_exist)
+    return _server_url(url)
 
 
 def shown_url(url: URL) -> str:
@@ -128,35 +151,42 @@ def _file_url(url: URL, must_exist: bool) -> URL:
 
 
 def _server_url(url: URL) -> URL:
+    shown = shown_url(url)
+    if find_spec("psycopg") is None:
+        raise ConfigError(
+            f"the store at {shown} needs the Python package psycopg: install lora-router[postgres]"
+        )
     if not url.database:
-        raise ConfigError(
-            f"the store's URL {shown_url(url)} names no database: write postgresql://HOST/DATABASE"
-        )
+        raise ConfigError(f"the store's URL {shown} names no database: write postgresql://HOST/DATABASE")
     if not url.username:
+        raise ConfigError(f"the store's URL {shown} names no user: write postgresql://USER@HOST/DATABASE")
+    import psycopg.conninfo
+
+    try:
+        psycopg.conninfo.make_conninfo(**dict.fromkeys(url.query, ""))
+    except psycopg.ProgrammingError as error:
         raise ConfigError(
-            f"the store's URL {shown_url(url)} names no user: write postgresql://USER@HOST/DATABASE"
-        )
-    return url
+            f"the store's URL {shown}: {_line(error)}; a socket is postgresql://USER@/DATABASE?host=/FOLDER"
+        ) from error
+    if url.drivername.endswith("pg8000"):
+        log.warning("the store's URL names the driver pg8000; psycopg is used: write postgresql://...")
+    return url.set(drivername=POSTGRES)
 
 
 def make_engine(url: URL, read_only: bool = False) -> Engine:
     """An engine; nothing is connected yet. `read_only` makes no file, and changes none."""
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, read_only)
-    options = {
-        "pg8000": {"timeout": CONNECT_SECONDS},
-        "psycopg": {"connect_timeout": int(CONNECT_SECONDS)},
-    }
     engine = create_engine(
         url,
-        connect_args=options[url.get_driver_name()],
+        # Nothing is kept prepared: tables may change under it while a newer server opens the database.
+        connect_args={"connect_timeout": int(CONNECT_SECONDS), "prepare_threshold": None},
         pool_pre_ping=True,  # after an outage the first call works again
         pool_timeout=CONNECT_SECONDS,
         pool_recycle=1800,
     )
     event.listen(engine, "connect", _set_up_postgres)
-    if url.get_driver_name() == "pg8000":
-        event.listen(engine, "do_connect", partial(connect_pg8000, ANSWER_SECONDS))
+    event.listen(engine, "do_connect", _connect_postgres)
     return engine
 
 
@@ -178,6 +208,38 @@ def _set_up_sqlite(pragmas: Iterable[str], connection: Any, _record: object) -> 
 
 def _begin_sqlite(conn: Connection) -> None:
     conn.exec_driver_sql("BEGIN IMMEDIATE" if conn.get_execution_options().get("writes") else "BEGIN")
+
+
+def _connect_postgres(_dialect: Any, _record: object, arguments: Any, named: dict[str, Any]) -> Any:
+    return _impatient().connect(*arguments, **named)
+
+
+@cache
+def _impatient() -> Any:
+    """A connection that is closed when the server says nothing for `ANSWER_SECONDS`: the driver would wait
+    without end for one that was stopped."""
+    import psycopg
+
+    class Impatient(psycopg.Connection[Any]):
+        def wait(self, gen: Any, *arguments: Any, **named: Any) -> Any:
+            return super().wait(self._heard(gen), *arguments, **named)
+
+        def _heard(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+            last = time.monotonic()
+            try:
+                wanted = next(steps)
+                while True:
+                    ready = yield wanted  # nothing, every tenth of a second while the server is silent
+                    now = time.monotonic()
+                    if not ready and now - last > ANSWER_SECONDS:
+                        self.pgconn.finish()
+                        raise psycopg.OperationalError(f"no answer within {ANSWER_SECONDS:g} s")
+                    last = now if ready else last
+                    wanted = steps.send(ready)
+            except StopIteration as done:
+                return done.value
+
+    return Impatient
 
 
 def _set_up_postgres(connection: Any, _record: object) -> None:
@@ -230,14 +292,22 @@ def _told(error: DBAPIError) -> tuple[str | None, bool]:
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
         return _told_sqlite(cause)
-    state, text = _sqlstate(cause), _line(cause)
-    for start, remedy in _SET_UP.items():
-        if state.startswith(start):
-            return f"{text}: {remedy}", True
+    state, text = getattr(cause, "sqlstate", None) or "", _line(cause)
+    if remedy := _remedy(state, text):
+        return f"{text}: {remedy}", True
     passing = state.startswith(_PASSING) or error.connection_invalidated
     if passing or (not state and type(cause).__name__ in ("InterfaceError", "OperationalError")):
         return f"cannot be reached or written now: {text}", False
     return None, False
+
+
+def _remedy(state: str, text: str) -> str:
+    """What to do about a wrong set-up; empty if it is none."""
+    if state == _GRANT[0]:
+        return _GRANT[1]
+    if state and not state.startswith(("28", "3D")):
+        return ""
+    return next((remedy for words, remedy in _REFUSED.items() if re.search(words, text)), "")
 
 
 def _told_sqlite(cause: sqlite3.Error) -> tuple[str | None, bool]:
@@ -248,65 +318,91 @@ def _told_sqlite(cause: sqlite3.Error) -> tuple[str | None, bool]:
     return f"{_SQLITE[kind]} ({cause})", kind in _WRONG
 
 
-def _sqlstate(cause: BaseException | None) -> str:
-    """psycopg has an attribute, pg8000 the server's message as a mapping; empty where no server spoke."""
-    if found := getattr(cause, "sqlstate", None):
-        return str(found)
-    fields = cause.args[0] if cause is not None and cause.args else None
-    return str(fields.get("C", "")) if isinstance(fields, dict) else ""
-
-
 def _line(cause: BaseException | None) -> str:
-    fields = cause.args[0] if cause is not None and cause.args else ""
-    text = fields.get("M", "") if isinstance(fields, dict) else str(fields)
-    return " ".join(text.split())
+    """What the server said first, or all that the driver says, in one line."""
+    said = getattr(getattr(cause, "diag", None), "message_primary", None) or str(cause)
+    return " ".join(said.split())
 
 
-def connect_pg8000(
-    answer: float, dialect: Any, _record: object, arguments: Any, named: dict[str, Any]
-) -> Any:
-    """For SQLAlchemy's event `do_connect`: a connection whose socket is closed whatever happens.
+class Clash(Enum):
+    """What becomes of a row whose primary key is there."""
 
-    The driver says goodbye before it closes, which raises where the server is gone, and it leaves a socket
-    open where the server refuses: outages would be told at length in the log, and leak until collected.
-    Every answer of the server may take `answer` seconds.
-    """
-    driver = dialect.loaded_dbapi
-    if named.get("unix_sock"):
-        return driver.connect(*arguments, **named)
-    rest = {**named}
-    where, timeout = (rest.pop("host", "localhost"), rest.pop("port", 5432)), rest.pop("timeout", None)
-    try:
-        sock = socket.create_connection(where, timeout)
-    except OSError as error:
-        raise driver.InterfaceError(f"{where[0]}:{where[1]}: {error.strerror or error}") from error
-    sock.settimeout(answer)
-    try:
-        return _closing(driver)(sock, *arguments, **rest)
-    except BaseException:
-        _close_socket(sock)
-        raise
+    KEEP = "keep"
+    REPLACE = "replace"
+    ADD = "add"
+
+
+class Bulk(ABC):
+    """Many rows in one statement: what SQLAlchemy has no common words for."""
+
+    @abstractmethod
+    def among(self, found: Column[Any], keys: Collection[Any]) -> ColumnElement[bool]:
+        """Whether a column's value is one of `keys`; as many as you like."""
+
+    @abstractmethod
+    def _execute(self, conn: Connection, table: Table, clash: Clash, rows: Sequence[Sequence[Any]]) -> None:
+        """Rows as the table has its columns, none twice."""
+
+    def write(self, conn: Connection, table: Table, rows: Iterable[Sequence[Any]], clash: Clash) -> None:
+        """Insert rows: each has a value for every column, in the table's order; no key is there twice."""
+        if found := list(rows):
+            self._execute(conn, table, clash, found)
+
+
+class SqliteBulk(Bulk):
+    """Rows one by one, which is fast in C; keys as one JSON text."""
+
+    def among(self, found: Column[Any], keys: Collection[Any]) -> ColumnElement[bool]:
+        """By json_each."""
+        listed = func.json_each(json.dumps(list(keys))).table_valued("value")
+        return found.in_(select(listed.c.value))
+
+    def _execute(self, conn: Connection, table: Table, clash: Clash, rows: Sequence[Sequence[Any]]) -> None:
+        conn.exec_driver_sql(_sqlite_text(table, clash), [tuple(row) for row in rows])
+
+
+class PostgresBulk(Bulk):
+    """Rows and keys as one JSON text each: one round trip. Its numbers are read back as the same doubles."""
+
+    def among(self, found: Column[Any], keys: Collection[Any]) -> ColumnElement[bool]:
+        """By ANY of an array made there: drivers in Python take long to write one."""
+        text = cast(bindparam(None, json.dumps(list(keys)), Text), JSON)
+        listed = func.json_array_elements_text(text).table_valued("value").render_derived(name="keys")
+        return found == any_(func.array(select(cast(listed.c.value, found.type)).scalar_subquery()))
+
+    def _execute(self, conn: Connection, table: Table, clash: Clash, rows: Sequence[Sequence[Any]]) -> None:
+        names = [c.name for c in table.columns]
+        text = json.dumps([dict(zip(names, row, strict=True)) for row in rows], allow_nan=False)
+        conn.execute(_postgres_statement(table, clash), {"rows": text})
+
+
+def bulk_for(dialect: str) -> Bulk:
+    """The way of a database by SQLAlchemy's name of it."""
+    return PostgresBulk() if dialect == "postgresql" else SqliteBulk()
 
 
 @cache
-def _closing(driver: Any) -> Any:
-    class Closing(driver.Connection):  # type: ignore[misc]
-        def __init__(self, own: socket.socket, *arguments: Any, **named: Any) -> None:
-            self.own = own  # before the driver begins to speak: it closes if that fails
-            super().__init__(*arguments, sock=own, **named)
-
-        def close(self) -> None:
-            try:
-                with suppress(driver.InterfaceError):
-                    super().close()
-            finally:
-                _close_socket(self.own)
-
-    return Closing
+def _sqlite_text(table: Table, clash: Clash) -> str:
+    statement = sqlite.insert(table)
+    statement = _clashing(statement, statement.excluded, table, clash)
+    names = [c.name for c in table.columns]
+    return str(statement.compile(dialect=sqlite.dialect(), column_keys=names))
 
 
-def _close_socket(sock: socket.socket) -> None:
-    """Also where a stream still holds it."""
-    handle = sock.detach()
-    if handle >= 0:
-        os.close(handle)
+@cache
+def _postgres_statement(table: Table, clash: Clash) -> Any:
+    rows = cast(bindparam("rows", type_=Text), JSON)
+    listed = func.json_to_recordset(rows).table_valued(*(column(c.name, c.type) for c in table.columns))
+    records = listed.render_derived(name="r", with_types=True)
+    statement = postgresql.insert(table).from_select(table.columns.keys(), select(*records.c))
+    return _clashing(statement, statement.excluded, table, clash)
+
+
+def _clashing(statement: Any, excluded: Any, table: Table, clash: Clash) -> Any:
+    keys = [c.name for c in table.primary_key]
+    others = [c.name for c in table.columns if c.name not in keys]
+    if clash is Clash.KEEP:
+        return statement.on_conflict_do_nothing()
+    adds = clash is Clash.ADD
+    new = {name: table.c[name] + excluded[name] if adds else excluded[name] for name in others}
+    return statement.on_conflict_do_update(index_elements=keys, set_=new)

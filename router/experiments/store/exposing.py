@@ -22,7 +22,7 @@ from router.experiments.model import (
     Pair,
     SegmentSpec,
 )
-from router.experiments.store.bulk import Clash
+from router.experiments.store.database import Clash
 from router.experiments.store.port import PairCounts
 from router.experiments.store.recording import Placed, place, remember, remember_later, seek_later
 from router.experiments.store.series import EVERYTHING, RESPONSES, PhaseInfo

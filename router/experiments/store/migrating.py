@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, inspect,
 
 from router.errors import ConfigError
 from router.experiments.store import tables
-from router.experiments.store.bulk import Clash, bulk_for
+from router.experiments.store.database import Clash, bulk_for
 from router.experiments.store.recording import recall_past
 from router.experiments.store.series import SEPARATOR, PhaseInfo, Phases, Series
 from router.experiments.store.session import Deltas, Session, Unit, row_of, unit_of

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import select
 
 from router.experiments.model import Accepted, Outcome
-from router.experiments.store.bulk import Clash
+from router.experiments.store.database import Clash
 from router.experiments.store.series import EVERYTHING, PhaseInfo
 from router.experiments.store.session import Session, Unit
 from router.experiments.store.tables import WAITING, experiments, exposures, outcomes, phases, units

@@ -21,7 +21,7 @@ from router.experiments.model import AuditEntry, Experiment, MetricSpec, Phase
 from router.experiments.stats import Kind, Moments
 from router.experiments.stats.moments import places
 from router.experiments.store import tables
-from router.experiments.store.bulk import Bulk
+from router.experiments.store.database import Bulk
 from router.experiments.store.migrating import follow
 from router.experiments.store.port import Bucket, PhaseData
 from router.experiments.store.series import LENGTHS, PhaseInfo, Phases, covariates_of, info_of, split_key

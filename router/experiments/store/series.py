@@ -28,7 +28,7 @@ from router.experiments.model import (
     Spec,
     Unanswered,
 )
-from router.experiments.store.bulk import Bulk
+from router.experiments.store.database import Bulk
 from router.experiments.store.tables import experiments, from_json, phases
 
 FIRST_STRETCHES = 512  # stretches of the first width; each doubling of the width adds half as many

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from router.experiments.model import BUILT_IN, Exposure
-from router.experiments.store.bulk import Bulk, Clash
+from router.experiments.store.database import Bulk, Clash
 from router.experiments.store.series import (
     EVERYTHING,
     NONE,

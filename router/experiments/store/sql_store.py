@@ -21,8 +21,7 @@ from router.experiments.model import (
     Pair,
 )
 from router.experiments.store import database, resources
-from router.experiments.store.bulk import bulk_for
-from router.experiments.store.database import parse_url, shown_url, translated
+from router.experiments.store.database import bulk_for, parse_url, shown_url, translated
 from router.experiments.store.exposing import count_pairs, disagree, expose, keep_pairs
 from router.experiments.store.migrating import check_version, migrate
 from router.experiments.store.port import PairCounts, PhaseData

@@ -209,9 +209,7 @@ def _done(conn: Connection, statement: str, unless: str) -> bool:
         with conn.begin_nested():
             conn.exec_driver_sql(statement)
     except DBAPIError as error:
-        said = error.orig.args[0] if error.orig and error.orig.args else None
-        state = said.get("C") if isinstance(said, dict) else getattr(error.orig, "sqlstate", None)
-        if state != unless:
+        if getattr(error.orig, "sqlstate", None) != unless:
             raise
         return False
     return True

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 
 from router.classifiers.isolation import FAILURES
+from router.classifiers.stand_in import StandInBase
 from router.experiments.live import shadow
 from router.experiments.live.shadow import JudgePanel
 from router.judging import Case, Heard, Judge, Judgement
 from router.plugins.judges import JudgeRegistration
-from router.plugins.trial import StandInBase
 from router.types import Request
 
 CASE = Case(Request("r", raw_prompt="q"), "served", "shadow")

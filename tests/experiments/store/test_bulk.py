@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import Column, Connection, Double, Integer, MetaData, Table, Text, select
 
 from router.experiments.store import database
-from router.experiments.store.bulk import Bulk, Clash, bulk_for
-from router.experiments.store.database import parse_url
+from router.experiments.store.database import Bulk, Clash, bulk_for, parse_url
 
 TABLE = Table(
     "things", MetaData(), Column("key", Text, primary_key=True), Column("value", Double), Column("n", Integer)

@@ -35,6 +35,7 @@ from tests.experiments.store.helpers import act, experiment
         ("postgresql://u@h", "names no database"),
         ("postgresql://h/d", "names no user"),
         ("postgresql+asyncpg://u@h/d", "known are"),
+        ("postgresql://u@/d?unix_sock=/tmp/.s.PGSQL.5432", "unix_sock.*; a socket is .*host=/FOLDER"),
     ],
 )
 def test_urls_with_a_mistake(url, told):
@@ -45,9 +46,24 @@ def test_urls_with_a_mistake(url, told):
 def test_a_missing_driver_says_what_to_install(monkeypatch):
     monkeypatch.setattr("router.experiments.store.database.find_spec", lambda name: None)
     with pytest.raises(
-        ConfigError, match=r"needs the Python package pg8000: install lora-router\[postgres\]"
+        ConfigError, match=r"needs the Python package psycopg: install lora-router\[postgres\]"
     ):
         SqlStore("postgresql://u:secret@h/d")
+
+
+def test_a_url_of_the_driver_of_old_is_taken_and_told(server, caplog):
+    SqlStore(server.url().replace("postgresql:", "postgresql+pg8000:")).close()
+    assert "psycopg is used: write postgresql://..." in caplog.text
+
+
+def test_a_server_that_says_nothing_is_left(server, monkeypatch):
+    """The connection is closed, and the next call has a new one."""
+    store = SqlStore(empty(server))
+    monkeypatch.setattr("router.experiments.store.database.ANSWER_SECONDS", 0.3)
+    with pytest.raises(StoreDown, match=r"no answer within 0\.3 s"), store.reading() as conn:
+        conn.exec_driver_sql("SELECT pg_sleep(5)")
+    assert store.list() == ()
+    store.close()
 
 
 def test_the_password_is_not_told(server):
@@ -170,7 +186,7 @@ def test_another_server_that_is_stopped_while_it_writes(server, monkeypatch):
     monkeypatch.setattr("router.experiments.store.database.POSTGRES_SETTINGS", quick)
     stopped.close()
     other = SqlStore(url)
-    with pytest.raises(StoreDown, match="network error"):
+    with pytest.raises(StoreDown, match="idle-in-transaction timeout"):
         _stop_while_writing(stopped, other)
     assert other.salt("half") != "never written"
     for store in (stopped, other):
@@ -187,7 +203,11 @@ def _stop_while_writing(stopped: SqlStore, other: SqlStore) -> None:
 
 
 class ServerSays(Exception):
-    """As pg8000 tells what the server said."""
+    """As psycopg tells what the server said."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__("no")
+        self.sqlstate = state
 
 
 @pytest.mark.parametrize(
@@ -202,7 +222,7 @@ class ServerSays(Exception):
     ],
 )
 def test_what_a_server_says(state, kind):
-    error = DBAPIError("SELECT", {}, ServerSays({"C": state, "M": "no"}))
+    error = DBAPIError("SELECT", {}, ServerSays(state))
     with pytest.raises(kind), database.translated(parse_url("postgresql://u@h/d"), starting=True):
         raise error
 
