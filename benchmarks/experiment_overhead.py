@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.grpc_stream import texts
-from benchmarks.workload import NEW_TOKENS, REQUESTS
+from benchmarks.prompts import NEW_TOKENS, REQUESTS
 from router.config import Settings
 from router.engine.base import Engine
 from router.engine.fake import FakeEngine

@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import report
-from benchmarks.workload import NEW_TOKENS, REQUESTS, run_jobs
+from benchmarks.prompts import NEW_TOKENS, REQUESTS
+from benchmarks.workload import run_jobs
 from router.config import Settings
 from router.engine.base import Job, Prompt
 from router.engine.torch_engine import TorchEngine

@@ -19,9 +19,8 @@ from typing import Any
 from rich.progress import track
 
 from benchmarks import report
-from benchmarks.engine import start
-from benchmarks.peers import export
-from benchmarks.workload import NEW_TOKENS, PROMPT_TOKENS, REQUESTS, prompts, random_adapter
+from benchmarks.prompts import NEW_TOKENS, PROMPT_TOKENS, REQUESTS, prompts
+from benchmarks.workload import export, random_adapter, start
 from router.engine.base import Finished, Job
 from router.engine.torch_engine import TorchEngine
 from router.registry.options import RegistryOptions

