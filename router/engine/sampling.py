@@ -17,7 +17,177 @@ from torch import Tensor
 
 from router.types import SamplingParams, TokenLogprob
 
-# Repetition, frequency and presence penalties over the few tokens a row has seen.
+_FAILED = -1  # in place of a token
+_BLOCK = 32  # neighbouring tokens whose probabilities are looked at together
+_WIDTH = 64  # a nucleus is seldom larger
+_SHIFT, _BUCKETS = 16, (0x3F800000 >> 16) + 1  # leading bits of float32 numbers in [0, 1] order them
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What one row got; log-probabilities are natural and of the raw distribution."""
+
+    id: int
+    logprob: TokenLogprob | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the row's logits were not finite, so that it has no token."""
+        return self.id == _FAILED
+
+
+class SamplingState:
+    """What one row's sampling remembers between steps."""
+
+    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], eos_ids: Iterable[int]) -> None:
+        self.params = params
+        self.generated = 0
+        self.eos_ids = tuple(eos_ids)
+        self._random = random.Random(params.seed)
+        repeats = params.repetition_penalty != 1.0
+        counts = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
+        self.history = TokenHistory(prompt_ids if repeats else ()) if repeats or counts else None
+        self._simple = params.temperature == 0 and self.history is None and params.logprobs == 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether the next token is just the most likely one."""
+        return self._simple and not self.ending_suppressed
+
+    @property
+    def ending_suppressed(self) -> bool:
+        """Whether min_tokens still forbids the end."""
+        return self.generated < self.params.min_tokens
+
+    def uniform(self) -> float:
+        """The next number in [0, 1) of this row's own sequence."""
+        return self._random.random()
+
+    def accept(self, token_id: int) -> None:
+        """Count a token of the answer."""
+        self.generated += 1
+        if self.history is not None:
+            self.history.add(token_id)
+
+
+class Sampler:
+    """Samples one token per row. Not thread-safe; the engine's thread owns it."""
+
+    def __init__(self, vocab_size: int, device: torch.device | str, spell: Callable[[int], str]) -> None:
+        """`spell` gives a token's text for log-probabilities."""
+        self.vocab_size = vocab_size
+        self.device = torch.device(device)
+        self._spell = spell
+        # Kept between steps: fresh memory for every step costs more than the sums done in it.
+        self._buffers: dict[str, Tensor] = {}
+
+    def sample(self, logits: Tensor, states: Sequence[SamplingState]) -> list[Sampled]:
+        """The next token of each row; the caller records it with the state's `accept`.
+
+        `logits` [rows, >= vocab_size], any float dtype, are not changed. A row fails if its logits
+        hold NaN or +inf, or nothing is left to choose from.
+        """
+        logits = logits[:, : self.vocab_size]
+        other = [i for i, state in enumerate(states) if not state.plain]
+        if not other:
+            return [Sampled(token) for token in greedy(self._float32(logits))]
+        sampled = [Sampled(_FAILED)] * len(states)
+        plain = [i for i, state in enumerate(states) if state.plain]
+        if plain:
+            for i, token in zip(plain, greedy(self._float32(_take_rows(logits, plain))), strict=True):
+                sampled[i] = Sampled(token)
+        chosen = [states[i] for i in other]
+        scores = self._buffer("scores", len(other)).copy_(_take_rows(logits, other))
+        for i, item in zip(other, self._shaped(scores, chosen), strict=True):
+            sampled[i] = item
+        return sampled
+
+    def _shaped(self, scores: Tensor, states: Sequence[SamplingState]) -> list[Sampled]:
+        """Rows that want more than the most likely token. `scores` [rows, vocab_size] are changed."""
+        wanted = [row for row, state in enumerate(states) if state.params.logprobs]
+        raw = {row: torch.log_softmax(scores[row], -1) for row in wanted}
+        finite = torch.isfinite(scores.amax(-1)).tolist()
+        penalise(scores, [(s.history, s.params) for s in states])
+        _suppress_ending(scores, states)
+        sampled = []
+        for row, token in enumerate(self._choose(scores, states)):
+            if token == _FAILED or not finite[row]:
+                sampled.append(Sampled(_FAILED))
+            else:
+                count = states[row].params.logprobs
+                sampled.append(Sampled(token, self._logprobs(raw[row], token, count) if count else None))
+        return sampled
+
+    def _logprobs(self, raw: Tensor, token: int, count: int) -> TokenLogprob:
+        values, ids = torch.topk(raw, min(count, raw.shape[-1]))
+        pairs = zip(ids.tolist(), values.tolist(), strict=True)
+        top = tuple((self._spell(i), int(i), float(value)) for i, value in pairs)
+        return TokenLogprob(self._spell(token), token, float(raw[token]), top)
+
+    def _choose(self, scores: Tensor, states: Sequence[SamplingState]) -> list[int]:
+        tokens = [_FAILED] * len(states)
+        cold = [row for row, s in enumerate(states) if s.params.temperature == 0]
+        warm = [row for row, s in enumerate(states) if s.params.temperature != 0]
+        if cold:
+            for row, token in zip(cold, greedy(_take_rows(scores, cold)), strict=True):
+                tokens[row] = token
+        if warm:
+            drawn = self._drawn(_take_rows(scores, warm), [states[row] for row in warm])
+            for row, token in zip(warm, drawn, strict=True):
+                tokens[row] = token
+        return tokens
+
+    def _drawn(self, scores: Tensor, states: Sequence[SamplingState]) -> list[int]:
+        """Changes `scores`."""
+        params = [state.params for state in states]
+        heat = torch.tensor([p.temperature for p in params], dtype=torch.float32, device=scores.device)
+        probs = self._buffer("probs", len(states))
+        best = scores.amax(-1, keepdim=True)
+        finite = torch.isfinite(best[:, 0]).tolist()
+        for row, fine in enumerate(finite):
+            if not fine:  # its neighbours go on with something harmless in its place
+                scores[row], best[row] = 0.0, 0.0
+        # The largest score becomes 0 first, so that no temperature, however small, overflows.
+        torch.softmax(scores.sub_(best).div_(heat[:, None]), -1, out=probs)
+        truncate(probs, params)
+        tokens = draw(probs, [state.uniform() for state in states])
+        return [token if fine else _FAILED for token, fine in zip(tokens, finite, strict=True)]
+
+    def _buffer(self, name: str, rows: int) -> Tensor:
+        """[rows, vocab_size] float32 of undefined content."""
+        held = self._buffers.get(name)
+        if held is None or len(held) < rows:
+            held = self._buffers[name] = torch.empty(rows, self.vocab_size, device=self.device)
+        return held[:rows]
+
+    def _float32(self, logits: Tensor) -> Tensor:
+        if logits.dtype == torch.float32:
+            return logits
+        return self._buffer("scores", len(logits)).copy_(logits)
+
+
+def greedy(logits: Tensor) -> list[int]:
+    """The most likely token of each row of `logits` [rows, vocab] float32, the first of equals, or -1."""
+    if logits.device.type == "cpu":  # numpy's argmax is one vectorised pass; torch's takes 9 times as long
+        array = logits.numpy()
+        best = array.argmax(-1)
+        finite = np.isfinite(np.take_along_axis(array, best[:, None], -1)[:, 0])
+        return [int(token) for token in np.where(finite, best, _FAILED)]
+    top = logits.argmax(-1, keepdim=True)
+    finite_rows = torch.isfinite(logits.gather(-1, top))
+    return [int(token) for token in torch.where(finite_rows, top, _FAILED)[:, 0].tolist()]
+
+
+def _suppress_ending(scores: Tensor, states: Sequence[SamplingState]) -> None:
+    places = [(row, e) for row, s in enumerate(states) if s.ending_suppressed for e in s.eos_ids]
+    if places:
+        rows, ids = torch.tensor(places, device=scores.device).unbind(1)
+        scores[rows, ids] = -torch.inf
+
+
+def _take_rows(values: Tensor, rows: list[int]) -> Tensor:
+    """The given rows, in order; a copy only if they are not all."""
+    return values if len(rows) == len(values) else values[rows]
 
 
 class TokenHistory:
@@ -83,16 +253,11 @@ def penalise(scores: Tensor, rows: Sequence[tuple[TokenHistory | None, SamplingP
     scores[row, ids] = value
 
 
-# Truncating distributions and drawing from them, row by row and without sorting a vocabulary.
+# -- Truncating distributions and drawing from them, row by row and without sorting a vocabulary.
 #
 # Two levels do it, blocks of neighbouring tokens first: the largest probabilities lie in the blocks
 # with the largest maxima, and a running sum over blocks leads to the block to look into. Where the
 # largest few are not enough, a histogram over the leading bits of the probabilities is.
-
-
-_BLOCK = 32
-_WIDTH = 64  # a nucleus is seldom larger
-_SHIFT, _BUCKETS = 16, (0x3F800000 >> 16) + 1  # leading bits of float32 numbers in [0, 1] order them
 
 
 def truncate(probs: Tensor, params: Sequence[SamplingParams]) -> None:
@@ -116,33 +281,33 @@ def draw(probs: Tensor, uniforms: Sequence[float]) -> list[int]:
 
     The index is a function of the row and of its number in [0, 1) alone.
     """
-    blocks = _blocks(probs)
+    blocks = _in_blocks(probs)
     mass = blocks.sum(-1).double().cumsum(-1)
     target = torch.tensor(uniforms, dtype=torch.float64, device=probs.device) * mass[:, -1]
-    block, before = _find(mass, target)
+    block, before = _find_place(mass, target)
     inside = blocks[torch.arange(len(blocks), device=probs.device), block].double().cumsum(-1)
-    place, _ = _find(inside, target - before)
+    place, _ = _find_place(inside, target - before)
     indices: list[int] = (block * _BLOCK + place).tolist()
     return indices
 
 
 def _smallest_kept(probs: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     """[rows] smallest probability each row may draw."""
-    blocks, vocab = _blocks(probs), probs.shape[-1]
+    blocks, vocab = _in_blocks(probs), probs.shape[-1]
     smallest = blocks.amax((1, 2)) * torch.tensor([p.min_p for p in params], device=probs.device)
     limits = [p.top_k if 0 < p.top_k < vocab else 0 for p in params]
     rows = [row for row, p in enumerate(params) if p.top_p < 1 or limits[row]]
     if not rows:
         return smallest
     top_k, top_p = [limits[row] for row in rows], [params[row].top_p for row in rows]
-    values, known = _cut(_best(blocks if len(rows) == len(blocks) else blocks[rows]), top_k, top_p)
+    values, known = _cut_by_best(_largest(blocks if len(rows) == len(blocks) else blocks[rows]), top_k, top_p)
     for i, row in enumerate(rows):
         value = values[i] if known[i] else _cut_by_histogram(probs[row], top_k[i], top_p[i])
         smallest[row] = torch.maximum(smallest[row], value)
     return smallest
 
 
-def _best(blocks: Tensor) -> Tensor:
+def _largest(blocks: Tensor) -> Tensor:
     """[rows, _WIDTH or all] largest values of `blocks` [rows, blocks, _BLOCK], descending."""
     if blocks.shape[1] > _WIDTH:
         rich = blocks.amax(-1).topk(_WIDTH, sorted=False).indices
@@ -151,7 +316,7 @@ def _best(blocks: Tensor) -> Tensor:
     return flat.topk(min(_WIDTH, flat.shape[-1])).values
 
 
-def _cut(best: Tensor, top_k: Sequence[int], top_p: Sequence[float]) -> tuple[Tensor, list[bool]]:
+def _cut_by_best(best: Tensor, top_k: Sequence[int], top_p: Sequence[float]) -> tuple[Tensor, list[bool]]:
     """Smallest kept probability of each row, from its `best` [rows, width], descending.
 
     Also says for which rows these were enough to know; `top_k` 0 is no limit.
@@ -196,7 +361,7 @@ def _cut_by_histogram(probs: Tensor, top_k: int, top_p: float) -> Tensor:
     return smallest
 
 
-def _find(mass: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _find_place(mass: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """First place of each row whose running `mass` exceeds `target`, and the mass before it.
 
     Such a place has mass of its own; rounding never leads past the last one.
@@ -207,182 +372,8 @@ def _find(mass: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return place[:, 0], torch.where(place > 0, before, 0.0)[:, 0]
 
 
-def _blocks(probs: Tensor) -> Tensor:
+def _in_blocks(probs: Tensor) -> Tensor:
+    """[rows, blocks, _BLOCK], padded with zeros."""
     padding = -probs.shape[-1] % _BLOCK
     padded = torch.nn.functional.pad(probs, (0, padding)) if padding else probs
     return padded.view(len(probs), -1, _BLOCK)
-
-
-_FAILED = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """What one row got; log-probabilities are natural and of the raw distribution."""
-
-    id: int
-    logprob: TokenLogprob | None = None
-
-    @property
-    def failed(self) -> bool:
-        """Whether the row's logits were not finite, so that it has no token."""
-        return self.id == _FAILED
-
-
-class SamplingState:
-    """What one row's sampling remembers between steps."""
-
-    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], eos_ids: Iterable[int]) -> None:
-        self.params = params
-        self.generated = 0
-        self.eos_ids = tuple(eos_ids)
-        self._random = random.Random(params.seed)
-        repeats = params.repetition_penalty != 1.0
-        counts = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
-        self.history = TokenHistory(prompt_ids if repeats else ()) if repeats or counts else None
-        self._simple = params.temperature == 0 and self.history is None and params.logprobs == 0
-
-    @property
-    def plain(self) -> bool:
-        """Whether the next token is just the most likely one."""
-        return self._simple and not self.ending_suppressed
-
-    @property
-    def ending_suppressed(self) -> bool:
-        """Whether min_tokens still forbids the end."""
-        return self.generated < self.params.min_tokens
-
-    def uniform(self) -> float:
-        """The next number in [0, 1) of this row's own sequence."""
-        return self._random.random()
-
-    def accept(self, token_id: int) -> None:
-        """Count a token of the answer."""
-        self.generated += 1
-        if self.history is not None:
-            self.history.add(token_id)
-
-
-class Sampler:
-    """Samples one token per row. Not thread-safe; the engine's thread owns it."""
-
-    def __init__(
-        self, vocab_size: int, device: torch.device | str, spell: Callable[[int], str] = lambda _: ""
-    ) -> None:
-        """`spell` gives a token's text for log-probabilities."""
-        self.vocab_size = vocab_size
-        self.device = torch.device(device)
-        self._spell = spell
-        # Kept between steps: fresh memory for every step costs more than the sums done in it.
-        self._buffers: dict[str, Tensor] = {}
-
-    def sample(self, logits: Tensor, states: Sequence[SamplingState]) -> list[Sampled]:
-        """The next token of each row; the caller records it with the state's `accept`.
-
-        `logits` [rows, >= vocab_size], any float dtype, are not changed. A row fails if its logits
-        hold NaN or +inf, or nothing is left to choose from.
-        """
-        logits = logits[:, : self.vocab_size]
-        other = [i for i, state in enumerate(states) if not state.plain]
-        if not other:
-            return [Sampled(token) for token in greedy(self._float32(logits))]
-        sampled = [Sampled(_FAILED)] * len(states)
-        plain = [i for i, state in enumerate(states) if state.plain]
-        if plain:
-            for i, token in zip(plain, greedy(self._float32(_rows(logits, plain))), strict=True):
-                sampled[i] = Sampled(token)
-        chosen = [states[i] for i in other]
-        scores = self._buffer("scores", len(other)).copy_(_rows(logits, other))
-        for i, item in zip(other, self._shaped(scores, chosen), strict=True):
-            sampled[i] = item
-        return sampled
-
-    def _shaped(self, scores: Tensor, states: Sequence[SamplingState]) -> list[Sampled]:
-        """Rows that want more than the most likely token. `scores` [rows, vocab_size] are changed."""
-        wanted = [row for row, state in enumerate(states) if state.params.logprobs]
-        raw = {row: torch.log_softmax(scores[row], -1) for row in wanted}
-        finite = torch.isfinite(scores.amax(-1)).tolist()
-        penalise(scores, [(s.history, s.params) for s in states])
-        _suppress_ending(scores, states)
-        sampled = []
-        for row, token in enumerate(self._choose(scores, states)):
-            if token == _FAILED or not finite[row]:
-                sampled.append(Sampled(_FAILED))
-            else:
-                logprobs = (
-                    self._logprobs(raw[row], token, states[row].params.logprobs) if row in raw else None
-                )
-                sampled.append(Sampled(token, logprobs))
-        return sampled
-
-    def _logprobs(self, raw: Tensor, token: int, count: int) -> TokenLogprob:
-        values, ids = torch.topk(raw, min(count, raw.shape[-1]))
-        pairs = zip(ids.tolist(), values.tolist(), strict=True)
-        top = tuple((self._spell(i), int(i), float(value)) for i, value in pairs)
-        return TokenLogprob(self._spell(token), token, float(raw[token]), top)
-
-    def _choose(self, scores: Tensor, states: Sequence[SamplingState]) -> list[int]:
-        tokens = [_FAILED] * len(states)
-        cold = [row for row, s in enumerate(states) if s.params.temperature == 0]
-        warm = [row for row, s in enumerate(states) if s.params.temperature != 0]
-        if cold:
-            for row, token in zip(cold, greedy(_rows(scores, cold)), strict=True):
-                tokens[row] = token
-        if warm:
-            for row, token in zip(
-                warm, self._drawn(_rows(scores, warm), [states[row] for row in warm]), strict=True
-            ):
-                tokens[row] = token
-        return tokens
-
-    def _drawn(self, scores: Tensor, states: Sequence[SamplingState]) -> list[int]:
-        """Changes `scores`."""
-        params = [state.params for state in states]
-        heat = torch.tensor([p.temperature for p in params], dtype=torch.float32, device=scores.device)
-        probs = self._buffer("probs", len(states))
-        best = scores.amax(-1, keepdim=True)
-        finite = torch.isfinite(best[:, 0]).tolist()
-        for row, fine in enumerate(finite):
-            if not fine:  # its neighbours go on with something harmless in its place
-                scores[row], best[row] = 0.0, 0.0
-        # The largest score becomes 0 first, so that no temperature, however small, overflows.
-        torch.softmax(scores.sub_(best).div_(heat[:, None]), -1, out=probs)
-        truncate(probs, params)
-        tokens = draw(probs, [state.uniform() for state in states])
-        return [token if fine else _FAILED for token, fine in zip(tokens, finite, strict=True)]
-
-    def _buffer(self, name: str, rows: int) -> Tensor:
-        """[rows, vocab_size] float32 of undefined content."""
-        held = self._buffers.get(name)
-        if held is None or len(held) < rows:
-            held = self._buffers[name] = torch.empty(rows, self.vocab_size, device=self.device)
-        return held[:rows]
-
-    def _float32(self, logits: Tensor) -> Tensor:
-        if logits.dtype == torch.float32:
-            return logits
-        return self._buffer("scores", len(logits)).copy_(logits)
-
-
-def greedy(logits: Tensor) -> list[int]:
-    """The most likely token of each row of `logits` [rows, vocab] float32, the first of equals, or -1."""
-    if logits.device.type == "cpu":  # numpy's argmax is one vectorised pass; torch's takes 9 times as long
-        array = logits.numpy()
-        best = array.argmax(-1)
-        finite = np.isfinite(np.take_along_axis(array, best[:, None], -1)[:, 0])
-        return [int(token) for token in np.where(finite, best, _FAILED)]
-    top = logits.argmax(-1, keepdim=True)
-    finite_rows = torch.isfinite(logits.gather(-1, top))
-    return [int(token) for token in torch.where(finite_rows, top, _FAILED)[:, 0].tolist()]
-
-
-def _suppress_ending(scores: Tensor, states: Sequence[SamplingState]) -> None:
-    places = [(row, e) for row, s in enumerate(states) if s.ending_suppressed for e in s.eos_ids]
-    if places:
-        rows, ids = torch.tensor(places, device=scores.device).unbind(1)
-        scores[rows, ids] = -torch.inf
-
-
-def _rows(values: Tensor, rows: list[int]) -> Tensor:
-    """The given rows, in order; a copy only if they are not all."""
-    return values if len(rows) == len(values) else values[rows]
