@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 
@@ -14,9 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def bench(context: typer.Context) -> None:
-    """Measure this engine on this machine.
+    """Measure this engine on this machine, beside PEFT.
 
-    Arguments go to the benchmark. It lives in the source checkout, not in the installed package.
+    Each contestant has a process of its own. Arguments go to the benchmark. It lives in the source checkout,
+    not in the installed package.
 
     \b
     Arguments:
@@ -31,5 +32,7 @@ def bench(context: typer.Context) -> None:
     """
     if not (ROOT / "benchmarks" / "engine.py").is_file():
         raise CliError("the benchmark comes with the source: run `make bench` in a checkout of lora-router")
-    done = subprocess.run([sys.executable, "-m", "benchmarks.engine", *context.args], cwd=ROOT, check=False)
-    raise typer.Exit(done.returncode)
+    os.chdir(ROOT)
+    sys.stdout.flush()
+    # In this process' place, so that Ctrl-C and other signals reach the one that ends all contestants.
+    os.execv(sys.executable, [sys.executable, "-m", "benchmarks.engine", *context.args])  # noqa: S606

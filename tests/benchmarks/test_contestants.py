@@ -194,6 +194,14 @@ def test_one_that_works_out_of_turn_is_told():
     assert any(line.startswith("NOT ALONE") for line in field.notes())
 
 
+def test_the_command_becomes_the_benchmark_so_that_signals_reach_it():
+    command = [sys.executable, "-m", "router.cli", "bench", "--model", "nowhere/at-all"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd="/") as running:
+        assert running.stderr
+        assert eventually(lambda: "benchmarks.engine" in " ".join(psutil.Process(running.pid).cmdline()), 60)
+        running.kill()
+
+
 BENCHMARK = """
 import sys
 from benchmarks.contestants import Entry, Field, ending
