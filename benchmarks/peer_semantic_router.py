@@ -13,6 +13,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
+from benchmarks.contestants import environment as without_settings
 from router.models import fetch_encoder
 
 PACKAGE = "semantic-router>=1.1,<2"
@@ -22,10 +23,11 @@ ROOT = Path(user_cache_dir("lora-router")) / "peers" / "semantic-router"
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Confidences of the routes it returned for each text, and the time of single requests."""
+    """Confidences of the routes it returned for each text, the time of single requests, and its threads."""
 
     confidences: list[dict[str, float]]
     milliseconds: list[float]
+    threads: int
 
 
 def environment() -> Path:
@@ -55,6 +57,7 @@ def ask(routes: Mapping[str, Sequence[str]], texts: Sequence[str], times: int) -
         stdout=subprocess.PIPE,
         text=True,
         check=False,
+        env=without_settings({}),  # its documentation asks for none
     )
     if said.returncode:
         raise SystemExit(f"semantic-router failed; its messages are above. To install it anew, delete {ROOT}")

@@ -41,6 +41,7 @@ class Arm:
     known: Sequence[Confidences]
     strange: Sequence[Confidences]
     milliseconds: Sequence[float]
+    threads: int = 0  # of torch, where an arm says so
 
 
 def arms(profiles: Sequence[AdapterProfile], known: Sequence[str], strange: Sequence[str]) -> dict[str, Arm]:
@@ -126,7 +127,17 @@ def peer(profiles: Sequence[AdapterProfile], known: Sequence[str], strange: Sequ
     """semantic-router on the same examples."""
     given: Answers = ask({p.name: p.examples for p in profiles}, [*known, *strange], TIMED)
     cut = len(known)
-    return Arm(given.confidences[:cut], given.confidences[cut:], given.milliseconds)
+    return Arm(given.confidences[:cut], given.confidences[cut:], given.milliseconds, given.threads)
+
+
+def _about_times(found: Mapping[str, Arm]) -> list[str]:
+    """How the times of the two that run an encoder compare."""
+    return [
+        f"p50 ms: {name} ran in a process of its own after ours were done, with {arm.threads} threads, as "
+        "torch sets them; embedding encodes with one thread, as in the server"
+        for name, arm in found.items()
+        if arm.threads
+    ]
 
 
 def main() -> None:
@@ -160,6 +171,7 @@ def main() -> None:
         "accuracy, macro-F1: every request with a label given to the adapter with the highest confidence",
         f"coverage at {RISK:.0%} error: share of all requests, those for the base too, that can be routed"
         " with at most that error; the threshold is chosen on these very requests, for each router alike",
+        *_about_times(found),
         "cascade: the first that is sure at the default threshold decides, else the last one's best",
     ]
     workload = (
