@@ -1,17 +1,18 @@
-"""Life of jobs in the engine: ends, refusals, cancellation, failing steps, slots."""
+"""Life of jobs in the engine: ends, refusals, cancellation, failing steps, slots, background, closing."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from router.engine import torch_engine
-from router.engine.base import Delta, EngineStatus, Finished, Job, Prompt
+from router.engine.base import Delta, EngineStatus, Finished, Generation, Job, Prompt, Reading
 from router.engine.torch_engine import TorchEngine
 from router.errors import (
     AdapterRejected,
@@ -22,6 +23,7 @@ from router.errors import (
     NotLoaded,
     Overloaded,
     PromptTooLong,
+    Unavailable,
 )
 from router.types import FinishReason, SamplingParams, Turn
 from tests.engine import tiny
@@ -247,3 +249,96 @@ async def test_a_head_size_without_native_operations_is_served_all_the_same(kind
         assert "torch: no native operations for heads of 24" in fast.info.kernels
     slow.close()
     fast.close()
+
+
+# -- Background jobs: the same answer as ever where there is room, an early end where not.
+
+
+def exactly(first: int, new: int, background: bool = False) -> Job:
+    params = SamplingParams(max_tokens=new, min_tokens=new)
+    return Job("r", [first, 2, 3], params, background=background)
+
+
+async def ended(generation: Generation) -> tuple[str, Finished]:
+    text = ""
+    async for event in generation:
+        if isinstance(event, Delta):
+            text += event.text
+        else:
+            return text, event
+    raise AssertionError("no Finished")
+
+
+async def test_the_same_answer_beside_a_request(made: TorchEngine) -> None:
+    alone, _ = await ended(made.submit(exactly(1, 12)))
+    request, shadow = made.submit(exactly(5, 24)), made.submit(exactly(1, 12, background=True))
+    (_, first), (text, second) = await asyncio.gather(ended(request), ended(shadow))
+    assert (text, second.reason, first.reason) == (alone, FinishReason.LENGTH, FinishReason.LENGTH)
+    assert made.status().background_dropped == 0
+
+
+async def test_requests_end_it_and_wait_for_nothing(made: TorchEngine) -> None:
+    shadow = made.submit(exactly(1, 200, background=True))
+    requests = [made.submit(exactly(i, 30)) for i in range(2, 6)]
+    _, end = await ended(shadow)
+    assert end.reason is FinishReason.CANCELLED
+    for request in requests:
+        assert (await ended(request))[1].reason is FinishReason.LENGTH
+    assert made.status().background_dropped == 1
+
+
+async def test_they_take_no_place_in_the_queue_and_are_not_endless(made: TorchEngine) -> None:
+    with pytest.raises(Overloaded, match="background"):
+        [made.submit(exactly(1, 100, background=True)) for _ in range(5)]
+    requests = [made.submit(replace(exactly(2, 100))) for _ in range(8)]
+    with pytest.raises(Overloaded, match="queue"):
+        made.submit(exactly(2, 100))
+    for request in requests:
+        request.cancel()
+        assert (await ended(request))[1].reason is FinishReason.CANCELLED
+
+
+# -- An engine that has stopped answers whoever still asks: nobody waits for a thread that is gone.
+
+
+JOB = Job("late", [5, 6, 7], SamplingParams(max_tokens=4))
+
+
+async def events_of(stream: Any) -> list[Any]:
+    return [event async for event in stream]
+
+
+async def test_late_jobs_and_readings_are_refused() -> None:
+    engine = tiny.engine("llama")
+    engine.close()
+    with pytest.raises(Unavailable, match="the engine has stopped"):
+        await asyncio.wait_for(events_of(engine.submit(JOB)), 5)
+    with pytest.raises(Unavailable, match="the engine has stopped"):
+        await asyncio.wait_for(engine.read(Reading([5, 6, 7], (), 0.5)), 5)
+    assert not engine._live
+    assert not engine._read
+
+
+async def test_late_unload_returns(tmp_path: Path) -> None:
+    engine = tiny.engine("llama")
+    tiny.save_adapter("llama", tmp_path / "a")
+    artifact = tiny.artifact(tmp_path / "a", engine)
+    await engine.load(artifact)
+    engine.close()
+    assert await asyncio.wait_for(engine.unload(artifact.digest), 5) > 0
+    assert await asyncio.wait_for(engine.unload(artifact.digest), 5) == 0
+
+
+async def test_what_was_asked_beside_the_stop_is_answered() -> None:
+    """Commands in the same turn as the stop, before and after it."""
+    for _ in range(20):
+        engine = tiny.engine("llama")
+        asked = [asyncio.ensure_future(events_of(engine.submit(JOB))) for _ in range(3)]
+        stopped = asyncio.ensure_future(asyncio.to_thread(engine.close))
+        asked += [asyncio.ensure_future(events_of(engine.submit(JOB))) for _ in range(3)]
+        dropped = asyncio.ensure_future(engine.unload("nobody"))
+        ends = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+        assert all(isinstance(end, Unavailable | list) for end in ends)
+        assert await asyncio.wait_for(dropped, 5) == 0
+        await stopped
+        engine.close()

@@ -1,3 +1,5 @@
+"""Weights side by side in large pages."""
+
 from __future__ import annotations
 
 import gc
