@@ -20,7 +20,7 @@ from router.ports import AdapterRegistry, RequestRouter, ServedExperiments
 from router.server.adapters import AdapterService
 from router.server.health import NAMES, Health
 from router.server.inference import InferenceService
-from router.server.interceptors import Chain, Observer
+from router.server.interceptors import Chain
 from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
 from router.server.listen import bind, enable_reflection, server_options
 from router.server.metrics import LoopLag, Metrics, ScrapeServer, Snapshot, measure_loads
@@ -115,7 +115,7 @@ class ServerApp:
 
     async def start(self) -> None:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
-        chain = Chain(self.lifecycle, Observer(self.metrics), self.settings.max_deadline_seconds)
+        chain = Chain(self.lifecycle, self.metrics, self.settings.max_deadline_seconds)
         server = grpc.aio.server(interceptors=[chain], options=server_options(self.settings))
         self._server = server
         self.address = bind(server, self.settings.listen)

@@ -1,9 +1,12 @@
-"""Requests, and readers of rich errors."""
+"""Requests, readers of rich errors, and server processes on the fake engine."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
+from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from router.server.app import ServerApp
 from router.v1 import inference_pb2 as pb
 
+ROOT = Path(__file__).parents[2]
 Start = Callable[..., Awaitable[ServerApp]]
 Connect = Callable[..., SimpleNamespace]
 
@@ -63,3 +67,21 @@ async def until(condition: Callable[[], bool], seconds: float = 2.0) -> None:
             return
         await asyncio.sleep(0.005)
     pytest.fail("waited in vain")
+
+
+async def settled(server: ServerApp) -> bool:
+    """Nothing runs any more, within 100 ms."""
+    for _ in range(20):
+        idle = not server.engine.status().busy and server.lifecycle.in_flight == 0
+        if idle and all(info.leases == 0 for info in server.registry.list()):
+            return True
+        await asyncio.sleep(0.005)
+    return False
+
+
+async def launch(*arguments: str) -> tuple[Process, str]:
+    """A server process and its address ('' if it did not come up)."""
+    command = (sys.executable, "-m", "tests.server.serve_fake", *arguments)
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE, stderr=PIPE)
+    assert process.stdout is not None
+    return process, (await process.stdout.readline()).decode().strip()

@@ -1,20 +1,24 @@
+"""The life of a server: ready, asked to stop, failed; signals, exit codes and the port of a real process."""
+
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
-from dataclasses import replace
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
+import grpc
 import pytest
 
 from router.config import Settings
 from router.errors import ConfigError
 from router.server.app import ServerApp
-from router.server.lifecycle import in_daemon_thread
-from router.server.metrics import measure_loads
-from router.types import AdapterEvent, AdapterEventKind, AdapterState
-from tests.fakes import adapter
+from router.v1 import inference_pb2_grpc
+from tests.server.helpers import failure, launch, long_stream, stream
 
 SETTINGS = Settings(listen="127.0.0.1:0", metrics_listen="", drain_seconds=1.0, lame_duck_seconds=0.05)
 
@@ -57,27 +61,72 @@ def test_by_default_a_shutdown_fits_the_grace_of_kubernetes() -> None:
     assert Settings().shutdown_seconds < 30
 
 
-async def test_daemon_threads_hand_over_results_and_errors() -> None:
-    await in_daemon_thread(lambda: None)
-    with pytest.raises(KeyError):
-        await in_daemon_thread(set().pop)
-
-
-async def test_load_times_are_read_off_events() -> None:
-    seen = []
-    info = adapter("medical")
-
-    async def events():
-        for time, state in [(1.0, "loading"), (1.5, "ready"), (2.0, "ready"), (3.0, "loading")]:
-            yield AdapterEvent(AdapterEventKind.CHANGED, replace(info, state=AdapterState(state)), time)
-
-    await measure_loads(events(), lambda ref, seconds: seen.append((ref, seconds)))
-    assert seen == [(info.ref, 0.5)]
-
-
 def test_importing_the_server_leaves_torch_out() -> None:
     """Row 33."""
     code = (
         "import sys, router.server.app; sys.exit(bool({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+async def running() -> AsyncIterator[tuple[Process, str]]:
+    process, address = await launch("--step", "0.02", "--drain", "5")
+    yield process, address
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()
+
+
+async def test_sigterm_lets_a_stream_finish(running: tuple[Process, str]) -> None:
+    process, address = running
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        events = aiter(stub.StreamGenerate(long_stream(60)))
+        await anext(events)
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.4)
+        assert (await failure(stub.StreamGenerate(stream()))).code() is grpc.StatusCode.UNAVAILABLE
+        rest = [event async for event in events]
+    assert rest[-1].finished.usage.completion_tokens == 60
+    assert await asyncio.wait_for(process.wait(), 3) == 0
+
+
+async def test_past_the_grace_a_stream_is_cut_and_the_exit_is_clean() -> None:
+    process, address = await launch("--step", "0.02", "--drain", "0.3")
+    async with grpc.aio.insecure_channel(address) as channel:
+        events = aiter(inference_pb2_grpc.InferenceServiceStub(channel).StreamGenerate(long_stream(1000)))
+        await anext(events)
+        process.send_signal(signal.SIGINT)
+        assert (await failure(events)).code() is grpc.StatusCode.UNAVAILABLE
+    await process.communicate()
+    assert process.returncode == 0
+
+
+async def test_a_second_signal_stops_at_once(running: tuple[Process, str]) -> None:
+    process, address = running
+    async with grpc.aio.insecure_channel(address) as channel:
+        events = aiter(inference_pb2_grpc.InferenceServiceStub(channel).StreamGenerate(long_stream(1000)))
+        await anext(events)
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.4)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 3) == 0
+    assert time.monotonic() - start < 2
+
+
+async def test_sigterm_while_loading() -> None:
+    process, _ = await launch("--start", "30")
+    process.send_signal(signal.SIGTERM)
+    await asyncio.wait_for(process.communicate(), 3)
+    assert process.returncode == 0
+
+
+async def test_a_second_server_on_the_port_exits(running: tuple[Process, str]) -> None:
+    _, address = running
+    second, printed = await launch("--listen", address)
+    _, errors = await second.communicate()
+    assert second.returncode == 2
+    assert printed == ""
+    assert f"cannot listen on {address}" in errors.decode()

@@ -150,10 +150,14 @@ def choices(*versions: AdapterRef | None, routed: AdapterRef | None = OLD, resti
 def tried(found: Choices, error: Exception) -> list[AdapterRef | None]:
     """Who was chosen where none can answer; the last error is raised again."""
     seen = []
-    with pytest.raises(type(error)) as caught:
+
+    def try_each() -> None:
         for decision in found:
             seen.append(decision.adapter)
             found.failed(error)
+
+    with pytest.raises(type(error)) as caught:
+        try_each()
     assert caught.value is error
     return seen
 

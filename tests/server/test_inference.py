@@ -1,10 +1,21 @@
+"""InferenceService: who answered is told; who leaves costs nothing more; a slow reader gets longer deltas."""
+
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from types import SimpleNamespace
 
+import pytest
+
+from router.engine.base import Delta, Finished
+from router.errors import EngineFailed
 from router.server.app import ServerApp
+from router.server.inference import coalesced
+from router.types import FinishReason, TokenLogprob
 from router.v1 import inference_pb2 as pb
-from tests.server.helpers import ask, stream
+from tests.server.helpers import ask, long_stream, settled, stream, until
 
 
 async def test_generate_tells_who_answered(stubs: SimpleNamespace) -> None:
@@ -41,3 +52,108 @@ async def test_the_base_is_asked_for_by_its_name(stubs: SimpleNamespace) -> None
         request = pb.GenerateRequest(input=pb.Input(text="hello"), routing=pb.Routing(adapter=name))
         decision = (await stubs.inference.Generate(request)).decision
         assert (decision.adapter, decision.reason) == ("", pb.DECISION_REASON_EXPLICIT)
+
+
+@pytest.mark.parametrize("leave", ["cancel", "disconnect"])
+async def test_leaving_mid_stream_frees_row_and_lease(
+    server: ServerApp, fakes: SimpleNamespace, stubs: SimpleNamespace, leave: str
+) -> None:
+    fakes.engine.step_seconds = 0.02
+    call = stubs.inference.StreamGenerate(long_stream(text="legal words"))
+    events = aiter(call)
+    for _ in range(3):
+        await anext(events)
+    assert fakes.registry.get("legal").leases == 1
+    steps = fakes.engine.steps
+    if leave == "cancel":
+        call.cancel()
+    else:
+        await stubs.channel.close()
+    await asyncio.sleep(0.2)
+    assert fakes.engine.steps - steps <= 2
+    assert await settled(server)
+
+
+async def test_leaving_a_unary_call(
+    server: ServerApp, fakes: SimpleNamespace, stubs: SimpleNamespace
+) -> None:
+    fakes.engine.step_seconds = 0.02
+    call = stubs.inference.Generate(ask("legal", sampling={"min_tokens": 500, "max_tokens": 500}))
+    await until(lambda: fakes.engine.steps > 0)
+    call.cancel()
+    assert await settled(server)
+
+
+async def test_leaving_while_the_adapter_loads(
+    server: ServerApp, fakes: SimpleNamespace, stubs: SimpleNamespace
+) -> None:
+    fakes.engine.load_seconds = 5
+    call = stubs.inference.Generate(ask("legal"))
+    await asyncio.sleep(0.1)
+    call.cancel()
+    assert await settled(server)
+
+
+async def test_a_reader_that_pauses_gets_everything(fakes: SimpleNamespace, stubs: SimpleNamespace) -> None:
+    events = aiter(stubs.inference.StreamGenerate(long_stream(2000)))
+    got = [await anext(events)]
+    await asyncio.sleep(0.3)
+    got += [event async for event in events]
+    assert sum(event.delta.tokens for event in got) == 2000
+    assert got[-1].finished.usage.completion_tokens == 2000
+
+
+END = Finished(FinishReason.STOP)
+
+
+async def source(*events: Delta | Finished | Exception, gap: bool = True) -> AsyncIterator[Delta | Finished]:
+    for event in events:
+        if gap:
+            await asyncio.sleep(0.001)
+        if isinstance(event, Exception):
+            raise event
+        yield event
+
+
+async def test_a_quick_reader_sees_every_delta() -> None:
+    got = [event async for event in coalesced(source(Delta("a"), Delta("b"), END))]
+    assert got == [Delta("a"), Delta("b"), END]
+
+
+async def test_a_slow_reader_gets_joined_deltas() -> None:
+    entry = TokenLogprob("b", 1, -0.5)
+    got = []
+    async with aclosing(coalesced(source(Delta("a"), Delta("b", 1, (entry,)), Delta("c"), END))) as events:
+        async for event in events:
+            got.append(event)
+            await asyncio.sleep(0.05)
+    assert got == [Delta("a"), Delta("bc", 2, (entry,)), END]
+
+
+async def test_interval_joins_steps_after_the_first() -> None:
+    deltas = [Delta(str(i)) for i in range(6)]
+    got = [event async for event in coalesced(source(*deltas, END), every=3)]
+    assert got == [Delta("0"), Delta("123", 3), Delta("45", 2), END]
+
+
+async def test_an_error_comes_after_what_was_there() -> None:
+    events = coalesced(source(Delta("a"), EngineFailed("x"), gap=False))
+    assert await anext(events) == Delta("a")
+    with pytest.raises(EngineFailed):
+        await anext(events)
+
+
+async def test_closing_stops_the_reading() -> None:
+    closed = asyncio.Event()
+
+    async def endless() -> AsyncIterator[Delta | Finished]:
+        try:
+            while True:
+                yield Delta("x")
+                await asyncio.sleep(0)
+        finally:
+            closed.set()
+
+    async with aclosing(coalesced(endless())) as events:
+        assert await anext(events) == Delta("x")
+    await asyncio.wait_for(closed.wait(), 1)

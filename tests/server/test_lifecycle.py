@@ -1,11 +1,19 @@
+"""Who is let in: by phase, by places; a full server refuses at once, and clients try again."""
+
 from __future__ import annotations
 
 import asyncio
+import json
+import time
+from types import SimpleNamespace
 
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.errors import Draining, NotLoaded, Overloaded
-from router.server.lifecycle import Lifecycle, Phase
+from router.server.app import ServerApp
+from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
+from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, until
 
 
 def test_gate_by_phase() -> None:
@@ -46,3 +54,78 @@ async def test_another_timeout_inside_a_watch_is_its_own() -> None:
     with pytest.raises(TimeoutError):
         async with Lifecycle(1).watching():
             raise TimeoutError
+
+
+async def test_daemon_threads_hand_over_results_and_errors() -> None:
+    await in_daemon_thread(lambda: None)
+    with pytest.raises(KeyError):
+        await in_daemon_thread(set().pop)
+
+
+async def test_one_too_many_is_refused_at_once(
+    start_server: Start, fakes: SimpleNamespace, connect: Connect
+) -> None:
+    fakes.engine.hold()
+    server = await start_server(**vars(fakes), max_running=2, max_queue=3)
+    stubs = connect(server)
+    running = [asyncio.ensure_future(failure(stubs.inference.Generate(ask(), timeout=2))) for _ in range(5)]
+    await until(lambda: server.lifecycle.in_flight == 5)
+    start = time.monotonic()
+    refused = await failure(stubs.inference.Generate(ask()))
+    assert time.monotonic() - start < 0.05
+    assert refused.code().name == "UNAVAILABLE"
+    assert details(refused)["ErrorInfo"].reason == "QUEUE_FULL"
+    assert details(refused)["RetryInfo"].retry_delay.ToMilliseconds() > 0
+    health = health_pb2_grpc.HealthStub(stubs.channel)
+    assert (await health.Check(health_pb2.HealthCheckRequest())).status == 1
+    fakes.engine.resume()
+    [task.cancel() for task in running]
+
+
+async def test_the_engines_own_queue_limit_is_passed_on(
+    start_server: Start, fakes: SimpleNamespace, connect: Connect
+) -> None:
+    fakes.engine.max_running, fakes.engine.max_queue = 1, 0
+    stubs = connect(await start_server(**vars(fakes)))
+    events = aiter(stubs.inference.StreamGenerate(long_stream()))
+    await anext(events)
+    refused = await failure(stubs.inference.StreamGenerate(long_stream()))
+    assert details(refused)["ErrorInfo"].reason == "QUEUE_FULL"
+
+
+POLICY = {
+    "maxAttempts": 3,
+    "initialBackoff": "0.05s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+CONFIG = {"methodConfig": [{"name": [{"service": "router.v1.InferenceService"}], "retryPolicy": POLICY}]}
+RETRYING = ("grpc.service_config", json.dumps(CONFIG))
+
+
+async def test_a_service_config_client_retries(
+    server: ServerApp, fakes: SimpleNamespace, connect: Connect
+) -> None:
+    stubs = connect(server, RETRYING)
+    fakes.router.error = Overloaded("full", 0.1)
+
+    async def recover() -> None:
+        await until(lambda: len(fakes.router.requests) == 1)
+        fakes.router.error = None
+
+    task = asyncio.ensure_future(recover())
+    events = [event async for event in stubs.inference.StreamGenerate(long_stream(3))]
+    await task
+    assert events[-1].HasField("finished")
+    assert len(fakes.router.requests) == 2
+
+
+async def test_a_stream_that_began_is_not_retried(
+    server: ServerApp, fakes: SimpleNamespace, connect: Connect
+) -> None:
+    events = aiter(connect(server, RETRYING).inference.StreamGenerate(long_stream()))
+    await anext(events)
+    fakes.engine.close()
+    assert (await failure(events)).code().name == "UNAVAILABLE"
+    assert len(fakes.router.requests) == 1

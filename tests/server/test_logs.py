@@ -6,8 +6,6 @@ import logging
 
 import pytest
 
-from router.server.call import Call
-from router.server.interceptors import fields
 from router.server.logs import logging_to
 
 log = logging.getLogger("router.test")
@@ -66,11 +64,3 @@ def test_level_and_handlers_are_put_back() -> None:
     before = (root.level, list(root.handlers))
     assert written(io.StringIO(), level="error") == []
     assert (root.level, root.handlers) == before
-
-
-def test_a_reference_answer_is_never_logged() -> None:
-    call = Call("/router.v1.InferenceService/Generate", "r")
-    call.labels = {"team": "search", "reference": "what the patient has"}
-    assert fields(call, "OK", "")["labels"] == {"team": "search"}
-    call.labels = {"reference": "what the patient has"}
-    assert "labels" not in fields(call, "OK", "")

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 import urllib.request
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.errors import ConfigError, Overloaded
 from router.server.app import ServerApp
-from router.server.metrics import Bounded, Metrics
-from router.types import Vote, VoteError
+from router.server.metrics import Bounded, Metrics, measure_loads
+from router.types import AdapterEvent, AdapterEventKind, AdapterState, Vote, VoteError
+from tests.fakes import adapter
 from tests.server.helpers import Start, ask, failure, messages, stream
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -129,3 +131,15 @@ async def test_only_get_metrics(server: ServerApp) -> None:
 async def test_an_address_in_use_is_a_clear_error(server: ServerApp, start_server: Start) -> None:
     with pytest.raises(ConfigError, match=re.escape(server.metrics_address)):
         await start_server(metrics_listen=server.metrics_address)
+
+
+async def test_load_times_are_read_off_events() -> None:
+    seen = []
+    info = adapter("medical")
+
+    async def events():
+        for at, state in [(1.0, "loading"), (1.5, "ready"), (2.0, "ready"), (3.0, "loading")]:
+            yield AdapterEvent(AdapterEventKind.CHANGED, replace(info, state=AdapterState(state)), at)
+
+    await measure_loads(events(), lambda ref, seconds: seen.append((ref, seconds)))
+    assert seen == [(info.ref, 0.5)]

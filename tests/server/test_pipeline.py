@@ -1,10 +1,15 @@
+"""From a request to the engine: sampling in layers, and a prompt that is never cut."""
+
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
 
 from router.errors import PromptTooLong
 from router.server.pipeline import fit
 from router.types import Sampling
+from tests.server.helpers import ask, details, failure
 
 
 def test_said_beats_adapter_beats_default() -> None:
@@ -35,3 +40,10 @@ def test_no_room_is_too_long(prompt: int, said: Sampling) -> None:
 
 def test_an_adapters_min_tokens_yields_to_the_callers_max() -> None:
     assert fit(Sampling(max_tokens=5), Sampling(min_tokens=20), 10, 1000, 4096).min_tokens == 5
+
+
+async def test_a_prompt_over_the_context_is_never_cut(stubs: SimpleNamespace) -> None:
+    refused = await failure(stubs.inference.Generate(ask("x" * 5000)))
+    info = details(refused)["ErrorInfo"]
+    assert (refused.code().name, info.reason) == ("INVALID_ARGUMENT", "PROMPT_TOO_LONG")
+    assert (info.metadata["limit"], info.metadata["got"]) == ("4096", "5001")

@@ -17,8 +17,7 @@ from router.experiments.store.sql_store import SqlStore
 from router.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.experiments.live.made import SPEC, experiment
 from tests.experiments.service.trials import WORDS, of_unit
-from tests.server.helpers import failure, long_stream
-from tests.server.test_drain import launch
+from tests.server.helpers import failure, launch, long_stream
 
 ANY_VERSION = replace(SPEC, arms=(SPEC.arms[0], ArmSpec("new", 0.5)))
 

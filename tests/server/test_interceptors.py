@@ -1,0 +1,198 @@
+"""What happens around every call: ids, deadlines, errors before and after the handler, one log line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from router.errors import DeadlineExceeded
+from router.server.app import ServerApp
+from router.server.call import Call, request_id_of
+from router.server.inference import InferenceService
+from router.server.interceptors import deadline, log_fields
+from router.v1 import inference_pb2 as pb
+from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, settled, stream
+
+HEX = re.compile(r"[0-9a-f]{32}")
+ID = (("x-request-id", "mine-4"),)
+
+
+def last_line(caplog: pytest.LogCaptureFixture) -> dict[str, object]:
+    return next(r.fields for r in reversed(caplog.records) if r.name == "router.server.access")
+
+
+async def test_a_given_id_is_echoed(stubs: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "router")
+    call = stubs.inference.Generate(ask("medical"), metadata=(("x-request-id", "mine-1"),))
+    response_id = (await call).response_id
+    headers = dict(await call.initial_metadata())
+    assert headers["x-request-id"] == "mine-1"
+    assert headers["x-router-adapter"] == "adapters/medical/versions/1.0.0"
+    line = last_line(caplog)
+    assert (line["request_id"], line["adapter"], line["code"]) == ("mine-1", "medical", "OK")
+    assert line["response_id"] == response_id != "mine-1"
+
+
+async def test_streams_have_it_in_their_headers(stubs: SimpleNamespace) -> None:
+    call = stubs.inference.StreamGenerate(stream("legal"), metadata=(("x-request-id", "mine-2"),))
+    headers = dict(await call.initial_metadata())
+    assert headers["x-request-id"] == "mine-2"
+    assert headers["x-router-adapter"] == "adapters/legal/versions/2.0.0"
+    assert HEX.fullmatch((await anext(aiter(call))).started.response_id)
+    call.cancel()
+
+
+async def test_the_id_of_an_answer_is_the_servers_own(stubs: SimpleNamespace, fakes: SimpleNamespace) -> None:
+    same = (("x-request-id", "0" * 32),)
+    answers = [await stubs.inference.Generate(ask("legal"), metadata=same) for _ in range(3)]
+    made = {answer.response_id for answer in answers}
+    assert len(made - {"0" * 32}) == 3
+    assert all(HEX.fullmatch(one) for one in made)
+    assert {job.request_id for job in fakes.engine.jobs} == made
+
+
+async def test_a_made_request_id_does_not_tell_the_id_of_the_answer(stubs: SimpleNamespace) -> None:
+    call = stubs.inference.Generate(ask("legal"))
+    assert dict(await call.initial_metadata())["x-request-id"] != (await call).response_id
+
+
+async def test_a_bug_is_logged_under_both_ids(
+    stubs: SimpleNamespace, fakes: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    fakes.router.error = ValueError("a bug")
+    await failure(stubs.inference.Generate(ask(), metadata=(("x-request-id", "mine-3"),)))
+    (logged,) = (r.fields for r in caplog.records if r.message == "internal error")  # type: ignore[attr-defined]
+    assert logged["request_id"] == "mine-3"
+    assert HEX.fullmatch(logged["response_id"])
+
+
+async def test_an_absent_id_is_made(stubs: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "router")
+    error = await failure(stubs.inference.Generate(ask("")))
+    made = details(error)["ErrorInfo"].metadata["request_id"]
+    assert len(made) == 32
+    assert dict(error.trailing_metadata())["x-request-id"] == made
+    line = last_line(caplog)
+    assert (line["request_id"], line["code"], line["error"]) == (made, "INVALID_ARGUMENT", "INVALID_REQUEST")
+
+
+async def test_prompts_are_logged_only_when_asked(
+    start_server: Start, fakes: SimpleNamespace, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "router")
+    quiet, loud = await start_server(**vars(fakes)), await start_server(log_prompts=True)
+    await connect(quiet).inference.Generate(ask("my secret"))
+    assert "my secret" not in repr(last_line(caplog))
+    await connect(loud).inference.Generate(ask("my secret"))
+    assert last_line(caplog)["prompt"] == "my secret"
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 129, "two words", "tab\there", "ü"])
+def test_an_odd_id_is_replaced(bad: str) -> None:
+    assert request_id_of([("x-request-id", bad)]) != bad
+
+
+def test_a_reference_answer_is_never_logged() -> None:
+    call = Call("/router.v1.InferenceService/Generate", "r")
+    call.labels = {"team": "search", "reference": "what the patient has"}
+    assert log_fields(call, "OK", "")["labels"] == {"team": "search"}
+    call.labels = {"reference": "what the patient has"}
+    assert "labels" not in log_fields(call, "OK", "")
+
+
+async def test_a_callers_deadline(server: ServerApp, fakes: SimpleNamespace, stubs: SimpleNamespace) -> None:
+    fakes.engine.step_seconds = 0.02
+    request = ask("legal words", sampling={"min_tokens": 500, "max_tokens": 500})
+    start = time.monotonic()
+    error = await failure(stubs.inference.Generate(request, timeout=0.2))
+    assert error.code().name == "DEADLINE_EXCEEDED"
+    assert time.monotonic() - start < 0.3
+    assert await settled(server)
+
+
+async def test_the_servers_cap(start_server: Start, fakes: SimpleNamespace, connect: Connect) -> None:
+    fakes.engine.step_seconds = 0.02
+    server = await start_server(**vars(fakes), max_deadline_seconds=0.2)
+    start = time.monotonic()
+    error = await failure(connect(server).inference.StreamGenerate(long_stream()))
+    assert error.code().name == "DEADLINE_EXCEEDED"
+    assert "deadline" in error.details()
+    assert time.monotonic() - start < 0.35
+    assert await settled(server)
+
+
+async def test_a_hung_engine_does_not_hold_the_caller(
+    server: ServerApp, fakes: SimpleNamespace, stubs: SimpleNamespace
+) -> None:
+    fakes.engine.hold()
+    error = await failure(stubs.inference.Generate(ask(), timeout=0.1))
+    assert error.code().name == "DEADLINE_EXCEEDED"
+    await asyncio.sleep(0.05)
+    assert server.lifecycle.in_flight == 0
+
+
+async def test_a_deadline_in_the_past_is_refused() -> None:
+    with pytest.raises(DeadlineExceeded, match="when the request arrived"):
+        async with deadline(Call("/m", "r"), -1.0, 60.0):
+            pytest.fail("ran")
+
+
+async def test_another_timeout_inside_is_not_a_deadline() -> None:
+    with pytest.raises(TimeoutError):
+        async with deadline(Call("/m", "r"), None, 60.0):
+            raise TimeoutError
+
+
+async def test_junk_bytes_are_the_callers_fault(stubs: SimpleNamespace) -> None:
+    for method in ("router.v1.InferenceService/Generate", "grpc.health.v1.Health/Check"):
+        seen = await failure(stubs.channel.unary_unary(f"/{method}")(b"\xff\xff\xff"))
+        assert seen.code().name == "INVALID_ARGUMENT"
+        assert "protobuf" not in seen.details().lower()
+    for method in ("router.v1.InferenceService/StreamGenerate", "router.v1.AdapterService/WatchAdapters"):
+        seen = await failure(stubs.channel.unary_stream(f"/{method}")(b"\xff\xff\xff"))
+        assert seen.code().name == "INVALID_ARGUMENT"
+    reflect = stubs.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    assert (await failure(reflect(iter([b"\xff\xff"])))).code().name == "INVALID_ARGUMENT"
+
+
+async def test_unknown_method_is_unimplemented(stubs: SimpleNamespace) -> None:
+    seen = await failure(stubs.channel.unary_unary("/router.v1.InferenceService/Nope")(b""))
+    assert seen.code().name == "UNIMPLEMENTED"
+
+
+async def unsendable(service: object, request: object, context: object) -> object:
+    return object()
+
+
+async def writes_unsendable(service: object, request: object, context: object) -> None:
+    await context.write(object())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "servicer"),
+    [("Route", pb.RouteRequest(), unsendable), ("StreamGenerate", stream(), writes_unsendable)],
+)
+async def test_an_answer_that_cannot_be_encoded_is_an_error_like_any_other(
+    start_server: Start,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    request_: object,
+    servicer: object,
+) -> None:
+    caplog.set_level(logging.INFO, "router")
+    monkeypatch.setattr(InferenceService, method, servicer)
+    stubs = connect(await start_server())
+    seen = await failure(getattr(stubs.inference, method)(request_, metadata=ID))
+    assert (seen.code().name, details(seen)["ErrorInfo"].reason) == ("INTERNAL", "INTERNAL")
+    assert details(seen)["RequestInfo"].request_id == "mine-4"
+    assert "object" not in (seen.details() or "")
+    lines = [r.fields for r in caplog.records if r.name == "router.server.access"]  # type: ignore[attr-defined]
+    assert [(line["code"], line["error"]) for line in lines] == [("INTERNAL", "TypeError")]
+    assert "internal error" in [r.message for r in caplog.records]
