@@ -21,8 +21,8 @@ import numpy as np
 from benchmarks import report
 from benchmarks.routing import ROOT
 from router.client import Answer, AsyncClient
-from router.evaluation.metrics import Task
-from router.evaluation.scoring import METRICS, scores
+from router.evaluation.metrics import METRICS, score_answers
+from router.evaluation.scoring import Task
 from router.training.data import Row, load_splits
 from router.training.recipe import Recipe, load_recipe
 from tests.serving import serving
@@ -47,7 +47,7 @@ class Part:
     def judged(self, answers: Sequence[Answer]) -> np.ndarray[Any, Any]:
         """[rows] each answer's score, 1 where it is all right."""
         task = Task(self.recipe.evaluation.metric, self.rows, (), self.recipe.generation.max_tokens)
-        scorer = scores(task, [answer.text.strip() for answer in answers]).score
+        scorer = score_answers(task, [answer.text.strip() for answer in answers]).score
         whole = METRICS[task.metric].whole
         return np.array([scorer.score(np.array([i])) / whole for i in range(len(self.rows))])
 

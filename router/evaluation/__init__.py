@@ -11,21 +11,7 @@ from router.errors import ConfigError
 
 __all__ = ["evaluate", "evaluate_rows"]
 
-# What evaluation needs beside the server's own packages: the extra [train].
-
-
-PACKAGES = ("matplotlib", "sacrebleu", "rouge_score")
-
-
-def require_extra(what: str) -> None:
-    """Import the extra's packages. Raises ConfigError where one is missing: no long run must end for it."""
-    for package in PACKAGES:
-        try:
-            import_module(package)
-        except ModuleNotFoundError as error:
-            if error.name != package:
-                raise
-            raise ConfigError(f"{what} needs {package}: pip install 'lora-router[train]'") from error
+PACKAGES = ("matplotlib", "sacrebleu", "rouge_score")  # of the extra [train]
 
 
 def evaluate(
@@ -47,14 +33,14 @@ def evaluate(
     """
     require_extra("evaluation")
     from router.evaluation.plan import every_folder, find_folder, make_plan
-    from router.evaluation.run import Limits, evaluate_all
+    from router.evaluation.run import evaluate_all
 
     if names is None:
         folders = every_folder(adapters, recipes, say)
     else:
         folders = [find_folder(str(name), adapters) for name in dict.fromkeys(names)]
     plans = [make_plan(folder, recipes) for folder in folders]
-    return evaluate_all(plans, Limits(recipes, rows), device, say)
+    return evaluate_all(plans, recipes, rows, device, say)
 
 
 def evaluate_rows(
@@ -78,8 +64,18 @@ def evaluate_rows(
     Raises ConfigError (no such adapter, bad data, unknown metric, too few rows), AdapterRejected.
     """
     require_extra("evaluation")
-    from router.evaluation.own_rows import OwnRows
-    from router.evaluation.own_rows import evaluate_rows as run
+    from router.evaluation.own_rows import OwnRows, evaluate_own_rows
 
     asked = OwnRows(data, metric, base, prompt_column, response_column, rows)
-    return run(names, asked, adapters, device, say)
+    return evaluate_own_rows(names, asked, adapters, device, say)
+
+
+def require_extra(what: str) -> None:
+    """Import the extra's packages. Raises ConfigError where one is missing: no long run must end for it."""
+    for package in PACKAGES:
+        try:
+            import_module(package)
+        except ModuleNotFoundError as error:
+            if error.name != package:
+                raise
+            raise ConfigError(f"{what} needs {package}: pip install 'lora-router[train]'") from error

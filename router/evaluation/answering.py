@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
@@ -20,15 +18,9 @@ from router.config import Settings
 from router.engine.base import BaseInfo, Finished, Job
 from router.engine.model.loader import Loaded
 from router.engine.torch_engine import TorchEngine
-from router.evaluation.metrics import MeanScorer, Scorer, Task
-from router.evaluation.subject import Asking, Subject
 from router.registry.format.artifact import read_artifact
 from router.training.base import LoadedBase
-from router.training.batch import AnswerModel, Example, collate
 from router.types import SamplingParams, Usage
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Tokens = Sequence[int]
 
@@ -47,7 +39,9 @@ class Answering:
     def __init__(self, base: LoadedBase) -> None:
         """Starts the engine; `base` stays usable and shares the tensors that the engine does not pack."""
         self._settings = Settings(device=str(base.device))  # type: ignore[call-arg]
-        self._engine = TorchEngine(self._settings, Loaded(shell(base.model), base.tokenizer, base.name))
+        self._engine = TorchEngine(
+            self._settings, Loaded(sharing_copy(base.model), base.tokenizer, base.name)
+        )
         self._engine.start()
         self._runner = asyncio.Runner()
 
@@ -113,18 +107,15 @@ class Answering:
         raise RuntimeError("a generation ended without Finished")
 
 
-def shell(model: Any) -> Any:
+def sharing_copy(model: Any) -> Any:
     """The same modules over the same weights: the engine takes its model apart, the other one stays whole."""
     shared = {id(weight): nn.Parameter(weight.detach(), False) for weight in model.parameters()}
     return copy.deepcopy(model, dict[int, Any](shared))
 
 
-# One side of a comparison in the engine: the base or the adapter, with the recipe's limits.
-
-
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """Answers as the base (`adapter` None) or as a loaded adapter (its digest)."""
+    """One side of a comparison: answers as the base (`adapter` None) or as a loaded adapter (its digest)."""
 
     answering: Answering
     params: SamplingParams
@@ -132,7 +123,7 @@ class Speaker:
 
     def answers(self, prompts: Sequence[Tokens], title: str) -> list[Answer]:
         """All prompts in one batch, with a bar on a terminal."""
-        with bar(title, len(prompts)) as done:
+        with progress_bar(title, len(prompts)) as done:
             return self.answering.answers(prompts, self.params, self.adapter, done)
 
     def alone(self, prompt: Tokens) -> Answer:
@@ -141,7 +132,7 @@ class Speaker:
 
 
 @contextmanager
-def bar(title: str, total: int) -> Iterator[Callable[[], None]]:
+def progress_bar(title: str, total: int) -> Iterator[Callable[[], None]]:
     """A progress bar on stderr, gone at the end; only where stderr is a terminal. Call what it gives."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -151,45 +142,3 @@ def bar(title: str, total: int) -> Iterator[Callable[[], None]]:
     with shown:
         task = shown.add_task(title, total=total)
         yield lambda: shown.advance(task)
-
-
-# The likeliest label: which of all labels an arm finds likeliest, so that format plays no part.
-
-
-LABELS = 48  # judged together: the logits of their tokens are held at once
-MOST_ROWS = 60
-MOST_PAIRS = 2400  # of row and label: every label of every row goes through the model
-
-
-def ranked_rows(task: Task) -> list[int]:
-    """Places of the rows whose labels are ranked: all, or a draw by a fixed seed; none without labels."""
-    count = min(len(task.rows), MOST_ROWS, MOST_PAIRS // len(task.labels)) if task.labels else 0
-    return sorted(random.Random(0).sample(range(len(task.rows)), count))
-
-
-def rank(
-    model: AnswerModel, subject: Subject, asking: Asking, task: Task, rows: Sequence[int], title: str
-) -> Scorer:
-    """How often the likeliest label is the gold one, over `rows`."""
-    labels = [subject.rendering.answer(label) for label in task.labels]
-    right = []
-    with bar(title, len(rows)) as done:
-        for row in rows:
-            found = likeliest(model, asking.examples[row].prompt, labels)
-            right.append(task.labels[found] == task.rows[row].response)
-            done()
-    return MeanScorer(right)
-
-
-def likeliest(model: AnswerModel, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> int:
-    """Which of `answers` the model finds likeliest after `prompt`, by nats per token.
-
-    Per token, so that long names are not at a loss (Holtzman et al. 2021 discuss the choices,
-    https://aclanthology.org/2021.emnlp-main.564).
-    """
-    rows = [Example(tuple(prompt), tuple(answer)) for answer in answers]
-    losses = []
-    for start in range(0, len(rows), LABELS):
-        nats, tokens, _ = model.judge(collate(rows[start : start + LABELS]).to(model.model.device))
-        losses.append(nats / tokens)
-    return int(torch.cat(losses).argmin())

@@ -1,11 +1,14 @@
-"""Bias: how often an answer changes when only the person in the prompt does."""
+"""Bias: how often an answer changes when only the person in the prompt does.
+
+Counterfactual prompts (recipes/bias/NAME.toml) say the same about different people.
+"""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -14,15 +17,70 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from router.errors import ConfigError
-from router.evaluation.metrics import Estimate, MeanScorer, Resampled, resample
-from router.training.recipe import Table, describe
-
-# Counterfactual prompts: the same text about different people (recipes/bias/NAME.toml).
-
+from router.evaluation.scoring import MeanScorer, Resampled, resample
+from router.training.recipe import Table, describe_problems
 
 CONTROL = "control"  # an attribute that says nothing about a person: how often any change changes the answer
+EXAMPLES = 6  # changed answers shown
 PUNCTUATION = ".,;:!\"'“”«»"
 Words = dict[str, str]
+AskTexts = Callable[[Sequence[str]], Sequence[str]]  # user prompts in, answers out, in order
+
+
+def measure_bias(file: Path, base: AskTexts, adapter: AskTexts) -> dict[str, Any]:
+    """Ask base and adapter the counterfactual prompts of `file`; count the answers that change.
+
+    `base` and `adapter` take user prompts and give the greedy answers as text, in order: both under the
+    adapter's own prompt template, as the arms of the report. An answer counts as changed if it differs from
+    the answer to its group's reference prompt after the swapped words are mapped back (case, white space
+    and punctuation around words folded). Intervals are bootstraps over texts, with all groups of a text
+    together; differences are paired.
+
+    Returns {"file", "texts", "groups", "prompts", "rows": [{"what", "variants", "base", "adapter",
+    "difference", "over_control", "base_distance", "adapter_distance"}], "examples"}. Rows are "all" (every
+    attribute but the control), then the attributes; estimates are {"value", "low", "high"}. `over_control`
+    is the adapter's share minus its share for the control words (None without a control). A distance is
+    the mean share of words that differ.
+    Returns {"missing": FILE} if there is no such file. Raises ConfigError if it is wrong.
+    """
+    named = "/".join(file.parts[-2:])
+    if not file.is_file():
+        return {"missing": named}
+    groups = make_groups(load_cases(file))
+    prompts = [prompt for group in groups for prompt in group.prompts]
+    asked = (("base", base), ("adapter", adapter))
+    compared = {arm: compare_answers(groups, list(ask(prompts))) for arm, ask in asked}
+    attributes = list(dict.fromkeys(group.attribute for group in groups))
+    wanted = {"all": [name for name in attributes if name != CONTROL]} | {name: [name] for name in attributes}
+    control = share_changed(compared["adapter"], [CONTROL]) if CONTROL in attributes else None
+    return {
+        "file": named,
+        "texts": len({group.text for group in groups}),
+        "groups": len(groups),
+        "prompts": len(prompts),
+        "rows": [_row(what, names, compared, control) for what, names in wanted.items()],
+        "examples": list(changed_answers(compared["adapter"], unless=CONTROL))[:EXAMPLES],
+    }
+
+
+def _row(
+    what: str, names: Sequence[str], compared: Mapping[str, Sequence[Compared]], control: Resampled | None
+) -> dict[str, Any]:
+    base, adapter = (share_changed(compared[arm], names) for arm in ("base", "adapter"))
+    beside = adapter.minus(control) if control and what != CONTROL else None
+    apart = {arm: distances_of(found, names) for arm, found in compared.items()}
+    return {
+        "what": what,
+        "variants": len(apart["adapter"]),
+        "base": base.rounded(),
+        "adapter": adapter.rounded(),
+        "difference": adapter.minus(base).rounded(),
+        "over_control": beside.rounded() if beside else None,
+        **{f"{arm}_distance": round(float(np.mean(values)), 6) for arm, values in apart.items()},
+    }
+
+
+# -- counterfactual prompts
 
 
 class Cases(Table):
@@ -75,13 +133,6 @@ class Group:
     values: tuple[Words, ...]
     prompts: tuple[str, ...]
 
-    def same_words(self, place: int, answer: str) -> str:
-        """An answer to variant `place` with the swapped words mapped back to the reference's.
-
-        Case, white space and punctuation around words are folded.
-        """
-        return map_back(answer, self.values[place], self.values[0])
-
 
 def load_cases(file: Path) -> Cases:
     """Parse a file of cases. Raises ConfigError that says everything that is wrong with it."""
@@ -91,19 +142,16 @@ def load_cases(file: Path) -> Cases:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     except ValidationError as error:
-        raise ConfigError(f"{file}: " + "; ".join(describe(error, Cases))) from error
+        raise ConfigError(f"{file}: " + "; ".join(describe_problems(error, Cases))) from error
 
 
-def groups(cases: Cases) -> list[Group]:
+def make_groups(cases: Cases) -> list[Group]:
     """One group for every text and attribute."""
-    return list(_groups(cases))
-
-
-def _groups(cases: Cases) -> Iterator[Group]:
-    for place, text in enumerate(cases.texts):
-        for attribute, values in cases.attributes.items():
-            prompts = tuple(cases.prompt.replace("{text}", _fill(text, value)) for value in values)
-            yield Group(attribute, place, values, prompts)
+    return [
+        Group(attribute, place, values, tuple(cases.prompt.replace("{text}", _fill(text, v)) for v in values))
+        for place, text in enumerate(cases.texts)
+        for attribute, values in cases.attributes.items()
+    ]
 
 
 def _fill(text: str, value: Words) -> str:
@@ -140,11 +188,11 @@ def folded(text: str) -> str:
     return " ".join(word for word in words if word)
 
 
-# Which answers to counterfactual prompts changed, and how often they do.
+# -- which answers changed, and how often
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Compared:
     """A group with its answers, and how far each variant's answer is from the reference's, 0 to 1."""
 
     group: Group
@@ -152,21 +200,21 @@ class Judged:
     distances: tuple[float, ...]
 
 
-def judge(made: Sequence[Group], answers: Sequence[str]) -> list[Judged]:
+def compare_answers(groups: Sequence[Group], answers: Sequence[str]) -> list[Compared]:
     """Deal `answers` out to the prompts of all groups, in order, and compare inside each group.
 
     Raises ValueError unless there is one answer for each prompt.
     """
-    wanted = sum(len(group.prompts) for group in made)
+    wanted = sum(len(group.prompts) for group in groups)
     if len(answers) != wanted:
         raise ValueError(f"asked {wanted} counterfactual prompts, got {len(answers)} answers")
-    judged, start = [], 0
-    for group in made:
+    compared, start = [], 0
+    for group in groups:
         own = tuple(answers[start : start + len(group.prompts)])
         start += len(own)
-        mapped = (group.same_words(place, own[place]) for place in range(1, len(own)))
-        judged.append(Judged(group, own, tuple(distance(folded(own[0]), other) for other in mapped)))
-    return judged
+        mapped = (map_back(own[place], group.values[place], group.values[0]) for place in range(1, len(own)))
+        compared.append(Compared(group, own, tuple(distance(folded(own[0]), other) for other in mapped)))
+    return compared
 
 
 def distance(one: str, other: str) -> float:
@@ -176,29 +224,29 @@ def distance(one: str, other: str) -> float:
     return 1 - SequenceMatcher(None, one.split(), other.split(), autojunk=False).ratio()
 
 
-def distances(judged: Sequence[Judged], attributes: Sequence[str]) -> list[float]:
+def distances_of(compared: Sequence[Compared], attributes: Sequence[str]) -> list[float]:
     """Of all variants of these attributes."""
-    return [value for found in judged if found.group.attribute in attributes for value in found.distances]
+    return [value for found in compared if found.group.attribute in attributes for value in found.distances]
 
 
-def share(judged: Sequence[Judged], attributes: Sequence[str]) -> Resampled:
+def share_changed(compared: Sequence[Compared], attributes: Sequence[str]) -> Resampled:
     """The share of changed answers, resampled by text, since groups of one text are not independent.
 
     Every text has the same groups, so that all have the same weight.
     """
-    by_text: dict[int, list[Judged]] = {}
-    for found in judged:
+    by_text: dict[int, list[Compared]] = {}
+    for found in compared:
         by_text.setdefault(found.group.text, []).append(found)
     shares = [
-        float(np.mean([value > 0 for value in distances(of_text, attributes)]))
+        float(np.mean([value > 0 for value in distances_of(of_text, attributes)]))
         for of_text in by_text.values()
     ]
     return resample(MeanScorer(shares), len(shares))
 
 
-def examples(judged: Sequence[Judged], unless: str) -> Iterator[dict[str, str]]:
+def changed_answers(compared: Sequence[Compared], unless: str) -> Iterator[dict[str, str]]:
     """Changed answers, of each group the first one; none of the attribute `unless`."""
-    for found in judged:
+    for found in compared:
         changed = next((place for place, value in enumerate(found.distances, 1) if value > 0), 0)
         if changed and found.group.attribute != unless:
             yield {
@@ -208,98 +256,3 @@ def examples(judged: Sequence[Judged], unless: str) -> Iterator[dict[str, str]]:
                 "answer": found.answers[0],
                 "variant_answer": found.answers[changed],
             }
-
-
-Answers = Callable[[Sequence[str]], Sequence[str]]
-EXAMPLES = 6  # changed answers shown
-
-
-def measure(file: Path, base: Answers, adapter: Answers) -> dict[str, Any]:
-    """Ask base and adapter the counterfactual prompts of `file`; count the answers that change.
-
-    `base` and `adapter` take user prompts and give the greedy answers as text, in order: both under the
-    adapter's own prompt template, as the arms of the report. An answer counts as changed if it differs from
-    the answer to its group's reference prompt after the swapped words are mapped back (case, white space
-    and punctuation around words folded). Intervals are bootstraps over texts, with all groups of a text
-    together; differences are paired.
-
-    Returns {"file", "texts", "groups", "prompts", "rows": [{"what", "variants", "base", "adapter",
-    "difference", "over_control", "base_distance", "adapter_distance"}], "examples"}. Rows are "all" (every
-    attribute but the control), then the attributes; estimates are {"value", "low", "high"}. `over_control`
-    is the adapter's share minus its share for the control words (None without a control). A distance is
-    the mean share of words that differ.
-    Returns {"missing": FILE} if there is no such file. Raises ConfigError if it is wrong.
-    """
-    named = "/".join(file.parts[-2:])
-    if not file.is_file():
-        return {"missing": named}
-    made = groups(load_cases(file))
-    prompts = [prompt for group in made for prompt in group.prompts]
-    judged = {arm: judge(made, list(ask(prompts))) for arm, ask in (("base", base), ("adapter", adapter))}
-    attributes = list(dict.fromkeys(group.attribute for group in made))
-    wanted = {"all": [name for name in attributes if name != CONTROL]} | {name: [name] for name in attributes}
-    control = share(judged["adapter"], [CONTROL]) if CONTROL in attributes else None
-    return {
-        "file": named,
-        "texts": len({group.text for group in made}),
-        "groups": len(made),
-        "prompts": len(prompts),
-        "rows": [_row(what, names, judged, control) for what, names in wanted.items()],
-        "examples": list(examples(judged["adapter"], unless=CONTROL))[:EXAMPLES],
-    }
-
-
-def markdown(section: Mapping[str, Any]) -> list[str]:
-    """The section as lines of a page."""
-    if "missing" in section:
-        return [
-            f"Bias: not measured, there are no counterfactual prompts: {section['missing']} is not there."
-        ]
-    lines = [
-        f"{section['prompts']} counterfactual prompts in {section['groups']} groups on {section['texts']}",
-        f"texts (`{section['file']}`): the share of answers that change when only the words for a person do,",
-        "after the swapped words are mapped back. The control swaps words that say nothing about a person.",
-        "",
-        "| swapped | variants | base | adapter | adapter - base | adapter - its control |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in section["rows"]:
-        shown = [_bracketed(row[name]) for name in ("base", "adapter", "difference", "over_control")]
-        lines.append(f"| {row['what']} | {row['variants']} | {' | '.join(shown)} |")
-    if section["examples"]:
-        lines += ["", "| changed by | reference | variant | answer | answer to the variant |"]
-        lines.append("|---|---|---|---|---|")
-    for found in section["examples"]:
-        names = ("attribute", "reference", "variant", "answer", "variant_answer")
-        lines.append("| " + " | ".join(_cell(found[name]) for name in names) + " |")
-    return lines
-
-
-def _row(
-    what: str, names: Sequence[str], judged: Mapping[str, Sequence[Judged]], control: Resampled | None
-) -> dict[str, Any]:
-    base, adapter = (share(judged[arm], names) for arm in ("base", "adapter"))
-    beside = adapter.minus(control) if control and what != CONTROL else None
-    apart = {arm: distances(found, names) for arm, found in judged.items()}
-    return {
-        "what": what,
-        "variants": len(apart["adapter"]),
-        "base": _rounded(base.estimate()),
-        "adapter": _rounded(adapter.estimate()),
-        "difference": _rounded(adapter.minus(base)),
-        "over_control": _rounded(beside) if beside else None,
-        **{f"{arm}_distance": round(float(np.mean(values)), 6) for arm, values in apart.items()},
-    }
-
-
-def _rounded(estimate: Estimate) -> dict[str, float]:
-    return {name: round(number, 6) for name, number in asdict(estimate).items()}
-
-
-def _bracketed(value: Mapping[str, float] | None) -> str:
-    return "" if value is None else f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-
-
-def _cell(text: str, longest: int = 160) -> str:
-    flat = " ".join(text.split()).replace("|", "\\|")
-    return flat if len(flat) <= longest else flat[:longest] + "…"

@@ -11,7 +11,7 @@ from router.evaluation.subject import Arm, Asking
 ROWS = 20
 
 
-def measure(
+def measure_efficiency(
     askings: Mapping[Arm, Asking], speakers: Mapping[Arm, Speaker], points: Mapping[Arm, float]
 ) -> dict[str, Any]:
     """Ask the first `ROWS` questions one request after another, the arms in turn.
@@ -49,39 +49,3 @@ def _costs(answers: Sequence[Answer], points: float) -> dict[str, float | None]:
         "points": round(points, 4),
         "seconds_per_point": round(seconds / points, 4) if points > 0 else None,
     }
-
-
-def markdown(section: Mapping[str, Any]) -> list[str]:
-    """The section as lines of a page."""
-    adapter, shots = (section["arms"][name] for name in ("adapter", "base_with_examples"))
-    return [
-        f"{section['rows']} requests one after another, nothing else in the engine, the arms in turn. The",
-        "worked examples are the same in every request, so that the engine computes them once and then takes",
-        "them from its prefix cache. Time to a right answer: seconds per answer divided by the score on all",
-        "rows (for graded metrics: by the share of the full score).",
-        "",
-        _verdict(adapter, shots),
-        "",
-        "| | prompt tokens | of them cached | answer tokens | seconds an answer | seconds a right answer |",
-        "|---|---|---|---|---|---|",
-        f"| base + worked examples | {_cells(shots)} |",
-        f"| adapter, zero-shot | {_cells(adapter)} |",
-    ]
-
-
-def _verdict(adapter: Mapping[str, Any], shots: Mapping[str, Any]) -> str:
-    ours, theirs = adapter["seconds_per_point"], shots["seconds_per_point"]
-    if ours is None:
-        return "The adapter gave no right answer, so that there is no time to one."
-    if theirs is None:
-        return f"A right answer takes the adapter {ours:.2f} s; the base with examples gave none."
-    said = f"{theirs / ours:.1f} times less" if ours < theirs else f"{ours / theirs:.1f} times more"
-    return (
-        f"A right answer takes the adapter {ours:.2f} s, {said} than the base with examples ({theirs:.2f} s)."
-    )
-
-
-def _cells(arm: Mapping[str, Any]) -> str:
-    point = "none right" if arm["seconds_per_point"] is None else f"{arm['seconds_per_point']:.3f}"
-    numbers = (arm["prompt_tokens"], arm["cached_tokens"], arm["answer_tokens"], f"{arm['seconds']:.3f}")
-    return " | ".join(map(str, (*numbers, point)))

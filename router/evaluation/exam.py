@@ -1,4 +1,6 @@
-"""An adapter before its questions: on the plain base, in the engine, with the rows it is asked."""
+"""An adapter's exam: its base loaded plain and in the serving engine, its questions, and what each arm makes
+of them: answers, scores, losses, and the likeliest of all labels.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
-from router.evaluation.answering import Answering, Speaker
-from router.evaluation.metrics import Task
+import torch
+
+from router.evaluation.answering import Answering, Speaker, progress_bar
+from router.evaluation.metrics import score_answers
 from router.evaluation.plan import Plan
+from router.evaluation.scoring import MeanScorer, Resampled, Scorer, Task, resample
 from router.evaluation.subject import Arm, Asking, Subject, ask, load_subject, worked_examples
 from router.training.base import LoadedBase, load_base
+from router.training.batch import AnswerModel, Example, collate
 from router.training.data import Row
 from router.types import SamplingParams
 
-# Bases, each loaded once for all adapters that are evaluated on it.
+LABEL_BATCH = 48  # labels judged together: the logits of their tokens are held at once
+MOST_RANKED = 60  # rows whose labels are ranked
+MOST_PAIRS = 2400  # of row and label: every label of every row goes through the model
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +39,7 @@ class Stage:
 
 
 class Stages:
-    """Keeps the last base; another one takes its place."""
+    """Bases, each loaded once for all adapters on it. Keeps the last one; another one takes its place."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -59,9 +68,6 @@ class Stages:
         self._close()
 
 
-Say = Callable[[str], None]
-
-
 @dataclass(frozen=True, slots=True)
 class Exam:
     """Everything a measurement needs."""
@@ -88,10 +94,17 @@ def examined(plan: Plan, stage: Stage, rows: int | None, say: Say) -> Iterator[E
     subject = load_subject(plan.folder, plan.manifest, stage.base)
     try:
         digest = stage.answering.load(plan.folder)
-        yield _questions(plan, subject, stage.answering, digest, draw(plan.splits.test, rows), say)
+        yield _questions(plan, subject, stage.answering, digest, draw_rows(plan.splits.test, rows), say)
         stage.answering.unload(digest)
     finally:
         subject.close()
+
+
+def draw_rows(rows: Sequence[Row], count: int | None) -> list[Row]:
+    """All rows, or `count` of them drawn by a fixed seed."""
+    if count is None or count >= len(rows):
+        return list(rows)
+    return random.Random(0).sample(list(rows), count)
 
 
 def _questions(
@@ -106,15 +119,75 @@ def _questions(
     return Exam(plan, subject, task, askings, speakers, say)
 
 
-def draw(rows: Sequence[Row], count: int | None) -> list[Row]:
-    """All rows, or `count` of them drawn by a fixed seed."""
-    if count is None or count >= len(rows):
-        return list(rows)
-    return random.Random(0).sample(list(rows), count)
-
-
 def _labels(plan: Plan) -> list[str]:
     """All answers of the training rows, commonest first, where answers come out of a list."""
     if not plan.recipe.label_task:
         return []
     return [label for label, _ in Counter(row.response for row in plan.splits.train).most_common()]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One arm's results; `ranked` only where there are labels. Lengths are means, in tokens."""
+
+    answers: tuple[str, ...]
+    score: Resampled
+    blind: Resampled
+    ranked: Resampled | None
+    loss: Resampled
+    prompt_tokens: float
+    answer_tokens: float
+    parts: Mapping[str, Resampled] = field(default_factory=dict)
+
+
+def measure_arm(exam: Exam, arm: Arm) -> Measured:
+    """Greedy answers and their scores, the loss on the gold answers, how often the gold label is best."""
+    subject, task, asking = exam.subject, exam.task, exam.askings[arm]
+    title, count, ranked = arm.value.replace("_", " "), len(task.rows), ranked_rows(task)
+    given = exam.speakers[arm].answers([example.prompt for example in asking.examples], title)
+    answers = tuple(answer.text for answer in given)
+    scores = score_answers(task, answers)
+    losses = subject.losses(arm, asking.examples)
+    likeliest = _rank_labels(subject, asking, task, ranked, f"{title}, labels") if ranked else None
+    return Measured(
+        answers=answers,
+        score=resample(scores.score, count),
+        blind=resample(scores.blind, count),
+        ranked=resample(likeliest, len(ranked)) if likeliest else None,
+        loss=resample(losses, count),
+        prompt_tokens=asking.prompt_tokens,
+        answer_tokens=sum(answer.usage.completion_tokens for answer in given) / count,
+        parts={name: resample(part, count) for name, part in scores.parts.items()},
+    )
+
+
+def ranked_rows(task: Task) -> list[int]:
+    """Places of the rows whose labels are ranked: all, or a draw by a fixed seed; none without labels."""
+    count = min(len(task.rows), MOST_RANKED, MOST_PAIRS // len(task.labels)) if task.labels else 0
+    return sorted(random.Random(0).sample(range(len(task.rows)), count))
+
+
+def _rank_labels(subject: Subject, asking: Asking, task: Task, rows: Sequence[int], title: str) -> Scorer:
+    """How often the likeliest label is the gold one, over `rows`: format plays no part."""
+    labels = [subject.rendering.answer(label) for label in task.labels]
+    right = []
+    with subject.judged_as(asking.arm) as model, progress_bar(title, len(rows)) as done:
+        for row in rows:
+            found = likeliest_answer(model, asking.examples[row].prompt, labels)
+            right.append(task.labels[found] == task.rows[row].response)
+            done()
+    return MeanScorer(right)
+
+
+def likeliest_answer(model: AnswerModel, prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> int:
+    """Which of `answers` the model finds likeliest after `prompt`, by nats per token.
+
+    Per token, so that long names are not at a loss (Holtzman et al. 2021 discuss the choices,
+    https://aclanthology.org/2021.emnlp-main.564).
+    """
+    rows = [Example(tuple(prompt), tuple(answer)) for answer in answers]
+    losses = []
+    for start in range(0, len(rows), LABEL_BATCH):
+        nats, tokens, _ = model.judge(collate(rows[start : start + LABEL_BATCH]).to(model.model.device))
+        losses.append(nats / tokens)
+    return int(torch.cat(losses).argmin())

@@ -1,4 +1,7 @@
-"""Measures how much training data an adapter needs: trains it on parts of the data, scores each."""
+"""How much training data an adapter needs: it is trained again on parts of its data, and each part is scored.
+
+`learning_curve` measures and keeps data_need.json; `data_need` makes a section of a report out of it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from typing import Any
 from router.errors import ConfigError
 from router.evaluation import require_extra
 from router.evaluation.answering import Answering, Speaker
-from router.evaluation.metrics import Task, resample
-from router.evaluation.scoring import METRICS, scores
+from router.evaluation.metrics import METRICS, score_answers
+from router.evaluation.scoring import Task, resample
 from router.evaluation.subject import Subject, check_base, read_manifest
 from router.training.base import describe_machine, load_base
 from router.training.batch import Rendering
@@ -24,111 +27,11 @@ from router.training.recipe import Recipe, load_recipe
 from router.training.run import Request, run
 from router.types import SamplingParams
 
-# Data need: the score after training on a part of the data, as `adapters learning-curve` measured it.
-
-
 FILE = "data_need.json"
 SCHEMA = 1
 COMMAND = "lora-router adapters learning-curve RECIPE"
-
-
-def measure(subject: Subject, recipe: Recipe, full: Mapping[str, float], asked: int) -> dict[str, Any]:
-    """The learning curve from the adapter's folder, with the whole adapter as its last point.
-
-    `full` is the adapter's score on `asked` test rows, {"value", "low", "high"}.
-
-    Returns {"metric", "digits", "points": [{"fraction", "rows", "steps", "asked", "score"}], "date"}, or
-    {"missing": COMMAND} if the curve was not measured yet. Raises ConfigError as `load` does.
-    """
-    curve = load(subject, recipe)
-    if curve is None:
-        return {"missing": COMMAND}
-    whole = {"rows": curve["data"]["rows"], "steps": recipe.train.steps, "asked": asked, "score": dict(full)}
-    names = ("fraction", "rows", "steps", "asked", "score")
-    points = [{name: point[name] for name in names} for point in curve["points"]]
-    return {
-        "metric": METRICS[recipe.evaluation.metric].title,
-        "digits": METRICS[recipe.evaluation.metric].digits,
-        "points": [*points, {"fraction": 1.0, **whole}],
-        "date": max(point["machine"]["date"] for point in curve["points"]),
-    }
-
-
-def load(subject: Subject, recipe: Recipe) -> dict[str, Any] | None:
-    """The contents of data_need.json, None if it is not there.
-
-    Raises ConfigError if it cannot be read, or was measured on another base, on other data or with other
-    settings than the recipe's: then it says nothing about this adapter.
-    """
-    file = subject.folder / FILE
-    if not file.is_file():
-        return None
-    again = f"measure it again: {COMMAND}"
-    try:
-        curve: dict[str, Any] = json.loads(file.read_bytes())
-        digest, data, settings = curve["base"]["digest"], curve["data"], curve["settings"]
-        known = curve["schema"] == SCHEMA and curve["points"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file} is not what adapters learning-curve writes ({error}); {again}") from error
-    if not known:
-        raise ConfigError(f"{file} is of another version or holds no point; {again}")
-    if digest != subject.base.digest:
-        raise ConfigError(f"{file} was measured on another base ({curve['base'].get('model')}); {again}")
-    if changed := [name for name, sha256 in data_hashes(recipe).items() if data.get(name) != sha256]:
-        raise ConfigError(f"{file} was measured on other data ({', '.join(changed)} differs); {again}")
-    if changed := _differences(settings, settings_of(recipe)):
-        raise ConfigError(f"{file} was measured with other settings ({', '.join(changed)}); {again}")
-    return curve
-
-
-def data_hashes(recipe: Recipe) -> dict[str, str]:
-    """sha256 of each split's file."""
-    files: dict[str, Path] = {name: getattr(recipe.data, name) for name in ("train", "valid", "test")}
-    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
-
-
-def settings_of(recipe: Recipe) -> dict[str, Any]:
-    """What decides weights and answers, apart from base and data: as JSON would give it back."""
-    tables = {name: getattr(recipe, name).model_dump(mode="json") for name in ("lora", "train", "prompt")}
-    tables["generation"] = recipe.generation.model_dump(mode="json")
-    tables["data"] = {"max_tokens": recipe.data.max_tokens, "fraction": recipe.data.fraction}
-    tables["evaluation"] = {"metric": recipe.evaluation.metric}
-    return tables
-
-
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings that stand in both with other values: a setting that is new since has its default."""
-    return [
-        f"{table}.{name}"
-        for table, values in then.items()
-        for name, value in values.items()
-        if name in now.get(table, {}) and now[table][name] != value
-    ]
-
-
-def markdown(section: Mapping[str, Any]) -> list[str]:
-    """The section as lines of a page."""
-    if "missing" in section:
-        return [f"Data need: not measured; `{section['missing']}` does."]
-    digits = section["digits"]
-    lines = [
-        f"Data need: {section['metric']} on test rows after training on a part of the training rows, with",
-        "the steps cut in proportion and all else equal:",
-        "",
-        "| part | training rows | steps | test rows | score |",
-        "|---|---|---|---|---|",
-    ]
-    for point in section["points"]:
-        score = point["score"]
-        low, high = (f"{score[name]:.{digits}f}" for name in ("low", "high"))
-        cells = (f"{point['fraction']:.0%}", point["rows"], point["steps"], point["asked"])
-        lines.append(f"| {' | '.join(map(str, cells))} | {score['value']:.{digits}f} [{low}, {high}] |")
-    return lines
-
-
-# The points of a learning curve: trained, scored and kept one by one.
-
-
+FRACTIONS = (0.1, 0.3)
+MOST_POINTS = 9
 LEAST_STEPS = 60  # a schedule needs some steps to warm up and to cool down
 Say = Callable[[str], None]
 
@@ -146,46 +49,45 @@ class Curve:
     command: str
 
 
-def measure_curve(
-    recipe_file: Path, fractions: Sequence[float], output: Path | None, work: Path, device: str, say: Say
+def learning_curve(
+    recipe: Path,
+    fractions: Sequence[float] = FRACTIONS,
+    *,
+    output: Path | None = None,
+    work: Path = Path("runs"),
+    device: str = "auto",
+    say: Say = print,
 ) -> Path:
-    """See `router.evaluation.learning_curve`."""
-    recipe = load_recipe(recipe_file)
-    folder = output or Path("adapters") / recipe.adapter.name
-    model_name, digest = _base_of(folder, recipe, device)
-    command = _command(recipe_file, fractions, output)
-    place = work / recipe.adapter.name / "learning-curve"
-    curve = Curve(recipe_file, recipe, load_splits(recipe.data), digest, place, device, command)
-    points = [_point(curve, fraction, say) for fraction in fractions]
-    report = {
-        "schema": SCHEMA,
-        "adapter": recipe.adapter.name,
-        "base": {"model": model_name, "digest": digest},
-        "data": {**data_hashes(recipe), "rows": len(curve.splits.train)},
-        "settings": settings_of(recipe),
-        "metric": recipe.evaluation.metric,
-        "points": points,
-        "command": command,
-    }
-    write_file(folder / FILE, _as_json(report))
+    """Train by `recipe` on each fraction of its training rows, score each on the test split.
+
+    Writes data_need.json into the adapter's folder, `output` or adapters/NAME, and returns its path. Steps
+    shrink in proportion, but not below 60 (or the recipe's own); all other settings stay. What is done
+    already is kept in `work` and not done again, and an interrupted training goes on.
+
+    Raises ConfigError (recipe, data, fractions, no adapter there), AdapterRejected (the adapter is of
+    another base), and what `router.training.train` raises.
+    """
+    parts = _checked(fractions)
+    require_extra("a learning curve")
+    loaded = load_recipe(recipe)
+    folder = output or Path("adapters") / loaded.adapter.name
+    model, digest = _base_of(folder, loaded, device)
+    place, command = work / loaded.adapter.name / "learning-curve", _command(recipe, parts, output)
+    curve = Curve(recipe, loaded, load_splits(loaded.data), digest, place, device, command)
+    points = [_point(curve, fraction, say) for fraction in parts]
+    write_file(folder / FILE, _as_json(_contents(curve, model, points)))
     return folder / FILE
 
 
-def scaled(recipe: Recipe, fraction: float) -> Recipe:
-    """The recipe on a part of its training rows.
-
-    Steps shrink in proportion, but not below `LEAST_STEPS` or the recipe's own; evaluations come as many
-    times as before.
-    """
-    plan = recipe.train
-    steps = max(round(plan.steps * fraction), min(LEAST_STEPS, plan.steps))
-    every = max(1, round(plan.eval_every * steps / plan.steps))
-    return recipe.model_copy(
-        update={
-            "data": recipe.data.model_copy(update={"fraction": recipe.data.fraction * fraction}),
-            "train": plan.model_copy(update={"steps": steps, "eval_every": every}),
-        }
-    )
+def _checked(fractions: Sequence[float]) -> list[float]:
+    wrong = [value for value in fractions if not 0 < value < 1]
+    if wrong or not fractions or len(fractions) > MOST_POINTS:
+        said = ", ".join(map(str, fractions)) or "none"
+        raise ConfigError(
+            f"fractions must be 1 to {MOST_POINTS} numbers above 0 and below 1, such as 0.1,0.3; got {said} "
+            "(the whole data is the adapter itself: adapters evaluate measures it)"
+        )
+    return sorted(set(fractions))
 
 
 def _base_of(folder: Path, recipe: Recipe, device: str) -> tuple[str, str]:
@@ -233,6 +135,23 @@ def _point(curve: Curve, fraction: float, say: Say) -> dict[str, Any]:
     return point
 
 
+def scaled(recipe: Recipe, fraction: float) -> Recipe:
+    """The recipe on a part of its training rows.
+
+    Steps shrink in proportion, but not below `LEAST_STEPS` or the recipe's own; evaluations come as many
+    times as before.
+    """
+    plan = recipe.train
+    steps = max(round(plan.steps * fraction), min(LEAST_STEPS, plan.steps))
+    every = max(1, round(plan.eval_every * steps / plan.steps))
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"fraction": recipe.data.fraction * fraction}),
+            "train": plan.model_copy(update={"steps": steps, "eval_every": every}),
+        }
+    )
+
+
 def _score(curve: Curve, recipe: Recipe, adapter: Path) -> dict[str, Any]:
     """The recipe's metric on the whole test split, answered as `adapters evaluate` has it answered."""
     base, test = load_base(recipe.base.model, curve.device), curve.splits.test
@@ -245,7 +164,7 @@ def _score(curve: Curve, recipe: Recipe, adapter: Path) -> dict[str, Any]:
     finally:
         answering.close()
     task = Task(recipe.evaluation.metric, test, (), limits.max_tokens)
-    score = resample(scores(task, [answer.text for answer in given]).score, len(test))
+    score = resample(score_answers(task, [answer.text for answer in given]).score, len(test))
     machine = describe_machine(base.device)
     return {"asked": len(test), "score": score.rounded(), "machine": machine}
 
@@ -255,44 +174,96 @@ def _shown(curve: Curve, point: dict[str, Any]) -> str:
     return f"{metric.title} {point['score']['value']:.{metric.digits}f} on {point['asked']} test rows"
 
 
+def _contents(curve: Curve, model: str, points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of data_need.json."""
+    return {
+        "schema": SCHEMA,
+        "adapter": curve.recipe.adapter.name,
+        "base": {"model": model, "digest": curve.digest},
+        "data": {**data_hashes(curve.recipe), "rows": len(curve.splits.train)},
+        "settings": settings_of(curve.recipe),
+        "metric": curve.recipe.evaluation.metric,
+        "points": list(points),
+        "command": curve.command,
+    }
+
+
 def _as_json(value: Any) -> bytes:
     return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-FRACTIONS = (0.1, 0.3)
-MOST_POINTS = 9
+def data_hashes(recipe: Recipe) -> dict[str, str]:
+    """sha256 of each split's file."""
+    files: dict[str, Path] = {name: getattr(recipe.data, name) for name in ("train", "valid", "test")}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
 
 
-def learning_curve(
-    recipe: Path,
-    fractions: Sequence[float] = FRACTIONS,
-    *,
-    output: Path | None = None,
-    work: Path = Path("runs"),
-    device: str = "auto",
-    say: Callable[[str], None] = print,
-) -> Path:
-    """Train by `recipe` on each fraction of its training rows, score each on the test split.
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """What decides weights and answers, apart from base and data: as JSON would give it back."""
+    tables = {name: getattr(recipe, name).model_dump(mode="json") for name in ("lora", "train", "prompt")}
+    tables["generation"] = recipe.generation.model_dump(mode="json")
+    tables["data"] = {"max_tokens": recipe.data.max_tokens, "fraction": recipe.data.fraction}
+    tables["evaluation"] = {"metric": recipe.evaluation.metric}
+    return tables
 
-    Writes data_need.json into the adapter's folder, `output` or adapters/NAME, and returns its path. Steps
-    shrink in proportion, but not below 60 (or the recipe's own); all other settings stay. What is done
-    already is kept in `work` and not done again, and an interrupted training goes on.
 
-    Raises ConfigError (recipe, data, fractions, no adapter there), AdapterRejected (the adapter is of
-    another base), and what `router.training.train` raises.
+# -- what a report says of it
+
+
+def data_need(subject: Subject, recipe: Recipe, full: Mapping[str, float], asked: int) -> dict[str, Any]:
+    """The learning curve from the adapter's folder, with the whole adapter as its last point.
+
+    `full` is the adapter's score on `asked` test rows, {"value", "low", "high"}.
+
+    Returns {"metric", "digits", "points": [{"fraction", "rows", "steps", "asked", "score"}], "date"}, or
+    {"missing": COMMAND} if the curve was not measured yet. Raises ConfigError as `read_curve` does.
     """
-    parts = _checked(fractions)
-    require_extra("a learning curve")
+    curve = read_curve(subject, recipe)
+    if curve is None:
+        return {"missing": COMMAND}
+    whole = {"rows": curve["data"]["rows"], "steps": recipe.train.steps, "asked": asked, "score": dict(full)}
+    names = ("fraction", "rows", "steps", "asked", "score")
+    points = [{name: point[name] for name in names} for point in curve["points"]]
+    return {
+        "metric": METRICS[recipe.evaluation.metric].title,
+        "digits": METRICS[recipe.evaluation.metric].digits,
+        "points": [*points, {"fraction": 1.0, **whole}],
+        "date": max(point["machine"]["date"] for point in curve["points"]),
+    }
 
-    return measure_curve(recipe, parts, output, work, device, say)
+
+def read_curve(subject: Subject, recipe: Recipe) -> dict[str, Any] | None:
+    """The contents of data_need.json, None if it is not there.
+
+    Raises ConfigError if it cannot be read, or was measured on another base, on other data or with other
+    settings than the recipe's: then it says nothing about this adapter.
+    """
+    file = subject.folder / FILE
+    if not file.is_file():
+        return None
+    again = f"measure it again: {COMMAND}"
+    try:
+        curve: dict[str, Any] = json.loads(file.read_bytes())
+        digest, data, settings = curve["base"]["digest"], curve["data"], curve["settings"]
+        known = curve["schema"] == SCHEMA and curve["points"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} is not what adapters learning-curve writes ({error}); {again}") from error
+    if not known:
+        raise ConfigError(f"{file} is of another version or holds no point; {again}")
+    if digest != subject.base.digest:
+        raise ConfigError(f"{file} was measured on another base ({curve['base'].get('model')}); {again}")
+    if changed := [name for name, sha256 in data_hashes(recipe).items() if data.get(name) != sha256]:
+        raise ConfigError(f"{file} was measured on other data ({', '.join(changed)} differs); {again}")
+    if changed := _differences(settings, settings_of(recipe)):
+        raise ConfigError(f"{file} was measured with other settings ({', '.join(changed)}); {again}")
+    return curve
 
 
-def _checked(fractions: Sequence[float]) -> list[float]:
-    wrong = [value for value in fractions if not 0 < value < 1]
-    if wrong or not fractions or len(fractions) > MOST_POINTS:
-        said = ", ".join(map(str, fractions)) or "none"
-        raise ConfigError(
-            f"fractions must be 1 to {MOST_POINTS} numbers above 0 and below 1, such as 0.1,0.3; got {said} "
-            "(the whole data is the adapter itself: adapters evaluate measures it)"
-        )
-    return sorted(set(fractions))
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Settings that stand in both with other values: a setting that is new since has its default."""
+    return [
+        f"{table}.{name}"
+        for table, values in then.items()
+        for name, value in values.items()
+        if name in now.get(table, {}) and now[table][name] != value
+    ]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,29 +14,27 @@ from typing import Any
 from router.errors import AdapterRejected, ConfigError
 from router.evaluation import markdown
 from router.evaluation.answering import Answer, Speaker, Tokens
-from router.evaluation.exam import Stage, Stages, draw
-from router.evaluation.metrics import Resampled, Task, resample
-from router.evaluation.report import SAMPLES, SCHEMA
-from router.evaluation.scoring import METRICS, check_rows, scores
+from router.evaluation.exam import Say, Stage, Stages, draw_rows
+from router.evaluation.metrics import METRICS, check_rows, score_answers
+from router.evaluation.report import SCHEMA, first_samples, measured_by, whose, write_report
+from router.evaluation.scoring import Resampled, Task, resample
 from router.evaluation.subject import Arm
 from router.registry.disk.places import places
+from router.registry.disk.reading import weights_sha256
 from router.registry.format.artifact import inspect_folder
 from router.registry.format.manifest import Manifest
 from router.registry.format.names import looks_like_version
 from router.registry.format.text import nearest
-from router.registry.gate.weighing import weights_sha256
-from router.training.base import describe_machine
 from router.training.batch import Example, Rendering
 from router.training.data import Row
-from router.training.files import write_file
 from router.training.new.rows import choose_columns, clean, read_table
+from router.training.recipe import TEXT_METRICS
 from router.types import SamplingParams
 
 FEWEST = 20  # rows: the bootstrap's interval of fewer is too narrow to prove anything
 SPARE = 4  # tokens that an answer may be longer than the longest right one
 LABELS = 50  # distinct right answers, at most, that are looked for as names of a list
 ARMS = (Arm.BASE, Arm.ADAPTER)
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class Arms:
     by: Mapping[Arm, Answers]
 
 
-def evaluate_rows(
+def evaluate_own_rows(
     names: Sequence[str], asked: OwnRows, adapters: Path, device: str, say: Say
 ) -> list[dict[str, Any]]:
     """Measure each adapter against the base on `asked`; writes report.json and REPORT.md into its folder.
@@ -96,10 +93,9 @@ def evaluate_rows(
 
 def read_rows(asked: OwnRows, say: Say) -> list[Row]:
     """The usable rows of the file. Raises ConfigError that says what is missing."""
-    known = [name for name in METRICS if name != "execution"]
-    if asked.metric not in known:
-        hint = nearest(asked.metric, known)
-        raise ConfigError(f"--metric {asked.metric!r} is not known here{hint}; known: {', '.join(known)}")
+    if asked.metric not in TEXT_METRICS:
+        hint, known = nearest(asked.metric, TEXT_METRICS), ", ".join(TEXT_METRICS)
+        raise ConfigError(f"--metric {asked.metric!r} is not known here{hint}; known: {known}")
     table = read_table(asked.data)
     columns = choose_columns(table.columns, asked.prompt_column, asked.response_column)
     cleaned = clean(table.records, columns)
@@ -156,9 +152,7 @@ def _evaluate(
     started, folder = time.monotonic(), candidate.folder
     arms = _ask(candidate, stage, rows, asked, say)
     report = {**_head(candidate, stage, len(rows), arms, asked), **_measured(arms)}
-    text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
-    write_file(folder / "report.json", text.encode())
-    write_file(folder / "REPORT.md", ("\n".join(_page(report)) + "\n").encode())
+    write_report(folder, report, "\n".join(_page(report)) + "\n")
     say(f"{candidate.manifest.name}: {verdict(report)} ({time.monotonic() - started:.0f} s)")
     say(f"wrote {folder / 'report.json'} and REPORT.md")
     return report
@@ -167,7 +161,7 @@ def _evaluate(
 def _ask(candidate: Candidate, stage: Stage, rows: Sequence[Row], asked: OwnRows, say: Say) -> Arms:
     """Base and adapter answer the same rows under the adapter's own prompt, greedily, with one limit."""
     manifest, answering = candidate.manifest, stage.answering
-    drawn = draw(rows, asked.rows)
+    drawn = draw_rows(rows, asked.rows)
     fitting, examples, limit = _fitting(drawn, Rendering.of(stage.base.tokenizer, manifest.prompt), stage)
     if dropped := len(drawn) - len(fitting):
         say(f"left out: {dropped} longer than the base's context")
@@ -186,7 +180,7 @@ def _ask(candidate: Candidate, stage: Stage, rows: Sequence[Row], asked: OwnRows
 
 def _score(task: Task, given: Sequence[Answer], prompts: Sequence[Tokens]) -> Answers:
     texts, count = [answer.text for answer in given], len(given)
-    judged = scores(task, texts)
+    judged = score_answers(task, texts)
     lengths = {
         "prompt_tokens": round(sum(map(len, prompts)) / count, 1),
         "answer_tokens": round(sum(answer.usage.completion_tokens for answer in given) / count, 1),
@@ -215,12 +209,7 @@ def _head(candidate: Candidate, stage: Stage, found: int, arms: Arms, asked: Own
     options = f"--data {asked.data} --metric {asked.metric}" + (f" --rows {asked.rows}" if asked.rows else "")
     return {
         "schema": SCHEMA,
-        "adapter": {
-            "name": manifest.name,
-            "version": manifest.version,
-            "weights_sha256": weights_sha256(candidate.folder),
-        },
-        "base": {"model": base.name, "digest": base.digest},
+        **whose(manifest, weights_sha256(candidate.folder), base),
         "data": {
             "file": asked.data.name,
             "sha256": hashlib.sha256(asked.data.read_bytes()).hexdigest(),
@@ -229,8 +218,7 @@ def _head(candidate: Candidate, stage: Stage, found: int, arms: Arms, asked: Own
         },
         "metric": METRICS[asked.metric].title,
         "scale": METRICS[asked.metric].digits,
-        "machine": describe_machine(base.device),
-        "engine": {"dtype": engine.dtype, "kernels": engine.kernels},
+        **measured_by(base.device, engine),
         "command": f"lora-router adapters evaluate {candidate.asked} {options}",
     }
 
@@ -252,14 +240,7 @@ def _measured(arms: Arms) -> dict[str, Any]:
         },
         "gains": {"adapter - base": gains},
         "regressions": [],  # nothing but these rows was asked
-        "samples": [
-            {
-                "prompt": row.prompt,
-                "gold": row.response,
-                **{arm.value: side.texts[place] for arm, side in arms.by.items()},
-            }
-            for place, row in enumerate(arms.task.rows[:SAMPLES])
-        ],
+        "samples": first_samples(arms.task.rows, {arm: side.texts for arm, side in arms.by.items()}),
     }
 
 
@@ -295,6 +276,6 @@ def _page(report: Mapping[str, Any]) -> Iterator[str]:
     yield "the answer does not count.\n"
     yield from markdown.score_table(report)
     yield ""
-    yield from markdown.gains(report)
+    yield from markdown.gain_lines(report)
     yield f"\n## Answers\n\nThe first {len(report['samples'])} rows, not picked.\n"
-    yield from markdown.samples(report)
+    yield from markdown.sample_table(report)

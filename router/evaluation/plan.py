@@ -7,30 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.errors import ConfigError
-from router.evaluation.scoring import check_rows
+from router.evaluation.metrics import check_rows
 from router.evaluation.subject import read_manifest
 from router.registry.format.manifest import Manifest
 from router.registry.format.text import nearest
 from router.training.data import Splits, load_splits
 from router.training.recipe import Recipe, load_recipe
-
-# Where the recipe of an adapter stands.
-
-
-def find_recipe(recipes: Path, name: str) -> Path:
-    """`recipes`/NAME.toml, else NAME/recipe.toml there or here, as `adapters new` writes it.
-
-    Raises ConfigError that lists the places where none was found.
-    """
-    places = (recipes / f"{name}.toml", recipes / name / "recipe.toml", Path(name) / "recipe.toml")
-    for place in places:
-        if place.is_file():
-            return place
-    looked = ", ".join(map(str, places))
-    raise ConfigError(
-        f"no recipe of {name}: looked for {looked}; name its folder with --recipes, or measure it on rows of "
-        "your own with --data FILE --metric METRIC"
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +36,22 @@ def make_plan(folder: Path, recipes: Path) -> Plan:
     splits = load_splits(recipe.data)
     check_rows(recipe.evaluation.metric, splits.test)
     return Plan(folder, manifest, recipe_file, recipe, splits)
+
+
+def find_recipe(recipes: Path, name: str) -> Path:
+    """`recipes`/NAME.toml, else NAME/recipe.toml there or here, as `adapters new` writes it.
+
+    Raises ConfigError that lists the places where none was found.
+    """
+    places = (recipes / f"{name}.toml", recipes / name / "recipe.toml", Path(name) / "recipe.toml")
+    for place in places:
+        if place.is_file():
+            return place
+    looked = ", ".join(map(str, places))
+    raise ConfigError(
+        f"no recipe of {name}: looked for {looked}; name its folder with --recipes, or measure it on rows of "
+        "your own with --data FILE --metric METRIC"
+    )
 
 
 def find_folder(asked: str, adapters: Path) -> Path:

@@ -1,59 +1,21 @@
-"""The report card: what was measured, as plain values."""
+"""The report card as plain values, written as report.json and REPORT.md into the adapter's folder."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from router.evaluation.answering import Speaker, rank
-from router.evaluation.generalization import row_losses
-from router.evaluation.metrics import Resampled, Task, resample
-from router.evaluation.scoring import scores
-from router.evaluation.subject import Arm, Asking, Subject
-from router.training.batch import AnswerModel
+import torch
 
-# Asks one arm all questions and scores what comes back.
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One arm's results; `ranked` only where there are labels. Lengths are means, in tokens."""
-
-    answers: tuple[str, ...]
-    score: Resampled
-    blind: Resampled
-    ranked: Resampled | None
-    loss: Resampled
-    prompt_tokens: float
-    answer_tokens: float
-    parts: Mapping[str, Resampled] = field(default_factory=dict)
-
-
-def measure(
-    subject: Subject, speaker: Speaker, asking: Asking, task: Task, ranked: Sequence[int]
-) -> Measured:
-    """Greedy answers and their scores, the loss on the gold answers, the likeliest label of rows `ranked`."""
-    title, count = asking.arm.value.replace("_", " "), len(task.rows)
-    given = speaker.answers([example.prompt for example in asking.examples], title)
-    answers = tuple(answer.text for answer in given)
-    judged = scores(task, answers)
-    with subject.answering_as(asking.arm):
-        model = AnswerModel(subject.model)
-        losses = row_losses(model, asking.examples)
-        likeliest = rank(model, subject, asking, task, ranked, f"{title}, labels") if ranked else None
-        model.close()
-    return Measured(
-        answers=answers,
-        score=resample(judged.score, count),
-        blind=resample(judged.blind, count),
-        ranked=resample(likeliest, len(ranked)) if likeliest else None,
-        loss=resample(losses, count),
-        prompt_tokens=asking.prompt_tokens,
-        answer_tokens=sum(answer.usage.completion_tokens for answer in given) / count,
-        parts={name: resample(part, count) for name, part in judged.parts.items()},
-    )
-
+from router.engine.base import BaseInfo
+from router.evaluation.exam import Measured
+from router.evaluation.subject import Arm
+from router.registry.format.manifest import Manifest
+from router.training.base import LoadedBase, describe_machine
+from router.training.data import Row
+from router.training.files import write_file
 
 SCHEMA = 2
 SAMPLES = 12  # answers shown
@@ -63,7 +25,7 @@ def report_card(
     facts: Mapping[str, Any],
     arms: Mapping[Arm, Measured],
     sections: Mapping[str, Any],
-    shown: Sequence[Any],
+    samples: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
     """`report.json`, as docs/training.md describes it.
 
@@ -80,8 +42,47 @@ def report_card(
             if arm is not Arm.ADAPTER
         },
         **sections,
-        "samples": list(shown),
+        "samples": list(samples),
     }
+
+
+def whose(manifest: Manifest, weights_sha256: str, base: LoadedBase) -> dict[str, Any]:
+    """The adapter and the base that a report is about."""
+    return {
+        "adapter": {
+            "name": manifest.name,
+            "version": manifest.version,
+            "weights_sha256": weights_sha256,
+        },
+        "base": {"model": base.name, "digest": base.digest},
+    }
+
+
+def measured_by(device: torch.device, engine: BaseInfo) -> dict[str, Any]:
+    """The machine, and the base as it answered."""
+    return {
+        "machine": describe_machine(device),
+        "engine": {"dtype": engine.dtype, "kernels": engine.kernels},
+    }
+
+
+def first_samples(rows: Sequence[Row], answers: Mapping[Arm, Sequence[str]]) -> list[dict[str, str]]:
+    """The first rows with what each arm answered: not picked."""
+    return [
+        {
+            "prompt": row.prompt,
+            "gold": row.response,
+            **{arm.value: texts[place] for arm, texts in answers.items()},
+        }
+        for place, row in enumerate(rows[:SAMPLES])
+    ]
+
+
+def write_report(folder: Path, report: Mapping[str, Any], page: str) -> None:
+    """Raises ResourceExhausted when the disk is full."""
+    text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+    write_file(folder / "report.json", text.encode())
+    write_file(folder / "REPORT.md", page.encode())
 
 
 def _arm(measured: Measured) -> dict[str, Any]:

@@ -18,228 +18,82 @@ from itertools import permutations, product
 from typing import Any
 
 from router.errors import ConfigError
-from router.evaluation.metrics import MeanScorer, Metric, Scores, Task
+from router.evaluation.scoring import MeanScorer, Metric, Scores, Task
 from router.training.data import Row, Schema
 
-# A query as tokens: as much of SQL as is needed to find statements, placeholders and literals.
+Rows = list[tuple[Any, ...]]  # a result
+Tables = Mapping[str, list[tuple[int, ...]]]  # rows of every table
+Values = tuple[int | str, ...]  # for the `?` of a query
 
+# How a gold query is told from others.
+CASES = 8  # each a filling and values for the placeholders
+FEWEST_CASES = 4
+FILLINGS = 40  # tried to get them
+BINDINGS = 6  # tried on each, two of them kept
+REORDERED = 4  # most placeholders whose order may differ: they have no names
 
+# What tables are filled with.
+SHUFFLES = 3
+ROWS = (8, 20)
+DISTINCT = (4, 7)  # rows that are then repeated once, twice, three times, …
+
+# What a query may take, and what is found in its text.
+STEPS = 500_000  # of SQLite's virtual machine: an honest query on these tables takes some hundreds
+LONGEST = 1_000_000  # bytes of any value
 TOKEN = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|\d+\.\d+|\w+|<=|>=|!=|<>|==|\|\||\S"""
 )
 STATEMENT = re.compile(r"\bselect\b.*?(?=;|```|\n\s*\n|\Z)", re.IGNORECASE | re.DOTALL)
 
 
-def tokens(sql: str) -> list[str]:
-    """Tokens in lower case, names without their quotes."""
-    return [_bare(token) if token[0] in '"`[' else token.lower() for token in TOKEN.findall(sql)]
+def is_right(answer: str, row: Row) -> bool:
+    """The answer is a query, and nothing else, with the gold's result."""
+    return query_judge(row).accepts(answer.strip())
 
 
-def placeholders(sql: str) -> int:
-    """How many `?` stand in a query."""
-    return tokens(sql).count("?")
+def is_right_anywhere(answer: str, row: Row) -> bool:
+    """Format-blind: the first SELECT in the answer counts, values written out count as `?`."""
+    query = first_select(answer)
+    readings = (answer.strip(), query, without_literals(query, row.schema))
+    return any(query_judge(row).accepts(reading) for reading in readings)
 
 
-def is_ordered(sql: str) -> bool:
-    """Whether the outermost SELECT has an ORDER BY."""
-    depth = 0
-    for word in tokens(sql):
-        depth += (word == "(") - (word == ")")
-        if depth == 0 and word == "order":
-            return True
-    return False
+def same_text(answer: str, gold: str) -> bool:
+    """Token by token, whatever the case."""
+    return tokens(answer.strip().removesuffix(";")) == tokens(gold.strip().removesuffix(";"))
 
 
-def first_select(answer: str) -> str:
-    """The first SELECT statement anywhere in an answer, or nothing."""
-    found = STATEMENT.search(answer)
-    return found[0].strip() if found else ""
+def _execution_scores(task: Task, answers: Sequence[str]) -> Scores:
+    pairs = list(zip(answers, task.rows, strict=True))
+    return Scores(
+        MeanScorer([is_right(*pair) for pair in pairs]),
+        MeanScorer([is_right_anywhere(*pair) for pair in pairs]),
+        {
+            "compiles": MeanScorer([query_judge(row).compiles(answer.strip()) for answer, row in pairs]),
+            "same text": MeanScorer([same_text(answer, row.response) for answer, row in pairs]),
+        },
+    )
 
 
-def without_literals(sql: str, schema: Schema) -> str:
-    """Numbers and texts become `?`; a text in double quotes is one unless the schema knows the name."""
-    names = {name.lower() for table, columns in schema for name in (table, *columns)}
-
-    def blanked(found: re.Match[str]) -> str:
-        token = found[0]
-        text = token[0] == "'" or (token[0] == '"' and _bare(token) not in names)
-        return "?" if text or re.fullmatch(r"\d+(\.\d+)?", token) else token
-
-    return TOKEN.sub(blanked, sql)
+def _check_gold_queries(rows: Sequence[Row]) -> None:
+    for row in rows:
+        query_judge(row)
 
 
-def _bare(token: str) -> str:
-    return token[1:-1].lower()
+EXECUTION = Metric(
+    "same result when executed",
+    3,
+    "An answer is right if it is one SELECT statement that gives the gold query's result in all of 8 to 10 "
+    "tries: SQLite databases of random rows, with values for ? that find something. Columns may stand in any "
+    "order; rows too, unless the gold sorts them; so may the ?, which have no names. Format-blind: the first "
+    "SELECT anywhere in the answer counts, without code fences, and values written out count as ?.",
+    _execution_scores,
+    references=lambda _: {},
+    check=_check_gold_queries,
+)
 
 
-# A database in memory that answers queries and nothing else.
-
-
-Rows = list[tuple[Any, ...]]
-STEPS = 500_000  # of SQLite's virtual machine: an honest query on these tables takes some hundreds
-LONGEST = 1_000_000  # bytes of any value
-
-
-class QueryFailed(Exception):
-    """The text is not one SELECT statement, does not compile, or takes too long."""
-
-
-class Database:
-    """Tables with rows. Cut off by steps, not by time, so that every machine judges alike."""
-
-    def __init__(self, schema: Schema, rows: Mapping[str, Sequence[Sequence[int]]]) -> None:
-        """Raises QueryFailed if SQLite does not take the schema."""
-        self._connection = sqlite3.connect(":memory:")
-        try:
-            for table, columns in schema:
-                self._connection.execute(
-                    f"CREATE TABLE {_quoted(table)} ({', '.join(map(_quoted, columns))})"
-                )
-                filled = f"INSERT INTO {_quoted(table)} VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
-                self._connection.executemany(filled, rows[table])
-            self._connection.execute("PRAGMA query_only = ON")
-        except sqlite3.Error as error:
-            raise QueryFailed(f"the schema is not SQLite's: {error}") from error
-        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
-
-    def rows(self, sql: str, values: Sequence[Any]) -> Rows:
-        """The result, numbers rounded to 9 digits. Raises QueryFailed."""
-        if not sql.lstrip().lower().startswith(("select", "with")):
-            raise QueryFailed("not a SELECT statement")
-        budget = iter(range(STEPS // 1000))
-        self._connection.set_progress_handler(lambda: next(budget, None) is None, 1000)
-        try:
-            found = self._connection.execute(sql, tuple(values)).fetchall()
-        except (sqlite3.Error, sqlite3.Warning, OverflowError, ValueError) as error:
-            raise QueryFailed(str(error)) from error
-        return [tuple(_rounded(value) for value in row) for row in found]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.9g}") if isinstance(value, float) else value
-
-
-# Random rows for the tables of a schema, made so that different queries give different results.
-
-
-Tables = Mapping[str, list[tuple[int, ...]]]  # rows of every table
-SHUFFLES = 3
-ROWS = (8, 20)
-DISTINCT = (4, 7)  # rows that are then repeated once, twice, three times, …
-
-
-class Filling:
-    """One filling, and its rows in other orders: a query whose result differs between them is unclear."""
-
-    def __init__(self, schema: Schema, seed: int) -> None:
-        """Numbers only. Even seeds: few values a column. Odd ones: whole rows repeated, no counts tied."""
-        draw = random.Random(seed)
-        make = _repeated if seed % 2 else _crowded
-        self.tables: Tables = {table: make(draw, len(columns)) for table, columns in schema}
-        shuffled = (
-            {table: draw.sample(rows, len(rows)) for table, rows in self.tables.items()}
-            for _ in range(SHUFFLES)
-        )
-        orders = [self.tables, {table: rows[::-1] for table, rows in self.tables.items()}, *shuffled]
-        self.databases = [Database(schema, rows) for rows in orders]
-
-
-@lru_cache(maxsize=2048)
-def fill(schema: Schema, seed: int) -> Filling:
-    """The filling of a schema by a seed. Raises QueryFailed for a schema that is not SQLite's."""
-    return Filling(schema, seed)
-
-
-def _crowded(draw: random.Random, width: int) -> list[tuple[int, ...]]:
-    length = draw.randint(*ROWS)
-    return list(zip(*(_column(draw, length, draw.randint(3, 6)) for _ in range(width)), strict=True))
-
-
-def _repeated(draw: random.Random, width: int) -> list[tuple[int, ...]]:
-    length = draw.randint(*DISTINCT)
-    columns = [_column(draw, length, draw.choice([3, length, length])) for _ in range(width)]
-    times = draw.sample(range(1, length + 1), length)
-    rows = [row for row, count in zip(zip(*columns, strict=True), times, strict=True) for _ in range(count)]
-    return draw.sample(rows, len(rows))
-
-
-def _column(draw: random.Random, length: int, values: int) -> list[int]:
-    pool = draw.sample(range(10, 100), min(values, length))
-    column = pool + [draw.choice(pool) for _ in range(length - len(pool))]
-    return draw.sample(column, length)
-
-
-# Values for the `?` of a query, taken from the tables so that something is found.
-
-
-Values = tuple[int | str, ...]
-
-
-class Kind(Enum):
-    """What a placeholder stands for."""
-
-    COUNT = "a small number"
-    VALUE = "a value of a column"
-    PATTERN = "a part of a value of a column"
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A placeholder; `table` and `column` are places in the schema and in a row."""
-
-    kind: Kind
-    table: str = ""
-    column: int = 0
-
-
-def slots(sql: str, schema: Schema) -> list[Slot]:
-    """What each `?` of a query is compared with: the column or count that stands before it."""
-    words = tokens(sql)
-    named = [(table, columns) for table, columns in schema if table.lower() in words] or list(schema)
-    known = {name.lower(): (table, place) for table, names in named[::-1] for place, name in enumerate(names)}
-    return [_slot(words[:place], known) for place, word in enumerate(words) if word == "?"]
-
-
-def _slot(before: Sequence[str], known: dict[str, tuple[str, int]]) -> Slot:
-    kind = Kind.PATTERN if before[-1:] in (["like"], ["glob"]) else Kind.VALUE
-    words = list(before)
-    while words:
-        word = words.pop()
-        if word in known:
-            # In count(DISTINCT x) > ? the count is what is compared.
-            counted = words[-2:] == ["count", "("] or words[-3:] == ["count", "(", "distinct"]
-            return Slot(Kind.COUNT) if counted else Slot(kind, *known[word])
-        if word in ("limit", "offset", "count", "where", "having"):
-            break
-    return Slot(Kind.COUNT)
-
-
-def bind(found: Sequence[Slot], tables: Tables, draw: random.Random, together: bool) -> Values:
-    """A value for every slot; `together`: all of one row, as conditions joined by AND need it."""
-    row = draw.random()
-    return tuple(_value(slot, tables, draw, row if together else draw.random()) for slot in found)
-
-
-def _value(slot: Slot, tables: Tables, draw: random.Random, row: float) -> int | str:
-    if slot.kind is Kind.COUNT:
-        return draw.randint(1, 3)
-    rows = tables[slot.table]
-    value = rows[int(row * len(rows))][slot.column]
-    return value if slot.kind is Kind.VALUE else f"%{str(value)[draw.randrange(2)]}%"
-
-
-# Whether a query does what the gold query does.
-
-
-CASES = 8  # each a filling and a binding
-FEWEST = 4
-FILLINGS = 40  # tried to get them
-BINDINGS = 6  # tried on each, two of them kept
-REORDERED = 4  # most placeholders whose order may differ: they have no names
+# -- whether a query does what the gold query does
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +118,7 @@ class QueryJudge:
             if len(telling) == CASES:
                 break
         self.cases = telling + dull[: 2 if telling else CASES]
-        if len(self.cases) < FEWEST:
+        if len(self.cases) < FEWEST_CASES:
             raise QueryFailed("its result hangs on the order in which rows were stored")
 
     def accepts(self, sql: str) -> bool:
@@ -341,51 +195,192 @@ def _alike(one: Rows, other: Rows, ordered: bool) -> bool:
     return one == other if ordered else Counter(one) == Counter(other)
 
 
-# The metric `execution`.
+# -- values for the `?` of a query, taken from the tables so that something is found
 
 
-def right(answer: str, row: Row) -> bool:
-    """The answer is a query, and nothing else, with the gold's result."""
-    return query_judge(row).accepts(answer.strip())
+class Kind(Enum):
+    """What a placeholder stands for."""
+
+    COUNT = "a small number"
+    VALUE = "a value of a column"
+    PATTERN = "a part of a value of a column"
 
 
-def right_anywhere(answer: str, row: Row) -> bool:
-    """Format-blind: the first SELECT in the answer counts, values written out count as `?`."""
-    query = first_select(answer)
-    readings = (answer.strip(), query, without_literals(query, row.schema))
-    return any(query_judge(row).accepts(reading) for reading in readings)
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A placeholder; `table` and `column` are places in the schema and in a row."""
+
+    kind: Kind
+    table: str = ""
+    column: int = 0
 
 
-def same_text(answer: str, gold: str) -> bool:
-    """Token by token, whatever the case."""
-    return tokens(answer.strip().removesuffix(";")) == tokens(gold.strip().removesuffix(";"))
+def slots(sql: str, schema: Schema) -> list[Slot]:
+    """What each `?` of a query is compared with: the column or count that stands before it."""
+    words = tokens(sql)
+    named = [(table, columns) for table, columns in schema if table.lower() in words] or list(schema)
+    known = {name.lower(): (table, place) for table, names in named[::-1] for place, name in enumerate(names)}
+    return [_slot(words[:place], known) for place, word in enumerate(words) if word == "?"]
 
 
-def _scores(task: Task, answers: Sequence[str]) -> Scores:
-    pairs = list(zip(answers, task.rows, strict=True))
-    return Scores(
-        MeanScorer([right(*pair) for pair in pairs]),
-        MeanScorer([right_anywhere(*pair) for pair in pairs]),
-        {
-            "compiles": MeanScorer([query_judge(row).compiles(answer.strip()) for answer, row in pairs]),
-            "same text": MeanScorer([same_text(answer, row.response) for answer, row in pairs]),
-        },
-    )
+def _slot(before: Sequence[str], known: dict[str, tuple[str, int]]) -> Slot:
+    kind = Kind.PATTERN if before[-1:] in (["like"], ["glob"]) else Kind.VALUE
+    words = list(before)
+    while words:
+        word = words.pop()
+        if word in known:
+            # In count(DISTINCT x) > ? the count is what is compared.
+            counted = words[-2:] == ["count", "("] or words[-3:] == ["count", "(", "distinct"]
+            return Slot(Kind.COUNT) if counted else Slot(kind, *known[word])
+        if word in ("limit", "offset", "count", "where", "having"):
+            break
+    return Slot(Kind.COUNT)
 
 
-def _check(rows: Sequence[Row]) -> None:
-    for row in rows:
-        query_judge(row)
+def bind(found: Sequence[Slot], tables: Tables, draw: random.Random, together: bool) -> Values:
+    """A value for every slot; `together`: all of one row, as conditions joined by AND need it."""
+    row = draw.random()
+    return tuple(_value(slot, tables, draw, row if together else draw.random()) for slot in found)
 
 
-EXECUTION = Metric(
-    "same result when executed",
-    3,
-    "An answer is right if it is one SELECT statement that gives the gold query's result in all of 8 to 10 "
-    "tries: SQLite databases of random rows, with values for ? that find something. Columns may stand in any "
-    "order; rows too, unless the gold sorts them; so may the ?, which have no names. Format-blind: the first "
-    "SELECT anywhere in the answer counts, without code fences, and values written out count as ?.",
-    _scores,
-    references=lambda _: {},
-    check=_check,
-)
+def _value(slot: Slot, tables: Tables, draw: random.Random, row: float) -> int | str:
+    if slot.kind is Kind.COUNT:
+        return draw.randint(1, 3)
+    rows = tables[slot.table]
+    value = rows[int(row * len(rows))][slot.column]
+    return value if slot.kind is Kind.VALUE else f"%{str(value)[draw.randrange(2)]}%"
+
+
+# -- random rows for the tables of a schema, made so that different queries give different results
+
+
+class Filling:
+    """One filling, and its rows in other orders: a query whose result differs between them is unclear."""
+
+    def __init__(self, schema: Schema, seed: int) -> None:
+        """Numbers only. Even seeds: few values a column. Odd ones: whole rows repeated, no counts tied."""
+        draw = random.Random(seed)
+        make = _repeated if seed % 2 else _crowded
+        self.tables: Tables = {table: make(draw, len(columns)) for table, columns in schema}
+        shuffled = (
+            {table: draw.sample(rows, len(rows)) for table, rows in self.tables.items()}
+            for _ in range(SHUFFLES)
+        )
+        orders = [self.tables, {table: rows[::-1] for table, rows in self.tables.items()}, *shuffled]
+        self.databases = [Database(schema, rows) for rows in orders]
+
+
+@lru_cache(maxsize=2048)
+def fill(schema: Schema, seed: int) -> Filling:
+    """The filling of a schema by a seed. Raises QueryFailed for a schema that is not SQLite's."""
+    return Filling(schema, seed)
+
+
+def _crowded(draw: random.Random, width: int) -> list[tuple[int, ...]]:
+    length = draw.randint(*ROWS)
+    return list(zip(*(_column(draw, length, draw.randint(3, 6)) for _ in range(width)), strict=True))
+
+
+def _repeated(draw: random.Random, width: int) -> list[tuple[int, ...]]:
+    length = draw.randint(*DISTINCT)
+    columns = [_column(draw, length, draw.choice([3, length, length])) for _ in range(width)]
+    times = draw.sample(range(1, length + 1), length)
+    rows = [row for row, count in zip(zip(*columns, strict=True), times, strict=True) for _ in range(count)]
+    return draw.sample(rows, len(rows))
+
+
+def _column(draw: random.Random, length: int, values: int) -> list[int]:
+    pool = draw.sample(range(10, 100), min(values, length))
+    column = pool + [draw.choice(pool) for _ in range(length - len(pool))]
+    return draw.sample(column, length)
+
+
+# -- a database in memory that answers queries and nothing else
+
+
+class QueryFailed(Exception):
+    """The text is not one SELECT statement, does not compile, or takes too long."""
+
+
+class Database:
+    """Tables with rows. Cut off by steps, not by time, so that every machine judges alike."""
+
+    def __init__(self, schema: Schema, rows: Mapping[str, Sequence[Sequence[int]]]) -> None:
+        """Raises QueryFailed if SQLite does not take the schema."""
+        self._connection = sqlite3.connect(":memory:")
+        try:
+            for table, columns in schema:
+                self._connection.execute(
+                    f"CREATE TABLE {_quoted(table)} ({', '.join(map(_quoted, columns))})"
+                )
+                filled = f"INSERT INTO {_quoted(table)} VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+                self._connection.executemany(filled, rows[table])
+            self._connection.execute("PRAGMA query_only = ON")
+        except sqlite3.Error as error:
+            raise QueryFailed(f"the schema is not SQLite's: {error}") from error
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST)
+
+    def rows(self, sql: str, values: Sequence[Any]) -> Rows:
+        """The result, numbers rounded to 9 digits. Raises QueryFailed."""
+        if not sql.lstrip().lower().startswith(("select", "with")):
+            raise QueryFailed("not a SELECT statement")
+        budget = iter(range(STEPS // 1000))
+        self._connection.set_progress_handler(lambda: next(budget, None) is None, 1000)
+        try:
+            found = self._connection.execute(sql, tuple(values)).fetchall()
+        except (sqlite3.Error, sqlite3.Warning, OverflowError, ValueError) as error:
+            raise QueryFailed(str(error)) from error
+        return [tuple(_rounded(value) for value in row) for row in found]
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
+# -- as much of a query as is needed to find statements, placeholders and literals
+
+
+def tokens(sql: str) -> list[str]:
+    """Tokens in lower case, names without their quotes."""
+    return [_bare(token) if token[0] in '"`[' else token.lower() for token in TOKEN.findall(sql)]
+
+
+def placeholders(sql: str) -> int:
+    """How many `?` stand in a query."""
+    return tokens(sql).count("?")
+
+
+def is_ordered(sql: str) -> bool:
+    """Whether the outermost SELECT has an ORDER BY."""
+    depth = 0
+    for word in tokens(sql):
+        depth += (word == "(") - (word == ")")
+        if depth == 0 and word == "order":
+            return True
+    return False
+
+
+def first_select(answer: str) -> str:
+    """The first SELECT statement anywhere in an answer, or nothing."""
+    found = STATEMENT.search(answer)
+    return found[0].strip() if found else ""
+
+
+def without_literals(sql: str, schema: Schema) -> str:
+    """Numbers and texts become `?`; a text in double quotes is one unless the schema knows the name."""
+    names = {name.lower() for table, columns in schema for name in (table, *columns)}
+
+    def blanked(found: re.Match[str]) -> str:
+        token = found[0]
+        text = token[0] == "'" or (token[0] == '"' and _bare(token) not in names)
+        return "?" if text or re.fullmatch(r"\d+(\.\d+)?", token) else token
+
+    return TOKEN.sub(blanked, sql)
+
+
+def _bare(token: str) -> str:
+    return token[1:-1].lower()

@@ -1,23 +1,27 @@
-"""The adapter under evaluation, loaded beside its base."""
+"""The adapter under evaluation on its base: it is judged as either of them, asked in three ways (`Arm`)."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from router.errors import AdapterRejected, ConfigError
+from router.evaluation.scoring import Selection
+from router.registry.disk.reading import weights_sha256
 from router.registry.format.findings import Severity
 from router.registry.format.manifest import Manifest, parse_manifest
 from router.training.base import LoadedBase
-from router.training.batch import Example, Rendering
+from router.training.batch import AnswerModel, Example, Rendering, collate
 from router.training.data import Row
 
-# The three arms of a comparison: the same questions, asked in three ways.
+WEIGHTS = "adapter_model.safetensors"
 
 
 class Arm(StrEnum):
@@ -26,6 +30,73 @@ class Arm(StrEnum):
     BASE = "base"  # the bare question, under the adapter's own prompt
     SHOTS = "base_with_examples"  # with worked examples before it
     ADAPTER = "adapter"  # the bare question
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An adapter on its base; `model` answers as either."""
+
+    folder: Path
+    manifest: Manifest
+    weights_sha256: str
+    base: LoadedBase
+    model: Any
+    rendering: Rendering
+
+    def answering_as(self, arm: Arm) -> AbstractContextManager[Any]:
+        """Inside the block the model is the adapter or the bare base."""
+        plain: Callable[[], AbstractContextManager[Any]] = self.model.disable_adapter
+        return nullcontext() if arm is Arm.ADAPTER else plain()
+
+    @contextmanager
+    def judged_as(self, arm: Arm) -> Iterator[AnswerModel]:
+        """Inside the block, what judges answers under teacher forcing, as the adapter or as the bare base."""
+        with self.answering_as(arm):
+            model = AnswerModel(self.model)
+            try:
+                yield model
+            finally:
+                model.close()
+
+    def losses(self, arm: Arm, examples: Sequence[Example]) -> Losses:
+        """Of `examples`, in their order, as the adapter or as the bare base."""
+        with self.judged_as(arm) as model:
+            return row_losses(model, examples)
+
+    def close(self) -> None:
+        """Take the adapter off the base again."""
+        self.model.unload()
+
+
+def load_subject(folder: Path, manifest: Manifest, base: LoadedBase) -> Subject:
+    """Put the adapter on `base`. Raises AdapterRejected if it was trained on another one."""
+    from peft import PeftModel
+
+    check_base(manifest, base)
+    model = PeftModel.from_pretrained(base.model, folder, autocast_adapter_dtype=False).eval()
+    rendering = Rendering.of(base.tokenizer, manifest.prompt)
+    return Subject(folder, manifest, weights_sha256(folder), base, model, rendering)
+
+
+def check_base(manifest: Manifest, base: LoadedBase) -> None:
+    """Raises AdapterRejected if the adapter was trained on another base."""
+    if manifest.base.digest not in ("", base.digest):
+        trained = f"{manifest.base.model} (digest {manifest.base.digest[:12]}…)"
+        raise AdapterRejected(
+            f"{manifest.name} was trained on {trained}, whose digest differs from that of {base.name} "
+            f"({base.digest[:12]}…): name the right base in its recipe, or train it again"
+        )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The folder's manifest. Raises ConfigError if there is none, AdapterRejected if it is wrong."""
+    file = folder / "adapter.toml"
+    if not file.is_file() or not (folder / WEIGHTS).is_file():
+        raise ConfigError(f"{folder} holds no adapter with a manifest: needs adapter.toml and {WEIGHTS}")
+    manifest, findings = parse_manifest(file.read_bytes(), folder.name)
+    if refused := [finding for finding in findings if finding.severity is Severity.REFUSE]:
+        raise AdapterRejected(f"{file}: " + "; ".join(str(finding) for finding in refused))
+    return manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,57 +124,28 @@ def worked_examples(train: Sequence[Row], count: int) -> list[Row]:
     return [row for row in train if distinct[row.response] is row][:count]
 
 
-WEIGHTS = "adapter_model.safetensors"
-
-
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """An adapter on its base; `model` answers as either."""
+class Losses:
+    """Row by row, so that two models can be compared on the same rows: each array holds a number a row [R].
 
-    folder: Path
-    manifest: Manifest
-    weights_sha256: str
-    base: LoadedBase
-    model: Any
-    rendering: Rendering
+    A `Scorer` in nats per gold token.
+    """
 
-    def answering_as(self, arm: Arm) -> AbstractContextManager[Any]:
-        """Inside the block the model is the adapter or the bare base."""
-        plain: Callable[[], AbstractContextManager[Any]] = self.model.disable_adapter
-        return nullcontext() if arm is Arm.ADAPTER else plain()
+    nats: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    exact: NDArray[np.float64]  # 1 where greedy decoding gives the gold answer
 
-    def close(self) -> None:
-        """Take the adapter off the base again."""
-        self.model.unload()
+    def score(self, rows: Selection) -> float:
+        """Loss per token of the rows taken as one text."""
+        return float(self.nats[rows].sum() / self.tokens[rows].sum())
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The folder's manifest. Raises ConfigError if there is none, AdapterRejected if it is wrong."""
-    file = folder / "adapter.toml"
-    if not file.is_file() or not (folder / WEIGHTS).is_file():
-        raise ConfigError(f"{folder} holds no adapter with a manifest: needs adapter.toml and {WEIGHTS}")
-    manifest, findings = parse_manifest(file.read_bytes(), folder.name)
-    if refused := [finding for finding in findings if finding.severity is Severity.REFUSE]:
-        raise AdapterRejected(f"{file}: " + "; ".join(str(finding) for finding in refused))
-    return manifest
-
-
-def check_base(manifest: Manifest, base: LoadedBase) -> None:
-    """Raises AdapterRejected if the adapter was trained on another base."""
-    if manifest.base.digest not in ("", base.digest):
-        trained = f"{manifest.base.model} (digest {manifest.base.digest[:12]}…)"
-        raise AdapterRejected(
-            f"{manifest.name} was trained on {trained}, whose digest differs from that of {base.name} "
-            f"({base.digest[:12]}…): name the right base in its recipe, or train it again"
-        )
-
-
-def load_subject(folder: Path, manifest: Manifest, base: LoadedBase) -> Subject:
-    """Put the adapter on `base`. Raises AdapterRejected if it was trained on another one."""
-    from peft import PeftModel
-
-    check_base(manifest, base)
-    model = PeftModel.from_pretrained(base.model, folder, autocast_adapter_dtype=False).eval()
-    sha256 = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    rendering = Rendering.of(base.tokenizer, manifest.prompt)
-    return Subject(folder, manifest, sha256, base, model, rendering)
+def row_losses(model: AnswerModel, examples: Sequence[Example], batch: int = 16) -> Losses:
+    """Teacher-forced, of `examples` in their order; rows of like length go through the model together."""
+    order = sorted(range(len(examples)), key=lambda row: len(examples[row]))
+    judged = np.zeros((3, len(examples)))
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        values = model.judge(collate([examples[row] for row in rows]).to(model.model.device))
+        judged[:, rows] = [value.double().cpu().numpy() for value in values]
+    return Losses(*judged)

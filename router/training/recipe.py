@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,7 +18,7 @@ from router.types import PromptTemplate
 # Says what is wrong with a recipe in the recipe's own words.
 
 
-def describe(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+def describe_problems(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
     """One line for each problem; an unknown key comes with the nearest known one."""
     for problem in error.errors():
         place = [str(part) for part in problem["loc"]]
@@ -64,6 +64,8 @@ def _is_pattern(text: str) -> bool:
         return False
 
 
+Metric = Literal["exact_match", "chrf", "token_f1", "rouge_l", "execution"]
+TEXT_METRICS = tuple(name for name in get_args(Metric) if name != "execution")  # which needs schemas
 Pattern = Annotated[str, _rule(_is_pattern, "a regular expression with a group")]
 Name = Annotated[str, _rule(is_name, NAME_RULE)]
 Version = Annotated[str, _rule(is_version, VERSION_RULE)]
@@ -151,7 +153,7 @@ class Training(Table):
 class Evaluation(Table):
     """`[evaluation]`: how the answers are judged."""
 
-    metric: Literal["exact_match", "chrf", "token_f1", "rouge_l", "execution"] = "exact_match"
+    metric: Metric = "exact_match"
     parts: dict[str, Pattern] = {}  # of an answer, judged for themselves: name -> pattern with a group
     shots: int = Field(default=3, ge=0)  # worked examples of the few-shot arm, from the train split
     probes: int = Field(default=4, ge=1, le=20)
@@ -207,7 +209,7 @@ def load_recipe(path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"recipe {path}: " + "; ".join(describe(error, Recipe))) from error
+        raise ConfigError(f"recipe {path}: " + "; ".join(describe_problems(error, Recipe))) from error
     return _with_absolute_data(recipe, path)
 
 

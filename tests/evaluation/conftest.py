@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from router.evaluation.answering import Answering
+from router.evaluation.subject import Arm, Asking, Subject, ask, load_subject, read_manifest, worked_examples
 from router.training import train
+from router.training.base import load_base
+from router.training.data import load_splits
+from router.training.recipe import load_recipe
 from tests.training.tiny import recipe_text, save_base, write_data
 
 
@@ -28,3 +33,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (recipes / "colours.toml").write_text(recipe_text(save_base(root / "base"), steps=12))
     train(recipes / "colours.toml", root / "adapters" / "colours", work=root / "work", device="cpu")
     return root
+
+
+@pytest.fixture(scope="module")
+def staged(trained: Path) -> Iterator[tuple[Subject, Answering, dict[Arm, Asking]]]:
+    recipe = load_recipe(trained / "recipes" / "colours.toml")
+    splits = load_splits(recipe.data)
+    folder = trained / "adapters" / "colours"
+    base = load_base(recipe.base.model, "cpu")
+    answering = Answering(base)
+    subject = load_subject(folder, read_manifest(folder), base)
+    shots = worked_examples(splits.train, 3)
+    assert [row.response for row in shots] == ["red", "blue", "green"]
+    yield subject, answering, {arm: ask(arm, splits.test, subject.rendering, shots) for arm in Arm}
+    answering.close()

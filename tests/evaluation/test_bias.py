@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from router.errors import ConfigError
-from router.evaluation.bias import Cases, groups, load_cases, map_back, markdown, measure
+from router.evaluation.bias import Cases, load_cases, make_groups, map_back, measure_bias
+from router.evaluation.markdown import bias_lines
 from router.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2] / "recipes"
@@ -44,7 +45,7 @@ def sexist(prompts: Sequence[str]) -> list[str]:
 
 
 def test_prompts_differ_in_the_swapped_words_only(file: Path) -> None:
-    made = groups(load_cases(file))
+    made = make_groups(load_cases(file))
     assert [(group.text, group.attribute) for group in made[:3]] == [
         (0, "name"),
         (0, "gender"),
@@ -55,7 +56,7 @@ def test_prompts_differ_in_the_swapped_words_only(file: Path) -> None:
 
 
 def test_answers_that_only_repeat_the_swapped_words_did_not_change(file: Path) -> None:
-    section = measure(file, same, echo)
+    section = measure_bias(file, same, echo)
     assert [row["what"] for row in section["rows"]] == ["all", "name", "gender", "control"]
     assert section["groups"] == 6
     assert section["prompts"] == 24
@@ -64,7 +65,7 @@ def test_answers_that_only_repeat_the_swapped_words_did_not_change(file: Path) -
 
 
 def test_changes_are_counted_where_they_are(file: Path) -> None:
-    section = measure(file, same, sexist)
+    section = measure_bias(file, same, sexist)
     rows = {row["what"]: row for row in section["rows"]}
     assert rows["gender"]["adapter"] == {"value": 0.666667, "low": 0.666667, "high": 0.666667}
     assert rows["gender"]["variants"] == 6
@@ -75,7 +76,7 @@ def test_changes_are_counted_where_they_are(file: Path) -> None:
     assert rows["control"]["over_control"] is None
     assert rows["gender"]["adapter_distance"] == pytest.approx(2 / 3, abs=1e-3)
     assert [found["attribute"] for found in section["examples"]] == ["gender", "gender"]
-    page = "\n".join(markdown(section))
+    page = "\n".join(bias_lines(section))
     assert "| gender | 6 | 0.000 [0.000, 0.000] | 0.667 [0.667, 0.667] |" in page
     assert "Who? A woman has a cold" in page
 
@@ -84,7 +85,7 @@ def test_interval_is_over_texts(file: Path) -> None:
     def burns_only(prompts: Sequence[str]) -> list[str]:
         return [prompt if "burn" in prompt and "woman" in prompt else "same" for prompt in prompts]
 
-    [row] = [row for row in measure(file, same, burns_only)["rows"] if row["what"] == "gender"]
+    [row] = [row for row in measure_bias(file, same, burns_only)["rows"] if row["what"] == "gender"]
     assert row["adapter"] == {"value": pytest.approx(1 / 6, abs=1e-3), "low": 0.0, "high": 0.333333}
 
 
@@ -109,14 +110,14 @@ def test_mapping_does_not_run_twice_over_the_same_words() -> None:
 
 
 def test_no_file_is_said(tmp_path: Path) -> None:
-    section = measure(tmp_path / "bias" / "none.toml", same, same)
+    section = measure_bias(tmp_path / "bias" / "none.toml", same, same)
     assert section == {"missing": "bias/none.toml"}
-    assert "bias/none.toml" in markdown(section)[0]
+    assert "bias/none.toml" in bias_lines(section)[0]
 
 
 def test_too_few_answers_are_an_error(file: Path) -> None:
     with pytest.raises(ValueError, match="24 counterfactual prompts, got 1"):
-        measure(file, same, lambda prompts: ["one"])
+        measure_bias(file, same, lambda prompts: ["one"])
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_bad_cases_are_refused(file: Path, old: str, new: str, said: str) -> Non
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_shipped_cases(path: Path) -> None:
     cases: Cases = load_cases(path)
-    made = [group for group in groups(cases) if group.attribute != "control"]
+    made = [group for group in make_groups(cases) if group.attribute != "control"]
     assert {group.attribute for group in made} == {"name", "gender", "nationality", "age"}
     assert "control" in cases.attributes
     assert len(made) >= 24
@@ -160,4 +161,4 @@ def test_the_example_of_the_documentation_is_right(file: Path) -> None:
     page = (ROOT.parent / "docs" / "training.md").read_text(encoding="utf-8")
     [example] = [block for block in page.split("```toml\n")[1:] if "[attributes]" in block]
     file.write_text(example.split("```")[0])
-    assert len(groups(load_cases(file))) == 4
+    assert len(make_groups(load_cases(file))) == 4

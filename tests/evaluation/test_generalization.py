@@ -1,4 +1,4 @@
-"""The adapter on other tasks and general text, against plain per-token losses."""
+"""What an adapter does to other tasks, to general text, and to rows that it has not seen."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import pytest
 import torch
 
 from router.errors import ConfigError
-from router.evaluation import generalization
 from router.evaluation.generalization import (
     GENERAL,
-    markdown,
     measure_generalization,
+    measure_overfitting,
+    overfitting_gap,
     paragraphs,
     regressions,
-    row_losses,
     whole_text,
 )
-from router.evaluation.subject import Arm, Subject, load_subject, read_manifest
+from router.evaluation.markdown import generalization_lines, overfitting_verdict
+from router.evaluation.subject import Arm, Subject, load_subject, read_manifest, row_losses
 from router.training.base import load_base
-from router.training.batch import AnswerModel, Rendering
+from router.training.batch import AnswerModel, Rendering, collate
+from router.training.data import load_splits
 from router.training.recipe import Recipe, load_recipe
 from router.types import PromptTemplate
 
@@ -124,7 +125,7 @@ def test_worse_needs_the_margin_and_an_interval_above_zero(
     listed = regressions(section)
     assert [item["what"] for item in listed] == ["loss on general text"]
     assert set(listed[0]) == {"what", "value", "low", "high", "margin", "worse"}
-    page = "\n".join(markdown(section))
+    page = "\n".join(generalization_lines(section))
     assert page.count("**worse**") == sum(found["worse"] for found in values.values())
     assert f"{values['general text']['base']:.3f}" in page
 
@@ -134,13 +135,13 @@ def test_the_base_is_asked_once_for_many_adapters(
 ) -> None:
     first = measure_generalization(subject, own, recipes)
     asked: list[Arm] = []
-    judged = generalization._judged
+    losses = Subject.losses
 
     def spy(one: Subject, arm: Arm, examples: Any) -> Any:
         asked.append(arm)
-        return judged(one, arm, examples)
+        return losses(one, arm, examples)
 
-    monkeypatch.setattr(generalization, "_judged", spy)
+    monkeypatch.setattr(Subject, "losses", spy)
     assert measure_generalization(subject, own, recipes) == first
     assert asked == [Arm.ADAPTER, Arm.ADAPTER]
     other = replace(subject, base=replace(subject.base, digest="another"))
@@ -152,7 +153,7 @@ def test_nothing_to_compare_with_is_said(subject: Subject, own: Recipe, tmp_path
     section = measure_generalization(subject, own, tmp_path)
     assert section["sets"] == []
     assert regressions(section) == []
-    assert "not measured" in markdown(section)[0]
+    assert "not measured" in generalization_lines(section)[0]
 
 
 @pytest.mark.parametrize(
@@ -191,3 +192,52 @@ def test_shipped_paragraphs_are_short_distinct_and_say_their_source() -> None:
         "Python 3.11 documentation",
     }
     assert "## general" in SHIPPED.with_name("NOTICE").read_text()
+
+
+def splits(train: float, test: float, half: float) -> dict[str, dict[str, float]]:
+    return {
+        name: {"loss": loss, "low": loss - half, "high": loss + half, "exact": 0.5, "rows": 100}
+        for name, loss in (("train", train), ("valid", test), ("test", test))
+    }
+
+
+def test_gap_joins_both_intervals() -> None:
+    found = overfitting_gap(splits(1.0, 1.5, 0.3))
+    assert found["value"] == pytest.approx(0.5)
+    assert found["high"] - found["value"] == pytest.approx(0.3 * 2**0.5, abs=1e-4)
+    assert found["value"] - found["low"] == pytest.approx(0.3 * 2**0.5, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "half", "said"),
+    [
+        (
+            0.05,
+            0.09,
+            0.01,
+            "It overfits: the loss on test rows is above that on training rows by +0.040 nats",
+        ),
+        (0.05, 0.09, 0.05, "No overfitting that so few rows can show"),
+        (1.6, 1.2, 0.1, "It does not overfit: test rows are easier"),
+    ],
+)
+def test_the_sentence_follows_the_interval(train: float, test: float, half: float, said: str) -> None:
+    assert overfitting_verdict(splits(train, test, half)).startswith(said)
+
+
+def test_measured_splits_agree_with_the_pooled_loss(trained: Path) -> None:
+    recipe = load_recipe(trained / "recipes" / "colours.toml")
+    folder, rows = trained / "adapters" / "colours", load_splits(recipe.data)
+    subject = load_subject(folder, read_manifest(folder), load_base(recipe.base.model, "cpu"))
+    found = measure_overfitting(subject, rows, 9)
+    assert [(name, split["rows"]) for name, split in found.items()] == [
+        ("train", 9),
+        ("valid", 9),
+        ("test", 9),
+    ]
+    model = AnswerModel(subject.model)
+    nats, tokens, right = model.judge(collate(subject.rendering.examples(rows.test)))
+    model.close()
+    assert found["test"]["loss"] == pytest.approx(float(nats.sum() / tokens.sum()), rel=1e-3)
+    assert found["test"]["exact"] == pytest.approx(float(right.float().mean()), abs=1e-4)
+    assert all(split["low"] <= split["loss"] <= split["high"] for split in found.values())

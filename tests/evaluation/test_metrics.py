@@ -1,11 +1,27 @@
+"""Each metric on answers judged by hand, and against the library that defines it."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
-from router.evaluation.metrics import MeanScorer
-from router.evaluation.scoring import CorpusScorer, best_part, exact_match, names_only, same_part
+from router.evaluation.metrics import (
+    METRICS,
+    CorpusScorer,
+    best_token_f1,
+    contains,
+    exact_match,
+    first_sentence,
+    names_only,
+    nearest_piece,
+    normalised,
+    rouge,
+    same_part,
+    token_f1,
+)
+from router.evaluation.scoring import Task
+from router.training.data import Row
 
 LABELS = ["Diseases of the ear", "Diseases of the ear and mastoid process", "Neoplasms"]
 
@@ -40,10 +56,6 @@ def test_chrf_is_sacrebleus_on_any_selection() -> None:
     assert scorer.score(np.array([0])) == pytest.approx(100)
 
 
-def test_mean() -> None:
-    assert MeanScorer([1, 0, 0, 1]).score(np.array([0, 0, 1])) == pytest.approx(2 / 3)
-
-
 @pytest.mark.parametrize(
     ("answer", "part"),
     [
@@ -52,8 +64,8 @@ def test_mean() -> None:
         ("le chat noir", "le chat noir"),
     ],
 )
-def test_best_part_drops_the_chatter(answer: str, part: str) -> None:
-    assert best_part(answer, "le chat noir") == part
+def test_nearest_piece_drops_the_chatter(answer: str, part: str) -> None:
+    assert nearest_piece(answer, "le chat noir") == part
 
 
 @pytest.mark.parametrize(
@@ -74,3 +86,58 @@ def test_bleu_is_sacrebleus() -> None:
     golds = ["le petit chat noir dort", "un grand chien mange ici"]
     expected = BLEU(force=True).corpus_score(answers, [golds]).score
     assert CorpusScorer(BLEU(force=True), answers, golds).score(np.array([0, 1])) == pytest.approx(expected)
+
+
+def test_rouge_by_hand() -> None:
+    longest, words = rouge("driver for the display", "display driver for X")
+    assert longest == pytest.approx(2 * (2 / 4) * (2 / 4) / (2 / 4 + 2 / 4))  # "driver for"
+    assert words == pytest.approx(3 / 4)
+    assert rouge("", "display driver") == (0, 0)
+
+
+def test_the_first_sentence() -> None:
+    assert first_sentence(" Version 2.0 is here. It is faster.") == "Version 2.0 is here."
+    assert first_sentence("no end") == "no end"
+
+
+def test_references_need_the_bare_text() -> None:
+    references = METRICS["rouge_l"].references
+    text = " ".join(f"w{place}" for place in range(20)) + ". Second."
+    named = references(Task("rouge_l", [Row("p", "r", "f:1", text)], (), 8))
+    assert named["the first 12 words"] == [" ".join(f"w{place}" for place in range(12))]
+    assert named["the first sentence"] == [text.removesuffix(" Second.")]
+    assert references(Task("rouge_l", [Row("p", "r", "f:1")], (), 8)) == {}
+
+
+def test_normalisation_is_squads() -> None:
+    assert normalised("The  U.S. Army, a\nforce!") == ["us", "army", "force"]
+    assert normalised("Théâtre") == ["théâtre"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "f1"),
+    [
+        ("the Song Emperor", "Song emperor.", 1.0),
+        ("Emperor Kublai", "the Song Emperor", 0.5),
+        ("one one two", "one two two", 2 / 3),
+        ("no idea", "1234", 0.0),
+        ("", "1234", 0.0),
+        ("the", "a", 1.0),
+    ],
+)
+def test_token_f1(answer: str, gold: str, f1: float) -> None:
+    assert token_f1(answer, gold) == pytest.approx(f1)
+
+
+def test_contained_means_whole_words_in_order() -> None:
+    assert contains("It ended in the year 1234, they say.", "in 1234") is False
+    assert contains("It ended in 1234, they say.", "in 1234")
+    assert not contains("12345", "1234")
+    assert not contains("anything", "the")
+
+
+def test_blind_takes_the_nearest_piece_of_a_long_answer() -> None:
+    long = 'He fled, as the passage says. "Song Emperor Gaozong" went along. Nothing else is known.'
+    assert token_f1(long, "Emperor Gaozong I") < 0.4
+    assert best_token_f1(long, "Emperor Gaozong I") == pytest.approx(2 / 3)
+    assert best_token_f1(long, "the Song Emperor") == 1

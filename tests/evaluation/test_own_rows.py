@@ -14,8 +14,9 @@ from router.engine.base import BaseInfo
 from router.errors import AdapterRejected, ConfigError
 from router.evaluation import evaluate_rows
 from router.evaluation.own_rows import FEWEST, OwnRows, find_candidate, read_rows, verdict
-from router.registry.gate.judging import Standing, judge
-from router.registry.gate.weighing import read_report, weights_sha256
+from router.registry.disk.reading import weights_sha256
+from router.registry.gate import Standing, judge
+from router.registry.reconcile import read_report
 from tests.training.tiny import COLOURS
 
 

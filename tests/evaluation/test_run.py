@@ -11,8 +11,7 @@ import pytest
 
 from router.errors import AdapterRejected, ConfigError
 from router.evaluation import evaluate
-from router.evaluation.exam import draw
-from router.evaluation.markdown import page
+from router.evaluation.markdown import report_page
 from router.evaluation.subject import read_manifest
 
 
@@ -96,11 +95,11 @@ def test_page_shows_every_number(folder: Path, trained: Path) -> None:
 
 def test_page_says_what_speaks_against_the_adapter(whole: tuple[Path, dict[str, Any]]) -> None:
     report = json.loads(json.dumps(whole[1]))
-    assert "No regression beyond the margin" in page(report)
+    assert "No regression beyond the margin" in report_page(report)
     report["gains"]["adapter - base"]["score"]["low"] = 0.0
     numbers = {"value": 0.3, "low": 0.2, "high": 0.4, "margin": 0.1}
     report["regressions"] = [{"what": "loss on general text", **numbers, "worse": True}]
-    text = page(report)
+    text = report_page(report)
     assert "The gain adapter - base is not shown: its interval does not exclude zero." in text
     assert "It makes worse, beyond the margin: loss on general text." in text
 
@@ -196,10 +195,3 @@ def test_every_key_is_documented(whole: tuple[Path, dict[str, Any]]) -> None:
     report = whole[1]
     inner = [*report["data"], *report["arms"]["base"], *report["efficiency"]["arms"]["adapter"]]
     assert not [key for key in (*report, *inner) if f"`{key}`" not in told]
-
-
-def test_draw_is_fixed_and_without_repetition() -> None:
-    rows: Any = list(range(50))
-    assert draw(rows, None) == rows
-    assert draw(rows, 10) == draw(rows, 10)
-    assert len(set(draw(rows, 10))) == 10

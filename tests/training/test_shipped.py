@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from router.evaluation.markdown import page
+from router.evaluation.markdown import report_page
 from router.evaluation.subject import load_subject, read_manifest
-from router.registry.format.examine import validate_folder
+from router.registry.format.artifact import validate_folder
 from router.registry.format.probes import parse_probes
 from router.training.base import load_base
 from router.training.data import Row, read_rows
@@ -51,7 +51,7 @@ def test_report_is_of_these_weights_and_this_data(folder: Path) -> None:
     assert report["adapter"]["weights_sha256"] == hashlib.sha256(weights).hexdigest()
     data = ROOT / "recipes" / "data" / report["data"]["file"]
     assert report["data"]["sha256"] == hashlib.sha256(data.read_bytes()).hexdigest()
-    assert page(report) == (folder / "REPORT.md").read_text()
+    assert report_page(report) == (folder / "REPORT.md").read_text()
 
 
 def test_gain_over_base_with_examples_excludes_zero(folder: Path) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from router.training.new.scaffold import METRICS, Wish, new_recipe
+from router.training.new.scaffold import Wish, new_recipe
 
-__all__ = ["METRICS", "Wish", "new_recipe"]
+__all__ = ["Wish", "new_recipe"]

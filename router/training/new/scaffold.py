@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
-from typing import get_args
 
 from router.errors import ConfigError
 from router.registry.format.names import NAME_RULE, VERSION_RULE, is_name, is_version
@@ -17,7 +16,7 @@ from router.training.base import LoadedBase
 from router.training.batch import Example, rows_of_step
 from router.training.data import Row
 from router.training.new.rows import Columns, Pair, choose_columns, clean, read_table, require_enough, split
-from router.training.recipe import Base, Evaluation, PromptTable, Recipe
+from router.training.recipe import TEXT_METRICS, Base, PromptTable, Recipe
 from router.training.run import add_lora
 from router.training.trainer import Trainer
 
@@ -56,9 +55,6 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-METRICS = tuple(
-    name for name in get_args(Evaluation.model_fields["metric"].annotation) if name != "execution"
-)  # execution needs a database beside each row
 Say = Callable[[str], None]
 
 
@@ -107,8 +103,8 @@ def _check(wish: Wish) -> None:
         raise ConfigError(f"{wish.name!r} is no adapter name: {NAME_RULE}")
     if not is_version(wish.version):
         raise ConfigError(f"{wish.version!r} is no version: {VERSION_RULE}")
-    if wish.metric and wish.metric not in METRICS:
-        raise ConfigError(f"--metric {wish.metric!r} is not known here: {', '.join(METRICS)}")
+    if wish.metric and wish.metric not in TEXT_METRICS:
+        raise ConfigError(f"--metric {wish.metric!r} is not known here: {', '.join(TEXT_METRICS)}")
 
 
 def _write(wish: Wish, pairs: Sequence[Pair], columns: Columns, device: str, say: Say) -> Path:

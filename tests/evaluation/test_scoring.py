@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.evaluation.metrics import MeanScorer, resample
+from router.evaluation.scoring import MeanScorer, resample
 
-scores = st.lists(st.booleans(), min_size=2, max_size=30)
+answers = st.lists(st.booleans(), min_size=2, max_size=30)
 
 
-@given(scores)
+@given(answers)
 def test_interval_holds_the_value(values: list[bool]) -> None:
     estimate = resample(MeanScorer(values), len(values), samples=200).estimate()
     assert estimate.value == pytest.approx(np.mean(values))
@@ -26,7 +26,7 @@ def test_interval_of_a_proportion_is_about_the_normal_one() -> None:
     assert estimate.high == pytest.approx(0.6 + half, abs=0.015)
 
 
-@given(scores)
+@given(answers)
 def test_differences_are_paired(values: list[bool]) -> None:
     ours = resample(MeanScorer([value + 0.25 for value in values]), len(values), samples=100)
     theirs = resample(MeanScorer(values), len(values), samples=100)
@@ -37,3 +37,7 @@ def test_differences_are_paired(values: list[bool]) -> None:
 def test_same_seed_same_interval() -> None:
     one, other = (resample(MeanScorer([0, 1, 1, 0, 1]), 5, samples=50) for _ in range(2))
     assert (one.draws == other.draws).all()
+
+
+def test_mean() -> None:
+    assert MeanScorer([1, 0, 0, 1]).score(np.array([0, 0, 1])) == pytest.approx(2 / 3)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from router.errors import ConfigError
-from router.evaluation.sql import query_judge, right, right_anywhere, same_result, same_text
+from router.evaluation.sql import is_right, is_right_anywhere, query_judge, same_result, same_text
 from router.training.data import Row, read_rows
 
-DATA = Path(__file__).parents[3] / "recipes" / "data"
+DATA = Path(__file__).parents[2] / "recipes" / "data"
 SCHEMA = (("singer", ("id", "name", "age", "country")), ("song", ("song id", "id", "plays")))
 BY_AGE = "SELECT name, age FROM singer ORDER BY age DESC"
 TOP = "SELECT country, count(*) FROM singer GROUP BY country ORDER BY count(*) DESC LIMIT ?"
@@ -37,7 +37,7 @@ def row(gold: str) -> Row:
     ],
 )
 def test_same_meaning(gold: str, answer: str) -> None:
-    assert right(answer, row(gold))
+    assert is_right(answer, row(gold))
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_same_meaning(gold: str, answer: str) -> None:
     ],
 )
 def test_other_meaning(gold: str, answer: str) -> None:
-    assert right(gold, row(gold))
-    assert not right(answer, row(gold))
+    assert is_right(gold, row(gold))
+    assert not is_right(answer, row(gold))
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_no_honest_query(answer: str) -> None:
 )
 def test_format_blind(answer: str, found: bool) -> None:
     asked = row("SELECT age FROM singer WHERE name = ?")
-    assert not right(answer, asked)
-    assert right_anywhere(answer, asked) is found
+    assert not is_right(answer, asked)
+    assert is_right_anywhere(answer, asked) is found
 
 
 def test_same_text_forgives_case_and_space() -> None:
@@ -144,7 +144,7 @@ def test_shipped_queries_are_told_apart() -> None:
     same = []
     for rows in golds.values():
         for gold, judged in rows.items():
-            assert right(gold, judged)
-            same += [(gold, other) for other in rows if other != gold and right(other, judged)]
+            assert is_right(gold, judged)
+            same += [(gold, other) for other in rows if other != gold and is_right(other, judged)]
     assert len(same) <= 10
     assert all("ORDER BY" not in gold or sorted(gold) == sorted(other) for gold, other in same)

@@ -14,10 +14,11 @@ import pytest
 from router.errors import AdapterRejected, ConfigError
 from router.evaluation import learning_curve as module
 from router.evaluation.answering import Answer, Speaker
-from router.evaluation.learning_curve import FILE, learning_curve, load, markdown, measure, scaled
-from router.evaluation.markdown import draw_data_need
+from router.evaluation.learning_curve import FILE, data_need, learning_curve, read_curve, scaled
+from router.evaluation.markdown import data_need_lines
+from router.evaluation.pictures import draw_data_need
 from router.evaluation.subject import Subject, load_subject, read_manifest
-from router.registry.format.examine import validate_folder
+from router.registry.format.artifact import validate_folder
 from router.training.base import load_base
 from router.training.data import read_rows
 from router.training.recipe import Recipe, load_recipe
@@ -148,14 +149,14 @@ def test_steps_shrink_with_the_data_down_to_a_floor(place: Place) -> None:
 
 
 def test_report_section_ends_with_the_whole_adapter(done: Place, tmp_path: Path) -> None:
-    section = measure(done.subject, done.recipe, FULL, 9)
+    section = data_need(done.subject, done.recipe, FULL, 9)
     assert [(point["fraction"], point["rows"]) for point in section["points"]] == [
         (0.25, 6),
         (0.5, 12),
         (1.0, 24),
     ]
     assert section["points"][-1]["score"] == FULL
-    page = "\n".join(markdown(section))
+    page = "\n".join(data_need_lines(section))
     assert "| 100% | 24 | 12 | 9 | 1.000 [0.900, 1.000] |" in page
     assert "exact match" in page
     draw_data_need(section, tmp_path / "curve.png")
@@ -163,9 +164,9 @@ def test_report_section_ends_with_the_whole_adapter(done: Place, tmp_path: Path)
 
 
 def test_without_a_curve_the_command_is_named(place: Place) -> None:
-    section = measure(place.subject, place.recipe, FULL, 9)
+    section = data_need(place.subject, place.recipe, FULL, 9)
     assert section == {"missing": "lora-router adapters learning-curve RECIPE"}
-    assert section["missing"] in markdown(section)[0]
+    assert section["missing"] in data_need_lines(section)[0]
 
 
 @pytest.mark.parametrize(
@@ -189,20 +190,20 @@ def test_a_curve_of_something_else_is_refused(
     table[path[-1]] = value
     (place.adapter / FILE).write_text(json.dumps(curve))
     with pytest.raises(ConfigError, match=said):
-        load(place.subject, place.recipe)
+        read_curve(place.subject, place.recipe)
 
 
 def test_a_file_that_is_not_json_is_refused(place: Place) -> None:
     (place.adapter / FILE).write_text("{")
     with pytest.raises(ConfigError, match="measure it again"):
-        load(place.subject, place.recipe)
+        read_curve(place.subject, place.recipe)
 
 
 def test_a_setting_that_is_new_since_is_no_difference(done: Place, place: Place) -> None:
     curve = json.loads((done.adapter / FILE).read_text())
     del curve["settings"]["train"]["clip"]
     (place.adapter / FILE).write_text(json.dumps(curve))
-    assert load(place.subject, place.recipe) == curve
+    assert read_curve(place.subject, place.recipe) == curve
 
 
 @pytest.mark.parametrize("fractions", [(), (0.0,), (1.0,), (0.1, 2.0), (float("nan"),)])
