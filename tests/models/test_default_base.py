@@ -9,7 +9,7 @@ import pytest
 
 from router.engine.base import Prompt
 from router.engine.text.prompt import PromptEncoder
-from router.models import default_base, fetch_encoder
+from router.models import fetch_base, fetch_encoder
 from router.types import Turn
 
 pytestmark = pytest.mark.slow
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.slow
 def tokenizer() -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(default_base())
+    return AutoTokenizer.from_pretrained(fetch_base())
 
 
 def test_it_answers_and_ends(tokenizer: Any) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(default_base(), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(fetch_base(), dtype=torch.float32)
     encoder = PromptEncoder(tokenizer)
     ids = encoder.encode(Prompt(turns=(Turn("user", "What is the capital of France?"),)))
     answer = model.generate(torch.tensor([ids]), max_new_tokens=30, do_sample=False)[0, len(ids) :].tolist()
@@ -51,8 +51,8 @@ def test_its_tokens(tokenizer: Any) -> None:
 
 
 def test_a_second_fetch_is_instant() -> None:
-    default_base(), fetch_encoder()
+    fetch_base(), fetch_encoder()
     started = time.perf_counter()
-    assert default_base().is_dir()
+    assert fetch_base().is_dir()
     assert (fetch_encoder() / "model.safetensors").is_file()
     assert time.perf_counter() - started < 0.1
