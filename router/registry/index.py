@@ -1,4 +1,7 @@
-"""Every version by name, the default of each name, and the news of both."""
+"""Every version by name, which of them answers for the name, and the news of both.
+
+Versions that passed the gate (`verdict.open`) come before those that did not, whatever their numbers.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,16 @@ from typing import Any, TypeAlias
 from router.errors import AdapterNotFound, AdapterRejected, StaleEtag
 from router.ports import Force
 from router.registry.events import EventHub
-from router.registry.format.names import Key, known_versions, near, version_key
-from router.registry.gate.gate import Gate
-from router.registry.gate.judging import NO_GATE, Standing
-from router.registry.record import Record
+from router.registry.format.names import Key, known_names, known_versions, version_key
+from router.registry.gate import NO_GATE, Standing
+from router.registry.gatekeeper import Gatekeeper
+from router.registry.record import Live, Record
 from router.registry.state import Change, Choices, Served
 from router.types import AdapterEventKind, AdapterInfo, AdapterProfile, AdapterRef, AdapterState
 
-# Which version answers for a name.
-#
-# Versions that passed the gate (`verdict.open`) come before those that did not, whatever their numbers.
+log = logging.getLogger(__name__)
+
+NewDefault: TypeAlias = tuple[AdapterInfo, AdapterRef | None]  # and the one before
 
 
 def default_version(records: Collection[Record], chosen: str, current: str) -> str:
@@ -34,7 +37,7 @@ def default_version(records: Collection[Record], chosen: str, current: str) -> s
     """
     if any(r.ref.version == chosen for r in records):
         return chosen
-    usable = [r for r in records if not r.quarantined or r.live is not None]
+    usable = [r for r in records if r.usable]
     present = next((r for r in usable if r.ref.version == current), None)
     proven = [r for r in usable if r.proven]
     if present is None:
@@ -78,13 +81,13 @@ class Index:
         self,
         hub: EventHub,
         choices: Choices,
-        gate: Gate,
+        gatekeeper: Gatekeeper,
         preload: bool,
-        weigh: Callable[[Record], None],
+        hash_weights: Callable[[Record], None],
         plan_soon: Callable[[], None],
     ) -> None:
-        self._hub, self._choices, self._gate, self._preload = hub, choices, gate, preload
-        self._weigh, self._plan_soon = weigh, plan_soon
+        self._hub, self._choices, self._gatekeeper, self._preload = hub, choices, gatekeeper, preload
+        self._hash_weights, self._plan_soon = hash_weights, plan_soon
         self._names: dict[str, dict[str, Record]] = {}
         self._order: list[Record] | None = None
         self._defaults: dict[str, str] = {}
@@ -121,7 +124,7 @@ class Index:
         """
         versions = self._names.get(name)
         if versions is None:
-            raise AdapterNotFound(name, near(name, self._names))
+            raise AdapterNotFound(name, known_names(name, self._names))
         if version and version not in versions:
             raise AdapterNotFound(f"{name}@{version}", known_versions(versions))
         return versions[version or self.default_of(name) or max(versions, key=version_key)]
@@ -155,7 +158,7 @@ class Index:
 
     @staticmethod
     def _profile(record: Record) -> AdapterProfile | None:
-        seen = record.live.inspection if record.live is not None else record.inspection
+        seen = record.serving
         if seen is None or record.state is AdapterState.QUARANTINED or not record.verdict.open:
             return None
         return replace(seen.manifest.profile(), name=record.ref.name, version=record.ref.version)
@@ -164,34 +167,32 @@ class Index:
 
     def add(self, record: Record) -> None:
         """A version appeared. Call `settle_default` when all that appeared together are added."""
-        if not self._gate.on:
-            record.verdict = NO_GATE
+        if not self._gatekeeper.on:
+            record.ruled(NO_GATE)
         self._names.setdefault(record.ref.name, {})[record.ref.version] = record
         self._order = None
         self._hub.publish(AdapterEventKind.ADDED, self.info(record))
 
-    def remove(self, record: Record) -> None:
-        """A version is gone from disk: no new request gets it."""
+    def remove(self, record: Record) -> Live | None:
+        """A version is gone from disk: no new request gets it. Gives what it served from."""
         versions = self._names[record.ref.name]
         del versions[record.ref.version]
-        record.removed, self._order = True, None
+        live, self._order = record.gone(), None
         if not versions:
             del self._names[record.ref.name]
         self._hub.publish(AdapterEventKind.REMOVED, self.info(record))
         self.settle_default(record.ref.name)
+        return live
 
     def changed(self, record: Record) -> None:
-        """Something users see of it changed."""
-        if record.removed:
-            return
-        record.revision += 1
+        """Something users see of it changed: what every record in the table tells."""
         self._hub.publish(AdapterEventKind.CHANGED, self.info(record))
         self.settle_default(record.ref.name)
 
     def settle_default(self, name: str) -> None:
         """Find the default version of `name` again, and tell everybody if it is another one."""
         before = self.default_of(name)
-        judged = self._gate.settle(self.versions(name))
+        judged = self._gatekeeper.settle(self.versions(name))
         now = default_version(self.versions(name), self._choices.get(name), before)
         self._defaults[name] = now
         record = self.get(AdapterRef(name, now))
@@ -201,11 +202,11 @@ class Index:
         self._settle_profile(name, None if record is None else self._profile(record))
         moved = () if now == before else filter(None, (self.get(AdapterRef(name, before)), record))
         for changed in dict.fromkeys((*judged, *moved)):
-            changed.revision += 1
+            changed.row_changed()
             self._hub.publish(AdapterEventKind.CHANGED, self.info(changed))
         self._read_more(name, now)
         if record is not None and now != before and self._preload:
-            record.wanted |= not (record.was_live or record.quarantined)
+            record.preload_wanted()
         if now != before or (judged and len(self.versions(name)) > 1):  # a plan looks at everything
             self._plan_soon()
 
@@ -221,7 +222,7 @@ class Index:
         if now is None:
             self._stood.pop(name, None)
         elif judged and (now.verdict.open or not any(v.open for v in rivals)):
-            routed = self._gate.on and now.verdict.open
+            routed = self._gatekeeper.on and now.verdict.open
             self._stood[name] = (now.ref.version, Served(now.weights_sha256, routed))
         elif stood is not None and stood[0] != now.ref.version:
             del self._stood[name]
@@ -233,12 +234,10 @@ class Index:
         """
         for record in self.versions(name):
             if record.verdict.needs_weights:
-                self._weigh(record)
-            if record.verdict.standing is not Standing.FAILED or record.offered or self.chosen(name):
-                continue
-            newer = version_key(record.ref.version) > version_key(default)
-            if newer and self._preload and not (record.was_live or record.quarantined):
-                record.wanted = record.offered = True
+                self._hash_weights(record)
+            failed = record.verdict.standing is Standing.FAILED
+            if failed and self._preload and not self.chosen(name) and _order(record) > version_key(default):
+                record.preload_offered()
 
     def _settle_profile(self, name: str, profile: AdapterProfile | None) -> None:
         if self._profiles.get(name) == profile:
@@ -250,29 +249,22 @@ class Index:
         self._hub.profiles_changed()
 
 
-# Default versions are set here: on the disk first, then for requests; and what may be written later is.
-
-
-log = logging.getLogger(__name__)
-Chosen: TypeAlias = tuple[AdapterInfo, AdapterRef | None]
-
-
 class Chooser:
     """One change at a time, so that an etag is good for one; a change goes to its end when its caller leaves.
 
     Raises NotSaved where the disk does not take it: then the default is as before.
     """
 
-    def __init__(self, index: Index, choices: Choices, gate: Gate) -> None:
-        self._index, self._choices, self._gate = index, choices, gate
+    def __init__(self, index: Index, choices: Choices, gatekeeper: Gatekeeper) -> None:
+        self._index, self._choices, self._gatekeeper = index, choices, gatekeeper
         self._lock, self._tasks = asyncio.Lock(), set[asyncio.Task[Any]]()
         choices.touched = self._touched
 
-    async def set(self, ref: AdapterRef, etag: str, force: Force | None) -> Chosen:
+    async def set(self, ref: AdapterRef, etag: str, force: Force | None) -> NewDefault:
         """Make it the default; gives it and the one before."""
         return await asyncio.shield(self._task(self._set(ref, etag, force)))
 
-    async def reset(self, name: str) -> Chosen:
+    async def reset(self, name: str) -> NewDefault:
         """Let the rule decide again; gives what it decided and the default before."""
         return await asyncio.shield(self._task(self._reset(name)))
 
@@ -280,7 +272,7 @@ class Chooser:
         """Finish what is under way."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _set(self, ref: AdapterRef, etag: str, force: Force | None) -> Chosen:
+    async def _set(self, ref: AdapterRef, etag: str, force: Force | None) -> NewDefault:
         async with self._lock:
             record = self._index.find(ref.name, ref.version)
             if etag and etag != self._index.etag(record):
@@ -289,11 +281,11 @@ class Chooser:
                 raise AdapterRejected(f"adapter {record.ref} is quarantined: {record.error}")
             previous = self._index.default_of(ref.name)
             serving = self._index.get(AdapterRef(ref.name, previous))
-            override = self._gate.overruling(record, force, serving)
+            override = self._gatekeeper.overruling(record, force, serving)
             await self._make(self._choices.planned(ref.name, record.ref.version, override))
             return self._index.info(record), AdapterRef(ref.name, previous) if previous else None
 
-    async def _reset(self, name: str) -> Chosen:
+    async def _reset(self, name: str) -> NewDefault:
         async with self._lock:
             self._index.find(name)
             previous = self._index.default_of(name)

@@ -11,7 +11,7 @@ from router.errors import AdapterNotFound, AdapterRejected, DeadlineExceeded, Dr
 from router.ports import Lease
 from router.registry.index import Index
 from router.registry.loading import Loader
-from router.registry.record import Live, Parting, Record
+from router.registry.record import Live, Record
 from router.registry.residency import Phase, Residency
 from router.types import AdapterRef
 
@@ -45,8 +45,7 @@ class Leases:
             )
         finally:
             self.open -= 1
-            record.leases -= 1
-            record.last_used = time.time()
+            record.released()
             self._residency.release(live.resident)
 
     async def _acquire(self, ref: AdapterRef) -> tuple[Record, Live]:
@@ -55,8 +54,7 @@ class Leases:
             live = record.live or await self._not_parting(record)
             if live is not None:  # lookup and increment in one step: nothing can unload it in between
                 self._residency.acquire(live.resident)
-                record.leases += 1
-                record.last_used = time.time()
+                record.leased()
                 return record, live
             await self.loaded(record)
 
@@ -76,37 +74,30 @@ class Leases:
         if self.closed:
             raise Draining("the server is stopping")
         task = self._loader.begin(record)
-        record.waiting += 1
         try:
-            await asyncio.shield(task)
+            with record.awaited():
+                await asyncio.shield(task)
         except asyncio.CancelledError:
             if self.closed and task.cancelled():
                 raise Draining("the server is stopping") from None
             raise
-        finally:
-            record.waiting -= 1
 
     async def load(self, ref: AdapterRef, pinned: bool | None) -> Record:
         """Bring a version into memory, also one that was refused before (its files may be mended)."""
         record = self._index.find(ref.name, ref.version)
-        if record.double:
+        if record.duplicate:
             raise AdapterRejected(f"adapter {record.ref} is quarantined: {record.error}")
         before = record.pinned
-        self._pin(record, before if pinned is None else pinned)
+        record.pin(before if pinned is None else pinned)
         try:
             while record.live is None:
                 if record.removed:
                     raise AdapterNotFound(str(ref), "; its folder was removed")
                 await self.loaded(record)
         except BaseException:
-            self._pin(record, before)
+            record.pin(before)
             raise
         return record
-
-    def _pin(self, record: Record, pinned: bool) -> None:
-        if record.pinned is not pinned:
-            record.pinned = pinned
-            self._index.changed(record)
 
     async def unload(self, ref: AdapterRef) -> tuple[Record, int]:
         """Drop a version from memory and wait until it is gone; gives the bytes freed.
@@ -119,17 +110,10 @@ class Leases:
             await asyncio.wait({record.task})
         parting = record.parting
         if record.live is not None:
-            parting = self._part(record, record.live)
+            parting = record.unloaded(self._residency.retire(record.live.resident, record))
         elif parting is None or parting.freed.done():
             return record, 0
         return record, await asyncio.shield(parting.freed)
-
-    def _part(self, record: Record, live: Live) -> Parting:
-        record.live, record.pinned = None, False
-        record.quarantined = record.lost  # nothing on disk to load again
-        record.parting = Parting(live, self._residency.retire(live.resident, record))
-        self._index.changed(record)
-        return record.parting
 
 
 def _loop_time(deadline: float | None) -> float | None:

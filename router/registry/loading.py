@@ -31,108 +31,7 @@ from router.registry.residency import Residency, Resident, Room
 from router.registry.state import Proven
 from router.types import AdapterRef, FinishReason, Sampling, SamplingParams, Turn
 
-# Running an adapter's probes: it must answer as expected, and not as the base does.
-
-
 log = logging.getLogger(__name__)
-
-MOST_RUN = 16  # probes of one adapter, the first ones
-AT_ONCE = 8  # generations, for all adapters together
-_BUSY_SECONDS = 0.1
-_DONE = (FinishReason.STOP, FinishReason.LENGTH)
-
-Encode = Callable[[Prompt], Awaitable[list[int]]]
-
-
-class Verdict(Enum):
-    """What probes said, unless they refused the adapter."""
-
-    PROVEN = auto()
-    NO_PROBES = auto()
-    UNKNOWN = auto()  # the engine was too busy or failed: no fault of the adapter
-
-
-class Prover:
-    """Runs probes through the engine like any request, a few at a time and within `seconds`."""
-
-    def __init__(self, engine: Engine, encode: Encode, seconds: float) -> None:
-        self._engine, self._encode, self._seconds = engine, encode, seconds
-        self._places = asyncio.Semaphore(AT_ONCE)
-
-    def key(self, digest: str) -> str:
-        """Names an adapter on this base: what passes on one base or dtype may fail on another."""
-        base = self._engine.info
-        return hashlib.sha256(f"{base.digest} {base.dtype} {digest}".encode()).hexdigest()[:32]
-
-    async def prove(self, digest: str, inspection: Inspection) -> Verdict:
-        """Run the probes of a loaded adapter. Raises AdapterRejected saying which one failed, and how."""
-        probes = inspection.probes[:MOST_RUN]
-        if not probes:
-            return Verdict.NO_PROBES
-        try:
-            async with asyncio.timeout(self._seconds):
-                prompts = [await self._prompt(inspection, probe) for probe in probes]
-                asked = [self._answer(*prompt, adapter) for prompt in prompts for adapter in (digest, None)]
-                answers = await asyncio.gather(*asked, return_exceptions=True)
-        except TimeoutError:
-            log.warning("probes of %s did not end within %.0f s", inspection.name, self._seconds)
-            return Verdict.UNKNOWN
-        texts: list[str] = []
-        for answer in answers:
-            if isinstance(answer, InvalidRequest):
-                raise AdapterRejected(f"a probe cannot run: {answer.message}", codes="probe-failed")
-            if isinstance(answer, RouterError):
-                log.warning("probes of %s could not run: %s", inspection.name, answer)
-                return Verdict.UNKNOWN
-            if isinstance(answer, BaseException):
-                raise answer
-            texts.append(answer)
-        judge(probes, texts[0::2], texts[1::2])
-        return Verdict.PROVEN
-
-    async def _prompt(self, inspection: Inspection, probe: Probe) -> tuple[Sequence[int], SamplingParams]:
-        manifest = inspection.manifest
-        greedy = Sampling(max_tokens=probe.max_tokens, min_tokens=0, temperature=0.0, logprobs=0)
-        prompt = Prompt((Turn("user", probe.prompt),), template=manifest.prompt)
-        return await self._encode(prompt), SamplingParams.of(greedy, manifest.generation)
-
-    async def _answer(self, tokens: Sequence[int], params: SamplingParams, adapter: str | None) -> str:
-        job = Job(f"probe-{adapter[:12] if adapter else 'base'}", tokens, params, adapter, priority=1)
-        text: list[str] = []
-        async with self._places:
-            generation = await self._submit(job)
-            try:
-                async for event in generation:
-                    if isinstance(event, Delta):
-                        text.append(event.text)
-                    elif event.reason not in _DONE:
-                        raise EngineFailed(f"a probe ended with {event.reason}")
-            finally:
-                generation.cancel()
-        return "".join(text)
-
-    async def _submit(self, job: Job) -> Generation:
-        while True:
-            try:
-                return self._engine.submit(job)
-            except Overloaded:
-                await asyncio.sleep(_BUSY_SECONDS)
-
-
-def judge(probes: Sequence[Probe], answers: Sequence[str], base_answers: Sequence[str]) -> None:
-    """Raises AdapterRejected if an answer is not as expected or all are the base's own."""
-    if list(answers) == list(base_answers):
-        raise AdapterRejected(
-            "it has no effect: its answers to all probes equal the base's", codes="probes-no-effect"
-        )
-    for number, (probe, answer) in enumerate(zip(probes, answers, strict=True), 1):
-        if not probe.passes(answer):
-            raise AdapterRejected(
-                f"probe {number} of {len(probes)} failed: expected {probe.match} {show(probe.expect)}, "
-                f"got {show(answer)}",
-                codes="probe-failed",
-            )
-
 
 READS_AT_ONCE = 4
 RETRY_SECONDS = 10.0  # after a fault that was not the adapter's
@@ -140,6 +39,12 @@ CHANGING_SECONDS = 3.0  # how long a request waits for files to stop changing
 LOOK_SECONDS = 0.1
 UNEXPECTED = "an unexpected error while loading; the server's log says more"
 
+MOST_RUN = 16  # probes of one adapter, the first ones
+AT_ONCE = 8  # generations, for all adapters together
+_BUSY_SECONDS = 0.1
+_DONE = (FinishReason.STOP, FinishReason.LENGTH)
+
+Encode = Callable[[Prompt], Awaitable[list[int]]]
 OnLoad = Callable[[AdapterRef, float], None]
 
 
@@ -147,9 +52,9 @@ OnLoad = Callable[[AdapterRef, float], None]
 class Hooks:
     """What the loader tells others, on the event loop."""
 
-    changed: Callable[[Record], None]  # something users see changed
     look: Callable[[], None]  # files are not as they were when they were examined
     loaded: OnLoad  # a load ended well, after so many seconds
+    ended: Callable[[], None]  # a load ended, well or not
 
 
 class Loader:
@@ -172,12 +77,13 @@ class Loader:
 
     def begin(self, record: Record) -> asyncio.Task[None]:
         """The load of this version that is under way, or a new one. Shield it."""
-        if record.task is None:
-            record.task = asyncio.get_running_loop().create_task(self._run(record))
-            self._tasks.add(record.task)
-            record.task.add_done_callback(self._ended)
-            self._hooks.changed(record)
-        return record.task
+        if record.task is not None:
+            return record.task
+        task = asyncio.get_running_loop().create_task(self._run(record))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        record.load_began(task)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -210,22 +116,22 @@ class Loader:
             self._counters.load_seconds += seconds
             self._hooks.loaded(record.ref, seconds)
         finally:
-            record.task = None
-            self._hooks.changed(record)
+            record.load_ended()
+            self._hooks.ended()
 
     async def _load(self, record: Record) -> None:
-        room = await self._residency.reserve(record.inspection.size_bytes if record.inspection else 0)
+        room = await self._residency.reserve(record.size_bytes)
         try:
             found, inspection, resident = await self._into_memory(record, room)
         finally:
             self._residency.give_back(room)
         try:
-            verdict = await self._prove(resident.digest, inspection)
-            if verdict is Verdict.UNKNOWN and record.live is not None:
+            result = await self._prove(resident.digest, inspection)
+            if result is ProbeResult.UNKNOWN and record.live is not None:
                 raise Unavailable(f"the probes of adapter {record.ref} did not end; the old files serve on")
             if record.removed:
                 raise AdapterNotFound(str(record.ref), "; its folder was removed")
-            self._flip(record, Live(resident, replace(inspection, probes=()), found.stamp), verdict)
+            self._flip(record, Live(resident, replace(inspection, probes=()), found.stamp), result)
         finally:
             self._residency.release(resident)
 
@@ -233,8 +139,7 @@ class Loader:
         """Read the folder as it was examined, waiting a little while it is being changed, and load it."""
         deadline = time.monotonic() + CHANGING_SECONDS
         while True:
-            found = record.found
-            record.attempt = found.stamp
+            found = record.load_attempted()
             try:
                 async with self._reads:
                     folder = await self._workers.run(read_whole, self._reader, found)
@@ -247,55 +152,127 @@ class Loader:
             self._hooks.look()
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _prove(self, digest: str, inspection: Inspection) -> Verdict:
+    async def _prove(self, digest: str, inspection: Inspection) -> ProbeResult:
         key = self._prover.key(digest)
         if key in self._proven:
-            return Verdict.PROVEN
+            return ProbeResult.PROVEN
         try:
-            verdict = await self._prover.prove(digest, inspection)
+            result = await self._prover.prove(digest, inspection)
         except AdapterRejected:
             self._counters.probes_failed += 1
             raise
-        if verdict is Verdict.PROVEN:
+        if result is ProbeResult.PROVEN:
             await self._workers.in_order(self._proven.add, key)
-        return verdict
+        return result
 
-    def _flip(self, record: Record, live: Live, verdict: Verdict) -> None:
+    def _flip(self, record: Record, live: Live, result: ProbeResult) -> None:
         """From here on new leases get the new files; those in flight keep the old until they end."""
-        old, record.live = record.live, live
+        unknown = result is ProbeResult.UNKNOWN
+        retry_at = time.monotonic() + RETRY_SECONDS if unknown else 0.0
+        before = record.load_succeeded(live, proven=not unknown, retry_at=retry_at)
         self._residency.attach(live.resident, record)
-        if old is not None and old.resident is not live.resident:
-            self._residency.detach(old.resident, record)
+        if before is not None and before.resident is not live.resident:
+            self._residency.detach(before.resident, record)
             self._counters.swaps += 1
-        record.inspection, record.weighed = live.inspection, (live.stamp, live.inspection.weights_sha256)
-        record.was_live, record.proven = True, verdict is not Verdict.UNKNOWN
-        record.quarantined = record.wanted = False
-        record.retry_at = time.monotonic() + RETRY_SECONDS if verdict is Verdict.UNKNOWN else 0.0
-        record.lost = live.stamp != record.found.stamp == record.tried  # replaced by bad files meanwhile
-        if not record.lost:
-            record.error, record.tried = "", None
 
     def _refuse(self, record: Record, reason: str) -> None:
         self._counters.load_failures += 1
-        record.wanted = False
         log.warning("adapter %s is refused: %s", record.ref, reason)
-        if (
-            record.attempt == record.found.stamp
-        ):  # else there are other files by now: nothing is known of them
-            record.tried = record.attempt
-            refuse(record, reason)
+        record.load_refused(reason)
 
     def _postpone(self, record: Record, reason: str) -> None:
         self._counters.load_failures += 1
-        record.error, record.wanted = reason, False
-        record.retry_at = time.monotonic() + RETRY_SECONDS
+        record.load_postponed(reason, time.monotonic() + RETRY_SECONDS)
 
 
-def refuse(record: Record, reason: str) -> None:
-    """The files on disk cannot be served: the version is quarantined unless it serves from older ones."""
-    if record.live is None:
-        record.quarantined, record.proven = True, False
-        record.error = reason
-    else:
-        record.lost = True
-        record.error = f"the files on disk are refused, those read before serve on: {reason}"
+# -- probes: an adapter must answer as expected, and not as the base does
+
+
+class ProbeResult(Enum):
+    """What probes said, unless they refused the adapter."""
+
+    PROVEN = auto()
+    NO_PROBES = auto()
+    UNKNOWN = auto()  # the engine was too busy or failed: no fault of the adapter
+
+
+class Prover:
+    """Runs probes through the engine like any request, a few at a time and within `seconds`."""
+
+    def __init__(self, engine: Engine, encode: Encode, seconds: float) -> None:
+        self._engine, self._encode, self._seconds = engine, encode, seconds
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    def key(self, digest: str) -> str:
+        """Names an adapter on this base: what passes on one base or dtype may fail on another."""
+        base = self._engine.info
+        return hashlib.sha256(f"{base.digest} {base.dtype} {digest}".encode()).hexdigest()[:32]
+
+    async def prove(self, digest: str, inspection: Inspection) -> ProbeResult:
+        """Run the probes of a loaded adapter. Raises AdapterRejected saying which one failed, and how."""
+        probes = inspection.probes[:MOST_RUN]
+        if not probes:
+            return ProbeResult.NO_PROBES
+        try:
+            async with asyncio.timeout(self._seconds):
+                prompts = [await self._prompt(inspection, probe) for probe in probes]
+                asked = [self._answer(*prompt, adapter) for prompt in prompts for adapter in (digest, None)]
+                answers = await asyncio.gather(*asked, return_exceptions=True)
+        except TimeoutError:
+            log.warning("probes of %s did not end within %.0f s", inspection.name, self._seconds)
+            return ProbeResult.UNKNOWN
+        texts: list[str] = []
+        for answer in answers:
+            if isinstance(answer, InvalidRequest):
+                raise AdapterRejected(f"a probe cannot run: {answer.message}", codes="probe-failed")
+            if isinstance(answer, RouterError):
+                log.warning("probes of %s could not run: %s", inspection.name, answer)
+                return ProbeResult.UNKNOWN
+            if isinstance(answer, BaseException):
+                raise answer
+            texts.append(answer)
+        check_answers(probes, texts[0::2], texts[1::2])
+        return ProbeResult.PROVEN
+
+    async def _prompt(self, inspection: Inspection, probe: Probe) -> tuple[Sequence[int], SamplingParams]:
+        manifest = inspection.manifest
+        greedy = Sampling(max_tokens=probe.max_tokens, min_tokens=0, temperature=0.0, logprobs=0)
+        prompt = Prompt((Turn("user", probe.prompt),), template=manifest.prompt)
+        return await self._encode(prompt), SamplingParams.of(greedy, manifest.generation)
+
+    async def _answer(self, tokens: Sequence[int], params: SamplingParams, adapter: str | None) -> str:
+        job = Job(f"probe-{adapter[:12] if adapter else 'base'}", tokens, params, adapter, priority=1)
+        text: list[str] = []
+        async with self._places:
+            generation = await self._submit(job)
+            try:
+                async for event in generation:
+                    if isinstance(event, Delta):
+                        text.append(event.text)
+                    elif event.reason not in _DONE:
+                        raise EngineFailed(f"a probe ended with {event.reason}")
+            finally:
+                generation.cancel()
+        return "".join(text)
+
+    async def _submit(self, job: Job) -> Generation:
+        while True:
+            try:
+                return self._engine.submit(job)
+            except Overloaded:
+                await asyncio.sleep(_BUSY_SECONDS)
+
+
+def check_answers(probes: Sequence[Probe], answers: Sequence[str], base_answers: Sequence[str]) -> None:
+    """Raises AdapterRejected if an answer is not as expected or all are the base's own."""
+    if list(answers) == list(base_answers):
+        raise AdapterRejected(
+            "it has no effect: its answers to all probes equal the base's", codes="probes-no-effect"
+        )
+    for number, (probe, answer) in enumerate(zip(probes, answers, strict=True), 1):
+        if not probe.passes(answer):
+            raise AdapterRejected(
+                f"probe {number} of {len(probes)} failed: expected {probe.match} {show(probe.expect)}, "
+                f"got {show(answer)}",
+                codes="probe-failed",
+            )

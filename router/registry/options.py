@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ParamSpec, Self, TypeVar
 
 from router.config import Settings
-from router.registry.format.artifact import EqualsBase
+from router.registry.format.checks import EqualsBase
 from router.types import AdapterState
 
 

@@ -19,13 +19,18 @@ class Planner:
     def __init__(self, index: Index, loader: Loader, residency: Residency) -> None:
         self._index, self._loader, self._residency = index, loader, residency
         self._soon = self._closed = False
-        self.waiting = False  # something becomes due when a load ends; else only news from disk matters
+        self._waiting = False  # something becomes due when a load ends; else only news from disk matters
 
     def plan_soon(self) -> None:
         """Plan in the next turn of the event loop, once for all calls until then."""
         if not self._soon:
             self._soon = True
             asyncio.get_running_loop().call_soon(self.plan)
+
+    def load_ended(self) -> None:
+        """Plan, if something waits for that."""
+        if self._waiting:
+            self.plan_soon()
 
     def close(self) -> None:
         """Begin nothing any more: the load that is cancelled next must not make room for another."""
@@ -42,12 +47,16 @@ class Planner:
         names = {r.ref.name for r in self._index}
         rising = {record for name in names if (record := self._rising(name)) is not None}
         for record in tuple(self._index):
-            idle = record.task is None and not record.quarantined and now >= record.retry_at
-            if idle and (
-                record.outdated or record in rising or (record.ref in successors and not record.live)
-            ):
+            due = record.outdated or record in rising or (record.ref in successors and record.live is None)
+            if due and record.may_load(now):
                 self._loader.begin(record)
-        self.waiting = self._preload() or bool(rising) or any(successors)
+        self._waiting = self._preload() or bool(rising) or any(successors)
+
+    def vanish(self, record: Record) -> None:
+        """Gone from disk: no new lease, dropped after the last one."""
+        live = self._index.remove(record)
+        if live is not None:
+            self._residency.detach(live.resident, record)
 
     def _rising(self, name: str) -> Record | None:
         """A version that should take over as default once it is proven."""
@@ -63,25 +72,18 @@ class Planner:
             if successor is None or successor.proven or record.live is None:
                 self.vanish(record)
 
-    def vanish(self, record: Record) -> None:
-        """Gone from disk: no new lease, dropped after the last one."""
-        live, record.live = record.live, None
-        self._index.remove(record)
-        if live is not None:
-            self._residency.detach(live.resident, record)
-
     def _preload(self) -> bool:
         """Begin wanted loads while they fit; whether some have to wait."""
-        wanted = [r for r in self._index if r.wanted and not r.quarantined and r.live is None]
+        wanted = [r for r in self._index if r.awaits_preload]
         running = sum(r.task is not None for r in wanted)
         for record in sorted(wanted, key=lambda r: -r.look):  # what came last is what somebody waits for
             if running >= BACKGROUND:
                 return True
             if record.task is not None:
                 continue
-            if self._residency.fits(record.inspection.size_bytes if record.inspection else 0):
+            if self._residency.fits(record.size_bytes):
                 self._loader.begin(record)
                 running += 1
             else:
-                record.wanted = False
+                record.preload_dropped()
         return False

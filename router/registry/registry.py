@@ -13,20 +13,18 @@ from pathlib import Path
 from router.engine.base import Engine
 from router.ports import Force, Lease
 from router.registry.disk.places import Scanner
-from router.registry.disk.reading import FolderReader, Reader, Settler
-from router.registry.disk.reconcile import Reconciler
-from router.registry.disk.watching import Watching
+from router.registry.disk.reading import FolderReader, Reader
 from router.registry.events import EventHub
-from router.registry.gate.gate import Gate
-from router.registry.gate.weighing import Scale
+from router.registry.gatekeeper import Gatekeeper, WeightHasher
 from router.registry.index import Chooser, Index
 from router.registry.leases import Leases
 from router.registry.loading import Hooks, Loader, OnLoad, Prover
 from router.registry.options import Counters, RegistryOptions, RegistrySnapshot, Workers
 from router.registry.planner import Planner
-from router.registry.record import Record
+from router.registry.reconcile import Reconciler
 from router.registry.residency import Residency
 from router.registry.state import Choices, Proven, state_dir
+from router.registry.watching import Watching
 from router.types import AdapterEvent, AdapterInfo, AdapterProfile, AdapterRef
 
 log = logging.getLogger(__name__)
@@ -56,20 +54,24 @@ class Registry:
         state = state_dir(dirs, options.state_dir)
         self._choices, self._proven = Choices(state, dirs), Proven(state)
         self._residency = Residency(engine, options.host_memory_bytes, options.room_seconds, self._counters)
-        self._gate = Gate(lambda: engine.info, self._choices, options.gate)
-        self._scale = Scale(self._workers, self._changed)
+        self._gatekeeper = Gatekeeper(lambda: engine.info, self._choices, options.gate)
+        self._hasher = WeightHasher(self._workers)
         self._index = Index(
             self._hub,
             self._choices,
-            self._gate,
+            self._gatekeeper,
             options.preload,
-            self._scale.ask,
+            self._hasher.ask,
             lambda: self._planner.plan_soon(),
         )
-        self._chooser = Chooser(self._index, self._choices, self._gate)
+        self._chooser = Chooser(self._index, self._choices, self._gatekeeper)
         reader = reader or FolderReader(engine, options.max_rank, options.ignore_fields, options.equals_base)
         prover = Prover(engine, lambda p: self._workers.run(engine.encode, p), options.probe_seconds)
-        hooks = Hooks(self._changed, lambda: self._watching.look_soon(), self._loaded)
+        hooks = Hooks(
+            look=lambda: self._watching.look_soon(),
+            loaded=self._loaded,
+            ended=lambda: self._planner.load_ended(),
+        )
         self._loader = Loader(
             reader, self._residency, prover, self._proven, self._workers, self._counters, hooks
         )
@@ -77,13 +79,12 @@ class Registry:
         self._leases = Leases(self._index, self._loader, self._residency, options.room_seconds)
         self._reconciler = Reconciler(
             Scanner(dirs),
-            Settler(options.settle_seconds),
+            options.settle_seconds,
             reader,
             self._workers,
             self._index,
-            self._gate,
+            self._gatekeeper,
             self._planner.vanish,
-            self._changed,
             options.grace_seconds,
         )
         self._watching = Watching(dirs, self._reconciler, self._planner.plan, options)
@@ -95,12 +96,12 @@ class Registry:
         await self._workers.in_order(self._choices.read)
         await self._workers.in_order(self._proven.read)
         await self._watching.start()
-        await self._scale.settled(JUDGED_SECONDS)
+        await self._hasher.settled(JUDGED_SECONDS)
 
     async def settled(self, timeout: float) -> bool:
         """Wait until no load is under way or planned; False if that takes longer than `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        while any(r.task is not None or (r.wanted and r.live is None) for r in self._index):
+        while any(r.task is not None or r.awaits_preload for r in self._index):
             if time.monotonic() >= deadline:
                 return False
             await asyncio.sleep(0.02)
@@ -111,18 +112,13 @@ class Registry:
         self._leases.closed = True
         await self._watching.close()
         await self._reconciler.close()
-        await self._scale.close()
+        await self._hasher.close()
         self._planner.close()
         await self._loader.close()
         await self._residency.close()
         await self._chooser.close()
         self._hub.close()
         await self._workers.close()
-
-    def _changed(self, record: Record) -> None:
-        self._index.changed(record)
-        if record.task is None and self._planner.waiting:
-            self._planner.plan_soon()
 
     def _loaded(self, ref: AdapterRef, seconds: float) -> None:
         if self._on_load is None:

@@ -13,7 +13,7 @@ from router.cli import flags
 
 if TYPE_CHECKING:
     from router.engine.base import BaseInfo
-    from router.registry.format.examine import Report
+    from router.registry.format.artifact import Validation
 
 Paths = Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Adapter folders.")]
 Model = Annotated[
@@ -46,7 +46,7 @@ def validate(
     """
     from router.cli.output import print_json
     from router.cli.settings import load_settings
-    from router.registry.format.examine import validate_folder
+    from router.registry.format.artifact import validate_folder
 
     settings = load_settings({"model": model} if model else None)
     base = None if no_base else _base(settings.model, paths)
@@ -77,7 +77,7 @@ def _pins_digest(path: Path) -> bool:
     return isinstance(base, dict) and bool(base.get("digest"))
 
 
-def _print_report(report: Report) -> None:
+def _print_report(report: Validation) -> None:
     from router.cli import units
     from router.cli.output import one_line
 

@@ -1,4 +1,4 @@
-"""Which folders hold an adapter version, and what they look like from outside.
+"""Finding adapter folders again and again, cheaply: where they are, what changed, what is still by now.
 
 Three layouts are one: DIR/NAME/, DIR/NAME/VERSION/, and several folders whose manifests give one name.
 Nothing here opens a file: a compare costs one `stat` for each file.
@@ -7,18 +7,20 @@ Nothing here opens a file: a compare costs one `stat` for each file.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from router.registry.format.folder import CONFIG, MANIFEST, PROBES, REPORT
 from router.registry.format.names import looks_like_version
 
-MANIFEST, CONFIG = "adapter.toml", "adapter_config.json"
-COUNTING = (MANIFEST, CONFIG, "probes.jsonl", "chat_template.jinja")
-REPORT = "report.json"
+COUNTING = (MANIFEST, CONFIG, PROBES, "chat_template.jinja")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")  # also the refused ones: they explain a refusal
 MOST_FILES = 1_000  # of one folder; an adapter has about ten
+SHARE = 200  # folders whose files are looked at in each compare even if nothing hints at a change
+LONG_UNTOUCHED = 10.0  # seconds; more than clocks of file servers are off by
 
 FileStamp = tuple[str, int, int, int, int]  # name, bytes, mtime ns, ctime ns, inode
 
@@ -46,88 +48,6 @@ class Place:
     folder: Path
     name: str
     version: str = ""
-
-
-def is_ignored(name: str) -> bool:
-    """Hidden and temporary names: what editors, copiers and operators use for what is not finished."""
-    return name.startswith(".") or name.endswith((".tmp", "~", ".part", ".partial", ".swp"))
-
-
-def places(top: Path) -> list[Place]:
-    """The adapter versions of one entry of an adapters folder.
-
-    Folders inside it are versions when they are called like one or bring their own manifest, and `top` is
-    no adapter itself (trainers leave checkpoint folders beside one).
-    """
-    inner: list[Place] = []
-    for entry in _entries(top):
-        if entry.name in (MANIFEST, CONFIG) or entry.name.endswith(".safetensors"):
-            return [Place(top, top.name)]
-        if entry.is_dir() and _is_version_folder(entry):
-            inner.append(Place(Path(entry.path), top.name, entry.name))
-    return sorted(inner, key=lambda p: p.version) or [Place(top, top.name)]
-
-
-def _is_version_folder(entry: os.DirEntry[str]) -> bool:
-    return looks_like_version(entry.name) or os.path.lexists(os.path.join(entry.path, MANIFEST))
-
-
-def stamp(folder: Path, root: Path) -> Stamp:
-    """What `folder`, somewhere below `root`, looks like now; one behind a symbolic link is not looked into.
-
-    Raises FileNotFoundError when it is gone.
-    """
-    try:
-        if any(os.path.islink(p) for p in (folder, folder.parent) if p != root):
-            return Stamp(refused="is a symbolic link, and none is followed; copy the folder in")
-        return Stamp(tuple(sorted(_stamps(folder))))
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        return Stamp(refused=f"cannot be read: {error.strerror}")
-
-
-def report_stamp(folder: Path) -> Stamp:
-    """What the report beside an adapter looks like; no files where there is none."""
-    try:
-        info = os.lstat(folder / REPORT)
-    except OSError:
-        return Stamp()
-    return Stamp(((REPORT, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino),))
-
-
-def _stamps(folder: Path) -> Iterator[FileStamp]:
-    entries = _entries(folder)
-    for entry in entries:
-        if not entry.is_dir(follow_symlinks=False):
-            yield from _file_stamp(entry, entry.name)
-    if any(e.name == CONFIG for e in entries):
-        return  # folders beside it are a trainer's checkpoints
-    for inner in entries:  # PEFT puts an adapter that is not called "default" one level down
-        if inner.is_dir(follow_symlinks=False):
-            for entry in _entries(inner.path):
-                yield from _file_stamp(entry, f"{inner.name}/{entry.name}")
-
-
-def _file_stamp(entry: os.DirEntry[str], name: str) -> Iterator[FileStamp]:
-    if entry.name not in COUNTING and not entry.name.endswith(WEIGHT_SUFFIXES):
-        return
-    try:
-        info = entry.stat(follow_symlinks=False)
-    except FileNotFoundError:  # gone since it was listed: as if it had not been
-        return
-    yield name, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
-
-
-def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as found:
-        return [e for e in islice(found, MOST_FILES) if not is_ignored(e.name)]
-
-
-# Finding adapter folders again and again, cheaply.
-
-
-SHARE = 200  # folders whose files are looked at in each compare even if nothing hints at a change
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +138,9 @@ def _look(top: Path, root: Path) -> _Top:
     folders = _folders([top, *(p.folder for p in inside)])
     for place in inside:
         try:
-            found[place.folder] = Found(place, root, stamp(place.folder, root), report_stamp(place.folder))
+            found[place.folder] = Found(
+                place, root, stamp_of(place.folder, root), report_stamp_of(place.folder)
+            )
         except FileNotFoundError:
             continue
     return _Top(folders, found)
@@ -234,3 +156,166 @@ def _folders(paths: Collection[Path]) -> dict[Path, tuple[int, int]]:
         else:
             stats[path] = (info.st_ctime_ns, info.st_ino)
     return stats
+
+
+def is_ignored(name: str) -> bool:
+    """Hidden and temporary names: what editors, copiers and operators use for what is not finished."""
+    return name.startswith(".") or name.endswith((".tmp", "~", ".part", ".partial", ".swp"))
+
+
+def places(top: Path) -> list[Place]:
+    """The adapter versions of one entry of an adapters folder.
+
+    Folders inside it are versions when they are called like one or bring their own manifest, and `top` is
+    no adapter itself (trainers leave checkpoint folders beside one).
+    """
+    inner: list[Place] = []
+    for entry in _entries(top):
+        if entry.name in (MANIFEST, CONFIG) or entry.name.endswith(".safetensors"):
+            return [Place(top, top.name)]
+        if entry.is_dir() and _is_version_folder(entry):
+            inner.append(Place(Path(entry.path), top.name, entry.name))
+    return sorted(inner, key=lambda p: p.version) or [Place(top, top.name)]
+
+
+def _is_version_folder(entry: os.DirEntry[str]) -> bool:
+    return looks_like_version(entry.name) or os.path.lexists(os.path.join(entry.path, MANIFEST))
+
+
+def stamp_of(folder: Path, root: Path) -> Stamp:
+    """What `folder`, somewhere below `root`, looks like now; one behind a symbolic link is not looked into.
+
+    Raises FileNotFoundError when it is gone.
+    """
+    try:
+        if any(os.path.islink(p) for p in (folder, folder.parent) if p != root):
+            return Stamp(refused="is a symbolic link, and none is followed; copy the folder in")
+        return Stamp(tuple(sorted(_stamps(folder))))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        return Stamp(refused=f"cannot be read: {error.strerror}")
+
+
+def report_stamp_of(folder: Path) -> Stamp:
+    """What the report beside an adapter looks like; no files where there is none."""
+    try:
+        info = os.lstat(folder / REPORT)
+    except OSError:
+        return Stamp()
+    return Stamp(((REPORT, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino),))
+
+
+def _stamps(folder: Path) -> Iterator[FileStamp]:
+    entries = _entries(folder)
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            yield from _file_stamp(entry, entry.name)
+    if any(e.name == CONFIG for e in entries):
+        return  # folders beside it are a trainer's checkpoints
+    for inner in entries:  # PEFT puts an adapter that is not called "default" one level down
+        if inner.is_dir(follow_symlinks=False):
+            for entry in _entries(inner.path):
+                yield from _file_stamp(entry, f"{inner.name}/{entry.name}")
+
+
+def _file_stamp(entry: os.DirEntry[str], name: str) -> Iterator[FileStamp]:
+    if entry.name not in COUNTING and not entry.name.endswith(WEIGHT_SUFFIXES):
+        return
+    try:
+        info = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:  # gone since it was listed: as if it had not been
+        return
+    yield name, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        return [e for e in islice(found, MOST_FILES) if not is_ignored(e.name)]
+
+
+@dataclass(slots=True)
+class _Watched:
+    stamp: Stamp
+    since: float  # monotonic: how long it has looked like this
+    done: bool = False  # was examined like this
+    missing_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What one look found. `unsettled`: another look is needed soon."""
+
+    ready: list[Found] = field(default_factory=list)
+    gone: list[Path] = field(default_factory=list)
+    unsettled: bool = False
+
+
+class Debouncer:
+    """Which folders have looked the same for `settle` seconds or longer: only those are read."""
+
+    def __init__(self, settle: float, of: Callable[[Found], Stamp] = lambda found: found.stamp) -> None:
+        self.settle, self._of = settle, of
+        self._watched: dict[Path, _Watched] = {}
+        self._first = True
+
+    def look(self, scan: Scan, now: float) -> Due:
+        """Folders that look as they did `settle` seconds ago and were not examined like this, or are gone."""
+        due = Due()
+        unsettled = False
+        for path, found in scan.found.items():
+            watched = self._watched.get(path)
+            stamp = self._of(found)
+            if watched is None or watched.stamp != stamp:
+                since = now - self._untouched(found) if self._first else now
+                watched = self._watched[path] = _Watched(stamp, since)
+            watched.missing_since = None
+            if watched.done:
+                continue
+            if now - watched.since >= self.settle:
+                due.ready.append(found)
+            else:
+                unsettled = True
+        self._first = False
+        unsettled |= self._look_for_missing(scan, now, due)
+        return Due(due.ready, due.gone, unsettled)
+
+    def _look_for_missing(self, scan: Scan, now: float, due: Due) -> bool:
+        unsettled = False
+        for path in [p for p in self._watched if p not in scan.found]:
+            watched = self._watched[path]
+            if watched.missing_since is None:
+                watched.missing_since = now
+            if now - watched.missing_since >= self.settle:
+                del self._watched[path]
+                due.gone.append(path)
+            else:
+                unsettled = True  # replaced by renaming, perhaps
+        return unsettled
+
+    def done(self, found: Iterable[Found]) -> None:
+        """These were examined; they come again when they change."""
+        for one in found:
+            watched = self._watched.get(one.place.folder)
+            if watched is not None and watched.stamp == self._of(one):
+                watched.done = True
+
+    def is_done(self, found: Found) -> bool:
+        """Whether it was examined as it looks now."""
+        watched = self._watched.get(found.place.folder)
+        return watched is not None and watched.done and watched.stamp == self._of(found)
+
+    def again(self, path: Path) -> None:
+        """Let it come again although it has not changed."""
+        if path in self._watched:
+            self._watched[path].done = False
+
+    def quiet(self, found: Found, now: float) -> float:
+        """Seconds for which it has looked like this."""
+        watched = self._watched.get(found.place.folder)
+        return now - watched.since if watched is not None and watched.stamp == self._of(found) else 0.0
+
+    def _untouched(self, found: Found) -> float:
+        """At start-up the file system's own times count: what is old need not be waited for."""
+        age = time.time() - self._of(found).newest
+        return age if age > LONG_UNTOUCHED else 0.0

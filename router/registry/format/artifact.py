@@ -1,21 +1,63 @@
-"""Adapter folders as the rest of the registry uses them: look without weights, or read everything once."""
+"""Adapter folders as others use them: looked at without weights, read once and whole, or validated."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from router.engine.base import AdapterArtifact, BaseInfo, SiteDelta
 from router.errors import AdapterRejected, ResourceExhausted
 from router.registry.format.checks import EqualsBase
 from router.registry.format.examine import Examination, Inspection, Rules
-from router.registry.format.folder import OURS
-from router.registry.format.safetensors_header import WEIGHTS
+from router.registry.format.findings import Finding
+from router.registry.format.folder import OURS, WEIGHTS
 from router.registry.format.tensors import tensor_data
 
-__all__ = ["EqualsBase", "Inspection", "digest_of", "inspect_folder", "read_artifact"]
+DEFAULT_MAX_RANK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What `adapters validate` found."""
+
+    folder: str
+    inspection: Inspection
+    base_checked: bool
+    values_checked: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether the adapter can be served; the command's exit status is 0 then, else 1."""
+        return self.inspection.ok
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Refusals and notes."""
+        return self.inspection.findings
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, with stable codes."""
+        seen = self.inspection
+        return {
+            "folder": self.folder,
+            "ok": self.ok,
+            "name": seen.name,
+            "version": seen.version,
+            "base_model": seen.base_model,
+            "base_checked": self.base_checked,
+            "values_checked": self.values_checked,
+            "rank": seen.rank,
+            "target_modules": list(seen.target_modules),
+            "size_bytes": seen.size_bytes,
+            "findings": [
+                {"code": str(f.code), "severity": str(f.severity), "message": f.message, "where": f.where}
+                for f in seen.findings
+            ],
+            "sites": [{"site": s.site, "rank": s.rank, "scaling": s.scaling} for s in seen.sites],
+        }
 
 
 def inspect_folder(
@@ -66,6 +108,27 @@ def read_artifact(
     )
     weights = hashlib.sha256(exam.files[WEIGHTS]).hexdigest()
     return artifact, replace(inspection, weights_sha256=weights)
+
+
+def validate_folder(
+    folder: Path,
+    base: BaseInfo | None,
+    *,
+    max_rank: int = DEFAULT_MAX_RANK,
+    ignore_fields: Collection[str] = (),
+) -> Validation:
+    """Check a folder completely, weights included. Never raises for what is in it.
+
+    Without a base, modules and shapes are not compared with one (the report says so).
+    """
+    exam = Examination.of(folder.absolute(), Rules(base, max_rank, ignore_fields), read_weights=True)
+    inspection = exam.inspection()
+    return Validation(
+        folder=str(folder),
+        inspection=inspection,
+        base_checked=base is not None,
+        values_checked=exam.values_checked,
+    )
 
 
 def digest_of(files: Mapping[str, bytes | memoryview]) -> str:

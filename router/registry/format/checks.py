@@ -1,7 +1,7 @@
-"""Whether the tensors are those that adapter_config.json says were trained.
+"""Whether an adapter's parts fit each other and the base: targets, ranks, shapes, whole matrices, vocabulary.
 
-A target without weights and weights outside the targets both mean that the folder is not what was trained;
-PEFT loads such a folder partly, or as an unchanged base, with a warning.
+What does not fit is not what was trained; PEFT loads such a folder partly, or as an unchanged base, with a
+warning.
 """
 
 from __future__ import annotations
@@ -13,22 +13,207 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.engine.base import BaseInfo, TensorData
-from router.registry.format.codes import Code
-from router.registry.format.config_values import CONFIG, META, dotted_suffixes
-from router.registry.format.findings import Findings
-from router.registry.format.folder import Folder, FolderError
+from router.registry.format.config_values import META, dotted_suffixes
+from router.registry.format.findings import Code, Findings
+from router.registry.format.folder import CONFIG, MANIFEST, WEIGHTS, Folder, FolderError
 from router.registry.format.lora_config import LoraSettings
 from router.registry.format.manifest import BasePin
-from router.registry.format.parsing import MANIFEST
-from router.registry.format.safetensors_header import WEIGHTS, TensorEntry
+from router.registry.format.safetensors_header import TensorEntry
 from router.registry.format.tensors import LoraPair, candidates, tensor_data
 from router.registry.format.text import show, some
 
-# Tokens that a trainer added to the vocabulary: the base has no rows for them.
+# -- the base
+
+_QUANTISED = re.compile(r"([-_](unsloth|bnb|nf4|fp4|fp8|int8|int4|[48]bit|gptq|awq|gguf|bf16|fp16))+$")
+_CACHED = re.compile(r"lora-router/models/([^/]+)-[0-9a-f]{8}/?$")  # as router.models keeps a known base
+_HUB = re.compile(r"/models--(?:[^/]+?--)?([^/]+)/snapshots/[^/]+/?$")  # as huggingface_hub keeps a model
+
+
+def check_base(pin: BasePin, configured: str, base: BaseInfo, found: Findings) -> None:
+    """A pinned digest must be the base's; without one another name is noted and shapes decide."""
+    if pin.digest:
+        if pin.digest != base.digest.removeprefix("sha256:"):
+            message = (
+                f"was trained on the base {pin.digest}, this server has {base.digest} ({show(base.name)})"
+            )
+            found.refuse(Code.OTHER_BASE, message, f"{MANIFEST} [base] digest")
+        return
+    trained = pin.model or configured
+    if trained and plain_name(trained) != plain_name(base.name):
+        message = f"was trained on {show(trained, 160)}, is served on {show(base.name, 160)}"
+        found.note(Code.OTHER_BASE_NAME, message)
+
+
+def plain_name(model: str) -> str:
+    """A model's name without owner, path, case and marks of quantisation; also of a folder in a cache.
+
+    >>> plain_name("unsloth/SmolLM2-135M-Instruct-unsloth-bnb-4bit")
+    'smollm2-135m-instruct'
+    >>> plain_name("/root/.cache/lora-router/models/smollm2-135m-instruct-bcc81830")
+    'smollm2-135m-instruct'
+    """
+    cached = _CACHED.search(model) or _HUB.search(model)
+    name = (cached[1] if cached else model.rstrip("/").rpartition("/")[2]).lower()
+    return _QUANTISED.sub("", name)
+
+
+# -- targets: those that adapter_config.json names against those that have weights
+
+_INDEX = re.compile(r"[0-9]{1,9}")
+
+
+def check_targets(
+    settings: LoraSettings, sites: Collection[str], with_weights: Collection[str], found: Findings
+) -> None:
+    """Compare the sites that have weights with those the configuration targets.
+
+    Nothing can be compared where targets or exclusions are patterns, which are not evaluated.
+    """
+    targets = settings.target_modules
+    if targets is None or any(META.intersection(name) for name in settings.layers_pattern):
+        return
+    excluded = settings.exclude_modules
+    names = {name for target in targets for name in _target_names(target)}
+    expected = {s for s in sites if _targeted(s, names, settings)}
+    if excluded is not None:
+        expected -= {s for s in sites if _named(s, excluded)}
+        missing = sorted(expected.difference(with_weights))
+        if missing:
+            message = f"{len(missing)} target modules have no weights: {some(missing)}"
+            found.refuse(Code.TARGET_WITHOUT_WEIGHTS, message, f"{CONFIG} target_modules")
+    extra = sorted(set(with_weights).difference(expected))
+    if extra:
+        message = f"{len(extra)} modules have weights but are no targets: {some(extra)}"
+        found.refuse(Code.WEIGHTS_WITHOUT_TARGET, message, f"{CONFIG} target_modules")
+
+
+def _target_names(target: str) -> Iterable[str]:
+    """A target, and what it is called in the base if a trainer's wrappers are part of it."""
+    return (target, *candidates(target)) if "." in target else (target,)
+
+
+def _named(site: str, names: Collection[str]) -> bool:
+    return any(suffix in names for suffix in dotted_suffixes(site))
+
+
+def _targeted(site: str, targets: Collection[str], settings: LoraSettings) -> bool:
+    if site in targets:
+        return True
+    if not _named(site, targets):
+        return False
+    layers = settings.layers_to_transform
+    return not layers or _layer(site, settings.layers_pattern) in layers
+
+
+def _layer(site: str, patterns: Collection[str]) -> int | None:
+    """Index of the layer a site is in: the first number after a name (of `patterns`, if there are any)."""
+    parts = site.split(".")
+    first = 1 if patterns else 2  # as PEFT does it
+    for before, part in zip(parts[first - 1 : -1], parts[first:-1], strict=False):
+        if _INDEX.fullmatch(part) and (not patterns or before in patterns):
+            return int(part)
+    return None
+
+
+# -- ranks and shapes
+
+
+@dataclass(frozen=True, slots=True)
+class SitePlan:
+    """One site as it will be served."""
+
+    site: str
+    rank: int
+    scaling: float
+
+
+def plan_sites(
+    settings: LoraSettings,
+    pairs: Mapping[str, LoraPair],
+    sites: Mapping[str, tuple[int, int]] | None,
+    max_rank: int,
+    found: Findings,
+) -> tuple[SitePlan, ...]:
+    """Rank and scale of every site. `sites` are (out, in) of the base, None if it is not known yet."""
+    if settings.largest_rank > max_rank:
+        message = f"rank {settings.largest_rank} is more than this server serves (max_rank {max_rank})"
+        found.refuse(Code.RANK_TOO_LARGE, message)
+    wrong_rank, wrong_shape = [], []
+    for site, pair in pairs.items():
+        rank = settings.rank_at(site)
+        if not settings.ranks_known:
+            rank = pair.a.shape[0]
+        if not _has_rank(pair, rank):
+            wrong_rank.append(f"{show(site, 120)} is configured with rank {rank}, has {_shapes(pair)}")
+        elif sites is not None and (pair.b.shape[0], pair.a.shape[1]) != sites[site]:
+            out, into = sites[site]
+            wrong_shape.append(
+                f"{show(site, 120)} is {out}x{into} in the base, the adapter has {_shapes(pair)}"
+            )
+    _refuse_sites(Code.RANK_MISMATCH, wrong_rank, found)
+    _refuse_sites(Code.SHAPE_MISMATCH, wrong_shape, found)
+    _note_unused(settings, pairs, found)
+    return tuple(SitePlan(s, settings.rank_at(s), settings.scaling_at(s)) for s in sorted(pairs))
+
+
+def _note_unused(settings: LoraSettings, pairs: Mapping[str, LoraPair], found: Findings) -> None:
+    fields = {"rank_pattern": settings.rank_pattern, "alpha_pattern": settings.alpha_pattern}
+    for field, patterns in fields.items():
+        unused = patterns.unused(pairs.keys())
+        if unused:
+            found.note(Code.CONFIG_PATTERN, f"fits no module: {some(unused)}", f"{CONFIG} {field}")
+
+
+def _has_rank(pair: LoraPair, rank: int) -> bool:
+    a, b = pair.a.shape, pair.b.shape
+    return len(a) == 2 and len(b) == 2 and a[0] == rank and b[1] == rank
+
+
+def _shapes(pair: LoraPair) -> str:
+    return f"A {list(pair.a.shape)} and B {list(pair.b.shape)}"
+
+
+def _refuse_sites(code: Code, wrong: list[str], found: Findings) -> None:
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        found.refuse(code, "; ".join(wrong[:3]) + more, WEIGHTS)
+
+
+# -- whole matrices of the base that were saved along
+#
+# Targeting an embedding or resizing the vocabulary makes PEFT save them. One that equals the base's is
+# dropped and said so; any other would have to replace the shared base's and is refused.
+
+# (module path, whole matrix) -> whether it equals the base's, bit for bit
+EqualsBase = Callable[[str, TensorData], bool]
+_WAY_OUT = (
+    "only LoRA weights can be served over a shared base; save again with save_embedding_layers=False, "
+    "without modules_to_save and with the base's own vocabulary"
+)
+
+
+def refuse_full(full: Mapping[str, TensorEntry], why: str, found: Findings) -> None:
+    """Refuse whole matrices, naming modules and rows."""
+    if full:
+        names = some(f"{module} ({entry.shape[0]} rows)" for module, entry in full.items())
+        found.refuse(Code.FULL_COPY, f"whole weights of {names} {why}: {_WAY_OUT}", WEIGHTS)
+
+
+def drop_equal(
+    full: Mapping[str, TensorEntry], file: memoryview, equals_base: EqualsBase, found: Findings
+) -> None:
+    """Note the matrices that equal the base's, refuse the others."""
+    equal = {m: e for m, e in full.items() if equals_base(m, tensor_data(e, file))}
+    for module, entry in equal.items():
+        message = f"{show(module, 120)} equals the base's, {entry.end - entry.start} bytes dropped"
+        found.note(Code.FULL_COPY_DROPPED, message, WEIGHTS)
+    refuse_full({m: e for m, e in full.items() if m not in equal}, "differ from the base's", found)
+
+
+# -- tokens that a trainer added to the vocabulary: the base has no rows for them
 #
 # PEFT saves the enlarged matrices only if it can reach the base's configuration, and neither of them (without
 # a word) if it cannot; the tokenizer that trainers leave in the folder then is the only trace.
-
 
 TOKENIZER = "tokenizer.json"
 HEAD_BYTES = 1 << 18  # "added_tokens" comes before the vocabulary, which may take tens of megabytes
@@ -67,192 +252,3 @@ def _added_tokens(head: bytes) -> list[tuple[int, str]]:
 
 def _is_token(value: Any) -> bool:
     return isinstance(value, dict) and type(value.get("id")) is int and isinstance(value.get("content"), str)
-
-
-# Whether an adapter was trained on the base that is served.
-
-
-_QUANTISED = re.compile(r"([-_](unsloth|bnb|nf4|fp4|fp8|int8|int4|[48]bit|gptq|awq|gguf|bf16|fp16))+$")
-
-_CACHED = re.compile(r"lora-router/models/([^/]+)-[0-9a-f]{8}/?$")  # as router.models keeps a known base
-_HUB = re.compile(r"/models--(?:[^/]+?--)?([^/]+)/snapshots/[^/]+/?$")  # as huggingface_hub keeps a model
-
-
-def check_base(pin: BasePin, configured: str, base: BaseInfo, found: Findings) -> None:
-    """A pinned digest must be the base's; without one another name is noted and shapes decide."""
-    if pin.digest:
-        if pin.digest != base.digest.removeprefix("sha256:"):
-            message = (
-                f"was trained on the base {pin.digest}, this server has {base.digest} ({show(base.name)})"
-            )
-            found.refuse(Code.OTHER_BASE, message, f"{MANIFEST} [base] digest")
-        return
-    trained = pin.model or configured
-    if trained and plain_name(trained) != plain_name(base.name):
-        message = f"was trained on {show(trained, 160)}, is served on {show(base.name, 160)}"
-        found.note(Code.OTHER_BASE_NAME, message)
-
-
-def plain_name(model: str) -> str:
-    """A model's name without owner, path, case and marks of quantisation; also of a folder in a cache.
-
-    >>> plain_name("unsloth/SmolLM2-135M-Instruct-unsloth-bnb-4bit")
-    'smollm2-135m-instruct'
-    >>> plain_name("/root/.cache/lora-router/models/smollm2-135m-instruct-bcc81830")
-    'smollm2-135m-instruct'
-    """
-    cached = _CACHED.search(model) or _HUB.search(model)
-    name = (cached[1] if cached else model.rstrip("/").rpartition("/")[2]).lower()
-    return _QUANTISED.sub("", name)
-
-
-# Whole matrices of the base that were saved along with an adapter.
-#
-# Targeting an embedding or resizing the vocabulary makes PEFT save them. One that equals the base's is
-# dropped and said so; any other would have to replace the shared base's and is refused.
-
-
-# (module path, whole matrix) -> whether it equals the base's, bit for bit
-EqualsBase = Callable[[str, TensorData], bool]
-_WAY_OUT = (
-    "only LoRA weights can be served over a shared base; save again with save_embedding_layers=False, "
-    "without modules_to_save and with the base's own vocabulary"
-)
-
-
-def refuse_full(full: Mapping[str, TensorEntry], why: str, found: Findings) -> None:
-    """Refuse whole matrices, naming modules and rows."""
-    if full:
-        names = some(f"{module} ({entry.shape[0]} rows)" for module, entry in full.items())
-        found.refuse(Code.FULL_COPY, f"whole weights of {names} {why}: {_WAY_OUT}", WEIGHTS)
-
-
-def drop_equal(
-    full: Mapping[str, TensorEntry], file: memoryview, equals_base: EqualsBase, found: Findings
-) -> None:
-    """Note the matrices that equal the base's, refuse the others."""
-    equal = {m: e for m, e in full.items() if equals_base(m, tensor_data(e, file))}
-    for module, entry in equal.items():
-        message = f"{show(module, 120)} equals the base's, {entry.end - entry.start} bytes dropped"
-        found.note(Code.FULL_COPY_DROPPED, message, WEIGHTS)
-    refuse_full({m: e for m, e in full.items() if m not in equal}, "differ from the base's", found)
-
-
-# Whether A and B fit each other, the configured rank and the base.
-
-
-@dataclass(frozen=True, slots=True)
-class SitePlan:
-    """One site as it will be served."""
-
-    site: str
-    rank: int
-    scaling: float
-
-
-def plan_sites(
-    settings: LoraSettings,
-    pairs: Mapping[str, LoraPair],
-    sites: Mapping[str, tuple[int, int]] | None,
-    max_rank: int,
-    found: Findings,
-) -> tuple[SitePlan, ...]:
-    """Rank and scale of every site. `sites` are (out, in) of the base, None if it is not known yet."""
-    if settings.largest_rank > max_rank:
-        message = f"rank {settings.largest_rank} is more than this server serves (max_rank {max_rank})"
-        found.refuse(Code.RANK_TOO_LARGE, message)
-    wrong_rank, wrong_shape = [], []
-    for site, pair in pairs.items():
-        rank = settings.rank_at(site)
-        if not settings.ranks_known:
-            rank = pair.a.shape[0]
-        if not _has_rank(pair, rank):
-            wrong_rank.append(f"{show(site, 120)} is configured with rank {rank}, has {_shapes(pair)}")
-        elif sites is not None and (pair.b.shape[0], pair.a.shape[1]) != sites[site]:
-            out, into = sites[site]
-            wrong_shape.append(
-                f"{show(site, 120)} is {out}x{into} in the base, the adapter has {_shapes(pair)}"
-            )
-    _refuse(Code.RANK_MISMATCH, wrong_rank, found)
-    _refuse(Code.SHAPE_MISMATCH, wrong_shape, found)
-    _note_unused(settings, pairs, found)
-    return tuple(SitePlan(s, settings.rank_at(s), settings.scaling_at(s)) for s in sorted(pairs))
-
-
-def _note_unused(settings: LoraSettings, pairs: Mapping[str, LoraPair], found: Findings) -> None:
-    fields = {"rank_pattern": settings.rank_pattern, "alpha_pattern": settings.alpha_pattern}
-    for field, patterns in fields.items():
-        unused = patterns.unused(pairs.keys())
-        if unused:
-            found.note(Code.CONFIG_PATTERN, f"fits no module: {some(unused)}", f"{CONFIG} {field}")
-
-
-def _has_rank(pair: LoraPair, rank: int) -> bool:
-    a, b = pair.a.shape, pair.b.shape
-    return len(a) == 2 and len(b) == 2 and a[0] == rank and b[1] == rank
-
-
-def _shapes(pair: LoraPair) -> str:
-    return f"A {list(pair.a.shape)} and B {list(pair.b.shape)}"
-
-
-def _refuse(code: Code, wrong: list[str], found: Findings) -> None:
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        found.refuse(code, "; ".join(wrong[:3]) + more, WEIGHTS)
-
-
-_INDEX = re.compile(r"[0-9]{1,9}")
-
-
-def check_targets(
-    settings: LoraSettings, sites: Collection[str], with_weights: Collection[str], found: Findings
-) -> None:
-    """Compare the sites that have weights with those the configuration targets.
-
-    Nothing can be compared where targets or exclusions are patterns, which are not evaluated.
-    """
-    targets = settings.target_modules
-    if targets is None or any(META.intersection(name) for name in settings.layers_pattern):
-        return
-    excluded = settings.exclude_modules
-    names = {name for target in targets for name in _names(target)}
-    expected = {s for s in sites if _targeted(s, names, settings)}
-    if excluded is not None:
-        expected -= {s for s in sites if _named(s, excluded)}
-        missing = sorted(expected.difference(with_weights))
-        if missing:
-            message = f"{len(missing)} target modules have no weights: {some(missing)}"
-            found.refuse(Code.TARGET_WITHOUT_WEIGHTS, message, f"{CONFIG} target_modules")
-    extra = sorted(set(with_weights).difference(expected))
-    if extra:
-        message = f"{len(extra)} modules have weights but are no targets: {some(extra)}"
-        found.refuse(Code.WEIGHTS_WITHOUT_TARGET, message, f"{CONFIG} target_modules")
-
-
-def _names(target: str) -> Iterable[str]:
-    """A target, and what it is called in the base if a trainer's wrappers are part of it."""
-    return (target, *candidates(target)) if "." in target else (target,)
-
-
-def _named(site: str, names: Collection[str]) -> bool:
-    return any(suffix in names for suffix in dotted_suffixes(site))
-
-
-def _targeted(site: str, targets: Collection[str], settings: LoraSettings) -> bool:
-    if site in targets:
-        return True
-    if not _named(site, targets):
-        return False
-    layers = settings.layers_to_transform
-    return not layers or _layer(site, settings.layers_pattern) in layers
-
-
-def _layer(site: str, patterns: Collection[str]) -> int | None:
-    """Index of the layer a site is in: the first number after a name (of `patterns`, if there are any)."""
-    parts = site.split(".")
-    first = 1 if patterns else 2  # as PEFT does it
-    for before, part in zip(parts[first - 1 : -1], parts[first:-1], strict=False):
-        if _INDEX.fullmatch(part) and (not patterns or before in patterns):
-            return int(part)
-    return None

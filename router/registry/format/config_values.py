@@ -1,4 +1,14 @@
-"""Typed reading of adapter_config.json: every problem becomes a finding, nothing raises."""
+"""Typed reading of adapter_config.json: every problem becomes a finding, nothing raises.
+
+rank_pattern and alpha_pattern do without a regular expression engine. PEFT matches
+`re.match(rf"(.*\\.)?({key})$", module)` and takes the first key that fits; keys come from a file, so nothing
+is compiled here. The literal forms that people write are read, others are refused by name:
+
+    q_proj                 a dotted suffix            ^model.layers.0.mlp.up_proj   the whole name
+    layers.0.mlp.up_proj   a dotted suffix            .*_proj                       any ending
+
+An escaped dot is a dot, a closing `$` changes nothing. A plain dot is taken as a dot.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from router.registry.format import limits
-from router.registry.format.codes import Code
-from router.registry.format.findings import Findings
+from router.registry.format.findings import Code, Findings
+from router.registry.format.folder import CONFIG
 from router.registry.format.text import show, some
-
-# rank_pattern and alpha_pattern without a regular expression engine.
-#
-# PEFT matches `re.match(rf"(.*\.)?({key})$", module)` and takes the first key that fits. Keys come from a
-# file, so nothing is compiled here; the literal forms that people write are read, others are refused by name:
-#
-#     q_proj                 a dotted suffix            ^model.layers.0.mlp.up_proj   the whole name
-#     layers.0.mlp.up_proj   a dotted suffix            .*_proj                       any ending
-#
-# An escaped dot is a dot, a closing `$` changes nothing. A plain dot is taken as a dot.
-
 
 LOOSE = 64  # patterns that must be tried one by one
 META = frozenset("\\^$*+?{}[]|()")
+PATTERN = "a pattern, which is not evaluated; LoRA sites are taken from the tensor names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +94,6 @@ def _literal(key: str) -> tuple[bool, bool, str]:
     loose = text.startswith(".*")
     text = text.removeprefix(".*").replace("\\.", ".")
     return anchored, loose, text.removesuffix("$")
-
-
-CONFIG = "adapter_config.json"
-PATTERN = "a pattern, which is not evaluated; LoRA sites are taken from the tensor names"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Reading files of an adapter folder so that nothing outside the folder can be reached.
+"""An adapter folder on disk: its files, where in it the adapter is, and what other formats look like.
 
-The folder is opened once; every file is opened relative to it, must be a regular file and is never reached
-through a symbolic link (O_NOFOLLOW). Files are read, not memory-mapped: a mapped file that is truncated
-kills the process, one that is overwritten changes weights in silence.
+Nothing outside the folder can be reached: it is opened once; every file is opened relative to it, must be a
+regular file and is never reached through a symbolic link (O_NOFOLLOW). Files are read, not memory-mapped: a
+mapped file that is truncated kills the process, one that is overwritten changes weights in silence.
 """
 
 from __future__ import annotations
@@ -17,16 +17,24 @@ from pathlib import Path
 from typing import Self
 
 from router.registry.format import limits
-from router.registry.format.codes import Code
-from router.registry.format.config_values import CONFIG
-from router.registry.format.findings import Findings
-from router.registry.format.parsing import MANIFEST
-from router.registry.format.probes import PROBES
-from router.registry.format.safetensors_header import WEIGHTS
+from router.registry.format.findings import Code, Findings
 from router.registry.format.text import some
+
+MANIFEST, CONFIG, WEIGHTS = "adapter.toml", "adapter_config.json", "adapter_model.safetensors"
+PROBES, REPORT = "probes.jsonl", "report.json"
+OURS = (MANIFEST, CONFIG, WEIGHTS, PROBES)  # the files that make an adapter: its digest is theirs
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_SHARD = re.compile(
+    r"(model|pytorch_model|consolidated|ft-model)[._-].*|(model|pytorch_model)\.(safetensors|bin)"
+)
+_BASE_FILES = frozenset({"config.json", "generation_config.json", "model.safetensors.index.json"})
+RESAVE = "load it where you trust it and save it again with PEFT's save_pretrained, which writes safetensors"
 
 BLOCK_BYTES = 512  # unit of st_blocks
 HASH_BYTES = 1 << 20
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: a FIFO must not hang us
 
 
 class FolderError(Exception):
@@ -191,25 +199,8 @@ class Folder:
         os.close(self.descriptor)
 
 
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: a FIFO must not hang us
-
-
 def _reason(error: OSError | ValueError) -> str:
     return (error.strerror or "unknown error") if isinstance(error, OSError) else "bad path"
-
-
-# What is in a folder: where the adapter is, what is ignored, and what other formats look like.
-
-
-OURS = (MANIFEST, CONFIG, WEIGHTS, PROBES)
-
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_SHARD = re.compile(
-    r"(model|pytorch_model|consolidated|ft-model)[._-].*|(model|pytorch_model)\.(safetensors|bin)"
-)
-_BASE_FILES = frozenset({"config.json", "generation_config.json", "model.safetensors.index.json"})
-RESAVE = "load it where you trust it and save it again with PEFT's save_pretrained, which writes safetensors"
 
 
 @dataclass(frozen=True, slots=True)

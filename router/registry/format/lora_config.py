@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.registry.format import limits
-from router.registry.format.codes import Code
-from router.registry.format.config_values import CONFIG, ConfigValues, ModulePatterns
-from router.registry.format.findings import Finding, Findings
-from router.registry.format.parsing import JsonError, loads
+from router.registry.format.config_values import ConfigValues, ModulePatterns
+from router.registry.format.findings import Code, Finding, Findings
+from router.registry.format.folder import CONFIG
+from router.registry.format.parsing import JsonError, load_json
 from router.registry.format.text import show
 
-# What is done with each field of PEFT's LoraConfig (0.21): honoured, without effect here, or refused.
-#
-# A test compares this table with the installed PEFT, so that a new field cannot be overlooked.
-
-
+# What is done with each field of PEFT's LoraConfig (0.21). A test compares these tables with the installed
+# PEFT, so that a new field cannot be overlooked.
 HONOURED = frozenset(
     {
         "peft_type",
@@ -161,7 +158,7 @@ def parse_lora_config(
     try:
         if len(data) > limits.CONFIG_BYTES:
             raise JsonError(f"has {len(data)} bytes, at most {limits.CONFIG_BYTES} are allowed")
-        document = loads(data)
+        document = load_json(data)
         if not isinstance(document, dict):
             raise JsonError(f"must be a JSON object, is {show(document)}")
     except JsonError as error:

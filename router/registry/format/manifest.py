@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from router.registry.format import limits
-from router.registry.format.codes import Code
-from router.registry.format.findings import Finding, Findings
+from router.registry.format.findings import Code, Finding, Findings
+from router.registry.format.folder import MANIFEST
 from router.registry.format.names import (
     DEFAULT_VERSION,
     LABEL_RULE,
@@ -25,86 +25,16 @@ from router.registry.format.names import (
     is_version,
     name_from_folder,
 )
-from router.registry.format.parsing import MANIFEST, Table, one_line, too_complex
+from router.registry.format.parsing import toml_too_complex
 from router.registry.format.text import nearest, show
 from router.types import AdapterProfile, PromptTemplate, Sampling
-
-# `[generation]`: default sampling of an adapter, with the ranges of router.v1.Sampling.
-
-
-STOPS, STOP_BYTES = 16, 256
-INT32, INT64 = (1 << 31) - 1, (1 << 63) - 1
-
-
-class _Range(NamedTuple):
-    kind: type
-    low: float
-    high: float
-    open_low: bool = False
-
-    @property
-    def words(self) -> str:
-        number = "a whole number" if self.kind is int else "a number"
-        return f"{number} in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}]"
-
-    def holds(self, value: Any) -> bool:
-        allowed = int if self.kind is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, allowed):
-            return False
-        above = self.low < value if self.open_low else self.low <= value
-        return bool(above and value <= self.high)  # false for NaN, too
-
-
-RANGES = {
-    "max_tokens": _Range(int, 1, INT32),
-    "min_tokens": _Range(int, 0, INT32),
-    "temperature": _Range(float, 0, 2),
-    "top_p": _Range(float, 0, 1, open_low=True),
-    "top_k": _Range(int, 0, INT32),
-    "min_p": _Range(float, 0, 1),
-    "repetition_penalty": _Range(float, 0, 2, open_low=True),
-    "frequency_penalty": _Range(float, -2, 2),
-    "presence_penalty": _Range(float, -2, 2),
-    "seed": _Range(int, 0, INT64),
-    "logprobs": _Range(int, 0, 20),
-}
-GENERATION_KEYS = tuple(f.name for f in fields(Sampling))
-
-
-def read_generation(table: Table) -> Sampling:
-    """Sampling as `[generation]` gives it; bad values become findings and are left out."""
-    said: dict[str, Any] = {}
-    for key, allowed in RANGES.items():
-        if key not in table.values:
-            continue
-        value = table.values[key]
-        if allowed.holds(value):
-            said[key] = allowed.kind(value)
-        else:
-            table.bad(key, f"must be {allowed.words}, is {show(value)}")
-    if said.get("min_tokens", 0) > said.get("max_tokens", INT32):
-        table.bad("min_tokens", f"{said['min_tokens']} is more than max_tokens {said['max_tokens']}")
-    if "stop" in table.values:
-        said["stop"] = _stops(table)
-    return Sampling(**said)
-
-
-def _stops(table: Table) -> tuple[str, ...]:
-    stops = table.strings("stop", STOPS)
-    for index, text in enumerate(stops):
-        size = len(text.encode("utf-8"))
-        if not 1 <= size <= STOP_BYTES:
-            table.bad("stop", f"entry {index} must have 1 to {STOP_BYTES} bytes, has {size}")
-            return ()
-    return stops
-
 
 PLACEHOLDER = "{prompt}"
 KEYS: dict[str, tuple[str, ...]] = {
     "adapter": ("name", "version", "description", "domain", "task", "license"),
     "base": ("model", "digest"),
     "prompt": ("system", "template"),
-    "generation": GENERATION_KEYS,
+    "generation": tuple(f.name for f in fields(Sampling)),
     "routing": ("examples", "negative_examples", "keywords"),
 }
 
@@ -166,13 +96,13 @@ def parse_manifest(data: bytes | None, folder_name: str) -> tuple[Manifest, tupl
     manifest = Manifest(
         name=_name(at["adapter"], folder_name, found),
         version=at["adapter"].text("version", 63, _version) or DEFAULT_VERSION,
-        description=at["adapter"].text("description", 1_000, one_line),
+        description=at["adapter"].text("description", 1_000, _one_line),
         domain=at["adapter"].text("domain", 63, _label_rule),
         task=at["adapter"].text("task", 63, _label_rule),
-        license=at["adapter"].text("license", 200, one_line),
-        base=BasePin(at["base"].text("model", 256, one_line), _digest(at["base"])),
+        license=at["adapter"].text("license", 200, _one_line),
+        base=BasePin(at["base"].text("model", 256, _one_line), _digest(at["base"])),
         prompt=_prompt(at["prompt"]),
-        generation=read_generation(at["generation"]),
+        generation=_generation(at["generation"]),
         routing=_routing(at["routing"]),
     )
     return manifest, tuple(found)
@@ -199,7 +129,7 @@ def _document(data: bytes, found: Findings) -> Mapping[str, Any]:
             problem = f"has {len(data)} bytes, at most {limits.MANIFEST_BYTES} are allowed"
         else:
             text = data.decode("utf-8")
-            problem = too_complex(text)
+            problem = toml_too_complex(text)
             if not problem:
                 return tomllib.loads(text)
     except UnicodeDecodeError as error:
@@ -263,3 +193,131 @@ def _routing(table: Table) -> RoutingText:
         negative_examples=table.texts("negative_examples", limits.EXAMPLES, limits.EXAMPLE_CHARS),
         keywords=table.texts("keywords", limits.KEYWORDS, limits.KEYWORD_CHARS),
     )
+
+
+# -- [generation]: the ranges are those of router.v1.Sampling
+
+STOPS, STOP_BYTES = 16, 256
+INT32, INT64 = (1 << 31) - 1, (1 << 63) - 1
+
+
+class _Range(NamedTuple):
+    kind: type
+    low: float
+    high: float
+    open_low: bool = False
+
+    @property
+    def words(self) -> str:
+        number = "a whole number" if self.kind is int else "a number"
+        return f"{number} in {'(' if self.open_low else '['}{self.low:g}, {self.high:g}]"
+
+    def holds(self, value: Any) -> bool:
+        allowed = int if self.kind is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            return False
+        above = self.low < value if self.open_low else self.low <= value
+        return bool(above and value <= self.high)  # false for NaN, too
+
+
+RANGES = {
+    "max_tokens": _Range(int, 1, INT32),
+    "min_tokens": _Range(int, 0, INT32),
+    "temperature": _Range(float, 0, 2),
+    "top_p": _Range(float, 0, 1, open_low=True),
+    "top_k": _Range(int, 0, INT32),
+    "min_p": _Range(float, 0, 1),
+    "repetition_penalty": _Range(float, 0, 2, open_low=True),
+    "frequency_penalty": _Range(float, -2, 2),
+    "presence_penalty": _Range(float, -2, 2),
+    "seed": _Range(int, 0, INT64),
+    "logprobs": _Range(int, 0, 20),
+}
+
+
+def _generation(table: Table) -> Sampling:
+    """Sampling as `[generation]` gives it; bad values become findings and are left out."""
+    said: dict[str, Any] = {}
+    for key, allowed in RANGES.items():
+        if key not in table.values:
+            continue
+        value = table.values[key]
+        if allowed.holds(value):
+            said[key] = allowed.kind(value)
+        else:
+            table.bad(key, f"must be {allowed.words}, is {show(value)}")
+    if said.get("min_tokens", 0) > said.get("max_tokens", INT32):
+        table.bad("min_tokens", f"{said['min_tokens']} is more than max_tokens {said['max_tokens']}")
+    if "stop" in table.values:
+        said["stop"] = _stops(table)
+    return Sampling(**said)
+
+
+def _stops(table: Table) -> tuple[str, ...]:
+    stops = table.strings("stop", STOPS)
+    for index, text in enumerate(stops):
+        size = len(text.encode("utf-8"))
+        if not 1 <= size <= STOP_BYTES:
+            table.bad("stop", f"entry {index} must have 1 to {STOP_BYTES} bytes, has {size}")
+            return ()
+    return stops
+
+
+# -- a table, read with types: every problem becomes a finding, nothing raises
+
+
+class Table:
+    """A `[name]` table of the manifest."""
+
+    def __init__(self, name: str, values: Mapping[str, Any], known: Collection[str], found: Findings) -> None:
+        self.name, self.values, self.found = name, values, found
+        for key in values:
+            if key not in known:
+                hint = nearest(key, known) or f"; known: {', '.join(known)}"
+                found.refuse(Code.MANIFEST_UNKNOWN, f"unknown key {show(key)}{hint}", self._where(""))
+
+    def _where(self, key: str) -> str:
+        return f"{MANIFEST} [{self.name}] {key}".rstrip()
+
+    def bad(self, key: str, message: str) -> None:
+        """Refuse the value of `key`."""
+        self.found.refuse(Code.MANIFEST_VALUE, message, self._where(key))
+
+    def text(self, key: str, most: int, check: Callable[[str], str] | None = None) -> str:
+        """A string of at most `most` characters; `check` says what else is wrong with it, if anything."""
+        value = self.values.get(key, "")
+        if not isinstance(value, str):
+            self.bad(key, f"must be a string, is {show(value)}")
+            return ""
+        problem = f"has {len(value)} characters, at most {most} are allowed" if len(value) > most else ""
+        if not problem and key in self.values and check is not None:
+            problem = check(value)
+        if problem:
+            self.bad(key, problem)
+            return ""
+        return value
+
+    def texts(self, key: str, most: int, longest: int) -> tuple[str, ...]:
+        """A list of at most `most` strings of 1 to `longest` characters, none of them blank."""
+        value = self.strings(key, most)
+        for index, text in enumerate(value):
+            if not text.strip() or len(text) > longest:
+                self.bad(key, f"entry {index} must have 1 to {longest} characters, has {len(text)}")
+                return ()
+        return value
+
+    def strings(self, key: str, most: int) -> tuple[str, ...]:
+        """A list of at most `most` strings."""
+        value = self.values.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+            self.bad(key, f"must be a list of strings, is {show(value)}")
+            return ()
+        if len(value) > most:
+            self.bad(key, f"has {len(value)} entries, at most {most} are allowed")
+            return ()
+        return tuple(value)
+
+
+def _one_line(value: str) -> str:
+    """A check for `Table.text`: printable, no line breaks."""
+    return "" if value.isprintable() else "must be one line of printable characters"

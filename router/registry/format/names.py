@@ -86,7 +86,7 @@ def looks_like_version(text: str) -> bool:
     return version_key(text)[0] == 1
 
 
-def near(name: str, known: Iterable[str]) -> str:
+def known_names(name: str, known: Iterable[str]) -> str:
     """The end of a not-found message: names close to `name`, or how many there are."""
     names = list(known)
     asked = name[:_LONGEST]

@@ -11,12 +11,11 @@ from enum import StrEnum
 from typing import Any
 
 from router.registry.format import limits
-from router.registry.format.codes import Code
-from router.registry.format.findings import Finding, Findings
-from router.registry.format.parsing import JsonError, loads
+from router.registry.format.findings import Code, Finding, Findings
+from router.registry.format.folder import PROBES
+from router.registry.format.parsing import JsonError, load_json
 from router.registry.format.text import nearest, show
 
-PROBES = "probes.jsonl"
 KEYS = ("prompt", "expect", "match", "max_tokens")
 MOST_TOKENS = 512
 
@@ -67,7 +66,7 @@ def parse_probes(data: bytes) -> tuple[tuple[Probe, ...], tuple[Finding, ...]]:
 
 def _probe(line: bytes, where: str, found: Findings) -> Probe | None:
     try:
-        value = loads(line)
+        value = load_json(line)
     except JsonError as error:
         found.refuse(Code.PROBE_INVALID, str(error), where)
         return None

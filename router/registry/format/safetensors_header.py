@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.registry.format import limits
-from router.registry.format.codes import Code
-from router.registry.format.findings import Findings
-from router.registry.format.parsing import JsonError, loads
+from router.registry.format.findings import Code, Findings
+from router.registry.format.folder import WEIGHTS
+from router.registry.format.parsing import JsonError, load_json
 from router.registry.format.text import show
 
-WEIGHTS = "adapter_model.safetensors"
 ITEM_SIZE = {"F32": 4, "F16": 2, "BF16": 2}
 LENGTH_BYTES = 8
 _MAGIC = (
@@ -79,7 +78,7 @@ def parse_header(raw: bytes, file_size: int, found: Findings, most: int = limits
     `most` is the number of tensors that any adapter could have here.
     """
     try:
-        document = loads(raw[LENGTH_BYTES:])
+        document = load_json(raw[LENGTH_BYTES:])
         if not isinstance(document, dict):
             raise JsonError("must be a JSON object")
     except JsonError as error:

@@ -1,4 +1,10 @@
-"""Checks of the numbers in tensors, on their raw bits: no framework, no conversion, bounded memory."""
+"""The tensors of an adapter: what their names say, which modules of the base are theirs, and their numbers.
+
+Names are compared for equality, never by substring. Where trainers left wrappers in the names, the ways they
+are known to do it are undone, and only if every tensor then matches exactly one site; otherwise PEFT's own
+behaviour (an unchanged base and a warning) would be repeated here without the warning. Numbers are looked at
+as raw bits: no framework, no conversion, bounded memory.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +15,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from router.engine.base import TensorData
-from router.registry.format.codes import Code
-from router.registry.format.findings import Findings
-from router.registry.format.safetensors_header import WEIGHTS, TensorEntry
+from router.registry.format.findings import Code, Findings
+from router.registry.format.folder import WEIGHTS
+from router.registry.format.safetensors_header import TensorEntry
 from router.registry.format.text import show, some
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-# What a tensor's name says: which part of which LoRA, or what else it is.
 
 
 class Part(StrEnum):
@@ -70,7 +74,7 @@ _IMAGE_PREFIXES = (
     "transformer_blocks.",
 )
 _IMAGE_PARTS = (".to_q.", ".to_k.", ".to_v.", ".to_out.", "transformer_blocks.", ".attentions.")
-_KEY_WRAPPERS = (
+_NAME_WRAPPERS = (
     ".base_layer",
     ".modules_to_save.default",
     ".modules_to_save",
@@ -100,20 +104,15 @@ def looks_like_image_model(name: str) -> bool:
 
 
 def _unwrapped(module: str) -> str:
-    for wrapper in _KEY_WRAPPERS:
+    for wrapper in _NAME_WRAPPERS:
         module = module.removesuffix(wrapper)
     return module
 
 
-# From tensor names to linear modules of the base.
-#
-# Names are compared for equality, never by substring. Where trainers left wrappers in the names, the ways
-# they are known to do it are undone, and only if every tensor then matches exactly one site; otherwise
-# PEFT's own behaviour (an unchanged base and a warning) would be repeated here without the warning.
-
+# -- from tensor names to linear modules of the base
 
 PREFIX = "base_model.model."
-_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module"})
+_MODULE_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module"})
 _OUTER = "language_model"
 
 
@@ -166,7 +165,7 @@ def _module_of(module: str, sites: Collection[str] | None) -> str | None:
 
 def _plain(module: str) -> str:
     """Without wrappers and prefixes."""
-    bare = ".".join(part for part in module.split(".") if part not in _WRAPPERS)
+    bare = ".".join(part for part in module.split(".") if part not in _MODULE_WRAPPERS)
     while bare.startswith(PREFIX):
         bare = bare.removeprefix(PREFIX)
     return bare
@@ -252,6 +251,8 @@ def _nearest(name: str, sites: Collection[str]) -> list[str]:
     same_leaf = [s for s in sites if s.rpartition(".")[2] == leaf] or list(sites)
     return difflib.get_close_matches(module, same_leaf[:200], n=3, cutoff=0.3)
 
+
+# -- the numbers
 
 CHUNK = 1 << 20  # elements
 

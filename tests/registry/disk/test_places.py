@@ -1,11 +1,29 @@
+"""Where adapter folders are, what changed in them, and which have stopped changing."""
+
 from __future__ import annotations
 
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from router.registry.disk.places import is_ignored, places, stamp
+from router.registry.disk.places import (
+    LONG_UNTOUCHED,
+    Debouncer,
+    Found,
+    Place,
+    Scan,
+    Scanner,
+    Stamp,
+    is_ignored,
+    places,
+    report_stamp_of,
+    stamp_of,
+)
+from tests.registry.cards import hand_in
+from tests.registry.life import drop
 
 
 def folder(path: Path, *files: str) -> Path:
@@ -38,47 +56,47 @@ def test_an_adapter_one_level_down_belongs_to_its_parent(tmp_path: Path) -> None
     top = folder(tmp_path / "medical")
     inner = folder(top / "custom", "adapter_config.json")
     assert layout(top) == [("medical", "medical", "")]
-    assert [f[0] for f in stamp(top, tmp_path).files] == ["custom/adapter_config.json"]
-    before = stamp(top, tmp_path)
+    assert [f[0] for f in stamp_of(top, tmp_path).files] == ["custom/adapter_config.json"]
+    before = stamp_of(top, tmp_path)
     (inner / "adapter_model.safetensors").write_text("x")
-    assert stamp(top, tmp_path) != before
+    assert stamp_of(top, tmp_path) != before
 
 
 @pytest.mark.parametrize("name", [".hidden", "a.tmp", "a~", "a.part", ".a.swp"])
 def test_hidden_and_temporary_names_are_ignored(name: str, tmp_path: Path) -> None:
     assert is_ignored(name)
     top = folder(tmp_path / "a", "adapter_config.json", name)
-    assert [f[0] for f in stamp(top, tmp_path).files] == ["adapter_config.json"]
+    assert [f[0] for f in stamp_of(top, tmp_path).files] == ["adapter_config.json"]
 
 
 def test_a_stamp_shows_every_kind_of_change(tmp_path: Path) -> None:
     top = folder(tmp_path / "a", "adapter_config.json", "adapter_model.safetensors")
-    weights, seen = top / "adapter_model.safetensors", [stamp(top, tmp_path)]
-    assert stamp(top, tmp_path) == seen[0]
+    weights, seen = top / "adapter_model.safetensors", [stamp_of(top, tmp_path)]
+    assert stamp_of(top, tmp_path) == seen[0]
     times = weights.stat()
     with weights.open("r+b") as file:  # same size, and the writer restores the time
         file.write(b"A")
     os.utime(weights, ns=(times.st_atime_ns, times.st_mtime_ns))
-    seen.append(stamp(top, tmp_path))
+    seen.append(stamp_of(top, tmp_path))
     (tmp_path / "new").write_text("adapter_model.safetensors")
     (tmp_path / "new").rename(weights)
-    seen.append(stamp(top, tmp_path))
+    seen.append(stamp_of(top, tmp_path))
     os.truncate(weights, 3)
-    seen.append(stamp(top, tmp_path))
+    seen.append(stamp_of(top, tmp_path))
     weights.chmod(0)
-    seen.append(stamp(top, tmp_path))
+    seen.append(stamp_of(top, tmp_path))
     (top / "probes.jsonl").write_text("")
-    seen.append(stamp(top, tmp_path))
+    seen.append(stamp_of(top, tmp_path))
     assert len(set(seen)) == len(seen)
 
 
 def test_what_a_trainer_keeps_writing_beside_an_adapter_does_not_count(tmp_path: Path) -> None:
     top = folder(tmp_path / "a", "adapter_config.json")
-    before = stamp(top, tmp_path)
+    before = stamp_of(top, tmp_path)
     folder(top / "checkpoint-500", "adapter_model.safetensors")
     for name in ("trainer_state.json", "events.out.tfevents.1", "report.json", "README.md"):
         (top / name).write_text("")
-    assert stamp(top, tmp_path) == before
+    assert stamp_of(top, tmp_path) == before
 
 
 def test_links_are_refused_wherever_they_lead(tmp_path: Path) -> None:
@@ -87,9 +105,9 @@ def test_links_are_refused_wherever_they_lead(tmp_path: Path) -> None:
     folder(root / "real" / "1.0", "adapter_config.json")
     (root / "out").symlink_to(outside)
     (root / "in").symlink_to(root / "real")
-    assert "symbolic link" in stamp(root / "out", root).refused
-    assert "symbolic link" in stamp(root / "in/1.0", root).refused
-    assert not stamp(root / "real/1.0", root).refused
+    assert "symbolic link" in stamp_of(root / "out", root).refused
+    assert "symbolic link" in stamp_of(root / "in/1.0", root).refused
+    assert not stamp_of(root / "real/1.0", root).refused
 
 
 def test_a_folder_that_cannot_be_listed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +117,188 @@ def test_a_folder_that_cannot_be_listed_says_so(tmp_path: Path, monkeypatch: pyt
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "scandir", denied)
-    assert stamp(top, tmp_path).refused == "cannot be read: Permission denied"
+    assert stamp_of(top, tmp_path).refused == "cannot be read: Permission denied"
     monkeypatch.undo()
     with pytest.raises(FileNotFoundError):
-        stamp(tmp_path / "none", tmp_path)
+        stamp_of(tmp_path / "none", tmp_path)
+
+
+def adapter(path: Path, weights: str = "w") -> Path:
+    path.mkdir(parents=True)
+    (path / "adapter_config.json").write_text("{}")
+    (path / "adapter_model.safetensors").write_text(weights)
+    return path
+
+
+def names(scan: Scan) -> list[str]:
+    return [p.name for p in scan.found]
+
+
+def test_order_is_that_of_the_dirs_then_names(tmp_path: Path) -> None:
+    for path in ("one/b", "one/a", "two/a", "one/.hidden", "one/c.tmp"):
+        adapter(tmp_path / path)
+    (tmp_path / "one/README.md").write_text("")
+    scan = Scanner([tmp_path / "two", tmp_path / "one", tmp_path / "missing"]).scan()
+    assert [p.relative_to(tmp_path).as_posix() for p in scan.found] == ["two/a", "one/a", "one/b"]
+    assert not scan.unreadable
+
+
+def test_new_removed_and_renamed_files_are_found_without_looking_at_every_file(tmp_path: Path) -> None:
+    for name in "abc":
+        adapter(tmp_path / name)
+    scanner = Scanner([tmp_path])
+    first = scanner.scan()
+    (tmp_path / "a/probes.jsonl").write_text("")
+    (tmp_path / "new").write_text("other")
+    (tmp_path / "new").rename(tmp_path / "b/adapter_model.safetensors")
+    adapter(tmp_path / "d")
+    for file in (tmp_path / "c").iterdir():
+        file.unlink()
+    (tmp_path / "c").rmdir()
+    second = scanner.scan(everything=False)
+    assert names(second) == ["a", "b", "d"]
+    assert all(second.found[tmp_path / n].stamp != first.found[tmp_path / n].stamp for n in "ab")
+
+
+def test_files_written_in_place_are_found_by_hint_or_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.registry.disk.places.SHARE", 2)
+    for name in "abcde":
+        adapter(tmp_path / name)
+    scanner = Scanner([tmp_path])
+    first = scanner.scan()
+
+    def rewrite(name: str, text: str) -> None:
+        with (tmp_path / name / "adapter_model.safetensors").open("r+") as file:
+            file.write(text)
+
+    rewrite("e", "x")
+    weights = tmp_path / "e/adapter_model.safetensors"
+    hinted = scanner.scan({weights}, everything=False).found[tmp_path / "e"]
+    assert hinted.stamp != first.found[tmp_path / "e"].stamp
+    rewrite("d", "yy")
+    seen = [scanner.scan(everything=False).found[tmp_path / "d"].stamp for _ in range(3)]
+    assert first.found[tmp_path / "d"].stamp != seen[-1]
+
+
+def test_versions_inside_a_name_are_watched_too(tmp_path: Path) -> None:
+    adapter(tmp_path / "m/1.0")
+    adapter(tmp_path / "m/2.0")
+    scanner = Scanner([tmp_path])
+    before = scanner.scan()
+    (tmp_path / "m/2.0/adapter.toml").write_text("")
+    after = scanner.scan(everything=False)
+    assert names(after) == ["1.0", "2.0"]
+    assert before.found[tmp_path / "m/2.0"].stamp != after.found[tmp_path / "m/2.0"].stamp
+
+
+def test_a_dir_that_cannot_be_listed_keeps_what_it_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter(tmp_path / "x/a")
+    adapter(tmp_path / "y/b")
+    scanner, real = Scanner([tmp_path / "x", tmp_path / "y"]), os.scandir
+    scanner.scan()
+
+    def flaky(path: os.PathLike[str]) -> object:
+        if Path(path) == tmp_path / "x":
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", flaky)
+    scan = scanner.scan()
+    assert sorted(names(scan)) == ["a", "b"]
+    assert scan.unreadable == {tmp_path / "x": "Input/output error"}
+
+
+def test_a_link_as_adapters_dir_is_followed_each_time(tmp_path: Path) -> None:
+    adapter(tmp_path / "v1/a")
+    adapter(tmp_path / "v2/b")
+    link = tmp_path / "current"
+    link.symlink_to("v1")
+    scanner = Scanner([link])
+    assert names(scanner.scan()) == ["a"]
+    link.unlink()
+    link.symlink_to("v2")
+    assert names(scanner.scan(everything=False)) == ["b"]
+
+
+def test_an_idle_compare_looks_into_few_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.registry.disk.places.SHARE", 5)
+    for i in range(50):
+        adapter(tmp_path / f"a{i}")
+    scanner, real, listed = Scanner([tmp_path]), os.scandir, list[Path]()
+    scanner.scan()
+
+    def counting(path: os.PathLike[str]) -> object:
+        listed.append(Path(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", counting)
+    assert len(scanner.scan(everything=False).found) == 50
+    assert len(set(listed)) == 1 + 5
+
+
+A, B = Path("/x/a"), Path("/x/b")
+
+
+def found(path: Path, size: int, age: float = 0.0) -> Found:
+    changed = int((time.time() - age) * 1e9)
+    return Found(Place(path, path.name), path.parent, Stamp((("w", size, changed, changed, 1),)))
+
+
+def scan(*there: Found) -> Scan:
+    return Scan({f.place.folder: f for f in there})
+
+
+def test_a_folder_is_due_once_after_it_was_the_same_for_two_looks() -> None:
+    settler, one, two = Debouncer(0.3), found(A, 1), found(A, 2)
+    assert settler.look(scan(one), 10.0).unsettled
+    assert not settler.look(scan(two), 10.4).ready  # changed in between
+    due = settler.look(scan(two), 10.8)
+    assert (due.ready, due.unsettled) == ([two], False)
+    assert settler.look(scan(two), 11.0).ready == [two]  # until it was examined
+    settler.done([two])
+    assert not settler.look(scan(two), 12.0).ready
+    settler.again(A)
+    assert settler.look(scan(two), 13.0).ready == [two]
+    assert settler.quiet(two, 13.4) == 13.4 - 10.4
+    assert settler.quiet(one, 13.4) == 0
+
+
+def test_what_was_examined_while_it_changed_is_not_done() -> None:
+    settler, one, two = Debouncer(0.3), found(A, 1), found(A, 2)
+    settler.look(scan(one), 10.0)
+    settler.look(scan(two), 10.1)
+    settler.done([one])
+    assert settler.look(scan(two), 11.0).ready == [two]
+
+
+def test_at_the_start_what_is_old_need_not_be_waited_for() -> None:
+    settler, old, new = Debouncer(0.3), found(A, 1, LONG_UNTOUCHED + 5), found(B, 1)
+    due = settler.look(scan(old, new), 10.0)
+    assert (due.ready, due.unsettled) == ([old], True)
+    moved_in = replace(found(Path("/x/c"), 1), stamp=old.stamp)
+    assert not Debouncer.look(settler, scan(old, new, moved_in), 10.1).ready[1:]
+
+
+def test_a_folder_is_gone_after_it_was_missing_for_two_looks() -> None:
+    settler, one = Debouncer(0.3), found(A, 1, 100)
+    settler.look(scan(one), 10.0)
+    settler.done([one])
+    assert settler.look(scan(), 11.0).unsettled
+    assert not settler.look(scan(one), 11.2).gone
+    assert not settler.look(scan(), 11.4).gone
+    assert settler.look(scan(), 11.8).gone == [A]
+    assert not settler.look(scan(), 12.2).gone
+
+
+def test_a_report_is_watched_on_its_own(tmp_path: Path) -> None:
+    folder = drop(tmp_path, "m")
+    assert not report_stamp_of(folder).files
+    hand_in(folder)
+    first = report_stamp_of(folder)
+    (folder / "report.json").write_text("another")
+    assert first.files
+    assert report_stamp_of(folder) != first

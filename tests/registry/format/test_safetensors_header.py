@@ -16,7 +16,7 @@ from safetensors.numpy import save as save_safetensors
 
 from router.registry.format.findings import Findings
 from router.registry.format.safetensors_header import LENGTH_BYTES, Header, header_length, parse_header
-from tests.registry.bad_headers import BAD, ONE
+from tests.registry.format.bad_headers import BAD, ONE
 from tests.registry.tiny import header_of, lora_tensors, pack, safetensors
 
 

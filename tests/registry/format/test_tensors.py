@@ -1,4 +1,4 @@
-"""Values are judged on their bits, in each precision."""
+"""From tensors to modules of the base, and their numbers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from router.engine.base import TensorData
 from router.registry.format import tensors
-from router.registry.format.examine import validate_folder
-from router.registry.format.tensors import is_finite, is_zero
-from tests.registry.tiny import BASE, lora_tensors, safetensors, write_adapter
+from router.registry.format.artifact import read_artifact, validate_folder
+from router.registry.format.findings import Findings
+from router.registry.format.safetensors_header import TensorEntry
+from router.registry.format.tensors import SiteTensors, is_finite, is_zero, match_sites
+from tests.registry.tiny import BASE, PREFIX, SITES, lora_tensors, safetensors, write_adapter
 
 TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SPECIAL = {  # largest finite, smallest above zero, minus zero, infinity, minus infinity, two NaNs
@@ -62,3 +64,148 @@ def test_only_an_adapter_that_changes_nothing_anywhere_is_refused(
     values = {name: t * np.float32(-0.0) if zeroed in name else t for name, t in lora_tensors().items()}
     folder = write_adapter(tmp_path / "a", weights=safetensors(values))
     assert [f.code for f in validate_folder(folder, BASE).findings] == codes
+
+
+A, B = ".lora_A.weight", ".lora_B.weight"
+
+
+def match(*names: str, sites: list[str] | None = None) -> tuple[SiteTensors, Findings]:
+    found = Findings()
+    entries = {name: TensorEntry(name, "F32", (1, 1), 0, 4) for name in names}
+    return match_sites(entries, list(SITES) if sites is None else sites, found), found
+
+
+def both(module: str) -> tuple[str, str]:
+    return module + A, module + B
+
+
+Q = "model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "base_model.model.model._orig_mod.layers.0.self_attn.q_proj",
+        "base_model.model._orig_mod.model.layers.0.self_attn.q_proj",
+        "_orig_mod.base_model.model.model.layers.0.self_attn.q_proj",
+        "_fsdp_wrapped_module.base_model.model.model.layers.0._fsdp_wrapped_module.self_attn.q_proj",
+        "base_model.model.base_model.model.model.layers.0.self_attn.q_proj",
+        "model.layers.0.self_attn.q_proj",
+        "layers.0.self_attn.q_proj",
+        "base_model.model.layers.0.self_attn.q_proj",
+        "base_model.model.model.model.layers.0.self_attn.q_proj",
+        "base_model.model.language_model.model.layers.0.self_attn.q_proj",
+        "base_model.model.model.language_model.layers.0.self_attn.q_proj",
+    ],
+)
+def test_known_wrappers_are_undone_and_that_is_said(module: str) -> None:
+    tensors, found = match(*both(module))
+    assert tensors.pairs.keys() == {Q}
+    (note,) = found
+    assert note.code == "keys-normalised"
+    assert module in note.message
+    assert f"-> '{Q}'" in note.message
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "base_model.model.model.layers.0.self_attn.q_proj2",
+        "base_model.model.model.layers.0.self_attn.q_pro",
+        "base_model.model.model.layers.00.self_attn.q_proj",
+        "base_model.model.encoder.model.layers.0.self_attn.q_proj",
+        "base_model.model.q_proj",
+        "self_attn.q_proj",
+        "base_model.model.model.layers.0.self_attn.Q_proj",
+        "",
+    ],
+)
+def test_nothing_is_matched_by_part_of_a_name(module: str) -> None:
+    tensors, found = match(*both(module))
+    assert tensors.pairs == {}
+    assert [f.code for f in found] == ["keys-unmatched"]
+
+
+def test_unmatched_names_are_given_with_their_nearest_modules() -> None:
+    names = [name for i in range(2, 6) for name in both(f"{PREFIX}model.layers.{i}.self_attn.q_proj")]
+    _, found = match(*names)
+    (refusal,) = found
+    assert "8 tensors match no module" in refusal.message
+    assert "layers.2.self_attn.q_proj.lora_A.weight" in refusal.message
+    assert "and 5 more" in refusal.message
+    assert "nearest modules of the base: model.layers." in refusal.message
+
+
+def test_nothing_is_said_to_be_normalised_if_not_everything_fits() -> None:
+    _, found = match(*both(Q), *both(f"{PREFIX}other"))
+    assert [f.code for f in found] == ["keys-unmatched"]
+
+
+def test_two_names_for_one_tensor_are_refused() -> None:
+    _, found = match(*both(PREFIX + Q), *both(Q))
+    assert [f.code for f in found if f.severity == "refuse"] == ["keys-ambiguous"] * 2
+
+
+def test_a_name_that_could_be_two_modules_is_refused() -> None:
+    _, found = match(*both("x.q_proj"), sites=["x.q_proj", "model.x.q_proj"])
+    assert [f.code for f in found] == ["keys-unmatched"]
+
+
+def test_a_base_that_is_wrapped_itself_matches_as_it_is() -> None:
+    site = "model.language_model.layers.0.q_proj"
+    tensors, found = match(*both(PREFIX + site), sites=[site, "model.layers.0.q_proj"])
+    assert (list(tensors.pairs), list(found)) == ([site], [])
+
+
+@pytest.mark.parametrize("part", [A, B])
+def test_half_a_lora_is_refused(part: str) -> None:
+    _, found = match(f"{PREFIX}{Q}{part}")
+    (refusal,) = found
+    assert refusal.code == "keys-unpaired"
+    assert f"q_proj{part}" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        (f"{PREFIX}{Q}.lora_magnitude_vector.weight", "tensor-unsupported", "DoRA"),
+        (f"{PREFIX}{Q}.lora_B.bias", "tensor-unsupported", "lora_bias"),
+        (f"{PREFIX}model.embed_tokens.lora_embedding_A", "tensor-unsupported", "embedding"),
+        (f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta", "tensor-unsupported", "tokens"),
+        (f"{PREFIX}model.layers.0.mlp.experts.base_layer.lora_A.weight", "keys-unmatched", "experts"),
+        ("lora_unet_down_blocks_0.alpha", "keys-image-model", "kohya"),
+        ("unet.up.attn.processor.to_q_lora.up.weight", "keys-image-model", "diffusers"),
+        ("something", "keys-unmatched", "'something'"),
+    ],
+)
+def test_other_tensors_are_refused_for_what_they_are(name: str, code: str, words: str) -> None:
+    _, found = match(name)
+    assert code in [f.code for f in found]
+    assert words in " ".join(f.message for f in found)
+
+
+@pytest.mark.parametrize(
+    "ending", [".weight", ".base_layer.weight", ".modules_to_save.default.weight", ".original_module.weight"]
+)
+def test_whole_matrices_are_set_apart_by_module(ending: str) -> None:
+    tensors, found = match(f"{PREFIX}lm_head{ending}")
+    assert (list(tensors.full), list(found)) == (["lm_head"], [])
+
+
+def test_shapes_must_be_those_of_the_base(tmp_path: Path) -> None:
+    wide = {site: (out, into * 2) for site, (out, into) in SITES.items()}
+    folder = write_adapter(tmp_path / "a", weights=safetensors(lora_tensors(sites=wide)))
+    (refusal,) = validate_folder(folder, BASE).inspection.refusals
+    assert refusal.code == "shape-mismatch"
+    assert "is 24x16 in the base, the adapter has A [4, 32] and B [24, 4]" in refusal.message
+    assert "and 3 more" in refusal.message
+
+
+def test_a_name_inside_another_names_another_site(tmp_path: Path) -> None:
+    sites = {"model.a": (4, 16), "model.a2": (8, 16)}
+    base = type(BASE)(**{**{f: getattr(BASE, f) for f in BASE.__slots__}, "sites": sites})
+    tensors = lora_tensors(sites=sites)
+    folder = write_adapter(tmp_path / "x", {"target_modules": ["a", "a2"]}, safetensors(tensors))
+    artifact, _ = read_artifact(folder, base, max_rank=64)
+    for site in sites:
+        assert bytes(artifact.sites[site].b.data) == tensors[f"{PREFIX}{site}{B}"].tobytes()

@@ -1,4 +1,4 @@
-"""Which folder stands for which version, when folders change their minds or claim the same one."""
+"""Which folder stands for which version, when folders change what they hold or claim the same one."""
 
 from __future__ import annotations
 
@@ -64,17 +64,11 @@ class Claims:
         return sorted(found, key=lambda e: bool(e.problem))
 
 
-def double_ref(ref: AdapterRef, number: int) -> AdapterRef:
-    """Under what the `number`th refused double of a version is listed: as build metadata, so beside it."""
-    mark = f"{'.' if '+' in ref.version else '+'}double.{number}"
-    return AdapterRef(ref.name, ref.version[: 63 - len(mark)] + mark)
+class Conflicts:
+    """Two folders that claim one version: with the same contents fine, else the later one is refused.
 
-
-# Two folders that claim one version: with the same contents fine, else the later one is refused.
-
-
-class Doubles:
-    """Compares doubles in a task of its own: it reads both folders, and there may be many."""
+    They are compared in a task of its own: it reads both, and there may be many.
+    """
 
     def __init__(self, claims: Claims, index: Index, reader: Reader, workers: Workers) -> None:
         self._claims, self._index, self._reader, self._workers = claims, index, reader, workers
@@ -131,20 +125,26 @@ class Doubles:
             shown = self._shown.get(key)
             if shown is None:
                 self._shown[key] = self._new(ref, examined, text)
-            elif shown.error != text:
-                shown.error = text
-                self._index.changed(shown)
+            else:
+                shown.conflict_changed(text)
 
     def _new(self, ref: AdapterRef, examined: Examined, text: str) -> Record:
         number = 1
-        while self._index.get(double_ref(ref, number)) is not None:
+        while self._index.get(duplicate_ref(ref, number)) is not None:
             number += 1
-        record = Record(double_ref(ref, number), examined.found, examined.inspection, _never)
-        record.quarantined = record.double = True
-        record.error = text
+        record = Record(
+            duplicate_ref(ref, number),
+            examined.found,
+            examined.inspection,
+            self._index.changed,
+            problem=text,
+            duplicate=True,
+        )
         self._index.add(record)
         return record
 
 
-def _never(record: Record) -> None:
-    raise RuntimeError(f"{record.ref} is a double and never loaded")
+def duplicate_ref(ref: AdapterRef, number: int) -> AdapterRef:
+    """Under what the `number`th refused duplicate of a version is listed: as build metadata, so beside it."""
+    mark = f"{'.' if '+' in ref.version else '+'}double.{number}"
+    return AdapterRef(ref.name, ref.version[: 63 - len(mark)] + mark)

@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 
 from router.errors import AdapterRejected
-from router.registry.format.artifact import inspect_folder, read_artifact
-from router.registry.format.examine import validate_folder
+from router.registry.format.artifact import inspect_folder, read_artifact, validate_folder
 from router.registry.format.findings import Severity
-from tests.registry.hostile import FOLDERS
+from tests.registry.format.hostile import FOLDERS
 from tests.registry.tiny import BASE, write_adapter
 
 SECONDS, BYTES = 0.1, 50 << 20
@@ -71,7 +70,7 @@ def test_the_process_stays_small(tmp_path: Path) -> None:
         build(tmp_path / str(number) / "adapter")
     script = (
         "import resource, sys\nfrom pathlib import Path\nfrom tests.registry.tiny import BASE\n"
-        "from router.registry.format.examine import validate_folder\n"
+        "from router.registry.format.artifact import validate_folder\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "validate_folder(Path(sys.argv[1]), BASE)\nbefore = peak()\n"
         "[validate_folder(p / 'adapter', BASE) for p in Path(sys.argv[2]).iterdir() if p.name.isdigit()]\n"

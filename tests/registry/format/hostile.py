@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.registry.bad_headers import BAD
+from tests.registry.format.bad_headers import BAD
 from tests.registry.tiny import CONFIG, PREFIX, lora_tensors, pack, safetensors, write_adapter
 
 Builder = Callable[[Path], object]

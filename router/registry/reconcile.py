@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from router.registry.disk.claims import Claims, Doubles
-from router.registry.disk.places import Found, Scan, Scanner
-from router.registry.disk.reading import Examined, Reader, Settler, examine, sketch
-from router.registry.gate.gate import Gate
-from router.registry.gate.judging import Report
-from router.registry.gate.weighing import read_report
+from router.registry.claims import Claims, Conflicts
+from router.registry.disk.places import Debouncer, Found, Scan, Scanner
+from router.registry.disk.reading import Examined, Reader, examine, sketch
+from router.registry.format import limits
+from router.registry.format.folder import REPORT, Folder, FolderError
+from router.registry.gate import Report, ReportError, parse_report
+from router.registry.gatekeeper import Gatekeeper
 from router.registry.index import Index
-from router.registry.loading import refuse
 from router.registry.options import Workers
 from router.registry.record import Record
 from router.types import AdapterRef
@@ -31,21 +31,21 @@ class Reconciler:
     def __init__(
         self,
         scanner: Scanner,
-        settler: Settler,
+        settle: float,
         reader: Reader,
         workers: Workers,
         index: Index,
-        gate: Gate,
+        gatekeeper: Gatekeeper,
         vanish: Callable[[Record], None],
-        evicted: Callable[[Record], None],
         grace: float,
     ) -> None:
-        self._scanner, self._settler, self._reader, self._workers = scanner, settler, reader, workers
-        self._index, self._gate = index, gate
-        self._vanish, self._evicted, self._grace = vanish, evicted, grace
-        self._reports = Settler(settler.settle, lambda found: found.report)
+        self._scanner, self._reader, self._workers = scanner, reader, workers
+        self._index, self._gatekeeper = index, gatekeeper
+        self._vanish, self._grace = vanish, grace
+        self._folders = Debouncer(settle)
+        self._reports = Debouncer(settle, lambda found: found.report)
         self._claims = Claims()
-        self._doubles = Doubles(self._claims, index, reader, workers)
+        self._conflicts = Conflicts(self._claims, index, reader, workers)
         self._unreadable: dict[Path, str] = {}
         self._again: dict[Path, float] = {}
         self._looks = 0
@@ -56,11 +56,11 @@ class Reconciler:
         now = time.monotonic()
         for path in [p for p, due in self._again.items() if due <= now]:
             del self._again[path]
-            self._settler.again(path)
+            self._folders.again(path)
         scan = await self._workers.in_order(self._scanner.scan, dirty, everything=everything)
         self.scan_seconds = time.monotonic() - now
         self._tell_unreadable(dict(scan.unreadable))
-        due = self._settler.look(scan, time.monotonic())
+        due = self._folders.look(scan, time.monotonic())
         self._settle([self._claims.drop(path) for path in due.gone], await self._sketched(due.ready))
         ready = sorted(due.ready, key=self._is_known)[:BATCH]  # new ones first: somebody waits for them
         examined = await self._examine_still(ready)
@@ -73,14 +73,14 @@ class Reconciler:
 
         A report waits for its adapter: copied in together, they are judged together.
         """
-        if not self._gate.on:
+        if not self._gatekeeper.on:
             return [], False
         due = self._reports.look(scan, time.monotonic())
         for folder in due.gone:
-            self._gate.forget(folder)
-        ready = [found for found in due.ready if self._settler.is_done(found)]
+            self._gatekeeper.forget(folder)
+        ready = [found for found in due.ready if self._folders.is_done(found)]
         taken = [f for f in ready if not f.report.files] + [f for f in ready if f.report.files][:BATCH]
-        self._gate.reported(await self._workers.in_order(_reports, taken))
+        self._gatekeeper.reported(await self._workers.in_order(_read_reports, taken))
         self._reports.done(taken)
         return [found.place.folder for found in taken], due.unsettled or len(taken) < len(ready)
 
@@ -99,7 +99,7 @@ class Reconciler:
         """What can be said of folders now: not of those that changed again or may still be written."""
         seen = await self._workers.in_order(self._examine, ready)
         known = [e for e in seen if e is not None and not self._too_early(e)]
-        self._settler.done(e.found for e in known)
+        self._folders.done(e.found for e in known)
         return known
 
     def _settle(
@@ -115,7 +115,7 @@ class Reconciler:
             touched.update(dict.fromkeys(self._put(one)))
         for ref in touched:
             self._apply(ref)
-        self._doubles.check(touched)
+        self._conflicts.check(touched)
         told = (self._claims.get(folder) for folder in reported)
         names = [*(ref.name for ref in touched), *(e.ref.name for e in told if e is not None)]
         for name in dict.fromkeys(names):
@@ -123,14 +123,14 @@ class Reconciler:
 
     async def close(self) -> None:
         """Stop what runs in the background."""
-        await self._doubles.close()
+        await self._conflicts.close()
 
     def _examine(self, batch: Sequence[Found]) -> list[Examined | None]:
         return [examine(self._reader, found) for found in batch]
 
     def _too_early(self, examined: Examined) -> bool:
         """A folder may be bad because it is still being written: it gets some time of quiet first."""
-        return bool(examined.problem) and self._settler.quiet(examined.found, time.monotonic()) < self._grace
+        return bool(examined.problem) and self._folders.quiet(examined.found, time.monotonic()) < self._grace
 
     def _put(self, examined: Examined) -> list[AdapterRef]:
         """Take note of a folder; gives the versions it stands for and stood for."""
@@ -142,7 +142,7 @@ class Reconciler:
             return [ref]
         for record in self._index:
             if record.ref == left or record.successor == left:
-                record.successor = ref
+                record.folder_taken(by=ref)
         return [ref, left]
 
     def _apply(self, ref: AdapterRef) -> None:
@@ -152,36 +152,30 @@ class Reconciler:
         elif claimants and record is not None:
             self._update(record, claimants[0])
         elif record is not None and record.successor is not None and record.live is not None:
-            record.lost = True
-            record.error = f"its folder holds {record.successor} now, which serves as soon as it is loaded"
-            self._index.changed(record)
+            record.superseded()
         elif record is not None:
             log.info("adapter %s is gone from disk", ref)
             self._vanish(record)
 
     def _appear(self, examined: Examined) -> None:
-        record = Record(examined.ref, examined.found, examined.inspection, self._evicted)
-        record.look = self._looks
         if examined.problem:
-            log.warning("adapter %s is quarantined: %s", record.ref, examined.problem)
-            refuse(record, examined.problem)
+            log.warning("adapter %s is quarantined: %s", examined.ref, examined.problem)
+        record = Record(
+            examined.ref,
+            examined.found,
+            examined.inspection,
+            self._index.changed,
+            look=self._looks,
+            problem=examined.problem,
+        )
         self._index.add(record)
 
     def _update(self, record: Record, examined: Examined) -> None:
-        record.successor = None
         if examined.problem:
-            record.found = examined.found
             log.warning("new files of adapter %s are refused: %s", record.ref, examined.problem)
-            refuse(record, examined.problem)
-            record.tried = examined.found.stamp
-        elif (record.found, record.inspection) == (examined.found, examined.inspection) and not record.error:
-            return
+            record.files_refused(examined.found, examined.problem)
         else:
-            record.found, record.inspection = examined.found, examined.inspection
-            if record.tried != examined.found.stamp:
-                record.quarantined = record.lost = False
-                record.error, record.retry_at = "", 0.0
-        self._index.changed(record)
+            record.files_found(examined.found, examined.inspection)
 
     def _tell_unreadable(self, unreadable: dict[Path, str]) -> None:
         for path, reason in unreadable.items():
@@ -192,7 +186,20 @@ class Reconciler:
         self._unreadable = unreadable
 
 
-def _reports(taken: Sequence[Found]) -> dict[Path, Report | str | None]:
+def read_report(path: Path) -> Report | str | None:
+    """The report of an adapter folder, or why it cannot be used, or None if there is none. Blocks."""
+    try:
+        with Folder.open(path) as folder:
+            if folder.entry(REPORT) is None:
+                return None
+            return parse_report(folder.read(REPORT, limits.REPORT_BYTES))
+    except FolderError as error:
+        return error.message
+    except ReportError as error:
+        return str(error)
+
+
+def _read_reports(taken: Sequence[Found]) -> dict[Path, Report | str | None]:
     return {f.place.folder: read_report(f.place.folder) if f.report.files else None for f in taken}
 
 

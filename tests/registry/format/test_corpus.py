@@ -8,12 +8,11 @@ import pytest
 
 from router.engine.base import BaseInfo
 from router.errors import AdapterRejected
-from router.registry.format.artifact import read_artifact
-from router.registry.format.examine import validate_folder
+from router.registry.format.artifact import read_artifact, validate_folder
 from router.registry.format.findings import Severity
-from tests.registry.corpus import VARIANTS, Variant
-from tests.registry.peft_folders import base_info, save, tiny_llama, train
-from tests.registry.trainers import TRAINERS
+from tests.registry.format.corpus import VARIANTS, Variant
+from tests.registry.format.peft_folders import base_info, save, tiny_llama, train
+from tests.registry.format.trainers import TRAINERS
 
 ALL = VARIANTS + TRAINERS
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.registry.format.names import known_versions, looks_like_version, near, version_key
+from router.registry.format.names import known_names, known_versions, looks_like_version, version_key
 
 SPEC_ORDER = [
     "latest",
@@ -43,8 +43,8 @@ def test_which_folder_names_are_versions(text: str, expected: bool) -> None:
 
 
 def test_hints() -> None:
-    assert near("medcal", ["medical", "legal"]) == "; did you mean 'medical'?"
-    assert near("zzz", []) == "; no adapter is there yet"
-    assert near("zzz", [f"n{i}" for i in range(7)]) == "; known: n0, n1, n2, n3, n4 and 2 more"
+    assert known_names("medcal", ["medical", "legal"]) == "; did you mean 'medical'?"
+    assert known_names("zzz", []) == "; no adapter is there yet"
+    assert known_names("zzz", [f"n{i}" for i in range(7)]) == "; known: n0, n1, n2, n3, n4 and 2 more"
     assert known_versions(["1.0.0", "1.10.0", "1.9.0"]) == "; its versions: 1.10.0, 1.9.0, 1.0.0"
     assert known_versions([str(i) for i in range(12)]).endswith(" and 2 more")

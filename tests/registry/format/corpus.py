@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from tests.registry.peft_folders import copy, edit_config, edit_tensors, rename, save, train
+from tests.registry.format.peft_folders import copy, edit_config, edit_tensors, rename, save, train
 
 PREFIX = "base_model.model."
 

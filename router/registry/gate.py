@@ -1,4 +1,8 @@
-"""The rule of the gate, for one version: pure functions of its report, its weights and the base."""
+"""The gate's rule for one version: pure functions of its report, its weights and the base.
+
+A version is routed to by itself only if its report shows that it is worth it. Of a report card only what
+decides that is read.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,100 @@ from enum import Enum, auto
 from typing import Any
 
 from router.engine.base import BaseInfo
-from router.registry.disk.places import REPORT
-from router.registry.format.parsing import JsonError, loads
+from router.registry.format.folder import REPORT
+from router.registry.format.parsing import JsonError, load_json
 from router.registry.format.text import show
 from router.types import Override
-
-# `report.json` as the gate reads it: of a report card, only what it decides on.
-
 
 SCHEMAS = (1, 2)
 MOST_REGRESSIONS = 1_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Standing(Enum):
+    """Where a version stands with the gate."""
+
+    PASSED = auto()
+    PENDING = auto()  # something has not been read yet
+    FAILED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a report is worth for these weights. `again`: another evaluation might help."""
+
+    standing: Standing
+    finding: str = ""
+    again: bool = False
+    weights: str = ""  # sha256 hex of those it is about; empty where they were not read
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateVerdict:
+    """What the gate says of a version among the others of its name. `open`: it may be routed to."""
+
+    standing: Standing
+    open: bool = False
+    finding: str = ""
+    advice: str = ""
+    override: Override | None = None
+    needs_weights: bool = False  # they have to be read before more can be said
+
+
+UNJUDGED = GateVerdict(Standing.PENDING, finding=f"its {REPORT} has not been read yet")
+NO_GATE = GateVerdict(Standing.PASSED, open=True)
+
+
+def judge(report: Report | str | None, weights: str, base: BaseInfo) -> Judgement:
+    """The rule. `report` is what was read, or why it cannot be used, or None where there is none."""
+    if report is None:
+        return Judgement(Standing.FAILED, f"no {REPORT}", again=True, weights=weights)
+    if isinstance(report, str):
+        return Judgement(Standing.FAILED, f"{REPORT}: {report}", again=True, weights=weights)
+    finding, again = _not_about(report, weights, base), True
+    if not finding:
+        finding, again = _not_enough(report), False
+    if finding:
+        return Judgement(Standing.FAILED, finding, again, weights, report)
+    if not weights:
+        finding = f"its weights have not been compared with its {REPORT} yet"
+        return Judgement(Standing.PENDING, finding, report=report)
+    return Judgement(Standing.PASSED, weights=weights, report=report)
+
+
+def _not_about(report: Report, weights: str, base: BaseInfo) -> str:
+    """Why it is not about these weights on this base."""
+    if report.base_digest != base.digest:
+        theirs, ours = report.base_digest[:12], base.digest[:12]
+        return (
+            f"{REPORT} was measured on another base: {show(report.base_model)} with digest "
+            f"{show(theirs)}, here is {base.name} with {ours}"
+        )
+    if weights and report.weights_sha256 != weights:
+        return (
+            f"{REPORT} is about other weights: sha256 {report.weights_sha256[:12]}, these have {weights[:12]}"
+        )
+    return ""
+
+
+def _not_enough(report: Report) -> str:
+    """Why what it measured is not enough."""
+    if report.gain.low <= 0:
+        return f"its gain over the base, {report.gain}, does not exclude zero"
+    if report.worse:
+        more = f" and {len(report.worse) - 1} more" if len(report.worse) > 1 else ""
+        return f"it is worse than the base beyond the margin: {report.worse[0]}{more}"
+    return ""
+
+
+def fallen_behind(report: Report, other: Report) -> bool:
+    """Whether a version is surely worse than another one: same metric and test data, intervals apart."""
+    comparable = (report.metric, report.data_sha256) == (other.metric, other.data_sha256)
+    return comparable and report.score.high < other.score.low
+
+
+# -- the report
 
 
 class ReportError(ValueError):
@@ -67,10 +154,10 @@ class Report:
 def parse_report(data: bytes) -> Report:
     """Read a report card. Raises ReportError and nothing else."""
     try:
-        card = loads(data)
+        card = load_json(data)
     except JsonError as error:
         raise ReportError(str(error)) from None
-    schema = _at(card, "schema")
+    schema = _value_at(card, "schema")
     if isinstance(schema, bool) or schema not in SCHEMAS:
         known = " and ".join(map(str, SCHEMAS))
         raise ReportError(f"schema {show(schema)} is not known here, only {known} are")
@@ -80,8 +167,8 @@ def parse_report(data: bytes) -> Report:
         base_digest=_text(card, "base", "digest"),
         metric=_text(card, "metric"),
         data_sha256=_sha256(card, "data", "sha256"),
-        score=_interval(_at(card, "arms", "adapter", "score"), "arms.adapter.score"),
-        gain=_interval(_at(card, "gains", "adapter - base", "score"), "gains.adapter - base.score"),
+        score=_interval(_value_at(card, "arms", "adapter", "score"), "arms.adapter.score"),
+        gain=_interval(_value_at(card, "gains", "adapter - base", "score"), "gains.adapter - base.score"),
         worse=_worse(card, required=schema > 1),
     )
 
@@ -89,7 +176,7 @@ def parse_report(data: bytes) -> Report:
 def _worse(card: Any, required: bool) -> tuple[Regression, ...]:
     if "regressions" not in card and not required:
         return ()
-    listed = _at(card, "regressions")
+    listed = _value_at(card, "regressions")
     if not isinstance(listed, list) or len(listed) > MOST_REGRESSIONS:
         raise ReportError(f"regressions must be a list of at most {MOST_REGRESSIONS}, is {show(listed)}")
     found = []
@@ -98,7 +185,7 @@ def _worse(card: Any, required: bool) -> tuple[Regression, ...]:
         regression = Regression(
             _text(entry, "what", at=where), _interval(entry, where), _number(entry, "margin", where)
         )
-        worse = _at(entry, "worse", at=where)
+        worse = _value_at(entry, "worse", at=where)
         if not isinstance(worse, bool):
             raise ReportError(f"{where}.worse must be true or false, is {show(worse)}")
         if worse:
@@ -106,7 +193,7 @@ def _worse(card: Any, required: bool) -> tuple[Regression, ...]:
     return tuple(found)
 
 
-def _at(value: Any, *path: str, at: str = "") -> Any:
+def _value_at(value: Any, *path: str, at: str = "") -> Any:
     for step in path:
         if not isinstance(value, Mapping):
             raise ReportError(f"{at or 'the file'} must be a table, is {show(value)}")
@@ -118,7 +205,7 @@ def _at(value: Any, *path: str, at: str = "") -> Any:
 
 
 def _text(value: Any, *path: str, at: str = "") -> str:
-    found = _at(value, *path, at=at)
+    found = _value_at(value, *path, at=at)
     if not isinstance(found, str):
         raise ReportError(f"{'.'.join(filter(None, (at, *path)))} must be a string, is {show(found)}")
     return found
@@ -132,7 +219,7 @@ def _sha256(value: Any, *path: str) -> str:
 
 
 def _number(value: Any, key: str, at: str) -> float:
-    found = _at(value, key, at=at)
+    found = _value_at(value, key, at=at)
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise ReportError(f"{at}.{key} must be a number, is {show(found)}")
     try:
@@ -146,86 +233,3 @@ def _interval(value: Any, at: str) -> Interval:
     if found.low > found.high:
         raise ReportError(f"{at}: low {found.low:g} is above high {found.high:g}")
     return found
-
-
-class Standing(Enum):
-    """Where a version stands with the gate."""
-
-    PASSED = auto()
-    PENDING = auto()  # something has not been read yet
-    FAILED = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a report is worth for these weights. `again`: another evaluation might help."""
-
-    standing: Standing
-    finding: str = ""
-    again: bool = False
-    weights: str = ""  # sha256 hex of those it is about; empty where they were not read
-    report: Report | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the gate says of a version among the others of its name. `open`: it may be routed to."""
-
-    standing: Standing
-    open: bool = False
-    finding: str = ""
-    advice: str = ""
-    override: Override | None = None
-    needs_weights: bool = False  # they have to be read before more can be said
-
-
-UNJUDGED = Verdict(Standing.PENDING, finding=f"its {REPORT} has not been read yet")
-NO_GATE = Verdict(Standing.PASSED, open=True)
-
-
-def judge(report: Report | str | None, weights: str, base: BaseInfo) -> Judgement:
-    """The rule. `report` is what was read, or why it cannot be used, or None where there is none."""
-    if report is None:
-        return Judgement(Standing.FAILED, f"no {REPORT}", again=True, weights=weights)
-    if isinstance(report, str):
-        return Judgement(Standing.FAILED, f"{REPORT}: {report}", again=True, weights=weights)
-    finding, again = _about(report, weights, base), True
-    if not finding:
-        finding, again = _worth(report), False
-    if finding:
-        return Judgement(Standing.FAILED, finding, again, weights, report)
-    if not weights:
-        finding = f"its weights have not been compared with its {REPORT} yet"
-        return Judgement(Standing.PENDING, finding, report=report)
-    return Judgement(Standing.PASSED, weights=weights, report=report)
-
-
-def _about(report: Report, weights: str, base: BaseInfo) -> str:
-    """Why it is not about these weights on this base."""
-    if report.base_digest != base.digest:
-        theirs, ours = report.base_digest[:12], base.digest[:12]
-        return (
-            f"{REPORT} was measured on another base: {show(report.base_model)} with digest "
-            f"{show(theirs)}, here is {base.name} with {ours}"
-        )
-    if weights and report.weights_sha256 != weights:
-        return (
-            f"{REPORT} is about other weights: sha256 {report.weights_sha256[:12]}, these have {weights[:12]}"
-        )
-    return ""
-
-
-def _worth(report: Report) -> str:
-    """Why what it measured is not enough."""
-    if report.gain.low <= 0:
-        return f"its gain over the base, {report.gain}, does not exclude zero"
-    if report.worse:
-        more = f" and {len(report.worse) - 1} more" if len(report.worse) > 1 else ""
-        return f"it is worse than the base beyond the margin: {report.worse[0]}{more}"
-    return ""
-
-
-def fallen_behind(report: Report, other: Report) -> bool:
-    """Whether a version is surely worse than another one: same metric and test data, intervals apart."""
-    comparable = (report.metric, report.data_sha256) == (other.metric, other.data_sha256)
-    return comparable and report.score.high < other.score.low

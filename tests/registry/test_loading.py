@@ -1,17 +1,22 @@
-"""Files that change: new ones serve after they were proven, requests in flight finish on the old."""
+"""Loads: probes, new files in place of old ones, and what becomes of both."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from router.errors import AdapterNotFound
+from router.engine.base import Generation, Job, Prompt
+from router.errors import AdapterNotFound, AdapterRejected, EngineFailed, Overloaded, PromptTooLong
+from router.registry.format.probes import Match, Probe
+from router.registry.loading import AT_ONCE, MOST_RUN, check_answers
 from router.registry.registry import Registry
 from tests.registry.conftest import StartRegistry
-from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states, weights
+from tests.registry.life import BASE_ANSWER, StubEngine, drop, eventually, is_ready, ref, states, weights
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -166,3 +171,132 @@ async def test_requests_keep_being_served_through_many_replacements(
     await asyncio.gather(*asking)
     await eventually(lambda: len(engine.held) == 1)
     assert len(seen) == 5
+
+
+def write_probes(folder: Path, probes: Sequence[dict[str, object]]) -> None:
+    (folder / "probes.jsonl").write_text("\n".join(map(json.dumps, probes)))
+
+
+async def test_probes_run_greedily_with_the_adapters_template_beside_the_base(
+    root: Path, engine: StubEngine, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[Prompt] = []
+    monkeypatch.setattr(engine, "encode", lambda prompt: prompts.append(prompt) or [1, 2])
+    folder = drop(root, "m", "1.0")
+    with (folder / "adapter.toml").open("a") as file:
+        file.write('[prompt]\nsystem = "You are m."\n[generation]\ntemperature = 0.9\nstop = ["END"]\n')
+    write_probes(folder, [{"prompt": "who?", "expect": "I am m", "max_tokens": 7}])
+    registry = await start_registry()
+    await eventually(is_ready(registry, "m", "1.0"))
+    assert [(p.turns[0].text, p.template.system) for p in prompts] == [("who?", "You are m.")]
+    assert [j.adapter for j in engine.jobs] == [registry.get("m").digest, None]
+    params = {(j.params.temperature, j.params.max_tokens, j.params.stop, j.priority) for j in engine.jobs}
+    assert params == {(0.0, 7, ("END",), 1)}
+    assert engine.cancelled == 2
+
+
+async def test_no_effect_and_wrong_answers_are_quarantined_and_unloaded(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    engine.answers["idle"] = BASE_ANSWER
+    drop(root, "idle", value=1, expect=BASE_ANSWER)
+    drop(root, "wrong", value=2, expect="x" * 300)
+    registry = await start_registry()
+    assert states(registry) == {"idle@0": "quarantined", "wrong@0": "quarantined"}
+    assert "has no effect" in registry.get("idle").error
+    error = registry.get("wrong").error
+    assert error.startswith("probe 1 of 1 failed: expected prefix 'xxx")
+    assert "x" * 81 not in error
+    await eventually(lambda: not engine.held)
+    assert registry.snapshot().probes_failed == 2
+    with pytest.raises(AdapterRejected, match="no effect"):
+        async with registry.lease(ref("idle")):
+            pytest.fail("leased")
+    del engine.answers["idle"]
+    with pytest.raises(AdapterRejected, match="expected prefix 'the base"):
+        await registry.load(ref("idle"))  # an operator may insist: it is tried again
+
+
+async def test_passed_digests_are_not_probed_again_even_after_a_restart(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(root, "m", expect="I am m")
+    registry = await start_registry()
+    await eventually(is_ready(registry, "m"))
+    await registry.unload(ref("m"))
+    async with registry.lease(ref("m")):
+        assert len(engine.jobs) == 2
+    await registry.close()
+    engine.held.clear()
+    again = await start_registry()
+    await eventually(is_ready(again, "m"))
+    assert len(engine.jobs) == 2
+
+
+async def test_a_busy_engine_delays_probes_and_a_stuck_one_proves_nothing(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    submit, refused = engine.submit, 3
+
+    def busy(job: Job) -> Generation:
+        nonlocal refused
+        refused -= 1
+        if refused >= 0:
+            raise Overloaded("the queue is full")
+        return submit(job)
+
+    engine.submit = busy  # type: ignore[method-assign]
+    drop(root, "busy", value=1, expect="I am")
+    registry = await start_registry(probe_seconds=0.5)
+    await eventually(is_ready(registry, "busy"))
+    assert registry._index.find("busy").proven
+
+    engine.answering.clear()
+    drop(root, "stuck", value=2, expect="I am")
+    drop(root, "busy", value=3, expect="I am")
+    first = registry.get("busy").digest
+    await eventually(is_ready(registry, "stuck"))  # no old files to serve from: available, not proven
+    assert not registry._index.find("stuck").proven
+    await eventually(lambda: "probes" in registry.get("busy").error)
+    assert registry.get("busy").digest == first  # the old files serve on
+    engine.answering.set()
+
+
+@pytest.mark.parametrize(
+    ("fault", "state"), [(EngineFailed("a step failed"), "ready"), (PromptTooLong(8, 9), "quarantined")]
+)
+async def test_faults_of_the_engine_are_not_the_adapters(
+    root: Path, engine: StubEngine, start_registry: StartRegistry, fault: Exception, state: str
+) -> None:
+    def fail(_: Job) -> Generation:
+        raise fault
+
+    engine.submit = fail  # type: ignore[method-assign]
+    drop(root, "m", expect="I am m")
+    registry = await start_registry()
+    assert states(registry) == {"m@0": state}
+
+
+async def test_probes_never_flood_the_engine(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    engine.answering.clear()
+    for name in ("a", "b"):
+        folder = drop(root, name, value=ord(name))
+        write_probes(folder, [{"prompt": f"{i}?", "expect": "I am"} for i in range(40)])
+    registry = await start_registry(settle=0.0, probe_seconds=5.0)
+    await eventually(lambda: len(engine.jobs) >= AT_ONCE)
+    await asyncio.sleep(0.05)
+    assert len(engine.jobs) == AT_ONCE
+    engine.answering.set()
+    await eventually(lambda: set(states(registry).values()) == {"ready"})
+    assert len(engine.jobs) == 2 * 2 * MOST_RUN
+
+
+def test_judging() -> None:
+    probes = [Probe("p", "yes"), Probe("p", "no", Match.EXACT)]
+    check_answers(probes, ["yes sir", " no "], ["yes sir", "what"])
+    with pytest.raises(AdapterRejected, match="no effect"):
+        check_answers(probes, ["yes", "no"], ["yes", "no"])
+    with pytest.raises(AdapterRejected, match=r"probe 2 of 2 failed: expected exact 'no', got 'no way'"):
+        check_answers(probes, ["yes", "no way"], ["", ""])

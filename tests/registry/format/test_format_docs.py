@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from router.registry.format.codes import Code
+from router.registry.format.findings import Code
 from router.registry.format.lora_config import HONOURED, INITS, REFUSED, WITHOUT_EFFECT
 from router.registry.format.manifest import parse_manifest
 from router.registry.format.probes import parse_probes
 
-PAGE = (Path(__file__).parents[2] / "docs" / "adapter-format.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "adapter-format.md").read_text()
 
 
 def _block(language: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Folders that are slow, half there, unreadable, doubled, links or gone."""
+"""Start-up and trouble on disk: bad, vanishing, renamed and unreadable folders."""
 
 from __future__ import annotations
 
@@ -13,11 +13,95 @@ import watchfiles
 
 from router.engine.base import AdapterArtifact
 from router.errors import AdapterRejected, RouterError
-from router.registry.disk.reading import FolderReader
+from router.registry import reconcile
+from router.registry.disk.reading import FolderReader, weights_sha256
 from router.registry.format.examine import Inspection
+from router.registry.gate import Report
 from router.registry.options import RegistryOptions
+from router.registry.reconcile import read_report
+from tests.registry.cards import hand_in
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states, weights
+
+SHIPPED = sorted(p.parent for p in (Path(__file__).parents[2] / "adapters").glob("*/report.json"))
+
+
+async def test_many_folders_are_known_by_name_before_they_are_checked(
+    root: Path, engine: StubEngine, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "BATCH", 4)
+    for i in range(20):
+        drop(root, f"m{i}", "1.0", i + 1)
+    (root / "m7/adapter_model.safetensors").write_bytes(b"short")
+    (root / "m8/adapter.toml").write_text("[adapter")
+    registry = await start_registry(preload=False)
+    assert len(states(registry)) == 19
+    assert not all(i.rank for i in registry.list())
+    async with registry.lease(ref("m3", "1.0")):
+        assert registry.get("m3").rank == 4
+    drop(root, "late", value=99)
+    await eventually(lambda: "late@0" in states(registry))
+    await eventually(lambda: all(i.rank for i in registry.list() if i.state != "quarantined"))
+    refused = sorted(n for n, state in states(registry).items() if state == "quarantined")
+    assert refused == ["m7@1.0", "m8@0"]
+
+
+async def test_new_folders_go_before_a_backlog_of_preloads(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    for i in range(20):
+        drop(root, f"m{i}", value=i + 1)
+    engine.loading.clear()
+    registry = await start_registry(settle=0.0)
+    await eventually(lambda: len(engine.loads) == 2)
+    drop(root, "late", value=99)
+    await eventually(lambda: "late@0" in states(registry))
+    engine.loading.set()
+    await eventually(is_ready(registry, "late"))
+    await registry.settled(5)
+    assert engine.loads.index("late") < 10  # two were under way, a few may overtake its read
+
+
+async def test_settled_gives_up_in_time(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(root, "m")
+    engine.loading.clear()
+    registry = await start_registry(settle=0.05)
+    assert not await registry.settled(0.05)
+    engine.loading.set()
+    assert await registry.settled(5)
+
+
+async def test_an_idle_registry_does_nothing_but_look(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(root, "m")
+    registry = await start_registry(poll_seconds=0.05)
+    events = registry.watch()
+    await anext(events)
+    waiting = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(0.5)
+    assert (engine.loads, waiting.done()) == (["m"], False)
+    await registry.load(ref("m"), pinned=True)
+    event = await asyncio.wait_for(waiting, 2)
+    assert (event.kind, event.adapter.pinned) == ("changed", True)
+    await events.aclose()
+
+
+async def test_closing_among_loads_begins_no_other_and_refuses_nobody(
+    root: Path, engine: StubEngine, start_registry: StartRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(8):
+        drop(root, f"m{i}", value=i + 1)
+    engine.loading.clear()
+    registry = await start_registry(settle=0.0)
+    await eventually(lambda: len(engine.loads) == 2)
+    await registry.close()
+    await asyncio.sleep(0.1)
+    assert len(engine.loads) == 2
+    assert "quarantined" not in states(registry).values()
+    assert [entry.message for entry in caplog.records if entry.levelname in ("WARNING", "ERROR")] == []
 
 
 async def test_a_slow_copy_is_read_once_it_is_whole(
@@ -80,7 +164,7 @@ async def test_an_unreadable_folder_is_quarantined_and_tried_again(
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr("router.registry.disk.reconcile.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("router.registry.reconcile.RETRY_SECONDS", 0.2)
     monkeypatch.setattr(os, "scandir", denied)
     registry = await start_registry()
     await eventually(lambda: states(registry) == {"m@0": "quarantined"})
@@ -236,3 +320,20 @@ async def test_with_the_usual_settings_a_copied_folder_is_ready_within_three_sec
     shutil.copytree(drop(root.parent, "m", expect="I am"), root / "m")
     await eventually(is_ready(registry, "m"))
     assert time.monotonic() - started < 3
+
+
+def test_a_report_a_problem_or_nothing(tmp_path: Path) -> None:
+    folder = drop(tmp_path, "m")
+    assert read_report(folder) is None
+    hand_in(folder)
+    assert isinstance(read_report(folder), Report)
+    (folder / "report.json").write_text("{")
+    assert str(read_report(folder)).startswith("not JSON")
+    assert read_report(tmp_path / "gone") == "not a readable folder: No such file or directory"
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda p: p.name)
+def test_reports_of_shipped_adapters_are_about_their_weights(folder: Path) -> None:
+    report = read_report(folder)
+    assert isinstance(report, Report)
+    assert report.weights_sha256 == weights_sha256(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import watchfiles
 
-from router.registry.disk.watching import Watcher
+from router.registry.watching import Watcher
 from tests.registry.life import eventually
 
 

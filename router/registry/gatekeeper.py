@@ -1,7 +1,8 @@
-"""The gate over all versions of a name: judges each, compares them, and knows who was overruled."""
+"""The gate over all versions of a name: each is judged by its report and compared; some were overruled."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -11,18 +12,20 @@ from pathlib import Path
 from router.engine.base import BaseInfo
 from router.errors import GateNotPassed
 from router.ports import Force
-from router.registry.disk.places import MANIFEST
+from router.registry.disk.reading import unchanged, weights_sha256
+from router.registry.format.folder import MANIFEST, FolderError
 from router.registry.format.names import version_key
-from router.registry.gate.judging import (
+from router.registry.gate import (
     NO_GATE,
     UNJUDGED,
+    GateVerdict,
     Judgement,
     Report,
     Standing,
-    Verdict,
     fallen_behind,
     judge,
 )
+from router.registry.options import Workers
 from router.registry.record import Record
 from router.registry.state import Choices
 from router.types import AdapterRef, Override
@@ -32,7 +35,7 @@ log = logging.getLogger(__name__)
 WAY_BACK = "the rule for going back"  # in place of who, where no force was needed
 
 
-class Gate:
+class Gatekeeper:
     """Used on the event loop only; nothing here reads a disk. With `on` False everything passes."""
 
     def __init__(self, base: Callable[[], BaseInfo], choices: Choices, on: bool) -> None:
@@ -51,21 +54,23 @@ class Gate:
         """Judge all versions of one name again; gives those of which the gate says something else now."""
         changed = []
         for record, verdict in self._verdicts(records).items():
-            if verdict != record.verdict:
-                before, record.verdict = record.verdict, verdict
+            before = record.verdict
+            if verdict != before:
+                record.ruled(verdict)
                 changed.append(record)
                 if self.on and (before.standing, before.finding) != (verdict.standing, verdict.finding):
-                    _tell(record)
+                    _log_verdict(record)
         return changed
 
-    def _verdicts(self, records: Collection[Record]) -> dict[Record, Verdict]:
+    def _verdicts(self, records: Collection[Record]) -> dict[Record, GateVerdict]:
         if not self.on:
             return dict.fromkeys(records, NO_GATE)
         verdicts = {}
         reigning: Record | None = None
-        usable = [r for r in records if r.live is not None or not r.quarantined]
+        usable = [r for r in records if r.usable]
         for record in sorted(usable, key=lambda r: version_key(r.ref.version)):
-            judgement = record.judgement = self._judge(record)
+            judgement = self._judge(record)
+            record.judged(judgement)
             if judgement.standing is Standing.PASSED:
                 if reigning is not None and (finding := _behind(record, reigning)):
                     judgement = replace(judgement, standing=Standing.FAILED, finding=finding)
@@ -83,17 +88,17 @@ class Gate:
             return Judgement(Standing.PENDING, UNJUDGED.finding)
         return judge(self._reports[folder], weights, self._base())
 
-    def _verdict(self, record: Record, judgement: Judgement) -> Verdict:
+    def _verdict(self, record: Record, judgement: Judgement) -> GateVerdict:
         weights = record.weights_sha256
         override = self._override(record.ref, weights)
         if judgement.standing is Standing.PASSED:
-            return Verdict(Standing.PASSED, open=True, override=override)
+            return GateVerdict(Standing.PASSED, open=True, override=override)
         covers = override is not None and weights in ("", override.weights_sha256)
         overruled = covers and bool(weights)
         finding = judgement.finding
         if override is not None and not covers:
             finding += "; it was overruled for other weights"
-        return Verdict(
+        return GateVerdict(
             judgement.standing,
             open=overruled,
             finding=finding,
@@ -120,8 +125,7 @@ class Gate:
         verdict = record.verdict
         if verdict.standing is Standing.PASSED:
             return None
-        if force is None:
-            # open: as it is already
+        if force is None:  # open: as it is already
             return verdict.override if verdict.open else self._going_back(record, serving)
         weights = record.weights_sha256
         return Override(record.ref.version, force.by, time.time(), force.reason, verdict.finding, weights)
@@ -180,7 +184,7 @@ def _advice(record: Record, judgement: Judgement) -> str:
     return f"run `lora-router adapters evaluate {folder} {rows}` on rows of your own, or {overrule}"
 
 
-def _tell(record: Record) -> None:
+def _log_verdict(record: Record) -> None:
     verdict = record.verdict
     if verdict.standing is Standing.FAILED:
         log.info("adapter %s is not routed to by itself: %s", record.ref, verdict.finding)
@@ -188,3 +192,55 @@ def _tell(record: Record) -> None:
         log.info(
             "adapter %s passes the gate: gain over the base %s", record.ref, record.judgement.report.gain
         )
+
+
+class WeightHasher:
+    """Reads weights for their sha256 only, one version after another in a task of its own: a report counts
+    before the adapter is ever loaded.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._due: dict[Record, None] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def ask(self, record: Record) -> None:
+        """Read its weights soon. One that was not examined yet is asked for again when it was."""
+        if record.live is not None or record.quarantined:  # a load hashes by itself
+            return
+        if record.inspection is None or not record.inspection.fingerprint:
+            return
+        self._due[record] = None
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def settled(self, timeout: float) -> bool:
+        """Wait until nothing is due; False if that takes longer than `timeout` seconds."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=timeout)
+        return self._task is None or self._task.done()
+
+    async def close(self) -> None:
+        """Stop."""
+        self._due.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while self._due:
+            record = next(iter(self._due))
+            del self._due[record]
+            if not record.removed and not record.weights_sha256:
+                await self._hash(record)
+
+    async def _hash(self, record: Record) -> None:
+        found = record.found
+        try:
+            weights = await self._workers.run(weights_sha256, found.place.folder)
+            same = await self._workers.run(unchanged, found)
+        except FolderError as error:
+            log.info("the weights of adapter %s are not compared with its report: %s", record.ref, error)
+            return
+        if same and not record.removed:
+            record.weights_read(found, weights)

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from tests.registry.corpus import Variant
-from tests.registry.peft_folders import VOCAB, edit_config, edit_tensors, save, tiny_llama, train
+from tests.registry.format.corpus import Variant
+from tests.registry.format.peft_folders import VOCAB, edit_config, edit_tensors, save, tiny_llama, train
 
 
 def _tokenizer(folder: Path, added: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""The configured targets and the tensors must tell the same story."""
+"""Whether the parts of an adapter fit each other and the base."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-from router.registry.format.checks import check_targets
+from router.models import DEFAULT_BASE, models_dir
+from router.registry.format.checks import check_base, check_targets, plain_name
 from router.registry.format.findings import Findings
 from router.registry.format.lora_config import LoraSettings
+from router.registry.format.manifest import BasePin
+from tests.registry.tiny import BASE
 
 SITES = [f"model.layers.{i}.{name}" for i in range(3) for name in ("q_proj", "v_proj")]
 
@@ -61,3 +64,33 @@ def test_a_layer_is_found_only_as_peft_finds_it(pattern: tuple[str, ...]) -> Non
     settings = LoraSettings(target_modules=("q_proj",), layers_to_transform=(1,), layers_pattern=pattern)
     check_targets(settings, sites, sites, found)
     assert [f.code for f in found] == ([] if pattern else ["weights-without-target"])
+
+
+@pytest.mark.parametrize(
+    "trained",
+    [
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        str(models_dir() / f"{DEFAULT_BASE}-bcc81830"),
+        f"{models_dir() / DEFAULT_BASE}-bcc81830/",
+        "/root/.cache/huggingface/hub/models--HuggingFaceTB--SmolLM2-135M-Instruct/snapshots/12fd25f77366fa6b",
+        "unsloth/SmolLM2-135M-Instruct-bnb-4bit",
+        "C:/models/smollm2-135m-instruct",
+    ],
+)
+def test_the_default_base_by_any_name(trained: str) -> None:
+    assert plain_name(trained) == DEFAULT_BASE
+
+
+@pytest.mark.parametrize(
+    "trained", ["HuggingFaceTB/SmolLM2-135M", "/x/smollm2-135m-instruct-bcc81830", "models--a--b"]
+)
+def test_other_names_stay_other(trained: str) -> None:
+    assert plain_name(trained) != DEFAULT_BASE
+
+
+def test_a_folder_trained_on_the_cached_base_gets_no_note() -> None:
+    found = Findings()
+    check_base(BasePin(), f"/home/me/.cache/lora-router/models/{plain_name(BASE.name)}-0123abcd", BASE, found)
+    assert not list(found)
+    check_base(BasePin(), "/home/me/other", BASE, found)
+    assert [finding.code for finding in found] == ["other-base-name"]

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from router.registry.registry import Registry
+from tests.registry.life import drop
 from tests.registry.tiny import BASE
 
 
@@ -44,3 +46,15 @@ def hand_in(folder: Path, **changes: Any) -> Path:
     part = folder / ".report.part"
     part.write_text(json.dumps(card(**{"weights_sha256": weights_of(folder), **changes})))
     return part.replace(folder / "report.json")
+
+
+def routed(registry: Registry) -> list[str]:
+    return [f"{p.name}@{p.version}" for p in registry.profiles()]
+
+
+def version(root: Path, number: str, **report: Any) -> Path:
+    """`m` in that version, each with weights of its own; with a report if anything is said of one."""
+    folder = drop(root, "m", number, float(number), folder=f"m/{number}")
+    if report:
+        hand_in(folder, **report)
+    return folder

@@ -1,4 +1,4 @@
-"""Rank, scale and weights of every site are PEFT's own, and no field of LoraConfig is overlooked."""
+"""Rank, hasher and weights of every site are PEFT's own, and no field of LoraConfig is overlooked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from router.engine.base import TensorData
 from router.registry.format.artifact import read_artifact
 from router.registry.format.lora_config import HONOURED, REFUSED, WITHOUT_EFFECT, parse_lora_config
-from tests.registry.peft_folders import base_info, edit_tensors, save, tiny_llama, train
+from tests.registry.format.peft_folders import base_info, edit_tensors, save, tiny_llama, train
 
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -61,7 +61,7 @@ def _array(tensor: TensorData) -> np.ndarray:
 
 @pytest.mark.filterwarnings("ignore:The following .*_pattern keys did not match:RuntimeWarning")
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES)
-def test_every_site_has_pefts_rank_scale_and_weights(config: dict[str, Any], tmp_path: Path) -> None:
+def test_every_site_has_pefts_rank_hasher_and_weights(config: dict[str, Any], tmp_path: Path) -> None:
     folder = save(tmp_path / "a", train(**config))
     model = PeftModel.from_pretrained(tiny_llama(), folder)  # not as trained: PEFT sorts what it saves
     layers = {

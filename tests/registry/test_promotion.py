@@ -16,8 +16,8 @@ from router.experiments.report.model import ArmReport, Report, Ruling
 from router.experiments.service.served import RegistryOnLoop
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.plans import plan
+from tests.registry.cards import routed, version
 from tests.registry.conftest import StartRegistry
-from tests.registry.gate.test_gate import routed, version
 from tests.registry.life import ref
 
 ME = "127.0.0.1"

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from router.registry import gatekeeper
+from router.registry.disk.places import Scanner
 from router.registry.format import limits
-from router.registry.registry import Registry
+from router.registry.format.artifact import inspect_folder
+from router.registry.gatekeeper import WeightHasher
+from router.registry.options import Workers
+from router.registry.record import Record
+from tests.registry.cards import card, hand_in, routed, version, weights_of, worse
 from tests.registry.conftest import StartRegistry
-from tests.registry.gate.cards import card, hand_in, worse
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states
-
-
-def routed(registry: Registry) -> list[str]:
-    return [f"{p.name}@{p.version}" for p in registry.profiles()]
-
-
-def version(root: Path, number: str, **report: Any) -> Path:
-    """`m` in that version, each with weights of its own; with a report if anything is said of one."""
-    folder = drop(root, "m", number, float(number), folder=f"m/{number}")
-    if report:
-        hand_in(folder, **report)
-    return folder
+from tests.registry.tiny import BASE
 
 
 async def test_a_folder_without_a_report_answers_by_name_only(
@@ -213,3 +209,84 @@ async def test_off_lets_everything_through(root: Path, start_registry: StartRegi
     registry = await start_registry(gate=False)
     assert routed(registry) == ["m@1.1"]
     assert (registry.get("m").routable, registry.get("m").gate) == (True, "")
+
+
+def record(folder: Path, told: list[str] | None = None, problem: str = "") -> Record:
+    """A version as it is after it was examined; the weights that it tells of go to `told`."""
+    (found,) = Scanner([folder.parent]).scan().found.values()
+    told = told if told is not None else []
+    seen = inspect_folder(folder, BASE, max_rank=8)
+    return Record(ref("m"), found, seen, lambda r: told.append(r.weights_sha256), problem=problem)
+
+
+async def hash_weights(one: Record, *, twice: bool = False) -> None:
+    workers = Workers()
+    hasher = WeightHasher(workers)
+    hasher.ask(one)
+    if twice:
+        hasher.ask(one)
+    assert await hasher.settled(10)
+    await hasher.close()
+    await workers.close()
+
+
+async def test_weights_are_read_once_and_told(tmp_path: Path) -> None:
+    folder = drop(tmp_path, "m")
+    told: list[str] = []
+    one = record(folder, told)
+    await hash_weights(one, twice=True)
+    assert told == [weights_of(folder)]
+    assert one.weights_sha256 == weights_of(folder)
+
+
+async def test_files_that_change_meanwhile_say_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = drop(tmp_path, "m")
+    real = gatekeeper.weights_sha256
+
+    def meanwhile(path: Path) -> str:
+        found = real(path)
+        drop(tmp_path, "m", value=2)
+        return found
+
+    told: list[str] = []
+    one = record(folder, told)
+    monkeypatch.setattr(gatekeeper, "weights_sha256", meanwhile)
+    await hash_weights(one)
+    assert told == []
+    assert one.weights_sha256 == ""
+
+
+async def test_weights_that_cannot_be_read_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    folder = drop(tmp_path, "m")
+    told: list[str] = []
+    one = record(folder, told)
+    (folder / "adapter_model.safetensors").unlink()
+    await hash_weights(one)
+    assert told == []
+    assert "adapter m@0 are not compared with its report" in caplog.text
+
+
+async def test_what_was_refused_or_not_examined_is_left_alone(tmp_path: Path) -> None:
+    told: list[str] = []
+    refused = record(drop(tmp_path, "m"), told, problem="refused")
+    unexamined = Record(ref("m"), refused.found, None, lambda r: told.append(r.weights_sha256))
+    await hash_weights(refused)
+    await hash_weights(unexamined)
+    assert told == []
+
+
+async def test_closing_does_not_wait_for_what_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(gatekeeper, "weights_sha256", lambda path: go_on.wait(20) and "ab")
+    workers, told = Workers(), list[str]()
+    hasher = WeightHasher(workers)
+    hasher.ask(record(drop(tmp_path, "m"), told))
+    assert await hasher.settled(0.05) is False
+    async with asyncio.timeout(5):
+        await hasher.close()
+    go_on.set()
+    await workers.close()
+    assert told == []
