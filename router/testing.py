@@ -12,10 +12,8 @@ from typing import ClassVar
 from router.classifiers.contract import Classifier
 from router.classifiers.registration import Registrar
 from router.judging import Judge
-from router.plugins import judges as judge_trial
 from router.plugins import trial
 from router.plugins.judges import JudgeRegistrar
-from router.plugins.trial import ADAPTERS, StandInBase
 
 __all__ = ["ClassifierContract", "JudgeContract"]
 
@@ -32,9 +30,7 @@ class ClassifierContract:
     def fitted(self) -> Classifier:
         """A classifier that was warmed up and has learned the sample adapters, on a stand-in for the base."""
         classifier = self.make()
-        classifier.bind(StandInBase())
-        classifier.warmup()
-        classifier.fit(ADAPTERS)
+        trial.prepare(classifier)
         return classifier
 
     def test_it_can_be_registered(self) -> None:
@@ -44,35 +40,35 @@ class ClassifierContract:
     def test_it_has_a_fingerprint(self) -> None:
         """Calibrations are bound to it, so it is the same for the same classifier."""
         one, two = self.make().fingerprint(), self.make().fingerprint()
-        _none([] if one and one == two else [f"fingerprints {one!r} and {two!r}"])
+        _expect_none([] if one and one == two else [f"fingerprints {one!r} and {two!r}"])
 
     def test_every_request_gets_one_valid_answer(self) -> None:
         """Scores or None, in batches of none, one and several."""
-        _none(trial.valid(self.fitted()))
+        _expect_none(trial.valid(self.fitted()))
 
     def test_odd_texts_are_survived(self) -> None:
         """Empty, huge, control characters, other scripts."""
-        _none(trial.odd_texts(self.fitted()))
+        _expect_none(trial.odd_texts(self.fitted()))
 
     def test_a_batch_is_answered_like_single_requests(self) -> None:
         """Neighbours in a batch do not matter."""
-        _none(trial.batch_equals_single(self.fitted()))
+        _expect_none(trial.batch_equals_single(self.fitted()))
 
     def test_the_same_request_gets_the_same_answer(self) -> None:
         """Decisions can be repeated."""
-        _none(trial.deterministic(self.fitted()))
+        _expect_none(trial.deterministic(self.fitted()))
 
     def test_adapters_come_and_go(self) -> None:
         """Fitting again, to fewer, to none, to one without examples."""
-        _none(trial.refits(self.fitted()))
+        _expect_none(trial.refits(self.fitted()))
 
     def test_requests_are_answered_during_a_fit(self) -> None:
         """`fit` runs beside `classify_batch`."""
-        _none(trial.answers_while_fitting(self.fitted()))
+        _expect_none(trial.answers_while_fitting(self.fitted()))
 
     def test_warm_calls_keep_the_timeout(self) -> None:
         """At least 90 of 100 do; a busy machine may delay some."""
-        _none(trial.latency(self.fitted(), self.timeout_ms / 1000))
+        _expect_none(trial.latency(self.fitted(), self.timeout_ms / 1000))
 
 
 class JudgeContract:
@@ -87,7 +83,7 @@ class JudgeContract:
     def prepared(self) -> Judge:
         """A judge that was warmed up, on a stand-in for the base."""
         judge = self.make()
-        _none(judge_trial.prepared(judge))
+        _expect_none(trial.prepared(judge))
         return judge
 
     def test_it_can_be_registered(self) -> None:
@@ -96,21 +92,21 @@ class JudgeContract:
 
     def test_judgements_are_valid(self) -> None:
         """-1, 0 or 1 with finite numbers, or None."""
-        _none(judge_trial.valid_judgements(self.prepared()))
+        _expect_none(trial.valid_judgements(self.prepared()))
 
     def test_odd_answers_are_survived(self) -> None:
         """Empty, huge, control characters, other scripts."""
-        _none(judge_trial.odd_answers(self.prepared()))
+        _expect_none(trial.odd_answers(self.prepared()))
 
     def test_equal_answers_tie(self) -> None:
         """The same text is no better than itself."""
-        _none(judge_trial.equal_answers_tie(self.prepared()))
+        _expect_none(trial.equal_answers_tie(self.prepared()))
 
     def test_order_does_not_matter(self) -> None:
         """The same answer wins, whichever was served."""
-        _none(judge_trial.order_does_not_matter(self.prepared()))
+        _expect_none(trial.order_does_not_matter(self.prepared()))
 
 
-def _none(problems: list[str]) -> None:
+def _expect_none(problems: list[str]) -> None:
     if problems:
         raise AssertionError("\n".join(problems))

@@ -10,7 +10,7 @@ import numpy as np
 from router.calibration.arrays import Array
 from router.calibration.model import Scaler, Stage, choose, weigh
 from router.calibration.rows import Ballot
-from router.classifiers.contract import Axes, Axis
+from router.classifiers.axes import Axes, Axis
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from router.calibration.certify import upper
 from router.calibration.model import Calibration
 from router.calibration.rows import Ballot
 from router.calibration.stages import spoke
-from router.classifiers.contract import Axis
+from router.classifiers.axes import Axis
 from router.types import Vote
 
 # Measures of a router. Plain functions of arrays; none knows of adapters or files.

@@ -12,7 +12,7 @@ from typing import Any
 
 from router.calibration.model import Binding, Calibration, Scaler, Stage
 from router.calibration.rows import CalibrationError
-from router.classifiers.contract import Axes
+from router.classifiers.axes import Axes
 
 FORMAT = 1
 NAME = "calibration.json"

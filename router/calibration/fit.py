@@ -13,7 +13,7 @@ from router.calibration.evaluation import held_out
 from router.calibration.model import NEVER, Binding, Calibration
 from router.calibration.rows import Ballot, CalibrationError, check, deal, split
 from router.calibration.stages import fit_scaler, fit_stage, shares
-from router.classifiers.contract import Axes, Axis
+from router.classifiers.axes import Axes, Axis
 
 # From which confidence a stage need not ask the next classifier.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from router.classifiers.contract import Axes, Axis
+from router.classifiers.axes import Axes, Axis
 from router.types import AdapterProfile, Vote
 
 # What a calibration was fitted for: adapters, classifiers and base, by hash.

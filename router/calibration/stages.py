@@ -10,7 +10,7 @@ import numpy as np
 from router.calibration.arrays import Array
 from router.calibration.model import Scaler, Stage, log_chances, log_odds
 from router.calibration.rows import Ballot
-from router.classifiers.contract import Axis
+from router.classifiers.axes import Axis
 from router.types import Vote
 
 # Multinomial logistic regression with weights that all classes share: the one model that is fitted here.

@@ -1,1 +1,1 @@
-"""Classifiers: what one is, how plugins register them, how faults are kept apart, what they may build on."""
+"""What classifiers are and stand on: below routing, plugins and calibration, which all import it."""

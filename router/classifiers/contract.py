@@ -1,11 +1,13 @@
-"""From what a classifier returned to confidences in [0, 1], or the finding that it is nonsense."""
+"""What a classifier is: the class that a plugin writes, what its scores mean, the base model that it may ask.
+
+`read_answers` turns whatever came back into confidences in [0, 1], or the finding that it is nonsense.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from numbers import Real
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -15,9 +17,46 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BaseModel"]
+ScoreKind = Literal["probability", "logit", "similarity"]
+EVIDENCE_LIMIT = 500  # characters
+SLACK = 1e-6  # float32 probabilities may sum or round past their ends
 
-# What a classifier may ask of the base model that the server holds.
+
+class Classifier:
+    """Base class. `classify_batch` is the only method a plugin must write."""
+
+    name: str = ""
+    version: str = "0"
+
+    def bind(self, base: BaseModel) -> None:
+        """Called once before the warm-up. Who defines it is asked only where there is a base."""
+
+    def fit(self, adapters: Sequence[AdapterProfile]) -> None:
+        """Called off the request path whenever the set of adapters changes."""
+
+    def classify_batch(self, requests: Sequence[Request]) -> Sequence[Scores | None]:
+        """One entry for each request; None declines."""
+        raise NotImplementedError
+
+    def warmup(self) -> None:
+        """Called once before the first request."""
+
+    def fingerprint(self) -> str:
+        """What a calibration is bound to."""
+        return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores for labels: adapter names, or domains or tasks that stand for the adapters with them.
+
+    `probability` values lie in [0, 1]; `logit` values go through a softmax; `similarity` values
+    lie in [-1, 1].
+    """
+
+    values: Mapping[str, float]
+    kind: ScoreKind = "probability"
+    evidence: str = ""
 
 
 class BaseModel(Protocol):
@@ -56,125 +95,6 @@ class BaseModel(Protocol):
         ...
 
 
-# The one class a classifier plugin implements.
-
-
-ScoreKind = Literal["probability", "logit", "similarity"]
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Scores for labels: adapter names, or domains or tasks that stand for the adapters with them.
-
-    `probability` values lie in [0, 1]; `logit` values go through a softmax; `similarity` values
-    lie in [-1, 1].
-    """
-
-    values: Mapping[str, float]
-    kind: ScoreKind = "probability"
-    evidence: str = ""
-
-
-class Classifier:
-    """Base class. `classify_batch` is the only method a plugin must write."""
-
-    name: str = ""
-    version: str = "0"
-
-    def bind(self, base: BaseModel) -> None:
-        """Called once before the warm-up. Who defines it is asked only where there is a base."""
-
-    def fit(self, adapters: Sequence[AdapterProfile]) -> None:
-        """Called off the request path whenever the set of adapters changes."""
-
-    def classify_batch(self, requests: Sequence[Request]) -> Sequence[Scores | None]:
-        """One entry for each request; None declines."""
-        raise NotImplementedError
-
-    def warmup(self) -> None:
-        """Called once before the first request."""
-
-    def fingerprint(self) -> str:
-        """What a calibration is bound to."""
-        return f"{self.name}/{self.version}"
-
-
-# Two axes: what a request is about (domain), and what is to be done with it (task).
-#
-# The policy: a task instruction beats the topic (a medical text *to summarize* is for the summarizer), and a
-# bare question in a domain beats plain question answering (a question on tax law is for the lawyer).
-
-
-PLAIN_TASKS = frozenset({"question-answering", "chat"})  # what any request asks for that gives no instruction
-LEAST = 0.1  # confidence below which nobody takes a request from another
-
-
-class Axis(StrEnum):
-    """What an adapter is a specialist in."""
-
-    TASK = "task"  # a task with an instruction of its own, whatever the topic
-    DOMAIN = "domain"  # a topic
-    PLAIN = "plain"  # question answering on no topic
-    BOTH = "both"  # a task on a topic, or neither: takes nothing from others and yields to none
-
-
-def axis_of(profile: AdapterProfile) -> Axis:
-    """By the manifest's `domain` and `task`."""
-    plain = profile.task in PLAIN_TASKS
-    if profile.domain and (plain or not profile.task):
-        return Axis.DOMAIN
-    if profile.task and not profile.domain:
-        return Axis.PLAIN if plain else Axis.TASK
-    return Axis.BOTH
-
-
-def axes_of(profiles: Iterable[AdapterProfile]) -> dict[str, Axis]:
-    """Axis of each adapter by name."""
-    return {profile.name: axis_of(profile) for profile in profiles}
-
-
-@dataclass(frozen=True, slots=True)
-class Preference:
-    """Who gets a request, and who leads it but yields ("" if nobody does)."""
-
-    winner: str
-    over: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Axes:
-    """`near` is the share of the leader's confidence from which an adapter of the stronger axis wins."""
-
-    task_first: bool = True
-    domain_first: bool = True
-    near: float = 0.8
-
-    def prefer(self, confidences: Mapping[str, float], axes: Mapping[str, Axis]) -> Preference | None:
-        """The adapter that wins; None if there are no confidences. Ties go to the later name."""
-        ranked = sorted(((c, name) for name, c in confidences.items()), reverse=True)
-        if not ranked:
-            return None
-        confidence, leader = ranked[0]
-        for stronger in self._stronger(axes.get(leader, Axis.BOTH)):
-            for other, name in ranked[1:]:
-                if axes.get(name) is stronger and other >= max(LEAST, self.near * confidence):
-                    return Preference(name, leader)
-        return Preference(leader)
-
-    def _stronger(self, axis: Axis) -> tuple[Axis, ...]:
-        """Axes that win over this one, strongest first."""
-        stronger = []
-        if self.task_first and axis in (Axis.DOMAIN, Axis.PLAIN):
-            stronger.append(Axis.TASK)
-        if self.domain_first and axis is Axis.PLAIN:
-            stronger.append(Axis.DOMAIN)
-        return tuple(stronger)
-
-
-EVIDENCE_LIMIT = 500
-SLACK = 1e-6  # float32 probabilities may sum or round past their ends
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One classifier's answer to one request: confidences of labels, a refusal, or what went wrong."""
@@ -189,14 +109,14 @@ DECLINED = Answer(declined=True)
 INVALID = Answer(error=VoteError.INVALID)
 
 
-def answers(returned: object, count: int) -> tuple[Answer, ...]:
+def read_answers(returned: object, count: int) -> tuple[Answer, ...]:
     """One answer for each of `count` requests; all are invalid if the batch has another shape."""
     if isinstance(returned, str | bytes) or not isinstance(returned, Sequence) or len(returned) != count:
         return (INVALID,) * count
-    return tuple(_answer(entry) for entry in returned)
+    return tuple(_read_answer(entry) for entry in returned)
 
 
-def _answer(entry: object) -> Answer:
+def _read_answer(entry: object) -> Answer:
     if entry is None:
         return DECLINED
     if not isinstance(entry, Scores) or not isinstance(entry.evidence, str):
@@ -222,15 +142,16 @@ def normalise(values: object, kind: object) -> dict[str, float] | None:
     if not all(map(math.isfinite, numbers.values())):
         return None
     if kind == "logit":
-        return _softmax(numbers)
+        return dict(zip(numbers, softmax(list(numbers.values())), strict=True))
     low = {"probability": 0.0, "similarity": -1.0}.get(str(kind))
     if low is None or not all(low - SLACK <= v <= 1 + SLACK for v in numbers.values()):
         return None
     return {label: min(max(value, 0.0), 1.0) for label, value in numbers.items()}
 
 
-def _softmax(logits: Mapping[str, float]) -> dict[str, float]:
-    top = max(logits.values())
-    powers = {label: math.exp(value - top) for label, value in logits.items()}
-    total = sum(powers.values())
-    return {label: power / total for label, power in powers.items()}
+def softmax(logits: Sequence[float]) -> list[float]:
+    """Chances that sum to 1."""
+    top = max(logits)
+    powers = [math.exp(value - top) for value in logits]
+    total = math.fsum(powers)
+    return [power / total for power in powers]

@@ -226,7 +226,7 @@ def serve_until_stopped(settings: Settings) -> int:
     composition = Composition(settings, make_engine(settings), model)
 
     def summarise(app: ServerApp) -> None:
-        print_summary(app, composition.router.status(), composition.router.rules.status)
+        print_summary(app, composition.plugins.status(), composition.router.rules.status)
 
     with logging_to(settings.log_level):
         asyncio.run(composition.run(summarise, partial(faulthandler.dump_traceback_later, exit=True)))

@@ -38,6 +38,7 @@ from router.errors import (
 from router.types import FinishReason, TokenLogprob, Usage
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["FakeEngine"]

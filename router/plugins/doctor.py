@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from router.classifiers.contract import Classifier
 from router.classifiers.isolation import StillRunning, call_in_thread
 from router.classifiers.registration import Registration
+from router.plugins import trial
 from router.plugins.host import PluginHost
-from router.plugins.judges import JUDGE_CHECKS, JudgeRegistration, prepared
+from router.plugins.judges import JudgeRegistration
 from router.plugins.loader import describe
-from router.plugins.trial import ADAPTERS, CHECKS, StandInBase, latency
 
 CHECK_SECONDS = 60.0
+Check = tuple[str, Callable[[], list[str]]]  # its name, and what lists the problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,43 +50,30 @@ def doctor(host: PluginHost, seconds: float = CHECK_SECONDS) -> tuple[Finding, .
 def examine(registration: Registration, seconds: float = CHECK_SECONDS) -> list[Finding]:
     """Try one classifier. What it learned is overwritten by the samples."""
     classifier = registration.classifier
-    steps: list[tuple[str, Callable[[], list[str]]]] = [("prepare", partial(_prepare, classifier))]
-    steps += [(check.__name__, partial(check, classifier)) for check in CHECKS]
-    steps += [("latency", partial(latency, classifier, registration.timeout))]
-    findings: list[Finding] = []
-    for name, check in steps:
-        problems, hangs = _run(check, f"{registration.name} {name}", seconds)
-        findings += [_finding(registration, name, text) for text in problems]
-        if hangs or (problems and name == "prepare"):
-            break
-    return findings
+    checks: list[Check] = [(check.__name__, partial(check, classifier)) for check in trial.CLASSIFIER_CHECKS]
+    checks.append(("latency", partial(trial.latency, classifier, registration.timeout)))
+    return _examine(registration, checks, seconds)
 
 
 def examine_judge(registration: JudgeRegistration, seconds: float = CHECK_SECONDS) -> list[Finding]:
     """Try one judge on samples."""
+    checks = [(check.__name__, partial(check, registration.judge)) for check in trial.JUDGE_CHECKS]
+    return _examine(registration, checks, seconds)
+
+
+def _examine(
+    registration: Registration | JudgeRegistration, checks: Sequence[Check], seconds: float
+) -> list[Finding]:
+    """Up to the first check that hangs; none after a preparation, which is the first, that fails."""
     findings: list[Finding] = []
-    for check in JUDGE_CHECKS:
-        problems, hangs = _run(
-            partial(check, registration.judge), f"{registration.name} {check.__name__}", seconds
-        )
+    for place, (name, check) in enumerate(checks):
+        problems, hangs = _run(check, f"{registration.name} {name}", seconds)
         findings += [
-            Finding(registration.plugin, registration.name, "error", check.__name__, text)
-            for text in problems
+            Finding(registration.plugin, registration.name, "error", name, text) for text in problems
         ]
-        if hangs or (problems and check is prepared):
+        if hangs or (problems and place == 0):
             break
     return findings
-
-
-def _prepare(classifier: Classifier) -> list[str]:
-    classifier.bind(StandInBase())
-    classifier.warmup()
-    classifier.fit(ADAPTERS)
-    return []
-
-
-def _finding(registration: Registration, check: str, text: str) -> Finding:
-    return Finding(registration.plugin, registration.name, "error", check, text)
 
 
 def _run(check: Callable[[], list[str]], name: str, seconds: float) -> tuple[list[str], bool]:

@@ -14,113 +14,14 @@ from pathlib import Path
 
 from router import hookspecs
 from router.classifiers.isolation import await_in_thread
-from router.classifiers.registration import PluginStatus, Registration
+from router.classifiers.registration import ClassifierStatus, Registration
 from router.plugins.folder import Found, Stamp, folder_stamp, scan
-from router.plugins.judges import JudgeRegistration
+from router.plugins.judges import JudgeRegistration, JudgeStatus
 from router.plugins.loader import Loaded, LoadError, load_entry_point, load_file
 
-# One plugin over its life: loaded, reloaded, refused, dropped.
-
-
 log = logging.getLogger(__name__)
-Allowed = frozenset[str] | None
-
-
-@dataclass(eq=False, slots=True)
-class Record:
-    """A plugin's present state. `loaded` is the last version that worked."""
-
-    name: str
-    source: str
-    path: str
-    stamp: Stamp = field(default=())
-    enabled: bool = True
-    error: str = ""
-    loaded: Loaded | None = None
-
-    @property
-    def registrations(self) -> tuple[Registration, ...]:
-        """What the working version registered."""
-        return self.loaded.registrations if self.loaded else ()
-
-    @property
-    def judges(self) -> tuple[JudgeRegistration, ...]:
-        """Judges that the working version registered."""
-        return self.loaded.judges if self.loaded else ()
-
-    def status(self, duplicates: tuple[str, ...]) -> PluginStatus:
-        """A snapshot."""
-        loaded = self.loaded
-        return PluginStatus(
-            name=self.name,
-            source=self.source,
-            path=self.path,
-            version=loaded.version if loaded else "",
-            digest=loaded.digest if loaded else "",
-            enabled=self.enabled,
-            error=self.error,
-            warnings=(*(loaded.warnings if loaded else ()), *duplicates),
-            classifiers=tuple(r.status() for r in self.registrations),
-            judges=tuple(r.status() for r in self.judges),
-        )
-
-    def drop(self) -> None:
-        """Forget the code."""
-        if self.loaded and self.loaded.module:
-            sys.modules.pop(self.loaded.module, None)
-        self.loaded = None
-
-
-def file_record(found: Found, before: Record | None, allowed: Allowed) -> Record:
-    """The record of what was found: the one before if nothing changed, else a newly loaded one."""
-    if before is not None and before.stamp == found.stamp:
-        return before
-    name = found.path.name if found.is_folder else found.path.stem
-    record = Record(name, "folder" if found.is_folder else "file", str(found.path), found.stamp)
-    record.error = found.refusal
-    record.enabled = found.is_folder or allowed is None or record.name in allowed
-    if found.refusal or not record.enabled:
-        if before is not None:
-            before.drop()
-        if found.refusal:
-            log.warning("plugin %s refused: %s", found.path, found.refusal)
-        return record
-    _load(record, found.path, before)
-    return record
-
-
-def _load(record: Record, path: Path, before: Record | None) -> None:
-    """A broken new version leaves the old one working and shows the error."""
-    try:
-        record.loaded = load_file(path)
-    except LoadError as error:
-        record.error = str(error)
-        record.loaded = before.loaded if before else None
-        log.warning("plugin %s not loaded: %s", path, error)
-        return
-    if before is not None:
-        before.drop()
-
-
-def entry_records(allowed: Allowed) -> list[Record]:
-    """Installed plugins, by entry-point name; loaded once."""
-    records = []
-    for entry in sorted(
-        importlib.metadata.entry_points(group=hookspecs.NAME), key=lambda e: (e.name, e.value)
-    ):
-        record = Record(entry.name, "entry-point", entry.value)
-        records.append(record)
-        record.enabled = allowed is None or entry.name in allowed
-        if record.enabled:
-            try:
-                record.loaded = load_entry_point(entry)
-            except LoadError as error:
-                record.error = str(error)
-                log.warning("plugin %s not loaded: %s", entry.name, error)
-    return records
-
-
 SCAN_SECONDS = 0.2
+Allowed = frozenset[str] | None  # names of plugins; None: all
 
 
 class PluginHost:
@@ -132,13 +33,13 @@ class PluginHost:
 
     def __init__(self, dirs: Sequence[Path], load_plugins: str | None = None) -> None:
         self._dirs = tuple(Path(d).absolute() for d in dirs)
-        self._allowed = _names(load_plugins)
+        self._allowed = _allow_list(load_plugins)
         self._lock = threading.Lock()
-        self._files: dict[Path, Record] = {}
-        self._entries: list[Record] | None = None
+        self._files: dict[Path, Plugin] = {}
+        self._entries: list[Plugin] | None = None
         self._active: tuple[Registration, ...] = ()
         self._judges: dict[str, JudgeRegistration] = {}
-        self._duplicates: dict[Record, tuple[str, ...]] = {}
+        self._duplicates: dict[Plugin, tuple[str, ...]] = {}
         self._folder_stamps: tuple[Stamp, ...] = ()
         self._next_scan = 0.0
         self._started = 0.0
@@ -151,9 +52,9 @@ class PluginHost:
             stamps = tuple(folder_stamp(d) for d in self._dirs)
             found = scan(self._dirs)
             if self._entries is None:
-                self._entries = entry_records(self._allowed)
+                self._entries = entry_point_plugins(self._allowed)
             before = self._files
-            self._files = {f.path: file_record(f, before.get(f.path), self._allowed) for f in found}
+            self._files = {f.path: file_plugin(f, before.get(f.path), self._allowed) for f in found}
             for path in before.keys() - self._files.keys():
                 before[path].drop()
             self._folder_stamps = stamps
@@ -161,27 +62,26 @@ class PluginHost:
 
     def _activate(self) -> bool:
         """The first classifier or judge of a name wins; the others are reported."""
-        taken: dict[str, Registration] = {}
-        duplicates: dict[Record, tuple[str, ...]] = {}
-        for record in self._records():
-            for registration in record.registrations:
+        classifiers: dict[str, Registration] = {}
+        judges: dict[str, JudgeRegistration] = {}
+        duplicates: dict[Plugin, tuple[str, ...]] = {}
+        for plugin in self._plugins():
+            for registration in plugin.registrations:
                 if registration.optional and self._allowed is None:
                     registration.health.state = "off"
                     continue
-                first = taken.setdefault(registration.name, registration)
+                first = classifiers.setdefault(registration.name, registration)
                 if first is not registration:
-                    duplicates[record] = (*duplicates.get(record, ()), _second("classifier", first))
-        judges: dict[str, JudgeRegistration] = {}
-        for record, judge in ((r, j) for r in self._records() for j in r.judges):
-            if (earlier := judges.setdefault(judge.name, judge)) is not judge:
-                duplicates[record] = (*duplicates.get(record, ()), _second("judge", earlier))
-        self._judges = judges
-        active = tuple(sorted(taken.values(), key=lambda r: (r.priority, r.name)))
+                    duplicates[plugin] = (*duplicates.get(plugin, ()), _taken("classifier", first))
+            for judge in plugin.judges:
+                if (earlier := judges.setdefault(judge.name, judge)) is not judge:
+                    duplicates[plugin] = (*duplicates.get(plugin, ()), _taken("judge", earlier))
+        active = tuple(sorted(classifiers.values(), key=lambda r: (r.priority, r.name)))
         changed = active != self._active
-        self._active, self._duplicates = active, duplicates
+        self._active, self._judges, self._duplicates = active, judges, duplicates
         return changed
 
-    def _records(self) -> list[Record]:
+    def _plugins(self) -> list[Plugin]:
         return [*self._files.values(), *(self._entries or ())]
 
     def registrations(self) -> tuple[Registration, ...]:
@@ -194,10 +94,10 @@ class PluginHost:
 
     def status(self) -> tuple[PluginStatus, ...]:
         """Every plugin found, those that failed or are switched off too."""
-        found = tuple(record.status(self._duplicates.get(record, ())) for record in self._records())
-        return (*found, *self._missing({status.name for status in found}))
+        found = tuple(plugin.status(self._duplicates.get(plugin, ())) for plugin in self._plugins())
+        return (*found, *self._not_found({status.name for status in found}))
 
-    def _missing(self, found: set[str]) -> list[PluginStatus]:
+    def _not_found(self, found: set[str]) -> list[PluginStatus]:
         absent = sorted((self._allowed or frozenset()) - found)
         return [
             PluginStatus(name, "allow-list", "", enabled=False, error="no plugin of this name was found")
@@ -242,11 +142,125 @@ class PluginHost:
             await self.pick_up()
 
 
-def _second(kind: str, first: Registration | JudgeRegistration) -> str:
+def _taken(kind: str, first: Registration | JudgeRegistration) -> str:
     return f"{kind} {first.name!r} is not used: plugin {first.plugin!r} has one of that name"
 
 
-def _names(load_plugins: str | None) -> frozenset[str] | None:
+def _allow_list(load_plugins: str | None) -> frozenset[str] | None:
     if load_plugins is None:
         return None
     return frozenset(name.strip() for name in load_plugins.split(",") if name.strip())
+
+
+@dataclass(eq=False, slots=True)
+class Plugin:
+    """One plugin over its life. `loaded` is the last version that worked."""
+
+    name: str
+    source: str
+    path: str
+    stamp: Stamp = field(default=())
+    enabled: bool = True
+    error: str = ""
+    loaded: Loaded | None = None
+
+    @property
+    def registrations(self) -> tuple[Registration, ...]:
+        """What the working version registered."""
+        return self.loaded.registrations if self.loaded else ()
+
+    @property
+    def judges(self) -> tuple[JudgeRegistration, ...]:
+        """Judges that the working version registered."""
+        return self.loaded.judges if self.loaded else ()
+
+    def status(self, duplicates: tuple[str, ...]) -> PluginStatus:
+        """A snapshot."""
+        loaded = self.loaded
+        return PluginStatus(
+            name=self.name,
+            source=self.source,
+            path=self.path,
+            version=loaded.version if loaded else "",
+            digest=loaded.digest if loaded else "",
+            enabled=self.enabled,
+            error=self.error,
+            warnings=(*(loaded.warnings if loaded else ()), *duplicates),
+            classifiers=tuple(r.status() for r in self.registrations),
+            judges=tuple(r.status() for r in self.judges),
+        )
+
+    def drop(self) -> None:
+        """Forget the code."""
+        if self.loaded and self.loaded.module:
+            sys.modules.pop(self.loaded.module, None)
+        self.loaded = None
+
+
+def file_plugin(found: Found, before: Plugin | None, allowed: Allowed) -> Plugin:
+    """What was found as a plugin: the one before if nothing changed, else a newly loaded one."""
+    if before is not None and before.stamp == found.stamp:
+        return before
+    name = found.path.name if found.is_folder else found.path.stem
+    plugin = Plugin(name, "folder" if found.is_folder else "file", str(found.path), found.stamp)
+    plugin.error = found.refusal
+    plugin.enabled = found.is_folder or allowed is None or plugin.name in allowed
+    if found.refusal or not plugin.enabled:
+        if before is not None:
+            before.drop()
+        if found.refusal:
+            log.warning("plugin %s refused: %s", found.path, found.refusal)
+        return plugin
+    _load_version(plugin, found.path, before)
+    return plugin
+
+
+def _load_version(plugin: Plugin, path: Path, before: Plugin | None) -> None:
+    """A broken new version leaves the old one working and shows the error."""
+    try:
+        plugin.loaded = load_file(path)
+    except LoadError as error:
+        plugin.error = str(error)
+        plugin.loaded = before.loaded if before else None
+        log.warning("plugin %s not loaded: %s", path, error)
+        return
+    if before is not None:
+        before.drop()
+
+
+def entry_point_plugins(allowed: Allowed) -> list[Plugin]:
+    """Installed plugins, by entry-point name; loaded once."""
+    plugins = []
+    for entry in sorted(
+        importlib.metadata.entry_points(group=hookspecs.NAME), key=lambda e: (e.name, e.value)
+    ):
+        plugin = Plugin(entry.name, "entry-point", entry.value)
+        plugins.append(plugin)
+        plugin.enabled = allowed is None or entry.name in allowed
+        if plugin.enabled:
+            try:
+                plugin.loaded = load_entry_point(entry)
+            except LoadError as error:
+                plugin.error = str(error)
+                log.warning("plugin %s not loaded: %s", entry.name, error)
+    return plugins
+
+
+@dataclass(frozen=True, slots=True)
+class PluginStatus:
+    """One plugin, loaded or not.
+
+    `error` says why it, or its newest version, does not work; classifiers and judges listed beside an error
+    belong to the last version that did.
+    """
+
+    name: str
+    source: str  # file, entry-point, folder, allow-list
+    path: str
+    version: str = ""
+    digest: str = ""  # sha256 of the file's bytes, hex
+    enabled: bool = True
+    error: str = ""
+    warnings: tuple[str, ...] = ()
+    classifiers: tuple[ClassifierStatus, ...] = ()
+    judges: tuple[JudgeStatus, ...] = ()

@@ -1,4 +1,7 @@
-"""Checks of one classifier, for `plugins doctor` and plugin authors: each lists what is wrong."""
+"""Checks of one classifier or judge, for `plugins doctor` and the contracts of plugin authors.
+
+Each check lists what is wrong; its name is what the doctor shows.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,20 @@ import inspect
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from router.classifiers.contract import Answer, Classifier, answers
+from router.classifiers.contract import Answer, Classifier, read_answers
+from router.classifiers.stand_in import StandInBase
+from router.judging import REFERENCE, Case, Judge, Judgement
+from router.plugins.judges import is_judgement
 from router.types import AdapterProfile, Request, Turn
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+WARM_CALLS = 100
+FITS = 6
+PAUSE = 0.02  # s between requests: a fit of many small steps would else wait for the interpreter at each
+TOLERANCE = 1e-3  # padding and kernels may differ with the size of a batch
 
-# Adapters and requests to try classifiers on.
-
-
-ADAPTERS = (
+SAMPLE_ADAPTERS = (
     AdapterProfile(
         "medical",
         "1.0.0",
@@ -53,7 +57,7 @@ ADAPTERS = (
     ),
 )
 
-TEXTS = (
+SAMPLE_TEXTS = (
     "What are the symptoms of the flu?",
     "Translate to French: the clause in the contract is void",
     "hello",
@@ -74,79 +78,25 @@ ODD_TEXTS = (
     "x" * 100_000,
 )
 
+JUDGED_REQUEST = Request("sample", turns=(Turn("user", "Is asthma chronic?"),), labels={REFERENCE: "yes"})
+SAMPLE_ANSWERS = ("yes", "No.", "Yes, asthma is a chronic disease of the airways.", "I do not know")
 
-def requests(texts: Sequence[str]) -> tuple[Request, ...]:
-    """One request of one user turn for each text."""
-    return tuple(Request(f"sample-{i}", turns=(Turn("user", text),)) for i, text in enumerate(texts))
-
-
-# A base model for trying classifiers where there is none: numbers of the texts' bytes.
+# -- classifiers
 
 
-class StandInBase:
-    """`router.routing.BaseModel` as the fake engine has it: like texts get like numbers."""
-
-    def hidden(
-        self,
-        texts: Sequence[str],
-        *,
-        context: str = "",
-        depth: float = 0.5,
-        ends: int = 0,
-        background: bool = False,
-    ) -> NDArray[np.float32]:
-        """[texts, 64] unit vectors, [texts, 192] with `ends`."""
-        import numpy as np
-
-        from router.engine.fake import WIDTH, states
-
-        rows = [states(_bytes(text), ends) for text in texts]
-        return np.stack(rows) if rows else np.zeros((0, WIDTH), np.float32)
-
-    def likelihood(
-        self, prompt: str, continuations: Sequence[str], *, background: bool = False
-    ) -> list[NDArray[np.float32]]:
-        """High for what the prompt says too."""
-        from router.engine.fake import log_probabilities
-
-        return [log_probabilities(_bytes(prompt), _bytes(text)) for text in continuations]
-
-
-def _bytes(text: str) -> bytes:
-    if not text:
-        raise ValueError("an empty text cannot be read: decline such requests")
-    return text.encode(errors="replace")
-
-
-WARM_CALLS = 100
-FITS = 6
-PAUSE = 0.02  # s between requests: a fit of many small steps would else wait for the interpreter at each
-TOLERANCE = 1e-3  # padding and kernels may differ with the size of a batch
-
-Check = Callable[[Classifier], list[str]]
-
-
-def ask(classifier: Classifier, batch: Sequence[Request]) -> object:
-    """What `classify_batch` returns, awaited if it is asynchronous."""
-    returned: Any = classifier.classify_batch(tuple(batch))
-    if not inspect.isawaitable(returned):
-        return returned
-
-    async def wait() -> object:
-        return await returned
-
-    return asyncio.run(wait())
-
-
-def _answers(classifier: Classifier, texts: Sequence[str]) -> tuple[Answer, ...]:
-    return answers(ask(classifier, requests(texts)), len(texts))
+def prepare(classifier: Classifier) -> list[str]:
+    """It binds a stand-in for the base, warms up and learns the sample adapters."""
+    classifier.bind(StandInBase())
+    classifier.warmup()
+    classifier.fit(SAMPLE_ADAPTERS)
+    return []
 
 
 def valid(classifier: Classifier) -> list[str]:
     """One valid answer for each request, also for none and one."""
     problems = []
-    for texts in ((), TEXTS[:1], TEXTS):
-        bad = [a for a in _answers(classifier, texts) if a.error]
+    for texts in ((), SAMPLE_TEXTS[:1], SAMPLE_TEXTS):
+        bad = [a for a in _answers_of(classifier, texts) if a.error]
         if bad:
             problems.append(
                 f"a batch of {len(texts)} got {len(bad)} invalid answers (Scores or None for each)"
@@ -159,7 +109,7 @@ def odd_texts(classifier: Classifier) -> list[str]:
     problems = []
     for text in ODD_TEXTS:
         try:
-            (answer,) = _answers(classifier, (text,))
+            (answer,) = _answers_of(classifier, (text,))
         except Exception as error:
             problems.append(f"{text[:12]!r} ({len(text)} characters) raised {type(error).__name__}")
             continue
@@ -170,21 +120,21 @@ def odd_texts(classifier: Classifier) -> list[str]:
 
 def batch_equals_single(classifier: Classifier) -> list[str]:
     """A request is answered alike alone and among others."""
-    together = _answers(classifier, TEXTS)
-    alone = [_answers(classifier, (text,))[0] for text in TEXTS]
+    together = _answers_of(classifier, SAMPLE_TEXTS)
+    alone = [_answers_of(classifier, (text,))[0] for text in SAMPLE_TEXTS]
     return [
         f"{text!r}: {dict(a.confidences)} alone, {dict(b.confidences)} in a batch"
-        for text, a, b in zip(TEXTS, alone, together, strict=True)
+        for text, a, b in zip(SAMPLE_TEXTS, alone, together, strict=True)
         if not _alike(a, b)
     ]
 
 
 def deterministic(classifier: Classifier) -> list[str]:
     """The same request gets the same answer again."""
-    first, second = _answers(classifier, TEXTS), _answers(classifier, TEXTS)
+    first, second = _answers_of(classifier, SAMPLE_TEXTS), _answers_of(classifier, SAMPLE_TEXTS)
     return [
         f"{text!r}: {dict(a.confidences)}, then {dict(b.confidences)}"
-        for text, a, b in zip(TEXTS, first, second, strict=True)
+        for text, a, b in zip(SAMPLE_TEXTS, first, second, strict=True)
         if not _alike(a, b)
     ]
 
@@ -198,9 +148,9 @@ def _alike(one: Answer, two: Answer) -> bool:
 def refits(classifier: Classifier) -> list[str]:
     """`fit` takes other sets, none at all and the first again; answers stay valid."""
     problems = []
-    for adapters in (ADAPTERS[:1], (), (AdapterProfile("bare", "0"),), ADAPTERS):
+    for adapters in (SAMPLE_ADAPTERS[:1], (), (AdapterProfile("bare", "0"),), SAMPLE_ADAPTERS):
         classifier.fit(adapters)
-        if any(a.error for a in _answers(classifier, TEXTS)):
+        if any(a.error for a in _answers_of(classifier, SAMPLE_TEXTS)):
             problems.append(f"invalid answers after fit with {len(adapters)} adapters")
     return problems
 
@@ -215,13 +165,13 @@ def answers_while_fitting(classifier: Classifier) -> list[str]:
         for i in range(FITS):
             if stop.is_set():
                 return
-            classifier.fit(ADAPTERS[: 1 + i % len(ADAPTERS)])
+            classifier.fit(SAMPLE_ADAPTERS[: 1 + i % len(SAMPLE_ADAPTERS)])
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     try:
         while thread.is_alive():
-            if any(a.error for a in _answers(classifier, TEXTS)):
+            if any(a.error for a in _answers_of(classifier, SAMPLE_TEXTS)):
                 return ["invalid answers during a fit"]
             thread.join(PAUSE)
     except Exception as error:
@@ -229,18 +179,18 @@ def answers_while_fitting(classifier: Classifier) -> list[str]:
     finally:
         stop.set()
         thread.join(10)
-        classifier.fit(ADAPTERS)
+        classifier.fit(SAMPLE_ADAPTERS)
     return []
 
 
 def latency(classifier: Classifier, timeout: float) -> list[str]:
     """90 of 100 warm calls keep within `timeout` seconds; a busy machine may delay some."""
-    batch = requests(TEXTS[:1])
-    ask(classifier, batch)
+    batch = requests_of(SAMPLE_TEXTS[:1])
+    call_classifier(classifier, batch)
     times = []
     for _ in range(WARM_CALLS):
         started = time.perf_counter()
-        ask(classifier, batch)
+        call_classifier(classifier, batch)
         times.append(time.perf_counter() - started)
     slow = sorted(times)[WARM_CALLS * 9 // 10 - 1]
     if slow <= timeout:
@@ -248,11 +198,96 @@ def latency(classifier: Classifier, timeout: float) -> list[str]:
     return [f"one warm call in ten takes over {slow * 1000:.1f} ms, its timeout is {timeout * 1000:.0f} ms"]
 
 
-CHECKS: tuple[Check, ...] = (
+CLASSIFIER_CHECKS: tuple[Callable[[Classifier], list[str]], ...] = (
+    prepare,
     valid,
     odd_texts,
     batch_equals_single,
     deterministic,
     refits,
     answers_while_fitting,
+)
+
+
+def requests_of(texts: Sequence[str]) -> tuple[Request, ...]:
+    """One request of one user turn for each text."""
+    return tuple(Request(f"sample-{i}", turns=(Turn("user", text),)) for i, text in enumerate(texts))
+
+
+def call_classifier(classifier: Classifier, batch: Sequence[Request]) -> object:
+    """What `classify_batch` returns, awaited if it is asynchronous."""
+    returned: Any = classifier.classify_batch(tuple(batch))
+    if not inspect.isawaitable(returned):
+        return returned
+
+    async def wait() -> object:
+        return await returned
+
+    return asyncio.run(wait())
+
+
+def _answers_of(classifier: Classifier, texts: Sequence[str]) -> tuple[Answer, ...]:
+    return read_answers(call_classifier(classifier, requests_of(texts)), len(texts))
+
+
+# -- judges
+
+
+def prepared(judge: Judge) -> list[str]:
+    """It binds a stand-in for the base and warms up."""
+    judge.bind(StandInBase())
+    judge.warmup()
+    return []
+
+
+def valid_judgements(judge: Judge) -> list[str]:
+    """A Judgement of -1, 0 or 1 with finite numbers, or None."""
+    cases = [(a, b) for a in SAMPLE_ANSWERS for b in SAMPLE_ANSWERS]
+    bad = [case for case in cases if not is_judgement(_judged(judge, *case))]
+    return (
+        [f"{len(bad)} of {len(cases)} judgements are invalid (Judgement of -1, 0, 1 or None)"] if bad else []
+    )
+
+
+def odd_answers(judge: Judge) -> list[str]:
+    """Empty, huge and strange answers are judged or declined."""
+    problems = []
+    for text in ODD_TEXTS:
+        try:
+            found = _judged(judge, "yes", text)
+        except Exception as error:
+            problems.append(f"{text[:12]!r} ({len(text)} characters) raised {type(error).__name__}")
+            continue
+        if not is_judgement(found):
+            problems.append(f"{text[:12]!r} ({len(text)} characters) got an invalid judgement")
+    return problems
+
+
+def equal_answers_tie(judge: Judge) -> list[str]:
+    """The same text twice is no better than itself."""
+    found = [(text, _judged(judge, text, text)) for text in SAMPLE_ANSWERS]
+    return [f"{text!r} beats itself" for text, one in found if one is not None and one.result != 0]
+
+
+def order_does_not_matter(judge: Judge) -> list[str]:
+    """What wins as the shadow's answer wins as the served one too."""
+    problems = []
+    for first in SAMPLE_ANSWERS:
+        for second in SAMPLE_ANSWERS:
+            forth, back = _judged(judge, first, second), _judged(judge, second, first)
+            if forth is not None and back is not None and forth.result != -back.result:
+                problems.append(f"{first!r} against {second!r} depends on which of them was served")
+    return problems[:3]
+
+
+def _judged(judge: Judge, served: str, shadow: str) -> Judgement | None:
+    return judge.judge(Case(JUDGED_REQUEST, served, shadow))
+
+
+JUDGE_CHECKS: tuple[Callable[[Judge], list[str]], ...] = (
+    prepared,
+    valid_judgements,
+    odd_answers,
+    equal_answers_tie,
+    order_does_not_matter,
 )

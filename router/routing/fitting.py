@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from router.classifiers.contract import BaseModel, Classifier
-from router.classifiers.isolation import await_in_thread, place
+from router.classifiers.isolation import await_in_thread, fault_of
 from router.classifiers.registration import Registration
 from router.errors import NotFound
 from router.ports import Catalog
@@ -179,7 +179,7 @@ class Fitter:
         except BaseException as error:
             if _cancelled():
                 raise
-            health.fit_error = f"{place(error)}: {error}"[:500]
+            health.fit_error = f"{fault_of(error)}: {error}"[:500]
             health.state = "ready" if self.ready else "failed"
             self._target = None
             log.warning("classifier %s could not be fitted: %s", self._registration.name, health.fit_error)

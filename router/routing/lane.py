@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 
-from router.classifiers.contract import Answer, answers
-from router.classifiers.isolation import Breaker, place, post
+from router.classifiers.contract import Answer, read_answers
+from router.classifiers.isolation import Breaker, call_on_loop, fault_of
 from router.classifiers.registration import Registration
 from router.routing.fitting import BaseFor, Fitter
 from router.types import AdapterProfile, Request, VoteError
@@ -58,18 +58,18 @@ class Worker:
             while (job := self._jobs.get()) is not None:
                 requests, done = job
                 result, fault = self._call(requests, runner)
-                if not post(self._loop, partial(done, result, fault)):
+                if not call_on_loop(self._loop, partial(done, result, fault)):
                     return
 
     def _call(self, requests: tuple[Request, ...], runner: asyncio.Runner) -> tuple[tuple[Answer, ...], str]:
         """The answers and, if the classifier failed, its kind and place; never text of the exception."""
         try:
-            result = answers(self._classify(requests, runner), len(requests))
+            result = read_answers(self._classify(requests, runner), len(requests))
         except TimeoutError:
             return (Answer(error=VoteError.TIMEOUT),) * len(requests), "timeout"
         except BaseException as error:
-            log.warning("classifier %s raised %s", self._registration.name, place(error))
-            return (Answer(error=VoteError.RAISED),) * len(requests), f"raised {place(error)}"
+            log.warning("classifier %s raised %s", self._registration.name, fault_of(error))
+            return (Answer(error=VoteError.RAISED),) * len(requests), f"raised {fault_of(error)}"
         invalid = any(answer.error for answer in result)
         return result, "invalid scores" if invalid else ""
 
@@ -112,13 +112,11 @@ class _Call:
 class Lane:
     """Lives on one event loop; all methods are called there."""
 
-    def __init__(
-        self, registration: Registration, breaker: Breaker | None = None, base_for: BaseFor | None = None
-    ) -> None:
+    def __init__(self, registration: Registration, base_for: BaseFor | None = None) -> None:
         self.registration = registration
         self.fitter = Fitter(registration, base_for)
         self._health = registration.health
-        self._breaker = breaker or Breaker()
+        self._breaker = Breaker()
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Ask] = deque()
         self._call: _Call | None = None

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from router.calibration.model import Binding, Calibration, bind, choose, differences
-from router.classifiers.contract import Axes, Axis, axes_of
-from router.classifiers.isolation import place
+from router.classifiers.axes import Axes, Axis, axes_of
+from router.classifiers.isolation import fault_of
 from router.classifiers.registration import Registration
 from router.types import AdapterProfile, Reason, Vote
 
@@ -257,5 +257,5 @@ def fingerprint(registration: Registration) -> str:
     try:
         return str(registration.classifier.fingerprint())
     except Exception as error:
-        log.warning("classifier %s has no fingerprint: %s", registration.name, place(error))
+        log.warning("classifier %s has no fingerprint: %s", registration.name, fault_of(error))
         return f"{registration.name}/none"

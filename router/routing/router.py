@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from router.classifiers.registration import PluginStatus
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, NotFound
 from router.names import BASE
 from router.plugins.host import PluginHost
@@ -102,10 +101,6 @@ class Router:
             with suppress(asyncio.CancelledError):
                 await self._watch
         self._lanes.close()
-
-    def status(self) -> tuple[PluginStatus, ...]:
-        """Every plugin with the live state of its classifiers."""
-        return self._host.status()
 
     async def _learn(self, profiles: tuple[AdapterProfile, ...]) -> None:
         await self._lanes.fit(profiles, FIT_SECONDS)

@@ -11,7 +11,7 @@ from router.calibration.certify import Goal
 from router.calibration.fit import Setting
 from router.calibration.model import bind
 from router.calibration.rows import Ballot, Row
-from router.classifiers.contract import Axes, axes_of
+from router.classifiers.axes import Axes, axes_of
 from router.types import AdapterProfile, Vote
 
 PROFILES = (

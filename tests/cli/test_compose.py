@@ -124,7 +124,7 @@ async def test_a_bad_folder_is_quarantined_beside_it(client):
 
 
 async def test_the_summary_says_what_runs(running, capsys):
-    print_summary(running.app, running.router.status())
+    print_summary(running.app, running.plugins.status())
     out = capsys.readouterr().out
     assert "fake (Fake, context 2048)" in out
     assert "cpu, float32" in out

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.plugins.trial import requests
+from router.plugins.trial import requests_of
 from router.testing import ClassifierContract
 from router.types import AdapterProfile
 
@@ -49,7 +49,7 @@ def toy(module: Any) -> Any:
 
 
 def values(classifier: Any, text: str) -> dict[str, float]:
-    return dict(classifier.classify_batch(requests([text]))[0].values)
+    return dict(classifier.classify_batch(requests_of([text]))[0].values)
 
 
 def test_the_nearest_adapter_wins(toy: Any) -> None:
@@ -87,16 +87,16 @@ def test_parts_of_a_long_request_are_encoded_apart_and_short_ones_together(modul
 
     toy._encoder = counting
     long = "Say b. " + "aaaa " * 60 + ". Say c."
-    toy.classify_batch(requests([long, "bbb"]))
+    toy.classify_batch(requests_of([long, "bbb"]))
     assert {long, "Say b.", "Say c.", "bbb"} == set(letters.encoded)
     assert batches == [3, 1]
 
 
 def test_empty_text_and_no_examples_are_declined(module: Any, toy: Any) -> None:
-    assert toy.classify_batch(requests(["", "bbb", " "]))[::2] == [None, None]
+    assert toy.classify_batch(requests_of(["", "bbb", " "]))[::2] == [None, None]
     toy.fit([AdapterProfile("bare", "1")])
-    assert toy.classify_batch(requests(["bbb"])) == [None]
-    assert module.Embedding().classify_batch(requests(["bbb"])) == [None]
+    assert toy.classify_batch(requests_of(["bbb"])) == [None]
+    assert module.Embedding().classify_batch(requests_of(["bbb"])) == [None]
 
 
 def test_without_the_encoder_the_fit_fails_with_the_reason(
@@ -153,6 +153,8 @@ class TestRealEncoder(ClassifierContract):
 
     def test_meaning_counts(self) -> None:
         classifier = self.fitted()
-        (scores,) = classifier.classify_batch(requests(["My head aches and I feel dizzy, what could it be?"]))
+        (scores,) = classifier.classify_batch(
+            requests_of(["My head aches and I feel dizzy, what could it be?"])
+        )
         assert scores is not None
         assert max(scores.values, key=scores.values.__getitem__) == "medical"

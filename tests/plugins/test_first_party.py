@@ -11,7 +11,7 @@ import pytest
 from router.classifiers.registration import Registrar
 from router.plugins import PluginHost
 from router.plugins.doctor import doctor, examine
-from router.plugins.trial import ADAPTERS, requests
+from router.plugins.trial import SAMPLE_ADAPTERS, requests_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +42,7 @@ def test_the_plugin_in_the_documentation_works(tmp_path: Path) -> None:
     host = PluginHost([tmp_path])
     assert doctor(host) == ()
     (registration,) = host.registrations()
-    loud, quiet = registration.classifier.classify_batch(requests(["SUE", "sue"]))
+    loud, quiet = registration.classifier.classify_batch(requests_of(["SUE", "sue"]))
     assert loud is not None
     assert (loud.values, quiet) == ({"legal": 1.0}, None)
 
@@ -51,11 +51,11 @@ def test_samples_are_routed_by_the_cheap_two() -> None:
     host = PluginHost([ROOT / "plugins"], "keywords,linear")
     host.refresh()
     for registration in host.registrations():
-        registration.classifier.fit(ADAPTERS)
-    texts = [text for adapter in ADAPTERS for text in adapter.examples]
-    owners = [adapter.name for adapter in ADAPTERS for _ in adapter.examples]
+        registration.classifier.fit(SAMPLE_ADAPTERS)
+    texts = [text for adapter in SAMPLE_ADAPTERS for text in adapter.examples]
+    owners = [adapter.name for adapter in SAMPLE_ADAPTERS for _ in adapter.examples]
     linear = host.registrations()[1].classifier
-    found = [max(s.values, key=s.values.__getitem__) for s in linear.classify_batch(requests(texts)) if s]
+    found = [max(s.values, key=s.values.__getitem__) for s in linear.classify_batch(requests_of(texts)) if s]
     assert found == owners
 
 
@@ -68,6 +68,6 @@ def test_the_classifier_on_the_base_in_the_documentation_works() -> None:
     registrar(made["Nearest"](), timeout_ms=500)
     assert examine(registrar.registrations[0]) == []
     nearest = registrar.registrations[0].classifier
-    (scores,) = nearest.classify_batch(requests(["May my landlord enter my flat?"]))
+    (scores,) = nearest.classify_batch(requests_of(["May my landlord enter my flat?"]))
     assert scores is not None
     assert scores.values == {"legal": 0.6}

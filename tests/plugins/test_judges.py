@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from router.classifiers.stand_in import StandInBase
 from router.judging import Case, Judge, Judgement, Preference, Scorer
 from router.plugins import PluginHost
 from router.plugins.doctor import doctor
-from router.plugins.judges import JudgeRegistrar, valid
-from router.plugins.trial import StandInBase
+from router.plugins.judges import JudgeRegistrar, is_judgement
 from router.types import Request, Turn
 
 Write = Callable[..., Path]
@@ -96,7 +96,7 @@ def test_bad_timeouts_are_refused(timeout: Any) -> None:
     ],
 )
 def test_what_a_judge_may_return(returned: object, good: bool) -> None:
-    assert valid(returned) is good
+    assert is_judgement(returned) is good
 
 
 def test_a_preference_that_goes_with_the_order_is_a_tie() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.plugins.trial import requests
+from router.plugins.trial import requests_of
 from router.routing import Classifier, Scores
 from router.testing import ClassifierContract
 from router.types import AdapterProfile
@@ -33,7 +33,7 @@ def make(first_party: Callable[[str], ModuleType]) -> Callable[[], Classifier]:
 def ask(make: Callable[[], Classifier]) -> Callable[[str], Scores | None]:
     classifier = make()
     classifier.fit([MEDICAL, TRANSLATION])
-    return lambda text: classifier.classify_batch(requests([text]))[0]
+    return lambda text: classifier.classify_batch(requests_of([text]))[0]
 
 
 class TestContract(ClassifierContract):

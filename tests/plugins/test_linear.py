@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.plugins.trial import ADAPTERS, requests
+from router.plugins.trial import SAMPLE_ADAPTERS, requests_of
 from router.routing import Classifier
 from router.testing import ClassifierContract
 from router.types import AdapterProfile
@@ -42,7 +42,7 @@ def module(first_party: Callable[[str], ModuleType]) -> Any:
 def ask(module: Any) -> Callable[[str], dict[str, float]]:
     classifier = module.Linear()
     classifier.fit([COOKING, GARDEN])
-    return lambda text: dict(classifier.classify_batch(requests([text]))[0].values)
+    return lambda text: dict(classifier.classify_batch(requests_of([text]))[0].values)
 
 
 class TestContract(ClassifierContract):
@@ -68,7 +68,9 @@ def test_a_negative_example_speaks_against_its_adapter(module: Any) -> None:
     with_it, without = module.Linear(), module.Linear()
     with_it.fit([COOKING, GARDEN])
     without.fit([AdapterProfile("cooking", "1", examples=COOKING.examples), GARDEN])
-    taught, untaught = (c.classify_batch(requests([text]))[0].values["cooking"] for c in (with_it, without))
+    taught, untaught = (
+        c.classify_batch(requests_of([text]))[0].values["cooking"] for c in (with_it, without)
+    )
     assert taught < untaught - 0.1
 
 
@@ -79,7 +81,7 @@ def test_a_negative_example_of_one_does_not_speak_against_the_others(module: Any
     )
     classifier = module.Linear()
     classifier.fit([COOKING, bus])
-    values = classifier.classify_batch(requests([COOKING.negative_examples[0]]))[0].values
+    values = classifier.classify_batch(requests_of([COOKING.negative_examples[0]]))[0].values
     assert values["bus"] > 0.05 > 10 * values["cooking"]
 
 
@@ -87,22 +89,22 @@ def test_a_section_of_the_background_that_an_adapter_is_about_is_no_background(m
     from router.classifiers.regression import read_background
 
     everything = read_background(module.BACKGROUND, [COOKING])
-    medical = read_background(module.BACKGROUND, ADAPTERS[:1])
+    medical = read_background(module.BACKGROUND, SAMPLE_ADAPTERS[:1])
     assert "What are the warning signs of a stroke?" in set(everything) - set(medical)
     assert len(medical) > 50
 
 
 def test_without_examples_it_declines(module: Any) -> None:
     classifier: Classifier = module.Linear()
-    assert classifier.classify_batch(requests(["x"])) == [None]
+    assert classifier.classify_batch(requests_of(["x"])) == [None]
     classifier.fit([AdapterProfile("bare", "1")])
-    assert classifier.classify_batch(requests(["x"])) == [None]
+    assert classifier.classify_batch(requests_of(["x"])) == [None]
 
 
 def test_training_is_repeatable_and_never_nan(module: Any) -> None:
     one, two = module.Linear(), module.Linear()
     for classifier in (one, two):
-        classifier.fit(ADAPTERS)
+        classifier.fit(SAMPLE_ADAPTERS)
     assert np.array_equal(one._model.weights, two._model.weights)
     assert np.isfinite(one._model.weights).all()
 
@@ -125,7 +127,7 @@ def test_an_instruction_counts_on_either_side_of_a_long_text_of_another_topic(mo
     classifier = module.Linear()
     classifier.fit([COOKING, SHORTEN])
     body = " ".join(f"Step {i}: boil the eggs, fry the fish, then bake it all again." for i in range(20))
-    (scores,) = classifier.classify_batch(requests([text.format(body)]))
+    (scores,) = classifier.classify_batch(requests_of([text.format(body)]))
     assert scores.values["shorten"] > scores.values["cooking"]
 
 
@@ -142,7 +144,7 @@ def test_cpu_time_of_a_fit_and_of_a_request(module: Any) -> None:
     started = time.process_time()
     classifier.fit(adapters)
     assert time.process_time() - started < 1.0
-    batch = requests(["How long do I boil a kilo of potatoes so that they are soft but whole?"])
+    batch = requests_of(["How long do I boil a kilo of potatoes so that they are soft but whole?"])
     started = time.process_time()
     for _ in range(100):
         classifier.classify_batch(batch)

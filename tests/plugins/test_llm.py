@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.plugins.trial import requests
+from router.plugins.trial import requests_of
 from router.testing import ClassifierContract
 from router.types import AdapterProfile
 
@@ -52,14 +52,14 @@ def toy(module: Any, judge: Judge) -> Any:
 
 
 def values(classifier: Any, text: str) -> dict[str, float]:
-    return dict(classifier.classify_batch(requests([text]))[0].values)
+    return dict(classifier.classify_batch(requests_of([text]))[0].values)
 
 
 def test_what_the_request_makes_likelier_wins(toy: Any) -> None:
     assert values(toy, "bbbbb")["b"] > 0.5
     assert values(toy, "aaaaa")["a"] > 0.5
     assert max(values(toy, "zzz").values()) < 0.5
-    (scores,) = toy.classify_batch(requests(["aaaaa"]))
+    (scores,) = toy.classify_batch(requests_of(["aaaaa"]))
     assert scores.evidence == "fits best: letter a"
 
 
@@ -82,9 +82,9 @@ def test_a_request_is_no_background_work(toy: Any, judge: Judge) -> None:
 
 
 def test_empty_text_and_no_examples_are_declined(module: Any, toy: Any) -> None:
-    assert toy.classify_batch(requests(["", "bbb", " "]))[::2] == [None, None]
+    assert toy.classify_batch(requests_of(["", "bbb", " "]))[::2] == [None, None]
     toy.fit([AdapterProfile("bare", "1")])
-    assert toy.classify_batch(requests(["bbb"])) == [None]
+    assert toy.classify_batch(requests_of(["bbb"])) == [None]
     with pytest.raises(RuntimeError, match="not bound"):
         module.Llm().fit([A])
 

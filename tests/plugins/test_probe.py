@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from router.config import Settings
-from router.plugins.trial import ADAPTERS, requests
+from router.plugins.trial import SAMPLE_ADAPTERS, requests_of
 from router.testing import ClassifierContract
 from router.types import AdapterProfile
 
@@ -58,7 +58,7 @@ def toy(module: Any, base: Letters) -> Any:
 
 
 def values(classifier: Any, text: str) -> dict[str, float]:
-    return dict(classifier.classify_batch(requests([text]))[0].values)
+    return dict(classifier.classify_batch(requests_of([text]))[0].values)
 
 
 def test_it_learns_what_tells_adapters_apart(toy: Any) -> None:
@@ -100,10 +100,10 @@ def test_fits_go_behind_requests_and_the_depth_is_a_parameter(module: Any) -> No
 
 
 def test_empty_text_and_no_examples_are_declined(module: Any, toy: Any) -> None:
-    assert toy.classify_batch(requests(["", "bbb", " "]))[::2] == [None, None]
+    assert toy.classify_batch(requests_of(["", "bbb", " "]))[::2] == [None, None]
     toy.fit([AdapterProfile("bare", "1")])
-    assert toy.classify_batch(requests(["bbb"])) == [None]
-    assert module.Probe().classify_batch(requests(["bbb"])) == [None]
+    assert toy.classify_batch(requests_of(["bbb"])) == [None]
+    assert module.Probe().classify_batch(requests_of(["bbb"])) == [None]
 
 
 def test_without_a_base_the_fit_fails_with_the_reason(module: Any) -> None:
@@ -135,8 +135,10 @@ async def test_meaning_counts_on_the_real_base(module: Any, engine: Any) -> None
 
     classifier = module.Probe()
     classifier.bind(EngineBase(engine, 30.0))
-    await asyncio.to_thread(classifier.fit, ADAPTERS)
-    asked = requests(["My head aches and I feel dizzy, what could it be?", "Tell me a joke about penguins."])
+    await asyncio.to_thread(classifier.fit, SAMPLE_ADAPTERS)
+    asked = requests_of(
+        ["My head aches and I feel dizzy, what could it be?", "Tell me a joke about penguins."]
+    )
     medical, none = await asyncio.to_thread(classifier.classify_batch, asked)
     assert max(medical.values, key=medical.values.__getitem__) == "medical"
     assert max(none.values.values()) < 0.5

@@ -143,7 +143,7 @@ async def test_a_slow_import_holds_up_nobody_past_the_wait(
 def test_an_import_that_never_ends_is_given_up(
     folder: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.plugins.loader.load_file.__defaults__", (0.05,))
+    monkeypatch.setattr("router.plugins.loader.LOAD_SECONDS", 0.05)
     write("hang.py", "import threading\nthreading.Event().wait(5)")
     write("shout.py")
     host = PluginHost([folder])

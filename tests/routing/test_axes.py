@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.classifiers.contract import Axes, Axis, Preference, axes_of, axis_of
+from router.classifiers.axes import Axes, Axis, Preference, axes_of, axis_of
 from router.types import AdapterProfile
 
 ADAPTERS = (

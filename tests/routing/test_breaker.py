@@ -8,6 +8,14 @@ from hypothesis import strategies as st
 from router.classifiers.isolation import Breaker, BreakerState
 
 
+def opened() -> Breaker:
+    """Five failures at time 0."""
+    breaker = Breaker()
+    for _ in range(5):
+        breaker.failed(0)
+    return breaker
+
+
 def test_opens_after_five_failures_in_a_minute_and_tries_one_after_thirty_seconds() -> None:
     breaker = Breaker()
     for second in range(4):
@@ -22,8 +30,7 @@ def test_opens_after_five_failures_in_a_minute_and_tries_one_after_thirty_second
 
 
 def test_a_failed_trial_opens_it_for_another_rest() -> None:
-    breaker = Breaker(failures=1)
-    breaker.failed(0)
+    breaker = opened()
     assert breaker.allow(30)
     breaker.failed(31)
     assert not breaker.allow(60)
@@ -31,8 +38,7 @@ def test_a_failed_trial_opens_it_for_another_rest() -> None:
 
 
 def test_a_trial_that_was_never_made_leaves_the_next_one_its_turn() -> None:
-    breaker = Breaker(failures=1)
-    breaker.failed(0)
+    breaker = opened()
     assert breaker.allow(30)
     breaker.abandoned()
     assert breaker.allow(31)

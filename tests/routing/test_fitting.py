@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from router.plugins.trial import StandInBase
+from router.classifiers.stand_in import StandInBase
 from router.routing import Classifier, Scores
 from router.routing.fitting import Fitter
 from router.routing.panel import Lanes

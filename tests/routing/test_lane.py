@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from router.classifiers.contract import Answer
-from router.classifiers.isolation import Breaker
 from router.routing import Classifier, Scores
 
 SURE = Scores({"a": 1.0})
@@ -80,11 +79,14 @@ async def test_a_late_answer_costs_the_vote_and_nobody_waits_for_it(kit: Any, la
     assert registration.health.errors == 1
 
 
-async def test_five_failures_open_the_breaker_and_a_good_call_closes_it(kit: Any, lane_of: Any) -> None:
+async def test_five_failures_open_the_breaker_and_a_good_call_closes_it(
+    kit: Any, lane_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bad = True
     says = kit.says("c", lambda r: "nonsense" if bad else SURE)
     registration = kit.registered(says)
-    lane = lane_of(registration, breaker=Breaker(failures=5, rest=0.05))
+    monkeypatch.setattr("router.classifiers.isolation.OPEN_SECONDS", 0.05)
+    lane = lane_of(registration)
     for _ in range(5):
         await lane.ask(kit.asking())
     assert lane.ask(kit.asking()).result() == Answer(error="breaker-open")
@@ -101,7 +103,7 @@ async def test_threads_that_never_return_are_capped(
     monkeypatch.setattr("router.routing.lane.STUCK_AFTER", 0.02)
     gate = threading.Event()
     registration = kit.registered(kit.says("hang", lambda r: gate.wait(10) and SURE), timeout=0.002)
-    lane = lane_of(registration, breaker=Breaker(failures=1000))
+    lane = lane_of(registration)
     for stuck in (1, 2, 3):
         assert (await lane.ask(kit.asking())).error == "timeout"
         await kit.eventually(lambda stuck=stuck: registration.health.stuck == stuck)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.calibration.model import Calibration, Scaler, Stage, bind
-from router.classifiers.contract import Axes, axes_of
+from router.classifiers.axes import Axes, axes_of
 from router.routing.policy import Calibrated, Policy
 from router.types import AdapterProfile, Reason, Vote
 

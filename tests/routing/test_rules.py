@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from router.calibration.model import Calibration, Scaler, Stage, bind
-from router.classifiers.contract import Axes
+from router.classifiers.axes import Axes
 from router.routing import Scores
 from router.routing.policy import FITTED, Policy, Rules, fingerprint
 from router.routing.router import Router

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.classifiers.contract import DECLINED, INVALID, Answer, answers, normalise
+from router.classifiers.contract import DECLINED, INVALID, Answer, normalise, read_answers
 from router.routing import Scores
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
@@ -62,10 +62,16 @@ def test_whatever_comes_out_lies_in_0_to_1(values: dict[str, float], kind: Any) 
 
 @pytest.mark.parametrize("returned", [None, [], [None], [None] * 3, "ab", {"a": 1}, iter([None, None]), 7])
 def test_a_batch_of_another_shape_is_all_invalid(returned: Any) -> None:
-    assert answers(returned, 2) == (INVALID, INVALID)
+    assert read_answers(returned, 2) == (INVALID, INVALID)
 
 
 def test_one_bad_row_costs_only_itself() -> None:
     good = Scores({"a": 0.5}, evidence="x" * 900)
     rows = [good, None, Scores({"a": math.nan}), "a", Scores({"a": 1.0}, evidence=3)]  # type: ignore[arg-type]
-    assert answers(rows, 5) == (Answer({"a": 0.5}, evidence="x" * 500), DECLINED, INVALID, INVALID, INVALID)
+    assert read_answers(rows, 5) == (
+        Answer({"a": 0.5}, evidence="x" * 500),
+        DECLINED,
+        INVALID,
+        INVALID,
+        INVALID,
+    )

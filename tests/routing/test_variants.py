@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from router.calibration.model import Calibration, Scaler, Stage, bind
-from router.classifiers.contract import Axes, axes_of
+from router.classifiers.axes import Axes, axes_of
 from router.routing import Scores
 from router.routing.policy import Calibrated, Policy
 from router.routing.router import Router

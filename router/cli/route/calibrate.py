@@ -55,7 +55,7 @@ def calibrate(
     from router.calibration.certify import Goal
     from router.calibration.file import NAME, write
     from router.calibration.fit import Setting, calibrate
-    from router.classifiers.contract import Axes
+    from router.classifiers.axes import Axes
     from router.cli.output import print_json
     from router.cli.route.votes import note, open_local, read_known, read_strange
 

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from router.calibration.evaluation import Judge, Judged
     from router.calibration.model import Calibration
-    from router.classifiers.contract import Axis
+    from router.classifiers.axes import Axis
     from router.cli.route.votes import Local
     from router.config import Settings
     from router.routing.policy import Calibrated, Policy, Rules
@@ -40,7 +40,7 @@ def load(settings: Settings) -> Calibration | None:
 
 def rules_of(settings: Settings) -> Rules:
     """How a server with these settings weighs votes."""
-    from router.classifiers.contract import Axes
+    from router.classifiers.axes import Axes
     from router.routing.policy import Policy, Rules
 
     axes = Axes(settings.task_first, settings.domain_first)

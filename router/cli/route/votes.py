@@ -19,7 +19,7 @@ from router.cli.command import CliError
 if TYPE_CHECKING:
     from router.calibration.model import Binding
     from router.calibration.rows import Ballot, Row
-    from router.classifiers.contract import Axis
+    from router.classifiers.axes import Axis
     from router.classifiers.registration import Registration
     from router.config import Settings
     from router.engine.base import Engine
@@ -124,7 +124,7 @@ def fitted(
     registrations: Sequence[Registration], profiles: Sequence[AdapterProfile], base: BaseModel | None = None
 ) -> Panel:
     """Warm up and fit; one that cannot is left out, and without `base` one that asks for it."""
-    from router.classifiers.isolation import place
+    from router.classifiers.isolation import fault_of
 
     kept, skipped = [], {}
     for registration in registrations:
@@ -138,7 +138,7 @@ def fitted(
             classifier.warmup()
             classifier.fit(profiles)
         except Exception as error:
-            skipped[registration.name] = f"{place(error)}: {error}"
+            skipped[registration.name] = f"{fault_of(error)}: {error}"
         else:
             kept.append(registration)
     return Panel(tuple(kept), skipped)
@@ -164,16 +164,15 @@ def collect(
 
 def ask(registration: Registration, texts: Sequence[str], labels: Labels) -> list[Vote]:
     """One batch; a classifier that raises loses these votes."""
-    from router.classifiers.contract import Answer, answers
-    from router.plugins.trial import ask as call
-    from router.plugins.trial import requests
+    from router.classifiers.contract import Answer, read_answers
+    from router.plugins.trial import call_classifier, requests_of
     from router.routing.panel import as_vote
     from router.types import VoteError
 
-    batch: tuple[Request, ...] = requests(texts)
+    batch: tuple[Request, ...] = requests_of(texts)
     started = time.perf_counter()
     try:
-        said = answers(call(registration.classifier, batch), len(batch))
+        said = read_answers(call_classifier(registration.classifier, batch), len(batch))
     except Exception:
         said = (Answer(error=VoteError.RAISED),) * len(batch)
     took = (time.perf_counter() - started) / len(batch)
@@ -182,17 +181,16 @@ def ask(registration: Registration, texts: Sequence[str], labels: Labels) -> lis
 
 def latencies(panel: Panel, rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
     """Median and 95th percentile of one request alone, seconds, by classifier; a spread of the rows."""
-    from router.plugins.trial import ask as call
-    from router.plugins.trial import requests
+    from router.plugins.trial import call_classifier, requests_of
 
     step = max(1, len(rows) // TIMED)
     found = {}
     for registration in panel.registrations:
         times = []
         for row in rows[::step]:
-            batch = requests([row.text])
+            batch = requests_of([row.text])
             started = time.perf_counter()
-            call(registration.classifier, batch)
+            call_classifier(registration.classifier, batch)
             times.append(time.perf_counter() - started)
         times.sort()
         found[registration.name] = (times[len(times) // 2], times[int(len(times) * 0.95)])
@@ -240,7 +238,7 @@ class Local:
     @property
     def kinds(self) -> dict[str, Axis]:
         """Adapters by name with their axes."""
-        from router.classifiers.contract import axes_of
+        from router.classifiers.axes import axes_of
 
         return axes_of(self.profiles)
 
