@@ -23,39 +23,21 @@ from router.server.inference import InferenceService
 from router.server.interceptors import Chain
 from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
 from router.server.listen import bind, enable_reflection, server_options
-from router.server.metrics import LoopLag, Metrics, ScrapeServer, Snapshot, measure_loads
+from router.server.metrics import Metrics, ScrapeServer
 from router.server.pipeline import Pipeline
-from router.types import AdapterRef
 from router.v1 import experiments_pb2 as pb
 from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer, add_ExperimentServiceServicer_to_server
 from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
-# ExperimentService of a server without experiments: it says how to get them.
-
-
-OFF = (
-    "experiments are off, since the setting `experiments` is empty: set it to auto or to the URL of a "
-    "database, and start the server again"
-)
-
-
-class ExperimentsAbsent(ExperimentServiceServicer):
-    """Every method refuses with FailedPrecondition."""
-
-
-async def _refuse(self: ExperimentsAbsent, request: Any, context: Any) -> None:
-    raise FailedPrecondition(OFF if optional.has_experiments() else optional.NOT_INSTALLED)
-
-
-for _method in pb.DESCRIPTOR.services_by_name["ExperimentService"].methods:
-    setattr(ExperimentsAbsent, _method.name, _refuse)
-
-
 log = logging.getLogger(__name__)
 ENGINE_SECONDS = 2.0  # for a step to end at shutdown
 AT_ONCE_SECONDS = 1.0  # for the tasks to end when a second signal came
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+OFF = (
+    "experiments are off, since the setting `experiments` is empty: set it to auto or to the URL of a "
+    "database, and start the server again"
+)
 
 
 class ServerApp:
@@ -85,12 +67,9 @@ class ServerApp:
         self.address = self.metrics_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self._startup, self._on_ready = startup, on_ready
-        self._lag = LoopLag()
-        self._snapshot = Snapshot(self.metrics.version_labels)
-        self.metrics.registry.register(self._snapshot)
         if experiments is not None:
             self.metrics.registry.register(experiments.metrics)
-        self._scrape = ScrapeServer(self.metrics.registry, self._take_snapshot)
+        self._scrape = ScrapeServer(self.metrics.registry, self._look)
         self._server: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stop_asked, self._at_once = asyncio.Event(), asyncio.Event()
@@ -135,7 +114,7 @@ class ServerApp:
         log.info("listening", extra={"fields": {"address": self.address, "metrics": self.metrics_address}})
         self.listening.set()
         self._spawn(self._load())
-        self._spawn(self._lag.measure())
+        self._spawn(self.metrics.follow_lag())
 
     def request_stop(self) -> None:
         """Begin to drain; asked again, end at once."""
@@ -191,7 +170,7 @@ class ServerApp:
             await self._startup()
         self.lifecycle.phase = Phase.SERVING
         self._spawn(self.health.follow())
-        self._spawn(measure_loads(self.registry.watch(), self._loaded))
+        self._spawn(self.metrics.follow_loads(self.registry.watch()))
         await self.health.update()
         self.ready.set()
         if self._on_ready is not None:
@@ -216,9 +195,17 @@ class ServerApp:
     def _store_up(self) -> bool:
         return self.experiments is None or not self.experiments.problem
 
-    def _take_snapshot(self) -> None:
-        self.metrics.loop_lag.set(self._lag.take())
-        self._snapshot.take(self.engine.status(), self.registry.list())
+    def _look(self) -> None:
+        self.metrics.look(self.engine.status(), self.registry.list())
 
-    def _loaded(self, ref: AdapterRef, seconds: float) -> None:
-        self.metrics.loads.labels(*self.metrics.version_labels(ref.name, ref.version)).observe(seconds)
+
+class ExperimentsAbsent(ExperimentServiceServicer):
+    """ExperimentService of a server without experiments: every method refuses and says how to get them."""
+
+
+async def _refuse(self: ExperimentsAbsent, request: Any, context: Any) -> None:
+    raise FailedPrecondition(OFF if optional.has_experiments() else optional.NOT_INSTALLED)
+
+
+for _method in pb.DESCRIPTOR.services_by_name["ExperimentService"].methods:
+    setattr(ExperimentsAbsent, _method.name, _refuse)

@@ -1,11 +1,14 @@
-"""Counters and histograms of calls. Labels are bounded: adapters the registry chose, else `other`."""
+"""What a scraper sees: counted at every call, measured in between, or read off engine and registry just then.
+
+Labels are bounded: adapters the registry chose, else `other`. Times are seconds.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -25,45 +28,28 @@ from router.server.call import Call
 from router.server.listen import split_address
 from router.types import AdapterEvent, AdapterInfo, AdapterRef, AdapterState, Decision, Usage, Vote
 
-# Label values that cannot grow without end.
-
-
-T = TypeVar("T", bound=Hashable)
-
-
-class Bounded(Generic[T]):
-    """Remembers the first `limit` values it sees; any other becomes `rest`."""
-
-    def __init__(self, limit: int, rest: T) -> None:
-        self._limit, self._rest = limit, rest
-        self._seen: set[T] = set()
-
-    def of(self, value: T) -> T:
-        """`value` or the rest."""
-        if value in self._seen:
-            return value
-        if len(self._seen) >= self._limit:
-            return self._rest
-        self._seen.add(value)
-        return value
-
-
 SECONDS = tuple(0.01 * 2**n for n in range(14))
 FIRST_TOKEN = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30)
 PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.15, 0.3, 0.6, 1.2)
 ROUTING = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
-OTHER = ("other", "other")
 VERSION = ("adapter", "version")
+OTHER = ("other", "other")
+MAX_VERSIONS, MAX_CLASSIFIERS = 4096, 64  # that get labels of their own
+LAG_SECONDS = 0.05  # between two looks at how late the event loop is
+READ_SECONDS = 5.0  # for the head of a scrape
+T = TypeVar("T", bound=Hashable)
 
 
 class Metrics:
-    """Every metric that a call changes, in a registry of its own. Times are seconds."""
+    """Every metric of a server, in a registry of its own."""
 
-    def __init__(self, max_adapters: int = 4096, max_classifiers: int = 64) -> None:
+    def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double what a scraper stores
         self.registry = CollectorRegistry()
-        self._adapters = Bounded(max_adapters, OTHER)
-        self._classifiers = Bounded(max_classifiers, "other")
+        self._versions = Bounded(MAX_VERSIONS, OTHER)
+        self._classifiers = Bounded(MAX_CLASSIFIERS, "other")
+        self._state = StateCollector(self._version)
+        self.registry.register(self._state)
         calls = ("grpc_method", "grpc_status")
         self.call_seconds = self._histogram(
             "grpc_server_call_duration_seconds", "Duration of calls by method and status.", calls, SECONDS
@@ -111,18 +97,7 @@ class Metrics:
             "Worst lateness since the last scrape.",
             registry=self.registry,
         )
-
-    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
-
-    def _histogram(
-        self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
-    ) -> Histogram:
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
-
-    def version_labels(self, name: str, version: str) -> tuple[str, str]:
-        """Label values of an adapter version."""
-        return self._adapters.of((name, version))
+        self._worst_lag = 0.0
 
     def vote(self, vote: Vote) -> None:
         """A classifier has answered, or failed to."""
@@ -143,11 +118,47 @@ class Metrics:
         if call.usage is not None:
             self._record_usage(labels, call.usage)
 
+    async def follow_loads(self, events: AsyncIterable[AdapterEvent]) -> None:
+        """Measure every cold load: a LOADING that became READY, by the registry's own times."""
+        began: dict[AdapterRef, float] = {}
+        async for event in events:
+            ref, state = event.adapter.ref, event.adapter.state
+            if state is AdapterState.LOADING:
+                began.setdefault(ref, event.time)
+                continue
+            start = began.pop(ref, None)
+            if start is not None and state is AdapterState.READY:
+                self.loads.labels(*self._version(ref)).observe(max(event.time - start, 0.0))
+
+    async def follow_lag(self) -> None:
+        """Sleep and see how much too late the loop comes back: what a blocking call costs every stream."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_SECONDS
+            await asyncio.sleep(LAG_SECONDS)
+            self._worst_lag = max(self._worst_lag, loop.time() - due)
+
+    def look(self, status: EngineStatus, adapters: Iterable[AdapterInfo]) -> None:
+        """Before a scrape, on the event loop, where engine and registry may be asked: what is now."""
+        self.loop_lag.set(self._worst_lag)
+        self._worst_lag = 0.0
+        self._state.look(status, adapters)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
+    ) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
     def _labels(self, decision: Decision | None) -> tuple[str, str]:
         if decision is None:
             return OTHER
-        ref = decision.adapter
-        return self.version_labels(ref.name, ref.version) if ref else ("base", "")
+        return self._version(decision.adapter) if decision.adapter else ("base", "")
+
+    def _version(self, ref: AdapterRef) -> tuple[str, str]:
+        return self._versions.of((ref.name, ref.version))
 
     def _record_usage(self, labels: tuple[str, str], usage: Usage) -> None:
         self.prompt_tokens.labels(*labels).inc(usage.prompt_tokens)
@@ -167,78 +178,22 @@ def _verdict(vote: Vote) -> str:
     return "declined" if vote.declined else "scored"
 
 
-# How long cold loads take, read off the registry's own events.
+class StateCollector(Collector):
+    """What engine and registry say of themselves. `look` runs on the event loop; `collect` anywhere."""
 
-
-class Report(Protocol):
-    """Receives one load."""
-
-    def __call__(self, ref: AdapterRef, seconds: float) -> None:
-        """A version went from LOADING to READY."""
-        ...
-
-
-async def measure_loads(events: AsyncIterable[AdapterEvent], report: Report) -> None:
-    """Report every LOADING that became READY."""
-    began: dict[AdapterRef, float] = {}
-    async for event in events:
-        ref, state = event.adapter.ref, event.adapter.state
-        if state is AdapterState.LOADING:
-            began.setdefault(ref, event.time)
-            continue
-        start = began.pop(ref, None)
-        if start is not None and state is AdapterState.READY:
-            report(ref, max(event.time - start, 0.0))
-
-
-# How late the event loop is: what one blocking call would cost every stream.
-
-
-INTERVAL = 0.05
-
-
-class LoopLag:
-    """The worst lateness, in seconds, since it was last taken."""
-
-    def __init__(self) -> None:
-        self._worst = 0.0
-
-    def take(self) -> float:
-        """The worst so far; starts anew."""
-        worst, self._worst = self._worst, 0.0
-        return worst
-
-    async def measure(self) -> None:
-        """Sleep and see how much later than asked the loop came back."""
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + INTERVAL
-            await asyncio.sleep(INTERVAL)
-            self._worst = max(self._worst, loop.time() - due)
-
-
-# Metrics that are read off the engine and the registry at every scrape.
-
-
-Labels = Callable[[str, str], tuple[str, str]]
-
-
-class Snapshot(Collector):
-    """`take` runs on the event loop, where engine and registry may be asked; `collect` anywhere."""
-
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Callable[[AdapterRef], tuple[str, str]]) -> None:
         self._labels = labels
         self._status = EngineStatus()
         self._resident: tuple[tuple[str, str, str], ...] = ()
 
-    def take(self, status: EngineStatus, adapters: Iterable[AdapterInfo]) -> None:
+    def look(self, status: EngineStatus, adapters: Iterable[AdapterInfo]) -> None:
         """Remember the present state."""
         tiers = {"device": set(status.device_adapters), "host": set(status.host_adapters)}
         self._status = status
         self._resident = tuple(
             sorted(
                 {
-                    (*self._labels(info.ref.name, info.ref.version), tier)
+                    (*self._labels(info.ref), tier)
                     for info in adapters
                     for tier, digests in tiers.items()
                     if info.digest in digests
@@ -247,7 +202,7 @@ class Snapshot(Collector):
         )
 
     def collect(self) -> Iterator[Metric]:
-        """What was taken last."""
+        """What was seen last."""
         status = self._status
         used = 1 - status.cache_blocks_free / status.cache_blocks if status.cache_blocks else 0.0
         gauges = {
@@ -272,14 +227,25 @@ class Snapshot(Collector):
         yield resident
 
 
-# The Prometheus endpoint: GET /metrics over plain HTTP/1.1, in the server's own event loop.
+class Bounded(Generic[T]):
+    """Remembers the first `limit` values it sees; any other becomes `rest`."""
 
+    def __init__(self, limit: int, rest: T) -> None:
+        self._limit, self._rest = limit, rest
+        self._seen: set[T] = set()
 
-READ_SECONDS = 5.0
+    def of(self, value: T) -> T:
+        """`value` or the rest."""
+        if value in self._seen:
+            return value
+        if len(self._seen) >= self._limit:
+            return self._rest
+        self._seen.add(value)
+        return value
 
 
 class ScrapeServer:
-    """Answers scrapes; `prepare` is called on the event loop before each."""
+    """GET /metrics over plain HTTP/1.1, in the server's own event loop; `prepare` is called before each."""
 
     def __init__(self, registry: CollectorRegistry, prepare: Callable[[], None]) -> None:
         self._registry, self._prepare = registry, prepare

@@ -11,7 +11,7 @@ from router import errors
 from router.config import Settings
 from router.experiments.live.runtime import Experiments
 from router.experiments.service.served import ExperimentMetrics
-from router.server.metrics import Metrics, Snapshot
+from router.server.metrics import Metrics
 from router.v1 import adapters_pb2, experiments_pb2, inference_pb2
 from tests.experiments.memory_store import MemoryStore
 
@@ -37,7 +37,7 @@ def reasons() -> set[str]:
 
 def metrics() -> list[str]:
     experiments = ExperimentMetrics(Experiments(MemoryStore())).collect()
-    collected = [*Metrics().registry.collect(), *Snapshot(lambda *labels: labels).collect(), *experiments]
+    collected = [*Metrics().registry.collect(), *experiments]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 
 

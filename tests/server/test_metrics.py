@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.errors import ConfigError, Overloaded
 from router.server.app import ServerApp
-from router.server.metrics import Bounded, Metrics, measure_loads
+from router.server.metrics import Bounded, Metrics
 from router.types import AdapterEvent, AdapterEventKind, AdapterState, Vote, VoteError
 from tests.fakes import adapter
 from tests.server.helpers import Start, ask, failure, messages, stream
@@ -134,12 +134,13 @@ async def test_an_address_in_use_is_a_clear_error(server: ServerApp, start_serve
 
 
 async def test_load_times_are_read_off_events() -> None:
-    seen = []
-    info = adapter("medical")
+    info, metrics = adapter("medical"), Metrics()
 
     async def events():
         for at, state in [(1.0, "loading"), (1.5, "ready"), (2.0, "ready"), (3.0, "loading")]:
             yield AdapterEvent(AdapterEventKind.CHANGED, replace(info, state=AdapterState(state)), at)
 
-    await measure_loads(events(), lambda ref, seconds: seen.append((ref, seconds)))
-    assert seen == [(info.ref, 0.5)]
+    await metrics.follow_loads(events())
+    (family,) = metrics.loads.collect()
+    seen = [(s.labels, s.value) for s in family.samples if s.name.endswith(("_count", "_sum"))]
+    assert seen == [({"adapter": "medical", "version": "1.0.0"}, value) for value in (1, 0.5)]
