@@ -1,4 +1,4 @@
-"""Channel settings that both clients share: retries, deadlines, ids."""
+"""The connection as both clients use it: retries, deadlines, request ids, and failures as ClientError."""
 
 from __future__ import annotations
 
@@ -12,10 +12,40 @@ import grpc
 
 from router.errors import FieldViolation
 
-# A failed call as one exception that carries what the server said.
+DEFAULT_TARGET = "127.0.0.1:50051"
+DEFAULT_TIMEOUT = 60.0
+MAX_MESSAGE_BYTES = 16 << 20
+_DETAILS_KEY = "grpc-status-details-bin"
 
-
-DETAILS_KEY = "grpc-status-details-bin"
+# gRPC retries a call only until its response headers arrive, so a stream that began is never repeated.
+_RETRY = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+_RETRIED = {
+    "InferenceService": ("",),  # every method
+    "AdapterService": ("ListAdapters", "GetAdapter", "LoadAdapter", "UnloadAdapter"),
+    "ExperimentService": (
+        "GetExperiment",
+        "ListExperiments",
+        "StartExperiment",
+        "GetReport",
+        "RecordOutcome",
+    ),
+}
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": f"router.v1.{service}", "method": method} for method in methods],
+            "retryPolicy": _RETRY,
+        }
+        for service, methods in _RETRIED.items()
+    ],
+    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+}
 
 
 @dataclass(eq=False)
@@ -43,23 +73,88 @@ class ClientError(Exception):
         return self.code == "UNAVAILABLE" and not self.reason
 
 
-def _details(trailers: Any) -> dict[str, Any]:
-    from google.rpc import error_details_pb2, status_pb2
-
-    found: dict[str, Any] = {}
-    raw = next((value for key, value in trailers or () if key == DETAILS_KEY), None)
-    if raw is None:
-        return found
-    kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
-    for packed in status_pb2.Status.FromString(raw).details:
-        for kind in kinds:
-            message = kind()
-            if packed.Unpack(message):
-                found[kind.__name__] = message
-    return found
+def channel_options(target: str) -> list[tuple[str, Any]]:
+    """Options of the channel. A proxy from the environment is never asked for the own machine."""
+    options: list[tuple[str, Any]] = [
+        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+    ]
+    if is_loopback(target):
+        options.append(("grpc.enable_http_proxy", 0))
+    return options
 
 
-def to_client_error(error: grpc.RpcError, request_id: str = "") -> ClientError:
+def is_loopback(target: str) -> bool:
+    """Whether a HOST:PORT target stays on this machine."""
+    host = target.rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+class Caller:
+    """Makes calls with the client's deadline and turns failures into ClientError."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
+
+    def unary(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Any:
+        """One answer."""
+        request_id, settings = _call_settings(options, self._timeout)
+        try:
+            return method(request, **settings)
+        except grpc.RpcError as error:
+            raise _client_error(error, request_id) from None
+
+    def stream(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Iterator[Any]:
+        """Messages as they come; the call is cancelled when the iterator is closed or dropped."""
+        request_id, settings = _call_settings(options, self._timeout)
+        call = method(request, **settings)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise _client_error(error, request_id) from None
+        finally:
+            call.cancel()
+
+
+class AsyncCaller:
+    """The same on the event loop."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
+
+    async def unary(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Any:
+        """One answer."""
+        request_id, settings = _call_settings(options, self._timeout)
+        try:
+            return await method(request, **settings)
+        except grpc.RpcError as error:
+            raise _client_error(error, request_id) from None
+
+    async def stream(
+        self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]
+    ) -> AsyncIterator[Any]:
+        """Messages as they come; the call is cancelled when the iterator is closed."""
+        request_id, settings = _call_settings(options, self._timeout)
+        call = method(request, **settings)
+        try:
+            async for message in call:
+                yield message
+        except grpc.RpcError as error:
+            raise _client_error(error, request_id) from None
+        finally:
+            call.cancel()
+
+
+def _call_settings(options: Mapping[str, Any], default_timeout: float | None) -> tuple[str, dict[str, Any]]:
+    """The request id, the caller's or a new one, and how the call is made: timeout and metadata."""
+    request_id = options.get("request_id") or uuid.uuid4().hex
+    timeout = options.get("timeout", default_timeout)
+    return request_id, {"timeout": timeout, "metadata": (("x-request-id", request_id),)}
+
+
+def _client_error(error: grpc.RpcError, request_id: str) -> ClientError:
     """Read status, google.rpc details and trailers of a sync or aio error."""
     call: Any = error
     details = _details(call.trailing_metadata())
@@ -75,132 +170,17 @@ def to_client_error(error: grpc.RpcError, request_id: str = "") -> ClientError:
     )
 
 
-DEFAULT_TARGET = "127.0.0.1:50051"
-DEFAULT_TIMEOUT = 60.0
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+def _details(trailers: Any) -> dict[str, Any]:
+    from google.rpc import error_details_pb2, status_pb2
 
-# gRPC retries a call only until its response headers arrive, so a stream that began is never repeated.
-RETRY = {
-    "maxAttempts": 4,
-    "initialBackoff": "0.1s",
-    "maxBackoff": "2s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
-SERVICE_CONFIG = {
-    "methodConfig": [
-        {"name": [{"service": "router.v1.InferenceService"}], "retryPolicy": RETRY},
-        {
-            "name": [
-                {"service": "router.v1.AdapterService", "method": method}
-                for method in ("ListAdapters", "GetAdapter", "LoadAdapter", "UnloadAdapter")
-            ],
-            "retryPolicy": RETRY,
-        },
-        {
-            "name": [
-                {"service": "router.v1.ExperimentService", "method": method}
-                for method in (
-                    "GetExperiment",
-                    "ListExperiments",
-                    "StartExperiment",
-                    "GetReport",
-                    "RecordOutcome",
-                )
-            ],
-            "retryPolicy": RETRY,
-        },
-    ],
-    "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-}
-
-
-def is_loopback(target: str) -> bool:
-    """Whether a HOST:PORT target stays on this machine."""
-    host = target.rpartition(":")[0].strip("[]")
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def channel_options(target: str) -> list[tuple[str, Any]]:
-    """Options of the channel. A proxy from the environment is never asked for the own machine."""
-    options: list[tuple[str, Any]] = [
-        ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-    ]
-    if is_loopback(target):
-        options.append(("grpc.enable_http_proxy", 0))
-    return options
-
-
-def call_settings(options: Mapping[str, Any], default_timeout: float | None) -> dict[str, Any]:
-    """Timeout and metadata of one call; the request id is the caller's or a new one."""
-    request_id = options.get("request_id") or uuid.uuid4().hex
-    return {
-        "timeout": options.get("timeout", default_timeout),
-        "metadata": (("x-request-id", request_id),),
-    }
-
-
-def request_id_of(settings: Mapping[str, Any]) -> str:
-    """The id that `call_settings` chose."""
-    return str(settings["metadata"][0][1])
-
-
-# Makes calls with the client's deadline and turns failures into ClientError.
-
-
-class Caller:
-    """Blocking calls."""
-
-    def __init__(self, timeout: float | None) -> None:
-        self._timeout = timeout
-
-    def unary(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Any:
-        """One answer."""
-        settings = call_settings(options, self._timeout)
-        try:
-            return method(request, **settings)
-        except grpc.RpcError as error:
-            raise to_client_error(error, request_id_of(settings)) from None
-
-    def stream(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Iterator[Any]:
-        """Messages as they come; the call is cancelled when the iterator is closed or dropped."""
-        settings = call_settings(options, self._timeout)
-        call = method(request, **settings)
-        try:
-            yield from call
-        except grpc.RpcError as error:
-            raise to_client_error(error, request_id_of(settings)) from None
-        finally:
-            call.cancel()
-
-
-class AsyncCaller:
-    """The same on the event loop."""
-
-    def __init__(self, timeout: float | None) -> None:
-        self._timeout = timeout
-
-    async def unary(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Any:
-        """One answer."""
-        settings = call_settings(options, self._timeout)
-        try:
-            return await method(request, **settings)
-        except grpc.RpcError as error:
-            raise to_client_error(error, request_id_of(settings)) from None
-
-    async def stream(
-        self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]
-    ) -> AsyncIterator[Any]:
-        """Messages as they come; the call is cancelled when the iterator is closed."""
-        settings = call_settings(options, self._timeout)
-        call = method(request, **settings)
-        try:
-            async for message in call:
-                yield message
-        except grpc.RpcError as error:
-            raise to_client_error(error, request_id_of(settings)) from None
-        finally:
-            call.cancel()
+    found: dict[str, Any] = {}
+    raw = next((value for key, value in trailers or () if key == _DETAILS_KEY), None)
+    if raw is None:
+        return found
+    kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
+    for packed in status_pb2.Status.FromString(raw).details:
+        for kind in kinds:
+            message = kind()
+            if packed.Unpack(message):
+                found[kind.__name__] = message
+    return found

@@ -1,4 +1,4 @@
-"""Proto messages into results."""
+"""What callers say as proto messages, and what servers answer as values."""
 
 from __future__ import annotations
 
@@ -41,13 +41,44 @@ from router.types import (
     Vote,
     VoteError,
 )
-from router.v1 import adapters_pb2, inference_pb2
+from router.v1 import adapters_pb2
 from router.v1 import inference_pb2 as pb
 
-# Python arguments into proto messages.
+E = TypeVar("E", bound=StrEnum)
+
+_ROLES = {"system": pb.ROLE_SYSTEM, "user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
 
 
-ROLES = {"system": pb.ROLE_SYSTEM, "user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
+def generate_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateRequest:
+    """The unary request; TypeError for an unknown option."""
+    check_known(options, GenerateOptions)
+    _check_texts(options.get("labels", {}), "labels")
+    return pb.GenerateRequest(
+        input=_input(prompt, options),
+        sampling=_sampling(options),
+        routing=_routing(options),
+        labels=dict(options.get("labels", {})),
+    )
+
+
+def stream_request(prompt: Prompt, options: GenerateOptions) -> pb.StreamGenerateRequest:
+    """The streaming request: the same fields."""
+    unary = generate_request(prompt, options)
+    return pb.StreamGenerateRequest(
+        input=unary.input, sampling=unary.sampling, routing=unary.routing, labels=unary.labels
+    )
+
+
+def route_request(prompt: Prompt, options: RouteOptions) -> pb.RouteRequest:
+    """Where would it go."""
+    check_known(options, RouteOptions)
+    return pb.RouteRequest(input=_input(prompt, options), routing=_routing(options))
+
+
+def count_request(prompt: Prompt, options: RouteOptions) -> pb.CountTokensRequest:
+    """How long is it."""
+    check_known(options, RouteOptions)
+    return pb.CountTokensRequest(input=_input(prompt, options), routing=_routing(options))
 
 
 def resource_name(adapter: str) -> str:
@@ -58,19 +89,48 @@ def resource_name(adapter: str) -> str:
     return f"adapters/{name}/versions/{version}" if version else f"adapters/{name}"
 
 
-def _chat(turns: tuple[Turn, ...]) -> pb.Chat:
-    return pb.Chat(messages=[_message(turn, number) for number, turn in enumerate(turns, 1)])
+def _input(prompt: Prompt, options: RouteOptions) -> pb.Input:
+    """Text, chat or raw prompt. `system` turns a text into a chat; it cannot go with `raw`."""
+    system, raw = options.get("system", ""), options.get("raw", False)
+    if raw:
+        if system or not isinstance(prompt, str):
+            raise TypeError("raw continues one text as it is: no system text, no turns")
+        return pb.Input(raw_prompt=_utf8(prompt, "prompt"))
+    if isinstance(prompt, str) and not system:
+        return pb.Input(text=_utf8(prompt, "prompt"))
+    turns = [Turn("user", prompt)] if isinstance(prompt, str) else list(prompt)
+    if system:
+        turns.insert(0, Turn("system", system))
+    return pb.Input(
+        chat=pb.Chat(messages=[_chat_message(turn, number) for number, turn in enumerate(turns, 1)])
+    )
 
 
-def _message(turn: Turn, number: int) -> pb.ChatMessage:
-    role = ROLES.get(turn.role)
+def _routing(options: RouteOptions) -> pb.Routing:
+    """The caller's hints."""
+    said = {name: options[name] for name in ROUTING if name in options}  # type: ignore[literal-required]
+    for name in ("adapter", *said):
+        _check_texts(options.get(name, ""), name)
+    return pb.Routing(adapter=resource_name(options.get("adapter", "")), **said)
+
+
+def _sampling(options: GenerateOptions) -> pb.Sampling:
+    said = {name: options[name] for name in SAMPLING if name in options}  # type: ignore[literal-required]
+    if isinstance(said.get("stop"), str):
+        said["stop"] = [said["stop"]]
+    _check_texts(said.get("stop", ()), "stop")
+    return pb.Sampling(**said)
+
+
+def _chat_message(turn: Turn, number: int) -> pb.ChatMessage:
+    role = _ROLES.get(turn.role)
     if role is None:
         known = "system, user or assistant"
         raise ValueError(f"turn {number}: role {turn.role!r} is not known to the server: use {known}")
-    return pb.ChatMessage(role=role, text=whole(turn.text, f"turn {number}"))
+    return pb.ChatMessage(role=role, text=_utf8(turn.text, f"turn {number}"))
 
 
-def whole(text: str, where: str) -> str:
+def _utf8(text: str, where: str) -> str:
     """The text. Raises ValueError for one that UTF-8, and so gRPC, cannot hold."""
     half = re.search("[\ud800-\udfff]", text)
     if half is None:
@@ -82,162 +142,34 @@ def whole(text: str, where: str) -> str:
     )
 
 
-def _checked(value: Any, where: str) -> None:
+def _check_texts(value: Any, where: str) -> None:
     """Looks at every text in an option."""
     if isinstance(value, str):
-        whole(value, where)
+        _utf8(value, where)
     elif isinstance(value, Mapping):
         for item in (*value.keys(), *value.values()):
-            _checked(item, where)
+            _check_texts(item, where)
     elif isinstance(value, Iterable):
         for item in value:
-            _checked(item, where)
+            _check_texts(item, where)
 
 
-def build_input(prompt: Prompt, options: RouteOptions) -> pb.Input:
-    """Text, chat or raw prompt. `system` turns a text into a chat; it cannot go with `raw`."""
-    system, raw = options.get("system", ""), options.get("raw", False)
-    if raw:
-        if system or not isinstance(prompt, str):
-            raise TypeError("raw continues one text as it is: no system text, no turns")
-        return pb.Input(raw_prompt=whole(prompt, "prompt"))
-    if isinstance(prompt, str) and not system:
-        return pb.Input(text=whole(prompt, "prompt"))
-    turns = (Turn("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
-    return pb.Input(chat=_chat((Turn("system", system), *turns) if system else turns))
+# -- What servers answer. A member that a newer server sends becomes the one that says the least.
 
 
-def build_routing(options: RouteOptions) -> pb.Routing:
-    """The caller's hints."""
-    said = {name: options[name] for name in ROUTING if name in options}  # type: ignore[literal-required]
-    for name in ("adapter", *said):
-        _checked(options.get(name, ""), name)
-    return pb.Routing(adapter=resource_name(options.get("adapter", "")), **said)
-
-
-def _sampling(options: GenerateOptions) -> pb.Sampling:
-    said = {name: options[name] for name in SAMPLING if name in options}  # type: ignore[literal-required]
-    if isinstance(said.get("stop"), str):
-        said["stop"] = [said["stop"]]
-    _checked(said.get("stop", ()), "stop")
-    return pb.Sampling(**said)
-
-
-def generate_request(prompt: Prompt, options: GenerateOptions) -> pb.GenerateRequest:
-    """The unary request; TypeError for an unknown option."""
-    check_known(options, GenerateOptions)
-    _checked(options.get("labels", {}), "labels")
-    return pb.GenerateRequest(
-        input=build_input(prompt, options),
-        sampling=_sampling(options),
-        routing=build_routing(options),
-        labels=dict(options.get("labels", {})),
-    )
-
-
-def stream_request(prompt: Prompt, options: GenerateOptions) -> pb.StreamGenerateRequest:
-    """The streaming request: the same fields."""
-    whole = generate_request(prompt, options)
-    return pb.StreamGenerateRequest(
-        input=whole.input, sampling=whole.sampling, routing=whole.routing, labels=whole.labels
-    )
-
-
-def route_request(prompt: Prompt, options: RouteOptions) -> pb.RouteRequest:
-    """Where would it go."""
-    check_known(options, RouteOptions)
-    return pb.RouteRequest(input=build_input(prompt, options), routing=build_routing(options))
-
-
-def count_request(prompt: Prompt, options: RouteOptions) -> pb.CountTokensRequest:
-    """How long is it."""
-    check_known(options, RouteOptions)
-    return pb.CountTokensRequest(input=build_input(prompt, options), routing=build_routing(options))
-
-
-E = TypeVar("E", bound=StrEnum)
-
-
-def to_ref(resource: str) -> AdapterRef | None:
-    """adapters/NAME/versions/VERSION; None for the empty name, which is the base."""
-    parts = resource.split("/")
-    return AdapterRef(parts[1], parts[3]) if len(parts) == 4 else None
-
-
-def _member(kind: type[E], value: str, unknown: E) -> E:
-    """The member with that value; `unknown` for one that a newer server sends."""
-    return next((member for member in kind if member.value == value), unknown)
-
-
-def seconds(value: Duration) -> float:
-    """A duration in seconds."""
-    return value.seconds + value.nanos / 1e9
-
-
-def _finish(value: int) -> FinishReason:
-    name = inference_pb2.FinishReason.Name(value).removeprefix("FINISH_REASON_").lower()
-    return _member(FinishReason, name, FinishReason.ERROR)
-
-
-def _lost(error: str) -> VoteError | Literal[""]:
-    return _member(VoteError, error, VoteError.OTHER) if error else ""
-
-
-def to_decision(message: inference_pb2.Decision) -> Decision:
-    """The routing decision."""
-    reason = inference_pb2.DecisionReason.Name(message.reason).removeprefix("DECISION_REASON_").lower()
-    votes = (
-        Vote(v.classifier, dict(v.scores), v.declined, _lost(v.error), seconds(v.latency), v.evidence)
-        for v in message.votes
-    )
-    return Decision(
-        adapter=to_ref(message.adapter),
-        reason=_member(Reason, reason, Reason.FALLBACK),
-        digest=message.digest,
-        domain=message.domain,
-        task=message.task,
-        confidence=message.confidence,
-        classifier=message.classifier,
-        threshold=message.threshold,
-        votes=tuple(votes),
-        latency=seconds(message.route_latency),
-        experiment=message.experiment,
-        arm=message.arm,
-        calibration=message.calibration,
-    )
-
-
-def _usage(message: inference_pb2.Usage) -> Usage:
-    return Usage(
-        message.prompt_tokens,
-        message.cached_tokens,
-        message.completion_tokens,
-        seconds(message.queue_time),
-        seconds(message.time_to_first_token),
-        seconds(message.total_time),
-    )
-
-
-def _logprobs(messages: Iterable[inference_pb2.TokenLogprob]) -> tuple[TokenLogprob, ...]:
-    return tuple(
-        TokenLogprob(m.token, m.token_id, m.logprob, tuple((a.token, a.token_id, a.logprob) for a in m.top))
-        for m in messages
-    )
-
-
-def to_answer(message: inference_pb2.GenerateResponse) -> Answer:
+def to_answer(message: pb.GenerateResponse) -> Answer:
     """A unary answer."""
     return Answer(
         message.response_id,
         message.text,
-        _finish(message.finish_reason),
+        _finish_reason(message.finish_reason),
         _usage(message.usage),
         to_decision(message.decision),
         _logprobs(message.logprobs),
     )
 
 
-def to_event(message: inference_pb2.StreamGenerateResponse) -> Event | None:
+def to_event(message: pb.StreamGenerateResponse) -> Event | None:
     """One event of a stream; None for a kind that a newer server sends."""
     kind = message.WhichOneof("event")
     if kind == "started":
@@ -245,21 +177,45 @@ def to_event(message: inference_pb2.StreamGenerateResponse) -> Event | None:
     if kind == "delta":
         return Delta(message.delta.text, message.delta.tokens, _logprobs(message.delta.logprobs))
     if kind == "finished":
-        return Finished(_finish(message.finished.reason), _usage(message.finished.usage))
+        return Finished(_finish_reason(message.finished.reason), _usage(message.finished.usage))
     return None
 
 
-def to_count(message: inference_pb2.CountTokensResponse) -> TokenCount:
+def to_count(message: pb.CountTokensResponse) -> TokenCount:
     """A prompt's length."""
     return TokenCount(message.prompt_tokens, message.context_length, to_decision(message.decision))
+
+
+def to_decision(message: pb.Decision) -> Decision:
+    """The routing decision."""
+    reason = pb.DecisionReason.Name(message.reason).removeprefix("DECISION_REASON_").lower()
+    votes = (
+        Vote(v.classifier, dict(v.scores), v.declined, _vote_error(v.error), _seconds(v.latency), v.evidence)
+        for v in message.votes
+    )
+    return Decision(
+        adapter=_ref(message.adapter),
+        reason=_known_member(Reason, reason, Reason.FALLBACK),
+        digest=message.digest,
+        domain=message.domain,
+        task=message.task,
+        confidence=message.confidence,
+        classifier=message.classifier,
+        threshold=message.threshold,
+        votes=tuple(votes),
+        latency=_seconds(message.route_latency),
+        experiment=message.experiment,
+        arm=message.arm,
+        calibration=message.calibration,
+    )
 
 
 def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
     """One adapter version."""
     state = adapters_pb2.Adapter.State.Name(message.state).removeprefix("STATE_").lower()
     return Adapter(
-        ref=to_ref(message.name) or AdapterRef(message.name.removeprefix("adapters/"), message.version),
-        state=_member(AdapterState, state, AdapterState.DISCOVERED),
+        ref=_ref(message.name) or AdapterRef(message.name.removeprefix("adapters/"), message.version),
+        state=_known_member(AdapterState, state, AdapterState.DISCOVERED),
         digest=message.digest,
         domain=message.domain,
         task=message.task,
@@ -282,14 +238,6 @@ def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
     )
 
 
-def _override(message: adapters_pb2.Adapter) -> Override | None:
-    if not message.HasField("override"):
-        return None
-    made = message.override
-    when = made.time.ToNanoseconds() / 1e9
-    return Override(message.version, made.by, when, made.reason, made.finding, made.weights_sha256)
-
-
 def to_unloaded(message: adapters_pb2.UnloadAdapterResponse) -> Unloaded:
     """What unloading freed."""
     return Unloaded(to_adapter(message.adapter), message.freed_bytes)
@@ -299,11 +247,62 @@ def to_default_change(
     message: adapters_pb2.SetDefaultVersionResponse | adapters_pb2.ResetDefaultVersionResponse,
 ) -> DefaultChange:
     """The new default and the old one."""
-    return DefaultChange(to_adapter(message.adapter), to_ref(message.previous))
+    return DefaultChange(to_adapter(message.adapter), _ref(message.previous))
 
 
 def to_adapter_event(message: adapters_pb2.WatchAdaptersResponse) -> AdapterEvent:
     """A lifecycle event."""
     kind = adapters_pb2.WatchAdaptersResponse.Kind.Name(message.kind).removeprefix("KIND_").lower()
-    known = _member(AdapterEventKind, kind, AdapterEventKind.CHANGED)
+    known = _known_member(AdapterEventKind, kind, AdapterEventKind.CHANGED)
     return AdapterEvent(known, to_adapter(message.adapter), message.time.ToNanoseconds() / 1e9)
+
+
+def _usage(message: pb.Usage) -> Usage:
+    return Usage(
+        message.prompt_tokens,
+        message.cached_tokens,
+        message.completion_tokens,
+        _seconds(message.queue_time),
+        _seconds(message.time_to_first_token),
+        _seconds(message.total_time),
+    )
+
+
+def _logprobs(messages: Iterable[pb.TokenLogprob]) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(m.token, m.token_id, m.logprob, tuple((a.token, a.token_id, a.logprob) for a in m.top))
+        for m in messages
+    )
+
+
+def _override(message: adapters_pb2.Adapter) -> Override | None:
+    if not message.HasField("override"):
+        return None
+    made = message.override
+    when = made.time.ToNanoseconds() / 1e9
+    return Override(message.version, made.by, when, made.reason, made.finding, made.weights_sha256)
+
+
+def _vote_error(error: str) -> VoteError | Literal[""]:
+    return _known_member(VoteError, error, VoteError.OTHER) if error else ""
+
+
+def _finish_reason(value: int) -> FinishReason:
+    name = pb.FinishReason.Name(value).removeprefix("FINISH_REASON_").lower()
+    return _known_member(FinishReason, name, FinishReason.ERROR)
+
+
+def _known_member(kind: type[E], value: str, unknown: E) -> E:
+    """The member with that value; `unknown` for one that a newer server sends."""
+    return next((member for member in kind if member.value == value), unknown)
+
+
+def _ref(resource: str) -> AdapterRef | None:
+    """adapters/NAME/versions/VERSION; None for the empty name, which is the base."""
+    parts = resource.split("/")
+    return AdapterRef(parts[1], parts[3]) if len(parts) == 4 else None
+
+
+def _seconds(value: Duration) -> float:
+    """A duration in seconds."""
+    return value.seconds + value.nanos / 1e9

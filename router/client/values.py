@@ -1,21 +1,21 @@
-"""What calls return: plain frozen dataclasses, no proto types."""
+"""What calls take (keyword options) and return (frozen dataclasses): no proto types."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypedDict
 
-from router.types import AdapterInfo, AdapterRef, Decision, FinishReason, TokenLogprob, Turn, Usage
-
-# Keyword options of calls. Each is optional; what is not said takes the adapter's or server's default.
-
+from router.types import AdapterInfo, AdapterRef, Decision, FinishReason, Sampling, TokenLogprob, Turn, Usage
 
 Prompt = str | Sequence[Turn]
 
 
 class CallOptions(TypedDict, total=False):
-    """`timeout` in seconds (None: no deadline); `request_id` is echoed by the server and in its log."""
+    """`timeout` in seconds (None: no deadline); `request_id` is echoed by the server and in its log.
+
+    Options that are not given take the adapter's or the server's default.
+    """
 
     timeout: float | None
     request_id: str
@@ -51,30 +51,8 @@ class GenerateOptions(RouteOptions, total=False):
     labels: Mapping[str, str]
 
 
-ROUTING = ("domain", "task", "unit", "explain")
-SAMPLING = (
-    "max_tokens",
-    "min_tokens",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "seed",
-    "stop",
-    "logprobs",
-)
-
-
-def check_known(given: Iterable[str], known: type) -> None:
-    """Raise TypeError for an option that `known` does not have, as a plain signature would."""
-    unknown = sorted(set(given) - set(known.__annotations__))
-    if unknown:
-        raise TypeError(
-            f"unknown option {unknown[0]!r}; options are {', '.join(sorted(known.__annotations__))}"
-        )
+ROUTING = ("domain", "task", "unit", "explain")  # options that are hints as they stand
+SAMPLING = tuple(field.name for field in fields(Sampling))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +130,12 @@ class DefaultChange:
 
     adapter: Adapter
     previous: AdapterRef | None
+
+
+def check_known(given: Iterable[str], known: type) -> None:
+    """Raise TypeError for an option that `known` does not have, as a plain signature would."""
+    unknown = sorted(set(given) - set(known.__annotations__))
+    if unknown:
+        raise TypeError(
+            f"unknown option {unknown[0]!r}; options are {', '.join(sorted(known.__annotations__))}"
+        )

@@ -1,10 +1,7 @@
 import pytest
 
 from router.client import AdapterRef, Client, Delta, Finished, FinishReason, Reason, Started, Turn
-from router.client.messages import to_adapter
-from router.types import AdapterEventKind, AdapterState, Override
-from router.v1 import adapters_pb2
-from tests.client.scripted import adapter
+from router.types import AdapterEventKind, AdapterState
 
 
 @pytest.fixture
@@ -130,12 +127,3 @@ def test_watch_yields_events(client):
 def test_an_unknown_option_is_refused_here(client):
     with pytest.raises(TypeError, match="temprature"):
         client.generate("hi", temprature=1.0)
-
-
-def test_what_the_gate_said_and_who_overruled_it():
-    made = adapters_pb2.Adapter.Override(by="::1", reason="r", finding="f", weights_sha256="ab")
-    made.time.seconds = 7
-    seen = to_adapter(adapter("m", gate="g", gate_advice="a", routable=True, override=made))
-    assert (seen.gate, seen.gate_advice, seen.routable) == ("g", "a", True)
-    assert seen.override == Override("1.0.0", "::1", 7.0, "r", "f", "ab")
-    assert to_adapter(adapter("m")).override is None

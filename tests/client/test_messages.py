@@ -1,9 +1,12 @@
+"""Arguments as requests, answers as values."""
+
 import pytest
 
-from router.client.channel import channel_options, is_loopback
-from router.client.messages import generate_request, resource_name, route_request, stream_request
-from router.types import Turn
+from router.client.messages import generate_request, resource_name, route_request, stream_request, to_adapter
+from router.types import Override, Turn
+from router.v1 import adapters_pb2
 from router.v1 import inference_pb2 as pb
+from tests.client.scripted import adapter
 
 
 @pytest.mark.parametrize(
@@ -74,10 +77,10 @@ def test_both_generate_requests_have_the_same_fields():
     assert whole.SerializeToString(deterministic=True) == streamed.SerializeToString(deterministic=True)
 
 
-@pytest.mark.parametrize(
-    ("target", "own"),
-    [("localhost:1", True), ("127.0.0.1:50051", True), ("[::1]:5", True), ("router.ns.svc:50051", False)],
-)
-def test_no_proxy_for_the_own_machine(target, own):
-    assert is_loopback(target) is own
-    assert (("grpc.enable_http_proxy", 0) in channel_options(target)) is own
+def test_what_the_gate_said_and_who_overruled_it():
+    made = adapters_pb2.Adapter.Override(by="::1", reason="r", finding="f", weights_sha256="ab")
+    made.time.seconds = 7
+    seen = to_adapter(adapter("m", gate="g", gate_advice="a", routable=True, override=made))
+    assert (seen.gate, seen.gate_advice, seen.routable) == ("g", "a", True)
+    assert seen.override == Override("1.0.0", "::1", 7.0, "r", "f", "ab")
+    assert to_adapter(adapter("m")).override is None

@@ -1,6 +1,9 @@
+"""Failed calls as ClientError; no proxy for the own machine."""
+
 import pytest
 
 from router.client import Client, ClientError
+from router.client.channel import channel_options, is_loopback
 from router.errors import FieldViolation
 
 
@@ -48,3 +51,12 @@ def test_a_passed_deadline_is_told(client, remote):
         list(client.stream("hi", timeout=0.2))
     remote.inference.cancelled.set()
     assert caught.value.code == "DEADLINE_EXCEEDED"
+
+
+@pytest.mark.parametrize(
+    ("target", "own"),
+    [("localhost:1", True), ("127.0.0.1:50051", True), ("[::1]:5", True), ("router.ns.svc:50051", False)],
+)
+def test_no_proxy_for_the_own_machine(target, own):
+    assert is_loopback(target) is own
+    assert (("grpc.enable_http_proxy", 0) in channel_options(target)) is own
