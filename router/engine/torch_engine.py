@@ -35,7 +35,7 @@ from router.engine.reading import ReadingRow
 from router.engine.runner import Runner
 from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import AnswerRow, Scheduler
-from router.engine.text.detokenize import Detokenizer, vocabulary
+from router.engine.text.detokenize import Detokenizer, shared_vocabulary
 from router.engine.text.prompt import PromptEncoder
 from router.errors import (
     FailedPrecondition,
@@ -209,7 +209,7 @@ class TorchEngine:
             max_step_tokens=settings.max_step_tokens,
         )
         runner = Runner(backbone, slots, self._device)
-        sampler = Sampler(self._vocabulary, self._device, vocabulary(self._tokenizer).spell)
+        sampler = Sampler(self._vocabulary, self._device, shared_vocabulary(self._tokenizer).spell)
         return StepLoop(scheduler, runner, sampler)
 
     def _row(self, job: Job, stream: Stream) -> AnswerRow:

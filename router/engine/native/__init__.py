@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from router.engine.native.build import NotBuilt, levels, load_module
+from router.engine.native.build import NotBuilt, cpu_levels, load_module
 from router.engine.native.ops import NativeOps
 from router.engine.ops import Ops
 from router.engine.torch_ops import TorchOps
@@ -29,7 +29,7 @@ def load_ops(enabled: bool, device: str, dtype: torch.dtype, head_dim: int = LAN
     """
     reason = _why_not(enabled, device, dtype, head_dim)
     if not reason:
-        level = levels()[0]
+        level = cpu_levels()[0]
         try:
             return NativeOps(load_module(level)), f"native ({level})"
         except NotBuilt as error:
@@ -48,7 +48,7 @@ def _why_not(enabled: bool, device: str, dtype: torch.dtype, head_dim: int) -> s
         return f"no native operations for {str(dtype).removeprefix('torch.')}"
     if head_dim % LANES:
         return f"no native operations for heads of {head_dim}, which is no multiple of {LANES}"
-    if not levels():
+    if not cpu_levels():
         return "the CPU has neither AVX2 nor AVX-512"
     return ""
 

@@ -26,44 +26,13 @@ from types import ModuleType
 import platformdirs
 import torch
 
-# What this CPU can run.
-
-
-_AVX2 = {"avx2", "fma"}
-_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
-# Best first: name, CPU flags as Linux writes them, compiler flags.
-LEVELS: dict[str, tuple[set[str], list[str]]] = {
-    "avx512-bf16": (
-        _AVX512 | {"avx512_bf16"},
-        ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16"],
-    ),
-    "avx512": (_AVX512, ["-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]),
-    "avx2": (_AVX2, ["-mavx2", "-mfma"]),
-}
-
-
-def identity() -> tuple[str, set[str]]:
-    """Model name and flags of the first CPU; empty where the system does not tell."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor(), set()
-    fields = dict(line.split(":", 1) for line in text.split("\n\n", 1)[0].splitlines() if ":" in line)
-    named = {key.strip(): value.strip() for key, value in fields.items()}
-    return named.get("model name", ""), set(named.get("flags", "").split())
-
-
-def levels() -> list[str]:
-    """The instruction sets this CPU has, best first."""
-    flags = identity()[1]
-    return [name for name, (needed, _) in LEVELS.items() if needed <= flags]
-
-
-# Runs the C++ compiler.
-
-
 log = logging.getLogger(__name__)
 
+SOURCES = Path(__file__).parent / "src"
+_AVX2 = ("avx2", "fma")
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq")
+# Best first: name, and the flags that the CPU must have, as Linux writes them.
+LEVELS = {"avx512-bf16": (*_AVX512, "avx512_bf16"), "avx512": _AVX512, "avx2": _AVX2}
 # Not when linking: the OpenMP library is the one torch has loaded, so that both share one pool of threads.
 FLAGS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
 TIMEOUT = 600  # seconds for the compiler
@@ -77,6 +46,112 @@ class NotBuilt(Exception):
         self.detail = str(detail)
 
 
+def load_module(level: str) -> ModuleType:
+    """The module for an instruction set of `LEVELS`. Builds it at first (about 20 s); raises NotBuilt."""
+    key = cache_key(level)
+    name = f"lora_router_native_{key[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    try:
+        folder = platformdirs.user_cache_path("lora-router") / "native" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "lock"):
+            return _from_cache(folder / f"{name}.so", level) or _build(folder / f"{name}.so", level)
+    except OSError as error:
+        raise NotBuilt("the cache folder cannot be used", error) from error
+
+
+def cpu_levels() -> list[str]:
+    """The instruction sets of `LEVELS` that this CPU has, best first."""
+    flags = cpu_identity()[1]
+    return [name for name, needed in LEVELS.items() if flags.issuperset(needed)]
+
+
+def cpu_identity() -> tuple[str, set[str]]:
+    """Model name and flags of the first CPU; empty where the system does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor(), set()
+    fields = dict(line.split(":", 1) for line in text.split("\n\n", 1)[0].splitlines() if ":" in line)
+    named = {key.strip(): value.strip() for key, value in fields.items()}
+    return named.get("model name", ""), set(named.get("flags", "").split())
+
+
+def cache_key(level: str) -> str:
+    """Everything the binary depends on, as a sha256."""
+    model, cpu_flags = cpu_identity()
+    facts = [
+        torch.__version__,
+        str(torch.version.git_version),
+        sysconfig.get_config_var("SOABI") or sys.version,
+        model,
+        " ".join(sorted(cpu_flags)),
+        *compiler_flags(level),
+    ]
+    digest = hashlib.sha256("\0".join(facts).encode())
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()
+
+
+def compiler_flags(level: str) -> list[str]:
+    """What the C++ compiler is told for an instruction set."""
+    return [*FLAGS, *(f"-m{flag.replace('_', '')}" for flag in LEVELS[level])]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process builds, the others wait; the lock ends with its process."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _from_cache(library: Path, level: str) -> ModuleType | None:
+    """The module in the cache; None if there is none, or one that is broken."""
+    proof = library.with_suffix(".sha256")
+    if not library.exists() or not proof.exists():
+        return None
+    if proof.read_text() == _sha256(library):
+        try:
+            return _import_library(library)
+        except ImportError as error:
+            log.info("the cached native operations do not load and are built again: %s", error)
+            return None
+    log.info("the cached native operations (%s) are damaged and are built again", level)
+    return None
+
+
+def _build(library: Path, level: str) -> ModuleType:
+    check_tools()
+    started = time.monotonic()
+    log.info("building the native operations for %s, once: about 20 s", level)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        compile_library(library.stem, folder, compiler_flags(level))
+        Path(folder, library.name).replace(library)
+    library.with_suffix(".sha256").write_text(_sha256(library))
+    log.info("built the native operations in %.0f s", time.monotonic() - started)
+    try:
+        return _import_library(library)
+    except ImportError as error:
+        raise NotBuilt("the new build does not load", error) from error
+
+
+def _import_library(library: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(library.stem, library)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{library.name} is no extension module")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[library.stem] = module
+    return module
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def check_tools() -> None:
     """Say at once what is missing, instead of starting a build that cannot end well."""
     compiler = os.environ.get("CXX") or "c++"
@@ -86,11 +161,6 @@ def check_tools() -> None:
         raise NotBuilt("Python's headers are not installed", sysconfig.get_path("include"))
     if shutil.which("ninja", path=tool_path()) is None:
         raise NotBuilt("ninja is not installed")
-
-
-def tool_path() -> str:
-    """Where tools are looked for: ninja is installed beside Python, which need not be on the path."""
-    return os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
 
 
 def compile_library(name: str, folder: str, flags: list[str]) -> None:
@@ -104,99 +174,16 @@ def compile_library(name: str, folder: str, flags: list[str]) -> None:
         raise NotBuilt(f"the compiler took more than {TIMEOUT} s") from error
     if result.returncode:
         log.debug("native build failed:\n%s\n%s", result.stdout, result.stderr)
-        raise NotBuilt("the build failed", _cause(result.stdout + result.stderr))
+        raise NotBuilt("the build failed", _telling_line(result.stdout + result.stderr))
 
 
-def _cause(output: str) -> str:
+def tool_path() -> str:
+    """Where tools are looked for: ninja is installed beside Python, which need not be on the path."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")])
+
+
+def _telling_line(output: str) -> str:
     """The line of a compiler's or ninja's output that says most."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     telling = [line for line in lines if "error:" in line.lower() or "not found" in line]
     return (telling or lines or ["no output"])[0 if telling else -1][:300]
-
-
-SOURCES = Path(__file__).parent / "src"
-
-
-def load_module(level: str) -> ModuleType:
-    """The module for an instruction set of `cpu.LEVELS`. Builds it at first (about 20 s); raises NotBuilt."""
-    key = cache_key(level)
-    name = f"lora_router_native_{key[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    try:
-        folder = platformdirs.user_cache_path("lora-router") / "native" / key
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "lock"):
-            return _cached(folder / f"{name}.so", level) or _built(folder / f"{name}.so", level)
-    except OSError as error:
-        raise NotBuilt("the cache folder cannot be used", error) from error
-
-
-def cache_key(level: str) -> str:
-    """Everything the binary depends on, as a sha256."""
-    model, cpu_flags = identity()
-    facts = [
-        torch.__version__,
-        str(torch.version.git_version),
-        sysconfig.get_config_var("SOABI") or sys.version,
-        model,
-        " ".join(sorted(cpu_flags)),
-        *FLAGS,
-        *LEVELS[level][1],
-    ]
-    digest = hashlib.sha256("\0".join(facts).encode())
-    for source in sorted(SOURCES.iterdir()):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    return digest.hexdigest()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process builds, the others wait; the lock ends with its process."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _cached(library: Path, level: str) -> ModuleType | None:
-    """The module in the cache; None if there is none, or one that is broken."""
-    proof = library.with_suffix(".sha256")
-    if not library.exists() or not proof.exists():
-        return None
-    if proof.read_text() == _sha256(library):
-        try:
-            return _import(library)
-        except ImportError as error:
-            log.info("the cached native operations do not load and are built again: %s", error)
-            return None
-    log.info("the cached native operations (%s) are damaged and are built again", level)
-    return None
-
-
-def _built(library: Path, level: str) -> ModuleType:
-    check_tools()
-    started = time.monotonic()
-    log.info("building the native operations for %s, once: about 20 s", level)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        compile_library(library.stem, folder, [*FLAGS, *LEVELS[level][1]])
-        Path(folder, library.name).replace(library)
-    library.with_suffix(".sha256").write_text(_sha256(library))
-    log.info("built the native operations in %.0f s", time.monotonic() - started)
-    try:
-        return _import(library)
-    except ImportError as error:
-        raise NotBuilt("the new build does not load", error) from error
-
-
-def _import(library: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(library.stem, library)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{library.name} is no extension module")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules[library.stem] = module
-    return module
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

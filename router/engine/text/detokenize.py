@@ -8,137 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
-# Token ids to text, one token at a time, without ever splitting a character.
-#
-# Byte-level vocabularies (GPT-2, Llama 3, Qwen, SmolLM) go through an incremental UTF-8 decoder;
-# all others (SentencePiece, WordPiece, tokenizers written in Python) through a small window that is
-# decoded twice and compared, as text-generation servers do.
-
-
 _INCOMPLETE = "\ufffd"
 _MOST_HELD = 8  # tokens: four bytes of a character, and some that are no text by themselves
-
-
-class TokenText(Protocol):
-    """Grows a text token by token."""
-
-    def push(self, token_id: int) -> str:
-        """The text that became certain."""
-        ...
-
-    def flush(self) -> str:
-        """The rest; bytes that never became a character are U+FFFD."""
-        ...
-
-
-class Vocabulary:
-    """What detokenising needs to know of a tokenizer; made once, shared by all requests."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder
-        self.special = {i: token.content for i, token in added.items() if token.special}
-        self.special.update(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-        self._verbatim: dict[int, str] = {i: token.content for i, token in added.items()}
-        self._byte_level = _is_byte_level(tokenizer)
-        self._bytes: dict[int, bytes] = {}
-
-    def start(self) -> TokenText:
-        """A text with nothing in it."""
-        return _ByteText(self.token_bytes) if self._byte_level else _WindowText(self.decode)
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of `ids`, special tokens included."""
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
-
-    def spell(self, token_id: int) -> str:
-        """The text of one token alone, for people to read; part of a character is U+FFFD."""
-        return self.decode([token_id])
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of a token of a byte-level vocabulary; none if it has no such token."""
-        known = self._bytes.get(token_id)
-        if known is None:
-            known = self._bytes[token_id] = self._look_up(token_id)
-        return known
-
-    def _look_up(self, token_id: int) -> bytes:
-        if token_id in self._verbatim:
-            return self._verbatim[token_id].encode()
-        letters = self._tokenizer.convert_ids_to_tokens(token_id) or ""
-        table = _byte_letters()
-        if all(letter in table for letter in letters):
-            return bytes(table[letter] for letter in letters)
-        return str(letters).encode()
-
-
-class _ByteText:
-    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
-        self._token_bytes = token_bytes
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, token_id: int) -> str:
-        return self._decoder.decode(self._token_bytes(token_id))
-
-    def flush(self) -> str:
-        return self._decoder.decode(b"", final=True)
-
-
-class _WindowText:
-    """Keeps the last settled tokens as context, since a token's text can depend on what precedes it."""
-
-    def __init__(self, decode: Callable[[list[int]], str]) -> None:
-        self._decode = decode
-        self._context: list[int] = []
-        self._context_text = ""
-        self._pending: list[int] = []
-
-    def push(self, token_id: int) -> str:
-        self._pending.append(token_id)
-        text = self._new_text()
-        unsettled = not text or text.endswith(_INCOMPLETE)
-        if unsettled and len(self._pending) < _MOST_HELD:
-            return ""
-        self._context, self._pending = self._pending, []
-        self._context_text = self._decode(self._context)
-        return text
-
-    def flush(self) -> str:
-        text = self._new_text() if self._pending else ""
-        self._pending = []
-        bare = text.rstrip(_INCOMPLETE)
-        return bare + _INCOMPLETE if len(bare) < len(text) else text
-
-    def _new_text(self) -> str:
-        whole = self._decode(self._context + self._pending)
-        if whole.startswith(self._context_text):
-            return whole[len(self._context_text) :]
-        return self._decode(self._pending)  # invalid bytes undid the context: leave it as it was said
-
-
-@lru_cache(maxsize=4)
-def vocabulary(tokenizer: Any) -> Vocabulary:
-    """The shared vocabulary of a tokenizer."""
-    return Vocabulary(tokenizer)
-
-
-def _is_byte_level(tokenizer: Any) -> bool:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or backend.decoder is None:
-        return False
-    decoder = json.loads(backend.decoder.__getstate__())
-    return bool(decoder["type"] == "ByteLevel")
-
-
-@lru_cache(maxsize=1)
-def _byte_letters() -> dict[str, int]:
-    """The printable letter that byte-level vocabularies write for each byte (Radford et al. 2019)."""
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in set(shown)]
-    letters = {chr(byte): byte for byte in shown}
-    letters.update({chr(0x100 + place): byte for place, byte in enumerate(hidden)})
-    return letters
 
 
 class Detokenizer:
@@ -150,11 +21,11 @@ class Detokenizer:
 
     def __init__(self, tokenizer: Any, stop: Sequence[str] = (), min_tokens: int = 0) -> None:
         """No stop string completed by the first `min_tokens` tokens ends the answer."""
-        words = vocabulary(tokenizer)
+        known = shared_vocabulary(tokenizer)
         self.stopped: str | None = None  # the stop string that ended the answer
-        self._special = words.special
-        self._text = words.start()
-        self._stops = [_Matcher(s) for s in stop if s]
+        self._special = known.special
+        self._text = known.start()
+        self._stops = [_WordMatcher(s) for s in stop if s]
         self._held = ""  # the end of the text so far that may be the beginning of a stop string
         self._min_tokens = min_tokens
         self._pushed = 0
@@ -201,7 +72,7 @@ class Detokenizer:
         return text
 
 
-class _Matcher:
+class _WordMatcher:
     """Finds one word in a stream of letters (Knuth, Morris and Pratt 1977): constant time per letter.
 
     `matched` is the length of the longest beginning of the word that the stream now ends with.
@@ -226,3 +97,130 @@ class _Matcher:
         while matched and self.word[matched] != letter:
             matched = self._shorter[matched - 1]
         return matched + (self.word[matched] == letter)
+
+
+@lru_cache(maxsize=4)
+def shared_vocabulary(tokenizer: Any) -> Vocabulary:
+    """The shared vocabulary of a tokenizer."""
+    return Vocabulary(tokenizer)
+
+
+class Vocabulary:
+    """What detokenising needs to know of a tokenizer; made once, shared by all requests.
+
+    Byte-level vocabularies (GPT-2, Llama 3, Qwen, SmolLM) go through an incremental UTF-8 decoder;
+    all others (SentencePiece, WordPiece, tokenizers written in Python) through a small window that is
+    decoded twice and compared, as text-generation servers do.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder
+        self.special = {i: token.content for i, token in added.items() if token.special}
+        self.special.update(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        self._verbatim: dict[int, str] = {i: token.content for i, token in added.items()}
+        self._byte_level = _is_byte_level(tokenizer)
+        self._bytes: dict[int, bytes] = {}
+
+    def start(self) -> TokenText:
+        """A text with nothing in it."""
+        return _ByteText(self.token_bytes) if self._byte_level else _WindowText(self.decode)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of `ids`, special tokens included."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def spell(self, token_id: int) -> str:
+        """The text of one token alone, for people to read; part of a character is U+FFFD."""
+        return self.decode([token_id])
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of a token of a byte-level vocabulary; none if it has no such token."""
+        known = self._bytes.get(token_id)
+        if known is None:
+            known = self._bytes[token_id] = self._look_up(token_id)
+        return known
+
+    def _look_up(self, token_id: int) -> bytes:
+        if token_id in self._verbatim:
+            return self._verbatim[token_id].encode()
+        letters = self._tokenizer.convert_ids_to_tokens(token_id) or ""
+        table = _byte_letters()
+        if all(letter in table for letter in letters):
+            return bytes(table[letter] for letter in letters)
+        return str(letters).encode()
+
+
+def _is_byte_level(tokenizer: Any) -> bool:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or backend.decoder is None:
+        return False
+    decoder = json.loads(backend.decoder.__getstate__())
+    return bool(decoder["type"] == "ByteLevel")
+
+
+@lru_cache(maxsize=1)
+def _byte_letters() -> dict[str, int]:
+    """The printable letter that byte-level vocabularies write for each byte (Radford et al. 2019)."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in set(shown)]
+    letters = {chr(byte): byte for byte in shown}
+    letters.update({chr(0x100 + place): byte for place, byte in enumerate(hidden)})
+    return letters
+
+
+class TokenText(Protocol):
+    """Grows a text token by token, without ever splitting a character."""
+
+    def push(self, token_id: int) -> str:
+        """The text that became certain."""
+        ...
+
+    def flush(self) -> str:
+        """The rest; bytes that never became a character are U+FFFD."""
+        ...
+
+
+class _ByteText:
+    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+        self._token_bytes = token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int) -> str:
+        return self._decoder.decode(self._token_bytes(token_id))
+
+    def flush(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class _WindowText:
+    """Keeps the last settled tokens as context, since a token's text can depend on what precedes it."""
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        self._decode = decode
+        self._context: list[int] = []
+        self._context_text = ""
+        self._pending: list[int] = []
+
+    def push(self, token_id: int) -> str:
+        self._pending.append(token_id)
+        text = self._new_text()
+        unsettled = not text or text.endswith(_INCOMPLETE)
+        if unsettled and len(self._pending) < _MOST_HELD:
+            return ""
+        self._context, self._pending = self._pending, []
+        self._context_text = self._decode(self._context)
+        return text
+
+    def flush(self) -> str:
+        text = self._new_text() if self._pending else ""
+        self._pending = []
+        bare = text.rstrip(_INCOMPLETE)
+        return bare + _INCOMPLETE if len(bare) < len(text) else text
+
+    def _new_text(self) -> str:
+        whole = self._decode(self._context + self._pending)
+        if whole.startswith(self._context_text):
+            return whole[len(self._context_text) :]
+        return self._decode(self._pending)  # invalid bytes undid the context: leave it as it was said

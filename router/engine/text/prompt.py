@@ -1,4 +1,7 @@
-"""Prompts to token ids. Serving and training both render through here, so they cannot differ."""
+"""Prompts to token ids, so that what templates write stays apart from what people write.
+
+Serving and training both render through here, so they cannot differ.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,83 @@ from router.engine.base import Prompt
 from router.errors import AdapterRejected, FieldViolation, InvalidRequest
 from router.types import PromptTemplate, Turn
 
-# A base's own chat template, rendered so that what it writes stays apart from what people write.
+Encode = Callable[[str], list[int]]
 
-
+_PROMPT_FIELD = "{prompt}"  # where an adapter's template takes what the user asks
 # Stands for a turn's text while the template renders. The unit separators count as white space, so
 # where the template strips its contents they are gone afterwards, and the turn's text is stripped too.
 _MARK = "\x1fROUTER-TURN-{}-TEXT\x1f"
-_FIND = re.compile("(\x1f?)ROUTER-TURN-([0-9]+)-TEXT(\x1f?)")
+_MARKED = re.compile("(\x1f?)ROUTER-TURN-([0-9]+)-TEXT(\x1f?)")
+
+
+class PromptEncoder:
+    """Encodes prompts for one base. Thread-safe; time grows linearly with the text.
+
+    Turns are rendered by the base's chat template. A base without one gets the texts with an empty
+    line between them (`system`, then the turns). Text of turns, of adapters' templates and of raw
+    prompts never produces a special token, whatever it spells.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        """`tokenizer`: any transformers tokenizer; it is not changed."""
+        self._chat = ChatTemplate(tokenizer) if tokenizer.chat_template else None
+        self._text = TextEncoder(tokenizer, self._chat.source if self._chat else "")
+        bos = tokenizer.bos_token_id
+        self._bos = [bos] if bos is not None and bos in tokenizer("")["input_ids"] else []
+        self._eos: int | None = tokenizer.eos_token_id
+        self._answer_end = self._find_answer_end()
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: the chat template's and the tokenizer's."""
+        return frozenset(i for i in (self._answer_end, self._eos) if i is not None)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt, ready to be continued.
+
+        Raises InvalidRequest if the base's template refuses the order of roles, AdapterRejected if
+        the adapter's template has no place for the prompt.
+        """
+        if prompt.raw is not None:
+            begin = [] if prompt.follows else self._bos
+            return begin + self._text.encode([Piece(prompt.raw, from_template=False)], follows=prompt.follows)
+        turns = apply_template(prompt.turns, prompt.template)
+        if self._chat is not None and turns:
+            return self._text.encode(self._chat.render(turns))
+        text = "\n\n".join(turn.text for turn in turns)
+        return self._bos + self._text.encode([Piece(text, from_template=False)])
+
+    def encode_example(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
+        """A training example: ids of prompt, response and end token, and how many are the prompt's."""
+        ids = self.encode(prompt)
+        answer = self._text.encode([Piece(response, from_template=False)], follows=bool(ids))
+        chat = prompt.raw is None and self._chat is not None
+        end = self._answer_end if chat else self._eos
+        return ids + answer + ([end] if end is not None else []), len(ids)
+
+    def _find_answer_end(self) -> int | None:
+        """The first control token the chat template writes after an answer, else the tokenizer's end."""
+        if self._chat is None:
+            return self._eos
+        pieces = self._chat.render([Turn("user", "-"), Turn("assistant", "-")], answer_follows=False)
+        return next(iter(self._text.control_ids(pieces[-1].text)), self._eos)
+
+
+def apply_template(turns: Sequence[Turn], template: PromptTemplate) -> list[Turn]:
+    """The conversation with an adapter's `[prompt]` applied.
+
+    The last user turn goes into the template, by literal replacement; the adapter's system text
+    comes first unless the conversation brings its own.
+    """
+    if _PROMPT_FIELD not in template.template:
+        raise AdapterRejected(f"the adapter's prompt template has no {_PROMPT_FIELD}")
+    result = list(turns)
+    last = max((i for i, turn in enumerate(result) if turn.role == "user"), default=None)
+    if last is not None:
+        result[last] = Turn("user", template.template.replace(_PROMPT_FIELD, result[last].text))
+    if template.system and not any(turn.role == "system" for turn in result):
+        result.insert(0, Turn("system", template.system))
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +118,15 @@ class ChatTemplate:
         A template without a system role gets that text before the first user turn's. Raises
         InvalidRequest if the template refuses the order of roles.
         """
-        pieces = self._try(turns, answer_follows)
+        pieces = self._rendered(turns, answer_follows)
         if pieces is None and turns[0].role == "system":
-            pieces = self._try(_without_system(turns), answer_follows)
+            pieces = self._rendered(_without_system(turns), answer_follows)
         if pieces is None:
             text = "this base model's chat template refuses this order of roles"
             raise InvalidRequest([FieldViolation("input.chat.messages", text)])
         return pieces
 
-    def _try(self, turns: Sequence[Turn], answer_follows: bool) -> list[Piece] | None:
+    def _rendered(self, turns: Sequence[Turn], answer_follows: bool) -> list[Piece] | None:
         """None if the template raises, or leaves out a turn or changes their order."""
         messages = [{"role": turn.role, "content": _MARK.format(i)} for i, turn in enumerate(turns)]
         try:
@@ -62,13 +135,13 @@ class ChatTemplate:
             )
         except TemplateError:
             return None
-        order = [int(found[2]) for found in _FIND.finditer(rendered)]
-        return list(_pieces(rendered, turns)) if order == list(range(len(turns))) else None
+        order = [int(found[2]) for found in _MARKED.finditer(rendered)]
+        return list(_split_at_turns(rendered, turns)) if order == list(range(len(turns))) else None
 
 
-def _pieces(rendered: str, turns: Sequence[Turn]) -> Iterator[Piece]:
+def _split_at_turns(rendered: str, turns: Sequence[Turn]) -> Iterator[Piece]:
     place = 0
-    for found in _FIND.finditer(rendered):
+    for found in _MARKED.finditer(rendered):
         yield Piece(rendered[place : found.start()], from_template=True)
         text = turns[int(found[2])].text
         text = text if found[1] else text.lstrip()
@@ -84,12 +157,6 @@ def _without_system(turns: Sequence[Turn]) -> list[Turn]:
         return [Turn("user", system.text), *rest]
     rest[first] = Turn("user", f"{system.text}\n\n{rest[first].text}")
     return rest
-
-
-# Pieces of text to token ids, where only trusted pieces can produce control tokens.
-
-
-Encode = Callable[[str], list[int]]
 
 
 class TextEncoder:
@@ -212,76 +279,3 @@ def _without_prefix(spec: Any) -> Any:
             copy["prepend_scheme"] = "never"
         return copy
     return [_without_prefix(value) for value in spec] if isinstance(spec, list) else spec
-
-
-_FIELD = "{prompt}"
-
-
-class PromptEncoder:
-    """Encodes prompts for one base. Thread-safe; time grows linearly with the text.
-
-    Turns are rendered by the base's chat template. A base without one gets the texts with an empty
-    line between them (`system`, then the turns). Text of turns, of adapters' templates and of raw
-    prompts never produces a special token, whatever it spells.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        """`tokenizer`: any transformers tokenizer; it is not changed."""
-        self._chat = ChatTemplate(tokenizer) if tokenizer.chat_template else None
-        self._text = TextEncoder(tokenizer, self._chat.source if self._chat else "")
-        bos = tokenizer.bos_token_id
-        self._bos = [bos] if bos is not None and bos in tokenizer("")["input_ids"] else []
-        self._eos: int | None = tokenizer.eos_token_id
-        self._answer_end = self._find_answer_end()
-
-    @property
-    def end_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the chat template's and the tokenizer's."""
-        return frozenset(i for i in (self._answer_end, self._eos) if i is not None)
-
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt, ready to be continued.
-
-        Raises InvalidRequest if the base's template refuses the order of roles, AdapterRejected if
-        the adapter's template has no place for the prompt.
-        """
-        if prompt.raw is not None:
-            begin = [] if prompt.follows else self._bos
-            return begin + self._text.encode([Piece(prompt.raw, from_template=False)], follows=prompt.follows)
-        turns = apply_template(prompt.turns, prompt.template)
-        if self._chat is not None and turns:
-            return self._text.encode(self._chat.render(turns))
-        text = "\n\n".join(turn.text for turn in turns)
-        return self._bos + self._text.encode([Piece(text, from_template=False)])
-
-    def encode_example(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
-        """A training example: ids of prompt, response and end token, and how many are the prompt's."""
-        ids = self.encode(prompt)
-        answer = self._text.encode([Piece(response, from_template=False)], follows=bool(ids))
-        chat = prompt.raw is None and self._chat is not None
-        end = self._answer_end if chat else self._eos
-        return ids + answer + ([end] if end is not None else []), len(ids)
-
-    def _find_answer_end(self) -> int | None:
-        """The first control token the chat template writes after an answer, else the tokenizer's end."""
-        if self._chat is None:
-            return self._eos
-        pieces = self._chat.render([Turn("user", "-"), Turn("assistant", "-")], answer_follows=False)
-        return next(iter(self._text.control_ids(pieces[-1].text)), self._eos)
-
-
-def apply_template(turns: Sequence[Turn], template: PromptTemplate) -> list[Turn]:
-    """The conversation with an adapter's `[prompt]` applied.
-
-    The last user turn goes into the template, by literal replacement; the adapter's system text
-    comes first unless the conversation brings its own.
-    """
-    if _FIELD not in template.template:
-        raise AdapterRejected(f"the adapter's prompt template has no {_FIELD}")
-    result = list(turns)
-    last = max((i for i, turn in enumerate(result) if turn.role == "user"), default=None)
-    if last is not None:
-        result[last] = Turn("user", template.template.replace(_FIELD, result[last].text))
-    if template.system and not any(turn.role == "system" for turn in result):
-        result.insert(0, Turn("system", template.system))
-    return result

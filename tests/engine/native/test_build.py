@@ -16,7 +16,7 @@ from router.engine import native
 from router.engine.native import build, load_ops
 
 pytestmark = [
-    pytest.mark.skipif(not build.levels(), reason="the CPU has neither AVX2 nor AVX-512"),
+    pytest.mark.skipif(not build.cpu_levels(), reason="the CPU has neither AVX2 nor AVX-512"),
     pytest.mark.timeout(600),
 ]
 
@@ -24,7 +24,7 @@ pytestmark = [
 @pytest.fixture
 def good() -> Path:
     """A library that loads."""
-    module = build.load_module(build.levels()[0])
+    module = build.load_module(build.cpu_levels()[0])
     return Path(str(module.__file__))
 
 
@@ -63,7 +63,7 @@ def load() -> str:
 
 
 def test_a_second_start_takes_the_cached_library(cache, builds, monkeypatch):
-    assert load() == load() == f"native ({build.levels()[0]})"
+    assert load() == load() == f"native ({build.cpu_levels()[0]})"
     monkeypatch.delitem(sys.modules, cache.stem)
     assert load().startswith("native")
     assert len(builds) == 1
@@ -147,10 +147,10 @@ def test_a_cache_folder_that_cannot_be_written(cache, monkeypatch, tmp_path):
 
 
 def test_the_key_knows_the_machine(monkeypatch):
-    level = build.levels()[0]
+    level = build.cpu_levels()[0]
     here = build.cache_key(level)
     assert here == build.cache_key(level)
-    monkeypatch.setattr(build, "identity", lambda: ("another CPU", {"avx2", "fma"}))
+    monkeypatch.setattr(build, "cpu_identity", lambda: ("another CPU", {"avx2", "fma"}))
     assert build.cache_key(level) != here
 
 
@@ -171,9 +171,9 @@ def test_where_native_operations_do_not_apply(enabled, device, dtype, head_dim, 
 
 
 def test_a_cpu_without_vectors(monkeypatch):
-    monkeypatch.setattr(build, "identity", lambda: ("old", {"sse2"}))
-    assert build.levels() == []
+    monkeypatch.setattr(build, "cpu_identity", lambda: ("old", {"sse2"}))
+    assert build.cpu_levels() == []
     assert load() == "torch: the CPU has neither AVX2 nor AVX-512"
-    monkeypatch.setattr(build, "identity", lambda: ("newer", {"avx2", "fma", "avx512f"}))
-    assert build.levels() == ["avx2"]
-    assert native.levels() == ["avx2"]
+    monkeypatch.setattr(build, "cpu_identity", lambda: ("newer", {"avx2", "fma", "avx512f"}))
+    assert build.cpu_levels() == ["avx2"]
+    assert native.cpu_levels() == ["avx2"]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from router.engine.native.ops import Pages
+from router.engine.native.ops import LargePages
 
 
 def side_by_side(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    pages = Pages(chunk=4096)
+    pages = LargePages(chunk=4096)
     return [pages.copy(tensor) for tensor in tensors]
 
 
@@ -45,7 +45,7 @@ def test_memory_outlives_its_source_and_siblings():
 
 
 def test_more_than_a_chunk():
-    pages = Pages(chunk=256)
+    pages = LargePages(chunk=256)
     values = [torch.arange(n, dtype=torch.float32) for n in (10, 60, 500, 3)]
     copies = [pages.copy(value) for value in values]
     assert all(torch.equal(copy, value) for copy, value in zip(copies, values, strict=True))
@@ -59,6 +59,6 @@ def test_more_than_a_chunk():
 )
 def test_large_pages_are_used():
     before = large_pages()
-    kept = Pages().copy(torch.ones(8 << 20))
+    kept = LargePages().copy(torch.ones(8 << 20))
     assert large_pages() - before >= 16 << 10
     assert kept[-1] == 1

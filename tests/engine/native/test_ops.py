@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.engine.native import NativeOps
-from router.engine.native.build import levels, load_module
+from router.engine.native.build import cpu_levels, load_module
 from router.engine.ops import LoraPlan, SiteGroup
 from router.engine.torch_ops import TorchOps
 from tests.engine.ops_cases import attention_case, attention_reference, lora_case
 
 TORCH = TorchOps()
 pytestmark = [
-    pytest.mark.skipif(not levels(), reason="the CPU has neither AVX2 nor AVX-512"),
+    pytest.mark.skipif(not cpu_levels(), reason="the CPU has neither AVX2 nor AVX-512"),
     pytest.mark.timeout(600),  # the first run compiles
 ]
 examples = settings(
@@ -26,7 +26,7 @@ examples = settings(
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 
-@pytest.fixture(scope="module", params=levels())
+@pytest.fixture(scope="module", params=cpu_levels())
 def native(request: pytest.FixtureRequest) -> NativeOps:
     return NativeOps(load_module(request.param))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from router.engine.text.detokenize import Detokenizer, vocabulary
+from router.engine.text.detokenize import Detokenizer, shared_vocabulary
 from tests.engine import small_tokenizers as small
 
 KINDS = [small.byte_level, small.sentencepiece, small.unigram, small.word_piece, small.pure_python]
@@ -164,7 +164,7 @@ def test_ids_outside_the_vocabulary_are_no_text() -> None:
 
 def test_one_token_alone_is_spelt_for_people() -> None:
     tokenizer = small.byte_level()
-    spell = vocabulary(tokenizer).spell
+    spell = shared_vocabulary(tokenizer).spell
     assert spell(encode(tokenizer, "a")[0]) == "a"
     assert spell(tokenizer.convert_tokens_to_ids("<|im_end|>")) == "<|im_end|>"
     assert spell(encode(tokenizer, "🙂")[0]) == "\ufffd"
