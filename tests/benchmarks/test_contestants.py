@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks import contestants
+from benchmarks import contestants, peers
 from benchmarks.answering import threading_settings
 from benchmarks.contestants import Arm, Died, Entry, Field, environment, measure, physical_cores
 from benchmarks.engine import AS_SERVED, MIXED, PLAIN, SERVED, enter
@@ -235,3 +235,26 @@ def test_contestants_of_a_benchmark_that_was_killed_end_by_themselves():
         lines = [running.stdout.readline().strip() for _ in range(3)]
         running.kill()
     assert eventually(lambda: not any(psutil.pid_exists(int(line)) for line in lines[:2]))
+
+
+def test_vllm_gets_what_its_documentation_advises(monkeypatch, tmp_path):
+    started: list[Entry] = []
+    answer = {"dtype": "bfloat16", "vocabulary": 9}
+    field = Field()
+    monkeypatch.setattr(field, "start", lambda entry: started.append(entry) or answer)
+    monkeypatch.setattr(peers, "resolve_model", lambda name: name)
+    monkeypatch.setattr(peers, "find_library", lambda name: f"lib{name}.so.4")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 2)
+    (tmp_path / "lib").mkdir()
+    openmp = tmp_path / "lib" / "libiomp5.so"
+    openmp.touch()
+    assert peers.enter(field, tmp_path / "bin" / "python", "base", tmp_path) == 9
+    own, *others = started
+    assert (own.name, dict(own.settings)) == (peers.OURS, SERVED)
+    assert [entry.settings["VLLM_CPU_OMP_THREADS_BIND"] for entry in others] == ["auto", "auto", "0,1", "0,1"]
+    for entry in others:
+        assert entry.settings["LD_PRELOAD"] == f"libtcmalloc_minimal.so.4:{openmp}"
+        assert "OMP_WAIT_POLICY" not in entry.settings
+        assert len(entry.command) == 6 + (8 if "8" in entry.name else 0)
+    assert {arm.contestant for arm in peers.ARMS} == {entry.name for entry in started}
