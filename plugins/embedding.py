@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from router import hookimpl
-from router.classifiers.regression import Regression, digest_of, ends, fit, lessons, parts
+from router.classifiers.regression import (
+    Regression,
+    cut_middle,
+    file_digest,
+    fit_regression,
+    lessons_of,
+    whole_first_last,
+)
 from router.routing import Classifier, Scores
 from router.types import AdapterProfile, Request
 
@@ -52,7 +59,7 @@ class Encoder:
         if not hasattr(self._ready, "done"):
             _use_one_thread()
             self._ready.done = True
-        cut = [ends(text, HEAD, TAIL).encode(errors="replace").decode() for text in texts]
+        cut = [cut_middle(text, HEAD, TAIL).encode(errors="replace").decode() for text in texts]
         batch = self._tokenizer(
             cut, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
         )
@@ -91,7 +98,7 @@ class Embedding(Classifier):
 
     def fingerprint(self) -> str:
         """What a calibration is bound to: the background too."""
-        return f"{super().fingerprint()}/{digest_of(BACKGROUND)}"
+        return f"{super().fingerprint()}/{file_digest(BACKGROUND)}"
 
     def warmup(self) -> None:
         """Load the encoder. Raises ConfigError where it is neither cached nor to be had."""
@@ -103,18 +110,18 @@ class Embedding(Classifier):
 
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
         """Encode the examples, those seen before from memory, and train on them."""
-        learned = lessons(adapters, BACKGROUND)
+        learned = lessons_of(adapters, BACKGROUND)
         if learned is None:
             self._model = None
             return
         if self._encoder is None:
             raise RuntimeError("the encoder is not loaded")
-        pieces = [parts(text) for text in learned.texts]
+        pieces = [whole_first_last(text) for text in learned.texts]
         wanted = {piece for three in pieces for piece in three}
         known = {text: vector for text, vector in self._known.items() if text in wanted}
         known.update(_encode(self._encoder, wanted - known.keys()))
         self._known = known
-        self._model = fit(learned, _join(pieces, known), PENALTY, TEMPERATURE)
+        self._model = fit_regression(learned, _join(pieces, known), PENALTY, TEMPERATURE)
 
     def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:
         """Declines where there is no text or no adapter has examples."""
@@ -123,7 +130,7 @@ class Embedding(Classifier):
         answers: list[Scores | None] = [None] * len(requests)
         if model is None or encoder is None or not asked:
             return answers
-        pieces = [parts(requests[i].text) for i in asked]
+        pieces = [whole_first_last(requests[i].text) for i in asked]
         vectors = _join(pieces, dict(_encode(encoder, {piece for three in pieces for piece in three})))
         for i, vector in zip(asked, vectors, strict=True):
             answers[i] = model(requests[i].text, vector)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from router import hookimpl
-from router.classifiers.regression import parts, words
+from router.classifiers.regression import whole_first_last, words
 from router.routing import Classifier, Scores
 from router.types import AdapterProfile, Request
 
@@ -72,7 +72,7 @@ class Keywords(Classifier):
 
 
 def _classify(index: _Index, text: str) -> Scores | None:
-    whole, first, last = parts(text)
+    whole, first, last = whole_first_last(text)
     tokens = words(whole)
     framed = _framed(index, first, last)
     asked = frozenset(tokens[:6] + tokens[-6:]) & REWORKING

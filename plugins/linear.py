@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from router import hookimpl
-from router.classifiers.regression import Regression, digest_of, fit, lessons
+from router.classifiers.regression import Regression, file_digest, fit_regression, lessons_of
 from router.routing import Classifier, Scores
 from router.types import AdapterProfile, Request
 
@@ -34,16 +34,16 @@ class Linear(Classifier):
 
     def fingerprint(self) -> str:
         """What a calibration is bound to: the background too."""
-        return f"{super().fingerprint()}/{digest_of(BACKGROUND)}"
+        return f"{super().fingerprint()}/{file_digest(BACKGROUND)}"
 
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
         """Train on the examples; adapters without examples cannot be chosen."""
-        learned = lessons(adapters, BACKGROUND)
+        learned = lessons_of(adapters, BACKGROUND)
         if learned is None:
             self._model = None
             return
         vectors = np.zeros((len(learned.texts), 0), np.float32)
-        self._model = fit(learned, vectors, PENALTY, TEMPERATURE)
+        self._model = fit_regression(learned, vectors, PENALTY, TEMPERATURE)
 
     def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:
         """Declines where there is no text or no adapter has examples."""

@@ -9,12 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from router import hookimpl
-from router.classifiers.regression import Lessons, digest_of, ends, fit_dual, lessons, softmax, spread
+from router.classifiers.regression import (
+    Array,
+    Lessons,
+    best_scores,
+    cut_middle,
+    file_digest,
+    fit_dual,
+    lessons_of,
+    softmax,
+    spread_evenly,
+)
 from router.routing import BaseModel, Classifier, Scores
 from router.types import AdapterProfile, Request
 
@@ -26,8 +35,6 @@ EXAMPLES = 12  # read of each adapter
 PENALTY = 1e-3
 ITERATIONS = 200
 BIAS = 0.1
-SHOWN = 8
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class Llm(Classifier):
 
     def fingerprint(self) -> str:
         """What a calibration is bound to: the background too."""
-        return f"{super().fingerprint()}/{digest_of(BACKGROUND)}"
+        return f"{super().fingerprint()}/{file_digest(BACKGROUND)}"
 
     def bind(self, base: BaseModel) -> None:
         """Keep the base."""
@@ -67,9 +74,10 @@ class Llm(Classifier):
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
         """Score a few examples of each adapter, those scored before from memory."""
         few = [
-            replace(a, examples=tuple(spread(a.examples, EXAMPLES)), negative_examples=()) for a in adapters
+            replace(a, examples=tuple(spread_evenly(a.examples, EXAMPLES)), negative_examples=())
+            for a in adapters
         ]
-        learned = lessons(few, BACKGROUND)
+        learned = lessons_of(few, BACKGROUND)
         if learned is None:
             self._model = None
             return
@@ -92,7 +100,7 @@ class Llm(Classifier):
     def _scores(self, text: str, descriptions: Sequence[str], background: bool = False) -> list[float]:
         if self._base is None:
             raise RuntimeError("the base is not bound")
-        prompt = PROMPT.replace("{request}", ends(text, HEAD, TAIL))
+        prompt = PROMPT.replace("{request}", cut_middle(text, HEAD, TAIL))
         found = self._base.likelihood(prompt, descriptions, background=background)
         return [float(values.sum()) for values in found]
 
@@ -106,9 +114,8 @@ class Llm(Classifier):
     def _classify(self, model: _Model, text: str) -> Scores:
         row = np.array(self._scores(text, model.descriptions), np.float32)
         chances = softmax(_normed(row, model.mean, model.scale) @ model.weights + model.bias)
-        best = np.argsort(-chances[:-1])[:SHOWN]
         likeliest = model.descriptions[int((row - model.mean).argmax())]
-        return Scores({model.names[i]: float(chances[i]) for i in best}, evidence=f"fits best: {likeliest}")
+        return best_scores(model.names, chances, f"fits best: {likeliest}")
 
 
 def _description(adapter: AdapterProfile) -> str:

@@ -8,12 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from router import hookimpl
-from router.classifiers.regression import Lessons, digest_of, ends, fit_dual, lessons, product, softmax
+from router.classifiers.regression import (
+    Array,
+    Lessons,
+    best_scores,
+    cut_middle,
+    file_digest,
+    fit_dual,
+    lessons_of,
+    product_in_pieces,
+    softmax,
+)
 from router.routing import BaseModel, Classifier, Scores
 from router.types import AdapterProfile, Request
 
@@ -29,8 +38,6 @@ PENALTY = 2e-5
 ITERATIONS = 200
 BIAS = 1.0  # square of the constant feature
 FIT_BATCH = 64
-SHOWN = 8
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class Probe(Classifier):
 
     def fingerprint(self) -> str:
         """What a calibration is bound to: the background too."""
-        return f"{super().fingerprint()}/{self._depth}/{digest_of(BACKGROUND)}"
+        return f"{super().fingerprint()}/{self._depth}/{file_digest(BACKGROUND)}"
 
     def bind(self, base: BaseModel) -> None:
         """Keep the base."""
@@ -65,7 +72,7 @@ class Probe(Classifier):
 
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
         """Read the examples, those seen before from memory, and learn what tells them apart."""
-        learned = lessons(adapters, BACKGROUND)
+        learned = lessons_of(adapters, BACKGROUND)
         if learned is None:
             self._model = None
             return
@@ -84,7 +91,7 @@ class Probe(Classifier):
     def _hidden(self, texts: Sequence[str], background: bool = False) -> Array:
         if self._base is None:
             raise RuntimeError("the base is not bound")
-        cut = [ends(text, HEAD, TAIL) for text in texts]
+        cut = [cut_middle(text, HEAD, TAIL) for text in texts]
         return self._base.hidden(cut, context=CONTEXT, depth=self._depth, ends=ENDS, background=background)
 
     def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:
@@ -96,13 +103,8 @@ class Probe(Classifier):
             return answers
         rows = _normed(self._hidden([requests[i].text for i in asked]), model.mean, model.scale)
         for i, chances in zip(asked, softmax(rows @ model.weights + model.bias), strict=True):
-            answers[i] = _scores(model.names, chances)
+            answers[i] = best_scores(model.names, chances)
         return answers
-
-
-def _scores(names: Sequence[str], chances: Array) -> Scores:
-    best = np.argsort(-chances[:-1])[:SHOWN]
-    return Scores({names[i]: float(chances[i]) for i in best}, evidence=f"none of them: {chances[-1]:.2f}")
 
 
 def _normed(rows: Array, mean: Array, scale: Array) -> Array:
@@ -118,7 +120,7 @@ def _normed(rows: Array, mean: Array, scale: Array) -> Array:
 def _train(learned: Lessons, rows: Array) -> _Model:
     mean, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-6
     unit = _normed(rows, mean, scale)
-    dual = fit_dual(product(unit, unit.T) + np.float32(BIAS), learned.allowed, PENALTY, ITERATIONS)
+    dual = fit_dual(product_in_pieces(unit, unit.T) + np.float32(BIAS), learned.allowed, PENALTY, ITERATIONS)
     return _Model(learned.names, mean, scale, unit.T @ dual, BIAS * dual.sum(axis=0))
 
 

@@ -1,4 +1,6 @@
-"""Which adapter, or none: softmax regression on n-grams and, with an encoder, sentence vectors."""
+"""What the classifiers that are shipped learn with: softmax regression on n-grams and vectors of requests,
+taught by the adapters' own examples beside a class "none of them".
+"""
 
 from __future__ import annotations
 
@@ -16,27 +18,65 @@ import numpy as np
 from router.classifiers.contract import Scores
 from router.types import AdapterProfile
 
-# Small text helpers that classifiers share.
+Array = np.ndarray[Any, Any]
 
+MAX_ROWS = 4000  # texts learned at most, spread evenly over adapters
+MOST_NAMED = 8  # adapters in one answer
 
+HEAD, TAIL = 600, 300  # characters of a long text that are read
+SENTENCE_WORDS = 14  # that are read of a sentence
+LEAST_WORDS = 2  # a sentence of fewer takes its neighbour with it
+PARTS = 3  # the whole, the first sentence, the last one
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?[+#]*")
+_CUT = re.compile(r"(?<=[.!?:;>])\s+|\s[-–—=]+>?\s|(?<=\?)")
+_FRAME = " \"'`-–=>"
+_OPTION = re.compile(r"\s*[\[(]?(?:[A-Ea-e]|[1-5]|[ivx]{1,3})[\]).:](?:\s|$)")
+
+BUCKETS = 1 << 13  # of hashed n-grams, for each part
+MARKED = 6  # first and last words of the whole that also count as such
+Block = tuple[Array, Array]  # buckets and their values
+
+ITERATIONS = 60
+BIAS = 0.1  # square of the constant feature
+PENALTY = 1e-3
+
+# -- what is learned from
 
 
-def ends(text: str, head: int, tail: int) -> str:
-    """The first `head` and last `tail` characters: an instruction stands before or after what it is about."""
-    if len(text) <= head + tail:
-        return text
-    return f"{text[:head]} … {text[-tail:]}"
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """Texts and what each may be. A negative example teaches "not this adapter", not what it is instead."""
+
+    names: tuple[str, ...]  # classes; the last, "", is none of the adapters
+    texts: tuple[str, ...]
+    allowed: Array  # [texts, classes], 1 where a text may be of the class
 
 
-def words(text: str) -> list[str]:
-    """Words of `text`, case folded; `C++`, `c#` and `don't` stay whole."""
-    return WORD.findall(text.casefold().replace("’", "'"))
+def lessons_of(adapters: Sequence[AdapterProfile], background: Path) -> Lessons | None:
+    """Of all adapters that have examples; None if there is no such adapter."""
+    learnable = [a for a in adapters if a.examples]
+    if not learnable:
+        return None
+    names = (*(a.name for a in learnable), "")
+    each = max(8, MAX_ROWS // len(names))
+    classes = np.eye(len(names), dtype=np.float32)
+    texts: list[str] = []
+    allowed: list[Array] = []
+    for i, adapter in enumerate(learnable):
+        texts += (positive := spread_evenly(adapter.examples, each))
+        allowed += [classes[i]] * len(positive)
+        texts += (negative := spread_evenly(adapter.negative_examples, each))
+        allowed += [1 - classes[i]] * len(negative)
+    texts += (general := read_background(background, adapters))
+    allowed += [classes[-1]] * len(general)
+    return Lessons(names, tuple(texts), np.array(allowed))
 
 
-def digest_of(path: Path) -> str:
-    """Of a file's bytes: for the fingerprint of a classifier that learns from it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def spread_evenly(texts: Sequence[str], count: int) -> list[str]:
+    """At most `count` of them, evenly from first to last."""
+    kept = [t for t in texts if t.strip()]
+    step = max(1.0, len(kept) / count)
+    return [kept[int(i * step)] for i in range(min(count, len(kept)))]
 
 
 def read_background(path: Path, adapters: Sequence[AdapterProfile]) -> list[str]:
@@ -55,106 +95,125 @@ def read_background(path: Path, adapters: Sequence[AdapterProfile]) -> list[str]
     return lines
 
 
-# Where in a request the instruction may stand: its first and its last sentence.
-#
-# What a text is about fills the middle of a long request; what is asked for stands before or after it. So
-# classifiers look at three parts: the whole, the first sentence, the last one.
+def file_digest(path: Path) -> str:
+    """Of a file's bytes: for the fingerprint of a classifier that learns from it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-HEAD, TAIL = 600, 300  # characters of a long text that are read
-WORDS = 14  # of a sentence
-LEAST = 2  # a sentence of fewer words takes its neighbour with it
-PARTS = 3
-_CUT = re.compile(r"(?<=[.!?:;>])\s+|\s[-–—=]+>?\s|(?<=\?)")
-_FRAME = " \"'`-–=>"
-_OPTION = re.compile(r"\s*[\[(]?(?:[A-Ea-e]|[1-5]|[ivx]{1,3})[\]).:](?:\s|$)")
+# -- the regression on n-grams and vectors
 
 
-def parts(text: str) -> tuple[str, str, str]:
-    """The ends of the whole text, its first sentence and its last. A single sentence is all three.
-
-    Lines with the options of a multiple-choice question are passed over: they say little of what is asked.
-    """
-    whole = ends(text, HEAD, TAIL)
-    lines = whole.splitlines()
-    found = _pieces([line for line in lines if not _OPTION.match(line)]) or _pieces(lines)
-    if not found:
-        return whole, whole, whole
-    return whole, " ".join(_first(found)[:WORDS]), " ".join(_last(found)[-WORDS:])
-
-
-def _pieces(lines: Sequence[str]) -> list[str]:
-    stripped = (piece.strip(_FRAME) for line in lines for piece in _CUT.split(line))
-    return [piece for piece in stripped if any(map(str.isalnum, piece))]
+def fit_regression(lessons: Lessons, vectors: Array, penalty: float, temperature: float) -> Regression:
+    """Learn from the lessons. `vectors` are [texts, size]; of size 0 where there is no encoder."""
+    ngrams = Ngrams(lessons.texts)
+    similar = gram_in_pieces(vectors) + BIAS
+    for part in range(PARTS):
+        similar += gram_in_pieces(ngrams.matrix(part))
+    dual = fit_dual(similar.astype(np.float32), lessons.allowed, penalty)
+    weights = np.stack([_primal([row[part] for row in ngrams.rows], dual) for part in range(PARTS)])
+    ngrams.rows.clear()
+    return Regression(lessons.names, ngrams, weights, vectors.T @ dual, BIAS * dual.sum(axis=0), temperature)
 
 
-def _first(pieces: Sequence[str]) -> list[str]:
-    words: list[str] = []
-    for piece in pieces:
-        words += piece.split()
-        if len(words) >= LEAST:
-            break
-    return words
-
-
-def _last(pieces: Sequence[str]) -> list[str]:
-    words: list[str] = []
-    for piece in reversed(pieces):
-        words = piece.split() + words
-        if len(words) >= LEAST:
-            break
-    return words
-
-
-# What classifiers learn from: the adapters' examples, their negative examples, and general requests.
-
-
-MAX_ROWS = 4000  # texts learned at most, spread evenly over adapters
-Array = np.ndarray[Any, Any]
+def _primal(rows: list[Block], dual: Array) -> Array:
+    """Weights [BUCKETS, classes]: the texts' features times their coefficients."""
+    weights = np.zeros((BUCKETS, dual.shape[1]), np.float32)
+    for (buckets, values), coefficients in zip(rows, dual, strict=True):
+        weights[buckets] += values[:, None] * coefficients
+    return weights
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
-    """Texts and what each may be. A negative example teaches "not this adapter", not what it is instead."""
+class Regression:
+    """Weights of a fit. Probabilities are softmax(logits / temperature)."""
 
-    names: tuple[str, ...]  # classes; the last, "", is none of the adapters
-    texts: tuple[str, ...]
-    allowed: Array  # [texts, classes], 1 where a text may be of the class
+    names: tuple[str, ...]  # classes; the last is none of the adapters
+    ngrams: Ngrams
+    weights: Array  # [PARTS, BUCKETS, classes]
+    vector_weights: Array  # [vector size, classes]
+    bias: Array  # [classes]
+    temperature: float
 
-
-def lessons(adapters: Sequence[AdapterProfile], background: Path) -> Lessons | None:
-    """Of all adapters that have examples; None if there is no such adapter."""
-    learnable = [a for a in adapters if a.examples]
-    if not learnable:
-        return None
-    names = (*(a.name for a in learnable), "")
-    each = max(8, MAX_ROWS // len(names))
-    classes = np.eye(len(names), dtype=np.float32)
-    texts: list[str] = []
-    allowed: list[Array] = []
-    for i, adapter in enumerate(learnable):
-        texts += (positive := spread(adapter.examples, each))
-        allowed += [classes[i]] * len(positive)
-        texts += (negative := spread(adapter.negative_examples, each))
-        allowed += [1 - classes[i]] * len(negative)
-    texts += (general := read_background(background, adapters))
-    allowed += [classes[-1]] * len(general)
-    return Lessons(names, tuple(texts), np.array(allowed))
+    def __call__(self, text: str, vector: Array) -> Scores:
+        """Probabilities of the best adapters; `vector` is empty where the fit had none."""
+        logits = self.bias + vector @ self.vector_weights
+        for part, (buckets, found) in enumerate(self.ngrams(text)):
+            logits = logits + found @ self.weights[part, buckets]
+        chances = softmax(logits / self.temperature)
+        return best_scores(self.names, chances)
 
 
-def spread(texts: Sequence[str], count: int) -> list[str]:
-    """At most `count` of them, evenly from first to last."""
-    kept = [t for t in texts if t.strip()]
-    step = max(1.0, len(kept) / count)
-    return [kept[int(i * step)] for i in range(min(count, len(kept)))]
+def best_scores(names: Sequence[str], chances: Array, evidence: str = "") -> Scores:
+    """The best adapters of `names`, the last of which is none of them; that chance is the usual evidence."""
+    best = np.argsort(-chances[:-1])[:MOST_NAMED]
+    return Scores(
+        {names[i]: float(chances[i]) for i in best}, evidence=evidence or f"none of them: {chances[-1]:.2f}"
+    )
 
 
-# Hashed word and character n-grams of a request: three blocks of features, one for each part of it.
+# -- penalised softmax regression by its dual: a coefficient for each text and class
 
 
-SIZE = 1 << 13  # hash buckets of a block
-MARKED = 6  # first and last words of the whole that also count as such
-Block = tuple[Array, Array]  # buckets and their values
+def fit_dual(gram: Array, allowed: Array, penalty: float = PENALTY, iterations: int = ITERATIONS) -> Array:
+    """Coefficients [rows, classes], by accelerated gradient steps. `gram` is [rows, rows], BIAS included.
+
+    A row that may be of several classes is taught that it is one of them, not which.
+    """
+    weight = balanced_weights(allowed)
+    bound = 0.5 * float(np.abs(gram * weight).sum(axis=1).max()) + penalty
+    dual = ahead = np.zeros_like(allowed)
+    momentum = 1.0
+    for _ in range(iterations):
+        chances = softmax(product_in_pieces(gram, ahead))
+        target = chances * allowed
+        target /= np.maximum(target.sum(axis=1, keepdims=True), 1e-9)
+        step = ahead - (weight[:, None] * (chances - target) + penalty * ahead) / bound
+        following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
+        ahead = step + (momentum - 1) / following * (step - dual)
+        dual, momentum = step, following
+    return dual
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities along the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    chances: Array = powers / powers.sum(axis=-1, keepdims=True)
+    return chances
+
+
+def product_in_pieces(left: Array, right: Array) -> Array:
+    """Matrix product in pieces too small for BLAS to start threads, which would fight the engine's."""
+    rows = _piece(right)
+    return np.concatenate([left[i : i + rows] @ right for i in range(0, len(left), rows)])
+
+
+def gram_in_pieces(rows: Array) -> Array:
+    """`rows @ rows.T` [rows, rows] in such pieces, each product of two rows made once."""
+    count = len(rows)
+    made = np.empty((count, count), rows.dtype)
+    step = _piece(rows)
+    for start in range(0, count, step):
+        part = rows[start : start + step] @ rows[start:].T
+        made[start : start + step, start:] = part
+        made[start:, start : start + step] = part.T
+    return made
+
+
+def _piece(right: Array) -> int:
+    """Rows on the left of a product with `right` that BLAS still takes in one thread."""
+    return max(16, 250_000 // max(1, right.size))
+
+
+def balanced_weights(allowed: Array) -> Array:
+    """Row weights that sum to 1, each class with the same share of them."""
+    single = allowed.sum(axis=1) == 1
+    counts = np.maximum(allowed[single].sum(axis=0), 1)
+    weight = (allowed / counts).max(axis=1)
+    shares: Array = (weight / weight.sum()).astype(np.float32)
+    return shares
+
+
+# -- hashed word and character n-grams
 
 
 class Ngrams:
@@ -166,7 +225,7 @@ class Ngrams:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.rows = [list(_blocks(text)) for text in texts]
-        seen = np.zeros((PARTS, SIZE), np.float32)
+        seen = np.zeros((PARTS, BUCKETS), np.float32)
         for row in self.rows:
             for k, (buckets, _) in enumerate(row):
                 seen[k, buckets] += 1
@@ -178,8 +237,8 @@ class Ngrams:
         return self._weighed(_blocks(text))
 
     def matrix(self, part: int) -> Array:
-        """The texts learned from as rows, [texts, SIZE]."""
-        dense = np.zeros((len(self.rows), SIZE), np.float32)
+        """The texts learned from as rows, [texts, BUCKETS]."""
+        dense = np.zeros((len(self.rows), BUCKETS), np.float32)
         for out, row in zip(dense, self.rows, strict=True):
             buckets, values = row[part]
             out[buckets] = values
@@ -194,7 +253,7 @@ class Ngrams:
 
 
 def _blocks(text: str) -> Iterator[Block]:
-    for part in parts(text):
+    for part in whole_first_last(text):
         yield _features(words(part))
 
 
@@ -204,9 +263,9 @@ def _features(tokens: Sequence[str]) -> Block:
     pairs = [f"{a} {b}" for a, b in itertools.pairwise(tokens)]
     named = [zlib.crc32(t.encode()) for t in (*tokens, *pairs, *marked)]
     grams = _byte_grams(" ".join(["", *tokens, ""]).encode())
-    total = np.zeros(SIZE, np.float32)
+    total = np.zeros(BUCKETS, np.float32)
     for hashes, share in ((np.array(named, np.uint32), 1.0), (grams, 0.7)):
-        counts = np.sqrt(np.bincount(hashes % SIZE, minlength=SIZE).astype(np.float32))
+        counts = np.sqrt(np.bincount(hashes % BUCKETS, minlength=BUCKETS).astype(np.float32))
         total += share * counts / (np.linalg.norm(counts) or 1.0)
     buckets = np.flatnonzero(total)
     return buckets, total[buckets]
@@ -225,113 +284,52 @@ def _byte_grams(data: bytes) -> Array:
     return np.concatenate(runs) if runs else np.zeros(0, np.uint32)
 
 
-# Penalised softmax regression by its dual: what is learned is a coefficient for each text and class.
+# -- the parts of a request: what it is about fills the middle, what is asked for stands before or after
 
 
-ITERATIONS = 60
-BIAS = 0.1  # square of the constant feature
-PENALTY = 1e-3
+def whole_first_last(text: str) -> tuple[str, str, str]:
+    """The ends of the whole text, its first sentence and its last. A single sentence is all three.
 
-
-def fit_dual(gram: Array, allowed: Array, penalty: float = PENALTY, iterations: int = ITERATIONS) -> Array:
-    """Coefficients [rows, classes], by accelerated gradient steps. `gram` is [rows, rows], BIAS included.
-
-    A row that may be of several classes is taught that it is one of them, not which.
+    Lines with the options of a multiple-choice question are passed over: they say little of what is asked.
     """
-    weight = balance(allowed)
-    bound = 0.5 * float(np.abs(gram * weight).sum(axis=1).max()) + penalty
-    dual = ahead = np.zeros_like(allowed)
-    momentum = 1.0
-    for _ in range(iterations):
-        chances = softmax(product(gram, ahead))
-        target = chances * allowed
-        target /= np.maximum(target.sum(axis=1, keepdims=True), 1e-9)
-        step = ahead - (weight[:, None] * (chances - target) + penalty * ahead) / bound
-        following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
-        ahead = step + (momentum - 1) / following * (step - dual)
-        dual, momentum = step, following
-    return dual
+    whole = cut_middle(text, HEAD, TAIL)
+    lines = whole.splitlines()
+    found = _pieces([line for line in lines if not _OPTION.match(line)]) or _pieces(lines)
+    if not found:
+        return whole, whole, whole
+    return whole, " ".join(_first(found)[:SENTENCE_WORDS]), " ".join(_last(found)[-SENTENCE_WORDS:])
 
 
-def softmax(logits: Array) -> Array:
-    """Probabilities along the last axis."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    chances: Array = powers / powers.sum(axis=-1, keepdims=True)
-    return chances
+def _pieces(lines: Sequence[str]) -> list[str]:
+    stripped = (piece.strip(_FRAME) for line in lines for piece in _CUT.split(line))
+    return [piece for piece in stripped if any(map(str.isalnum, piece))]
 
 
-def product(left: Array, right: Array) -> Array:
-    """Matrix product in pieces too small for BLAS to start threads, which would fight the engine's."""
-    rows = _piece(right)
-    return np.concatenate([left[i : i + rows] @ right for i in range(0, len(left), rows)])
+def _first(pieces: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for piece in pieces:
+        found += piece.split()
+        if len(found) >= LEAST_WORDS:
+            break
+    return found
 
 
-def gram(rows: Array) -> Array:
-    """`rows @ rows.T` [rows, rows] in such pieces, each product of two rows made once."""
-    count = len(rows)
-    made = np.empty((count, count), rows.dtype)
-    step = _piece(rows)
-    for start in range(0, count, step):
-        part = rows[start : start + step] @ rows[start:].T
-        made[start : start + step, start:] = part
-        made[start:, start : start + step] = part.T
-    return made
+def _last(pieces: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for piece in reversed(pieces):
+        found = piece.split() + found
+        if len(found) >= LEAST_WORDS:
+            break
+    return found
 
 
-def _piece(right: Array) -> int:
-    """Rows on the left of a product with `right` that BLAS still takes in one thread."""
-    return max(16, 250_000 // max(1, right.size))
+def cut_middle(text: str, head: int, tail: int) -> str:
+    """The first `head` and last `tail` characters: an instruction stands before or after what it is about."""
+    if len(text) <= head + tail:
+        return text
+    return f"{text[:head]} … {text[-tail:]}"
 
 
-def balance(allowed: Array) -> Array:
-    """Row weights that sum to 1, each class with the same share of them."""
-    single = allowed.sum(axis=1) == 1
-    counts = np.maximum(allowed[single].sum(axis=0), 1)
-    weight = (allowed / counts).max(axis=1)
-    shares: Array = (weight / weight.sum()).astype(np.float32)
-    return shares
-
-
-SHOWN = 8  # adapters named in one answer at most
-
-
-@dataclass(frozen=True, slots=True)
-class Regression:
-    """Weights of a fit. Probabilities are softmax(logits / temperature)."""
-
-    names: tuple[str, ...]  # classes; the last is none of the adapters
-    ngrams: Ngrams
-    weights: Array  # [PARTS, SIZE, classes]
-    vector_weights: Array  # [vector size, classes]
-    bias: Array  # [classes]
-    temperature: float
-
-    def __call__(self, text: str, vector: Array) -> Scores:
-        """Probabilities of the best adapters; `vector` is empty where the fit had none."""
-        logits = self.bias + vector @ self.vector_weights
-        for part, (buckets, found) in enumerate(self.ngrams(text)):
-            logits = logits + found @ self.weights[part, buckets]
-        chances = softmax(logits / self.temperature)
-        best = np.argsort(-chances[:-1])[:SHOWN]
-        values = {self.names[i]: float(chances[i]) for i in best}
-        return Scores(values, evidence=f"none of them: {chances[-1]:.2f}")
-
-
-def fit(lessons: Lessons, vectors: Array, penalty: float, temperature: float) -> Regression:
-    """Learn from the lessons. `vectors` are [texts, size]; of size 0 where there is no encoder."""
-    ngrams = Ngrams(lessons.texts)
-    similar = gram(vectors) + BIAS
-    for part in range(PARTS):
-        similar += gram(ngrams.matrix(part))
-    dual = fit_dual(similar.astype(np.float32), lessons.allowed, penalty)
-    weights = np.stack([_primal([row[part] for row in ngrams.rows], dual) for part in range(PARTS)])
-    ngrams.rows.clear()
-    return Regression(lessons.names, ngrams, weights, vectors.T @ dual, BIAS * dual.sum(axis=0), temperature)
-
-
-def _primal(rows: list[Block], dual: Array) -> Array:
-    """Weights [SIZE, classes]: the texts' features times their coefficients."""
-    weights = np.zeros((SIZE, dual.shape[1]), np.float32)
-    for (buckets, values), coefficients in zip(rows, dual, strict=True):
-        weights[buckets] += values[:, None] * coefficients
-    return weights
+def words(text: str) -> list[str]:
+    """Words of `text`, case folded; `C++`, `c#` and `don't` stay whole."""
+    return WORD.findall(text.casefold().replace("’", "'"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router.classifiers.regression import lessons, spread
+from router.classifiers.regression import lessons_of, spread_evenly
 from router.types import AdapterProfile
 
 TEA = AdapterProfile("tea", "1", examples=("brew tea", " "), negative_examples=("a tea towel",))
@@ -21,7 +21,7 @@ def background(tmp_path: Path) -> Path:
 
 
 def test_examples_negatives_and_background(background: Path) -> None:
-    learned = lessons([TEA, BARE, AdapterProfile("ale", "1", examples=("draw ale",))], background)
+    learned = lessons_of([TEA, BARE, AdapterProfile("ale", "1", examples=("draw ale",))], background)
     assert learned is not None
     assert learned.names == ("tea", "ale", "")
     assert learned.texts == ("brew tea", "a tea towel", "draw ale", "hello")
@@ -29,10 +29,10 @@ def test_examples_negatives_and_background(background: Path) -> None:
 
 
 def test_nothing_to_learn(background: Path) -> None:
-    assert lessons([BARE], background) is None
+    assert lessons_of([BARE], background) is None
 
 
 def test_many_examples_are_thinned_evenly() -> None:
     texts = [f"t{i}" for i in range(100)]
-    assert spread(texts, 4) == ["t0", "t25", "t50", "t75"]
-    assert spread(texts, 1000) == texts
+    assert spread_evenly(texts, 4) == ["t0", "t25", "t50", "t75"]
+    assert spread_evenly(texts, 1000) == texts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from router.classifiers.regression import PARTS, SIZE, Ngrams
+from router.classifiers.regression import BUCKETS, PARTS, Ngrams
 
 TEXTS = ["Sum it up. Bees dance in the hive.", "Bees dance", "Ants march"]
 
@@ -13,7 +13,7 @@ def test_each_part_is_a_unit_vector_in_its_own_block() -> None:
     ngrams = Ngrams(TEXTS)
     for part in range(PARTS):
         rows = ngrams.matrix(part)
-        assert rows.shape == (len(TEXTS), SIZE)
+        assert rows.shape == (len(TEXTS), BUCKETS)
         assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     whole, first, last = (ngrams.matrix(part) for part in range(PARTS))
     assert last[0] @ last[1] > first[0] @ first[1] + 0.2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.classifiers.regression import HEAD, TAIL, WORDS, parts
+from router.classifiers.regression import HEAD, SENTENCE_WORDS, TAIL, whole_first_last
 
 
 @pytest.mark.parametrize(
@@ -22,10 +22,10 @@ from router.classifiers.regression import HEAD, TAIL, WORDS, parts
     ],
 )
 def test_first_and_last_sentence(text: str, first: str, last: str) -> None:
-    assert parts(text) == (text, first, last)
+    assert whole_first_last(text) == (text, first, last)
 
 
 def test_long_texts_and_long_sentences_are_cut() -> None:
-    whole, first, last = parts("word " * 1000)
+    whole, first, last = whole_first_last("word " * 1000)
     assert len(whole) < HEAD + TAIL + 10
-    assert len(first.split()) == len(last.split()) == WORDS
+    assert len(first.split()) == len(last.split()) == SENTENCE_WORDS

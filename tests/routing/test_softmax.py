@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from router.classifiers.regression import balance, fit_dual, product, softmax
+from router.classifiers.regression import balanced_weights, fit_dual, product_in_pieces, softmax
 
 
 def test_the_gradient_steps_reach_the_optimum() -> None:
@@ -17,7 +17,7 @@ def test_the_gradient_steps_reach_the_optimum() -> None:
     allowed[-1] = (1, 1, 0)
     gram = x @ x.T
     fast = fit_dual(gram, allowed, penalty)
-    weight, slow = balance(allowed)[:, None], np.zeros_like(allowed)
+    weight, slow = balanced_weights(allowed)[:, None], np.zeros_like(allowed)
     for _ in range(5000):
         p = softmax(gram @ slow)
         q = p * allowed / (p * allowed).sum(1, keepdims=True)
@@ -28,10 +28,10 @@ def test_the_gradient_steps_reach_the_optimum() -> None:
 def test_the_pieces_of_a_product_make_the_product() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.normal(size=(300, 300)), rng.normal(size=(300, 40))
-    assert np.allclose(product(a, b), a @ b)
-    assert not product(np.zeros((5, 0)), np.zeros((0, 5))).any()
+    assert np.allclose(product_in_pieces(a, b), a @ b)
+    assert not product_in_pieces(np.zeros((5, 0)), np.zeros((0, 5))).any()
 
 
 def test_every_class_weighs_the_same() -> None:
     allowed = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
-    assert np.allclose(balance(allowed), [1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    assert np.allclose(balanced_weights(allowed), [1 / 6, 1 / 6, 1 / 6, 1 / 2])
