@@ -1,4 +1,4 @@
-"""AdapterService: the registry over gRPC."""
+"""AdapterService: the registry over gRPC; and pages of a list, for other services too."""
 
 from __future__ import annotations
 
@@ -9,107 +9,24 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
 
 from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequest
 from router.names import parse_adapter, parse_version
 from router.ports import AdapterRegistry, Force
-from router.server.call import current_call
-from router.server.convert import adapter_message, caller, event_message
+from router.server.call import caller_of, current_call
+from router.server.convert import adapter_message, event_message
 from router.types import AdapterInfo, AdapterRef
 from router.v1 import adapters_pb2 as pb
 from router.v1.adapters_pb2_grpc import AdapterServiceServicer
 
-# Pages of a list by an opaque token that is bound to the filters it was made with.
-
-
-DEFAULT_SIZE, MAX_SIZE = 50, 500
-
-
-class Named(Protocol):
-    """What stands in a list by its name."""
-
-    @property
-    def name(self) -> str:
-        """Unique in the list."""
-        ...
-
-
-T = TypeVar("T")
-N = TypeVar("N", bound=Named)
-Key = tuple[str, tuple[tuple[int, int, str], ...]]
-
-
-def order(ref: AdapterRef) -> Key:
-    """By name, then by version with numbers as numbers: 1.9 before 1.10."""
-    parts = re.findall(r"\d+|\D+", ref.version)
-    return ref.name, tuple((0, int(p), p) if p.isdecimal() else (1, 0, p) for p in parts)
-
-
-def page(
-    infos: Iterable[AdapterInfo], size: int, token: str, filters: Sequence[str]
-) -> tuple[list[AdapterInfo], str]:
-    """The entries after `token`, and the token of the next page ('' on the last).
-
-    Size 0 is 50, more than 500 is 500. Entries that come or go between pages shift nothing.
-    """
-    return _page(infos, lambda i: (i.ref.name, i.ref.version), _place, size, token, filters)
-
-
-def page_by_name(entries: Iterable[N], size: int, token: str, what: str) -> tuple[list[N], str]:
-    """The same of entries that have a name; `what` they are keeps their tokens apart from others'."""
-    return _page(entries, lambda e: (e.name, ""), lambda key: key, size, token, (what,))
-
-
-def _page(
-    entries: Iterable[T],
-    key: Callable[[T], tuple[str, str]],
-    place: Callable[[tuple[str, str]], Any],
-    size: int,
-    token: str,
-    filters: Sequence[str],
-) -> tuple[list[T], str]:
-    """`key` is what a token keeps of an entry, `place` where that stands in the list."""
-    if size < 0:
-        raise InvalidRequest([FieldViolation("page_size", "must be 0 or more")])
-    most = min(size or DEFAULT_SIZE, MAX_SIZE)
-    rows = sorted(entries, key=lambda entry: place(key(entry)))
-    if token:
-        after = place(_decode(token, filters))
-        rows = [entry for entry in rows if place(key(entry)) > after]
-    shown = rows[:most]
-    return shown, _encode(key(shown[-1]), filters) if len(rows) > most else ""
-
-
-def _place(key: tuple[str, str]) -> Key:
-    return order(AdapterRef(*key))
-
-
-def _scope(filters: Sequence[str]) -> str:
-    return hashlib.sha256(json.dumps(list(filters)).encode()).hexdigest()[:16]
-
-
-def _encode(key: tuple[str, str], filters: Sequence[str]) -> str:
-    raw = json.dumps([_scope(filters), *key])
-    return base64.urlsafe_b64encode(raw.encode()).decode()
-
-
-def _decode(token: str, filters: Sequence[str]) -> tuple[str, str]:
-    try:
-        scope, name, version = json.loads(base64.b64decode(token.encode(), b"-_", validate=True))
-        valid = scope == _scope(filters) and isinstance(name, str) and isinstance(version, str)
-    except (ValueError, TypeError, binascii.Error, RecursionError):
-        valid = False
-    if not valid:
-        text = "is not a token of this list under these filters; start again without one"
-        raise InvalidRequest([FieldViolation("page_token", text)])
-    return name, version
-
-
-Context = grpc.aio.ServicerContext[Any, Any]
 MAX_FILTER_BYTES, MAX_TOKEN_BYTES, MAX_REASON_BYTES = 64, 1024, 500
+DEFAULT_PAGE, MAX_PAGE = 50, 500  # entries
+Context = grpc.aio.ServicerContext[Any, Any]
+T = TypeVar("T")
+Key: TypeAlias = tuple[str, str]  # name and version; of what has no version, ""
 
 
 class AdapterService(AdapterServiceServicer):
@@ -132,7 +49,8 @@ class AdapterService(AdapterServiceServicer):
             for info in self._registry.list()
             if request.domain in ("", info.domain) and request.task in ("", info.task)
         )
-        shown, token = page(infos, request.page_size, request.page_token, (request.domain, request.task))
+        filters = (request.domain, request.task)
+        shown, token = page(infos, name_and_version, request.page_size, request.page_token, filters)
         return pb.ListAdaptersResponse(adapters=map(self._message, shown), next_page_token=token)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Context) -> pb.GetAdapterResponse:
@@ -161,7 +79,7 @@ class AdapterService(AdapterServiceServicer):
         if request.reason and not request.force:
             found.add("reason", "is only recorded with force")
         found.check()
-        force = Force(caller(context.peer()), request.reason) if request.force else None
+        force = Force(caller_of(context.peer()), request.reason) if request.force else None
         info, previous = await self._registry.set_default(parse_version(request.name), request.etag, force)
         return pb.SetDefaultVersionResponse(
             adapter=self._message(info), previous=previous.resource if previous else ""
@@ -197,3 +115,58 @@ class AdapterService(AdapterServiceServicer):
             return self._registry.etag(ref)
         except AdapterNotFound:  # removed since; the event still tells of it
             return ""
+
+
+# -- Pages of a list by an opaque token that is bound to the filters it was made with.
+
+
+def page(
+    entries: Iterable[T], key: Callable[[T], Key], size: int, token: str, filters: Sequence[str]
+) -> tuple[list[T], str]:
+    """The entries after `token`, and the token of the next page ('' on the last).
+
+    Size 0 is 50, more than 500 is 500. Entries that come or go between pages shift nothing: a token keeps
+    the key of the last that was shown. Lists of other things say in `filters` what they are.
+    """
+    if size < 0:
+        raise InvalidRequest([FieldViolation("page_size", "must be 0 or more")])
+    most = min(size or DEFAULT_PAGE, MAX_PAGE)
+    rows = sorted(entries, key=lambda entry: place(key(entry)))
+    if token:
+        after = place(_decode(token, filters))
+        rows = [entry for entry in rows if place(key(entry)) > after]
+    shown = rows[:most]
+    return shown, _encode(key(shown[-1]), filters) if len(rows) > most else ""
+
+
+def name_and_version(info: AdapterInfo) -> Key:
+    """The key of an adapter."""
+    return info.ref.name, info.ref.version
+
+
+def place(key: Key) -> tuple[str, tuple[tuple[int, int, str], ...]]:
+    """By name, then by version with numbers as numbers: 1.9 before 1.10."""
+    name, version = key
+    parts = re.findall(r"\d+|\D+", version)
+    return name, tuple((0, int(p), p) if p.isdecimal() else (1, 0, p) for p in parts)
+
+
+def _scope(filters: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(filters)).encode()).hexdigest()[:16]
+
+
+def _encode(key: Key, filters: Sequence[str]) -> str:
+    raw = json.dumps([_scope(filters), *key])
+    return base64.urlsafe_b64encode(raw.encode()).decode()
+
+
+def _decode(token: str, filters: Sequence[str]) -> Key:
+    try:
+        scope, name, version = json.loads(base64.b64decode(token.encode(), b"-_", validate=True))
+        valid = scope == _scope(filters) and isinstance(name, str) and isinstance(version, str)
+    except (ValueError, TypeError, binascii.Error, RecursionError):
+        valid = False
+    if not valid:
+        text = "is not a token of this list under these filters; start again without one"
+        raise InvalidRequest([FieldViolation("page_token", text)])
+    return name, version

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from router.types import Decision, Usage
 
@@ -73,3 +74,13 @@ def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
     return new_id()
+
+
+def caller_of(peer: str) -> str:
+    """Who calls, for a record: gRPC's name of the peer without its port, which says nothing later.
+
+    >>> caller_of("ipv4:127.0.0.1:50123"), caller_of("ipv6:%5B::1%5D:50123")
+    ('127.0.0.1', '::1')
+    """
+    kind, _, address = unquote(peer).partition(":")
+    return address.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else peer

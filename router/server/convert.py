@@ -1,11 +1,13 @@
-"""The only code that knows both proto messages and `router.types`."""
+"""The only code that knows both proto messages and `router.types`: requests in, answers and adapters out.
+
+Every bad field of a request is named in one InvalidRequest.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from urllib.parse import unquote
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,7 +16,7 @@ from router.engine.base import Delta
 from router.errors import Findings
 from router.judging import REFERENCE
 from router.names import ADAPTER_FORM, BASE, split_adapter
-from router.server.status import clean
+from router.server.status import redacted
 from router.types import (
     AdapterEvent,
     AdapterEventKind,
@@ -36,77 +38,6 @@ from router.types import (
 from router.v1 import adapters_pb2 as adapters_pb
 from router.v1 import inference_pb2 as pb
 
-# Sampling: each field said is checked against the range in the proto's comments.
-
-
-MAX_STOPS, MAX_STOP_BYTES, MAX_LOGPROBS = 16, 256, 20
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Closed at `high`, closed at `low` unless `above`."""
-
-    field: str
-    low: float
-    high: float = math.inf
-    above: bool = False
-
-    def problem(self, value: float) -> str:
-        """What is wrong with `value`; empty if nothing is."""
-        if not math.isfinite(value):
-            return "must be a finite number"
-        low_ok = value > self.low if self.above else value >= self.low
-        if low_ok and value <= self.high:
-            return ""
-        if math.isinf(self.high):
-            return f"must be {self.low} or more, got {value:g}"
-        return f"must be in {'(' if self.above else '['}{self.low}, {self.high}], got {value:g}"
-
-
-RANGES = (
-    Range("temperature", 0, 2),
-    Range("top_p", 0, 1, above=True),
-    Range("top_k", 0),
-    Range("min_p", 0, 1),
-    Range("repetition_penalty", 0, 2, above=True),
-    Range("frequency_penalty", -2, 2),
-    Range("presence_penalty", -2, 2),
-    Range("seed", 0),
-    Range("logprobs", 0, MAX_LOGPROBS),
-)
-
-
-def sampling_of(message: pb.Sampling, max_tokens_limit: int, found: Findings) -> Sampling:
-    """What the caller said; a field that was not said stays None, an explicit 0 stays 0."""
-    lengths = (Range("max_tokens", 1, max_tokens_limit), Range("min_tokens", 0, max_tokens_limit))
-    said: dict[str, float | int] = {}
-    for rule in (*lengths, *RANGES):
-        if not message.HasField(rule.field):
-            continue
-        said[rule.field] = value = getattr(message, rule.field)
-        if problem := rule.problem(value):
-            found.add(f"sampling.{rule.field}", problem)
-    if "max_tokens" in said and said.get("min_tokens", 0) > said["max_tokens"] >= 1:
-        found.add("sampling.min_tokens", "must not be more than max_tokens")
-    stop = _stops(message.stop, found)
-    return Sampling(stop=stop, **said)  # type: ignore[arg-type]  # the proto fixes int or float for each
-
-
-def _stops(stops: Iterable[str], found: Findings) -> tuple[str, ...] | None:
-    strings = tuple(stops)
-    if len(strings) > MAX_STOPS:
-        found.add("sampling.stop", f"must have at most {MAX_STOPS} entries, got {len(strings)}")
-        return None
-    for i, stop in enumerate(strings):
-        if not stop:
-            found.add(f"sampling.stop[{i}]", "must not be empty")
-        found.text(f"sampling.stop[{i}]", stop, MAX_STOP_BYTES)
-    return strings or None
-
-
-# Proto requests to `types.Request`; every bad field is named in one InvalidRequest.
-
-
 MAX_MESSAGES, MAX_LABELS, MAX_LABEL_BYTES, MAX_HINT_BYTES, MAX_UNIT_BYTES = 256, 16, 64, 64, 256
 MAX_REFERENCE_BYTES = 4096
 ROLES: Mapping[int, Role] = {
@@ -114,6 +45,7 @@ ROLES: Mapping[int, Role] = {
     pb.ROLE_USER: "user",
     pb.ROLE_ASSISTANT: "assistant",
 }
+MAX_STOPS, MAX_STOP_BYTES, MAX_LOGPROBS = 16, 256, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +152,72 @@ def _labels(labels: Mapping[str, str], found: Findings) -> dict[str, str]:
     return dict(labels)
 
 
-# Answers: `types` and engine events to proto.
+# -- Sampling: each field that was said is checked against the range in the proto's comments.
 
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Closed at `high`, closed at `low` unless `above`."""
+
+    field: str
+    low: float
+    high: float = math.inf
+    above: bool = False
+
+    def problem(self, value: float) -> str:
+        """What is wrong with `value`; empty if nothing is."""
+        if not math.isfinite(value):
+            return "must be a finite number"
+        low_ok = value > self.low if self.above else value >= self.low
+        if low_ok and value <= self.high:
+            return ""
+        if math.isinf(self.high):
+            return f"must be {self.low} or more, got {value:g}"
+        return f"must be in {'(' if self.above else '['}{self.low}, {self.high}], got {value:g}"
+
+
+RANGES = (
+    Range("temperature", 0, 2),
+    Range("top_p", 0, 1, above=True),
+    Range("top_k", 0),
+    Range("min_p", 0, 1),
+    Range("repetition_penalty", 0, 2, above=True),
+    Range("frequency_penalty", -2, 2),
+    Range("presence_penalty", -2, 2),
+    Range("seed", 0),
+    Range("logprobs", 0, MAX_LOGPROBS),
+)
+
+
+def sampling_of(message: pb.Sampling, max_tokens_limit: int, found: Findings) -> Sampling:
+    """What the caller said; a field that was not said stays None, an explicit 0 stays 0."""
+    lengths = (Range("max_tokens", 1, max_tokens_limit), Range("min_tokens", 0, max_tokens_limit))
+    said: dict[str, float | int] = {}
+    for rule in (*lengths, *RANGES):
+        if not message.HasField(rule.field):
+            continue
+        said[rule.field] = value = getattr(message, rule.field)
+        if problem := rule.problem(value):
+            found.add(f"sampling.{rule.field}", problem)
+    if "max_tokens" in said and said.get("min_tokens", 0) > said["max_tokens"] >= 1:
+        found.add("sampling.min_tokens", "must not be more than max_tokens")
+    stop = _stops(message.stop, found)
+    return Sampling(stop=stop, **said)  # type: ignore[arg-type]  # the proto fixes int or float for each
+
+
+def _stops(stops: Iterable[str], found: Findings) -> tuple[str, ...] | None:
+    strings = tuple(stops)
+    if len(strings) > MAX_STOPS:
+        found.add("sampling.stop", f"must have at most {MAX_STOPS} entries, got {len(strings)}")
+        return None
+    for i, stop in enumerate(strings):
+        if not stop:
+            found.add(f"sampling.stop[{i}]", "must not be empty")
+        found.text(f"sampling.stop[{i}]", stop, MAX_STOP_BYTES)
+    return strings or None
+
+
+# -- Answers.
 
 REASONS = {
     Reason.EXPLICIT: pb.DECISION_REASON_EXPLICIT,
@@ -237,10 +233,24 @@ FINISH_REASONS = {
 }
 
 
-def duration(seconds: float) -> Duration:
-    """A proto duration; negative times are 0."""
-    nanos = max(round(seconds * 1e9), 0)
-    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+def delta_message(delta: Delta) -> pb.StreamGenerateResponse:
+    """Text of one step; on the path of every token, so nothing is built that is empty."""
+    message = pb.Delta(text=delta.text, tokens=delta.tokens)
+    if delta.logprobs:
+        message.logprobs.extend(logprob_messages(delta.logprobs))
+    return pb.StreamGenerateResponse(delta=message)
+
+
+def started_message(response_id: str, decision: Decision, explain: bool) -> pb.StreamGenerateResponse:
+    """The first event of a stream."""
+    started = pb.Started(response_id=response_id, decision=decision_message(decision, explain))
+    return pb.StreamGenerateResponse(started=started)
+
+
+def finished_message(reason: FinishReason, usage: Usage) -> pb.StreamGenerateResponse:
+    """The last event of a stream."""
+    finished = pb.Finished(reason=FINISH_REASONS[reason], usage=usage_message(usage))
+    return pb.StreamGenerateResponse(finished=finished)
 
 
 def decision_message(decision: Decision, explain: bool) -> pb.Decision:
@@ -267,7 +277,7 @@ def _vote(vote: Vote) -> pb.Vote:
         classifier=vote.classifier,
         scores=dict(vote.scores),
         declined=vote.declined,
-        error=clean(vote.error),
+        error=redacted(vote.error),
         latency=duration(vote.latency),
         evidence=vote.evidence,
     )
@@ -301,28 +311,7 @@ def logprob_messages(logprobs: Iterable[TokenLogprob]) -> list[pb.TokenLogprob]:
     ]
 
 
-def delta_message(delta: Delta) -> pb.StreamGenerateResponse:
-    """Text of one step; on the path of every token, so nothing is built that is empty."""
-    message = pb.Delta(text=delta.text, tokens=delta.tokens)
-    if delta.logprobs:
-        message.logprobs.extend(logprob_messages(delta.logprobs))
-    return pb.StreamGenerateResponse(delta=message)
-
-
-def started_message(response_id: str, decision: Decision, explain: bool) -> pb.StreamGenerateResponse:
-    """The first event of a stream."""
-    started = pb.Started(response_id=response_id, decision=decision_message(decision, explain))
-    return pb.StreamGenerateResponse(started=started)
-
-
-def finished_message(reason: FinishReason, usage: Usage) -> pb.StreamGenerateResponse:
-    """The last event of a stream."""
-    finished = pb.Finished(reason=FINISH_REASONS[reason], usage=usage_message(usage))
-    return pb.StreamGenerateResponse(finished=finished)
-
-
-# Adapters and their lifecycle events: `types` to proto.
-
+# -- Adapters and their lifecycle events.
 
 STATES = {
     AdapterState.DISCOVERED: adapters_pb.Adapter.STATE_DISCOVERED,
@@ -336,12 +325,6 @@ KINDS = {
     AdapterEventKind.CHANGED: adapters_pb.WatchAdaptersResponse.KIND_CHANGED,
     AdapterEventKind.REMOVED: adapters_pb.WatchAdaptersResponse.KIND_REMOVED,
 }
-
-
-def timestamp(unix_seconds: float) -> Timestamp:
-    """A proto timestamp."""
-    nanos = round(unix_seconds * 1e9)
-    return Timestamp(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
 
 
 def adapter_message(info: AdapterInfo, etag: str) -> adapters_pb.Adapter:
@@ -362,12 +345,12 @@ def adapter_message(info: AdapterInfo, etag: str) -> adapters_pb.Adapter:
         pinned=info.pinned,
         leases=info.leases,
         last_used=None if info.last_used is None else timestamp(info.last_used),
-        error=clean(info.error, files=True),
-        notes=[clean(note, files=True) for note in info.notes],
+        error=redacted(info.error, files=True),
+        notes=[redacted(note, files=True) for note in info.notes],
         etag=etag,
         routable=info.routable,
-        gate=clean(info.gate, files=True),
-        gate_advice=clean(info.gate_advice, files=True),
+        gate=redacted(info.gate, files=True),
+        gate_advice=redacted(info.gate_advice, files=True),
         override=None if info.override is None else _override(info.override),
     )
 
@@ -377,19 +360,9 @@ def _override(override: Override) -> adapters_pb.Adapter.Override:
         by=override.by,
         time=timestamp(override.time),
         reason=override.reason,
-        finding=clean(override.finding, files=True),
+        finding=redacted(override.finding, files=True),
         weights_sha256=override.weights_sha256,
     )
-
-
-def caller(peer: str) -> str:
-    """Who calls, for a record: gRPC's name of the peer without its port, which says nothing later.
-
-    >>> caller("ipv4:127.0.0.1:50123"), caller("ipv6:%5B::1%5D:50123")
-    ('127.0.0.1', '::1')
-    """
-    kind, _, address = unquote(peer).partition(":")
-    return address.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else peer
 
 
 def event_message(event: AdapterEvent, etag: str) -> adapters_pb.WatchAdaptersResponse:
@@ -397,3 +370,15 @@ def event_message(event: AdapterEvent, etag: str) -> adapters_pb.WatchAdaptersRe
     return adapters_pb.WatchAdaptersResponse(
         kind=KINDS[event.kind], adapter=adapter_message(event.adapter, etag), time=timestamp(event.time)
     )
+
+
+def timestamp(unix_seconds: float) -> Timestamp:
+    """A proto timestamp."""
+    nanos = round(unix_seconds * 1e9)
+    return Timestamp(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+
+
+def duration(seconds: float) -> Duration:
+    """A proto duration; negative times are 0."""
+    nanos = max(round(seconds * 1e9), 0)
+    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)

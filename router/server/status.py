@@ -1,7 +1,8 @@
-"""Exceptions to gRPC statuses: the one mapping.
+"""An exception as the caller sees it: one gRPC status with google.rpc details.
 
 The code of a RouterError is its class's `code`; anything else is INTERNAL. An INTERNAL answer has a fixed
-text and the request id, never the exception's text; of others callers get what `router.server.status` leaves.
+text and the request id. Nobody outside is told of the server's inside: no URL (of a database: with its
+password), no path of this machine, no name of a class, no traceback; the log keeps all of it.
 """
 
 from __future__ import annotations
@@ -27,87 +28,87 @@ from router.errors import (
     Unavailable,
 )
 
-# What callers are told of an error: the one place where that is decided.
-#
-# Nobody outside is told of the server's inside: no URL (of a database: with its password), no path of this
-# machine, no name of a class, no traceback. The log keeps all of it.
+DOMAIN = "lora-router"
+CODES = {code.name: code for code in grpc.StatusCode}
+INTERNAL_TEXT = "internal error; the server's log has the rest under this request id"
+MAX_MESSAGE, MAX_DETAILS, MAX_FIELD, MAX_METADATA = 1024, 3584, 256, 16
+MAX_LOOKED_AT = 16_384  # characters; nothing longer is ever told
 
 
-MOST = 16_384  # characters looked at; nothing longer is ever told
-TRACEBACK = "Traceback (most recent call last)"
-_QUOTED = re.compile(r"""(['"])((?:~?/|~?\\|[A-Za-z]:[\\/])[^'"]*)\1""")
-_OBJECT = re.compile(r"<[\w.]{1,200} object at 0x[0-9a-f]{1,16}>|<class '[^']{1,200}'>")
-_WORD = re.compile(r"""[^\s'"`(),;<>\[\]{}]+""")
-_ABSOLUTE = re.compile(r"(?:(?<=[=:@|])|^)(?:~?/(?=[^/])|//(?=\w)|\\\\(?=\w)|[A-Za-z]:[\\/](?=\w))")
-_SOURCE = re.compile(r"\.pyc?(?::\d+)?$")
-_CLASS = re.compile(r"(?:^|(?<=[=:]))(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Warning|Interrupt)$")
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What `context.abort` needs."""
+
+    code: grpc.StatusCode
+    message: str
+    trailers: tuple[tuple[str, str | bytes], ...]
+
+
+def code_of(error: Exception) -> grpc.StatusCode:
+    """The status code of an exception."""
+    return CODES[error.code] if isinstance(error, RouterError) else grpc.StatusCode.INTERNAL
+
+
+def status_of(error: Exception, request_id: str) -> Status:
+    """Code, message and trailers; all of it stays under gRPC's 8 KiB for metadata."""
+    code = code_of(error)
+    if isinstance(error, RouterError) and code is not grpc.StatusCode.INTERNAL:
+        message = _message(told(error))
+        details = [error_info(error.reason, error.metadata, request_id), *details_of(error)]
+    else:
+        reason = error.reason if isinstance(error, RouterError) else "INTERNAL"
+        message, details = INTERNAL_TEXT, [error_info(reason, {}, request_id)]
+    details.append(rpc.RequestInfo(request_id=request_id))
+    trailers: list[tuple[str, str | bytes]] = [
+        ("grpc-status-details-bin", _packed(code, message, details)),
+        ("x-request-id", request_id),
+    ]
+    if isinstance(error, Unavailable):
+        trailers.append(("grpc-retry-pushback-ms", str(int(error.retry_after * 1000))))
+    return Status(code, message, tuple(trailers))
 
 
 def told(error: RouterError) -> str:
     """The message as callers get it; of some classes the text is fixed."""
-    return error.told or clean(error.message)
+    return error.told or redacted(error.message)
 
 
 def withheld(error: RouterError) -> bool:
     """Whether message or metadata say more than callers are told."""
-    return told(error) != error.message or any(clean(text) != text for text in error.metadata.values())
+    return told(error) != error.message or any(redacted(text) != text for text in error.metadata.values())
 
 
-def clean(text: str, files: bool = False) -> str:
-    """`text` without URLs, absolute paths, names of exceptions and tracebacks.
-
-    With `files` the last part of a path stays: that of a file in an adapter's folder, for who looks after it.
-
-    >>> clean("FileNotFoundError: no '/srv/models/a b.bin', see http://wiki.local/x")
-    "[error]: no '[path]', see [url]"
-    >>> clean("cannot read /srv/adapters/medical/adapter.toml: denied", files=True)
-    'cannot read adapter.toml: denied'
-    """
-    head, traced, _ = text[:MOST].partition(TRACEBACK)
-    head = _OBJECT.sub("[object]", head)
-    head = _QUOTED.sub(lambda found: f"{found[1]}{_path(found[2], files)}{found[1]}", head)
-    head = _WORD.sub(lambda found: _word(found[0], files), head)
-    return f"{head}[traceback]" if traced else head
+def _message(text: str) -> str:
+    """One line; grpc-message is percent-encoded, so what is not printable ASCII counts three times a byte."""
+    line = "".join(char if char.isprintable() else " " for char in text[:MAX_MESSAGE])
+    return clip(line, MAX_MESSAGE if line.isascii() else MAX_MESSAGE // 3)
 
 
-def _word(word: str, files: bool) -> str:
-    bare = word.rstrip(".:!?")
-    end = word[len(bare) :]
-    if "://" in bare:
-        return "[url]" + end
-    if (found := _ABSOLUTE.search(bare)) is not None:
-        return bare[: found.start()] + _path(bare[found.start() :], files) + end
-    if _SOURCE.search(bare):
-        return "[path]" + end
-    return _CLASS.sub("[error]", bare) + end
+def _packed(code: grpc.StatusCode, message: str, details: list[Any]) -> bytes:
+    status = status_pb2.Status(code=code.value[0], message=message)
+    for detail in details:
+        _shrink(detail)
+        status.details.add().Pack(detail)
+    return bytes(status.SerializeToString())
 
 
-def _path(path: str, files: bool) -> str:
-    kind = PureWindowsPath if "\\" in path else PurePosixPath
-    return (kind(path).name if files else "") or "[path]"
+def _shrink(detail: Any) -> None:
+    """Drop the last field violations until the detail fits."""
+    while isinstance(detail, rpc.BadRequest) and detail.ByteSize() > MAX_DETAILS:
+        del detail.field_violations[-1]
 
 
-# google.rpc details of an error: what each class of the error tree adds to ErrorInfo.
+# -- What each class of the error tree adds to ErrorInfo.
 
 
-DOMAIN = "lora-router"
-MAX_FIELD, MAX_METADATA = 256, 16
-
-
-def clip(text: str, most: int = MAX_FIELD) -> str:
-    """`text`, cut to `most` bytes with an ellipsis."""
-    raw = text.encode()
-    return text if len(raw) <= most else raw[: most - 3].decode(errors="ignore") + "…"
-
-
-def shown(text: str) -> str:
-    """`text` as callers may see it, and as long as they may."""
-    return clip(clean(text))
+def details_of(error: RouterError) -> list[Any]:
+    """What the class and its bases add, the most derived first."""
+    return [DETAILS[kind](error) for kind in type(error).__mro__ if kind in DETAILS]
 
 
 def error_info(reason: str, metadata: Mapping[str, str], request_id: str) -> rpc.ErrorInfo:
     """The detail every error has."""
-    pairs = {clip(clean(key), 63): shown(value) for key, value in list(metadata.items())[:MAX_METADATA]}
+    pairs = {clip(redacted(key), 63): shown(value) for key, value in list(metadata.items())[:MAX_METADATA]}
     return rpc.ErrorInfo(reason=reason, domain=DOMAIN, metadata={**pairs, "request_id": request_id})
 
 
@@ -166,64 +167,57 @@ DETAILS: Mapping[type[RouterError], Callable[[Any], Any]] = {
 }
 
 
-def details_of(error: RouterError) -> list[Any]:
-    """What the class and its bases add, the most derived first."""
-    return [DETAILS[kind](error) for kind in type(error).__mro__ if kind in DETAILS]
+def clip(text: str, most: int = MAX_FIELD) -> str:
+    """`text`, cut to `most` bytes with an ellipsis."""
+    raw = text.encode()
+    return text if len(raw) <= most else raw[: most - 3].decode(errors="ignore") + "…"
 
 
-INTERNAL_TEXT = "internal error; the server's log has the rest under this request id"
-MAX_MESSAGE, MAX_DETAILS = 1024, 3584
-CODES = {code.name: code for code in grpc.StatusCode}
+def shown(text: str) -> str:
+    """`text` as callers may see it, and as long as they may."""
+    return clip(redacted(text))
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What `context.abort` needs."""
+# -- What is taken out of texts.
 
-    code: grpc.StatusCode
-    message: str
-    trailers: tuple[tuple[str, str | bytes], ...]
-
-
-def code_of(error: Exception) -> grpc.StatusCode:
-    """The status code of an exception."""
-    return CODES[error.code] if isinstance(error, RouterError) else grpc.StatusCode.INTERNAL
+TRACEBACK = "Traceback (most recent call last)"
+_QUOTED = re.compile(r"""(['"])((?:~?/|~?\\|[A-Za-z]:[\\/])[^'"]*)\1""")
+_OBJECT = re.compile(r"<[\w.]{1,200} object at 0x[0-9a-f]{1,16}>|<class '[^']{1,200}'>")
+_WORD = re.compile(r"""[^\s'"`(),;<>\[\]{}]+""")
+_ABSOLUTE = re.compile(r"(?:(?<=[=:@|])|^)(?:~?/(?=[^/])|//(?=\w)|\\\\(?=\w)|[A-Za-z]:[\\/](?=\w))")
+_SOURCE = re.compile(r"\.pyc?(?::\d+)?$")
+_CLASS = re.compile(r"(?:^|(?<=[=:]))(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Warning|Interrupt)$")
 
 
-def status_of(error: Exception, request_id: str) -> Status:
-    """Code, message and trailers; all of it stays under gRPC's 8 KiB for metadata."""
-    code = code_of(error)
-    if isinstance(error, RouterError) and code is not grpc.StatusCode.INTERNAL:
-        message = _message(told(error))
-        details = [error_info(error.reason, error.metadata, request_id), *details_of(error)]
-    else:
-        reason = error.reason if isinstance(error, RouterError) else "INTERNAL"
-        message, details = INTERNAL_TEXT, [error_info(reason, {}, request_id)]
-    details.append(rpc.RequestInfo(request_id=request_id))
-    trailers: list[tuple[str, str | bytes]] = [
-        ("grpc-status-details-bin", _packed(code, message, details)),
-        ("x-request-id", request_id),
-    ]
-    if isinstance(error, Unavailable):
-        trailers.append(("grpc-retry-pushback-ms", str(int(error.retry_after * 1000))))
-    return Status(code, message, tuple(trailers))
+def redacted(text: str, files: bool = False) -> str:
+    """`text` without URLs, absolute paths, names of exceptions and tracebacks.
+
+    With `files` the last part of a path stays: that of a file in an adapter's folder, for who looks after it.
+
+    >>> redacted("FileNotFoundError: no '/srv/models/a b.bin', see http://wiki.local/x")
+    "[error]: no '[path]', see [url]"
+    >>> redacted("cannot read /srv/adapters/medical/adapter.toml: denied", files=True)
+    'cannot read adapter.toml: denied'
+    """
+    head, traced, _ = text[:MAX_LOOKED_AT].partition(TRACEBACK)
+    head = _OBJECT.sub("[object]", head)
+    head = _QUOTED.sub(lambda found: f"{found[1]}{_path(found[2], files)}{found[1]}", head)
+    head = _WORD.sub(lambda found: _word(found[0], files), head)
+    return f"{head}[traceback]" if traced else head
 
 
-def _message(text: str) -> str:
-    """One line; grpc-message is percent-encoded, so what is not printable ASCII counts three times a byte."""
-    line = "".join(char if char.isprintable() else " " for char in text[:MAX_MESSAGE])
-    return clip(line, MAX_MESSAGE if line.isascii() else MAX_MESSAGE // 3)
+def _word(word: str, files: bool) -> str:
+    bare = word.rstrip(".:!?")
+    end = word[len(bare) :]
+    if "://" in bare:
+        return "[url]" + end
+    if (found := _ABSOLUTE.search(bare)) is not None:
+        return bare[: found.start()] + _path(bare[found.start() :], files) + end
+    if _SOURCE.search(bare):
+        return "[path]" + end
+    return _CLASS.sub("[error]", bare) + end
 
 
-def _packed(code: grpc.StatusCode, message: str, details: list[Any]) -> bytes:
-    status = status_pb2.Status(code=code.value[0], message=message)
-    for detail in details:
-        _shrink(detail)
-        status.details.add().Pack(detail)
-    return bytes(status.SerializeToString())
-
-
-def _shrink(detail: Any) -> None:
-    """Drop the last field violations until the detail fits."""
-    while isinstance(detail, rpc.BadRequest) and detail.ByteSize() > MAX_DETAILS:
-        del detail.field_violations[-1]
+def _path(path: str, files: bool) -> str:
+    kind = PureWindowsPath if "\\" in path else PurePosixPath
+    return (kind(path).name if files else "") or "[path]"

@@ -14,9 +14,9 @@ import pytest
 
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
-from router.server.adapters import order, page
+from router.server.adapters import name_and_version, page, place
 from router.server.app import ServerApp
-from router.server.convert import caller
+from router.server.call import caller_of
 from router.types import AdapterRef, AdapterState
 from router.v1 import adapters_pb2 as pb
 from tests.fakes import FakeRegistry, adapter
@@ -121,7 +121,7 @@ async def test_only_a_known_name_can_be_reset(stubs: SimpleNamespace, name: str,
     ],
 )
 def test_who_called(peer: str, who: str) -> None:
-    assert caller(peer) == who
+    assert caller_of(peer) == who
 
 
 @pytest.mark.parametrize("name", ["", "medical", "adapters/", "adapters/../../etc", "adapters/a/versions/"])
@@ -209,24 +209,24 @@ async def test_bad_pages(many: SimpleNamespace, request_fields: dict[str, object
 
 
 def test_a_token_belongs_to_its_filters() -> None:
-    _, token = page(INFOS, 10, "", ("medical", ""))
+    _, token = page(INFOS, name_and_version, 10, "", ("medical", ""))
     with pytest.raises(InvalidRequest, match="page_token"):
-        page(INFOS, 10, token, ("legal", ""))
+        page(INFOS, name_and_version, 10, token, ("legal", ""))
 
 
 def test_what_goes_between_pages_shifts_nothing() -> None:
-    shown, token = page(INFOS, 10, "", ())
+    shown, token = page(INFOS, name_and_version, 10, "", ())
     left = [info for info in INFOS if info.ref != shown[-1].ref]
-    assert page(left, 10, token, ())[0] == INFOS[10:20]
+    assert page(left, name_and_version, 10, token, ())[0] == INFOS[10:20]
 
 
 def test_size_is_capped() -> None:
     many = [adapter(f"a{i:04}") for i in range(600)]
-    assert len(page(many, 0, "", ())[0]) == 50
-    assert len(page(many, 9999, "", ())[0]) == 500
+    assert len(page(many, name_and_version, 0, "", ())[0]) == 50
+    assert len(page(many, name_and_version, 9999, "", ())[0]) == 500
 
 
 def test_versions_count_as_numbers() -> None:
     versions = ["1.10.0", "1.9.0", "1.9.0-rc1", "2"]
-    ordered = sorted((AdapterRef("a", v) for v in versions), key=order)
-    assert [ref.version for ref in ordered] == ["1.9.0", "1.9.0-rc1", "1.10.0", "2"]
+    ordered = sorted((("a", version) for version in versions), key=place)
+    assert [version for _, version in ordered] == ["1.9.0", "1.9.0-rc1", "1.10.0", "2"]

@@ -41,7 +41,7 @@ from router.errors import (
 )
 from router.registry.options import RegistryOptions
 from router.registry.registry import Registry
-from router.server.status import clean, status_of, told
+from router.server.status import redacted, status_of, told
 from router.types import AdapterState
 from router.v1 import adapters_pb2 as pb
 from tests.fakes import FakeRouter, adapter
@@ -218,14 +218,16 @@ async def test_no_class_tells_of_the_inside(
     ],
 )
 def test_what_is_taken_out_and_what_stays(text: str, left: str | None) -> None:
-    assert clean(text) == (text if left is None else left)
-    assert clean(clean(text)) == clean(text)
+    assert redacted(text) == (text if left is None else left)
+    assert redacted(redacted(text)) == redacted(text)
 
 
 def test_who_looks_after_adapters_sees_names_of_files() -> None:
     text = "[Errno 13] Permission denied: '/srv/a b/medical/adapter_model.safetensors' of /srv/medical/."
-    assert clean(text, files=True) == "[Errno 13] Permission denied: 'adapter_model.safetensors' of medical."
-    assert clean("see http://x/y and /", files=True) == "see [url] and /"
+    assert (
+        redacted(text, files=True) == "[Errno 13] Permission denied: 'adapter_model.safetensors' of medical."
+    )
+    assert redacted("see http://x/y and /", files=True) == "see [url] and /"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +236,7 @@ def test_who_looks_after_adapters_sees_names_of_files() -> None:
 def test_long_texts_cost_little(piece: str) -> None:
     begun = time.process_time()
     status_of(InvalidRequest([FieldViolation(piece * 100_000, piece * 100_000)] * 4), "r")
-    clean(piece * 100_000)
+    redacted(piece * 100_000)
     assert time.process_time() - begun < 1.0
 
 

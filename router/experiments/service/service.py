@@ -23,9 +23,8 @@ from router.experiments.wire.plans import (
     question_of,
 )
 from router.experiments.wire.report import report_message
-from router.server.adapters import page_by_name
-from router.server.call import current_call
-from router.server.convert import caller
+from router.server.adapters import page
+from router.server.call import caller_of, current_call
 from router.v1 import experiments_pb2 as pb
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer
 
@@ -82,7 +81,9 @@ class ExperimentService(ExperimentServiceServicer):
         found.text("page_token", request.page_token, MAX_TOKEN_BYTES)
         found.check()
         all_of_them = await self._threads.run(self._manager.list)
-        shown, token = page_by_name(all_of_them, request.page_size, request.page_token, "experiments")
+        shown, token = page(
+            all_of_them, lambda one: (one.name, ""), request.page_size, request.page_token, ("experiments",)
+        )
         return pb.ListExperimentsResponse(experiments=map(self._message, shown), next_page_token=token)
 
     async def UpdateExperiment(
@@ -201,7 +202,7 @@ class ExperimentService(ExperimentServiceServicer):
 
 
 def _actor(context: Context) -> str:
-    return caller(context.peer())
+    return caller_of(context.peer())
 
 
 def _reason(reason: str) -> str:
