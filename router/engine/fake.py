@@ -12,7 +12,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from router.classifiers.stand_in import hidden_of, log_probabilities_of
 from router.engine.base import (
@@ -41,94 +41,212 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["FakeEngine"]
+    FakeRow: TypeAlias = "FakeGeneration | FakeReading"
 
 
-class ReadingRow:
-    """A reading among the rows of the fake engine: one step, and it is done."""
+class FakeEngine:
+    """Deterministic, with switches for slowness (`step_seconds`), faults (`fail_step`) and hangs (`hold`).
 
-    background = False
+    Runs in the event loop of its first `submit`; all times are seconds.
+    """
 
-    def __init__(self, reading: Reading) -> None:
-        self.answer: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
-        self._reading = reading
+    def __init__(
+        self,
+        *,
+        step_seconds: float = 0.0,
+        start_seconds: float = 0.0,
+        load_seconds: float = 0.0,
+        max_running: int = 32,
+        max_queue: int = 256,
+        context_length: int = 2048,
+    ) -> None:
+        self.step_seconds, self.start_seconds, self.load_seconds = step_seconds, start_seconds, load_seconds
+        self.max_running, self.max_queue = max_running, max_queue
+        self.jobs: deque[Job] = deque(maxlen=1024)
+        self.steps = 0
+        self._info = BaseInfo("fake", "0" * 64, "Fake", "float32", "cpu", context_length, 256, {})
+        self._started = self._closed = False
+        self._running: list[FakeRow] = []
+        self._waiting: deque[FakeRow] = deque()
+        self._adapters: dict[str, int] = {}
+        self._loop_task: asyncio.Task[None] | None = None
+        self._go = asyncio.Event()
+        self._go.set()
+        self._last_progress = time.monotonic()
+        self._failed = ""
+        self._fail_step = ""
+        self._dropped = 0
 
     @property
-    def ended(self) -> bool:
-        """Nothing more comes of it, or nobody waits."""
-        return self.answer.done()
+    def info(self) -> BaseInfo:
+        """The pretended base."""
+        if not self._started:
+            raise NotLoaded("the base model is still loading")
+        return self._info
 
-    def reap(self) -> bool:
-        """End it if its deadline passed; True if it has ended."""
-        deadline = self._reading.deadline
-        if not self.ended and deadline is not None and time.monotonic() >= deadline:
-            self.end(FinishReason.DEADLINE)
-        return self.ended
+    def start(self) -> None:
+        """Blocks for `start_seconds`, as a real base does while it loads."""
+        time.sleep(self.start_seconds)
+        self._started = True
 
-    def step(self) -> None:
-        """All of it."""
-        reading = self._reading
-        if reading.depth is None:
-            self.answer.set_result(log_probabilities_of(reading.context, reading.tokens))
-        else:
-            self.answer.set_result(hidden_of(reading.tokens, reading.ends))
+    def close(self) -> None:
+        """End every job as CANCELLED."""
+        self._closed = True
+        for row in (*self._running, *self._waiting):
+            row.end(FinishReason.CANCELLED)
+        self._running.clear()
+        self._waiting.clear()
+        if self._loop_task is not None and not self._loop_task.done():
+            self._loop_task.get_loop().call_soon_threadsafe(self._loop_task.cancel)
 
-    def end(self, reason: FinishReason) -> None:
-        """End it without a result."""
-        late = reason is FinishReason.DEADLINE
-        self.fail(DeadlineExceeded("not read in time") if late else Unavailable("the engine has stopped"))
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The bytes of the prompt's text."""
+        if prompt.raw is not None:
+            return list(prompt.raw.encode())
+        system = "" if prompt.turns and prompt.turns[0].role == "system" else prompt.template.system
+        *before, last = prompt.turns
+        asked = prompt.template.template.replace("{prompt}", last.text)
+        return list("\n".join(filter(None, [system, *(turn.text for turn in before), asked])).encode())
 
-    def fail(self, error: Exception) -> None:
-        """End it with an error."""
-        if not self.ended:
-            self.answer.set_exception(error)
+    async def load(self, artifact: AdapterArtifact) -> int:
+        """Remember the adapter; its bytes are what its tensors say."""
+        await asyncio.sleep(self.load_seconds)
+        size = sum(len(site.a.data) + len(site.b.data) for site in artifact.sites.values())
+        self._adapters[artifact.digest] = size
+        return size
+
+    async def unload(self, digest: str) -> int:
+        """Forget the adapter."""
+        await asyncio.sleep(0)
+        return self._adapters.pop(digest, 0)
+
+    def submit(self, job: Job) -> FakeGeneration:
+        """Queue a job and start stepping."""
+        self._check(job)
+        row = FakeGeneration(job)
+        self.jobs.append(job)
+        self._queue(row)
+        return row
+
+    async def read(self, reading: Reading) -> NDArray[np.float32]:
+        """Numbers of the bytes that were read."""
+        self._check_open()
+        held = sum(isinstance(row, FakeReading) for row in (*self._running, *self._waiting))
+        check_reading(reading, self._info.context_length, held)
+        row = FakeReading(reading)
+        self._queue(row)
+        return await row.answer
+
+    def status(self) -> EngineStatus:
+        """A snapshot."""
+        background = sum(row.background for row in self._running)
+        return EngineStatus(
+            running=len(self._running) - background,
+            waiting=sum(not row.background for row in self._waiting),
+            background=background,
+            background_dropped=self._dropped,
+            steps=self.steps,
+            last_progress=self._last_progress,
+            busy=self.busy,
+            failed=self._failed,
+            device_adapters=tuple(self._adapters),
+            host_adapters=tuple(self._adapters),
+            host_bytes=sum(self._adapters.values()),
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Work is queued or running."""
+        return bool(self._running or self._waiting)
+
+    def hold(self) -> None:
+        """Hang: no step is made until `resume`."""
+        self._go.clear()
+
+    def resume(self) -> None:
+        """Undo `hold`."""
+        self._go.set()
+
+    def fail_step(self, message: str) -> None:
+        """Make the next step raise."""
+        self._fail_step = message
+
+    def break_down(self, message: str) -> None:
+        """Make the engine unusable, as a lost device does."""
+        self._failed = message
+
+    def _queue(self, row: FakeRow) -> None:
+        if not self.busy:
+            self._last_progress = time.monotonic()
+        self._waiting.append(row)
+        if self._loop_task is None or self._loop_task.done():
+            self._loop_task = asyncio.get_running_loop().create_task(self._run())
+
+    def _check_open(self) -> None:
+        if not self._started:
+            raise NotLoaded("the base model is still loading")
+        if self._failed or self._closed:
+            raise Unavailable("the engine has stopped")
+
+    def _check(self, job: Job) -> None:
+        self._check_open()
+        if job.adapter is not None and job.adapter not in self._adapters:
+            raise FailedPrecondition("the adapter is not loaded", digest=job.adapter)
+        limit, need = self._info.context_length, len(job.tokens) + job.params.max_tokens
+        if need > limit:
+            raise PromptTooLong(limit, need)
+        rows = (row.background for row in (*self._running, *self._waiting))
+        held = sum(background is job.background for background in rows)
+        if held >= self.max_running + (0 if job.background else self.max_queue):
+            raise Overloaded("the queue is full")
+
+    async def _run(self) -> None:
+        while self.busy:
+            await asyncio.sleep(self.step_seconds)
+            await self._go.wait()
+            self._admit()
+            try:
+                self._step()
+            except RuntimeError as error:
+                for row in self._running:
+                    row.fail(EngineFailed(str(error)))
+            self._running = [row for row in self._running if not row.ended]
+            self._waiting = deque(row for row in self._waiting if not row.reap())
+
+    def _admit(self) -> None:
+        """Requests first; background jobs only where nobody waits and a quarter of the rows stays free."""
+        running = [row for row in self._running if not row.background]
+        background = [row for row in self._running if row.background]
+        background += [row for row in self._waiting if row.background]
+        waiting = deque(row for row in self._waiting if not row.background)
+        while waiting and len(running) < self.max_running:
+            running.append(waiting.popleft())
+        free = self.max_running - max(1, self.max_running // 4) - len(running)
+        kept = 0 if waiting else max(0, free)
+        for row in background[kept:]:
+            row.end(FinishReason.CANCELLED)
+        self._dropped += len(background[kept:])
+        self._running, self._waiting = [*running, *background[:kept]], waiting
+
+    def _step(self) -> None:
+        if self._fail_step:
+            message, self._fail_step = self._fail_step, ""
+            raise RuntimeError(message)
+        active = [row for row in self._running if not row.reap()]
+        for row in active:
+            row.step()
+        self.steps += bool(active)
+        self._last_progress = time.monotonic()
 
 
-# One job of the fake engine: what it will answer, and its way to the caller.
-
-
-def words_of(tokens: Sequence[int]) -> list[str]:
-    """The words of a prompt that was encoded as its bytes."""
-    return bytes(tokens).decode(errors="replace").split()
-
-
-def answer_of(job: Job) -> Iterator[str]:
-    """The whole answer in pieces: a tag, then the prompt's words, again while min_tokens asks for more."""
-    words = words_of(job.tokens)
-    yield f"[{job.adapter[:8] if job.adapter else 'base'}]"
-    repeat = max(job.params.min_tokens - 1, len(words))
-    yield from (f" {word}" for word in itertools.islice(itertools.cycle(words), repeat))
-
-
-def plan(job: Job) -> tuple[list[str], FinishReason, str]:
-    """Pieces to send, one a step, why the answer ends, and the stop string that ends it."""
-    pieces = list(itertools.islice(answer_of(job), job.params.max_tokens + 1))
-    reason = FinishReason.LENGTH if len(pieces) > job.params.max_tokens else FinishReason.STOP
-    pieces = pieces[: job.params.max_tokens]
-    text = "".join(pieces)
-    found = [(at, stop) for stop in job.params.stop if (at := text.find(stop)) >= 0]
-    if not found:
-        return pieces, reason, ""
-    at, stop = min(found)
-    return list(_cut(pieces, at)), FinishReason.STOP, stop
-
-
-def _cut(pieces: Sequence[str], length: int) -> Iterator[str]:
-    for piece in pieces:
-        if length <= 0:
-            return
-        yield piece[:length]
-        length -= len(piece)
-
-
-class Row:
-    """A submitted job: the `Generation` protocol."""
+class FakeGeneration:
+    """A submitted job: what it will answer, and its way to the caller."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.background = job.background
         self.ended = False
-        self._pieces, self._reason, self._stop = plan(job)
+        self._pieces, self._reason, self._stop = _planned(job)
         self._sent = 0
         self._cancelled = False
         self._events: asyncio.Queue[Delta | Finished | Exception] = asyncio.Queue()
@@ -200,196 +318,70 @@ class Row:
         return (TokenLogprob(piece, token_id, -0.5, top),)
 
 
-class FakeEngine:
-    """Deterministic, with switches for slowness (`step_seconds`), faults (`fail_step`) and hangs (`hold`).
+class FakeReading:
+    """A reading among the rows: one step, and it is done."""
 
-    Runs in the event loop of its first `submit`; all times are seconds.
-    """
+    background = False
 
-    def __init__(
-        self,
-        *,
-        step_seconds: float = 0.0,
-        start_seconds: float = 0.0,
-        load_seconds: float = 0.0,
-        max_running: int = 32,
-        max_queue: int = 256,
-        context_length: int = 2048,
-    ) -> None:
-        self.step_seconds, self.start_seconds, self.load_seconds = step_seconds, start_seconds, load_seconds
-        self.max_running, self.max_queue = max_running, max_queue
-        self.jobs: deque[Job] = deque(maxlen=1024)
-        self.steps = 0
-        self._info = BaseInfo("fake", "0" * 64, "Fake", "float32", "cpu", context_length, 256, {})
-        self._started = self._closed = False
-        self._running: list[Row | ReadingRow] = []
-        self._waiting: deque[Row | ReadingRow] = deque()
-        self._adapters: dict[str, int] = {}
-        self._loop_task: asyncio.Task[None] | None = None
-        self._go = asyncio.Event()
-        self._go.set()
-        self._last_progress = time.monotonic()
-        self._failed = ""
-        self._fail_step = ""
-        self._dropped = 0
+    def __init__(self, reading: Reading) -> None:
+        self.answer: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
+        self._reading = reading
 
     @property
-    def info(self) -> BaseInfo:
-        """The pretended base."""
-        if not self._started:
-            raise NotLoaded("the base model is still loading")
-        return self._info
+    def ended(self) -> bool:
+        """Nothing more comes of it, or nobody waits."""
+        return self.answer.done()
 
-    def start(self) -> None:
-        """Blocks for `start_seconds`, as a real base does while it loads."""
-        time.sleep(self.start_seconds)
-        self._started = True
+    def reap(self) -> bool:
+        """End it if its deadline passed; True if it has ended."""
+        deadline = self._reading.deadline
+        if not self.ended and deadline is not None and time.monotonic() >= deadline:
+            self.end(FinishReason.DEADLINE)
+        return self.ended
 
-    def close(self) -> None:
-        """End every job as CANCELLED."""
-        self._closed = True
-        for row in (*self._running, *self._waiting):
-            row.end(FinishReason.CANCELLED)
-        self._running.clear()
-        self._waiting.clear()
-        if self._loop_task is not None and not self._loop_task.done():
-            self._loop_task.get_loop().call_soon_threadsafe(self._loop_task.cancel)
+    def step(self) -> None:
+        """All of it."""
+        reading = self._reading
+        if reading.depth is None:
+            self.answer.set_result(log_probabilities_of(reading.context, reading.tokens))
+        else:
+            self.answer.set_result(hidden_of(reading.tokens, reading.ends))
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """The bytes of the prompt's text."""
-        if prompt.raw is not None:
-            return list(prompt.raw.encode())
-        system = "" if prompt.turns and prompt.turns[0].role == "system" else prompt.template.system
-        *before, last = prompt.turns
-        asked = prompt.template.template.replace("{prompt}", last.text)
-        return list("\n".join(filter(None, [system, *(turn.text for turn in before), asked])).encode())
+    def end(self, reason: FinishReason) -> None:
+        """End it without a result."""
+        late = reason is FinishReason.DEADLINE
+        self.fail(DeadlineExceeded("not read in time") if late else Unavailable("the engine has stopped"))
 
-    async def load(self, artifact: AdapterArtifact) -> int:
-        """Remember the adapter; its bytes are what its tensors say."""
-        await asyncio.sleep(self.load_seconds)
-        size = sum(len(site.a.data) + len(site.b.data) for site in artifact.sites.values())
-        self._adapters[artifact.digest] = size
-        return size
+    def fail(self, error: Exception) -> None:
+        """End it with an error."""
+        if not self.ended:
+            self.answer.set_exception(error)
 
-    async def unload(self, digest: str) -> int:
-        """Forget the adapter."""
-        await asyncio.sleep(0)
-        return self._adapters.pop(digest, 0)
 
-    def submit(self, job: Job) -> Row:
-        """Queue a job and start stepping."""
-        self._check(job)
-        row = Row(job)
-        self.jobs.append(job)
-        self._queue(row)
-        return row
+def _planned(job: Job) -> tuple[list[str], FinishReason, str]:
+    """Pieces to send, one a step, why the answer ends, and the stop string that ends it."""
+    pieces = list(itertools.islice(_whole_answer(job), job.params.max_tokens + 1))
+    reason = FinishReason.LENGTH if len(pieces) > job.params.max_tokens else FinishReason.STOP
+    pieces = pieces[: job.params.max_tokens]
+    text = "".join(pieces)
+    found = [(at, stop) for stop in job.params.stop if (at := text.find(stop)) >= 0]
+    if not found:
+        return pieces, reason, ""
+    at, stop = min(found)
+    return list(_first_letters(pieces, at)), FinishReason.STOP, stop
 
-    async def read(self, reading: Reading) -> NDArray[np.float32]:
-        """Numbers of the bytes that were read."""
-        self._check_open()
-        held = sum(isinstance(row, ReadingRow) for row in (*self._running, *self._waiting))
-        check_reading(reading, self._info.context_length, held)
-        row = ReadingRow(reading)
-        self._queue(row)
-        return await row.answer
 
-    def _queue(self, row: Row | ReadingRow) -> None:
-        if not self.busy:
-            self._last_progress = time.monotonic()
-        self._waiting.append(row)
-        if self._loop_task is None or self._loop_task.done():
-            self._loop_task = asyncio.get_running_loop().create_task(self._run())
+def _whole_answer(job: Job) -> Iterator[str]:
+    """The whole answer in pieces: a tag, then the prompt's words, again while min_tokens asks for more."""
+    words = bytes(job.tokens).decode(errors="replace").split()  # `encode` gives bytes
+    yield f"[{job.adapter[:8] if job.adapter else 'base'}]"
+    repeat = max(job.params.min_tokens - 1, len(words))
+    yield from (f" {word}" for word in itertools.islice(itertools.cycle(words), repeat))
 
-    def _check_open(self) -> None:
-        if not self._started:
-            raise NotLoaded("the base model is still loading")
-        if self._failed or self._closed:
-            raise Unavailable("the engine has stopped")
 
-    def _check(self, job: Job) -> None:
-        self._check_open()
-        if job.adapter is not None and job.adapter not in self._adapters:
-            raise FailedPrecondition("the adapter is not loaded", digest=job.adapter)
-        limit, need = self._info.context_length, len(job.tokens) + job.params.max_tokens
-        if need > limit:
-            raise PromptTooLong(limit, need)
-        rows = (row.background for row in (*self._running, *self._waiting))
-        held = sum(background is job.background for background in rows)
-        if held >= self.max_running + (0 if job.background else self.max_queue):
-            raise Overloaded("the queue is full")
-
-    @property
-    def busy(self) -> bool:
-        """Work is queued or running."""
-        return bool(self._running or self._waiting)
-
-    def status(self) -> EngineStatus:
-        """A snapshot."""
-        background = sum(row.background for row in self._running)
-        return EngineStatus(
-            running=len(self._running) - background,
-            waiting=sum(not row.background for row in self._waiting),
-            background=background,
-            background_dropped=self._dropped,
-            steps=self.steps,
-            last_progress=self._last_progress,
-            busy=self.busy,
-            failed=self._failed,
-            device_adapters=tuple(self._adapters),
-            host_adapters=tuple(self._adapters),
-            host_bytes=sum(self._adapters.values()),
-        )
-
-    def hold(self) -> None:
-        """Hang: no step is made until `resume`."""
-        self._go.clear()
-
-    def resume(self) -> None:
-        """Undo `hold`."""
-        self._go.set()
-
-    def fail_step(self, message: str) -> None:
-        """Make the next step raise."""
-        self._fail_step = message
-
-    def break_down(self, message: str) -> None:
-        """Make the engine unusable, as a lost device does."""
-        self._failed = message
-
-    async def _run(self) -> None:
-        while self.busy:
-            await asyncio.sleep(self.step_seconds)
-            await self._go.wait()
-            self._admit()
-            try:
-                self._step()
-            except RuntimeError as error:
-                for row in self._running:
-                    row.fail(EngineFailed(str(error)))
-            self._running = [row for row in self._running if not row.ended]
-            self._waiting = deque(row for row in self._waiting if not row.reap())
-
-    def _admit(self) -> None:
-        """Requests first; background jobs only where nobody waits and a quarter of the rows stays free."""
-        running = [row for row in self._running if not row.background]
-        background = [row for row in self._running if row.background]
-        background += [row for row in self._waiting if row.background]
-        waiting = deque(row for row in self._waiting if not row.background)
-        while waiting and len(running) < self.max_running:
-            running.append(waiting.popleft())
-        free = self.max_running - max(1, self.max_running // 4) - len(running)
-        kept = 0 if waiting else max(0, free)
-        for row in background[kept:]:
-            row.end(FinishReason.CANCELLED)
-        self._dropped += len(background[kept:])
-        self._running, self._waiting = [*running, *background[:kept]], waiting
-
-    def _step(self) -> None:
-        if self._fail_step:
-            message, self._fail_step = self._fail_step, ""
-            raise RuntimeError(message)
-        active = [row for row in self._running if not row.reap()]
-        for row in active:
-            row.step()
-        self.steps += bool(active)
-        self._last_progress = time.monotonic()
+def _first_letters(pieces: Sequence[str], length: int) -> Iterator[str]:
+    for piece in pieces:
+        if length <= 0:
+            return
+        yield piece[:length]
+        length -= len(piece)
