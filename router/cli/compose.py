@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from router import optional
 from router.cli import units
 from router.cli.base_files import equals_base
-from router.cli.route.judge import rules_of
+from router.cli.route.judge import rule_of
 from router.config import Settings
 from router.engine.access import EngineBase
 from router.engine.base import Engine
@@ -145,7 +145,7 @@ class Composition:
             self.plugins,
             on_vote=lambda vote: self.app.metrics.vote(vote),
             base_for=partial(EngineBase, engine),
-            rules=rules_of(settings),
+            rule=rule_of(settings),
         )
         self.experiments = experiments_of(settings, engine, self.router, self.plugins, options.state_dir)
         self.app = ServerApp(
@@ -226,7 +226,7 @@ def serve_until_stopped(settings: Settings) -> int:
     composition = Composition(settings, make_engine(settings), model)
 
     def summarise(app: ServerApp) -> None:
-        print_summary(app, composition.plugins.status(), composition.router.rules.status)
+        print_summary(app, composition.plugins.status(), composition.router.rule.status)
 
     with logging_to(settings.log_level):
         asyncio.run(composition.run(summarise, partial(faulthandler.dump_traceback_later, exit=True)))

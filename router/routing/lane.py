@@ -1,9 +1,9 @@
-"""The way of requests to one classifier: batches, deadlines, breaker, stuck threads.
+"""One classifier: the way of requests to it (batches, deadlines, breaker), its fits, its thread.
 
-An idle classifier is called at once; while it is busy up to 32 requests collect for its next call. A
-call that overruns its timeout costs the votes of all who wait for it, at that moment, and of all who
-come until it returns. One that has still not returned later is given up as stuck and its thread
-replaced, three times at most.
+An idle classifier is called at once; while it is busy up to 32 requests collect for its next call. A call
+that overruns its timeout costs the votes of all who wait for it, at that moment, and of all who come until it
+returns. One that has still not returned later is given up as stuck and its thread replaced, three times at
+most.
 """
 
 from __future__ import annotations
@@ -17,18 +17,244 @@ from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 
-from router.classifiers.contract import Answer, read_answers
-from router.classifiers.isolation import Breaker, call_on_loop, fault_of
+from router.classifiers.contract import Answer, BaseModel, Classifier, read_answers
+from router.classifiers.isolation import Breaker, await_in_thread, call_on_loop, fault_of
 from router.classifiers.registration import Registration
-from router.routing.fitting import BaseFor, Fitter
 from router.types import AdapterProfile, Request, VoteError
 
-# One thread that runs one classifier's calls, one after the other, off the event loop.
-
-
 log = logging.getLogger(__name__)
+BATCH = 32
+MAX_STUCK = 3
+STUCK_AFTER = 1.0  # seconds past the timeout, or ten timeouts if that is longer
+NO_BASE = "needs the base model, and there is no engine in this process"
+
+BaseFor = Callable[[float], BaseModel]  # the base for a classifier with this timeout in seconds
 Done = Callable[[tuple[Answer, ...], str], object]
 _Job = tuple[tuple[Request, ...], Done]
+
+
+class Lane:
+    """Lives on one event loop; all methods are called there."""
+
+    def __init__(self, registration: Registration, base_for: BaseFor | None = None) -> None:
+        self.registration = registration
+        self.fitter = Fitter(registration, base_for)
+        self._health = registration.health
+        self._breaker = Breaker()
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Ask] = deque()
+        self._call: _Call | None = None
+        self._worker = Worker(registration, self._loop)
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        """The classifier's name."""
+        return self.registration.name
+
+    @property
+    def ready(self) -> bool:
+        """Whether it was warmed up and fitted at least once."""
+        return self.fitter.ready
+
+    def fit(self, profiles: Sequence[AdapterProfile]) -> None:
+        """Have it learn these adapters in the background."""
+        self.fitter.want(tuple(profiles))
+
+    def ask(self, request: Request) -> asyncio.Future[Answer]:
+        """The answer, in bounded time whatever the classifier does."""
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        if refusal := self._refusal():
+            answer.set_result(Answer(error=refusal))
+            return answer
+        self._waiting.append(_Ask(request, answer, self._loop.time()))
+        if self._call is None:
+            self._call_next()
+        return answer
+
+    def _refusal(self) -> VoteError | None:
+        if self._health.stuck >= MAX_STUCK or self._closed:
+            return VoteError.DISABLED
+        if not self.ready:
+            return VoteError.NOT_READY
+        if self._call is not None and self._call.late:
+            return VoteError.TIMEOUT
+        allowed = self._breaker.allow(self._loop.time())
+        self._show_health()
+        return None if allowed else VoteError.BREAKER_OPEN
+
+    def _call_next(self) -> None:
+        """Start the next call with those who still wait."""
+        oldest = self._loop.time() - self.registration.timeout
+        asks: list[_Ask] = []
+        while self._waiting and len(asks) < BATCH:
+            ask = self._waiting.popleft()
+            if ask.asked < oldest:
+                ask.settle(Answer(error=VoteError.TIMEOUT))
+            elif not ask.answer.done():
+                asks.append(ask)
+        if not asks:
+            self._breaker.abandoned()
+            return
+        call = self._call = _Call(asks)
+        call.timer = self._loop.call_later(self.registration.timeout, self._overdue, call)
+        self._health.calls += 1
+        self._health.requests += len(asks)
+        self._worker.submit([ask.request for ask in asks], partial(self._returned, call))
+
+    def _returned(self, call: _Call, answers: tuple[Answer, ...], fault: str) -> None:
+        if call.timer:
+            call.timer.cancel()
+        if call.stuck:
+            self._health.stuck -= 1
+            self._show_health()
+            return
+        if not call.late:
+            self._count(fault)
+        for ask, answer in zip(call.asks, answers, strict=True):
+            ask.settle(answer)
+        self._call = None
+        self._call_next()
+
+    def _count(self, fault: str) -> None:
+        if fault:
+            self._health.errors += 1
+            self._health.last_error = fault
+            self._breaker.failed(self._loop.time())
+        else:
+            self._breaker.succeeded()
+        self._show_health()
+
+    def _overdue(self, call: _Call) -> None:
+        call.late = True
+        self._count("timeout")
+        for ask in (*call.asks, *self._waiting):
+            ask.settle(Answer(error=VoteError.TIMEOUT))
+        self._waiting.clear()
+        patience = max(STUCK_AFTER, 10 * self.registration.timeout)
+        call.timer = self._loop.call_later(patience, self._give_up, call)
+
+    def _give_up(self, call: _Call) -> None:
+        call.stuck = True
+        self._health.stuck += 1
+        self._health.last_error = "a call did not return"
+        self._worker.stop()
+        self._worker = Worker(self.registration, self._loop)
+        self._call = None
+        self._show_health()
+
+    def _show_health(self) -> None:
+        self._health.breaker = self._breaker.state.value
+        if self._health.stuck >= MAX_STUCK:
+            self._health.state = "disabled"
+        elif self.ready:
+            self._health.state = "ready"
+
+    def close(self) -> None:
+        """Take no more requests; those waiting get no vote."""
+        self._closed = True
+        for ask in (*(self._call.asks if self._call else ()), *self._waiting):
+            ask.settle(Answer(error=VoteError.DISABLED))
+        self._waiting.clear()
+        if self._call and self._call.timer:
+            self._call.timer.cancel()
+        self.fitter.close()
+        self._worker.stop()
+
+
+@dataclass(eq=False, slots=True)
+class _Ask:
+    request: Request
+    answer: asyncio.Future[Answer]
+    asked: float
+
+    def settle(self, answer: Answer) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    asks: Sequence[_Ask]
+    timer: asyncio.TimerHandle | None = None
+    late: bool = False
+    stuck: bool = False
+
+
+class Fitter:
+    """Keeps a classifier fitted to the newest profiles wanted; never two fits at once.
+
+    Requests go on with the last fit meanwhile, so `fit` must build its state aside and assign it at
+    once. A fit that fails leaves the last one in use; a classifier that was never fitted is not asked.
+    """
+
+    def __init__(self, registration: Registration, base_for: BaseFor | None = None) -> None:
+        kind = type(registration.classifier)
+        self._registration = registration
+        self._base = base_for(registration.timeout) if base_for and registration.wants_base else None
+        self._cold = kind.warmup is not Classifier.warmup or registration.wants_base
+        self._learns = kind.fit is not Classifier.fit
+        self._wanted: tuple[AdapterProfile, ...] | None = None
+        self._target: tuple[AdapterProfile, ...] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.ready = not self._cold and not self._learns
+        registration.health.state = "ready" if self.ready else "starting"
+
+    def want(self, profiles: Sequence[AdapterProfile]) -> None:
+        """Fit to `profiles` as soon as the fit in progress, if any, is over."""
+        if not self._learns and self.ready:
+            return
+        if self._base is None and self._registration.wants_base:
+            self._registration.health.state, self._registration.health.fit_error = "failed", NO_BASE
+            return
+        if tuple(profiles) == self._target and (self.ready or self.running):
+            return
+        self._wanted = self._target = tuple(profiles)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name=f"fit {self._registration.name}")
+
+    @property
+    def running(self) -> asyncio.Task[None] | None:
+        """The fit in progress, to wait for."""
+        return self._task if self._task is not None and not self._task.done() else None
+
+    async def _run(self) -> None:
+        while self._wanted is not None:
+            profiles, self._wanted = self._wanted, None
+            await self._fit(profiles)
+
+    async def _fit(self, profiles: tuple[AdapterProfile, ...]) -> None:
+        health, classifier = self._registration.health, self._registration.classifier
+
+        def work() -> None:
+            if self._cold:
+                if self._base is not None:
+                    classifier.bind(self._base)
+                classifier.warmup()
+            classifier.fit(profiles)
+
+        try:
+            await await_in_thread(work, f"fit {self._registration.name}")
+        except BaseException as error:
+            if _cancelled():
+                raise
+            health.fit_error = f"{fault_of(error)}: {error}"[:500]
+            health.state = "ready" if self.ready else "failed"
+            self._target = None
+            log.warning("classifier %s could not be fitted: %s", self._registration.name, health.fit_error)
+            return
+        self._cold, self.ready = False, True
+        health.fit_error, health.state = "", "ready"
+
+    def close(self) -> None:
+        """Wait for no fit any more."""
+        if self._task is not None:
+            self._task.cancel()
+
+
+def _cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class Worker:
@@ -83,156 +309,3 @@ class Worker:
                 return await classifier.classify_batch(requests)  # type: ignore[misc]
 
         return runner.run(call())
-
-
-BATCH = 32
-MAX_STUCK = 3
-STUCK_AFTER = 1.0  # seconds past the timeout, or ten timeouts if that is longer
-
-
-@dataclass(eq=False, slots=True)
-class _Ask:
-    request: Request
-    answer: asyncio.Future[Answer]
-    asked: float
-
-    def settle(self, answer: Answer) -> None:
-        if not self.answer.done():
-            self.answer.set_result(answer)
-
-
-@dataclass(eq=False, slots=True)
-class _Call:
-    asks: Sequence[_Ask]
-    timer: asyncio.TimerHandle | None = None
-    late: bool = False
-    stuck: bool = False
-
-
-class Lane:
-    """Lives on one event loop; all methods are called there."""
-
-    def __init__(self, registration: Registration, base_for: BaseFor | None = None) -> None:
-        self.registration = registration
-        self.fitter = Fitter(registration, base_for)
-        self._health = registration.health
-        self._breaker = Breaker()
-        self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Ask] = deque()
-        self._call: _Call | None = None
-        self._worker = Worker(registration, self._loop)
-        self._closed = False
-
-    @property
-    def name(self) -> str:
-        """The classifier's name."""
-        return self.registration.name
-
-    @property
-    def ready(self) -> bool:
-        """Whether it was warmed up and fitted at least once."""
-        return self.fitter.ready
-
-    def fit(self, profiles: Sequence[AdapterProfile]) -> None:
-        """Have it learn these adapters in the background."""
-        self.fitter.want(tuple(profiles))
-
-    def ask(self, request: Request) -> asyncio.Future[Answer]:
-        """The answer, in bounded time whatever the classifier does."""
-        answer: asyncio.Future[Answer] = self._loop.create_future()
-        if refusal := self._refusal():
-            answer.set_result(Answer(error=refusal))
-            return answer
-        self._waiting.append(_Ask(request, answer, self._loop.time()))
-        if self._call is None:
-            self._next()
-        return answer
-
-    def _refusal(self) -> VoteError | None:
-        if self._health.stuck >= MAX_STUCK or self._closed:
-            return VoteError.DISABLED
-        if not self.ready:
-            return VoteError.NOT_READY
-        if self._call is not None and self._call.late:
-            return VoteError.TIMEOUT
-        allowed = self._breaker.allow(self._loop.time())
-        self._show()
-        return None if allowed else VoteError.BREAKER_OPEN
-
-    def _next(self) -> None:
-        """Start the next call with those who still wait."""
-        oldest = self._loop.time() - self.registration.timeout
-        asks: list[_Ask] = []
-        while self._waiting and len(asks) < BATCH:
-            ask = self._waiting.popleft()
-            if ask.asked < oldest:
-                ask.settle(Answer(error=VoteError.TIMEOUT))
-            elif not ask.answer.done():
-                asks.append(ask)
-        if not asks:
-            self._breaker.abandoned()
-            return
-        call = self._call = _Call(asks)
-        call.timer = self._loop.call_later(self.registration.timeout, self._overdue, call)
-        self._health.calls += 1
-        self._health.requests += len(asks)
-        self._worker.submit([ask.request for ask in asks], partial(self._returned, call))
-
-    def _returned(self, call: _Call, answers: tuple[Answer, ...], fault: str) -> None:
-        if call.timer:
-            call.timer.cancel()
-        if call.stuck:
-            self._health.stuck -= 1
-            self._show()
-            return
-        if not call.late:
-            self._judge(fault)
-        for ask, answer in zip(call.asks, answers, strict=True):
-            ask.settle(answer)
-        self._call = None
-        self._next()
-
-    def _judge(self, fault: str) -> None:
-        if fault:
-            self._health.errors += 1
-            self._health.last_error = fault
-            self._breaker.failed(self._loop.time())
-        else:
-            self._breaker.succeeded()
-        self._show()
-
-    def _overdue(self, call: _Call) -> None:
-        call.late = True
-        self._judge("timeout")
-        for ask in (*call.asks, *self._waiting):
-            ask.settle(Answer(error=VoteError.TIMEOUT))
-        self._waiting.clear()
-        patience = max(STUCK_AFTER, 10 * self.registration.timeout)
-        call.timer = self._loop.call_later(patience, self._give_up, call)
-
-    def _give_up(self, call: _Call) -> None:
-        call.stuck = True
-        self._health.stuck += 1
-        self._health.last_error = "a call did not return"
-        self._worker.stop()
-        self._worker = Worker(self.registration, self._loop)
-        self._call = None
-        self._show()
-
-    def _show(self) -> None:
-        self._health.breaker = self._breaker.state.value
-        if self._health.stuck >= MAX_STUCK:
-            self._health.state = "disabled"
-        elif self.ready:
-            self._health.state = "ready"
-
-    def close(self) -> None:
-        """Take no more requests; those waiting get no vote."""
-        self._closed = True
-        for ask in (*(self._call.asks if self._call else ()), *self._waiting):
-            ask.settle(Answer(error=VoteError.DISABLED))
-        self._waiting.clear()
-        if self._call and self._call.timer:
-            self._call.timer.cancel()
-        self.fitter.close()
-        self._worker.stop()

@@ -1,9 +1,6 @@
-"""What the votes come to without a calibration. Pure functions of votes and candidates: no clock, no state.
+"""What votes come to: rules, which are pure functions of votes and candidates, and which of them is in force.
 
-The rule: votes count in the order in which classifiers are asked, cheap ones first. The first that is
-sure decides. A vote is sure if its best candidate, after the policy of axes (axes.py), has at least
-`threshold` confidence, more than 0, and leads the second by `margin` (the one that yields to it does not
-count). If none is sure, the base answers.
+Votes count in the order in which classifiers are asked, cheap ones first.
 """
 
 from __future__ import annotations
@@ -19,18 +16,10 @@ from router.classifiers.isolation import fault_of
 from router.classifiers.registration import Registration
 from router.types import AdapterProfile, Reason, Vote
 
+log = logging.getLogger(__name__)
 MARGIN = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Conclusion:
-    """Where a request goes. `adapter` empty means the base; `threshold` is what was needed."""
-
-    adapter: str
-    reason: Reason
-    confidence: float = 0.0
-    classifier: str = ""
-    threshold: float = 0.0
+STRICT = 0.9  # confidence that is needed where a calibration does not fit what is there now
+FITTED = "fitted"
 
 
 class Rule(Protocol):
@@ -50,9 +39,25 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Conclusion:
+    """Where a request goes. `adapter` empty means the base; `threshold` is what was needed."""
+
+    adapter: str
+    reason: Reason
+    confidence: float = 0.0
+    classifier: str = ""
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """`threshold` and `margin` in [0, 1]; `required` names classifiers without which nobody is trusted;
-    `kinds` are the axes of adapters."""
+    """The rule without a calibration: the first sure vote decides; if none is sure, the base answers.
+
+    A vote is sure if its best candidate, after the policy of axes (router/classifiers/axes.py), has at least
+    `threshold` confidence, more than 0, and leads the second by `margin` (the one that yields to it does not
+    count). Both lie in [0, 1]. `required` names classifiers without which nobody is trusted; `kinds` are the
+    axes of adapters.
+    """
 
     threshold: float = 0.5
     margin: float = MARGIN
@@ -103,15 +108,10 @@ class Policy:
         return Conclusion(preference.winner, Reason.CLASSIFIED, confidence, vote.classifier, self.threshold)
 
 
-# What the votes come to with a calibration: see router/calibration for how it was fitted and proven.
-
-
-STRICT = 0.9  # confidence that is needed where a calibration does not fit what is there now
-
-
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """The rule of a calibration for the adapters of `plain.kinds`.
+    """The rule of a calibration (router/calibration: how it is fitted and proven), for the adapters of
+    `plain.kinds`.
 
     `differences` says what is not as it was fitted for. With any, and where a classifier's vote was lost, the
     guarantee does not hold: at least `strict` confidence is needed then, and classifiers that the calibration
@@ -179,15 +179,8 @@ class Calibrated:
         return Conclusion("", reason, chosen.confidence, known[-1].classifier, needed)
 
 
-# Which rule weighs the votes now: a calibration that fits what is there, one that does not, or none.
-
-
-log = logging.getLogger(__name__)
-FITTED = "fitted"
-
-
-class Rules:
-    """Keeps the rule in step with classifiers and adapters, and says when a calibration stops to fit.
+class RuleInForce:
+    """Keeps the rule of `now` in step with classifiers and adapters; says when a calibration stops to fit.
 
     `strict` is the confidence that is needed while it does not; `base` names the base that is served.
     """
@@ -204,31 +197,31 @@ class Rules:
         self._base, self._strict = base, strict
         self._registrations: Sequence[Registration] | None = None
         self._profiles: Sequence[AdapterProfile] | None = None
-        self.rule: Policy | Calibrated = policy
+        self.now: Policy | Calibrated = policy
         self.status = ""  # of the calibration: empty without one, `fitted`, or what does not fit
 
-    def classifiers(self, registrations: Sequence[Registration]) -> None:
+    def classifiers_are(self, registrations: Sequence[Registration]) -> None:
         """These are asked now."""
         self._registrations = registrations
         required = frozenset(r.name for r in registrations if r.required)
         self._policy = replace(self._policy, required=required)
-        self.settle()
+        self.compare()
 
-    def adapters(self, profiles: Sequence[AdapterProfile]) -> None:
+    def adapters_are(self, profiles: Sequence[AdapterProfile]) -> None:
         """These are routed to now."""
         self._profiles = profiles
         self._policy = replace(self._policy, kinds=axes_of(sorted(profiles, key=lambda p: p.name)))
-        self.settle()
+        self.compare()
 
-    def settle(self) -> None:
+    def compare(self) -> None:
         """Compare again, once both are known; a change is logged once."""
         if self._calibration is None or self._registrations is None or self._profiles is None:
-            self.rule = self._policy
+            self.now = self._policy
             return
         asked = [r for r in self._registrations if r.name not in self._calibration.left_out]
         present = bind(self._profiles, {r.name: fingerprint(r) for r in asked}, self._base)
         found = self._differences(self._calibration, present)
-        self.rule = Calibrated(self._calibration, self._policy, found, self._strict)
+        self.now = Calibrated(self._calibration, self._policy, found, self._strict)
         status = f"stale: {'; '.join(found)}" if found else FITTED
         if status != self.status:
             self.status = status

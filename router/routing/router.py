@@ -1,80 +1,82 @@
-"""Which adapter answers a request."""
+"""Which adapter answers a request: the one the caller names, else the one a classifier is sure of, else the
+base.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from router.classifiers.registration import Registration
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, NotFound
 from router.names import BASE
-from router.plugins.host import PluginHost
 from router.ports import Catalog
-from router.routing.fitting import BaseFor, Knowledge, narrow
+from router.routing.knowledge import Knowledge, narrow
+from router.routing.lane import BaseFor
 from router.routing.panel import Lanes, OnVote, Panel
-from router.routing.policy import MARGIN, Conclusion, Policy, Rule, Rules, fingerprint
-from router.routing.variants import digest_of, varied
+from router.routing.policy import Conclusion, Policy, Rule, RuleInForce, fingerprint
+from router.routing.variants import rule_digest, varied
 from router.types import AdapterInfo, AdapterProfile, Decision, Reason, Request, Vote
 
 if TYPE_CHECKING:
     from router.types import RouterVariant
 
-# What the caller names: an adapter, or the base.
-
-
+START_SECONDS = 20.0
+FIT_SECONDS = 30.0
+PICK_UP_SECONDS = 0.25
+FIELD = "routing.adapter"  # where a caller names an adapter
 _RESOURCE = re.compile(
     r"adapters/([a-z0-9][a-z0-9._-]{0,62})(?:/versions/([0-9A-Za-z][0-9A-Za-z.+_-]{0,62}))?"
 )
 
 
-def is_base(resource: str) -> bool:
-    """Whether it names the base: `base`, or `adapters/base` where only adapters can be written."""
-    return resource in (BASE, f"adapters/{BASE}")
+class ClassifierHost(Protocol):
+    """Whoever finds classifiers, such as the host of plugins; all calls are made on the event loop."""
 
+    def registrations(self) -> tuple[Registration, ...]:
+        """Classifiers in the order in which they are asked; the same object while nothing changes."""
+        ...
 
-def parse_adapter(resource: str, field: str = "routing.adapter") -> tuple[str, str]:
-    """Name and version ("" if not given) of a resource name. Raises InvalidRequest naming `field`."""
-    match = _RESOURCE.fullmatch(resource)
-    if match is None:
-        raise InvalidRequest(
-            [
-                FieldViolation(
-                    field, "must be base, adapters/NAME or adapters/NAME/versions/VERSION, NAME in lower case"
-                )
-            ]
-        )
-    return match[1], match[2] or ""
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """`changed` is called after they changed."""
+        ...
 
+    def stale(self) -> bool:
+        """Whether there may be others by now."""
+        ...
 
-START_SECONDS = 20.0
-FIT_SECONDS = 30.0
-PICK_UP_SECONDS = 0.25
+    async def pick_up(self, wait: float | None = None) -> None:
+        """Look for others; returns when they are there, or after `wait` seconds."""
+        ...
+
+    async def watch(self) -> None:
+        """Pick up changes until cancelled."""
+        ...
 
 
 class Router:
     """Explicit adapter, then hints, then classifiers in order of cost until one is sure, else the base.
 
-    `rules` weigh the votes, or `threshold` and `margin` in [0, 1] (see policy.py); `on_vote` sees every
-    vote, for metrics; `base_for` gives classifiers the base model.
+    `rule` weighs the votes (without a calibration if none is given); `on_vote` sees every vote, for metrics;
+    `base_for` gives classifiers the base model.
     """
 
     def __init__(
         self,
         catalog: Catalog,
-        host: PluginHost,
+        host: ClassifierHost,
         *,
-        threshold: float = 0.5,
-        margin: float = MARGIN,
         on_vote: OnVote | None = None,
         base_for: BaseFor | None = None,
-        rules: Rules | None = None,
+        rule: RuleInForce | None = None,
     ) -> None:
         self._catalog, self._host = catalog, host
-        self.rules = rules or Rules(Policy(threshold, margin))
+        self.rule = rule or RuleInForce(Policy())
         self._lanes = Lanes(base_for)
         self._panel = Panel(self._lanes, on_vote)
         self._knowledge = Knowledge(catalog, self._learn)
@@ -86,11 +88,11 @@ class Router:
         """Load plugins, have them learn the adapters (20 s at most), and follow changes of both."""
         await self._host.pick_up()
         self._knowledge.start()
-        self._host.subscribe(self._plugins_changed)
-        self.rules.adapters(self._knowledge.learned)
-        self._plugins_changed()
-        await self._lanes.settle(START_SECONDS)
-        self.rules.settle()
+        self._host.subscribe(self._classifiers_changed)
+        self.rule.adapters_are(self._knowledge.learned)
+        self._classifiers_changed()
+        await self._lanes.wait_for_fits(START_SECONDS)
+        self.rule.compare()
         self._watch = asyncio.create_task(self._host.watch(), name="plugins watch")
 
     async def close(self) -> None:
@@ -104,12 +106,12 @@ class Router:
 
     async def _learn(self, profiles: tuple[AdapterProfile, ...]) -> None:
         await self._lanes.fit(profiles, FIT_SECONDS)
-        self.rules.adapters(profiles)
+        self.rule.adapters_are(profiles)
 
-    def _plugins_changed(self) -> None:
+    def _classifiers_changed(self) -> None:
         registrations = self._host.registrations()
         self._lanes.sync(registrations, self._knowledge.learned)
-        self.rules.classifiers(registrations)
+        self.rule.classifiers_are(registrations)
 
     async def route(self, request: Request) -> Decision:
         """The decision; never raises for a classifier's fault.
@@ -128,51 +130,40 @@ class Router:
         a second decision costs next to nothing. Raises what `route` does.
         """
         started = time.perf_counter()
-        await self._pick_up()
-        decision, votes = await self._decide(request, varied(self.rules.rule, variant), heard)
+        await self._pick_up_classifiers()
+        decision, votes = await self._decide(request, varied(self.rule.now, variant), heard)
         shown = tuple(votes) if request.routing.explain else ()
         return replace(decision, votes=shown, latency=time.perf_counter() - started)
 
-    def digest(self, variant: RouterVariant | None = None) -> str:
-        """sha256 of what decides beside the adapters: configuration, calibration, classifiers."""
-        rule, registrations = self.rules.rule, self._host.registrations()
-        if self._digested[0] is not rule or self._digested[1] is not registrations:
-            self._digested, self._digests = (rule, registrations), {}
-        if variant not in self._digests:
-            prints = {r.name: fingerprint(r) for r in registrations}
-            self._digests[variant] = digest_of(varied(rule, variant), prints)
-        return self._digests[variant]
-
-    async def _pick_up(self) -> None:
+    async def _pick_up_classifiers(self) -> None:
         """A plugin file dropped in a moment ago votes on this request."""
         if self._host.stale():
             before = self._host.registrations()
             await self._host.pick_up(PICK_UP_SECONDS)
             if self._host.registrations() != before:
-                await self._lanes.settle(PICK_UP_SECONDS)
+                await self._lanes.wait_for_fits(PICK_UP_SECONDS)
 
     async def _decide(
         self, request: Request, rule: Rule, heard: dict[str, Vote] | None
     ) -> tuple[Decision, Sequence[Vote]]:
-        hints, labels = request.routing, self._knowledge.labels
-        direct, candidates = self._said(request)
-        if hints.explain:
+        labels = self._knowledge.labels
+        said, candidates = self._said_by_caller(request)
+        votes: Sequence[Vote] = []
+        if request.routing.explain:
             votes = await self._panel.everyone(request, labels, heard)
-        elif direct is None and candidates:
+        elif said is None and candidates:
             votes = await self._panel.until_settled(request, labels, candidates, rule, heard)
-        else:
-            votes = []
-        if direct is not None:
-            return direct, votes
-        return self._concluded(rule.conclude(votes if candidates else [], candidates)), votes
+        if said is not None:
+            return said, votes
+        return self._carried_out(rule.conclude(votes if candidates else [], candidates)), votes
 
-    def _said(self, request: Request) -> tuple[Decision | None, frozenset[str]]:
+    def _said_by_caller(self, request: Request) -> tuple[Decision | None, frozenset[str]]:
         """The decision that the caller made, or the candidates that the caller left."""
         hints = request.routing
         if is_base(hints.adapter):
             return self._decision(Conclusion("", Reason.EXPLICIT, 1.0), None), frozenset()
         if hints.adapter:
-            adapter = self._catalog.resolve(*parse_adapter(hints.adapter))
+            adapter = self._catalog.resolve(*parse_routed_adapter(hints.adapter))
             return self._decision(Conclusion(adapter.ref.name, Reason.EXPLICIT, 1.0), adapter), frozenset()
         left = narrow(self._knowledge.present, hints)
         if (hints.domain or hints.task) and len(left) == 1:
@@ -180,7 +171,7 @@ class Router:
             return self._decision(Conclusion(adapter.ref.name, Reason.HINT, 1.0), adapter), frozenset()
         return None, frozenset(profile.name for profile in left)
 
-    def _concluded(self, conclusion: Conclusion) -> Decision:
+    def _carried_out(self, conclusion: Conclusion) -> Decision:
         if not conclusion.adapter:
             return self._decision(conclusion, None)
         try:
@@ -198,5 +189,29 @@ class Router:
             confidence=conclusion.confidence,
             classifier=conclusion.classifier,
             threshold=conclusion.threshold,
-            calibration=self.rules.status,
+            calibration=self.rule.status,
         )
+
+    def digest(self, variant: RouterVariant | None = None) -> str:
+        """sha256 of what decides beside the adapters: configuration, calibration, classifiers."""
+        rule, registrations = self.rule.now, self._host.registrations()
+        if self._digested[0] is not rule or self._digested[1] is not registrations:
+            self._digested, self._digests = (rule, registrations), {}
+        if variant not in self._digests:
+            fingerprints = {r.name: fingerprint(r) for r in registrations}
+            self._digests[variant] = rule_digest(varied(rule, variant), fingerprints)
+        return self._digests[variant]
+
+
+def is_base(resource: str) -> bool:
+    """Whether it names the base: `base`, or `adapters/base` where only adapters can be written."""
+    return resource in (BASE, f"adapters/{BASE}")
+
+
+def parse_routed_adapter(resource: str) -> tuple[str, str]:
+    """Name and version ("" if not given) of an adapter that a request names. Raises InvalidRequest."""
+    match = _RESOURCE.fullmatch(resource)
+    if match is None:
+        form = "must be base, adapters/NAME or adapters/NAME/versions/VERSION, NAME in lower case"
+        raise InvalidRequest([FieldViolation(FIELD, form)])
+    return match[1], match[2] or ""

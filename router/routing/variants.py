@@ -15,26 +15,6 @@ if TYPE_CHECKING:
     from router.types import RouterVariant
 
 
-@dataclass(frozen=True, slots=True)
-class Fewer:
-    """A rule that hears some classifiers only."""
-
-    rule: Policy | Calibrated
-    classifiers: frozenset[str]
-
-    def asks(self, classifier: str) -> bool:
-        """Whether that classifier's vote counts."""
-        return classifier in self.classifiers and self.rule.asks(classifier)
-
-    def settled(self, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
-        """Whether no further vote can change the conclusion."""
-        return self.rule.settled(votes, candidates)
-
-    def conclude(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion:
-        """By the votes of these classifiers alone."""
-        return self.rule.conclude([v for v in votes if v.classifier in self.classifiers], candidates)
-
-
 def varied(rule: Policy | Calibrated, variant: RouterVariant | None) -> Rule:
     """`rule` as the variant has it; what the variant leaves open stays.
 
@@ -44,7 +24,9 @@ def varied(rule: Policy | Calibrated, variant: RouterVariant | None) -> Rule:
     if variant is None:
         return rule
     changed = _policy(rule, variant) if isinstance(rule, Policy) else _calibrated(rule, variant)
-    return changed if variant.classifiers is None else Fewer(changed, frozenset(variant.classifiers))
+    return (
+        changed if variant.classifiers is None else SomeClassifiers(changed, frozenset(variant.classifiers))
+    )
 
 
 def _policy(plain: Policy, variant: RouterVariant) -> Policy:
@@ -71,11 +53,31 @@ def _calibrated(rule: Calibrated, variant: RouterVariant) -> Calibrated:
     return replace(changed, calibration=calibration, strict=variant.threshold)
 
 
-def digest_of(rule: Rule, fingerprints: Mapping[str, str]) -> str:
+@dataclass(frozen=True, slots=True)
+class SomeClassifiers:
+    """A rule that hears some classifiers only."""
+
+    rule: Policy | Calibrated
+    classifiers: frozenset[str]
+
+    def asks(self, classifier: str) -> bool:
+        """Whether that classifier's vote counts."""
+        return classifier in self.classifiers and self.rule.asks(classifier)
+
+    def settled(self, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
+        """Whether no further vote can change the conclusion."""
+        return self.rule.settled(votes, candidates)
+
+    def conclude(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion:
+        """By the votes of these classifiers alone."""
+        return self.rule.conclude([v for v in votes if v.classifier in self.classifiers], candidates)
+
+
+def rule_digest(rule: Rule, fingerprints: Mapping[str, str]) -> str:
     """sha256 over all that decides beside the adapters: configuration, calibration, and the classifiers'
     fingerprints in the order in which they are asked.
     """
-    inner = rule.rule if isinstance(rule, Fewer) else rule
+    inner = rule.rule if isinstance(rule, SomeClassifiers) else rule
     plain = inner.plain if isinstance(inner, Calibrated) else inner
     said: list[object] = [type(inner).__name__]
     if isinstance(plain, Policy):

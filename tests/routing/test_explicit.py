@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.routing.router import parse_adapter
+from router.routing.router import parse_routed_adapter
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from router.routing.router import parse_adapter
     ],
 )
 def test_good_names(resource: str, expected: tuple[str, str]) -> None:
-    assert parse_adapter(resource) == expected
+    assert parse_routed_adapter(resource) == expected
 
 
 @pytest.mark.parametrize(
@@ -39,14 +39,14 @@ def test_good_names(resource: str, expected: tuple[str, str]) -> None:
 )
 def test_bad_names_are_named(resource: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        parse_adapter(resource)
+        parse_routed_adapter(resource)
     assert caught.value.violations[0].field == "routing.adapter"
 
 
 @given(st.text())
 def test_any_text_is_parsed_or_refused(resource: str) -> None:
     try:
-        name, version = parse_adapter(resource)
+        name, version = parse_routed_adapter(resource)
     except InvalidRequest:
         return
     assert resource == f"adapters/{name}" + (f"/versions/{version}" if version else "")

@@ -9,7 +9,7 @@ from typing import Any
 
 from router.classifiers.stand_in import StandInBase
 from router.routing import Classifier, Scores
-from router.routing.fitting import Fitter
+from router.routing.lane import Fitter
 from router.routing.panel import Lanes
 from router.types import AdapterProfile
 
@@ -180,7 +180,7 @@ async def test_nobody_waits_for_the_fit_of_one_that_asks_the_base(kit: Any) -> N
     lanes = Lanes(lambda timeout: StandInBase())
     lanes.sync([kit.registered(Slow())], [kit.medical])
     async with asyncio.timeout(2):
-        await lanes.settle(10)
+        await lanes.wait_for_fits(10)
     (lane,) = lanes.in_order()
     assert not lane.ready
     gate.set()

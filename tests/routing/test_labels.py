@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.errors import NotFound
-from router.routing.fitting import Labels, narrow
+from router.routing.knowledge import Labels, narrow
 from router.types import AdapterProfile, RoutingHints
 
 A = AdapterProfile("a", "1", domain="medical", task="summarization")

@@ -125,7 +125,7 @@ async def test_explaining_asks_everyone_and_changes_nothing(kit: Any, start: Sta
 
 
 async def test_nobody_sure_is_abstention_with_the_best_guess(kit: Any, start: Start) -> None:
-    router = await start(kit.registered(kit.says("c", Scores({"legal": 0.45}))), threshold=0.5)
+    router = await start(kit.registered(kit.says("c", Scores({"legal": 0.45}))))
     decision = await router.route(kit.asking())
     assert went(decision) == ("", Reason.ABSTAINED, "c")
     assert (decision.adapter, decision.confidence, decision.threshold) == (None, 0.45, 0.5)

@@ -10,7 +10,7 @@ import pytest
 from router.calibration.model import Calibration, Scaler, Stage, bind
 from router.classifiers.axes import Axes
 from router.routing import Scores
-from router.routing.policy import FITTED, Policy, Rules, fingerprint
+from router.routing.policy import FITTED, Policy, RuleInForce, fingerprint
 from router.routing.router import Router
 from router.types import AdapterProfile, Reason
 
@@ -36,26 +36,26 @@ def says(kit: Any) -> Any:
 
 
 def test_without_a_calibration_there_is_nothing_to_say(kit: Any, says: Any) -> None:
-    rules = Rules(Policy(0.5))
-    rules.classifiers([says])
-    rules.adapters([kit.medical])
-    assert rules.status == ""
-    assert isinstance(rules.rule, Policy)
-    assert rules.rule.kinds == {"medical": "domain"}
+    in_force = RuleInForce(Policy(0.5))
+    in_force.classifiers_are([says])
+    in_force.adapters_are([kit.medical])
+    assert in_force.status == ""
+    assert isinstance(in_force.now, Policy)
+    assert in_force.now.kinds == {"medical": "domain"}
 
 
 def test_what_differs_is_said_and_logged_once(kit: Any, says: Any, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
-    rules = Rules(Policy(0.5), calibration_of(kit), base="smol")
-    rules.adapters([kit.medical, kit.legal])
-    assert rules.status == ""  # the classifiers are not known yet
-    rules.classifiers([says])
-    assert rules.status == FITTED
-    rules.adapters([kit.medical, kit.legal, AdapterProfile("cooking", "1")])
-    rules.settle()
-    assert rules.status == "stale: adapter cooking is new"
-    rules.adapters([kit.medical, kit.legal])
-    assert rules.status == FITTED
+    in_force = RuleInForce(Policy(0.5), calibration_of(kit), base="smol")
+    in_force.adapters_are([kit.medical, kit.legal])
+    assert in_force.status == ""  # the classifiers are not known yet
+    in_force.classifiers_are([says])
+    assert in_force.status == FITTED
+    in_force.adapters_are([kit.medical, kit.legal, AdapterProfile("cooking", "1")])
+    in_force.compare()
+    assert in_force.status == "stale: adapter cooking is new"
+    in_force.adapters_are([kit.medical, kit.legal])
+    assert in_force.status == FITTED
     told = [r.message for r in caplog.records]
     assert [t for t in told if "another set" in t] == [
         "the calibration is for another set (adapter cooking is new): 0.90 confidence is needed until "
@@ -64,10 +64,10 @@ def test_what_differs_is_said_and_logged_once(kit: Any, says: Any, caplog: Any) 
 
 
 def test_another_policy_of_axes_is_another_set(kit: Any, says: Any) -> None:
-    rules = Rules(Policy(0.5, axes=Axes(task_first=False)), calibration_of(kit))
-    rules.classifiers([says])
-    rules.adapters([kit.medical, kit.legal])
-    assert rules.status == "stale: task_first or domain_first is set otherwise"
+    in_force = RuleInForce(Policy(0.5, axes=Axes(task_first=False)), calibration_of(kit))
+    in_force.classifiers_are([says])
+    in_force.adapters_are([kit.medical, kit.legal])
+    assert in_force.status == "stale: task_first or domain_first is set otherwise"
 
 
 def test_a_classifier_without_a_fingerprint_fits_no_calibration(kit: Any) -> None:
@@ -82,8 +82,8 @@ async def test_a_router_with_a_calibration(kit: Any, says: Any) -> None:
     catalog = kit.catalog([kit.medical, kit.legal])
     left_out = kit.says("probe", Scores({"legal": 1.0}))
     host = kit.host(says, kit.registered(left_out, priority=1))
-    rules = Rules(Policy(0.5), calibration_of(kit, left_out=("probe",)))
-    router = Router(catalog, host, rules=rules)
+    in_force = RuleInForce(Policy(0.5), calibration_of(kit, left_out=("probe",)))
+    router = Router(catalog, host, rule=in_force)
     await router.start()
     try:
         decision = await router.route(kit.asking())
@@ -92,7 +92,7 @@ async def test_a_router_with_a_calibration(kit: Any, says: Any) -> None:
         assert (decision.threshold, decision.calibration) == (0.6, FITTED)
         assert left_out.batches == []
         catalog.become(kit.medical, kit.legal, kit.translation)
-        await kit.eventually(lambda: router.rules.status != FITTED)
+        await kit.eventually(lambda: router.rule.status != FITTED)
         decision = await router.route(kit.asking())
         assert (decision.adapter, decision.reason, decision.threshold) == (None, Reason.ABSTAINED, 0.9)
         assert decision.calibration == "stale: adapter translation is new"

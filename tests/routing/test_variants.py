@@ -13,7 +13,7 @@ from router.classifiers.axes import Axes, axes_of
 from router.routing import Scores
 from router.routing.policy import Calibrated, Policy
 from router.routing.router import Router
-from router.routing.variants import digest_of, varied
+from router.routing.variants import rule_digest, varied
 from router.types import AdapterProfile, Reason, RouterVariant, Vote
 
 PROFILES = (
@@ -103,17 +103,17 @@ def test_digests_are_of_what_decides(rule: Policy | Calibrated) -> None:
         RouterVariant(domain_first=False),
         RouterVariant(classifiers=("cheap",)),
     )
-    found = [digest_of(varied(rule, variant), PRINTS) for variant in variants]
+    found = [rule_digest(varied(rule, variant), PRINTS) for variant in variants]
     assert len(set(found)) == len(variants)
-    assert found == [digest_of(varied(rule, variant), PRINTS) for variant in variants]
-    assert digest_of(rule, {**PRINTS, "dear": "dear/2"}) != found[0]
-    assert digest_of(rule, dict(reversed(PRINTS.items()))) != found[0]
-    assert digest_of(varied(rule, RouterVariant()), PRINTS) == found[0]
+    assert found == [rule_digest(varied(rule, variant), PRINTS) for variant in variants]
+    assert rule_digest(rule, {**PRINTS, "dear": "dear/2"}) != found[0]
+    assert rule_digest(rule, dict(reversed(PRINTS.items()))) != found[0]
+    assert rule_digest(varied(rule, RouterVariant()), PRINTS) == found[0]
 
 
 def test_a_digest_does_not_change_with_the_adapters_alone() -> None:
     more = replace(PLAIN, kinds=axes_of((*PROFILES, AdapterProfile("new", "1"))))
-    assert digest_of(more, PRINTS) == digest_of(PLAIN, PRINTS)
+    assert rule_digest(more, PRINTS) == rule_digest(PLAIN, PRINTS)
 
 
 async def test_a_second_decision_asks_only_who_was_not_asked(kit: Any, start: Start) -> None:

@@ -46,16 +46,16 @@ def diff(
       lora-router route diff --with my-adapter requests.jsonl
     """
     from router.cli.output import print_json
-    from router.cli.route.judge import judge_of, local_rules
+    from router.cli.route.judge import judge_of, local_rule
     from router.cli.route.votes import open_local, read_profile
 
     new = read_profile(with_)
     with open_local(adapters_dir, plugins_dir, base=base) as before:
         rows = known_rows(before.profiles, new, files or [])
-        judge = judge_of(local_rules(before, calibration), before, trusting=True)
+        judge = judge_of(local_rule(before, calibration), before, trusting=True)
         then = [judge(ballot.votes) for ballot in before.votes(rows, "before")]
     with open_local(adapters_dir, plugins_dir, [new], base=base) as after:
-        judge = judge_of(local_rules(after, calibration), after, trusting=True)
+        judge = judge_of(local_rule(after, calibration), after, trusting=True)
         now = [judge(ballot.votes) for ballot in after.votes(rows, "after")]
     moved = [
         asdict(row) | {"from": one.routed, "to": other.routed, "confidence": other.confidence}

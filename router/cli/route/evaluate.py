@@ -74,13 +74,13 @@ def evaluate(
     """
     from router.calibration.evaluation import evaluate as measure
     from router.cli.output import print_json
-    from router.cli.route.judge import judge_of, local_rules, plot_path, target_of
+    from router.cli.route.judge import judge_of, local_rule, plot_path, target_of
     from router.cli.route.votes import latencies, open_local, read_known, read_strange
 
     picture = plot_path(plot)
     with open_local(adapters_dir, plugins_dir, base=base) as local:
         known, strange = read_known(files, local.profiles), read_strange(ood, local.profiles)
-        rules = local_rules(local, calibration)
+        rules = local_rule(local, calibration)
         target, delta = target_of(rules)
         votes = local.votes(known, "requests"), local.votes(strange, "out-of-distribution")
         latency = latencies(local.panel, known)

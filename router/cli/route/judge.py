@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from router.classifiers.axes import Axis
     from router.cli.route.votes import Local
     from router.config import Settings
-    from router.routing.policy import Calibrated, Policy, Rules
+    from router.routing.policy import Calibrated, Policy, RuleInForce
     from router.types import Vote
 
 # Which calibration file counts here.
@@ -38,14 +38,14 @@ def load(settings: Settings) -> Calibration | None:
     return read(path) if path else None
 
 
-def rules_of(settings: Settings) -> Rules:
+def rule_of(settings: Settings) -> RuleInForce:
     """How a server with these settings weighs votes."""
     from router.classifiers.axes import Axes
-    from router.routing.policy import Policy, Rules
+    from router.routing.policy import Policy, RuleInForce
 
     axes = Axes(settings.task_first, settings.domain_first)
     policy = Policy(settings.abstain_threshold, axes=axes)
-    return Rules(policy, load(settings), base=settings.model, strict=settings.strict_threshold)
+    return RuleInForce(policy, load(settings), base=settings.model, strict=settings.strict_threshold)
 
 
 CalibrationFile = Annotated[
@@ -59,21 +59,21 @@ CalibrationFile = Annotated[
 ]
 
 
-def local_rules(local: Local, calibration: str) -> Rules:
-    """The rules of a server that serves this folder."""
+def local_rule(local: Local, calibration: str) -> RuleInForce:
+    """The in_force of a server that serves this folder."""
 
-    rules = rules_of(local.settings.model_copy(update={"calibration": calibration}))
-    rules.classifiers(local.panel.registrations)
-    rules.adapters(local.profiles)
-    return rules
+    in_force = rule_of(local.settings.model_copy(update={"calibration": calibration}))
+    in_force.classifiers_are(local.panel.registrations)
+    in_force.adapters_are(local.profiles)
+    return in_force
 
 
-def judge_of(rules: Rules, local: Local, trusting: bool = False) -> Judge:
+def judge_of(in_force: RuleInForce, local: Local, trusting: bool = False) -> Judge:
     """Judges votes by the rule; `trusting` leaves out the strictness for a set that was not calibrated."""
     from router.routing.policy import Calibrated
 
     kinds = local.kinds
-    rule = rules.rule
+    rule = in_force.now
     if isinstance(rule, Calibrated):
         return _calibrated(replace(rule, differences=()) if trusting else rule, kinds)
     return _plain(rule, kinds)
@@ -114,11 +114,11 @@ def _plain(rule: Policy, kinds: dict[str, Axis]) -> Judge:
     return judge
 
 
-def target_of(rules: Rules) -> tuple[float, float]:
+def target_of(in_force: RuleInForce) -> tuple[float, float]:
     """(target, delta) of the calibration, or the usual ones."""
     from router.routing.policy import Calibrated
 
-    rule = rules.rule
+    rule = in_force.now
     return (rule.calibration.target, rule.calibration.delta) if isinstance(rule, Calibrated) else (0.05, 0.05)
 
 

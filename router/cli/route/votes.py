@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from router.config import Settings
     from router.engine.base import Engine
     from router.routing import BaseModel
-    from router.routing.fitting import Labels
+    from router.routing.knowledge import Labels
     from router.types import AdapterProfile, Request, Vote
 
 # The base model for classifiers that ask it, without a server.
@@ -150,7 +150,7 @@ def collect(
     """The votes of all classifiers on all rows, with a progress bar on a terminal."""
     from router.calibration.rows import Ballot
     from router.cli.output import track
-    from router.routing.fitting import Labels
+    from router.routing.knowledge import Labels
 
     labels = Labels(profiles)
     columns: list[list[Vote]] = []
