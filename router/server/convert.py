@@ -38,19 +38,19 @@ from router.types import (
 from router.v1 import adapters_pb2 as adapters_pb
 from router.v1 import inference_pb2 as pb
 
-MAX_MESSAGES, MAX_LABELS, MAX_LABEL_BYTES, MAX_HINT_BYTES, MAX_UNIT_BYTES = 256, 16, 64, 64, 256
-MAX_REFERENCE_BYTES = 4096
+# What a request may have at most, beside what the settings say.
+MAX_MESSAGES, MAX_LABELS, MAX_STOPS, MAX_LOGPROBS = 256, 16, 16, 20
+MAX_LABEL_BYTES, MAX_REFERENCE_BYTES, MAX_HINT_BYTES, MAX_UNIT_BYTES, MAX_STOP_BYTES = 64, 4096, 64, 256, 256
 ROLES: Mapping[int, Role] = {
     pb.ROLE_SYSTEM: "system",
     pb.ROLE_USER: "user",
     pb.ROLE_ASSISTANT: "assistant",
 }
-MAX_STOPS, MAX_STOP_BYTES, MAX_LOGPROBS = 16, 256, 20
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server accepts at most."""
+    """What the settings let a request have at most."""
 
     max_prompt_bytes: int
     max_tokens: int

@@ -31,7 +31,7 @@ class Health:
         lifecycle: Lifecycle,
         status: Callable[[], EngineStatus],
         stall_seconds: float,
-        store_up: Callable[[], bool] = lambda: True,
+        store_up: Callable[[], bool],
     ) -> None:
         self._servicer = aio.HealthServicer()
         self._lifecycle, self._status, self._stall_seconds = lifecycle, status, stall_seconds

@@ -110,7 +110,7 @@ def completed(event: Finished, call: Call) -> Finished:
 
 
 async def coalesced(
-    events: AsyncIterable[Delta | Finished], every: int = 1
+    events: AsyncIterable[Delta | Finished], every: int
 ) -> AsyncGenerator[Delta | Finished, None]:
     """The same events, fewer and longer for a slow reader: deltas that came while it was away are joined.
 

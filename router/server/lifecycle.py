@@ -1,4 +1,4 @@
-"""Loading, serving, draining: who is let in, and how many are inside."""
+"""Loading, serving, draining: who is let in, how many are inside, and work that holds up no end."""
 
 from __future__ import annotations
 
@@ -68,9 +68,6 @@ class Lifecycle:
         self.phase = Phase.DRAINING
         for watch in tuple(self._watches):
             watch.reschedule(0)
-
-
-# Work that must not hold up the end of the process.
 
 
 async def in_daemon_thread(work: Callable[[], None]) -> None:

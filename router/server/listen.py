@@ -1,4 +1,4 @@
-"""Addresses and the options of the gRPC server."""
+"""How the server listens: its address, its bounds against floods, and reflection."""
 
 from __future__ import annotations
 
@@ -19,6 +19,18 @@ HANDSHAKE_MS = 5_000
 MIN_PING_INTERVAL_MS = 5_000  # clients are told 10 s; a timer that fires a little early is no flood
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 10_000
 CONNECTION_AGE_MS = 30 * 60_000
+REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+
+
+def bind(server: grpc.aio.Server, listen: str) -> str:
+    """Take the address; returns it with the port that was given. Raises ConfigError if it is taken."""
+    host, _ = split_address(listen, "listen")
+    try:
+        number = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        text = f"cannot listen on {listen}: the address is in use or not this machine's"
+        raise ConfigError(f"{text}; is another server running? Choose another with --listen") from error
+    return f"{host}:{number}"
 
 
 def split_address(listen: str, setting: str) -> tuple[str, int]:
@@ -56,27 +68,11 @@ def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
     )
 
 
-def bind(server: grpc.aio.Server, listen: str) -> str:
-    """Take the address; returns it with the port that was given. Raises ConfigError if it is taken."""
-    host, _ = split_address(listen, "listen")
-    try:
-        number = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        text = f"cannot listen on {listen}: the address is in use or not this machine's"
-        raise ConfigError(f"{text}; is another server running? Choose another with --listen") from error
-    return f"{host}:{number}"
-
-
-# Server reflection, v1 and v1alpha: clients of today ask for the first, older ones for the second.
-#
-# The library has v1alpha only; the messages of both are the same on the wire.
-
-
-V1 = "grpc.reflection.v1.ServerReflection"
-
-
 def enable_reflection(services: Iterable[str], server: grpc.aio.Server) -> None:
-    """Tell of these services, and of reflection itself."""
+    """Tell of these services, and of reflection itself, by v1 and v1alpha: older clients ask for the second.
+
+    The library has v1alpha only; the messages of both are the same on the wire.
+    """
     names = (*services, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     handler = grpc.stream_stream_rpc_method_handler(
@@ -84,5 +80,5 @@ def enable_reflection(services: Iterable[str], server: grpc.aio.Server) -> None:
         request_deserializer=ServerReflectionRequest.FromString,
         response_serializer=ServerReflectionResponse.SerializeToString,
     )
-    methods = grpc.method_handlers_generic_handler(V1, {"ServerReflectionInfo": handler})
+    methods = grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": handler})
     server.add_generic_rpc_handlers((methods,))

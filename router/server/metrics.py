@@ -28,13 +28,16 @@ from router.server.call import Call
 from router.server.listen import split_address
 from router.types import AdapterEvent, AdapterInfo, AdapterRef, AdapterState, Decision, Usage, Vote
 
+# Upper ends of buckets
 SECONDS = tuple(0.01 * 2**n for n in range(14))
 FIRST_TOKEN = (0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5, 10, 30)
 PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.15, 0.3, 0.6, 1.2)
 ROUTING = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+# Labels
 VERSION = ("adapter", "version")
 OTHER = ("other", "other")
 MAX_VERSIONS, MAX_CLASSIFIERS = 4096, 64  # that get labels of their own
+
 LAG_SECONDS = 0.05  # between two looks at how late the event loop is
 READ_SECONDS = 5.0  # for the head of a scrape
 T = TypeVar("T", bound=Hashable)

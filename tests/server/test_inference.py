@@ -116,14 +116,14 @@ async def source(*events: Delta | Finished | Exception, gap: bool = True) -> Asy
 
 
 async def test_a_quick_reader_sees_every_delta() -> None:
-    got = [event async for event in coalesced(source(Delta("a"), Delta("b"), END))]
+    got = [event async for event in coalesced(source(Delta("a"), Delta("b"), END), 1)]
     assert got == [Delta("a"), Delta("b"), END]
 
 
 async def test_a_slow_reader_gets_joined_deltas() -> None:
     entry = TokenLogprob("b", 1, -0.5)
     got = []
-    async with aclosing(coalesced(source(Delta("a"), Delta("b", 1, (entry,)), Delta("c"), END))) as events:
+    async with aclosing(coalesced(source(Delta("a"), Delta("b", 1, (entry,)), Delta("c"), END), 1)) as events:
         async for event in events:
             got.append(event)
             await asyncio.sleep(0.05)
@@ -137,7 +137,7 @@ async def test_interval_joins_steps_after_the_first() -> None:
 
 
 async def test_an_error_comes_after_what_was_there() -> None:
-    events = coalesced(source(Delta("a"), EngineFailed("x"), gap=False))
+    events = coalesced(source(Delta("a"), EngineFailed("x"), gap=False), 1)
     assert await anext(events) == Delta("a")
     with pytest.raises(EngineFailed):
         await anext(events)
@@ -154,6 +154,6 @@ async def test_closing_stops_the_reading() -> None:
         finally:
             closed.set()
 
-    async with aclosing(coalesced(endless())) as events:
+    async with aclosing(coalesced(endless(), 1)) as events:
         assert await anext(events) == Delta("x")
     await asyncio.wait_for(closed.wait(), 1)
