@@ -4,20 +4,33 @@ whatever happens."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from router.config import Settings
 from router.engine.base import Delta, Engine, Finished, Generation, Job, Prompt
-from router.errors import DeadlineExceeded, Draining, PromptTooLong, ResourceExhausted, RouterError
-from router.ports import AdapterRegistry, Experiments, Lease, RequestRouter, Served, Watcher
-from router.server.arms import Choices, Resting, telling
+from router.errors import (
+    DataLoss,
+    DeadlineExceeded,
+    Draining,
+    FailedPrecondition,
+    NotFound,
+    PromptTooLong,
+    ResourceExhausted,
+    RouterError,
+)
+from router.ports import AdapterRegistry, Assignment, Experiments, Lease, RequestRouter, Served, Watcher
 from router.server.call import Call
+from router.server.watching import telling
 from router.types import AdapterRef, Decision, PromptTemplate, Request, Sampling, SamplingParams
 
 ENCODERS = 4  # threads
+FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quarantined, damaged
+TOO_LARGE = (ResourceExhausted, PromptTooLong)  # the request, for this version's template; not for another's
+REST_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +191,81 @@ class Pipeline:
         if call.expired:
             return DeadlineExceeded.reason
         return Draining.reason if self.draining else ""
+
+
+class Choices:
+    """Decisions for one request, the best first: the arm's version, then control's, then the one routed to.
+
+    So a user of an arm sees no error that a user of control would not have seen; without an arm there is one
+    choice. Whoever iterates tells `failed` why a choice could not answer; `degraded` is
+    the reason of the first such error.
+    """
+
+    def __init__(
+        self, decision: Decision, assignment: Assignment | None, registry: AdapterRegistry, resting: Resting
+    ) -> None:
+        self.assignment, self.degraded = assignment, ""
+        self._decision, self._registry, self._resting = decision, registry, resting
+        arms = assignment.versions if assignment is not None else ()
+        self._left = list(dict.fromkeys((*arms, decision.adapter)))
+        self._tried: AdapterRef | None = None
+
+    def __iter__(self) -> Iterator[Decision]:
+        """Leaves out what rests, is gone or is quarantined; the last raises what is wrong with it."""
+        while self._left:
+            self._tried = ref = self._left.pop(0)
+            if self._left and (error := self._resting.error(ref)) is not None:
+                self.degraded = self.degraded or error.reason
+                continue
+            try:
+                decision = self._placed(ref)
+            except RouterError as raised:
+                self.failed(raised)
+            else:
+                yield decision
+
+    def failed(self, error: RouterError) -> None:
+        """The choice at hand could not answer; raises `error` again where no other could do better.
+
+        A version rests for a fault of its own; a request that is too large says nothing of the next one.
+        """
+        if not self._left or not isinstance(error, FAULTS + TOO_LARGE):
+            raise error
+        self.degraded = self.degraded or error.reason
+        if isinstance(error, FAULTS):
+            self._resting.add(self._tried, error)
+
+    def _placed(self, ref: AdapterRef | None) -> Decision:
+        """The decision with that version. Raises AdapterNotFound, FailedPrecondition (quarantined)."""
+        decision = self._decision
+        if ref == decision.adapter:
+            return decision
+        if ref is None:
+            return replace(decision, adapter=None, digest="", domain="", task="")
+        info = self._registry.resolve(ref.name, ref.version)
+        return replace(decision, adapter=ref, digest=info.digest, domain=info.domain, task=info.task)
+
+
+class Resting:
+    """Versions that could not answer, each left alone by arms for REST_SECONDS, and with which error."""
+
+    def __init__(self) -> None:
+        self._until: dict[AdapterRef, tuple[float, RouterError]] = {}
+
+    def error(self, ref: AdapterRef | None) -> RouterError | None:
+        """What the version failed with a moment ago; None if it may be tried."""
+        if ref is None or ref not in self._until:
+            return None
+        until, error = self._until[ref]
+        if time.monotonic() < until:
+            return error
+        del self._until[ref]
+        return None
+
+    def add(self, ref: AdapterRef | None, error: RouterError) -> None:
+        """Let it rest. A rest is not made longer, and the base needs none."""
+        if ref is not None and self.error(ref) is None:
+            self._until[ref] = (time.monotonic() + REST_SECONDS, error)
 
 
 def fit(said: Sampling, adapter: Sampling, prompt_tokens: int, context: int, most: int) -> SamplingParams:

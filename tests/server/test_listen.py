@@ -84,15 +84,21 @@ ACKNOWLEDGED, GOAWAY = (6, 1), (7, 0)  # type and flags of HTTP/2 frames
 async def pinged(server: ServerApp, pings: int, every: float) -> list[tuple[int, int]]:
     """Frames that a connection without a call gets for so many pings, up to the last answer or the end."""
     reader, writer = await asyncio.open_connection(*server.address.split(":"))
-    writer.write(PREFACE)
-    for _ in range(pings):
-        await asyncio.sleep(every)
-        writer.write(PING)
     frames: list[tuple[int, int]] = []
-    while frames.count(ACKNOWLEDGED) < pings and GOAWAY not in frames:
-        head = await asyncio.wait_for(reader.readexactly(9), 10)
-        await reader.readexactly(int.from_bytes(head[:3], "big"))
-        frames.append((head[3], head[4]))
+
+    async def read() -> None:
+        while frames.count(ACKNOWLEDGED) < pings and GOAWAY not in frames:
+            head = await reader.readexactly(9)
+            await reader.readexactly(int.from_bytes(head[:3], "big"))
+            frames.append((head[3], head[4]))
+
+    writer.write(PREFACE)
+    reading = asyncio.create_task(read())
+    for _ in range(pings):
+        await asyncio.wait({reading}, timeout=every)
+        if not reading.done():  # a write after the end would break what is still to be read
+            writer.write(PING)
+    await asyncio.wait_for(reading, 10)
     writer.close()
     return frames
 

@@ -1,4 +1,4 @@
-"""From a request to the engine: sampling in layers, and a prompt that is never cut."""
+"""From a request to the engine: who may answer, sampling in layers, and a prompt that is never cut."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.errors import PromptTooLong
-from router.server.pipeline import fit
-from router.types import Sampling
+from router.engine.fake import FakeEngine
+from router.errors import (
+    AdapterNotFound,
+    DataLoss,
+    EngineFailed,
+    InvalidRequest,
+    PromptTooLong,
+    ResourceExhausted,
+    Unavailable,
+)
+from router.server import pipeline
+from router.server.pipeline import Choices, Resting, fit
+from router.types import AdapterRef, Decision, Reason, Sampling
+from tests.fakes import FakeRegistry, adapter
 from tests.server.helpers import ask, details, failure
+
+NEW, OLD, GONE = AdapterRef("medical", "1.1.0"), AdapterRef("medical", "1.0.0"), AdapterRef("medical", "0")
 
 
 def test_said_beats_adapter_beats_default() -> None:
@@ -47,3 +60,91 @@ async def test_a_prompt_over_the_context_is_never_cut(stubs: SimpleNamespace) ->
     info = details(refused)["ErrorInfo"]
     assert (refused.code().name, info.reason) == ("INVALID_ARGUMENT", "PROMPT_TOO_LONG")
     assert (info.metadata["limit"], info.metadata["got"]) == ("4096", "5001")
+
+
+def choices(*versions: AdapterRef | None, routed: AdapterRef | None = OLD, resting: Resting | None = None):
+    registry = FakeRegistry(FakeEngine(), [adapter("medical"), adapter("medical", "1.1.0")])
+    assignment = SimpleNamespace(versions=versions) if versions else None
+    return Choices(Decision(routed, Reason.CLASSIFIED), assignment, registry, resting or Resting())
+
+
+def tried(found: Choices, error: Exception) -> list[AdapterRef | None]:
+    """Who was chosen where none can answer; the last error is raised again."""
+    seen = []
+
+    def try_each() -> None:
+        for decision in found:
+            seen.append(decision.adapter)
+            found.failed(error)
+
+    with pytest.raises(type(error)) as caught:
+        try_each()
+    assert caught.value is error
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("versions", "routed", "order"),
+    [
+        ((), OLD, [OLD]),
+        ((), None, [None]),
+        ((NEW, OLD), OLD, [NEW, OLD]),
+        ((NEW, OLD), NEW, [NEW, OLD]),
+        ((NEW, None), OLD, [NEW, None, OLD]),
+        ((GONE, NEW, GONE), None, [NEW, None]),
+    ],
+)
+def test_the_arm_then_control_then_the_one_routed_to(versions, routed, order):
+    assert tried(choices(*versions, routed=routed), DataLoss("damaged")) == order
+
+
+def test_a_choice_is_placed_with_what_the_registry_says():
+    new, base = choices(NEW, None, routed=NEW)
+    assert (new.adapter, base.adapter, base.digest, base.domain) == (NEW, None, "", "")
+    (first, *_) = choices(NEW)
+    assert (first.adapter, first.digest, first.domain) == (NEW, adapter("medical", "1.1.0").digest, "medical")
+
+
+@pytest.mark.parametrize("error", [Unavailable("later"), InvalidRequest([]), EngineFailed("x")])
+def test_what_no_other_could_do_better_is_raised_at_once(error):
+    assert tried(choices(NEW, OLD), error) == [NEW]
+
+
+@pytest.mark.parametrize(
+    ("error", "rests"),
+    [
+        (DataLoss("damaged"), True),
+        (AdapterNotFound("x"), True),
+        (PromptTooLong(8, 9), False),
+        (ResourceExhausted("x"), False),
+    ],
+    ids=lambda value: getattr(value, "reason", value),
+)
+def test_only_a_fault_of_its_own_lets_a_version_rest(error, rests, monkeypatch):
+    resting = Resting()
+    first = choices(NEW, OLD, resting=resting)
+    assert next(iter(first)).adapter == NEW
+    first.failed(error)
+    assert first.degraded == error.reason
+    again = choices(NEW, OLD, resting=resting)
+    assert next(iter(again)).adapter == (OLD if rests else NEW)
+    assert again.degraded == (error.reason if rests else "")
+    monkeypatch.setattr(pipeline, "REST_SECONDS", 0.0)
+    resting = Resting()
+    resting.add(NEW, error)
+    assert next(iter(choices(NEW, OLD, resting=resting))).adapter == NEW
+
+
+def test_the_last_is_tried_though_it_rests_and_a_rest_is_not_made_longer(monkeypatch):
+    resting = Resting()
+    resting.add(OLD, first := DataLoss("first"))
+    resting.add(OLD, DataLoss("second"))
+    resting.add(None, DataLoss("the base"))
+    assert resting.error(OLD) is first
+    assert resting.error(None) is None
+    assert next(iter(choices(OLD, resting=resting))).adapter == OLD
+
+
+def test_the_last_one_that_is_gone_says_so():
+    with pytest.raises(AdapterNotFound):
+        list(choices(NEW, GONE, routed=NEW))

@@ -1,0 +1,115 @@
+"""Who wants to know how an answer goes, as experiments do, is told when it begins and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from router.engine.base import Delta, Finished, Generation
+from router.errors import EngineFailed, RouterError
+from router.ports import End, Watcher
+from router.types import FinishReason, Usage
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def telling(
+    watchers: Sequence[Watcher], generation: Generation, stopped: Callable[[], str]
+) -> Iterator[Generation]:
+    """The generation; the watchers hear when it begins, and at the end of the block how it ended.
+
+    `stopped` names the reason for which a cancellation would not be the user's, or ''.
+    """
+    if not watchers:
+        yield generation
+        return
+    told = Watched(generation, watchers)
+    try:
+        yield told
+    except BaseException as error:
+        told.end(error, stopped())
+        raise
+    told.end(None)
+
+
+class Watched:
+    """The `Generation` protocol around another; `end` must be called once, whatever happened.
+
+    A watcher that raises is logged, and changes nothing for the user.
+    """
+
+    def __init__(self, generation: Generation, watchers: Sequence[Watcher]) -> None:
+        self._generation, self._watchers = generation, watchers
+        self._submitted = time.monotonic()
+        self._first = 0.0
+        self._began = False
+        self._texts: list[str] = []
+        self._tokens = 0
+        self._finished: Finished | None = None
+
+    async def __aiter__(self) -> AsyncIterator[Delta | Finished]:
+        """The same events."""
+        try:
+            async for event in self._generation:
+                if isinstance(event, Delta):
+                    self._begin()
+                    self._texts.append(event.text)
+                    self._tokens += event.tokens
+                else:
+                    self._finish(event)
+                yield event
+        except EngineFailed:
+            self._begin()  # the step that failed was its own
+            raise
+
+    def cancel(self) -> None:
+        """Ask the engine to drop it."""
+        self._generation.cancel()
+
+    def end(self, error: BaseException | None, stopped: str = "") -> None:
+        """Tell the watchers. A cancellation is the user's unless `stopped` names another reason."""
+        finished, failed = self._finished, ""
+        left = isinstance(error, asyncio.CancelledError) and not stopped
+        if error is not None and not left:
+            failed = stopped or (error.reason if isinstance(error, RouterError) else type(error).__name__)
+        if finished is not None and finished.reason in (FinishReason.STOP, FinishReason.LENGTH):
+            left, failed = False, ""  # all was there; what came after is not the answer's
+        whole = finished is not None and not failed
+        end = End(
+            finished.reason if finished is not None and whole else None,
+            "".join(self._texts),
+            finished.usage if finished is not None else self._so_far(),
+            failed,
+            left,
+        )
+        self._each(lambda watcher: watcher.ended(end))
+
+    def _begin(self) -> None:
+        if self._began:
+            return
+        self._began, self._first = True, time.monotonic()
+        self._each(lambda watcher: watcher.began())
+
+    def _finish(self, event: Finished) -> None:
+        self._finished = event
+        if event.usage.completion_tokens or event.reason in (FinishReason.STOP, FinishReason.LENGTH):
+            self._begin()  # an answer may be one token that has no text
+
+    def _each(self, tell: Callable[[Watcher], None]) -> None:
+        for watcher in self._watchers:
+            try:
+                tell(watcher)
+            except Exception:
+                log.exception("a watcher failed; the answer goes on")
+
+    def _so_far(self) -> Usage:
+        now = time.monotonic()
+        return Usage(
+            completion_tokens=self._tokens,
+            time_to_first_token=(self._first or now) - self._submitted,
+            total_time=now - self._submitted,
+        )
