@@ -41,29 +41,29 @@ class EngineBase:
         background: bool = False,
     ) -> NDArray[np.float32]:
         """[texts, hidden size], three times that with `ends`: mean hidden states of each behind `context`."""
-        end = self._end(background)
+        deadline = self._deadline(background)
         before = self._cut(self._engine.encode(Prompt(raw=_clean(context))))
         readings = [
-            Reading(self._tokens(text, follows=bool(before)), before, depth, ends, end, background)
+            Reading(self._tokens(text, follows=bool(before)), before, depth, ends, deadline, background)
             for text in texts
         ]
         if not readings:
             return np.zeros((0, 0), np.float32)
-        return np.stack(self._wait(lambda: _read(self._engine, readings), end))
+        return np.stack(self._wait(lambda: _read(self._engine, readings), deadline))
 
     def likelihood(
         self, prompt: str, continuations: Sequence[str], *, background: bool = False
     ) -> list[NDArray[np.float32]]:
         """Log-probability of every token of each continuation as the answer to `prompt`."""
-        end = self._end(background)
+        deadline = self._deadline(background)
         before = self._engine.encode(Prompt(turns=(Turn("user", _clean(prompt)),)))
         readings = [
-            Reading(self._tokens(text, follows=True), before, None, 0, end, background)
+            Reading(self._tokens(text, follows=True), before, None, 0, deadline, background)
             for text in continuations
         ]
-        return self._wait(lambda: _read_shared(self._engine, readings), end)
+        return self._wait(lambda: _read_shared(self._engine, readings), deadline)
 
-    def _end(self, background: bool) -> float:
+    def _deadline(self, background: bool) -> float:
         return time.monotonic() + (BACKGROUND_SECONDS if background else self._timeout)
 
     def _tokens(self, text: str, follows: bool) -> list[int]:
@@ -78,15 +78,15 @@ class EngineBase:
         tail = most // 3
         return ids if len(ids) <= most else ids[: most - tail] + ids[-tail:]
 
-    def _wait(self, read: Callable[[], Coroutine[None, None, Arrays]], end: float) -> Arrays:
-        """What `read` gets on the event loop. Raises TimeoutError after `end`."""
+    def _wait(self, read: Callable[[], Coroutine[None, None, Arrays]], deadline: float) -> Arrays:
+        """What `read` gets on the event loop. Raises TimeoutError after `deadline`."""
         if self._loop.is_closed():
             raise Unavailable("the server has stopped")
         if _running() is self._loop:
             raise RuntimeError("this blocks the event loop: ask the base in fit or classify_batch")
         future = asyncio.run_coroutine_threadsafe(read(), self._loop)
         try:
-            return future.result(max(0.0, end - time.monotonic()))
+            return future.result(max(0.0, deadline - time.monotonic()))
         except DeadlineExceeded as error:
             raise TimeoutError("the base did not answer in time") from error
         finally:

@@ -27,7 +27,7 @@ def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
 
 @dataclass(slots=True)
 class Allocation:
-    """The blocks of one sequence. The first `cached_tokens` tokens are already computed."""
+    """The blocks of one row. The first `cached_tokens` tokens are already computed."""
 
     blocks: list[int]
     cached_tokens: int

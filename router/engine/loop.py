@@ -25,7 +25,7 @@ Events = list[tuple[Receiver, Event]]
 
 IDLE_SECONDS = 0.5  # how often an idle loop wakes to show that it is alive
 BLOCKED_SECONDS = 0.005  # how soon it looks again when nothing that waits can be admitted
-_FIXED_TEXT = "the engine failed on this request"
+_FAILED_TEXT = "the engine failed on this request"
 MOST_FAILURES = 3  # steps that may fail in a row before the engine says it cannot go on
 
 
@@ -86,7 +86,7 @@ class StepLoop:
         events = [
             event for row, token in zip(complete, sampled, strict=True) for event in self._grow(row, token)
         ]
-        return [*events, *self._read(chunks)] if reads else events
+        return [*events, *self._finished_readings(chunks)] if reads else events
 
     def _run(self) -> None:
         with torch.inference_mode():
@@ -130,7 +130,7 @@ class StepLoop:
         self._steps += 1
         deliver(events)
 
-    def _read(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Receiver, Event]]:
+    def _finished_readings(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Receiver, Event]]:
         for row in (c.row for c in chunks):
             if isinstance(row, ReadingRow) and not row.remaining:
                 values = row.result()
@@ -169,7 +169,7 @@ class StepLoop:
 
     def _fail(self, row: Row) -> tuple[Receiver, RouterError]:
         self._finish(row)
-        return row.stream, EngineFailed(_FIXED_TEXT)
+        return row.stream, EngineFailed(_FAILED_TEXT)
 
     def _add(self, make_row: Callable[[], Row], stream: Receiver) -> None:
         if self._stopping:
@@ -179,7 +179,7 @@ class StepLoop:
             row = self._rows[stream] = make_row()
         except Exception:
             log.exception("a job cannot be prepared")
-            deliver([(stream, EngineFailed(_FIXED_TEXT))])
+            deliver([(stream, EngineFailed(_FAILED_TEXT))])
         else:
             self._scheduler.add(row)
 

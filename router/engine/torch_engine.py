@@ -62,8 +62,8 @@ class TorchEngine:
         self._loaded = loaded
         self._host = HostStore()
         self._live: set[Stream] = set()
-        self._aside: set[Stream] = set()  # background jobs, which take nobody's place in the queue
-        self._read: set[PendingReading] = set()
+        self._background: set[Stream] = set()  # background jobs, which take nobody's place in the queue
+        self._readings: set[PendingReading] = set()
         self._loop: StepLoop | None = None
         self._info: BaseInfo | None = None
 
@@ -81,7 +81,7 @@ class TorchEngine:
             torch.set_num_threads(settings.threads)
         self._device = pick_device(settings.device)
         self._dtype = pick_dtype(settings.dtype, self._device)
-        loaded = self._loaded or _load(settings.model)
+        loaded = self._loaded or _load_base(settings.model)
         self._loaded = None
         model: Any = loaded.model
         digest = base_digest(model)
@@ -95,7 +95,7 @@ class TorchEngine:
         )
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
-        backbone = _backbone(model, self._ops, self._blocks(), self._context)
+        backbone = _fitting_backbone(model, self._ops, self._blocks(), self._context)
         self._groups, self._layers = backbone.groups, backbone.layers
         self._info = BaseInfo(
             name=loaded.name,
@@ -139,7 +139,7 @@ class TorchEngine:
         """Queue a job; refuses at once what cannot be served."""
         loop = self._running()
         self._check(job)
-        live = self._aside if job.background else self._live
+        live = self._background if job.background else self._live
         stream = Stream(loop.cancel, live.discard)
         live.add(stream)
         loop.add(partial(self._row, job, stream), stream)
@@ -148,9 +148,9 @@ class TorchEngine:
     async def read(self, reading: Reading) -> NDArray[np.float32]:
         """Hidden states or log-probabilities, computed in the steps of the others."""
         loop = self._running()
-        check_reading(reading, self._context, len(self._read))
-        answer = PendingReading(loop.cancel, self._read.discard)
-        self._read.add(answer)
+        check_reading(reading, self._context, len(self._readings))
+        answer = PendingReading(loop.cancel, self._readings.discard)
+        self._readings.add(answer)
         layer = None if reading.depth is None else round(reading.depth * self._layers)
         loop.add(lambda: ReadingRow(stream=answer, reading=reading, layer=layer), answer)
         return await answer.wait()
@@ -176,7 +176,7 @@ class TorchEngine:
             raise PromptTooLong(self._context, total)
         if job.adapter is not None and self._host.get(job.adapter) is None:
             raise FailedPrecondition("the adapter is not loaded")
-        if job.background and len(self._aside) >= settings.max_running:
+        if job.background and len(self._background) >= settings.max_running:
             raise Overloaded("enough runs in the background", retry_after=1.0)
         if not job.background and len(self._live) >= settings.max_running + settings.max_queue:
             raise Overloaded("the queue is full", retry_after=1.0)
@@ -222,13 +222,13 @@ class TorchEngine:
         )
 
 
-def _load(model: str) -> Loaded:
+def _load_base(model: str) -> Loaded:
     from router.models import resolve_model
 
     return load_model(resolve_model(model), model)
 
 
-def _backbone(model: Any, ops: Ops, blocks: int, context: int) -> Backbone:
+def _fitting_backbone(model: Any, ops: Ops, blocks: int, context: int) -> Backbone:
     reason = why_not_packed(model, context)
     if reason:
         log.info("the generic path runs this model: %s", reason)

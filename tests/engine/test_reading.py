@@ -178,7 +178,7 @@ async def test_cancelled_readings_leave_nothing_behind(llama: TorchEngine) -> No
         answer.cancel()
     await asyncio.gather(*asked, return_exceptions=True)
     await until_idle(llama)
-    await until(lambda: not llama._read)
+    await until(lambda: not llama._readings)
 
 
 async def test_a_failing_step_and_the_end_of_the_engine_are_told(

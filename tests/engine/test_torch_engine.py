@@ -316,7 +316,7 @@ async def test_late_jobs_and_readings_are_refused() -> None:
     with pytest.raises(Unavailable, match="the engine has stopped"):
         await asyncio.wait_for(engine.read(Reading([5, 6, 7], (), 0.5)), 5)
     assert not engine._live
-    assert not engine._read
+    assert not engine._readings
 
 
 async def test_late_unload_returns(tmp_path: Path) -> None:

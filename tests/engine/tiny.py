@@ -114,6 +114,22 @@ def reference(tuned: Any, tokens: Sequence[int], new: int) -> list[int]:
     return answer
 
 
+def greedy(
+    tuned: Any, tokens: Sequence[int], found: Sequence[int], new: int, ends: frozenset[int]
+) -> list[int]:
+    """`found` if it is the greedy answer of one model alone, with at most `new` tokens, else what is.
+
+    One pass over both takes the place of a pass a token: each token must be the likeliest after those before
+    it, and one that ends the answer after the last, unless that is the last there may be. Up to the first
+    token that differs, what is returned is the model's own answer.
+    """
+    with torch.no_grad():
+        logits = tuned(torch.tensor([[*tokens, *found]])).logits
+    best: list[int] = logits[0, len(tokens) - 1 :].argmax(-1).tolist()
+    own = best[: len(found)]
+    return own if len(found) == new or best[len(found)] in ends else [*own, best[len(found)]]
+
+
 async def answer(
     made: TorchEngine, tokens: Sequence[int], adapter: str | None = None, **params: Any
 ) -> tuple[list[int], Finished]:

@@ -11,6 +11,8 @@ from router.engine.native.ops import NativeOps
 from router.engine.ops import Ops
 from router.engine.torch_ops import TorchOps
 
+__all__ = ["NativeOps", "load_ops"]
+
 log = logging.getLogger(__name__)
 
 _HOW = (
@@ -51,6 +53,3 @@ def _why_not(enabled: bool, device: str, dtype: torch.dtype, head_dim: int) -> s
     if not cpu_levels():
         return "the CPU has neither AVX2 nor AVX-512"
     return ""
-
-
-__all__ = ["NativeOps", "load_ops"]
