@@ -19,6 +19,21 @@ from itertools import accumulate
 
 from router.errors import FieldViolation, InvalidRequest
 
+# What clients send when they have no user. Hashed, they would put all such traffic into one arm.
+PLACEHOLDERS = frozenset(
+    ("null", "none", "nil", "undefined", "nan", "n/a", "unknown", "anonymous", "[object object]")
+)
+RECENT_SECONDS = 600.0
+TOLD_APART, NEARLY_ALL = 1000, 0.99  # exposures before anything is said of them, share of new units
+_PREFIX = re.compile(r"(req|request|resp|response|trace|span|corr|chatcmpl|cmpl|msg)[-_:.]\S+", re.IGNORECASE)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE)
+_ULID = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}", re.IGNORECASE)
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_GREGORIAN = 0x01B21DD213814000  # 100 ns ticks from 1582-10-15 to 1970-01-01, RFC 9562 section 5.1
+SEPARATOR = "\x1f"  # ASCII unit separator: no salt may hold it, so salt and unit cannot run together
+UNIT_SALT = "lora-router/unit"
+
 
 class Reason(StrEnum):
     """Why a unit takes no part."""
@@ -62,9 +77,9 @@ class Salts:
     holdout: str = ""
 
     @staticmethod
-    def fresh(namespace: str = "", holdout: str = "") -> Salts:
-        """Salts of a new experiment, or of a new phase: nothing carries over from the last one."""
-        return Salts(secrets.token_hex(16), secrets.token_hex(16), namespace, holdout)
+    def fresh() -> Salts:
+        """Those of a new phase: nothing carries over from the last one."""
+        return Salts(secrets.token_hex(16), secrets.token_hex(16))
 
 
 @dataclass(frozen=True)
@@ -151,17 +166,26 @@ def _bad_salts(allocation: Allocation) -> list[FieldViolation]:
     return found
 
 
-# What clients send when they have no user. Hashed, they would put all such traffic into one arm.
-PLACEHOLDERS = frozenset(
-    ("null", "none", "nil", "undefined", "nan", "n/a", "unknown", "anonymous", "[object object]")
-)
-RECENT_SECONDS = 600.0
-_PREFIX = re.compile(r"(req|request|resp|response|trace|span|corr|chatcmpl|cmpl|msg)[-_:.]\S+", re.IGNORECASE)
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.IGNORECASE)
-_ULID = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}", re.IGNORECASE)
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_GREGORIAN = 0x01B21DD213814000  # 100 ns ticks from 1582-10-15 to 1970-01-01, RFC 9562 section 5.1
+def fraction(salt: str, unit: str) -> float:
+    """The first 53 bits of SHA-256(salt, separator, unit), as a multiple of 2**-53.
+
+    53 bits are what a double holds exactly: 64 bits could be rounded up to 1.0, and differently elsewhere.
+    """
+    return (int.from_bytes(_digest(salt, unit)[:8], "big") >> 11) / (1 << 53)
+
+
+def unit_hash(unit: str) -> str:
+    """The pseudonym under which a unit is kept: 128 bits of SHA-256(UNIT_SALT, separator, unit), hex.
+
+    It is the same in every experiment and on every server, so an outcome can be told of a unit anywhere,
+    and a unit's past can adjust its present. It hides a unit from a reader of the database, not from one
+    who has a list of all units to try.
+    """
+    return _digest(UNIT_SALT, unit)[:16].hex()
+
+
+def _digest(salt: str, unit: str) -> bytes:
+    return sha256(f"{salt}{SEPARATOR}{unit}".encode("utf-8", "surrogatepass")).digest()
 
 
 def is_missing(unit: str) -> bool:
@@ -186,9 +210,9 @@ def request_id_like(unit: str, request_id: str = "", now: float | None = None) -
     return None
 
 
-def never_repeats(exposures: int, units: int, at_least: int = 1000, share: float = 0.99) -> bool:
+def never_repeats(exposures: int, units: int) -> bool:
     """Whether nearly every exposure brought a new unit, as request ids do and users do not."""
-    return exposures >= at_least and units >= share * exposures
+    return exposures >= TOLD_APART and units >= NEARLY_ALL * exposures
 
 
 def _made_at(unit: str) -> float | None:
@@ -211,29 +235,3 @@ def _uuid_time(number: int) -> float | None:
         low, middle, high = number >> 96, number >> 80 & 0xFFFF, number >> 64 & 0xFFF
         return ((high << 48 | middle << 32 | low) - _GREGORIAN) / 1e7
     return None
-
-
-SEPARATOR = "\x1f"  # ASCII unit separator: no salt may hold it, so salt and unit cannot run together
-UNIT_SALT = "lora-router/unit"
-
-
-def fraction(salt: str, unit: str) -> float:
-    """The first 53 bits of SHA-256(salt, separator, unit), as a multiple of 2**-53.
-
-    53 bits are what a double holds exactly: 64 bits could be rounded up to 1.0, and differently elsewhere.
-    """
-    return (int.from_bytes(_digest(salt, unit)[:8], "big") >> 11) / (1 << 53)
-
-
-def unit_hash(unit: str) -> str:
-    """The pseudonym under which a unit is kept: 128 bits of SHA-256(UNIT_SALT, separator, unit), hex.
-
-    It is the same in every experiment and on every server, so an outcome can be told of a unit anywhere,
-    and a unit's past can adjust its present. It hides a unit from a reader of the database, not from one
-    who has a list of all units to try.
-    """
-    return _digest(UNIT_SALT, unit)[:16].hex()
-
-
-def _digest(salt: str, unit: str) -> bytes:
-    return sha256(f"{salt}{SEPARATOR}{unit}".encode("utf-8", "surrogatepass")).digest()

@@ -15,7 +15,6 @@ import grpc.aio
 
 from router.client.channel import AsyncCaller, Caller
 from router.client.values import CallOptions
-from router.experiments.management.sizes import SizeAnswer, SizeQuestion
 from router.experiments.model import (
     Accepted,
     Aggregate,
@@ -25,6 +24,8 @@ from router.experiments.model import (
     MetricSpec,
     Mode,
     SegmentSpec,
+    SizeAnswer,
+    SizeQuestion,
     Spec,
     Unanswered,
 )

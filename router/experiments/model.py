@@ -1,4 +1,5 @@
-"""An experiment as a resource: what an operator says of it, its phases, its names, and what is logged of it.
+"""An experiment as a resource: what is asked before it is planned, what its plan says, its phases and names,
+and what is logged of it.
 
 Plain values; the store keeps them, the service shows them, and statistics and assignment are made from
 them. Clients import this, so nothing here needs numpy.
@@ -116,9 +117,14 @@ class SegmentSpec:
 MAX_SEGMENTS, MAX_SEGMENT_VALUES = 3, 12
 NO_VALUE, OTHER_VALUE = "(none)", "(other)"
 """A unit without the label, and one whose value is not told apart."""
-
 BUILT_IN = ("time_to_first_token", "total_time", "completion_tokens", "length_stop", "error", "cancelled")
 """Recorded without the client: seconds, seconds, tokens, and 0 or 1 for each response."""
+SERVER_KEYS = "server:"
+"""What keys of the server's own outcomes begin with."""
+ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"
+WORD_FORM = "1 to 63 letters, digits, and _ . -, with a letter or digit first"
+DENOMINATORS = ("responses", "outcomes")
+"""What a ratio may be counted per, beside another outcome: answers given, values recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +298,10 @@ class Disagreement:
     treatment: str
 
 
+RULE = "rule"
+"""The actor of what the server does by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """An act on an experiment: who or what did it, by which rule, with the numbers."""
@@ -304,16 +314,61 @@ class AuditEntry:
     detail: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class SizeQuestion:
+    """How long does an experiment on `metric` take? What is None is taken from history.
+
+    `route` is an adapter's name or `base`; empty: whatever experiment had the metric. `kind` None: as history
+    has it, else a proportion. `weights` of the arms, control first, to any sum; empty: two equal ones.
+    `baseline` is control's value, `deviation` a unit's standard deviation, `effect` treatment minus control;
+    without one the smallest is told that `days` or `units` (of all arms) find. `units_per_day` come to the
+    route, of which `enrolment` takes part.
+    """
+
+    metric: str
+    kind: Kind | None = None
+    higher_is_better: bool = True
+    cap: float | None = None
+    least: float = 0.0
+    route: str = ""
+    baseline: float | None = None
+    deviation: float | None = None
+    effect: float | None = None
+    weights: tuple[float, ...] = ()
+    units_per_day: float | None = None
+    enrolment: float = 1.0
+    days: float | None = None
+    units: int | None = None
+    alpha: float = 0.05
+    power: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class SizeAnswer:
+    """How large an effect, and units of all arms until `power` of such experiments have their verdict.
+
+    `fixed_units` is what one look at the end would take, `factor` what looking all the time costs beside it;
+    `half_units` is where half of them have it, and before `least_units` nothing is said. `effect` None: no
+    effect is found in the units that there are. `days` None: traffic is not known.
+    """
+
+    baseline: float
+    deviation: float
+    effect: float | None
+    fixed_units: int
+    units: int
+    half_units: int
+    factor: float
+    least_units: int
+    days: float | None = None
+    units_per_day: float | None = None
+    notes: tuple[str, ...] = ()
+
+
 _ID = r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _EXPERIMENT = re.compile(rf"experiments/({_ID})")
 _NAME = re.compile(_ID)
 _WORD = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62})")
-SERVER_KEYS = "server:"
-"""What keys of the server's own outcomes begin with."""
-ID_FORM = "1 to 63 small letters, digits and hyphens, with a letter first and no hyphen last"
-WORD_FORM = "1 to 63 letters, digits, and _ . -, with a letter or digit first"
-DENOMINATORS = ("responses", "outcomes")
-"""What a ratio may be counted per, beside another outcome: answers given, values recorded."""
 
 
 def parse_experiment(resource: str, field: str = "name") -> str:

@@ -86,7 +86,7 @@ def _values(report: Report) -> dict[str, Any]:
 
 
 def _charts(report: Report) -> dict[str, Any]:
-    from router.experiments.report.notes import span
+    from router.experiments.report.checks import duration
 
     fresh, step = plots.new_units_chart(report)
     return {
@@ -96,7 +96,7 @@ def _charts(report: Report) -> dict[str, Any]:
         "share_chart": drawn(plots.share_chart(report)),
         "units_chart": drawn(plots.units_chart(report)),
         "new_units_chart": drawn(fresh),
-        "stretch": span(step) if step else "",
+        "stretch": duration(step) if step else "",
     }
 
 

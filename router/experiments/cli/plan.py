@@ -12,7 +12,7 @@ import typer
 from router.cli import flags
 
 if TYPE_CHECKING:
-    from router.experiments.management.sizes import SizeAnswer, SizeQuestion
+    from router.experiments.model import SizeAnswer, SizeQuestion
 
 Route = Annotated[
     str,
@@ -122,8 +122,7 @@ def plan(
 def _question(metric: str, lower: bool, split: str) -> SizeQuestion:
     from router.cli.command import MISUSED, CliError
     from router.experiments.cli import plan_file
-    from router.experiments.management.sizes import SizeQuestion
-    from router.experiments.model import Kind
+    from router.experiments.model import Kind, SizeQuestion
 
     made = plan_file.metric_of(metric)
     name, said = made["name"], made["kind"]

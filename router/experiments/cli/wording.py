@@ -124,11 +124,12 @@ def metric_line(metric: MetricSpec) -> str:
 
 
 def _rules(spec: Spec) -> list[tuple[str, str]]:
-    from router.experiments.report.notes import span
+    from router.experiments.report.checks import duration
 
+    every = f"bandit: weights follow outcomes every {duration(spec.epoch)}"
     modes = {
         "shadow": f"shadow: others answer {spec.shadow_share:.0%} of requests unseen, judged by {spec.judge}",
-        "bandit": f"bandit: weights follow outcomes every {span(spec.epoch)}, at least {spec.floor:g} each",
+        "bandit": f"{every}, at least {spec.floor:g} each",
         "holdout": f"holdout: {HOLDOUT}",
     }
     where = f"{spec.namespace}, from {spec.slot[0]:g} to {spec.slot[1]:g}" if spec.namespace else ""
@@ -136,8 +137,8 @@ def _rules(spec: Spec) -> list[tuple[str, str]]:
         ("mode", modes.get(spec.mode.value, "")),
         ("enrolment", f"{spec.enrolment:.1%} of units"),
         ("namespace", where),
-        ("window", f"{span(spec.window)} for outcomes"),
-        ("grace", f"{span(spec.grace)} more for them to arrive" if spec.grace else ""),
+        ("window", f"{duration(spec.window)} for outcomes"),
+        ("grace", f"{duration(spec.grace)} more for them to arrive" if spec.grace else ""),
         ("level", f"{spec.alpha:g} for all arms together"),
         ("margin", f"{spec.margin:g}" if spec.margin else ""),
         ("planned", f"{spec.planned_units:,} units"),

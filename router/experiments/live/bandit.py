@@ -12,7 +12,7 @@ weights of the plan.
 
 While weights follow outcomes, plain estimates are biased (Nie et al. 2018, arXiv:1708.01977), and rates that
 move while weights do make them worse: exposures keep their propensities, and reports rest on events by label
-within epochs (`router/experiments/stats/beside.py`), which is all that stops an arm.
+within epochs (`router/experiments/stats/sequences.py`), which is all that stops an arm.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from router.errors import ExperimentNotFound, StoreDown
 from router.experiments.live.runtime import Experiments
-from router.experiments.model import AuditEntry, Experiment, Lifecycle, Mode, Phase, Unanswered
+from router.experiments.model import RULE, AuditEntry, Experiment, Lifecycle, Mode, Phase, Unanswered
 from router.experiments.report.source import (
     REWEIGHT,
     kept_weights,
@@ -94,7 +94,7 @@ def _entry(store: Store, experiment: Experiment, phase: Phase, number: int, now:
     units = {arm: int(moments.n) for arm, moments in arms.items()}
     said = ", ".join(f"{arm} {weight:.3f}" for arm, weight in found.items())
     detail = reweighting_detail(phase, number, found, units)
-    return AuditEntry(experiment.name, now, "rule", REWEIGHT, f"epoch {number}: {said}", detail)
+    return AuditEntry(experiment.name, now, RULE, REWEIGHT, f"epoch {number}: {said}", detail)
 
 
 def sums(store: Store, name: str, phase: Phase, now: float) -> dict[str, Moments]:

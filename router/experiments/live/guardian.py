@@ -1,4 +1,8 @@
-"""Looks at the running experiments again and again: stops what does harm by rule, and tells what matters."""
+"""Looks at the running experiments again and again: stops what does harm by rule, and tells what matters.
+
+Rules rest on verdicts alone, never on an interval that the report shows beside them: which numbers may stop
+an arm depends on the mode, and the report knows it.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,25 @@ from dataclasses import dataclass, replace
 from router.errors import ExperimentNotFound, StaleEtag, StoreDown
 from router.experiments.assignment import never_repeats
 from router.experiments.live.assigner import Assigner, Counts
-from router.experiments.live.notices import Act, Notice, Notifier, act_on, claimed
-from router.experiments.report.model import Report
+from router.experiments.live.notices import Notice, Notifier, claimed_notices
+from router.experiments.management.manager import opened, stopped
+from router.experiments.model import RULE, ArmSpec, AuditEntry, Experiment, Lifecycle, Mode, Spec
+from router.experiments.report.model import ArmReport, Report, Ruling
 from router.experiments.store.port import Store
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
-
+HARM, INVALID = "stop for harm", "invalid"
 Judge = Callable[[str], Report]
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What is to be kept: the experiment as it shall be (None: as it is), and the audit entry."""
+
+    experiment: Experiment | None
+    entry: AuditEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +119,84 @@ class Guardian:
         elif act is not None:
             self._store.audit(act.entry)
         seen = replace(report, audit=(*report.audit, act.entry)) if act else report
-        return Look(report, act, claimed(self._store, seen))
+        return Look(report, act, claimed_notices(self._store, seen))
 
     def _report(self, name: str) -> Report:
         from router.experiments.report.build import report  # numpy, only where something is judged
 
         return report(self._store, name, now=time.time(), points=0)
+
+
+def act_on(report: Report, now: float) -> Act | None:
+    """Nothing, a hold, a stop, or an arm taken out in a new phase.
+
+    An invalid experiment is held: nothing is stopped and nothing is believed until a person has looked. That
+    is said once for a rule and phase. An arm that does harm is stopped; with it the experiment, if no other
+    arm is left beside control. Control gets the arm's share. What a report of a holdout says is for people.
+    """
+    experiment = report.experiment
+    if experiment.state is not Lifecycle.RUNNING or report.phase != len(experiment.phases):
+        return None
+    if report.verdict.decision == INVALID:
+        return _hold_entry(report, now)
+    if experiment.spec.mode is Mode.HOLDOUT:
+        return None
+    harmful = [arm for arm in report.arms if arm.verdict.decision == HARM]
+    if not harmful:
+        return None
+    reason = "; ".join(f"{arm.arm}: {arm.verdict.rule}: {arm.verdict.text}" for arm in harmful)
+    detail = {"phase": report.phase, "arms": [_arm_detail(arm) for arm in harmful]}
+    left = _without(experiment.spec, {arm.arm for arm in harmful})
+    if len(left.arms) > 1:
+        after, act = opened(experiment, left, now, f"taken out: {reason}"), "take out"
+    else:
+        after, act = stopped(experiment, now, reason), "stop"
+    return Act(after, AuditEntry(experiment.name, now, RULE, act, reason, detail))
+
+
+def _hold_entry(report: Report, now: float) -> Act | None:
+    ruling, phase = report.verdict, report.phase
+    said = {(e.detail.get("rule"), e.detail.get("phase")) for e in report.audit if e.act == "hold"}
+    if (ruling.rule, phase) in said:
+        return None
+    detail = {"phase": phase, "units": {n.arm: n.units for n in report.numbers}, **_ruling_detail(ruling)}
+    return Act(None, AuditEntry(report.experiment.name, now, RULE, "hold", ruling.text, detail))
+
+
+def _without(spec: Spec, harmful: set[str]) -> Spec:
+    """The arms that are left; control has the shares of those that are not."""
+    freed = sum(arm.weight for arm in spec.arms if arm.name in harmful)
+    return replace(
+        spec,
+        arms=tuple(
+            _heavier(arm, freed) if arm.name == spec.control else arm
+            for arm in spec.arms
+            if arm.name not in harmful
+        ),
+    )
+
+
+def _heavier(arm: ArmSpec, by: float) -> ArmSpec:
+    return replace(arm, weight=round(arm.weight + by, 12))
+
+
+def _arm_detail(arm: ArmReport) -> dict[str, object]:
+    measured = [arm.primary, *arm.guardrails] if arm.primary else [*arm.guardrails]
+    metrics = [
+        {
+            "metric": m.metric,
+            "units": list(m.units),
+            "values": list(m.values),
+            "effect": m.effect,
+            "low": m.low,
+            "high": m.high,
+            "p": m.p,
+            "state": m.state,
+        }
+        for m in measured
+    ]
+    return {"arm": arm.arm, **_ruling_detail(arm.verdict), "metrics": metrics}
+
+
+def _ruling_detail(ruling: Ruling) -> dict[str, object]:
+    return {"decision": ruling.decision, "rule": ruling.rule, "text": ruling.text}

@@ -1,4 +1,4 @@
-"""Words when it matters: what a report calls for is told once, as a metric, a log line and a webhook."""
+"""Notices: what a report calls for is told once, as a metric, a log line and a signed webhook."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, uuid4, uuid5
@@ -22,103 +22,9 @@ import httpx2
 
 from router import __version__
 from router.errors import ConfigError, StoreDown
-from router.experiments.management.manager import opened, stopped
-from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle, Mode, Spec
-from router.experiments.report.model import ArmReport, Report, Ruling
+from router.experiments.model import RULE, AuditEntry, Lifecycle
+from router.experiments.report.model import Report
 from router.experiments.store.port import Store
-
-# What the server does about a report by itself. Pure: a report in, an act out.
-#
-# Rules rest on verdicts alone, never on an interval that the report shows beside them: which numbers may stop
-# an arm depends on the mode, and the report knows it.
-
-
-ACTOR = "rule"
-HARM, INVALID = "stop for harm", "invalid"
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """What is to be kept: the experiment as it shall be (None: as it is), and the audit entry."""
-
-    experiment: Experiment | None
-    entry: AuditEntry
-
-
-def act_on(report: Report, now: float) -> Act | None:
-    """Nothing, a hold, a stop, or an arm taken out in a new phase.
-
-    An invalid experiment is held: nothing is stopped and nothing is believed until a person has looked. That
-    is said once for a rule and phase. An arm that does harm is stopped; with it the experiment, if no other
-    arm is left beside control. Control gets the arm's share. What a report of a holdout says is for people.
-    """
-    experiment = report.experiment
-    if experiment.state is not Lifecycle.RUNNING or report.phase != len(experiment.phases):
-        return None
-    if report.verdict.decision == INVALID:
-        return _hold(report, now)
-    if experiment.spec.mode is Mode.HOLDOUT:
-        return None
-    harmful = [arm for arm in report.arms if arm.verdict.decision == HARM]
-    if not harmful:
-        return None
-    reason = "; ".join(f"{arm.arm}: {arm.verdict.rule}: {arm.verdict.text}" for arm in harmful)
-    detail = {"phase": report.phase, "arms": [_numbers(arm) for arm in harmful]}
-    left = _without(experiment.spec, {arm.arm for arm in harmful})
-    if len(left.arms) > 1:
-        after, act = opened(experiment, left, now, f"taken out: {reason}"), "take out"
-    else:
-        after, act = stopped(experiment, now, reason), "stop"
-    return Act(after, AuditEntry(experiment.name, now, ACTOR, act, reason, detail))
-
-
-def _hold(report: Report, now: float) -> Act | None:
-    ruling, phase = report.verdict, report.phase
-    said = {(e.detail.get("rule"), e.detail.get("phase")) for e in report.audit if e.act == "hold"}
-    if (ruling.rule, phase) in said:
-        return None
-    detail = {"phase": phase, "units": {n.arm: n.units for n in report.numbers}, **_ruling(ruling)}
-    return Act(None, AuditEntry(report.experiment.name, now, ACTOR, "hold", ruling.text, detail))
-
-
-def _without(spec: Spec, harmful: set[str]) -> Spec:
-    """The arms that are left; control has the shares of those that are not."""
-    freed = sum(arm.weight for arm in spec.arms if arm.name in harmful)
-    return replace(
-        spec,
-        arms=tuple(
-            _heavier(arm, freed) if arm.name == spec.control else arm
-            for arm in spec.arms
-            if arm.name not in harmful
-        ),
-    )
-
-
-def _heavier(arm: ArmSpec, by: float) -> ArmSpec:
-    return replace(arm, weight=round(arm.weight + by, 12))
-
-
-def _numbers(arm: ArmReport) -> dict[str, object]:
-    measured = [arm.primary, *arm.guardrails] if arm.primary else [*arm.guardrails]
-    metrics = [
-        {
-            "metric": m.metric,
-            "units": list(m.units),
-            "values": list(m.values),
-            "effect": m.effect,
-            "low": m.low,
-            "high": m.high,
-            "p": m.p,
-            "state": m.state,
-        }
-        for m in measured
-    ]
-    return {"arm": arm.arm, **_ruling(arm.verdict), "metrics": metrics}
-
-
-def _ruling(ruling: Ruling) -> dict[str, object]:
-    return {"decision": ruling.decision, "rule": ruling.rule, "text": ruling.text}
-
 
 log = logging.getLogger(__name__)
 NOTICE = "notice"  # the act of an audit entry
@@ -126,7 +32,7 @@ STOPS = {"stop": "stopped", "take out": "taken out"}  # acts of the rules
 RATIOS = ("sample-ratio", "triggered-ratio")
 WAITS = (1.0, 4.0, 16.0, 64.0, 256.0)  # seconds before each further try
 TRY_SECONDS, CLOSE_SECONDS, LIMIT = 5.0, 2.0, 100  # of deliveries
-LATER = (408, 425, 429)  # of 4xx, those that may go better later
+RETRIED = (408, 425, 429)  # of 4xx, those that may go better later
 REFUSED = {401: "the secret", 403: "the secret", 404: "the path", 405: "the path", 410: "the URL: it is gone"}
 
 
@@ -169,19 +75,19 @@ class Notice:
         return dict(json.loads(text, parse_constant=lambda _: None))
 
 
-def due(report: Report) -> tuple[Notice, ...]:
+def due_notices(report: Report) -> tuple[Notice, ...]:
     """What the report calls for, minus what its audit trail says was told."""
     said = {_key(told) for told in report.audit if told.act == NOTICE}
     return tuple(notice for notice in (*_harm(report), *_found(report)) if notice.key not in said)
 
 
-def entry(notice: Notice, claim: str = "") -> AuditEntry:
+def notice_entry(notice: Notice, claim: str = "") -> AuditEntry:
     """What remembers that it was told; `claim` is of whoever tells it."""
     detail = {"phase": notice.phase, "event": str(notice.event), "arm": notice.arm, "started": notice.started}
-    return AuditEntry(notice.experiment, notice.time, ACTOR, NOTICE, notice.text, {**detail, "claim": claim})
+    return AuditEntry(notice.experiment, notice.time, RULE, NOTICE, notice.text, {**detail, "claim": claim})
 
 
-def claimed(store: Store, report: Report) -> tuple[Notice, ...]:
+def claimed_notices(store: Store, report: Report) -> tuple[Notice, ...]:
     """Remember what is due, and return what is for this server to tell. Blocks.
 
     Of two servers at the same moment the one whose entry is first tells. If the store goes down in between,
@@ -189,8 +95,8 @@ def claimed(store: Store, report: Report) -> tuple[Notice, ...]:
     """
     claim, kept = uuid4().hex, list[Notice]()
     try:
-        for notice in due(report):
-            store.audit(entry(notice, claim))
+        for notice in due_notices(report):
+            store.audit(notice_entry(notice, claim))
             kept.append(notice)
         trail = store.trail(report.experiment.name) if kept else ()
     except StoreDown as error:
@@ -208,7 +114,7 @@ def _harm(report: Report) -> Iterator[Notice]:
     """From the audit trail: so it is told too where a server ended right after the act, or in a new phase."""
     for act in report.audit:
         phase, arms = act.detail.get("phase"), act.detail.get("arms")
-        if act.actor == ACTOR and act.act in STOPS and isinstance(phase, int) and isinstance(arms, list):
+        if act.actor == RULE and act.act in STOPS and isinstance(phase, int) and isinstance(arms, list):
             for arm in arms:
                 text = f"{arm['arm']} was {STOPS[act.act]}: {arm['rule']}: {arm['text']}"
                 yield _notice(report, phase, Event.HARM, text, act.time, arm, arm["arm"])
@@ -241,7 +147,7 @@ def _notice(
     return Notice(report.experiment.name, phase, event, arm, text, at, told, started)
 
 
-def sign(secret: str, body: bytes, now: float) -> str:
+def signature(secret: str, body: bytes, now: float) -> str:
     """The header Lora-Router-Signature: HMAC-SHA256 of `unix seconds.body` under the secret."""
     at = str(int(now))
     return f"t={at},v1={hmac.new(secret.encode(), at.encode() + b'.' + body, hashlib.sha256).hexdigest()}"
@@ -252,10 +158,10 @@ def verify(secret: str, header: str, body: bytes, now: float, tolerance: float =
     found = re.fullmatch(r"t=([1-9][0-9]{0,11}),v1=[0-9a-f]{64}", header)
     if not secret or found is None or abs(now - int(found[1])) > tolerance:
         return False
-    return hmac.compare_digest(sign(secret, body, int(found[1])), header)
+    return hmac.compare_digest(signature(secret, body, int(found[1])), header)
 
 
-def check_url(url: str, secret: str = "") -> None:
+def check_webhook(url: str, secret: str = "") -> None:
     """Raise ConfigError unless notices can be sent there; '' is nowhere."""
     if url and (problem := _problem(url)):
         raise ConfigError(f"experiments_webhook {problem}")
@@ -285,7 +191,7 @@ class Notifier:
     def __init__(
         self, url: str = "", secret: str = "", waits: Sequence[float] = WAITS, limit: int = LIMIT
     ) -> None:
-        check_url(url, secret)
+        check_webhook(url, secret)
         self.told: Counter[tuple[str, str]] = Counter()
         self.deliveries: Counter[str] = Counter(delivered=0, failed=0, dropped=0, retried=0)
         self._url, self._secret, self._waits, self._limit = url, secret, waits, limit
@@ -361,7 +267,7 @@ class Notifier:
             return f"{type(error).__name__}: {error}".rstrip(": "), True
         if 200 <= status < 300:
             return "", False
-        if 400 <= status < 500 and status not in LATER:
+        if 400 <= status < 500 and status not in RETRIED:
             return f"answered {status}: check {REFUSED.get(status, 'what its log says')}", False
         moved = ": set experiments_webhook to where it redirects" if 300 <= status < 400 else ""
         return f"answered {status}{moved}", True
@@ -370,7 +276,7 @@ class Notifier:
         headers = {"Content-Type": "application/json", "User-Agent": f"lora-router/{__version__}"}
         headers |= {"Lora-Router-Event": str(notice.event), "Lora-Router-Delivery": notice.id}
         if self._secret:
-            headers["Lora-Router-Signature"] = sign(self._secret, body, time.time())
+            headers["Lora-Router-Signature"] = signature(self._secret, body, time.time())
         async with client.stream("POST", self._url, content=body, headers=headers) as answer:
             return answer.status_code  # its body is not read
 

@@ -9,11 +9,19 @@ from dataclasses import fields, is_dataclass, replace
 
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, StaleEtag
 from router.experiments.assignment import Salts
-from router.experiments.management.history import past_of
 from router.experiments.management.plans import Known, check_plan, conflict, plan_problems
-from router.experiments.management.sizes import SizeAnswer, SizeQuestion
-from router.experiments.management.sizing import size_of
-from router.experiments.model import AuditEntry, Experiment, Kind, Lifecycle, Phase, Spec, id_problem
+from router.experiments.management.sizing import past_of, size_of
+from router.experiments.model import (
+    AuditEntry,
+    Experiment,
+    Kind,
+    Lifecycle,
+    Phase,
+    SizeAnswer,
+    SizeQuestion,
+    Spec,
+    id_problem,
+)
 from router.experiments.store.port import Store
 
 Clock = Callable[[], float]
@@ -77,19 +85,19 @@ class Manager:
             check_plan(spec, self.known)
             if spec == old:
                 return experiment
-            now, detail = self.clock(), {"fields": changed(old, spec)}
+            now, detail = self.clock(), {"fields": _changed_fields(old, spec)}
             self._learn_rates(name, spec)
-            if experiment.phase and old.secondary != spec.secondary and only_told(old, spec):
-                return self.keep(retold(experiment, spec, now), actor, "secondary", "", detail)
+            if experiment.phase and old.secondary != spec.secondary and _only_secondary(old, spec):
+                return self.keep(_with_secondary(experiment, spec, now), actor, "secondary", "", detail)
             if experiment.state is not Lifecycle.RUNNING:
                 after = replace(experiment, spec=spec, updated=now)
                 return self.keep(after, actor, "update", "", detail)
-            if lost := lost_arms(old, spec):
+            if lost := _lost_arms(old, spec):
                 text = f"arm {', '.join(lost)} cannot be removed while the experiment runs; stop it first"
                 raise FailedPrecondition(text, resource=experiment.resource)
-            if only_wider(old, spec):
-                return self.keep(widened(experiment, spec, now), actor, "widen", "", detail)
-            reason = f"edited: {', '.join(changed(old, spec))}"
+            if _only_wider(old, spec):
+                return self.keep(_widened(experiment, spec, now), actor, "widen", "", detail)
+            reason = f"edited: {', '.join(_changed_fields(old, spec))}"
             return self._open(experiment, spec, actor, "new phase", reason, detail)
 
     def start(self, name: str, etag: str, actor: str) -> Experiment:
@@ -215,20 +223,20 @@ def opened(
     )
 
 
-def widened(experiment: Experiment, spec: Spec, now: float) -> Experiment:
+def _widened(experiment: Experiment, spec: Spec, now: float) -> Experiment:
     """With a larger enrolment share, in the same phase: everybody keeps the arm they have."""
     phases = (*experiment.phases[:-1], replace(experiment.phases[-1], spec=spec))
     return replace(experiment, spec=spec, phases=phases, updated=now)
 
 
-def retold(experiment: Experiment, spec: Spec, now: float) -> Experiment:
+def _with_secondary(experiment: Experiment, spec: Spec, now: float) -> Experiment:
     """With other secondary metrics, and perhaps a larger share: the last phase has them, too.
 
     The plan of a stopped one may differ from that of its phase by now: the phase gets what it can tell.
     """
     *before, last = experiment.phases
     if experiment.state is Lifecycle.RUNNING:
-        return widened(experiment, spec, now)
+        return _widened(experiment, spec, now)
     deciding = {m.name for m in (last.spec.primary, *last.spec.guardrails)}
     secondary = tuple(m for m in spec.secondary if m.name not in deciding)
     after = replace(last, spec=replace(last.spec, secondary=secondary))
@@ -247,15 +255,15 @@ def stopped(experiment: Experiment, now: float, reason: str) -> Experiment:
     )
 
 
-def only_wider(old: Spec, new: Spec) -> bool:
+def _only_wider(old: Spec, new: Spec) -> bool:
     """Whether nothing changed but the enrolment share, and that grew."""
     return new.enrolment > old.enrolment and replace(new, enrolment=old.enrolment) == old
 
 
-def only_told(old: Spec, new: Spec) -> bool:
+def _only_secondary(old: Spec, new: Spec) -> bool:
     """Whether nothing changed but the secondary metrics, and perhaps the enrolment share, that grew."""
     alike = replace(new, secondary=old.secondary)
-    return alike == old or only_wider(old, alike)
+    return alike == old or _only_wider(old, alike)
 
 
 def _ended(experiment: Experiment, now: float) -> tuple[Phase, ...]:
@@ -265,27 +273,27 @@ def _ended(experiment: Experiment, now: float) -> tuple[Phase, ...]:
     return (*before, last if last.ended is not None else replace(last, ended=now))
 
 
-def changed(old: Spec, new: Spec) -> dict[str, dict[str, object]]:
+def _changed_fields(old: Spec, new: Spec) -> dict[str, dict[str, object]]:
     """Field -> its value before and after, of JSON types."""
     return {
-        f.name: {"before": plain(before), "after": plain(after)}
+        f.name: {"before": _plain(before), "after": _plain(after)}
         for f in fields(Spec)
         if (before := getattr(old, f.name)) != (after := getattr(new, f.name))
     }
 
 
-def plain(value: object) -> object:
+def _plain(value: object) -> object:
     """`value` of JSON types."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, str):
         return str(value)
     if isinstance(value, Iterable):
-        return [plain(entry) for entry in value]
+        return [_plain(entry) for entry in value]
     return value
 
 
-def lost_arms(old: Spec, new: Spec) -> list[str]:
+def _lost_arms(old: Spec, new: Spec) -> list[str]:
     """Names of the arms that are gone."""
     kept = {arm.name for arm in new.arms}
     return [arm.name for arm in old.arms if arm.name not in kept]

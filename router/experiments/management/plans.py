@@ -69,7 +69,7 @@ class Known:
         return ""
 
 
-def unknown(name: str, names: Collection[str]) -> str:
+def _not_known(name: str, names: Collection[str]) -> str:
     """What is said of a name that is none of `names`."""
     there = ", ".join(sorted(names)) or "none"
     return f"{name!r} is not known; there are: {there}"
@@ -79,8 +79,8 @@ def plan_problems(spec: Spec, known: Known) -> list[FieldViolation]:
     """Fields by their names in the resource; empty if the plan can be kept and started."""
     return [
         *_texts(spec),
-        *route_problems(spec, known),
-        *arm_problems(spec, known),
+        *_route_problems(spec, known),
+        *_arm_problems(spec, known),
         *_allocation(spec),
         *metric_problems(spec),
         *segment_problems(spec),
@@ -150,7 +150,7 @@ def _mode(spec: Spec, known: Known) -> Iterator[FieldViolation]:
         text = f"must be above 0 and at most 1, got {spec.shadow_share:g}"
         yield FieldViolation("shadow_share", text)
     if spec.mode is Mode.SHADOW and known.judges is not None and spec.judge not in known.judges():
-        yield FieldViolation("judge", unknown(spec.judge, known.judges()))
+        yield FieldViolation("judge", _not_known(spec.judge, known.judges()))
     if spec.mode is Mode.BANDIT:
         most = 1 / max(len(spec.arms), 1)
         if not 0 < spec.floor <= most:
@@ -179,7 +179,7 @@ def _found(build: Callable[[], object], names: Mapping[str, str]) -> Iterator[Fi
             yield FieldViolation(names.get(v.field, v.field), v.description)
 
 
-def route_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
+def _route_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     """The route is an adapter that is there, the base, or empty in a router experiment and a holdout."""
     if spec.mode is Mode.HOLDOUT:
         if spec.route:
@@ -191,7 +191,7 @@ def route_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
         yield FieldViolation("mode", "router experiments are a split: set no mode, or a route")
 
 
-def arm_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
+def _arm_problems(spec: Spec, known: Known) -> Iterator[FieldViolation]:
     """Every arm has a name and what its kind of experiment needs. Weights are the allocation's matter."""
     if len(spec.arms) > MAX_ARMS:
         yield FieldViolation("arms", f"must be {MAX_ARMS} or fewer, got {len(spec.arms)}")
@@ -243,7 +243,7 @@ def _variant_problems(variant: RouterVariant, field: str, known: Known) -> Itera
         names = known.classifiers()
         for name in variant.classifiers:
             if name not in names:
-                yield FieldViolation(f"{field}.classifiers", unknown(name, names))
+                yield FieldViolation(f"{field}.classifiers", _not_known(name, names))
 
 
 def conflict(name: str, spec: Spec, others: Iterable[Experiment]) -> str:

@@ -71,10 +71,10 @@ class Promoter:
                 text = "it has not been started: start it, or set the version with SetDefaultVersion"
                 raise FailedPrecondition(text, resource=experiment.resource)
             report = self._judge(experiment)
-            chosen = chosen_arm(experiment, report, arm, force)
-            ruling = ruling_of(report, chosen.name)
+            chosen = _chosen_arm(experiment, report, arm, force)
+            ruling = _ruling_of(report, chosen.name)
             if not force:
-                check_ruling(experiment, chosen, ruling)
+                _check_ruling(experiment, chosen, ruling)
             return self._set(experiment, chosen, ruling, report, actor, force, reason)
 
     def roll_back(self, name: str, reason: str, actor: str) -> Promotion:
@@ -111,10 +111,10 @@ class Promoter:
         force: bool,
         reason: str,
     ) -> Promotion:
-        ref = version_of(experiment, arm)
+        ref = _version_of(experiment, arm)
         overruled = f"{experiment.resource}, arm {arm.name}" + (f": {reason}" if reason else "")
         _, previous = self._defaults.set_default(ref, "", Force(actor, overruled) if force else None)
-        detail = promotion_detail(arm, ref, previous, ruling, report, force)
+        detail = _promotion_detail(arm, ref, previous, ruling, report, force)
         try:
             kept = self._keep(experiment, arm, actor, reason, detail)
         except RouterError:
@@ -164,7 +164,7 @@ class Promoter:
         return self._manager.store.trail(experiment.name)
 
 
-def chosen_arm(experiment: Experiment, report: Report, arm: str, force: bool) -> ArmSpec:
+def _chosen_arm(experiment: Experiment, report: Report, arm: str, force: bool) -> ArmSpec:
     """The arm asked for, or the one the verdict is to promote. Raises InvalidRequest, FailedPrecondition."""
     name = arm or (report.arm if report.verdict.decision == PROMOTE else "")
     if not name:
@@ -178,12 +178,12 @@ def chosen_arm(experiment: Experiment, report: Report, arm: str, force: bool) ->
     return arms[name]
 
 
-def ruling_of(report: Report, arm: str) -> Ruling:
+def _ruling_of(report: Report, arm: str) -> Ruling:
     """The arm's own verdict; control has the experiment's."""
     return next((a.verdict for a in report.arms if a.arm == arm), report.verdict)
 
 
-def check_ruling(experiment: Experiment, arm: ArmSpec, ruling: Ruling) -> None:
+def _check_ruling(experiment: Experiment, arm: ArmSpec, ruling: Ruling) -> None:
     """Raise FailedPrecondition unless the verdict is to promote the arm."""
     if arm.name == experiment.spec.control:
         text = f"{arm.name!r} is control: stopping the experiment keeps what is served without it"
@@ -201,7 +201,7 @@ def _refused(experiment: Experiment, ruling: Ruling, what: str) -> FailedPrecond
     )
 
 
-def version_of(experiment: Experiment, arm: ArmSpec) -> AdapterRef:
+def _version_of(experiment: Experiment, arm: ArmSpec) -> AdapterRef:
     """The version to make the default. Raises FailedPrecondition where the arm is no version of the route."""
     if arm.adapter is None:
         what = "a router configuration, which is a setting" if arm.router else "not an adapter version"
@@ -216,7 +216,7 @@ def version_of(experiment: Experiment, arm: ArmSpec) -> AdapterRef:
     return arm.adapter
 
 
-def promotion_detail(
+def _promotion_detail(
     arm: ArmSpec,
     ref: AdapterRef,
     previous: AdapterRef | None,

@@ -1,26 +1,42 @@
 """How long an experiment takes: effect, units and days to a verdict, by the sequences that will judge it.
 
-The smallest arm decides, against control: it has its units last. What a question leaves open is read from
-the last experiment on the route that had the metric, and the notes say from where.
+The smallest arm decides, against control: it has its units last. What a question leaves open (a metric's
+value and spread, the route's traffic) is read from the last experiment that had it; the notes say which.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from router.errors import FieldViolation, InvalidRequest
-from router.experiments.management.history import Past, Traffic, past_of, traffic_of
 from router.experiments.management.measures import RULES, cap_problems, events_needed
-from router.experiments.management.sizes import SizeAnswer, SizeQuestion
-from router.experiments.model import WORD_FORM, Aggregate, Kind, MetricSpec, is_word
+from router.experiments.model import (
+    WORD_FORM,
+    Aggregate,
+    Experiment,
+    Kind,
+    MetricSpec,
+    Mode,
+    Phase,
+    SizeAnswer,
+    SizeQuestion,
+    is_word,
+)
+from router.experiments.report.checks import duration, plural
+from router.experiments.report.source import mature_buckets, metric_of, total_moments
 from router.experiments.stats import Metric, Plan, Size, size_for, smallest_effect
-from router.experiments.stats.moments import invalid
-from router.experiments.store.port import Store
+from router.experiments.stats.moments import adjusted, estimate, invalid
+from router.experiments.store.port import Bucket, Store
 
 PLANNED = 5000
 MOST_UNITS, MOST_DAYS, MOST_ARMS = 10**12, 36_500.0, 32
+NO_DEVIATION = "of a proportion follows from its baseline: leave it out"
+NO_SPREAD = "is 0: {name} would have the same value for every unit, and nothing could be told by it"
+DAY, WEEK = 86_400.0, 604_800.0
+ENOUGH = 20
+"""Units of control from which a rate or a deviation is told at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +116,7 @@ def size_of(question: SizeQuestion, store: Store | None = None, now: float = 0.0
     effect = sizing.question.effect
     if effect is not None:
         _check_effect(sizing, effect)
-        return _answer(sizing, effect, sizing.budget, notes)
+        return _size_answer(sizing, effect, sizing.budget, notes)
     budget = sizing.budget
     if budget is None:
         budget = PLANNED
@@ -108,7 +124,11 @@ def size_of(question: SizeQuestion, store: Store | None = None, now: float = 0.0
             f"neither effect nor days nor units given: the smallest effect that {budget:,} units find"
         )
     effect = sizing.smallest(budget)
-    return _nothing(sizing, budget, notes) if effect is None else _answer(sizing, effect, budget, notes)
+    return (
+        _no_effect_answer(sizing, budget, notes)
+        if effect is None
+        else _size_answer(sizing, effect, budget, notes)
+    )
 
 
 def is_whole(question: SizeQuestion) -> bool:
@@ -154,18 +174,14 @@ def _value_problems(question: SizeQuestion) -> Iterator[FieldViolation]:
     if deviation is None:
         return
     if question.kind is Kind.PROPORTION:
-        yield FieldViolation("deviation", OWN)
+        yield FieldViolation("deviation", NO_DEVIATION)
     elif not (math.isfinite(deviation) and deviation >= 0):
         yield FieldViolation("deviation", f"must be a finite number above 0, got {deviation:g}")
     elif deviation == 0:
-        yield FieldViolation("deviation", CONSTANT.format(name=question.metric))
+        yield FieldViolation("deviation", NO_SPREAD.format(name=question.metric))
     elif question.cap is not None and deviation > (most := (question.cap - question.least) / 2) > 0:
         text = f"of values between {question.least:g} and {question.cap:g} is at most {most:g}"
         yield FieldViolation("deviation", f"{text}, got {deviation:g}")
-
-
-OWN = "of a proportion follows from its baseline: leave it out"
-CONSTANT = "is 0: {name} would have the same value for every unit, and nothing could be told by it"
 
 
 def _listed(weights: tuple[float, ...]) -> str:
@@ -237,14 +253,14 @@ def _values(
                 "baseline", f"is not known: no experiment told of {named} yet; what is it in control?"
             )
     if question.deviation is not None and proportion:
-        raise invalid("deviation", OWN)
+        raise invalid("deviation", NO_DEVIATION)
     if question.deviation is not None:
         spread = question.deviation**2
     elif past is not None and (not proportion or (past.metric.covariate and question.baseline is None)):
         spread = past.spread
         notes.append(f"deviation {math.sqrt(spread):.4g} {past.told}{_adjusted(past, metric)}")
         if spread == 0:
-            raise invalid("deviation", f"{CONSTANT.format(name=named)} ({past.told}); give another")
+            raise invalid("deviation", f"{NO_SPREAD.format(name=named)} ({past.told}); give another")
     elif not proportion:
         text = f"is not known: no experiment told of {named} yet; how much do its units differ?"
         raise invalid("deviation", text)
@@ -274,7 +290,7 @@ def _check_effect(sizing: Sizing, effect: float) -> None:
         raise invalid("effect", "all units of both arms would be alike: one look at a few units tells it")
 
 
-def _answer(sizing: Sizing, effect: float, budget: int | None, notes: list[str]) -> SizeAnswer:
+def _size_answer(sizing: Sizing, effect: float, budget: int | None, notes: list[str]) -> SizeAnswer:
     size = sizing.size(effect, budget)
     notes += _second_look(sizing, size, budget)
     units, per_day = sizing.whole(size.units), sizing.per_day
@@ -293,7 +309,7 @@ def _answer(sizing: Sizing, effect: float, budget: int | None, notes: list[str])
     )
 
 
-def _nothing(sizing: Sizing, budget: int, notes: list[str]) -> SizeAnswer:
+def _no_effect_answer(sizing: Sizing, budget: int, notes: list[str]) -> SizeAnswer:
     """No effect is found in so few units."""
     proportion = sizing.metric.kind is Kind.PROPORTION
     if proportion and sizing.baseline == (1.0 if sizing.metric.sign > 0 else 0.0):
@@ -340,3 +356,107 @@ def _waits(sizing: Sizing, size: Size) -> str:
         return f"{each} units are needed in each arm{why}, which the smallest has at {least:,} of all"
     events = f"{events_needed(smaller)} ones and as many zeros are needed at this split"
     return f"{events}, which are there at about {least:,} units of all"
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Control's value of a metric in an earlier phase, and the variance of a unit's part in it."""
+
+    place: str
+    metric: MetricSpec
+    value: float
+    spread: float
+    units: int
+    days: float
+
+    @property
+    def told(self) -> str:
+        """Where it comes from."""
+        return f"from {self.place}: {plural(self.units, 'unit')} of control, {duration(self.days * DAY)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """New units a day on a route, by the last week of an earlier phase at most."""
+
+    place: str
+    per_day: float
+    units: int
+    days: float
+
+    @property
+    def told(self) -> str:
+        """Where it comes from."""
+        return f"from {self.place}: {plural(self.units, 'new unit')} in its last {duration(self.days * DAY)}"
+
+
+def past_of(store: Store, route: str, metric: str, kind: Kind | None, now: float) -> Past | None:
+    """The last phase whose mature units of control tell of the metric. Raises StoreDown."""
+    for experiment, phase in _phases(store, route):
+        spec = next((m for m in phase.spec.metrics if m.name == metric and kind in (None, m.kind)), None)
+        if spec is not None and (found := _past(store, experiment, phase, spec, now)):
+            return found
+    return None
+
+
+def traffic_of(store: Store, route: str, metric: str, now: float) -> Traffic | None:
+    """Of the last phase that had units; one that had the metric comes first. Raises StoreDown."""
+    phases = list(_phases(store, route))
+    phases.sort(key=lambda found: metric not in {m.name for m in found[1].spec.metrics})
+    found = (_traffic(store, experiment, phase, now) for experiment, phase in phases)
+    return next(filter(None, found), None)
+
+
+def _phases(store: Store, route: str) -> Iterator[tuple[Experiment, Phase]]:
+    """Those on the route, whatever the route if there is none; the last first."""
+    found = [
+        (experiment, phase)
+        for experiment in store.list()
+        for phase in experiment.phases
+        if route in ("", phase.spec.route) and phase.spec.mode is not Mode.HOLDOUT
+    ]
+    yield from sorted(found, key=lambda pair: pair[1].started, reverse=True)
+
+
+def _place(experiment: Experiment, phase: Phase) -> str:
+    return f"{experiment.resource}, phase {phase.number}"
+
+
+def _past(store: Store, experiment: Experiment, phase: Phase, spec: MetricSpec, now: float) -> Past | None:
+    buckets = store.data(experiment.name, phase.number).buckets
+    mature = mature_buckets(buckets, now, phase.spec.closing)
+    metric, control = metric_of(spec), phase.spec.control
+    moments = total_moments(mature, control, metric)
+    if moments.n < ENOUGH:
+        return None
+    found = adjusted(metric, [moments])[0] if metric.covariate else estimate(metric, moments)
+    of_control = [b for b in mature if b.arm == control]
+    first, last = of_control[0].start, max(b.start + b.seconds for b in of_control)
+    days = (last - first) / DAY
+    return Past(
+        _place(experiment, phase), spec, float(found.value), float(found.spread), int(moments.n), days
+    )
+
+
+def _traffic(store: Store, experiment: Experiment, phase: Phase, now: float) -> Traffic | None:
+    """By all arms, and as many more as the plan let in fewer than all."""
+    spec = phase.spec
+    end = min(now, now if phase.ended is None else phase.ended)
+    since = max(phase.started, end - WEEK)
+    share = spec.enrolment * (spec.slot[1] - spec.slot[0])
+    units = _units(store.data(experiment.name, phase.number).buckets, since, end)
+    if end <= since or share <= 0 or units < 1:
+        return None
+    days = (end - since) / DAY
+    return Traffic(_place(experiment, phase), units / days / share, round(units), days)
+
+
+def _units(buckets: Sequence[Bucket], since: float, end: float) -> float:
+    """Units exposed between two times; of a bucket that lies across them, in proportion."""
+    total = 0.0
+    for bucket in buckets:
+        until = min(bucket.start + bucket.seconds, end)
+        within = until - max(bucket.start, since)
+        if within > 0:
+            total += bucket.exposed * within / (until - bucket.start)
+    return total

@@ -1,8 +1,8 @@
 """A bandit judged by what holds while its weights follow outcomes and rates drift: labels of events by epoch.
 
 Plain means are biased then (Nie and others 2018, arXiv:1708.01977), and intervals of fixed rates wrong. What
-is left: given that a unit had an event, which arm was it of (`stats.labels`)? Within an epoch weights do not
-move, so each arm's part of the units says what it should be. That needs a metric of 0 or 1 and, of a
+is left: given that a unit had an event, which arm was it of (`stats.sequences`)? Within an epoch weights do
+not move, so each arm's part of the units says what it should be. That needs a metric of 0 or 1 and, of a
 guardrail, a margin that is a share of control's rate. Nothing else stops an arm.
 """
 
@@ -16,8 +16,8 @@ from router.experiments.report.beside import measured_of
 from router.experiments.report.model import ArmReport, Measured, Ruling, Waiting
 from router.experiments.report.source import Source, total_moments
 from router.experiments.stats import Guardrail, Kind, Metric, compare, holm
-from router.experiments.stats.beside import Epoch, fewer_events, more_events
 from router.experiments.stats.compare import p_of
+from router.experiments.stats.sequences import EventsByArm, fewer_events, more_events
 from router.experiments.verdict import Decision
 
 METHOD = "labels"
@@ -110,7 +110,7 @@ def _worse(source: Source, arm: str, metric: Metric, rail: Guardrail | None = No
     return min(1.0, len(found) * p_of(max(found)))
 
 
-def _epochs(source: Source, arm: str, metric: Metric) -> tuple[list[Epoch], list[Epoch]]:
+def _epochs(source: Source, arm: str, metric: Metric) -> tuple[list[EventsByArm], list[EventsByArm]]:
     """Ones and zeros of control and the arm, and the arm's part of the units, of each epoch that is over."""
     counts: dict[float, dict[str, tuple[float, float]]] = {}
     for bucket in source.data.buckets:
@@ -118,8 +118,8 @@ def _epochs(source: Source, arm: str, metric: Metric) -> tuple[list[Epoch], list
         if moments is not None and bucket.start + bucket.seconds <= source.now:
             one = float(moments.sums[0])
             counts.setdefault(bucket.start, {})[bucket.arm] = one, float(moments.n) - one
-    ones: list[Epoch] = []
-    zeros: list[Epoch] = []
+    ones: list[EventsByArm] = []
+    zeros: list[EventsByArm] = []
     for of in counts.values():
         (c1, c0), (t1, t0) = (of.get(a, (0.0, 0.0)) for a in (source.design.control, arm))
         if c1 + c0 and t1 + t0:

@@ -1,4 +1,4 @@
-"""A report: what the store has of a phase, judged now, in plain values.
+"""A report: what the store has of a phase, judged now, in plain values, with its course over time for plots.
 
 Only sums by time bucket are read, so a million units cost as little as a thousand. What a mode allows to be
 said goes no further than its evidence: shadow arms and bandits are not promoted.
@@ -6,25 +6,33 @@ said goes no further than its evidence: shadow arms and bandits are not promoted
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from router.experiments.model import Mode
 from router.experiments.report import bandit, beside
-from router.experiments.report.checks import checks_of, health_of
-from router.experiments.report.model import ArmNumbers, ArmReport, Measured, Pairs, Report, Ruling
-from router.experiments.report.notes import notes_of
-from router.experiments.report.series import points_of
+from router.experiments.report.checks import checks_of, health_of, notes_of, share_band
+from router.experiments.report.model import ArmNumbers, ArmReport, Measured, Pairs, Point, Report, Ruling
 from router.experiments.report.source import (
     Source,
     answered_units,
     exposed_units,
     gather,
     latest_weights,
+    moments_by_bucket,
+    moments_of_row,
     phase_of,
+    rows_of,
+    usable_moments,
 )
-from router.experiments.stats import Guarded, Paired, Plan, paired
-from router.experiments.store.port import PairCounts, Store
+from router.experiments.stats import Arms, Guarded, Moments, Plan, paired
+from router.experiments.stats.moments import Array, Real
+from router.experiments.store.port import Bucket, PairCounts, Store
 from router.experiments.verdict import ArmVerdict, Decision, Health, Judgement, Verdict, judge
 
 POINTS = 200
@@ -49,13 +57,13 @@ def report(store: Store, name: str, phase: int = 0, *, now: float, points: int =
     if health.sample_ratio.peak > source.data.peak:
         store.set_peak(name, asked.number, health.sample_ratio.peak)
     if source.spec.mode is Mode.BANDIT:
-        arms, said, arm = of_bandit(bandit.judged(source), health)
+        arms, said, arm = _bandit_verdicts(bandit.judged(source), health)
     else:
         judgement = judge(source.design, source.outcomes(), health)
         arms = _arms(store, source, judgement)
-        said, arm = overall(source, ruling_of(judgement.verdict), arms), judgement.arm
+        said, arm = _overall(source, _ruling_of(judgement.verdict), arms), judgement.arm
     if points:
-        arms = tuple(_told(source, one) for one in arms)
+        arms = tuple(_with_details(source, one) for one in arms)
     return Report(
         experiment=experiment,
         phase=asked.number,
@@ -65,7 +73,7 @@ def report(store: Store, name: str, phase: int = 0, *, now: float, points: int =
         checks=checks_of(source, health),
         numbers=_numbers(source, latest_weights(trail, asked)),
         audit=trail,
-        points=points_of(source, points),
+        points=_points(source, points),
         notes=notes_of(source, health),
         time=now,
         forecast=beside.forecast(source, arms, said.decision) if points else None,
@@ -77,11 +85,7 @@ def _arms(store: Store, source: Source, judgement: Judgement) -> tuple[ArmReport
     if source.spec.mode is not Mode.SHADOW:
         return arms
     counts = store.paired(source.experiment.name, source.phase.number)
-    return tuple(of_shadow(arm, _pairs(counts.get(arm.arm, PairCounts()), source.spec.alpha)) for arm in arms)
-
-
-def _pairs(c: PairCounts, alpha: float) -> Pairs:
-    return pairs_of(paired(c.wins, c.losses, c.ties, alpha, units=c.units, share_sum=c.share_sum))
+    return tuple(_shadow_arm(arm, counts.get(arm.arm, PairCounts()), source.spec.alpha) for arm in arms)
 
 
 def _arm(source: Source, found: ArmVerdict) -> ArmReport:
@@ -92,16 +96,16 @@ def _arm(source: Source, found: ArmVerdict) -> ArmReport:
         primary = beside.measured_of(found.primary, design.primary, plan, length)
     return ArmReport(
         arm=found.arm,
-        verdict=allowed(source, ruling_of(found.verdict)),
+        verdict=_allowed(source, _ruling_of(found.verdict)),
         primary=primary,
         adjusted_p=found.p,
-        guardrails=tuple(guarded_of(rail, plan) for rail in found.guardrails),
-        blocked=allowed(source, ruling_of(found.blocked)) if found.blocked else None,
+        guardrails=tuple(_guardrail_of(rail, plan) for rail in found.guardrails),
+        blocked=_allowed(source, _ruling_of(found.blocked)) if found.blocked else None,
         everyone=beside.everyone(source, found.arm),
     )
 
 
-def _told(source: Source, arm: ArmReport) -> ArmReport:
+def _with_details(source: Source, arm: ArmReport) -> ArmReport:
     """With what decides nothing; for reports that are read, not for looks that only act."""
     if source.spec.mode is Mode.SHADOW:
         return arm
@@ -135,7 +139,7 @@ def _numbers(source: Source, now: Mapping[str, float]) -> tuple[ArmNumbers, ...]
     )
 
 
-def guarded_of(found: Guarded, plan: Plan) -> Measured:
+def _guardrail_of(found: Guarded, plan: Plan) -> Measured:
     """A guardrail: p is the one of the state, or the smaller one while it is open."""
     rail = found.guardrail
     return replace(
@@ -147,26 +151,19 @@ def guarded_of(found: Guarded, plan: Plan) -> Measured:
     )
 
 
-def pairs_of(found: Paired) -> Pairs:
-    """Pairs of a shadow arm."""
-    return Pairs(
-        found.wins, found.losses, found.ties, found.share, found.low, found.high, found.p, found.units
-    )
-
-
-def ruling_of(found: Verdict) -> Ruling:
+def _ruling_of(found: Verdict) -> Ruling:
     """A verdict."""
     return Ruling(found.decision.value, found.rule, found.text)
 
 
-def allowed(source: Source, said: Ruling) -> Ruling:
+def _allowed(source: Source, said: Ruling) -> Ruling:
     """A ruling as the mode lets it stand."""
     if source.spec.mode is Mode.HOLDOUT and said.decision in (Decision.PROMOTE, Decision.HARM):
         return Ruling(Decision.UNDECIDED.value, "holdout", HOLDOUT.format(said.text))
     return said
 
 
-def of_bandit(
+def _bandit_verdicts(
     arms: tuple[ArmReport, ...], health: Health
 ) -> tuple[tuple[ArmReport, ...], Ruling, str | None]:
     """Arms, the experiment's ruling and the arm that it is about: harm where all do harm."""
@@ -178,26 +175,141 @@ def of_bandit(
     return arms, leading.verdict, leading.arm if len(arms) == 1 else None
 
 
-def of_shadow(arm: ArmReport, pairs: Pairs) -> ArmReport:
+def _shadow_arm(arm: ArmReport, c: PairCounts, alpha: float) -> ArmReport:
     """A shadow arm's report: its pairs in place of a verdict, or beside the one that it is invalid."""
-    said = Ruling(Decision.UNDECIDED.value, "shadow", pairs_told(pairs))
+    found = paired(c.wins, c.losses, c.ties, alpha, units=c.units, share_sum=c.share_sum)
+    shares = (found.share, found.low, found.high)
+    pairs = Pairs(found.wins, found.losses, found.ties, *shares, found.p, found.units)
+    said = Ruling(Decision.UNDECIDED.value, "shadow", _pairs_in_words(pairs))
     if arm.verdict.decision == Decision.INVALID:
         return replace(arm, blocked=said, pairs=pairs)
     return replace(arm, verdict=said, pairs=pairs)
 
 
-def overall(source: Source, judged: Ruling, arms: tuple[ArmReport, ...]) -> Ruling:
+def _overall(source: Source, judged: Ruling, arms: tuple[ArmReport, ...]) -> Ruling:
     """The experiment's ruling."""
     if source.spec.mode is Mode.SHADOW and judged.decision != Decision.INVALID:
         text = "; ".join(f"{arm.arm}: {arm.verdict.text}" for arm in arms)
         return Ruling(Decision.UNDECIDED.value, "shadow", text)
-    return allowed(source, judged)
+    return _allowed(source, judged)
 
 
-def pairs_told(pairs: Pairs) -> str:
+def _pairs_in_words(pairs: Pairs) -> str:
     """Pairs in words."""
     counted = f"{pairs.wins:,} won, {pairs.losses:,} lost, {pairs.ties:,} tied"
     return (
         f"pairs of {pairs.units:,} units: {counted}; share of wins by unit {pairs.share:.1%} in"
         f" [{pairs.low:.1%}, {pairs.high:.1%}], p = {pairs.p:.2g}; operational, nobody saw these answers"
     )
+
+
+# -- over time
+
+
+class _Effect(NamedTuple):
+    """An effect with its interval, and the same as shares of control's value where that is known."""
+
+    effect: float
+    low: float
+    high: float
+    relative: float | None = None
+    relative_low: float | None = None
+    relative_high: float | None = None
+
+
+_UNKNOWN = _Effect(math.nan, -math.inf, math.inf)
+
+
+def _points(source: Source, most: int) -> tuple[Point, ...]:
+    """At most `most` points of each arm, the last bucket's among them. None of shadow arms, which nobody is
+    exposed to."""
+    if source.spec.mode is Mode.SHADOW or not source.data.buckets or most < 1:
+        return ()
+    times = _thinned(np.unique(_ends(source.data.buckets)), most)
+    units = {arm: _exposed(source.data.buckets, arm, times) for arm in source.design.weights}
+    total = np.sum(list(units.values()), axis=0)
+    effects = {arm: _effects_over_time(source, arm, times) for arm in source.design.treatments}
+    nothing = [_Effect(0.0, 0.0, 0.0)] * len(times)
+    return tuple(
+        _point(source, float(time), arm, effects.get(arm, nothing)[i], int(units[arm][i]), int(total[i]))
+        for arm in source.design.weights
+        for i, time in enumerate(times)
+    )
+
+
+def _point(source: Source, time: float, arm: str, effect: _Effect, units: int, total: int) -> Point:
+    weight = source.design.weights[arm]
+    bounds = share_band(total, weight) if source.spec.mode is Mode.SPLIT else (0.0, 1.0)
+    share = units / total if total else weight
+    return Point(time, arm, *effect[:3], units, share, *bounds, *effect[3:])
+
+
+def _ends(buckets: Sequence[Bucket]) -> Array:
+    return np.array([b.start + b.seconds for b in buckets], np.float64)
+
+
+def _thinned(times: Array, most: int) -> Array:
+    if len(times) <= most:
+        return times
+    return times[np.unique(np.linspace(0, len(times) - 1, most).round().astype(np.int64))]
+
+
+def _until(buckets: Sequence[Bucket], times: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Order of the buckets by their ends, and how many of them are over at each time."""
+    ends = _ends(buckets)
+    order = np.argsort(ends, kind="stable")
+    return order, np.searchsorted(ends[order], times, side="right")
+
+
+def _cumulative(table: Array, order: NDArray[np.int64], until: NDArray[np.int64]) -> Array:
+    """Rows [buckets, columns] added up until each time: [times, columns]."""
+    start = np.zeros((1, table.shape[1]))
+    return np.concatenate((start, np.cumsum(table[order], axis=0)))[until]
+
+
+def _exposed(buckets: Sequence[Bucket], arm: str, times: Array) -> Array:
+    counts = np.array([[b.exposed if b.arm == arm else 0] for b in buckets], np.float64)
+    return _cumulative(counts, *_until(buckets, times))[:, 0]
+
+
+def _effects_over_time(source: Source, arm: str, times: Array) -> list[_Effect]:
+    metric, buckets = source.design.primary, source.deciding
+    if not buckets or source.spec.mode is Mode.BANDIT:  # no interval of a bandit holds
+        return [_UNKNOWN] * len(times)
+    order, until = _until(buckets, times)
+    sums = [
+        [usable_moments(metric, moments_of_row(row, metric.columns)) for row in found]
+        for found in (
+            _cumulative(rows_of(moments_by_bucket(buckets, a, metric), metric.columns), order, until)
+            for a in (source.design.control, arm)
+        )
+    ]
+    return _effects_of_sums(source, arm, *sums)
+
+
+def _effects_of_sums(
+    source: Source, arm: str, control: Sequence[Moments], treatment: Sequence[Moments]
+) -> list[_Effect]:
+    """Effect and interval at each time."""
+    found = [_UNKNOWN] * len(control)
+    usable = [i for i, both in enumerate(zip(control, treatment, strict=True)) if min(m.n for m in both) >= 2]
+    if usable:
+        first, second = (_stacked([of[i] for i in usable]) for of in (control, treatment))
+        arms = Arms(source.design.primary, first, second, source.design.plan_for(arm))
+        columns = (np.asarray(arms.difference()), *arms.bounds(), *arms.relative_bounds())
+        bases = np.asarray(arms.estimates[0].value)
+        for at, i in enumerate(usable):
+            effect, low, high, *relative = (float(column[at]) for column in columns)
+            known = math.isfinite(relative[1])
+            found[i] = _Effect(effect, low, high, *(effect / float(bases[at]), *relative) if known else ())
+    return found
+
+
+def _stacked(looks: Sequence[Moments]) -> Moments:
+    """Many looks as one value, whose sums are arrays."""
+
+    def column(of: Callable[[Moments], Sequence[Real]]) -> tuple[Array, ...]:
+        return tuple(np.array(values, np.float64) for values in zip(*map(of, looks), strict=True))
+
+    n = np.array([look.n for look in looks], np.float64)
+    return Moments(n, column(lambda m: m.sums), column(lambda m: m.products), column(lambda m: m.cubes))

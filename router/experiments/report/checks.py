@@ -1,7 +1,7 @@
-"""Health of a phase, and each check in words, whether it failed or not.
+"""Whether a report's numbers may be believed: checks of the pipeline, and notes on how they came about.
 
-The sample ratio is tested over time: its evidence after every bucket, and the shares at which it has its
-alarm. And did what was tested change while it was tested?
+Did what was tested change while it was tested? The sample ratio is tested over time: its evidence after
+every bucket, and the shares at which it has its alarm.
 """
 
 from __future__ import annotations
@@ -12,18 +12,40 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from router.experiments.model import Mode, Unanswered
+from router.experiments.model import Mode, Spec, Unanswered
 from router.experiments.report.model import Check
-from router.experiments.report.notes import short, window_of
-from router.experiments.report.source import Source, answered_units, exposed_units, is_router_experiment
-from router.experiments.stats import Missing, SampleRatio, maturity, missing_outcomes, sample_ratio
+from router.experiments.report.source import (
+    Source,
+    answered_units,
+    exposed_units,
+    is_router_experiment,
+    length_moments,
+)
+from router.experiments.stats import Kind, Missing, SampleRatio, maturity, missing_outcomes, sample_ratio
 from router.experiments.stats.checks import ALPHA, arm_term, total_term
 from router.experiments.stats.moments import Array
 from router.experiments.store.port import Bucket
 from router.experiments.verdict import CROSSED, Health
 
 PARTS = ("adapter", "base", "router")
-_STEPS = 40
+_HALVINGS = 40
+TIME_UNITS = (("day", 86_400.0), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
+MODE_NOTES = {
+    Mode.SHADOW: (
+        "shadow arms: nobody saw their answers, so pairs tell what the judge {judge} prefers and how the arms"
+        " run (operational), not what users prefer; to learn that, run a split"
+    ),
+    Mode.BANDIT: (
+        "bandit: weights follow outcomes, which biases plain means and makes intervals wrong, so none is"
+        " shown; what stops an arm is which arm the events of an epoch fell to, which holds however weights"
+        " and rates move: of proportions, and of guardrails with a relative margin; nothing is promoted from"
+        " a bandit: run a split to confirm"
+    ),
+    Mode.HOLDOUT: (
+        "holdout: units that took part in any experiment against those that the server keeps out of all;"
+        " nothing is promoted or stopped by it"
+    ),
+}
 
 
 def health_of(source: Source) -> Health:
@@ -74,18 +96,18 @@ def checks_of(source: Source, health: Health) -> tuple[Check, ...]:
 
 
 def _sound(source: Source, health: Health) -> Iterator[tuple[str, str]]:
-    yield "sample-ratio", _ratio(source, health.sample_ratio)
+    yield "sample-ratio", _ratio_in_words(source, health.sample_ratio)
     if health.triggered is not None:
-        yield "triggered-ratio", _ratio(source, health.triggered)
-    yield "missing-outcomes", _told_missing(source, health)
-    yield "crossed-units", _crossed(source, health)
+        yield "triggered-ratio", _ratio_in_words(source, health.triggered)
+    yield "missing-outcomes", _missing_in_words(source, health)
+    yield "crossed-units", _crossed_in_words(source, health)
     yield "mixed-digests", "adapters, base and router stayed what they were"
     whole = health.maturity
-    left = f"{whole.matured:,} of {whole.exposed:,} units had their window of {window_of(source.spec)}"
+    left = f"{whole.matured:,} of {whole.exposed:,} units had their window of {window_in_words(source.spec)}"
     yield "maturity", f"{left} ({whole.share:.0%}, {source.spec.min_matured:.0%} are needed to promote)"
 
 
-def _crossed(source: Source, health: Health) -> str:
+def _crossed_in_words(source: Source, health: Health) -> str:
     if source.spec.mode is Mode.BANDIT:
         return (
             f"not tested: between epochs a bandit moves units ({source.data.crossed:,} so far), which stay "
@@ -94,7 +116,7 @@ def _crossed(source: Source, health: Health) -> str:
     return f"{health.crossed:.1%} of units saw more than one arm, over {CROSSED:.0%} is too many"
 
 
-def _ratio(source: Source, ratio: SampleRatio) -> str:
+def _ratio_in_words(source: Source, ratio: SampleRatio) -> str:
     if source.spec.mode is Mode.BANDIT:
         return "not tested: a bandit's weights change"
     if source.spec.mode is Mode.SHADOW:
@@ -106,7 +128,7 @@ def _ratio(source: Source, ratio: SampleRatio) -> str:
     return f"{arms}; p = {ratio.p:.2g}, alarm at {ratio.alpha:g}"
 
 
-def _told_missing(source: Source, health: Health) -> str:
+def _missing_in_words(source: Source, health: Health) -> str:
     spec = source.spec
     if spec.mode is Mode.SHADOW:
         return "not tested: users answer control only"
@@ -117,6 +139,75 @@ def _told_missing(source: Source, health: Health) -> str:
         for arm, found in health.missing.items()
     ]
     return f"without {spec.primary.name}: {'; '.join(shares)}"
+
+
+def notes_of(source: Source, health: Health) -> tuple[str, ...]:
+    """In the order of how much they change the reading."""
+    return tuple(_notes(source, health))
+
+
+def _notes(source: Source, health: Health) -> Iterator[str]:
+    spec = source.spec
+    if text := MODE_NOTES.get(spec.mode):
+        yield text.format(judge=spec.judge)
+    yield from _router_notes(source)
+    young = health.maturity.exposed - health.maturity.matured
+    if young:
+        yield (
+            f"{plural(young, 'unit')} had less than the window of {window_in_words(spec)} and are in no"
+            " number but the sample ratio and the guardrails"
+        )
+    yield from _unanswered_notes(source)
+    yield from _degraded_notes(source)
+    yield from _length_notes(source)
+    yield from _phase_notes(source)
+
+
+def _router_notes(source: Source) -> Iterator[str]:
+    if source.triggered is not None:
+        yield (
+            f"router experiment: {source.spec.primary.name} is compared on units for which the two routers"
+            " differed at least once, since nothing could change for the others; guardrails are of all units"
+        )
+    elif is_router_experiment(source.spec):
+        yield "router experiment with shadow arms: the other router's choice was answered, unseen"
+
+
+def _unanswered_notes(source: Source) -> Iterator[str]:
+    spec = source.spec
+    if spec.mode is Mode.SHADOW:
+        return
+    units = sum(b.exposed for b in source.mature)
+    missing = units - sum(b.answered.get(spec.primary.name, 0) for b in source.mature)
+    if missing:
+        treated = "count as 0" if spec.primary.missing is Unanswered.ZERO else "are left out of its value"
+        yield f"{missing:,} of {plural(units, 'mature unit')} have no {spec.primary.name} and {treated}"
+
+
+def _degraded_notes(source: Source) -> Iterator[str]:
+    for arm in source.design.weights:
+        if broken := sum(b.degraded for b in source.data.buckets if b.arm == arm):
+            yield (
+                f"{arm} could not answer for {plural(broken, 'unit')}; something else did, and they stay in"
+                f" {arm}, which they were meant to have"
+            )
+
+
+def _length_notes(source: Source) -> Iterator[str]:
+    if source.spec.mode is Mode.SHADOW:
+        return
+    if source.spec.primary.kind is Kind.RATIO:
+        yield "no effect at equal answer length: the primary metric is a ratio"
+    elif source.deciding and all(length_moments(source.deciding, a) is None for a in source.design.weights):
+        yield "no effect at equal answer length: no unit has both its outcome and a count of tokens"
+
+
+def _phase_notes(source: Source) -> Iterator[str]:
+    phase, last = source.phase, source.experiment.phase
+    if phase.number > 1:
+        yield f"phase {phase.number} ({phase.reason or 'no reason given'}): no unit of an earlier one counts"
+    if last is not None and last.number != phase.number:
+        yield f"this is phase {phase.number}; the last one is {last.number}"
 
 
 def changed_parts(digests: Mapping[str, tuple[str, ...]], routers: bool) -> tuple[str, ...]:
@@ -135,7 +226,7 @@ def _changed_parts(digests: Mapping[str, tuple[str, ...]], parts: tuple[str, ...
             place = PARTS.index(part)
             seen = dict.fromkeys(s[place] for s in split if len(s) > place and s[place])
             if len(seen) > 1:
-                yield f"{part} of {arm} ({' -> '.join(map(short, seen))})"
+                yield f"{part} of {arm} ({' -> '.join(map(short_digest, seen))})"
 
 
 def ratio_of(buckets: Sequence[Bucket], weights: Mapping[str, float], peak: float = 0.0) -> SampleRatio:
@@ -144,7 +235,7 @@ def ratio_of(buckets: Sequence[Bucket], weights: Mapping[str, float], peak: floa
     counted = np.array([[b.exposed if b.arm == arm else 0 for arm in arms] for b in buckets], np.float64)
     running = np.cumsum(counted.reshape(len(buckets), len(arms)), axis=0)
     ends = _last_of_each(np.array([b.start for b in buckets]))
-    found = evidence(running[ends], [weights[arm] for arm in arms])
+    found = ratio_evidence(running[ends], [weights[arm] for arm in arms])
     counts = [int(n) for n in running[-1]] if len(running) else [0] * len(arms)
     return sample_ratio(counts, [weights[arm] for arm in arms], max([peak, *found.tolist()]))
 
@@ -156,7 +247,7 @@ def _last_of_each(starts: Array) -> NDArray[np.int64]:
     return np.flatnonzero(np.append(starts[1:] != starts[:-1], True))
 
 
-def evidence(counts: Array, weights: Sequence[float]) -> Array:
+def ratio_evidence(counts: Array, weights: Sequence[float]) -> Array:
     """Log evidence, [looks], from units by look and arm, [looks, arms]."""
     found = -total_term(counts.sum(axis=1))
     for i, weight in enumerate(weights):
@@ -164,19 +255,19 @@ def evidence(counts: Array, weights: Sequence[float]) -> Array:
     return np.asarray(found, np.float64)
 
 
-def band(units: int, weight: float, alpha: float = ALPHA) -> tuple[float, float]:
+def share_band(units: int, weight: float) -> tuple[float, float]:
     """Shares of one arm against all others, among `units`, between which the test has no alarm."""
     if not units:
         return 0.0, 1.0
-    return _edge(units, weight, 0.0, alpha), _edge(units, weight, 1.0, alpha)
+    return _band_edge(units, weight, 0.0), _band_edge(units, weight, 1.0)
 
 
-def _edge(units: int, weight: float, outside: float, alpha: float) -> float:
+def _band_edge(units: int, weight: float, outside: float) -> float:
     """The evidence grows from the arm's own weight outwards, so by bisection."""
-    inside, level = weight, -math.log(alpha)
+    inside, level = weight, -math.log(ALPHA)
     if _evidence_at(outside, units, weight) < level:
         return outside
-    for _ in range(_STEPS):
+    for _ in range(_HALVINGS):
         middle = (inside + outside) / 2
         if _evidence_at(middle, units, weight) < level:
             inside = middle
@@ -189,3 +280,33 @@ def _evidence_at(share: float, units: int, weight: float) -> float:
     counts = (share * units, (1 - share) * units)
     terms = sum(float(arm_term(n, w)) for n, w in zip(counts, (weight, 1 - weight), strict=True))
     return terms - float(total_term(units))
+
+
+def duration(seconds: float) -> str:
+    """A length of time.
+
+    >>> duration(86400), duration(5400), duration(2.5)
+    ('1 day', '1.5 hours', '2.5 seconds')
+    """
+    unit, length = next(((u, n) for u, n in TIME_UNITS if seconds >= n), TIME_UNITS[-1])
+    number = seconds / length
+    return f"{number:.3g} {unit}{'' if number == 1 else 's'}"
+
+
+def window_in_words(spec: Spec) -> str:
+    """How long outcomes count."""
+    return duration(spec.window) + (f" and its grace of {duration(spec.grace)}" if spec.grace else "")
+
+
+def plural(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> plural(1, "unit"), plural(2000, "unit")
+    ('1 unit', '2,000 units')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def short_digest(digest: str) -> str:
+    """The part of a digest that people compare."""
+    return digest[:12] if digest else "none"

@@ -1,21 +1,18 @@
-"""What stands beside a verdict and gives none: pairs of answers, and the effect at equal answer length."""
+"""What is asked beside the primary metric: guardrails, effects by segment, pairs of answers, equal length.
+
+Only guardrails decide: is an arm shown to be worse than control by more than a margin, or shown not to be?
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-import numpy as np
-
 from router.experiments.stats.compare import Arms, Comparison, Plan, compare, compared, p_of
-from router.experiments.stats.moments import Array, Metric, Moments, invalid
+from router.experiments.stats.moments import Metric, Moments, invalid
 from router.experiments.stats.sequences import Line, one_arm, one_arm_interval, two_sided, two_sided_bound
-
-# Guardrails: is an arm shown to be worse than control by more than a margin, or shown not to be?
-#
-# Two one-sided sequences, each with the whole alpha: they answer different questions.
 
 
 class State(StrEnum):
@@ -65,7 +62,8 @@ class Guarded:
 
 
 def guard(guardrail: Guardrail, control: Moments, treatment: Moments, plan: Plan) -> Guarded:
-    """The guardrail at this look. The p-values are one-sided and valid at any look."""
+    """The guardrail at this look, by two one-sided sequences that are valid at any look. Each has the whole
+    alpha: they answer different questions."""
     metric = guardrail.metric
     arms = Arms(metric, control, treatment, plan)
     beyond, within = (p_of(arms.evidence(guardrail.line, side)) for side in (-metric.sign, metric.sign))
@@ -77,58 +75,9 @@ def guard(guardrail: Guardrail, control: Moments, treatment: Moments, plan: Plan
     return Guarded(guardrail, compared(arms), beyond, within, state)
 
 
-# Rates of two arms while shares and rates change: which arm was it that each event fell to?
-#
-# Given that a unit had the event, it is one of the treatment's with the odds of the shares times the ratio of
-# the rates, whatever the rates are just then. So a bandit, whose shares follow outcomes, and a rate that goes
-# up and down by the hour do no harm: every factor below has a mean of 1 or less under the null (a test
-# martingale; for multinomial counts of known shares Lindon and Malek 2022, arXiv:2011.03567). A share may be
-# the one by which units were divided, or, of an epoch that is over, the treatment's part of its units: then
-# events are drawn without replacement, which spreads less (Hoeffding 1963, theorem 4).
-
-
-RATIOS = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
-"""By how many times a rate may be larger: the mixture's grid."""
-
-Epoch = tuple[float, float, float]
-"""Events of control and of the treatment, and the treatment's share of both under equal rates."""
-
-
-def more_events(epochs: Iterable[Epoch], margin: float = 1.0) -> float:
-    """Log evidence that the treatment's rate is above `margin` times control's in some epoch.
-
-    Under the null it is at most that in every epoch.
-    """
-    found = np.array(list(epochs), np.float64).reshape(-1, 3)
-    control, treatment, share = found.T
-    if ((share <= 0) | (share >= 1)).any():
-        raise invalid("share", "must be above 0 and below 1 in every epoch")
-    odds = margin * share / (1 - share)
-    return _mixture([_log_factor(control, treatment, odds, ratio) for ratio in RATIOS])
-
-
-def fewer_events(epochs: Iterable[Epoch], margin: float = 1.0) -> float:
-    """Log evidence that the treatment's rate is below `margin` times control's in some epoch."""
-    return more_events(((t, c, 1 - share) for c, t, share in epochs), 1 / margin)
-
-
-def _log_factor(control: Array, treatment: Array, odds: Array, ratio: float) -> float:
-    """Likelihood of the labels with odds `ratio` times as large, against those of the null."""
-    gain = treatment * math.log(ratio) - (treatment + control) * np.log((1 + ratio * odds) / (1 + odds))
-    return float(gain.sum())
-
-
-def _mixture(logs: Sequence[float]) -> float:
-    most = max(logs)
-    return most + math.log(math.fsum(math.exp(x - most) for x in logs) / len(logs))
-
-
-# The effect by segment of units, without fishing: corrected intervals, and a test whether effects differ.
-
-
 @dataclass(frozen=True, slots=True)
 class Segmented:
-    """Effects by segment; their intervals hold all at once, at any look.
+    """Effects by segment, without fishing: their intervals hold all at once, at any look.
 
     `p` is that the effect differs between segments at all: only where it is small does a segment's own effect
     mean more than the effect of everybody.

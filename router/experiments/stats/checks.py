@@ -35,9 +35,7 @@ class SampleRatio:
         return math.exp(-max(0.0, self.peak))
 
 
-def sample_ratio(
-    counts: Sequence[int], weights: Sequence[float], peak: float = 0.0, alpha: float = ALPHA
-) -> SampleRatio:
+def sample_ratio(counts: Sequence[int], weights: Sequence[float], peak: float = 0.0) -> SampleRatio:
     """Do the arms get the shares that they should? Units counted by arm, once each; `peak` is the `peak` of
     the look before.
 
@@ -55,7 +53,7 @@ def sample_ratio(
     terms = (float(arm_term(n, w)) for n, w in zip(counts, weights, strict=True))
     now = math.fsum(terms) - float(total_term(total))
     expected = tuple(total * w for w in weights)
-    return SampleRatio(tuple(counts), expected, now, max(peak, now), alpha)
+    return SampleRatio(tuple(counts), expected, now, max(peak, now))
 
 
 def arm_term(count: Real, weight: float) -> Array:
@@ -81,28 +79,21 @@ class Missing:
     alarm: bool
 
 
-def missing_outcomes(
-    control: tuple[int, int],
-    treatment: tuple[int, int],
-    tolerated: float = TOLERATED,
-    alpha: float = ALPHA,
-) -> Missing:
+def missing_outcomes(control: tuple[int, int], treatment: tuple[int, int]) -> Missing:
     """Do outcomes go missing more often in one arm? Then the units that are left are not alike.
 
     From (exposed units old enough to have an outcome, those that have one) of two arms. The alarm is raised
-    when shares are shown to differ by more than `tolerated`; exact, at any look.
+    when shares are shown to differ by more than `TOLERATED`; exact, at any look.
     """
     for name, (exposed, seen) in (("control", control), ("treatment", treatment)):
         if not 0 <= seen <= exposed:
             raise invalid(name, f"{seen} units with an outcome among {exposed} exposed ones")
-    if not 0 < tolerated < 1:
-        raise invalid("tolerated", f"must be above 0 and below 1, got {tolerated}")
     gone = [(exposed - seen, seen) for exposed, seen in (control, treatment)]
     shares = [g / (g + s) if g + s else 0.0 for g, s in gone]
-    apart = abs(shares[1] - shares[0]) > tolerated
-    edge = Line(offset=math.copysign(tolerated, shares[1] - shares[0]))
-    shown = float(two_arms(gone[0], gone[1], edge)) >= -math.log(alpha)
-    low, high = difference_interval(gone[0], gone[1], alpha)
+    apart = abs(shares[1] - shares[0]) > TOLERATED
+    edge = Line(offset=math.copysign(TOLERATED, shares[1] - shares[0]))
+    shown = float(two_arms(gone[0], gone[1], edge)) >= -math.log(ALPHA)
+    low, high = difference_interval(gone[0], gone[1], ALPHA)
     return Missing(shares[0], shares[1], low, high, apart and shown)
 
 

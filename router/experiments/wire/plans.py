@@ -10,7 +10,6 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from router.errors import Findings
 from router.experiments import model
-from router.experiments.management.sizes import SizeAnswer, SizeQuestion
 from router.experiments.model import (
     BASE,
     Aggregate,
@@ -21,6 +20,8 @@ from router.experiments.model import (
     Mode,
     Phase,
     SegmentSpec,
+    SizeAnswer,
+    SizeQuestion,
     Spec,
     Unanswered,
 )

@@ -1,4 +1,4 @@
-"""Looks of the guardian, and what is told of them: through a running server's experiments."""
+"""Looks of the guardian: what a report makes the server do, and what is told of it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import asyncio
 import json
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from router.errors import StoreDown
 from router.experiments.live import guardian, notices, recorder
+from router.experiments.live.guardian import act_on
 from router.experiments.live.notices import Notifier
 from router.experiments.live.runtime import Experiments
-from router.experiments.model import Lifecycle
-from router.experiments.report.model import ArmReport, Report, Ruling
-from tests.experiments.live.made import experiment
+from router.experiments.model import ArmSpec, AuditEntry, Experiment, Lifecycle, Mode
+from router.experiments.report.model import ArmReport, Measured, Report, Ruling
+from router.types import AdapterRef
+from tests.experiments.live.made import SPEC, experiment
 from tests.experiments.live.receiving import HANG
 from tests.experiments.live.test_recorder import until
 from tests.experiments.memory_store import MemoryStore
@@ -154,3 +157,113 @@ async def test_a_store_that_is_down_has_nothing_told_until_it_is_back(begin, ben
         assert not live.notifier.told
     await until(lambda: live.notifier.told)
     assert live.notifier.told == {("trial", "may-be-promoted"): 1}
+
+
+OPEN = Ruling("undecided", "primary-open", "nothing yet")
+BROKEN = Ruling("invalid", "sample-ratio", "units by arm are 10, 90")
+ERRORS = Measured("error", (100, 100), (0.01, 0.2), 0.19, 0.1, 0.3, 0.001, "exact", state="beyond")
+THREE = replace(
+    SPEC,
+    arms=(
+        ArmSpec("control", 0.4, AdapterRef("medical", "1.0.0")),
+        ArmSpec("new", 0.35, AdapterRef("medical", "1.1.0")),
+        ArmSpec("base", 0.25),
+    ),
+)
+HELD = (ArmSpec("out", 0.1), ArmSpec("in", 0.9))
+
+
+def arm(name: str, ruling: Ruling = OPEN) -> ArmReport:
+    return ArmReport(name, ruling, None, guardrails=(ERRORS,))
+
+
+def report(of: Experiment, *arms: ArmReport, verdict: Ruling = OPEN, audit=(), phase: int = 1) -> Report:
+    return Report(of, phase, verdict, None, arms, (), (), tuple(audit), (), (), 0.0)
+
+
+def test_nothing_to_do():
+    assert act_on(report(experiment(), arm("new")), 50.0) is None
+
+
+def test_harm_by_the_only_treatment_stops_the_experiment():
+    act = act_on(report(experiment(), arm("new", HARM), verdict=HARM), 50.0)
+    assert act is not None
+    assert act.experiment is not None
+    assert act.experiment.state is Lifecycle.STOPPED
+    assert act.experiment.stopped == act.experiment.phases[-1].ended == 50.0
+    assert act.experiment.stop_reason == "new: guardrail: errors: 0.2 against 0.01"
+    assert (act.entry.actor, act.entry.act, act.entry.time) == ("rule", "stop", 50.0)
+    (numbers,) = act.entry.detail["arms"]
+    assert numbers["arm"] == "new"
+    assert numbers["rule"] == "guardrail"
+    assert numbers["metrics"][0]["values"] == [0.01, 0.2]
+
+
+def test_harm_by_one_of_two_takes_it_out_and_control_has_its_share():
+    act = act_on(report(experiment(spec=THREE), arm("new", HARM), arm("base")), 50.0)
+    assert act is not None
+    after = act.experiment
+    assert after is not None
+    assert after.state is Lifecycle.RUNNING
+    assert [(a.name, a.weight) for a in after.spec.arms] == [("control", 0.75), ("base", 0.25)]
+    assert [p.number for p in after.phases] == [1, 2]
+    assert after.phases[0].ended == 50.0
+    assert after.phases[0].variant_salt != after.phases[1].variant_salt
+    assert act.entry.act == "take out"
+
+
+def test_harm_by_all_stops():
+    act = act_on(report(experiment(spec=THREE), arm("new", HARM), arm("base", HARM), verdict=HARM), 50.0)
+    assert act is not None
+    assert act.experiment is not None
+    assert act.experiment.state is Lifecycle.STOPPED
+
+
+def test_an_invalid_experiment_is_held_once_for_a_rule_and_phase():
+    blocked = replace(arm("new", BROKEN), blocked=HARM)
+    act = act_on(report(experiment(), blocked, verdict=BROKEN), 50.0)
+    assert act is not None
+    assert act.experiment is None
+    assert (act.entry.act, act.entry.reason) == ("hold", BROKEN.text)
+    again = report(experiment(), blocked, verdict=BROKEN, audit=[act.entry])
+    assert act_on(again, 60.0) is None
+    other = replace(act.entry, detail={**act.entry.detail, "phase": 7})
+    assert act_on(report(experiment(), blocked, verdict=BROKEN, audit=[other]), 60.0) is not None
+
+
+@pytest.mark.parametrize("mode", [Mode.SPLIT, Mode.BANDIT])
+def test_numbers_beside_a_verdict_stop_nothing(mode):
+    beyond = replace(arm("new"), primary=replace(ERRORS, metric="success", low=-0.5, high=-0.1, p=1e-9))
+    act = act_on(report(experiment(spec=replace(SPEC, mode=mode)), beyond), 50.0)
+    assert act is None
+
+
+def test_a_bandits_arm_is_stopped_by_its_verdict():
+    act = act_on(
+        report(experiment(spec=replace(THREE, mode=Mode.BANDIT)), arm("new", HARM), arm("base")), 50.0
+    )
+    assert act is not None
+    assert (act.entry.act, len(act.experiment.spec.arms)) == ("take out", 2)
+
+
+def test_a_holdout_is_held_and_never_stopped():
+    of = experiment(spec=replace(SPEC, route="", mode=Mode.HOLDOUT, arms=HELD))
+    assert act_on(report(of, arm("in", HARM), verdict=HARM), 50.0) is None
+    act = act_on(report(of, arm("in", BROKEN), verdict=BROKEN), 50.0)
+    assert act is not None
+    assert (act.experiment, act.entry.act) == (None, "hold")
+
+
+@pytest.mark.parametrize("state", [Lifecycle.DRAFT, Lifecycle.STOPPED])
+def test_what_does_not_run_is_left_alone(state):
+    assert act_on(report(experiment(state=state), arm("new", HARM), verdict=HARM), 50.0) is None
+
+
+def test_a_report_of_an_old_phase_is_left_alone():
+    found = report(experiment(phase=2), arm("new", HARM), verdict=HARM, phase=1)
+    assert act_on(found, 50.0) is None
+
+
+def test_entries_of_others_do_not_hide_a_hold():
+    said = AuditEntry("trial", 1.0, "ann", "stop", "")
+    assert act_on(report(experiment(), arm("new"), verdict=BROKEN, audit=[said]), 50.0) is not None

@@ -13,15 +13,24 @@ import pytest
 from router import __version__
 from router.errors import ConfigError
 from router.experiments.live import notices
-from router.experiments.live.notices import Event, Notice, Notifier, act_on, check_url, claimed, due, entry
+from router.experiments.live.guardian import act_on
+from router.experiments.live.notices import (
+    Event,
+    Notice,
+    Notifier,
+    check_webhook,
+    claimed_notices,
+    due_notices,
+    notice_entry,
+)
 from router.experiments.model import AuditEntry, Lifecycle
 from router.experiments.report.model import ArmNumbers, ArmReport, Check, Measured, Report, Ruling
 from router.experiments.store.sql_store import SqlStore
 from router.experiments.verdict import Decision
 from tests.experiments.live.made import experiment
 from tests.experiments.live.receiving import FLOOD, HANG, HOOK, OK, QUERY
+from tests.experiments.live.test_guardian import BROKEN, HARM, OPEN
 from tests.experiments.live.test_recorder import until
-from tests.experiments.live.test_rules import BROKEN, HARM, OPEN
 from tests.experiments.memory_store import MemoryStore
 
 BETTER = Ruling(Decision.PROMOTE, "primary-better", "success: 0.6 against 0.5")
@@ -38,18 +47,18 @@ def report(verdict: Ruling = OPEN, *checks: Check, audit=(), units: int = 10, of
 
 
 def told(found: Report) -> list[tuple[str, str, str]]:
-    return [(notice.event, notice.arm, notice.text) for notice in due(found)]
+    return [(notice.event, notice.arm, notice.text) for notice in due_notices(found)]
 
 
 def test_nothing_is_due():
-    assert due(report()) == ()
-    assert due(report(of=experiment(state=Lifecycle.STOPPED), units=10_000)) == ()
-    assert due(replace(report(BETTER, of=experiment(phase=2)), phase=1)) == ()
+    assert due_notices(report()) == ()
+    assert due_notices(report(of=experiment(state=Lifecycle.STOPPED), units=10_000)) == ()
+    assert due_notices(replace(report(BETTER, of=experiment(phase=2)), phase=1)) == ()
 
 
 def test_a_promotion_is_due_with_its_numbers():
     assert told(report(BETTER)) == [("may-be-promoted", "new", f"primary-better: {BETTER.text}")]
-    payload = json.loads(json.dumps(due(report(BETTER))[0].to_json(), allow_nan=False))
+    payload = json.loads(json.dumps(due_notices(report(BETTER))[0].to_json(), allow_nan=False))
     assert (payload["experiment"], payload["phase"], payload["time"]) == ("trial", 1, 50.0)
     primary, arms = payload["numbers"]["primary"], payload["numbers"]["arms"]
     assert (primary["values"], primary["low"], arms["control"]["units"]) == ([0.5, 0.6], None, 10)
@@ -67,7 +76,7 @@ def test_checks_that_failed_are_due():
 def test_a_planned_size_without_a_decision_is_due():
     said = "5,000 units took part, 5,000 were planned; still undecided: primary-open: nothing yet"
     assert told(report(units=2500)) == [("planned-size-reached", "", said)]
-    assert [n.event for n in due(report(BETTER, units=2500))] == ["may-be-promoted"]
+    assert [n.event for n in due_notices(report(BETTER, units=2500))] == ["may-be-promoted"]
 
 
 def test_harm_is_due_from_the_act_also_after_the_stop():
@@ -75,17 +84,17 @@ def test_harm_is_due_from_the_act_also_after_the_stop():
     expected = [("stopped-for-harm", "new", "new was stopped: guardrail: errors: 0.2 against 0.01")]
     assert told(report(HARM, audit=[act.entry])) == expected
     assert told(report(of=act.experiment, audit=[act.entry])) == expected
-    assert due(report(audit=[AuditEntry("trial", 1.0, "ann", "stop", "", act.entry.detail)])) == ()
+    assert due_notices(report(audit=[AuditEntry("trial", 1.0, "ann", "stop", "", act.entry.detail)])) == ()
 
 
 def test_each_is_told_once_in_a_phase_and_again_in_another():
-    (first,) = due(report(BETTER))
-    said = [entry(first)]
-    assert due(report(BETTER, audit=said)) == ()
-    assert len(due(replace(report(BETTER, audit=said), arm="other"))) == 1
-    assert due(report(BETTER, audit=said, of=experiment(phase=2)))[0].id != first.id
+    (first,) = due_notices(report(BETTER))
+    said = [notice_entry(first)]
+    assert due_notices(report(BETTER, audit=said)) == ()
+    assert len(due_notices(replace(report(BETTER, audit=said), arm="other"))) == 1
+    assert due_notices(report(BETTER, audit=said, of=experiment(phase=2)))[0].id != first.id
     later = replace(experiment(), phases=(replace(experiment().phases[0], started=7777.0),))
-    assert len(due(report(BETTER, audit=said, of=later))) == 1  # another experiment of that name
+    assert len(due_notices(report(BETTER, audit=said, of=later))) == 1  # another experiment of that name
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
@@ -93,9 +102,9 @@ def test_of_two_servers_one_tells_and_none_after_a_restart(kind, tmp_path):
     store = MemoryStore() if kind == "memory" else SqlStore(f"sqlite:///{tmp_path}/store.db")
     store.create(experiment())
     seen = report(BETTER)
-    assert len(claimed(store, seen)) == 1
-    assert claimed(store, replace(seen, time=51.0)) == ()  # it looked before the other one wrote
-    assert claimed(store, replace(seen, audit=store.trail("trial"))) == ()
+    assert len(claimed_notices(store, seen)) == 1
+    assert claimed_notices(store, replace(seen, time=51.0)) == ()  # it looked before the other one wrote
+    assert claimed_notices(store, replace(seen, audit=store.trail("trial"))) == ()
     assert [told.act for told in store.trail("trial")] == ["notice", "notice"]
     store.close()
 
@@ -103,10 +112,10 @@ def test_of_two_servers_one_tells_and_none_after_a_restart(kind, tmp_path):
 def test_a_store_that_goes_down_loses_nothing(monkeypatch):
     store = MemoryStore()
     store.down = True
-    assert claimed(store, report(BETTER)) == ()  # nothing is written: due at the next look
+    assert claimed_notices(store, report(BETTER)) == ()  # nothing is written: due at the next look
     store.down = False
     monkeypatch.setattr(store, "audit", lambda _: setattr(store, "down", True))  # right after it
-    assert len(claimed(store, report(BETTER))) == 1
+    assert len(claimed_notices(store, report(BETTER))) == 1
 
 
 @pytest.fixture
@@ -231,14 +240,14 @@ async def test_past_the_limit_the_oldest_is_dropped(receiver, made, caplog):
 
 
 def test_a_signature_is_of_body_time_and_secret():
-    sign, verify = notices.sign, notices.verify
-    header = sign(SECRET, b"{}", 1000.9)
+    signature, verify = notices.sign, notices.verify
+    header = signature(SECRET, b"{}", 1000.9)
     assert header.startswith("t=1000,v1=")
     assert verify(SECRET, header, b"{}", 1300)
     assert not any(verify(SECRET, header, b"{}", now) for now in (699, 1301))
     assert not verify(SECRET, header, b"{ }", 1000)
     assert not verify("other", header, b"{}", 1000)
-    assert not verify("", sign("", b"{}", 1000), b"{}", 1000)
+    assert not verify("", signature("", b"{}", 1000), b"{}", 1000)
     later, far = header.replace("1000", "1001"), header.replace("1000", "9" * 5000)
     for wrong in ("", "t=,v1=", "v1=00", header + "0", header.upper(), later, far):
         assert not verify(SECRET, wrong, b"{}", 1000)
@@ -255,7 +264,7 @@ def test_a_signature_is_of_body_time_and_secret():
 )
 def test_a_wrong_setting_says_what_to_do_and_a_right_one_nothing(url, hint):
     with pytest.raises(ConfigError, match=hint) as caught:
-        check_url(url and f"{url}?{QUERY}", SECRET)
+        check_webhook(url and f"{url}?{QUERY}", SECRET)
     assert not any(hidden in caught.value.message for hidden in (SECRET, QUERY, "pass-word"))
     for right in ("", "http://127.0.0.1:8080/x", "https://[::1]/", f"https://hooks.example/a@b?{QUERY}"):
-        check_url(right, SECRET if right else "")
+        check_webhook(right, SECRET if right else "")

@@ -1,12 +1,26 @@
+"""Checks of the pipeline, the sample ratio over time, and notes, by hand-made sums."""
+
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from router.experiments.report.checks import band, evidence, ratio_of
-from router.experiments.stats import sample_ratio
-from tests.experiments.report.sums import bucket
+from router.experiments.model import Kind, MetricSpec, Unanswered
+from router.experiments.report.build import report
+from router.experiments.report.checks import (
+    changed_parts,
+    duration,
+    plural,
+    ratio_evidence,
+    ratio_of,
+    share_band,
+    short_digest,
+)
+from router.experiments.report.source import length_moments, total_moments
+from router.experiments.stats import Metric, Moments, sample_ratio
+from tests.experiments.report.sums import LONG_AFTER, SPEC, SUCCESS, SumsStore, both, bucket, running
 
 WEIGHTS = {"control": 0.5, "new": 0.5}
 
@@ -14,7 +28,7 @@ WEIGHTS = {"control": 0.5, "new": 0.5}
 def test_evidence_is_the_one_of_the_statistics():
     counts = np.array([[10.0, 20.0], [100.0, 130.0]])
     expected = [sample_ratio([int(a), int(b)], [0.5, 0.5]).log_evidence for a, b in counts]
-    assert evidence(counts, [0.5, 0.5]) == pytest.approx(expected)
+    assert ratio_evidence(counts, [0.5, 0.5]) == pytest.approx(expected)
 
 
 def test_a_fault_that_was_made_up_for_later_is_still_found():
@@ -37,15 +51,113 @@ def test_the_peak_before_is_kept():
 
 @pytest.mark.parametrize(("units", "weight"), [(100, 0.5), (5000, 0.5), (5000, 0.1)])
 def test_the_band_is_where_the_alarm_begins(units, weight):
-    low, high = band(units, weight)
+    low, high = share_band(units, weight)
     assert low < weight < high
     for share, inside in ((low + 1e-4, True), (low - 1e-4, False), (high - 1e-4, True), (high + 1e-4, False)):
         counts = np.array([[share * units, (1 - share) * units]])
-        found = float(evidence(counts, [weight, 1 - weight])[0])
+        found = float(ratio_evidence(counts, [weight, 1 - weight])[0])
         assert (found < math.log(1000)) is inside
 
 
 def test_the_band_narrows_and_is_everything_at_first():
-    assert band(0, 0.5) == band(3, 0.5) == (0.0, 1.0)
-    widths = [high - low for low, high in (band(n, 0.5) for n in (100, 1000, 10_000, 100_000))]
+    assert share_band(0, 0.5) == share_band(3, 0.5) == (0.0, 1.0)
+    widths = [high - low for low, high in (share_band(n, 0.5) for n in (100, 1000, 10_000, 100_000))]
     assert all(b < a for a, b in pairwise(widths))
+
+
+A, B, BASE, ROUTER = "a" * 64, "b" * 64, "c" * 64, "d" * 64
+
+
+def judged(buckets, spec=SPEC, **data):
+    return report(SumsStore(buckets, running(spec), **data), "medical-v2", now=LONG_AFTER)
+
+
+def check(found, name):
+    return next(c for c in found.checks if c.name == name)
+
+
+def test_a_changed_digest_is_named():
+    mixed = changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"{B}/{BASE}/{ROUTER}")}, routers=False)
+    assert mixed == (f"adapter of new ({'a' * 12} -> {'b' * 12})",)
+    assert changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"{A}/{B}/{A}")}, routers=False) == (
+        f"base of new ({'c' * 12} -> {'b' * 12})",
+        f"router of new ({'d' * 12} -> {'a' * 12})",
+    )
+
+
+def test_what_is_no_change_is_not_told():
+    assert changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"/{BASE}/{ROUTER}")}, routers=False) == ()
+    assert changed_parts({"new": (f"{A}/{BASE}/{ROUTER}", f"{B}/{BASE}/{ROUTER}")}, routers=True) == ()
+    assert changed_parts({"old": (f"{A}/{BASE}/",), "new": (f"{B}/{BASE}/",)}, routers=False) == ()
+
+
+def test_a_changed_adapter_makes_the_verdict_invalid():
+    found = judged(both(1000, 1150), digests={"new": (f"{A}/{BASE}/", f"{B}/{BASE}/")})
+    assert found.verdict.rule == "mixed-digests"
+    assert check(found, "mixed-digests").failed
+
+
+def test_missing_outcomes_fail_unless_they_count_as_zero():
+    buckets = [
+        bucket("control", 2000, 900),
+        bucket("new", 2000, 900, answered={"success": 1500, "error": 2000}),
+    ]
+    found = judged(buckets)
+    assert found.verdict.rule == "missing-outcomes"
+    assert "500 of 4,000 mature units have no success and are left out of its value" in found.notes
+    spec = replace(SPEC, primary=replace(SUCCESS, missing=Unanswered.ZERO))
+    found = judged(buckets, spec)
+    assert not check(found, "missing-outcomes").failed
+    assert "500 of 4,000 mature units have no success and count as 0" in found.notes
+
+
+def test_crossed_units_fail_over_one_percent():
+    assert not check(judged(both(500, 500), crossed=40), "crossed-units").failed
+    found = judged(both(500, 500), crossed=41)
+    assert found.verdict.rule == "crossed-units"
+    assert check(found, "crossed-units").failed
+
+
+def test_degraded_units_stay_and_are_told():
+    found = judged([bucket("control", 500, 250), bucket("new", 500, 250, degraded=12)])
+    assert found.numbers[1].degraded == 12
+    assert any(note.startswith("new could not answer for 12 units") for note in found.notes)
+
+
+def test_a_later_phase_tells_that_it_stands_alone():
+    made = running()
+    phase = replace(made.phases[0], number=2, reason="weights changed")
+    store = SumsStore(both(500, 500), replace(made, phases=(phase,)))
+    found = report(store, "medical-v2", now=LONG_AFTER)
+    assert "phase 2 (weights changed): no unit of an earlier one counts" in found.notes
+
+
+def test_sums_of_buckets_are_those_of_all_units():
+    metric = Metric("m", Kind.RATIO)
+    values = [([1.0, 2.0], [1.0, 1.0]), ([3.0], [2.0])]
+    buckets = [bucket("new", 1, 0, at=i, moments={"m": Moments.of(*v)}) for i, v in enumerate(values)]
+    assert total_moments(buckets, "new", metric) == Moments.of([1.0, 2.0, 3.0], [1.0, 1.0, 2.0])
+    assert total_moments(buckets, "control", metric) == Moments.empty(2)
+    assert length_moments(buckets, "new") is None
+
+
+def test_a_ratio_has_no_effect_at_equal_length():
+    spec = replace(SPEC, primary=MetricSpec("thumbs", Kind.RATIO))
+    buckets = [
+        replace(b, moments={**b.moments, "thumbs": Moments.of([1.0, 0.0], [1.0, 1.0])})
+        for b in both(5, 5, 10)
+    ]
+    assert any(note.endswith("the primary metric is a ratio") for note in judged(buckets, spec).notes)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (duration(86_400 * 7), "7 days"),
+        (duration(0.25), "0.25 seconds"),
+        (plural(0, "unit"), "0 units"),
+        (short_digest(""), "none"),
+    ],
+)
+def test_words(found, expected):
+    assert found == expected

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidRequest
-from router.experiments.stats import sample_ratio
+from router.experiments.stats import (
+    maturity,
+    missing_outcomes,
+    sample_ratio,
+)
 from router.experiments.stats.checks import arm_term, total_term
 
 stats = pytest.importorskip("scipy.stats")
@@ -60,3 +64,24 @@ def test_an_alarm_stays():
 def test_bad_counts_are_refused(counts, weights, text):
     with pytest.raises(InvalidRequest, match=text):
         sample_ratio(counts, weights)
+
+
+def test_missing_outcomes():
+    assert missing_outcomes((10_000, 9000), (10_000, 8000)).alarm
+    assert missing_outcomes((10_000, 8000), (10_000, 9000)).alarm
+    assert not missing_outcomes((10_000, 9000), (10_000, 8950)).alarm
+    assert not missing_outcomes((10, 9), (10, 8)).alarm
+    assert not missing_outcomes((0, 0), (0, 0)).alarm
+    found = missing_outcomes((10_000, 9000), (10_000, 8000))
+    assert (found.control, found.treatment) == (0.1, 0.2)
+    assert found.low < 0.1 < found.high
+    with pytest.raises(InvalidRequest, match="control"):
+        missing_outcomes((5, 6), (5, 5))
+
+
+def test_maturity_counts_whole_buckets():
+    found = maturity([(3600.0, 10), (7200.0, 30), (10_800.0, 60)], now=9000.0, window=1800.0)
+    assert (found.matured, found.exposed, found.share) == (40, 100, 0.4)
+    assert maturity([], 0.0, 10.0).share == 0
+    with pytest.raises(InvalidRequest, match="window"):
+        maturity([], 0.0, -1.0)

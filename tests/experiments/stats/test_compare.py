@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidRequest
-from router.experiments.stats import Arms, Kind, Line, Method, Metric, Moments, Plan, compare
+from router.experiments.stats import (
+    Arms,
+    Kind,
+    Line,
+    Method,
+    Metric,
+    Moments,
+    Plan,
+    compare,
+    holm,
+)
 
 SUCCESS = Metric("success", Kind.PROPORTION)
 SCORE = Metric("score", Kind.MEAN)
@@ -176,3 +186,11 @@ def test_a_constant_is_told_as_one(metric):
     assert found.p == 1
     assert (found.waiting.rule, found.waiting.units) == ("constant", None)
     assert "same value for every unit" in found.waiting.told
+
+
+def test_holm_multiplies_by_what_is_left_and_never_falls():
+    assert holm({"a": 0.04, "b": 0.01, "c": 0.03}) == pytest.approx({"a": 0.06, "b": 0.03, "c": 0.06})
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
+    with pytest.raises(InvalidRequest, match=r"p_values\[b\]"):
+        holm({"a": 0.1, "b": 1.1})

@@ -8,7 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.experiments.stats import Moments
+from router.experiments.stats import (
+    Kind,
+    Metric,
+    Moments,
+)
 
 ROWS = st.lists(st.tuples(*[st.integers(-1000, 1000)] * 3), min_size=3, max_size=30)
 
@@ -68,3 +72,14 @@ def test_what_does_not_fit_together_is_refused():
         Moments.empty(1).merge(Moments.empty(2))
     with pytest.raises(InvalidRequest, match="pair"):
         Moments(1, (1.0, 2.0), (1.0,))
+
+
+def test_a_metric_knows_its_columns():
+    assert [Metric("m", k, covariate=c).columns for k in (Kind.MEAN, Kind.RATIO) for c in (False, True)] == [
+        1,
+        2,
+        2,
+        4,
+    ]
+    with pytest.raises(InvalidRequest, match="empty"):
+        Metric("", Kind.MEAN)

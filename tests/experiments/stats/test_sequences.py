@@ -1,4 +1,4 @@
-"""Boundaries and evidence of normal mixtures, against integrals and published formulas."""
+"""Evidence and boundaries, against integrals, published formulas and simulated peeking."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from router.experiments.stats import sequences as mixture
+from router.errors import InvalidRequest
+from router.experiments.stats import Line, sequences
+from router.experiments.stats.sequences import fewer_events, more_events, two_arms
 
 special = pytest.importorskip("scipy.special")
 integrate = pytest.importorskip("scipy.integrate")
@@ -21,8 +23,8 @@ def test_evidence_is_the_mixture_of_likelihood_ratios(z, gain):
 
     whole = integrate.quad(weighted, -40, 40, limit=200)[0]
     upper = 2 * integrate.quad(weighted, 0, 40, limit=200)[0]
-    assert float(mixture.two_sided(z, gain)) == pytest.approx(math.log(whole), abs=1e-7)
-    assert float(mixture.one_sided(z, gain)) == pytest.approx(math.log(upper), abs=1e-7)
+    assert float(sequences.two_sided(z, gain)) == pytest.approx(math.log(whole), abs=1e-7)
+    assert float(sequences.one_sided(z, gain)) == pytest.approx(math.log(upper), abs=1e-7)
 
 
 def test_the_boundary_is_equation_9():
@@ -30,23 +32,23 @@ def test_the_boundary_is_equation_9():
     n, alpha, planned = 700, 0.05, 5000
     rho2 = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha) + 1)) / planned
     inside = 2 * (n * rho2 + 1) / (n * n * rho2) * math.log(math.sqrt(n * rho2 + 1) / alpha)
-    got = float(mixture.two_sided_bound(mixture.peak_gain(alpha) * n / planned, alpha))
+    got = float(sequences.two_sided_bound(sequences.peak_gain(alpha) * n / planned, alpha))
     assert got / math.sqrt(n) == pytest.approx(math.sqrt(inside))
 
 
 @pytest.mark.parametrize("alpha", [0.001, 0.05, 0.1])
 @pytest.mark.parametrize("gain", [0.2, 8.0, 100.0])
 def test_at_the_boundary_evidence_is_one_over_alpha(gain, alpha):
-    two = mixture.two_sided_bound(gain, alpha)
-    assert float(mixture.two_sided(two, gain)) == pytest.approx(-math.log(alpha))
-    assert float(mixture.one_sided(two, gain)) > -math.log(alpha)
+    two = sequences.two_sided_bound(gain, alpha)
+    assert float(sequences.two_sided(two, gain)) == pytest.approx(-math.log(alpha))
+    assert float(sequences.one_sided(two, gain)) > -math.log(alpha)
 
 
 def test_the_boundary_is_tightest_near_the_planned_size():
     n = np.arange(500, 20_000, 50)
-    width = mixture.two_sided_bound(mixture.peak_gain(0.05) * n / 5000, 0.05) / np.sqrt(n)
+    width = sequences.two_sided_bound(sequences.peak_gain(0.05) * n / 5000, 0.05) / np.sqrt(n)
     others = [
-        mixture.two_sided_bound(mixture.peak_gain(0.05) * n / planned, 0.05) / np.sqrt(n)
+        sequences.two_sided_bound(sequences.peak_gain(0.05) * n / planned, 0.05) / np.sqrt(n)
         for planned in (2500, 10_000)
     ]
     here = n == 5000
@@ -55,9 +57,150 @@ def test_the_boundary_is_tightest_near_the_planned_size():
 
 def test_the_normal_distribution_far_out():
     x = np.array([-300.0, -40.0, -36.7, -8.0, 0.0, 3.0])
-    np.testing.assert_allclose(mixture.log_normal_cdf(x), special.log_ndtr(x), rtol=2e-3)
-    np.testing.assert_allclose(mixture.log_normal_cdf(x[3:]), special.log_ndtr(x[3:]), rtol=1e-12)
+    np.testing.assert_allclose(sequences.log_normal_cdf(x), special.log_ndtr(x), rtol=2e-3)
+    np.testing.assert_allclose(sequences.log_normal_cdf(x[3:]), special.log_ndtr(x[3:]), rtol=1e-12)
 
 
 def test_one_sided_evidence_is_none_for_the_other_side():
-    assert float(mixture.one_sided(-5.0, 8.0)) < -1
+    assert float(sequences.one_sided(-5.0, 8.0)) < -1
+
+
+stats = pytest.importorskip("scipy.stats")
+
+
+@pytest.mark.parametrize(("s", "f", "p"), [(0, 5, 0.3), (7, 3, 0.5), (120, 4000, 0.02)])
+def test_one_arm_is_beta_binomial_over_binomial(s, f, p):
+    expected = stats.betabinom.logpmf(s, s + f, 0.5, 0.5) - stats.binom.logpmf(s, s + f, p)
+    assert float(sequences.one_arm(s, f, p)) == pytest.approx(expected)
+
+
+def test_rates_that_cannot_be_have_infinite_evidence():
+    assert sequences.one_arm(3, 4, 0.0) == np.inf
+    assert sequences.one_arm(3, 4, 1.0) == np.inf
+    assert sequences.one_arm(0, 4, 0.0) < 0
+    assert sequences.two_arms((1, 2), (2, 1), Line(offset=1.5)) == np.inf
+
+
+@pytest.mark.parametrize(("s", "f"), [(0, 0), (0, 20), (20, 0), (7, 13), (50, 950)])
+def test_the_interval_of_one_arm_ends_where_evidence_does(s, f):
+    low, high = sequences.one_arm_interval(s, f)
+    assert 0 <= low < high <= 1
+    for edge in {low, high} - {0.0, 1.0}:
+        assert float(sequences.one_arm(s, f, edge)) == pytest.approx(np.log(20), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "line", [Line(), Line(offset=0.1), Line(offset=-0.2), Line(scale=1.1), Line(0.9, 0.01)]
+)
+def test_two_arms_is_the_least_over_all_rates_on_the_line(line):
+    control, treatment = (30, 70), (45, 55)
+    grid = np.linspace(1e-5, 1 - 1e-5, 200_001)
+    on = line.scale * grid + line.offset
+    inside = (on > 0) & (on < 1)
+    total = sequences.one_arm(*control, grid[inside]) + sequences.one_arm(*treatment, on[inside])
+    assert float(sequences.two_arms(control, treatment, line)) == pytest.approx(total.min(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "counts", [((0, 0), (0, 0)), ((0, 20), (15, 5)), ((50, 50), (60, 40)), ((3, 997), (9, 991))]
+)
+def test_the_interval_of_a_difference(counts):
+    low, high = sequences.difference_interval(*counts)
+    assert -1 <= low < high <= 1
+    assert max(float(sequences.two_arms(*counts, Line(offset=edge))) for edge in (low, high)) >= np.log(
+        20
+    ) - 1e-6 or (
+        low,
+        high,
+    ) == (-1, 1)
+    rates = [s / (s + f) if s + f else 0.5 for s, f in counts]
+    assert low < rates[1] - rates[0] < high
+
+
+def test_it_is_narrower_than_two_intervals_at_half_the_error():
+    control, treatment = (50, 50), (60, 40)
+    low, high = sequences.difference_interval(control, treatment)
+    (a, b), (c, d) = (sequences.one_arm_interval(*arm, alpha=0.025) for arm in (control, treatment))
+    assert high - low < 0.9 * ((d - a) - (c - b))
+
+
+def test_a_disaster_shows_in_twenty_units():
+    _, high = sequences.difference_interval((19, 1), (4, 16))
+    assert high < -0.2
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.5, 0.5), (0.05, 0.05), (0.01, 0.01), (0.3, 0.5), (0.02, 0.1)])
+def test_the_truth_is_left_out_in_at_most_five_percent_of_experiments(p, q):
+    rng = np.random.default_rng(3)
+    shape = (300, 150)
+    arms = [
+        (hit.cumsum(axis=1), (~hit).cumsum(axis=1)) for hit in (rng.random(shape) < p, rng.random(shape) < q)
+    ]
+    left_out = (sequences.two_arms(arms[0], arms[1], Line(offset=q - p)) >= np.log(20)).any(axis=1)
+    assert left_out.mean() <= 0.05
+
+
+EPOCHS, UNITS = 48, 100
+
+
+def bandit(
+    rng: np.random.Generator, factor: float, swing: float, realised: bool = False
+) -> list[tuple[float, float, float]]:
+    """Events by epoch of control and a treatment whose rate is `factor` times as large, under a daily cycle;
+    the share follows the outcomes so far."""
+    found, share = [], 0.5
+    seen = np.ones((2, 2))  # events, units
+    for epoch in range(EPOCHS):
+        rate = 0.4 * (1 + swing * math.sin(epoch / 24 * 2 * math.pi))
+        treated = int(rng.binomial(UNITS, share))
+        events = (rng.binomial(UNITS - treated, rate), rng.binomial(treated, min(1.0, factor * rate)))
+        found.append((*map(float, events), treated / UNITS if realised else share))
+        seen += [[events[0], events[1]], [UNITS - treated, treated]]
+        share = 0.9 if seen[0, 1] / seen[1, 1] < seen[0, 0] / seen[1, 0] else 0.1
+    return found
+
+
+def called(factor: float, margin: float, realised: bool = False, runs: int = 300) -> float:
+    rng, wrong = np.random.default_rng(8), 0
+    for _ in range(runs):
+        epochs = [e for e in bandit(rng, factor, 0.75, realised) if 0 < e[2] < 1]
+        wrong += any(more_events(epochs[:n], margin) >= math.log(20) for n in range(1, len(epochs) + 1))
+    return wrong / runs
+
+
+@pytest.mark.parametrize("realised", [False, True])
+def test_equal_rates_that_drift_are_rarely_called_however_shares_move(realised):
+    assert called(1.0, 1.0, realised) <= 0.05
+    assert called(1.2, 1.2, realised) <= 0.05
+
+
+def test_plain_counts_would_be_called_again_and_again():
+    """The same runs by the exact sequence of two fixed rates."""
+    rng, wrong = np.random.default_rng(8), 0
+    for _ in range(300):
+        epochs = np.array(bandit(rng, 1.0, 0.75))
+        rng_units = np.array([[UNITS * (1 - s), UNITS * s] for s in epochs[:, 2]]).cumsum(axis=0)
+        events = epochs[:, :2].cumsum(axis=0)
+        arms = [(events[:, i], np.maximum(rng_units[:, i] - events[:, i], 0)) for i in (0, 1)]
+        wrong += bool((two_arms(arms[0], arms[1]) >= math.log(20)).any())
+    assert wrong / 300 > 0.05
+
+
+def test_harm_is_found():
+    rng = np.random.default_rng(1)
+    assert more_events(bandit(rng, 2.0, 0.5)) > math.log(20)
+    assert more_events(bandit(rng, 2.0, 0.5), margin=2.0) < math.log(20)
+    assert fewer_events(bandit(rng, 0.5, 0.5)) > math.log(20)
+
+
+def test_one_label_by_hand():
+    found = more_events([(0.0, 1.0, 0.5)])
+    expected = np.mean([2 * r / (1 + r) for r in (1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)])
+    assert found == pytest.approx(math.log(expected))
+    assert more_events([]) == 0
+    assert fewer_events([(3.0, 1.0, 0.2)]) == pytest.approx(more_events([(1.0, 3.0, 0.8)]))
+
+
+def test_a_share_that_is_none_is_refused():
+    with pytest.raises(InvalidRequest, match="share"):
+        more_events([(1.0, 1.0, 1.0)])

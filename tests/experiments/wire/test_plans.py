@@ -7,8 +7,18 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from router.errors import Findings, InvalidRequest
-from router.experiments.management.sizes import SizeAnswer, SizeQuestion
-from router.experiments.model import Aggregate, Experiment, Kind, Lifecycle, MetricSpec, Mode, Phase, Spec
+from router.experiments.model import (
+    Aggregate,
+    Experiment,
+    Kind,
+    Lifecycle,
+    MetricSpec,
+    Mode,
+    Phase,
+    SizeAnswer,
+    SizeQuestion,
+    Spec,
+)
 from router.experiments.wire.plans import (
     PLANNED,
     answer_message,
