@@ -245,6 +245,7 @@ class Record:
 
     def folder_taken(self, by: AdapterRef) -> None:
         """Its folder holds another version now. See `superseded` and `gone` for what becomes of it."""
+        assert not self._removed
         self._successor = by
 
     def superseded(self) -> None:
@@ -378,6 +379,7 @@ class Record:
     def evicted(self) -> None:
         """Its digest is leaving host memory."""
         assert self._live is not None
+        assert not self.keeps
         self._live = None
         self._changed()
 

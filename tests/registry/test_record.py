@@ -1,0 +1,278 @@
+"""Which transitions a version may take from where, to what, and which of them are told."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.registry.disk.places import Found, Place, Stamp
+from router.registry.format.examine import Inspection
+from router.registry.format.manifest import Manifest
+from router.registry.gate import NO_GATE, Judgement, Standing
+from router.registry.record import Live, Record
+from router.registry.residency import Resident
+from router.types import AdapterRef
+
+ROUTER = Path(__file__).parents[2] / "router"
+SEEN = Inspection("m", "1", Manifest("m"), 1, (), 1, (), "", weights_sha256="ab")
+OTHER = AdapterRef("m", "2")
+TASK: Any = object()
+FREED: Any = object()
+
+
+def found(number: int) -> Found:
+    return Found(Place(Path("/x/m"), "m"), Path("/x"), Stamp(refused=str(number)))
+
+
+def live(number: int) -> Live:
+    return Live(Resident(f"digest {number}", 1), SEEN, found(number).stamp)
+
+
+class Told:
+    """A record of files number 1, and how often it told of a change."""
+
+    def __init__(self, **more: Any) -> None:
+        self.times = 0
+        self.record = Record(AdapterRef("m", "1"), found(1), SEEN, self.tell, **more)
+
+    def tell(self, record: Record) -> None:
+        assert record is self.record
+        self.times += 1
+
+
+def load(record: Record, number: int = 1) -> None:
+    record.load_began(TASK)
+    record.load_attempted()
+    record.load_succeeded(live(number), proven=True)
+    record.load_ended()
+
+
+def refuse_load(record: Record) -> None:
+    record.load_attempted()
+    record.load_refused("bad")
+
+
+# how a version got to where it is
+FROM: dict[str, Callable[[Record], object]] = {
+    "new": lambda r: None,
+    "bad": lambda r: r.files_refused(found(1), "bad"),
+    "loading": lambda r: r.load_began(TASK),
+    "live": load,
+    "reload": lambda r: (load(r), r.load_began(TASK)),
+    "stale": lambda r: (load(r), r.files_found(found(2), SEEN)),
+    "lost": lambda r: (load(r), r.files_refused(found(2), "bad")),
+    "moved": lambda r: (load(r), r.folder_taken(OTHER)),
+    "evicted": lambda r: (load(r), r.evicted()),
+    "gone": lambda r: (load(r), r.gone()),
+}
+TRANSITIONS: dict[str, Callable[[Record], object]] = {
+    "files_found": lambda r: r.files_found(found(3), SEEN),
+    "files_refused": lambda r: r.files_refused(found(3), "bad"),
+    "folder_taken": lambda r: r.folder_taken(OTHER),
+    "superseded": lambda r: r.superseded(),
+    "gone": lambda r: r.gone(),
+    "conflict_changed": lambda r: r.conflict_changed("other contents"),
+    "preload_wanted": lambda r: r.preload_wanted(),
+    "preload_offered": lambda r: r.preload_offered(),
+    "preload_dropped": lambda r: r.preload_dropped(),
+    "load_began": lambda r: r.load_began(TASK),
+    "load_attempted": lambda r: r.load_attempted(),
+    "load_succeeded": lambda r: r.load_succeeded(live(3), proven=True),
+    "load_refused": refuse_load,
+    "load_postponed": lambda r: r.load_postponed("busy", 1.0),
+    "load_ended": lambda r: r.load_ended(),
+    "leased": lambda r: r.leased(),
+    "released": lambda r: r.released(),
+    "pin": lambda r: r.pin(True),
+    "unloaded": lambda r: r.unloaded(FREED),
+    "evicted": lambda r: r.evicted(),
+    "weights_read": lambda r: r.weights_read(found(1), "cd"),
+    "judged": lambda r: r.judged(Judgement(Standing.PASSED)),
+    "ruled": lambda r: r.ruled(NO_GATE),
+    "row_changed": lambda r: r.row_changed(),
+}
+# The first letter of the state after it, ! where it is told, - where it must not happen.
+TABLE = """
+                  new bad loading live reload stale lost moved evicted gone
+files_found       D!  D!  L!      R!   R!     R!    R!   R!    O!      -
+files_refused     Q!  Q!  L!      R!   R!     R!    R!   R!    Q!      -
+folder_taken      D   Q   L       R    R      R     R    R     O       -
+superseded        -   -   -       -    -      -     -    R!    -       -
+gone              D   Q   L       O    L      O     O    O     O       -
+conflict_changed  -   -   -       -    -      -     -    -     -       -
+preload_wanted    D   Q   L       R    R      R     R    R     O       O
+preload_offered   D   Q   L       R    R      R     R    R     O       O
+preload_dropped   D   Q   L       R    R      R     R    R     O       O
+load_began        L!  L!  -       R!   -      R!    R!   R!    L!      L
+load_attempted    -   -   L       -    R      -     -    -     -       -
+load_succeeded    -   -   R       -    R      -     -    -     -       -
+load_refused      -   -   L       -    R      -     -    -     -       -
+load_postponed    -   -   L       -    R      -     -    -     -       -
+load_ended        -   -   D!      -    R!     -     -    -     -       -
+leased            -   -   -       R    R      R     R    R     -       -
+released          -   -   -       -    -      -     -    -     -       -
+pin               D!  Q!  L!      R!   R!     R!    R!   R!    O!      O
+unloaded          -   -   -       O!   L!     O!    Q!   O!    -       -
+evicted           -   -   -       O!   L!     O!    -    O!    -       -
+weights_read      D!  Q!  L!      R!   R!     R!    R!   R!    O!      -
+judged            D   Q   L       R    R      R     R    R     O       O
+ruled             D   Q   L       R    R      R     R    R     O       O
+row_changed       D   Q   L       R    R      R     R    R     O       O
+"""
+
+
+def table() -> dict[tuple[str, str], str]:
+    columns, *rows = (line.split() for line in TABLE.strip().splitlines())
+    return {(start, row[0]): cell for row in rows for start, cell in zip(columns, row[1:], strict=True)}
+
+
+def outcome(start: str, transition: str) -> str:
+    told = Told()
+    FROM[start](told.record)
+    before = told.times
+    try:
+        TRANSITIONS[transition](told.record)
+    except AssertionError:
+        return "-"
+    return str(told.record.state)[0].upper() + "!" * (told.times - before)
+
+
+@pytest.mark.parametrize("transition", TRANSITIONS)
+@pytest.mark.parametrize("start", FROM)
+def test_transitions(start: str, transition: str) -> None:
+    assert outcome(start, transition) == table()[start, transition]
+
+
+def test_the_table_is_whole() -> None:
+    public = {name for name, what in vars(Record).items() if callable(what) and not name.startswith("_")}
+    assert public - {"awaited", "info", "may_load"} == TRANSITIONS.keys()
+    assert table().keys() == {(start, transition) for start in FROM for transition in TRANSITIONS}
+
+
+def test_only_a_record_changes_itself() -> None:
+    fields, wrong = vars(Told().record).keys(), []
+    for path in (p for p in ROUTER.rglob("*.py") if p != ROUTER / "registry/record.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Attribute) or isinstance(node.ctx, ast.Load):
+                continue
+            owner = ast.unparse(node.value)
+            private = node.attr.startswith("_") and owner != "self"
+            if node.attr in fields and (private or owner in ("record", "r", "shown")):
+                wrong.append(f"{path.relative_to(ROUTER)}:{node.lineno} {owner}.{node.attr}")
+    assert not wrong
+
+
+def test_what_others_read_cannot_be_set() -> None:
+    read = [name for name, what in vars(Record).items() if isinstance(what, property)]
+    assert len(read) > 15
+    for name in read:
+        with pytest.raises(AttributeError):
+            setattr(Told().record, name, None)
+
+
+def test_refused_files_are_not_tried_again_by_themselves() -> None:
+    record = Told().record
+    record.load_began(TASK)
+    refuse_load(record)
+    record.load_ended()
+    assert (record.state, record.error, record.may_load(0.0)) == ("quarantined", "bad", False)
+    record.files_found(found(1), SEEN)  # looked at again
+    assert (record.state, record.error) == ("quarantined", "bad")
+    record.files_found(found(2), SEEN)
+    assert (record.state, record.error, record.may_load(0.0)) == ("discovered", "", True)
+
+
+def test_a_load_of_files_that_were_replaced_meanwhile_says_nothing_of_the_new_ones() -> None:
+    record = Told().record
+    record.load_began(TASK)
+    record.load_attempted()
+    record.files_found(found(2), SEEN)
+    record.load_refused("bad")
+    record.load_ended()
+    assert (record.state, record.error) == ("discovered", "")
+
+
+def test_files_refused_during_a_load_are_said_beside_what_serves() -> None:
+    record = Told().record
+    load(record)
+    record.load_began(TASK)
+    record.load_attempted()
+    record.files_refused(found(2), "bad")
+    record.load_succeeded(live(1), proven=True)
+    record.load_ended()
+    assert (record.state, record.keeps, record.outdated, record.awaits_files) == ("ready", True, False, True)
+    assert record.error == "the files on disk are refused, those read before serve on: bad"
+    record.unloaded(FREED)
+    assert record.state == "quarantined"
+
+
+def test_a_fault_of_others_is_tried_again_later() -> None:
+    record = Told().record
+    record.load_began(TASK)
+    record.load_postponed("busy", 5.0)
+    record.load_ended()
+    assert (record.state, record.error) == ("discovered", "busy")
+    assert (record.may_load(4.0), record.may_load(5.0)) == (False, True)
+
+
+def test_a_version_is_offered_once_and_wanted_until_it_was_loaded() -> None:
+    record = Told().record
+    record.preload_offered()
+    assert record.awaits_preload
+    record.preload_dropped()
+    record.preload_offered()
+    assert not record.awaits_preload
+    record.preload_wanted()
+    assert record.awaits_preload
+    load(record)
+    record.evicted()
+    record.preload_wanted()
+    assert not record.awaits_preload
+
+
+def test_what_keeps_it_in_memory() -> None:
+    record = Told().record
+    load(record)
+    assert not record.keeps
+    with record.awaited():
+        assert record.keeps
+    record.pin(True)
+    assert record.keeps
+    with pytest.raises(AssertionError):
+        record.evicted()
+    record.unloaded(FREED)
+    assert (record.keeps, record.pinned) == (False, False)
+
+
+def test_leases_are_counted_and_told_to_nobody() -> None:
+    told = Told()
+    load(told.record)
+    before = (told.times, told.record.revision)
+    told.record.leased()
+    told.record.leased()
+    told.record.released()
+    info = told.record.info(default=True)
+    assert (info.leases, info.last_used is not None, info.default) == (1, True, True)
+    assert (told.times, told.record.revision) == before
+
+
+def test_a_duplicate_says_another_reason_once() -> None:
+    told = Told(problem="other contents", duplicate=True)
+    told.record.conflict_changed("other contents")
+    assert (told.record.state, told.times) == ("quarantined", 0)
+    told.record.conflict_changed("unreadable")
+    assert (told.record.error, told.times) == ("unreadable", 1)
+
+
+def test_weights_that_were_read_count_until_the_files_change() -> None:
+    record = Told().record
+    record.weights_read(found(1), "cd")
+    assert record.weights_sha256 == "cd"
+    record.files_found(found(2), SEEN)
+    assert record.weights_sha256 == ""
+    load(record, 2)
+    assert record.weights_sha256 == "ab"
