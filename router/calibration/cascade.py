@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from router.calibration.arrays import Array
-from router.calibration.model import Scaler, Stage, choose, weigh
+from router.calibration.model import Scaler, Stage, choose, pool_votes
 from router.calibration.rows import Ballot
 from router.classifiers.axes import Axes, Axis
+
+Array = np.ndarray[Any, Any]  # shapes are told in docstrings
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +25,14 @@ class Run:
     right: Array
 
 
-def join(parts: Sequence[Run], places: Sequence[int]) -> Run:
+def join_runs(parts: Sequence[Run], places: Sequence[int]) -> Run:
     """Parts one after the other, put back in order: row i of all of them goes to `places[i]`."""
     order = np.argsort(np.asarray(places, np.int64))
     columns = ("choice", "confidence", "novelty", "right")
     return Run(*(np.concatenate([getattr(p, c) for p in parts])[order] for c in columns))
 
 
-def run(
+def run_cascade(
     ballots: Sequence[Ballot],
     stages: Sequence[Stage],
     scalers: Mapping[str, Scaler],
@@ -44,7 +46,7 @@ def run(
     confidence, novelty = np.zeros(shape), np.zeros(shape)
     for i, ballot in enumerate(ballots):
         for j, stage in enumerate(stages):
-            opinion = weigh(stage, scalers, ballot.votes[: j + 1], kinds)
+            opinion = pool_votes(stage, scalers, ballot.votes[: j + 1], kinds)
             chosen = choose(opinion, axes, kinds, names)
             if chosen is None:
                 continue
@@ -73,7 +75,7 @@ class Outcome:
         return int(self.routed.sum())
 
 
-def outcome(of: Run, stops: Sequence[float], threshold: float, novelty_limit: float) -> Outcome:
+def outcome_at(of: Run, stops: Sequence[float], threshold: float, novelty_limit: float) -> Outcome:
     """The first stage that is sure enough to stop, else the last one if it is sure."""
     least = np.maximum(threshold, [*stops[:-1], 0.0])
     sure = (of.confidence >= least) & (of.novelty <= novelty_limit)

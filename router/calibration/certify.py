@@ -18,68 +18,21 @@ from functools import lru_cache
 
 import numpy as np
 
-from router.calibration.arrays import Array
-from router.calibration.cascade import Run, outcome
+from router.calibration.cascade import Array, Run, outcome_at
 from router.calibration.rows import CalibrationError
 
-# Exact binomial bounds (Clopper and Pearson, 1934), in plain numpy.
+BISECTIONS = 60  # far below the precision of a float
+Pair = tuple[float, float]
 
 
-STEPS = 60  # bisections: far below the precision of a float
+def log_odds_grid(first: float, last: float, count: int) -> tuple[float, ...]:
+    """Numbers between `first` and `last`, evenly spaced as log-odds; known before any row is seen."""
+    ends = np.log(np.array([first, last]) / (1 - np.array([first, last])))
+    return tuple(float(round(1 / (1 + np.exp(-x)), 4)) for x in np.linspace(ends[0], ends[1], count))
 
 
-def tail(errors: int, count: int, rate: float) -> float:
-    """P(at most `errors` of `count` go wrong) if each goes wrong with probability `rate`."""
-    if errors >= count or rate <= 0:
-        return 1.0
-    if errors < 0 or rate >= 1:
-        return 0.0
-    return float(_tails(errors, count, rate)[-1])
-
-
-@lru_cache(maxsize=512)
-def all_tails(count: int, rate: float) -> Array:
-    """[count + 1] `tail` for every number of errors."""
-    return _tails(count, count, rate)
-
-
-def _tails(last: int, count: int, rate: float) -> Array:
-    k = np.arange(last + 1)
-    logs = _log_factorials(1 << count.bit_length())
-    choose = logs[count] - logs[k] - logs[count - k]
-    sums: Array = np.exp(choose + k * math.log(rate) + (count - k) * math.log1p(-rate)).cumsum()
-    return np.minimum(sums, 1.0)
-
-
-@lru_cache
-def _log_factorials(last: int) -> Array:
-    """log k! for k = 0..last."""
-    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, last + 1)))])
-
-
-def upper(errors: int, count: int, delta: float) -> float:
-    """One-sided upper bound of the error rate at confidence 1 - `delta`: 1.0 if nothing was seen."""
-    if count == 0 or errors >= count:
-        return 1.0
-    low, high = errors / count, 1.0
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if tail(errors, count, middle) > delta else (low, middle)
-    return high
-
-
-def needed(target: float, delta: float, errors: int = 0) -> int:
-    """The fewest requests that prove an error rate under `target` when `errors` of them go wrong."""
-    low, high = errors, max(1, errors)
-    while tail(errors, high, target) > delta:
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if tail(errors, middle, target) > delta else (low, middle)
-    return high
-
-
-# What a calibration has to prove, and how many requests that takes.
+THRESHOLDS = log_odds_grid(0.995, 0.2, 50)  # of confidence, strict to loose
+NOVELTIES = log_odds_grid(0.02, 0.995, 25)  # of novelty, strict to loose
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +52,87 @@ class Goal:
                 )
 
 
-def enough(known: int, strange: int, goal: Goal) -> None:
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """One candidate and what it came to on the rows it was tested on."""
+
+    threshold: float
+    novelty_limit: float
+    routed: int
+    errors: int
+    error_bound: float
+    strange_routed: int
+    strange_bound: float
+
+
+def certify(
+    fitting: tuple[Run, Run], testing: tuple[Run, Run], stops: Sequence[float], goal: Goal
+) -> tuple[Tested, tuple[Tested, ...]]:
+    """The last candidate that passes, and all that were tested.
+
+    `fitting` and `testing` are (known, strange) rows. Raises CalibrationError if there are too few rows to
+    prove anything, or if not even the first candidate passes.
+    """
+    rows = (len(testing[0].confidence), len(testing[1].confidence))
+    require_enough(*rows, goal)
+    tested: list[Tested] = []
+    for threshold, limit in candidates_in_order(fitting, rows, stops, goal):
+        tested.append(try_candidate(testing, stops, threshold, limit, goal))
+        if not passes(tested[-1], goal):
+            break
+    passed = [step for step in tested if passes(step, goal)]
+    if not passed:
+        raise CalibrationError(_refusal(tested[0], goal))
+    return passed[-1], tuple(tested)
+
+
+def try_candidate(
+    testing: tuple[Run, Run], stops: Sequence[float], threshold: float, limit: float, goal: Goal
+) -> Tested:
+    """A candidate on the rows for testing."""
+    known, strange = (outcome_at(run, stops, threshold, limit) for run in testing)
+    return Tested(
+        threshold,
+        limit,
+        known.count,
+        known.errors,
+        upper_bound(known.errors, known.count, goal.delta),
+        strange.count,
+        upper_bound(strange.count, len(strange.routed), goal.delta) if len(strange.routed) else 0.0,
+    )
+
+
+def passes(step: Tested, goal: Goal) -> bool:
+    """Both bounds within their targets."""
+    return step.error_bound <= goal.target and step.strange_bound <= goal.ood_target
+
+
+def _refusal(step: Tested, goal: Goal) -> str:
+    if step.error_bound > goal.target:
+        return (
+            f"no threshold keeps the error under {goal.target:.0%}: at the safest, {step.errors} of "
+            f"{step.routed} requests went wrong, which proves {step.error_bound:.1%} only; write more varied "
+            "[routing] examples for the adapters that are confused (`lora-router route evaluate` shows "
+            "them), give more labelled requests, or a looser --target"
+        )
+    return (
+        f"no threshold keeps out-of-distribution requests away: at the safest, {step.strange_routed} are "
+        f"routed, which proves {step.strange_bound:.1%} only, not {goal.ood_target:.0%}; give "
+        "negative_examples to the adapters that take them, more requests with --ood, or a looser "
+        "--ood-target"
+    )
+
+
+def require_enough(known: int, strange: int, goal: Goal) -> None:
     """Raises CalibrationError where even a faultless router could not prove the goal on so many rows."""
-    least = needed(goal.target, goal.delta)
+    least = rows_needed(goal.target, goal.delta)
     if known < least:
         raise CalibrationError(
             f"{known} requests to test on prove nothing: an error under {goal.target:.0%} at "
             f"{1 - goal.delta:.0%} confidence needs at least {least} that are all routed right, and a third "
             f"of the labelled requests is for fitting: give {_whole(least)} or more, or a looser --target"
         )
-    least = needed(goal.ood_target, goal.delta)
+    least = rows_needed(goal.ood_target, goal.delta)
     if 0 < strange < least:
         raise CalibrationError(
             f"{strange} out-of-distribution requests to test on prove nothing: a share under "
@@ -123,51 +147,13 @@ def _whole(tested: int) -> int:
     return -(-tested * 3 // 2)
 
 
-# The order in which thresholds are tested, learned from rows that they are not tested on.
+# -- the order in which thresholds are tested, learned from rows that they are not tested on
 #
 # Laufer-Goldshtein, Fisch, Barzilay, Jaakkola, "Efficiently controlling multiple risks with Pareto testing"
 # (ICLR 2023): of all candidates only those are tested that route the most at their predicted safety.
 
 
-Pair = tuple[float, float]
-
-
-def grid(first: float, last: float, count: int) -> tuple[float, ...]:
-    """Numbers between `first` and `last`, evenly spaced as log-odds; known before any row is seen."""
-    ends = np.log(np.array([first, last]) / (1 - np.array([first, last])))
-    return tuple(float(round(1 / (1 + np.exp(-x)), 4)) for x in np.linspace(ends[0], ends[1], count))
-
-
-THRESHOLDS = grid(0.995, 0.2, 50)  # of confidence, strict to loose
-NOVELTIES = grid(0.02, 0.995, 25)  # of novelty, strict to loose
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """[thresholds, limits] requests routed, and routed wrongly."""
-
-    routed: Array
-    errors: Array
-
-
-def sweep(run: Run, stops: Sequence[float], thresholds: Sequence[float], limits: Sequence[float]) -> Sweep:
-    """All pairs of thresholds at once; the same as `outcome` for each."""
-    shape = (len(thresholds), len(limits))
-    routed, errors = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    eligible = np.where(run.confidence >= [*stops[:-1], 0.0], run.confidence, -1.0)
-    least = np.array(thresholds)[:, None]
-    for place, limit in enumerate(limits):
-        sure = np.where(run.novelty <= limit, eligible, -1.0)
-        open_ = np.ones((len(thresholds), len(sure)), np.bool_)
-        for stage in range(len(stops)):
-            hit = open_ & (sure[:, stage] >= least)
-            routed[:, place] += hit.sum(axis=1)
-            errors[:, place] += (hit & ~run.right[:, stage]).sum(axis=1)
-            open_ &= ~hit
-    return Sweep(routed, errors)
-
-
-def ordered(
+def candidates_in_order(
     fitting: tuple[Run, Run], rows: tuple[int, int], stops: Sequence[float], goal: Goal
 ) -> list[Pair]:
     """(threshold, novelty limit) in the order of testing: from the pair that seems safest to prove on `rows`
@@ -198,7 +184,7 @@ def _chances(errors: Array, counts: Array, rate: float) -> Array:
     chances = np.ones(of.shape)
     for count in np.unique(of):
         here = (of == count) & (wrong < count)
-        chances[here] = all_tails(int(count), rate)[wrong[here]]
+        chances[here] = binomial_tails(int(count), rate)[wrong[here]]
     return chances
 
 
@@ -214,71 +200,79 @@ def _front(foretold: Sequence[tuple[float, int, Pair]]) -> list[Pair]:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One candidate and what it came to on the rows it was tested on."""
+class Sweep:
+    """[thresholds, limits] requests routed, and routed wrongly."""
 
-    threshold: float
-    novelty_limit: float
-    routed: int
-    errors: int
-    error_bound: float
-    strange_routed: int
-    strange_bound: float
+    routed: Array
+    errors: Array
 
 
-def certify(
-    fitting: tuple[Run, Run], testing: tuple[Run, Run], stops: Sequence[float], goal: Goal
-) -> tuple[Step, tuple[Step, ...]]:
-    """The last candidate that passes, and all that were tested.
-
-    `fitting` and `testing` are (known, strange) rows. Raises CalibrationError if there are too few rows to
-    prove anything, or if not even the first candidate passes.
-    """
-    rows = (len(testing[0].confidence), len(testing[1].confidence))
-    enough(*rows, goal)
-    tested: list[Step] = []
-    for threshold, limit in ordered(fitting, rows, stops, goal):
-        tested.append(measure(testing, stops, threshold, limit, goal))
-        if not passes(tested[-1], goal):
-            break
-    passed = [step for step in tested if passes(step, goal)]
-    if not passed:
-        raise CalibrationError(_refusal(tested[0], goal))
-    return passed[-1], tuple(tested)
+def sweep(run: Run, stops: Sequence[float], thresholds: Sequence[float], limits: Sequence[float]) -> Sweep:
+    """All pairs of thresholds at once; the same as `outcome_at` for each."""
+    shape = (len(thresholds), len(limits))
+    routed, errors = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    eligible = np.where(run.confidence >= [*stops[:-1], 0.0], run.confidence, -1.0)
+    least = np.array(thresholds)[:, None]
+    for place, limit in enumerate(limits):
+        sure = np.where(run.novelty <= limit, eligible, -1.0)
+        open_ = np.ones((len(thresholds), len(sure)), np.bool_)
+        for stage in range(len(stops)):
+            hit = open_ & (sure[:, stage] >= least)
+            routed[:, place] += hit.sum(axis=1)
+            errors[:, place] += (hit & ~run.right[:, stage]).sum(axis=1)
+            open_ &= ~hit
+    return Sweep(routed, errors)
 
 
-def measure(
-    testing: tuple[Run, Run], stops: Sequence[float], threshold: float, limit: float, goal: Goal
-) -> Step:
-    """A candidate on the rows for testing."""
-    known, strange = (outcome(run, stops, threshold, limit) for run in testing)
-    return Step(
-        threshold,
-        limit,
-        known.count,
-        known.errors,
-        upper(known.errors, known.count, goal.delta),
-        strange.count,
-        upper(strange.count, len(strange.routed), goal.delta) if len(strange.routed) else 0.0,
-    )
+# -- exact binomial bounds (Clopper and Pearson, 1934), in plain numpy
 
 
-def passes(step: Step, goal: Goal) -> bool:
-    """Both bounds within their targets."""
-    return step.error_bound <= goal.target and step.strange_bound <= goal.ood_target
+def upper_bound(errors: int, count: int, delta: float) -> float:
+    """One-sided upper bound of the error rate at confidence 1 - `delta`: 1.0 if nothing was seen."""
+    if count == 0 or errors >= count:
+        return 1.0
+    low, high = errors / count, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if binomial_tail(errors, count, middle) > delta else (low, middle)
+    return high
 
 
-def _refusal(step: Step, goal: Goal) -> str:
-    if step.error_bound > goal.target:
-        return (
-            f"no threshold keeps the error under {goal.target:.0%}: at the safest, {step.errors} of "
-            f"{step.routed} requests went wrong, which proves {step.error_bound:.1%} only; write more varied "
-            "[routing] examples for the adapters that are confused (`lora-router route evaluate` shows "
-            "them), give more labelled requests, or a looser --target"
-        )
-    return (
-        f"no threshold keeps out-of-distribution requests away: at the safest, {step.strange_routed} are "
-        f"routed, which proves {step.strange_bound:.1%} only, not {goal.ood_target:.0%}; give "
-        "negative_examples to the adapters that take them, more requests with --ood, or a looser "
-        "--ood-target"
-    )
+def rows_needed(target: float, delta: float, errors: int = 0) -> int:
+    """The fewest requests that prove an error rate under `target` when `errors` of them go wrong."""
+    low, high = errors, max(1, errors)
+    while binomial_tail(errors, high, target) > delta:
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if binomial_tail(errors, middle, target) > delta else (low, middle)
+    return high
+
+
+def binomial_tail(errors: int, count: int, rate: float) -> float:
+    """P(at most `errors` of `count` go wrong) if each goes wrong with probability `rate`."""
+    if errors >= count or rate <= 0:
+        return 1.0
+    if errors < 0 or rate >= 1:
+        return 0.0
+    return float(_tails(errors, count, rate)[-1])
+
+
+@lru_cache(maxsize=512)
+def binomial_tails(count: int, rate: float) -> Array:
+    """[count + 1] `tail` for every number of errors."""
+    return _tails(count, count, rate)
+
+
+def _tails(last: int, count: int, rate: float) -> Array:
+    k = np.arange(last + 1)
+    logs = _log_factorials(1 << count.bit_length())
+    choose = logs[count] - logs[k] - logs[count - k]
+    sums: Array = np.exp(choose + k * math.log(rate) + (count - k) * math.log1p(-rate)).cumsum()
+    return np.minimum(sums, 1.0)
+
+
+@lru_cache
+def _log_factorials(last: int) -> Array:
+    """log k! for k = 0..last."""
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, last + 1)))])

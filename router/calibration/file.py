@@ -15,11 +15,11 @@ from router.calibration.rows import CalibrationError
 from router.classifiers.axes import Axes
 
 FORMAT = 1
-NAME = "calibration.json"
+FILE_NAME = "calibration.json"
 MOST_BYTES = 4 << 20
 
 
-def write(path: Path, calibration: Calibration) -> None:
+def write_calibration(path: Path, calibration: Calibration) -> None:
     """Whole or not at all."""
     text = json.dumps({"format": FORMAT, **asdict(calibration)}, indent=2, ensure_ascii=False) + "\n"
     beside = path.with_name(f".{path.name}.new")
@@ -27,7 +27,7 @@ def write(path: Path, calibration: Calibration) -> None:
     os.replace(beside, path)
 
 
-def read(path: Path) -> Calibration:
+def read_calibration(path: Path) -> Calibration:
     """Raises CalibrationError naming the file and what is wrong with it."""
     try:
         with path.open("rb") as opened:

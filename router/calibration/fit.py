@@ -6,46 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
-from router.calibration.arrays import Array
-from router.calibration.cascade import Run, join, run
-from router.calibration.certify import THRESHOLDS, Goal, certify, enough
-from router.calibration.evaluation import held_out
+from router.calibration.cascade import Array, Run, join_runs, run_cascade
+from router.calibration.certify import THRESHOLDS, Goal, certify, require_enough
+from router.calibration.evaluation import held_out_report
 from router.calibration.model import NEVER, Binding, Calibration
-from router.calibration.rows import Ballot, CalibrationError, check, deal, split
+from router.calibration.rows import Ballot, CalibrationError, check_votes, stratified_folds, stratified_split
 from router.calibration.stages import fit_scaler, fit_stage, shares
 from router.classifiers.axes import Axes, Axis
 
-# From which confidence a stage need not ask the next classifier.
-
-
-SHARE = 0.5  # of the target error is what an early stop may cost
-
-
-def fit_stops(fitting: Run, goal: Goal) -> tuple[float, ...]:
-    """One for each stage; the last never needs it.
-
-    The lowest confidence at which, on the rows for fitting, those that stop err clearly less than the target
-    and those added last do, too. Whether it was well chosen is not believed but tested: the proof of the
-    threshold is over the cascade with its stops.
-    """
-    stages = fitting.confidence.shape[1]
-    return (*(_stop(fitting.confidence[:, j], fitting.right[:, j], goal) for j in range(stages - 1)), NEVER)
-
-
-def _stop(sure: Array, right: Array, goal: Goal) -> float:
-    found = NEVER
-    for threshold in THRESHOLDS:
-        stopped = sure >= threshold
-        wrong = int((stopped & ~right).sum())
-        if (wrong + 0.5) / (int(stopped.sum()) + 1) <= SHARE * goal.target:
-            found = threshold
-        elif wrong:
-            break
-    return found
-
-
 FIT_SHARE = 1 / 3  # of the rows; the rest proves the thresholds
 FOLDS = 5
+STOP_SHARE = 0.5  # of the target error is what an early stop may cost
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +37,6 @@ class Setting:
         return tuple(self.kinds)
 
 
-Say = Callable[[str], None]
-
-
 def calibrate(
     known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting, say: Say = lambda text: None
 ) -> Calibration:
@@ -78,9 +47,9 @@ def calibrate(
     """
     _check(known, strange, setting)
     (fit_known, test_known), (fit_strange, test_strange) = _split(known), _split(strange)
-    enough(len(test_known), len(test_strange), setting.goal)
+    require_enough(len(test_known), len(test_strange), setting.goal)
     say(f"fitting on {len(fit_known)} requests and {len(fit_strange)} out-of-distribution ones")
-    found, fitting = fit(fit_known, fit_strange, setting)
+    found, fitting = fit_calibration(fit_known, fit_strange, setting)
     say(f"proving on {len(test_known)} requests and {len(test_strange)} out-of-distribution ones")
     testing = _run(found, test_known, setting), _run(found, test_strange, setting)
     step, tested = certify(fitting, testing, [stage.stop for stage in found.stages], setting.goal)
@@ -94,48 +63,15 @@ def calibrate(
         },
         "proof": asdict(step),
         "tested": [asdict(other) for other in tested],
-        "held_out": held_out(found, test_known, test_strange, setting.kinds),
+        "held_out": held_out_report(found, test_known, test_strange, setting.kinds),
     }
     return replace(found, report=report)
-
-
-def fit(
-    known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting
-) -> tuple[Calibration, tuple[Run, Run]]:
-    """Everything but the thresholds, which are left at never; and how the rows look to models that were
-    fitted without them (cross-fitting), as a guide to thresholds."""
-    found = _fit_model(known, strange, setting)
-    guide = _cross_fitted(known, strange, setting)
-    stops = fit_stops(guide[0], setting.goal)
-    stages = tuple(replace(stage, stop=stop) for stage, stop in zip(found.stages, stops, strict=True))
-    return replace(found, stages=stages), guide
-
-
-def _cross_fitted(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) -> tuple[Run, Run]:
-    parts: tuple[list[Run], list[Run]] = ([], [])
-    places: tuple[list[int], list[int]] = ([], [])
-    folds = tuple(deal([ballot.row for ballot in rows], FOLDS) for rows in (known, strange))
-    for i in range(FOLDS):
-        away = tuple(set(fold[i]) for fold in folds)
-        kept = tuple(
-            [b for j, b in enumerate(rows) if j not in out]
-            for rows, out in zip((known, strange), away, strict=True)
-        )
-        model = _fit_model(kept[0], kept[1], setting)
-        for side, rows in enumerate((known, strange)):
-            parts[side].append(_run(model, [rows[j] for j in folds[side][i]], setting))
-            places[side].extend(folds[side][i])
-    return join(parts[0], places[0]), join(parts[1], places[1])
-
-
-def _run(of: Calibration, rows: Sequence[Ballot], setting: Setting) -> Run:
-    return run(rows, of.stages, of.scalers, setting.axes, setting.kinds)
 
 
 def _check(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) -> None:
     if not setting.names:
         raise CalibrationError("there are no adapters to route to: name their folder with --adapters-dir")
-    check([*known, *strange], setting.classifiers)
+    check_votes([*known, *strange], setting.classifiers)
     labels = {ballot.row.label for ballot in known}
     if len(labels) < 2:
         only = repr(next(iter(labels), ""))
@@ -155,8 +91,20 @@ def _check(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting)
 
 
 def _split(ballots: Sequence[Ballot]) -> tuple[list[Ballot], list[Ballot]]:
-    first, rest = split([ballot.row for ballot in ballots], FIT_SHARE)
+    first, rest = stratified_split([ballot.row for ballot in ballots], FIT_SHARE)
     return [ballots[i] for i in first], [ballots[i] for i in rest]
+
+
+def fit_calibration(
+    known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting
+) -> tuple[Calibration, tuple[Run, Run]]:
+    """Everything but the thresholds, which are left at never; and how the rows look to models that were
+    fitted without them (cross-fitting), as a guide to thresholds."""
+    found = _fit_model(known, strange, setting)
+    guide = _cross_fitted(known, strange, setting)
+    stops = fit_stops(guide[0], setting.goal)
+    stages = tuple(replace(stage, stop=stop) for stage, stop in zip(found.stages, stops, strict=True))
+    return replace(found, stages=stages), guide
 
 
 def _fit_model(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) -> Calibration:
@@ -183,3 +131,47 @@ def _fit_model(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Sett
         left_out=setting.left_out,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _cross_fitted(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) -> tuple[Run, Run]:
+    parts: tuple[list[Run], list[Run]] = ([], [])
+    places: tuple[list[int], list[int]] = ([], [])
+    folds = tuple(stratified_folds([ballot.row for ballot in rows], FOLDS) for rows in (known, strange))
+    for i in range(FOLDS):
+        away = tuple(set(fold[i]) for fold in folds)
+        kept = tuple(
+            [b for j, b in enumerate(rows) if j not in out]
+            for rows, out in zip((known, strange), away, strict=True)
+        )
+        model = _fit_model(kept[0], kept[1], setting)
+        for side, rows in enumerate((known, strange)):
+            parts[side].append(_run(model, [rows[j] for j in folds[side][i]], setting))
+            places[side].extend(folds[side][i])
+    return join_runs(parts[0], places[0]), join_runs(parts[1], places[1])
+
+
+def _run(of: Calibration, rows: Sequence[Ballot], setting: Setting) -> Run:
+    return run_cascade(rows, of.stages, of.scalers, setting.axes, setting.kinds)
+
+
+def fit_stops(fitting: Run, goal: Goal) -> tuple[float, ...]:
+    """One for each stage; the last never needs it.
+
+    The lowest confidence at which, on the rows for fitting, those that stop err clearly less than the target
+    and those added last do, too. Whether it was well chosen is not believed but tested: the proof of the
+    threshold is over the cascade with its stops.
+    """
+    stages = fitting.confidence.shape[1]
+    return (*(_stop(fitting.confidence[:, j], fitting.right[:, j], goal) for j in range(stages - 1)), NEVER)
+
+
+def _stop(sure: Array, right: Array, goal: Goal) -> float:
+    found = NEVER
+    for threshold in THRESHOLDS:
+        stopped = sure >= threshold
+        wrong = int((stopped & ~right).sum())
+        if (wrong + 0.5) / (int(stopped.sum()) + 1) <= STOP_SHARE * goal.target:
+            found = threshold
+        elif wrong:
+            break
+    return found

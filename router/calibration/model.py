@@ -1,4 +1,7 @@
-"""What a calibration says of a request: chances of the adapters, and how strange it is. No numpy here."""
+"""What a calibration is, and what it says of votes: chances of the adapters, and how strange the request is.
+
+Routing asks it for every request, so there is no numpy here.
+"""
 
 from __future__ import annotations
 
@@ -10,154 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from router.classifiers.axes import Axes, Axis
+from router.classifiers.contract import softmax
 from router.types import AdapterProfile, Vote
 
-# What a calibration was fitted for: adapters, classifiers and base, by hash.
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """`adapters`: name to digest of what routing knows of it. `classifiers`: name to digest of its
-    fingerprint, in the order in which they are asked. `versions` of adapters and classifiers are for people:
-    a new version with the same routing text routes alike."""
-
-    adapters: Mapping[str, str]
-    classifiers: Mapping[str, str]
-    base: str = ""
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-
-def digest_of(profile: AdapterProfile) -> str:
-    """sha256 over all that classifiers may read of an adapter."""
-    said = [
-        profile.name,
-        profile.domain,
-        profile.task,
-        profile.description,
-        profile.examples,
-        profile.negative_examples,
-        profile.keywords,
-    ]
-    return hashlib.sha256(json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def bind(profiles: Iterable[AdapterProfile], fingerprints: Mapping[str, str], base: str = "") -> Binding:
-    """The binding of a set; `fingerprints` by classifier, in order of asking."""
-    found = tuple(profiles)
-    return Binding(
-        adapters={p.name: digest_of(p) for p in sorted(found, key=lambda p: p.name)},
-        classifiers={n: hashlib.sha256(text.encode()).hexdigest() for n, text in fingerprints.items()},
-        base=base,
-        versions={p.name: p.version for p in sorted(found, key=lambda p: p.name)},
-    )
-
-
-def differences(fitted: Binding, present: Binding) -> tuple[str, ...]:
-    """What is not as it was, for people; empty if all is."""
-    found = [
-        *_compare("adapter", fitted.adapters, present.adapters),
-        *_compare("classifier", fitted.classifiers, present.classifiers),
-    ]
-    if not found and list(fitted.classifiers) != list(present.classifiers):
-        found.append("classifiers are asked in another order")
-    if fitted.base and present.base and fitted.base != present.base:
-        found.append(f"the base is {present.base}, not {fitted.base}")
-    return tuple(found)
-
-
-def _compare(what: str, fitted: Mapping[str, str], present: Mapping[str, str]) -> Iterable[str]:
-    for name in sorted(fitted.keys() | present.keys()):
-        if name not in fitted:
-            yield f"{what} {name} is new"
-        elif name not in present:
-            yield f"{what} {name} is gone"
-        elif fitted[name] != present[name]:
-            yield f"{what} {name} changed"
-
-
-# A classifier's confidences as log chances of the adapters and of "none of them".
-
-
+NEVER = 1.01  # a confidence that nobody has
 FLOOR = 1e-4  # no classifier is surer than this that something is not so
 LONGEST = 7.0  # bound of a log-odds, in nats
-
-
-def log_chances(confidences: Mapping[str, float], names: Sequence[str]) -> list[float]:
-    """[names + 1] natural logarithms; the last is "none of them".
-
-    Confidences that sum below 1 leave the rest to none. Where they sum to more they are read as
-    independent: none is the chance that all of them are wrong.
-    """
-    chances = [min(max(confidences.get(name, 0.0), 0.0), 1.0) for name in names]
-    total = math.fsum(chances)
-    none = 1.0 - total if total <= 1.0 else math.prod(1.0 - c for c in chances)
-    return [math.log(max(c, FLOOR)) for c in (*chances, none)]
-
-
-def softmax(logits: Sequence[float]) -> list[float]:
-    """Chances that sum to 1."""
-    top = max(logits)
-    powers = [math.exp(value - top) for value in logits]
-    total = math.fsum(powers)
-    return [power / total for power in powers]
-
-
-def log_odds(chance: float) -> float:
-    """log(p / (1 - p)), bounded."""
-    edge = math.exp(-LONGEST)
-    kept = min(max(chance, edge), 1 - edge)
-    return math.log(kept / (1 - kept))
-
-
-def logistic(odds: float) -> float:
-    """The chance of a log-odds."""
-    return 1 / (1 + math.exp(-odds)) if odds >= 0 else math.exp(odds) / (1 + math.exp(odds))
-
-
-@dataclass(frozen=True, slots=True)
-class Scaler:
-    """Temperature scaling (Guo et al., 2017) of one classifier, with a bias for "none"."""
-
-    temperature: float = 1.0
-    none: float = 0.0
-
-    def chances(self, confidences: Mapping[str, float], names: Sequence[str]) -> list[float]:
-        """[names + 1] calibrated chances; the last is none."""
-        logits = [value / self.temperature for value in log_chances(confidences, names)]
-        logits[-1] += self.none
-        return softmax(logits)
-
-
-NEVER = 1.01  # a confidence that nobody has
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """The votes up to some classifier, weighed together.
-
-    `weights` of log chances; for task adapters `task_weights` are added to them. `bias` of each axis is added
-    to the log chances of its adapters, `none` and `declined` to that of none (the second for each classifier
-    that declined). `novelty` are weights of the classifiers' log-odds of none, for the test
-    of strange requests. `stop` is the confidence from which the classifiers after this one are not asked.
-    """
-
-    weights: Mapping[str, float]
-    task_weights: Mapping[str, float] = field(default_factory=dict)
-    bias: Mapping[str, float] = field(default_factory=dict)
-    none: float = 0.0
-    declined: Mapping[str, float] = field(default_factory=dict)
-    novelty: Mapping[str, float] = field(default_factory=dict)
-    novelty_bias: float = 0.0
-    stop: float = NEVER
-
-
-@dataclass(frozen=True, slots=True)
-class Opinion:
-    """Chances of adapters and of none, and of the request being strange; all in [0, 1]."""
-
-    chances: Mapping[str, float]
-    none: float
-    novelty: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +55,39 @@ class Calibration:
 
     def opinion(self, votes: Sequence[Vote], kinds: Mapping[str, Axis]) -> Opinion:
         """What the votes come to for the adapters in `kinds`; votes of unknown classifiers do not count."""
-        return weigh(self.stages[self.stage_of(votes)], self.scalers, votes, kinds)
+        return pool_votes(self.stages[self.stage_of(votes)], self.scalers, votes, kinds)
 
 
-def weigh(
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The votes up to some classifier, weighed together.
+
+    `weights` of log chances; for task adapters `task_weights` are added to them. `bias` of each axis is added
+    to the log chances of its adapters, `none` and `declined` to that of none (the second for each classifier
+    that declined). `novelty` are weights of the classifiers' log-odds of none, for the test
+    of strange requests. `stop` is the confidence from which the classifiers after this one are not asked.
+    """
+
+    weights: Mapping[str, float]
+    task_weights: Mapping[str, float] = field(default_factory=dict)
+    bias: Mapping[str, float] = field(default_factory=dict)
+    none: float = 0.0
+    declined: Mapping[str, float] = field(default_factory=dict)
+    novelty: Mapping[str, float] = field(default_factory=dict)
+    novelty_bias: float = 0.0
+    stop: float = NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """Chances of adapters and of none, and of the request being strange; all in [0, 1]."""
+
+    chances: Mapping[str, float]
+    none: float
+    novelty: float
+
+
+def pool_votes(
     stage: Stage, scalers: Mapping[str, Scaler], votes: Sequence[Vote], kinds: Mapping[str, Axis]
 ) -> Opinion:
     """Log-linear pooling of the calibrated votes for adapters and their axes; a lost vote says nothing."""
@@ -222,9 +112,6 @@ def weigh(
     return Opinion(dict(zip(names, chances, strict=True)), none, novelty)
 
 
-# Whom an opinion on one request is for: all that routing needs of a cascade, without arrays.
-
-
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Whom an opinion is for, and the confidence of that; the one that yields lends its chance."""
@@ -241,3 +128,109 @@ def choose(opinion: Opinion, axes: Axes, kinds: Mapping[str, Axis], among: Seque
         return None
     confidence = chances[preference.winner] + chances.get(preference.over, 0.0)
     return Choice(preference.winner, min(confidence, 1.0))
+
+
+# -- one classifier's confidences as log chances of the adapters and of "none of them"
+
+
+@dataclass(frozen=True, slots=True)
+class Scaler:
+    """Temperature scaling (Guo et al., 2017) of one classifier, with a bias for "none"."""
+
+    temperature: float = 1.0
+    none: float = 0.0
+
+    def chances(self, confidences: Mapping[str, float], names: Sequence[str]) -> list[float]:
+        """[names + 1] calibrated chances; the last is none."""
+        logits = [value / self.temperature for value in log_chances(confidences, names)]
+        logits[-1] += self.none
+        return softmax(logits)
+
+
+def log_chances(confidences: Mapping[str, float], names: Sequence[str]) -> list[float]:
+    """[names + 1] natural logarithms; the last is "none of them".
+
+    Confidences that sum below 1 leave the rest to none. Where they sum to more they are read as
+    independent: none is the chance that all of them are wrong.
+    """
+    chances = [min(max(confidences.get(name, 0.0), 0.0), 1.0) for name in names]
+    total = math.fsum(chances)
+    none = 1.0 - total if total <= 1.0 else math.prod(1.0 - c for c in chances)
+    return [math.log(max(c, FLOOR)) for c in (*chances, none)]
+
+
+def log_odds(chance: float) -> float:
+    """log(p / (1 - p)), bounded."""
+    edge = math.exp(-LONGEST)
+    kept = min(max(chance, edge), 1 - edge)
+    return math.log(kept / (1 - kept))
+
+
+def logistic(odds: float) -> float:
+    """The chance of a log-odds."""
+    return 1 / (1 + math.exp(-odds)) if odds >= 0 else math.exp(odds) / (1 + math.exp(odds))
+
+
+# -- what a calibration was fitted for: adapters, classifiers and base, by hash
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """`adapters`: name to digest of what routing knows of it. `classifiers`: name to digest of its
+    fingerprint, in the order in which they are asked. `versions` of adapters and classifiers are for people:
+    a new version with the same routing text routes alike."""
+
+    adapters: Mapping[str, str]
+    classifiers: Mapping[str, str]
+    base: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def binding_of(
+    profiles: Iterable[AdapterProfile], fingerprints: Mapping[str, str], base: str = ""
+) -> Binding:
+    """The binding of a set; `fingerprints` by classifier, in order of asking."""
+    found = tuple(profiles)
+    return Binding(
+        adapters={p.name: profile_digest(p) for p in sorted(found, key=lambda p: p.name)},
+        classifiers={n: hashlib.sha256(text.encode()).hexdigest() for n, text in fingerprints.items()},
+        base=base,
+        versions={p.name: p.version for p in sorted(found, key=lambda p: p.name)},
+    )
+
+
+def profile_digest(profile: AdapterProfile) -> str:
+    """sha256 over all that classifiers may read of an adapter."""
+    said = [
+        profile.name,
+        profile.domain,
+        profile.task,
+        profile.description,
+        profile.examples,
+        profile.negative_examples,
+        profile.keywords,
+    ]
+    return hashlib.sha256(json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def differences(fitted: Binding, present: Binding) -> tuple[str, ...]:
+    """What is not as it was, for people; empty if all is."""
+    found = [
+        *_compare("adapter", fitted.adapters, present.adapters),
+        *_compare("classifier", fitted.classifiers, present.classifiers),
+    ]
+    if not found and list(fitted.classifiers) != list(present.classifiers):
+        found.append("classifiers are asked in another order")
+    if fitted.base and present.base and fitted.base != present.base:
+        found.append(f"the base is {present.base}, not {fitted.base}")
+    return tuple(found)
+
+
+def _compare(what: str, fitted: Mapping[str, str], present: Mapping[str, str]) -> Iterable[str]:
+    for name in sorted(fitted.keys() | present.keys()):
+        if name not in fitted:
+            yield f"{what} {name} is new"
+        elif name not in present:
+            yield f"{what} {name} is gone"
+        elif fitted[name] != present[name]:
+            yield f"{what} {name} changed"

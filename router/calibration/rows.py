@@ -1,4 +1,4 @@
-"""Labelled requests from JSON lines: `{"text": ..., "label": adapter or "", "source": ...}`."""
+"""Labelled requests, JSON lines of `{"text": ..., "label": NAME or "", "source": ...}`, and votes on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from router.errors import ConfigError
 from router.types import Vote
 
-# What can be wrong with rows to calibrate on, or with a calibration file.
+MOST_LOST = 0.05  # share of votes that may be lost
 
 
 class CalibrationError(ConfigError):
@@ -26,6 +26,19 @@ class Row:
     text: str
     label: str
     source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One row, and one vote of each classifier in the order in which they are asked."""
+
+    row: Row
+    votes: tuple[Vote, ...]
+
+
+def spoke(vote: Vote) -> bool:
+    """Whether there is anything to weigh."""
+    return bool(vote.scores) and not vote.error and not vote.declined
 
 
 def read_rows(path: Path, names: Collection[str], label: str | None = None) -> list[Row]:
@@ -81,50 +94,7 @@ def unseen(rows: Sequence[Row], examples: Collection[str]) -> list[Row]:
     return [row for row in rows if " ".join(row.text.split()) not in learned]
 
 
-def split(rows: Sequence[Row], share: float) -> tuple[list[int], list[int]]:
-    """Indices of about `share` of the rows of each label, and of the rest; drawn by a hash of the text."""
-    first: list[int] = []
-    rest: list[int] = []
-    for drawn in _shuffled(rows):
-        count = round(len(drawn) * share)
-        first += drawn[:count]
-        rest += drawn[count:]
-    return sorted(first), sorted(rest)
-
-
-def deal(rows: Sequence[Row], folds: int) -> list[list[int]]:
-    """Indices in `folds` parts with about the same share of each label; drawn by a hash of the text."""
-    order = [i for drawn in _shuffled(rows) for i in drawn]
-    return [sorted(order[start::folds]) for start in range(folds)]
-
-
-def _shuffled(rows: Sequence[Row]) -> list[list[int]]:
-    """Indices of each label."""
-    groups: dict[str, list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(row.label, []).append(i)
-
-    def key(i: int) -> bytes:
-        return hashlib.sha256(rows[i].text.encode("utf-8", "surrogatepass")).digest()
-
-    return [sorted(group, key=key) for _, group in sorted(groups.items())]
-
-
-# Rows with the votes of all classifiers on them.
-
-
-MOST_LOST = 0.05  # share of votes that may be lost
-
-
-@dataclass(frozen=True, slots=True)
-class Ballot:
-    """One row, and one vote of each classifier in the order in which they are asked."""
-
-    row: Row
-    votes: tuple[Vote, ...]
-
-
-def check(ballots: Sequence[Ballot], classifiers: Sequence[str]) -> None:
+def check_votes(ballots: Sequence[Ballot], classifiers: Sequence[str]) -> None:
     """Raises CalibrationError where votes are missing, lost too often, or not numbers in [0, 1]."""
     if not classifiers:
         raise CalibrationError("no classifier votes: `lora-router plugins doctor` says why")
@@ -140,3 +110,32 @@ def check(ballots: Sequence[Ballot], classifiers: Sequence[str]) -> None:
                 f"classifier {name} lost {len(lost)} of {len(votes)} votes ({lost[0]}): repair it first, "
                 "`lora-router plugins doctor` says more, or leave it out with LORA_ROUTER_LOAD_PLUGINS"
             )
+
+
+def stratified_split(rows: Sequence[Row], share: float) -> tuple[list[int], list[int]]:
+    """Indices of about `share` of the rows of each label, and of the rest; drawn by a hash of the text."""
+    first: list[int] = []
+    rest: list[int] = []
+    for drawn in _shuffled(rows):
+        count = round(len(drawn) * share)
+        first += drawn[:count]
+        rest += drawn[count:]
+    return sorted(first), sorted(rest)
+
+
+def stratified_folds(rows: Sequence[Row], folds: int) -> list[list[int]]:
+    """Indices in `folds` parts with about the same share of each label; drawn by a hash of the text."""
+    order = [i for drawn in _shuffled(rows) for i in drawn]
+    return [sorted(order[start::folds]) for start in range(folds)]
+
+
+def _shuffled(rows: Sequence[Row]) -> list[list[int]]:
+    """Indices of each label."""
+    groups: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(row.label, []).append(i)
+
+    def key(i: int) -> bytes:
+        return hashlib.sha256(rows[i].text.encode("utf-8", "surrogatepass")).digest()
+
+    return [sorted(group, key=key) for _, group in sorted(groups.items())]

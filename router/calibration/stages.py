@@ -7,102 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from router.calibration.arrays import Array
+from router.calibration.cascade import Array
 from router.calibration.model import Scaler, Stage, log_chances, log_odds
-from router.calibration.rows import Ballot
+from router.calibration.rows import Ballot, spoke
 from router.classifiers.axes import Axis
-from router.types import Vote
-
-# Multinomial logistic regression with weights that all classes share: the one model that is fitted here.
-#
-# Class c of row i has the logit `features[i, c] @ weights`. A temperature, the stacking of classifiers
-# (Wolpert, 1992) and a test for strange requests are all of this kind. Convex, so Newton's method finds the
-# one optimum; a penalty pulls towards `prior`, so that few rows do not move the weights far.
-
-
-STEPS = 50
-CLOSE = 1e-8
-
-
-def softmax(logits: Array) -> Array:
-    """Along the last axis."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-
-
-def loss(features: Array, target: Array, weights: Array, share: Array) -> float:
-    """Weighted mean negative log-likelihood, nats."""
-    chances = softmax(features @ weights)
-    picked = chances[np.arange(len(target)), target]
-    return float(-(share * np.log(np.maximum(picked, 1e-12))).sum())
-
-
-def fit(features: Array, target: Array, prior: Array, penalty: float, share: Array | None = None) -> Array:
-    """Weights [d] for `features` [rows, classes, d] and `target` [rows].
-
-    `share` [rows] weighs the rows and sums to 1 (default: alike); `penalty` is that of all rows together.
-    """
-    rows = len(target)
-    share = np.full(rows, 1 / rows) if share is None else share
-    weights = prior.astype(np.float64)
-    chosen = features[np.arange(rows), target]
-
-    def objective(w: Array) -> float:
-        return loss(features, target, w, share) + penalty / 2 * float(((w - prior) ** 2).sum())
-
-    value = objective(weights)
-    for _ in range(STEPS):
-        chances = softmax(features @ weights)
-        mean = np.einsum("ic,icd->id", chances, features)
-        gradient = share @ (mean - chosen) + penalty * (weights - prior)
-        spread = np.einsum("ic,icd,ice->ide", chances, features, features) - mean[:, :, None] * mean[:, None]
-        curvature = np.einsum("i,ide->de", share, spread) + (penalty + 1e-9) * np.eye(len(prior))
-        step = np.linalg.solve(curvature, gradient)
-        value, weights, moved = _descend(objective, value, weights, step)
-        if moved < CLOSE:
-            break
-    return weights
-
-
-def _descend(objective: Any, value: float, weights: Array, step: Array) -> tuple[float, Array, float]:
-    """The first halving of `step` that does not go up."""
-    size = 1.0
-    while size > 1e-6:
-        trial = weights - size * step
-        if (there := objective(trial)) <= value:
-            return there, trial, float(np.abs(size * step).max())
-        size /= 2
-    return value, weights, 0.0
-
-
-def fit_positive(
-    features: Array, target: Array, prior: Array, penalty: float, positive: int, share: Array | None = None
-) -> Array:
-    """The same, but the first `positive` weights are not below 0: those that would be are held at 0."""
-    kept = np.ones(len(prior), bool)
-    while True:
-        weights = np.zeros(len(prior))
-        weights[kept] = fit(features[:, :, kept], target, prior[kept], penalty, share)
-        below = (weights < 0) & (np.arange(len(prior)) < positive)
-        if not below.any():
-            return weights
-        kept &= ~below
-
+from router.classifiers.regression import softmax
 
 PENALTY = 3e-3  # of the squared distance from the prior, beside a mean loss in nats
-COLDEST, WARMEST = 0.05, 20.0
+COLDEST, WARMEST = 0.05, 20.0  # temperatures
 ENOUGH = 10  # rows of a kind from which a weight of its own is fitted
-
-
-def targets(ballots: Sequence[Ballot], names: Sequence[str]) -> Array:
-    """Place of each row's label among `names`; none is the last."""
-    place = {name: i for i, name in enumerate((*names, ""))}
-    return np.array([place[ballot.row.label] for ballot in ballots], np.int64)
-
-
-def spoke(vote: Vote) -> bool:
-    """Whether there is anything to weigh."""
-    return bool(vote.scores) and not vote.error and not vote.declined
+NEWTON_STEPS = 50
+CLOSE = 1e-8  # a step so short is the last
 
 
 def fit_scaler(ballots: Sequence[Ballot], place: int, names: Sequence[str], share: Array) -> Scaler:
@@ -113,14 +28,14 @@ def fit_scaler(ballots: Sequence[Ballot], place: int, names: Sequence[str], shar
     heard = [i for i, ballot in enumerate(ballots) if spoke(ballot.votes[place])]
     if len(heard) < ENOUGH:
         return Scaler()
-    target = targets([ballots[i] for i in heard], names)
+    target = labels_of([ballots[i] for i in heard], names)
     features = np.zeros((len(heard), len(names) + 1, 2))
     features[:, :, 0] = [log_chances(ballots[i].votes[place].scores, names) for i in heard]
     features[:, -1, 1] = 1.0
     known = any(not ballot.row.label for ballot in ballots)
     used = features if known else features[:, :, :1]
     part = share[heard] / share[heard].sum()
-    weights = fit_positive(used, target, np.array([1.0, 0.0])[: used.shape[2]], PENALTY, 1, part)
+    weights = fit_nonnegative(used, target, np.array([1.0, 0.0])[: used.shape[2]], PENALTY, 1, part)
     warm = 1 / max(float(weights[0]), 1 / WARMEST)
     return Scaler(max(warm, COLDEST), float(weights[1]) if known else 0.0)
 
@@ -149,7 +64,9 @@ def fit_stage(
     features = np.concatenate([logs, tasks, marks], axis=2)
     prior = np.zeros(features.shape[2])
     prior[:count] = 1 / count
-    weights = iter(fit_positive(features, targets(ballots, names), prior, PENALTY, count, share).tolist())
+    weights = iter(
+        fit_nonnegative(features, labels_of(ballots, names), prior, PENALTY, count, share).tolist()
+    )
     return Stage(
         weights={name: next(weights) for name in classifiers},
         task_weights={name: next(weights) for name in classifiers[: tasks.shape[2]]},
@@ -197,7 +114,7 @@ def fit_novelty(
                 features[i, 1, k] = log_odds(scalers[name].chances(ballot.votes[k].scores, names)[-1])
     features[:, 1, -1] = 1.0
     prior = np.append(np.full(len(classifiers), 1 / len(classifiers)), 0.0)
-    weights = fit_positive(features, strange, prior, PENALTY, len(classifiers), share)
+    weights = fit_nonnegative(features, strange, prior, PENALTY, len(classifiers), share)
     found = dict(zip(classifiers, weights.tolist(), strict=False))
     return {"novelty": found, "novelty_bias": float(weights[-1])}
 
@@ -213,3 +130,77 @@ def shares(ballots: Sequence[Ballot], strange: int) -> Array:
         weights[len(ballots) - strange :] = min(1.0, max(room, 1.0) / strange)
     total: Array = weights / weights.sum()
     return total
+
+
+def labels_of(ballots: Sequence[Ballot], names: Sequence[str]) -> Array:
+    """Place of each row's label among `names`; none is the last."""
+    place = {name: i for i, name in enumerate((*names, ""))}
+    return np.array([place[ballot.row.label] for ballot in ballots], np.int64)
+
+
+# -- multinomial logistic regression with weights that all classes share: the one model that is fitted here
+#
+# Class c of row i has the logit `features[i, c] @ weights`. A temperature, the stacking of classifiers
+# (Wolpert, 1992) and a test for strange requests are all of this kind. Convex, so Newton's method finds the
+# one optimum; a penalty pulls towards `prior`, so that few rows do not move the weights far.
+
+
+def fit_nonnegative(
+    features: Array, target: Array, prior: Array, penalty: float, positive: int, share: Array | None = None
+) -> Array:
+    """Like `fit_logit`, but the first `positive` weights are not below 0; who would be is held at 0."""
+    kept = np.ones(len(prior), bool)
+    while True:
+        weights = np.zeros(len(prior))
+        weights[kept] = fit_logit(features[:, :, kept], target, prior[kept], penalty, share)
+        below = (weights < 0) & (np.arange(len(prior)) < positive)
+        if not below.any():
+            return weights
+        kept &= ~below
+
+
+def fit_logit(
+    features: Array, target: Array, prior: Array, penalty: float, share: Array | None = None
+) -> Array:
+    """Weights [d] for `features` [rows, classes, d] and `target` [rows].
+
+    `share` [rows] weighs the rows and sums to 1 (default: alike); `penalty` is that of all rows together.
+    """
+    rows = len(target)
+    share = np.full(rows, 1 / rows) if share is None else share
+    weights = prior.astype(np.float64)
+    chosen = features[np.arange(rows), target]
+
+    def objective(w: Array) -> float:
+        return log_loss(features, target, w, share) + penalty / 2 * float(((w - prior) ** 2).sum())
+
+    value = objective(weights)
+    for _ in range(NEWTON_STEPS):
+        chances = softmax(features @ weights)
+        mean = np.einsum("ic,icd->id", chances, features)
+        gradient = share @ (mean - chosen) + penalty * (weights - prior)
+        spread = np.einsum("ic,icd,ice->ide", chances, features, features) - mean[:, :, None] * mean[:, None]
+        curvature = np.einsum("i,ide->de", share, spread) + (penalty + 1e-9) * np.eye(len(prior))
+        step = np.linalg.solve(curvature, gradient)
+        value, weights, moved = _descend(objective, value, weights, step)
+        if moved < CLOSE:
+            break
+    return weights
+
+
+def _descend(objective: Any, value: float, weights: Array, step: Array) -> tuple[float, Array, float]:
+    """The first halving of `step` that does not go up."""
+    size = 1.0
+    while size > 1e-6:
+        trial = weights - size * step
+        if (there := objective(trial)) <= value:
+            return there, trial, float(np.abs(size * step).max())
+        size /= 2
+    return value, weights, 0.0
+
+
+def log_loss(features: Array, target: Array, weights: Array, share: Array) -> float:
+    """Weighted mean negative log-likelihood, nats."""
+    chances = softmax(features @ weights)
+    picked = chances[np.arange(len(target)), target]
+    return float(-(share * np.log(np.maximum(picked, 1e-12))).sum())

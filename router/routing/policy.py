@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from router.calibration.model import Binding, Calibration, bind, choose, differences
+from router.calibration.model import Binding, Calibration, binding_of, choose, differences
 from router.classifiers.axes import Axes, Axis, axes_of
 from router.classifiers.isolation import fault_of
 from router.classifiers.registration import Registration
@@ -219,7 +219,7 @@ class RuleInForce:
             self.now = self._policy
             return
         asked = [r for r in self._registrations if r.name not in self._calibration.left_out]
-        present = bind(self._profiles, {r.name: fingerprint(r) for r in asked}, self._base)
+        present = binding_of(self._profiles, {r.name: fingerprint(r) for r in asked}, self._base)
         found = self._differences(self._calibration, present)
         self.now = Calibrated(self._calibration, self._policy, found, self._strict)
         status = f"stale: {'; '.join(found)}" if found else FITTED

@@ -9,7 +9,7 @@ import pytest
 
 from router.calibration.certify import Goal
 from router.calibration.fit import Setting
-from router.calibration.model import bind
+from router.calibration.model import binding_of
 from router.calibration.rows import Ballot, Row
 from router.classifiers.axes import Axes, axes_of
 from router.types import AdapterProfile, Vote
@@ -71,7 +71,7 @@ def setting_of() -> Any:
     """A Setting for the world's adapters and classifiers."""
 
     def make(goal: Goal | None = None, **axes: Any) -> Setting:
-        binding = bind(PROFILES, {"cheap": "cheap/1", "dear": "dear/1"}, "base")
+        binding = binding_of(PROFILES, {"cheap": "cheap/1", "dear": "dear/1"}, "base")
         return Setting(("cheap", "dear"), axes_of(PROFILES), Axes(**axes), goal or Goal(), binding)
 
     return make

@@ -6,21 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from router.calibration.model import bind, differences
+from router.calibration.model import binding_of, differences
 from router.types import AdapterProfile
 
 MEDICAL = AdapterProfile("medical", "1", domain="medical", examples=("What is flu?",), keywords=("flu",))
 LEGAL = AdapterProfile("legal", "1", domain="legal")
 PRINTS = {"keywords": "keywords/1", "linear": "linear/1"}
-FITTED = bind([MEDICAL, LEGAL], PRINTS, "smol")
+FITTED = binding_of([MEDICAL, LEGAL], PRINTS, "smol")
 
 
 def test_the_same_set_has_no_differences_in_any_order() -> None:
-    assert differences(FITTED, bind([LEGAL, MEDICAL], PRINTS, "smol")) == ()
+    assert differences(FITTED, binding_of([LEGAL, MEDICAL], PRINTS, "smol")) == ()
 
 
 def test_a_new_version_with_the_same_routing_text_routes_alike() -> None:
-    assert differences(FITTED, bind([replace(MEDICAL, version="2"), LEGAL], PRINTS, "smol")) == ()
+    assert differences(FITTED, binding_of([replace(MEDICAL, version="2"), LEGAL], PRINTS, "smol")) == ()
 
 
 @pytest.mark.parametrize(
@@ -41,4 +41,4 @@ def test_a_new_version_with_the_same_routing_text_routes_alike() -> None:
 def test_differences_are_named(
     profiles: list[AdapterProfile], prints: dict[str, str], base: str, said: str
 ) -> None:
-    assert differences(FITTED, bind(profiles, prints, base)) == (said,)
+    assert differences(FITTED, binding_of(profiles, prints, base)) == (said,)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from router.calibration.cascade import Run, outcome
+from router.calibration.cascade import Run, outcome_at
 from router.calibration.certify import (
     NOVELTIES,
     THRESHOLDS,
     Goal,
+    candidates_in_order,
     certify,
-    enough,
-    grid,
-    measure,
-    ordered,
+    log_odds_grid,
     passes,
+    require_enough,
     sweep,
-    upper,
+    try_candidate,
+    upper_bound,
 )
 from router.calibration.fit import fit_stops
 from router.calibration.rows import CalibrationError
@@ -51,8 +51,8 @@ def test_the_bounds_hold_in_95_of_100_calibrations() -> None:
             held += 1  # nothing is claimed
             continue
         proven += 1
-        there = outcome(population, stops, step.threshold, step.novelty_limit)
-        away = outcome(outside, stops, step.threshold, step.novelty_limit)
+        there = outcome_at(population, stops, step.threshold, step.novelty_limit)
+        away = outcome_at(outside, stops, step.threshold, step.novelty_limit)
         held += there.errors <= GOAL.target * there.count and away.count <= GOAL.ood_target * 4_000
     assert held >= 0.95 * 500
     assert proven > 0.4 * 500  # it is no guarantee by refusing
@@ -61,12 +61,12 @@ def test_the_bounds_hold_in_95_of_100_calibrations() -> None:
 
 def naive(run: Run) -> float:
     """The lowest threshold whose error on these very rows is within the target."""
-    kept = [t for t in THRESHOLDS if (there := outcome(run, STOPS, t, 1.0)).errors <= 0.05 * there.count]
+    kept = [t for t in THRESHOLDS if (there := outcome_at(run, STOPS, t, 1.0)).errors <= 0.05 * there.count]
     return min(kept)
 
 
 def true_error(population: Run, threshold: float) -> float:
-    there = outcome(population, STOPS, threshold, 1.0)
+    there = outcome_at(population, STOPS, threshold, 1.0)
     return there.errors / max(1, there.count)
 
 
@@ -74,7 +74,7 @@ def test_the_step_taken_passes_and_the_next_one_does_not() -> None:
     rng = np.random.default_rng(3)
     fitting, testing = (drawn(rng, 300), drawn(rng, 0)), (drawn(rng, 600), drawn(rng, 0))
     step, tested = certify(fitting, testing, STOPS, GOAL)
-    assert step.error_bound == upper(step.errors, step.routed, 0.05) <= 0.05
+    assert step.error_bound == upper_bound(step.errors, step.routed, 0.05) <= 0.05
     assert step == [s for s in tested if passes(s, GOAL)][-1]
     assert not passes(tested[-1], GOAL) or tested[-1].threshold == THRESHOLDS[-1]
     assert [s.routed for s in tested] == sorted(s.routed for s in tested)
@@ -82,14 +82,14 @@ def test_the_step_taken_passes_and_the_next_one_does_not() -> None:
 
 def test_a_looser_threshold_routes_no_less() -> None:
     run = drawn(np.random.default_rng(5), 500)
-    counts = [outcome(run, STOPS, t, 1.0).count for t in THRESHOLDS]
+    counts = [outcome_at(run, STOPS, t, 1.0).count for t in THRESHOLDS]
     assert counts == sorted(counts)
-    limits = [outcome(run, STOPS, 0.5, n).count for n in NOVELTIES]
+    limits = [outcome_at(run, STOPS, 0.5, n).count for n in NOVELTIES]
     assert limits == sorted(limits)
 
 
 def test_the_candidates_are_known_before_any_row() -> None:
-    assert grid(0.9, 0.1, 3) == (0.9, 0.5, 0.1)
+    assert log_odds_grid(0.9, 0.1, 3) == (0.9, 0.5, 0.1)
     assert tuple(sorted(set(THRESHOLDS), reverse=True)) == THRESHOLDS
 
 
@@ -99,15 +99,15 @@ def test_the_sweep_is_the_outcome_at_every_pair() -> None:
     found = sweep(run, STOPS, thresholds, limits)
     for i, threshold in enumerate(thresholds):
         for j, limit in enumerate(limits):
-            there = outcome(run, STOPS, threshold, limit)
+            there = outcome_at(run, STOPS, threshold, limit)
             assert (found.routed[i, j], found.errors[i, j]) == (there.count, there.errors)
 
 
 def test_the_order_goes_from_safe_to_more_routed() -> None:
     rng = np.random.default_rng(5)
     fitting = drawn(rng, 300), drawn(rng, 200, strange=True)
-    pairs = ordered(fitting, (600, 400), STOPS, GOAL)
-    counts = [outcome(fitting[0], STOPS, *pair).count for pair in pairs]
+    pairs = candidates_in_order(fitting, (600, 400), STOPS, GOAL)
+    counts = [outcome_at(fitting[0], STOPS, *pair).count for pair in pairs]
     assert len(pairs) > 3
     assert counts == sorted(set(counts))
 
@@ -119,7 +119,7 @@ def test_the_earliest_sure_stage_decides() -> None:
         np.zeros((3, 2)),
         np.array([[True, False], [False, True], [True, True]]),
     )
-    there = outcome(run, STOPS, 0.6, 1.0)
+    there = outcome_at(run, STOPS, 0.6, 1.0)
     assert there.routed.tolist() == [True, True, False]
     assert there.stage.tolist() == [0, 1, 1]
     assert (there.count, there.errors) == (2, 0)
@@ -127,12 +127,12 @@ def test_the_earliest_sure_stage_decides() -> None:
 
 def test_too_few_requests_say_how_many_are_needed() -> None:
     with pytest.raises(CalibrationError, match=r"at least 59 .* give 89 or more"):
-        enough(58, 0, GOAL)
+        require_enough(58, 0, GOAL)
     with pytest.raises(CalibrationError, match=r"out-of-distribution .* at least 59"):
-        enough(59, 58, GOAL)
+        require_enough(59, 58, GOAL)
     with pytest.raises(CalibrationError, match="at least 299"):
-        enough(100, 0, Goal(target=0.01))
-    enough(59, 59, GOAL)
+        require_enough(100, 0, Goal(target=0.01))
+    require_enough(59, 59, GOAL)
 
 
 def test_classifiers_that_are_no_good_get_no_threshold() -> None:
@@ -150,4 +150,4 @@ def test_strange_requests_that_look_known_get_no_threshold() -> None:
     )
     with pytest.raises(CalibrationError, match="keeps out-of-distribution requests away"):
         certify((sure, sure), (sure, sure), STOPS, GOAL)
-    assert measure((sure, drawn(rng, 0)), STOPS, 0.9, 1.0, GOAL).strange_bound == 0.0
+    assert try_candidate((sure, drawn(rng, 0)), STOPS, 0.9, 1.0, GOAL).strange_bound == 0.0

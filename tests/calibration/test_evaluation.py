@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from router.calibration.certify import upper
-from router.calibration.evaluation import Judged, evaluate
+from router.calibration.certify import upper_bound
+from router.calibration.evaluation import Decided, evaluate
 from router.calibration.rows import Ballot, Row
 from router.types import Vote
 
@@ -17,10 +17,10 @@ def ballot(label: str, routed: str, forced: str, confidence: float, source: str 
     return Ballot(Row("t", label, source), (Vote("c", {forced: confidence}, evidence=routed),))
 
 
-def judge(votes: Sequence[Vote]) -> Judged:
+def judge(votes: Sequence[Vote]) -> Decided:
     (vote,) = votes
     ((forced, confidence),) = vote.scores.items()
-    return Judged(vote.evidence, forced, confidence, 1 - confidence, "c")
+    return Decided(vote.evidence, forced, confidence, 1 - confidence, "c")
 
 
 KNOWN = [
@@ -46,11 +46,12 @@ def test_everything_is_counted() -> None:
     assert found["sources"]["other"] == {"rows": 2, "right": 1, "routed": 2, "errors": 1}
     assert found["confusion"] == {"labels": ["a", "b"], "table": [[2, 0], [1, 1]]}
     assert found["routing"] == {
-        "coverage": 0.75, "routed": 4, "errors": 2, "error": 0.5, "error_bound": upper(2, 4, 0.05),
+        "coverage": 0.75, "routed": 4, "errors": 2, "error": 0.5, "error_bound": upper_bound(2, 4, 0.05),
         "decided_by": {"c": 4},
     }  # fmt: skip
     assert found["ood"] == {
-        "rows": 2, "routed": 1, "share": 0.5, "share_bound": upper(1, 2, 0.05), "auroc": pytest.approx(5 / 8),
+        "rows": 2, "routed": 1, "share": 0.5, "share_bound": upper_bound(1, 2, 0.05),
+        "auroc": pytest.approx(5 / 8),
     }  # fmt: skip
     assert found["risk_coverage"][0] == [0.9, pytest.approx(1 / 6), 0.0]
     assert found["coverage_at_target"] == pytest.approx(5 / 6)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.calibration import file
-from router.calibration.cascade import outcome, run
+from router.calibration.cascade import outcome_at, run_cascade
 from router.calibration.certify import Goal
+from router.calibration.file import FILE_NAME, read_calibration, write_calibration
 from router.calibration.fit import calibrate
 from router.calibration.rows import Ballot, CalibrationError, Row
 from router.calibration.stages import fit_scaler
@@ -47,8 +47,8 @@ def test_what_it_proves_holds_for_fresh_requests(calibration: Any, worlds: Any, 
     fresh = world.ballots(3000, none=0.1), world.ballots(1500, none=1.0)
     stops = [stage.stop for stage in calibration.stages]
     known, strange = (
-        outcome(
-            run(rows, calibration.stages, calibration.scalers, setting.axes, setting.kinds),
+        outcome_at(
+            run_cascade(rows, calibration.stages, calibration.scalers, setting.axes, setting.kinds),
             stops, calibration.threshold, calibration.novelty_limit,
         )
         for rows in fresh
@@ -63,14 +63,14 @@ def test_votes_together_are_better_than_the_best_alone(
     calibration: Any, worlds: Any, setting_of: Any
 ) -> None:
     rows, setting = worlds(5).ballots(1500), setting_of()
-    both = run(rows, calibration.stages, calibration.scalers, setting.axes, setting.kinds).right
+    both = run_cascade(rows, calibration.stages, calibration.scalers, setting.axes, setting.kinds).right
     assert both[:, 1].mean() > both[:, 0].mean()
 
 
 def test_the_file_gives_back_what_was_written(calibration: Any, tmp_path: Path) -> None:
-    path = tmp_path / file.NAME
-    file.write(path, calibration)
-    assert file.read(path) == calibration
+    path = tmp_path / FILE_NAME
+    write_calibration(path, calibration)
+    assert read_calibration(path) == calibration
     assert list(tmp_path.iterdir()) == [path]
     assert json.loads(path.read_text())["format"] == 1
 
@@ -89,16 +89,16 @@ def test_the_file_gives_back_what_was_written(calibration: Any, tmp_path: Path) 
     ],
 )
 def test_a_damaged_file_is_refused(calibration: Any, tmp_path: Path, change: Any, message: str) -> None:
-    path = tmp_path / file.NAME
-    file.write(path, calibration)
+    path = tmp_path / FILE_NAME
+    write_calibration(path, calibration)
     path.write_text(change(path.read_text()))
     with pytest.raises(CalibrationError, match=message):
-        file.read(path)
+        read_calibration(path)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"No such file.*route calibrate"):
-        file.read(tmp_path / "none.json")
+        read_calibration(tmp_path / "none.json")
 
 
 def labelled(ballots: list[Ballot], label: str) -> list[Ballot]:

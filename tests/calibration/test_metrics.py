@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.calibration.evaluation import (
-    area,
+    area_under,
     auroc,
-    confusion,
+    bootstrap_interval,
+    confusion_table,
     coverage_at,
     ece,
-    interval,
     macro_f1,
     risk_coverage,
 )
@@ -23,7 +23,7 @@ def test_macro_f1() -> None:
     truth, said = ["a", "a", "b", "b"], ["a", "b", "b", "c"]
     assert macro_f1(truth, said, ["a", "b"]) == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert macro_f1(truth, said, ["z"]) == 0
-    assert confusion(truth, said, ["a", "b", "c"]) == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+    assert confusion_table(truth, said, ["a", "b", "c"]) == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
 
 
 def test_ece() -> None:
@@ -35,7 +35,7 @@ def test_ece() -> None:
 
 def test_the_interval_holds_the_mean() -> None:
     values = np.random.default_rng(0).normal(size=400)
-    low, high = interval(lambda drawn: float(values[drawn].mean()), 400)
+    low, high = bootstrap_interval(lambda drawn: float(values[drawn].mean()), 400)
     assert low < values.mean() < high
     assert high - low == pytest.approx(4 / 20, rel=0.2)  # two standard errors to each side
 
@@ -57,5 +57,5 @@ def test_risk_and_coverage() -> None:
     assert curve == [(0.9, 0.25, 0.0), (0.8, 0.75, pytest.approx(1 / 3)), (0.1, 1.0, 0.5)]
     assert coverage_at(curve, 0.4) == 0.75
     assert coverage_at(curve[1:], 0.01) == 0
-    assert area(curve) == pytest.approx(0.5 / 3 + 0.25 * 0.5)
+    assert area_under(curve) == pytest.approx(0.5 / 3 + 0.25 * 0.5)
     assert risk_coverage(np.array([]), np.array([], bool)) == []

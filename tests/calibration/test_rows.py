@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from router.calibration.rows import CalibrationError, Row, deal, distinct, read_rows, split, unseen
+from router.calibration.rows import (
+    CalibrationError,
+    Row,
+    distinct,
+    read_rows,
+    stratified_folds,
+    stratified_split,
+    unseen,
+)
 
 NAMES = ("legal", "medical")
 
@@ -64,15 +72,15 @@ def test_what_classifiers_learned_from_is_left_out() -> None:
 
 def test_a_split_keeps_the_share_of_each_label_and_does_not_depend_on_order() -> None:
     rows = [Row(f"request {i}", NAMES[i % 3 == 0]) for i in range(90)]
-    first, rest = split(rows, 1 / 3)
+    first, rest = stratified_split(rows, 1 / 3)
     assert sorted(first + rest) == list(range(90))
     assert [sum(rows[i].label == n for i in first) for n in NAMES] == [20, 10]
-    other, _ = split(rows[::-1], 1 / 3)
+    other, _ = stratified_split(rows[::-1], 1 / 3)
     assert {rows[i].text for i in first} == {rows[::-1][i].text for i in other}
 
 
 def test_folds_are_even() -> None:
     rows = [Row(f"request {i}", NAMES[i % 2]) for i in range(22)]
-    folds = deal(rows, 5)
+    folds = stratified_folds(rows, 5)
     assert sorted(i for fold in folds for i in fold) == list(range(22))
     assert all(len(fold) in (4, 5) for fold in folds)

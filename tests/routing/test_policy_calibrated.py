@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.calibration.model import Calibration, Scaler, Stage, bind
+from router.calibration.model import Calibration, Scaler, Stage, binding_of
 from router.classifiers.axes import Axes, axes_of
 from router.routing.policy import Calibrated, Policy
 from router.types import AdapterProfile, Reason, Vote
@@ -31,7 +31,7 @@ CALIBRATION = Calibration(
     delta=0.05,
     ood_target=0.05,
     axes=Axes(),
-    binding=bind(PROFILES, {"cheap": "cheap/1", "dear": "dear/1"}),
+    binding=binding_of(PROFILES, {"cheap": "cheap/1", "dear": "dear/1"}),
     left_out=("probe",),
 )
 PLAIN = Policy(0.5, kinds=axes_of(PROFILES))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.calibration.model import Calibration, Scaler, Stage, bind
+from router.calibration.model import Calibration, Scaler, Stage, binding_of
 from router.classifiers.axes import Axes
 from router.routing import Scores
 from router.routing.policy import FITTED, Policy, RuleInForce, fingerprint
@@ -25,7 +25,7 @@ def calibration_of(kit: Any, **changes: Any) -> Calibration:
         "delta": 0.05,
         "ood_target": 0.05,
         "axes": Axes(),
-        "binding": bind([kit.medical, kit.legal], {"c": "c/0"}, "smol"),
+        "binding": binding_of([kit.medical, kit.legal], {"c": "c/0"}, "smol"),
     }
     return Calibration(**values | changes)
 

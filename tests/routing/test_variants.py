@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.calibration.model import Calibration, Scaler, Stage, bind
+from router.calibration.model import Calibration, Scaler, Stage, binding_of
 from router.classifiers.axes import Axes, axes_of
 from router.routing import Scores
 from router.routing.policy import Calibrated, Policy
@@ -31,7 +31,7 @@ CALIBRATION = Calibration(
     delta=0.05,
     ood_target=0.05,
     axes=Axes(),
-    binding=bind(PROFILES, {"cheap": "cheap/1", "dear": "dear/1"}),
+    binding=binding_of(PROFILES, {"cheap": "cheap/1", "dear": "dear/1"}),
 )
 RULE = Calibrated(CALIBRATION, PLAIN, strict=0.9)
 PRINTS = {"cheap": "cheap/1", "dear": "dear/1"}

@@ -53,7 +53,7 @@ def calibrate(
       lora-router route calibrate requests.jsonl --ood strange.jsonl --target 0.05
     """
     from router.calibration.certify import Goal
-    from router.calibration.file import NAME, write
+    from router.calibration.file import FILE_NAME, write_calibration
     from router.calibration.fit import Setting, calibrate
     from router.classifiers.axes import Axes
     from router.cli.output import print_json
@@ -72,8 +72,8 @@ def calibrate(
         )
         votes = local.votes(known, "requests"), local.votes(strange, "out-of-distribution")
     found = calibrate(*votes, setting, say=note)
-    path = output or local.settings.adapters_dir[0] / NAME
-    write(path, found)
+    path = output or local.settings.adapters_dir[0] / FILE_NAME
+    write_calibration(path, found)
     if json:
         print_json({"file": path, **found.report, "threshold": found.threshold})
     else:

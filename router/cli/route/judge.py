@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from router.calibration.evaluation import Judge, Judged
+    from router.calibration.evaluation import Decide, Decided
     from router.calibration.model import Calibration
     from router.classifiers.axes import Axis
     from router.cli.route.votes import Local
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 def find(said: str, adapters: Sequence[Path]) -> Path | None:
     """The file that was said; with `auto` the first calibration.json in an adapters folder; none if empty."""
-    from router.calibration.file import NAME
+    from router.calibration.file import FILE_NAME
 
     if said != "auto":
         return Path(said) if said else None
-    return next((folder / NAME for folder in adapters if (folder / NAME).is_file()), None)
+    return next((folder / FILE_NAME for folder in adapters if (folder / FILE_NAME).is_file()), None)
 
 
 def load(settings: Settings) -> Calibration | None:
     """Raises ConfigError if the file is missing, damaged or of another version."""
-    from router.calibration.file import read
+    from router.calibration.file import read_calibration
 
     path = find(settings.calibration, settings.adapters_dir)
-    return read(path) if path else None
+    return read_calibration(path) if path else None
 
 
 def rule_of(settings: Settings) -> RuleInForce:
@@ -68,7 +68,7 @@ def local_rule(local: Local, calibration: str) -> RuleInForce:
     return in_force
 
 
-def judge_of(in_force: RuleInForce, local: Local, trusting: bool = False) -> Judge:
+def judge_of(in_force: RuleInForce, local: Local, trusting: bool = False) -> Decide:
     """Judges votes by the rule; `trusting` leaves out the strictness for a set that was not calibrated."""
     from router.routing.policy import Calibrated
 
@@ -79,37 +79,37 @@ def judge_of(in_force: RuleInForce, local: Local, trusting: bool = False) -> Jud
     return _plain(rule, kinds)
 
 
-def _calibrated(rule: Calibrated, kinds: dict[str, Axis]) -> Judge:
-    from router.calibration.evaluation import Judged
+def _calibrated(rule: Calibrated, kinds: dict[str, Axis]) -> Decide:
+    from router.calibration.evaluation import Decided
     from router.calibration.model import choose
 
     of = rule.calibration
 
-    def judge(votes: Sequence[Vote]) -> Judged:
+    def judge(votes: Sequence[Vote]) -> Decided:
         concluded = rule.conclude(votes, kinds.keys())
         if of.stage_of(votes) < 0:
-            return Judged(
+            return Decided(
                 concluded.adapter, concluded.adapter, concluded.confidence, 1.0, concluded.classifier
             )
         opinion = of.opinion(votes, kinds)
         chosen = choose(opinion, rule.plain.axes, kinds, tuple(kinds))
         forced, confidence = (chosen.adapter, chosen.confidence) if chosen else ("", 0.0)
-        return Judged(concluded.adapter, forced, confidence, opinion.novelty, concluded.classifier)
+        return Decided(concluded.adapter, forced, confidence, opinion.novelty, concluded.classifier)
 
     return judge
 
 
-def _plain(rule: Policy, kinds: dict[str, Axis]) -> Judge:
-    from router.calibration.evaluation import Judged
+def _plain(rule: Policy, kinds: dict[str, Axis]) -> Decide:
+    from router.calibration.evaluation import Decided
 
-    def judge(votes: Sequence[Vote]) -> Judged:
+    def judge(votes: Sequence[Vote]) -> Decided:
         concluded = rule.conclude(votes, kinds.keys())
         best = max((v for v in votes if v.scores), key=lambda v: max(v.scores.values()), default=None)
         preference = rule.axes.prefer(best.scores, kinds) if best else None
         if best is None or preference is None:
-            return Judged(concluded.adapter, "", 0.0, 1.0, concluded.classifier)
+            return Decided(concluded.adapter, "", 0.0, 1.0, concluded.classifier)
         sure = best.scores[preference.winner]
-        return Judged(concluded.adapter, preference.winner, sure, 1 - sure, concluded.classifier)
+        return Decided(concluded.adapter, preference.winner, sure, 1 - sure, concluded.classifier)
 
     return judge
 

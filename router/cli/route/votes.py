@@ -244,9 +244,9 @@ class Local:
 
     def binding(self) -> Binding:
         """What a calibration made here is bound to."""
-        from router.calibration.model import bind
+        from router.calibration.model import binding_of
 
-        return bind(self.profiles, self.panel.fingerprints(), self.settings.model)
+        return binding_of(self.profiles, self.panel.fingerprints(), self.settings.model)
 
     def votes(self, rows: Sequence[Row], title: str) -> list[Ballot]:
         """Of all classifiers."""
