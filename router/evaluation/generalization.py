@@ -23,13 +23,14 @@ from router.types import PromptTemplate
 GENERAL = Path("data") / "general.jsonl.gz"  # beside the recipes
 GENERAL_TEXT = "general text"  # its name in a report
 SPLITS = ("train", "valid", "test")
-ROWS, MARGIN = 32, 0.5
+ROWS = 32  # of each other task
+MARGIN = 0.5  # nats a token that the adapter may lose
 # The base says the same beside every adapter, and one process may judge many of them.
 _OF_BASES: dict[tuple[str, str, tuple[Example, ...]], Losses] = {}
 
 
 def measure_generalization(
-    subject: Subject, recipe: Recipe, recipes: Path, rows: int = ROWS, margin: float = MARGIN
+    subject: Subject, recipe: Recipe, recipes: Path, rows: int = ROWS
 ) -> dict[str, Any]:
     """Teacher-forced loss of the adapter against the base on other tasks and on general text.
 
@@ -39,12 +40,12 @@ def measure_generalization(
     `difference` is adapter - base with its paired bootstrap interval over rows.
 
     Returns {"rows", "margin", "sets": [{"what", "rows", "base", "adapter", "difference": {"value", "low",
-    "high"}, "worse"}]}: a set is worse if its difference is beyond `margin` and its interval excludes zero.
+    "high"}, "worse"}]}: a set is worse if its difference is beyond `MARGIN` and its interval excludes zero.
     Raises ConfigError for a recipe or data file that cannot be read.
     """
     rendering = Rendering.of(subject.base.tokenizer, PromptTemplate())
-    sets = [_compare(subject, *named, margin) for named in _material(rendering, recipe, recipes, rows)]
-    return {"rows": rows, "margin": margin, "sets": sets}
+    sets = [_compare(subject, *named) for named in _material(rendering, recipe, recipes, rows)]
+    return {"rows": rows, "margin": MARGIN, "sets": sets}
 
 
 def regressions(section: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -79,7 +80,7 @@ def _material(
         yield GENERAL_TEXT, [whole_text(rendering, text) for text in paragraphs(general)]
 
 
-def _compare(subject: Subject, what: str, examples: Sequence[Example], margin: float) -> dict[str, Any]:
+def _compare(subject: Subject, what: str, examples: Sequence[Example]) -> dict[str, Any]:
     base, adapter = (_losses(subject, arm, examples) for arm in (Arm.BASE, Arm.ADAPTER))
     count = len(examples)
     theirs, ours = resample(base, count), resample(adapter, count)
@@ -90,7 +91,7 @@ def _compare(subject: Subject, what: str, examples: Sequence[Example], margin: f
         "base": round(theirs.value, 6),
         "adapter": round(ours.value, 6),
         "difference": gap.rounded(),
-        "worse": gap.value > margin and gap.low > 0,
+        "worse": gap.value > MARGIN and gap.low > 0,
     }
 
 

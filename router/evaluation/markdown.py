@@ -7,6 +7,7 @@ from typing import Any
 
 from router.evaluation.generalization import overfitting_gap
 
+LONGEST_CELL = 160  # characters
 ARMS = {
     "base": "base, zero-shot",
     "base_with_examples": "base + worked examples",
@@ -298,10 +299,10 @@ def bracketed(value: Mapping[str, float], digits: int, sign: str = "") -> str:
     return f"{middle} [{low}, {high}]"
 
 
-def cell(text: str, longest: int = 160) -> str:
+def cell(text: str) -> str:
     """Text on one line, cut if it is long."""
     flat = " ".join(text.split()).replace("|", "\\|")
-    return flat if len(flat) <= longest else flat[:longest] + "…"
+    return flat if len(flat) <= LONGEST_CELL else flat[:LONGEST_CELL] + "…"
 
 
 def _digits(report: Mapping[str, Any], name: str) -> int:

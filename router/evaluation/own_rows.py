@@ -27,7 +27,7 @@ from router.registry.format.names import looks_like_version
 from router.registry.format.text import nearest
 from router.training.batch import Example, Rendering
 from router.training.data import Row
-from router.training.new.rows import choose_columns, clean, read_table
+from router.training.new.rows import choose_columns, clean_rows, read_table
 from router.training.recipe import TEXT_METRICS
 from router.types import SamplingParams
 
@@ -98,7 +98,7 @@ def read_rows(asked: OwnRows, say: Say) -> list[Row]:
         raise ConfigError(f"--metric {asked.metric!r} is not known here{hint}; known: {known}")
     table = read_table(asked.data)
     columns = choose_columns(table.columns, asked.prompt_column, asked.response_column)
-    cleaned = clean(table.records, columns)
+    cleaned = clean_rows(table.records, columns)
     say(
         f"{asked.data.name}: {len(table.records)} rows; {columns.prompt!r} asks, {columns.response!r} answers"
     )

@@ -22,6 +22,7 @@ from router.training.batch import AnswerModel, Example, Rendering, collate
 from router.training.data import Row
 
 WEIGHTS = "adapter_model.safetensors"
+LOSS_BATCH = 16  # rows judged together
 
 
 class Arm(StrEnum):
@@ -140,12 +141,12 @@ class Losses:
         return float(self.nats[rows].sum() / self.tokens[rows].sum())
 
 
-def row_losses(model: AnswerModel, examples: Sequence[Example], batch: int = 16) -> Losses:
+def row_losses(model: AnswerModel, examples: Sequence[Example]) -> Losses:
     """Teacher-forced, of `examples` in their order; rows of like length go through the model together."""
     order = sorted(range(len(examples)), key=lambda row: len(examples[row]))
     judged = np.zeros((3, len(examples)))
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
+    for start in range(0, len(order), LOSS_BATCH):
+        rows = order[start : start + LOSS_BATCH]
         values = model.judge(collate([examples[row] for row in rows]).to(model.model.device))
         judged[:, rows] = [value.double().cpu().numpy() for value in values]
     return Losses(*judged)

@@ -1,4 +1,4 @@
-"""The base model as training and evaluation use it: plain transformers."""
+"""The base model as training and evaluation use it, plain transformers, and the machine it runs on."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from router.engine.model.loader import base_digest
 from router.models import DEFAULT_BASE, resolve_model
 
 HUB_NAMES = {DEFAULT_BASE: "HuggingFaceTB/SmolLM2-135M-Instruct"}
+PACKAGES = ("torch", "transformers", "peft")  # whose versions reports tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,6 @@ def load_base(spec: str, device: str = "auto") -> LoadedBase:
     digest = base_digest(model)
     name = HUB_NAMES.get(spec.lower()) or (folder.name if Path(spec).expanduser().is_dir() else spec)
     return LoadedBase(model.to(place).eval(), AutoTokenizer.from_pretrained(folder), name, digest, place)
-
-
-# What a run was made with, for logs and reports.
-
-
-PACKAGES = ("torch", "transformers", "peft")
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

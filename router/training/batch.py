@@ -1,4 +1,7 @@
-"""Encoded examples and the batches made of them."""
+"""Rows as tokens, batches of them, and what a model makes of their answers under teacher forcing.
+
+Prompts are rendered by the code that renders them when serving, so that there is no skew.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from router.engine.text.prompt import PromptEncoder
 from router.training.data import Row
 from router.types import PromptTemplate, Turn
 
-IGNORED = -100
+IGNORED = -100  # a target that does not count
+WINDOW = 16  # batches that are sorted by length together
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,97 +34,6 @@ class Example:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows cut into the beginning that all prompts share and the rest, padded on the right.
-
-    prefix [1, P] (P may be 0), tokens [B, T] and targets [B, T]: the next token where it
-    belongs to the answer, IGNORED elsewhere.
-    """
-
-    prefix: torch.Tensor
-    tokens: torch.Tensor
-    targets: torch.Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on `device`."""
-        return Batch(self.prefix.to(device), self.tokens.to(device), self.targets.to(device))
-
-
-def collate(examples: Sequence[Example]) -> Batch:
-    """A batch; at least one token of every prompt stays out of the shared prefix."""
-    columns = zip(*(example.prompt for example in examples), strict=False)
-    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    shared = min(shared, min(len(example.prompt) for example in examples) - 1)
-    width = max(map(len, examples)) - shared - 1
-    tokens = torch.zeros(len(examples), width, dtype=torch.long)
-    targets = torch.full((len(examples), width), IGNORED)
-    for row, example in enumerate(examples):
-        rest = (example.prompt + example.answer)[shared:]
-        tokens[row, : len(rest) - 1] = torch.tensor(rest[:-1])
-        targets[row, len(example.prompt) - shared - 1 : len(rest) - 1] = torch.tensor(example.answer)
-    return Batch(torch.tensor([examples[0].prompt[:shared]], dtype=torch.long), tokens, targets)
-
-
-# Teacher-forced log-probabilities of the answers in a batch.
-
-
-class AnswerModel:
-    """Runs a causal LM over batches and looks at answer tokens only.
-
-    Two savings, both exact: the output matrix is applied at answer positions alone, and the
-    beginning that all rows of a batch share goes through the model once, its keys and values
-    expanded to every row (gradients flow back through them).
-    """
-
-    def __init__(self, model: Any) -> None:
-        """`model` is a transformers causal LM or a PEFT model around one."""
-        self.model = model
-        self._wanted = torch.zeros(0, dtype=torch.bool)
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        head = base.get_output_embeddings()
-        self._hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][self._wanted],))
-        parameters = inspect.signature(base.forward).parameters
-        self._cache_name = (
-            "cache" if "cache" in parameters else "past_key_values"
-        )  # renamed in transformers 5
-
-    def close(self) -> None:
-        """Give the model its plain output layer back."""
-        self._hook.remove()
-
-    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Float32 logits [N, V] at the N answer positions of the batch, and the N tokens wanted."""
-        extra: dict[str, Any] = {"use_cache": False}
-        if batch.prefix.shape[1]:
-            self._wanted = torch.zeros_like(batch.prefix, dtype=torch.bool)
-            cache = DynamicCache()
-            self.model(input_ids=batch.prefix, use_cache=True, **{self._cache_name: cache})
-            cache.batch_repeat_interleave(batch.tokens.shape[0])
-            extra = {"use_cache": True, self._cache_name: cache}
-        self._wanted = batch.targets != IGNORED
-        logits = self.model(input_ids=batch.tokens, **extra).logits
-        return logits.float(), batch.targets[self._wanted]
-
-    def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean negative log-likelihood in nats per answer token."""
-        return functional.cross_entropy(*self.logits(batch))
-
-    @torch.no_grad()
-    def judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """For each row [B]: nats of its answer, its answer's tokens, and whether greedy decoding gives it."""
-        logits, wanted = self.logits(batch)
-        mask = batch.targets != IGNORED
-        nats = torch.zeros(mask.shape, device=logits.device)
-        nats[mask] = functional.cross_entropy(logits, wanted, reduction="none")
-        hit = torch.ones_like(mask)
-        hit[mask] = logits.argmax(-1) == wanted
-        return nats.sum(1), mask.sum(1), hit.all(1)
-
-
-# Rows to tokens, by the code that renders prompts when serving, so that there is no skew.
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +81,94 @@ class Rendering:
         return decoded.strip()
 
 
-# Which rows each step sees: a function of lengths and seed alone, so that a resumed run sees the same.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows cut into the beginning that all prompts share and the rest, padded on the right.
+
+    prefix [1, P] (P may be 0), tokens [B, T] and targets [B, T]: the next token where it
+    belongs to the answer, IGNORED elsewhere.
+    """
+
+    prefix: torch.Tensor
+    tokens: torch.Tensor
+    targets: torch.Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        return Batch(self.prefix.to(device), self.tokens.to(device), self.targets.to(device))
 
 
-WINDOW = 16  # batches that are sorted by length together
+def collate(examples: Sequence[Example]) -> Batch:
+    """A batch; at least one token of every prompt stays out of the shared prefix."""
+    columns = zip(*(example.prompt for example in examples), strict=False)
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    shared = min(shared, min(len(example.prompt) for example in examples) - 1)
+    width = max(map(len, examples)) - shared - 1
+    tokens = torch.zeros(len(examples), width, dtype=torch.long)
+    targets = torch.full((len(examples), width), IGNORED)
+    for row, example in enumerate(examples):
+        rest = (example.prompt + example.answer)[shared:]
+        tokens[row, : len(rest) - 1] = torch.tensor(rest[:-1])
+        targets[row, len(example.prompt) - shared - 1 : len(rest) - 1] = torch.tensor(example.answer)
+    return Batch(torch.tensor([examples[0].prompt[:shared]], dtype=torch.long), tokens, targets)
+
+
+class AnswerModel:
+    """Runs a causal LM over batches and looks at answer tokens only.
+
+    Two savings, both exact: the output matrix is applied at answer positions alone, and the
+    beginning that all rows of a batch share goes through the model once, its keys and values
+    expanded to every row (gradients flow back through them).
+    """
+
+    def __init__(self, model: Any) -> None:
+        """`model` is a transformers causal LM or a PEFT model around one."""
+        self.model = model
+        self._wanted = torch.zeros(0, dtype=torch.bool)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        head = base.get_output_embeddings()
+        self._hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][self._wanted],))
+        parameters = inspect.signature(base.forward).parameters
+        # Renamed in transformers 5.
+        self._cache_name = "cache" if "cache" in parameters else "past_key_values"
+
+    def close(self) -> None:
+        """Give the model its plain output layer back."""
+        self._hook.remove()
+
+    def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float32 logits [N, V] at the N answer positions of the batch, and the N tokens wanted."""
+        extra: dict[str, Any] = {"use_cache": False}
+        if batch.prefix.shape[1]:
+            self._wanted = torch.zeros_like(batch.prefix, dtype=torch.bool)
+            cache = DynamicCache()
+            self.model(input_ids=batch.prefix, use_cache=True, **{self._cache_name: cache})
+            cache.batch_repeat_interleave(batch.tokens.shape[0])
+            extra = {"use_cache": True, self._cache_name: cache}
+        self._wanted = batch.targets != IGNORED
+        logits = self.model(input_ids=batch.tokens, **extra).logits
+        return logits.float(), batch.targets[self._wanted]
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Mean negative log-likelihood in nats per answer token."""
+        return functional.cross_entropy(*self.logits(batch))
+
+    @torch.no_grad()
+    def judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """For each row [B]: nats of its answer, its answer's tokens, and whether greedy decoding gives it."""
+        logits, wanted = self.logits(batch)
+        mask = batch.targets != IGNORED
+        nats = torch.zeros(mask.shape, device=logits.device)
+        nats[mask] = functional.cross_entropy(logits, wanted, reduction="none")
+        hit = torch.ones_like(mask)
+        hit[mask] = logits.argmax(-1) == wanted
+        return nats.sum(1), mask.sum(1), hit.all(1)
 
 
 def rows_of_step(step: int, lengths: Sequence[int], batch: int, seed: int) -> list[int]:
     """Indices of the rows of step 1, 2, …; `lengths` are the rows' tokens.
+
+    A function of lengths and seed alone, so that a resumed run sees the same.
 
     Every epoch is a new permutation, cut into windows; rows of like length inside a window go together,
     so that little is spent on padding, and the batches of a window come in random order. Rows that do

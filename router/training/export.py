@@ -1,4 +1,4 @@
-"""Writes a complete adapter folder in one step."""
+"""Writes a complete adapter folder in one step: weights as PEFT saves them, manifest, probes, log, curves."""
 
 from __future__ import annotations
 
@@ -13,76 +13,7 @@ from router.training.files import new_folder
 from router.training.recipe import Recipe
 from router.training.trainer import Progress, Record
 
-# The training log as a picture.
-
-
 WINDOW = 10  # steps the training loss is averaged over
-
-
-def draw_curves(history: Sequence[Record], best_step: int, path: Path) -> None:
-    """Training loss, validation loss and validation exact match over the steps, as a PNG."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    mpl.use("agg")
-    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="nats per answer token", yscale="log")
-    exact = axes.twinx()
-    exact.set(ylabel="validation exact match", ylim=(0, 1))
-    judged = [record for record in history if "valid_loss" in record]
-    steps = [record["step"] for record in judged]
-    axes.plot(
-        [r["step"] for r in history], _smooth([r["loss"] for r in history]), color="0.6", label="train loss"
-    )
-    axes.plot(steps, [r["valid_loss"] for r in judged], "o-", color="tab:blue", label="validation loss")
-    exact.plot(
-        steps, [r["valid_exact"] for r in judged], "s--", color="tab:green", label="validation exact match"
-    )
-    axes.axvline(best_step, color="tab:red", lw=0.8, ls=":", label="kept")
-    figure.legend(loc="outside upper center", ncols=4, fontsize="small")
-    figure.savefig(path)
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    windows = [values[max(0, end - WINDOW) : end] for end in range(1, len(values) + 1)]
-    return [sum(window) / len(window) for window in windows]
-
-
-# Writes adapter.toml from a recipe.
-
-
-def manifest_text(recipe: Recipe, base_name: str, base_digest: str) -> str:
-    """The manifest; values that the recipe leaves at nothing are left out."""
-    tables = {
-        "adapter": recipe.adapter.model_dump(),
-        "base": {"model": base_name, "digest": base_digest},
-        "prompt": recipe.prompt.model_dump(),
-        "generation": recipe.generation.model_dump(),
-        "routing": recipe.routing.model_dump(),
-    }
-    return "\n".join("\n".join(_table(name, values)) + "\n" for name, values in tables.items())
-
-
-def _table(name: str, values: Mapping[str, Any]) -> Iterator[str]:
-    yield f"[{name}]"
-    for key, value in values.items():
-        if isinstance(value, tuple):
-            yield (
-                f"{key} = ["
-                + "".join(f"\n  {toml_string(item)}," for item in value)
-                + ("\n]" if value else "]")
-            )
-        elif isinstance(value, str):
-            if value:
-                yield f"{key} = {toml_string(value)}"
-        else:
-            yield f"{key} = {value!r}"
-
-
-def toml_string(text: str) -> str:
-    """A TOML basic string."""
-    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +54,72 @@ def _save_weights(trained: Trained, folder: Path) -> None:
 def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     path.write_text("".join(lines), encoding="utf-8")
+
+
+# -- adapter.toml
+
+
+def manifest_text(recipe: Recipe, base_name: str, base_digest: str) -> str:
+    """The manifest; values that the recipe leaves at nothing are left out."""
+    tables = {
+        "adapter": recipe.adapter.model_dump(),
+        "base": {"model": base_name, "digest": base_digest},
+        "prompt": recipe.prompt.model_dump(),
+        "generation": recipe.generation.model_dump(),
+        "routing": recipe.routing.model_dump(),
+    }
+    return "\n".join("\n".join(_table(name, values)) + "\n" for name, values in tables.items())
+
+
+def _table(name: str, values: Mapping[str, Any]) -> Iterator[str]:
+    yield f"[{name}]"
+    for key, value in values.items():
+        if isinstance(value, tuple):
+            yield (
+                f"{key} = ["
+                + "".join(f"\n  {toml_string(item)}," for item in value)
+                + ("\n]" if value else "]")
+            )
+        elif isinstance(value, str):
+            if value:
+                yield f"{key} = {toml_string(value)}"
+        else:
+            yield f"{key} = {value!r}"
+
+
+def toml_string(text: str) -> str:
+    """A TOML basic string."""
+    # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
+
+
+# -- curves.png
+
+
+def draw_curves(history: Sequence[Record], best_step: int, path: Path) -> None:
+    """Training loss, validation loss and validation exact match over the steps, as a PNG."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.use("agg")
+    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="nats per answer token", yscale="log")
+    exact = axes.twinx()
+    exact.set(ylabel="validation exact match", ylim=(0, 1))
+    judged = [record for record in history if "valid_loss" in record]
+    steps = [record["step"] for record in judged]
+    axes.plot(
+        [r["step"] for r in history], _smooth([r["loss"] for r in history]), color="0.6", label="train loss"
+    )
+    axes.plot(steps, [r["valid_loss"] for r in judged], "o-", color="tab:blue", label="validation loss")
+    exact.plot(
+        steps, [r["valid_exact"] for r in judged], "s--", color="tab:green", label="validation exact match"
+    )
+    axes.axvline(best_step, color="tab:red", lw=0.8, ls=":", label="kept")
+    figure.legend(loc="outside upper center", ncols=4, fontsize="small")
+    figure.savefig(path)
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    windows = [values[max(0, end - WINDOW) : end] for end in range(1, len(values) + 1)]
+    return [sum(window) / len(window) for window in windows]

@@ -1,4 +1,4 @@
-"""Probes: prompts with the answers the trained adapter really gives."""
+"""Probes: prompts with the answers that the trained adapter really gives, by plain transformers."""
 
 from __future__ import annotations
 
@@ -11,56 +11,11 @@ from router.registry.format.probes import Match, Probe
 from router.training.batch import AnswerModel, Example, Rendering, collate
 from router.training.data import Row
 
-# Batched greedy answers with plain transformers: slow, simple, and the judge of everything faster.
-
-
-@torch.no_grad()
-def greedy_tokens(
-    model: Any, prompts: Sequence[Sequence[int]], ends: Sequence[int], max_tokens: int, batch: int = 32
-) -> list[list[int]]:
-    """New tokens for each prompt, without the end token. Prompts of like length go together."""
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    answers: list[list[int]] = [[] for _ in prompts]
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        made = _one_batch(model, [prompts[row] for row in rows], ends, max_tokens)
-        for row, tokens in zip(rows, made, strict=True):
-            answers[row] = tokens
-    return answers
-
-
-def _one_batch(
-    model: Any, prompts: Sequence[Sequence[int]], ends: Sequence[int], limit: int
-) -> list[list[int]]:
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), ends[0])
-    mask = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    made = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        do_sample=False,
-        max_new_tokens=limit,
-        eos_token_id=list(ends),
-        pad_token_id=ends[0],
-        temperature=None,
-        top_p=None,
-        top_k=None,
-    )
-    return [_until(tokens, ends) for tokens in made[:, width:].tolist()]
-
-
-def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
-    return next((tokens[:place] for place, token in enumerate(tokens) if token in ends), tokens)
-
-
 LONGEST = 24  # tokens of an answer
+BATCH = 32  # rows asked or judged together
 SHORTLIST = 4  # candidates asked for each probe wanted
-LEAD = (
-    0.1  # of each token's probability over the second likeliest; near ties fall differently on other kernels
-)
+# Of each token's probability over the second likeliest: near ties fall differently on other kernels.
+LEAD = 0.1
 
 
 def choose_probes(model: Any, rendering: Rendering, rows: Sequence[Row], count: int) -> list[Probe]:
@@ -96,11 +51,56 @@ def least_lead(model: Any, rendering: Rendering, probe: Probe) -> float:
     return float((first - second).min())
 
 
-def _nats_per_token(model: Any, examples: Sequence[Example], batch: int = 32) -> list[float]:
+def _nats_per_token(model: Any, examples: Sequence[Example]) -> list[float]:
     answers = AnswerModel(model)
     sureness = [torch.zeros(0)]
-    for start in range(0, len(examples), batch):
-        nats, tokens, _ = answers.judge(collate(examples[start : start + batch]).to(model.device))
+    for start in range(0, len(examples), BATCH):
+        nats, tokens, _ = answers.judge(collate(examples[start : start + BATCH]).to(model.device))
         sureness.append((nats / tokens).cpu())
     answers.close()
     return torch.cat(sureness).tolist()
+
+
+@torch.no_grad()
+def greedy_tokens(
+    model: Any, prompts: Sequence[Sequence[int]], ends: Sequence[int], max_tokens: int
+) -> list[list[int]]:
+    """New tokens for each prompt, without the end token. Prompts of like length go together.
+
+    Slow, simple, and the judge of everything faster.
+    """
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    answers: list[list[int]] = [[] for _ in prompts]
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        made = _one_batch(model, [prompts[row] for row in rows], ends, max_tokens)
+        for row, tokens in zip(rows, made, strict=True):
+            answers[row] = tokens
+    return answers
+
+
+def _one_batch(
+    model: Any, prompts: Sequence[Sequence[int]], ends: Sequence[int], limit: int
+) -> list[list[int]]:
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), ends[0])
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    made = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        do_sample=False,
+        max_new_tokens=limit,
+        eos_token_id=list(ends),
+        pad_token_id=ends[0],
+        temperature=None,
+        top_p=None,
+        top_k=None,
+    )
+    return [_until(tokens, ends) for tokens in made[:, width:].tolist()]
+
+
+def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    return next((tokens[:place] for place, token in enumerate(tokens) if token in ends), tokens)

@@ -15,37 +15,11 @@ from router.errors import ConfigError
 from router.registry.format.names import NAME_RULE, VERSION_RULE, is_name, is_version
 from router.types import PromptTemplate
 
-# Says what is wrong with a recipe in the recipe's own words.
 
+class Table(BaseModel):
+    """A table of the recipe: nothing unknown in it, nothing changed after parsing."""
 
-def describe_problems(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
-    """One line for each problem; an unknown key comes with the nearest known one."""
-    for problem in error.errors():
-        place = [str(part) for part in problem["loc"]]
-        name = ".".join(place)
-        if problem["type"] == "extra_forbidden":
-            yield f"unknown key {name}{_nearest(place, model)}"
-        elif problem["type"] == "missing":
-            yield f"{name} is missing"
-        else:
-            yield f"{name}: {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _nearest(place: list[str], model: type[BaseModel]) -> str:
-    known = list(_table(place[:-1], model).model_fields)
-    close = difflib.get_close_matches(place[-1], known, n=1)
-    return (
-        f" (did you mean {'.'.join([*place[:-1], close[0]])}?)" if close else f" (known: {', '.join(known)})"
-    )
-
-
-def _table(place: list[str], model: type[BaseModel]) -> type[BaseModel]:
-    for part in place:
-        field = model.model_fields[part].annotation
-        if not (isinstance(field, type) and issubclass(field, BaseModel)):
-            break
-        model = field
-    return model
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _rule(holds: Callable[[str], bool], words: str) -> AfterValidator:
@@ -71,12 +45,6 @@ Name = Annotated[str, _rule(is_name, NAME_RULE)]
 Version = Annotated[str, _rule(is_version, VERSION_RULE)]
 
 
-class Table(BaseModel):
-    """A table of the recipe: nothing unknown in it, nothing changed after parsing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class Identity(Table):
     """`[adapter]`, copied into the manifest."""
 
@@ -100,9 +68,7 @@ class Data(Table):
     train: Path
     valid: Path
     test: Path
-    max_tokens: int = Field(
-        default=512, ge=8
-    )  # of prompt and answer; a longer train row is left out and counted
+    max_tokens: int = Field(default=512, ge=8)  # of a row; a longer train row is left out and counted
     fraction: float = Field(default=1.0, gt=0, le=1)  # of the train rows, the first ones
 
 
@@ -219,3 +185,33 @@ def _with_absolute_data(recipe: Recipe, path: Path) -> Recipe:
     if missing:
         raise ConfigError(f"recipe {path}: " + "; ".join(missing))
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=splits)})
+
+
+def describe_problems(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
+    """One line for each problem, in the file's own words; an unknown key comes with the nearest known one."""
+    for problem in error.errors():
+        place = [str(part) for part in problem["loc"]]
+        name = ".".join(place)
+        if problem["type"] == "extra_forbidden":
+            yield f"unknown key {name}{_nearest(place, model)}"
+        elif problem["type"] == "missing":
+            yield f"{name} is missing"
+        else:
+            yield f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _nearest(place: list[str], model: type[BaseModel]) -> str:
+    known = list(_table(place[:-1], model).model_fields)
+    close = difflib.get_close_matches(place[-1], known, n=1)
+    return (
+        f" (did you mean {'.'.join([*place[:-1], close[0]])}?)" if close else f" (known: {', '.join(known)})"
+    )
+
+
+def _table(place: list[str], model: type[BaseModel]) -> type[BaseModel]:
+    for part in place:
+        field = model.model_fields[part].annotation
+        if not (isinstance(field, type) and issubclass(field, BaseModel)):
+            break
+        model = field
+    return model

@@ -80,13 +80,14 @@ def test_sets_are_the_other_tasks_and_general_text(subject: Subject, own: Recipe
     assert section == measure_generalization(subject, own, recipes, rows=4)
 
 
-def test_losses_are_those_of_a_plain_forward_pass(subject: Subject) -> None:
+def test_losses_are_those_of_a_plain_forward_pass(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.evaluation.subject.LOSS_BATCH", 2)
     rendering = Rendering.of(subject.base.tokenizer, PromptTemplate())
     examples = [whole_text(rendering, text) for text in TEXTS]
     for arm in (Arm.BASE, Arm.ADAPTER):
         with subject.answering_as(arm), torch.no_grad():
             model = AnswerModel(subject.model)
-            losses = row_losses(model, examples, batch=2)
+            losses = row_losses(model, examples)
             model.close()
             for row, example in enumerate(examples):
                 tokens = torch.tensor([example.prompt + example.answer])
@@ -113,14 +114,16 @@ def test_the_adapters_own_template_plays_no_part(subject: Subject, own: Recipe, 
 
 
 def test_worse_needs_the_margin_and_an_interval_above_zero(
-    subject: Subject, own: Recipe, recipes: Path
+    subject: Subject, own: Recipe, recipes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    section = measure_generalization(subject, own, recipes, margin=-100)
+    monkeypatch.setattr("router.evaluation.generalization.MARGIN", -100)
+    section = measure_generalization(subject, own, recipes)
     values = {found["what"]: found for found in section["sets"]}
     for found in values.values():
         assert found["worse"] == (found["difference"]["low"] > 0)
     assert any(found["worse"] for found in values.values())  # a toy adapter says colours to everything
-    kind = measure_generalization(subject, own, recipes, margin=100)
+    monkeypatch.setattr("router.evaluation.generalization.MARGIN", 100)
+    kind = measure_generalization(subject, own, recipes)
     assert not any(found["worse"] for found in kind["sets"])
     listed = regressions(section)
     assert [item["what"] for item in listed] == ["loss on general text"]

@@ -1,9 +1,16 @@
+"""Batches, what a model makes of them, and the order of rows."""
+
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
-from router.training.batch import IGNORED, Example, collate
+from router.training.batch import IGNORED, WINDOW, AnswerModel, Example, collate, rows_of_step
 
 tokens = st.lists(st.integers(2, 5), min_size=1, max_size=6).map(tuple)
 examples = st.lists(st.builds(Example, tokens, tokens), min_size=1, max_size=5)
@@ -33,3 +40,108 @@ def test_a_prompt_token_stays_outside_the_prefix(rows: list[Example]) -> None:
 def test_prefix_is_as_long_as_it_can_be() -> None:
     batch = collate([Example((1, 2, 3, 4), (9,)), Example((1, 2, 3, 5, 6), (9,))])
     assert batch.prefix.tolist() == [[1, 2, 3]]
+
+
+SHARED = (5, 6, 7, 8)
+ROWS = [
+    Example((*SHARED, 9, 10), (11, 12)),
+    Example((*SHARED, 13), (14, 15, 16)),
+    Example((*SHARED, 9), (1,)),
+]
+APART = [Example((20, *row.prompt), row.answer) if row is ROWS[0] else row for row in ROWS]
+
+
+@pytest.fixture
+def model(tiny_base: Path) -> torch.nn.Module:
+    return AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32, attn_implementation="eager")
+
+
+def plain_nats(model: torch.nn.Module, row: Example) -> torch.Tensor:
+    """The same loss, one row at a time, with nothing clever."""
+    tokens = torch.tensor([row.prompt + row.answer])
+    logits = model(input_ids=tokens).logits[0, len(row.prompt) - 1 : -1]
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(row.answer), reduction="sum")
+
+
+@pytest.mark.parametrize("rows", [ROWS, APART], ids=["shared prefix", "no shared prefix"])
+def test_loss_and_gradients_equal_the_plain_ones(model: torch.nn.Module, rows: list[Example]) -> None:
+    expected = sum(plain_nats(model, row) for row in rows) / sum(len(row.answer) for row in rows)
+    expected.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    answers = AnswerModel(model)
+    loss = answers.loss(collate(rows))
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6)
+
+
+def test_judge_is_per_row(model: torch.nn.Module) -> None:
+    answers = AnswerModel(model)
+    nats, tokens, _ = answers.judge(collate(ROWS))
+    answers.close()
+    expected = torch.stack([plain_nats(model, row).detach() for row in ROWS])
+    torch.testing.assert_close(nats, expected)
+    assert tokens.tolist() == [2, 3, 1]
+
+
+def test_exact_means_greedy_decoding_gives_it(model: torch.nn.Module) -> None:
+    prompt = [5, 6, 7]
+    made = model.generate(torch.tensor([prompt]), max_new_tokens=3, do_sample=False, eos_token_id=None)
+    right = tuple(made[0, 3:].tolist())
+    wrong = (*right[:2], (right[2] + 1) % 200)
+    answers = AnswerModel(model)
+    _, _, exact = answers.judge(collate([Example(tuple(prompt), right), Example(tuple(prompt), wrong)]))
+    assert exact.tolist() == [True, False]
+
+
+def test_close_gives_the_model_back(model: torch.nn.Module) -> None:
+    before = model(input_ids=torch.tensor([[5, 6, 7]])).logits
+    answers = AnswerModel(model)
+    answers.loss(collate(ROWS))
+    answers.close()
+    torch.testing.assert_close(model(input_ids=torch.tensor([[5, 6, 7]])).logits, before)
+
+
+LENGTHS = [(place * 37) % 101 for place in range(20)]
+
+
+def steps(first: int, last: int, seed: int = 1, batch: int = 4) -> list[list[int]]:
+    return [rows_of_step(step, LENGTHS, batch, seed) for step in range(first, last + 1)]
+
+
+def test_an_epoch_sees_every_row_once() -> None:
+    for epoch in (steps(1, 5), steps(6, 10)):
+        assert sorted(row for rows in epoch for row in rows) == list(range(20))
+
+
+def test_epochs_and_seeds_differ_and_repeat() -> None:
+    assert steps(1, 5) == steps(1, 5)
+    assert sorted(map(sorted, steps(1, 5))) == sorted(map(sorted, steps(6, 10)))  # one window: sorted alike
+    assert steps(1, 5) != steps(6, 10)
+    assert steps(1, 5) != steps(1, 5, seed=2)
+
+
+def test_rows_of_like_length_go_together() -> None:
+    spread = [max(LENGTHS[row] for row in rows) - min(LENGTHS[row] for row in rows) for rows in steps(1, 5)]
+    assert sum(spread) < max(LENGTHS)
+
+
+def test_windows_are_drawn_anew_each_epoch() -> None:
+    lengths = list(range(WINDOW * 2 * 3))
+    epochs = [
+        [rows_of_step(epoch * WINDOW * 3 + step, lengths, 2, 0) for step in range(1, WINDOW * 3 + 1)]
+        for epoch in range(2)
+    ]
+    assert sorted(map(sorted, epochs[0])) != sorted(map(sorted, epochs[1]))
+
+
+def test_rows_left_over_wait_for_the_next_epoch() -> None:
+    seen = {row for rows in steps(1, 40, batch=6) for row in rows}
+    assert seen == set(range(20))
+    assert all(len(rows) == 6 for rows in steps(1, 40, batch=6))
+
+
+def test_batch_larger_than_the_data() -> None:
+    assert sorted(rows_of_step(3, [5, 4, 6], 8, seed=0)) == [0, 1, 2]

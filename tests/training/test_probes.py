@@ -1,17 +1,20 @@
-"""Which validation rows become probes."""
+"""Which validation rows become probes, and the answers they hold."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from router.training import probes
 from router.training.batch import Batch, Example
 from router.training.data import Row
+from router.training.probes import greedy_tokens
 
 RENDERING: Any = SimpleNamespace(
     example=lambda row: Example((1,), tuple(map(ord, row.response))),
@@ -44,3 +47,21 @@ def test_an_answer_with_a_near_tie_is_no_probe(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(probes, "AnswerModel", Leading)
     chosen = probes.choose_probes(MODEL, RENDERING, ROWS, 2)
     assert [probe.expect for probe in chosen] == ["a", "c"]
+
+
+PROMPTS = [(5, 6, 7, 8, 9), (10,), (11, 12, 13), (14, 15)]
+
+
+def test_batched_answers_equal_answers_alone(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "BATCH", 3)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    together = greedy_tokens(model, PROMPTS, [1], 6)
+    assert together == [greedy_tokens(model, [prompt], [1], 6)[0] for prompt in PROMPTS]
+    assert all(len(answer) <= 6 for answer in together)
+
+
+def test_end_token_ends_and_is_left_out(tiny_base: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    [free] = greedy_tokens(model, [(5, 6, 7)], [1], 6)
+    stopped = greedy_tokens(model, [(5, 6, 7)], [1, free[2]], 6)[0]
+    assert stopped == free[: free.index(free[2])]

@@ -7,6 +7,7 @@ import os
 import signal
 import tomllib
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
 from router.registry.format.manifest import parse_manifest
 from router.registry.format.probes import parse_probes
 from router.training import train
+from router.training.run import interruptible
 from router.training.trainer import Trainer
 from tests.training.tiny import recipe_text
 
@@ -177,3 +179,27 @@ def test_recipes_that_do_not_fit_the_base_or_data(run, recipe: Path, old: str, n
     with pytest.raises(ConfigError) as caught:
         run("colours")
     assert said in caught.value.message
+
+
+def test_first_ctrl_c_asks_second_one_kills_and_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interruptible() as asked:
+        assert not asked.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_works_outside_the_main_thread() -> None:
+    seen: list[bool] = []
+
+    def body() -> None:
+        with interruptible() as asked:
+            seen.append(asked.is_set())
+
+    thread = Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == [False]

@@ -1,7 +1,6 @@
-"""Training, validation and test rows by a hash, so that the same row always lands on the same side.
+"""Somebody's file as rows to learn from: read, columns chosen, cleaned, and split by a hash.
 
-Growing data keeps test rows out of training: the shares of validation and test rows shrink from the outer
-ends of the hash's range, so that a row may move from them to the training rows, never the other way.
+CSV, TSV, JSON lines and JSON are read; all errors name the file and the line.
 """
 
 from __future__ import annotations
@@ -19,58 +18,24 @@ from typing import Any
 from router.errors import ConfigError
 from router.training.data import prompt_key
 
-# Rows of JSON: a list of objects, or one object a line.
-
-
-def read_json_lines(name: str, text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """FILE:LINE and fields of every object; blank lines are skipped."""
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            place = f"{name}:{number}"
-            yield place, _fields(_parse(line, place), place)
-
-
-def read_json(name: str, text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """FILE[PLACE] and fields of every object of a list."""
-    value = _parse(text, name)
-    if not isinstance(value, list):
-        raise ConfigError(f"{name} holds no list of objects: [{{...}}, {{...}}]")
-    for number, item in enumerate(value):
-        place = f"{name}[{number}]"
-        yield place, _fields(item, place)
-
-
-def _parse(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(f"{place} is not JSON: {error}") from error
-
-
-def _fields(value: Any, place: str) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{place} is no object: {{...}}")
-    return {name: _as_text(item, name, place) for name, item in value.items()}
-
-
-def _as_text(value: Any, name: str, place: str) -> str:
-    """Texts and numbers as they are, null as nothing; lists and objects are kept as JSON."""
-    if value is None:
-        return ""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"{place}: {name!r} holds half a character (a lone surrogate)") from error
-    return text
-
-
-# Reads a file that somebody brings along: CSV, TSV, JSON lines or JSON, into named columns of text.
-
-
 DELIMITERS = (",", ";", "\t", "|")
 SNIFFED = 50  # lines that must agree on a delimiter
 LONGEST_FIELD = 1 << 20  # characters; beyond it a quote was left open
+# Pairs that data sets on the Hugging Face hub commonly use.
+USUAL_PAIRS = (
+    ("prompt", "response"),
+    ("prompt", "completion"),
+    ("question", "answer"),
+    ("instruction", "output"),
+    ("input", "output"),
+    ("source", "target"),
+    ("text", "label"),
+    ("text", "summary"),
+    ("document", "summary"),
+)
+FEWEST_ROWS = 50  # fewer leave a test split that proves nothing
+SPLIT_SHARE = 0.15  # of the rows, for validation and for test each
+SPLIT_ROWS = 300  # at most, in each of them: more cost time and say little more
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +58,15 @@ def read_table(path: Path) -> Table:
     """Read `path` by its suffix. Raises ConfigError that names the file and the line."""
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv", ".tab", ".txt"):
-        return _delimited(path, _text(path), "\t" if suffix in (".tsv", ".tab") else "")
+        return _delimited(path, _decoded(path), "\t" if suffix in (".tsv", ".tab") else "")
     if suffix in (".jsonl", ".ndjson", ".json"):
-        read = read_json if suffix == ".json" else read_json_lines
-        records = tuple(Record(place, values) for place, values in read(path.name, _text(path)))
+        read = _json_list if suffix == ".json" else _json_lines
+        records = tuple(Record(place, values) for place, values in read(path.name, _decoded(path)))
         return Table(tuple(dict.fromkeys(name for record in records for name in record.values)), records)
     raise ConfigError(f"{path}: cannot tell what it is by {suffix!r}; known: .csv, .tsv, .jsonl, .json")
 
 
-def _text(path: Path) -> str:
+def _decoded(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -165,21 +130,50 @@ def _sniff(text: str) -> str:
     return found if fields(found) > 1 else max(DELIMITERS, key=text.split("\n", 1)[0].count)
 
 
-# Which column is asked, which is the answer, and which keeps rows together.
+def _json_lines(name: str, text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """FILE:LINE and fields of every object; blank lines are skipped."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            place = f"{name}:{number}"
+            yield place, _fields(_parse(line, place), place)
 
 
-# Pairs that data sets on the Hugging Face hub commonly use.
-PAIRS = (
-    ("prompt", "response"),
-    ("prompt", "completion"),
-    ("question", "answer"),
-    ("instruction", "output"),
-    ("input", "output"),
-    ("source", "target"),
-    ("text", "label"),
-    ("text", "summary"),
-    ("document", "summary"),
-)
+def _json_list(name: str, text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """FILE[PLACE] and fields of every object of a list."""
+    value = _parse(text, name)
+    if not isinstance(value, list):
+        raise ConfigError(f"{name} holds no list of objects: [{{...}}, {{...}}]")
+    for number, item in enumerate(value):
+        place = f"{name}[{number}]"
+        yield place, _fields(item, place)
+
+
+def _parse(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"{place} is not JSON: {error}") from error
+
+
+def _fields(value: Any, place: str) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{place} is no object: {{...}}")
+    return {name: _as_text(item, name, place) for name, item in value.items()}
+
+
+def _as_text(value: Any, name: str, place: str) -> str:
+    """Texts and numbers as they are, null as nothing; lists and objects are kept as JSON."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{place}: {name!r} holds half a character (a lone surrogate)") from error
+    return text
+
+
+# -- which column asks, which one answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +210,7 @@ def choose_columns(names: Sequence[str], prompt: str = "", response: str = "", g
 
 def _pair(names: Sequence[str]) -> tuple[str, str]:
     lowered = {name.lower(): name for name in names}
-    for prompt, response in PAIRS:
+    for prompt, response in USUAL_PAIRS:
         if prompt in lowered and response in lowered:
             return lowered[prompt], lowered[response]
     return (names[0], names[1]) if len(names) == 2 else ("", "")
@@ -226,10 +220,7 @@ def _listed(names: Sequence[str]) -> str:
     return "the columns are " + ", ".join(map(repr, names)) + " (of a CSV file, the first line names them)"
 
 
-# Rows fit to learn from: those without text and those that repeat a prompt are left out, and counted.
-
-
-FEWEST = 50  # rows: fewer leave a test split that proves nothing
+# -- rows fit to learn from
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +251,11 @@ class Cleaned:
         return [f"{count} {words}" for words, count in counts.items() if count]
 
 
-def clean(records: Iterable[Record], columns: Columns) -> Cleaned:
-    """White space at the ends goes; prompts are compared without case, white space folded."""
+def clean_rows(records: Iterable[Record], columns: Columns) -> Cleaned:
+    """Rows without text and those that repeat a prompt are left out, and counted.
+
+    White space at the ends goes; prompts are compared without case, white space folded.
+    """
     kept: dict[str, Pair] = {}
     empty = repeated = contradicting = 0
     for record in records:
@@ -283,25 +277,30 @@ def clean(records: Iterable[Record], columns: Columns) -> Cleaned:
 
 def require_enough(usable: int, found: int, name: str) -> None:
     """Raises ConfigError where there are too few rows to learn from and to test with."""
-    if usable < FEWEST:
+    if usable < FEWEST_ROWS:
         of = f" of {found}" if found != usable else ""
         raise ConfigError(
-            f"{name} has {usable} usable rows{of}; {FEWEST} are needed at least, and some hundreds are better"
+            f"{name} has {usable} usable rows{of}; {FEWEST_ROWS} are needed at least, and some hundreds are "
+            "better"
         )
 
 
-SHARE = 0.15  # of the rows, for validation and for test each
-MOST = 300  # rows in each of them: more cost time and say little more
-
-Split = dict[str, list[Pair]]
+# -- training, validation and test rows
 
 
-def split(pairs: Sequence[Pair]) -> Split:
+Split = dict[str, list[Pair]]  # rows of train, valid and test
+
+
+def split_rows(pairs: Sequence[Pair]) -> Split:
     """`train`, `valid` and `test`; pairs of one group stay together, in the order they came.
+
+    By a hash, so that the same row always lands on the same side. Growing data keeps test rows out of
+    training: the shares of validation and test rows shrink from the outer ends of the hash's range, so that a
+    row may move from them to the training rows, never the other way.
 
     Raises ConfigError where a split stays empty: too few groups.
     """
-    share = min(SHARE, MOST / max(1, len(pairs)))
+    share = min(SPLIT_SHARE, SPLIT_ROWS / max(1, len(pairs)))
     made: Split = {"train": [], "valid": [], "test": []}
     for pair in pairs:
         place = _place(pair.group)

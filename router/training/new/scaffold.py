@@ -1,4 +1,4 @@
-"""From a file of one's own to a recipe with its data, step by step."""
+"""From a file of one's own to a recipe with its data, step by step, and how long training will take here."""
 
 from __future__ import annotations
 
@@ -12,49 +12,35 @@ from statistics import mean
 
 from router.errors import ConfigError
 from router.registry.format.names import NAME_RULE, VERSION_RULE, is_name, is_version
-from router.training.base import LoadedBase
-from router.training.batch import Example, rows_of_step
+from router.training.base import LoadedBase, load_base
+from router.training.batch import Example, Rendering, rows_of_step
 from router.training.data import Row
-from router.training.new.rows import Columns, Pair, choose_columns, clean, read_table, require_enough, split
+from router.training.new.rows import (
+    Columns,
+    Pair,
+    choose_columns,
+    clean_rows,
+    read_table,
+    require_enough,
+    split_rows,
+)
+from router.training.new.writing import (
+    LONGEST_ROW,
+    counts,
+    default_system,
+    judged_by,
+    labels_of,
+    make_plan,
+    recipe_toml,
+    refuse_to_overwrite,
+    write_folder,
+)
 from router.training.recipe import TEXT_METRICS, Base, PromptTable, Recipe
 from router.training.run import add_lora
 from router.training.trainer import Trainer
 
-# How long training takes here: a few steps of the recipe itself, timed.
-
-
-STEPS = 4  # the first warms up, the last ends with an evaluation, the faster one of the others counts
-JUDGED = 32  # validation rows
-
-
-def estimate_seconds(
-    recipe: Recipe, base: LoadedBase, train: Sequence[Example], valid: Sequence[Example]
-) -> float:
-    """Seconds of the whole run, early stopping left aside. `base` is not fit for use afterwards."""
-    plan = recipe.train.model_copy(update={"steps": STEPS, "eval_every": STEPS})
-    trainer = Trainer(add_lora(base.model, recipe), train, valid[:JUDGED], plan, base.device)
-    trainer.run(lambda _: True)
-    clock = [record["seconds"] for record in trainer.progress.history]
-    took = [later - earlier for earlier, later in pairwise(clock)]
-    lengths = [len(example) for example in train]
-    tokens = [
-        sum(lengths[row] for row in rows_of_step(number, lengths, plan.batch, plan.seed))
-        for number in range(2, STEPS + 1)
-    ]
-    per_token = min(seconds / count for seconds, count in zip(took[:-1], tokens[:-1], strict=True))
-    judging = max(0.0, took[-1] - per_token * tokens[-1]) / len(valid[:JUDGED])
-    evaluations = math.ceil(recipe.train.steps / recipe.train.eval_every)
-    row = per_token * mean(lengths)
-    return recipe.train.steps * min(plan.batch, len(train)) * row + evaluations * len(valid) * judging
-
-
-def in_words(seconds: float) -> str:
-    """Rounded to what such an estimate is worth."""
-    if seconds < 90:
-        return f"{max(10, round(seconds, -1)):.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
+TIMED_STEPS = 4  # the first warms up, the last ends with an evaluation, the faster one of the others counts
+TIMED_ROWS = 32  # of the validation split
 Say = Callable[[str], None]
 
 
@@ -84,13 +70,11 @@ def new_recipe(wish: Wish, *, device: str = "auto", say: Say = print) -> Path:
     Loads the base to count tokens and to time some steps. Raises ConfigError (name, data, columns, too few
     rows), FailedPrecondition (files are there already), ResourceExhausted (disk full).
     """
-    from router.training.new.writing import refuse_to_overwrite
-
     _check(wish)
     refuse_to_overwrite(wish.folder, wish.force)
     table = read_table(wish.data)
     columns = choose_columns(table.columns, wish.prompt_column, wish.response_column, wish.group_column)
-    cleaned = clean(table.records, columns)
+    cleaned = clean_rows(table.records, columns)
     say(f"{wish.data.name}: {len(table.records)} rows; {columns.prompt!r} asks, {columns.response!r} answers")
     if left_out := cleaned.left_out():
         say(f"left out: {', '.join(left_out)}")
@@ -109,36 +93,14 @@ def _check(wish: Wish) -> None:
 
 def _write(wish: Wish, pairs: Sequence[Pair], columns: Columns, device: str, say: Say) -> Path:
     """The part that needs the base: its tokenizer for the length of rows, its speed for the time."""
-    from router.training.base import load_base
-    from router.training.new.writing import (
-        Identity,
-        counts,
-        default_system,
-        judged_by,
-        labels_of,
-        make_plan,
-        recipe_toml,
-        write_folder,
-    )
-
-    labels = labels_of(split(pairs)["train"])
+    labels = labels_of(split_rows(pairs)["train"])
     system = wish.system or default_system(labels, columns)
     base = load_base(wish.model, device)
     encoded = _encode(wish, pairs, system, base, say)
-    made = split(list(encoded))
+    made = split_rows(list(encoded))
     plan = make_plan(made, list(encoded.values()), labels, wish.steps, wish.metric)
     say(f"split: {counts(made)}; {judged_by(plan)}: {plan.metric}")
-    who = Identity(
-        name=wish.name,
-        version=wish.version,
-        domain=wish.domain,
-        task=wish.task,
-        model=wish.model,
-        system=system,
-        source=wish.data.name,
-        group_column=wish.group_column,
-    )
-    text = recipe_toml(who, plan, made)
+    text = recipe_toml(wish, system, plan, made)
     recipe = Recipe.model_validate(tomllib.loads(text))
     files = write_folder(wish.folder, text, made, wish.force)
     say("wrote " + ", ".join(str(path) for path in files))
@@ -152,9 +114,6 @@ def _encode(
     wish: Wish, pairs: Sequence[Pair], system: str, base: LoadedBase, say: Say
 ) -> dict[Pair, Example]:
     """Tokens of every row that is not too long."""
-    from router.training.batch import Rendering
-    from router.training.new.writing import LONGEST_ROW
-
     rendering = Rendering.of(base.tokenizer, PromptTable(system=system).as_template())
     encoded = {pair: rendering.example(Row(pair.prompt, pair.response, "")) for pair in pairs}
     fitting = {pair: example for pair, example in encoded.items() if len(example) <= LONGEST_ROW}
@@ -162,3 +121,34 @@ def _encode(
         say(f"left out: {dropped} longer than {LONGEST_ROW} tokens")
     require_enough(len(fitting), len(pairs), wish.data.name)
     return fitting
+
+
+def estimate_seconds(
+    recipe: Recipe, base: LoadedBase, train: Sequence[Example], valid: Sequence[Example]
+) -> float:
+    """Seconds of the whole run, by a few steps of it; early stopping is left aside.
+
+    `base` is not fit for use afterwards.
+    """
+    plan = recipe.train.model_copy(update={"steps": TIMED_STEPS, "eval_every": TIMED_STEPS})
+    trainer = Trainer(add_lora(base.model, recipe), train, valid[:TIMED_ROWS], plan, base.device)
+    trainer.run(lambda _: True)
+    clock = [record["seconds"] for record in trainer.progress.history]
+    took = [later - earlier for earlier, later in pairwise(clock)]
+    lengths = [len(example) for example in train]
+    tokens = [
+        sum(lengths[row] for row in rows_of_step(number, lengths, plan.batch, plan.seed))
+        for number in range(2, TIMED_STEPS + 1)
+    ]
+    per_token = min(seconds / count for seconds, count in zip(took[:-1], tokens[:-1], strict=True))
+    judging = max(0.0, took[-1] - per_token * tokens[-1]) / len(valid[:TIMED_ROWS])
+    evaluations = math.ceil(recipe.train.steps / recipe.train.eval_every)
+    row = per_token * mean(lengths)
+    return recipe.train.steps * min(plan.batch, len(train)) * row + evaluations * len(valid) * judging
+
+
+def in_words(seconds: float) -> str:
+    """Rounded to what such an estimate is worth."""
+    if seconds < 90:
+        return f"{max(10, round(seconds, -1)):.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

@@ -1,4 +1,4 @@
-"""Writes the folder: recipe.toml with its reasons as comments, and the three splits."""
+"""The folder of a new recipe: what the data decides, recipe.toml with its reasons, and the splits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from router.errors import FailedPrecondition
 from router.training.batch import Example
@@ -17,8 +18,8 @@ from router.training.export import toml_string
 from router.training.files import write_file
 from router.training.new.rows import Columns, Pair, Split
 
-# Numbers of a recipe that fit the data: how long, how large, judged by what.
-
+if TYPE_CHECKING:
+    from router.training.new.scaffold import Wish
 
 LONGEST_ROW = 1024  # tokens of prompt and answer; longer rows make a laptop's training a matter of days
 CLOSED_LIST = 50  # distinct answers, at most, of a choice between labels
@@ -28,6 +29,63 @@ SHOWN_LABELS = 300  # characters of a list of labels that the system text can ho
 EXAMPLES = 128  # routing examples
 EXAMPLE_CHARACTERS = 400
 GENERIC = {"prompt", "response", "completion", "question", "answer", "instruction", "input", "output", "text"}
+RECIPE = "recipe.toml"
+TEMPLATE = """\
+# How the adapter {name} is trained. Written by `lora-router adapters new` and yours to change;
+# every key is explained in docs/training.md. Paths are relative to this file.
+
+[adapter]
+name = {name_}
+version = {version}
+description = {description}
+domain = {domain}
+task = {task}
+
+[base]
+model = {model}
+
+[data]
+# {source}: {rows}. {split_by}.
+train = "data/train.jsonl"
+valid = "data/valid.jsonl"
+test = "data/test.jsonl"
+max_tokens = {max_tokens}  # the longest row, prompt and answer; longer ones would be left out
+
+[prompt]
+# Stands before every request, in training as in serving.
+system = {system}
+template = "{{prompt}}"
+
+[lora]
+rank = 8
+alpha = 16
+
+[train]
+steps = {steps}  # {epochs:.1f} times through the training rows
+batch = {batch}
+learning_rate = 1e-3
+seed = 7
+eval_every = {eval_every}  # steps; the weights that do best on the validation rows are kept
+patience = 3  # evaluations without a gain, then it stops
+select = {select}
+
+[evaluation]
+metric = {metric}  # {why}
+probes = 4
+
+[generation]
+max_tokens = {answer_tokens}  # the longest answer in the data, and a little
+
+[routing]
+# What such requests look like, so that they find their way here unasked. These are prompts of the training
+# rows; put in some in your users' own words, and requests that should go elsewhere as negative_examples.
+examples = {examples}
+negative_examples = []
+keywords = []
+"""
+
+
+# -- numbers that fit the data: how long, how large, judged by what
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,91 +162,23 @@ def _routing_examples(train: Sequence[Pair], labels: Sequence[str]) -> tuple[str
     return tuple([prompt for prompt in turns if prompt is not None][:EXAMPLES])
 
 
-RECIPE = "recipe.toml"
-
-TEMPLATE = """\
-# How the adapter {name} is trained. Written by `lora-router adapters new` and yours to change;
-# every key is explained in docs/training.md. Paths are relative to this file.
-
-[adapter]
-name = {name_}
-version = {version}
-description = {description}
-domain = {domain}
-task = {task}
-
-[base]
-model = {model}
-
-[data]
-# {source}: {rows}. {split_by}.
-train = "data/train.jsonl"
-valid = "data/valid.jsonl"
-test = "data/test.jsonl"
-max_tokens = {max_tokens}  # the longest row, prompt and answer; longer ones would be left out
-
-[prompt]
-# Stands before every request, in training as in serving.
-system = {system}
-template = "{{prompt}}"
-
-[lora]
-rank = 8
-alpha = 16
-
-[train]
-steps = {steps}  # {epochs:.1f} times through the training rows
-batch = {batch}
-learning_rate = 1e-3
-seed = 7
-eval_every = {eval_every}  # steps; the weights that do best on the validation rows are kept
-patience = 3  # evaluations without a gain, then it stops
-select = {select}
-
-[evaluation]
-metric = {metric}  # {why}
-probes = 4
-
-[generation]
-max_tokens = {answer_tokens}  # the longest answer in the data, and a little
-
-[routing]
-# What such requests look like, so that they find their way here unasked. These are prompts of the training
-# rows; put in some in your users' own words, and requests that should go elsewhere as negative_examples.
-examples = {examples}
-negative_examples = []
-keywords = []
-"""
+# -- recipe.toml
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What the person said about the adapter."""
-
-    name: str
-    version: str
-    domain: str
-    task: str
-    model: str
-    system: str
-    source: str  # name of the data file
-    group_column: str
-
-
-def recipe_toml(who: Identity, plan: Plan, split: Split) -> str:
+def recipe_toml(wish: Wish, system: str, plan: Plan, split: Split) -> str:
     """The text of recipe.toml."""
-    quoted = {name: toml_string(getattr(who, name)) for name in ("version", "domain", "task", "model")}
-    by = f"column {who.group_column!r}: its rows stand together" if who.group_column else "prompt"
+    quoted = {name: toml_string(getattr(wish, name)) for name in ("version", "domain", "task", "model")}
+    by = f"column {wish.group_column!r}: its rows stand together" if wish.group_column else "prompt"
     return TEMPLATE.format(
         **quoted,
-        name=who.name,
-        name_=toml_string(who.name),
-        description=toml_string(f"Trained on {who.source}."),
-        source=_comment(who.source),
+        name=wish.name,
+        name_=toml_string(wish.name),
+        description=toml_string(f"Trained on {wish.data.name}."),
+        source=_comment(wish.data.name),
         rows=counts(split),
         split_by=_comment(f"Split by a hash of the {by}"),
         max_tokens=plan.max_tokens,
-        system=toml_string(who.system),
+        system=toml_string(system),
         steps=plan.steps,
         epochs=plan.steps * plan.batch / len(split["train"]),
         batch=plan.batch,
@@ -209,6 +199,18 @@ def counts(split: Split) -> str:
 def judged_by(plan: Plan) -> str:
     """Why this metric, for a person."""
     return f"the answers are a choice of {len(plan.labels)}" if plan.labels else "the answers are free text"
+
+
+def _array(texts: Sequence[str]) -> str:
+    return "[" + "".join(f"\n  {toml_string(text)}," for text in texts) + "\n]" if texts else "[]"
+
+
+def _comment(text: str) -> str:
+    """On one line, without control characters, which TOML refuses in comments."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+# -- the folder
 
 
 def write_folder(folder: Path, recipe: str, split: Split, force: bool) -> list[Path]:
@@ -236,12 +238,3 @@ def refuse_to_overwrite(folder: Path, force: bool) -> None:
 def _lines(pairs: Sequence[Pair]) -> bytes:
     rows = [{"prompt": pair.prompt, "response": pair.response, "group": pair.group} for pair in pairs]
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-def _array(texts: Sequence[str]) -> str:
-    return "[" + "".join(f"\n  {toml_string(text)}," for text in texts) + "\n]" if texts else "[]"
-
-
-def _comment(text: str) -> str:
-    """On one line, without control characters, which TOML refuses in comments."""
-    return "".join(char if char.isprintable() else "?" for char in text)

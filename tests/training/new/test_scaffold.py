@@ -14,6 +14,7 @@ from router.evaluation.plan import find_recipe
 from router.training import train
 from router.training.data import load_splits
 from router.training.new import Wish, new_recipe
+from router.training.new.scaffold import in_words
 from router.training.recipe import load_recipe
 from tests.training.tiny import COLOURS
 
@@ -139,3 +140,11 @@ def test_its_recipe_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         place.parent.mkdir(parents=True, exist_ok=True)
         place.touch()
         assert find_recipe(Path("recipes"), "x") == place
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(3, "10 seconds"), (44, "40 seconds"), (170, "3 minutes"), (9000, "2.5 hours")],
+)
+def test_an_estimate_is_rounded(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
