@@ -63,8 +63,9 @@ def reference() -> Any:
 
 
 def prompt_of(folder: Path, number: int) -> str:
-    """The adapter's own probes: short, and none of them a test row."""
-    return str(json.loads((folder / "probes.jsonl").read_text().splitlines()[number])["prompt"])
+    """The shortest, or the next, of the adapter's own probes: none of them is a test row."""
+    probes = (json.loads(line)["prompt"] for line in (folder / "probes.jsonl").read_text().splitlines())
+    return str(sorted(probes, key=len)[number])
 
 
 async def test_sixteen_mixed_requests_equal_peft_alone(
@@ -120,7 +121,7 @@ async def test_special_tokens_written_by_a_user_stay_text(made: TorchEngine) -> 
     assert sum(i in special for i in hostile) == sum(i in special for i in plain)
 
 
-@pytest.mark.parametrize("length", [1500, pytest.param(8184, marks=pytest.mark.long)])
+@pytest.mark.parametrize("length", [1040, pytest.param(8184, marks=pytest.mark.long)])
 async def test_a_prompt_in_chunks_up_to_the_bases_own_limit(
     made: TorchEngine, reference: Any, length: int
 ) -> None:
