@@ -52,7 +52,7 @@ def read_base(folder: Path, name: str, with_digest: bool) -> BaseInfo:
     }
     return BaseInfo(
         name=name,
-        digest=digest(folder, name, tensors) if with_digest else "",
+        digest=base_digest_of(folder, name, tensors) if with_digest else "",
         architecture=next(iter(config.get("architectures") or ["unknown"])),
         dtype=next((t.dtype for t in tensors.values()), ""),
         device="",
@@ -62,23 +62,18 @@ def read_base(folder: Path, name: str, with_digest: bool) -> BaseInfo:
     )
 
 
-def _is_table(tensor_name: str) -> bool:
-    return tensor_name.removesuffix(".weight").rpartition(".")[2] in NOT_LINEAR
+def equals_base(folder: Path) -> Callable[[str, TensorData], bool]:
+    """Tells whether a whole matrix that was saved with an adapter has the base's very values."""
+    tensors = dict(_tensors(folder))
+
+    def equals(module: str, given: TensorData) -> bool:
+        own = tensors.get(f"{module}.weight") or tensors.get(f"{TIED.get(module, module)}.weight")
+        return own is not None and own.shape == tuple(given.shape) and _same_values(own, given)
+
+    return equals
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            header = json.loads(opened.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                start, end = entry["data_offsets"]
-                at = 8 + length
-                yield name, Tensor(file, entry["dtype"], tuple(entry["shape"]), at + start, at + end)
-
-
-def digest(folder: Path, name: str, tensors: dict[str, Tensor]) -> str:
+def base_digest_of(folder: Path, name: str, tensors: dict[str, Tensor]) -> str:
     """As the engine's `base_digest`: from the bytes where they are bfloat16, else by loading the model."""
     if any(tensor.dtype != "BF16" for tensor in tensors.values()):
         from router.engine.model.loader import base_digest, load_model
@@ -93,15 +88,20 @@ def digest(folder: Path, name: str, tensors: dict[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def equals_base(folder: Path) -> Callable[[str, TensorData], bool]:
-    """Tells whether a whole matrix that was saved with an adapter has the base's very values."""
-    tensors = dict(_tensors(folder))
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            header = json.loads(opened.read(length))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                at = 8 + length
+                yield name, Tensor(file, entry["dtype"], tuple(entry["shape"]), at + start, at + end)
 
-    def equals(module: str, given: TensorData) -> bool:
-        own = tensors.get(f"{module}.weight") or tensors.get(f"{TIED.get(module, module)}.weight")
-        return own is not None and own.shape == tuple(given.shape) and _same_values(own, given)
 
-    return equals
+def _is_table(tensor_name: str) -> bool:
+    return tensor_name.removesuffix(".weight").rpartition(".")[2] in NOT_LINEAR
 
 
 def _same_values(own: Tensor, given: TensorData) -> bool:

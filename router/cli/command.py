@@ -1,4 +1,7 @@
-"""Keeps progress bars and deprecation notices of libraries off the terminal: they are no news for a user."""
+"""What all commands share: failures as one line and an exit code, groups with sub-commands, quiet libraries.
+
+Exit codes: 1 it failed, 2 it was asked wrongly.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-# Every failure as one line that says what to do, and an exit code: 1 it failed, 2 it was asked wrongly.
-
-
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+DEFAULT_COMMAND = "PROMPT"  # of `lora-router route`: what is no name of a sub-command is a prompt
+HELP_FLAGS = ("--help", "-h")
 
 
 class CliError(Exception):
@@ -22,6 +24,15 @@ class CliError(Exception):
     def __init__(self, message: str, code: int = FAILED) -> None:
         super().__init__(message)
         self.code = code
+
+
+def report(error: Exception) -> int:
+    """Print the line on stderr and return the exit code; raises again if a traceback is asked for."""
+    if os.environ.get("LORA_ROUTER_TRACEBACK"):
+        raise error
+    text, code = explain(error)
+    print(f"lora-router: {' '.join(text.split())}", file=sys.stderr)
+    return code
 
 
 def explain(error: Exception) -> tuple[str, int]:
@@ -50,20 +61,12 @@ def _usage(error: Exception) -> str:
     return f"{text.rstrip('.')}; see '{path} --help'"
 
 
-def report(error: Exception) -> int:
-    """Print the line on stderr and return the exit code; raises again if a traceback is asked for."""
-    if os.environ.get("LORA_ROUTER_TRACEBACK"):
-        raise error
-    text, code = explain(error)
-    print(f"lora-router: {' '.join(text.split())}", file=sys.stderr)
-    return code
-
-
-# Commands with sub-commands; `lora-router route` is both: what is no name of a sub-command is a prompt.
-
-
-DEFAULT = "PROMPT"
-HELP = ("--help", "-h")
+def group(help_text: str, **commands: object) -> typer.Typer:
+    """A command with sub-commands, in the order given."""
+    made = typer.Typer(rich_markup_mode=None, callback=or_help, invoke_without_command=True, help=help_text)
+    for name, function in commands.items():
+        made.command(name)(function)  # type: ignore[type-var]
+    return made
 
 
 def or_help(context: typer.Context) -> None:
@@ -73,26 +76,18 @@ def or_help(context: typer.Context) -> None:
         raise typer.Exit
 
 
-def group(help_text: str, **commands: object) -> typer.Typer:
-    """A command with sub-commands, in the order given."""
-    made = typer.Typer(rich_markup_mode=None, callback=or_help, invoke_without_command=True, help=help_text)
-    for name, function in commands.items():
-        made.command(name)(function)  # type: ignore[type-var]
-    return made
-
-
 class PromptOrCommand(TyperGroup):
     """`route calibrate ...` is the sub-command, `route "which ..."` and `route --json hi` go to PROMPT."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put the default command in front of a prompt."""
-        if not args or (args[0] not in self.commands and args[0] not in HELP):
-            args = [DEFAULT, *args]
+        if not args or (args[0] not in self.commands and args[0] not in HELP_FLAGS):
+            args = [DEFAULT_COMMAND, *args]
         return super().parse_args(ctx, args)
 
 
-def quiet() -> None:
-    """For this process; what the libraries report as errors is still shown."""
+def quiet_libraries() -> None:
+    """No progress bars and deprecation notices of theirs: no news for a user. Errors are still shown."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

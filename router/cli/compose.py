@@ -36,98 +36,48 @@ if TYPE_CHECKING:
     from router.plugins import PluginStatus
     from router.types import AdapterInfo
 
-# What `serve` says when it is ready: what runs, where, and lines to paste.
-
-
+AUTO = "auto"  # experiments in the user's own store, where that is possible
+PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
 COLUMNS = ["ADAPTER", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "NOTE"]
 QUESTION = "Which ICD-10-CM chapter does Beard ringworm belong to?"
 
 
-def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: str = "") -> None:
-    """Base, adapters, plugins, addresses and three lines to paste."""
-    from router import __version__
-    from router.cli.output import print_pairs, print_table
+def serve_until_stopped(settings: Settings) -> int:
+    """Fetch the base with a progress bar, then serve; returns the exit code.
 
-    settings = app.settings
-    adapters = app.registry.list()
-    print(f"\nlora-router {__version__} is ready\n")
-    print_pairs(
-        [
-            *base_lines(app.engine.info),
-            ("adapters", f"{len(adapters)} in {_places(settings.adapters_dir)}"),
-            ("plugins", f"{_names(plugins)} in {_places(settings.plugins_dir)}"),
-            *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
-            ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
-            ("experiments", _experiments(app.experiments)),
-            ("gRPC", app.address),
-            ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
-        ]
-    )
-    if adapters:
-        print()
-        print_table(COLUMNS, [adapter_row(info) for info in adapters])
-    print()
-    for line in lines_to_paste(app.address, settings.adapters_dir):
-        print(f"  {line}")
-    print(flush=True)
+    From the first signal on a clock runs that no thread can hold up. If it runs out, the stacks of all
+    threads go to standard error and the exit code is 1.
+    """
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # no bars in a log
+    # Read when torch is loaded. Threads that spin while they wait are 2 % faster on an idle machine and many
+    # times slower on one where anything else wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    model = resolve_model(settings.model)
+    composition = Composition(settings, make_engine(settings), model)
+
+    def summarise(app: ServerApp) -> None:
+        print_summary(app, composition.plugins.status(), composition.router.rule.status)
+
+    with logging_to(settings.log_level):
+        asyncio.run(composition.run(summarise, partial(faulthandler.dump_traceback_later, exit=True)))
+    if composition.app.engine_hangs:
+        _leave_at_once()
+    return 0
 
 
-def base_lines(info: BaseInfo) -> list[tuple[str, str]]:
-    """The resident base and how it runs."""
-    size = f", {units.size(info.size_bytes)}" if info.size_bytes else ""
-    return [
-        ("base", f"{info.name} ({info.architecture}{size}, context {info.context_length})"),
-        ("device", f"{info.device}, {info.dtype}"),
-        ("kernels", info.kernels),
-    ]
+def _leave_at_once() -> NoReturn:
+    """End without waiting for a thread that hangs; nothing is left to be written."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
-def adapter_row(info: AdapterInfo) -> tuple[str, ...]:
-    """One line of the table."""
-    return (
-        info.ref.name,
-        info.ref.version + (" *" if info.default else ""),
-        info.state.value,
-        info.domain,
-        info.task,
-        str(info.rank or ""),
-        units.size(info.size_bytes) if info.size_bytes else "",
-        info.error or info.gate or "; ".join(info.notes),
-    )
+def make_engine(settings: Settings) -> Engine:
+    """The engine on torch; imported here, so that a wrong flag is told before torch is there."""
+    from router.engine.torch_engine import TorchEngine
 
-
-def _places(folders: Sequence[Path]) -> str:
-    return ", ".join(map(str, folders)) or "no folder"
-
-
-def _experiments(found: ServedExperiments | None) -> str:
-    if found is not None:
-        return found.summary
-    return "off" if optional.has_experiments() else "not installed"
-
-
-def _names(plugins: Sequence[PluginStatus]) -> str:
-    classifiers = sorted((c.priority, c.name) for plugin in plugins for c in plugin.classifiers)
-    return ", ".join(name for _, name in classifiers) or "no classifier"
-
-
-def lines_to_paste(address: str, adapters: Sequence[Path]) -> list[str]:
-    """Ask, ask with no .proto at hand, add an adapter."""
-    from router.client.channel import DEFAULT_TARGET
-
-    server = "" if address == DEFAULT_TARGET else f" --server {address}"
-    body = shlex.quote('{"input":{"text":"Hello"}}')
-    folder = shlex.quote(f"{adapters[0]}/" if adapters else "adapters/")
-    method = "router.v1.InferenceService/StreamGenerate"
-    return [
-        f'lora-router ask{server} "{QUESTION}"',
-        f"buf curl --protocol grpc --http2-prior-knowledge -d {body} http://{address}/{method}",
-        f"cp -r my-adapter {folder}",
-    ]
-
-
-AUTO = "auto"  # experiments in the user's own store, where that is possible
-PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
+    return TorchEngine(settings)
 
 
 class Composition:
@@ -204,39 +154,87 @@ def experiments_of(
     return None
 
 
-def make_engine(settings: Settings) -> Engine:
-    """The engine on torch; imported here, so that a wrong flag is told before torch is there."""
-    from router.engine.torch_engine import TorchEngine
-
-    return TorchEngine(settings)
+# -- what `serve` says when it is ready: what runs, where, and lines to paste
 
 
-def serve_until_stopped(settings: Settings) -> int:
-    """Fetch the base with a progress bar, then serve; returns the exit code.
+def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: str = "") -> None:
+    """Base, adapters, plugins, addresses and three lines to paste."""
+    from router import __version__
+    from router.cli.output import print_pairs, print_table
 
-    From the first signal on a clock runs that no thread can hold up. If it runs out, the stacks of all
-    threads go to standard error and the exit code is 1.
-    """
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # no bars in a log
-    # Read when torch is loaded. Threads that spin while they wait are 2 % faster on an idle machine and many
-    # times slower on one where anything else wants a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    model = resolve_model(settings.model)
-    composition = Composition(settings, make_engine(settings), model)
+    settings = app.settings
+    adapters = app.registry.list()
+    print(f"\nlora-router {__version__} is ready\n")
+    print_pairs(
+        [
+            *base_lines(app.engine.info),
+            ("adapters", f"{len(adapters)} in {_folders_line(settings.adapters_dir)}"),
+            ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir)}"),
+            *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
+            ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
+            ("experiments", _experiments_line(app.experiments)),
+            ("gRPC", app.address),
+            ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
+        ]
+    )
+    if adapters:
+        print()
+        print_table(COLUMNS, [adapter_row(info) for info in adapters])
+    print()
+    for line in lines_to_paste(app.address, settings.adapters_dir):
+        print(f"  {line}")
+    print(flush=True)
 
-    def summarise(app: ServerApp) -> None:
-        print_summary(app, composition.plugins.status(), composition.router.rule.status)
 
-    with logging_to(settings.log_level):
-        asyncio.run(composition.run(summarise, partial(faulthandler.dump_traceback_later, exit=True)))
-    if composition.app.engine_hangs:
-        _leave()
-    return 0
+def base_lines(info: BaseInfo) -> list[tuple[str, str]]:
+    """The resident base and how it runs."""
+    size = f", {units.size(info.size_bytes)}" if info.size_bytes else ""
+    return [
+        ("base", f"{info.name} ({info.architecture}{size}, context {info.context_length})"),
+        ("device", f"{info.device}, {info.dtype}"),
+        ("kernels", info.kernels),
+    ]
 
 
-def _leave() -> NoReturn:
-    """End without waiting for a thread that hangs; nothing is left to be written."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
+def adapter_row(info: AdapterInfo) -> tuple[str, ...]:
+    """One line of the table."""
+    return (
+        info.ref.name,
+        info.ref.version + (" *" if info.default else ""),
+        info.state.value,
+        info.domain,
+        info.task,
+        str(info.rank or ""),
+        units.size(info.size_bytes) if info.size_bytes else "",
+        info.error or info.gate or "; ".join(info.notes),
+    )
+
+
+def lines_to_paste(address: str, adapters: Sequence[Path]) -> list[str]:
+    """Ask, ask with no .proto at hand, add an adapter."""
+    from router.client.channel import DEFAULT_TARGET
+
+    server = "" if address == DEFAULT_TARGET else f" --server {address}"
+    body = shlex.quote('{"input":{"text":"Hello"}}')
+    folder = shlex.quote(f"{adapters[0]}/" if adapters else "adapters/")
+    method = "router.v1.InferenceService/StreamGenerate"
+    return [
+        f'lora-router ask{server} "{QUESTION}"',
+        f"buf curl --protocol grpc --http2-prior-knowledge -d {body} http://{address}/{method}",
+        f"cp -r my-adapter {folder}",
+    ]
+
+
+def _folders_line(folders: Sequence[Path]) -> str:
+    return ", ".join(map(str, folders)) or "no folder"
+
+
+def _classifiers_line(plugins: Sequence[PluginStatus]) -> str:
+    classifiers = sorted((c.priority, c.name) for plugin in plugins for c in plugin.classifiers)
+    return ", ".join(name for _, name in classifiers) or "no classifier"
+
+
+def _experiments_line(found: ServedExperiments | None) -> str:
+    if found is not None:
+        return found.summary
+    return "off" if optional.has_experiments() else "not installed"

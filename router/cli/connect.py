@@ -1,4 +1,4 @@
-"""A client for the commands that talk to a server."""
+"""Commands and a server: a client whose errors say what to do, the prompt, and answers in one line each."""
 
 from __future__ import annotations
 
@@ -18,6 +18,33 @@ if TYPE_CHECKING:
     from router.client import Client, ClientError
 
 ANY_ADDRESS = ("0.0.0.0", "[::]", "")  # noqa: S104 -- read here, never bound
+FITTED = "fitted"  # Decision.calibration, where the calibration is for the present set
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PROMPT", help="The request; - reads it from stdin.", show_default=False),
+]
+Adapter = Annotated[
+    str, typer.Option("--adapter", "-a", metavar="NAME[@VERSION]", help="Pin the adapter; base: none.")
+]
+Domain = Annotated[str, typer.Option("--domain", metavar="DOMAIN", help="Only adapters of this domain.")]
+Task = Annotated[str, typer.Option("--task", metavar="TASK", help="Only adapters for this task.")]
+System = Annotated[
+    str, typer.Option("--system", metavar="TEXT", help="Replace the adapter's own system text.")
+]
+Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no template.")]
+
+
+@contextmanager
+def connected(server: str, timeout: float) -> Iterator[Client]:
+    """A client whose errors are explained."""
+    from router.client import Client, ClientError
+
+    target = target_of(server)
+    with Client(target, timeout=timeout) as client:
+        try:
+            yield client
+        except ClientError as error:
+            raise explain_call(error, target) from error
 
 
 def target_of(server: str) -> str:
@@ -57,39 +84,8 @@ def explain_call(error: ClientError, target: str) -> CliError:
     return CliError(f"{error.message}{f' ({hint})' if hint else ''}{request}", FAILED)
 
 
-@contextmanager
-def connected(server: str, timeout: float) -> Iterator[Client]:
-    """A client whose errors are explained."""
-    from router.client import Client, ClientError
-
-    target = target_of(server)
-    with Client(target, timeout=timeout) as client:
-        try:
-            yield client
-        except ClientError as error:
-            raise explain_call(error, target) from error
-
-
-# The prompt of `ask` and `route`: words, or stdin.
-
-
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="PROMPT", help="The request; - reads it from stdin.", show_default=False),
-]
-Adapter = Annotated[
-    str, typer.Option("--adapter", "-a", metavar="NAME[@VERSION]", help="Pin the adapter; base: none.")
-]
-Domain = Annotated[str, typer.Option("--domain", metavar="DOMAIN", help="Only adapters of this domain.")]
-Task = Annotated[str, typer.Option("--task", metavar="TASK", help="Only adapters for this task.")]
-System = Annotated[
-    str, typer.Option("--system", metavar="TEXT", help="Replace the adapter's own system text.")
-]
-Raw = Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no template.")]
-
-
 def read_prompt(words: list[str] | None) -> str:
-    """Whole and uncut; bytes that are no UTF-8 are refused."""
+    """Words, or stdin, whole and uncut; bytes that are no UTF-8 are refused."""
     if words and words != ["-"]:
         return " ".join(words)
     if not words and sys.stdin.isatty():
@@ -103,12 +99,6 @@ def read_prompt(words: list[str] | None) -> str:
     if not text.strip():
         raise CliError("stdin is empty: nothing to ask", MISUSED)
     return text
-
-
-# Decisions and usage in one line each.
-
-
-FITTED = "fitted"  # Decision.calibration, where the calibration is for the present set
 
 
 def decision_line(decision: Decision) -> str:

@@ -26,60 +26,158 @@ from router.types import Decision
 if TYPE_CHECKING:
     from router.client import AsyncClient
 
-# What the demonstration asks. None of it is in the adapters' training data (a test compares).
-
-
-# Adapter name -> requests that should find it on their own.
-PROMPTS: dict[str, tuple[str, ...]] = {
-    "medical": (
-        'Which ICD-10-CM chapter does "Beard ringworm" belong to?',
-        'Which ICD-10-CM chapter does this diagnosis belong to: "Stone in the left kidney"?',
-    ),
-    "translation": (
-        "Translate to French: high-level FTP client library for Python",
-        "Translate to French: small and fast editor for configuration files",
-    ),
-    "legal": (
-        "Which licence does this notice grant (SPDX identifier), and of what kind is it?\n\n"
-        "You may use and share this program under version 3 of the GNU Affero General Public License only.",
-    ),
-    "financial": (
-        'Where is the line item "Interest Owed On Customer Savings" reported? '
-        "Give the financial statement and its section.",
-    ),
-    "qa": (
-        "Answer the question from the passage.\n\n"
-        "Passage: The lighthouse on the northern cape was lit in 1871 and automated in 1988; its last "
-        "keeper, Ruth Olsen, stayed on as a guide.\n\n"
-        "Question: When was the lighthouse automated?",
-    ),
-    "summarization": (
-        "Summarize this software description in one short line.\n\n"
-        "This tool watches a folder of photographs, finds pictures that show the same scene, and proposes "
-        "which ones to delete. It runs in a terminal and never deletes a file without asking.",
-    ),
-    "code": (
-        "Write a SQLite query with ? for values.\nTables: ships(ship_id, name, harbour, built_year)\n"
-        "Question: How many ships were built after a given year?",
-    ),
-}
-BASE = ("Write two lines of verse about rain.", "Suggest a name for a grey cat.")
-PINNED = "What are you a specialist in?"  # for an adapter that the table does not know
-
-
-def requests_for(names: list[str]) -> list[tuple[str, str, bool]]:
-    """(expected adapter or empty for the base, prompt, whether it must be pinned) for these adapters."""
-    found = [(name, prompt, False) for name in names for prompt in PROMPTS.get(name, ())]
-    found += [(name, PINNED, True) for name in names if name not in PROMPTS]
-    return found + [("", prompt, False) for prompt in BASE]
-
-
-# A server as a subprocess on a free port of this machine, for the demonstration.
-
-
+MAX_TOKENS = 48
+TIMEOUT = 180.0
 START_SECONDS = 300.0
 STOP_SECONDS = 40.0
 LOG_LINES = 20
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request of the demonstration and what came back."""
+
+    expected: str
+    prompt: str
+    pinned: bool = False
+    decision: Decision | None = None
+    text: str = ""
+    first_token: float = 0.0
+    tokens: int = 0
+    error: str = ""
+
+
+def main() -> int:
+    """Exit code 0 if every request was answered."""
+    try:
+        return demonstrate()
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        return report(error)
+
+
+def demonstrate() -> int:
+    """Fetch, start, ask, show, stop."""
+    began = time.monotonic()
+    fetch_models()
+    with demo_server() as server:
+        print("starting the server (the first start also compiles its native operations) ...", flush=True)
+        server.wait_until_serving()
+        print(f"serving after {time.monotonic() - began:.1f} s on {server.address}\n", flush=True)
+        asked, most = asyncio.run(ask_all(server))
+        steps = server.metric("lora_router_steps_total")
+        print_answers(asked)
+        print(f"\n{batching_summary(asked, steps, most)}")
+        server.stop()
+    failed = [one for one in asked if one.error]
+    if failed:
+        raise CliError(f"{len(failed)} of {len(asked)} requests failed; the first: {failed[0].error}")
+    print(f"server stopped; {time.monotonic() - began:.1f} s in all. Yours to try: make serve")
+    return 0
+
+
+def fetch_models() -> None:
+    """The base, with a progress bar the first time, and the encoder of the embedding classifier."""
+    from router.cli.settings import load_settings
+    from router.errors import ConfigError
+    from router.models import fetch_encoder, resolve_model
+
+    resolve_model(load_settings().model)
+    try:
+        fetch_encoder()
+    except ConfigError as error:
+        print(f"the embedding classifier stays out: {error.message}", file=sys.stderr)
+
+
+async def ask_all(server: DemoServer) -> tuple[list[Asked], int]:
+    """Every request at once; also the most that ran in one batch."""
+    from router.client import AdapterState, AsyncClient
+
+    async with AsyncClient(server.address, timeout=TIMEOUT) as client:
+        adapters = await client.adapters.list()
+        names = [a.ref.name for a in adapters if a.default and a.state is not AdapterState.QUARANTINED]
+        for broken in (a for a in adapters if a.state is AdapterState.QUARANTINED):
+            print(f"adapter {broken.ref} is quarantined: {broken.error}")
+        asked = [Asked(*request) for request in requests_for(names)]
+        print(f"asking {len(asked)} things at once, adapters: {', '.join(names) or 'none here'} ...\n")
+        watch = asyncio.create_task(most_running(server))
+        await asyncio.gather(*(ask_one(client, one) for one in asked))
+        watch.cancel()
+        return asked, await watch
+
+
+async def ask_one(client: AsyncClient, one: Asked) -> None:
+    """Stream one answer and note when its first token came."""
+    from router.client import ClientError, Delta, Finished, Started
+
+    started = time.monotonic()
+    try:
+        async for event in client.stream(
+            one.prompt, max_tokens=MAX_TOKENS, adapter=one.expected if one.pinned else ""
+        ):
+            if isinstance(event, Started):
+                one.decision = event.decision
+            elif isinstance(event, Delta):
+                one.first_token = one.first_token or time.monotonic() - started
+                one.text += event.text
+            elif isinstance(event, Finished):
+                one.tokens = event.usage.completion_tokens
+    except ClientError as error:
+        one.error = str(error)
+
+
+async def most_running(server: DemoServer) -> int:
+    """The largest batch seen until cancelled."""
+    most = 0
+    try:
+        while True:
+            most = max(most, int(await asyncio.to_thread(server.metric, "lora_router_requests_running")))
+            await asyncio.sleep(0.05)
+    except asyncio.CancelledError:
+        return most
+
+
+def print_answers(asked: Sequence[Asked]) -> None:
+    """The table: who answered, how sure routing was, how fast, and what."""
+    from router.cli.output import print_table
+
+    rows = []
+    for one in asked:
+        decision = one.decision
+        who = str(decision.adapter or "base") if decision else "-"
+        sure = f"{decision.confidence:.2f} {decision.reason.value}" if decision else "-"
+        rows.append(
+            (
+                brief(one.prompt, 44),
+                who,
+                sure,
+                units.duration(one.first_token),
+                one.error or brief(one.text, 60),
+            )
+        )
+    print_table(["ASKED", "ANSWERED BY", "CONFIDENCE", "FIRST TOKEN", "ANSWER"], rows)
+
+
+def brief(text: str, most: int) -> str:
+    """One line of at most `most` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def batching_summary(asked: Sequence[Asked], steps: float, most: int) -> str:
+    """How many requests were answered together, from the server's own counters."""
+    tokens = sum(one.tokens for one in asked)
+    adapters = {one.decision.adapter for one in asked if one.decision and one.decision.adapter}
+    base = any(one.decision and one.decision.adapter is None for one in asked)
+    who = f"{len(adapters)} adapter{'s' * (len(adapters) != 1)}{' and the base' if base else ''}"
+    rate = f"{tokens / steps:.1f} tokens a step" if steps else "no step counted"
+    counted = f"{tokens} tokens by {who} in {steps:.0f} steps of one base: {rate}"
+    return f"{counted}; most requests in one batch: {most}"
+
+
+# -- the server: a subprocess on a free port of this machine
 
 
 class DemoServer:
@@ -133,22 +231,13 @@ class DemoServer:
             raise self.failure(f"the server ended with code {code}")
 
 
-def free_address() -> str:
-    """A port of this machine that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
 @contextmanager
-def demo_server(arguments: Sequence[str] = ()) -> Iterator[DemoServer]:
+def demo_server() -> Iterator[DemoServer]:
     """`lora-router serve` with its output in a temporary file; killed if it is still there at the end."""
     address, metrics = free_address(), free_address()
     command = [sys.executable, "-m", "router.cli", "serve", "--listen", address, "--metrics-listen", metrics]
     with tempfile.NamedTemporaryFile(prefix="lora-router-demo-", suffix=".log") as log:
-        process = subprocess.Popen(
-            [*command, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:
             yield DemoServer(process, address, metrics, log)
         finally:
@@ -157,152 +246,59 @@ def demo_server(arguments: Sequence[str] = ()) -> Iterator[DemoServer]:
                 process.wait()
 
 
-MAX_TOKENS = 48
-TIMEOUT = 180.0
+def free_address() -> str:
+    """A port of this machine that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-@dataclass(slots=True)
-class Asked:
-    """One request of the demonstration and what came back."""
-
-    expected: str
-    prompt: str
-    pinned: bool = False
-    decision: Decision | None = None
-    text: str = ""
-    first_token: float = 0.0
-    tokens: int = 0
-    error: str = ""
+# -- what is asked: none of it is in the training data of the adapters (a test compares)
 
 
-def main() -> int:
-    """Exit code 0 if every request was answered."""
-    try:
-        return demonstrate()
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
-        return report(error)
+# Adapter name -> requests that should find it on their own.
+PROMPTS: dict[str, tuple[str, ...]] = {
+    "medical": (
+        'Which ICD-10-CM chapter does "Beard ringworm" belong to?',
+        'Which ICD-10-CM chapter does this diagnosis belong to: "Stone in the left kidney"?',
+    ),
+    "translation": (
+        "Translate to French: high-level FTP client library for Python",
+        "Translate to French: small and fast editor for configuration files",
+    ),
+    "legal": (
+        "Which licence does this notice grant (SPDX identifier), and of what kind is it?\n\n"
+        "You may use and share this program under version 3 of the GNU Affero General Public License only.",
+    ),
+    "financial": (
+        'Where is the line item "Interest Owed On Customer Savings" reported? '
+        "Give the financial statement and its section.",
+    ),
+    "qa": (
+        "Answer the question from the passage.\n\n"
+        "Passage: The lighthouse on the northern cape was lit in 1871 and automated in 1988; its last "
+        "keeper, Ruth Olsen, stayed on as a guide.\n\n"
+        "Question: When was the lighthouse automated?",
+    ),
+    "summarization": (
+        "Summarize this software description in one short line.\n\n"
+        "This tool watches a folder of photographs, finds pictures that show the same scene, and proposes "
+        "which ones to delete. It runs in a terminal and never deletes a file without asking.",
+    ),
+    "code": (
+        "Write a SQLite query with ? for values.\nTables: ships(ship_id, name, harbour, built_year)\n"
+        "Question: How many ships were built after a given year?",
+    ),
+}
+BASE = ("Write two lines of verse about rain.", "Suggest a name for a grey cat.")
+PINNED = "What are you a specialist in?"  # for an adapter that the table does not know
 
 
-def demonstrate() -> int:
-    """Fetch, start, ask, show, stop."""
-    began = time.monotonic()
-    fetch()
-    with demo_server() as server:
-        print("starting the server (the first start also compiles its native operations) ...", flush=True)
-        server.wait_until_serving()
-        print(f"serving after {time.monotonic() - began:.1f} s on {server.address}\n", flush=True)
-        asked, most = asyncio.run(ask_all(server))
-        steps = server.metric("lora_router_steps_total")
-        show(asked)
-        print(f"\n{shared(asked, steps, most)}")
-        server.stop()
-    failed = [one for one in asked if one.error]
-    if failed:
-        raise CliError(f"{len(failed)} of {len(asked)} requests failed; the first: {failed[0].error}")
-    print(f"server stopped; {time.monotonic() - began:.1f} s in all. Yours to try: make serve")
-    return 0
-
-
-def fetch() -> None:
-    """The base, with a progress bar the first time, and the encoder of the embedding classifier."""
-    from router.cli.settings import load_settings
-    from router.errors import ConfigError
-    from router.models import fetch_encoder, resolve_model
-
-    resolve_model(load_settings().model)
-    try:
-        fetch_encoder()
-    except ConfigError as error:
-        print(f"the embedding classifier stays out: {error.message}", file=sys.stderr)
-
-
-async def ask_all(server: DemoServer) -> tuple[list[Asked], int]:
-    """Every request at once; also the most that ran in one batch."""
-    from router.client import AdapterState, AsyncClient
-
-    async with AsyncClient(server.address, timeout=TIMEOUT) as client:
-        adapters = await client.adapters.list()
-        names = [a.ref.name for a in adapters if a.default and a.state is not AdapterState.QUARANTINED]
-        for broken in (a for a in adapters if a.state is AdapterState.QUARANTINED):
-            print(f"adapter {broken.ref} is quarantined: {broken.error}")
-        asked = [Asked(*request) for request in requests_for(names)]
-        print(f"asking {len(asked)} things at once, adapters: {', '.join(names) or 'none here'} ...\n")
-        watch = asyncio.create_task(most_running(server))
-        await asyncio.gather(*(ask(client, one) for one in asked))
-        watch.cancel()
-        return asked, await watch
-
-
-async def ask(client: AsyncClient, one: Asked) -> None:
-    """Stream one answer and note when its first token came."""
-    from router.client import ClientError, Delta, Finished, Started
-
-    started = time.monotonic()
-    try:
-        async for event in client.stream(
-            one.prompt, max_tokens=MAX_TOKENS, adapter=one.expected if one.pinned else ""
-        ):
-            if isinstance(event, Started):
-                one.decision = event.decision
-            elif isinstance(event, Delta):
-                one.first_token = one.first_token or time.monotonic() - started
-                one.text += event.text
-            elif isinstance(event, Finished):
-                one.tokens = event.usage.completion_tokens
-    except ClientError as error:
-        one.error = str(error)
-
-
-async def most_running(server: DemoServer) -> int:
-    """The largest batch seen until cancelled."""
-    most = 0
-    try:
-        while True:
-            most = max(most, int(await asyncio.to_thread(server.metric, "lora_router_requests_running")))
-            await asyncio.sleep(0.05)
-    except asyncio.CancelledError:
-        return most
-
-
-def show(asked: Sequence[Asked]) -> None:
-    """The table: who answered, how sure routing was, how fast, and what."""
-    from router.cli.output import print_table
-
-    rows = []
-    for one in asked:
-        decision = one.decision
-        who = str(decision.adapter or "base") if decision else "-"
-        sure = f"{decision.confidence:.2f} {decision.reason.value}" if decision else "-"
-        rows.append(
-            (
-                brief(one.prompt, 44),
-                who,
-                sure,
-                units.duration(one.first_token),
-                one.error or brief(one.text, 60),
-            )
-        )
-    print_table(["ASKED", "ANSWERED BY", "CONFIDENCE", "FIRST TOKEN", "ANSWER"], rows)
-
-
-def brief(text: str, most: int) -> str:
-    """One line of at most `most` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def shared(asked: Sequence[Asked], steps: float, most: int) -> str:
-    """How many requests were answered together, from the server's own counters."""
-    tokens = sum(one.tokens for one in asked)
-    adapters = {one.decision.adapter for one in asked if one.decision and one.decision.adapter}
-    base = any(one.decision and one.decision.adapter is None for one in asked)
-    who = f"{len(adapters)} adapter{'s' * (len(adapters) != 1)}{' and the base' if base else ''}"
-    rate = f"{tokens / steps:.1f} tokens a step" if steps else "no step counted"
-    counted = f"{tokens} tokens by {who} in {steps:.0f} steps of one base: {rate}"
-    return f"{counted}; most requests in one batch: {most}"
+def requests_for(names: list[str]) -> list[tuple[str, str, bool]]:
+    """(expected adapter or empty for the base, prompt, whether it must be pinned) for these adapters."""
+    found = [(name, prompt, False) for name in names for prompt in PROMPTS.get(name, ())]
+    found += [(name, PINNED, True) for name in names if name not in PROMPTS]
+    return found + [("", prompt, False) for prompt in BASE]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from router.cli.adapters import served
 from router.cli.adapters.train import evaluate, learning_curve, new, train
 from router.cli.adapters.validate import validate
 from router.cli.ask import ask
-from router.cli.command import DEFAULT, FAILED, INTERRUPTED, PromptOrCommand, group, or_help, report
+from router.cli.command import DEFAULT_COMMAND, FAILED, INTERRUPTED, PromptOrCommand, group, or_help, report
 from router.cli.route.ask import route
 from router.cli.route.calibrate import calibrate
 from router.cli.route.diff import diff
@@ -33,7 +33,7 @@ routing = typer.Typer(
     rich_markup_mode=None,
     help="Where requests go: one request, and how well the classifiers here do.",
 )
-routing.command(DEFAULT)(route)
+routing.command(DEFAULT_COMMAND)(route)
 routing.command("calibrate")(calibrate)
 routing.command("evaluate")(evaluate_routing)
 routing.command("diff")(diff)

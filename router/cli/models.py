@@ -70,7 +70,6 @@ def list_(json: flags.Json = False) -> None:
         print_json(found)
     elif found:
         print_table(["NAME", "SIZE", "PATH"], [(f.name, units.size(f.bytes), str(f.path)) for f in found])
-
     else:
         print("no models yet; `lora-router models fetch` gets the default base")
 

@@ -1,4 +1,4 @@
-"""Tables, colour and JSON. Without a terminal or with NO_COLOR, plain text of any width."""
+"""Tables, colour, JSON and a progress bar. Without a terminal or with NO_COLOR, plain text of any width."""
 
 from __future__ import annotations
 
@@ -19,6 +19,61 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_WIDTH = 10_000
+T = TypeVar("T")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns aligned as `ps` does; the header is bold on a terminal."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(one_line(cell) for cell in row))
+    out = console()
+    with out.capture() as captured:
+        out.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """`key  value` lines, keys aligned."""
+    width = max(len(key) for key, _ in pairs)
+    for key, value in pairs:
+        print(f"{key:<{width}}  {one_line(value)}".rstrip())
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(jsonable(value), indent=2, ensure_ascii=False))
+
+
+def jsonable(value: Any) -> Any:
+    """Dataclasses as objects, adapters as resource names, numbers that JSON has not (infinite) as null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, AdapterRef):
+        return value.resource
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def clean(text: str) -> str:
+    """Control characters out, so that text from elsewhere cannot drive the terminal."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+
+
+def one_line(text: str) -> str:
+    """For a table cell."""
+    return " ".join(clean(text).split())
 
 
 def is_plain(stream: IO[str]) -> bool:
@@ -41,69 +96,8 @@ def console(stderr: bool = False) -> Console:
     )
 
 
-def clean(text: str) -> str:
-    """Control characters out, so that text from elsewhere cannot drive the terminal."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
-
-
-def one_line(text: str) -> str:
-    """For a table cell."""
-    return " ".join(clean(text).split())
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], stderr: bool = False) -> None:
-    """Columns aligned as `ps` does; the header is bold on a terminal."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(one_line(cell) for cell in row))
-    out = console(stderr)
-    with out.capture() as captured:
-        out.print(table)
-    stream = sys.stderr if stderr else sys.stdout
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()), file=stream)
-
-
-def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    """`key  value` lines, keys aligned."""
-    width = max(len(key) for key, _ in pairs)
-    for key, value in pairs:
-        print(f"{key:<{width}}  {one_line(value)}".rstrip())
-
-
-def jsonable(value: Any) -> Any:
-    """Dataclasses as objects, adapters as resource names, numbers that JSON has not (infinite) as null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, AdapterRef):
-        return value.resource
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {str(k): jsonable(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [jsonable(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(jsonable(value), indent=2, ensure_ascii=False))
-
-
-# A progress bar on stderr, where that is a terminal.
-
-
-T = TypeVar("T")
-
-
 def track(items: Sequence[T], title: str) -> Iterator[T]:
-    """The items; a bar shows how far they are."""
+    """The items; a bar on stderr, where that is a terminal, shows how far they are."""
     from rich.progress import track as bar
 
     if is_plain(sys.stderr):

@@ -1,4 +1,4 @@
-"""Settings for the commands: where each value comes from, and one line for each mistake."""
+"""Settings for the commands: where each value comes from, one line for each mistake, and `config show`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ NO_SETTINGS = ("server", "insecure_listen", "traceback")  # read by commands, no
 KUBERNETES = re.compile(
     r"LORA_ROUTER_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)?)"
 )
+PACKAGE = Path(str(files("router")))
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings file instead of ./lora-router.toml.")
+]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its name; repeatable.")
+]
 
 
 def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Settings:
@@ -39,7 +46,7 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
     if config is not None and not config.is_file():
         raise ConfigError(f"{config}: no such file; --config names a TOML file such as {CONFIG_FILE}")
     path = config or Path(CONFIG_FILE)
-    read_file(path)
+    read_settings_file(path)
     check_environment(os.environ)
 
     class Located(Settings):
@@ -53,7 +60,7 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
         raise ConfigError(_first_line(error, flags or {}, path)) from None
 
 
-def read_file(path: Path) -> dict[str, Any]:
+def read_settings_file(path: Path) -> dict[str, Any]:
     """The file's values; empty if there is none. An unknown key is an error with the nearest name."""
     from router.config import Settings
 
@@ -65,7 +72,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     for key in values:
         if key not in Settings.model_fields:
-            raise ConfigError(f"{path}: {unknown(key, Settings.model_fields)}")
+            raise ConfigError(f"{path}: {unknown_setting(key, Settings.model_fields)}")
     return values
 
 
@@ -85,7 +92,7 @@ def check_environment(environment: Mapping[str, str]) -> None:
         raise ConfigError(f"environment: {key} sets nothing; {hint}")
 
 
-def unknown(key: str, known: Mapping[str, Any]) -> str:
+def unknown_setting(key: str, known: Mapping[str, Any]) -> str:
     """`unknown setting 'max_runing'; did you mean 'max_running'?`"""
     near = difflib.get_close_matches(key, known, 1)
     hint = f"did you mean {near[0]!r}?" if near else "`lora-router config show` lists all"
@@ -106,7 +113,7 @@ def origin(name: str, flags: Mapping[str, Any], path: Path) -> str:
         return "flag"
     if any(key.upper() == ENV_PREFIX + name.upper() for key in os.environ):
         return "environment"
-    return path.name if name in read_file(path) else "default"
+    return path.name if name in read_settings_file(path) else "default"
 
 
 def parse_sets(pairs: Sequence[str]) -> dict[str, str]:
@@ -120,15 +127,12 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, str]:
         if not equals:
             raise ConfigError(f"--set takes KEY=VALUE, not {pair!r}")
         if key not in Settings.model_fields:
-            raise ConfigError(unknown(key, Settings.model_fields))
+            raise ConfigError(unknown_setting(key, Settings.model_fields))
         values[key] = value.strip()
     return values
 
 
-# Where adapters and plugins are looked for: as said, else ./NAME, else those carried in the wheel.
-
-
-PACKAGE = Path(str(files("router")))
+# -- folders of adapters and plugins: as said, else ./NAME, else those carried in the wheel
 
 
 def folders(said: Sequence[Path], name: str) -> tuple[Path, ...]:
@@ -151,15 +155,7 @@ def carried(name: str) -> tuple[Path, ...]:
     return (beside,) if (PACKAGE.parent / "pyproject.toml").is_file() and beside.is_dir() else ()
 
 
-# `lora-router config show`: every setting, its value and where that comes from.
-
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Settings file instead of ./lora-router.toml.")
-]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting by its name; repeatable.")
-]
+# -- `lora-router config show`
 
 
 def show(config: ConfigFile = None, set_: Sets = None, json: flags.Json = False) -> None:

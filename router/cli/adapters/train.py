@@ -1,4 +1,4 @@
-"""`lora-router adapters new`: a recipe and its data out of a file of one's own."""
+"""`lora-router adapters new | train | evaluate | learning-curve`: from rows to an adapter with its report."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import typer
 
 from router.cli import flags
 
-# `lora-router adapters train|evaluate`: a recipe into an adapter folder, and its report card.
-
+# -- train and evaluate
 
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A training recipe, TOML.")]
 Output = Annotated[
@@ -43,103 +42,7 @@ Response = Annotated[
     str, typer.Option("--response-column", metavar="COLUMN", help="With --data: the right answer.")
 ]
 Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Most test rows. Default: all.")]
-
-
-def train(
-    recipe: Recipe,
-    output: Output = None,
-    resume: Resume = False,
-    work: Work = Path("runs"),
-    device: Device = "auto",
-) -> None:
-    """Train an adapter by a recipe.
-
-    Writes the adapter folder with manifest and probes; Ctrl-C keeps a checkpoint for --resume.
-
-    \b
-    Example:
-      lora-router adapters train recipes/medical.toml
-    """
-    from router.cli.command import quiet
-    from router.training import train as run
-
-    quiet()
-    folder = run(recipe, output, resume=resume, work=work, device=device)
-    print(f"{folder}\n\ncheck it:\n  lora-router adapters validate {folder}")
-
-
-def evaluate(
-    names: Names = None,
-    all_: All = False,
-    data: Data = None,
-    metric: Metric = "",
-    base: Base = "",
-    prompt_column: Prompt = "",
-    response_column: Response = "",
-    adapters: Adapters = Path("adapters"),
-    recipes: Recipes = Path("recipes"),
-    rows: Rows = None,
-    device: Device = "auto",
-    json: flags.Json = False,
-) -> None:
-    """Measure adapters against their base.
-
-    On test data of their recipe, with the base alone and the base with worked examples beside them; or, with
-    --data, any adapter folder on rows of your own. Writes report.json and REPORT.md into each folder. The
-    base is loaded once for all of them.
-
-    \b
-    Examples:
-      lora-router adapters evaluate medical
-      lora-router adapters evaluate medical ../mine/legal --rows 200
-      lora-router adapters evaluate --all
-      lora-router adapters evaluate my-peft-folder --data tickets.csv --metric exact_match
-    """
-    from router.cli.command import quiet
-    from router.cli.output import print_json
-
-    own = {"metric": metric, "base": base, "prompt_column": prompt_column, "response_column": response_column}
-    _check(names, all_, data, own)
-    quiet()
-    common: Any = {"adapters": adapters, "rows": rows, "device": device}
-    common["say"] = _say_on_stderr if json else print
-    if data is None:
-        from router.evaluation import evaluate as run
-
-        reports = run(names or None, recipes=recipes, **common)
-    else:
-        reports = _on_own_rows(names or [], data, own, common)
-    if json:
-        print_json(reports)
-
-
-def _check(names: list[str] | None, all_: bool, data: Path | None, own: Mapping[str, str]) -> None:
-    from router.errors import ConfigError
-
-    if bool(names) == all_:
-        raise ConfigError("name the adapters to evaluate, or give --all" + (", not both" if all_ else ""))
-    if data is not None and all_:
-        raise ConfigError("--data asks its rows of the adapters that are named, not of --all")
-    if data is not None and not own["metric"]:
-        raise ConfigError("--data needs --metric: exact_match, token_f1, rouge_l or chrf")
-    if data is None and (stray := [name for name, value in own.items() if value]):
-        raise ConfigError(f"--{stray[0].replace('_', '-')} goes with --data FILE; else the recipe says it")
-
-
-def _on_own_rows(names: list[str], data: Path, own: Mapping[str, str], common: Any) -> list[dict[str, Any]]:
-    from router.cli.settings import load_settings
-    from router.evaluation import evaluate_rows
-
-    options = {**common, **own, "base": own["base"] or load_settings().model}
-    return evaluate_rows(names, data=data, **options)
-
-
-def _say_on_stderr(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-# `lora-router adapters learning-curve`: how much training data an adapter needs.
-
+# -- learning-curve
 
 Fractions = Annotated[
     str, typer.Option("--fractions", metavar="F,F", help="Parts of the training rows, between 0 and 1.")
@@ -150,41 +53,7 @@ CurveOutput = Annotated[
         "--output", "-o", metavar="DIR", help="Folder of the whole adapter. Default: adapters/NAME."
     ),
 ]
-
-
-def learning_curve(
-    recipe: Recipe,
-    fractions: Fractions = "0.1,0.3",
-    output: CurveOutput = None,
-    work: Work = Path("runs"),
-    device: Device = "auto",
-) -> None:
-    """Measure how much training data an adapter needs.
-
-    Trains it again on parts of its training rows, scores each on the test split and writes data_need.json
-    into the adapter's folder, where `adapters evaluate` finds it. Parts that are done are kept; after
-    Ctrl-C the same command goes on.
-
-    \b
-    Example:
-      lora-router adapters learning-curve recipes/medical.toml --fractions 0.1,0.3
-    """
-    from router.cli.command import quiet
-    from router.evaluation.learning_curve import learning_curve as run
-
-    quiet()
-    written = run(recipe, _numbers(fractions), output=output, work=work, device=device)
-    print(f"{written}\n\nput it into the report card:\n  lora-router adapters evaluate {written.parent}")
-
-
-def _numbers(text: str) -> list[float]:
-    from router.errors import ConfigError
-
-    try:
-        return [float(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise ConfigError(f"--fractions {text}: must be numbers with commas, such as 0.1,0.3") from error
-
+# -- new
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the adapter.")]
 NewData = Annotated[
@@ -239,10 +108,10 @@ def new(
     Example:
       lora-router adapters new support --data tickets.csv --prompt-column text --response-column team
     """
-    from router.cli.command import quiet
+    from router.cli.command import quiet_libraries
     from router.training.new import Wish, new_recipe
 
-    quiet()
+    quiet_libraries()
     wish = Wish(
         name=name,
         data=data,
@@ -261,3 +130,130 @@ def new(
     )
     recipe = new_recipe(wish, device=device)
     print(f"\nnext, after a look at it:\n  lora-router adapters train {recipe}")
+
+
+def train(
+    recipe: Recipe,
+    output: Output = None,
+    resume: Resume = False,
+    work: Work = Path("runs"),
+    device: Device = "auto",
+) -> None:
+    """Train an adapter by a recipe.
+
+    Writes the adapter folder with manifest and probes; Ctrl-C keeps a checkpoint for --resume.
+
+    \b
+    Example:
+      lora-router adapters train recipes/medical.toml
+    """
+    from router.cli.command import quiet_libraries
+    from router.training import train as run
+
+    quiet_libraries()
+    folder = run(recipe, output, resume=resume, work=work, device=device)
+    print(f"{folder}\n\ncheck it:\n  lora-router adapters validate {folder}")
+
+
+def evaluate(
+    names: Names = None,
+    all_: All = False,
+    data: Data = None,
+    metric: Metric = "",
+    base: Base = "",
+    prompt_column: Prompt = "",
+    response_column: Response = "",
+    adapters: Adapters = Path("adapters"),
+    recipes: Recipes = Path("recipes"),
+    rows: Rows = None,
+    device: Device = "auto",
+    json: flags.Json = False,
+) -> None:
+    """Measure adapters against their base.
+
+    On test data of their recipe, with the base alone and the base with worked examples beside them; or, with
+    --data, any adapter folder on rows of your own. Writes report.json and REPORT.md into each folder. The
+    base is loaded once for all of them.
+
+    \b
+    Examples:
+      lora-router adapters evaluate medical
+      lora-router adapters evaluate medical ../mine/legal --rows 200
+      lora-router adapters evaluate --all
+      lora-router adapters evaluate my-peft-folder --data tickets.csv --metric exact_match
+    """
+    from router.cli.command import quiet_libraries
+    from router.cli.output import print_json
+
+    own = {"metric": metric, "base": base, "prompt_column": prompt_column, "response_column": response_column}
+    _check_own_rows(names, all_, data, own)
+    quiet_libraries()
+    common: Any = {"adapters": adapters, "rows": rows, "device": device}
+    common["say"] = _say_on_stderr if json else print
+    if data is None:
+        from router.evaluation import evaluate as run
+
+        reports = run(names or None, recipes=recipes, **common)
+    else:
+        reports = _on_own_rows(names or [], data, own, common)
+    if json:
+        print_json(reports)
+
+
+def _check_own_rows(names: list[str] | None, all_: bool, data: Path | None, own: Mapping[str, str]) -> None:
+    from router.errors import ConfigError
+
+    if bool(names) == all_:
+        raise ConfigError("name the adapters to evaluate, or give --all" + (", not both" if all_ else ""))
+    if data is not None and all_:
+        raise ConfigError("--data asks its rows of the adapters that are named, not of --all")
+    if data is not None and not own["metric"]:
+        raise ConfigError("--data needs --metric: exact_match, token_f1, rouge_l or chrf")
+    if data is None and (stray := [name for name, value in own.items() if value]):
+        raise ConfigError(f"--{stray[0].replace('_', '-')} goes with --data FILE; else the recipe says it")
+
+
+def _on_own_rows(names: list[str], data: Path, own: Mapping[str, str], common: Any) -> list[dict[str, Any]]:
+    from router.cli.settings import load_settings
+    from router.evaluation import evaluate_rows
+
+    options = {**common, **own, "base": own["base"] or load_settings().model}
+    return evaluate_rows(names, data=data, **options)
+
+
+def _say_on_stderr(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def learning_curve(
+    recipe: Recipe,
+    fractions: Fractions = "0.1,0.3",
+    output: CurveOutput = None,
+    work: Work = Path("runs"),
+    device: Device = "auto",
+) -> None:
+    """Measure how much training data an adapter needs.
+
+    Trains it again on parts of its training rows, scores each on the test split and writes data_need.json
+    into the adapter's folder, where `adapters evaluate` finds it. Parts that are done are kept; after
+    Ctrl-C the same command goes on.
+
+    \b
+    Example:
+      lora-router adapters learning-curve recipes/medical.toml --fractions 0.1,0.3
+    """
+    from router.cli.command import quiet_libraries
+    from router.evaluation.learning_curve import learning_curve as run
+
+    quiet_libraries()
+    written = run(recipe, _numbers(fractions), output=output, work=work, device=device)
+    print(f"{written}\n\nput it into the report card:\n  lora-router adapters evaluate {written.parent}")
+
+
+def _numbers(text: str) -> list[float]:
+    from router.errors import ConfigError
+
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise ConfigError(f"--fractions {text}: must be numbers with commas, such as 0.1,0.3") from error

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli import flags
-from router.cli.route.votes import AdaptersDirs, Base, Ood, PluginsDirs
+from router.cli.route.local import AdaptersDirs, Base, Files, Ood, PluginsDirs
 
 if TYPE_CHECKING:
     from router.calibration.model import Calibration
 
-Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE...", help="Labelled requests, JSON lines.", show_default=False)
-]
 Target = Annotated[float, typer.Option("--target", metavar="P", help="Most error among routed requests.")]
 Delta = Annotated[float, typer.Option("--delta", metavar="P", help="Chance that a promise does not hold.")]
 OodTarget = Annotated[
@@ -57,7 +54,7 @@ def calibrate(
     from router.calibration.fit import Setting, calibrate
     from router.classifiers.axes import Axes
     from router.cli.output import print_json
-    from router.cli.route.votes import note, open_local, read_known, read_strange
+    from router.cli.route.local import note, open_local, read_known, read_strange
 
     goal = Goal(target, delta, ood_target)
     with open_local(adapters_dir, plugins_dir, base=base) as local:
@@ -110,10 +107,6 @@ def _print(found: Calibration) -> None:
     else:
         pairs.append(("out of distribution", "not tested; give requests with --ood"))
     print_pairs(pairs)
-
-
-def _of(proof: dict[str, Any], some: str, all_: str) -> str:
-    return f"{proof[some]} of {proof[all_]}"
 
 
 def _ece(found: dict[str, Any]) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import typer
 
 from router.cli import flags
 from router.cli.route.judge import CalibrationFile
-from router.cli.route.votes import AdaptersDirs, Base, PluginsDirs
+from router.cli.route.local import AdaptersDirs, Base, PluginsDirs
 
 if TYPE_CHECKING:
     from router.calibration.rows import Row
@@ -47,7 +47,7 @@ def diff(
     """
     from router.cli.output import print_json
     from router.cli.route.judge import judge_of, local_rule
-    from router.cli.route.votes import open_local, read_profile
+    from router.cli.route.local import open_local, read_profile
 
     new = read_profile(with_)
     with open_local(adapters_dir, plugins_dir, base=base) as before:

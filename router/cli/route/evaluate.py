@@ -5,48 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from router.cli import flags
-from router.cli.command import CliError
+from router.cli.command import MISUSED, CliError
 from router.cli.route.judge import CalibrationFile
-from router.cli.route.votes import AdaptersDirs, Base, Ood, PluginsDirs
+from router.cli.route.local import AdaptersDirs, Base, Files, Ood, PluginsDirs
 
-# The risk-coverage curve as a picture.
+if TYPE_CHECKING:
+    from router.routing.policy import RuleInForce
 
-
-def draw_curve(
-    path: Path, curve: Sequence[Sequence[float]], target: float, routed: tuple[float, float]
-) -> None:
-    """`curve` of (threshold, coverage, error); `routed` is (coverage, error) of the router as it stands."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise CliError("pictures need matplotlib: pip install 'lora-router[train]'") from None
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([c for _, c, _ in curve], [e for _, _, e in curve], label="every threshold")
-    axes.axhline(target, color="tab:red", linestyle="--", linewidth=1, label=f"target {target:.0%}")
-    axes.plot(*([value] for value in routed), "o", color="tab:green", label="as it routes now")
-    axes.set(xlabel="share of requests routed", ylabel="error among routed", xlim=(0, 1), ylim=(0, None))
-    axes.legend(frameon=False)
-    if path.suffix != ".html":
-        figure.savefig(path, dpi=150)
-        return
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg")
-    svg = drawn.getvalue()
-    page = (
-        f"<!doctype html>\n<meta charset=utf-8>\n<title>Risk and coverage</title>\n{svg[svg.index('<svg') :]}"
-    )
-    path.write_text(page, encoding="utf-8")
-
-
-Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE...", help="Labelled requests, JSON lines.", show_default=False)
-]
 Plot = Annotated[
     Path | None,
     typer.Option("--plot", metavar="FILE", help="Draw the risk-coverage curve: .png, .svg, .pdf or .html."),
@@ -74,18 +44,18 @@ def evaluate(
     """
     from router.calibration.evaluation import evaluate as measure
     from router.cli.output import print_json
-    from router.cli.route.judge import judge_of, local_rule, plot_path, target_of
-    from router.cli.route.votes import latencies, open_local, read_known, read_strange
+    from router.cli.route.judge import judge_of, local_rule
+    from router.cli.route.local import latencies, open_local, read_known, read_strange
 
-    picture = plot_path(plot)
+    picture = _picture_file(plot)
     with open_local(adapters_dir, plugins_dir, base=base) as local:
         known, strange = read_known(files, local.profiles), read_strange(ood, local.profiles)
-        rules = local_rule(local, calibration)
-        target, delta = target_of(rules)
+        rule = local_rule(local, calibration)
+        target, delta = _goal(rule)
         votes = local.votes(known, "requests"), local.votes(strange, "out-of-distribution")
         latency = latencies(local.panel, known)
-    found = measure(*votes, judge_of(rules, local), sorted(local.kinds), delta, target)
-    found |= {"calibration": rules.status, "target": target, "latency": latency}
+    found = measure(*votes, judge_of(rule, local), sorted(local.kinds), delta, target)
+    found |= {"calibration": rule.status, "target": target, "latency": latency}
     found["skipped"] = dict(local.panel.skipped)
     if picture is not None:
         draw_curve(picture, found["risk_coverage"], target, (_all_coverage(found), found["routing"]["error"]))
@@ -95,8 +65,53 @@ def evaluate(
         _print(found)
 
 
+def _goal(in_force: RuleInForce) -> tuple[float, float]:
+    """(target, delta) of the calibration, or the usual ones."""
+    from router.routing.policy import Calibrated
+
+    rule = in_force.now
+    return (rule.calibration.target, rule.calibration.delta) if isinstance(rule, Calibrated) else (0.05, 0.05)
+
+
+def _picture_file(path: Path | None) -> Path | None:
+    """The picture to write. Raises CliError for a kind that is not known."""
+    if path is not None and path.suffix not in (".png", ".svg", ".pdf", ".html"):
+        raise CliError(f"{path}: a picture is .png, .svg, .pdf or .html", MISUSED)
+    return path
+
+
 def _all_coverage(found: dict[str, Any]) -> float:
     return float(found["routing"]["routed"] / max(1, found["rows"]))
+
+
+def draw_curve(
+    path: Path, curve: Sequence[Sequence[float]], target: float, routed: tuple[float, float]
+) -> None:
+    """The risk-coverage curve as a picture.
+
+    `curve` of (threshold, coverage, error); `routed` is (coverage, error) of the router as it stands.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise CliError("pictures need matplotlib: pip install 'lora-router[train]'") from None
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([c for _, c, _ in curve], [e for _, _, e in curve], label="every threshold")
+    axes.axhline(target, color="tab:red", linestyle="--", linewidth=1, label=f"target {target:.0%}")
+    axes.plot(*([value] for value in routed), "o", color="tab:green", label="as it routes now")
+    axes.set(xlabel="share of requests routed", ylabel="error among routed", xlim=(0, 1), ylim=(0, None))
+    axes.legend(frameon=False)
+    if path.suffix != ".html":
+        figure.savefig(path, dpi=150)
+        return
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg")
+    svg = drawn.getvalue()
+    page = (
+        f"<!doctype html>\n<meta charset=utf-8>\n<title>Risk and coverage</title>\n{svg[svg.index('<svg') :]}"
+    )
+    path.write_text(page, encoding="utf-8")
 
 
 def _print(found: dict[str, Any]) -> None:

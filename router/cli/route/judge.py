@@ -13,40 +13,10 @@ if TYPE_CHECKING:
     from router.calibration.evaluation import Decide, Decided
     from router.calibration.model import Calibration
     from router.classifiers.axes import Axis
-    from router.cli.route.votes import Local
+    from router.cli.route.local import Local
     from router.config import Settings
     from router.routing.policy import Calibrated, Policy, RuleInForce
     from router.types import Vote
-
-# Which calibration file counts here.
-
-
-def find(said: str, adapters: Sequence[Path]) -> Path | None:
-    """The file that was said; with `auto` the first calibration.json in an adapters folder; none if empty."""
-    from router.calibration.file import FILE_NAME
-
-    if said != "auto":
-        return Path(said) if said else None
-    return next((folder / FILE_NAME for folder in adapters if (folder / FILE_NAME).is_file()), None)
-
-
-def load(settings: Settings) -> Calibration | None:
-    """Raises ConfigError if the file is missing, damaged or of another version."""
-    from router.calibration.file import read_calibration
-
-    path = find(settings.calibration, settings.adapters_dir)
-    return read_calibration(path) if path else None
-
-
-def rule_of(settings: Settings) -> RuleInForce:
-    """How a server with these settings weighs votes."""
-    from router.classifiers.axes import Axes
-    from router.routing.policy import Policy, RuleInForce
-
-    axes = Axes(settings.task_first, settings.domain_first)
-    policy = Policy(settings.abstain_threshold, axes=axes)
-    return RuleInForce(policy, load(settings), base=settings.model, strict=settings.strict_threshold)
-
 
 CalibrationFile = Annotated[
     str,
@@ -59,9 +29,37 @@ CalibrationFile = Annotated[
 ]
 
 
-def local_rule(local: Local, calibration: str) -> RuleInForce:
-    """The in_force of a server that serves this folder."""
+def rule_of(settings: Settings) -> RuleInForce:
+    """How a server with these settings weighs votes."""
+    from router.classifiers.axes import Axes
+    from router.routing.policy import Policy, RuleInForce
 
+    axes = Axes(settings.task_first, settings.domain_first)
+    policy = Policy(settings.abstain_threshold, axes=axes)
+    return RuleInForce(
+        policy, load_calibration(settings), base=settings.model, strict=settings.strict_threshold
+    )
+
+
+def load_calibration(settings: Settings) -> Calibration | None:
+    """Raises ConfigError if the file is missing, damaged or of another version."""
+    from router.calibration.file import read_calibration
+
+    path = find_calibration(settings.calibration, settings.adapters_dir)
+    return read_calibration(path) if path else None
+
+
+def find_calibration(said: str, adapters: Sequence[Path]) -> Path | None:
+    """The file that was said; with `auto` the first calibration.json in an adapters folder; none if empty."""
+    from router.calibration.file import FILE_NAME
+
+    if said != "auto":
+        return Path(said) if said else None
+    return next((folder / FILE_NAME for folder in adapters if (folder / FILE_NAME).is_file()), None)
+
+
+def local_rule(local: Local, calibration: str) -> RuleInForce:
+    """The rule of a server that serves this folder."""
     in_force = rule_of(local.settings.model_copy(update={"calibration": calibration}))
     in_force.classifiers_are(local.panel.registrations)
     in_force.adapters_are(local.profiles)
@@ -112,20 +110,3 @@ def _plain(rule: Policy, kinds: dict[str, Axis]) -> Decide:
         return Decided(concluded.adapter, preference.winner, sure, 1 - sure, concluded.classifier)
 
     return judge
-
-
-def target_of(in_force: RuleInForce) -> tuple[float, float]:
-    """(target, delta) of the calibration, or the usual ones."""
-    from router.routing.policy import Calibrated
-
-    rule = in_force.now
-    return (rule.calibration.target, rule.calibration.delta) if isinstance(rule, Calibrated) else (0.05, 0.05)
-
-
-def plot_path(path: Path | None) -> Path | None:
-    """The picture to write. Raises CliError for a kind that is not known."""
-    from router.cli.command import MISUSED, CliError
-
-    if path is not None and path.suffix not in (".png", ".svg", ".pdf", ".html"):
-        raise CliError(f"{path}: a picture is .png, .svg, .pdf or .html", MISUSED)
-    return path

@@ -61,7 +61,7 @@ def test_a_base_without_weights_is_a_misuse(cli, base, adapter):
 
 
 def test_the_digest_is_read_only_where_a_manifest_pins_it(cli, base, adapter, monkeypatch):
-    monkeypatch.setattr("router.cli.base_files.digest", lambda *_: "ab" * 32)
+    monkeypatch.setattr("router.cli.base_files.base_digest_of", lambda *_: "ab" * 32)
     pinned = adapter("pinned")
     (pinned / "adapter.toml").write_text(f'[base]\ndigest = "{"cd" * 32}"\n')
     done = cli("adapters", "validate", pinned, "--model", base)

@@ -1,4 +1,4 @@
-"""What the commands `route calibrate | evaluate | diff` share: flags, and the set that they work on."""
+"""What `route calibrate | evaluate | diff` share: adapters and classifiers of this folder, with no server."""
 
 from __future__ import annotations
 
@@ -27,44 +27,119 @@ if TYPE_CHECKING:
     from router.routing.knowledge import Labels
     from router.types import AdapterProfile, Request, Vote
 
-# The base model for classifiers that ask it, without a server.
-
-
 PATIENCE_SECONDS = 600.0  # nobody waits for a single request here
+BATCH = 32  # requests asked together
+TIMED = 40  # requests asked one by one, for the latency
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE...", help="Labelled requests, JSON lines.", show_default=False)
+]
+AdaptersDirs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--adapters-dir",
+        metavar="DIR",
+        help="Adapters folder; repeatable. Default: ./adapters.",
+        show_default=False,
+    ),
+]
+PluginsDirs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugins-dir",
+        metavar="DIR",
+        help="Plugins folder; repeatable. Default: ./plugins.",
+        show_default=False,
+    ),
+]
+Ood = Annotated[
+    Path | None,
+    typer.Option("--ood", metavar="FILE", help="Requests that no adapter should get, JSON lines."),
+]
+Base = Annotated[
+    bool,
+    typer.Option("--base/--no-base", help="Load the base for classifiers that ask it, such as probe."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Settings, adapters and fitted classifiers of this folder."""
+
+    settings: Settings
+    profiles: tuple[AdapterProfile, ...]
+    panel: Panel
+
+    @property
+    def kinds(self) -> dict[str, Axis]:
+        """Adapters by name with their axes."""
+        from router.classifiers.axes import axes_of
+
+        return axes_of(self.profiles)
+
+    def binding(self) -> Binding:
+        """What a calibration made here is bound to."""
+        from router.calibration.model import binding_of
+
+        return binding_of(self.profiles, self.panel.fingerprints(), self.settings.model)
+
+    def votes(self, rows: Sequence[Row], title: str) -> list[Ballot]:
+        """Of all classifiers."""
+        return collect_votes(self.panel, self.profiles, rows, title)
 
 
 @contextmanager
-def resident_base(settings: Settings) -> Iterator[BaseModel]:
-    """Fetch and load the base of these settings; let it go at the end. Raises ConfigError."""
-    from router.cli.compose import make_engine
-    from router.models import resolve_model
+def open_local(
+    adapters_dir: list[Path] | None,
+    plugins_dir: list[Path] | None,
+    more: Sequence[AdapterProfile] = (),
+    base: bool = True,
+) -> Iterator[Local]:
+    """Read adapters, load plugins, fit; `more` adapters replace those of the same name.
 
-    resolve_model(settings.model)
-    engine = make_engine(settings)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="base", daemon=True)
-    thread.start()
-    try:
-        engine.start()
-        yield asyncio.run_coroutine_threadsafe(_access(engine), loop).result()
-    finally:
-        engine.close()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+    With `base` the base model is resident inside the block if a classifier asks for it.
+    """
+    from router.cli.plugins import load_plugins
 
-
-async def _access(engine: Engine) -> BaseModel:
-    from router.engine.access import EngineBase
-
-    return EngineBase(engine, PATIENCE_SECONDS)
+    settings = _settings(adapters_dir)
+    profiles = _profiles(settings, more)
+    registrations = load_plugins(plugins_dir).registrations()
+    wanted = base and any(r.wants_base for r in registrations)
+    with resident_base(settings) if wanted else nullcontext() as resident:
+        yield Local(settings, profiles, _fitted_panel(registrations, profiles, resident))
 
 
-# Adapters and classifiers of this folder, and their votes on requests, without a server.
+def _settings(adapters_dir: list[Path] | None) -> Settings:
+    from router.cli.settings import folders, load_settings
+
+    said = {"adapters_dir": tuple(adapters_dir)} if adapters_dir else {}
+    settings = load_settings(said)
+    return settings.model_copy(update={"adapters_dir": folders(settings.adapters_dir, "adapters")})
 
 
-BATCH = 32
-TIMED = 40  # requests asked one by one, for the latency
+def _profiles(settings: Settings, more: Sequence[AdapterProfile]) -> tuple[AdapterProfile, ...]:
+    by_name = {p.name: p for p in (*read_profiles(settings.adapters_dir), *more)}
+    if not by_name:
+        raise CliError("there are no adapters here: name their folder with --adapters-dir")
+    return tuple(by_name[name] for name in sorted(by_name))
+
+
+def _fitted_panel(
+    registrations: Sequence[Registration], profiles: Sequence[AdapterProfile], base: BaseModel | None
+) -> Panel:
+    panel = fit_panel(registrations, profiles, base)
+    for name, why in panel.skipped.items():
+        note(f"classifier {name} is left out: {why}")
+    if not panel.registrations:
+        raise CliError("no classifier can be asked here: `lora-router plugins doctor` says why")
+    return panel
+
+
+def note(text: str) -> None:
+    """A word on stderr."""
+    print(text, file=sys.stderr)
+
+
+# -- adapters
 
 
 def read_profiles(dirs: Sequence[Path]) -> tuple[AdapterProfile, ...]:
@@ -103,6 +178,9 @@ def read_profile(folder: Path) -> AdapterProfile:
     return manifest.profile()
 
 
+# -- classifiers and their votes
+
+
 @dataclass(frozen=True, slots=True)
 class Panel:
     """Classifiers that were fitted to the adapters, in order, and those left out with the reason."""
@@ -120,7 +198,7 @@ class Panel:
         return {r.name: r.classifier.fingerprint() for r in self.registrations}
 
 
-def fitted(
+def fit_panel(
     registrations: Sequence[Registration], profiles: Sequence[AdapterProfile], base: BaseModel | None = None
 ) -> Panel:
     """Warm up and fit; one that cannot is left out, and without `base` one that asks for it."""
@@ -144,7 +222,7 @@ def fitted(
     return Panel(tuple(kept), skipped)
 
 
-def collect(
+def collect_votes(
     panel: Panel, profiles: Sequence[AdapterProfile], rows: Sequence[Row], title: str
 ) -> list[Ballot]:
     """The votes of all classifiers on all rows, with a progress bar on a terminal."""
@@ -157,12 +235,12 @@ def collect(
     for registration in panel.registrations:
         votes: list[Vote] = []
         for i in track(range(0, len(rows), BATCH), f"{title}: {registration.name}"):
-            votes += ask(registration, [row.text for row in rows[i : i + BATCH]], labels)
+            votes += ask_batch(registration, [row.text for row in rows[i : i + BATCH]], labels)
         columns.append(votes)
     return [Ballot(row, votes) for row, votes in zip(rows, zip(*columns, strict=True), strict=True)]
 
 
-def ask(registration: Registration, texts: Sequence[str], labels: Labels) -> list[Vote]:
+def ask_batch(registration: Registration, texts: Sequence[str], labels: Labels) -> list[Vote]:
     """One batch; a classifier that raises loses these votes."""
     from router.classifiers.contract import Answer, read_answers
     from router.plugins.trial import call_classifier, requests_of
@@ -197,117 +275,37 @@ def latencies(panel: Panel, rows: Sequence[Row]) -> dict[str, tuple[float, float
     return found
 
 
-AdaptersDirs = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--adapters-dir",
-        metavar="DIR",
-        help="Adapters folder; repeatable. Default: ./adapters.",
-        show_default=False,
-    ),
-]
-PluginsDirs = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugins-dir",
-        metavar="DIR",
-        help="Plugins folder; repeatable. Default: ./plugins.",
-        show_default=False,
-    ),
-]
-Ood = Annotated[
-    Path | None,
-    typer.Option("--ood", metavar="FILE", help="Requests that no adapter should get, JSON lines."),
-]
-
-
-Base = Annotated[
-    bool,
-    typer.Option("--base/--no-base", help="Load the base for classifiers that ask it, such as probe."),
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Local:
-    """Settings, adapters and fitted classifiers of this folder."""
-
-    settings: Settings
-    profiles: tuple[AdapterProfile, ...]
-    panel: Panel
-
-    @property
-    def kinds(self) -> dict[str, Axis]:
-        """Adapters by name with their axes."""
-        from router.classifiers.axes import axes_of
-
-        return axes_of(self.profiles)
-
-    def binding(self) -> Binding:
-        """What a calibration made here is bound to."""
-        from router.calibration.model import binding_of
-
-        return binding_of(self.profiles, self.panel.fingerprints(), self.settings.model)
-
-    def votes(self, rows: Sequence[Row], title: str) -> list[Ballot]:
-        """Of all classifiers."""
-
-        return collect(self.panel, self.profiles, rows, title)
+# -- the base model for classifiers that ask it
 
 
 @contextmanager
-def open_local(
-    adapters_dir: list[Path] | None,
-    plugins_dir: list[Path] | None,
-    more: Sequence[AdapterProfile] = (),
-    base: bool = True,
-) -> Iterator[Local]:
-    """Read adapters, load plugins, fit; `more` adapters replace those of the same name.
+def resident_base(settings: Settings) -> Iterator[BaseModel]:
+    """Fetch and load the base of these settings; let it go at the end. Raises ConfigError."""
+    from router.cli.compose import make_engine
+    from router.models import resolve_model
 
-    With `base` the base model is resident inside the block if a classifier asks for it.
-    """
-    from router.cli.plugins import load_plugins
-
-    settings = _settings(adapters_dir)
-    profiles = _profiles(settings, more)
-    registrations = load_plugins(plugins_dir).registrations()
-    wanted = base and any(r.wants_base for r in registrations)
-    with resident_base(settings) if wanted else nullcontext() as resident:
-        yield Local(settings, profiles, _panel(registrations, profiles, resident))
-
-
-def _settings(adapters_dir: list[Path] | None) -> Settings:
-    from router.cli.settings import folders, load_settings
-
-    said = {"adapters_dir": tuple(adapters_dir)} if adapters_dir else {}
-    settings = load_settings(said)
-    return settings.model_copy(update={"adapters_dir": folders(settings.adapters_dir, "adapters")})
+    resolve_model(settings.model)
+    engine = make_engine(settings)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="base", daemon=True)
+    thread.start()
+    try:
+        engine.start()
+        yield asyncio.run_coroutine_threadsafe(_reader(engine), loop).result()
+    finally:
+        engine.close()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
-def _profiles(settings: Settings, more: Sequence[AdapterProfile]) -> tuple[AdapterProfile, ...]:
-    from router.cli.command import CliError
+async def _reader(engine: Engine) -> BaseModel:
+    from router.engine.access import EngineBase
 
-    by_name = {p.name: p for p in (*read_profiles(settings.adapters_dir), *more)}
-    if not by_name:
-        raise CliError("there are no adapters here: name their folder with --adapters-dir")
-    return tuple(by_name[name] for name in sorted(by_name))
+    return EngineBase(engine, PATIENCE_SECONDS)
 
 
-def _panel(
-    registrations: Sequence[Registration], profiles: Sequence[AdapterProfile], base: BaseModel | None
-) -> Panel:
-    from router.cli.command import CliError
-
-    panel = fitted(registrations, profiles, base)
-    for name, why in panel.skipped.items():
-        note(f"classifier {name} is left out: {why}")
-    if not panel.registrations:
-        raise CliError("no classifier can be asked here: `lora-router plugins doctor` says why")
-    return panel
-
-
-def note(text: str) -> None:
-    """A word on stderr."""
-    print(text, file=sys.stderr)
+# -- labelled requests
 
 
 def read_known(files: Sequence[Path], profiles: Sequence[AdapterProfile]) -> list[Row]:
