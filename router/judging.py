@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from router.types import Request
 
 if TYPE_CHECKING:
-    from router.routing import BaseModel
+    from router.classifiers.contract import BaseModel
 
 REFERENCE = "reference"
 """Label of a request that holds the right answer, where the client knows one."""

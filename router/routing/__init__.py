@@ -1,4 +1,4 @@
-"""Routing: which adapter answers a request."""
+"""Routing: which adapter answers a request. What plugins write and use is imported from here, for good."""
 
 from router.classifiers.contract import BaseModel, Classifier, Scores
 
