@@ -42,7 +42,7 @@ class PackedAdapter:
 
 
 def pack_adapter(
-    artifact: AdapterArtifact, groups: Sequence[SiteGroup], ops: Ops, dtype: torch.dtype, *, pin: bool = False
+    artifact: AdapterArtifact, groups: Sequence[SiteGroup], ops: Ops, dtype: torch.dtype, *, pin: bool
 ) -> PackedAdapter:
     """Pack for `groups`; raises AdapterRejected where a site is unknown or does not fit."""
     known = {name for group in groups for name in group.names}

@@ -19,7 +19,7 @@ class Detokenizer:
     A stop string that is a special token's name stops at that token.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str] = (), min_tokens: int = 0) -> None:
+    def __init__(self, tokenizer: Any, stop: Sequence[str], min_tokens: int) -> None:
         """No stop string completed by the first `min_tokens` tokens ends the answer."""
         known = shared_vocabulary(tokenizer)
         self.stopped: str | None = None  # the stop string that ended the answer

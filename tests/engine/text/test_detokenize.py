@@ -174,7 +174,7 @@ def test_one_token_alone_is_spelt_for_people() -> None:
 def test_cost_of_a_token_does_not_grow_with_the_answer(make: Any) -> None:
     tokenizer = make()
     ids = encode(tokenizer, "capital of France ")
-    detokenizer = Detokenizer(tokenizer, ("\n\n", "END"))
+    detokenizer = Detokenizer(tokenizer, ("\n\n", "END"), 0)
     times = []
     for _ in range(60):
         started = time.thread_time()
