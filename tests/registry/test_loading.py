@@ -95,40 +95,6 @@ async def test_bad_new_files_leave_the_old_serving_until_mended(
     assert registry.get("m").error == ""
 
 
-async def test_the_default_follows_a_new_version_once_it_is_proven(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
-    drop(root, "m", "1.0", 1, folder="m/1.0")
-    registry = await start_registry(preload=False)
-    engine.answering.clear()
-    drop(root, "m", "1.1", 2, folder="m/1.1", expect="I am")
-    await eventually(lambda: len(engine.jobs) == 2)
-    assert (registry.resolve("m").ref.version, states(registry)["m@1.1"]) == ("1.0", "loading")
-    engine.answering.set()
-    await eventually(lambda: registry.resolve("m").ref.version == "1.1")
-    drop(root, "m", "1.2", 3, folder="m/1.2", expect="nobody")
-    await eventually(lambda: states(registry).get("m@1.2") == "quarantined")
-    drop(root, "m", "0.9", 4, folder="m/0.9")
-    await eventually(lambda: "m@0.9" in states(registry))
-    assert registry.resolve("m").ref.version == "1.1"
-
-
-async def test_a_folder_that_becomes_another_version_serves_the_old_until_then(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
-    drop(root, "m", "1.0", 1, expect="I am")
-    registry = await start_registry()
-    drop(root, "m", "1.1", 2, expect="nobody")
-    await eventually(lambda: states(registry) == {"m@1.0": "ready", "m@1.1": "quarantined"})
-    assert registry.resolve("m").ref.version == "1.0"
-    assert "1.1" in registry.get("m").error
-    drop(root, "m", "1.2", 3, expect="I am")
-    await eventually(lambda: states(registry) == {"m@1.2": "ready"})
-    await eventually(lambda: len(engine.held) == 1)
-    with pytest.raises(AdapterNotFound, match=r"its versions: 1\.2"):
-        registry.get("m", "1.0")
-
-
 async def test_a_removed_folder_is_not_found_while_requests_in_flight_finish(
     root: Path, engine: StubEngine, start_registry: StartRegistry
 ) -> None:

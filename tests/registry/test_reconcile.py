@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-import watchfiles
 
 from router.engine.base import AdapterArtifact
-from router.errors import AdapterRejected, RouterError
+from router.errors import RouterError
 from router.registry import reconcile
 from router.registry.disk.reading import FolderReader, weights_sha256
 from router.registry.format.examine import Inspection
@@ -44,64 +43,6 @@ async def test_many_folders_are_known_by_name_before_they_are_checked(
     await eventually(lambda: all(i.rank for i in registry.list() if i.state != "quarantined"))
     refused = sorted(n for n, state in states(registry).items() if state == "quarantined")
     assert refused == ["m7@1.0", "m8@0"]
-
-
-async def test_new_folders_go_before_a_backlog_of_preloads(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
-    for i in range(20):
-        drop(root, f"m{i}", value=i + 1)
-    engine.loading.clear()
-    registry = await start_registry(settle=0.0)
-    await eventually(lambda: len(engine.loads) == 2)
-    drop(root, "late", value=99)
-    await eventually(lambda: "late@0" in states(registry))
-    engine.loading.set()
-    await eventually(is_ready(registry, "late"))
-    await registry.settled(5)
-    assert engine.loads.index("late") < 10  # two were under way, a few may overtake its read
-
-
-async def test_settled_gives_up_in_time(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
-    drop(root, "m")
-    engine.loading.clear()
-    registry = await start_registry(settle=0.05)
-    assert not await registry.settled(0.05)
-    engine.loading.set()
-    assert await registry.settled(5)
-
-
-async def test_an_idle_registry_does_nothing_but_look(
-    root: Path, engine: StubEngine, start_registry: StartRegistry
-) -> None:
-    drop(root, "m")
-    registry = await start_registry(poll_seconds=0.05)
-    events = registry.watch()
-    await anext(events)
-    waiting = asyncio.ensure_future(anext(events))
-    await asyncio.sleep(0.5)
-    assert (engine.loads, waiting.done()) == (["m"], False)
-    await registry.load(ref("m"), pinned=True)
-    event = await asyncio.wait_for(waiting, 2)
-    assert (event.kind, event.adapter.pinned) == ("changed", True)
-    await events.aclose()
-
-
-async def test_closing_among_loads_begins_no_other_and_refuses_nobody(
-    root: Path, engine: StubEngine, start_registry: StartRegistry, caplog: pytest.LogCaptureFixture
-) -> None:
-    for i in range(8):
-        drop(root, f"m{i}", value=i + 1)
-    engine.loading.clear()
-    registry = await start_registry(settle=0.0)
-    await eventually(lambda: len(engine.loads) == 2)
-    await registry.close()
-    await asyncio.sleep(0.1)
-    assert len(engine.loads) == 2
-    assert "quarantined" not in states(registry).values()
-    assert [entry.message for entry in caplog.records if entry.levelname in ("WARNING", "ERROR")] == []
 
 
 async def test_a_slow_copy_is_read_once_it_is_whole(
@@ -229,67 +170,6 @@ async def test_a_folder_deleted_while_it_loads_harms_nobody(
     await eventually(lambda: states(registry) == {"n@0": "discovered"})
     async with registry.lease(ref("n")):
         assert [a.name for a in engine.held.values()] == ["n"]
-
-
-async def test_doubles_with_other_contents_are_quarantined(root: Path, start_registry: StartRegistry) -> None:
-    drop(root, "m", "1.0", 1, folder="a")
-    drop(root, "m", "1.0", 1, folder="b")
-    drop(root, "m", "1.0", 2, folder="c")
-    registry = await start_registry()
-    await eventually(lambda: states(registry) == {"m@1.0": "ready", "m@1.0+double.1": "quarantined"})
-    assert "folder 'c' claims m@1.0, which folder 'a' holds" in registry.get("m", "1.0+double.1").error
-    assert registry.resolve("m").ref.version == "1.0"
-    with pytest.raises(AdapterRejected, match="other contents"):
-        await registry.load(ref("m", "1.0+double.1"))
-    shutil.rmtree(root / "a")
-    shutil.rmtree(root / "b")
-    await eventually(lambda: states(registry) == {"m@1.0": "ready"})
-
-
-async def test_one_dir_over_another(root: Path, tmp_path: Path, start_registry: StartRegistry) -> None:
-    second = tmp_path / "second"
-    drop(second, "m", value=1)
-    drop(second, "n", value=2)
-    registry = await start_registry(dirs=[root, second, tmp_path / "missing"])
-    assert states(registry) == {"m@0": "ready", "n@0": "ready"}
-
-
-async def test_without_notifications_folders_are_compared(
-    root: Path,
-    start_registry: StartRegistry,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError("OS file watch limit reached.")
-
-    monkeypatch.setattr(watchfiles, "watch", full)
-    registry = await start_registry()
-    folder = drop(root, "m")
-    await eventually(is_ready(registry, "m"))
-    before = registry.get("m").digest
-    with (folder / "adapter_model.safetensors").open("r+b") as file:
-        file.write(weights(2))
-    await eventually(lambda: registry.get("m").digest != before)
-    assert caplog.text.count("OS file watch limit reached") == 1
-
-
-async def test_a_look_that_fails_is_not_the_last(
-    root: Path,
-    start_registry: StartRegistry,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    registry = await start_registry()
-
-    def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("bug")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(registry._reconciler._scanner, "scan", broken)
-        await eventually(lambda: "looking at adapter folders failed" in caplog.text)
-    drop(root, "m")
-    await eventually(is_ready(registry, "m"))
 
 
 async def test_a_disk_that_fails_once_is_no_fault_of_the_adapter(

@@ -179,3 +179,14 @@ async def test_the_load_hook_may_fail(
     registry = await start_registry(on_load=broken)
     assert states(registry) == {"m@0": "ready"}
     assert "the load callback failed" in caplog.text
+
+
+async def test_settled_gives_up_in_time(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(root, "m")
+    engine.loading.clear()
+    registry = await start_registry(settle=0.05)
+    assert not await registry.settled(0.05)
+    engine.loading.set()
+    assert await registry.settled(5)

@@ -1,0 +1,37 @@
+"""Folders that claim one version: with the same contents fine, else the later one is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from router.errors import AdapterRejected
+from tests.registry.conftest import StartRegistry
+from tests.registry.life import drop, eventually, ref, states
+
+
+async def test_duplicates_with_other_contents_are_quarantined(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    drop(root, "m", "1.0", 1, folder="a")
+    drop(root, "m", "1.0", 1, folder="b")
+    drop(root, "m", "1.0", 2, folder="c")
+    registry = await start_registry()
+    await eventually(lambda: states(registry) == {"m@1.0": "ready", "m@1.0+double.1": "quarantined"})
+    assert "folder 'c' claims m@1.0, which folder 'a' holds" in registry.get("m", "1.0+double.1").error
+    assert registry.resolve("m").ref.version == "1.0"
+    with pytest.raises(AdapterRejected, match="other contents"):
+        await registry.load(ref("m", "1.0+double.1"))
+    shutil.rmtree(root / "a")
+    shutil.rmtree(root / "b")
+    await eventually(lambda: states(registry) == {"m@1.0": "ready"})
+
+
+async def test_one_dir_over_another(root: Path, tmp_path: Path, start_registry: StartRegistry) -> None:
+    second = tmp_path / "second"
+    drop(second, "m", value=1)
+    drop(second, "n", value=2)
+    registry = await start_registry(dirs=[root, second, tmp_path / "missing"])
+    assert states(registry) == {"m@0": "ready", "n@0": "ready"}
