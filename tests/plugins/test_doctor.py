@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,3 +97,11 @@ def test_a_classifier_on_the_base_is_tried_with_a_stand_in(folder: Path, write: 
     assert findings(folder) == ()
     write("based.py", BASED.replace('r.text or "-"', "r.text"))
     assert {f.check for f in findings(folder)} == {"odd_texts"}
+
+
+def test_trying_plugins_loads_no_engine() -> None:
+    code = (
+        "import sys, router.testing, router.plugins.doctor; print([m for m in sys.modules if '.engine' in m])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

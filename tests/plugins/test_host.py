@@ -75,6 +75,10 @@ def test_classifiers_are_ordered_by_priority_then_name(folder: Path, write: Writ
         ("@hookimpl\ndef register_classifiers(register=None): ...", "argument 'register' has a default"),
         ("@hookimpl\ndef register_classifiers(register, config): ...", "config"),
         ("@hookimpl\ndef register_classifiers(register): 1 / 0", "ZeroDivisionError"),
+        (
+            "@hookimpl\ndef register_classifiers(register): register(3)",
+            "TypeError: register() got a int: subclass router.routing.Classifier (bad.py:5)",
+        ),
     ],
 )
 def test_a_bad_plugin_is_data_and_harms_no_other(
@@ -85,6 +89,7 @@ def test_a_bad_plugin_is_data_and_harms_no_other(
     host = loaded(folder)
     bad, good = host.status()
     assert expected in bad.error
+    assert not any(ours in bad.error for ours in ("isolation.py", "loader.py", "registration.py"))
     assert not bad.classifiers
     assert (good.error, names(host)) == ("", ["shout"])
 

@@ -1,0 +1,142 @@
+"""What shipped classifiers learn with: lessons, n-grams, parts of a request, and the regression."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from router.classifiers.regression import (
+    BUCKETS,
+    HEAD,
+    PARTS,
+    SENTENCE_WORDS,
+    TAIL,
+    Ngrams,
+    balanced_weights,
+    file_digest,
+    fit_dual,
+    lessons_of,
+    product_in_pieces,
+    softmax,
+    spread_evenly,
+    whole_first_last,
+)
+from router.types import AdapterProfile
+
+
+def test_the_gradient_steps_reach_the_optimum() -> None:
+    """Oracle: plain gradient descent, run long, on the same objective."""
+    penalty = 0.02
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 8)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    allowed = np.eye(3, dtype=np.float32)[np.arange(30) % 3]
+    allowed[-1] = (1, 1, 0)
+    gram = x @ x.T
+    fast = fit_dual(gram, allowed, penalty)
+    weight, slow = balanced_weights(allowed)[:, None], np.zeros_like(allowed)
+    for _ in range(5000):
+        p = softmax(gram @ slow)
+        q = p * allowed / (p * allowed).sum(1, keepdims=True)
+        slow -= 0.5 * (weight * (p - q) + penalty * slow)
+    assert np.abs(gram @ fast - gram @ slow).max() < 0.02
+
+
+def test_the_pieces_of_a_product_make_the_product() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(300, 300)), rng.normal(size=(300, 40))
+    assert np.allclose(product_in_pieces(a, b), a @ b)
+    assert not product_in_pieces(np.zeros((5, 0)), np.zeros((0, 5))).any()
+
+
+def test_every_class_weighs_the_same() -> None:
+    allowed = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
+    assert np.allclose(balanced_weights(allowed), [1 / 6, 1 / 6, 1 / 6, 1 / 2])
+
+
+TEA = AdapterProfile("tea", "1", examples=("brew tea", " "), negative_examples=("a tea towel",))
+BARE = AdapterProfile("bare", "1")
+
+
+@pytest.fixture
+def background(tmp_path: Path) -> Path:
+    path = tmp_path / "background.txt"
+    path.write_text("# general\nhello\n\n# tea drinks\nWhich tea is green?\n")
+    return path
+
+
+def test_examples_negatives_and_background(background: Path) -> None:
+    learned = lessons_of([TEA, BARE, AdapterProfile("ale", "1", examples=("draw ale",))], background)
+    assert learned is not None
+    assert learned.names == ("tea", "ale", "")
+    assert learned.texts == ("brew tea", "a tea towel", "draw ale", "hello")
+    assert learned.allowed.tolist() == [[1, 0, 0], [0, 1, 1], [0, 1, 0], [0, 0, 1]]
+
+
+def test_nothing_to_learn(background: Path) -> None:
+    assert lessons_of([BARE], background) is None
+
+
+def test_many_examples_are_thinned_evenly() -> None:
+    texts = [f"t{i}" for i in range(100)]
+    assert spread_evenly(texts, 4) == ["t0", "t25", "t50", "t75"]
+    assert spread_evenly(texts, 1000) == texts
+
+
+TEXTS = ["Sum it up. Bees dance in the hive.", "Bees dance", "Ants march"]
+
+
+def test_each_part_is_a_unit_vector_in_its_own_block() -> None:
+    ngrams = Ngrams(TEXTS)
+    for part in range(PARTS):
+        rows = ngrams.matrix(part)
+        assert rows.shape == (len(TEXTS), BUCKETS)
+        assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    whole, first, last = (ngrams.matrix(part) for part in range(PARTS))
+    assert last[0] @ last[1] > first[0] @ first[1] + 0.2
+    assert np.array_equal(whole[1], last[1])
+
+
+def test_a_text_gets_the_features_that_it_had_in_training() -> None:
+    ngrams = Ngrams(TEXTS)
+    for part, (buckets, values) in enumerate(ngrams(TEXTS[0])):
+        assert np.allclose(ngrams.matrix(part)[0, buckets], values)
+
+
+def test_texts_without_words_have_no_length() -> None:
+    assert all(not len(values) or np.isfinite(values).all() for _, values in Ngrams(TEXTS)("?! 😀"))
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "last"),
+    [
+        ("Title for this?\n\nBees dance. They sing.", "Title for this?", "They sing."),
+        ("Bees dance. They sing.\nSay it in one line.", "Bees dance.", "Say it in one line."),
+        ("In French: the bees dance", "In French:", "the bees dance"),
+        ("Bees dance\n-> title?", "Bees dance", "Bees dance title?"),
+        ("Which bee dances?\nA. the queen\nB. a drone", "Which bee dances?", "Which bee dances?"),
+        ("A. the queen\nB. a drone", "A. the queen", "a drone"),
+        ("who dances", "who dances", "who dances"),
+        ("?!", "?!", "?!"),
+        ("", "", ""),
+    ],
+)
+def test_first_and_last_sentence(text: str, first: str, last: str) -> None:
+    assert whole_first_last(text) == (text, first, last)
+
+
+def test_long_texts_and_long_sentences_are_cut() -> None:
+    whole, first, last = whole_first_last("word " * 1000)
+    assert len(whole) < HEAD + TAIL + 10
+    assert len(first.split()) == len(last.split()) == SENTENCE_WORDS
+
+
+def test_a_digest_is_of_the_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "background.txt"
+    path.write_text("# talk\nhello\n")
+    first = file_digest(path)
+    assert file_digest(path) == first
+    path.write_text("# talk\nhello you\n")
+    assert file_digest(path) != first

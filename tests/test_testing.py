@@ -1,0 +1,91 @@
+"""The contracts that authors of plugins subclass, on a good classifier and judge and on bad ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from router.judging import Case, Judge, Judgement, Preference
+from router.routing import Classifier, Scores
+from router.testing import ClassifierContract, JudgeContract
+from router.types import AdapterProfile, Request
+
+
+class Longest(Classifier):
+    name = "longest"
+
+    def __init__(self) -> None:
+        self._names: tuple[str, ...] = ()
+
+    def fit(self, adapters: Sequence[AdapterProfile]) -> None:
+        self._names = tuple(a.name for a in adapters)
+
+    def classify_batch(self, requests: Any) -> Any:
+        names = self._names
+        return [Scores({names[0]: 0.5}) if names and len(r.text) > 9 else None for r in requests]
+
+
+class TestLongest(ClassifierContract):
+    def make(self) -> Classifier:
+        return Longest()
+
+
+class Moody(Longest):
+    def __init__(self) -> None:
+        super().__init__()
+        self._calls = 0
+
+    def classify_batch(self, requests: Any) -> Any:
+        self._calls += 1
+        return [Scores({"a": 1.0 if self._calls % 2 else 0.0}) for _ in requests]
+
+
+def test_a_broken_promise_of_a_classifier_fails_with_what_is_wrong() -> None:
+    class Contract(ClassifierContract):
+        def make(self) -> Classifier:
+            return Moody()
+
+    with pytest.raises(AssertionError, match="then"):
+        Contract().test_the_same_request_gets_the_same_answer()
+
+
+def test_forgetting_make_of_a_classifier_is_explained() -> None:
+    with pytest.raises(NotImplementedError, match="make"):
+        ClassifierContract().test_it_can_be_registered()
+
+
+class Longer(Preference):
+    name = "longer"
+
+    def prefer(self, request: Request, first: str, second: str) -> int:
+        return (len(first) > len(second)) - (len(first) < len(second))
+
+
+class TestLonger(JudgeContract):
+    def make(self) -> Judge:
+        return Longer()
+
+
+class Partial(Judge):
+    name = "partial"
+
+    def judge(self, case: Case) -> Judgement:
+        return Judgement(1)
+
+
+def test_a_broken_promise_of_a_judge_fails_with_what_is_wrong() -> None:
+    class Contract(JudgeContract):
+        def make(self) -> Judge:
+            return Partial()
+
+    with pytest.raises(AssertionError, match="beats itself"):
+        Contract().test_equal_answers_tie()
+    with pytest.raises(AssertionError, match="depends on which"):
+        Contract().test_order_does_not_matter()
+
+
+def test_forgetting_make_of_a_judge_is_explained() -> None:
+    with pytest.raises(NotImplementedError, match="make"):
+        JudgeContract().test_it_can_be_registered()
