@@ -89,7 +89,7 @@ class Index:
         self._hub, self._choices, self._gatekeeper, self._preload = hub, choices, gatekeeper, preload
         self._hash_weights, self._plan_soon = hash_weights, plan_soon
         self._names: dict[str, dict[str, Record]] = {}
-        self._order: list[Record] | None = None
+        self._sorted: list[Record] | None = None
         self._defaults: dict[str, str] = {}
         self._stood: dict[str, tuple[str, Served]] = {}  # defaults that were chosen among judged versions
         self._profiles: dict[str, AdapterProfile] = {}
@@ -98,7 +98,7 @@ class Index:
     def __iter__(self) -> Iterator[Record]:
         return (r for versions in self._names.values() for r in versions.values())
 
-    # looking up
+    # -- looking up
 
     def get(self, ref: AdapterRef) -> Record | None:
         """The version, if it is there."""
@@ -144,9 +144,9 @@ class Index:
 
     def list(self) -> tuple[AdapterInfo, ...]:
         """Every version by name and order of versions."""
-        if self._order is None:
-            self._order = sorted(self, key=lambda r: (r.ref.name, version_key(r.ref.version)))
-        return tuple(self.info(r) for r in self._order)
+        if self._sorted is None:
+            self._sorted = sorted(self, key=lambda r: (r.ref.name, version_key(r.ref.version)))
+        return tuple(self.info(r) for r in self._sorted)
 
     def etag(self, record: Record) -> str:
         """Changes with every change of that version, not with its use."""
@@ -163,21 +163,21 @@ class Index:
             return None
         return replace(seen.manifest.profile(), name=record.ref.name, version=record.ref.version)
 
-    # changing
+    # -- changing
 
     def add(self, record: Record) -> None:
         """A version appeared. Call `settle_default` when all that appeared together are added."""
         if not self._gatekeeper.on:
             record.ruled(NO_GATE)
         self._names.setdefault(record.ref.name, {})[record.ref.version] = record
-        self._order = None
+        self._sorted = None
         self._hub.publish(AdapterEventKind.ADDED, self.info(record))
 
     def remove(self, record: Record) -> Live | None:
         """A version is gone from disk: no new request gets it. Gives what it served from."""
         versions = self._names[record.ref.name]
         del versions[record.ref.version]
-        live, self._order = record.gone(), None
+        live, self._sorted = record.gone(), None
         if not versions:
             del self._names[record.ref.name]
         self._hub.publish(AdapterEventKind.REMOVED, self.info(record))

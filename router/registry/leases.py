@@ -22,7 +22,7 @@ class Leases:
     def __init__(self, index: Index, loader: Loader, residency: Residency, patience: float) -> None:
         self._index, self._loader, self._residency, self._patience = index, loader, residency, patience
         self.open = 0
-        self.closed = False
+        self._closed = False
 
     @asynccontextmanager
     async def lease(self, ref: AdapterRef, deadline: float | None = None) -> AsyncIterator[Lease]:
@@ -48,6 +48,10 @@ class Leases:
             record.released()
             self._residency.release(live.resident)
 
+    def close(self) -> None:
+        """Wait for no load any more; leases that are held stay good."""
+        self._closed = True
+
     async def _acquire(self, ref: AdapterRef) -> tuple[Record, Live]:
         while True:
             record = self._index.find_usable(ref.name, ref.version)
@@ -71,14 +75,14 @@ class Leases:
 
     async def loaded(self, record: Record) -> None:
         """Wait until it was loaded. Raises why it was not, the same to all who wait."""
-        if self.closed:
+        if self._closed:
             raise Draining("the server is stopping")
         task = self._loader.begin(record)
         try:
             with record.awaited():
                 await asyncio.shield(task)
         except asyncio.CancelledError:
-            if self.closed and task.cancelled():
+            if self._closed and task.cancelled():
                 raise Draining("the server is stopping") from None
             raise
 

@@ -1,4 +1,4 @@
-"""What an operator can set of the registry."""
+"""What the parts of the registry share: what an operator can set, numbers for metrics, threads for files."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from typing import ParamSpec, Self, TypeVar
 from router.config import Settings
 from router.registry.format.checks import EqualsBase
 from router.types import AdapterState
+
+LOAD_THREADS = 4
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +46,6 @@ class RegistryOptions:
             gate=settings.gate == "report",
             poll_seconds=settings.poll_seconds,
         )
-
-
-# Numbers of the registry, for whoever turns them into metrics.
 
 
 @dataclass(slots=True)
@@ -79,18 +81,11 @@ class RegistrySnapshot:
     draining: int  # digests no version serves any more that still have leases
 
 
-# Threads for file work, so that the event loop never waits for a disk.
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
 class Workers:
-    """Two pools: loads that requests wait for never queue behind looks at folders."""
+    """The event loop never waits for a disk, and loads that requests wait for never queue behind looks."""
 
-    def __init__(self, threads: int = 4) -> None:
-        self._loads = ThreadPoolExecutor(threads, thread_name_prefix="adapters-load")
+    def __init__(self) -> None:
+        self._loads = ThreadPoolExecutor(LOAD_THREADS, thread_name_prefix="adapters-load")
         self._ordered = ThreadPoolExecutor(1, thread_name_prefix="adapters-look")
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""Making the table of versions agree with the folders on disk."""
+"""Making the table of versions agree with the folders on disk, one look after another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RETRY_SECONDS = 10.0  # a folder that could not be read at all
 
 
 class Reconciler:
-    """One look after another: scan, wait until folders are still, examine, and change the table."""
+    """A look: scan, see which folders are still by now, examine those, and change the table in one step."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Reconciler:
             self._gatekeeper.forget(folder)
         ready = [found for found in due.ready if self._folders.is_done(found)]
         taken = [f for f in ready if not f.report.files] + [f for f in ready if f.report.files][:BATCH]
-        self._gatekeeper.reported(await self._workers.in_order(_read_reports, taken))
+        self._gatekeeper.reported(await self._workers.in_order(_reports_of, taken))
         self._reports.done(taken)
         return [found.place.folder for found in taken], due.unsettled or len(taken) < len(ready)
 
@@ -89,7 +89,8 @@ class Reconciler:
         new = [found for found in ready if not self._is_known(found)]
         if len(new) <= BATCH:
             return []
-        return [e for e in await self._workers.in_order(_sketch, new) if e is not None]
+        sketches = await self._workers.in_order(lambda: [sketch(found) for found in new])
+        return [e for e in sketches if e is not None]
 
     def _is_known(self, found: Found) -> bool:
         known = self._claims.get(found.place.folder)
@@ -97,7 +98,7 @@ class Reconciler:
 
     async def _examine_still(self, ready: Sequence[Found]) -> list[Examined]:
         """What can be said of folders now: not of those that changed again or may still be written."""
-        seen = await self._workers.in_order(self._examine, ready)
+        seen = await self._workers.in_order(lambda: [examine(self._reader, found) for found in ready])
         known = [e for e in seen if e is not None and not self._too_early(e)]
         self._folders.done(e.found for e in known)
         return known
@@ -124,9 +125,6 @@ class Reconciler:
     async def close(self) -> None:
         """Stop what runs in the background."""
         await self._conflicts.close()
-
-    def _examine(self, batch: Sequence[Found]) -> list[Examined | None]:
-        return [examine(self._reader, found) for found in batch]
 
     def _too_early(self, examined: Examined) -> bool:
         """A folder may be bad because it is still being written: it gets some time of quiet first."""
@@ -199,9 +197,5 @@ def read_report(path: Path) -> Report | str | None:
         return str(error)
 
 
-def _read_reports(taken: Sequence[Found]) -> dict[Path, Report | str | None]:
+def _reports_of(taken: Sequence[Found]) -> dict[Path, Report | str | None]:
     return {f.place.folder: read_report(f.place.folder) if f.report.files else None for f in taken}
-
-
-def _sketch(ready: Sequence[Found]) -> list[Examined | None]:
-    return [sketch(found) for found in ready]

@@ -24,7 +24,7 @@ from router.registry.planner import Planner
 from router.registry.reconcile import Reconciler
 from router.registry.residency import Residency
 from router.registry.state import Choices, Proven, state_dir
-from router.registry.watching import Watching
+from router.registry.watching import LookLoop
 from router.types import AdapterEvent, AdapterInfo, AdapterProfile, AdapterRef
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class Registry:
         reader = reader or FolderReader(engine, options.max_rank, options.ignore_fields, options.equals_base)
         prover = Prover(engine, lambda p: self._workers.run(engine.encode, p), options.probe_seconds)
         hooks = Hooks(
-            look=lambda: self._watching.look_soon(),
+            look=lambda: self._look_loop.look_soon(),
             loaded=self._loaded,
             ended=lambda: self._planner.load_ended(),
         )
@@ -87,15 +87,15 @@ class Registry:
             self._planner.vanish,
             options.grace_seconds,
         )
-        self._watching = Watching(dirs, self._reconciler, self._planner.plan, options)
+        self._look_loop = LookLoop(dirs, self._reconciler, self._planner.plan, options)
 
-    # life
+    # -- life
 
     async def start(self) -> None:
         """Find what is there, then watch. Defaults are loaded in the background; see `settled`."""
         await self._workers.in_order(self._choices.read)
         await self._workers.in_order(self._proven.read)
-        await self._watching.start()
+        await self._look_loop.start()
         await self._hasher.settled(JUDGED_SECONDS)
 
     async def settled(self, timeout: float) -> bool:
@@ -109,8 +109,8 @@ class Registry:
 
     async def close(self) -> None:
         """Stop watching and loading; leases that are held stay good until the engine closes."""
-        self._leases.closed = True
-        await self._watching.close()
+        self._leases.close()
+        await self._look_loop.close()
         await self._reconciler.close()
         await self._hasher.close()
         self._planner.close()
@@ -128,7 +128,7 @@ class Registry:
         except Exception:  # a fault in somebody's metrics is no fault of the adapter
             log.exception("the load callback failed")
 
-    # Catalog
+    # -- Catalog
 
     def resolve(self, name: str, version: str = "") -> AdapterInfo:
         """See Catalog."""
@@ -142,7 +142,7 @@ class Registry:
         """See Catalog."""
         self._hub.subscribe(changed)
 
-    # AdapterRegistry
+    # -- AdapterRegistry
 
     def lease(self, ref: AdapterRef, deadline: float | None = None) -> AbstractAsyncContextManager[Lease]:
         """See AdapterRegistry. `deadline` (time.monotonic() seconds) bounds the wait for a load."""
@@ -183,7 +183,7 @@ class Registry:
         """See AdapterRegistry. A slow reader gets the last event of each version, never all."""
         return self._hub.watch(self._index.list)
 
-    # numbers
+    # -- numbers
 
     def snapshot(self) -> RegistrySnapshot:
         """Numbers for metrics."""

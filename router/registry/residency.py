@@ -19,7 +19,10 @@ from router.engine.base import AdapterArtifact, Engine
 from router.errors import ResourceExhausted
 from router.registry.options import Counters
 
-# A digest in host memory, and what may serve from it.
+log = logging.getLogger(__name__)
+
+MIB = 1 << 20
+_ENGINE_TRIES = 3
 
 
 class Owner(Protocol):
@@ -64,12 +67,6 @@ class Room:
     size: int
 
 
-log = logging.getLogger(__name__)
-
-MIB = 1 << 20
-_ENGINE_TRIES = 3
-
-
 class Residency:
     """Digests in host memory, within a budget of bytes."""
 
@@ -90,7 +87,7 @@ class Residency:
         """Whether `size` bytes are free without evicting anybody."""
         return self.used + size <= self.budget
 
-    # room
+    # -- room
 
     async def reserve(self, size: int) -> Room:
         """Set `size` bytes aside, evicting what was used least recently. Raises ResourceExhausted."""
@@ -153,7 +150,7 @@ class Residency:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    # loading
+    # -- loading
 
     async def admit(self, artifact: AdapterArtifact, room: Room) -> Resident:
         """The digest in host memory, with one lease taken for the caller. `room` is used up by a real load.
@@ -209,7 +206,7 @@ class Residency:
             resident.retiring.set_result(0)
             resident.retiring = None
 
-    # use
+    # -- use
 
     def acquire(self, resident: Resident) -> None:
         """Take a lease. The caller saw it READY in this very step of the event loop."""
@@ -247,7 +244,7 @@ class Residency:
         self._leave_if_unused(resident)
         return future
 
-    # leaving
+    # -- leaving
 
     def _leave_if_unused(self, resident: Resident) -> None:
         if resident.phase is Phase.READY and not resident.leases and not resident.owners:

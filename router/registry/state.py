@@ -1,4 +1,4 @@
-"""What survives a restart: default versions that were chosen, and digests that passed their probes."""
+"""What survives a restart: chosen default versions, overrides of the gate, and digests that were proven."""
 
 from __future__ import annotations
 
@@ -20,125 +20,7 @@ import platformdirs
 from router.errors import NotSaved
 from router.types import Override
 
-# Files that are on the disk when a call returns: of the state that survives a restart.
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside `path` and rename, so that a reader or a crash sees the old or the new file, whole.
-
-    The new one is on the disk when this returns. Raises OSError; the old file is then there still, unless
-    the disk failed after the rename. Blocks: not for the event loop.
-    """
-    _make(path.parent)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    _sync(path.parent)
-
-
-def append(path: Path, line: str) -> None:
-    """Add a line; it is on the disk when this returns. Raises OSError. Blocks: not for the event loop."""
-    _make(path.parent)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(path.parent)
-
-
-def _make(folder: Path) -> None:
-    """The folder and those above it, each entered in the one above on the disk too."""
-    if not folder.is_dir():
-        _make(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that does not sync folders
-            raise
-    finally:
-        os.close(handle)
-
-
-# Overrides of the gate and earlier defaults as JSON, and the book in which overrides are kept for good.
-
-
 log = logging.getLogger(__name__)
-
-
-def to_json(override: Override) -> dict[str, Any]:
-    """As it is written into a file."""
-    return asdict(override)
-
-
-def from_json(value: Any) -> Override:
-    """As it was written. Raises ValueError for anything else."""
-    if not isinstance(value, Mapping):
-        raise ValueError("an override is not a table")
-    names = [f.name for f in fields(Override)]
-    when, texts = value.get("time"), [value.get(name) for name in names if name != "time"]
-    if not isinstance(when, float) or not math.isfinite(when) or not all(isinstance(t, str) for t in texts):
-        raise ValueError("an override is damaged")
-    return Override(**{name: value[name] for name in names})
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A version was the default until another took over: its weights then, and whether it was routed to."""
-
-    weights_sha256: str
-    routed: bool
-
-
-def served_from_json(value: Any) -> Served:
-    """As `asdict` wrote it. Raises ValueError for anything else."""
-    if not isinstance(value, Mapping):
-        raise ValueError("an earlier default is not a table")
-    weights, routed = value.get("weights_sha256"), value.get("routed")
-    if not isinstance(weights, str) or not isinstance(routed, bool):
-        raise ValueError("an earlier default is damaged")
-    return Served(weights, routed)
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What was done with an override of an adapter, and when."""
-
-    action: str
-    name: str
-    override: Override
-    time: float
-
-
-class Book:
-    """`overrides.jsonl`: one line for every override, every one taken back, every way back. Only grows."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "overrides.jsonl"
-
-    def write(self, line: Line) -> None:
-        """Add a line, to the log too; blocks until it is on the disk. Raises OSError."""
-        override = line.override
-        entry = {"time": line.time, "action": line.action, "adapter": line.name}
-        log.warning(
-            "gate of %s@%s %s (by %s: %s); it said: %s",
-            *(line.name, override.version, line.action, override.by, override.reason or "no reason given"),
-            override.finding,
-        )
-        append(self._file, json.dumps({**entry, "override": to_json(override)}))
-
 
 MOST_PROVEN = 20_000
 MOST_SERVED = 20  # versions of a name that are remembered for having been the default
@@ -152,18 +34,32 @@ def state_dir(dirs: Sequence[Path], base: Path | None = None) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """A version was the default until another took over: its weights then, and whether it was routed to."""
+
+    weights_sha256: str
+    routed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BookLine:
+    """What was done with an override of an adapter, and when."""
+
+    action: str
+    name: str
+    override: Override
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """Another choice for `name` ('' for `version`: none), lines for the book, and the file with it."""
 
     name: str
     version: str
     override: Override | None
-    lines: tuple[Line, ...]
+    lines: tuple[BookLine, ...]
     document: bytes
-
-
-def _nothing() -> None:
-    """Nobody wants to know."""
 
 
 class Choices:
@@ -180,9 +76,9 @@ class Choices:
         self._overrides: dict[str, Override] = {}
         self._served: dict[str, dict[str, Served]] = {}
         self._book = Book(folder)
-        self._lines: tuple[Line, ...] = ()
+        self._lines: tuple[BookLine, ...] = ()
         self.unsaved = False
-        self.touched: Callable[[], None] = _nothing
+        self.touched: Callable[[], None] = lambda: None
 
     def read(self) -> None:
         """Read the file; one that is damaged counts as empty, and the log says so."""
@@ -202,7 +98,7 @@ class Choices:
     def _read_overrides(self, document: dict[str, Any]) -> None:
         try:
             overrides = document.get("overrides", {})
-            self._overrides = {name: from_json(value) for name, value in overrides.items()}
+            self._overrides = {name: override_from_json(value) for name, value in overrides.items()}
         except (ValueError, AttributeError) as error:
             log.warning("overrides of the gate made earlier are lost: %s: %s", self._file, error)
 
@@ -220,10 +116,6 @@ class Choices:
         """The version chosen for `name`, or ''."""
         return self._chosen.get(name, "")
 
-    def all(self) -> Mapping[str, str]:
-        """Every choice, also for adapters that are not there now."""
-        return self._chosen
-
     def override(self, name: str) -> Override | None:
         """The override of the gate for the version chosen for `name`."""
         return self._overrides.get(name)
@@ -240,9 +132,9 @@ class Choices:
         if override is not None:
             overrides[name] = override
         if held is not None and held != override:
-            lines += (Line("no longer overruled", name, held, time.time()),)
+            lines += (BookLine("no longer overruled", name, held, time.time()),)
         if override is not None and held != override:
-            lines += (Line("overruled", name, override, override.time),)
+            lines += (BookLine("overruled", name, override, override.time),)
         return Change(name, version, override, lines, self._encoded(chosen, overrides))
 
     def save(self, change: Change) -> None:
@@ -257,7 +149,7 @@ class Choices:
             self._strike(change.lines)
             raise NotSaved(f"cannot write {self._file} ({error})") from error
 
-    def _strike(self, lines: Sequence[Line]) -> None:
+    def _strike(self, lines: Sequence[BookLine]) -> None:
         try:
             for line in lines:
                 self._book.write(replace(line, action=f"not saved: {line.action}"))
@@ -297,7 +189,7 @@ class Choices:
 
     def went_back(self, name: str, entry: Override) -> None:
         """A default that did not pass, allowed without force: for the record, once the choice is saved."""
-        self._lines += (Line("not overruled: went back", name, entry, entry.time),)
+        self._lines += (BookLine("not overruled: went back", name, entry, entry.time),)
 
     def bind(self, name: str, weights_sha256: str) -> Override:
         """An override that was made before the weights were read is about these."""
@@ -314,7 +206,7 @@ class Choices:
             "format": 1,
             "adapters_dirs": self._dirs,
             "defaults": chosen,
-            "overrides": {name: to_json(override) for name, override in overrides.items()},
+            "overrides": {name: asdict(override) for name, override in overrides.items()},
             "served": {
                 name: {version: asdict(served) for version, served in versions.items()}
                 for name, versions in self._served.items()
@@ -362,3 +254,97 @@ class Proven:
         except OSError as error:
             self._writable = False
             log.warning("probes run again after a restart: cannot write %s (%s)", self._file, error)
+
+
+class Book:
+    """`overrides.jsonl`: one line for every override, every one taken back, every way back. Only grows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "overrides.jsonl"
+
+    def write(self, line: BookLine) -> None:
+        """Add a line, to the log too; blocks until it is on the disk. Raises OSError."""
+        override = line.override
+        entry = {"time": line.time, "action": line.action, "adapter": line.name}
+        log.warning(
+            "gate of %s@%s %s (by %s: %s); it said: %s",
+            *(line.name, override.version, line.action, override.by, override.reason or "no reason given"),
+            override.finding,
+        )
+        append_durably(self._file, json.dumps({**entry, "override": asdict(override)}))
+
+
+# -- what was written as JSON, read again
+
+
+def override_from_json(value: Any) -> Override:
+    """As `asdict` wrote it. Raises ValueError for anything else."""
+    if not isinstance(value, Mapping):
+        raise ValueError("an override is not a table")
+    names = [f.name for f in fields(Override)]
+    when, texts = value.get("time"), [value.get(name) for name in names if name != "time"]
+    if not isinstance(when, float) or not math.isfinite(when) or not all(isinstance(t, str) for t in texts):
+        raise ValueError("an override is damaged")
+    return Override(**{name: value[name] for name in names})
+
+
+def served_from_json(value: Any) -> Served:
+    """As `asdict` wrote it. Raises ValueError for anything else."""
+    if not isinstance(value, Mapping):
+        raise ValueError("an earlier default is not a table")
+    weights, routed = value.get("weights_sha256"), value.get("routed")
+    if not isinstance(weights, str) or not isinstance(routed, bool):
+        raise ValueError("an earlier default is damaged")
+    return Served(weights, routed)
+
+
+# -- files that are on the disk when a call returns
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside `path` and rename, so that a reader or a crash sees the old or the new file, whole.
+
+    The new one is on the disk when this returns. Raises OSError; the old file is then there still, unless
+    the disk failed after the rename. Blocks: not for the event loop.
+    """
+    _make_folder(path.parent)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def append_durably(path: Path, line: str) -> None:
+    """Add a line; it is on the disk when this returns. Raises OSError. Blocks: not for the event loop."""
+    _make_folder(path.parent)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(path.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """The folder and those above it, each entered in the one above on the disk too."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that does not sync folders
+            raise
+    finally:
+        os.close(handle)

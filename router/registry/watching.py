@@ -23,8 +23,8 @@ LEAST_GAP = 0.1  # seconds between two looks, however often the kernel reports s
 SHARE = 0.05  # of the time that may go into looks when nothing happens
 
 
-class Watching:
-    """Runs looks one after another in a task."""
+class LookLoop:
+    """Runs looks one after another in a task, each followed by a plan of what to load."""
 
     def __init__(
         self, dirs: Sequence[Path], reconciler: Reconciler, plan: Callable[[], None], options: RegistryOptions

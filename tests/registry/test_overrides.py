@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from router.errors import AdapterNotFound, GateNotPassed
 from router.ports import Force
-from router.registry.state import MOST_SERVED, Book, Choices, Line, Served, from_json, to_json
+from router.registry.state import MOST_SERVED, Book, BookLine, Choices, Served, override_from_json
 from router.types import Override
 from tests.registry.cards import hand_in, routed, version, weights_of
 from tests.registry.conftest import StartRegistry
@@ -145,19 +146,19 @@ async def test_without_force_a_choice_does_not_outlive_its_report(
 
 @pytest.mark.parametrize("damage", [{"time": "now"}, {"by": 3}, {"version": None}, {"time": True}])
 def test_a_damaged_override_is_no_override(damage: dict[str, Any]) -> None:
-    good = to_json(Override("1.0", "me", 1.5))
-    assert from_json(good) == Override("1.0", "me", 1.5)
+    good = asdict(Override("1.0", "me", 1.5))
+    assert override_from_json(good) == Override("1.0", "me", 1.5)
     with pytest.raises(ValueError, match="override"):
-        from_json(good | damage)
+        override_from_json(good | damage)
     with pytest.raises(ValueError, match="not a table"):
-        from_json([])
+        override_from_json([])
 
 
 def test_what_cannot_be_written_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         Book(tmp_path / "file/x").write(
-            Line("overruled", "m", Override("1.0", "me", 1.5, finding="no report"), 1.5)
+            BookLine("overruled", "m", Override("1.0", "me", 1.5, finding="no report"), 1.5)
         )
     assert caplog.messages == ["gate of m@1.0 overruled (by me: no reason given); it said: no report"]
 

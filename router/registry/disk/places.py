@@ -82,7 +82,7 @@ class Scanner:
     """
 
     def __init__(self, dirs: Sequence[Path]) -> None:
-        self.dirs = tuple(dirs)
+        self._dirs = tuple(dirs)
         self._tops: dict[Path, _Top] = {}
         self._turn = 0
 
@@ -107,7 +107,7 @@ class Scanner:
         return Scan({p: f for top in now.values() for p, f in top.found.items()}, unreadable)
 
     def _list(self, unreadable: dict[Path, str]) -> Iterator[tuple[Path, Path]]:
-        for given in self.dirs:
+        for given in self._dirs:
             root = Path(os.path.realpath(given))
             try:
                 with os.scandir(root) as entries:
@@ -255,7 +255,7 @@ class Debouncer:
     """Which folders have looked the same for `settle` seconds or longer: only those are read."""
 
     def __init__(self, settle: float, of: Callable[[Found], Stamp] = lambda found: found.stamp) -> None:
-        self.settle, self._of = settle, of
+        self._settle, self._of = settle, of
         self._watched: dict[Path, _Watched] = {}
         self._first = True
 
@@ -272,7 +272,7 @@ class Debouncer:
             watched.missing_since = None
             if watched.done:
                 continue
-            if now - watched.since >= self.settle:
+            if now - watched.since >= self._settle:
                 due.ready.append(found)
             else:
                 unsettled = True
@@ -286,7 +286,7 @@ class Debouncer:
             watched = self._watched[path]
             if watched.missing_since is None:
                 watched.missing_since = now
-            if now - watched.missing_since >= self.settle:
+            if now - watched.missing_since >= self._settle:
                 del self._watched[path]
                 due.gone.append(path)
             else:

@@ -21,6 +21,7 @@ from router.registry.format.findings import Code, Findings
 from router.registry.format.folder import CONFIG
 from router.registry.format.text import show, some
 
+TEXT_CHARS = 512
 LOOSE = 64  # patterns that must be tried one by one
 META = frozenset("\\^$*+?{}[]|()")
 PATTERN = "a pattern, which is not evaluated; LoRA sites are taken from the tensor names"
@@ -130,13 +131,13 @@ class ConfigValues:
             self.refuse(field, f"must be true or false, is {show(value)}")
         return value is True
 
-    def text(self, field: str, most: int = 512) -> str:
+    def text(self, field: str) -> str:
         """A string; absent and null are empty."""
         value = self.get(field)
         if value is None:
             return ""
-        if not isinstance(value, str) or len(value) > most:
-            self.refuse(field, f"must be a string of at most {most} characters, is {show(value)}")
+        if not isinstance(value, str) or len(value) > TEXT_CHARS:
+            self.refuse(field, f"must be a string of at most {TEXT_CHARS} characters, is {show(value)}")
             return ""
         return value
 

@@ -44,12 +44,13 @@ from router.registry.format.safetensors_header import (
 )
 from router.registry.format.tensors import SiteTensors, check_values, match_sites
 
+SPARE_TENSORS = 64  # whole matrices that may be saved along
 LONGEST_ERROR = 3_000  # characters; trailers of a gRPC answer are limited to 8 KiB by default
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """An adapter folder without its weights."""
+    """What an examination concluded: an adapter folder without its weights."""
 
     name: str
     version: str
@@ -86,9 +87,6 @@ class Inspection:
         return (
             text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}… ({len(self.refusals)} in all)"
         )
-
-
-SPARE_TENSORS = 64  # whole matrices that may be saved along
 
 
 @dataclass(frozen=True, slots=True)

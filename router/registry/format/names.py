@@ -42,8 +42,7 @@ def name_from_folder(folder: str) -> str:
     return f"{BASE}-adapter" if name == BASE else name
 
 
-# Order of versions, and hints for names that were mistyped.
-
+# -- order of versions, and hints for names that were mistyped
 
 Key = tuple[object, ...]
 
