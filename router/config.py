@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -122,6 +122,3 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order of strength; dotenv and secret files are not read."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
-
-
-__all__ = ["CONFIG_FILE", "Any", "Settings", "ValidationError"]

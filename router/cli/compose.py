@@ -1,4 +1,4 @@
-"""Builds a server from settings: the one place that picks concrete classes."""
+"""Builds a server from settings, the one place that picks concrete classes, and says what it serves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from router.cli.base_files import equals_base
 from router.cli.route.judge import rule_of
 from router.config import Settings
 from router.engine.access import EngineBase
-from router.engine.base import Engine
+from router.engine.base import BaseInfo, Engine
 from router.errors import ConfigError
 from router.models import resolve_model
 from router.plugins import PluginHost
@@ -32,7 +32,6 @@ from router.server.lifecycle import in_daemon_thread
 from router.server.logs import logging_to
 
 if TYPE_CHECKING:
-    from router.engine.base import BaseInfo
     from router.plugins import PluginStatus
     from router.types import AdapterInfo
 

@@ -1,4 +1,10 @@
-"""Evaluation: report cards of adapters on data they were not trained on (extra: [train])."""
+"""Evaluation: report cards of adapters on data they were not trained on (extra: [train]).
+
+`plan` finds adapters, recipes and data; `exam` asks (`subject` is the adapter on its base, `answering` the
+engine) and `metrics` judge; `run` adds the sections (`efficiency`, `generalization`, `bias`,
+`learning_curve`); `report`, `markdown` and `pictures` show them. `own_rows` is the short form, on somebody's
+own rows.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Answer:
     usage: Usage
 
 
-class Answering:
+class AnsweringEngine:
     """A base in the serving engine, with the settings a server would have here."""
 
     def __init__(self, base: LoadedBase) -> None:
@@ -114,21 +114,21 @@ def sharing_copy(model: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Speaker:
+class Answerer:
     """One side of a comparison: answers as the base (`adapter` None) or as a loaded adapter (its digest)."""
 
-    answering: Answering
+    engine: AnsweringEngine
     params: SamplingParams
     adapter: str | None = None
 
     def answers(self, prompts: Sequence[Tokens], title: str) -> list[Answer]:
         """All prompts in one batch, with a bar on a terminal."""
         with progress_bar(title, len(prompts)) as done:
-            return self.answering.answers(prompts, self.params, self.adapter, done)
+            return self.engine.answers(prompts, self.params, self.adapter, done)
 
     def alone(self, prompt: Tokens) -> Answer:
         """One answer with nothing beside it."""
-        return self.answering.alone(prompt, self.params, self.adapter)
+        return self.engine.alone(prompt, self.params, self.adapter)
 
 
 @contextmanager

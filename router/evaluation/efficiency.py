@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from router.evaluation.answering import Answer, Speaker
-from router.evaluation.subject import Arm, Asking
+from router.evaluation.answering import Answer, Answerer
+from router.evaluation.subject import Arm, Questions
 
 ROWS = 20
 
 
 def measure_efficiency(
-    askings: Mapping[Arm, Asking], speakers: Mapping[Arm, Speaker], points: Mapping[Arm, float]
+    questions: Mapping[Arm, Questions], answerers: Mapping[Arm, Answerer], points: Mapping[Arm, float]
 ) -> dict[str, Any]:
     """Ask the first `ROWS` questions one request after another, the arms in turn.
 
@@ -23,13 +23,13 @@ def measure_efficiency(
     "seconds_per_point"}}}: means over answers; `cached_tokens` of the prompt were not computed again,
     `seconds_per_point` is `seconds` / `points`, None if nothing is right.
     """
-    count = min(ROWS, *(len(asking.examples) for asking in askings.values()))
-    taken: dict[Arm, list[Answer]] = {arm: [] for arm in askings}
-    for arm, asking in askings.items():
-        speakers[arm].alone(asking.examples[-1].prompt)
+    count = min(ROWS, *(len(asked.examples) for asked in questions.values()))
+    taken: dict[Arm, list[Answer]] = {arm: [] for arm in questions}
+    for arm, asked in questions.items():
+        answerers[arm].alone(asked.examples[-1].prompt)
     for place in range(count):
-        for arm, asking in askings.items():
-            taken[arm].append(speakers[arm].alone(asking.examples[place].prompt))
+        for arm, asked in questions.items():
+            taken[arm].append(answerers[arm].alone(asked.examples[place].prompt))
     return {
         "rows": count,
         "arms": {arm.value: _costs(answers, points[arm]) for arm, answers in taken.items()},

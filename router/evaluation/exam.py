@@ -1,5 +1,6 @@
-"""An adapter's exam: its base loaded plain and in the serving engine, its questions, and what each arm makes
-of them: answers, scores, losses, and the likeliest of all labels.
+"""An adapter's exam: its questions, and what each arm makes of them.
+
+The base is loaded plain, for losses and the likeliest of all labels, and in the serving engine, for answers.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from types import TracebackType
 
 import torch
 
-from router.evaluation.answering import Answering, Speaker, progress_bar
+from router.evaluation.answering import Answerer, AnsweringEngine, progress_bar
 from router.evaluation.metrics import score_answers
 from router.evaluation.plan import Plan
 from router.evaluation.scoring import MeanScorer, Resampled, Scorer, Task, resample
-from router.evaluation.subject import Arm, Asking, Subject, ask, load_subject, worked_examples
+from router.evaluation.subject import Arm, Questions, Subject, encode_questions, load_subject, worked_examples
 from router.training.base import LoadedBase, load_base
 from router.training.batch import AnswerModel, Example, collate
 from router.training.data import Row
@@ -31,35 +32,35 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class ReadyBase:
     """A base twice: plain, for losses and ranking, and in the serving engine, for answers."""
 
-    base: LoadedBase
-    answering: Answering
+    plain: LoadedBase
+    engine: AnsweringEngine
 
 
-class Stages:
+class ReadyBases:
     """Bases, each loaded once for all adapters on it. Keeps the last one; another one takes its place."""
 
     def __init__(self, device: str) -> None:
         self._device = device
         self._model = ""
-        self._stage: Stage | None = None
+        self._ready: ReadyBase | None = None
 
-    def on(self, model: str) -> Stage:
+    def ready(self, model: str) -> ReadyBase:
         """The base that a recipe names. Raises ConfigError if it cannot be had."""
-        if self._stage is None or self._model != model:
+        if self._ready is None or self._model != model:
             self._close()
             base = load_base(model, self._device)
-            self._stage, self._model = Stage(base, Answering(base)), model
-        return self._stage
+            self._ready, self._model = ReadyBase(base, AnsweringEngine(base)), model
+        return self._ready
 
     def _close(self) -> None:
-        if self._stage is not None:
-            self._stage.answering.close()
-            self._stage = None
+        if self._ready is not None:
+            self._ready.engine.close()
+            self._ready = None
 
-    def __enter__(self) -> Stages:
+    def __enter__(self) -> ReadyBases:
         return self
 
     def __exit__(
@@ -75,8 +76,8 @@ class Exam:
     plan: Plan
     subject: Subject
     task: Task
-    askings: Mapping[Arm, Asking]
-    speakers: Mapping[Arm, Speaker]
+    questions: Mapping[Arm, Questions]
+    answerers: Mapping[Arm, Answerer]
     say: Say
 
     def tell(self, what: str, started: float) -> None:
@@ -85,17 +86,17 @@ class Exam:
 
 
 @contextmanager
-def examined(plan: Plan, stage: Stage, rows: int | None, say: Say) -> Iterator[Exam]:
+def examined(plan: Plan, ready: ReadyBase, rows: int | None, say: Say) -> Iterator[Exam]:
     """The adapter on the plain base and in the engine; neither has it any more at the end.
 
     `rows` limits the test rows. Raises AdapterRejected for an adapter of another base, or one that the
     registry would refuse.
     """
-    subject = load_subject(plan.folder, plan.manifest, stage.base)
+    subject = load_subject(plan.folder, plan.manifest, ready.plain)
     try:
-        digest = stage.answering.load(plan.folder)
-        yield _questions(plan, subject, stage.answering, digest, draw_rows(plan.splits.test, rows), say)
-        stage.answering.unload(digest)
+        digest = ready.engine.load(plan.folder)
+        yield _set_exam(plan, subject, ready.engine, digest, draw_rows(plan.splits.test, rows), say)
+        ready.engine.unload(digest)
     finally:
         subject.close()
 
@@ -107,16 +108,16 @@ def draw_rows(rows: Sequence[Row], count: int | None) -> list[Row]:
     return random.Random(0).sample(list(rows), count)
 
 
-def _questions(
-    plan: Plan, subject: Subject, answering: Answering, digest: str, asked: Sequence[Row], say: Say
+def _set_exam(
+    plan: Plan, subject: Subject, engine: AnsweringEngine, digest: str, asked: Sequence[Row], say: Say
 ) -> Exam:
     judging, generation = plan.recipe.evaluation, plan.recipe.generation
     task = Task(judging.metric, asked, _labels(plan), generation.max_tokens, judging.parts)
     shots = worked_examples(plan.splits.train, judging.shots)
-    base = Speaker(answering, SamplingParams(max_tokens=generation.max_tokens, stop=generation.stop))
-    speakers = {arm: replace(base, adapter=digest if arm is Arm.ADAPTER else None) for arm in Arm}
-    askings = {arm: ask(arm, asked, subject.rendering, shots) for arm in Arm}
-    return Exam(plan, subject, task, askings, speakers, say)
+    base = Answerer(engine, SamplingParams(max_tokens=generation.max_tokens, stop=generation.stop))
+    answerers = {arm: replace(base, adapter=digest if arm is Arm.ADAPTER else None) for arm in Arm}
+    questions = {arm: encode_questions(arm, asked, subject.rendering, shots) for arm in Arm}
+    return Exam(plan, subject, task, questions, answerers, say)
 
 
 def _labels(plan: Plan) -> list[str]:
@@ -142,20 +143,20 @@ class Measured:
 
 def measure_arm(exam: Exam, arm: Arm) -> Measured:
     """Greedy answers and their scores, the loss on the gold answers, how often the gold label is best."""
-    subject, task, asking = exam.subject, exam.task, exam.askings[arm]
+    subject, task, asked = exam.subject, exam.task, exam.questions[arm]
     title, count, ranked = arm.value.replace("_", " "), len(task.rows), ranked_rows(task)
-    given = exam.speakers[arm].answers([example.prompt for example in asking.examples], title)
+    given = exam.answerers[arm].answers([example.prompt for example in asked.examples], title)
     answers = tuple(answer.text for answer in given)
     scores = score_answers(task, answers)
-    losses = subject.losses(arm, asking.examples)
-    likeliest = _rank_labels(subject, asking, task, ranked, f"{title}, labels") if ranked else None
+    losses = subject.losses(arm, asked.examples)
+    likeliest = _rank_labels(subject, asked, task, ranked, f"{title}, labels") if ranked else None
     return Measured(
         answers=answers,
         score=resample(scores.score, count),
         blind=resample(scores.blind, count),
         ranked=resample(likeliest, len(ranked)) if likeliest else None,
         loss=resample(losses, count),
-        prompt_tokens=asking.prompt_tokens,
+        prompt_tokens=asked.prompt_tokens,
         answer_tokens=sum(answer.usage.completion_tokens for answer in given) / count,
         parts={name: resample(part, count) for name, part in scores.parts.items()},
     )
@@ -167,13 +168,13 @@ def ranked_rows(task: Task) -> list[int]:
     return sorted(random.Random(0).sample(range(len(task.rows)), count))
 
 
-def _rank_labels(subject: Subject, asking: Asking, task: Task, rows: Sequence[int], title: str) -> Scorer:
+def _rank_labels(subject: Subject, asked: Questions, task: Task, rows: Sequence[int], title: str) -> Scorer:
     """How often the likeliest label is the gold one, over `rows`: format plays no part."""
     labels = [subject.rendering.answer(label) for label in task.labels]
     right = []
-    with subject.judged_as(asking.arm) as model, progress_bar(title, len(rows)) as done:
+    with subject.judged_as(asked.arm) as model, progress_bar(title, len(rows)) as done:
         for row in rows:
-            found = likeliest_answer(model, asking.examples[row].prompt, labels)
+            found = likeliest_answer(model, asked.examples[row].prompt, labels)
             right.append(task.labels[found] == task.rows[row].response)
             done()
     return MeanScorer(right)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from math import hypot
 from pathlib import Path
@@ -16,7 +13,7 @@ from router.errors import ConfigError
 from router.evaluation.scoring import Estimate, resample
 from router.evaluation.subject import Arm, Losses, Subject
 from router.training.batch import Example, Rendering
-from router.training.data import Splits, read_rows
+from router.training.data import Splits, read_json_lines, read_rows, text_of
 from router.training.recipe import Recipe, load_recipe
 from router.types import PromptTemplate
 
@@ -109,11 +106,7 @@ def _losses(subject: Subject, arm: Arm, examples: Sequence[Example]) -> Losses:
 
 def paragraphs(file: Path) -> list[str]:
     """The `text` of every row of a gzipped JSON-lines file. Raises ConfigError naming file and line."""
-    try:
-        lines = gzip.decompress(file.read_bytes()).decode().splitlines()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
-    found = [_text(line, f"{file.name}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    found = [text_of(value, "text", place) for place, value in read_json_lines(file)]
     if not found:
         raise ConfigError(f"{file} holds no paragraph")
     return found
@@ -125,17 +118,6 @@ def whole_text(rendering: Rendering, text: str) -> Example:
     if len(tokens) < 2:
         raise ConfigError(f"too short to be judged: {text!r}; a paragraph needs two tokens or more")
     return Example(tuple(tokens[:1]), tuple(tokens[1:]))
-
-
-def _text(line: str, place: str) -> str:
-    try:
-        value: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{place} is not JSON: {error.msg}") from error
-    text = value.get("text") if isinstance(value, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise ConfigError(f"{place} has no text in 'text'")
-    return text
 
 
 # -- overfitting: rows it has seen, and rows it has not

@@ -15,7 +15,7 @@ from typing import Any
 
 from router.errors import ConfigError
 from router.evaluation import require_extra
-from router.evaluation.answering import Answering, Speaker
+from router.evaluation.answering import Answerer, AnsweringEngine
 from router.evaluation.metrics import METRICS, score_answers
 from router.evaluation.scoring import Task, resample
 from router.evaluation.subject import Subject, check_base, read_manifest
@@ -157,10 +157,10 @@ def _score(curve: Curve, recipe: Recipe, adapter: Path) -> dict[str, Any]:
     base, test = load_base(recipe.base.model, curve.device), curve.splits.test
     rendering = Rendering.of(base.tokenizer, recipe.prompt.as_template())
     limits = SamplingParams(max_tokens=recipe.generation.max_tokens, stop=recipe.generation.stop)
-    answering = Answering(base)
+    answering = AnsweringEngine(base)
     try:
-        speaker = Speaker(answering, limits, answering.load(adapter))
-        given = speaker.answers([rendering.prompt(row.prompt) for row in test], "test rows")
+        answerer = Answerer(answering, limits, answering.load(adapter))
+        given = answerer.answers([rendering.prompt(row.prompt) for row in test], "test rows")
     finally:
         answering.close()
     task = Task(recipe.evaluation.metric, test, (), limits.max_tokens)

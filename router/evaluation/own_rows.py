@@ -13,8 +13,8 @@ from typing import Any
 
 from router.errors import AdapterRejected, ConfigError
 from router.evaluation import markdown
-from router.evaluation.answering import Answer, Speaker, Tokens
-from router.evaluation.exam import Say, Stage, Stages, draw_rows
+from router.evaluation.answering import Answer, Answerer, Tokens
+from router.evaluation.exam import ReadyBase, ReadyBases, Say, draw_rows
 from router.evaluation.metrics import METRICS, check_rows, score_answers
 from router.evaluation.report import SCHEMA, first_samples, measured_by, whose, write_report
 from router.evaluation.scoring import Resampled, Task, resample
@@ -86,9 +86,9 @@ def evaluate_own_rows(
     """
     rows = read_rows(asked, say)
     found = [find_candidate(name, adapters) for name in dict.fromkeys(names)]
-    with Stages(device) as stages:
-        stage = stages.on(asked.base)
-        return [_evaluate(candidate, stage, rows, asked, say) for candidate in found]
+    with ReadyBases(device) as bases:
+        ready = bases.ready(asked.base)
+        return [_evaluate(candidate, ready, rows, asked, say) for candidate in found]
 
 
 def read_rows(asked: OwnRows, say: Say) -> list[Row]:
@@ -147,34 +147,34 @@ def _named(manifest: Manifest, folder: Path) -> Manifest:
 
 
 def _evaluate(
-    candidate: Candidate, stage: Stage, rows: Sequence[Row], asked: OwnRows, say: Say
+    candidate: Candidate, ready: ReadyBase, rows: Sequence[Row], asked: OwnRows, say: Say
 ) -> dict[str, Any]:
     started, folder = time.monotonic(), candidate.folder
-    arms = _ask(candidate, stage, rows, asked, say)
-    report = {**_head(candidate, stage, len(rows), arms, asked), **_measured(arms)}
+    arms = _ask(candidate, ready, rows, asked, say)
+    report = {**_head(candidate, ready, len(rows), arms, asked), **_measured(arms)}
     write_report(folder, report, "\n".join(_page(report)) + "\n")
     say(f"{candidate.manifest.name}: {verdict(report)} ({time.monotonic() - started:.0f} s)")
     say(f"wrote {folder / 'report.json'} and REPORT.md")
     return report
 
 
-def _ask(candidate: Candidate, stage: Stage, rows: Sequence[Row], asked: OwnRows, say: Say) -> Arms:
+def _ask(candidate: Candidate, ready: ReadyBase, rows: Sequence[Row], asked: OwnRows, say: Say) -> Arms:
     """Base and adapter answer the same rows under the adapter's own prompt, greedily, with one limit."""
-    manifest, answering = candidate.manifest, stage.answering
+    manifest, engine = candidate.manifest, ready.engine
     drawn = draw_rows(rows, asked.rows)
-    fitting, examples, limit = _fitting(drawn, Rendering.of(stage.base.tokenizer, manifest.prompt), stage)
+    fitting, examples, limit = _fitting(drawn, Rendering.of(ready.plain.tokenizer, manifest.prompt), ready)
     if dropped := len(drawn) - len(fitting):
         say(f"left out: {dropped} longer than the base's context")
         _require_enough(fitting, asked)
     task = Task(asked.metric, fitting, _labels(fitting, asked.metric), limit)
     params = SamplingParams(max_tokens=limit, stop=manifest.generation.stop or ())
     prompts = [example.prompt for example in examples]
-    digest = answering.load(candidate.folder)
+    digest = engine.load(candidate.folder)
     given = {
-        arm: Speaker(answering, params, digest if arm is Arm.ADAPTER else None).answers(prompts, arm.value)
+        arm: Answerer(engine, params, digest if arm is Arm.ADAPTER else None).answers(prompts, arm.value)
         for arm in ARMS
     }
-    answering.unload(digest)
+    engine.unload(digest)
     return Arms(task, {arm: _score(task, given[arm], prompts) for arm in ARMS})
 
 
@@ -188,11 +188,13 @@ def _score(task: Task, given: Sequence[Answer], prompts: Sequence[Tokens]) -> An
     return Answers(texts, resample(judged.score, count), resample(judged.blind, count), lengths)
 
 
-def _fitting(rows: Sequence[Row], rendering: Rendering, stage: Stage) -> tuple[list[Row], list[Example], int]:
+def _fitting(
+    rows: Sequence[Row], rendering: Rendering, ready: ReadyBase
+) -> tuple[list[Row], list[Example], int]:
     """Rows that the base's context holds, encoded, and the longest answer allowed, in tokens."""
     encoded = rendering.examples(rows)
     limit = max(len(example.answer) for example in encoded) + SPARE
-    room = stage.answering.info.context_length - limit
+    room = ready.engine.info.context_length - limit
     kept = [(row, example) for row, example in zip(rows, encoded, strict=True) if len(example.prompt) <= room]
     return [row for row, _ in kept], [example for _, example in kept], limit
 
@@ -204,8 +206,8 @@ def _labels(rows: Sequence[Row], metric: str) -> list[str]:
     return [label for label, _ in counts.most_common()] if few else []
 
 
-def _head(candidate: Candidate, stage: Stage, found: int, arms: Arms, asked: OwnRows) -> dict[str, Any]:
-    manifest, base, engine = candidate.manifest, stage.base, stage.answering.info
+def _head(candidate: Candidate, ready: ReadyBase, found: int, arms: Arms, asked: OwnRows) -> dict[str, Any]:
+    manifest, base, engine = candidate.manifest, ready.plain, ready.engine.info
     options = f"--data {asked.data} --metric {asked.metric}" + (f" --rows {asked.rows}" if asked.rows else "")
     return {
         "schema": SCHEMA,

@@ -16,7 +16,16 @@ import numpy as np
 from router.engine.base import BaseInfo
 from router.evaluation.bias import AskTexts, load_cases, measure_bias
 from router.evaluation.efficiency import measure_efficiency
-from router.evaluation.exam import Exam, Measured, Say, Stage, Stages, examined, measure_arm, ranked_rows
+from router.evaluation.exam import (
+    Exam,
+    Measured,
+    ReadyBase,
+    ReadyBases,
+    Say,
+    examined,
+    measure_arm,
+    ranked_rows,
+)
 from router.evaluation.generalization import (
     GENERAL,
     ROWS,
@@ -43,25 +52,25 @@ def evaluate_all(
 
     `recipes` is the folder whose other recipes are the other tasks; `rows` limits the test rows.
     """
-    with Stages(device) as stages:
-        return [_evaluate(plan, _stage(stages, plan, plans), recipes, rows, say) for plan in plans]
+    with ReadyBases(device) as bases:
+        return [_evaluate(plan, _checked_base(bases, plan, plans), recipes, rows, say) for plan in plans]
 
 
-def _stage(stages: Stages, plan: Plan, plans: Sequence[Plan]) -> Stage:
+def _checked_base(bases: ReadyBases, plan: Plan, plans: Sequence[Plan]) -> ReadyBase:
     """The base of a plan, checked for all that need the same one, before hours of work on the first."""
-    stage = stages.on(plan.recipe.base.model)
+    ready = bases.ready(plan.recipe.base.model)
     for other in plans:
         if other.recipe.base.model == plan.recipe.base.model:
-            check_base(other.manifest, stage.base)
-    return stage
+            check_base(other.manifest, ready.plain)
+    return ready
 
 
-def _evaluate(plan: Plan, stage: Stage, recipes: Path, rows: int | None, say: Say) -> dict[str, Any]:
-    with examined(plan, stage, rows, say) as exam:
+def _evaluate(plan: Plan, ready: ReadyBase, recipes: Path, rows: int | None, say: Say) -> dict[str, Any]:
+    with examined(plan, ready, rows, say) as exam:
         _check_sections(exam, recipes)
         arms = _measure_arms(exam)
         sections = _measure_sections(exam, arms, recipes)
-        facts = _facts(exam, stage.answering.info) | {"command": _command(plan.folder, rows)}
+        facts = _facts(exam, ready.engine.info) | {"command": _command(plan.folder, rows)}
     sections["pictures"] = draw_pictures(sections, plan.folder)
     samples = first_samples(exam.task.rows, {arm: measured.answers for arm, measured in arms.items()})
     report = report_card(facts, arms, sections, samples)
@@ -83,7 +92,7 @@ def _check_sections(exam: Exam, recipes: Path) -> None:
 def _measure_arms(exam: Exam) -> dict[Arm, Measured]:
     arms: dict[Arm, Measured] = {}
     metric = METRICS[exam.task.metric]
-    for arm in exam.askings:
+    for arm in exam.questions:
         started = time.monotonic()
         arms[arm] = measure_arm(exam, arm)
         score = f"{arms[arm].score.value:.{metric.digits}f}"
@@ -115,19 +124,19 @@ def _efficiency(exam: Exam, arms: Mapping[Arm, Measured]) -> dict[str, Any]:
     whole = METRICS[exam.task.metric].whole
     compared = (Arm.SHOTS, Arm.ADAPTER)
     points = {arm: arms[arm].score.value / whole for arm in compared}
-    return measure_efficiency({arm: exam.askings[arm] for arm in compared}, exam.speakers, points)
+    return measure_efficiency({arm: exam.questions[arm] for arm in compared}, exam.answerers, points)
 
 
 def _bias(exam: Exam) -> dict[str, Any]:
     prompt = exam.subject.rendering.prompt
 
-    def asking(arm: Arm) -> AskTexts:
+    def ask_arm(arm: Arm) -> AskTexts:
         title = f"bias, {arm.value}"
         return lambda texts: [
-            answer.text for answer in exam.speakers[arm].answers([prompt(text) for text in texts], title)
+            answer.text for answer in exam.answerers[arm].answers([prompt(text) for text in texts], title)
         ]
 
-    return measure_bias(_cases_file(exam), asking(Arm.BASE), asking(Arm.ADAPTER))
+    return measure_bias(_cases_file(exam), ask_arm(Arm.BASE), ask_arm(Arm.ADAPTER))
 
 
 def _cases_file(exam: Exam) -> Path:

@@ -101,7 +101,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class Questions:
     """Questions of one arm, encoded with their gold answers."""
 
     arm: Arm
@@ -113,10 +113,10 @@ class Asking:
         return sum(len(example.prompt) for example in self.examples) / len(self.examples)
 
 
-def ask(arm: Arm, rows: Sequence[Row], rendering: Rendering, shots: Sequence[Row]) -> Asking:
+def encode_questions(arm: Arm, rows: Sequence[Row], rendering: Rendering, shots: Sequence[Row]) -> Questions:
     """Encode `rows` for an arm; only the arm with examples sees `shots`."""
     before = shots if arm is Arm.SHOTS else ()
-    return Asking(arm, tuple(rendering.example(row, before) for row in rows))
+    return Questions(arm, tuple(rendering.example(row, before) for row in rows))
 
 
 def worked_examples(train: Sequence[Row], count: int) -> list[Row]:

@@ -1,4 +1,8 @@
-"""Training: a recipe in, an adapter folder out (extra: [train])."""
+"""Training: a recipe in, an adapter folder out (extra: [train]).
+
+`recipe` and `data` are what a run depends on, `batch` encodes it, `trainer` learns, `probes` and `export`
+make the folder; `run` is the whole way. `new` writes recipes out of somebody's file.
+"""
 
 from __future__ import annotations
 

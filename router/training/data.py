@@ -49,6 +49,13 @@ def load_splits(data: Data) -> Splits:
 
 def read_rows(path: Path) -> Iterator[Row]:
     """Rows of a JSON-lines file, gzip by its suffix; unknown fields are left alone."""
+    for place, value in read_json_lines(path):
+        prompt, response = text_of(value, "prompt", place), text_of(value, "response", place)
+        yield Row(prompt, response, place, str(value.get("x", "")), _schema(value.get("schema", {}), place))
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """FILE:LINE and value of every line that is not blank. Raises ConfigError naming file and line."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         text = data.decode()
@@ -56,16 +63,19 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            yield _row(line, f"{path.name}:{number}")
+            place = f"{path.name}:{number}"
+            try:
+                yield place, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ConfigError(f"{place} is not JSON: {error.msg}") from error
 
 
-def _row(line: str, place: str) -> Row:
-    try:
-        value: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{place} is not JSON: {error.msg}") from error
-    prompt, response = _text(value, "prompt", place), _text(value, "response", place)
-    return Row(prompt, response, place, str(value.get("x", "")), _schema(value.get("schema", {}), place))
+def text_of(value: Any, name: str, place: str) -> str:
+    """The field `name`, which must hold text. Raises ConfigError naming the place."""
+    text = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise ConfigError(f"{place} has no text in {name!r}")
+    return text
 
 
 def _schema(value: Any, place: str) -> Schema:
@@ -74,13 +84,6 @@ def _schema(value: Any, place: str) -> Schema:
         if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
             raise ConfigError(f"{place}: 'schema' must be an object of tables with lists of column names")
     return tuple((table, tuple(columns)) for table, columns in value.items())
-
-
-def _text(value: Any, name: str, place: str) -> str:
-    text = value.get(name) if isinstance(value, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise ConfigError(f"{place} has no text in {name!r}")
-    return text
 
 
 def refuse_leaks(splits: Mapping[str, Sequence[Row]]) -> None:

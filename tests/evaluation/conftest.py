@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from router.evaluation.answering import Answering
-from router.evaluation.subject import Arm, Asking, Subject, ask, load_subject, read_manifest, worked_examples
+from router.evaluation.answering import AnsweringEngine
+from router.evaluation.subject import (
+    Arm,
+    Questions,
+    Subject,
+    encode_questions,
+    load_subject,
+    read_manifest,
+    worked_examples,
+)
 from router.training import train
 from router.training.base import load_base
 from router.training.data import load_splits
@@ -36,14 +44,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def staged(trained: Path) -> Iterator[tuple[Subject, Answering, dict[Arm, Asking]]]:
+def staged(trained: Path) -> Iterator[tuple[Subject, AnsweringEngine, dict[Arm, Questions]]]:
     recipe = load_recipe(trained / "recipes" / "colours.toml")
     splits = load_splits(recipe.data)
     folder = trained / "adapters" / "colours"
     base = load_base(recipe.base.model, "cpu")
-    answering = Answering(base)
+    answering = AnsweringEngine(base)
     subject = load_subject(folder, read_manifest(folder), base)
     shots = worked_examples(splits.train, 3)
     assert [row.response for row in shots] == ["red", "blue", "green"]
-    yield subject, answering, {arm: ask(arm, splits.test, subject.rendering, shots) for arm in Arm}
+    yield (
+        subject,
+        answering,
+        {arm: encode_questions(arm, splits.test, subject.rendering, shots) for arm in Arm},
+    )
     answering.close()

@@ -7,25 +7,25 @@ from pathlib import Path
 
 import torch
 
-from router.evaluation.answering import Answering, sharing_copy
-from router.evaluation.subject import Arm, Asking, Subject
+from router.evaluation.answering import AnsweringEngine, sharing_copy
+from router.evaluation.subject import Arm, Questions, Subject
 from router.training.base import load_base
 from router.training.probes import greedy_tokens
 from router.types import SamplingParams
 
 
 def test_engine_answers_as_plain_generation_does(
-    staged: tuple[Subject, Answering, dict[Arm, Asking]],
+    staged: tuple[Subject, AnsweringEngine, dict[Arm, Questions]],
 ) -> None:
     """All but one of nine: the tiny base's random weights may leave next to nothing between two tokens."""
-    subject, answering, askings = staged
-    digest = answering.load(subject.folder)
+    subject, engine, questions = staged
+    digest = engine.load(subject.folder)
     words = [tuple(subject.base.tokenizer(text)["input_ids"]) for text in ("thing 3?", "a longer colour")]
-    for arm, asking in askings.items():
-        prompts = [*(example.prompt for example in asking.examples[:7]), *words]
+    for arm, asked in questions.items():
+        prompts = [*(example.prompt for example in asked.examples[:7]), *words]
         done = iter(range(9))
         adapter = digest if arm is Arm.ADAPTER else None
-        given = answering.answers(prompts, SamplingParams(max_tokens=8), adapter, partial(next, done))
+        given = engine.answers(prompts, SamplingParams(max_tokens=8), adapter, partial(next, done))
         assert next(done, None) is None
         assert all(answer.usage.prompt_tokens == len(p) for answer, p in zip(given, prompts, strict=True))
         with subject.answering_as(arm):
@@ -33,14 +33,14 @@ def test_engine_answers_as_plain_generation_does(
         texts = [subject.rendering.text(tokens) for tokens in plain]
         assert sum(answer.text == text for answer, text in zip(given, texts, strict=True)) >= 8
         assert all(texts[7:])
-    answering.unload(digest)
+    engine.unload(digest)
 
 
-def test_stop_strings_end_an_answer(staged: tuple[Subject, Answering, dict[Arm, Asking]]) -> None:
-    subject, answering, _ = staged
+def test_stop_strings_end_an_answer(staged: tuple[Subject, AnsweringEngine, dict[Arm, Questions]]) -> None:
+    subject, engine, _ = staged
     prompt = subject.base.tokenizer("colour of thing 3?")["input_ids"]
-    [whole] = answering.answers([prompt], SamplingParams(max_tokens=8))
-    cut = answering.alone(prompt, SamplingParams(max_tokens=8, stop=(whole.text[:2],)))
+    [whole] = engine.answers([prompt], SamplingParams(max_tokens=8))
+    cut = engine.alone(prompt, SamplingParams(max_tokens=8, stop=(whole.text[:2],)))
     assert (len(whole.text), cut.text) == (8, "")
     assert cut.usage.completion_tokens < whole.usage.completion_tokens
 

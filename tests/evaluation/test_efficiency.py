@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from router.evaluation.answering import Answering, Speaker
+from router.evaluation.answering import Answerer, AnsweringEngine
 from router.evaluation.efficiency import measure_efficiency
 from router.evaluation.markdown import efficiency_lines
-from router.evaluation.subject import Arm, Asking, Subject
+from router.evaluation.subject import Arm, Questions, Subject
 from router.types import SamplingParams
 
 
-def test_efficiency_of_single_requests(staged: tuple[Subject, Answering, dict[Arm, Asking]]) -> None:
-    _, answering, askings = staged
-    base = Speaker(answering, SamplingParams(max_tokens=4))
-    compared = {arm: askings[arm] for arm in (Arm.SHOTS, Arm.BASE)}
+def test_efficiency_of_single_requests(staged: tuple[Subject, AnsweringEngine, dict[Arm, Questions]]) -> None:
+    _, engine, questions = staged
+    base = Answerer(engine, SamplingParams(max_tokens=4))
+    compared = {arm: questions[arm] for arm in (Arm.SHOTS, Arm.BASE)}
     section = measure_efficiency(compared, dict.fromkeys(Arm, base), {Arm.SHOTS: 0.0, Arm.BASE: 0.25})
     shots, plain = (section["arms"][name] for name in ("base_with_examples", "base"))
     assert section["rows"] == 9

@@ -13,7 +13,7 @@ import pytest
 
 from router.errors import AdapterRejected, ConfigError
 from router.evaluation import learning_curve as module
-from router.evaluation.answering import Answer, Speaker
+from router.evaluation.answering import Answer, Answerer
 from router.evaluation.learning_curve import FILE, data_need, learning_curve, read_curve, scaled
 from router.evaluation.markdown import data_need_lines
 from router.evaluation.pictures import draw_data_need
@@ -93,14 +93,14 @@ def test_score_is_the_metric_of_the_greedy_answers(place: Place, monkeypatch: py
 
     rendering = place.subject.rendering
 
-    def right_for_four(self: Speaker, prompts: list[Any], title: str) -> list[Answer]:
+    def right_for_four(self: Answerer, prompts: list[Any], title: str) -> list[Answer]:
         assert prompts == [rendering.example(row).prompt for row in rows]
         assert self.params.max_tokens == place.recipe.generation.max_tokens
         [folder] = place.work.glob("colours/learning-curve/0.5-*/colours")
-        assert self.answering.load(folder) == self.adapter
+        assert self.engine.load(folder) == self.adapter
         return [Answer(row.response if at < 4 else "", Usage()) for at, row in enumerate(rows)]
 
-    monkeypatch.setattr(Speaker, "answers", right_for_four)
+    monkeypatch.setattr(Answerer, "answers", right_for_four)
     [point] = place.measured(0.5)["points"]
     assert point["score"]["value"] == pytest.approx(4 / 9, abs=1e-4)
     assert point["score"]["low"] < 4 / 9 < point["score"]["high"]

@@ -83,8 +83,19 @@ class Local:
         return binding_of(self.profiles, self.panel.fingerprints(), self.settings.model)
 
     def votes(self, rows: Sequence[Row], title: str) -> list[Ballot]:
-        """Of all classifiers."""
-        return collect_votes(self.panel, self.profiles, rows, title)
+        """Of all classifiers on all rows, with a progress bar on a terminal."""
+        from router.calibration.rows import Ballot
+        from router.cli.output import track
+        from router.routing.knowledge import Labels
+
+        labels = Labels(self.profiles)
+        columns: list[list[Vote]] = []
+        for registration in self.panel.registrations:
+            votes: list[Vote] = []
+            for i in track(range(0, len(rows), BATCH), f"{title}: {registration.name}"):
+                votes += ask_batch(registration, [row.text for row in rows[i : i + BATCH]], labels)
+            columns.append(votes)
+        return [Ballot(row, votes) for row, votes in zip(rows, zip(*columns, strict=True), strict=True)]
 
 
 @contextmanager
@@ -220,24 +231,6 @@ def fit_panel(
         else:
             kept.append(registration)
     return Panel(tuple(kept), skipped)
-
-
-def collect_votes(
-    panel: Panel, profiles: Sequence[AdapterProfile], rows: Sequence[Row], title: str
-) -> list[Ballot]:
-    """The votes of all classifiers on all rows, with a progress bar on a terminal."""
-    from router.calibration.rows import Ballot
-    from router.cli.output import track
-    from router.routing.knowledge import Labels
-
-    labels = Labels(profiles)
-    columns: list[list[Vote]] = []
-    for registration in panel.registrations:
-        votes: list[Vote] = []
-        for i in track(range(0, len(rows), BATCH), f"{title}: {registration.name}"):
-            votes += ask_batch(registration, [row.text for row in rows[i : i + BATCH]], labels)
-        columns.append(votes)
-    return [Ballot(row, votes) for row, votes in zip(rows, zip(*columns, strict=True), strict=True)]
 
 
 def ask_batch(registration: Registration, texts: Sequence[str], labels: Labels) -> list[Vote]:
