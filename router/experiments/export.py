@@ -38,7 +38,6 @@ PATIENCE = (  # of PostgreSQL with one transaction that only reads
     "SET LOCAL statement_timeout = 0",
     "SET LOCAL idle_in_transaction_session_timeout = '10min'",
 )
-
 Columns: TypeAlias = Sequence[tuple[str, Holds]]
 Batches: TypeAlias = Iterable[Sequence[Sequence[Any]]]
 Progress: TypeAlias = Callable[[str, int], None]
@@ -85,12 +84,6 @@ def export(
                 size = files.write(target, _encoded(target, columns, about, count))
             done.append(Exported(target, count.rows, size))
     return tuple(done)
-
-
-def hash_units(rows: Iterable[Mapping[str, Any]], column: str = "unit") -> Iterator[dict[str, Any]]:
-    """The rows with `unit_hash`, the hash of the unit in `column`: what exported files call `unit`."""
-    for row in rows:
-        yield {**row, "unit_hash": unit_hash(text_of(row[column]))}
 
 
 def hash_file(source: Path, target: Path, column: str = "unit", *, overwrite: bool = False) -> Exported:

@@ -1,6 +1,7 @@
 """What an A/A self-test finds: what was sent against what was logged, and what the statistics make of it.
 
-Are hashes uniform, is every outcome counted once, are verdicts as rarely wrong as they say?
+Are hashes uniform, is every outcome counted once, are verdicts as rarely wrong as they say? Error rates are
+of outcomes that are drawn anew, by kind of metric and what is known of it.
 """
 
 from __future__ import annotations
@@ -28,11 +29,22 @@ if TYPE_CHECKING:
     from router.experiments.model import Phase
     from router.experiments.report.model import ArmNumbers, Report
 
-# Outcomes of units that never were, by kind of metric and what is known of it, and the sums of arms.
-
-
 RATE, MEAN, DEVIATION = 0.3, 1.0, 1.0
 """Where nothing is known of a metric."""
+RARE = 0.001
+"""How rarely a sound part may be called unsound."""
+BINS, HASHED, AGAIN, LOOKS = 20, 20_000, 400, 10
+HASHES = 400_000
+"""As many assignments are made by the real hash; more would take minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One part of the pipeline: sound or not, with its numbers."""
+
+    name: str
+    sound: bool
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,39 +89,26 @@ class Drawn:
         return np.clip(values, *self.metric.range)
 
 
-def powers(columns: Array) -> Array:
-    """[units, sums]: for each unit 1, its columns, their products, and products of three."""
-    one = np.ones((1, columns.shape[1]))
-    of = [
-        np.prod(columns[list(at)], axis=0)[None] for power in (1, 2, 3) for at in places(len(columns), power)
+def findings(
+    traffic: Traffic, report: Report, drawn: Sequence[Drawn], units: int, seed: str
+) -> list[Finding]:
+    """All parts, in the order of the pipeline. Error rates are of so many units, by metric."""
+    phase = next(p for p in report.experiment.phases if p.number == report.phase)
+    salts = Salts(phase.enrolment_salt, phase.variant_salt)
+    return [
+        _request_finding(traffic),
+        _assignment_finding(traffic, phase),
+        uniformity(phase.variant_salt),
+        arm_shares(salts, {arm.name: arm.weight for arm in phase.spec.arms}),
+        _logging_finding(traffic, report),
+        _outcome_finding(traffic, report),
+        *_check_findings(report),
+        *_error_rate_findings(report, drawn, units, seed),
+        _verdict_finding(report),
     ]
-    return np.concatenate([one, *of]).T
 
 
-def moments(sums: Array, columns: int) -> Moments:
-    """[sums, experiments] of `powers` as the sums of many experiments at once."""
-    ends = np.cumsum([1, *(len(places(columns, power)) for power in (1, 2, 3))])
-    first, products, cubes = (tuple(sums[a:b]) for a, b in pairwise(ends))
-    return Moments(sums[0], first, products, cubes)
-
-
-RARE = 0.001
-"""How rarely a sound part may be called unsound."""
-BINS, HASHED, AGAIN, LOOKS = 20, 20_000, 400, 10
-HASHES = 400_000
-"""As many assignments are made by the real hash; more would take minutes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One part of the pipeline: sound or not, with its numbers."""
-
-    name: str
-    sound: bool
-    text: str
-
-
-def uniform(salt: str, units: int = HASHED) -> Finding:
+def uniformity(salt: str, units: int = HASHED) -> Finding:
     """Whether units spread evenly over the fractions that decide their arms: chi-square over equal bins."""
     found = np.array([fraction(salt, f"unit-{i}") for i in range(units)])
     counts = np.bincount((found * BINS).astype(np.int64), minlength=BINS)
@@ -127,7 +126,7 @@ def _chi_square_tail(square: float, freedom: int) -> float:
     return math.erfc(z / math.sqrt(2)) / 2
 
 
-def shares(salts: Salts, weights: Mapping[str, float], units: int = HASHED) -> Finding:
+def arm_shares(salts: Salts, weights: Mapping[str, float], units: int = HASHED) -> Finding:
     """Whether arms get what their weights say, of units that are hashed by these salts: chi-square."""
     allocation = Allocation(salts, tuple(Arm(name, weight) for name, weight in weights.items()))
     got = Counter(_arm_of(allocation, f"unit-{i}") for i in range(units))
@@ -149,7 +148,7 @@ def error_rate(
     differ from control at any of ten looks, where none does? Several arms share the level (Holm)."""
     number = int.from_bytes(sha256(seed.encode()).digest()[:8], "big")
     columns = drawn.counted(drawn.values(units, number))
-    table, arms = powers(columns), _assigned(list(design.weights.values()), units, seed, number, again)
+    table, arms = unit_powers(columns), _assigned(list(design.weights.values()), units, seed, number, again)
     sums = np.zeros((len(design.weights), table.shape[1], again))
     shown = np.zeros(again, bool)
     ends = [units * look // LOOKS for look in range(LOOKS + 1)]
@@ -158,7 +157,7 @@ def error_rate(
             sums[i] += table[begin:end].T @ (arms[:, begin:end] == i).T
         shown |= _any_shown(drawn.metric, design, sums)
     alpha, wrong = design.plan.alpha, int(shown.sum())
-    most = _most(again, alpha)
+    most = _too_many(again, alpha)
     several = f", {len(design.treatments)} arms against {design.control}" if len(sums) > 2 else ""
     text = (
         f"{wrong} of {again} assignments of {units:,} units anew show a difference ({wrong / again:.1%}) in"
@@ -189,12 +188,12 @@ def _any_shown(metric: Metric, design: Design, sums: Array) -> NDArray[np.bool_]
         treated = sums[names.index(arm)]
         there = np.minimum(control[0], treated[0]) >= 2
         if there.any():
-            first, second = (moments(of[:, there], metric.columns) for of in (control, treated))
+            first, second = (moments_of_powers(of[:, there], metric.columns) for of in (control, treated))
             shown[there] |= Arms(metric, first, second, design.plan_for(arm)).evidence() >= level
     return shown
 
 
-def _most(trials: int, chance: float) -> int:
+def _too_many(trials: int, chance: float) -> int:
     """The least number of wrong ones that a sound test has with a chance below `RARE`."""
     left = 1.0
     for count in range(trials + 1):
@@ -204,26 +203,7 @@ def _most(trials: int, chance: float) -> int:
     return trials + 1
 
 
-def findings(
-    traffic: Traffic, report: Report, drawn: Sequence[Drawn], units: int, seed: str
-) -> list[Finding]:
-    """All parts, in the order of the pipeline. Error rates are of so many units, by metric."""
-    phase = next(p for p in report.experiment.phases if p.number == report.phase)
-    salts = Salts(phase.enrolment_salt, phase.variant_salt)
-    return [
-        _requests(traffic),
-        _assignment(traffic, phase),
-        uniform(phase.variant_salt),
-        shares(salts, {arm.name: arm.weight for arm in phase.spec.arms}),
-        _logging(traffic, report),
-        _outcomes(traffic, report),
-        *_ratio(report),
-        *_rates(report, drawn, units, seed),
-        _verdict(report),
-    ]
-
-
-def _requests(traffic: Traffic) -> Finding:
+def _request_finding(traffic: Traffic) -> Finding:
     answered = sum(map(len, traffic.arms.values()))
     sound = not traffic.errors and not traffic.outside and answered > 0
     text = (
@@ -236,7 +216,7 @@ def _requests(traffic: Traffic) -> Finding:
     return Finding("requests", sound, text)
 
 
-def _assignment(traffic: Traffic, phase: Phase) -> Finding:
+def _assignment_finding(traffic: Traffic, phase: Phase) -> Finding:
     """Every answer's arm is the one that anybody computes from the salts."""
     salts = Salts(phase.enrolment_salt, phase.variant_salt)
     allocation = Allocation(salts, tuple(Arm(arm.name, arm.weight) for arm in phase.spec.arms))
@@ -252,7 +232,7 @@ def _assignment(traffic: Traffic, phase: Phase) -> Finding:
     return Finding("assignment", not wrong and bool(traffic.arms), text)
 
 
-def _logging(traffic: Traffic, report: Report) -> Finding:
+def _logging_finding(traffic: Traffic, report: Report) -> Finding:
     """Each exposure arrived, and once: units and answers by arm."""
 
     def of(numbers: ArmNumbers) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -270,7 +250,7 @@ def _logging(traffic: Traffic, report: Report) -> Finding:
     return Finding("logging", all(got == sent for got, sent in pairs), f"logged of sent: {told}")
 
 
-def _outcomes(traffic: Traffic, report: Report) -> Finding:
+def _outcome_finding(traffic: Traffic, report: Report) -> Finding:
     """Each outcome counted once, though some were sent twice; what only divides a ratio is in no count."""
     names = {name for numbers in report.numbers for name in numbers.answered}
     sent = [m.name for m in report.experiment.spec.metrics if m.name in traffic.values and m.name in names]
@@ -286,13 +266,13 @@ def _outcomes(traffic: Traffic, report: Report) -> Finding:
     return Finding("outcomes", once and told and all(got == of for got, of in pairs), text)
 
 
-def _ratio(report: Report) -> Iterator[Finding]:
+def _check_findings(report: Report) -> Iterator[Finding]:
     for check in report.checks:
         if check.name != "maturity":
             yield Finding(check.name, not check.failed, check.text)
 
 
-def _rates(report: Report, drawn: Sequence[Drawn], units: int, seed: str) -> Iterator[Finding]:
+def _error_rate_findings(report: Report, drawn: Sequence[Drawn], units: int, seed: str) -> Iterator[Finding]:
     spec = report.experiment.spec
     design = design_of(spec)
     design = replace(design, plan=replace(design.plan, units=max(200, units)))
@@ -301,7 +281,7 @@ def _rates(report: Report, drawn: Sequence[Drawn], units: int, seed: str) -> Ite
         yield error_rate(one, design, units, seed, name=name)
 
 
-def _verdict(report: Report) -> Finding:
+def _verdict_finding(report: Report) -> Finding:
     """Equal arms should be undecided. Now and then they are not, as often as the level says."""
     verdict, alpha = report.verdict, report.experiment.spec.alpha
     p = min((arm.adjusted_p for arm in report.arms), default=1.0)
@@ -309,3 +289,19 @@ def _verdict(report: Report) -> Finding:
     if verdict.decision != "undecided":
         text += f"; arms are equal, and {alpha:.0%} of sound tests say so all the same: run it again"
     return Finding("verdict", verdict.decision == "undecided" or p > RARE, text)
+
+
+def unit_powers(columns: Array) -> Array:
+    """[units, sums]: for each unit 1, its columns, their products, and products of three."""
+    one = np.ones((1, columns.shape[1]))
+    of = [
+        np.prod(columns[list(at)], axis=0)[None] for power in (1, 2, 3) for at in places(len(columns), power)
+    ]
+    return np.concatenate([one, *of]).T
+
+
+def moments_of_powers(sums: Array, columns: int) -> Moments:
+    """[sums, experiments] of `powers` as the sums of many experiments at once."""
+    ends = np.cumsum([1, *(len(places(columns, power)) for power in (1, 2, 3))])
+    first, products, cubes = (tuple(sums[a:b]) for a, b in pairwise(ends))
+    return Moments(sums[0], first, products, cubes)

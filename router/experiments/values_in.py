@@ -91,7 +91,7 @@ def check_values(path: Path, experiment: str, metric_problem: Callable[[str], st
 
 
 def read_values(
-    path: Path, experiment: str, metric_problem: Callable[[str], str] = no_problem, size: int = BATCH
+    path: Path, experiment: str, metric_problem: Callable[[str], str] = no_problem
 ) -> Iterator[list[Value]]:
     """Batches in the file's order. `metric_problem` says why no outcome may be called so; empty: it may.
 
@@ -109,7 +109,7 @@ def read_values(
                 break
         elif (value := _value(row, of, found, parsers)) and not found.total:
             batch.append(value)
-        if len(batch) == size:
+        if len(batch) == BATCH:
             yield batch
             batch = []
     found.check()

@@ -21,7 +21,7 @@ from router import __version__
 from router.errors import ConfigError, ExperimentNotFound, FailedPrecondition, ResourceExhausted, StoreDown
 from router.experiments import export as exporting
 from router.experiments.assignment import unit_hash
-from router.experiments.export import export, hash_file, hash_units
+from router.experiments.export import export, hash_file
 from router.experiments.model import Pair
 from router.experiments.store import tables
 from router.experiments.store.migrating import VERSION
@@ -411,10 +411,11 @@ def test_hashes_of_a_file_with_faults(tmp_path):
     assert files(tmp_path) == ["u.csv"]
 
 
-def test_hashes_of_rows():
-    assert list(hash_units([{"user": 7, "spent": 1.5}], "user")) == [
-        {"user": 7, "spent": 1.5, "unit_hash": unit_hash("7")}
-    ]
+def test_the_hash_of_a_number_is_that_of_its_text(tmp_path):
+    (tmp_path / "users.jsonl").write_text('{"user": 7, "spent": 1.5}\n')
+    hash_file(tmp_path / "users.jsonl", tmp_path / "hashes.jsonl", "user")
+    (row,) = map(json.loads, (tmp_path / "hashes.jsonl").read_text().splitlines())
+    assert row == {"unit": "7", "unit_hash": unit_hash("7")}
 
 
 def test_the_hash_as_the_page_has_it_in_python():

@@ -11,12 +11,12 @@ from router.experiments.self_test import (
     Drawn,
     _any_shown,
     _chi_square_tail,
-    _most,
+    _too_many,
+    arm_shares,
     error_rate,
-    moments,
-    powers,
-    shares,
-    uniform,
+    moments_of_powers,
+    uniformity,
+    unit_powers,
 )
 from router.experiments.stats import Moments, Plan
 from router.experiments.verdict import Design
@@ -24,7 +24,7 @@ from tests.experiments.plans import SOLVED
 
 
 def test_hashes_are_uniform():
-    found = uniform("some salt")
+    found = uniformity("some salt")
     assert found.sound
     assert found.text.startswith("20,000 hashed units in 20 equal parts: chi-square ")
 
@@ -33,7 +33,7 @@ def test_a_bad_hash_is_found(monkeypatch):
     monkeypatch.setattr(
         "router.experiments.self_test.fraction", lambda salt, unit: (int(unit[5:]) % 97) / 100
     )
-    assert not uniform("some salt").sound
+    assert not uniformity("some salt").sound
 
 
 @pytest.mark.parametrize(("square", "p"), [(30.144, 0.05), (36.191, 0.01), (43.820, 0.001), (19.0, 0.4568)])
@@ -42,7 +42,7 @@ def test_tails_are_those_of_tables(square, p):
 
 
 def test_weights_are_kept_by_the_hash():
-    found = shares(Salts("e", "v"), {"old": 0.9, "new": 0.08, "odd": 0.02})
+    found = arm_shares(Salts("e", "v"), {"old": 0.9, "new": 0.08, "odd": 0.02})
     assert found.sound
     assert found.text.startswith("of 20,000 hashed units old 9")
 
@@ -50,11 +50,11 @@ def test_weights_are_kept_by_the_hash():
 def test_other_weights_are_found():
     allocation = {"old": 0.9, "new": 0.1}
     salts = Salts("e", "v")
-    assert shares(salts, allocation).sound
+    assert arm_shares(salts, allocation).sound
     lying = Mock(wraps=Allocation)
     lying.side_effect = lambda salts, arms: Allocation(salts, (Arm("old", 0.88), Arm("new", 0.12)))
     with patch("router.experiments.self_test.Allocation", lying):
-        assert not shares(salts, allocation).sound
+        assert not arm_shares(salts, allocation).sound
 
 
 def design(metric=SOLVED, weights=(0.5, 0.5), units=400):
@@ -104,7 +104,7 @@ def test_an_effect_would_be_shown():
     """What is simulated has power: the same sums with one arm lifted are told apart."""
     columns = Drawn.of(SOLVED, 0.3).values(4000, 1)
     arms = np.arange(4000) % 2
-    sums = np.stack([(powers(columns) * (arms == i)[:, None]).sum(0) for i in (0, 1)])
+    sums = np.stack([(unit_powers(columns) * (arms == i)[:, None]).sum(0) for i in (0, 1)])
     lifted = sums.copy()
     lifted[1, 1:] *= 1.5
     assert not _any_shown(Drawn.of(SOLVED).metric, design(units=4000), sums[:, :, None]).any()
@@ -117,8 +117,8 @@ def test_few_units_show_nothing():
 
 
 def test_how_many_are_too_many():
-    assert _most(400, 0.05) == 36
-    assert _most(10, 0.5) == 10
+    assert _too_many(400, 0.05) == 36
+    assert _too_many(10, 0.5) == 10
 
 
 SECONDS_EACH = MetricSpec("seconds", Kind.MEAN, aggregate=Aggregate.SUM, covariate=True)
@@ -164,5 +164,5 @@ def test_values_count_within_their_cap():
 
 def test_powers_are_the_sums_that_moments_have():
     columns = np.array([[1.0, 2.0, 4.0], [1.0, 3.0, 5.0]])
-    found = moments(powers(columns).sum(axis=0), 2)
+    found = moments_of_powers(unit_powers(columns).sum(axis=0), 2)
     assert found == Moments.of(*columns)

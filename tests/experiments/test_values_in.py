@@ -108,9 +108,10 @@ def test_a_file_that_repeats_itself_is_told(tmp_path):
     assert check_values(timed, "x") == Checked(4, 0)
 
 
-def test_batches_keep_the_order(tmp_path):
+def test_batches_keep_the_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("router.experiments.values_in.BATCH", 3)
     path = written(tmp_path, "csv", unit=[f"u{i}" for i in range(7)], metric=["m"] * 7, value=range(7))
-    batches = list(read_values(path, "x", size=3))
+    batches = list(read_values(path, "x"))
     assert [[v.value for v in batch] for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
@@ -338,12 +339,13 @@ def test_of_many_bad_rows_a_hundred_are_named_and_all_are_counted(tmp_path):
     assert str(caught.value).endswith("; and 4,997 more")
 
 
-def test_nothing_comes_from_the_first_bad_row_on(tmp_path):
+def test_nothing_comes_from_the_first_bad_row_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("router.experiments.values_in.BATCH", 2)
     path = written(tmp_path, "csv", unit=["u"] * 10, metric=["m"] * 10, value=[1, 2, 3, "x", *range(6)])
     seen = []
 
     def keep() -> None:
-        for batch in read_values(path, "x", size=2):
+        for batch in read_values(path, "x"):
             seen.extend(value.value for value in batch)
 
     with pytest.raises(BadFile):

@@ -25,114 +25,9 @@ if TYPE_CHECKING:
     from router.experiments.report.model import Report
     from router.experiments.self_test import Drawn, Finding
 
-# Simulated units for the A/A self-test: they ask through gRPC and record outcomes.
-
-
 LABEL = "aa_unit"
 AT_ONCE, RETRY_SECONDS, TRIES = 8, 0.5, 20
 EVERY = 10  # each tenth unit asks twice and records twice
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What was sent and what came back. `arms`: unit to its answers' arms; `values`: metric to its units."""
-
-    arms: dict[str, list[str]] = field(default_factory=dict)
-    values: dict[str, dict[str, float]] = field(default_factory=dict)
-    recorded: Counter[str] = field(default_factory=Counter)
-    repeated: Counter[str] = field(default_factory=Counter)
-    outside: int = 0
-    errors: list[str] = field(default_factory=list)
-
-    def units_of(self, arm: str) -> int:
-        """Units whose first answer was the arm's."""
-        return sum(found[0] == arm for found in self.arms.values() if found)
-
-    def answers_of(self, arm: str) -> int:
-        """Answers of an arm."""
-        return sum(found.count(arm) for found in self.arms.values())
-
-    def recorded_in(self, arm: str, metric: str) -> int:
-        """Units of an arm that recorded an outcome of a metric."""
-        sent = self.values.get(metric, {})
-        return sum(unit in sent for unit, found in self.arms.items() if found[0] == arm)
-
-
-@dataclass(frozen=True, slots=True)
-class Simulation:
-    """Who asks what: `options` go with every request. `values` are those that unit i records, by metric."""
-
-    experiment: str
-    prompt: str
-    options: dict[str, Any]
-    units: int
-    values: Mapping[str, list[float]]
-
-    async def run(self, client: AsyncClient) -> Traffic:
-        """All units, some at once."""
-        traffic, room = Traffic(), asyncio.Semaphore(AT_ONCE)
-
-        async def one(number: int) -> None:
-            async with room:
-                await self._unit(client, traffic, number)
-
-        await asyncio.gather(*(one(number) for number in range(self.units)))
-        return traffic
-
-    async def _unit(self, client: AsyncClient, traffic: Traffic, number: int) -> None:
-        unit = f"{self.experiment}-{number}"
-        first = await self._ask(client, traffic, unit)
-        if first is None:
-            return
-        said = {metric: values[number] for metric, values in self.values.items()}
-        for metric, value in said.items():
-            await _record(client, traffic, traffic.recorded, first.response_id, unit, metric, value)
-        if number % EVERY == 0:
-            await self._ask(client, traffic, unit)
-            for metric, value in said.items():
-                await _record(client, traffic, traffic.repeated, first.response_id, unit, metric, value)
-
-    async def _ask(self, client: AsyncClient, traffic: Traffic, unit: str) -> Answer | None:
-        """The answer, if it was given in the experiment."""
-        from router.client import ClientError
-
-        try:
-            answer = await client.generate(self.prompt, labels={LABEL: unit}, **self.options)
-        except ClientError as error:
-            traffic.errors.append(str(error))
-            return None
-        if answer.decision.experiment.removeprefix("experiments/") != self.experiment:
-            traffic.outside += 1
-            return None
-        traffic.arms.setdefault(unit, []).append(answer.decision.arm)
-        return answer
-
-
-async def _record(
-    client: AsyncClient,
-    traffic: Traffic,
-    counted: Counter[str],
-    response: str,
-    unit: str,
-    metric: str,
-    value: float,
-) -> None:
-    """One outcome; exposures are written behind the answer, so that it may come a little too early."""
-    from router.client import ClientError, Outcome
-
-    outcome = Outcome(metric, value, response_id=response, key=f"{unit}-{metric}")
-    for attempt in range(TRIES):
-        try:
-            counted[str(await client.experiments.record_outcome(outcome))] += 1
-            traffic.values.setdefault(metric, {})[unit] = value
-            return
-        except ClientError as error:
-            if error.code != "NOT_FOUND" or attempt == TRIES - 1:
-                traffic.errors.append(str(error))
-                return
-            await asyncio.sleep(RETRY_SECONDS)
-
-
 Route = Annotated[
     str, typer.Option("--route", metavar="ADAPTER", help="Adapter to test on, or base; default: --like's.")
 ]
@@ -189,15 +84,15 @@ def aa(
     if not (route or like):
         raise CliError("what shall it be tested on? --route ADAPTER, or --like an experiment", MISUSED)
     with connected(server, timeout) as client:
-        trial = _trial(client, route.removeprefix("adapters/"), like, weights, units, window)
+        trial = _equal_arms(client, route.removeprefix("adapters/"), like, weights, units, window)
         pinned = {} if trial.plan.route == "base" else {"adapter": trial.plan.route}
         options = {**pinned, "max_tokens": max_tokens}
-        found = _tested(client, trial, units, prompt, options, keep, server, timeout)
+        found = _run_and_judge(client, trial, units, prompt, options, keep, server, timeout)
     _print(found, json)
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class EqualArms:
     """A plan whose arms are the same, how its outcomes are drawn, and of how many units error rates are."""
 
     plan: Spec
@@ -217,17 +112,17 @@ class Trial:
         return {name: values for name, values in made.items() if name not in BUILT_IN}
 
 
-def _trial(client: Client, route: str, like: str, weights: str, units: int, window: float) -> Trial:
+def _equal_arms(client: Client, route: str, like: str, weights: str, units: int, window: float) -> EqualArms:
     from dataclasses import replace
 
     from router.experiments.self_test import Drawn
 
     if not like:
-        plan = _plan(client, route, weights, units, window)
-        return Trial(plan, (Drawn.of(plan.primary, 0.5),), units)
+        plan = _plan_of_equal_arms(client, route, weights, units, window)
+        return EqualArms(plan, (Drawn.of(plan.primary, 0.5),), units)
     model = client.experiments.get(like).spec
     _check_like(like, model, route)
-    made = _plan(client, route or model.route, weights, units, window, model)
+    made = _plan_of_equal_arms(client, route or model.route, weights, units, window, model)
     plan = replace(
         made,
         alpha=model.alpha,
@@ -235,8 +130,8 @@ def _trial(client: Client, route: str, like: str, weights: str, units: int, wind
         guardrails=model.guardrails,
         secondary=model.secondary,
     )
-    drawn = tuple(_drawn(client, metric, plan.route) for metric in plan.metrics)
-    return Trial(plan, drawn, max(units, min(model.planned_units, MOST_SIZED)))
+    drawn = tuple(_outcomes_like(client, metric, plan.route) for metric in plan.metrics)
+    return EqualArms(plan, drawn, max(units, min(model.planned_units, MOST_SIZED)))
 
 
 def _check_like(name: str, model: Spec, route: str) -> None:
@@ -247,7 +142,7 @@ def _check_like(name: str, model: Spec, route: str) -> None:
         raise CliError(f"{name} is {what} and has no route of its own: give --route, too", MISUSED)
 
 
-def _drawn(client: Client, metric: MetricSpec, route: str) -> Drawn:
+def _outcomes_like(client: Client, metric: MetricSpec, route: str) -> Drawn:
     """At the rate, or with the mean and deviation, that the route had, where that is known."""
     from router.client import ClientError, SizeQuestion
     from router.experiments.self_test import Drawn
@@ -261,14 +156,14 @@ def _drawn(client: Client, metric: MetricSpec, route: str) -> Drawn:
     return Drawn.of(metric, known.baseline, known.deviation)
 
 
-def _plan(
+def _plan_of_equal_arms(
     client: Client, route: str, weights: str, units: int, window: float, model: Spec | None = None
 ) -> Spec:
     from router.cli.command import MISUSED, CliError
     from router.client import ArmSpec, Spec, metric
-    from router.experiments.cli.plan_file import weights_of
+    from router.experiments.cli.plan_file import weights_from_flag
 
-    shares = weights_of(weights, "--weights") if weights else (0.5, 0.5)
+    shares = weights_from_flag(weights, "--weights") if weights else (0.5, 0.5)
     names = list(string.ascii_lowercase[: len(shares)])
     if model is not None:
         names = [arm.name for arm in model.arms]
@@ -290,9 +185,9 @@ def _plan(
     )
 
 
-def _tested(
+def _run_and_judge(
     client: Client,
-    trial: Trial,
+    trial: EqualArms,
     units: int,
     prompt: str,
     options: dict[str, object],
@@ -305,22 +200,9 @@ def _tested(
     run, seed = f"aa-{secrets.token_hex(4)}", secrets.randbits(31)
     simulation = Simulation(run, prompt, options, units, trial.recorded(units, seed))
     with _temporary(client, run, trial.plan, keep):
-        traffic = asyncio.run(_send(server, timeout, simulation))
-        report = _logged(client, run, traffic, trial.plan.window)
+        traffic = asyncio.run(_send_traffic(server, timeout, simulation))
+        report = _report_when_logged(client, run, traffic, trial.plan.window)
     return findings(traffic, report, trial.drawn, trial.sized, run)
-
-
-def _print(found: list[Finding], json: bool) -> None:
-    from router.cli.command import CliError
-    from router.cli.output import print_json, print_table
-
-    if json:
-        print_json(found)
-    else:
-        print_table(["PART", "", ""], [(f.name, "sound" if f.sound else "UNSOUND", f.text) for f in found])
-    unsound = [finding.name for finding in found if not finding.sound]
-    if unsound:
-        raise CliError(f"unsound: {', '.join(unsound)}")
 
 
 @contextmanager
@@ -336,7 +218,20 @@ def _temporary(client: Client, name: str, plan: Spec, keep: bool) -> Iterator[Ex
             client.experiments.delete(name)
 
 
-async def _send(server: str, timeout: float, simulation: Simulation) -> Traffic:
+def _print(found: list[Finding], json: bool) -> None:
+    from router.cli.command import CliError
+    from router.cli.output import print_json, print_table
+
+    if json:
+        print_json(found)
+    else:
+        print_table(["PART", "", ""], [(f.name, "sound" if f.sound else "UNSOUND", f.text) for f in found])
+    unsound = [finding.name for finding in found if not finding.sound]
+    if unsound:
+        raise CliError(f"unsound: {', '.join(unsound)}")
+
+
+async def _send_traffic(server: str, timeout: float, simulation: Simulation) -> Traffic:
     from router.cli.connect import target_of
     from router.client import AsyncClient
 
@@ -344,7 +239,7 @@ async def _send(server: str, timeout: float, simulation: Simulation) -> Traffic:
         return await simulation.run(client)
 
 
-def _logged(client: Client, name: str, traffic: Traffic, window: float) -> Report:
+def _report_when_logged(client: Client, name: str, traffic: Traffic, window: float) -> Report:
     """The report once every unit that was sent is there and mature, or after a while without them."""
     end = time.monotonic() + window + SLACK
     while True:
@@ -353,3 +248,105 @@ def _logged(client: Client, name: str, traffic: Traffic, window: float) -> Repor
         if mature >= len(traffic.arms) or time.monotonic() > end:
             return found
         time.sleep(min(1.0, window / 4))
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What was sent and what came back. `arms`: unit to its answers' arms; `values`: metric to its units."""
+
+    arms: dict[str, list[str]] = field(default_factory=dict)
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    recorded: Counter[str] = field(default_factory=Counter)
+    repeated: Counter[str] = field(default_factory=Counter)
+    outside: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def units_of(self, arm: str) -> int:
+        """Units whose first answer was the arm's."""
+        return sum(found[0] == arm for found in self.arms.values() if found)
+
+    def answers_of(self, arm: str) -> int:
+        """Answers of an arm."""
+        return sum(found.count(arm) for found in self.arms.values())
+
+    def recorded_in(self, arm: str, metric: str) -> int:
+        """Units of an arm that recorded an outcome of a metric."""
+        sent = self.values.get(metric, {})
+        return sum(unit in sent for unit, found in self.arms.items() if found[0] == arm)
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """Who asks what: `options` go with every request. `values` are those that unit i records, by metric."""
+
+    experiment: str
+    prompt: str
+    options: dict[str, Any]
+    units: int
+    values: Mapping[str, list[float]]
+
+    async def run(self, client: AsyncClient) -> Traffic:
+        """All units, some at once."""
+        traffic, room = Traffic(), asyncio.Semaphore(AT_ONCE)
+
+        async def one(number: int) -> None:
+            async with room:
+                await self._unit(client, traffic, number)
+
+        await asyncio.gather(*(one(number) for number in range(self.units)))
+        return traffic
+
+    async def _unit(self, client: AsyncClient, traffic: Traffic, number: int) -> None:
+        unit = f"{self.experiment}-{number}"
+        first = await self._ask(client, traffic, unit)
+        if first is None:
+            return
+        said = {metric: values[number] for metric, values in self.values.items()}
+        for metric, value in said.items():
+            await _record_outcome(client, traffic, traffic.recorded, first.response_id, unit, metric, value)
+        if number % EVERY == 0:
+            await self._ask(client, traffic, unit)
+            for metric, value in said.items():
+                await _record_outcome(
+                    client, traffic, traffic.repeated, first.response_id, unit, metric, value
+                )
+
+    async def _ask(self, client: AsyncClient, traffic: Traffic, unit: str) -> Answer | None:
+        """The answer, if it was given in the experiment."""
+        from router.client import ClientError
+
+        try:
+            answer = await client.generate(self.prompt, labels={LABEL: unit}, **self.options)
+        except ClientError as error:
+            traffic.errors.append(str(error))
+            return None
+        if answer.decision.experiment.removeprefix("experiments/") != self.experiment:
+            traffic.outside += 1
+            return None
+        traffic.arms.setdefault(unit, []).append(answer.decision.arm)
+        return answer
+
+
+async def _record_outcome(
+    client: AsyncClient,
+    traffic: Traffic,
+    counted: Counter[str],
+    response: str,
+    unit: str,
+    metric: str,
+    value: float,
+) -> None:
+    """One outcome; exposures are written behind the answer, so that it may come a little too early."""
+    from router.client import ClientError, Outcome
+
+    outcome = Outcome(metric, value, response_id=response, key=f"{unit}-{metric}")
+    for attempt in range(TRIES):
+        try:
+            counted[str(await client.experiments.record_outcome(outcome))] += 1
+            traffic.values.setdefault(metric, {})[unit] = value
+            return
+        except ClientError as error:
+            if error.code != "NOT_FOUND" or attempt == TRIES - 1:
+                traffic.errors.append(str(error))
+                return
+            await asyncio.sleep(RETRY_SECONDS)

@@ -92,30 +92,30 @@ class Said:
         """Fields of a plan as the values of a file: only what is said. `before`: what a cap or a split is
         put into where neither file nor flags have it."""
         from router.experiments.cli import plan_file
-        from router.experiments.cli.plan_file import plan_values
+        from router.experiments.cli.plan_file import read_plan_file
 
-        made = plan_values(self.file) if self.file else {}
+        made = read_plan_file(self.file) if self.file else {}
         made |= self._flags() | _parsed(self.sets or [])
         whole = (before or {}) | made
         if self.split and not self.arms:
-            made["arms"] = plan_file.split_arms(whole.get("arms") or [], self.split)
-        return made | plan_file.capped(whole | made, self.caps or [])
+            made["arms"] = plan_file.with_split(whole.get("arms") or [], self.split)
+        return made | plan_file.with_caps(whole | made, self.caps or [])
 
     def _flags(self) -> dict[str, Any]:
         from router.experiments.cli import plan_file
 
         made: dict[str, Any] = {}
         if self.arms:
-            made["arms"] = plan_file.arms_of(self.arms, self.split)
+            made["arms"] = plan_file.arms_from_flags(self.arms, self.split)
             made["control"] = made["arms"][0]["name"]
         if self.route:
             made["route"] = self.route.removeprefix("adapters/")
         if self.metric:
-            made["primary"] = plan_file.metric_of(self.metric)
+            made["primary"] = plan_file.metric_from_flag(self.metric)
         for field, texts, read in (
-            ("guardrails", self.guardrails, plan_file.guardrail_of),
-            ("secondary", self.secondary, plan_file.metric_of),
-            ("segments", self.segments, plan_file.segment_of),
+            ("guardrails", self.guardrails, plan_file.guardrail_from_flag),
+            ("secondary", self.secondary, plan_file.metric_from_flag),
+            ("segments", self.segments, plan_file.segment_from_flag),
         ):
             if texts:
                 made[field] = [read(text) for text in texts]

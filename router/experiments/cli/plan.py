@@ -124,23 +124,23 @@ def _question(metric: str, lower: bool, split: str) -> SizeQuestion:
     from router.experiments.cli import plan_file
     from router.experiments.model import Kind, SizeQuestion
 
-    made = plan_file.metric_of(metric)
+    made = plan_file.metric_from_flag(metric)
     name, said = made["name"], made["kind"]
     if said not in plan_file.KINDS:
         kinds = ", ".join(plan_file.KINDS)
         raise CliError(f"--metric {metric}: {said!r} is no kind; there are {kinds}", MISUSED)
-    kind = Kind(said) if ":" in metric or name in plan_file.SHORT_BUILT_IN else None
+    kind = Kind(said) if ":" in metric or name in plan_file.BUILT_IN_METRICS else None
     better = made["higher_is_better"] and not lower
-    return SizeQuestion(name, kind, better, weights=plan_file.weights_of(split))
+    return SizeQuestion(name, kind, better, weights=plan_file.weights_from_flag(split))
 
 
 def _answer(asked: SizeQuestion, effect: str, server: str, timeout: float) -> SizeAnswer:
     from router.cli.command import MISUSED, CliError
-    from router.experiments.cli.plan_file import number
+    from router.experiments.cli.plan_file import number_from_flag
 
     if not effect:
         return _ask(asked, server, timeout)
-    value = number(effect.removesuffix("%"), "--effect")
+    value = number_from_flag(effect.removesuffix("%"), "--effect")
     if effect.endswith("%"):
         baseline = asked.baseline
         if baseline is None:

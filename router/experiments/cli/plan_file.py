@@ -1,4 +1,7 @@
-"""A plan as the values of a TOML file: an example that explains every field, and what values make of it."""
+"""A plan as the values of a TOML file: from the file, from flags, and what values make of it.
+
+The example explains every field.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,10 @@ if TYPE_CHECKING:
     from router.experiments.model import Spec
     from router.types import AdapterRef
 
-# Arms, metrics, caps, segments and weights as they are written in flags, as the values of a plan's file.
-
-
 KINDS = ("proportion", "mean", "ratio")
 # What the server records by itself; less is better of all. Of what is 0 or 1 for an answer, the share of
 # units that had it once: a proportion is exact from the first unit on, and shows that nothing happened, too.
-SHORT_BUILT_IN: Mapping[str, Mapping[str, str]] = {
+BUILT_IN_METRICS: Mapping[str, Mapping[str, str]] = {
     "time_to_first_token": {"kind": "mean", "aggregate": "mean"},
     "total_time": {"kind": "mean", "aggregate": "mean"},
     "completion_tokens": {"kind": "mean", "aggregate": "mean"},
@@ -32,122 +32,6 @@ SHORT_BUILT_IN: Mapping[str, Mapping[str, str]] = {
     "error": {"kind": "proportion"},
     "cancelled": {"kind": "proportion"},
 }
-
-
-def arms_of(texts: Sequence[str], split: str = "") -> list[dict[str, Any]]:
-    """NAME=ADAPTER@VERSION[:WEIGHT]. Weights are equal unless said, there or by `split`."""
-    arms = [_arm_of_flag(text) for text in texts]
-    if split:
-        if any(arm["weight"] is not None for arm in arms):
-            raise CliError("weights are said twice: take them out of --arm, or leave --split out", MISUSED)
-        return split_arms(arms, split)
-    said = [arm["weight"] for arm in arms if arm["weight"] is not None]
-    silent = len(arms) - len(said)
-    share = (1 - sum(said)) / silent if silent else 0.0  # what the others leave
-    return [arm | {"weight": share if arm["weight"] is None else arm["weight"]} for arm in arms]
-
-
-def split_arms(arms: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
-    """The arms with the weights of `90/10`, in their order."""
-    weights = weights_of(split)
-    if len(weights) != len(arms):
-        what = f"{len(weights)} weights, and there are {len(arms)} arms"
-        raise CliError(f"--split {split} has {what}: one for each, control first", MISUSED)
-    return [dict(arm) | {"weight": weight} for arm, weight in zip(arms, weights, strict=True)]
-
-
-def weights_of(split: str, flag: str = "--split") -> tuple[float, ...]:
-    """`90/10` as shares that sum to 1."""
-    parts = [number(part, flag) for part in split.split("/")]
-    if len(parts) < 2 or not all(part > 0 and math.isfinite(part) for part in parts):
-        raise CliError(f"{flag} takes shares above 0 such as 90/10, control first, not {split!r}", MISUSED)
-    total = math.fsum(parts)
-    return tuple(part / total for part in parts)
-
-
-def _arm_of_flag(text: str) -> dict[str, Any]:
-    name, equals, rest = text.partition("=")
-    adapter, _, weight = rest.partition(":")
-    if not (equals and name and adapter):
-        raise CliError(f"--arm takes NAME=ADAPTER@VERSION[:WEIGHT] or NAME=base, not {text!r}", MISUSED)
-    return {"name": name, "adapter": adapter, "weight": number(weight, "--arm") if weight else None}
-
-
-def metric_of(text: str) -> dict[str, Any]:
-    """NAME, KIND:NAME or NAME:KIND. Built-in metrics have their kind, others are proportions."""
-    first, _, second = text.partition(":")
-    kind, name = (first, second) if second and first in KINDS and second not in KINDS else (second, first)
-    made = _named(name)
-    if not kind or kind == made["kind"]:
-        return made
-    return {"name": name, "kind": kind, "higher_is_better": made["higher_is_better"]}
-
-
-def _named(name: str) -> dict[str, Any]:
-    built_in = SHORT_BUILT_IN.get(name)
-    if built_in is None:
-        return {"name": name, "kind": "proportion", "higher_is_better": True}
-    return {"name": name, **built_in, "higher_is_better": False}
-
-
-def guardrail_of(text: str) -> dict[str, Any]:
-    """METRIC=MARGIN; 10% is of control's value."""
-    name, equals, margin = text.partition("=")
-    if not equals:
-        raise CliError(f"--guardrail takes METRIC=MARGIN, such as total_time=10%, not {text!r}", MISUSED)
-    relative = margin.endswith("%")
-    value = number(margin.removesuffix("%"), "--guardrail")
-    return metric_of(name) | {"margin": value / 100 if relative else value, "relative": relative}
-
-
-def segment_of(text: str) -> dict[str, Any]:
-    """LABEL or LABEL=a,b,c."""
-    label, equals, values = text.partition("=")
-    named = [value.strip() for value in values.split(",")] if equals else []
-    if not label or not all(named):
-        raise CliError(f"--segment takes LABEL or LABEL=a,b,c, not {text!r}", MISUSED)
-    return {"label": label, "values": named}
-
-
-def capped(values: Mapping[str, Any], caps: Sequence[str]) -> dict[str, Any]:
-    """The fields of a plan in which a metric gets its cap, METRIC=VALUE, with that cap."""
-    made = {name: values[name] for name in ("primary", "guardrails", "secondary") if values.get(name)}
-    changed: set[str] = set()
-    for text in caps:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise CliError(f"--cap takes METRIC=VALUE, such as total_time=60, not {text!r}", MISUSED)
-        cap, there = number(value, "--cap"), set(changed)
-        for field, metrics in made.items():
-            several = field != "primary"
-            found = [
-                m | {"cap": cap} if m.get("name") == name else m for m in (metrics if several else [metrics])
-            ]
-            if found != (metrics if several else [metrics]):
-                there.add(field)
-            made[field] = found if several else found[0]
-        if not any(m.get("name") == name for m in _metrics(made)):
-            names = ", ".join(str(m.get("name")) for m in _metrics(made)) or "none"
-            raise CliError(
-                f"--cap {text}: no metric of the plan is called {name!r}; there are: {names}", MISUSED
-            )
-        changed = there
-    return {field: made[field] for field in changed}
-
-
-def _metrics(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for field, metrics in values.items():
-        yield from [metrics] if field == "primary" else metrics
-
-
-def number(text: str, flag: str) -> float:
-    """Raises CliError for what is none."""
-    try:
-        return float(text)
-    except ValueError:
-        raise CliError(f"{flag}: {text!r} is not a number", MISUSED) from None
-
-
 SECONDS = {"": 1.0, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 TIMES = ("window", "grace", "epoch")
 EXAMPLE = """\
@@ -221,7 +105,7 @@ values = ["de", "fr"]    # at most 12, others are "(other)"; left out: the first
 """
 
 
-def plan_values(path: Path) -> dict[str, Any]:
+def read_plan_file(path: Path) -> dict[str, Any]:
     """The values of a file. Raises CliError if it is not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -246,12 +130,12 @@ def plan_of(values: Mapping[str, Any]) -> Spec:
     from router.experiments.model import SegmentSpec, Spec
 
     made = {"route": "", **values}
-    _known(made, Spec, "")
+    _check_names(made, Spec, "")
     made["arms"] = [_arm(arm, f"arms[{i}].") for i, arm in enumerate(_tables(made, "arms"))]
     for name in ("guardrails", "secondary"):
         made[name] = [_metric(metric, f"{name}[{i}].") for i, metric in enumerate(_tables(made, name))]
     for i, segment in enumerate(_tables(made, "segments")):
-        _known(segment, SegmentSpec, f"segments[{i}].")
+        _check_names(segment, SegmentSpec, f"segments[{i}].")
     if isinstance(made.get("primary"), Mapping):
         made["primary"] = _metric(made["primary"], "primary.")
     made |= {name: seconds(made[name], name) for name in TIMES if name in made}
@@ -272,24 +156,24 @@ def _arm(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     from router.experiments.model import ArmSpec
     from router.types import RouterVariant
 
-    _known(values, ArmSpec, where)
+    _check_names(values, ArmSpec, where)
     if isinstance(values.get("router"), Mapping):
-        _known(values["router"], RouterVariant, f"{where}router.")
+        _check_names(values["router"], RouterVariant, f"{where}router.")
     made = dict(values)
     if "adapter" in made:
-        made["adapter"] = adapter_of(str(made["adapter"]), f"{where}adapter")
+        made["adapter"] = adapter_from_text(str(made["adapter"]), f"{where}adapter")
     return made
 
 
 def _metric(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     from router.experiments.model import MetricSpec
 
-    _known(values, MetricSpec, where)
+    _check_names(values, MetricSpec, where)
     usual = "max" if values.get("kind") == "proportion" else "sum"
     return {"aggregate": usual, **values}
 
 
-def _known(values: Mapping[str, Any], kind: type, where: str) -> None:
+def _check_names(values: Mapping[str, Any], kind: type, where: str) -> None:
     from dataclasses import fields
 
     names = [field.name for field in fields(kind)]
@@ -300,7 +184,7 @@ def _known(values: Mapping[str, Any], kind: type, where: str) -> None:
             raise CliError(f"unknown field {where + key!r}; {hint}", MISUSED)
 
 
-def adapter_of(text: str, field: str) -> AdapterRef | None:
+def adapter_from_text(text: str, field: str) -> AdapterRef | None:
     """NAME@VERSION or a resource name; `base` is None."""
     from router.client.messages import resource_name
     from router.errors import InvalidRequest
@@ -327,3 +211,117 @@ def _problems(error: ValidationError) -> str:
         return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
 
     return "; ".join(f"{place(e['loc'])}: {e['msg'].lower()}" for e in error.errors())
+
+
+def arms_from_flags(texts: Sequence[str], split: str = "") -> list[dict[str, Any]]:
+    """NAME=ADAPTER@VERSION[:WEIGHT]. Weights are equal unless said, there or by `split`."""
+    arms = [_arm_from_flag(text) for text in texts]
+    if split:
+        if any(arm["weight"] is not None for arm in arms):
+            raise CliError("weights are said twice: take them out of --arm, or leave --split out", MISUSED)
+        return with_split(arms, split)
+    said = [arm["weight"] for arm in arms if arm["weight"] is not None]
+    silent = len(arms) - len(said)
+    share = (1 - sum(said)) / silent if silent else 0.0  # what the others leave
+    return [arm | {"weight": share if arm["weight"] is None else arm["weight"]} for arm in arms]
+
+
+def with_split(arms: Sequence[Mapping[str, Any]], split: str) -> list[dict[str, Any]]:
+    """The arms with the weights of `90/10`, in their order."""
+    weights = weights_from_flag(split)
+    if len(weights) != len(arms):
+        what = f"{len(weights)} weights, and there are {len(arms)} arms"
+        raise CliError(f"--split {split} has {what}: one for each, control first", MISUSED)
+    return [dict(arm) | {"weight": weight} for arm, weight in zip(arms, weights, strict=True)]
+
+
+def weights_from_flag(split: str, flag: str = "--split") -> tuple[float, ...]:
+    """`90/10` as shares that sum to 1."""
+    parts = [number_from_flag(part, flag) for part in split.split("/")]
+    if len(parts) < 2 or not all(part > 0 and math.isfinite(part) for part in parts):
+        raise CliError(f"{flag} takes shares above 0 such as 90/10, control first, not {split!r}", MISUSED)
+    total = math.fsum(parts)
+    return tuple(part / total for part in parts)
+
+
+def _arm_from_flag(text: str) -> dict[str, Any]:
+    name, equals, rest = text.partition("=")
+    adapter, _, weight = rest.partition(":")
+    if not (equals and name and adapter):
+        raise CliError(f"--arm takes NAME=ADAPTER@VERSION[:WEIGHT] or NAME=base, not {text!r}", MISUSED)
+    return {"name": name, "adapter": adapter, "weight": number_from_flag(weight, "--arm") if weight else None}
+
+
+def metric_from_flag(text: str) -> dict[str, Any]:
+    """NAME, KIND:NAME or NAME:KIND. Built-in metrics have their kind, others are proportions."""
+    first, _, second = text.partition(":")
+    kind, name = (first, second) if second and first in KINDS and second not in KINDS else (second, first)
+    made = _metric_named(name)
+    if not kind or kind == made["kind"]:
+        return made
+    return {"name": name, "kind": kind, "higher_is_better": made["higher_is_better"]}
+
+
+def _metric_named(name: str) -> dict[str, Any]:
+    built_in = BUILT_IN_METRICS.get(name)
+    if built_in is None:
+        return {"name": name, "kind": "proportion", "higher_is_better": True}
+    return {"name": name, **built_in, "higher_is_better": False}
+
+
+def guardrail_from_flag(text: str) -> dict[str, Any]:
+    """METRIC=MARGIN; 10% is of control's value."""
+    name, equals, margin = text.partition("=")
+    if not equals:
+        raise CliError(f"--guardrail takes METRIC=MARGIN, such as total_time=10%, not {text!r}", MISUSED)
+    relative = margin.endswith("%")
+    value = number_from_flag(margin.removesuffix("%"), "--guardrail")
+    return metric_from_flag(name) | {"margin": value / 100 if relative else value, "relative": relative}
+
+
+def segment_from_flag(text: str) -> dict[str, Any]:
+    """LABEL or LABEL=a,b,c."""
+    label, equals, values = text.partition("=")
+    named = [value.strip() for value in values.split(",")] if equals else []
+    if not label or not all(named):
+        raise CliError(f"--segment takes LABEL or LABEL=a,b,c, not {text!r}", MISUSED)
+    return {"label": label, "values": named}
+
+
+def with_caps(values: Mapping[str, Any], caps: Sequence[str]) -> dict[str, Any]:
+    """The fields of a plan in which a metric gets its cap, METRIC=VALUE, with that cap."""
+    made = {name: values[name] for name in ("primary", "guardrails", "secondary") if values.get(name)}
+    changed: set[str] = set()
+    for text in caps:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise CliError(f"--cap takes METRIC=VALUE, such as total_time=60, not {text!r}", MISUSED)
+        cap, there = number_from_flag(value, "--cap"), set(changed)
+        for field, metrics in made.items():
+            several = field != "primary"
+            found = [
+                m | {"cap": cap} if m.get("name") == name else m for m in (metrics if several else [metrics])
+            ]
+            if found != (metrics if several else [metrics]):
+                there.add(field)
+            made[field] = found if several else found[0]
+        if not any(m.get("name") == name for m in _all_metrics(made)):
+            names = ", ".join(str(m.get("name")) for m in _all_metrics(made)) or "none"
+            raise CliError(
+                f"--cap {text}: no metric of the plan is called {name!r}; there are: {names}", MISUSED
+            )
+        changed = there
+    return {field: made[field] for field in changed}
+
+
+def _all_metrics(values: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for field, metrics in values.items():
+        yield from [metrics] if field == "primary" else metrics
+
+
+def number_from_flag(text: str, flag: str) -> float:
+    """Raises CliError for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        raise CliError(f"{flag}: {text!r} is not a number", MISUSED) from None

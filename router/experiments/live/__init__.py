@@ -3,7 +3,7 @@
 `runtime.Experiments` holds the rest together; `router.experiments.compose` makes one, and the server asks it
 through `router.ports.Experiments`.
 
-The life of a request in an experiment (`router/server/pipeline.py` and `pipeline.py`):
+The life of a request in an experiment (`router/server/pipeline.py`):
 
 1. A router experiment chooses the router before routing: `Experiments.routers`, if set, is awaited as
    `routers(request, router, counted)` and gives the decision together with its Assignment (None: no part).

@@ -113,8 +113,8 @@ def sums(store: Store, name: str, phase: Phase, now: float) -> dict[str, Moments
 class Epochs:
     """Gives every running bandit its weights in time. Lives on the event loop."""
 
-    def __init__(self, live: Experiments, look_seconds: float = LOOK_SECONDS) -> None:
-        self._live, self._look_seconds = live, look_seconds
+    def __init__(self, live: Experiments) -> None:
+        self._live = live
         self._used: dict[tuple[str, int], int] = {}  # experiment and phase: epoch
         self._task: asyncio.Task[None] | None = None
 
@@ -131,7 +131,7 @@ class Epochs:
     async def _run(self) -> None:
         while True:
             await self.look(time.time())
-            await asyncio.sleep(self._look_seconds)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self, now: float) -> None:
         """Use new weights where an epoch has begun. A store that is down leaves those in use."""

@@ -185,16 +185,14 @@ def _problem(url: str) -> str:
 class Notifier:
     """Call it on the event loop. `told` is by (experiment, event), `deliveries` by what became of them.
 
-    A delivery is tried again after `waits` seconds each; past `limit` of them the oldest is dropped.
+    A delivery is tried again after `waits` seconds each; past `LIMIT` of them the oldest is dropped.
     """
 
-    def __init__(
-        self, url: str = "", secret: str = "", waits: Sequence[float] = WAITS, limit: int = LIMIT
-    ) -> None:
+    def __init__(self, url: str = "", secret: str = "", waits: Sequence[float] = WAITS) -> None:
         check_webhook(url, secret)
         self.told: Counter[tuple[str, str]] = Counter()
         self.deliveries: Counter[str] = Counter(delivered=0, failed=0, dropped=0, retried=0)
-        self._url, self._secret, self._waits, self._limit = url, secret, waits, limit
+        self._url, self._secret, self._waits = url, secret, waits
         self._shown = "{0.scheme}://{0.netloc}".format(urlsplit(url))  # the rest may be secret
         self._turn, self._closing = asyncio.Lock(), asyncio.Event()
         self._tasks: dict[asyncio.Task[None], Notice] = {}
@@ -217,11 +215,11 @@ class Notifier:
             return
         if self._client is None or self._closing.is_set():
             return self._became("dropped", notice, "the server is not running")
-        if len(self._tasks) >= self._limit:
+        if len(self._tasks) >= LIMIT:
             oldest, dropped = next(iter(self._tasks.items()))
             del self._tasks[oldest]
             if oldest.cancel():
-                self._became("dropped", dropped, f"more than {self._limit} wait: check the receiver")
+                self._became("dropped", dropped, f"more than {LIMIT} wait: check the receiver")
         task = asyncio.create_task(self._deliver(self._client, notice), name="experiment notice")
         self._tasks[task] = notice
         task.add_done_callback(lambda done: self._tasks.pop(done, None))

@@ -37,7 +37,7 @@ class Recorder:
     """Call it on the event loop; a thread of its own writes, and nothing here waits but `record` and `flush`.
 
     What is put in first is written first, exposures of one batch before its outcomes. While the store is
-    down, records wait in the queue; past `limit` records, new ones are dropped and counted.
+    down, records wait in the queue; past `LIMIT` records, new ones are dropped and counted.
     """
 
     def __init__(
@@ -45,11 +45,10 @@ class Recorder:
         store: Store,
         availability: Availability | None = None,
         counts: Counts | None = None,
-        limit: int = LIMIT,
     ) -> None:
         self.availability = availability or Availability()
         self.counts = counts or Counts()
-        self._limit, self._put = limit, 0
+        self._put = 0
         self._writer = Writer(store, self.availability, self.counts.lose)
         self._open = False
 
@@ -87,7 +86,7 @@ class Recorder:
         """
         if not outcomes:
             return ()
-        if self.queued + len(outcomes) > self._limit:
+        if self.queued + len(outcomes) > LIMIT:
             raise Overloaded("too many outcomes wait to be written; send them again")
         found: tuple[Accepted, ...] = await self._awaited(Kind.OUTCOMES, outcomes)
         self.counts.outcomes.update(found)
@@ -108,7 +107,7 @@ class Recorder:
     def _later(self, kind: Kind, rows: Sequence[Any]) -> None:
         if not rows:
             return
-        if not self._open or self.queued + len(rows) > self._limit:
+        if not self._open or self.queued + len(rows) > LIMIT:
             self.counts.lose(kind.value, len(rows))
             return
         self._put += len(rows)
@@ -314,13 +313,12 @@ def _tell(answers: Answers) -> None:
 
 
 class Availability:
-    """Up while the last read and the last write worked and none takes longer than `patience` seconds.
+    """Up while the last read and the last write worked and none takes longer than `PATIENCE` seconds.
 
     Reads and writes are told apart: a full disk can be read.
     """
 
-    def __init__(self, patience: float = PATIENCE) -> None:
-        self._patience = patience
+    def __init__(self) -> None:
         self._failed: dict[str, str] = {}
         self._running: dict[int, float] = {}  # thread -> since when
         self._said = ""
@@ -337,7 +335,7 @@ class Availability:
             return next(iter(tuple(self._failed.values())), "")
         if self._running:
             waited = time.monotonic() - min(tuple(self._running.values()), default=time.monotonic())
-            if waited > self._patience:
+            if waited > PATIENCE:
                 return f"the store has not answered for {waited:.0f} s"
         return ""
 

@@ -67,7 +67,7 @@ class Shadows:
         pairs = list(self._wanted(served))
         if not pairs:
             return None
-        watcher = _Ending()
+        watcher = _AwaitedEnd()
         for one, arm in pairs:
             task = asyncio.create_task(self._pair(served, one, arm, watcher.end), name=f"shadow {one.name}")
             self._tasks.add(task)
@@ -148,7 +148,7 @@ class Shadows:
         self._live.counts.shadows[*arm, result] += 1
 
 
-class _Ending:
+class _AwaitedEnd:
     """Waits for the served answer; without one the shadows are dropped."""
 
     def __init__(self) -> None:
@@ -224,7 +224,7 @@ class JudgePanel:
         self, registrations: Callable[[], Mapping[str, JudgeRegistration]], base_for: BaseFor | None = None
     ) -> None:
         self._registrations, self._base_for = registrations, base_for
-        self._seats: dict[str, _Seat] = {}
+        self._judges: dict[str, _IsolatedJudge] = {}
 
     def names(self) -> tuple[str, ...]:
         """Judges that can be asked."""
@@ -235,13 +235,13 @@ class JudgePanel:
         registration = self._registrations().get(name)
         if registration is None:
             return Heard(error="unknown")
-        seat = self._seats.get(name)
-        if seat is None or seat.registration is not registration:
-            seat = self._seats[name] = _Seat(registration, self._base_for)
-        return await seat.judge(case)
+        asked = self._judges.get(name)
+        if asked is None or asked.registration is not registration:
+            asked = self._judges[name] = _IsolatedJudge(registration, self._base_for)
+        return await asked.judge(case)
 
 
-class _Seat:
+class _IsolatedJudge:
     """One judge. A call that does not return costs its thread, not the server's."""
 
     def __init__(self, registration: JudgeRegistration, base_for: BaseFor | None) -> None:

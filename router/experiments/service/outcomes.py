@@ -61,10 +61,8 @@ class Intake:
         plans: Callable[[], Sequence[Experiment]],
         threads: StoreThreads,
         refused: Callable[[int], None],
-        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._recorder, self._plans, self._threads, self._clock = recorder, plans, threads, clock
-        self._refused = refused
+        self._recorder, self._plans, self._threads, self._refused = recorder, plans, threads, refused
         self._room = asyncio.Semaphore(MAX_BATCHES)
         self._read: Sequence[Experiment] = ()
         self._declared = Declared()
@@ -72,7 +70,7 @@ class Intake:
     async def one(self, message: pb.Outcome) -> pb.RecordOutcomeResponse:
         """Raises InvalidRequest, and NotFound where it belongs to nothing that was exposed."""
         try:
-            outcome = outcome_of(message, "outcome", self._clock(), self._kinds())
+            outcome = outcome_of(message, "outcome", time.time(), self._metric_kinds())
         except InvalidRequest:
             self._refused(1)
             raise
@@ -88,7 +86,7 @@ class Intake:
             text = f"must have at most {MAX_BATCH} entries, got {len(request.outcomes)}"
             raise InvalidRequest([FieldViolation("outcomes", text)])
         async with self._room:
-            parsed = await self._threads.run(self._parse, request, self._kinds())
+            parsed = await self._threads.run(self._parse, request, self._metric_kinds())
             recorded = await self._record(parsed.good)
         self._refused(len(parsed.errors))
         statuses = [pb.OUTCOME_STATUS_INVALID] * len(request.outcomes)
@@ -97,7 +95,7 @@ class Intake:
         return pb.RecordOutcomesResponse(sequence=request.sequence, statuses=statuses, errors=parsed.errors)
 
     def _parse(self, request: pb.RecordOutcomesRequest, declared: Declared) -> _Parsed:
-        parsed, now = _Parsed(), self._clock()
+        parsed, now = _Parsed(), time.time()
         for i, message in enumerate(request.outcomes):
             try:
                 outcome = outcome_of(message, f"outcomes[{i}]", now, declared)
@@ -115,7 +113,7 @@ class Intake:
             except Overloaded:  # a stream can wait: its client is not read meanwhile
                 await asyncio.sleep(FULL_SECONDS)
 
-    def _kinds(self) -> Declared:
+    def _metric_kinds(self) -> Declared:
         """What metrics are, made anew where experiments have changed."""
         plans = self._plans()
         if plans is not self._read:
@@ -175,9 +173,9 @@ async def acknowledged(
 class StoreThreads:
     """A few threads, and a bounded number of calls that wait for one."""
 
-    def __init__(self, threads: int = THREADS, waiting: int = WAITING) -> None:
-        self._pool = ThreadPoolExecutor(threads, "experiments")
-        self._inside, self._most, self._lock = 0, threads + waiting, threading.Lock()
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(THREADS, "experiments")
+        self._inside, self._most, self._lock = 0, THREADS + WAITING, threading.Lock()
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`work(...)` in a thread; raises Overloaded at once where too many wait. Who gives up waiting does

@@ -1,6 +1,8 @@
 """Exposures come in: each response once in a phase, each unit once; waiting outcomes find their place.
 
-With them come what two routers said of the same requests, and the judged pairs of shadow arms.
+The first exposure of a unit fixes its arm, its time and its segments, in the transaction that writes it, so
+that servers agree. With exposures come what two routers said of the same requests, and the judged pairs of
+shadow arms.
 """
 
 from __future__ import annotations
@@ -33,65 +35,19 @@ from router.experiments.store.tables import (
     disagreements,
     exposures,
     outcomes,
+    pairs,
     segment_values,
     units,
 )
-from router.experiments.store.tables import pairs as table
-
-# Which value of each of the plan's labels a unit has.
-#
-# The first exposure of a unit fixes its values, in the transaction that writes it, so that servers agree.
-
-
-LONGEST = 256  # characters of a value that is told apart: it is part of a key
-Known: TypeAlias = dict[tuple[int, str], set[str]]  # phase and label -> values told apart
-
-
-def segments_of(session: Session, first: Sequence[tuple[PhaseInfo, Exposure]]) -> list[str]:
-    """The column `segments` of new units, by their first exposures in order. Keeps new values."""
-    phases = {info.id for info, _ in first if info.segments}
-    if not phases:
-        return [""] * len(first)
-    of, known = segment_values.c, Known()
-    query = select(of.phase, of.label, of.value).where(session.bulk.among(of.phase, phases))
-    for phase, label, value in session.conn.execute(query):
-        known.setdefault((phase, label), set()).add(value)
-    fresh: list[tuple[int, str, str]] = []
-    found = [_told(info, e, known, fresh) for info, e in first]
-    session.bulk.write(session.conn, segment_values, fresh, Clash.KEEP)
-    return found
-
-
-def _told(info: PhaseInfo, e: Exposure, known: Known, fresh: list[tuple[int, str, str]]) -> str:
-    if not info.segments:
-        return ""
-    found = {}
-    for segment in info.segments:
-        there = known.setdefault((info.id, segment.label), set())
-        value = found[segment.label] = value_of(segment, e, there)
-        if not segment.values and value not in there | {NO_VALUE, OTHER_VALUE}:
-            there.add(value)
-            fresh.append((info.id, segment.label, value))
-    return json.dumps(found, ensure_ascii=False)
-
-
-def value_of(segment: SegmentSpec, e: Exposure, there: Collection[str]) -> str:
-    """The value of one label; `there` are those that are told apart so far where none are named."""
-    if segment.label not in e.segments:
-        return NO_VALUE
-    value = e.segments[segment.label].replace("\0", "")  # PostgreSQL has no NUL
-    if segment.values:
-        return value if value in segment.values else OTHER_VALUE
-    room = len(there) < MAX_SEGMENT_VALUES and len(value) <= LONGEST
-    return value if value in there or room else OTHER_VALUE
-
 
 log = logging.getLogger(__name__)
-Shown: TypeAlias = tuple[PhaseInfo, Exposure]
 _OUTCOME = [
     outcomes.c[n] for n in ("key", "metric", "value", "time", "response_id", "experiment", "unit", "came")
 ]
+Shown: TypeAlias = tuple[PhaseInfo, Exposure]
 Said: TypeAlias = tuple[PhaseInfo, Disagreement]
+LONGEST = 256  # characters of a value that is told apart: it is part of a key
+KnownValues: TypeAlias = dict[tuple[int, str], set[str]]  # phase and label -> values told apart
 
 
 def expose(session: Session, said: Sequence[Exposure]) -> None:
@@ -102,12 +58,12 @@ def expose(session: Session, said: Sequence[Exposure]) -> None:
     session.find((info, e.unit) for info, e in shown)
     new = _new_units(session, shown)
     answering = [(e, session.named[info.id, e.unit]) for info, e in shown]
-    adopted = waiting(session, answering, new, elsewhere)
+    adopted = _waiting_outcomes(session, answering, new, elsewhere)
     told = seek_later(session, adopted)
     session.load({EVERYTHING} if told else {RESPONSES} | {p.outcome.metric for p in adopted})
     for e, unit in answering:
         unit.shown(e.arm, e.time, bool(e.degraded))
-    mark_differing(session, new)
+    _mark_differing(session, new)
     session.write_units()
     _keep(session, answering)
     _forget_waiting(session, [p.outcome.key for p in adopted])
@@ -145,7 +101,7 @@ def _new_units(session: Session, shown: Iterable[Shown]) -> list[Unit]:
         if (info.id, e.unit) not in session.named:
             new.setdefault((info.id, e.unit), (info, e))
     first = list(new.values())
-    told = zip(first, segments_of(session, first), strict=True)
+    told = zip(first, _segments_of(session, first), strict=True)
     return [session.add(info, e, segments) for (info, e), segments in told]
 
 
@@ -173,7 +129,7 @@ def _forget_waiting(session: Session, keys: Sequence[str]) -> None:
         session.conn.execute(delete(outcomes).where(WAITING, here))
 
 
-def waiting(
+def _waiting_outcomes(
     session: Session,
     answering: Sequence[tuple[Exposure, Unit]],
     new: Sequence[Unit],
@@ -190,7 +146,7 @@ def _of_responses(
     for e, unit in answering:
         by_response.setdefault(e.response_id, []).append(unit)
     here = session.bulk.among(outcomes.c.response_id, by_response)
-    for said in _read(session, WAITING, here):
+    for said in _read_outcomes(session, WAITING, here):
         yield Placed(said, by_response[said.response_id])
     if elsewhere:
         yield from _counted_elsewhere(session, by_response, elsewhere)
@@ -224,15 +180,56 @@ def _of_units(
     if not first:
         return
     here = session.bulk.among(outcomes.c.unit, {name for _, name in first})
-    for said in _read(session, WAITING, here):
+    for said in _read_outcomes(session, WAITING, here):
         shown = [u for u in first.get((said.experiment, said.unit), ()) if said.time >= u.first]
         if shown:
             yield Placed(said, shown[:1], frozenset([said.unit]))
 
 
-def _read(session: Session, *which: ColumnElement[bool]) -> Iterator[Outcome]:
+def _read_outcomes(session: Session, *which: ColumnElement[bool]) -> Iterator[Outcome]:
     for row in session.conn.execute(select(*_OUTCOME).where(*which)).all():
         yield Outcome(*row)
+
+
+def _segments_of(session: Session, first: Sequence[tuple[PhaseInfo, Exposure]]) -> list[str]:
+    """The column `segments` of new units, by their first exposures in order. Keeps new values."""
+    phases = {info.id for info, _ in first if info.segments}
+    if not phases:
+        return [""] * len(first)
+    of, known = segment_values.c, KnownValues()
+    query = select(of.phase, of.label, of.value).where(session.bulk.among(of.phase, phases))
+    for phase, label, value in session.conn.execute(query):
+        known.setdefault((phase, label), set()).add(value)
+    fresh: list[tuple[int, str, str]] = []
+    found = [_segments_json(info, e, known, fresh) for info, e in first]
+    session.bulk.write(session.conn, segment_values, fresh, Clash.KEEP)
+    return found
+
+
+def _segments_json(
+    info: PhaseInfo, e: Exposure, known: KnownValues, fresh: list[tuple[int, str, str]]
+) -> str:
+    if not info.segments:
+        return ""
+    found = {}
+    for segment in info.segments:
+        there = known.setdefault((info.id, segment.label), set())
+        value = found[segment.label] = _segment_value(segment, e, there)
+        if not segment.values and value not in there | {NO_VALUE, OTHER_VALUE}:
+            there.add(value)
+            fresh.append((info.id, segment.label, value))
+    return json.dumps(found, ensure_ascii=False)
+
+
+def _segment_value(segment: SegmentSpec, e: Exposure, there: Collection[str]) -> str:
+    """The value of one label; `there` are those that are told apart so far where none are named."""
+    if segment.label not in e.segments:
+        return NO_VALUE
+    value = e.segments[segment.label].replace("\0", "")  # PostgreSQL has no NUL
+    if segment.values:
+        return value if value in segment.values else OTHER_VALUE
+    room = len(there) < MAX_SEGMENT_VALUES and len(value) <= LONGEST
+    return value if value in there or room else OTHER_VALUE
 
 
 def disagree(session: Session, found: Sequence[Disagreement]) -> None:
@@ -242,7 +239,7 @@ def disagree(session: Session, found: Sequence[Disagreement]) -> None:
     for d in found:
         if info := infos.get((d.experiment, d.phase)):
             new.setdefault((info.id, d.response_id), (info, d))
-    for seat in _there(session, new):
+    for seat in _kept_already(session, new):
         new.pop(seat, None)
     rows = ((*key, d.unit, d.time, d.control, d.treatment) for key, (_, d) in new.items())
     session.bulk.write(session.conn, disagreements, rows, Clash.KEEP)
@@ -256,7 +253,7 @@ def disagree(session: Session, found: Sequence[Disagreement]) -> None:
     session.finish()
 
 
-def _there(session: Session, places: Collection[tuple[int, str]]) -> list[tuple[int, str]]:
+def _kept_already(session: Session, places: Collection[tuple[int, str]]) -> list[tuple[int, str]]:
     of = disagreements.c
     which = [session.bulk.among(of.phase, {phase for phase, _ in places})]
     which.append(session.bulk.among(of.response_id, {response for _, response in places}))
@@ -264,7 +261,7 @@ def _there(session: Session, places: Collection[tuple[int, str]]) -> list[tuple[
     return [(phase, response) for phase, response in rows]
 
 
-def mark_differing(session: Session, new: Sequence[Unit]) -> None:
+def _mark_differing(session: Session, new: Sequence[Unit]) -> None:
     """New units of which a disagreement was kept before."""
     of = disagreements.c
     by_name = {(unit.info.id, unit.unit): unit for unit in new}
@@ -283,12 +280,12 @@ def keep_pairs(session: Session, found: Sequence[Pair]) -> None:
         if info := infos.get((p.experiment, p.phase)):
             key = (info.id, p.arm, p.response_id)
             rows[key] = (*key, p.time, p.result, json.dumps(dict(p.numbers)), p.unit)
-    session.bulk.write(session.conn, table, (rows[key] for key in sorted(rows)), Clash.KEEP)
+    session.bulk.write(session.conn, pairs, (rows[key] for key in sorted(rows)), Clash.KEEP)
 
 
 def count_pairs(conn: Connection, info: PhaseInfo) -> dict[str, PairCounts]:
     """By arm. A pair without a unit is one of its own."""
-    of, none = table.c, literal_column("''", Text)
+    of, none = pairs.c, literal_column("''", Text)
     own = case((of.unit == none, of.response_id), else_=none)
     won, lost, tied = (func.sum(case((of.result == result, 1), else_=0)) for result in (1, -1, 0))
     by_unit = (

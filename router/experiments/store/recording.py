@@ -18,7 +18,6 @@ from router.experiments.store.database import Clash
 from router.experiments.store.series import EVERYTHING, PhaseInfo
 from router.experiments.store.session import Session, Unit
 from router.experiments.store.tables import WAITING, experiments, exposures, outcomes, phases, units
-from router.experiments.store.tables import outcomes as table
 
 
 def record(session: Session, said: Sequence[Outcome]) -> tuple[Accepted, ...]:
@@ -109,11 +108,11 @@ class Placed:
         """What becomes of it."""
         if not self.units:
             return Accepted.UNKNOWN
-        counted = any(counts(self.outcome, unit) for unit in self.units)
+        counted = any(_is_counted(self.outcome, unit) for unit in self.units)
         return Accepted.COUNTED if counted else Accepted.LATE
 
 
-def counts(said: Outcome, unit: Unit) -> bool:
+def _is_counted(said: Outcome, unit: Unit) -> bool:
     """Whether it counts for a unit; if not it is late. It must have happened in the unit's window, and have
     come before the window and its grace were over: then a unit may be judged, and nothing changes it."""
     return unit.in_window(said.time) and unit.in_time(said.received)
@@ -123,14 +122,14 @@ def place(session: Session, found: Iterable[Placed]) -> None:
     """Count them, and keep their rows. Values must be loaded."""
     now = time.time()
     rows = (row for placed in found for row in _rows(placed, now))
-    session.bulk.write(session.conn, table, rows, Clash.KEEP)
+    session.bulk.write(session.conn, outcomes, rows, Clash.KEEP)
 
 
 def _rows(placed: Placed, now: float) -> Iterator[tuple[Any, ...]]:
     said = placed.outcome
     what = (said.metric, said.value, said.time, said.response_id, said.experiment, said.unit)
     for unit in placed.units:
-        late = not counts(said, unit)
+        late = not _is_counted(said, unit)
         if not late:
             unit.count(said.metric, said.value, said.time)
         yield said.key, unit.info.id, unit.id, *what, int(late), now, said.received

@@ -1,8 +1,9 @@
-"""Experiments themselves, their audit trail, the server's salts, and the removal of what is no longer needed.
+"""Experiments themselves, their audit trail and salts, the sums of a phase, and the removal of what is old.
 
-Old rows go some thousand at a time, so that nobody waits long for it: rows of deleted experiments; and
-outcomes that wait: those of a response for a day (its exposure is written within seconds, or never), those
-of a unit for 35 days, as the past of experiments to come.
+Sums are read as rows of stretches of time, never rows of units. Old rows go some thousand at a time, so
+that nobody waits long for it: rows of deleted experiments; and outcomes that wait: those of a response for
+a day (its exposure is written within seconds, or never), those of a unit for 35 days, as the past of
+experiments to come.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from router.experiments.stats import Kind, Moments
 from router.experiments.stats.moments import places
 from router.experiments.store import tables
 from router.experiments.store.database import Bulk
-from router.experiments.store.migrating import follow
+from router.experiments.store.migrating import follow_metrics
 from router.experiments.store.port import Bucket, PhaseData
 from router.experiments.store.series import LENGTHS, PhaseInfo, Phases, covariates_of, info_of, split_key
 from router.experiments.store.session import Session
@@ -35,9 +36,10 @@ _OF_PHASES = (
     *(tables.digests, tables.segment_values, tables.cohorts, tables.sums, tables.built_in),
     *(tables.pairs, tables.disagreements),
 )
+Cell = tuple[int, Moments]  # units that answered, and their sums
 
 
-def salt(conn: Connection, purpose: str) -> str:
+def get_salt(conn: Connection, purpose: str) -> str:
     """Made at the first call; the caller is the only writer."""
     of = tables.salts.c
     found = conn.execute(select(of.salt).where(of.purpose == purpose)).scalar()
@@ -47,20 +49,20 @@ def salt(conn: Connection, purpose: str) -> str:
     return str(found)
 
 
-def read(conn: Connection, name: str) -> Experiment:
+def read_experiment(conn: Connection, name: str) -> Experiment:
     """Raises ExperimentNotFound."""
-    row = _row(conn, name)
+    row = _experiment_row(conn, name)
     return from_json(row.document, row.etag)
 
 
-def read_all(conn: Connection) -> tuple[Experiment, ...]:
+def read_experiments(conn: Connection) -> tuple[Experiment, ...]:
     """By name."""
     rows = conn.execute(select(_OF.document, _OF.etag, _OF.name).where(_OF.name.is_not(None)))
     found = (from_json(row.document, row.etag) for row in rows)
     return tuple(sorted(found, key=lambda e: e.name))  # not in SQL: databases sort text in their own ways
 
 
-def create(conn: Connection, experiment: Experiment) -> Experiment:
+def insert_experiment(conn: Connection, experiment: Experiment) -> Experiment:
     """Raises AlreadyExists."""
     if conn.execute(select(_OF.id).where(_OF.name == experiment.name)).scalar() is not None:
         raise AlreadyExists(f"{experiment.resource} exists already", resource=experiment.resource)
@@ -70,32 +72,32 @@ def create(conn: Connection, experiment: Experiment) -> Experiment:
     return kept
 
 
-def put(session: Session, experiment: Experiment, audit: AuditEntry) -> Experiment:
+def replace_experiment(session: Session, experiment: Experiment, audit: AuditEntry) -> Experiment:
     """Raises ExperimentNotFound, StaleEtag."""
     conn = session.conn
-    row = _row(conn, experiment.name)
-    _check(row, experiment.etag)
+    row = _experiment_row(conn, experiment.name)
+    _check_etag(row, experiment.etag)
     kept = replace(experiment, etag=_new_etag())
     changed = update(tables.experiments).where(_OF.id == row.id)
     conn.execute(changed.values(etag=kept.etag, document=to_json(kept)))
-    keep_act(conn, audit)
+    append_audit(conn, audit)
     before = {phase.number: phase for phase in from_json(row.document, row.etag).phases}
     for key, phase in _keep_phases(conn, row.id, kept):
         old = before.get(phase.number, phase)
         if old.spec != phase.spec:
-            follow(session, info_of(key, kept.name, old), info_of(key, kept.name, phase))
+            follow_metrics(session, info_of(key, kept.name, old), info_of(key, kept.name, phase))
     return kept
 
 
-def forget(conn: Connection, name: str, etag: str) -> None:
+def forget_experiment(conn: Connection, name: str, etag: str) -> None:
     """Take the name away: what was logged is removed later (`remove_some`), and is seen by nobody."""
-    row = _row(conn, name)
-    _check(row, etag or row.etag)
+    row = _experiment_row(conn, name)
+    _check_etag(row, etag or row.etag)
     conn.execute(update(tables.experiments).where(_OF.id == row.id).values(name=None, document="", etag=""))
     conn.execute(delete(tables.audit).where(tables.audit.c.experiment == name))
 
 
-def keep_act(conn: Connection, entry: AuditEntry) -> None:
+def append_audit(conn: Connection, entry: AuditEntry) -> None:
     """One more line of the audit trail."""
     row = insert(tables.audit).values(
         experiment=entry.experiment,
@@ -108,7 +110,7 @@ def keep_act(conn: Connection, entry: AuditEntry) -> None:
     conn.execute(row)
 
 
-def trail(conn: Connection, name: str) -> tuple[AuditEntry, ...]:
+def read_trail(conn: Connection, name: str) -> tuple[AuditEntry, ...]:
     """Oldest first."""
     of = tables.audit.c
     found = select(of.experiment, of.time, of.actor, of.act, of.reason, of.detail)
@@ -116,14 +118,14 @@ def trail(conn: Connection, name: str) -> tuple[AuditEntry, ...]:
     return tuple(AuditEntry(*row[:-1], detail=json.loads(row[-1])) for row in rows)
 
 
-def _row(conn: Connection, name: str) -> Any:
+def _experiment_row(conn: Connection, name: str) -> Any:
     found = conn.execute(select(_OF.id, _OF.document, _OF.etag).where(_OF.name == name)).one_or_none()
     if found is None:
         raise ExperimentNotFound(name)
     return found
 
 
-def _check(row: Any, etag: str) -> None:
+def _check_etag(row: Any, etag: str) -> None:
     if row.etag != etag:
         raise StaleEtag("the experiment changed since it was read: read it again, then change it")
 
@@ -149,65 +151,17 @@ def _new_etag() -> str:
     return secrets.token_hex(8)
 
 
-def remove_some(conn: Connection, bulk: Bulk, now: float) -> bool:
-    """One step in one transaction. Whether something was removed: then there may be more."""
-    return _remove_deleted(conn, bulk) or _remove_waiting(conn, now)
-
-
-def _remove_deleted(conn: Connection, bulk: Bulk) -> bool:
-    of = tables.experiments.c
-    key = conn.execute(select(of.id).where(of.name.is_(None)).limit(1)).scalar()
-    if key is None:
-        return False
-    phases = conn.execute(select(tables.phases.c.id).where(tables.phases.c.experiment == key)).scalars().all()
-    here = bulk.among(tables.units.c.phase, phases)
-    units = conn.execute(select(tables.units.c.id).where(here).limit(CHUNK)).scalars().all()
-    if units:
-        for column in (tables.exposures.c.unit_id, tables.outcomes.c.unit_id, tables.values.c.unit_id):
-            conn.execute(delete(column.table).where(bulk.among(column, units)))
-        conn.execute(delete(tables.units).where(bulk.among(tables.units.c.id, units)))
-        return True
-    _remove_phases(conn, bulk, phases)
-    conn.execute(delete(tables.experiments).where(of.id == key))
-    return True
-
-
-def _remove_phases(conn: Connection, bulk: Bulk, phases: Sequence[int]) -> None:
-    for table in _OF_PHASES:
-        conn.execute(delete(table).where(bulk.among(table.c.phase, phases)))
-    conn.execute(delete(tables.phases).where(bulk.among(tables.phases.c.id, phases)))
-
-
-def _remove_waiting(conn: Connection, now: float) -> bool:
-    of = tables.outcomes.c
-    response = _some((of.response_id != "") & (of.received < now - RESPONSE_WAITS))
-    unit = _some(of.received < now - UNIT_WAITS)
-    return sum(conn.execute(query).rowcount for query in (response, unit)) > 0
-
-
-def _some(which: ColumnElement[bool]) -> Delete:
-    table = tables.outcomes
-    keys = select(table.c.key).where(tables.WAITING, which).limit(CHUNK)
-    return delete(table).where(tables.WAITING, table.c.key.in_(keys))
-
-
-# The sums of a phase, read back: rows of stretches of time, never rows of units.
-
-
-Cell = tuple[int, Moments]  # units that answered, and their sums
-
-
-def read_info(conn: Connection, phases: Phases, name: str, number: int) -> PhaseInfo:
+def read_phase_info(conn: Connection, phases: Phases, name: str, number: int) -> PhaseInfo:
     """Raises ExperimentNotFound, naming the phases that there are."""
     found = phases.named(conn, {name})
     if (name, number) not in found:
-        read(conn, name)
+        read_experiment(conn, name)
         there = ", ".join(str(n) for _, n in sorted(found)) or "none"
         raise ExperimentNotFound(name, f": phase {number} is not there, there are: {there}")
     return found[name, number]
 
 
-def phase_data(conn: Connection, info: PhaseInfo, only_differing: bool = False) -> PhaseData:
+def read_phase_data(conn: Connection, info: PhaseInfo, only_differing: bool = False) -> PhaseData:
     """All sums of a phase, or those of units for which the routers differed."""
     found = _cohorts(conn, info, only_differing)
     sums = _sums(conn, info, only_differing)
@@ -247,7 +201,7 @@ def _sums(conn: Connection, info: PhaseInfo, only: bool) -> Mapping[tuple[int, s
         if name not in columns or (segment and name not in split):
             continue  # a secondary metric's that is no more
         cell, here = (answered, _moments(n, numbers, columns[name])), found[stretch, arm]
-        here[key] = _both(here[key], cell) if key in here else cell
+        here[key] = _added(here[key], cell) if key in here else cell
     return found
 
 
@@ -257,7 +211,7 @@ def _moments(n: int, numbers: Sequence[float], columns: int) -> Moments:
     return Moments(n, *parts)
 
 
-def _both(one: Cell, other: Cell) -> Cell:
+def _added(one: Cell, other: Cell) -> Cell:
     return one[0] + other[0], one[1].merge(other[1])
 
 
@@ -307,3 +261,45 @@ def _built_in(conn: Connection, info: PhaseInfo, only: bool) -> dict[str, dict[s
         found[arm][metric] = (before[0] + n, before[1] + total)
     means = {arm: {m: total / n for m, (n, total) in of.items() if n} for arm, of in sorted(found.items())}
     return {arm: of for arm, of in means.items() if of}
+
+
+def remove_some(conn: Connection, bulk: Bulk, now: float) -> bool:
+    """One step in one transaction. Whether something was removed: then there may be more."""
+    return _remove_deleted(conn, bulk) or _remove_waiting(conn, now)
+
+
+def _remove_deleted(conn: Connection, bulk: Bulk) -> bool:
+    of = tables.experiments.c
+    key = conn.execute(select(of.id).where(of.name.is_(None)).limit(1)).scalar()
+    if key is None:
+        return False
+    phases = conn.execute(select(tables.phases.c.id).where(tables.phases.c.experiment == key)).scalars().all()
+    here = bulk.among(tables.units.c.phase, phases)
+    units = conn.execute(select(tables.units.c.id).where(here).limit(CHUNK)).scalars().all()
+    if units:
+        for column in (tables.exposures.c.unit_id, tables.outcomes.c.unit_id, tables.values.c.unit_id):
+            conn.execute(delete(column.table).where(bulk.among(column, units)))
+        conn.execute(delete(tables.units).where(bulk.among(tables.units.c.id, units)))
+        return True
+    _remove_phases(conn, bulk, phases)
+    conn.execute(delete(tables.experiments).where(of.id == key))
+    return True
+
+
+def _remove_phases(conn: Connection, bulk: Bulk, phases: Sequence[int]) -> None:
+    for table in _OF_PHASES:
+        conn.execute(delete(table).where(bulk.among(table.c.phase, phases)))
+    conn.execute(delete(tables.phases).where(bulk.among(tables.phases.c.id, phases)))
+
+
+def _remove_waiting(conn: Connection, now: float) -> bool:
+    of = tables.outcomes.c
+    response = _removal_of_some((of.response_id != "") & (of.received < now - RESPONSE_WAITS))
+    unit = _removal_of_some(of.received < now - UNIT_WAITS)
+    return sum(conn.execute(query).rowcount for query in (response, unit)) > 0
+
+
+def _removal_of_some(which: ColumnElement[bool]) -> Delete:
+    table = tables.outcomes
+    keys = select(table.c.key).where(tables.WAITING, which).limit(CHUNK)
+    return delete(table).where(tables.WAITING, table.c.key.in_(keys))

@@ -26,7 +26,6 @@ from router.experiments.store.exposing import count_pairs, disagree, expose, kee
 from router.experiments.store.migrating import check_version, migrate
 from router.experiments.store.port import PairCounts, PhaseData
 from router.experiments.store.recording import record
-from router.experiments.store.resources import remove_some
 from router.experiments.store.series import Phases
 from router.experiments.store.session import Session
 from router.experiments.store.tables import phases
@@ -112,32 +111,32 @@ class SqlStore:
     def salt(self, purpose: str) -> str:
         """As the port says."""
         with self._writing() as conn:
-            return resources.salt(conn, purpose)
+            return resources.get_salt(conn, purpose)
 
     def create(self, experiment: Experiment) -> Experiment:
         """As the port says."""
         with self._writing() as conn:
-            return resources.create(conn, experiment)
+            return resources.insert_experiment(conn, experiment)
 
     def get(self, name: str) -> Experiment:
         """As the port says."""
         with self.reading() as conn:
-            return resources.read(conn, name)
+            return resources.read_experiment(conn, name)
 
     def list(self) -> tuple[Experiment, ...]:
         """As the port says."""
         with self.reading() as conn:
-            return resources.read_all(conn)
+            return resources.read_experiments(conn)
 
     def replace(self, experiment: Experiment, audit: AuditEntry) -> Experiment:
         """As the port says."""
         with self._session() as session:
-            return resources.put(session, experiment, audit)
+            return resources.replace_experiment(session, experiment, audit)
 
     def delete(self, name: str, etag: str = "") -> None:
         """As the port says. Its rows are removed by later calls, some at a time."""
         with self._writing() as conn:
-            resources.forget(conn, name, etag)
+            resources.forget_experiment(conn, name, etag)
         self._tidied = 0.0
 
     def expose(self, exposures: Sequence[Exposure]) -> None:
@@ -169,34 +168,34 @@ class SqlStore:
     def data(self, name: str, phase: int) -> PhaseData:
         """As the port says."""
         with self.reading() as conn:
-            return resources.phase_data(conn, resources.read_info(conn, self._phases, name, phase))
+            return resources.read_phase_data(conn, resources.read_phase_info(conn, self._phases, name, phase))
 
     def triggered(self, name: str, phase: int) -> PhaseData:
         """As the port says."""
         with self.reading() as conn:
-            info = resources.read_info(conn, self._phases, name, phase)
-            return resources.phase_data(conn, info, only_differing=True)
+            info = resources.read_phase_info(conn, self._phases, name, phase)
+            return resources.read_phase_data(conn, info, only_differing=True)
 
     def paired(self, name: str, phase: int) -> Mapping[str, PairCounts]:
         """As the port says."""
         with self.reading() as conn:
-            return count_pairs(conn, resources.read_info(conn, self._phases, name, phase))
+            return count_pairs(conn, resources.read_phase_info(conn, self._phases, name, phase))
 
     def set_peak(self, name: str, phase: int, peak: float) -> None:
         """As the port says."""
         with self._writing() as conn:
-            of, info = phases.c, resources.read_info(conn, self._phases, name, phase)
+            of, info = phases.c, resources.read_phase_info(conn, self._phases, name, phase)
             conn.execute(update(phases).where(of.id == info.id, of.peak < peak).values(peak=peak))
 
     def audit(self, entry: AuditEntry) -> None:
         """As the port says."""
         with self._writing() as conn:
-            resources.keep_act(conn, entry)
+            resources.append_audit(conn, entry)
 
     def trail(self, name: str) -> tuple[AuditEntry, ...]:
         """As the port says."""
         with self.reading() as conn:
-            return resources.trail(conn, name)
+            return resources.read_trail(conn, name)
 
     def _tidy(self) -> None:
         """One step of removal after a batch: at every batch while there is something, else once an hour."""
@@ -205,7 +204,7 @@ class SqlStore:
             return
         try:
             with self._writing() as conn:
-                more = remove_some(conn, self._bulk, now)
+                more = resources.remove_some(conn, self._bulk, now)
         except StoreDown as error:  # the batch is kept; the next one tries again
             log.warning("%s; old rows are removed later", error.message)
             return

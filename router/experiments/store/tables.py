@@ -198,7 +198,7 @@ sums = _table(
     _text("arm"),
     _flag("differed"),
     _count("stretch"),
-    _text("metric"),  # the series: a metric, answer lengths, or a metric by segment (`segments.py`)
+    _text("metric"),  # the series: a metric, answer lengths, or a metric by segment (`series.py`)
     _count("answered"),
     _count("n"),
     *(_real(f"s{i}") for i in range(COLUMNS)),

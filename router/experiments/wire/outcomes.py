@@ -82,11 +82,11 @@ def outcome_message(outcome: Outcome) -> pb.Outcome:
     return made
 
 
-def batches(outcomes: Iterable[Outcome], size: int = BATCH) -> Iterator[pb.RecordOutcomesRequest]:
+def batches(outcomes: Iterable[Outcome]) -> Iterator[pb.RecordOutcomesRequest]:
     """Numbered batches of outcomes."""
     left = iter(outcomes)
     for number in count(1):
-        if not (batch := list(islice(left, size))):
+        if not (batch := list(islice(left, BATCH))):
             return
         yield pb.RecordOutcomesRequest(sequence=number, outcomes=map(outcome_message, batch))
 

@@ -3,7 +3,7 @@ import pytest
 from router.cli.command import CliError
 from router.client import AdapterRef
 from router.errors import Findings
-from router.experiments.cli.plan_file import EXAMPLE, SHORT_BUILT_IN, metric_of, plan_of, seconds
+from router.experiments.cli.plan_file import BUILT_IN_METRICS, EXAMPLE, metric_from_flag, plan_of, seconds
 from router.experiments.model import BUILT_IN, Aggregate, ArmSpec, Kind, MetricSpec, Mode, SegmentSpec
 from router.experiments.report.source import design_of
 from router.experiments.verdict import Design
@@ -116,13 +116,13 @@ def test_a_holdout_comes_from_a_file():
     ],
 )
 def test_a_metric_in_short(text, name, kind):
-    found = metric_of(text)
+    found = metric_from_flag(text)
     assert (found["name"], found["kind"]) == (name, kind)
     assert found["higher_is_better"] is (name != "total_time")
 
 
 def test_every_built_in_metric_has_a_short_form():
-    assert set(SHORT_BUILT_IN) == set(BUILT_IN)
+    assert set(BUILT_IN_METRICS) == set(BUILT_IN)
 
 
 def test_flags_replace_what_the_file_says(cli, remote, tmp_path):

@@ -122,8 +122,8 @@ def test_a_store_that_goes_down_loses_nothing(monkeypatch):
 async def made(receiver):
     all_made = []  # closed in the end
 
-    def make(url: str = receiver.url, secret: str = SECRET, waits=(0.01, 0.01), **fields) -> Notifier:
-        all_made.append(Notifier(url, secret, waits, **fields))
+    def make(url: str = receiver.url, secret: str = SECRET, waits=(0.01, 0.01)) -> Notifier:
+        all_made.append(Notifier(url, secret, waits))
         all_made[-1].start()
         return all_made[-1]
 
@@ -227,9 +227,10 @@ async def test_refused_connections_and_broken_tls_are_tried_again_then_given_up(
     assert QUERY not in str([record.fields for record in caplog.records if hasattr(record, "fields")])
 
 
-async def test_past_the_limit_the_oldest_is_dropped(receiver, made, caplog):
+async def test_past_the_limit_the_oldest_is_dropped(receiver, made, caplog, monkeypatch):
+    monkeypatch.setattr(notices, "LIMIT", 2)
     receiver.say(500, OK)
-    notifier = made(waits=(0.3,), limit=2)
+    notifier = made(waits=(0.3,))
     await sent(notifier, retried=1)
     for arm in "bc":
         notifier.tell(replace(NOTICE, arm=arm))
@@ -240,7 +241,7 @@ async def test_past_the_limit_the_oldest_is_dropped(receiver, made, caplog):
 
 
 def test_a_signature_is_of_body_time_and_secret():
-    signature, verify = notices.sign, notices.verify
+    signature, verify = notices.signature, notices.verify
     header = signature(SECRET, b"{}", 1000.9)
     assert header.startswith("t=1000,v1=")
     assert verify(SECRET, header, b"{}", 1300)

@@ -113,8 +113,9 @@ async def test_exposing_never_blocks(recorder, store):
     assert len(kept(store)) == 1000
 
 
-async def test_a_full_queue_drops_and_counts(store):
-    recorder = Recorder(store, limit=10)
+async def test_a_full_queue_drops_and_counts(store, monkeypatch):
+    monkeypatch.setattr("router.experiments.live.recorder.LIMIT", 10)
+    recorder = Recorder(store)
     recorder.start()
     store.go.clear()
     for number in range(15):
@@ -256,8 +257,9 @@ def test_other_errors_are_not_the_stores():
     assert found.up
 
 
-def test_a_call_that_does_not_return_is_down_while_it_lasts():
-    found, go, inside = Availability(patience=0.02), threading.Event(), threading.Event()
+def test_a_call_that_does_not_return_is_down_while_it_lasts(monkeypatch):
+    monkeypatch.setattr("router.experiments.live.recorder.PATIENCE", 0.02)
+    found, go, inside = Availability(), threading.Event(), threading.Event()
 
     def call() -> None:
         with found.calling("write"):

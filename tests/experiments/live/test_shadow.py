@@ -407,8 +407,8 @@ async def test_a_late_one_costs_its_pair_and_three_that_hang_disable_it() -> Non
     go = threading.Event()
     judge = Does(lambda: WIN if go.wait(30) else None)
     made, registration = seated(judge, timeout=0.02)
-    made._seats["does"] = seat = shadow._Seat(registration, None)
-    seat._cold = False
+    made._judges["does"] = asked = shadow._IsolatedJudge(registration, None)
+    asked._cold = False
     for _ in range(shadow.MAX_STUCK):
         assert await made.judge("does", CASE) == Heard(error="timeout")
     assert await made.judge("does", CASE) == Heard(error="disabled")

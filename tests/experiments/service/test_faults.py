@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -17,12 +19,16 @@ from router.errors import (
     InvalidRequest,
     PromptTooLong,
     ResourceExhausted,
+    StoreDown,
 )
 from router.experiments.model import ArmSpec
+from router.experiments.store.sql_store import SqlStore
 from router.types import AdapterState, PromptTemplate
+from router.v1 import experiments_pb2 as pb
 from tests.experiments.live.made import NEW, OLD, SPEC
+from tests.experiments.service.lab import create, experimenting
 from tests.experiments.service.trials import UNITS, WORDS, arms_of, exposures, of_unit, trial, values
-from tests.server.helpers import failure, long_stream, until
+from tests.server.helpers import Connect, Start, details, failure, long_stream, until
 
 AGAINST_BASE = replace(SPEC, arms=(ArmSpec("control", 0.5, OLD), ArmSpec("new", 0.5)))
 
@@ -242,3 +248,38 @@ async def test_whatever_happens_leases_are_given_back_and_every_begun_answer_has
     assert begun == {kept.outcome.response_id for kept in store.outcomes.values()}
     finished = [r for r in begun if values(store, r)["cancelled"] == 0.0]
     assert len(finished) >= 20
+
+
+def _broken(store: SqlStore, file: Path) -> None:
+    """A folder where the database was."""
+    store._engine.dispose()
+    for left in file.parent.glob(f"{file.name}*"):
+        left.unlink()
+    file.mkdir()
+
+
+async def test_a_store_that_is_down_does_not_tell_where_it_is(
+    tmp_path: Path,
+    fakes: SimpleNamespace,
+    start_server: Start,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    file = tmp_path / "trials.db"
+    store = await asyncio.to_thread(SqlStore, f"sqlite:///{file}")
+    async with experimenting(store, fakes, start_server, connect) as lab:
+        await asyncio.to_thread(_broken, store, file)
+        vote = pb.Outcome(response_id="x", metric="solved", value=1)
+        calls = (
+            lab.experiments.CreateExperiment(create()),
+            lab.experiments.ListExperiments(pb.ListExperimentsRequest()),
+            lab.experiments.RecordOutcome(pb.RecordOutcomeRequest(outcome=vote)),
+        )
+        for call in calls:
+            seen = await failure(call)
+            assert details(seen)["ErrorInfo"].reason == "STORE_DOWN"
+            assert seen.details() == StoreDown.told
+            assert "trials.db" not in repr((seen, details(seen)))
+    kept = [r.fields["text"] for r in caplog.records if r.message == "not told in full"]
+    assert len(kept) == len(calls)
+    assert any("trials.db" in text for text in kept)

@@ -9,10 +9,11 @@ import pytest
 
 from router.experiments.model import BUILT_IN, ArmSpec, SegmentSpec
 from router.types import AdapterState
+from router.v1 import experiments_pb2 as votes
 from router.v1 import inference_pb2 as pb
 from tests.experiments.live.made import HOLDOUT, NEW, OLD, SPEC
 from tests.experiments.service.trials import UNITS, WORDS, arms_of, exposures, of_unit, trial, values
-from tests.server.helpers import long_stream, messages, until
+from tests.server.helpers import details, failure, long_stream, messages, until
 
 AGAINST_BASE = replace(SPEC, arms=(ArmSpec("control", 0.5, OLD), ArmSpec("new", 0.5)))
 
@@ -164,3 +165,32 @@ async def test_no_experiment_on_the_route_changes_nothing(run, store):
 async def test_arms_are_loaded_when_the_experiment_starts(run):
     server = await run(trial())
     await until(lambda: server.registry.infos[NEW].state is AdapterState.READY)
+
+
+SAID = (("x-request-id", "the-same"),)
+
+
+async def test_users_with_one_request_id_are_exposures_of_their_own(run, store):
+    server = await run(trial())
+    answers = [await server.inference.Generate(of_unit(unit), metadata=SAID) for unit in ("ann", "bo", "cy")]
+    await server.live.recorder.flush()
+    assert set(exposures(store)) == {answer.response_id for answer in answers}
+    assert len(exposures(store)) == 3
+
+
+async def test_who_knows_the_request_id_cannot_vote(run, store):
+    server = await run(trial())
+    answer = await server.inference.Generate(of_unit("ann"), metadata=SAID)
+    await server.live.recorder.flush()
+    vote = votes.Outcome(response_id="the-same", metric="success", value=1)
+    seen = await failure(server.experiments.RecordOutcome(votes.RecordOutcomeRequest(outcome=vote)))
+    assert details(seen)["ErrorInfo"].reason == "NOT_FOUND"
+    vote.response_id = answer.response_id
+    counted = await server.experiments.RecordOutcome(votes.RecordOutcomeRequest(outcome=vote))
+    assert counted.status == votes.OUTCOME_STATUS_COUNTED
+
+
+async def test_a_unit_that_is_the_request_id_is_warned_about(run, store):
+    server = await run(trial())
+    await server.inference.Generate(of_unit("the-same"), metadata=SAID)
+    assert "is the id of this request" in server.live.assigner.warnings("trial")[0]

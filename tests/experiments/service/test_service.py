@@ -1,7 +1,8 @@
-"""Experiments over gRPC: plans, service, reports."""
+"""Experiments over gRPC: plans, sizes, changes and reports."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from router.errors import StoreDown
-from router.experiments.wire.plans import plan_message
+from router.experiments.model import Aggregate, Kind, MetricSpec, SegmentSpec
+from router.experiments.wire.plans import plan_message, update_request
 from router.v1 import adapters_pb2
 from router.v1 import experiments_pb2 as pb
-from tests.experiments.plans import SOLVED, router_plan
+from tests.experiments.plans import SOLVED, plan, router_plan
 from tests.experiments.service.lab import NAME, answer, create, fields_of, refused, running
 from tests.fakes import adapter
 
@@ -220,3 +222,160 @@ async def test_without_a_store_every_method_says_how_to_turn_it_on(stubs: Simple
         seen = call(iter([request])) if method.client_streaming else call(request)
         found = await refused(seen, "FAILED_PRECONDITION")
         assert "`experiments`" in found["text"]
+
+
+def update(paths: list[str], etag: str = "", **fields: Any) -> pb.UpdateExperimentRequest:
+    message = plan_message(plan(**fields))
+    message.name, message.etag = NAME, etag
+    return pb.UpdateExperimentRequest(experiment=message, update_mask={"paths": paths})
+
+
+async def test_two_on_one_route(lab: SimpleNamespace) -> None:
+    await running(lab)
+    await lab.experiments.CreateExperiment(create("another"))
+    start = pb.StartExperimentRequest(name="experiments/another")
+    found = await refused(lab.experiments.StartExperiment(start), "FAILED_PRECONDITION")
+    assert "namespace" in found["text"]
+    assert found["PreconditionFailure"].violations[0].subject == "experiments/another"
+
+
+async def test_edits(lab: SimpleNamespace) -> None:
+    old = await running(lab, enrolment=0.5)
+    wider = (
+        await lab.experiments.UpdateExperiment(update(["enrolment"], old.etag, enrolment=0.9))
+    ).experiment
+    assert (len(wider.phases), wider.phases[0].enrolment) == (1, 0.9)
+    assert wider.phases[0].variant_salt == old.phases[0].variant_salt
+    found = await refused(
+        lab.experiments.UpdateExperiment(update(["alpha"], old.etag, alpha=0.01)), "ABORTED"
+    )
+    assert found["ErrorInfo"].reason == "STALE_ETAG"
+    redefined = update(["primary"])
+    redefined.experiment.primary.kind = pb.Experiment.Metric.KIND_MEAN
+    edited = (await lab.experiments.UpdateExperiment(redefined)).experiment
+    assert (len(edited.phases), edited.primary.kind, edited.enrolment) == (
+        2,
+        redefined.experiment.primary.kind,
+        0.9,
+    )
+    assert edited.phases[1].variant_salt != edited.phases[0].variant_salt
+    fewer = update(["arms"])
+    fewer.experiment.arms[1].name = "newest"
+    found = await refused(lab.experiments.UpdateExperiment(fewer), "FAILED_PRECONDITION")
+    assert "arm new cannot be removed" in found["text"]
+    found = await refused(
+        lab.experiments.UpdateExperiment(update(["alpha", "control"], alpha=9.0, control="x")),
+        "INVALID_ARGUMENT",
+    )
+    assert sorted(fields_of(found)) == ["experiment.alpha", "experiment.control"]
+    found = await refused(lab.experiments.UpdateExperiment(update(["state", "colour"])), "INVALID_ARGUMENT")
+    assert fields_of(found) == ["update_mask", "update_mask"]
+
+
+async def test_an_arm_more_is_told_in_the_audit_trail(lab: SimpleNamespace) -> None:
+    await running(lab)
+    more = update(["*"])
+    more.experiment.arms[1].weight = 0.25
+    more.experiment.arms.add(name="base", weight=0.25)
+    assert len((await lab.experiments.UpdateExperiment(more)).experiment.phases) == 2
+    last = (await lab.experiments.GetReport(pb.GetReportRequest(name=NAME))).audit[-1]
+    assert (last.act, last.actor, last.reason) == ("new phase", "127.0.0.1", "edited: arms")
+    after = last.detail["fields"]["arms"]["after"]
+    assert [(arm["name"], arm["weight"]) for arm in after] == [("old", 0.5), ("new", 0.25), ("base", 0.25)]
+
+
+async def test_delete(lab: SimpleNamespace) -> None:
+    experiment = await running(lab)
+    request = pb.DeleteExperimentRequest(name=NAME)
+    await refused(lab.experiments.DeleteExperiment(request), "FAILED_PRECONDITION")
+    await lab.experiments.StopExperiment(pb.StopExperimentRequest(name=NAME))
+    stale = pb.DeleteExperimentRequest(name=NAME, etag=experiment.etag)
+    await refused(lab.experiments.DeleteExperiment(stale), "ABORTED")
+    await lab.experiments.DeleteExperiment(request)
+    await refused(lab.experiments.GetExperiment(pb.GetExperimentRequest(name=NAME)), "NOT_FOUND")
+
+
+async def test_promote_and_back(lab: SimpleNamespace) -> None:
+    await running(lab)
+    promote = pb.PromoteArmRequest(name=NAME, arm="new")
+    found = await refused(lab.experiments.PromoteArm(promote), "FAILED_PRECONDITION")
+    assert found["ErrorInfo"].metadata["decision"] == "undecided"
+    promote.force, promote.reason = True, "a release"
+    done = await lab.experiments.PromoteArm(promote)
+    assert (done.default_version, done.previous_version) == (NEWER, MEDICAL)
+    assert (done.experiment.state, done.experiment.promoted) == (pb.Experiment.STATE_STOPPED, "new")
+    assert (await answer(lab, "anna")).decision.adapter == NEWER
+    back = await lab.experiments.RollBackPromotion(pb.RollBackPromotionRequest(name=NAME, reason="worse"))
+    assert (back.default_version, back.experiment.promoted) == (MEDICAL, "")
+    assert (await answer(lab, "anna")).decision.adapter == MEDICAL
+    report = await lab.experiments.GetReport(pb.GetReportRequest(name=NAME))
+    acts = [(a.act, a.actor, a.reason) for a in report.audit]
+    assert acts[-2:] == [("promote", "127.0.0.1", "a release"), ("roll back", "127.0.0.1", "worse")]
+    assert report.audit[-2].detail["forced"] is True
+
+
+async def test_two_changes_at_once_are_one_after_the_other(lab: SimpleNamespace) -> None:
+    await lab.experiments.CreateExperiment(create())
+    start = pb.StartExperimentRequest(name=NAME)
+    both = await asyncio.gather(*(lab.experiments.StartExperiment(start) for _ in range(8)))
+    assert {len(one.experiment.phases) for one in both} == {1}
+
+
+METRIC = pb.Experiment.Metric(name="solved", kind=pb.Experiment.Metric.KIND_PROPORTION)
+
+
+async def test_a_size_needs_no_history(lab: SimpleNamespace) -> None:
+    asked = pb.PlanExperimentRequest(
+        metric=METRIC, baseline=0.5, effect=0.05, weights=(0.9, 0.1), units_per_day=800
+    )
+    found = await lab.experiments.PlanExperiment(asked)
+    assert (found.baseline, found.effect, found.least_units) == (0.5, 0.05, 1000)
+    assert found.units > found.fixed_units > 0
+    assert found.factor == pytest.approx(found.units / found.fixed_units, rel=0.01)
+    assert found.days == pytest.approx(found.units / 800)
+
+
+async def test_history_of_a_running_experiment(lab: SimpleNamespace) -> None:
+    await running(lab, window=1.0)
+    for i in range(5):
+        await answer(lab, f"u{i}")
+    asked = pb.PlanExperimentRequest(route="adapters/medical", metric=METRIC, baseline=0.5, effect=0.05)
+    found = await lab.experiments.PlanExperiment(asked)
+    assert found.units_per_day > 0
+    assert "from experiments/trial, phase 1: 5 new units" in found.notes[0]
+
+
+async def test_bad_questions_are_named(lab: SimpleNamespace) -> None:
+    asked = pb.PlanExperimentRequest(metric=METRIC, weights=(1.0,), alpha=3.0)
+    assert fields_of(await refused(lab.experiments.PlanExperiment(asked), "INVALID_ARGUMENT")) == [
+        "weights",
+        "alpha",
+    ]
+    unknown = await refused(
+        lab.experiments.PlanExperiment(pb.PlanExperimentRequest(metric=METRIC)), "INVALID_ARGUMENT"
+    )
+    assert "no experiment told of solved yet" in unknown["text"]
+
+
+SECONDS = MetricSpec("seconds", Kind.MEAN, aggregate=Aggregate.SUM)
+
+
+async def test_a_plan_out_of_reach_is_warned_of_with_numbers(lab: SimpleNamespace) -> None:
+    arms = tuple(replace(arm, weight=w) for arm, w in zip(plan().arms, (0.98, 0.02), strict=True))
+    made = await lab.experiments.CreateExperiment(create(arms=arms, primary=SECONDS))
+    (warning,) = made.experiment.warnings
+    assert warning.startswith("new gets 2 % of 5,000 planned units, 100; seconds has no cap and needs 750")
+
+
+async def test_other_secondary_metrics_keep_the_phase(lab: SimpleNamespace) -> None:
+    old = await running(lab)
+    changed = update_request("trial", old.etag, {"secondary": (replace(SECONDS, cap=9.0),)})
+    new = (await lab.experiments.UpdateExperiment(changed)).experiment
+    assert [phase.variant_salt for phase in new.phases] == [phase.variant_salt for phase in old.phases]
+    assert (new.secondary[0].name, new.secondary[0].cap) == ("seconds", 9.0)
+
+
+async def test_bad_caps_and_segments_are_named(lab: SimpleNamespace) -> None:
+    wrong = create(primary=replace(SECONDS, cap=0.0), segments=(SegmentSpec(""),), grace=-1.0)
+    found = await refused(lab.experiments.CreateExperiment(wrong), "INVALID_ARGUMENT")
+    assert fields_of(found) == ["experiment.primary.cap", "experiment.segments[0].label", "experiment.grace"]

@@ -1,91 +1,45 @@
-"""Old databases are taken up to date, newer ones are refused."""
+"""No batch reads a whole table: what a batch costs must not grow with what is kept."""
 
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import inspect, update
+from sqlalchemy import event
 
-from router.errors import ConfigError, StoreDown
-from router.experiments.store import database, migrating, tables
-from router.experiments.store.database import parse_url
-from router.experiments.store.migrating import STEPS, VERSION, migrate
-from router.experiments.store.sql_store import SqlStore
-from tests.experiments.store.helpers import experiment
+from router.experiments.model import Disagreement, Kind, MetricSpec, Pair
+from router.experiments.store import database
+from tests.experiments.store.helpers import START, act, experiment, exposed, said, told, with_secondary
 
-
-@pytest.fixture
-def engine(url):
-    found = database.make_engine(parse_url(url))
-    yield found
-    found.dispose()
+LARGE = ("units", "exposures", "outcomes", "values", "disagreements", "pairs")
 
 
-def version_of(engine) -> int:
-    with database.reading(engine) as conn:
-        return conn.execute(tables.version.select()).scalar_one()
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_every_large_table_is_searched_by_an_index(sql_store):
+    found: dict[str, tuple] = {}
 
+    def keep(_conn, _cursor, statement, parameters, *_rest):
+        if statement.startswith(("SELECT", "DELETE")):
+            found[statement] = parameters
 
-def test_a_new_database_is_made_whole_and_only_once(engine):
-    for _ in range(2):
-        with database.writing(engine) as conn:
-            migrate(conn)
-    assert version_of(engine) == VERSION
-    assert set(inspect(engine).get_table_names()) == set(tables.metadata.tables)
-    assert all(name.startswith("lora_router_") for name in tables.metadata.tables)
-
-
-def test_every_step_is_there():
-    assert sorted(STEPS) == list(range(2, VERSION + 1))
-
-
-def test_steps_run_in_order_once(engine):
-    done = []
-    steps = {VERSION + i: lambda conn, i=i: done.append(i) for i in (1, 2, 3)}
-    with database.writing(engine) as conn:
-        migrate(conn)
-    for newest in (VERSION + 2, VERSION + 2, VERSION + 3):
-        with database.writing(engine) as conn:
-            migrate(conn, steps, newest)
-    assert done == [1, 2, 3]
-    assert version_of(engine) == VERSION + 3
-
-
-def test_a_step_that_fails_changes_nothing(engine):
-    def fails(conn):
-        conn.exec_driver_sql("CREATE TABLE half (n INTEGER)")
-        raise RuntimeError("no")
-
-    with database.writing(engine) as conn:
-        migrate(conn)
-    with pytest.raises(RuntimeError), database.writing(engine) as conn:
-        migrate(conn, {VERSION + 1: fails}, VERSION + 1)
-    assert version_of(engine) == VERSION
-    assert "half" not in inspect(engine).get_table_names()
-
-
-def test_a_newer_database_is_refused(url, engine):
-    SqlStore(url).close()
-    with database.writing(engine) as conn:
-        conn.execute(update(tables.version).values(version=VERSION + 1))
-    with pytest.raises(ConfigError, match=f"have version {VERSION + 1}, this program knows {VERSION}"):
-        SqlStore(url)
-
-
-def test_a_server_that_comes_back_newer_is_down(url, monkeypatch):
-    store = SqlStore(url)
-    store._ready = False  # as if it had not been reached at the start
-    monkeypatch.setattr(migrating, "VERSION", 0)
-    monkeypatch.setattr(migrate, "__defaults__", (STEPS, 0))
-    with pytest.raises(StoreDown, match="newer lora-router"):
-        store.list()
-    store.close()
-
-
-def test_other_tables_are_left_alone(url, engine):
-    with database.writing(engine) as conn:
-        conn.exec_driver_sql("CREATE TABLE experiments (mine INTEGER)")
-    store = SqlStore(url)
-    store.create(experiment())
-    store.close()
-    with database.reading(engine) as conn:
-        assert conn.exec_driver_sql("SELECT count(*) FROM experiments").scalar_one() == 0
+    event.listen(sql_store._engine, "after_cursor_execute", keep)
+    past = MetricSpec("n", Kind.MEAN, covariate=True)
+    for name in ("x", "y"):
+        sql_store.create(experiment(name, past))
+    sql_store.record([said("r1", "n"), told("u", "n", at=-5)])
+    sql_store.disagree([Disagreement("x", 1, "u", "r1", START, "base", "m")])
+    sql_store.expose([exposed("u", "r1"), exposed("v", "r2")])
+    sql_store.expose([exposed("u", "r1", name="y"), exposed("u", "r2", name="y")])
+    sql_store.record([said("r1", "n"), told("u", "n"), told("u", "n", at=-5)])
+    sql_store.triggered("x", 1)
+    sql_store.pairs([Pair("x", 1, "b", "r1", START, 1, {}, "u")])
+    sql_store.paired("x", 1)
+    later = MetricSpec("later", Kind.MEAN, covariate=True)
+    sql_store.replace(with_secondary(sql_store.get("x"), later), act())
+    event.remove(sql_store._engine, "after_cursor_execute", keep)
+    assert len(found) > 20
+    with database.reading(sql_store._engine) as conn:
+        plans = {
+            text: [step[3] for step in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", parameters)]
+            for text, parameters in found.items()
+        }
+    scans = [(t, s) for t, steps in plans.items() for s in steps if s.startswith("SCAN lora_router_")]
+    assert [(t, s) for t, s in scans if s.split("_")[2].split()[0] in LARGE] == []

@@ -1,0 +1,237 @@
+"""Exposures and outcomes of one phase: what counts, once, and when."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+
+from router.experiments.model import Accepted, Disagreement, Kind, MetricSpec, Pair
+from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, moments, row, said, told
+
+COUNTED, DUPLICATE, LATE, UNKNOWN = Accepted.COUNTED, Accepted.DUPLICATE, Accepted.LATE, Accepted.UNKNOWN
+
+
+@pytest.fixture
+def running(store):
+    store.create(experiment())
+    return store
+
+
+def test_a_unit_is_exposed_once_and_every_response_is_kept(running):
+    running.expose([exposed("u", "r1"), exposed("u", "r2", at=50), exposed("v", "r3", "b")])
+    running.expose([exposed("u", "r1"), exposed("u", "r4", at=900)])
+    data = running.data("x", 1)
+    assert [(b.arm, b.start, b.seconds, b.exposed) for b in data.buckets] == [
+        ("a", START, 100.0, 1),
+        ("b", START, 100.0, 1),
+    ]
+    assert data.responses == {"a": 3, "b": 1}
+
+
+def test_units_by_the_time_of_their_first_exposure(running):
+    running.expose([exposed(f"u{i}", f"r{i}", at=60.0 * i) for i in range(5)])
+    assert [(b.start - START, b.exposed) for b in running.data("x", 1).buckets] == [
+        (0, 2),
+        (100, 2),
+        (200, 1),
+    ]
+
+
+def test_exposures_before_the_phase_are_in_its_first_stretch(running):
+    running.expose([exposed("u", "r", at=-7.0)])
+    assert [b.start for b in running.data("x", 1).buckets] == [START]
+
+
+def test_a_unit_with_two_arms_is_crossed_once(running):
+    running.expose([exposed("u", "r1", "a"), exposed("u", "r2", "b")])
+    running.expose([exposed("u", "r3", "b"), exposed("v", "r4", "b")])
+    data = running.data("x", 1)
+    assert data.crossed == 1
+    assert [(b.arm, b.exposed) for b in data.buckets] == [("a", 1), ("b", 1)]
+
+
+def test_degraded_units_stay_in_their_arm(running):
+    running.expose([exposed("u", "r1"), exposed("u", "r2", degraded="did not load"), exposed("v", "r3")])
+    running.expose([exposed("u", "r4", degraded="did not load")])
+    (bucket,) = running.data("x", 1).buckets
+    assert (bucket.exposed, bucket.degraded) == (2, 1)
+
+
+def test_digests_in_the_order_in_which_they_came(running):
+    def by(response: str, adapter: str, arm: str = "a", **more: str):
+        return exposed(response, response, arm, adapter_digest=adapter, base_digest="B", **more)
+
+    running.expose([by("r1", "2"), by("r2", "1"), by("r3", "2"), by("r4", "9", "b")])
+    running.expose([by("r5", "", degraded="did not load"), by("r6", "0"), by("r7", "1")])
+    assert running.data("x", 1).digests == {"a": ("2/B/", "1/B/", "0/B/"), "b": ("9/B/",)}
+
+
+def test_exposures_of_nothing_are_dropped_with_a_word(running, caplog):
+    with caplog.at_level(logging.WARNING):
+        running.expose([exposed("u", "r1", phase=2), exposed("u", "r2", name="gone"), exposed("u", "r3")])
+    assert "of gone, phase 1" in caplog.text
+    assert "of x, phase 2" in caplog.text
+    assert running.data("x", 1).responses == {"a": 1}
+
+
+def test_an_outcome_counts_once(running):
+    running.expose([exposed("u", "r")])
+    first = said("r", key="k")
+    assert running.record([first, first, said("r", key="other")]) == (COUNTED, DUPLICATE, COUNTED)
+    assert running.record([first]) == (DUPLICATE,)
+    assert row(running) == (1, 1.0)
+    assert running.data("x", 1).buckets[0].answered == {"good": 1}
+
+
+def test_a_unit_without_an_outcome_is_left_out(running):
+    running.expose([exposed("u", "r1"), exposed("v", "r2")])
+    running.record([said("r1", value=0.0)])
+    assert row(running) == (1, 0.0)
+    (bucket,) = running.data("x", 1).buckets
+    assert (bucket.exposed, bucket.answered["good"]) == (2, 1)
+
+
+def test_the_window_ends(running):
+    running.expose([exposed("u", "r1", at=10)])
+    at_end, after = said("r1", at=10 + WINDOW), said("r1", at=10 + WINDOW + 0.001)
+    assert running.record([after, at_end, after]) == (LATE, COUNTED, LATE)
+    assert running.record([after]) == (LATE,)
+    assert row(running) == (1, 1.0)
+
+
+def test_what_comes_after_the_grace_is_late_whenever_it_happened(store):
+    store.create(experiment(grace=60.0))
+    store.expose([exposed("u", "r", at=10), exposed("v", "r2", "b", at=20)])
+    end = 10 + WINDOW + 60
+    found = [said("r", at=11, came=end), said("r", at=12, came=end + 0.001), said("r2", at=12, came=end + 1)]
+    assert store.record(found) == (COUNTED, LATE, COUNTED)
+    assert store.record([found[1], found[0]]) == (LATE, DUPLICATE)
+    assert store.record([said("r", at=10 + WINDOW + 1, came=end)]) == (LATE,)
+    assert store.record([told("u", at=13)]) == (COUNTED,)  # at once
+    assert row(store) == (1, 1.0)
+
+
+def test_an_outcome_that_waited_came_when_it_came(store):
+    """Not when its exposure was written."""
+    store.create(experiment())
+    waits = [said("r", at=5, key="in time", came=WINDOW), said("r", at=5, key="not", came=WINDOW + 1)]
+    assert store.record(waits) == (UNKNOWN, UNKNOWN)
+    store.expose([exposed("u", "r")])
+    assert store.record(waits) == (DUPLICATE, LATE)
+    assert row(store) == (1, 1.0)
+
+
+def test_a_past_that_comes_too_late_changes_nothing(store):
+    store.create(experiment("x", MetricSpec("n", Kind.MEAN, covariate=True), grace=60.0))
+    late, other = (replace(told("u", "n", v, at=-9), received=START + WINDOW + 61) for v in (50.0, 60.0))
+    store.record([late, replace(told("u", "n", 7.0, at=-9), received=START + WINDOW + 60)])
+    store.expose([exposed("u", "r")])
+    store.record([said("r", "n", 2.0), other])
+    assert row(store, "n") == (1, 2.0, 7.0)
+
+
+def test_the_window_is_of_the_first_exposure(running):
+    running.expose([exposed("u", "r1"), exposed("u", "r2", at=WINDOW + 5)])
+    assert running.record([said("r2", at=WINDOW + 6)]) == (LATE,)
+
+
+def test_a_clock_that_is_behind_costs_no_outcome(running):
+    running.expose([exposed("u", "r", at=10)])
+    assert running.record([said("r", at=9)]) == (COUNTED,)
+
+
+def test_outcomes_of_units(running):
+    running.expose([exposed("u", "r", at=10)])
+    found = running.record([told("u", at=11), told("nobody"), told("u", name="other"), told("u", at=9)])
+    assert found == (COUNTED, UNKNOWN, UNKNOWN, UNKNOWN)
+    assert row(running) == (1, 1.0)
+
+
+def test_outcomes_that_come_before_their_exposure_count_when_it_comes(running):
+    early = [said("r1", key="k1"), told("v"), said("r9"), told("v", at=-1)]
+    assert running.record(early) == (UNKNOWN,) * 4
+    assert running.record([said("r1", key="k1")]) == (UNKNOWN,)
+    running.expose([exposed("u", "r1"), exposed("v", "r2", "b")])
+    assert row(running) == (1, 1.0)
+    assert row(running, arm="b") == (1, 1.0)
+    assert running.record([said("r1", key="k1"), early[1], early[2]]) == (DUPLICATE, DUPLICATE, UNKNOWN)
+
+
+def test_a_waiting_outcome_may_be_late(running):
+    assert running.record([said("r", at=WINDOW + 1, key="k")]) == (UNKNOWN,)
+    running.expose([exposed("u", "r")])
+    assert running.record([said("r", at=WINDOW + 1, key="k")]) == (LATE,)
+    assert row(running) == (0, 0.0)
+
+
+def test_an_outcome_no_metric_reads_is_kept(running):
+    running.expose([exposed("u", "r")])
+    assert running.record([said("r", "csat", 5.0, key="k")]) == (COUNTED,)
+    assert running.record([said("r", "csat", 5.0, key="k")]) == (DUPLICATE,)
+    assert running.data("x", 1).buckets[0].answered == {"good": 0}
+
+
+def test_one_response_in_two_experiments(store):
+    for name in ("x", "y"):
+        store.create(experiment(name))
+    store.expose([exposed("u", "r"), exposed("session", "r", "b", name="y")])
+    store.record([said("r", key="k"), said("r2", key="k2")])
+    store.expose([exposed("u", "r2")])
+    store.expose([exposed("session", "r2", "b", name="y")])
+    assert store.record([said("r", key="k"), said("r2", key="k2")]) == (DUPLICATE, DUPLICATE)
+    assert row(store) == (1, 1.0)
+    assert row(store, arm="b", name="y") == (1, 1.0)
+
+
+def test_an_outcome_of_a_unit_belongs_to_the_last_phase_it_was_exposed_in(store):
+    store.create(experiment(phases=(START, START + 500)))
+    store.expose([exposed("u", "r1"), exposed("u", "r2", "b", at=600, phase=2)])
+    store.record([told("u", at=599), told("u", at=600), said("r1", at=700)])
+    assert row(store) == (1, 1.0)
+    assert row(store, arm="b", phase=2) == (1, 1.0)
+
+
+def test_nothing_changes_nothing(running):
+    running.expose([])
+    assert running.record([]) == ()
+    running.pairs([])
+    running.disagree([])
+    assert running.data("x", 1).buckets == ()
+
+
+def pair(response: str, result: int, arm: str = "b", unit: str = "") -> Pair:
+    return Pair("x", 1, arm, response, START, result, {"likelihood": -1.5}, unit)
+
+
+def test_pairs_are_counted_once(running):
+
+    running.pairs([pair("r1", 1), pair("r2", 1), pair("r3", -1), pair("r4", 0), pair("r1", 1, "c")])
+    running.pairs([pair("r1", -1), pair("r5", 0), Pair("gone", 1, "b", "r", START, 1)])
+    assert running.paired("x", 1) == {"b": (2, 1, 2, 3, 2.0), "c": (1, 0, 0, 1, 1.0)}
+
+
+def test_pairs_of_one_unit_count_as_one(running):
+    of_u = [pair(f"r{i}", result, unit="u") for i, result in enumerate((1, 1, 1, -1, 0))]
+    others = [pair("p", -1, unit="v"), pair("q", 0, unit="w"), pair("u", 1), pair("none", 0)]
+    running.pairs([*of_u, *others, pair("p", 1, "c", unit="u")])
+    assert running.paired("x", 1) == {"b": (4, 2, 3, 3, 0.75 + 0 + 1), "c": (1, 0, 0, 1, 1.0)}
+    running.pairs([pair("late", -1, unit="w")])
+    assert running.paired("x", 1)["b"] == (4, 3, 3, 4, 1.75)
+
+
+def test_units_for_which_the_routers_differed(running):
+    def differ(unit: str, response: str, treatment: str = "base"):
+        return Disagreement("x", 1, unit, response, START, "adapters/m/versions/1", treatment)
+
+    running.disagree([differ("u", "r1"), differ("w", "r3", "adapters/m/versions/1")])
+    running.expose([exposed("u", "r1"), exposed("v", "r2"), exposed("w", "r3"), exposed("z", "r4", "b")])
+    running.record([said("r1"), said("r2"), said("r3")])
+    assert running.triggered("x", 1).responses == {"a": 1}
+    running.disagree([differ("v", "r2"), differ("v", "r2"), differ("nobody", "r9"), differ("z", "r4")])
+    found = running.triggered("x", 1)
+    assert [(b.arm, b.exposed, b.answered["good"]) for b in found.buckets] == [("a", 2, 2), ("b", 1, 0)]
+    assert moments(found).sums == (2.0,)
+    assert row(running) == (3, 3.0)
+    assert [b.exposed for b in running.data("x", 1).buckets] == [3, 1]
