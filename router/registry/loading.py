@@ -39,8 +39,8 @@ CHANGING_SECONDS = 3.0  # how long a request waits for files to stop changing
 LOOK_SECONDS = 0.1
 UNEXPECTED = "an unexpected error while loading; the server's log says more"
 
-MOST_RUN = 16  # probes of one adapter, the first ones
-AT_ONCE = 8  # generations, for all adapters together
+MOST_PROBES = 16  # probes of one adapter, the first ones
+PROBES_AT_ONCE = 8  # generations, for all adapters together
 _BUSY_SECONDS = 0.1
 _DONE = (FinishReason.STOP, FinishReason.LENGTH)
 
@@ -201,7 +201,7 @@ class Prover:
 
     def __init__(self, engine: Engine, encode: Encode, seconds: float) -> None:
         self._engine, self._encode, self._seconds = engine, encode, seconds
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._places = asyncio.Semaphore(PROBES_AT_ONCE)
 
     def key(self, digest: str) -> str:
         """Names an adapter on this base: what passes on one base or dtype may fail on another."""
@@ -210,7 +210,7 @@ class Prover:
 
     async def prove(self, digest: str, inspection: Inspection) -> ProbeResult:
         """Run the probes of a loaded adapter. Raises AdapterRejected saying which one failed, and how."""
-        probes = inspection.probes[:MOST_RUN]
+        probes = inspection.probes[:MOST_PROBES]
         if not probes:
             return ProbeResult.NO_PROBES
         try:

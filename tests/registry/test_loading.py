@@ -13,7 +13,7 @@ import pytest
 from router.engine.base import Generation, Job, Prompt
 from router.errors import AdapterNotFound, AdapterRejected, EngineFailed, Overloaded, PromptTooLong
 from router.registry.format.probes import Match, Probe
-from router.registry.loading import AT_ONCE, MOST_RUN, check_answers
+from router.registry.loading import MOST_PROBES, PROBES_AT_ONCE, check_answers
 from router.registry.registry import Registry
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import BASE_ANSWER, StubEngine, drop, eventually, is_ready, ref, states, weights
@@ -251,12 +251,12 @@ async def test_probes_never_flood_the_engine(
         folder = drop(root, name, value=ord(name))
         write_probes(folder, [{"prompt": f"{i}?", "expect": "I am"} for i in range(40)])
     registry = await start_registry(settle=0.0, probe_seconds=5.0)
-    await eventually(lambda: len(engine.jobs) >= AT_ONCE)
+    await eventually(lambda: len(engine.jobs) >= PROBES_AT_ONCE)
     await asyncio.sleep(0.05)
-    assert len(engine.jobs) == AT_ONCE
+    assert len(engine.jobs) == PROBES_AT_ONCE
     engine.answering.set()
     await eventually(lambda: set(states(registry).values()) == {"ready"})
-    assert len(engine.jobs) == 2 * 2 * MOST_RUN
+    assert len(engine.jobs) == 2 * 2 * MOST_PROBES
 
 
 def test_judging() -> None:
