@@ -197,8 +197,7 @@ class Choices:
     """Decisions for one request, the best first: the arm's version, then control's, then the one routed to.
 
     So a user of an arm sees no error that a user of control would not have seen; without an arm there is one
-    choice. Whoever iterates tells `failed` why a choice could not answer; `degraded` is
-    the reason of the first such error.
+    choice. Whoever iterates tells `failed` why one could not answer; `degraded` is the first error's reason.
     """
 
     def __init__(
@@ -214,8 +213,8 @@ class Choices:
         """Leaves out what rests, is gone or is quarantined; the last raises what is wrong with it."""
         while self._left:
             self._tried = ref = self._left.pop(0)
-            if self._left and (error := self._resting.error(ref)) is not None:
-                self.degraded = self.degraded or error.reason
+            if self._left and (reason := self._resting.reason(ref)):
+                self.degraded = self.degraded or reason
                 continue
             try:
                 decision = self._placed(ref)
@@ -247,25 +246,25 @@ class Choices:
 
 
 class Resting:
-    """Versions that could not answer, each left alone by arms for REST_SECONDS, and with which error."""
+    """Versions that could not answer, each left alone by arms for REST_SECONDS, and why."""
 
     def __init__(self) -> None:
-        self._until: dict[AdapterRef, tuple[float, RouterError]] = {}
+        self._until: dict[AdapterRef, tuple[float, str]] = {}
 
-    def error(self, ref: AdapterRef | None) -> RouterError | None:
-        """What the version failed with a moment ago; None if it may be tried."""
+    def reason(self, ref: AdapterRef | None) -> str:
+        """Of the error that the version had a moment ago; '' if it may be tried."""
         if ref is None or ref not in self._until:
-            return None
-        until, error = self._until[ref]
+            return ""
+        until, reason = self._until[ref]
         if time.monotonic() < until:
-            return error
+            return reason
         del self._until[ref]
-        return None
+        return ""
 
     def add(self, ref: AdapterRef | None, error: RouterError) -> None:
         """Let it rest. A rest is not made longer, and the base needs none."""
-        if ref is not None and self.error(ref) is None:
-            self._until[ref] = (time.monotonic() + REST_SECONDS, error)
+        if ref is not None and not self.reason(ref):
+            self._until[ref] = (time.monotonic() + REST_SECONDS, error.reason)
 
 
 def fit(said: Sampling, adapter: Sampling, prompt_tokens: int, context: int, most: int) -> SamplingParams:

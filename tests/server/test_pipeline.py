@@ -137,11 +137,12 @@ def test_only_a_fault_of_its_own_lets_a_version_rest(error, rests, monkeypatch):
 
 def test_the_last_is_tried_though_it_rests_and_a_rest_is_not_made_longer(monkeypatch):
     resting = Resting()
-    resting.add(OLD, first := DataLoss("first"))
-    resting.add(OLD, DataLoss("second"))
+    resting.add(OLD, DataLoss("damaged"))
+    monkeypatch.setattr(pipeline, "REST_SECONDS", 60.0)
+    resting.add(OLD, AdapterNotFound("x"))
     resting.add(None, DataLoss("the base"))
-    assert resting.error(OLD) is first
-    assert resting.error(None) is None
+    assert resting.reason(OLD) == "DATA_LOSS"
+    assert resting.reason(None) == ""
     assert next(iter(choices(OLD, resting=resting))).adapter == OLD
 
 
