@@ -38,13 +38,13 @@ Decide = Callable[[Sequence[Vote]], Decided]
 def evaluate(
     known: Sequence[Ballot],
     strange: Sequence[Ballot],
-    judge: Decide,
+    decide: Decide,
     names: Sequence[str],
     delta: float,
     target: float,
 ) -> dict[str, Any]:
     """Everything that is told of labelled requests and of out-of-distribution ones."""
-    rows = [(ballot, judge(ballot.votes)) for ballot in known]
+    rows = [(ballot, decide(ballot.votes)) for ballot in known]
     meant = [(b, j) for b, j in rows if b.row.label]
     truth, said = [b.row.label for b, _ in meant], [j.forced for _, j in meant]
     confidence = np.array([j.confidence for _, j in rows])
@@ -68,7 +68,7 @@ def evaluate(
         "risk_coverage": [list(point) for point in curve],
         "aurc": area_under(curve),
         "coverage_at_target": coverage_at(curve, target),
-        "ood": ood_report([judge(b.votes) for b in strange], [j for _, j in meant], delta),
+        "ood": ood_report([decide(b.votes) for b in strange], [j for _, j in meant], delta),
     }
 
 
@@ -201,12 +201,12 @@ def confusion_table(truth: Sequence[str], said: Sequence[str], labels: Sequence[
     return table
 
 
-def ece(confidence: Array, right: Array, bins: int = BINS) -> float:
+def ece(confidence: Array, right: Array) -> float:
     """Expected calibration error over bins of equal mass (Naeini et al., 2015; Nguyen and O'Connor, 2015)."""
     if not len(confidence):
         return 0.0
     order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, min(bins, len(order)))
+    parts = np.array_split(order, min(BINS, len(order)))
     gaps = [len(p) * abs(float(confidence[p].mean()) - float(right[p].mean())) for p in parts]
     return sum(gaps) / len(order)
 

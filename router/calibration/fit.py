@@ -45,7 +45,7 @@ def calibrate(
     `known` are labelled requests, those of none of the adapters among them; `strange` are
     out-of-distribution ones, all labelled "". Raises CalibrationError, saying what to do.
     """
-    _check(known, strange, setting)
+    _check_rows(known, strange, setting)
     (fit_known, test_known), (fit_strange, test_strange) = _split(known), _split(strange)
     require_enough(len(test_known), len(test_strange), setting.goal)
     say(f"fitting on {len(fit_known)} requests and {len(fit_strange)} out-of-distribution ones")
@@ -68,7 +68,7 @@ def calibrate(
     return replace(found, report=report)
 
 
-def _check(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) -> None:
+def _check_rows(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) -> None:
     if not setting.names:
         raise CalibrationError("there are no adapters to route to: name their folder with --adapters-dir")
     check_votes([*known, *strange], setting.classifiers)

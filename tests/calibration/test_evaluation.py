@@ -84,10 +84,11 @@ def test_macro_f1() -> None:
     assert confusion_table(truth, said, ["a", "b", "c"]) == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
 
 
-def test_ece() -> None:
+def test_ece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.calibration.evaluation.BINS", 2)
     confidence = np.array([0.9] * 10 + [0.6] * 10)
     right = np.array([True] * 8 + [False] * 2 + [True] * 6 + [False] * 4)
-    assert ece(confidence, right, bins=2) == pytest.approx(0.05)
+    assert ece(confidence, right) == pytest.approx(0.05)
     assert ece(np.array([]), np.array([])) == 0
 
 
