@@ -1,43 +1,42 @@
 """A `lora-router serve` process on the real base, for tests from outside."""
 
-import asyncio
+from __future__ import annotations
+
 import os
+import subprocess
 import sys
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from router.cli.demo import free_address
 
 
-@asynccontextmanager
-async def serving(folder, *more, **environment):
-    """A server on a free port; yields the process and its address once it says that it is ready."""
+@contextmanager
+def serving(folder: Path, *more: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server on a free port; yields the process and its address once it says that it is ready.
+
+    Where tests change nothing that others see, a fixture of the module keeps one for all of them.
+    """
     address = free_address()
-    flags = [
-        "--listen",
-        address,
-        "--metrics-listen=",
-        "--set",
-        "load_plugins=keywords,linear",
-        "--threads",
-        "2",
-        *more,
-    ]
+    flags = ["--listen", address, "--metrics-listen=", "--set", "load_plugins=keywords,linear"]
     with (folder / "log").open("wb") as log:
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "router.cli", "serve", *flags),
-            stdout=asyncio.subprocess.PIPE,
+        child = subprocess.Popen(
+            [sys.executable, "-m", "router.cli", "serve", *flags, "--threads", "2", *more],
+            stdout=subprocess.PIPE,
             stderr=log,
             cwd=folder,
             env=os.environ | environment,
+            text=True,
         )
+        assert child.stdout is not None
         try:
             said = ""
             while f"gRPC {address}" not in " ".join(said.split()):
-                line = await asyncio.wait_for(child.stdout.readline(), 300)
+                line = child.stdout.readline()
                 assert line, (folder / "log").read_text()
-                said += line.decode()
+                said += line
             yield child, address
         finally:
-            if child.returncode is None:
-                child.kill()
-            await child.wait()
+            child.kill()
+            child.communicate()

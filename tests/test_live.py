@@ -31,11 +31,16 @@ def register_classifiers(register):
 """
 
 
-@pytest.fixture
-def folders(tmp_path):
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """One server for all tests: its folder, which they fill, its process and its address."""
+    folder = tmp_path_factory.mktemp("served")
     for name in ("adapters", "plugins"):
-        (tmp_path / name).mkdir()
-    return tmp_path
+        (folder / name).mkdir()
+    more = ("load_plugins=keywords,linear,shout", "poll_seconds=0.1", "gate=off")
+    flags = [flag for setting in more for flag in ("--set", setting)]
+    with serving(folder, *flags) as (child, address):
+        yield folder, child, address
 
 
 # What medical was trained on: its words lead by far, whatever else is in the batch.
@@ -60,17 +65,21 @@ async def in_state(client, name, state):
     raise AssertionError(f"{name} never became {state}")
 
 
-async def stream(client, text, count):
-    events = [event async for event in client.stream(text, max_tokens=count, min_tokens=count)]
+async def stream(client, text, count, begun):
+    events = []
+    async for event in client.stream(text, max_tokens=count, min_tokens=count):
+        events.append(event)
+        begun.set()
     assert isinstance(events[-1], Finished)
     return events[-1].usage.completion_tokens
 
 
-async def test_a_peft_folder_and_a_classifier_dropped_in_under_load(folders):
-    allowed = ("--set", "load_plugins=keywords,linear,shout", "--gate", "off")
-    async with serving(folders, *allowed) as (_, address), AsyncClient(address) as client:
-        streams = [asyncio.create_task(stream(client, f"Story {i}", 200)) for i in range(4)]
-        await asyncio.sleep(1)
+async def test_a_peft_folder_and_a_classifier_dropped_in_under_load(served):
+    folders, _, address = served
+    async with AsyncClient(address) as client:
+        begun = asyncio.Event()
+        streams = [asyncio.create_task(stream(client, f"Story {i}", 100, begun)) for i in range(4)]
+        await begun.wait()
         with pytest.raises(ClientError) as error:
             await client.generate("Hello", adapter="dropped")
         assert error.value.reason == "ADAPTER_NOT_FOUND"
@@ -83,31 +92,33 @@ async def test_a_peft_folder_and_a_classifier_dropped_in_under_load(folders):
         (folders / "plugins" / "shout.py").write_text(CLASSIFIER)
         loud = await client.generate("WHAT IS THIS", max_tokens=4)
         assert (loud.decision.classifier, loud.decision.reason) == ("shout", Reason.CLASSIFIED)
-        assert await asyncio.gather(*streams) == [200] * 4
+        assert await asyncio.gather(*streams) == [100] * 4
 
 
-async def test_weights_damaged_in_place_change_nothing_that_is_served(folders):
-    peft_folder(folders / "adapters" / "dropped", ADAPTER.parent / "medical")
-    weights = folders / "adapters" / "dropped" / "adapter_model.safetensors"
-    async with serving(folders) as (child, address), AsyncClient(address) as client:
-        info = await in_state(client, "dropped", "ready")
-        before = await client.generate(QUESTION, adapter="dropped", max_tokens=16)
+async def test_weights_damaged_in_place_change_nothing_that_is_served(served):
+    folders, child, address = served
+    peft_folder(folders / "adapters" / "damaged", ADAPTER.parent / "medical")
+    weights = folders / "adapters" / "damaged" / "adapter_model.safetensors"
+    async with AsyncClient(address) as client:
+        info = await in_state(client, "damaged", "ready")
+        before = await client.generate(QUESTION, adapter="damaged", max_tokens=16)
         assert before.text == ANSWER
         with weights.open("r+b") as file:
             file.seek(200_000)
             file.write(b"\xff" * 4096)
-        damaged = await client.generate(QUESTION, adapter="dropped", max_tokens=16)
+        damaged = await client.generate(QUESTION, adapter="damaged", max_tokens=16)
         with weights.open("r+b") as file:
             file.truncate(1000)
-        await asyncio.sleep(2)
-        truncated = await client.generate(QUESTION, adapter="dropped", max_tokens=16)
+        await asyncio.sleep(0.5)  # folders are compared five times
+        truncated = await client.generate(QUESTION, adapter="damaged", max_tokens=16)
         assert {damaged.text, truncated.text} == {before.text}
         assert {damaged.decision.digest, truncated.decision.digest} == {info.digest}
-        assert child.returncode is None
+        assert child.poll() is None
 
 
-async def test_pissa_is_refused_and_the_base_is_untouched(folders):
-    async with serving(folders) as (_, address), AsyncClient(address) as client:
+async def test_pissa_is_refused_and_the_base_is_untouched(served):
+    folders, _, address = served
+    async with AsyncClient(address) as client:
         before = await client.generate("What is rain?", max_tokens=12)
         staged = folders / "adapters" / ".pissa"
         peft_folder(staged)
