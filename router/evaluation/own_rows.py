@@ -27,7 +27,7 @@ from router.registry.format.names import looks_like_version
 from router.registry.format.text import nearest
 from router.training.batch import Example, Rendering
 from router.training.data import Row
-from router.training.new.rows import choose_columns, clean_rows, read_table
+from router.training.new.rows import Columns, read_pairs
 from router.training.recipe import TEXT_METRICS
 from router.types import SamplingParams
 
@@ -96,15 +96,8 @@ def read_rows(asked: OwnRows, say: Say) -> list[Row]:
     if asked.metric not in TEXT_METRICS:
         hint, known = nearest(asked.metric, TEXT_METRICS), ", ".join(TEXT_METRICS)
         raise ConfigError(f"--metric {asked.metric!r} is not known here{hint}; known: {known}")
-    table = read_table(asked.data)
-    columns = choose_columns(table.columns, asked.prompt_column, asked.response_column)
-    cleaned = clean_rows(table.records, columns)
-    say(
-        f"{asked.data.name}: {len(table.records)} rows; {columns.prompt!r} asks, {columns.response!r} answers"
-    )
-    if left_out := cleaned.left_out():
-        say(f"left out: {', '.join(left_out)}")
-    rows = [Row(pair.prompt, pair.response, asked.data.name) for pair in cleaned.pairs]
+    pairs, _, _ = read_pairs(asked.data, Columns(asked.prompt_column, asked.response_column), say)
+    rows = [Row(pair.prompt, pair.response, asked.data.name) for pair in pairs]
     _require_enough(rows, asked)
     check_rows(asked.metric, rows)
     return rows

@@ -11,8 +11,7 @@ import typer
 
 from router.cli import flags
 
-# -- train and evaluate
-
+# -- flags of train and evaluate
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A training recipe, TOML.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Adapter folder. Default: adapters/NAME.")
@@ -42,8 +41,8 @@ Response = Annotated[
     str, typer.Option("--response-column", metavar="COLUMN", help="With --data: the right answer.")
 ]
 Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Most test rows. Default: all.")]
-# -- learning-curve
 
+# -- flags of learning-curve
 Fractions = Annotated[
     str, typer.Option("--fractions", metavar="F,F", help="Parts of the training rows, between 0 and 1.")
 ]
@@ -53,8 +52,8 @@ CurveOutput = Annotated[
         "--output", "-o", metavar="DIR", help="Folder of the whole adapter. Default: adapters/NAME."
     ),
 ]
-# -- new
 
+# -- flags of new
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the adapter.")]
 NewData = Annotated[
     Path,

@@ -9,7 +9,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -36,6 +36,21 @@ USUAL_PAIRS = (
 FEWEST_ROWS = 50  # fewer leave a test split that proves nothing
 SPLIT_SHARE = 0.15  # of the rows, for validation and for test each
 SPLIT_ROWS = 300  # at most, in each of them: more cost time and say little more
+
+
+def read_pairs(path: Path, said: Columns, say: Callable[[str], None]) -> tuple[Sequence[Pair], Columns, int]:
+    """The usable rows of a file, the columns they come from, and how many rows were found; says all that.
+
+    Raises ConfigError that names the file and the line, or the columns there are.
+    """
+    table = read_table(path)
+    columns = choose_columns(table.columns, said.prompt, said.response, said.group)
+    cleaned = clean_rows(table.records, columns)
+    found = len(table.records)
+    say(f"{path.name}: {found} rows; {columns.prompt!r} asks, {columns.response!r} answers")
+    if left_out := cleaned.left_out():
+        say(f"left out: {', '.join(left_out)}")
+    return cleaned.pairs, columns, found
 
 
 @dataclass(frozen=True, slots=True)

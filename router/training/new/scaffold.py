@@ -18,9 +18,7 @@ from router.training.data import Row
 from router.training.new.rows import (
     Columns,
     Pair,
-    choose_columns,
-    clean_rows,
-    read_table,
+    read_pairs,
     require_enough,
     split_rows,
 )
@@ -72,14 +70,10 @@ def new_recipe(wish: Wish, *, device: str = "auto", say: Say = print) -> Path:
     """
     _check(wish)
     refuse_to_overwrite(wish.folder, wish.force)
-    table = read_table(wish.data)
-    columns = choose_columns(table.columns, wish.prompt_column, wish.response_column, wish.group_column)
-    cleaned = clean_rows(table.records, columns)
-    say(f"{wish.data.name}: {len(table.records)} rows; {columns.prompt!r} asks, {columns.response!r} answers")
-    if left_out := cleaned.left_out():
-        say(f"left out: {', '.join(left_out)}")
-    require_enough(len(cleaned.pairs), len(table.records), wish.data.name)
-    return _write(wish, cleaned.pairs, columns, device, say)
+    said = Columns(wish.prompt_column, wish.response_column, wish.group_column)
+    pairs, columns, found = read_pairs(wish.data, said, say)
+    require_enough(len(pairs), found, wish.data.name)
+    return _write(wish, pairs, columns, device, say)
 
 
 def _check(wish: Wish) -> None:
