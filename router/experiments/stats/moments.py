@@ -80,29 +80,14 @@ class Moments:
 
     def merge(self, other: Moments) -> Moments:
         """Of both sets of units."""
-        return self._combined(other, 1)
-
-    def without(self, other: Moments) -> Moments:
-        """Of the units that are not in `other`, which must all be here."""
-        return self._combined(other, -1)
-
-    def plus(self, *row: float) -> Moments:
-        """With one more unit."""
-        return self.merge(Moments.of(*([value] for value in row)))
-
-    def replaced(self, old: Sequence[float], new: Sequence[float]) -> Moments:
-        """With a unit's row changed, as when a later outcome adds to its sums."""
-        return self.without(Moments.of(*([v] for v in old))).plus(*new)
-
-    def _combined(self, other: Moments, sign: int) -> Moments:
         if len(other.sums) != len(self.sums):
             raise invalid("columns", f"{len(self.sums)} columns and {len(other.sums)} cannot be merged")
         known = self.cubes and other.cubes
         return Moments(
-            self.n + sign * other.n,
-            tuple(a + sign * b for a, b in zip(self.sums, other.sums, strict=True)),
-            tuple(a + sign * b for a, b in zip(self.products, other.products, strict=True)),
-            tuple(a + sign * b for a, b in zip(self.cubes, other.cubes, strict=True)) if known else (),
+            self.n + other.n,
+            tuple(a + b for a, b in zip(self.sums, other.sums, strict=True)),
+            tuple(a + b for a, b in zip(self.products, other.products, strict=True)),
+            tuple(a + b for a, b in zip(self.cubes, other.cubes, strict=True)) if known else (),
         )
 
     def only(self, columns: int) -> Moments:

@@ -1,4 +1,10 @@
+"""`client.experiments`, for threads and for asyncio, against a scripted server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -6,6 +12,7 @@ from router.client import (
     Accepted,
     AdapterRef,
     ArmSpec,
+    AsyncClient,
     Client,
     ClientError,
     Kind,
@@ -30,6 +37,7 @@ from router.experiments.wire.plans import (
     update_request,
 )
 from tests.experiments.report.told import REPORT
+from tests.experiments.scripted import scripted_server
 
 SPEC = Spec(
     hypothesis="1.1.0 helps",
@@ -69,6 +77,13 @@ FULL = replace(
     segments=(SegmentSpec("country", ("de", "fr")), SegmentSpec("plan")),
     grace=3600.0,
 )
+
+
+@pytest.fixture
+def remote() -> Iterator[SimpleNamespace]:
+    """A scripted server: `.target`, `.inference`, `.adapters`, `.experiments`."""
+    with scripted_server() as server:
+        yield server
 
 
 @pytest.fixture
@@ -186,3 +201,38 @@ def test_many_outcomes_go_in_batches_and_each_is_told(client, remote):
     assert found[700] == Recorded(None, "value: must be 0 or 1")
     assert {r.status for i, r in enumerate(found) if i != 700} == {Accepted.COUNTED}
     assert [o.unit.unit for o in remote.experiments.outcomes] == [f"u{i}" for i in range(1200)]
+
+
+@pytest.fixture
+async def experiments(remote):
+    async with AsyncClient(remote.target, timeout=10) as made:
+        yield made.experiments
+
+
+async def test_an_experiment_lives_from_plan_to_rollback_with_asyncio(experiments):
+    made = await experiments.create("medical-v2", SPEC)
+    assert made.spec == SPEC
+    assert (await experiments.update("medical-v2", {"enrolment": 0.5})).spec.enrolment == 0.5
+    assert (await experiments.start("medical-v2")).state is Lifecycle.RUNNING
+    found = await experiments.report("medical-v2")
+    assert replace(found, experiment=REPORT.experiment) == REPORT
+    assert (await experiments.promote("medical-v2")).default == AdapterRef("medical", "1.1.0")
+    assert (await experiments.roll_back("medical-v2")).default == AdapterRef("medical", "1.0.0")
+    assert (await experiments.stop("medical-v2", reason="done")).stop_reason == "done"
+    assert (await experiments.get("medical-v2")).state is Lifecycle.STOPPED
+    await experiments.delete("medical-v2")
+    assert await experiments.list() == ()
+
+
+async def test_a_question_is_answered_with_asyncio(experiments, remote):
+    remote.experiments.planned = answer_message(PLANNED)
+    assert await experiments.plan(SizeQuestion("thumbs_up")) == PLANNED
+
+
+async def test_outcomes_one_by_one_and_many_with_asyncio(experiments):
+    one = Outcome("m", 1.0, response_id="r-1")
+    assert await experiments.record_outcome(one) is Accepted.COUNTED
+    found = [r async for r in experiments.record_outcomes(replace(one, value=v) for v in (1.0, 2.0, 0.0))]
+    assert [r.status for r in found] == [Accepted.COUNTED, None, Accepted.COUNTED]
+    with pytest.raises(ClientError):
+        await experiments.record_outcome(replace(one, response_id="nobody"))
