@@ -22,7 +22,7 @@ from router.errors import (
 )
 from router.registry.disk.places import Found
 from router.registry.disk.reading import Reader, identity, read_whole
-from router.registry.format.examine import Inspection
+from router.registry.format.artifact import Inspection
 from router.registry.format.probes import Probe
 from router.registry.format.text import show
 from router.registry.options import Counters, Workers

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from router.registry.claims import Claims, Conflicts
+from router.registry.conflicts import Conflicts
 from router.registry.disk.places import Debouncer, Found, Scan, Scanner
-from router.registry.disk.reading import Examined, Reader, examine, sketch
+from router.registry.disk.reading import Claims, Examined, Reader, examine, sketch
 from router.registry.format import limits
 from router.registry.format.folder import REPORT, Folder, FolderError
 from router.registry.gate import Report, ReportError, parse_report

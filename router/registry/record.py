@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from router.registry.disk.places import Found, Stamp
-from router.registry.format.examine import Inspection
+from router.registry.format.artifact import Inspection
 from router.registry.gate import UNJUDGED, GateVerdict, Judgement
 from router.registry.residency import Resident
 from router.types import AdapterInfo, AdapterRef, AdapterState

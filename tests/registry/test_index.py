@@ -13,7 +13,7 @@ import pytest
 from router.errors import AdapterNotFound, AdapterRejected, NotSaved, StaleEtag
 from router.registry import state
 from router.registry.disk.places import Found, Place, Stamp
-from router.registry.format.examine import Inspection
+from router.registry.format.artifact import Inspection
 from router.registry.format.manifest import Manifest
 from router.registry.gate import GateVerdict, Standing
 from router.registry.index import candidate, default_version

@@ -12,7 +12,7 @@ from router.engine.base import AdapterArtifact
 from router.errors import AdapterRejected, DeadlineExceeded, Draining
 from router.ports import AdapterRegistry
 from router.registry.disk.reading import FolderReader
-from router.registry.format.examine import Inspection
+from router.registry.format.artifact import Inspection
 from router.registry.registry import Registry
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, ref, states

@@ -14,7 +14,7 @@ from router.engine.base import AdapterArtifact
 from router.errors import RouterError
 from router.registry import reconcile
 from router.registry.disk.reading import FolderReader, weights_sha256
-from router.registry.format.examine import Inspection
+from router.registry.format.artifact import Inspection
 from router.registry.gate import Report
 from router.registry.options import RegistryOptions
 from router.registry.reconcile import read_report

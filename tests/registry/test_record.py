@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from router.registry.disk.places import Found, Place, Stamp
-from router.registry.format.examine import Inspection
+from router.registry.format.artifact import Inspection
 from router.registry.format.manifest import Manifest
 from router.registry.gate import NO_GATE, Judgement, Standing
 from router.registry.record import Live, Record

@@ -12,9 +12,8 @@ from router.engine.base import AdapterArtifact, Engine
 from router.errors import AdapterNotFound, AdapterRejected, Unavailable
 from router.registry.disk.places import Found, Place, Stamp, stamp_of
 from router.registry.format import limits
-from router.registry.format.artifact import inspect_folder, read_artifact
+from router.registry.format.artifact import Inspection, inspect_folder, read_artifact
 from router.registry.format.checks import EqualsBase
-from router.registry.format.examine import Inspection
 from router.registry.format.findings import Code, Findings
 from router.registry.format.folder import MANIFEST, WEIGHTS, Folder, FolderError, find_layout
 from router.registry.format.manifest import parse_manifest
@@ -138,6 +137,55 @@ def identity(place: Place, inspection: Inspection | None) -> AdapterRef:
         if version == DEFAULT_VERSION and is_version(place.version):
             version = place.version
     return AdapterRef(name or name_from_folder(place.name) or UNNAMED, version)
+
+
+class Claims:
+    """Folders in the order in which they came; the first one without a problem stands for its version."""
+
+    def __init__(self) -> None:
+        self._by_folder: dict[Path, Examined] = {}
+        self._folders: dict[AdapterRef, list[Path]] = {}
+
+    def get(self, folder: Path) -> Examined | None:
+        """What a folder held when it was last examined."""
+        return self._by_folder.get(folder)
+
+    def put(self, examined: Examined) -> tuple[AdapterRef, AdapterRef | None]:
+        """Take note of a folder; gives the version it stands for, and the one before if it was another.
+
+        A folder that turned bad stands for what it stood for: bad files cannot say who they are.
+        """
+        folder = examined.found.place.folder
+        before = self._by_folder.get(folder)
+        if before is not None and examined.problem:
+            examined = replace(examined, ref=before.ref, inspection=before.inspection)
+        self._by_folder[folder] = examined
+        if before is not None and before.ref == examined.ref:
+            return examined.ref, None
+        self._folders.setdefault(examined.ref, []).append(folder)
+        if before is None:
+            return examined.ref, None
+        self._unclaim(before.ref, folder)
+        return examined.ref, before.ref
+
+    def drop(self, folder: Path) -> AdapterRef | None:
+        """A folder is gone; returns the version it stood for."""
+        examined = self._by_folder.pop(folder, None)
+        if examined is None:
+            return None
+        self._unclaim(examined.ref, folder)
+        return examined.ref
+
+    def _unclaim(self, ref: AdapterRef, folder: Path) -> None:
+        folders = self._folders[ref]
+        folders.remove(folder)
+        if not folders:
+            del self._folders[ref]
+
+    def claimants(self, ref: AdapterRef) -> list[Examined]:
+        """Who claims a version: first the one that stands for it."""
+        found = [self._by_folder[folder] for folder in self._folders.get(ref, ())]
+        return sorted(found, key=lambda e: bool(e.problem))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,99 @@
-"""Adapter folders as others use them: looked at without weights, read once and whole, or validated."""
+"""An adapter folder as others use it: looked at without weights, read once and whole, or validated.
+
+All three are one examination: every check, in the order in which its inputs become known.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from router.engine.base import AdapterArtifact, BaseInfo, SiteDelta
 from router.errors import AdapterRejected, ResourceExhausted
-from router.registry.format.checks import EqualsBase
-from router.registry.format.examine import Examination, Inspection, Rules
-from router.registry.format.findings import Finding
-from router.registry.format.folder import OURS, WEIGHTS
-from router.registry.format.tensors import tensor_data
+from router.registry.format import limits
+from router.registry.format.checks import (
+    EqualsBase,
+    SitePlan,
+    check_base,
+    check_targets,
+    check_vocabulary,
+    drop_equal,
+    plan_sites,
+    refuse_full,
+)
+from router.registry.format.findings import Code, Finding, Findings, Severity
+from router.registry.format.folder import (
+    CONFIG,
+    MANIFEST,
+    OURS,
+    PROBES,
+    WEIGHTS,
+    Folder,
+    FolderError,
+    Layout,
+    OpenFile,
+    find_layout,
+)
+from router.registry.format.lora_config import LoraSettings, parse_lora_config
+from router.registry.format.manifest import Manifest, parse_manifest
+from router.registry.format.names import name_from_folder
+from router.registry.format.probes import Probe, parse_probes
+from router.registry.format.safetensors_header import (
+    LENGTH_BYTES,
+    Header,
+    header_length,
+    parse_header,
+)
+from router.registry.format.tensors import SiteTensors, check_values, match_sites, tensor_data
 
 DEFAULT_MAX_RANK = 64
+SPARE_TENSORS = 64  # whole matrices that may be saved along
+LONGEST_ERROR = 3_000  # characters; trailers of a gRPC answer are limited to 8 KiB by default
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What an examination concluded: an adapter folder without its weights."""
+
+    name: str
+    version: str
+    manifest: Manifest
+    rank: int  # the largest over all sites
+    target_modules: tuple[str, ...]  # last parts of the names of the sites with weights
+    size_bytes: int  # of the files that count
+    findings: tuple[Finding, ...]
+    fingerprint: str  # changes when a file that counts changes; says nothing of contents
+    base_model: str = ""  # what it says it was trained on
+    sites: tuple[SitePlan, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    weights_sha256: str = field(default="", compare=False)  # hex; empty where the weights were not read
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was refused."""
+        return not self.refusals
+
+    @property
+    def refusals(self) -> tuple[Finding, ...]:
+        """What stands in the way."""
+        return tuple(f for f in self.findings if f.severity is Severity.REFUSE)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was normalised or ignored, for AdapterInfo.notes."""
+        return tuple(str(f) for f in self.findings if f.severity is Severity.NOTE)
+
+    @property
+    def error(self) -> str:
+        """The refusals in one text that fits into a gRPC error; empty if there are none."""
+        text = "; ".join(str(f) for f in self.refusals)
+        return (
+            text if len(text) <= LONGEST_ERROR else f"{text[:LONGEST_ERROR]}… ({len(self.refusals)} in all)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,3 +233,148 @@ def _sites(exam: Examination) -> Mapping[str, SiteDelta]:
         )
         for plan in exam.plans
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a folder is examined against."""
+
+    base: BaseInfo | None
+    max_rank: int
+    ignore_fields: Collection[str] = ()
+    equals_base: EqualsBase | None = None
+
+
+@dataclass(slots=True)
+class Examination:
+    """One pass over a folder. The weights are read only if asked for and nothing was refused before."""
+
+    rules: Rules
+    manifest: Manifest
+    found: Findings = field(default_factory=Findings)
+    settings: LoraSettings | None = None
+    tensors: SiteTensors = field(default_factory=SiteTensors)
+    plans: tuple[SitePlan, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    files: dict[str, bytes | memoryview] = field(default_factory=dict)
+    size_bytes: int = 0
+    fingerprint: str = ""
+
+    @classmethod
+    def of(cls, path: Path, rules: Rules, *, read_weights: bool) -> Examination:
+        """Examine the folder at `path`. Raises nothing but MemoryError."""
+        exam = cls(rules, Manifest(name=name_from_folder(path.name)))
+        try:
+            with ExitStack() as opened:
+                exam._run(opened.enter_context(Folder.open(path)), opened, read_weights)
+        except FolderError as error:
+            exam.found.refuse(error.code, error.message, error.where)
+        return exam
+
+    def _run(self, folder: Folder, opened: ExitStack, read_weights: bool) -> None:
+        layout = find_layout(folder, self.found)
+        inner = opened.enter_context(folder.subfolder(layout.nested)) if layout.nested else folder
+        ours = [e for e in (layout.entries.get(n) or layout.inner.get(n) for n in OURS) if e is not None]
+        self.size_bytes = sum(entry.size for entry in ours)
+        self.fingerprint = layout.fingerprint()
+        self._manifest(self._small(MANIFEST, limits.MANIFEST_BYTES, folder, inner, layout), folder.name)
+        self._probes(self._small(PROBES, limits.PROBES_BYTES, folder, inner, layout))
+        self._config(self._small(CONFIG, limits.CONFIG_BYTES, inner, inner, layout))
+        if self.rules.base is not None:
+            check_vocabulary(inner, self.rules.base.vocab_size, self.found)
+        if WEIGHTS in layout.inner:
+            self._weights(inner, read_weights)
+
+    def _small(self, name: str, most: int, first: Folder, second: Folder, layout: Layout) -> bytes | None:
+        """A file from the folder, else from the nested one; None if it is absent or refused."""
+        source = first if name in layout.entries else second
+        if name not in layout.entries and name not in layout.inner:
+            return None
+        try:
+            self.files[name] = data = source.read(name, most)
+        except FolderError as error:
+            self.found.refuse(error.code, error.message, error.where)
+            return None
+        return data
+
+    def _manifest(self, data: bytes | None, folder_name: str) -> None:
+        self.manifest, findings = parse_manifest(data, folder_name)
+        self.found.items.extend(findings)
+
+    def _probes(self, data: bytes | None) -> None:
+        if data is not None:
+            self.probes, findings = parse_probes(data)
+            self.found.items.extend(findings)
+
+    def _config(self, data: bytes | None) -> None:
+        if data is not None:
+            self.settings, findings = parse_lora_config(data, self.rules.ignore_fields)
+            self.found.items.extend(findings)
+
+    def _weights(self, folder: Folder, read_weights: bool) -> None:
+        with folder.file(WEIGHTS) as file:
+            header = self._header(file)
+            if header is not None:
+                self._sites(header)
+            if header is not None and read_weights and not self.found.refused:
+                self._values(file, header)
+
+    def _header(self, file: OpenFile) -> Header | None:
+        if file.size > limits.WEIGHTS_BYTES:
+            message = f"has {file.size} bytes, at most {limits.WEIGHTS_BYTES} are allowed"
+            self.found.refuse(Code.FILE_TOO_LARGE, message, WEIGHTS)
+        if file.is_sparse():
+            message = "is sparse: parts of it were never written; copy it again"
+            self.found.refuse(Code.WEIGHTS_SPARSE, message, WEIGHTS)
+        length = header_length(file.head(LENGTH_BYTES), file.size, self.found)
+        if length is None:
+            return None
+        room = 0 if self.rules.base is None else 2 * len(self.rules.base.sites)
+        most = max(limits.TENSORS, room + SPARE_TENSORS)
+        return parse_header(file.head(LENGTH_BYTES + length), file.size, self.found, most)
+
+    def _sites(self, header: Header) -> None:
+        base, settings = self.rules.base, self.settings
+        sites = None if base is None else base.sites
+        self.tensors = match_sites(header.tensors, sites, self.found)
+        if self.rules.equals_base is None:  # else they are compared when the weights are read
+            refuse_full(self.tensors.full, "cannot be compared with the base's here", self.found)
+        if settings is None:
+            return
+        if sites is not None and self.tensors.complete:
+            check_targets(settings, sites, self.tensors.pairs, self.found)
+        self.plans = plan_sites(settings, self.tensors.pairs, sites, self.rules.max_rank, self.found)
+        if base is not None:
+            check_base(self.manifest.base, settings.base_model, base, self.found)
+
+    def _values(self, file: OpenFile, header: Header) -> None:
+        data = file.read()
+        if data[: len(header.raw)] != header.raw:
+            raise FolderError(Code.FILE_CHANGED, "changed while it was read", WEIGHTS)
+        if self.rules.equals_base is not None:
+            drop_equal(self.tensors.full, data, self.rules.equals_base, self.found)
+        check_values(self.tensors.pairs, data, self.found)
+        self.files[WEIGHTS] = data
+
+    @property
+    def values_checked(self) -> bool:
+        """Whether the weights were read and their values checked."""
+        return WEIGHTS in self.files
+
+    def inspection(self) -> Inspection:
+        """The conclusion."""
+        leaves = {plan.site.rpartition(".")[2] for plan in self.plans}
+        rank = max((plan.rank for plan in self.plans), default=self.settings.r if self.settings else 0)
+        return Inspection(
+            name=self.manifest.name,
+            version=self.manifest.version,
+            manifest=self.manifest,
+            rank=rank,
+            target_modules=tuple(sorted(leaves)),
+            size_bytes=self.size_bytes,
+            findings=tuple(self.found),
+            fingerprint=self.fingerprint,
+            base_model=self.manifest.base.model or (self.settings.base_model if self.settings else ""),
+            sites=self.plans,
+            probes=self.probes,
+        )

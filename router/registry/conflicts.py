@@ -1,74 +1,21 @@
-"""Which folder stands for which version, when folders change what they hold or claim the same one."""
+"""Folders that claim one version: with the same contents fine, else the later ones are refused."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from router.errors import RouterError
-from router.registry.disk.reading import Examined, Reader, read_whole
+from router.registry.disk.reading import Claims, Examined, Reader, read_whole
 from router.registry.index import Index
 from router.registry.options import Workers
 from router.registry.record import Record
 from router.types import AdapterRef
 
 
-class Claims:
-    """Folders in the order in which they came; the first one without a problem stands for its version."""
-
-    def __init__(self) -> None:
-        self._by_folder: dict[Path, Examined] = {}
-        self._folders: dict[AdapterRef, list[Path]] = {}
-
-    def get(self, folder: Path) -> Examined | None:
-        """What a folder held when it was last examined."""
-        return self._by_folder.get(folder)
-
-    def put(self, examined: Examined) -> tuple[AdapterRef, AdapterRef | None]:
-        """Take note of a folder; gives the version it stands for, and the one before if it was another.
-
-        A folder that turned bad stands for what it stood for: bad files cannot say who they are.
-        """
-        folder = examined.found.place.folder
-        before = self._by_folder.get(folder)
-        if before is not None and examined.problem:
-            examined = replace(examined, ref=before.ref, inspection=before.inspection)
-        self._by_folder[folder] = examined
-        if before is not None and before.ref == examined.ref:
-            return examined.ref, None
-        self._folders.setdefault(examined.ref, []).append(folder)
-        if before is None:
-            return examined.ref, None
-        self._unclaim(before.ref, folder)
-        return examined.ref, before.ref
-
-    def drop(self, folder: Path) -> AdapterRef | None:
-        """A folder is gone; returns the version it stood for."""
-        examined = self._by_folder.pop(folder, None)
-        if examined is None:
-            return None
-        self._unclaim(examined.ref, folder)
-        return examined.ref
-
-    def _unclaim(self, ref: AdapterRef, folder: Path) -> None:
-        folders = self._folders[ref]
-        folders.remove(folder)
-        if not folders:
-            del self._folders[ref]
-
-    def claimants(self, ref: AdapterRef) -> list[Examined]:
-        """Who claims a version: first the one that stands for it."""
-        found = [self._by_folder[folder] for folder in self._folders.get(ref, ())]
-        return sorted(found, key=lambda e: bool(e.problem))
-
-
 class Conflicts:
-    """Two folders that claim one version: with the same contents fine, else the later one is refused.
-
-    They are compared in a task of its own: it reads both, and there may be many.
-    """
+    """Compares such folders in a task of its own: it reads both, and there may be many."""
 
     def __init__(self, claims: Claims, index: Index, reader: Reader, workers: Workers) -> None:
         self._claims, self._index, self._reader, self._workers = claims, index, reader, workers
