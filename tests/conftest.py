@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # a test of something else does not pay for grpc
     from router.server.app import ServerApp
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: its threads must not spin
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: more threads would only wait for each other
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
 
 # The same examples at every run, however busy the machine is.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True)

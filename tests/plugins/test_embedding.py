@@ -138,9 +138,13 @@ def test_one_thread_is_for_the_calling_thread_only(module: Any) -> None:
         thread.join()
 
     before = torch.get_num_threads()
-    run(inside)
-    run(lambda: seen.update(later=torch.get_num_threads()))
-    assert (seen["inside"], seen["later"], torch.get_num_threads()) == (1, before, before)
+    torch.set_num_threads(2)
+    try:
+        run(inside)
+        run(lambda: seen.update(later=torch.get_num_threads()))
+        assert (seen["inside"], seen["later"], torch.get_num_threads()) == (1, 2, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.slow

@@ -33,7 +33,9 @@ def native(request: pytest.FixtureRequest) -> NativeOps:
 
 @pytest.fixture
 def threads():
+    """Two, and how to change that."""
     before = torch.get_num_threads()
+    torch.set_num_threads(2)
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
