@@ -13,14 +13,16 @@ from router.cli.demo import (
     PINNED,
     PROMPTS,
     Asked,
+    batching_summary,
     brief,
     demo_server,
     free_address,
+    print_answers,
     requests_for,
-    shared,
-    show,
 )
+from router.models import fetch_base, fetch_encoder
 from router.types import AdapterRef, Decision, Reason
+from tests.commands import without_network
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,14 +59,14 @@ def test_the_table_and_the_summary(capsys):
         ),
         Asked("", "Lost", error="UNAVAILABLE: gone"),
     ]
-    show(asked)
+    print_answers(asked)
     header, first, second, lost = capsys.readouterr().out.splitlines()
     assert header.split() == ["ASKED", "ANSWERED", "BY", "CONFIDENCE", "FIRST", "TOKEN", "ANSWER"]
     assert first.split()[:5] == ["Which", "chapter?", "medical@1.0.0", "0.93", "classified"]
     assert second.split() == ["Why?", "base", "0.00", "abstained", "200", "ms", "Because."]
     assert lost.endswith("UNAVAILABLE: gone")
     expected = "30 tokens by 1 adapter and the base in 10 steps of one base: 3.0 tokens a step"
-    assert shared(asked, 10, 3) == f"{expected}; most requests in one batch: 3"
+    assert batching_summary(asked, 10, 3) == f"{expected}; most requests in one batch: 3"
 
 
 def test_brief_is_one_line():
@@ -78,23 +80,42 @@ def test_a_free_address_can_be_had():
         taken.bind((host, int(number)))
 
 
-def test_a_server_that_ends_is_told_with_its_last_lines(capsys, tmp_path):
+def test_a_server_that_ends_is_told_with_its_last_lines(capsys, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_ADAPTERS_DIR", "absent")
     with (
         pytest.raises(CliError, match="the server ended with code 2; its last lines are above"),
-        demo_server(["--adapters-dir", "absent"]) as server,
+        demo_server() as server,
     ):
         server.wait_until_serving()
     assert "absent is no folder" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def demonstration():
+    """What `make demo` did, and whether in a network namespace where only loopback exists."""
+    fetch_base(), fetch_encoder()
+    command = [sys.executable, "-m", "router.cli.demo"]
+    alone = without_network(command)
+    done = subprocess.run(alone or command, capture_output=True, text=True, check=False, cwd=ROOT)
+    return done, alone is not None
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_whole_demonstration():
-    done = subprocess.run(
-        [sys.executable, "-m", "router.cli.demo"], capture_output=True, text=True, check=False, cwd=ROOT
-    )
+def test_the_whole_demonstration(demonstration):
+    done, _ = demonstration
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ANSWERED BY" in done.stdout
     assert " base " in done.stdout
     assert "tokens a step" in done.stdout
     assert "server stopped" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_with_a_filled_cache_it_needs_no_network(demonstration):
+    done, alone = demonstration
+    if not alone:
+        pytest.skip("no network namespaces here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "stays out" not in done.stderr  # the encoder of the embedding classifier

@@ -1,4 +1,7 @@
-"""A server with a filled cache needs no network and looks for none."""
+"""A server with a filled cache needs no network and looks for none.
+
+`tests/cli/test_demo.py` has the demonstration run without a network; here are the commands one by one.
+"""
 
 import re
 import shutil
@@ -9,8 +12,9 @@ import pytest
 
 from router.cli.demo import free_address
 from router.models import fetch_base, fetch_encoder
+from tests.commands import without_network
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(400)]
 
 # Serve until ready, ask once, stop; $1 is a prefix for both commands, $2 the address.
 SCRIPT = """
@@ -32,9 +36,12 @@ def filled_cache():
     fetch_encoder()
 
 
-def session(folder, prefix, *wrapper):
-    script = SCRIPT % sys.executable
-    command = [*wrapper, "bash", "-c", script, "bash", prefix, free_address()]
+def session(prefix=""):
+    """The script, with these words before both commands."""
+    return ["bash", "-c", SCRIPT % sys.executable, "bash", prefix, free_address()]
+
+
+def outcome(command, folder):
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("asked 0 stopped"), done.stderr + (folder / "err").read_text()
     assert (folder / "answer").read_text().strip()
@@ -42,18 +49,15 @@ def session(folder, prefix, *wrapper):
 
 
 def test_it_serves_where_only_loopback_exists(tmp_path):
-    alone = ["unshare", "--map-root-user", "--net"]
-    up = "ip link set lo up"
-    if shutil.which("unshare") is None or subprocess.run([*alone, "sh", "-c", up], check=False).returncode:
+    command = without_network(session())
+    if command is None:
         pytest.skip("no network namespaces here")
-    out = session(tmp_path, "", *alone, "sh", "-c", f'{up}; exec "$@"', "sh")
-    assert out == "asked 0 stopped 0\n"
+    assert outcome(command, tmp_path) == "asked 0 stopped 0\n"
 
 
-@pytest.mark.long  # every call of the process is traced; the test above shows that none is needed
 def test_it_opens_no_outgoing_connection(tmp_path):
     if shutil.which("strace") is None:
         pytest.skip("no strace here")
-    session(tmp_path, "strace -f -qq --seccomp-bpf -A -o trace -e trace=connect,sendto")
+    outcome(session("strace -f -qq --seccomp-bpf -A -o trace -e trace=connect,sendto"), tmp_path)
     reached = re.findall(r'inet_(?:addr|pton)\((?:AF_INET6, )?"([^"]+)"', (tmp_path / "trace").read_text())
     assert {address.removeprefix("::ffff:") for address in reached} == {"127.0.0.1"}
