@@ -28,7 +28,7 @@ async def main():
     composition, ready = Composition(settings, FakeEngine()), asyncio.Event()
     task = asyncio.create_task(composition.run(lambda app: ready.set()))
     await asyncio.wait({task, asyncio.create_task(ready.wait())}, return_when="FIRST_COMPLETED")
-    print_summary(composition.app, composition.router.status())
+    print_summary(composition.app, composition.plugins.status())
     async with AsyncClient(composition.app.address, timeout=20) as client:
         print("answered:", (await client.generate("one two", max_tokens=4)).text)
         try:
