@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from router.calibration.certify import Goal
-from router.calibration.fit import Setting
-from router.calibration.model import binding_of
+from router.calibration.fit import Setting, calibrate
+from router.calibration.model import Calibration, binding_of
 from router.calibration.rows import Ballot, Row
 from router.classifiers.axes import Axes, axes_of
 from router.types import AdapterProfile, Vote
@@ -75,3 +75,17 @@ def setting_of() -> Any:
         return Setting(("cheap", "dear"), axes_of(PROFILES), Axes(**axes), goal or Goal(), binding)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def made() -> dict[str, Calibration]:
+    """One calibration for several tests."""
+    return {}
+
+
+@pytest.fixture
+def calibration(made: dict[str, Calibration], setting_of: Any) -> Calibration:
+    if "one" not in made:
+        world = World(7)
+        made["one"] = calibrate(world.ballots(600, none=0.1), world.ballots(300, none=1.0), setting_of())
+    return made["one"]

@@ -120,19 +120,6 @@ def test_the_order_goes_from_safe_to_more_routed() -> None:
     assert counts == sorted(set(counts))
 
 
-def test_the_earliest_sure_stage_decides() -> None:
-    run = Run(
-        np.zeros((3, 2), np.int64),
-        np.array([[0.95, 0.2], [0.85, 0.7], [0.1, 0.3]]),
-        np.zeros((3, 2)),
-        np.array([[True, False], [False, True], [True, True]]),
-    )
-    there = outcome_at(run, STOPS, 0.6, 1.0)
-    assert there.routed.tolist() == [True, True, False]
-    assert there.stage.tolist() == [0, 1, 1]
-    assert (there.count, there.errors) == (2, 0)
-
-
 def test_too_few_requests_say_how_many_are_needed() -> None:
     with pytest.raises(CalibrationError, match=r"at least 59 .* give 89 or more"):
         require_enough(58, 0, GOAL)

@@ -1,10 +1,8 @@
-"""From votes to a calibration, and back from its file."""
+"""From votes to a calibration."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,25 +10,10 @@ import pytest
 
 from router.calibration.cascade import outcome_at, run_cascade
 from router.calibration.certify import Goal
-from router.calibration.file import FILE_NAME, read_calibration, write_calibration
 from router.calibration.fit import calibrate
 from router.calibration.rows import Ballot, CalibrationError, Row
 from router.calibration.stages import fit_scaler
 from router.types import Vote
-
-
-@pytest.fixture(scope="module")
-def made(request: pytest.FixtureRequest) -> Any:
-    """One calibration for several tests."""
-    return {}
-
-
-@pytest.fixture
-def calibration(made: Any, worlds: Any, setting_of: Any) -> Any:
-    if "one" not in made:
-        world = worlds(7)
-        made["one"] = calibrate(world.ballots(600, none=0.1), world.ballots(300, none=1.0), setting_of())
-    return made["one"]
 
 
 def test_it_cools_what_is_too_sure_and_warms_what_is_not(calibration: Any, worlds: Any) -> None:
@@ -65,40 +48,6 @@ def test_votes_together_are_better_than_the_best_alone(
     rows, setting = worlds(5).ballots(1500), setting_of()
     both = run_cascade(rows, calibration.stages, calibration.scalers, setting.axes, setting.kinds).right
     assert both[:, 1].mean() > both[:, 0].mean()
-
-
-def test_the_file_gives_back_what_was_written(calibration: Any, tmp_path: Path) -> None:
-    path = tmp_path / FILE_NAME
-    write_calibration(path, calibration)
-    assert read_calibration(path) == calibration
-    assert list(tmp_path.iterdir()) == [path]
-    assert json.loads(path.read_text())["format"] == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: s[:200], "is damaged: not JSON"),
-        (lambda s: "[]", "is damaged: no calibration file"),
-        (lambda s: s.replace('"format": 1', '"format": 9'), "has format 9, this version reads 1"),
-        (lambda s: s.replace('"threshold"', '"treshold"', 1), "is damaged: KeyError"),
-        (lambda s: s.replace('"stop": 1.01', '"stop": NaN', 1), "not finite"),
-        (lambda s: s.replace('"temperature": ', '"temperature": -', 1), "temperature is not above 0"),
-        (lambda s: s.replace('"cheap": {', '"shout": {', 1), "do not fit together"),
-        (lambda s: s.replace('"delta": 0.05', '"delta": 5', 1), "outside 0 to 1"),
-    ],
-)
-def test_a_damaged_file_is_refused(calibration: Any, tmp_path: Path, change: Any, message: str) -> None:
-    path = tmp_path / FILE_NAME
-    write_calibration(path, calibration)
-    path.write_text(change(path.read_text()))
-    with pytest.raises(CalibrationError, match=message):
-        read_calibration(path)
-
-
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"No such file.*route calibrate"):
-        read_calibration(tmp_path / "none.json")
 
 
 def labelled(ballots: list[Ballot], label: str) -> list[Ballot]:

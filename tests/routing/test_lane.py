@@ -14,7 +14,6 @@ from router.classifiers.contract import Answer
 from router.classifiers.stand_in import StandInBase
 from router.routing import Classifier, Scores
 from router.routing.lane import Fitter
-from router.routing.panel import Lanes
 from router.types import AdapterProfile
 
 SURE = Scores({"a": 1.0})
@@ -311,21 +310,3 @@ async def test_without_a_base_it_is_not_asked_and_says_why(kit: Any, lane_of: An
     assert lane.ask(kit.asking()).result().error == "not-ready"
     assert registration.status().state == "failed"
     assert "no engine" in registration.status().fit_error
-
-
-async def test_nobody_waits_for_the_fit_of_one_that_asks_the_base(kit: Any) -> None:
-    gate = threading.Event()
-
-    class Slow(Bound):
-        def fit(self, adapters: Any) -> None:
-            gate.wait(10)
-
-    lanes = Lanes(lambda timeout: StandInBase())
-    lanes.sync([kit.registered(Slow())], [kit.medical])
-    async with asyncio.timeout(2):
-        await lanes.wait_for_fits(10)
-    (lane,) = lanes.in_order()
-    assert not lane.ready
-    gate.set()
-    await kit.eventually(lambda: lane.ready)
-    lanes.close()
