@@ -21,7 +21,6 @@ class Leases:
 
     def __init__(self, index: Index, loader: Loader, residency: Residency, patience: float) -> None:
         self._index, self._loader, self._residency, self._patience = index, loader, residency, patience
-        self.open = 0
         self._closed = False
 
     @asynccontextmanager
@@ -32,7 +31,6 @@ class Leases:
                 record, live = await self._acquire(ref)
         except TimeoutError:
             raise DeadlineExceeded(f"adapter {ref} was not loaded within the deadline") from None
-        self.open += 1
         try:
             manifest = live.inspection.manifest
             yield Lease(
@@ -44,7 +42,6 @@ class Leases:
                 task=manifest.task,
             )
         finally:
-            self.open -= 1
             record.released()
             self._residency.release(live.resident)
 

@@ -25,11 +25,11 @@ from router.registry.disk.reading import Reader, identity, read_whole
 from router.registry.format.artifact import Inspection
 from router.registry.format.probes import Probe
 from router.registry.format.text import show
-from router.registry.options import Counters, Workers
+from router.registry.options import Workers
 from router.registry.record import Live, Record
 from router.registry.residency import Residency, Resident, Room
 from router.registry.state import Proven
-from router.types import AdapterRef, FinishReason, Sampling, SamplingParams, Turn
+from router.types import FinishReason, Sampling, SamplingParams, Turn
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,6 @@ _BUSY_SECONDS = 0.1
 _DONE = (FinishReason.STOP, FinishReason.LENGTH)
 
 Encode = Callable[[Prompt], Awaitable[list[int]]]
-OnLoad = Callable[[AdapterRef, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,6 @@ class Hooks:
     """What the loader tells others, on the event loop."""
 
     look: Callable[[], None]  # files are not as they were when they were examined
-    loaded: OnLoad  # a load ended well, after so many seconds
     ended: Callable[[], None]  # a load ended, well or not
 
 
@@ -67,11 +65,10 @@ class Loader:
         prover: Prover,
         proven: Proven,
         workers: Workers,
-        counters: Counters,
         hooks: Hooks,
     ) -> None:
         self._reader, self._residency, self._prover, self._proven = reader, residency, prover, proven
-        self._workers, self._counters, self._hooks = workers, counters, hooks
+        self._workers, self._hooks = workers, hooks
         self._reads = asyncio.Semaphore(READS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -97,24 +94,18 @@ class Loader:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self, record: Record) -> None:
-        started = time.monotonic()
         try:
             await self._load(record)
         except AdapterRejected as error:
             self._refuse(record, error.message)
             raise
         except RouterError as error:
-            self._postpone(record, error.message)
+            record.load_postponed(error.message, time.monotonic() + RETRY_SECONDS)
             raise
         except Exception as error:
             log.exception("loading adapter %s failed", record.ref)
             self._refuse(record, UNEXPECTED)
             raise AdapterRejected(f"adapter {record.ref}: {UNEXPECTED}") from error
-        else:
-            seconds = time.monotonic() - started
-            self._counters.loads += 1
-            self._counters.load_seconds += seconds
-            self._hooks.loaded(record.ref, seconds)
         finally:
             record.load_ended()
             self._hooks.ended()
@@ -156,11 +147,7 @@ class Loader:
         key = self._prover.key(digest)
         if key in self._proven:
             return ProbeResult.PROVEN
-        try:
-            result = await self._prover.prove(digest, inspection)
-        except AdapterRejected:
-            self._counters.probes_failed += 1
-            raise
+        result = await self._prover.prove(digest, inspection)
         if result is ProbeResult.PROVEN:
             await self._workers.in_order(self._proven.add, key)
         return result
@@ -173,16 +160,10 @@ class Loader:
         self._residency.attach(live.resident, record)
         if before is not None and before.resident is not live.resident:
             self._residency.detach(before.resident, record)
-            self._counters.swaps += 1
 
     def _refuse(self, record: Record, reason: str) -> None:
-        self._counters.load_failures += 1
         log.warning("adapter %s is refused: %s", record.ref, reason)
         record.load_refused(reason)
-
-    def _postpone(self, record: Record, reason: str) -> None:
-        self._counters.load_failures += 1
-        record.load_postponed(reason, time.monotonic() + RETRY_SECONDS)
 
 
 # -- probes: an adapter must answer as expected, and not as the base does

@@ -1,9 +1,9 @@
-"""What the parts of the registry share: what an operator can set, numbers for metrics, threads for files."""
+"""What the parts of the registry share: what an operator can set, and threads for files."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import ParamSpec, Self, TypeVar
 
 from router.config import Settings
 from router.registry.format.checks import EqualsBase
-from router.types import AdapterState
 
 LOAD_THREADS = 4
 
@@ -46,39 +45,6 @@ class RegistryOptions:
             gate=settings.gate == "report",
             poll_seconds=settings.poll_seconds,
         )
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals since start."""
-
-    loads: int = 0
-    load_seconds: float = 0.0
-    load_failures: int = 0
-    evictions: int = 0
-    unloads: int = 0
-    swaps: int = 0
-    probes_failed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RegistrySnapshot:
-    """The registry at one moment. Bytes and counts of digests, not of versions, where tiers are named."""
-
-    versions: Mapping[AdapterState, int]
-    loads: int
-    load_seconds: float  # sum over all loads that ended well
-    load_failures: int
-    evictions: int
-    unloads: int
-    swaps: int  # versions whose files were replaced and whose new files serve
-    probes_failed: int
-    leases: int
-    host_bytes: int
-    host_budget_bytes: int
-    host_adapters: int
-    device_adapters: int
-    draining: int  # digests no version serves any more that still have leases
 
 
 class Workers:

@@ -75,15 +75,15 @@ class Planner:
     def _preload(self) -> bool:
         """Begin wanted loads while they fit; whether some have to wait."""
         wanted = [r for r in self._index if r.awaits_preload]
-        running = sum(r.task is not None for r in wanted)
+        running, begun = sum(r.task is not None for r in wanted), 0  # bytes that are not set aside yet
         for record in sorted(wanted, key=lambda r: -r.look):  # what came last is what somebody waits for
             if running >= BACKGROUND:
                 return True
             if record.task is not None:
                 continue
-            if self._residency.fits(record.size_bytes):
+            if self._residency.fits(begun + record.size_bytes):
                 self._loader.begin(record)
-                running += 1
+                running, begun = running + 1, begun + record.size_bytes
             else:
                 record.preload_dropped()
         return False

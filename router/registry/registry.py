@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -18,16 +16,14 @@ from router.registry.events import EventHub
 from router.registry.gatekeeper import Gatekeeper, WeightHasher
 from router.registry.index import Chooser, Index
 from router.registry.leases import Leases
-from router.registry.loading import Hooks, Loader, OnLoad, Prover
-from router.registry.options import Counters, RegistryOptions, RegistrySnapshot, Workers
+from router.registry.loading import Hooks, Loader, Prover
+from router.registry.options import RegistryOptions, Workers
 from router.registry.planner import Planner
 from router.registry.reconcile import Reconciler
 from router.registry.residency import Residency
 from router.registry.state import Choices, Proven, state_dir
 from router.registry.watching import LookLoop
 from router.types import AdapterEvent, AdapterInfo, AdapterProfile, AdapterRef
-
-log = logging.getLogger(__name__)
 
 JUDGED_SECONDS = 2.0  # a start waits so long for weights to be compared with reports
 
@@ -46,14 +42,12 @@ class Registry:
         options: RegistryOptions | None = None,
         *,
         reader: Reader | None = None,
-        on_load: OnLoad | None = None,
     ) -> None:
         options = options or RegistryOptions()
-        self._engine, self._on_load = engine, on_load
-        self._workers, self._counters, self._hub = Workers(), Counters(), EventHub()
+        self._workers, self._hub = Workers(), EventHub()
         state = state_dir(dirs, options.state_dir)
         self._choices, self._proven = Choices(state, dirs), Proven(state)
-        self._residency = Residency(engine, options.host_memory_bytes, options.room_seconds, self._counters)
+        self._residency = Residency(engine, options.host_memory_bytes, options.room_seconds)
         self._gatekeeper = Gatekeeper(lambda: engine.info, self._choices, options.gate)
         self._hasher = WeightHasher(self._workers)
         self._index = Index(
@@ -69,12 +63,9 @@ class Registry:
         prover = Prover(engine, lambda p: self._workers.run(engine.encode, p), options.probe_seconds)
         hooks = Hooks(
             look=lambda: self._look_loop.look_soon(),
-            loaded=self._loaded,
             ended=lambda: self._planner.load_ended(),
         )
-        self._loader = Loader(
-            reader, self._residency, prover, self._proven, self._workers, self._counters, hooks
-        )
+        self._loader = Loader(reader, self._residency, prover, self._proven, self._workers, hooks)
         self._planner = Planner(self._index, self._loader, self._residency)
         self._leases = Leases(self._index, self._loader, self._residency, options.room_seconds)
         self._reconciler = Reconciler(
@@ -119,14 +110,6 @@ class Registry:
         await self._chooser.close()
         self._hub.close()
         await self._workers.close()
-
-    def _loaded(self, ref: AdapterRef, seconds: float) -> None:
-        if self._on_load is None:
-            return
-        try:
-            self._on_load(ref, seconds)
-        except Exception:  # a fault in somebody's metrics is no fault of the adapter
-            log.exception("the load callback failed")
 
     # -- Catalog
 
@@ -182,25 +165,3 @@ class Registry:
     def watch(self) -> AsyncGenerator[AdapterEvent, None]:
         """See AdapterRegistry. A slow reader gets the last event of each version, never all."""
         return self._hub.watch(self._index.list)
-
-    # -- numbers
-
-    def snapshot(self) -> RegistrySnapshot:
-        """Numbers for metrics."""
-        totals, residency = self._counters, self._residency
-        return RegistrySnapshot(
-            versions=Counter(r.state for r in self._index),
-            loads=totals.loads,
-            load_seconds=totals.load_seconds,
-            load_failures=totals.load_failures,
-            evictions=totals.evictions,
-            unloads=totals.unloads,
-            swaps=totals.swaps,
-            probes_failed=totals.probes_failed,
-            leases=self._leases.open,
-            host_bytes=residency.used,
-            host_budget_bytes=residency.budget,
-            host_adapters=len(residency),
-            device_adapters=len(self._engine.status().device_adapters),
-            draining=sum(not r.owners and r.leases > 0 for r in residency),
-        )

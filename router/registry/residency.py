@@ -17,7 +17,6 @@ from typing import Protocol
 
 from router.engine.base import AdapterArtifact, Engine
 from router.errors import ResourceExhausted
-from router.registry.options import Counters
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +69,8 @@ class Room:
 class Residency:
     """Digests in host memory, within a budget of bytes."""
 
-    def __init__(self, engine: Engine, budget: int, patience: float, counters: Counters) -> None:
-        self._engine, self.budget, self._patience, self._counters = engine, budget, patience, counters
+    def __init__(self, engine: Engine, budget: int, patience: float) -> None:
+        self._engine, self.budget, self._patience = engine, budget, patience
         self._table: dict[str, Resident] = {}
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,7 +122,6 @@ class Residency:
         leaving = sum(r.size for r in self if r.phase is Phase.LEAVING)
         while leaving < wanted and (victim := self._least_recent()) is not None:
             leaving += victim.size
-            self._counters.evictions += 1
             for owner in tuple(victim.owners):
                 owner.evicted()
             victim.owners.clear()
@@ -257,7 +255,6 @@ class Residency:
         freed = 0
         try:
             freed = await self._engine.unload(resident.digest)
-            self._counters.unloads += 1
         except Exception:
             log.exception("the engine could not unload %s", resident.digest[:12])
         finally:

@@ -40,11 +40,11 @@ async def engine() -> StubEngine:
 
 @pytest.fixture
 async def start_registry(engine: StubEngine, root: Path, tmp_path: Path) -> AsyncIterator[StartRegistry]:
-    """Start registries over `root`; options, `dirs`, `reader` and `on_load` may be given."""
+    """Start registries over `root`; options, `dirs` and `reader` may be given."""
     async with AsyncExitStack() as stack:
 
         async def start(settle: float = 10.0, **given: Any) -> Registry:
-            own = {key: given.pop(key) for key in ("reader", "on_load") if key in given}
+            own = {key: given.pop(key) for key in ("reader",) if key in given}
             dirs = given.pop("dirs", [root])
             options = replace(FAST, state_dir=tmp_path / "state", **given)
             registry = Registry(engine, dirs, options, **own)

@@ -142,6 +142,16 @@ def is_ready(registry: Any, name: str, version: str = "0") -> Callable[[], bool]
     )
 
 
+def host_bytes(registry: Any) -> int:
+    """Bytes of host memory that are taken or set aside for a load."""
+    return int(registry._residency.used)
+
+
+def leases(registry: Any) -> int:
+    """Leases of all digests, also of those that no version serves any more."""
+    return sum(resident.leases for resident in registry._residency)
+
+
 def ref(name: str, version: str = "0") -> AdapterRef:
     """A version; "0" is the one of a folder that says none."""
     return AdapterRef(name, version)

@@ -12,6 +12,7 @@ from router.errors import (
 )
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import (
+    SIZE,
     StubEngine,
     drop,
     eventually,
@@ -83,3 +84,13 @@ async def test_a_folder_that_becomes_another_version_serves_the_old_until_then(
     await eventually(lambda: len(engine.held) == 1)
     with pytest.raises(AdapterNotFound, match=r"its versions: 1\.2"):
         registry.get("m", "1.0")
+
+
+async def test_preloads_that_begin_together_fit_together(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(root, "a", value=1)
+    drop(root, "b", value=2)
+    registry = await start_registry(host_memory_bytes=SIZE * 3 // 2)
+    assert sorted(states(registry).values()) == ["discovered", "ready"]
+    assert (len(engine.loads), engine.unloads, [i.error for i in registry.list()]) == (1, [], ["", ""])

@@ -14,7 +14,7 @@ from router.errors import AdapterNotFound, AdapterRejected, StaleEtag
 from router.registry.registry import Registry
 from router.types import AdapterEvent, AdapterState
 from tests.registry.conftest import StartRegistry
-from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states
+from tests.registry.life import SIZE, StubEngine, drop, eventually, host_bytes, is_ready, leases, ref, states
 
 
 async def test_folders_are_found_defaults_loaded_and_leased(
@@ -40,14 +40,16 @@ async def test_folders_are_found_defaults_loaded_and_leased(
     assert registry.get("medical", "1.0.0").leases == 0
 
 
-async def test_version_folders_need_no_manifest(root: Path, start_registry: StartRegistry) -> None:
+async def test_version_folders_need_no_manifest(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
     drop(root, "m", folder="m/1.0")
     drop(root, "m", folder="m/1.1")
     registry = await start_registry()
     assert registry.resolve("m").ref == ref("m", "1.1")
     async with registry.lease(ref("m", "1.0")) as old, registry.lease(ref("m", "1.1")) as new:
         assert old.digest == new.digest  # same bytes: held once
-    assert registry.snapshot().host_adapters == 1
+    assert len(engine.held) == 1
 
 
 async def test_errors_say_what_to_do(root: Path, start_registry: StartRegistry) -> None:
@@ -111,18 +113,16 @@ async def test_a_quarantined_version_cannot_be_the_default(root: Path, start_reg
         await registry.set_default(ref("m", "2.0"))
 
 
-async def test_numbers_and_the_load_hook(root: Path, start_registry: StartRegistry) -> None:
-    loaded: list[tuple[str, float]] = []
+async def test_what_is_loaded_counts_against_host_memory(
+    root: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
     drop(root, "a", value=1)
     drop(root, "b", value=2)
-    registry = await start_registry(on_load=lambda r, seconds: loaded.append((str(r), seconds)))
+    registry = await start_registry()
     async with registry.lease(ref("a")):
-        shot = registry.snapshot()
-        assert (shot.loads, shot.leases, shot.host_adapters, shot.device_adapters) == (2, 1, 2, 1)
-        assert shot.versions == {AdapterState.READY: 2}
-        assert 0 < shot.host_bytes < shot.host_budget_bytes
-    assert sorted(name for name, _ in loaded) == ["a@0", "b@0"]
-    assert sum(seconds for _, seconds in loaded) == pytest.approx(registry.snapshot().load_seconds)
+        assert (sorted(engine.loads), leases(registry), len(engine.held)) == (["a", "b"], 1, 2)
+        assert states(registry) == {"a@0": "ready", "b@0": "ready"}
+        assert host_bytes(registry) == 2 * SIZE
 
 
 async def test_watchers_see_a_life(root: Path, start_registry: StartRegistry) -> None:
@@ -167,18 +167,6 @@ async def test_a_load_that_fails_leaves_the_pin_as_it_was(
     assert not registry.get("m").pinned
     engine.faults.clear()
     assert (await registry.load(ref("m"), pinned=True)).pinned
-
-
-async def test_the_load_hook_may_fail(
-    root: Path, start_registry: StartRegistry, caplog: pytest.LogCaptureFixture
-) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("metrics")
-
-    drop(root, "m")
-    registry = await start_registry(on_load=broken)
-    assert states(registry) == {"m@0": "ready"}
-    assert "the load callback failed" in caplog.text
 
 
 async def test_settled_gives_up_in_time(

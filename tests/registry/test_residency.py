@@ -11,7 +11,7 @@ import pytest
 from router.errors import ResourceExhausted
 from router.registry.registry import Registry
 from tests.registry.conftest import StartRegistry
-from tests.registry.life import SIZE, StubEngine, drop, eventually, ref, states
+from tests.registry.life import SIZE, StubEngine, drop, eventually, host_bytes, leases, ref, states
 
 NAMES = "abcdef"
 
@@ -37,7 +37,7 @@ async def test_preload_stops_where_memory_ends(engine: StubEngine, start_registr
     registry = await start_registry(host_memory_bytes=4 * SIZE)
     assert held(engine) == "abcd"
     assert sorted(states(registry).values()) == ["discovered"] * 2 + ["ready"] * 4
-    assert registry.snapshot().evictions == 0
+    assert engine.unloads == []
 
 
 async def test_the_least_recently_used_goes_but_not_leased_or_pinned_ones(
@@ -56,8 +56,8 @@ async def test_the_least_recently_used_goes_but_not_leased_or_pinned_ones(
     await registry.load(ref("c"), pinned=False)
     await use(registry, "a", "d", "b")
     assert "c" not in held(engine)
-    assert registry.snapshot().evictions == 5
-    assert registry.snapshot().host_bytes <= 3 * SIZE
+    assert len(engine.unloads) == 5
+    assert host_bytes(registry) <= 3 * SIZE
 
 
 async def test_where_nothing_can_go_a_load_waits_and_then_says_why(
@@ -91,7 +91,7 @@ async def test_one_that_never_fits_is_refused_at_once(
     registry = await start_registry(host_memory_bytes=SIZE // 2, room_seconds=60)
     with pytest.raises(ResourceExhausted, match="host_memory_mb"):
         await asyncio.wait_for(use(registry, "a"), 1)
-    assert registry.snapshot().host_bytes == 0
+    assert host_bytes(registry) == 0
 
 
 async def test_an_engine_with_less_memory_than_the_budget_gets_room_made(
@@ -117,10 +117,10 @@ async def test_many_more_adapters_than_memory_under_concurrent_use(
             async with registry.lease(ref(NAMES[(shift + i) % 6])) as lease:
                 assert engine.held[lease.digest].name == NAMES[(shift + i) % 6]
                 await asyncio.sleep(0.001)
-                assert registry.snapshot().host_bytes <= 3 * SIZE
+                assert host_bytes(registry) <= 3 * SIZE
 
     await asyncio.gather(*(worker(shift) for shift in range(3)))
-    await eventually(lambda: registry.snapshot().leases == 0)
+    await eventually(lambda: leases(registry) == 0)
     assert len(engine.held) <= 3
 
 
@@ -136,4 +136,4 @@ async def test_an_unload_that_raises_is_logged_and_frees_its_place(
     engine.unload = broken  # type: ignore[method-assign]
     assert (await registry.unload(ref("a")))[1] == 0
     assert "could not unload" in caplog.text
-    assert registry.snapshot().host_bytes == 0
+    assert host_bytes(registry) == 0

@@ -91,7 +91,7 @@ def examine(reader: Reader, found: Found) -> Examined | None:
         problem = f"folder {place.folder.name!r} {found.stamp.refused}"
         return Examined(found, identity(place, None), None, problem, passing=True)
     inspection = reader.inspect(place.folder)
-    if _stamp_now(found) != found.stamp:
+    if not unchanged(found):
         return None
     slim = replace(inspection, sites=(), probes=())  # thousands of these are kept
     passing = any(f.code in _PASSING for f in inspection.refusals)
@@ -204,20 +204,20 @@ def read_whole(reader: Reader, found: Found) -> ReadFolder:
     """
     if _stamp_now(found) is None:
         raise AdapterNotFound(found.place.name, "; its folder was removed")
-    if _stamp_now(found) != found.stamp:
+    if not unchanged(found):
         raise _changing(found)
     if found.stamp.refused:
         raise AdapterRejected(f"adapter folder {found.place.folder.name!r} {found.stamp.refused}")
     try:
         artifact, inspection = reader.read(found.place.folder)
     except AdapterRejected as error:
-        if _stamp_now(found) != found.stamp or Code.FILE_CHANGED in error.metadata.get("codes", ""):
+        if not unchanged(found) or Code.FILE_CHANGED in error.metadata.get("codes", ""):
             raise _changing(found) from error
         raise
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise Unavailable(f"adapter folder {found.place.folder.name!r} cannot be read: {reason}") from error
-    if _stamp_now(found) != found.stamp:
+    if not unchanged(found):
         raise _changing(found)
     return ReadFolder(artifact, replace(inspection, sites=()))
 
