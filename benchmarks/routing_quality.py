@@ -22,7 +22,8 @@ from benchmarks.report import write
 from benchmarks.routing import ROOT, adapters, quantile
 from router.calibration.evaluation import coverage_at, macro_f1, risk_coverage
 from router.calibration.rows import CalibrationError, Row, read_rows
-from router.classifiers.contract import Classifier, answers, axes_of
+from router.classifiers.axes import axes_of
+from router.classifiers.contract import Classifier, read_answers
 from router.plugins import PluginHost
 from router.routing.policy import Policy
 from router.types import AdapterProfile, Request, Turn, Vote
@@ -65,7 +66,7 @@ def _answerer(classifier: Classifier) -> Callable[[Sequence[str]], list[Confiden
         given: list[Confidences] = []
         for i in range(0, len(texts), BATCH):
             batch = [Request(str(i), turns=(Turn("user", text),)) for text in texts[i : i + BATCH]]
-            given += [a.confidences for a in answers(classifier.classify_batch(batch), len(batch))]
+            given += [a.confidences for a in read_answers(classifier.classify_batch(batch), len(batch))]
         return given
 
     return answer
