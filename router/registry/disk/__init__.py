@@ -1,1 +1,1 @@
-"""Adapter folders on disk: finding them, watching them, and telling when one is whole."""
+"""Adapter folders on disk: finding them, telling when they are still, and reading them whole."""
