@@ -58,7 +58,7 @@ def walk(target: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     for line in COMMANDS:
         if line == "python rehearse.py":
             exec(compile(SCRIPT, "rehearse.py", "exec"), {})  # the page's own code
-            time.sleep(WINDOW + 2)
+            time.sleep(WINDOW + 0.5)
             continue
         command, _, file = line.partition(" > ")
         code = run(arguments(command))

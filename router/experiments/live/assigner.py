@@ -195,7 +195,7 @@ def _told(one: Running, found: NotAssigned) -> Outside | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Epoch:
+class Reweighted:
     """Weights from `start` on, in unix seconds."""
 
     start: float
@@ -211,7 +211,7 @@ class Running:
     spec: Spec
     allocation: Allocation
     arms: Mapping[str, ArmSpec]
-    epochs: tuple[Epoch, ...] = ()
+    epochs: tuple[Reweighted, ...] = ()
 
     @property
     def control(self) -> ArmSpec:
@@ -236,7 +236,7 @@ class Running:
         """With other weights from `start` on. Raises InvalidRequest where they do not fit the arms."""
         arms = tuple(Arm(name, weights.get(name, 0.0)) for name in self.arms)
         epochs = [e for e in self.epochs if e.start < start][-1:]  # one that runs, one to come
-        return replace(self, epochs=(*epochs, Epoch(start, replace(self.allocation, arms=arms))))
+        return replace(self, epochs=(*epochs, Reweighted(start, replace(self.allocation, arms=arms))))
 
 
 @dataclass(frozen=True, slots=True)

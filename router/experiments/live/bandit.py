@@ -40,7 +40,7 @@ from router.experiments.report.source import (
     total_moments,
 )
 from router.experiments.stats import Kind, Metric, Moments
-from router.experiments.stats.moments import invalid, linear
+from router.experiments.stats.moments import invalid, value_and_gradient
 from router.experiments.store.port import Store
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Epoch:
     weights: Mapping[str, float]
 
 
-def number_at(phase: Phase, now: float) -> int:
+def epoch_number(phase: Phase, now: float) -> int:
     """The epoch that weights are due for: the present one, at its very end the next."""
     ahead = min(AHEAD_SECONDS, phase.spec.epoch / 10)
     return max(0, int((now + ahead - phase.started) // phase.spec.epoch))
@@ -77,7 +77,7 @@ def epoch_of(store: Store, experiment: Experiment, now: float) -> Epoch | None:
     phase = experiment.phase
     if experiment.state is not Lifecycle.RUNNING or phase is None or phase.spec.mode is not Mode.BANDIT:
         return None
-    if not (number := number_at(phase, now)):
+    if not (number := epoch_number(phase, now)):
         return None
     if (known := kept_weights(store.trail(experiment.name), phase, number)) is None:
         store.audit(_entry(store, experiment, phase, number, now))
@@ -89,15 +89,15 @@ def epoch_of(store: Store, experiment: Experiment, now: float) -> Epoch | None:
 
 def _entry(store: Store, experiment: Experiment, phase: Phase, number: int, now: float) -> AuditEntry:
     spec, metric = phase.spec, metric_of(phase.spec.primary)
-    arms = sums(store, experiment.name, phase, now)
-    found = weights(metric, arms, spec.floor, seed_of(experiment.name, phase.number, number))
+    arms = primary_sums(store, experiment.name, phase, now)
+    found = thompson_weights(metric, arms, spec.floor, epoch_seed(experiment.name, phase.number, number))
     units = {arm: int(moments.n) for arm, moments in arms.items()}
     said = ", ".join(f"{arm} {weight:.3f}" for arm, weight in found.items())
     detail = reweighting_detail(phase, number, found, units)
     return AuditEntry(experiment.name, now, RULE, REWEIGHT, f"epoch {number}: {said}", detail)
 
 
-def sums(store: Store, name: str, phase: Phase, now: float) -> dict[str, Moments]:
+def primary_sums(store: Store, name: str, phase: Phase, now: float) -> dict[str, Moments]:
     """Each arm's sums of the primary metric.
 
     Where a unit without an outcome counts as 0, only of units that are mature: an arm that got many new units
@@ -149,7 +149,7 @@ class Epochs:
         known = next((one for one in self._live.known if one.name == name), None)
         if known is None or (phase := known.phase) is None:
             return
-        number = number_at(phase, now)
+        number = epoch_number(phase, now)
         if self._used.get((name, phase.number), 0) == number:
             return
         epoch = await asyncio.to_thread(self._read, known, now)
@@ -162,7 +162,9 @@ class Epochs:
             return epoch_of(self._live.store, experiment, now)
 
 
-def weights(metric: Metric, arms: Mapping[str, Moments], floor: float, seed: str) -> dict[str, float]:
+def thompson_weights(
+    metric: Metric, arms: Mapping[str, Moments], floor: float, seed: str
+) -> dict[str, float]:
     """Share of each arm, at least `floor`; they sum to 1. The same for the same sums and seed.
 
     `arms` are sums over units whose columns are the metric's. Raises InvalidRequest for a floor that does not
@@ -186,7 +188,7 @@ def best_chances(metric: Metric, arms: Mapping[str, Moments], seed: str) -> dict
     return dict(zip(arms, map(float, shares), strict=True))
 
 
-def seed_of(experiment: str, phase: int, epoch: int) -> str:
+def epoch_seed(experiment: str, phase: int, epoch: int) -> str:
     """What the draws of an epoch depend on beside the sums."""
     return f"{experiment}\x1f{phase}\x1f{epoch}"
 
@@ -211,7 +213,7 @@ def _values(kind: Kind, moments: Moments) -> tuple[float, float, float] | None:
     n = float(moments.n)
     if n < 1 or (kind is Kind.RATIO and not moments.sums[1]):
         return None
-    value, gradient = linear(kind, moments)
+    value, gradient = value_and_gradient(kind, moments)
     squares = float(moments.form(gradient, gradient)) * (n - 1) if n > 1 else 0.0
     return n, float(value), max(0.0, squares)
 

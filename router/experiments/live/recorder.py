@@ -64,19 +64,19 @@ class Recorder:
 
     def expose(self, exposure: Exposure) -> None:
         """An arm began to answer. Returns at once; durable within about half a second."""
-        self._later(Kind.EXPOSURES, (exposure,))
+        self._later(RecordKind.EXPOSURES, (exposure,))
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Outcomes that the server itself makes. Returns at once."""
-        self._later(Kind.OUTCOMES, outcomes)
+        self._later(RecordKind.OUTCOMES, outcomes)
 
     def pairs(self, pairs: Sequence[Pair]) -> None:
         """Judged shadow answers. Returns at once."""
-        self._later(Kind.PAIRS, pairs)
+        self._later(RecordKind.PAIRS, pairs)
 
     def disagree(self, found: Sequence[Disagreement]) -> None:
         """What both routers said. Returns at once."""
-        self._later(Kind.DISAGREEMENTS, found)
+        self._later(RecordKind.DISAGREEMENTS, found)
 
     async def record(self, outcomes: Sequence[Outcome]) -> tuple[Accepted, ...]:
         """What became of each, in order, once they are durable, after all that was put in before.
@@ -88,13 +88,13 @@ class Recorder:
             return ()
         if self.queued + len(outcomes) > LIMIT:
             raise Overloaded("too many outcomes wait to be written; send them again")
-        found: tuple[Accepted, ...] = await self._awaited(Kind.OUTCOMES, outcomes)
+        found: tuple[Accepted, ...] = await self._awaited(RecordKind.OUTCOMES, outcomes)
         self.counts.outcomes.update(found)
         return found
 
     async def flush(self) -> None:
         """Return once all that was put in before is durable. Raises StoreDown."""
-        await self._awaited(Kind.NOTHING, ())
+        await self._awaited(RecordKind.NOTHING, ())
 
     async def close(self, seconds: float = FLUSH_SECONDS) -> None:
         """Write what is there, then let the thread go; gives up after `seconds`, or if the store is down."""
@@ -104,7 +104,7 @@ class Recorder:
         if not await asyncio.to_thread(self._writer.end, seconds):
             log.error("%d records of experiments were not written: the store did not answer", self.queued)
 
-    def _later(self, kind: Kind, rows: Sequence[Any]) -> None:
+    def _later(self, kind: RecordKind, rows: Sequence[Any]) -> None:
         if not rows:
             return
         if not self._open or self.queued + len(rows) > LIMIT:
@@ -113,7 +113,7 @@ class Recorder:
         self._put += len(rows)
         self._writer.put(Entry(kind, rows))
 
-    async def _awaited(self, kind: Kind, rows: Sequence[Any]) -> Any:
+    async def _awaited(self, kind: RecordKind, rows: Sequence[Any]) -> Any:
         if not self._open:
             raise StoreDown("the server takes no records now")
         if problem := self.availability.problem:
@@ -124,7 +124,7 @@ class Recorder:
         return await answer
 
 
-class Kind(Enum):
+class RecordKind(Enum):
     """What an entry holds; the order in which a batch is written."""
 
     EXPOSURES = "exposures"
@@ -135,10 +135,10 @@ class Kind(Enum):
 
 
 CALLS = {
-    Kind.EXPOSURES: "expose",
-    Kind.OUTCOMES: "record",
-    Kind.PAIRS: "pairs",
-    Kind.DISAGREEMENTS: "disagree",
+    RecordKind.EXPOSURES: "expose",
+    RecordKind.OUTCOMES: "record",
+    RecordKind.PAIRS: "pairs",
+    RecordKind.DISAGREEMENTS: "disagree",
 }
 
 
@@ -146,12 +146,12 @@ CALLS = {
 class Entry:
     """Rows of one kind, and who waits for them."""
 
-    kind: Kind
+    kind: RecordKind
     rows: Sequence[Any]
     waiter: asyncio.Future[Any] | None = None
 
 
-Batch = dict[Kind, list[Entry]]
+Batch = dict[RecordKind, list[Entry]]
 Answers = Sequence[tuple[asyncio.Future[Any], Any]]  # who waits, and a result or an exception
 
 
@@ -188,7 +188,7 @@ class Writer:
 
     def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
-            batch: Batch = {kind: [] for kind in Kind}
+            batch: Batch = {kind: [] for kind in RecordKind}
             batch[entry.kind].append(entry)
             self._urgent.wait(LINGER)
             self._gather(batch)
@@ -227,7 +227,7 @@ class Writer:
                 return
             self._gather(batch)
 
-    def _send(self, kind: Kind, entries: list[Entry]) -> None:
+    def _send(self, kind: RecordKind, entries: list[Entry]) -> None:
         """Write all and empty the list; an entry that the store refuses is lost alone. Raises StoreDown."""
         most = MOST
         while entries:
@@ -246,7 +246,7 @@ class Writer:
                 self._settle(chunk, found)
             del entries[: len(chunk)]
 
-    def _call(self, kind: Kind, rows: list[Any]) -> Any:
+    def _call(self, kind: RecordKind, rows: list[Any]) -> Any:
         if not rows:
             return None
         with self._availability.calling("write"):

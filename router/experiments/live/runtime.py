@@ -275,7 +275,7 @@ class Trial:
     def ended(self, end: End) -> None:
         """Keep the built-in outcomes, once for all experiments: those of a response count in each."""
         if self._began:
-            self._recorder.observe(built_in(self._served.request.request_id, end, time.time()))
+            self._recorder.observe(built_in_outcomes(self._served.request.request_id, end, time.time()))
 
 
 def route_of(served: Served) -> str:
@@ -300,7 +300,7 @@ def _storable(value: str) -> str:
     return whole[:MAX_SEGMENT_BYTES].decode("utf-8", "ignore")
 
 
-def built_in(response_id: str, end: End, now: float) -> tuple[Outcome, ...]:
+def built_in_outcomes(response_id: str, end: End, now: float) -> tuple[Outcome, ...]:
     """`model.BUILT_IN` of one response. An answer that broke off counts with what was given until then."""
     usage = end.usage
     values: dict[str, float] = {

@@ -27,7 +27,7 @@ from router.experiments.model import (
 from router.experiments.report.checks import duration, plural
 from router.experiments.report.source import mature_buckets, metric_of, total_moments
 from router.experiments.stats import Metric, Plan, Size, size_for, smallest_effect
-from router.experiments.stats.moments import adjusted, estimate, invalid
+from router.experiments.stats.moments import adjusted_estimates, estimate, invalid
 from router.experiments.store.port import Bucket, Store
 
 PLANNED = 5000
@@ -429,7 +429,7 @@ def _past(store: Store, experiment: Experiment, phase: Phase, spec: MetricSpec, 
     moments = total_moments(mature, control, metric)
     if moments.n < ENOUGH:
         return None
-    found = adjusted(metric, [moments])[0] if metric.covariate else estimate(metric, moments)
+    found = adjusted_estimates(metric, [moments])[0] if metric.covariate else estimate(metric, moments)
     of_control = [b for b in mature if b.arm == control]
     first, last = of_control[0].start, max(b.start + b.seconds for b in of_control)
     days = (last - first) / DAY

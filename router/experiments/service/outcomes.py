@@ -129,7 +129,7 @@ class Intake:
         return NotFound("unit", unit, f" in {message.unit.experiment}: {NO_UNIT}")
 
 
-async def acknowledged(
+async def answers_in_order(
     requests: AsyncIterable[Request],
     answer: Callable[[Request], Awaitable[Answer]],
     most: int,

@@ -13,7 +13,7 @@ from router.experiments.management.manager import Manager
 from router.experiments.management.promotion import Promoter
 from router.experiments.model import Experiment, Spec, id_problem, parse_experiment
 from router.experiments.report.model import Report
-from router.experiments.service.outcomes import Intake, StoreThreads, acknowledged
+from router.experiments.service.outcomes import Intake, StoreThreads, answers_in_order
 from router.experiments.wire.plans import (
     answer_message,
     checked_paths,
@@ -187,7 +187,7 @@ class ExperimentService(ExperimentServiceServicer):
     async def RecordOutcomes(self, request_iterator: Any, context: Context) -> None:
         """Acknowledges batches in their order until the caller ends the stream or the server drains."""
         await context.send_initial_metadata(current_call().headers)
-        answers = acknowledged(request_iterator, self._intake.batch, UNACKNOWLEDGED)
+        answers = answers_in_order(request_iterator, self._intake.batch, UNACKNOWLEDGED)
         async with aclosing(cast(Any, answers)) as acknowledgements:
             async for acknowledgement in acknowledgements:
                 await context.write(acknowledgement)

@@ -18,7 +18,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from router.experiments.stats import sequences
-from router.experiments.stats.moments import Array, Estimate, Kind, Metric, Moments, Real, invalid, pair
+from router.experiments.stats.moments import (
+    Array,
+    Estimate,
+    Kind,
+    Metric,
+    Moments,
+    Real,
+    estimates_of_both,
+    invalid,
+)
 from router.experiments.stats.sequences import EQUAL, Line
 
 
@@ -135,7 +144,7 @@ class Arms:
     @cached_property
     def estimates(self) -> tuple[Estimate, Estimate]:
         """Control's and treatment's."""
-        return pair(self.metric, self.control, self.treatment)
+        return estimates_of_both(self.metric, self.control, self.treatment)
 
     @cached_property
     def smaller(self) -> Real:

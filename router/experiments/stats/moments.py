@@ -195,7 +195,7 @@ class Estimate:
         return self.spread / self.n
 
 
-def linear(kind: Kind, moments: Moments, first: int = 0) -> tuple[Real, Gradient]:
+def value_and_gradient(kind: Kind, moments: Moments, first: int = 0) -> tuple[Real, Gradient]:
     """Value of a metric whose columns begin at `first`, and its derivatives by the columns' means."""
     if kind is not Kind.RATIO:
         return moments.mean(first), {first: 1.0}
@@ -208,22 +208,22 @@ def linear(kind: Kind, moments: Moments, first: int = 0) -> tuple[Real, Gradient
 
 def estimate(metric: Metric, moments: Moments) -> Estimate:
     """One arm's estimate, its covariate left aside. Raises InvalidRequest for fewer than two units."""
-    check(metric, moments)
-    value, gradient = linear(metric.kind, moments)
+    check_moments(metric, moments)
+    value, gradient = value_and_gradient(metric.kind, moments)
     return Estimate(moments.n, value, moments.form(gradient, gradient), moments.third(gradient))
 
 
-def adjusted(metric: Metric, arms: Sequence[Moments]) -> list[Estimate]:
+def adjusted_estimates(metric: Metric, arms: Sequence[Moments]) -> list[Estimate]:
     """Estimates of all arms with what the covariate explains taken out (CUPED).
 
     Deng, Xu, Kohavi and Walker 2013 (WSDM, doi:10.1145/2433396.2433413): y - theta (x - mean x), with theta
     from all arms together, so that the effect stays what it is and its variance shrinks by corr(x, y)^2.
     """
     for moments in arms:
-        check(metric, moments)
+        check_moments(metric, moments)
     everybody, half = reduce(Moments.merge, arms), metric.columns // 2
-    _, outcome = linear(metric.kind, everybody)
-    centre, covariate = linear(metric.kind, everybody, half)
+    _, outcome = value_and_gradient(metric.kind, everybody)
+    centre, covariate = value_and_gradient(metric.kind, everybody, half)
     varies = np.asarray(everybody.form(covariate, covariate))
     shared = np.asarray(everybody.form(outcome, covariate))
     theta = np.divide(shared, varies, out=np.zeros_like(varies), where=varies > 0)
@@ -231,8 +231,8 @@ def adjusted(metric: Metric, arms: Sequence[Moments]) -> list[Estimate]:
 
 
 def _without_past(metric: Metric, moments: Moments, theta: Real, centre: Real) -> Estimate:
-    value, outcome = linear(metric.kind, moments)
-    before, covariate = linear(metric.kind, moments, metric.columns // 2)
+    value, outcome = value_and_gradient(metric.kind, moments)
+    before, covariate = value_and_gradient(metric.kind, moments, metric.columns // 2)
     gradient = {**outcome, **{column: -theta * slope for column, slope in covariate.items()}}
     return Estimate(
         moments.n,
@@ -242,15 +242,15 @@ def _without_past(metric: Metric, moments: Moments, theta: Real, centre: Real) -
     )
 
 
-def pair(metric: Metric, control: Moments, treatment: Moments) -> tuple[Estimate, Estimate]:
+def estimates_of_both(metric: Metric, control: Moments, treatment: Moments) -> tuple[Estimate, Estimate]:
     """Both arms' estimates, the covariate used where there is one."""
     if metric.covariate:
-        first, second = adjusted(metric, (control, treatment))
+        first, second = adjusted_estimates(metric, (control, treatment))
         return first, second
     return estimate(metric, control), estimate(metric, treatment)
 
 
-def check(metric: Metric, moments: Moments) -> None:
+def check_moments(metric: Metric, moments: Moments) -> None:
     """Raises InvalidRequest if `moments` cannot be of this metric."""
     if len(moments.sums) != metric.columns:
         raise invalid(metric.name, f"needs {metric.columns} columns, got {len(moments.sums)}")
@@ -260,4 +260,14 @@ def check(metric: Metric, moments: Moments) -> None:
         raise invalid(metric.name, "a proportion takes 0 or 1 for each unit; use a mean or a ratio")
 
 
-__all__ = ["Array", "Estimate", "Gradient", "Kind", "Metric", "Moments", "Real", "invalid", "linear"]
+__all__ = [
+    "Array",
+    "Estimate",
+    "Gradient",
+    "Kind",
+    "Metric",
+    "Moments",
+    "Real",
+    "invalid",
+    "value_and_gradient",
+]

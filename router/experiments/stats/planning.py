@@ -90,7 +90,7 @@ def size_for(
     fixed = fixed_size(effect, variances, alpha, power, share, null)
     rules = plan or Plan(alpha=alpha)
     level = alpha * (1 - rules.exact_share) if math.isfinite(sum(metric.range)) else alpha
-    half, most = factors(alpha, level, power, float(f"{plan.units / fixed:.2g}") if plan else 1.0)
+    half, most = sequence_factors(alpha, level, power, float(f"{plan.units / fixed:.2g}") if plan else 1.0)
     least = _least(metric, rules, share, (1 - share) * control + share * treatment)
     units, middle_size = max(least, math.ceil(most * fixed)), max(least, math.ceil(half * fixed))
     return Size(fixed, units, middle_size, units / fixed, least, control, treatment)
@@ -108,7 +108,7 @@ def _least(metric: Metric, plan: Plan, share: float, middle: float) -> int:
 
 
 @lru_cache(maxsize=64)
-def factors(alpha: float, level: float, power: float, planned: float) -> tuple[float, float]:
+def sequence_factors(alpha: float, level: float, power: float, planned: float) -> tuple[float, float]:
     """By how many times the fixed size half of the experiments, and `power` of them, have their verdict.
 
     `planned`: what the sequence is tuned for, in fixed sizes. Brownian motion with the drift that a fixed

@@ -26,7 +26,13 @@ from router.experiments.model import (
 )
 from router.experiments.store.database import Clash
 from router.experiments.store.port import PairCounts
-from router.experiments.store.recording import Placed, place, remember, remember_later, seek_later
+from router.experiments.store.recording import (
+    Placed,
+    place_outcomes,
+    remember_later,
+    remember_past,
+    seek_later,
+)
 from router.experiments.store.series import EVERYTHING, RESPONSES, PhaseInfo
 from router.experiments.store.session import Session, Unit
 from router.experiments.store.tables import (
@@ -67,9 +73,9 @@ def expose(session: Session, said: Sequence[Exposure]) -> None:
     session.write_units()
     _keep(session, answering)
     _forget_waiting(session, [p.outcome.key for p in adopted])
-    place(session, adopted)
+    place_outcomes(session, adopted)
     remember_later(session, told)
-    remember(session, new)
+    remember_past(session, new)
     session.finish()
 
 

@@ -21,7 +21,7 @@ from router.experiments.store import tables
 from router.experiments.store.database import Clash, bulk_for
 from router.experiments.store.recording import recall_past
 from router.experiments.store.series import SEPARATOR, PhaseInfo, Phases, Series
-from router.experiments.store.session import Deltas, Session, Unit, row_of, unit_of
+from router.experiments.store.session import Deltas, Session, Unit, unit_from_row, unit_row
 from router.experiments.store.tables import PREFIX, cohorts, outcomes, sums, units, values, version
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def _place_anew(session: Session, info: PhaseInfo) -> None:
         for unit in chunk:
             unit.stretch = info.stretch(unit.first)
             found.add_cohort(unit)
-        session.bulk.write(session.conn, units, map(row_of, chunk), Clash.REPLACE)
+        session.bulk.write(session.conn, units, map(unit_row, chunk), Clash.REPLACE)
     session.bulk.write(session.conn, cohorts, found.cohorts(), Clash.ADD)
 
 
@@ -167,7 +167,7 @@ def _chunks(session: Session, info: PhaseInfo, told: str) -> Iterator[list[Unit]
     of, last, done, total = units.c, 0, 0, 0
     query = select(units).where(of.phase == info.id).order_by(of.id).limit(CHUNK)
     while rows := session.conn.execute(query.where(of.id > last)).all():
-        yield [unit_of(info, row) for row in rows]
+        yield [unit_from_row(info, row) for row in rows]
         last, done = rows[-1].id, done + len(rows)
         if len(rows) < CHUNK:
             break

@@ -29,7 +29,7 @@ def record(session: Session, said: Sequence[Outcome]) -> tuple[Accepted, ...]:
     _by_unit(session, [p for p in fresh if not p.outcome.response_id])
     told = seek_later(session, fresh)
     session.load({EVERYTHING} if told else {p.outcome.metric for p in fresh})
-    place(session, fresh)
+    place_outcomes(session, fresh)
     remember_later(session, told)
     session.finish()
     new = {p.outcome.key: p.status for p in fresh}
@@ -118,7 +118,7 @@ def _is_counted(said: Outcome, unit: Unit) -> bool:
     return unit.in_window(said.time) and unit.in_time(said.received)
 
 
-def place(session: Session, found: Iterable[Placed]) -> None:
+def place_outcomes(session: Session, found: Iterable[Placed]) -> None:
     """Count them, and keep their rows. Values must be loaded."""
     now = time.time()
     rows = (row for placed in found for row in _rows(placed, now))
@@ -162,7 +162,7 @@ def remember_later(session: Session, told: Iterable[tuple[Placed, PhaseInfo, str
             unit.recall(placed.outcome.metric, placed.outcome.value, placed.outcome.received)
 
 
-def remember(session: Session, fresh: Iterable[Unit]) -> None:
+def remember_past(session: Session, fresh: Iterable[Unit]) -> None:
     """Give new units their past. Units and outcomes must be written."""
     by_phase: dict[int, dict[str, Unit]] = {}
     for unit in fresh:

@@ -60,7 +60,7 @@ class Session:
     def _read(self, infos: dict[int, PhaseInfo], *which: ColumnElement[bool]) -> None:
         for row in self.conn.execute(select(units).where(*which)):
             if row.phase in infos and row.id not in self.units:
-                self._keep(unit_of(infos[row.phase], row)).remember()
+                self._keep(unit_from_row(infos[row.phase], row)).remember()
 
     def _keep(self, unit: Unit) -> Unit:
         self.units[unit.id] = self.named[unit.info.id, unit.unit] = unit
@@ -93,7 +93,7 @@ class Session:
 
     def write_units(self) -> None:
         """Before anything looks for them in the tables."""
-        rows = (row_of(u) for u in self.units.values() if u.dirty)
+        rows = (unit_row(u) for u in self.units.values() if u.dirty)
         self.bulk.write(self.conn, units, rows, Clash.REPLACE)
 
     def finish(self) -> None:
@@ -117,13 +117,13 @@ def _needed(info: PhaseInfo, changing: frozenset[str]) -> frozenset[str]:
     return (changing | frozenset().union(*reads)) & info.names
 
 
-def row_of(u: Unit) -> tuple[int | str | float | bool, ...]:
+def unit_row(u: Unit) -> tuple[int | str | float | bool, ...]:
     """A unit's row of `units`."""
     place = (u.id, u.unit, u.info.id, u.arm, u.first, u.stretch)
     return (*place, u.answers, u.responses, u.degraded, u.crossed, u.differed, u.segments)
 
 
-def unit_of(info: PhaseInfo, row: Any) -> Unit:
+def unit_from_row(info: PhaseInfo, row: Any) -> Unit:
     """From a row of `units`."""
     key, name, _, *rest = row
     return Unit(key, info, name, *rest)

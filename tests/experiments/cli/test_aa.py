@@ -45,7 +45,7 @@ class LosingStore(MemoryStore):
 @pytest.fixture
 async def self_test(start_server, fakes, monkeypatch, capsys):
     """Run `experiments aa` against a server with experiments in `store`."""
-    monkeypatch.setattr("router.experiments.cli.aa.SLACK", 1.0)
+    monkeypatch.setattr("router.experiments.cli.aa.SLACK", 0.5)
     monkeypatch.setattr("router.experiments.cli.aa.TRIES", 2)
 
     async def call(store, *arguments):
@@ -77,11 +77,16 @@ async def test_a_sound_pipeline_is_found_sound_and_left_clean(self_test):
     assert store.list() == ()
 
 
-async def test_other_weights(self_test):
-    code, found, err = await self_test(MemoryStore(), "--route", "medical", "--weights", "80/10/10")
+async def test_other_weights_and_a_kept_experiment_is_stopped(self_test):
+    store = MemoryStore()
+    code, found, err = await self_test(
+        store, "--route", "base", "--prompt", "hello", "--weights", "80/10/10", "--keep"
+    )
     assert (code, err) == (0, "")
     assert "of 80.00%, b" in found["shares"][1]
     assert "2 arms against a" in found["error-rate"][1]
+    (kept,) = store.list()
+    assert (kept.state, kept.stop_reason) == ("stopped", "the self-test is over")
 
 
 async def test_like_a_plan(self_test):
@@ -149,14 +154,6 @@ async def test_prompts_that_the_route_does_not_get_are_told(self_test):
     assert code == 1
     assert "120 outside" in found["requests"][1]
     assert "--prompt" in found["requests"][1]
-
-
-async def test_a_kept_experiment_is_stopped(self_test):
-    store = MemoryStore()
-    code, _, err = await self_test(store, "--route", "base", "--prompt", "hello", "--keep")
-    assert (code, err) == (0, "")
-    (kept,) = store.list()
-    assert (kept.state, kept.stop_reason) == ("stopped", "the self-test is over")
 
 
 def test_too_few_units_are_refused():

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
-from router.experiments.live.bandit import Epochs, best_chances, epoch_of, seed_of, sums, weights
+from router.experiments.live.bandit import (
+    Epochs,
+    best_chances,
+    epoch_of,
+    epoch_seed,
+    primary_sums,
+    thompson_weights,
+)
 from router.experiments.live.runtime import Experiments
 from router.experiments.model import AuditEntry, Exposure, Lifecycle, Mode, Outcome, Unanswered
 from router.experiments.report.build import report
@@ -38,16 +45,16 @@ def values(*arms: list[float]) -> dict[str, Moments]:
 @settings(max_examples=40, deadline=None)
 @given(COUNTS, st.floats(0.01, 0.2), st.text(max_size=5))
 def test_weights_sum_to_one_and_respect_the_floor(counts, floor, seed):
-    found = weights(CLICK, rates(*counts), floor, seed)
+    found = thompson_weights(CLICK, rates(*counts), floor, seed)
     assert math.fsum(found.values()) == pytest.approx(1.0, abs=1e-12)
     assert min(found.values()) >= floor - 1e-12
-    assert found == weights(CLICK, rates(*counts), floor, seed)
+    assert found == thompson_weights(CLICK, rates(*counts), floor, seed)
 
 
 def test_the_seed_is_of_the_epoch():
     arms = rates((30, 70), (34, 66))
-    seeds = [seed_of("trial", 1, epoch) for epoch in (1, 2)] + [seed_of("trial", 2, 1)]
-    found = [weights(CLICK, arms, 0.05, seed)["arm1"] for seed in seeds]
+    seeds = [epoch_seed("trial", 1, epoch) for epoch in (1, 2)] + [epoch_seed("trial", 2, 1)]
+    found = [thompson_weights(CLICK, arms, 0.05, seed)["arm1"] for seed in seeds]
     assert len(set(found)) == 3
     assert max(found) - min(found) < 0.03  # they differ by chance alone
 
@@ -55,7 +62,7 @@ def test_the_seed_is_of_the_epoch():
 @pytest.mark.parametrize("floor", [0.0, -0.1, 0.51, math.nan])
 def test_a_floor_that_does_not_fit_is_refused(floor):
     with pytest.raises(InvalidRequest, match="floor"):
-        weights(CLICK, rates((1, 1), (1, 1)), floor, "s")
+        thompson_weights(CLICK, rates((1, 1), (1, 1)), floor, "s")
 
 
 def test_chances_of_proportions_are_those_of_the_betas():
@@ -112,7 +119,9 @@ def played(adaptive: bool, seed: int) -> float:
         lost += float(shown @ (truth.max() - truth))
         if adaptive:
             arms = rates(*((int(w), int(n - w)) for w, n in zip(wins, units, strict=True)))
-            shares = np.array(list(weights(CLICK, arms, 0.05, seed_of("sim", seed, epoch)).values()))
+            shares = np.array(
+                list(thompson_weights(CLICK, arms, 0.05, epoch_seed("sim", seed, epoch)).values())
+            )
     return lost
 
 
@@ -196,7 +205,7 @@ def test_units_that_count_as_zero_are_mature_first_epoch_by_epoch(grace):
     phase = store.get("trial").phases[0]
 
     def units(seconds: float) -> int:
-        return int(sums(store, "trial", phase, BEGIN + seconds + grace)["new"].n)
+        return int(primary_sums(store, "trial", phase, BEGIN + seconds + grace)["new"].n)
 
     assert [units(seconds) for seconds in (149.0, 150.0, 249.0, 250.0)] == [0, 50, 50, 250]
 

@@ -14,7 +14,7 @@ from router.experiments.live import recorder
 from router.experiments.live.assigner import Assignment
 from router.experiments.live.runtime import (
     Experiments,
-    built_in,
+    built_in_outcomes,
     leave_tasks,
     route_of,
     sampling_json,
@@ -364,11 +364,11 @@ USAGE = Usage(completion_tokens=7, time_to_first_token=0.25, total_time=1.5)
 
 
 def values(end: End) -> dict[str, float]:
-    return {o.metric: o.value for o in built_in("r1", end, 5.0)}
+    return {o.metric: o.value for o in built_in_outcomes("r1", end, 5.0)}
 
 
 def test_a_whole_answer():
-    found = built_in("r1", End(FinishReason.LENGTH, "text", USAGE), 5.0)
+    found = built_in_outcomes("r1", End(FinishReason.LENGTH, "text", USAGE), 5.0)
     assert {o.metric: o.value for o in found} == {
         "time_to_first_token": 0.25,
         "total_time": 1.5,
@@ -384,7 +384,9 @@ def test_a_whole_answer():
 
 def test_the_same_response_has_the_same_keys():
     end = End(FinishReason.STOP, "", USAGE)
-    assert [o.key for o in built_in("r1", end, 1.0)] == [o.key for o in built_in("r1", end, 2.0)]
+    assert [o.key for o in built_in_outcomes("r1", end, 1.0)] == [
+        o.key for o in built_in_outcomes("r1", end, 2.0)
+    ]
 
 
 @pytest.mark.parametrize(

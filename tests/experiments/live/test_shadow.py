@@ -44,7 +44,7 @@ SHADOW = replace(SPEC, mode=Mode.SHADOW, judge="length")
 WHOLE = End(FinishReason.STOP, "an answer", Usage(completion_tokens=2, total_time=0.5))
 
 
-class Understudy:
+class FakeAnswers:
     """Answers with the version's name, when told to."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Understudy:
         return self.answers.get(decision.adapter, usual)
 
 
-class Court:
+class FakeJudge:
     def __init__(self, heard: Heard) -> None:
         self.heard, self.cases = heard, []
 
@@ -74,8 +74,8 @@ class Kit:
         self.store.create(experiment(spec=spec))
         self.live = Experiments(self.store)
         self.live.recorder.start()
-        self.understudy, self.court = Understudy(), Court(heard)
-        self.shadows = Shadows(self.live, self.understudy, self.court.judge)
+        self.answers, self.judge = FakeAnswers(), FakeJudge(heard)
+        self.shadows = Shadows(self.live, self.answers, self.judge.judge)
 
     async def started(self):
         await self.live.refresh()
@@ -112,12 +112,12 @@ async def test_a_pair_is_judged_and_kept_and_nobody_is_exposed(made):
     kit = await made()
     watcher = kit.shadows(served(request=request(request_id="r7")))
     await asyncio.sleep(0)
-    assert kit.understudy.asked == [NEW]  # begun beside the served answer
+    assert kit.answers.asked == [NEW]  # begun beside the served answer
     watcher.began()
-    kit.understudy.go.set()
+    kit.answers.go.set()
     watcher.ended(WHOLE)
     assert await kit.settled() == {("new", "judged"): 1}
-    ((name, case),) = kit.court.cases
+    ((name, case),) = kit.judge.cases
     assert (name, case.served, case.shadow) == ("length", "an answer", "new by medical@1.1.0")
     assert kit.store.paired("trial", 1)["new"][:3] == (1, 0, 0)
     (pair,) = kit.store.rows["trial", 1].pairs.values()
@@ -145,7 +145,7 @@ async def test_a_pair_is_judged_and_kept_and_nobody_is_exposed(made):
 )
 async def test_a_pair_has_the_hash_of_the_unit_that_asked(made, asked, label, unit):
     kit = await made(replace(SHADOW, unit_label=label))
-    kit.understudy.go.set()
+    kit.answers.go.set()
     kit.shadows(served(request=asked)).ended(WHOLE)
     assert await kit.settled() == {("new", "judged"): 1}
     (pair,) = kit.store.rows["trial", 1].pairs.values()
@@ -155,11 +155,11 @@ async def test_a_pair_has_the_hash_of_the_unit_that_asked(made, asked, label, un
 async def test_every_arm_but_control_is_a_shadow(made):
     arms = (ArmSpec("control", 0.4, OLD), ArmSpec("new", 0.3, NEW), ArmSpec("none", 0.3))
     kit = await made(replace(SHADOW, arms=arms))
-    kit.understudy.answers[NEW] = NotAnswered("load")
-    kit.understudy.go.set()
+    kit.answers.answers[NEW] = NotAnswered("load")
+    kit.answers.go.set()
     kit.shadows(served()).ended(WHOLE)
     assert await kit.settled() == {("new", "load"): 1, ("none", "judged"): 1}
-    assert set(kit.understudy.asked) == {NEW, None}
+    assert set(kit.answers.asked) == {NEW, None}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ async def test_every_arm_but_control_is_a_shadow(made):
 )
 async def test_what_is_not_judged_is_counted_and_is_no_pair(made, heard, result):
     kit = await made(heard=heard)
-    kit.understudy.go.set()
+    kit.answers.go.set()
     kit.shadows(served()).ended(WHOLE)
     assert await kit.settled() == {("new", result): 1}
     assert kit.store.paired("trial", 1) == {}
@@ -181,16 +181,16 @@ async def test_without_a_served_answer_the_shadow_is_dropped(made):
     await asyncio.sleep(0)
     watcher.ended(End(None, "half", Usage(), cancelled=True))
     assert await kit.settled() == {("new", "unserved"): 1}
-    assert not kit.court.cases
+    assert not kit.judge.cases
 
 
-async def test_an_understudy_that_fails_harms_nobody(made, caplog):
+async def test_an_answers_that_fails_harms_nobody(made, caplog):
     kit = await made()
 
     async def fail(request, decision):
         raise RuntimeError("broken")
 
-    kit.understudy.answer = fail
+    kit.answers.answer = fail
     kit.shadows(served()).ended(WHOLE)
     assert await kit.settled() == {("new", "failed"): 1}
     assert "a shadow of experiment trial failed" in caplog.text
@@ -205,7 +205,7 @@ async def test_only_what_control_answered_is_compared(made):
     assert text.startswith("requests are answered by medical@0.9.0, and control is medical@1.0.0: ")
     assert kit.shadows(served(AdapterRef("legal", "1.0.0"))) is None
     assert kit.shadows(served(request=request(adapter="adapters/medical/versions/1.0.0"))) is None
-    assert not kit.understudy.asked
+    assert not kit.answers.asked
 
 
 async def test_the_route_is_the_one_before_another_experiments_arm(made):
@@ -218,7 +218,7 @@ async def test_the_route_is_the_one_before_another_experiments_arm(made):
 
 async def test_the_share_is_of_requests(made):
     kit = await made(replace(SHADOW, shadow_share=0.25))
-    kit.understudy.go.set()
+    kit.answers.go.set()
     found = [kit.shadows(served(request=request(request_id=f"r{i}"))) for i in range(400)]
     assert 70 < sum(one is not None for one in found) < 130
     again = [kit.shadows(served(request=request(request_id=f"r{i}"))) for i in range(400)]

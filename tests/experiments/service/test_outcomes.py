@@ -14,7 +14,7 @@ import pytest
 from router.errors import Overloaded
 from router.experiments.assignment import unit_hash
 from router.experiments.service import outcomes as intake
-from router.experiments.service.outcomes import acknowledged
+from router.experiments.service.outcomes import answers_in_order
 from router.experiments.service.service import UNACKNOWLEDGED
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.service.lab import NAME, answer, create, running
@@ -312,7 +312,7 @@ async def test_answers_come_in_order_whichever_is_done_first() -> None:
         await asyncio.sleep(0.002 * (5 - i))
         return i
 
-    assert [a async for a in acknowledged(Sender(5), answer, 3)] == [0, 1, 2, 3, 4]
+    assert [a async for a in answers_in_order(Sender(5), answer, 3)] == [0, 1, 2, 3, 4]
 
 
 async def test_a_lone_request_is_answered_while_the_stream_stays_open() -> None:
@@ -325,7 +325,7 @@ async def test_a_lone_request_is_answered_while_the_stream_stays_open() -> None:
     async def answer(i: int) -> int:
         return i
 
-    answers = aiter(acknowledged(requests(), answer, 2))
+    answers = aiter(answers_in_order(requests(), answer, 2))
     assert await asyncio.wait_for(anext(answers), 1) == 7
     closed.set()
     assert [a async for a in answers] == []
@@ -340,7 +340,7 @@ async def test_no_more_are_read_than_may_wait() -> None:
         await go.wait()
         return i
 
-    answers = aiter(acknowledged(sender, answer, 3))
+    answers = aiter(answers_in_order(sender, answer, 3))
     first = asyncio.ensure_future(anext(answers))
     await settle()
     assert (sender.read, running) == (3, 3)
@@ -366,7 +366,7 @@ async def test_what_a_request_raises_comes_in_its_turn_and_ends_it() -> None:
 
     seen: list[int] = []
     with pytest.raises(ValueError, match="one"):
-        await take(acknowledged(Sender(4), answer, 4), seen)
+        await take(answers_in_order(Sender(4), answer, 4), seen)
     assert (seen, sorted(ended)) == ([0], [2, 3])
 
 
@@ -381,7 +381,7 @@ async def test_what_reading_raises_comes_after_the_answers() -> None:
 
     seen: list[int] = []
     with pytest.raises(ConnectionError):
-        await take(acknowledged(requests(), answer, 2), seen)
+        await take(answers_in_order(requests(), answer, 2), seen)
     assert seen == [0]
 
 
@@ -390,7 +390,7 @@ async def test_who_leaves_leaves_nothing_behind() -> None:
         await asyncio.sleep(0 if i == 0 else 60)
         return i
 
-    answers = acknowledged(Sender(9), answer, 4)
+    answers = answers_in_order(Sender(9), answer, 4)
     assert await anext(aiter(answers)) == 0
     await answers.aclose()  # type: ignore[attr-defined]
     assert asyncio.all_tasks() == {asyncio.current_task()}

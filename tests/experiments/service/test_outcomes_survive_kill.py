@@ -9,7 +9,7 @@ from benchmarks.outcome_intake import databases, killed
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 async def test_nothing_acknowledged_is_lost_and_nothing_is_counted_twice(kind: str, kills: int) -> None:
     with databases(None) as urls:

@@ -7,7 +7,7 @@ import pytest
 
 from router.errors import InvalidRequest
 from router.experiments.stats import Kind, Metric, Plan, fixed_size, size_for, smallest_effect
-from router.experiments.stats.planning import factors
+from router.experiments.stats.planning import sequence_factors
 
 SUCCESS, SCORE = Metric("success", Kind.PROPORTION), Metric("score", Kind.MEAN)
 
@@ -40,10 +40,10 @@ def test_a_size_for_nothing_is_refused(given):
 
 
 def test_looking_all_the_time_costs_less_than_twice():
-    half, most = factors(0.05, 0.04, 0.8, 1.0)
+    half, most = sequence_factors(0.05, 0.04, 0.8, 1.0)
     assert 0.8 < half < 1.2
     assert 1.6 < most < 2.0
-    assert factors(0.05, 0.04, 0.8, 8.0)[1] > most
+    assert sequence_factors(0.05, 0.04, 0.8, 8.0)[1] > most
 
 
 def test_sizes_follow_effect_and_split():
