@@ -31,13 +31,6 @@ def page(name: str) -> str:
     return (DOCS / name).read_text(encoding="utf-8")
 
 
-def modules() -> list[str]:
-    found = (
-        p.relative_to(ROOT) for p in [*(ROOT / "router").rglob("*.py"), *(ROOT / "plugins").glob("*.py")]
-    )
-    return sorted(str(p) for p in found if "v1" not in p.parts)
-
-
 def section(text: str, heading: str) -> str:
     """A heading and all below it, up to the next heading of its level or above."""
     level = heading.index(" ")
@@ -46,11 +39,23 @@ def section(text: str, heading: str) -> str:
     return text[start : start + len(heading) + 2 + end.start()] if end else text[start:]
 
 
-def test_every_module_has_its_sentence():
-    lines = page("architecture.md").splitlines()
-    told = {m[1]: m[2] for line in lines if (m := re.fullmatch(r"- `([\w/.]+\.py)`: (.+)", line))}
-    assert sorted(told) == modules()
-    assert not [name for name, sentence in told.items() if len(sentence) < 15 or not sentence.endswith(".")]
+def test_every_folder_is_on_the_map_with_the_file_to_open_first():
+    told = section(page("architecture.md"), "## Rooms")
+    rows = {
+        m[1]: m[2]
+        for m in re.finditer(r"^\| `([\w/]+)` \| .{10,} \| (?:`(\w+\.py)`)? ?\|$", told, re.MULTILINE)
+    }
+    folders = [p.parent for p in (ROOT / "router").rglob("__init__.py")]
+    assert set(rows) == {str(p.relative_to(ROOT)) for p in folders if p.name != "router"} | {"plugins"}
+    assert [
+        f"{folder}/{name}" for folder, name in rows.items() if name and not (ROOT / folder / name).is_file()
+    ] == []
+
+
+def test_files_that_the_architecture_names_exist():
+    named = re.findall(r"`([\w/]+/[\w]+\.py)`", page("architecture.md"))
+    assert named
+    assert [n for n in named if not ((ROOT / n).is_file() or (ROOT / "router" / n).is_file())] == []
 
 
 def test_every_hook_is_shown_with_its_signature():
