@@ -39,7 +39,7 @@ class Judgement:
     finding: str = ""
     again: bool = False
     weights: str = ""  # sha256 hex of those it is about; empty where they were not read
-    report: Report | None = None
+    report: ReportCard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ UNJUDGED = GateVerdict(Standing.PENDING, finding=f"its {REPORT} has not been rea
 NO_GATE = GateVerdict(Standing.PASSED, open=True)
 
 
-def judge(report: Report | str | None, weights: str, base: BaseInfo) -> Judgement:
+def judge(report: ReportCard | str | None, weights: str, base: BaseInfo) -> Judgement:
     """The rule. `report` is what was read, or why it cannot be used, or None where there is none."""
     if report is None:
         return Judgement(Standing.FAILED, f"no {REPORT}", again=True, weights=weights)
@@ -75,7 +75,7 @@ def judge(report: Report | str | None, weights: str, base: BaseInfo) -> Judgemen
     return Judgement(Standing.PASSED, weights=weights, report=report)
 
 
-def _not_about(report: Report, weights: str, base: BaseInfo) -> str:
+def _not_about(report: ReportCard, weights: str, base: BaseInfo) -> str:
     """Why it is not about these weights on this base."""
     if report.base_digest != base.digest:
         theirs, ours = report.base_digest[:12], base.digest[:12]
@@ -90,7 +90,7 @@ def _not_about(report: Report, weights: str, base: BaseInfo) -> str:
     return ""
 
 
-def _not_enough(report: Report) -> str:
+def _not_enough(report: ReportCard) -> str:
     """Why what it measured is not enough."""
     if report.gain.low <= 0:
         return f"its gain over the base, {report.gain}, does not exclude zero"
@@ -100,7 +100,7 @@ def _not_enough(report: Report) -> str:
     return ""
 
 
-def fallen_behind(report: Report, other: Report) -> bool:
+def fallen_behind(report: ReportCard, other: ReportCard) -> bool:
     """Whether a version is surely worse than another one: same metric and test data, intervals apart."""
     comparable = (report.metric, report.data_sha256) == (other.metric, other.data_sha256)
     return comparable and report.score.high < other.score.low
@@ -138,7 +138,7 @@ class Regression:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ReportCard:
     """What a report says. Scores and gains: more is better."""
 
     weights_sha256: str
@@ -151,7 +151,7 @@ class Report:
     worse: tuple[Regression, ...] = ()
 
 
-def parse_report(data: bytes) -> Report:
+def parse_report(data: bytes) -> ReportCard:
     """Read a report card. Raises ReportError and nothing else."""
     try:
         card = load_json(data)
@@ -161,7 +161,7 @@ def parse_report(data: bytes) -> Report:
     if isinstance(schema, bool) or schema not in SCHEMAS:
         known = " and ".join(map(str, SCHEMAS))
         raise ReportError(f"schema {show(schema)} is not known here, only {known} are")
-    return Report(
+    return ReportCard(
         weights_sha256=_sha256(card, "adapter", "weights_sha256"),
         base_model=_text(card, "base", "model"),
         base_digest=_text(card, "base", "digest"),

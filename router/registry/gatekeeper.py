@@ -20,7 +20,7 @@ from router.registry.gate import (
     UNJUDGED,
     GateVerdict,
     Judgement,
-    Report,
+    ReportCard,
     Standing,
     fallen_behind,
     judge,
@@ -40,9 +40,9 @@ class Gatekeeper:
 
     def __init__(self, base: Callable[[], BaseInfo], choices: Choices, on: bool) -> None:
         self._base, self._choices, self.on = base, choices, on
-        self._reports: dict[Path, Report | str | None] = {}
+        self._reports: dict[Path, ReportCard | str | None] = {}
 
-    def reported(self, reports: Mapping[Path, Report | str | None]) -> None:
+    def reported(self, reports: Mapping[Path, ReportCard | str | None]) -> None:
         """These reports were read; None stands for a folder without one."""
         self._reports.update(reports)
 

@@ -12,7 +12,7 @@ from router.registry.disk.places import Debouncer, Found, Scan, Scanner
 from router.registry.disk.reading import Claims, Examined, Reader, examine, sketch
 from router.registry.format import limits
 from router.registry.format.folder import REPORT, Folder, FolderError
-from router.registry.gate import Report, ReportError, parse_report
+from router.registry.gate import ReportCard, ReportError, parse_report
 from router.registry.gatekeeper import Gatekeeper
 from router.registry.index import Index
 from router.registry.options import Workers
@@ -184,7 +184,7 @@ class Reconciler:
         self._unreadable = unreadable
 
 
-def read_report(path: Path) -> Report | str | None:
+def read_report(path: Path) -> ReportCard | str | None:
     """The report of an adapter folder, or why it cannot be used, or None if there is none. Blocks."""
     try:
         with Folder.open(path) as folder:
@@ -197,5 +197,5 @@ def read_report(path: Path) -> Report | str | None:
         return str(error)
 
 
-def _reports_of(taken: Sequence[Found]) -> dict[Path, Report | str | None]:
+def _reports_of(taken: Sequence[Found]) -> dict[Path, ReportCard | str | None]:
     return {f.place.folder: read_report(f.place.folder) if f.report.files else None for f in taken}

@@ -75,7 +75,7 @@ class Choices:
         self._chosen: dict[str, str] = {}
         self._overrides: dict[str, Override] = {}
         self._served: dict[str, dict[str, Served]] = {}
-        self._book = Book(folder)
+        self._book = OverrideBook(folder)
         self._lines: tuple[BookLine, ...] = ()
         self.unsaved = False
         self.touched: Callable[[], None] = lambda: None
@@ -256,7 +256,7 @@ class Proven:
             log.warning("probes run again after a restart: cannot write %s (%s)", self._file, error)
 
 
-class Book:
+class OverrideBook:
     """`overrides.jsonl`: one line for every override, every one taken back, every way back. Only grows."""
 
     def __init__(self, folder: Path) -> None:

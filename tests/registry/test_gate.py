@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from router.registry.format import limits
 from router.registry.gate import (
     MOST_REGRESSIONS,
-    Report,
+    ReportCard,
     ReportError,
     Standing,
     fallen_behind,
@@ -26,7 +26,7 @@ from tests.registry.tiny import BASE
 WEIGHTS = "ab" * 32
 
 
-def report(**changes: Any) -> Report:
+def report(**changes: Any) -> ReportCard:
     return parse_report(json.dumps(card(**changes)).encode())
 
 
@@ -62,7 +62,7 @@ def test_a_gain_that_excludes_zero_passes() -> None:
         (report(gain=-1), "", "does not exclude zero", False),  # known without the weights
     ],
 )
-def test_what_fails_says_why(given: Report | str | None, weights: str, said: str, again: bool) -> None:
+def test_what_fails_says_why(given: ReportCard | str | None, weights: str, said: str, again: bool) -> None:
     judgement = judge(given, weights, BASE)
     assert (judgement.standing, judgement.again) == (Standing.FAILED, again)
     assert said in judgement.finding

@@ -12,7 +12,7 @@ import pytest
 
 from router.errors import AdapterNotFound, GateNotPassed
 from router.ports import Force
-from router.registry.state import MOST_SERVED, Book, BookLine, Choices, Served, override_from_json
+from router.registry.state import MOST_SERVED, BookLine, Choices, OverrideBook, Served, override_from_json
 from router.types import Override
 from tests.registry.cards import hand_in, routed, version, weights_of
 from tests.registry.conftest import StartRegistry
@@ -157,7 +157,7 @@ def test_a_damaged_override_is_no_override(damage: dict[str, Any]) -> None:
 def test_what_cannot_be_written_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
-        Book(tmp_path / "file/x").write(
+        OverrideBook(tmp_path / "file/x").write(
             BookLine("overruled", "m", Override("1.0", "me", 1.5, finding="no report"), 1.5)
         )
     assert caplog.messages == ["gate of m@1.0 overruled (by me: no reason given); it said: no report"]

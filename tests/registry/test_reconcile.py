@@ -15,7 +15,7 @@ from router.errors import RouterError
 from router.registry import reconcile
 from router.registry.disk.reading import FolderReader, weights_sha256
 from router.registry.format.artifact import Inspection
-from router.registry.gate import Report
+from router.registry.gate import ReportCard
 from router.registry.options import RegistryOptions
 from router.registry.reconcile import read_report
 from tests.registry.cards import hand_in
@@ -206,7 +206,7 @@ def test_a_report_a_problem_or_nothing(tmp_path: Path) -> None:
     folder = drop(tmp_path, "m")
     assert read_report(folder) is None
     hand_in(folder)
-    assert isinstance(read_report(folder), Report)
+    assert isinstance(read_report(folder), ReportCard)
     (folder / "report.json").write_text("{")
     assert str(read_report(folder)).startswith("not JSON")
     assert read_report(tmp_path / "gone") == "not a readable folder: No such file or directory"
@@ -215,5 +215,5 @@ def test_a_report_a_problem_or_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda p: p.name)
 def test_reports_of_shipped_adapters_are_about_their_weights(folder: Path) -> None:
     report = read_report(folder)
-    assert isinstance(report, Report)
+    assert isinstance(report, ReportCard)
     assert report.weights_sha256 == weights_sha256(folder)
