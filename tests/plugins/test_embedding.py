@@ -147,12 +147,21 @@ def test_one_thread_is_for_the_calling_thread_only(module: Any) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def encoder(module: Any) -> Any:
+    """Loaded once: it keeps nothing of what it encodes."""
+    classifier = module.Embedding()
+    classifier.warmup()
+    return classifier._encoder
+
+
 @pytest.mark.slow
 class TestRealEncoder(ClassifierContract):
     timeout_ms = 1000
 
     @pytest.fixture(autouse=True)
-    def _classifier(self, module: Any) -> None:
+    def _classifier(self, module: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "Encoder", lambda folder: encoder)
         self.make = module.Embedding
 
     def test_meaning_counts(self) -> None:
