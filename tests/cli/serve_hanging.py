@@ -7,29 +7,39 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from router.cli import compose
 from router.config import Settings
-from router.engine.model.loader import Loaded
-from router.engine.torch_engine import TorchEngine
+from router.engine.base import Engine
+from router.engine.fake import FakeEngine
 from router.experiments.live.recorder import Writer
-from tests.engine import tiny
-from tests.engine.hanging import hanging
+
+
+def real_engine(hangs: bool) -> Callable[[Settings], Engine]:
+    """Makes one on a tiny base."""
+    from router.engine.model.loader import Loaded
+    from router.engine.torch_engine import TorchEngine
+    from tests.engine import tiny
+    from tests.engine.hanging import hanging
+
+    class Real(TorchEngine):
+        def start(self) -> None:
+            super().start()
+            if hangs:
+                hanging(self).begin()
+
+    loaded = Loaded(tiny.model("llama"), tiny.tokenizer(), "llama")
+    return lambda settings: Real(settings, loaded)
 
 
 def main(folder: Path, what: str, drain: float) -> int:
-    loaded = Loaded(tiny.model("llama"), tiny.tokenizer(), "llama")
-
-    class Engine(TorchEngine):
-        def start(self) -> None:
-            super().start()
-            if what == "step":
-                hanging(self).begin()
-
     if what == "flush":
         Writer.end = lambda self, seconds: threading.Event().wait()  # type: ignore[method-assign]
-    compose.make_engine = lambda settings: Engine(settings, loaded)
+        compose.make_engine = lambda settings: FakeEngine()  # type: ignore[assignment,return-value]
+    else:
+        compose.make_engine = real_engine(what == "step")
     compose.resolve_model = lambda name: None  # type: ignore[assignment,return-value]
     settings = Settings(
         listen="127.0.0.1:0",

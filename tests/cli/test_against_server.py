@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import signal
 import sys
@@ -14,20 +13,13 @@ from tests.fakes import adapter
 
 
 @pytest.fixture
-def command(server, monkeypatch):
-    """Run a command in a process of its own while the server goes on in this loop."""
+def command(server, cli, monkeypatch):
+    """Run a command in a thread while the server goes on in this loop."""
+    monkeypatch.setenv("LORA_ROUTER_SERVER", server.address)
 
     async def run(*arguments: str):
-        environment = os.environ | {"LORA_ROUTER_SERVER": server.address}
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "router.cli", *arguments),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment,
-        )
-        out, err = await child.communicate()
-        return child.returncode, out.decode(), err.decode()
+        done = await asyncio.to_thread(cli, *arguments)
+        return done.code, done.out, done.err
 
     return run
 
