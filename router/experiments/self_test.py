@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -25,7 +25,6 @@ from router.experiments.stats.moments import Array, places
 from router.experiments.verdict import Design
 
 if TYPE_CHECKING:
-    from router.experiments.cli.aa import Traffic
     from router.experiments.model import Phase
     from router.experiments.report.model import ArmNumbers, Report
 
@@ -36,6 +35,31 @@ RARE = 0.001
 BINS, HASHED, AGAIN, LOOKS = 20, 20_000, 400, 10
 HASHES = 400_000
 """As many assignments are made by the real hash; more would take minutes."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What was sent and what came back. `arms`: unit to its answers' arms; `values`: metric to its units."""
+
+    arms: dict[str, list[str]] = field(default_factory=dict)
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    recorded: Counter[str] = field(default_factory=Counter)
+    repeated: Counter[str] = field(default_factory=Counter)
+    outside: int = 0
+    errors: list[str] = field(default_factory=list)
+
+    def units_of(self, arm: str) -> int:
+        """Units whose first answer was the arm's."""
+        return sum(found[0] == arm for found in self.arms.values() if found)
+
+    def answers_of(self, arm: str) -> int:
+        """Answers of an arm."""
+        return sum(found.count(arm) for found in self.arms.values())
+
+    def recorded_in(self, arm: str, metric: str) -> int:
+        """Units of an arm that recorded an outcome of a metric."""
+        sent = self.values.get(metric, {})
+        return sum(unit in sent for unit, found in self.arms.items() if found[0] == arm)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,7 +23,7 @@ from router.cli import flags
 if TYPE_CHECKING:
     from router.client import Answer, AsyncClient, Client, Experiment, MetricSpec, Spec
     from router.experiments.report.model import Report
-    from router.experiments.self_test import Drawn, Finding
+    from router.experiments.self_test import Drawn, Finding, Traffic
 
 LABEL = "aa_unit"
 AT_ONCE, RETRY_SECONDS, TRIES = 8, 0.5, 20
@@ -250,31 +250,6 @@ def _report_when_logged(client: Client, name: str, traffic: Traffic, window: flo
         time.sleep(min(1.0, window / 4))
 
 
-@dataclass(slots=True)
-class Traffic:
-    """What was sent and what came back. `arms`: unit to its answers' arms; `values`: metric to its units."""
-
-    arms: dict[str, list[str]] = field(default_factory=dict)
-    values: dict[str, dict[str, float]] = field(default_factory=dict)
-    recorded: Counter[str] = field(default_factory=Counter)
-    repeated: Counter[str] = field(default_factory=Counter)
-    outside: int = 0
-    errors: list[str] = field(default_factory=list)
-
-    def units_of(self, arm: str) -> int:
-        """Units whose first answer was the arm's."""
-        return sum(found[0] == arm for found in self.arms.values() if found)
-
-    def answers_of(self, arm: str) -> int:
-        """Answers of an arm."""
-        return sum(found.count(arm) for found in self.arms.values())
-
-    def recorded_in(self, arm: str, metric: str) -> int:
-        """Units of an arm that recorded an outcome of a metric."""
-        sent = self.values.get(metric, {})
-        return sum(unit in sent for unit, found in self.arms.items() if found[0] == arm)
-
-
 @dataclass(frozen=True, slots=True)
 class Simulation:
     """Who asks what: `options` go with every request. `values` are those that unit i records, by metric."""
@@ -287,6 +262,8 @@ class Simulation:
 
     async def run(self, client: AsyncClient) -> Traffic:
         """All units, some at once."""
+        from router.experiments.self_test import Traffic
+
         traffic, room = Traffic(), asyncio.Semaphore(AT_ONCE)
 
         async def one(number: int) -> None:
