@@ -89,6 +89,41 @@ SAMPLING_DEFAULTS = Sampling(
 
 
 @dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers of one kind, closed at `high`, closed at `low` unless `open_low`."""
+
+    kind: type[int] | type[float]
+    low: float
+    high: float
+    open_low: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = self.low < value if self.open_low else self.low <= value
+        return above and value <= self.high  # false for NaN, too
+
+    def __str__(self) -> str:
+        digits = "d" if self.kind is int else "g"
+        return f"{'(' if self.open_low else '['}{self.low:{digits}}, {self.high:{digits}}]"
+
+
+INT32, INT64 = (1 << 31) - 1, (1 << 63) - 1
+SAMPLING_RANGES = {  # as the comments of router.v1.Sampling have them
+    "max_tokens": Range(int, 1, INT32),
+    "min_tokens": Range(int, 0, INT32),
+    "temperature": Range(float, 0, 2),
+    "top_p": Range(float, 0, 1, open_low=True),
+    "top_k": Range(int, 0, INT32),
+    "min_p": Range(float, 0, 1),
+    "repetition_penalty": Range(float, 0, 2, open_low=True),
+    "frequency_penalty": Range(float, -2, 2),
+    "presence_penalty": Range(float, -2, 2),
+    "seed": Range(int, 0, INT64),
+    "logprobs": Range(int, 0, 20),
+}
+MAX_STOPS, MAX_STOP_BYTES = 16, 256
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Sampling after defaults are applied, as the engine uses it.
 

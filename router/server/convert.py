@@ -18,6 +18,9 @@ from router.judging import REFERENCE
 from router.names import ADAPTER_FORM, BASE, split_adapter
 from router.server.status import redacted
 from router.types import (
+    MAX_STOP_BYTES,
+    MAX_STOPS,
+    SAMPLING_RANGES,
     AdapterEvent,
     AdapterEventKind,
     AdapterInfo,
@@ -39,8 +42,8 @@ from router.v1 import adapters_pb2 as adapters_pb
 from router.v1 import inference_pb2 as pb
 
 # What a request may have at most, beside what the settings say.
-MAX_MESSAGES, MAX_LABELS, MAX_STOPS, MAX_LOGPROBS = 256, 16, 16, 20
-MAX_LABEL_BYTES, MAX_REFERENCE_BYTES, MAX_HINT_BYTES, MAX_UNIT_BYTES, MAX_STOP_BYTES = 64, 4096, 64, 256, 256
+MAX_MESSAGES, MAX_LABELS = 256, 16
+MAX_LABEL_BYTES, MAX_REFERENCE_BYTES, MAX_HINT_BYTES, MAX_UNIT_BYTES = 64, 4096, 64, 256
 ROLES: Mapping[int, Role] = {
     pb.ROLE_SYSTEM: "system",
     pb.ROLE_USER: "user",
@@ -155,50 +158,19 @@ def _labels(labels: Mapping[str, str], found: Findings) -> dict[str, str]:
 # -- Sampling: each field that was said is checked against the range in the proto's comments.
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """Closed at `high`, closed at `low` unless `above`."""
-
-    field: str
-    low: float
-    high: float = math.inf
-    above: bool = False
-
-    def problem(self, value: float) -> str:
-        """What is wrong with `value`; empty if nothing is."""
-        if not math.isfinite(value):
-            return "must be a finite number"
-        low_ok = value > self.low if self.above else value >= self.low
-        if low_ok and value <= self.high:
-            return ""
-        if math.isinf(self.high):
-            return f"must be {self.low} or more, got {value:g}"
-        return f"must be in {'(' if self.above else '['}{self.low}, {self.high}], got {value:g}"
-
-
-RANGES = (
-    Range("temperature", 0, 2),
-    Range("top_p", 0, 1, above=True),
-    Range("top_k", 0),
-    Range("min_p", 0, 1),
-    Range("repetition_penalty", 0, 2, above=True),
-    Range("frequency_penalty", -2, 2),
-    Range("presence_penalty", -2, 2),
-    Range("seed", 0),
-    Range("logprobs", 0, MAX_LOGPROBS),
-)
-
-
 def sampling_of(message: pb.Sampling, max_tokens_limit: int, found: Findings) -> Sampling:
     """What the caller said; a field that was not said stays None, an explicit 0 stays 0."""
-    lengths = (Range("max_tokens", 1, max_tokens_limit), Range("min_tokens", 0, max_tokens_limit))
     said: dict[str, float | int] = {}
-    for rule in (*lengths, *RANGES):
-        if not message.HasField(rule.field):
+    for field, allowed in SAMPLING_RANGES.items():
+        if not message.HasField(field):
             continue
-        said[rule.field] = value = getattr(message, rule.field)
-        if problem := rule.problem(value):
-            found.add(f"sampling.{rule.field}", problem)
+        if field in ("max_tokens", "min_tokens"):
+            allowed = replace(allowed, high=max_tokens_limit)
+        said[field] = value = getattr(message, field)
+        if not math.isfinite(value):
+            found.add(f"sampling.{field}", "must be a finite number")
+        elif value not in allowed:
+            found.add(f"sampling.{field}", f"must be in {allowed}, got {value:g}")
     if "max_tokens" in said and said.get("min_tokens", 0) > said["max_tokens"] >= 1:
         found.add("sampling.min_tokens", "must not be more than max_tokens")
     stop = _stops(message.stop, found)

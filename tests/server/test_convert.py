@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from router.errors import Findings, InvalidRequest
 from router.names import split_adapter
-from router.server.convert import RANGES, Limits, generate_request, route_request, sampling_of
-from router.types import Request, Sampling, Turn
+from router.server.convert import Limits, generate_request, route_request, sampling_of
+from router.types import SAMPLING_RANGES, Request, Sampling, Turn
 from router.v1 import inference_pb2 as pb
 
 LIMITS = Limits(max_prompt_bytes=100, max_tokens=50)
@@ -132,7 +132,7 @@ def test_any_text_makes_a_request_or_is_named(text: str, adapter: str, domain: s
     assert named == {field for field, is_bad in bad.items() if is_bad}
 
 
-FLOATS = [rule.field for rule in RANGES if rule.field not in ("top_k", "seed", "logprobs")]
+FLOATS = [field for field, allowed in SAMPLING_RANGES.items() if allowed.kind is float]
 
 
 def convert(**fields: object) -> Sampling:
@@ -189,7 +189,7 @@ def test_a_float_is_taken_as_it_is_or_named(field: str, value: float) -> None:
     else:
         named = []
         assert taken == value
-    allowed = any(rule.field == field and not rule.problem(value) for rule in RANGES)
+    allowed = value in SAMPLING_RANGES[field]
     assert named == ([] if allowed else [f"sampling.{field}"])
 
 
