@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STUBS := router/v1
 WORKERS ?= -n auto --maxprocesses 4 --dist worksteal
+ALONE = $$(grep -rl 'mark.alone' tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test test-fast test-long check format proto bench bench-peers clean
@@ -27,11 +28,11 @@ serve: $(STAMP) ## serve the default base with ./adapters and ./plugins
 
 test: $(STAMP) ## all tests but the long ones, those on the real base included
 	$(BIN)/python -m pytest $(WORKERS) -m 'not long and not alone'
-	$(BIN)/python -m pytest -m 'alone and not long'
+	$(BIN)/python -m pytest -m 'alone and not long' $(ALONE)
 
 test-fast: $(STAMP) ## the tests that need no model
 	$(BIN)/python -m pytest $(WORKERS) -m 'not long and not alone and not slow and not interop and not gpu and not cluster'
-	$(BIN)/python -m pytest -m 'alone and not long and not slow'
+	$(BIN)/python -m pytest -m 'alone and not long and not slow' $(ALONE)
 
 test-long: $(STAMP) ## what a release needs, too: rehearsals in full, many kills
 	$(BIN)/python -m pytest -m long
