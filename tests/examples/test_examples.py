@@ -48,7 +48,7 @@ async def test_a_node_client_made_from_the_proto_files(server, tmp_path):
     shutil.copytree(EXAMPLES / "node", tmp_path / "examples" / "node")
     (tmp_path / "proto").symlink_to(EXAMPLES.parent / "proto")
     folder = tmp_path / "examples" / "node"
-    await output(npm, "install", "--no-audit", "--no-fund", cwd=folder)
+    await output(npm, "install", "--prefer-offline", "--no-audit", "--no-fund", cwd=folder)
     out = await output("node", "client.js", server.address, "a medical question", cwd=folder)
     unary, streamed, finished = out.splitlines()
     assert unary.startswith("[adapters/medical/versions/1.0.0] ")
