@@ -294,7 +294,10 @@ async def test_a_node_client_with_many_streams(tmp_path: Path) -> None:
     shutil.copy(EXAMPLES / "node" / "package.json", tmp_path)
     (tmp_path / "many.cjs").write_text(MANY)
     install = await asyncio.create_subprocess_exec(
-        *(npm, "install", "--prefer-offline", "--no-audit", "--no-fund"), cwd=tmp_path, stdout=PIPE, stderr=PIPE
+        *(npm, "install", "--prefer-offline", "--no-audit", "--no-fund"),
+        cwd=tmp_path,
+        stdout=PIPE,
+        stderr=PIPE,
     )
     assert await install.communicate()
     assert install.returncode == 0
