@@ -124,8 +124,8 @@ def greedy(
     token that differs, what is returned is the model's own answer.
     """
     with torch.no_grad():
-        logits = tuned(torch.tensor([[*tokens, *found]])).logits
-    best: list[int] = logits[0, len(tokens) - 1 :].argmax(-1).tolist()
+        seen = tuned(torch.tensor([[*tokens, *found]]), logits_to_keep=len(found) + 1)
+    best: list[int] = seen.logits[0].argmax(-1).tolist()
     own = best[: len(found)]
     return own if len(found) == new or best[len(found)] in ends else [*own, best[len(found)]]
 
