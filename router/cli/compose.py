@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from router import optional
 from router.cli import units
 from router.cli.base_files import equals_base
-from router.cli.route.judge import rule_of
+from router.cli.settings import rule_of
 from router.config import Settings
 from router.engine.access import EngineBase
 from router.engine.base import BaseInfo, Engine

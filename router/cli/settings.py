@@ -19,7 +19,9 @@ from router.errors import ConfigError
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+    from router.calibration.model import Calibration
     from router.config import Settings
+    from router.routing.policy import RuleInForce
 
 ENV_PREFIX = "LORA_ROUTER_"
 NO_SETTINGS = ("server", "insecure_listen", "traceback")  # read by commands, not by Settings
@@ -201,3 +203,32 @@ def _text(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
+
+
+def rule_of(settings: Settings) -> RuleInForce:
+    """How a server with these settings weighs votes."""
+    from router.classifiers.axes import Axes
+    from router.routing.policy import Policy, RuleInForce
+
+    axes = Axes(settings.task_first, settings.domain_first)
+    policy = Policy(settings.abstain_threshold, axes=axes)
+    return RuleInForce(
+        policy, load_calibration(settings), base=settings.model, strict=settings.strict_threshold
+    )
+
+
+def load_calibration(settings: Settings) -> Calibration | None:
+    """Raises ConfigError if the file is missing, damaged or of another version."""
+    from router.calibration.file import read_calibration
+
+    path = find_calibration(settings.calibration, settings.adapters_dir)
+    return read_calibration(path) if path else None
+
+
+def find_calibration(said: str, adapters: Sequence[Path]) -> Path | None:
+    """The file that was said; with `auto` the first calibration.json in an adapters folder; none if empty."""
+    from router.calibration.file import FILE_NAME
+
+    if said != "auto":
+        return Path(said) if said else None
+    return next((folder / FILE_NAME for folder in adapters if (folder / FILE_NAME).is_file()), None)

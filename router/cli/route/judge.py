@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router.cli.settings import rule_of
+
 if TYPE_CHECKING:
     from router.calibration.evaluation import Decide, Decided
-    from router.calibration.model import Calibration
     from router.classifiers.axes import Axis
     from router.cli.route.local import Local
-    from router.config import Settings
     from router.routing.policy import Calibrated, Policy, RuleInForce
     from router.types import Vote
 
@@ -27,35 +26,6 @@ CalibrationFile = Annotated[
         show_default=False,
     ),
 ]
-
-
-def rule_of(settings: Settings) -> RuleInForce:
-    """How a server with these settings weighs votes."""
-    from router.classifiers.axes import Axes
-    from router.routing.policy import Policy, RuleInForce
-
-    axes = Axes(settings.task_first, settings.domain_first)
-    policy = Policy(settings.abstain_threshold, axes=axes)
-    return RuleInForce(
-        policy, load_calibration(settings), base=settings.model, strict=settings.strict_threshold
-    )
-
-
-def load_calibration(settings: Settings) -> Calibration | None:
-    """Raises ConfigError if the file is missing, damaged or of another version."""
-    from router.calibration.file import read_calibration
-
-    path = find_calibration(settings.calibration, settings.adapters_dir)
-    return read_calibration(path) if path else None
-
-
-def find_calibration(said: str, adapters: Sequence[Path]) -> Path | None:
-    """The file that was said; with `auto` the first calibration.json in an adapters folder; none if empty."""
-    from router.calibration.file import FILE_NAME
-
-    if said != "auto":
-        return Path(said) if said else None
-    return next((folder / FILE_NAME for folder in adapters if (folder / FILE_NAME).is_file()), None)
 
 
 def local_rule(local: Local, calibration: str) -> RuleInForce:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from router.experiments.cli import plots, tables, wording
 from router.experiments.cli.plots import color
-from router.experiments.cli.report import following, heading, since
 from router.experiments.cli.tables import Table
-from router.experiments.cli.wording import MARK, at, pairs_of
+from router.experiments.cli.wording import MARK, at, following, heading, pairs_of, since
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -12,7 +12,7 @@ import typer
 from router.cli import flags
 from router.experiments.cli import tables, wording
 from router.experiments.cli.create import Name
-from router.experiments.cli.wording import at, router_line
+from router.experiments.cli.wording import at, following, heading, since
 
 if TYPE_CHECKING:
     from router.experiments.report.model import Report
@@ -177,12 +177,6 @@ def _acts(report: Report) -> list[str]:
     ]
 
 
-def heading(report: Report) -> str:
-    """The verdict in capitals, with its arm."""
-    who = f" {report.arm}" if report.arm and report.verdict.decision in ("promote", "stop for harm") else ""
-    return f"{report.verdict.decision.upper()}{who}"
-
-
 def _print_head(report: Report) -> None:
     from router.cli.output import clean
 
@@ -195,33 +189,3 @@ def _print_head(report: Report) -> None:
     print(clean(report.experiment.spec.hypothesis))
     if report.experiment.spec.mode == "holdout":
         print(wording.HOLDOUT)
-
-
-def since(report: Report) -> str:
-    """`running, phase 1 since ...; report of ...`."""
-    phase = next((p for p in report.experiment.phases if p.number == report.phase), None)
-    began = f", phase {report.phase} since {at(phase.started)}" if phase else ""
-    return f"{report.experiment.state.value}{began}; report of {at(report.time)}"
-
-
-def following(report: Report) -> str:
-    """The command that comes next."""
-    name, decision = report.experiment.name, report.verdict.decision
-    if report.phase == 0:
-        return f"next: lora-router experiments start {name}"
-    if report.experiment.promoted:
-        return f"promoted: {report.experiment.promoted}; undo: lora-router experiments rollback {name}"
-    if any(entry.act == "roll back" for entry in report.audit):
-        return "next: nothing; it was promoted and rolled back"
-    arm = next((a for a in report.experiment.spec.arms if a.name == report.arm), None)
-    if decision == "promote" and arm and arm.router:
-        return f"next: make it the server's own: {router_line(arm.router)}"
-    if decision == "promote":
-        return f"next: lora-router experiments promote {name}"
-    if decision == "stop for harm":
-        return f"next: lora-router experiments stop {name} --reason harm"
-    if decision == "invalid":
-        return "next: find out why the check failed; numbers of a broken pipeline say nothing about the arms"
-    if report.experiment.state == "stopped":
-        return f"next: nothing; it has stopped, and `lora-router experiments start {name}` begins a new phase"
-    return f"next: wait; lora-router experiments watch {name}"

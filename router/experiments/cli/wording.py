@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from router.experiments.model import ArmSpec, Experiment, MetricSpec, Phase, SegmentSpec, Spec
-    from router.experiments.report.model import ArmNumbers, Forecast, Measured, Pairs, Waiting
+    from router.experiments.report.model import ArmNumbers, Forecast, Measured, Pairs, Report, Waiting
     from router.types import RouterVariant
 
 UNKNOWN, NOT_YET = "-", "no interval yet"
@@ -317,3 +317,39 @@ def built_in(numbers: ArmNumbers, name: str, kind: str) -> str:
     if kind == "time":
         return units.duration(value)
     return f"{value:.1%}" if kind == "share" else plain(value)
+
+
+def heading(report: Report) -> str:
+    """The verdict in capitals, with its arm."""
+    who = f" {report.arm}" if report.arm and report.verdict.decision in ("promote", "stop for harm") else ""
+    return f"{report.verdict.decision.upper()}{who}"
+
+
+def since(report: Report) -> str:
+    """`running, phase 1 since ...; report of ...`."""
+    phase = next((p for p in report.experiment.phases if p.number == report.phase), None)
+    began = f", phase {report.phase} since {at(phase.started)}" if phase else ""
+    return f"{report.experiment.state.value}{began}; report of {at(report.time)}"
+
+
+def following(report: Report) -> str:
+    """The command that comes next."""
+    name, decision = report.experiment.name, report.verdict.decision
+    if report.phase == 0:
+        return f"next: lora-router experiments start {name}"
+    if report.experiment.promoted:
+        return f"promoted: {report.experiment.promoted}; undo: lora-router experiments rollback {name}"
+    if any(entry.act == "roll back" for entry in report.audit):
+        return "next: nothing; it was promoted and rolled back"
+    arm = next((a for a in report.experiment.spec.arms if a.name == report.arm), None)
+    if decision == "promote" and arm and arm.router:
+        return f"next: make it the server's own: {router_line(arm.router)}"
+    if decision == "promote":
+        return f"next: lora-router experiments promote {name}"
+    if decision == "stop for harm":
+        return f"next: lora-router experiments stop {name} --reason harm"
+    if decision == "invalid":
+        return "next: find out why the check failed; numbers of a broken pipeline say nothing about the arms"
+    if report.experiment.state == "stopped":
+        return f"next: nothing; it has stopped, and `lora-router experiments start {name}` begins a new phase"
+    return f"next: wait; lora-router experiments watch {name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from router.training.new.scaffold import Wish, new_recipe
+from router.training.new.scaffold import new_recipe
+from router.training.new.writing import Wish
 
 __all__ = ["Wish", "new_recipe"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
@@ -24,6 +23,7 @@ from router.training.new.rows import (
 )
 from router.training.new.writing import (
     LONGEST_ROW,
+    Wish,
     counts,
     default_system,
     judged_by,
@@ -33,33 +33,13 @@ from router.training.new.writing import (
     refuse_to_overwrite,
     write_folder,
 )
-from router.training.recipe import TEXT_METRICS, Base, PromptTable, Recipe
+from router.training.recipe import TEXT_METRICS, PromptTable, Recipe
 from router.training.run import add_lora
 from router.training.trainer import Trainer
 
 TIMED_STEPS = 4  # the first warms up, the last ends with an evaluation, the faster one of the others counts
 TIMED_ROWS = 32  # of the validation split
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the command line asks for; what is empty is decided by the data."""
-
-    name: str
-    data: Path
-    folder: Path
-    prompt_column: str = ""
-    response_column: str = ""
-    group_column: str = ""
-    domain: str = ""
-    task: str = ""
-    system: str = ""
-    metric: str = ""
-    version: str = "1.0.0"
-    model: str = Base().model
-    steps: int = 0
-    force: bool = False
 
 
 def new_recipe(wish: Wish, *, device: str = "auto", say: Say = print) -> Path:

@@ -10,16 +10,13 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 from router.errors import FailedPrecondition
 from router.training.batch import Example
 from router.training.export import toml_string
 from router.training.files import write_file
 from router.training.new.rows import Columns, Pair, Split
-
-if TYPE_CHECKING:
-    from router.training.new.scaffold import Wish
+from router.training.recipe import Base
 
 LONGEST_ROW = 1024  # tokens of prompt and answer; longer rows make a laptop's training a matter of days
 CLOSED_LIST = 50  # distinct answers, at most, of a choice between labels
@@ -83,6 +80,26 @@ examples = {examples}
 negative_examples = []
 keywords = []
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the command line asks for; what is empty is decided by the data."""
+
+    name: str
+    data: Path
+    folder: Path
+    prompt_column: str = ""
+    response_column: str = ""
+    group_column: str = ""
+    domain: str = ""
+    task: str = ""
+    system: str = ""
+    metric: str = ""
+    version: str = "1.0.0"
+    model: str = Base().model
+    steps: int = 0
+    force: bool = False
 
 
 # -- numbers that fit the data: how long, how large, judged by what
