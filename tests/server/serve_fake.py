@@ -1,4 +1,4 @@
-"""A server process on the fake engine; prints its address once it listens."""
+"""A server process on the fake engine; prints its address once it serves, or listens with `--start`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ async def serve(options: argparse.Namespace) -> None:
     live = await experiments(options.experiments)
     app = ServerApp(settings, engine, registry, FakeRouter(registry), experiments=live)
     running = asyncio.ensure_future(app.run())
-    await asyncio.wait((running, asyncio.ensure_future(app.listening.wait())), return_when="FIRST_COMPLETED")
+    up = app.listening if options.start else app.ready  # who wants a long start wants to meet it
+    await asyncio.wait((running, asyncio.ensure_future(up.wait())), return_when="FIRST_COMPLETED")
     if not running.done():
         print(app.address, flush=True)
     await running
