@@ -39,6 +39,7 @@ def arguments(line: str) -> list[str]:
 @pytest.fixture
 async def target(start_server, fakes, tmp_path, monkeypatch):
     """A server with experiments and two versions of medical, in an empty folder."""
+    fakes.engine.step_seconds = 0.0  # 1,500 users ask one after the other
     fakes.registry.put(adapter("medical", "1.1.0"))
     database = f"sqlite:///{tmp_path}/experiments.db"
     monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", database)  # for `export`, which reads it itself
