@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -106,4 +107,11 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point."""
-    sys.exit(run())
+    code = run()
+    if any(thread.daemon for thread in threading.enumerate()):
+        # Such a thread, a classifier's fit for one, may be inside a C++ library: if the interpreter goes
+        # first, that library aborts the process. All that had to be written is written.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

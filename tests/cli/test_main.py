@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import typer.main
 
@@ -106,3 +109,25 @@ def test_a_group_alone_prints_its_help(cli, group):
     done = cli(*filter(None, [group]))
     assert done.code == 0
     assert "Commands:" in done.out
+
+
+FIT = """
+import sys, threading, torch
+from router.cli import main
+
+def fit():
+    while True:
+        torch.randn(600, 600) @ torch.randn(600, 600)
+
+threading.Thread(target=fit, daemon=True).start()
+sys.argv = ["lora-router", "--version"]
+main.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_thread_inside_a_library_does_not_abort_the_process_at_its_end():
+    """A classifier that is fitted when the server ends: torch aborted the process (134) as its thread died."""
+    done = subprocess.run([sys.executable, "-c", FIT], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("lora-router ")
