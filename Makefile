@@ -7,6 +7,9 @@ STUBS := router/v1
 WORKERS ?= -n auto --maxprocesses 4 --dist worksteal
 ALONE = $$(grep -rl 'mark.alone' tests)
 
+# Compiled modules are kept wherever the shell says not to: tests start many processes, and rewrite assertions.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test test-fast test-long check format proto bench bench-peers clean
 

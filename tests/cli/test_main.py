@@ -127,7 +127,7 @@ main.main()
 
 @pytest.mark.slow
 def test_a_thread_inside_a_library_does_not_abort_the_process_at_its_end():
-    """A classifier that is fitted when the server ends: torch aborted the process (134) as its thread died."""
+    """A classifier is fitted when the server ends: torch aborted the process (134) as its thread died."""
     done = subprocess.run([sys.executable, "-c", FIT], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("lora-router ")
