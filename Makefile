@@ -33,7 +33,7 @@ test: $(STAMP) ## all tests but the long ones, those on the real base included
 	$(BIN)/python -m pytest $(WORKERS) -m 'not long and not alone'
 	$(BIN)/python -m pytest -m 'alone and not long' $(ALONE)
 
-test-fast: $(STAMP) ## the tests that need no model
+test-fast: $(STAMP) ## the tests that take no more than a moment, in a minute
 	$(BIN)/python -m pytest $(WORKERS) -m 'not long and not alone and not slow and not interop and not gpu and not cluster'
 	$(BIN)/python -m pytest -m 'alone and not long and not slow' $(ALONE)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +21,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core: more threads would
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
 
+WHOLLY_SLOW = re.compile(r"^pytestmark = (pytest\.mark\.slow|\[\n?\s*pytest\.mark\.slow)\b", re.MULTILINE)
+
 # The same examples at every run, however busy the machine is.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("project")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """As many as cores; slow tests wait a third of their time, so half as many again share the cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return max(2, cores if "not slow" in config.option.markexpr else (3 * cores) // 2)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """In a run without slow tests, files with nothing else are not even imported: many need transformers."""
+    if "not slow" not in config.option.markexpr or collection_path.suffix != ".py":
+        return None
+    return WHOLLY_SLOW.search(collection_path.read_text(encoding="utf-8")) is not None or None
+
 
 Start = Callable[..., Awaitable["ServerApp"]]
 Connect = Callable[..., SimpleNamespace]

@@ -57,6 +57,7 @@ def test_every_module_says_what_it_is():
     assert not silent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [

@@ -21,6 +21,8 @@ from benchmarks.contestants import Arm, Died, Entry, Field, environment, measure
 from benchmarks.engine import AS_SERVED, MIXED, PLAIN, SERVED, enter
 from benchmarks.engine import main as bench
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FAKE = """
 import os, sys, time

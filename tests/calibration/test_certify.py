@@ -30,6 +30,8 @@ from router.calibration.certify import (
 from router.calibration.fit import fit_stops
 from router.calibration.rows import CalibrationError
 
+pytestmark = pytest.mark.slow
+
 STOPS = (0.9, 1.01)
 GOAL = Goal()
 

@@ -104,6 +104,7 @@ def test_auroc() -> None:
     assert auroc(np.array([1.0]), np.array([0.0])) == 1
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 5), min_size=1), st.lists(st.integers(0, 5), min_size=1))
 def test_auroc_counts_pairs(strange: list[int], known: list[int]) -> None:
     pairs = [(s > k) + 0.5 * (s == k) for s in strange for k in known]

@@ -96,6 +96,7 @@ def test_a_goal_that_is_no_share() -> None:
         Goal(ood_target=5)
 
 
+@pytest.mark.slow
 def test_without_strange_requests_nothing_is_kept_out(worlds: Any, setting_of: Any) -> None:
     found = calibrate(worlds(3).ballots(400), [], setting_of())
     assert found.novelty_limit == 1.0

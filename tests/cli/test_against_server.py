@@ -49,6 +49,7 @@ async def test_route_tells_the_votes(command):
     assert out.splitlines()[-1].startswith("legal@2.0.0  confidence 0.90  by words  (classified)  in ")
 
 
+@pytest.mark.slow
 async def test_adapters_are_listed_loaded_and_unloaded(command):
     _, out, _ = await command("adapters", "list")
     assert [line.split()[0] for line in out.splitlines()[1:]] == ["legal", "medical"]
@@ -79,6 +80,7 @@ async def test_why_a_version_is_not_routed_to_what_to_do_and_who_overruled(comma
     assert re.search(rf'overruled +by 127\.0\.0\.1 at .* UTC, "ticket 7"; the gate had said: {closed}', shown)
 
 
+@pytest.mark.slow
 async def test_ctrl_c_frees_the_row(start_server):
     engine = FakeEngine(step_seconds=0.05)
     app = await start_server(engine=engine)

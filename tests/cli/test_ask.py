@@ -78,6 +78,7 @@ def test_quiet_prints_the_answer_only(cli, remote):
     assert (done.out, done.err) == ("Chapter I\n", "")
 
 
+@pytest.mark.slow
 def test_ctrl_c_cancels_the_call(remote):
     remote.inference.hang = True
     with subprocess.Popen([*COMMAND, "ask", "hi"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
@@ -89,6 +90,7 @@ def test_ctrl_c_cancels_the_call(remote):
     assert b"Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_in_silence(tmp_path):
     read, write = os.pipe()
     os.close(read)

@@ -12,6 +12,8 @@ from router.config import Settings
 from router.engine.fake import FakeEngine
 from tests.cli.tiny import MODULES, write_adapter
 
+pytestmark = pytest.mark.slow
+
 MANIFEST = """
 [adapter]
 name = "medical"

@@ -56,6 +56,7 @@ def lines(done):
     return done.err.strip().splitlines()
 
 
+@pytest.mark.slow
 def test_no_server_says_how_to_start_one(cli):
     done = cli("ask", "hi", "--server", "127.0.0.1:1")
     assert done.code == 1
@@ -70,6 +71,7 @@ def test_a_host_that_is_not_known_was_never_running(cli):
     assert lines(done) == [f"lora-router: {expected}"]
 
 
+@pytest.mark.slow
 def test_an_answer_that_breaks_off_ends_its_line(cli, remote):
     remote.inference.hang = True
     done = cli("ask", "hi", "--timeout", "0.5")
@@ -78,6 +80,7 @@ def test_an_answer_that_breaks_off_ends_its_line(cli, remote):
     assert lines(done)[-1] == f"lora-router: {said}"
 
 
+@pytest.mark.slow
 def test_without_a_flag_the_configured_address_is_asked(cli, own_folder):
     (own_folder / "lora-router.toml").write_text('listen = "0.0.0.0:2"\n')
     assert "127.0.0.1:2" in cli("adapters", "list").err

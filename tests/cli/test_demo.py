@@ -80,6 +80,7 @@ def test_a_free_address_can_be_had():
         taken.bind((host, int(number)))
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_is_told_with_its_last_lines(capsys, monkeypatch):
     monkeypatch.setenv("LORA_ROUTER_ADAPTERS_DIR", "absent")
     with (

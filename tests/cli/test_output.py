@@ -30,6 +30,7 @@ def on_a_terminal(*arguments: str, **environment: str) -> str:
     return seen.decode()
 
 
+@pytest.mark.slow
 def test_the_header_is_bold_on_a_terminal_only():
     assert "\x1b[1mSETTING" in on_a_terminal("config", "show")
     assert "\x1b" not in on_a_terminal("config", "show", NO_COLOR="1")

@@ -31,6 +31,7 @@ def write(folder, body, timeout=50):
     (folder / "it.py").write_text(HEAD.format(body=body, timeout=timeout))
 
 
+@pytest.mark.slow
 def test_a_new_plugin_works_and_so_does_its_test(cli, own_folder):
     done = cli("plugins", "new", "lease-law", "--adapter", "legal")
     assert done.code == 0

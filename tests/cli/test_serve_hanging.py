@@ -17,6 +17,8 @@ import pytest
 from router.v1 import inference_pb2_grpc
 from tests.server.helpers import failure, long_stream
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PLUGIN = """
 from router import hookimpl

@@ -78,6 +78,7 @@ def test_a_named_file_is_read_and_must_exist(cli, own_folder):
     assert cli("config", "show", "--config", "absent.toml").code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pair", "said"),
     [("slots", "KEY=VALUE"), ("slot=3", "did you mean 'slots'?"), ("slots=x", "slots (from flag)")],

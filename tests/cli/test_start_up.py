@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # typer itself needs pydantic, but nothing of pydantic-settings
 HEAVY = {"torch", "transformers", "peft", "grpc", "numpy", "pydantic_settings", "google.protobuf", "rich"}
 LIMIT = 0.3

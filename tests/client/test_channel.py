@@ -39,6 +39,7 @@ def test_a_stream_that_began_is_not_repeated(client, remote):
     assert len(remote.inference.requests) == 1
 
 
+@pytest.mark.slow
 def test_nobody_there_is_unreachable():
     with Client("127.0.0.1:1", timeout=10) as client, pytest.raises(ClientError) as caught:
         client.generate("hi")

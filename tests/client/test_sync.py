@@ -65,6 +65,7 @@ def test_every_call_has_a_deadline_and_a_request_id(client, remote):
     assert len(ids) == 3
 
 
+@pytest.mark.slow
 def test_a_refused_call_is_tried_again(client, remote):
     remote.inference.refusals = 2
     assert client.generate("hi").text == "Chapter I"

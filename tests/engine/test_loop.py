@@ -18,6 +18,8 @@ from tests.engine.hanging import Hang, hanging
 from tests.fakes import FakeRegistry, FakeRouter
 from tests.server.helpers import Connect, Start, ask, long_stream, until
 
+pytestmark = pytest.mark.slow
+
 STALL = 0.8
 SERVING, NOT_SERVING = 1, 2
 

@@ -16,6 +16,8 @@ from router.engine.torch_engine import TorchEngine
 from router.types import SamplingParams
 from tests.engine import tiny
 
+pytestmark = pytest.mark.slow
+
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ADAPTERS: dict[str, dict[str, Any]] = {
     "a": {"r": 4, "target_modules": ALL},

@@ -90,6 +90,7 @@ async def until_idle(made: TorchEngine) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_readings_beside_answers_equal_transformers(made: TorchEngine, kind: str) -> None:
     model = tiny.model(kind)
     context = texts(1)[0][:1] * 20

@@ -63,6 +63,7 @@ params = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(rows=st.lists(params, min_size=1, max_size=5), seed=st.integers(0, 1000))
 @settings(max_examples=60, deadline=None)
 def test_a_row_is_the_same_whatever_the_batch_around_it(rows: list[dict[str, Any]], seed: int) -> None:
@@ -241,6 +242,7 @@ def theirs(scores: torch.Tensor, p: SamplingParams) -> torch.Tensor:
     return torch.softmax(warpers(torch.zeros(1, 1, dtype=torch.long), scores), -1)
 
 
+@pytest.mark.slow
 @given(
     vocab=st.sampled_from([5, 64, 100, 3000]),
     spread=st.sampled_from([0.01, 0.3, 3.0, 30.0]),

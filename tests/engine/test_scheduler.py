@@ -366,6 +366,7 @@ def played(arrivals: list[list[Arrival]], with_background: bool, patience: float
     return [[admitted[r], done[r]] for r in requests]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(ARRIVALS, st.sampled_from([0.0, 1e9]))
 def test_background_rows_delay_no_request(arrivals: list[list[Arrival]], patience: float) -> None:

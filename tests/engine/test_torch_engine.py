@@ -329,6 +329,7 @@ async def test_late_unload_returns(tmp_path: Path) -> None:
     assert await asyncio.wait_for(engine.unload(artifact.digest), 5) == 0
 
 
+@pytest.mark.slow
 async def test_what_was_asked_beside_the_stop_is_answered() -> None:
     """Commands in the same turn as the stop, before and after it."""
     for _ in range(20):

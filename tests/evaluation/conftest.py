@@ -59,3 +59,10 @@ def staged(trained: Path) -> Iterator[tuple[Subject, AnsweringEngine, dict[Arm, 
         {arm: encode_questions(arm, splits.test, subject.rendering, shots) for arm in Arm},
     )
     answering.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever needs the tiny base needs transformers, which takes seconds to load."""
+    for item in items:
+        if {"trained"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")

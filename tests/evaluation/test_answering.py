@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 
 from router.evaluation.answering import AnsweringEngine, sharing_copy
@@ -14,6 +15,7 @@ from router.training.probes import greedy_tokens
 from router.types import SamplingParams
 
 
+@pytest.mark.slow
 def test_engine_answers_as_plain_generation_does(
     staged: tuple[Subject, AnsweringEngine, dict[Arm, Questions]],
 ) -> None:

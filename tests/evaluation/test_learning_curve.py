@@ -25,6 +25,8 @@ from router.training.recipe import Recipe, load_recipe
 from router.training.trainer import Trainer
 from router.types import Usage
 
+pytestmark = pytest.mark.slow
+
 FULL = {"value": 1.0, "low": 0.9, "high": 1.0}
 
 

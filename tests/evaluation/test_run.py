@@ -14,6 +14,8 @@ from router.evaluation import evaluate
 from router.evaluation.markdown import report_page
 from router.evaluation.subject import read_manifest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(trained: Path, tmp_path: Path) -> Path:

@@ -10,6 +10,7 @@ from router.evaluation.scoring import MeanScorer, resample
 answers = st.lists(st.booleans(), min_size=2, max_size=30)
 
 
+@pytest.mark.slow
 @given(answers)
 def test_interval_holds_the_value(values: list[bool]) -> None:
     estimate = resample(MeanScorer(values), len(values), samples=200).estimate()

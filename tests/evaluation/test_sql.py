@@ -135,6 +135,7 @@ def test_gold_that_cannot_judge_is_named(gold: str, schema: tuple[()], said: str
     assert caught.value.message.startswith("data.jsonl:7")
 
 
+@pytest.mark.slow
 def test_shipped_queries_are_told_apart() -> None:
     """Every gold accepts itself; of other queries on its tables hardly any, and those that mean the same."""
     golds = defaultdict[object, dict[str, Row]](dict)

@@ -25,6 +25,7 @@ async def output(*command: str, cwd: Path = EXAMPLES) -> str:
     return out.decode()
 
 
+@pytest.mark.slow
 async def test_the_python_client(server):
     out = await output(sys.executable, "python_client.py", server.address)
     assert "medical@1.0.0  discovered" in out
@@ -32,6 +33,7 @@ async def test_the_python_client(server):
     assert "abstained" in out
 
 
+@pytest.mark.slow
 async def test_buf_curl_needs_no_proto(server, tmp_path):
     out = await output(str(EXAMPLES / "buf_curl.sh"), server.address, "a medical question", cwd=tmp_path)
     assert "router.v1.InferenceService/StreamGenerate" in out

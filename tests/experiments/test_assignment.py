@@ -39,6 +39,7 @@ def arms(allocation: Allocation) -> dict[str, str]:
     return {unit: a.arm for unit, a in found.items() if isinstance(a, Assigned)}
 
 
+@pytest.mark.slow
 def test_arms_get_their_shares_and_propensities():
     counts = Counter(arms(ALLOCATION).values())
     for arm in ARMS:
@@ -66,6 +67,7 @@ def test_new_salts_reshuffle():
     assert same == pytest.approx(0.5**2 + 0.3**2 + 0.2**2, abs=0.02)
 
 
+@pytest.mark.slow
 def test_experiments_of_one_namespace_share_no_unit():
     left = replace(ALLOCATION, slot=(0.0, 0.5))
     right = replace(left, slot=(0.5, 1.0), salts=replace(left.salts, enrolment="e2", variant="v2"))

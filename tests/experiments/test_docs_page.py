@@ -21,6 +21,8 @@ from router.experiments.store.sql_store import SqlStore
 from router.experiments.verdict import Decision
 from tests.fakes import adapter
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text(encoding="utf-8")
 COMMANDS = [
     line for block in re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S) for line in block.splitlines()

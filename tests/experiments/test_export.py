@@ -32,6 +32,8 @@ from tests.experiments.store.conftest import empty
 from tests.experiments.store.helpers import START, WINDOW, experiment, exposed, said
 from tests.experiments.store.postgres import Server, binaries
 
+pytestmark = pytest.mark.slow
+
 FORMS = ("parquet", "csv", "jsonl")
 
 

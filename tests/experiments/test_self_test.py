@@ -67,6 +67,7 @@ SECONDS = MetricSpec("seconds", Kind.MEAN, False, Aggregate.SUM)
 COST = MetricSpec("cost", Kind.RATIO, aggregate=Aggregate.SUM)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "weights", "units"),
     [
@@ -86,6 +87,7 @@ def test_equal_arms_are_rarely_told_apart(metric, weights, units):
     assert ("arms against arm0" in found.text) == (len(weights) > 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.8, 0.1, 0.1)])
 def test_peeking_at_the_usual_test_is_found(monkeypatch, weights):
     """One look at a time at |z| > 1.96 is wrong far more often than at one look: about 19 % in ten."""

@@ -21,6 +21,8 @@ from router.experiments.stats import (
 )
 from router.experiments.verdict import Decision, Design, Health, Judgement, judge
 
+pytestmark = pytest.mark.slow
+
 SUCCESS = Metric("success", Kind.PROPORTION)
 ERRORS = Metric("errors", Kind.PROPORTION, higher_is_better=False)
 DESIGN = Design(

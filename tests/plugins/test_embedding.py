@@ -61,6 +61,7 @@ def test_what_looks_like_the_background_goes_to_none(toy: Any) -> None:
     assert max(values(toy, "What should I cook tonight with two eggs?").values()) < 0.2
 
 
+@pytest.mark.slow
 def test_a_negative_example_pulls_down(module: Any, toy: Any) -> None:
     plain = module.Embedding()
     plain._encoder = Letters()
@@ -68,6 +69,7 @@ def test_a_negative_example_pulls_down(module: Any, toy: Any) -> None:
     assert values(toy, "aaaz")["a"] < values(plain, "aaaz")["a"]
 
 
+@pytest.mark.slow
 def test_a_new_fit_encodes_only_what_is_new_and_forgets_what_is_gone(toy: Any) -> None:
     toy._encoder.encoded.clear()
     toy.fit([A, B, AdapterProfile("c", "1", examples=("cccc",))])

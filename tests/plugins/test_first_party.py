@@ -13,6 +13,8 @@ from router.plugins import PluginHost
 from router.plugins.doctor import doctor, examine
 from router.plugins.trial import SAMPLE_ADAPTERS, requests_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

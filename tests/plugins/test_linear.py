@@ -63,6 +63,7 @@ def test_strange_requests_go_to_none_of_them(ask: Any, text: str) -> None:
     assert max(ask(text).values()) < 0.5
 
 
+@pytest.mark.slow
 def test_a_negative_example_speaks_against_its_adapter(module: Any) -> None:
     text = "How long do I have to wait for the bus?"
     with_it, without = module.Linear(), module.Linear()

@@ -47,6 +47,7 @@ def compose() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "routing" / "compose.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["calibration", "dev"])
 def test_the_files_are_what_compose_makes(compose: dict[str, Any], name: str) -> None:
     made = dict.fromkeys(compose["composed"](name))

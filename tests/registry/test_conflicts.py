@@ -12,6 +12,7 @@ from tests.registry.conftest import StartRegistry
 from tests.registry.life import drop, eventually, ref, states
 
 
+@pytest.mark.slow
 async def test_duplicates_with_other_contents_are_quarantined(
     root: Path, start_registry: StartRegistry
 ) -> None:

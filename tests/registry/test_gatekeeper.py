@@ -23,6 +23,8 @@ from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states
 from tests.registry.tiny import BASE
 
+pytestmark = pytest.mark.slow
+
 
 async def test_a_folder_without_a_report_answers_by_name_only(
     root: Path, start_registry: StartRegistry, caplog: pytest.LogCaptureFixture

@@ -94,6 +94,7 @@ def test_the_default_version(
         assert (found and found.ref.version) == rising
 
 
+@pytest.mark.slow
 async def test_a_chosen_version_that_breaks_is_not_replaced_in_silence(
     root: Path, engine: StubEngine, start_registry: StartRegistry
 ) -> None:
@@ -199,6 +200,7 @@ async def test_who_leaves_does_not_leave_half_a_change(
     assert kept(tmp_path) == {"m": "1.0"}
 
 
+@pytest.mark.slow
 async def test_callers_are_told_that_it_was_not_saved_and_not_where(
     tmp_path: Path, start_server: Start, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:

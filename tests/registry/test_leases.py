@@ -17,6 +17,8 @@ from router.registry.registry import Registry
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, host_bytes, leases, ref, states
 
+pytestmark = pytest.mark.slow
+
 
 async def hold(registry: Registry, name: str, until: asyncio.Event | None = None) -> str:
     async with registry.lease(ref(name)) as lease:

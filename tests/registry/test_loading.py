@@ -18,6 +18,8 @@ from router.registry.registry import Registry
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import BASE_ANSWER, StubEngine, drop, eventually, is_ready, ref, states, weights
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "adapter_model.safetensors"
 
 

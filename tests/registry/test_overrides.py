@@ -18,6 +18,8 @@ from tests.registry.cards import hand_in, routed, version, weights_of
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref
 
+pytestmark = pytest.mark.slow
+
 ME = Force("127.0.0.1", "measured by hand")
 
 

@@ -20,6 +20,8 @@ from tests.registry.life import (
     states,
 )
 
+pytestmark = pytest.mark.slow
+
 
 async def test_new_folders_go_before_a_backlog_of_preloads(
     root: Path, engine: StubEngine, start_registry: StartRegistry

@@ -22,6 +22,8 @@ from tests.registry.cards import hand_in
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states, weights
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = sorted(p.parent for p in (Path(__file__).parents[2] / "adapters").glob("*/report.json"))
 
 

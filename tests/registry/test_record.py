@@ -153,6 +153,7 @@ def test_the_table_is_whole() -> None:
     assert table().keys() == {(start, transition) for start in FROM for transition in TRANSITIONS}
 
 
+@pytest.mark.slow
 def test_only_a_record_changes_itself() -> None:
     fields, wrong = vars(Told().record).keys(), []
     for path in (p for p in ROUTER.rglob("*.py") if p != ROUTER / "registry/record.py"):

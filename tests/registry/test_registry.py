@@ -16,6 +16,8 @@ from router.types import AdapterEvent, AdapterState
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import SIZE, StubEngine, drop, eventually, host_bytes, is_ready, leases, ref, states
 
+pytestmark = pytest.mark.slow
+
 
 async def test_folders_are_found_defaults_loaded_and_leased(
     root: Path, engine: StubEngine, start_registry: StartRegistry

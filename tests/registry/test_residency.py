@@ -60,6 +60,7 @@ async def test_the_least_recently_used_goes_but_not_leased_or_pinned_ones(
     assert host_bytes(registry) <= 3 * SIZE
 
 
+@pytest.mark.slow
 async def test_where_nothing_can_go_a_load_waits_and_then_says_why(
     engine: StubEngine, start_registry: StartRegistry
 ) -> None:
@@ -94,6 +95,7 @@ async def test_one_that_never_fits_is_refused_at_once(
     assert host_bytes(registry) == 0
 
 
+@pytest.mark.slow
 async def test_an_engine_with_less_memory_than_the_budget_gets_room_made(
     engine: StubEngine, start_registry: StartRegistry
 ) -> None:

@@ -11,6 +11,8 @@ from router.registry.watching import Watcher
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, weights
 
+pytestmark = pytest.mark.slow
+
 
 async def test_changes_of_every_kind_are_told_on_the_loop(tmp_path: Path) -> None:
     told: set[Path] = set()

@@ -16,6 +16,8 @@ from tests.engine.tiny import answer, reference, save_adapter
 from tests.engine.tiny import engine as make_engine
 from tests.registry.life import eventually, is_ready, ref, states
 
+pytestmark = pytest.mark.slow
+
 PROMPT = list(range(40, 80))
 NEW = 24
 

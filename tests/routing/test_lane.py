@@ -131,6 +131,7 @@ async def test_a_request_that_is_cancelled_is_not_asked_about(kit: Any, lane_of:
     assert says.batches == [1, 1]
 
 
+@pytest.mark.slow
 async def test_an_async_classifier_runs_beside_the_loop_and_in_time(kit: Any, lane_of: Any) -> None:
     class Async(Classifier):
         name = "async"

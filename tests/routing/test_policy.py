@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +56,7 @@ def test_stopping_early_concludes_what_all_votes_conclude(
     assert policy.conclude(heard, candidates) == policy.conclude(votes, candidates)
 
 
+@pytest.mark.slow
 @given(POLICIES, ballots(), CANDIDATES)
 def test_fallback_is_for_when_nobody_could_be_asked(
     policy: Policy, votes: list[Vote], candidates: frozenset[str]

@@ -20,6 +20,8 @@ from router.server.app import ServerApp
 from router.v1 import inference_pb2_grpc
 from tests.server.helpers import failure, launch, long_stream, stream
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(listen="127.0.0.1:0", metrics_listen="", drain_seconds=1.0, lame_duck_seconds=0.05)
 
 

@@ -14,6 +14,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from router.server.app import ServerApp
 from tests.server.helpers import Connect, Start, ask, details, failure
 
+pytestmark = pytest.mark.slow
+
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 NAMES = ("", "router.v1.InferenceService", "router.v1.AdapterService")
 

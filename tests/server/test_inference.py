@@ -17,6 +17,8 @@ from router.types import FinishReason, TokenLogprob
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import ask, long_stream, settled, stream, until
 
+pytestmark = pytest.mark.slow
+
 
 async def test_generate_tells_who_answered(stubs: SimpleNamespace) -> None:
     reply = await stubs.inference.Generate(ask("a medical question"))

@@ -105,6 +105,7 @@ def test_a_reference_answer_is_never_logged() -> None:
     assert "labels" not in log_fields(call, "OK", "")
 
 
+@pytest.mark.slow
 async def test_a_callers_deadline(server: ServerApp, fakes: SimpleNamespace, stubs: SimpleNamespace) -> None:
     fakes.engine.step_seconds = 0.02
     request = ask("legal words", sampling={"min_tokens": 500, "max_tokens": 500})
@@ -115,6 +116,7 @@ async def test_a_callers_deadline(server: ServerApp, fakes: SimpleNamespace, stu
     assert await settled(server)
 
 
+@pytest.mark.slow
 async def test_the_servers_cap(start_server: Start, fakes: SimpleNamespace, connect: Connect) -> None:
     fakes.engine.step_seconds = 0.02
     server = await start_server(**vars(fakes), max_deadline_seconds=0.2)

@@ -31,6 +31,8 @@ from router.server.listen import (
 from router.v1 import adapters_pb2, experiments_pb2, inference_pb2, inference_pb2_grpc
 from tests.server.helpers import ROOT, Connect, Start, ask, details, failure, launch, long_stream, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("listen", "parts"),

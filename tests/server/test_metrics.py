@@ -91,6 +91,7 @@ def test_bounded_labels() -> None:
     assert [labels.of(v) for v in ("a", "b", "c", "a")] == ["a", "b", "other", "a"]
 
 
+@pytest.mark.slow
 async def test_event_loop_lag_stays_low_at_16_streams(server: ServerApp, stubs: SimpleNamespace) -> None:
     """Row 31. The best of three, since other processes can hold up any loop."""
     request, lags = stream(sampling={"max_tokens": 100, "min_tokens": 100}), []
@@ -101,6 +102,7 @@ async def test_event_loop_lag_stays_low_at_16_streams(server: ServerApp, stubs: 
     assert min(lags) < 0.05
 
 
+@pytest.mark.slow
 async def test_a_blocked_loop_is_seen(server: ServerApp) -> None:
     await scrape(server)
     time.sleep(0.2)  # noqa: ASYNC251  # what must never happen, on purpose

@@ -129,6 +129,7 @@ async def test_hints_for_a_retry(fakes: SimpleNamespace, stubs: SimpleNamespace)
     assert details(seen)["RetryInfo"].retry_delay.ToMilliseconds() == 2500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x" * 5000, "ü" * 5000, "\x1b[31m\n" * 1000])
 async def test_trailers_stay_small_whatever_is_echoed(
     fakes: SimpleNamespace, stubs: SimpleNamespace, name: str
@@ -240,6 +241,7 @@ def test_long_texts_cost_little(piece: str) -> None:
     assert time.process_time() - begun < 1.0
 
 
+@pytest.mark.slow
 async def test_a_folder_that_cannot_be_read_is_told_by_its_file(
     tmp_path: Path, start_server: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,3 +19,10 @@ def recipe(tmp_path: Path, tiny_base: Path) -> Path:
     path = tmp_path / "colours.toml"
     path.write_text(recipe_text(tiny_base))
     return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever needs the tiny base needs transformers, which takes seconds to load."""
+    for item in items:
+        if {"tiny_base"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")

@@ -36,6 +36,7 @@ def rows_of(name: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["medical", "summarization"])
 def test_shipped_rows_are_far_from_the_other_splits(scripts: dict[str, ModuleType], name: str) -> None:
     near = scripts["near"]

@@ -17,6 +17,7 @@ from router.training import train
 from router.training.files import explained
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*past_key_values:FutureWarning"),

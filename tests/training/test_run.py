@@ -25,6 +25,7 @@ from router.training.trainer import Trainer
 from tests.training.tiny import recipe_text
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*past_key_values:FutureWarning"),
 ]

@@ -29,6 +29,7 @@ FOLDERS = [ROOT / "adapters" / name for name in RECIPES]
 pytestmark = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
 
+@pytest.mark.slow
 def test_folder_is_accepted_and_small(folder: Path) -> None:
     report = validate_folder(folder, None)
     assert report.ok, report.findings

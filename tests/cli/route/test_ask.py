@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from router.v1 import inference_pb2
 from tests.client import scripted
 
@@ -31,6 +33,7 @@ def test_the_state_of_the_calibration_is_shown(cli, remote, monkeypatch):
     assert "threshold 0.50  calibration stale: adapter cooking is new\n" in cli("route", "hi").out
 
 
+@pytest.mark.slow
 def test_what_is_no_sub_command_is_a_prompt(cli, remote):
     for arguments in (
         ["evaluate this contract"],

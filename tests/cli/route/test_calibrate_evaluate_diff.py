@@ -71,6 +71,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.slow
 def test_calibrate_writes_a_file_that_evaluate_uses(cli, here):
     done = cli("route", "calibrate", "requests.jsonl", "--ood", "strange.jsonl")
     assert done.code == 0, done.err
@@ -103,6 +104,7 @@ def test_evaluate_without_a_calibration_is_the_plain_rule(cli, here):
     assert "confusion: true label down, choice across" in done.out
 
 
+@pytest.mark.slow
 def test_another_set_of_adapters_or_classifiers_is_said(cli, here, monkeypatch):
     assert cli("route", "calibrate", "requests.jsonl").code == 0
     plugin(here, "2")
@@ -193,6 +195,7 @@ def test_a_classifier_asks_the_base_without_a_server(cli, here):
     assert (found["skipped"], found["routing"]["coverage"]) == ({}, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["png", "html"])
 def test_the_curve_as_a_picture(cli, here, kind):
     pytest.importorskip("matplotlib")

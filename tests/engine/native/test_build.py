@@ -109,6 +109,7 @@ def test_a_build_that_does_not_load_falls_back_with_one_line(cache, monkeypatch,
     assert "pip install 'lora-router[native]'" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cxx", "reason"),
     [("/bin/false", "the build failed"), ("/nonexistent/g++", "there is no C++ compiler")],

@@ -35,6 +35,7 @@ def test_copies_equal_lie_in_order_and_start_cache_lines():
     assert addresses[0] % 64 == 0
 
 
+@pytest.mark.slow
 def test_memory_outlives_its_source_and_siblings():
     copies = side_by_side([torch.full((1000,), float(i)) for i in range(5)])
     last = copies[-1]

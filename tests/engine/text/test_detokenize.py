@@ -30,6 +30,7 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", KINDS)
 @given(text=answers)
 @settings(max_examples=60, deadline=None)

@@ -184,6 +184,7 @@ def test_threads_agree_and_the_tokenizer_is_left_as_it_was() -> None:
     assert not tokenizer.backend_tokenizer.encode_special_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["<|im_end|>", "a", " ", "word 12 ", "你"])
 def test_time_grows_linearly(unit: str) -> None:
     encoder = PromptEncoder(small.byte_level())

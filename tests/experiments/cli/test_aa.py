@@ -14,6 +14,8 @@ from router.experiments.service.served import ServedExperiments
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.plans import plan, router_plan
 
+pytestmark = pytest.mark.slow
+
 LIKE = plan(
     arms=(ArmSpec("old", 0.9), ArmSpec("new", 0.1)),
     guardrails=(

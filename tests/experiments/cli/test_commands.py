@@ -16,6 +16,7 @@ def planned(cli, remote):
     return remote.experiments
 
 
+@pytest.mark.slow
 def test_what_runs_is_listed_with_its_warnings(cli, planned):
     cli("experiments", "start", "medical-v2")
     planned.kept["experiments/medical-v2"].warnings.append("units look like request ids")

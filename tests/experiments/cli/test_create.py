@@ -149,6 +149,7 @@ def test_router_arms_come_from_a_file():
     assert (made.route, made.mode) == ("", Mode.BANDIT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -222,6 +223,7 @@ def test_update_sends_only_what_changes(cli, remote):
     assert (done.code, "nothing to change" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_update_of_secondary_metrics_caps_and_segments(cli, remote):
     cli("experiments", "create", "x", *SHORT, "--arm", "new=medical@1.1.0", "--secondary", "mean:messages")
     done = cli("experiments", "update", "x", "--secondary", "clicked")

@@ -80,6 +80,7 @@ def test_what_cannot_be_exported_is_told(cli, url, tmp_path, arguments, code, to
     assert not list(tmp_path.glob("*.csv"))
 
 
+@pytest.mark.slow
 def test_a_file_that_is_there_stays(cli, url, tmp_path):
     (tmp_path / "units.csv").write_text("mine")
     done = cli("experiments", "export", "trial", "units", "units.csv")

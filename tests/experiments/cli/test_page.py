@@ -72,6 +72,7 @@ def test_the_page_needs_nothing_else(cli, remote, tmp_path):
     assert Page(text).tags.count("svg") == 6  # effect, lift, sample ratio, one guardrail, units and new ones
 
 
+@pytest.mark.slow
 def test_a_page_of_everything_needs_nothing_else(whole):
     stands_alone(page(whole))
 
@@ -85,6 +86,7 @@ def stands_alone(text):
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.slow
 def test_texts_from_outside_are_escaped():
     text = page(REPORT)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
@@ -143,6 +145,7 @@ def test_modes_without_a_sample_ratio_have_no_plot_of_it():
     assert 'id="effect"' in text
 
 
+@pytest.mark.slow
 def test_points_within_the_window_are_not_drawn():
     found = report(SumsStore(both(500, 510, hours=48)), "medical-v2", now=STARTED + 2 * DAY)
     text = page(found)
@@ -191,6 +194,7 @@ def test_a_page_of_three_arms_with_all_there_may_be_is_small():
     assert not re.search(r"\b(nan|inf)\b", text)
 
 
+@pytest.mark.slow
 def test_what_may_not_be_looked_at_often_has_a_dagger_that_says_so(whole):
     text = page(whole)
     dagger = f'<abbr title="{MARK_TITLE}">†</abbr>'

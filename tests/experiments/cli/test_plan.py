@@ -28,6 +28,7 @@ def test_a_share_of_the_baseline(cli):
     assert json.loads(cli(*HERE, "--effect", "-10%", "--json").out)["answer"]["effect"] == -0.05
 
 
+@pytest.mark.slow
 def test_a_table_where_nothing_is_said(cli):
     done = cli(*HERE)
     rows = [line for line in done.out.splitlines() if line.startswith("+")]
@@ -43,6 +44,7 @@ def test_days_give_the_smallest_effect(cli):
     assert found["units"] <= 11_200
 
 
+@pytest.mark.slow
 def test_a_mean_with_and_without_a_cap(cli):
     mean = ("experiments", "plan", "--metric", "mean:seconds", "--baseline", "12", "--deviation", "9")
     done = cli(*mean, "--split", "98/2", "--units", "5000")

@@ -62,6 +62,7 @@ def test_json_has_every_number_and_null_for_what_is_not_known(cli, planned):
     assert found["points"][-1]["share_low"] < 0.5
 
 
+@pytest.mark.slow
 def test_watch_ends_after_the_looks_or_with_the_experiment(cli, planned):
     done = cli("experiments", "watch", "medical-v2", "--every", "0.01", "--looks", "2", "--json")
     assert [json.loads(line)["phase"] for line in done.out.splitlines()] == [1, 1]

@@ -19,6 +19,8 @@ from router.experiments.live.notices import Event, Notice, verify
 from router.experiments.model import ArmSpec, Kind, MetricSpec, Spec
 from tests.experiments.live.receiving import receiving
 
+pytestmark = pytest.mark.slow
+
 SECRET = "s3cret"
 SPEC = Spec(
     hypothesis="none",

@@ -17,6 +17,8 @@ from router.experiments.report.source import REWEIGHT
 from router.types import AdapterRef, RouterVariant
 from tests.cli.tiny import MODULES, write_adapter
 
+pytestmark = pytest.mark.slow
+
 OLD, NEW = AdapterRef("medical", "1.2.0"), AdapterRef("medical", "1.3.0")
 MANIFEST = """
 [adapter]

@@ -42,6 +42,7 @@ def values(*arms: list[float]) -> dict[str, Moments]:
     return {f"arm{i}": Moments.of(found) if found else Moments.empty(1) for i, found in enumerate(arms)}
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(COUNTS, st.floats(0.01, 0.2), st.text(max_size=5))
 def test_weights_sum_to_one_and_respect_the_floor(counts, floor, seed):
@@ -125,6 +126,7 @@ def played(adaptive: bool, seed: int) -> float:
     return lost
 
 
+@pytest.mark.slow
 def test_less_is_lost_than_with_equal_shares():
     bandit, uniform = (np.mean([played(adaptive, seed) for seed in range(15)]) for adaptive in (True, False))
     assert uniform == pytest.approx(120, rel=0.05)

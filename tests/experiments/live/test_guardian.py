@@ -96,6 +96,7 @@ async def test_a_stop_is_told_with_its_numbers_by_the_look_that_stops(begin, ben
     assert (told["event"], told["numbers"]["rule"]) == ("stopped-for-harm", "guardrail")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [HANG, 500])
 async def test_a_webhook_that_hangs_or_fails_holds_up_neither_looks_nor_the_end(
     begin, bench, store, receiver, monkeypatch, answer

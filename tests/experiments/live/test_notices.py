@@ -168,6 +168,7 @@ async def test_a_delivery_is_signed_and_named_and_shows_no_secret(receiver, made
     assert "Lora-Router-Signature" not in receiver.got[1][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answers", "counts", "hint"),
     [

@@ -16,6 +16,8 @@ from tests.experiments.live.made import decision, experiment, exposure, outcome,
 from tests.experiments.live.test_recorder import until
 from tests.experiments.store.postgres import Server, binaries
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def postgres():

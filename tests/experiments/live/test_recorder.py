@@ -191,6 +191,7 @@ async def test_closing_while_the_store_is_down_counts_what_is_lost(store):
     assert recorder.counts.lost == {"exposures": 5}
 
 
+@pytest.mark.slow
 async def test_what_the_store_refuses_is_lost_alone(recorder, store, monkeypatch, caplog):
     whole = Slow.record
 

@@ -16,6 +16,8 @@ from router.types import AdapterRef, FinishReason, RouterVariant, SamplingParams
 from tests.experiments.live.made import OLD, SPEC, decision, experiment, request
 from tests.experiments.memory_store import MemoryStore
 
+pytestmark = pytest.mark.slow
+
 STRICT, BOLD = RouterVariant(threshold=0.9), RouterVariant(threshold=0.2)
 LEGAL = AdapterRef("legal", "2.0.0")
 ARMS = (ArmSpec("control", 0.4), ArmSpec("strict", 0.3, router=STRICT), ArmSpec("bold", 0.3, router=BOLD))

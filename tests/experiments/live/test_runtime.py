@@ -109,6 +109,7 @@ async def test_a_store_that_is_down_at_the_start(begin, store):
     assert isinstance(live.assign(request(), decision()), Assignment)
 
 
+@pytest.mark.slow
 async def test_a_store_that_hangs_does_not_hold_up_the_start(store, monkeypatch):
     monkeypatch.setattr("router.experiments.live.runtime.START_SECONDS", 0.05)
     monkeypatch.setattr(MemoryStore, "list", lambda self: time.sleep(0.3) or ())

@@ -256,6 +256,7 @@ def test_only_the_last_week_counts() -> None:
     assert (traffic.units, traffic.days) == (pytest.approx(140, abs=2), 7.0)
 
 
+@pytest.mark.slow
 def test_a_question_is_completed_and_the_notes_say_from_where(store: MemoryStore) -> None:
     found = size_of(SizeQuestion("minutes", route="medical", effect=0.2), store, NOW)
     assert (found.baseline, found.units_per_day) == (
@@ -297,6 +298,7 @@ def test_a_holdout_and_an_empty_phase_are_no_history() -> None:
         size_of(SizeQuestion("solved"), store, NOW)
 
 
+@pytest.mark.slow
 def test_the_manager_asks_its_store(store: MemoryStore) -> None:
     manager = Manager(store, Known(lambda name, version="": None), clock=lambda: NOW)  # type: ignore[arg-type,return-value]
     assert manager.size(SizeQuestion("solved", route="medical", effect=0.1)).baseline == 0.5

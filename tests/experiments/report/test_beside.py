@@ -13,6 +13,8 @@ from router.experiments.report.build import report
 from router.experiments.stats import Moments
 from tests.experiments.report.sums import DAY, LONG_AFTER, SPEC, STARTED, SumsStore, both, bucket, running
 
+pytestmark = pytest.mark.slow
+
 LANGUAGE = SegmentSpec("language")
 TOKENS = MetricSpec("tokens", Kind.MEAN, cap=400.0)
 

@@ -262,6 +262,7 @@ def test_every_point_is_the_comparison_of_all_until_then():
         assert (point.time, point.units, point.share) == (STARTED + 3600.0 * hour, 200 * hour, 0.5)
 
 
+@pytest.mark.slow
 def test_many_buckets_are_thinned_and_the_last_is_kept():
     found = points(both(3000, 3300, 6000, hours=700), most=50)
     assert len(found) == 50
@@ -269,6 +270,7 @@ def test_many_buckets_are_thinned_and_the_last_is_kept():
     assert points(both(500, 500), most=0) == []
 
 
+@pytest.mark.slow
 def test_young_units_count_in_the_share_but_not_in_the_effect():
     found = points(both(1000, 1100, hours=48), now=STARTED + 2 * DAY)
     assert found[23].effect == found[47].effect

@@ -81,6 +81,7 @@ def test_young_units_wait(found):
     assert made.arms[0].primary is None
 
 
+@pytest.mark.slow
 def test_a_fault_is_remembered_by_the_store(found):
     store, _ = found
     more = [

@@ -8,6 +8,8 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from router.experiments.store.port import Store
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.memory_store import MemoryStore
@@ -37,6 +39,7 @@ class Watching(MemoryStore):
         return call(*args)
 
 
+@pytest.mark.slow
 async def test_the_store_is_called_from_threads(
     fakes: SimpleNamespace, start_server: Start, connect: Connect
 ) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import pytest
 
 from router.experiments.model import ArmSpec
 from router.experiments.store.sql_store import SqlStore
@@ -18,6 +19,8 @@ from router.v1.inference_pb2_grpc import InferenceServiceStub
 from tests.experiments.live.made import SPEC, experiment
 from tests.experiments.service.trials import WORDS, of_unit
 from tests.server.helpers import failure, launch, long_stream
+
+pytestmark = pytest.mark.slow
 
 ANY_VERSION = replace(SPEC, arms=(SPEC.arms[0], ArmSpec("new", 0.5)))
 

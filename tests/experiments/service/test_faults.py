@@ -30,6 +30,8 @@ from tests.experiments.service.lab import create, experimenting
 from tests.experiments.service.trials import UNITS, WORDS, arms_of, exposures, of_unit, trial, values
 from tests.server.helpers import Connect, Start, details, failure, long_stream, until
 
+pytestmark = pytest.mark.slow
+
 AGAINST_BASE = replace(SPEC, arms=(ArmSpec("control", 0.5, OLD), ArmSpec("new", 0.5)))
 
 

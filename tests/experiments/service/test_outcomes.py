@@ -20,6 +20,8 @@ from router.v1 import experiments_pb2 as pb
 from tests.experiments.service.lab import NAME, answer, create, running
 from tests.server.helpers import details, failure, until
 
+pytestmark = pytest.mark.slow
+
 
 def outcome(**fields: Any) -> pb.Outcome:
     return pb.Outcome(**{"metric": "solved", "value": 1.0, **fields})

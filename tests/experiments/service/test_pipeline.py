@@ -15,6 +15,8 @@ from tests.experiments.live.made import HOLDOUT, NEW, OLD, SPEC
 from tests.experiments.service.trials import UNITS, WORDS, arms_of, exposures, of_unit, trial, values
 from tests.server.helpers import details, failure, long_stream, messages, until
 
+pytestmark = pytest.mark.slow
+
 AGAINST_BASE = replace(SPEC, arms=(ArmSpec("control", 0.5, OLD), ArmSpec("new", 0.5)))
 
 

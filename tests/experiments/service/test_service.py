@@ -19,6 +19,8 @@ from tests.experiments.plans import SOLVED, plan, router_plan
 from tests.experiments.service.lab import NAME, answer, create, fields_of, refused, running
 from tests.fakes import adapter
 
+pytestmark = pytest.mark.slow
+
 MEDICAL, NEWER = "adapters/medical/versions/1.0.0", "adapters/medical/versions/1.1.0"
 
 

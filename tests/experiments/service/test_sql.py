@@ -16,6 +16,8 @@ from tests.experiments.service.lab import NAME, answer, create, experimenting, r
 from tests.experiments.store.postgres import Server, binaries
 from tests.server.helpers import Connect, Start, ask, failure
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:

@@ -107,6 +107,7 @@ def test_the_line_lies_on_the_worse_side():
     assert Guardrail(QUALITY, 0.1, relative=True).line == Line(scale=0.9)
 
 
+@pytest.mark.slow
 def test_at_the_margin_a_stop_is_rare_however_often_one_looks():
     rng, stopped = np.random.default_rng(4), 0
     for _ in range(40):

@@ -168,6 +168,7 @@ def called(factor: float, margin: float, realised: bool = False, runs: int = 300
     return wrong / runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("realised", [False, True])
 def test_equal_rates_that_drift_are_rarely_called_however_shares_move(realised):
     assert called(1.0, 1.0, realised) <= 0.05

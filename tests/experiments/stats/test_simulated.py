@@ -18,6 +18,8 @@ from benchmarks.experiment_errors import (
 from benchmarks.experiment_simulation import evidence, looks, proportion, ratio, skewed
 from router.experiments.stats import Arms, Kind, Line, Moments, Plan, compare
 
+pytestmark = pytest.mark.slow
+
 RUNS = 200
 CELLS = {cell.name: cell for cell in cells()}
 WRONG_BEFORE = (

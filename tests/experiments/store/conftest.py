@@ -24,7 +24,10 @@ def server() -> Iterator[Server]:
     found.close()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+POSTGRESQL = pytest.param("postgresql", marks=pytest.mark.slow)  # a server of its own
+
+
+@pytest.fixture(params=["sqlite", POSTGRESQL])
 def url(request, tmp_path) -> str:
     """Of an empty database."""
     if request.param == "sqlite":
@@ -48,7 +51,7 @@ def sql_store(url) -> Iterator[SqlStore]:
     found.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+@pytest.fixture(params=["memory", "sqlite", POSTGRESQL])
 def store(request, tmp_path) -> Iterator[Store]:
     if request.param == "memory":
         yield MemoryStore()

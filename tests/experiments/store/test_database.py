@@ -53,11 +53,13 @@ def test_a_missing_driver_says_what_to_install(monkeypatch):
         SqlStore("postgresql://u:secret@h/d")
 
 
+@pytest.mark.slow
 def test_a_url_of_the_driver_of_old_is_taken_and_told(server, caplog):
     SqlStore(server.url().replace("postgresql:", "postgresql+pg8000:")).close()
     assert "psycopg is used: write postgresql://..." in caplog.text
 
 
+@pytest.mark.slow
 def test_a_server_that_says_nothing_is_left(server, monkeypatch):
     """The connection is closed, and the next call has a new one."""
     store = SqlStore(empty(server))
@@ -180,6 +182,7 @@ def test_another_process_that_writes_for_too_long(tmp_path, monkeypatch):
     store.close()
 
 
+@pytest.mark.slow
 def test_another_server_that_is_stopped_while_it_writes(server, monkeypatch):
     """Others fail for a while; then the database ends its transaction, and they go on."""
     url = empty(server)

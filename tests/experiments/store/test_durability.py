@@ -17,6 +17,8 @@ from router.experiments.store.sql_store import SqlStore
 from tests.experiments.store.conftest import empty
 from tests.experiments.store.helpers import experiment, exposed, row, said
 
+pytestmark = pytest.mark.slow
+
 SUM = MetricSpec("n", Kind.MEAN, aggregate=Aggregate.SUM)
 # A new interpreter for each would take longer than the test, and gRPC's threads here may not be forked.
 FORK = multiprocessing.get_context("forkserver")

@@ -84,6 +84,7 @@ def test_units_move_with_their_segments_where_the_routers_differ(store):
     assert units(store, "plan") == {"free": (2, 2.0)}
 
 
+@pytest.mark.slow
 def test_two_servers_agree(url):
     first, second = SqlStore(url), SqlStore(url)
     first.create(experiment(segments=(OPEN,)))
@@ -99,6 +100,7 @@ def test_two_servers_agree(url):
     second.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["a\x1fb", "%_\\", "Ünal 名", "", "x" * LONGEST, '"'])
 def test_any_value_is_kept_as_it_is(sql_store, value):
     sql_store.create(experiment(segments=(OPEN,)))

@@ -170,6 +170,7 @@ def totals(store: SqlStore, name: str) -> dict[str, list[float]]:
     return {key: [m.n, *m.sums, *m.products] for key, m in found.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["split", "cuped", "routers"])
 def test_it_says_the_same(store, name):
     found = totals(store, name)
@@ -277,6 +278,7 @@ def test_a_step_that_breaks_leaves_the_old_database(old, monkeypatch):
     store.close()
 
 
+@pytest.mark.slow
 def test_reading_only_changes_nothing(old, tmp_path):
     engine = database.make_engine(parse_url(old))
     with pytest.raises(ConfigError, match="version 1"):

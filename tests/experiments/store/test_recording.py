@@ -166,6 +166,7 @@ def test_a_waiting_outcome_may_be_late(running):
     assert row(running) == (0, 0.0)
 
 
+@pytest.mark.slow
 def test_an_outcome_no_metric_reads_is_kept(running):
     running.expose([exposed("u", "r")])
     assert running.record([said("r", "csat", 5.0, key="k")]) == (COUNTED,)

@@ -26,6 +26,7 @@ def test_the_first_ones(window, width):
     assert first_width(window) == width
 
 
+@pytest.mark.slow
 @given(st.floats(0, 1e9), st.sampled_from([1.0, 12.5, 3600.0]))
 def test_every_time_is_in_its_stretch(elapsed, width):
     begin, seconds = stretch_span(stretch_number(elapsed, width), width)
@@ -65,6 +66,7 @@ def test_a_year_of_seconds_is_some_thousand_of_them():
 MEAN, RATIO = Kind.MEAN, Kind.RATIO
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("aggregate", "value"),
     [(Aggregate.SUM, 9.0), (Aggregate.MEAN, 3.0), (Aggregate.MAX, 5.0), (Aggregate.LAST, 4.0)],

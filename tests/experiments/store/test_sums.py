@@ -25,6 +25,8 @@ from tests.experiments.store.helpers import (
     with_secondary,
 )
 
+pytestmark = pytest.mark.slow
+
 METRICS = (
     MetricSpec("n", Kind.MEAN, aggregate=Aggregate.LAST, covariate=True),
     MetricSpec("m", Kind.RATIO, missing=Unanswered.ZERO, covariate=True),

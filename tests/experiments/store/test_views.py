@@ -129,6 +129,7 @@ def test_columns_are_those_that_are_told(viewed):
         assert all(c.means for c in view.columns)
 
 
+@pytest.mark.slow
 def test_making_them_again_changes_nothing(viewed):
     before = definitions(viewed)
     make(viewed)

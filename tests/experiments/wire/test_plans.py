@@ -47,6 +47,7 @@ def read(message: pb.Experiment) -> Spec:
     return spec
 
 
+@pytest.mark.slow
 @hypothesis.given(plans)
 def test_a_plan_comes_back_as_it_was(spec: Spec) -> None:
     message = pb.Experiment.FromString(plan_message(spec).SerializeToString())

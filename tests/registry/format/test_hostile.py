@@ -29,6 +29,7 @@ def test_there_are_enough_of_them() -> None:
     assert np.__version__  # imported before anything is timed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
 def test_refused_by_code_quickly_in_little_memory_and_without_effect(name: str, tmp_path: Path) -> None:
     build, code = FOLDERS[name]
@@ -54,6 +55,7 @@ def test_refused_by_code_quickly_in_little_memory_and_without_effect(name: str, 
     assert all(f.message.isprintable() for f in report.findings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n, (_, code) in FOLDERS.items() if code])
 def test_reading_refuses_what_validation_refuses(name: str, tmp_path: Path) -> None:
     build, code = FOLDERS[name]
@@ -63,6 +65,7 @@ def test_reading_refuses_what_validation_refuses(name: str, tmp_path: Path) -> N
     assert code in caught.value.metadata["codes"].split(",")
 
 
+@pytest.mark.slow
 def test_the_process_stays_small(tmp_path: Path) -> None:
     """Peak resident memory of a process that looks at every one of them."""
     for number, (build, _) in enumerate(FOLDERS.values()):

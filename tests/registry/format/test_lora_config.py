@@ -166,6 +166,7 @@ json_values = st.recursive(
 fields = st.sampled_from(sorted(HONOURED | WITHOUT_EFFECT.keys() | REFUSED.keys()))
 
 
+@pytest.mark.slow
 @given(st.dictionaries(fields | st.text(max_size=10), json_values, max_size=12))
 def test_any_json_gives_findings_and_nothing_else(document: dict[str, Any]) -> None:
     settings, findings = parse_lora_config(json.dumps({**CONFIG, **document}).encode())

@@ -64,6 +64,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.sampled_from(["dtype", "shape", "data_offsets", "more"]), json_values)
 def test_any_value_anywhere_is_refused_or_harmless(field: str, value: Any) -> None:
     header = copy.deepcopy(ONE)

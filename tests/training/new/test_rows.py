@@ -83,6 +83,7 @@ def pairs(count: int, groups: int = 0) -> list[Pair]:
     return [Pair(f"q{n}", f"a{n % 4}", f"g{n % groups}" if groups else f"q{n}") for n in range(count)]
 
 
+@pytest.mark.slow
 @given(count=st.integers(50, 5000), groups=st.integers(30, 300))
 def test_splits_are_whole_and_groups_stay_together(count: int, groups: int) -> None:
     rows = pairs(count, groups)

@@ -49,6 +49,7 @@ def wish(tmp_path: Path, tiny_base: Path) -> Wish:
     )
 
 
+@pytest.mark.slow
 def test_a_csv_becomes_a_recipe_that_trains(wish: Wish, tmp_path: Path) -> None:
     said: list[str] = []
     path = new_recipe(wish, device="cpu", say=said.append)
