@@ -37,8 +37,8 @@ test-fast: $(STAMP) ## the tests that take no more than a moment, in a minute
 	$(BIN)/python -m pytest $(WORKERS) -m 'not long and not alone and not slow and not interop and not gpu and not cluster'
 	$(BIN)/python -m pytest -m 'alone and not long and not slow' $(ALONE)
 
-test-long: $(STAMP) ## what a release needs, too: rehearsals in full, many kills
-	$(BIN)/python -m pytest -m long
+test-long: $(STAMP) ## what a release needs, too: rehearsals in full, many kills; writes benchmarks/results/test-long.md
+	$(BIN)/python -m tests.long
 
 check: $(STAMP) ## format, lint, types, import rules, proto lint, stub freshness
 	$(BIN)/ruff format --check .

