@@ -214,9 +214,9 @@ def test_templates_stay_literal(template: str) -> None:
 def test_hostile_text_is_refused_quickly(data: bytes) -> None:
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         _, findings = parse_manifest(data, "a")
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert findings
     assert all(len(f.message) < 400 for f in findings)
     assert min(times) < 0.1
