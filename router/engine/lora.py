@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
-from router.engine.ops import LoraPlan, Ops, SiteGroup
+from router.engine.ops import LoraPlan, LoraStep, Ops, SiteGroup
 from router.errors import AdapterRejected
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -201,17 +201,19 @@ class LoraBatch:
     def __init__(self, adapters: Sequence[PackedAdapter], device: torch.device) -> None:
         self.key = tuple(a.digest for a in adapters)
         self._device = device
-        table = torch.stack([a.table for a in adapters], dim=1)  # [groups, G, 3]
         empty = torch.zeros(0, dtype=torch.int32)
-        self._plans: list[LoraPlan | None] = []
+        table = torch.stack([a.table for a in adapters], dim=1)  # [site groups, G, 3]
+        sites: list[LoraPlan | None] = []
         for g, rows in enumerate(table):
             weights = [a.weights[g] for a in adapters]
-            self._plans.append(LoraPlan(empty, rows, weights, []) if any(weights) else None)
+            sites.append(LoraPlan(empty, rows, weights, []) if any(weights) else None)
+        self._step = LoraStep(empty, table, sites)
 
-    def at(self, bounds: list[int]) -> list[LoraPlan | None]:
+    def at(self, bounds: list[int]) -> LoraStep:
         """The plans with token ranges `bounds` [G + 1]."""
         starts = torch.tensor(bounds, dtype=torch.int32, device=self._device)
-        for plan in self._plans:
+        self._step.starts = starts
+        for plan in self._step.sites:
             if plan is not None:
                 plan.starts, plan.bounds = starts, bounds
-        return self._plans
+        return self._step

@@ -2,7 +2,8 @@
 
 Shapes: T tokens of a step, R rows (sequences), G groups of tokens that share an adapter.
 
-KV cache of one layer: k_cache and v_cache [blocks, kv_heads, BLOCK, head_dim], contiguous.
+KV cache of one layer: k_cache and v_cache [blocks, kv_heads, BLOCK, head_dim], contiguous. What lies where in
+one head's part of a block is the implementation's own affair.
 Tokens of a step are ordered by adapter: base rows first, then one contiguous range for each adapter.
 A *site group* is one to three linear layers that read the same input (q/k/v; o; gate/up; down); its base
 product y [T, out_total] holds their outputs side by side.
@@ -44,6 +45,15 @@ class LoraPlan:
     memo: dict[str, torch.Tensor] = field(default_factory=dict)  # what an implementation made of weights
 
 
+@dataclass(slots=True)
+class LoraStep:
+    """The adapters of a step at all site groups of all layers."""
+
+    starts: torch.Tensor  # int32 [G + 1] token ranges, in step order; before the first is the base
+    table: torch.Tensor  # int64 [site groups, G, 3], as LoraPlan's
+    sites: list[LoraPlan | None]  # the same for each site group; None where no adapter has weights
+
+
 @dataclass(frozen=True, slots=True)
 class SiteGroup:
     """The linear layers of one site group."""
@@ -51,6 +61,59 @@ class SiteGroup:
     names: tuple[str, ...]  # such as ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     in_features: int
     out_offsets: tuple[int, ...]  # [k + 1] columns of each in y
+
+
+@dataclass(slots=True)
+class Layer:
+    """One decoder layer: norm, q/k/v, rotary positions, attention, o, norm, gated unit."""
+
+    norm1: torch.Tensor  # [hidden]
+    norm2: torch.Tensor
+    qk_norm: tuple[torch.Tensor, torch.Tensor] | None  # [head_dim] each
+    qkv: Linear
+    o: Linear
+    gate_up: Linear
+    down: Linear
+    k_cache: torch.Tensor
+    v_cache: torch.Tensor
+
+
+@dataclass(slots=True)
+class Model:
+    """Layers of one shape with what comes before and after them."""
+
+    embed: torch.Tensor  # [vocabulary, hidden]
+    cos: torch.Tensor  # [positions, head_dim] float32
+    sin: torch.Tensor
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eps: float  # of every norm
+    scale: float  # of attention's scores
+    norm: torch.Tensor  # [hidden], the last
+    head: Linear
+    layers: list[Layer]
+    groups: list[SiteGroup]  # four a layer
+
+
+class Stack(Protocol):
+    """A model's layers, run as far as one likes."""
+
+    def run(
+        self,
+        hidden: torch.Tensor,
+        tokens: torch.Tensor | None,
+        layers: tuple[int, int],
+        plan: AttentionPlan,
+        lora: LoraStep | None,
+        scored: torch.Tensor,
+    ) -> torch.Tensor:
+        """Layers first .. last - 1 on hidden [T, hidden], in place -> logits [S, vocabulary].
+
+        Before them `tokens` int64 [T] are embedded into it, if given; behind them the logits of the tokens
+        `scored` int64 [S] are computed as if no layer came after.
+        """
+        ...
 
 
 class Ops(Protocol):
@@ -70,6 +133,17 @@ class Ops(Protocol):
 
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
         """[out_total, r] into this implementation's layout."""
+        ...
+
+    def stack(self, model: Model) -> Stack:
+        """The layers of a model, whose linear layers `pack_linear` made."""
+        ...
+
+    def greedy(self, logits: torch.Tensor) -> list[int]:
+        """The likeliest of each row of logits [S, vocabulary], the first of equals.
+
+        -1 where a logit is NaN or the largest is not finite.
+        """
         ...
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

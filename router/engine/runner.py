@@ -9,7 +9,7 @@ import torch
 
 from router.engine.lora import DeviceSlots, LoraBatch
 from router.engine.model.backbone import Backbone, Taps
-from router.engine.ops import BLOCK, AttentionPlan, LoraPlan
+from router.engine.ops import BLOCK, AttentionPlan, LoraStep
 from router.engine.reading import ReadingStep
 from router.engine.scheduler import Chunk
 
@@ -43,7 +43,7 @@ class Runner:
         return self._backbone.forward(
             self._tensor(tokens, torch.int64),
             self._attention_plan(chunks, bounds),
-            self._lora_plans(chunks, bounds),
+            self._lora_step(chunks, bounds),
             self._tensor(scored, torch.int64),
             taps,
         )
@@ -67,7 +67,7 @@ class Runner:
             most_queries=max(c.count for c in chunks),
         )
 
-    def _lora_plans(self, chunks: Sequence[Chunk], bounds: list[int]) -> Sequence[LoraPlan | None] | None:
+    def _lora_step(self, chunks: Sequence[Chunk], bounds: list[int]) -> LoraStep | None:
         digests: list[str] = []
         starts: list[int] = []
         for c, start in zip(chunks, bounds, strict=False):

@@ -73,11 +73,17 @@ class SamplingState:
 class Sampler:
     """Samples one token per row. Not thread-safe; the engine's thread owns it."""
 
-    def __init__(self, vocab_size: int, device: torch.device | str, spell: Callable[[int], str]) -> None:
-        """`spell` gives a token's text for log-probabilities."""
+    def __init__(
+        self,
+        vocab_size: int,
+        device: torch.device | str,
+        spell: Callable[[int], str],
+        greedy: Callable[[Tensor], list[int]],
+    ) -> None:
+        """`spell` gives a token's text for log-probabilities, `greedy` is that of the operations."""
         self.vocab_size = vocab_size
         self.device = torch.device(device)
-        self._spell = spell
+        self._spell, self._greedy = spell, greedy
         # Kept between steps: fresh memory for every step costs more than the sums done in it.
         self._buffers: dict[str, Tensor] = {}
 
@@ -90,11 +96,11 @@ class Sampler:
         logits = logits[:, : self.vocab_size]
         other = [i for i, state in enumerate(states) if not state.plain]
         if not other:
-            return [Sampled(token) for token in greedy(self._float32(logits))]
+            return [Sampled(token) for token in self._greedy(logits)]
         sampled = [Sampled(_FAILED)] * len(states)
         plain = [i for i, state in enumerate(states) if state.plain]
         if plain:
-            for i, token in zip(plain, greedy(self._float32(_take_rows(logits, plain))), strict=True):
+            for i, token in zip(plain, self._greedy(_take_rows(logits, plain)), strict=True):
                 sampled[i] = Sampled(token)
         chosen = [states[i] for i in other]
         scores = self._buffer("scores", len(other)).copy_(_take_rows(logits, other))
@@ -129,7 +135,7 @@ class Sampler:
         cold = [row for row, s in enumerate(states) if s.params.temperature == 0]
         warm = [row for row, s in enumerate(states) if s.params.temperature != 0]
         if cold:
-            for row, token in zip(cold, greedy(_take_rows(scores, cold)), strict=True):
+            for row, token in zip(cold, self._greedy(_take_rows(scores, cold)), strict=True):
                 tokens[row] = token
         if warm:
             drawn = self._drawn(_take_rows(scores, warm), [states[row] for row in warm])
@@ -159,23 +165,6 @@ class Sampler:
         if held is None or len(held) < rows:
             held = self._buffers[name] = torch.empty(rows, self.vocab_size, device=self.device)
         return held[:rows]
-
-    def _float32(self, logits: Tensor) -> Tensor:
-        if logits.dtype == torch.float32:
-            return logits
-        return self._buffer("scores", len(logits)).copy_(logits)
-
-
-def greedy(logits: Tensor) -> list[int]:
-    """The most likely token of each row of `logits` [rows, vocab] float32, the first of equals, or -1."""
-    if logits.device.type == "cpu":  # numpy's argmax is one vectorised pass; torch's takes 9 times as long
-        array = logits.numpy()
-        best = array.argmax(-1)
-        finite = np.isfinite(np.take_along_axis(array, best[:, None], -1)[:, 0])
-        return [int(token) for token in np.where(finite, best, _FAILED)]
-    top = logits.argmax(-1, keepdim=True)
-    finite_rows = torch.isfinite(logits.gather(-1, top))
-    return [int(token) for token in torch.where(finite_rows, top, _FAILED)[:, 0].tolist()]
 
 
 def _suppress_ending(scores: Tensor, states: Sequence[SamplingState]) -> None:

@@ -209,7 +209,8 @@ class TorchEngine:
             max_step_tokens=settings.max_step_tokens,
         )
         runner = Runner(backbone, slots, self._device)
-        sampler = Sampler(self._vocabulary, self._device, shared_vocabulary(self._tokenizer).spell)
+        spell = shared_vocabulary(self._tokenizer).spell
+        sampler = Sampler(self._vocabulary, self._device, spell, self._ops.greedy)
         return StepLoop(scheduler, runner, sampler)
 
     def _row(self, job: Job, stream: Stream) -> AnswerRow:

@@ -6,10 +6,22 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from router.engine.ops import BLOCK, AttentionPlan, Linear, LoraPlan, SiteGroup
+from router.engine.ops import (
+    BLOCK,
+    AttentionPlan,
+    Layer,
+    Linear,
+    LoraPlan,
+    LoraStep,
+    Model,
+    Ops,
+    SiteGroup,
+    Stack,
+)
 
 
 class TorchOps:
@@ -27,6 +39,23 @@ class TorchOps:
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
         """[out_total, r], unchanged."""
         return b.contiguous()
+
+    def stack(self, model: Model) -> Stack:
+        """The layers, operation by operation."""
+        return OneByOne(model, self)
+
+    def greedy(self, logits: torch.Tensor) -> list[int]:
+        """The likeliest of each row, the first of equals, or -1."""
+        if (
+            logits.device.type == "cpu"
+        ):  # numpy's argmax is one vectorised pass; torch's takes 9 times as long
+            array = logits.float().numpy()
+            best = array.argmax(-1)
+            finite = np.isfinite(np.take_along_axis(array, best[:, None], -1)[:, 0])
+            return [int(token) for token in np.where(finite, best, -1)]
+        top = logits.argmax(-1, keepdim=True)
+        finite_rows = torch.isfinite(logits.gather(-1, top))
+        return [int(token) for token in torch.where(finite_rows, top, -1)[:, 0].tolist()]
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """Root mean square norm (Zhang & Sennrich 2019) over the last dimension, in float32."""
@@ -93,6 +122,75 @@ class TorchOps:
             start, stop = plan.bounds[index], plan.bounds[index + 1]
             if pair is not None and start < stop:
                 _add(y[start:stop], x[start:stop], pair, columns)
+
+
+class OneByOne:
+    """`Stack` that calls one operation after the other: what a stack in one call must agree with."""
+
+    def __init__(self, model: Model, ops: Ops) -> None:
+        self._model, self._ops = model, ops
+
+    def run(
+        self,
+        hidden: torch.Tensor,
+        tokens: torch.Tensor | None,
+        layers: tuple[int, int],
+        plan: AttentionPlan,
+        lora: LoraStep | None,
+        scored: torch.Tensor,
+    ) -> torch.Tensor:
+        """Some layers on hidden [T, hidden], in place; see `Stack`."""
+        model, ops = self._model, self._ops
+        if tokens is not None:
+            torch.index_select(model.embed, 0, tokens, out=hidden)
+        x = None
+        for index in range(*layers):
+            x = self._layer(model.layers[index], 4 * index, hidden, x, plan, lora)
+        if x is not None:
+            hidden += x
+        return model.head(ops.rms_norm(hidden[scored], model.norm, model.eps))
+
+    def _layer(
+        self,
+        layer: Layer,
+        site: int,
+        hidden: torch.Tensor,
+        x: torch.Tensor | None,
+        plan: AttentionPlan,
+        lora: LoraStep | None,
+    ) -> torch.Tensor:
+        """What the layer adds to `hidden`, to which `x`, of the layer before, is added first."""
+        model, ops = self._model, self._ops
+        h = (
+            ops.rms_norm(hidden, layer.norm1, model.eps)
+            if x is None
+            else ops.add_rms_norm(hidden, x, layer.norm1, model.eps)
+        )
+        qkv = self._linear(layer.qkv, h, lora, site)
+        if layer.qk_norm is not None:
+            self._normalise_heads(qkv, layer.qk_norm)
+        ops.rope_write(qkv, model.cos, model.sin, layer.k_cache, layer.v_cache, plan, model.heads)
+        h = ops.attention(qkv, layer.k_cache, layer.v_cache, plan, model.heads, model.scale)
+        x = self._linear(layer.o, h, lora, site + 1)
+        h = ops.add_rms_norm(hidden, x, layer.norm2, model.eps)
+        h = ops.silu_mul(self._linear(layer.gate_up, h, lora, site + 2))
+        return self._linear(layer.down, h, lora, site + 3)
+
+    def _linear(self, linear: Linear, x: torch.Tensor, lora: LoraStep | None, site: int) -> torch.Tensor:
+        y = linear(x)
+        if lora is not None and (plan := lora.sites[site]) is not None:
+            self._ops.lora(y, x, plan, self._model.groups[site])
+        return y
+
+    def _normalise_heads(self, qkv: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor]) -> None:
+        model = self._model
+        heads = qkv.view(qkv.shape[0], -1, model.head_dim)
+        for part, weight in (
+            (heads[:, : model.heads], weights[0]),
+            (heads[:, model.heads : model.heads + model.kv_heads], weights[1]),
+        ):
+            flat = part.reshape(-1, model.head_dim)
+            part.copy_(self._ops.rms_norm(flat, weight, model.eps).view(part.shape))
 
 
 def _onednn_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:

@@ -20,7 +20,8 @@ class AttentionCase:
     scale: float
 
     def run(self, ops: Ops) -> torch.Tensor:
-        return ops.attention(self.qkv, self.k_cache, self.v_cache, self.plan, self.heads, self.scale)
+        k_cache, v_cache = laid(ops, self.k_cache, self.v_cache)
+        return ops.attention(self.qkv, k_cache, v_cache, self.plan, self.heads, self.scale)
 
     def plan_of(self, token: int) -> AttentionPlan:
         """The plan of one token of the only row, as if it were decoded."""
@@ -33,6 +34,17 @@ class AttentionCase:
             slots=self.plan.slots[token][None],
             most_queries=1,
         )
+
+
+def laid(ops: Ops, k_cache: torch.Tensor, v_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Caches [blocks, kv_heads, BLOCK, dim] as `ops` lays them."""
+    if ops.name != "native":
+        return k_cache, v_cache
+    blocks, heads, keys, dim = k_cache.shape
+    per = 1 if k_cache.dtype == torch.float32 else 2
+    k = k_cache.view(blocks, heads, keys, dim // per, per).permute(0, 1, 3, 2, 4)
+    v = v_cache.view(blocks, heads, keys // per, per, dim).transpose(3, 4)
+    return k.reshape(k_cache.shape).contiguous(), v.reshape(v_cache.shape).contiguous()
 
 
 def attention_case(

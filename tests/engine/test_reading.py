@@ -200,14 +200,18 @@ async def test_a_failing_step_and_the_end_of_the_engine_are_told(
 
 async def test_numbers_that_are_not_finite_fail_alone(llama: TorchEngine) -> None:
     assert llama._loop is not None
-    embeddings: Any = llama._loop._runner._backbone
-    embeddings._embed = embeddings._embed.clone()
-    embeddings._embed[99] = torch.nan
-    bad, good = await asyncio.gather(
-        llama.read(Reading([99, 1], depth=0.5)),
-        llama.read(Reading([1], [2])),
-        return_exceptions=True,
-    )
+    backbone: Any = llama._loop._runner._backbone
+    embedding = backbone._model.embed[99]
+    before = embedding.clone()
+    embedding.fill_(torch.nan)
+    try:
+        bad, good = await asyncio.gather(
+            llama.read(Reading([99, 1], depth=0.5)),
+            llama.read(Reading([1], [2])),
+            return_exceptions=True,
+        )
+    finally:
+        embedding.copy_(before)
     assert isinstance(bad, EngineFailed)
     assert np.isfinite(np.asarray(good)).all()
 

@@ -20,6 +20,7 @@ from transformers import (
 
 from router.engine import sampling as module
 from router.engine.sampling import Sampled, Sampler, SamplingState, draw, truncate
+from router.engine.torch_ops import TorchOps
 from router.types import SamplingParams
 
 VOCAB, EOS = 300, 7
@@ -31,7 +32,7 @@ def logits(seed: int, rows: int = 1, spread: float = 3.0) -> torch.Tensor:
 
 
 def fresh(device: str = "cpu") -> Sampler:
-    return Sampler(VOCAB, device, lambda token: f"<{token}>")
+    return Sampler(VOCAB, device, lambda token: f"<{token}>", TorchOps().greedy)
 
 
 def state(prompt: Sequence[int] = (1, 2, 3), **params: Any) -> SamplingState:

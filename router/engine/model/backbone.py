@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from router.engine.ops import AttentionPlan, LoraPlan, SiteGroup
+from router.engine.ops import AttentionPlan, LoraStep, SiteGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Taps:
 class Backbone(Protocol):
     """A base model whose linear layers take per-row adapters."""
 
-    groups: list[SiteGroup]  # one LoraPlan (or None) for each, in this order
+    groups: list[SiteGroup]  # one LoraStep (or None) for each, in this order
     kind: str  # "packed" or "generic"
     layers: int
 
@@ -33,7 +33,7 @@ class Backbone(Protocol):
         self,
         tokens: torch.Tensor,
         plan: AttentionPlan,
-        lora: Sequence[LoraPlan | None] | None,
+        lora: LoraStep | None,
         last: torch.Tensor,
         taps: Taps | None = None,
     ) -> torch.Tensor:

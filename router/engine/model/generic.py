@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from router.engine.model.backbone import Taps
-from router.engine.ops import BLOCK, AttentionPlan, LoraPlan, Ops, SiteGroup
+from router.engine.ops import BLOCK, AttentionPlan, LoraStep, Ops, SiteGroup
 from router.errors import ConfigError
 
 _numbers = count()  # one attention function for each engine of the process
@@ -48,7 +47,7 @@ class GenericBackbone:
         self,
         tokens: torch.Tensor,
         plan: AttentionPlan,
-        lora: Sequence[LoraPlan | None] | None,
+        lora: LoraStep | None,
         last: torch.Tensor,
         taps: Taps | None = None,
     ) -> torch.Tensor:
@@ -132,7 +131,7 @@ class _Step:
     def __init__(self, ops: Ops) -> None:
         self.ops = ops
         self.plan: AttentionPlan | None = None
-        self.lora: Sequence[LoraPlan | None] | None = None
+        self.lora: LoraStep | None = None
 
 
 class MultiLoraLinear(nn.Module):
@@ -145,8 +144,8 @@ class MultiLoraLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [1, T, in] -> [1, T, out]."""
         y: torch.Tensor = self.base(x)
-        plans = self._step.lora
-        if plans is not None and (plan := plans[self._index]) is not None:
+        lora = self._step.lora
+        if lora is not None and (plan := lora.sites[self._index]) is not None:
             flat = y.reshape(-1, y.shape[-1])
             self._step.ops.lora(flat, x.reshape(-1, x.shape[-1]).contiguous(), plan, self._group)
             y = flat.view(y.shape)

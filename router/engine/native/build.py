@@ -33,8 +33,8 @@ _AVX2 = ("avx2", "fma")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq")
 # Best first: name, and the flags that the CPU must have, as Linux writes them.
 LEVELS = {"avx512-bf16": (*_AVX512, "avx512_bf16"), "avx512": _AVX512, "avx2": _AVX2}
-# Not when linking: the OpenMP library is the one torch has loaded, so that both share one pool of threads.
-FLAGS = ["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
+# Threads are the team's own: OpenMP would share torch's pools, and their waiting.
+FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 TIMEOUT = 600  # seconds for the compiler
 
 

@@ -1,4 +1,4 @@
-"""`Ops` over the native module: each method is one call into C++."""
+"""`Ops` over the native module: each method is one call into C++, and so are all layers of a step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from types import ModuleType
 
 import torch
 
-from router.engine.ops import AttentionPlan, Linear, LoraPlan, SiteGroup
-from router.engine.torch_ops import TorchOps
+from router.engine.ops import AttentionPlan, Linear, LoraPlan, LoraStep, Model, SiteGroup, Stack
+from router.engine.threads import usable_cpus
+from router.engine.torch_ops import OneByOne, TorchOps
 
 CHUNK = 64 << 20  # bytes asked for at a time; those never written cost nothing
 _LINE = 64
@@ -19,11 +20,23 @@ class NativeOps:
 
     name = "native"
 
-    def __init__(self, module: ModuleType) -> None:
+    def __init__(self, module: ModuleType, threads: int = 0) -> None:
+        """`threads`: those of the team, 0: as many as this process may use CPUs."""
         self._native = module
+        self.threads = threads or usable_cpus()
         self._tile: int = module.tile
         self._panel: int = module.panel
         self._pages = LargePages()
+
+    @property
+    def threads(self) -> int:
+        """Those of the team: one for the process, whoever asks."""
+        count: int = self._native.threads()
+        return count
+
+    @threads.setter
+    def threads(self, count: int) -> None:
+        self._native.set_threads(count)
 
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """weight [out, in] -> a function x [T, in] -> [T, out]; a row's result is the same in any batch."""
@@ -34,9 +47,19 @@ class NativeOps:
         padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -out % self._panel))
         panels = padded.view(-1, self._panel, width // per, per).transpose(1, 2)
         packed = self._pages.copy(panels.reshape(len(panels), width // per, self._panel * per))
-        shift = None if bias is None else bias.detach().contiguous()
-        run = self._native.linear
-        return lambda x: run(x, packed, shift, out)
+        return NativeLinear(self._native, packed, None if bias is None else bias.detach().contiguous(), out)
+
+    def stack(self, model: Model) -> Stack:
+        """The layers in one call; one by one if a linear layer is not native."""
+        linears = [n for a in model.layers for n in (a.qkv, a.o, a.gate_up, a.down)]
+        if not all(isinstance(linear, NativeLinear) for linear in (*linears, model.head)):
+            return OneByOne(model, self)
+        return NativeStack(self._native, model)
+
+    def greedy(self, logits: torch.Tensor) -> list[int]:
+        """The likeliest of each row, the first of equals, or -1."""
+        tokens: list[int] = self._native.greedy(logits.contiguous()).tolist()
+        return tokens
 
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
         """[out_total, r] -> flat, as it is read: tiles of columns, in each the ranks (bfloat16: pairs)."""
@@ -72,7 +95,7 @@ class NativeOps:
         plan: AttentionPlan,
         heads: int,
     ) -> None:
-        """Rotate q and k in place, write k and v to the cache."""
+        """Rotate q and k in place, write k and v to the cache, as `attention` reads them."""
         self._native.rope_write(qkv, cos, sin, k_cache, v_cache, plan.positions, plan.slots, heads)
 
     def attention(
@@ -98,6 +121,53 @@ class NativeOps:
     def lora(self, y: torch.Tensor, x: torch.Tensor, plan: LoraPlan, group: SiteGroup) -> None:
         """y += (x @ a.T) @ b for each group's tokens, both products in one pass over the weights."""
         self._native.lora(y, x, plan.starts, plan.table, group.out_offsets)
+
+
+class NativeLinear:
+    """x [T, in] -> [T, out] over packed weights; a row's result is the same in any batch."""
+
+    def __init__(self, module: ModuleType, packed: torch.Tensor, bias: torch.Tensor | None, out: int) -> None:
+        self._native, self.packed, self.bias, self.out = module, packed, bias, out
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """The product, bias included."""
+        y: torch.Tensor = self._native.linear(x, self.packed, self.bias, self.out)
+        return y
+
+
+class NativeStack:
+    """`Stack` in one call, which the team of threads works through from the embedding to the logits."""
+
+    def __init__(self, module: ModuleType, model: Model) -> None:
+        inner = model.groups[3].in_features
+        shape = [model.heads, model.kv_heads, model.head_dim, inner]
+        self._run = module.Stack(model.embed, model.cos, model.sin, shape, model.eps, model.scale)
+        for layer in model.layers:
+            norms = [layer.norm1, layer.norm2, *(layer.qk_norm or ())]
+            linears = [_weights(n) for n in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+            self._run.add(norms, linears, layer.k_cache, layer.v_cache)
+        self._run.finish(model.norm, _weights(model.head), len(model.embed))
+
+    def run(
+        self,
+        hidden: torch.Tensor,
+        tokens: torch.Tensor | None,
+        layers: tuple[int, int],
+        plan: AttentionPlan,
+        lora: LoraStep | None,
+        scored: torch.Tensor,
+    ) -> torch.Tensor:
+        """Some layers on hidden [T, hidden], in place; see `Stack`."""
+        where = [plan.cu_q, plan.context, plan.block_table, plan.positions, plan.slots]
+        table, starts = (None, None) if lora is None else (lora.table, lora.starts)
+        logits: torch.Tensor = self._run.forward(hidden, tokens, *layers, where, table, starts, scored)
+        return logits
+
+
+def _weights(linear: Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if not isinstance(linear, NativeLinear):
+        raise TypeError("this linear layer was packed by other operations")
+    return linear.packed, linear.bias
 
 
 class LargePages:

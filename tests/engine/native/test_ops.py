@@ -13,7 +13,7 @@ from router.engine.native import NativeOps
 from router.engine.native.build import cpu_levels, load_module
 from router.engine.ops import LoraPlan, SiteGroup
 from router.engine.torch_ops import TorchOps
-from tests.engine.ops_cases import attention_case, attention_reference, lora_case
+from tests.engine.ops_cases import attention_case, attention_reference, laid, lora_case
 
 TORCH = TorchOps()
 pytestmark = [
@@ -32,12 +32,16 @@ def native(request: pytest.FixtureRequest) -> NativeOps:
 
 
 @pytest.fixture
-def threads():
+def threads(native):
     """Two, and how to change that."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
+    before = native.threads
+    native.threads = 2
+
+    def change(number: int) -> None:
+        native.threads = number
+
+    yield change
+    native.threads = before
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
@@ -140,9 +144,10 @@ def test_attention_is_bit_for_bit_the_same_in_chunks_and_on_any_threads(native, 
     expected = whole.run(native)
     threads(1)
     assert torch.equal(whole.run(native), expected)
+    caches = laid(native, whole.k_cache, whole.v_cache)
     for token in range(50):
         plan = whole.plan_of(token)
-        alone = native.attention(whole.qkv[token][None], whole.k_cache, whole.v_cache, plan, 6, whole.scale)
+        alone = native.attention(whole.qkv[token][None], *caches, plan, 6, whole.scale)
         assert torch.equal(alone[0], expected[token])
 
 
@@ -186,10 +191,11 @@ def test_rope_write(native, dtype, heads, kv_heads, dim):
     case = attention_case([(1, 40), (7, 20), (3, 3)], heads, kv_heads, dim, dtype)
     twin = attention_case([(1, 40), (7, 20), (3, 3)], heads, kv_heads, dim, dtype)
     cos, sin = torch.randn(2, 64, dim).unbind()
-    native.rope_write(case.qkv, cos, sin, case.k_cache, case.v_cache, case.plan, heads)
+    caches = laid(native, case.k_cache, case.v_cache)
+    native.rope_write(case.qkv, cos, sin, *caches, case.plan, heads)
     TORCH.rope_write(twin.qkv, cos, sin, twin.k_cache, twin.v_cache, twin.plan, heads)
     close(case.qkv, twin.qkv)
-    for ours, theirs in ((case.k_cache, twin.k_cache), (case.v_cache, twin.v_cache)):
+    for ours, theirs in zip(caches, laid(native, twin.k_cache, twin.v_cache), strict=True):
         assert torch.equal(ours.isnan(), theirs.isnan())
         close(ours.nan_to_num(), theirs.nan_to_num())
 

@@ -1,5 +1,8 @@
 // Attention of a few queries over the blocks of one row, with the running softmax of Milakov & Gimelshein
-// 2018 over tiles of keys. All heads that share a KV head go together, so K and V are unpacked once.
+// 2018 over tiles of keys. All heads that share a KV head go together.
+//
+// Both products read the cache as it lies there: a block's keys have each number, or pair of them, of all 16
+// keys side by side, and its values each number of a pair of keys (one key in float32).
 #pragma once
 
 #include <algorithm>
@@ -12,48 +15,12 @@
 
 namespace native {
 
-constexpr int kBlocks = 4;                 // cache blocks in a tile of keys
+constexpr int kBlocks = 8;                   // cache blocks in a tile of keys
 constexpr int kKeys = kBlocks * kBlock;
-constexpr int kQueries = 32;               // query vectors that share a tile, about
-constexpr int kTogether = W == 16 ? 4 : 2;  // query vectors in registers at once
+constexpr int kQueries = 48;                 // query vectors that share a tile, about
+constexpr int kTogether = W == 16 ? 8 : 4;   // query vectors in registers at once
+constexpr int kChunks = 12;                  // of a thread's share of the items, so that shares come out even
 constexpr float kLow = -std::numeric_limits<float>::infinity();
-
-// 8 rows of 8 32-bit lanes, transposed into rows `ld` lanes apart.
-inline void transpose8(const float* from, int64_t ld_from, float* to, int64_t ld_to) {
-  __m256 r[8], t[8];
-  for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(from + i * ld_from);
-  for (int i = 0; i < 8; i += 2) {
-    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-    r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-    r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-    r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    _mm256_storeu_ps(to + i * ld_to, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-    _mm256_storeu_ps(to + (i + 4) * ld_to, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
-  }
-}
-
-// Calls f with min(n, kTogether) as a constant.
-template <class F>
-inline void together(int n, F&& f) {
-  if (n >= 4 && kTogether >= 4) return f(std::integral_constant<int, kTogether>{});
-  if (n == 3 && kTogether >= 4) return f(std::integral_constant<int, 3>{});
-  if (n >= 2) return f(std::integral_constant<int, 2>{});
-  f(std::integral_constant<int, 1>{});
-}
-
-// One KV head and some neighbouring queries of one row.
-struct Item {
-  int row, kv_head;
-  int64_t token;  // the first query, in the step
-  int count;      // queries
-  int seen;       // keys that the last of them sees
-};
 
 template <class T>
 const T* block_of(const AttentionCall& call, const void* cache, const Item& item, int key) {
@@ -61,57 +28,132 @@ const T* block_of(const AttentionCall& call, const void* cache, const Item& item
   return static_cast<const T*>(cache) + (index * call.kv_heads + item.kv_head) * kBlock * call.dim;
 }
 
-// Walks through the blocks of a thread's items one tile ahead of it, and asks for their memory.
+// Walks through the blocks of the items some way ahead of their use, and asks for their memory. The first were
+// asked for by who did the items before.
 template <class T>
 class Upcoming {
  public:
+  static constexpr int kAheadBlocks = 16;
+
   Upcoming(const AttentionCall& call, const Item* first, const Item* last)
       : call_(call), item_(first), last_(last), bytes_(kBlock * call.dim * static_cast<int>(sizeof(T))) {
-    for (int i = 0; i < kBlocks; ++i) {
-      next();
-      ask(bytes_);
-    }
+    for (int i = 0; i < kAheadBlocks; ++i) next();
   }
-  void next() {
-    at_ = bytes_;
+
+  // Asks for one more block of keys and of values.
+  void ask() {
     if (item_ == last_) return;
-    k_ = reinterpret_cast<const char*>(block_of<T>(call_, call_.k_cache, *item_, key_));
-    v_ = reinterpret_cast<const char*>(block_of<T>(call_, call_.v_cache, *item_, key_));
-    at_ = 0;
+    const auto* k = reinterpret_cast<const char*>(block_of<T>(call_, call_.k_cache, *item_, key_));
+    const auto* v = reinterpret_cast<const char*>(block_of<T>(call_, call_.v_cache, *item_, key_));
+    for (int at = 0; at < bytes_; at += 64) {
+      _mm_prefetch(k + at, _MM_HINT_T1);
+      _mm_prefetch(v + at, _MM_HINT_T1);
+    }
+    next();
+  }
+
+ private:
+  void next() {
+    if (item_ == last_) return;
     key_ += kBlock;
     if (key_ < item_->seen) return;
     ++item_;
     key_ = 0;
   }
-  void ask(int bytes) {
-    for (const int end = std::min(bytes_, at_ + bytes); at_ < end; at_ += 64) {
-      _mm_prefetch(k_ + at_, _MM_HINT_T1);
-      _mm_prefetch(v_ + at_, _MM_HINT_T1);
-    }
-  }
 
- private:
   const AttentionCall& call_;
   const Item *item_, *last_;
-  int key_ = 0, at_ = 0, bytes_;
-  const char *k_ = nullptr, *v_ = nullptr;
+  int key_ = 0, bytes_;
 };
+
+// sums[n][c] += the products of N rows of x, `ldx` apart, with C vectors of w, over `steps` lanes.
+template <class T, int N, int C>
+inline void multiply_add(Vec (&sums)[N][C], const T* x, int64_t ldx, const T* const (&w)[C], int64_t ldw, int steps) {
+  constexpr int per = Pack<T>::per;
+  for (int i = 0; i < steps; ++i) {
+    typename Pack<T>::Reg ws[C];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) ws[c] = Pack<T>::load(w[c] + i * ldw);
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+      const auto xs = Pack<T>::spread(x + n * ldx + i * per);
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) sums[n][c] = Pack<T>::dot(sums[n][c], ws[c], xs);
+    }
+  }
+}
+
+// Calls f with min(n, N) as a constant.
+template <int N, class F>
+inline void together(int n, F&& f) {
+  if constexpr (N > 1) {
+    if (n < N) return together<N - 1>(n, f);
+  }
+  f(std::integral_constant<int, N>{});
+}
+
+// Scores of N queries with 2 W keys. Not inlined: only so do compilers keep the sums in registers.
+template <class T, int N>
+__attribute__((noinline)) void score_keys(float* scores, const T* queries, int dim, const T* const (&k)[2], float scale,
+                                          const int* limits, int key) {
+  Vec sums[N][2];
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n) sums[n][0] = sums[n][1] = zero();
+  multiply_add<T, N, 2>(sums, queries, dim, k, kBlock * Pack<T>::per, dim / Pack<T>::per);
+  const Vec factor = set1(scale), low = set1(kLow);
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 2
+    for (int c = 0; c < 2; ++c)
+      store(scores + n * kKeys + c * W, keep_first(mul(sums[n][c], factor), limits[n] - key - c * W, low));
+}
+
+// sums [N, C * W] += shares of `count` keys, times columns d .. of their values.
+template <class T, int N, int C>
+__attribute__((noinline)) void add_columns(float* to, int dim, const T* shares, const T* const* blocks, int count, int d) {
+  constexpr int per = Pack<T>::per;
+  Vec sums[N][C];
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 2
+    for (int c = 0; c < C; ++c) sums[n][c] = load(to + n * dim + c * W);
+  for (int at = 0; at < count; at += kBlock, ++blocks) {
+    const T* v[C];
+#pragma GCC unroll 2
+    for (int c = 0; c < C; ++c) v[c] = *blocks + (d + c * W) * per;
+    multiply_add<T, N, C>(sums, shares + at, kKeys, v, dim * per, std::min(kBlock, count - at) / per);
+  }
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 2
+    for (int c = 0; c < C; ++c) store(to + n * dim + c * W, sums[n][c]);
+}
 
 template <class T>
 class Tile {
  public:
-  Tile(const AttentionCall& call, std::vector<float>& scratch, Upcoming<T> upcoming)
-      : call_(call), upcoming_(upcoming), group_(call.heads / call.kv_heads), lanes_(call.dim / Pack<T>::per) {
-    const int most = std::max(kQueries, group_);
-    const size_t size = most * (kKeys + call.dim + 2 + W) + kBlock * lanes_ + kKeys * call.dim;
+  Tile(const AttentionCall& call, std::vector<char>& scratch, Upcoming<T> upcoming)
+      : call_(call), upcoming_(upcoming), group_(call.heads / call.kv_heads) {
+    const int64_t most = std::max(kQueries, group_);
+    char* at = nullptr;
+    const auto take = [&](auto*& p, int64_t count) {
+      p = reinterpret_cast<std::remove_reference_t<decltype(p)>>(at);
+      at += (count * static_cast<int64_t>(sizeof(*p)) + 63) / 64 * 64;
+    };
+    const auto lay = [&] {
+      take(scores_, most * kKeys);
+      take(sums_, most * call.dim);
+      take(weights_, most * W);
+      take(maxima_, most);
+      take(shares_, most * kKeys);
+      take(queries_, most * call.dim);
+      take(tail_, Pack<T>::per * call.dim);
+    };
+    lay();
+    const size_t size = at - static_cast<char*>(nullptr) + 64;
     if (scratch.size() < size) scratch.resize(size);
-    scores_ = scratch.data();
-    sums_ = scores_ + most * kKeys;
-    weights_ = sums_ + most * call.dim;
-    maxima_ = weights_ + most * W;
-    keys_ = maxima_ + 2 * most;
-    values_ = keys_ + kBlock * lanes_;
-    queries_.resize(most);
+    at = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
+    lay();
     limits_.resize(most);
   }
 
@@ -119,7 +161,7 @@ class Tile {
     start(item);
     for (int key = 0; key < item.seen; key += kKeys) {
       const int keys = std::min(kKeys, item.seen - key);
-      for (int at = 0; at < keys; at += kBlock) score_block(key + at);
+      score(key, keys);
       soften(key, keys);
       add_values(key, keys);
     }
@@ -132,7 +174,8 @@ class Tile {
     vectors_ = item.count * group_;
     for (int m = 0; m < vectors_; ++m) {
       const int64_t token = item.token + m / group_, head = item.kv_head * group_ + m % group_;
-      queries_[m] = static_cast<const T*>(call_.qkv) + token * call_.width + head * call_.dim;
+      std::memcpy(queries_ + m * call_.dim, static_cast<const T*>(call_.qkv) + token * call_.width + head * call_.dim,
+                  call_.dim * sizeof(T));
       limits_[m] = item.seen - item.count + m / group_ + 1;
       maxima_[m] = kLow;
     }
@@ -140,110 +183,83 @@ class Tile {
     std::fill(weights_, weights_ + vectors_ * W, 0.0f);
   }
 
-  // Scores of one cache block: keys in the lanes of a vector. Asks for a later block meanwhile.
-  void score_block(int key) {
-    const auto* k = reinterpret_cast<const float*>(block_of<T>(call_, call_.k_cache, item_, key));
-    upcoming_.next();
-    for (int lane = 0; lane < lanes_; lane += 8)
-      for (int i = 0; i < kBlock; i += 8) {
-        upcoming_.ask(kBlock * 8 * sizeof(float));  // as much of k and of v as is read here of k
-        transpose8(k + i * lanes_ + lane, lanes_, keys_ + lane * kBlock + i, kBlock);
-      }
-    for (int m = 0; m < vectors_; m += kTogether)
-      together(vectors_ - m, [&](auto n) { score<decltype(n)::value>(m, key); });
-  }
-
-  template <int N>
-  void score(int m, int key) {
-    constexpr int per = Pack<T>::per, C = kBlock / W;
-    const T* k = reinterpret_cast<const T*>(keys_);
-    Vec sums[2][N][C];  // two of each, since one would wait for its own last product
-    for (auto& half : sums)
-      for (auto& row : half)
-        for (auto& v : row) v = zero();
-    for (int lane = 0; lane < lanes_; lane += 2)
-      for (int half = 0; half < 2; ++half) {
-        typename Pack<T>::Reg ks[C];
-        for (int c = 0; c < C; ++c) ks[c] = Pack<T>::load(k + ((lane + half) * kBlock + c * W) * per);
-        for (int n = 0; n < N; ++n) {
-          const auto q = Pack<T>::spread(queries_[m + n] + (lane + half) * per);
-          for (int c = 0; c < C; ++c) sums[half][n][c] = Pack<T>::dot(sums[half][n][c], ks[c], q);
-        }
-      }
-    const Vec scale = set1(call_.scale * 1.44269504f), low = set1(kLow);
-    for (int n = 0; n < N; ++n)
-      for (int c = 0; c < C; ++c) {
-        const int visible = limits_[m + n] - key - c * W;
-        const Vec scaled = keep_first(mul(add(sums[0][n][c], sums[1][n][c]), scale), visible, low);
-        store(scores_ + (m + n) * kKeys + key % kKeys + c * W, scaled);
-      }
+  // Scores of a tile, two vectors of keys at a time: two blocks, or the halves of one.
+  void score(int key, int keys) {
+    constexpr int step = 2 * W;
+    const float scale = call_.scale * 1.44269504f;
+    for (int at = 0; at < keys; at += step) {
+      const T* k[2];
+      const T* block = block_of<T>(call_, call_.k_cache, item_, key + at);
+      k[0] = block;
+      if (W == kBlock)
+        k[1] = at + W < keys ? block_of<T>(call_, call_.k_cache, item_, key + at + W) : block;
+      else
+        k[1] = block + W * Pack<T>::per;
+      for (int i = 0; i < step; i += kBlock) upcoming_.ask();
+      for (int m = 0; m < vectors_; m += kTogether)
+        together<kTogether>(vectors_ - m, [&](auto n) {
+          score_keys<T, decltype(n)::value>(scores_ + m * kKeys + at, queries_ + m * call_.dim, call_.dim, k, scale,
+                                            limits_.data() + m, key + at);
+        });
+    }
   }
 
   // Scores to weights under the new maximum; what was summed under the old one is scaled down.
   void soften(int key, int keys) {
+    const int width = (keys + 2 * W - 1) / (2 * W) * (2 * W);
     for (int m = 0; m < vectors_; ++m) {
-      float* scores = scores_ + m * kKeys;
-      const int width = (keys + kBlock - 1) / kBlock * kBlock;
+      const float* scores = scores_ + m * kKeys;
+      T* shares = shares_ + m * kKeys;
       if (limits_[m] <= key) {
-        std::fill(scores, scores + width, 0.0f);
+        for (int i = 0; i < width; i += W) store(shares + i, zero());
         continue;
       }
       Vec most = load(scores);
       for (int i = W; i < width; i += W) most = max(most, load(scores + i));
       const float maximum = std::max(maxima_[m], largest(most));
       const Vec shift = set1(maximum), factor = exp2(set1(maxima_[m] - maximum));
-      maxima_[m] = maximum;
       Vec total = mul(load(weights_ + m * W), factor);
       for (int i = 0; i < width; i += W) {
         const Vec weight = exp2(sub(load(scores + i), shift));
         total = add(total, weight);
-        store(scores + i, weight);
+        store(shares + i, weight);
       }
       store(weights_ + m * W, total);
-      if (key > 0)
+      if (key > 0 && maximum != maxima_[m])
         for (int d = 0; d < call_.dim; d += W)
           store(sums_ + m * call_.dim + d, mul(load(sums_ + m * call_.dim + d), factor));
+      maxima_[m] = maximum;
     }
   }
 
-  // Adds the weighted values. Where they are used often they are widened to float first.
+  // Adds the weighted values. A last key without its pair is given one of zeros: what lies there may be NaN.
   void add_values(int key, int keys) {
-    const T* rows[kKeys];
-    for (int i = 0; i < keys; ++i) rows[i] = block_of<T>(call_, call_.v_cache, item_, key + i) + i % kBlock * call_.dim;
-    if (std::is_same_v<T, float> || vectors_ <= kTogether) return add_rows(rows, keys);
-    const float* wide[kKeys];
-    for (int i = 0; i < keys; ++i) {
-      wide[i] = values_ + i * call_.dim;
-      for (int d = 0; d < call_.dim; d += W) store(values_ + i * call_.dim + d, load(rows[i] + d));
+    constexpr int per = Pack<T>::per;
+    const int blocks = (keys + kBlock - 1) / kBlock;
+    for (int i = 0; i < blocks; ++i) values_[i] = block_of<T>(call_, call_.v_cache, item_, key + i * kBlock);
+    const int whole = keys / per * per;
+    add_keys(values_, 0, whole);
+    if (whole == keys) return;
+    const T* last = values_[blocks - 1] + whole % kBlock * call_.dim;
+    for (int d = 0; d < call_.dim; ++d) {
+      tail_[d * per] = last[d * per];
+      put(tail_ + d * per + per - 1, 0.0f);
     }
-    add_rows(wide, keys);
+    const T* tail = tail_;
+    add_keys(&tail, whole, per);
   }
 
-  template <class V>
-  void add_rows(const V* const* rows, int keys) {
-    for (int m = 0; m < vectors_; m += kTogether)
-      together(vectors_ - m, [&](auto n) {
+  // `count` keys of the tile from `at` on, whose blocks are given.
+  void add_keys(const T* const* blocks, int at, int count) {
+    for (int m = 0; count && m < vectors_; m += kTogether)
+      together<kTogether>(vectors_ - m, [&](auto n) {
+        constexpr int N = decltype(n)::value;
+        const T* shares = shares_ + m * kKeys + at;
+        float* sums = sums_ + m * call_.dim;
         int d = 0;
-        for (; d + 4 * W <= call_.dim; d += 4 * W) add_columns<decltype(n)::value, 4>(rows, m, keys, d);
-        for (; d < call_.dim; d += W) add_columns<decltype(n)::value, 1>(rows, m, keys, d);
+        for (; d + 2 * W <= call_.dim; d += 2 * W) add_columns<T, N, 2>(sums + d, call_.dim, shares, blocks, count, d);
+        for (; d < call_.dim; d += W) add_columns<T, N, 1>(sums + d, call_.dim, shares, blocks, count, d);
       });
-  }
-
-  template <int N, int C, class V>
-  void add_columns(const V* const* rows, int m, int keys, int d) {
-    Vec sums[N][C];
-    for (int n = 0; n < N; ++n)
-      for (int c = 0; c < C; ++c) sums[n][c] = load(sums_ + (m + n) * call_.dim + d + c * W);
-    for (int i = 0; i < keys; ++i) {
-      Vec v[C];
-      for (int c = 0; c < C; ++c) v[c] = load(rows[i] + d + c * W);
-      for (int n = 0; n < N; ++n) {
-        const Vec weight = set1(scores_[(m + n) * kKeys + i]);
-        for (int c = 0; c < C; ++c) sums[n][c] = fma(weight, v[c], sums[n][c]);
-      }
-    }
-    for (int n = 0; n < N; ++n)
-      for (int c = 0; c < C; ++c) store(sums_ + (m + n) * call_.dim + d + c * W, sums[n][c]);
   }
 
   void finish() {
@@ -258,9 +274,10 @@ class Tile {
   const AttentionCall& call_;
   Upcoming<T> upcoming_;
   Item item_{};
-  int group_, lanes_, vectors_ = 0;
-  float *scores_, *sums_, *weights_, *maxima_, *keys_, *values_;
-  std::vector<const T*> queries_;
+  int group_, vectors_ = 0;
+  float *scores_ = nullptr, *sums_ = nullptr, *weights_ = nullptr, *maxima_ = nullptr;
+  T *shares_ = nullptr, *queries_ = nullptr, *tail_ = nullptr;
+  const T* values_[kBlocks];
   std::vector<int> limits_;
 };
 

@@ -1,11 +1,14 @@
 // Python's way in. Every argument is checked here; the kernels trust what they get, except for the
 // adapters' addresses, which belong to tensors that the caller keeps alive.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include "kernels.h"
+#include <algorithm>
+#include <atomic>
+
+#include "stack.h"
 
 namespace {
 
@@ -13,6 +16,7 @@ using at::Tensor;
 using native::bf16;
 
 constexpr int64_t kRelease = 1 << 16;  // elements from which other Python threads get to run meanwhile
+constexpr int64_t kLoraRows = 16;      // rows of one adapter that go together
 
 void check(const Tensor& t, const char* name, int64_t dims, at::ScalarType type) {
   TORCH_CHECK(t.device().is_cpu() && t.is_contiguous() && t.dim() == dims && t.scalar_type() == type, name,
@@ -33,6 +37,12 @@ void check_range(const Tensor& t, const char* name, int64_t limit) {
   }
   TORCH_CHECK(low >= 0 && high < limit, name, " holds values outside 0 .. ", limit - 1);
 }
+
+// Threads of the team, and elements below which waking it costs more than it saves.
+std::atomic<int> team_size{1};
+constexpr int64_t kSerial = 1 << 15;
+
+int threads_for(int64_t elements) { return elements > kSerial ? team_size.load() : 1; }
 
 template <class F>
 void on_type(const Tensor& t, int64_t elements, F&& f) {
@@ -62,10 +72,14 @@ Tensor add_rms_norm(const std::optional<Tensor>& residual, const Tensor& x, cons
     TORCH_CHECK(residual->sizes() == x.sizes(), "residual does not fit x");
   }
   Tensor out = at::empty(x.sizes(), x.options());
+  const int64_t width = x.size(1);
   on_type(x, x.numel(), [&](auto t) {
     using T = decltype(t);
-    native::rms_norm<T>(data<T>(out), residual ? data<T>(*residual) : nullptr, data<T>(x), data<T>(weight),
-                        x.size(0), x.size(1), static_cast<float>(eps), at::get_num_threads());
+    native::each(static_cast<int>(x.size(0)), threads_for(x.numel()), [&](int row, const native::Share&) {
+      const int64_t at = row * width;
+      native::norm_row<T>(data<T>(out) + at, residual ? data<T>(*residual) + at : nullptr, data<T>(x) + at,
+                          data<T>(weight), width, static_cast<float>(eps));
+    });
   });
   return out;
 }
@@ -82,7 +96,9 @@ Tensor silu_mul(const Tensor& gate_up) {
   Tensor out = at::empty({rows, inner}, gate_up.options());
   on_type(gate_up, gate_up.numel(), [&](auto t) {
     using T = decltype(t);
-    native::silu_mul<T>(data<T>(out), data<T>(gate_up), rows, inner, at::get_num_threads());
+    native::each(static_cast<int>(rows), threads_for(gate_up.numel()), [&](int row, const native::Share&) {
+      native::silu_columns<T>(data<T>(out) + row * inner, data<T>(gate_up) + row * 2 * inner, inner, 0, inner);
+    });
   });
   return out;
 }
@@ -112,10 +128,13 @@ void rope_write(const Tensor& qkv, const Tensor& cos, const Tensor& sin, const T
   check_range(positions, "positions", cos.size(0));
   check_range(slots, "slots", k_cache.size(0) * native::kBlock);
   const native::RopeCall call{qkv.data_ptr(), data<float>(cos), data<float>(sin), k_cache.data_ptr(),
-                              v_cache.data_ptr(), data<int32_t>(positions), data<int32_t>(slots), qkv.size(0),
-                              static_cast<int>(heads), static_cast<int>(k_cache.size(1)),
-                              static_cast<int>(dim)};
-  on_type(qkv, qkv.numel(), [&](auto t) { native::rope_write<decltype(t)>(call, at::get_num_threads()); });
+                              v_cache.data_ptr(), data<int32_t>(positions), data<int32_t>(slots),
+                              static_cast<int>(heads), static_cast<int>(k_cache.size(1)), static_cast<int>(dim)};
+  on_type(qkv, qkv.numel(), [&](auto t) {
+    native::each(static_cast<int>(qkv.size(0)), threads_for(qkv.numel()), [&](int token, const native::Share&) {
+      native::rope_token<decltype(t)>(call, token, 0, call.kv_heads);
+    });
+  });
 }
 
 void check_rows(const Tensor& cu_q, const Tensor& context, int64_t tokens, int64_t most) {
@@ -145,39 +164,53 @@ Tensor attention(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache
                                    static_cast<int>(context.size(0)), static_cast<int>(table.size(1)),
                                    static_cast<int>(heads), static_cast<int>(k_cache.size(1)),
                                    static_cast<int>(dim), qkv.size(1), static_cast<float>(scale)};
-  on_type(qkv, qkv.numel(), [&](auto t) { native::attention<decltype(t)>(call, at::get_num_threads()); });
+  on_type(qkv, native::kBlock * kRelease, [&](auto t) {
+    const int threads = team_size.load();
+    const native::AttentionItems items(call, threads);
+    native::each(items.chunks(), threads, [&](int chunk, const native::Share&) {
+      native::attention_chunk<decltype(t)>(call, items, chunk);
+    });
+  });
   return out;
+}
+
+native::Weights weights_of(const Tensor& w, const std::optional<Tensor>& bias, int64_t in, int64_t out,
+                           at::ScalarType type) {
+  check(w, "w", 3, type);
+  const int64_t per = type == at::kFloat ? 1 : 2;
+  TORCH_CHECK(out > 0 && w.size(0) == (out + native::kPanel - 1) / native::kPanel && w.size(1) * per == in &&
+                  w.size(2) == native::kPanel * per,
+              "w does not fit x");
+  if (bias) {
+    check(*bias, "bias", 1, type);
+    TORCH_CHECK(bias->size(0) == out, "bias does not fit w");
+  }
+  return {w.data_ptr(), bias ? bias->data_ptr() : nullptr, in, out};
 }
 
 Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias, int64_t out) {
   check_real(x);
   check(x, "x", 2, x.scalar_type());
-  check(w, "w", 3, x.scalar_type());
-  const int64_t rows = x.size(0), in = x.size(1), per = x.scalar_type() == at::kFloat ? 1 : 2;
-  TORCH_CHECK(out > 0 && w.size(0) == (out + native::kPanel - 1) / native::kPanel && w.size(1) * per == in &&
-                  w.size(2) == native::kPanel * per,
-              "w does not fit x");
-  if (bias) {
-    check(*bias, "bias", 1, x.scalar_type());
-    TORCH_CHECK(bias->size(0) == out, "bias does not fit w");
-  }
-  Tensor y = at::empty({rows, out}, x.options());
+  const native::Weights weights = weights_of(w, bias, x.size(1), out, x.scalar_type());
+  Tensor y = at::empty({x.size(0), out}, x.options());
   on_type(x, y.numel(), [&](auto t) {
-    using T = decltype(t);
-    native::linear<T>(data<T>(y), data<T>(x), data<T>(w), bias ? data<T>(*bias) : nullptr, rows, in, out,
-                      at::get_num_threads());
+    const native::LinearCall call{y.data_ptr(), x.data_ptr(), x.size(0), &weights};
+    native::each(weights.panels(), threads_for(w.numel()), [&](int panel, const native::Share&) {
+      const auto* next = static_cast<const char*>(w.data_ptr()) + (panel + 1) * w.stride(0) * w.element_size();
+      native::linear_panel<decltype(t)>(call, panel, {next});
+    });
   });
   return y;
 }
 
-void check_groups(const Tensor& starts, const Tensor& table, int64_t tokens) {
+// `table` has one row or more for each of the groups.
+void check_groups(const Tensor& starts, const Tensor& table, int64_t groups, int64_t tokens) {
   const auto* start = data<int32_t>(starts);
   const auto* row = data<int64_t>(table);
-  const int64_t groups = table.size(0);
   TORCH_CHECK(table.size(1) == 3 && starts.size(0) == groups + 1, "table does not fit starts");
   TORCH_CHECK(start[0] >= 0 && start[groups] <= tokens, "starts do not fit y");
-  for (int64_t g = 0; g < groups; ++g, row += 3) {
-    TORCH_CHECK(start[g] <= start[g + 1], "starts must not fall");
+  for (int64_t g = 0; g < groups; ++g) TORCH_CHECK(start[g] <= start[g + 1], "starts must not fall");
+  for (int64_t i = 0; i < table.size(0); ++i, row += 3) {
     TORCH_CHECK(row[2] >= 0 && row[2] % 2 == 0 && row[2] < 65536 && (row[2] == 0 || (row[0] && row[1])),
                 "bad rank or address in table");
   }
@@ -194,12 +227,206 @@ void lora(const Tensor& y, const Tensor& x, const Tensor& starts, const Tensor& 
   TORCH_CHECK(offsets.size() > 1 && offsets.front() == 0 && offsets.back() == y.size(1) &&
                   std::is_sorted(offsets.begin(), offsets.end()),
               "offsets do not fit y");
-  check_groups(starts, table, y.size(0));
-  const native::LoraCall call{y.data_ptr(), x.data_ptr(), data<int32_t>(starts), data<int64_t>(table),
-                              static_cast<int>(table.size(0)), offsets.data(),
-                              static_cast<int>(offsets.size()) - 1, x.size(1), y.size(1)};
-  on_type(y, y.numel(), [&](auto t) { native::lora<decltype(t)>(call, at::get_num_threads()); });
+  check_groups(starts, table, table.size(0), y.size(0));
+  const int64_t* row = data<int64_t>(table);
+  const int groups = static_cast<int>(table.size(0)), layers = static_cast<int>(offsets.size()) - 1;
+  int64_t width = 0;
+  for (int g = 0; g < groups; ++g) width = std::max(width, row[3 * g + 2] * layers);
+  const Tensor z = at::empty({y.size(0), width}, y.options());
+  const native::LoraCall call{y.data_ptr(), x.data_ptr(), z.data_ptr(), width, row, offsets.data(), layers, x.size(1),
+                              y.size(1)};
+  on_type(y, y.numel(), [&](auto t) {
+    using T = decltype(t);
+    const auto parts = native::parts_of(data<int32_t>(starts), groups, kLoraRows, false);
+    native::each(static_cast<int>(parts.size()), threads_for(kSerial + 1), [&](int chunk, const native::Share&) {
+      const native::Part& part = parts[chunk];
+      native::lora_project<T>(call, part, 0, call.rank(part.group) * layers);
+      native::lora_expand<T>(call, part, 0, call.out);
+    });
+  });
 }
+
+// The first of the likeliest of each row, -1 where that is not finite.
+Tensor greedy(const Tensor& logits) {
+  check_real(logits);
+  check(logits, "logits", 2, logits.scalar_type());
+  const int64_t width = logits.size(1);
+  Tensor out = at::empty({logits.size(0)}, logits.options().dtype(at::kLong));
+  on_type(logits, logits.numel(), [&](auto t) {
+    using T = decltype(t);
+    native::each(static_cast<int>(logits.size(0)), threads_for(logits.numel()), [&](int row, const native::Share&) {
+      data<int64_t>(out)[row] = native::largest_of<T>(data<T>(logits) + row * width, width);
+    });
+  });
+  return out;
+}
+
+// The layers of a model; keeps its tensors alive.
+class Stack {
+ public:
+  // heads, kv_heads, dim, inner
+  Stack(const Tensor& embed, const Tensor& cos, const Tensor& sin, const std::vector<int64_t>& shape, double eps,
+        double scale)
+      : type_(embed.scalar_type()) {
+    check_real(embed);
+    check(embed, "embed", 2, type_);
+    check(cos, "cos", 2, at::kFloat);
+    check(sin, "sin", 2, at::kFloat);
+    w_.heads = static_cast<int>(shape.at(0));
+    w_.kv_heads = static_cast<int>(shape.at(1));
+    w_.dim = static_cast<int>(shape.at(2));
+    w_.inner = shape.at(3);
+    w_.hidden = embed.size(1);
+    TORCH_CHECK(w_.kv_heads > 0 && w_.heads > 0 && w_.heads % w_.kv_heads == 0 && w_.dim > 0 && w_.dim % 16 == 0,
+                "bad head shape");
+    TORCH_CHECK(cos.sizes() == sin.sizes() && cos.size(1) == w_.dim, "cos and sin do not fit the heads");
+    w_.eps = static_cast<float>(eps);
+    w_.scale = static_cast<float>(scale);
+    w_.embed = keep(embed);
+    w_.cos = static_cast<const float*>(keep(cos));
+    w_.sin = static_cast<const float*>(keep(sin));
+    positions_ = cos.size(0);
+    vocabulary_ = embed.size(0);
+  }
+
+  // norms: norm1, norm2, and of heads q and k if there are such. linears: (w, bias) of qkv, o, gate_up, down.
+  void add(const std::vector<Tensor>& norms, const std::vector<std::pair<Tensor, std::optional<Tensor>>>& linears,
+           const Tensor& k_cache, const Tensor& v_cache) {
+    TORCH_CHECK((norms.size() == 2 || norms.size() == 4) && linears.size() == 4, "a layer has 2 or 4 norms and 4 linears");
+    for (size_t i = 0; i < norms.size(); ++i) {
+      check(norms[i], "norm", 1, type_);
+      TORCH_CHECK(norms[i].size(0) == (i < 2 ? w_.hidden : w_.dim), "a norm does not fit");
+    }
+    check(k_cache, "k_cache", 4, type_);
+    TORCH_CHECK(k_cache.sizes() == v_cache.sizes() && k_cache.size(1) == w_.kv_heads &&
+                    k_cache.size(2) == native::kBlock && k_cache.size(3) == w_.dim,
+                "bad cache shape");
+    check(v_cache, "v_cache", 4, type_);
+    TORCH_CHECK(w_.layers.empty() || k_cache.size(0) == blocks_, "caches differ in blocks");
+    blocks_ = k_cache.size(0);
+    const int64_t mixed = static_cast<int64_t>(w_.heads) * w_.dim;
+    native::LayerWeights layer{};
+    layer.norm1 = keep(norms[0]);
+    layer.norm2 = keep(norms[1]);
+    if (norms.size() == 4) {
+      layer.q_norm = keep(norms[2]);
+      layer.k_norm = keep(norms[3]);
+    }
+    layer.qkv = weights(linears[0], w_.hidden, w_.qkv_width());
+    layer.o = weights(linears[1], mixed, w_.hidden);
+    layer.gate_up = weights(linears[2], w_.hidden, 2 * w_.inner);
+    layer.down = weights(linears[3], w_.inner, w_.hidden);
+    layer.k_cache = const_cast<void*>(keep(k_cache));
+    layer.v_cache = const_cast<void*>(keep(v_cache));
+    w_.layers.push_back(layer);
+  }
+
+  void finish(const Tensor& norm, const std::pair<Tensor, std::optional<Tensor>>& head, int64_t vocabulary) {
+    check(norm, "norm", 1, type_);
+    TORCH_CHECK(norm.size(0) == w_.hidden, "the norm does not fit");
+    w_.norm = keep(norm);
+    w_.head = weights(head, w_.hidden, vocabulary);
+  }
+
+  // Layers [first, last) on hidden [T, hidden], in place; returns the logits of the tokens `scored`. If tokens are
+  // given they are embedded into it before.
+  Tensor forward(const Tensor& hidden, const std::optional<Tensor>& tokens, int64_t first, int64_t last,
+                                const std::vector<Tensor>& plan, const std::optional<Tensor>& adapters,
+                                const std::optional<Tensor>& starts, const Tensor& scored) {
+    native::StepCall call{};
+    check(hidden, "hidden", 2, type_);
+    TORCH_CHECK(hidden.size(1) == w_.hidden && hidden.size(0) > 0, "hidden does not fit");
+    TORCH_CHECK(0 <= first && first <= last && last <= static_cast<int64_t>(w_.layers.size()), "no such layers");
+    TORCH_CHECK(!w_.layers.empty(), "no layers");
+    call.hidden = hidden.data_ptr();
+    call.count = hidden.size(0);
+    call.first = static_cast<int>(first);
+    call.last = static_cast<int>(last);
+    if (tokens) call.tokens = indices(*tokens, "tokens", vocabulary_, call.count);
+    take_plan(call, plan);
+    if (adapters) take_adapters(call, *adapters, starts);
+    TORCH_CHECK(w_.norm, "the head is not there");
+    call.score = scored.size(0);
+    call.scored = indices(scored, "scored", call.count, call.score);
+    const Tensor logits = at::empty({call.score, w_.head.out}, hidden.options());
+    call.logits = logits.data_ptr();
+    pybind11::gil_scoped_release release;
+    if (type_ == at::kFloat)
+      native::run_stack<float>(w_, call, team_size.load(), spent_);
+    else
+      native::run_stack<bf16>(w_, call, team_size.load(), spent_);
+    return logits;
+  }
+
+  // Seconds by what they went into since the last call, and the number of steps.
+  std::pair<std::vector<std::pair<std::string, double>>, int64_t> spent() {
+    std::vector<std::pair<std::string, double>> parts;
+    for (int i = 0; i < native::Spent::kParts; ++i) parts.emplace_back(native::Spent::kNames[i], spent_.seconds[i]);
+    const int64_t steps = spent_.steps;
+    spent_ = {};
+    return {parts, steps};
+  }
+
+ private:
+  const void* keep(const Tensor& t) {
+    kept_.push_back(t);
+    return t.data_ptr();
+  }
+
+  native::Weights weights(const std::pair<Tensor, std::optional<Tensor>>& linear, int64_t in, int64_t out) {
+    keep(linear.first);
+    if (linear.second) keep(*linear.second);
+    return weights_of(linear.first, linear.second, in, out, type_);
+  }
+
+  static const int64_t* indices(const Tensor& t, const char* name, int64_t limit, int64_t count) {
+    check(t, name, 1, at::kLong);
+    TORCH_CHECK(t.size(0) == count, name, " does not fit hidden");
+    const auto* p = data<int64_t>(t);
+    for (int64_t i = 0; i < count; ++i)
+      TORCH_CHECK(p[i] >= 0 && p[i] < limit, name, " holds values outside 0 .. ", limit - 1);
+    return p;
+  }
+
+  // cu_q, context, block_table, positions, slots
+  void take_plan(native::StepCall& call, const std::vector<Tensor>& plan) const {
+    TORCH_CHECK(plan.size() == 5, "a plan has five tensors");
+    for (int i = 0; i < 5; ++i) check(plan[i], "plan", i == 2 ? 2 : 1, at::kInt);
+    const Tensor &context = plan[1], &table = plan[2];
+    TORCH_CHECK(table.size(0) == context.size(0), "block_table does not fit context");
+    check_rows(plan[0], context, call.count, table.size(1) * native::kBlock);
+    check_range(table, "block_table", blocks_);
+    TORCH_CHECK(plan[3].size(0) == call.count && plan[4].size(0) == call.count, "plan does not fit hidden");
+    check_range(plan[3], "positions", positions_);
+    check_range(plan[4], "slots", blocks_ * native::kBlock);
+    call.cu_q = data<int32_t>(plan[0]);
+    call.context = data<int32_t>(context);
+    call.table = data<int32_t>(table);
+    call.positions = data<int32_t>(plan[3]);
+    call.slots = data<int32_t>(plan[4]);
+    call.rows = static_cast<int>(context.size(0));
+    call.table_width = static_cast<int>(table.size(1));
+  }
+
+  void take_adapters(native::StepCall& call, const Tensor& adapters, const std::optional<Tensor>& starts) const {
+    check(adapters, "adapters", 3, at::kLong);
+    TORCH_CHECK(starts.has_value(), "adapters need starts");
+    check(*starts, "starts", 1, at::kInt);
+    const int64_t sites = adapters.size(0), groups = adapters.size(1);
+    TORCH_CHECK(sites == 4 * static_cast<int64_t>(w_.layers.size()), "adapters do not fit the layers");
+    check_groups(*starts, adapters.view({sites * groups, 3}), groups, call.count);
+    TORCH_CHECK(data<int32_t>(*starts)[groups] == call.count, "starts do not fit hidden");
+    call.adapters = data<int64_t>(adapters);
+    call.starts = data<int32_t>(*starts);
+    call.groups = static_cast<int>(groups);
+  }
+
+  native::StackWeights w_{};
+  native::Spent spent_;
+  std::vector<Tensor> kept_;
+  at::ScalarType type_;
+  int64_t positions_ = 0, vocabulary_ = 0, blocks_ = 0;
+};
 
 }  // namespace
 
@@ -213,4 +440,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("attention", &attention);
   m.def("linear", &linear);
   m.def("lora", &lora);
+  m.def("greedy", &greedy);
+  m.def("set_threads", [](int threads) {
+    TORCH_CHECK(threads > 0, "a team has one thread or more");
+    team_size.store(threads);
+  });
+  m.def("threads", [] { return team_size.load(); });
+  pybind11::class_<Stack>(m, "Stack")
+      .def(pybind11::init<const Tensor&, const Tensor&, const Tensor&, const std::vector<int64_t>&, double, double>())
+      .def("add", &Stack::add)
+      .def("finish", &Stack::finish)
+      .def("forward", &Stack::forward)
+      .def("spent", &Stack::spent);
 }

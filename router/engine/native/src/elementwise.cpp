@@ -1,12 +1,13 @@
 // Norms, rotary positions and the gated unit: one pass over memory each, statistics in float32.
+#include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <limits>
 
 #include "kernels.h"
 
 namespace native {
 namespace {
-
-constexpr int64_t kSerial = 1 << 15;  // elements below which waking threads costs more than it saves
 
 template <class T>
 float add_and_square(T* residual, const T* x, int64_t width) {
@@ -40,6 +41,13 @@ void scale_row(T* out, const T* x, const T* weight, int64_t width, float factor)
 }
 
 template <class T>
+bool has_nan(const T* x, int64_t width) {
+  for (int64_t i = 0; i < width; ++i)
+    if (std::isnan(to_float(x[i]))) return true;
+  return false;
+}
+
+template <class T>
 void rotate(T* head, const float* cos, const float* sin, int half) {
   T *low = head, *high = head + half;
   int i = 0;
@@ -55,67 +63,107 @@ void rotate(T* head, const float* cos, const float* sin, int half) {
   }
 }
 
+// A key or value of dim numbers to its place in a block; attention_tile.h says how they lie there.
 template <class T>
-void rope_token(const RopeCall& call, int64_t token) {
-  const int dim = call.dim, turned = call.heads + call.kv_heads;
-  T* row = static_cast<T*>(call.qkv) + token * (turned + call.kv_heads) * dim;
-  const int64_t at = static_cast<int64_t>(call.positions[token]) * dim;
-  for (int h = 0; h < turned; ++h) rotate(row + h * dim, call.cos + at, call.sin + at, dim / 2);
-  const int64_t block = call.slots[token] / kBlock, offset = call.slots[token] % kBlock;
-  for (int h = 0; h < call.kv_heads; ++h) {
-    const int64_t place = ((block * call.kv_heads + h) * kBlock + offset) * dim;
-    std::memcpy(static_cast<T*>(call.k_cache) + place, row + (call.heads + h) * dim, dim * sizeof(T));
-    std::memcpy(static_cast<T*>(call.v_cache) + place, row + (turned + h) * dim, dim * sizeof(T));
-  }
+void keep_key(T* block, const T* key, int64_t offset, int dim) {
+  constexpr int per = Pack<T>::per;
+  for (int d = 0; d < dim; d += per) std::memcpy(block + d * kBlock + offset * per, key + d, per * sizeof(T));
+}
+
+template <class T>
+void keep_value(T* block, const T* value, int64_t offset, int dim) {
+  constexpr int per = Pack<T>::per;
+  T* at = block + offset / per * per * dim + offset % per;
+  for (int d = 0; d < dim; ++d) at[d * per] = value[d];
 }
 
 }  // namespace
 
 template <class T>
-void rms_norm(T* out, T* residual, const T* x, const T* weight, int64_t rows, int64_t width, float eps,
-              int threads) {
-#pragma omp parallel for num_threads(threads) if (rows * width > kSerial && threads > 1)
-  for (int64_t row = 0; row < rows; ++row) {
-    T* kept = residual ? residual + row * width : nullptr;
-    const T* from = x + row * width;
-    const float squares = add_and_square(kept, from, width);
-    const float factor = 1.0f / std::sqrt(squares / width + eps);
-    scale_row(out + row * width, kept ? kept : from, weight, width, factor);
+void rope_token(const RopeCall& call, int64_t token, int first, int last) {
+  const int dim = call.dim, group = call.heads / call.kv_heads, turned = call.heads + call.kv_heads;
+  T* row = static_cast<T*>(call.qkv) + token * (turned + call.kv_heads) * dim;
+  const int64_t at = static_cast<int64_t>(call.positions[token]) * dim;
+  const float *cos = call.cos + at, *sin = call.sin + at;
+  for (int h = first * group; h < last * group; ++h) rotate(row + h * dim, cos, sin, dim / 2);
+  const int64_t block = call.slots[token] / kBlock, offset = call.slots[token] % kBlock;
+  for (int h = first; h < last; ++h) {
+    const int64_t place = (block * call.kv_heads + h) * kBlock * dim;
+    T *key = row + (call.heads + h) * dim, *value = row + (turned + h) * dim;
+    rotate(key, cos, sin, dim / 2);
+    keep_key(static_cast<T*>(call.k_cache) + place, key, offset, dim);
+    keep_value(static_cast<T*>(call.v_cache) + place, value, offset, dim);
   }
 }
 
 template <class T>
-void silu_mul(T* out, const T* gate_up, int64_t rows, int64_t inner, int threads) {
+void norm_row(T* out, T* residual, const T* x, const T* weight, int64_t width, float eps) {
+  const float squares = add_and_square(residual, x, width);
+  const float factor = 1.0f / std::sqrt(squares / width + eps);
+  scale_row(out, residual ? residual : x, weight, width, factor);
+}
+
+template <class T>
+void add_row(T* residual, const T* x, int64_t width) {
+  int64_t i = 0;
+  for (; i + W <= width; i += W) store(residual + i, add(load(residual + i), load(x + i)));
+  for (; i < width; ++i) put(residual + i, to_float(residual[i]) + to_float(x[i]));
+}
+
+template <class T>
+void silu_columns(T* out, const T* gate, int64_t inner, int64_t first, int64_t last) {
   const Vec one = set1(1.0f), minus_log2e = set1(-1.44269504f);
-#pragma omp parallel for num_threads(threads) if (rows * inner > kSerial && threads > 1)
-  for (int64_t row = 0; row < rows; ++row) {
-    const T *gate = gate_up + row * 2 * inner, *up = gate + inner;
-    T* to = out + row * inner;
-    int64_t i = 0;
-    for (; i + W <= inner; i += W) {
-      const Vec g = load(gate + i);
-      const Vec silu = div(g, add(one, exp2(mul(g, minus_log2e))));
-      store(to + i, mul(silu, load(up + i)));
-    }
-    for (; i < inner; ++i) {
-      const float g = to_float(gate[i]);
-      put(to + i, g / (1.0f + std::exp(-g)) * to_float(up[i]));
-    }
+  const T* up = gate + inner;
+  int64_t i = first;
+  for (; i + W <= last; i += W) {
+    const Vec g = load(gate + i);
+    const Vec silu = div(g, add(one, exp2(mul(g, minus_log2e))));
+    store(out + i, mul(silu, load(up + i)));
+  }
+  for (; i < last; ++i) {
+    const float g = to_float(gate[i]);
+    put(out + i, g / (1.0f + std::exp(-g)) * to_float(up[i]));
   }
 }
 
 template <class T>
-void rope_write(const RopeCall& call, int threads) {
-  const int64_t width = (call.heads + 2 * call.kv_heads) * call.dim;
-#pragma omp parallel for num_threads(threads) if (call.tokens * width > kSerial && threads > 1)
-  for (int64_t token = 0; token < call.tokens; ++token) rope_token<T>(call, token);
+int64_t largest_of(const T* x, int64_t width) {
+  constexpr int64_t kStretch = 512;
+  const float low = -std::numeric_limits<float>::infinity();
+  Vec odd = zero();  // NaN once there is a NaN or an infinity: the maximum passes over NaN
+  float most = low;
+  int64_t where = 0;
+  for (int64_t begin = 0; begin < width; begin += kStretch) {
+    const int64_t end = std::min(width, begin + kStretch);
+    Vec best = set1(low);
+    int64_t i = begin;
+    for (; i + W <= end; i += W) {
+      const Vec v = load(x + i);
+      best = max(v, best);
+      odd = fma(v, zero(), odd);
+    }
+    float here = largest(best);
+    for (; i < end; ++i) {
+      here = std::max(here, to_float(x[i]));
+      odd = add(odd, set1(to_float(x[i]) * 0.0f));
+    }
+    if (here > most) most = here, where = begin;
+  }
+  if (sum(odd) != 0.0f && has_nan(x, width)) return -1;
+  if (!(std::fabs(most) <= std::numeric_limits<float>::max())) return -1;
+  while (to_float(x[where]) != most) ++where;
+  return where;
 }
 
-template void rms_norm(float*, float*, const float*, const float*, int64_t, int64_t, float, int);
-template void rms_norm(bf16*, bf16*, const bf16*, const bf16*, int64_t, int64_t, float, int);
-template void silu_mul(float*, const float*, int64_t, int64_t, int);
-template void silu_mul(bf16*, const bf16*, int64_t, int64_t, int);
-template void rope_write<float>(const RopeCall&, int);
-template void rope_write<bf16>(const RopeCall&, int);
+template void rope_token<float>(const RopeCall&, int64_t, int, int);
+template void norm_row(float*, float*, const float*, const float*, int64_t, float);
+template void add_row(float*, const float*, int64_t);
+template void silu_columns(float*, const float*, int64_t, int64_t, int64_t);
+template int64_t largest_of(const float*, int64_t);
+template void rope_token<bf16>(const RopeCall&, int64_t, int, int);
+template void norm_row(bf16*, bf16*, const bf16*, const bf16*, int64_t, float);
+template void add_row(bf16*, const bf16*, int64_t);
+template void silu_columns(bf16*, const bf16*, int64_t, int64_t, int64_t);
+template int64_t largest_of(const bf16*, int64_t);
 
 }  // namespace native

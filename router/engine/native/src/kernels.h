@@ -1,9 +1,14 @@
-// The operations on raw memory; bindings.cpp checks shapes and dtypes before it calls them.
+// The operations on raw memory, cut into chunks that any thread may take; a result never depends on how it was
+// cut. bindings.cpp checks shapes and dtypes before it calls them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <vector>
 
 #include "pack.h"
+#include "team.h"
 
 namespace native {
 
@@ -11,22 +16,47 @@ constexpr int kBlock = 16;  // tokens in a block of the KV cache
 constexpr int kPanel = 2 * W;  // columns in a panel of a linear layer's weights: [panels, in / per, kPanel, per]
 constexpr int kTile = 64;   // columns in a tile of a packed b: [tiles, r / per, kTile, per], the last narrower
 
+struct Weights {
+  const void* w = nullptr;     // panels
+  const void* bias = nullptr;  // [out], or null
+  int64_t in = 0, out = 0;
+
+  int panels() const { return static_cast<int>((out + kPanel - 1) / kPanel); }
+};
+
+// y [rows, out] = x [rows, in] w^T + bias.
+struct LinearCall {
+  void* y;
+  const void* x;
+  int64_t rows;
+  const Weights* weights;
+};
+
+// Neighbouring tokens of one adapter, or of the base, which has rank 0.
+struct Part {
+  int64_t start, rows;
+  int group;
+};
+
+// y [T, out] += (x [T, in] a^T) b at one site group, which has `layers` linear layers.
 struct LoraCall {
-  void* y;                  // [T, out]
-  const void* x;            // [T, in]
-  const int32_t* starts;    // [groups + 1]
+  void* y;
+  const void* x;
+  void* z;                  // [T, width] scratch between the products
+  int64_t width;
   const int64_t* table;     // [groups, 3]: a, b, rank
-  int groups;
   const int64_t* offsets;   // [layers + 1] columns of each layer
   int layers;
   int64_t in, out;
+
+  int rank(int group) const { return group < 0 ? 0 : static_cast<int>(table[3 * group + 2]); }
 };
 
 struct AttentionCall {
   void* out;                // [T, heads * dim]
   const void* qkv;          // [T, width]
-  const void* k_cache;      // [blocks, kv_heads, kBlock, dim]
-  const void* v_cache;
+  const void* k_cache;      // [blocks, kv_heads, dim / per, kBlock, per]
+  const void* v_cache;      // [blocks, kv_heads, kBlock / per, dim, per]
   const int32_t* cu_q;      // [rows + 1]
   const int32_t* context;   // [rows]
   const int32_t* table;     // [rows, table_width]
@@ -39,27 +69,67 @@ struct RopeCall {
   void* qkv;                // [T, (heads + 2 * kv_heads) * dim]
   const float* cos;         // [positions, dim]
   const float* sin;
-  void* k_cache;
+  void* k_cache;             // as AttentionCall's
   void* v_cache;
   const int32_t* positions;  // [T]
   const int32_t* slots;      // [T]
-  int64_t tokens;
   int heads, kv_heads, dim;
 };
 
+// Memory that this thread reads soon: `after` the panel, and a stretch `beside` it while there is time.
+struct Soon {
+  const char *after = nullptr, *beside = nullptr;
+  int64_t bytes = 0;  // beside
+};
+
+// One panel of columns for all rows.
 template <class T>
-void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t in, int64_t out, int threads);
+void linear_panel(const LinearCall& call, int panel, const Soon& soon);
+
+// Ranks [first, last) of z for a part's rows.
 template <class T>
-void lora(const LoraCall& call, int threads);
+void lora_project(const LoraCall& call, const Part& part, int first, int last);
+// Columns [first, last) of y for a part's rows; `first` begins a tile.
 template <class T>
-void attention(const AttentionCall& call, int threads);
+void lora_expand(const LoraCall& call, const Part& part, int64_t first, int64_t last);
+
+// Parts of at most `most` rows, in order, of the tokens up to starts[groups]; before starts[0] is the base.
+std::vector<Part> parts_of(const int32_t* starts, int groups, int64_t most, bool base);
+
+// One KV head and some neighbouring queries of one row.
+struct Item {
+  int row, kv_head;
+  int64_t token;  // the first query, in the step
+  int count;      // queries
+  int seen;       // keys that the last of them sees
+};
+
+// What attention has to do in a step, the same in each layer, cut into chunks of about the same cost.
+struct AttentionItems {
+  std::vector<Item> items;
+  std::vector<int> bounds;  // of chunks: [chunks + 1]
+
+  AttentionItems(const AttentionCall& call, int threads);
+  int chunks() const { return static_cast<int>(bounds.size()) - 1; }
+};
+
 template <class T>
-void rope_write(const RopeCall& call, int threads);
+void attention_chunk(const AttentionCall& call, const AttentionItems& items, int chunk);
+
+// Rotates q and k of a token and writes k and v to the cache, for the KV heads [first, last) and their queries.
+template <class T>
+void rope_token(const RopeCall& call, int64_t token, int first, int last);
+
 // residual is null, or gets x added and takes its place.
 template <class T>
-void rms_norm(T* out, T* residual, const T* x, const T* weight, int64_t rows, int64_t width, float eps,
-              int threads);
+void norm_row(T* out, T* residual, const T* x, const T* weight, int64_t width, float eps);
 template <class T>
-void silu_mul(T* out, const T* gate_up, int64_t rows, int64_t inner, int threads);
+void add_row(T* residual, const T* x, int64_t width);
+// Columns [first, last) of silu(gate) * up, which lie `inner` columns apart.
+template <class T>
+void silu_columns(T* out, const T* gate_up, int64_t inner, int64_t first, int64_t last);
+// The first of the largest of x, or -1 if that is not finite or there is a NaN.
+template <class T>
+int64_t largest_of(const T* x, int64_t width);
 
 }  // namespace native

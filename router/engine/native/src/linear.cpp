@@ -1,8 +1,6 @@
 // y = x w^T + bias for any number of rows. Weights lie in panels of kPanel columns, in the order they are
 // read, so few rows run at the speed of memory and many at the speed of the multipliers. Each output is
 // summed in one order whatever the number of rows: a row's result does not depend on its batch.
-#include <omp.h>
-
 #include <algorithm>
 
 #include "kernels.h"
@@ -16,15 +14,16 @@ constexpr int64_t kLine = 64;
 constexpr int64_t kAhead = 8192;           // bytes of weights asked for before they are read
 constexpr int64_t kFarPanel = 256 << 10;   // bytes of a panel up to which the next one is asked for
 
-// Memory to ask for while multiplying, some bytes each step.
+// Memory to ask for while multiplying, some bytes each step; at `turn` it goes on at `to`.
 struct Wish {
-  const char *begin = nullptr, *last = nullptr;
+  const char *at = nullptr, *turn = nullptr, *to = nullptr;
 };
 
 template <int Bytes>
-inline void ask(const char*& at, const char* last) {
-  for (int i = 0; i < Bytes; i += kLine) _mm_prefetch(at + i, _MM_HINT_T1);
-  at = std::min(at + Bytes, last);
+inline void ask(Wish& wish) {
+  for (int i = 0; i < Bytes; i += kLine) _mm_prefetch(wish.at + i, _MM_HINT_T1);
+  wish.at += Bytes;
+  wish.at = wish.at == wish.turn ? wish.to : wish.at;
 }
 
 template <class T>
@@ -56,11 +55,11 @@ __attribute__((noinline)) void multiply(const Panel<T>& p) {
   Vec sums[N][2];
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) sums[n][0] = sums[n][1] = zero();
-  const char* ahead = p.ahead.begin;
+  Wish ahead = p.ahead;
   const T *w = p.w, *x = p.x;
   const int64_t in = p.in;
   for (int64_t i = 0; i < in; i += per, w += kPanel * per) {
-    if constexpr (Ask > 0) ask<Ask>(ahead, p.ahead.last);
+    if constexpr (Ask > 0) ask<Ask>(ahead);
     const auto w0 = Pack<T>::load(w), w1 = Pack<T>::load(w + W * per);
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
@@ -86,57 +85,43 @@ void multiply_rows(const Panel<T>& p, int64_t rows) {
   }
 }
 
-template <class T>
-struct Layer {
-  T* y;
-  const T* x;
-  const T* w;
-  const T* bias;
-  int64_t rows, in, out;
-
-  int64_t panels() const { return (out + kPanel - 1) / kPanel; }
-  int64_t blocks() const { return rows <= kMost ? 1 : (rows + kRows - 1) / kRows; }
-};
-
-// A block of rows multiplies a panel, and asks for memory meanwhile: its own panel some way ahead if it is
-// the only block, else half of the next panel, so that memory is busy all the time.
-template <class T>
-void run_block(Panel<T>& panel, const Layer<T>& layer, int64_t block, int64_t rows) {
-  constexpr int64_t step = kPanel * Pack<T>::per * sizeof(T);  // bytes of weights: one line or two
-  const int64_t bytes = layer.in / Pack<T>::per * step;
-  const char* w = reinterpret_cast<const char*>(panel.w);
-  if (layer.blocks() == 1) {
-    panel.ahead = {w + kAhead, w + kAhead + bytes - 1};
-    return multiply_rows<T, step, kMost>(panel, rows);
-  }
-  if (block >= 2 || bytes > kFarPanel) return multiply_rows<T, 0, kRows>(panel, rows);
-  panel.ahead = {w + bytes + block * bytes / 2, w + bytes + (block + 1) * bytes / 2 - 1};
-  multiply_rows<T, step / 2, kRows>(panel, rows);
-}
-
-template <class T>
-void run_panels(const Layer<T>& layer, int me, int all) {
-  for (int64_t p = layer.panels() * me / all; p < layer.panels() * (me + 1) / all; ++p)
-    for (int64_t b = 0; b < layer.blocks(); ++b) {
-      const int64_t begin = layer.rows * b / layer.blocks(), end = layer.rows * (b + 1) / layer.blocks();
-      const int64_t at = p * kPanel;
-      Panel<T> panel{layer.y + begin * layer.out + at, layer.x + begin * layer.in, layer.w + at * layer.in,
-                     layer.bias ? layer.bias + at : nullptr, layer.in, layer.out,
-                     static_cast<int>(std::min<int64_t>(kPanel, layer.out - at)), {}};
-      run_block(panel, layer, b, end - begin);
-    }
-}
-
 }  // namespace
 
+// A block of rows multiplies the panel, and asks for memory meanwhile: if it is the only block for the panel
+// itself some way ahead, else the first for what comes after the panel and the second for what is read soon.
 template <class T>
-void linear(T* y, const T* x, const T* w, const T* bias, int64_t rows, int64_t in, int64_t out, int threads) {
-  const Layer<T> layer{y, x, w, bias, rows, in, out};
-#pragma omp parallel num_threads(threads)
-  run_panels(layer, omp_get_thread_num(), omp_get_num_threads());
+void linear_panel(const LinearCall& call, int index, const Soon& soon) {
+  const Weights& weights = *call.weights;
+  const int64_t in = weights.in, at = static_cast<int64_t>(index) * kPanel, rows = call.rows;
+  constexpr int64_t step = kPanel * Pack<T>::per * sizeof(T);  // bytes of weights: one line or two
+  const int64_t bytes = in / Pack<T>::per * step;
+  const int64_t blocks = rows <= kMost ? 1 : (rows + kRows - 1) / kRows;
+  const T* w = static_cast<const T*>(weights.w) + at * in;
+  const char* next = reinterpret_cast<const char*>(w) + bytes;
+  Panel<T> panel{nullptr, nullptr, w, weights.bias ? static_cast<const T*>(weights.bias) + at : nullptr, in,
+                 weights.out, static_cast<int>(std::min<int64_t>(kPanel, weights.out - at)), {}};
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t begin = rows * b / blocks, count = rows * (b + 1) / blocks - begin;
+    panel.y = static_cast<T*>(call.y) + begin * weights.out + at;
+    panel.x = static_cast<const T*>(call.x) + begin * in;
+    if (blocks == 1) {
+      panel.ahead = {next - bytes + kAhead, next, soon.after};
+      if (bytes <= kAhead) panel.ahead = {soon.after, nullptr, nullptr};
+      multiply_rows<T, step, kMost>(panel, count);
+    } else if (b == 0 && bytes <= kFarPanel) {
+      panel.ahead = {soon.after, nullptr, nullptr};
+      multiply_rows<T, step, kRows>(panel, count);
+    } else if (b == 1 && soon.bytes > 0) {
+      const char* end = soon.beside + (soon.bytes + kLine - 1) / kLine * kLine;
+      panel.ahead = {soon.beside, end, end - kLine};
+      multiply_rows<T, kLine, kRows>(panel, count);
+    } else {
+      multiply_rows<T, 0, kRows>(panel, count);
+    }
+  }
 }
 
-template void linear(float*, const float*, const float*, const float*, int64_t, int64_t, int64_t, int);
-template void linear(bf16*, const bf16*, const bf16*, const bf16*, int64_t, int64_t, int64_t, int);
+template void linear_panel<float>(const LinearCall&, int, const Soon&);
+template void linear_panel<bf16>(const LinearCall&, int, const Soon&);
 
 }  // namespace native

@@ -81,23 +81,15 @@ void expand_column(T* y, const T* z, const T* b, int64_t tile, int rank) {
   put(y, total);
 }
 
-// Neighbouring tokens of one adapter.
-struct Part {
-  const void* a;
-  const void* b;
-  int rank;
-  int64_t start, rows;
-};
-
 template <class T>
 class PartProduct {
  public:
-  // z [rows, layers * rank] is scratch that lives between `project` and `expand`.
-  PartProduct(const LoraCall& call, const Part& part, T* z)
+  // z [rows, ranks] is scratch that lives between `project` and `expand`, `width` apart.
+  PartProduct(const LoraCall& call, const Part& part)
       : call_(call), x_(static_cast<const T*>(call.x) + part.start * call.in),
-        y_(static_cast<T*>(call.y) + part.start * call.out), a_(static_cast<const T*>(part.a)),
-        b_(static_cast<const T*>(part.b)), z_(z), rank_(part.rank), ranks_(part.rank * call.layers),
-        rows_(part.rows) {}
+        y_(static_cast<T*>(call.y) + part.start * call.out), a_(address(call, part, 0)), b_(address(call, part, 1)),
+        z_(static_cast<T*>(call.z) + part.start * call.width), rank_(call.rank(part.group)),
+        ranks_(rank_ * call.layers), rows_(part.rows) {}
 
   // Ranks [first, last) of z = x a^T.
   void project(int first, int last) const {
@@ -117,16 +109,20 @@ class PartProduct {
   }
 
  private:
+  static const T* address(const LoraCall& call, const Part& part, int which) {
+    return reinterpret_cast<const T*>(call.table[3 * part.group + which]);
+  }
+
   template <int R>
   void project_ranks(int c) const {
     const int later = c + kQuads * R;
     const T* ahead = later < ranks_ ? a_ + later * call_.in : b_;
     const T* a = a_ + c * call_.in;
+    const int64_t wide = call_.width;
     int64_t n = 0;
     for (; n + kLoraRows <= rows_; n += kLoraRows)
-      project_block<T, kLoraRows, R>(x_ + n * call_.in, a, call_.in, z_ + n * ranks_ + c, ranks_, ahead);
-    for (; n < rows_; ++n)
-      project_block<T, 1, R>(x_ + n * call_.in, a, call_.in, z_ + n * ranks_ + c, ranks_, ahead);
+      project_block<T, kLoraRows, R>(x_ + n * call_.in, a, call_.in, z_ + n * wide + c, wide, ahead);
+    for (; n < rows_; ++n) project_block<T, 1, R>(x_ + n * call_.in, a, call_.in, z_ + n * wide + c, wide, ahead);
   }
 
   void expand_range(int layer, int64_t base, int64_t tile, int64_t first, int64_t last) const {
@@ -135,7 +131,7 @@ class PartProduct {
     for (; o + W <= last; o += W) expand_columns<1>(layer, base, tile, o);
     for (; o < last; ++o)
       for (int64_t n = 0; n < rows_; ++n)
-        expand_column(y_ + n * call_.out + o, z_ + n * ranks_ + layer * rank_, column(base, o), tile, rank_);
+        expand_column(y_ + n * call_.out + o, z_ + n * call_.width + layer * rank_, column(base, o), tile, rank_);
   }
 
   template <int C>
@@ -143,11 +139,11 @@ class PartProduct {
     const T* b = column(base, o);
     const T* z = z_ + layer * rank_;
     T* y = y_ + o;
+    const int64_t wide = call_.width;
     int64_t n = 0;
     for (; n + kLoraRows <= rows_; n += kLoraRows)
-      expand_block<T, kLoraRows, C>(y + n * call_.out, call_.out, z + n * ranks_, ranks_, b, tile, rank_);
-    for (; n < rows_; ++n)
-      expand_block<T, 1, C>(y + n * call_.out, call_.out, z + n * ranks_, ranks_, b, tile, rank_);
+      expand_block<T, kLoraRows, C>(y + n * call_.out, call_.out, z + n * wide, wide, b, tile, rank_);
+    for (; n < rows_; ++n) expand_block<T, 1, C>(y + n * call_.out, call_.out, z + n * wide, wide, b, tile, rank_);
   }
 
   const T* column(int64_t base, int64_t o) const { return b_ + base * rank_ + (o - base) * Pack<T>::per; }

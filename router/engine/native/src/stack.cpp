@@ -1,0 +1,377 @@
+#include "stack.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+
+namespace native {
+namespace {
+
+constexpr int kLoraPart = 16;             // rows that share a read of a: x and z stay in the nearest cache
+constexpr int64_t kProject = 32 << 10;    // bytes of a in a chunk
+constexpr int64_t kPrefetch = 16 << 10;   // bytes of the next weights asked for during the work on rows
+
+// The phases of a layer. Between two linear layers are the rows' own affairs: the second product of the
+// adapters, and what comes next for the same rows.
+using Clock = std::chrono::steady_clock;
+
+enum Phase { kQkv, kRope, kAttend, kOut, kNorm2, kGateUp, kGate, kDown, kNorm1, kPhases };
+enum Site { kSiteQkv, kSiteO, kSiteGateUp, kSiteDown, kSites };
+
+// Memory that only grows, at the start of a cache line.
+template <class T>
+class Scratch {
+ public:
+  T* get(int64_t size) {
+    if (size > size_) {
+      size_ = size;
+      memory_.reset(new char[size * sizeof(T) + 64]);
+    }
+    const auto at = reinterpret_cast<uintptr_t>(memory_.get());
+    return reinterpret_cast<T*>((at + 63) / 64 * 64);
+  }
+
+ private:
+  int64_t size_ = 0;
+  std::unique_ptr<char[]> memory_;
+};
+
+template <class T>
+struct Buffers {
+  Scratch<T> normed, qkv, mixed, added, gate_up, gated, z, scored;
+};
+
+// A piece of the first product: ranks [first, last) of a part.
+struct Piece {
+  int part, first, last;
+};
+
+template <class T>
+class Stack : public Job {
+ public:
+  Stack(const StackWeights& weights, const StepCall& call, Buffers<T>& buffers, int threads, Spent& spent)
+      : w_(weights), c_(call), spent_(spent), before_(Clock::now()), items_(attention_of(0), threads) {
+    const int64_t n = c_.count;
+    hidden_ = static_cast<T*>(c_.hidden);
+    normed_ = buffers.normed.get(n * w_.hidden);
+    qkv_ = buffers.qkv.get(n * w_.qkv_width());
+    mixed_ = buffers.mixed.get(n * w_.heads * w_.dim);
+    added_ = buffers.added.get(n * w_.hidden);
+    gate_up_ = buffers.gate_up.get(n * 2 * w_.inner);
+    gated_ = buffers.gated.get(n * w_.inner);
+    scored_ = buffers.scored.get(c_.score * w_.hidden);
+    // Few rows: as many parts as the threads can share; many: as many rows as fit the nearest cache.
+    const int64_t share = (n + 2 * threads - 1) / (2 * threads);
+    const int64_t most = std::clamp<int64_t>((share + 3) / 4 * 4, 4, kLoraPart);
+    const int32_t whole[1] = {static_cast<int32_t>(n)};
+    parts_ = c_.adapters ? parts_of(c_.starts, c_.groups, most, true) : parts_of(whole, 0, most, true);
+    slices_ = static_cast<int>(parts_.size()) < 2 * threads && w_.inner % kTile == 0 && w_.dim % kTile == 0
+                  ? std::clamp<int>(2 * threads / std::max<int>(1, parts_.size()), 1, w_.kv_heads)
+                  : 1;
+    if (!c_.adapters) return;
+    read_parts_ = parts_of(c_.starts, c_.groups, kLoraPart, false);
+    for (int s = 0; s < kSites; ++s) offsets_[s] = offsets_of(s);
+    for (int l = c_.first; l < c_.last; ++l)
+      for (int s = 0; s < kSites; ++s)
+        for (int g = 0; g < c_.groups; ++g) width_ = std::max(width_, table(l, s)[3 * g + 2] * ranks_of(s));
+    z_ = buffers.z.get(n * width_);
+    pieces_.resize((c_.last - c_.first) * kSites);
+    for (int l = c_.first; l < c_.last; ++l)
+      for (int s = 0; s < kSites; ++s) cut(l, s);
+  }
+
+  int phases() const override { return 1 + kPhases * (c_.last - c_.first) + (c_.score ? 2 : 0); }
+
+  int chunks(int phase) const override {
+    if (phase == 0) return static_cast<int>(parts_.size());
+    if (phase > kPhases * (c_.last - c_.first)) return scoring(phase) ? w_.head.panels() : static_cast<int>(c_.score);
+    const int l = layer(phase);
+    const LayerWeights& w = w_.layers[l];
+    switch ((phase - 1) % kPhases) {
+      case kQkv: return count(l, kSiteQkv) + w.qkv.panels();
+      case kOut: return count(l, kSiteO) + w.o.panels();
+      case kGateUp: return count(l, kSiteGateUp) + w.gate_up.panels();
+      case kDown: return count(l, kSiteDown) + w.down.panels();
+      case kAttend: return items_.chunks();
+      case kRope:
+      case kGate: return static_cast<int>(parts_.size()) * slices_;
+      default: return static_cast<int>(parts_.size());
+    }
+  }
+
+  int first(int phase, int thread, int threads) const override {
+    const bool layers = phase > 0 && phase <= kPhases * (c_.last - c_.first);
+    const int kind = layers ? (phase - 1) % kPhases : kPhases;
+    const int site = kind == kQkv ? kSiteQkv : kind == kOut ? kSiteO : kind == kGateUp ? kSiteGateUp : kind == kDown ? kSiteDown : kSites;
+    if (site == kSites) return range(chunks(phase), thread, threads);
+    const int l = layer(phase);
+    return range(weights(l, site).panels(), thread, threads) + range(count(l, site), thread, threads);
+  }
+
+  void done(int phase) override {
+    const auto now = Clock::now();
+    const bool layers = phase > 0 && phase <= kPhases * (c_.last - c_.first);
+    const int part = phase == 0 ? 0 : layers ? 1 + (phase - 1) % kPhases : Spent::kParts - 1;
+    spent_.seconds[part] += std::chrono::duration<double>(now - before_).count();
+    before_ = now;
+  }
+
+  void run(int phase, int chunk, const Share& share) override {
+    if (phase == 0) return begin(parts_[chunk], chunk, share);
+    if (phase > kPhases * (c_.last - c_.first)) return score(phase, chunk, share);
+    const int l = layer(phase);
+    const LayerWeights& w = w_.layers[l];
+    switch ((phase - 1) % kPhases) {
+      case kQkv: return linear(l, kSiteQkv, chunk, share);
+      case kOut: return linear(l, kSiteO, chunk, share);
+      case kGateUp: return linear(l, kSiteGateUp, chunk, share);
+      case kDown: return linear(l, kSiteDown, chunk, share);
+      case kRope: return turn(l, chunk, share);
+      case kAttend: return attention_chunk<T>(attention_of(l), items_, chunk);
+      case kGate: return gate(l, chunk, share);
+      case kNorm2: {
+        const Part& part = parts_[chunk];
+        want(w.gate_up, chunk, share);
+        expand(l, kSiteO, part, 0, w_.hidden);
+        for (int64_t t = part.start; t < part.start + part.rows; ++t) norm(t, w.norm2);
+        return;
+      }
+      case kNorm1: return end(l, parts_[chunk], chunk, share);
+    }
+  }
+
+ private:
+  int layer(int phase) const { return c_.first + (phase - 1) / kPhases; }
+  bool scoring(int phase) const { return phase == phases() - 1; }
+  int count(int l, int site) const { return c_.adapters ? static_cast<int>(pieces(l, site).size()) : 0; }
+  const std::vector<Piece>& pieces(int l, int site) const { return pieces_[(l - c_.first) * kSites + site]; }
+  const int64_t* table(int l, int site) const { return c_.adapters + (static_cast<int64_t>(l) * kSites + site) * c_.groups * 3; }
+  static int ranks_of(int site) { return site == kSiteQkv ? 3 : site == kSiteGateUp ? 2 : 1; }
+
+  std::array<int64_t, 4> offsets_of(int site) const {
+    const int64_t q = static_cast<int64_t>(w_.heads) * w_.dim, kv = static_cast<int64_t>(w_.kv_heads) * w_.dim;
+    if (site == kSiteQkv) return {0, q, q + kv, q + 2 * kv};
+    if (site == kSiteGateUp) return {0, w_.inner, 2 * w_.inner, 0};
+    return {0, w_.hidden, 0, 0};
+  }
+
+  LoraCall lora(int l, int site) const {
+    const std::array<int64_t, 4>& offsets = offsets_[site];
+    return {site_output(site), input(site), z_, width_, table(l, site), offsets.data(), ranks_of(site), weights(l, site).in,
+            offsets[ranks_of(site)]};
+  }
+
+  const T* input(int site) const {
+    return site == kSiteO ? mixed_ : site == kSiteDown ? gated_ : normed_;
+  }
+
+  const Weights& weights(int l, int site) const {
+    const LayerWeights& w = w_.layers[l];
+    return site == kSiteQkv ? w.qkv : site == kSiteO ? w.o : site == kSiteGateUp ? w.gate_up : w.down;
+  }
+
+  // Fours of ranks that together are about kProject bytes of a.
+  void cut(int l, int site) {
+    std::vector<Piece>& pieces = pieces_[(l - c_.first) * kSites + site];
+    const int64_t bytes = 4 * weights(l, site).in * static_cast<int64_t>(sizeof(T));
+    const int step = static_cast<int>(std::max<int64_t>(1, kProject / bytes)) * 4;
+    for (size_t p = 0; p < read_parts_.size(); ++p) {
+      const int ranks = static_cast<int>(table(l, site)[3 * read_parts_[p].group + 2]) * ranks_of(site);
+      for (int r = 0; r < ranks; r += step) pieces.push_back({static_cast<int>(p), r, std::min(ranks, r + step)});
+    }
+  }
+
+  // Where a thread begins to read a linear layer's weights.
+  static const char* start_of(const Weights& w, const Share& share) {
+    const int64_t panel = static_cast<int64_t>(w.panels()) * share.owner / share.all;
+    return static_cast<const char*>(w.w) + panel * kPanel * w.in * static_cast<int64_t>(sizeof(T));
+  }
+
+  static void want(const Weights& w, int chunk, const Share& share) {
+    if (chunk != share.begin) return;
+    const char* at = start_of(w, share);
+    for (int64_t i = 0; i < kPrefetch; i += 64) _mm_prefetch(at + i, _MM_HINT_T1);
+  }
+
+  void begin(const Part& part, int chunk, const Share& share) const {
+    const T* weight = c_.first < static_cast<int>(w_.layers.size())
+                          ? static_cast<const T*>(w_.layers[c_.first].norm1) : nullptr;
+    if (c_.first < c_.last) want(w_.layers[c_.first].qkv, chunk, share);
+    for (int64_t t = part.start; t < part.start + part.rows; ++t) {
+      T* row = hidden_ + t * w_.hidden;
+      if (c_.tokens) std::memcpy(row, static_cast<const T*>(w_.embed) + c_.tokens[t] * w_.hidden, w_.hidden * sizeof(T));
+      if (c_.first < c_.last) norm_row<T>(normed_ + t * w_.hidden, nullptr, row, weight, w_.hidden, w_.eps);
+    }
+  }
+
+  // A thread's range has its panels first and then its pieces, whose memory is asked for meanwhile.
+  void linear(int l, int site, int chunk, const Share& share) const {
+    const Weights& w = weights(l, site);
+    const int first = range(w.panels(), share.owner, share.all), last = range(w.panels(), share.owner + 1, share.all);
+    const int panel = first + chunk - share.begin;
+    if (panel >= last) {
+      const Piece& piece = pieces(l, site)[range(count(l, site), share.owner, share.all) + panel - last];
+      return lora_project<T>(lora(l, site), read_parts_[piece.part], piece.first, piece.last);
+    }
+    Soon soon{panel_of(w, panel + 1)};
+    if (share.own && panel + 1 == last) soon.after = following(l, site, share);
+    if (share.own && c_.adapters) ask_adapters(l, site, share, panel - first, last - first, soon);
+    linear_panel<T>({site_output(site), input(site), c_.count, &w}, panel, soon);
+  }
+
+  static int range(int all, int thread, int threads) { return static_cast<int>(int64_t{all} * thread / threads); }
+
+  static const char* panel_of(const Weights& w, int64_t panel) {
+    return static_cast<const char*>(w.w) + panel * kPanel * w.in * static_cast<int64_t>(sizeof(T));
+  }
+
+  // Panel `at` of `all` asks for its share of the adapters' weights that this thread reads after the panels: a
+  // of its pieces, b of its parts.
+  void ask_adapters(int l, int site, const Share& share, int at, int all, Soon& soon) const {
+    const int piece = range(count(l, site), share.owner, share.all), part = range(parts_.size(), share.owner, share.all);
+    const int pieces_here = range(count(l, site), share.owner + 1, share.all) - piece;
+    const int parts_here = slices_ == 1 ? range(parts_.size(), share.owner + 1, share.all) - part : 0;
+    const int regions = pieces_here + parts_here;
+    if (regions == 0) return;
+    const int region = range(regions, at, all);
+    const int64_t *row, size = static_cast<int64_t>(sizeof(T));
+    if (region < pieces_here) {
+      const Piece& one = pieces(l, site)[piece + region];
+      row = table(l, site) + 3 * read_parts_[one.part].group;
+      soon.beside = reinterpret_cast<const char*>(row[0]) + one.first * weights(l, site).in * size;
+      soon.bytes = (one.last - one.first) * weights(l, site).in * size;
+    } else {
+      const int group = parts_[part + region - pieces_here].group;
+      if (group < 0) return;
+      row = table(l, site) + 3 * group;
+      soon.beside = reinterpret_cast<const char*>(row[1]);
+      soon.bytes = row[2] * weights(l, site).out * size;
+    }
+    // The panels that ask for this region share it.
+    const int first = (region * all + regions - 1) / regions, last = ((region + 1) * all + regions - 1) / regions;
+    const int64_t from = soon.bytes * (at - first) / (last - first), to = soon.bytes * (at + 1 - first) / (last - first);
+    soon.beside += from;
+    soon.bytes = to - from;
+  }
+
+  T* site_output(int site) const { return site == kSiteQkv ? qkv_ : site == kSiteGateUp ? gate_up_ : added_; }
+
+  const char* following(int l, int site, const Share& share) const {
+    if (site < kSiteDown) return start_of(weights(l, site + 1), share);
+    if (l + 1 < c_.last) return start_of(weights(l + 1, kSiteQkv), share);
+    return c_.score ? start_of(w_.head, share) : nullptr;
+  }
+
+  void expand(int l, int site, const Part& part, int64_t first, int64_t last) const {
+    if (c_.adapters && part.group >= 0) lora_expand<T>(lora(l, site), part, first, last);
+  }
+
+  void norm(int64_t token, const void* weight) const {
+    norm_row<T>(normed_ + token * w_.hidden, hidden_ + token * w_.hidden, added_ + token * w_.hidden,
+                static_cast<const T*>(weight), w_.hidden, w_.eps);
+  }
+
+  // The adapters' part of q, k and v, and rotary positions. A slice has some KV heads and their query heads.
+  void turn(int l, int chunk, const Share& share) const {
+    const LayerWeights& w = w_.layers[l];
+    const Part& part = parts_[chunk / slices_];
+    const int slice = chunk % slices_, group = w_.heads / w_.kv_heads;
+    const int first = w_.kv_heads * slice / slices_, last = w_.kv_heads * (slice + 1) / slices_;
+    want(w.o, chunk, share);
+    if (slices_ == 1) {
+      expand(l, kSiteQkv, part, 0, w_.qkv_width());
+    } else {
+      const auto heads = [&](int from, int to) { expand(l, kSiteQkv, part, int64_t{from} * w_.dim, int64_t{to} * w_.dim); };
+      heads(first * group, last * group);
+      heads(w_.heads + first, w_.heads + last);
+      heads(w_.heads + w_.kv_heads + first, w_.heads + w_.kv_heads + last);
+    }
+    const RopeCall call{qkv_, w_.cos, w_.sin, w.k_cache, w.v_cache, c_.positions, c_.slots, w_.heads, w_.kv_heads, w_.dim};
+    for (int64_t t = part.start; t < part.start + part.rows; ++t) {
+      if (w.q_norm) normalise(qkv_ + t * w_.qkv_width(), w, first, last);
+      rope_token<T>(call, t, first, last);
+    }
+  }
+
+  void normalise(T* row, const LayerWeights& w, int first, int last) const {
+    const int group = w_.heads / w_.kv_heads;
+    const auto heads = [&](int from, int to, const void* weight) {
+      for (int h = from; h < to; ++h) {
+        T* head = row + int64_t{h} * w_.dim;
+        norm_row<T>(head, nullptr, head, static_cast<const T*>(weight), w_.dim, w_.eps);
+      }
+    };
+    heads(first * group, last * group, w.q_norm);
+    heads(w_.heads + first, w_.heads + last, w.k_norm);
+  }
+
+  AttentionCall attention_of(int l) const {
+    const LayerWeights* w = w_.layers.empty() ? nullptr : &w_.layers[l];
+    return {mixed_, qkv_, w ? w->k_cache : nullptr, w ? w->v_cache : nullptr, c_.cu_q, c_.context, c_.table, c_.rows,
+            c_.table_width, w_.heads, w_.kv_heads, w_.dim, w_.qkv_width(), w_.scale};
+  }
+
+  // A slice has some tiles of gate and the same of up.
+  void gate(int l, int chunk, const Share& share) const {
+    const Part& part = parts_[chunk / slices_];
+    const int64_t slice = chunk % slices_, tiles = (w_.inner + kTile - 1) / kTile;
+    const int64_t first = tiles * slice / slices_ * kTile;
+    const int64_t last = std::min(w_.inner, tiles * (slice + 1) / slices_ * kTile);
+    want(w_.layers[l].down, chunk, share);
+    if (slices_ == 1) {
+      expand(l, kSiteGateUp, part, 0, 2 * w_.inner);
+    } else {
+      expand(l, kSiteGateUp, part, first, last);
+      expand(l, kSiteGateUp, part, w_.inner + first, w_.inner + last);
+    }
+    for (int64_t t = part.start; t < part.start + part.rows; ++t)
+      silu_columns<T>(gated_ + t * w_.inner, gate_up_ + t * 2 * w_.inner, w_.inner, first, last);
+  }
+
+  void end(int l, const Part& part, int chunk, const Share& share) const {
+    expand(l, kSiteDown, part, 0, w_.hidden);
+    if (l + 1 < c_.last) want(w_.layers[l + 1].qkv, chunk, share);
+    for (int64_t t = part.start; t < part.start + part.rows; ++t) {
+      if (l + 1 < c_.last)
+        norm(t, w_.layers[l + 1].norm1);
+      else
+        add_row<T>(hidden_ + t * w_.hidden, added_ + t * w_.hidden, w_.hidden);
+    }
+  }
+
+  void score(int phase, int chunk, const Share& share) const {
+    if (scoring(phase))
+      return linear_panel<T>({c_.logits, scored_, c_.score, &w_.head}, chunk, {panel_of(w_.head, chunk + 1)});
+    want(w_.head, chunk, share);
+    norm_row<T>(scored_ + chunk * w_.hidden, nullptr, hidden_ + c_.scored[chunk] * w_.hidden,
+                static_cast<const T*>(w_.norm), w_.hidden, w_.eps);
+  }
+
+  const StackWeights& w_;
+  const StepCall& c_;
+  Spent& spent_;
+  Clock::time_point before_;
+  T *hidden_ = nullptr, *normed_ = nullptr, *qkv_ = nullptr, *mixed_ = nullptr, *added_ = nullptr, *gate_up_ = nullptr,
+    *gated_ = nullptr, *z_ = nullptr, *scored_ = nullptr;
+  AttentionItems items_;
+  std::vector<Part> parts_, read_parts_;
+  int slices_ = 1;
+  int64_t width_ = 0;
+  std::array<std::array<int64_t, 4>, kSites> offsets_{};
+  std::vector<std::vector<Piece>> pieces_;
+};
+
+}  // namespace
+
+template <class T>
+void run_stack(const StackWeights& weights, const StepCall& call, int threads, Spent& spent) {
+  static thread_local Buffers<T> buffers;
+  Stack<T> stack(weights, call, buffers, threads, spent);
+  work(stack, threads);
+  ++spent.steps;
+}
+
+template void run_stack<float>(const StackWeights&, const StepCall&, int, Spent&);
+template void run_stack<bf16>(const StackWeights&, const StepCall&, int, Spent&);
+
+}  // namespace native
