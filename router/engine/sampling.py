@@ -51,8 +51,8 @@ class SamplingState:
 
     @property
     def plain(self) -> bool:
-        """Whether the next token is just the most likely one."""
-        return self._simple and not self.ending_suppressed
+        """Whether the next token is just the most likely one, of those that may not end the answer yet."""
+        return self._simple
 
     @property
     def ending_suppressed(self) -> bool:
@@ -90,18 +90,20 @@ class Sampler:
     def sample(self, logits: Tensor, states: Sequence[SamplingState]) -> list[Sampled]:
         """The next token of each row; the caller records it with the state's `accept`.
 
-        `logits` [rows, >= vocab_size], any float dtype, are not changed. A row fails if its logits
-        hold NaN or +inf, or nothing is left to choose from.
+        `logits` [rows, >= vocab_size], any float dtype; those of plain rows may be changed. A row fails if
+        its logits hold NaN or +inf, or nothing is left to choose from.
         """
         logits = logits[:, : self.vocab_size]
-        other = [i for i, state in enumerate(states) if not state.plain]
-        if not other:
-            return [Sampled(token) for token in self._greedy(logits)]
         sampled = [Sampled(_FAILED)] * len(states)
         plain = [i for i, state in enumerate(states) if state.plain]
         if plain:
-            for i, token in zip(plain, self._greedy(_take_rows(logits, plain)), strict=True):
+            likely = _take_rows(logits, plain)
+            _suppress_ending(likely, [states[i] for i in plain])
+            for i, token in zip(plain, self._greedy(likely), strict=True):
                 sampled[i] = Sampled(token)
+        other = [i for i, state in enumerate(states) if not state.plain]
+        if not other:
+            return sampled
         chosen = [states[i] for i in other]
         scores = self._buffer("scores", len(other)).copy_(_take_rows(logits, other))
         for i, item in zip(other, self._shaped(scores, chosen), strict=True):

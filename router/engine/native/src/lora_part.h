@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels.h"
 
@@ -20,25 +21,30 @@ inline void prefetch(const T* p) {
 
 // z[n][c] for N rows and R ranks.
 template <class T, int N, int R>
-void project_block(const T* x, const T* a, int64_t in, T* z, int64_t ldz, const T* ahead) {
+__attribute__((noinline)) void project_block(const T* x, const T* a, int64_t in, T* z, int64_t ldz, const T* ahead) {
   constexpr int step = W * Pack<T>::per;
   Vec sums[N][R];
-  for (auto& row : sums)
-    for (auto& v : row) v = zero();
+#pragma GCC unroll 4
+  for (int n = 0; n < N; ++n)
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) sums[n][r] = zero();
   int64_t i = 0;
   for (; i + step <= in; i += step) {
     typename Pack<T>::Reg xs[N];
+#pragma GCC unroll 4
     for (int n = 0; n < N; ++n) xs[n] = Pack<T>::load(x + n * in + i);
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       prefetch(ahead + r * in + i);
       const auto as = Pack<T>::load(a + r * in + i);
+#pragma GCC unroll 4
       for (int n = 0; n < N; ++n) sums[n][r] = Pack<T>::dot(sums[n][r], xs[n], as);
     }
   }
   for (int n = 0; n < N; ++n) {
     float total[R];
-    if constexpr (R == 4) {
-      sum4(sums[n], total);
+    if constexpr (R % 4 == 0) {
+      for (int r = 0; r < R; r += 4) sum4(sums[n] + r, total + r);
     } else {
       for (int r = 0; r < R; ++r) total[r] = sum(sums[n][r]);
     }
@@ -51,24 +57,31 @@ void project_block(const T* x, const T* a, int64_t in, T* z, int64_t ldz, const 
 
 // y[n][o..o + C * W) += z[n] b for N rows.
 template <class T, int N, int C>
-void expand_block(T* y, int64_t ldy, const T* z, int64_t ldz, const T* b, int64_t tile, int rank) {
+__attribute__((noinline)) void expand_block(T* y, int64_t ldy, const T* z, int64_t ldz, const T* b, int64_t tile, int rank) {
   constexpr int per = Pack<T>::per;
   Vec sums[N][C];
+#pragma GCC unroll 4
   for (int n = 0; n < N; ++n)
+#pragma GCC unroll 4
     for (int c = 0; c < C; ++c) sums[n][c] = load(y + n * ldy + c * W);
   for (int r = 0; r < rank; r += per) {
     typename Pack<T>::Reg bs[C];
+#pragma GCC unroll 4
     for (int c = 0; c < C; ++c) {
       const T* from = b + r * tile + c * W * per;
       prefetch(from + kAhead / sizeof(T));
       bs[c] = Pack<T>::load(from);
     }
+#pragma GCC unroll 4
     for (int n = 0; n < N; ++n) {
       const auto zs = Pack<T>::spread(z + n * ldz + r);
+#pragma GCC unroll 4
       for (int c = 0; c < C; ++c) sums[n][c] = Pack<T>::dot(sums[n][c], bs[c], zs);
     }
   }
+#pragma GCC unroll 4
   for (int n = 0; n < N; ++n)
+#pragma GCC unroll 4
     for (int c = 0; c < C; ++c) store(y + n * ldy + c * W, sums[n][c]);
 }
 
@@ -94,8 +107,10 @@ class PartProduct {
   // Ranks [first, last) of z = x a^T.
   void project(int first, int last) const {
     int c = first;
-    for (; c + 4 <= last; c += 4) project_ranks<4>(c);
-    for (; c + 2 <= last; c += 2) project_ranks<2>(c);
+    if (rows_ <= 2)  // else too few sums at once
+      for (; c + 8 <= last; c += 8) project_ranks<8, 2>(c);
+    for (; c + 4 <= last; c += 4) project_ranks<4, kLoraRows>(c);
+    for (; c + 2 <= last; c += 2) project_ranks<2, kLoraRows>(c);
   }
 
   // y += z b in the tile of columns that starts at `base`.
@@ -113,16 +128,23 @@ class PartProduct {
     return reinterpret_cast<const T*>(call.table[3 * part.group + which]);
   }
 
-  template <int R>
+  // Calls f(first row, number of rows as a constant) for all rows, N together while there are so many.
+  template <int N, class F>
+  void rows_by(F&& f, int64_t n = 0) const {
+    for (; n + N <= rows_; n += N) f(n, std::integral_constant<int, N>{});
+    if constexpr (N > 1) {
+      if (n < rows_) rows_by<N - 1>(f, n);
+    }
+  }
+
+  template <int R, int N>
   void project_ranks(int c) const {
     const int later = c + kQuads * R;
     const T* ahead = later < ranks_ ? a_ + later * call_.in : b_;
-    const T* a = a_ + c * call_.in;
-    const int64_t wide = call_.width;
-    int64_t n = 0;
-    for (; n + kLoraRows <= rows_; n += kLoraRows)
-      project_block<T, kLoraRows, R>(x_ + n * call_.in, a, call_.in, z_ + n * wide + c, wide, ahead);
-    for (; n < rows_; ++n) project_block<T, 1, R>(x_ + n * call_.in, a, call_.in, z_ + n * wide + c, wide, ahead);
+    rows_by<N>([&](int64_t n, auto rows) {
+      project_block<T, decltype(rows)::value, R>(x_ + n * call_.in, a_ + c * call_.in, call_.in,
+                                                 z_ + n * call_.width + c, call_.width, ahead);
+    });
   }
 
   void expand_range(int layer, int64_t base, int64_t tile, int64_t first, int64_t last) const {
@@ -138,12 +160,10 @@ class PartProduct {
   void expand_columns(int layer, int64_t base, int64_t tile, int64_t o) const {
     const T* b = column(base, o);
     const T* z = z_ + layer * rank_;
-    T* y = y_ + o;
-    const int64_t wide = call_.width;
-    int64_t n = 0;
-    for (; n + kLoraRows <= rows_; n += kLoraRows)
-      expand_block<T, kLoraRows, C>(y + n * call_.out, call_.out, z + n * wide, wide, b, tile, rank_);
-    for (; n < rows_; ++n) expand_block<T, 1, C>(y + n * call_.out, call_.out, z + n * wide, wide, b, tile, rank_);
+    rows_by<kLoraRows>([&](int64_t n, auto rows) {
+      expand_block<T, decltype(rows)::value, C>(y_ + n * call_.out + o, call_.out, z + n * call_.width, call_.width, b,
+                                                tile, rank_);
+    });
   }
 
   const T* column(int64_t base, int64_t o) const { return b_ + base * rank_ + (o - base) * Pack<T>::per; }

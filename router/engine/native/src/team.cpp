@@ -51,9 +51,11 @@ class Run {
       lines_.reset(new Line[lines]);
       size_ = lines;
     }
+    firsts_.clear();
     for (int p = 0; p < phases_; ++p) {
       left(p).store(job.chunks(p), std::memory_order_relaxed);
       for (int t = 0; t < threads; ++t) taken(p, t).store(0, std::memory_order_relaxed);
+      for (int t = 0; t <= threads; ++t) firsts_.push_back(job.first(p, t, threads));
     }
   }
 
@@ -77,7 +79,8 @@ class Run {
     int done = 0;
     for (int i = 0; i < threads_; ++i) {
       const int owner = (me + i) % threads_;
-      const int begin = job_->first(p, owner, threads_), end = job_->first(p, owner + 1, threads_);
+      const int* first = &firsts_[static_cast<size_t>(p) * (threads_ + 1) + owner];
+      const int begin = first[0], end = first[1];
       Number& next = taken(p, owner);
       while (next.load(std::memory_order_relaxed) < end - begin) {
         const int chunk = begin + next.fetch_add(1, std::memory_order_relaxed);
@@ -102,10 +105,11 @@ class Run {
   Number& left(int p) { return lines_[static_cast<size_t>(p) * (threads_ + 1)].number; }
   Number& taken(int p, int thread) { return lines_[static_cast<size_t>(p) * (threads_ + 1) + 1 + thread].number; }
 
-  Job* job_ = nullptr;
+  Job* job_ = nullptr;  // gone once all is done: who comes late looks at the numbers only
   int threads_ = 0, phases_ = 0, spins_ = 0;
   size_t size_ = 0;
   std::unique_ptr<Line[]> lines_;
+  std::vector<int> firsts_;  // of each phase, where threads' ranges begin
   Number sleepers_{0};
 };
 
