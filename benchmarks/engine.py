@@ -17,7 +17,7 @@ from benchmarks.prompts import NEW_TOKENS, PROMPT_TOKENS, RANK, REQUESTS
 from router.models import resolve_model
 
 COUNTS = (1, 4, 8, 16)
-SERVED = {"OMP_WAIT_POLICY": "PASSIVE"}  # as `lora-router serve` sets it for itself
+SERVED = {"GOMP_SPINCOUNT": "10000"}  # as `lora-router serve` sets it for itself
 AS_SERVED = "as `lora-router serve` runs"
 AS_PEFT = "torch.set_num_threads(physical cores), OpenMP's own defaults"
 NATIVE, EMPTY, TORCH = "lora-router", "lora-router, none resident", "lora-router, torch operations"

@@ -49,9 +49,10 @@ def serve_until_stopped(settings: Settings) -> int:
     """
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # no bars in a log
-    # Read when torch is loaded. Threads that spin while they wait are 2 % faster on an idle machine and many
-    # times slower on one where anything else wants a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch is loaded, and of use where torch's own operations compute. Threads that sleep at once
+    # make them half as fast, those that watch for work for long take the core from everybody else.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     model = resolve_model(settings.model)
     composition = Composition(settings, make_engine(settings), model)
 

@@ -37,6 +37,7 @@ from router.engine.sampling import Sampler, SamplingState
 from router.engine.scheduler import AnswerRow, Scheduler
 from router.engine.text.detokenize import Detokenizer, shared_vocabulary
 from router.engine.text.prompt import PromptEncoder
+from router.engine.threads import in_ending_thread, usable_cpus, use_one_thread
 from router.errors import (
     FailedPrecondition,
     FieldViolation,
@@ -76,9 +77,12 @@ class TorchEngine:
 
     def start(self) -> None:
         """Load the base, pack it for the device and start the step loop. Blocks for seconds."""
+        in_ending_thread(self._start)
+
+    def _start(self) -> None:
         settings = self._settings
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        threads = settings.threads or usable_cpus()
+        torch.set_num_threads(threads)
         self._device = pick_device(settings.device)
         self._dtype = pick_dtype(settings.dtype, self._device)
         loaded = self._loaded or _load_base(settings.model)
@@ -91,7 +95,7 @@ class TorchEngine:
         self._encoder = PromptEncoder(loaded.tokenizer)
         self._eos = end_tokens(model) | self._encoder.end_ids
         self._ops, kernels = load_ops(
-            settings.native, str(self._device), self._dtype, head_size(model.config)
+            settings.native, str(self._device), self._dtype, head_size(model.config), threads
         )
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
@@ -192,6 +196,7 @@ class TorchEngine:
         return min(held, context)
 
     def _pack(self, artifact: AdapterArtifact) -> int:
+        use_one_thread()
         pin = self._device.type == "cuda"
         try:
             return self._host.put(pack_adapter(artifact, self._groups, self._ops, self._dtype, pin=pin))

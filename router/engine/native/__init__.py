@@ -23,17 +23,20 @@ _HOW = (
 LANES = 16  # heads are read so many numbers at a time
 
 
-def load_ops(enabled: bool, device: str, dtype: torch.dtype, head_dim: int = LANES) -> tuple[Ops, str]:
+def load_ops(
+    enabled: bool, device: str, dtype: torch.dtype, head_dim: int = LANES, threads: int = 0
+) -> tuple[Ops, str]:
     """The fastest operations that run here, and what to tell the operator.
 
-    `head_dim` counts the numbers in a head of the base's attention. The text is "native (avx512-bf16)" or
+    `head_dim` counts the numbers in a head of the base's attention; 0 threads are as many as there are CPUs
+    for this process. The text is "native (avx512-bf16)" or
     "torch: why". The first call on a machine compiles for about 20 s.
     """
     reason = _why_not(enabled, device, dtype, head_dim)
     if not reason:
         level = cpu_levels()[0]
         try:
-            return NativeOps(load_module(level)), f"native ({level})"
+            return NativeOps(load_module(level), threads), f"native ({level})"
         except NotBuilt as error:
             reason = str(error)
             detail = f" ({error.detail})" if error.detail else ""

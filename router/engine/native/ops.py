@@ -163,6 +163,11 @@ class NativeStack:
         logits: torch.Tensor = self._run.forward(hidden, tokens, *layers, where, table, starts, scored)
         return logits
 
+    def spent(self) -> tuple[dict[str, float], int]:
+        """Seconds by what they went into, and steps, since this was last asked."""
+        parts, steps = self._run.spent()
+        return dict(parts), steps
+
 
 def _weights(linear: Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
     if not isinstance(linear, NativeLinear):
