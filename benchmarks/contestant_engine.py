@@ -1,20 +1,30 @@
 """This engine as a contestant of a benchmark: a line in, a round, a line out.
 
-In: {"prompts": [...], "new": N, "adapters": N}; out: {"seconds": ..., "tokens": ...}.
+In: {"prompts": [...], "new": N, "adapters": N}; out: {"seconds": ..., "tokens": ..., "step": ...}, the last
+being milliseconds of a step in which every row has one token, by what they went into. With "alone": true
+the first prompt has the engine to itself; out: {"step": seconds from token to token, "memory": seconds to read
+what a step reads}.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import time
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
 from benchmarks.answering import About, Round, about, answer
 from benchmarks.workload import export, jobs, random_adapter, run_jobs, start
+from router.engine.base import Delta, Job
+from router.engine.native.ops import NativeStack
+from router.engine.torch_engine import TorchEngine
+
+OUTSIDE = "planning, sampling, delivering"
 
 
 def prepare(args: argparse.Namespace) -> tuple[About, Round]:
@@ -23,20 +33,62 @@ def prepare(args: argparse.Namespace) -> tuple[About, Round]:
     engine = start(args.model, args.dtype, native=not args.torch_operations)
     info = engine.info
     digests: list[str] = []
+    sizes: dict[str, int] = {}
     for number in range(args.adapters):
         artifact = random_adapter(str(number), info.sites)
-        runner.run(engine.load(artifact))
+        sizes[artifact.digest] = runner.run(engine.load(artifact))
         digests.append(artifact.digest)
         if args.export:
             export(artifact, args.export)
 
+    stack = engine.stack
+
     def run(work: dict[str, Any]) -> dict[str, Any]:
         chosen: list[str | None] = [*digests[: work["adapters"]]] or [None]
+        if work.get("alone"):
+            return alone(jobs(work["prompts"][:1], chosen, work["new"])[0])
+        steps_of(stack)
         seconds, tokens = runner.run(run_jobs(engine, jobs(work["prompts"], chosen, work["new"])))
-        return {"seconds": seconds, "tokens": tokens}
+        return {"seconds": seconds, "tokens": tokens, "step": steps_of(stack, seconds)}
+
+    def alone(job: Job) -> dict[str, Any]:
+        memory = read_seconds(stack)
+        step = runner.run(seconds_a_token(engine, job))
+        memory = median([*memory, *read_seconds(stack)])
+        weights = stack.read_weights()
+        adapter = sizes[job.adapter] if job.adapter is not None else 0
+        return {"step": step, "memory": memory * (weights + adapter) / weights}
 
     more = {"dtype": info.dtype, "kernels": info.kernels, "vocabulary": info.vocab_size}
     return about(torch.get_num_threads(), "lora-router", "torch", **more), run
+
+
+def steps_of(stack: Any, seconds: float | None = None) -> dict[str, float]:
+    """Milliseconds of a decode step by part since this was last asked, in a run that took so long."""
+    if not isinstance(stack, NativeStack):
+        return {}
+    (parts, steps), (others, more) = stack.spent(), stack.spent(decode=False)
+    if seconds is None or not steps:
+        return {}
+    outside = (seconds - sum(parts.values()) - sum(others.values())) / (steps + more)
+    shown = {name: spent / steps for name, spent in parts.items()} | {OUTSIDE: outside}
+    return {name: 1e3 * value for name, value in shown.items()}
+
+
+def read_seconds(stack: NativeStack, times: int = 9) -> list[float]:
+    """How long it takes to read all weights."""
+    found = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        stack.read_weights()
+        found.append(time.perf_counter() - begin)
+    return found
+
+
+async def seconds_a_token(engine: TorchEngine, job: Job) -> float:
+    """Seconds from one token of an answer to the next."""
+    times = [time.perf_counter() async for event in engine.submit(job) if isinstance(event, Delta)]
+    return (times[-1] - times[0]) / (len(times) - 1)
 
 
 def main() -> None:

@@ -240,13 +240,21 @@ class Field:
         return lines
 
 
-def measure(contestants: Field, arms: Sequence[Arm], vocabulary: int, rounds: int) -> dict[str, list[float]]:
-    """Tokens a second for every arm and counted round; every round asks every arm once, the first is warm-up.
+@dataclass(slots=True)
+class Measured:
+    """What the counted rounds gave, by arm."""
+
+    speeds: dict[str, list[float]]  # tokens a second
+    steps: dict[str, list[dict[str, float]]]  # milliseconds of a step by part, of contestants that tell
+
+
+def measure(contestants: Field, arms: Sequence[Arm], vocabulary: int, rounds: int) -> Measured:
+    """Every round asks every arm once, the first is warm-up.
 
     The first token of every prompt is another one each time, so that nobody can answer from a prefix cache.
     """
     tokens = prompts(vocabulary)
-    speeds: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    found = Measured({arm.name: [] for arm in arms}, {})
     with told("rounds", (rounds + 1) * len(arms)) as step:
         for run in range(rounds + 1):
             for place, arm in enumerate(arms):
@@ -255,9 +263,36 @@ def measure(contestants: Field, arms: Sequence[Arm], vocabulary: int, rounds: in
                 asked = [[first, *prompt[1:]] for prompt in tokens]
                 work = {"prompts": asked, "new": NEW_TOKENS, "adapters": arm.adapters}
                 answer = contestants.ask(arm.contestant, work)
-                if run:
-                    speeds[arm.name].append(answer["tokens"] / answer["seconds"])
-    return speeds
+                if not run:
+                    continue
+                found.speeds[arm.name].append(answer["tokens"] / answer["seconds"])
+                if answer.get("step"):
+                    found.steps.setdefault(arm.name, []).append(answer["step"])
+    return found
+
+
+def measure_alone(
+    contestants: Field, name: str, vocabulary: int, rounds: int, new: int = 256
+) -> dict[int, list[float]]:
+    """What one request alone makes of the memory, without and with an adapter, in every round.
+
+    1: a step takes as long as reading what it reads.
+    """
+    tokens = prompts(vocabulary, seed=1, count=2 * rounds)
+    shares: dict[int, list[float]] = {0: [], 1: []}
+    with told("one request alone", 2 * rounds) as step:
+        for run in range(rounds):
+            for adapters in shares:
+                step(f"round {run + 1} of {rounds}: {adapters} adapters")
+                work = {
+                    "prompts": [tokens[2 * run + adapters]],
+                    "new": new,
+                    "adapters": adapters,
+                    "alone": True,
+                }
+                answer = contestants.ask(name, work)
+                shares[adapters].append(answer["memory"] / answer["step"])
+    return shares
 
 
 @contextmanager

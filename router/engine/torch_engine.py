@@ -30,7 +30,7 @@ from router.engine.model.loader import (
 )
 from router.engine.model.packed import PackedBackbone, why_not_packed
 from router.engine.native import load_ops
-from router.engine.ops import BLOCK, Ops
+from router.engine.ops import BLOCK, Ops, Stack
 from router.engine.reading import ReadingRow
 from router.engine.runner import Runner
 from router.engine.sampling import Sampler, SamplingState
@@ -67,6 +67,7 @@ class TorchEngine:
         self._readings: set[PendingReading] = set()
         self._loop: StepLoop | None = None
         self._info: BaseInfo | None = None
+        self._stack: Stack | None = None
 
     @property
     def info(self) -> BaseInfo:
@@ -74,6 +75,11 @@ class TorchEngine:
         if self._info is None:
             raise NotLoaded("the base model is still loading")
         return self._info
+
+    @property
+    def stack(self) -> Stack | None:
+        """What runs the layers of a step, if they are packed."""
+        return self._stack
 
     def start(self) -> None:
         """Load the base, pack it for the device and start the step loop. Blocks for seconds."""
@@ -101,6 +107,7 @@ class TorchEngine:
         size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
         backbone = _fitting_backbone(model, self._ops, self._blocks(), self._context)
         self._groups, self._layers = backbone.groups, backbone.layers
+        self._stack = backbone.stack if isinstance(backbone, PackedBackbone) else None
         self._info = BaseInfo(
             name=loaded.name,
             digest=digest,

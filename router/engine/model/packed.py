@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from router.engine.model.backbone import Taps
-from router.engine.ops import BLOCK, AttentionPlan, Layer, LoraStep, Model, Ops, SiteGroup
+from router.engine.ops import BLOCK, AttentionPlan, Layer, LoraStep, Model, Ops, SiteGroup, Stack
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _GROUPS = (_QKV, ("self_attn.o_proj",), ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",))
@@ -86,6 +86,11 @@ class PackedBackbone:
             k_cache=like.new_empty(self._cache_shape),
             v_cache=like.new_empty(self._cache_shape),
         )
+
+    @property
+    def stack(self) -> Stack:
+        """What runs the layers."""
+        return self._stack
 
     def cache_bytes(self) -> int:
         """Bytes of the KV cache."""

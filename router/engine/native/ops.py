@@ -163,10 +163,18 @@ class NativeStack:
         logits: torch.Tensor = self._run.forward(hidden, tokens, *layers, where, table, starts, scored)
         return logits
 
-    def spent(self) -> tuple[dict[str, float], int]:
-        """Seconds by what they went into, and steps, since this was last asked."""
-        parts, steps = self._run.spent()
+    def spent(self, *, decode: bool = True) -> tuple[dict[str, float], int]:
+        """Seconds by what they went into, and steps, since this was last asked.
+
+        Of the steps in which every row has one token, or of the others.
+        """
+        parts, steps = self._run.spent(decode)
         return dict(parts), steps
+
+    def read_weights(self) -> int:
+        """Read all weights as fast as memory gives them; returns their bytes."""
+        count: int = self._run.read()
+        return count
 
 
 def _weights(linear: Linear) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -278,9 +278,17 @@ def test_it_says_where_the_time_goes(native):
     work.run(stack)
     spent, steps = stack.spent()
     assert steps == 1
+    assert stack.spent(decode=False)[1] == 0
     assert {"attention", "gate, up", "head"} < set(spent)
     assert all(seconds > 0 for seconds in spent.values())
     assert stack.spent() == (dict.fromkeys(spent, 0.0), 0)
+
+
+def test_reading_all_weights(native):
+    model = model_of(native, Shape(), torch.bfloat16)
+    shapes = [sum(outs) * inputs for inputs, outs in Shape().outs] * 2
+    head = 96 * 128 if native._native.panel == 32 else 96 * 112  # of whole panels
+    assert NativeStack(native._native, model).read_weights() == 2 * (sum(shapes) + head)
 
 
 def test_a_linear_layer_of_other_operations_makes_it_one_by_one(native):

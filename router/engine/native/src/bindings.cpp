@@ -352,19 +352,37 @@ class Stack {
     call.logits = logits.data_ptr();
     pybind11::gil_scoped_release release;
     if (type_ == at::kFloat)
-      native::run_stack<float>(w_, call, team_size.load(), spent_);
+      native::run_stack<float>(w_, call, team_size.load(), spent_[call.rows < call.count]);
     else
-      native::run_stack<bf16>(w_, call, team_size.load(), spent_);
+      native::run_stack<bf16>(w_, call, team_size.load(), spent_[call.rows < call.count]);
     return logits;
   }
 
-  // Seconds by what they went into since the last call, and the number of steps.
-  std::pair<std::vector<std::pair<std::string, double>>, int64_t> spent() {
+  // Seconds by what they went into since the last call, and the number of steps: of those in which every row has
+  // one token, or of the others.
+  std::pair<std::vector<std::pair<std::string, double>>, int64_t> spent(bool decode) {
+    native::Spent& spent = spent_[!decode];
     std::vector<std::pair<std::string, double>> parts;
-    for (int i = 0; i < native::Spent::kParts; ++i) parts.emplace_back(native::Spent::kNames[i], spent_.seconds[i]);
-    const int64_t steps = spent_.steps;
-    spent_ = {};
+    for (int i = 0; i < native::Spent::kParts; ++i) parts.emplace_back(native::Spent::kNames[i], spent.seconds[i]);
+    const int64_t steps = spent.steps;
+    spent = {};
     return {parts, steps};
+  }
+
+  // Reads every number of the weights once, by the team, as fast as memory gives them; returns the bytes.
+  int64_t read() {
+    constexpr int64_t kPiece = 1 << 18;
+    int64_t bytes = 0;
+    for (const Tensor& t : weights_) bytes += t.nbytes();
+    pybind11::gil_scoped_release release;
+    for (const Tensor& t : weights_) {
+      const auto* from = static_cast<const char*>(t.data_ptr());
+      const int64_t size = t.nbytes();
+      native::each(static_cast<int>((size + kPiece - 1) / kPiece), team_size.load(), [&](int piece, const native::Share&) {
+        native::touch(from + piece * kPiece, std::min(kPiece, size - piece * kPiece));
+      });
+    }
+    return bytes;
   }
 
  private:
@@ -375,6 +393,7 @@ class Stack {
 
   native::Weights weights(const std::pair<Tensor, std::optional<Tensor>>& linear, int64_t in, int64_t out) {
     keep(linear.first);
+    weights_.push_back(linear.first);
     if (linear.second) keep(*linear.second);
     return weights_of(linear.first, linear.second, in, out, type_);
   }
@@ -422,8 +441,8 @@ class Stack {
   }
 
   native::StackWeights w_{};
-  native::Spent spent_;
-  std::vector<Tensor> kept_;
+  native::Spent spent_[2];
+  std::vector<Tensor> kept_, weights_;
   at::ScalarType type_;
   int64_t positions_ = 0, vocabulary_ = 0, blocks_ = 0;
 };
@@ -451,5 +470,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
       .def("add", &Stack::add)
       .def("finish", &Stack::finish)
       .def("forward", &Stack::forward)
-      .def("spent", &Stack::spent);
+      .def("spent", &Stack::spent)
+      .def("read", &Stack::read);
 }

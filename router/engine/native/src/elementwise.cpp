@@ -155,6 +155,17 @@ int64_t largest_of(const T* x, int64_t width) {
   return where;
 }
 
+void touch(const char* from, int64_t bytes) {
+  constexpr int64_t kAhead = 8192;
+  for (int64_t i = 0; i + 64 <= bytes; i += 64) {
+    _mm_prefetch(from + i + kAhead, _MM_HINT_T1);
+    for (int at = 0; at < 64; at += static_cast<int>(sizeof(Bits))) {
+      const Bits line = load_bits(from + i + at);
+      asm volatile("" : : "v"(line));
+    }
+  }
+}
+
 template void rope_token<float>(const RopeCall&, int64_t, int, int);
 template void norm_row(float*, float*, const float*, const float*, int64_t, float);
 template void add_row(float*, const float*, int64_t);

@@ -128,6 +128,8 @@ void add_row(T* residual, const T* x, int64_t width);
 // Columns [first, last) of silu(gate) * up, which lie `inner` columns apart.
 template <class T>
 void silu_columns(T* out, const T* gate_up, int64_t inner, int64_t first, int64_t last);
+// Reads memory and nothing else.
+void touch(const char* from, int64_t bytes);
 // The first of the largest of x, or -1 if that is not finite or there is a NaN.
 template <class T>
 int64_t largest_of(const T* x, int64_t width);
