@@ -182,8 +182,11 @@ class Engine(Protocol):
         """Stop the step loop; running jobs end as CANCELLED."""
         ...
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids. Text of turns never produces special ids. Thread-safe, may take a while."""
+    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+        """Token ids. Text of turns never produces special ids. Thread-safe, may take a while.
+
+        Raises PromptTooLong, and does not read on, once it is certain that there are more than `most`.
+        """
         ...
 
     async def load(self, artifact: AdapterArtifact) -> int:
