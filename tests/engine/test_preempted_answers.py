@@ -137,3 +137,22 @@ async def test_the_same_on_the_real_base_with_the_types_it_is_served_in() -> Non
         check_equal(alone, together, close=1e-6 if "native" in made.info.kernels else 0.1)
     finally:
         made.close()
+
+
+async def test_a_short_request_is_answered_beside_long_ones_that_could_fill_the_cache() -> None:
+    """Four of 500 + 500 tokens in a cache of 2,048: two as a whole would fill it."""
+    made = tiny.engine("llama-long", cache_tokens=2048, max_step_tokens=128, prefix_cache=False)
+    try:
+        params = SamplingParams(max_tokens=500, min_tokens=500)
+        long_ones = [made.submit(Job(str(i), [i + 1] * 500, params)) for i in range(4)]
+        first = aiter(long_ones[0])
+        await anext(first)
+        before = made.status().steps
+        short = Job("short", list(range(50)), SamplingParams(max_tokens=5, min_tokens=5))
+        _, _, end = await answer(made, short)
+        assert (end.reason, end.usage.completion_tokens) == (FinishReason.LENGTH, 5)
+        assert made.status().steps - before < 15
+        ends = [[event async for event in stream][-1] for stream in (first, *long_ones[1:])]
+        assert [e.usage.completion_tokens for e in ends if isinstance(e, Finished)] == [500] * 4
+    finally:
+        made.close()

@@ -241,6 +241,9 @@ async def test_a_short_prompt_is_answered_while_long_ones_are_read(
     await until(lambda: len(server.pipeline._encoding._long._queue) == 39)
     for _ in range(5):
         assert (await stubs.inference.Generate(ask("how are you"))).text
+    late = await failure(stubs.inference.Generate(asked, timeout=0.2))
+    assert late.code().name == "DEADLINE_EXCEEDED"
+    await until(lambda: server.pipeline._encoding._long._waiting == 39 * 100_000)
     assert not any(task.done() for task in long_ones)
     go.set()
     assert len(await asyncio.gather(*long_ones)) == 40
