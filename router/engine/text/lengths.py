@@ -88,7 +88,7 @@ def least_tokens(spec: Any) -> LeastTokens | None:
     greedy = any((t["lstrip"] or t["rstrip"]) and not t["special"] for t in spec["added_tokens"])
     if model["type"] != "BPE" or not keeping or greedy:
         return None
-    added = [token["content"] for token in spec["added_tokens"]]
+    added = [token["content"] for token in spec["added_tokens"] if not token["special"]]
     if _has(spec["pre_tokenizer"], "ByteLevel") and {part["type"] for part in normal} <= {"NFC"}:
         return LeastTokens(_byte_shares(model["vocab"], added), of_bytes=True, composed=bool(normal))
     fallback = model.get("byte_fallback") and all(f"<0x{b:02X}>" in model["vocab"] for b in range(256))

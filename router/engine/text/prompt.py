@@ -200,11 +200,12 @@ class TextEncoder:
         return ids
 
     def _refuse_unread(self, pieces: Sequence[Piece], most: int) -> None:
-        """Templates may strip what people wrote, so white space at its ends does not count."""
+        """White space at the ends does not count where control tokens take it."""
         said = [piece.text for piece in pieces if not piece.from_template]
         if self._plain.least is None or sum(map(len, said)) <= most:
             return
-        least = self._plain.least.of(text.strip() for text in said)
+        taken = self._takes_left or self._takes_right
+        least = self._plain.least.of(text.strip() if taken else text for text in said)
         if least > most:
             raise PromptTooLong(most, least, at_least=True)
 

@@ -78,6 +78,32 @@ def wide() -> Any:
     return small._wrap(raw, None, eos_token="!")
 
 
+def _with_byte_fallback(raw: Tokenizer) -> Any:
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    special = ["<unk>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=[*special, *bytes_], show_progress=False)
+    raw.train_from_iterator([text for text in small.CORPUS if "你" not in text], trainer)
+    raw = Tokenizer.from_str(small._only_special(raw.to_str(), special))
+    return small._wrap(raw, None, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@cache
+def prepending() -> Any:
+    """Like Llama 2: a normalizer writes SentencePiece's marks, one before all text."""
+    raw = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return _with_byte_fallback(raw)
+
+
+@cache
+def merging() -> Any:
+    """Like Gemma: marks for spaces, and words that keep the space behind them."""
+    raw = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    raw.normalizer = normalizers.Replace(" ", "▁")
+    raw.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    return _with_byte_fallback(raw)
+
+
 ALL = [
     small.byte_level,
     small.sentencepiece,
@@ -90,6 +116,8 @@ ALL = [
     incomplete,
     greedy,
     wide,
+    prepending,
+    merging,
 ]
 BOUND = {
     small.byte_level,
@@ -99,6 +127,8 @@ BOUND = {
     composing,
     incomplete,
     wide,
+    prepending,
+    merging,
 }
 CUT = {
     small.byte_level,
@@ -204,6 +234,25 @@ def test_rules_that_look_back_forbid_cuts() -> None:
         assert not may_be_cut(spec, plain.first, plain.later)
 
 
+def test_a_token_that_goes_through_a_cut_forbids_cuts() -> None:
+    """Though the sample does not have it."""
+    spec = json.loads(composing().backend_tokenizer.to_str())
+    plain = encoder(composing)._text._plain
+    for token in ("qĠv", "q▁v"):
+        changed = {**spec, "model": {**spec["model"], "vocab": {**spec["model"]["vocab"], token: 9999}}}
+        assert not may_be_cut(changed, plain.first, plain.later)
+    word = {"content": "New York", "special": False, "lstrip": False, "rstrip": False}
+    assert not may_be_cut({**spec, "added_tokens": [word]}, plain.first, plain.later)
+
+
+def test_a_byte_that_has_no_token_of_its_own_counts_nothing() -> None:
+    spec = json.loads(tiny.tokenizer().backend_tokenizer.to_str())
+    spec["model"]["vocab"] = {"a": 0, "ab": 1}
+    least = least_tokens(spec)
+    assert least is not None
+    assert (least.of(["bbbb"]), least.of(["aaaa"]), least.of(["aa", "aab"])) == (0, 2, 2)
+
+
 def test_what_drops_text_has_no_bound() -> None:
     spec = json.loads(composing().backend_tokenizer.to_str())
     assert least_tokens(spec) is not None
@@ -272,9 +321,13 @@ def test_white_space_that_a_template_strips_is_not_counted() -> None:
     made = PromptEncoder(small.sentencepiece())
     padded = Prompt((Turn("user", " " * 50_000 + "hello" + "\n" * 50_000),))
     assert made.encode(padded, 100) == made.encode(Prompt((Turn("user", "hello"),)))
-    eager = PromptEncoder(small.eager_right())
-    tokens = eager.encode(Prompt((Turn("user", "hello" + " " * 50_000 + "you"),)))
-    assert len(tokens) > 100
+    raw = Tokenizer.from_str(small.byte_level().backend_tokenizer.to_str())
+    raw.add_special_tokens([AddedToken("<|end|>", lstrip=True, special=True)])
+    template = small.CHATML.replace("<|im_end|>", "<|end|>")
+    eager = PromptEncoder(small._wrap(raw, template, bos_token="<|im_start|>", eos_token="<|end|>"))
+    assert len(eager.encode(Prompt((Turn("user", "hello" + " " * 50_000),)), 100)) < 100
+    with pytest.raises(PromptTooLong):
+        eager.encode(Prompt((Turn("user", "hello" + " " * 50_000 + "you"),)), 100)
 
 
 @pytest.mark.slow
