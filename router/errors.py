@@ -96,14 +96,19 @@ class Findings:
 
 
 class PromptTooLong(InvalidRequest):
-    """Prompt plus max_tokens do not fit the context. Nothing is ever cut in silence."""
+    """Prompt plus max_tokens do not fit the context. Nothing is ever cut in silence.
+
+    `at_least`: the prompt was not read to its end, and may have more tokens than `got` says.
+    """
 
     reason = "PROMPT_TOO_LONG"
 
-    def __init__(self, limit: int, got: int, field: str = "input") -> None:
+    def __init__(self, limit: int, got: int, field: str = "input", *, at_least: bool = False) -> None:
+        need = f"at least {got}" if at_least else f"{got}"
         super().__init__(
-            [FieldViolation(field, f"prompt and max_tokens need {got} tokens, the limit is {limit}")]
+            [FieldViolation(field, f"prompt and max_tokens need {need} tokens, the limit is {limit}")]
         )
+        self.got, self.at_least = got, at_least
         self.metadata = {"limit": str(limit), "got": str(got)}
 
 

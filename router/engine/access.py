@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     Arrays = list[NDArray[np.float32]]
 
 LONGEST = 512  # tokens of one text; half the base's context if that is less
+END = 32 * LONGEST  # characters that are read at either end of a longer text
 BACKGROUND_SECONDS = 600.0
 AT_ONCE = {False: 16, True: 4}  # readings of one call, by background
 
@@ -42,7 +43,7 @@ class EngineBase:
     ) -> NDArray[np.float32]:
         """[texts, hidden size], three times that with `ends`: mean hidden states of each behind `context`."""
         deadline = self._deadline(background)
-        before = self._cut(self._engine.encode(Prompt(raw=_clean(context))))
+        before = self._cut(self._engine.encode(Prompt(raw=_ends(context))))
         readings = [
             Reading(self._tokens(text, follows=bool(before)), before, depth, ends, deadline, background)
             for text in texts
@@ -56,7 +57,8 @@ class EngineBase:
     ) -> list[NDArray[np.float32]]:
         """Log-probability of every token of each continuation as the answer to `prompt`."""
         deadline = self._deadline(background)
-        before = self._engine.encode(Prompt(turns=(Turn("user", _clean(prompt)),)))
+        most = self._engine.info.context_length
+        before = self._engine.encode(Prompt(turns=(Turn("user", _clean(prompt)),)), most)
         readings = [
             Reading(self._tokens(text, follows=True), before, None, 0, deadline, background)
             for text in continuations
@@ -67,7 +69,7 @@ class EngineBase:
         return time.monotonic() + (BACKGROUND_SECONDS if background else self._timeout)
 
     def _tokens(self, text: str, follows: bool) -> list[int]:
-        ids = self._cut(self._engine.encode(Prompt(raw=_clean(text), follows=follows)))
+        ids = self._cut(self._engine.encode(Prompt(raw=_ends(text), follows=follows)))
         if not ids:
             raise ValueError("an empty text cannot be read: decline such requests")
         return ids
@@ -119,6 +121,11 @@ async def _read(engine: Engine, readings: Sequence[Reading]) -> Arrays:
 async def _read_shared(engine: Engine, readings: Sequence[Reading]) -> Arrays:
     """The first computes the context, the others find it in the cache."""
     return [*await _read(engine, readings[:1]), *await _read(engine, readings[1:])]
+
+
+def _ends(text: str) -> str:
+    """Clean, and no more of it than can matter, since only the first and the last tokens are read."""
+    return _clean(text if len(text) <= 2 * END else text[:END] + text[-END:])
 
 
 def _clean(text: str) -> str:

@@ -150,6 +150,7 @@ class EngineStatus:
     reading: int = 0  # readings in progress or queued
     background: int = 0  # background jobs in the batch
     background_dropped: int = 0  # of all so far, those that made room or found none
+    preemptions: int = 0  # so far: rows that gave their cache blocks back, and were computed again
     steps: int = 0
     # time.monotonic() of the last completed step or idle wake, or of the work that came to an idle engine
     last_progress: float = 0.0
@@ -181,8 +182,11 @@ class Engine(Protocol):
         """Stop the step loop; running jobs end as CANCELLED."""
         ...
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids. Text of turns never produces special ids. Thread-safe, may take a while."""
+    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+        """Token ids. Text of turns never produces special ids. Thread-safe, may take a while.
+
+        Raises PromptTooLong, and does not read on, once it is certain that there are more than `most`.
+        """
         ...
 
     async def load(self, artifact: AdapterArtifact) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from router.engine.ops import BLOCK
@@ -25,13 +25,29 @@ def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
     return hashlib.sha256(parent + array("q", tokens).tobytes()).digest()
 
 
+class Chain:
+    """Hashes of the full blocks of one row's tokens, made once: tokens are only ever added."""
+
+    def __init__(self, root: bytes) -> None:
+        self._root = root
+        self._hashes: list[bytes] = []
+
+    def at(self, tokens: Sequence[int], index: int) -> bytes:
+        """The hash of full block `index`."""
+        hashes = self._hashes
+        while len(hashes) <= index:
+            start = len(hashes) * BLOCK
+            hashes.append(chain_hash(hashes[-1] if hashes else self._root, tokens[start : start + BLOCK]))
+        return hashes[index]
+
+
 @dataclass(slots=True)
 class Allocation:
     """The blocks of one row. The first `cached_tokens` tokens are already computed."""
 
     blocks: list[int]
     cached_tokens: int
-    hashes: list[bytes]  # of full blocks known so far, in order
+    published: int  # full blocks, from the first on, that later prompts know of or never will
 
 
 class BlockPool:
@@ -58,12 +74,33 @@ class BlockPool:
         """Blocks for so many tokens."""
         return -(-tokens // BLOCK)
 
-    def allocate(self, root: bytes, prompt: Sequence[int], total_tokens: int) -> Allocation | None:
+    def fits(
+        self,
+        chain: Chain,
+        prompt: Sequence[int],
+        total_tokens: int,
+        spare: int = 0,
+        without: Iterable[Allocation] = (),
+    ) -> bool:
+        """Whether `allocate` finds room and leaves `spare` blocks, once those of `without` are given back."""
+        held = Counter(block for allocation in without for block in allocation.blocks)
+        given_back = {block for block, users in held.items() if users == self._users[block]}
+        room = self.free + len(given_back) - spare
+        if room <= 0:  # a token at least is left to compute, so a block at least is fresh
+            return False
+        shared = self._known_prefix(chain, prompt)
+        kept = sum(1 for b in shared if not self._users[b] or b in given_back)
+        return self.needed(total_tokens) - len(shared) <= room - kept
+
+    def allocate(
+        self, chain: Chain, prompt: Sequence[int], total_tokens: int, *, counted: bool = True
+    ) -> Allocation | None:
         """Blocks for `total_tokens`, with as much of the prompt's prefix reused as is known.
 
-        At least one prompt token is always left to compute. None if there is no room.
+        At least one prompt token is always left to compute. None if there is no room. `counted`: the prompt
+        counts as looked up.
         """
-        hashes, shared = self._known_prefix(root, prompt)
+        shared = self._known_prefix(chain, prompt)
         idle_shared = sum(1 for b in shared if not self._users[b])
         fresh = self.needed(total_tokens) - len(shared)
         if fresh > self.free - idle_shared:
@@ -72,23 +109,28 @@ class BlockPool:
             self._idle.pop(block, None)
             self._users[block] += 1
         blocks = shared + [self._take() for _ in range(fresh)]
-        self.query_tokens += len(prompt)
-        self.hit_tokens += len(shared) * BLOCK
-        return Allocation(blocks, len(shared) * BLOCK, hashes)
+        if counted:
+            self.query_tokens += len(prompt)
+            self.hit_tokens += len(shared) * BLOCK
+        return Allocation(blocks, len(shared) * BLOCK, len(shared))
 
-    def publish(self, allocation: Allocation, root: bytes, tokens: Sequence[int], computed: int) -> None:
+    def grow(self, allocation: Allocation) -> bool:
+        """One more block; False if there is none."""
+        if not self.free:
+            return False
+        allocation.blocks.append(self._take())
+        return True
+
+    def publish(self, allocation: Allocation, chain: Chain, tokens: Sequence[int], computed: int) -> None:
         """Make full blocks that were just computed known to later prompts."""
         if not self._prefix_cache:
             return
-        hashes = allocation.hashes
-        for index in range(len(hashes), computed // BLOCK):
-            parent = hashes[-1] if hashes else root
-            key = chain_hash(parent, tokens[index * BLOCK : (index + 1) * BLOCK])
-            hashes.append(key)
-            block = allocation.blocks[index]
+        for index in range(allocation.published, computed // BLOCK):
+            key, block = chain.at(tokens, index), allocation.blocks[index]
             if key not in self._block_of and block not in self._hash_of:
                 self._block_of[key] = block
                 self._hash_of[block] = key
+            allocation.published = index + 1
 
     def release(self, allocation: Allocation) -> None:
         """Give the blocks back; known ones stay reusable until the room is needed."""
@@ -102,20 +144,16 @@ class BlockPool:
                 self._free.append(block)
         allocation.blocks = []
 
-    def _known_prefix(self, root: bytes, prompt: Sequence[int]) -> tuple[list[bytes], list[int]]:
-        hashes: list[bytes] = []
+    def _known_prefix(self, chain: Chain, prompt: Sequence[int]) -> list[int]:
         shared: list[int] = []
         if not self._prefix_cache:
-            return hashes, shared
-        parent = root
+            return shared
         for index in range((len(prompt) - 1) // BLOCK):
-            parent = chain_hash(parent, prompt[index * BLOCK : (index + 1) * BLOCK])
-            block = self._block_of.get(parent)
+            block = self._block_of.get(chain.at(prompt, index))
             if block is None:
                 break
-            hashes.append(parent)
             shared.append(block)
-        return hashes, shared
+        return shared
 
     def _take(self) -> int:
         if self._free:

@@ -99,14 +99,12 @@ class FakeEngine:
         if self._loop_task is not None and not self._loop_task.done():
             self._loop_task.get_loop().call_soon_threadsafe(self._loop_task.cancel)
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
         """The bytes of the prompt's text."""
-        if prompt.raw is not None:
-            return list(prompt.raw.encode())
-        system = "" if prompt.turns and prompt.turns[0].role == "system" else prompt.template.system
-        *before, last = prompt.turns
-        asked = prompt.template.template.replace("{prompt}", last.text)
-        return list("\n".join(filter(None, [system, *(turn.text for turn in before), asked])).encode())
+        text = self._text(prompt)
+        if most is not None and len(text) > most:
+            raise PromptTooLong(most, len(text))
+        return list(text)
 
     async def load(self, artifact: AdapterArtifact) -> int:
         """Remember the adapter; its bytes are what its tensors say."""
@@ -174,6 +172,15 @@ class FakeEngine:
     def break_down(self, message: str) -> None:
         """Make the engine unusable, as a lost device does."""
         self._failed = message
+
+    @staticmethod
+    def _text(prompt: Prompt) -> bytes:
+        if prompt.raw is not None:
+            return prompt.raw.encode()
+        system = "" if prompt.turns and prompt.turns[0].role == "system" else prompt.template.system
+        *before, last = prompt.turns
+        asked = prompt.template.template.replace("{prompt}", last.text)
+        return "\n".join(filter(None, [system, *(turn.text for turn in before), asked])).encode()
 
     def _queue(self, row: FakeRow) -> None:
         if not self.busy:

@@ -227,6 +227,7 @@ class StepLoop:
         self._published = EngineStatus(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
+            preemptions=scheduler.preemptions,
             steps=self._steps,
             last_progress=time.monotonic(),
             reading=len(scheduler.reading) + len(scheduler.unread),

@@ -144,6 +144,12 @@ class DeviceSlots:
         self._resident: OrderedDict[str, PackedAdapter] = OrderedDict()
         self._users: dict[str, int] = {}
 
+    def has_room(self, digest: str | None) -> bool:
+        """Whether a row could hold a slot now."""
+        if digest is None or digest in self._resident or len(self._resident) < self.capacity:
+            return True
+        return any(d not in self._users for d in self._resident)
+
     def acquire(self, digest: str | None, *, spare: bool = False) -> bool:
         """Hold a slot for one row; False if none can be had now.
 

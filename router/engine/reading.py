@@ -46,6 +46,11 @@ class ReadingRow(Row):
         """The context. Of hidden states nothing: they are wanted of every token, and layers are left out."""
         return list(self.reading.context) if self.layer is None else []
 
+    def restart(self) -> None:
+        """Forget what was read."""
+        self.computed = 0
+        self.sums, self.found = [], []
+
     def wanted(self, count: int) -> range:
         """Which of the next `count` tokens matter: those read, or those that predict one of them."""
         first = len(self.reading.context) - (self.layer is None)

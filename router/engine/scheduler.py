@@ -1,19 +1,24 @@
 """Rows, and which of their tokens the next step computes.
 
 A row is one job inside the engine: an answer that grows token by token, or a reading. The scheduler admits
-rows where there is room and cuts what they have left to compute into the chunks of a step.
+rows where there is room, takes cache blocks for them as they grow, and cuts what they have left to compute
+into the chunks of a step.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from bisect import insort
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, ClassVar
 
 from router.engine.base import Finished, Job
-from router.engine.blocks import Allocation, BlockPool, chain_root
+from router.engine.blocks import Allocation, BlockPool, Chain, chain_root
 from router.engine.lora import DeviceSlots
+from router.engine.ops import BLOCK
 from router.types import FinishReason, Usage
 
 if TYPE_CHECKING:
@@ -21,8 +26,12 @@ if TYPE_CHECKING:
     from router.engine.sampling import SamplingState
     from router.engine.text.detokenize import Detokenizer
 
+log = logging.getLogger(__name__)
+
 READING_ROWS = 8
 READING_TOKENS = 256  # of one step: each may need its logits kept
+AHEAD = 4  # blocks that each answer in progress may still take before a new one pushes anybody aside
+_numbers = count()
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -34,16 +43,24 @@ class Row:
     stream: Receiver
     tokens: list[int] = field(init=False)
     total: int = field(init=False)  # most tokens it can grow to
+    chain: Chain = field(init=False)  # from `Scheduler.add` on
     adapter: str | None = field(init=False, default=None)  # digest, None for the base
     deadline: float | None = field(init=False, default=None)  # time.monotonic() seconds
     priority: int = field(init=False, default=0)
     background: bool = field(init=False, default=False)  # gives way to every request
     arrived: float = field(default_factory=time.monotonic)
-    admitted: float = 0.0
+    number: int = field(default_factory=_numbers.__next__)  # in the order of arrival
+    queued: float = 0.0  # since when it waits: since it arrived or was last pushed aside
+    admitted: float = 0.0  # for the first time
     computed: int = 0  # tokens whose keys and values are in the cache
-    cached: int = 0  # of these, taken from the prefix cache
-    root: bytes = b""
+    cached: int = 0  # of these, taken from the prefix cache when it was first admitted
+    preempted: int = 0  # times
     allocation: Allocation | None = None
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Who comes first: the higher priority, then the earlier arrival. No two rows are equal."""
+        return (-self.priority, self.number)
 
     @property
     def prefix(self) -> list[int]:
@@ -54,6 +71,15 @@ class Row:
     def remaining(self) -> int:
         """Tokens still to be computed before the next one can be sampled."""
         return len(self.tokens) - self.computed
+
+    @property
+    def room(self) -> int:
+        """Tokens that it is given blocks for when it is admitted."""
+        return self.total
+
+    def restart(self) -> None:
+        """Forget what was computed: its blocks are gone. Tokens stay."""
+        self.computed = 0
 
     def finished(self, reason: FinishReason) -> Finished:
         """Its last event."""
@@ -87,6 +113,11 @@ class AnswerRow(Row):
     def generated(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def room(self) -> int:
+        """Its tokens and the next one; more as it grows. One in the background pushes nobody aside: all."""
+        return self.total if self.background else min(len(self.tokens) + 1, self.total)
 
     def length_reached(self) -> bool:
         """True once max_tokens were generated."""
@@ -131,10 +162,21 @@ class Chunk:
 class Scheduler:
     """Waiting and running rows of one engine; used by the engine thread only.
 
-    Answers that decode get one token each; the rest of the step's token budget goes to prompts, in chunks.
-    One that waits is admitted when a place, its blocks and a device slot for its adapter are there; if it has
-    to wait for slot or blocks it is passed over, but not for longer than `patience` seconds: then nobody
-    behind it is admitted until it is (bounded waiting).
+    Answers that decode get one token each; the rest of the step's token budget goes to prompts, in chunks: at
+    least half to the oldest, what others need before that to those with much less left, so that a short
+    question begins beside long ones.
+
+    One that waits is admitted when there are a place, blocks for its tokens so far and a slot for its
+    adapter; who has to wait for slot or blocks is passed over. An answer takes more blocks as it grows. Where
+    there are none, the row of the lowest rank (the lowest priority, then the latest arrival) is preempted:
+    its place, blocks and hold on the slot are free, and it waits again in the order of arrival. When it is
+    admitted, its prompt and what it has answered so far are computed again, as far as the prefix cache does
+    not know them. So the row of the highest rank is never preempted and always goes on. Admission leaves some
+    blocks for those that run, lest they push each other aside at once.
+
+    Waiting is bounded: the first in the queue, when it has waited for more than `patience` seconds, is given
+    the place and the blocks of those behind it in rank, if that is enough; and while it waits for a slot, no
+    other adapter's row is admitted.
 
     Readings have a queue and places of their own, so that they neither take a request's place nor wait for
     one. Of a step they get what requests leave, up to a bound, but an eighth always; those in the background
@@ -143,7 +185,7 @@ class Scheduler:
     Background answers (shadows) run while nobody waits and rows and blocks are plenty, with the step's tokens
     that requests and readings leave, an eighth at most beside them. One that cannot begin in the step it
     comes in is dropped; the newest are dropped one by one before any request waits for a place, blocks or a
-    slot.
+    slot, and before any is preempted.
     """
 
     def __init__(
@@ -165,6 +207,7 @@ class Scheduler:
         self.offered: list[Row] = []  # background rows that came since the last step
         self.background: list[Row] = []  # and those that run, oldest first
         self.dropped: list[Row] = []  # background rows that had no room or made room: whoever steps ends them
+        self.preemptions = 0
         self._base_digest = base_digest
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
@@ -182,15 +225,14 @@ class Scheduler:
 
     def add(self, row: Row) -> None:
         """Queue it behind all of its priority."""
-        _, queue = self._queues(row)
-        index = len(queue)
-        while index and queue[index - 1].priority < row.priority:
-            index -= 1
-        queue.insert(index, row)
+        row.queued = row.arrived
+        row.chain = Chain(chain_root(self._base_digest, row.adapter))
+        self._queue(row)
 
     def schedule(self) -> list[Chunk]:
         """The next step: base rows first, then one contiguous range for each adapter."""
         self._admit()
+        self._grow()
         eighth = max(1, self._max_step_tokens // 8)
         kept = eighth if self.reading else 0
         chunks = list(_answers(self.running, self._max_step_tokens - kept))
@@ -200,20 +242,8 @@ class Scheduler:
         if self.background:
             left = self._left(chunks)
             chunks += _answers(self.background, min(left, eighth) if chunks else left)
-        chunks.sort(key=lambda c: (c.row.adapter or "", c.row.arrived))
+        chunks.sort(key=lambda c: (c.row.adapter or "", c.row.number))
         return chunks
-
-    def _left(self, chunks: list[Chunk]) -> int:
-        return self._max_step_tokens - sum(chunk.count for chunk in chunks)
-
-    def _readings(self, budget: int, background: int) -> Iterator[Chunk]:
-        for row in sorted(self.reading, key=lambda r: (-r.priority, r.arrived)):
-            aside = row.priority < 0
-            count = min(row.remaining, budget, background if aside else budget)
-            if count > 0:
-                yield Chunk(row, count, samples=False)
-                budget -= count
-                background -= count if aside else 0
 
     def computed(self, chunk: Chunk) -> None:
         """Note that a chunk's keys and values are in the cache now."""
@@ -221,24 +251,15 @@ class Scheduler:
         row.computed += chunk.count
         if row.allocation is not None and not row.background:  # theirs are not worth others' blocks
             shared = min(row.computed, len(row.prefix))
-            self.pool.publish(row.allocation, row.root, row.prefix, shared)
+            self.pool.publish(row.allocation, row.chain, row.prefix, shared)
 
     def finish(self, row: Row) -> None:
         """Free its place, its blocks and its hold on the slot, wherever it is. Idempotent."""
         running, waiting = self._queues(row)
         if row in running:
-            running.remove(row)
-            self.slots.release(row.adapter)
+            self._leave(row)
         elif row in waiting:
             waiting.remove(row)
-        if row.allocation is not None:
-            self.pool.release(row.allocation)
-            row.allocation = None
-
-    def _queues(self, row: Row) -> tuple[list[Row], list[Row]]:
-        if not row.samples:
-            return self.reading, self.unread
-        return (self.background, self.offered) if row.background else (self.running, self.waiting)
 
     def expired(self) -> Iterator[Row]:
         """Rows whose deadline has passed."""
@@ -247,24 +268,105 @@ class Scheduler:
             if row.deadline is not None and row.deadline <= now:
                 yield row
 
+    # -- The tokens of a step.
+
+    def _left(self, chunks: list[Chunk]) -> int:
+        return self._max_step_tokens - sum(chunk.count for chunk in chunks)
+
+    def _readings(self, budget: int, background: int) -> Iterator[Chunk]:
+        for row in sorted(self.reading, key=lambda r: r.rank):
+            aside = row.priority < 0
+            count = min(row.remaining, budget, background if aside else budget)
+            if count > 0:
+                yield Chunk(row, count, samples=False)
+                budget -= count
+                background -= count if aside else 0
+
+    # -- Places, blocks and slots.
+
+    def _queues(self, row: Row) -> tuple[list[Row], list[Row]]:
+        if not row.samples:
+            return self.reading, self.unread
+        return (self.background, self.offered) if row.background else (self.running, self.waiting)
+
+    def _queue(self, row: Row) -> None:
+        _, waiting = self._queues(row)
+        insort(waiting, row, key=lambda r: r.rank)
+
+    def _leave(self, row: Row) -> None:
+        running, _ = self._queues(row)
+        running.remove(row)
+        self.slots.release(row.adapter)
+        if row.allocation is not None:
+            self.pool.release(row.allocation)
+            row.allocation = None
+
+    def _drop(self, row: Row) -> None:
+        self.finish(row)
+        self.dropped.append(row)
+
+    def _preempt(self, row: Row) -> None:
+        log.debug("preempted: a row of %d tokens gives its cache blocks back", len(row.tokens))
+        self._leave(row)
+        row.restart()
+        row.queued = time.monotonic()
+        row.preempted += 1
+        self.preemptions += 1
+        self._queue(row)
+
+    def _behind(self, row: Row) -> list[Row]:
+        """Who may be preempted for it, the last in rank first."""
+        return sorted(
+            (r for r in (*self.running, *self.reading) if r.rank > row.rank),
+            key=lambda r: r.rank,
+            reverse=True,
+        )
+
+    def _grow(self) -> None:
+        """A block more for each answer whose next token has none."""
+        for row in sorted(self.running, key=lambda r: r.rank):
+            held = row.allocation
+            if held is None or len(row.tokens) <= len(held.blocks) * BLOCK:
+                continue  # preempted for one before it, or it has room
+            while not self.pool.grow(held):
+                if self.background:
+                    self._drop(self.background[-1])
+                    continue
+                last = next(iter(self._behind(row)), row)
+                self._preempt(last)
+                if last is row:
+                    break
+
+    def _spare(self, behind: Sequence[Row] = ()) -> int:
+        """Blocks that admission leaves to the answers in progress; `behind` are not among them."""
+        wanted = 0
+        for row in self.running:
+            if row.allocation is not None and row not in behind:
+                wanted += min(AHEAD, self.pool.needed(row.total) - len(row.allocation.blocks))
+        return min(wanted, self.pool.total // 8)
+
     def _admit(self) -> None:
         now = time.monotonic()
-        if self._admit_requests(now):
-            for row in tuple(self.unread[: READING_ROWS - len(self.reading)]):
-                if row.priority < 0:
-                    self._try_admit(row, now)
-                else:
-                    self._admit_first(row, now)
+        self._admit_requests(now)
+        for place, row in enumerate(tuple(self.unread[: READING_ROWS - len(self.reading)])):
+            if row.priority < 0:
+                self._try_admit(row, now)
+            elif not self._admit_first(row, now) and not place and now - row.queued > self._patience:
+                self._make_way(row, now)
         self._admit_background(now)
 
-    def _admit_requests(self, now: float) -> bool:
-        """False if one waits so long that readings must not take the blocks it waits for either."""
-        for row in tuple(self.waiting):
-            if len(self.running) >= self._max_running:
+    def _admit_requests(self, now: float) -> None:
+        slot_awaited = False  # by one that has waited too long: no other adapter gets one before
+        for place, row in enumerate(tuple(self.waiting)):
+            full = len(self.running) >= self._max_running
+            if full and place:
                 break
-            if not self._admit_first(row, now) and now - row.arrived > self._patience:
-                return False
-        return True
+            if (slot_awaited and row.adapter is not None) or (not full and self._admit_first(row, now)):
+                continue
+            if not place and now - row.queued > self._patience:
+                slot_awaited = not self.slots.has_room(row.adapter)
+                if not slot_awaited:
+                    self._make_way(row, now)
 
     def _admit_first(self, row: Row, now: float) -> bool:
         """Admit it, if need be in place of background rows, the newest first."""
@@ -273,6 +375,20 @@ class Scheduler:
                 return False
             self._drop(self.background[-1])
         return True
+
+    def _make_way(self, row: Row, now: float) -> None:
+        """Admit the first in a queue in place of as few behind it in rank as will do, the last first."""
+        behind = self._behind(row)
+        answers = sum(r.samples for r in behind)
+        placed = not row.samples or len(self.running) - answers < self._max_running
+        if not behind or not placed or not self._fits(row, behind):
+            return
+        for last in behind:
+            if not last.samples and self._fits(row):
+                continue  # only a place is missing, and a reading takes none
+            self._preempt(last)
+            if (not row.samples or len(self.running) < self._max_running) and self._try_admit(row, now):
+                return
 
     def _admit_background(self, now: float) -> None:
         most = self._max_running - max(1, self._max_running // 4)
@@ -285,31 +401,54 @@ class Scheduler:
             if self.waiting or not plenty or not self._try_admit(row, now):
                 self._drop(row)
 
-    def _drop(self, row: Row) -> None:
-        self.finish(row)
-        self.dropped.append(row)
+    def _fits(self, row: Row, without: Sequence[Row] = ()) -> bool:
+        """Whether there are blocks for it, once those of `without` are given back."""
+        given_back = [r.allocation for r in without if r.allocation is not None]
+        return self.pool.fits(row.chain, row.prefix, row.room, self._spare(without), given_back)
 
     def _try_admit(self, row: Row, now: float) -> bool:
-        if not self.slots.acquire(row.adapter, spare=row.background):
+        if not self._fits(row) or not self.slots.acquire(row.adapter, spare=row.background):
             return False
-        root = chain_root(self._base_digest, row.adapter)
-        allocation = self.pool.allocate(root, row.prefix, row.total)
+        first = not row.admitted
+        allocation = self.pool.allocate(row.chain, row.prefix, row.room, counted=first)
         if allocation is None:
-            self.slots.release(row.adapter)
-            return False
-        row.root, row.allocation = root, allocation
-        row.computed = row.cached = allocation.cached_tokens
-        row.admitted = now
+            raise RuntimeError("what fits could not be allocated")
+        row.allocation, row.computed = allocation, allocation.cached_tokens
+        if first:
+            row.admitted, row.cached = now, allocation.cached_tokens
         running, waiting = self._queues(row)
         waiting.remove(row)
         running.append(row)
         return True
 
 
-def _answers(rows: list[Row], budget: int) -> Iterator[Chunk]:
-    """Rows that decode, then prompts, oldest first, within `budget` tokens."""
-    for row in sorted(rows, key=lambda s: (s.remaining > 1, s.arrived)):
-        count = min(row.remaining, budget)
-        if count > 0:
-            yield Chunk(row, count, count == row.remaining)
-            budget -= count
+def _answers(rows: Sequence[Row], budget: int) -> Iterator[Chunk]:
+    """Rows that decode, the first in rank first, then prompts, within `budget` tokens."""
+    prompts = sorted((r for r in rows if r.remaining > 1), key=lambda r: r.rank)
+    kept = max(1, budget // 8) if prompts else 0
+    decoding = sorted((r for r in rows if r.remaining == 1), key=lambda r: r.rank)[: max(0, budget - kept)]
+    for row in decoding:
+        yield Chunk(row, 1, samples=True)
+    for row, tokens in _shared(prompts, budget - len(decoding)).items():
+        yield Chunk(row, tokens, tokens == row.remaining)
+
+
+def _shared(prompts: Sequence[Row], budget: int) -> dict[Row, int]:
+    """Tokens of each prompt, given in order of rank; the first gets half of them at least.
+
+    Before what it gets beyond that come those that have not half as much left, the shortest first.
+    """
+    shares: dict[Row, int] = {}
+
+    def give(row: Row, most: int) -> int:
+        tokens = min(row.remaining - shares.get(row, 0), most)
+        if tokens > 0:
+            shares[row] = shares.get(row, 0) + tokens
+        return max(0, tokens)
+
+    if prompts:
+        budget -= give(prompts[0], budget - budget // 2)
+    short = [r for r in prompts if 2 * r.remaining <= prompts[0].remaining]
+    for row in (*sorted(short, key=lambda r: r.remaining), *prompts):
+        budget -= give(row, budget)
+    return shares

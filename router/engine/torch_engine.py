@@ -128,9 +128,9 @@ class TorchEngine:
         if self._loop is not None:
             self._loop.stop()
 
-    def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt. Thread-safe."""
-        return self._encoder.encode(prompt)
+    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+        """Token ids of a prompt, PromptTooLong if they are certain to be more than `most`. Thread-safe."""
+        return self._encoder.encode(prompt, most)
 
     async def load(self, artifact: AdapterArtifact) -> int:
         """Pack an adapter into host memory in a worker thread; returns its bytes."""

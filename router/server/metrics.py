@@ -217,6 +217,7 @@ class StateCollector(Collector):
         }
         counters = {
             "lora_router_steps": ("Steps made.", status.steps),
+            "lora_router_preemptions": ("Times that a full KV cache pushed a row aside.", status.preemptions),
             "lora_router_prefix_cache_hit_tokens": ("Prompt tokens reused.", status.prefix_hit_tokens),
             "lora_router_prefix_cache_query_tokens": ("Prompt tokens looked up.", status.prefix_query_tokens),
         }

@@ -3,10 +3,8 @@ whatever happens."""
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -24,10 +22,10 @@ from router.errors import (
 )
 from router.ports import AdapterRegistry, Assignment, Experiments, Lease, RequestRouter, Served, Watcher
 from router.server.call import Call
+from router.server.encoding import Encoding
 from router.server.watching import telling
 from router.types import AdapterRef, Decision, PromptTemplate, Request, Sampling, SamplingParams
 
-ENCODERS = 4  # threads
 FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quarantined, damaged
 TOO_LARGE = (ResourceExhausted, PromptTooLong)  # the request, for this version's template; not for another's
 REST_SECONDS = 5.0
@@ -65,12 +63,12 @@ class Pipeline:
         self._engine, self._registry, self._router = engine, registry, router
         self._experiments, self._resting = experiments, Resting()
         self._max_tokens = settings.max_tokens_limit
-        self._encoders = ThreadPoolExecutor(ENCODERS, "encode")
+        self._encoding = Encoding(lambda prompt, most: engine.encode(prompt, most))
         self.draining = False  # cancelled from now on is cancelled by the server
 
     def close(self) -> None:
         """Let the encoder threads go."""
-        self._encoders.shutdown(wait=False, cancel_futures=True)
+        self._encoding.close()
 
     @property
     def context_length(self) -> int:
@@ -140,7 +138,7 @@ class Pipeline:
     ) -> Submitted:
         """Lease, encode, fit, submit; if all of that works, the end of `held` frees row and lease."""
         async with AsyncExitStack() as mine:
-            prepared = await self._prepared(mine, request, decision)
+            prepared = await self._prepared(mine, request, decision, needed(request.sampling))
             decision, tokens = prepared.decision, prepared.tokens
             params = fit(
                 request.sampling, prepared.defaults, len(tokens), self.context_length, self._max_tokens
@@ -152,8 +150,13 @@ class Pipeline:
             held.push_async_exit(mine.pop_all())
         return Submitted(decision, params, generation)
 
-    async def _prepared(self, held: AsyncExitStack, request: Request, decision: Decision) -> Prepared:
-        """Lease and encode; the lease goes to `held` if both work."""
+    async def _prepared(
+        self, held: AsyncExitStack, request: Request, decision: Decision, answer: int | None = None
+    ) -> Prepared:
+        """Lease and encode; the lease goes to `held` if both work.
+
+        `answer`: tokens that must fit beside it; a prompt surely too long for that is not read to its end.
+        """
         template, defaults = PromptTemplate(), Sampling()
         async with AsyncExitStack() as mine:
             if decision.adapter is not None:
@@ -166,10 +169,18 @@ class Pipeline:
                     task=decision.task or lease.task,
                 )
             prompt = Prompt(request.turns, request.raw_prompt, template)
-            loop = asyncio.get_running_loop()
-            tokens = await loop.run_in_executor(self._encoders, self._engine.encode, prompt)
+            tokens = await self._encoded(prompt, request.deadline, answer)
             held.push_async_exit(mine.pop_all())
         return Prepared(decision, tokens, defaults)
+
+    async def _encoded(self, prompt: Prompt, deadline: float | None, answer: int | None) -> list[int]:
+        if answer is None:
+            return await self._encoding.encode(prompt, deadline=deadline)
+        limit = self.context_length
+        try:
+            return await self._encoding.encode(prompt, max(0, limit - answer), deadline)
+        except PromptTooLong as error:
+            raise PromptTooLong(limit, error.got + answer, at_least=error.at_least) from None
 
     async def _leased(self, held: AsyncExitStack, ref: AdapterRef) -> Lease:
         """A lease for as long as `held` is open. A version that there is no memory to load for rests."""
@@ -267,6 +278,11 @@ class Resting:
             self._until[ref] = (time.monotonic() + REST_SECONDS, error.reason)
 
 
+def needed(said: Sampling) -> int:
+    """Tokens of the answer that must fit beside the prompt."""
+    return said.max_tokens or max(said.min_tokens or 0, 1)
+
+
 def fit(said: Sampling, adapter: Sampling, prompt_tokens: int, context: int, most: int) -> SamplingParams:
     """What the caller said, else the adapter's defaults, else the server's.
 
@@ -274,9 +290,8 @@ def fit(said: Sampling, adapter: Sampling, prompt_tokens: int, context: int, mos
     was not said becomes what fits, at most `most`. A prompt is never cut.
     """
     params = SamplingParams.of(said, adapter)
-    room = context - prompt_tokens
-    needed = said.max_tokens or max(said.min_tokens or 0, 1)
-    if needed > room:
-        raise PromptTooLong(context, prompt_tokens + needed)
-    max_tokens = said.max_tokens or min(max(params.max_tokens, needed), most, room)
+    room, least = context - prompt_tokens, needed(said)
+    if least > room:
+        raise PromptTooLong(context, prompt_tokens + least)
+    max_tokens = said.max_tokens or min(max(params.max_tokens, least), most, room)
     return replace(params, max_tokens=max_tokens, min_tokens=min(params.min_tokens, max_tokens))

@@ -43,8 +43,10 @@ def row(
     new: int = 4,
     priority: int = 0,
     background: bool = False,
+    first: int = 0,
 ) -> AnswerRow:
-    tokens = list(range(length))
+    """`first`: the prompt's first token; others follow in order, so that it says what prefixes are shared."""
+    tokens = list(range(first, first + length))
     job = Job("r", tokens, SamplingParams(max_tokens=new), adapter, priority=priority, background=background)
     return AnswerRow(stream=ANY, job=job, sampling=ANY, detokenizer=ANY, eos=frozenset())
 

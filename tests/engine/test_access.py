@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from router.engine.access import EngineBase
+from router.engine.access import END, LONGEST, EngineBase
 from router.engine.base import Prompt, Reading
 from router.engine.fake import FakeEngine
-from router.errors import Overloaded
+from router.errors import Overloaded, PromptTooLong
 from router.types import Turn
 from tests.engine import tiny
 
@@ -65,6 +65,30 @@ async def test_a_cut_text_keeps_both_ends() -> None:
     await asyncio.to_thread(EngineBase(engine, 5.0).hidden, ["a" * 50 + "b" * 50], context="c")
     assert bytes(seen[0].tokens) == b"a" * 20 + b"b" * 10
     assert bytes(seen[0].context) == b"c"
+
+
+async def test_of_a_very_long_text_only_the_ends_are_encoded() -> None:
+    engine = started(context_length=4 * LONGEST)
+    seen: list[int] = []
+    encode = engine.encode
+
+    def watched(prompt: Prompt, most: int | None = None) -> list[int]:
+        seen.append(len(prompt.raw or ""))
+        return encode(prompt, most)
+
+    engine.encode = watched  # type: ignore[method-assign]
+    base = EngineBase(engine, 5.0)
+    text = "a" * END + "7" * 1_000_000 + "b" * END
+    whole = await asyncio.to_thread(base.hidden, [text])
+    assert max(seen) == 2 * END
+    np.testing.assert_array_equal(whole, await asyncio.to_thread(base.hidden, ["a" * END + "b" * END]))
+
+
+async def test_a_prompt_over_the_context_is_refused_before_it_is_read_whole() -> None:
+    engine = started(context_length=60)
+    with pytest.raises(PromptTooLong):
+        await asyncio.to_thread(EngineBase(engine, 5.0).likelihood, "x" * 61, ["y"])
+    assert not engine.busy
 
 
 async def test_the_timeout_holds_and_leaves_nothing_behind() -> None:

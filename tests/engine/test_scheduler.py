@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.engine.ops import BLOCK
 from router.engine.reading import ReadingRow
 from router.engine.scheduler import READING_ROWS, READING_TOKENS, AnswerRow, Scheduler
 from tests.engine.rows import make, reading, row
@@ -166,15 +167,19 @@ def test_background_readings_go_behind_all_and_slowly_beside_requests() -> None:
     assert counts(scheduler) == {"answer": 10, "read": 54, "background": 0}
 
 
-def test_readings_do_not_take_the_blocks_a_request_waits_for() -> None:
-    scheduler = make(blocks=4, patience=0.0)
-    scheduler.add(row(30))
+def test_readings_give_back_the_blocks_a_request_has_waited_for() -> None:
+    scheduler = make(blocks=4, patience=0.0, prefix_cache=False)
+    scheduler.add(first := row(30))
     run_step(scheduler)
-    scheduler.add(row(40))
+    scheduler.add(request := row(40))
     time.sleep(0.001)
-    scheduler.add(reading(4))
+    scheduler.add(younger := reading(4))
     scheduler.schedule()
-    assert (len(scheduler.waiting), len(scheduler.unread)) == (1, 1)
+    assert (scheduler.waiting, scheduler.reading) == ([request], [younger])  # nobody else could use them
+    scheduler.finish(first)
+    scheduler.add(other := reading(20))
+    scheduler.schedule()
+    assert (scheduler.running, scheduler.reading, scheduler.unread) == ([request], [younger], [other])
 
 
 # -- Background rows use what is left over and cost no request anything.
@@ -255,8 +260,15 @@ def test_blocks_go_to_the_request() -> None:
     assert scheduler.dropped == [too_large]  # a quarter stays free
     scheduler.add(request := row(50, new=62))
     step(scheduler)
+    assert scheduler.background == [small]
+    while len(request.tokens) <= 6 * BLOCK:
+        assert scheduler.background == [small]
+        step(scheduler)
+        small.tokens[17:] = []  # as if it took its time
+        small.computed = 16
+    step(scheduler)
     assert scheduler.dropped == [too_large, small]
-    assert scheduler.running == [request]
+    assert (scheduler.running, scheduler.preemptions) == ([request], 0)
 
 
 def test_it_evicts_no_adapter_and_is_the_first_to_be_evicted() -> None:

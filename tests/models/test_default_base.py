@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from router.engine.base import Prompt
+from router.engine.text.lengths import cut_in_pieces
 from router.engine.text.prompt import PromptEncoder
+from router.errors import PromptTooLong
 from router.models import fetch_base, fetch_encoder
 from router.types import Turn
 
@@ -48,6 +51,29 @@ def test_its_tokens(tokenizer: Any) -> None:
     assert tokenizer("")["input_ids"] == []
     for text in ("naïve 你好 🙂\n\n  x", "def f(x):\n\treturn x % 7"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_pieces_of_long_texts_give_the_same_tokens(tokenizer: Any) -> None:
+    plain = PromptEncoder(tokenizer)._text._plain
+    assert plain.cuts
+    for page in sorted((Path(__file__).parents[2] / "docs").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        for size in (1, 500):
+            first, *others = cut_in_pieces(text, size)
+            pieces = plain.first(first) + [token for piece in others for token in plain.later(piece)]
+            assert pieces == plain.first(text)
+
+
+@pytest.mark.parametrize("unit", ["7", "a", "-", "word ", "\n\t", "你好", "🙂", "<|im_end|>", "x" + " " * 80])
+def test_a_megabyte_that_cannot_fit_is_refused_in_a_moment_of_processor_time(
+    tokenizer: Any, unit: str
+) -> None:
+    encoder = PromptEncoder(tokenizer)
+    prompt = Prompt(turns=(Turn("user", unit * ((1 << 20) // len(unit.encode()))),))
+    started = time.process_time()
+    with pytest.raises(PromptTooLong, match="at least"):
+        encoder.encode(prompt, 8191)
+    assert time.process_time() - started < 0.1
 
 
 def test_a_second_fetch_is_instant() -> None:

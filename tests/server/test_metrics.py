@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from router.engine.base import EngineStatus
 from router.errors import ConfigError, Overloaded
 from router.server.app import ServerApp
 from router.server.metrics import Bounded, Metrics
@@ -121,6 +122,12 @@ def test_lost_votes_are_counted_by_what_routing_calls_them() -> None:
         if sample.name == "lora_router_classifier_verdicts_total"
     }
     assert counted == {"timeout", "breaker_open", "not_ready", "disabled", "raised", "invalid", "other"}
+
+
+def test_preemptions_are_counted_as_the_engine_counts_them() -> None:
+    metrics = Metrics()
+    metrics.look(EngineStatus(preemptions=3), [])
+    assert metrics.registry.get_sample_value("lora_router_preemptions_total") == 3
 
 
 async def test_only_get_metrics(server: ServerApp) -> None:

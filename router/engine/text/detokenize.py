@@ -146,7 +146,7 @@ class Vocabulary:
         if token_id in self._verbatim:
             return self._verbatim[token_id].encode()
         letters = self._tokenizer.convert_ids_to_tokens(token_id) or ""
-        table = _byte_letters()
+        table = byte_letters()
         if all(letter in table for letter in letters):
             return bytes(table[letter] for letter in letters)
         return str(letters).encode()
@@ -161,7 +161,7 @@ def _is_byte_level(tokenizer: Any) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _byte_letters() -> dict[str, int]:
+def byte_letters() -> dict[str, int]:
     """The printable letter that byte-level vocabularies write for each byte (Radford et al. 2019)."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in set(shown)]

@@ -15,7 +15,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from router.engine.base import Prompt
-from router.errors import AdapterRejected, FieldViolation, InvalidRequest
+from router.engine.text.lengths import LeastTokens, cut_in_pieces, least_tokens, may_be_cut
+from router.errors import AdapterRejected, FieldViolation, InvalidRequest, PromptTooLong
 from router.types import PromptTemplate, Turn
 
 Encode = Callable[[str], list[int]]
@@ -49,20 +50,21 @@ class PromptEncoder:
         """Tokens that end an answer: the chat template's and the tokenizer's."""
         return frozenset(i for i in (self._answer_end, self._eos) if i is not None)
 
-    def encode(self, prompt: Prompt) -> list[int]:
+    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
         """Token ids of a prompt, ready to be continued.
 
         Raises InvalidRequest if the base's template refuses the order of roles, AdapterRejected if
-        the adapter's template has no place for the prompt.
+        the adapter's template has no place for the prompt, PromptTooLong as soon as it is certain that there
+        are more than `most` tokens; what is found so at the very end is returned whole.
         """
         if prompt.raw is not None:
             begin = [] if prompt.follows else self._bos
-            return begin + self._text.encode([Piece(prompt.raw, from_template=False)], follows=prompt.follows)
+            return begin + self._text.encode([Piece(prompt.raw, from_template=False)], prompt.follows, most)
         turns = apply_template(prompt.turns, prompt.template)
         if self._chat is not None and turns:
-            return self._text.encode(self._chat.render(turns))
+            return self._text.encode(self._chat.render(turns), most=most)
         text = "\n\n".join(turn.text for turn in turns)
-        return self._bos + self._text.encode([Piece(text, from_template=False)])
+        return self._bos + self._text.encode([Piece(text, from_template=False)], most=most)
 
     def encode_example(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
         """A training example: ids of prompt, response and end token, and how many are the prompt's."""
@@ -178,17 +180,41 @@ class TextEncoder:
         self._takes_right = {t.content for t in added.values() if t.rstrip}
         longest_first = sorted(names, key=len, reverse=True)
         self._find = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._first, self._later = _plain_encoders(tokenizer, names)
+        self._plain = _plain_encoders(tokenizer, names)
 
-    def encode(self, pieces: Sequence[Piece], follows: bool = False) -> list[int]:
-        """Ids of the pieces one after the other; `follows` says that other tokens come before them."""
+    def encode(self, pieces: Sequence[Piece], follows: bool = False, most: int | None = None) -> list[int]:
+        """Ids of the pieces one after the other; `follows` says that other tokens come before them.
+
+        Raises PromptTooLong for more than `most` if that is certain before all of it is encoded.
+        """
+        if most is not None:
+            self._refuse_unread(pieces, most)
         ids: list[int] = []
-        for part in self._parts(pieces):
+        for part in self._runs(pieces):
+            if most is not None and len(ids) > most:
+                raise PromptTooLong(most, len(ids), at_least=True)
             if isinstance(part, int):
                 ids.append(part)
             elif part:
-                ids.extend((self._later if ids or follows else self._first)(part))
+                ids.extend((self._plain.later if ids or follows else self._plain.first)(part))
         return ids
+
+    def _refuse_unread(self, pieces: Sequence[Piece], most: int) -> None:
+        """White space at the ends does not count where control tokens take it."""
+        said = [piece.text for piece in pieces if not piece.from_template]
+        if self._plain.least is None or sum(map(len, said)) <= most:
+            return
+        taken = self._takes_left or self._takes_right
+        least = self._plain.least.of(text.strip() if taken else text for text in said)
+        if least > most:
+            raise PromptTooLong(most, least, at_least=True)
+
+    def _runs(self, pieces: Sequence[Piece]) -> Iterator[str | int]:
+        for part in self._parts(pieces):
+            if isinstance(part, str) and self._plain.cuts:
+                yield from cut_in_pieces(part)
+            else:
+                yield part
 
     def control_ids(self, text: str) -> list[int]:
         """The control tokens that a trusted text names, in order."""
@@ -209,18 +235,29 @@ class TextEncoder:
         yield run.lstrip() if strip else run
 
 
-def _plain_encoders(tokenizer: Any, control: dict[str, int]) -> tuple[Encode, Encode]:
-    """Encoders of text at the very beginning and of text after other tokens."""
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """Encoders of text at the very beginning and of text after other tokens, and what is known of lengths."""
+
+    first: Encode
+    later: Encode
+    least: LeastTokens | None = None
+    cuts: bool = False
+
+
+def _plain_encoders(tokenizer: Any, control: dict[str, int]) -> _Plain:
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         encode = _slow_encoder(tokenizer, frozenset(control.values()) - {tokenizer.unk_token_id})
-        return encode, encode
+        return _Plain(encode, encode)
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     spec["truncation"] = spec["padding"] = None
     for token in spec["added_tokens"]:
         token["special"] = token["special"] or token["content"] in control
-    first = _fast_encoder(spec, control, tokenizer.unk_token)
-    later = _without_prefix(spec)
-    return first, first if later == spec else _fast_encoder(later, control, tokenizer.unk_token)
+    first = later = _fast_encoder(spec, control, tokenizer.unk_token)
+    without = _without_prefix(spec)
+    if without != spec:
+        later = _fast_encoder(without, control, tokenizer.unk_token)
+    return _Plain(first, later, least_tokens(spec), may_be_cut(spec, first, later))
 
 
 def _fast_encoder(spec: Any, control: dict[str, int], unknown: str | None) -> Encode:

@@ -1,0 +1,130 @@
+"""Where prompts wait to be encoded: short ones never behind a queue of long ones.
+
+Encoding takes about a second for a megabyte. Short and long texts have threads and queues of their own, so
+that long ones take one core at most and short ones find a thread free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
+
+from router.engine.base import Prompt
+from router.errors import DeadlineExceeded, Overloaded
+
+Tokens = list[int]
+Encode = Callable[[Prompt, int | None], Tokens]
+
+SHORT = 1 << 14  # characters; longer texts go their own way
+SHORT_THREADS, LONG_THREADS = 3, 1
+# A text lets those pass that come while so many of its characters could be read: the shorter goes first,
+# and nobody waits for ever.
+PASSING = 1 << 18  # characters a second
+MOST_WAITING = 1 << 24  # characters in one queue; what comes then is refused
+READ = 1 << 20  # characters that one thread reads in a second, to say when to try again
+
+
+class Encoding:
+    """Encodes prompts in worker threads. Lives on one event loop."""
+
+    def __init__(self, encode: Encode, most_waiting: int = MOST_WAITING) -> None:
+        self._encode = encode
+        self._short = _Lane(SHORT_THREADS, "encode", most_waiting)
+        self._long = _Lane(LONG_THREADS, "encode-long", most_waiting)
+
+    def close(self) -> None:
+        """Let the threads go; who waits is cancelled."""
+        self._short.close()
+        self._long.close()
+
+    async def encode(self, prompt: Prompt, most: int | None = None, deadline: float | None = None) -> Tokens:
+        """Token ids; cancelling drops it. `deadline` in time.monotonic() seconds.
+
+        Raises what the engine's `encode` raises, Overloaded where too much text waits, DeadlineExceeded if it
+        was not begun in time.
+        """
+        size = len(prompt.raw or "") + sum(len(turn.text) for turn in prompt.turns)
+        lane = self._short if size <= SHORT else self._long
+        return await lane.run(partial(self._encode, prompt, most), size, deadline)
+
+
+@dataclass(slots=True, order=True)
+class _Waiting:
+    """One prompt in a queue, the first of which is the least."""
+
+    turn: float
+    number: int
+    work: Callable[[], Tokens] | None = field(compare=False)  # None: it left, or its turn came
+    size: int = field(compare=False)
+    deadline: float | None = field(compare=False)
+    done: asyncio.Future[Tokens] = field(compare=False)
+
+
+class _Lane:
+    """Some threads and the queue before them, in characters at most `most`."""
+
+    def __init__(self, threads: int, name: str, most: int) -> None:
+        self._threads, self._most = threads, most
+        self._pool = ThreadPoolExecutor(threads, name)
+        self._queue: list[_Waiting] = []
+        self._numbers = count()
+        self._busy = self._waiting = 0  # threads; characters
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for entry in self._queue:
+            entry.done.cancel()
+        self._queue.clear()
+
+    async def run(self, work: Callable[[], Tokens], size: int, deadline: float | None) -> Tokens:
+        if self._waiting and self._waiting + size > self._most:
+            later = self._waiting / (READ * self._threads)
+            raise Overloaded("too much text waits to be read", retry_after=max(1.0, later))
+        done: asyncio.Future[Tokens] = asyncio.get_running_loop().create_future()
+        turn = time.monotonic() + size / PASSING
+        entry = _Waiting(turn, next(self._numbers), work, size, deadline, done)
+        heappush(self._queue, entry)
+        self._waiting += size
+        self._start()
+        try:
+            return await done
+        finally:
+            self._take(entry)
+
+    def _take(self, entry: _Waiting) -> Callable[[], Tokens] | None:
+        """Its work, if nobody has taken it yet."""
+        work, entry.work = entry.work, None
+        self._waiting -= entry.size if work is not None else 0
+        return work
+
+    def _start(self) -> None:
+        """Begin as many as there are threads for."""
+        while self._queue and self._busy < self._threads:
+            entry = heappop(self._queue)
+            work = self._take(entry)
+            if work is None:
+                continue
+            if entry.deadline is not None and entry.deadline <= time.monotonic():
+                entry.done.set_exception(DeadlineExceeded("the prompt was not read in time"))
+                continue
+            self._busy += 1
+            running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+            running.add_done_callback(partial(self._finished, entry.done))
+
+    def _finished(self, done: asyncio.Future[Tokens], running: asyncio.Future[Tokens]) -> None:
+        self._busy -= 1
+        error = None if running.cancelled() else running.exception()
+        if not done.done():
+            if running.cancelled():
+                done.cancel()
+            elif error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(running.result())
+        self._start()

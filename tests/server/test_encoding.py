@@ -1,0 +1,259 @@
+"""Short prompts do not wait behind long ones, and what waits is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.engine.base import Prompt
+from router.engine.fake import FakeEngine
+from router.engine.text.prompt import PromptEncoder
+from router.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
+from router.server import encoding
+from router.server.encoding import SHORT, SHORT_THREADS, Encoding
+from router.types import Turn
+from router.v1 import inference_pb2 as pb
+from tests.engine import small_tokenizers as small
+from tests.fakes import FakeRegistry, FakeRouter, adapter
+from tests.server.helpers import Connect, Start, ask, details, failure, until
+
+LONG = SHORT + 1
+
+
+@dataclass
+class Held:
+    """An encoder that begins what it is given, and ends it when it is let go."""
+
+    begun: list[str] = field(default_factory=list)
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def encode(self, prompt: Prompt, most: int | None) -> list[int]:
+        text = prompt.raw or ""
+        self.begun.append(text.strip("."))
+        if text.startswith("bad"):
+            raise InvalidRequest([])
+        assert len(text) <= SHORT or self.go.wait(10)
+        return [len(text)]
+
+
+def long(name: str, more: int = 0) -> Prompt:
+    return Prompt(raw=name + "." * (LONG - len(name) + more))
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    made = Held()
+    yield made
+    made.go.set()
+
+
+@pytest.fixture
+def room(held: Held) -> Iterator[Encoding]:
+    made = Encoding(held.encode)
+    yield made
+    made.close()
+
+
+async def begin(room: Encoding, *prompts: Prompt, **options: Any) -> list[asyncio.Task[list[int]]]:
+    tasks = [asyncio.create_task(room.encode(prompt, **options)) for prompt in prompts]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_a_short_one_does_not_wait_for_long_ones(room: Encoding, held: Held) -> None:
+    tasks = await begin(room, *(long(str(i)) for i in range(288)))
+    assert await room.encode(Prompt(raw="short")) == [5]
+    assert await room.encode(Prompt((Turn("user", "x" * SHORT),))) == [0]
+    assert held.begun == ["0", "short", ""]
+    held.go.set()
+    assert [await task for task in tasks] == [[LONG]] * 288
+
+
+async def test_the_shorter_goes_first_but_not_for_ever(
+    room: Encoding, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await begin(room, long("first"))
+    tasks = await begin(room, long("longest", 1 << 19), long("longer", 1000), long("a"), long("b"))
+    now = time.monotonic() + 3
+    monkeypatch.setattr(encoding.time, "monotonic", lambda: now)
+    tasks += await begin(room, long("too late to pass"))
+    held.go.set()
+    await asyncio.gather(*first, *tasks)
+    assert held.begun == ["first", "a", "b", "longer", "longest", "too late to pass"]
+
+
+async def test_one_that_leaves_is_not_read(room: Encoding, held: Held) -> None:
+    first, second, third = await begin(room, long("1"), long("2"), long("3"))
+    second.cancel()
+    await asyncio.sleep(0)
+    held.go.set()
+    assert [await first, await third] == [[LONG], [LONG]]
+    assert second.cancelled()
+    assert held.begun == ["1", "3"]
+
+
+async def test_one_that_leaves_while_it_is_read_disturbs_nobody(room: Encoding, held: Held) -> None:
+    first, second = await begin(room, long("1"), long("2"))
+    first.cancel()
+    held.go.set()
+    assert await second == [LONG]
+    assert first.cancelled()
+
+
+async def test_one_whose_deadline_passes_is_not_read(room: Encoding, held: Held) -> None:
+    (first,) = await begin(room, long("1"))
+    (late,) = await begin(room, long("2"), deadline=time.monotonic() + 0.01)
+    (patient,) = await begin(room, long("3"), deadline=time.monotonic() + 60)
+    await asyncio.sleep(0.02)
+    held.go.set()
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert [await first, await patient] == [[LONG], [LONG]]
+    assert held.begun == ["1", "3"]
+
+
+async def test_what_waits_is_bounded_and_one_alone_always_may(held: Held) -> None:
+    room = Encoding(held.encode, most_waiting=3 * LONG)
+    tasks = await begin(room, long("read", 10 * LONG), *(long(str(i)) for i in range(3)))
+    with pytest.raises(Overloaded, match="too much text") as refused:
+        await room.encode(long("4"))
+    assert refused.value.retry_after >= 1
+    assert await room.encode(Prompt(raw="short")) == [5]
+    tasks[1].cancel()
+    await asyncio.sleep(0)
+    tasks += await begin(room, long("now there is room"))
+    held.go.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert await room.encode(long("and again", 10 * LONG)) == [11 * LONG]
+    room.close()
+
+
+async def test_errors_are_the_engines_and_end_nothing_else(room: Encoding) -> None:
+    with pytest.raises(InvalidRequest):
+        await room.encode(Prompt(raw="bad"))
+    for _ in range(2 * SHORT_THREADS):
+        assert await room.encode(Prompt(raw="good")) == [4]
+
+
+async def test_closing_ends_who_waits(room: Encoding, held: Held) -> None:
+    first, second = await begin(room, long("1"), long("2"))
+    room.close()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    held.go.set()
+    assert await first == [LONG]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3 * LONG), st.booleans()), max_size=30))
+def test_nothing_is_lost_whatever_comes_and_leaves(coming: list[tuple[int, bool]]) -> None:
+    async def play() -> None:
+        room = Encoding(lambda prompt, most: [len(prompt.raw or "")])
+        tasks = [asyncio.create_task(room.encode(Prompt(raw="." * size))) for size, _ in coming]
+        await asyncio.sleep(0)
+        for task, (_, leaves) in zip(tasks, coming, strict=True):
+            if leaves:
+                task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for (size, leaves), end in zip(coming, ends, strict=True):
+            assert end == [size] or (leaves and isinstance(end, asyncio.CancelledError))
+        for lane in (room._short, room._long):
+            await until(lambda lane=lane: lane._busy == 0)  # type: ignore[misc]
+            assert lane._waiting == 0
+        room.close()
+
+    asyncio.run(play())
+
+
+# -- On a server, beside 288 megabytes of digits.
+
+DIGITS = "7" * (1 << 20)
+
+
+class Reader(FakeEngine):
+    """The fake engine with the encoder of a real tokenizer; counts what is given to the tokenizer."""
+
+    def __init__(self) -> None:
+        super().__init__(context_length=8192)
+        self.made = PromptEncoder(small.byte_level())
+        self.asked: list[int] = []
+        self.read = 0
+        plain = self.made._text._plain
+        for name in ("first", "later"):
+            object.__setattr__(plain, name, self._counted(getattr(plain, name)))
+
+    def _counted(self, encode: Any) -> Any:
+        def counted(text: str) -> list[int]:
+            self.read += len(text)
+            found: list[int] = encode(text)
+            return found
+
+        return counted
+
+    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+        self.asked.append(sum(len(turn.text) for turn in prompt.turns))
+        return [token % 256 for token in self.made.encode(prompt, most)]  # it answers with bytes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_288_megabytes_of_digits_are_refused_unread(start_server: Start, connect: Connect) -> None:
+    engine = Reader()
+    registry = FakeRegistry(engine, [adapter("medical")])
+    server = await start_server(engine=engine, registry=registry, router=FakeRouter(registry))
+    stubs: SimpleNamespace = connect(server)
+    hostile = [asyncio.ensure_future(failure(stubs.inference.Generate(ask(DIGITS)))) for _ in range(287)]
+    reply = await stubs.inference.Generate(ask("how are you " * 16))
+    assert reply.usage.prompt_tokens > 50
+    refused = [details(error)["ErrorInfo"] for error in await asyncio.gather(*hostile)]
+    reasons = {info.reason for info in refused}
+    assert "PROMPT_TOO_LONG" in reasons
+    assert reasons <= {"PROMPT_TOO_LONG", "QUEUE_FULL"}
+    too_long = next(info for info in refused if info.reason == "PROMPT_TOO_LONG")
+    assert (too_long.metadata["limit"], too_long.metadata["got"]) == ("8192", str((1 << 20) + 1))
+    assert engine.read < 10_000, "digits were encoded"
+
+
+async def test_a_short_prompt_is_answered_while_long_ones_are_read(
+    start_server: Start, connect: Connect
+) -> None:
+    engine = FakeEngine(context_length=1 << 17)
+    encode, go = engine.encode, threading.Event()
+
+    def slowly(prompt: Prompt, most: int | None = None) -> list[int]:
+        assert len(prompt.turns[0].text) <= SHORT or go.wait(30)
+        return encode(prompt, most)
+
+    engine.encode = slowly  # type: ignore[method-assign]
+    registry = FakeRegistry(engine, [adapter("medical")])
+    server = await start_server(engine=engine, registry=registry, router=FakeRouter(registry))
+    stubs: SimpleNamespace = connect(server)
+    asked = ask("word " * 20_000, sampling={"max_tokens": 1})
+    long_ones = [asyncio.ensure_future(stubs.inference.Generate(asked)) for _ in range(40)]
+    await until(lambda: len(server.pipeline._encoding._long._queue) == 39)
+    for _ in range(5):
+        assert (await stubs.inference.Generate(ask("how are you"))).text
+    late = await failure(stubs.inference.Generate(asked, timeout=0.2))
+    assert late.code().name == "DEADLINE_EXCEEDED"
+    await until(lambda: server.pipeline._encoding._long._waiting == 39 * 100_000)
+    assert not any(task.done() for task in long_ones)
+    go.set()
+    assert len(await asyncio.gather(*long_ones)) == 40
+
+
+async def test_a_count_is_told_of_what_is_too_long(stubs: SimpleNamespace) -> None:
+    counted = await stubs.inference.CountTokens(pb.CountTokensRequest(input=pb.Input(text="x" * 5000)))
+    assert (counted.prompt_tokens, counted.context_length) == (5000, 4096)
+
+
+def test_the_error_says_what_is_certain() -> None:
+    assert "need at least 9 tokens, the limit is 8" in str(PromptTooLong(8, 9, at_least=True))
+    assert "need 9 tokens, the limit is 8" in str(PromptTooLong(8, 9))
