@@ -1,9 +1,9 @@
 """This engine as a contestant of a benchmark: a line in, a round, a line out.
 
-In: {"prompts": [...], "new": N, "adapters": N}; out: {"seconds": ..., "tokens": ..., "step": ...}: the last
-is milliseconds of a step in which every row has one token, by what they went into. With "alone": true the first
-prompt has the engine to itself; out: {"step": seconds from token to token, "memory": seconds to read what a
-step reads}.
+In: {"prompts": [...], "new": N, "adapters": N}; out: {"seconds": ..., "tokens": ..., "step": ...}, where step
+has milliseconds of a step in which every row has one token, by what they went into. With "alone": true the
+first prompt has the engine to itself; out: {"step": seconds from token to token, "memory": seconds to read
+what a step reads}.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ into the chunks of a step.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from bisect import insort
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READING_ROWS = 8
+DEEP_PRICE = 1.5  # of a token deep in a prompt, in tokens without context, from which chunks are smaller
 READING_TOKENS = 256  # of one step: each may need its logits kept
 AHEAD = 4  # blocks that each answer in progress may still take before a new one pushes anybody aside
 _numbers = count()
@@ -164,7 +166,8 @@ class Scheduler:
 
     Answers that decode get one token each; the rest of the step's token budget goes to prompts, in chunks: at
     least half to the oldest, what others need before that to those with much less left, so that a short
-    question begins beside long ones.
+    question begins beside long ones. Deep in a long prompt each token costs more, since it looks at all
+    before it: chunks are smaller there while others decode, so that nobody waits longer for the next token.
 
     One that waits is admitted when there are a place, blocks for its tokens so far and a slot for its
     adapter; who has to wait for slot or blocks is passed over. An answer takes more blocks as it grows. Where
@@ -197,7 +200,9 @@ class Scheduler:
         max_running: int,
         max_step_tokens: int,
         patience: float = 1.0,
+        even_context: float = math.inf,
     ) -> None:
+        """`even_context`: tokens of context at which a token's attention costs as much as all else."""
         self.pool = pool
         self.slots = slots
         self.waiting: list[Row] = []
@@ -212,6 +217,7 @@ class Scheduler:
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
         self._patience = patience
+        self._even_context = even_context
 
     @property
     def busy(self) -> bool:
@@ -236,6 +242,8 @@ class Scheduler:
         eighth = max(1, self._max_step_tokens // 8)
         kept = eighth if self.reading else 0
         chunks = list(_answers(self.running, self._max_step_tokens - kept))
+        if any(chunk.row.remaining == 1 for chunk in chunks):
+            chunks = list(self._lighter(chunks))
         if self.reading:
             left = min(self._left(chunks), READING_TOKENS)
             chunks += self._readings(left, min(left, kept) if self.running else left)
@@ -269,6 +277,15 @@ class Scheduler:
                 yield row
 
     # -- The tokens of a step.
+
+    def _lighter(self, chunks: Sequence[Chunk]) -> Iterator[Chunk]:
+        """As much of them as costs half as much again as a step's tokens without context; one at least."""
+        budget = DEEP_PRICE * self._max_step_tokens
+        for chunk in chunks:
+            price = 1 + (chunk.row.computed + chunk.count) / self._even_context
+            count = min(chunk.count, max(1, int(budget / price)))
+            budget = max(0.0, budget - count * price)
+            yield chunk if count == chunk.count else Chunk(chunk.row, count, samples=False)
 
     def _left(self, chunks: list[Chunk]) -> int:
         return self._max_step_tokens - sum(chunk.count for chunk in chunks)

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
+ATTENTION_RATE = 0.7  # of the rate at which the linear layers multiply
 
 
 class TorchEngine:
@@ -103,10 +104,14 @@ class TorchEngine:
         self._ops, kernels = load_ops(
             settings.native, str(self._device), self._dtype, head_size(model.config), threads
         )
+        config = model.config
+        attention = 4 * config.num_attention_heads * head_size(config) * config.num_hidden_layers
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
         backbone = _fitting_backbone(model, self._ops, self._blocks(), self._context)
         self._groups, self._layers = backbone.groups, backbone.layers
+        products = sum(group.in_features * group.out_offsets[-1] for group in backbone.groups)
+        self._even_context = ATTENTION_RATE * 2 * products / attention
         self._stack = backbone.stack if isinstance(backbone, PackedBackbone) else None
         self._info = BaseInfo(
             name=loaded.name,
@@ -219,6 +224,7 @@ class TorchEngine:
             base_digest=digest,
             max_running=settings.max_running,
             max_step_tokens=settings.max_step_tokens,
+            even_context=self._even_context,
         )
         runner = Runner(backbone, slots, self._device)
         spell = shared_vocabulary(self._tokenizer).spell

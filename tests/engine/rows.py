@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ def make(
     blocks: int = 64,
     patience: float = 1.0,
     prefix_cache: bool = True,
+    even_context: float = math.inf,
 ) -> Scheduler:
     host = HostStore()
     for digest in "abcdef":
@@ -34,6 +36,7 @@ def make(
         max_running=running,
         max_step_tokens=step,
         patience=patience,
+        even_context=even_context,
     )
 
 

@@ -44,6 +44,28 @@ def test_long_prompts_go_in_chunks_beside_decoding_rows() -> None:
     assert run_step(scheduler) == [(None, 1), ("a", 1)]
 
 
+def test_chunks_deep_in_a_prompt_are_smaller_beside_rows_that_decode() -> None:
+    """Where attention costs as much as all else after 100 tokens, one after 400 costs as much as five."""
+
+    def counts(decoding: int) -> list[int]:
+        scheduler = make(step=32, even_context=100)
+        for _ in range(decoding):
+            scheduler.add(row(4, "a", new=200))
+        run_step(scheduler)
+        scheduler.add(row(600, "b", first=1000))
+        found: list[int] = []
+        while sum(found) < 600:
+            found += [count for adapter, count in run_step(scheduler) if adapter == "b"]
+        return found
+
+    assert counts(0) == [32] * 18 + [24]
+    beside = counts(1)
+    assert sum(beside) == 600
+    costs = [n * (1 + sum(beside[: i + 1]) / 100) for i, n in enumerate(beside)]
+    assert 32 < max(costs) <= 1.5 * 32
+    assert min(beside[:-1]) >= 6
+
+
 def test_long_prompt_is_not_starved_by_short_ones() -> None:
     scheduler = make(step=32)
     long = row(100)
