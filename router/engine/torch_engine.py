@@ -27,6 +27,7 @@ from router.engine.model.loader import (
     load_model,
     pick_device,
     pick_dtype,
+    place,
 )
 from router.engine.model.packed import PackedBackbone, why_not_packed
 from router.engine.native import load_ops
@@ -96,7 +97,7 @@ class TorchEngine:
         self._loaded = None
         model: Any = loaded.model
         digest = base_digest(model)
-        model.to(self._device, self._dtype)
+        place(model, self._device, self._dtype)
         self._context = self._longest(context_length(model.config, settings.max_context))
         self._tokenizer = loaded.tokenizer
         self._encoder = PromptEncoder(loaded.tokenizer)

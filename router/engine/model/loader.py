@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_PLAIN = frozenset((*_DTYPES.values(), torch.float64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,31 @@ def load_model(source: str | Path, name: str) -> Loaded:
     except (OSError, ValueError) as error:
         raise ConfigError(f"model {name!r} cannot be loaded: {error}") from error
     return Loaded(model.eval().requires_grad_(False), tokenizer, name)
+
+
+def place(model: Any, device: torch.device, dtype: torch.dtype) -> None:
+    """Move the model to `device` in `dtype`; its rotary frequencies stay in float32, as they were loaded.
+
+    In bfloat16 a frequency is up to 0.33 % off, and the angle of a late position by many turns.
+    Raises ConfigError for weights that are not plain floating-point numbers: `to` would take float8 or
+    integers at face value, without the scales that belong to them.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dtype not in _PLAIN:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise ConfigError(
+                f"the base's weight {name} is stored as {kind}, which is not served: give a checkpoint in "
+                "bfloat16, float16 or float32"
+            )
+    exact = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name.endswith("inv_freq")
+    ]
+    model.to(device, dtype)
+    for module, name, buffer in exact:
+        setattr(module, name, buffer.to(device))
 
 
 def base_digest(model: nn.Module) -> str:
