@@ -10,7 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from router.errors import ConfigError
 from router.models.wheel import PinnedWheel, Progress, build_once, progress_bars, unpack_wheel
@@ -51,6 +53,12 @@ _RECURRENT_TYPES = (
     "nemotron_h",
 )
 
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+_QUANTISED = (
+    "model {!r} {}, and only bfloat16, float16 and float32 are served: give the checkpoint that it was "
+    "made of, or one converted back to bfloat16"
+)
+
 
 def resolve_model(spec: str) -> Path:
     """The folder for `--model`: a known name, a folder, or a hub id (downloaded if not cached).
@@ -63,7 +71,7 @@ def resolve_model(spec: str) -> Path:
     if spec and path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigError(f"{spec} has no config.json: give the folder that holds the whole model")
-        _refuse_recurrent(path, spec)
+        _refuse_unserved(path, spec)
         return path
     if spec.startswith(("/", ".", "~")) or spec.count("/") != 1:
         known = ", ".join(sorted(_BASE_WHEELS))
@@ -71,7 +79,7 @@ def resolve_model(spec: str) -> Path:
             f"model {spec!r} is neither a known name ({known}), a folder, nor a hub id OWNER/NAME"
         )
     fetched = fetch_from_hub(spec)
-    _refuse_recurrent(fetched, spec)
+    _refuse_unserved(fetched, spec)
     return fetched
 
 
@@ -155,12 +163,18 @@ def _has_weights(snapshot: Path) -> bool:
     return (snapshot / "config.json").is_file() and any(snapshot.glob("*.safetensors"))
 
 
-def _refuse_recurrent(folder: Path, spec: str) -> None:
-    """Raises ConfigError for a base whose layers keep a state: the engine keeps keys and values."""
+def _refuse_unserved(folder: Path, spec: str) -> None:
+    """Raises ConfigError for a base that could not be served rightly, before anything of it is loaded."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{spec}: config.json cannot be read: {error}") from error
+    _refuse_recurrent(config, spec)
+    _refuse_quantised(config, folder, spec)
+
+
+def _refuse_recurrent(config: Mapping[str, Any], spec: str) -> None:
+    """Layers that keep a state: the engine keeps keys and values."""
     kind = str(config.get("model_type", "")).lower()
     layers = {str(layer) for layer in config.get("layer_types") or ()}
     recurrent = sorted(layers & _STATEFUL_LAYERS)
@@ -170,3 +184,30 @@ def _refuse_recurrent(folder: Path, spec: str) -> None:
             f"model {spec!r} ({kind}) {what}, which cannot be served; supported are decoders whose layers "
             "are all attention, such as Llama, Mistral, Qwen2, Qwen3, Gemma, Phi, GPT-2, GPT-NeoX and OPT"
         )
+
+
+def _refuse_quantised(config: Mapping[str, Any], folder: Path, spec: str) -> None:
+    """Weights in few bits have scales beside them; taken at face value they answer nonsense in silence."""
+    said = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
+    if said:
+        method = said.get("quant_method") if isinstance(said, Mapping) else None
+        raise ConfigError(
+            _QUANTISED.format(spec, f"is quantised ({method or 'quantization_config in config.json'})")
+        )
+    for file in sorted(folder.glob("*.safetensors")):
+        for name, kind in _stored(file, spec).items():
+            if kind.startswith(("F8", "F4", "F6")) or (kind not in _FLOATS and name.endswith("weight")):
+                raise ConfigError(
+                    _QUANTISED.format(spec, f"has weights of type {kind} ({file.name}: {name})")
+                )
+
+
+def _stored(file: Path, spec: str) -> dict[str, str]:
+    """The dtype of each tensor in a safetensors file, by name; only its header is read."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header: Any = json.loads(opened.read(min(length, file.stat().st_size)))
+        return {name: str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{spec}: {file.name} is no whole safetensors file") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,75 @@ def test_a_cached_default_needs_nothing_else(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_folder_is_itself(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert resolve_model(str(tmp_path)) == tmp_path
+
+
+def safetensors(file: Path, **dtypes: str) -> None:
+    """A file of tensors of one byte, which nobody reads."""
+    header = {name: {"dtype": kind, "shape": [1], "data_offsets": [0, 1]} for name, kind in dtypes.items()}
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + b"\0")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ('{"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}', r"\(fp8\)"),
+        ('{"quantization_config": {"load_in_4bit": true}}', r"\(quantization_config in config\.json\)"),
+        ('{"text_config": {"quantization_config": {"quant_method": "gptq", "bits": 4}}}', r"\(gptq\)"),
+    ],
+)
+def test_a_quantised_base_is_refused_with_what_to_do(tmp_path: Path, config: str, said: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(
+        ConfigError, match=said + ", and only bfloat16, .* give the checkpoint that it was made of"
+    ):
+        resolve_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2", "I8", "U8", "I32"])
+def test_weights_that_are_no_plain_numbers_are_refused_whatever_the_config_says(
+    tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    safetensors(tmp_path / "model-1.safetensors", embed="BF16")
+    safetensors(tmp_path / "model-2.safetensors", **{"mlp.up_proj.weight": kind})
+    with pytest.raises(
+        ConfigError, match=rf"type {kind} \(model-2\.safetensors: mlp\.up_proj\.weight\), and only"
+    ):
+        resolve_model(str(tmp_path))
+
+
+def test_a_float8_checkpoint_of_a_real_model_is_refused(tmp_path: Path) -> None:
+    """transformers loads it without a word."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from tests.engine import tiny
+
+    tiny.model("llama").bfloat16().save_pretrained(tmp_path)
+    assert resolve_model(str(tmp_path)) == tmp_path
+    weights = load_file(tmp_path / "model.safetensors")
+    low = {name: w.to(torch.float8_e4m3fn) if "proj" in name else w for name, w in weights.items()}
+    save_file(low, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"type F8_E4M3 \(model\.safetensors: model\.layers\.0"):
+        resolve_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "kinds", [{"a.weight": "F32", "b.weight": "F16"}, {"mask": "U8", "position_ids": "I64"}]
+)
+def test_plain_weights_and_other_buffers_are_let_through(tmp_path: Path, kinds: dict[str, str]) -> None:
+    (tmp_path / "config.json").write_text('{"quantization_config": null}')
+    safetensors(tmp_path / "model.safetensors", **kinds)
+    assert resolve_model(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 20, b"\2\0\0\0\0\0\0\0[]", b'\7\0\0\0\0\0\0\0{"a":1}'])
+def test_a_broken_file_of_weights_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"model\.safetensors is no whole safetensors file"):
+        resolve_model(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +210,7 @@ def whole(tmp_path: Path) -> Path:
     folder = tmp_path / "whole"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_text("")
+    safetensors(folder / "model.safetensors", weight="BF16")
     return folder
 
 
