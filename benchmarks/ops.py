@@ -94,6 +94,8 @@ def attention_plan(rows: int, queries: int, context: int) -> AttentionPlan:
         positions=positions.repeat(rows).int(),
         slots=slots.flatten().int(),
         most_queries=queries,
+        bounds=list(range(0, rows * queries + 1, queries)),
+        contexts=[context] * rows,
     )
 
 

@@ -24,7 +24,7 @@ Linear = Callable[[torch.Tensor], torch.Tensor]  # x [T, in] -> [T, out]
 
 @dataclass(slots=True)
 class AttentionPlan:
-    """Where each row's tokens are. All on the device, int32."""
+    """Where each row's tokens are. Tensors are on the device, int32; the lists spare it the way back."""
 
     cu_q: torch.Tensor  # [R + 1] token range of each row in the step
     context: torch.Tensor  # [R] tokens in the cache for that row after this step
@@ -32,6 +32,11 @@ class AttentionPlan:
     positions: torch.Tensor  # [T] position of each token in its sequence
     slots: torch.Tensor  # [T] cache place of each token: block * BLOCK + offset
     most_queries: int  # largest query length of a row; 1: pure decode
+    bounds: list[int]  # cu_q as Python ints
+    contexts: list[int]  # context as Python ints
+    memo: dict[str, torch.Tensor] = field(
+        default_factory=dict
+    )  # what an implementation made of it, for all layers
 
 
 @dataclass(slots=True)

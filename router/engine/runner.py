@@ -58,13 +58,16 @@ class Runner:
             slots += [blocks[p // BLOCK] * BLOCK + p % BLOCK for p in range(start, start + c.count)]
             tables.append(blocks)
         width = max(len(t) for t in tables)
+        contexts = [c.row.computed + c.count for c in chunks]
         return AttentionPlan(
             cu_q=self._tensor(bounds, torch.int32),
-            context=self._tensor([c.row.computed + c.count for c in chunks], torch.int32),
+            context=self._tensor(contexts, torch.int32),
             block_table=self._tensor([t + [0] * (width - len(t)) for t in tables], torch.int32),
             positions=self._tensor(positions, torch.int32),
             slots=self._tensor(slots, torch.int32),
             most_queries=max(c.count for c in chunks),
+            bounds=bounds,
+            contexts=contexts,
         )
 
     def _lora_step(self, chunks: Sequence[Chunk], bounds: list[int]) -> LoraStep | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
@@ -22,6 +23,9 @@ from router.engine.ops import (
     SiteGroup,
     Stack,
 )
+
+# q [R, heads, dim], k_cache, v_cache, block_table [R, blocks], context [R], scale -> [R, heads * dim]
+Decode = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 
 class TorchOps:
@@ -104,7 +108,7 @@ class TorchOps:
         q = qkv.view(qkv.shape[0], -1, dim)[:, :heads]
         if plan.most_queries == 1:
             return _decode(q, k_cache, v_cache, plan.block_table, plan.context, scale)
-        return _mixed(q, k_cache, v_cache, plan, scale)
+        return mixed_attention(q, k_cache, v_cache, plan, scale, _decode)
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         """silu(gate) * up, the gated unit of Shazeer 2020."""
@@ -261,28 +265,43 @@ def _decode(
     return (weights @ v).view(rows, heads * dim)
 
 
-def _mixed(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, plan: AttentionPlan, scale: float
+def mixed_attention(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    plan: AttentionPlan,
+    scale: float,
+    decode: Decode,
 ) -> torch.Tensor:
-    """Rows with several queries one by one, those with one query in a single call."""
+    """Rows with several queries one by one, those with one query in a single call of `decode`."""
     out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
-    bounds, contexts = plan.cu_q.tolist(), plan.context.tolist()
-    lengths = [stop - start for start, stop in pairwise(bounds)]
-    single = [row for row, length in enumerate(lengths) if length == 1]
-    if single:
-        pick = torch.tensor(single, device=q.device)
-        tokens = plan.cu_q[pick].long()
-        blocks = -(-max(contexts[row] for row in single) // BLOCK)
-        table = plan.block_table[pick, :blocks]
-        out[tokens] = _decode(q[tokens], k_cache, v_cache, table, plan.context[pick], scale)
-    for row, length in enumerate(lengths):
-        if length > 1:
-            used = plan.block_table[row, : -(-contexts[row] // BLOCK)]
-            start = bounds[row]
-            out[start : start + length] = _prefill(
-                q[start : start + length], k_cache[used], v_cache[used], contexts[row], scale
-            )
+    single = _single_rows(plan, q.device)
+    if single is not None:
+        tokens, table, context = single
+        out[tokens] = decode(q[tokens], k_cache, v_cache, table, context, scale)
+    for row, (start, stop) in enumerate(pairwise(plan.bounds)):
+        if stop - start > 1:
+            seen = plan.contexts[row]
+            used = plan.block_table[row, : -(-seen // BLOCK)]
+            out[start:stop] = _prefill(q[start:stop], k_cache[used], v_cache[used], seen, scale)
     return out
+
+
+def _single_rows(
+    plan: AttentionPlan, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """Token, blocks and context of the rows with one query; brought to the device once a step."""
+    rows = [row for row, (start, stop) in enumerate(pairwise(plan.bounds)) if stop - start == 1]
+    if not rows:
+        return None
+    memo = plan.memo
+    if "tokens" not in memo:
+        pick = torch.tensor(rows, device=device)
+        blocks = -(-max(plan.contexts[row] for row in rows) // BLOCK)
+        memo["tokens"] = plan.cu_q[pick].long()
+        memo["table"] = plan.block_table[pick, :blocks]
+        memo["context"] = plan.context[pick]
+    return memo["tokens"], memo["table"], memo["context"]
 
 
 def _prefill(

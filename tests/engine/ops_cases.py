@@ -33,6 +33,8 @@ class AttentionCase:
             positions=self.plan.positions[token][None],
             slots=self.plan.slots[token][None],
             most_queries=1,
+            bounds=[0, 1],
+            contexts=[context],
         )
 
 
@@ -74,6 +76,8 @@ def attention_case(
         positions=torch.cat(positions).int(),
         slots=torch.cat(slots).int(),
         most_queries=max(lengths),
+        bounds=[0, *accumulate(lengths)],
+        contexts=[context for _, context in rows],
     )
     qkv = torch.randn(sum(lengths), (heads + 2 * kv_heads) * dim, generator=rng).to(dtype)
     return AttentionCase(qkv, k_cache, v_cache, plan, heads, dim**-0.5)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.engine.ops import BLOCK
+from router.engine.ops import BLOCK, AttentionPlan
 from router.engine.torch_ops import TorchOps
 from tests.engine.ops_cases import attention_case, attention_reference, lora_case, lora_reference
 
@@ -36,6 +38,28 @@ def test_decode_attention(rows, heads, kv_heads, dim, dtype):
 def test_attention_of_prompts_chunks_and_decode_rows_together(rows, dtype):
     case = attention_case(rows, heads=6, kv_heads=2, dim=32, dtype=dtype)
     close(case.run(OPS), attention_reference(case), dtype)
+
+
+def on_meta(plan: AttentionPlan) -> AttentionPlan:
+    """Tensors without values: reading one back raises."""
+    named = ((f.name, getattr(plan, f.name)) for f in fields(plan))
+    return replace(plan, **{name: v.to("meta") for name, v in named if isinstance(v, torch.Tensor)})
+
+
+@pytest.mark.parametrize("rows", [[(1, 20), (9, 9), (1, 3), (4, 33)], [(1, 5), (1, 40)], [(3, 3)]], ids=str)
+def test_attention_reads_nothing_back_and_brings_rows_once_for_all_layers(rows, monkeypatch):
+    case = attention_case(rows, heads=6, kv_heads=2, dim=32, dtype=torch.float32)
+    expected = case.run(OPS)
+    brought = []
+    tensor = torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda *a, **k: brought.append(a) or tensor(*a, **k))
+    assert torch.equal(case.run(OPS), expected)  # a second layer of the same step
+    assert brought == []
+    case.plan = on_meta(replace(case.plan, memo={}))
+    case.qkv, case.k_cache, case.v_cache = (t.to("meta") for t in (case.qkv, case.k_cache, case.v_cache))
+    for _ in range(3):
+        assert case.run(OPS).shape == expected.shape
+    assert len(brought) <= 1
 
 
 @settings(max_examples=40, deadline=None)

@@ -91,7 +91,7 @@ class GenericBackbone:
             return torch.tensor([value], dtype=torch.int32, device=self._model.device)
 
         bounds = torch.tensor([0, 1], dtype=torch.int32, device=self._model.device)
-        plan = AttentionPlan(bounds, one(1), one(0)[None], one(0), one(0), 1)
+        plan = AttentionPlan(bounds, one(1), one(0)[None], one(0), one(0), 1, [0, 1], [1])
         with torch.inference_mode():
             self.forward(one(0).long(), plan, None, one(0).long())
         if not self._caches:
@@ -205,10 +205,9 @@ def paged_attention(
     softcap: float | None,
 ) -> torch.Tensor:
     """query [heads, T, dim] -> [T, heads, value_dim]; each row sees its own earlier tokens only."""
-    bounds, contexts = plan.cu_q.tolist(), plan.context.tolist()
     out = query.new_empty(query.shape[1], query.shape[0], cache.v.shape[-1])
-    for row, context in enumerate(contexts):
-        start, end = bounds[row], bounds[row + 1]
+    for row, context in enumerate(plan.contexts):
+        start, end = plan.bounds[row], plan.bounds[row + 1]
         places = _cache_places(plan.block_table[row], context)
         k, v = cache.k[places].transpose(0, 1), cache.v[places].transpose(0, 1)
         mask = _causal_mask(end - start, context, window, query.device)

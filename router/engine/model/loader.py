@@ -82,16 +82,29 @@ def base_digest(model: nn.Module) -> str:
 
 
 def pick_device(wanted: str) -> torch.device:
-    """`auto` takes the first CUDA device, else the CPU."""
+    """`auto` takes the first CUDA device, else the CPU. A CUDA device always has its number."""
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise ConfigError(f"device {wanted!r} is not known to torch") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
         raise ConfigError("device cuda was asked for, but this torch sees no CUDA device")
-    return device
+    found, index = torch.cuda.device_count(), device.index or 0
+    if index >= found:
+        raise ConfigError(
+            f"device {wanted} was asked for, but this torch sees {found} CUDA device(s), from 0 on"
+        )
+    return torch.device("cuda", index)
+
+
+def use_device(device: torch.device) -> None:
+    """For every thread that works on it: kernels, pinned memory and graphs go to the thread's own device."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
@@ -99,7 +112,8 @@ def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
     if wanted != "auto":
         return _DTYPES[wanted]
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
 

@@ -139,7 +139,10 @@ def _far_apart(tokens: int) -> AttentionPlan:
 
     places = range(tokens)
     table, positions = ints([0])[None], ints([4000 * place for place in places])
-    return AttentionPlan(ints([0, tokens]), ints([tokens]), table, positions, ints(places), tokens)
+    bounds = [0, tokens]
+    return AttentionPlan(
+        ints(bounds), ints([tokens]), table, positions, ints(places), tokens, bounds, [tokens]
+    )
 
 
 def test_weights_that_are_no_plain_numbers_are_refused() -> None:
