@@ -47,8 +47,9 @@ class Settings(BaseSettings):
     max_queue: int = Field(256, ge=0, description="requests waiting for a place; more are refused")
     max_step_tokens: int = Field(512, ge=16, description="tokens in one step; longer prompts go in chunks")
     max_context: int = Field(0, ge=0, description="tokens of prompt and answer; 0: the base's own limit")
-    cache_tokens: int = Field(
-        32768, ge=256, description="tokens the KV cache holds; running requests share them, one may have all"
+    cache_tokens: Annotated[int, Field(ge=256)] | Literal["auto"] = Field(
+        "auto",
+        description="tokens of the KV cache, which running requests share; auto: 32768, on CUDA what fits",
     )
     prefix_cache: bool = Field(True, description="reuse the KV cache of equal prompt beginnings")
     slots: int = Field(32, ge=1, le=4096, description="adapters on the device at once")

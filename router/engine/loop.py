@@ -32,7 +32,15 @@ MOST_FAILURES = 3  # steps that may fail in a row before the engine says it cann
 class StepLoop:
     """Owns scheduler, runner and sampler; everything but `add`, `cancel`, `drop`, `stop` is its thread's."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, sampler: Sampler) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        sampler: Sampler,
+        enter: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`enter` is called first in the thread that steps."""
+        self._enter = enter
         self._published = EngineStatus(last_progress=time.monotonic())
         self._busy_since: float | None = None  # when work came to an idle loop
         self._scheduler, self._runner, self._sampler = scheduler, runner, sampler
@@ -89,6 +97,7 @@ class StepLoop:
         return [*events, *self._finished_readings(chunks)] if reads else events
 
     def _run(self) -> None:
+        self._enter()
         with torch.inference_mode():
             while not self._stopping:
                 try:
@@ -109,6 +118,7 @@ class StepLoop:
             self._end(row.stream, FinishReason.DEADLINE)
         chunks = self._scheduler.schedule()
         self._end_dropped()
+        self._end_failed()
         if chunks:
             self._guarded_step(chunks)
 
@@ -117,6 +127,14 @@ class StepLoop:
         for row in dropped:
             self._end(row.stream, FinishReason.CANCELLED)
         self._dropped += len(dropped)
+
+    def _end_failed(self) -> None:
+        failed, self._scheduler.failed = self._scheduler.failed, []
+        for row, error in failed:
+            log.error("a row's adapter cannot be brought to the device", exc_info=error)
+            self._rows.pop(row.stream, None)
+            said = error if isinstance(error, RouterError) else EngineFailed(_FAILED_TEXT)
+            deliver([(row.stream, said)])
 
     def _guarded_step(self, chunks: Sequence[Chunk]) -> None:
         try:

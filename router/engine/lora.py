@@ -9,60 +9,115 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
+from math import prod
+from typing import Protocol
 
 import torch
 
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
+from router.engine.memory import shortage_as_memory_error
 from router.engine.ops import LoraPlan, LoraStep, Ops, SiteGroup
-from router.errors import AdapterRejected
+from router.errors import AdapterRejected, ResourceExhausted
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+LINE = 64  # bytes: each tensor in a slab begins at a multiple of it
+
+
+class Arrival(Protocol):
+    """Tells when a copy is done, as a CUDA event does."""
+
+    def query(self) -> bool:
+        """Whether it is done; does not wait."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedAdapter:
-    """One adapter, packed: weights[g] is (a, b) of site group g or None; table int64 [groups, 3]."""
+    """One adapter, packed: weights[g] is (a, b) of site group g or None; table int64 [groups, 3].
+
+    The weights are views of one slab, so that a single copy brings them anywhere.
+    """
 
     digest: str
     weights: list[tuple[torch.Tensor, torch.Tensor] | None]
     table: torch.Tensor
     ranks: list[int]
     nbytes: int
+    slab: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+    arrival: Arrival | None = None  # None: it is here
 
-    def to(self, device: torch.device) -> PackedAdapter:
-        """A copy on `device`; itself where it is there already."""
-        if all(w is None or w[0].device == device for w in self.weights):
-            return self
-        moved = [
-            None if w is None else (w[0].to(device, non_blocking=True), w[1].to(device, non_blocking=True))
-            for w in self.weights
-        ]
-        return PackedAdapter(self.digest, moved, _addresses(moved, self.ranks), self.ranks, self.nbytes)
+    @property
+    def here(self) -> bool:
+        """Whether a step may read it; False while it is being copied."""
+        return self.arrival is None or self.arrival.query()
+
+    def on(self, slab: torch.Tensor, arrival: Arrival | None = None) -> PackedAdapter:
+        """The same weights as views of another slab, which has the same bytes once `arrival` is there."""
+        start = self.slab.data_ptr()
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            at = tensor.data_ptr() - start
+            return slab[at : at + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+
+        weights = [None if pair is None else (moved(pair[0]), moved(pair[1])) for pair in self.weights]
+        table = _addresses(weights, self.ranks)
+        return PackedAdapter(self.digest, weights, table, self.ranks, self.nbytes, slab, arrival)
 
 
 def pack_adapter(
     artifact: AdapterArtifact, groups: Sequence[SiteGroup], ops: Ops, dtype: torch.dtype, *, pin: bool
 ) -> PackedAdapter:
-    """Pack for `groups`; raises AdapterRejected where a site is unknown or does not fit."""
+    """Pack for `groups`, with `pin` in page-locked memory.
+
+    Raises AdapterRejected where a site is unknown or does not fit, MemoryError where there is no room.
+    """
     known = {name for group in groups for name in group.names}
     if unknown := [site for site in artifact.sites if site not in known]:
         raise AdapterRejected(f"the base has no linear layer {unknown[0]!r} ({len(unknown)} such sites)")
-    weights = [_pack_group(artifact, group, ops, dtype, pin) for group in groups]
-    nbytes = sum(t.numel() * t.element_size() for w in weights if w is not None for t in w)
-    ranks = [0 if w is None else w[0].shape[0] // len(g.names) for w, g in zip(weights, groups, strict=True)]
-    return PackedAdapter(artifact.digest, weights, _addresses(weights, ranks), ranks, nbytes)
+    ranks = [_rank(artifact, group) for group in groups]
+    with shortage_as_memory_error():
+        sizes = [_sizes(rank, group, dtype.itemsize) for rank, group in zip(ranks, groups, strict=True)]
+        slab = torch.empty(sum(map(sum, sizes)), dtype=torch.uint8, pin_memory=pin)
+        ends = accumulate(sizes, lambda at, size: at + sum(size), initial=0)
+        weights = [
+            _pack_group(artifact, group, rank, ops, slab[at:], dtype) if rank else None
+            for at, rank, group in zip(ends, ranks, groups, strict=False)
+        ]
+    nbytes = pinned_bytes(slab.nbytes) if pin else slab.nbytes
+    return PackedAdapter(artifact.digest, weights, _addresses(weights, ranks), ranks, nbytes, slab)
+
+
+def pinned_bytes(size: int) -> int:
+    """What torch takes for so many page-locked bytes: the next power of two."""
+    return 1 << (size - 1).bit_length() if size else 0
+
+
+def _rank(artifact: AdapterArtifact, group: SiteGroup) -> int:
+    deltas = (artifact.sites.get(name) for name in group.names)
+    rank = max((d.rank for d in deltas if d is not None), default=0)
+    return rank + rank % 2  # the native operation takes two ranks at once
+
+
+def _sizes(rank: int, group: SiteGroup, itemsize: int) -> tuple[int, int]:
+    """Bytes of a and b, each from a new line of the slab on."""
+    inputs, outputs = len(group.names) * group.in_features, group.out_offsets[-1]
+    return _lines(rank * inputs * itemsize), _lines(rank * outputs * itemsize)
+
+
+def _lines(size: int) -> int:
+    return -(-size // LINE) * LINE
 
 
 def _pack_group(
-    artifact: AdapterArtifact, group: SiteGroup, ops: Ops, dtype: torch.dtype, pin: bool
-) -> tuple[torch.Tensor, torch.Tensor] | None:
+    artifact: AdapterArtifact, group: SiteGroup, rank: int, ops: Ops, slab: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """a and b at the start of `slab`."""
     deltas = [artifact.sites.get(name) for name in group.names]
-    rank = max((d.rank for d in deltas if d is not None), default=0)
-    if not rank:
-        return None
-    rank += rank % 2  # the native operation takes two ranks at once
-    a = torch.zeros(len(deltas) * rank, group.in_features, dtype=dtype)
+    size, _ = _sizes(rank, group, dtype.itemsize)
+    a = _view(slab, dtype, (len(deltas) * rank, group.in_features)).zero_()
     b = torch.zeros(group.out_offsets[-1], rank, dtype=dtype)
     for i, delta in enumerate(deltas):
         if delta is None:
@@ -71,8 +126,12 @@ def _pack_group(
         site_a, site_b = _site_weights(group.names[i], delta, (end - start, group.in_features))
         a[i * rank : i * rank + delta.rank] = site_a
         b[start:end, : delta.rank] = site_b.float() * delta.scaling
-    packed = a, ops.pack_b(b).contiguous()
-    return (packed[0].pin_memory(), packed[1].pin_memory()) if pin else packed
+    packed = ops.pack_b(b)
+    return a, _view(slab[size:], dtype, tuple(packed.shape)).copy_(packed)
+
+
+def _view(slab: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    return slab[: prod(shape) * dtype.itemsize].view(dtype).view(shape)
 
 
 def _site_weights(name: str, delta: SiteDelta, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,39 +188,69 @@ class HostStore:
             return tuple(self._adapters), sum(a.nbytes for a in self._adapters.values())
 
 
+Upload = Callable[[PackedAdapter], PackedAdapter]  # raises MemoryError where there is no room
+
+
+def uploads(device: torch.device) -> Upload:
+    """How adapters get to `device`: on the CPU they are there."""
+    return SideStream(device) if device.type == "cuda" else lambda adapter: adapter
+
+
+class SideStream:
+    """Copies adapters to a CUDA device beside the steps, which do not wait for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def __call__(self, adapter: PackedAdapter) -> PackedAdapter:
+        """Begin the copy; the adapter is not `here` before it is done."""
+        with shortage_as_memory_error(), torch.cuda.stream(self._stream):
+            slab = adapter.slab.to(self._device, non_blocking=True)
+            done = self._stream.record_event()
+        # Once freed, its memory is given to a later copy only after the last step that read it.
+        slab.record_stream(torch.cuda.current_stream(self._device))
+        return adapter.on(slab, done)
+
+
 class DeviceSlots:
     """At most `capacity` adapters on the device; least recently used goes first, users never.
 
-    Used by the engine thread only. An upload is queued on the device, so nobody waits for it here.
+    Used by the engine thread only. Nobody waits for an upload here: until it is done its rows wait, and the
+    others go on.
     """
 
-    def __init__(
-        self, capacity: int, host: HostStore, upload: Callable[[PackedAdapter], PackedAdapter]
-    ) -> None:
+    def __init__(self, capacity: int, host: HostStore, upload: Upload) -> None:
         self.capacity = capacity
+        self.evicted: Callable[[str], None] = lambda digest: None  # is told what has lost its slot
         self._host = host
         self._upload = upload
+        self._short = False  # the device had no room for one more than there are
         self._resident: OrderedDict[str, PackedAdapter] = OrderedDict()
         self._users: dict[str, int] = {}
 
     def has_room(self, digest: str | None) -> bool:
         """Whether a row could hold a slot now."""
-        if digest is None or digest in self._resident or len(self._resident) < self.capacity:
+        if digest is None or digest in self._resident:
             return True
-        return any(d not in self._users for d in self._resident)
+        if len(self._resident) < self.capacity and not self._short:
+            return True
+        return any(d not in self._users and adapter.here for d, adapter in self._resident.items())
 
     def acquire(self, digest: str | None, *, spare: bool = False) -> bool:
-        """Hold a slot for one row; False if none can be had now.
+        """Hold a slot for one row; False if none can be had now, or while the upload that it began goes on.
 
         `spare`: take only what is there or an empty slot, and be the first to be evicted later.
+        Raises ResourceExhausted where the adapter does not fit on the device although nothing else is there.
         """
         if digest is None:
             return True
-        known = digest in self._resident
-        if not known and ((spare and len(self._resident) >= self.capacity) or not self._bring_in(digest)):
+        if digest not in self._resident and not self._bring_in(digest, spare):
             return False
-        if not (spare and known):
-            self._resident.move_to_end(digest, last=not spare)
+        if not self._resident[digest].here:
+            return False
+        if not spare:
+            self._resident.move_to_end(digest)
         self._users[digest] = self._users.get(digest, 0) + 1
         return True
 
@@ -188,17 +277,39 @@ class DeviceSlots:
         """Digests on the device."""
         return tuple(self._resident)
 
-    def _bring_in(self, digest: str) -> bool:
+    def coming(self, digest: str | None) -> bool:
+        """Whether it is on its way: nobody needs to make room for it."""
+        return digest is not None and digest in self._resident and not self._resident[digest].here
+
+    def _bring_in(self, digest: str, spare: bool) -> bool:
+        """Begin its upload. Where the device has no room, others give theirs, one by one, or it waits."""
         adapter = self._host.get(digest)
         if adapter is None:
             return False
-        if len(self._resident) >= self.capacity:
-            victim = next((d for d in self._resident if d not in self._users), None)
-            if victim is None:
+        while True:
+            full = len(self._resident) >= self.capacity or (self._short and self._resident)
+            if full and (spare or not self._evict()):
                 return False
-            del self._resident[victim]
-        self._resident[digest] = self._upload(adapter)
-        return True
+            try:
+                self._resident[digest] = self._upload(adapter)
+            except MemoryError as error:
+                self._short = bool(self._resident)
+                if spare:
+                    return False
+                if not self._short:
+                    raise ResourceExhausted("the device has no room for this adapter") from error
+            else:
+                self._resident.move_to_end(digest, last=not spare)
+                self._short = False
+                return True
+
+    def _evict(self) -> bool:
+        for digest, adapter in self._resident.items():
+            if digest not in self._users and adapter.here:
+                del self._resident[digest]
+                self.evicted(digest)
+                return True
+        return False
 
 
 class LoraBatch:

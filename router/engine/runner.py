@@ -22,6 +22,7 @@ class Runner:
         self._slots = slots
         self._device = device
         self._lora: LoraBatch | None = None
+        slots.evicted = self.forget
 
     def run(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Logits [S, vocabulary] of the chunks that sample, in their order."""
@@ -85,7 +86,7 @@ class Runner:
         return self._lora.at([*starts, bounds[-1]])
 
     def forget(self, digest: str) -> None:
-        """Drop what is kept of an adapter that is being unloaded."""
+        """Drop what is kept of an adapter that leaves the device."""
         if self._lora is not None and digest in self._lora.key:
             self._lora = None
 

@@ -211,6 +211,7 @@ class Scheduler:
         self.reading: list[Row] = []  # and those in progress
         self.offered: list[Row] = []  # background rows that came since the last step
         self.background: list[Row] = []  # and those that run, oldest first
+        self.failed: list[tuple[Row, Exception]] = []  # their adapters cannot be brought in: likewise
         self.dropped: list[Row] = []  # background rows that had no room or made room: whoever steps ends them
         self.preemptions = 0
         self._base_digest = base_digest
@@ -388,7 +389,7 @@ class Scheduler:
     def _admit_first(self, row: Row, now: float) -> bool:
         """Admit it, if need be in place of background rows, the newest first."""
         while not self._try_admit(row, now):
-            if not self.background:
+            if not self.background or self.slots.coming(row.adapter):
                 return False
             self._drop(self.background[-1])
         return True
@@ -401,6 +402,8 @@ class Scheduler:
         if not behind or not placed or not self._fits(row, behind):
             return
         for last in behind:
+            if self.slots.coming(row.adapter):
+                return  # nothing but its upload is missing
             if not last.samples and self._fits(row):
                 continue  # only a place is missing, and a reading takes none
             self._preempt(last)
@@ -424,7 +427,16 @@ class Scheduler:
         return self.pool.fits(row.chain, row.prefix, row.room, self._spare(without), given_back)
 
     def _try_admit(self, row: Row, now: float) -> bool:
-        if not self._fits(row) or not self.slots.acquire(row.adapter, spare=row.background):
+        """False while there is no room for it. One whose adapter cannot be brought in fails alone."""
+        if not self._fits(row):
+            return False
+        try:
+            held = self.slots.acquire(row.adapter, spare=row.background)
+        except Exception as error:
+            self.finish(row)
+            self.failed.append((row, error))
+            return True
+        if not held:
             return False
         first = not row.admitted
         allocation = self.pool.allocate(row.chain, row.prefix, row.room, counted=first)

@@ -15,7 +15,14 @@ from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Pro
 from router.engine.blocks import BlockPool
 from router.engine.handoff import PendingReading, Stream
 from router.engine.loop import StepLoop
-from router.engine.lora import DeviceSlots, HostStore, pack_adapter
+from router.engine.lora import DeviceSlots, HostStore, pack_adapter, uploads
+from router.engine.memory import (
+    CPU_CACHE_TOKENS,
+    adapters_at_most,
+    blocks_of,
+    fill_with_cache,
+    measure_cuda,
+)
 from router.engine.model.backbone import Backbone
 from router.engine.model.generic import GenericBackbone
 from router.engine.model.loader import (
@@ -28,6 +35,7 @@ from router.engine.model.loader import (
     pick_device,
     pick_dtype,
     place,
+    use_device,
 )
 from router.engine.model.packed import PackedBackbone, why_not_packed
 from router.engine.native import load_ops
@@ -35,7 +43,7 @@ from router.engine.ops import BLOCK, Ops, Stack
 from router.engine.reading import ReadingRow
 from router.engine.runner import Runner
 from router.engine.sampling import Sampler, SamplingState
-from router.engine.scheduler import AnswerRow, Scheduler
+from router.engine.scheduler import READING_TOKENS, AnswerRow, Scheduler
 from router.engine.text.detokenize import Detokenizer, shared_vocabulary
 from router.engine.text.prompt import PromptEncoder
 from router.engine.threads import in_ending_thread, usable_cpus, use_one_thread
@@ -92,13 +100,14 @@ class TorchEngine:
         threads = settings.threads or usable_cpus()
         torch.set_num_threads(threads)
         self._device = pick_device(settings.device)
+        use_device(self._device)
         self._dtype = pick_dtype(settings.dtype, self._device)
         loaded = self._loaded or _load_base(settings.model)
         self._loaded = None
         model: Any = loaded.model
         digest = base_digest(model)
         place(model, self._device, self._dtype)
-        self._context = self._longest(context_length(model.config, settings.max_context))
+        context = context_length(model.config, settings.max_context)
         self._tokenizer = loaded.tokenizer
         self._encoder = PromptEncoder(loaded.tokenizer)
         self._eos = end_tokens(model) | self._encoder.end_ids
@@ -109,10 +118,15 @@ class TorchEngine:
         attention = 4 * config.num_attention_heads * head_size(config) * config.num_hidden_layers
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
-        backbone = _fitting_backbone(model, self._ops, self._blocks(), self._context)
+        self._blocks = self._first_blocks(context)
+        reach = context if self._fills else min(context, self._blocks * BLOCK)
+        backbone = _fitting_backbone(model, self._ops, self._blocks, reach)
         self._groups, self._layers = backbone.groups, backbone.layers
         products = sum(group.in_features * group.out_offsets[-1] for group in backbone.groups)
         self._even_context = ATTENTION_RATE * 2 * products / attention
+        if self._fills:
+            self._fill(backbone, min(settings.max_step_tokens, context))
+        self._context = self._longest(context)
         self._stack = backbone.stack if isinstance(backbone, PackedBackbone) else None
         self._info = BaseInfo(
             name=loaded.name,
@@ -198,12 +212,32 @@ class TorchEngine:
         if not job.background and len(self._live) >= settings.max_running + settings.max_queue:
             raise Overloaded("the queue is full", retry_after=1.0)
 
-    def _blocks(self) -> int:
-        return -(-self._settings.cache_tokens // BLOCK)
+    @property
+    def _fills(self) -> bool:
+        """Whether the KV cache takes what the device has left."""
+        return self._settings.cache_tokens == "auto" and self._device.type == "cuda"
+
+    def _first_blocks(self, context: int) -> int:
+        """Blocks of the KV cache; where it is to fill the device, those of the largest step for now."""
+        wanted = self._settings.cache_tokens
+        if wanted != "auto":
+            return blocks_of(wanted)
+        return blocks_of(min(self._settings.max_step_tokens, context) if self._fills else CPU_CACHE_TOKENS)
+
+    def _fill(self, backbone: Backbone, step_tokens: int) -> None:
+        settings, sites = self._settings, _sites(backbone)
+        host = settings.host_memory_mb << 20
+        adapters = adapters_at_most(sites, settings.slots, settings.max_rank, self._dtype.itemsize, host)
+        copies = 2 if self._ops.name == "torch" else 1  # plain torch lays those that run side by side
+        scored = settings.max_running + READING_TOKENS
+        self._blocks = fill_with_cache(
+            backbone, step_tokens, scored, copies * adapters, self._device, measure_cuda
+        )
+        log.info("the KV cache holds %d tokens: what is free on %s", self._blocks * BLOCK, self._device)
 
     def _longest(self, context: int) -> int:
         """Tokens that one request can ever have here: those of the context that the KV cache holds."""
-        held = self._blocks() * BLOCK
+        held = self._blocks * BLOCK
         if held < context:
             log.info("the KV cache holds %d of the context's %d tokens: raise cache_tokens", held, context)
         return min(held, context)
@@ -211,6 +245,7 @@ class TorchEngine:
     def _pack(self, artifact: AdapterArtifact) -> int:
         use_one_thread()
         pin = self._device.type == "cuda"
+        use_device(self._device)
         try:
             return self._host.put(pack_adapter(artifact, self._groups, self._ops, self._dtype, pin=pin))
         except MemoryError as error:
@@ -218,9 +253,9 @@ class TorchEngine:
 
     def _step_loop(self, backbone: Backbone, digest: str) -> StepLoop:
         settings = self._settings
-        slots = DeviceSlots(settings.slots, self._host, lambda adapter: adapter.to(self._device))
+        slots = DeviceSlots(settings.slots, self._host, uploads(self._device))
         scheduler = Scheduler(
-            BlockPool(self._blocks(), prefix_cache=settings.prefix_cache),
+            BlockPool(self._blocks, prefix_cache=settings.prefix_cache),
             slots,
             base_digest=digest,
             max_running=settings.max_running,
@@ -230,7 +265,7 @@ class TorchEngine:
         runner = Runner(backbone, slots, self._device)
         spell = shared_vocabulary(self._tokenizer).spell
         sampler = Sampler(self._vocabulary, self._device, spell, self._ops.greedy)
-        return StepLoop(scheduler, runner, sampler)
+        return StepLoop(scheduler, runner, sampler, partial(use_device, self._device))
 
     def _row(self, job: Job, stream: Stream) -> AnswerRow:
         return AnswerRow(

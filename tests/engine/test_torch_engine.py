@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import current_thread
 from typing import Any
 
 import pytest
@@ -60,6 +61,19 @@ def job(tokens: list[int] | None = None, adapter: str | None = None, **params: A
     deadline = params.pop("deadline", None)
     params = {"max_tokens": 50} | params
     return Job("r", tokens or [1, 2, 3], SamplingParams(**params), adapter, deadline=deadline)
+
+
+async def test_every_thread_that_works_on_the_device_is_given_to_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    threads: list[str] = []
+    monkeypatch.setattr(torch_engine, "use_device", lambda device: threads.append(current_thread().name))
+    engine = tiny.engine("llama")
+    tiny.save_adapter("llama", tmp_path / "a")
+    await engine.load(tiny.artifact(tmp_path / "a", engine))
+    engine.close()
+    assert len(threads) == len(set(threads)) == 3
+    assert {"MainThread", "engine"} < set(threads)
 
 
 async def test_length_and_usage(made: TorchEngine) -> None:

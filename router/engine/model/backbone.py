@@ -40,6 +40,10 @@ class Backbone(Protocol):
         """tokens int64 [T] of one step, `last` int64 [S] rows to score -> logits [S, vocabulary]."""
         ...
 
+    def resize(self, blocks: int) -> None:
+        """A KV cache of so many blocks in place of the one that is there; what was in it is gone."""
+        ...
+
     def cache_bytes(self) -> int:
         """Bytes of the KV cache."""
         ...

@@ -39,6 +39,12 @@ class GenericBackbone:
             raise ConfigError(_unsupported(model)) from error
         self._prove_attention()
 
+    def resize(self, blocks: int) -> None:
+        """A KV cache of so many blocks in place of the one that is there; what was in it is gone."""
+        self._blocks = blocks
+        self._caches.clear()
+        self._prove_attention()  # each layer makes its own when it runs
+
     def cache_bytes(self) -> int:
         """Bytes of the KV cache allocated so far."""
         return sum(cache.nbytes for cache in self._caches.values())

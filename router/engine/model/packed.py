@@ -92,6 +92,17 @@ class PackedBackbone:
         """What runs the layers."""
         return self._stack
 
+    def resize(self, blocks: int) -> None:
+        """A KV cache of so many blocks in place of the one that is there; what was in it is gone."""
+        self._cache_shape = (blocks, *self._cache_shape[1:])
+        layers = self._model.layers
+        for layer in layers:
+            del layer.k_cache, layer.v_cache  # before the next is made: both may not fit
+        for layer in layers:
+            layer.k_cache = self._model.embed.new_empty(self._cache_shape)
+            layer.v_cache = self._model.embed.new_empty(self._cache_shape)
+        self._stack = self._ops.stack(self._model)
+
     def cache_bytes(self) -> int:
         """Bytes of the KV cache."""
         return sum(2 * layer.k_cache.numel() * layer.k_cache.element_size() for layer in self._model.layers)

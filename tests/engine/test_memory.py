@@ -1,0 +1,153 @@
+"""Shortages under one name, and how much KV cache fits on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.engine import torch_engine
+from router.engine.memory import (
+    RESERVED_SHARE,
+    DeviceMemory,
+    adapters_at_most,
+    fill_with_cache,
+    shortage_as_memory_error,
+    tokens_that_fit,
+)
+from router.engine.model.generic import GenericBackbone
+from router.engine.model.packed import PackedBackbone
+from router.engine.ops import BLOCK
+from router.engine.torch_engine import TorchEngine
+from router.engine.torch_ops import TorchOps
+from router.errors import ConfigError
+from tests.engine import tiny
+
+GB, MB = 1 << 30, 1 << 20
+CPU = torch.device("cpu")
+
+
+def raised(error: Exception) -> Callable[[], None]:
+    def run() -> None:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: torch.empty(1 << 50, dtype=torch.uint8),
+        raised(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 84.00 MiB")),
+        raised(RuntimeError("CUDA error: out of memory")),
+        raised(MemoryError("from Python itself")),
+    ],
+)
+def test_every_shortage_is_a_memory_error(work: Callable[[], None]) -> None:
+    with pytest.raises(MemoryError), shortage_as_memory_error():
+        work()
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shape"), shortage_as_memory_error():
+        raised(RuntimeError("shape '[2]' is invalid"))()
+
+
+def test_what_fits_beside_an_8b_base_on_a_card_of_80_gb() -> None:
+    """16 GB of weights, 2 for a step, 2 for adapters, 4 in reserve; a token takes 128 KiB."""
+    memory = DeviceMemory(total=80 * GB, free=62 * GB, reserved=18 * GB, peak=18 * GB)
+    tokens = tokens_that_fit(memory, 128 << 10, 2 * GB)
+    assert tokens == (62 - 2 - 4) * GB // (128 << 10)
+
+
+@given(
+    total=st.integers(1 * GB, 200 * GB),
+    used=st.floats(0, 1),
+    cached=st.floats(0, 0.3),
+    token_bytes=st.integers(64, 1 * MB),
+    adapters=st.integers(0, 4 * GB),
+)
+def test_no_token_more_would_fit(
+    total: int, used: float, cached: float, token_bytes: int, adapters: int
+) -> None:
+    peak = int(total * used)
+    reserved = min(total, peak + int(total * cached))
+    memory = DeviceMemory(total, total - reserved, reserved, peak)
+    left = total - peak - adapters - int(total * RESERVED_SHARE)
+    try:
+        tokens = tokens_that_fit(memory, token_bytes, adapters)
+    except ConfigError:
+        assert left < (256 + BLOCK) * token_bytes
+        return
+    assert tokens % BLOCK == 0
+    assert tokens * token_bytes <= left < (tokens + BLOCK) * token_bytes
+
+
+def test_too_little_says_what_takes_it() -> None:
+    memory = DeviceMemory(total=16 * GB, free=100 * MB, reserved=15 * GB, peak=15 * GB)
+    with pytest.raises(
+        ConfigError,
+        match=r"leaves 100 MB of the device's 16384 MB, .*: 2048 MB are for adapters \(see slots, max_rank, "
+        r"host_memory_mb\) and 32 MB for the smallest KV cache",
+    ):
+        tokens_that_fit(memory, 128 << 10, 2 * GB)
+
+
+def test_adapters_take_no_more_than_slots_or_host_memory_hold() -> None:
+    sites = {"q": (4096, 4096), "k": (1024, 4096)}
+    one = 64 * (8192 + 5120) * 2
+    assert adapters_at_most(sites, 4, 64, 2, 1 * GB) == 4 * one
+    assert adapters_at_most(sites, 4, 64, 2, 3 * one) == 3 * one
+
+
+@pytest.mark.parametrize("kind", ["packed", "generic"])
+def test_the_cache_grows_to_what_a_step_leaves(kind: str) -> None:
+    model, ops, steps = tiny.model("llama"), TorchOps(), []
+    made: Any = PackedBackbone(model, ops, 2, 256) if kind == "packed" else GenericBackbone(model, ops, 2)
+    small = made.cache_bytes()
+    forward = made.forward
+
+    def seen(tokens: torch.Tensor, plan: Any, lora: Any, last: torch.Tensor) -> torch.Tensor:
+        steps.append((len(tokens), len(last)))
+        logits: torch.Tensor = forward(tokens, plan, lora, last)
+        return logits
+
+    def measure(device: torch.device, work: Callable[[], None]) -> DeviceMemory:
+        made.forward = seen
+        work()
+        made.forward = forward
+        return DeviceMemory(total=0, free=20 * MB, reserved=5 * MB, peak=4 * MB)
+
+    blocks = fill_with_cache(made, 30, 7, 1 * MB, CPU, measure)
+    assert steps == [(30, 7)]
+    assert blocks == 20 * MB // (small // 2)
+    assert made.cache_bytes() == blocks * (small // 2)
+
+
+async def test_an_engine_whose_cache_fills_the_device_answers_as_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measure(device: torch.device, work: Callable[[], None]) -> DeviceMemory:
+        work()
+        return DeviceMemory(total=0, free=13 * MB, reserved=0, peak=0)
+
+    prompt = list(range(60))
+    plain = tiny.engine("llama", cache_tokens="auto")
+    expected, _ = await tiny.answer(plain, prompt, max_tokens=20)
+    assert plain.status().cache_blocks == 32768 // BLOCK
+    plain.close()
+    monkeypatch.setattr(TorchEngine, "_fills", True)
+    monkeypatch.setattr(torch_engine, "measure_cuda", measure)
+    made = tiny.engine("llama", cache_tokens="auto", host_memory_mb=16, slots=2, max_step_tokens=32)
+    found, _ = await tiny.answer(made, prompt, max_tokens=20)
+    status = made.status()
+    made.close()
+    assert found == expected
+    # 512 bytes a token: two layers of k and v, two heads of 16, in float32
+    adapters = 2 * adapters_at_most(made.info.sites, 2, 64, 4, 16 * MB)
+    assert status.cache_blocks == (13 * MB - adapters) // (512 * BLOCK)
+    assert made.info.context_length == 256
