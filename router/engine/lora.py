@@ -319,7 +319,8 @@ class LoraBatch:
         self.key = tuple(a.digest for a in adapters)
         self._device = device
         empty = torch.zeros(0, dtype=torch.int32)
-        table = torch.stack([a.table for a in adapters], dim=1)  # [site groups, G, 3]
+        # [site groups, G, 3] where the operations read it, in one copy
+        table = torch.stack([a.table for a in adapters], dim=1).to(device)
         sites: list[LoraPlan | None] = []
         for g, rows in enumerate(table):
             weights = [a.weights[g] for a in adapters]

@@ -104,7 +104,7 @@ class LoraCase:
             for w in packed
         ]
         return LoraPlan(
-            starts=torch.tensor(self.bounds, dtype=torch.int32),
+            starts=torch.tensor(self.bounds, dtype=torch.int32, device=self.x.device),
             table=torch.tensor(table, dtype=torch.int64).view(-1, 3),
             weights=packed,
             bounds=self.bounds,

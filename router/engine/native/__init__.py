@@ -10,6 +10,7 @@ from router.engine.native.build import NotBuilt, cpu_levels, load_module
 from router.engine.native.ops import NativeOps
 from router.engine.ops import Ops
 from router.engine.torch_ops import TorchOps
+from router.engine.triton import load_triton_ops
 
 __all__ = ["NativeOps", "load_ops"]
 
@@ -29,9 +30,11 @@ def load_ops(
     """The fastest operations that run here, and what to tell the operator.
 
     `head_dim` counts the numbers in a head of the base's attention; 0 threads are as many as there are CPUs
-    for this process. The text is "native (avx512-bf16)" or
-    "torch: why". The first call on a machine compiles for about 20 s.
+    for this process. The text is "native (avx512-bf16)", "triton" or "torch: why". The first call on a machine
+    compiles for about 20 s.
     """
+    if enabled and torch.device(device).type == "cuda":
+        return load_triton_ops(torch.device(device), dtype, head_dim)
     reason = _why_not(enabled, device, dtype, head_dim)
     if not reason:
         level = cpu_levels()[0]

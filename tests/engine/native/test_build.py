@@ -159,7 +159,7 @@ def test_the_key_knows_the_machine(monkeypatch):
     ("enabled", "device", "dtype", "head_dim", "reason"),
     [
         (False, "cpu", torch.bfloat16, 64, "switched off"),
-        (True, "cuda:0", torch.bfloat16, 64, "cuda:0"),
+        (True, "mps", torch.bfloat16, 64, "this is mps"),
         (True, "cpu", torch.float16, 64, "float16"),
         (True, "cpu", torch.float32, 24, "heads of 24"),
     ],
