@@ -104,6 +104,18 @@ def test_adapters_take_no_more_than_slots_or_host_memory_hold() -> None:
     assert adapters_at_most(sites, 4, 64, 2, 3 * one) == 3 * one
 
 
+@pytest.mark.parametrize("native", [False, True], ids=["torch", "native"])
+async def test_a_cache_of_another_size_changes_no_answer(native: bool) -> None:
+    prompt, found = list(range(100)), []
+    for blocks in (None, 200):
+        made = tiny.engine("llama", native=native, prefix_cache=False)
+        if blocks:
+            made._loop._runner._backbone.resize(blocks)
+        found.append((await tiny.answer(made, prompt, max_tokens=20))[0])
+        made.close()
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("kind", ["packed", "generic"])
 def test_the_cache_grows_to_what_a_step_leaves(kind: str) -> None:
     model, ops, steps = tiny.model("llama"), TorchOps(), []

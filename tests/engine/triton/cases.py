@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from router.engine import torch_engine
 from router.engine.model.packed import PackedBackbone
-from router.engine.ops import BLOCK, LoraPlan
+from router.engine.ops import BLOCK, LoraPlan, LoraStep
 from router.engine.torch_ops import TorchOps
 from router.engine.triton import check, load_triton_ops
 from router.engine.triton.ops import INNER_SPLIT, INTERPRETED, OUTS, ROWS, SPLIT, TritonOps
@@ -341,16 +341,17 @@ def test_logits_of_a_step_are_plain_torchs(dtype):
     for ops in (OPS, TORCH):
         model = tiny.model("llama").to(DEVICE, dtype)
         backbone = PackedBackbone(model, ops, len(case.k_cache), 256)
-        for layer in backbone._layers:
+        for layer in backbone._model.layers:
             layer.k_cache.copy_(case.k_cache)
             layer.v_cache.copy_(case.v_cache)
-        plans: list[LoraPlan | None] = []
+        plans: list[LoraPlan] = []
         for number, group in enumerate(backbone.groups):
             outs = tuple(b - a for a, b in pairwise(group.out_offsets))
             adapters = moved(lora_case(1, [(1, 8), (1, 4)], group.in_features, outs, dtype, number))
             plans.append(adapters.plan(ops))
+        step = LoraStep(plans[0].starts, torch.stack([plan.table for plan in plans]), [*plans])
         tokens = torch.tensor([1, 2, 3], device=DEVICE)
         with torch.inference_mode():
-            found.append(backbone.forward(tokens, moved(case.plan), plans, torch.arange(3, device=DEVICE)))
+            found.append(backbone.forward(tokens, moved(case.plan), step, torch.arange(3, device=DEVICE)))
     ours, theirs = (logits.double() for logits in found)
     assert (ours - theirs).square().mean().sqrt() < 5 * TOLERANCE[dtype] * theirs.square().mean().sqrt()
