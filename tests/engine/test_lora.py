@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,19 @@ def test_a_full_device_is_asked_again_only_after_a_slot_is_free() -> None:
     assert device.slots.resident() == ("b",)
 
 
+def test_there_is_room_where_a_slot_and_memory_can_be_had_now() -> None:
+    device = Device(4, room=1, slow=True)
+    assert device.slots.has_room("a")
+    assert not device.slots.acquire("a")
+    assert device.slots.has_room("a")
+    assert not device.slots.acquire("b")
+    assert not device.slots.has_room("b")  # the device is full, and what is there is on its way
+    device.on_the_way.clear()
+    assert device.slots.has_room("b")
+    assert device.slots.acquire("a")
+    assert not device.slots.has_room("b")
+
+
 def test_an_adapter_that_fits_on_no_empty_device_is_refused() -> None:
     device = Device(4, room=1)
     assert device.slots.acquire("a")
@@ -289,6 +303,22 @@ def test_background_rows_are_not_dropped_for_an_adapter_that_is_on_its_way() -> 
     scheduler.add(cold)
     scheduler.schedule()
     assert scheduler.background == [shadow]
+    device.on_the_way.clear()
+    assert cold in [c.row for c in scheduler.schedule()]
+
+
+def test_nobody_is_preempted_for_an_adapter_that_is_on_its_way() -> None:
+    scheduler = make(running=8, patience=0.0)
+    device = Device(4, slow=True)
+    scheduler.slots = device.slots
+    cold = row(3, "a")
+    cold.queued = cold.arrived = time.monotonic() - 10
+    later = [row(3, new=8) for _ in range(3)]
+    for each in (cold, *later):
+        scheduler.add(each)
+    for _ in range(3):
+        assert {c.row for c in scheduler.schedule()} == set(later)
+    assert scheduler.preemptions == 0
     device.on_the_way.clear()
     assert cold in [c.row for c in scheduler.schedule()]
 

@@ -73,7 +73,7 @@ async def test_every_thread_that_works_on_the_device_is_given_to_it(
     await engine.load(tiny.artifact(tmp_path / "a", engine))
     engine.close()
     assert len(threads) == len(set(threads)) == 3
-    assert {"MainThread", "engine"} < set(threads)
+    assert "engine" in threads
 
 
 async def test_length_and_usage(made: TorchEngine) -> None:

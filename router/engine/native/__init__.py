@@ -30,8 +30,8 @@ def load_ops(
     """The fastest operations that run here, and what to tell the operator.
 
     `head_dim` counts the numbers in a head of the base's attention; 0 threads are as many as there are CPUs
-    for this process. The text is "native (avx512-bf16)", "triton" or "torch: why". The first call on a machine
-    compiles for about 20 s.
+    for this process. The text is "native (avx512-bf16)", "triton" or "torch: why". The first call on a
+    machine compiles for about 20 s.
     """
     if enabled and torch.device(device).type == "cuda":
         return load_triton_ops(torch.device(device), dtype, head_dim)
