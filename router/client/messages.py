@@ -134,12 +134,12 @@ def _constraint(options: GenerateOptions) -> dict[str, Any]:
     value: Any = options[given[0]]
     if given[0] == "json_schema" and not isinstance(value, str):
         value = json.dumps(value)
-    _check_texts(value, given[0])
     if given[0] == "choices":
         if isinstance(value, str):
             raise TypeError("choices are several texts, not one")
-        value = pb.Sampling.Choices(values=value)
-    return {given[0]: value}
+        value = tuple(value)
+    _check_texts(value, given[0])
+    return {given[0]: pb.Sampling.Choices(values=value) if given[0] == "choices" else value}
 
 
 def _chat_message(turn: Turn, number: int) -> pb.ChatMessage:

@@ -7,9 +7,19 @@ import re
 from router.engine.constrained.source import place_of
 from router.types import Constraint
 
+DEAD_END = "leads to a place where nothing can complete the answer"
 _MOST = 300  # characters
 _NO_ANSWER = ("NoExtension", "NoExtensionBias")
-_TOO_MUCH = ("fuel exhausted", "schema too large", "Too many", "too many", "lexer precomputation failed")
+_TOO_MUCH = (
+    "Current row has",
+    "LexerTooComplex",
+    "ParserTooComplex",
+    "Too many",
+    "fuel exhausted",
+    "lexer precomputation failed",
+    "schema too large",
+    "too many",
+)
 _KEYS = re.compile(r'Unimplemented keys: \["([^"]+)"')
 _POSITION = re.compile(r"^(?:at )?(\d+)\((\d+)\): ")
 _INSIDE = re.compile(r"^( {4})(.*)\n( +)\^", re.MULTILINE)
@@ -27,6 +37,15 @@ def explained(constraint: Constraint, problem: str) -> str:
     if constraint.kind == "regex":
         return _expression(problem)
     return _grammar(problem)
+
+
+def broke(problem: str) -> str:
+    """Why an answer cannot go on, in one line."""
+    if problem.startswith(_NO_ANSWER):
+        return DEAD_END
+    if any(words in problem for words in _TOO_MUCH):
+        return "is too complex to be followed any further"
+    return f"cannot be followed any further: {_short(problem)}"
 
 
 def _schema(constraint: Constraint, problem: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from router.engine.constrained.explain import DEAD_END, broke
 from router.engine.constrained.source import refused
 from router.engine.constrained.vocabulary import VocabularySpec
 from router.errors import InvalidRequest
@@ -68,15 +69,19 @@ class Follower:
         beside nothing else of this follower.
         """
         self._matcher.unsafe_compute_mask_ptr(self.allowed.ctypes.data, self.allowed.nbytes)
-        if self._matcher.is_error():
-            self._note_error()
-        elif keep_going or not self._matcher.is_accepting():
-            before = [(word, self.allowed[word]) for word, _ in self._ends]
-            for word, others in self._ends:
-                self.allowed[word] &= others
-            if not self.allowed.any():
-                for word, bits in before:
-                    self.allowed[word] = bits
+        self._note_error()
+        whole = self._matcher.is_accepting()
+        if self.error is not None or (whole and not keep_going):
+            return
+        before = [(word, self.allowed[word]) for word, _ in self._ends]
+        for word, others in self._ends:
+            self.allowed[word] &= others
+        if self.allowed.any():
+            return
+        if not whole:
+            self.give_up(DEAD_END)
+        for word, bits in before:
+            self.allowed[word] = bits
 
     def give_up(self, why: str) -> None:
         """End it with an error."""
@@ -85,17 +90,8 @@ class Follower:
 
     def _note_error(self) -> None:
         if self._matcher.is_error():
-            reason = self._matcher.get_error().partition("\n")[0]
-            self.give_up(f"cannot be followed any further: {_REASONS.get(reason, reason[:200])}")
+            self.give_up(broke(self._matcher.get_error()))
 
 
 def _all_but(bit: int) -> np.int32:
     return np.uint32(~(1 << bit) & 0xFFFFFFFF).view(np.int32)
-
-
-_REASONS = {
-    "NoExtension": "nothing can complete the answer",
-    "NoExtensionBias": "nothing can complete the answer",
-    "ParserTooComplex": "it is too complex here",
-    "LexerTooComplex": "it is too complex here",
-}

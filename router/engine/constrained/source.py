@@ -97,7 +97,7 @@ def _from_schema(constraint: Constraint) -> str:
         raise refused(constraint, "must be a JSON object")
     for path, key, value in _entries(schema):
         if problem := _schema_problem(path, key, value):
-            raise refused(constraint, f"{problem}, at {path}/{key}")
+            raise refused(constraint, f"{problem}, at {path}.{key}")
     try:
         return LLMatcher.grammar_from_json_schema(json.dumps(schema), None, JSON_OPTIONS)
     except ValueError as error:
@@ -105,21 +105,21 @@ def _from_schema(constraint: Constraint) -> str:
 
 
 def _entries(schema: Any) -> Iterator[tuple[str, str, Any]]:
-    """Every key of every object in a schema, data left out: path of the object, key, value."""
-    left: list[tuple[str, Any]] = [("", schema)]
+    """Path ($: the whole) of every object in a schema, data left out, with each of its keys and values."""
+    left: list[tuple[str, Any]] = [("$", schema)]
     while left:
         path, value = left.pop()
         if isinstance(value, dict):
             for key, inner in value.items():
                 yield path, key, inner
                 if key not in DATA_KEYS:
-                    left.append((f"{path}/{key}", inner))
+                    left.append((f"{path}.{key}", inner))
         elif isinstance(value, list):
-            left += [(f"{path}/{i}", inner) for i, inner in enumerate(value)]
+            left += [(f"{path}[{i}]", inner) for i, inner in enumerate(value)]
 
 
 def _schema_problem(path: str, key: str, value: Any) -> str:
-    if path.count("/") >= MAX_SCHEMA_DEPTH:
+    if path.count(".") + path.count("[") >= MAX_SCHEMA_DEPTH:
         return f"is nested deeper than {MAX_SCHEMA_DEPTH} levels"
     if key in REFERENCES and isinstance(value, str) and not value.startswith("#"):
         return "refers to something outside, which is never read: a reference begins with #"
@@ -134,7 +134,7 @@ def place_of(schema_text: str, key: str) -> str:
     """Where a schema has a keyword first; '' if it has none."""
     for path, known, _ in _entries(json.loads(schema_text)):
         if known == key:
-            return f"{path}/{known}"
+            return f"{path}.{known}"
     return ""
 
 

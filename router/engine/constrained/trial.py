@@ -43,6 +43,7 @@ MOST_FORCED = 16384  # tokens at once: no answer is as long
 HUNG_SECONDS = 60.0
 TOO_COMPLEX = f"is too complex: it takes more than {1000 * SECONDS:.0f} ms to compile and to begin an answer"
 _TOO_LARGE = "is too complex: compiling it takes too much memory"
+_MOST_SAID = 1 << 18  # bytes
 _LENGTH = struct.Struct("!I")
 
 
@@ -141,7 +142,7 @@ def _in_child(tokens: LLTokenizer, grammar: str) -> str:
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             _bound()
-            os.write(writer, tried(tokens, grammar).encode()[:4096])
+            os.write(writer, tried(tokens, grammar).encode()[:_MOST_SAID])
         finally:
             os._exit(0)
     os.close(writer)
