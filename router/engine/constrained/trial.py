@@ -19,6 +19,7 @@ import struct
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +44,7 @@ MOST_FORCED = 16384  # tokens at once: no answer is as long
 HUNG_SECONDS = 60.0
 TOO_COMPLEX = f"is too complex: it takes more than {1000 * SECONDS:.0f} ms to compile and to begin an answer"
 _TOO_LARGE = "is too complex: compiling it takes too much memory"
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # a process that forks has one thread
 _MOST_SAID = 1 << 18  # bytes
 _LENGTH = struct.Struct("!I")
 
@@ -81,9 +83,10 @@ class Trials:
                 [sys.executable, "-m", __name__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 start_new_session=True,  # Ctrl-C is the server's
             )
+            weakref.finalize(self, _end, self._process)  # also of an engine that nobody closes
             _say(self._process, asdict(self._spec))
         return self._process
 
@@ -100,8 +103,12 @@ class Trials:
     def _stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.communicate()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
 
 
 def _say(process: subprocess.Popen[bytes], value: Any) -> None:
@@ -150,7 +157,8 @@ def _in_child(tokens: LLTokenizer, grammar: str) -> str:
         said = pipe.read()
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
-        return TOO_COMPLEX if os.WTERMSIG(status) == signal.SIGPROF else _TOO_LARGE
+        late = os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGALRM)
+        return TOO_COMPLEX if late else _TOO_LARGE
     return said[1:].decode(errors="replace") if said else _TOO_LARGE
 
 
@@ -160,6 +168,7 @@ def _bound() -> None:
     most = pages * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(int(HUNG_SECONDS))
 
 
 def tried(tokens: LLTokenizer, grammar: str) -> str:
