@@ -52,6 +52,9 @@ def _schema(constraint: Constraint, problem: str) -> str:
     if found := _KEYS.search(problem):
         key = found[1]
         return f"keyword {key!r} is not supported, at {place_of(constraint.text, key)}"
+    if problem.startswith("oneOf"):
+        place = place_of(constraint.text, "oneOf")
+        return f"alternatives of oneOf that overlap are not supported: say anyOf, at {place}"
     return _short(problem)
 
 

@@ -173,3 +173,58 @@ def test_tokenizers_of_every_supported_kind(kind: str) -> None:
     grammar = compiled(choices("naïve café 你好 🙂", "no"), kind)
     found = {text_of(walked(grammar, seed, kind=kind)[0], kind) for seed in range(40)}
     assert found == {"naïve café 你好 🙂", "no"}
+
+
+KEYWORDS: list[dict[str, Any]] = [
+    {"type": "object", "minProperties": 1},
+    {"type": "object", "maxProperties": 1},
+    {"type": "object", "required": ["z"]},
+    {"type": "object", "patternProperties": {"^a": {"type": "integer"}}, "additionalProperties": False},
+    {"type": "object", "properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "integer"}},
+    {"type": "object", "properties": {"a": False}},
+    {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "null"}], "items": False},
+    {"allOf": [{"type": "integer"}, {"minimum": 3}]},
+    {"type": "integer", "anyOf": [{"minimum": 3, "maximum": 5}, {"minimum": 7, "maximum": 9}]},
+    {"type": "integer", "multipleOf": 3},
+    {"type": "integer", "enum": [1, "a", 2]},
+    {"type": "number", "exclusiveMinimum": 3, "maximum": 9},
+    {"type": ["integer", "null"]},
+    {"type": "string", "pattern": "b", "maxLength": 6},
+    {"type": "string", "minLength": 3, "maxLength": 3},
+    {"type": "string", "format": "date-time"},
+    {"const": {"a": [1, "x"]}},
+    {"$defs": {"a": {"type": "integer"}}, "$ref": "#/$defs/a", "minimum": 5, "maximum": 9},
+    {"definitions": {"a": {"type": "null"}}, "$ref": "#/definitions/a"},
+]
+
+
+@pytest.mark.parametrize("schema", KEYWORDS, ids=json.dumps)
+def test_keywords_are_kept_to(schema: dict[str, Any]) -> None:
+    grammar, ended = compiled(Constraint("json_schema", json.dumps(schema))), 0
+    for seed in range(40):
+        tokens, whole = walked(grammar, seed, most=100)
+        if whole:
+            Draft202012Validator(schema).validate(json.loads(text_of(tokens)))
+            ended += 1
+    assert ended
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"if": {"type": "string"}, "then": {"minLength": 2}},
+        {"not": {"type": "null"}},
+        {"type": "array", "contains": {"type": "integer"}},
+        {"type": "array", "uniqueItems": True},
+        {"type": "array", "unevaluatedItems": False},
+        {"type": "object", "propertyNames": {"pattern": "^a"}},
+        {"type": "object", "dependentRequired": {"a": ["b"]}},
+        {"type": "object", "dependentSchemas": {"a": {}}},
+        {"type": "object", "unevaluatedProperties": False},
+        {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+    ],
+    ids=json.dumps,
+)
+def test_keywords_that_cannot_be_kept_to_are_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"not supported.*, at \$\."):
+        compiled(Constraint("json_schema", json.dumps(schema)))
