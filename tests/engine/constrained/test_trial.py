@@ -15,7 +15,7 @@ from router.engine.constrained.grammars import Grammars
 from router.engine.constrained.source import grammar_text
 from router.engine.constrained.trial import SECONDS, Trials, tried
 from router.engine.constrained.vocabulary import VocabularySpec, spec_of
-from router.errors import EngineFailed, InvalidRequest
+from router.errors import EngineFailed
 from router.types import Constraint
 from tests.engine.constrained.driving import base
 from tests.engine.constrained.hostile import ACCEPTED, REFUSED
@@ -47,17 +47,16 @@ def trials() -> Iterator[Trials]:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_hostile_ones_are_refused_in_time_and_say_why(name: str, real: Grammars) -> None:
-    await real.compile(Constraint("regex", "warm"))
+def test_hostile_ones_are_refused_in_time_and_say_why(name: str, real: Grammars) -> None:
+    real._make(Constraint("regex", "warm"))
     constraint, said = REFUSED[name]
-    here = time.process_time()
-    with pytest.raises(InvalidRequest) as caught:
-        await real.compile(constraint)
-    assert time.process_time() - here < SECONDS
-    violation = caught.value.violations[0]
-    assert violation.field.startswith(f"sampling.{constraint.kind}")
-    assert re.search(said, violation.description), violation.description
-    assert len(violation.description) < 500
+    here = time.thread_time()  # beside it, a trial has its own bound: see below
+    refused = real._make(constraint)
+    assert time.thread_time() - here < SECONDS
+    assert isinstance(refused, tuple)
+    assert refused[0].field.startswith(f"sampling.{constraint.kind}")
+    assert re.search(said, refused[0].description), refused[0].description
+    assert len(refused[0].description) < 500
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
