@@ -202,3 +202,19 @@ async def test_a_base_whose_answers_cannot_be_constrained_says_why(
     monkeypatch.setattr(made._grammars, "_read", "its tokenizer is odd")
     with pytest.raises(FailedPrecondition, match="cannot be constrained: its tokenizer is odd"):
         await made.compile(Constraint("regex", "new"))
+
+
+async def test_one_that_is_preempted_goes_on_as_it_would_have() -> None:
+    """Where it is in its grammar depends on its tokens alone, and these it keeps."""
+    small = tiny.engine("llama-long", max_running=8, cache_tokens=512, prefix_cache=False)
+    constraint = Constraint("regex", "([a-z]{3}-){40}end")
+    try:
+        alone = [(await answer(small, constraint, i, max_tokens=200))[0] for i in range(1, 6)]
+        assert small.status().preemptions == 0
+        asked = [answer(small, constraint, i, max_tokens=200) for i in range(1, 6)]
+        together = await asyncio.gather(*asked)
+        assert [text for text, _ in together] == alone
+        assert all(end.reason is FinishReason.STOP for _, end in together)
+        assert small.status().preemptions > 0
+    finally:
+        small.close()
