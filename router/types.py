@@ -49,6 +49,29 @@ class Turn:
     text: str
 
 
+ConstraintKind = Literal["json_schema", "regex", "choices", "grammar", "unconstrained"]
+CONSTRAINT_KINDS: tuple[ConstraintKind, ...] = ("json_schema", "regex", "choices", "grammar")
+MAX_CONSTRAINT_BYTES = 65536  # of a schema, an expression or a grammar, and of all choices together
+MAX_CHOICES, MAX_CHOICE_BYTES = 1024, 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer must look like. `unconstrained` takes back what weaker layers say.
+
+    `text` is a JSON Schema, a regular expression that the whole answer matches, or a Lark grammar.
+    """
+
+    kind: ConstraintKind
+    text: str = ""
+    choices: tuple[str, ...] = ()
+
+    @property
+    def value(self) -> str | tuple[str, ...]:
+        """What goes with the kind: the choices, or the text."""
+        return self.choices if self.kind == "choices" else self.text
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Sampling as a caller or manifest gives it: None means "not said"."""
@@ -65,6 +88,7 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] | None = None
     logprobs: int | None = None
+    constraint: Constraint | None = None
 
     def over(self, lower: Sampling) -> Sampling:
         """These values where said, those of `lower` elsewhere."""
@@ -143,6 +167,7 @@ class SamplingParams:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int = 0
+    constraint: Constraint | None = None  # never `unconstrained`
 
     @classmethod
     def of(cls, *layers: Sampling) -> SamplingParams:
@@ -150,6 +175,8 @@ class SamplingParams:
         merged = Sampling()
         for layer in (*layers, SAMPLING_DEFAULTS):
             merged = merged.over(layer)
+        if merged.constraint is not None and merged.constraint.kind == "unconstrained":
+            merged = replace(merged, constraint=None)
         return cls(**{f.name: getattr(merged, f.name) for f in fields(cls)})
 
 

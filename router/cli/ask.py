@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from router.cli import connect, flags
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from router.client import Client, Event
 
@@ -21,6 +22,20 @@ Temperature = Annotated[float | None, typer.Option("--temperature", "-t", metava
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Makes sampling repeatable.")]
 Stop = Annotated[
     list[str] | None, typer.Option("--stop", metavar="TEXT", help="Ends the answer; repeatable.")
+]
+JsonSchema = Annotated[
+    str,
+    typer.Option("--json-schema", metavar="JSON|@FILE", help="The answer is JSON, valid under this schema."),
+]
+Regex = Annotated[str, typer.Option("--regex", metavar="REGEX", help="It matches this from end to end.")]
+Choice = Annotated[
+    list[str] | None, typer.Option("--choice", metavar="TEXT", help="It is one of these; repeatable.")
+]
+Grammar = Annotated[
+    str, typer.Option("--grammar", metavar="LARK|@FILE", help="It is of this Lark grammar's language.")
+]
+Unconstrained = Annotated[
+    bool, typer.Option("--unconstrained", help="It is free, whatever the adapter's own constraint.")
 ]
 Unit = Annotated[str, typer.Option("--unit", metavar="ID", help="User or session, for experiments.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer: no decision, no usage.")]
@@ -36,6 +51,11 @@ def ask(
     temperature: Temperature = None,
     seed: Seed = None,
     stop: Stop = None,
+    json_schema: JsonSchema = "",
+    regex: Regex = "",
+    choice: Choice = None,
+    grammar: Grammar = "",
+    unconstrained: Unconstrained = False,
     unit: Unit = "",
     raw: connect.Raw = False,
     quiet: Quiet = False,
@@ -52,6 +72,7 @@ def ask(
     Examples:
       lora-router ask "Translate to French: high-level client library"
       lora-router ask --adapter medical@1.0.0 - < question.txt
+      lora-router ask "Is the sky blue?" --choice yes --choice no
     """
     from router.cli.connect import connected
 
@@ -62,14 +83,44 @@ def ask(
         "system": system,
         "unit": unit,
     }
+    said |= {"json_schema": _read(json_schema), "regex": regex, "choices": choice, "grammar": _read(grammar)}
+    said |= {"unconstrained": unconstrained}
     said |= {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop, "raw": raw}
     options: Any = {name: value for name, value in said.items() if _is_said(value)}
+    _check_one_constraint(options)
     text = connect.read_prompt(prompt)
     with connected(server, timeout) as client:
         if json:
             _print_whole(client, text, options)
         else:
             _print_stream(client.stream(text, **options), quiet)
+
+
+def _read(value: str) -> str:
+    """A value, or the file that one with @ names."""
+    from router.cli.command import MISUSED, CliError
+
+    if not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CliError(f"cannot read {value[1:]}: {error}", code=MISUSED) from error
+
+
+def _check_one_constraint(options: Mapping[str, Any]) -> None:
+    from router.cli.command import MISUSED, CliError
+
+    flags = {
+        "json_schema": "--json-schema",
+        "regex": "--regex",
+        "choices": "--choice",
+        "grammar": "--grammar",
+        "unconstrained": "--unconstrained",
+    }
+    given = [flag for name, flag in flags.items() if name in options]
+    if len(given) > 1:
+        raise CliError(f"an answer has one constraint: leave out {given[0]} or {given[1]}", code=MISUSED)
 
 
 def _is_said(value: object) -> bool:

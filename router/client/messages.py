@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -10,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from google.protobuf.duration_pb2 import Duration
 
 from router.client.values import (
+    CONSTRAINTS,
     ROUTING,
     SAMPLING,
     Adapter,
@@ -119,7 +121,25 @@ def _sampling(options: GenerateOptions) -> pb.Sampling:
     if isinstance(said.get("stop"), str):
         said["stop"] = [said["stop"]]
     _check_texts(said.get("stop", ()), "stop")
-    return pb.Sampling(**said)
+    return pb.Sampling(**said, **_constraint(options))
+
+
+def _constraint(options: GenerateOptions) -> dict[str, Any]:
+    """What the answer must look like, as the field that says it; TypeError for two of them."""
+    given = [name for name in CONSTRAINTS if options.get(name) is not None]
+    if len(given) > 1:
+        raise TypeError(f"an answer has one constraint, not both {given[0]} and {given[1]}")
+    if not given:
+        return {}
+    value: Any = options[given[0]]
+    if given[0] == "json_schema" and not isinstance(value, str):
+        value = json.dumps(value)
+    if given[0] == "choices":
+        if isinstance(value, str):
+            raise TypeError("choices are several texts, not one")
+        value = tuple(value)
+    _check_texts(value, given[0])
+    return {given[0]: pb.Sampling.Choices(values=value) if given[0] == "choices" else value}
 
 
 def _chat_message(turn: Turn, number: int) -> pb.ChatMessage:
@@ -149,7 +169,7 @@ def _check_texts(value: Any, where: str) -> None:
     elif isinstance(value, Mapping):
         for item in (*value.keys(), *value.values()):
             _check_texts(item, where)
-    elif isinstance(value, Iterable):
+    elif isinstance(value, Iterable) and not isinstance(value, bytes):
         for item in value:
             _check_texts(item, where)
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from router.types import AdapterInfo, AdapterRef, Decision, FinishReason, Sampling, TokenLogprob, Turn, Usage
+from router.types import (
+    CONSTRAINT_KINDS,
+    AdapterInfo,
+    AdapterRef,
+    Decision,
+    FinishReason,
+    Sampling,
+    TokenLogprob,
+    Turn,
+    Usage,
+)
 
 Prompt = str | Sequence[Turn]
 
@@ -34,7 +44,11 @@ class RouteOptions(CallOptions, total=False):
 
 
 class GenerateOptions(RouteOptions, total=False):
-    """Sampling as in `router.v1.Sampling`, and labels for the server's log."""
+    """Sampling as in `router.v1.Sampling`, and labels for the server's log.
+
+    What the answer must look like, one of: `json_schema` (text, or the schema as a dict), `regex`, `choices`,
+    a Lark `grammar`; `unconstrained` takes an adapter's own constraint away.
+    """
 
     max_tokens: int
     min_tokens: int
@@ -49,10 +63,16 @@ class GenerateOptions(RouteOptions, total=False):
     stop: Sequence[str]
     logprobs: int
     labels: Mapping[str, str]
+    json_schema: str | Mapping[str, Any]
+    regex: str
+    choices: Sequence[str]
+    grammar: str
+    unconstrained: bool
 
 
 ROUTING = ("domain", "task", "unit", "explain")  # options that are hints as they stand
-SAMPLING = tuple(field.name for field in fields(Sampling))
+SAMPLING = tuple(field.name for field in fields(Sampling) if field.name != "constraint")
+CONSTRAINTS = (*CONSTRAINT_KINDS, "unconstrained")  # at most one of them
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,19 @@ real work and belong in a worker thread.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from router.errors import FieldViolation, InvalidRequest, Overloaded, PromptTooLong
-from router.types import FinishReason, PromptTemplate, SamplingParams, TokenLogprob, Turn, Usage
+from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, Overloaded, PromptTooLong
+from router.types import (
+    Constraint,
+    FinishReason,
+    PromptTemplate,
+    SamplingParams,
+    TokenLogprob,
+    Turn,
+    Usage,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,9 +88,21 @@ class Prompt:
     follows: bool = False  # raw only: other tokens come before it, so it gets no begin token
 
 
+class Grammar(Protocol):
+    """A constraint compiled by an engine, for its jobs."""
+
+    @property
+    def constraint(self) -> Constraint:
+        """What it was made of."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One generation, encoded. `adapter` is the digest of a loaded adapter or None for the base."""
+    """One generation, encoded. `adapter` is the digest of a loaded adapter or None for the base.
+
+    Where `params` has a constraint, `grammar` is what `Engine.compile` made of it.
+    """
 
     request_id: str
     tokens: Sequence[int]
@@ -91,6 +111,7 @@ class Job:
     deadline: float | None = None  # time.monotonic() seconds
     priority: int = 0  # higher goes first
     background: bool = False  # answered where there is room: at once or never, CANCELLED for a request
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +224,14 @@ class Engine(Protocol):
         """
         ...
 
+    async def compile(self, constraint: Constraint) -> Grammar:
+        """Make a grammar of a constraint, in a worker thread; one that was made is kept for a while.
+
+        Raises InvalidRequest for one that is wrong, too complex or that no answer satisfies,
+        FailedPrecondition if answers of this base cannot be constrained, Overloaded.
+        """
+        ...
+
     def submit(self, job: Job) -> Generation:
         """Queue a job from the event loop. Raises Overloaded, PromptTooLong, FailedPrecondition.
 
@@ -221,6 +250,19 @@ class Engine(Protocol):
     def status(self) -> EngineStatus:
         """A snapshot; cheap."""
         ...
+
+
+async def with_grammar(engine: Engine, job: Job) -> Job:
+    """The job, ready to be submitted: its constraint compiled, if it has one. Raises as `Engine.compile`."""
+    constraint = job.params.constraint
+    return job if constraint is None else replace(job, grammar=await engine.compile(constraint))
+
+
+def check_grammar(job: Job) -> None:
+    """Raises FailedPrecondition for a job whose constraint was not compiled, or another was."""
+    compiled = None if job.grammar is None else job.grammar.constraint
+    if compiled != job.params.constraint:
+        raise FailedPrecondition("the constraint of the job has not been compiled")
 
 
 def check_reading(reading: Reading, context_length: int, held: int) -> None:

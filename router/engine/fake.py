@@ -1,7 +1,8 @@
 """An engine without a model: the `Engine` protocol in plain Python, for protocol tests and demonstrations.
 
 A prompt costs one token a UTF-8 byte. The answer is the tag of the adapter that gave it, then the words
-of the prompt, one a step, so that a test can see what was asked of whom and in which order.
+of the prompt, one a step, so that a test can see what was asked of whom and in which order. Where it is
+constrained, it is what its grammar allows and nothing else.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from router.engine.base import (
     Job,
     Prompt,
     Reading,
+    check_grammar,
     check_reading,
 )
+from router.engine.constrained.grammars import CompiledGrammar
+from router.engine.constrained.stand_in import byte_grammars, pieces_of
 from router.errors import (
     DeadlineExceeded,
     EngineFailed,
@@ -35,7 +39,7 @@ from router.errors import (
     PromptTooLong,
     Unavailable,
 )
-from router.types import FinishReason, TokenLogprob, Usage
+from router.types import Constraint, FinishReason, TokenLogprob, Usage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,12 +63,15 @@ class FakeEngine:
         max_running: int = 32,
         max_queue: int = 256,
         context_length: int = 2048,
+        unconstrained: str = "",
     ) -> None:
+        """`unconstrained`: why its answers cannot be constrained; empty if they can."""
         self.step_seconds, self.start_seconds, self.load_seconds = step_seconds, start_seconds, load_seconds
         self.max_running, self.max_queue = max_running, max_queue
         self.jobs: deque[Job] = deque(maxlen=1024)
         self.steps = 0
         self._info = BaseInfo("fake", "0" * 64, "Fake", "float32", "cpu", context_length, 256, {})
+        self._grammars = byte_grammars(unconstrained)
         self._started = self._closed = False
         self._running: list[FakeRow] = []
         self._waiting: deque[FakeRow] = deque()
@@ -92,6 +99,7 @@ class FakeEngine:
     def close(self) -> None:
         """End every job as CANCELLED."""
         self._closed = True
+        self._grammars.close()
         for row in (*self._running, *self._waiting):
             row.end(FinishReason.CANCELLED)
         self._running.clear()
@@ -117,6 +125,11 @@ class FakeEngine:
         """Forget the adapter."""
         await asyncio.sleep(0)
         return self._adapters.pop(digest, 0)
+
+    async def compile(self, constraint: Constraint) -> CompiledGrammar:
+        """The grammar of a constraint, as a real engine makes it."""
+        self._check_open()
+        return await self._grammars.compile(constraint)
 
     def submit(self, job: Job) -> FakeGeneration:
         """Queue a job and start stepping."""
@@ -197,6 +210,7 @@ class FakeEngine:
 
     def _check(self, job: Job) -> None:
         self._check_open()
+        check_grammar(job)
         if job.adapter is not None and job.adapter not in self._adapters:
             raise FailedPrecondition("the adapter is not loaded", digest=job.adapter)
         limit, need = self._info.context_length, len(job.tokens) + job.params.max_tokens
@@ -380,6 +394,9 @@ def _planned(job: Job) -> tuple[list[str], FinishReason, str]:
 
 def _whole_answer(job: Job) -> Iterator[str]:
     """The whole answer in pieces: a tag, then the prompt's words, again while min_tokens asks for more."""
+    if isinstance(job.grammar, CompiledGrammar):
+        yield from pieces_of(job.grammar)
+        return
     words = bytes(job.tokens).decode(errors="replace").split()  # `encode` gives bytes
     yield f"[{job.adapter[:8] if job.adapter else 'base'}]"
     repeat = max(job.params.min_tokens - 1, len(words))

@@ -12,13 +12,15 @@ from threading import Condition, Thread
 import torch
 
 from router.engine.base import Delta, EngineStatus
+from router.engine.constrained.masks import MaskMaker
+from router.engine.growing import Grown, begin, grow
 from router.engine.handoff import Event, Read, Receiver, deliver
 from router.engine.reading import ReadingRow
 from router.engine.runner import Runner
 from router.engine.sampling import Sampled, Sampler
 from router.engine.scheduler import AnswerRow, Chunk, Row, Scheduler
 from router.errors import EngineFailed, RouterError, Unavailable
-from router.types import FinishReason
+from router.types import FinishReason, TokenLogprob
 
 log = logging.getLogger(__name__)
 Events = list[tuple[Receiver, Event]]
@@ -44,6 +46,7 @@ class StepLoop:
         self._published = EngineStatus(last_progress=time.monotonic())
         self._busy_since: float | None = None  # when work came to an idle loop
         self._scheduler, self._runner, self._sampler = scheduler, runner, sampler
+        self._masks = MaskMaker()
         self._rows: dict[Receiver, Row] = {}
         self._inbox: list[Callable[[], None]] = []
         self._wake = Condition()
@@ -86,8 +89,9 @@ class StepLoop:
     def step(self, chunks: Sequence[Chunk]) -> Events:
         """Compute the chunks, sample where one is complete, and say what became certain."""
         reads = bool(self._scheduler.reading)
-        logits = self._runner.run_with_readings(chunks) if reads else self._runner.run(chunks)
         complete = [row for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
+        with self._masks.made_meanwhile(complete):
+            logits = self._runner.run_with_readings(chunks) if reads else self._runner.run(chunks)
         sampled = self._sampler.sample(logits, [row.sampling for row in complete]) if complete else []
         for chunk in chunks:
             self._scheduler.computed(chunk)
@@ -107,6 +111,7 @@ class StepLoop:
                     self._failures += 1
                     deliver([self._fail(row) for row in list(self._rows.values())])
                 self._publish_status()
+        self._masks.close()
         with self._wake:  # what comes from now on, nobody else would answer
             self._ended = True
             for command in self._inbox:
@@ -159,27 +164,25 @@ class StepLoop:
                     yield row.stream, Read(values)
 
     def _grow(self, row: AnswerRow, token: Sampled) -> Iterator[tuple[Receiver, Event]]:
-        if token.failed:
+        if token.failed or _broken(row):
             yield self._fail(row)
             return
         row.first_token = row.first_token or time.monotonic()
-        row.tokens.append(token.id)
-        row.sampling.accept(token.id)
-        reason = row.ended_by(token.id)
-        ended_by_token = reason is FinishReason.STOP
-        text = "" if ended_by_token else row.detokenizer.push(token.id)
-        if row.detokenizer.stopped:
-            reason = FinishReason.STOP
-        elif reason is not None:
-            text += row.detokenizer.flush()
-        logprobs = () if ended_by_token or token.logprob is None else (token.logprob,)
-        row.unsent += not ended_by_token
-        if text or logprobs:
-            yield row.stream, Delta(text, row.unsent, logprobs)
+        grown = grow(row, token.id)
+        logprobs = () if grown.by_token or token.logprob is None else (token.logprob,)
+        yield from self._said(row, grown, logprobs)
+
+    def _said(
+        self, row: AnswerRow, grown: Grown, logprobs: tuple[TokenLogprob, ...] = ()
+    ) -> Iterator[tuple[Receiver, Event]]:
+        if grown.text or logprobs:
+            yield row.stream, Delta(grown.text, row.unsent, logprobs)
             row.unsent = 0
-        if reason is not None:
+        if grown.reason is not None:
             self._finish(row)
-            yield row.stream, row.finished(reason)
+            yield row.stream, row.finished(grown.reason)
+        elif _broken(row):
+            yield self._fail(row)
 
     def _finish(self, row: Row) -> None:
         self._scheduler.finish(row)
@@ -187,7 +190,7 @@ class StepLoop:
 
     def _fail(self, row: Row) -> tuple[Receiver, RouterError]:
         self._finish(row)
-        return row.stream, EngineFailed(_FAILED_TEXT)
+        return row.stream, _broken(row) or EngineFailed(_FAILED_TEXT)
 
     def _add(self, make_row: Callable[[], Row], stream: Receiver) -> None:
         if self._stopping:
@@ -198,8 +201,18 @@ class StepLoop:
         except Exception:
             log.exception("a job cannot be prepared")
             deliver([(stream, EngineFailed(_FAILED_TEXT))])
-        else:
+            return
+        if isinstance(row, AnswerRow) and row.follower is not None:
+            deliver(list(self._begin(row)))
+        if stream in self._rows:
             self._scheduler.add(row)
+
+    def _begin(self, row: AnswerRow) -> Iterator[tuple[Receiver, Event]]:
+        """What a constrained answer begins with whatever the model says, which may be all of it."""
+        grown = begin(row)
+        if row.generated:
+            row.first_token = time.monotonic()
+        yield from self._said(row, grown)
 
     def _end(self, stream: Receiver, reason: FinishReason) -> None:
         row = self._rows.get(stream)
@@ -260,3 +273,8 @@ class StepLoop:
             slots=scheduler.slots.capacity,
             device_adapters=scheduler.slots.resident(),
         )
+
+
+def _broken(row: Row) -> RouterError | None:
+    """Why a constrained answer cannot go on."""
+    return row.follower.error if isinstance(row, AnswerRow) and row.follower is not None else None

@@ -1,7 +1,8 @@
 """Choosing the next token of every row of a step.
 
 Rows are independent: a row's choice depends on its own logits, parameters and seed only, and a
-row whose logits are not finite fails alone. Plain greedy rows cost one argmax over the batch.
+row whose logits are not finite fails alone. Plain greedy rows cost one argmax over the batch, constrained
+ones too where the model does what their constraint asks.
 """
 
 from __future__ import annotations
@@ -39,8 +40,16 @@ class Sampled:
 class SamplingState:
     """What one row's sampling remembers between steps."""
 
-    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], eos_ids: Iterable[int]) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_ids: Sequence[int],
+        eos_ids: Iterable[int],
+        allowed: NDArray[np.int32] | None = None,
+    ) -> None:
+        """`allowed`: a bit for each token that may come next, written anew each time; ends, too."""
         self.params = params
+        self.allowed = allowed
         self.generated = 0
         self.eos_ids = tuple(eos_ids)
         self._random = random.Random(params.seed)
@@ -57,7 +66,11 @@ class SamplingState:
     @property
     def ending_suppressed(self) -> bool:
         """Whether min_tokens still forbids the end."""
-        return self.generated < self.params.min_tokens
+        return self.allowed is None and self.generated < self.params.min_tokens
+
+    def allows(self, token_id: int) -> bool:
+        """Whether a constraint lets the token come next."""
+        return self.allowed is None or bool(self.allowed[token_id // 32] >> token_id % 32 & 1)
 
     def uniform(self) -> float:
         """The next number in [0, 1) of this row's own sequence."""
@@ -101,7 +114,8 @@ class Sampler:
             _suppress_ending(likely, [states[i] for i in plain])
             for i, token in zip(plain, self._greedy(likely), strict=True):
                 sampled[i] = Sampled(token)
-        other = [i for i, state in enumerate(states) if not state.plain]
+        # The likeliest of all tokens, where a constraint allows it, is the likeliest of those it allows.
+        other = [i for i, s in enumerate(states) if not s.plain or not s.allows(sampled[i].id)]
         if not other:
             return sampled
         chosen = [states[i] for i in other]
@@ -115,6 +129,7 @@ class Sampler:
         wanted = [row for row, state in enumerate(states) if state.params.logprobs]
         raw = {row: torch.log_softmax(scores[row], -1) for row in wanted}
         finite = torch.isfinite(scores.amax(-1)).tolist()
+        forbid(scores, [s.allowed for s in states])
         penalise(scores, [(s.history, s.params) for s in states])
         _suppress_ending(scores, states)
         sampled = []
@@ -167,6 +182,19 @@ class Sampler:
         if held is None or len(held) < rows:
             held = self._buffers[name] = torch.empty(rows, self.vocab_size, device=self.device)
         return held[:rows]
+
+
+def forbid(scores: Tensor, allowed: Sequence[NDArray[np.int32] | None]) -> None:
+    """Set to -inf, in place, what the bits of a row of `scores` [rows, vocab] float32 leave out."""
+    vocab = scores.shape[-1]
+    for row, bits in enumerate(allowed):
+        if bits is None:
+            continue
+        left_out = np.unpackbits((~bits).view(np.uint8), count=vocab, bitorder="little").view(np.bool_)
+        if scores.device.type == "cpu":  # torch takes several times as long
+            np.putmask(scores[row].numpy(), left_out, -np.inf)
+        else:
+            scores[row].masked_fill_(torch.from_numpy(left_out).to(scores.device), -torch.inf)
 
 
 def _suppress_ending(scores: Tensor, states: Sequence[SamplingState]) -> None:

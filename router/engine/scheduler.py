@@ -23,6 +23,7 @@ from router.engine.ops import BLOCK
 from router.types import FinishReason, Usage
 
 if TYPE_CHECKING:
+    from router.engine.constrained.follow import Follower
     from router.engine.handoff import Receiver
     from router.engine.sampling import SamplingState
     from router.engine.text.detokenize import Detokenizer
@@ -96,6 +97,7 @@ class AnswerRow(Row):
     sampling: SamplingState
     detokenizer: Detokenizer
     eos: frozenset[int]
+    follower: Follower | None = None  # of the grammar that its constraint was compiled to
     first_token: float = 0.0
     unsent: int = 0  # tokens whose text is still held back
 
@@ -140,7 +142,8 @@ class AnswerRow(Row):
 
     def ended_by(self, token: int) -> FinishReason | None:
         """Why the answer ends with `token`, if it does (stop strings are the detokenizer's)."""
-        if token in self.eos and self.generated > self.job.params.min_tokens:
+        least = self.job.params.min_tokens if self.follower is None else 0  # a grammar wins
+        if token in self.eos and self.generated > least:
             return FinishReason.STOP
         return FinishReason.LENGTH if self.length_reached() else None
 

@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from router.config import Settings
-from router.engine.base import AdapterArtifact, BaseInfo, EngineStatus, Job, Prompt, Reading, check_reading
+from router.engine.base import (
+    AdapterArtifact,
+    BaseInfo,
+    EngineStatus,
+    Job,
+    Prompt,
+    Reading,
+    check_grammar,
+    check_reading,
+)
 from router.engine.blocks import BlockPool
+from router.engine.constrained.grammars import CompiledGrammar, Grammars
+from router.engine.constrained.vocabulary import spec_of
 from router.engine.handoff import PendingReading, Stream
 from router.engine.loop import StepLoop
 from router.engine.lora import DeviceSlots, HostStore, pack_adapter, uploads
@@ -56,6 +67,7 @@ from router.errors import (
     PromptTooLong,
     ResourceExhausted,
 )
+from router.types import Constraint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,6 +128,7 @@ class TorchEngine:
         )
         config = model.config
         attention = 4 * config.num_attention_heads * head_size(config) * config.num_hidden_layers
+        self._grammars = Grammars(lambda: spec_of(self._tokenizer, self._vocabulary, self._eos))
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
         self._blocks = self._first_blocks(context)
@@ -147,6 +160,7 @@ class TorchEngine:
         """Stop the step loop; running jobs end as CANCELLED."""
         if self._loop is not None:
             self._loop.stop()
+            self._grammars.close()
 
     def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
         """Token ids of a prompt, PromptTooLong if they are certain to be more than `most`. Thread-safe."""
@@ -165,6 +179,11 @@ class TorchEngine:
         freed = self._host.pop(digest)
         await asyncio.wrap_future(self._running().drop(digest))
         return freed
+
+    async def compile(self, constraint: Constraint) -> CompiledGrammar:
+        """The grammar of a constraint, made in a worker thread or kept from an earlier request."""
+        self._running()
+        return await self._grammars.compile(constraint)
 
     def submit(self, job: Job) -> Stream:
         """Queue a job; refuses at once what cannot be served."""
@@ -202,6 +221,7 @@ class TorchEngine:
         settings = self._settings
         if not job.tokens:
             raise InvalidRequest([FieldViolation("input", "has no tokens")])
+        check_grammar(job)
         total = len(job.tokens) + job.params.max_tokens
         if total > self._context:
             raise PromptTooLong(self._context, total)
@@ -268,12 +288,19 @@ class TorchEngine:
         return StepLoop(scheduler, runner, sampler, partial(use_device, self._device))
 
     def _row(self, job: Job, stream: Stream) -> AnswerRow:
+        params, follower = job.params, None
+        if isinstance(job.grammar, CompiledGrammar):
+            follower = job.grammar.follower(
+                forcing=not params.logprobs
+            )  # a forced token has no probabilities
+        allowed = None if follower is None else follower.allowed
         return AnswerRow(
             job=job,
             stream=stream,
-            sampling=SamplingState(job.params, job.tokens, self._eos),
-            detokenizer=Detokenizer(self._tokenizer, job.params.stop, job.params.min_tokens),
+            sampling=SamplingState(params, job.tokens, self._eos, allowed),
+            detokenizer=Detokenizer(self._tokenizer, params.stop, params.min_tokens),
             eos=self._eos,
+            follower=follower,
         )
 
 

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from router.config import Settings
-from router.engine.base import BaseInfo, Finished, Job
+from router.engine.base import BaseInfo, Finished, Job, with_grammar
 from router.engine.model.loader import Loaded
 from router.engine.torch_engine import TorchEngine
 from router.registry.format.artifact import read_artifact
@@ -100,7 +100,8 @@ class AnsweringEngine:
 
     async def _one(self, prompt: Tokens, params: SamplingParams, adapter: str | None) -> Answer:
         texts: list[str] = []
-        async for event in self._engine.submit(Job("evaluation", prompt, params, adapter)):
+        job = await with_grammar(self._engine, Job("evaluation", prompt, params, adapter))
+        async for event in self._engine.submit(job):
             if isinstance(event, Finished):
                 return Answer("".join(texts).strip(), event.usage)
             texts.append(event.text)

@@ -114,7 +114,8 @@ def _set_exam(
     judging, generation = plan.recipe.evaluation, plan.recipe.generation
     task = Task(judging.metric, asked, _labels(plan), generation.max_tokens, judging.parts)
     shots = worked_examples(plan.splits.train, judging.shots)
-    base = Answerer(engine, SamplingParams(max_tokens=generation.max_tokens, stop=generation.stop))
+    shape = plan.manifest.generation.constraint
+    base = Answerer(engine, SamplingParams(generation.max_tokens, stop=generation.stop, constraint=shape))
     answerers = {arm: replace(base, adapter=digest if arm is Arm.ADAPTER else None) for arm in Arm}
     questions = {arm: encode_questions(arm, asked, subject.rendering, shots) for arm in Arm}
     return Exam(plan, subject, task, questions, answerers, say)

@@ -156,7 +156,10 @@ def _score(curve: Curve, recipe: Recipe, adapter: Path) -> dict[str, Any]:
     """The recipe's metric on the whole test split, answered as `adapters evaluate` has it answered."""
     base, test = load_base(recipe.base.model, curve.device), curve.splits.test
     rendering = Rendering.of(base.tokenizer, recipe.prompt.as_template())
-    limits = SamplingParams(max_tokens=recipe.generation.max_tokens, stop=recipe.generation.stop)
+    generation = recipe.generation
+    limits = SamplingParams(
+        generation.max_tokens, stop=generation.stop, constraint=generation.as_constraint()
+    )
     answering = AnsweringEngine(base)
     try:
         answerer = Answerer(answering, limits, answering.load(adapter))
@@ -201,7 +204,7 @@ def data_hashes(recipe: Recipe) -> dict[str, str]:
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """What decides weights and answers, apart from base and data: as JSON would give it back."""
     tables = {name: getattr(recipe, name).model_dump(mode="json") for name in ("lora", "train", "prompt")}
-    tables["generation"] = recipe.generation.model_dump(mode="json")
+    tables["generation"] = recipe.generation.said(mode="json")
     tables["data"] = {"max_tokens": recipe.data.max_tokens, "fraction": recipe.data.fraction}
     tables["evaluation"] = {"metric": recipe.evaluation.metric}
     return tables
@@ -229,7 +232,14 @@ def data_need(subject: Subject, recipe: Recipe, full: Mapping[str, float], asked
         "digits": METRICS[recipe.evaluation.metric].digits,
         "points": [*points, {"fraction": 1.0, **whole}],
         "date": max(point["machine"]["date"] for point in curve["points"]),
+        **_since(curve["settings"], recipe),
     }
+
+
+def _since(then: Mapping[str, Any], recipe: Recipe) -> dict[str, list[str]]:
+    """Settings of answers that came after the curve was measured: {"since": [names]}, or nothing."""
+    new = [name for name in recipe.generation.said() if name not in then["generation"]]
+    return {"since": [f"generation.{name}" for name in new]} if new else {}
 
 
 def read_curve(subject: Subject, recipe: Recipe) -> dict[str, Any] | None:

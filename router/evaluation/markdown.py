@@ -67,7 +67,10 @@ def _facts(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"- Worked examples: {data['shots']}, the first of the training split with distinct answers"
     if "engine" in report:
         engine = report["engine"]
-        yield f"- Answers: greedy, by the engine that serves ({engine['dtype']}, {engine['kernels']})"
+        held = (
+            f"; all arms held to the {engine['constraint']} of adapter.toml" if "constraint" in engine else ""
+        )
+        yield f"- Answers: greedy, by the engine that serves ({engine['dtype']}, {engine['kernels']}){held}"
     cores = f"{machine['cores']} cores, {machine['threads']} threads"
     yield f"- Machine: {machine['device']}, {cores}; {machine['date']}"
     yield f"- Versions: {', '.join(f'{name} {number}' for name, number in machine['versions'].items())}"
@@ -260,6 +263,8 @@ def data_need_lines(section: Mapping[str, Any]) -> list[str]:
     for point in section["points"]:
         cells = (f"{point['fraction']:.0%}", point["rows"], point["steps"], point["asked"])
         lines.append(f"| {' | '.join(map(str, cells))} | {bracketed(point['score'], digits)} |")
+    if since := section.get("since"):
+        lines += ["", f"All but the last were measured before {', '.join(since)} was set."]
     return lines
 
 

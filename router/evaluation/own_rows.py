@@ -160,7 +160,8 @@ def _ask(candidate: Candidate, ready: ReadyBase, rows: Sequence[Row], asked: Own
         say(f"left out: {dropped} longer than the base's context")
         _require_enough(fitting, asked)
     task = Task(asked.metric, fitting, _labels(fitting, asked.metric), limit)
-    params = SamplingParams(max_tokens=limit, stop=manifest.generation.stop or ())
+    said = manifest.generation
+    params = SamplingParams(max_tokens=limit, stop=said.stop or (), constraint=said.constraint)
     prompts = [example.prompt for example in examples]
     digest = engine.load(candidate.folder)
     given = {
@@ -213,7 +214,7 @@ def _head(candidate: Candidate, ready: ReadyBase, found: int, arms: Arms, asked:
         },
         "metric": METRICS[asked.metric].title,
         "scale": METRICS[asked.metric].digits,
-        **measured_by(base.device, engine),
+        **measured_by(base.device, engine, candidate.manifest.generation.constraint),
         "command": f"lora-router adapters evaluate {candidate.asked} {options}",
     }
 

@@ -16,6 +16,7 @@ from router.registry.format.manifest import Manifest
 from router.training.base import LoadedBase, describe_machine
 from router.training.data import Row
 from router.training.files import write_file
+from router.types import Constraint
 
 SCHEMA = 2
 SAMPLES = 12  # answers shown
@@ -58,11 +59,14 @@ def whose(manifest: Manifest, weights_sha256: str, base: LoadedBase) -> dict[str
     }
 
 
-def measured_by(device: torch.device, engine: BaseInfo) -> dict[str, Any]:
-    """The machine, and the base as it answered."""
+def measured_by(
+    device: torch.device, engine: BaseInfo, constraint: Constraint | None = None
+) -> dict[str, Any]:
+    """The machine, and the base as it answered: each answer held to `constraint`."""
+    held = {} if constraint is None else {"constraint": constraint.kind}
     return {
         "machine": describe_machine(device),
-        "engine": {"dtype": engine.dtype, "kernels": engine.kernels},
+        "engine": {"dtype": engine.dtype, "kernels": engine.kernels, **held},
     }
 
 

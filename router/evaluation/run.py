@@ -162,7 +162,7 @@ def _facts(exam: Exam, engine: BaseInfo) -> dict[str, Any]:
         "scale": metric.digits,
         "reading": metric.reading,
         "references": _references(task),
-        **measured_by(subject.base.device, engine),
+        **measured_by(subject.base.device, engine, exam.plan.manifest.generation.constraint),
     }
 
 

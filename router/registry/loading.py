@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from router.engine.base import Delta, Engine, Generation, Job, Prompt
+from router.engine.base import Delta, Engine, Generation, Job, Prompt, with_grammar
 from router.errors import (
     AdapterNotFound,
     AdapterRejected,
     EngineFailed,
+    FailedPrecondition,
     InvalidRequest,
     Overloaded,
     RouterError,
@@ -29,7 +30,7 @@ from router.registry.options import Workers
 from router.registry.record import Live, Record
 from router.registry.residency import Residency, Resident, Room
 from router.registry.state import Proven
-from router.types import FinishReason, Sampling, SamplingParams, Turn
+from router.types import Constraint, FinishReason, Sampling, SamplingParams, Turn
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +192,7 @@ class Prover:
 
     async def prove(self, digest: str, inspection: Inspection) -> ProbeResult:
         """Run the probes of a loaded adapter. Raises AdapterRejected saying which one failed, and how."""
+        await self._check_constraint(inspection.manifest.generation.constraint)
         probes = inspection.probes[:MOST_PROBES]
         if not probes:
             return ProbeResult.NO_PROBES
@@ -215,6 +217,18 @@ class Prover:
         check_answers(probes, texts[0::2], texts[1::2])
         return ProbeResult.PROVEN
 
+    async def _check_constraint(self, constraint: Constraint | None) -> None:
+        """Raises AdapterRejected where no answer on this base could keep to the adapter's own constraint."""
+        if constraint is None or constraint.kind == "unconstrained":
+            return
+        try:
+            await self._engine.compile(constraint)
+        except (InvalidRequest, FailedPrecondition) as error:
+            reason = error.violations[0].description if isinstance(error, InvalidRequest) else error.message
+            raise AdapterRejected(
+                f"[generation] {constraint.kind}: {reason}", codes="constraint-refused"
+            ) from error
+
     async def _prompt(self, inspection: Inspection, probe: Probe) -> tuple[Sequence[int], SamplingParams]:
         manifest = inspection.manifest
         greedy = Sampling(max_tokens=probe.max_tokens, min_tokens=0, temperature=0.0, logprobs=0)
@@ -222,7 +236,8 @@ class Prover:
         return await self._encode(prompt), SamplingParams.of(greedy, manifest.generation)
 
     async def _answer(self, tokens: Sequence[int], params: SamplingParams, adapter: str | None) -> str:
-        job = Job(f"probe-{adapter[:12] if adapter else 'base'}", tokens, params, adapter, priority=1)
+        name = f"probe-{adapter[:12] if adapter else 'base'}"
+        job = await with_grammar(self._engine, Job(name, tokens, params, adapter, priority=1))
         text: list[str] = []
         async with self._places:
             generation = await self._submit(job)

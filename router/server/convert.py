@@ -13,6 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from router.engine.base import Delta
+from router.engine.constrained.source import check_size
 from router.errors import Findings
 from router.judging import REFERENCE
 from router.names import ADAPTER_FORM, BASE, split_adapter
@@ -25,6 +26,7 @@ from router.types import (
     AdapterEventKind,
     AdapterInfo,
     AdapterState,
+    Constraint,
     Decision,
     FinishReason,
     Override,
@@ -173,8 +175,24 @@ def sampling_of(message: pb.Sampling, max_tokens_limit: int, found: Findings) ->
             found.add(f"sampling.{field}", f"must be in {allowed}, got {value:g}")
     if "max_tokens" in said and said.get("min_tokens", 0) > said["max_tokens"] >= 1:
         found.add("sampling.min_tokens", "must not be more than max_tokens")
-    stop = _stops(message.stop, found)
-    return Sampling(stop=stop, **said)  # type: ignore[arg-type]  # the proto fixes int or float for each
+    stop, constraint = _stops(message.stop, found), constraint_of(message, found)
+    return Sampling(stop=stop, constraint=constraint, **said)  # type: ignore[arg-type]  # the proto fixes int or float for each
+
+
+def constraint_of(message: pb.Sampling, found: Findings) -> Constraint | None:
+    """What the answer must look like; what is wrong inside is found when the engine compiles it."""
+    kind = message.WhichOneof("constraint")
+    if kind is None:
+        return None
+    if kind == "unconstrained":
+        return Constraint(kind) if message.unconstrained else None
+    if kind == "choices":
+        made = Constraint(kind, choices=tuple(message.choices.values))
+    else:
+        made = Constraint(kind, getattr(message, kind))
+    field = "sampling.choices.values" if kind == "choices" else f"sampling.{kind}"
+    check_size(made, field, found)
+    return made
 
 
 def _stops(stops: Iterable[str], found: Findings) -> tuple[str, ...] | None:

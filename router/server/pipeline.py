@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 from router.config import Settings
-from router.engine.base import Delta, Engine, Finished, Generation, Job, Prompt
+from router.engine.base import Delta, Engine, Finished, Generation, Job, Prompt, with_grammar
 from router.errors import (
     DataLoss,
     DeadlineExceeded,
@@ -136,7 +136,7 @@ class Pipeline:
     async def _submitted(
         self, held: AsyncExitStack, request: Request, decision: Decision, background: bool = False
     ) -> Submitted:
-        """Lease, encode, fit, submit; if all of that works, the end of `held` frees row and lease."""
+        """Lease, encode, fit, compile, submit; if all works, the end of `held` frees row and lease."""
         async with AsyncExitStack() as mine:
             prepared = await self._prepared(mine, request, decision, needed(request.sampling))
             decision, tokens = prepared.decision, prepared.tokens
@@ -145,7 +145,7 @@ class Pipeline:
             )
             adapter = decision.digest if decision.adapter else None
             job = Job(request.request_id, tokens, params, adapter, request.deadline, background=background)
-            generation = self._engine.submit(job)
+            generation = self._engine.submit(await with_grammar(self._engine, job))
             mine.callback(generation.cancel)
             held.push_async_exit(mine.pop_all())
         return Submitted(decision, params, generation)

@@ -65,7 +65,7 @@ def manifest_text(recipe: Recipe, base_name: str, base_digest: str) -> str:
         "adapter": recipe.adapter.model_dump(),
         "base": {"model": base_name, "digest": base_digest},
         "prompt": recipe.prompt.model_dump(),
-        "generation": recipe.generation.model_dump(),
+        "generation": recipe.generation.said(),
         "routing": recipe.routing.model_dump(),
     }
     return "\n".join("\n".join(_table(name, values)) + "\n" for name, values in tables.items())

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from router.errors import ConfigError
 from router.registry.format.names import NAME_RULE, VERSION_RULE, is_name, is_version
-from router.types import PromptTemplate
+from router.types import Constraint, PromptTemplate
 
 
 class Table(BaseModel):
@@ -131,6 +131,15 @@ class Generation(Table):
     max_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     stop: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # labels: every answer is one of them
+
+    def said(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
+        """What a manifest says of it: no choices where there are none."""
+        return self.model_dump(mode=mode, exclude=None if self.choices else {"choices"})
+
+    def as_constraint(self) -> Constraint | None:
+        """What every answer must look like."""
+        return Constraint("choices", choices=self.choices) if self.choices else None
 
 
 class Routing(Table):

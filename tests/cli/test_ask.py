@@ -99,3 +99,28 @@ def test_a_closed_pipe_ends_in_silence(tmp_path):
             [*COMMAND, "config", "show"], stdout=closed, stderr=subprocess.PIPE, check=False, cwd=tmp_path
         )
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_what_the_answer_must_look_like(cli, remote, tmp_path):
+    (tmp_path / "schema.json").write_text('{"type": "object"}')
+    for arguments, field, value in (
+        (["--json-schema", '{"type": "string"}'], "json_schema", '{"type": "string"}'),
+        (["--json-schema", f"@{tmp_path}/schema.json"], "json_schema", '{"type": "object"}'),
+        (["--regex", "[0-9]+"], "regex", "[0-9]+"),
+        (["--grammar", "start: WORD"], "grammar", "start: WORD"),
+        (["--unconstrained"], "unconstrained", True),
+    ):
+        assert cli("ask", "hi", *arguments).code == 0
+        sampling = remote.inference.requests[-1].sampling
+        assert (sampling.WhichOneof("constraint"), getattr(sampling, field)) == (field, value)
+    assert cli("ask", "hi", "--choice", "yes", "--choice", "no").code == 0
+    assert list(remote.inference.requests[-1].sampling.choices.values) == ["yes", "no"]
+
+
+def test_two_constraints_and_a_file_that_is_not_there(cli, remote, tmp_path):
+    done = cli("ask", "hi", "--regex", "a", "--choice", "b")
+    assert (done.code, remote.inference.requests) == (2, [])
+    assert "one constraint: leave out --regex or --choice" in done.err
+    done = cli("ask", "hi", "--grammar", f"@{tmp_path}/none")
+    assert done.code == 2
+    assert f"cannot read {tmp_path}/none" in done.err

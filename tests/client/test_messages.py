@@ -84,3 +84,33 @@ def test_what_the_gate_said_and_who_overruled_it():
     assert (seen.gate, seen.gate_advice, seen.routable) == ("g", "a", True)
     assert seen.override == Override("1.0.0", "::1", 7.0, "r", "f", "ab")
     assert to_adapter(adapter("m")).override is None
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "value"),
+    [
+        ({"json_schema": '{"type": "string"}'}, "json_schema", '{"type": "string"}'),
+        ({"json_schema": {"type": "string"}}, "json_schema", '{"type": "string"}'),
+        ({"regex": "a+"}, "regex", "a+"),
+        ({"grammar": "start: WORD"}, "grammar", "start: WORD"),
+        ({"choices": ("yes", "no")}, "choices", pb.Sampling.Choices(values=["yes", "no"])),
+        ({"choices": {"yes": 1}.keys()}, "choices", pb.Sampling.Choices(values=["yes"])),
+        ({"unconstrained": True}, "unconstrained", True),
+    ],
+)
+def test_what_an_answer_must_look_like(options, field, value):
+    for request in (generate_request("hi", options), stream_request("hi", options)):
+        assert request.sampling.WhichOneof("constraint") == field
+        assert getattr(request.sampling, field) == value
+
+
+def test_an_answer_has_one_constraint():
+    with pytest.raises(TypeError, match="one constraint, not both regex and choices"):
+        generate_request("hi", {"choices": ["a"], "regex": "a"})
+    with pytest.raises(TypeError, match="several texts"):
+        generate_request("hi", {"choices": "yes"})
+    with pytest.raises(ValueError, match="regex: holds half a character"):
+        generate_request("hi", {"regex": HALF})
+    with pytest.raises(ValueError, match="choices: holds half a character"):
+        generate_request("hi", {"choices": ["ok", HALF]})
+    assert generate_request("hi", {"regex": None}).sampling.WhichOneof("constraint") is None

@@ -3,10 +3,12 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
-from router.engine.base import AdapterArtifact, Delta, Engine, Finished, Job, Prompt, Reading
+from router.engine.base import AdapterArtifact, Delta, Engine, Finished, Job, Prompt, Reading, with_grammar
 from router.engine.fake import FakeEngine
 from router.errors import (
     DeadlineExceeded,
@@ -18,10 +20,10 @@ from router.errors import (
     PromptTooLong,
     Unavailable,
 )
-from router.types import FinishReason, PromptTemplate, SamplingParams, Turn
+from router.types import Constraint, FinishReason, PromptTemplate, SamplingParams, Turn
 
 
-def started(**options: float) -> FakeEngine:
+def started(**options: Any) -> FakeEngine:
     engine = FakeEngine(**options)
     engine.start()
     return engine
@@ -151,3 +153,21 @@ async def test_background_jobs_take_what_is_left_and_give_way() -> None:
     with pytest.raises(Overloaded):
         [engine.submit(replace(job(engine), background=True)) for _ in range(5)]
     engine.close()
+
+
+async def test_constrained_answers() -> None:
+    engine = started()
+    for constraint, text in (
+        (Constraint("choices", choices=("größer", "kleiner")), "größer"),
+        (Constraint("regex", "[a-z]{3}"), "aaa"),
+        (Constraint("json_schema", '{"enum": [[1, {"a": null}]]}'), '[1,{"a":null}]'),
+    ):
+        ready = await with_grammar(engine, job(engine, constraint=constraint))
+        assert await answer(engine, ready) == (text, ANY)
+    assert (await answer(engine, job(engine)))[0] == "[base] one two three"
+    with pytest.raises(FailedPrecondition, match="not been compiled"):
+        engine.submit(job(engine, constraint=Constraint("regex", "a")))
+    engine.close()
+    odd = started(unconstrained="its tokens are odd")
+    with pytest.raises(FailedPrecondition, match="its tokens are odd"):
+        await odd.compile(Constraint("regex", "a"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -326,3 +328,66 @@ def test_top_k_keeps_tokens_that_vanish_in_a_sum(width: int, monkeypatch: pytest
     probs = torch.tensor([[1e-20, 1.0, 1e-17, 1e-25]])
     truncate(probs, [SamplingParams(top_k=3)])
     assert (probs[0] > 0).tolist() == [True, True, True, False]
+
+
+# -- Constraints: bits for the tokens that may come next.
+
+
+def bits(*tokens: int) -> NDArray[np.int32]:
+    packed = np.zeros(-(-VOCAB // 32) * 32, np.uint8)
+    packed[list(tokens)] = 1
+    return np.packbits(packed, bitorder="little").view(np.int32)
+
+
+def constrained(allowed: Sequence[int], **params: Any) -> SamplingState:
+    return SamplingState(SamplingParams(**params), (1, 2, 3), [EOS], bits(*allowed))
+
+
+@given(
+    allowed=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=40),
+    params=params,
+    seed=st.integers(0, 99),
+)
+def test_only_what_is_allowed_is_drawn(allowed: list[int], params: dict[str, Any], seed: int) -> None:
+    (sampled,) = fresh().sample(logits(seed), [constrained(allowed, **params)])
+    assert sampled.id in allowed
+
+
+@given(allowed=st.lists(st.integers(0, VOCAB - 1), min_size=1), seed=st.integers(0, 99))
+def test_greedy_takes_the_likeliest_that_is_allowed(allowed: list[int], seed: int) -> None:
+    values = logits(seed, rows=3)
+    states = [state(), constrained(allowed), state(logprobs=2)]
+    sampled = fresh().sample(values, states)
+    assert sampled[1].id == max(sorted(allowed), key=lambda token: values[1, token].item())
+    assert [sampled[0].id, sampled[2].id] == [values[0].argmax().item(), values[2].argmax().item()]
+
+
+def test_log_probabilities_are_of_the_raw_distribution() -> None:
+    values = logits(5)
+    worst = int(values[0].argmin())
+    (sampled,) = fresh().sample(values, [constrained([worst], logprobs=1)])
+    assert sampled.id == worst
+    assert sampled.logprob is not None
+    raw = torch.log_softmax(values[0], -1)
+    assert sampled.logprob.logprob == pytest.approx(raw[worst].item())
+    assert sampled.logprob.top[0][1] == int(values[0].argmax())
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_constrained_rows_whose_logits_are_broken_fail_alone(broken: float) -> None:
+    values = logits(1, rows=3)
+    values[1, 9] = broken
+    sampled = fresh().sample(values, [constrained([4]), constrained([4]), constrained([4])])
+    assert [entry.failed for entry in sampled] == [False, True, False]
+
+
+def test_nothing_allowed_fails() -> None:
+    values = logits(2, rows=2)
+    values[0, 4] = -torch.inf
+    sampled = fresh().sample(values, [constrained([4]), constrained([], temperature=1.0)])
+    assert [entry.failed for entry in sampled] == [True, True]
+
+
+def test_ends_are_the_constraints_business() -> None:
+    (sampled,) = fresh().sample(logits(3), [constrained([EOS], min_tokens=9)])
+    assert sampled.id == EOS

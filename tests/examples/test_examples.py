@@ -1,12 +1,19 @@
 """Every example runs against a server."""
 
 import asyncio
+import json
 import os
+import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+
+from router.engine.constrained.stand_in import byte_grammars
+from router.errors import InvalidRequest
+from router.types import Constraint
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -56,3 +63,49 @@ async def test_a_node_client_made_from_the_proto_files(server, tmp_path):
     assert unary.startswith("[adapters/medical/versions/1.0.0] ")
     assert streamed == unary
     assert finished == "FINISH_REASON_STOP"
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "constrained.md"
+
+
+@pytest.mark.slow
+async def test_answers_with_a_shape_as_the_page_shows_them(server, tmp_path):
+    (source,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "page.py").write_text(source.replace("127.0.0.1:50051", server.address))
+    pet, sky, year, added = (await output(sys.executable, "page.py", cwd=tmp_path)).splitlines()
+    assert json.loads(pet)["kind"] in ("cat", "dog")
+    assert sky in ("yes", "no")
+    assert re.fullmatch(r"\d{4}", year)
+    assert re.fullmatch(r"\d{1,3}\+\d{1,3}", added)
+
+
+@pytest.mark.slow
+async def test_commands_of_that_page(server, tmp_path):
+    (block,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "pet.json").write_text('{"enum": ["a cat"]}')
+    answers = []
+    for line in block.splitlines():
+        _, *arguments = shlex.split(line)
+        command = (sys.executable, "-m", "router.cli", *arguments, "--quiet", "--server", server.address)
+        answers.append(await output(*command, cwd=tmp_path))
+    assert answers == ["no\n", '"a cat"\n']
+
+
+async def test_refusals_that_the_page_shows_are_the_ones_that_are_made():
+    rows = re.findall(r"^\| `sampling\.([\w.\[\]]+)` \| `(.*)` \|$", PAGE.read_text(encoding="utf-8"), re.M)
+    assert len(rows) == 6
+    made = {
+        "keyword 'uniqueItems'": '{"properties": {"tags": {"uniqueItems": true}}}',
+        "refers to": '{"items": {"$ref": "https://example.com"}}',
+        "unclosed": "a(",
+        "is too complex": "(a{1000}){1000}",
+        "line 1": "start: foo",
+    }
+    grammars = byte_grammars()
+    for kind, said in rows:
+        source = next((text for start, text in made.items() if said.startswith(start)), "")
+        constraint = Constraint(kind.partition(".")[0], source, () if source else ("a", "a"))
+        with pytest.raises(InvalidRequest) as caught:
+            await grammars.compile(constraint)
+        assert caught.value.violations[0].description == said
+    grammars.close()

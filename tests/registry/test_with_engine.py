@@ -93,3 +93,27 @@ async def test_probes_run_through_the_engine(
     await eventually(lambda: states(registry).get("wrong@0") == "quarantined")
     assert "probe 1 of 1 failed" in registry.get("wrong").error
     await eventually(lambda: torch_engine.status().host_adapters == (registry.get("right").digest,))
+
+
+async def test_a_constraint_that_no_answer_here_can_keep_to_is_refused_at_load(
+    torch_engine: TorchEngine, registry: Registry, root: Path, tmp_path: Path
+) -> None:
+    for name, line in (("bad", 'regex = "a("'), ("good", 'choices = ["yes", "no"]')):
+        save_adapter("llama", tmp_path / name, 1)
+        (tmp_path / name / "adapter.toml").write_text(f"[generation]\n{line}\n")
+        (tmp_path / name).rename(root / name)
+    await eventually(is_ready(registry, "good"))
+    await eventually(lambda: states(registry).get("bad@0") == "quarantined")
+    assert "[generation] regex: unclosed group, at character 1" in registry.get("bad").error
+
+
+async def test_probes_run_under_the_constraint(
+    torch_engine: TorchEngine, registry: Registry, root: Path, tmp_path: Path
+) -> None:
+    save_adapter("llama", tmp_path / "m", 1)
+    (tmp_path / "m" / "adapter.toml").write_text('[generation]\nchoices = ["surely not this"]\n')
+    probe = {"prompt": "hello", "expect": "surely this", "match": "exact", "max_tokens": 30}
+    (tmp_path / "m" / "probes.jsonl").write_text(json.dumps(probe))
+    (tmp_path / "m").rename(root / "m")
+    await eventually(lambda: states(registry).get("m@0") == "quarantined")
+    assert "no effect" in registry.get("m").error, "base and adapter both say the one thing that is allowed"

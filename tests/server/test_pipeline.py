@@ -18,7 +18,7 @@ from router.errors import (
 )
 from router.server import pipeline
 from router.server.pipeline import Choices, Resting, fit
-from router.types import AdapterRef, Decision, Reason, Sampling
+from router.types import AdapterRef, Constraint, Decision, Reason, Sampling
 from tests.fakes import FakeRegistry, adapter
 from tests.server.helpers import ask, details, failure
 
@@ -149,3 +149,11 @@ def test_the_last_is_tried_though_it_rests_and_a_rest_is_not_made_longer(monkeyp
 def test_the_last_one_that_is_gone_says_so():
     with pytest.raises(AdapterNotFound):
         list(choices(NEW, GONE, routed=NEW))
+
+
+def test_constraints_go_by_layers_and_can_be_taken_back() -> None:
+    mine, theirs = Constraint("regex", "a"), Constraint("choices", choices=("b",))
+    free = Constraint("unconstrained")
+    assert fit(Sampling(), Sampling(constraint=theirs), 10, 1000, 4096).constraint == theirs
+    assert fit(Sampling(constraint=mine), Sampling(constraint=theirs), 10, 1000, 4096).constraint == mine
+    assert fit(Sampling(constraint=free), Sampling(constraint=theirs), 10, 1000, 4096).constraint is None

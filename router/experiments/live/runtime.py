@@ -320,8 +320,10 @@ def built_in_outcomes(response_id: str, end: End, now: float) -> tuple[Outcome, 
 
 @lru_cache(maxsize=256)
 def sampling_json(params: SamplingParams) -> str:
-    """Sampling as JSON, keys in order; what is off is left out."""
+    """Sampling as JSON, keys in order; what is off is left out. Of a constraint it says the kind."""
     said = {f.name: value for f in fields(params) if (value := getattr(params, f.name)) not in (None, (), 0)}
+    if params.constraint is not None:
+        said["constraint"] = params.constraint.kind
     return json.dumps(said, sort_keys=True)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from router.engine.constrained.source import grammar_text
+from router.errors import InvalidRequest
 from router.registry.format import limits
 from router.registry.format.findings import Code, Finding, Findings
 from router.registry.format.folder import MANIFEST
@@ -27,14 +29,25 @@ from router.registry.format.names import (
 )
 from router.registry.format.parsing import toml_too_complex
 from router.registry.format.text import nearest, show
-from router.types import MAX_STOP_BYTES, MAX_STOPS, SAMPLING_RANGES, AdapterProfile, PromptTemplate, Sampling
+from router.types import (
+    CONSTRAINT_KINDS,
+    MAX_CHOICES,
+    MAX_CONSTRAINT_BYTES,
+    MAX_STOP_BYTES,
+    MAX_STOPS,
+    SAMPLING_RANGES,
+    AdapterProfile,
+    Constraint,
+    PromptTemplate,
+    Sampling,
+)
 
 PLACEHOLDER = "{prompt}"
 KEYS: dict[str, tuple[str, ...]] = {
     "adapter": ("name", "version", "description", "domain", "task", "license"),
     "base": ("model", "digest"),
     "prompt": ("system", "template"),
-    "generation": tuple(f.name for f in fields(Sampling)),
+    "generation": (*(f.name for f in fields(Sampling) if f.name != "constraint"), *CONSTRAINT_KINDS),
     "routing": ("examples", "negative_examples", "keywords"),
 }
 
@@ -214,7 +227,29 @@ def _generation(table: Table) -> Sampling:
         table.bad("min_tokens", f"{said['min_tokens']} is more than max_tokens {said['max_tokens']}")
     if "stop" in table.values:
         said["stop"] = _stops(table)
+    said["constraint"] = _constraint(table)
     return Sampling(**said)
+
+
+def _constraint(table: Table) -> Constraint | None:
+    """What every answer must look like; whether the base can keep to it is seen when the adapter loads."""
+    given = [kind for kind in CONSTRAINT_KINDS if kind in table.values]
+    if not given:
+        return None
+    kind = given[0]
+    if len(given) > 1:
+        table.bad(given[1], f"an answer has one constraint: {kind} is given already")
+        return None
+    if kind == "choices":
+        made = Constraint(kind, choices=table.strings(kind, MAX_CHOICES))
+    else:
+        made = Constraint(kind, table.text(kind, MAX_CONSTRAINT_BYTES))
+    try:
+        grammar_text(made)
+    except InvalidRequest as error:
+        table.bad(kind, error.violations[0].description)
+        return None
+    return made
 
 
 def _stops(table: Table) -> tuple[str, ...]:

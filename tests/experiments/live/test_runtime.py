@@ -32,7 +32,7 @@ from router.experiments.model import (
 )
 from router.experiments.report.model import ArmNumbers, Report, Ruling
 from router.ports import End, Served
-from router.types import FinishReason, SamplingParams, Usage
+from router.types import Constraint, FinishReason, SamplingParams, Usage
 from tests.experiments.live.made import HOLDOUT, SPEC, decision, experiment, exposure, outcome, request
 from tests.experiments.live.test_recorder import until
 from tests.experiments.memory_store import MemoryStore
@@ -417,6 +417,8 @@ def test_sampling_is_json_with_sorted_keys_and_without_what_is_off():
         "top_p": 1.0,
     }
     assert list(json.loads(text)) == sorted(json.loads(text))
+    held = sampling_json(SamplingParams(constraint=Constraint("regex", "a+")))
+    assert json.loads(held)["constraint"] == "regex"
 
 
 async def test_all_are_gone_afterwards() -> None:

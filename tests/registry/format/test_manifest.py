@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from router.registry.format.findings import Finding
 from router.registry.format.manifest import Manifest, parse_manifest
 from router.registry.format.names import is_name, is_version
-from router.types import PromptTemplate, Sampling
+from router.types import Constraint, PromptTemplate, Sampling
 
 FULL = """
 [adapter]
@@ -243,3 +243,41 @@ def test_any_lines_give_findings_and_nothing_else(parts: list[str]) -> None:
 def test_any_bytes_give_findings_and_nothing_else(data: bytes) -> None:
     manifest, _ = parse_manifest(data, "a")
     assert is_name(manifest.name)
+
+
+@pytest.mark.parametrize(
+    ("line", "constraint"),
+    [
+        ('choices = ["yes", "no"]', Constraint("choices", choices=("yes", "no"))),
+        ('regex = "[a-z]+"', Constraint("regex", "[a-z]+")),
+        ('json_schema = \'{"type": "object"}\'', Constraint("json_schema", '{"type": "object"}')),
+        ("grammar = 'start: \"a\"'", Constraint("grammar", 'start: "a"')),
+    ],
+)
+def test_what_every_answer_must_look_like(line: str, constraint: Constraint) -> None:
+    manifest, found = parse_manifest(f"[generation]\n{line}\n".encode(), "folder")
+    assert manifest.generation.constraint == constraint
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("choices = []", "1 to 1024 entries"),
+        ('choices = ["a", ""]', "1 to 1024 bytes"),
+        ('choices = ["a", "a"]', "same as entry 0"),
+        ('choices = "a"', "must be a list of strings"),
+        ("choices = [1]", "must be a list of strings"),
+        ('json_schema = "{"', "is not JSON"),
+        ("json_schema = {}", "must be a string"),
+        ('regex = "a{9999}"', "repeats more than"),
+        ('regex = "a"\nchoices = ["b"]', "one constraint"),
+        ('grammar = "start: <|end|>"', "special token"),
+        ("constraint = 1", "unknown key"),
+        ("unconstrained = true", "unknown key"),
+    ],
+)
+def test_a_constraint_that_cannot_be(lines: str, said: str) -> None:
+    manifest, found = parse_manifest(f"[generation]\n{lines}\n".encode(), "folder")
+    assert manifest.generation.constraint is None
+    assert any(said in finding.message for finding in found), found

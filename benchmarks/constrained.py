@@ -1,0 +1,167 @@
+"""`python -m benchmarks.constrained`: what it costs to hold answers to a constraint; whether they keep to it.
+
+The same 16 requests with and without, in rounds that take turns; each answer has the same number of tokens.
+What a grammar forces is not sampled, so JSON can be faster than free text. Validity is counted over answers
+that are whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from rich.progress import track
+
+from benchmarks import report
+from benchmarks.prompts import NEW_TOKENS, REQUESTS, prompts
+from benchmarks.workload import jobs, run_jobs, start
+from router.engine.base import Finished, Job, Prompt, with_grammar
+from router.engine.torch_engine import TorchEngine
+from router.types import Constraint, FinishReason, SamplingParams, Turn
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 24},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "role": {"enum": ["nurse", "baker", "judge"]},
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 12}, "maxItems": 3},
+    },
+    "required": ["name", "age", "role", "tags"],
+    "additionalProperties": False,
+}
+PEOPLE = json.dumps({"type": "array", "items": PERSON, "minItems": 50})
+LABELS = ("Balance Sheet, Current Assets", "Balance Sheet, Equity", "Income Statement, Revenue")
+ENDLESS: dict[str, Constraint | None] = {  # each can go on for as long as it has to
+    "free": None,
+    "any text": Constraint("regex", r"(.|\n)*"),
+    "words": Constraint("regex", r"([a-z]{1,12}[ ,.])*"),
+    "JSON": Constraint("json_schema", PEOPLE),
+    "grammar": Constraint(
+        "grammar", 'start: line+\nline: KEY ": " /[^\\n]{1,60}/ "\\n"\nKEY: /[a-z_]{1,16}/'
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A constraint whose answers end, and how to tell a right one."""
+
+    asked: str
+    constraint: Constraint
+    holds: Callable[[str], bool]
+
+
+def _is_person(text: str) -> bool:
+    return bool(Draft202012Validator(PERSON).is_valid(json.loads(text)))
+
+
+WHOLE = {
+    "JSON": Whole("Describe a person as JSON.", Constraint("json_schema", json.dumps(PERSON)), _is_person),
+    "choices": Whole("Where is cash reported?", Constraint("choices", choices=LABELS), LABELS.__contains__),
+    "regex": Whole(
+        "Give a date.",
+        Constraint("regex", "[0-9]{4}-[01][0-9]-[0-3][0-9]"),
+        lambda text: re.fullmatch("[0-9]{4}-[01][0-9]-[0-3][0-9]", text) is not None,
+    ),
+    "grammar": Whole(
+        "Write a sum.",
+        Constraint("grammar", 'start: NUM ("+" NUM){1,4} "="\nNUM: /[1-9][0-9]{0,3}/'),
+        lambda text: re.fullmatch(r"[1-9]\d{0,3}(\+[1-9]\d{0,3}){1,4}=", text) is not None,
+    ),
+}
+
+
+async def speed(engine: TorchEngine, rounds: int, rows: int, new: int) -> list[dict[str, Any]]:
+    """Tokens a second of each constraint, the same requests for all, in rounds that take turns."""
+    plain = jobs(prompts(engine.info.vocab_size, count=rows), [None], new)
+    work = {name: await _held(engine, plain, constraint) for name, constraint in ENDLESS.items()}
+    rates: dict[str, list[float]] = {name: [] for name in work}
+    for turn in track(range(rounds + 1), description="rounds", transient=True):
+        for name, asked in work.items():
+            seconds, tokens = await run_jobs(engine, asked)
+            if tokens != rows * new:
+                raise RuntimeError(f"{name}: {tokens} tokens, not {rows * new}")
+            if turn:  # the first round warms up
+                rates[name].append(tokens / seconds)
+    free = rates["free"]
+    return [
+        {
+            "constraint": name,
+            **{f"tokens/s, {k}": v for k, v in report.spread(found).items()},
+            "of free, median": report.spread([a / b for a, b in zip(found, free, strict=True)])["median"],
+        }
+        for name, found in rates.items()
+    ]
+
+
+async def _held(engine: TorchEngine, plain: Sequence[Job], constraint: Constraint | None) -> list[Job]:
+    return [
+        await with_grammar(engine, replace(job, params=replace(job.params, constraint=constraint)))
+        for job in plain
+    ]
+
+
+async def validity(engine: TorchEngine, answers: int) -> list[dict[str, Any]]:
+    """How many whole answers are right, half of them greedy, half drawn at temperature 1."""
+    rows = []
+    for name, kind in WHOLE.items():
+        tokens = engine.encode(Prompt((Turn("user", kind.asked),)))
+        asked = [
+            Job(str(i), tokens, SamplingParams(120, temperature=i % 2, seed=i, constraint=kind.constraint))
+            for i in range(answers)
+        ]
+        found = await asyncio.gather(*[_answer(engine, await with_grammar(engine, job)) for job in asked])
+        whole = [text for text, reason in found if reason is FinishReason.STOP]
+        valid = sum(map(kind.holds, whole))
+        rows.append({"constraint": name, "answers": answers, "whole": len(whole), "valid of whole": valid})
+    return rows
+
+
+async def _answer(engine: TorchEngine, job: Job) -> tuple[str, FinishReason]:
+    text = ""
+    async for event in engine.submit(job):
+        if isinstance(event, Finished):
+            return text, event.reason
+        text += event.text
+    raise RuntimeError("a generation ended without Finished")
+
+
+async def measure(
+    engine: TorchEngine, args: argparse.Namespace
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Speed and validity."""
+    return await speed(engine, args.rounds, args.rows, args.new), await validity(engine, args.answers)
+
+
+def main() -> None:
+    """Measure and write results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rows", type=int, default=REQUESTS)
+    parser.add_argument("--new", type=int, default=NEW_TOKENS)
+    parser.add_argument("--answers", type=int, default=64)
+    parser.add_argument("--try", action="store_true", dest="smoke", help="a short run that writes nothing")
+    args = parser.parse_args()
+    if args.smoke:
+        args.rounds, args.rows, args.new, args.answers = 1, 4, 12, 4
+    engine = start("smollm2-135m-instruct", "auto", native=True)
+    rates, right = asyncio.run(measure(engine, args))
+    kernels = engine.info.kernels
+    engine.close()
+    print(report.table(rates), report.table(right), sep="\n\n")
+    if args.smoke:
+        return
+    work = f"{args.rows} requests at once, {args.new} tokens each, {args.rounds} rounds that take turns"
+    tables = {"validity": right}
+    print("written to", report.write("constrained", f"{work}; {kernels}.", rates, [], tables=tables))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""A constraint in the words of llguidance, checked as far as that goes without compiling it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from router.errors import FieldViolation, Findings, InvalidRequest
+from router.types import MAX_CHOICE_BYTES, MAX_CHOICES, MAX_CONSTRAINT_BYTES, Constraint
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+MAX_SCHEMA_DEPTH = 64
+MAX_REPEATS = 1000  # of a counted repetition in an expression
+REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+DATA_KEYS = ("const", "enum", "default", "examples")  # what stands below them is no schema
+JSON_OPTIONS: JsonCompileOptions = {"whitespace_flexible": False, "lenient": False}
+_COUNTED = re.compile(r"\{(\d+)(?:,(\d*))?\}")
+# What may stand in a Lark grammar around a special token; a comment, a string and an expression hide one.
+_LARK_PART = re.compile(
+    r'//[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|(?P<special><[^<>\s]*>?)|(?P<line>\n)|.'
+)
+
+
+def field_of(constraint: Constraint) -> str:
+    """The field of a request that says it."""
+    return f"sampling.{constraint.kind}"
+
+
+def refused(constraint: Constraint, description: str) -> InvalidRequest:
+    """The error for a constraint that cannot be used."""
+    return InvalidRequest([FieldViolation(field_of(constraint), description)])
+
+
+def check_size(constraint: Constraint, field: str, found: Findings) -> None:
+    """Note what is empty or too long. Cheap."""
+    if constraint.kind == "choices":
+        _check_choices(constraint.choices, field, found)
+    elif not constraint.text.strip():
+        found.add(field, "must not be empty")
+    else:
+        found.text(field, constraint.text, MAX_CONSTRAINT_BYTES)
+
+
+def _check_choices(choices: tuple[str, ...], field: str, found: Findings) -> None:
+    if not 1 <= len(choices) <= MAX_CHOICES:
+        found.add(field, f"must have 1 to {MAX_CHOICES} entries, got {len(choices)}")
+        return
+    sizes = [len(choice.encode(errors="replace")) for choice in choices]
+    for i, size in enumerate(sizes):
+        if not 1 <= size <= MAX_CHOICE_BYTES:
+            found.add(f"{field}[{i}]", f"must have 1 to {MAX_CHOICE_BYTES} bytes, got {size}")
+    if sum(sizes) > MAX_CONSTRAINT_BYTES:
+        found.add(field, f"must have at most {MAX_CONSTRAINT_BYTES} bytes together, got {sum(sizes)}")
+    first: dict[str, int] = {}
+    for i, choice in enumerate(choices):
+        if first.setdefault(choice, i) != i:
+            found.add(f"{field}[{i}]", f"is the same as entry {first[choice]}")
+
+
+def grammar_text(constraint: Constraint) -> str:
+    """The grammar that llguidance compiles. Raises InvalidRequest with what is wrong and where."""
+    found = Findings()
+    check_size(constraint, field_of(constraint), found)
+    found.check()
+    if constraint.kind == "json_schema":
+        return _from_schema(constraint)
+    from llguidance import LLMatcher
+
+    if constraint.kind == "choices":
+        said = " | ".join(json.dumps(choice) for choice in constraint.choices)
+        return LLMatcher.grammar_from_lark(f"start: {said}")
+    problem = _repeats(constraint.text)
+    if constraint.kind == "regex":
+        made = LLMatcher.grammar_from_regex(constraint.text)
+    else:
+        problem = problem or _special_token(constraint.text)
+        made = LLMatcher.grammar_from_lark(constraint.text)
+    if problem:
+        raise refused(constraint, problem)
+    return made
+
+
+def _from_schema(constraint: Constraint) -> str:
+    from llguidance import LLMatcher
+
+    try:
+        schema = json.loads(constraint.text)
+    except RecursionError:
+        raise refused(constraint, "is nested too deeply") from None
+    except ValueError as error:
+        raise refused(constraint, f"is not JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise refused(constraint, "must be a JSON object")
+    for path, key, value in _entries(schema):
+        if problem := _schema_problem(path, key, value):
+            raise refused(constraint, f"{problem}, at {path}.{key}")
+    try:
+        return LLMatcher.grammar_from_json_schema(json.dumps(schema), None, JSON_OPTIONS)
+    except ValueError as error:
+        raise refused(constraint, str(error)) from None
+
+
+def _entries(schema: Any) -> Iterator[tuple[str, str, Any]]:
+    """Path ($: the whole) of every object in a schema, data left out, with each of its keys and values."""
+    left: list[tuple[str, Any]] = [("$", schema)]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield path, key, inner
+                if key not in DATA_KEYS:
+                    left.append((f"{path}.{key}", inner))
+        elif isinstance(value, list):
+            left += [(f"{path}[{i}]", inner) for i, inner in enumerate(value)]
+
+
+def _schema_problem(path: str, key: str, value: Any) -> str:
+    if path.count(".") + path.count("[") >= MAX_SCHEMA_DEPTH:
+        return f"is nested deeper than {MAX_SCHEMA_DEPTH} levels"
+    if key in REFERENCES and isinstance(value, str) and not value.startswith("#"):
+        return "refers to something outside, which is never read: a reference begins with #"
+    if key == "x-guidance":
+        return "is not a keyword of JSON Schema"
+    if key == "pattern" and isinstance(value, str):
+        return _repeats(value)
+    return ""
+
+
+def place_of(schema_text: str, key: str) -> str:
+    """Where a schema has a keyword first; '' if it has none."""
+    for path, known, _ in _entries(json.loads(schema_text)):
+        if known == key:
+            return f"{path}.{known}"
+    return ""
+
+
+def _repeats(text: str) -> str:
+    for match in _COUNTED.finditer(text):
+        if any(int(number[:9]) > MAX_REPEATS for number in match.groups() if number):
+            return f"repeats more than {MAX_REPEATS} times: {match[0][:20]} at character {match.start()}"
+    return ""
+
+
+def _special_token(grammar: str) -> str:
+    """Special tokens are not text: a grammar cannot ask for them."""
+    line = 1
+    for match in _LARK_PART.finditer(grammar):
+        line += match["line"] is not None
+        if match["special"] is not None:
+            return f"line {line}: {match['special'][:40]} would be a special token, which no answer may have"
+    return ""

@@ -1,0 +1,106 @@
+"""Constraints through the protocol: who says what wins, what is refused and how, on the fake engine."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from router.engine.fake import FakeEngine
+from router.server.app import ServerApp
+from router.types import Constraint, Sampling
+from router.v1 import inference_pb2 as pb
+from tests.server.helpers import Connect, Start, ask, details, failure, stream
+
+pytestmark = pytest.mark.slow
+
+SCHEMA = json.dumps({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]})
+CHOICES = {"choices": {"values": ["Neoplasms", "Injuries"]}}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "fits"),
+    [
+        (CHOICES, lambda text: text in ("Neoplasms", "Injuries")),
+        ({"regex": "[0-9]{3}-[A-Z]"}, lambda text: len(text) == 5 and text[3] == "-"),
+        ({"json_schema": SCHEMA}, lambda text: isinstance(json.loads(text)["ok"], bool)),
+        ({"grammar": 'start: WORD "!"\nWORD: "b" | "c"'}, lambda text: text in ("b!", "c!")),
+    ],
+)
+async def test_the_four_kinds(sampling: dict[str, Any], fits: Any, stubs: SimpleNamespace) -> None:
+    reply = await stubs.inference.Generate(ask("hello", sampling=sampling))
+    assert fits(reply.text), reply.text
+    assert reply.finish_reason == pb.FINISH_REASON_STOP
+    events = [event async for event in stubs.inference.StreamGenerate(stream("hello", sampling=sampling))]
+    assert "".join(event.delta.text for event in events) == reply.text
+
+
+@pytest.fixture
+async def served(server: ServerApp) -> ServerApp:
+    registry: Any = server.registry
+    registry.generation["medical"] = Sampling(constraint=Constraint("choices", choices=("only",)))
+    return server
+
+
+@pytest.mark.parametrize(
+    ("sampling", "text"),
+    [
+        ({}, "only"),
+        ({"choices": {"values": ["mine"]}}, "mine"),
+        ({"regex": "x"}, "x"),
+        ({"unconstrained": True}, "] a medical question"),
+        ({"unconstrained": False}, "only"),
+        ({"max_tokens": 7}, "only"),
+    ],
+)
+async def test_a_request_overrides_the_adapter(
+    sampling: dict[str, Any], text: str, served: ServerApp, stubs: SimpleNamespace
+) -> None:
+    reply = await stubs.inference.Generate(ask("a medical question", sampling=sampling))
+    assert reply.text.endswith(text)
+    assert (reply.text == text) is not sampling.get("unconstrained", False)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "field", "said"),
+    [
+        ({"json_schema": "{"}, "sampling.json_schema", "is not JSON"),
+        ({"json_schema": '{"$ref": "https://x/y"}'}, "sampling.json_schema", "never read"),
+        ({"json_schema": '{"not": {}}'}, "sampling.json_schema", "'not' is not supported, at $.not"),
+        ({"regex": "a("}, "sampling.regex", "unclosed group, at character 1"),
+        ({"regex": "(a{1000}){1000}{1000}"}, "sampling.regex", "too complex"),
+        ({"regex": ""}, "sampling.regex", "must not be empty"),
+        ({"grammar": "start: foo"}, "sampling.grammar", 'line 1, column 8: unknown name: "foo"'),
+        ({"choices": {}}, "sampling.choices.values", "1 to 1024 entries"),
+        ({"choices": {"values": ["a", "a"]}}, "sampling.choices.values[1]", "same as entry 0"),
+        ({"json_schema": "x" * 70000}, "sampling.json_schema", "at most 65536 bytes"),
+    ],
+)
+async def test_what_is_wrong_is_said_of_its_field(
+    sampling: dict[str, Any], field: str, said: str, stubs: SimpleNamespace
+) -> None:
+    for refused in (
+        await failure(stubs.inference.Generate(ask(sampling=sampling))),
+        await failure(stubs.inference.StreamGenerate(stream(sampling=sampling))),
+    ):
+        assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+        (violation,) = details(refused)["BadRequest"].field_violations
+        assert violation.field == field
+        assert said in violation.description
+
+
+async def test_an_engine_that_cannot_says_so(start_server: Start, connect: Connect) -> None:
+    server = await start_server(engine=FakeEngine(unconstrained="its tokens are no bytes"))
+    stubs = connect(server)
+    refused = await failure(stubs.inference.Generate(ask(sampling=CHOICES)))
+    assert refused.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "its tokens are no bytes" in refused.details()
+    assert (await stubs.inference.Generate(ask("free"))).text.endswith("free")
+
+
+async def test_one_that_is_cut_ends_with_its_length(stubs: SimpleNamespace) -> None:
+    reply = await stubs.inference.Generate(ask(sampling={"regex": "[0-9]{20}", "max_tokens": 3}))
+    assert (reply.text, reply.finish_reason) == ("000", pb.FINISH_REASON_LENGTH)
