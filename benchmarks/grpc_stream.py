@@ -147,8 +147,7 @@ def main() -> None:
     print(report.table(rows))
     workload = (
         f"{REQUESTS} concurrent requests to the base, about 90 prompt and {NEW_TOKENS} new tokens each, "
-        "greedy; server and engine in one process, the client in another, threads waiting as under serve "
-        "(OMP_WAIT_POLICY=PASSIVE in the environment of the command); median of "
+        "greedy; server and engine in one process, the client in another; median of "
         f"{args.rounds} interleaved rounds."
     )
     print("written to", report.write("grpc-stream", workload, rows, [f"ratio {ratio:.2f} (target 0.95)"]))
