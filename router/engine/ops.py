@@ -132,8 +132,8 @@ class Choice(NamedTuple):
 
     Then the likeliest is taken, of equals the first, or with a temperature a token is drawn: from the
     likeliest `top_k`, of these from the fewest that have `top_p` of their mass (nucleus: Holtzman et al.
-    2019), of these from those that are `min_p` times as likely as the likeliest (Nguyen et al. 2024). Equals of the
-    last token kept are kept. The distribution is inverted at `uniform`, in the order of tokens.
+    2019), of these from those that are `min_p` times as likely as the likeliest (Nguyen et al. 2024). Equals
+    of the last token kept are kept. The distribution is inverted at `uniform`, in the order of tokens.
     """
 
     temperature: float = 0.0  # 0: the likeliest
@@ -151,14 +151,14 @@ class Choice(NamedTuple):
     logprobs: int = 0  # how many of the likeliest to tell, beside the token's own; 0: none of them
 
     @property
-    def plain(self) -> bool:
-        """Whether it is just the likeliest token."""
-        return self.temperature == 0 and not self.adjusts and not self.logprobs
+    def likeliest(self) -> bool:
+        """Whether it is just the likeliest token of those that may be chosen."""
+        return self.temperature == 0 and self.seen is None and not self.logprobs
 
-    @property
-    def adjusts(self) -> bool:
-        """Whether logits are changed before a token is chosen."""
-        return self.seen is not None or bool(self.forbidden) or self.allowed is not None
+    def permits(self, token: int) -> bool:
+        """Whether the token may be chosen."""
+        allowed = self.allowed is None or bool(self.allowed[token // 32] >> token % 32 & 1)
+        return allowed and token not in self.forbidden
 
 
 class Chosen(NamedTuple):

@@ -32,11 +32,15 @@ class TorchChooser:
     def choose(self, logits: Tensor, choices: Sequence[Choice]) -> list[Chosen]:
         """A token for each row of logits [rows, vocab], any float dtype."""
         chosen = [Chosen(FAILED)] * len(choices)
-        plain = [row for row, choice in enumerate(choices) if choice.plain]
-        if plain:
-            for row, token in zip(plain, greedy(_take_rows(logits, plain)), strict=True):
-                chosen[row] = Chosen(token)
-        other = [row for row, choice in enumerate(choices) if not choice.plain]
+        simple = [row for row, choice in enumerate(choices) if choice.likeliest]
+        other = [row for row, choice in enumerate(choices) if not choice.likeliest]
+        if simple:
+            for row, token in zip(simple, greedy(_take_rows(logits, simple)), strict=True):
+                # The likeliest of all tokens, if it may be chosen, is the likeliest of those that may.
+                if token == FAILED or choices[row].permits(token):
+                    chosen[row] = Chosen(token)
+                else:
+                    other.append(row)
         if other:
             scores = self._buffer("scores", len(other), logits).copy_(_take_rows(logits, other))
             for row, one in zip(other, self._shaped(scores, [choices[row] for row in other]), strict=True):
@@ -149,7 +153,7 @@ def _told(token: int, raw: Tensor | None, count: int) -> Chosen:
 
 def _take_rows(values: Tensor, rows: list[int]) -> Tensor:
     """The given rows, in order; a copy only if they are not all."""
-    return values if len(rows) == len(values) else values[rows]
+    return values if rows == list(range(len(values))) else values[rows]
 
 
 def truncate(probs: Tensor, choices: Sequence[Choice]) -> None:

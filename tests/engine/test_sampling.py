@@ -252,7 +252,9 @@ def constrained(allowed: Sequence[int], **params: Any) -> SamplingState:
     params=params,
     seed=st.integers(0, 99),
 )
-def test_only_what_is_allowed_is_drawn(sampler: Sampler, allowed: list[int], params: dict[str, Any], seed: int) -> None:
+def test_only_what_is_allowed_is_drawn(
+    sampler: Sampler, allowed: list[int], params: dict[str, Any], seed: int
+) -> None:
     (sampled,) = sampler.sample(logits(seed), [constrained(allowed, **params)])
     assert sampled.id in allowed
 

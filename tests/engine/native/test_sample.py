@@ -85,7 +85,7 @@ def test_draws_agree_with_the_twin_but_for_rounding(native: NativeOps, dtype: to
         choices = [cut.choice(u) for u in np.random.default_rng(seed).random(1000).tolist()]
         logits = cut.logits(seed, dtype).expand(len(choices), -1)
         pairs = zip(native.choose(logits, choices), TORCH.choose(logits, choices), strict=True)
-        differing += sum(ours != theirs for ours, theirs in pairs)
+        differing += sum(ours.token != theirs.token for ours, theirs in pairs)
         count += len(choices)
     assert differing <= 1e-4 * count
 
@@ -234,6 +234,20 @@ def test_only_what_is_allowed_is_chosen_and_nothing_fails(native: NativeOps) -> 
         Choice(1.0, allowed=bits(7)),
     ]
     assert [one.token for one in native.choose(logits, asked)] == [7, 299, FAILED, FAILED, FAILED]
+
+
+@pytest.mark.parametrize("ops", ["native", "torch"])
+def test_the_likeliest_of_those_that_may_be_chosen(native: NativeOps, ops: str) -> None:
+    logits = torch.arange(300.0).expand(5, -1)
+    asked = [
+        Choice(forbidden=(299, 297)),
+        Choice(forbidden=(5,)),
+        Choice(allowed=bits(3, 299)),
+        GREEDY,
+        Choice(forbidden=(9,), allowed=bits(4, 9)),
+    ]
+    chosen = (native if ops == "native" else TORCH).choose(logits, asked)
+    assert [one.token for one in chosen] == [298, 299, 299, 299, 4]
 
 
 @dtypes

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <memory>
 
@@ -139,10 +140,8 @@ double sum_of(const Doubt& some) {
   return total;
 }
 
-// Between low and high, larger than low and at most high: halfway by order of magnitude, at first near the top,
-// where what is kept lies.
+// Halfway between low and high by order of magnitude: larger than low and at most high.
 float between(float low, float high) {
-  if (low < high * 0x1p-16f) return high * 0x1p-8f;
   uint32_t a, b;
   std::memcpy(&a, &low, sizeof a);
   std::memcpy(&b, &high, sizeof b);
@@ -153,52 +152,76 @@ float between(float low, float high) {
 
 // The largest of the weights with which it and all larger ones amount to `wanted`, by number or by mass; the
 // smallest of all if they do not.
-float last_wanted(Doubt all, double wanted, bool by_number) {
-  double above = 0;  // what those too large to be in doubt amount to
-  float low = all.low, high = all.high;
-  for (int next = 0; all.count > kFew && low < high;) {
-    const float middle = between(low, high);
-    float* to = room().doubtful[next].of(all.count + W);
-    Doubt upper = collect(all, middle, kInfinity, to);
-    const double amount = by_number ? static_cast<double>(upper.count) : sum_of(upper);
-    if (above + amount < wanted && upper.count < all.count) {
-      const float smallest = upper.low;
-      above += amount;
-      upper = collect(all, low, middle, to);
-      if (!upper.count) return smallest;
+class Search {
+ public:
+  Search(double wanted, bool by_number) : wanted_(wanted), by_number_(by_number) {}
+
+  float operator()(const Doubt& all) {
+    Doubt some = window(all);
+    for (int next = 1; some.count > kFew && some.low < some.high; next = 1 - next) {
+      const float middle = between(some.low, some.high);
+      float* to = room().doubtful[next].of(some.count + W);
+      const Doubt upper = collect(some, middle, kInfinity, to);
+      some = enough(upper) ? upper : collect(some, some.low, middle, to);
     }
-    all = upper;
-    low = all.low;
-    high = all.high;
-    next = 1 - next;
+    return some.low == some.high ? some.low : last_of(some);
   }
-  if (low == high) return low;
-  float few[kFew];
-  std::copy(all.values, all.values + all.count, few);
-  std::sort(few, few + all.count, std::greater<float>());
-  for (int64_t i = 0; i < all.count; ++i) {
-    above += by_number ? 1.0 : few[i];
-    if (above >= wanted) return few[i];
+
+ private:
+  // Those in doubt once whole orders of magnitude are not: what is kept mostly lies near the top.
+  Doubt window(const Doubt& all) {
+    float* to = room().doubtful[0].of(all.count + W);
+    float high = kInfinity, low = all.high;
+    for (float step = 0x1p-8f;; step *= step) {
+      low = std::max(all.low, low * step);
+      const Doubt found = collect(all, low, high, to);
+      if (low <= all.low || step == 0 || enough(found)) return found.count ? found : Doubt{to, 0, high, high};
+      high = low;
+    }
   }
-  return few[all.count - 1];
+
+  // Whether the last one kept is among them; if not, they all are.
+  bool enough(const Doubt& some) {
+    const double amount = by_number_ ? static_cast<double>(some.count) : sum_of(some);
+    if (above_ + amount >= wanted_) return true;
+    above_ += amount;
+    return false;
+  }
+
+  float last_of(const Doubt& some) {
+    float few[kFew];
+    std::copy(some.values, some.values + some.count, few);
+    std::sort(few, few + some.count, std::greater<float>());
+    for (int64_t i = 0; i < some.count; ++i) {
+      above_ += by_number_ ? 1.0 : few[i];
+      if (above_ >= wanted_) return few[i];
+    }
+    return few[some.count - 1];
+  }
+
+  double wanted_, above_ = 0;  // above: what those too large to be in doubt amount to
+  bool by_number_;
+};
+
+// The mass of the `number` largest weights, of which all.low is the last: its equals are kept, but not all count.
+double mass_of(const Doubt& all, int64_t number) {
+  int64_t kept = 0;
+  for (int64_t i = 0; i < all.count; i += W) kept += __builtin_popcount(mask_from(load(all.values + i), set1(all.low)));
+  return mass_from(all.values, all.count, all.low) - static_cast<double>(kept - number) * all.low;
 }
 
-// The smallest weight that may be drawn, of weights [count] whose largest is 1 and whose sum is `mass`.
+// The smallest weight that may be drawn, of weights [width, filled up to a group] whose largest is 1 and whose sum is `mass`.
 float smallest_kept(const float* weights, int64_t width, double mass, const Choice& choice) {
-  const int64_t count = padded(width);
-  Doubt all{weights, count, 0.0f, 1.0f};
-  if (choice.top_k > 0 && choice.top_k < width) {
-    all.low = last_wanted(all, static_cast<double>(choice.top_k), true);
-    int64_t kept = 0;
-    for (int64_t i = 0; i < count; i += W) kept += __builtin_popcount(mask_from(load(weights + i), set1(all.low)));
-    // Equals of the last are kept, but top_k of them count.
-    mass = mass_from(weights, count, all.low) - static_cast<double>(kept - choice.top_k) * all.low;
-  }
+  Doubt all{weights, padded(width), 0.0f, 1.0f};
+  const bool limited = choice.top_k > 0 && choice.top_k < width;
+  if (limited) all.low = Search(static_cast<double>(choice.top_k), true)(all);
   if (choice.top_p < 1) {
+    if (limited) mass = mass_of(all, choice.top_k);
     const double wanted = choice.top_p * mass;
     // Those below have no more mass together than may be missing.
     const auto negligible = static_cast<float>(0.999 * (mass - wanted) / static_cast<double>(width));
-    all.low = last_wanted({weights, count, std::max(all.low, negligible), 1.0f}, wanted, false);
+    all.low = std::max(all.low, negligible);
+    all.low = Search(wanted, false)(all);
   }
   return std::max(all.low, static_cast<float>(choice.min_p));
 }
@@ -256,6 +279,19 @@ int64_t draw(const T* x, int64_t width, float most, const Choice& choice) {
   return walk(weights, begin, end, least, before, target);
 }
 
+// -inf where there is no bit.
+void leave_out(float* scores, int64_t width, const int32_t* allowed) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(allowed);
+  int64_t i = 0;
+  for (; i + W <= width; i += W) {
+    uint32_t mask = bytes[i / 8];
+    if (W == 16) mask |= static_cast<uint32_t>(bytes[i / 8 + 1]) << 8;
+    store(scores + i, keep_lanes(load(scores + i), mask, set1(-kInfinity)));
+  }
+  for (; i < width; ++i)
+    if (!(bytes[i / 8] >> i % 8 & 1)) scores[i] = -kInfinity;
+}
+
 // A float32 copy of the row with its penalties, without what may not be chosen.
 template <class T>
 const float* adjusted(const T* logits, int64_t width, const Choice& choice) {
@@ -263,9 +299,7 @@ const float* adjusted(const T* logits, int64_t width, const Choice& choice) {
   each_group(logits, 0, width, [&](const auto* group, int64_t at) {
     for (int64_t i = 0; i < kGroup; i += W) store(scores + at + i, load(group + i));
   });
-  if (choice.allowed)
-    for (int64_t i = 0; i < width; ++i)
-      if (!(choice.allowed[i / 32] >> i % 32 & 1)) scores[i] = -kInfinity;
+  if (choice.allowed) leave_out(scores, width, choice.allowed);
   for (int64_t i = 0; i < choice.seen_count; ++i) {
     float& score = scores[choice.seen[i]];
     score = score > 0 ? score / choice.repetition : score * choice.repetition;
@@ -329,7 +363,10 @@ Chosen choose(const T* logits, int64_t width, const Choice& choice) {
   Chosen chosen;
   const int64_t likeliest = largest_of(logits, width);
   if (likeliest < 0) return chosen;
-  if (choice.adjusts()) {
+  // The likeliest of all tokens, if it may be chosen, is the likeliest of those that may.
+  if (choice.temperature == 0 && !choice.seen_count && choice.permits(likeliest)) {
+    chosen.token = likeliest;
+  } else if (choice.adjusts()) {
     const float* scores = adjusted(logits, width, choice);
     chosen.token = token_of(scores, width, choice, largest_of(scores, width));
   } else {

@@ -2,6 +2,7 @@
 // batch nor on the threads.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -21,6 +22,10 @@ struct Choice {
   int64_t logprobs = 0;
 
   bool adjusts() const { return seen_count || !forbidden.empty() || allowed; }
+  bool permits(int64_t token) const {
+    if (allowed && !(allowed[token / 32] >> token % 32 & 1)) return false;
+    return std::find(forbidden.begin(), forbidden.end(), token) == forbidden.end();
+  }
 };
 
 struct Chosen {

@@ -80,6 +80,11 @@ inline Vec times_power_of_two(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
 // A bit for each lane where v is no smaller than the limit, or larger.
 inline uint32_t mask_from(Vec v, Vec limit) { return _mm512_cmp_ps_mask(v, limit, _CMP_GE_OQ); }
 inline uint32_t mask_above(Vec v, Vec limit) { return _mm512_cmp_ps_mask(v, limit, _CMP_GT_OQ); }
+inline uint32_t mask_nan(Vec v) { return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q); }
+// Lanes that the mask leaves out become `other`.
+inline Vec keep_lanes(Vec v, uint32_t mask, Vec other) {
+  return _mm512_mask_mov_ps(other, static_cast<__mmask16>(mask), v);
+}
 // Lanes below the limit become 0.
 inline Vec keep_from(Vec v, Vec limit) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, limit, _CMP_GE_OQ), v);
@@ -160,6 +165,12 @@ inline uint32_t mask_from(Vec v, Vec limit) {
 }
 inline uint32_t mask_above(Vec v, Vec limit) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(v, limit, _CMP_GT_OQ)));
+}
+inline uint32_t mask_nan(Vec v) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q))); }
+inline Vec keep_lanes(Vec v, uint32_t mask, Vec other) {
+  const Bits lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const Bits kept = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), lane), lane);
+  return _mm256_blendv_ps(other, v, _mm256_castsi256_ps(kept));
 }
 inline Vec keep_from(Vec v, Vec limit) { return _mm256_and_ps(v, _mm256_cmp_ps(v, limit, _CMP_GE_OQ)); }
 // For each mask, the lanes it has, in order.
