@@ -11,11 +11,13 @@ product y [T, out_total] holds their outputs side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 BLOCK = 16  # tokens in one block of the KV cache
 
@@ -121,6 +123,56 @@ class Stack(Protocol):
         ...
 
 
+class Choice(NamedTuple):
+    """How a token is chosen from a row of logits.
+
+    First logits are adjusted. Repetition (CTRL, Keskar et al. 2019): positive logits of `seen` tokens are
+    divided by it, negative ones multiplied. Frequency and presence: subtracted for each of a token's
+    `counts`, and once if there is one. What is `forbidden` or not `allowed` is never chosen.
+
+    Then the likeliest is taken, of equals the first, or with a temperature a token is drawn: from the
+    likeliest `top_k`, of these from the fewest that have `top_p` of their mass (nucleus: Holtzman et al.
+    2019), of these from those that are `min_p` times as likely as the likeliest (Nguyen et al. 2024). Equals
+    of the last token kept are kept. The distribution is inverted at `uniform`, in the order of tokens.
+    """
+
+    temperature: float = 0.0  # 0: the likeliest
+    top_k: int = 0  # 0: all
+    top_p: float = 1.0
+    min_p: float = 0.0
+    uniform: float = 0.0  # in [0, 1)
+    repetition: float = 1.0
+    frequency: float = 0.0
+    presence: float = 0.0
+    seen: NDArray[np.int64] | None = None  # [distinct] tokens
+    counts: NDArray[np.float32] | None = None  # [distinct] times that each was answered
+    forbidden: tuple[int, ...] = ()
+    allowed: NDArray[np.int32] | None = None  # [>= vocabulary / 32] a bit for each token
+    logprobs: int = 0  # how many of the likeliest to tell, beside the token's own; 0: none of them
+
+    @property
+    def likeliest(self) -> bool:
+        """Whether it is just the likeliest token of those that may be chosen."""
+        return self.temperature == 0 and self.seen is None and not self.logprobs
+
+    def permits(self, token: int) -> bool:
+        """Whether the token may be chosen."""
+        allowed = self.allowed is None or bool(self.allowed[token // 32] >> token % 32 & 1)
+        return allowed and token not in self.forbidden
+
+
+class Chosen(NamedTuple):
+    """A row's token. Log-probabilities are natural and of the raw distribution."""
+
+    token: int  # FAILED: there is none
+    logprob: float = 0.0
+    top: Sequence[tuple[int, float]] = ()  # token and log-probability, the likeliest first
+
+
+FAILED = -1
+GREEDY = Choice()
+
+
 class Ops(Protocol):
     """Two implementations: plain torch (`torch_ops`) and fused native code (`native`).
 
@@ -144,10 +196,11 @@ class Ops(Protocol):
         """The layers of a model, whose linear layers `pack_linear` made."""
         ...
 
-    def greedy(self, logits: torch.Tensor) -> list[int]:
-        """The likeliest of each row of logits [S, vocabulary], the first of equals.
+    def choose(self, logits: torch.Tensor, choices: Sequence[Choice]) -> list[Chosen]:
+        """A token for each row of logits [S, vocabulary], which stay as they are, by its own `Choice`.
 
-        -1 where a logit is NaN or the largest is not finite.
+        A row whose logits hold NaN or whose largest is not finite fails alone; so does one that has nothing
+        left to choose from. A result depends on its own row only.
         """
         ...
 

@@ -284,7 +284,7 @@ class TorchEngine:
         )
         runner = Runner(backbone, slots, self._device)
         spell = shared_vocabulary(self._tokenizer).spell
-        sampler = Sampler(self._vocabulary, self._device, spell, self._ops.greedy)
+        sampler = Sampler(self._vocabulary, spell, self._ops.choose)
         return StepLoop(scheduler, runner, sampler, partial(use_device, self._device))
 
     def _row(self, job: Job, stream: Stream) -> AnswerRow:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from router.engine.ops import (
     BLOCK,
     AttentionPlan,
+    Choice,
+    Chosen,
     Layer,
     Linear,
     LoraPlan,
@@ -23,6 +25,7 @@ from router.engine.ops import (
     SiteGroup,
     Stack,
 )
+from router.engine.torch_sampling import TorchChooser
 
 # q [R, heads, dim], k_cache, v_cache, block_table [R, blocks], context [R], scale -> [R, heads * dim]
 Decode = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -48,18 +51,13 @@ class TorchOps:
         """The layers, operation by operation."""
         return OneByOne(model, self)
 
-    def greedy(self, logits: torch.Tensor) -> list[int]:
-        """The likeliest of each row, the first of equals, or -1."""
-        if (
-            logits.device.type == "cpu"
-        ):  # numpy's argmax is one vectorised pass; torch's takes 9 times as long
-            array = logits.float().numpy()
-            best = array.argmax(-1)
-            finite = np.isfinite(np.take_along_axis(array, best[:, None], -1)[:, 0])
-            return [int(token) for token in np.where(finite, best, -1)]
-        top = logits.argmax(-1, keepdim=True)
-        finite_rows = torch.isfinite(logits.gather(-1, top))
-        return [int(token) for token in torch.where(finite_rows, top, -1)[:, 0].tolist()]
+    def choose(self, logits: torch.Tensor, choices: Sequence[Choice]) -> list[Chosen]:
+        """A token for each row, by its own choice."""
+        return self._chooser.choose(logits, choices)
+
+    @cached_property
+    def _chooser(self) -> TorchChooser:
+        return TorchChooser()
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """Root mean square norm (Zhang & Sennrich 2019) over the last dimension, in float32."""

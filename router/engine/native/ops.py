@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
 
-from router.engine.ops import AttentionPlan, Linear, LoraPlan, LoraStep, Model, SiteGroup, Stack
+from router.engine.ops import (
+    AttentionPlan,
+    Choice,
+    Chosen,
+    Linear,
+    LoraPlan,
+    LoraStep,
+    Model,
+    SiteGroup,
+    Stack,
+)
 from router.engine.threads import usable_cpus
 from router.engine.torch_ops import OneByOne, TorchOps
 
@@ -56,10 +67,9 @@ class NativeOps:
             return OneByOne(model, self)
         return NativeStack(self._native, model)
 
-    def greedy(self, logits: torch.Tensor) -> list[int]:
-        """The likeliest of each row, the first of equals, or -1."""
-        tokens: list[int] = self._native.greedy(logits.contiguous()).tolist()
-        return tokens
+    def choose(self, logits: torch.Tensor, choices: Sequence[Choice]) -> list[Chosen]:
+        """A token for each row, by its own choice, in one call for all rows."""
+        return [Chosen(*one) for one in self._native.choose(logits, choices)]
 
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
         """[out_total, r] -> flat, as it is read: tiles of columns, in each the ranks (bfloat16: pairs)."""

@@ -2,12 +2,14 @@
 // adapters' addresses, which belong to tensors that the caller keeps alive.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
 #include <atomic>
 
+#include "sample.h"
 #include "stack.h"
 
 namespace {
@@ -246,18 +248,71 @@ void lora(const Tensor& y, const Tensor& x, const Tensor& starts, const Tensor& 
   });
 }
 
-// The first of the likeliest of each row, -1 where that is not finite.
-Tensor greedy(const Tensor& logits) {
+// What Python asks of a row, the fields of `Choice` (router/engine/ops.py) in their order, with the arrays it reads.
+class AskedChoice : public native::Choice {
+ public:
+  AskedChoice(const pybind11::tuple& fields, int64_t width) {
+    TORCH_CHECK(fields.size() == 13, "a choice has 13 fields");
+    temperature = fields[0].cast<double>();
+    top_k = fields[1].cast<int64_t>();
+    top_p = fields[2].cast<double>();
+    min_p = fields[3].cast<double>();
+    uniform = fields[4].cast<double>();
+    repetition = fields[5].cast<float>();
+    frequency = fields[6].cast<float>();
+    presence = fields[7].cast<float>();
+    if (!fields[8].is_none()) take_seen(fields[8].cast<Array<int64_t>>(), fields[9].cast<Array<float>>(), width);
+    forbidden = fields[10].cast<std::vector<int64_t>>();
+    if (!fields[11].is_none()) take_allowed(fields[11].cast<Array<int32_t>>(), width);
+    logprobs = fields[12].cast<int64_t>();
+    TORCH_CHECK(temperature >= 0 && uniform >= 0 && uniform < 1 && logprobs >= 0, "a choice is out of range");
+    for (const int64_t token : forbidden) TORCH_CHECK(token >= 0 && token < width, "forbidden does not fit logits");
+  }
+
+ private:
+  template <class T>
+  using Array = pybind11::array_t<T, pybind11::array::c_style | pybind11::array::forcecast>;
+
+  void take_seen(Array<int64_t> ids, Array<float> times, int64_t width) {
+    TORCH_CHECK(ids.ndim() == 1 && times.ndim() == 1 && ids.size() == times.size(), "counts do not fit seen");
+    seen = ids.data();
+    counts = times.data();
+    seen_count = ids.size();
+    for (int64_t i = 0; i < seen_count; ++i)
+      TORCH_CHECK(seen[i] >= 0 && seen[i] < width, "seen does not fit logits");
+    arrays_ = {std::move(ids), std::move(times)};
+  }
+
+  void take_allowed(Array<int32_t> bits, int64_t width) {
+    TORCH_CHECK(bits.ndim() == 1 && bits.size() * 32 >= width, "allowed does not fit logits");
+    allowed = bits.data();
+    arrays_.push_back(std::move(bits));
+  }
+
+  std::vector<pybind11::array> arrays_;
+};
+
+using Chosen = std::tuple<int64_t, float, std::vector<std::pair<int64_t, float>>>;
+
+// logits [rows, width], whose rows may lie apart; a choice for each.
+std::vector<Chosen> choose(const Tensor& logits, const std::vector<pybind11::tuple>& asked) {
   check_real(logits);
-  check(logits, "logits", 2, logits.scalar_type());
-  const int64_t width = logits.size(1);
-  Tensor out = at::empty({logits.size(0)}, logits.options().dtype(at::kLong));
+  TORCH_CHECK(logits.device().is_cpu() && logits.dim() == 2 && (logits.stride(1) == 1 || logits.size(1) == 1),
+              "logits must be rows on the CPU");
+  const int64_t rows = logits.size(0), width = logits.size(1);
+  TORCH_CHECK(static_cast<int64_t>(asked.size()) == rows && width > 0, "choices do not fit logits");
+  std::vector<AskedChoice> choices;
+  choices.reserve(asked.size());
+  for (const auto& fields : asked) choices.emplace_back(fields, width);
+  std::vector<native::Chosen> chosen(asked.size());
   on_type(logits, logits.numel(), [&](auto t) {
     using T = decltype(t);
-    native::each(static_cast<int>(logits.size(0)), threads_for(logits.numel()), [&](int row, const native::Share&) {
-      data<int64_t>(out)[row] = native::largest_of<T>(data<T>(logits) + row * width, width);
+    native::each(static_cast<int>(rows), threads_for(logits.numel()), [&](int row, const native::Share&) {
+      chosen[row] = native::choose<T>(data<T>(logits) + row * logits.stride(0), width, choices[row]);
     });
   });
+  std::vector<Chosen> out;
+  for (auto& one : chosen) out.emplace_back(one.token, one.logprob, std::move(one.top));
   return out;
 }
 
@@ -459,7 +514,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("attention", &attention);
   m.def("linear", &linear);
   m.def("lora", &lora);
-  m.def("greedy", &greedy);
+  m.def("choose", &choose);
   m.def("set_threads", [](int threads) {
     TORCH_CHECK(threads > 0, "a team has one thread or more");
     team_size.store(threads);

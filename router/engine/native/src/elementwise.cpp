@@ -42,9 +42,11 @@ void scale_row(T* out, const T* x, const T* weight, int64_t width, float factor)
 
 template <class T>
 bool has_nan(const T* x, int64_t width) {
-  for (int64_t i = 0; i < width; ++i)
-    if (std::isnan(to_float(x[i]))) return true;
-  return false;
+  int64_t i = 0;
+  uint32_t found = 0;
+  for (; i + W <= width; i += W) found |= mask_nan(load(x + i));
+  for (; i < width; ++i) found |= std::isnan(to_float(x[i]));
+  return found;
 }
 
 template <class T>

@@ -77,6 +77,28 @@ inline Vec keep_first(Vec v, int count, Vec other) {
 inline Vec nearest(Vec v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Vec times_power_of_two(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
 
+// A bit for each lane where v is no smaller than the limit, or larger.
+inline uint32_t mask_from(Vec v, Vec limit) { return _mm512_cmp_ps_mask(v, limit, _CMP_GE_OQ); }
+inline uint32_t mask_above(Vec v, Vec limit) { return _mm512_cmp_ps_mask(v, limit, _CMP_GT_OQ); }
+inline uint32_t mask_nan(Vec v) { return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q); }
+// Lanes that the mask leaves out become `other`.
+inline Vec keep_lanes(Vec v, uint32_t mask, Vec other) {
+  return _mm512_mask_mov_ps(other, static_cast<__mmask16>(mask), v);
+}
+// Lanes below the limit become 0.
+inline Vec keep_from(Vec v, Vec limit) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, limit, _CMP_GE_OQ), v);
+}
+// The lanes of the mask side by side, and where the next come; a whole vector is written.
+inline float* compress(float* to, Vec v, uint32_t mask) {
+  store(to, _mm512_maskz_compress_ps(static_cast<__mmask16>(mask), v));
+  return to + __builtin_popcount(mask);
+}
+inline double wide_sum(Vec v) {
+  return _mm512_reduce_add_pd(_mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(v)),
+                                            _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1))));
+}
+
 inline Bits load_bits(const void* p) { return _mm512_loadu_si512(p); }
 inline Bits spread_bits(int32_t v) { return _mm512_set1_epi32(v); }
 inline Vec low_half(Bits v) { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); }
@@ -136,6 +158,41 @@ inline Vec times_power_of_two(Vec v, Vec n) {
   const Bits shifted = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
   const Vec normal = _mm256_cmp_ps(n, set1(-126.0f), _CMP_GE_OQ);
   return _mm256_and_ps(mul(v, _mm256_castsi256_ps(shifted)), normal);
+}
+
+inline uint32_t mask_from(Vec v, Vec limit) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(v, limit, _CMP_GE_OQ)));
+}
+inline uint32_t mask_above(Vec v, Vec limit) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(v, limit, _CMP_GT_OQ)));
+}
+inline uint32_t mask_nan(Vec v) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q))); }
+inline Vec keep_lanes(Vec v, uint32_t mask, Vec other) {
+  const Bits lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const Bits kept = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), lane), lane);
+  return _mm256_blendv_ps(other, v, _mm256_castsi256_ps(kept));
+}
+inline Vec keep_from(Vec v, Vec limit) { return _mm256_and_ps(v, _mm256_cmp_ps(v, limit, _CMP_GE_OQ)); }
+// For each mask, the lanes it has, in order.
+struct LaneTable {
+  uint8_t lanes[256][8] = {};
+  constexpr LaneTable() {
+    for (int mask = 0; mask < 256; ++mask)
+      for (int lane = 0, next = 0; lane < 8; ++lane)
+        if (mask >> lane & 1) lanes[mask][next++] = static_cast<uint8_t>(lane);
+  }
+};
+inline constexpr LaneTable kLanes;
+inline float* compress(float* to, Vec v, uint32_t mask) {
+  const __m128i lanes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kLanes.lanes[mask]));
+  store(to, _mm256_permutevar8x32_ps(v, _mm256_cvtepu8_epi32(lanes)));
+  return to + __builtin_popcount(mask);
+}
+inline double wide_sum(Vec v) {
+  const __m256d four = _mm256_add_pd(_mm256_cvtps_pd(_mm256_castps256_ps128(v)),
+                                     _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)));
+  const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
 
 inline Bits load_bits(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
