@@ -57,6 +57,11 @@ def _summary(report: Mapping[str, Any]) -> Iterator[str]:
         yield "No regression beyond the margin on general text."
 
 
+def precision(engine: Mapping[str, Any]) -> str:
+    """What the engine of a report answered in; older reports know of no 8 bits."""
+    return f"{engine['dtype']}, weights {engine['weights']}" if engine.get("weights") else engine["dtype"]
+
+
 def _facts(report: Mapping[str, Any]) -> Iterator[str]:
     adapter, data, machine = report["adapter"], report["data"], report["machine"]
     yield f"- Base: {report['base']['model']}, digest `{report['base']['digest'][:12]}…`"
@@ -67,7 +72,7 @@ def _facts(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"- Worked examples: {data['shots']}, the first of the training split with distinct answers"
     if "engine" in report:
         engine = report["engine"]
-        yield f"- Answers: greedy, by the engine that serves ({engine['dtype']}, {engine['kernels']})"
+        yield f"- Answers: greedy, by the engine that serves ({precision(engine)}, {engine['kernels']})"
     cores = f"{machine['cores']} cores, {machine['threads']} threads"
     yield f"- Machine: {machine['device']}, {cores}; {machine['date']}"
     yield f"- Versions: {', '.join(f'{name} {number}' for name, number in machine['versions'].items())}"

@@ -62,7 +62,7 @@ def measured_by(device: torch.device, engine: BaseInfo) -> dict[str, Any]:
     """The machine, and the base as it answered."""
     return {
         "machine": describe_machine(device),
-        "engine": {"dtype": engine.dtype, "kernels": engine.kernels},
+        "engine": {"dtype": engine.dtype, "weights": engine.weights, "kernels": engine.kernels},
     }
 
 

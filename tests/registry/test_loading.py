@@ -263,8 +263,11 @@ async def test_probes_never_flood_the_engine(
 
 def test_judging() -> None:
     probes = [Probe("p", "yes"), Probe("p", "no", Match.EXACT)]
-    check_answers(probes, ["yes sir", " no "], ["yes sir", "what"])
+    check_answers(probes, ["yes sir", " no "], ["yes sir", "what"], "float32")
     with pytest.raises(AdapterRejected, match="no effect"):
-        check_answers(probes, ["yes", "no"], ["yes", "no"])
-    with pytest.raises(AdapterRejected, match=r"probe 2 of 2 failed: expected exact 'no', got 'no way'"):
-        check_answers(probes, ["yes", "no way"], ["", ""])
+        check_answers(probes, ["yes", "no"], ["yes", "no"], "float32")
+    with pytest.raises(
+        AdapterRejected,
+        match=r"probe 2 of 2 failed: expected exact 'no', got 'no way' \(base in float32, weights int8\)",
+    ):
+        check_answers(probes, ["yes", "no way"], ["", ""], "float32, weights int8")
