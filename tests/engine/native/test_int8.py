@@ -8,9 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.engine.int8 import Int8Weight, quantise
+from router.engine.model.packed import PackedBackbone
 from router.engine.native import NativeOps
 from router.engine.native.build import cpu_levels, load_module
-from router.engine.torch_ops import TorchOps
+from router.engine.native.ops import NativeStack
+from router.engine.ops import AttentionPlan
+from router.engine.torch_ops import OneByOne, TorchOps
+from tests.engine import tiny
 
 TORCH = TorchOps()
 pytestmark = [
@@ -113,3 +117,34 @@ def test_what_does_not_fit_is_refused(native, change):
     }[change]
     with pytest.raises(RuntimeError):
         native._native.linear(torch.zeros(1, 32), (*given, None), 40)
+
+
+@dtypes
+@pytest.mark.parametrize("tokens", [1, 7, 40])
+def test_a_stack_in_one_call_is_its_operations_one_by_one(native, dtype, tokens):
+    """To the bit, cache included."""
+    one, other = (PackedBackbone(tiny.model("qwen2").to(dtype), native, 4, 64, int8=True) for _ in range(2))
+    assert isinstance(one.stack, NativeStack)
+    other._stack = OneByOne(other._model, native)
+    places = torch.arange(tokens, dtype=torch.int32)
+    plan = AttentionPlan(
+        cu_q=torch.tensor([0, tokens], dtype=torch.int32),
+        context=torch.tensor([tokens], dtype=torch.int32),
+        block_table=torch.arange(4, dtype=torch.int32)[None],
+        positions=places,
+        slots=places,
+        most_queries=tokens,
+        bounds=[0, tokens],
+        contexts=[tokens],
+    )
+    with torch.inference_mode():
+        for backbone in (one, other):
+            for layer in backbone._model.layers:
+                layer.k_cache.zero_()
+                layer.v_cache.zero_()
+        asked = torch.randint(0, 255, (tokens,))
+        found, expected = (b.forward(asked, plan, None, places.long()) for b in (one, other))
+    assert torch.equal(found, expected)
+    for a, b in zip(one._model.layers, other._model.layers, strict=True):
+        assert torch.equal(a.k_cache, b.k_cache)
+        assert torch.equal(a.v_cache, b.v_cache)
