@@ -19,11 +19,12 @@ from router.engine.torch_engine import TorchEngine
 from router.types import SamplingParams
 
 
-def start(model: str, dtype: str, *, native: bool) -> TorchEngine:
+def start(model: str, dtype: str, *, native: bool, quantize: str = "none") -> TorchEngine:
     """A running engine with default settings."""
-    engine = TorchEngine(Settings(model=model, dtype=dtype, native=native, slots=32))  # type: ignore[arg-type]
+    said: dict[str, Any] = {"model": model, "dtype": dtype, "native": native, "quantize": quantize}
+    engine = TorchEngine(Settings(**said, slots=32))
     engine.start()
-    print(f"engine: {engine.info.kernels}, {engine.info.dtype}")
+    print(f"engine: {engine.info.kernels}, {engine.info.precision}")
     return engine
 
 

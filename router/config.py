@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     metrics_listen: str = Field("127.0.0.1:9464", description="Prometheus address; empty: off")
     model: str = Field("smollm2-135m-instruct", description="base model: the default, a path or a hub id")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")
+    quantize: Literal["none", "int8"] = Field(
+        "none", description="weights of the linear layers: none (as dtype says) or int8"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
     native: bool = Field(True, description="use the fused native operations where they build")
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: all cores")

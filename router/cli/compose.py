@@ -191,7 +191,7 @@ def base_lines(info: BaseInfo) -> list[tuple[str, str]]:
     size = f", {units.size(info.size_bytes)}" if info.size_bytes else ""
     return [
         ("base", f"{info.name} ({info.architecture}{size}, context {info.context_length})"),
-        ("device", f"{info.device}, {info.dtype}"),
+        ("device", f"{info.device}, {info.precision}"),
         ("kernels", info.kernels),
     ]
 

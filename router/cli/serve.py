@@ -35,6 +35,12 @@ Model = Annotated[
 Dtype = Annotated[
     str | None, typer.Option(metavar="DTYPE", help="auto, bfloat16, float16 or float32. Default: auto.")
 ]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="none|int8", help="Weights of the linear layers: as dtype says, or int8. Default: none."
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N. Default: auto.")
 ]
@@ -76,6 +82,7 @@ def serve(
     plugins_dir: Plugins = None,
     model: Model = None,
     dtype: Dtype = None,
+    quantize: Quantize = None,
     device: Device = None,
     native: Native = None,
     threads: Threads = None,
@@ -107,6 +114,7 @@ def serve(
         "plugins_dir": tuple(plugins_dir) if plugins_dir else None,
         "model": model,
         "dtype": dtype,
+        "quantize": quantize,
         "device": device,
         "native": native,
         "threads": threads,

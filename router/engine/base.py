@@ -43,6 +43,17 @@ class BaseInfo:
     sites: Mapping[str, tuple[int, int]]  # linear module path -> (out_features, in_features)
     size_bytes: int = 0
     kernels: str = "torch"  # "native" or "torch", and why
+    weights: str = ""  # what the linear layers' weights are kept in if not in dtype: int8
+
+    @property
+    def precision(self) -> str:
+        """What answers depend on beside the weights: "bfloat16", or "bfloat16, weights int8"."""
+        return f"{self.dtype}, weights {self.weights}" if self.weights else self.dtype
+
+    @property
+    def served_digest(self) -> str:
+        """The digest, and the weights' precision where it is not the checkpoint's own: "0a1b…+int8"."""
+        return f"{self.digest}+{self.weights}" if self.weights else self.digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from router.engine.int8 import Int8Weight
+
 BLOCK = 16  # tokens in one block of the KV cache
 
 Linear = Callable[[torch.Tensor], torch.Tensor]  # x [T, in] -> [T, out]
@@ -186,6 +188,10 @@ class Ops(Protocol):
 
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """weight [out, in], bias [out] -> a function x [T, in] -> [T, out]; may keep a packed copy."""
+        ...
+
+    def pack_int8(self, weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
+        """The same with weights in 8 bits for x and y of `dtype`; sums in float32 get scale and bias last."""
         ...
 
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:

@@ -59,6 +59,7 @@ from router.engine.text.detokenize import Detokenizer, shared_vocabulary
 from router.engine.text.prompt import PromptEncoder
 from router.engine.threads import in_ending_thread, usable_cpus, use_one_thread
 from router.errors import (
+    ConfigError,
     FailedPrecondition,
     FieldViolation,
     InvalidRequest,
@@ -112,6 +113,7 @@ class TorchEngine:
         threads = settings.threads or usable_cpus()
         torch.set_num_threads(threads)
         self._device = pick_device(settings.device)
+        _check_quantize(settings.quantize, self._device)
         use_device(self._device)
         self._dtype = pick_dtype(settings.dtype, self._device)
         loaded = self._loaded or _load_base(settings.model)
@@ -131,9 +133,10 @@ class TorchEngine:
         self._grammars = Grammars(lambda: spec_of(self._tokenizer, self._vocabulary, self._eos))
         self._vocabulary = int(model.get_output_embeddings().weight.shape[0])
         size = sum(p.numel() for p in model.parameters()) * self._dtype.itemsize
+        int8 = settings.quantize == "int8"
         self._blocks = self._first_blocks(context)
         reach = context if self._fills else min(context, self._blocks * BLOCK)
-        backbone = _fitting_backbone(model, self._ops, self._blocks, reach)
+        backbone = _fitting_backbone(model, self._ops, self._blocks, reach, int8)
         self._groups, self._layers = backbone.groups, backbone.layers
         products = sum(group.in_features * group.out_offsets[-1] for group in backbone.groups)
         self._even_context = ATTENTION_RATE * 2 * products / attention
@@ -150,8 +153,9 @@ class TorchEngine:
             context_length=self._context,
             vocab_size=self._vocabulary,
             sites=_sites(backbone),
-            size_bytes=size,
+            size_bytes=size - backbone.saved,
             kernels=f"{backbone.kind} layers, {kernels}",
+            weights="int8" if int8 else "",
         )
         self._loop = self._step_loop(backbone, digest)
         self._loop.start()
@@ -310,12 +314,21 @@ def _load_base(model: str) -> Loaded:
     return load_model(resolve_model(model), model)
 
 
-def _fitting_backbone(model: Any, ops: Ops, blocks: int, context: int) -> Backbone:
+def _check_quantize(wanted: str, device: torch.device) -> None:
+    """Raises ConfigError where weights in 8 bits cannot be served."""
+    if wanted == "int8" and device.type != "cpu":
+        raise ConfigError(
+            f"quantize = int8 is for the CPU, and this engine runs on {device}: leave it out, "
+            "or say --device cpu"
+        )
+
+
+def _fitting_backbone(model: Any, ops: Ops, blocks: int, context: int, int8: bool) -> Backbone:
     reason = why_not_packed(model, context)
     if reason:
         log.info("the generic path runs this model: %s", reason)
-        return GenericBackbone(model, ops, blocks)
-    return PackedBackbone(model, ops, blocks, context)
+        return GenericBackbone(model, ops, blocks, int8=int8)
+    return PackedBackbone(model, ops, blocks, context, int8=int8)
 
 
 def _sites(backbone: Backbone) -> dict[str, tuple[int, int]]:

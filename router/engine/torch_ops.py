@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from router.engine.int8 import Int8Weight
 from router.engine.ops import (
     BLOCK,
     AttentionPlan,
@@ -42,6 +43,17 @@ class TorchOps:
             with suppress(RuntimeError):  # oneDNN has no bfloat16 or float16 on this CPU
                 return _onednn_linear(weight.contiguous(), bias)
         return lambda x: F.linear(x, weight, bias)
+
+    def pack_int8(self, weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
+        """The same with weights in 8 bits, which are exact in `dtype` and widened at each call."""
+        values, scales = weight.values, weight.scales
+        shift = None if bias is None else bias.float()
+
+        def linear(x: torch.Tensor) -> torch.Tensor:
+            y = F.linear(x, values.to(dtype)).float() * scales
+            return (y if shift is None else y + shift).to(dtype)
+
+        return linear
 
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
         """[out_total, r], unchanged."""

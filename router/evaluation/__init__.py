@@ -27,6 +27,7 @@ def evaluate(
     recipes: Path = Path("recipes"),
     rows: int | None = None,
     device: str = "auto",
+    quantize: str = "",
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Measure adapters against their base; write report.json and REPORT.md into each folder.
@@ -34,6 +35,7 @@ def evaluate(
     `names` are names of adapters in `adapters`, or folders; None: all that have a recipe. The recipe
     (`recipes`/NAME.toml, or NAME/recipe.toml) says what to ask and how to judge. `rows` limits the test rows
     (drawn by a fixed seed). All adapters and data are checked before the base is loaded, once for all.
+    `quantize` is the setting of that name; empty: as it is set here.
 
     Raises ConfigError (no such adapter, no recipe, bad data), AdapterRejected (other base).
     """
@@ -46,7 +48,7 @@ def evaluate(
     else:
         folders = [find_folder(str(name), adapters) for name in dict.fromkeys(names)]
     plans = [make_plan(folder, recipes) for folder in folders]
-    return evaluate_all(plans, recipes, rows, device, say)
+    return evaluate_all(plans, recipes, rows, device, say, quantize)
 
 
 def evaluate_rows(
@@ -60,6 +62,7 @@ def evaluate_rows(
     adapters: Path = Path("adapters"),
     rows: int | None = None,
     device: str = "auto",
+    quantize: str = "",
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Measure any adapter folders against `base` on the rows of a file: no recipe, no manifest needed.
@@ -73,7 +76,7 @@ def evaluate_rows(
     from router.evaluation.own_rows import OwnRows, evaluate_own_rows
 
     asked = OwnRows(data, metric, base, prompt_column, response_column, rows)
-    return evaluate_own_rows(names, asked, adapters, device, say)
+    return evaluate_own_rows(names, asked, adapters, device, say, quantize)
 
 
 def require_extra(what: str) -> None:

@@ -36,9 +36,13 @@ class Answer:
 class AnsweringEngine:
     """A base in the serving engine, with the settings a server would have here."""
 
-    def __init__(self, base: LoadedBase) -> None:
-        """Starts the engine; `base` stays usable and shares the tensors that the engine does not pack."""
-        self._settings = Settings(device=str(base.device))  # type: ignore[call-arg]
+    def __init__(self, base: LoadedBase, quantize: str = "") -> None:
+        """Starts the engine; `base` stays usable and shares the tensors that the engine does not pack.
+
+        `quantize`: as the setting; empty: as that says here.
+        """
+        said: dict[str, Any] = {"quantize": quantize} if quantize else {}
+        self._settings = Settings(device=str(base.device), **said)
         self._engine = TorchEngine(
             self._settings, Loaded(sharing_copy(base.model), base.tokenizer, base.name)
         )

@@ -57,6 +57,11 @@ def _summary(report: Mapping[str, Any]) -> Iterator[str]:
         yield "No regression beyond the margin on general text."
 
 
+def precision(engine: Mapping[str, Any]) -> str:
+    """What the engine of a report answered in; older reports know of no 8 bits."""
+    return f"{engine['dtype']}, weights {engine['weights']}" if engine.get("weights") else engine["dtype"]
+
+
 def _facts(report: Mapping[str, Any]) -> Iterator[str]:
     adapter, data, machine = report["adapter"], report["data"], report["machine"]
     yield f"- Base: {report['base']['model']}, digest `{report['base']['digest'][:12]}…`"
@@ -70,7 +75,7 @@ def _facts(report: Mapping[str, Any]) -> Iterator[str]:
         held = (
             f"; all arms held to the {engine['constraint']} of adapter.toml" if "constraint" in engine else ""
         )
-        yield f"- Answers: greedy, by the engine that serves ({engine['dtype']}, {engine['kernels']}){held}"
+        yield f"- Answers: greedy, by the engine that serves ({precision(engine)}, {engine['kernels']}){held}"
     cores = f"{machine['cores']} cores, {machine['threads']} threads"
     yield f"- Machine: {machine['device']}, {cores}; {machine['date']}"
     yield f"- Versions: {', '.join(f'{name} {number}' for name, number in machine['versions'].items())}"

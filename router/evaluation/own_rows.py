@@ -77,7 +77,7 @@ class Arms:
 
 
 def evaluate_own_rows(
-    names: Sequence[str], asked: OwnRows, adapters: Path, device: str, say: Say
+    names: Sequence[str], asked: OwnRows, adapters: Path, device: str, say: Say, quantize: str = ""
 ) -> list[dict[str, Any]]:
     """Measure each adapter against the base on `asked`; writes report.json and REPORT.md into its folder.
 
@@ -86,7 +86,7 @@ def evaluate_own_rows(
     """
     rows = read_rows(asked, say)
     found = [find_candidate(name, adapters) for name in dict.fromkeys(names)]
-    with ReadyBases(device) as bases:
+    with ReadyBases(device, quantize) as bases:
         ready = bases.ready(asked.base)
         return [_evaluate(candidate, ready, rows, asked, say) for candidate in found]
 
@@ -203,6 +203,7 @@ def _labels(rows: Sequence[Row], metric: str) -> list[str]:
 def _head(candidate: Candidate, ready: ReadyBase, found: int, arms: Arms, asked: OwnRows) -> dict[str, Any]:
     manifest, base, engine = candidate.manifest, ready.plain, ready.engine.info
     options = f"--data {asked.data} --metric {asked.metric}" + (f" --rows {asked.rows}" if asked.rows else "")
+    options += f" --quantize {engine.weights}" if engine.weights else ""
     return {
         "schema": SCHEMA,
         **whose(manifest, weights_sha256(candidate.folder), base),
@@ -265,7 +266,7 @@ def _page(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"- Weights: sha256 `{adapter['weights_sha256'][:12]}…`"
     yield f"- Data: {data['asked']} of {data['rows']} usable rows of `{data['file']}`"
     yield "- Not known here: whether it was trained on these rows, and what it does to anything else"
-    yield f"- Answers: greedy, by the engine that serves ({report['engine']['dtype']})"
+    yield f"- Answers: greedy, by the engine that serves ({markdown.precision(report['engine'])})"
     yield f"- Machine: {machine['device']}, {machine['cores']} cores; {machine['date']}"
     yield f"- Command: `{report['command']}`"
     yield "\nIn brackets: 95 % bootstrap intervals, paired for differences. Format-blind: what stands around"

@@ -66,7 +66,7 @@ def measured_by(
     held = {} if constraint is None else {"constraint": constraint.kind}
     return {
         "machine": describe_machine(device),
-        "engine": {"dtype": engine.dtype, "kernels": engine.kernels, **held},
+        "engine": {"dtype": engine.dtype, "weights": engine.weights, "kernels": engine.kernels, **held},
     }
 
 

@@ -46,13 +46,14 @@ from router.training.recipe import load_recipe
 
 
 def evaluate_all(
-    plans: Sequence[Plan], recipes: Path, rows: int | None, device: str, say: Say
+    plans: Sequence[Plan], recipes: Path, rows: int | None, device: str, say: Say, quantize: str = ""
 ) -> list[dict[str, Any]]:
     """Measure every adapter, write its report into its folder at once, return the reports.
 
-    `recipes` is the folder whose other recipes are the other tasks; `rows` limits the test rows.
+    `recipes` is the folder whose other recipes are the other tasks; `rows` limits the test rows. `quantize`:
+    as the setting, of the engine that answers; empty: as that says here.
     """
-    with ReadyBases(device) as bases:
+    with ReadyBases(device, quantize) as bases:
         return [_evaluate(plan, _checked_base(bases, plan, plans), recipes, rows, say) for plan in plans]
 
 
@@ -66,11 +67,12 @@ def _checked_base(bases: ReadyBases, plan: Plan, plans: Sequence[Plan]) -> Ready
 
 
 def _evaluate(plan: Plan, ready: ReadyBase, recipes: Path, rows: int | None, say: Say) -> dict[str, Any]:
+    engine = ready.engine.info
     with examined(plan, ready, rows, say) as exam:
         _check_sections(exam, recipes)
         arms = _measure_arms(exam)
         sections = _measure_sections(exam, arms, recipes)
-        facts = _facts(exam, ready.engine.info) | {"command": _command(plan.folder, rows)}
+        facts = _facts(exam, engine) | {"command": _command(plan.folder, rows, engine.weights)}
     sections["pictures"] = draw_pictures(sections, plan.folder)
     samples = first_samples(exam.task.rows, {arm: measured.answers for arm, measured in arms.items()})
     report = report_card(facts, arms, sections, samples)
@@ -174,6 +176,7 @@ def _references(task: Task) -> dict[str, float]:
     }
 
 
-def _command(folder: Path, rows: int | None) -> str:
+def _command(folder: Path, rows: int | None, weights: str) -> str:
     named = folder.name if folder.parent.name == "adapters" else f"{folder.parent.name}/{folder.name}"
-    return f"lora-router adapters evaluate {named}" + (f" --rows {rows}" if rows else "")
+    options = (f" --rows {rows}" if rows else "") + (f" --quantize {weights}" if weights else "")
+    return f"lora-router adapters evaluate {named}{options}"

@@ -60,7 +60,7 @@ def experiments_of(
         store,
         holdout=settings.experiments_holdout,
         look_seconds=settings.experiments_look_seconds,
-        base_digest=lambda: engine.info.digest,
+        base_digest=lambda: engine.info.served_digest,
         router_digest=router.digest,
         notifier=notifier,
         flush_seconds=settings.flush_seconds,

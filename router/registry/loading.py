@@ -186,9 +186,9 @@ class Prover:
         self._places = asyncio.Semaphore(PROBES_AT_ONCE)
 
     def key(self, digest: str) -> str:
-        """Names an adapter on this base: what passes on one base or dtype may fail on another."""
+        """Names an adapter on this base: what passes on one base or precision may fail on another."""
         base = self._engine.info
-        return hashlib.sha256(f"{base.digest} {base.dtype} {digest}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{base.digest} {base.precision} {digest}".encode()).hexdigest()[:32]
 
     async def prove(self, digest: str, inspection: Inspection) -> ProbeResult:
         """Run the probes of a loaded adapter. Raises AdapterRejected saying which one failed, and how."""
@@ -214,7 +214,9 @@ class Prover:
             if isinstance(answer, BaseException):
                 raise answer
             texts.append(answer)
-        check_answers(probes, texts[0::2], texts[1::2])
+        precision = self._engine.info.precision
+        check_answers(probes, texts[0::2], texts[1::2], precision)
+        log.info("%s passed its %d probes on the base in %s", inspection.name, len(probes), precision)
         return ProbeResult.PROVEN
 
     async def _check_constraint(self, constraint: Constraint | None) -> None:
@@ -259,8 +261,13 @@ class Prover:
                 await asyncio.sleep(_BUSY_SECONDS)
 
 
-def check_answers(probes: Sequence[Probe], answers: Sequence[str], base_answers: Sequence[str]) -> None:
-    """Raises AdapterRejected if an answer is not as expected or all are the base's own."""
+def check_answers(
+    probes: Sequence[Probe], answers: Sequence[str], base_answers: Sequence[str], precision: str
+) -> None:
+    """Raises AdapterRejected if an answer is not as expected or all are the base's own.
+
+    `precision` is what the base runs in, which may not be what the probes were made in.
+    """
     if list(answers) == list(base_answers):
         raise AdapterRejected(
             "it has no effect: its answers to all probes equal the base's", codes="probes-no-effect"
@@ -269,6 +276,6 @@ def check_answers(probes: Sequence[Probe], answers: Sequence[str], base_answers:
         if not probe.passes(answer):
             raise AdapterRejected(
                 f"probe {number} of {len(probes)} failed: expected {probe.match} {show(probe.expect)}, "
-                f"got {show(answer)}",
+                f"got {show(answer)} (base in {precision})",
                 codes="probe-failed",
             )

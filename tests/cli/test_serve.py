@@ -23,12 +23,14 @@ def test_flags_are_settings(cli, served, own_folder):
         "--listen 127.0.0.1:6000 --metrics-listen= --adapters-dir one --adapters-dir two --plugins-dir plug"
     )
     more = "--model m --dtype float32 --device cpu --no-native --threads 2 --set slots=5 --set preload=false"
+    more += " --quantize int8"
     assert cli("serve", *flags.split(), *more.split(), "--gate", "off").code == 0
     (settings,) = served
     assert (settings.listen, settings.metrics_listen) == ("127.0.0.1:6000", "")
     assert settings.adapters_dir == (Path("one"), Path("two"))
     assert settings.plugins_dir == (Path("plug"),)
     assert (settings.model, settings.dtype, settings.device) == ("m", "float32", "cpu")
+    assert settings.quantize == "int8"
     assert (settings.native, settings.threads, settings.slots, settings.preload) == (False, 2, 5, False)
     assert settings.gate == "off"
 

@@ -197,3 +197,11 @@ def test_every_key_is_documented(whole: tuple[Path, dict[str, Any]]) -> None:
     report = whole[1]
     inner = [*report["data"], *report["arms"]["base"], *report["efficiency"]["arms"]["adapter"]]
     assert not [key for key in (*report, *inner) if f"`{key}`" not in told]
+
+
+@pytest.mark.slow
+def test_a_base_in_8_bits_is_told(folder: Path, trained: Path) -> None:
+    [report] = evaluate([folder], recipes=trained / "recipes", rows=3, device="cpu", quantize="int8", say=str)
+    assert report["engine"]["weights"] == "int8"
+    assert report["command"].endswith("--rows 3 --quantize int8")
+    assert ", weights int8, packed layers" in (folder / "REPORT.md").read_text()

@@ -7,13 +7,14 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from router.engine.base import Generation, Job, Prompt
+from router.engine.base import BaseInfo, Generation, Job, Prompt
 from router.errors import AdapterNotFound, AdapterRejected, EngineFailed, Overloaded, PromptTooLong
 from router.registry.format.probes import Match, Probe
-from router.registry.loading import MOST_PROBES, PROBES_AT_ONCE, check_answers
+from router.registry.loading import MOST_PROBES, PROBES_AT_ONCE, Prover, check_answers
 from router.registry.registry import Registry
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import BASE_ANSWER, StubEngine, drop, eventually, is_ready, ref, states, weights
@@ -261,10 +262,22 @@ async def test_probes_never_flood_the_engine(
     assert len(engine.jobs) == 2 * 2 * MOST_PROBES
 
 
+def test_what_passed_in_one_precision_is_run_again_in_another() -> None:
+    def key(**precision: str) -> str:
+        base = BaseInfo("m", "0" * 64, "A", precision.pop("dtype", "bfloat16"), "cpu", 64, 8, {}, **precision)
+        return Prover(SimpleNamespace(info=base), None, 1.0).key("digest")  # type: ignore[arg-type]
+
+    assert key() == key()
+    assert len({key(), key(dtype="float32"), key(weights="int8")}) == 3
+
+
 def test_judging() -> None:
     probes = [Probe("p", "yes"), Probe("p", "no", Match.EXACT)]
-    check_answers(probes, ["yes sir", " no "], ["yes sir", "what"])
+    check_answers(probes, ["yes sir", " no "], ["yes sir", "what"], "float32")
     with pytest.raises(AdapterRejected, match="no effect"):
-        check_answers(probes, ["yes", "no"], ["yes", "no"])
-    with pytest.raises(AdapterRejected, match=r"probe 2 of 2 failed: expected exact 'no', got 'no way'"):
-        check_answers(probes, ["yes", "no way"], ["", ""])
+        check_answers(probes, ["yes", "no"], ["yes", "no"], "float32")
+    with pytest.raises(
+        AdapterRejected,
+        match=r"probe 2 of 2 failed: expected exact 'no', got 'no way' \(base in float32, weights int8\)",
+    ):
+        check_answers(probes, ["yes", "no way"], ["", ""], "float32, weights int8")

@@ -19,6 +19,12 @@ Output = Annotated[
 Work = Annotated[Path, typer.Option("--work", metavar="DIR", help="Folder for checkpoints.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Quantize = Annotated[
+    str,
+    typer.Option(
+        "--quantize", metavar="none|int8", help="The base's weights, as for serve. Default: the setting."
+    ),
+]
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="NAME...", help="Adapters in the adapters folder, or folders.")
 ]
@@ -166,6 +172,7 @@ def evaluate(
     recipes: Recipes = Path("recipes"),
     rows: Rows = None,
     device: Device = "auto",
+    quantize: Quantize = "",
     json: flags.Json = False,
 ) -> None:
     """Measure adapters against their base.
@@ -183,11 +190,13 @@ def evaluate(
     """
     from router.cli.command import quiet_libraries
     from router.cli.output import print_json
+    from router.cli.settings import load_settings
 
     own = {"metric": metric, "base": base, "prompt_column": prompt_column, "response_column": response_column}
     _check_own_rows(names, all_, data, own)
+    load_settings({"quantize": quantize} if quantize else None)  # told now, not when the base is there
     quiet_libraries()
-    common: Any = {"adapters": adapters, "rows": rows, "device": device}
+    common: Any = {"adapters": adapters, "rows": rows, "device": device, "quantize": quantize}
     common["say"] = _say_on_stderr if json else print
     if data is None:
         from router.evaluation import evaluate as run

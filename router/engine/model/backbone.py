@@ -28,6 +28,7 @@ class Backbone(Protocol):
     groups: list[SiteGroup]  # one LoraStep (or None) for each, in this order
     kind: str  # "packed" or "generic"
     layers: int
+    saved: int  # bytes of weights that 8 bits save
 
     def forward(
         self,

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from router.engine.int8 import quantise
 from router.engine.model.backbone import Taps
-from router.engine.ops import BLOCK, AttentionPlan, LoraStep, Ops, SiteGroup
+from router.engine.ops import BLOCK, AttentionPlan, Linear, LoraStep, Ops, SiteGroup
 from router.errors import ConfigError
 
 _numbers = count()  # one attention function for each engine of the process
@@ -22,12 +23,14 @@ class GenericBackbone:
 
     kind = "generic"
 
-    def __init__(self, model: Any, ops: Ops, blocks: int) -> None:
+    def __init__(self, model: Any, ops: Ops, blocks: int, *, int8: bool = False) -> None:
+        """`int8`: keep the weights of linear layers in 8 bits, but for the head."""
         from transformers import AttentionInterface
 
         self._model = model
         self.layers = int(model.config.num_hidden_layers)
         self._step = _Step(ops)
+        self._int8, self.saved = int8, 0
         self._blocks = blocks
         self._caches: dict[int, KeyValues] = {}
         self.groups = self._replace_linears()
@@ -85,10 +88,20 @@ class GenericBackbone:
             inputs, outputs = _features(module)
             group = SiteGroup((name,), inputs, (0, outputs))
             parent, _, leaf = name.rpartition(".")
-            replacement = MultiLoraLinear(module, group, len(groups), self._step)
+            replacement = MultiLoraLinear(self._kept(module), group, len(groups), self._step)
             setattr(self._model.get_submodule(parent), leaf, replacement)
             groups.append(group)
         return groups
+
+    def _kept(self, layer: Any) -> nn.Module:
+        """The layer, or the same in 8 bits."""
+        if not self._int8:
+            kept: nn.Module = layer
+            return kept
+        weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()
+        small = quantise(weight)
+        self.saved += weight.nbytes - small.nbytes
+        return Int8Linear(self._step.ops.pack_int8(small, layer.bias, weight.dtype))
 
     def _prove_attention(self) -> None:
         """One token through the model: some models ignore the attention function that was set."""
@@ -156,6 +169,19 @@ class MultiLoraLinear(nn.Module):
             self._step.ops.lora(flat, x.reshape(-1, x.shape[-1]).contiguous(), plan, self._group)
             y = flat.view(y.shape)
         return y
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with its weight in 8 bits."""
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__()
+        self._linear = linear
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., in] -> [..., out]."""
+        y = self._linear(x.reshape(-1, x.shape[-1]).contiguous())
+        return y.view(*x.shape[:-1], -1)
 
 
 def _unsupported(model: Any) -> str:

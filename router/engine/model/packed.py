@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from router.engine.int8 import quantise
 from router.engine.model.backbone import Taps
-from router.engine.ops import BLOCK, AttentionPlan, Layer, LoraStep, Model, Ops, SiteGroup, Stack
+from router.engine.ops import BLOCK, AttentionPlan, Layer, Linear, LoraStep, Model, Ops, SiteGroup, Stack
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _GROUPS = (_QKV, ("self_attn.o_proj",), ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",))
@@ -43,12 +44,14 @@ class PackedBackbone:
 
     kind = "packed"
 
-    def __init__(self, model: Any, ops: Ops, blocks: int, context: int) -> None:
+    def __init__(self, model: Any, ops: Ops, blocks: int, context: int, *, int8: bool = False) -> None:
+        """`int8`: keep the weights of linear layers in 8 bits."""
         config, inner = model.config, model.model
         attention = inner.layers[0].self_attn
         embed = inner.embed_tokens.weight
         cos, sin = _rotary_table(inner.rotary_emb, context, embed.device)
-        self._ops = ops
+        self._ops, self._int8, self._embed = ops, int8, embed
+        self.saved = 0
         self._cache_shape = (blocks, config.num_key_value_heads, BLOCK, attention.head_dim)
         self._model = Model(
             embed=embed,
@@ -60,7 +63,7 @@ class PackedBackbone:
             eps=float(inner.norm.variance_epsilon),
             scale=float(attention.scaling),
             norm=inner.norm.weight,
-            head=ops.pack_linear(model.lm_head.weight, model.lm_head.bias),
+            head=self._pack([model.lm_head]),
             layers=[],
             groups=[],
         )
@@ -79,10 +82,10 @@ class PackedBackbone:
             norm1=layer.input_layernorm.weight,
             norm2=layer.post_attention_layernorm.weight,
             qk_norm=norms,
-            qkv=self._ops.pack_linear(*_joined([attention.q_proj, attention.k_proj, attention.v_proj])),
-            o=self._ops.pack_linear(*_joined([attention.o_proj])),
-            gate_up=self._ops.pack_linear(*_joined([mlp.gate_proj, mlp.up_proj])),
-            down=self._ops.pack_linear(*_joined([mlp.down_proj])),
+            qkv=self._pack([attention.q_proj, attention.k_proj, attention.v_proj]),
+            o=self._pack([attention.o_proj]),
+            gate_up=self._pack([mlp.gate_proj, mlp.up_proj]),
+            down=self._pack([mlp.down_proj]),
             k_cache=like.new_empty(self._cache_shape),
             v_cache=like.new_empty(self._cache_shape),
         )
@@ -102,6 +105,15 @@ class PackedBackbone:
             layer.k_cache = self._model.embed.new_empty(self._cache_shape)
             layer.v_cache = self._model.embed.new_empty(self._cache_shape)
         self._stack = self._ops.stack(self._model)
+
+    def _pack(self, layers: Sequence[Any]) -> Linear:
+        weight, bias = _joined(layers)
+        if not self._int8:
+            return self._ops.pack_linear(weight, bias)
+        small = quantise(weight)
+        if weight is not self._embed:  # which stays as it is
+            self.saved += weight.nbytes - small.nbytes
+        return self._ops.pack_int8(small, bias, weight.dtype)
 
     def cache_bytes(self) -> int:
         """Bytes of the KV cache."""
@@ -133,7 +145,7 @@ class PackedBackbone:
 
 def _joined(layers: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Weights and biases of layers that read the same input, one below the other."""
-    weight = torch.cat([layer.weight for layer in layers])
+    weight = torch.cat([layer.weight for layer in layers]) if len(layers) > 1 else layers[0].weight
     if all(layer.bias is None for layer in layers):
         return weight, None
     biases = [

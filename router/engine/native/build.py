@@ -33,6 +33,8 @@ _AVX2 = ("avx2", "fma")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq")
 # Best first: name, and the flags that the CPU must have, as Linux writes them.
 LEVELS = {"avx512-bf16": (*_AVX512, "avx512_bf16"), "avx512": _AVX512, "avx2": _AVX2}
+# Used by a level where the CPU has them.
+EXTRAS = {"avx512-bf16": ("avx512vbmi",)}
 # Threads are the team's own: OpenMP would share torch's pools, and their waiting.
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 TIMEOUT = 600  # seconds for the compiler
@@ -97,7 +99,9 @@ def cache_key(level: str) -> str:
 
 def compiler_flags(level: str) -> list[str]:
     """What the C++ compiler is told for an instruction set."""
-    return [*FLAGS, *(f"-m{flag.replace('_', '')}" for flag in LEVELS[level])]
+    here = cpu_identity()[1]
+    extras = [flag for flag in EXTRAS.get(level, ()) if flag in here]
+    return [*FLAGS, *(f"-m{flag.replace('_', '')}" for flag in (*LEVELS[level], *extras))]
 
 
 @contextmanager

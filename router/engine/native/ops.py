@@ -8,6 +8,7 @@ from types import ModuleType
 
 import torch
 
+from router.engine.int8 import Int8Weight
 from router.engine.ops import (
     AttentionPlan,
     Choice,
@@ -51,14 +52,24 @@ class NativeOps:
 
     def pack_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
         """weight [out, in] -> a function x [T, in] -> [T, out]; a row's result is the same in any batch."""
-        out, width = weight.shape
-        per = 1 if weight.dtype == torch.float32 else 2
-        if width % per:
+        per = _per(weight.dtype)
+        if weight.shape[1] % per:
             return TorchOps().pack_linear(weight, bias)
-        padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -out % self._panel))
-        panels = padded.view(-1, self._panel, width // per, per).transpose(1, 2)
-        packed = self._pages.copy(panels.reshape(len(panels), width // per, self._panel * per))
-        return NativeLinear(self._native, packed, None if bias is None else bias.detach().contiguous(), out)
+        return NativeLinear(self._native, self._panels(weight, per), None, _own(bias), len(weight))
+
+    def pack_int8(self, weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
+        """The same over int8, which is widened as it is read: few rows take half the time of bfloat16."""
+        out, width = weight.values.shape
+        if width % _per(dtype):
+            return TorchOps().pack_int8(weight, bias, dtype)
+        scales = torch.nn.functional.pad(weight.scales, (0, -out % self._panel))
+        return NativeLinear(self._native, self._panels(weight.values, _per(dtype)), scales, _own(bias), out)
+
+    def _panels(self, weight: torch.Tensor, per: int) -> torch.Tensor:
+        """[out, in] -> [panels, in / per, panel * per]: columns side by side, in the order they are read."""
+        padded = torch.nn.functional.pad(weight.detach(), (0, 0, 0, -len(weight) % self._panel))
+        panels = padded.view(-1, self._panel, weight.shape[1] // per, per).transpose(1, 2)
+        return self._pages.copy(panels.reshape(len(panels), weight.shape[1] // per, self._panel * per))
 
     def stack(self, model: Model) -> Stack:
         """The layers in one call; one by one if a linear layer is not native."""
@@ -136,12 +147,20 @@ class NativeOps:
 class NativeLinear:
     """x [T, in] -> [T, out] over packed weights; a row's result is the same in any batch."""
 
-    def __init__(self, module: ModuleType, packed: torch.Tensor, bias: torch.Tensor | None, out: int) -> None:
-        self._native, self.packed, self.bias, self.out = module, packed, bias, out
+    def __init__(
+        self,
+        module: ModuleType,
+        packed: torch.Tensor,
+        scales: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        out: int,
+    ) -> None:
+        """`packed`: panels; where there are `scales` they hold int8."""
+        self._native, self.weights, self._out = module, (packed, scales, bias), out
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The product, bias included."""
-        y: torch.Tensor = self._native.linear(x, self.packed, self.bias, self.out)
+        y: torch.Tensor = self._native.linear(x, self.weights, self._out)
         return y
 
 
@@ -187,10 +206,19 @@ class NativeStack:
         return count
 
 
-def _weights(linear: Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _weights(linear: Linear) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     if not isinstance(linear, NativeLinear):
         raise TypeError("this linear layer was packed by other operations")
-    return linear.packed, linear.bias
+    return linear.weights
+
+
+def _per(dtype: torch.dtype) -> int:
+    """Inputs that go together."""
+    return 1 if dtype == torch.float32 else 2
+
+
+def _own(bias: torch.Tensor | None) -> torch.Tensor | None:
+    return None if bias is None else bias.detach().contiguous()
 
 
 class LargePages:

@@ -37,6 +37,7 @@ def test_evaluate_prints_its_progress(cli, calls):
     done = cli("adapters", "evaluate", "adapters/a", "adapters/b", "--rows", "20")
     assert (done.code, done.out) == (0, "measuring\n")
     options = {"adapters": Path("adapters"), "recipes": Path("recipes"), "rows": 20, "device": "auto"}
+    options |= {"quantize": ""}
     assert calls == [(["adapters/a", "adapters/b"], options)]
 
 
@@ -47,6 +48,15 @@ def test_evaluate_all_or_names(cli, calls):
     for wrong, said in (([], "or give --all\n"), (["a", "--all"], "or give --all, not both\n")):
         done = cli("adapters", "evaluate", *wrong)
         assert (done.code, done.err) == (2, f"lora-router: name the adapters to evaluate, {said}")
+    assert len(calls) == 1
+
+
+def test_evaluate_with_the_bases_weights_in_8_bits(cli, calls):
+    assert cli("adapters", "evaluate", "adapters/a", "--quantize", "int8").code == 0
+    assert calls[0][1]["quantize"] == "int8"
+    done = cli("adapters", "evaluate", "adapters/a", "--quantize", "int3")
+    assert done.code == 2
+    assert "quantize (from flag)" in done.err
     assert len(calls) == 1
 
 
@@ -80,6 +90,7 @@ def test_evaluate_on_rows_of_ones_own(cli, monkeypatch):
     assert (done.code, done.out) == (0, "measuring\n")
     options = {"data": Path("own.csv"), "metric": "chrf", "base": "smollm2-135m-instruct", "rows": None}
     options |= {"prompt_column": "q", "response_column": "", "adapters": Path("adapters"), "device": "auto"}
+    options |= {"quantize": ""}
     assert made == [(["mine"], options)]
     assert cli("adapters", "evaluate", "mine", "--data", "d", "--metric", "m", "--base", "b").code == 0
     assert made[1][1]["base"] == "b"

@@ -176,30 +176,35 @@ Tensor attention(const Tensor& qkv, const Tensor& k_cache, const Tensor& v_cache
   return out;
 }
 
-native::Weights weights_of(const Tensor& w, const std::optional<Tensor>& bias, int64_t in, int64_t out,
-                           at::ScalarType type) {
-  check(w, "w", 3, type);
-  const int64_t per = type == at::kFloat ? 1 : 2;
-  TORCH_CHECK(out > 0 && w.size(0) == (out + native::kPanel - 1) / native::kPanel && w.size(1) * per == in &&
-                  w.size(2) == native::kPanel * per,
+// Panels, scales if they are of int8, bias.
+using Linear = std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>>;
+
+native::Weights weights_of(const Linear& linear, int64_t in, int64_t out, at::ScalarType type) {
+  const auto& [w, scales, bias] = linear;
+  check(w, "w", 3, scales ? at::kChar : type);
+  const int64_t per = type == at::kFloat ? 1 : 2, panels = (out + native::kPanel - 1) / native::kPanel;
+  TORCH_CHECK(out > 0 && w.size(0) == panels && w.size(1) * per == in && w.size(2) == native::kPanel * per,
               "w does not fit x");
+  if (scales) {
+    check(*scales, "scales", 1, at::kFloat);
+    TORCH_CHECK(scales->size(0) == panels * native::kPanel, "scales do not fit w");
+  }
   if (bias) {
     check(*bias, "bias", 1, type);
     TORCH_CHECK(bias->size(0) == out, "bias does not fit w");
   }
-  return {w.data_ptr(), bias ? bias->data_ptr() : nullptr, in, out};
+  return {w.data_ptr(), scales ? data<float>(*scales) : nullptr, bias ? bias->data_ptr() : nullptr, in, out};
 }
 
-Tensor linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias, int64_t out) {
+Tensor linear(const Tensor& x, const Linear& given, int64_t out) {
   check_real(x);
   check(x, "x", 2, x.scalar_type());
-  const native::Weights weights = weights_of(w, bias, x.size(1), out, x.scalar_type());
+  const native::Weights weights = weights_of(given, x.size(1), out, x.scalar_type());
   Tensor y = at::empty({x.size(0), out}, x.options());
   on_type(x, y.numel(), [&](auto t) {
     const native::LinearCall call{y.data_ptr(), x.data_ptr(), x.size(0), &weights};
-    native::each(weights.panels(), threads_for(w.numel()), [&](int panel, const native::Share&) {
-      const auto* next = static_cast<const char*>(w.data_ptr()) + (panel + 1) * w.stride(0) * w.element_size();
-      native::linear_panel<decltype(t)>(call, panel, {next});
+    native::each(weights.panels(), threads_for(out * x.size(1)), [&](int panel, const native::Share&) {
+      native::linear_panel<decltype(t)>(call, panel, {weights.panel(panel + 1, x.element_size())});
     });
   });
   return y;
@@ -344,9 +349,9 @@ class Stack {
     vocabulary_ = embed.size(0);
   }
 
-  // norms: norm1, norm2, and of heads q and k if there are such. linears: (w, bias) of qkv, o, gate_up, down.
-  void add(const std::vector<Tensor>& norms, const std::vector<std::pair<Tensor, std::optional<Tensor>>>& linears,
-           const Tensor& k_cache, const Tensor& v_cache) {
+  // norms: norm1, norm2, and of heads q and k if there are such. linears: of qkv, o, gate_up, down.
+  void add(const std::vector<Tensor>& norms, const std::vector<Linear>& linears, const Tensor& k_cache,
+           const Tensor& v_cache) {
     TORCH_CHECK((norms.size() == 2 || norms.size() == 4) && linears.size() == 4, "a layer has 2 or 4 norms and 4 linears");
     for (size_t i = 0; i < norms.size(); ++i) {
       check(norms[i], "norm", 1, type_);
@@ -376,7 +381,7 @@ class Stack {
     w_.layers.push_back(layer);
   }
 
-  void finish(const Tensor& norm, const std::pair<Tensor, std::optional<Tensor>>& head, int64_t vocabulary) {
+  void finish(const Tensor& norm, const Linear& head, int64_t vocabulary) {
     check(norm, "norm", 1, type_);
     TORCH_CHECK(norm.size(0) == w_.hidden, "the norm does not fit");
     w_.norm = keep(norm);
@@ -446,11 +451,13 @@ class Stack {
     return t.data_ptr();
   }
 
-  native::Weights weights(const std::pair<Tensor, std::optional<Tensor>>& linear, int64_t in, int64_t out) {
-    keep(linear.first);
-    weights_.push_back(linear.first);
-    if (linear.second) keep(*linear.second);
-    return weights_of(linear.first, linear.second, in, out, type_);
+  native::Weights weights(const Linear& linear, int64_t in, int64_t out) {
+    const auto& [w, scales, bias] = linear;
+    keep(w);
+    weights_.push_back(w);
+    if (scales) keep(*scales);
+    if (bias) keep(*bias);
+    return weights_of(linear, in, out, type_);
   }
 
   static const int64_t* indices(const Tensor& t, const char* name, int64_t limit, int64_t count) {

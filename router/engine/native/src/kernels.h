@@ -17,11 +17,15 @@ constexpr int kPanel = 2 * W;  // columns in a panel of a linear layer's weights
 constexpr int kTile = 64;   // columns in a tile of a packed b: [tiles, r / per, kTile, per], the last narrower
 
 struct Weights {
-  const void* w = nullptr;     // panels
-  const void* bias = nullptr;  // [out], or null
+  const void* w = nullptr;        // panels, of the activations' type; with scales of int8
+  const float* scales = nullptr;  // [panels * kPanel] of each column, or null
+  const void* bias = nullptr;     // [out], or null
   int64_t in = 0, out = 0;
 
   int panels() const { return static_cast<int>((out + kPanel - 1) / kPanel); }
+  // `size`: bytes of an activation.
+  int64_t panel_bytes(int64_t size) const { return kPanel * in * (scales ? 1 : size); }
+  const char* panel(int64_t index, int64_t size) const { return static_cast<const char*>(w) + index * panel_bytes(size); }
 };
 
 // y [rows, out] = x [rows, in] w^T + bias.

@@ -1,15 +1,22 @@
 // y = x w^T + bias for any number of rows. Weights lie in panels of kPanel columns, in the order they are
 // read, so few rows run at the speed of memory and many at the speed of the multipliers. Each output is
 // summed in one order whatever the number of rows: a row's result does not depend on its batch.
+//
+// Weights of int8 are widened on the way to the multipliers for few rows, else once for all rows. What is
+// multiplied and summed is the same, and only the sum gets the column's scale.
 #include <algorithm>
+#include <cmath>
 
+#include "int8.h"
 #include "kernels.h"
+#include "scratch.h"
 
 namespace native {
 namespace {
 
 constexpr int kMost = W == 16 ? 12 : 5;    // rows that fit the registers: two sums each, and 3 more
 constexpr int kRows = W == 16 ? 8 : 5;     // rows at once if there are more than that
+constexpr int kWidened = W == 16 ? 8 : 3;  // rows up to which int8 is widened on the way: that takes registers
 constexpr int64_t kLine = 64;
 constexpr int64_t kAhead = 8192;           // bytes of weights asked for before they are read
 constexpr int64_t kFarPanel = 256 << 10;   // bytes of a panel up to which the next one is asked for
@@ -30,16 +37,19 @@ template <class T>
 struct Panel {
   T* y;
   const T* x;
-  const T* w;
-  const T* bias;  // of these columns, or null
+  const void* w;
+  const float* scales;  // of these columns, or null
+  const T* bias;        // of these columns, or null
   int64_t in, out;
-  int columns;         // of kPanel that exist
+  int columns;          // of kPanel that exist
   Wish ahead;
 };
 
 template <class T>
 void finish(const Panel<T>& p, int n, float* sums) {
-  if (p.bias)
+  if (p.scales)
+    for (int c = 0; c < p.columns; ++c) sums[c] = std::fma(sums[c], p.scales[c], p.bias ? to_float(p.bias[c]) : 0.0f);
+  else if (p.bias)
     for (int c = 0; c < p.columns; ++c) sums[c] += to_float(p.bias[c]);
   T* y = p.y + n * p.out;
   if (p.columns == kPanel)
@@ -48,19 +58,32 @@ void finish(const Panel<T>& p, int n, float* sums) {
     for (int c = 0; c < p.columns; ++c) put(y + c, sums[c]);
 }
 
-// Not inlined, and unrolled early: only so do compilers keep the sums in registers.
-template <class T, int N, int Ask>
+// The weights of kPanel columns and as many inputs as a lane holds.
+template <class T>
+inline void load_weights(const T* w, typename Pack<T>::Reg& first, typename Pack<T>::Reg& second) {
+  first = Pack<T>::load(w);
+  second = Pack<T>::load(w + W * Pack<T>::per);
+}
+template <class T>
+inline void load_weights(const int8_t* w, typename Pack<T>::Reg& first, typename Pack<T>::Reg& second) {
+  Int8<T>::load(w, first, second);
+}
+
+// Weights are of type S. Not inlined, and unrolled early: only so do compilers keep the sums in registers.
+template <class T, class S, int N, int Ask>
 __attribute__((noinline)) void multiply(const Panel<T>& p) {
   constexpr int per = Pack<T>::per;
   Vec sums[N][2];
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) sums[n][0] = sums[n][1] = zero();
   Wish ahead = p.ahead;
-  const T *w = p.w, *x = p.x;
+  const S* w = static_cast<const S*>(p.w);
+  const T* x = p.x;
   const int64_t in = p.in;
   for (int64_t i = 0; i < in; i += per, w += kPanel * per) {
     if constexpr (Ask > 0) ask<Ask>(ahead);
-    const auto w0 = Pack<T>::load(w), w1 = Pack<T>::load(w + W * per);
+    typename Pack<T>::Reg w0, w1;
+    load_weights<T>(w, w0, w1);
 #pragma GCC unroll 16
     for (int n = 0; n < N; ++n) {
       const auto xs = Pack<T>::spread(x + n * in + i);
@@ -77,12 +100,27 @@ __attribute__((noinline)) void multiply(const Panel<T>& p) {
   for (int n = 0; n < N; ++n) finish(p, n, rows[n]);
 }
 
-template <class T, int Ask, int N>
+template <class T, class S, int Ask, int N>
 void multiply_rows(const Panel<T>& p, int64_t rows) {
   if constexpr (N > 0) {
-    if (rows == N) return multiply<T, N, Ask>(p);
-    multiply_rows<T, Ask, N - 1>(p, rows);
+    if (rows == N) return multiply<T, S, N, Ask>(p);
+    multiply_rows<T, S, Ask, N - 1>(p, rows);
   }
+}
+
+// A panel of int8 as one of T, in memory of this thread's own that the next call overwrites.
+template <class T>
+const T* widen(const int8_t* w, int64_t in) {
+  constexpr int per = Pack<T>::per;
+  static thread_local Scratch<T> scratch;
+  T* const panel = scratch.get(in * kPanel);
+  for (T* to = panel; to < panel + in * kPanel; to += kPanel * per, w += kPanel * per) {
+    typename Pack<T>::Reg first, second;
+    load_weights<T>(w, first, second);
+    Pack<T>::store(to, first);
+    Pack<T>::store(to + W * per, second);
+  }
+  return panel;
 }
 
 }  // namespace
@@ -93,30 +131,37 @@ template <class T>
 void linear_panel(const LinearCall& call, int index, const Soon& soon) {
   const Weights& weights = *call.weights;
   const int64_t in = weights.in, at = static_cast<int64_t>(index) * kPanel, rows = call.rows;
-  constexpr int64_t step = kPanel * Pack<T>::per * sizeof(T);  // bytes of weights: one line or two
-  const int64_t bytes = in / Pack<T>::per * step;
+  constexpr int pairs = kPanel * Pack<T>::per;
+  constexpr int step = pairs * sizeof(T), small = pairs;  // bytes of weights at a time, of int8 fewer
+  const int64_t bytes = weights.panel_bytes(sizeof(T));
   const int64_t blocks = rows <= kMost ? 1 : (rows + kRows - 1) / kRows;
-  const T* w = static_cast<const T*>(weights.w) + at * in;
-  const char* next = reinterpret_cast<const char*>(w) + bytes;
-  Panel<T> panel{nullptr, nullptr, w, weights.bias ? static_cast<const T*>(weights.bias) + at : nullptr, in,
-                 weights.out, static_cast<int>(std::min<int64_t>(kPanel, weights.out - at)), {}};
+  const char* w = weights.panel(index, sizeof(T));
+  Panel<T> panel{nullptr, nullptr, w, weights.scales ? weights.scales + at : nullptr,
+                 weights.bias ? static_cast<const T*>(weights.bias) + at : nullptr, in, weights.out,
+                 static_cast<int>(std::min<int64_t>(kPanel, weights.out - at)), {}};
+  const bool widened = weights.scales && rows > kWidened;
+  if (widened) panel.w = widen<T>(reinterpret_cast<const int8_t*>(w), in);
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = rows * b / blocks, count = rows * (b + 1) / blocks - begin;
     panel.y = static_cast<T*>(call.y) + begin * weights.out + at;
     panel.x = static_cast<const T*>(call.x) + begin * in;
-    if (blocks == 1) {
-      panel.ahead = {next - bytes + kAhead, next, soon.after};
-      if (bytes <= kAhead) panel.ahead = {soon.after, nullptr, nullptr};
-      multiply_rows<T, step, kMost>(panel, count);
+    panel.ahead = {soon.after, nullptr, nullptr};
+    if (blocks == 1 && !widened) {
+      if (bytes > kAhead) panel.ahead = {w + kAhead, w + bytes, soon.after};
+      if (weights.scales)
+        multiply_rows<T, int8_t, small, kWidened>(panel, count);
+      else
+        multiply_rows<T, T, step, kMost>(panel, count);
+    } else if (b == 0 && weights.scales) {
+      multiply_rows<T, T, small, kMost>(panel, count);
     } else if (b == 0 && bytes <= kFarPanel) {
-      panel.ahead = {soon.after, nullptr, nullptr};
-      multiply_rows<T, step, kRows>(panel, count);
+      multiply_rows<T, T, step, kRows>(panel, count);
     } else if (b == 1 && soon.bytes > 0) {
       const char* end = soon.beside + (soon.bytes + kLine - 1) / kLine * kLine;
       panel.ahead = {soon.beside, end, end - kLine};
-      multiply_rows<T, kLine, kRows>(panel, count);
+      multiply_rows<T, T, kLine, kRows>(panel, count);
     } else {
-      multiply_rows<T, 0, kRows>(panel, count);
+      multiply_rows<T, T, 0, kRows>(panel, count);
     }
   }
 }

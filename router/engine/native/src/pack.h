@@ -13,6 +13,7 @@ struct Pack<float> {
   static constexpr int per = 1;  // elements in a lane
   using Reg = Vec;
   static Reg load(const float* p) { return native::load(p); }
+  static void store(float* p, Reg v) { native::store(p, v); }
   static Reg spread(const float* p) { return set1(*p); }
   static Vec dot(Vec sum, Reg a, Reg b) { return fma(a, b, sum); }
 };
@@ -22,6 +23,7 @@ struct Pack<bf16> {
   static constexpr int per = 2;
   using Reg = Bits;
   static Reg load(const bf16* p) { return load_bits(p); }
+  static void store(bf16* p, Reg v) { store_bits(p, v); }
   static Reg spread(const bf16* p) {
     int32_t pair;
     std::memcpy(&pair, p, sizeof pair);

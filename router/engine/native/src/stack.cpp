@@ -4,6 +4,8 @@
 #include <array>
 #include <chrono>
 
+#include "scratch.h"
+
 namespace native {
 namespace {
 
@@ -17,24 +19,6 @@ using Clock = std::chrono::steady_clock;
 
 enum Phase { kQkv, kRope, kAttend, kOut, kNorm2, kGateUp, kGate, kDown, kNorm1, kPhases };
 enum Site { kSiteQkv, kSiteO, kSiteGateUp, kSiteDown, kSites };
-
-// Memory that only grows, at the start of a cache line.
-template <class T>
-class Scratch {
- public:
-  T* get(int64_t size) {
-    if (size > size_) {
-      size_ = size;
-      memory_.reset(new char[size * sizeof(T) + 64]);
-    }
-    const auto at = reinterpret_cast<uintptr_t>(memory_.get());
-    return reinterpret_cast<T*>((at + 63) / 64 * 64);
-  }
-
- private:
-  int64_t size_ = 0;
-  std::unique_ptr<char[]> memory_;
-};
 
 template <class T>
 struct Buffers {
@@ -184,7 +168,7 @@ class Stack : public Job {
   // Where a thread begins to read a linear layer's weights.
   static const char* start_of(const Weights& w, const Share& share) {
     const int64_t panel = static_cast<int64_t>(w.panels()) * share.owner / share.all;
-    return static_cast<const char*>(w.w) + panel * kPanel * w.in * static_cast<int64_t>(sizeof(T));
+    return panel_of(w, panel);
   }
 
   static void want(const Weights& w, int chunk, const Share& share) {
@@ -221,9 +205,7 @@ class Stack : public Job {
 
   static int range(int all, int thread, int threads) { return static_cast<int>(int64_t{all} * thread / threads); }
 
-  static const char* panel_of(const Weights& w, int64_t panel) {
-    return static_cast<const char*>(w.w) + panel * kPanel * w.in * static_cast<int64_t>(sizeof(T));
-  }
+  static const char* panel_of(const Weights& w, int64_t panel) { return w.panel(panel, sizeof(T)); }
 
   // Panel `at` of `all` asks for its share of the adapters' weights that this thread reads after the panels: a
   // of its pieces, b of its parts.

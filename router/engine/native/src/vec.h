@@ -98,8 +98,19 @@ inline double wide_sum(Vec v) {
   return _mm512_reduce_add_pd(_mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(v)),
                                             _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1))));
 }
+inline Vec from_int8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+// 2 * W numbers as pairs of bfloat16.
+inline Bits pairs_from_int8(const int8_t* p) {
+  const Bits v = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  const Vec even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(v, 16), 16));
+  const Vec odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(v, 16));
+  return _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(even), 16), _mm512_castps_si512(odd));
+}
 
 inline Bits load_bits(const void* p) { return _mm512_loadu_si512(p); }
+inline void store_bits(void* p, Bits v) { _mm512_storeu_si512(p, v); }
 inline Bits spread_bits(int32_t v) { return _mm512_set1_epi32(v); }
 inline Vec low_half(Bits v) { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); }
 inline Vec high_half(Bits v) {
@@ -194,8 +205,19 @@ inline double wide_sum(Vec v) {
   const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
   return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
+inline Vec from_int8(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+// 2 * W numbers as pairs of bfloat16.
+inline Bits pairs_from_int8(const int8_t* p) {
+  const Bits v = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const Vec even = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v, 16), 16));
+  const Vec odd = _mm256_cvtepi32_ps(_mm256_srai_epi32(v, 16));
+  return _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(even), 16), _mm256_castps_si256(odd));
+}
 
 inline Bits load_bits(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline void store_bits(void* p, Bits v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 inline Bits spread_bits(int32_t v) { return _mm256_set1_epi32(v); }
 inline Vec low_half(Bits v) { return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)); }
 inline Vec high_half(Bits v) {

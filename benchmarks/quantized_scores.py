@@ -1,0 +1,120 @@
+"""`python -m benchmarks.quantized_scores`: what weights in 8 bits cost every adapter here in quality.
+
+Each adapter answers the test rows of its recipe and its own probes twice, greedily, in the engine that
+serves: with the base's weights as they are and with `--quantize int8`. Both see the same rows, so differences
+are paired.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from router.evaluation.answering import AnsweringEngine
+from router.evaluation.exam import draw_rows
+from router.evaluation.metrics import METRICS, score_answers
+from router.evaluation.plan import Plan, every_folder, make_plan
+from router.evaluation.scoring import Resampled, Task, resample
+from router.registry.format.probes import parse_probes
+from router.training.base import LoadedBase, load_base
+from router.training.batch import Rendering
+from router.types import SamplingParams
+
+WAYS = ("none", "int8")
+
+
+class Answered:
+    """One adapter's answers by precision."""
+
+    def __init__(self, plan: Plan, base: LoadedBase, rows: int | None) -> None:
+        judging, generation = plan.recipe.evaluation, plan.recipe.generation
+        self.name, self.folder = plan.manifest.name, plan.folder
+        asked = draw_rows(plan.splits.test, rows)
+        self.task = Task(judging.metric, asked, [], generation.max_tokens, judging.parts)
+        self._params = SamplingParams(max_tokens=generation.max_tokens, stop=generation.stop)
+        self._rendering = Rendering.of(base.tokenizer, plan.manifest.prompt)
+        self._probes, _ = parse_probes((plan.folder / "probes.jsonl").read_bytes())
+        self.texts: dict[str, list[str]] = {}
+        self.passed: dict[str, int] = {}
+
+    def ask(self, engine: AnsweringEngine, way: str) -> None:
+        """Answer all rows and probes."""
+        digest = engine.load(self.folder)
+        self.texts[way] = self._answers(engine, [row.prompt for row in self.task.rows], self._params, digest)
+        self.passed[way] = sum(
+            probe.passes(
+                self._answers(engine, [probe.prompt], SamplingParams(max_tokens=probe.max_tokens), digest)[0]
+            )
+            for probe in self._probes
+        )
+        engine.unload(digest)
+
+    def _answers(
+        self, engine: AnsweringEngine, prompts: Sequence[str], params: SamplingParams, digest: str
+    ) -> list[str]:
+        encoded = [self._rendering.prompt(text) for text in prompts]
+        return [answer.text for answer in engine.answers(encoded, params, digest)]
+
+    def row(self) -> dict[str, Any]:
+        """A line of the table."""
+        scores = {way: self._score(texts) for way, texts in self.texts.items()}
+        metric, lost = METRICS[self.task.metric], scores["int8"].minus(scores["none"])
+        points = 100 / metric.whole
+        same = sum(a == b for a, b in zip(self.texts["none"], self.texts["int8"], strict=True))
+        return {
+            "adapter": self.name,
+            "rows": len(self.task.rows),
+            "metric": metric.title,
+            "as they are": scores["none"].value * points,
+            "int8": scores["int8"].value * points,
+            "difference, points": lost.value * points,
+            "95 % from": lost.low * points,
+            "to": lost.high * points,
+            "same answers": same / len(self.task.rows),
+            "probes passed": f"{self.passed['none']} and {self.passed['int8']} of {len(self._probes)}",
+        }
+
+    def _score(self, texts: Sequence[str]) -> Resampled:
+        return resample(score_answers(self.task, texts).score, len(self.task.rows))
+
+
+def compare(names: Sequence[str], model: str, rows: int | None) -> list[dict[str, Any]]:
+    """A line for each adapter; none named: all that have a recipe."""
+    adapters, recipes = Path("adapters"), Path("recipes")
+    folders = [adapters / name for name in names] or every_folder(adapters, recipes, print)
+    base = load_base(model, "cpu")
+    asked = [Answered(make_plan(folder, recipes), base, rows) for folder in folders]
+    for way in WAYS:
+        with closing(AnsweringEngine(base, way)) as engine:
+            print(f"engine: {engine.info.kernels}, {engine.info.precision}", flush=True)
+            for one in asked:
+                one.ask(engine, way)
+                print(f"{way}: {one.name}", flush=True)
+    return [one.row() for one in asked]
+
+
+def main() -> None:
+    """Ask, compare, write results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("adapters", nargs="*", help="names in ./adapters (all that have a recipe)")
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--rows", type=int, help="most test rows of each")
+    args = parser.parse_args()
+    table = compare(args.adapters, args.model, args.rows)
+    print(report.table(table))
+    worst = min(table, key=lambda row: row["difference, points"])
+    notes = [f"most lost: {worst['adapter']}, {-worst['difference, points']:.2f} points (target: at most 1)"]
+    workload = (
+        "Test rows of each adapter's recipe and its probes, greedy, in the engine that serves, with the "
+        "base's weights as they are and in 8 bits; scores in points of 100, intervals by paired bootstrap."
+    )
+    command = "python -m benchmarks.quantized_scores"
+    print("written to", report.write("quantized_scores", workload, table, notes, command=command))
+
+
+if __name__ == "__main__":
+    main()
