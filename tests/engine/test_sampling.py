@@ -217,7 +217,7 @@ def test_no_rows_are_nothing_to_do(sampler: Sampler) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_device_chooses_as_the_processor_does(sampler: Sampler) -> None:
+def test_a_device_chooses_as_the_processor_does() -> None:
     values = torch.arange(4 * VOCAB, dtype=torch.float32).view(4, VOCAB) % 89 * 0.5
     values[3, 5] = torch.nan
     settings_of = [

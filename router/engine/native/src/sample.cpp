@@ -119,7 +119,7 @@ Doubt collect(const Doubt& from, float low, float high, float* to) {
     least = min(load(to + i), least);
     most = max(load(to + i), most);
   }
-  found.low = -largest(sub(zero(), least));
+  found.low = 0.0f - largest(sub(zero(), least));  // never -0, whose bits are of another order
   found.high = largest(most);
   for (; i < found.count; ++i) {
     found.low = std::min(found.low, to[i]);
