@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 LARGEST = 127  # -128 has no counterpart, and no place in the native operations' table
-_AT_ONCE = 1 << 22  # weights rounded together: the float32 copy stays small beside the model
+_AT_ONCE = 1 << 20  # weights rounded together: the float32 copy stays small beside the model
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,8 @@ class NativeOps:
         out, width = weight.values.shape
         if width % _per(dtype):
             return TorchOps().pack_int8(weight, bias, dtype)
-        scales = torch.nn.functional.pad(weight.scales, (0, -out % self._panel))
+        # In pages, too: a small tensor that stays would keep what was used to make it from being given back.
+        scales = self._pages.copy(torch.nn.functional.pad(weight.scales, (0, -out % self._panel)))
         return NativeLinear(self._native, self._panels(weight.values, _per(dtype)), scales, _own(bias), out)
 
     def _panels(self, weight: torch.Tensor, per: int) -> torch.Tensor:
