@@ -14,7 +14,6 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-import psutil
 import torch
 
 from benchmarks.answering import About, Round, about, answer
@@ -54,7 +53,6 @@ def prepare(args: argparse.Namespace) -> tuple[About, Round]:
         "kernels": info.kernels,
         "vocabulary": info.vocab_size,
         "linear": linear_bytes(info) / MIB,
-        "resident": psutil.Process().memory_info().rss / MIB,
     }
     return about(torch.get_num_threads(), "lora-router", "torch", **more), run
 

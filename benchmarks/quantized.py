@@ -116,13 +116,12 @@ def faster(rounds: Rounds, load: str) -> float:
 
 
 def memory_rows(about: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the weights take: counted, and resident in the whole process with 8 adapters."""
+    """What the linear layers' weights take, scales included. Resident memory tells of the cache more."""
     return [
         {
             "contestant": name,
             "precision": said["precision"],
             "linear layers, MiB": said["linear"],
-            "resident, MiB": said["resident"],
         }
         for name, said in about.items()
     ]
