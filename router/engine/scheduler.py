@@ -283,13 +283,19 @@ class Scheduler:
     # -- The tokens of a step.
 
     def _lighter(self, chunks: Sequence[Chunk]) -> Iterator[Chunk]:
-        """As much of them as costs half as much again as a step's tokens without context; one at least."""
+        """As much of them as costs half as much again as a step's tokens without context; one at least.
+
+        What has little context goes first, lest the deep ones leave nothing.
+        """
         budget = DEEP_PRICE * self._max_step_tokens
-        for chunk in chunks:
-            price = 1 + (chunk.row.computed + chunk.count) / self._even_context
+        for price, chunk in sorted(((self._price(c), c) for c in chunks), key=lambda pair: pair[0]):
             count = min(chunk.count, max(1, int(budget / price)))
             budget = max(0.0, budget - count * price)
             yield chunk if count == chunk.count else Chunk(chunk.row, count, samples=False)
+
+    def _price(self, chunk: Chunk) -> float:
+        """Of its last token, in tokens without context."""
+        return 1 + (chunk.row.computed + chunk.count) / self._even_context
 
     def _left(self, chunks: list[Chunk]) -> int:
         return self._max_step_tokens - sum(chunk.count for chunk in chunks)

@@ -88,9 +88,9 @@ def test_rounds_are_interleaved_and_the_first_is_not_counted(monkeypatch):
         usual = field.ask
         monkeypatch.setattr(field, "ask", lambda name, work: asked.append((name, work)) or usual(name, work))
         arms = [Arm("one", "a", 1), Arm("two", "a", 2), Arm("other", "b", 3)]
-        speeds = measure(field, arms, vocabulary=2000, rounds=2)
+        found = measure(field, arms, vocabulary=2000, rounds=2)
     assert [name for name, _ in asked] == ["a", "a", "b"] * 3
-    assert speeds == {"one": [1, 1], "two": [2, 2], "other": [3, 3]}
+    assert found.speeds == {"one": [1, 1], "two": [2, 2], "other": [3, 3]}
     firsts = [work["prompts"][0][0] for _, work in asked]
     assert len(set(firsts)) == len(firsts)
 

@@ -66,6 +66,18 @@ def test_chunks_deep_in_a_prompt_are_smaller_beside_rows_that_decode() -> None:
     assert min(beside[:-1]) >= 6
 
 
+def test_a_short_prompt_is_read_at_once_beside_deep_ones() -> None:
+    scheduler = make(step=32, even_context=10, blocks=256)
+    scheduler.add(row(4, "a", new=200))
+    for first in (1000, 3000):
+        scheduler.add(row(700, "b", first=first))
+    for _ in range(40):
+        run_step(scheduler)
+    scheduler.add(row(8, "c", first=9000))
+    assert ("c", 8) in run_step(scheduler)
+    assert any(adapter == "b" for adapter, _ in run_step(scheduler))
+
+
 def test_long_prompt_is_not_starved_by_short_ones() -> None:
     scheduler = make(step=32)
     long = row(100)
