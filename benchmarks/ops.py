@@ -39,7 +39,7 @@ def lora_case(sizes: list[int], rank: int, dtype: torch.dtype, layers: int) -> C
         offsets = (0, *accumulate(outs))
         weights = [
             (
-                torch.randn(len(outs) * rank, width).to(dtype),
+                ops.pack_a(torch.randn(len(outs) * rank, width).to(dtype)),
                 ops.pack_b(torch.randn(offsets[-1], rank).to(dtype)),
             )
             for _ in sizes

@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import prod
 from typing import Protocol
 
 import torch
@@ -79,12 +78,16 @@ def pack_adapter(
         raise AdapterRejected(f"the base has no linear layer {unknown[0]!r} ({len(unknown)} such sites)")
     ranks = [_rank(artifact, group) for group in groups]
     with shortage_as_memory_error():
-        sizes = [_sizes(rank, group, dtype.itemsize) for rank, group in zip(ranks, groups, strict=True)]
-        slab = torch.empty(sum(map(sum, sizes)), dtype=torch.uint8, pin_memory=pin)
-        ends = accumulate(sizes, lambda at, size: at + sum(size), initial=0)
+        packed = [
+            _packed(artifact, group, rank, ops, dtype) if rank else None
+            for rank, group in zip(ranks, groups, strict=True)
+        ]
+        sizes = [_lines(tensor.nbytes) for pair in packed if pair for tensor in pair]
+        slab = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=pin)
+        starts = accumulate(sizes, initial=0)
         weights = [
-            _pack_group(artifact, group, rank, ops, slab[at:], dtype) if rank else None
-            for at, rank, group in zip(ends, ranks, groups, strict=False)
+            pair and (_moved(pair[0], slab[next(starts) :]), _moved(pair[1], slab[next(starts) :]))
+            for pair in packed
         ]
     nbytes = pinned_bytes(slab.nbytes) if pin else slab.nbytes
     return PackedAdapter(artifact.digest, weights, _addresses(weights, ranks), ranks, nbytes, slab)
@@ -101,23 +104,16 @@ def _rank(artifact: AdapterArtifact, group: SiteGroup) -> int:
     return rank + rank % 2  # the native operation takes two ranks at once
 
 
-def _sizes(rank: int, group: SiteGroup, itemsize: int) -> tuple[int, int]:
-    """Bytes of a and b, each from a new line of the slab on."""
-    inputs, outputs = len(group.names) * group.in_features, group.out_offsets[-1]
-    return _lines(rank * inputs * itemsize), _lines(rank * outputs * itemsize)
-
-
 def _lines(size: int) -> int:
     return -(-size // LINE) * LINE
 
 
-def _pack_group(
-    artifact: AdapterArtifact, group: SiteGroup, rank: int, ops: Ops, slab: torch.Tensor, dtype: torch.dtype
+def _packed(
+    artifact: AdapterArtifact, group: SiteGroup, rank: int, ops: Ops, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """a and b at the start of `slab`."""
+    """a and b of a site group, as the operations read them."""
     deltas = [artifact.sites.get(name) for name in group.names]
-    size, _ = _sizes(rank, group, dtype.itemsize)
-    a = _view(slab, dtype, (len(deltas) * rank, group.in_features)).zero_()
+    a = torch.zeros(len(deltas) * rank, group.in_features, dtype=dtype)
     b = torch.zeros(group.out_offsets[-1], rank, dtype=dtype)
     for i, delta in enumerate(deltas):
         if delta is None:
@@ -126,12 +122,13 @@ def _pack_group(
         site_a, site_b = _site_weights(group.names[i], delta, (end - start, group.in_features))
         a[i * rank : i * rank + delta.rank] = site_a
         b[start:end, : delta.rank] = site_b.float() * delta.scaling
-    packed = ops.pack_b(b)
-    return a, _view(slab[size:], dtype, tuple(packed.shape)).copy_(packed)
+    return ops.pack_a(a), ops.pack_b(b)
 
 
-def _view(slab: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    return slab[: prod(shape) * dtype.itemsize].view(dtype).view(shape)
+def _moved(tensor: torch.Tensor, slab: torch.Tensor) -> torch.Tensor:
+    """The same at the start of `slab`."""
+    place = slab[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+    return place.copy_(tensor)
 
 
 def _site_weights(name: str, delta: SiteDelta, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:

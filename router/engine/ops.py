@@ -180,8 +180,8 @@ class Ops(Protocol):
 
     LoRA weights of one adapter at one site group, rank r the same for all k layers (zero-padded, even):
       a [k * r, in], rows of layer i at i*r:(i+1)*r; scaling is folded into b.
-      b plain torch: [out_total, r]; column o of y belongs to layer i and reads z[:, i*r:(i+1)*r].
-      b native: flat, as `pack_b` leaves it.
+      b [out_total, r]; column o of y belongs to layer i and reads z[:, i*r:(i+1)*r].
+    So they are in plain torch; native, they are flat, as `pack_a` and `pack_b` leave them.
     """
 
     name: str
@@ -192,6 +192,10 @@ class Ops(Protocol):
 
     def pack_int8(self, weight: Int8Weight, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         """The same with weights in 8 bits for x and y of `dtype`; sums in float32 get scale and bias last."""
+        ...
+
+    def pack_a(self, a: torch.Tensor) -> torch.Tensor:
+        """[k * r, in] into this implementation's layout."""
         ...
 
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,10 @@ class TorchOps:
 
         return linear
 
+    def pack_a(self, a: torch.Tensor) -> torch.Tensor:
+        """[k * r, in], as it is."""
+        return a
+
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
         """[out_total, r], unchanged."""
         return b.contiguous()

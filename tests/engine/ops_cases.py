@@ -98,10 +98,10 @@ class LoraCase:
         return y
 
     def plan(self, ops: Ops) -> LoraPlan:
-        packed = [w and (w[0], ops.pack_b(w[1])) for w in self.weights]
+        packed = [w and (ops.pack_a(w[0]), ops.pack_b(w[1])) for w in self.weights]
         table = [
-            (w[0].data_ptr(), w[1].data_ptr(), len(w[0]) // len(self.group.names)) if w else (0, 0, 0)
-            for w in packed
+            (w[0].data_ptr(), w[1].data_ptr(), given[1].shape[1]) if w and given else (0, 0, 0)
+            for w, given in zip(packed, self.weights, strict=True)
         ]
         return LoraPlan(
             starts=torch.tensor(self.bounds, dtype=torch.int32, device=self.x.device),

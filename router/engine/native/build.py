@@ -6,6 +6,7 @@ process, it does not raise.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import importlib.util
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -32,7 +34,12 @@ SOURCES = Path(__file__).parent / "src"
 _AVX2 = ("avx2", "fma")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq")
 # Best first: name, and the flags that the CPU must have, as Linux writes them.
-LEVELS = {"avx512-bf16": (*_AVX512, "avx512_bf16"), "avx512": _AVX512, "avx2": _AVX2}
+LEVELS = {
+    "amx-bf16": (*_AVX512, "avx512_bf16", "avx512vbmi", "amx_tile", "amx_bf16"),
+    "avx512-bf16": (*_AVX512, "avx512_bf16"),
+    "avx512": _AVX512,
+    "avx2": _AVX2,
+}
 # Used by a level where the CPU has them.
 EXTRAS = {"avx512-bf16": ("avx512vbmi",)}
 # Threads are the team's own: OpenMP would share torch's pools, and their waiting.
@@ -66,7 +73,20 @@ def load_module(level: str) -> ModuleType:
 def cpu_levels() -> list[str]:
     """The instruction sets of `LEVELS` that this CPU has, best first."""
     flags = cpu_identity()[1]
-    return [name for name, needed in LEVELS.items() if flags.issuperset(needed)]
+    levels = [name for name, needed in LEVELS.items() if flags.issuperset(needed)]
+    return levels if matrix_unit_granted() else [name for name in levels if not name.startswith("amx")]
+
+
+@cache
+def matrix_unit_granted() -> bool:
+    """Ask the system for AMX, which a process may use from then on; asking again does no harm.
+
+    It may say no: Linux before 5.16, a virtual machine, a thread whose signal stack is too small.
+    """
+    arch_prctl, request, tile_data = 158, 0x1023, 18  # asm/unistd_64.h, asm/prctl.h, XFEATURE_XTILEDATA
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return False
+    return ctypes.CDLL(None).syscall(arch_prctl, request, tile_data) == 0
 
 
 def cpu_identity() -> tuple[str, set[str]]:
@@ -101,7 +121,11 @@ def compiler_flags(level: str) -> list[str]:
     """What the C++ compiler is told for an instruction set."""
     here = cpu_identity()[1]
     extras = [flag for flag in EXTRAS.get(level, ()) if flag in here]
-    return [*FLAGS, *(f"-m{flag.replace('_', '')}" for flag in (*LEVELS[level], *extras))]
+    return [*FLAGS, *(f"-m{_as_option(flag)}" for flag in (*LEVELS[level], *extras))]
+
+
+def _as_option(flag: str) -> str:
+    return flag.replace("_", "-" if flag.startswith("amx") else "")
 
 
 @contextmanager

@@ -36,8 +36,8 @@ class NativeOps:
         """`threads`: those of the team, 0: as many as this process may use CPUs."""
         self._native = module
         self.threads = threads or usable_cpus()
-        self._tile: int = module.tile
         self._panel: int = module.panel
+        self._slice: int = module.slice
         self._pages = LargePages()
 
     @property
@@ -83,17 +83,23 @@ class NativeOps:
         """A token for each row, by its own choice, in one call for all rows."""
         return [Chosen(*one) for one in self._native.choose(logits, choices)]
 
+    def pack_a(self, a: torch.Tensor) -> torch.Tensor:
+        """[k * r, in] -> flat, as it is read: slices of ranks, in each the inputs (bfloat16: pairs)."""
+        per = _per(a.dtype)
+        padded = torch.nn.functional.pad(a, (0, -a.shape[1] % per, 0, -len(a) % self._slice))
+        return padded.view(-1, self._slice, padded.shape[1] // per, per).transpose(1, 2).flatten()
+
     def pack_b(self, b: torch.Tensor) -> torch.Tensor:
-        """[out_total, r] -> flat, as it is read: tiles of columns, in each the ranks (bfloat16: pairs)."""
-        rank, whole = b.shape[1], len(b) // self._tile * self._tile
-        per = 1 if b.dtype == torch.float32 else 2
+        """[out_total, r] -> flat, as it is read: panels of columns, in each the ranks (bfloat16: pairs)."""
+        rank, whole = b.shape[1], len(b) // self._panel * self._panel
+        per = _per(b.dtype)
         if rank % per:
             raise ValueError(f"rank {rank} is odd: pad b with a column of zeros")
-        tiles = (
-            b[:whole].reshape(-1, self._tile, rank // per, per),
+        panels = (
+            b[:whole].reshape(-1, self._panel, rank // per, per),
             b[whole:].reshape(1, -1, rank // per, per),
         )
-        return torch.cat([tile.transpose(1, 2).flatten() for tile in tiles])
+        return torch.cat([panel.transpose(1, 2).flatten() for panel in panels])
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """x [T, hidden] -> same shape."""

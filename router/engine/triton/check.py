@@ -88,7 +88,7 @@ def _lora(ops: Ops, random: Callable[..., torch.Tensor], layers: int) -> Results
     """Two rows of the base, then groups of other ranks, one of them without weights."""
     width, outs, ranks, bounds = 1056, (48, 32, 160)[:layers], (8, 0, 34), [2, 5, 6, 24]
     weights = [
-        (random(layers * rank, width) / 32, ops.pack_b(random(sum(outs), rank))) if rank else None
+        (ops.pack_a(random(layers * rank, width) / 32), ops.pack_b(random(sum(outs), rank))) if rank else None
         for rank in ranks
     ]
     rows = [

@@ -128,7 +128,7 @@ def lora_of(
         for rank in wanted:
             a = torch.randn(len(group.names) * rank, group.in_features, generator=rng) * 0.1
             b = torch.randn(group.out_offsets[-1], rank, generator=rng) * 0.1
-            weights.append((a.to(dtype), ops.pack_b(b.to(dtype))) if rank else None)
+            weights.append((ops.pack_a(a.to(dtype)), ops.pack_b(b.to(dtype))) if rank else None)
         table = [
             (w[0].data_ptr(), w[1].data_ptr(), r) if w else (0, 0, 0)
             for w, r in zip(weights, wanted, strict=True)

@@ -18,7 +18,7 @@ using at::Tensor;
 using native::bf16;
 
 constexpr int64_t kRelease = 1 << 16;  // elements from which other Python threads get to run meanwhile
-constexpr int64_t kLoraRows = 16;      // rows of one adapter that go together
+constexpr int64_t kPartRows = 16;      // rows of one adapter that go together
 
 void check(const Tensor& t, const char* name, int64_t dims, at::ScalarType type) {
   TORCH_CHECK(t.device().is_cpu() && t.is_contiguous() && t.dim() == dims && t.scalar_type() == type, name,
@@ -204,7 +204,7 @@ Tensor linear(const Tensor& x, const Linear& given, int64_t out) {
   on_type(x, y.numel(), [&](auto t) {
     const native::LinearCall call{y.data_ptr(), x.data_ptr(), x.size(0), &weights};
     native::each(weights.panels(), threads_for(out * x.size(1)), [&](int panel, const native::Share&) {
-      native::linear_panel<decltype(t)>(call, panel, {weights.panel(panel + 1, x.element_size())});
+      native::linear_panel<decltype(t)>(call, panel, weights.panel(panel + 1, x.element_size()));
     });
   });
   return y;
@@ -239,16 +239,17 @@ void lora(const Tensor& y, const Tensor& x, const Tensor& starts, const Tensor& 
   const int groups = static_cast<int>(table.size(0)), layers = static_cast<int>(offsets.size()) - 1;
   int64_t width = 0;
   for (int g = 0; g < groups; ++g) width = std::max(width, row[3 * g + 2] * layers);
+  width = (width + native::kSlice - 1) / native::kSlice * native::kSlice;
   const Tensor z = at::empty({y.size(0), width}, y.options());
   const native::LoraCall call{y.data_ptr(), x.data_ptr(), z.data_ptr(), width, row, offsets.data(), layers, x.size(1),
                               y.size(1)};
   on_type(y, y.numel(), [&](auto t) {
     using T = decltype(t);
-    const auto parts = native::parts_of(data<int32_t>(starts), groups, kLoraRows, false);
+    const auto parts = native::parts_of(data<int32_t>(starts), groups, kPartRows, false);
     native::each(static_cast<int>(parts.size()), threads_for(kSerial + 1), [&](int chunk, const native::Share&) {
       const native::Part& part = parts[chunk];
-      native::lora_project<T>(call, part, 0, call.rank(part.group) * layers);
-      native::lora_expand<T>(call, part, 0, call.out);
+      native::lora_project<T>(call, part, 0, call.slices(part.group), static_cast<const char*>(x.data_ptr()));
+      for (int panel = 0; panel * native::kPanel < call.out; ++panel) native::lora_expand<T>(call, &part, 1, panel);
     });
   });
 }
@@ -513,7 +514,7 @@ class Stack {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.attr("panel") = native::kPanel;
-  m.attr("tile") = native::kTile;
+  m.attr("slice") = native::kSlice;
   m.def("rms_norm", &rms_norm);
   m.def("add_rms_norm", &add_rms_norm);
   m.def("silu_mul", &silu_mul);

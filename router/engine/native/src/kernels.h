@@ -13,8 +13,9 @@
 namespace native {
 
 constexpr int kBlock = 16;  // tokens in a block of the KV cache
-constexpr int kPanel = 2 * W;  // columns in a panel of a linear layer's weights: [panels, in / per, kPanel, per]
-constexpr int kTile = 64;   // columns in a tile of a packed b: [tiles, r / per, kTile, per], the last narrower
+constexpr int kPanel = 2 * W;  // columns in a panel of weights: [panels, in / per, kPanel, per]; of an adapter's b the last is narrower
+
+constexpr int kSlice = W;      // ranks in a slice of an adapter's a: [slices, in / per, kSlice, per], what is missing is 0
 
 struct Weights {
   const void* w = nullptr;        // panels, of the activations' type; with scales of int8
@@ -54,6 +55,7 @@ struct LoraCall {
   int64_t in, out;
 
   int rank(int group) const { return group < 0 ? 0 : static_cast<int>(table[3 * group + 2]); }
+  int slices(int group) const { return (rank(group) * layers + kSlice - 1) / kSlice; }
 };
 
 struct AttentionCall {
@@ -80,22 +82,16 @@ struct RopeCall {
   int heads, kv_heads, dim;
 };
 
-// Memory that this thread reads soon: `after` the panel, and a stretch `beside` it while there is time.
-struct Soon {
-  const char *after = nullptr, *beside = nullptr;
-  int64_t bytes = 0;  // beside
-};
+// One panel of columns for all rows. `after`: what this thread reads next.
+template <class T>
+void linear_panel(const LinearCall& call, int panel, const char* after);
 
-// One panel of columns for all rows.
+// Slices [first, last) of z for a part's rows. `after`: what this thread reads next.
 template <class T>
-void linear_panel(const LinearCall& call, int panel, const Soon& soon);
-
-// Ranks [first, last) of z for a part's rows.
+void lora_project(const LoraCall& call, const Part& part, int first, int last, const char* after);
+// A panel of columns of y for the rows of some parts.
 template <class T>
-void lora_project(const LoraCall& call, const Part& part, int first, int last);
-// Columns [first, last) of y for a part's rows; `first` begins a tile.
-template <class T>
-void lora_expand(const LoraCall& call, const Part& part, int64_t first, int64_t last);
+void lora_expand(const LoraCall& call, const Part* parts, size_t count, int panel);
 
 // Parts of at most `most` rows, in order, of the tokens up to starts[groups]; before starts[0] is the base.
 std::vector<Part> parts_of(const int32_t* starts, int groups, int64_t most, bool base);

@@ -4,12 +4,17 @@
 //
 // Weights of int8 are widened on the way to the multipliers for few rows, else once for all rows. What is
 // multiplied and summed is the same, and only the sum gets the column's scale.
+//
+// Where the processor has a matrix unit it takes all rows of bfloat16, one as well as many: its sums are not those of
+// the vector units to the last bit.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "int8.h"
 #include "kernels.h"
 #include "scratch.h"
+#include "tiles.h"
 
 namespace native {
 namespace {
@@ -123,12 +128,81 @@ const T* widen(const int8_t* w, int64_t in) {
   return panel;
 }
 
+#if defined(NATIVE_TILES)
+
+constexpr int kTileStep = kTilePairs * kPanel * 2;  // weights in a step: two tiles side by side
+
+// Up to 2 * kTileRows rows.
+template <bool Second, int Ask>
+void multiply_tiles(const Panel<bf16>& p, int rows) {
+  constexpr int64_t line = kPanel * 2 * sizeof(bf16);
+  shape_tiles(std::min(rows, kTileRows), Second ? rows - kTileRows : kTileRows);
+  Wish ahead = p.ahead;
+  const auto* w = static_cast<const bf16*>(p.w);
+  const bf16* x = p.x;
+  const int64_t stride = p.in * sizeof(bf16);
+  _tile_zero(0);
+  _tile_zero(1);
+  if (Second) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (int64_t i = 0; i < p.in; i += 2 * kTilePairs, w += kTileStep) {
+    if constexpr (Ask > 0) ask<Ask>(ahead);
+    _tile_loadd(6, w, line);
+    _tile_loadd(7, w + kPanel, line);
+    _tile_loadd(4, x + i, stride);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    if (!Second) continue;
+    _tile_loadd(5, x + kTileRows * p.in + i, stride);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  alignas(64) float sums[2 * kTileRows][kPanel];
+  _tile_stored(0, sums[0], sizeof sums[0]);
+  _tile_stored(1, sums[0] + kPanel / 2, sizeof sums[0]);
+  if (Second) {
+    _tile_stored(2, sums[kTileRows], sizeof sums[0]);
+    _tile_stored(3, sums[kTileRows] + kPanel / 2, sizeof sums[0]);
+  }
+  for (int n = 0; n < rows; ++n) finish(p, n, sums[n]);
+}
+
+template <int Ask>
+void multiply_tiles(const Panel<bf16>& p, int rows) {
+  if (rows > kTileRows) return multiply_tiles<true, Ask>(p, rows);
+  multiply_tiles<false, Ask>(p, rows);
+}
+
+void multiply_by_tiles(const LinearCall& call, Panel<bf16> panel, int64_t bytes, const char* after) {
+  constexpr int step = kTileStep * sizeof(bf16), small = kTileStep;
+  const int64_t blocks = (call.rows + 2 * kTileRows - 1) / (2 * kTileRows);
+  const auto* w = static_cast<const char*>(panel.w);
+  if (panel.scales) panel.w = widen<bf16>(reinterpret_cast<const int8_t*>(w), panel.in);
+  for (int64_t b = 0; b < blocks; ++b) {
+    const auto rows = static_cast<int>(std::min<int64_t>(call.rows - b * 2 * kTileRows, 2 * kTileRows));
+    panel.ahead = {after, nullptr, nullptr};
+    if (blocks == 1 && bytes > kAhead && !panel.scales) panel.ahead = {w + kAhead, w + bytes, after};
+    if (b > 0 || bytes > kFarPanel)
+      multiply_tiles<0>(panel, rows);
+    else if (panel.scales)
+      multiply_tiles<small>(panel, rows);
+    else
+      multiply_tiles<step>(panel, rows);
+    panel.y += 2 * kTileRows * panel.out;
+    panel.x += 2 * kTileRows * panel.in;
+  }
+}
+
+#endif
+
 }  // namespace
 
 // A block of rows multiplies the panel, and asks for memory meanwhile: if it is the only block for the panel
-// itself some way ahead, else the first for what comes after the panel and the second for what is read soon.
+// itself some way ahead, else the first for what comes after the panel.
 template <class T>
-void linear_panel(const LinearCall& call, int index, const Soon& soon) {
+void linear_panel(const LinearCall& call, int index, const char* after) {
   const Weights& weights = *call.weights;
   const int64_t in = weights.in, at = static_cast<int64_t>(index) * kPanel, rows = call.rows;
   constexpr int pairs = kPanel * Pack<T>::per;
@@ -136,18 +210,24 @@ void linear_panel(const LinearCall& call, int index, const Soon& soon) {
   const int64_t bytes = weights.panel_bytes(sizeof(T));
   const int64_t blocks = rows <= kMost ? 1 : (rows + kRows - 1) / kRows;
   const char* w = weights.panel(index, sizeof(T));
-  Panel<T> panel{nullptr, nullptr, w, weights.scales ? weights.scales + at : nullptr,
+  T* y = static_cast<T*>(call.y) + at;
+  const T* x = static_cast<const T*>(call.x);
+  Panel<T> panel{y, x, w, weights.scales ? weights.scales + at : nullptr,
                  weights.bias ? static_cast<const T*>(weights.bias) + at : nullptr, in, weights.out,
                  static_cast<int>(std::min<int64_t>(kPanel, weights.out - at)), {}};
+#if defined(NATIVE_TILES)
+  if constexpr (std::is_same_v<T, bf16>)
+    if (in % (2 * kTilePairs) == 0) return multiply_by_tiles(call, panel, bytes, after);
+#endif
   const bool widened = weights.scales && rows > kWidened;
   if (widened) panel.w = widen<T>(reinterpret_cast<const int8_t*>(w), in);
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = rows * b / blocks, count = rows * (b + 1) / blocks - begin;
-    panel.y = static_cast<T*>(call.y) + begin * weights.out + at;
-    panel.x = static_cast<const T*>(call.x) + begin * in;
-    panel.ahead = {soon.after, nullptr, nullptr};
+    panel.y = y + begin * weights.out;
+    panel.x = x + begin * in;
+    panel.ahead = {after, nullptr, nullptr};
     if (blocks == 1 && !widened) {
-      if (bytes > kAhead) panel.ahead = {w + kAhead, w + bytes, soon.after};
+      if (bytes > kAhead) panel.ahead = {w + kAhead, w + bytes, after};
       if (weights.scales)
         multiply_rows<T, int8_t, small, kWidened>(panel, count);
       else
@@ -156,17 +236,13 @@ void linear_panel(const LinearCall& call, int index, const Soon& soon) {
       multiply_rows<T, T, small, kMost>(panel, count);
     } else if (b == 0 && bytes <= kFarPanel) {
       multiply_rows<T, T, step, kRows>(panel, count);
-    } else if (b == 1 && soon.bytes > 0) {
-      const char* end = soon.beside + (soon.bytes + kLine - 1) / kLine * kLine;
-      panel.ahead = {soon.beside, end, end - kLine};
-      multiply_rows<T, T, kLine, kRows>(panel, count);
     } else {
       multiply_rows<T, T, 0, kRows>(panel, count);
     }
   }
 }
 
-template void linear_panel<float>(const LinearCall&, int, const Soon&);
-template void linear_panel<bf16>(const LinearCall&, int, const Soon&);
+template void linear_panel<float>(const LinearCall&, int, const char*);
+template void linear_panel<bf16>(const LinearCall&, int, const char*);
 
 }  // namespace native

@@ -1,5 +1,5 @@
 // Rows sorted by adapter, as in Punica's SGMV (Chen et al. 2024); every weight is read once for the rows of a
-// part, and the second product is added where those rows are worked on anyway.
+// part, and the second product is added to columns that were just computed.
 #include "lora_part.h"
 
 namespace native {
@@ -13,20 +13,24 @@ std::vector<Part> parts_of(const int32_t* starts, int groups, int64_t most, bool
 }
 
 template <class T>
-void lora_project(const LoraCall& call, const Part& part, int first, int last) {
-  PartProduct<T>(call, part).project(first, last);
+void lora_project(const LoraCall& call, const Part& part, int first, int last, const char* after) {
+  PartProduct<T>(call, part).project(first, last, reinterpret_cast<const T*>(after));
 }
 
 template <class T>
-void lora_expand(const LoraCall& call, const Part& part, int64_t first, int64_t last) {
-  if (call.rank(part.group) == 0) return;
-  const PartProduct<T> product(call, part);
-  for (int64_t base = first; base < last; base += kTile) product.expand(base);
+void lora_expand(const LoraCall& call, const Part* parts, size_t count, int panel) {
+  const int64_t base = static_cast<int64_t>(panel) * kPanel, end = std::min(call.out, base + kPanel);
+  for (int layer = 0; layer < call.layers; ++layer) {
+    const int64_t first = std::max(base, call.offsets[layer]), last = std::min(end, call.offsets[layer + 1]);
+    if (first >= last) continue;
+    for (size_t p = 0; p < count; ++p)
+      if (call.rank(parts[p].group) > 0) PartProduct<T>(call, parts[p]).expand(layer, base, end - base, first, last);
+  }
 }
 
-template void lora_project<float>(const LoraCall&, const Part&, int, int);
-template void lora_project<bf16>(const LoraCall&, const Part&, int, int);
-template void lora_expand<float>(const LoraCall&, const Part&, int64_t, int64_t);
-template void lora_expand<bf16>(const LoraCall&, const Part&, int64_t, int64_t);
+template void lora_project<float>(const LoraCall&, const Part&, int, int, const char*);
+template void lora_project<bf16>(const LoraCall&, const Part&, int, int, const char*);
+template void lora_expand<float>(const LoraCall&, const Part*, size_t, int);
+template void lora_expand<bf16>(const LoraCall&, const Part*, size_t, int);
 
 }  // namespace native

@@ -13,19 +13,29 @@ constexpr int kLoraPart = 16;             // rows that share a read of a: x and 
 constexpr int64_t kProject = 32 << 10;    // bytes of a in a chunk
 constexpr int64_t kPrefetch = 16 << 10;   // bytes of the next weights asked for during the work on rows
 
-// The phases of a layer. Between two linear layers are the rows' own affairs: the second product of the
-// adapters, and what comes next for the same rows.
 using Clock = std::chrono::steady_clock;
 
-enum Phase { kQkv, kRope, kAttend, kOut, kNorm2, kGateUp, kGate, kDown, kNorm1, kPhases };
+// The phases of a layer. Before a linear layer is the first product of the adapters at its site; the second is added
+// to each panel of columns while that is in the nearest cache. Between linear layers are the rows' own affairs.
+enum Phase {
+  kQkvIn, kQkv, kRope, kAttend, kOutIn, kOut, kNorm2, kGateUpIn, kGateUp, kGate, kDownIn, kDown, kNorm1, kPhases
+};
 enum Site { kSiteQkv, kSiteO, kSiteGateUp, kSiteDown, kSites };
+
+// Whose first product a phase makes, or whose panels.
+constexpr Site projected(int phase) {
+  return phase == kQkvIn ? kSiteQkv : phase == kOutIn ? kSiteO : phase == kGateUpIn ? kSiteGateUp : phase == kDownIn ? kSiteDown : kSites;
+}
+constexpr Site multiplied(int phase) {
+  return phase == kQkv ? kSiteQkv : phase == kOut ? kSiteO : phase == kGateUp ? kSiteGateUp : phase == kDown ? kSiteDown : kSites;
+}
 
 template <class T>
 struct Buffers {
   Scratch<T> normed, qkv, mixed, added, gate_up, gated, z, scored;
 };
 
-// A piece of the first product: ranks [first, last) of a part.
+// A piece of the first product: slices [first, last) of a part's ranks.
 struct Piece {
   int part, first, last;
 };
@@ -46,18 +56,15 @@ class Stack : public Job {
     scored_ = buffers.scored.get(c_.score * w_.hidden);
     // Few rows: as many parts as the threads can share; many: as many rows as fit the nearest cache.
     const int64_t share = (n + 2 * threads - 1) / (2 * threads);
-    const int64_t most = std::clamp<int64_t>((share + 3) / 4 * 4, 4, kLoraPart);
     const int32_t whole[1] = {static_cast<int32_t>(n)};
-    parts_ = c_.adapters ? parts_of(c_.starts, c_.groups, most, true) : parts_of(whole, 0, most, true);
-    slices_ = static_cast<int>(parts_.size()) < 2 * threads && w_.inner % kTile == 0 && w_.dim % kTile == 0
-                  ? std::clamp<int>(2 * threads / std::max<int>(1, parts_.size()), 1, w_.kv_heads)
-                  : 1;
+    parts_ = parts_of(whole, 0, std::clamp<int64_t>((share + 3) / 4 * 4, 4, kLoraPart), true);
+    slices_ = std::clamp<int>(2 * threads / std::max<int>(1, parts_.size()), 1, w_.kv_heads);
     if (!c_.adapters) return;
     read_parts_ = parts_of(c_.starts, c_.groups, kLoraPart, false);
     for (int s = 0; s < kSites; ++s) offsets_[s] = offsets_of(s);
     for (int l = c_.first; l < c_.last; ++l)
       for (int s = 0; s < kSites; ++s)
-        for (int g = 0; g < c_.groups; ++g) width_ = std::max(width_, table(l, s)[3 * g + 2] * ranks_of(s));
+        for (int g = 0; g < c_.groups; ++g) width_ = std::max<int64_t>(width_, lora(l, s).slices(g) * kSlice);
     z_ = buffers.z.get(n * width_);
     pieces_.resize((c_.last - c_.first) * kSites);
     for (int l = c_.first; l < c_.last; ++l)
@@ -69,27 +76,11 @@ class Stack : public Job {
   int chunks(int phase) const override {
     if (phase == 0) return static_cast<int>(parts_.size());
     if (phase > kPhases * (c_.last - c_.first)) return scoring(phase) ? w_.head.panels() : static_cast<int>(c_.score);
-    const int l = layer(phase);
-    const LayerWeights& w = w_.layers[l];
-    switch ((phase - 1) % kPhases) {
-      case kQkv: return count(l, kSiteQkv) + w.qkv.panels();
-      case kOut: return count(l, kSiteO) + w.o.panels();
-      case kGateUp: return count(l, kSiteGateUp) + w.gate_up.panels();
-      case kDown: return count(l, kSiteDown) + w.down.panels();
-      case kAttend: return items_.chunks();
-      case kRope:
-      case kGate: return static_cast<int>(parts_.size()) * slices_;
-      default: return static_cast<int>(parts_.size());
-    }
-  }
-
-  int first(int phase, int thread, int threads) const override {
-    const bool layers = phase > 0 && phase <= kPhases * (c_.last - c_.first);
-    const int kind = layers ? (phase - 1) % kPhases : kPhases;
-    const int site = kind == kQkv ? kSiteQkv : kind == kOut ? kSiteO : kind == kGateUp ? kSiteGateUp : kind == kDown ? kSiteDown : kSites;
-    if (site == kSites) return range(chunks(phase), thread, threads);
-    const int l = layer(phase);
-    return range(weights(l, site).panels(), thread, threads) + range(count(l, site), thread, threads);
+    const int l = layer(phase), kind = (phase - 1) % kPhases;
+    if (projected(kind) != kSites) return c_.adapters ? static_cast<int>(pieces(l, projected(kind)).size()) : 0;
+    if (multiplied(kind) != kSites) return weights(l, multiplied(kind)).panels();
+    if (kind == kAttend) return items_.chunks();
+    return static_cast<int>(parts_.size()) * (kind == kRope || kind == kGate ? slices_ : 1);
   }
 
   void done(int phase) override {
@@ -103,23 +94,14 @@ class Stack : public Job {
   void run(int phase, int chunk, const Share& share) override {
     if (phase == 0) return begin(parts_[chunk], chunk, share);
     if (phase > kPhases * (c_.last - c_.first)) return score(phase, chunk, share);
-    const int l = layer(phase);
-    const LayerWeights& w = w_.layers[l];
-    switch ((phase - 1) % kPhases) {
-      case kQkv: return linear(l, kSiteQkv, chunk, share);
-      case kOut: return linear(l, kSiteO, chunk, share);
-      case kGateUp: return linear(l, kSiteGateUp, chunk, share);
-      case kDown: return linear(l, kSiteDown, chunk, share);
+    const int l = layer(phase), kind = (phase - 1) % kPhases;
+    if (projected(kind) != kSites) return project(l, projected(kind), chunk, share);
+    if (multiplied(kind) != kSites) return linear(l, multiplied(kind), chunk, share);
+    switch (kind) {
       case kRope: return turn(l, chunk, share);
       case kAttend: return attention_chunk<T>(attention_of(l), items_, chunk);
+      case kNorm2: return middle(l, parts_[chunk], chunk, share);
       case kGate: return gate(l, chunk, share);
-      case kNorm2: {
-        const Part& part = parts_[chunk];
-        want(w.gate_up, chunk, share);
-        expand(l, kSiteO, part, 0, w_.hidden);
-        for (int64_t t = part.start; t < part.start + part.rows; ++t) norm(t, w.norm2);
-        return;
-      }
       case kNorm1: return end(l, parts_[chunk], chunk, share);
     }
   }
@@ -127,7 +109,6 @@ class Stack : public Job {
  private:
   int layer(int phase) const { return c_.first + (phase - 1) / kPhases; }
   bool scoring(int phase) const { return phase == phases() - 1; }
-  int count(int l, int site) const { return c_.adapters ? static_cast<int>(pieces(l, site).size()) : 0; }
   const std::vector<Piece>& pieces(int l, int site) const { return pieces_[(l - c_.first) * kSites + site]; }
   const int64_t* table(int l, int site) const { return c_.adapters + (static_cast<int64_t>(l) * kSites + site) * c_.groups * 3; }
   static int ranks_of(int site) { return site == kSiteQkv ? 3 : site == kSiteGateUp ? 2 : 1; }
@@ -154,15 +135,26 @@ class Stack : public Job {
     return site == kSiteQkv ? w.qkv : site == kSiteO ? w.o : site == kSiteGateUp ? w.gate_up : w.down;
   }
 
-  // Fours of ranks that together are about kProject bytes of a.
+  // Slices that together are about kProject bytes of a.
   void cut(int l, int site) {
     std::vector<Piece>& pieces = pieces_[(l - c_.first) * kSites + site];
-    const int64_t bytes = 4 * weights(l, site).in * static_cast<int64_t>(sizeof(T));
-    const int step = static_cast<int>(std::max<int64_t>(1, kProject / bytes)) * 4;
+    const int step = static_cast<int>(std::max<int64_t>(1, kProject / (slice(l, site) * static_cast<int64_t>(sizeof(T)))));
     for (size_t p = 0; p < read_parts_.size(); ++p) {
-      const int ranks = static_cast<int>(table(l, site)[3 * read_parts_[p].group + 2]) * ranks_of(site);
-      for (int r = 0; r < ranks; r += step) pieces.push_back({static_cast<int>(p), r, std::min(ranks, r + step)});
+      const int slices = lora(l, site).slices(read_parts_[p].group);
+      for (int c = 0; c < slices; c += step) pieces.push_back({static_cast<int>(p), c, std::min(slices, c + step)});
     }
+  }
+
+  // Elements of a in a slice.
+  int64_t slice(int l, int site) const {
+    constexpr int per = Pack<T>::per;
+    return (weights(l, site).in + per - 1) / per * per * kSlice;
+  }
+
+  const char* piece_of(int l, int site, int chunk) const {
+    const Piece& piece = pieces(l, site)[chunk];
+    const auto* a = reinterpret_cast<const T*>(table(l, site)[3 * read_parts_[piece.part].group]);
+    return reinterpret_cast<const char*>(a + piece.first * slice(l, site));
   }
 
   // Where a thread begins to read a linear layer's weights.
@@ -171,16 +163,21 @@ class Stack : public Job {
     return panel_of(w, panel);
   }
 
-  static void want(const Weights& w, int chunk, const Share& share) {
-    if (chunk != share.begin) return;
-    const char* at = start_of(w, share);
+  // Asks for what is read first at the next site: adapters, or weights.
+  void want(int l, int site, int chunk, const Share& share) const {
+    if (chunk != share.begin || l == c_.last) return;
+    const int all = c_.adapters ? static_cast<int>(pieces(l, site).size()) : 0;
+    ask(all ? piece_of(l, site, static_cast<int>(int64_t{all} * share.owner / share.all)) : start_of(weights(l, site), share));
+  }
+
+  static void ask(const char* at) {
     for (int64_t i = 0; i < kPrefetch; i += 64) _mm_prefetch(at + i, _MM_HINT_T1);
   }
 
   void begin(const Part& part, int chunk, const Share& share) const {
     const T* weight = c_.first < static_cast<int>(w_.layers.size())
                           ? static_cast<const T*>(w_.layers[c_.first].norm1) : nullptr;
-    if (c_.first < c_.last) want(w_.layers[c_.first].qkv, chunk, share);
+    want(c_.first, kSiteQkv, chunk, share);
     for (int64_t t = part.start; t < part.start + part.rows; ++t) {
       T* row = hidden_ + t * w_.hidden;
       if (c_.tokens) std::memcpy(row, static_cast<const T*>(w_.embed) + c_.tokens[t] * w_.hidden, w_.hidden * sizeof(T));
@@ -188,53 +185,21 @@ class Stack : public Job {
     }
   }
 
-  // A thread's range has its panels first and then its pieces, whose memory is asked for meanwhile.
-  void linear(int l, int site, int chunk, const Share& share) const {
-    const Weights& w = weights(l, site);
-    const int first = range(w.panels(), share.owner, share.all), last = range(w.panels(), share.owner + 1, share.all);
-    const int panel = first + chunk - share.begin;
-    if (panel >= last) {
-      const Piece& piece = pieces(l, site)[range(count(l, site), share.owner, share.all) + panel - last];
-      return lora_project<T>(lora(l, site), read_parts_[piece.part], piece.first, piece.last);
-    }
-    Soon soon{panel_of(w, panel + 1)};
-    if (share.own && panel + 1 == last) soon.after = following(l, site, share);
-    if (share.own && c_.adapters) ask_adapters(l, site, share, panel - first, last - first, soon);
-    linear_panel<T>({site_output(site), input(site), c_.count, &w}, panel, soon);
+  void project(int l, int site, int chunk, const Share& share) const {
+    const Piece& piece = pieces(l, site)[chunk];
+    const char* after = chunk + 1 < share.end ? piece_of(l, site, chunk + 1) : start_of(weights(l, site), share);
+    lora_project<T>(lora(l, site), read_parts_[piece.part], piece.first, piece.last, after);
   }
 
-  static int range(int all, int thread, int threads) { return static_cast<int>(int64_t{all} * thread / threads); }
+  void linear(int l, int site, int panel, const Share& share) const {
+    const Weights& w = weights(l, site);
+    const char* after = share.own && panel + 1 == share.end ? following(l, site, share) : panel_of(w, panel + 1);
+    linear_panel<T>({site_output(site), input(site), c_.count, &w}, panel, after);
+    if (!c_.adapters) return;
+    lora_expand<T>(lora(l, site), read_parts_.data(), read_parts_.size(), panel);
+  }
 
   static const char* panel_of(const Weights& w, int64_t panel) { return w.panel(panel, sizeof(T)); }
-
-  // Panel `at` of `all` asks for its share of the adapters' weights that this thread reads after the panels: a
-  // of its pieces, b of its parts.
-  void ask_adapters(int l, int site, const Share& share, int at, int all, Soon& soon) const {
-    const int piece = range(count(l, site), share.owner, share.all), part = range(parts_.size(), share.owner, share.all);
-    const int pieces_here = range(count(l, site), share.owner + 1, share.all) - piece;
-    const int parts_here = slices_ == 1 ? range(parts_.size(), share.owner + 1, share.all) - part : 0;
-    const int regions = pieces_here + parts_here;
-    if (regions == 0) return;
-    const int region = range(regions, at, all);
-    const int64_t *row, size = static_cast<int64_t>(sizeof(T));
-    if (region < pieces_here) {
-      const Piece& one = pieces(l, site)[piece + region];
-      row = table(l, site) + 3 * read_parts_[one.part].group;
-      soon.beside = reinterpret_cast<const char*>(row[0]) + one.first * weights(l, site).in * size;
-      soon.bytes = (one.last - one.first) * weights(l, site).in * size;
-    } else {
-      const int group = parts_[part + region - pieces_here].group;
-      if (group < 0) return;
-      row = table(l, site) + 3 * group;
-      soon.beside = reinterpret_cast<const char*>(row[1]);
-      soon.bytes = row[2] * weights(l, site).out * size;
-    }
-    // The panels that ask for this region share it.
-    const int first = (region * all + regions - 1) / regions, last = ((region + 1) * all + regions - 1) / regions;
-    const int64_t from = soon.bytes * (at - first) / (last - first), to = soon.bytes * (at + 1 - first) / (last - first);
-    soon.beside += from;
-    soon.bytes = to - from;
-  }
 
   T* site_output(int site) const { return site == kSiteQkv ? qkv_ : site == kSiteGateUp ? gate_up_ : added_; }
 
@@ -244,30 +209,24 @@ class Stack : public Job {
     return c_.score ? start_of(w_.head, share) : nullptr;
   }
 
-  void expand(int l, int site, const Part& part, int64_t first, int64_t last) const {
-    if (c_.adapters && part.group >= 0) lora_expand<T>(lora(l, site), part, first, last);
-  }
-
   void norm(int64_t token, const void* weight) const {
     norm_row<T>(normed_ + token * w_.hidden, hidden_ + token * w_.hidden, added_ + token * w_.hidden,
                 static_cast<const T*>(weight), w_.hidden, w_.eps);
   }
 
-  // The adapters' part of q, k and v, and rotary positions. A slice has some KV heads and their query heads.
+  void middle(int l, const Part& part, int chunk, const Share& share) const {
+    const LayerWeights& w = w_.layers[l];
+    want(l, kSiteGateUp, chunk, share);
+    for (int64_t t = part.start; t < part.start + part.rows; ++t) norm(t, w.norm2);
+  }
+
+  // Rotary positions. A slice has some KV heads and their query heads.
   void turn(int l, int chunk, const Share& share) const {
     const LayerWeights& w = w_.layers[l];
     const Part& part = parts_[chunk / slices_];
-    const int slice = chunk % slices_, group = w_.heads / w_.kv_heads;
+    const int slice = chunk % slices_;
     const int first = w_.kv_heads * slice / slices_, last = w_.kv_heads * (slice + 1) / slices_;
-    want(w.o, chunk, share);
-    if (slices_ == 1) {
-      expand(l, kSiteQkv, part, 0, w_.qkv_width());
-    } else {
-      const auto heads = [&](int from, int to) { expand(l, kSiteQkv, part, int64_t{from} * w_.dim, int64_t{to} * w_.dim); };
-      heads(first * group, last * group);
-      heads(w_.heads + first, w_.heads + last);
-      heads(w_.heads + w_.kv_heads + first, w_.heads + w_.kv_heads + last);
-    }
+    want(l, kSiteO, chunk, share);
     const RopeCall call{qkv_, w_.cos, w_.sin, w.k_cache, w.v_cache, c_.positions, c_.slots, w_.heads, w_.kv_heads, w_.dim};
     for (int64_t t = part.start; t < part.start + part.rows; ++t) {
       if (w.q_norm) normalise(qkv_ + t * w_.qkv_width(), w, first, last);
@@ -293,26 +252,19 @@ class Stack : public Job {
             c_.table_width, w_.heads, w_.kv_heads, w_.dim, w_.qkv_width(), w_.scale};
   }
 
-  // A slice has some tiles of gate and the same of up.
+  // A slice has some columns of gate and the same of up.
   void gate(int l, int chunk, const Share& share) const {
     const Part& part = parts_[chunk / slices_];
-    const int64_t slice = chunk % slices_, tiles = (w_.inner + kTile - 1) / kTile;
-    const int64_t first = tiles * slice / slices_ * kTile;
-    const int64_t last = std::min(w_.inner, tiles * (slice + 1) / slices_ * kTile);
-    want(w_.layers[l].down, chunk, share);
-    if (slices_ == 1) {
-      expand(l, kSiteGateUp, part, 0, 2 * w_.inner);
-    } else {
-      expand(l, kSiteGateUp, part, first, last);
-      expand(l, kSiteGateUp, part, w_.inner + first, w_.inner + last);
-    }
+    const int64_t slice = chunk % slices_, panels = (w_.inner + kPanel - 1) / kPanel;
+    const int64_t first = panels * slice / slices_ * kPanel;
+    const int64_t last = std::min(w_.inner, panels * (slice + 1) / slices_ * kPanel);
+    want(l, kSiteDown, chunk, share);
     for (int64_t t = part.start; t < part.start + part.rows; ++t)
       silu_columns<T>(gated_ + t * w_.inner, gate_up_ + t * 2 * w_.inner, w_.inner, first, last);
   }
 
   void end(int l, const Part& part, int chunk, const Share& share) const {
-    expand(l, kSiteDown, part, 0, w_.hidden);
-    if (l + 1 < c_.last) want(w_.layers[l + 1].qkv, chunk, share);
+    want(l + 1, kSiteQkv, chunk, share);
     for (int64_t t = part.start; t < part.start + part.rows; ++t) {
       if (l + 1 < c_.last)
         norm(t, w_.layers[l + 1].norm1);
@@ -323,8 +275,8 @@ class Stack : public Job {
 
   void score(int phase, int chunk, const Share& share) const {
     if (scoring(phase))
-      return linear_panel<T>({c_.logits, scored_, c_.score, &w_.head}, chunk, {panel_of(w_.head, chunk + 1)});
-    want(w_.head, chunk, share);
+      return linear_panel<T>({c_.logits, scored_, c_.score, &w_.head}, chunk, panel_of(w_.head, chunk + 1));
+    if (chunk == share.begin) ask(start_of(w_.head, share));
     norm_row<T>(scored_ + chunk * w_.hidden, nullptr, hidden_ + c_.scored[chunk] * w_.hidden,
                 static_cast<const T*>(w_.norm), w_.hidden, w_.eps);
   }

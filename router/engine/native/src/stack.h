@@ -28,13 +28,12 @@ struct StackWeights {
   int64_t qkv_width() const { return static_cast<int64_t>(heads + 2 * kv_heads) * dim; }
 };
 
-// What the time of steps went into. The first product of adapters counts among the linear layers it runs
-// beside, the second among the work on rows.
+// What the time of steps went into. The second product of adapters counts among the linear layers it is added to.
 struct Spent {
-  static constexpr int kParts = 11;
-  static constexpr const char* kNames[kParts] = {"embedding and first norm", "q, k, v", "adapters of q, k, v, rotary",
-                                                 "attention", "o", "adapters of o, norm", "gate, up",
-                                                 "adapters of gate, up, silu", "down", "adapters of down, norm", "head"};
+  static constexpr int kParts = 15;
+  static constexpr const char* kNames[kParts] = {
+      "embedding and first norm", "adapters: into q, k, v", "q, k, v", "rotary", "attention", "adapters: into o", "o",
+      "norm", "adapters: into gate, up", "gate, up", "silu", "adapters: into down", "down", "next norm", "head"};
   double seconds[kParts] = {};
   int64_t steps = 0;
 };
