@@ -57,6 +57,8 @@ class NotBuilt(Exception):
 
 def load_module(level: str) -> ModuleType:
     """The module for an instruction set of `LEVELS`. Builds it at first (about 20 s); raises NotBuilt."""
+    if level.startswith("amx") and not matrix_unit_granted():
+        raise NotBuilt("the system does not grant the matrix unit")
     key = cache_key(level)
     name = f"lora_router_native_{key[:16]}"
     if name in sys.modules:
@@ -86,7 +88,8 @@ def matrix_unit_granted() -> bool:
     arch_prctl, request, tile_data = 158, 0x1023, 18  # asm/unistd_64.h, asm/prctl.h, XFEATURE_XTILEDATA
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
-    return ctypes.CDLL(None).syscall(arch_prctl, request, tile_data) == 0
+    refused: int = ctypes.CDLL(None).syscall(arch_prctl, request, tile_data)
+    return refused == 0
 
 
 def cpu_identity() -> tuple[str, set[str]]:
