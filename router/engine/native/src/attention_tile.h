@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "attention_amx.h"
 #include "kernels.h"
 
 namespace native {
@@ -147,7 +148,7 @@ class Tile {
       take(maxima_, most);
       take(shares_, most * kKeys);
       take(queries_, most * call.dim);
-      take(tail_, Pack<T>::per * call.dim);
+      take(tail_, kBlock * call.dim);
     };
     lay();
     const size_t size = at - static_cast<char*>(nullptr) + 64;
@@ -155,12 +156,25 @@ class Tile {
     at = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
     lay();
     limits_.resize(most);
+#if defined(NATIVE_TILES)
+    by_tiles_ = std::is_same_v<T, bf16> && tiles_fit(call.dim);
+#endif
   }
 
   void run(const Item& item) {
     start(item);
     for (int key = 0; key < item.seen; key += kKeys) {
       const int keys = std::min(kKeys, item.seen - key);
+      for (int i = 0; i < keys; i += kBlock) upcoming_.ask();
+#if defined(NATIVE_TILES)
+      if constexpr (std::is_same_v<T, bf16>)
+        if (by_tiles_) {
+          score_by_tiles(key, keys);
+          soften(key, keys);
+          add_by_tiles(key, keys);
+          continue;
+        }
+#endif
       score(key, keys);
       soften(key, keys);
       add_values(key, keys);
@@ -183,6 +197,53 @@ class Tile {
     std::fill(weights_, weights_ + vectors_ * W, 0.0f);
   }
 
+#if defined(NATIVE_TILES)
+
+  // Scores without scale, and of keys that are not there, too: `soften` sees to both. A block that is not there is
+  // the last one again.
+  void score_by_tiles(int key, int keys) {
+    for (int at = 0; at < keys; at += 4 * kBlock) {
+      const bf16* blocks[4];
+      for (int i = 0; i < 4; ++i) blocks[i] = block_of<T>(call_, call_.k_cache, item_, key + std::min(at + i * kBlock, keys - 1));
+      for (int m = 0; m < vectors_; m += kTileRows) {
+        shape_attention(std::min(kTileRows, vectors_ - m));
+        score_blocks(scores_ + m * kKeys + at, kKeys, queries_ + m * call_.dim, call_.dim, blocks);
+      }
+    }
+    const Vec factor = set1(call_.scale * 1.44269504f), low = set1(kLow);
+    const int width = (keys + 2 * W - 1) / (2 * W) * (2 * W);
+    for (int m = 0; m < vectors_; ++m)
+      for (int i = 0; i < width; i += W) {
+        float* at = scores_ + m * kKeys + i;
+        store(at, keep_first(mul(load(at), factor), limits_[m] - key - i, low));
+      }
+  }
+
+  // A last block that is not whole is given zeros: what lies there may be NaN.
+  void add_by_tiles(int key, int keys) {
+    const int blocks = (keys + kBlock - 1) / kBlock, rest = keys % kBlock;
+    for (int i = 0; i < blocks; ++i) values_[i] = block_of<T>(call_, call_.v_cache, item_, key + i * kBlock);
+    if (rest) {
+      std::fill(tail_, tail_ + kBlock * call_.dim, bf16{0});
+      std::memcpy(tail_, values_[blocks - 1], rest / 2 * 2 * call_.dim * sizeof(bf16));
+      if (rest % 2)
+        for (int d = 0; d < call_.dim; ++d) {
+          const int64_t at = (rest - 1) * call_.dim + 2 * d;
+          tail_[at] = values_[blocks - 1][at];
+        }
+      values_[blocks - 1] = tail_;
+    }
+    for (int d = 0; d < call_.dim; d += 32) {
+      for (int i = 0; i < blocks; ++i) columns_[i] = values_[i] + 2 * d;
+      for (int m = 0; m < vectors_; m += kTileRows) {
+        shape_attention(std::min(kTileRows, vectors_ - m));
+        add_blocks(sums_ + m * call_.dim + d, call_.dim, shares_ + m * kKeys, kKeys, columns_, blocks);
+      }
+    }
+  }
+
+#endif
+
   // Scores of a tile, two vectors of keys at a time: two blocks, or the halves of one.
   void score(int key, int keys) {
     constexpr int step = 2 * W;
@@ -195,7 +256,6 @@ class Tile {
         k[1] = at + W < keys ? block_of<T>(call_, call_.k_cache, item_, key + at + W) : block;
       else
         k[1] = block + W * Pack<T>::per;
-      for (int i = 0; i < step; i += kBlock) upcoming_.ask();
       for (int m = 0; m < vectors_; m += kTogether)
         together<kTogether>(vectors_ - m, [&](auto n) {
           score_keys<T, decltype(n)::value>(scores_ + m * kKeys + at, queries_ + m * call_.dim, call_.dim, k, scale,
@@ -278,6 +338,8 @@ class Tile {
   float *scores_ = nullptr, *sums_ = nullptr, *weights_ = nullptr, *maxima_ = nullptr;
   T *shares_ = nullptr, *queries_ = nullptr, *tail_ = nullptr;
   const T* values_[kBlocks];
+  const T* columns_[kBlocks];
+  bool by_tiles_ = false;  // by the matrix unit
   std::vector<int> limits_;
 };
 

@@ -46,9 +46,10 @@ inline void sum4(const Vec* v, float* to) {
   _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1)));
 }
 
-// 2^x with a relative error under 2e-7; 0 and infinity where float ends. Keeps NaN.
-inline Vec exp2(Vec x) {
-  x = min(set1(128.0f), max(set1(-150.0f), x));
+// 2^x with a relative error under 2e-7; 0 where it would be denormal, which takes the processor thirty times as long, and
+// infinity where float ends. Keeps NaN.
+inline Vec exp2(Vec given) {
+  const Vec least = set1(-126.0f), x = min(set1(128.0f), max(least, given));
   const Vec n = nearest(x);
   const Vec f = sub(x, n);
   Vec p = set1(1.5403530e-4f);
@@ -58,7 +59,7 @@ inline Vec exp2(Vec x) {
   p = fma(p, f, set1(2.4022651e-1f));
   p = fma(p, f, set1(6.9314718e-1f));
   p = fma(p, f, set1(1.0f));
-  return times_power_of_two(p, n);
+  return zero_below(times_power_of_two(p, n), given, least);
 }
 
 }  // namespace native

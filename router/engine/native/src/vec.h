@@ -89,6 +89,10 @@ inline Vec keep_lanes(Vec v, uint32_t mask, Vec other) {
 inline Vec keep_from(Vec v, Vec limit) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(v, limit, _CMP_GE_OQ), v);
 }
+// Lanes where x is below the limit become 0.
+inline Vec zero_below(Vec v, Vec x, Vec limit) {
+  return _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask(x, limit, _CMP_LT_OQ), zero());
+}
 // The lanes of the mask side by side, and where the next come; a whole vector is written.
 inline float* compress(float* to, Vec v, uint32_t mask) {
   store(to, _mm512_maskz_compress_ps(static_cast<__mmask16>(mask), v));
@@ -184,6 +188,7 @@ inline Vec keep_lanes(Vec v, uint32_t mask, Vec other) {
   return _mm256_blendv_ps(other, v, _mm256_castsi256_ps(kept));
 }
 inline Vec keep_from(Vec v, Vec limit) { return _mm256_and_ps(v, _mm256_cmp_ps(v, limit, _CMP_GE_OQ)); }
+inline Vec zero_below(Vec v, Vec x, Vec limit) { return _mm256_andnot_ps(_mm256_cmp_ps(x, limit, _CMP_LT_OQ), v); }
 // For each mask, the lanes it has, in order.
 struct LaneTable {
   uint8_t lanes[256][8] = {};
