@@ -18,6 +18,7 @@ import torch
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
 from router.engine.memory import shortage_as_memory_error
 from router.engine.ops import LoraPlan, LoraStep, Ops, SiteGroup
+from router.engine.pages import map_pages
 from router.errors import AdapterRejected, ResourceExhausted
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -83,7 +84,7 @@ def pack_adapter(
             for rank, group in zip(ranks, groups, strict=True)
         ]
         sizes = [_lines(tensor.nbytes) for pair in packed if pair for tensor in pair]
-        slab = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=pin)
+        slab = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True) if pin else map_pages(sum(sizes))
         starts = accumulate(sizes, initial=0)
         weights = [
             pair and (_moved(pair[0], slab[next(starts) :]), _moved(pair[1], slab[next(starts) :]))

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.engine import lora
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
 from router.engine.lora import LINE, DeviceSlots, HostStore, PackedAdapter, pack_adapter, pinned_bytes
 from router.engine.ops import SiteGroup
@@ -87,7 +88,7 @@ def test_no_memory_for_packing_is_a_memory_error(monkeypatch: pytest.MonkeyPatch
     def short(*_: Any, **__: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(torch, "empty", short)
+    monkeypatch.setattr(lora, "map_pages", short)
     with pytest.raises(MemoryError):
         packed()
 

@@ -178,3 +178,14 @@ def test_a_cpu_without_vectors(monkeypatch):
     monkeypatch.setattr(build, "cpu_identity", lambda: ("newer", {"avx2", "fma", "avx512f"}))
     assert build.cpu_levels() == ["avx2"]
     assert native.cpu_levels() == ["avx2"]
+
+
+def test_without_the_systems_leave_the_matrix_unit_is_left_alone(monkeypatch):
+    flags = {flag for needed in build.LEVELS.values() for flag in needed}
+    monkeypatch.setattr(build, "cpu_identity", lambda: ("new", flags))
+    monkeypatch.setattr(build, "matrix_unit_granted", lambda: True)
+    assert build.cpu_levels() == ["amx-bf16", "avx512-bf16", "avx512", "avx2"]
+    monkeypatch.setattr(build, "matrix_unit_granted", lambda: False)
+    assert build.cpu_levels() == ["avx512-bf16", "avx512", "avx2"]
+    with pytest.raises(build.NotBuilt, match="matrix unit"):
+        build.load_module("amx-bf16")

@@ -203,8 +203,9 @@ Tensor linear(const Tensor& x, const Linear& given, int64_t out) {
   Tensor y = at::empty({x.size(0), out}, x.options());
   on_type(x, y.numel(), [&](auto t) {
     const native::LinearCall call{y.data_ptr(), x.data_ptr(), x.size(0), &weights};
-    native::each(weights.panels(), threads_for(out * x.size(1)), [&](int panel, const native::Share&) {
-      native::linear_panel<decltype(t)>(call, panel, weights.panel(panel + 1, x.element_size()));
+    native::each(weights.panels(), threads_for(out * x.size(1)), [&](int panel, const native::Share& share) {
+      const char* end = weights.panel(share.end, x.element_size());
+      native::linear_panel<decltype(t)>(call, panel, {end, end});
     });
   });
   return y;

@@ -82,9 +82,14 @@ struct RopeCall {
   int heads, kv_heads, dim;
 };
 
-// One panel of columns for all rows. `after`: what this thread reads next.
+// What a thread reads after a panel: the panels up to `end`, and then what begins at `next`.
+struct Ahead {
+  const char *end, *next;
+};
+
+// One panel of columns for all rows.
 template <class T>
-void linear_panel(const LinearCall& call, int panel, const char* after);
+void linear_panel(const LinearCall& call, int panel, const Ahead& ahead);
 
 // Slices [first, last) of z for a part's rows. `after`: what this thread reads next.
 template <class T>

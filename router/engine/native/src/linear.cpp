@@ -29,6 +29,12 @@ constexpr int64_t kFarPanel = 256 << 10;   // bytes of a panel up to which the n
 // Memory to ask for while multiplying, some bytes each step; at `turn` it goes on at `to`.
 struct Wish {
   const char *at = nullptr, *turn = nullptr, *to = nullptr;
+
+  // From some bytes behind `w` on.
+  static Wish behind(const char* w, int64_t bytes, const Ahead& ahead) {
+    const int64_t left = ahead.end - w;
+    return bytes < left ? Wish{w + bytes, ahead.end, ahead.next} : Wish{ahead.next + (bytes - left), nullptr, nullptr};
+  }
 };
 
 template <int Bytes>
@@ -175,16 +181,15 @@ void multiply_tiles(const Panel<bf16>& p, int rows) {
   multiply_tiles<false, Ask>(p, rows);
 }
 
-void multiply_by_tiles(const LinearCall& call, Panel<bf16> panel, int64_t bytes, const char* after) {
+void multiply_by_tiles(const LinearCall& call, Panel<bf16> panel, int64_t bytes, const Ahead& ahead) {
   constexpr int step = kTileStep * sizeof(bf16), small = kTileStep;
   const int64_t blocks = (call.rows + 2 * kTileRows - 1) / (2 * kTileRows);
   const auto* w = static_cast<const char*>(panel.w);
   if (panel.scales) panel.w = widen<bf16>(reinterpret_cast<const int8_t*>(w), panel.in);
   for (int64_t b = 0; b < blocks; ++b) {
     const auto rows = static_cast<int>(std::min<int64_t>(call.rows - b * 2 * kTileRows, 2 * kTileRows));
-    panel.ahead = {after, nullptr, nullptr};
-    if (blocks == 1 && bytes > kAhead && !panel.scales) panel.ahead = {w + kAhead, w + bytes, after};
-    if (b > 0 || bytes > kFarPanel)
+    panel.ahead = Wish::behind(w, blocks == 1 ? kAhead : bytes, ahead);
+    if (b > 0 || (blocks > 1 && bytes > kFarPanel))
       multiply_tiles<0>(panel, rows);
     else if (panel.scales)
       multiply_tiles<small>(panel, rows);
@@ -200,9 +205,9 @@ void multiply_by_tiles(const LinearCall& call, Panel<bf16> panel, int64_t bytes,
 }  // namespace
 
 // A block of rows multiplies the panel, and asks for memory meanwhile: if it is the only block for the panel
-// itself some way ahead, else the first for what comes after the panel.
+// itself and what follows, some way ahead, else the first for what comes after the panel.
 template <class T>
-void linear_panel(const LinearCall& call, int index, const char* after) {
+void linear_panel(const LinearCall& call, int index, const Ahead& ahead) {
   const Weights& weights = *call.weights;
   const int64_t in = weights.in, at = static_cast<int64_t>(index) * kPanel, rows = call.rows;
   constexpr int pairs = kPanel * Pack<T>::per;
@@ -217,7 +222,7 @@ void linear_panel(const LinearCall& call, int index, const char* after) {
                  static_cast<int>(std::min<int64_t>(kPanel, weights.out - at)), {}};
 #if defined(NATIVE_TILES)
   if constexpr (std::is_same_v<T, bf16>)
-    if (in % (2 * kTilePairs) == 0) return multiply_by_tiles(call, panel, bytes, after);
+    if (in % (2 * kTilePairs) == 0) return multiply_by_tiles(call, panel, bytes, ahead);
 #endif
   const bool widened = weights.scales && rows > kWidened;
   if (widened) panel.w = widen<T>(reinterpret_cast<const int8_t*>(w), in);
@@ -225,9 +230,8 @@ void linear_panel(const LinearCall& call, int index, const char* after) {
     const int64_t begin = rows * b / blocks, count = rows * (b + 1) / blocks - begin;
     panel.y = y + begin * weights.out;
     panel.x = x + begin * in;
-    panel.ahead = {after, nullptr, nullptr};
+    panel.ahead = Wish::behind(w, blocks == 1 ? kAhead : bytes, ahead);
     if (blocks == 1 && !widened) {
-      if (bytes > kAhead) panel.ahead = {w + kAhead, w + bytes, after};
       if (weights.scales)
         multiply_rows<T, int8_t, small, kWidened>(panel, count);
       else
@@ -242,7 +246,7 @@ void linear_panel(const LinearCall& call, int index, const char* after) {
   }
 }
 
-template void linear_panel<float>(const LinearCall&, int, const char*);
-template void linear_panel<bf16>(const LinearCall&, int, const char*);
+template void linear_panel<float>(const LinearCall&, int, const Ahead&);
+template void linear_panel<bf16>(const LinearCall&, int, const Ahead&);
 
 }  // namespace native

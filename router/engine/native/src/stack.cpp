@@ -193,8 +193,8 @@ class Stack : public Job {
 
   void linear(int l, int site, int panel, const Share& share) const {
     const Weights& w = weights(l, site);
-    const char* after = share.own && panel + 1 == share.end ? following(l, site, share) : panel_of(w, panel + 1);
-    linear_panel<T>({site_output(site), input(site), c_.count, &w}, panel, after);
+    const char* next = share.own ? following(l, site, share) : panel_of(w, share.end);
+    linear_panel<T>({site_output(site), input(site), c_.count, &w}, panel, {panel_of(w, share.end), next});
     if (!c_.adapters) return;
     lora_expand<T>(lora(l, site), read_parts_.data(), read_parts_.size(), panel);
   }
@@ -275,7 +275,8 @@ class Stack : public Job {
 
   void score(int phase, int chunk, const Share& share) const {
     if (scoring(phase))
-      return linear_panel<T>({c_.logits, scored_, c_.score, &w_.head}, chunk, panel_of(w_.head, chunk + 1));
+      return linear_panel<T>({c_.logits, scored_, c_.score, &w_.head}, chunk,
+                             {panel_of(w_.head, share.end), panel_of(w_.head, share.end)});
     if (chunk == share.begin) ask(start_of(w_.head, share));
     norm_row<T>(scored_ + chunk * w_.hidden, nullptr, hidden_ + c_.scored[chunk] * w_.hidden,
                 static_cast<const T*>(w_.norm), w_.hidden, w_.eps);

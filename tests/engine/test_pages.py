@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from router.engine.native.ops import LargePages
+from router.engine.pages import LargePages, map_pages
 
 
 def side_by_side(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -63,3 +63,8 @@ def test_large_pages_are_used():
     kept = LargePages().copy(torch.ones(8 << 20))
     assert large_pages() - before >= 16 << 10
     assert kept[-1] == 1
+
+
+def test_more_than_there_is_is_a_memory_error():
+    with pytest.raises(MemoryError, match="bytes"):
+        map_pages(1 << 62)
