@@ -106,6 +106,14 @@ class Stack : public Job {
     }
   }
 
+  const char* soon(int phase, int thread, int threads) const override {
+    if (phase > kPhases * (c_.last - c_.first)) return scoring(phase) ? nullptr : start_of(w_.head, thread, threads);
+    const int l = phase == 0 ? c_.first : layer(phase), kind = phase == 0 ? -1 : (phase - 1) % kPhases;
+    if (projected(kind) != kSites) return start_of(weights(l, projected(kind)), thread, threads);
+    const Site site = kind < kQkv ? kSiteQkv : kind < kOutIn ? kSiteO : kind < kGateUpIn ? kSiteGateUp : kind < kDownIn ? kSiteDown : kSiteQkv;
+    return start_of(kind >= kDown ? l + 1 : l, site, thread, threads);
+  }
+
  private:
   int layer(int phase) const { return c_.first + (phase - 1) / kPhases; }
   bool scoring(int phase) const { return phase == phases() - 1; }
@@ -158,20 +166,23 @@ class Stack : public Job {
   }
 
   // Where a thread begins to read a linear layer's weights.
-  static const char* start_of(const Weights& w, const Share& share) {
-    const int64_t panel = static_cast<int64_t>(w.panels()) * share.owner / share.all;
-    return panel_of(w, panel);
+  static const char* start_of(const Weights& w, int thread, int threads) {
+    return panel_of(w, static_cast<int64_t>(w.panels()) * thread / threads);
   }
 
-  // Asks for what is read first at the next site: adapters, or weights.
+  // What a thread reads first at a site: adapters, or weights; behind the last layer the head.
+  const char* start_of(int l, int site, int thread, int threads) const {
+    if (l == c_.last) return c_.score ? start_of(w_.head, thread, threads) : nullptr;
+    const int64_t all = c_.adapters ? pieces(l, site).size() : 0;
+    return all ? piece_of(l, site, static_cast<int>(all * thread / threads)) : start_of(weights(l, site), thread, threads);
+  }
+
   void want(int l, int site, int chunk, const Share& share) const {
-    if (chunk != share.begin || l == c_.last) return;
-    const int all = c_.adapters ? static_cast<int>(pieces(l, site).size()) : 0;
-    ask(all ? piece_of(l, site, static_cast<int>(int64_t{all} * share.owner / share.all)) : start_of(weights(l, site), share));
+    if (chunk == share.begin) ask(start_of(l, site, share.owner, share.all));
   }
 
   static void ask(const char* at) {
-    for (int64_t i = 0; i < kPrefetch; i += 64) _mm_prefetch(at + i, _MM_HINT_T1);
+    for (int64_t i = 0; at && i < kPrefetch; i += 64) _mm_prefetch(at + i, _MM_HINT_T1);
   }
 
   void begin(const Part& part, int chunk, const Share& share) const {
@@ -187,7 +198,7 @@ class Stack : public Job {
 
   void project(int l, int site, int chunk, const Share& share) const {
     const Piece& piece = pieces(l, site)[chunk];
-    const char* after = chunk + 1 < share.end ? piece_of(l, site, chunk + 1) : start_of(weights(l, site), share);
+    const char* after = chunk + 1 < share.end ? piece_of(l, site, chunk + 1) : start_of(weights(l, site), share.owner, share.all);
     lora_project<T>(lora(l, site), read_parts_[piece.part], piece.first, piece.last, after);
   }
 
@@ -203,10 +214,11 @@ class Stack : public Job {
 
   T* site_output(int site) const { return site == kSiteQkv ? qkv_ : site == kSiteGateUp ? gate_up_ : added_; }
 
+  // The weights that a thread reads after those of a site.
   const char* following(int l, int site, const Share& share) const {
-    if (site < kSiteDown) return start_of(weights(l, site + 1), share);
-    if (l + 1 < c_.last) return start_of(weights(l + 1, kSiteQkv), share);
-    return c_.score ? start_of(w_.head, share) : nullptr;
+    if (site < kSiteDown) return start_of(weights(l, site + 1), share.owner, share.all);
+    const Weights* next = l + 1 < c_.last ? &weights(l + 1, kSiteQkv) : c_.score ? &w_.head : nullptr;
+    return next ? start_of(*next, share.owner, share.all) : nullptr;
   }
 
   void norm(int64_t token, const void* weight) const {
@@ -277,7 +289,7 @@ class Stack : public Job {
     if (scoring(phase))
       return linear_panel<T>({c_.logits, scored_, c_.score, &w_.head}, chunk,
                              {panel_of(w_.head, share.end), panel_of(w_.head, share.end)});
-    if (chunk == share.begin) ask(start_of(w_.head, share));
+    if (chunk == share.begin) ask(start_of(w_.head, share.owner, share.all));
     norm_row<T>(scored_ + chunk * w_.hidden, nullptr, hidden_ + c_.scored[chunk] * w_.hidden,
                 static_cast<const T*>(w_.norm), w_.hidden, w_.eps);
   }

@@ -18,6 +18,8 @@ namespace native {
 namespace {
 
 constexpr int kSpins = 2000;  // looks at a number before sleeping on it: about 50 microseconds
+constexpr int kAsked = 64 << 10;  // bytes that a thread asks for while it waits
+constexpr int kLook = 512;        // and between looks
 
 using Number = std::atomic<int32_t>;
 
@@ -52,10 +54,12 @@ class Run {
       size_ = lines;
     }
     firsts_.clear();
+    soon_.clear();
     for (int p = 0; p < phases_; ++p) {
       left(p).store(job.chunks(p), std::memory_order_relaxed);
       for (int t = 0; t < threads; ++t) taken(p, t).store(0, std::memory_order_relaxed);
       for (int t = 0; t <= threads; ++t) firsts_.push_back(job.first(p, t, threads));
+      for (int t = 0; t < threads; ++t) soon_.push_back(job.soon(p, t, threads));
     }
   }
 
@@ -66,7 +70,7 @@ class Run {
       if (done && left(p).fetch_sub(done) == done) {
         if (sleepers_.load()) wake(left(p));
       } else {
-        await(p);
+        await(p, me);
       }
       if (me == 0) job_->done(p);
     }
@@ -92,7 +96,12 @@ class Run {
     return done;
   }
 
-  void await(int p) {
+  void await(int p, int me) {
+    if (const char* soon = soon_[static_cast<size_t>(p) * threads_ + me])
+      for (int at = 0; spins_ && at < kAsked; at += kLook) {
+        if (left(p).load(std::memory_order_acquire) == 0) return;
+        for (int line = 0; line < kLook; line += 64) _mm_prefetch(soon + at + line, _MM_HINT_T1);
+      }
     for (int i = 0; i < spins_; ++i) {
       if (left(p).load(std::memory_order_acquire) == 0) return;
       _mm_pause();
@@ -110,6 +119,7 @@ class Run {
   size_t size_ = 0;
   std::unique_ptr<Line[]> lines_;
   std::vector<int> firsts_;  // of each phase, where threads' ranges begin
+  std::vector<const char*> soon_;  // of each phase and thread
   Number sleepers_{0};
 };
 

@@ -25,6 +25,8 @@ class Job {
     return static_cast<int>(static_cast<long>(chunks(phase)) * thread / threads);
   }
   virtual void run(int phase, int chunk, const Share& share) = 0;
+  // Memory that a thread reads soon after the phase: it asks for some of it while it waits for the others. Or null.
+  virtual const char* soon(int, int, int) const { return nullptr; }
   // Called on the caller's thread once all chunks of the phase are done.
   virtual void done(int) {}
 };
