@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
+#include <utility>
 
 #include "int8.h"
 #include "kernels.h"
@@ -119,18 +120,24 @@ void multiply_rows(const Panel<T>& p, int64_t rows) {
   }
 }
 
-// A panel of int8 as one of T, in memory of this thread's own that the next call overwrites.
+// Some inputs of a panel of int8 as one of T.
 template <class T>
-const T* widen(const int8_t* w, int64_t in) {
+inline void widen(T* to, const int8_t* w, int64_t inputs) {
   constexpr int per = Pack<T>::per;
-  static thread_local Scratch<T> scratch;
-  T* const panel = scratch.get(in * kPanel);
-  for (T* to = panel; to < panel + in * kPanel; to += kPanel * per, w += kPanel * per) {
+  for (T* end = to + inputs * kPanel; to < end; to += kPanel * per, w += kPanel * per) {
     typename Pack<T>::Reg first, second;
     load_weights<T>(w, first, second);
     Pack<T>::store(to, first);
     Pack<T>::store(to + W * per, second);
   }
+}
+
+// All of them, in memory of this thread's own that the next call overwrites.
+template <class T>
+const T* widened_panel(const void* w, int64_t in) {
+  static thread_local Scratch<T> scratch;
+  T* const panel = scratch.get(in * kPanel);
+  widen(panel, static_cast<const int8_t*>(w), in);
   return panel;
 }
 
@@ -138,13 +145,35 @@ const T* widen(const int8_t* w, int64_t in) {
 
 constexpr int kTileStep = kTilePairs * kPanel * 2;  // weights in a step: two tiles side by side
 
-// Up to 2 * kTileRows rows.
-template <bool Second, int Ask>
+// The weights of one step after the other: as they lie, or of int8, widened a step before they are used.
+template <class S>
+struct Steps {
+  explicit Steps(const void* w) : w(static_cast<const bf16*>(w)) {}
+  const bf16* next(bool) { return std::exchange(w, w + kTileStep); }
+  const bf16* w;
+};
+template <>
+struct Steps<int8_t> {
+  explicit Steps(const void* w) : w(static_cast<const int8_t*>(w)) { widen(wide[0], this->w, 2 * kTilePairs); }
+  const bf16* next(bool more) {
+    const bf16* now = wide[at];
+    w += kTileStep;
+    at ^= 1;
+    if (more) widen(wide[at], w, 2 * kTilePairs);
+    return now;
+  }
+  alignas(64) bf16 wide[2][kTileStep];
+  const int8_t* w;
+  int at = 0;
+};
+
+// Up to 2 * kTileRows rows. Weights are of type S.
+template <class S, bool Second, int Ask>
 void multiply_tiles(const Panel<bf16>& p, int rows) {
   constexpr int64_t line = kPanel * 2 * sizeof(bf16);
   shape_tiles(std::min(rows, kTileRows), Second ? rows - kTileRows : kTileRows);
   Wish ahead = p.ahead;
-  const auto* w = static_cast<const bf16*>(p.w);
+  Steps<S> steps(p.w);
   const bf16* x = p.x;
   const int64_t stride = p.in * sizeof(bf16);
   _tile_zero(0);
@@ -153,8 +182,9 @@ void multiply_tiles(const Panel<bf16>& p, int rows) {
     _tile_zero(2);
     _tile_zero(3);
   }
-  for (int64_t i = 0; i < p.in; i += 2 * kTilePairs, w += kTileStep) {
+  for (int64_t i = 0; i < p.in; i += 2 * kTilePairs) {
     if constexpr (Ask > 0) ask<Ask>(ahead);
+    const bf16* w = steps.next(i + 2 * kTilePairs < p.in);
     _tile_loadd(6, w, line);
     _tile_loadd(7, w + kPanel, line);
     _tile_loadd(4, x + i, stride);
@@ -175,26 +205,28 @@ void multiply_tiles(const Panel<bf16>& p, int rows) {
   for (int n = 0; n < rows; ++n) finish(p, n, sums[n]);
 }
 
-template <int Ask>
+template <class S, int Ask>
 void multiply_tiles(const Panel<bf16>& p, int rows) {
-  if (rows > kTileRows) return multiply_tiles<true, Ask>(p, rows);
-  multiply_tiles<false, Ask>(p, rows);
+  if (rows > kTileRows) return multiply_tiles<S, true, Ask>(p, rows);
+  multiply_tiles<S, false, Ask>(p, rows);
 }
 
 void multiply_by_tiles(const LinearCall& call, Panel<bf16> panel, int64_t bytes, const Ahead& ahead) {
   constexpr int step = kTileStep * sizeof(bf16), small = kTileStep;
   const int64_t blocks = (call.rows + 2 * kTileRows - 1) / (2 * kTileRows);
   const auto* w = static_cast<const char*>(panel.w);
-  if (panel.scales) panel.w = widen<bf16>(reinterpret_cast<const int8_t*>(w), panel.in);
+  if (panel.scales && blocks > 1) panel.w = widened_panel<bf16>(w, panel.in);
   for (int64_t b = 0; b < blocks; ++b) {
     const auto rows = static_cast<int>(std::min<int64_t>(call.rows - b * 2 * kTileRows, 2 * kTileRows));
     panel.ahead = Wish::behind(w, blocks == 1 ? kAhead : bytes, ahead);
     if (b > 0 || (blocks > 1 && bytes > kFarPanel))
-      multiply_tiles<0>(panel, rows);
+      multiply_tiles<bf16, 0>(panel, rows);
+    else if (panel.scales && blocks == 1)
+      multiply_tiles<int8_t, small>(panel, rows);
     else if (panel.scales)
-      multiply_tiles<small>(panel, rows);
+      multiply_tiles<bf16, small>(panel, rows);
     else
-      multiply_tiles<step>(panel, rows);
+      multiply_tiles<bf16, step>(panel, rows);
     panel.y += 2 * kTileRows * panel.out;
     panel.x += 2 * kTileRows * panel.in;
   }
@@ -225,7 +257,7 @@ void linear_panel(const LinearCall& call, int index, const Ahead& ahead) {
     if (in % (2 * kTilePairs) == 0) return multiply_by_tiles(call, panel, bytes, ahead);
 #endif
   const bool widened = weights.scales && rows > kWidened;
-  if (widened) panel.w = widen<T>(reinterpret_cast<const int8_t*>(w), in);
+  if (widened) panel.w = widened_panel<T>(w, in);
   for (int64_t b = 0; b < blocks; ++b) {
     const int64_t begin = rows * b / blocks, count = rows * (b + 1) / blocks - begin;
     panel.y = y + begin * weights.out;
