@@ -23,6 +23,7 @@ from router.engine.base import (
 )
 from router.engine.blocks import BlockPool
 from router.engine.constrained.grammars import CompiledGrammar, Grammars
+from router.engine.constrained.masks import MASK_THREADS, MaskMaker
 from router.engine.constrained.vocabulary import spec_of
 from router.engine.handoff import PendingReading, Stream
 from router.engine.loop import StepLoop
@@ -289,7 +290,8 @@ class TorchEngine:
         runner = Runner(backbone, slots, self._device)
         spell = shared_vocabulary(self._tokenizer).spell
         sampler = Sampler(self._vocabulary, spell, self._ops.choose)
-        return StepLoop(scheduler, runner, sampler, partial(use_device, self._device))
+        masks = MaskMaker(beside=self._device.type != "cpu", threads=min(usable_cpus(), MASK_THREADS))
+        return StepLoop(scheduler, runner, sampler, partial(use_device, self._device), masks)
 
     def _row(self, job: Job, stream: Stream) -> AnswerRow:
         params, follower = job.params, None
@@ -297,11 +299,10 @@ class TorchEngine:
             follower = job.grammar.follower(
                 forcing=not params.logprobs
             )  # a forced token has no probabilities
-        allowed = None if follower is None else follower.allowed
         return AnswerRow(
             job=job,
             stream=stream,
-            sampling=SamplingState(params, job.tokens, self._eos, allowed),
+            sampling=SamplingState(params, job.tokens, self._eos),
             detokenizer=Detokenizer(self._tokenizer, params.stop, params.min_tokens),
             eos=self._eos,
             follower=follower,

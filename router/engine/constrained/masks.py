@@ -1,4 +1,4 @@
-"""Masks are made beside the forward pass: by a thread of their own, while the engine's thread computes."""
+"""Masks are made by threads of their own, so that one that takes too long fails its row and nothing else."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MASK_THREADS = 4  # at most: a step has few masks to make
 MASK_SECONDS = 0.5  # of processor time for one mask; a usual one takes some microseconds
 _LOOK_SECONDS = 0.1  # how often who waits looks for one that takes too long
 _TOO_SLOW = "cannot be followed any further: it takes too long to find what may come next"
@@ -57,56 +58,79 @@ class Batch:
 
 
 class MaskMaker:
-    """Makes the masks of a step's rows. Used by the engine's thread; starts its own with the first batch."""
+    """Makes the masks of a step's rows. Used by the engine's thread; starts its own as they are needed."""
 
-    def __init__(self) -> None:
-        self._worker: _Worker | None = None
+    def __init__(self, *, beside: bool = True, threads: int = 1) -> None:
+        """`beside`: a forward pass leaves CPUs free for masks. `threads`: how many masks are made at once."""
+        self._beside = beside
+        self._workers: list[_Worker | None] = [None] * threads
 
     @contextmanager
-    def made_meanwhile(self, rows: Sequence[AnswerRow]) -> Iterator[None]:
-        """The masks of constrained rows are made while the block runs, and are there at its end."""
+    def there_after(self, rows: Sequence[AnswerRow]) -> Iterator[None]:
+        """The masks that are needed whatever is chosen are there at the block's end.
+
+        They are made beside it, or, where it has work for every CPU, after it: a mask would hold up all.
+        """
+        needed = [row for row in rows if row.follower is not None and row.sampling.truncates]
+        if not needed:
+            yield
+        elif self._beside:
+            batches = self._begin(needed)
+            try:
+                yield
+            finally:
+                self._finish(batches, needed)
+        else:
+            yield
+            self.make(needed)
+
+    def make(self, rows: Sequence[AnswerRow]) -> None:
+        """Give constrained rows their masks. One that takes too long fails its row alone, others go on."""
+        self._finish(self._begin(rows), rows)
+
+    def close(self) -> None:
+        """Let the threads go once they are done."""
+        for at in range(len(self._workers)):
+            self._dismiss(at)
+
+    def _begin(self, rows: Sequence[AnswerRow]) -> list[Batch]:
+        """A batch for each thread; nothing else may be done with the followers until `_finish`."""
         asked = [
             (row.follower, row.generated < row.job.params.min_tokens)
             for row in rows
             if row.follower is not None
         ]
-        if not asked:
-            yield
-            return
-        batch = self.begin(asked)
-        try:
-            yield
-        finally:
-            self.finish(batch)
+        shares = min(len(asked), len(self._workers))
+        return [self._queued(at, Batch(asked[at::shares])) for at in range(shares)]
 
-    def begin(self, asked: Sequence[tuple[Follower, bool]]) -> Batch:
-        """Have the masks made of these followers; nothing else may be done with them until `finish`."""
-        if self._worker is None:
-            self._worker = _Worker()
-        batch = Batch(asked)
-        self._worker.queue.put(batch)
+    def _queued(self, at: int, batch: Batch) -> Batch:
+        worker = self._workers[at]
+        if worker is None:
+            worker = self._workers[at] = _Worker()
+        worker.queue.put(batch)
         return batch
 
-    def finish(self, batch: Batch) -> None:
-        """Wait for the masks. A follower whose mask takes too long fails alone, the others go on."""
+    def _finish(self, batches: Sequence[Batch], rows: Sequence[AnswerRow]) -> None:
+        for at, batch in enumerate(batches):
+            self._wait(at, batch)
+        for row in rows:
+            if row.follower is not None:
+                row.sampling.allowed = row.follower.allowed
+
+    def _wait(self, at: int, batch: Batch) -> None:
         while not batch.done.wait(_LOOK_SECONDS):
-            worker = self._worker
+            worker = self._workers[at]
             if worker is None or worker.seconds() - batch.since < MASK_SECONDS:
                 continue
             log.warning("a mask takes more than %.1f s: its row fails", MASK_SECONDS)
-            batch = self._pass_over(batch)
+            rest = batch.leave()
+            self._dismiss(at)  # to what it cannot finish; another one makes the masks behind it
+            batch = self._queued(at, rest)
 
-    def _pass_over(self, batch: Batch) -> Batch:
-        """Leave the thread to what it cannot finish; another one makes the masks of those behind it."""
-        rest = batch.leave()
-        self.close()
-        return self.begin(rest.asked)
-
-    def close(self) -> None:
-        """Let the thread go once it is done."""
-        if self._worker is not None:
-            self._worker.queue.put(None)
-            self._worker = None
+    def _dismiss(self, at: int) -> None:
+        worker, self._workers[at] = self._workers[at], None
+        if worker is not None:
+            worker.queue.put(None)
 
 
 class _Worker:
