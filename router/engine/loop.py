@@ -41,14 +41,13 @@ class StepLoop:
         runner: Runner,
         sampler: Sampler,
         enter: Callable[[], None] = lambda: None,
-        masks: MaskMaker | None = None,
     ) -> None:
         """`enter` is called first in the thread that steps."""
         self._enter = enter
         self._published = EngineStatus(last_progress=time.monotonic())
         self._busy_since: float | None = None  # when work came to an idle loop
         self._scheduler, self._runner, self._sampler = scheduler, runner, sampler
-        self._masks = masks or MaskMaker()
+        self._masks = MaskMaker()
         self._rows: dict[Receiver, Row] = {}
         self._inbox: list[Callable[[], None]] = []
         self._wake = Condition()
@@ -92,7 +91,7 @@ class StepLoop:
         """Compute the chunks, sample where one is complete, and say what became certain."""
         reads = bool(self._scheduler.reading)
         complete = [row for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
-        with self._masks.there_after(complete):
+        with self._masks.made_meanwhile(complete):
             logits = self._runner.run_with_readings(chunks) if reads else self._runner.run(chunks)
         sampled = choose(complete, logits, self._sampler, self._masks) if complete else []
         for chunk in chunks:

@@ -23,7 +23,6 @@ from router.engine.base import (
 )
 from router.engine.blocks import BlockPool
 from router.engine.constrained.grammars import CompiledGrammar, Grammars
-from router.engine.constrained.masks import MASK_THREADS, MaskMaker
 from router.engine.constrained.vocabulary import spec_of
 from router.engine.handoff import PendingReading, Stream
 from router.engine.loop import StepLoop
@@ -290,8 +289,7 @@ class TorchEngine:
         runner = Runner(backbone, slots, self._device)
         spell = shared_vocabulary(self._tokenizer).spell
         sampler = Sampler(self._vocabulary, spell, self._ops.choose)
-        masks = MaskMaker(beside=self._device.type != "cpu", threads=min(usable_cpus(), MASK_THREADS))
-        return StepLoop(scheduler, runner, sampler, partial(use_device, self._device), masks)
+        return StepLoop(scheduler, runner, sampler, partial(use_device, self._device))
 
     def _row(self, job: Job, stream: Stream) -> AnswerRow:
         params, follower = job.params, None

@@ -27,10 +27,19 @@ def choose(rows: Sequence[AnswerRow], logits: Tensor, sampler: Sampler, masks: M
     if refused:
         again = [rows[at] for at in refused]
         masks.make(again)
-        allowed = sampler.sample(logits[refused], [row.sampling for row in again])
-        for at, token in zip(refused, allowed, strict=True):
+        for at, token in zip(refused, _sampled_again(again, refused, logits, sampler), strict=True):
             sampled[at] = token
     return sampled
+
+
+def _sampled_again(
+    rows: Sequence[AnswerRow], places: list[int], logits: Tensor, sampler: Sampler
+) -> list[Sampled]:
+    states = [row.sampling for row in rows]
+    if logits.is_cuda:
+        return sampler.sample(logits[places], states)
+    # Few rows, and a copy would wake torch's pool of threads for more than choosing takes.
+    return [sampler.sample(logits[at : at + 1], [state])[0] for at, state in zip(places, states, strict=True)]
 
 
 def _refuses(row: AnswerRow, sampled: Sampled) -> bool:

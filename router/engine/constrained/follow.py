@@ -70,9 +70,10 @@ class Follower:
         forced = self._matcher.compute_ff_tokens()
         if forced:
             return token == forced[0]
-        permitted = self._matcher.validate_tokens([token]) == 1
+        if self._matcher.validate_tokens([token]):
+            return True
         self._note_error()
-        return permitted or self.error is not None
+        return self.error is not None
 
     def make_mask(self, keep_going: bool) -> None:
         """Fill `allowed`: an end is in it if the answer is whole.

@@ -1,4 +1,7 @@
-"""Masks are made by threads of their own, so that one that takes too long fails its row and nothing else."""
+"""Masks are made by a thread of their own: one that takes too long holds up nothing but its row.
+
+Those that are needed whatever is chosen are made while the engine's thread computes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MASK_THREADS = 4  # at most: a step has few masks to make
 MASK_SECONDS = 0.5  # of processor time for one mask; a usual one takes some microseconds
 _LOOK_SECONDS = 0.1  # how often who waits looks for one that takes too long
 _TOO_SLOW = "cannot be followed any further: it takes too long to find what may come next"
@@ -58,79 +60,61 @@ class Batch:
 
 
 class MaskMaker:
-    """Makes the masks of a step's rows. Used by the engine's thread; starts its own as they are needed."""
+    """Makes the masks of a step's rows. Used by the engine's thread; starts its own with the first batch."""
 
-    def __init__(self, *, beside: bool = True, threads: int = 1) -> None:
-        """`beside`: a forward pass leaves CPUs free for masks. `threads`: how many masks are made at once."""
-        self._beside = beside
-        self._workers: list[_Worker | None] = [None] * threads
+    def __init__(self) -> None:
+        self._worker: _Worker | None = None
 
     @contextmanager
-    def there_after(self, rows: Sequence[AnswerRow]) -> Iterator[None]:
-        """The masks that are needed whatever is chosen are there at the block's end.
-
-        They are made beside it, or, where it has work for every CPU, after it: a mask would hold up all.
-        """
+    def made_meanwhile(self, rows: Sequence[AnswerRow]) -> Iterator[None]:
+        """Masks that are needed whatever is chosen are made beside the block, and are there at its end."""
         needed = [row for row in rows if row.follower is not None and row.sampling.truncates]
         if not needed:
             yield
-        elif self._beside:
-            batches = self._begin(needed)
-            try:
-                yield
-            finally:
-                self._finish(batches, needed)
-        else:
+            return
+        batch = self._begun(needed)
+        try:
             yield
-            self.make(needed)
+        finally:
+            self._finish(batch, needed)
 
     def make(self, rows: Sequence[AnswerRow]) -> None:
-        """Give constrained rows their masks. One that takes too long fails its row alone, others go on."""
-        self._finish(self._begin(rows), rows)
+        """Give constrained rows their masks. One that takes too long fails its row, the others go on."""
+        self._finish(self._begun(rows), rows)
 
     def close(self) -> None:
-        """Let the threads go once they are done."""
-        for at in range(len(self._workers)):
-            self._dismiss(at)
+        """Let the thread go once it is done."""
+        if self._worker is not None:
+            self._worker.queue.put(None)
+            self._worker = None
 
-    def _begin(self, rows: Sequence[AnswerRow]) -> list[Batch]:
-        """A batch for each thread; nothing else may be done with the followers until `_finish`."""
+    def _begun(self, rows: Sequence[AnswerRow]) -> Batch:
+        """Nothing else may be done with the rows' followers until `_finish`."""
         asked = [
             (row.follower, row.generated < row.job.params.min_tokens)
             for row in rows
             if row.follower is not None
         ]
-        shares = min(len(asked), len(self._workers))
-        return [self._queued(at, Batch(asked[at::shares])) for at in range(shares)]
+        return self._queued(Batch(asked))
 
-    def _queued(self, at: int, batch: Batch) -> Batch:
-        worker = self._workers[at]
-        if worker is None:
-            worker = self._workers[at] = _Worker()
-        worker.queue.put(batch)
+    def _queued(self, batch: Batch) -> Batch:
+        if self._worker is None:
+            self._worker = _Worker()
+        self._worker.queue.put(batch)
         return batch
 
-    def _finish(self, batches: Sequence[Batch], rows: Sequence[AnswerRow]) -> None:
-        for at, batch in enumerate(batches):
-            self._wait(at, batch)
-        for row in rows:
-            if row.follower is not None:
-                row.sampling.allowed = row.follower.allowed
-
-    def _wait(self, at: int, batch: Batch) -> None:
+    def _finish(self, batch: Batch, rows: Sequence[AnswerRow]) -> None:
         while not batch.done.wait(_LOOK_SECONDS):
-            worker = self._workers[at]
+            worker = self._worker
             if worker is None or worker.seconds() - batch.since < MASK_SECONDS:
                 continue
             log.warning("a mask takes more than %.1f s: its row fails", MASK_SECONDS)
             rest = batch.leave()
-            self._dismiss(at)  # to what it cannot finish; another one makes the masks behind it
-            batch = self._queued(at, rest)
-
-    def _dismiss(self, at: int) -> None:
-        worker, self._workers[at] = self._workers[at], None
-        if worker is not None:
-            worker.queue.put(None)
+            self.close()  # the thread is left to what it cannot finish; another one makes those behind it
+            batch = self._queued(rest)
+        for row in rows:
+            if row.follower is not None:
+                row.sampling.allowed = row.follower.allowed
 
 
 class _Worker:
