@@ -12,6 +12,7 @@ from threading import Condition, Thread
 import torch
 
 from router.engine.base import Delta, EngineStatus
+from router.engine.constrained.choosing import choose
 from router.engine.constrained.masks import MaskMaker
 from router.engine.growing import Grown, begin, grow
 from router.engine.handoff import Event, Read, Receiver, deliver
@@ -92,7 +93,7 @@ class StepLoop:
         complete = [row for c in chunks if c.samples and isinstance(row := c.row, AnswerRow)]
         with self._masks.made_meanwhile(complete):
             logits = self._runner.run_with_readings(chunks) if reads else self._runner.run(chunks)
-        sampled = self._sampler.sample(logits, [row.sampling for row in complete]) if complete else []
+        sampled = choose(complete, logits, self._sampler, self._masks) if complete else []
         for chunk in chunks:
             self._scheduler.computed(chunk)
         events = [

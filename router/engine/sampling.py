@@ -41,7 +41,7 @@ class SamplingState:
         eos_ids: Iterable[int],
         allowed: NDArray[np.int32] | None = None,
     ) -> None:
-        """`allowed`: a bit for each token that may come next, written anew each time; ends, too."""
+        """`allowed`: a bit for each token that may come next, ends too; it holds until that has come."""
         self.params = params
         self.allowed = allowed
         self.generated = 0
@@ -56,6 +56,12 @@ class SamplingState:
     def ending_suppressed(self) -> bool:
         """Whether min_tokens still forbids the end."""
         return self.allowed is None and self.generated < self.params.min_tokens
+
+    @property
+    def truncates(self) -> bool:
+        """Whether a token is drawn from the likeliest only, which depend on all that may be chosen."""
+        params = self.params
+        return params.temperature != 0 and (params.top_k > 0 or params.top_p < 1 or params.min_p > 0)
 
     def choice(self) -> Choice:
         """How the next token is chosen. Takes the next number of the row's own sequence, if it draws."""
@@ -82,6 +88,7 @@ class SamplingState:
     def accept(self, token_id: int) -> None:
         """Count a token of the answer."""
         self.generated += 1
+        self.allowed = None
         if self.history is not None:
             self.history.add(token_id)
 

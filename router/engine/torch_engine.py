@@ -297,11 +297,10 @@ class TorchEngine:
             follower = job.grammar.follower(
                 forcing=not params.logprobs
             )  # a forced token has no probabilities
-        allowed = None if follower is None else follower.allowed
         return AnswerRow(
             job=job,
             stream=stream,
-            sampling=SamplingState(params, job.tokens, self._eos, allowed),
+            sampling=SamplingState(params, job.tokens, self._eos),
             detokenizer=Detokenizer(self._tokenizer, params.stop, params.min_tokens),
             eos=self._eos,
             follower=follower,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from router.engine.base import Delta, Finished, Job, with_grammar
+from router.engine.constrained.follow import Follower
 from router.engine.torch_engine import TorchEngine
 from router.errors import FailedPrecondition, InvalidRequest
 from router.types import Constraint, FinishReason, SamplingParams
@@ -29,6 +30,14 @@ SCHEMA = {
     "additionalProperties": False,
 }
 PERSON = Constraint("json_schema", json.dumps(SCHEMA))
+
+
+LOOKED_AT = (
+    PETS,
+    PERSON,
+    Constraint("regex", "([a-z]{1,5}[ ,.])*"),
+    Constraint("grammar", 'start: NUM ("+" NUM){1,4} "="\nNUM: /[1-9][0-9]{0,3}/'),
+)
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +227,20 @@ async def test_one_that_is_preempted_goes_on_as_it_would_have() -> None:
         assert small.status().preemptions > 0
     finally:
         small.close()
+
+
+@pytest.mark.parametrize("constraint", LOOKED_AT, ids=lambda constraint: constraint.kind)
+@pytest.mark.parametrize(
+    "params", [{}, {"repetition_penalty": 1.4}, {"logprobs": 2}, {"min_tokens": 30}], ids=str
+)
+async def test_looking_first_changes_no_greedy_answer(
+    made: TorchEngine, constraint: Constraint, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [await job(made, constraint, first, **params) for first in (2, 5, 9)]
+    looked = await asyncio.gather(*(events_of(made, one) for one in asked))
+    monkeypatch.setattr(Follower, "permits", lambda self, token: False)
+    masked = await asyncio.gather(*(events_of(made, one) for one in asked))
+    assert ["".join(delta.text for delta in deltas) for deltas, _ in looked] == [
+        "".join(delta.text for delta in deltas) for deltas, _ in masked
+    ]
+    assert [end.reason for _, end in looked] == [end.reason for _, end in masked]

@@ -62,6 +62,19 @@ class Follower:
             self._note_error()
         return tokens
 
+    def permits(self, token: int) -> bool:
+        """Whether its mask has the token, at a hundredth of what a mask costs; True where it is at an error.
+
+        As without `keep_going`: an end is in it wherever the answer is whole.
+        """
+        forced = self._matcher.compute_ff_tokens()
+        if forced:
+            return token == forced[0]
+        if self._matcher.validate_tokens([token]):
+            return True
+        self._note_error()
+        return self.error is not None
+
     def make_mask(self, keep_going: bool) -> None:
         """Fill `allowed`: an end is in it if the answer is whole.
 

@@ -1,4 +1,7 @@
-"""Masks are made beside the forward pass: by a thread of their own, while the engine's thread computes."""
+"""Masks are made by a thread of their own: one that takes too long holds up nothing but its row.
+
+Those that are needed whatever is chosen are made while the engine's thread computes.
+"""
 
 from __future__ import annotations
 
@@ -64,49 +67,54 @@ class MaskMaker:
 
     @contextmanager
     def made_meanwhile(self, rows: Sequence[AnswerRow]) -> Iterator[None]:
-        """The masks of constrained rows are made while the block runs, and are there at its end."""
-        asked = [
-            (row.follower, row.generated < row.job.params.min_tokens)
-            for row in rows
-            if row.follower is not None
-        ]
-        if not asked:
+        """Masks that are needed whatever is chosen are made beside the block, and are there at its end."""
+        needed = [row for row in rows if row.follower is not None and row.sampling.truncates]
+        if not needed:
             yield
             return
-        batch = self.begin(asked)
+        batch = self._begun(needed)
         try:
             yield
         finally:
-            self.finish(batch)
+            self._finish(batch, needed)
 
-    def begin(self, asked: Sequence[tuple[Follower, bool]]) -> Batch:
-        """Have the masks made of these followers; nothing else may be done with them until `finish`."""
-        if self._worker is None:
-            self._worker = _Worker()
-        batch = Batch(asked)
-        self._worker.queue.put(batch)
-        return batch
-
-    def finish(self, batch: Batch) -> None:
-        """Wait for the masks. A follower whose mask takes too long fails alone, the others go on."""
-        while not batch.done.wait(_LOOK_SECONDS):
-            worker = self._worker
-            if worker is None or worker.seconds() - batch.since < MASK_SECONDS:
-                continue
-            log.warning("a mask takes more than %.1f s: its row fails", MASK_SECONDS)
-            batch = self._pass_over(batch)
-
-    def _pass_over(self, batch: Batch) -> Batch:
-        """Leave the thread to what it cannot finish; another one makes the masks of those behind it."""
-        rest = batch.leave()
-        self.close()
-        return self.begin(rest.asked)
+    def make(self, rows: Sequence[AnswerRow]) -> None:
+        """Give constrained rows their masks. One that takes too long fails its row, the others go on."""
+        self._finish(self._begun(rows), rows)
 
     def close(self) -> None:
         """Let the thread go once it is done."""
         if self._worker is not None:
             self._worker.queue.put(None)
             self._worker = None
+
+    def _begun(self, rows: Sequence[AnswerRow]) -> Batch:
+        """Nothing else may be done with the rows' followers until `_finish`."""
+        asked = [
+            (row.follower, row.generated < row.job.params.min_tokens)
+            for row in rows
+            if row.follower is not None
+        ]
+        return self._queued(Batch(asked))
+
+    def _queued(self, batch: Batch) -> Batch:
+        if self._worker is None:
+            self._worker = _Worker()
+        self._worker.queue.put(batch)
+        return batch
+
+    def _finish(self, batch: Batch, rows: Sequence[AnswerRow]) -> None:
+        while not batch.done.wait(_LOOK_SECONDS):
+            worker = self._worker
+            if worker is None or worker.seconds() - batch.since < MASK_SECONDS:
+                continue
+            log.warning("a mask takes more than %.1f s: its row fails", MASK_SECONDS)
+            rest = batch.leave()
+            self.close()  # the thread is left to what it cannot finish; another one makes those behind it
+            batch = self._queued(rest)
+        for row in rows:
+            if row.follower is not None:
+                row.sampling.allowed = row.follower.allowed
 
 
 class _Worker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from jsonschema import Draft202012Validator
 from llguidance import LLParserLimits
 
 from router.engine.constrained import grammars
+from router.engine.constrained.grammars import CompiledGrammar, _Base, _compiled
 from router.errors import InvalidRequest
 from router.types import Constraint
 from tests.engine.constrained.driving import allowed, base, compiled, text_of, walked
@@ -98,6 +100,56 @@ def test_where_it_is_depends_on_its_tokens_alone(seed: int) -> None:
     stepped.make_mask(keep_going=False)
     told.make_mask(keep_going=False)
     assert allowed(told) == allowed(stepped)
+
+
+ASKED = (
+    Constraint("regex", r"([a-z]{1,12}[ ,.])*"),
+    Constraint("regex", r"(.|\n)*"),
+    Constraint("regex", "(ü|🙂){3}"),
+    choices("Paris is the capital", "Paris is the city", "naïve café 你好 🙂"),
+    Constraint("grammar", 'start: "(" start ")" | WORD\nWORD: /[a-z]{1,4}/'),
+    Constraint("grammar", 'start: a b\na[max_tokens=2]: /.*/\nb: "x" /[0-9]{2}/'),
+    Constraint("grammar", "start: a b\na[lazy]: /.*;/\nb: /[0-9]{2}/"),
+    Constraint("json_schema", json.dumps({"properties": {"ab": {"maxLength": 5}}, "required": ["ab"]})),
+    Constraint("json_schema", json.dumps({"type": "integer", "minimum": 3, "maximum": 120})),
+)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "eager_right"])
+@settings(max_examples=40)
+@given(constraint=st.sampled_from(ASKED), seed=SEEDS)
+def test_it_permits_one_token_if_its_mask_would(kind: str, constraint: Constraint, seed: int) -> None:
+    chance, follower = random.Random(seed), compiled(constraint, kind).follower(forcing=bool(seed % 2))
+    every, ends = range(base(kind).spec.width), base(kind).spec.ends
+    for _ in range(chance.randrange(1, 20)):
+        follower.forced()
+        if follower.complete:
+            return
+        permitted = [token for token in every if follower.permits(token)]
+        follower.make_mask(keep_going=False)
+        assert permitted == allowed(follower)
+        assert permitted == [token for token in every if follower.permits(token)]
+        if not (going := [token for token in permitted if token not in ends]):
+            return
+        follower.accept(chance.choice(going))
+    assert follower.error is None
+
+
+def test_every_end_is_permitted_where_the_answer_is_whole_and_nowhere_else() -> None:
+    spec = replace(base().spec, ends=(*base().spec.ends, base().spec.ends[0] - 1))
+    two_ends = _Base(spec, spec.tokens(), base().trials)
+    constraint = Constraint("regex", "ab?")
+    follower = CompiledGrammar(constraint, spec, _compiled(two_ends, constraint)).follower()
+    assert text_of(follower.forced()) == "a"
+    assert [follower.permits(end) for end in spec.ends] == [True, True]
+    assert not any(compiled(constraint).follower(forcing=False).permits(end) for end in spec.ends)
+
+
+def test_an_answer_at_an_error_refuses_nothing() -> None:
+    follower = compiled(choices("yes", "no")).follower()
+    follower.accept(base().tokens.tokenize_str("q")[0])
+    assert follower.error is not None
+    assert follower.permits(0)
 
 
 def test_an_end_is_allowed_where_the_answer_is_whole_and_nowhere_else() -> None:

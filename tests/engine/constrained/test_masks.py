@@ -18,7 +18,7 @@ class Scripted:
 
     def __init__(self, seconds: float = 0.0, error: Exception | None = None) -> None:
         self.seconds, self.raises = seconds, error
-        self.thread, self.kept_going, self.error = "", False, None
+        self.thread, self.kept_going, self.error, self.allowed = "", False, None, object()
 
     def make_mask(self, keep_going: bool) -> None:
         self.thread, self.kept_going = threading.current_thread().name, keep_going
@@ -32,9 +32,12 @@ class Scripted:
         self.error = why
 
 
-def row(follower: Any, generated: int = 5, least: int = 0) -> Any:
+def row(follower: Any, generated: int = 5, least: int = 0, truncates: bool = True) -> Any:
     return SimpleNamespace(
-        follower=follower, generated=generated, job=SimpleNamespace(params=SimpleNamespace(min_tokens=least))
+        follower=follower,
+        generated=generated,
+        job=SimpleNamespace(params=SimpleNamespace(min_tokens=least)),
+        sampling=SimpleNamespace(truncates=truncates, allowed=None),
     )
 
 
@@ -45,18 +48,27 @@ def maker() -> Any:
     made.close()
 
 
-def test_rows_with_a_constraint_get_theirs_meanwhile(maker: MaskMaker) -> None:
-    one, other = Scripted(), Scripted()
-    with maker.made_meanwhile([row(one, least=9), row(None), row(other)]):
+def test_rows_that_need_theirs_get_it_meanwhile(maker: MaskMaker) -> None:
+    one, other, looks = Scripted(), Scripted(), Scripted()
+    rows = [row(one, least=9), row(None), row(other), row(looks, truncates=False)]
+    with maker.made_meanwhile(rows):
         pass
-    assert (one.thread, other.thread) == ("masks", "masks")
+    assert [follower.thread for follower in (one, other, looks)] == ["masks", "masks", ""]
     assert (one.kept_going, other.kept_going) == (True, False)
+    assert [made.sampling.allowed for made in rows] == [one.allowed, None, other.allowed, None]
 
 
 def test_without_such_rows_no_thread_starts(maker: MaskMaker) -> None:
     before = threading.active_count()
-    with maker.made_meanwhile([row(None)]):
+    with maker.made_meanwhile([row(None), row(Scripted(), truncates=False)]):
         assert threading.active_count() == before
+
+
+def test_a_row_that_was_refused_gets_its_own(maker: MaskMaker) -> None:
+    refused = row(Scripted(), least=9, truncates=False)
+    maker.make([refused])
+    assert (refused.follower.thread, refused.follower.kept_going) == ("masks", True)
+    assert refused.sampling.allowed is refused.follower.allowed
 
 
 def test_masks_are_there_before_a_failing_step_is_told(maker: MaskMaker) -> None:
