@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from router.engine.scheduler import AnswerRow
+from router.engine.rows import AnswerRow
 from router.types import FinishReason
 
 

@@ -16,9 +16,10 @@ from router.engine.constrained.masks import MaskMaker
 from router.engine.growing import Grown, begin, grow
 from router.engine.handoff import Event, Read, Receiver, deliver
 from router.engine.reading import ReadingRow
+from router.engine.rows import AnswerRow, Chunk, Row
 from router.engine.runner import Runner
 from router.engine.sampling import Sampled, Sampler
-from router.engine.scheduler import AnswerRow, Chunk, Row, Scheduler
+from router.engine.scheduler import Scheduler
 from router.errors import EngineFailed, RouterError, Unavailable
 from router.types import FinishReason, TokenLogprob
 

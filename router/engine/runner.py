@@ -11,7 +11,7 @@ from router.engine.lora import DeviceSlots, LoraBatch
 from router.engine.model.backbone import Backbone, Taps
 from router.engine.ops import BLOCK, AttentionPlan, LoraStep
 from router.engine.reading import ReadingStep
-from router.engine.scheduler import Chunk
+from router.engine.rows import Chunk
 
 
 class Runner:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from router.engine.ops import BLOCK
 from router.engine.reading import ReadingRow
-from router.engine.scheduler import READING_ROWS, READING_TOKENS, AnswerRow, Scheduler
+from router.engine.rows import AnswerRow
+from router.engine.scheduler import READING_ROWS, READING_TOKENS, Scheduler
 from tests.engine.rows import make, reading, row
 
 
