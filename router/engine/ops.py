@@ -172,7 +172,6 @@ class Chosen(NamedTuple):
 
 
 FAILED = -1
-GREEDY = Choice()
 
 
 class Ops(Protocol):

@@ -81,6 +81,7 @@ class AnswerRow(Row):
     detokenizer: Detokenizer
     eos: frozenset[int]
     follower: Follower | None = None  # of the grammar that its constraint was compiled to
+    prompt_length: int = field(init=False)
     first_token: float = 0.0
     unsent: int = 0  # tokens whose text is still held back
 
@@ -90,11 +91,7 @@ class AnswerRow(Row):
         self.total = len(job.tokens) + job.params.max_tokens
         self.adapter, self.deadline = job.adapter, job.deadline
         self.priority, self.background = job.priority, job.background
-
-    @property
-    def prompt_length(self) -> int:
-        """Tokens of the prompt."""
-        return len(self.job.tokens)
+        self.prompt_length = len(job.tokens)
 
     @property
     def generated(self) -> int:
@@ -108,7 +105,7 @@ class AnswerRow(Row):
 
     def length_reached(self) -> bool:
         """True once max_tokens were generated."""
-        return self.generated >= self.job.params.max_tokens
+        return len(self.tokens) >= self.total
 
     def usage(self) -> Usage:
         """Counts and times as of now, in seconds since arrival."""
@@ -125,9 +122,10 @@ class AnswerRow(Row):
 
     def ended_by(self, token: int) -> FinishReason | None:
         """Why the answer ends with `token`, if it does (stop strings are the detokenizer's)."""
-        least = self.job.params.min_tokens if self.follower is None else 0  # a grammar wins
-        if token in self.eos and self.generated > least:
-            return FinishReason.STOP
+        if token in self.eos:
+            least = self.job.params.min_tokens if self.follower is None else 0  # a grammar wins
+            if self.generated > least:
+                return FinishReason.STOP
         return FinishReason.LENGTH if self.length_reached() else None
 
     def finished(self, reason: FinishReason) -> Finished:

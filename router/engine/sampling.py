@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from router.engine.ops import FAILED, GREEDY, Choice, Chosen
+from router.engine.ops import FAILED, Choice, Chosen
 from router.types import SamplingParams, TokenLogprob
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(NamedTuple):
     """What one row got; log-probabilities are natural and of the raw distribution."""
 
     id: int
@@ -34,6 +34,8 @@ class Sampled:
 class SamplingState:
     """What one row's sampling remembers between steps."""
 
+    __slots__ = ("_draws", "_early", "_later", "_least", "_random", "generated", "history")
+
     def __init__(
         self,
         params: SamplingParams,
@@ -42,48 +44,56 @@ class SamplingState:
         allowed: NDArray[np.int32] | None = None,
     ) -> None:
         """`allowed`: a bit for each token that may come next, written anew each time; ends, too."""
-        self.params = params
-        self.allowed = allowed
         self.generated = 0
-        self.eos_ids = tuple(eos_ids)
         self._random = random.Random(params.seed)
         repeats = params.repetition_penalty != 1.0
         counts = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
         self.history = TokenHistory(prompt_ids if repeats else ()) if repeats or counts else None
-        self._plain = params.temperature == 0 and self.history is None and not params.logprobs
-
-    @property
-    def ending_suppressed(self) -> bool:
-        """Whether min_tokens still forbids the end."""
-        return self.allowed is None and self.generated < self.params.min_tokens
+        self._draws = params.temperature > 0
+        self._later = self._early = _choice(params, allowed=allowed)
+        self._least = params.min_tokens if allowed is None else 0  # a mask says itself when the end may come
+        if allowed is None:  # rows that want the same share it: a step then looks at one in place of many
+            self._later = _shared(self._later)
+            self._early = _shared(_choice(params, forbidden=tuple(eos_ids)))
 
     def choice(self) -> Choice:
         """How the next token is chosen. Takes the next number of the row's own sequence, if it draws."""
-        forbidden = self.eos_ids if self.ending_suppressed else ()
-        if self._plain and not forbidden and self.allowed is None:
-            return GREEDY
-        params, history = self.params, self.history
-        return Choice(
-            params.temperature,
-            params.top_k,
-            params.top_p,
-            params.min_p,
-            self._random.random() if params.temperature else 0.0,
-            params.repetition_penalty,
-            params.frequency_penalty,
-            params.presence_penalty,
-            None if history is None else history.ids,
-            None if history is None else history.counts,
-            forbidden,
-            self.allowed,
-            params.logprobs,
-        )
+        choice = self._early if self.generated < self._least else self._later
+        if self._draws:
+            choice = choice._replace(uniform=self._random.random())
+        if self.history is not None:
+            choice = choice._replace(seen=self.history.ids, counts=self.history.counts)
+        return choice
 
     def accept(self, token_id: int) -> None:
         """Count a token of the answer."""
         self.generated += 1
         if self.history is not None:
             self.history.add(token_id)
+
+
+def _choice(
+    params: SamplingParams, forbidden: tuple[int, ...] = (), allowed: NDArray[np.int32] | None = None
+) -> Choice:
+    """What stays the same from token to token."""
+    return Choice(
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition=params.repetition_penalty,
+        frequency=params.frequency_penalty,
+        presence=params.presence_penalty,
+        forbidden=forbidden,
+        allowed=allowed,
+        logprobs=params.logprobs,
+    )
+
+
+@lru_cache(maxsize=256)
+def _shared(choice: Choice) -> Choice:
+    """One object for all that are equal."""
+    return choice
 
 
 class Sampler:
@@ -107,7 +117,9 @@ class Sampler:
         """
         if not states:
             return []
-        chosen = self._choose(logits[:, : self.vocab_size], [state.choice() for state in states])
+        if logits.shape[1] > self.vocab_size:
+            logits = logits[:, : self.vocab_size]
+        chosen = self._choose(logits, [state.choice() for state in states])
         return [Sampled(one.token, self._logprob(one) if one.top else None) for one in chosen]
 
     def _logprob(self, chosen: Chosen) -> TokenLogprob:

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from router.engine.blocks import BlockPool, Chain, chain_root
 from router.engine.lora import DeviceSlots
@@ -78,6 +78,8 @@ class Scheduler:
         self.failed: list[tuple[Row, Exception]] = []  # their adapters cannot be brought in: likewise
         self.dropped: list[Row] = []  # background rows that had no room or made room: whoever steps ends them
         self.preemptions = 0
+        self._full: dict[Row, None] = {}  # rows with full blocks that nobody knows of yet
+        self._decoded: list[Chunk] = []  # of a step in which all of `running` decode; none once that changed
         self._base_digest = base_digest
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
@@ -101,9 +103,30 @@ class Scheduler:
         self._queue(row)
 
     def schedule(self) -> list[Chunk]:
-        """The next step: base rows first, then one contiguous range for each adapter."""
+        """The next step: base rows first, then one contiguous range for each adapter.
+
+        The very same list again means the same rows in the same blocks.
+        """
         self._admit()
         self._grow()
+        return self._decoding() or self._mixed()
+
+    def _decoding(self) -> list[Chunk]:
+        """The step of answers that all decode; none if there is anything else to compute, or too many.
+
+        Most steps are of this kind, so its chunks are made anew only when a row has come or gone.
+        """
+        running = self.running
+        if self.reading or self.background or len(running) > self._max_step_tokens:
+            return []
+        for row in running:
+            if len(row.tokens) - row.computed != 1:
+                return []
+        if not self._decoded:
+            self._decoded = sorted((Chunk(row, 1, samples=True) for row in running), key=_step_order)
+        return self._decoded
+
+    def _mixed(self) -> list[Chunk]:
         eighth = max(1, self._max_step_tokens // 8)
         kept = eighth if self.reading else 0
         chunks = list(_answers(self.running, self._max_step_tokens - kept))
@@ -115,16 +138,15 @@ class Scheduler:
         if self.background:
             left = self._left(chunks)
             chunks += _answers(self.background, min(left, eighth) if chunks else left)
-        chunks.sort(key=lambda c: (c.row.adapter or "", c.row.number))
+        chunks.sort(key=_step_order)
         return chunks
 
     def computed(self, chunk: Chunk) -> None:
         """Note that a chunk's keys and values are in the cache now."""
         row = chunk.row
         row.computed += chunk.count
-        if row.allocation is not None and not row.background:  # theirs are not worth others' blocks
-            shared = min(row.computed, len(row.prefix))
-            self.pool.publish(row.allocation, row.chain, row.prefix, shared)
+        if row.computed % BLOCK < chunk.count and not row.background:  # theirs are not worth others' blocks
+            self._full[row] = None
 
     def finish(self, row: Row) -> None:
         """Free its place, its blocks and its hold on the slot, wherever it is. Idempotent."""
@@ -181,9 +203,19 @@ class Scheduler:
         _, waiting = self._queues(row)
         insort(waiting, row, key=lambda r: r.rank)
 
+    def _publish(self, rows: Iterable[Row]) -> None:
+        """Tell the prefix cache of their full blocks: before it is asked, or their blocks are free."""
+        for row in rows:
+            if row in self._full and row.allocation is not None:
+                prefix = row.prefix
+                self.pool.publish(row.allocation, row.chain, prefix, min(row.computed, len(prefix)))
+            self._full.pop(row, None)
+
     def _leave(self, row: Row) -> None:
+        self._publish([row])
         running, _ = self._queues(row)
         running.remove(row)
+        self._decoded = []
         self.slots.release(row.adapter)
         if row.allocation is not None:
             self.pool.release(row.allocation)
@@ -212,10 +244,15 @@ class Scheduler:
 
     def _grow(self) -> None:
         """A block more for each answer whose next token has none."""
-        for row in sorted(self.running, key=lambda r: r.rank):
+        short = [
+            row
+            for row in self.running
+            if (held := row.allocation) is not None and len(row.tokens) > len(held.blocks) * BLOCK
+        ]
+        for row in sorted(short, key=lambda r: r.rank):
             held = row.allocation
-            if held is None or len(row.tokens) <= len(held.blocks) * BLOCK:
-                continue  # preempted for one before it, or it has room
+            if held is None:
+                continue  # preempted for one before it
             while not self.pool.grow(held):
                 if self.background:
                     self._drop(self.background[-1])
@@ -234,6 +271,9 @@ class Scheduler:
         return min(wanted, self.pool.total // 8)
 
     def _admit(self) -> None:
+        if not (self.waiting or self.unread or self.offered or self.background):
+            return
+        self._publish(list(self._full))
         now = time.monotonic()
         self._admit_requests(now)
         for place, row in enumerate(tuple(self.unread[: READING_ROWS - len(self.reading)])):
@@ -318,7 +358,12 @@ class Scheduler:
         running, waiting = self._queues(row)
         waiting.remove(row)
         running.append(row)
+        self._decoded = []
         return True
+
+
+def _step_order(chunk: Chunk) -> tuple[str, int]:
+    return (chunk.row.adapter or "", chunk.row.number)
 
 
 def _answers(rows: Sequence[Row], budget: int) -> Iterator[Chunk]:
