@@ -34,7 +34,7 @@ class Sampled(NamedTuple):
 class SamplingState:
     """What one row's sampling remembers between steps."""
 
-    __slots__ = ("_draws", "_early", "_later", "_least", "_random", "generated", "history")
+    __slots__ = ("_early", "_later", "_random", "allowed", "generated", "history", "params")
 
     def __init__(
         self,
@@ -44,22 +44,26 @@ class SamplingState:
         allowed: NDArray[np.int32] | None = None,
     ) -> None:
         """`allowed`: a bit for each token that may come next, written anew each time; ends, too."""
+        self.params = params
+        self.allowed = allowed
         self.generated = 0
         self._random = random.Random(params.seed)
         repeats = params.repetition_penalty != 1.0
         counts = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
         self.history = TokenHistory(prompt_ids if repeats else ()) if repeats or counts else None
-        self._draws = params.temperature > 0
-        self._later = self._early = _choice(params, allowed=allowed)
-        self._least = params.min_tokens if allowed is None else 0  # a mask says itself when the end may come
-        if allowed is None:  # rows that want the same share it: a step then looks at one in place of many
-            self._later = _shared(self._later)
-            self._early = _shared(_choice(params, forbidden=tuple(eos_ids)))
+        self._later, self._early = _choice(params), _choice(params, tuple(eos_ids))
+
+    @property
+    def ending_suppressed(self) -> bool:
+        """Whether min_tokens still forbids the end."""
+        return self.allowed is None and self.generated < self.params.min_tokens
 
     def choice(self) -> Choice:
         """How the next token is chosen. Takes the next number of the row's own sequence, if it draws."""
-        choice = self._early if self.generated < self._least else self._later
-        if self._draws:
+        choice = self._early if self.ending_suppressed else self._later
+        if self.allowed is not None:
+            choice = choice._replace(allowed=self.allowed)
+        if choice.temperature:
             choice = choice._replace(uniform=self._random.random())
         if self.history is not None:
             choice = choice._replace(seen=self.history.ids, counts=self.history.counts)
@@ -72,11 +76,9 @@ class SamplingState:
             self.history.add(token_id)
 
 
-def _choice(
-    params: SamplingParams, forbidden: tuple[int, ...] = (), allowed: NDArray[np.int32] | None = None
-) -> Choice:
+def _choice(params: SamplingParams, forbidden: tuple[int, ...] = ()) -> Choice:
     """What stays the same from token to token."""
-    return Choice(
+    choice = Choice(
         temperature=params.temperature,
         top_k=params.top_k,
         top_p=params.top_p,
@@ -85,14 +87,14 @@ def _choice(
         frequency=params.frequency_penalty,
         presence=params.presence_penalty,
         forbidden=forbidden,
-        allowed=allowed,
         logprobs=params.logprobs,
     )
+    return _shared(choice)
 
 
 @lru_cache(maxsize=256)
 def _shared(choice: Choice) -> Choice:
-    """One object for all that are equal."""
+    """One object for all that are equal, so that a step of many rows reads one."""
     return choice
 
 
