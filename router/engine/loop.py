@@ -182,7 +182,7 @@ class StepLoop:
                     yield row.stream, Read(values)
 
     def _grow(self, row: AnswerRow, token: Sampled) -> Events:
-        if token.failed or _broken(row):
+        if token.failed or (row.follower is not None and _broken(row)):
             return [self._fail(row)]
         row.first_token = row.first_token or time.monotonic()
         grown = grow(row, token.id)
@@ -197,7 +197,7 @@ class StepLoop:
         if grown.reason is not None:
             self._finish(row)
             events.append((row.stream, row.finished(grown.reason)))
-        elif _broken(row):
+        elif row.follower is not None and _broken(row):
             events.append(self._fail(row))
         return events
 

@@ -34,7 +34,7 @@ class Sampled(NamedTuple):
 class SamplingState:
     """What one row's sampling remembers between steps."""
 
-    __slots__ = ("_early", "_later", "_random", "allowed", "generated", "history", "params")
+    __slots__ = ("_early", "_later", "_least", "_random", "allowed", "generated", "history", "params")
 
     def __init__(
         self,
@@ -51,12 +51,13 @@ class SamplingState:
         repeats = params.repetition_penalty != 1.0
         counts = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
         self.history = TokenHistory(prompt_ids if repeats else ()) if repeats or counts else None
+        self._least = params.min_tokens
         self._later, self._early = _choice(params), _choice(params, tuple(eos_ids))
 
     @property
     def ending_suppressed(self) -> bool:
         """Whether min_tokens still forbids the end."""
-        return self.allowed is None and self.generated < self.params.min_tokens
+        return self.allowed is None and self.generated < self._least
 
     def choice(self) -> Choice:
         """How the next token is chosen. Takes the next number of the row's own sequence, if it draws."""
