@@ -172,6 +172,7 @@ class Chosen(NamedTuple):
 
 
 FAILED = -1
+GREEDY = Choice()
 
 
 class Ops(Protocol):
