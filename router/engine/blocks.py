@@ -45,7 +45,7 @@ class Chain:
 class Allocation:
     """The blocks of one row. The first `cached_tokens` tokens are already computed."""
 
-    blocks: list[int]
+    blocks: list[int]  # only ever added to, until all are given back
     cached_tokens: int
     published: int  # full blocks, from the first on, that later prompts know of or never will
 

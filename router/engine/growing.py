@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from router.engine.scheduler import AnswerRow
+from router.engine.rows import AnswerRow
 from router.types import FinishReason
 
 
-@dataclass(frozen=True, slots=True)
-class Grown:
+class Grown(NamedTuple):
     """What became certain of an answer, and why it ends, if it does.
 
     `by_token`: its last token ended it, and is no part of the text.
@@ -56,7 +55,7 @@ def _forced(row: AnswerRow, grown: Grown) -> Grown:
     forced = follower.forced() if grown.reason is None else []
     for left, token in zip(reversed(range(len(forced))), forced, strict=True):
         more = _appended(row, token)
-        grown = replace(more, text=grown.text + more.text)
+        grown = more._replace(text=grown.text + more.text)
         if grown.reason is not None and left:
             return grown
     if not follower.complete or grown.reason is FinishReason.STOP:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from router.engine.base import Delta, Finished
@@ -15,6 +18,9 @@ from router.types import FinishReason
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,7 @@ class Stream:
     def __init__(self, cancel: Callable[[Stream], None], ended: Callable[[Stream], None]) -> None:
         self.loop = asyncio.get_running_loop()
         self._events: deque[Delta | Finished | RouterError] = deque()
-        self._ready = asyncio.Event()
+        self._awaited: asyncio.Future[None] | None = None  # by who iterates, while there is no event
         self._cancel = cancel
         self._on_end = ended
         self.ended = False
@@ -51,15 +57,16 @@ class Stream:
         if not isinstance(event, Delta):
             self.ended = True
             self._on_end(self)
-        self._ready.set()
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
 
     async def __aiter__(self) -> AsyncIterator[Delta | Finished]:
         """Deltas, then one Finished; leaving early cancels."""
         try:
             while True:
                 while not self._events:
-                    self._ready.clear()
-                    await self._ready.wait()
+                    self._awaited = self.loop.create_future()
+                    await self._awaited
                 event = self._events.popleft()
                 if isinstance(event, RouterError):
                     raise event
@@ -110,9 +117,45 @@ def _refusal(event: Event) -> RouterError:
 Receiver = Stream | PendingReading
 
 
+Events = list[tuple[Receiver, Event]]
+
+
+class Messenger:
+    """Brings events to their event loops, in order, by a thread of its own.
+
+    Who wakes a loop loses the interpreter to it until it has done its work. The engine's thread puts events
+    down and goes on; they are taken to their loops as soon as it computes, or has nothing to do.
+    """
+
+    def __init__(self) -> None:
+        self._batches: SimpleQueue[Events | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name="messenger", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def send(self, events: Events) -> None:
+        """Have them delivered, after those before them."""
+        if events:
+            self._batches.put(events)
+
+    def close(self) -> None:
+        """Deliver what there is, and end the thread."""
+        self._batches.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (events := self._batches.get()) is not None:
+            try:
+                deliver(events)
+            except Exception:
+                log.exception("events cannot be delivered")
+
+
 def deliver(events: Iterable[tuple[Receiver, Event]]) -> None:
-    """Called on the engine thread: one wake-up for each event loop, however many rows."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Receiver, Event]]] = defaultdict(list)
+    """One wake-up for each event loop, however many rows."""
+    by_loop: dict[asyncio.AbstractEventLoop, Events] = defaultdict(list)
     for stream, event in events:
         by_loop[stream.loop].append((stream, event))
     for loop, batch in by_loop.items():
@@ -120,6 +163,6 @@ def deliver(events: Iterable[tuple[Receiver, Event]]) -> None:
             loop.call_soon_threadsafe(_put_all, batch)
 
 
-def _put_all(batch: list[tuple[Receiver, Event]]) -> None:
+def _put_all(batch: Events) -> None:
     for stream, event in batch:
         stream.put(event)

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from threading import Condition, Thread
 
 import torch
@@ -15,16 +14,16 @@ from router.engine.base import Delta, EngineStatus
 from router.engine.constrained.choosing import choose
 from router.engine.constrained.masks import MaskMaker
 from router.engine.growing import Grown, begin, grow
-from router.engine.handoff import Event, Read, Receiver, deliver
+from router.engine.handoff import Event, Events, Messenger, Read, Receiver, deliver
 from router.engine.reading import ReadingRow
+from router.engine.rows import AnswerRow, Chunk, Row
 from router.engine.runner import Runner
 from router.engine.sampling import Sampled, Sampler
-from router.engine.scheduler import AnswerRow, Chunk, Row, Scheduler
+from router.engine.scheduler import Scheduler
 from router.errors import EngineFailed, RouterError, Unavailable
 from router.types import FinishReason, TokenLogprob
 
 log = logging.getLogger(__name__)
-Events = list[tuple[Receiver, Event]]
 
 IDLE_SECONDS = 0.5  # how often an idle loop wakes to show that it is alive
 BLOCKED_SECONDS = 0.005  # how soon it looks again when nothing that waits can be admitted
@@ -44,10 +43,11 @@ class StepLoop:
     ) -> None:
         """`enter` is called first in the thread that steps."""
         self._enter = enter
-        self._published = EngineStatus(last_progress=time.monotonic())
-        self._busy_since: float | None = None  # when work came to an idle loop
+        self._progressed = time.monotonic()  # when the last turn ended
+        self._busy_since: float | None = None  # when work came to an idle loop; None while there is none
         self._scheduler, self._runner, self._sampler = scheduler, runner, sampler
         self._masks = MaskMaker()
+        self._messenger = Messenger()
         self._rows: dict[Receiver, Row] = {}
         self._inbox: list[Callable[[], None]] = []
         self._wake = Condition()
@@ -57,14 +57,30 @@ class StepLoop:
 
     @property
     def status(self) -> EngineStatus:
-        """As of the last turn, but busy as soon as work comes: a turn that hangs publishes nothing."""
-        published, since = self._published, self._busy_since
-        if published.busy or since is None:
-            return published
-        return replace(published, busy=True, last_progress=max(published.last_progress, since))
+        """Busy as soon as work comes. For any thread: counts are read as they are, also amid a turn."""
+        scheduler, since = self._scheduler, self._busy_since
+        return EngineStatus(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            preemptions=scheduler.preemptions,
+            steps=self._steps,
+            last_progress=self._progressed if since is None else max(self._progressed, since),
+            reading=len(scheduler.reading) + len(scheduler.unread),
+            background=len(scheduler.background),
+            background_dropped=self._dropped,
+            busy=since is not None,
+            failed="steps fail one after the other" if self._failures >= MOST_FAILURES else "",
+            cache_blocks=scheduler.pool.total,
+            cache_blocks_free=scheduler.pool.free,
+            prefix_hit_tokens=scheduler.pool.hit_tokens,
+            prefix_query_tokens=scheduler.pool.query_tokens,
+            slots=scheduler.slots.capacity,
+            device_adapters=scheduler.slots.resident(),
+        )
 
     def start(self) -> None:
         """Start the thread."""
+        self._messenger.start()
         self._thread.start()
 
     def add(self, make_row: Callable[[], Row], stream: Receiver) -> None:
@@ -96,9 +112,9 @@ class StepLoop:
         sampled = choose(complete, logits, self._sampler, self._masks) if complete else []
         for chunk in chunks:
             self._scheduler.computed(chunk)
-        events = [
-            event for row, token in zip(complete, sampled, strict=True) for event in self._grow(row, token)
-        ]
+        events: Events = []
+        for row, token in zip(complete, sampled, strict=True):
+            events += self._grow(row, token)
         return [*events, *self._finished_readings(chunks)] if reads else events
 
     def _run(self) -> None:
@@ -110,9 +126,10 @@ class StepLoop:
                 except Exception:
                     log.exception("the step loop failed outside a step")
                     self._failures += 1
-                    deliver([self._fail(row) for row in list(self._rows.values())])
-                self._publish_status()
+                    self._messenger.send([self._fail(row) for row in list(self._rows.values())])
+                self._note_progress()
         self._masks.close()
+        self._messenger.close()
         with self._wake:  # what comes from now on, nobody else would answer
             self._ended = True
             for command in self._inbox:
@@ -123,8 +140,9 @@ class StepLoop:
         for row in list(self._scheduler.expired()):
             self._end(row.stream, FinishReason.DEADLINE)
         chunks = self._scheduler.schedule()
-        self._end_dropped()
-        self._end_failed()
+        if self._scheduler.dropped or self._scheduler.failed:
+            self._end_dropped()
+            self._end_failed()
         if chunks:
             self._guarded_step(chunks)
 
@@ -140,7 +158,7 @@ class StepLoop:
             log.error("a row's adapter cannot be brought to the device", exc_info=error)
             self._rows.pop(row.stream, None)
             said = error if isinstance(error, RouterError) else EngineFailed(_FAILED_TEXT)
-            deliver([(row.stream, said)])
+            self._send([(row.stream, said)])
 
     def _guarded_step(self, chunks: Sequence[Chunk]) -> None:
         try:
@@ -152,7 +170,7 @@ class StepLoop:
         else:
             self._failures = 0
         self._steps += 1
-        deliver(events)
+        self._send(events)
 
     def _finished_readings(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Receiver, Event]]:
         for row in (c.row for c in chunks):
@@ -164,26 +182,25 @@ class StepLoop:
                     self._finish(row)
                     yield row.stream, Read(values)
 
-    def _grow(self, row: AnswerRow, token: Sampled) -> Iterator[tuple[Receiver, Event]]:
-        if token.failed or _broken(row):
-            yield self._fail(row)
-            return
+    def _grow(self, row: AnswerRow, token: Sampled) -> Events:
+        if token.failed or (row.follower is not None and _broken(row)):
+            return [self._fail(row)]
         row.first_token = row.first_token or time.monotonic()
         grown = grow(row, token.id)
         logprobs = () if grown.by_token or token.logprob is None else (token.logprob,)
-        yield from self._said(row, grown, logprobs)
+        return self._said(row, grown, logprobs)
 
-    def _said(
-        self, row: AnswerRow, grown: Grown, logprobs: tuple[TokenLogprob, ...] = ()
-    ) -> Iterator[tuple[Receiver, Event]]:
+    def _said(self, row: AnswerRow, grown: Grown, logprobs: tuple[TokenLogprob, ...] = ()) -> Events:
+        events: Events = []
         if grown.text or logprobs:
-            yield row.stream, Delta(grown.text, row.unsent, logprobs)
+            events.append((row.stream, Delta(grown.text, row.unsent, logprobs)))
             row.unsent = 0
         if grown.reason is not None:
             self._finish(row)
-            yield row.stream, row.finished(grown.reason)
-        elif _broken(row):
-            yield self._fail(row)
+            events.append((row.stream, row.finished(grown.reason)))
+        elif row.follower is not None and _broken(row):
+            events.append(self._fail(row))
+        return events
 
     def _finish(self, row: Row) -> None:
         self._scheduler.finish(row)
@@ -195,31 +212,37 @@ class StepLoop:
 
     def _add(self, make_row: Callable[[], Row], stream: Receiver) -> None:
         if self._stopping:
-            deliver([(stream, Unavailable("the engine has stopped"))])
+            self._send([(stream, Unavailable("the engine has stopped"))])
             return
         try:
             row = self._rows[stream] = make_row()
         except Exception:
             log.exception("a job cannot be prepared")
-            deliver([(stream, EngineFailed(_FAILED_TEXT))])
+            self._send([(stream, EngineFailed(_FAILED_TEXT))])
             return
         if isinstance(row, AnswerRow) and row.follower is not None:
-            deliver(list(self._begin(row)))
+            self._send(self._begin(row))
         if stream in self._rows:
             self._scheduler.add(row)
 
-    def _begin(self, row: AnswerRow) -> Iterator[tuple[Receiver, Event]]:
+    def _begin(self, row: AnswerRow) -> Events:
         """What a constrained answer begins with whatever the model says, which may be all of it."""
         grown = begin(row)
         if row.generated:
             row.first_token = time.monotonic()
-        yield from self._said(row, grown)
+        return self._said(row, grown)
 
     def _end(self, stream: Receiver, reason: FinishReason) -> None:
         row = self._rows.get(stream)
         if row is not None:
             self._finish(row)
-            deliver([(stream, row.finished(reason))])
+            self._send([(stream, row.finished(reason))])
+
+    def _send(self, events: Events) -> None:
+        if self._ended:  # and the messenger with it
+            deliver(events)
+        else:
+            self._messenger.send(events)
 
     def _drop(self, digest: str, done: Future[None]) -> None:
         self._runner.forget(digest)
@@ -251,29 +274,12 @@ class StepLoop:
         for command in commands:
             command()
 
-    def _publish_status(self) -> None:
-        scheduler = self._scheduler
-        with self._wake:
-            if not self._inbox and not scheduler.busy:
-                self._busy_since = None
-        self._published = EngineStatus(
-            running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
-            preemptions=scheduler.preemptions,
-            steps=self._steps,
-            last_progress=time.monotonic(),
-            reading=len(scheduler.reading) + len(scheduler.unread),
-            background=len(scheduler.background),
-            background_dropped=self._dropped,
-            busy=scheduler.busy,
-            failed="steps fail one after the other" if self._failures >= MOST_FAILURES else "",
-            cache_blocks=scheduler.pool.total,
-            cache_blocks_free=scheduler.pool.free,
-            prefix_hit_tokens=scheduler.pool.hit_tokens,
-            prefix_query_tokens=scheduler.pool.query_tokens,
-            slots=scheduler.slots.capacity,
-            device_adapters=scheduler.slots.resident(),
-        )
+    def _note_progress(self) -> None:
+        if not self._scheduler.busy:
+            with self._wake:
+                if not self._inbox:
+                    self._busy_since = None
+        self._progressed = time.monotonic()
 
 
 def _broken(row: Row) -> RouterError | None:

@@ -324,9 +324,13 @@ class LoraBatch:
             weights = [a.weights[g] for a in adapters]
             sites.append(LoraPlan(empty, rows, weights, []) if any(weights) else None)
         self._step = LoraStep(empty, table, sites)
+        self._bounds: list[int] = []  # of that step
 
     def at(self, bounds: list[int]) -> LoraStep:
         """The plans with token ranges `bounds` [G + 1]."""
+        if bounds == self._bounds:
+            return self._step
+        self._bounds = bounds
         starts = torch.tensor(bounds, dtype=torch.int32, device=self._device)
         self._step.starts = starts
         for plan in self._step.sites:

@@ -12,12 +12,12 @@ import torch
 
 from router.engine.base import Reading
 from router.engine.model.backbone import Taps
-from router.engine.scheduler import Row
+from router.engine.rows import Row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from router.engine.scheduler import Chunk
+    from router.engine.rows import Chunk
 
 _SLICE = 64  # rows of logits turned into float32 at once
 

@@ -1,17 +1,17 @@
-"""From the chunks of a step to logits: tensors in, one forward pass, logits out."""
+"""From the chunks of a step to logits: a plan, the adapters, one forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 
 import torch
 
 from router.engine.lora import DeviceSlots, LoraBatch
 from router.engine.model.backbone import Backbone, Taps
-from router.engine.ops import BLOCK, AttentionPlan, LoraStep
+from router.engine.ops import LoraStep
+from router.engine.planning import Planner, StepPlan
 from router.engine.reading import ReadingStep
-from router.engine.scheduler import Chunk
+from router.engine.rows import Chunk
 
 
 class Runner:
@@ -21,55 +21,29 @@ class Runner:
         self._backbone = backbone
         self._slots = slots
         self._device = device
+        self._planner = Planner(device)
         self._lora: LoraBatch | None = None
         slots.evicted = self.forget
 
     def run(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Logits [S, vocabulary] of the chunks that sample, in their order."""
-        bounds = _running_sum(c.count for c in chunks)
-        return self._forward(chunks, bounds, _last(chunks, bounds))
+        plan = self._planner.plan(chunks)
+        return self._forward(chunks, plan, plan.scored)
 
     def run_with_readings(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """The same where some chunks are of readings, which take what they want."""
-        bounds = _running_sum(c.count for c in chunks)
-        sampled, wanted = _last(chunks, bounds), ReadingStep(chunks, bounds)
-        logits = self._forward(chunks, bounds, sampled + wanted.rows, wanted.taps)
-        wanted.take(logits[len(sampled) :])
-        return logits[: len(sampled)]
+        plan = self._planner.plan(chunks)
+        wanted, sampled = ReadingStep(chunks, plan.attention.bounds), len(plan.sampled)
+        scored = torch.tensor([*plan.sampled, *wanted.rows], dtype=torch.int64, device=self._device)
+        logits = self._forward(chunks, plan, scored, wanted.taps)
+        wanted.take(logits[sampled:])
+        return logits[:sampled]
 
     def _forward(
-        self, chunks: Sequence[Chunk], bounds: list[int], scored: list[int], taps: Taps | None = None
+        self, chunks: Sequence[Chunk], plan: StepPlan, scored: torch.Tensor, taps: Taps | None = None
     ) -> torch.Tensor:
-        tokens = [token for c in chunks for token in c.row.tokens[c.row.computed : c.row.computed + c.count]]
-        return self._backbone.forward(
-            self._tensor(tokens, torch.int64),
-            self._attention_plan(chunks, bounds),
-            self._lora_step(chunks, bounds),
-            self._tensor(scored, torch.int64),
-            taps,
-        )
-
-    def _attention_plan(self, chunks: Sequence[Chunk], bounds: list[int]) -> AttentionPlan:
-        positions: list[int] = []
-        slots: list[int] = []
-        tables: list[list[int]] = []
-        for c in chunks:
-            start, blocks = c.row.computed, _blocks(c)
-            positions += range(start, start + c.count)
-            slots += [blocks[p // BLOCK] * BLOCK + p % BLOCK for p in range(start, start + c.count)]
-            tables.append(blocks)
-        width = max(len(t) for t in tables)
-        contexts = [c.row.computed + c.count for c in chunks]
-        return AttentionPlan(
-            cu_q=self._tensor(bounds, torch.int32),
-            context=self._tensor(contexts, torch.int32),
-            block_table=self._tensor([t + [0] * (width - len(t)) for t in tables], torch.int32),
-            positions=self._tensor(positions, torch.int32),
-            slots=self._tensor(slots, torch.int32),
-            most_queries=max(c.count for c in chunks),
-            bounds=bounds,
-            contexts=contexts,
-        )
+        lora = self._lora_step(chunks, plan.attention.bounds)
+        return self._backbone.forward(plan.tokens, plan.attention, lora, scored, taps)
 
     def _lora_step(self, chunks: Sequence[Chunk], bounds: list[int]) -> LoraStep | None:
         digests: list[str] = []
@@ -89,21 +63,3 @@ class Runner:
         """Drop what is kept of an adapter that leaves the device."""
         if self._lora is not None and digest in self._lora.key:
             self._lora = None
-
-    def _tensor(self, values: Sequence[int] | Sequence[list[int]], dtype: torch.dtype) -> torch.Tensor:
-        return torch.tensor(values, dtype=dtype, device=self._device)
-
-
-def _last(chunks: Sequence[Chunk], bounds: list[int]) -> list[int]:
-    return [end - 1 for c, end in zip(chunks, bounds[1:], strict=True) if c.samples]
-
-
-def _blocks(chunk: Chunk) -> list[int]:
-    allocation = chunk.row.allocation
-    if allocation is None:
-        raise RuntimeError("a row without blocks was scheduled")
-    return allocation.blocks[: -(-(chunk.row.computed + chunk.count) // BLOCK)]
-
-
-def _running_sum(counts: Iterable[int]) -> list[int]:
-    return [0, *accumulate(counts)]

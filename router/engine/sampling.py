@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from router.engine.ops import FAILED, GREEDY, Choice, Chosen
+from router.engine.ops import FAILED, Choice, Chosen
 from router.types import SamplingParams, TokenLogprob
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(NamedTuple):
     """What one row got; log-probabilities are natural and of the raw distribution."""
 
     id: int
@@ -34,6 +34,8 @@ class Sampled:
 class SamplingState:
     """What one row's sampling remembers between steps."""
 
+    __slots__ = ("_early", "_later", "_least", "_random", "allowed", "generated", "history", "params")
+
     def __init__(
         self,
         params: SamplingParams,
@@ -45,17 +47,17 @@ class SamplingState:
         self.params = params
         self.allowed = allowed
         self.generated = 0
-        self.eos_ids = tuple(eos_ids)
         self._random = random.Random(params.seed)
         repeats = params.repetition_penalty != 1.0
         counts = params.frequency_penalty != 0.0 or params.presence_penalty != 0.0
         self.history = TokenHistory(prompt_ids if repeats else ()) if repeats or counts else None
-        self._plain = params.temperature == 0 and self.history is None and not params.logprobs
+        self._least = params.min_tokens
+        self._later, self._early = _choice(params), _choice(params, tuple(eos_ids))
 
     @property
     def ending_suppressed(self) -> bool:
         """Whether min_tokens still forbids the end."""
-        return self.allowed is None and self.generated < self.params.min_tokens
+        return self.allowed is None and self.generated < self._least
 
     @property
     def truncates(self) -> bool:
@@ -65,25 +67,14 @@ class SamplingState:
 
     def choice(self) -> Choice:
         """How the next token is chosen. Takes the next number of the row's own sequence, if it draws."""
-        forbidden = self.eos_ids if self.ending_suppressed else ()
-        if self._plain and not forbidden and self.allowed is None:
-            return GREEDY
-        params, history = self.params, self.history
-        return Choice(
-            params.temperature,
-            params.top_k,
-            params.top_p,
-            params.min_p,
-            self._random.random() if params.temperature else 0.0,
-            params.repetition_penalty,
-            params.frequency_penalty,
-            params.presence_penalty,
-            None if history is None else history.ids,
-            None if history is None else history.counts,
-            forbidden,
-            self.allowed,
-            params.logprobs,
-        )
+        choice = self._early if self.ending_suppressed else self._later
+        if self.allowed is not None:
+            choice = choice._replace(allowed=self.allowed)
+        if choice.temperature:
+            choice = choice._replace(uniform=self._random.random())
+        if self.history is not None:
+            choice = choice._replace(seen=self.history.ids, counts=self.history.counts)
+        return choice
 
     def accept(self, token_id: int) -> None:
         """Count a token of the answer."""
@@ -91,6 +82,28 @@ class SamplingState:
         self.allowed = None
         if self.history is not None:
             self.history.add(token_id)
+
+
+def _choice(params: SamplingParams, forbidden: tuple[int, ...] = ()) -> Choice:
+    """What stays the same from token to token."""
+    choice = Choice(
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition=params.repetition_penalty,
+        frequency=params.frequency_penalty,
+        presence=params.presence_penalty,
+        forbidden=forbidden,
+        logprobs=params.logprobs,
+    )
+    return _shared(choice)
+
+
+@lru_cache(maxsize=256)
+def _shared(choice: Choice) -> Choice:
+    """One object for all that are equal, so that a step of many rows reads one."""
+    return choice
 
 
 class Sampler:
@@ -114,7 +127,9 @@ class Sampler:
         """
         if not states:
             return []
-        chosen = self._choose(logits[:, : self.vocab_size], [state.choice() for state in states])
+        if logits.shape[1] > self.vocab_size:
+            logits = logits[:, : self.vocab_size]
+        chosen = self._choose(logits, [state.choice() for state in states])
         return [Sampled(one.token, self._logprob(one) if one.top else None) for one in chosen]
 
     def _logprob(self, chosen: Chosen) -> TokenLogprob:

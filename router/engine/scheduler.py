@@ -1,8 +1,7 @@
-"""Rows, and which of their tokens the next step computes.
+"""Which tokens of which rows the next step computes.
 
-A row is one job inside the engine: an answer that grows token by token, or a reading. The scheduler admits
-rows where there is room, takes cache blocks for them as they grow, and cuts what they have left to compute
-into the chunks of a step.
+The scheduler admits rows where there is room, takes cache blocks for them as they grow, and cuts what they
+have left to compute into the chunks of a step.
 """
 
 from __future__ import annotations
@@ -11,22 +10,12 @@ import logging
 import math
 import time
 from bisect import insort
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import count
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterable, Iterator, Sequence
 
-from router.engine.base import Finished, Job
-from router.engine.blocks import Allocation, BlockPool, Chain, chain_root
+from router.engine.blocks import BlockPool, Chain, chain_root
 from router.engine.lora import DeviceSlots
 from router.engine.ops import BLOCK
-from router.types import FinishReason, Usage
-
-if TYPE_CHECKING:
-    from router.engine.constrained.follow import Follower
-    from router.engine.handoff import Receiver
-    from router.engine.sampling import SamplingState
-    from router.engine.text.detokenize import Detokenizer
+from router.engine.rows import Chunk, Row
 
 log = logging.getLogger(__name__)
 
@@ -34,134 +23,6 @@ READING_ROWS = 8
 DEEP_PRICE = 1.5  # of a token deep in a prompt, in tokens without context, from which chunks are smaller
 READING_TOKENS = 256  # of one step: each may need its logits kept
 AHEAD = 4  # blocks that each answer in progress may still take before a new one pushes anybody aside
-_numbers = count()
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Row:
-    """Tokens, blocks and progress of one job, as the scheduler sees it. Touched by the engine thread only."""
-
-    samples: ClassVar[bool] = True  # a token follows its last one
-
-    stream: Receiver
-    tokens: list[int] = field(init=False)
-    total: int = field(init=False)  # most tokens it can grow to
-    chain: Chain = field(init=False)  # from `Scheduler.add` on
-    adapter: str | None = field(init=False, default=None)  # digest, None for the base
-    deadline: float | None = field(init=False, default=None)  # time.monotonic() seconds
-    priority: int = field(init=False, default=0)
-    background: bool = field(init=False, default=False)  # gives way to every request
-    arrived: float = field(default_factory=time.monotonic)
-    number: int = field(default_factory=_numbers.__next__)  # in the order of arrival
-    queued: float = 0.0  # since when it waits: since it arrived or was last pushed aside
-    admitted: float = 0.0  # for the first time
-    computed: int = 0  # tokens whose keys and values are in the cache
-    cached: int = 0  # of these, taken from the prefix cache when it was first admitted
-    preempted: int = 0  # times
-    allocation: Allocation | None = None
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        """Who comes first: the higher priority, then the earlier arrival. No two rows are equal."""
-        return (-self.priority, self.number)
-
-    @property
-    def prefix(self) -> list[int]:
-        """The tokens whose keys and values others may use."""
-        return self.tokens
-
-    @property
-    def remaining(self) -> int:
-        """Tokens still to be computed before the next one can be sampled."""
-        return len(self.tokens) - self.computed
-
-    @property
-    def room(self) -> int:
-        """Tokens that it is given blocks for when it is admitted."""
-        return self.total
-
-    def restart(self) -> None:
-        """Forget what was computed: its blocks are gone. Tokens stay."""
-        self.computed = 0
-
-    def finished(self, reason: FinishReason) -> Finished:
-        """Its last event."""
-        return Finished(reason)
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class AnswerRow(Row):
-    """A prompt and the answer that grows behind it."""
-
-    job: Job
-    sampling: SamplingState
-    detokenizer: Detokenizer
-    eos: frozenset[int]
-    follower: Follower | None = None  # of the grammar that its constraint was compiled to
-    first_token: float = 0.0
-    unsent: int = 0  # tokens whose text is still held back
-
-    def __post_init__(self) -> None:
-        job = self.job
-        self.tokens = list(job.tokens)
-        self.total = len(job.tokens) + job.params.max_tokens
-        self.adapter, self.deadline = job.adapter, job.deadline
-        self.priority, self.background = job.priority, job.background
-
-    @property
-    def prompt_length(self) -> int:
-        """Tokens of the prompt."""
-        return len(self.job.tokens)
-
-    @property
-    def generated(self) -> int:
-        """Tokens of the answer so far."""
-        return len(self.tokens) - self.prompt_length
-
-    @property
-    def room(self) -> int:
-        """Its tokens and the next one; more as it grows. One in the background pushes nobody aside: all."""
-        return self.total if self.background else min(len(self.tokens) + 1, self.total)
-
-    def length_reached(self) -> bool:
-        """True once max_tokens were generated."""
-        return self.generated >= self.job.params.max_tokens
-
-    def usage(self) -> Usage:
-        """Counts and times as of now, in seconds since arrival."""
-        now = time.monotonic()
-        started = self.admitted or now
-        return Usage(
-            prompt_tokens=self.prompt_length,
-            cached_tokens=self.cached,
-            completion_tokens=self.generated,
-            queue_time=started - self.arrived,
-            time_to_first_token=(self.first_token or now) - self.arrived,
-            total_time=now - self.arrived,
-        )
-
-    def ended_by(self, token: int) -> FinishReason | None:
-        """Why the answer ends with `token`, if it does (stop strings are the detokenizer's)."""
-        least = self.job.params.min_tokens if self.follower is None else 0  # a grammar wins
-        if token in self.eos and self.generated > least:
-            return FinishReason.STOP
-        return FinishReason.LENGTH if self.length_reached() else None
-
-    def finished(self, reason: FinishReason) -> Finished:
-        """The end, with counts and times."""
-        return Finished(reason, self.usage(), self.detokenizer.stopped or "")
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """`count` tokens of a row, from `row.computed` on.
-
-    `samples`: the step computes the row's last token, so that a new one is sampled.
-    """
-
-    row: Row
-    count: int
-    samples: bool
 
 
 class Scheduler:
@@ -217,6 +78,8 @@ class Scheduler:
         self.failed: list[tuple[Row, Exception]] = []  # their adapters cannot be brought in: likewise
         self.dropped: list[Row] = []  # background rows that had no room or made room: whoever steps ends them
         self.preemptions = 0
+        self._full: dict[Row, None] = {}  # rows with full blocks that nobody knows of yet
+        self._decoded: list[Chunk] = []  # of a step in which all of `running` decode; none once that changed
         self._base_digest = base_digest
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
@@ -240,9 +103,30 @@ class Scheduler:
         self._queue(row)
 
     def schedule(self) -> list[Chunk]:
-        """The next step: base rows first, then one contiguous range for each adapter."""
+        """The next step: base rows first, then one contiguous range for each adapter.
+
+        The very same list again means the same rows in the same blocks.
+        """
         self._admit()
         self._grow()
+        return self._decoding() or self._mixed()
+
+    def _decoding(self) -> list[Chunk]:
+        """The step of answers that all decode; none if there is anything else to compute, or too many.
+
+        Most steps are of this kind, so its chunks are made anew only when a row has come or gone.
+        """
+        running = self.running
+        if self.reading or self.background or len(running) > self._max_step_tokens:
+            return []
+        for row in running:
+            if len(row.tokens) - row.computed != 1:
+                return []
+        if not self._decoded:
+            self._decoded = sorted((Chunk(row, 1, samples=True) for row in running), key=_step_order)
+        return self._decoded
+
+    def _mixed(self) -> list[Chunk]:
         eighth = max(1, self._max_step_tokens // 8)
         kept = eighth if self.reading else 0
         chunks = list(_answers(self.running, self._max_step_tokens - kept))
@@ -254,16 +138,15 @@ class Scheduler:
         if self.background:
             left = self._left(chunks)
             chunks += _answers(self.background, min(left, eighth) if chunks else left)
-        chunks.sort(key=lambda c: (c.row.adapter or "", c.row.number))
+        chunks.sort(key=_step_order)
         return chunks
 
     def computed(self, chunk: Chunk) -> None:
         """Note that a chunk's keys and values are in the cache now."""
         row = chunk.row
         row.computed += chunk.count
-        if row.allocation is not None and not row.background:  # theirs are not worth others' blocks
-            shared = min(row.computed, len(row.prefix))
-            self.pool.publish(row.allocation, row.chain, row.prefix, shared)
+        if row.computed % BLOCK < chunk.count and not row.background:  # theirs are not worth others' blocks
+            self._full[row] = None
 
     def finish(self, row: Row) -> None:
         """Free its place, its blocks and its hold on the slot, wherever it is. Idempotent."""
@@ -320,9 +203,19 @@ class Scheduler:
         _, waiting = self._queues(row)
         insort(waiting, row, key=lambda r: r.rank)
 
+    def _publish(self, rows: Iterable[Row]) -> None:
+        """Tell the prefix cache of their full blocks: before it is asked, or their blocks are free."""
+        for row in rows:
+            if row in self._full and row.allocation is not None:
+                prefix = row.prefix
+                self.pool.publish(row.allocation, row.chain, prefix, min(row.computed, len(prefix)))
+            self._full.pop(row, None)
+
     def _leave(self, row: Row) -> None:
+        self._publish([row])
         running, _ = self._queues(row)
         running.remove(row)
+        self._decoded = []
         self.slots.release(row.adapter)
         if row.allocation is not None:
             self.pool.release(row.allocation)
@@ -351,10 +244,15 @@ class Scheduler:
 
     def _grow(self) -> None:
         """A block more for each answer whose next token has none."""
-        for row in sorted(self.running, key=lambda r: r.rank):
+        short = [
+            row
+            for row in self.running
+            if (held := row.allocation) is not None and len(row.tokens) > len(held.blocks) * BLOCK
+        ]
+        for row in sorted(short, key=lambda r: r.rank):
             held = row.allocation
-            if held is None or len(row.tokens) <= len(held.blocks) * BLOCK:
-                continue  # preempted for one before it, or it has room
+            if held is None:
+                continue  # preempted for one before it
             while not self.pool.grow(held):
                 if self.background:
                     self._drop(self.background[-1])
@@ -373,6 +271,9 @@ class Scheduler:
         return min(wanted, self.pool.total // 8)
 
     def _admit(self) -> None:
+        if not (self.waiting or self.unread or self.offered or self.background):
+            return
+        self._publish(list(self._full))
         now = time.monotonic()
         self._admit_requests(now)
         for place, row in enumerate(tuple(self.unread[: READING_ROWS - len(self.reading)])):
@@ -457,7 +358,12 @@ class Scheduler:
         running, waiting = self._queues(row)
         waiting.remove(row)
         running.append(row)
+        self._decoded = []
         return True
+
+
+def _step_order(chunk: Chunk) -> tuple[str, int]:
+    return (chunk.row.adapter or "", chunk.row.number)
 
 
 def _answers(rows: Sequence[Row], budget: int) -> Iterator[Chunk]:

@@ -52,9 +52,10 @@ from router.engine.model.packed import PackedBackbone, why_not_packed
 from router.engine.native import load_ops
 from router.engine.ops import BLOCK, Ops, Stack
 from router.engine.reading import ReadingRow
+from router.engine.rows import AnswerRow
 from router.engine.runner import Runner
 from router.engine.sampling import Sampler, SamplingState
-from router.engine.scheduler import READING_TOKENS, AnswerRow, Scheduler
+from router.engine.scheduler import READING_TOKENS, Scheduler
 from router.engine.text.detokenize import Detokenizer, shared_vocabulary
 from router.engine.text.prompt import PromptEncoder
 from router.engine.threads import in_ending_thread, usable_cpus, use_one_thread

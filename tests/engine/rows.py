@@ -11,7 +11,8 @@ from router.engine.base import Job, Reading
 from router.engine.blocks import BlockPool
 from router.engine.lora import DeviceSlots, HostStore, PackedAdapter
 from router.engine.reading import ReadingRow
-from router.engine.scheduler import AnswerRow, Scheduler
+from router.engine.rows import AnswerRow
+from router.engine.scheduler import Scheduler
 from router.types import SamplingParams
 
 ANY: Any = None

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from router.engine import lora
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
-from router.engine.lora import LINE, DeviceSlots, HostStore, PackedAdapter, pack_adapter, pinned_bytes
+from router.engine.lora import (
+    LINE,
+    DeviceSlots,
+    HostStore,
+    LoraBatch,
+    PackedAdapter,
+    pack_adapter,
+    pinned_bytes,
+)
 from router.engine.ops import SiteGroup
 from router.engine.scheduler import Scheduler
 from router.engine.torch_engine import TorchEngine
@@ -65,6 +73,14 @@ def test_weights_are_views_of_one_slab_each_on_a_line_of_its_own(dtype: torch.dt
     assert not a[4:8].any()  # k has no weights
     assert not b[20:30].any()
     assert adapter.table[0].tolist() == [a.data_ptr(), b.data_ptr(), 4]
+
+
+def test_the_plans_of_a_batch_follow_its_token_ranges() -> None:
+    batch = LoraBatch([packed()], torch.device("cpu"))
+    for bounds in ([0, 3], [1, 3], [1, 3], [0, 5]):
+        step = batch.at(bounds)
+        assert step.starts.tolist() == bounds
+        assert [(p.starts.tolist(), p.bounds) for p in step.sites if p is not None] == [(bounds, bounds)] * 2
 
 
 def test_a_copy_of_the_slab_is_the_adapter_elsewhere() -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from router.engine.ops import BLOCK
 from router.engine.reading import ReadingRow
-from router.engine.scheduler import READING_ROWS, AnswerRow, Chunk, Row, Scheduler
+from router.engine.rows import AnswerRow, Chunk, Row
+from router.engine.scheduler import READING_ROWS, Scheduler
 from tests.engine.rows import make, reading, row
 
 

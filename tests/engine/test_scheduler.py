@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from router.engine.ops import BLOCK
 from router.engine.reading import ReadingRow
-from router.engine.scheduler import READING_ROWS, READING_TOKENS, AnswerRow, Scheduler
+from router.engine.rows import AnswerRow
+from router.engine.scheduler import READING_ROWS, READING_TOKENS, Scheduler
 from tests.engine.rows import make, reading, row
 
 
@@ -143,6 +144,35 @@ def test_rows_past_their_deadline_are_named() -> None:
     scheduler.add(late)
     scheduler.add(row(4))
     assert list(scheduler.expired()) == [late]
+
+
+def test_the_chunks_of_a_step_stay_while_the_same_rows_decode() -> None:
+    scheduler = make()
+    for first in (0, 100):
+        scheduler.add(row(4, new=40, first=first))
+    run_step(scheduler)
+    chunks = scheduler.schedule()
+    assert scheduler.schedule() is chunks
+    scheduler.add(row(4, "a", first=200))
+    assert len(scheduler.schedule()) == 3
+    scheduler.finish(scheduler.running[-1])
+    assert [c.row for c in scheduler.schedule()] == [c.row for c in chunks]
+    assert scheduler.schedule() is not chunks, "a row has come and gone"
+
+
+def test_an_answer_in_progress_is_known_to_who_comes_later() -> None:
+    scheduler = make()
+    scheduler.add(first := row(10, new=60))
+    for _ in range(40):
+        run_step(scheduler)
+    second = row(45)
+    second.tokens[:] = first.tokens[:45]
+    scheduler.add(second)
+    scheduler.schedule()
+    assert (first.computed, second.cached) == (49, 2 * BLOCK)
+    assert first.allocation is not None
+    assert second.allocation is not None
+    assert second.allocation.blocks[:2] == first.allocation.blocks[:2]
 
 
 def test_a_held_slot_is_not_dropped() -> None:

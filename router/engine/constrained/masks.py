@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from router.engine.constrained.follow import Follower
 
 if TYPE_CHECKING:
-    from router.engine.scheduler import AnswerRow
+    from router.engine.rows import AnswerRow
 
 log = logging.getLogger(__name__)
 

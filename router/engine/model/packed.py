@@ -74,6 +74,7 @@ class PackedBackbone:
             inner.layers[index] = torch.nn.Identity()
         self.groups, self.layers = self._model.groups, len(inner.layers)
         self._stack = ops.stack(self._model)
+        self._hidden = embed.new_empty(0, embed.shape[1])  # kept: a step like the last one makes no tensor
 
     def _pack_layer(self, layer: Any, like: torch.Tensor) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
@@ -128,7 +129,9 @@ class PackedBackbone:
         taps: Taps | None = None,
     ) -> torch.Tensor:
         """One step: tokens int64 [T], rows to score `last` [S] -> logits [S, vocabulary]."""
-        hidden = self._model.embed.new_empty(len(tokens), self._model.embed.shape[1])
+        if len(self._hidden) != len(tokens):
+            self._hidden = self._model.embed.new_empty(len(tokens), self._model.embed.shape[1])
+        hidden = self._hidden
         if taps is None:
             return self._stack.run(hidden, tokens, (0, self.layers), plan, lora, last)
         begin = 0

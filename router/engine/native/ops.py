@@ -78,7 +78,7 @@ class NativeOps:
 
     def choose(self, logits: torch.Tensor, choices: Sequence[Choice]) -> list[Chosen]:
         """A token for each row, by its own choice, in one call for all rows."""
-        return [Chosen(*one) for one in self._native.choose(logits, choices)]
+        return list(map(Chosen._make, self._native.choose(logits, choices)))
 
     def pack_a(self, a: torch.Tensor) -> torch.Tensor:
         """[k * r, in] -> flat, as it is read: slices of ranks, in each the inputs (bfloat16: pairs)."""

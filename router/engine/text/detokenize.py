@@ -19,6 +19,8 @@ class Detokenizer:
     A stop string that is a special token's name stops at that token.
     """
 
+    __slots__ = ("_held", "_min_tokens", "_pushed", "_special", "_stops", "_text", "stopped")
+
     def __init__(self, tokenizer: Any, stop: Sequence[str], min_tokens: int) -> None:
         """No stop string completed by the first `min_tokens` tokens ends the answer."""
         known = shared_vocabulary(tokenizer)
@@ -37,7 +39,8 @@ class Detokenizer:
         self._pushed += 1
         name = self._special.get(token_id)
         if name is None:
-            return self._release(self._text.push(token_id))
+            text = self._text.push(token_id)
+            return self._release(text) if self._stops else text
         if self._may_stop and any(matcher.word == name for matcher in self._stops):
             text = self._release(self._text.flush()) + self._held
             self.stopped, self._held = self.stopped or name, ""
@@ -121,10 +124,11 @@ class Vocabulary:
         self._verbatim: dict[int, str] = {i: token.content for i, token in added.items()}
         self._byte_level = _is_byte_level(tokenizer)
         self._bytes: dict[int, bytes] = {}
+        self._texts: dict[int, str | None] = {}
 
     def start(self) -> TokenText:
         """A text with nothing in it."""
-        return _ByteText(self.token_bytes) if self._byte_level else _WindowText(self.decode)
+        return _ByteText(self) if self._byte_level else _WindowText(self.decode)
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, special tokens included."""
@@ -141,6 +145,15 @@ class Vocabulary:
         if known is None:
             known = self._bytes[token_id] = self._look_up(token_id)
         return known
+
+    def token_text(self, token_id: int) -> str | None:
+        """The same as text; None if they are not whole characters."""
+        if token_id not in self._texts:
+            try:
+                self._texts[token_id] = self.token_bytes(token_id).decode()
+            except UnicodeDecodeError:
+                self._texts[token_id] = None
+        return self._texts[token_id]
 
     def _look_up(self, token_id: int) -> bytes:
         if token_id in self._verbatim:
@@ -183,15 +196,27 @@ class TokenText(Protocol):
 
 
 class _ByteText:
-    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
-        self._token_bytes = token_bytes
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    __slots__ = ("_decoder", "_vocabulary")
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._decoder: codecs.IncrementalDecoder | None = None  # while a character is not whole
 
     def push(self, token_id: int) -> str:
-        return self._decoder.decode(self._token_bytes(token_id))
+        if self._decoder is None:
+            text = self._vocabulary.token_text(token_id)
+            if text is not None:
+                return text
+            self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = self._decoder.decode(self._vocabulary.token_bytes(token_id))
+        begun, _ = self._decoder.getstate()
+        if not begun:
+            self._decoder = None
+        return text
 
     def flush(self) -> str:
-        return self._decoder.decode(b"", final=True)
+        decoder, self._decoder = self._decoder, None
+        return "" if decoder is None else decoder.decode(b"", final=True)
 
 
 class _WindowText:

@@ -122,6 +122,16 @@ def test_a_row_is_the_same_alone_in_a_batch_and_on_any_threads(
         assert native.choose(logits[row : row + 1], [choice]) == [together[row]]
 
 
+def test_rows_with_the_same_choice_are_chosen_like_rows_with_equal_ones(native: NativeOps) -> None:
+    logits = torch.randn(6, 300)
+    likeliest = logits.argmax(-1).tolist()
+    choice, other = Choice(forbidden=(likeliest[0], likeliest[2]), logprobs=2), Choice(0.9, uniform=0.5)
+    asked = [choice, choice, other, choice, choice, other]
+    equal = [Choice(*one) for one in asked]
+    assert equal[0] is not equal[1]
+    assert native.choose(logits, asked) == native.choose(logits, equal)
+
+
 def test_many_rows_are_the_same_on_one_thread_and_on_several(native: NativeOps) -> None:
     logits = torch.randn(9, 30_000) * 3
     asked = [Choice(1.0, top_p=0.9, uniform=i / 9, logprobs=3) for i in range(9)]

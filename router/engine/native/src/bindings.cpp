@@ -310,7 +310,12 @@ std::vector<Chosen> choose(const Tensor& logits, const std::vector<pybind11::tup
   TORCH_CHECK(static_cast<int64_t>(asked.size()) == rows && width > 0, "choices do not fit logits");
   std::vector<AskedChoice> choices;
   choices.reserve(asked.size());
-  for (const auto& fields : asked) choices.emplace_back(fields, width);
+  for (size_t i = 0; i < asked.size(); ++i) {
+    if (i && asked[i].is(asked[i - 1]))
+      choices.push_back(choices.back());
+    else
+      choices.emplace_back(asked[i], width);
+  }
   std::vector<native::Chosen> chosen(asked.size());
   on_type(logits, logits.numel(), [&](auto t) {
     using T = decltype(t);
