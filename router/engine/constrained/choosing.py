@@ -17,7 +17,7 @@ from router.engine.constrained.masks import MaskMaker
 from router.engine.sampling import Sampled, Sampler
 
 if TYPE_CHECKING:
-    from router.engine.scheduler import AnswerRow
+    from router.engine.rows import AnswerRow
 
 
 def choose(rows: Sequence[AnswerRow], logits: Tensor, sampler: Sampler, masks: MaskMaker) -> list[Sampled]:
