@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kLoraPart = 16;             // rows that share a read of a: x and z stay in the nearest cache
 constexpr int64_t kProject = 32 << 10;    // bytes of a in a chunk
-constexpr int64_t kPrefetch = 16 << 10;   // bytes of the next weights asked for during the work on rows
+
 
 using Clock = std::chrono::steady_clock;
 
@@ -92,17 +92,17 @@ class Stack : public Job {
   }
 
   void run(int phase, int chunk, const Share& share) override {
-    if (phase == 0) return begin(parts_[chunk], chunk, share);
+    if (phase == 0) return begin(parts_[chunk]);
     if (phase > kPhases * (c_.last - c_.first)) return score(phase, chunk, share);
     const int l = layer(phase), kind = (phase - 1) % kPhases;
     if (projected(kind) != kSites) return project(l, projected(kind), chunk, share);
     if (multiplied(kind) != kSites) return linear(l, multiplied(kind), chunk, share);
     switch (kind) {
-      case kRope: return turn(l, chunk, share);
+      case kRope: return turn(l, chunk);
       case kAttend: return attention_chunk<T>(attention_of(l), items_, chunk);
-      case kNorm2: return middle(l, parts_[chunk], chunk, share);
-      case kGate: return gate(l, chunk, share);
-      case kNorm1: return end(l, parts_[chunk], chunk, share);
+      case kNorm2: return middle(l, parts_[chunk]);
+      case kGate: return gate(l, chunk);
+      case kNorm1: return end(l, parts_[chunk]);
     }
   }
 
@@ -177,18 +177,9 @@ class Stack : public Job {
     return all ? piece_of(l, site, static_cast<int>(all * thread / threads)) : start_of(weights(l, site), thread, threads);
   }
 
-  void want(int l, int site, int chunk, const Share& share) const {
-    if (chunk == share.begin) ask(start_of(l, site, share.owner, share.all));
-  }
-
-  static void ask(const char* at) {
-    for (int64_t i = 0; at && i < kPrefetch; i += 64) _mm_prefetch(at + i, _MM_HINT_T1);
-  }
-
-  void begin(const Part& part, int chunk, const Share& share) const {
+  void begin(const Part& part) const {
     const T* weight = c_.first < static_cast<int>(w_.layers.size())
                           ? static_cast<const T*>(w_.layers[c_.first].norm1) : nullptr;
-    want(c_.first, kSiteQkv, chunk, share);
     for (int64_t t = part.start; t < part.start + part.rows; ++t) {
       T* row = hidden_ + t * w_.hidden;
       if (c_.tokens) std::memcpy(row, static_cast<const T*>(w_.embed) + c_.tokens[t] * w_.hidden, w_.hidden * sizeof(T));
@@ -226,19 +217,17 @@ class Stack : public Job {
                 static_cast<const T*>(weight), w_.hidden, w_.eps);
   }
 
-  void middle(int l, const Part& part, int chunk, const Share& share) const {
+  void middle(int l, const Part& part) const {
     const LayerWeights& w = w_.layers[l];
-    want(l, kSiteGateUp, chunk, share);
     for (int64_t t = part.start; t < part.start + part.rows; ++t) norm(t, w.norm2);
   }
 
   // Rotary positions. A slice has some KV heads and their query heads.
-  void turn(int l, int chunk, const Share& share) const {
+  void turn(int l, int chunk) const {
     const LayerWeights& w = w_.layers[l];
     const Part& part = parts_[chunk / slices_];
     const int slice = chunk % slices_;
     const int first = w_.kv_heads * slice / slices_, last = w_.kv_heads * (slice + 1) / slices_;
-    want(l, kSiteO, chunk, share);
     const RopeCall call{qkv_, w_.cos, w_.sin, w.k_cache, w.v_cache, c_.positions, c_.slots, w_.heads, w_.kv_heads, w_.dim};
     for (int64_t t = part.start; t < part.start + part.rows; ++t) {
       if (w.q_norm) normalise(qkv_ + t * w_.qkv_width(), w, first, last);
@@ -265,18 +254,16 @@ class Stack : public Job {
   }
 
   // A slice has some columns of gate and the same of up.
-  void gate(int l, int chunk, const Share& share) const {
+  void gate(int l, int chunk) const {
     const Part& part = parts_[chunk / slices_];
     const int64_t slice = chunk % slices_, panels = (w_.inner + kPanel - 1) / kPanel;
     const int64_t first = panels * slice / slices_ * kPanel;
     const int64_t last = std::min(w_.inner, panels * (slice + 1) / slices_ * kPanel);
-    want(l, kSiteDown, chunk, share);
     for (int64_t t = part.start; t < part.start + part.rows; ++t)
       silu_columns<T>(gated_ + t * w_.inner, gate_up_ + t * 2 * w_.inner, w_.inner, first, last);
   }
 
-  void end(int l, const Part& part, int chunk, const Share& share) const {
-    want(l + 1, kSiteQkv, chunk, share);
+  void end(int l, const Part& part) const {
     for (int64_t t = part.start; t < part.start + part.rows; ++t) {
       if (l + 1 < c_.last)
         norm(t, w_.layers[l + 1].norm1);
@@ -289,7 +276,6 @@ class Stack : public Job {
     if (scoring(phase))
       return linear_panel<T>({c_.logits, scored_, c_.score, &w_.head}, chunk,
                              {panel_of(w_.head, share.end), panel_of(w_.head, share.end)});
-    if (chunk == share.begin) ask(start_of(w_.head, share.owner, share.all));
     norm_row<T>(scored_ + chunk * w_.hidden, nullptr, hidden_ + c_.scored[chunk] * w_.hidden,
                 static_cast<const T*>(w_.norm), w_.hidden, w_.eps);
   }

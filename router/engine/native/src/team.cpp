@@ -18,7 +18,7 @@ namespace native {
 namespace {
 
 constexpr int kSpins = 2000;  // looks at a number before sleeping on it: about 50 microseconds
-constexpr int kAsked = 64 << 10;  // bytes that a thread asks for while it waits
+constexpr int kAsked = 160 << 10; // bytes that a thread asks for while it waits
 constexpr int kLook = 512;        // and between looks
 
 using Number = std::atomic<int32_t>;
