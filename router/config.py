@@ -45,7 +45,12 @@ class Settings(BaseSettings):
     plugins_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="plugin folders, watched; default ./plugins or the ones in the wheel"
     )
-    load_plugins: str | None = Field(None, description="load only these plugins (comma list; empty: none)")
+    load_plugins: str | None = Field(
+        None, description="load only these plugin files (comma list; empty: none)"
+    )
+    installed_plugins: str = Field(
+        "", description="plugins of installed packages to load (comma list: NAME or PACKAGE:NAME)"
+    )
     max_running: int = Field(32, ge=1, le=1024, description="requests in one step")
     max_queue: int = Field(256, ge=0, description="requests waiting for a place; more are refused")
     max_step_tokens: int = Field(512, ge=16, description="tokens in one step; longer prompts go in chunks")

@@ -89,7 +89,7 @@ class Composition:
             options = replace(options, equals_base=equals_base(model))
         self._engine = engine
         self.registry = Registry(engine, settings.adapters_dir, options)
-        self.plugins = PluginHost(settings.plugins_dir, settings.load_plugins)
+        self.plugins = PluginHost(settings.plugins_dir, settings.load_plugins, settings.installed_plugins)
         self.router = Router(
             self.registry,
             self.plugins,
