@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     gate: Literal["report", "off"] = Field(
         "report", description="route by itself only to versions whose report shows a gain; off: to all"
     )
+    require_signed: str = Field(
+        "", description="minisign public keys of adapters (comma list of files or base64); empty: any adapter"
+    )
+    adapters_lock: str = Field("", description="file that lists digests of adapters; empty: any adapter")
     poll_seconds: float = Field(1.0, gt=0, description="how often adapter folders are compared")
     abstain_threshold: float = Field(
         0.5, ge=0, le=1, description="confidence a classifier needs to route, without a calibration"
