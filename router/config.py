@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
     native: bool = Field(True, description="use the fused native operations where they build")
+    native_dir: str = Field(
+        "", description="folder of native operations built ahead; nothing is compiled then"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: all cores")
     adapters_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="adapter folders, watched; default ./adapters or the ones in the wheel"
