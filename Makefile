@@ -15,7 +15,7 @@ TOOLS := .make/tools
 TOOLS_STAMP := $(TOOLS)/.installed
 # The lock has torch's build for CPUs, which is not on PyPI.
 TORCH_FROM ?= $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--extra-index-url https://download.pytorch.org/whl/cpu)
-LOCK = $(TOOLS)/bin/uv pip compile pyproject.toml --quiet --generate-hashes --no-header --python-version 3.11 \
+LOCK = $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-annotate --override deploy/torch.txt $(TORCH_FROM) $(UPGRADE)
 
 .DEFAULT_GOAL := help
@@ -83,8 +83,9 @@ $(TOOLS_STAMP): deploy/tools.txt
 	@touch $@
 
 lock: $(TOOLS_STAMP) ## write requirements.lock (the image) and requirements-dev.lock (tests); UPGRADE=--upgrade for newer ones
-	$(LOCK) --extra export --extra native --extra postgres --extra signed -o requirements.lock
-	$(LOCK) --extra dev --extra native --extra train --extra signed -c requirements.lock -o requirements-dev.lock deploy/build.txt
+	$(LOCK) pyproject.toml --extra export --extra native --extra postgres --extra signed -o requirements.lock
+	$(LOCK) pyproject.toml deploy/build.txt --extra dev --extra native --extra train --extra signed -c requirements.lock -o requirements-dev.lock
+	$(LOCK) deploy/build.txt -c requirements-dev.lock -o deploy/build.lock
 
 audit: $(TOOLS_STAMP) ## ask the advisory database about every package of the locks; fails where it cannot be asked
 	$(PY) -m deploy.audit --pip-audit $(TOOLS)/bin/pip-audit requirements.lock requirements-dev.lock

@@ -70,8 +70,8 @@ class Settings(BaseSettings):
     gate: Literal["report", "off"] = Field(
         "report", description="route by itself only to versions whose report shows a gain; off: to all"
     )
-    require_signed: str = Field(
-        "", description="minisign public keys of adapters (comma list of files or base64); empty: any adapter"
+    require_signed: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="minisign public keys of adapters (comma list of files or base64); empty: any adapter"
     )
     adapters_lock: str = Field("", description="file that lists digests of adapters; empty: any adapter")
     poll_seconds: float = Field(1.0, gt=0, description="how often adapter folders are compared")
@@ -128,6 +128,14 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         """The environment gives folders as one string, separated like PATH."""
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
+
+    @field_validator("require_signed", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any) -> Any:
+        """The environment and `--set` give a list as one string."""
+        if not isinstance(value, str):
+            return value
+        return tuple(filter(None, map(str.strip, value.split(","))))
 
     @classmethod
     def settings_customise_sources(

@@ -132,7 +132,7 @@ def serve(
         "threads": threads,
         "gate": gate,
         "calibration": calibration,
-        "require_signed": ",".join(require_signed) if require_signed else None,
+        "require_signed": tuple(require_signed) if require_signed else None,
         "adapters_lock": adapters_lock,
     }
     given = parse_sets(set_ or []) | {name: value for name, value in said.items() if value is not None}

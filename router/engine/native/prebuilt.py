@@ -1,8 +1,8 @@
 """Native operations built ahead, one library for each instruction set, for machines that have no compiler.
 
 `python -m router.engine.native.prebuilt FOLDER [LEVEL...]` builds them. A library fits any CPU that has its
-level, and only the very torch, Python and sources that it was built with: its name says which, so that another
-is not found instead of being loaded.
+level, and only the very torch, Python and sources that it was built with: its name says which, so that any
+other is not found instead of being loaded.
 """
 
 from __future__ import annotations

@@ -53,13 +53,11 @@ class Trust:
         self._lock = lock
 
     @classmethod
-    def of(cls, require_signed: str, adapters_lock: str) -> Self | None:
+    def of(cls, require_signed: Sequence[str], adapters_lock: str) -> Self | None:
         """As the two settings say; None where both are empty. Raises ConfigError."""
         if not require_signed and not adapters_lock:
             return None
-        keys = [read_public_key(key) for key in map(str.strip, require_signed.split(",")) if key]
-        if require_signed and not keys:
-            raise ConfigError(f"require_signed names no key: {require_signed!r}")
+        keys = [read_public_key(key) for key in require_signed]
         return cls(keys, Lock(Path(adapters_lock)) if adapters_lock else None)
 
     def refusal(self, digest: str, signature: bytes | None) -> Refusal | None:
@@ -149,10 +147,9 @@ def parse_lock(text: str) -> frozenset[str]:
 def read_public_key(said: str) -> PublicKey:
     """A key by its file, or by the base64 that stands in one. Raises ConfigError."""
     minisign.classes()
-    path = Path(said)
+    is_file = os.path.isfile(said)
     try:
-        is_file = path.is_file()
-        return PublicKey.parse(path.read_text(encoding="ascii") if is_file else said)
+        return PublicKey.parse(Path(said).read_text(encoding="ascii") if is_file else said)
     except (BadSignature, OSError, ValueError) as error:
         reason = _why(error) if is_file else "no such file, and no public key either"
         raise ConfigError(f"require_signed {said!r}: {reason}") from None

@@ -244,43 +244,44 @@ def test_settings_name_keys_by_file_or_text(tmp_path: Path, folder: Path) -> Non
     path = tmp_path / "release.key.pub"
     path.write_text(KEY.public.text())
     lone = OTHER.public.text().splitlines()[1]
-    trust = Trust.of(f"{path}, {lone}", "")
+    trust = Trust.of([str(path), lone], "")
     assert trust is not None
     assert look(signed(folder, OTHER), trust).ok
     assert look(signed(folder, KEY), trust).ok
-    assert Trust.of("", "") is None
+    assert Trust.of((), "") is None
 
 
 @pytest.mark.parametrize(
     ("said", "told"),
     [
         ("absent.pub", "no such file, and no public key either"),
-        (" , ", "names no key"),
+        ("", "no such file, and no public key either"),
+        ("x" * 5000, "no such file, and no public key either"),
         ("RWQ", "no such file, and no public key either"),
     ],
 )
 def test_a_key_that_cannot_be_used_stops_the_start(said: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        Trust.of(said, "")
+        Trust.of([said], "")
 
 
 def test_a_secret_key_in_its_place_is_refused_and_not_shown(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text(KEY.text())
     with pytest.raises(ConfigError) as caught:
-        Trust.of(str(path), "")
+        Trust.of([str(path)], "")
     assert KEY.text().splitlines()[1] not in str(caught.value)
 
 
 def test_without_the_library_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
     with pytest.raises(ConfigError, match=r"pip install 'lora-router\[signed\]'"):
-        Trust.of(KEY.public.text().splitlines()[1], "")
+        Trust.of([KEY.public.text().splitlines()[1]], "")
 
 
 def test_a_list_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="adapters_lock"):
-        Trust.of("", str(tmp_path / "absent.lock"))
+        Trust.of((), str(tmp_path / "absent.lock"))
     (tmp_path / "bad.lock").write_text("nonsense\n")
     with pytest.raises(ConfigError, match="line 1"):
-        Trust.of("", str(tmp_path / "bad.lock"))
+        Trust.of((), str(tmp_path / "bad.lock"))
