@@ -22,7 +22,7 @@ LOCK = $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --no-header --pytho
 .PHONY: help install install-locked demo serve test test-fast test-long check format proto bench bench-peers lock audit sbom clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## create .venv and install the project with its tools
 

@@ -96,8 +96,8 @@ class Health:
             "status": "failing" if problems else "ok",
             "reasons": problems,
             "phase": phase.name.lower(),
+            "degraded": [] if self._store_up() else ["the store of experiments does not answer"],
             "requests": {"running": status.running, "waiting": status.waiting},
-            "experiments_store": "up" if self._store_up() else "down",
         }
         body = json.dumps(told).encode() + b"\n"
         code = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK

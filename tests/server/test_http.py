@@ -125,6 +125,7 @@ async def test_alive_while_it_loads_and_ready_when_it_has(start: Start, fakes: S
     await server.ready.wait()
     status, body = await probe(server, "/readyz")
     assert (status, body["status"], body["reasons"], body["phase"]) == (200, "ok", [], "serving")
+    assert body["degraded"] == []
 
 
 async def test_a_step_that_hangs_fails_both_and_is_forgiven(
@@ -195,4 +196,5 @@ async def test_a_store_that_is_down_is_told_and_holds_up_nothing(
     server = await start()
     monkeypatch.setattr(server, "experiments", SimpleNamespace(problem="no answer"))
     status, body = await probe(server, "/readyz")
-    assert (status, body["experiments_store"]) == (200, "down")
+    assert (status, body["reasons"]) == (200, [])
+    assert body["degraded"] == ["the store of experiments does not answer"]
