@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,19 +60,25 @@ def test_scripts_are_sound_shell_that_may_be_run(script: str) -> None:
     assert subprocess.run(["sh", "-n", path], capture_output=True, text=True).stderr == ""
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Not pytest's own, which is for one user."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(2400)
-def test_what_the_build_makes_serves_as_another_user_without_a_compiler(tmp_path: Path) -> None:
+def test_what_the_build_makes_serves_as_another_user_without_a_compiler(open_folder: Path) -> None:
     links = os.environ.get("PIP_FIND_LINKS")
     found = {"TORCH_FROM": f"--find-links {links}"} if links else {}
-    folder, source = tmp_path / "image", tmp_path / "source"
+    folder, source = open_folder / "image", open_folder / "source"
     source.mkdir()
     for name in LET_IN:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)  # pytest's own folders are for one user
     built = subprocess.run(
         [source / "deploy/build.sh", folder], env=os.environ | found, capture_output=True, text=True
     )
