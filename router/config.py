@@ -30,7 +30,9 @@ class Settings(BaseSettings):
     )
 
     listen: str = Field("127.0.0.1:50051", description="gRPC address, HOST:PORT")
-    metrics_listen: str = Field("127.0.0.1:9464", description="Prometheus address; empty: off")
+    metrics_listen: str = Field(
+        "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
+    )
     model: str = Field("smollm2-135m-instruct", description="base model: the default, a path or a hub id")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")
     quantize: Literal["none", "int8"] = Field(

@@ -18,7 +18,9 @@ Listen = Annotated[
 ]
 Metrics = Annotated[
     str | None,
-    typer.Option(metavar="HOST:PORT", help="Prometheus address; '' for none. Default: 127.0.0.1:9464."),
+    typer.Option(
+        metavar="HOST:PORT", help="HTTP address of metrics and probes; '' for none. Default: 127.0.0.1:9464."
+    ),
 ]
 Adapters = Annotated[
     list[Path] | None,
