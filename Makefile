@@ -10,11 +10,19 @@ ALONE = $$(grep -rl 'mark.alone' tests)
 # Compiled modules are kept wherever the shell says not to: tests start many processes, and rewrite assertions.
 unexport PYTHONDONTWRITEBYTECODE
 
+# What looks after packages has an environment of its own: it is no part of what is served or tested.
+TOOLS := .make/tools
+TOOLS_STAMP := $(TOOLS)/.installed
+# The lock has torch's build for CPUs, which is not on PyPI.
+TORCH_FROM ?= $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--extra-index-url https://download.pytorch.org/whl/cpu)
+LOCK = $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-annotate --override deploy/torch.txt $(TORCH_FROM) $(UPGRADE)
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-fast test-long check format proto bench bench-peers clean
+.PHONY: help install install-locked demo serve test test-fast test-long check format proto bench bench-peers lock audit sbom clean
 
 help: ## show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## create .venv and install the project with its tools
 
@@ -22,6 +30,12 @@ $(STAMP): pyproject.toml
 	$(PY) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev,train,native]'
 	@touch $@
+
+install-locked: ## the same with exactly the packages of requirements-dev.lock, by their hashes
+	$(PY) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check --require-hashes $(TORCH_FROM) -r requirements-dev.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
 
 demo: $(STAMP) ## fetch the base, serve it with the adapters here, send real requests to all at once
 	$(BIN)/python -m router.cli.demo
@@ -63,5 +77,23 @@ bench: $(STAMP) ## measure this engine against PEFT on this machine; writes benc
 bench-peers: $(STAMP) ## measure vLLM for CPU on the same prompts and adapters, in its own environment
 	$(BIN)/python -m benchmarks.peers
 
+$(TOOLS_STAMP): deploy/tools.txt
+	$(PY) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install -q --disable-pip-version-check -r deploy/tools.txt
+	@touch $@
+
+lock: $(TOOLS_STAMP) ## write requirements.lock (the image) and requirements-dev.lock (tests); UPGRADE=--upgrade for newer ones
+	$(LOCK) pyproject.toml --extra export --extra native --extra postgres --extra signed -o requirements.lock
+	$(LOCK) pyproject.toml deploy/build.txt --extra dev --extra native --extra train --extra signed -c requirements.lock -o requirements-dev.lock
+	$(LOCK) deploy/build.txt -c requirements-dev.lock -o deploy/build.lock
+
+audit: $(TOOLS_STAMP) ## ask the advisory database about every package of the locks; fails where it cannot be asked
+	$(PY) -m deploy.audit --pip-audit $(TOOLS)/bin/pip-audit requirements.lock requirements-dev.lock
+
+sbom: $(TOOLS_STAMP) ## write dist/sbom.cdx.json, the packages of the image (CycloneDX)
+	@mkdir -p dist
+	$(TOOLS)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --mc-type application \
+		--output-reproducible -o dist/sbom.cdx.json
+
 clean: ## remove what the targets here made (not the model cache)
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(TOOLS) dist build .pytest_cache .mypy_cache .ruff_cache

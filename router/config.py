@@ -30,7 +30,9 @@ class Settings(BaseSettings):
     )
 
     listen: str = Field("127.0.0.1:50051", description="gRPC address, HOST:PORT")
-    metrics_listen: str = Field("127.0.0.1:9464", description="Prometheus address; empty: off")
+    metrics_listen: str = Field(
+        "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
+    )
     model: str = Field("smollm2-135m-instruct", description="base model: the default, a path or a hub id")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")
     quantize: Literal["none", "int8"] = Field(
@@ -38,6 +40,9 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N")
     native: bool = Field(True, description="use the fused native operations where they build")
+    native_dir: str = Field(
+        "", description="folder of native operations built ahead; nothing is compiled then"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: all cores")
     adapters_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="adapter folders, watched; default ./adapters or the ones in the wheel"
@@ -45,7 +50,12 @@ class Settings(BaseSettings):
     plugins_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="plugin folders, watched; default ./plugins or the ones in the wheel"
     )
-    load_plugins: str | None = Field(None, description="load only these plugins (comma list; empty: none)")
+    load_plugins: str | None = Field(
+        None, description="load only these plugin files (comma list; empty: none)"
+    )
+    installed_plugins: str = Field(
+        "", description="plugins of installed packages to load (comma list: NAME or PACKAGE:NAME)"
+    )
     max_running: int = Field(32, ge=1, le=1024, description="requests in one step")
     max_queue: int = Field(256, ge=0, description="requests waiting for a place; more are refused")
     max_step_tokens: int = Field(512, ge=16, description="tokens in one step; longer prompts go in chunks")
@@ -62,6 +72,10 @@ class Settings(BaseSettings):
     gate: Literal["report", "off"] = Field(
         "report", description="route by itself only to versions whose report shows a gain; off: to all"
     )
+    require_signed: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="minisign public keys of adapters (comma list of files or base64); empty: any adapter"
+    )
+    adapters_lock: str = Field("", description="file that lists digests of adapters; empty: any adapter")
     poll_seconds: float = Field(1.0, gt=0, description="how often adapter folders are compared")
     abstain_threshold: float = Field(
         0.5, ge=0, le=1, description="confidence a classifier needs to route, without a calibration"
@@ -116,6 +130,14 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         """The environment gives folders as one string, separated like PATH."""
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
+
+    @field_validator("require_signed", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any) -> Any:
+        """The environment and `--set` give a list as one string."""
+        if not isinstance(value, str):
+            return value
+        return tuple(filter(None, map(str.strip, value.split(","))))
 
     @classmethod
     def settings_customise_sources(

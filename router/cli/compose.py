@@ -89,7 +89,7 @@ class Composition:
             options = replace(options, equals_base=equals_base(model))
         self._engine = engine
         self.registry = Registry(engine, settings.adapters_dir, options)
-        self.plugins = PluginHost(settings.plugins_dir, settings.load_plugins)
+        self.plugins = PluginHost(settings.plugins_dir, settings.load_plugins, settings.installed_plugins)
         self.router = Router(
             self.registry,
             self.plugins,
@@ -168,7 +168,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
     print_pairs(
         [
             *base_lines(app.engine.info),
-            ("adapters", f"{len(adapters)} in {_folders_line(settings.adapters_dir)}"),
+            ("adapters", f"{len(adapters)} in {_folders_line(settings.adapters_dir)}{_trust_line(settings)}"),
             ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir)}"),
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
@@ -227,6 +227,12 @@ def lines_to_paste(address: str, adapters: Sequence[Path]) -> list[str]:
 
 def _folders_line(folders: Sequence[Path]) -> str:
     return ", ".join(map(str, folders)) or "no folder"
+
+
+def _trust_line(settings: Settings) -> str:
+    asked = ["signed"] if settings.require_signed else []
+    asked += [f"listed in {settings.adapters_lock}"] if settings.adapters_lock else []
+    return f"; only those {' and '.join(asked)} are served" if asked else ""
 
 
 def _classifiers_line(plugins: Sequence[PluginStatus]) -> str:

@@ -12,6 +12,7 @@ import typer
 from router import __version__, optional
 from router.cli import bench, models, plugins, settings
 from router.cli.adapters import served
+from router.cli.adapters.sign import digest, keygen, sign
 from router.cli.adapters.train import evaluate, learning_curve, new, train
 from router.cli.adapters.validate import validate
 from router.cli.ask import ask
@@ -48,6 +49,9 @@ app.add_typer(
         unload=served.unload,
         default=served.default,
         validate=validate,
+        digest=digest,
+        keygen=keygen,
+        sign=sign,
         new=new,
         train=train,
         evaluate=evaluate,

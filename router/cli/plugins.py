@@ -52,6 +52,8 @@ def rows(plugin: PluginStatus) -> list[tuple[str, ...]]:
     off = [
         f"{c.name} is off: name its plugin in load_plugins" for c in plugin.classifiers if c.state == "off"
     ]
+    if plugin.source == "entry-point" and not plugin.enabled and not plugin.error:
+        off.append(f"comes with the package {plugin.package}; name it in installed_plugins to load it")
     note = "; ".join(filter(None, [plugin.error, *plugin.warnings, *off]))
     parts = [(c.name, str(c.priority), f"{c.timeout_ms} ms") for c in plugin.classifiers]
     parts += [(j.name, "judge", f"{j.timeout_ms} ms") for j in plugin.judges]
@@ -92,7 +94,8 @@ def load_plugins(dirs: list[Path] | None) -> PluginHost:
     from router.plugins import PluginHost
 
     settings = load_settings({"plugins_dir": tuple(dirs)} if dirs else None)
-    host = PluginHost(folders(settings.plugins_dir, "plugins"), settings.load_plugins)
+    found = folders(settings.plugins_dir, "plugins")
+    host = PluginHost(found, settings.load_plugins, settings.installed_plugins)
     host.refresh()
     return host
 

@@ -18,7 +18,9 @@ Listen = Annotated[
 ]
 Metrics = Annotated[
     str | None,
-    typer.Option(metavar="HOST:PORT", help="Prometheus address; '' for none. Default: 127.0.0.1:9464."),
+    typer.Option(
+        metavar="HOST:PORT", help="HTTP address of metrics and probes; '' for none. Default: 127.0.0.1:9464."
+    ),
 ]
 Adapters = Annotated[
     list[Path] | None,
@@ -65,6 +67,16 @@ Calibration = Annotated[
         metavar="FILE", help="Calibration file; '' for none. Default: calibration.json in an adapters folder."
     ),
 ]
+RequireSigned = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY",
+        help="Serve only adapters signed by this minisign public key, a file or its base64; repeatable.",
+    ),
+]
+AdaptersLock = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Serve only adapters whose digest this file lists.")
+]
 Insecure = Annotated[
     bool,
     typer.Option(
@@ -88,6 +100,8 @@ def serve(
     threads: Threads = None,
     gate: GateFlag = None,
     calibration: Calibration = None,
+    require_signed: RequireSigned = None,
+    adapters_lock: AdaptersLock = None,
     config: ConfigFile = None,
     set_: Sets = None,
     insecure_listen: Insecure = False,
@@ -120,6 +134,8 @@ def serve(
         "threads": threads,
         "gate": gate,
         "calibration": calibration,
+        "require_signed": tuple(require_signed) if require_signed else None,
+        "adapters_lock": adapters_lock,
     }
     given = parse_sets(set_ or []) | {name: value for name, value in said.items() if value is not None}
     settings = with_folders(load_settings(given, config))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -126,8 +127,9 @@ class TorchEngine:
         self._tokenizer = loaded.tokenizer
         self._encoder = PromptEncoder(loaded.tokenizer)
         self._eos = end_tokens(model) | self._encoder.end_ids
+        ahead = Path(settings.native_dir) if settings.native_dir else None
         self._ops, kernels = load_ops(
-            settings.native, str(self._device), self._dtype, head_size(model.config), threads
+            settings.native, str(self._device), self._dtype, head_size(model.config), threads, ahead
         )
         config = model.config
         attention = 4 * config.num_attention_heads * head_size(config) * config.num_hidden_layers

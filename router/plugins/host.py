@@ -1,15 +1,21 @@
-"""Finds plugins, keeps their faults as data, and picks up changes of the folders while the server runs."""
+"""Finds plugins, keeps their faults as data, and picks up changes of the folders while the server runs.
+
+Any package that some other one draws in may say that it has a plugin. So an installed plugin is code that the
+operator has not chosen until it is named; a file in a plugins folder was put there.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.metadata
 import logging
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from router import hookspecs
@@ -27,13 +33,17 @@ Allowed = frozenset[str] | None  # names of plugins; None: all
 class PluginHost:
     """Plugins from folders (in their order) and from the entry-point group `lora_router`.
 
-    `load_plugins` is an allow-list of plugin names, separated by commas: None loads all, "" loads none.
-    A plugin's name is its file's stem or its entry point's name.
+    `load_plugins` is an allow-list for the folders, names separated by commas: None loads all, "" loads none.
+    `installed_plugins` names the entry points to load, NAME or PACKAGE:NAME; no other is imported. A plugin's
+    name is its file's stem or its entry point's name.
     """
 
-    def __init__(self, dirs: Sequence[Path], load_plugins: str | None = None) -> None:
+    def __init__(
+        self, dirs: Sequence[Path], load_plugins: str | None = None, installed_plugins: str = ""
+    ) -> None:
         self._dirs = tuple(Path(d).absolute() for d in dirs)
-        self._allowed = _allow_list(load_plugins)
+        self._allowed = None if load_plugins is None else _names(load_plugins)
+        self._installed = frozenset(map(_canonical, _names(installed_plugins)))
         self._lock = threading.Lock()
         self._files: dict[Path, Plugin] = {}
         self._entries: list[Plugin] | None = None
@@ -52,7 +62,7 @@ class PluginHost:
             stamps = tuple(folder_stamp(d) for d in self._dirs)
             found = scan(self._dirs)
             if self._entries is None:
-                self._entries = entry_point_plugins(self._allowed)
+                self._entries = entry_point_plugins(self._installed)
             before = self._files
             self._files = {f.path: file_plugin(f, before.get(f.path), self._allowed) for f in found}
             for path in before.keys() - self._files.keys():
@@ -67,7 +77,7 @@ class PluginHost:
         duplicates: dict[Plugin, tuple[str, ...]] = {}
         for plugin in self._plugins():
             for registration in plugin.registrations:
-                if registration.optional and self._allowed is None:
+                if registration.optional and self._allowed is None and plugin.source == "file":
                     registration.health.state = "off"
                     continue
                 first = classifiers.setdefault(registration.name, registration)
@@ -95,14 +105,15 @@ class PluginHost:
     def status(self) -> tuple[PluginStatus, ...]:
         """Every plugin found, those that failed or are switched off too."""
         found = tuple(plugin.status(self._duplicates.get(plugin, ())) for plugin in self._plugins())
-        return (*found, *self._not_found({status.name for status in found}))
+        return (*found, *self._not_found())
 
-    def _not_found(self, found: set[str]) -> list[PluginStatus]:
-        absent = sorted((self._allowed or frozenset()) - found)
-        return [
-            PluginStatus(name, "allow-list", "", enabled=False, error="no plugin of this name was found")
-            for name in absent
-        ]
+    def _not_found(self) -> list[PluginStatus]:
+        files = (self._allowed or frozenset()) - {plugin.name for plugin in self._files.values()}
+        entries = self._entries or ()
+        installed = self._installed - {name for plugin in entries for name in (plugin.name, plugin.full_name)}
+        absent = [(name, "allow-list", "no plugin of this name was found") for name in sorted(files)]
+        absent += [(name, "installed", "no installed package has it") for name in sorted(installed)]
+        return [PluginStatus(name, source, "", enabled=False, error=error) for name, source, error in absent]
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         """`changed` is called on the event loop after classifiers changed."""
@@ -146,10 +157,14 @@ def _taken(kind: str, first: Registration | JudgeRegistration) -> str:
     return f"{kind} {first.name!r} is not used: plugin {first.plugin!r} has one of that name"
 
 
-def _allow_list(load_plugins: str | None) -> frozenset[str] | None:
-    if load_plugins is None:
-        return None
-    return frozenset(name.strip() for name in load_plugins.split(",") if name.strip())
+def _names(listed: str) -> frozenset[str]:
+    return frozenset(name.strip() for name in listed.split(",") if name.strip())
+
+
+def _canonical(name: str) -> str:
+    """NAME, or PACKAGE:NAME with the package as registries compare it."""
+    package, colon, entry = name.rpartition(":")
+    return re.sub(r"[-_.]+", "-", package.strip()).lower() + colon + entry.strip()
 
 
 @dataclass(eq=False, slots=True)
@@ -163,6 +178,12 @@ class Plugin:
     enabled: bool = True
     error: str = ""
     loaded: Loaded | None = None
+    package: str = ""  # of an entry point
+
+    @property
+    def full_name(self) -> str:
+        """PACKAGE:NAME of an entry point."""
+        return _canonical(f"{self.package}:{self.name}")
 
     @property
     def registrations(self) -> tuple[Registration, ...]:
@@ -188,6 +209,7 @@ class Plugin:
             warnings=(*(loaded.warnings if loaded else ()), *duplicates),
             classifiers=tuple(r.status() for r in self.registrations),
             judges=tuple(r.status() for r in self.judges),
+            package=self.package,
         )
 
     def drop(self) -> None:
@@ -228,22 +250,34 @@ def _load_version(plugin: Plugin, path: Path, before: Plugin | None) -> None:
         before.drop()
 
 
-def entry_point_plugins(allowed: Allowed) -> list[Plugin]:
-    """Installed plugins, by entry-point name; loaded once."""
-    plugins = []
-    for entry in sorted(
-        importlib.metadata.entry_points(group=hookspecs.NAME), key=lambda e: (e.name, e.value)
-    ):
-        plugin = Plugin(entry.name, "entry-point", entry.value)
-        plugins.append(plugin)
-        plugin.enabled = allowed is None or entry.name in allowed
-        if plugin.enabled:
-            try:
-                plugin.loaded = load_entry_point(entry)
-            except LoadError as error:
-                plugin.error = str(error)
-                log.warning("plugin %s not loaded: %s", entry.name, error)
-    return plugins
+def entry_point_plugins(named: frozenset[str]) -> list[Plugin]:
+    """Installed plugins, by entry-point name; those that are `named` are imported, once."""
+    entries = importlib.metadata.entry_points(group=hookspecs.NAME)
+    made = [(_entry_plugin(entry), entry) for entry in sorted(entries, key=lambda e: (e.name, e.value))]
+    for plugin, entry in made:
+        alike = {other.full_name for other, _ in made if other.name == plugin.name}
+        plugin.enabled = bool(named & {plugin.name, plugin.full_name})
+        if plugin.name in named and len(alike) > 1 and not named & alike:
+            plugin.error = (
+                f"several packages have it, so none is loaded: name one of {', '.join(sorted(alike))}"
+            )
+        elif plugin.enabled and (len(alike) == 1 or plugin.full_name in named):
+            _load_entry(plugin, entry)
+        else:
+            plugin.enabled = False
+    return [plugin for plugin, _ in made]
+
+
+def _entry_plugin(entry: EntryPoint) -> Plugin:
+    return Plugin(entry.name, "entry-point", entry.value, package=entry.dist.name if entry.dist else "")
+
+
+def _load_entry(plugin: Plugin, entry: EntryPoint) -> None:
+    try:
+        plugin.loaded = load_entry_point(entry)
+    except LoadError as error:
+        plugin.error = str(error)
+        log.warning("plugin %s not loaded: %s", entry.name, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +289,7 @@ class PluginStatus:
     """
 
     name: str
-    source: str  # file, entry-point, folder, allow-list
+    source: str  # file, entry-point, folder; of one that was named and not found: allow-list, installed
     path: str
     version: str = ""
     digest: str = ""  # sha256 of the file's bytes, hex
@@ -264,3 +298,4 @@ class PluginStatus:
     warnings: tuple[str, ...] = ()
     classifiers: tuple[ClassifierStatus, ...] = ()
     judges: tuple[JudgeStatus, ...] = ()
+    package: str = ""  # that an entry point came with

@@ -11,6 +11,7 @@ from typing import ParamSpec, Self, TypeVar
 
 from router.config import Settings
 from router.registry.format.checks import EqualsBase
+from router.registry.format.trust import Trust
 
 LOAD_THREADS = 4
 
@@ -33,17 +34,19 @@ class RegistryOptions:
     probe_seconds: float = 10.0  # for all probes of one adapter
     state_dir: Path | None = None  # the user's state folder if None
     ignore_fields: tuple[str, ...] = ()
+    trust: Trust | None = None  # who may bring adapters; None: who can write the folder
     equals_base: EqualsBase | None = None  # tells copies of base matrices from changed ones
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """The options that `settings` gives."""
+        """The options that `settings` gives. Raises ConfigError for keys or a lock that cannot be used."""
         return cls(
             host_memory_bytes=settings.host_memory_mb << 20,
             max_rank=settings.max_rank,
             preload=settings.preload,
             gate=settings.gate == "report",
             poll_seconds=settings.poll_seconds,
+            trust=Trust.of(settings.require_signed, settings.adapters_lock),
         )
 
 

@@ -78,16 +78,21 @@ class Reconciler:
         due = self._reports.look(scan, time.monotonic())
         for folder in due.gone:
             self._gatekeeper.forget(folder)
-        ready = [found for found in due.ready if self._folders.is_done(found)]
+        ready = [found for found in due.ready if self._folders.is_done(found) and self._may_read(found)]
         taken = [f for f in ready if not f.report.files] + [f for f in ready if f.report.files][:BATCH]
         self._gatekeeper.reported(await self._workers.in_order(_reports_of, taken))
         self._reports.done(taken)
         return [found.place.folder for found in taken], due.unsettled or len(taken) < len(ready)
 
+    def _may_read(self, found: Found) -> bool:
+        """Whether the report may be parsed."""
+        known = self._claims.get(found.place.folder)
+        return not self._reader.vets or (known is not None and not known.problem)
+
     async def _sketched(self, ready: Sequence[Found]) -> list[Examined]:
         """Where many folders are new at once: all of them by name, so that none waits for its turn."""
         new = [found for found in ready if not self._is_known(found)]
-        if len(new) <= BATCH:
+        if len(new) <= BATCH or self._reader.vets:
             return []
         sketches = await self._workers.in_order(lambda: [sketch(found) for found in new])
         return [e for e in sketches if e is not None]

@@ -59,7 +59,9 @@ class Registry:
             lambda: self._planner.plan_soon(),
         )
         self._chooser = Chooser(self._index, self._choices, self._gatekeeper)
-        reader = reader or FolderReader(engine, options.max_rank, options.ignore_fields, options.equals_base)
+        reader = reader or FolderReader(
+            engine, options.max_rank, options.ignore_fields, options.equals_base, options.trust
+        )
         prover = Prover(engine, lambda p: self._workers.run(engine.encode, p), options.probe_seconds)
         hooks = Hooks(
             look=lambda: self._look_loop.look_soon(),

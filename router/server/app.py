@@ -19,11 +19,12 @@ from router.errors import FailedPrecondition
 from router.ports import AdapterRegistry, RequestRouter, ServedExperiments
 from router.server.adapters import AdapterService
 from router.server.health import NAMES, Health
+from router.server.http import HttpServer, Page
 from router.server.inference import InferenceService
 from router.server.interceptors import Chain
 from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
 from router.server.listen import bind, enable_reflection, server_options
-from router.server.metrics import Metrics, ScrapeServer
+from router.server.metrics import Metrics
 from router.server.pipeline import Pipeline
 from router.v1 import experiments_pb2 as pb
 from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
@@ -69,7 +70,9 @@ class ServerApp:
         self._startup, self._on_ready = startup, on_ready
         if experiments is not None:
             self.metrics.registry.register(experiments.metrics)
-        self._scrape = ScrapeServer(self.metrics.registry, self._look)
+        self._http = HttpServer(
+            {"/metrics": self._metrics, "/healthz": self.health.healthz, "/readyz": self.health.readyz}
+        )
         self._server: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stop_asked, self._at_once = asyncio.Event(), asyncio.Event()
@@ -108,8 +111,8 @@ class ServerApp:
         if self.settings.reflection:
             enable_reflection((*NAMES[1:], health.SERVICE_NAME), server)
         if self.settings.metrics_listen:
-            await self._scrape.start(self.settings.metrics_listen)
-            self.metrics_address = self._scrape.address
+            await self._http.start(self.settings.metrics_listen)
+            self.metrics_address = self._http.address
         await server.start()
         log.info("listening", extra={"fields": {"address": self.address, "metrics": self.metrics_address}})
         self.listening.set()
@@ -137,7 +140,7 @@ class ServerApp:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._scrape.stop()
+        await self._http.stop()
         self.pipeline.close()
         await self._close_engine()
         log.info("stopped")
@@ -195,8 +198,9 @@ class ServerApp:
     def _store_up(self) -> bool:
         return self.experiments is None or not self.experiments.problem
 
-    def _look(self) -> None:
+    async def _metrics(self) -> Page:
         self.metrics.look(self.engine.status(), self.registry.list())
+        return await self.metrics.page()
 
 
 class ExperimentsAbsent(ExperimentServiceServicer):

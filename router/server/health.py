@@ -1,17 +1,24 @@
-"""grpc.health.v1: SERVING only while the base is loaded and the step loop makes progress."""
+"""Whether the server lives and whether it is ready, from one judgement, by grpc.health.v1 and by HTTP.
+
+SERVING and ready: the base is loaded, the step loop makes progress, and no drain has begun. Alive: event loop
+and step loop make progress, whatever the server is doing; one that is not is mended by a new process only.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio
 
 from router.engine.base import EngineStatus
+from router.server.http import Page
 from router.server.lifecycle import Lifecycle, Phase
 
 log = logging.getLogger(__name__)
@@ -38,6 +45,7 @@ class Health:
         self._store_up = store_up
         self._serving: bool | None = None
         self._said: dict[str, bool] = {}
+        self._draining = False
         self._interval = min(stall_seconds / 10, 0.5)
 
     async def register(self, server: grpc.aio.Server) -> None:
@@ -64,7 +72,40 @@ class Health:
 
     async def drain(self) -> None:
         """NOT_SERVING from now on."""
+        self._draining = True
         await self._servicer.enter_graceful_shutdown()
+
+    async def healthz(self) -> Page:
+        """Alive, or why not: that this is answered at all shows that the event loop turns."""
+        return self._page(self._engine_problems())
+
+    async def readyz(self) -> Page:
+        """Ready for requests, or why not."""
+        problems = self._engine_problems()
+        if self._lifecycle.phase is Phase.LOADING:
+            problems.insert(0, "the base model is still loading")
+        if self._draining or self._lifecycle.phase is Phase.DRAINING:
+            problems.insert(0, "the server is stopping")
+        return self._page(problems)
+
+    def _page(self, problems: list[str]) -> Page:
+        """JSON for a person who looks why a probe fails; a probe reads the status alone."""
+        phase = Phase.DRAINING if self._draining else self._lifecycle.phase
+        status = self._status()
+        told = {
+            "status": "failing" if problems else "ok",
+            "reasons": problems,
+            "phase": phase.name.lower(),
+            "degraded": [] if self._store_up() else ["the store of experiments does not answer"],
+            "requests": {"running": status.running, "waiting": status.waiting},
+        }
+        body = json.dumps(told).encode() + b"\n"
+        code = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
+        return Page(body, "application/json", code)
+
+    def _engine_problems(self) -> list[str]:
+        problem = self._problem(self._status(), time.monotonic())
+        return [problem] if problem else []
 
     def _problem(self, status: EngineStatus, now: float) -> str:
         """Why the engine cannot serve, or could not before the next look; empty if it can."""

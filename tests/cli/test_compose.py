@@ -64,12 +64,13 @@ def folders(own_folder, monkeypatch):
     write_adapter(own_folder / "adapters" / "idle", b=0.0)
     (own_folder / "plugins").mkdir()
     (own_folder / "plugins" / "shout.py").write_text(SHOUT)
+    (own_folder / "adapters.lock").write_text("# none\n")
     return own_folder
 
 
 @pytest.fixture
-async def running(folders):
-    """A composition that is serving, and what it printed when it was ready."""
+async def running(folders, request):
+    """A composition that is serving; settings may be given as the fixture's parameter."""
     engine = FakeEngine()
     engine._info = dataclasses.replace(engine._info, sites=MODULES, vocab_size=32)
     settings = Settings(
@@ -80,6 +81,7 @@ async def running(folders):
         drain_seconds=2,
         lame_duck_seconds=0.05,
         gate="off",  # no adapter here has a report
+        **getattr(request, "param", {}),
     )
     composition = Composition(settings, engine)
     ready = asyncio.Event()
@@ -123,6 +125,19 @@ async def test_a_bad_folder_is_quarantined_beside_it(client):
     states = {a.ref.name: (a.state.value, a.error) for a in await client.adapters.list()}
     assert states["medical"] == ("ready", "")
     assert states["idle"][0] == "quarantined"
+
+
+@pytest.mark.parametrize("running", [{"adapters_lock": "adapters.lock"}], indirect=True)
+async def test_only_what_is_listed_is_served_where_that_is_asked_for(running, client, capsys):
+    for _ in range(400):  # a folder that may yet become good gets three seconds
+        if found := [a for a in await client.adapters.list() if a.ref.name == "medical"]:
+            break
+        await asyncio.sleep(0.05)
+    (medical,) = found
+    assert medical.state.value == "quarantined"
+    assert "is not in adapters.lock" in medical.error
+    print_summary(running.app, running.plugins.status())
+    assert "only those listed in adapters.lock are served" in capsys.readouterr().out
 
 
 async def test_the_summary_says_what_runs(running, capsys):

@@ -109,3 +109,18 @@ def test_a_folder_that_is_not_there_is_named(cli):
     done = cli("plugins", "list", "--plugins-dir", "absent")
     assert done.code == 2
     assert "absent is no folder" in done.err
+
+
+def test_an_installed_plugin_that_is_not_named_is_listed_with_how_to_load_it(
+    cli, plugins, tmp_path, monkeypatch
+):
+    info = tmp_path / "site" / "shouting-1.4.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shouting\nVersion: 1.4\n")
+    (info / "entry_points.txt").write_text("[lora_router]\nshout = no_such_module\n")
+    monkeypatch.syspath_prepend(info.parent)
+    listed = " ".join(cli("plugins", "list").out.split())
+    assert "shout off" in listed
+    assert "comes with the package shouting; name it in installed_plugins to load it" in listed
+    monkeypatch.setenv("LORA_ROUTER_INSTALLED_PLUGINS", "shout")
+    assert "shout broken" in " ".join(cli("plugins", "list").out.split())

@@ -35,6 +35,18 @@ def test_flags_are_settings(cli, served, own_folder):
     assert settings.gate == "off"
 
 
+def test_keys_and_lists_of_adapters_are_settings(cli, served):
+    assert (
+        cli("serve", "--require-signed", "a.pub", "--require-signed", "RWxyz", "--adapters-lock", "l").code
+        == 0
+    )
+    assert (served[0].require_signed, served[0].adapters_lock) == (("a.pub", "RWxyz"), "l")
+    assert cli("serve").code == 0
+    assert (served[1].require_signed, served[1].adapters_lock) == ((), "")
+    assert cli("serve", "--set", "require_signed=a.pub, b.pub,").code == 0
+    assert served[2].require_signed == ("a.pub", "b.pub")
+
+
 def test_without_folders_here_the_carried_ones_are_served(cli, served):
     assert cli("serve").code == 0
     assert served[0].adapters_dir == carried("adapters")

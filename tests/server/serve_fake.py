@@ -19,7 +19,10 @@ async def serve(options: argparse.Namespace) -> None:
     engine = FakeEngine(step_seconds=options.step, start_seconds=options.start)
     registry = FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
     settings = Settings(
-        listen=options.listen, metrics_listen="", drain_seconds=options.drain, lame_duck_seconds=0.25
+        listen=options.listen,
+        metrics_listen=options.metrics,
+        drain_seconds=options.drain,
+        lame_duck_seconds=0.25,
     )
     live = await experiments(options.experiments)
     app = ServerApp(settings, engine, registry, FakeRouter(registry), experiments=live)
@@ -49,6 +52,7 @@ async def experiments(url: str) -> ServedExperiments | None:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--listen", default="127.0.0.1:0")
+    parser.add_argument("--metrics", default="")
     parser.add_argument("--experiments", default="")
     for name, default in (("--step", 0.0), ("--start", 0.0), ("--drain", 5.0)):
         parser.add_argument(name, type=float, default=default)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 import urllib.request
 from dataclasses import replace
@@ -13,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.engine.base import EngineStatus
-from router.errors import ConfigError, Overloaded
+from router.errors import Overloaded
 from router.server.app import ServerApp
 from router.server.metrics import Bounded, Metrics
 from router.types import AdapterEvent, AdapterEventKind, AdapterState, Vote, VoteError
@@ -128,18 +127,6 @@ def test_preemptions_are_counted_as_the_engine_counts_them() -> None:
     metrics = Metrics()
     metrics.look(EngineStatus(preemptions=3), [])
     assert metrics.registry.get_sample_value("lora_router_preemptions_total") == 3
-
-
-async def test_only_get_metrics(server: ServerApp) -> None:
-    reader, writer = await asyncio.open_connection(*server.metrics_address.split(":"))
-    writer.write(b"POST /metrics HTTP/1.1\r\n\r\n")
-    assert (await reader.read()).startswith(b"HTTP/1.1 404")
-    writer.close()
-
-
-async def test_an_address_in_use_is_a_clear_error(server: ServerApp, start_server: Start) -> None:
-    with pytest.raises(ConfigError, match=re.escape(server.metrics_address)):
-        await start_server(metrics_listen=server.metrics_address)
 
 
 async def test_load_times_are_read_off_events() -> None:

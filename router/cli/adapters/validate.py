@@ -47,11 +47,14 @@ def validate(
     from router.cli.output import print_json
     from router.cli.settings import load_settings
     from router.registry.format.artifact import validate_folder
+    from router.registry.format.trust import Trust
 
     settings = load_settings({"model": model} if model else None)
     base = None if no_base else _base(settings.model, paths)
     ignored = tuple(ignore_field or ())
-    reports = [validate_folder(p, base, max_rank=settings.max_rank, ignore_fields=ignored) for p in paths]
+    trust = Trust.of(settings.require_signed, settings.adapters_lock)
+    most = settings.max_rank
+    reports = [validate_folder(p, base, max_rank=most, ignore_fields=ignored, trust=trust) for p in paths]
     if json:
         print_json([report.to_json() for report in reports])
     else:

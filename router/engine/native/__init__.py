@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 
@@ -21,29 +22,45 @@ _HOW = (
     "headers, run pip install 'lora-router[native]', and start again"
 )
 
+_HOW_AHEAD = (
+    "the answers are the same, only slower; build them again with this torch and Python, by "
+    "python -m router.engine.native.prebuilt FOLDER, or unset native_dir to build them here"
+)
+
 LANES = 16  # heads are read so many numbers at a time
 
 
 def load_ops(
-    enabled: bool, device: str, dtype: torch.dtype, head_dim: int = LANES, threads: int = 0
+    enabled: bool,
+    device: str,
+    dtype: torch.dtype,
+    head_dim: int = LANES,
+    threads: int = 0,
+    built_ahead: Path | None = None,
 ) -> tuple[Ops, str]:
     """The fastest operations that run here, and what to tell the operator.
 
     `head_dim` counts the numbers in a head of the base's attention; 0 threads are as many as there are CPUs
     for this process. The text is "native (avx512-bf16)", "triton" or "torch: why". The first call on a
-    machine compiles for about 20 s.
+    machine compiles for about 20 s; with a folder of libraries that were `built_ahead` nothing is compiled.
     """
     if enabled and torch.device(device).type == "cuda":
         return load_triton_ops(torch.device(device), dtype, head_dim)
     reason = _why_not(enabled, device, dtype, head_dim)
     if not reason:
-        level = cpu_levels()[0]
         try:
-            return NativeOps(load_module(level), threads), f"native ({level})"
+            if built_ahead is not None:
+                from router.engine.native import prebuilt  # also a command, which must not be loaded before
+
+                level, module = prebuilt.load_best(built_ahead, cpu_levels())
+            else:
+                level, module = cpu_levels()[0], load_module(cpu_levels()[0])
+            return NativeOps(module, threads), f"native ({level})"
         except NotBuilt as error:
             reason = str(error)
             detail = f" ({error.detail})" if error.detail else ""
-            log.warning("no native operations: %s%s; %s", reason, detail, _HOW)
+            how = _HOW_AHEAD if built_ahead is not None else _HOW
+            log.warning("no native operations: %s%s; %s", reason, detail, how)
     return TorchOps(), f"torch: {reason}"
 
 

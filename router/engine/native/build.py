@@ -103,16 +103,16 @@ def cpu_identity() -> tuple[str, set[str]]:
     return named.get("model name", ""), set(named.get("flags", "").split())
 
 
-def cache_key(level: str) -> str:
-    """Everything the binary depends on, as a sha256."""
-    model, cpu_flags = cpu_identity()
+def cache_key(level: str, portable: bool = False) -> str:
+    """Everything the binary depends on, as a sha256; a portable one depends on no CPU but on its level."""
+    model, cpu_flags = ("", set[str]()) if portable else cpu_identity()
     facts = [
         torch.__version__,
         str(torch.version.git_version),
         sysconfig.get_config_var("SOABI") or sys.version,
         model,
         " ".join(sorted(cpu_flags)),
-        *compiler_flags(level),
+        *compiler_flags(level, portable),
     ]
     digest = hashlib.sha256("\0".join(facts).encode())
     for source in sorted(SOURCES.iterdir()):
@@ -120,9 +120,9 @@ def cache_key(level: str) -> str:
     return digest.hexdigest()
 
 
-def compiler_flags(level: str) -> list[str]:
-    """What the C++ compiler is told for an instruction set."""
-    here = cpu_identity()[1]
+def compiler_flags(level: str, portable: bool = False) -> list[str]:
+    """What the C++ compiler is told for an instruction set, and no more than that for a portable library."""
+    here = set[str]() if portable else cpu_identity()[1]
     extras = [flag for flag in EXTRAS.get(level, ()) if flag in here]
     return [*FLAGS, *(f"-m{_as_option(flag)}" for flag in (*LEVELS[level], *extras))]
 
@@ -144,9 +144,9 @@ def _from_cache(library: Path, level: str) -> ModuleType | None:
     proof = library.with_suffix(".sha256")
     if not library.exists() or not proof.exists():
         return None
-    if proof.read_text() == _sha256(library):
+    if proof.read_text() == sha256_of(library):
         try:
-            return _import_library(library)
+            return import_library(library)
         except ImportError as error:
             log.info("the cached native operations do not load and are built again: %s", error)
             return None
@@ -161,15 +161,16 @@ def _build(library: Path, level: str) -> ModuleType:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         compile_library(library.stem, folder, compiler_flags(level))
         Path(folder, library.name).replace(library)
-    library.with_suffix(".sha256").write_text(_sha256(library))
+    library.with_suffix(".sha256").write_text(sha256_of(library))
     log.info("built the native operations in %.0f s", time.monotonic() - started)
     try:
-        return _import_library(library)
+        return import_library(library)
     except ImportError as error:
         raise NotBuilt("the new build does not load", error) from error
 
 
-def _import_library(library: Path) -> ModuleType:
+def import_library(library: Path) -> ModuleType:
+    """The module in this file. Raises ImportError."""
     spec = importlib.util.spec_from_file_location(library.stem, library)
     if spec is None or spec.loader is None:
         raise ImportError(f"{library.name} is no extension module")
@@ -179,7 +180,8 @@ def _import_library(library: Path) -> ModuleType:
     return module
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, hex."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from router.registry.format.folder import CONFIG, MANIFEST, PROBES, REPORT
+from router.registry.format.folder import CONFIG, MANIFEST, PROBES, REPORT, SIGNATURE
 from router.registry.format.names import looks_like_version
 
-COUNTING = (MANIFEST, CONFIG, PROBES, "chat_template.jinja")
+COUNTING = (MANIFEST, CONFIG, PROBES, SIGNATURE, "chat_template.jinja")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf")  # also the refused ones: they explain a refusal
 MOST_FILES = 1_000  # of one folder; an adapter has about ten
 SHARE = 200  # folders whose files are looked at in each compare even if nothing hints at a change

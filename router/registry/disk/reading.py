@@ -18,14 +18,20 @@ from router.registry.format.findings import Code, Findings
 from router.registry.format.folder import MANIFEST, WEIGHTS, Folder, FolderError, find_layout
 from router.registry.format.manifest import parse_manifest
 from router.registry.format.names import DEFAULT_VERSION, is_version, name_from_folder
+from router.registry.format.trust import Trust
 from router.types import AdapterRef
 
 UNNAMED = "unnamed"
-_PASSING = (Code.FOLDER_UNREADABLE, Code.FILE_UNREADABLE, Code.FILE_CHANGED)
+_PASSING = (Code.FOLDER_UNREADABLE, Code.FILE_UNREADABLE, Code.FILE_CHANGED, Code.DIGEST_NOT_LISTED)
 
 
 class Reader(Protocol):
     """How folders are looked at and read. Both block; they are called in worker threads."""
+
+    @property
+    def vets(self) -> bool:
+        """Whether nobody may parse anything of a folder before `inspect` found no problem with it."""
+        ...
 
     def inspect(self, folder: Path) -> Inspection:
         """Everything but the weights; never raises for what is in the folder."""
@@ -45,9 +51,15 @@ class FolderReader:
         max_rank: int,
         ignore_fields: Collection[str] = (),
         equals_base: EqualsBase | None = None,
+        trust: Trust | None = None,
     ) -> None:
-        self._engine, self._max_rank = engine, max_rank
+        self._engine, self._max_rank, self._trust = engine, max_rank, trust
         self._ignore_fields, self._equals_base = tuple(ignore_fields), equals_base
+
+    @property
+    def vets(self) -> bool:
+        """See Reader."""
+        return self._trust is not None
 
     def inspect(self, folder: Path) -> Inspection:
         """See Reader."""
@@ -57,6 +69,7 @@ class FolderReader:
             max_rank=self._max_rank,
             ignore_fields=self._ignore_fields,
             equals_base=self._equals_base,
+            trust=self._trust,
         )
 
     def read(self, folder: Path) -> tuple[AdapterArtifact, Inspection]:
@@ -67,6 +80,7 @@ class FolderReader:
             max_rank=self._max_rank,
             ignore_fields=self._ignore_fields,
             equals_base=self._equals_base,
+            trust=self._trust,
         )
 
 

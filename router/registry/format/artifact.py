@@ -31,10 +31,10 @@ from router.registry.format.folder import (
     MANIFEST,
     OURS,
     PROBES,
+    SIGNATURE,
     WEIGHTS,
     Folder,
     FolderError,
-    Layout,
     OpenFile,
     find_layout,
 )
@@ -49,8 +49,10 @@ from router.registry.format.safetensors_header import (
     parse_header,
 )
 from router.registry.format.tensors import SiteTensors, check_values, match_sites, tensor_data
+from router.registry.format.trust import Trust
 
 DEFAULT_MAX_RANK = 64
+SMALL = {MANIFEST: limits.MANIFEST_BYTES, PROBES: limits.PROBES_BYTES, CONFIG: limits.CONFIG_BYTES}
 SPARE_TENSORS = 64  # whole matrices that may be saved along
 LONGEST_ERROR = 3_000  # characters; trailers of a gRPC answer are limited to 8 KiB by default
 
@@ -144,14 +146,16 @@ def inspect_folder(
     max_rank: int,
     ignore_fields: Collection[str] = (),
     equals_base: EqualsBase | None = None,
+    trust: Trust | None = None,
 ) -> Inspection:
     """Check manifest, configuration and tensor names and shapes; no weights are read.
 
     Never raises for what is in the folder, or if it vanishes: all problems are among the findings. Without
     a base, modules and shapes are not compared. With `equals_base`, whole embedding matrices are left to
-    `read_artifact`. Takes milliseconds; blocks on the disk, so call it from a worker thread.
+    `read_artifact`. Takes milliseconds; blocks on the disk, so call it from a worker thread. With `trust` all
+    files are hashed first, weights too, and of an adapter that may not be served nothing is parsed.
     """
-    rules = Rules(base, max_rank, ignore_fields, equals_base)
+    rules = Rules(base, max_rank, ignore_fields, equals_base, trust)
     return Examination.of(folder, rules, read_weights=False).inspection()
 
 
@@ -162,13 +166,15 @@ def read_artifact(
     max_rank: int,
     ignore_fields: Collection[str] = (),
     equals_base: EqualsBase | None = None,
+    trust: Trust | None = None,
 ) -> tuple[AdapterArtifact, Inspection]:
     """Read every file once into memory, check it, and parse it from the very bytes that are hashed.
 
     Raises AdapterRejected with all refusals, ResourceExhausted if the weights do not fit into memory. The
-    tensors are views into one buffer that nothing else refers to. Blocks: call it from a worker thread.
+    tensors are views into one buffer that nothing else refers to. Blocks: call it from a worker thread. For
+    `trust` see `inspect_folder`.
     """
-    rules = Rules(base, max_rank, ignore_fields, equals_base)
+    rules = Rules(base, max_rank, ignore_fields, equals_base, trust)
     try:
         exam = Examination.of(folder, rules, read_weights=True)
     except MemoryError:
@@ -193,12 +199,14 @@ def validate_folder(
     *,
     max_rank: int = DEFAULT_MAX_RANK,
     ignore_fields: Collection[str] = (),
+    trust: Trust | None = None,
 ) -> Validation:
     """Check a folder completely, weights included. Never raises for what is in it.
 
     Without a base, modules and shapes are not compared with one (the report says so).
     """
-    exam = Examination.of(folder.absolute(), Rules(base, max_rank, ignore_fields), read_weights=True)
+    rules = Rules(base, max_rank, ignore_fields, trust=trust)
+    exam = Examination.of(folder.absolute(), rules, read_weights=True)
     inspection = exam.inspection()
     return Validation(
         folder=str(folder),
@@ -217,9 +225,26 @@ def digest_of(files: Mapping[str, bytes | memoryview]) -> str:
     digest = hashlib.sha256()
     for name in OURS:
         if name in files:
-            digest.update(name.encode() + b"\0" + len(files[name]).to_bytes(8, "little"))
+            digest.update(_begin(name, len(files[name])))
             digest.update(files[name])
     return digest.hexdigest()
+
+
+def _begin(name: str, size: int) -> bytes:
+    return name.encode() + b"\0" + size.to_bytes(8, "little")
+
+
+def digest_of_folder(path: Path) -> str:
+    """The digest of the adapter in a folder, read in blocks; nothing is parsed. Raises AdapterRejected."""
+    exam = Examination(Rules(None, 0), Manifest(name=name_from_folder(path.name)))
+    try:
+        with ExitStack() as opened:
+            parts = exam.open(opened.enter_context(Folder.open(path)), opened)
+            if not exam.found.refused:
+                return exam.hash(parts)
+    except FolderError as error:
+        exam.found.refuse(error.code, error.message, error.where)
+    raise AdapterRejected(f"adapter folder {path.name!r}: {exam.inspection().error}")
 
 
 def _sites(exam: Examination) -> Mapping[str, SiteDelta]:
@@ -243,6 +268,17 @@ class Rules:
     max_rank: int
     ignore_fields: Collection[str] = ()
     equals_base: EqualsBase | None = None
+    trust: Trust | None = None  # None: every adapter may be served
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """An adapter's files, the small ones read, the weights open; None where there is none."""
+
+    folder: Folder
+    inner: Folder  # the same, or where configuration and weights are
+    small: Mapping[str, bytes]
+    weights: OpenFile | None
 
 
 @dataclass(slots=True)
@@ -259,6 +295,7 @@ class Examination:
     files: dict[str, bytes | memoryview] = field(default_factory=dict)
     size_bytes: int = 0
     fingerprint: str = ""
+    vouched: str = ""  # the digest that was found good, where that was asked for
 
     @classmethod
     def of(cls, path: Path, rules: Rules, *, read_weights: bool) -> Examination:
@@ -272,30 +309,75 @@ class Examination:
         return exam
 
     def _run(self, folder: Folder, opened: ExitStack, read_weights: bool) -> None:
+        parts = self.open(folder, opened)
+        if self.rules.trust is not None and not self._trusted(self.rules.trust, parts):
+            return
+        self._manifest(parts.small.get(MANIFEST), folder.name)
+        self._probes(parts.small.get(PROBES))
+        self._config(parts.small.get(CONFIG))
+        if self.rules.base is not None:
+            check_vocabulary(parts.inner, self.rules.base.vocab_size, self.found)
+        if parts.weights is not None:
+            self._weights(parts.weights, read_weights)
+
+    def open(self, folder: Folder, opened: ExitStack) -> Parts:
+        """Find and open the files, and parse none; what is missing or too large is refused."""
         layout = find_layout(folder, self.found)
         inner = opened.enter_context(folder.subfolder(layout.nested)) if layout.nested else folder
         ours = [e for e in (layout.entries.get(n) or layout.inner.get(n) for n in OURS) if e is not None]
         self.size_bytes = sum(entry.size for entry in ours)
         self.fingerprint = layout.fingerprint()
-        self._manifest(self._small(MANIFEST, limits.MANIFEST_BYTES, folder, inner, layout), folder.name)
-        self._probes(self._small(PROBES, limits.PROBES_BYTES, folder, inner, layout))
-        self._config(self._small(CONFIG, limits.CONFIG_BYTES, inner, inner, layout))
-        if self.rules.base is not None:
-            check_vocabulary(inner, self.rules.base.vocab_size, self.found)
-        if WEIGHTS in layout.inner:
-            self._weights(inner, read_weights)
+        small: dict[str, bytes] = {}
+        for name, most in SMALL.items():
+            outside = name in layout.entries and name != CONFIG
+            if outside or name in layout.inner:
+                self._small(name, most, folder if outside else inner, small)
+        self.files.update(small)
+        weights = self._open_weights(inner, opened) if WEIGHTS in layout.inner else None
+        return Parts(folder, inner, small, weights)
 
-    def _small(self, name: str, most: int, first: Folder, second: Folder, layout: Layout) -> bytes | None:
-        """A file from the folder, else from the nested one; None if it is absent or refused."""
-        source = first if name in layout.entries else second
-        if name not in layout.entries and name not in layout.inner:
-            return None
+    def _small(self, name: str, most: int, folder: Folder, into: dict[str, bytes]) -> None:
         try:
-            self.files[name] = data = source.read(name, most)
+            into[name] = folder.read(name, most)
+        except FolderError as error:
+            self.found.refuse(error.code, error.message, error.where)
+
+    def _open_weights(self, folder: Folder, opened: ExitStack) -> OpenFile | None:
+        try:
+            file = opened.enter_context(folder.file(WEIGHTS))
         except FolderError as error:
             self.found.refuse(error.code, error.message, error.where)
             return None
-        return data
+        if file.size > limits.WEIGHTS_BYTES:
+            message = f"has {file.size} bytes, at most {limits.WEIGHTS_BYTES} are allowed"
+            self.found.refuse(Code.FILE_TOO_LARGE, message, WEIGHTS)
+        if file.is_sparse():
+            message = "is sparse: parts of it were never written; copy it again"
+            self.found.refuse(Code.WEIGHTS_SPARSE, message, WEIGHTS)
+        return file
+
+    def hash(self, parts: Parts) -> str:
+        """The digest of these files (see `digest_of`), the weights read in blocks."""
+        digest = hashlib.sha256()
+        for name in OURS:
+            if name in parts.small:
+                digest.update(_begin(name, len(parts.small[name])))
+                digest.update(parts.small[name])
+            elif name == WEIGHTS and parts.weights is not None:
+                digest.update(_begin(name, parts.weights.size))
+                parts.weights.hash_into(digest.update)
+        return digest.hexdigest()
+
+    def _trusted(self, trust: Trust, parts: Parts) -> bool:
+        if self.found.refused:
+            return False
+        self.vouched = self.hash(parts)
+        source = next((f for f in (parts.folder, parts.inner) if f.entry(SIGNATURE) is not None), None)
+        signature = source.read(SIGNATURE, limits.SIGNATURE_BYTES) if source is not None else None
+        refusal = trust.refusal(self.vouched, signature)
+        if refusal is not None:
+            self.found.refuse(refusal.code, refusal.message, refusal.where)
+        return refusal is None
 
     def _manifest(self, data: bytes | None, folder_name: str) -> None:
         self.manifest, findings = parse_manifest(data, folder_name)
@@ -311,21 +393,14 @@ class Examination:
             self.settings, findings = parse_lora_config(data, self.rules.ignore_fields)
             self.found.items.extend(findings)
 
-    def _weights(self, folder: Folder, read_weights: bool) -> None:
-        with folder.file(WEIGHTS) as file:
-            header = self._header(file)
-            if header is not None:
-                self._sites(header)
-            if header is not None and read_weights and not self.found.refused:
-                self._values(file, header)
+    def _weights(self, file: OpenFile, read_weights: bool) -> None:
+        header = self._header(file)
+        if header is not None:
+            self._sites(header)
+        if header is not None and read_weights and not self.found.refused:
+            self._values(file, header)
 
     def _header(self, file: OpenFile) -> Header | None:
-        if file.size > limits.WEIGHTS_BYTES:
-            message = f"has {file.size} bytes, at most {limits.WEIGHTS_BYTES} are allowed"
-            self.found.refuse(Code.FILE_TOO_LARGE, message, WEIGHTS)
-        if file.is_sparse():
-            message = "is sparse: parts of it were never written; copy it again"
-            self.found.refuse(Code.WEIGHTS_SPARSE, message, WEIGHTS)
         length = header_length(file.head(LENGTH_BYTES), file.size, self.found)
         if length is None:
             return None
@@ -349,7 +424,8 @@ class Examination:
 
     def _values(self, file: OpenFile, header: Header) -> None:
         data = file.read()
-        if data[: len(header.raw)] != header.raw:
+        vouched = not self.vouched or digest_of({**self.files, WEIGHTS: data}) == self.vouched
+        if data[: len(header.raw)] != header.raw or not vouched:
             raise FolderError(Code.FILE_CHANGED, "changed while it was read", WEIGHTS)
         if self.rules.equals_base is not None:
             drop_equal(self.tensors.full, data, self.rules.equals_base, self.found)

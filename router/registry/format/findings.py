@@ -26,6 +26,10 @@ class Code(StrEnum):
     PICKLE_WEIGHTS = "pickle-weights"
     GGUF_WEIGHTS = "gguf-weights"
     FILES_IGNORED = "files-ignored"
+    # who vouches for it
+    SIGNATURE_MISSING = "signature-missing"
+    SIGNATURE_INVALID = "signature-invalid"
+    DIGEST_NOT_LISTED = "digest-not-listed"
     # adapter.toml
     MANIFEST_SYNTAX = "manifest-syntax"
     MANIFEST_UNKNOWN = "manifest-unknown-key"

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -22,6 +22,7 @@ from router.registry.format.text import some
 
 MANIFEST, CONFIG, WEIGHTS = "adapter.toml", "adapter_config.json", "adapter_model.safetensors"
 PROBES, REPORT = "probes.jsonl", "report.json"
+SIGNATURE = "adapter.sig"
 OURS = (MANIFEST, CONFIG, WEIGHTS, PROBES)  # the files that make an adapter: its digest is theirs
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -33,6 +34,7 @@ RESAVE = "load it where you trust it and save it again with PEFT's save_pretrain
 
 BLOCK_BYTES = 512  # unit of st_blocks
 HASH_BYTES = 1 << 20
+HEAD_BYTES = limits.HEADER_BYTES + 8  # kept of a file that was hashed: what is parsed is what was hashed
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: a FIFO must not hang us
 
@@ -72,6 +74,7 @@ class OpenFile:
     def __init__(self, descriptor: int, name: str) -> None:
         self.descriptor, self.name = descriptor, name
         self.stat = os.fstat(descriptor)
+        self._hashed_head = b""
 
     @property
     def size(self) -> int:
@@ -79,7 +82,9 @@ class OpenFile:
         return self.stat.st_size
 
     def head(self, length: int) -> bytes:
-        """The first `length` bytes, or fewer if the file is shorter."""
+        """The first `length` bytes, or fewer if the file is shorter; those that were hashed, if it was."""
+        if length <= len(self._hashed_head):
+            return self._hashed_head[:length]
         try:
             return os.pread(self.descriptor, length, 0)
         except OSError as error:
@@ -101,14 +106,23 @@ class OpenFile:
 
     def sha256(self) -> str:
         """Digest of its contents in hex, read in blocks."""
-        digest, at = hashlib.sha256(), 0
+        digest = hashlib.sha256()
+        self.hash_into(digest.update)
+        return digest.hexdigest()
+
+    def hash_into(self, update: Callable[[bytes], object]) -> None:
+        """Give all of it to `update`, in blocks. Raises FolderError if its size is not as it was."""
+        at = 0
         try:
             while block := os.pread(self.descriptor, HASH_BYTES, at):
-                digest.update(block)
+                if len(self._hashed_head) < HEAD_BYTES:
+                    self._hashed_head += block[: HEAD_BYTES - len(self._hashed_head)]
+                update(block)
                 at += len(block)
         except OSError as error:
             raise FolderError(Code.FILE_UNREADABLE, f"cannot be read: {_reason(error)}", self.name) from None
-        return digest.hexdigest()
+        if at != self.size:
+            raise FolderError(Code.FILE_CHANGED, "changed while it was read", self.name)
 
     def is_sparse(self) -> bool:
         """Whether parts were never written: fewer blocks than bytes, and a hole (not just compression)."""

@@ -9,6 +9,7 @@ CONFIG_BYTES = MIB
 HEADER_BYTES = MIB
 PROBES_BYTES = MIB
 REPORT_BYTES = MIB
+SIGNATURE_BYTES = 4 * KIB
 WEIGHTS_BYTES = 16 * GIB  # the true limit is base shapes times max_rank, checked before reading
 FOLDER_ENTRIES = 1_000
 

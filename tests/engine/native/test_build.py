@@ -53,7 +53,7 @@ def builds(good: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def put(library: Path, content: bytes, proof: str | None = None) -> None:
     library.parent.mkdir(parents=True)
     library.write_bytes(content)
-    library.with_suffix(".sha256").write_text(proof or build._sha256(library))
+    library.with_suffix(".sha256").write_text(proof or build.sha256_of(library))
 
 
 def load() -> str:
@@ -71,7 +71,7 @@ def test_a_second_start_takes_the_cached_library(cache, builds, monkeypatch):
 
 def test_a_truncated_library_is_built_again(cache, builds, good):
     whole = good.read_bytes()
-    put(cache, whole[: len(whole) // 2], build._sha256(good))
+    put(cache, whole[: len(whole) // 2], build.sha256_of(good))
     assert load().startswith("native")
     assert len(builds) == 1
     assert cache.read_bytes() == whole

@@ -1,0 +1,127 @@
+"""docs/operations.md against the code: its commands run or exist, what it names is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from router.cli.demo import free_address
+from router.cli.main import app
+from router.config import Settings
+from router.server.metrics import Metrics
+from tests.cli.tiny import write_adapter
+from tests.commands import cli, own_folder
+
+__all__ = ["cli", "own_folder"]
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/operations.md").read_text()
+COMMANDS = [
+    line.partition(" #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def starting_with(word: str) -> list[str]:
+    return [line for line in COMMANDS if line.startswith(f"{word} ")]
+
+
+def test_every_command_is_looked_after_here():
+    known = ("lora-router", "curl", "podman", "kubectl", "deploy/build.sh", "deploy/smoke.sh")
+    assert [line for line in COMMANDS if line.split()[0] not in known] == []
+
+
+@pytest.mark.parametrize("line", starting_with("lora-router"))
+def test_commands_of_ours_exist_with_their_options(line):
+    words = [word for word in shlex.split(line)[1:] if word != ">"]
+    command = typer.main.get_command(app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    assert not hasattr(command, "commands"), f"{line}: {words[:1]}"
+    options = {name for parameter in command.params for name in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= options
+
+
+def test_signing_runs_as_it_is_written(cli, own_folder):
+    write_adapter(own_folder / "adapters" / "medical")
+    for line in starting_with("lora-router"):
+        words = shlex.split(line)[1:]
+        if words[:1] == ["adapters"] and words[1] in ("keygen", "sign", "digest"):
+            done = cli(*(words[: words.index(">")] if ">" in words else words))
+            assert done.code == 0, done.err
+            if ">" in words:
+                Path(words[-1]).write_text(done.out)
+    assert (own_folder / "adapters/medical/adapter.sig").is_file()
+    assert (own_folder / "adapters.lock").read_text().startswith("sha256:")
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process on the fake engine, and its HTTP address."""
+    address = free_address()
+    command = [sys.executable, "-m", "tests.server.serve_fake", "--metrics", address]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline()
+        yield child, address
+        child.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_probes_and_sigterm_as_they_are_written(server):
+    child, address = server
+    answers = {}
+    for line in starting_with("curl"):
+        asked = line.replace("127.0.0.1:9464", address)
+        answers[line.rpartition("/")[2]] = subprocess.run(
+            shlex.split(asked), capture_output=True, text=True, check=True
+        ).stdout
+    assert json.loads(answers["healthz"])["status"] == json.loads(answers["readyz"])["status"] == "ok"
+    assert "lora_router_requests_waiting 0.0" in answers["metrics"]
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(20) == 0
+
+
+def test_scripts_and_manifests_that_are_named_are_there():
+    for line in (*starting_with("deploy/build.sh"), *starting_with("deploy/smoke.sh")):
+        assert os.access(ROOT / line.split()[0], os.X_OK)
+    (folder,) = [line.split()[-1] for line in starting_with("kubectl apply -k")]
+    assert (ROOT / folder / "kustomization.yaml").is_file()
+    assert [
+        n
+        for n in re.findall(r"^\| `([a-z]+\.yaml)`", PAGE, re.MULTILINE)
+        if not (ROOT / folder / n).is_file()
+    ] == []
+
+
+def test_metrics_and_settings_that_are_named_exist():
+    known = {f"{m.name}_total" if m.type == "counter" else m.name for m in Metrics().registry.collect()}
+    named = set(re.findall(r"`((?:lora_router|grpc_server)_[a-z_]+)`", PAGE))
+    assert {name for name in named if not name.startswith("lora_router_experiment")} <= known
+    settings = (
+        set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", PAGE))
+        - named
+        - {"grpc_status", "breaker_open", "round_robin"}
+    )
+    assert settings <= set(Settings.model_fields)
+    variables = {name.lower() for name in re.findall(r"\bLORA_ROUTER_([A-Z_]+)", PAGE)}
+    assert variables <= set(Settings.model_fields)
+
+
+def test_the_sum_of_the_default_times_is_right():
+    assert f"which is {Settings.model_construct().shutdown_seconds:.0f} s by default" in PAGE

@@ -1,0 +1,287 @@
+"""Signed and listed adapters: what is refused, that nothing of it was parsed, and what is parsed if not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.errors import AdapterRejected, ConfigError
+from router.registry.format import artifact
+from router.registry.format.artifact import Inspection, digest_of_folder, inspect_folder, read_artifact
+from router.registry.format.folder import OURS, SIGNATURE
+from router.registry.format.minisign import SecretKey, shown
+from router.registry.format.trust import Lock, Trust, parse_lock, sign
+from tests.registry.tiny import BASE, lora_tensors, safetensors, write_adapter
+
+KEY, OTHER = SecretKey.make(), SecretKey.make()
+TRUST = Trust([KEY.public])
+MANIFEST = '[adapter]\nname = "medical"\nversion = "1.0.0"\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_adapter(
+        tmp_path / "medical", adapter_toml=MANIFEST, probes_jsonl='{"prompt":"a","expect":"b"}'
+    )
+
+
+def signed(folder: Path, key: SecretKey = KEY) -> Path:
+    (folder / SIGNATURE).write_text(sign(digest_of_folder(folder), key, "a test"))
+    return folder
+
+
+def look(folder: Path, trust: Trust = TRUST) -> Inspection:
+    return inspect_folder(folder, BASE, max_rank=64, trust=trust)
+
+
+def codes(seen: Inspection) -> list[str]:
+    return [str(f.code) for f in seen.refusals]
+
+
+@pytest.fixture
+def unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails the test where anything of an adapter is parsed."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        pytest.fail("parsed")
+
+    for name in ("parse_manifest", "parse_probes", "parse_lora_config", "parse_header", "header_length"):
+        monkeypatch.setattr(artifact, name, fail)
+    monkeypatch.setattr(artifact, "check_vocabulary", fail)
+
+
+def test_a_good_signature_changes_nothing_else(folder: Path) -> None:
+    plain = inspect_folder(folder, BASE, max_rank=64)
+    seen = look(signed(folder))
+    assert seen.ok
+    assert (seen.manifest, seen.sites, seen.findings) == (plain.manifest, plain.sites, plain.findings)
+    read, _ = read_artifact(folder, BASE, max_rank=64, trust=TRUST)
+    assert read.digest == digest_of_folder(folder)
+    assert read.digest == read_artifact(folder, BASE, max_rank=64)[0].digest
+
+
+def test_a_nested_adapter_may_have_its_signature_inside(tmp_path: Path) -> None:
+    outer = tmp_path / "outer"
+    write_adapter(outer / "inner")
+    signed(outer)
+    assert look(outer).ok
+    (outer / SIGNATURE).rename(outer / "inner" / SIGNATURE)
+    assert look(outer).ok
+
+
+@pytest.mark.usefixtures("unparsed")
+def test_without_a_signature_nothing_is_parsed(folder: Path) -> None:
+    seen = look(folder)
+    assert codes(seen) == ["signature-missing"]
+    assert shown(KEY.key_id) in seen.error
+    assert (seen.name, seen.version) == ("medical", "0"), "the folder's name: the manifest says 1.0.0"
+    with pytest.raises(AdapterRejected, match=r"adapter\.sig: is missing"):
+        read_artifact(folder, BASE, max_rank=64, trust=TRUST)
+
+
+@pytest.mark.usefixtures("unparsed")
+def test_by_another_key(folder: Path) -> None:
+    seen = look(signed(folder, OTHER))
+    assert codes(seen) == ["signature-invalid"]
+    assert f"by the key {shown(OTHER.key_id)}, and only those by {shown(KEY.key_id)} count" in seen.error
+
+
+@pytest.mark.usefixtures("unparsed")
+def test_by_another_key_that_says_it_is_the_right_one(folder: Path) -> None:
+    signed(folder, SecretKey(KEY.key_id, OTHER.seed))
+    assert codes(look(folder)) == ["signature-invalid"]
+
+
+@pytest.mark.usefixtures("unparsed")
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("change", ["more", "less", "other"])
+def test_changed_after_signing(folder: Path, name: str, change: str) -> None:
+    path = signed(folder) / name
+    data = path.read_bytes()
+    path.write_bytes({"more": data + b" ", "less": data[:-1], "other": data[:-1] + b"?"}[change])
+    seen = look(folder)
+    assert codes(seen) == ["signature-invalid"]
+    assert "changed after it was signed" in seen.error
+    assert digest_of_folder(folder) in seen.error
+
+
+@pytest.mark.usefixtures("unparsed")
+@pytest.mark.parametrize("name", ["adapter.toml", "probes.jsonl"])
+def test_a_file_that_was_removed_after_signing(folder: Path, name: str) -> None:
+    (signed(folder) / name).unlink()
+    assert codes(look(folder)) == ["signature-invalid"]
+
+
+@pytest.mark.usefixtures("unparsed")
+def test_a_file_that_was_added_after_signing(folder: Path) -> None:
+    (folder / "probes.jsonl").unlink()
+    signed(folder)
+    (folder / "probes.jsonl").write_text('{"prompt":"a","expect":"b"}')
+    assert codes(look(folder)) == ["signature-invalid"]
+
+
+@pytest.mark.usefixtures("unparsed")
+def test_the_signature_of_another_adapter(folder: Path, tmp_path: Path) -> None:
+    other = signed(write_adapter(tmp_path / "other", adapter_toml='[adapter]\nname = "other"\n'))
+    shutil.copy(other / SIGNATURE, folder / SIGNATURE)
+    assert codes(look(folder)) == ["signature-invalid"]
+
+
+@pytest.mark.usefixtures("unparsed")
+@pytest.mark.parametrize("length", [0, 10, 120, 200])
+def test_a_truncated_signature(folder: Path, length: int) -> None:
+    path = signed(folder) / SIGNATURE
+    path.write_bytes(path.read_bytes()[:length])
+    seen = look(folder)
+    assert codes(seen) == ["signature-invalid"]
+    assert "it is cut" in seen.error
+
+
+@pytest.mark.usefixtures("unparsed")
+def test_a_signature_file_that_is_none(folder: Path, tmp_path: Path) -> None:
+    path = signed(folder) / SIGNATURE
+    path.write_bytes(b"x" * 5000)
+    assert codes(look(folder)) == ["file-too-large"]
+    path.unlink()
+    (tmp_path / "elsewhere").write_text(sign(digest_of_folder(folder), KEY, "a"))
+    path.symlink_to(tmp_path / "elsewhere")
+    assert codes(look(folder)) == ["file-not-regular"]
+
+
+@pytest.mark.usefixtures("unparsed")
+def test_sparse_weights_are_not_even_hashed(folder: Path) -> None:
+    signed(folder)
+    os.truncate(folder / "adapter_model.safetensors", 1 << 33)
+    assert codes(look(folder)) == ["weights-sparse"]
+
+
+def test_any_of_several_keys(folder: Path) -> None:
+    both = Trust([KEY.public, OTHER.public])
+    assert look(signed(folder, OTHER), both).ok
+    assert look(signed(folder, KEY), both).ok
+    signed(folder, SecretKey.make())
+    assert codes(look(folder, both)) == ["signature-invalid"]
+
+
+def test_bytes_that_change_between_the_check_and_the_parsing_are_not_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights written over in place, right after the signature was found good."""
+    signed(folder)
+    other = safetensors({name: tensor * 2 for name, tensor in lora_tensors().items()})
+    check = Trust.refusal
+
+    def then_overwrite(self: Trust, *asked: Any) -> Any:
+        answer = check(self, *asked)
+        with open(folder / "adapter_model.safetensors", "r+b") as file:
+            file.write(b"\xff" * 8 + other[8:])
+        return answer
+
+    monkeypatch.setattr(Trust, "refusal", then_overwrite)
+    assert look(folder).ok, "the header that is parsed is the one that was hashed"
+    shutil.rmtree(folder)
+    signed(write_adapter(folder, adapter_toml=MANIFEST))
+    with pytest.raises(AdapterRejected, match="changed while it was read"):
+        read_artifact(folder, BASE, max_rank=64, trust=TRUST)
+
+
+def test_listed_or_not(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "adapters.lock"
+    path.write_text(f"# ours\n\nsha256:{digest_of_folder(folder)}  medical\n")
+    trust = Trust(lock=Lock(path))
+    assert look(folder, trust).ok
+    (folder / "adapter.toml").write_text(MANIFEST.replace("1.0.0", "1.0.1"))
+    seen = look(folder, trust)
+    assert codes(seen) == ["digest-not-listed"]
+    assert f"sha256:{digest_of_folder(folder)} is not in adapters.lock" in seen.error
+
+
+@pytest.mark.usefixtures("unparsed")
+def test_what_is_not_listed_is_not_parsed(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "adapters.lock"
+    path.write_text("")
+    assert codes(look(folder, Trust(lock=Lock(path)))) == ["digest-not-listed"]
+
+
+def test_both_are_asked_for_where_both_are_set(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "adapters.lock"
+    path.write_text(digest_of_folder(folder))
+    both = Trust([KEY.public], Lock(path))
+    assert codes(look(folder, both)) == ["signature-missing"]
+    assert look(signed(folder), both).ok
+    path.write_text("")
+    assert codes(look(folder, both)) == ["digest-not-listed"]
+
+
+def test_a_list_is_read_again_when_it_changes_and_a_bad_one_is_not_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "adapters.lock"
+    path.write_text("a" * 64)
+    lock = Lock(path)
+    assert lock.digests() == {"a" * 64}
+    path.write_text(f"sha256:{'b' * 64}\tnew\n{'c' * 64} # too\n")
+    assert lock.digests() == {"b" * 64, "c" * 64}
+    path.write_text("what?")
+    assert lock.digests() == {"b" * 64, "c" * 64}
+    assert "line 1 is no sha256" in caplog.text
+    path.unlink()
+    assert lock.digests() == {"b" * 64, "c" * 64}
+
+
+@pytest.mark.parametrize("line", ["a" * 63, "A" * 64, "a" * 65, f"md5:{'a' * 64}", f"{'a' * 64}x", "medical"])
+def test_lines_that_are_no_digest(line: str) -> None:
+    with pytest.raises(ValueError, match="line 2"):
+        parse_lock(f"# first\n{line}\n")
+
+
+def test_settings_name_keys_by_file_or_text(tmp_path: Path, folder: Path) -> None:
+    path = tmp_path / "release.key.pub"
+    path.write_text(KEY.public.text())
+    lone = OTHER.public.text().splitlines()[1]
+    trust = Trust.of([str(path), lone], "")
+    assert trust is not None
+    assert look(signed(folder, OTHER), trust).ok
+    assert look(signed(folder, KEY), trust).ok
+    assert Trust.of((), "") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("absent.pub", "no such file, and no public key either"),
+        ("", "no such file, and no public key either"),
+        ("x" * 5000, "no such file, and no public key either"),
+        ("RWQ", "no such file, and no public key either"),
+    ],
+)
+def test_a_key_that_cannot_be_used_stops_the_start(said: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        Trust.of([said], "")
+
+
+def test_a_secret_key_in_its_place_is_refused_and_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text(KEY.text())
+    with pytest.raises(ConfigError) as caught:
+        Trust.of([str(path)], "")
+    assert KEY.text().splitlines()[1] not in str(caught.value)
+
+
+def test_without_the_library_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
+    with pytest.raises(ConfigError, match=r"pip install 'lora-router\[signed\]'"):
+        Trust.of([KEY.public.text().splitlines()[1]], "")
+
+
+def test_a_list_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="adapters_lock"):
+        Trust.of((), str(tmp_path / "absent.lock"))
+    (tmp_path / "bad.lock").write_text("nonsense\n")
+    with pytest.raises(ConfigError, match="line 1"):
+        Trust.of((), str(tmp_path / "bad.lock"))

@@ -1,0 +1,200 @@
+"""Probes and scrapes over HTTP: what they answer while the server loads, serves, hangs and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from router.errors import ConfigError
+from router.server.app import ServerApp
+from router.server.http import MAX_HEAD, HttpServer, Page
+from tests.server.helpers import Connect, Start, ask, long_stream, messages, until
+
+ANY = "127.0.0.1:0"
+
+
+async def exchange(address: str, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(*address.rsplit(":", 1))
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def get(address: str, path: str, method: str = "GET") -> tuple[int, bytes]:
+    answer = await exchange(address, f"{method} {path} HTTP/1.1\r\nHost: probe\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+async def probe(server: ServerApp, path: str) -> tuple[int, Any]:
+    status, body = await get(server.metrics_address, path)
+    return status, json.loads(body)
+
+
+async def until_status(server: ServerApp, path: str, status: int, seconds: float = 20.0) -> Any:
+    end = time.monotonic() + seconds
+    while (answer := await probe(server, path))[0] != status:
+        assert time.monotonic() < end, answer
+        await asyncio.sleep(0.01)
+    return answer[1]
+
+
+async def hello() -> Page:
+    return Page(b"hello", "text/plain")
+
+
+async def broken() -> Page:
+    return Page(b"{}", "application/json", HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+@pytest.fixture
+async def pages() -> AsyncIterator[HttpServer]:
+    server = HttpServer({"/hello": hello, "/broken": broken})
+    await server.start(ANY)
+    yield server
+    await server.stop()
+
+
+async def test_a_page_by_its_path_whatever_is_asked_of_it(pages: HttpServer) -> None:
+    assert await get(pages.address, "/hello") == (200, b"hello")
+    assert await get(pages.address, "/hello?verbose=1") == (200, b"hello")
+    assert await get(pages.address, "/broken") == (503, b"{}")
+    assert [await get(pages.address, path) for path in ("/", "/hello/", "/Hello", "hello")] == [
+        (404, b"not found\n")
+    ] * 4
+
+
+async def test_head_is_the_head_alone(pages: HttpServer) -> None:
+    answer = await exchange(pages.address, b"HEAD /hello HTTP/1.1\r\n\r\n")
+    assert b"\r\nContent-Length: 5\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n")
+    assert await get(pages.address, "/nothing", "HEAD") == (404, b"")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "get", ""])
+async def test_only_reading(pages: HttpServer, method: str) -> None:
+    assert (await get(pages.address, "/hello", method))[0] == 405
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\r\n\r\n", b"\xff\xfe\r\n\r\n", b"GET\r\n\r\n", b"GET /hello\x00 HTTP/1.1\r\n\r\n"]
+)
+async def test_junk_is_not_found(pages: HttpServer, junk: bytes) -> None:
+    assert (await exchange(pages.address, junk)).startswith(b"HTTP/1.1 404 ")
+
+
+async def test_a_head_without_end_gets_nothing_and_others_go_on(pages: HttpServer) -> None:
+    assert await exchange(pages.address, b"GET /hello HTTP/1.1\r\nX: " + b"x" * 2 * MAX_HEAD) == b""
+    assert await get(pages.address, "/hello") == (200, b"hello")
+
+
+async def test_an_address_in_use_is_a_clear_error(pages: HttpServer) -> None:
+    with pytest.raises(ConfigError, match="--metrics-listen"):
+        await HttpServer({}).start(pages.address)
+
+
+@pytest.fixture
+def start(start_server: Start, fakes: SimpleNamespace) -> Callable[..., Awaitable[ServerApp]]:
+    async def begin(**said: Any) -> ServerApp:
+        return await start_server(**{**vars(fakes), "metrics_listen": ANY, **said})
+
+    return begin
+
+
+async def test_alive_while_it_loads_and_ready_when_it_has(start: Start, fakes: SimpleNamespace) -> None:
+    gate = asyncio.Event()
+
+    async def startup() -> None:
+        await gate.wait()
+        fakes.engine.start()
+
+    server = await start(wait=False, startup=startup)
+    assert (await probe(server, "/healthz"))[0] == 200
+    status, body = await probe(server, "/readyz")
+    assert (status, body["reasons"]) == (503, ["the base model is still loading"])
+    assert (body["status"], body["phase"]) == ("failing", "loading")
+    gate.set()
+    await server.ready.wait()
+    status, body = await probe(server, "/readyz")
+    assert (status, body["status"], body["reasons"], body["phase"]) == (200, "ok", [], "serving")
+    assert body["degraded"] == []
+
+
+async def test_a_step_that_hangs_fails_both_and_is_forgiven(
+    start: Start, connect: Connect, fakes: SimpleNamespace
+) -> None:
+    server = await start(stall_seconds=0.2)
+    await asyncio.sleep(0.3)
+    assert (await probe(server, "/healthz"))[0] == 200, "an idle engine is alive"
+    fakes.engine.hold()
+    call = asyncio.ensure_future(connect(server).inference.Generate(ask()))
+    for path in ("/healthz", "/readyz"):
+        body = await until_status(server, path, 503)
+        assert body["reasons"][0].startswith("no step for ")
+        assert body["requests"] == {"running": 0, "waiting": 1}
+    fakes.engine.resume()
+    await call
+    for path in ("/healthz", "/readyz"):
+        assert (await until_status(server, path, 200))["reasons"] == []
+
+
+async def test_an_engine_that_failed_fails_both(start: Start, fakes: SimpleNamespace) -> None:
+    server = await start()
+    fakes.engine.break_down("device lost at /srv/secret")
+    for path in ("/healthz", "/readyz"):
+        status, body = await probe(server, path)
+        assert (status, body["reasons"]) == (503, ["engine failed"])
+
+
+async def test_not_ready_from_the_first_moment_of_a_drain_and_alive_to_its_end(
+    start: Start, connect: Connect
+) -> None:
+    server = await start(lame_duck_seconds=0.3, drain_seconds=20.0)
+    running = asyncio.ensure_future(messages(connect(server).inference.StreamGenerate(long_stream(800))))
+    await until(lambda: server.lifecycle.in_flight > 0)
+    stopping = asyncio.ensure_future(server.stop())
+    body = await until_status(server, "/readyz", 503)
+    assert (body["phase"], body["reasons"]) == ("draining", ["the server is stopping"])
+    seen: set[tuple[int, int]] = set()
+    while server.lifecycle.in_flight:
+        try:
+            seen.add(((await probe(server, "/readyz"))[0], (await probe(server, "/healthz"))[0]))
+        except ConnectionError:
+            assert not server.lifecycle.in_flight
+    assert seen == {(503, 200)}
+    await asyncio.gather(running, stopping)
+
+
+async def test_a_hang_while_it_drains_is_told_beside_the_drain(
+    start: Start, connect: Connect, fakes: SimpleNamespace
+) -> None:
+    server = await start(stall_seconds=0.2, drain_seconds=5.0)
+    fakes.engine.hold()
+    call = asyncio.ensure_future(connect(server).inference.Generate(ask()))
+    await until(lambda: fakes.engine.busy)
+    stopping = asyncio.ensure_future(server.stop())
+    assert (await until_status(server, "/healthz", 503))["phase"] == "draining"
+    reasons = (await probe(server, "/readyz"))[1]["reasons"]
+    assert reasons[0] == "the server is stopping"
+    assert reasons[1].startswith("no step for ")
+    fakes.engine.resume()
+    await call
+    await stopping
+
+
+async def test_a_store_that_is_down_is_told_and_holds_up_nothing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start()
+    monkeypatch.setattr(server, "experiments", SimpleNamespace(problem="no answer"))
+    status, body = await probe(server, "/readyz")
+    assert (status, body["reasons"]) == (200, [])
+    assert body["degraded"] == ["the store of experiments does not answer"]
