@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -92,6 +92,11 @@ class Settings(BaseSettings):
     )
     max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="largest input accepted, in bytes")
+    max_body_bytes: int = Field(
+        2 << 20, ge=1 << 16, le=64 << 20, description="largest message of an inference request, in bytes"
+    )
+    body_memory_mb: int = Field(256, ge=1, description="request bodies read or held at once")
+    body_seconds: float = Field(10.0, gt=0, description="time the body of a request may take to come")
     max_deadline_seconds: float = Field(600.0, gt=0, description="deadline of requests that bring none")
     stream_interval: int = Field(1, ge=1, le=64, description="steps joined in one streamed message")
     lame_duck_seconds: float = Field(
@@ -110,6 +115,12 @@ class Settings(BaseSettings):
     def shutdown_seconds(self) -> float:
         """After so long a process that was asked to end is gone: the parts, and some time for the rest."""
         return self.lame_duck_seconds + self.drain_seconds + self.flush_seconds + REST_SECONDS
+
+    @model_validator(mode="after")
+    def _bodies_fit(self) -> Self:
+        if self.max_prompt_bytes > self.max_body_bytes:
+            raise ValueError("max_prompt_bytes is more than max_body_bytes, so raise that one, too")
+        return self
 
     @field_validator("adapters_dir", "plugins_dir", mode="before")
     @classmethod

@@ -19,6 +19,7 @@ RouterError
 │   ├── StoreDown           UNAVAILABLE          experiments cannot be read or written now
 │   └── NotSaved            UNAVAILABLE          what was to last could not be written; nothing has changed
 ├── ResourceExhausted       RESOURCE_EXHAUSTED   device or host memory
+├── BodyTooLarge            RESOURCE_EXHAUSTED   the message has more bytes than its method takes
 ├── DeadlineExceeded        DEADLINE_EXCEEDED
 ├── EngineFailed            INTERNAL             a step raised: the caller sees a fixed text
 └── ConfigError             (start-up only)      a setting is wrong
@@ -229,6 +230,13 @@ class ResourceExhausted(RouterError):
 
     code = "RESOURCE_EXHAUSTED"
     reason = "RESOURCE_EXHAUSTED"
+
+
+class BodyTooLarge(RouterError):
+    """A message has more bytes than its method takes."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "BODY_TOO_LARGE"
 
 
 class DeadlineExceeded(RouterError):

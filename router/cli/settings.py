@@ -104,7 +104,10 @@ def unknown_setting(key: str, known: Mapping[str, Any]) -> str:
 def _first_line(error: ValidationError, flags: Mapping[str, Any], path: Path) -> str:
     lines = []
     for problem in error.errors():
-        name = str(problem["loc"][0]) if problem["loc"] else "settings"
+        if not problem["loc"]:  # two settings that do not go together
+            lines.append(problem["msg"].removeprefix("Value error, "))
+            continue
+        name = str(problem["loc"][0])
         lines.append(f"{name} (from {origin(name, flags, path)}): {problem['msg'].lower()}")
     return "; ".join(lines)
 

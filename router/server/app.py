@@ -18,9 +18,10 @@ from router.engine.base import Engine
 from router.errors import FailedPrecondition
 from router.ports import AdapterRegistry, RequestRouter, ServedExperiments
 from router.server.adapters import AdapterService
+from router.server.bodies import Bodies
 from router.server.health import NAMES, Health
 from router.server.inference import InferenceService
-from router.server.interceptors import Chain
+from router.server.layers import Chain
 from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
 from router.server.listen import bind, enable_reflection, server_options
 from router.server.metrics import Metrics, ScrapeServer
@@ -64,6 +65,7 @@ class ServerApp:
         self.metrics = Metrics()
         self.health = Health(self.lifecycle, engine.status, settings.stall_seconds, self._store_up)
         self.pipeline = Pipeline(settings, engine, registry, router, experiments)
+        self._bodies = Bodies(settings.body_memory_mb << 20, settings.body_seconds)
         self.address = self.metrics_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self._startup, self._on_ready = startup, on_ready
@@ -94,7 +96,7 @@ class ServerApp:
 
     async def start(self) -> None:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
-        chain = Chain(self.lifecycle, self.metrics, self.settings.max_deadline_seconds)
+        chain = Chain(self.lifecycle, self.metrics, self._bodies, self.settings)
         server = grpc.aio.server(interceptors=[chain], options=server_options(self.settings))
         self._server = server
         self.address = bind(server, self.settings.listen)
@@ -139,6 +141,7 @@ class ServerApp:
             await asyncio.wait(self._tasks)
         await self._scrape.stop()
         self.pipeline.close()
+        self._bodies.close()
         await self._close_engine()
         log.info("stopped")
 

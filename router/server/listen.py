@@ -11,8 +11,9 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 
 from router.config import Settings
 from router.errors import ConfigError
+from router.server.bodies import MAX_PLAN_BYTES
 
-MAX_MESSAGE_BYTES = 16 << 20
+MAX_SENT_BYTES = 16 << 20
 ROOM_FOR_OTHERS = 100  # calls of one connection beside the requests let in: refusals, health, adapters
 FULL_CONNECTIONS = 10  # so many may have all their calls waiting to be looked at
 HANDSHAKE_MS = 5_000
@@ -57,8 +58,8 @@ def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.server.max_pending_requests", FULL_CONNECTIONS * streams),
         ("grpc.server.max_pending_requests_hard_limit", FULL_CONNECTIONS * streams),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", max(settings.max_body_bytes, MAX_PLAN_BYTES)),
+        ("grpc.max_send_message_length", MAX_SENT_BYTES),
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),

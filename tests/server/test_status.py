@@ -18,6 +18,7 @@ from router.errors import (
     AdapterNotFound,
     AdapterRejected,
     AlreadyExists,
+    BodyTooLarge,
     ConfigError,
     DataLoss,
     DeadlineExceeded,
@@ -68,6 +69,7 @@ CASES = [
     (Draining("stopping"), "UNAVAILABLE", "RetryInfo"),
     (NotLoaded("loading"), "UNAVAILABLE", "RetryInfo"),
     (ResourceExhausted("no memory"), "RESOURCE_EXHAUSTED", "QuotaFailure"),
+    (BodyTooLarge("4 bytes"), "RESOURCE_EXHAUSTED", "ErrorInfo"),
     (DeadlineExceeded("too late"), "DEADLINE_EXCEEDED", "ErrorInfo"),
     (EngineFailed(SECRET), "INTERNAL", "RequestInfo"),
     (ConfigError(SECRET), "INTERNAL", "RequestInfo"),
@@ -194,7 +196,7 @@ async def test_no_class_tells_of_the_inside(
     seen = await failure(stubs.inference.Generate(ask(), metadata=(("x-request-id", "r-1"),)))
     all_of_it = repr((seen.details(), details(seen), seen.trailing_metadata()))
     assert [secret for secret in SECRETS if secret in all_of_it] == []
-    logged = next(r for r in caplog.records if r.name == "router.server.interceptors")
+    logged = next(r for r in caplog.records if r.name == "router.server.layers")
     assert logged.fields["request_id"] == "r-1"  # type: ignore[attr-defined]
     kept = repr(logged.__dict__) + "".join(traceback.format_exception(fakes.router.error))
     assert all(secret in kept for secret in SECRETS)
