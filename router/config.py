@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     )
 
     listen: str = Field("127.0.0.1:50051", description="gRPC address, HOST:PORT")
+    clients: Path | None = Field(
+        None, description="file of the clients that may call; read again when it changes; none: everybody may"
+    )
     metrics_listen: str = Field("127.0.0.1:9464", description="Prometheus address; empty: off")
     model: str = Field("smollm2-135m-instruct", description="base model: the default, a path or a hub id")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")

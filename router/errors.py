@@ -3,6 +3,9 @@
 RouterError
 ├── InvalidRequest          INVALID_ARGUMENT     every bad field is named
 │   └── PromptTooLong       INVALID_ARGUMENT     limit and length are given
+├── Unauthenticated         UNAUTHENTICATED      nobody's token or certificate, or an expired one
+│   └── TokenMissing        UNAUTHENTICATED      neither token nor certificate was sent
+├── PermissionDenied        PERMISSION_DENIED    the client has not the role that the method needs
 ├── NotFound                NOT_FOUND
 │   ├── AdapterNotFound
 │   └── ExperimentNotFound
@@ -111,6 +114,28 @@ class PromptTooLong(InvalidRequest):
         )
         self.got, self.at_least = got, at_least
         self.metadata = {"limit": str(limit), "got": str(got)}
+
+
+class Unauthenticated(RouterError):
+    """Token or certificate are nobody's, or of a client whose time is over; which of it is not told."""
+
+    code = "UNAUTHENTICATED"
+    reason = "TOKEN_INVALID"
+    told = "the token or certificate is not valid here"
+
+
+class TokenMissing(Unauthenticated):
+    """The call brings neither token nor certificate."""
+
+    reason = "TOKEN_MISSING"
+    told = ""
+
+
+class PermissionDenied(RouterError):
+    """The client has not the role that the method needs."""
+
+    code = "PERMISSION_DENIED"
+    reason = "ROLE_MISSING"
 
 
 class NotFound(RouterError):

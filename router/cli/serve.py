@@ -70,7 +70,13 @@ Insecure = Annotated[
     typer.Option(
         "--insecure-listen",
         envvar="LORA_ROUTER_INSECURE_LISTEN",
-        help="Allow an address that other machines reach; there is no authentication yet.",
+        help="Allow addresses that other machines reach, though not everything there is checked.",
+    ),
+]
+ClientsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--clients", metavar="FILE", help="Who may call, and what; without it, everybody everything."
     ),
 ]
 
@@ -78,6 +84,7 @@ Insecure = Annotated[
 def serve(
     listen: Listen = None,
     metrics_listen: Metrics = None,
+    clients: ClientsFile = None,
     adapters_dir: Adapters = None,
     plugins_dir: Plugins = None,
     model: Model = None,
@@ -110,6 +117,7 @@ def serve(
     said = {
         "listen": listen,
         "metrics_listen": metrics_listen,
+        "clients": clients,
         "adapters_dir": tuple(adapters_dir) if adapters_dir else None,
         "plugins_dir": tuple(plugins_dir) if plugins_dir else None,
         "model": model,
@@ -123,7 +131,7 @@ def serve(
     }
     given = parse_sets(set_ or []) | {name: value for name, value in said.items() if value is not None}
     settings = with_folders(load_settings(given, config))
-    check_reach(settings.listen, insecure_listen)
+    check_reach(settings, insecure_listen)
 
     from router.cli.compose import serve_until_stopped
 
@@ -142,14 +150,21 @@ def with_folders(settings: Settings) -> Settings:
     )
 
 
-def check_reach(listen: str, insecure: bool) -> None:
-    """Refuse an address that other machines reach, unless that was asked for, and one that is none."""
+def check_reach(settings: Settings, insecure: bool) -> None:
+    """Refuse addresses that other machines reach, unless that was asked for, and those that are none."""
     from router.client.channel import is_loopback
     from router.server.listen import split_address
 
-    split_address(listen, "listen")
-    if not insecure and not is_loopback(listen):
+    split_address(settings.listen, "listen")
+    if insecure:
+        return
+    if not is_loopback(settings.listen):
         raise ConfigError(
-            f"{listen} can be reached from other machines and there is no authentication yet: "
+            f"{settings.listen} can be reached from other machines and calls are not encrypted: "
             "listen on 127.0.0.1, or say --insecure-listen if the network is yours"
+        )
+    if settings.metrics_listen and not is_loopback(settings.metrics_listen):
+        raise ConfigError(
+            f"metrics at {settings.metrics_listen} can be read from other machines, without any check: "
+            "choose 127.0.0.1 with --metrics-listen, or say --insecure-listen if the network is yours"
         )

@@ -16,7 +16,7 @@ import grpc
 from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequest
 from router.names import parse_adapter, parse_version
 from router.ports import AdapterRegistry, Force
-from router.server.call import caller_of, current_call
+from router.server.call import actor, current_call
 from router.server.convert import adapter_message, event_message
 from router.types import AdapterInfo, AdapterRef
 from router.v1 import adapters_pb2 as pb
@@ -79,7 +79,7 @@ class AdapterService(AdapterServiceServicer):
         if request.reason and not request.force:
             found.add("reason", "is only recorded with force")
         found.check()
-        force = Force(caller_of(context.peer()), request.reason) if request.force else None
+        force = Force(actor(context.peer()), request.reason) if request.force else None
         info, previous = await self._registry.set_default(parse_version(request.name), request.etag, force)
         return pb.SetDefaultVersionResponse(
             adapter=self._message(info), previous=previous.resource if previous else ""

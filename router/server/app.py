@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health
 
 from router import optional
+from router.access.access import Access
 from router.config import Settings
 from router.engine.base import Engine
 from router.errors import FailedPrecondition
@@ -61,6 +62,7 @@ class ServerApp:
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
         self.experiments = experiments
+        self.access = Access(settings.clients)
         self.lifecycle = Lifecycle(settings.max_running + settings.max_queue)
         self.metrics = Metrics()
         self.health = Health(self.lifecycle, engine.status, settings.stall_seconds, self._store_up)
@@ -96,7 +98,7 @@ class ServerApp:
 
     async def start(self) -> None:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
-        chain = Chain(self.lifecycle, self.metrics, self._bodies, self.settings)
+        chain = Chain(self.access, self.lifecycle, self.metrics, self._bodies, self.settings)
         server = grpc.aio.server(interceptors=[chain], options=server_options(self.settings))
         self._server = server
         self.address = bind(server, self.settings.listen)
@@ -117,6 +119,7 @@ class ServerApp:
         self.listening.set()
         self._spawn(self._load())
         self._spawn(self.metrics.follow_lag())
+        self._spawn(self.access.follow())
 
     def request_stop(self) -> None:
         """Begin to drain; asked again, end at once."""
@@ -200,6 +203,7 @@ class ServerApp:
 
     def _look(self) -> None:
         self.metrics.look(self.engine.status(), self.registry.list())
+        self.metrics.stale.labels("clients").set(bool(self.access.problem))
 
 
 class ExperimentsAbsent(ExperimentServiceServicer):

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+from router.access.clients import ANYONE, Client
 from router.types import Decision, Usage
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -31,6 +32,7 @@ class Call:
 
     method: str  # /router.v1.InferenceService/Generate
     request_id: str
+    client: Client = ANYONE
     response_id: str = field(default_factory=new_id)
     started: float = field(default_factory=time.monotonic)
     deadline: float | None = None
@@ -74,6 +76,11 @@ def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
     return new_id()
+
+
+def actor(peer: str) -> str:
+    """Who makes the present call, for a record: the client, else where the call comes from."""
+    return current_call().client.id or caller_of(peer)
 
 
 def caller_of(peer: str) -> str:

@@ -1,4 +1,5 @@
-"""What happens around every call: errors, log and metrics, drain, deadline, admission, and then its body.
+"""What happens around every call: errors, log and metrics, who calls and whether they may, drain, deadline,
+admission, and only then its body.
 
 Which of these layers a method gets says its `Policy`; every exception leaves as a status with details.
 """
@@ -15,8 +16,17 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from router.access.access import Access, Credentials
 from router.config import Settings
-from router.errors import DeadlineExceeded, InvalidRequest, NotFound, RouterError, Unavailable
+from router.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    RouterError,
+    Unauthenticated,
+    Unavailable,
+)
 from router.judging import REFERENCE
 from router.server.bodies import MAX_PLAN_BYTES, SMALL, Bodies
 from router.server.call import CURRENT, Call, request_id_of
@@ -76,8 +86,10 @@ class Chain(grpc.aio.ServerInterceptor):
     let the call in; clients notice nothing of it.
     """
 
-    def __init__(self, lifecycle: Lifecycle, metrics: Metrics, bodies: Bodies, settings: Settings) -> None:
-        self._lifecycle, self._metrics, self._bodies = lifecycle, metrics, bodies
+    def __init__(
+        self, access: Access, lifecycle: Lifecycle, metrics: Metrics, bodies: Bodies, settings: Settings
+    ) -> None:
+        self._access, self._lifecycle, self._metrics, self._bodies = access, lifecycle, metrics, bodies
         self._max_deadline, self._max_body = settings.max_deadline_seconds, settings.max_body_bytes
 
     async def intercept_service(
@@ -106,6 +118,9 @@ class Chain(grpc.aio.ServerInterceptor):
         CURRENT.set(call)
         await layers.enter_async_context(mapped_errors(call, context))
         layers.enter_context(observed(call, self._metrics, policy.logged))
+        credentials = credentials_of(context)
+        call.client = self._access.client(credentials, call.method)
+        await layers.enter_async_context(self._access.holding(credentials, call.method))
         if policy.gated:
             self._lifecycle.gate()
         if policy.watch:
@@ -142,6 +157,14 @@ def handler_of(handler: Any) -> Callable[..., Any]:
     )
 
 
+def credentials_of(context: Context) -> Credentials:
+    """What the call brings to say who calls."""
+    metadata = context.invocation_metadata() or ()
+    sent = tuple(value for key, value in metadata if key == "authorization" and isinstance(value, str))
+    names = context.auth_context().get("x509_subject_alternative_name", ())
+    return Credentials(sent, tuple(name.decode("utf-8", "replace") for name in names))
+
+
 # -- The layers, the outermost first.
 
 
@@ -163,7 +186,9 @@ def _log_withheld(error: Exception, call: Call) -> None:
     if not isinstance(error, RouterError) or code_of(error) is grpc.StatusCode.INTERNAL:
         log.error("internal error", exc_info=error, extra={"fields": call.ids})
     elif withheld(error):
-        often = isinstance(error, InvalidRequest | NotFound | Unavailable)
+        often = isinstance(
+            error, InvalidRequest | NotFound | Unavailable | Unauthenticated | PermissionDenied
+        )
         fields = {**call.ids, "reason": error.reason, "text": error.message, "of": dict(error.metadata)}
         log.warning("not told in full", exc_info=None if often else error, extra={"fields": fields})
 
@@ -200,7 +225,13 @@ def log_fields(call: Call, code: str, error: str) -> dict[str, Any]:
         "seconds": round(time.monotonic() - call.started, 6),
     }
     labels = {key: value for key, value in call.labels.items() if key != REFERENCE}  # a user's words
-    optional = {"error": error, "finish": call.finish, "prompt": call.prompt, "labels": labels}
+    optional = {
+        "client": call.client.id,
+        "error": error,
+        "finish": call.finish,
+        "prompt": call.prompt,
+        "labels": labels,
+    }
     line.update({key: value for key, value in optional.items() if value})
     if (decision := call.decision) is not None:
         line["adapter"] = decision.adapter.name if decision.adapter else "base"

@@ -100,6 +100,12 @@ class Metrics:
             "Worst lateness since the last scrape.",
             registry=self.registry,
         )
+        self.stale = Gauge(
+            "lora_router_credentials_stale",
+            "1 while a file of clients or certificates is not usable and what it said before is in force.",
+            ("file",),
+            registry=self.registry,
+        )
         self._worst_lag = 0.0
 
     def vote(self, vote: Vote) -> None:

@@ -1,0 +1,127 @@
+"""Asked at every call: who is it, may they, and do they still."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.access.clients import ANYONE, Client, Clients, read_clients
+from router.access.files import Reread
+from router.access.roles import ROLES, Role
+from router.errors import PermissionDenied, TokenMissing, Unauthenticated
+
+LOOK_SECONDS = 0.25  # so long a client that was taken out of the file goes on at most
+SCHEME = "bearer "
+MAX_HEADER = 512  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a call brings: its `authorization` headers, and the names in its certificate, checked by TLS."""
+
+    authorization: Sequence[str] = ()
+    names: Sequence[str] = ()
+
+
+@dataclass(eq=False, slots=True)
+class _Running:
+    """A call that goes on only while its client may make it."""
+
+    credentials: Credentials
+    method: str
+    ended: asyncio.Timeout
+
+
+class Access:
+    """Lives on one event loop. Without a file everybody may do everything.
+
+    Raises ConfigError for a file that is not there or wrong.
+    """
+
+    def __init__(self, clients: Path | None = None, now: Callable[[], float] = time.time) -> None:
+        self._file = Reread([clients], lambda: read_clients(clients)) if clients is not None else None
+        self._clients = self._file.value() if self._file is not None else Clients()
+        self._now = now
+        self._running: set[_Running] = set()
+
+    @property
+    def problem(self) -> str:
+        """Why the file as it is now is not in force; empty if it is."""
+        return self._file.problem if self._file is not None else ""
+
+    def client(self, credentials: Credentials, method: str) -> Client:
+        """Who calls, if they may call that method. Raises TokenMissing, Unauthenticated, PermissionDenied."""
+        role = ROLES.get(method)
+        if role is Role.OPEN:
+            return ANYONE
+        client = self._identified(credentials)
+        if role not in client.roles:
+            name = method.removeprefix("/")
+            what = f"{name} needs the role {role.value}" if role else f"{name} is open to nobody"
+            raise PermissionDenied(what, client=client.id, role=role.value if role else "")
+        return client
+
+    @asynccontextmanager
+    async def holding(self, credentials: Credentials, method: str) -> AsyncIterator[None]:
+        """The block of a call; it is ended, as `client` would refuse it, soon after the file says so."""
+        if self._file is None or ROLES.get(method) is Role.OPEN:
+            yield
+            return
+        timeout = asyncio.timeout(None)
+        running = _Running(credentials, method, timeout)
+        try:
+            async with timeout:
+                self._running.add(running)
+                yield
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            self.client(credentials, method)
+            raise Unauthenticated("the client was changed while the call ran") from None
+        finally:
+            self._running.discard(running)
+
+    async def follow(self) -> None:
+        """Look at the file again and again, and end what may not go on."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.look()
+
+    def look(self) -> None:
+        """Read the file if it has changed, and end the calls of who may no longer make them."""
+        if self._file is None:
+            return
+        self._clients = self._file.value()
+        for running in tuple(self._running):
+            try:
+                self.client(running.credentials, running.method)
+            except (Unauthenticated, PermissionDenied):
+                running.ended.reschedule(0)
+
+    def _identified(self, credentials: Credentials) -> Client:
+        """A token decides if there is one, else the certificate. What is wrong with it is not told."""
+        if self._file is None:
+            return ANYONE
+        if credentials.authorization:
+            client = self._clients.by_token(bearer(credentials.authorization))
+        elif credentials.names:
+            client = self._clients.by_names(credentials.names)
+        else:
+            text = "no token was sent; send one as `authorization: Bearer TOKEN`, or a client certificate"
+            raise TokenMissing(text)
+        if client is None or client.expired(self._now()):
+            who = f"{client.id} has expired" if client else "nobody's"
+            raise Unauthenticated(f"token or certificate: {who}")
+        return client
+
+
+def bearer(headers: Sequence[str]) -> str:
+    """The token of the one authorization header; '' if it is none, or there are several."""
+    if len(headers) != 1 or len(headers[0]) > MAX_HEADER or not headers[0].isascii():
+        return ""
+    scheme, token = headers[0][: len(SCHEME)], headers[0][len(SCHEME) :]
+    return token if scheme.lower() == SCHEME else ""
