@@ -33,6 +33,11 @@ class Settings(BaseSettings):
     clients: Path | None = Field(
         None, description="file of the clients that may call; read again when it changes; none: everybody may"
     )
+    tls_cert: Path | None = Field(None, description="certificate chain of the server (PEM); none: plain text")
+    tls_key: Path | None = Field(None, description="private key of `tls_cert` (PEM)")
+    tls_client_ca: Path | None = Field(
+        None, description="clients must show a certificate of this CA (PEM); none: they need none"
+    )
     metrics_listen: str = Field("127.0.0.1:9464", description="Prometheus address; empty: off")
     model: str = Field("smollm2-135m-instruct", description="base model: the default, a path or a hub id")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")
@@ -123,6 +128,14 @@ class Settings(BaseSettings):
     def _bodies_fit(self) -> Self:
         if self.max_prompt_bytes > self.max_body_bytes:
             raise ValueError("max_prompt_bytes is more than max_body_bytes, so raise that one, too")
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_are_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
         return self
 
     @field_validator("adapters_dir", "plugins_dir", mode="before")

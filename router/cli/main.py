@@ -16,6 +16,7 @@ from router.cli.adapters.train import evaluate, learning_curve, new, train
 from router.cli.adapters.validate import validate
 from router.cli.ask import ask
 from router.cli.command import DEFAULT_COMMAND, FAILED, INTERRUPTED, PromptOrCommand, group, or_help, report
+from router.cli.flags import connecting
 from router.cli.route.ask import route
 from router.cli.route.calibrate import calibrate
 from router.cli.route.diff import diff
@@ -28,13 +29,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(serve)
-app.command()(ask)
+app.command()(connecting(ask))
 routing = typer.Typer(
     cls=PromptOrCommand,
     rich_markup_mode=None,
     help="Where requests go: one request, and how well the classifiers here do.",
 )
-routing.command(DEFAULT_COMMAND)(route)
+routing.command(DEFAULT_COMMAND)(connecting(route))
 routing.command("calibrate")(calibrate)
 routing.command("evaluate")(evaluate_routing)
 routing.command("diff")(diff)

@@ -13,6 +13,7 @@ from router.errors import ConfigError
 if TYPE_CHECKING:
     from router.config import Settings
 
+NO_SETTINGS = ("config", "set_", "insecure_listen")
 Listen = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="gRPC address. Default: 127.0.0.1:50051.")
 ]
@@ -79,12 +80,24 @@ ClientsFile = Annotated[
         "--clients", metavar="FILE", help="Who may call, and what; without it, everybody everything."
     ),
 ]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option("--tls-cert", metavar="FILE", help="Certificate chain (PEM), read again when it changes."),
+]
+TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key (PEM).")]
+TlsClientCa = Annotated[
+    Path | None,
+    typer.Option("--tls-client-ca", metavar="FILE", help="Clients must show a certificate of this CA (PEM)."),
+]
 
 
 def serve(
     listen: Listen = None,
     metrics_listen: Metrics = None,
     clients: ClientsFile = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
     adapters_dir: Adapters = None,
     plugins_dir: Plugins = None,
     model: Model = None,
@@ -112,24 +125,13 @@ def serve(
       lora-router serve
       lora-router serve --listen 127.0.0.1:6000 --adapters-dir ./adapters --set slots=64
     """
+    said = dict(locals())  # every flag by its name, which is that of its setting
     from router.cli.settings import load_settings, parse_sets
 
-    said = {
-        "listen": listen,
-        "metrics_listen": metrics_listen,
-        "clients": clients,
-        "adapters_dir": tuple(adapters_dir) if adapters_dir else None,
-        "plugins_dir": tuple(plugins_dir) if plugins_dir else None,
-        "model": model,
-        "dtype": dtype,
-        "quantize": quantize,
-        "device": device,
-        "native": native,
-        "threads": threads,
-        "gate": gate,
-        "calibration": calibration,
+    flags = {
+        name: value for name, value in said.items() if name not in NO_SETTINGS and value not in (None, [])
     }
-    given = parse_sets(set_ or []) | {name: value for name, value in said.items() if value is not None}
+    given = parse_sets(set_ or []) | flags
     settings = with_folders(load_settings(given, config))
     check_reach(settings, insecure_listen)
 
@@ -158,10 +160,12 @@ def check_reach(settings: Settings, insecure: bool) -> None:
     split_address(settings.listen, "listen")
     if insecure:
         return
-    if not is_loopback(settings.listen):
+    if not is_loopback(settings.listen) and not (settings.tls_cert and settings.clients):
+        without = "TLS" if settings.clients else "a clients file" if settings.tls_cert else "TLS and clients"
         raise ConfigError(
-            f"{settings.listen} can be reached from other machines and calls are not encrypted: "
-            "listen on 127.0.0.1, or say --insecure-listen if the network is yours"
+            f"{settings.listen} can be reached from other machines and there is no protection without "
+            f"{without}: give --tls-cert, --tls-key and --clients, listen on 127.0.0.1, or say "
+            "--insecure-listen if the network is yours"
         )
     if settings.metrics_listen and not is_loopback(settings.metrics_listen):
         raise ConfigError(

@@ -27,6 +27,7 @@ from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
 from router.server.listen import bind, enable_reflection, server_options
 from router.server.metrics import Metrics, ScrapeServer
 from router.server.pipeline import Pipeline
+from router.server.tls import Tls
 from router.v1 import experiments_pb2 as pb
 from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer, add_ExperimentServiceServicer_to_server
@@ -62,7 +63,7 @@ class ServerApp:
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
         self.experiments = experiments
-        self.access = Access(settings.clients)
+        self.access, self.tls = Access(settings.clients), Tls.of(settings)
         self.lifecycle = Lifecycle(settings.max_running + settings.max_queue)
         self.metrics = Metrics()
         self.health = Health(self.lifecycle, engine.status, settings.stall_seconds, self._store_up)
@@ -101,7 +102,7 @@ class ServerApp:
         chain = Chain(self.access, self.lifecycle, self.metrics, self._bodies, self.settings)
         server = grpc.aio.server(interceptors=[chain], options=server_options(self.settings))
         self._server = server
-        self.address = bind(server, self.settings.listen)
+        self.address = bind(server, self.settings.listen, self.tls)
         add_InferenceServiceServicer_to_server(InferenceService(self.settings, self.pipeline), server)  # type: ignore[no-untyped-call]
         add_AdapterServiceServicer_to_server(AdapterService(self.registry), server)  # type: ignore[no-untyped-call]
         if self.experiments is None:
@@ -204,6 +205,7 @@ class ServerApp:
     def _look(self) -> None:
         self.metrics.look(self.engine.status(), self.registry.list())
         self.metrics.stale.labels("clients").set(bool(self.access.problem))
+        self.metrics.stale.labels("tls").set(self.tls is not None and bool(self.tls.problem))
 
 
 class ExperimentsAbsent(ExperimentServiceServicer):

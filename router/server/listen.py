@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 from router.config import Settings
 from router.errors import ConfigError
 from router.server.bodies import MAX_PLAN_BYTES
+from router.server.tls import Tls
 
 MAX_SENT_BYTES = 16 << 20
 ROOM_FOR_OTHERS = 100  # calls of one connection beside the requests let in: refusals, health, adapters
@@ -23,11 +24,14 @@ CONNECTION_AGE_MS = 30 * 60_000
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 
-def bind(server: grpc.aio.Server, listen: str) -> str:
+def bind(server: grpc.aio.Server, listen: str, tls: Tls | None) -> str:
     """Take the address; returns it with the port that was given. Raises ConfigError if it is taken."""
     host, _ = split_address(listen, "listen")
     try:
-        number = server.add_insecure_port(listen)
+        if tls is None:
+            number = server.add_insecure_port(listen)
+        else:
+            number = server.add_secure_port(listen, tls.credentials())
     except RuntimeError as error:
         text = f"cannot listen on {listen}: the address is in use or not this machine's"
         raise ConfigError(f"{text}; is another server running? Choose another with --listen") from error
