@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     )
 
     listen: str = Field("127.0.0.1:50051", description="gRPC address, HOST:PORT")
+    admin_listen: str | None = Field(
+        None, description="unix:/PATH of a socket; then methods of the role admin are answered there only"
+    )
     clients: Path | None = Field(
         None, description="file of the clients that may call; read again when it changes; none: everybody may"
     )

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from router.access.clients import ANYONE, Client, Clients, read_clients
+from router.access.clients import ANYONE, LOCAL, Client, Clients, read_clients
 from router.access.files import Reread
 from router.access.roles import ROLES, Role
-from router.errors import PermissionDenied, TokenMissing, Unauthenticated
+from router.errors import AdminElsewhere, PermissionDenied, TokenMissing, Unauthenticated
 
 LOOK_SECONDS = 0.25  # so long a client that was taken out of the file goes on at most
 SCHEME = "bearer "
@@ -21,10 +21,12 @@ MAX_HEADER = 512  # characters
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a call brings: its `authorization` headers, and the names in its certificate, checked by TLS."""
+    """What a call brings: its `authorization` headers, the names in its certificate, checked by TLS, and
+    whether it came by the socket that only the server's own user can open."""
 
     authorization: Sequence[str] = ()
     names: Sequence[str] = ()
+    local: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -37,15 +39,21 @@ class _Running:
 
 
 class Access:
-    """Lives on one event loop. Without a file everybody may do everything.
+    """Lives on one event loop. Without a file everybody may do everything. With `admin_local`, methods of the
+    role admin are for calls by the local socket only.
 
     Raises ConfigError for a file that is not there or wrong.
     """
 
-    def __init__(self, clients: Path | None = None, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        clients: Path | None = None,
+        admin_local: bool = False,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._file = Reread([clients], lambda: read_clients(clients)) if clients is not None else None
         self._clients = self._file.value() if self._file is not None else Clients()
-        self._now = now
+        self._now, self._admin_local = now, admin_local
         self._running: set[_Running] = set()
 
     @property
@@ -54,7 +62,8 @@ class Access:
         return self._file.problem if self._file is not None else ""
 
     def client(self, credentials: Credentials, method: str) -> Client:
-        """Who calls, if they may call that method. Raises TokenMissing, Unauthenticated, PermissionDenied."""
+        """Who calls, if they may call that method. Raises TokenMissing, Unauthenticated, PermissionDenied,
+        AdminElsewhere."""
         role = ROLES.get(method)
         if role is Role.OPEN:
             return ANYONE
@@ -63,6 +72,10 @@ class Access:
             name = method.removeprefix("/")
             what = f"{name} needs the role {role.value}" if role else f"{name} is open to nobody"
             raise PermissionDenied(what, client=client.id, role=role.value if role else "")
+        if role is Role.ADMIN and self._admin_local and not credentials.local:
+            raise AdminElsewhere(
+                f"{method.removeprefix('/')} is answered on the server's admin listener only"
+            )
         return client
 
     @asynccontextmanager
@@ -104,6 +117,8 @@ class Access:
 
     def _identified(self, credentials: Credentials) -> Client:
         """A token decides if there is one, else the certificate. What is wrong with it is not told."""
+        if credentials.local and not credentials.authorization:
+            return LOCAL
         if self._file is None:
             return ANYONE
         if credentials.authorization:

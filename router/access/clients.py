@@ -48,6 +48,7 @@ class Client:
 
 
 ANYONE = Client("", roles=GIVEN)  # every caller of a server without a clients file
+LOCAL = Client("local", roles=GIVEN)  # who may open the socket of the admin listener, and brings no token
 
 
 def new_token(client: str) -> str:
@@ -147,6 +148,8 @@ def _only_once(key: str, values: Sequence[str]) -> None:
 def _id(value: Any) -> str:
     if not isinstance(value, str) or not ID.fullmatch(value):
         raise ValueError("id must have 1 to 63 of a-z, 0-9 and -, the first no -")
+    if value == LOCAL.id:
+        raise ValueError(f"id {value!r} is who calls by the admin listener")
     return value
 
 

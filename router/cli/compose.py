@@ -175,6 +175,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             ("experiments", _experiments_line(app.experiments)),
             ("gRPC", app.address),
             ("access", _access_line(settings)),
+            *([("admin", settings.admin_listen)] if settings.admin_listen else []),
             ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
         ]
     )

@@ -97,6 +97,7 @@ def explain_call(error: ClientError, target: str) -> CliError:
         "DRAINING": "the server is stopping",
         "TOKEN_MISSING": "--token, or LORA_ROUTER_TOKEN",
         "TOKEN_INVALID": "is it of this server, and not expired? `lora-router clients` keeps them",
+        "ADMIN_LISTENER": "on its machine: --server unix:/PATH, as in its setting `admin_listen`",
         "ROLE_MISSING": "roles are given in the server's clients file",
         "DEADLINE_EXCEEDED": "raise --timeout or lower --max-tokens",
     }

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from router import __version__, optional
-from router.cli import bench, models, plugins, settings
+from router.cli import bench, clients, models, plugins, settings
 from router.cli.adapters import served
 from router.cli.adapters.train import evaluate, learning_curve, new, train
 from router.cli.adapters.validate import validate
@@ -62,6 +62,16 @@ app.add_typer(
     group("Classifier plugins.", list=plugins.list_, doctor=plugins.doctor, new=plugins.new), name="plugins"
 )
 app.add_typer(group("Base models in the cache.", fetch=models.fetch, list=models.list_), name="models")
+app.add_typer(
+    group(
+        "Who may call a server: the file that `serve --clients` reads.",
+        new=clients.new,
+        list=clients.list_,
+        check=clients.check,
+        revoke=clients.revoke,
+    ),
+    name="clients",
+)
 app.add_typer(group("Settings.", show=settings.show), name="config")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
 

@@ -80,6 +80,14 @@ ClientsFile = Annotated[
         "--clients", metavar="FILE", help="Who may call, and what; without it, everybody everything."
     ),
 ]
+AdminListen = Annotated[
+    str | None,
+    typer.Option(
+        "--admin-listen",
+        metavar="unix:/PATH",
+        help="A socket for this user alone; methods of the role admin are then answered there only.",
+    ),
+]
 TlsCert = Annotated[
     Path | None,
     typer.Option("--tls-cert", metavar="FILE", help="Certificate chain (PEM), read again when it changes."),
@@ -94,6 +102,7 @@ TlsClientCa = Annotated[
 def serve(
     listen: Listen = None,
     metrics_listen: Metrics = None,
+    admin_listen: AdminListen = None,
     clients: ClientsFile = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,

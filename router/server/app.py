@@ -24,7 +24,7 @@ from router.server.health import NAMES, Health
 from router.server.inference import InferenceService
 from router.server.layers import Chain
 from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
-from router.server.listen import bind, enable_reflection, server_options
+from router.server.listen import bind, bind_admin, enable_reflection, server_options
 from router.server.metrics import Metrics, ScrapeServer
 from router.server.pipeline import Pipeline
 from router.server.tls import Tls
@@ -63,7 +63,8 @@ class ServerApp:
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
         self.experiments = experiments
-        self.access, self.tls = Access(settings.clients), Tls.of(settings)
+        self.access = Access(settings.clients, admin_local=bool(settings.admin_listen))
+        self.tls = Tls.of(settings)
         self.lifecycle = Lifecycle(settings.max_running + settings.max_queue)
         self.metrics = Metrics()
         self.health = Health(self.lifecycle, engine.status, settings.stall_seconds, self._store_up)
@@ -103,6 +104,8 @@ class ServerApp:
         server = grpc.aio.server(interceptors=[chain], options=server_options(self.settings))
         self._server = server
         self.address = bind(server, self.settings.listen, self.tls)
+        if self.settings.admin_listen:
+            bind_admin(server, self.settings.admin_listen)
         add_InferenceServiceServicer_to_server(InferenceService(self.settings, self.pipeline), server)  # type: ignore[no-untyped-call]
         add_AdapterServiceServicer_to_server(AdapterService(self.registry), server)  # type: ignore[no-untyped-call]
         if self.experiments is None:

@@ -39,6 +39,7 @@ access_log = logging.getLogger("router.server.access")
 GENERATIONS = {"/router.v1.InferenceService/Generate", "/router.v1.InferenceService/StreamGenerate"}
 LEVELS = {"INTERNAL": logging.ERROR, "DATA_LOSS": logging.ERROR, "UNAVAILABLE": logging.WARNING}
 Context = grpc.aio.ServicerContext[Any, Any]
+LOCAL_PEER = "unix:"  # only the admin listener is a socket of this machine
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -162,7 +163,8 @@ def credentials_of(context: Context) -> Credentials:
     metadata = context.invocation_metadata() or ()
     sent = tuple(value for key, value in metadata if key == "authorization" and isinstance(value, str))
     names = context.auth_context().get("x509_subject_alternative_name", ())
-    return Credentials(sent, tuple(name.decode("utf-8", "replace") for name in names))
+    local = context.peer().startswith(LOCAL_PEER)
+    return Credentials(sent, tuple(name.decode("utf-8", "replace") for name in names), local)
 
 
 # -- The layers, the outermost first.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterable
+from pathlib import Path
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -21,6 +24,8 @@ HANDSHAKE_MS = 5_000
 MIN_PING_INTERVAL_MS = 5_000  # clients are told 10 s; a timer that fires a little early is no flood
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 10_000
 CONNECTION_AGE_MS = 30 * 60_000
+UNIX = "unix:"
+MAX_SOCKET_PATH = 107  # bytes, of the system
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 
@@ -36,6 +41,33 @@ def bind(server: grpc.aio.Server, listen: str, tls: Tls | None) -> str:
         text = f"cannot listen on {listen}: the address is in use or not this machine's"
         raise ConfigError(f"{text}; is another server running? Choose another with --listen") from error
     return f"{host}:{number}"
+
+
+def bind_admin(server: grpc.aio.Server, listen: str) -> None:
+    """Take a Unix socket that only this user can open. Raises ConfigError."""
+    path = Path(listen.removeprefix(UNIX))
+    if not listen.startswith(UNIX) or not path.is_absolute() or len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        text = f"admin_listen must be unix:/PATH, of at most {MAX_SOCKET_PATH} bytes"
+        raise ConfigError(f"{text}: {listen!r}")
+    if _answers(path):
+        raise ConfigError(f"cannot listen on {listen}: another server does")
+    mask = os.umask(0o177)
+    try:
+        server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen on {listen}: is its folder there, and may one write it?") from error
+    finally:
+        os.umask(mask)
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens there: the library would take the socket away from them."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except OSError:
+            return False
+    return True
 
 
 def split_address(listen: str, setting: str) -> tuple[str, int]:

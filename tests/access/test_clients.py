@@ -56,6 +56,7 @@ def test_the_example_of_the_page_is_a_clients_file() -> None:
         (client(id="Billing"), "client 'Billing': id must have"),
         (client(id=7), "[[client]] number 1: id must have"),
         (client(id="a_b"), "id must have"),
+        (client(id="local"), "by the admin listener"),
         (client(rolls=["infer"]), "unknown key 'rolls'; 'roles'?"),
         (client(roles=["root"]), "unknown role 'root'; there are admin, infer, observe"),
         (client(roles=["open"]), "unknown role 'open'"),

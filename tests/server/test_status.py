@@ -17,6 +17,7 @@ from router.engine.fake import FakeEngine
 from router.errors import (
     AdapterNotFound,
     AdapterRejected,
+    AdminElsewhere,
     AlreadyExists,
     BodyTooLarge,
     ConfigError,
@@ -66,6 +67,7 @@ CASES = [
     (Unauthenticated(SECRET), "UNAUTHENTICATED", "ErrorInfo"),
     (TokenMissing("send one"), "UNAUTHENTICATED", "ErrorInfo"),
     (PermissionDenied("needs a role"), "PERMISSION_DENIED", "ErrorInfo"),
+    (AdminElsewhere("not here"), "PERMISSION_DENIED", "ErrorInfo"),
     (StaleEtag("changed"), "ABORTED", "ErrorInfo"),
     (DataLoss("bytes changed"), "DATA_LOSS", "ErrorInfo"),
     (Unavailable("later", 2.5), "UNAVAILABLE", "RetryInfo"),
