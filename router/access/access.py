@@ -12,9 +12,17 @@ from pathlib import Path
 from router.access.clients import ANYONE, LOCAL, Client, Clients, read_clients
 from router.access.files import Reread
 from router.access.roles import ROLES, Role
-from router.errors import AdminElsewhere, PermissionDenied, TokenMissing, Unauthenticated
+from router.errors import (
+    AdaptersHidden,
+    AdminElsewhere,
+    PermissionDenied,
+    TokenMissing,
+    Unauthenticated,
+    Unavailable,
+)
 
 LOOK_SECONDS = 0.25  # so long a client that was taken out of the file goes on at most
+TELLS_ALL = "/router.v1.ExperimentService/"
 SCHEME = "bearer "
 MAX_HEADER = 512  # characters
 
@@ -35,6 +43,7 @@ class _Running:
 
     credentials: Credentials
     method: str
+    client: Client
     ended: asyncio.Timeout
 
 
@@ -72,6 +81,9 @@ class Access:
             name = method.removeprefix("/")
             what = f"{name} needs the role {role.value}" if role else f"{name} is open to nobody"
             raise PermissionDenied(what, client=client.id, role=role.value if role else "")
+        if method.startswith(TELLS_ALL) and role is not Role.INFER and not client.adapters.everything:
+            text = 'plans and reports name any adapter; whoever reads them needs adapters = ["*"]'
+            raise AdaptersHidden(text, client=client.id)
         if role is Role.ADMIN and self._admin_local and not credentials.local:
             raise AdminElsewhere(
                 f"{method.removeprefix('/')} is answered on the server's admin listener only"
@@ -79,13 +91,14 @@ class Access:
         return client
 
     @asynccontextmanager
-    async def holding(self, credentials: Credentials, method: str) -> AsyncIterator[None]:
-        """The block of a call; it is ended, as `client` would refuse it, soon after the file says so."""
+    async def holding(self, credentials: Credentials, method: str, client: Client) -> AsyncIterator[None]:
+        """The block of a call; it ends soon after the file has changed what its client is: as `client` would
+        refuse it, or with Unavailable where it may be made again."""
         if self._file is None or ROLES.get(method) is Role.OPEN:
             yield
             return
         timeout = asyncio.timeout(None)
-        running = _Running(credentials, method, timeout)
+        running = _Running(credentials, method, client, timeout)
         try:
             async with timeout:
                 self._running.add(running)
@@ -94,7 +107,7 @@ class Access:
             if not timeout.expired():
                 raise
             self.client(credentials, method)
-            raise Unauthenticated("the client was changed while the call ran") from None
+            raise Unavailable("what this client may know of was changed while the call ran") from None
         finally:
             self._running.discard(running)
 
@@ -111,9 +124,12 @@ class Access:
         self._clients = self._file.value()
         for running in tuple(self._running):
             try:
-                self.client(running.credentials, running.method)
+                now = self.client(running.credentials, running.method)
             except (Unauthenticated, PermissionDenied):
                 running.ended.reschedule(0)
+            else:
+                if now.adapters != running.client.adapters:
+                    running.ended.reschedule(0)
 
     def _identified(self, credentials: Credentials) -> Client:
         """A token decides if there is one, else the certificate. What is wrong with it is not told."""

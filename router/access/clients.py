@@ -5,6 +5,7 @@ id = "billing"
 token_sha256 = ["2c26b46b…"]          # `lora-router clients new` makes token and entry
 cert = "billing.svc.example"          # or: a name (SAN) in its certificate
 roles = ["infer"]                     # infer, observe, admin; none if absent
+adapters = ["medical", "legal-*"]     # what it may know of; none if absent, "*" is all
 expires = 2027-01-01T00:00:00Z
 """
 
@@ -25,9 +26,11 @@ from typing import Any
 
 from router.access.roles import GIVEN, Role
 from router.errors import ConfigError
+from router.types import EVERYTHING, Visible
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HASH = re.compile(r"[0-9a-f]{64}")
+_GLOB = re.compile(r"[a-z0-9._*-]{1,63}")
 _TOKEN = re.compile(r"lrk_([a-z0-9][a-z0-9-]{0,62})_[A-Za-z0-9_-]{43}")
 NOBODYS = ("0" * 64,)  # compared with where there is no such client, so that this takes as long
 
@@ -40,6 +43,7 @@ class Client:
     token_sha256: tuple[str, ...] = ()
     cert: str = ""
     roles: frozenset[Role] = frozenset()
+    adapters: Visible = Visible()
     expires: datetime | None = None
 
     def expired(self, now: float) -> bool:
@@ -47,8 +51,10 @@ class Client:
         return self.expires is not None and now >= self.expires.timestamp()
 
 
-ANYONE = Client("", roles=GIVEN)  # every caller of a server without a clients file
-LOCAL = Client("local", roles=GIVEN)  # who may open the socket of the admin listener, and brings no token
+ANYONE = Client("", roles=GIVEN, adapters=EVERYTHING)  # every caller of a server without a clients file
+LOCAL = Client(
+    "local", roles=GIVEN, adapters=EVERYTHING
+)  # who may open the socket of the admin listener, and brings no token
 
 
 def new_token(client: str) -> str:
@@ -180,6 +186,13 @@ def _roles(value: Any) -> frozenset[Role]:
     return frozenset(known[one] for one in value)
 
 
+def _adapters(value: Any) -> Visible:
+    globs = _strings("adapters", value)
+    if (odd := next((one for one in globs if not _GLOB.fullmatch(one)), None)) is not None:
+        raise ValueError(f"adapters has names such as medical and legal-*, not {odd!r}")
+    return Visible(globs)
+
+
 def _expires(value: Any) -> datetime:
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise ValueError("expires must be a time with a zone, such as 2027-01-01T00:00:00Z")
@@ -191,5 +204,6 @@ FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "token_sha256": _hashes,
     "cert": _cert,
     "roles": _roles,
+    "adapters": _adapters,
     "expires": _expires,
 }

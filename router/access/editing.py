@@ -19,6 +19,7 @@ def entry(
     token_sha256: str = "",
     cert: str = "",
     roles: Iterable[str] = (),
+    adapters: Iterable[str] = (),
     expires: datetime | None = None,
 ) -> str:
     """The lines of one client."""
@@ -28,6 +29,7 @@ def entry(
     if cert:
         lines.append(f"cert = {_quoted(cert)}")
     lines.append(f"roles = [{', '.join(map(_quoted, roles))}]")
+    lines.append(f"adapters = [{', '.join(map(_quoted, adapters))}]")
     if expires is not None:
         lines.append(f"expires = {expires.isoformat()}")
     return "\n".join(lines) + "\n"

@@ -7,7 +7,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,6 +28,12 @@ Roles = Annotated[
     list[str] | None,
     typer.Option("--role", metavar="ROLE", help="infer, observe or admin; repeatable. None without it."),
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter", metavar="NAME", help="What it may know of: a name, legal-*, * for all; repeatable."
+    ),
+]
 Cert = Annotated[
     str, typer.Option("--cert", metavar="NAME", help="Known by this name in its certificate; no token.")
 ]
@@ -37,17 +43,24 @@ Expires = Annotated[
         "--expires", metavar="TIME", help="When it ends, such as 2027-01-01 (UTC). Never without it."
     ),
 ]
-COLUMNS = ["ID", "ROLES", "KNOWN BY", "EXPIRES"]
+COLUMNS = ["ID", "ROLES", "ADAPTERS", "KNOWN BY", "EXPIRES"]
 
 
-def new(name: Name, role: Roles = None, cert: Cert = "", expires: Expires = "", clients: File = None) -> None:
+def new(
+    name: Name,
+    role: Roles = None,
+    adapter: Adapters = None,
+    cert: Cert = "",
+    expires: Expires = "",
+    clients: File = None,
+) -> None:
     """Add a client, and print its token.
 
     The token is shown this once; the file keeps its hash. A server that runs takes the client at once.
 
     \b
     Examples:
-      lora-router clients new billing --role infer
+      lora-router clients new billing --role infer --adapter "*"
       lora-router clients new grafana --role observe --cert grafana.svc.example --expires 2027-01-01
     """
     from router.access.clients import hash_of, new_token
@@ -55,7 +68,7 @@ def new(name: Name, role: Roles = None, cert: Cert = "", expires: Expires = "", 
 
     path = file_of(clients)
     token = "" if cert else new_token(name)
-    lines = entry(name, hash_of(token) if token else "", cert, role or (), _time(expires))
+    lines = entry(name, hash_of(token) if token else "", cert, role or (), adapter or (), _time(expires))
     write(path, added(_text(path), lines))
     print(f"{name} is in {path}", file=sys.stderr)
     if token:
@@ -78,6 +91,7 @@ def list_(clients: File = None, json: flags.Json = False) -> None:
         {
             "id": client.id,
             "roles": sorted(role.value for role in client.roles),
+            "adapters": list(client.adapters.globs),
             "tokens": len(client.token_sha256),
             "cert": client.cert,
             "expires": client.expires.isoformat() if client.expires else "",
@@ -90,7 +104,7 @@ def list_(clients: File = None, json: flags.Json = False) -> None:
     elif rows:
         print_table(COLUMNS, [_row(row) for row in rows])
     else:
-        print("no clients; `lora-router clients new ID --role infer` adds one")
+        print("no clients; `lora-router clients new ID --role infer --adapter '*'` adds one")
 
 
 def check(clients: File = None) -> None:
@@ -112,6 +126,8 @@ def check(clients: File = None) -> None:
             print(f"{client.id} has expired")
         if not client.roles:
             print(f"{client.id} has no role, so it may only ask for health")
+        elif not client.adapters.globs:
+            print(f"{client.id} may know of no adapter, so the base answers")
 
 
 def revoke(name: Name, clients: File = None) -> None:
@@ -171,9 +187,8 @@ def _time(said: str) -> datetime | None:
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
-def _row(row: dict[str, object]) -> list[str]:
-    roles = row["roles"]
+def _row(row: dict[str, Any]) -> list[str]:
     known = [f"{row['tokens']} token{'' if row['tokens'] == 1 else 's'}"] if row["tokens"] else []
     known += [f"certificate {row['cert']}"] if row["cert"] else []
     expires = f"{row['expires']}{' (expired)' if row['expired'] else ''}"
-    return [str(row["id"]), ", ".join(roles) if isinstance(roles, list) else "", ", ".join(known), expires]
+    return [row["id"], ", ".join(row["roles"]), ", ".join(row["adapters"]), ", ".join(known), expires]

@@ -94,7 +94,9 @@ class InferenceService(InferenceServiceServicer):
         call.labels = request.labels
         if self._log_prompts:
             call.prompt = request.text
-        return replace(request, caller_id=call.request_id, deadline=call.deadline)
+        return replace(
+            request, caller_id=call.request_id, deadline=call.deadline, visible=call.client.adapters
+        )
 
 
 def completed(event: Finished, call: Call) -> Finished:

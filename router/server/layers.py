@@ -121,7 +121,7 @@ class Chain(grpc.aio.ServerInterceptor):
         layers.enter_context(observed(call, self._metrics, policy.logged))
         credentials = credentials_of(context)
         call.client = self._access.client(credentials, call.method)
-        await layers.enter_async_context(self._access.holding(credentials, call.method))
+        await layers.enter_async_context(self._access.holding(credentials, call.method, call.client))
         if policy.gated:
             self._lifecycle.gate()
         if policy.watch:

@@ -24,7 +24,16 @@ from router.ports import AdapterRegistry, Assignment, Experiments, Lease, Reques
 from router.server.call import Call
 from router.server.encoding import Encoding
 from router.server.watching import telling
-from router.types import AdapterRef, Decision, PromptTemplate, Request, Sampling, SamplingParams
+from router.types import (
+    EVERYTHING,
+    AdapterRef,
+    Decision,
+    PromptTemplate,
+    Request,
+    Sampling,
+    SamplingParams,
+    Visible,
+)
 
 FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quarantined, damaged
 TOO_LARGE = (ResourceExhausted, PromptTooLong)  # the request, for this version's template; not for another's
@@ -131,7 +140,7 @@ class Pipeline:
         else:
             decision = await self._router.route(request)
         call.decision = decision
-        return Choices(decision, assignment, self._registry, self._resting)
+        return Choices(decision, assignment, self._registry, self._resting, request.visible)
 
     async def _submitted(
         self, held: AsyncExitStack, request: Request, decision: Decision, background: bool = False
@@ -212,11 +221,17 @@ class Choices:
     """
 
     def __init__(
-        self, decision: Decision, assignment: Assignment | None, registry: AdapterRegistry, resting: Resting
+        self,
+        decision: Decision,
+        assignment: Assignment | None,
+        registry: AdapterRegistry,
+        resting: Resting,
+        visible: Visible = EVERYTHING,
     ) -> None:
         self.assignment, self.degraded = assignment, ""
         self._decision, self._registry, self._resting = decision, registry, resting
         arms = assignment.versions if assignment is not None else ()
+        arms = tuple(ref for ref in arms if ref is None or ref.name in visible)
         self._left = list(dict.fromkeys((*arms, decision.adapter)))
         self._tried: AdapterRef | None = None
 

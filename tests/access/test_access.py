@@ -98,7 +98,7 @@ async def test_a_call_ends_when_its_client_may_no_longer_make_it(tmp_path: Path,
     follow = asyncio.create_task(access.follow())
 
     async def call(credentials: Credentials) -> None:
-        async with access.holding(credentials, GENERATE):
+        async with access.holding(credentials, GENERATE, access.client(credentials, GENERATE)):
             await asyncio.sleep(30)
 
     ended, goes_on = asyncio.create_task(call(sent(token))), asyncio.create_task(call(sent(other)))
@@ -122,7 +122,7 @@ async def test_a_bad_file_ends_nothing_and_is_told(tmp_path: Path) -> None:
     path, token = tmp_path / "c.toml", new_token("a")
     path.write_text(entry("a", token, "infer"))
     access = Access(path)
-    async with access.holding(sent(token), GENERATE):
+    async with access.holding(sent(token), GENERATE, access.client(sent(token), GENERATE)):
         path.write_text("[[client]]\nid = ")
         access.look()
         await asyncio.sleep(0)
@@ -135,7 +135,7 @@ async def test_another_timeout_inside_is_no_revocation(tmp_path: Path) -> None:
     path.write_text(entry("a", token, "infer"))
     access = Access(path)
     with pytest.raises(TimeoutError):
-        async with access.holding(sent(token), GENERATE):
+        async with access.holding(sent(token), GENERATE, access.client(sent(token), GENERATE)):
             raise TimeoutError
 
 

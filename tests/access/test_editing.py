@@ -33,10 +33,11 @@ token_sha256 = [
 
 def test_an_entry_reads_as_what_was_said() -> None:
     until = datetime(2027, 1, 1, tzinfo=UTC)
-    text = entry("x", A, "", ("infer", "admin"), until) + entry("y", cert='a"b\\c')
+    text = entry("x", A, "", ("infer", "admin"), ("m-*",), until) + entry("y", cert='a"b\\c')
     first, second = parse_clients(text).all
     assert (first.id, first.token_sha256, first.expires) == ("x", (A,), until)
     assert first.roles == {Role.INFER, Role.ADMIN}
+    assert "m-1" in first.adapters
     assert (second.cert, second.roles) == ('a"b\\c', frozenset())
 
 

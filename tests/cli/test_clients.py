@@ -9,17 +9,18 @@ from router.access.clients import read_clients
 
 
 def test_a_client_is_made_listed_checked_and_revoked(cli, own_folder):
-    made = cli("clients", "new", "billing", "--role", "infer", "--expires", "2027-01-01")
+    made = cli("clients", "new", "billing", "--role", "infer", "--adapter", "*", "--expires", "2027-01-01")
     token, file = made.out.strip(), own_folder / "clients.toml"
     assert made.code == 0
     assert read_clients(file).by_token(token).id == "billing"
     assert token not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert cli("clients", "new", "grafana", "--role", "observe", "--cert", "grafana.svc").out == ""
+    seen = ("--adapter", "m-*", "--adapter", "legal")
+    assert cli("clients", "new", "grafana", *seen, "--role", "observe", "--cert", "grafana.svc").out == ""
     rows = [line.split() for line in cli("clients", "list").out.splitlines()]
     assert rows[1:] == [
-        ["billing", "infer", "1", "token", "2027-01-01T00:00:00+00:00"],
-        ["grafana", "observe", "certificate", "grafana.svc"],
+        ["billing", "infer", "*", "1", "token", "2027-01-01T00:00:00+00:00"],
+        ["grafana", "observe", "m-*,", "legal", "certificate", "grafana.svc"],
     ]
     (first, _) = json.loads(cli("clients", "list", "--json").out)
     assert (first["id"], first["roles"], first["tokens"], first["expired"]) == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,14 +11,20 @@ from router.access.clients import hash_of, new_token
 ROLES = ("infer", "observe", "admin")
 
 
-def write_clients(folder: Path, **roles: tuple[str, ...]) -> SimpleNamespace:
-    """The `path` of a file with these clients (default: one a role); tokens by client."""
+def write_clients(
+    folder: Path, adapters: Sequence[str] = ("*",), more: str = "", **roles: tuple[str, ...]
+) -> SimpleNamespace:
+    """The `path` of a file with these clients (default: one a role); tokens by client.
+
+    `more` are further lines of each.
+    """
     said = roles or {role: (role,) for role in ROLES}
     tokens = {name: new_token(name) for name in said}
     path = folder / "clients.toml"
     path.write_text(
         "".join(
-            f'[[client]]\nid = "{name}"\ntoken_sha256 = ["{hash_of(tokens[name])}"]\nroles = {list(given)}\n'
+            f'[[client]]\nid = "{name}"\ntoken_sha256 = ["{hash_of(tokens[name])}"]\n'
+            f"roles = {list(given)}\nadapters = {list(adapters)}\n{more}\n"
             for name, given in said.items()
         )
     )
