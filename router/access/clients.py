@@ -6,6 +6,9 @@ token_sha256 = ["2c26b46b…"]          # `lora-router clients new` makes token 
 cert = "billing.svc.example"          # or: a name (SAN) in its certificate
 roles = ["infer"]                     # infer, observe, admin; none if absent
 adapters = ["medical", "legal-*"]     # what it may know of; none if absent, "*" is all
+requests_per_minute = 600             # quotas; absent: unbounded
+tokens_per_minute = 60000
+max_concurrent = 8
 expires = 2027-01-01T00:00:00Z
 """
 
@@ -44,6 +47,9 @@ class Client:
     cert: str = ""
     roles: frozenset[Role] = frozenset()
     adapters: Visible = Visible()
+    requests_per_minute: int = 0  # 0: no bound, here and below
+    tokens_per_minute: int = 0
+    max_concurrent: int = 0
     expires: datetime | None = None
 
     def expired(self, now: float) -> bool:
@@ -193,6 +199,12 @@ def _adapters(value: Any) -> Visible:
     return Visible(globs)
 
 
+def _quota(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError("a quota must be a whole number of at least 1; leave it out for no bound")
+    return value
+
+
 def _expires(value: Any) -> datetime:
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise ValueError("expires must be a time with a zone, such as 2027-01-01T00:00:00Z")
@@ -205,5 +217,8 @@ FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "cert": _cert,
     "roles": _roles,
     "adapters": _adapters,
+    "requests_per_minute": _quota,
+    "tokens_per_minute": _quota,
+    "max_concurrent": _quota,
     "expires": _expires,
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from router.access.clients import ANYONE, Client
+from router.access.quotas import Meter
 from router.types import Decision, Usage
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -40,6 +41,7 @@ class Call:
     usage: Usage | None = None
     finish: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    meter: Meter | None = None  # of a client with quotas
     prompt: str = ""  # only where the operator asked for prompts in the log
 
     @property

@@ -1,5 +1,5 @@
-"""What happens around every call: errors, log and metrics, who calls and whether they may, drain, deadline,
-admission, and only then its body.
+"""What happens around every call: errors, log and metrics, who calls, whether they may and how
+much, drain, deadline, admission, and only then its body.
 
 Which of these layers a method gets says its `Policy`; every exception leaves as a status with details.
 """
@@ -17,12 +17,14 @@ from typing import Any, TypeAlias
 import grpc
 
 from router.access.access import Access, Credentials
+from router.access.quotas import Quotas
 from router.config import Settings
 from router.errors import (
     DeadlineExceeded,
     InvalidRequest,
     NotFound,
     PermissionDenied,
+    QuotaExceeded,
     RouterError,
     Unauthenticated,
     Unavailable,
@@ -90,6 +92,7 @@ class Chain(grpc.aio.ServerInterceptor):
     def __init__(
         self, access: Access, lifecycle: Lifecycle, metrics: Metrics, bodies: Bodies, settings: Settings
     ) -> None:
+        self._quotas = Quotas()
         self._access, self._lifecycle, self._metrics, self._bodies = access, lifecycle, metrics, bodies
         self._max_deadline, self._max_body = settings.max_deadline_seconds, settings.max_body_bytes
 
@@ -122,6 +125,7 @@ class Chain(grpc.aio.ServerInterceptor):
         credentials = credentials_of(context)
         call.client = self._access.client(credentials, call.method)
         await layers.enter_async_context(self._access.holding(credentials, call.method, call.client))
+        call.meter = layers.enter_context(self._quotas.call(call.client))
         if policy.gated:
             self._lifecycle.gate()
         if policy.watch:
@@ -189,7 +193,8 @@ def _log_withheld(error: Exception, call: Call) -> None:
         log.error("internal error", exc_info=error, extra={"fields": call.ids})
     elif withheld(error):
         often = isinstance(
-            error, InvalidRequest | NotFound | Unavailable | Unauthenticated | PermissionDenied
+            error,
+            InvalidRequest | NotFound | QuotaExceeded | Unavailable | Unauthenticated | PermissionDenied,
         )
         fields = {**call.ids, "reason": error.reason, "text": error.message, "of": dict(error.metadata)}
         log.warning("not told in full", exc_info=None if often else error, extra={"fields": fields})

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
+from router.access.quotas import Meter
 from router.config import Settings
 from router.engine.base import Delta, Engine, Finished, Generation, Job, Prompt, with_grammar
 from router.errors import (
@@ -92,7 +93,7 @@ class Pipeline:
             for decision in choices:
                 call.decision = decision
                 try:
-                    taken = await self._submitted(held, request, decision)
+                    taken = await self._submitted(held, request, decision, meter=call.meter)
                     break
                 except RouterError as error:
                     choices.failed(error)  # raises it unless another can stand in
@@ -143,7 +144,12 @@ class Pipeline:
         return Choices(decision, assignment, self._registry, self._resting, request.visible)
 
     async def _submitted(
-        self, held: AsyncExitStack, request: Request, decision: Decision, background: bool = False
+        self,
+        held: AsyncExitStack,
+        request: Request,
+        decision: Decision,
+        background: bool = False,
+        meter: Meter | None = None,
     ) -> Submitted:
         """Lease, encode, fit, compile, submit; if all works, the end of `held` frees row and lease."""
         async with AsyncExitStack() as mine:
@@ -152,6 +158,8 @@ class Pipeline:
             params = fit(
                 request.sampling, prepared.defaults, len(tokens), self.context_length, self._max_tokens
             )
+            if meter is not None:
+                meter.reserve(len(tokens), params.max_tokens)
             adapter = decision.digest if decision.adapter else None
             job = Job(request.request_id, tokens, params, adapter, request.deadline, background=background)
             generation = self._engine.submit(await with_grammar(self._engine, job))
