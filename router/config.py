@@ -36,6 +36,10 @@ class Settings(BaseSettings):
     clients: Path | None = Field(
         None, description="file of the clients that may call; read again when it changes; none: everybody may"
     )
+    audit: Path | None = Field(
+        None,
+        description="file that gets a line for every administrative call and every refusal; none: no file",
+    )
     tls_cert: Path | None = Field(None, description="certificate chain of the server (PEM); none: plain text")
     tls_key: Path | None = Field(None, description="private key of `tls_cert` (PEM)")
     tls_client_ca: Path | None = Field(

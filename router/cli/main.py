@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from router import __version__, optional
-from router.cli import bench, clients, models, plugins, settings
+from router.cli import audit, bench, clients, models, plugins, settings
 from router.cli.adapters import served
 from router.cli.adapters.train import evaluate, learning_curve, new, train
 from router.cli.adapters.validate import validate
@@ -71,6 +71,9 @@ app.add_typer(
         revoke=clients.revoke,
     ),
     name="clients",
+)
+app.add_typer(
+    group("Who administered what, and who was refused.", show=audit.show, verify=audit.verify), name="audit"
 )
 app.add_typer(group("Settings.", show=settings.show), name="config")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)

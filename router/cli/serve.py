@@ -88,6 +88,10 @@ AdminListen = Annotated[
         help="A socket for this user alone; methods of the role admin are then answered there only.",
     ),
 ]
+AuditFile = Annotated[
+    Path | None,
+    typer.Option("--audit", metavar="FILE", help="Keeps who administered what, and who was refused."),
+]
 TlsCert = Annotated[
     Path | None,
     typer.Option("--tls-cert", metavar="FILE", help="Certificate chain (PEM), read again when it changes."),
@@ -104,6 +108,7 @@ def serve(
     metrics_listen: Metrics = None,
     admin_listen: AdminListen = None,
     clients: ClientsFile = None,
+    audit: AuditFile = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,

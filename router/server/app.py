@@ -14,6 +14,7 @@ from grpc_health.v1 import health
 
 from router import optional
 from router.access.access import Access
+from router.access.audit import Audit
 from router.config import Settings
 from router.engine.base import Engine
 from router.errors import FailedPrecondition
@@ -65,6 +66,7 @@ class ServerApp:
         self.experiments = experiments
         self.access = Access(settings.clients, admin_local=bool(settings.admin_listen))
         self.tls = Tls.of(settings)
+        self.audit = Audit(settings.audit) if settings.audit is not None else None
         self.lifecycle = Lifecycle(settings.max_running + settings.max_queue)
         self.metrics = Metrics()
         self.health = Health(self.lifecycle, engine.status, settings.stall_seconds, self._store_up)
@@ -100,7 +102,7 @@ class ServerApp:
 
     async def start(self) -> None:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
-        chain = Chain(self.access, self.lifecycle, self.metrics, self._bodies, self.settings)
+        chain = Chain(self.access, self.audit, self.lifecycle, self.metrics, self._bodies, self.settings)
         server = grpc.aio.server(interceptors=[chain], options=server_options(self.settings))
         self._server = server
         self.address = bind(server, self.settings.listen, self.tls)
@@ -150,6 +152,8 @@ class ServerApp:
         self.pipeline.close()
         self._bodies.close()
         await self._close_engine()
+        if self.audit is not None:
+            await asyncio.to_thread(self.audit.close)
         log.info("stopped")
 
     async def _close_engine(self) -> None:
@@ -208,6 +212,7 @@ class ServerApp:
     def _look(self) -> None:
         self.metrics.look(self.engine.status(), self.registry.list())
         self.metrics.stale.labels("clients").set(bool(self.access.problem))
+        self.metrics.unaudited.set(self.audit.failed if self.audit is not None else 0)
         self.metrics.stale.labels("tls").set(self.tls is not None and bool(self.tls.problem))
 
 

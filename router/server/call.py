@@ -40,6 +40,7 @@ class Call:
     decision: Decision | None = None
     usage: Usage | None = None
     finish: str = ""
+    resource: str = ""  # what an administrative call is about
     labels: Mapping[str, str] = field(default_factory=dict)
     meter: Meter | None = None  # of a client with quotas
     prompt: str = ""  # only where the operator asked for prompts in the log

@@ -17,7 +17,9 @@ from typing import Any, TypeAlias
 import grpc
 
 from router.access.access import Access, Credentials
+from router.access.audit import Act, Audit
 from router.access.quotas import Quotas
+from router.access.roles import ROLES, Role
 from router.config import Settings
 from router.errors import (
     DeadlineExceeded,
@@ -31,7 +33,7 @@ from router.errors import (
 )
 from router.judging import REFERENCE
 from router.server.bodies import MAX_PLAN_BYTES, SMALL, Bodies
-from router.server.call import CURRENT, Call, request_id_of
+from router.server.call import CURRENT, Call, caller_of, request_id_of
 from router.server.lifecycle import Lifecycle
 from router.server.metrics import Metrics
 from router.server.status import code_of, status_of, withheld
@@ -39,6 +41,7 @@ from router.server.status import code_of, status_of, withheld
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("router.server.access")
 GENERATIONS = {"/router.v1.InferenceService/Generate", "/router.v1.InferenceService/StreamGenerate"}
+REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded)
 LEVELS = {"INTERNAL": logging.ERROR, "DATA_LOSS": logging.ERROR, "UNAVAILABLE": logging.WARNING}
 Context = grpc.aio.ServicerContext[Any, Any]
 LOCAL_PEER = "unix:"  # only the admin listener is a socket of this machine
@@ -90,9 +93,15 @@ class Chain(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, access: Access, lifecycle: Lifecycle, metrics: Metrics, bodies: Bodies, settings: Settings
+        self,
+        access: Access,
+        audit: Audit | None,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        bodies: Bodies,
+        settings: Settings,
     ) -> None:
-        self._quotas = Quotas()
+        self._audit, self._quotas = audit, Quotas()
         self._access, self._lifecycle, self._metrics, self._bodies = access, lifecycle, metrics, bodies
         self._max_deadline, self._max_body = settings.max_deadline_seconds, settings.max_body_bytes
 
@@ -122,6 +131,8 @@ class Chain(grpc.aio.ServerInterceptor):
         CURRENT.set(call)
         await layers.enter_async_context(mapped_errors(call, context))
         layers.enter_context(observed(call, self._metrics, policy.logged))
+        if self._audit is not None:
+            await layers.enter_async_context(audited(call, self._audit, context.peer()))
         credentials = credentials_of(context)
         call.client = self._access.client(credentials, call.method)
         await layers.enter_async_context(self._access.holding(credentials, call.method, call.client))
@@ -143,9 +154,12 @@ class Chain(grpc.aio.ServerInterceptor):
             request = await layers.enter_async_context(aclosing(self._bodies.each(context, most, decode)))
         else:
             request = await layers.enter_async_context(self._bodies.one(context, most, decode))
+            call.resource = resource_of(request)
         answer = handler_of(handler)(request, context)
         if not handler.response_streaming:
             response = handler.response_serializer(await answer)  # here, so that what it raises is mapped
+            if self._audit is not None and is_admin(call):
+                await asyncio.wrap_future(self._audit.acted(act_of(call, context.peer(), "OK")))
             await context.send_initial_metadata(call.headers)
             await context.write(response)
         elif hasattr(answer, "__aiter__"):
@@ -221,6 +235,44 @@ def observed(call: Call, metrics: Metrics, logged: bool) -> Iterator[None]:
         if logged:
             line = {"fields": log_fields(call, code, reason)}
             access_log.log(LEVELS.get(code, logging.INFO), "request", extra=line)
+
+
+@asynccontextmanager
+async def audited(call: Call, audit: Audit, peer: str) -> AsyncIterator[None]:
+    """A line for every refusal, and for an administrative call that fails; `_serve` notes the others."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_admin(call):
+            audit.acted(act_of(call, peer, "CANCELLED"))
+        raise
+    except Exception as error:
+        reason = error.reason if isinstance(error, RouterError) else ""
+        act = act_of(call, peer, code_of(error).name, reason)
+        if isinstance(error, REFUSALS):
+            audit.refused(act)
+        elif is_admin(call):
+            await asyncio.wrap_future(audit.acted(act))
+        raise
+
+
+def is_admin(call: Call) -> bool:
+    """Whether it administers something."""
+    return ROLES.get(call.method) is Role.ADMIN
+
+
+def act_of(call: Call, peer: str, code: str, reason: str = "") -> Act:
+    """What the audit keeps of it."""
+    method = call.method.removeprefix("/")
+    return Act(call.request_id, call.client.id, caller_of(peer), method, call.resource, code, reason)
+
+
+def resource_of(message: Any) -> str:
+    """What a request names: an adapter, an experiment."""
+    for name in ("name", "experiment_id"):
+        if isinstance(said := getattr(message, name, ""), str) and said:
+            return said
+    return str(getattr(getattr(message, "experiment", None), "name", ""))
 
 
 def log_fields(call: Call, code: str, error: str) -> dict[str, Any]:

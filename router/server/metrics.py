@@ -106,6 +106,11 @@ class Metrics:
             ("file",),
             registry=self.registry,
         )
+        self.unaudited = Gauge(
+            "lora_router_audit_lines_lost",
+            "Lines that the audit file did not take since the server started.",
+            registry=self.registry,
+        )
         self._worst_lag = 0.0
 
     def vote(self, vote: Vote) -> None:

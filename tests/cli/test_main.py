@@ -52,6 +52,7 @@ EXPECTED = {
     },
     "plugins": {"list", "doctor", "new"},
     "models": {"fetch", "list"},
+    "audit": {"show", "verify"},
     "clients": {"new", "list", "check", "revoke"},
     "config": {"show"},
     "route": {"PROMPT", "calibrate", "evaluate", "diff"},
