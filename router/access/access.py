@@ -71,29 +71,28 @@ class Access:
         return self._file.problem if self._file is not None else ""
 
     def client(self, credentials: Credentials, method: str) -> Client:
-        """Who calls, if they may call that method. Raises TokenMissing, Unauthenticated, PermissionDenied,
-        AdminElsewhere."""
-        role = ROLES.get(method)
+        """Who calls; anybody for a method that is open. Raises TokenMissing, Unauthenticated."""
+        return ANYONE if ROLES.get(method) is Role.OPEN else self._identified(credentials)
+
+    def check(self, client: Client, credentials: Credentials, method: str) -> None:
+        """Whether they may call that method. Raises PermissionDenied, AdaptersHidden, AdminElsewhere."""
+        role, name = ROLES.get(method), method.removeprefix("/")
         if role is Role.OPEN:
-            return ANYONE
-        client = self._identified(credentials)
+            return
         if role not in client.roles:
-            name = method.removeprefix("/")
             what = f"{name} needs the role {role.value}" if role else f"{name} is open to nobody"
-            raise PermissionDenied(what, client=client.id, role=role.value if role else "")
+            raise PermissionDenied(what, role=role.value if role else "")
         if method.startswith(TELLS_ALL) and role is not Role.INFER and not client.adapters.everything:
-            text = 'plans and reports name any adapter; whoever reads them needs adapters = ["*"]'
-            raise AdaptersHidden(text, client=client.id)
-        if role is Role.ADMIN and self._admin_local and not credentials.local:
-            raise AdminElsewhere(
-                f"{method.removeprefix('/')} is answered on the server's admin listener only"
+            raise AdaptersHidden(
+                'plans and reports name any adapter; whoever reads them needs adapters = ["*"]'
             )
-        return client
+        if role is Role.ADMIN and self._admin_local and not credentials.local:
+            raise AdminElsewhere(f"{name} is answered on the server's admin listener only")
 
     @asynccontextmanager
     async def holding(self, credentials: Credentials, method: str, client: Client) -> AsyncIterator[None]:
-        """The block of a call; it ends soon after the file has changed what its client is: as `client` would
-        refuse it, or with Unavailable where it may be made again."""
+        """The block of a call; it ends soon after the file has changed what its client is: as `client` or
+        `check` would refuse it, or with Unavailable where it may be made again."""
         if self._file is None or ROLES.get(method) is Role.OPEN:
             yield
             return
@@ -106,7 +105,7 @@ class Access:
         except TimeoutError:
             if not timeout.expired():
                 raise
-            self.client(credentials, method)
+            self.check(self.client(credentials, method), credentials, method)
             raise Unavailable("what this client may know of was changed while the call ran") from None
         finally:
             self._running.discard(running)
@@ -125,6 +124,7 @@ class Access:
         for running in tuple(self._running):
             try:
                 now = self.client(running.credentials, running.method)
+                self.check(now, running.credentials, running.method)
             except (Unauthenticated, PermissionDenied):
                 running.ended.reschedule(0)
             else:

@@ -220,7 +220,8 @@ def lines_to_paste(address: str, settings: Settings) -> list[str]:
     server = "" if address == DEFAULT_TARGET else f" --server {address}"
     server += (" --tls-ca CA.pem" if tls else "") + (" --token TOKEN" if token else "")
     how = "--cacert CA.pem" if tls else "--http2-prior-knowledge"
-    how += ' -H "authorization: Bearer TOKEN"' if token else ""
+    if token:  # one whose client has the roles infer and observe: reflection needs the second
+        how += ' -H "authorization: Bearer TOKEN" --reflect-header "authorization: Bearer TOKEN"'
     body = shlex.quote('{"input":{"text":"Hello"}}')
     folder = shlex.quote(f"{settings.adapters_dir[0]}/" if settings.adapters_dir else "adapters/")
     url = f"{'https' if tls else 'http'}://{address}/router.v1.InferenceService/StreamGenerate"

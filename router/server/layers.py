@@ -135,6 +135,7 @@ class Chain(grpc.aio.ServerInterceptor):
             await layers.enter_async_context(audited(call, self._audit, context.peer()))
         credentials = credentials_of(context)
         call.client = self._access.client(credentials, call.method)
+        self._access.check(call.client, credentials, call.method)
         await layers.enter_async_context(self._access.holding(credentials, call.method, call.client))
         call.meter = layers.enter_context(self._quotas.call(call.client))
         if policy.gated:

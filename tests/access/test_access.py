@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.access.access import Access, Credentials, bearer
-from router.access.clients import hash_of, new_token
+from router.access.clients import Client, hash_of, new_token
 from router.errors import ConfigError, PermissionDenied, TokenMissing, Unauthenticated
 
 GENERATE = "/router.v1.InferenceService/Generate"
@@ -21,6 +21,12 @@ def entry(name: str, token: str, *roles: str, more: str = "") -> str:
     return f'[[client]]\nid = "{name}"\ntoken_sha256 = ["{hash_of(token)}"]\nroles = {list(roles)}\n{more}\n'
 
 
+def allowed(access: Access, credentials: Credentials, method: str) -> Client:
+    client = access.client(credentials, method)
+    access.check(client, credentials, method)
+    return client
+
+
 def sent(token: str) -> Credentials:
     return Credentials((f"Bearer {token}",))
 
@@ -28,35 +34,35 @@ def sent(token: str) -> Credentials:
 def test_without_a_file_everybody_may_everything() -> None:
     access = Access()
     for method in (GENERATE, LOAD, HEALTH):
-        assert access.client(Credentials(), method).id == ""
+        assert allowed(access, Credentials(), method).id == ""
     with pytest.raises(PermissionDenied):
-        access.client(Credentials(), "/router.v1.New/Method")
+        allowed(access, Credentials(), "/router.v1.New/Method")
 
 
 def test_roles(tmp_path: Path) -> None:
     path, token = tmp_path / "c.toml", new_token("a")
     path.write_text(entry("a", token, "infer"))
     access = Access(path)
-    assert access.client(sent(token), GENERATE).id == "a"
-    assert access.client(Credentials(), HEALTH).id == ""
+    assert allowed(access, sent(token), GENERATE).id == "a"
+    assert allowed(access, Credentials(), HEALTH).id == ""
     with pytest.raises(PermissionDenied, match="needs the role admin") as denied:
-        access.client(sent(token), LOAD)
-    assert denied.value.metadata == {"client": "a", "role": "admin"}
+        allowed(access, sent(token), LOAD)
+    assert denied.value.metadata == {"role": "admin"}
     with pytest.raises(TokenMissing):
-        access.client(Credentials(), GENERATE)
+        allowed(access, Credentials(), GENERATE)
     with pytest.raises(PermissionDenied, match="open to nobody"):
-        access.client(sent(token), "/router.v1.New/Method")
+        allowed(access, sent(token), "/router.v1.New/Method")
 
 
 def test_a_token_decides_where_there_is_one(tmp_path: Path) -> None:
     path, token = tmp_path / "c.toml", new_token("a")
     path.write_text(entry("a", token, "infer") + '[[client]]\nid = "b"\ncert = "b.svc"\nroles = ["infer"]\n')
     access = Access(path)
-    assert access.client(Credentials((), ("b.svc",)), GENERATE).id == "b"
-    assert access.client(Credentials((f"bearer {token}",), ("b.svc",)), GENERATE).id == "a"
+    assert allowed(access, Credentials((), ("b.svc",)), GENERATE).id == "b"
+    assert allowed(access, Credentials((f"bearer {token}",), ("b.svc",)), GENERATE).id == "a"
     for wrong in (Credentials(("Bearer x",), ("b.svc",)), Credentials((), ("B.svc",))):
         with pytest.raises(Unauthenticated) as refused:
-            access.client(wrong, GENERATE)
+            allowed(access, wrong, GENERATE)
         assert refused.value.reason == "TOKEN_INVALID"
 
 
@@ -65,10 +71,10 @@ def test_an_expired_client_is_nobody(tmp_path: Path) -> None:
     path.write_text(entry("a", token, "infer", more="expires = 1970-01-01T00:01:00Z"))
     access = Access(path, now=lambda: now[0])
     now[0] = 59.9
-    assert access.client(sent(token), GENERATE).id == "a"
+    assert allowed(access, sent(token), GENERATE).id == "a"
     now[0] = 60.0
     with pytest.raises(Unauthenticated, match="expired"):
-        access.client(sent(token), GENERATE)
+        allowed(access, sent(token), GENERATE)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +128,12 @@ async def test_a_bad_file_ends_nothing_and_is_told(tmp_path: Path) -> None:
     path, token = tmp_path / "c.toml", new_token("a")
     path.write_text(entry("a", token, "infer"))
     access = Access(path)
-    async with access.holding(sent(token), GENERATE, access.client(sent(token), GENERATE)):
+    async with access.holding(sent(token), GENERATE, allowed(access, sent(token), GENERATE)):
         path.write_text("[[client]]\nid = ")
         access.look()
         await asyncio.sleep(0)
     assert "not valid TOML" in access.problem
-    assert access.client(sent(token), GENERATE).id == "a"
+    assert allowed(access, sent(token), GENERATE).id == "a"
 
 
 async def test_another_timeout_inside_is_no_revocation(tmp_path: Path) -> None:
@@ -135,7 +141,7 @@ async def test_another_timeout_inside_is_no_revocation(tmp_path: Path) -> None:
     path.write_text(entry("a", token, "infer"))
     access = Access(path)
     with pytest.raises(TimeoutError):
-        async with access.holding(sent(token), GENERATE, access.client(sent(token), GENERATE)):
+        async with access.holding(sent(token), GENERATE, allowed(access, sent(token), GENERATE)):
             raise TimeoutError
 
 

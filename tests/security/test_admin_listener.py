@@ -48,6 +48,12 @@ async def test_with_clients_the_socket_needs_no_token_and_takes_one(
     assert await reason(server.address) == "TOKEN_MISSING"
 
 
+async def test_tls_is_for_the_network(start_server: Start, tmp_path: Path) -> None:
+    """`LORA_ROUTER_TLS_CA` in the environment is no hindrance."""
+    await start_server(admin_listen=f"unix:{tmp_path}/admin.sock")
+    assert await reason(f"unix:{tmp_path}/admin.sock", tls_ca="system") == ""
+
+
 async def test_what_is_done_there_is_logged_as_local(
     start_server: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

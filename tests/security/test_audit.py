@@ -48,6 +48,7 @@ async def test_every_refusal_is_kept_without_the_secret(kept: SimpleNamespace) -
     await kept.server.stop()
     found = list(entries(kept.file))
     assert [one["reason"] for one in found] == ["TOKEN_MISSING", "TOKEN_INVALID", "ROLE_MISSING"]
+    assert [one.get("client") for one in found] == [None, None, "observe"]
     assert found[2]["method"] == LOAD
     assert "resource" not in found[2]  # its body was not read
     assert kept.clients.infer.rpartition("_")[2][:20] not in kept.file.read_text()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +15,7 @@ import grpc
 import pytest
 import trustme
 
+from router.cli.compose import lines_to_paste
 from router.cli.main import run
 from router.client import AsyncClient, Client, ClientError
 from router.config import Settings
@@ -189,6 +193,18 @@ async def test_commands_speak_tls(
     assert "--tls-ca names who signs" in (await command("route", "hi", *foreign))[1]
     code, text = await command("route", "hi", "--server", "elsewhere:1", "--token", "x")
     assert (code, text.count("--tls-ca")) == (2, 1)
+
+
+async def test_the_line_to_paste_works(start_server: Start, files: Files, tmp_path: Path) -> None:
+    clients = write_clients(tmp_path, both=("infer", "observe"))
+    server = await start_server(clients=clients.path, **files.settings)
+    line = lines_to_paste(server.address, server.settings)[1]
+    line = line.replace("CA.pem", str(files.ca)).replace("TOKEN", clients.both)
+    command = [str(Path(sys.executable).with_name("buf")), *shlex.split(line)[1:]]
+    buf = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=PIPE, stderr=PIPE)
+    out, err = await buf.communicate()
+    assert buf.returncode == 0, err.decode()
+    assert b"FINISH_REASON_STOP" in out
 
 
 async def test_a_client_that_is_taken_out_is_refused_within_a_second(
