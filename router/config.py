@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -30,6 +30,21 @@ class Settings(BaseSettings):
     )
 
     listen: str = Field("127.0.0.1:50051", description="gRPC address, HOST:PORT")
+    admin_listen: str | None = Field(
+        None, description="unix:/PATH of a socket; then methods of the role admin are answered there only"
+    )
+    clients: Path | None = Field(
+        None, description="file of the clients that may call; read again when it changes; none: everybody may"
+    )
+    audit: Path | None = Field(
+        None,
+        description="file that gets a line for every administrative call and every refusal; none: no file",
+    )
+    tls_cert: Path | None = Field(None, description="certificate chain of the server (PEM); none: plain text")
+    tls_key: Path | None = Field(None, description="private key of `tls_cert` (PEM)")
+    tls_client_ca: Path | None = Field(
+        None, description="clients must show a certificate of this CA (PEM); none: they need none"
+    )
     metrics_listen: str = Field(
         "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
     )
@@ -106,6 +121,11 @@ class Settings(BaseSettings):
     )
     max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="largest input accepted, in bytes")
+    max_body_bytes: int = Field(
+        2 << 20, ge=1 << 16, le=64 << 20, description="largest message of an inference request, in bytes"
+    )
+    body_memory_mb: int = Field(256, ge=1, description="request bodies read or held at once")
+    body_seconds: float = Field(10.0, gt=0, description="time the body of a request may take to come")
     max_deadline_seconds: float = Field(600.0, gt=0, description="deadline of requests that bring none")
     stream_interval: int = Field(1, ge=1, le=64, description="steps joined in one streamed message")
     lame_duck_seconds: float = Field(
@@ -124,6 +144,20 @@ class Settings(BaseSettings):
     def shutdown_seconds(self) -> float:
         """After so long a process that was asked to end is gone: the parts, and some time for the rest."""
         return self.lame_duck_seconds + self.drain_seconds + self.flush_seconds + REST_SECONDS
+
+    @model_validator(mode="after")
+    def _bodies_fit(self) -> Self:
+        if self.max_prompt_bytes > self.max_body_bytes:
+            raise ValueError("max_prompt_bytes is more than max_body_bytes, so raise that one, too")
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_are_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        return self
 
     @field_validator("adapters_dir", "plugins_dir", mode="before")
     @classmethod

@@ -3,6 +3,11 @@
 RouterError
 ├── InvalidRequest          INVALID_ARGUMENT     every bad field is named
 │   └── PromptTooLong       INVALID_ARGUMENT     limit and length are given
+├── Unauthenticated         UNAUTHENTICATED      nobody's token or certificate, or an expired one
+│   └── TokenMissing        UNAUTHENTICATED      neither token nor certificate was sent
+├── PermissionDenied        PERMISSION_DENIED    the client has not the role that the method needs
+│   ├── AdaptersHidden      PERMISSION_DENIED    experiments tell of all adapters; the client may not know all
+│   └── AdminElsewhere      PERMISSION_DENIED    such methods are answered on the admin listener only
 ├── NotFound                NOT_FOUND
 │   ├── AdapterNotFound
 │   └── ExperimentNotFound
@@ -19,6 +24,8 @@ RouterError
 │   ├── StoreDown           UNAVAILABLE          experiments cannot be read or written now
 │   └── NotSaved            UNAVAILABLE          what was to last could not be written; nothing has changed
 ├── ResourceExhausted       RESOURCE_EXHAUSTED   device or host memory
+├── QuotaExceeded           RESOURCE_EXHAUSTED   the client has used what it may; the quota is named
+├── BodyTooLarge            RESOURCE_EXHAUSTED   the message has more bytes than its method takes
 ├── DeadlineExceeded        DEADLINE_EXCEEDED
 ├── EngineFailed            INTERNAL             a step raised: the caller sees a fixed text
 └── ConfigError             (start-up only)      a setting is wrong
@@ -110,6 +117,40 @@ class PromptTooLong(InvalidRequest):
         )
         self.got, self.at_least = got, at_least
         self.metadata = {"limit": str(limit), "got": str(got)}
+
+
+class Unauthenticated(RouterError):
+    """Token or certificate are nobody's, or of a client whose time is over; which of it is not told."""
+
+    code = "UNAUTHENTICATED"
+    reason = "TOKEN_INVALID"
+    told = "the token or certificate is not valid here"
+
+
+class TokenMissing(Unauthenticated):
+    """The call brings neither token nor certificate."""
+
+    reason = "TOKEN_MISSING"
+    told = ""
+
+
+class PermissionDenied(RouterError):
+    """The client has not the role that the method needs."""
+
+    code = "PERMISSION_DENIED"
+    reason = "ROLE_MISSING"
+
+
+class AdaptersHidden(PermissionDenied):
+    """The method tells of all adapters, and the client may not know of all."""
+
+    reason = "ADAPTERS_HIDDEN"
+
+
+class AdminElsewhere(PermissionDenied):
+    """Methods of the role admin are answered on the admin listener only."""
+
+    reason = "ADMIN_LISTENER"
 
 
 class NotFound(RouterError):
@@ -229,6 +270,24 @@ class ResourceExhausted(RouterError):
 
     code = "RESOURCE_EXHAUSTED"
     reason = "RESOURCE_EXHAUSTED"
+
+
+class QuotaExceeded(RouterError):
+    """The client has used up a quota; `retry_after` seconds until there is enough, None: there never will."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "QUOTA"
+
+    def __init__(self, message: str, quota: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, quota=quota)
+        self.quota, self.retry_after = quota, retry_after
+
+
+class BodyTooLarge(RouterError):
+    """A message has more bytes than its method takes."""
+
+    code = "RESOURCE_EXHAUSTED"
+    reason = "BODY_TOO_LARGE"
 
 
 class DeadlineExceeded(RouterError):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from router.types import (
+    EVERYTHING,
     AdapterEvent,
     AdapterInfo,
     AdapterProfile,
@@ -22,6 +23,7 @@ from router.types import (
     Sampling,
     SamplingParams,
     Usage,
+    Visible,
 )
 
 if TYPE_CHECKING:
@@ -52,9 +54,9 @@ class Force:
 class Catalog(Protocol):
     """What routing reads of the registry. All calls are cheap and made on the event loop."""
 
-    def resolve(self, name: str, version: str = "") -> AdapterInfo:
+    def resolve(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
         """The version, or the default version of `name`. Raises AdapterNotFound, FailedPrecondition
-        (quarantined, with the reason)."""
+        (quarantined, with the reason). What is not `visible` is not there, and named in no error."""
         ...
 
     def profiles(self) -> tuple[AdapterProfile, ...]:
@@ -81,7 +83,7 @@ class AdapterRegistry(Catalog, Protocol):
         """Every version, quarantined ones too, by name and version."""
         ...
 
-    def get(self, name: str, version: str = "") -> AdapterInfo:
+    def get(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
         """Like `resolve`, but a quarantined version is returned too."""
         ...
 

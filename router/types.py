@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -192,6 +193,24 @@ class RoutingHints:
 
 
 @dataclass(frozen=True, slots=True)
+class Visible:
+    """Names of adapters that a caller may know of, by globs: `legal-*`, `*` for all."""
+
+    globs: tuple[str, ...] = ()
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and any(fnmatchcase(name, glob) for glob in self.globs)
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is hidden."""
+        return "*" in self.globs
+
+
+EVERYTHING = Visible(("*",))
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One request, validated. Exactly one of `turns` and `raw_prompt` is set.
 
@@ -207,6 +226,7 @@ class Request:
     labels: Mapping[str, str] = field(default_factory=dict)
     deadline: float | None = None  # time.monotonic() seconds
     caller_id: str = ""
+    visible: Visible = EVERYTHING  # what the caller must not learn of is not there for this request
 
     @property
     def text(self) -> str:

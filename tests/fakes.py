@@ -14,6 +14,7 @@ from router.errors import AdapterNotFound, AdapterRejected, GateNotPassed, Stale
 from router.names import parse_adapter
 from router.ports import Catalog, Force, Lease
 from router.types import (
+    EVERYTHING,
     AdapterEvent,
     AdapterEventKind,
     AdapterInfo,
@@ -26,6 +27,7 @@ from router.types import (
     Reason,
     Request,
     Sampling,
+    Visible,
     Vote,
 )
 
@@ -69,14 +71,18 @@ class FakeRegistry:
         for changed in self._changed:
             changed()
 
-    def get(self, name: str, version: str = "") -> AdapterInfo:
+    def get(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
         for info in self.infos.values():
-            if info.ref.name == name and (info.ref.version == version or (not version and info.default)):
+            if (
+                name in visible
+                and info.ref.name == name
+                and (info.ref.version == version or (not version and info.default))
+            ):
                 return info
         raise AdapterNotFound(AdapterRef(name, version).resource if version else f"adapters/{name}")
 
-    def resolve(self, name: str, version: str = "") -> AdapterInfo:
-        info = self.get(name, version)
+    def resolve(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
+        info = self.get(name, version, visible)
         if info.state is AdapterState.QUARANTINED:
             raise AdapterRejected(info.error, resource=info.ref.resource)
         return info
@@ -194,9 +200,11 @@ class FakeRouter:
         if request.routing.adapter in ("base", "adapters/base"):
             return Decision(None, Reason.EXPLICIT, confidence=1.0)
         if request.routing.adapter:
-            info = self.catalog.resolve(*parse_adapter(request.routing.adapter, "routing.adapter"))
+            info = self.catalog.resolve(
+                *parse_adapter(request.routing.adapter, "routing.adapter"), request.visible
+            )
             return Decision(info.ref, Reason.EXPLICIT, confidence=1.0)
-        words = request.text.lower().split()
+        words = [word for word in request.text.lower().split() if word in request.visible]
         scores = {profile.name: 0.9 for profile in self.catalog.profiles() if profile.name in words}
         vote = Vote("words", scores, declined=not scores, latency=0.0001)
         self.on_vote(vote)

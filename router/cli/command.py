@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
+
+from router.cli.flags import connecting
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 DEFAULT_COMMAND = "PROMPT"  # of `lora-router route`: what is no name of a sub-command is a prompt
@@ -61,11 +64,11 @@ def _usage(error: Exception) -> str:
     return f"{text.rstrip('.')}; see '{path} --help'"
 
 
-def group(help_text: str, **commands: object) -> typer.Typer:
+def group(help_text: str, **commands: Callable[..., Any]) -> typer.Typer:
     """A command with sub-commands, in the order given."""
     made = typer.Typer(rich_markup_mode=None, callback=or_help, invoke_without_command=True, help=help_text)
     for name, function in commands.items():
-        made.command(name)(function)  # type: ignore[type-var]
+        made.command(name)(connecting(function))
     return made
 
 

@@ -174,6 +174,8 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
             ("experiments", _experiments_line(app.experiments)),
             ("gRPC", app.address),
+            ("access", _access_line(settings)),
+            *([("admin", settings.admin_listen)] if settings.admin_listen else []),
             ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
         ]
     )
@@ -181,7 +183,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
         print()
         print_table(COLUMNS, [adapter_row(info) for info in adapters])
     print()
-    for line in lines_to_paste(app.address, settings.adapters_dir):
+    for line in lines_to_paste(app.address, settings):
         print(f"  {line}")
     print(flush=True)
 
@@ -210,19 +212,30 @@ def adapter_row(info: AdapterInfo) -> tuple[str, ...]:
     )
 
 
-def lines_to_paste(address: str, adapters: Sequence[Path]) -> list[str]:
+def lines_to_paste(address: str, settings: Settings) -> list[str]:
     """Ask, ask with no .proto at hand, add an adapter."""
     from router.client.channel import DEFAULT_TARGET
 
+    tls, token = settings.tls_cert is not None, settings.clients is not None
     server = "" if address == DEFAULT_TARGET else f" --server {address}"
+    server += (" --tls-ca CA.pem" if tls else "") + (" --token TOKEN" if token else "")
+    how = "--cacert CA.pem" if tls else "--http2-prior-knowledge"
+    if token:  # one whose client has the roles infer and observe: reflection needs the second
+        how += ' -H "authorization: Bearer TOKEN" --reflect-header "authorization: Bearer TOKEN"'
     body = shlex.quote('{"input":{"text":"Hello"}}')
-    folder = shlex.quote(f"{adapters[0]}/" if adapters else "adapters/")
-    method = "router.v1.InferenceService/StreamGenerate"
+    folder = shlex.quote(f"{settings.adapters_dir[0]}/" if settings.adapters_dir else "adapters/")
+    url = f"{'https' if tls else 'http'}://{address}/router.v1.InferenceService/StreamGenerate"
     return [
         f'lora-router ask{server} "{QUESTION}"',
-        f"buf curl --protocol grpc --http2-prior-knowledge -d {body} http://{address}/{method}",
+        f"buf curl --protocol grpc {how} -d {body} {url}",
         f"cp -r my-adapter {folder}",
     ]
+
+
+def _access_line(settings: Settings) -> str:
+    who = f"clients of {settings.clients}" if settings.clients else "everybody may do everything"
+    mutual = ", certificates of clients checked" if settings.tls_client_ca else ""
+    return f"{who}; {'TLS' if settings.tls_cert else 'plain text'}{mutual}"
 
 
 def _folders_line(folders: Sequence[Path]) -> str:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli import units
+from router.cli import flags, units
 from router.cli.command import FAILED, MISUSED, CliError
 from router.types import Decision, Override, Reason, Usage
 
 if TYPE_CHECKING:
     from router.client import Client, ClientError
+    from router.client.channel import Secured
 
 ANY_ADDRESS = ("0.0.0.0", "[::]", "")  # noqa: S104 -- read here, never bound
 FITTED = "fitted"  # Decision.calibration, where the calibration is for the present set
@@ -40,11 +41,26 @@ def connected(server: str, timeout: float) -> Iterator[Client]:
     from router.client import Client, ClientError
 
     target = target_of(server)
-    with Client(target, timeout=timeout) as client:
+    with Client(target, timeout=timeout, **secured_for(target)) as client:
         try:
             yield client
         except ClientError as error:
             raise explain_call(error, target) from error
+
+
+def secured_for(target: str) -> Secured:
+    """What the flags say of TLS and of who calls. Raises CliError where that does not fit the target."""
+    from router.client.channel import channel_credentials
+
+    secured = flags.secured()
+    try:
+        channel_credentials(target, secured)
+    except ValueError as error:
+        text = str(error)
+        for name in flags.SECURED:
+            text = text.replace(name, f"--{name.replace('_', '-')}")
+        raise CliError(text, MISUSED) from None
+    return secured
 
 
 def target_of(server: str) -> str:
@@ -64,6 +80,10 @@ def explain_call(error: ClientError, target: str) -> CliError:
             return CliError(f"{target} cannot be resolved: no such host is known; --server takes HOST:PORT")
         if "failed to connect" not in error.message:
             return CliError(f"the connection to {target} broke; is the server still running?")
+        if "handshake" in error.message.lower() or "certificate" in error.message.lower():
+            return CliError(
+                f"no TLS with {target}: {error.message}; --tls-ca names who signs its certificate"
+            )
         start = "start one with `lora-router serve`, or name another with --server HOST:PORT"
         return CliError(f"no server answers at {target}: {start}")
     if error.violations:
@@ -75,6 +95,11 @@ def explain_call(error: ClientError, target: str) -> CliError:
         "MODEL_LOADING": "the server is starting; try again in some seconds",
         "QUEUE_FULL": "try again later",
         "DRAINING": "the server is stopping",
+        "TOKEN_MISSING": "--token, or LORA_ROUTER_TOKEN",
+        "TOKEN_INVALID": "is it of this server, and not expired? `lora-router clients` keeps them",
+        "ADMIN_LISTENER": "on its machine: --server unix:/PATH, as in its setting `admin_listen`",
+        "QUOTA": "quotas are given in the server's clients file",
+        "ROLE_MISSING": "roles are given in the server's clients file",
         "DEADLINE_EXCEEDED": "raise --timeout or lower --max-tokens",
     }
     hint = hints.get(error.reason) or hints.get(error.code)

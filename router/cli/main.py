@@ -10,13 +10,14 @@ from typing import Annotated
 import typer
 
 from router import __version__, optional
-from router.cli import bench, models, plugins, settings
+from router.cli import audit, bench, clients, models, plugins, settings
 from router.cli.adapters import served
 from router.cli.adapters.sign import digest, keygen, sign
 from router.cli.adapters.train import evaluate, learning_curve, new, train
 from router.cli.adapters.validate import validate
 from router.cli.ask import ask
 from router.cli.command import DEFAULT_COMMAND, FAILED, INTERRUPTED, PromptOrCommand, group, or_help, report
+from router.cli.flags import connecting
 from router.cli.route.ask import route
 from router.cli.route.calibrate import calibrate
 from router.cli.route.diff import diff
@@ -29,13 +30,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(serve)
-app.command()(ask)
+app.command()(connecting(ask))
 routing = typer.Typer(
     cls=PromptOrCommand,
     rich_markup_mode=None,
     help="Where requests go: one request, and how well the classifiers here do.",
 )
-routing.command(DEFAULT_COMMAND)(route)
+routing.command(DEFAULT_COMMAND)(connecting(route))
 routing.command("calibrate")(calibrate)
 routing.command("evaluate")(evaluate_routing)
 routing.command("diff")(diff)
@@ -65,6 +66,19 @@ app.add_typer(
     group("Classifier plugins.", list=plugins.list_, doctor=plugins.doctor, new=plugins.new), name="plugins"
 )
 app.add_typer(group("Base models in the cache.", fetch=models.fetch, list=models.list_), name="models")
+app.add_typer(
+    group(
+        "Who may call a server: the file that `serve --clients` reads.",
+        new=clients.new,
+        list=clients.list_,
+        check=clients.check,
+        revoke=clients.revoke,
+    ),
+    name="clients",
+)
+app.add_typer(
+    group("Who administered what, and who was refused.", show=audit.show, verify=audit.verify), name="audit"
+)
 app.add_typer(group("Settings.", show=settings.show), name="config")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
 

@@ -13,6 +13,7 @@ from router.errors import ConfigError
 if TYPE_CHECKING:
     from router.config import Settings
 
+NO_SETTINGS = ("config", "set_", "insecure_listen")
 Listen = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="gRPC address. Default: 127.0.0.1:50051.")
 ]
@@ -82,14 +83,47 @@ Insecure = Annotated[
     typer.Option(
         "--insecure-listen",
         envvar="LORA_ROUTER_INSECURE_LISTEN",
-        help="Allow an address that other machines reach; there is no authentication yet.",
+        help="Allow addresses that other machines reach, though not everything there is checked.",
     ),
+]
+ClientsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--clients", metavar="FILE", help="Who may call, and what; without it, everybody everything."
+    ),
+]
+AdminListen = Annotated[
+    str | None,
+    typer.Option(
+        "--admin-listen",
+        metavar="unix:/PATH",
+        help="A socket for this user alone; methods of the role admin are then answered there only.",
+    ),
+]
+AuditFile = Annotated[
+    Path | None,
+    typer.Option("--audit", metavar="FILE", help="Keeps who administered what, and who was refused."),
+]
+TlsCert = Annotated[
+    Path | None,
+    typer.Option("--tls-cert", metavar="FILE", help="Certificate chain (PEM), read again when it changes."),
+]
+TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key (PEM).")]
+TlsClientCa = Annotated[
+    Path | None,
+    typer.Option("--tls-client-ca", metavar="FILE", help="Clients must show a certificate of this CA (PEM)."),
 ]
 
 
 def serve(
     listen: Listen = None,
     metrics_listen: Metrics = None,
+    admin_listen: AdminListen = None,
+    clients: ClientsFile = None,
+    audit: AuditFile = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
     adapters_dir: Adapters = None,
     plugins_dir: Plugins = None,
     model: Model = None,
@@ -119,27 +153,15 @@ def serve(
       lora-router serve
       lora-router serve --listen 127.0.0.1:6000 --adapters-dir ./adapters --set slots=64
     """
+    said = dict(locals())  # every flag by its name, which is that of its setting
     from router.cli.settings import load_settings, parse_sets
 
-    said = {
-        "listen": listen,
-        "metrics_listen": metrics_listen,
-        "adapters_dir": tuple(adapters_dir) if adapters_dir else None,
-        "plugins_dir": tuple(plugins_dir) if plugins_dir else None,
-        "model": model,
-        "dtype": dtype,
-        "quantize": quantize,
-        "device": device,
-        "native": native,
-        "threads": threads,
-        "gate": gate,
-        "calibration": calibration,
-        "require_signed": tuple(require_signed) if require_signed else None,
-        "adapters_lock": adapters_lock,
+    flags = {
+        name: value for name, value in said.items() if name not in NO_SETTINGS and value not in (None, [])
     }
-    given = parse_sets(set_ or []) | {name: value for name, value in said.items() if value is not None}
+    given = parse_sets(set_ or []) | flags
     settings = with_folders(load_settings(given, config))
-    check_reach(settings.listen, insecure_listen)
+    check_reach(settings, insecure_listen)
 
     from router.cli.compose import serve_until_stopped
 
@@ -158,14 +180,23 @@ def with_folders(settings: Settings) -> Settings:
     )
 
 
-def check_reach(listen: str, insecure: bool) -> None:
-    """Refuse an address that other machines reach, unless that was asked for, and one that is none."""
+def check_reach(settings: Settings, insecure: bool) -> None:
+    """Refuse addresses that other machines reach, unless that was asked for, and those that are none."""
     from router.client.channel import is_loopback
     from router.server.listen import split_address
 
-    split_address(listen, "listen")
-    if not insecure and not is_loopback(listen):
+    split_address(settings.listen, "listen")
+    if insecure:
+        return
+    if not is_loopback(settings.listen) and not (settings.tls_cert and settings.clients):
+        without = "TLS" if settings.clients else "a clients file" if settings.tls_cert else "TLS and clients"
         raise ConfigError(
-            f"{listen} can be reached from other machines and there is no authentication yet: "
-            "listen on 127.0.0.1, or say --insecure-listen if the network is yours"
+            f"{settings.listen} can be reached from other machines and there is no protection without "
+            f"{without}: give --tls-cert, --tls-key and --clients, listen on 127.0.0.1, or say "
+            "--insecure-listen if the network is yours"
+        )
+    if settings.metrics_listen and not is_loopback(settings.metrics_listen):
+        raise ConfigError(
+            f"metrics at {settings.metrics_listen} can be read from other machines, without any check: "
+            "choose 127.0.0.1 with --metrics-listen, or say --insecure-listen if the network is yours"
         )

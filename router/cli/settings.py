@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from router.routing.policy import RuleInForce
 
 ENV_PREFIX = "LORA_ROUTER_"
-NO_SETTINGS = ("server", "insecure_listen", "traceback")  # read by commands, not by Settings
+# Read by commands, not by Settings.
+NO_SETTINGS = ("server", "insecure_listen", "traceback", "token", "tls_ca", "client_cert", "client_key")
 # What Kubernetes sets in every pod for a Service called lora-router, or lora-router-anything.
 KUBERNETES = re.compile(
     r"LORA_ROUTER_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)?)"
@@ -104,7 +105,10 @@ def unknown_setting(key: str, known: Mapping[str, Any]) -> str:
 def _first_line(error: ValidationError, flags: Mapping[str, Any], path: Path) -> str:
     lines = []
     for problem in error.errors():
-        name = str(problem["loc"][0]) if problem["loc"] else "settings"
+        if not problem["loc"]:  # two settings that do not go together
+            lines.append(problem["msg"].removeprefix("Value error, "))
+            continue
+        name = str(problem["loc"][0])
         lines.append(f"{name} (from {origin(name, flags, path)}): {problem['msg'].lower()}")
     return "; ".join(lines)
 

@@ -11,7 +11,14 @@ import grpc.aio
 
 from router import optional
 from router.client import messages
-from router.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, AsyncCaller, channel_options
+from router.client.channel import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT,
+    AsyncCaller,
+    Secured,
+    channel_credentials,
+    channel_options,
+)
 from router.client.values import (
     Adapter,
     Answer,
@@ -37,10 +44,20 @@ class AsyncClient:
     A stream that may be left early belongs in `contextlib.aclosing`, which cancels the call at once.
     """
 
-    def __init__(self, target: str = DEFAULT_TARGET, *, timeout: float | None = DEFAULT_TIMEOUT) -> None:
-        self._channel = grpc.aio.insecure_channel(target, options=channel_options(target))
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        **secured: Unpack[Secured],
+    ) -> None:
+        credentials, options = channel_credentials(target, secured), channel_options(target)
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(target, options=options)
+        else:
+            self._channel = grpc.aio.secure_channel(target, credentials, options=options)
         self._stub: Any = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._caller = AsyncCaller(timeout)
+        self._caller = AsyncCaller(timeout, secured.get("token", ""))
         self.adapters = AsyncAdapters(self._channel, self._caller)
 
     @cached_property

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict
 
 import grpc
 
@@ -15,6 +17,7 @@ from router.errors import FieldViolation
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 60.0
 MAX_MESSAGE_BYTES = 16 << 20
+SYSTEM = "system"
 _DETAILS_KEY = "grpc-status-details-bin"
 
 # gRPC retries a call only until its response headers arrive, so a stream that began is never repeated.
@@ -87,20 +90,56 @@ def channel_options(target: str) -> list[tuple[str, Any]]:
 
 
 def is_loopback(target: str) -> bool:
-    """Whether a HOST:PORT target stays on this machine."""
+    """Whether a target, HOST:PORT or unix:PATH, stays on this machine."""
     host = target.rpartition(":")[0].strip("[]")
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or target.startswith("unix:")
+
+
+class Secured(TypedDict, total=False):
+    """How a client proves who it is, and knows the server.
+
+    `tls_ca` names a file of certificates (PEM) that the server's must come from, or is "system" for those
+    that come with gRPC. Without it, and without a certificate of its own, a client speaks plain text.
+    """
+
+    token: str
+    tls_ca: str | Path
+    client_cert: str | Path
+    client_key: str | Path
+
+
+def channel_credentials(target: str, secured: Secured) -> grpc.ChannelCredentials | None:
+    """How the channel is encrypted; None: not at all.
+
+    Raises ValueError for half of a certificate, and for a token that would cross a network in plain text;
+    OSError for a file that cannot be read.
+    """
+    ca, cert, key = (secured.get(name) or "" for name in ("tls_ca", "client_cert", "client_key"))
+    if bool(cert) != bool(key):
+        raise ValueError("client_cert and client_key go together")
+    if target.startswith("unix:"):  # the system keeps others out
+        return None
+    if not ca and not cert:
+        if secured.get("token") and not is_loopback(target):
+            raise ValueError(f"a token is not sent to {target} in plain text: give tls_ca")
+        return None
+    roots = Path(str(ca)).read_bytes() if ca not in ("", SYSTEM) else None
+    chain, private = (Path(str(file)).read_bytes() if file else None for file in (cert, key))
+    return grpc.ssl_channel_credentials(roots, private, chain)
 
 
 class Caller:
     """Makes calls with the client's deadline and turns failures into ClientError."""
 
-    def __init__(self, timeout: float | None) -> None:
-        self._timeout = timeout
+    def __init__(self, timeout: float | None, token: str = "") -> None:
+        self._timeout, self._token = timeout, token
 
     def unary(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Any:
         """One answer."""
-        request_id, settings = _call_settings(options, self._timeout)
+        request_id, settings = _call_settings(options, self._timeout, self._token)
         try:
             return method(request, **settings)
         except grpc.RpcError as error:
@@ -108,7 +147,7 @@ class Caller:
 
     def stream(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Iterator[Any]:
         """Messages as they come; the call is cancelled when the iterator is closed or dropped."""
-        request_id, settings = _call_settings(options, self._timeout)
+        request_id, settings = _call_settings(options, self._timeout, self._token)
         call = method(request, **settings)
         try:
             yield from call
@@ -121,12 +160,12 @@ class Caller:
 class AsyncCaller:
     """The same on the event loop."""
 
-    def __init__(self, timeout: float | None) -> None:
-        self._timeout = timeout
+    def __init__(self, timeout: float | None, token: str = "") -> None:
+        self._timeout, self._token = timeout, token
 
     async def unary(self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]) -> Any:
         """One answer."""
-        request_id, settings = _call_settings(options, self._timeout)
+        request_id, settings = _call_settings(options, self._timeout, self._token)
         try:
             return await method(request, **settings)
         except grpc.RpcError as error:
@@ -136,7 +175,7 @@ class AsyncCaller:
         self, method: Callable[..., Any], request: Any, options: Mapping[str, Any]
     ) -> AsyncIterator[Any]:
         """Messages as they come; the call is cancelled when the iterator is closed."""
-        request_id, settings = _call_settings(options, self._timeout)
+        request_id, settings = _call_settings(options, self._timeout, self._token)
         call = method(request, **settings)
         try:
             async for message in call:
@@ -147,11 +186,16 @@ class AsyncCaller:
             call.cancel()
 
 
-def _call_settings(options: Mapping[str, Any], default_timeout: float | None) -> tuple[str, dict[str, Any]]:
+def _call_settings(
+    options: Mapping[str, Any], default_timeout: float | None, token: str
+) -> tuple[str, dict[str, Any]]:
     """The request id, the caller's or a new one, and how the call is made: timeout and metadata."""
     request_id = options.get("request_id") or uuid.uuid4().hex
     timeout = options.get("timeout", default_timeout)
-    return request_id, {"timeout": timeout, "metadata": (("x-request-id", request_id),)}
+    metadata: tuple[tuple[str, str], ...] = (("x-request-id", request_id),)
+    if token:
+        metadata += (("authorization", f"Bearer {token}"),)
+    return request_id, {"timeout": timeout, "metadata": metadata}
 
 
 def _client_error(error: grpc.RpcError, request_id: str) -> ClientError:

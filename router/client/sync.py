@@ -10,7 +10,14 @@ import grpc
 
 from router import optional
 from router.client import messages
-from router.client.channel import DEFAULT_TARGET, DEFAULT_TIMEOUT, Caller, channel_options
+from router.client.channel import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT,
+    Caller,
+    Secured,
+    channel_credentials,
+    channel_options,
+)
 from router.client.values import (
     Adapter,
     Answer,
@@ -39,10 +46,20 @@ class Client:
             print(answer.decision.adapter, answer.text)
     """
 
-    def __init__(self, target: str = DEFAULT_TARGET, *, timeout: float | None = DEFAULT_TIMEOUT) -> None:
-        self._channel = grpc.insecure_channel(target, options=channel_options(target))
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        **secured: Unpack[Secured],
+    ) -> None:
+        credentials, options = channel_credentials(target, secured), channel_options(target)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(target, options=options)
+        else:
+            self._channel = grpc.secure_channel(target, credentials, options=options)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._caller = Caller(timeout)
+        self._caller = Caller(timeout, secured.get("token", ""))
         self.adapters = Adapters(self._channel, self._caller)
 
     @cached_property

@@ -20,7 +20,15 @@ from router.registry.gate import NO_GATE, Standing
 from router.registry.gatekeeper import Gatekeeper
 from router.registry.record import Live, Record
 from router.registry.state import Change, Choices, Served
-from router.types import AdapterEventKind, AdapterInfo, AdapterProfile, AdapterRef, AdapterState
+from router.types import (
+    EVERYTHING,
+    AdapterEventKind,
+    AdapterInfo,
+    AdapterProfile,
+    AdapterRef,
+    AdapterState,
+    Visible,
+)
 
 log = logging.getLogger(__name__)
 
@@ -117,21 +125,21 @@ class Index:
         version = self._choices.get(name)
         return version if version in self._names.get(name, {}) else ""
 
-    def find(self, name: str, version: str = "") -> Record:
+    def find(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> Record:
         """The version, or the default version, or if there is none the highest (a quarantined one).
 
-        Raises AdapterNotFound with a hint.
+        Raises AdapterNotFound with a hint, which names nothing but what is visible.
         """
         versions = self._names.get(name)
-        if versions is None:
-            raise AdapterNotFound(name, known_names(name, self._names))
+        if versions is None or name not in visible:
+            raise AdapterNotFound(name, known_names(name, filter(visible.__contains__, self._names)))
         if version and version not in versions:
             raise AdapterNotFound(f"{name}@{version}", known_versions(versions))
         return versions[version or self.default_of(name) or max(versions, key=version_key)]
 
-    def find_usable(self, name: str, version: str = "") -> Record:
+    def find_usable(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> Record:
         """Like `find`. Raises AdapterRejected, with the reason, if it is quarantined."""
-        record = self.find(name, version)
+        record = self.find(name, version, visible)
         if record.state is AdapterState.QUARANTINED:
             raise AdapterRejected(
                 f"adapter {record.ref} is quarantined: {record.error}", adapter=str(record.ref)

@@ -23,7 +23,7 @@ from router.registry.reconcile import Reconciler
 from router.registry.residency import Residency
 from router.registry.state import Choices, Proven, state_dir
 from router.registry.watching import LookLoop
-from router.types import AdapterEvent, AdapterInfo, AdapterProfile, AdapterRef
+from router.types import EVERYTHING, AdapterEvent, AdapterInfo, AdapterProfile, AdapterRef, Visible
 
 JUDGED_SECONDS = 2.0  # a start waits so long for weights to be compared with reports
 
@@ -115,9 +115,9 @@ class Registry:
 
     # -- Catalog
 
-    def resolve(self, name: str, version: str = "") -> AdapterInfo:
+    def resolve(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
         """See Catalog."""
-        return self._index.info(self._index.find_usable(name, version))
+        return self._index.info(self._index.find_usable(name, version, visible))
 
     def profiles(self) -> tuple[AdapterProfile, ...]:
         """See Catalog."""
@@ -137,9 +137,9 @@ class Registry:
         """See AdapterRegistry."""
         return self._index.list()
 
-    def get(self, name: str, version: str = "") -> AdapterInfo:
+    def get(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
         """See AdapterRegistry."""
-        return self._index.info(self._index.find(name, version))
+        return self._index.info(self._index.find(name, version, visible))
 
     def etag(self, ref: AdapterRef) -> str:
         """See AdapterRegistry."""

@@ -21,7 +21,7 @@ from router.routing.lane import BaseFor
 from router.routing.panel import Lanes, OnVote, Panel
 from router.routing.policy import Conclusion, Policy, Rule, RuleInForce, fingerprint
 from router.routing.variants import rule_digest, varied
-from router.types import AdapterInfo, AdapterProfile, Decision, Reason, Request, Vote
+from router.types import AdapterInfo, AdapterProfile, Decision, Reason, Request, Visible, Vote
 
 if TYPE_CHECKING:
     from router.types import RouterVariant
@@ -132,7 +132,7 @@ class Router:
         started = time.perf_counter()
         await self._pick_up_classifiers()
         decision, votes = await self._decide(request, varied(self.rule.now, variant), heard)
-        shown = tuple(votes) if request.routing.explain else ()
+        shown = tuple(seen(vote, request.visible) for vote in votes) if request.routing.explain else ()
         return replace(decision, votes=shown, latency=time.perf_counter() - started)
 
     async def _pick_up_classifiers(self) -> None:
@@ -155,27 +155,29 @@ class Router:
             votes = await self._panel.until_settled(request, labels, candidates, rule, heard)
         if said is not None:
             return said, votes
-        return self._carried_out(rule.conclude(votes if candidates else [], candidates)), votes
+        conclusion = rule.conclude(votes if candidates else [], candidates)
+        return self._carried_out(conclusion, request.visible), votes
 
     def _said_by_caller(self, request: Request) -> tuple[Decision | None, frozenset[str]]:
         """The decision that the caller made, or the candidates that the caller left."""
-        hints = request.routing
+        hints, visible = request.routing, request.visible
         if is_base(hints.adapter):
             return self._decision(Conclusion("", Reason.EXPLICIT, 1.0), None), frozenset()
         if hints.adapter:
-            adapter = self._catalog.resolve(*parse_routed_adapter(hints.adapter))
+            adapter = self._catalog.resolve(*parse_routed_adapter(hints.adapter), visible)
             return self._decision(Conclusion(adapter.ref.name, Reason.EXPLICIT, 1.0), adapter), frozenset()
-        left = narrow(self._knowledge.present, hints)
+        there = tuple(profile for profile in self._knowledge.present if profile.name in visible)
+        left = narrow(there, hints)
         if (hints.domain or hints.task) and len(left) == 1:
-            adapter = self._catalog.resolve(left[0].name)
+            adapter = self._catalog.resolve(left[0].name, "", visible)
             return self._decision(Conclusion(adapter.ref.name, Reason.HINT, 1.0), adapter), frozenset()
         return None, frozenset(profile.name for profile in left)
 
-    def _carried_out(self, conclusion: Conclusion) -> Decision:
+    def _carried_out(self, conclusion: Conclusion, visible: Visible) -> Decision:
         if not conclusion.adapter:
             return self._decision(conclusion, None)
         try:
-            return self._decision(conclusion, self._catalog.resolve(conclusion.adapter))
+            return self._decision(conclusion, self._catalog.resolve(conclusion.adapter, "", visible))
         except (NotFound, FailedPrecondition):  # it went while classifiers were asked
             return self._decision(replace(conclusion, adapter="", reason=Reason.ABSTAINED), None)
 
@@ -201,6 +203,15 @@ class Router:
             fingerprints = {r.name: fingerprint(r) for r in registrations}
             self._digests[variant] = rule_digest(varied(rule, variant), fingerprints)
         return self._digests[variant]
+
+
+def seen(vote: Vote, visible: Visible) -> Vote:
+    """The vote as a caller may see it: evidence may name any adapter, so it goes where one is hidden."""
+    if visible.everything:
+        return vote
+    scores = {name: score for name, score in vote.scores.items() if name in visible}
+    declined = vote.declined or bool(vote.scores and not scores)
+    return replace(vote, scores=scores, declined=declined, evidence="")
 
 
 def is_base(resource: str) -> bool:

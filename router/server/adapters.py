@@ -16,7 +16,7 @@ import grpc
 from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequest
 from router.names import parse_adapter, parse_version
 from router.ports import AdapterRegistry, Force
-from router.server.call import caller_of, current_call
+from router.server.call import actor, current_call
 from router.server.convert import adapter_message, event_message
 from router.types import AdapterInfo, AdapterRef
 from router.v1 import adapters_pb2 as pb
@@ -44,10 +44,13 @@ class AdapterService(AdapterServiceServicer):
         found.text("task", request.task, MAX_FILTER_BYTES)
         found.text("page_token", request.page_token, MAX_TOKEN_BYTES)
         found.check()
+        visible = current_call().client.adapters
         infos = (
             info
             for info in self._registry.list()
-            if request.domain in ("", info.domain) and request.task in ("", info.task)
+            if info.ref.name in visible
+            and request.domain in ("", info.domain)
+            and request.task in ("", info.task)
         )
         filters = (request.domain, request.task)
         shown, token = page(infos, name_and_version, request.page_size, request.page_token, filters)
@@ -79,8 +82,10 @@ class AdapterService(AdapterServiceServicer):
         if request.reason and not request.force:
             found.add("reason", "is only recorded with force")
         found.check()
-        force = Force(caller_of(context.peer()), request.reason) if request.force else None
-        info, previous = await self._registry.set_default(parse_version(request.name), request.etag, force)
+        force = Force(actor(context.peer()), request.reason) if request.force else None
+        ref = parse_version(request.name)
+        self._registry.get(ref.name, ref.version, current_call().client.adapters)
+        info, previous = await self._registry.set_default(ref, request.etag, force)
         return pb.SetDefaultVersionResponse(
             adapter=self._message(info), previous=previous.resource if previous else ""
         )
@@ -92,6 +97,7 @@ class AdapterService(AdapterServiceServicer):
         name, version = parse_adapter(request.name)
         if version:
             raise InvalidRequest([FieldViolation("name", "must be adapters/NAME, without a version")])
+        self._registry.get(name, "", current_call().client.adapters)
         info, previous = await self._registry.reset_default(name)
         return pb.ResetDefaultVersionResponse(
             adapter=self._message(info), previous=previous.resource if previous else ""
@@ -102,10 +108,12 @@ class AdapterService(AdapterServiceServicer):
         await context.send_initial_metadata(current_call().headers)
         async with aclosing(cast(Any, self._registry.watch())) as events:
             async for event in events:
+                if event.adapter.ref.name not in current_call().client.adapters:
+                    continue
                 await context.write(event_message(event, self._etag(event.adapter.ref)))
 
     def _get(self, resource: str) -> AdapterInfo:
-        return self._registry.get(*parse_adapter(resource))
+        return self._registry.get(*parse_adapter(resource), current_call().client.adapters)
 
     def _message(self, info: AdapterInfo) -> pb.Adapter:
         return adapter_message(info, self._etag(info.ref))

@@ -13,19 +13,23 @@ import grpc
 from grpc_health.v1 import health
 
 from router import optional
+from router.access.access import Access
+from router.access.audit import Audit
 from router.config import Settings
 from router.engine.base import Engine
 from router.errors import FailedPrecondition
 from router.ports import AdapterRegistry, RequestRouter, ServedExperiments
 from router.server.adapters import AdapterService
+from router.server.bodies import Bodies
 from router.server.health import NAMES, Health
 from router.server.http import HttpServer, Page
 from router.server.inference import InferenceService
-from router.server.interceptors import Chain
+from router.server.layers import Chain
 from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
-from router.server.listen import bind, enable_reflection, server_options
+from router.server.listen import bind, bind_admin, enable_reflection, server_options
 from router.server.metrics import Metrics
 from router.server.pipeline import Pipeline
+from router.server.tls import Tls
 from router.v1 import experiments_pb2 as pb
 from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer, add_ExperimentServiceServicer_to_server
@@ -61,10 +65,14 @@ class ServerApp:
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
         self.experiments = experiments
+        self.access = Access(settings.clients, admin_local=bool(settings.admin_listen))
+        self.tls = Tls.of(settings)
+        self.audit = Audit(settings.audit) if settings.audit is not None else None
         self.lifecycle = Lifecycle(settings.max_running + settings.max_queue)
         self.metrics = Metrics()
         self.health = Health(self.lifecycle, engine.status, settings.stall_seconds, self._store_up)
         self.pipeline = Pipeline(settings, engine, registry, router, experiments)
+        self._bodies = Bodies(settings.body_memory_mb << 20, settings.body_seconds)
         self.address = self.metrics_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self._startup, self._on_ready = startup, on_ready
@@ -97,10 +105,12 @@ class ServerApp:
 
     async def start(self) -> None:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
-        chain = Chain(self.lifecycle, self.metrics, self.settings.max_deadline_seconds)
+        chain = Chain(self.access, self.audit, self.lifecycle, self.metrics, self._bodies, self.settings)
         server = grpc.aio.server(interceptors=[chain], options=server_options(self.settings))
         self._server = server
-        self.address = bind(server, self.settings.listen)
+        self.address = bind(server, self.settings.listen, self.tls)
+        if self.settings.admin_listen:
+            bind_admin(server, self.settings.admin_listen)
         add_InferenceServiceServicer_to_server(InferenceService(self.settings, self.pipeline), server)  # type: ignore[no-untyped-call]
         add_AdapterServiceServicer_to_server(AdapterService(self.registry), server)  # type: ignore[no-untyped-call]
         if self.experiments is None:
@@ -118,6 +128,7 @@ class ServerApp:
         self.listening.set()
         self._spawn(self._load())
         self._spawn(self.metrics.follow_lag())
+        self._spawn(self.access.follow())
 
     def request_stop(self) -> None:
         """Begin to drain; asked again, end at once."""
@@ -142,7 +153,10 @@ class ServerApp:
             await asyncio.wait(self._tasks)
         await self._http.stop()
         self.pipeline.close()
+        self._bodies.close()
         await self._close_engine()
+        if self.audit is not None:
+            await asyncio.to_thread(self.audit.close)
         log.info("stopped")
 
     async def _close_engine(self) -> None:
@@ -200,6 +214,9 @@ class ServerApp:
 
     async def _metrics(self) -> Page:
         self.metrics.look(self.engine.status(), self.registry.list())
+        self.metrics.stale.labels("clients").set(bool(self.access.problem))
+        self.metrics.unaudited.set(self.audit.failed if self.audit is not None else 0)
+        self.metrics.stale.labels("tls").set(self.tls is not None and bool(self.tls.problem))
         return await self.metrics.page()
 
 

@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+from router.access.clients import ANYONE, Client
+from router.access.quotas import Meter
 from router.types import Decision, Usage
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -31,13 +33,16 @@ class Call:
 
     method: str  # /router.v1.InferenceService/Generate
     request_id: str
+    client: Client = ANYONE
     response_id: str = field(default_factory=new_id)
     started: float = field(default_factory=time.monotonic)
     deadline: float | None = None
     decision: Decision | None = None
     usage: Usage | None = None
     finish: str = ""
+    resource: str = ""  # what an administrative call is about
     labels: Mapping[str, str] = field(default_factory=dict)
+    meter: Meter | None = None  # of a client with quotas
     prompt: str = ""  # only where the operator asked for prompts in the log
 
     @property
@@ -74,6 +79,11 @@ def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
     return new_id()
+
+
+def actor(peer: str) -> str:
+    """Who makes the present call, for a record: the client, else where the call comes from."""
+    return current_call().client.id or caller_of(peer)
 
 
 def caller_of(peer: str) -> str:

@@ -43,6 +43,7 @@ class InferenceService(InferenceServiceServicer):
                 if isinstance(event, Finished):
                     end = completed(event, call)
                     break
+                counted(event, call)
                 texts.append(event.text)
                 logprobs.extend(event.logprobs)
             else:
@@ -66,6 +67,7 @@ class InferenceService(InferenceServiceServicer):
             async with aclosing(coalesced(generation, self._every)) as events:
                 async for event in events:
                     if isinstance(event, Delta):
+                        counted(event, call)
                         await context.write(convert.delta_message(event))
                     else:
                         end = completed(event, call)
@@ -94,12 +96,22 @@ class InferenceService(InferenceServiceServicer):
         call.labels = request.labels
         if self._log_prompts:
             call.prompt = request.text
-        return replace(request, caller_id=call.request_id, deadline=call.deadline)
+        return replace(
+            request, caller_id=call.request_id, deadline=call.deadline, visible=call.client.adapters
+        )
+
+
+def counted(event: Delta, call: Call) -> None:
+    """Tokens that the client has used, whether or not its answer comes to an end."""
+    if call.meter is not None:
+        call.meter.used += event.tokens
 
 
 def completed(event: Finished, call: Call) -> Finished:
     """The end of an answer that is one; raises for an end that is not."""
     call.usage, call.finish = event.usage, event.reason.value
+    if call.meter is not None:
+        call.meter.used = event.usage.prompt_tokens + event.usage.completion_tokens
     if event.reason is FinishReason.DEADLINE:
         raise DeadlineExceeded("the deadline passed before the answer was complete")
     if event.reason is FinishReason.CANCELLED:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterable
+from pathlib import Path
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -11,26 +14,60 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 
 from router.config import Settings
 from router.errors import ConfigError
+from router.server.bodies import MAX_PLAN_BYTES
+from router.server.tls import Tls
 
-MAX_MESSAGE_BYTES = 16 << 20
+MAX_SENT_BYTES = 16 << 20
 ROOM_FOR_OTHERS = 100  # calls of one connection beside the requests let in: refusals, health, adapters
 FULL_CONNECTIONS = 10  # so many may have all their calls waiting to be looked at
 HANDSHAKE_MS = 5_000
 MIN_PING_INTERVAL_MS = 5_000  # clients are told 10 s; a timer that fires a little early is no flood
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 10_000
 CONNECTION_AGE_MS = 30 * 60_000
+UNIX = "unix:"
+MAX_SOCKET_PATH = 107  # bytes, of the system
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 
-def bind(server: grpc.aio.Server, listen: str) -> str:
+def bind(server: grpc.aio.Server, listen: str, tls: Tls | None) -> str:
     """Take the address; returns it with the port that was given. Raises ConfigError if it is taken."""
     host, _ = split_address(listen, "listen")
     try:
-        number = server.add_insecure_port(listen)
+        if tls is None:
+            number = server.add_insecure_port(listen)
+        else:
+            number = server.add_secure_port(listen, tls.credentials())
     except RuntimeError as error:
         text = f"cannot listen on {listen}: the address is in use or not this machine's"
         raise ConfigError(f"{text}; is another server running? Choose another with --listen") from error
     return f"{host}:{number}"
+
+
+def bind_admin(server: grpc.aio.Server, listen: str) -> None:
+    """Take a Unix socket that only this user can open. Raises ConfigError."""
+    path = Path(listen.removeprefix(UNIX))
+    if not listen.startswith(UNIX) or not path.is_absolute() or len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        text = f"admin_listen must be unix:/PATH, of at most {MAX_SOCKET_PATH} bytes"
+        raise ConfigError(f"{text}: {listen!r}")
+    if _answers(path):
+        raise ConfigError(f"cannot listen on {listen}: another server does")
+    mask = os.umask(0o177)
+    try:
+        server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen on {listen}: is its folder there, and may one write it?") from error
+    finally:
+        os.umask(mask)
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens there: the library would take the socket away from them."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except OSError:
+            return False
+    return True
 
 
 def split_address(listen: str, setting: str) -> tuple[str, int]:
@@ -57,8 +94,8 @@ def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.server.max_pending_requests", FULL_CONNECTIONS * streams),
         ("grpc.server.max_pending_requests_hard_limit", FULL_CONNECTIONS * streams),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", max(settings.max_body_bytes, MAX_PLAN_BYTES)),
+        ("grpc.max_send_message_length", MAX_SENT_BYTES),
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),

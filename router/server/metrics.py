@@ -98,6 +98,17 @@ class Metrics:
             "Worst lateness since the last scrape.",
             registry=self.registry,
         )
+        self.stale = Gauge(
+            "lora_router_credentials_stale",
+            "1 while a file of clients or certificates is not usable and what it said before is in force.",
+            ("file",),
+            registry=self.registry,
+        )
+        self.unaudited = Gauge(
+            "lora_router_audit_lines_lost",
+            "Lines that the audit file did not take since the server started.",
+            registry=self.registry,
+        )
         self._worst_lag = 0.0
 
     def vote(self, vote: Vote) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
+from router.access.quotas import Meter
 from router.config import Settings
 from router.engine.base import Delta, Engine, Finished, Generation, Job, Prompt, with_grammar
 from router.errors import (
@@ -24,7 +25,16 @@ from router.ports import AdapterRegistry, Assignment, Experiments, Lease, Reques
 from router.server.call import Call
 from router.server.encoding import Encoding
 from router.server.watching import telling
-from router.types import AdapterRef, Decision, PromptTemplate, Request, Sampling, SamplingParams
+from router.types import (
+    EVERYTHING,
+    AdapterRef,
+    Decision,
+    PromptTemplate,
+    Request,
+    Sampling,
+    SamplingParams,
+    Visible,
+)
 
 FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quarantined, damaged
 TOO_LARGE = (ResourceExhausted, PromptTooLong)  # the request, for this version's template; not for another's
@@ -83,7 +93,7 @@ class Pipeline:
             for decision in choices:
                 call.decision = decision
                 try:
-                    taken = await self._submitted(held, request, decision)
+                    taken = await self._submitted(held, request, decision, meter=call.meter)
                     break
                 except RouterError as error:
                     choices.failed(error)  # raises it unless another can stand in
@@ -131,10 +141,15 @@ class Pipeline:
         else:
             decision = await self._router.route(request)
         call.decision = decision
-        return Choices(decision, assignment, self._registry, self._resting)
+        return Choices(decision, assignment, self._registry, self._resting, request.visible)
 
     async def _submitted(
-        self, held: AsyncExitStack, request: Request, decision: Decision, background: bool = False
+        self,
+        held: AsyncExitStack,
+        request: Request,
+        decision: Decision,
+        background: bool = False,
+        meter: Meter | None = None,
     ) -> Submitted:
         """Lease, encode, fit, compile, submit; if all works, the end of `held` frees row and lease."""
         async with AsyncExitStack() as mine:
@@ -143,6 +158,8 @@ class Pipeline:
             params = fit(
                 request.sampling, prepared.defaults, len(tokens), self.context_length, self._max_tokens
             )
+            if meter is not None:
+                meter.reserve(len(tokens), params.max_tokens)
             adapter = decision.digest if decision.adapter else None
             job = Job(request.request_id, tokens, params, adapter, request.deadline, background=background)
             generation = self._engine.submit(await with_grammar(self._engine, job))
@@ -212,11 +229,17 @@ class Choices:
     """
 
     def __init__(
-        self, decision: Decision, assignment: Assignment | None, registry: AdapterRegistry, resting: Resting
+        self,
+        decision: Decision,
+        assignment: Assignment | None,
+        registry: AdapterRegistry,
+        resting: Resting,
+        visible: Visible = EVERYTHING,
     ) -> None:
         self.assignment, self.degraded = assignment, ""
         self._decision, self._registry, self._resting = decision, registry, resting
         arms = assignment.versions if assignment is not None else ()
+        arms = tuple(ref for ref in arms if ref is None or ref.name in visible)
         self._left = list(dict.fromkeys((*arms, decision.adapter)))
         self._tried: AdapterRef | None = None
 

@@ -23,6 +23,7 @@ from router.errors import (
     FailedPrecondition,
     InvalidRequest,
     NotFound,
+    QuotaExceeded,
     ResourceExhausted,
     RouterError,
     Unavailable,
@@ -103,7 +104,10 @@ def _shrink(detail: Any) -> None:
 
 def details_of(error: RouterError) -> list[Any]:
     """What the class and its bases add, the most derived first."""
-    return [DETAILS[kind](error) for kind in type(error).__mro__ if kind in DETAILS]
+    found = [DETAILS[kind](error) for kind in type(error).__mro__ if kind in DETAILS]
+    if isinstance(error, QuotaExceeded) and error.retry_after is not None:
+        found.append(_retry(error.retry_after))
+    return found
 
 
 def error_info(reason: str, metadata: Mapping[str, str], request_id: str) -> rpc.ErrorInfo:
@@ -121,9 +125,9 @@ def _bad_request(error: InvalidRequest) -> rpc.BadRequest:
     )
 
 
-def _retry(error: Unavailable) -> rpc.RetryInfo:
+def _retry(seconds: float) -> rpc.RetryInfo:
     delay = Duration()
-    delay.FromNanoseconds(int(error.retry_after * 1e9))
+    delay.FromNanoseconds(int(seconds * 1e9))
     return rpc.RetryInfo(retry_delay=delay)
 
 
@@ -157,13 +161,20 @@ def _quota(error: ResourceExhausted) -> rpc.QuotaFailure:
     )
 
 
+def _used_up(error: QuotaExceeded) -> rpc.QuotaFailure:
+    return rpc.QuotaFailure(
+        violations=[rpc.QuotaFailure.Violation(subject=error.quota, description=clip(told(error)))]
+    )
+
+
 DETAILS: Mapping[type[RouterError], Callable[[Any], Any]] = {
     InvalidRequest: _bad_request,
-    Unavailable: _retry,
+    Unavailable: lambda error: _retry(error.retry_after),
     NotFound: _missing,
     AlreadyExists: _existing,
     FailedPrecondition: _precondition,
     ResourceExhausted: _quota,
+    QuotaExceeded: _used_up,
 }
 
 

@@ -155,7 +155,15 @@ async def test_the_summary_says_what_runs(running, capsys):
 
 
 def test_lines_to_paste_are_short_on_the_default_address():
-    ask, curl, copy = lines_to_paste("127.0.0.1:50051", [Path("adapters")])
+    ask, curl, copy = lines_to_paste("127.0.0.1:50051", Settings(adapters_dir=(Path("adapters"),)))
     assert ask.startswith('lora-router ask "')
     assert curl.endswith("http://127.0.0.1:50051/router.v1.InferenceService/StreamGenerate")
     assert copy == "cp -r my-adapter adapters/"
+
+
+def test_lines_to_paste_say_what_a_guarded_server_needs():
+    settings = Settings(tls_cert="c.pem", tls_key="k.pem", clients="clients.toml")
+    ask, curl, _ = lines_to_paste("10.0.0.1:50051", settings)
+    assert ask.startswith("lora-router ask --server 10.0.0.1:50051 --tls-ca CA.pem --token TOKEN ")
+    assert '--cacert CA.pem -H "authorization: Bearer TOKEN"' in curl
+    assert " https://10.0.0.1:50051/" in curl

@@ -55,6 +55,8 @@ EXPECTED = {
     },
     "plugins": {"list", "doctor", "new"},
     "models": {"fetch", "list"},
+    "audit": {"show", "verify"},
+    "clients": {"new", "list", "check", "revoke"},
     "config": {"show"},
     "route": {"PROMPT", "calibrate", "evaluate", "diff"},
 }

@@ -83,6 +83,24 @@ def test_a_public_address_from_the_environment_must_be_meant_too(cli, served, mo
     assert cli("serve").code == 0
 
 
+def test_a_public_address_with_tls_and_clients_needs_no_flag(cli, served):
+    clients, tls = ("--clients", "c.toml"), ("--tls-cert", "c.pem", "--tls-key", "k.pem")
+    public = ("serve", "--listen", "0.0.0.0:50051")
+    assert "without a clients file" in cli(*public, *tls).err
+    assert "without TLS:" in cli(*public, *clients).err
+    assert not served
+    assert cli(*public, *tls, *clients).code == 0
+
+
+def test_metrics_that_others_can_read_must_be_meant_too(cli, served):
+    done = cli("serve", "--metrics-listen", "0.0.0.0:9464")
+    assert done.code == 2
+    assert "metrics at 0.0.0.0:9464" in done.err
+    assert not served
+    assert cli("serve", "--metrics-listen", "0.0.0.0:9464", "--insecure-listen").code == 0
+    assert cli("serve", "--metrics-listen", "").code == 0
+
+
 @pytest.mark.parametrize("listen", ["foo", "127.0.0.1:99999", "127.0.0.1", ":1"])
 def test_an_address_that_is_none_is_refused(cli, served, listen):
     done = cli("serve", "--listen", listen, "--insecure-listen")

@@ -89,6 +89,12 @@ def test_bad_sets_are_refused(cli, pair, said):
     assert said in done.err
 
 
+def test_settings_that_do_not_go_together_are_told(cli):
+    done = cli("config", "show", "--set", "max_prompt_bytes=3000000")
+    assert done.code == 2
+    assert done.err == ("lora-router: max_prompt_bytes is more than max_body_bytes, so raise that one, too\n")
+
+
 def test_folders_from_the_environment_are_separated_like_path(monkeypatch):
     monkeypatch.setenv("LORA_ROUTER_ADAPTERS_DIR", "one:two")
     assert load_settings().adapters_dir == (Path("one"), Path("two"))

@@ -56,7 +56,14 @@ def test_a_passed_deadline_is_told(client, remote):
 
 @pytest.mark.parametrize(
     ("target", "own"),
-    [("localhost:1", True), ("127.0.0.1:50051", True), ("[::1]:5", True), ("router.ns.svc:50051", False)],
+    [
+        ("localhost:1", True),
+        ("127.0.0.1:50051", True),
+        ("[::1]:5", True),
+        ("unix:/run/x", True),
+        ("127.evil.example:1", False),
+        ("router.ns.svc:50051", False),
+    ],
 )
 def test_no_proxy_for_the_own_machine(target, own):
     assert is_loopback(target) is own

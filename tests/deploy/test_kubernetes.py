@@ -126,3 +126,25 @@ def test_all_speak_of_the_same_pods_and_ports() -> None:
 
 def test_the_image_is_this_version() -> None:
     assert CONTAINER["image"] == f"lora-router:{__version__}"
+
+
+OVERLAY = documents(KUBERNETES / "overlays/cert-manager")
+PATCH = OVERLAY["deployment.yaml"]["spec"]["template"]["spec"]
+
+
+def test_the_overlay_is_about_the_same_deployment_and_keeps_its_own_variables() -> None:
+    assert OVERLAY["deployment.yaml"]["metadata"]["name"] == DEPLOYMENT["metadata"]["name"]
+    assert PATCH["containers"][0]["name"] == CONTAINER["name"]
+    known = {ENV_PREFIX + name.upper() for name in (*Settings.model_fields, *NO_SETTINGS)}
+    assert {one["name"] for one in PATCH["containers"][0]["env"]} <= known
+
+
+def test_the_overlays_files_are_those_that_are_mounted() -> None:
+    (container,) = PATCH["containers"]
+    volumes = {volume["name"]: volume["secret"]["secretName"] for volume in PATCH["volumes"]}
+    mounted = {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+    named = [one["value"] for one in container["env"] if one["value"].startswith("/")]
+    assert {path.rpartition("/")[0] for path in named} == set(mounted)
+    assert OVERLAY["certificate.yaml"]["spec"]["secretName"] in mounted.values()
+    assert all(mount["readOnly"] for mount in container["volumeMounts"])
+    assert OVERLAY["certificate.yaml"]["spec"]["dnsNames"][0] == BASE["service.yaml"]["metadata"]["name"]

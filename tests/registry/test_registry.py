@@ -12,7 +12,7 @@ import pytest
 
 from router.errors import AdapterNotFound, AdapterRejected, StaleEtag
 from router.registry.registry import Registry
-from router.types import AdapterEvent, AdapterState
+from router.types import AdapterEvent, AdapterState, Visible
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import SIZE, StubEngine, drop, eventually, host_bytes, is_ready, leases, ref, states
 
@@ -52,6 +52,25 @@ async def test_version_folders_need_no_manifest(
     async with registry.lease(ref("m", "1.0")) as old, registry.lease(ref("m", "1.1")) as new:
         assert old.digest == new.digest  # same bytes: held once
     assert len(engine.held) == 1
+
+
+async def test_what_is_not_visible_is_not_there_and_named_by_no_hint(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    drop(root, "medical", "1.0.0")
+    drop(root, "legal", "1.0.0")
+    registry = await start_registry()
+    mine = Visible(("medical",))
+    assert registry.resolve("medical", "", mine).ref.name == registry.get("medical", "", mine).ref.name
+    for find in (registry.resolve, registry.get):
+        texts = []
+        for name in ("legal", "legax"):
+            with pytest.raises(AdapterNotFound) as missing:
+                find(name, "", mine)
+            texts.append(missing.value.message.replace(name, "NAME"))
+        assert texts == ["adapter 'NAME' not found; known: medical"] * 2
+        with pytest.raises(AdapterNotFound, match="no adapter is there yet"):
+            find("legal", "", Visible())
 
 
 async def test_errors_say_what_to_do(root: Path, start_registry: StartRegistry) -> None:

@@ -13,7 +13,17 @@ from router.errors import AdapterNotFound
 from router.plugins import Registration
 from router.routing import Classifier, Scores
 from router.routing.lane import Lane
-from router.types import AdapterInfo, AdapterProfile, AdapterRef, AdapterState, Request, RoutingHints, Turn
+from router.types import (
+    EVERYTHING,
+    AdapterInfo,
+    AdapterProfile,
+    AdapterRef,
+    AdapterState,
+    Request,
+    RoutingHints,
+    Turn,
+    Visible,
+)
 
 MEDICAL = AdapterProfile("medical", "1.0.0", domain="medical", task="question-answering")
 LEGAL = AdapterProfile("legal", "2.1.0", domain="legal", task="question-answering")
@@ -27,9 +37,9 @@ class FakeCatalog:
         self._profiles = tuple(profiles)
         self._listeners: list[Callable[[], None]] = []
 
-    def resolve(self, name: str, version: str = "") -> AdapterInfo:
+    def resolve(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
         for p in self._profiles:
-            if p.name == name and version in ("", p.version):
+            if p.name == name and name in visible and version in ("", p.version):
                 ref = AdapterRef(p.name, p.version)
                 return AdapterInfo(ref, AdapterState.READY, digest="d" * 64, domain=p.domain, task=p.task)
         raise AdapterNotFound(name)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from router.errors import AdapterNotFound, InvalidRequest, NotFound
 from router.plugins import PluginHost
 from router.routing import Classifier, Scores
 from router.routing.router import Router, parse_routed_adapter
-from router.types import AdapterProfile, AdapterRef, Decision, Reason, Vote
+from router.types import AdapterProfile, AdapterRef, Decision, Reason, Visible, Vote
 
 Start = Callable[..., Awaitable[Router]]
 
@@ -91,6 +92,28 @@ async def test_a_hint_that_leaves_several_lets_classifiers_choose_among_them(kit
     decision = await router.route(kit.asking(task="question-answering"))
     assert went(decision) == ("legal", Reason.CLASSIFIED, "c")
     assert decision.confidence == 0.7
+
+
+async def test_only_what_the_caller_may_know_of_is_routed_to_and_told(kit: Any, start: Start) -> None:
+    says = kit.says("c", Scores({"legal": 0.95, "medical": 0.6}, evidence="the word clause is legal's"))
+    sure = kit.says("d", Scores({"legal": 1.0}))
+    router = await start(kit.registered(says), kit.registered(sure))
+    mine = Visible(("medical",))
+    asked = replace(kit.asking(explain=True), visible=mine)
+    decision = await router.route(asked)
+    assert went(decision) == ("medical", Reason.CLASSIFIED, "c")
+    assert [(v.scores, v.declined, v.evidence) for v in decision.votes] == [
+        ({"medical": 0.6}, False, ""),
+        ({}, True, ""),
+    ]
+    for hint in ("legal", "cooking"):
+        with pytest.raises(NotFound) as missing:
+            await router.route(replace(kit.asking(domain=hint), visible=mine))
+        assert missing.value.message.endswith("; there are medical")
+    with pytest.raises(AdapterNotFound):
+        await router.route(replace(kit.asking(adapter="adapters/legal"), visible=mine))
+    decision = await router.route(replace(kit.asking(), visible=Visible()))
+    assert decision.adapter is None
 
 
 async def test_the_first_sure_one_decides_and_later_ones_are_not_asked(kit: Any, start: Start) -> None:

@@ -17,7 +17,10 @@ from router.engine.fake import FakeEngine
 from router.errors import (
     AdapterNotFound,
     AdapterRejected,
+    AdaptersHidden,
+    AdminElsewhere,
     AlreadyExists,
+    BodyTooLarge,
     ConfigError,
     DataLoss,
     DeadlineExceeded,
@@ -32,11 +35,15 @@ from router.errors import (
     NotLoaded,
     NotSaved,
     Overloaded,
+    PermissionDenied,
     PromptTooLong,
+    QuotaExceeded,
     ResourceExhausted,
     RouterError,
     StaleEtag,
     StoreDown,
+    TokenMissing,
+    Unauthenticated,
     Unavailable,
 )
 from router.registry.options import RegistryOptions
@@ -59,6 +66,11 @@ CASES = [
     (FailedPrecondition("not now"), "FAILED_PRECONDITION", "PreconditionFailure"),
     (AdapterRejected("rank 512", resource="adapters/x"), "FAILED_PRECONDITION", "PreconditionFailure"),
     (GateNotPassed("no report", resource="adapters/x"), "FAILED_PRECONDITION", "PreconditionFailure"),
+    (Unauthenticated(SECRET), "UNAUTHENTICATED", "ErrorInfo"),
+    (TokenMissing("send one"), "UNAUTHENTICATED", "ErrorInfo"),
+    (PermissionDenied("needs a role"), "PERMISSION_DENIED", "ErrorInfo"),
+    (AdaptersHidden("hidden"), "PERMISSION_DENIED", "ErrorInfo"),
+    (AdminElsewhere("not here"), "PERMISSION_DENIED", "ErrorInfo"),
     (StaleEtag("changed"), "ABORTED", "ErrorInfo"),
     (DataLoss("bytes changed"), "DATA_LOSS", "ErrorInfo"),
     (Unavailable("later", 2.5), "UNAVAILABLE", "RetryInfo"),
@@ -68,6 +80,9 @@ CASES = [
     (Draining("stopping"), "UNAVAILABLE", "RetryInfo"),
     (NotLoaded("loading"), "UNAVAILABLE", "RetryInfo"),
     (ResourceExhausted("no memory"), "RESOURCE_EXHAUSTED", "QuotaFailure"),
+    (QuotaExceeded("enough", "max_concurrent", 1.0), "RESOURCE_EXHAUSTED", "RetryInfo"),
+    (QuotaExceeded("enough", "max_concurrent"), "RESOURCE_EXHAUSTED", "QuotaFailure"),
+    (BodyTooLarge("4 bytes"), "RESOURCE_EXHAUSTED", "ErrorInfo"),
     (DeadlineExceeded("too late"), "DEADLINE_EXCEEDED", "ErrorInfo"),
     (EngineFailed(SECRET), "INTERNAL", "RequestInfo"),
     (ConfigError(SECRET), "INTERNAL", "RequestInfo"),
@@ -194,7 +209,7 @@ async def test_no_class_tells_of_the_inside(
     seen = await failure(stubs.inference.Generate(ask(), metadata=(("x-request-id", "r-1"),)))
     all_of_it = repr((seen.details(), details(seen), seen.trailing_metadata()))
     assert [secret for secret in SECRETS if secret in all_of_it] == []
-    logged = next(r for r in caplog.records if r.name == "router.server.interceptors")
+    logged = next(r for r in caplog.records if r.name == "router.server.layers")
     assert logged.fields["request_id"] == "r-1"  # type: ignore[attr-defined]
     kept = repr(logged.__dict__) + "".join(traceback.format_exception(fakes.router.error))
     assert all(secret in kept for secret in SECRETS)

@@ -232,10 +232,11 @@ def _print(found: list[Finding], json: bool) -> None:
 
 
 async def _send_traffic(server: str, timeout: float, simulation: Simulation) -> Traffic:
-    from router.cli.connect import target_of
+    from router.cli.connect import secured_for, target_of
     from router.client import AsyncClient
 
-    async with AsyncClient(target_of(server), timeout=timeout) as client:
+    target = target_of(server)
+    async with AsyncClient(target, timeout=timeout, **secured_for(target)) as client:
         return await simulation.run(client)
 
 

@@ -24,7 +24,7 @@ from router.experiments.wire.plans import (
 )
 from router.experiments.wire.report import report_message
 from router.server.adapters import page
-from router.server.call import caller_of, current_call
+from router.server.call import actor, current_call
 from router.v1 import experiments_pb2 as pb
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer
 
@@ -202,7 +202,7 @@ class ExperimentService(ExperimentServiceServicer):
 
 
 def _actor(context: Context) -> str:
-    return caller_of(context.peer())
+    return actor(context.peer())
 
 
 def _reason(reason: str) -> str:

@@ -99,9 +99,9 @@ async def test_the_registry_is_called_on_the_loop() -> None:
     here, seen = threading.get_ident(), []
 
     class Registry(FakeRegistry):
-        def resolve(self, name, version=""):
+        def resolve(self, name, version="", *more):
             seen.append(threading.get_ident())
-            return super().resolve(name, version)
+            return super().resolve(name, version, *more)
 
     registry = Registry(None, [adapter("medical"), adapter("medical", "1.1.0")])
     remote = RegistryOnLoop(registry, asyncio.get_running_loop())

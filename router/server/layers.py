@@ -1,4 +1,5 @@
-"""What happens around every call: errors, log and metrics, drain, deadline and admission, in this order.
+"""What happens around every call: errors, log and metrics, who calls, whether they may and how
+much, drain, deadline, admission, and only then its body.
 
 Which of these layers a method gets says its `Policy`; every exception leaves as a status with details.
 """
@@ -9,15 +10,30 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import grpc
 
-from router.errors import DeadlineExceeded, FieldViolation, InvalidRequest, NotFound, RouterError, Unavailable
+from router.access.access import Access, Credentials
+from router.access.audit import Act, Audit
+from router.access.quotas import Quotas
+from router.access.roles import ROLES, Role
+from router.config import Settings
+from router.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    RouterError,
+    Unauthenticated,
+    Unavailable,
+)
 from router.judging import REFERENCE
-from router.server.call import CURRENT, Call, request_id_of
+from router.server.bodies import MAX_PLAN_BYTES, SMALL, Bodies
+from router.server.call import CURRENT, Call, caller_of, request_id_of
 from router.server.lifecycle import Lifecycle
 from router.server.metrics import Metrics
 from router.server.status import code_of, status_of, withheld
@@ -25,35 +41,39 @@ from router.server.status import code_of, status_of, withheld
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("router.server.access")
 GENERATIONS = {"/router.v1.InferenceService/Generate", "/router.v1.InferenceService/StreamGenerate"}
+REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded)
 LEVELS = {"INTERNAL": logging.ERROR, "DATA_LOSS": logging.ERROR, "UNAVAILABLE": logging.WARNING}
 Context = grpc.aio.ServicerContext[Any, Any]
+LOCAL_PEER = "unix:"  # only the admin listener is a socket of this machine
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`gated`: refused while loading or draining; `admitted`: takes a place; `watch`: ended by a drain."""
+    """`gated`: refused while loading or draining; `admitted`: takes a place; `watch`: ended by a drain;
+    `max_body`: bytes of one message, 0 for what the settings say."""
 
     gated: bool = False
     admitted: bool = False
     watch: bool = False
     logged: bool = False
+    max_body: int = SMALL
 
 
-INFERENCE = Policy(gated=True, admitted=True, logged=True)
-ADMIN = Policy(gated=True, logged=True)
-ADMIN_WATCH = Policy(gated=True, watch=True, logged=True)
+INFERENCE = Policy(gated=True, admitted=True, logged=True, max_body=0)
+ADAPTERS = Policy(gated=True, logged=True)
+EXPERIMENTS = Policy(gated=True, logged=True, max_body=MAX_PLAN_BYTES)
 OTHER = Policy()
 OTHER_WATCH = Policy(watch=True)
 
 SERVICES = {
     "router.v1.InferenceService": INFERENCE,
-    "router.v1.AdapterService": ADMIN,
-    "router.v1.ExperimentService": ADMIN,
+    "router.v1.AdapterService": ADAPTERS,
+    "router.v1.ExperimentService": EXPERIMENTS,
 }
 METHODS = {
-    "/router.v1.AdapterService/WatchAdapters": ADMIN_WATCH,
-    "/router.v1.ExperimentService/RecordOutcomes": ADMIN_WATCH,
+    "/router.v1.AdapterService/WatchAdapters": replace(ADAPTERS, watch=True),
+    "/router.v1.ExperimentService/RecordOutcomes": replace(EXPERIMENTS, watch=True),
     "/grpc.health.v1.Health/Watch": OTHER_WATCH,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": OTHER_WATCH,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": OTHER_WATCH,
@@ -66,10 +86,24 @@ def policy_of(method: str) -> Policy:
 
 
 class Chain(grpc.aio.ServerInterceptor):
-    """The way of every call through the layers, then to its handler."""
+    """The way of every call through the layers, then to its handler.
 
-    def __init__(self, lifecycle: Lifecycle, metrics: Metrics, max_deadline: float) -> None:
-        self._lifecycle, self._metrics, self._max_deadline = lifecycle, metrics, max_deadline
+    To the library every method is a stream of bytes, so that nothing of a body is read before the layers have
+    let the call in; clients notice nothing of it.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        audit: Audit | None,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        bodies: Bodies,
+        settings: Settings,
+    ) -> None:
+        self._audit, self._quotas = audit, Quotas()
+        self._access, self._lifecycle, self._metrics, self._bodies = access, lifecycle, metrics, bodies
+        self._max_deadline, self._max_body = settings.max_deadline_seconds, settings.max_body_bytes
 
     async def intercept_service(
         self,
@@ -81,57 +115,75 @@ class Chain(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         call = Call(handler_call_details.method, request_id_of(handler_call_details.invocation_metadata))
-        decoder, encoder = guarded(handler.request_deserializer), handler.response_serializer
-        if handler.unary_unary is not None:
-            unary = self._unary(call, handler.unary_unary, encoder)
-            return grpc.unary_unary_rpc_method_handler(unary, decoder)
-        stream = self._stream(call, handler.unary_stream or handler.stream_stream)
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(stream, decoder, encoder)
-        return grpc.stream_stream_rpc_method_handler(stream, decoder, encoder)
 
-    def _unary(
-        self, call: Call, handler: Callable[..., Awaitable[Any]], encode: Callable[[Any], bytes]
-    ) -> Callable[..., Any]:
-        """The library would encode the response behind all layers, so it is encoded here."""
-
-        async def run(request: Any, context: Context) -> bytes:
+        async def run(_: Any, context: Context) -> None:
             async with AsyncExitStack() as layers:
                 await self._enter(layers, call, context)
-                response = encode(await handler(decoded(request), context))
-                await context.send_initial_metadata(call.headers)
-                return response
+                await self._serve(layers, call, context, handler)
 
-        return run
-
-    def _stream(self, call: Call, handler: Callable[..., Any]) -> Callable[..., Any]:
-        async def run(request: Any, context: Context) -> None:
-            async with AsyncExitStack() as layers:
-                await self._enter(layers, call, context)
-                streamed = hasattr(request, "__aiter__")
-                answer = handler(decoded_stream(request) if streamed else decoded(request), context)
-                if not hasattr(answer, "__aiter__"):
-                    await answer
-                    return
-                async for message in answer:
-                    await context.write(message)
-
-        return run
+        # Messages are encoded by the library where a servicer writes them one by one.
+        encode = handler.response_serializer if handler.response_streaming else None
+        return grpc.stream_stream_rpc_method_handler(run, None, encode)
 
     async def _enter(self, layers: AsyncExitStack, call: Call, context: Context) -> None:
+        """All that comes before the body."""
         policy = policy_of(call.method)
         CURRENT.set(call)
         await layers.enter_async_context(mapped_errors(call, context))
         layers.enter_context(observed(call, self._metrics, policy.logged))
+        if self._audit is not None:
+            await layers.enter_async_context(audited(call, self._audit, context.peer()))
+        credentials = credentials_of(context)
+        call.client = self._access.client(credentials, call.method)
+        self._access.check(call.client, credentials, call.method)
+        await layers.enter_async_context(self._access.holding(credentials, call.method, call.client))
+        call.meter = layers.enter_context(self._quotas.call(call.client))
+        if policy.gated:
+            self._lifecycle.gate()
         if policy.watch:
             await layers.enter_async_context(self._lifecycle.watching())
         else:
             remaining = context.time_remaining()
             await layers.enter_async_context(deadline(call, remaining, self._max_deadline))
-        if policy.gated:
-            self._lifecycle.gate()
         if policy.admitted:
             layers.enter_context(self._lifecycle.admitted())
+
+    async def _serve(self, layers: AsyncExitStack, call: Call, context: Context, handler: Any) -> None:
+        """Read, and answer."""
+        most, decode = policy_of(call.method).max_body or self._max_body, handler.request_deserializer
+        if handler.request_streaming:
+            request = await layers.enter_async_context(aclosing(self._bodies.each(context, most, decode)))
+        else:
+            request = await layers.enter_async_context(self._bodies.one(context, most, decode))
+            call.resource = resource_of(request)
+        answer = handler_of(handler)(request, context)
+        if not handler.response_streaming:
+            response = handler.response_serializer(await answer)  # here, so that what it raises is mapped
+            if self._audit is not None and is_admin(call):
+                await asyncio.wrap_future(self._audit.acted(act_of(call, context.peer(), "OK")))
+            await context.send_initial_metadata(call.headers)
+            await context.write(response)
+        elif hasattr(answer, "__aiter__"):
+            async for message in answer:
+                await context.write(message)
+        else:
+            await answer
+
+
+def handler_of(handler: Any) -> Callable[..., Any]:
+    """The servicer's method."""
+    return (  # type: ignore[no-any-return]
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
+
+
+def credentials_of(context: Context) -> Credentials:
+    """What the call brings to say who calls."""
+    metadata = context.invocation_metadata() or ()
+    sent = tuple(value for key, value in metadata if key == "authorization" and isinstance(value, str))
+    names = context.auth_context().get("x509_subject_alternative_name", ())
+    local = context.peer().startswith(LOCAL_PEER)
+    return Credentials(sent, tuple(name.decode("utf-8", "replace") for name in names), local)
 
 
 # -- The layers, the outermost first.
@@ -155,7 +207,10 @@ def _log_withheld(error: Exception, call: Call) -> None:
     if not isinstance(error, RouterError) or code_of(error) is grpc.StatusCode.INTERNAL:
         log.error("internal error", exc_info=error, extra={"fields": call.ids})
     elif withheld(error):
-        often = isinstance(error, InvalidRequest | NotFound | Unavailable)
+        often = isinstance(
+            error,
+            InvalidRequest | NotFound | QuotaExceeded | Unavailable | Unauthenticated | PermissionDenied,
+        )
         fields = {**call.ids, "reason": error.reason, "text": error.message, "of": dict(error.metadata)}
         log.warning("not told in full", exc_info=None if often else error, extra={"fields": fields})
 
@@ -183,6 +238,44 @@ def observed(call: Call, metrics: Metrics, logged: bool) -> Iterator[None]:
             access_log.log(LEVELS.get(code, logging.INFO), "request", extra=line)
 
 
+@asynccontextmanager
+async def audited(call: Call, audit: Audit, peer: str) -> AsyncIterator[None]:
+    """A line for every refusal, and for an administrative call that fails; `_serve` notes the others."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_admin(call):
+            audit.acted(act_of(call, peer, "CANCELLED"))
+        raise
+    except Exception as error:
+        reason = error.reason if isinstance(error, RouterError) else ""
+        act = act_of(call, peer, code_of(error).name, reason)
+        if isinstance(error, REFUSALS):
+            audit.refused(act)
+        elif is_admin(call):
+            await asyncio.wrap_future(audit.acted(act))
+        raise
+
+
+def is_admin(call: Call) -> bool:
+    """Whether it administers something."""
+    return ROLES.get(call.method) is Role.ADMIN
+
+
+def act_of(call: Call, peer: str, code: str, reason: str = "") -> Act:
+    """What the audit keeps of it."""
+    method = call.method.removeprefix("/")
+    return Act(call.request_id, call.client.id, caller_of(peer), method, call.resource, code, reason)
+
+
+def resource_of(message: Any) -> str:
+    """What a request names: an adapter, an experiment."""
+    for name in ("name", "experiment_id"):
+        if isinstance(said := getattr(message, name, ""), str) and said:
+            return said
+    return str(getattr(getattr(message, "experiment", None), "name", ""))
+
+
 def log_fields(call: Call, code: str, error: str) -> dict[str, Any]:
     """What the log line of a call says; no text of prompt or answer unless the operator asked for it."""
     line: dict[str, Any] = {
@@ -192,7 +285,13 @@ def log_fields(call: Call, code: str, error: str) -> dict[str, Any]:
         "seconds": round(time.monotonic() - call.started, 6),
     }
     labels = {key: value for key, value in call.labels.items() if key != REFERENCE}  # a user's words
-    optional = {"error": error, "finish": call.finish, "prompt": call.prompt, "labels": labels}
+    optional = {
+        "client": call.client.id,
+        "error": error,
+        "finish": call.finish,
+        "prompt": call.prompt,
+        "labels": labels,
+    }
     line.update({key: value for key, value in optional.items() if value})
     if (decision := call.decision) is not None:
         line["adapter"] = decision.adapter.name if decision.adapter else "base"
@@ -227,38 +326,3 @@ async def deadline(call: Call, remaining: float | None, cap: float) -> AsyncIter
         if not timeout.expired():
             raise
         raise DeadlineExceeded("the deadline passed before the answer was complete") from None
-
-
-# -- Requests whose bytes are no message.
-
-
-class Undecodable:
-    """Stands for a request whose bytes are no message of its type."""
-
-
-def guarded(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """A deserializer that returns Undecodable where the library would answer with exception text."""
-    if deserializer is None:
-        return None
-
-    def deserialize(data: bytes) -> Any:
-        try:
-            return deserializer(data)
-        except Exception as error:  # whatever the parser raises, the bytes are the caller's
-            log.debug("undecodable request: %s", type(error).__name__)
-            return Undecodable()
-
-    return deserialize
-
-
-def decoded(request: Any) -> Any:
-    """The request; raises InvalidRequest for an undecodable one."""
-    if isinstance(request, Undecodable):
-        raise InvalidRequest([FieldViolation("request", "the bytes are not a message of this method")])
-    return request
-
-
-async def decoded_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """Each of them."""
-    async for request in requests:
-        yield decoded(request)

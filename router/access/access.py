@@ -1,0 +1,158 @@
+"""Asked at every call: who is it, may they, and do they still."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.access.clients import ANYONE, LOCAL, Client, Clients, read_clients
+from router.access.files import Reread
+from router.access.roles import ROLES, Role
+from router.errors import (
+    AdaptersHidden,
+    AdminElsewhere,
+    PermissionDenied,
+    TokenMissing,
+    Unauthenticated,
+    Unavailable,
+)
+
+LOOK_SECONDS = 0.25  # so long a client that was taken out of the file goes on at most
+TELLS_ALL = "/router.v1.ExperimentService/"
+SCHEME = "bearer "
+MAX_HEADER = 512  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a call brings: its `authorization` headers, the names in its certificate, checked by TLS, and
+    whether it came by the socket that only the server's own user can open."""
+
+    authorization: Sequence[str] = ()
+    names: Sequence[str] = ()
+    local: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Running:
+    """A call that goes on only while its client may make it."""
+
+    credentials: Credentials
+    method: str
+    client: Client
+    ended: asyncio.Timeout
+
+
+class Access:
+    """Lives on one event loop. Without a file everybody may do everything. With `admin_local`, methods of the
+    role admin are for calls by the local socket only.
+
+    Raises ConfigError for a file that is not there or wrong.
+    """
+
+    def __init__(
+        self,
+        clients: Path | None = None,
+        admin_local: bool = False,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._file = Reread([clients], lambda: read_clients(clients)) if clients is not None else None
+        self._clients = self._file.value() if self._file is not None else Clients()
+        self._now, self._admin_local = now, admin_local
+        self._running: set[_Running] = set()
+
+    @property
+    def problem(self) -> str:
+        """Why the file as it is now is not in force; empty if it is."""
+        return self._file.problem if self._file is not None else ""
+
+    def client(self, credentials: Credentials, method: str) -> Client:
+        """Who calls; anybody for a method that is open. Raises TokenMissing, Unauthenticated."""
+        return ANYONE if ROLES.get(method) is Role.OPEN else self._identified(credentials)
+
+    def check(self, client: Client, credentials: Credentials, method: str) -> None:
+        """Whether they may call that method. Raises PermissionDenied, AdaptersHidden, AdminElsewhere."""
+        role, name = ROLES.get(method), method.removeprefix("/")
+        if role is Role.OPEN:
+            return
+        if role not in client.roles:
+            what = f"{name} needs the role {role.value}" if role else f"{name} is open to nobody"
+            raise PermissionDenied(what, role=role.value if role else "")
+        if method.startswith(TELLS_ALL) and role is not Role.INFER and not client.adapters.everything:
+            raise AdaptersHidden(
+                'plans and reports name any adapter; whoever reads them needs adapters = ["*"]'
+            )
+        if role is Role.ADMIN and self._admin_local and not credentials.local:
+            raise AdminElsewhere(f"{name} is answered on the server's admin listener only")
+
+    @asynccontextmanager
+    async def holding(self, credentials: Credentials, method: str, client: Client) -> AsyncIterator[None]:
+        """The block of a call; it ends soon after the file has changed what its client is: as `client` or
+        `check` would refuse it, or with Unavailable where it may be made again."""
+        if self._file is None or ROLES.get(method) is Role.OPEN:
+            yield
+            return
+        timeout = asyncio.timeout(None)
+        running = _Running(credentials, method, client, timeout)
+        try:
+            async with timeout:
+                self._running.add(running)
+                yield
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            self.check(self.client(credentials, method), credentials, method)
+            raise Unavailable("what this client may know of was changed while the call ran") from None
+        finally:
+            self._running.discard(running)
+
+    async def follow(self) -> None:
+        """Look at the file again and again, and end what may not go on."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.look()
+
+    def look(self) -> None:
+        """Read the file if it has changed, and end the calls of who may no longer make them."""
+        if self._file is None:
+            return
+        self._clients = self._file.value()
+        for running in tuple(self._running):
+            try:
+                now = self.client(running.credentials, running.method)
+                self.check(now, running.credentials, running.method)
+            except (Unauthenticated, PermissionDenied):
+                running.ended.reschedule(0)
+            else:
+                if now.adapters != running.client.adapters:
+                    running.ended.reschedule(0)
+
+    def _identified(self, credentials: Credentials) -> Client:
+        """A token decides if there is one, else the certificate. What is wrong with it is not told."""
+        if credentials.local and not credentials.authorization:
+            return LOCAL
+        if self._file is None:
+            return ANYONE
+        if credentials.authorization:
+            client = self._clients.by_token(bearer(credentials.authorization))
+        elif credentials.names:
+            client = self._clients.by_names(credentials.names)
+        else:
+            text = "no token was sent; send one as `authorization: Bearer TOKEN`, or a client certificate"
+            raise TokenMissing(text)
+        if client is None or client.expired(self._now()):
+            who = f"{client.id} has expired" if client else "nobody's"
+            raise Unauthenticated(f"token or certificate: {who}")
+        return client
+
+
+def bearer(headers: Sequence[str]) -> str:
+    """The token of the one authorization header; '' if it is none, or there are several."""
+    if len(headers) != 1 or len(headers[0]) > MAX_HEADER or not headers[0].isascii():
+        return ""
+    scheme, token = headers[0][: len(SCHEME)], headers[0][len(SCHEME) :]
+    return token if scheme.lower() == SCHEME else ""

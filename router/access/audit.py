@@ -1,0 +1,210 @@
+"""What was administered and what was refused: a line of JSON each, chained by hashes.
+
+Each line has the hash of the line before, and its own, sha256 over all the rest of it: whoever changes, adds
+or takes out a line breaks the chain there. What is cut off at the end shows only to who knows the last hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from router.errors import ConfigError
+
+log = logging.getLogger(__name__)
+START = "0" * 64  # the hash before the first line
+MAX_FIELD = 256  # characters
+REFUSALS_PER_SECOND = 50  # lines; of more, the number
+TAIL_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What is kept of one call."""
+
+    request_id: str
+    client: str
+    peer: str  # where it came from
+    method: str
+    resource: str  # what it was about, as the caller named it
+    code: str
+    reason: str = ""
+
+
+class Audit:
+    """Appends to a file from a thread of its own. A file that is moved away is begun anew, and goes on in the
+    same chain.
+
+    Raises ConfigError where the file cannot be written.
+    """
+
+    def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
+        self._path, self._now = path, now
+        try:
+            self._hash = last_hash(path)
+            self._append(b"")
+        except OSError as error:
+            raise ConfigError(f"the audit file {path} cannot be written: {error.strerror}") from None
+        self.failed = 0  # lines that could not be written
+        self._second, self._in_second, self._left_out = 0, 0, 0
+        self._waiting: queue.SimpleQueue[tuple[Mapping[str, Any], Future[None]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_all, name="audit", daemon=True)
+        self._thread.start()
+
+    def acted(self, act: Act) -> Future[None]:
+        """Done when the line is on the disk, or could not be written, which is logged and counted."""
+        return self._put(asdict(act))
+
+    def refused(self, act: Act) -> None:
+        """Note a refusal. Of more than 50 a second the number alone is kept, in the next line."""
+        second = int(self._now())
+        if second != self._second:
+            self._second, self._in_second = second, 0
+        self._in_second += 1
+        if self._in_second > REFUSALS_PER_SECOND:
+            self._left_out += 1
+        else:
+            self._put(asdict(act))
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._left_out:
+            self._put({})
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _put(self, fields: dict[str, Any]) -> Future[None]:
+        clipped: dict[str, Any] = {key: str(value)[:MAX_FIELD] for key, value in fields.items() if value}
+        if self._left_out:
+            clipped["left_out"], self._left_out = self._left_out, 0
+        when = datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds")
+        written: Future[None] = Future()
+        self._waiting.put(({"time": when, **clipped}, written))
+        return written
+
+    def _write_all(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            batch, ended = [first], False
+            while not self._waiting.empty():
+                if (more := self._waiting.get()) is None:
+                    ended = True
+                    break
+                batch.append(more)
+            self._write([fields for fields, _ in batch])
+            for _, written in batch:
+                written.set_result(None)
+            if ended:
+                return
+
+    def _write(self, batch: Iterable[Mapping[str, Any]]) -> None:
+        lines, last = [], self._hash
+        for fields in batch:
+            line, last = chained(fields, last)
+            lines.append(line)
+        try:
+            self._append(("\n".join(lines) + "\n").encode())
+        except OSError as error:
+            self.failed += len(lines)
+            fields = {"file": str(self._path), "lines": len(lines), "problem": error.strerror}
+            log.error("the audit file cannot be written", extra={"fields": fields})
+        else:
+            self._hash = last
+
+    def _append(self, data: bytes) -> None:
+        handle = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(handle, "r+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            torn = False
+            if size and data:
+                file.seek(size - 1)
+                torn = file.read(1) != b"\n"  # a crash, or a full disk, in the middle of a line
+            if data:
+                file.write(b"\n" + data if torn else data)
+            os.fsync(handle)
+
+
+def chained(fields: Mapping[str, Any], before: str) -> tuple[str, str]:
+    """The line with both hashes, and its hash."""
+    whole = {**fields, "previous": before}
+    own = _hash(whole)
+    return json.dumps({**whole, "hash": own}, sort_keys=True), own
+
+
+def _hash(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def last_hash(path: Path) -> str:
+    """Of the last whole line; of none, the hash before the first. Raises OSError."""
+    if not path.exists():
+        return START
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
+        lines = file.read().splitlines()
+    for line in reversed(lines):
+        if (fields := _parsed(line)) is not None:
+            return str(fields["hash"])
+    return START
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """A line's fields, if it is what its own hash says."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict) or not isinstance(fields.get("previous"), str):
+        return None
+    own = fields.get("hash")
+    rest = {key: value for key, value in fields.items() if key != "hash"}
+    return fields if isinstance(own, str) and own == _hash(rest) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a file's chain is worth: `problems` by line, the hash before the first line and the last one's."""
+
+    lines: int
+    problems: tuple[str, ...]
+    first: str
+    last: str
+
+
+MOST_PROBLEMS = 20
+
+
+def verify(path: Path) -> Verified:
+    """Read all of a file and follow the chain. Raises OSError."""
+    problems: list[str] = []
+    count, first, last = 0, START, ""
+    with path.open("rb") as file:
+        for count, line in enumerate(file, 1):
+            fields = _parsed(line)
+            if fields is None:
+                problems.append(f"line {count} was changed, or is not whole")
+                continue
+            if not last:
+                first = fields["previous"]
+            elif fields["previous"] != last:
+                problems.append(f"line {count} does not follow the one before")
+            last = fields["hash"]
+    return Verified(count, tuple(problems[:MOST_PROBLEMS]), first, last or START)
+
+
+def entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines that can be read. Raises OSError."""
+    with path.open("rb") as file:
+        for line in file:
+            if (fields := _parsed(line)) is not None:
+                yield fields

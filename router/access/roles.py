@@ -1,0 +1,50 @@
+"""The one table of who may call what. A method that is not in it is denied to everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+
+class Role(Enum):
+    """What a client may be trusted with; none contains another."""
+
+    OPEN = "open"  # of a method, never of a client: anybody may call it
+    INFER = "infer"
+    OBSERVE = "observe"
+    ADMIN = "admin"
+
+
+GIVEN = frozenset({Role.INFER, Role.OBSERVE, Role.ADMIN})  # what clients can have
+
+ROLES: Mapping[str, Role] = {
+    "/router.v1.InferenceService/Generate": Role.INFER,
+    "/router.v1.InferenceService/StreamGenerate": Role.INFER,
+    "/router.v1.InferenceService/Route": Role.INFER,
+    "/router.v1.InferenceService/CountTokens": Role.INFER,
+    "/router.v1.AdapterService/ListAdapters": Role.OBSERVE,
+    "/router.v1.AdapterService/GetAdapter": Role.OBSERVE,
+    "/router.v1.AdapterService/WatchAdapters": Role.OBSERVE,
+    "/router.v1.AdapterService/LoadAdapter": Role.ADMIN,
+    "/router.v1.AdapterService/UnloadAdapter": Role.ADMIN,
+    "/router.v1.AdapterService/SetDefaultVersion": Role.ADMIN,
+    "/router.v1.AdapterService/ResetDefaultVersion": Role.ADMIN,
+    "/router.v1.ExperimentService/RecordOutcome": Role.INFER,
+    "/router.v1.ExperimentService/RecordOutcomes": Role.INFER,
+    "/router.v1.ExperimentService/GetExperiment": Role.OBSERVE,
+    "/router.v1.ExperimentService/ListExperiments": Role.OBSERVE,
+    "/router.v1.ExperimentService/GetReport": Role.OBSERVE,
+    "/router.v1.ExperimentService/PlanExperiment": Role.OBSERVE,
+    "/router.v1.ExperimentService/CreateExperiment": Role.ADMIN,
+    "/router.v1.ExperimentService/UpdateExperiment": Role.ADMIN,
+    "/router.v1.ExperimentService/DeleteExperiment": Role.ADMIN,
+    "/router.v1.ExperimentService/StartExperiment": Role.ADMIN,
+    "/router.v1.ExperimentService/StopExperiment": Role.ADMIN,
+    "/router.v1.ExperimentService/PromoteArm": Role.ADMIN,
+    "/router.v1.ExperimentService/RollBackPromotion": Role.ADMIN,
+    "/grpc.health.v1.Health/Check": Role.OPEN,
+    "/grpc.health.v1.Health/List": Role.OPEN,
+    "/grpc.health.v1.Health/Watch": Role.OPEN,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Role.OBSERVE,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Role.OBSERVE,
+}

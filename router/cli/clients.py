@@ -1,0 +1,194 @@
+"""`lora-router clients new|list|check|revoke`: the file of those who may call a server."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from router.cli import flags
+from router.errors import ConfigError
+
+DEFAULT_FILE = Path("clients.toml")
+File = Annotated[
+    Path | None,
+    typer.Option(
+        "--clients",
+        metavar="FILE",
+        help="The clients file; without it, the setting `clients`, else ./clients.toml.",
+    ),
+]
+Name = Annotated[str, typer.Argument(metavar="ID", help="The client: a-z, 0-9 and -.")]
+Roles = Annotated[
+    list[str] | None,
+    typer.Option("--role", metavar="ROLE", help="infer, observe or admin; repeatable. None without it."),
+]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter", metavar="NAME", help="What it may know of: a name, legal-*, * for all; repeatable."
+    ),
+]
+Cert = Annotated[
+    str, typer.Option("--cert", metavar="NAME", help="Known by this name in its certificate; no token.")
+]
+Expires = Annotated[
+    str,
+    typer.Option(
+        "--expires", metavar="TIME", help="When it ends, such as 2027-01-01 (UTC). Never without it."
+    ),
+]
+COLUMNS = ["ID", "ROLES", "ADAPTERS", "KNOWN BY", "EXPIRES"]
+
+
+def new(
+    name: Name,
+    role: Roles = None,
+    adapter: Adapters = None,
+    cert: Cert = "",
+    expires: Expires = "",
+    clients: File = None,
+) -> None:
+    """Add a client, and print its token.
+
+    The token is shown this once; the file keeps its hash. A server that runs takes the client at once.
+
+    \b
+    Examples:
+      lora-router clients new billing --role infer --adapter "*"
+      lora-router clients new grafana --role observe --cert grafana.svc.example --expires 2027-01-01
+    """
+    from router.access.clients import hash_of, new_token
+    from router.access.editing import added, entry
+
+    path = file_of(clients)
+    token = "" if cert else new_token(name)
+    lines = entry(name, hash_of(token) if token else "", cert, role or (), adapter or (), _time(expires))
+    write(path, added(_text(path), lines))
+    print(f"{name} is in {path}", file=sys.stderr)
+    if token:
+        print(token)
+
+
+def list_(clients: File = None, json: flags.Json = False) -> None:
+    """List the clients.
+
+    \b
+    Example:
+      lora-router clients list
+    """
+    from router.access.clients import read_clients
+    from router.cli.output import print_json, print_table
+
+    found = read_clients(file_of(clients)).all
+    now = time.time()
+    rows = [
+        {
+            "id": client.id,
+            "roles": sorted(role.value for role in client.roles),
+            "adapters": list(client.adapters.globs),
+            "tokens": len(client.token_sha256),
+            "cert": client.cert,
+            "expires": client.expires.isoformat() if client.expires else "",
+            "expired": client.expired(now),
+        }
+        for client in found
+    ]
+    if json:
+        print_json(rows)
+    elif rows:
+        print_table(COLUMNS, [_row(row) for row in rows])
+    else:
+        print("no clients; `lora-router clients new ID --role infer --adapter '*'` adds one")
+
+
+def check(clients: File = None) -> None:
+    """Say whether the file is right.
+
+    Exit code 2 and one line if it is not: a server that runs would go on with what it said before.
+
+    \b
+    Example:
+      lora-router clients check
+    """
+    from router.access.clients import read_clients
+
+    path = file_of(clients)
+    found, now = read_clients(path).all, time.time()
+    print(f"{path} is right: {len(found)} client{'' if len(found) == 1 else 's'}")
+    for client in found:
+        if client.expired(now):
+            print(f"{client.id} has expired")
+        if not client.roles:
+            print(f"{client.id} has no role, so it may only ask for health")
+        elif not client.adapters.globs:
+            print(f"{client.id} may know of no adapter, so the base answers")
+
+
+def revoke(name: Name, clients: File = None) -> None:
+    """Take a client out.
+
+    A server that runs refuses it within a second, and ends its calls.
+
+    \b
+    Example:
+      lora-router clients revoke billing
+    """
+    from router.access.editing import removed
+
+    path = file_of(clients)
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file")
+    write(path, removed(_text(path), name))
+    print(f"{name} is no longer in {path}")
+
+
+def file_of(said: Path | None) -> Path:
+    """The file that is meant."""
+    if said is not None:
+        return said
+    from router.cli.settings import load_settings
+
+    return load_settings().clients or DEFAULT_FILE
+
+
+def write(path: Path, text: str) -> None:
+    """Replace the file as a whole, for its owner alone to read; it is on the disk when this returns."""
+    from router.registry.state import write_atomically
+
+    target = path.resolve()  # a link stays one
+    before = target.stat() if target.exists() else None
+    write_atomically(target, text.encode())
+    if before is not None and before.st_uid != os.geteuid():
+        os.chown(target, before.st_uid, before.st_gid)  # root edits what a server of another user reads
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8") from None
+
+
+def _time(said: str) -> datetime | None:
+    if not said:
+        return None
+    try:
+        found = datetime.fromisoformat(said)
+    except ValueError:
+        raise ConfigError(
+            f"--expires takes a time such as 2027-01-01 or 2027-01-01T12:00:00Z, not {said!r}"
+        ) from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def _row(row: dict[str, Any]) -> list[str]:
+    known = [f"{row['tokens']} token{'' if row['tokens'] == 1 else 's'}"] if row["tokens"] else []
+    known += [f"certificate {row['cert']}"] if row["cert"] else []
+    expires = f"{row['expires']}{' (expired)' if row['expired'] else ''}"
+    return [row["id"], ", ".join(row["roles"]), ", ".join(row["adapters"]), ", ".join(known), expires]

@@ -1,0 +1,150 @@
+"""Bodies of requests: read as bytes after every check, bounded for each method and for all calls together.
+
+A call that is refused is never read, so its sender is held back by the transport. Whoever sends headers and
+no body is let go after some seconds. Small bodies are decoded at once; large ones in a thread, one at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+
+from router.errors import BodyTooLarge, DeadlineExceeded, FieldViolation, InvalidRequest, Overloaded
+
+log = logging.getLogger(__name__)
+Context = grpc.aio.ServicerContext[Any, Any]
+Decode = Callable[[bytes], Any]
+SMALL = 64 << 10  # bytes: 2 ms to decode at worst, and too few to be counted
+MAX_PLAN_BYTES = 1 << 20  # of an experiment, or of a thousand outcomes
+
+
+class Bodies:
+    """Reads messages for all calls of a server; lives on one event loop.
+
+    `budget` bytes are in flight at most; a body is waited for `seconds` at most.
+    """
+
+    def __init__(self, budget: int, seconds: float) -> None:
+        self._budget, self._seconds = Budget(budget), seconds
+        self._thread = ThreadPoolExecutor(1, "decode")
+
+    def close(self) -> None:
+        """Let the thread go."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    @asynccontextmanager
+    async def one(self, context: Context, most: int, decode: Decode) -> AsyncIterator[Any]:
+        """The only message of a call; its bytes count until the end of the block.
+
+        How large it is shows when it is there, so `most` bytes are taken from the budget until then. Raises
+        InvalidRequest, BodyTooLarge, DeadlineExceeded (it did not come), Overloaded (too much is in flight).
+        """
+        taken = 0
+        try:
+            if most > SMALL:
+                taken = await self._taken(most)
+            data = await self._in_time(context)
+            if data is grpc.aio.EOF:
+                raise InvalidRequest([FieldViolation("request", "no message came, or one that is too large")])
+            check_size(data, most)
+            if taken > len(data):
+                self._budget.give(taken - len(data))
+                taken = len(data)
+            message = await self._decoded(data, decode)
+            del data
+            yield message
+        finally:
+            self._budget.give(taken)
+
+    async def each(self, context: Context, most: int, decode: Decode) -> AsyncGenerator[Any, None]:
+        """The messages of a stream, whose pauses are nobody's fault. Raises InvalidRequest, BodyTooLarge."""
+        while (data := await context.read()) is not grpc.aio.EOF:
+            check_size(data, most)
+            message = await self._decoded(data, decode)
+            del data
+            yield message
+
+    async def _taken(self, most: int) -> int:
+        timeout = asyncio.timeout(self._seconds)
+        try:
+            async with timeout:
+                return await self._budget.take(most)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise Overloaded("too many large requests are being read or answered") from None
+
+    async def _in_time(self, context: Context) -> Any:
+        timeout = asyncio.timeout(self._seconds)
+        try:
+            async with timeout:
+                return await context.read()
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            text = f"the body of the request did not come within {self._seconds:g} s"
+            raise DeadlineExceeded(text) from None
+
+    async def _decoded(self, data: bytes, decode: Decode) -> Any:
+        if len(data) <= SMALL:
+            return decoded(data, decode)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, decoded, data, decode)
+
+
+def check_size(data: bytes, most: int) -> None:
+    """Raise BodyTooLarge for more than `most` bytes."""
+    if len(data) > most:
+        text = f"a message of this method has at most {most} bytes, this one has {len(data)}"
+        raise BodyTooLarge(text, limit=str(most), got=str(len(data)))
+
+
+def decoded(data: bytes, decode: Decode) -> Any:
+    """The message. Raises InvalidRequest, with a fixed text, for bytes that are none."""
+    try:
+        return decode(data)
+    except Exception as error:  # whatever the parser raises, the bytes are the caller's
+        log.debug("undecodable request: %s", type(error).__name__)
+        violation = FieldViolation("request", "the bytes are not a message of this method")
+        raise InvalidRequest([violation]) from None
+
+
+class Budget:
+    """So many bytes, given in the order of asking. Lives on one event loop."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self.free = most
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    async def take(self, size: int) -> int:
+        """Wait until `size` bytes, at most all there are, are free, and take them; returns how many."""
+        size = min(size, self._most)
+        if not self._waiting and size <= self.free:
+            self.free -= size
+            return size
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            self.give(0 if turn.cancelled() else size)  # its turn may have come just then
+            raise
+        return size
+
+    def give(self, size: int) -> None:
+        """Give back."""
+        self.free += size
+        while self._waiting:
+            needed, turn = self._waiting[0]
+            if not turn.done():
+                if needed > self.free:
+                    return
+                self.free -= needed
+                turn.set_result(None)
+            self._waiting.popleft()

@@ -1,0 +1,150 @@
+"""Who calls, whether they may, and whether they still may."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from router.access.access import Access, Credentials, bearer
+from router.access.clients import Client, hash_of, new_token
+from router.errors import ConfigError, PermissionDenied, TokenMissing, Unauthenticated
+
+GENERATE = "/router.v1.InferenceService/Generate"
+LOAD = "/router.v1.AdapterService/LoadAdapter"
+HEALTH = "/grpc.health.v1.Health/Check"
+
+
+def entry(name: str, token: str, *roles: str, more: str = "") -> str:
+    return f'[[client]]\nid = "{name}"\ntoken_sha256 = ["{hash_of(token)}"]\nroles = {list(roles)}\n{more}\n'
+
+
+def allowed(access: Access, credentials: Credentials, method: str) -> Client:
+    client = access.client(credentials, method)
+    access.check(client, credentials, method)
+    return client
+
+
+def sent(token: str) -> Credentials:
+    return Credentials((f"Bearer {token}",))
+
+
+def test_without_a_file_everybody_may_everything() -> None:
+    access = Access()
+    for method in (GENERATE, LOAD, HEALTH):
+        assert allowed(access, Credentials(), method).id == ""
+    with pytest.raises(PermissionDenied):
+        allowed(access, Credentials(), "/router.v1.New/Method")
+
+
+def test_roles(tmp_path: Path) -> None:
+    path, token = tmp_path / "c.toml", new_token("a")
+    path.write_text(entry("a", token, "infer"))
+    access = Access(path)
+    assert allowed(access, sent(token), GENERATE).id == "a"
+    assert allowed(access, Credentials(), HEALTH).id == ""
+    with pytest.raises(PermissionDenied, match="needs the role admin") as denied:
+        allowed(access, sent(token), LOAD)
+    assert denied.value.metadata == {"role": "admin"}
+    with pytest.raises(TokenMissing):
+        allowed(access, Credentials(), GENERATE)
+    with pytest.raises(PermissionDenied, match="open to nobody"):
+        allowed(access, sent(token), "/router.v1.New/Method")
+
+
+def test_a_token_decides_where_there_is_one(tmp_path: Path) -> None:
+    path, token = tmp_path / "c.toml", new_token("a")
+    path.write_text(entry("a", token, "infer") + '[[client]]\nid = "b"\ncert = "b.svc"\nroles = ["infer"]\n')
+    access = Access(path)
+    assert allowed(access, Credentials((), ("b.svc",)), GENERATE).id == "b"
+    assert allowed(access, Credentials((f"bearer {token}",), ("b.svc",)), GENERATE).id == "a"
+    for wrong in (Credentials(("Bearer x",), ("b.svc",)), Credentials((), ("B.svc",))):
+        with pytest.raises(Unauthenticated) as refused:
+            allowed(access, wrong, GENERATE)
+        assert refused.value.reason == "TOKEN_INVALID"
+
+
+def test_an_expired_client_is_nobody(tmp_path: Path) -> None:
+    path, token, now = tmp_path / "c.toml", new_token("a"), [0.0]
+    path.write_text(entry("a", token, "infer", more="expires = 1970-01-01T00:01:00Z"))
+    access = Access(path, now=lambda: now[0])
+    now[0] = 59.9
+    assert allowed(access, sent(token), GENERATE).id == "a"
+    now[0] = 60.0
+    with pytest.raises(Unauthenticated, match="expired"):
+        allowed(access, sent(token), GENERATE)
+
+
+@pytest.mark.parametrize(
+    ("headers", "token"),
+    [
+        (["Bearer x"], "x"),
+        (["bearer x"], "x"),
+        (["BEARER x"], "x"),
+        ([], ""),
+        (["x"], ""),
+        (["Basic x"], ""),
+        (["Bearerx"], ""),
+        (["Bearer x", "Bearer x"], ""),
+        (["Bearer ü"], ""),
+        (["Bearer " + "x" * 600], ""),
+    ],
+)
+def test_headers(headers: list[str], token: str) -> None:
+    assert bearer(headers) == token
+
+
+@pytest.mark.parametrize("change", ["", "roles", "expired"])
+async def test_a_call_ends_when_its_client_may_no_longer_make_it(tmp_path: Path, change: str) -> None:
+    path, token, other = tmp_path / "c.toml", new_token("a"), new_token("b")
+    path.write_text(entry("a", token, "infer") + entry("b", other, "infer"))
+    access = Access(path)
+    follow = asyncio.create_task(access.follow())
+
+    async def call(credentials: Credentials) -> None:
+        async with access.holding(credentials, GENERATE, access.client(credentials, GENERATE)):
+            await asyncio.sleep(30)
+
+    ended, goes_on = asyncio.create_task(call(sent(token))), asyncio.create_task(call(sent(other)))
+    await asyncio.sleep(0.01)
+    left = {
+        "": "",
+        "roles": entry("a", token, "observe"),
+        "expired": entry("a", token, "infer", more="expires = 2001-01-01T00:00:00Z"),
+    }[change]
+    start = time.monotonic()
+    path.write_text(left + entry("b", other, "infer"))
+    with pytest.raises(PermissionDenied if change == "roles" else Unauthenticated):
+        await asyncio.wait_for(ended, 5)
+    assert time.monotonic() - start < 1
+    assert not goes_on.done()
+    for task in (goes_on, follow):
+        task.cancel()
+
+
+async def test_a_bad_file_ends_nothing_and_is_told(tmp_path: Path) -> None:
+    path, token = tmp_path / "c.toml", new_token("a")
+    path.write_text(entry("a", token, "infer"))
+    access = Access(path)
+    async with access.holding(sent(token), GENERATE, allowed(access, sent(token), GENERATE)):
+        path.write_text("[[client]]\nid = ")
+        access.look()
+        await asyncio.sleep(0)
+    assert "not valid TOML" in access.problem
+    assert allowed(access, sent(token), GENERATE).id == "a"
+
+
+async def test_another_timeout_inside_is_no_revocation(tmp_path: Path) -> None:
+    path, token = tmp_path / "c.toml", new_token("a")
+    path.write_text(entry("a", token, "infer"))
+    access = Access(path)
+    with pytest.raises(TimeoutError):
+        async with access.holding(sent(token), GENERATE, allowed(access, sent(token), GENERATE)):
+            raise TimeoutError
+
+
+def test_at_start_a_bad_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        Access(tmp_path / "none.toml")

@@ -1,0 +1,127 @@
+"""The clients file: what it may say, whose a token is, and what is refused in one line."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.access.clients import Client, Clients, hash_of, new_token, parse_clients, read_clients
+from router.access.roles import GIVEN, Role
+from router.errors import ConfigError
+
+A, B = "a" * 64, "b" * 64
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "security.md"
+
+
+def client(**more: object) -> str:
+    """One entry as text."""
+    values = {"id": "billing", "token_sha256": [A], **more}
+    lines = [f"{key} = {value if key == 'expires' else repr(value)}" for key, value in values.items()]
+    return "\n".join(["[[client]]", *lines, ""])
+
+
+def test_an_entry_is_read() -> None:
+    text = client(roles=["infer", "admin"], cert="billing.svc", expires="2027-01-01T00:00:00+01:00")
+    (found,) = parse_clients(text).all
+    assert (found.id, found.cert, found.token_sha256) == ("billing", "billing.svc", (A,))
+    assert found.roles == {Role.INFER, Role.ADMIN}
+    assert not found.expired(1798757999)
+    assert found.expired(1798758000)  # 2026-12-31T23:00:00Z
+
+
+def test_absent_is_nothing() -> None:
+    (found,) = parse_clients(client()).all
+    assert found.roles == frozenset()
+    assert not found.expired(1e12)
+    assert parse_clients("").all == ()
+
+
+def test_the_example_of_the_page_is_a_clients_file() -> None:
+    text = DOCUMENTED.read_text().partition("```toml\n")[2].partition("```")[0]
+    assert [one.id for one in parse_clients(text).all] == ["billing"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[client]", "not valid TOML"),
+        ("clients = 1", "unknown key 'clients'"),
+        ("client = 1", "under [[client]]"),
+        ("client = [1]", "under [[client]]"),
+        ("[[client]]\ntoken_sha256 = []", "[[client]] number 1: needs an id"),
+        (client(id="Billing"), "client 'Billing': id must have"),
+        (client(id=7), "[[client]] number 1: id must have"),
+        (client(id="a_b"), "id must have"),
+        (client(id="local"), "by the admin listener"),
+        (client(rolls=["infer"]), "unknown key 'rolls'; 'roles'?"),
+        (client(roles=["root"]), "unknown role 'root'; there are admin, infer, observe"),
+        (client(roles=["open"]), "unknown role 'open'"),
+        (client(roles="admin"), "roles must be a list"),
+        (client(token_sha256=["lrk_billing_x"]), "the hash, not the token"),
+        (client(token_sha256=[A.upper()]), "the hash, not the token"),
+        (client(token_sha256=A), "must be a list"),
+        (client(token_sha256=[]), "needs token_sha256 or cert"),
+        (client(cert=""), "cert must be"),
+        (client(expires="2027-01-01"), "with a zone"),
+        (client(expires="2027-01-01T00:00:00"), "with a zone"),
+        (client() + client(token_sha256=[B]), "same id: 'billing'"),
+        (client() + client(id="other"), "same token_sha256"),
+        (client(cert="x") + client(id="other", token_sha256=[B], cert="x"), "same cert: 'x'"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_clients(text)
+    assert said in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@given(st.text())
+def test_any_text_is_clients_or_a_config_error(text: str) -> None:
+    try:
+        parse_clients(text)
+    except ConfigError:
+        with pytest.raises((tomllib.TOMLDecodeError, AssertionError)):
+            assert not tomllib.loads(text)
+
+
+def test_a_file_that_everybody_may_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "clients.toml"
+    path.write_text(client())
+    path.chmod(0o646)
+    with pytest.raises(ConfigError, match="every user"):
+        read_clients(path)
+    path.chmod(0o600)
+    assert len(read_clients(path).all) == 1
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        read_clients(path)
+    with pytest.raises(ConfigError, match="No such file"):
+        read_clients(tmp_path / "none.toml")
+
+
+def test_whose_a_token_is() -> None:
+    mine, second, others = new_token("billing"), new_token("billing"), new_token("search")
+    clients = Clients(
+        [
+            Client("billing", (hash_of(mine), hash_of(second))),
+            Client("search", (hash_of(others),)),
+            Client("by-cert", cert="x", roles=GIVEN),
+        ]
+    )
+    assert [clients.by_token(one).id for one in (mine, second, others)] == ["billing", "billing", "search"]  # type: ignore[union-attr]
+    swapped = mine.replace("billing", "search")
+    for wrong in ("", "lrk_by-cert_" + "A" * 43, swapped, new_token("billing"), new_token("nobody")):
+        assert clients.by_token(wrong) is None
+    assert len({mine, second}) == 2
+
+
+def test_whose_a_certificate_is() -> None:
+    clients = Clients([Client("a", cert="a.svc"), Client("b", cert="b.svc")])
+    assert clients.by_names(["x", "a.svc"]).id == "a"  # type: ignore[union-attr]
+    for names in ([], ["A.svc"], ["a.svc.example"], ["*.svc"], ["a.svc", "b.svc"]):
+        assert clients.by_names(names) is None

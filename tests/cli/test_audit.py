@@ -1,0 +1,41 @@
+"""`lora-router audit`."""
+
+import json
+
+from router.access.audit import Act, Audit
+
+
+def write(path, number=3):
+    audit = Audit(path)
+    for i in range(number):
+        audit.acted(
+            Act(f"r-{i}", "ops" if i else "billing", "127.0.0.1", "S/Load", "adapters/m", "OK")
+        ).result(5)
+    audit.close()
+
+
+def test_lines_are_shown(cli, own_folder):
+    write(own_folder / "audit.jsonl")
+    rows = cli("audit", "show", "audit.jsonl").out.splitlines()
+    assert len(rows) == 4
+    assert rows[1].split()[1:] == ["billing", "127.0.0.1", "S/Load", "adapters/m", "OK"]
+    assert len(cli("audit", "show", "audit.jsonl", "--client", "ops", "--last", "1").out.splitlines()) == 2
+    shown = json.loads(cli("audit", "show", "audit.jsonl", "--json").out)
+    assert [one["request_id"] for one in shown] == ["r-0", "r-1", "r-2"]
+
+
+def test_a_chain_is_followed(cli, own_folder):
+    file = own_folder / "audit.jsonl"
+    write(file)
+    done = cli("audit", "verify", file)
+    assert done.code == 0
+    assert "audit.jsonl is whole: 3 lines" in done.out
+    last = done.out.split()[-1]
+    assert len(last) == 64
+    file.rename(own_folder / "old.jsonl")
+    assert "does not follow" in cli("audit", "verify", "old.jsonl", "--after", last).err
+    lines = (own_folder / "old.jsonl").read_text().splitlines()
+    file.write_text("\n".join([lines[0], lines[2]]) + "\n")
+    done = cli("audit", "verify", file)
+    assert (done.code, "line 2 does not follow" in done.err) == (1, True)
+    assert cli("audit", "verify", "none.jsonl").code == 1

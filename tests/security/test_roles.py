@@ -1,0 +1,74 @@
+"""Who may call what: every method has a role, and all others are refused before the body is read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from router.access.roles import ROLES, Role
+from router.v1 import adapters_pb2, experiments_pb2, inference_pb2
+from tests.security.helpers import bearer, write_clients
+from tests.server.helpers import Connect, Start, details, failure
+
+DOCS = Path(__file__).parents[2] / "docs" / "security.md"
+MODULES = (inference_pb2, adapters_pb2, experiments_pb2, health_pb2, reflection_pb2)
+
+
+def every_method() -> set[str]:
+    found = {
+        f"/{service.full_name}/{method.name}"
+        for module in MODULES
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+    return found | {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"}
+
+
+def test_every_method_is_in_the_table_and_nothing_else() -> None:
+    assert set(ROLES) == every_method()
+
+
+def test_only_health_is_open() -> None:
+    assert {m.rpartition("/")[0] for m, role in ROLES.items() if role is Role.OPEN} == {
+        "/grpc.health.v1.Health"
+    }
+
+
+def test_the_page_has_the_table() -> None:
+    rows = dict(re.findall(r"^\| `([\w.]+/\w+)` \| (\w+) \|$", DOCS.read_text(), re.MULTILINE))
+    assert rows == {method[1:]: role.value for method, role in ROLES.items()}
+
+
+async def refusal(stubs: SimpleNamespace, method: str, **options: object) -> str:
+    """The reason of the refusal; '' where the call came further."""
+    call = stubs.channel.stream_stream(method)(timeout=0.1, **options)  # no body is ever sent
+    error = await failure(call)
+    if error.code().name in ("DEADLINE_EXCEEDED", "CANCELLED", "FAILED_PRECONDITION"):  # no experiments here
+        return ""
+    return str(details(error)["ErrorInfo"].reason)
+
+
+@pytest.mark.parametrize("role", ["infer", "observe", "admin"])
+async def test_every_role_meets_every_method(
+    start_server: Start, connect: Connect, tmp_path: Path, role: str
+) -> None:
+    clients = write_clients(tmp_path)
+    stubs = connect(await start_server(clients=clients.path))
+    metadata = bearer(getattr(clients, role))
+    got = {method: await refusal(stubs, method, metadata=metadata) for method in ROLES}
+    assert got == {
+        method: "" if needed.value in (role, "open") else "ROLE_MISSING" for method, needed in ROLES.items()
+    }
+
+
+async def test_without_a_token_only_health_answers(
+    start_server: Start, connect: Connect, tmp_path: Path
+) -> None:
+    stubs = connect(await start_server(clients=write_clients(tmp_path).path))
+    got = {method: await refusal(stubs, method) for method in ROLES}
+    assert got == {method: "" if needed is Role.OPEN else "TOKEN_MISSING" for method, needed in ROLES.items()}

@@ -1,0 +1,240 @@
+"""TLS and client certificates: who is refused before any call, and certificates that change under traffic."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+import trustme
+
+from router.cli.compose import lines_to_paste
+from router.cli.main import run
+from router.client import AsyncClient, Client, ClientError
+from router.config import Settings
+from router.errors import ConfigError
+from router.server.tls import Tls, read_pems
+from router.v1 import inference_pb2_grpc
+from tests.security.helpers import write_clients
+from tests.server.helpers import Start, ask, details, failure, long_stream
+
+HOST = "127.0.0.1"
+
+
+class Files:
+    """A CA, the server's certificate and key, and a client's, as files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.authority = folder, trustme.CA()
+        self.ca, self.cert, self.key = (folder / name for name in ("ca.pem", "server.pem", "server.key"))
+        self.authority.cert_pem.write_to_path(self.ca)
+        self.renew()
+
+    def renew(self, authority: trustme.CA | None = None) -> None:
+        """A new certificate for the server."""
+        made = (authority or self.authority).issue_cert(HOST)
+        made.private_key_pem.write_to_path(self.key)
+        self.cert.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+
+    def client(self, name: str, authority: trustme.CA | None = None) -> dict[str, Path]:
+        """A client's certificate with that name, as arguments of a client."""
+        made = (authority or self.authority).issue_cert(name)
+        cert, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        made.private_key_pem.write_to_path(key)
+        cert.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+        return {"client_cert": cert, "client_key": key}
+
+    @property
+    def settings(self) -> dict[str, Path]:
+        return {"tls_cert": self.cert, "tls_key": self.key}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+async def code_of(target: str, **secured: Any) -> str:
+    """How a call over a connection of its own ends, and why."""
+    async with AsyncClient(target, timeout=3, **secured) as client:
+        try:
+            await client.route("hi")
+        except ClientError as error:
+            return error.reason or error.code
+    return "OK"
+
+
+async def test_tls_with_a_token(start_server: Start, files: Files, tmp_path: Path) -> None:
+    clients = write_clients(tmp_path)
+    server = await start_server(clients=clients.path, **files.settings)
+    target = server.address
+    assert await code_of(target, tls_ca=files.ca, token=clients.infer) == "OK"
+    assert await code_of(target, tls_ca=files.ca, token=clients.observe) == "ROLE_MISSING"
+    assert await code_of(target, tls_ca=files.ca) == "TOKEN_MISSING"
+    assert await code_of(target, token=clients.infer) == "UNAVAILABLE"  # plain text
+    trustme.CA().cert_pem.write_to_path(tmp_path / "foreign.pem")
+    assert await code_of(target, tls_ca=tmp_path / "foreign.pem") == "UNAVAILABLE"
+
+    def in_a_thread() -> str:
+        with Client(target, tls_ca=files.ca, token=clients.infer, timeout=3) as client:
+            return client.generate("hi there").text
+
+    assert await asyncio.to_thread(in_a_thread)
+
+
+async def test_a_certificate_says_who_calls(start_server: Start, files: Files, tmp_path: Path) -> None:
+    clients = tmp_path / "clients.toml"
+    clients.write_text('[[client]]\nid = "billing"\ncert = "billing.svc.example"\nroles = ["infer"]\n')
+    server = await start_server(clients=clients, tls_client_ca=files.ca, **files.settings)
+    ca = {"tls_ca": files.ca}
+    assert await code_of(server.address, **ca, **files.client("billing.svc.example")) == "OK"
+    assert await code_of(server.address, **ca, **files.client("other.svc.example")) == "TOKEN_INVALID"
+    assert await code_of(server.address, **ca, **files.client("x.billing.svc.example")) == "TOKEN_INVALID"
+    assert await code_of(server.address, **ca) == "UNAVAILABLE"
+    foreign = files.client("billing.svc.example", trustme.CA())
+    assert await code_of(server.address, **ca, **foreign) == "UNAVAILABLE"
+
+
+async def test_a_hundred_new_certificates_under_traffic(
+    start_server: Start, files: Files, fakes: SimpleNamespace
+) -> None:
+    """Running calls finish, every new connection succeeds, and sees the newest certificate."""
+    fakes.engine.step_seconds = 0.01
+    server = await start_server(**vars(fakes), **files.settings)
+    authorities = [trustme.CA() for _ in range(2)]
+    for i, authority in enumerate(authorities):
+        authority.cert_pem.write_to_path(files.folder / f"{i}.pem")
+    roots = b"".join((files.folder / f"{i}.pem").read_bytes() for i in range(2)) + files.ca.read_bytes()
+    every = grpc.ssl_channel_credentials(roots)
+    local = (("grpc.use_local_subchannel_pool", 1),)
+    async with grpc.aio.secure_channel(server.address, every, options=local) as old:
+        stub = inference_pb2_grpc.InferenceServiceStub(old)
+        running = stub.StreamGenerate(long_stream(200))
+        await anext(aiter(running))
+        for turn in range(100):
+            files.renew(authorities[turn % 2])
+            only = grpc.ssl_channel_credentials((files.folder / f"{turn % 2}.pem").read_bytes())
+            async with grpc.aio.secure_channel(server.address, only, options=local) as new:
+                assert (await inference_pb2_grpc.InferenceServiceStub(new).Generate(ask(), timeout=10)).text
+        assert [message async for message in running]
+
+
+async def test_a_bad_certificate_leaves_the_old_one(start_server: Start, files: Files) -> None:
+    server = await start_server(**files.settings)
+    files.key.write_bytes(trustme.CA().issue_cert(HOST).private_key_pem.bytes())
+    assert await code_of(server.address, tls_ca=files.ca) == "OK"
+    await server._metrics()
+    assert server.metrics.registry.get_sample_value("lora_router_credentials_stale", {"file": "tls"})
+    files.renew()
+    assert await code_of(server.address, tls_ca=files.ca) == "OK"
+    await server._metrics()
+    assert not server.metrics.registry.get_sample_value("lora_router_credentials_stale", {"file": "tls"})
+
+
+def spoil(name: str, content: bytes | None) -> Callable[[Files], None]:
+    def spoiled(files: Files) -> None:
+        path: Path = getattr(files, name)
+        path.unlink() if content is None else path.write_bytes(content)
+
+    return spoiled
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"),
+    [
+        (spoil("cert", None), "cannot read"),
+        (spoil("cert", b"no certificate"), "cannot use"),
+        (spoil("key", b""), "cannot use"),
+        (spoil("ca", b"junk"), "cannot use"),
+    ],
+)
+def test_files_that_do_not_fit_are_an_error_at_start(
+    files: Files, spoiled: Callable[[Files], None], said: str
+) -> None:
+    assert read_pems(files.cert, files.key, files.ca).client_ca == files.ca.read_bytes()
+    spoiled(files)
+    with pytest.raises(ConfigError, match=said):
+        Tls(files.cert, files.key, files.ca)
+
+
+@pytest.mark.parametrize("half", [{"tls_cert": "x"}, {"tls_key": "x"}, {"tls_client_ca": "x"}])
+def test_half_of_a_certificate_is_an_error(half: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="tls_key"):
+        Settings(**half)  # type: ignore[arg-type]
+
+
+async def test_commands_speak_tls(
+    start_server: Start, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clients = write_clients(tmp_path)
+    server = await start_server(clients=clients.path, **files.settings)
+    flags = ["--server", server.address, "--tls-ca", str(files.ca), "--token"]
+
+    async def command(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = await asyncio.to_thread(run, list(arguments))
+        out, err = capsys.readouterr()
+        return code, out + err
+
+    assert (await command("ask", "hi there", *flags, clients.infer))[0] == 0
+    assert "medical" in (await command("adapters", "list", *flags, clients.observe))[1]
+    code, text = await command("adapters", "load", "medical", *flags, clients.observe)
+    assert (code, "needs the role admin" in text) == (1, True)
+    assert "LORA_ROUTER_TOKEN" in (await command("route", "hi", *flags[:-1]))[1]
+    trustme.CA().cert_pem.write_to_path(tmp_path / "foreign.pem")
+    foreign = ["--server", server.address, "--tls-ca", str(tmp_path / "foreign.pem")]
+    assert "--tls-ca names who signs" in (await command("route", "hi", *foreign))[1]
+    code, text = await command("route", "hi", "--server", "elsewhere:1", "--token", "x")
+    assert (code, text.count("--tls-ca")) == (2, 1)
+
+
+async def test_the_line_to_paste_works(start_server: Start, files: Files, tmp_path: Path) -> None:
+    clients = write_clients(tmp_path, both=("infer", "observe"))
+    server = await start_server(clients=clients.path, **files.settings)
+    line = lines_to_paste(server.address, server.settings)[1]
+    line = line.replace("CA.pem", str(files.ca)).replace("TOKEN", clients.both)
+    command = [str(Path(sys.executable).with_name("buf")), *shlex.split(line)[1:]]
+    buf = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=PIPE, stderr=PIPE)
+    out, err = await buf.communicate()
+    assert buf.returncode == 0, err.decode()
+    assert b"FINISH_REASON_STOP" in out
+
+
+async def test_a_client_that_is_taken_out_is_refused_within_a_second(
+    start_server: Start, files: Files, tmp_path: Path
+) -> None:
+    clients = write_clients(tmp_path)
+    server = await start_server(clients=clients.path, **files.settings)
+    secured: dict[str, Any] = {"tls_ca": files.ca, "token": clients.infer}
+    async with AsyncClient(server.address, timeout=3, **secured) as client:
+        assert await client.route("hi")
+        clients.path.write_text("")
+        await asyncio.sleep(0.9)
+        with pytest.raises(ClientError) as refused:
+            await client.route("hi")
+    assert refused.value.reason == "TOKEN_INVALID"
+
+
+def test_a_token_is_sent_nowhere_in_plain_text() -> None:
+    for target in ("router.svc:50051", "127.evil.example:50051", "10.0.0.1:1"):
+        with pytest.raises(ValueError, match="plain text"):
+            Client(target, token="lrk_a_b")
+    Client("127.0.0.1:1", token="lrk_a_b").close()
+    with pytest.raises(ValueError, match="go together"):
+        Client("127.0.0.1:1", client_cert="a.pem")
+
+
+async def test_plain_text_to_a_tls_server_is_refused(start_server: Start, files: Files) -> None:
+    server = await start_server(**files.settings)
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        refused = await failure(inference_pb2_grpc.InferenceServiceStub(channel).Generate(ask(), timeout=3))
+    assert refused.code() is grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(StopIteration):
+        details(refused)

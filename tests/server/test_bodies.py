@@ -1,0 +1,184 @@
+"""Bodies are read after every check: how large, how many at once, how long they may take to come."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from router.errors import InvalidRequest
+from router.server import bodies
+from router.server.app import ServerApp
+from router.server.bodies import Budget, decoded
+from router.v1 import inference_pb2 as pb
+from tests.server.helpers import Connect, Start, ask, details, failure, until
+
+GENERATE = "/router.v1.InferenceService/Generate"
+STREAM = "/router.v1.InferenceService/StreamGenerate"
+LIST = "/router.v1.AdapterService/ListAdapters"
+
+
+def half_open(stubs: SimpleNamespace, method: str = GENERATE, timeout: float | None = None) -> Any:
+    """A call that sends headers and no body."""
+    return stubs.channel.stream_stream(method)(timeout=timeout)
+
+
+def read_bodies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the bodies that were decoded; grows."""
+    seen: list[int] = []
+
+    def noted(data: bytes, decode: Any) -> Any:
+        seen.append(len(data))
+        return decoded(data, decode)
+
+    monkeypatch.setattr(bodies, "decoded", noted)
+    return seen
+
+
+async def test_a_refused_call_is_never_read(
+    start_server: Start, connect: Connect, fakes: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.engine.hold()
+    server = await start_server(**vars(fakes), max_running=1, max_queue=0)
+    stubs = connect(server)
+    running = asyncio.ensure_future(stubs.inference.Generate(ask()))
+    await until(lambda: server.lifecycle.in_flight == 1)
+    seen = read_bodies(monkeypatch)
+    refused = await failure(stubs.inference.Generate(ask("x" * (1 << 20))))
+    assert details(refused)["ErrorInfo"].reason == "QUEUE_FULL"
+    assert seen == []
+    fakes.engine.resume()
+    await running
+
+
+@pytest.mark.parametrize("method", [GENERATE, STREAM, LIST])
+async def test_a_half_open_call_ends_at_its_deadline(
+    server: ServerApp, stubs: SimpleNamespace, method: str
+) -> None:
+    start = time.monotonic()
+    error = await failure(half_open(stubs, method, timeout=0.2))
+    assert error.code().name == "DEADLINE_EXCEEDED"
+    assert time.monotonic() - start < 1.5
+    await until(lambda: server.lifecycle.in_flight == 0)
+
+
+async def test_half_open_calls_end_at_the_servers_limit(start_server: Start, connect: Connect) -> None:
+    server = await start_server(body_seconds=0.3)
+    stubs = connect(server)
+    calls = [half_open(stubs) for _ in range(200)]
+    ends = await asyncio.gather(*map(failure, calls))
+    assert {end.code().name for end in ends} == {"DEADLINE_EXCEEDED"}
+    assert "did not come within 0.3 s" in (ends[0].details() or "")
+    assert server.lifecycle.in_flight == 0
+    assert (await stubs.inference.Generate(ask())).text
+
+
+async def test_no_message_at_all_is_the_callers_fault(stubs: SimpleNamespace) -> None:
+    call = half_open(stubs)
+    await call.done_writing()
+    error = await failure(call)
+    assert (error.code().name, details(error)["ErrorInfo"].reason) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
+
+
+async def test_a_body_over_the_methods_cap(start_server: Start, connect: Connect) -> None:
+    stubs = connect(await start_server(max_body_bytes=1 << 21))
+    error = await failure(stubs.channel.unary_unary(LIST)(b"x" * ((64 << 10) + 1)))
+    info = details(error)["ErrorInfo"]
+    assert (error.code().name, info.reason) == ("RESOURCE_EXHAUSTED", "BODY_TOO_LARGE")
+    assert (info.metadata["limit"], info.metadata["got"]) == ("65536", "65537")
+    error = await failure(stubs.channel.unary_unary(GENERATE)(b"x" * ((1 << 21) + 1)))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (await stubs.inference.Generate(ask())).text
+
+
+async def test_large_bodies_are_decoded_in_one_thread(
+    stubs: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def slowly(data: bytes, decode: Any) -> Any:
+        if len(data) > bodies.SMALL:
+            assert threading.current_thread() is not threading.main_thread()
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.pop()
+        return decoded(data, decode)
+
+    monkeypatch.setattr(bodies, "decoded", slowly)
+    text = " ".join(["word"] * 20_000)
+    errors = await asyncio.gather(*(failure(stubs.inference.Generate(ask(text))) for _ in range(4)))
+    assert {details(error)["ErrorInfo"].reason for error in errors} == {"PROMPT_TOO_LONG"}
+    assert most == [1, 1, 1, 1]
+
+
+async def test_a_budget_that_is_used_up(start_server: Start, connect: Connect) -> None:
+    """Calls that bring no body hold all of it: others wait for their turn, health does not."""
+    server = await start_server(body_memory_mb=4, max_body_bytes=2 << 20, body_seconds=0.4)
+    stubs = connect(server)
+    held = [half_open(stubs, timeout=5) for _ in range(2)]
+    await until(lambda: server.lifecycle.in_flight == 2)
+    health = health_pb2_grpc.HealthStub(stubs.channel)
+    assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=0.3)).status == 1
+    assert (await stubs.inference.Generate(ask(), timeout=5)).text  # after those have ended
+    await asyncio.gather(*map(failure, held))
+
+
+async def test_who_waits_too_long_for_the_budget_is_refused(
+    start_server: Start, connect: Connect, fakes: SimpleNamespace
+) -> None:
+    fakes.engine.hold()
+    server = await start_server(**vars(fakes), body_memory_mb=1, max_body_bytes=1 << 20, body_seconds=0.1)
+    stubs = connect(server)
+    held = asyncio.ensure_future(stubs.inference.Generate(ask("w " * 1000)))
+    await until(lambda: fakes.engine.status().busy)
+    error = await failure(stubs.inference.Generate(ask(), timeout=5))
+    assert details(error)["ErrorInfo"].reason == "QUEUE_FULL"
+    fakes.engine.resume()
+    assert (await held).text
+    assert (await stubs.inference.Generate(ask(), timeout=5)).text
+
+
+async def test_a_budget_is_given_in_order() -> None:
+    budget, order = Budget(10), []
+
+    async def take(size: int, name: str) -> None:
+        await budget.take(size)
+        order.append(name)
+
+    await take(8, "first")
+    large, small = asyncio.ensure_future(take(9, "large")), asyncio.ensure_future(take(1, "small"))
+    await asyncio.sleep(0)
+    assert order == ["first"]
+    budget.give(8)
+    await asyncio.gather(large, small)
+    assert (order, budget.free) == (["first", "large", "small"], 0)
+
+
+async def test_who_leaves_a_queue_takes_nothing_and_lets_others_pass() -> None:
+    budget = Budget(10)
+    await budget.take(8)
+    large, small = asyncio.ensure_future(budget.take(9)), asyncio.ensure_future(budget.take(2))
+    await asyncio.sleep(0)
+    large.cancel()
+    assert await asyncio.wait_for(small, 1) == 2
+    waiting = asyncio.ensure_future(budget.take(5))
+    await asyncio.sleep(0)
+    budget.give(10)
+    waiting.cancel()  # just after its turn came
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert budget.free == 10
+    assert await budget.take(11) == 10  # all there is
+
+
+def test_bytes_that_are_no_message() -> None:
+    with pytest.raises(InvalidRequest, match="not a message of this method"):
+        decoded(b"\xff\xff", pb.GenerateRequest.FromString)
