@@ -3,7 +3,8 @@
 In: {"prompts": [...], "new": N, "adapters": N}; out: {"seconds": ..., "tokens": ..., "step": ...}, where step
 has milliseconds of a step in which every row has one token, by what they went into. With "alone": true the
 first prompt has the engine to itself; out: {"step": seconds from token to token, "memory": seconds to read
-what a step reads}.
+what a step reads}. With "beside": true the first prompt's answer runs while the second prompt is read; out:
+{"usual": [...], "beside": [...]}, seconds from token to token before and meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,6 +27,7 @@ from router.engine.base import Delta, Job
 from router.engine.native.ops import NativeStack
 from router.engine.torch_engine import TorchEngine
 
+USUAL_TOKENS = 64  # of a stream before a prompt comes beside it
 OUTSIDE = "planning, sampling, delivering"
 
 
@@ -47,6 +51,8 @@ def prepare(args: argparse.Namespace) -> tuple[About, Round]:
         chosen: list[str | None] = [*digests[: work["adapters"]]] or [None]
         if work.get("alone"):
             return alone(jobs(work["prompts"][:1], chosen, work["new"])[0])
+        if work.get("beside"):
+            return runner.run(gaps_beside(engine, *jobs(work["prompts"][:2], [None], work["new"])))
         steps_of(stack)
         seconds, tokens = runner.run(run_jobs(engine, jobs(work["prompts"], chosen, work["new"])))
         return {"seconds": seconds, "tokens": tokens, "step": steps_of(stack, seconds)}
@@ -89,6 +95,34 @@ async def seconds_a_token(engine: TorchEngine, job: Job) -> float:
     """Seconds from one token of an answer to the next."""
     times = [time.perf_counter() async for event in engine.submit(job) if isinstance(event, Delta)]
     return (times[-1] - times[0]) / (len(times) - 1)
+
+
+async def gaps_beside(engine: TorchEngine, stream: Job, long: Job) -> dict[str, list[float]]:
+    """Seconds from token to token of a stream, before a long prompt comes and while it is read."""
+    times: list[float] = []
+    begun = ended = 0.0
+
+    async def read() -> None:
+        nonlocal begun, ended
+        begun = time.perf_counter()
+        async for _ in engine.submit(replace(long, params=replace(long.params, max_tokens=1, min_tokens=1))):
+            ended = ended or time.perf_counter()
+
+    reading: asyncio.Task[None] | None = None
+    async for event in engine.submit(stream):
+        if isinstance(event, Delta):
+            times.append(time.perf_counter())
+        if reading is None and len(times) == USUAL_TOKENS:
+            reading = asyncio.create_task(read())
+        if ended:
+            break
+    assert reading is not None
+    await reading
+    gaps = list(pairwise(times))
+    return {
+        "usual": [b - a for a, b in gaps if b <= begun],
+        "beside": [b - a for a, b in gaps if b > begun and a < ended],
+    }
 
 
 def main() -> None:
