@@ -29,7 +29,7 @@ from router.engine.native.build import (
 log = logging.getLogger(__name__)
 
 
-def library_of(folder: Path, level: str) -> Path:
+def file_of(folder: Path, level: str) -> Path:
     """Where the library of a level belongs."""
     return folder / f"lora_router_native_{cache_key(level, portable=True)[:16]}.so"
 
@@ -37,7 +37,7 @@ def library_of(folder: Path, level: str) -> Path:
 def load_best(folder: Path, levels: Sequence[str]) -> tuple[str, ModuleType]:
     """The first of `levels` (best first) that was built ahead, and its module. Raises NotBuilt."""
     for level in levels:
-        library = library_of(folder, level)
+        library = file_of(folder, level)
         if library.stem in sys.modules:
             return level, sys.modules[library.stem]
         if library.exists():
@@ -63,7 +63,7 @@ def build(folder: Path, levels: Sequence[str] = tuple(LEVELS)) -> list[Path]:
     """
     check_tools()
     folder.mkdir(parents=True, exist_ok=True)
-    return [_built(library_of(folder, level), level) for level in levels]
+    return [_built(file_of(folder, level), level) for level in levels]
 
 
 def _built(library: Path, level: str) -> Path:

@@ -27,7 +27,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stand_in(folder: Path, level: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A library where that of `level` belongs; importing it gives a module of its name."""
-    library = prebuilt.library_of(folder, level)
+    library = prebuilt.file_of(folder, level)
     library.write_bytes(level.encode())
     library.with_suffix(".sha256").write_text(build.sha256_of(library))
     monkeypatch.setattr(prebuilt, "import_library", lambda path: type(sys)(path.stem))
@@ -40,7 +40,7 @@ def test_the_best_that_the_cpu_has_is_taken(tmp_path: Path, monkeypatch: pytest.
     for level in build.LEVELS:
         lower = list(build.LEVELS)[list(build.LEVELS).index(level) :]
         found, module = prebuilt.load_best(tmp_path, lower)
-        assert (found, module.__name__) == (level, prebuilt.library_of(tmp_path, level).stem)
+        assert (found, module.__name__) == (level, prebuilt.file_of(tmp_path, level).stem)
 
 
 def test_a_lower_level_does_where_the_best_was_not_built(
@@ -53,12 +53,12 @@ def test_a_lower_level_does_where_the_best_was_not_built(
 def test_names_differ_by_level_and_torch_and_not_by_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = {prebuilt.library_of(tmp_path, level).name for level in build.LEVELS}
+    names = {prebuilt.file_of(tmp_path, level).name for level in build.LEVELS}
     assert len(names) == len(build.LEVELS)
     monkeypatch.setattr(build, "cpu_identity", lambda: ("another CPU", {"avx2", "fma", "avx512vbmi"}))
-    assert {prebuilt.library_of(tmp_path, level).name for level in build.LEVELS} == names
+    assert {prebuilt.file_of(tmp_path, level).name for level in build.LEVELS} == names
     monkeypatch.setattr(torch, "__version__", "0.0.0")
-    assert not {prebuilt.library_of(tmp_path, level).name for level in build.LEVELS} & names
+    assert not {prebuilt.file_of(tmp_path, level).name for level in build.LEVELS} & names
 
 
 def load(folder: Path) -> str:
@@ -122,7 +122,7 @@ def test_what_is_built_by_the_command_is_served_with(tmp_path: Path) -> None:
     level = build.cpu_levels()[-1]
     command = [sys.executable, "-m", "router.engine.native.prebuilt"]
     made = subprocess.run([*command, str(tmp_path), level], capture_output=True, text=True, check=True)
-    assert str(prebuilt.library_of(tmp_path, level)) in made.stderr
+    assert str(prebuilt.file_of(tmp_path, level)) in made.stderr
     assert "Warning" not in made.stderr
     assert load(tmp_path) == f"native ({level})"
     again = subprocess.run([*command, str(tmp_path), level], capture_output=True, text=True, check=True)
