@@ -227,6 +227,7 @@ class Request:
     deadline: float | None = None  # time.monotonic() seconds
     caller_id: str = ""
     visible: Visible = EVERYTHING  # what the caller must not learn of is not there for this request
+    tenant: str = ""  # whom the caller belongs to; "" where nobody is told apart
 
     @property
     def text(self) -> str:

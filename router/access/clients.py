@@ -2,6 +2,7 @@
 
 [[client]]
 id = "billing"
+tenant = "acme"                       # clients of one tenant share quotas and cached prompts; absent: its id
 token_sha256 = ["2c26b46b…"]          # `lora-router clients new` makes token and entry
 cert = "billing.svc.example"          # or: a name (SAN) in its certificate
 roles = ["infer"]                     # infer, observe, admin; none if absent
@@ -22,7 +23,7 @@ import secrets
 import stat
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Client:
     tokens_per_minute: int = 0
     max_concurrent: int = 0
     expires: datetime | None = None
+    tenant: str = ""  # clients of the same one share quotas, outcomes and cached prompts; its id if not said
 
     def expired(self, now: float) -> bool:
         """Whether its time is over at `now`, in seconds since 1970."""
@@ -141,6 +143,7 @@ def _client(table: Mapping[str, Any], place: int) -> Client:
         raise ConfigError(f"{where}: needs an id")
     try:
         client = Client(**{key: FIELDS[key](value) for key, value in table.items()})
+        client = replace(client, tenant=client.tenant or client.id)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
     if not client.token_sha256 and not client.cert:
@@ -162,6 +165,12 @@ def _id(value: Any) -> str:
         raise ValueError("id must have 1 to 63 of a-z, 0-9 and -, the first no -")
     if value == LOCAL.id:
         raise ValueError(f"id {value!r} is who calls by the admin listener")
+    return value
+
+
+def _tenant(value: Any) -> str:
+    if not isinstance(value, str) or not ID.fullmatch(value):
+        raise ValueError("tenant must have 1 to 63 of a-z, 0-9 and -, the first no -")
     return value
 
 
@@ -213,6 +222,7 @@ def _expires(value: Any) -> datetime:
 
 FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "id": _id,
+    "tenant": _tenant,
     "token_sha256": _hashes,
     "cert": _cert,
     "roles": _roles,

@@ -123,6 +123,7 @@ class Job:
     priority: int = 0  # higher goes first
     background: bool = False  # answered where there is room: at once or never, CANCELLED for a request
     grammar: Grammar | None = None
+    tenant: str = ""  # whom it is for; "" where nobody is told apart
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,11 @@ class InferenceService(InferenceServiceServicer):
         if self._log_prompts:
             call.prompt = request.text
         return replace(
-            request, caller_id=call.request_id, deadline=call.deadline, visible=call.client.adapters
+            request,
+            caller_id=call.request_id,
+            deadline=call.deadline,
+            visible=call.client.adapters,
+            tenant=call.client.tenant,
         )
 
 

@@ -161,7 +161,15 @@ class Pipeline:
             if meter is not None:
                 meter.reserve(len(tokens), params.max_tokens)
             adapter = decision.digest if decision.adapter else None
-            job = Job(request.request_id, tokens, params, adapter, request.deadline, background=background)
+            job = Job(
+                request.request_id,
+                tokens,
+                params,
+                adapter,
+                request.deadline,
+                background=background,
+                tenant=request.tenant,
+            )
             generation = self._engine.submit(await with_grammar(self._engine, job))
             mine.callback(generation.cancel)
             held.push_async_exit(mine.pop_all())
