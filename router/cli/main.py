@@ -20,6 +20,7 @@ from router.cli.command import DEFAULT_COMMAND, FAILED, INTERRUPTED, PromptOrCom
 from router.cli.flags import connecting
 from router.cli.route.ask import route
 from router.cli.route.calibrate import calibrate
+from router.cli.route.curve import curve
 from router.cli.route.diff import diff
 from router.cli.route.evaluate import evaluate as evaluate_routing
 from router.cli.serve import serve
@@ -39,6 +40,7 @@ routing = typer.Typer(
 routing.command(DEFAULT_COMMAND)(connecting(route))
 routing.command("calibrate")(calibrate)
 routing.command("evaluate")(evaluate_routing)
+routing.command("curve")(curve)
 routing.command("diff")(diff)
 app.add_typer(routing, name="route")
 app.add_typer(

@@ -58,7 +58,7 @@ EXPECTED = {
     "audit": {"show", "verify"},
     "clients": {"new", "list", "check", "revoke"},
     "config": {"show"},
-    "route": {"PROMPT", "calibrate", "evaluate", "diff"},
+    "route": {"PROMPT", "calibrate", "curve", "evaluate", "diff"},
 }
 
 
@@ -93,6 +93,7 @@ def test_every_command_has_an_example_and_explains_its_options(name, command):
         "config show",
         "route PROMPT",
         "route calibrate",
+        "route curve",
         "route evaluate",
         "route diff",
         "ask",

@@ -15,6 +15,8 @@ from router.cli.route.judge import CalibrationFile
 from router.cli.route.local import AdaptersDirs, Base, Files, Ood, PluginsDirs
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from router.routing.policy import RuleInForce
 
 Plot = Annotated[
@@ -47,7 +49,7 @@ def evaluate(
     from router.cli.route.judge import judge_of, local_rule
     from router.cli.route.local import latencies, open_local, read_known, read_strange
 
-    picture = _picture_file(plot)
+    picture = picture_file(plot)
     with open_local(adapters_dir, plugins_dir, base=base) as local:
         known, strange = read_known(files, local.profiles), read_strange(ood, local.profiles)
         rule = local_rule(local, calibration)
@@ -73,7 +75,7 @@ def _goal(in_force: RuleInForce) -> tuple[float, float]:
     return (rule.calibration.target, rule.calibration.delta) if isinstance(rule, Calibrated) else (0.05, 0.05)
 
 
-def _picture_file(path: Path | None) -> Path | None:
+def picture_file(path: Path | None) -> Path | None:
     """The picture to write. Raises CliError for a kind that is not known."""
     if path is not None and path.suffix not in (".png", ".svg", ".pdf", ".html"):
         raise CliError(f"{path}: a picture is .png, .svg, .pdf or .html", MISUSED)
@@ -102,15 +104,18 @@ def draw_curve(
     axes.plot(*([value] for value in routed), "o", color="tab:green", label="as it routes now")
     axes.set(xlabel="share of requests routed", ylabel="error among routed", xlim=(0, 1), ylim=(0, None))
     axes.legend(frameon=False)
+    save_figure(figure, path, "Risk and coverage")
+
+
+def save_figure(figure: Figure, path: Path, title: str) -> None:
+    """As the kind of picture that the file's name says; HTML is a page with the drawing in it."""
     if path.suffix != ".html":
         figure.savefig(path, dpi=150)
         return
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg")
     svg = drawn.getvalue()
-    page = (
-        f"<!doctype html>\n<meta charset=utf-8>\n<title>Risk and coverage</title>\n{svg[svg.index('<svg') :]}"
-    )
+    page = f"<!doctype html>\n<meta charset=utf-8>\n<title>{title}</title>\n{svg[svg.index('<svg') :]}"
     path.write_text(page, encoding="utf-8")
 
 

@@ -105,6 +105,30 @@ def test_evaluate_without_a_calibration_is_the_plain_rule(cli, here):
 
 
 @pytest.mark.slow
+def test_curve_shows_every_threshold_and_where_the_calibration_stands(cli, here):
+    files = ["requests.jsonl", "--ood", "strange.jsonl"]
+    missing = cli("route", "curve", *files)
+    assert missing.code == 1
+    assert "there is no calibration here" in missing.err
+    assert cli("route", "calibrate", *files).code == 0
+    said = json.loads((here / "adapters" / "calibration.json").read_text())
+    done = cli("route", "curve", *files, "--more", "300", "--plot", "curve.html")
+    assert done.code == 0, done.err
+    assert "<svg" in (here / "curve.html").read_text()
+    (stands,) = (line for line in done.out.splitlines() if "it stands here" in line)
+    assert stands.split()[0] == f"{said['threshold']:.3f}"
+    assert done.out.splitlines()[-1].split()[:2] == ["300", "300"]
+    found = json.loads(cli("route", "curve", *files, "--target-error", "0.2", "--json").out)
+    assert found["goal"]["target"] == 0.2
+    (now,) = (p for p in found["points"] if p["threshold"] == found["threshold"])
+    assert now["routed"] == now["errors"] + round(now["routed"] * (1 - now["error"]))
+    plugin(here, "2")
+    stale = cli("route", "curve", *files)
+    assert stale.code == 1
+    assert "stale: classifier guess changed" in stale.err
+
+
+@pytest.mark.slow
 def test_another_set_of_adapters_or_classifiers_is_said(cli, here, monkeypatch):
     assert cli("route", "calibrate", "requests.jsonl").code == 0
     plugin(here, "2")
@@ -134,6 +158,8 @@ def test_another_set_of_adapters_or_classifiers_is_said(cli, here, monkeypatch):
         (["evaluate", "requests.jsonl", "--plot", "x.txt"], "a picture is .png, .svg, .pdf or .html"),
         (["evaluate", "requests.jsonl", "--adapters-dir", "plugins"], "there are no adapters here"),
         (["evaluate", "requests.jsonl", "--plugins-dir", "adapters"], "no classifier can be asked here"),
+        (["curve", "none.jsonl"], "none.jsonl: No such file"),
+        (["curve", "requests.jsonl", "--plot", "x.txt"], "a picture is .png, .svg, .pdf or .html"),
         (["diff", "--with", "plugins"], "plugins has no adapter.toml"),
     ],
 )
