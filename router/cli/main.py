@@ -13,7 +13,7 @@ from router import __version__, optional
 from router.cli import audit, bench, clients, models, plugins, settings
 from router.cli.adapters import served
 from router.cli.adapters.sign import digest, keygen, sign
-from router.cli.adapters.train import evaluate, learning_curve, new, train
+from router.cli.adapters.train import evaluate, learning_curve, merge, new, train
 from router.cli.adapters.validate import validate
 from router.cli.ask import ask
 from router.cli.command import DEFAULT_COMMAND, FAILED, INTERRUPTED, PromptOrCommand, group, or_help, report
@@ -57,6 +57,7 @@ app.add_typer(
         sign=sign,
         new=new,
         train=train,
+        merge=merge,
         evaluate=evaluate,
         **{"learning-curve": learning_curve},
     ),

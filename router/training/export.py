@@ -38,8 +38,8 @@ def export(trained: Trained, target: Path) -> None:
         _save_weights(trained, folder)
         manifest = manifest_text(trained.recipe, trained.base_name, trained.base_digest)
         (folder / "adapter.toml").write_text(manifest, encoding="utf-8")
-        _write_lines(folder / "probes.jsonl", map(asdict, trained.probes))
-        _write_lines(folder / "train_log.jsonl", [trained.facts, *trained.progress.history])
+        write_lines(folder / "probes.jsonl", map(asdict, trained.probes))
+        write_lines(folder / "train_log.jsonl", [trained.facts, *trained.progress.history])
         draw_curves(trained.progress.history, trained.progress.best_step, folder / "curves.png")
 
 
@@ -51,7 +51,8 @@ def _save_weights(trained: Trained, folder: Path) -> None:
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
-def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """JSON lines."""
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     path.write_text("".join(lines), encoding="utf-8")
 
@@ -68,13 +69,18 @@ def manifest_text(recipe: Recipe, base_name: str, base_digest: str) -> str:
         "generation": recipe.generation.said(),
         "routing": recipe.routing.model_dump(),
     }
+    return toml_text(tables)
+
+
+def toml_text(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Tables of texts, numbers and lists of texts as TOML; empty texts are left out."""
     return "\n".join("\n".join(_table(name, values)) + "\n" for name, values in tables.items())
 
 
 def _table(name: str, values: Mapping[str, Any]) -> Iterator[str]:
     yield f"[{name}]"
     for key, value in values.items():
-        if isinstance(value, tuple):
+        if isinstance(value, tuple | list):
             yield (
                 f"{key} = ["
                 + "".join(f"\n  {toml_string(item)}," for item in value)
@@ -83,6 +89,8 @@ def _table(name: str, values: Mapping[str, Any]) -> Iterator[str]:
         elif isinstance(value, str):
             if value:
                 yield f"{key} = {toml_string(value)}"
+        elif isinstance(value, bool):
+            yield f"{key} = {str(value).lower()}"
         else:
             yield f"{key} = {value!r}"
 

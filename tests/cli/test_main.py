@@ -29,6 +29,7 @@ EXPECTED = {
         "validate",
         "digest",
         "keygen",
+        "merge",
         "sign",
         "new",
         "train",

@@ -1,15 +1,21 @@
-"""`lora-router adapters new | train | evaluate | learning-curve`: from rows to an adapter with its report."""
+"""`lora-router adapters new | train | merge | evaluate | learning-curve`: from rows to an adapter with its
+report.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from router.cli import flags
+from router.cli.command import MISUSED, CliError
+
+if TYPE_CHECKING:
+    from router.training.merge import Source
 
 # -- flags of train and evaluate
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A training recipe, TOML.")]
@@ -47,6 +53,30 @@ Response = Annotated[
     str, typer.Option("--response-column", metavar="COLUMN", help="With --data: the right answer.")
 ]
 Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Most test rows. Default: all.")]
+
+# -- flags of merge
+Mixed = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ADAPTER[=WEIGHT]...", help="Adapters in the adapters folder, or folders.", show_default=False
+    ),
+]
+Method = Annotated[
+    str, typer.Option("--method", metavar="METHOD", help="cat, linear, svd, ties, dare_ties, …")
+]
+Density = Annotated[
+    float, typer.Option("--density", metavar="F", help="Share of each adapter that ties and dare keep.")
+]
+Rank = Annotated[
+    int | None,
+    typer.Option("--rank", metavar="N", min=1, help="With svd: of the result. Default: the largest."),
+]
+MergeBase = Annotated[str, typer.Option("--base", metavar="MODEL", help="The base. Default: the one served.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Draws what dare drops.")]
+MergeOutput = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder. Default: adapters/NAME.")
+]
+MergeForce = Annotated[bool, typer.Option("--force", help="Replace an adapter folder that exists.")]
 
 # -- flags of learning-curve
 Fractions = Annotated[
@@ -158,6 +188,70 @@ def train(
     quiet_libraries()
     folder = run(recipe, output, resume=resume, work=work, device=device)
     print(f"{folder}\n\ncheck it:\n  lora-router adapters validate {folder}")
+
+
+def merge(
+    name: Name,
+    mixed: Mixed,
+    method: Method = "cat",
+    density: Density = 0.5,
+    rank: Rank = None,
+    version: Version = "1.0.0",
+    base: MergeBase = "",
+    seed: Seed = 0,
+    adapters: Adapters = Path("adapters"),
+    output: MergeOutput = None,
+    device: Device = "auto",
+    force: MergeForce = False,
+) -> None:
+    """Make one adapter out of several.
+
+    cat adds them exactly, at the sum of their ranks; svd is the nearest to that at a rank of your choice.
+    Prompt and labels are those of the first. Measure it before it serves: a mixture is no better than its
+    report.
+
+    \b
+    Examples:
+      lora-router adapters merge advisor legal=0.6 financial=0.4
+      lora-router adapters merge advisor legal financial --method svd --rank 8
+    """
+    from router.cli.command import quiet_libraries
+    from router.cli.settings import load_settings
+    from router.training.merge import Wish
+    from router.training.merge import merge as run
+
+    settings = load_settings(None)
+    quiet_libraries()
+    wish = Wish(
+        name=name,
+        sources=[_source(said, adapters) for said in mixed],
+        output=output or adapters / name,
+        base=base or settings.model,
+        version=version,
+        method=method,
+        density=density,
+        rank=rank or 0,
+        seed=seed,
+        force=force,
+    )
+    folder = run(wish, device)
+    print(
+        f"{folder}\n\nmeasure it, or it answers by name only:\n"
+        f"  lora-router adapters evaluate {folder} --data rows.jsonl --metric exact_match"
+    )
+
+
+def _source(said: str, adapters: Path) -> Source:
+    """`legal`, `legal=0.6` or `../mine/legal=0.6`. Raises CliError."""
+    from router.training.merge import Source
+
+    name, _, weight = said.rpartition("=") if "=" in said else (said, "", "1")
+    try:
+        value = float(weight)
+    except ValueError:
+        raise CliError(f"{said!r}: a weight is a number, such as {name}=0.5", MISUSED) from None
+    inside = adapters / name
+    return Source(inside if inside.is_dir() else Path(name), value)
 
 
 def evaluate(
