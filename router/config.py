@@ -98,6 +98,12 @@ class Settings(BaseSettings):
     calibration: str = Field(
         "auto", description="calibration file; auto: calibration.json in an adapters folder; empty: none"
     )
+    target_error: float | None = Field(
+        None, gt=0, lt=1, description="most error among routed requests; unset: the calibration's own target"
+    )
+    target_ood: float | None = Field(
+        None, gt=0, lt=1, description="most share of strange requests routed; unset: the calibration's own"
+    )
     strict_threshold: float = Field(
         0.9, ge=0, le=1, description="confidence needed where the calibration is for another set"
     )

@@ -11,14 +11,16 @@ has to pass both, so that no part of `delta` is spent twice.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
 from router.calibration.cascade import Array, Run, outcome_at
+from router.calibration.model import Calibration
 from router.calibration.rows import CalibrationError
 
 BISECTIONS = 60  # far below the precision of a float
@@ -68,22 +70,52 @@ class Tested:
 def certify(
     fitting: tuple[Run, Run], testing: tuple[Run, Run], stops: Sequence[float], goal: Goal
 ) -> tuple[Tested, tuple[Tested, ...]]:
-    """The last candidate that passes, and all that were tested.
+    """The last candidate before the first that fails, and what all came to, in the order of testing.
 
     `fitting` and `testing` are (known, strange) rows. Raises CalibrationError if there are too few rows to
     prove anything, or if not even the first candidate passes.
     """
     rows = (len(testing[0].confidence), len(testing[1].confidence))
     require_enough(*rows, goal)
-    tested: list[Tested] = []
-    for threshold, limit in candidates_in_order(fitting, rows, stops, goal):
-        tested.append(try_candidate(testing, stops, threshold, limit, goal))
-        if not passes(tested[-1], goal):
-            break
-    passed = [step for step in tested if passes(step, goal)]
+    order = candidates_in_order(fitting, rows, stops, goal)
+    tested = tuple(try_candidate(testing, stops, threshold, limit, goal) for threshold, limit in order)
+    return last_before_failure(tested, goal), tested
+
+
+def last_before_failure(tested: Sequence[Tested], goal: Goal) -> Tested:
+    """What fixed-sequence testing takes. Raises CalibrationError if not even the first passes."""
+    passed = list(itertools.takewhile(lambda step: passes(step, goal), tested))
     if not passed:
         raise CalibrationError(_refusal(tested[0], goal))
-    return passed[-1], tuple(tested)
+    return passed[-1]
+
+
+def aimed(of: Calibration, target: float | None, ood_target: float | None) -> Calibration:
+    """The same calibration for other targets (None: its own): the order of its candidates was fixed before
+    they were tested, whatever the target, so that each target may take its own last one.
+
+    The promise is for a target that was chosen without a look at what each would give. Raises
+    CalibrationError if the file does not say what its candidates came to, or if none passes.
+    """
+    goal = Goal(
+        of.target if target is None else target, of.delta, of.ood_target if ood_target is None else ood_target
+    )
+    if goal == Goal(of.target, of.delta, of.ood_target):
+        return of
+    try:
+        tested = [Tested(**step) for step in of.report["tested"]]
+        step = last_before_failure(tested, goal)
+    except (KeyError, TypeError, IndexError):
+        raise CalibrationError(
+            "the calibration says nothing of other targets: run `lora-router route calibrate` again"
+        ) from None
+    return replace(
+        of,
+        threshold=step.threshold,
+        novelty_limit=step.novelty_limit,
+        target=goal.target,
+        ood_target=goal.ood_target,
+    )
 
 
 def try_candidate(

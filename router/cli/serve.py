@@ -68,6 +68,14 @@ Calibration = Annotated[
         metavar="FILE", help="Calibration file; '' for none. Default: calibration.json in an adapters folder."
     ),
 ]
+TargetError = Annotated[
+    float | None,
+    typer.Option(metavar="P", help="Most error among routed requests. Default: the calibration's own."),
+]
+TargetOod = Annotated[
+    float | None,
+    typer.Option(metavar="P", help="Most share of strange requests routed. Default: the calibration's own."),
+]
 RequireSigned = Annotated[
     list[str] | None,
     typer.Option(
@@ -134,6 +142,8 @@ def serve(
     threads: Threads = None,
     gate: GateFlag = None,
     calibration: Calibration = None,
+    target_error: TargetError = None,
+    target_ood: TargetOod = None,
     require_signed: RequireSigned = None,
     adapters_lock: AdaptersLock = None,
     config: ConfigFile = None,

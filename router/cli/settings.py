@@ -222,11 +222,13 @@ def rule_of(settings: Settings) -> RuleInForce:
 
 
 def load_calibration(settings: Settings) -> Calibration | None:
-    """Raises ConfigError if the file is missing, damaged or of another version."""
+    """For the targets of the settings. Raises ConfigError if the file is missing, damaged or of another
+    version, or cannot keep such a target."""
+    from router.calibration.certify import aimed
     from router.calibration.file import read_calibration
 
     path = find_calibration(settings.calibration, settings.adapters_dir)
-    return read_calibration(path) if path else None
+    return aimed(read_calibration(path), settings.target_error, settings.target_ood) if path else None
 
 
 def find_calibration(said: str, adapters: Sequence[Path]) -> Path | None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from fractions import Fraction
 from math import comb
+from typing import TypeAlias
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.calibration import certify as certifying
 from router.calibration.cascade import Run, outcome_at
 from router.calibration.certify import (
     NOVELTIES,
     THRESHOLDS,
     Goal,
+    aimed,
     binomial_tail,
     binomial_tails,
     candidates_in_order,
@@ -28,6 +32,7 @@ from router.calibration.certify import (
     upper_bound,
 )
 from router.calibration.fit import fit_stops
+from router.calibration.model import Calibration
 from router.calibration.rows import CalibrationError
 
 pytestmark = pytest.mark.slow
@@ -209,3 +214,62 @@ def test_what_is_needed_is_enough_and_one_less_is_not(target: float, delta: floa
 def test_nothing_seen_and_all_wrong() -> None:
     assert upper_bound(0, 0, 0.05) == upper_bound(7, 7, 0.05) == 1.0
     assert binomial_tails(20, 0.3).tolist() == pytest.approx([binomial_tail(k, 20, 0.3) for k in range(21)])
+
+
+# -- another target for a calibration that is there
+
+
+Certified: TypeAlias = "tuple[certifying.Tested, tuple[certifying.Tested, ...]]"
+
+
+@pytest.fixture(scope="module")
+def certified() -> Certified:
+    rng = np.random.default_rng(3)
+    fitting = drawn(rng, 300), drawn(rng, 200, strange=True)
+    testing = drawn(rng, 900), drawn(rng, 600, strange=True)
+    return certify(fitting, testing, fit_stops(fitting[0], GOAL), GOAL)
+
+
+def with_tested(calibration: Calibration, certified: Certified) -> Calibration:
+    step, tested = certified
+    report = {"tested": [asdict(one) for one in tested]}
+    return replace(calibration, threshold=step.threshold, novelty_limit=step.novelty_limit, report=report)
+
+
+def test_all_candidates_are_told_and_the_first_failure_ends_the_choice(
+    certified: Certified,
+) -> None:
+    step, tested = certified
+    place = tested.index(step)
+    assert all(passes(one, GOAL) for one in tested[: place + 1])
+    assert not passes(tested[place + 1], GOAL)
+    assert len(tested) > place + 2
+
+
+def test_a_looser_target_routes_more_and_a_stricter_less(
+    calibration: Calibration, certified: Certified
+) -> None:
+    of = with_tested(calibration, certified)
+    routed = {one.threshold: one.routed for one in certified[1]}
+    loose, strict = aimed(of, 0.12, 0.12), aimed(of, 0.045, None)
+    assert routed[loose.threshold] > routed[of.threshold] > routed[strict.threshold]
+    assert (loose.target, loose.ood_target, strict.target, strict.ood_target) == (0.12, 0.12, 0.045, 0.05)
+
+
+def test_its_own_target_changes_nothing(calibration: Calibration, certified: Certified) -> None:
+    of = with_tested(calibration, certified)
+    assert aimed(of, None, None) is of
+    assert aimed(of, of.target, of.ood_target) is of
+    again = aimed(replace(of, target=0.9), 0.05, None)
+    assert (again.threshold, again.novelty_limit) == (of.threshold, of.novelty_limit)
+
+
+def test_a_target_that_nothing_keeps_is_refused(calibration: Calibration, certified: Certified) -> None:
+    with pytest.raises(CalibrationError, match="no threshold keeps the error under 0%"):
+        aimed(with_tested(calibration, certified), 0.0001, None)
+
+
+@pytest.mark.parametrize("report", [{}, {"tested": []}, {"tested": [{"threshold": 0.5}]}, {"tested": 7}])
+def test_a_file_that_tells_no_candidates(calibration: Calibration, report: dict[str, object]) -> None:
+    with pytest.raises(CalibrationError, match="says nothing of other targets"):
+        aimed(replace(calibration, report=report), 0.1, None)

@@ -105,6 +105,24 @@ def test_evaluate_without_a_calibration_is_the_plain_rule(cli, here):
 
 
 @pytest.mark.slow
+def test_another_target_is_a_setting(cli, here, monkeypatch):
+    files = ["requests.jsonl", "--ood", "strange.jsonl"]
+    assert cli("route", "calibrate", *files).code == 0
+    usual = json.loads(cli("route", "evaluate", *files, "--json").out)
+    monkeypatch.setenv("LORA_ROUTER_TARGET_ERROR", "0.3")
+    monkeypatch.setenv("LORA_ROUTER_TARGET_OOD", "0.3")
+    loose = json.loads(cli("route", "evaluate", *files, "--json").out)
+    assert loose["target"] == 0.3
+    assert loose["routing"]["routed"] >= usual["routing"]["routed"]
+    monkeypatch.setenv("LORA_ROUTER_TARGET_ERROR", "0.000001")
+    refused = cli("route", "evaluate", *files)
+    assert refused.code == 2
+    assert "no threshold keeps the error under" in refused.err
+    monkeypatch.setenv("LORA_ROUTER_TARGET_ERROR", "2")
+    assert "target_error" in cli("route", "evaluate", *files).err
+
+
+@pytest.mark.slow
 def test_curve_shows_every_threshold_and_where_the_calibration_stands(cli, here):
     files = ["requests.jsonl", "--ood", "strange.jsonl"]
     missing = cli("route", "curve", *files)
