@@ -4,13 +4,16 @@ Sections of a parts file are `## LABEL` (whole requests), and for requests that 
 text `## LABEL frames` and `## LABEL texts` or `## LABEL passage`. Every text meets a few frames, by a fixed
 rotation: nothing is drawn by chance. Some texts come from splits that the adapters learn from or are
 stopped by, never from their test splits; calibration has two parts files, and the second is lent other
-rows than the first. See README.md.
+rows than the first. Fails where two lines of the parts say nearly the same. See README.md.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +23,11 @@ LABELS = ("medical", "legal", "financial", "qa", "summarization", "translation",
 Row = tuple[str, str, str]  # text, label, source
 Parts = dict[str, list[str]]
 FILES = {"calibration": ("train", "calibration", "calibration2"), "dev": ("valid", "dev")}  # split, parts
+OOD = ("ood", "ood2")  # parts
+ALIKE = 0.6  # two lines that share more than this are one request in two hands
+WORD = re.compile(
+    r"[\u3040-\u30ff\u4e00-\u9fff]|[^\s!-/:-@\[-`{-~\u3040-\u30ff\u4e00-\u9fff]+"
+)  # no spaces in CJK
 
 
 @dataclass
@@ -46,7 +54,7 @@ def read_parts(path: Path) -> Parts:
     parts: Parts = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("## "):
-            parts[line[3:]] = section = []
+            section = parts.setdefault(line[3:], [])
         elif line.strip():
             section.append(line.replace("\\n", "\n"))
     return parts
@@ -119,20 +127,70 @@ def write(path: Path, found: Sequence[Row]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_ood(path: Path, parts: Parts) -> None:
-    """Requests for no adapter; of each kind every second one is kept for evaluation."""
+def write_ood(path: Path, files: Sequence[Parts]) -> None:
+    """Requests for no adapter; of each kind in a parts file every second one is kept for evaluation."""
     lines = [
         json.dumps(
             {"text": text, "label": "", "source": kind, "split": ("calibration", "evaluation")[i % 2]},
             ensure_ascii=False,
         )
+        for parts in files
         for kind, texts in parts.items()
         for i, text in enumerate(texts)
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def words(text: str) -> list[str]:
+    """Lower-case words; single characters of Chinese and Japanese; the marks where there are only marks."""
+    return WORD.findall(text.lower()) or text.split()
+
+
+def same_words(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Pairs whose words overlap: more than `ALIKE` of the words of either stand in both (Jaccard)."""
+    bags = [set(words(text)) for text in texts]
+    often = Counter(word for bag in bags for word in bag)
+    holders: dict[str, list[int]] = {}
+    for i, bag in enumerate(bags):
+        rarest = sorted(bag, key=lambda word: (often[word], word))
+        # Sets that are so alike share one of these, so that not every pair has to be looked at.
+        telling = rarest[: len(bag) - math.ceil(ALIKE * len(bag)) + 1]
+        for j in sorted({j for word in telling for j in holders.get(word, ())}):
+            if len(bag & bags[j]) > ALIKE * len(bag | bags[j]):
+                yield texts[j], texts[i]
+        for word in telling:
+            holders.setdefault(word, []).append(i)
+
+
+def same_runs(texts: Sequence[str], length: int = 5) -> Iterator[tuple[str, str]]:
+    """Pairs of which one repeats the other: more than `ALIKE` of the shorter one's runs of `length` words."""
+    split = [words(text) for text in texts]
+    runs = [{tuple(each[k : k + length]) for k in range(len(each) - length + 1)} for each in split]
+    holders: dict[tuple[str, ...], list[int]] = {}
+    for i, own in enumerate(runs):
+        shared = Counter(j for run in own for j in holders.get(run, ()))
+        for j, count in sorted(shared.items()):
+            if count > ALIKE * min(len(own), len(runs[j])):
+                yield texts[j], texts[i]
+        for run in own:
+            holders.setdefault(run, []).append(i)
+
+
+def written(parts: Parts) -> list[str]:
+    """All lines but the frames, which are made to resemble each other."""
+    return [text for kind, texts in parts.items() if not kind.endswith(" frames") for text in texts]
+
+
+def check(texts: Sequence[str]) -> None:
+    """Raises ValueError, with both texts of each pair, where two say nearly the same."""
+    found = dict.fromkeys([*same_words(texts), *same_runs(texts)])
+    if found:
+        raise ValueError("nearly the same:\n" + "\n".join(f"  {one!r}\n  {other!r}" for one, other in found))
+
+
 if __name__ == "__main__":
-    write_ood(HERE / "ood.jsonl", read_parts(HERE / "parts" / "ood.txt"))
+    read = {path.stem: read_parts(path) for path in sorted((HERE / "parts").glob("*.txt"))}
+    check([text for parts in read.values() for text in written(parts)])
+    write_ood(HERE / "ood.jsonl", [read[name] for name in OOD])
     for name in FILES:
         write(HERE / f"{name}.jsonl", composed(name))
