@@ -54,6 +54,54 @@ def test_the_files_are_what_compose_makes(compose: dict[str, Any], name: str) ->
     assert list(made) == [(row["text"], row["label"], row["source"]) for row in rows(f"{name}.jsonl")]
 
 
+def test_requests_for_no_adapter_are_those_of_the_parts(compose: dict[str, Any], tmp_path: Path) -> None:
+    files = [compose["read_parts"](ROOT / "routing" / "parts" / f"{name}.txt") for name in compose["OOD"]]
+    compose["write_ood"](tmp_path / "ood.jsonl", files)
+    assert (tmp_path / "ood.jsonl").read_bytes() == (ROOT / "routing" / "ood.jsonl").read_bytes()
+
+
+def test_no_two_requests_say_nearly_the_same(compose: dict[str, Any]) -> None:
+    read = {path.stem: compose["read_parts"](path) for path in (ROOT / "routing" / "parts").glob("*.txt")}
+    compose["check"]([text for parts in read.values() for text in compose["written"](parts)])
+
+
+def test_later_requests_for_no_adapter_repeat_nothing_that_is_taught(compose: dict[str, Any]) -> None:
+    later = set(compose["written"](compose["read_parts"](ROOT / "routing" / "parts" / "ood2.txt")))
+    background = (ROOT.parent / "plugins" / "background.txt").read_text().splitlines()
+    taught = [line for line in background if line and not line.startswith("#")]
+    for path in ROOT.glob("*.toml"):
+        profile = tomllib.loads(path.read_text())["routing"]
+        taught += profile["examples"] + profile["negative_examples"]
+    pairs = {*compose["same_words"]([*taught, *later]), *compose["same_runs"]([*taught, *later])}
+    assert not [pair for pair in pairs if later & set(pair)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("How do I descale a kettle?", "how do i descale the kettle"),
+        ("今天晚上吃什么好呢", "今天晚上吃什么好"),
+        (
+            "Ring the bell, then wait for the guard at the gate.",
+            "Before noon: ring the bell, then wait for the guard at the gate. "
+            + "He is slow and his boots are loud, so listen.",
+        ),
+        ("🙂 🙂", "🙂"),
+    ],
+)
+def test_the_check_names_both_of_a_pair(compose: dict[str, Any], one: str, other: str) -> None:
+    with pytest.raises(ValueError, match="nearly the same") as raised:
+        compose["check"](["Invent a sport for ladders.", one, "Name my boat.", other])
+    assert f"{one!r}\n  {other!r}" in str(raised.value)
+    assert "boat" not in str(raised.value)
+
+
+def test_the_check_passes_what_only_begins_alike(compose: dict[str, Any]) -> None:
+    compose["check"](
+        ["What is the best way to dry figs?", "What is the best way to Ghent by boat, with a cello?"]
+    )
+
+
 def test_nothing_is_lent_twice_by_a_lender_that_avoids_what_was_lent(compose: dict[str, Any]) -> None:
     first = compose["Lender"]("train")
     lent = first.texts("qa", 24, key="prompt")
