@@ -27,6 +27,7 @@ from router.engine.base import (
     Reading,
     check_grammar,
     check_reading,
+    common_length,
 )
 from router.engine.constrained.grammars import CompiledGrammar
 from router.engine.constrained.stand_in import byte_grammars, pieces_of
@@ -113,6 +114,13 @@ class FakeEngine:
         if most is not None and len(text) > most:
             raise PromptTooLong(most, len(text))
         return list(text)
+
+    def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
+        """Bytes of the template before what is asked; nothing is cached here."""
+        if prompt.raw is not None:
+            return 0
+        before = prompt.template.template.partition("{prompt}")[0]
+        return common_length("\n".join(filter(None, [prompt.template.system, before])).encode(), tokens)
 
     async def load(self, artifact: AdapterArtifact) -> int:
         """Remember the adapter; its bytes are what its tensors say."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from router.engine.base import Finished, Job
 from router.engine.blocks import Allocation, Chain
+from router.engine.ops import BLOCK
 from router.types import FinishReason, Usage
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Row:
     deadline: float | None = field(init=False, default=None)  # time.monotonic() seconds
     priority: int = field(init=False, default=0)
     background: bool = field(init=False, default=False)  # gives way to every request
+    owner: str = field(init=False)  # who alone finds its blocks again, but for those of `shared` tokens
+    shared: int = field(init=False, default=0)
     arrived: float = field(default_factory=time.monotonic)
     number: int = field(default_factory=_numbers.__next__)  # in the order of arrival
     queued: float = 0.0  # since when it waits: since it arrived or was last pushed aside
@@ -91,6 +94,7 @@ class AnswerRow(Row):
         self.total = len(job.tokens) + job.params.max_tokens
         self.adapter, self.deadline = job.adapter, job.deadline
         self.priority, self.background = job.priority, job.background
+        self.owner, self.shared = f"tenant {job.tenant}", job.shared
         self.prompt_length = len(job.tokens)
 
     @property
@@ -113,12 +117,17 @@ class AnswerRow(Row):
         started = self.admitted or now
         return Usage(
             prompt_tokens=self.prompt_length,
-            cached_tokens=self.cached,
+            cached_tokens=self.cached - self._untold,
             completion_tokens=self.generated,
             queue_time=started - self.arrived,
             time_to_first_token=(self.first_token or now) - self.arrived,
             total_time=now - self.arrived,
         )
+
+    @property
+    def _untold(self) -> int:
+        """Cached tokens that may be so by what other tenants asked."""
+        return min(self.cached, self.shared // BLOCK * BLOCK) if self.job.tenant else 0
 
     def ended_by(self, token: int) -> FinishReason | None:
         """Why the answer ends with `token`, if it does (stop strings are the detokenizer's)."""

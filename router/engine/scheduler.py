@@ -12,7 +12,7 @@ import time
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 
-from router.engine.blocks import BlockPool, Chain, chain_root
+from router.engine.blocks import BlockPool, Chain, Salts, chain_root
 from router.engine.lora import DeviceSlots
 from router.engine.ops import BLOCK
 from router.engine.rows import Chunk, Row
@@ -80,7 +80,7 @@ class Scheduler:
         self.preemptions = 0
         self._full: dict[Row, None] = {}  # rows with full blocks that nobody knows of yet
         self._decoded: list[Chunk] = []  # of a step in which all of `running` decode; none once that changed
-        self._base_digest = base_digest
+        self._base_digest, self._salts = base_digest, Salts()
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
         self._patience = patience
@@ -99,7 +99,8 @@ class Scheduler:
     def add(self, row: Row) -> None:
         """Queue it behind all of its priority."""
         row.queued = row.arrived
-        row.chain = Chain(chain_root(self._base_digest, row.adapter))
+        root = chain_root(self._base_digest, row.adapter)
+        row.chain = Chain(root, self._salts.of(row.owner), row.shared)
         self._queue(row)
 
     def schedule(self) -> list[Chunk]:

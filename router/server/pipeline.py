@@ -48,6 +48,7 @@ class Prepared:
     decision: Decision
     tokens: list[int]
     defaults: Sampling
+    shared: int  # of the tokens, those that every prompt under the same template begins with
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,7 @@ class Pipeline:
                 request.deadline,
                 background=background,
                 tenant=request.tenant,
+                shared=prepared.shared,
             )
             generation = self._engine.submit(await with_grammar(self._engine, job))
             mine.callback(generation.cancel)
@@ -196,7 +198,7 @@ class Pipeline:
             prompt = Prompt(request.turns, request.raw_prompt, template)
             tokens = await self._encoded(prompt, request.deadline, answer)
             held.push_async_exit(mine.pop_all())
-        return Prepared(decision, tokens, defaults)
+        return Prepared(decision, tokens, defaults, self._engine.shared(prompt, tokens))
 
     async def _encoded(self, prompt: Prompt, deadline: float | None, answer: int | None) -> list[int]:
         if answer is None:
