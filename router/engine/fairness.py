@@ -7,7 +7,7 @@ next place goes to the tenant with the lowest count. No place is kept free for a
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -69,6 +69,7 @@ class FairQueue:
         self._counters = VirtualCounters()
         self._rows: Counter[str] = Counter()  # in the engine
         self._running: Counter[str] = Counter()  # of these
+        self._waiting: list[dict[str, list[Row]]] = []  # by priority and tenant; none once that changed
 
     @property
     def several(self) -> bool:
@@ -88,6 +89,7 @@ class FairQueue:
                 self._settle(running)
             self._rows[row.tenant] += 1
             self._counters.enter(row.tenant)
+            self._waiting = []
 
     def admitted(self, row: Row) -> None:
         """It runs; its prompt is paid for now, so that the next to be admitted may be another's."""
@@ -95,6 +97,7 @@ class FairQueue:
             self._counters.leave(row.tenant)
             self._running[row.tenant] += 1
             self._settle([row])
+            self._waiting = []
 
     def preempted(self, row: Row) -> None:
         """It waits again."""
@@ -102,6 +105,7 @@ class FairQueue:
             self._settle([row])
             _less(self._running, row.tenant)
             self._counters.enter(row.tenant, again=True)
+            self._waiting = []
 
     def ended(self, row: Row, *, ran: bool) -> None:
         """It is gone; `ran`: it was not waiting."""
@@ -112,6 +116,7 @@ class FairQueue:
                 _less(self._running, row.tenant)
             else:
                 self._counters.leave(row.tenant)
+                self._waiting = []
 
     def _settle(self, rows: Iterable[Row]) -> None:
         """Count what they were served since that was last done."""
@@ -128,21 +133,21 @@ class FairQueue:
         Of equal priority it is the first of the tenant that was served least, what is admitted meanwhile
         included.
         """
-        rows = tuple(waiting)
         if not self.several:
-            yield from rows
+            yield from tuple(waiting)
             return
         self._settle(running)
-        for _, equal in groupby(rows, lambda row: row.priority):
-            queues: dict[str, deque[Row]] = {}
-            for row in equal:
-                queues.setdefault(row.tenant, deque()).append(row)
-            while queues:
-                first = min((queue[0] for queue in queues.values()), key=self._turn)
+        self._waiting = self._waiting or _by_tenant(waiting)
+        for queues in self._waiting:
+            left = {tenant: iter(queue) for tenant, queue in queues.items()}
+            firsts = {tenant: next(queue) for tenant, queue in left.items()}
+            while firsts:
+                first = min(firsts.values(), key=self._turn)
                 yield first
-                queues[first.tenant].popleft()
-                if not queues[first.tenant]:
-                    del queues[first.tenant]
+                if (second := next(left[first.tenant], None)) is not None:
+                    firsts[first.tenant] = second
+                else:
+                    del firsts[first.tenant]
 
     def _turn(self, row: Row) -> tuple[float, int, int]:
         return self._counters.served(row.tenant), self._running[row.tenant], row.number
@@ -206,6 +211,17 @@ class FairQueue:
             as_much = self._counters.served(other.tenant) >= served
             if as_much and other.priority <= row.priority and other not in firsts:
                 yield other
+
+
+def _by_tenant(waiting: Sequence[Row]) -> list[dict[str, list[Row]]]:
+    """The queue of each, apart for each priority."""
+    found: list[dict[str, list[Row]]] = []
+    for _, equal in groupby(waiting, lambda row: row.priority):
+        queues: dict[str, list[Row]] = {}
+        for row in equal:
+            queues.setdefault(row.tenant, []).append(row)
+        found.append(queues)
+    return found
 
 
 def _counts(row: Row) -> bool:
