@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import time
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -243,13 +243,19 @@ class FakeEngine:
             self._waiting = deque(row for row in self._waiting if not row.reap())
 
     def _admit(self) -> None:
-        """Requests first; background jobs only where nobody waits and a quarter of the rows stays free."""
+        """Requests first, the next of the tenant of which least runs; background jobs only where nobody waits
+        and a quarter of the rows stays free.
+        """
         running = [row for row in self._running if not row.background]
         background = [row for row in self._running if row.background]
         background += [row for row in self._waiting if row.background]
         waiting = deque(row for row in self._waiting if not row.background)
+        held = Counter(row.tenant for row in running)
         while waiting and len(running) < self.max_running:
-            running.append(waiting.popleft())
+            row = min(waiting, key=lambda row: held[row.tenant])
+            waiting.remove(row)
+            running.append(row)
+            held[row.tenant] += 1
         free = self.max_running - max(1, self.max_running // 4) - len(running)
         kept = 0 if waiting else max(0, free)
         for row in background[kept:]:
@@ -273,7 +279,7 @@ class FakeGeneration:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.background = job.background
+        self.background, self.tenant = job.background, job.tenant
         self.ended = False
         self._pieces, self._reason, self._stop = _planned(job)
         self._sent = 0
@@ -350,7 +356,7 @@ class FakeGeneration:
 class FakeReading:
     """A reading among the rows: one step, and it is done."""
 
-    background = False
+    background, tenant = False, ""
 
     def __init__(self, reading: Reading) -> None:
         self.answer: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()

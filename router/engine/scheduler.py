@@ -46,6 +46,11 @@ class Scheduler:
     the place and the blocks of those behind it in rank, if that is enough; and while it waits for a slot, no
     other adapter's row is admitted.
 
+    With requests of several tenants the queue, who gives way and what a step reads of prompts follow what
+    each tenant was served (`FairQueue`). The row of the highest rank of all stays what it is; that of a
+    tenant gives way to one ahead of it only. One of a tenant of which nothing runs has less patience, and is
+    given the place, the blocks or the slot of those whose tenants were served more.
+
     Readings have a queue and places of their own, so that they neither take a request's place nor wait for
     one. Of a step they get what requests leave, up to a bound, but an eighth always; those in the background
     get no more than that eighth while there are requests.
