@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ LONGEST = 512  # tokens of one text; half the base's context if that is less
 END = 32 * LONGEST  # characters that are read at either end of a longer text
 BACKGROUND_SECONDS = 600.0
 AT_ONCE = {False: 16, True: 4}  # readings of one call, by background
+_scopes = count(1)
 
 
 class EngineBase:
@@ -59,8 +61,9 @@ class EngineBase:
         deadline = self._deadline(background)
         most = self._engine.info.context_length
         before = self._engine.encode(Prompt(turns=(Turn("user", _clean(prompt)),)), most)
+        scope = next(_scopes)  # whether somebody else asked the same is not to be measured
         readings = [
-            Reading(self._tokens(text, follows=True), before, None, 0, deadline, background)
+            Reading(self._tokens(text, follows=True), before, None, 0, deadline, background, scope)
             for text in continuations
         ]
         return self._wait(lambda: _read_shared(self._engine, readings), deadline)

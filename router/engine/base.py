@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, Overloaded, PromptTooLong
@@ -124,6 +125,8 @@ class Job:
     background: bool = False  # answered where there is room: at once or never, CANCELLED for a request
     grammar: Grammar | None = None
     tenant: str = ""  # whom it is for; "" where nobody is told apart
+    share: float = 1.0  # of the fair queue, against other tenants'
+    shared: int = 0  # tokens at its beginning that `Engine.shared` found; their cache is everybody's
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ class Reading:
     ends: int = 0
     deadline: float | None = None  # time.monotonic() seconds
     background: bool = False  # read when nobody waits
+    scope: int = 0  # only readings of the same scope find each other's context in the prefix cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +226,13 @@ class Engine(Protocol):
         """
         ...
 
+    def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
+        """How many of its `tokens` are those that every prompt under its template begins with.
+
+        Cheap after `encode` of such a prompt. What a caller says is never among them, unless it repeats them.
+        """
+        ...
+
     async def load(self, artifact: AdapterArtifact) -> int:
         """Bring an adapter into host memory; returns its bytes. Idempotent by digest.
 
@@ -268,6 +279,11 @@ async def with_grammar(engine: Engine, job: Job) -> Job:
     """The job, ready to be submitted: its constraint compiled, if it has one. Raises as `Engine.compile`."""
     constraint = job.params.constraint
     return job if constraint is None else replace(job, grammar=await engine.compile(constraint))
+
+
+def common_length(*rows: Sequence[int]) -> int:
+    """How many tokens all of them begin with."""
+    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False)))
 
 
 def check_grammar(job: Job) -> None:

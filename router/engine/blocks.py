@@ -1,12 +1,15 @@
 """Blocks of the KV cache: who owns which, and which hold a known prefix.
 
 A full block is known by a sha256 chain over base digest, adapter digest and tokens, so a prefix is
-reused only where the very same weights computed it (vLLM #42125 shows what a name as key does).
+reused only where the very same weights computed it (vLLM #42125 shows what a name as key does). Behind what
+a template begins with for everybody, the chain goes on with a salt: nobody finds there what others asked.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
+import secrets
 from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
@@ -25,11 +28,23 @@ def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
     return hashlib.sha256(parent + array("q", tokens).tobytes()).digest()
 
 
+class Salts:
+    """A secret salt for each owner of blocks; blocks do not outlive the process, nor do the salts."""
+
+    def __init__(self) -> None:
+        self._secret = secrets.token_bytes(32)
+
+    def of(self, owner: str) -> bytes:
+        """That of an owner."""
+        return hmac.digest(self._secret, owner.encode(), "sha256")
+
+
 class Chain:
     """Hashes of the full blocks of one row's tokens, made once: tokens are only ever added."""
 
-    def __init__(self, root: bytes) -> None:
-        self._root = root
+    def __init__(self, root: bytes, salt: bytes = b"", shared: int = 0) -> None:
+        """`salt`: of all blocks but those that lie wholly within the first `shared` tokens."""
+        self._root, self._salt, self._unsalted = root, salt, shared // BLOCK
         self._hashes: list[bytes] = []
 
     def at(self, tokens: Sequence[int], index: int) -> bytes:
@@ -37,7 +52,10 @@ class Chain:
         hashes = self._hashes
         while len(hashes) <= index:
             start = len(hashes) * BLOCK
-            hashes.append(chain_hash(hashes[-1] if hashes else self._root, tokens[start : start + BLOCK]))
+            parent = hashes[-1] if hashes else self._root
+            if len(hashes) == self._unsalted:
+                parent = hashlib.sha256(parent + self._salt).digest()
+            hashes.append(chain_hash(parent, tokens[start : start + BLOCK]))
         return hashes[index]
 
 

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import time
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -27,6 +27,7 @@ from router.engine.base import (
     Reading,
     check_grammar,
     check_reading,
+    common_length,
 )
 from router.engine.constrained.grammars import CompiledGrammar
 from router.engine.constrained.stand_in import byte_grammars, pieces_of
@@ -113,6 +114,13 @@ class FakeEngine:
         if most is not None and len(text) > most:
             raise PromptTooLong(most, len(text))
         return list(text)
+
+    def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
+        """Bytes of the template before what is asked; nothing is cached here."""
+        if prompt.raw is not None:
+            return 0
+        before = prompt.template.template.partition("{prompt}")[0]
+        return common_length("\n".join(filter(None, [prompt.template.system, before])).encode(), tokens)
 
     async def load(self, artifact: AdapterArtifact) -> int:
         """Remember the adapter; its bytes are what its tensors say."""
@@ -235,13 +243,19 @@ class FakeEngine:
             self._waiting = deque(row for row in self._waiting if not row.reap())
 
     def _admit(self) -> None:
-        """Requests first; background jobs only where nobody waits and a quarter of the rows stays free."""
+        """Requests first, the next of the tenant of which least runs; background jobs only where nobody waits
+        and a quarter of the rows stays free.
+        """
         running = [row for row in self._running if not row.background]
         background = [row for row in self._running if row.background]
         background += [row for row in self._waiting if row.background]
         waiting = deque(row for row in self._waiting if not row.background)
+        held = Counter(row.tenant for row in running)
         while waiting and len(running) < self.max_running:
-            running.append(waiting.popleft())
+            row = min(waiting, key=lambda row: held[row.tenant])
+            waiting.remove(row)
+            running.append(row)
+            held[row.tenant] += 1
         free = self.max_running - max(1, self.max_running // 4) - len(running)
         kept = 0 if waiting else max(0, free)
         for row in background[kept:]:
@@ -265,7 +279,7 @@ class FakeGeneration:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.background = job.background
+        self.background, self.tenant = job.background, job.tenant
         self.ended = False
         self._pieces, self._reason, self._stop = _planned(job)
         self._sent = 0
@@ -342,7 +356,7 @@ class FakeGeneration:
 class FakeReading:
     """A reading among the rows: one step, and it is done."""
 
-    background = False
+    background, tenant = False, ""
 
     def __init__(self, reading: Reading) -> None:
         self.answer: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()

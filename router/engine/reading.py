@@ -40,6 +40,7 @@ class ReadingRow(Row):
             del self.tokens[-1]  # predicted, and predicts nothing
         self.total = len(self.tokens)
         self.deadline, self.priority = reading.deadline, -int(reading.background)
+        self.owner = f"reading {reading.scope}"
 
     @property
     def prefix(self) -> list[int]:

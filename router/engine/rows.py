@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from router.engine.base import Finished, Job
 from router.engine.blocks import Allocation, Chain
+from router.engine.fairness import ANSWER_COST
+from router.engine.ops import BLOCK
 from router.types import FinishReason, Usage
 
 if TYPE_CHECKING:
@@ -34,6 +36,11 @@ class Row:
     deadline: float | None = field(init=False, default=None)  # time.monotonic() seconds
     priority: int = field(init=False, default=0)
     background: bool = field(init=False, default=False)  # gives way to every request
+    owner: str = field(init=False)  # who alone finds its blocks again, but for those of `shared` tokens
+    shared: int = field(init=False, default=0)
+    tenant: str = field(init=False, default="")
+    share: float = field(init=False, default=1.0)
+    paid: int = 0  # of its cost, what its tenant was charged
     arrived: float = field(default_factory=time.monotonic)
     number: int = field(default_factory=_numbers.__next__)  # in the order of arrival
     queued: float = 0.0  # since when it waits: since it arrived or was last pushed aside
@@ -57,6 +64,11 @@ class Row:
     def remaining(self) -> int:
         """Tokens still to be computed before the next one can be sampled."""
         return len(self.tokens) - self.computed
+
+    @property
+    def cost(self) -> int:
+        """What its tenant was served by it so far, in tokens of a prompt."""
+        return 0
 
     @property
     def room(self) -> int:
@@ -91,12 +103,20 @@ class AnswerRow(Row):
         self.total = len(job.tokens) + job.params.max_tokens
         self.adapter, self.deadline = job.adapter, job.deadline
         self.priority, self.background = job.priority, job.background
+        self.owner, self.shared = f"tenant {job.tenant}", job.shared
+        self.tenant, self.share = job.tenant, job.share
         self.prompt_length = len(job.tokens)
 
     @property
     def generated(self) -> int:
         """Tokens of the answer so far."""
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def cost(self) -> int:
+        """Its prompt without what was cached, from its admission on, and its answer; nothing twice."""
+        read = self.prompt_length - self.cached if self.admitted else 0
+        return read + ANSWER_COST * self.generated
 
     @property
     def room(self) -> int:
@@ -113,12 +133,17 @@ class AnswerRow(Row):
         started = self.admitted or now
         return Usage(
             prompt_tokens=self.prompt_length,
-            cached_tokens=self.cached,
+            cached_tokens=self.cached - self._untold,
             completion_tokens=self.generated,
             queue_time=started - self.arrived,
             time_to_first_token=(self.first_token or now) - self.arrived,
             total_time=now - self.arrived,
         )
+
+    @property
+    def _untold(self) -> int:
+        """Cached tokens that may be so by what other tenants asked."""
+        return min(self.cached, self.shared // BLOCK * BLOCK) if self.job.tenant else 0
 
     def ended_by(self, token: int) -> FinishReason | None:
         """Why the answer ends with `token`, if it does (stop strings are the detokenizer's)."""

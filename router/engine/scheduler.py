@@ -12,7 +12,8 @@ import time
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 
-from router.engine.blocks import BlockPool, Chain, chain_root
+from router.engine.blocks import BlockPool, Chain, Salts, chain_root
+from router.engine.fairness import TURN, FairQueue
 from router.engine.lora import DeviceSlots
 from router.engine.ops import BLOCK
 from router.engine.rows import Chunk, Row
@@ -44,6 +45,11 @@ class Scheduler:
     Waiting is bounded: the first in the queue, when it has waited for more than `patience` seconds, is given
     the place and the blocks of those behind it in rank, if that is enough; and while it waits for a slot, no
     other adapter's row is admitted.
+
+    With requests of several tenants the queue, who gives way and what a step reads of prompts follow what
+    each tenant was served (`FairQueue`). The row of the highest rank of all stays what it is; that of a
+    tenant gives way to one ahead of it only. One of a tenant of which nothing runs has less patience, and is
+    given the place, the blocks or the slot of those whose tenants were served more.
 
     Readings have a queue and places of their own, so that they neither take a request's place nor wait for
     one. Of a step they get what requests leave, up to a bound, but an eighth always; those in the background
@@ -78,9 +84,10 @@ class Scheduler:
         self.failed: list[tuple[Row, Exception]] = []  # their adapters cannot be brought in: likewise
         self.dropped: list[Row] = []  # background rows that had no room or made room: whoever steps ends them
         self.preemptions = 0
+        self._fair = FairQueue()
         self._full: dict[Row, None] = {}  # rows with full blocks that nobody knows of yet
         self._decoded: list[Chunk] = []  # of a step in which all of `running` decode; none once that changed
-        self._base_digest = base_digest
+        self._base_digest, self._salts = base_digest, Salts()
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
         self._patience = patience
@@ -99,7 +106,9 @@ class Scheduler:
     def add(self, row: Row) -> None:
         """Queue it behind all of its priority."""
         row.queued = row.arrived
-        row.chain = Chain(chain_root(self._base_digest, row.adapter))
+        root = chain_root(self._base_digest, row.adapter)
+        row.chain = Chain(root, self._salts.of(row.owner), row.shared)
+        self._fair.add(row, self.running)
         self._queue(row)
 
     def schedule(self) -> list[Chunk]:
@@ -129,7 +138,7 @@ class Scheduler:
     def _mixed(self) -> list[Chunk]:
         eighth = max(1, self._max_step_tokens // 8)
         kept = eighth if self.reading else 0
-        chunks = list(_answers(self.running, self._max_step_tokens - kept))
+        chunks = list(_answers(self.running, self._max_step_tokens - kept, self._fair))
         if any(chunk.row.remaining == 1 for chunk in chunks):
             chunks = list(self._lighter(chunks))
         if self.reading:
@@ -137,7 +146,7 @@ class Scheduler:
             chunks += self._readings(left, min(left, kept) if self.running else left)
         if self.background:
             left = self._left(chunks)
-            chunks += _answers(self.background, min(left, eighth) if chunks else left)
+            chunks += _answers(self.background, min(left, eighth) if chunks else left, self._fair)
         chunks.sort(key=_step_order)
         return chunks
 
@@ -153,8 +162,10 @@ class Scheduler:
         running, waiting = self._queues(row)
         if row in running:
             self._leave(row)
+            self._fair.ended(row, ran=True)
         elif row in waiting:
             waiting.remove(row)
+            self._fair.ended(row, ran=False)
 
     def expired(self) -> Iterator[Row]:
         """Rows whose deadline has passed."""
@@ -228,6 +239,7 @@ class Scheduler:
     def _preempt(self, row: Row) -> None:
         log.debug("preempted: a row of %d tokens gives its cache blocks back", len(row.tokens))
         self._leave(row)
+        self._fair.preempted(row)
         row.restart()
         row.queued = time.monotonic()
         row.preempted += 1
@@ -235,12 +247,24 @@ class Scheduler:
         self._queue(row)
 
     def _behind(self, row: Row) -> list[Row]:
-        """Who may be preempted for it, the last in rank first."""
-        return sorted(
-            (r for r in (*self.running, *self.reading) if r.rank > row.rank),
-            key=lambda r: r.rank,
-            reverse=True,
-        )
+        return [r for r in (*self.running, *self.reading) if r.rank > row.rank]
+
+    def _last_for(self, row: Row) -> Row:
+        """Who is preempted where it needs a block: it itself if there is nobody else."""
+        rows = [*self._behind(row), *self._fair.yielding(row, self.running)]
+        return next(iter(self._fair.giving_way(rows, self.running)), row)
+
+    def _displaceable(self, row: Row) -> list[Row]:
+        """Who may be preempted for one that has waited for too long, the first to go first."""
+        rows = self._behind(row)
+        if row.samples and self._fair.several and not self._first_of_all(row):
+            rows = [r for r in rows if not r.samples]
+            rows += self._fair.displaceable(row, self.running)
+        return self._fair.giving_way(rows, self.running)
+
+    def _first_of_all(self, row: Row) -> bool:
+        """Whether it is the first in rank of all requests."""
+        return row is self.waiting[0] and all(r.rank > row.rank for r in self.running)
 
     def _grow(self) -> None:
         """A block more for each answer whose next token has none."""
@@ -257,7 +281,7 @@ class Scheduler:
                 if self.background:
                     self._drop(self.background[-1])
                     continue
-                last = next(iter(self._behind(row)), row)
+                last = self._last_for(row)
                 self._preempt(last)
                 if last is row:
                     break
@@ -285,16 +309,40 @@ class Scheduler:
 
     def _admit_requests(self, now: float) -> None:
         slot_awaited = False  # by one that has waited too long: no other adapter gets one before
-        for place, row in enumerate(tuple(self.waiting)):
+        for place, row in enumerate(self._fair.queue(self.waiting, self.running)):
             full = len(self.running) >= self._max_running
             if full and place:
                 break
             if (slot_awaited and row.adapter is not None) or (not full and self._admit_first(row, now)):
                 continue
-            if not place and now - row.queued > self._patience:
+            if not place and now - row.queued > self._patience_of(row):
+                if (
+                    not self.slots.has_room(row.adapter)
+                    and self._free_slot(row)
+                    and self._admit_first(row, now)
+                ):
+                    continue
                 slot_awaited = not self.slots.has_room(row.adapter)
                 if not slot_awaited:
                     self._make_way(row, now)
+
+    def _patience_of(self, row: Row) -> float:
+        alone = self._fair.several and not self._fair.runs(row.tenant)
+        return self._patience * (TURN if alone else 1)
+
+    def _free_slot(self, row: Row) -> bool:
+        """Take a slot from tenants that were served more, for one of which nothing runs."""
+        if not self._fair.several or self._fair.runs(row.tenant):
+            return False
+        may = set(self._fair.displaceable(row, self.running))
+        users: dict[str, list[Row]] = {}
+        for other in self.running:
+            if other.adapter is not None:
+                users.setdefault(other.adapter, []).append(other)
+        fewest = min((rows for rows in users.values() if may.issuperset(rows)), key=len, default=[])
+        for other in fewest:
+            self._preempt(other)
+        return bool(fewest)
 
     def _admit_first(self, row: Row, now: float) -> bool:
         """Admit it, if need be in place of background rows, the newest first."""
@@ -305,8 +353,8 @@ class Scheduler:
         return True
 
     def _make_way(self, row: Row, now: float) -> None:
-        """Admit the first in a queue in place of as few behind it in rank as will do, the last first."""
-        behind = self._behind(row)
+        """Admit the first in a queue in place of as few of those that may be preempted for it as will do."""
+        behind = self._displaceable(row)
         answers = sum(r.samples for r in behind)
         placed = not row.samples or len(self.running) - answers < self._max_running
         if not behind or not placed or not self._fits(row, behind):
@@ -358,6 +406,7 @@ class Scheduler:
         running, waiting = self._queues(row)
         waiting.remove(row)
         running.append(row)
+        self._fair.admitted(row)
         self._decoded = []
         return True
 
@@ -366,19 +415,19 @@ def _step_order(chunk: Chunk) -> tuple[str, int]:
     return (chunk.row.adapter or "", chunk.row.number)
 
 
-def _answers(rows: Sequence[Row], budget: int) -> Iterator[Chunk]:
+def _answers(rows: Sequence[Row], budget: int, fair: FairQueue) -> Iterator[Chunk]:
     """Rows that decode, the first in rank first, then prompts, within `budget` tokens."""
     prompts = sorted((r for r in rows if r.remaining > 1), key=lambda r: r.rank)
     kept = max(1, budget // 8) if prompts else 0
     decoding = sorted((r for r in rows if r.remaining == 1), key=lambda r: r.rank)[: max(0, budget - kept)]
     for row in decoding:
         yield Chunk(row, 1, samples=True)
-    for row, tokens in _shared(prompts, budget - len(decoding)).items():
+    for row, tokens in _shared(prompts, fair.reading(prompts), budget - len(decoding)).items():
         yield Chunk(row, tokens, tokens == row.remaining)
 
 
-def _shared(prompts: Sequence[Row], budget: int) -> dict[Row, int]:
-    """Tokens of each prompt, given in order of rank; the first gets half of them at least.
+def _shared(prompts: Sequence[Row], in_turn: Sequence[Row], budget: int) -> dict[Row, int]:
+    """Tokens of each prompt, given in the order of rank, then in turn; the first gets half of them at least.
 
     Before what it gets beyond that come those that have not half as much left, the shortest first.
     """
@@ -393,6 +442,6 @@ def _shared(prompts: Sequence[Row], budget: int) -> dict[Row, int]:
     if prompts:
         budget -= give(prompts[0], budget - budget // 2)
     short = [r for r in prompts if 2 * r.remaining <= prompts[0].remaining]
-    for row in (*sorted(short, key=lambda r: r.remaining), *prompts):
+    for row in (*sorted(short, key=lambda r: r.remaining), *in_turn):
         budget -= give(row, budget)
     return shares

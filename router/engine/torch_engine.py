@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -171,7 +172,14 @@ class TorchEngine:
 
     def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
         """Token ids of a prompt, PromptTooLong if they are certain to be more than `most`. Thread-safe."""
-        return self._encoder.encode(prompt, most)
+        tokens = self._encoder.encode(prompt, most)
+        if prompt.raw is None:
+            self._encoder.beginning(prompt.template)  # `shared` finds it made
+        return tokens
+
+    def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
+        """How many of its `tokens` every prompt under its template begins with."""
+        return self._encoder.shared(prompt, tokens)
 
     async def load(self, artifact: AdapterArtifact) -> int:
         """Pack an adapter into host memory in a worker thread; returns its bytes."""

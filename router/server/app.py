@@ -68,7 +68,7 @@ class ServerApp:
         self.access = Access(settings.clients, admin_local=bool(settings.admin_listen))
         self.tls = Tls.of(settings)
         self.audit = Audit(settings.audit) if settings.audit is not None else None
-        self.lifecycle = Lifecycle(settings.max_running + settings.max_queue)
+        self.lifecycle = Lifecycle(settings.max_running + settings.max_queue, settings.max_running)
         self.metrics = Metrics()
         self.health = Health(self.lifecycle, engine.status, settings.stall_seconds, self._store_up)
         self.pipeline = Pipeline(settings, engine, registry, router, experiments)

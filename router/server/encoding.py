@@ -1,22 +1,26 @@
 """Where prompts wait to be encoded: short ones never behind a queue of long ones.
 
 Encoding takes about a second for a megabyte. Short and long texts have threads and queues of their own, so
-that long ones take one core at most and short ones find a thread free.
+that long ones take one core at most and short ones find a thread free. In a queue the next is of the tenant
+of which the fewest characters were read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import heappop, heappush
-from itertools import count
+from itertools import chain, count
 
 from router.engine.base import Prompt
+from router.engine.fairness import VirtualCounters
 from router.errors import DeadlineExceeded, Overloaded
+from router.server.lifecycle import MOST_OF_FREE
 
 Tokens = list[int]
 Encode = Callable[[Prompt, int | None], Tokens]
@@ -43,7 +47,9 @@ class Encoding:
         self._short.close()
         self._long.close()
 
-    async def encode(self, prompt: Prompt, most: int | None = None, deadline: float | None = None) -> Tokens:
+    async def encode(
+        self, prompt: Prompt, most: int | None = None, deadline: float | None = None, tenant: str = ""
+    ) -> Tokens:
         """Token ids; cancelling drops it. `deadline` in time.monotonic() seconds.
 
         Raises what the engine's `encode` raises, Overloaded where too much text waits, DeadlineExceeded if it
@@ -51,46 +57,52 @@ class Encoding:
         """
         size = len(prompt.raw or "") + sum(len(turn.text) for turn in prompt.turns)
         lane = self._short if size <= SHORT else self._long
-        return await lane.run(partial(self._encode, prompt, most), size, deadline)
+        return await lane.run(partial(self._encode, prompt, most), size, deadline, tenant)
 
 
 @dataclass(slots=True, order=True)
 class _Waiting:
-    """One prompt in a queue, the first of which is the least."""
+    """One prompt in the queue of its tenant, the first of which is the least."""
 
     turn: float
     number: int
     work: Callable[[], Tokens] | None = field(compare=False)  # None: it left, or its turn came
     size: int = field(compare=False)
+    tenant: str = field(compare=False)
     deadline: float | None = field(compare=False)
     done: asyncio.Future[Tokens] = field(compare=False)
 
 
 class _Lane:
-    """Some threads and the queue before them, in characters at most `most`."""
+    """Some threads and the queues before them, in characters at most `most`.
+
+    Where tenants have names, none may hold more than three times the characters that are free.
+    """
 
     def __init__(self, threads: int, name: str, most: int) -> None:
         self._threads, self._most = threads, most
         self._pool = ThreadPoolExecutor(threads, name)
-        self._queue: list[_Waiting] = []
+        self._queues: dict[str, list[_Waiting]] = {}  # none is empty
+        self._counters = VirtualCounters()  # in characters
         self._numbers = count()
         self._busy = self._waiting = 0  # threads; characters
+        self._held: Counter[str] = Counter()  # of these characters, by tenant
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for entry in self._queue:
+        for entry in chain.from_iterable(self._queues.values()):
             entry.done.cancel()
-        self._queue.clear()
+        self._queues.clear()
 
-    async def run(self, work: Callable[[], Tokens], size: int, deadline: float | None) -> Tokens:
-        if self._waiting and self._waiting + size > self._most:
-            later = self._waiting / (READ * self._threads)
-            raise Overloaded("too much text waits to be read", retry_after=max(1.0, later))
+    async def run(self, work: Callable[[], Tokens], size: int, deadline: float | None, tenant: str) -> Tokens:
+        self._check_room(size, tenant)
         done: asyncio.Future[Tokens] = asyncio.get_running_loop().create_future()
         turn = time.monotonic() + size / PASSING
-        entry = _Waiting(turn, next(self._numbers), work, size, deadline, done)
-        heappush(self._queue, entry)
+        entry = _Waiting(turn, next(self._numbers), work, size, tenant, deadline, done)
+        self._counters.enter(tenant)
+        heappush(self._queues.setdefault(tenant, []), entry)
         self._waiting += size
+        self._held[tenant] += size
         self._start()
         try:
             return await done
@@ -100,13 +112,31 @@ class _Lane:
     def _take(self, entry: _Waiting) -> Callable[[], Tokens] | None:
         """Its work, if nobody has taken it yet."""
         work, entry.work = entry.work, None
-        self._waiting -= entry.size if work is not None else 0
+        if work is not None:
+            self._waiting -= entry.size
+            self._held[entry.tenant] -= entry.size
+            self._counters.leave(entry.tenant)
         return work
+
+    def _check_room(self, size: int, tenant: str) -> None:
+        """Raises Overloaded; one alone always may wait."""
+        held, free = self._held[tenant], self._most - self._waiting
+        if (self._waiting and size > free) or (tenant and held and held + size > MOST_OF_FREE * free):
+            later = self._waiting / (READ * self._threads)
+            raise Overloaded("too much text waits to be read", retry_after=max(1.0, later))
+
+    def _next(self) -> _Waiting:
+        """The first of the tenant of which least was read."""
+        tenant = min(self._queues, key=lambda t: (self._counters.served(t), self._queues[t][0]))
+        entry = heappop(self._queues[tenant])
+        if not self._queues[tenant]:
+            del self._queues[tenant]
+        return entry
 
     def _start(self) -> None:
         """Begin as many as there are threads for."""
-        while self._queue and self._busy < self._threads:
-            entry = heappop(self._queue)
+        while self._queues and self._busy < self._threads:
+            entry = self._next()
             work = self._take(entry)
             if work is None:
                 continue
@@ -114,6 +144,7 @@ class _Lane:
                 entry.done.set_exception(DeadlineExceeded("the prompt was not read in time"))
                 continue
             self._busy += 1
+            self._counters.charge(entry.tenant, entry.size)
             running = asyncio.get_running_loop().run_in_executor(self._pool, work)
             running.add_done_callback(partial(self._finished, entry.done))
 

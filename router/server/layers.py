@@ -146,7 +146,7 @@ class Chain(grpc.aio.ServerInterceptor):
             remaining = context.time_remaining()
             await layers.enter_async_context(deadline(call, remaining, self._max_deadline))
         if policy.admitted:
-            layers.enter_context(self._lifecycle.admitted())
+            layers.enter_context(self._lifecycle.admitted(call.client.tenant))
 
     async def _serve(self, layers: AsyncExitStack, call: Call, context: Context, handler: Any) -> None:
         """Read, and answer."""

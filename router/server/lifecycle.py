@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import Enum, auto
@@ -19,13 +20,18 @@ class Phase(Enum):
     DRAINING = auto()
 
 
+MOST_OF_FREE = 3  # times the free places that one tenant may hold; so a quarter is always left for others
+
+
 class Lifecycle:
     """Admission by a counter of our own, so that a full server still answers health and lists adapters."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, running: int | None = None) -> None:
+        """`limit` places. While `running` of them (default: all) are not taken, they are anybody's."""
         self.phase = Phase.LOADING
-        self.limit = limit
+        self.limit, self._running = limit, limit if running is None else running
         self.in_flight = 0
+        self._held: Counter[str] = Counter()  # places by tenant
         self._watches: set[asyncio.Timeout] = set()
 
     def gate(self) -> None:
@@ -36,15 +42,26 @@ class Lifecycle:
             raise Draining("the server is stopping")
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Take one of `limit` places; raises Overloaded at once where none is left."""
+    def admitted(self, tenant: str = "") -> Iterator[None]:
+        """Take one of `limit` places; raises Overloaded at once where none is left.
+
+        Where tenants have names, each may wait as long as it holds less than three times what is free: one
+        alone gets three quarters of all, two that want all three sevenths each, and others still find room.
+        """
         if self.in_flight >= self.limit:
             raise Overloaded(f"{self.limit} requests are running or waiting already", limit=str(self.limit))
+        waits = self.in_flight >= self._running
+        if tenant and waits and self._held[tenant] >= MOST_OF_FREE * (self.limit - self.in_flight):
+            raise Overloaded("this tenant has its part of the places that requests wait in")
         self.in_flight += 1
+        self._held[tenant] += 1
         try:
             yield
         finally:
             self.in_flight -= 1
+            self._held[tenant] -= 1
+            if not self._held[tenant]:
+                del self._held[tenant]
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

@@ -48,6 +48,7 @@ class Prepared:
     decision: Decision
     tokens: list[int]
     defaults: Sampling
+    shared: int  # of the tokens, those that every prompt under the same template begins with
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,7 @@ class Pipeline:
                 request.deadline,
                 background=background,
                 tenant=request.tenant,
+                shared=prepared.shared,
             )
             generation = self._engine.submit(await with_grammar(self._engine, job))
             mine.callback(generation.cancel)
@@ -194,18 +196,17 @@ class Pipeline:
                     task=decision.task or lease.task,
                 )
             prompt = Prompt(request.turns, request.raw_prompt, template)
-            tokens = await self._encoded(prompt, request.deadline, answer)
+            tokens = await self._encoded(prompt, request, answer)
             held.push_async_exit(mine.pop_all())
-        return Prepared(decision, tokens, defaults)
+        return Prepared(decision, tokens, defaults, self._engine.shared(prompt, tokens))
 
-    async def _encoded(self, prompt: Prompt, deadline: float | None, answer: int | None) -> list[int]:
-        if answer is None:
-            return await self._encoding.encode(prompt, deadline=deadline)
+    async def _encoded(self, prompt: Prompt, request: Request, answer: int | None) -> list[int]:
         limit = self.context_length
+        most = None if answer is None else max(0, limit - answer)
         try:
-            return await self._encoding.encode(prompt, max(0, limit - answer), deadline)
+            return await self._encoding.encode(prompt, most, request.deadline, request.tenant)
         except PromptTooLong as error:
-            raise PromptTooLong(limit, error.got + answer, at_least=error.at_least) from None
+            raise PromptTooLong(limit, error.got + (answer or 0), at_least=error.at_least) from None
 
     async def _leased(self, held: AsyncExitStack, ref: AdapterRef) -> Lease:
         """A lease for as long as `held` is open. A version that there is no memory to load for rests."""

@@ -11,7 +11,7 @@ from router.engine.base import Job, Reading
 from router.engine.blocks import BlockPool
 from router.engine.lora import DeviceSlots, HostStore, PackedAdapter
 from router.engine.reading import ReadingRow
-from router.engine.rows import AnswerRow
+from router.engine.rows import AnswerRow, Chunk
 from router.engine.scheduler import Scheduler
 from router.types import SamplingParams
 
@@ -48,11 +48,39 @@ def row(
     priority: int = 0,
     background: bool = False,
     first: int = 0,
+    tenant: str = "",
+    share: float = 1.0,
+    shared: int = 0,
 ) -> AnswerRow:
     """`first`: the prompt's first token; others follow in order, so that it says what prefixes are shared."""
     tokens = list(range(first, first + length))
-    job = Job("r", tokens, SamplingParams(max_tokens=new), adapter, priority=priority, background=background)
+    job = Job(
+        "r",
+        tokens,
+        SamplingParams(max_tokens=new),
+        adapter,
+        priority=priority,
+        background=background,
+        tenant=tenant,
+        share=share,
+        shared=shared,
+    )
     return AnswerRow(stream=ANY, job=job, sampling=ANY, detokenizer=ANY, eos=frozenset())
+
+
+def step(scheduler: Scheduler) -> list[Chunk]:
+    """One step, each sampled token 0."""
+    chunks = scheduler.schedule()
+    for chunk in chunks:
+        scheduler.computed(chunk)
+        one = chunk.row
+        if isinstance(one, AnswerRow) and chunk.samples:
+            one.tokens.append(0)
+            if one.length_reached():
+                scheduler.finish(one)
+        elif isinstance(one, ReadingRow) and not one.remaining:
+            scheduler.finish(one)
+    return chunks
 
 
 def reading(length: int, background: bool = False) -> ReadingRow:

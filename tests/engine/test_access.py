@@ -91,6 +91,24 @@ async def test_a_prompt_over_the_context_is_refused_before_it_is_read_whole() ->
     assert not engine.busy
 
 
+async def test_each_call_has_a_scope_of_its_own_so_that_times_tell_nobody_what_others_asked() -> None:
+    engine = started()
+    seen: list[Reading] = []
+    read = engine.read
+
+    async def watched(reading: Reading) -> Any:
+        seen.append(reading)
+        return await read(reading)
+
+    engine.read = watched  # type: ignore[method-assign]
+    base = EngineBase(engine, 5.0)
+    for _ in range(2):
+        await asyncio.to_thread(base.likelihood, "the same", ["a", "b"])
+    scopes = [reading.scope for reading in seen]
+    assert scopes[0] == scopes[1] != scopes[2] == scopes[3]
+    assert 0 not in scopes
+
+
 async def test_the_timeout_holds_and_leaves_nothing_behind() -> None:
     engine = started()
     engine.hold()

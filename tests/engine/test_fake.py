@@ -76,6 +76,27 @@ async def test_cancel_frees_the_row_within_two_steps() -> None:
     assert engine.steps - steps <= 2
 
 
+async def test_tenants_take_turns() -> None:
+    engine = started(max_running=2, max_queue=20)
+    ended: list[str] = []
+
+    async def ask(tenant: str) -> None:
+        async for _ in engine.submit(replace(job(engine, "one two"), tenant=tenant)):
+            pass
+        ended.append(tenant)
+
+    await asyncio.gather(*(ask(tenant) for tenant in "aaaaaabb"))
+    assert ended == ["a", "b", "a", "b", "a", "a", "a", "a"]
+
+
+def test_what_every_prompt_under_a_template_begins_with() -> None:
+    engine, template = FakeEngine(), PromptTemplate("Be brief.", "Q: {prompt}")
+    prompt = Prompt((Turn("user", "why?"),), template=template)
+    tokens = engine.encode(prompt)
+    assert bytes(tokens[: engine.shared(prompt, tokens)]) == b"Be brief.\nQ: "
+    assert engine.shared(Prompt(raw="Be brief.\nQ: why?", template=template), tokens) == 0
+
+
 async def test_failed_step_fails_only_its_rows() -> None:
     engine = started()
     engine.fail_step("boom")

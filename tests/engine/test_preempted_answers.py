@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,36 @@ async def test_the_same_token_for_token(native: bool, prefix_cache: bool, tmp_pa
         alone, together, preemptions = await alone_and_together(made, work)
         assert preemptions >= 2
         check_equal(alone, together, close=1e-4)
+    finally:
+        made.close()
+
+
+async def test_another_tenants_short_one_goes_before_and_changes_no_answer(tmp_path: Path) -> None:
+    """Two places, taken by long ones of one tenant, and more of them in the queue."""
+    made = tiny.engine("llama", cache_tokens=2048, max_running=2, native=True, slots=1)
+    try:
+        tiny.save_adapter("llama", tmp_path / "a")
+        artifact = tiny.artifact(tmp_path / "a", made)
+        await made.load(artifact)
+        work = [replace(job, tenant="flood") for job in jobs(made, None, 200, words=False)]
+        params = SamplingParams(max_tokens=5, min_tokens=5)
+        short = Job("short", [7] * 20, params, artifact.digest, tenant="light")
+        alone = [await answer(made, job) for job in (*work, short)]
+        assert made._loop is not None
+        made._loop._scheduler._patience = 0.0
+        ended: list[str] = []
+
+        async def asked(job: Job) -> Answer:
+            found = await answer(made, job)
+            ended.append(job.request_id)
+            return found
+
+        flood = [asyncio.create_task(asked(job)) for job in work]
+        await until(lambda: made.status().running == 2 and made.status().waiting == 2)
+        together = [await asked(short), *await asyncio.gather(*flood)]
+        assert ended[0] == "short"
+        assert made.status().preemptions >= 1
+        check_equal(alone, [*together[1:], together[0]], close=1e-4)
     finally:
         made.close()
 

@@ -11,25 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.engine.ops import BLOCK
-from router.engine.reading import ReadingRow
 from router.engine.rows import AnswerRow, Chunk, Row
 from router.engine.scheduler import READING_ROWS, Scheduler
-from tests.engine.rows import make, reading, row
-
-
-def step(scheduler: Scheduler) -> list[Chunk]:
-    """One step, each sampled token 0."""
-    chunks = scheduler.schedule()
-    for chunk in chunks:
-        scheduler.computed(chunk)
-        one = chunk.row
-        if isinstance(one, AnswerRow) and chunk.samples:
-            one.tokens.append(0)
-            if one.length_reached():
-                scheduler.finish(one)
-        elif isinstance(one, ReadingRow) and not one.remaining:
-            scheduler.finish(one)
-    return chunks
+from tests.engine.rows import make, reading, row, step
 
 
 def long_ones(scheduler: Scheduler, count: int = 4) -> list[AnswerRow]:

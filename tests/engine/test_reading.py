@@ -131,6 +131,9 @@ async def test_a_context_is_computed_once(llama: TorchEngine) -> None:
     assert llama.status().prefix_hit_tokens == 0
     await asyncio.gather(*(llama.read(Reading([i], context)) for i in range(3)))
     await until(lambda: llama.status().prefix_hit_tokens == 3 * 32)
+    await llama.read(Reading([9], context, scope=1))
+    await until(lambda: llama.status().prefix_query_tokens == 5 * 40)
+    assert llama.status().prefix_hit_tokens == 3 * 32, "the context of another scope"
 
 
 @pytest.mark.parametrize(

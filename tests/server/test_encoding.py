@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -137,6 +138,29 @@ async def test_what_waits_is_bounded_and_one_alone_always_may(held: Held) -> Non
     room.close()
 
 
+async def test_tenants_take_turns_by_what_was_read_of_each(room: Encoding, held: Held) -> None:
+    tasks = await begin(room, *(long(f"flood {i}") for i in range(20)), tenant="flood")
+    tasks += await begin(room, long("b 1", LONG), long("b 2", LONG), tenant="b")
+    tasks += await begin(room, long("c 1"), tenant="c")
+    held.go.set()
+    await asyncio.gather(*tasks)
+    assert held.begun[:7] == ["flood 0", "flood 1", "c 1", "b 1", "flood 2", "flood 3", "b 2"]
+    assert held.begun[7:] == [f"flood {i}" for i in range(4, 20)]
+
+
+async def test_no_tenant_fills_the_queue(held: Held) -> None:
+    room = Encoding(held.encode, most_waiting=8 * LONG)
+    tasks = await begin(room, *(long(str(i)) for i in range(7)), tenant="flood")
+    with pytest.raises(Overloaded, match="too much text"):
+        await room.encode(long("one too many"), tenant="flood")
+    tasks += await begin(room, long("another's"), tenant="b")
+    tasks += await begin(room, long("one alone, however long", 40 * LONG), tenant="b")
+    held.go.set()
+    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(end, Overloaded) for end in ends] == [False] * 8 + [True]
+    room.close()
+
+
 async def test_errors_are_the_engines_and_end_nothing_else(room: Encoding) -> None:
     with pytest.raises(InvalidRequest):
         await room.encode(Prompt(raw="bad"))
@@ -153,21 +177,26 @@ async def test_closing_ends_who_waits(room: Encoding, held: Held) -> None:
     assert await first == [LONG]
 
 
-@given(st.lists(st.tuples(st.integers(0, 3 * LONG), st.booleans()), max_size=30))
-def test_nothing_is_lost_whatever_comes_and_leaves(coming: list[tuple[int, bool]]) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 3 * LONG), st.booleans(), st.sampled_from(["", "a", "b"])), max_size=30)
+)
+def test_nothing_is_lost_whatever_comes_and_leaves(coming: list[tuple[int, bool, str]]) -> None:
     async def play() -> None:
         room = Encoding(lambda prompt, most: [len(prompt.raw or "")])
-        tasks = [asyncio.create_task(room.encode(Prompt(raw="." * size))) for size, _ in coming]
+        tasks = [
+            asyncio.create_task(room.encode(Prompt(raw="." * size), tenant=tenant))
+            for size, _, tenant in coming
+        ]
         await asyncio.sleep(0)
-        for task, (_, leaves) in zip(tasks, coming, strict=True):
+        for task, (_, leaves, _) in zip(tasks, coming, strict=True):
             if leaves:
                 task.cancel()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
-        for (size, leaves), end in zip(coming, ends, strict=True):
+        for (size, leaves, _), end in zip(coming, ends, strict=True):
             assert end == [size] or (leaves and isinstance(end, asyncio.CancelledError))
         for lane in (room._short, room._long):
             await until(lambda lane=lane: lane._busy == 0)  # type: ignore[misc]
-            assert lane._waiting == 0
+            assert (lane._waiting, +lane._held, lane._queues) == (0, Counter(), {})
         room.close()
 
     asyncio.run(play())
@@ -238,7 +267,7 @@ async def test_a_short_prompt_is_answered_while_long_ones_are_read(
     stubs: SimpleNamespace = connect(server)
     asked = ask("word " * 20_000, sampling={"max_tokens": 1})
     long_ones = [asyncio.ensure_future(stubs.inference.Generate(asked)) for _ in range(40)]
-    await until(lambda: len(server.pipeline._encoding._long._queue) == 39)
+    await until(lambda: len(server.pipeline._encoding._long._queues.get("", [])) == 39)
     for _ in range(5):
         assert (await stubs.inference.Generate(ask("how are you"))).text
     late = await failure(stubs.inference.Generate(asked, timeout=0.2))

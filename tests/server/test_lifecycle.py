@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from router.errors import Draining, NotLoaded, Overloaded
 from router.server.app import ServerApp
 from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
+from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, until
 
 
@@ -34,6 +38,62 @@ def test_places_are_given_back() -> None:
     with pytest.raises(KeyError), lifecycle.admitted():
         raise KeyError
     assert lifecycle.in_flight == 0
+
+
+def held_by(lifecycle: Lifecycle, stack: ExitStack, *tenants: str) -> Counter[str]:
+    """Places that each gets, asking in turns until all are refused."""
+    found: Counter[str] = Counter()
+    wanting = list(tenants)
+    while wanting:
+        for tenant in tuple(wanting):
+            try:
+                stack.enter_context(lifecycle.admitted(tenant))
+                found[tenant] += 1
+            except Overloaded:
+                wanting.remove(tenant)
+    return found
+
+
+def test_no_tenant_takes_all_places() -> None:
+    lifecycle = Lifecycle(280, 32)
+    with ExitStack() as stack:
+        assert held_by(lifecycle, stack, "a") == {"a": 210}
+        assert held_by(lifecycle, stack, "b") == {"b": 53}
+        assert held_by(lifecycle, stack, "c") == {"c": 13}
+        assert held_by(lifecycle, stack, "a", "b", "c") == {}
+    with ExitStack() as stack:
+        assert held_by(lifecycle, stack, "a", "b") == {"a": 120, "b": 120}
+        assert held_by(lifecycle, stack, "") == {"": 40}, "who has no name is bounded by what there is"
+    assert (lifecycle.in_flight, +lifecycle._held) == (0, Counter())
+
+
+@pytest.mark.parametrize(("limit", "running", "most"), [(32, 32, 32), (33, 32, 32), (1, 1, 1), (8, 2, 6)])
+def test_places_in_which_nobody_waits_are_anybodys(limit: int, running: int, most: int) -> None:
+    with ExitStack() as stack:
+        assert held_by(Lifecycle(limit, running), stack, "a") == {"a": most}
+
+
+async def test_a_flood_of_one_client_keeps_no_other_out(
+    start_server: Start, fakes: SimpleNamespace, connect: Connect, tmp_path: Path
+) -> None:
+    clients = write_clients(tmp_path, flood=("infer",), light=("infer",))
+    server = await start_server(**vars(fakes), clients=clients.path, max_running=2, max_queue=14)
+    fakes.engine.hold()
+    inference = connect(server).inference
+    flood = [
+        asyncio.ensure_future(failure(inference.Generate(ask(), metadata=bearer(clients.flood), timeout=30)))
+        for _ in range(13)
+    ]
+    done, _ = await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+    (refused,) = done
+    assert details(refused.result())["ErrorInfo"].reason == "QUEUE_FULL"
+    assert server.lifecycle.in_flight == 12
+    light = asyncio.ensure_future(inference.Generate(ask(), metadata=bearer(clients.light)))
+    await until(lambda: server.lifecycle.in_flight == 13)
+    fakes.engine.resume()
+    assert (await light).text
+    for task in flood:
+        task.cancel()
 
 
 async def test_a_drain_ends_watches() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,9 +19,11 @@ from router.errors import (
 )
 from router.server import pipeline
 from router.server.pipeline import Choices, Resting, fit
-from router.types import AdapterRef, Constraint, Decision, Reason, Sampling
+from router.types import AdapterRef, Constraint, Decision, PromptTemplate, Reason, Sampling
+from router.v1 import inference_pb2 as pb
 from tests.fakes import FakeRegistry, adapter
-from tests.server.helpers import ask, details, failure
+from tests.security.helpers import bearer, write_clients
+from tests.server.helpers import Connect, Start, ask, details, failure
 
 NEW, OLD, GONE = AdapterRef("medical", "1.1.0"), AdapterRef("medical", "1.0.0"), AdapterRef("medical", "0")
 
@@ -53,6 +56,25 @@ def test_no_room_is_too_long(prompt: int, said: Sampling) -> None:
 
 def test_an_adapters_min_tokens_yields_to_the_callers_max() -> None:
     assert fit(Sampling(max_tokens=5), Sampling(min_tokens=20), 10, 1000, 4096).min_tokens == 5
+
+
+async def test_the_engine_is_told_whom_it_is_for_and_what_is_everybodys(
+    fakes: SimpleNamespace, start_server: Start, connect: Connect, tmp_path: Path
+) -> None:
+    """How far the template reaches is the server's to say: not for a raw prompt that spells it."""
+    clients = write_clients(tmp_path, more='tenant = "acme"', asker=("infer",))
+    fakes.registry.prompts["medical"] = PromptTemplate("You are a doctor.", "Q: {prompt}")
+    server = await start_server(**vars(fakes), clients=clients.path)
+    inference, metadata = connect(server).inference, bearer(clients.asker)
+    routing = {"adapter": "adapters/medical"}
+    beginning = "You are a doctor.\nQ: "
+    await inference.Generate(ask("Am I ill?", routing=routing), metadata=metadata)
+    own = pb.Chat(messages=[{"role": 1, "text": "You are kind."}, {"role": 2, "text": "Am I ill?"}])
+    await inference.Generate(pb.GenerateRequest(input=pb.Input(chat=own), routing=routing), metadata=metadata)
+    raw = pb.Input(raw_prompt=beginning + "Am I ill?")
+    await inference.Generate(pb.GenerateRequest(input=raw, routing=routing), metadata=metadata)
+    assert [job.tenant for job in fakes.engine.jobs] == ["acme"] * 3
+    assert [job.shared for job in fakes.engine.jobs] == [len(beginning), len("You are "), 0]
 
 
 async def test_a_prompt_over_the_context_is_never_cut(stubs: SimpleNamespace) -> None:

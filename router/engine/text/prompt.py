@@ -9,12 +9,13 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 from typing import Any
 
 from jinja2 import TemplateError
 
-from router.engine.base import Prompt
+from router.engine.base import Prompt, common_length
 from router.engine.text.lengths import LeastTokens, cut_in_pieces, least_tokens, may_be_cut
 from router.errors import AdapterRejected, FieldViolation, InvalidRequest, PromptTooLong
 from router.types import PromptTemplate, Turn
@@ -22,6 +23,8 @@ from router.types import PromptTemplate, Turn
 Encode = Callable[[str], list[int]]
 
 _PROMPT_FIELD = "{prompt}"  # where an adapter's template takes what the user asks
+TEMPLATES = 256  # whose beginnings are kept
+PROBES = ("x", "7 days", "\n- a", "你好", '"Why?"')
 # Stands for a turn's text while the template renders. The unit separators count as white space, so
 # where the template strips its contents they are gone afterwards, and the turn's text is stripped too.
 _MARK = "\x1fROUTER-TURN-{}-TEXT\x1f"
@@ -44,6 +47,7 @@ class PromptEncoder:
         self._bos = [bos] if bos is not None and bos in tokenizer("")["input_ids"] else []
         self._eos: int | None = tokenizer.eos_token_id
         self._answer_end = self._find_answer_end()
+        self.beginning = lru_cache(TEMPLATES)(self._beginning)
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -65,6 +69,21 @@ class PromptEncoder:
             return self._text.encode(self._chat.render(turns), most=most)
         text = "\n\n".join(turn.text for turn in turns)
         return self._bos + self._text.encode([Piece(text, from_template=False)], most=most)
+
+    def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
+        """How many of its `tokens` are those that every prompt under its template begins with."""
+        if prompt.raw is not None:
+            return 0
+        return common_length(self.beginning(prompt.template), tokens)
+
+    def _beginning(self, template: PromptTemplate) -> tuple[int, ...]:
+        """What prompts under a template begin with, whatever is asked: of several that differ at once."""
+        prompts = [Prompt((Turn("user", text),), template=template) for text in PROBES]
+        try:
+            first, *others = [self.encode(prompt) for prompt in prompts]
+        except InvalidRequest:
+            return ()  # the base's template refuses a question alone
+        return tuple(first[: common_length(first, *others)])
 
     def encode_example(self, prompt: Prompt, response: str) -> tuple[list[int], int]:
         """A training example: ids of prompt, response and end token, and how many are the prompt's."""

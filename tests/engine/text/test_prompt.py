@@ -152,6 +152,45 @@ def test_raw_prompt_gets_a_bos_only_from_tokenizers_that_add_one() -> None:
     assert PromptEncoder(small.byte_level()).encode(Prompt(raw="")) == []
 
 
+@pytest.mark.parametrize("make", ALL)
+@given(asked=st.lists(texts, min_size=2, max_size=2))
+@settings(max_examples=30, deadline=None)
+def test_what_is_everybodys_is_the_same_whatever_is_asked(make: Any, asked: list[list[str]]) -> None:
+    encoder = PromptEncoder(make())
+    template = PromptTemplate("Be brief, what is the capital", "Q: {prompt} A:")
+    beginning = encoder.beginning(template)
+    for parts in asked:
+        for turns in ((Turn("user", "".join(parts)),), (Turn("system", "".join(parts)), Turn("user", "a"))):
+            try:
+                tokens = encoder.encode(prompt := Prompt(turns, template=template))
+            except InvalidRequest:  # a base without the role system, and nothing that is said
+                continue
+            shared = encoder.shared(prompt, tokens)
+            assert tuple(tokens[:shared]) == beginning[:shared]
+            assert shared == len(tokens) or shared == len(beginning) or tokens[shared] != beginning[shared]
+    raw = Prompt(raw="Be brief")
+    assert encoder.shared(raw, encoder.encode(raw)) == 0
+
+
+def test_a_templates_own_beginning_is_everybodys_and_a_callers_system_text_is_not() -> None:
+    encoder = PromptEncoder(small.byte_level())
+    template = PromptTemplate("What is the capital of France?" * 4, "Q: {prompt}")
+    asked = Prompt((Turn("user", "of Spain"),), template=template)
+    own = Prompt((Turn("system", "Other " * 20), *asked.turns), template=template)
+    system = encoder.encode(Prompt(raw=template.system))
+    shared = encoder.shared(asked, tokens := encoder.encode(asked))
+    assert len(system) < shared < len(tokens)
+    assert encoder.shared(own, encoder.encode(own)) < 20
+
+
+def test_a_base_that_refuses_a_question_alone_shares_nothing() -> None:
+    raw = small.byte_level().backend_tokenizer
+    wants = "{% if messages|length < 2 %}{{ raise_exception('alone') }}{% endif %}" + small.CHATML
+    encoder = PromptEncoder(small._wrap(raw, wants, eos_token="<|im_end|>", bos_token="<|im_start|>"))
+    prompt = Prompt((Turn("system", "a"), Turn("user", "b")))
+    assert encoder.shared(prompt, encoder.encode(prompt)) == 0
+
+
 @pytest.mark.parametrize("make", WITH_TEMPLATE)
 def test_example_continues_the_served_prompt(make: Any) -> None:
     tokenizer = make()
