@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.access.clients import ANYONE, LOCAL, Client, Clients, read_clients
 from router.access.files import Reread
+from router.access.issuers import Issuer
+from router.access.jwks import Found
+from router.access.jwt import Proof, Tokens, is_jwt
 from router.access.roles import ROLES, Role
 from router.errors import (
     AdaptersHidden,
@@ -24,17 +27,21 @@ from router.errors import (
 LOOK_SECONDS = 0.25  # so long a client that was taken out of the file goes on at most
 TELLS_ALL = "/router.v1.ExperimentService/"
 SCHEME = "bearer "
-MAX_HEADER = 512  # characters
+MAX_HEADER = 8 << 10  # characters; ours have some 100, an issuer's may carry much
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a call brings: its `authorization` headers, the names in its certificate, checked by TLS, and
-    whether it came by the socket that only the server's own user can open."""
+    """What a call brings: its `authorization` headers, the names in its certificate, checked by TLS, whether
+    it came by the socket that only the server's own user can open.
+
+    `proof` is what `Access.verified` has found in a JWT.
+    """
 
     authorization: Sequence[str] = ()
     names: Sequence[str] = ()
     local: bool = False
+    proof: Proof | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -59,16 +66,35 @@ class Access:
         clients: Path | None = None,
         admin_local: bool = False,
         now: Callable[[], float] = time.time,
+        fetch: Callable[[Issuer], Awaitable[Found]] | None = None,
     ) -> None:
         self._file = Reread([clients], lambda: read_clients(clients)) if clients is not None else None
         self._clients = self._file.value() if self._file is not None else Clients()
         self._now, self._admin_local = now, admin_local
+        self._tokens = Tokens(fetch)
         self._running: set[_Running] = set()
 
     @property
     def problem(self) -> str:
         """Why the file as it is now is not in force; empty if it is."""
         return self._file.problem if self._file is not None else ""
+
+    @property
+    def keys_problem(self) -> str:
+        """Why the keys of an issuer could not be fetched; empty if they were."""
+        return self._tokens.problem
+
+    async def verified(self, credentials: Credentials, method: str) -> Credentials:
+        """The same with what has to be found out once only: whose a JWT is.
+
+        Waits, seconds at most, where an issuer's keys are being fetched. Raises Unauthenticated.
+        """
+        if self._file is None or ROLES.get(method) is Role.OPEN:
+            return credentials
+        token = bearer(credentials.authorization)
+        if not is_jwt(token):
+            return credentials
+        return replace(credentials, proof=await self._tokens.proven(token))
 
     def client(self, credentials: Credentials, method: str) -> Client:
         """Who calls; anybody for a method that is open. Raises TokenMissing, Unauthenticated."""
@@ -112,15 +138,20 @@ class Access:
 
     async def follow(self) -> None:
         """Look at the file again and again, and end what may not go on."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            self.look()
+        try:
+            while True:
+                self.look()
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            self._tokens.close()
 
     def look(self) -> None:
-        """Read the file if it has changed, and end the calls of who may no longer make them."""
+        """Read the file if it has changed, fetch keys where that is due, and end the calls of who may no
+        longer make them."""
         if self._file is None:
             return
         self._clients = self._file.value()
+        self._tokens.follow(self._clients.issuers)
         for running in tuple(self._running):
             try:
                 now = self.client(running.credentials, running.method)
@@ -137,7 +168,9 @@ class Access:
             return LOCAL
         if self._file is None:
             return ANYONE
-        if credentials.authorization:
+        if credentials.proof is not None:
+            client = self._proven(credentials.proof)
+        elif credentials.authorization:
             client = self._clients.by_token(bearer(credentials.authorization))
         elif credentials.names:
             client = self._clients.by_names(credentials.names)
@@ -148,6 +181,11 @@ class Access:
             who = f"{client.id} has expired" if client else "nobody's"
             raise Unauthenticated(f"token or certificate: {who}")
         return client
+
+    def _proven(self, proof: Proof) -> Client | None:
+        if not self._tokens.holds(proof, self._now()):
+            return None
+        return self._clients.by_subject(proof.issuer.url, proof.subject)
 
 
 def bearer(headers: Sequence[str]) -> str:

@@ -5,6 +5,8 @@ id = "billing"
 tenant = "acme"                       # clients of one tenant share quotas and cached prompts; absent: its id
 token_sha256 = ["2c26b46b…"]          # `lora-router clients new` makes token and entry
 cert = "billing.svc.example"          # or: a name (SAN) in its certificate
+issuer = "https://login.example"      # or: a token of this [[issuer]] (router/access/issuers.py)
+subject = "billing"                   # with this `sub`
 roles = ["infer"]                     # infer, observe, admin; none if absent
 adapters = ["medical", "legal-*"]     # what it may know of; none if absent, "*" is all
 requests_per_minute = 600             # quotas; absent: unbounded
@@ -28,6 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from router.access.issuers import Issuer, read_issuers
 from router.access.roles import GIVEN, Role
 from router.errors import ConfigError
 from router.types import EVERYTHING, Visible
@@ -53,6 +56,8 @@ class Client:
     max_concurrent: int = 0
     expires: datetime | None = None
     tenant: str = ""  # clients of the same one share quotas, outcomes and cached prompts; its id if not said
+    issuer: str = ""
+    subject: str = ""
 
     def expired(self, now: float) -> bool:
         """Whether its time is over at `now`, in seconds since 1970."""
@@ -76,10 +81,12 @@ def hash_of(token: str) -> str:
 
 
 class Clients:
-    """All clients of a file, found by token or certificate."""
+    """All clients of a file, found by token or certificate, and the issuers of tokens."""
 
-    def __init__(self, clients: Iterable[Client] = ()) -> None:
+    def __init__(self, clients: Iterable[Client] = (), issuers: Mapping[str, Issuer] | None = None) -> None:
         self.all = tuple(clients)
+        self.issuers = issuers or {}  # by URL
+        self._by_subject = {(client.issuer, client.subject): client for client in self.all if client.subject}
         self._by_id = {client.id: client for client in self.all}
         self._by_cert = {client.cert: client for client in self.all if client.cert}
 
@@ -91,6 +98,10 @@ class Clients:
         digest = hash_of(token) if shape else ""
         same = [hmac.compare_digest(digest, one) for one in hashes]
         return client if any(same) else None
+
+    def by_subject(self, issuer: str, subject: str) -> Client | None:
+        """Whom an issuer's token with this subject names."""
+        return self._by_subject.get((issuer, subject))
 
     def by_names(self, names: Sequence[str]) -> Client | None:
         """Whose certificate has these names; None for nobody's, or where two clients have one each."""
@@ -120,6 +131,7 @@ def parse_clients(text: str) -> Clients:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"not valid TOML: {error}") from None
+    issuers = read_issuers(document.pop("issuer", []))
     tables = document.pop("client", [])
     if document:
         raise ConfigError(f"unknown key {next(iter(document))!r}; clients stand under [[client]]")
@@ -129,7 +141,20 @@ def parse_clients(text: str) -> Clients:
     _only_once("id", [client.id for client in clients])
     _only_once("cert", [client.cert for client in clients if client.cert])
     _only_once("token_sha256", [one for client in clients for one in client.token_sha256])
-    return Clients(clients)
+    _of_known_issuers(clients, issuers)
+    return Clients(clients, issuers)
+
+
+def _of_known_issuers(clients: Sequence[Client], issuers: Mapping[str, Issuer]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for client in clients:
+        if bool(client.issuer) != bool(client.subject):
+            raise ConfigError(f"client {client.id!r}: issuer and subject go together")
+        if client.issuer and client.issuer not in issuers:
+            raise ConfigError(f"client {client.id!r}: no [[issuer]] has the url {client.issuer!r}")
+        if client.subject and (client.issuer, client.subject) in seen:
+            raise ConfigError(f"two clients have the same subject: {client.subject!r}")
+        seen.add((client.issuer, client.subject))
 
 
 def _client(table: Mapping[str, Any], place: int) -> Client:
@@ -146,8 +171,8 @@ def _client(table: Mapping[str, Any], place: int) -> Client:
         client = replace(client, tenant=client.tenant or client.id)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
-    if not client.token_sha256 and not client.cert:
-        raise ConfigError(f"{where}: needs token_sha256 or cert, or nobody can be it")
+    if not client.token_sha256 and not client.cert and not client.issuer:
+        raise ConfigError(f"{where}: needs token_sha256 or cert or issuer, or nobody can be it")
     return client
 
 
@@ -193,6 +218,18 @@ def _cert(value: Any) -> str:
     return value
 
 
+def _issuer(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("issuer must be the url of an [[issuer]]")
+    return value
+
+
+def _subject(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("subject must be what the issuer's tokens have as sub")
+    return value
+
+
 def _roles(value: Any) -> frozenset[Role]:
     known = {role.value: role for role in GIVEN}
     unknown = next((one for one in _strings("roles", value) if one not in known), None)
@@ -225,6 +262,8 @@ FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "tenant": _tenant,
     "token_sha256": _hashes,
     "cert": _cert,
+    "issuer": _issuer,
+    "subject": _subject,
     "roles": _roles,
     "adapters": _adapters,
     "requests_per_minute": _quota,

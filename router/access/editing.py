@@ -11,7 +11,7 @@ from itertools import pairwise
 from router.access.clients import parse_clients
 from router.errors import AlreadyExists, ConfigError, NotFound
 
-_HEAD = re.compile(r"^[ \t]*\[\[[ \t]*client[ \t]*\]\]", re.MULTILINE)
+_HEAD = re.compile(r"^[ \t]*\[\[[ \t]*\w+[ \t]*\]\]", re.MULTILINE)  # of a client, or of what is no client
 
 
 def entry(

@@ -7,12 +7,13 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from router.errors import ConfigError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Look: TypeAlias = "tuple[int, int, int, int] | None"  # None: the file is not there
 
 
 class Reread(Generic[T]):
@@ -51,12 +52,12 @@ class Reread(Generic[T]):
             self.problem = ""
             log.info("read again", extra={"fields": {"file": names}})
 
-    def _looks(self) -> tuple[tuple[int, int, int, int] | None, ...]:
-        """What changes when somebody writes or replaces one; None for one that is not there."""
-        return tuple(map(_look, self._paths))
+    def _looks(self) -> tuple[Look, ...]:
+        return tuple(map(look, self._paths))
 
 
-def _look(path: Path) -> tuple[int, int, int, int] | None:
+def look(path: Path) -> Look:
+    """What changes when somebody writes or replaces a file."""
     try:
         found = os.stat(path)
     except OSError:

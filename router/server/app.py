@@ -215,6 +215,7 @@ class ServerApp:
     async def _metrics(self) -> Page:
         self.metrics.look(self.engine.status(), self.registry.list())
         self.metrics.stale.labels("clients").set(bool(self.access.problem))
+        self.metrics.stale.labels("jwks").set(bool(self.access.keys_problem))
         self.metrics.unaudited.set(self.audit.failed if self.audit is not None else 0)
         self.metrics.stale.labels("tls").set(self.tls is not None and bool(self.tls.problem))
         return await self.metrics.page()

@@ -133,7 +133,7 @@ class Chain(grpc.aio.ServerInterceptor):
         layers.enter_context(observed(call, self._metrics, policy.logged))
         if self._audit is not None:
             await layers.enter_async_context(audited(call, self._audit, context.peer()))
-        credentials = credentials_of(context)
+        credentials = await self._access.verified(credentials_of(context), call.method)
         call.client = self._access.client(credentials, call.method)
         self._access.check(call.client, credentials, call.method)
         await layers.enter_async_context(self._access.holding(credentials, call.method, call.client))

@@ -18,6 +18,10 @@ from router.server.bodies import MAX_PLAN_BYTES
 from router.server.tls import Tls
 
 MAX_SENT_BYTES = 16 << 20
+METADATA_BYTES = (
+    12 << 10
+)  # of a call's headers: an issuer's token of 8 KiB, and the rest; above, some are refused
+MAX_METADATA_BYTES = 16 << 10  # above, all are
 ROOM_FOR_OTHERS = 100  # calls of one connection beside the requests let in: refusals, health, adapters
 FULL_CONNECTIONS = 10  # so many may have all their calls waiting to be looked at
 HANDSHAKE_MS = 5_000
@@ -96,6 +100,8 @@ def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.max_receive_message_length", max(settings.max_body_bytes, MAX_PLAN_BYTES)),
         ("grpc.max_send_message_length", MAX_SENT_BYTES),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),

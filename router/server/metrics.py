@@ -100,7 +100,7 @@ class Metrics:
         )
         self.stale = Gauge(
             "lora_router_credentials_stale",
-            "1 while a file of clients or certificates is not usable and what it said before is in force.",
+            "1 while a file of clients, keys or certificates is not usable; what it said before is in force.",
             ("file",),
             registry=self.registry,
         )

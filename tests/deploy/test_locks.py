@@ -13,11 +13,18 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
-    "requirements.lock": ("export", "native", "postgres", "signed"),
+    "requirements.lock": ("export", "jwt", "native", "postgres", "signed"),
     "requirements-dev.lock": ("dev", "native", "train", "signed"),
 }
 # What advisories ask for: no later edit may lower them.
-FLOORS = {"torch": "2.10", "transformers": "5.10", "peft": "0.21.2", "jinja2": "3.1.6", "protobuf": "6.33.5"}
+FLOORS = {
+    "torch": "2.10",
+    "transformers": "5.10",
+    "peft": "0.21.2",
+    "jinja2": "3.1.6",
+    "protobuf": "6.33.5",
+    "pyjwt": "2.13",
+}
 
 
 def locked(name: str) -> dict[str, str]:
