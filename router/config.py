@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     admin_listen: str | None = Field(
         None, description="unix:/PATH of a socket; then methods of the role admin are answered there only"
     )
+    sidecar_listen: str | None = Field(
+        None, description="HOST:PORT on loopback, or unix:/PATH, where x-forwarded-client-cert is believed"
+    )
     clients: Path | None = Field(
         None, description="file of the clients that may call; read again when it changes; none: everybody may"
     )
@@ -163,6 +166,12 @@ class Settings(BaseSettings):
             raise ValueError("tls_cert and tls_key go together")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca needs tls_cert and tls_key")
+        return self
+
+    @model_validator(mode="after")
+    def _who_is_forwarded_is_known(self) -> Self:
+        if self.sidecar_listen and self.clients is None:
+            raise ValueError("sidecar_listen needs clients: the file of those whom the sidecar may name")
         return self
 
     @field_validator("adapters_dir", "plugins_dir", mode="before")

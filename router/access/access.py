@@ -15,6 +15,7 @@ from router.access.issuers import Issuer
 from router.access.jwks import Found
 from router.access.jwt import Proof, Tokens, is_jwt
 from router.access.roles import ROLES, Role
+from router.access.xfcc import HEADER, forwarded_names
 from router.errors import (
     AdaptersHidden,
     AdminElsewhere,
@@ -33,7 +34,7 @@ MAX_HEADER = 8 << 10  # characters; ours have some 100, an issuer's may carry mu
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """What a call brings: its `authorization` headers, the names in its certificate, checked by TLS, whether
-    it came by the socket that only the server's own user can open.
+    it came by the socket that only the server's own user can open, and what a trusted sidecar says of it.
 
     `proof` is what `Access.verified` has found in a JWT.
     """
@@ -41,6 +42,7 @@ class Credentials:
     authorization: Sequence[str] = ()
     names: Sequence[str] = ()
     local: bool = False
+    forwarded: Sequence[str] = ()  # the sidecar's headers
     proof: Proof | None = None
 
 
@@ -85,16 +87,21 @@ class Access:
         return self._tokens.problem
 
     async def verified(self, credentials: Credentials, method: str) -> Credentials:
-        """The same with what has to be found out once only: whose a JWT is.
+        """The same with what has to be found out once only: whose a JWT is, and what a sidecar's header says.
 
         Waits, seconds at most, where an issuer's keys are being fetched. Raises Unauthenticated.
         """
         if self._file is None or ROLES.get(method) is Role.OPEN:
             return credentials
         token = bearer(credentials.authorization)
-        if not is_jwt(token):
+        if is_jwt(token):
+            return replace(credentials, proof=await self._tokens.proven(token))
+        if credentials.authorization or not credentials.forwarded:
             return credentials
-        return replace(credentials, proof=await self._tokens.proven(token))
+        try:
+            return replace(credentials, names=forwarded_names(credentials.forwarded))
+        except ValueError as error:
+            raise Unauthenticated(f"{HEADER}: {error}") from None
 
     def client(self, credentials: Credentials, method: str) -> Client:
         """Who calls; anybody for a method that is open. Raises TokenMissing, Unauthenticated."""

@@ -176,6 +176,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             ("gRPC", app.address),
             ("access", _access_line(settings)),
             *([("admin", settings.admin_listen)] if settings.admin_listen else []),
+            *([("sidecar", app.sidecar_address)] if app.sidecar_address else []),
             ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
         ]
     )

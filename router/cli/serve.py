@@ -108,6 +108,14 @@ AdminListen = Annotated[
         help="A socket for this user alone; methods of the role admin are then answered there only.",
     ),
 ]
+SidecarListen = Annotated[
+    str | None,
+    typer.Option(
+        "--sidecar-listen",
+        metavar="HOST:PORT|unix:/PATH",
+        help="For a proxy on this machine; x-forwarded-client-cert says there who calls.",
+    ),
+]
 AuditFile = Annotated[
     Path | None,
     typer.Option("--audit", metavar="FILE", help="Keeps who administered what, and who was refused."),
@@ -127,6 +135,7 @@ def serve(
     listen: Listen = None,
     metrics_listen: Metrics = None,
     admin_listen: AdminListen = None,
+    sidecar_listen: SidecarListen = None,
     clients: ClientsFile = None,
     audit: AuditFile = None,
     tls_cert: TlsCert = None,
@@ -193,9 +202,11 @@ def with_folders(settings: Settings) -> Settings:
 def check_reach(settings: Settings, insecure: bool) -> None:
     """Refuse addresses that other machines reach, unless that was asked for, and those that are none."""
     from router.client.channel import is_loopback
-    from router.server.listen import split_address
+    from router.server.listen import check_sidecar, split_address
 
     split_address(settings.listen, "listen")
+    if settings.sidecar_listen:
+        check_sidecar(settings.sidecar_listen)
     if insecure:
         return
     if not is_loopback(settings.listen) and not (settings.tls_cert and settings.clients):

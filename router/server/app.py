@@ -26,7 +26,14 @@ from router.server.http import HttpServer, Page
 from router.server.inference import InferenceService
 from router.server.layers import Chain
 from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
-from router.server.listen import bind, bind_admin, enable_reflection, server_options
+from router.server.listen import (
+    Together,
+    bind,
+    bind_sidecar,
+    bind_socket,
+    enable_reflection,
+    server_options,
+)
 from router.server.metrics import Metrics
 from router.server.pipeline import Pipeline
 from router.server.tls import Tls
@@ -73,7 +80,7 @@ class ServerApp:
         self.health = Health(self.lifecycle, engine.status, settings.stall_seconds, self._store_up)
         self.pipeline = Pipeline(settings, engine, registry, router, experiments)
         self._bodies = Bodies(settings.body_memory_mb << 20, settings.body_seconds)
-        self.address = self.metrics_address = ""
+        self.address = self.metrics_address = self.sidecar_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self._startup, self._on_ready = startup, on_ready
         if experiments is not None:
@@ -105,12 +112,7 @@ class ServerApp:
 
     async def start(self) -> None:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
-        chain = Chain(self.access, self.audit, self.lifecycle, self.metrics, self._bodies, self.settings)
-        server = grpc.aio.server(interceptors=[chain], options=server_options(self.settings))
-        self._server = server
-        self.address = bind(server, self.settings.listen, self.tls)
-        if self.settings.admin_listen:
-            bind_admin(server, self.settings.admin_listen)
+        server = self._bound()
         add_InferenceServiceServicer_to_server(InferenceService(self.settings, self.pipeline), server)  # type: ignore[no-untyped-call]
         add_AdapterServiceServicer_to_server(AdapterService(self.registry), server)  # type: ignore[no-untyped-call]
         if self.experiments is None:
@@ -129,6 +131,20 @@ class ServerApp:
         self._spawn(self._load())
         self._spawn(self.metrics.follow_lag())
         self._spawn(self.access.follow())
+
+    def _bound(self) -> grpc.aio.Server:
+        """With all its addresses taken."""
+        chain = Chain(self.access, self.audit, self.lifecycle, self.metrics, self._bodies, self.settings)
+        options = server_options(self.settings)
+        server = self._server = grpc.aio.server(interceptors=[chain], options=options)
+        self.address = bind(server, self.settings.listen, self.tls)
+        if self.settings.admin_listen:
+            bind_socket(server, self.settings.admin_listen, "admin_listen")
+        if self.settings.sidecar_listen:
+            beside = grpc.aio.server(interceptors=[chain.for_sidecar()], options=options)
+            self._server = Together(server, beside)
+            self.sidecar_address = bind_sidecar(beside, self.settings.sidecar_listen)
+        return self._server
 
     def request_stop(self) -> None:
         """Begin to drain; asked again, end at once."""

@@ -7,6 +7,7 @@ Which of these layers a method gets says its `Policy`; every exception leaves as
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -20,6 +21,7 @@ from router.access.access import Access, Credentials
 from router.access.audit import Act, Audit
 from router.access.quotas import Quotas
 from router.access.roles import ROLES, Role
+from router.access.xfcc import HEADER as XFCC
 from router.config import Settings
 from router.errors import (
     DeadlineExceeded,
@@ -104,6 +106,13 @@ class Chain(grpc.aio.ServerInterceptor):
         self._audit, self._quotas = audit, Quotas()
         self._access, self._lifecycle, self._metrics, self._bodies = access, lifecycle, metrics, bodies
         self._max_deadline, self._max_body = settings.max_deadline_seconds, settings.max_body_bytes
+        self._credentials = credentials_of
+
+    def for_sidecar(self) -> Chain:
+        """The same layers, which count together with these, where `x-forwarded-client-cert` is believed."""
+        other = copy.copy(self)
+        other._credentials = sidecar_credentials_of
+        return other
 
     async def intercept_service(
         self,
@@ -133,7 +142,7 @@ class Chain(grpc.aio.ServerInterceptor):
         layers.enter_context(observed(call, self._metrics, policy.logged))
         if self._audit is not None:
             await layers.enter_async_context(audited(call, self._audit, context.peer()))
-        credentials = await self._access.verified(credentials_of(context), call.method)
+        credentials = await self._access.verified(self._credentials(context), call.method)
         call.client = self._access.client(credentials, call.method)
         self._access.check(call.client, credentials, call.method)
         await layers.enter_async_context(self._access.holding(credentials, call.method, call.client))
@@ -179,11 +188,21 @@ def handler_of(handler: Any) -> Callable[..., Any]:
 
 def credentials_of(context: Context) -> Credentials:
     """What the call brings to say who calls."""
-    metadata = context.invocation_metadata() or ()
-    sent = tuple(value for key, value in metadata if key == "authorization" and isinstance(value, str))
-    names = context.auth_context().get("x509_subject_alternative_name", ())
+    shown = context.auth_context().get("x509_subject_alternative_name", ())
+    names = tuple(name.decode("utf-8", "replace") for name in shown)
     local = context.peer().startswith(LOCAL_PEER)
-    return Credentials(sent, tuple(name.decode("utf-8", "replace") for name in names), local)
+    return Credentials(sent_as("authorization", context), names, local)
+
+
+def sidecar_credentials_of(context: Context) -> Credentials:
+    """What a call brings that came by the sidecar's listener."""
+    return Credentials(sent_as("authorization", context), forwarded=sent_as(XFCC, context))
+
+
+def sent_as(name: str, context: Context) -> tuple[str, ...]:
+    """The texts that the call sends as that header."""
+    metadata = context.invocation_metadata() or ()
+    return tuple(value for key, value in metadata if key == name and isinstance(value, str))
 
 
 # -- The layers, the outermost first.

@@ -1,17 +1,20 @@
-"""How the server listens: its address, its bounds against floods, and reflection."""
+"""How the server listens: its addresses, its bounds against floods, and reflection."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha._async import ReflectionServicer
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
+from router.access.addresses import is_loopback
 from router.config import Settings
 from router.errors import ConfigError
 from router.server.bodies import MAX_PLAN_BYTES
@@ -33,9 +36,9 @@ MAX_SOCKET_PATH = 107  # bytes, of the system
 REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 
-def bind(server: grpc.aio.Server, listen: str, tls: Tls | None) -> str:
+def bind(server: grpc.aio.Server, listen: str, tls: Tls | None, setting: str = "listen") -> str:
     """Take the address; returns it with the port that was given. Raises ConfigError if it is taken."""
-    host, _ = split_address(listen, "listen")
+    host, _ = split_address(listen, setting)
     try:
         if tls is None:
             number = server.add_insecure_port(listen)
@@ -43,15 +46,37 @@ def bind(server: grpc.aio.Server, listen: str, tls: Tls | None) -> str:
             number = server.add_secure_port(listen, tls.credentials())
     except RuntimeError as error:
         text = f"cannot listen on {listen}: the address is in use or not this machine's"
-        raise ConfigError(f"{text}; is another server running? Choose another with --listen") from error
+        flag = "--" + setting.replace("_", "-")
+        raise ConfigError(f"{text}; is another server running? Choose another with {flag}") from error
     return f"{host}:{number}"
 
 
-def bind_admin(server: grpc.aio.Server, listen: str) -> None:
-    """Take a Unix socket that only this user can open. Raises ConfigError."""
+def bind_sidecar(server: grpc.aio.Server, listen: str) -> str:
+    """Take an address that only this machine reaches; returns it as `bind` does. Raises ConfigError."""
+    check_sidecar(listen)
+    if not listen.startswith(UNIX):
+        return bind(server, listen, None, "sidecar_listen")
+    bind_socket(server, listen, "sidecar_listen")
+    return listen
+
+
+def check_sidecar(listen: str) -> None:
+    """Raises ConfigError for an address that others reach: there whoever calls may say that he is anybody."""
+    if listen.startswith(UNIX):
+        return
+    host, _ = split_address(listen, "sidecar_listen")
+    if not is_loopback(host.strip("[]")):
+        raise ConfigError(
+            f"sidecar_listen must be on this machine, 127.0.0.1:PORT or unix:/PATH, not {listen}: "
+            "whoever reaches it is believed to be whom he says"
+        )
+
+
+def bind_socket(server: grpc.aio.Server, listen: str, setting: str) -> None:
+    """Take a Unix socket that only this user can open. Raises ConfigError naming the setting."""
     path = Path(listen.removeprefix(UNIX))
     if not listen.startswith(UNIX) or not path.is_absolute() or len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        text = f"admin_listen must be unix:/PATH, of at most {MAX_SOCKET_PATH} bytes"
+        text = f"{setting} must be unix:/PATH, of at most {MAX_SOCKET_PATH} bytes"
         raise ConfigError(f"{text}: {listen!r}")
     if _answers(path):
         raise ConfigError(f"cannot listen on {listen}: another server does")
@@ -109,6 +134,49 @@ def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
         ("grpc.max_connection_age_grace_ms", int(settings.max_deadline_seconds * 1000)),
     )
+
+
+class Together(grpc.aio.Server):
+    """Several servers as one: each has its own addresses and layers, and what is added goes to all.
+
+    A server cannot tell by which of its addresses a call came, so an address whose calls are treated in
+    another way has a server of its own.
+    """
+
+    def __init__(self, *servers: grpc.aio.Server) -> None:
+        self._servers = servers
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """To each."""
+        handlers = tuple(generic_rpc_handlers)
+        for server in self._servers:
+            server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
+        """To each."""
+        for server in self._servers:
+            server.add_registered_method_handlers(service_name, method_handlers)
+
+    def add_insecure_port(self, address: str) -> int:
+        """To the first."""
+        return self._servers[0].add_insecure_port(address)
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
+        """To the first."""
+        return self._servers[0].add_secure_port(address, server_credentials)
+
+    async def start(self) -> None:
+        """All."""
+        await asyncio.gather(*(server.start() for server in self._servers))
+
+    async def stop(self, grace: float | None) -> None:
+        """All at the same time."""
+        await asyncio.gather(*(server.stop(grace) for server in self._servers))
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:
+        """Whether the time went by before all had ended."""
+        ended = await asyncio.gather(*(server.wait_for_termination(timeout) for server in self._servers))
+        return any(ended)
 
 
 def enable_reflection(services: Iterable[str], server: grpc.aio.Server) -> None:
