@@ -23,7 +23,7 @@ FLOORS = {
     "peft": "0.21.2",
     "jinja2": "3.1.6",
     "protobuf": "6.33.5",
-    "pyjwt": "2.13",
+    "pyjwt": "2.15",
 }
 
 
