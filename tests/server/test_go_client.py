@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import subprocess
 import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
@@ -83,28 +84,32 @@ func main() {
 """
 
 
-async def run(*command: str, **environment: str) -> bytes:
+async def run(*command: str) -> bytes:
     """What it prints; fails with what it says."""
-    process = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, **environment}, stdout=PIPE, stderr=PIPE
-    )
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     return out
 
 
-async def test_250_and_1000_streams_on_one_connection(tmp_path: Path) -> None:
+def built(program: str, folder: Path) -> str:
+    """A program with stubs made from the proto files, compiled; skips where there is no Go."""
     if not all(map(shutil.which, TOOLS)) or not (GOCODE / "src/google.golang.org/grpc").is_dir():
         pytest.skip(f"no Go with gRPC: {INSTALL}")
-    source = tmp_path / "src"
-    (source / "many").mkdir(parents=True)
-    (source / "many" / "main.go").write_text(MANY)
+    source = folder / "src"
+    (source / "client").mkdir(parents=True)
+    (source / "client" / "main.go").write_text(program)
     protos = map(str, sorted((ROOT / "proto/router/v1").glob("*.proto")))
     compile_ = (sys.executable, "-m", "grpc_tools.protoc", "-I", str(ROOT / "proto"))
-    await run(*compile_, f"--go_out={source}", f"--go-grpc_out={source}", *protos)
-    client = str(tmp_path / "many_streams")
-    paths = {"GO111MODULE": "off", "GOPATH": f"{tmp_path}:{GOCODE}", "GOFLAGS": "", "GOTOOLCHAIN": "local"}
-    await run("go", "build", "-o", client, "many", **paths)
+    subprocess.run([*compile_, f"--go_out={source}", f"--go-grpc_out={source}", *protos], check=True)
+    client = str(folder / "go_client")
+    paths = {"GO111MODULE": "off", "GOPATH": f"{folder}:{GOCODE}", "GOFLAGS": "", "GOTOOLCHAIN": "local"}
+    subprocess.run(["go", "build", "-o", client, "client"], env={**os.environ, **paths}, check=True)
+    return client
+
+
+async def test_250_and_1000_streams_on_one_connection(tmp_path: Path) -> None:
+    client = built(MANY, tmp_path)
     process, address = await launch("--step", "0.02")
     for calls in (250, 1000):
         ends = json.loads(await run(client, address, str(calls)))
