@@ -94,6 +94,8 @@ def list_(clients: File = None, json: flags.Json = False) -> None:
             "adapters": list(client.adapters.globs),
             "tokens": len(client.token_sha256),
             "cert": client.cert,
+            "issuer": client.issuer,
+            "subject": client.subject,
             "expires": client.expires.isoformat() if client.expires else "",
             "expired": client.expired(now),
         }
@@ -190,5 +192,6 @@ def _time(said: str) -> datetime | None:
 def _row(row: dict[str, Any]) -> list[str]:
     known = [f"{row['tokens']} token{'' if row['tokens'] == 1 else 's'}"] if row["tokens"] else []
     known += [f"certificate {row['cert']}"] if row["cert"] else []
+    known += [f"{row['subject']} of {row['issuer']}"] if row["subject"] else []
     expires = f"{row['expires']}{' (expired)' if row['expired'] else ''}"
     return [row["id"], ", ".join(row["roles"]), ", ".join(row["adapters"]), ", ".join(known), expires]

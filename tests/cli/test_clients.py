@@ -6,6 +6,7 @@ import stat
 import pytest
 
 from router.access.clients import read_clients
+from tests.access.issuing import Issuing
 
 
 def test_a_client_is_made_listed_checked_and_revoked(cli, own_folder):
@@ -49,6 +50,16 @@ def test_a_link_stays_one(cli, own_folder):
     assert cli("clients", "new", "a").code == 0
     assert (own_folder / "clients.toml").is_symlink()
     assert read_clients(own_folder / "real.toml").all[0].id == "a"
+
+
+def test_a_client_of_an_issuer_is_listed(cli, own_folder):
+    issuing = Issuing()
+    (own_folder / "clients.toml").write_text(issuing.table() + issuing.client("search", "service-search"))
+    assert f"service-search of {issuing.url}" in cli("clients", "list").out
+    assert cli("clients", "new", "billing", "--role", "infer").code == 0
+    assert cli("clients", "revoke", "search").code == 0
+    left = read_clients(own_folder / "clients.toml")
+    assert ([one.id for one in left.all], list(left.issuers)) == (["billing"], [issuing.url])
 
 
 def test_check_says_what_is_odd(cli, own_folder):
