@@ -1,7 +1,8 @@
 """`python -m benchmarks.check_cost`: what it costs to ask who calls, and TLS, on the real base.
 
 Servers on one engine and one event loop are asked in turn from another process: one open to everybody, one
-with a clients file, quotas and audit, the same with TLS, and with client certificates as well.
+with a clients file, quotas and audit, the same for a client with an issuer's token, with TLS, and with client
+certificates as well.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import jwt
 import trustme
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from benchmarks import report
 from benchmarks.grpc_stream import texts
@@ -35,9 +38,10 @@ from router.server.app import ServerApp
 
 HOST = "127.0.0.1"
 CERTIFIED = "bench.example"
-OPEN, CHECKED, TLS, MUTUAL = (
+OPEN, CHECKED, JWT, TLS, MUTUAL = (
     "open",
     "clients, quotas, audit",
+    "the same, JWT by RS256",
     "the same, TLS",
     "the same, client certificates",
 )
@@ -59,9 +63,21 @@ class Secrets:
         quotas = "requests_per_minute = 1000000\ntokens_per_minute = 100000000\nmax_concurrent = 1000\n"
         rest = f'roles = ["infer"]\nadapters = ["*"]\n{quotas}'
         self.clients.write_text(
+            self._issuer(folder) + f'[[client]]\nid = "issued"\nissuer = "bench"\nsubject = "bench"\n{rest}'
             f'[[client]]\nid = "bench"\ntoken_sha256 = ["{hash_of(self.token)}"]\n{rest}'
             f'[[client]]\nid = "certified"\ncert = "{CERTIFIED}"\n{rest}'
         )
+
+    def _issuer(self, folder: Path) -> str:
+        """An issuer's entry; keeps a token of it, with claims such as those of real ones."""
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        public = {**json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())), "kid": "bench"}
+        (folder / "jwks.json").write_text(json.dumps({"keys": [public]}))
+        now = int(time.time())
+        claims = {"iss": "bench", "aud": "bench", "sub": "bench", "iat": now, "exp": now + 86400}
+        more = {"jti": "0" * 36, "azp": "bench", "scope": "openid profile email", "groups": ["team"] * 10}
+        self.jwt = jwt.encode(claims | more, key, "RS256", {"kid": "bench"})
+        return f'[[issuer]]\nurl = "bench"\naudience = "bench"\njwks = "{folder / "jwks.json"}"\n'
 
     @staticmethod
     def _issue(authority: trustme.CA, folder: Path, name: str) -> tuple[Path, Path]:
@@ -78,6 +94,8 @@ class Secrets:
         said = {"clients": self.clients, "audit": self.ca.parent / f"audit of {name}.jsonl"}
         if name == CHECKED:
             return said, {"token": self.token}
+        if name == JWT:
+            return said, {"token": self.jwt}
         said |= {"tls_cert": self.server[0], "tls_key": self.server[1]}
         if name == TLS:
             return said, {"token": self.token, "tls_ca": str(self.ca)}
@@ -172,7 +190,7 @@ async def measure(rounds: int) -> list[dict[str, dict[str, Any]]]:
         await registry.start()
         await router.start()
         secrets, arms, apps = Secrets(folder), {}, []
-        for name in (OPEN, CHECKED, TLS, MUTUAL, AGAIN):
+        for name in (OPEN, CHECKED, JWT, TLS, MUTUAL, AGAIN):
             said, brought = secrets.arm(name)
             settings = Settings(listen=f"{HOST}:0", metrics_listen="", **said)
             app = ServerApp(settings, engine, registry, router, nothing)
@@ -235,7 +253,7 @@ def main() -> None:
         f"The default base without adapters. Throughput: {REQUESTS} streams at once, about 90 prompt and "
         f"{NEW_TOKENS} new tokens each. First token: one request at a time, {FIRST_TOKENS} a round, and "
         f"{ROUTES} calls of Route, the servers in turn; added: median of differences within a turn. "
-        f"{args.rounds} rounds. Five servers on one engine in one process, "
+        f"{args.rounds} rounds. Six servers on one engine in one process, "
         "the client in another; one works at a time."
     )
     print("written to", report.write("check-cost", workload, rows, [TARGETS]))
