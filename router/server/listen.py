@@ -21,9 +21,7 @@ from router.server.bodies import MAX_PLAN_BYTES
 from router.server.tls import Tls
 
 MAX_SENT_BYTES = 16 << 20
-METADATA_BYTES = (
-    12 << 10
-)  # of a call's headers: an issuer's token of 8 KiB, and the rest; above, some are refused
+METADATA_BYTES = 12 << 10  # of a call's headers, a token of 8 KiB among them; above, some are refused
 MAX_METADATA_BYTES = 16 << 10  # above, all are
 ROOM_FOR_OTHERS = 100  # calls of one connection beside the requests let in: refusals, health, adapters
 FULL_CONNECTIONS = 10  # so many may have all their calls waiting to be looked at
