@@ -24,7 +24,7 @@ RouterError
 │   ├── StoreDown           UNAVAILABLE          experiments cannot be read or written now
 │   └── NotSaved            UNAVAILABLE          what was to last could not be written; nothing has changed
 ├── ResourceExhausted       RESOURCE_EXHAUSTED   device or host memory
-├── QuotaExceeded           RESOURCE_EXHAUSTED   the client has used what it may; the quota is named
+├── QuotaExceeded           RESOURCE_EXHAUSTED   client or tenant have used what they may; the quota is named
 ├── BodyTooLarge            RESOURCE_EXHAUSTED   the message has more bytes than its method takes
 ├── DeadlineExceeded        DEADLINE_EXCEEDED
 ├── EngineFailed            INTERNAL             a step raised: the caller sees a fixed text
@@ -273,14 +273,17 @@ class ResourceExhausted(RouterError):
 
 
 class QuotaExceeded(RouterError):
-    """The client has used up a quota; `retry_after` seconds until there is enough, None: there never will."""
+    """A client or its tenant has used up a quota; `retry_after` seconds until there is enough, None: there
+    never will. `holder` says whose it is."""
 
     code = "RESOURCE_EXHAUSTED"
     reason = "QUOTA"
 
-    def __init__(self, message: str, quota: str = "", retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, quota: str = "", retry_after: float | None = None, holder: str = ""
+    ) -> None:
         super().__init__(message, quota=quota)
-        self.quota, self.retry_after = quota, retry_after
+        self.quota, self.retry_after, self.holder = quota, retry_after, holder
 
 
 class BodyTooLarge(RouterError):

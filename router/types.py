@@ -194,7 +194,7 @@ class RoutingHints:
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """Names of adapters that a caller may know of, by globs: `legal-*`, `*` for all."""
+    """Names, of adapters or experiments, that a caller may know of, by globs: `legal-*`, `*` for all."""
 
     globs: tuple[str, ...] = ()
 
@@ -228,6 +228,8 @@ class Request:
     caller_id: str = ""
     visible: Visible = EVERYTHING  # what the caller must not learn of is not there for this request
     tenant: str = ""  # whom the caller belongs to; "" where nobody is told apart
+    share: float = 1.0  # of the fair queue, against other tenants'
+    experiments: Visible = EVERYTHING  # those that the caller is told of; it takes part in others, too
 
     @property
     def text(self) -> str:
@@ -370,6 +372,7 @@ class Decision:
     latency: float = 0.0  # seconds
     experiment: str = ""
     arm: str = ""
+    secret: bool = False  # experiment and arm are not told to the caller
     calibration: str = ""  # empty without one, `fitted`, or `stale: ` and what does not fit
 
 

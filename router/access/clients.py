@@ -1,4 +1,4 @@
-"""Clients: who they are, how they prove it, and the file that says so.
+"""Clients and tenants: who they are, how they prove it, what they may use, and the file that says so.
 
 [[client]]
 id = "billing"
@@ -9,10 +9,18 @@ issuer = "https://login.example"      # or: a token of this [[issuer]] (router/a
 subject = "billing"                   # with this `sub`
 roles = ["infer"]                     # infer, observe, admin; none if absent
 adapters = ["medical", "legal-*"]     # what it may know of; none if absent, "*" is all
+experiments = ["legal-*"]             # the same of experiments
 requests_per_minute = 600             # quotas; absent: unbounded
 tokens_per_minute = 60000
 max_concurrent = 8
+outcomes_per_second = 100
+outcomes_per_day = 1000000
 expires = 2027-01-01T00:00:00Z
+
+[[tenant]]                            # only where its clients share quotas, or its share is not 1
+id = "acme"
+tokens_per_minute = 200000            # of all its clients together; the same quotas as above
+share = 2.0                           # of the fair queue, against other tenants' (1)
 """
 
 from __future__ import annotations
@@ -24,9 +32,12 @@ import re
 import secrets
 import stat
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +51,19 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _GLOB = re.compile(r"[a-z0-9._*-]{1,63}")
 _TOKEN = re.compile(r"lrk_([a-z0-9][a-z0-9-]{0,62})_[A-Za-z0-9_-]{43}")
 NOBODYS = ("0" * 64,)  # compared with where there is no such client, so that this takes as long
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """What all clients of a tenant may use together. 0 is no bound."""
+
+    id: str = ""
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    max_concurrent: int = 0
+    outcomes_per_second: int = 0
+    outcomes_per_day: int = 0
+    share: float = 1.0  # of the fair queue, against other tenants'
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +82,21 @@ class Client:
     tenant: str = ""  # clients of the same one share quotas, outcomes and cached prompts; its id if not said
     issuer: str = ""
     subject: str = ""
+    experiments: Visible = Visible()
+    outcomes_per_second: int = 0
+    outcomes_per_day: int = 0
+    share: float = 1.0  # its tenant's, of the fair queue
+    group: Tenant = Tenant()  # what it shares with the tenant's other clients
 
     def expired(self, now: float) -> bool:
         """Whether its time is over at `now`, in seconds since 1970."""
         return self.expires is not None and now >= self.expires.timestamp()
 
 
-ANYONE = Client("", roles=GIVEN, adapters=EVERYTHING)  # every caller of a server without a clients file
-LOCAL = Client(
-    "local", roles=GIVEN, adapters=EVERYTHING
-)  # who may open the socket of the admin listener, and brings no token
+ANYONE = Client("", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING)
+"""Every caller of a server without a clients file."""
+LOCAL = Client("local", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING)
+"""Who may open the socket of the admin listener, and brings no token."""
 
 
 def new_token(client: str) -> str:
@@ -81,10 +110,16 @@ def hash_of(token: str) -> str:
 
 
 class Clients:
-    """All clients of a file, found by token or certificate, and the issuers of tokens."""
+    """All clients of a file, found by token or certificate, the issuers of tokens, and the tenants that it says
+    something of."""
 
-    def __init__(self, clients: Iterable[Client] = (), issuers: Mapping[str, Issuer] | None = None) -> None:
-        self.all = tuple(clients)
+    def __init__(
+        self,
+        clients: Iterable[Client] = (),
+        issuers: Mapping[str, Issuer] | None = None,
+        tenants: Iterable[Tenant] = (),
+    ) -> None:
+        self.all, self.tenants = tuple(clients), tuple(tenants)
         self.issuers = issuers or {}  # by URL
         self._by_subject = {(client.issuer, client.subject): client for client in self.all if client.subject}
         self._by_id = {client.id: client for client in self.all}
@@ -132,17 +167,26 @@ def parse_clients(text: str) -> Clients:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"not valid TOML: {error}") from None
     issuers = read_issuers(document.pop("issuer", []))
-    tables = document.pop("client", [])
+    tables, groups = (_tables(document, key) for key in ("client", "tenant"))
     if document:
         raise ConfigError(f"unknown key {next(iter(document))!r}; clients stand under [[client]]")
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigError("clients stand under [[client]]")
     clients = [_client(table, place) for place, table in enumerate(tables, 1)]
-    _only_once("id", [client.id for client in clients])
-    _only_once("cert", [client.cert for client in clients if client.cert])
-    _only_once("token_sha256", [one for client in clients for one in client.token_sha256])
+    tenants = [_tenant(table, place) for place, table in enumerate(groups, 1)]
+    _only_once("client", "id", [client.id for client in clients])
+    _only_once("client", "cert", [client.cert for client in clients if client.cert])
+    _only_once("client", "token_sha256", [one for client in clients for one in client.token_sha256])
+    _only_once("tenant", "id", [tenant.id for tenant in tenants])
+    _no_share_of_its_own({str(table["id"]) for table in tables if "share" in table}, clients, tenants)
     _of_known_issuers(clients, issuers)
-    return Clients(clients, issuers)
+    return Clients(_grouped(clients, tenants), issuers, tenants)
+
+
+def _tables(document: dict[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """What stands under [[key]], taken out of the document."""
+    tables = document.pop(key, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"{key}s stand under [[{key}]]")
+    return tables
 
 
 def _of_known_issuers(clients: Sequence[Client], issuers: Mapping[str, Issuer]) -> None:
@@ -158,31 +202,65 @@ def _of_known_issuers(clients: Sequence[Client], issuers: Mapping[str, Issuer]) 
 
 
 def _client(table: Mapping[str, Any], place: int) -> Client:
-    name = table.get("id")
-    where = f"client {name!r}" if isinstance(name, str) else f"[[client]] number {place}"
-    for key in table:
-        if key not in FIELDS:
-            near = difflib.get_close_matches(key, FIELDS, 1)
-            raise ConfigError(f"{where}: unknown key {key!r}" + (f"; {near[0]!r}?" if near else ""))
-    if "id" not in table:
-        raise ConfigError(f"{where}: needs an id")
-    try:
-        client = Client(**{key: FIELDS[key](value) for key, value in table.items()})
-        client = replace(client, tenant=client.tenant or client.id)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
+    with _naming("client", table, place) as where:
+        client = Client(**_read(table, FIELDS))
     if not client.token_sha256 and not client.cert and not client.issuer:
         raise ConfigError(f"{where}: needs token_sha256 or cert or issuer, or nobody can be it")
-    return client
+    return replace(client, tenant=client.tenant or client.id)
 
 
-def _only_once(key: str, values: Sequence[str]) -> None:
+def _tenant(table: Mapping[str, Any], place: int) -> Tenant:
+    with _naming("tenant", table, place):
+        return Tenant(**_read(table, TENANT_FIELDS))
+
+
+@contextmanager
+def _naming(kind: str, table: Mapping[str, Any], place: int) -> Iterator[str]:
+    """Errors of the block name the entry."""
+    name = table.get("id")
+    where = f"{kind} {name!r}" if isinstance(name, str) else f"[[{kind}]] number {place}"
+    try:
+        yield where
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _read(table: Mapping[str, Any], fields: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """The values by key. Raises ValueError."""
+    for key in table:
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, 1)
+            raise ValueError(f"unknown key {key!r}" + (f"; {near[0]!r}?" if near else ""))
+    if "id" not in table:
+        raise ValueError("needs an id")
+    return {key: fields[key](value) for key, value in table.items()}
+
+
+def _no_share_of_its_own(said: set[str], clients: Sequence[Client], tenants: Sequence[Tenant]) -> None:
+    """A share is a tenant's; a client may say it where it is the whole of one."""
+    named, members = {tenant.id for tenant in tenants}, Counter(client.tenant for client in clients)
+    for client in clients:
+        alone = client.tenant == client.id and members[client.tenant] == 1 and client.tenant not in named
+        if client.id in said and not alone:
+            text = f"share is its tenant's; say it under [[tenant]], with the id {client.tenant!r}"
+            raise ConfigError(f"client {client.id!r}: {text}")
+
+
+def _grouped(clients: Iterable[Client], tenants: Iterable[Tenant]) -> Iterator[Client]:
+    """Each with what it shares."""
+    by_id = {tenant.id: tenant for tenant in tenants}
+    for client in clients:
+        group = by_id.get(client.tenant) or Tenant(client.tenant, share=client.share)
+        yield replace(client, group=group, share=group.share)
+
+
+def _only_once(kind: str, key: str, values: Sequence[str]) -> None:
     twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
     if twice is not None:
-        raise ConfigError(f"two clients have the same {key}: {twice!r}")
+        raise ConfigError(f"two {kind}s have the same {key}: {twice!r}")
 
 
-# -- The keys of a client, each with what reads it; a reader raises ValueError.
+# -- The keys of an entry, each with what reads it; a reader raises ValueError.
 
 
 def _id(value: Any) -> str:
@@ -193,9 +271,9 @@ def _id(value: Any) -> str:
     return value
 
 
-def _tenant(value: Any) -> str:
+def _tenant_id(key: str, value: Any) -> str:
     if not isinstance(value, str) or not ID.fullmatch(value):
-        raise ValueError("tenant must have 1 to 63 of a-z, 0-9 and -, the first no -")
+        raise ValueError(f"{key} must have 1 to 63 of a-z, 0-9 and -, the first no -")
     return value
 
 
@@ -238,10 +316,10 @@ def _roles(value: Any) -> frozenset[Role]:
     return frozenset(known[one] for one in value)
 
 
-def _adapters(value: Any) -> Visible:
-    globs = _strings("adapters", value)
+def _globs(key: str, example: str, value: Any) -> Visible:
+    globs = _strings(key, value)
     if (odd := next((one for one in globs if not _GLOB.fullmatch(one)), None)) is not None:
-        raise ValueError(f"adapters has names such as medical and legal-*, not {odd!r}")
+        raise ValueError(f"{key} has names such as {example}, not {odd!r}")
     return Visible(globs)
 
 
@@ -251,23 +329,37 @@ def _quota(value: Any) -> int:
     return value
 
 
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.001 <= value <= 1000:
+        raise ValueError("share must be a number from 0.001 to 1000; 1 if absent")
+    return float(value)
+
+
 def _expires(value: Any) -> datetime:
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise ValueError("expires must be a time with a zone, such as 2027-01-01T00:00:00Z")
     return value.astimezone(UTC)
 
 
+QUOTAS: Mapping[str, Callable[[Any], Any]] = {
+    "requests_per_minute": _quota,
+    "tokens_per_minute": _quota,
+    "max_concurrent": _quota,
+    "outcomes_per_second": _quota,
+    "outcomes_per_day": _quota,
+    "share": _share,
+}
 FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "id": _id,
-    "tenant": _tenant,
+    "tenant": partial(_tenant_id, "tenant"),
     "token_sha256": _hashes,
     "cert": _cert,
     "issuer": _issuer,
     "subject": _subject,
     "roles": _roles,
-    "adapters": _adapters,
-    "requests_per_minute": _quota,
-    "tokens_per_minute": _quota,
-    "max_concurrent": _quota,
+    "adapters": partial(_globs, "adapters", "medical and legal-*"),
+    "experiments": partial(_globs, "experiments", "legal-tone and legal-*"),
+    **QUOTAS,
     "expires": _expires,
 }
+TENANT_FIELDS: Mapping[str, Callable[[Any], Any]] = {"id": partial(_tenant_id, "id"), **QUOTAS}

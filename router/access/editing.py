@@ -21,15 +21,21 @@ def entry(
     roles: Iterable[str] = (),
     adapters: Iterable[str] = (),
     expires: datetime | None = None,
+    tenant: str = "",
+    experiments: Iterable[str] = (),
 ) -> str:
     """The lines of one client."""
     lines = ["[[client]]", f"id = {_quoted(name)}"]
+    if tenant:
+        lines.append(f"tenant = {_quoted(tenant)}")
     if token_sha256:
         lines.append(f'token_sha256 = ["{token_sha256}"]')
     if cert:
         lines.append(f"cert = {_quoted(cert)}")
     lines.append(f"roles = [{', '.join(map(_quoted, roles))}]")
     lines.append(f"adapters = [{', '.join(map(_quoted, adapters))}]")
+    if seen := ", ".join(map(_quoted, experiments)):
+        lines.append(f"experiments = [{seen}]")
     if expires is not None:
         lines.append(f"expires = {expires.isoformat()}")
     return "\n".join(lines) + "\n"
@@ -48,7 +54,8 @@ def added(text: str, lines: str) -> str:
 
 def removed(text: str, name: str) -> str:
     """Without that client. Raises NotFound, and ConfigError where its lines cannot be told from others."""
-    before = [client.id for client in parse_clients(text).all]
+    found = parse_clients(text)
+    before = [client.id for client in found.all]
     if name not in before:
         raise NotFound("client", name)
     starts = [found.start() for found in _HEAD.finditer(text)]
@@ -56,10 +63,12 @@ def removed(text: str, name: str) -> str:
     left = text[: starts[0]] if starts else text
     left += "".join(piece for piece in pieces if not _is(piece, name))
     try:
-        after = [client.id for client in parse_clients(left).all]
+        rest = parse_clients(left)
     except ConfigError:
-        after = before
-    if after != [one for one in before if one != name]:
+        rest = found
+    if [client.id for client in rest.all] != [one for one in before if one != name] or (
+        rest.tenants != found.tenants
+    ):
         raise ConfigError(f"cannot tell the lines of {name!r} from others: take them out by hand")
     return left
 

@@ -1,91 +1,182 @@
-"""How much one client may ask for: calls at once, calls a minute, tokens a minute."""
+"""How much a client may ask for, and all clients of its tenant together: calls at once, calls and tokens a
+minute, outcomes a second and a day.
+
+What one level refuses is taken from neither.
+"""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from router.access.clients import Client
+from router.access.clients import Client, Tenant
 from router.errors import QuotaExceeded
 
-MINUTE = 60.0
+MINUTE, DAY = 60.0, 86_400.0
+BURST_SECONDS = 10.0  # of outcomes a second, so many seconds' worth may come at once
+ROUNDING = 1e-6  # what came back evenly may miss a whole number by
 BUSY_SECONDS = 1.0  # when to try again where calls have to end first: nobody knows
 
 
 class Bucket:
-    """Fills up to `most` within a minute. What is in it may be taken at once."""
+    """Fills up to `most` within `seconds`. What is in it may be taken at once; what is new of it is full."""
 
-    def __init__(self, now: float) -> None:
-        self._level, self._at, self._most = 0.0, now, 0
+    def __init__(self, now: float, seconds: float = MINUTE) -> None:
+        self._level, self._at, self._most, self._seconds = 0.0, now, 0.0, seconds
 
-    def take(self, size: float, most: int, now: float) -> float:
-        """Seconds until that much could be taken; 0 if it was. What is new of a bucket is full."""
-        self._fill(most, now)
-        if size > self._level:
-            return (size - self._level) * MINUTE / most
+    def wait(self, size: float, most: float, now: float) -> float:
+        """Seconds until that much can be taken; 0 if it can be now, infinite if it never can."""
+        grown = max(most - self._most, 0)
+        self._level = min(self._level + grown + (now - self._at) * most / self._seconds, most)
+        self._at, self._most = now, most
+        if size <= self._level + ROUNDING:
+            return 0.0
+        return (size - self._level) * self._seconds / most if size <= most else math.inf
+
+    def take(self, size: float) -> None:
+        """Take it, there or not: what is not there is owed."""
         self._level -= size
-        return 0.0
 
     def give(self, size: float) -> None:
         """Put back what was not used."""
         self._level = min(self._level + size, self._most)
 
-    def _fill(self, most: int, now: float) -> None:
-        grown = max(most - self._most, 0)
-        self._level = min(self._level + grown + (now - self._at) * most / MINUTE, most)
-        self._at, self._most = now, most
 
-
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Used:
-    """What a client uses."""
+    """What a client or a tenant uses."""
 
     calls: Bucket
     tokens: Bucket
+    outcomes: Bucket
+    rows: Bucket
     running: int = 0
+
+    @classmethod
+    def since(cls, now: float) -> _Used:
+        return cls(Bucket(now), Bucket(now), Bucket(now, BURST_SECONDS), Bucket(now, DAY))
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """A client or its tenant in one call: what they may use, and what they use."""
+
+    kind: str  # client or tenant
+    holder: Client | Tenant
+    used: _Used
+
+    def __str__(self) -> str:
+        return self.holder.id if self.kind == "client" else f"the tenant {self.holder.id}"
+
+    def refusal(self, quota: str, text: str, wait: float) -> QuotaExceeded:
+        """The error that says which quota of whom is used up, for so many seconds."""
+        name = quota if self.kind == "client" else f"{self.kind}.{quota}"
+        after = wait if math.isfinite(wait) else None
+        return QuotaExceeded(text, name, after, holder=f"{self.kind}:{self.holder.id}")
+
+    def draw(self, quota: str, size: float, text: str) -> _Draw:
+        """So much of a quota: of none where it has no bound."""
+        most = float(getattr(self.holder, quota))
+        bucket = {
+            "requests_per_minute": self.used.calls,
+            "tokens_per_minute": self.used.tokens,
+            "outcomes_per_second": self.used.outcomes,
+            "outcomes_per_day": self.used.rows,
+        }[quota]
+        burst = BURST_SECONDS if quota == "outcomes_per_second" else 1.0
+        return _Draw(self, quota, bucket, size, most * burst, text.format(self=self, most=int(most)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """What is to be taken from a bucket that holds `most`; 0: there is no bound."""
+
+    level: _Level
+    quota: str
+    bucket: Bucket
+    size: float
+    most: float
+    text: str
+
+    def wait(self, now: float) -> float:
+        """Seconds until it can be taken; 0 if it can be now."""
+        return self.bucket.wait(self.size, self.most, now) if self.most else 0.0
+
+    def refusal(self, wait: float) -> QuotaExceeded:
+        """What is said where it cannot."""
+        return self.level.refusal(self.quota, self.text, wait)
+
+
+def _take(draws: Iterable[_Draw], now: float) -> None:
+    """From all, or from none: then QuotaExceeded tells of the one that takes longest."""
+    bounded = [draw for draw in draws if draw.most]
+    waits = [draw.wait(now) for draw in bounded]
+    if (longest := max(waits, default=0.0)) > 0:
+        raise bounded[waits.index(longest)].refusal(longest)
+    for draw in bounded:
+        draw.bucket.take(draw.size)
 
 
 class Quotas:
-    """Counts for every client that has a quota; lives on one event loop."""
+    """Counts for every client and tenant that has a quota; lives on one event loop."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._used: dict[str, _Used] = {}
+        self._used: dict[tuple[str, str], _Used] = {}
 
     @contextmanager
     def call(self, client: Client) -> Iterator[Meter | None]:
         """One call of the client; tokens that were reserved and not used are given back at its end.
 
-        None for a client without quotas. Raises QuotaExceeded.
+        None where neither it nor its tenant has a quota. Raises QuotaExceeded.
         """
-        if not (client.max_concurrent or client.requests_per_minute or client.tokens_per_minute):
+        levels = self._levels(client)
+        if not levels:
             yield None
             return
-        now = self._now()
-        used = self._used.setdefault(client.id, _Used(Bucket(now), Bucket(now)))
-        if client.max_concurrent and used.running >= client.max_concurrent:
-            text = f"{client.max_concurrent} calls of {client.id} are running"
-            raise QuotaExceeded(text, "max_concurrent", BUSY_SECONDS)
-        if client.requests_per_minute and (wait := used.calls.take(1, client.requests_per_minute, now)):
-            text = f"{client.id} may make {client.requests_per_minute} calls a minute"
-            raise QuotaExceeded(text, "requests_per_minute", wait)
-        used.running += 1
-        meter = Meter(client, used.tokens, self._now)
+        for level in levels:
+            if 0 < (most := level.holder.max_concurrent) <= level.used.running:
+                raise level.refusal("max_concurrent", f"{most} calls of {level} are running", BUSY_SECONDS)
+        text = "{self} may make {most} calls a minute"
+        _take((level.draw("requests_per_minute", 1, text) for level in levels), self._now())
+        meter = Meter(levels, self._now)
+        for level in levels:
+            level.used.running += 1
         try:
             yield meter
         finally:
-            used.running -= 1
+            for level in levels:
+                level.used.running -= 1
             meter.settle()
 
+    def _levels(self, client: Client) -> tuple[_Level, ...]:
+        found: list[_Level] = []
+        holders: tuple[tuple[str, Client | Tenant], ...] = (("client", client), ("tenant", client.group))
+        for kind, holder in holders:
+            if any(getattr(holder, quota) for quota in BOUNDS):
+                used = self._used.setdefault((kind, holder.id), _Used.since(self._now()))
+                found.append(_Level(kind, holder, used))
+        return tuple(found)
 
+
+BOUNDS = (
+    *("requests_per_minute", "tokens_per_minute", "max_concurrent"),
+    *("outcomes_per_second", "outcomes_per_day"),
+)
+
+
+@dataclass(eq=False, slots=True)
 class Meter:
-    """The tokens of one call."""
+    """What one call uses: tokens of its answer, or outcomes that it brings."""
 
-    def __init__(self, client: Client, bucket: Bucket, now: Callable[[], float]) -> None:
-        self._client, self._bucket, self._now = client, bucket, now
-        self._reserved = self.used = 0
+    _levels: tuple[_Level, ...]
+    _now: Callable[[], float]
+    used: int = 0  # tokens
+    _reserved: int = 0
+    _from: list[Bucket] = field(default_factory=list)
 
     def reserve(self, prompt: int, answer: int) -> None:
         """Take what the answer may cost, instead of what was taken before. Raises QuotaExceeded.
@@ -94,18 +185,44 @@ class Meter:
         """
         self.used = 0
         self.settle()
-        most, size = self._client.tokens_per_minute, prompt + answer
-        if not most:
-            return
-        if size > most:
-            text = f"prompt and max_tokens need {size} tokens, {self._client.id} has {most} a minute"
-            raise QuotaExceeded(text, "tokens_per_minute", None)
-        if wait := self._bucket.take(size, most, self._now()):
-            text = f"{self._client.id} has {most} tokens a minute, and {size} are asked for"
-            raise QuotaExceeded(text, "tokens_per_minute", wait)
+        size = prompt + answer
+        text = f"{{self}} has {{most}} tokens a minute, and prompt and max_tokens need {size}"
+        draws = [level.draw("tokens_per_minute", size, text) for level in self._levels]
+        _take(draws, self._now())
+        self._from = [draw.bucket for draw in draws if draw.most]
         self._reserved, self.used = size, prompt
 
     def settle(self) -> None:
         """Give back what was not used."""
-        self._bucket.give(max(self._reserved - self.used, 0))
-        self._reserved = 0
+        for bucket in self._from:
+            bucket.give(max(self._reserved - self.used, 0))
+        self._reserved, self._from = 0, []
+
+    def take_outcomes(self, number: int) -> None:
+        """Count them against both rates. Raises QuotaExceeded, and counts none."""
+        _take((*self._rates(number), *self._rows(number)), self._now())
+
+    def owe_outcomes(self, number: int) -> None:
+        """Count them; of those a second some may be owed (`owed`). Raises QuotaExceeded, and counts none,
+        where the day has not so many left."""
+        _take(self._rows(number), self._now())
+        for draw in self._rates(number):
+            draw.wait(self._now())  # fills it
+            draw.bucket.take(draw.size)
+
+    def owed(self) -> float:
+        """Seconds until the next outcomes may be read; 0 if they may be now."""
+        return max((draw.wait(self._now()) for draw in self._rates(0)), default=0.0)
+
+    def not_stored(self, number: int) -> None:
+        """They were counted and are not kept: the day has them back."""
+        for draw in self._rows(number):
+            draw.bucket.give(draw.size)
+
+    def _rates(self, number: int) -> list[_Draw]:
+        text = "{self} may record {most} outcomes a second"
+        return [d for d in (v.draw("outcomes_per_second", number, text) for v in self._levels) if d.most]
+
+    def _rows(self, number: int) -> list[_Draw]:
+        text = f"{{self}} may record {{most}} outcomes a day, and {number} are to be"
+        return [d for d in (v.draw("outcomes_per_day", number, text) for v in self._levels) if d.most]

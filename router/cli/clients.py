@@ -34,6 +34,15 @@ Adapters = Annotated[
         "--adapter", metavar="NAME", help="What it may know of: a name, legal-*, * for all; repeatable."
     ),
 ]
+Experiments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--experiment", metavar="NAME", help="Experiments it may know of, in the same way; none without it."
+    ),
+]
+Tenant = Annotated[
+    str, typer.Option("--tenant", metavar="ID", help="Whom it belongs to, with others; itself without it.")
+]
 Cert = Annotated[
     str, typer.Option("--cert", metavar="NAME", help="Known by this name in its certificate; no token.")
 ]
@@ -43,13 +52,15 @@ Expires = Annotated[
         "--expires", metavar="TIME", help="When it ends, such as 2027-01-01 (UTC). Never without it."
     ),
 ]
-COLUMNS = ["ID", "ROLES", "ADAPTERS", "KNOWN BY", "EXPIRES"]
+COLUMNS = ["ID", "TENANT", "ROLES", "ADAPTERS", "EXPERIMENTS", "KNOWN BY", "EXPIRES"]
 
 
 def new(
     name: Name,
     role: Roles = None,
     adapter: Adapters = None,
+    experiment: Experiments = None,
+    tenant: Tenant = "",
     cert: Cert = "",
     expires: Expires = "",
     clients: File = None,
@@ -61,6 +72,7 @@ def new(
     \b
     Examples:
       lora-router clients new billing --role infer --adapter "*"
+      lora-router clients new tests --tenant acme --role admin --adapter "acme-*" --experiment "acme-*"
       lora-router clients new grafana --role observe --cert grafana.svc.example --expires 2027-01-01
     """
     from router.access.clients import hash_of, new_token
@@ -68,7 +80,16 @@ def new(
 
     path = file_of(clients)
     token = "" if cert else new_token(name)
-    lines = entry(name, hash_of(token) if token else "", cert, role or (), adapter or (), _time(expires))
+    lines = entry(
+        name,
+        hash_of(token) if token else "",
+        cert,
+        role or (),
+        adapter or (),
+        _time(expires),
+        tenant,
+        experiment or (),
+    )
     write(path, added(_text(path), lines))
     print(f"{name} is in {path}", file=sys.stderr)
     if token:
@@ -90,8 +111,10 @@ def list_(clients: File = None, json: flags.Json = False) -> None:
     rows = [
         {
             "id": client.id,
+            "tenant": client.tenant,
             "roles": sorted(role.value for role in client.roles),
             "adapters": list(client.adapters.globs),
+            "experiments": list(client.experiments.globs),
             "tokens": len(client.token_sha256),
             "cert": client.cert,
             "issuer": client.issuer,
@@ -121,9 +144,13 @@ def check(clients: File = None) -> None:
     from router.access.clients import read_clients
 
     path = file_of(clients)
-    found, now = read_clients(path).all, time.time()
-    print(f"{path} is right: {len(found)} client{'' if len(found) == 1 else 's'}")
-    for client in found:
+    whole, now = read_clients(path), time.time()
+    belonging = {client.tenant for client in whole.all}
+    print(f"{path} is right: {_number(len(whole.all), 'client')} of {_number(len(belonging), 'tenant')}")
+    for tenant in whole.tenants:
+        if tenant.id not in belonging:
+            print(f"nobody belongs to the tenant {tenant.id}")
+    for client in whole.all:
         if client.expired(now):
             print(f"{client.id} has expired")
         if not client.roles:
@@ -189,9 +216,14 @@ def _time(said: str) -> datetime | None:
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
+def _number(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def _row(row: dict[str, Any]) -> list[str]:
-    known = [f"{row['tokens']} token{'' if row['tokens'] == 1 else 's'}"] if row["tokens"] else []
+    known = [_number(row["tokens"], "token")] if row["tokens"] else []
     known += [f"certificate {row['cert']}"] if row["cert"] else []
     known += [f"{row['subject']} of {row['issuer']}"] if row["subject"] else []
     expires = f"{row['expires']}{' (expired)' if row['expired'] else ''}"
-    return [row["id"], ", ".join(row["roles"]), ", ".join(row["adapters"]), ", ".join(known), expires]
+    lists = (", ".join(row[key]) for key in ("roles", "adapters", "experiments"))
+    return [row["id"], row["tenant"], *lists, ", ".join(known), expires]

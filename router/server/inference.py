@@ -102,6 +102,8 @@ class InferenceService(InferenceServiceServicer):
             deadline=call.deadline,
             visible=call.client.adapters,
             tenant=call.client.tenant,
+            share=call.client.share,
+            experiments=call.client.experiments,
         )
 
 

@@ -170,6 +170,7 @@ class Pipeline:
                 request.deadline,
                 background=background,
                 tenant=request.tenant,
+                share=request.share,
                 shared=prepared.shared,
             )
             generation = self._engine.submit(await with_grammar(self._engine, job))

@@ -163,7 +163,7 @@ def _quota(error: ResourceExhausted) -> rpc.QuotaFailure:
 
 def _used_up(error: QuotaExceeded) -> rpc.QuotaFailure:
     return rpc.QuotaFailure(
-        violations=[rpc.QuotaFailure.Violation(subject=error.quota, description=clip(told(error)))]
+        violations=[rpc.QuotaFailure.Violation(subject=error.holder, description=clip(told(error)))]
     )
 
 

@@ -45,6 +45,20 @@ def test_the_example_of_the_page_is_a_clients_file() -> None:
     assert [one.id for one in parse_clients(text).all] == ["billing"]
 
 
+def tenant(**more: object) -> str:
+    """One entry of a tenant as text."""
+    return "\n".join(["[[tenant]]", *(f"{key} = {value!r}" for key, value in more.items()), ""])
+
+
+def test_a_tenant_is_its_clients_and_what_they_share() -> None:
+    text = client(tenant="acme") + client(id="two", token_sha256=[B], tenant="acme") + tenant(id="nobodys")
+    found = parse_clients(text + tenant(id="acme", tokens_per_minute=7, share=0.5))
+    assert {(one.tenant, one.group.tokens_per_minute, one.share) for one in found.all} == {("acme", 7, 0.5)}
+    assert [one.id for one in found.tenants] == ["nobodys", "acme"]
+    (alone,) = parse_clients(client(share=3)).all
+    assert (alone.tenant, alone.group.id, alone.group.share, alone.share) == ("billing", "billing", 3.0, 3.0)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -71,6 +85,18 @@ def test_the_example_of_the_page_is_a_clients_file() -> None:
         (client() + client(token_sha256=[B]), "same id: 'billing'"),
         (client() + client(id="other"), "same token_sha256"),
         (client(cert="x") + client(id="other", token_sha256=[B], cert="x"), "same cert: 'x'"),
+        ("tenant = 1", "tenants stand under [[tenant]]"),
+        (tenant(share=1), "[[tenant]] number 1: needs an id"),
+        (tenant(id="A"), "tenant 'A': id must have"),
+        (tenant(id="a", adapters=["x"]), "tenant 'a': unknown key 'adapters'"),
+        (tenant(id="a") * 2, "two tenants have the same id: 'a'"),
+        (tenant(id="a", max_concurrent=0), "whole number"),
+        (client(experiments=["A"]), "experiments has names such as"),
+        (client(share=0), "share must be a number"),
+        (client(share=1001), "share must be a number"),
+        (client(tenant="acme", share=2), "client 'billing': share is its tenant's"),
+        (client(share=2) + tenant(id="billing"), "share is its tenant's"),
+        (client(share=2) + client(id="two", token_sha256=[B], tenant="billing"), "share is its tenant's"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(text: str, said: str) -> None:

@@ -51,6 +51,16 @@ def test_what_people_wrote_stays() -> None:
     assert removed(added("", entry("new", A)), "new") == ""
 
 
+def test_what_is_said_of_a_tenant_stays() -> None:
+    text = f'{WRITTEN}\n[[tenant]]\nid = "acme"\n' + entry("x", "c" * 64, tenant="acme", experiments=("e-*",))
+    (*_, client) = parse_clients(text).all
+    assert (client.tenant, client.group.id, "e-1" in client.experiments) == ("acme", "acme", True)
+    for name in ("other", "x", "shop"):
+        text = removed(text, name)
+    assert parse_clients(text).all == ()
+    assert [tenant.id for tenant in parse_clients(text).tenants] == ["acme"]
+
+
 def test_what_cannot_be() -> None:
     with pytest.raises(AlreadyExists):
         added(WRITTEN, entry("shop", "c" * 64))

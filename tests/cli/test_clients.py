@@ -16,21 +16,22 @@ def test_a_client_is_made_listed_checked_and_revoked(cli, own_folder):
     assert read_clients(file).by_token(token).id == "billing"
     assert token not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    seen = ("--adapter", "m-*", "--adapter", "legal")
+    seen = ("--adapter", "m-*", "--adapter", "legal", "--experiment", "m-*", "--tenant", "acme")
     assert cli("clients", "new", "grafana", *seen, "--role", "observe", "--cert", "grafana.svc").out == ""
     rows = [line.split() for line in cli("clients", "list").out.splitlines()]
     assert rows[1:] == [
-        ["billing", "infer", "*", "1", "token", "2027-01-01T00:00:00+00:00"],
-        ["grafana", "observe", "m-*,", "legal", "certificate", "grafana.svc"],
+        ["billing", "billing", "infer", "*", "1", "token", "2027-01-01T00:00:00+00:00"],
+        ["grafana", "acme", "observe", "m-*,", "legal", "m-*", "certificate", "grafana.svc"],
     ]
-    (first, _) = json.loads(cli("clients", "list", "--json").out)
+    (first, second) = json.loads(cli("clients", "list", "--json").out)
+    assert (second["tenant"], second["experiments"]) == ("acme", ["m-*"])
     assert (first["id"], first["roles"], first["tokens"], first["expired"]) == (
         "billing",
         ["infer"],
         1,
         False,
     )
-    assert cli("clients", "check").out == "clients.toml is right: 2 clients\n"
+    assert cli("clients", "check").out == "clients.toml is right: 2 clients of 2 tenants\n"
     assert cli("clients", "revoke", "billing").code == 0
     assert read_clients(file).by_token(token) is None
     assert [one.id for one in read_clients(file).all] == ["grafana"]
@@ -64,7 +65,10 @@ def test_a_client_of_an_issuer_is_listed(cli, own_folder):
 
 def test_check_says_what_is_odd(cli, own_folder):
     cli("clients", "new", "a", "--expires", "2001-01-01T00:00:00+01:00")
+    with (own_folder / "clients.toml").open("a") as file:
+        file.write('[[tenant]]\nid = "acme"\n')
     out = cli("clients", "check").out
+    assert "nobody belongs to the tenant acme" in out
     assert "a has expired" in out
     assert "a has no role" in out
 

@@ -36,7 +36,7 @@ async def test_calls_a_minute(quoted: Quoted) -> None:
     found = details(error)
     assert (error.code().name, found["ErrorInfo"].reason) == ("RESOURCE_EXHAUSTED", "QUOTA")
     assert found["ErrorInfo"].metadata["quota"] == "requests_per_minute"
-    assert found["QuotaFailure"].violations[0].subject == "requests_per_minute"
+    assert found["QuotaFailure"].violations[0].subject == "client:mine"
     assert 10 < found["RetryInfo"].retry_delay.ToSeconds() <= 20
     assert re.search("3 calls a minute", error.details())
     assert (await at.stubs.inference.Generate(ask(), metadata=at.other)).text
