@@ -6,7 +6,6 @@ RouterError
 ├── Unauthenticated         UNAUTHENTICATED      nobody's token or certificate, or an expired one
 │   └── TokenMissing        UNAUTHENTICATED      neither token nor certificate was sent
 ├── PermissionDenied        PERMISSION_DENIED    the client has not the role that the method needs
-│   ├── AdaptersHidden      PERMISSION_DENIED    experiments tell of all adapters; the client may not know all
 │   └── AdminElsewhere      PERMISSION_DENIED    such methods are answered on the admin listener only
 ├── NotFound                NOT_FOUND
 │   ├── AdapterNotFound
@@ -139,12 +138,6 @@ class PermissionDenied(RouterError):
 
     code = "PERMISSION_DENIED"
     reason = "ROLE_MISSING"
-
-
-class AdaptersHidden(PermissionDenied):
-    """The method tells of all adapters, and the client may not know of all."""
-
-    reason = "ADAPTERS_HIDDEN"
 
 
 class AdminElsewhere(PermissionDenied):

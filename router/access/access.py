@@ -17,7 +17,6 @@ from router.access.jwt import Proof, Tokens, is_jwt
 from router.access.roles import ROLES, Role
 from router.access.xfcc import HEADER, forwarded_names
 from router.errors import (
-    AdaptersHidden,
     AdminElsewhere,
     PermissionDenied,
     TokenMissing,
@@ -26,7 +25,7 @@ from router.errors import (
 )
 
 LOOK_SECONDS = 0.25  # so long a client that was taken out of the file goes on at most
-TELLS_ALL = "/router.v1.ExperimentService/"
+OUTCOMES = "/router.v1.ExperimentService/RecordOutcomes"  # lasts, so its quotas may change meanwhile
 SCHEME = "bearer "
 MAX_HEADER = 8 << 10  # characters; ours have some 100, an issuer's may carry much
 
@@ -108,17 +107,13 @@ class Access:
         return ANYONE if ROLES.get(method) is Role.OPEN else self._identified(credentials)
 
     def check(self, client: Client, credentials: Credentials, method: str) -> None:
-        """Whether they may call that method. Raises PermissionDenied, AdaptersHidden, AdminElsewhere."""
+        """Whether they may call that method. Raises PermissionDenied, AdminElsewhere."""
         role, name = ROLES.get(method), method.removeprefix("/")
         if role is Role.OPEN:
             return
         if role not in client.roles:
             what = f"{name} needs the role {role.value}" if role else f"{name} is open to nobody"
             raise PermissionDenied(what, role=role.value if role else "")
-        if method.startswith(TELLS_ALL) and role is not Role.INFER and not client.adapters.everything:
-            raise AdaptersHidden(
-                'plans and reports name any adapter; whoever reads them needs adapters = ["*"]'
-            )
         if role is Role.ADMIN and self._admin_local and not credentials.local:
             raise AdminElsewhere(f"{name} is answered on the server's admin listener only")
 
@@ -139,7 +134,7 @@ class Access:
             if not timeout.expired():
                 raise
             self.check(self.client(credentials, method), credentials, method)
-            raise Unavailable("what this client may know of was changed while the call ran") from None
+            raise Unavailable("what this client may know of or use was changed while the call ran") from None
         finally:
             self._running.discard(running)
 
@@ -166,7 +161,7 @@ class Access:
             except (Unauthenticated, PermissionDenied):
                 running.ended.reschedule(0)
             else:
-                if now.adapters != running.client.adapters:
+                if granted(now, running.method) != granted(running.client, running.method):
                     running.ended.reschedule(0)
 
     def _identified(self, credentials: Credentials) -> Client:
@@ -193,6 +188,12 @@ class Access:
         if not self._tokens.holds(proof, self._now()):
             return None
         return self._clients.by_subject(proof.issuer.url, proof.subject)
+
+
+def granted(client: Client, method: str) -> tuple[object, ...]:
+    """What a running call goes on with for as long as it stays the same."""
+    quotas = (client.outcomes_per_second, client.outcomes_per_day, client.group)
+    return client.adapters, client.experiments, client.tenant, quotas if method == OUTCOMES else ()
 
 
 def bearer(headers: Sequence[str]) -> str:

@@ -266,6 +266,8 @@ class Accepted(StrEnum):
     """Happened after the window, or came after the window and its grace: kept, not counted."""
     UNKNOWN = "unknown"
     """No such response, or the unit was not exposed."""
+    NOT_KEPT = "not-kept"
+    """The same, and as many of those are kept already as may be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -63,13 +63,9 @@ class Bodies:
         finally:
             self._budget.give(taken)
 
-    async def each(self, context: Context, most: int, decode: Decode) -> AsyncGenerator[Any, None]:
-        """The messages of a stream, whose pauses are nobody's fault. Raises InvalidRequest, BodyTooLarge."""
-        while (data := await context.read()) is not grpc.aio.EOF:
-            check_size(data, most)
-            message = await self._decoded(data, decode)
-            del data
-            yield message
+    def each(self, context: Context, most: int, decode: Decode) -> Messages:
+        """The messages of a stream, whose pauses are nobody's fault."""
+        return Messages(context, most, lambda data: self._decoded(data, decode), self._budget)
 
     async def _taken(self, most: int) -> int:
         timeout = asyncio.timeout(self._seconds)
@@ -96,6 +92,47 @@ class Bodies:
         if len(data) <= SMALL:
             return decoded(data, decode)
         return await asyncio.get_running_loop().run_in_executor(self._thread, decoded, data, decode)
+
+
+class Messages:
+    """The messages of a stream, one after the other. Bytes of those that may be large count from when one is
+    there until it is `done`, or the stream is closed.
+
+    Raises InvalidRequest, BodyTooLarge. While too many bytes are in flight, it waits.
+    """
+
+    def __init__(
+        self, context: Context, most: int, decoded: Callable[[bytes], Awaitable[Any]], budget: Budget
+    ) -> None:
+        self._context, self._most, self._decoded, self._budget = context, most, decoded, budget
+        self._taken: dict[int, int] = {}  # by the id of a message, which whoever has it holds
+
+    def __aiter__(self) -> Messages:
+        return self
+
+    async def __anext__(self) -> Any:
+        data = await self._context.read()
+        if data is grpc.aio.EOF:
+            raise StopAsyncIteration
+        check_size(data, self._most)
+        taken = await self._budget.take(len(data)) if self._most > SMALL else 0
+        try:
+            message = await self._decoded(data)
+        except BaseException:
+            self._budget.give(taken)
+            raise
+        if taken:
+            self._taken[id(message)] = taken
+        return message
+
+    def done(self, message: Any) -> None:
+        """Nobody needs it any more."""
+        self._budget.give(self._taken.pop(id(message), 0))
+
+    async def aclose(self) -> None:
+        """Nobody needs any."""
+        taken, self._taken = sum(self._taken.values()), {}
+        self._budget.give(taken)
 
 
 def check_size(data: bytes, most: int) -> None:

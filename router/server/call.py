@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import re
-import secrets
 import time
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
+from router.access.answers import new_response_id
 from router.access.clients import ANYONE, Client
 from router.access.quotas import Meter
 from router.types import Decision, Usage
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 REQUEST_ID_KEY = "x-request-id"
-
-
-def new_id() -> str:
-    """128 random bits: nobody can guess it, and two are never the same."""
-    return secrets.token_hex(16)
 
 
 @dataclass(slots=True)
@@ -34,7 +29,7 @@ class Call:
     method: str  # /router.v1.InferenceService/Generate
     request_id: str
     client: Client = ANYONE
-    response_id: str = field(default_factory=new_id)
+    response_id: str = ""  # once the client is known
     started: float = field(default_factory=time.monotonic)
     deadline: float | None = None
     decision: Decision | None = None
@@ -56,8 +51,13 @@ class Call:
 
     @property
     def ids(self) -> dict[str, str]:
-        """Both ids, for a log line."""
-        return {"request_id": self.request_id, "response_id": self.response_id}
+        """Both ids, for a log line; of a call that was refused before anything could come of it, the one."""
+        mine = {"response_id": self.response_id} if self.response_id else {}
+        return {"request_id": self.request_id, **mine}
+
+    def made_by(self, client: Client) -> None:
+        """Now it is known who calls."""
+        self.client, self.response_id = client, new_response_id(client.tenant)
 
     @property
     def expired(self) -> bool:
@@ -78,7 +78,13 @@ def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     for key, value in metadata:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
-    return new_id()
+    return new_response_id()
+
+
+def present_client() -> Client:
+    """Who makes the present call; anybody where there is none."""
+    call = CURRENT.get(None)
+    return call.client if call is not None else ANYONE
 
 
 def actor(peer: str) -> str:

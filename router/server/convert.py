@@ -255,8 +255,8 @@ def decision_message(decision: Decision, explain: bool) -> pb.Decision:
         reason=REASONS[decision.reason],
         threshold=decision.threshold,
         votes=map(_vote, decision.votes) if explain else (),
-        experiment=decision.experiment,
-        arm=decision.arm,
+        experiment="" if decision.secret else decision.experiment,
+        arm="" if decision.secret else decision.arm,
         route_latency=duration(decision.latency),
         calibration=decision.calibration,
     )

@@ -143,7 +143,7 @@ class Chain(grpc.aio.ServerInterceptor):
         if self._audit is not None:
             await layers.enter_async_context(audited(call, self._audit, context.peer()))
         credentials = await self._access.verified(self._credentials(context), call.method)
-        call.client = self._access.client(credentials, call.method)
+        call.made_by(self._access.client(credentials, call.method))
         self._access.check(call.client, credentials, call.method)
         await layers.enter_async_context(self._access.holding(credentials, call.method, call.client))
         call.meter = layers.enter_context(self._quotas.call(call.client))
@@ -306,6 +306,7 @@ def log_fields(call: Call, code: str, error: str) -> dict[str, Any]:
     labels = {key: value for key, value in call.labels.items() if key != REFERENCE}  # a user's words
     optional = {
         "client": call.client.id,
+        "tenant": call.client.tenant if call.client.tenant != call.client.id else "",
         "error": error,
         "finish": call.finish,
         "prompt": call.prompt,

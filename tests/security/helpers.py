@@ -12,7 +12,11 @@ ROLES = ("infer", "observe", "admin")
 
 
 def write_clients(
-    folder: Path, adapters: Sequence[str] = ("*",), more: str = "", **roles: tuple[str, ...]
+    folder: Path,
+    adapters: Sequence[str] = ("*",),
+    more: str = "",
+    experiments: Sequence[str] = ("*",),
+    **roles: tuple[str, ...],
 ) -> SimpleNamespace:
     """The `path` of a file with these clients (default: one a role); tokens by client.
 
@@ -24,7 +28,7 @@ def write_clients(
     path.write_text(
         "".join(
             f'[[client]]\nid = "{name}"\ntoken_sha256 = ["{hash_of(tokens[name])}"]\n'
-            f"roles = {list(given)}\nadapters = {list(adapters)}\n{more}\n"
+            f"roles = {list(given)}\nadapters = {list(adapters)}\nexperiments = {list(experiments)}\n{more}\n"
             for name, given in said.items()
         )
     )

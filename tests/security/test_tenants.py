@@ -17,7 +17,7 @@ from router.ports import Assignment
 from router.server.pipeline import Choices, Resting
 from router.types import EVERYTHING, AdapterRef, Decision, Reason, Visible
 from router.v1 import adapters_pb2 as pb
-from router.v1 import experiments_pb2, inference_pb2
+from router.v1 import inference_pb2
 from tests.fakes import FakeRegistry, adapter
 from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Connect, Start, ask, details, failure, stream
@@ -119,15 +119,6 @@ async def test_no_request_is_routed_to_it_and_no_vote_tells_of_it(tenant: Simple
     asked = inference_pb2.RouteRequest(input=inference_pb2.Input(text="a legal question"))
     found = (await tenant.stubs.inference.Route(asked, metadata=tenant.metadata)).decision
     assert (found.adapter, "legal" in repr(found)) == ("", False)
-
-
-async def test_experiments_are_for_those_who_know_all(tenant: SimpleNamespace) -> None:
-    stub = tenant.stubs.experiments
-    for call in (
-        stub.ListExperiments(experiments_pb2.ListExperimentsRequest(), metadata=tenant.metadata),
-        stub.GetReport(experiments_pb2.GetReportRequest(name="experiments/x"), metadata=tenant.metadata),
-    ):
-        assert details(await failure(call))["ErrorInfo"].reason == "ADAPTERS_HIDDEN"
 
 
 async def test_a_call_ends_when_what_it_may_know_of_changes(tenant: SimpleNamespace) -> None:

@@ -17,7 +17,6 @@ from router.engine.fake import FakeEngine
 from router.errors import (
     AdapterNotFound,
     AdapterRejected,
-    AdaptersHidden,
     AdminElsewhere,
     AlreadyExists,
     BodyTooLarge,
@@ -69,7 +68,6 @@ CASES = [
     (Unauthenticated(SECRET), "UNAUTHENTICATED", "ErrorInfo"),
     (TokenMissing("send one"), "UNAUTHENTICATED", "ErrorInfo"),
     (PermissionDenied("needs a role"), "PERMISSION_DENIED", "ErrorInfo"),
-    (AdaptersHidden("hidden"), "PERMISSION_DENIED", "ErrorInfo"),
     (AdminElsewhere("not here"), "PERMISSION_DENIED", "ErrorInfo"),
     (StaleEtag("changed"), "ABORTED", "ErrorInfo"),
     (DataLoss("bytes changed"), "DATA_LOSS", "ErrorInfo"),

@@ -31,6 +31,7 @@ from router.experiments.live.guardian import LOOK_SECONDS, Guardian, Judge
 from router.experiments.live.notices import Notifier
 from router.experiments.live.recorder import FLUSH_SECONDS, Availability, Recorder
 from router.experiments.model import BASE, SERVER_KEYS, Experiment, Exposure, Lifecycle, Outcome, SegmentSpec
+from router.experiments.sight import Sight
 from router.experiments.store.port import Store
 from router.ports import AdapterRegistry, End, RequestRouter, Served, Watcher
 from router.types import AdapterRef, Decision, FinishReason, Request, RouterVariant, SamplingParams
@@ -173,7 +174,9 @@ class Experiments:
             found = self.assign(request, decision, counted)
         if found is None:
             return decision, None
-        return replace(decision, experiment=found.running.name, arm=found.arm.name), found
+        name, spec = found.running.name, found.running.spec
+        secret = not Sight(request.visible, request.experiments).tells(name, spec)
+        return replace(decision, experiment=name, arm=found.arm.name, secret=secret), found
 
     def assign(self, request: Request, decision: Decision, counted: bool = True) -> Assignment | None:
         """The arm of a request that routing has placed; None if it takes no part.

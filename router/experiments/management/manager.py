@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass, replace
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, StaleEtag
 from router.experiments.assignment import Salts
 from router.experiments.management.plans import Known, check_plan, conflict, plan_problems
-from router.experiments.management.sizing import past_of, size_of
+from router.experiments.management.sizing import Seen, past_of, size_of
 from router.experiments.model import (
     AuditEntry,
     Experiment,
@@ -60,7 +60,7 @@ class Manager:
 
     def size(self, question: SizeQuestion) -> SizeAnswer:
         """How long an experiment takes, by what the store knows. Raises InvalidRequest."""
-        return size_of(question, self.store, self.clock())
+        return size_of(question, Seen(self.store, self.known.sees), self.clock())
 
     def create(self, name: str, spec: Spec, actor: str) -> Experiment:
         """Keep a plan. Raises InvalidRequest, AlreadyExists."""
@@ -166,7 +166,7 @@ class Manager:
             return
         now = self.clock()
         pasts = (
-            past_of(self.store, spec.route, m.name, m.kind, now)
+            past_of(Seen(self.store, self.known.sees), spec.route, m.name, m.kind, now)
             for m in (spec.primary, *spec.guardrails)
             if m.kind is Kind.PROPORTION
         )
@@ -196,7 +196,7 @@ class Manager:
         return kept
 
     def _check_conflicts(self, name: str, spec: Spec) -> None:
-        if found := conflict(name, spec, self.store.list()):
+        if found := conflict(name, spec, self.store.list(), self.known.sees):
             raise FailedPrecondition(f"it cannot run: {found}", resource=f"experiments/{name}")
 
 

@@ -39,6 +39,7 @@ YEAR = 365 * 86_400.0
 WHOLE = (0.0, 1.0)
 TEXTS = {"hypothesis": 4096, "unit": 64, "unit_label": 64}  # most bytes
 MAX_ARMS = 32
+HIDDEN = "another experiment that runs is in its way: choose another route, or a slot of its namespace"
 RARE = ("error", "cancelled", "length_stop")
 
 
@@ -50,13 +51,20 @@ class Resolve(Protocol):
         ...
 
 
+def all_seen(_: Experiment) -> bool:
+    """Who may know of every experiment."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Asked anew for every plan. None: whatever is named is taken."""
+    """Asked anew for every plan. None: whatever is named is taken. `sees`: whether whoever makes the plan may
+    know of another experiment."""
 
     resolve: Resolve
     judges: Callable[[], Collection[str]] | None = None
     classifiers: Callable[[], Collection[str]] | None = None
+    sees: Callable[[Experiment], bool] = all_seen
 
     def adapter_problem(self, name: str, version: str = "") -> str:
         """Why no arm or route can be this adapter; empty if it can."""
@@ -246,8 +254,11 @@ def _variant_problems(variant: RouterVariant, field: str, known: Known) -> Itera
                 yield FieldViolation(f"{field}.classifiers", _not_known(name, names))
 
 
-def conflict(name: str, spec: Spec, others: Iterable[Experiment]) -> str:
-    """Why `spec` cannot run beside those that run; empty if it can.
+def conflict(
+    name: str, spec: Spec, others: Iterable[Experiment], sees: Callable[[Experiment], bool] = all_seen
+) -> str:
+    """Why `spec` cannot run beside those that run; empty if it can. Of one that `sees` denies nothing is told
+    but that it is in the way.
 
     Experiments of one namespace need slots apart, and units of one kind, or slots would divide nothing. Two
     on one route need one namespace. A router experiment runs beside those of routes: it draws its own units
@@ -260,7 +271,8 @@ def conflict(name: str, spec: Spec, others: Iterable[Experiment]) -> str:
         for e in others
         if e.state is Lifecycle.RUNNING and e.name != name and e.spec.mode is not Mode.HOLDOUT
     )
-    return next(filter(None, (_between(spec, other) for other in running)), "")
+    found = ((other, problem) for other in running if (problem := _between(spec, other)))
+    return next((problem if sees(other) else HIDDEN for other, problem in found), "")
 
 
 def _between(spec: Spec, other: Experiment) -> str:
@@ -294,16 +306,23 @@ def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 class Declared:
-    """Metrics that are proportions, by the plans of the last phases."""
+    """Metrics that are proportions, by the plans of the last phases, as told to somebody who may know of what
+    `sees` says: what holds in other experiments holds, too, and where is not told."""
 
-    def __init__(self, experiments: Iterable[Experiment] = ()) -> None:
+    def __init__(
+        self, experiments: Iterable[Experiment] = (), sees: Callable[[Experiment], bool] = all_seen
+    ) -> None:
         self._by_experiment: dict[str, frozenset[str]] = {}
         self._anywhere: dict[str, str] = {}
         for experiment in experiments:
-            if experiment.phase is not None:
-                names = frozenset(_proportions(experiment.phase.spec))
+            if experiment.phase is None:
+                continue
+            names = frozenset(_proportions(experiment.phase.spec))
+            if sees(experiment):
                 self._by_experiment[experiment.name] = names
-                self._anywhere.update(dict.fromkeys(names, experiment.resource))
+                self._anywhere.update(dict.fromkeys(names, f" in {experiment.resource}"))
+            else:
+                self._anywhere = dict.fromkeys(names, "") | self._anywhere
 
     def problem(self, metric: str, value: float, experiment: str = "") -> str:
         """Why an outcome cannot have this value; empty if it can.
@@ -313,12 +332,12 @@ class Declared:
         if value in (0.0, 1.0):
             return ""
         if experiment:
-            where = f"experiments/{experiment}"
+            where = f" in experiments/{experiment}"
             wrong = metric in self._by_experiment.get(experiment, ())
         else:
             where = self._anywhere.get(metric, "")
-            wrong = where != ""
-        return f"must be 0 or 1, since {metric!r} is a proportion in {where}, got {value:g}" if wrong else ""
+            wrong = metric in self._anywhere
+        return f"must be 0 or 1, since {metric!r} is a proportion{where}, got {value:g}" if wrong else ""
 
 
 def _proportions(spec: Spec) -> Iterable[str]:

@@ -7,8 +7,9 @@ value and spread, the route's traffic) is read from the last experiment that had
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from router.errors import FieldViolation, InvalidRequest
 from router.experiments.management.measures import RULES, cap_problems, events_needed
@@ -28,7 +29,7 @@ from router.experiments.report.checks import duration, plural
 from router.experiments.report.source import mature_buckets, metric_of, total_moments
 from router.experiments.stats import Metric, Plan, Size, size_for, smallest_effect
 from router.experiments.stats.moments import adjusted_estimates, estimate, invalid
-from router.experiments.store.port import Bucket, Store
+from router.experiments.store.port import Bucket, PhaseData
 
 PLANNED = 5000
 MOST_UNITS, MOST_DAYS, MOST_ARMS = 10**12, 36_500.0, 32
@@ -105,7 +106,35 @@ class Sizing:
         return None if found is None else self.metric.sign * found
 
 
-def size_of(question: SizeQuestion, store: Store | None = None, now: float = 0.0) -> SizeAnswer:
+class History(Protocol):
+    """What is asked of the store."""
+
+    def list(self) -> tuple[Experiment, ...]:
+        """As `Store.list`."""
+        ...
+
+    def data(self, name: str, phase: int) -> PhaseData:
+        """As `Store.data`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The history of those experiments that `sees` lets somebody know of."""
+
+    store: History
+    sees: Callable[[Experiment], bool]
+
+    def list(self) -> tuple[Experiment, ...]:
+        """As `Store.list`."""
+        return tuple(filter(self.sees, self.store.list()))
+
+    def data(self, name: str, phase: int) -> PhaseData:
+        """As `Store.data`."""
+        return self.store.data(name, phase)
+
+
+def size_of(question: SizeQuestion, store: History | None = None, now: float = 0.0) -> SizeAnswer:
     """The answer; `now` in unix seconds. Without a store there is no history. Raises InvalidRequest naming
     every bad field, and what is neither given nor known; StoreDown."""
     if found := list(_problems(question)):
@@ -196,7 +225,7 @@ def _spec(question: SizeQuestion) -> MetricSpec:
     return MetricSpec(question.metric, kind, better, usual, cap=question.cap, least=question.least)
 
 
-def _history(question: SizeQuestion, store: Store | None, now: float) -> tuple[Past | None, Traffic | None]:
+def _history(question: SizeQuestion, store: History | None, now: float) -> tuple[Past | None, Traffic | None]:
     if store is None or is_whole(question):
         return None, None
     kind = question.kind or (None if question.cap is None else Kind.MEAN)
@@ -390,7 +419,7 @@ class Traffic:
         return f"from {self.place}: {plural(self.units, 'new unit')} in its last {duration(self.days * DAY)}"
 
 
-def past_of(store: Store, route: str, metric: str, kind: Kind | None, now: float) -> Past | None:
+def past_of(store: History, route: str, metric: str, kind: Kind | None, now: float) -> Past | None:
     """The last phase whose mature units of control tell of the metric. Raises StoreDown."""
     for experiment, phase in _phases(store, route):
         spec = next((m for m in phase.spec.metrics if m.name == metric and kind in (None, m.kind)), None)
@@ -399,7 +428,7 @@ def past_of(store: Store, route: str, metric: str, kind: Kind | None, now: float
     return None
 
 
-def traffic_of(store: Store, route: str, metric: str, now: float) -> Traffic | None:
+def traffic_of(store: History, route: str, metric: str, now: float) -> Traffic | None:
     """Of the last phase that had units; one that had the metric comes first. Raises StoreDown."""
     phases = list(_phases(store, route))
     phases.sort(key=lambda found: metric not in {m.name for m in found[1].spec.metrics})
@@ -407,7 +436,7 @@ def traffic_of(store: Store, route: str, metric: str, now: float) -> Traffic | N
     return next(filter(None, found), None)
 
 
-def _phases(store: Store, route: str) -> Iterator[tuple[Experiment, Phase]]:
+def _phases(store: History, route: str) -> Iterator[tuple[Experiment, Phase]]:
     """Those on the route, whatever the route if there is none; the last first."""
     found = [
         (experiment, phase)
@@ -422,7 +451,7 @@ def _place(experiment: Experiment, phase: Phase) -> str:
     return f"{experiment.resource}, phase {phase.number}"
 
 
-def _past(store: Store, experiment: Experiment, phase: Phase, spec: MetricSpec, now: float) -> Past | None:
+def _past(store: History, experiment: Experiment, phase: Phase, spec: MetricSpec, now: float) -> Past | None:
     buckets = store.data(experiment.name, phase.number).buckets
     mature = mature_buckets(buckets, now, phase.spec.closing)
     metric, control = metric_of(spec), phase.spec.control
@@ -438,7 +467,7 @@ def _past(store: Store, experiment: Experiment, phase: Phase, spec: MetricSpec, 
     )
 
 
-def _traffic(store: Store, experiment: Experiment, phase: Phase, now: float) -> Traffic | None:
+def _traffic(store: History, experiment: Experiment, phase: Phase, now: float) -> Traffic | None:
     """By all arms, and as many more as the plan let in fewer than all."""
     spec = phase.spec
     end = min(now, now if phase.ended is None else phase.ended)

@@ -8,14 +8,26 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextvars import copy_context
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from router.errors import ExperimentNotFound, FieldViolation, InvalidRequest, NotFound, Overloaded
+from router.access.answers import may_be_of
+from router.access.quotas import Meter
+from router.errors import (
+    ExperimentNotFound,
+    FieldViolation,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    Unavailable,
+)
 from router.experiments.management.plans import Declared
 from router.experiments.model import Accepted, Experiment, Outcome
+from router.experiments.sight import Sight
 from router.experiments.wire.outcomes import STATUSES, outcome_of
 from router.v1 import experiments_pb2 as pb
 
@@ -26,6 +38,10 @@ NO_RESPONSE = (
     ": no experiment was exposed in it; where that is still being written, the outcome counts by itself, "
     "and the same key tells"
 )
+FULL = "as many outcomes wait for their response or unit as may (max_waiting_outcomes)"
+FULL_RETRY = 60.0  # seconds
+NOBODYS = "-"  # begins what is no id of an answer, name of an experiment or hash of a unit
+MAX_SIGHTS = 1024  # of callers, at once
 NO_UNIT = "it was not exposed there; what is recorded of it now is its past, which a covariate may use"
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
@@ -42,13 +58,22 @@ class Recorder(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose outcomes they are: the tenant ('': nobody is told apart), what it may know of, and its quotas."""
+
+    tenant: str = ""
+    sight: Sight = Sight()
+    meter: Meter | None = None
+
+
 @dataclass(slots=True)
 class _Parsed:
-    """A batch: `good` are outcomes with their places in it, `errors` what is wrong with the others."""
+    """A batch: `good` are outcomes with their places in it, `errors` what is wrong with others, by place."""
 
     good: list[Outcome] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
+    errors: dict[int, str] = field(default_factory=dict)
 
 
 class Intake:
@@ -65,44 +90,54 @@ class Intake:
         self._recorder, self._plans, self._threads, self._refused = recorder, plans, threads, refused
         self._room = asyncio.Semaphore(MAX_BATCHES)
         self._read: Sequence[Experiment] = ()
-        self._declared = Declared()
+        self._there: dict[Sight, _There] = {}
 
-    async def one(self, message: pb.Outcome) -> pb.RecordOutcomeResponse:
-        """Raises InvalidRequest, and NotFound where it belongs to nothing that was exposed."""
+    async def one(self, message: pb.Outcome, caller: Caller) -> pb.RecordOutcomeResponse:
+        """Raises InvalidRequest, NotFound where it belongs to nothing that was exposed, QuotaExceeded, and
+        Overloaded where it would have to wait and may not."""
+        if caller.meter is not None:
+            caller.meter.take_outcomes(1)
+        there = self._seen_by(caller.sight)
         try:
-            outcome = outcome_of(message, "outcome", time.time(), self._metric_kinds())
+            outcome = there.claimed(outcome_of(message, "outcome", time.time(), there.declared), caller)
         except InvalidRequest:
             self._refused(1)
             raise
-        (status,) = await self._recorder.record([outcome])
+        (status,) = await self._recorded([outcome], caller, self._recorder.record)
+        if status is Accepted.NOT_KEPT:
+            raise Overloaded(f"not kept: {FULL}", retry_after=FULL_RETRY)
         if status is Accepted.UNKNOWN:
-            raise self._unknown(message, outcome)
+            raise there.unknown(message)
         return pb.RecordOutcomeResponse(status=STATUSES[status])
 
-    async def batch(self, request: pb.RecordOutcomesRequest) -> pb.RecordOutcomesResponse:
+    async def batch(self, request: pb.RecordOutcomesRequest, caller: Caller) -> pb.RecordOutcomesResponse:
         """The acknowledgement of a batch. Waits while the queue is full; raises InvalidRequest for one that
         is too large, StoreDown."""
         if len(request.outcomes) > MAX_BATCH:
             text = f"must have at most {MAX_BATCH} entries, got {len(request.outcomes)}"
             raise InvalidRequest([FieldViolation("outcomes", text)])
         async with self._room:
-            parsed = await self._threads.run(self._parse, request, self._metric_kinds())
-            recorded = await self._record(parsed.good)
+            parsed = await self._threads.run(self._parse, request, self._seen_by(caller.sight), caller)
+            recorded = await self._recorded(parsed.good, caller, self._record)
         self._refused(len(parsed.errors))
         statuses = [pb.OUTCOME_STATUS_INVALID] * len(request.outcomes)
         for place, status in zip(parsed.places, recorded, strict=True):
-            statuses[place] = STATUSES[status]
-        return pb.RecordOutcomesResponse(sequence=request.sequence, statuses=statuses, errors=parsed.errors)
+            if status is Accepted.NOT_KEPT:
+                parsed.errors[place] = f"outcomes[{place}]: not kept: {FULL}"
+            else:
+                statuses[place] = STATUSES[status]
+        errors = [parsed.errors[place] for place in sorted(parsed.errors)]
+        return pb.RecordOutcomesResponse(sequence=request.sequence, statuses=statuses, errors=errors)
 
-    def _parse(self, request: pb.RecordOutcomesRequest, declared: Declared) -> _Parsed:
+    def _parse(self, request: pb.RecordOutcomesRequest, there: _There, caller: Caller) -> _Parsed:
         parsed, now = _Parsed(), time.time()
         for i, message in enumerate(request.outcomes):
             try:
-                outcome = outcome_of(message, f"outcomes[{i}]", now, declared)
+                outcome = outcome_of(message, f"outcomes[{i}]", now, there.declared)
             except InvalidRequest as error:
-                parsed.errors.append(error.message[:500])
+                parsed.errors[i] = error.message[:500]
             else:
-                parsed.good.append(outcome)
+                parsed.good.append(there.claimed(outcome, caller))
                 parsed.places.append(i)
         return parsed
 
@@ -113,20 +148,81 @@ class Intake:
             except Overloaded:  # a stream can wait: its client is not read meanwhile
                 await asyncio.sleep(FULL_SECONDS)
 
-    def _metric_kinds(self) -> Declared:
-        """What metrics are, made anew where experiments have changed."""
-        plans = self._plans()
-        if plans is not self._read:
-            self._read, self._declared = plans, Declared(plans)
-        return self._declared
+    async def _recorded(
+        self,
+        outcomes: Sequence[Outcome],
+        caller: Caller,
+        record: Callable[[Sequence[Outcome]], Awaitable[tuple[Accepted, ...]]],
+    ) -> tuple[Accepted, ...]:
+        """What is not stored after all costs the caller's day nothing."""
+        try:
+            return await record(outcomes)
+        except Unavailable:
+            if caller.meter is not None:
+                caller.meter.not_stored(len(outcomes))
+            raise
 
-    def _unknown(self, message: pb.Outcome, outcome: Outcome) -> NotFound:
+    def _seen_by(self, sight: Sight) -> _There:
+        """What is there for a caller, made anew where experiments have changed."""
+        plans = self._plans()
+        if plans is not self._read or len(self._there) > MAX_SIGHTS:
+            self._read, self._there = plans, {}
+        if (found := self._there.get(sight)) is None:
+            found = self._there[sight] = _There(plans, sight)
+        return found
+
+
+class _There:
+    """Experiments as they are there for a caller, and what it may say of them."""
+
+    def __init__(self, plans: Sequence[Experiment], sight: Sight) -> None:
+        self._sight = sight
+        self._seen = {plan.name for plan in plans if sight.sees(plan)}
+        self._hidden = {plan.name for plan in plans} - self._seen
+        self.declared = Declared(plans, sight.sees)
+
+    def claimed(self, outcome: Outcome, caller: Caller) -> Outcome:
+        """As it is kept: under a key of the tenant's own, so that two tenants may use the same one. One of an
+        answer or experiment that is not the caller's becomes one of what nobody can ever have."""
+        if caller.tenant:
+            outcome = replace(outcome, key=f"{caller.tenant}/{outcome.key}")
         if outcome.response_id:
-            return NotFound("response", outcome.response_id, NO_RESPONSE)
-        if all(plan.name != outcome.experiment for plan in self._plans()):
+            own = may_be_of(outcome.response_id, caller.tenant)
+            return outcome if own else replace(outcome, response_id=NOBODYS + outcome.response_id)
+        name = outcome.experiment
+        if name not in self._hidden and name in self._sight.experiments:
+            return outcome
+        return replace(outcome, experiment=NOBODYS + name, unit=NOBODYS + outcome.unit)
+
+    def unknown(self, message: pb.Outcome) -> NotFound:
+        """What is said of an outcome that belongs to nothing."""
+        if message.response_id:
+            return NotFound("response", message.response_id, NO_RESPONSE)
+        if message.unit.experiment.removeprefix("experiments/") not in self._seen:
             return ExperimentNotFound(message.unit.experiment)
         unit = message.unit.unit or message.unit.unit_hash
         return NotFound("unit", unit, f" in {message.unit.experiment}: {NO_UNIT}")
+
+
+async def paced(
+    batches: AsyncIterator[pb.RecordOutcomesRequest],
+    meter: Meter | None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> AsyncGenerator[pb.RecordOutcomesRequest, None]:
+    """The same, counted. While the caller owes outcomes a second the next batch is not read, so that the
+    transport holds its sender back and no batch lies about. Raises QuotaExceeded where its day is used up."""
+    while True:
+        while meter is not None:
+            if not (seconds := meter.owed()):
+                break
+            await sleep(seconds)
+        try:
+            batch = await anext(batches)
+        except StopAsyncIteration:
+            return
+        if meter is not None:
+            meter.owe_outcomes(len(batch.outcomes))
+        yield batch
 
 
 async def answers_in_order(
@@ -178,13 +274,13 @@ class StoreThreads:
         self._inside, self._most, self._lock = 0, THREADS + WAITING, threading.Lock()
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`work(...)` in a thread; raises Overloaded at once where too many wait. Who gives up waiting does
-        not stop the work."""
+        """`work(...)` in a thread, in the context of the call; raises Overloaded at once where too many wait.
+        Who gives up waiting does not stop the work."""
         with self._lock:
             if self._inside >= self._most:
                 raise Overloaded(f"{self._inside} calls of experiments wait for the store already")
             self._inside += 1
-        future = self._pool.submit(work, *args, **kwargs)
+        future = self._pool.submit(partial(copy_context().run, work, *args, **kwargs))
         future.add_done_callback(self._left)
         return await asyncio.wrap_future(future)
 

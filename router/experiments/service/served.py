@@ -25,8 +25,9 @@ from router.experiments.model import Experiment
 from router.experiments.report.build import report
 from router.experiments.report.model import Report
 from router.experiments.service.outcomes import Intake, StoreThreads
-from router.experiments.service.service import ExperimentService
+from router.experiments.service.service import ExperimentService, present_sight
 from router.ports import AdapterRegistry, Assignment, Force, RequestRouter, Served, Watcher
+from router.server.call import present_client
 from router.types import AdapterInfo, AdapterRef, Decision, Request
 from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_server
 
@@ -101,7 +102,9 @@ class ServedExperiments:
 
     def _service(self, live: Experiments, registry: AdapterRegistry) -> ExperimentService:
         from_thread = RegistryOnLoop(registry, asyncio.get_running_loop())
-        known = Known(from_thread.resolve, live.judges, live.classifiers)
+        known = Known(
+            from_thread.resolve, live.judges, live.classifiers, lambda one: present_sight().sees(one)
+        )
         manager = Manager(live.store, known)
 
         def judged(experiment: Experiment) -> Report:
@@ -120,7 +123,10 @@ class ServedExperiments:
             live.counts.outcomes["invalid"] += number
 
         def warnings(experiment: Experiment) -> tuple[str, ...]:
-            of_arms = arm_warnings(experiment.spec, registry.resolve)
+            seen = present_client().adapters
+            of_arms = arm_warnings(
+                experiment.spec, lambda name, version="": registry.resolve(name, version, seen)
+            )
             of_plan = plan_warnings(experiment.spec, manager.rates.get(experiment.name))
             return (*live.assigner.warnings(experiment.name), *of_plan, *of_arms)
 
@@ -199,7 +205,8 @@ def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any,
 
 
 class RegistryOnLoop:
-    """What experiments ask of the registry. Call it from a thread, never on the loop itself.
+    """What experiments ask of the registry, as far as the caller may know of it. Call it from a thread, never
+    on the loop itself.
 
     Raises Unavailable where the loop does not come to it in ten seconds.
     """
@@ -209,11 +216,11 @@ class RegistryOnLoop:
 
     def resolve(self, name: str, version: str = "", /) -> AdapterInfo:
         """As `Catalog.resolve`."""
-        return self._call(self._registry.resolve, name, version)
+        return self._call(self._registry.resolve, name, version, present_client().adapters)
 
     def get(self, name: str, version: str = "", /) -> AdapterInfo:
         """As `AdapterRegistry.get`."""
-        return self._call(self._registry.get, name, version)
+        return self._call(self._registry.get, name, version, present_client().adapters)
 
     def set_default(
         self, ref: AdapterRef, etag: str = "", force: Force | None = None, /

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import grpc
 
-from router.errors import FieldViolation, Findings
+from router.errors import ExperimentNotFound, FieldViolation, Findings
 from router.experiments.management.manager import Manager
 from router.experiments.management.promotion import Promoter
 from router.experiments.model import Experiment, Spec, id_problem, parse_experiment
 from router.experiments.report.model import Report
-from router.experiments.service.outcomes import Intake, StoreThreads, answers_in_order
+from router.experiments.service.outcomes import Caller, Intake, StoreThreads, answers_in_order, paced
+from router.experiments.sight import Sight
 from router.experiments.wire.plans import (
     answer_message,
     checked_paths,
@@ -24,7 +26,7 @@ from router.experiments.wire.plans import (
 )
 from router.experiments.wire.report import report_message
 from router.server.adapters import page
-from router.server.call import actor, current_call
+from router.server.call import actor, current_call, present_client
 from router.v1 import experiments_pb2 as pb
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer
 
@@ -33,6 +35,7 @@ T = TypeVar("T")
 MAX_REASON_BYTES, MAX_TOKEN_BYTES, MAX_ARM_BYTES = 500, 1024, 64
 UNACKNOWLEDGED = 8
 WITHIN = "experiment."
+NOT_ITS_NAME = "is no name that this client may give: its `experiments` in the clients file say which"
 
 
 class ExperimentService(ExperimentServiceServicer):
@@ -60,8 +63,11 @@ class ExperimentService(ExperimentServiceServicer):
         found = Findings()
         if problem := id_problem(request.experiment_id):
             found.add("experiment_id", problem)
+        if request.experiment_id not in present_sight().experiments:
+            found.add("experiment_id", NOT_ITS_NAME)
         spec = plan_of(request.experiment, found, WITHIN)
         _add(found, await self._threads.run(self._manager.problems, spec))
+        _check_width(found, spec)
         found.check()
         kept = await self._change(self._manager.create, request.experiment_id, spec, _actor(context))
         return pb.CreateExperimentResponse(experiment=self._message(kept))
@@ -70,7 +76,7 @@ class ExperimentService(ExperimentServiceServicer):
         self, request: pb.GetExperimentRequest, context: Context
     ) -> pb.GetExperimentResponse:
         """One."""
-        found = await self._threads.run(self._manager.get, parse_experiment(request.name))
+        found = await self._seen(parse_experiment(request.name))
         return pb.GetExperimentResponse(experiment=self._message(found))
 
     async def ListExperiments(
@@ -80,9 +86,9 @@ class ExperimentService(ExperimentServiceServicer):
         found = Findings()
         found.text("page_token", request.page_token, MAX_TOKEN_BYTES)
         found.check()
-        all_of_them = await self._threads.run(self._manager.list)
+        seen = filter(present_sight().sees, await self._threads.run(self._manager.list))
         shown, token = page(
-            all_of_them, lambda one: (one.name, ""), request.page_size, request.page_token, ("experiments",)
+            seen, lambda one: (one.name, ""), request.page_size, request.page_token, ("experiments",)
         )
         return pb.ListExperimentsResponse(experiments=map(self._message, shown), next_page_token=token)
 
@@ -99,9 +105,11 @@ class ExperimentService(ExperimentServiceServicer):
         def edit(old: Spec) -> Spec:
             spec = plan_of(merged(old, message, paths), found, WITHIN)
             _add(found, self._manager.problems(spec))
+            _check_width(found, spec)
             found.check()
             return spec
 
+        await self._check_seen(name)
         kept = await self._change(self._manager.update, name, edit, message.etag, _actor(context))
         return pb.UpdateExperimentResponse(experiment=self._message(kept))
 
@@ -109,7 +117,9 @@ class ExperimentService(ExperimentServiceServicer):
         self, request: pb.DeleteExperimentRequest, context: Context
     ) -> pb.DeleteExperimentResponse:
         """Forgets a draft or a stopped one."""
-        await self._change(self._manager.delete, parse_experiment(request.name), request.etag)
+        name = parse_experiment(request.name)
+        await self._check_seen(name)
+        await self._change(self._manager.delete, name, request.etag)
         return pb.DeleteExperimentResponse()
 
     async def StartExperiment(
@@ -117,6 +127,7 @@ class ExperimentService(ExperimentServiceServicer):
     ) -> pb.StartExperimentResponse:
         """Running, and served by this process when it answers."""
         name = parse_experiment(request.name)
+        await self._check_seen(name)
         kept = await self._change(self._manager.start, name, request.etag, _actor(context))
         return pb.StartExperimentResponse(experiment=self._message(kept))
 
@@ -125,6 +136,7 @@ class ExperimentService(ExperimentServiceServicer):
     ) -> pb.StopExperimentResponse:
         """Stopped."""
         name, reason = parse_experiment(request.name), _reason(request.reason)
+        await self._check_seen(name)
         kept = await self._change(self._manager.stop, name, request.etag, reason, _actor(context))
         return pb.StopExperimentResponse(experiment=self._message(kept))
 
@@ -134,9 +146,11 @@ class ExperimentService(ExperimentServiceServicer):
         found.text("arm", request.arm, MAX_ARM_BYTES)
         found.text("reason", request.reason, MAX_REASON_BYTES)
         found.check()
+        name = parse_experiment(request.name)
+        await self._check_seen(name)
         done = await self._change(
             self._promoter.promote,
-            parse_experiment(request.name),
+            name,
             request.arm,
             request.etag,
             _actor(context),
@@ -154,6 +168,7 @@ class ExperimentService(ExperimentServiceServicer):
     ) -> pb.RollBackPromotionResponse:
         """The default from before."""
         name, reason = parse_experiment(request.name), _reason(request.reason)
+        await self._check_seen(name)
         done = await self._change(self._promoter.roll_back, name, reason, _actor(context))
         return pb.RollBackPromotionResponse(
             experiment=self._message(done.experiment), default_version=done.default.resource
@@ -166,8 +181,11 @@ class ExperimentService(ExperimentServiceServicer):
         if request.phase < 0:
             found.add("phase", f"must be 0 (the last) or the number of a phase, got {request.phase}")
         found.check()
+        await self._check_seen(name)
         report = await self._threads.run(self._report, name, request.phase)
-        return report_message(report, self._message(report.judged))
+        sight = present_sight()
+        audit = tuple(replace(entry, detail=sight.detail(entry.detail)) for entry in report.audit)
+        return report_message(replace(report, audit=audit), self._message(report.judged))
 
     async def PlanExperiment(
         self, request: pb.PlanExperimentRequest, context: Context
@@ -182,15 +200,36 @@ class ExperimentService(ExperimentServiceServicer):
         self, request: pb.RecordOutcomeRequest, context: Context
     ) -> pb.RecordOutcomeResponse:
         """Durable when it answers."""
-        return await self._intake.one(request.outcome)
+        return await self._intake.one(request.outcome, _caller())
 
     async def RecordOutcomes(self, request_iterator: Any, context: Context) -> None:
         """Acknowledges batches in their order until the caller ends the stream or the server drains."""
         await context.send_initial_metadata(current_call().headers)
-        answers = answers_in_order(request_iterator, self._intake.batch, UNACKNOWLEDGED)
-        async with aclosing(cast(Any, answers)) as acknowledgements:
-            async for acknowledgement in acknowledgements:
-                await context.write(acknowledgement)
+        caller = _caller()
+
+        async def recorded(batch: pb.RecordOutcomesRequest) -> pb.RecordOutcomesResponse:
+            try:
+                return await self._intake.batch(batch, caller)
+            finally:
+                request_iterator.done(batch)
+
+        async with aclosing(paced(request_iterator, caller.meter)) as batches:
+            answers = answers_in_order(batches, recorded, UNACKNOWLEDGED)
+            async with aclosing(cast(Any, answers)) as acknowledgements:
+                async for acknowledgement in acknowledgements:
+                    await context.write(acknowledgement)
+
+    async def _seen(self, name: str) -> Experiment:
+        """The experiment. Raises ExperimentNotFound for one that the caller may not know of, as for none."""
+        found = await self._threads.run(self._manager.get, name)
+        if not present_sight().sees(found):
+            raise ExperimentNotFound(name)
+        return found
+
+    async def _check_seen(self, name: str) -> None:
+        """Raise what `_seen` raises; who may know of all needs no look."""
+        if not present_sight().everything:
+            await self._seen(name)
 
     async def _change(self, change: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         changed = await self._threads.run(change, *args, **kwargs)
@@ -199,6 +238,22 @@ class ExperimentService(ExperimentServiceServicer):
 
     def _message(self, experiment: Experiment) -> pb.Experiment:
         return experiment_message(experiment, self._warnings(experiment))
+
+
+def _caller() -> Caller:
+    call = current_call()
+    return Caller(call.client.tenant, present_sight(), call.meter)
+
+
+def present_sight() -> Sight:
+    """What whoever makes the present call may know of."""
+    client = present_client()
+    return Sight(client.adapters, client.experiments)
+
+
+def _check_width(found: Findings, spec: Spec) -> None:
+    if problem := present_sight().too_wide(spec):
+        found.add(f"{WITHIN}route", problem)
 
 
 def _actor(context: Context) -> str:

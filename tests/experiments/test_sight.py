@@ -1,0 +1,65 @@
+"""Which experiments are there for whom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from router.experiments.model import ArmSpec, Mode, Phase, Spec
+from router.experiments.sight import Sight
+from router.types import EVERYTHING, AdapterRef, Visible
+from tests.experiments.live.made import experiment
+from tests.experiments.plans import plan, router_plan
+
+MEDICAL, TRIALS, NONE = Visible(("medical",)), Visible(("tri*",)), Visible()
+
+
+@pytest.mark.parametrize(
+    ("adapters", "experiments", "spec", "seen"),
+    [
+        (MEDICAL, TRIALS, plan(), True),
+        (EVERYTHING, EVERYTHING, plan(), True),
+        (NONE, TRIALS, plan(), False),
+        (MEDICAL, NONE, plan(), False),
+        (EVERYTHING, Visible(("other",)), plan(), False),
+        (MEDICAL, TRIALS, plan(route="base", arms=(ArmSpec("a", 0.5), ArmSpec("b", 0.5))), True),
+        (MEDICAL, TRIALS, plan(route="legal", arms=(ArmSpec("a", 0.5), ArmSpec("b", 0.5))), False),
+        (MEDICAL, TRIALS, plan(arms=(*plan().arms, ArmSpec("c", 0.1, AdapterRef("legal", "1")))), False),
+        (MEDICAL, TRIALS, router_plan(), False),
+        (EVERYTHING, TRIALS, router_plan(), True),
+        (EVERYTHING, TRIALS, plan(route="", mode=Mode.HOLDOUT, arms=()), False),
+        (EVERYTHING, EVERYTHING, plan(route="", mode=Mode.HOLDOUT, arms=()), True),
+    ],
+)
+def test_by_name_and_by_adapters(adapters: Visible, experiments: Visible, spec: Spec, seen: bool) -> None:
+    sight = Sight(adapters, experiments)
+    assert sight.tells("trial", spec) == seen
+    assert sight.sees(replace(experiment("trial", spec), phases=())) == seen
+
+
+def test_an_earlier_phase_counts() -> None:
+    hidden = plan(route="legal", arms=(ArmSpec("a", 0.5), ArmSpec("b", 0.5)))
+    phases = (Phase(1, 0.0, "e", "v", hidden), Phase(2, 1.0, "e", "v", plan()))
+    found = replace(experiment("trial", plan()), phases=phases)
+    assert not Sight(MEDICAL, TRIALS).sees(found)
+    assert Sight(Visible(("medical", "legal")), TRIALS).sees(found)
+
+
+@pytest.mark.parametrize(
+    ("detail", "shown"),
+    [
+        ({"fields": {"enrolment": {"before": 0.1, "after": 1}}}, True),
+        ({"fields": {"route": {"before": "medical", "after": "base"}}}, True),
+        ({"fields": {"route": {"before": "legal", "after": "medical"}}}, False),
+        (
+            {"fields": {"arms": {"before": [{"name": "a", "adapter": {"name": "medical"}}], "after": []}}},
+            True,
+        ),
+        ({"fields": {"arms": {"before": [], "after": [{"name": "a", "adapter": {"name": "legal"}}]}}}, False),
+        ({"fields": {"arms": {"before": [{"name": "a", "adapter": None}], "after": []}}}, True),
+    ],
+)
+def test_an_audit_entry_names_no_hidden_adapter(detail: dict[str, object], shown: bool) -> None:
+    assert Sight(MEDICAL, TRIALS).detail(detail) == (detail if shown else {})
+    assert Sight(EVERYTHING, TRIALS).detail(detail) == detail
