@@ -128,6 +128,9 @@ class Settings(BaseSettings):
     experiments_webhook_secret: SecretStr | None = Field(
         None, description="signs what the webhook gets, so that it knows the sender; is never shown"
     )
+    max_waiting_outcomes: int = Field(
+        1_000_000, ge=1000, description="outcomes kept whose response or unit is not known; more are refused"
+    )
     max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="largest input accepted, in bytes")
     max_body_bytes: int = Field(

@@ -35,9 +35,10 @@ def store_of(settings: Settings, state: Path | None = None) -> Store | None:
     from router.experiments.store.sql_store import SqlStore  # SQLAlchemy, only where there are experiments
 
     if settings.experiments != AUTO:
-        return SqlStore(settings.experiments)
+        return SqlStore(settings.experiments, max_waiting=settings.max_waiting_outcomes)
     try:
-        return SqlStore(f"sqlite:///{state_dir(settings.adapters_dir, state) / FILE}")
+        url = f"sqlite:///{state_dir(settings.adapters_dir, state) / FILE}"
+        return SqlStore(url, max_waiting=settings.max_waiting_outcomes)
     except ConfigError as error:
         log.warning("experiments are off: %s", error.message)
         return None

@@ -119,7 +119,8 @@ class Store(Protocol):
         A key that was there already is DUPLICATE if it was counted, and else what it was before (LATE,
         UNKNOWN). An outcome of a response counts in every phase the response was exposed in; one of a unit
         in the last phase whose exposure of that unit is not after it. UNKNOWN ones are kept for a while:
-        they count when their exposure comes, and as covariates.
+        they count when their exposure comes, and as covariates. Where as many are kept as may be they are
+        NOT_KEPT.
         """
         ...
 

@@ -6,6 +6,7 @@ it was told.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +21,15 @@ from router.experiments.store.session import Session, Unit
 from router.experiments.store.tables import WAITING, experiments, exposures, outcomes, phases, units
 
 
-def record(session: Session, said: Sequence[Outcome]) -> tuple[Accepted, ...]:
-    """What became of each, in order."""
+def record(session: Session, said: Sequence[Outcome], room: int = sys.maxsize) -> tuple[Accepted, ...]:
+    """What became of each, in order. `room`: so many that belong to nothing are kept at most."""
     once = {outcome.key: outcome for outcome in reversed(said)}  # the first of each key
     statuses = _known(session, once)
     fresh = [Placed(outcome) for key, outcome in once.items() if key not in statuses]
     _by_response(session, [p for p in fresh if p.outcome.response_id])
     _by_unit(session, [p for p in fresh if not p.outcome.response_id])
+    statuses |= _turned_away(fresh, room)
+    fresh = [p for p in fresh if p.outcome.key not in statuses]
     told = seek_later(session, fresh)
     session.load({EVERYTHING} if told else {p.outcome.metric for p in fresh})
     place_outcomes(session, fresh)
@@ -34,6 +37,12 @@ def record(session: Session, said: Sequence[Outcome]) -> tuple[Accepted, ...]:
     session.finish()
     new = {p.outcome.key: p.status for p in fresh}
     return tuple(_answer(outcome.key, new, statuses) for outcome in said)
+
+
+def _turned_away(fresh: Iterable[Placed], room: int) -> dict[str, Accepted]:
+    """Those for which there is no room: the last ones."""
+    waiting = [p.outcome.key for p in fresh if not p.units]
+    return dict.fromkeys(waiting[room:], Accepted.NOT_KEPT)
 
 
 def _answer(key: str, new: dict[str, Accepted], known: dict[str, Accepted]) -> Accepted:

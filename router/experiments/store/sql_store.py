@@ -20,7 +20,7 @@ from router.experiments.model import (
     Outcome,
     Pair,
 )
-from router.experiments.store import database, resources
+from router.experiments.store import database, resources, waiting
 from router.experiments.store.database import bulk_for, parse_url, shown_url, translated
 from router.experiments.store.exposing import count_pairs, disagree, expose, keep_pairs
 from router.experiments.store.migrating import check_version, migrate
@@ -41,13 +41,14 @@ class SqlStore:
     The URL, its driver and the file are checked at once: ConfigError says what to do. A server that cannot
     be reached is no error here: calls raise StoreDown until it is back, and then work. With `migrate` False a
     database of this version must be there, and is only read: ConfigError and StoreDown come at once.
+    `max_waiting` outcomes may wait for their response or unit.
     """
 
-    def __init__(self, url: str, migrate: bool = True) -> None:
+    def __init__(self, url: str, migrate: bool = True, max_waiting: int = waiting.MOST) -> None:
         self._url, self._read_only = parse_url(url, must_exist=not migrate), not migrate
         self._engine = database.make_engine(self._url, self._read_only)
         self._bulk = bulk_for(self._engine.dialect.name)
-        self._phases = Phases(self._bulk)
+        self._phases, self._waiting = Phases(self._bulk), waiting.Waiting(max_waiting)
         self._alone = threading.Lock()  # threads of one process queue here, not in the database
         self._ready, self._tidied = False, 0.0
         try:
@@ -151,7 +152,8 @@ class SqlStore:
         if not outcomes:
             return ()
         with self._session() as session:
-            found = record(session, outcomes)
+            found = record(session, outcomes, self._waiting.room(session.conn))
+            self._waiting.add(sum(status is Accepted.UNKNOWN for status in found))
         self._tidy()
         return found
 
