@@ -1,6 +1,7 @@
 """What a scraper sees: counted at every call, measured in between, or read off engine and registry just then.
 
-Labels are bounded: adapters the registry chose, else `other`. Times are seconds.
+Labels are bounded: adapters the registry chose, else `other`; clients and tenants of the clients file, never
+a name that a caller sends. Times are seconds.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.15, 0.3, 0.6,
 ROUTING = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 # Labels
 VERSION = ("adapter", "version")
+CLIENT, TENANT = ("client", "tenant", "code"), ("tenant", "kind")  # as many as the clients file has
 OTHER = ("other", "other")
 MAX_VERSIONS, MAX_CLASSIFIERS = 4096, 64  # that get labels of their own
 
@@ -90,6 +92,12 @@ class Metrics:
         self.verdicts = self._counter(
             "lora_router_classifier_verdicts", "Votes by classifier and kind.", ("classifier", "verdict")
         )
+        self.client_calls = self._counter(
+            "lora_router_client_requests", "Calls of the clients in the file, by how they ended.", CLIENT
+        )
+        self.tenant_tokens = self._counter(
+            "lora_router_tenant_tokens", "Tokens of answers by tenant: prompt or completion.", TENANT
+        )
         self.loads = self._histogram(
             "lora_router_adapter_load_seconds", "Time to bring an adapter into memory.", VERSION, SECONDS
         )
@@ -123,12 +131,17 @@ class Metrics:
         decision = call.decision
         if decision is not None:
             self.routed.observe(decision.latency)
+        if call.client.id:
+            self.client_calls.labels(call.client.id, call.client.tenant, code).inc()
         if not generation:
             return
         labels = self._labels(decision)
         self.requests.labels(*labels, decision.reason.value if decision else "none", code).inc()
         if call.usage is not None:
             self._record_usage(labels, call.usage)
+            if tenant := call.client.tenant:
+                self.tenant_tokens.labels(tenant, "prompt").inc(call.usage.prompt_tokens)
+                self.tenant_tokens.labels(tenant, "completion").inc(call.usage.completion_tokens)
 
     async def follow_loads(self, events: AsyncIterable[AdapterEvent]) -> None:
         """Measure every cold load: a LOADING that became READY, by the registry's own times."""
