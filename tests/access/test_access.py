@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from router.access.access import Access, Credentials, bearer
+from router.access.access import OUTCOMES, Access, Credentials, bearer
 from router.access.clients import Client, hash_of, new_token
-from router.errors import ConfigError, PermissionDenied, TokenMissing, Unauthenticated
+from router.errors import ConfigError, PermissionDenied, TokenMissing, Unauthenticated, Unavailable
 
 GENERATE = "/router.v1.InferenceService/Generate"
 LOAD = "/router.v1.AdapterService/LoadAdapter"
@@ -123,6 +123,38 @@ async def test_a_call_ends_when_its_client_may_no_longer_make_it(tmp_path: Path,
     assert not goes_on.done()
     for task in (goes_on, follow):
         task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "ends"),
+    [
+        (GENERATE, 'experiments = ["x"]', True),
+        (GENERATE, 'tenant = "acme"', True),
+        (GENERATE, "outcomes_per_day = 5", False),
+        (OUTCOMES, "outcomes_per_day = 5", True),
+        (OUTCOMES, "requests_per_minute = 5", False),
+        (OUTCOMES, '[[tenant]]\nid = "a"\noutcomes_per_second = 5', True),
+    ],
+)
+async def test_a_call_ends_when_what_it_was_granted_changes(
+    tmp_path: Path, method: str, change: str, ends: bool
+) -> None:
+    path, token = tmp_path / "c.toml", new_token("a")
+    path.write_text(entry("a", token, "infer"))
+    access = Access(path)
+    client = allowed(access, sent(token), method)
+    path.write_text(entry("a", token, "infer", more=change))
+
+    async def run(seconds: float) -> None:
+        async with access.holding(sent(token), method, client):
+            access.look()
+            await asyncio.sleep(seconds)
+
+    if not ends:
+        await run(0)
+        return
+    with pytest.raises(Unavailable, match="know of or use was changed"):
+        await run(60)
 
 
 async def test_a_bad_file_ends_nothing_and_is_told(tmp_path: Path) -> None:

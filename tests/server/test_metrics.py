@@ -6,18 +6,22 @@ import asyncio
 import time
 import urllib.request
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from router.access.clients import new_token
 from router.engine.base import EngineStatus
 from router.errors import Overloaded
 from router.server.app import ServerApp
 from router.server.metrics import Bounded, Metrics
 from router.types import AdapterEvent, AdapterEventKind, AdapterState, Vote, VoteError
+from router.v1 import adapters_pb2
 from tests.fakes import adapter
-from tests.server.helpers import Start, ask, failure, messages, stream
+from tests.security.helpers import bearer, write_clients
+from tests.server.helpers import Connect, Start, ask, failure, messages, stream
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -77,6 +81,40 @@ async def test_calls_are_timed_by_method_and_status(
         assert value(samples, name, **labels) == 1
     refused = {"adapter": "other", "version": "other", "reason": "none", "code": "UNAVAILABLE"}
     assert value(samples, "lora_router_requests_total", **refused) == 1
+
+
+async def test_calls_by_client_and_tokens_by_tenant(
+    start_server: Start, connect: Connect, fakes: SimpleNamespace, tmp_path: Path
+) -> None:
+    more = '[[tenant]]\nid = "acme"\ntokens_per_minute = 1000'
+    clients = write_clients(tmp_path, one=("infer",), two=("infer",))
+    text = clients.path.read_text().replace('id = "', 'tenant = "acme"\nid = "')
+    clients.path.write_text(text + more)
+    server = await start_server(**vars(fakes), clients=clients.path, metrics_listen="127.0.0.1:0")
+    stubs = connect(server)
+    for token in (clients.one, clients.one, clients.two):
+        await stubs.inference.Generate(ask("one two"), metadata=bearer(token))
+    await failure(stubs.inference.Generate(ask(sampling={"max_tokens": 2000}), metadata=bearer(clients.two)))
+    await failure(stubs.inference.Generate(ask(), metadata=bearer(new_token("mallory"))))
+    await failure(
+        stubs.adapters.ListAdapters(adapters_pb2.ListAdaptersRequest(), metadata=bearer(clients.two))
+    )
+    samples = await scrape(server)
+    calls = {
+        (labels["client"], labels["tenant"], labels["code"]): number
+        for (name, of), number in samples.items()
+        if name == "lora_router_client_requests_total" and (labels := dict(of))
+    }
+    assert calls == {
+        ("one", "acme", "OK"): 2,
+        ("two", "acme", "OK"): 1,
+        ("two", "acme", "RESOURCE_EXHAUSTED"): 1,
+        ("two", "acme", "PERMISSION_DENIED"): 1,
+    }
+    tokens = "lora_router_tenant_tokens_total"
+    assert value(samples, tokens, tenant="acme", kind="completion") == 9
+    assert value(samples, tokens, tenant="acme", kind="prompt") > 9
+    assert "mallory" not in repr(samples)
 
 
 async def test_callers_cannot_make_labels(server: ServerApp, stubs: SimpleNamespace) -> None:

@@ -28,7 +28,7 @@ def record(session: Session, said: Sequence[Outcome], room: int = sys.maxsize) -
     fresh = [Placed(outcome) for key, outcome in once.items() if key not in statuses]
     _by_response(session, [p for p in fresh if p.outcome.response_id])
     _by_unit(session, [p for p in fresh if not p.outcome.response_id])
-    statuses |= _turned_away(fresh, room)
+    statuses |= _turned_away(said, fresh, room)
     fresh = [p for p in fresh if p.outcome.key not in statuses]
     told = seek_later(session, fresh)
     session.load({EVERYTHING} if told else {p.outcome.metric for p in fresh})
@@ -39,9 +39,10 @@ def record(session: Session, said: Sequence[Outcome], room: int = sys.maxsize) -
     return tuple(_answer(outcome.key, new, statuses) for outcome in said)
 
 
-def _turned_away(fresh: Iterable[Placed], room: int) -> dict[str, Accepted]:
-    """Those for which there is no room: the last ones."""
-    waiting = [p.outcome.key for p in fresh if not p.units]
+def _turned_away(said: Iterable[Outcome], fresh: Iterable[Placed], room: int) -> dict[str, Accepted]:
+    """Those that belong to nothing and have no room: the last ones."""
+    of_nothing = {p.outcome.key for p in fresh if not p.units}
+    waiting = [key for key in dict.fromkeys(outcome.key for outcome in said) if key in of_nothing]
     return dict.fromkeys(waiting[room:], Accepted.NOT_KEPT)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from router.errors import Overloaded
 from router.experiments.assignment import unit_hash
+from router.experiments.model import Accepted
 from router.experiments.service import outcomes as intake
 from router.experiments.service.outcomes import answers_in_order
 from router.experiments.service.service import UNACKNOWLEDGED
@@ -252,6 +253,63 @@ async def test_a_full_queue_holds_a_stream_back(
     assert (await call.read()).sequence == 1
     assert times == 4
     await call.done_writing()
+
+
+async def test_what_may_not_wait_is_refused_and_told_why(
+    lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await running(lab)
+    rid, real = (await answer(lab, "anna")).response_id, lab.store.record
+
+    def full(outcomes: Any) -> Any:
+        return [Accepted.NOT_KEPT if s is Accepted.UNKNOWN else s for s in real(outcomes)]
+
+    monkeypatch.setattr(lab.store, "record", full)
+    found = await refused(lab, response_id="nope")
+    assert (found["code"], found["ErrorInfo"].reason) == ("UNAVAILABLE", "QUEUE_FULL")
+    assert "max_waiting_outcomes" in found["text"]
+    call = lab.experiments.RecordOutcomes()
+    batch = [
+        outcome(response_id=one, value=v) for one, v in (("no", 1), (rid, 1), (rid, math.nan), ("no", 1))
+    ]
+    await call.write(pb.RecordOutcomesRequest(sequence=1, outcomes=batch))
+    told = await call.read()
+    await call.done_writing()
+    assert names(told.statuses) == ["INVALID", "COUNTED", "INVALID", "INVALID"]
+    assert [text.partition(":")[0] for text in told.errors] == [
+        "outcomes[0]",
+        "outcomes[2].value",
+        "outcomes[3]",
+    ]
+    assert "max_waiting_outcomes" in told.errors[0]
+    assert lab.live.counts.outcomes == {"not-kept": 3, "counted": 1, "invalid": 1}
+
+
+async def test_batches_count_against_the_bytes_of_all_calls(
+    lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, real, budget = asyncio.Event(), lab.live.recorder.record, lab.app._bodies._budget
+    whole = budget.free
+
+    async def slow(outcomes: Any) -> Any:
+        await go.wait()
+        return await real(outcomes)
+
+    monkeypatch.setattr(lab.live.recorder, "record", slow)
+    batch = pb.RecordOutcomesRequest(outcomes=[outcome(response_id="x")] * 1000)
+    call = lab.experiments.RecordOutcomes()
+    for _ in range(3):
+        await call.write(batch)
+    await until(lambda: budget.free == whole - 3 * batch.ByteSize())
+    go.set()
+    for _ in range(3):
+        await call.read()
+    await until(lambda: budget.free == whole)  # while the stream goes on
+    go.clear()
+    await call.write(batch)
+    await until(lambda: budget.free < whole)
+    call.cancel()
+    await until(lambda: budget.free == whole)
 
 
 async def test_a_store_that_is_down_acknowledges_nothing(lab: SimpleNamespace) -> None:
