@@ -19,13 +19,14 @@ from router.ports import Catalog
 from router.routing.knowledge import Knowledge, narrow
 from router.routing.lane import BaseFor
 from router.routing.panel import Lanes, OnVote, Panel
-from router.routing.policy import Conclusion, Policy, Rule, RuleInForce, fingerprint
+from router.routing.policy import FITTED, Conclusion, Policy, Rule, RuleInForce, fingerprint
 from router.routing.variants import rule_digest, varied
 from router.types import AdapterInfo, AdapterProfile, Decision, Reason, Request, Visible, Vote
 
 if TYPE_CHECKING:
     from router.types import RouterVariant
 
+STALE = "stale: for another set of adapters or classifiers"  # to who may not know of all
 START_SECONDS = 20.0
 FIT_SECONDS = 30.0
 PICK_UP_SECONDS = 0.25
@@ -133,7 +134,8 @@ class Router:
         await self._pick_up_classifiers()
         decision, votes = await self._decide(request, varied(self.rule.now, variant), heard)
         shown = tuple(seen(vote, request.visible) for vote in votes) if request.routing.explain else ()
-        return replace(decision, votes=shown, latency=time.perf_counter() - started)
+        status = decision.calibration if request.visible.everything else unnamed(decision.calibration)
+        return replace(decision, votes=shown, calibration=status, latency=time.perf_counter() - started)
 
     async def _pick_up_classifiers(self) -> None:
         """A plugin file dropped in a moment ago votes on this request."""
@@ -212,6 +214,11 @@ def seen(vote: Vote, visible: Visible) -> Vote:
     scores = {name: score for name, score in vote.scores.items() if name in visible}
     declined = vote.declined or bool(vote.scores and not scores)
     return replace(vote, scores=scores, declined=declined, evidence="")
+
+
+def unnamed(status: str) -> str:
+    """Whether the calibration fits, without what does not: that names adapters."""
+    return STALE if status not in ("", FITTED) else status
 
 
 def is_base(resource: str) -> bool:

@@ -108,7 +108,12 @@ _OUTCOMES = View(
         ViewColumn("value", Holds.NUMBER, "its value", outcomes.c.value),
         ViewColumn("time", Holds.TIME, "when it happened", outcomes.c.time),
         ViewColumn("counted", Holds.FLAG, "happened and came in time, so not late", outcomes.c.late == 0),
-        ViewColumn("key", Holds.TEXT, "the key that makes it count once", outcomes.c.key),
+        ViewColumn(
+            "key",
+            Holds.TEXT,
+            "the key that makes it count once, after `TENANT/` where clients have tenants",
+            outcomes.c.key,
+        ),
         ViewColumn("response_id", Holds.TEXT, "of this response; empty: of the unit", outcomes.c.response_id),
     ),
     _joined(outcomes.join(units, outcomes.c.unit_id == units.c.id), units.c.phase),
