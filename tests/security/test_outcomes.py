@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from router.experiments.service.outcomes import paced
 from router.v1 import experiments_pb2 as pb
 from router.v1 import inference_pb2
 from tests.security.worlds import answered, world
-from tests.server.helpers import Connect, Start, ask, details, failure, until
+from tests.server.helpers import Connect, Start, details, failure, until
 
 pytestmark = pytest.mark.slow
 TONE = {"experiment": "experiments/acme-tone", "unit": "anna"}
@@ -75,16 +76,15 @@ async def test_an_outcome_is_of_an_answer_to_ones_own_tenant(at: SimpleNamespace
 async def test_an_outcome_of_another_tenants_answer_never_counts_however_late_the_exposure(
     at: SimpleNamespace,
 ) -> None:
-    at.store.down = True  # exposures wait
-    asked = ask("a legal question", routing={"unit": "u"})
-    theirs = await at.inference.Generate(asked, metadata=at.clients.other)
-    at.store.down = False
-    await up(at)
-    await not_found(at, at.clients.mine, response_id=theirs.response_id, key="k")
-    await at.live.recorder.flush()
-    assert theirs.response_id in at.store.rows["legal-tone", 1].exposures
+    await answered(at, at.clients.other, "a legal question", "anna")
+    (exposure,) = at.store.rows["legal-tone", 1].exposures.values()
+    made = new_response_id("bravo")
+    await not_found(at, at.clients.mine, response_id=made, key="k")
+    await not_found(at, at.clients.other, response_id=made, key="early")
+    at.store.expose([replace(exposure, response_id=made)])
     assert at.store.outcomes["acme/k"].places == {}
-    assert await record(at, at.clients.other, response_id=theirs.response_id, key="k") == "COUNTED"
+    assert at.store.outcomes["bravo/early"].places != {}
+    assert await record(at, at.clients.other, response_id=made, key="k") == "COUNTED"
 
 
 async def test_keys_are_a_tenants_own(at: SimpleNamespace) -> None:

@@ -156,11 +156,14 @@ class Intake:
     ) -> tuple[Accepted, ...]:
         """What is not stored after all costs the caller's day nothing."""
         try:
-            return await record(outcomes)
-        except Unavailable:
+            found = await record(outcomes)
+        except Unavailable:  # not for a caller that went away: what it sent is stored
             if caller.meter is not None:
                 caller.meter.not_stored(len(outcomes))
             raise
+        if caller.meter is not None and (lost := found.count(Accepted.NOT_KEPT)):
+            caller.meter.not_stored(lost)
+        return found
 
     def _seen_by(self, sight: Sight) -> _There:
         """What is there for a caller, made anew where experiments have changed."""
@@ -221,7 +224,7 @@ async def paced(
         except StopAsyncIteration:
             return
         if meter is not None:
-            meter.owe_outcomes(len(batch.outcomes))
+            meter.owe_outcomes(min(len(batch.outcomes), MAX_BATCH))  # a larger one is refused whole
         yield batch
 
 

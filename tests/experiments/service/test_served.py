@@ -10,11 +10,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import generate_latest
 
-from router.errors import Unavailable
+from router.access.clients import Client
+from router.engine.fake import FakeEngine
+from router.errors import AdapterNotFound, Unavailable
 from router.experiments.live.notices import Event, Notice
 from router.experiments.service import served
+from router.experiments.service.outcomes import StoreThreads
 from router.experiments.service.served import RegistryOnLoop, ServedExperiments
-from router.types import AdapterRef
+from router.server.call import CURRENT, Call
+from router.types import AdapterRef, Visible
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.service.trials import live_on, of_unit, trial
 from tests.fakes import FakeRegistry, adapter
@@ -52,6 +56,27 @@ async def test_metrics(start_server, connect, fakes):
     assert "lora_router_experiment_store_up 0.0" in metrics(app)
     store.down = False
     await live.close()
+
+
+async def test_what_the_caller_may_not_know_of_is_not_there_for_its_plans():
+    threads, registry = (
+        StoreThreads(),
+        RegistryOnLoop(
+            FakeRegistry(FakeEngine(), [adapter("medical"), adapter("legal")]), asyncio.get_running_loop()
+        ),
+    )
+    call = Call("/router.v1.ExperimentService/StartExperiment", "r")
+    call.made_by(Client("a", adapters=Visible(("medical",)), tenant="a"))
+    token = CURRENT.set(call)
+    try:
+        for ask in (registry.resolve, registry.get):
+            assert (await threads.run(ask, "medical")).ref.name == "medical"
+            with pytest.raises(AdapterNotFound):
+                await threads.run(ask, "legal")
+    finally:
+        CURRENT.reset(token)
+    assert (await threads.run(registry.get, "legal")).ref.name == "legal"  # no call: what runs by itself
+    threads.close()
 
 
 async def test_the_log_line_names_the_arm(start_server, connect, fakes, caplog):
