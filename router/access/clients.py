@@ -110,8 +110,7 @@ def hash_of(token: str) -> str:
 
 
 class Clients:
-    """All clients of a file, found by token or certificate, the issuers of tokens, and the tenants that it says
-    something of."""
+    """All clients of a file, found by what proves them, the issuers of tokens, and what tenants share."""
 
     def __init__(
         self,

@@ -46,7 +46,8 @@ def test_the_page_has_the_table() -> None:
 
 async def refusal(stubs: SimpleNamespace, method: str, **options: object) -> str:
     """The reason of the refusal; '' where the call came further."""
-    call = stubs.channel.stream_stream(method)(timeout=0.1, **options)  # no body is ever sent
+    await stubs.channel.channel_ready()  # the time is for the refusal alone
+    call = stubs.channel.stream_stream(method)(timeout=0.2, **options)  # no body is ever sent
     error = await failure(call)
     if error.code().name in ("DEADLINE_EXCEEDED", "CANCELLED", "FAILED_PRECONDITION"):  # no experiments here
         return ""
