@@ -1,10 +1,12 @@
 """Composes calibration.jsonl, dev.jsonl and ood.jsonl from parts/: `python recipes/routing/compose.py`.
 
-Sections of a parts file are `## LABEL` (whole requests), and for requests that are an instruction around a
-text `## LABEL frames` and `## LABEL texts` or `## LABEL passage`. Every text meets a few frames, by a fixed
-rotation: nothing is drawn by chance. Some texts come from splits that the adapters learn from or are
-stopped by, never from their test splits; calibration has two parts files, and the second is lent other
-rows than the first. Fails where two lines of the parts say nearly the same. See README.md.
+Sections of a parts file are `## LABEL` (whole requests), `## LABEL exam` (a stem, then its options), and for
+requests that are an instruction around a text `## LABEL frames` and `## LABEL texts` or `## LABEL passage`
+(then its questions), also of a second kind: `## legal notice frames` and `## legal notice texts`. Every text
+meets a few frames, by a fixed rotation: nothing is drawn by chance. Some texts come from splits that the
+adapters learn from or are stopped by, never from their test splits; calibration has several parts files, and
+a later one is lent other rows than those before. Fails where two lines of the parts say nearly the same.
+See README.md.
 """
 
 from __future__ import annotations
@@ -22,12 +24,37 @@ HERE = Path(__file__).parent
 LABELS = ("medical", "legal", "financial", "qa", "summarization", "translation", "code")
 Row = tuple[str, str, str]  # text, label, source
 Parts = dict[str, list[str]]
-FILES = {"calibration": ("train", "calibration", "calibration2"), "dev": ("valid", "dev")}  # split, parts
+PART = "||| "  # between a stem and its options, a passage and its questions
+OPTIONS = ("\n{A}. ", "\n({a}) ", " {a}) ", "\n{n}. ", "\n{A}: ", " [{A}] ", "\n- ", "\n{n}) ", "\n{A}) ")
 OOD = ("ood", "ood2")  # parts
 ALIKE = 0.6  # two lines that share more than this are one request in two hands
 WORD = re.compile(
     r"[\u3040-\u30ff\u4e00-\u9fff]|[^\s!-/:-@\[-`{-~\u3040-\u30ff\u4e00-\u9fff]+"
 )  # no spaces in CJK
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How much of one parts file meets what."""
+
+    each: int = 2  # frames around each text
+    topics: int = 4  # every how many-th domain request is also translated
+    passages: int = 3  # every how many-th passage is also summarized
+    lent: int = 24  # texts that summarization and question answering are lent, each
+    own: int = 6  # prompts that each adapter is lent
+
+
+FILES = {  # split, parts
+    "calibration": (
+        "train",
+        {
+            "calibration": Mix(),
+            "calibration2": Mix(),
+            "calibration3": Mix(each=3, topics=4, passages=1, lent=60, own=20),
+        },
+    ),
+    "dev": ("valid", {"dev": Mix()}),
+}
 
 
 @dataclass
@@ -62,50 +89,77 @@ def read_parts(path: Path) -> Parts:
 
 def composed(name: str) -> list[Row]:
     """All requests of calibration or dev. A later part shares no group of lent rows with the parts before."""
-    split, *files = FILES[name]
+    split, files = FILES[name]
     lender = Lender(split)
     found: list[Row] = []
-    for file in files:
-        found += rows(read_parts(HERE / "parts" / f"{file}.txt"), lender)
+    for file, mix in files.items():
+        found += rows(read_parts(HERE / "parts" / f"{file}.txt"), lender, mix)
         lender = Lender(split, avoid=lender.used, used=lender.used)
     return found
 
 
-def rows(parts: Parts, lender: Lender) -> Iterator[Row]:
+def rows(parts: Parts, lender: Lender, mix: Mix) -> Iterator[Row]:
     """All requests of one parts file, with those around the texts that `lender` gives."""
     for label in (*LABELS, "none"):
         for text in parts.get(label, ()):
             yield text, "" if label == "none" else label, "written"
-    yield from passages(parts, lender)
-    for label in ("summarization", "translation"):
-        frames, texts = parts[f"{label} frames"], parts[f"{label} texts"]
-        yield from around(frames, texts, label, "written", each=2)
-    topics = [text for domain in ("medical", "legal", "financial") for text in parts[domain][::4]]
-    yield from around(parts["translation frames"], topics, "translation", "domain-text", each=1)
-    yield from around(
-        parts["summarization frames"], lender.texts("summarization", 24), "summarization", "lent"
-    )
-    yield from around(parts["summarization frames"], lender.texts("legal", 8), "summarization", "domain-text")
     for label in LABELS:
-        for prompt in lender.texts(label, 6, key="prompt"):
+        yield from exam(parts.get(f"{label} exam", ()), label)
+    yield from passages(parts, lender, mix)
+    for kind in kinds(parts, " texts"):
+        yield from around(
+            parts[f"{kind} frames"], parts[f"{kind} texts"], kind.split()[0], "written", mix.each
+        )
+    topics = [text for domain in ("medical", "legal", "financial") for text in parts[domain][:: mix.topics]]
+    yield from around(parts["translation frames"], topics, "translation", "domain-text")
+    frames = parts["summarization frames"]
+    yield from around(frames, lender.texts("summarization", mix.lent), "summarization", "lent")
+    yield from around(frames, lender.texts("legal", mix.lent // 3), "summarization", "domain-text")
+    for label in LABELS:
+        for prompt in lender.texts(label, mix.own, key="prompt"):
             yield prompt, label, "own-prompt"
 
 
-def passages(parts: Parts, lender: Lender) -> Iterator[Row]:
-    """A passage with a question, and the same to be summarized, so that the passage decides nothing."""
+def kinds(parts: Parts, ending: str) -> list[str]:
+    """What stands before `ending` in the names of sections: a label, or a label and a word."""
+    return [section.removesuffix(ending) for section in parts if section.endswith(ending)]
+
+
+def exam(lines: Sequence[str], label: str) -> Iterator[Row]:
+    """Each stem with its options, marked in many ways, and without them where it is a question by itself."""
+    for i, line in enumerate(lines):
+        stem, *options = line.split(PART)
+        turned = options[i % len(options) :] + options[: i % len(options)]
+        mark = OPTIONS[i % len(OPTIONS)]
+        marked = [
+            mark.format(A="ABCDEF"[k], a="abcdef"[k], n=k + 1) + option for k, option in enumerate(turned)
+        ]
+        yield stem + "".join(marked), label, "exam"
+        if stem.endswith("?") and not re.search(r"\b(following|these)\b", stem):
+            yield stem, label, "exam"
+
+
+def passages(parts: Parts, lender: Lender, mix: Mix) -> Iterator[Row]:
+    """A passage with a question, and the same to be summarized, so that the passage decides nothing.
+
+    For code the passage is the tables or the markup that is asked about.
+    """
+    for kind in kinds(parts, " passage"):
+        label = kind.split()[0]
+        for i, line in enumerate(parts[f"{kind} passage"]):
+            passage, *questions = line.split(PART)
+            for k, question in enumerate(questions):
+                frames = parts[f"{kind} frames"]
+                frame = frames[(2 * i + 5 * k) % len(frames)]
+                text = frame.format(passage=passage, question=question)
+                yield text, label, "passage" if label == "qa" else "schema"
     frames = parts["qa frames"]
-    written = [line.split("||| ") for line in parts["qa passage"]]
-    for i, (passage, *questions) in enumerate(written):
-        for k, question in enumerate(questions):
-            frame = frames[(2 * i + 5 * k) % len(frames)]
-            yield frame.format(passage=passage, question=question), "qa", "passage"
-    for i, prompt in enumerate(lender.texts("qa", 24, key="prompt")):
+    for i, prompt in enumerate(lender.texts("qa", mix.lent, key="prompt")):
         passage, question = prompt.split("Passage: ", 1)[1].split("\n\nQuestion: ")
         frame = frames[i % len(frames)]
         yield frame.format(passage=passage, question=question.rstrip("?")), "qa", "lent-passage"
-    yield from around(
-        parts["summarization frames"], [p for p, *_ in written][::3], "summarization", "passage"
-    )
+    told = [line.split(PART)[0] for line in parts["qa passage"]][:: mix.passages]
+    yield from around(parts["summarization frames"], told, "summarization", "passage")
 
 
 def around(

@@ -65,8 +65,9 @@ def test_no_two_requests_say_nearly_the_same(compose: dict[str, Any]) -> None:
     compose["check"]([text for parts in read.values() for text in compose["written"](parts)])
 
 
-def test_later_requests_for_no_adapter_repeat_nothing_that_is_taught(compose: dict[str, Any]) -> None:
-    later = set(compose["written"](compose["read_parts"](ROOT / "routing" / "parts" / "ood2.txt")))
+@pytest.mark.parametrize("name", ["ood2", "calibration3"])
+def test_later_requests_repeat_nothing_that_is_taught(compose: dict[str, Any], name: str) -> None:
+    later = set(compose["written"](compose["read_parts"](ROOT / "routing" / "parts" / f"{name}.txt")))
     background = (ROOT.parent / "plugins" / "background.txt").read_text().splitlines()
     taught = [line for line in background if line and not line.startswith("#")]
     for path in ROOT.glob("*.toml"):
@@ -114,6 +115,50 @@ def test_nothing_is_lent_twice_by_a_lender_that_avoids_what_was_lent(compose: di
     assert not set(passages[:24]) & set(passages[24:48])
     assert not set(passages[:48]) & set(passages[48:])
     assert before < second.used
+
+
+def test_the_requests_of_the_calibration_that_ships_come_first(compose: dict[str, Any]) -> None:
+    docs = (ROOT.parent / "docs" / "routing.md").read_text()
+    found = re.search(r"^head -n (\d+) recipes/routing/calibration\.jsonl", docs, re.M)
+    assert found
+    first = int(found[1])
+    later = compose["read_parts"](ROOT / "routing" / "parts" / "calibration3.txt")
+    texts = [row["text"] for row in rows("calibration.jsonl")]
+    assert texts[first] == later["medical"][0]
+    assert not set(texts[:first]) & set(compose["written"](later))
+
+
+def test_an_exam_stem_stands_with_options_and_alone_only_if_it_asks_by_itself(
+    compose: dict[str, Any],
+) -> None:
+    made = compose["exam"](
+        [
+            "What is a lien?||| a claim||| a loan",
+            "A lien is||| a loan||| a claim",
+            "Which of these is a lien?||| x||| y",
+        ],
+        "legal",
+    )
+    assert [text for text, _, _ in made] == [
+        "What is a lien?\nA. a claim\nB. a loan",
+        "What is a lien?",
+        "A lien is\n(a) a claim\n(b) a loan",
+        "Which of these is a lien? a) x b) y",
+    ]
+
+
+def test_every_text_meets_frames_of_its_own_kind(compose: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "part.txt"
+    path.write_text(
+        "## legal notice frames\nWhich one? {text}\n{text} Name it.\n## legal notice texts\nUse it freely.\n"
+    )
+    parts = compose["read_parts"](path)
+    assert compose["kinds"](parts, " texts") == ["legal notice"]
+    made = compose["around"](parts["legal notice frames"], parts["legal notice texts"], "legal", "written", 2)
+    assert set(made) == {
+        ("Which one? Use it freely.", "legal", "written"),
+        ("Use it freely. Name it.", "legal", "written"),
+    }
 
 
 def test_counts_in_the_readme() -> None:
