@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 import time
@@ -58,6 +59,11 @@ class Call:
     def ids(self) -> dict[str, str]:
         """Both ids, for a log line."""
         return {"request_id": self.request_id, "response_id": self.response_id}
+
+    @property
+    def seconds_left(self) -> float:
+        """Until its deadline."""
+        return math.inf if self.deadline is None else self.deadline - time.monotonic()
 
     @property
     def expired(self) -> bool:
