@@ -35,6 +35,7 @@ from router.server.listen import (
     server_options,
 )
 from router.server.metrics import Metrics
+from router.server.pace import Pace
 from router.server.pipeline import Pipeline
 from router.server.sending import Sending
 from router.server.tls import Tls
@@ -145,6 +146,7 @@ class ServerApp:
             self.metrics,
             self._bodies,
             self._sending,
+            Pace(self.settings.max_running, self.engine.status),
             self.settings,
         )
         options = server_options(self.settings)

@@ -39,6 +39,7 @@ from router.server.call import CURRENT, Call, caller_of, request_id_of
 from router.server.lifecycle import Lifecycle
 from router.server.logs import Sparse
 from router.server.metrics import Metrics
+from router.server.pace import Pace
 from router.server.sending import Sending
 from router.server.status import code_of, status_of, withheld
 from router.server.turns import Turn
@@ -106,9 +107,10 @@ class Chain(grpc.aio.ServerInterceptor):
         metrics: Metrics,
         bodies: Bodies,
         sending: Sending,
+        pace: Pace,
         settings: Settings,
     ) -> None:
-        self._audit, self._quotas, self._sending = audit, Quotas(), sending
+        self._audit, self._quotas, self._sending, self._pace = audit, Quotas(), sending, pace
         self._lines = Sparse(LINES_PER_SECOND)
         self._access, self._lifecycle, self._metrics, self._bodies = access, lifecycle, metrics, bodies
         self._max_deadline, self._max_body = settings.max_deadline_seconds, settings.max_body_bytes
@@ -165,6 +167,8 @@ class Chain(grpc.aio.ServerInterceptor):
         turn = None
         if one_message:  # without a turn it holds no place
             turn = await layers.enter_async_context(self._bodies.turn(context.peer(), self._most(policy)))
+        if call.method in GENERATIONS:
+            layers.enter_context(self._pace.inside(call))
         if policy.admitted:
             layers.enter_context(self._lifecycle.admitted(call.client.tenant))
         return turn
