@@ -11,7 +11,7 @@ import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -240,7 +240,8 @@ async def mapped_errors(call: Call, context: grpc.aio.ServicerContext[Any, Any])
     except Exception as error:
         _log_withheld(error, call)
         status = status_of(error, call.request_id)
-        await context.abort(status.code, status.message, trailing_metadata=status.trailers)
+        with suppress(grpc.aio.InternalError):  # the caller has left
+            await context.abort(status.code, status.message, trailing_metadata=status.trailers)
 
 
 def _log_withheld(error: Exception, call: Call) -> None:

@@ -176,17 +176,18 @@ async def metadata(address: str, number: int, size: int = 20_000) -> Seen:
                 frame(kind, flag, stream, part) for kind, flag, part in zip(kinds, flags, parts, strict=True)
             )
         )
-    await connection.gone(1)
+    await connection.answers(number)
     return await connection.close()
 
 
-async def repeated(address: str, first: bytes, unit: bytes, number: int) -> Seen:
-    """One frame again and again."""
+async def repeated(address: str, first: bytes, unit: bytes, number: int, answers: int = 0) -> Seen:
+    """One frame again and again; so many calls should end by it."""
     connection = await Connection.open(address)
     await connection.send(first)
     for _ in range(0, number, BATCH):
         if not await connection.send(unit * BATCH):
             break
+    await connection.answers(answers)
     await connection.gone(0.5)
     return await connection.close()
 
@@ -209,7 +210,7 @@ async def acknowledgements(address: str, number: int) -> Seen:
 async def continuations(address: str, number: int) -> Seen:
     """A header block without end, 8 kB a frame."""
     unit = frame(CONTINUATION, 0, 1, b"\x00\x03x-a\x7f\xc1\x3d" + b"v" * 8_000)
-    return await repeated(address, frame(HEADERS, 0, 1, block(GENERATE)), unit, number)
+    return await repeated(address, frame(HEADERS, 0, 1, block(GENERATE)), unit, number, 1)
 
 
 async def empty_frames(address: str, number: int) -> Seen:
@@ -221,7 +222,7 @@ async def empty_frames(address: str, number: int) -> Seen:
 async def empty_messages(address: str, number: int) -> Seen:
     """Messages of no byte on a stream that takes any number."""
     first = frame(HEADERS, END_HEADERS, 1, block(WATCHES["outcomes"]))
-    return await repeated(address, first, frame(DATA, 0, 1, message(b"")), number)
+    return await repeated(address, first, frame(DATA, 0, 1, message(b"")), number, 1)
 
 
 async def bomb(address: str, number: int, megabytes: int = 60) -> Seen:
@@ -234,7 +235,7 @@ async def bomb(address: str, number: int, megabytes: int = 60) -> Seen:
         await connection.send(frame(HEADERS, END_HEADERS, stream, head))
         for at in range(0, len(body), 15_000):
             await connection.send(frame(DATA, 0, stream, body[at : at + 15_000]))
-    await connection.gone(2)
+    await connection.answers(number)
     return await connection.close()
 
 

@@ -99,6 +99,13 @@ class Connection:
             return False
         return True
 
+    async def answers(self, number: int, seconds: float = 20) -> None:
+        """Wait, at most so long, until so many calls have ended, or the server has hung up."""
+        for _ in range(int(seconds / 0.02)):
+            if self.seen["ended"] + self.seen["reset REFUSED_STREAM"] >= number or self.closed.is_set():
+                return
+            await asyncio.sleep(0.02)
+
     async def close(self) -> Counter[str]:
         """Hang up; returns what was seen."""
         self._reading.cancel()
