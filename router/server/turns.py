@@ -128,14 +128,17 @@ class Turns:
         return self._held[turn.address], self._held[turn.peer]
 
     def _take_back(self, first: Turn) -> None:
-        """Where `first` waits for others: the oldest turn of who has most, unless it has just begun."""
-        if self._held[first.peer] >= self._each or not self._reading:
-            return
+        """Where `first` waits: the oldest turn of who has most, unless it has just begun.
+
+        Many callers may share a connection (of a proxy), so one that has its part gives up one of its own.
+        """
         late = asyncio.get_running_loop().time() - GRACE_SECONDS
-        old = [turn for turn in self._reading if turn.began <= late and turn.given_up.when() is None]
+        full = self._held[first.peer] >= self._each
+        held = [turn for turn in self._reading if not full or turn.peer == first.peer]
+        old = [turn for turn in held if turn.began <= late and turn.given_up.when() is None]
         if old:
             max(old, key=self._rank).given_up.reschedule(0)
-        elif self._timer is None:
+        elif held and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(GRACE_SECONDS, self._look_again)
 
     def _look_again(self) -> None:

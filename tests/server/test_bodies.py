@@ -49,7 +49,7 @@ async def test_a_refused_call_is_never_read(
     server = await start_server(**vars(fakes), max_running=1, max_queue=0)
     stubs = connect(server)
     running = asyncio.ensure_future(stubs.inference.Generate(ask()))
-    await until(lambda: server.lifecycle.in_flight == 1)
+    await until(lambda: fakes.engine.busy, 20)
     seen = read_bodies(monkeypatch)
     refused = await failure(stubs.inference.Generate(ask("x" * (1 << 20))))
     assert details(refused)["ErrorInfo"].reason == "QUEUE_FULL"

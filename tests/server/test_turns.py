@@ -96,6 +96,16 @@ async def test_a_turn_without_a_body_is_taken_back_where_others_wait(monkeypatch
     assert await ended(calls, *lazy[1:], *waiting) == ["read"] * 4
 
 
+async def test_callers_that_share_a_connection_wait_for_each_other_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.05)
+    calls = Calls(Turns(4, 30))
+    lazy, other = calls.begin(FIRST, 2)
+    assert await lazy == "no_body"
+    assert await ended(calls, other) == ["read"]
+
+
 async def test_who_waits_too_long_is_refused() -> None:
     calls = Calls(Turns(4, 0.05))
     first, second = calls.begin(FIRST, 2)
