@@ -35,7 +35,9 @@ from router.server.listen import (
     server_options,
 )
 from router.server.metrics import Metrics
+from router.server.pace import Pace
 from router.server.pipeline import Pipeline
+from router.server.sending import Sending
 from router.server.tls import Tls
 from router.v1 import experiments_pb2 as pb
 from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
@@ -79,14 +81,16 @@ class ServerApp:
         self.metrics = Metrics()
         self.health = Health(self.lifecycle, engine.status, settings.stall_seconds, self._store_up)
         self.pipeline = Pipeline(settings, engine, registry, router, experiments)
-        self._bodies = Bodies(settings.body_memory_mb << 20, settings.body_seconds)
+        self._bodies = Bodies(settings.body_memory_mb << 20, settings.body_seconds, settings.max_body_bytes)
+        self._sending = Sending(lambda: self.lifecycle.pressed)
         self.address = self.metrics_address = self.sidecar_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self._startup, self._on_ready = startup, on_ready
         if experiments is not None:
             self.metrics.registry.register(experiments.metrics)
         self._http = HttpServer(
-            {"/metrics": self._metrics, "/healthz": self.health.healthz, "/readyz": self.health.readyz}
+            {"/metrics": self._metrics, "/healthz": self.health.healthz, "/readyz": self.health.readyz},
+            self.metrics.shed.labels("http").inc,
         )
         self._server: grpc.aio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -131,10 +135,20 @@ class ServerApp:
         self._spawn(self._load())
         self._spawn(self.metrics.follow_lag())
         self._spawn(self.access.follow())
+        self._spawn(self._sending.follow())
 
     def _bound(self) -> grpc.aio.Server:
         """With all its addresses taken."""
-        chain = Chain(self.access, self.audit, self.lifecycle, self.metrics, self._bodies, self.settings)
+        chain = Chain(
+            self.access,
+            self.audit,
+            self.lifecycle,
+            self.metrics,
+            self._bodies,
+            self._sending,
+            Pace(self.settings.max_running, self.engine.status),
+            self.settings,
+        )
         options = server_options(self.settings)
         server = self._server = grpc.aio.server(interceptors=[chain], options=options)
         self.address = bind(server, self.settings.listen, self.tls)

@@ -1,7 +1,8 @@
 """Bodies of requests: read as bytes after every check, bounded for each method and for all calls together.
 
 A call that is refused is never read, so its sender is held back by the transport. Whoever sends headers and
-no body is let go after some seconds. Small bodies are decoded at once; large ones in a thread, one at a time.
+no body holds one of few turns (`turns.py`), and is let go after some seconds. Small bodies are decoded at
+once; large ones in a thread, one at a time.
 """
 
 from __future__ import annotations
@@ -11,37 +12,46 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import grpc
 
 from router.errors import BodyTooLarge, DeadlineExceeded, FieldViolation, InvalidRequest, Overloaded
+from router.server.turns import PART, Turn, Turns
 
 log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 Decode = Callable[[bytes], Any]
 SMALL = 64 << 10  # bytes: 2 ms to decode at worst, and too few to be counted
 MAX_PLAN_BYTES = 1 << 20  # of an experiment, or of a thousand outcomes
+MOST_TURNS = 128  # calls whose body is waited for
 
 
 class Bodies:
     """Reads messages for all calls of a server; lives on one event loop.
 
-    `budget` bytes are in flight at most; a body is waited for `seconds` at most.
+    `budget` bytes are in flight at most, half of them for bodies of up to `most` bytes that have not come; a
+    body is waited for `seconds` at most.
     """
 
-    def __init__(self, budget: int, seconds: float) -> None:
+    def __init__(self, budget: int, seconds: float, most: int) -> None:
         self._budget, self._seconds = Budget(budget), seconds
+        self._large = Turns(max(PART, min(MOST_TURNS, budget // (2 * most))), seconds)
+        self._small = Turns(MOST_TURNS, seconds)
         self._thread = ThreadPoolExecutor(1, "decode")
 
     def close(self) -> None:
         """Let the thread go."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def turn(self, peer: str, most: int) -> AbstractAsyncContextManager[Turn]:
+        """The turn to read a message of at most `most` bytes from that connection."""
+        return (self._large if most > SMALL else self._small).turn(peer)
+
     @asynccontextmanager
-    async def one(self, context: Context, most: int, decode: Decode) -> AsyncIterator[Any]:
-        """The only message of a call; its bytes count until the end of the block.
+    async def one(self, context: Context, turn: Turn, most: int, decode: Decode) -> AsyncIterator[Any]:
+        """The only message of a call; its bytes count to the end of the block, the turn ends with the read.
 
         How large it is shows when it is there, so `most` bytes are taken from the budget until then. Raises
         InvalidRequest, BodyTooLarge, DeadlineExceeded (it did not come), Overloaded (too much is in flight).
@@ -51,6 +61,7 @@ class Bodies:
             if most > SMALL:
                 taken = await self._taken(most)
             data = await self._in_time(context)
+            turn.end()
             if data is grpc.aio.EOF:
                 raise InvalidRequest([FieldViolation("request", "no message came, or one that is too large")])
             check_size(data, most)
@@ -75,7 +86,7 @@ class Bodies:
         except TimeoutError:
             if not timeout.expired():
                 raise
-            raise Overloaded("too many large requests are being read or answered") from None
+            raise Overloaded("too many large requests are being read or answered", bound="memory") from None
 
     async def _in_time(self, context: Context) -> Any:
         timeout = asyncio.timeout(self._seconds)
@@ -86,7 +97,7 @@ class Bodies:
             if not timeout.expired():
                 raise
             text = f"the body of the request did not come within {self._seconds:g} s"
-            raise DeadlineExceeded(text) from None
+            raise DeadlineExceeded(text, bound="no_body") from None
 
     async def _decoded(self, data: bytes, decode: Decode) -> Any:
         if len(data) <= SMALL:

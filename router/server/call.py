@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -58,6 +59,11 @@ class Call:
     def made_by(self, client: Client) -> None:
         """Now it is known who calls."""
         self.client, self.response_id = client, new_response_id(client.tenant)
+
+    @property
+    def seconds_left(self) -> float:
+        """Until its deadline."""
+        return math.inf if self.deadline is None else self.deadline - time.monotonic()
 
     @property
     def expired(self) -> bool:

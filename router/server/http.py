@@ -10,7 +10,8 @@ from http import HTTPStatus
 from router.errors import ConfigError
 from router.server.listen import split_address
 
-READ_SECONDS = 5.0  # for the head of a request
+SECONDS = 5.0  # for a request and its answer
+MOST_CONNECTIONS = 256
 MAX_HEAD = 8192  # bytes
 METHODS = ("GET", "HEAD")
 
@@ -37,10 +38,18 @@ NOT_ALLOWED = Page(b"GET only\n", "text/plain; charset=utf-8", HTTPStatus.METHOD
 
 
 class HttpServer:
-    """Serves `pages`, by path; what a page raises ends that connection alone, in the loop's handler."""
+    """Serves `pages`, by path; what a page raises ends that connection alone, in the loop's handler.
 
-    def __init__(self, pages: Mapping[str, Callable[[], Awaitable[Page]]]) -> None:
-        self._pages = dict(pages)
+    A page that is being made is for all who ask for it meanwhile. Beyond MOST_CONNECTIONS the oldest ends:
+    whoever reads or writes slowly makes room for the next probe. `shed` hears of each.
+    """
+
+    def __init__(
+        self, pages: Mapping[str, Callable[[], Awaitable[Page]]], shed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._pages, self._shed = dict(pages), shed
+        self._making: dict[str, asyncio.Future[Page]] = {}
+        self._connections: dict[asyncio.Timeout, None] = {}  # the oldest first
         self._server: asyncio.Server | None = None
         self.address = ""
 
@@ -61,21 +70,41 @@ class HttpServer:
             await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        timeout = asyncio.timeout(SECONDS)
         try:
-            async with asyncio.timeout(READ_SECONDS):
+            async with timeout:
+                self._come(timeout)
                 head = await reader.readuntil(b"\r\n\r\n")
                 writer.write(await self._answer(head))
-                await writer.drain()
+                writer.close()
+                await writer.wait_closed()  # all of it is sent
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
             return  # neither scraper nor probe, or one that left
         finally:
-            writer.close()
+            self._connections.pop(timeout, None)
+            writer.transport.abort()
+
+    def _come(self, timeout: asyncio.Timeout) -> None:
+        if len(self._connections) >= MOST_CONNECTIONS:
+            oldest = next(iter(self._connections))
+            del self._connections[oldest]
+            if not oldest.expired():
+                oldest.reschedule(0)
+            self._shed()
+        self._connections[timeout] = None
 
     async def _answer(self, head: bytes) -> bytes:
         method, _, rest = head.split(b"\r\n", 1)[0].decode("latin-1").partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
-        if (page := self._pages.get(path)) is None:
+        if path not in self._pages:
             return NOT_FOUND.message(method != "HEAD")
         if method not in METHODS:
             return NOT_ALLOWED.message(True)
-        return (await page()).message(method == "GET")
+        return (await self._page(path)).message(method == "GET")
+
+    async def _page(self, path: str) -> Page:
+        making = self._making.get(path)
+        if making is None:
+            making = self._making[path] = asyncio.ensure_future(self._pages[path]())
+            making.add_done_callback(lambda _: self._making.pop(path))
+        return await asyncio.shield(making)  # whoever leaves takes it from nobody

@@ -11,7 +11,7 @@ import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -37,8 +37,12 @@ from router.judging import REFERENCE
 from router.server.bodies import MAX_PLAN_BYTES, SMALL, Bodies
 from router.server.call import CURRENT, Call, caller_of, request_id_of
 from router.server.lifecycle import Lifecycle
+from router.server.logs import Sparse
 from router.server.metrics import Metrics
+from router.server.pace import Pace
+from router.server.sending import Sending
 from router.server.status import code_of, status_of, withheld
+from router.server.turns import Turn
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("router.server.access")
@@ -46,6 +50,7 @@ GENERATIONS = {"/router.v1.InferenceService/Generate", "/router.v1.InferenceServ
 REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded)
 LEVELS = {"INTERNAL": logging.ERROR, "DATA_LOSS": logging.ERROR, "UNAVAILABLE": logging.WARNING}
 Context = grpc.aio.ServicerContext[Any, Any]
+LINES_PER_SECOND = 50  # about calls that met a bound; of more the next line has the number
 LOCAL_PEER = "unix:"  # only the admin listener is a socket of this machine
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -101,9 +106,12 @@ class Chain(grpc.aio.ServerInterceptor):
         lifecycle: Lifecycle,
         metrics: Metrics,
         bodies: Bodies,
+        sending: Sending,
+        pace: Pace,
         settings: Settings,
     ) -> None:
-        self._audit, self._quotas = audit, Quotas()
+        self._audit, self._quotas, self._sending, self._pace = audit, Quotas(), sending, pace
+        self._lines = Sparse(LINES_PER_SECOND)
         self._access, self._lifecycle, self._metrics, self._bodies = access, lifecycle, metrics, bodies
         self._max_deadline, self._max_body = settings.max_deadline_seconds, settings.max_body_bytes
         self._credentials = credentials_of
@@ -127,19 +135,21 @@ class Chain(grpc.aio.ServerInterceptor):
 
         async def run(_: Any, context: Context) -> None:
             async with AsyncExitStack() as layers:
-                await self._enter(layers, call, context)
-                await self._serve(layers, call, context, handler)
+                turn = await self._enter(layers, call, context, one_message=not handler.request_streaming)
+                await self._serve(layers, call, turn, context, handler)
 
         # Messages are encoded by the library where a servicer writes them one by one.
         encode = handler.response_serializer if handler.response_streaming else None
         return grpc.stream_stream_rpc_method_handler(run, None, encode)
 
-    async def _enter(self, layers: AsyncExitStack, call: Call, context: Context) -> None:
-        """All that comes before the body."""
+    async def _enter(
+        self, layers: AsyncExitStack, call: Call, context: Context, one_message: bool
+    ) -> Turn | None:
+        """All that comes before the body; returns the turn to read it where it is one message."""
         policy = policy_of(call.method)
         CURRENT.set(call)
         await layers.enter_async_context(mapped_errors(call, context))
-        layers.enter_context(observed(call, self._metrics, policy.logged))
+        layers.enter_context(observed(call, self._metrics, policy.logged, self._lines))
         if self._audit is not None:
             await layers.enter_async_context(audited(call, self._audit, context.peer()))
         credentials = await self._access.verified(self._credentials(context), call.method)
@@ -150,21 +160,33 @@ class Chain(grpc.aio.ServerInterceptor):
         if policy.gated:
             self._lifecycle.gate()
         if policy.watch:
-            await layers.enter_async_context(self._lifecycle.watching())
+            await layers.enter_async_context(self._lifecycle.watching(context.peer()))
         else:
             remaining = context.time_remaining()
             await layers.enter_async_context(deadline(call, remaining, self._max_deadline))
+        turn = None
+        if one_message:  # without a turn it holds no place
+            turn = await layers.enter_async_context(self._bodies.turn(context.peer(), self._most(policy)))
+        if call.method in GENERATIONS:
+            layers.enter_context(self._pace.inside(call))
         if policy.admitted:
             layers.enter_context(self._lifecycle.admitted(call.client.tenant))
+        return turn
 
-    async def _serve(self, layers: AsyncExitStack, call: Call, context: Context, handler: Any) -> None:
+    def _most(self, policy: Policy) -> int:
+        return policy.max_body or self._max_body
+
+    async def _serve(
+        self, layers: AsyncExitStack, call: Call, turn: Turn | None, context: Context, handler: Any
+    ) -> None:
         """Read, and answer."""
-        most, decode = policy_of(call.method).max_body or self._max_body, handler.request_deserializer
-        if handler.request_streaming:
+        most, decode = self._most(policy_of(call.method)), handler.request_deserializer
+        if turn is None:
             request = await layers.enter_async_context(aclosing(self._bodies.each(context, most, decode)))
         else:
-            request = await layers.enter_async_context(self._bodies.one(context, most, decode))
+            request = await layers.enter_async_context(self._bodies.one(context, turn, most, decode))
             call.resource = resource_of(request)
+        context = await layers.enter_async_context(self._sending.watched(context))
         answer = handler_of(handler)(request, context)
         if not handler.response_streaming:
             response = handler.response_serializer(await answer)  # here, so that what it raises is mapped
@@ -218,7 +240,8 @@ async def mapped_errors(call: Call, context: grpc.aio.ServicerContext[Any, Any])
     except Exception as error:
         _log_withheld(error, call)
         status = status_of(error, call.request_id)
-        await context.abort(status.code, status.message, trailing_metadata=status.trailers)
+        with suppress(grpc.aio.InternalError):  # the caller has left
+            await context.abort(status.code, status.message, trailing_metadata=status.trailers)
 
 
 def _log_withheld(error: Exception, call: Call) -> None:
@@ -235,9 +258,9 @@ def _log_withheld(error: Exception, call: Call) -> None:
 
 
 @contextmanager
-def observed(call: Call, metrics: Metrics, logged: bool) -> Iterator[None]:
+def observed(call: Call, metrics: Metrics, logged: bool, lines: Sparse) -> Iterator[None]:
     """One log line and the metrics of the call, however it ends; before its status leaves the server."""
-    code, reason = "OK", ""
+    code, reason, bound = "OK", "", ""
     try:
         yield
     except asyncio.CancelledError:
@@ -249,12 +272,16 @@ def observed(call: Call, metrics: Metrics, logged: bool) -> Iterator[None]:
     except Exception as error:
         code = code_of(error).name
         reason = error.reason if isinstance(error, RouterError) else type(error).__name__
+        if isinstance(error, RouterError) and (bound := error.metadata.get("bound", "")):
+            metrics.shed.labels(bound).inc()
         raise
     finally:
         metrics.record(call, code, generation=call.method in GENERATIONS)
-        if logged:
-            line = {"fields": log_fields(call, code, reason)}
-            access_log.log(LEVELS.get(code, logging.INFO), "request", extra=line)
+        if logged and (not bound or lines.next()):
+            fields = log_fields(call, code, reason)
+            if left_out := lines.left_out():
+                fields["left_out"] = left_out
+            access_log.log(LEVELS.get(code, logging.INFO), "request", extra={"fields": fields})
 
 
 @asynccontextmanager

@@ -10,6 +10,10 @@ from contextlib import asynccontextmanager, contextmanager
 from enum import Enum, auto
 
 from router.errors import Draining, NotLoaded, Overloaded
+from router.server.call import caller_of
+
+MOST_WATCHES = 1000  # calls without an end of their own, in all
+WATCHES_EACH = {"connection": 100, "address": 500}
 
 
 class Phase(Enum):
@@ -33,6 +37,12 @@ class Lifecycle:
         self.in_flight = 0
         self._held: Counter[str] = Counter()  # places by tenant
         self._watches: set[asyncio.Timeout] = set()
+        self._watched: Counter[str] = Counter()  # by connection, and by address
+
+    @property
+    def pressed(self) -> bool:
+        """More than half of the places are taken."""
+        return 2 * self.in_flight > self.limit
 
     def gate(self) -> None:
         """Raise NotLoaded or Draining unless the server is serving."""
@@ -49,10 +59,11 @@ class Lifecycle:
         alone gets three quarters of all, two that want all three sevenths each, and others still find room.
         """
         if self.in_flight >= self.limit:
-            raise Overloaded(f"{self.limit} requests are running or waiting already", limit=str(self.limit))
+            text = f"{self.limit} requests are running or waiting already"
+            raise Overloaded(text, limit=str(self.limit), bound="queue")
         waits = self.in_flight >= self._running
         if tenant and waits and self._held[tenant] >= MOST_OF_FREE * (self.limit - self.in_flight):
-            raise Overloaded("this tenant has its part of the places that requests wait in")
+            raise Overloaded("this tenant has its part of the places that requests wait in", bound="tenant")
         self.in_flight += 1
         self._held[tenant] += 1
         try:
@@ -64,9 +75,18 @@ class Lifecycle:
                 del self._held[tenant]
 
     @asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
-        """A call with no end of its own: a drain ends it with Draining."""
-        timeout = asyncio.timeout(None)
+    async def watching(self, peer: str) -> AsyncIterator[None]:
+        """A call with no end of its own: a drain ends it with Draining.
+
+        Raises Overloaded where too many are open, in all or from where this one comes.
+        """
+        timeout, whose = asyncio.timeout(None), {"connection": peer, "address": caller_of(peer)}
+        for what, most in WATCHES_EACH.items():
+            if self._watched[whose[what]] >= most:
+                raise Overloaded(f"{most} calls without an end are open on this {what}", bound="watches")
+        if len(self._watches) >= MOST_WATCHES:
+            raise Overloaded(f"{MOST_WATCHES} calls without an end are open", bound="watches")
+        self._watched.update(whose.values())
         try:
             async with timeout:
                 self._watches.add(timeout)
@@ -77,6 +97,7 @@ class Lifecycle:
             raise Draining("the server is stopping") from None
         finally:
             self._watches.discard(timeout)
+            self._watched -= Counter(whose.values())
 
     def drain(self) -> None:
         """Refuse new calls and end the watches; what was admitted goes on."""

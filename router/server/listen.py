@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ METADATA_BYTES = 12 << 10  # of a call's headers, a token of 8 KiB among them; a
 MAX_METADATA_BYTES = 16 << 10  # above, all are
 ROOM_FOR_OTHERS = 100  # calls of one connection beside the requests let in: refusals, health, adapters
 FULL_CONNECTIONS = 10  # so many may have all their calls waiting to be looked at
+MOST_CONNECTIONS = 2_000  # to one address, and half of the descriptors that the process may have
+CONNECTION_IDLE_MS = 2 * 60_000  # without a call
 HANDSHAKE_MS = 5_000
 MIN_PING_INTERVAL_MS = 5_000  # clients are told 10 s; a timer that fires a little early is no flood
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 10_000
@@ -129,9 +132,17 @@ def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_allowed_incoming_connections", most_connections()),
+        ("grpc.max_connection_idle_ms", CONNECTION_IDLE_MS),
         ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
         ("grpc.max_connection_age_grace_ms", int(settings.max_deadline_seconds * 1000)),
     )
+
+
+def most_connections() -> int:
+    """To one address at once; those beyond are hung up on, so that files can still be opened."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CONNECTIONS if most == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, most // 2)
 
 
 class Together(grpc.aio.Server):

@@ -17,6 +17,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
@@ -117,6 +118,10 @@ class Metrics:
             "Lines that the audit file did not take since the server started.",
             registry=self.registry,
         )
+        self.shed = self._counter(
+            "lora_router_shed", "Calls refused or ended to protect others, by the bound they met.", ("bound",)
+        )
+        ProcessCollector(registry=self.registry)
         self._worst_lag = 0.0
 
     def vote(self, vote: Vote) -> None:

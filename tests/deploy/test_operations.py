@@ -111,7 +111,7 @@ def test_scripts_and_manifests_that_are_named_are_there():
 
 def test_metrics_and_settings_that_are_named_exist():
     known = {f"{m.name}_total" if m.type == "counter" else m.name for m in Metrics().registry.collect()}
-    named = set(re.findall(r"`((?:lora_router|grpc_server)_[a-z_]+)`", PAGE))
+    named = set(re.findall(r"`((?:lora_router|grpc_server|process)_[a-z_]+)`", PAGE))
     assert {name for name in named if not name.startswith("lora_router_experiment")} <= known
     settings = (
         set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", PAGE))

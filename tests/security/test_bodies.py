@@ -7,13 +7,12 @@ import time
 from collections import Counter
 from types import SimpleNamespace
 
-import grpc
 import psutil
 import pytest
 
 from router.access.roles import ROLES
 from router.server.app import ServerApp
-from tests.server.helpers import Connect, Start, ask, details, failure, until
+from tests.server.helpers import Connect, Start, ask, details, failure
 
 GENERATE = "/router.v1.InferenceService/Generate"
 
@@ -65,19 +64,6 @@ async def test_millions_of_empty_entries_cost_little_and_neighbours_go_on(
     assert codes == {"INVALID_ARGUMENT": 4, "RESOURCE_EXHAUSTED": 4}
     assert longest < 2  # 6 s before bodies were read last
     assert process.memory_info().rss - before < 400 << 20  # of which the callers here have 70
-
-
-async def test_three_hundred_half_open_calls(start_server: Start, connect: Connect) -> None:
-    """They take the places of others, but not for ever; who asks for health gets it."""
-    server: ServerApp = await start_server(body_seconds=1.0)
-    stubs = connect(server)
-    calls = [stubs.channel.stream_stream(GENERATE)() for _ in range(300)]
-    await until(lambda: server.lifecycle.in_flight >= 200, 5)
-    assert await stubs.channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=2)
-    ends = Counter(error.code() for error in await asyncio.gather(*map(failure, calls)))
-    assert set(ends) == {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
-    assert server.lifecycle.in_flight == 0
-    assert (await stubs.inference.Generate(ask())).text
 
 
 async def test_a_refused_call_does_not_tell_whether_its_body_was_right(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,7 +49,7 @@ async def test_a_refused_call_is_never_read(
     server = await start_server(**vars(fakes), max_running=1, max_queue=0)
     stubs = connect(server)
     running = asyncio.ensure_future(stubs.inference.Generate(ask()))
-    await until(lambda: server.lifecycle.in_flight == 1)
+    await until(lambda: fakes.engine.busy, 20)
     seen = read_bodies(monkeypatch)
     refused = await failure(stubs.inference.Generate(ask("x" * (1 << 20))))
     assert details(refused)["ErrorInfo"].reason == "QUEUE_FULL"
@@ -74,8 +75,9 @@ async def test_half_open_calls_end_at_the_servers_limit(start_server: Start, con
     assert (await stubs.inference.Generate(ask())).text  # it knows then how many calls a connection takes
     calls = [half_open(stubs) for _ in range(90)]
     ends = await asyncio.gather(*map(failure, calls))
-    assert {end.code().name for end in ends} == {"DEADLINE_EXCEEDED"}
-    assert "did not come within 0.3 s" in (ends[0].details() or "")
+    told = Counter(end.details() for end in ends)
+    assert told["the body of the request did not come within 0.3 s"] >= 16, told  # those of one connection
+    assert {end.code().name for end in ends} == {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
     assert server.lifecycle.in_flight == 0
     assert (await stubs.inference.Generate(ask())).text
 
@@ -121,11 +123,11 @@ async def test_large_bodies_are_decoded_in_one_thread(
 
 
 async def test_a_budget_that_is_used_up(start_server: Start, connect: Connect) -> None:
-    """Calls that bring no body hold all of it: others wait for their turn, health does not."""
+    """A call that brings no body holds its connection's only turn: others wait, health does not."""
     server = await start_server(body_memory_mb=4, max_body_bytes=2 << 20, body_seconds=0.4)
     stubs = connect(server)
     held = [half_open(stubs, timeout=5) for _ in range(2)]
-    await until(lambda: server.lifecycle.in_flight == 2)
+    await until(lambda: server.lifecycle.in_flight == 1)
     health = health_pb2_grpc.HealthStub(stubs.channel)
     assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=0.3)).status == 1
     assert (await stubs.inference.Generate(ask(), timeout=5)).text  # after those have ended

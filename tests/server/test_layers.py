@@ -8,13 +8,14 @@ import re
 import time
 from types import SimpleNamespace
 
+import grpc
 import pytest
 
-from router.errors import DeadlineExceeded
+from router.errors import DeadlineExceeded, Overloaded
 from router.server.app import ServerApp
 from router.server.call import Call, request_id_of
 from router.server.inference import InferenceService
-from router.server.layers import deadline, log_fields
+from router.server.layers import deadline, log_fields, mapped_errors
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, settled, stream
 
@@ -160,6 +161,17 @@ async def test_junk_bytes_are_the_callers_fault(stubs: SimpleNamespace) -> None:
         assert seen.code().name == "INVALID_ARGUMENT"
     reflect = stubs.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
     assert (await failure(reflect(iter([b"\xff\xff"])))).code().name == "INVALID_ARGUMENT"
+
+
+async def test_a_refusal_that_nobody_is_there_to_hear_is_no_error() -> None:
+    """The library would log a traceback for each."""
+
+    class Left:
+        async def abort(self, *_: object, **__: object) -> None:
+            raise grpc.aio.InternalError("the connection is gone")
+
+    async with mapped_errors(Call("/m", "id"), Left()):  # type: ignore[arg-type]
+        raise Overloaded("full")
 
 
 async def test_unknown_method_is_unimplemented(stubs: SimpleNamespace) -> None:

@@ -100,7 +100,7 @@ async def test_a_drain_ends_watches() -> None:
     lifecycle = Lifecycle(1)
 
     async def watch() -> None:
-        async with lifecycle.watching():
+        async with lifecycle.watching("ipv4:127.0.0.1:1"):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(watch())
@@ -112,7 +112,7 @@ async def test_a_drain_ends_watches() -> None:
 
 async def test_another_timeout_inside_a_watch_is_its_own() -> None:
     with pytest.raises(TimeoutError):
-        async with Lifecycle(1).watching():
+        async with Lifecycle(1).watching("ipv4:127.0.0.1:1"):
             raise TimeoutError
 
 

@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from router.server.logs import logging_to
+from router.server import logs
+from router.server.logs import Sparse, logging_to
 
 log = logging.getLogger("router.test")
 NASTY = "a\nb\x1b[31m\x00\u2028\u202e\x85"
@@ -64,3 +65,13 @@ def test_level_and_handlers_are_put_back() -> None:
     before = (root.level, list(root.handlers))
     assert written(io.StringIO(), level="error") == []
     assert (root.level, root.handlers) == before
+
+
+def test_of_many_lines_in_a_second_the_number_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    sparse = Sparse(3)
+    assert [sparse.next() for _ in range(10)] == [True] * 3 + [False] * 7
+    assert (sparse.left_out(), sparse.left_out()) == (7, 0)
+    now = 101.0
+    assert sparse.next()

@@ -1,0 +1,210 @@
+"""What a neighbour feels of attacks by network, and what they leave in the server's memory.
+
+python -m benchmarks.floods [--part 1.0] [--only NAME ...]
+
+Each attack is a process of its own against a new server on the fake engine. The neighbour asks `Route` 100
+times a second, whatever comes back (an open loop), before the attack and while it lasts, and some seconds
+more. All of it takes about four minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import psutil
+
+from benchmarks.report import write
+from router.v1 import inference_pb2 as pb
+from router.v1.inference_pb2_grpc import InferenceServiceStub
+
+EVERY = 0.01  # seconds between two calls of the neighbour
+BEFORE, AFTER = 2.0, 2.0  # seconds
+CALL_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A program of tests/security/attacks, how many of what, and its further arguments."""
+
+    name: str
+    program: str
+    number: int
+    more: tuple[str, ...] = ()
+    http: bool = False
+
+
+ATTACKS = (
+    Attack("half-open calls, 1 connection", "half_open", 5_000),
+    Attack("half-open calls, 20 connections", "half_open", 5_000, ("20",)),
+    Attack("half-open calls, 500 connections", "half_open", 5_000, ("500",)),
+    Attack("silent connections", "silent", 1_000),
+    Attack("idle connections", "idle", 1_000),
+    Attack("idle connections, more than there may be", "idle", 3_000),
+    Attack("rapid resets, 1 connection", "rapid_resets", 100_000),
+    Attack("rapid resets, 20 connections", "rapid_resets", 100_000, ("20",)),
+    Attack("answers not read", "slow_readers", 1_000, ("4",)),
+    Attack("answers read byte by byte", "tiny_windows", 200),
+    Attack("bodies byte by byte", "slow_writers", 1_000, ("4",)),
+    Attack("20 kB of metadata", "metadata", 1_000),
+    Attack("100 kB of metadata", "metadata", 1_000, ("100000",)),
+    Attack("pings", "pings", 100_000),
+    Attack("settings", "setting_frames", 100_000),
+    Attack("a header block without end", "continuations", 20_000),
+    Attack("frames of no byte", "empty_frames", 100_000),
+    Attack("messages of no byte", "empty_messages", 100_000),
+    Attack("messages that become 60 MB", "bomb", 100),
+    Attack("health watches", "watches", 5_000, ("50", "health")),
+    Attack("adapter watches", "watches", 5_000, ("50", "adapters")),
+    Attack("reflection streams", "watches", 5_000, ("50", "reflection")),
+    Attack("scrapes at once", "scrapes", 2_000, http=True),
+    Attack("slow HTTP", "slow_http", 2_000, http=True),
+)
+
+
+@dataclass
+class Felt:
+    """A neighbour's calls: seconds each took, by when it was made, and those that failed by code."""
+
+    took: list[tuple[float, float]] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def at(self, part: float, since: float, until: float) -> float:
+        """A quantile in milliseconds of the calls made in that time."""
+        values = sorted(took for made, took in self.took if since <= made < until)
+        return 1000 * values[min(int(part * len(values)), len(values) - 1)] if values else 0.0
+
+
+async def neighbour(address: str, ended: asyncio.Event, felt: Felt) -> None:
+    """Asks where a request would go, again and again; a failure counts as CALL_SECONDS."""
+    calls: set[asyncio.Task[None]] = set()
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = InferenceServiceStub(channel)
+        request = pb.RouteRequest(input=pb.Input(text="one two three"))
+
+        async def call(due: float) -> None:
+            try:
+                await stub.Route(request, timeout=CALL_SECONDS)
+                felt.took.append((due, time.monotonic() - due))
+            except grpc.aio.AioRpcError as error:
+                felt.failed.append(error.code().name)
+                felt.took.append((due, CALL_SECONDS))
+
+        due = time.monotonic()
+        while not ended.is_set():
+            calls.add(asyncio.create_task(call(due)))
+            due += EVERY
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        await asyncio.gather(*calls)
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[tuple[psutil.Process, str, str]]:
+    """A new server: its process, its address and that of its metrics."""
+    metrics = "127.0.0.1:9474"
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.server.serve_fake", "--step", "0.01", "--metrics", metrics),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert child.stdout is not None
+        yield psutil.Process(child.pid), (await child.stdout.readline()).decode().strip(), metrics
+    finally:
+        child.kill()
+        await child.wait()
+
+
+async def shed(address: str) -> str:
+    """What the server counted, by bound."""
+    reader, writer = await asyncio.open_connection(*address.split(":"))
+    writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+    text = (await asyncio.wait_for(reader.read(), 20)).decode()
+    writer.close()
+    found = re.findall(r'^lora_router_shed_total{bound="(\w+)"} (\d+)', text, re.MULTILINE)
+    return ", ".join(f"{bound} {number}" for bound, number in found if int(number))
+
+
+async def measured(attack: Attack, part: float) -> dict[str, Any]:
+    """A row of the table."""
+    number = max(1, int(attack.number * part))
+    async with serving() as (process, address, metrics):
+        felt, ended = Felt(), asyncio.Event()
+        asking = asyncio.create_task(neighbour(address, ended, felt))
+        await asyncio.sleep(BEFORE)
+        memory, began = process.memory_info().rss, time.monotonic()
+        target = metrics if attack.http else address
+        attacking = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.security.attacks", attack.program, target),
+            *(str(number), *attack.more),
+            stdout=subprocess.PIPE,
+        )
+        saying = asyncio.ensure_future(attacking.communicate())
+        peak = memory
+        while not saying.done():
+            peak = max(peak, process.memory_info().rss)
+            await asyncio.sleep(0.05)
+        over = time.monotonic()
+        await asyncio.sleep(AFTER)
+        ended.set()
+        await asking
+        seen = json.loads(saying.result()[0])
+        after, counted = process.memory_info().rss, await shed(metrics)
+    return {
+        "attack": attack.name,
+        "number": number,
+        "seconds": over - began,
+        "before p50 ms": felt.at(0.5, 0, began),
+        "p99": felt.at(0.99, 0, began),
+        "during p50 ms": felt.at(0.5, began, over),
+        "p99 ": felt.at(0.99, began, over),
+        "most": felt.at(1, began, over),
+        "failed": len(felt.failed),
+        "peak +MB": (peak - memory) / 2**20,
+        "after +MB": (after - memory) / 2**20,
+        "attacker saw": ", ".join(f"{what} {count}" for what, count in seen.items()) or "nothing",
+        "server counted": counted or "nothing",
+    }
+
+
+async def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All attacks, one after the other."""
+    rows = []
+    for attack in chosen(options.only):
+        rows.append(await measured(attack, options.part))
+        print(rows[-1], file=sys.stderr)
+    return rows
+
+
+def chosen(names: Sequence[str]) -> list[Attack]:
+    """Those of these programs; all where none is named."""
+    return [attack for attack in ATTACKS if not names or attack.program in names]
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--part", type=float, default=1.0, help="of the numbers of each attack")
+    parser.add_argument("--only", nargs="+", default=(), help="programs of tests/security/attacks")
+    rows = asyncio.run(run(parser.parse_args()))
+    what = f"The fake engine; a neighbour asks Route {1 / EVERY:.0f} times a second beside each attack."
+    notes = [
+        "during: from the attacker's start, which includes its imports, to its end",
+        f"a call that failed counts as {CALL_SECONDS:g} s",
+        "what the library refuses (metadata, pings, sizes, connections) is not counted by the server",
+    ]
+    print(write("floods", what, rows, notes))
+
+
+if __name__ == "__main__":
+    main()

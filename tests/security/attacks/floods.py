@@ -1,0 +1,297 @@
+"""Attacks by size: how many of what. Each returns what the attacker saw, by kind."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from router.v1 import inference_pb2 as pb
+from tests.security.attacks.wire import (
+    ACK,
+    CANCEL,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GENERATE,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    PING,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    Connection,
+    block,
+    connected,
+    frame,
+    message,
+    settings,
+)
+
+STREAM = "/router.v1.InferenceService/StreamGenerate"
+WATCHES = {
+    "health": "/grpc.health.v1.Health/Watch",
+    "adapters": "/router.v1.AdapterService/WatchAdapters",
+    "reflection": "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "outcomes": "/router.v1.ExperimentService/RecordOutcomes",
+}
+LONG = pb.StreamGenerateRequest(
+    input=pb.Input(text="a b"), sampling=pb.Sampling(max_tokens=200, min_tokens=200)
+).SerializeToString()
+BATCH = 100  # frames in one write
+Seen = Counter[str]
+
+
+async def together(works: list[Awaitable[Seen]]) -> Seen:
+    """All at once; the sum of what they saw."""
+    seen: Seen = Counter()
+    for ended in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(ended, OSError | TimeoutError):
+            seen["not connected"] += 1
+        elif isinstance(ended, BaseException):
+            raise ended
+        else:
+            seen += ended
+    return seen
+
+
+async def calls(
+    address: str,
+    path: str,
+    number: int,
+    seconds: float,
+    body: bytes = b"",
+    said: dict[int, int] | None = None,
+) -> Seen:
+    """So many calls on one connection, with that DATA or none, left alone for a while."""
+    connection = await Connection.open(address, said)
+    head = block(path)
+    for stream in range(1, 2 * number, 2):
+        await connection.send(
+            frame(HEADERS, END_HEADERS, stream, head)
+            + (frame(DATA, END_STREAM, stream, body) if body else b"")
+        )
+    await connection.gone(seconds)
+    return await connection.close()
+
+
+async def half_open(address: str, number: int, connections: int = 1, seconds: float = 3) -> Seen:
+    """Calls that send headers and no body."""
+    each = number // connections
+    return await together([calls(address, GENERATE, each, seconds) for _ in range(connections)])
+
+
+async def silent(address: str, number: int, seconds: float = 7) -> Seen:
+    """Connections that say nothing at all."""
+
+    async def one() -> Seen:
+        reader, writer = await connected(address)
+        try:
+            async with asyncio.timeout(seconds):
+                await reader.read()
+            return Counter(closed=1)
+        except TimeoutError:
+            return Counter(open=1)
+        finally:
+            writer.close()
+
+    return await together([one() for _ in range(number)])
+
+
+async def idle(address: str, number: int, seconds: float = 3) -> Seen:
+    """Connections that greet and then do nothing."""
+    return await together([calls(address, GENERATE, 0, seconds) for _ in range(number)])
+
+
+async def rapid_resets(address: str, number: int, connections: int = 1) -> Seen:
+    """Calls that are cancelled as soon as they are made."""
+    head = block(GENERATE)
+
+    async def one(each: int) -> Seen:
+        connection = await Connection.open(address)
+        for first in range(0, each, BATCH):
+            streams = range(2 * first + 1, 2 * (first + BATCH), 2)
+            one_by_one = (
+                frame(HEADERS, END_HEADERS, stream, head) + frame(RST_STREAM, 0, stream, CANCEL)
+                for stream in streams
+            )
+            if not await connection.send(b"".join(one_by_one)):
+                break
+        await connection.gone(0.2)
+        return await connection.close()
+
+    return await together([one(number // connections) for _ in range(connections)])
+
+
+async def slow_readers(address: str, number: int, connections: int = 1, seconds: float = 3) -> Seen:
+    """Answers that nobody reads: windows of no byte."""
+    each, said = number // connections, {INITIAL_WINDOW_SIZE: 0}
+    works = [calls(address, STREAM, each, seconds, message(LONG), said) for _ in range(connections)]
+    return await together(works)
+
+
+async def tiny_windows(address: str, number: int, seconds: float = 3) -> Seen:
+    """Answers that are read byte by byte."""
+    connection = await Connection.open(address, {INITIAL_WINDOW_SIZE: 1})
+    streams = range(1, 2 * number, 2)
+    for stream in streams:
+        await connection.send(frame(HEADERS, END_HEADERS, stream, block(STREAM)))
+        await connection.send(frame(DATA, END_STREAM, stream, message(LONG)))
+    more = b"".join(frame(WINDOW_UPDATE, 0, stream, b"\0\0\0\x01") for stream in streams)
+    for _ in range(int(seconds * 20)):
+        await connection.send(more)
+        await asyncio.sleep(0.05)
+    return await connection.close()
+
+
+async def slow_writers(address: str, number: int, connections: int = 1, seconds: float = 3) -> Seen:
+    """Bodies that come byte by byte."""
+
+    async def one(each: int) -> Seen:
+        connection = await Connection.open(address)
+        streams = range(1, 2 * each, 2)
+        for stream in streams:
+            await connection.send(frame(HEADERS, END_HEADERS, stream, block(GENERATE)))
+            await connection.send(frame(DATA, 0, stream, message(bytes(1000))[:5]))
+        for _ in range(int(seconds)):
+            await connection.send(b"".join(frame(DATA, 0, stream, b"\n") for stream in streams))
+            await connection.gone(1)
+        return await connection.close()
+
+    return await together([one(number // connections) for _ in range(connections)])
+
+
+async def metadata(address: str, number: int, size: int = 20_000) -> Seen:
+    """Calls with so many bytes of metadata."""
+    connection = await Connection.open(address)
+    head = block(GENERATE, [("x-large", "v" * size)])
+    for stream in range(1, 2 * number, 2):
+        parts = [head[at : at + 16_000] for at in range(0, len(head), 16_000)]
+        kinds = [HEADERS] + [CONTINUATION] * (len(parts) - 1)
+        flags = [0] * (len(parts) - 1) + [END_HEADERS]
+        await connection.send(
+            b"".join(
+                frame(kind, flag, stream, part) for kind, flag, part in zip(kinds, flags, parts, strict=True)
+            )
+        )
+    await connection.answers(number)
+    return await connection.close()
+
+
+async def repeated(address: str, first: bytes, unit: bytes, number: int, answers: int = 0) -> Seen:
+    """One frame again and again; so many calls should end by it."""
+    connection = await Connection.open(address)
+    await connection.send(first)
+    for _ in range(0, number, BATCH):
+        if not await connection.send(unit * BATCH):
+            break
+    await connection.answers(answers)
+    await connection.gone(0.5)
+    return await connection.close()
+
+
+async def pings(address: str, number: int) -> Seen:
+    """PING frames."""
+    return await repeated(address, b"", frame(PING, 0, 0, bytes(8)), number)
+
+
+async def setting_frames(address: str, number: int) -> Seen:
+    """SETTINGS frames, each of which is to be acknowledged."""
+    return await repeated(address, b"", settings({INITIAL_WINDOW_SIZE: 65_535}), number)
+
+
+async def acknowledgements(address: str, number: int) -> Seen:
+    """Acknowledgements of settings that nobody sent."""
+    return await repeated(address, b"", frame(SETTINGS, ACK, 0), number)
+
+
+async def continuations(address: str, number: int) -> Seen:
+    """A header block without end, 8 kB a frame."""
+    unit = frame(CONTINUATION, 0, 1, b"\x00\x03x-a\x7f\xc1\x3d" + b"v" * 8_000)
+    return await repeated(address, frame(HEADERS, 0, 1, block(GENERATE)), unit, number, 1)
+
+
+async def empty_frames(address: str, number: int) -> Seen:
+    """DATA frames of no byte."""
+    first = frame(HEADERS, END_HEADERS, 1, block(GENERATE))
+    return await repeated(address, first, frame(DATA, 0, 1), number)
+
+
+async def empty_messages(address: str, number: int) -> Seen:
+    """Messages of no byte on a stream that takes any number."""
+    first = frame(HEADERS, END_HEADERS, 1, block(WATCHES["outcomes"]))
+    return await repeated(address, first, frame(DATA, 0, 1, message(b"")), number, 1)
+
+
+async def bomb(address: str, number: int, megabytes: int = 60) -> Seen:
+    """Messages that become 60 MB each: as much as fits in the window that a call begins with."""
+    zeros = gzip.compress(bytes(megabytes << 20), 9)
+    connection = await Connection.open(address)
+    body = message(zeros, compressed=True)
+    for stream in range(1, 2 * number, 2):
+        head = block(GENERATE, [("grpc-encoding", "gzip")])
+        await connection.send(frame(HEADERS, END_HEADERS, stream, head))
+        for at in range(0, len(body), 15_000):
+            await connection.send(frame(DATA, 0, stream, body[at : at + 15_000]))
+    await connection.answers(number)
+    return await connection.close()
+
+
+async def watches(address: str, number: int, connections: int = 1, kind: str = "health") -> Seen:
+    """Calls without an end."""
+    body = message(b"") if kind in ("health", "adapters") else b""
+    each = number // connections
+    return await together([calls(address, WATCHES[kind], each, 3, body) for _ in range(connections)])
+
+
+async def scrapes(address: str, number: int) -> Seen:
+    """GETs of the metrics, all at once."""
+
+    async def one() -> Seen:
+        reader, writer = await connected(address)
+        writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        return Counter({answer[9:12].decode() or "hung up": 1})
+
+    return await together([one() for _ in range(number)])
+
+
+async def slow_http(address: str, number: int, seconds: float = 3) -> Seen:
+    """GETs that come byte by byte, and answers that nobody reads."""
+
+    async def one(reads: bool) -> Seen:
+        _, writer = await connected(address)
+        writer.write(b"GET /met" if reads else b"GET /metrics HTTP/1.1\r\n\r\n")
+        await asyncio.sleep(seconds)
+        writer.close()
+        return Counter(ended=1)
+
+    return await together([one(bool(n % 2)) for n in range(number)])
+
+
+ATTACKS: dict[str, Callable[..., Awaitable[Seen]]] = {
+    attack.__name__: attack
+    for attack in (
+        half_open,
+        silent,
+        idle,
+        rapid_resets,
+        slow_readers,
+        tiny_windows,
+        slow_writers,
+        metadata,
+        pings,
+        setting_frames,
+        acknowledgements,
+        continuations,
+        empty_frames,
+        empty_messages,
+        bomb,
+        watches,
+        scrapes,
+        slow_http,
+    )
+}

@@ -1,0 +1,91 @@
+"""An answer that nobody reads ends its call, and lets go of what the call held."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from router.errors import DeadlineExceeded
+from router.server import sending as module
+from router.server.sending import Sending
+
+
+class Context:
+    """A stand-in whose writes wait for `open`."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.written: list[Any] = []
+
+    def peer(self) -> str:
+        return "ipv4:1.2.3.4:5"
+
+    async def write(self, message: Any) -> None:
+        await self.open.wait()
+        self.written.append(message)
+
+
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Bounds that a test can wait for."""
+    monkeypatch.setattr(module, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(module, "PRESSED_SECONDS", 0.02)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    return SimpleNamespace()
+
+
+async def test_a_write_that_waits_too_long_ends_the_call(looked: SimpleNamespace) -> None:
+    sending, context = Sending(lambda: False), Context()
+    following = asyncio.create_task(sending.follow())
+    with pytest.raises(DeadlineExceeded, match="was not read in time") as ended:
+        async with asyncio.timeout(10), sending.watched(context) as outgoing:  # type: ignore[arg-type]
+            await outgoing.write("text")
+    assert ended.value.metadata["bound"] == "not_reading"
+    assert context.written == []
+    following.cancel()
+
+
+async def test_pauses_between_writes_are_nobodys_fault(looked: SimpleNamespace) -> None:
+    sending, context = Sending(lambda: False), Context()
+    context.open.set()
+    async with sending.watched(context) as outgoing:  # type: ignore[arg-type]
+        for text in "abc":
+            await outgoing.write(text)
+            await asyncio.sleep(0.1)
+            sending.look()
+        await asyncio.sleep(0)
+    assert context.written == ["a", "b", "c"]
+
+
+async def test_all_else_is_the_contexts_own() -> None:
+    async with Sending(lambda: False).watched(Context()) as outgoing:  # type: ignore[arg-type]
+        assert outgoing.peer() == "ipv4:1.2.3.4:5"
+
+
+async def test_another_timeout_inside_is_its_own() -> None:
+    with pytest.raises(TimeoutError):
+        async with Sending(lambda: False).watched(Context()), asyncio.timeout(0.01):  # type: ignore[arg-type]
+            await asyncio.sleep(1)
+
+
+async def test_where_places_are_scarce_it_ends_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PRESSED_SECONDS", 0.02)
+    scarce = False
+    sending, context = Sending(lambda: scarce), Context()
+
+    async def answer() -> None:
+        async with sending.watched(context) as outgoing:  # type: ignore[arg-type]
+            await outgoing.write("text")
+
+    answering = asyncio.create_task(answer())
+    await asyncio.sleep(0.1)
+    sending.look()
+    await asyncio.sleep(0.01)
+    assert not answering.done()
+    scarce = True
+    sending.look()
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.wait_for(answering, 20)
