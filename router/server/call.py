@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import unquote
 
 from router.access.clients import ANYONE, Client
@@ -16,6 +18,7 @@ from router.types import Decision, Usage
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 REQUEST_ID_KEY = "x-request-id"
+HEADERS_SECONDS = 1.0  # for headers to leave when their call has been cut off
 
 
 def new_id() -> str:
@@ -71,6 +74,20 @@ CURRENT: ContextVar[Call] = ContextVar("lora_router_call")
 def current_call() -> Call:
     """The call this task serves."""
     return CURRENT.get()
+
+
+async def send_headers(context: Any) -> None:
+    """Initial metadata of the present call. Who is cut off meanwhile waits until they are sent.
+
+    gRPC takes no error status while they are on their way: the caller would wait for one until the deadline.
+    """
+    sending = asyncio.ensure_future(context.send_initial_metadata(current_call().headers))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        sending.add_done_callback(lambda sent: sent.cancelled() or sent.exception())  # nobody else asks
+        await asyncio.wait((sending,), timeout=HEADERS_SECONDS)
+        raise
 
 
 def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:

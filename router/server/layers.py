@@ -35,7 +35,7 @@ from router.errors import (
 )
 from router.judging import REFERENCE
 from router.server.bodies import MAX_PLAN_BYTES, SMALL, Bodies
-from router.server.call import CURRENT, Call, caller_of, request_id_of
+from router.server.call import CURRENT, Call, caller_of, request_id_of, send_headers
 from router.server.lifecycle import Lifecycle
 from router.server.metrics import Metrics
 from router.server.status import code_of, status_of, withheld
@@ -170,7 +170,7 @@ class Chain(grpc.aio.ServerInterceptor):
             response = handler.response_serializer(await answer)  # here, so that what it raises is mapped
             if self._audit is not None and is_admin(call):
                 await asyncio.wrap_future(self._audit.acted(act_of(call, context.peer(), "OK")))
-            await context.send_initial_metadata(call.headers)
+            await send_headers(context)
             await context.write(response)
         elif hasattr(answer, "__aiter__"):
             async for message in answer:
