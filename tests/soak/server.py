@@ -25,11 +25,12 @@ START_SECONDS = 300.0  # the real base's native operations may have to be compil
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A process that serves a world."""
+    """A process that serves a world, and those that call it, which end with it."""
 
     process: subprocess.Popen[bytes]
     address: str
     metrics: str
+    callers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def scrape(self) -> str:
         """The page of metrics. Raises OSError."""
@@ -61,12 +62,14 @@ def serving(world: World, *fake: str) -> Iterator[Server]:
             cwd=world.folder,
             env=environment(world.folder),
         )
+        server = Server(process, address, metrics)
         try:
             _until_ready(process, metrics, world.folder / "server.log")
-            yield Server(process, address, metrics)
+            yield server
         finally:
-            process.kill()
-            process.wait()
+            for one in (*server.callers, process):
+                one.kill()
+                one.wait()
 
 
 def _until_ready(process: subprocess.Popen[bytes], metrics: str, log: Path) -> None:
@@ -89,11 +92,12 @@ class Callers:
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
+    _ready: threading.Event = field(default_factory=threading.Event)
     _reader: threading.Thread | None = None
 
     @classmethod
     def begin(cls, world: World, server: Server, *flags: Any) -> Callers:
-        """Start it."""
+        """Start it, and wait until it calls. Raises RuntimeError where it does not come to that."""
         engine = ("--engine", "real" if world.real else "fake")
         program = [sys.executable, "-m", "tests.soak.traffic", str(world.folder), server.address]
         process = subprocess.Popen(
@@ -102,9 +106,13 @@ class Callers:
             cwd=ROOT,
             env=environment(world.folder),
         )
+        server.callers.append(process)
         made = cls(process)
         made._reader = threading.Thread(target=made._read, daemon=True)
         made._reader.start()
+        made._ready.wait()
+        if process.poll() is not None:
+            made.join(0)
         return made
 
     def end(self) -> None:
@@ -122,10 +130,13 @@ class Callers:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            told = json.loads(line)
-            self.counts, self.problems = Counter(told["counts"]), told["problems"]
-            self.reasons = Counter(told["reasons"])
+        with self.process.stdout as lines:
+            for line in lines:
+                told = json.loads(line)
+                self.counts, self.problems = Counter(told["counts"]), told["problems"]
+                self.reasons = Counter(told["reasons"])
+                self._ready.set()
+        self._ready.set()  # it has ended
 
 
 def together(callers: Sequence[Callers]) -> tuple[Counter[str], list[str]]:

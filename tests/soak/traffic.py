@@ -309,6 +309,7 @@ async def run(options: argparse.Namespace) -> Tally:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, load.stop.set)
     changes = Changes(world, load.tally.add) if options.changes else None
+    print(load.tally.line(), flush=True)  # whoever started this may end it from now on
     callers = [Caller(load, options.first + number, changes) for number in range(options.clients)]
     around = [asyncio.create_task(_tell(load.tally))]
     if changes is not None:
