@@ -18,10 +18,10 @@ from typing import Any
 
 from benchmarks.report import write
 from tests.soak.alone import answers_alone
-from tests.soak.experiment import begin_experiment
+from tests.soak.experiment import begin_experiment, fill_store
 from tests.soak.leaks import LEAKS
 from tests.soak.sampling import sample, samples
-from tests.soak.series import Verdict, judged, least, sparkline
+from tests.soak.series import SHORT_SECONDS, Verdict, judged, least, sparkline
 from tests.soak.server import Callers, Server, bad, rows, serving
 from tests.soak.world import World
 
@@ -75,6 +75,8 @@ def soak(
         if world.real:
             answers_alone(world, server)
         begin_experiment(world, server)
+        if seconds >= SHORT_SECONDS:
+            fill_store(world, server)
         flags = ("--clients", CLIENTS, "--pause", PAUSE["real" if world.real else "fake"], "--changes")
         warm = Callers.begin(world, server, "--clients", CROWD, "--changes")
         time.sleep(min(WARM * seconds, WARM_SECONDS))
