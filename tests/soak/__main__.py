@@ -23,7 +23,7 @@ from tests.soak.leaks import LEAKS
 from tests.soak.sampling import sample, samples
 from tests.soak.series import SHORT_SECONDS, Verdict, judged, least, sparkline
 from tests.soak.server import Callers, Server, bad, rows, serving
-from tests.soak.world import World
+from tests.soak.world import ALL, World
 
 CLIENTS = 16
 CROWD = 64  # clients of the warm-up, without pauses: every pool starts all its threads
@@ -92,7 +92,7 @@ def soak(
     if code:
         counts["shutdown error"] += 1
         problems.append(f"the server ended with {code}")
-    return Outcome(judged(taken, before, after), counts, problems, taken, took)
+    return Outcome(judged(taken, before, after, len(ALL)), counts, problems, taken, took)
 
 
 def _idle(server: Server, seconds: float) -> dict[str, float]:

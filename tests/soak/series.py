@@ -67,19 +67,24 @@ def memory(times: Sequence[float], values: Sequence[float]) -> Verdict:
 
 
 def counted(
-    name: str, times: Sequence[float], values: Sequence[float], before: float, after: float
+    name: str, times: Sequence[float], values: Sequence[float], before: float, after: float, most: float = 0
 ) -> Verdict:
-    """Of things that are counted: `before` and `after` the load, when nothing runs."""
-    return Verdict(name, before, after, slope(times, values) * 60, "+0 when idle", after > before)
+    """Of things that are counted: `before` and `after` the load, when nothing runs; `most` may be."""
+    bound = f"{most:g} when idle" if most > before else "+0 when idle"
+    return Verdict(name, before, after, slope(times, values) * 60, bound, after > max(before, most))
 
 
-def judged(samples: Sequence[Sample], before: Sample, after: Sample) -> list[Verdict]:
-    """What all detectors say of a run, its samples taken under load and `before` and `after` without."""
+def judged(samples: Sequence[Sample], before: Sample, after: Sample, versions: int = 0) -> list[Verdict]:
+    """What all detectors say of a run, its samples taken under load and `before` and `after` without.
+
+    `versions`: so many adapters are served, each of which may have a slot.
+    """
     times = [sample["at"] for sample in samples]
     found = [memory(times, [sample["rss_mb"] for sample in samples])]
     for name in COUNTED:
         values = [sample[name] for sample in samples]
-        found.append(counted(name, times, values, before[name], after[name]))
+        most = versions if name == "slots" else 0
+        found.append(counted(name, times, values, before[name], after[name], most))
     return found
 
 

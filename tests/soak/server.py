@@ -20,6 +20,7 @@ from typing import Any
 from router.cli.demo import free_address
 from tests.soak.world import ROOT, World, environment
 
+CACHE_TOKENS = 4096
 START_SECONDS = 300.0  # the real base's native operations may have to be compiled
 
 
@@ -48,7 +49,9 @@ def serving(world: World, *fake: str) -> Iterator[Server]:
     """A server of that world, once it is ready; `fake` are flags of `serve` on that engine."""
     address, metrics = free_address(), free_address()
     program = ["tests.soak.serve", *(["--engine", "real"] if world.real else fake), "serve"]
-    said = ("gate=off", "load_plugins=keywords", "calibration=", "log_level=warning")
+    said = ["gate=off", "load_plugins=keywords", "calibration=", "log_level=warning"]
+    if world.real:  # a cache that is full, and so in memory, before anybody looks at memory
+        said.append(f"cache_tokens={CACHE_TOKENS}")
     flags = [
         *("--listen", address, "--metrics-listen", metrics, "--clients", "clients.toml"),
         *("--audit", "audit.jsonl", "--adapters-dir", "adapters", "--plugins-dir", str(ROOT / "plugins")),

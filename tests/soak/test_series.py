@@ -73,6 +73,13 @@ def test_one_thing_left_when_idle_is_found(name: str) -> None:
     assert not any(v.grows for v in judged(under_load, idle, idle | {name: 19.0}))
 
 
+def test_every_version_may_have_a_slot() -> None:
+    idle = {"at": 0.0, "rss_mb": 100.0} | dict.fromkeys(COUNTED, 6.0)
+    samples = [idle | {"at": float(at)} for at in range(60)]
+    for slots, grows in ((8.0, False), (9.0, True)):
+        assert any(v.grows for v in judged(samples, idle, idle | {"slots": slots}, versions=8)) is grows
+
+
 def test_idle_is_what_is_least_of_each() -> None:
     assert least([{"a": 3.0, "b": 1.0}, {"a": 2.0, "b": 5.0}]) == {"a": 2.0, "b": 1.0}
 

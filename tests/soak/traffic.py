@@ -47,6 +47,9 @@ USERS = 500
 MIXES: dict[str, dict[str, float]] = {
     "soak": {"generate": 0.6, "leave": 0.15, "hurry": 0.1, "route": 0.1, "change": 0.05},
     "answers": {"generate": 0.8, "stream": 0.2},
+    "leave": {"leave": 1.0},  # one kind alone, to see what it is that grows
+    "hurry": {"hurry": 1.0},
+    "route": {"route": 1.0},
 }
 
 
