@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 
 from router.errors import BodyTooLarge, DeadlineExceeded, FieldViolation, InvalidRequest, Overloaded
+from router.server.call import whole
 
 log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -65,7 +66,7 @@ class Bodies:
 
     async def each(self, context: Context, most: int, decode: Decode) -> AsyncGenerator[Any, None]:
         """The messages of a stream, whose pauses are nobody's fault. Raises InvalidRequest, BodyTooLarge."""
-        while (data := await context.read()) is not grpc.aio.EOF:
+        while (data := await whole(context.read())) is not grpc.aio.EOF:
             check_size(data, most)
             message = await self._decoded(data, decode)
             del data
@@ -85,7 +86,7 @@ class Bodies:
         timeout = asyncio.timeout(self._seconds)
         try:
             async with timeout:
-                return await context.read()
+                return await whole(context.read())
         except TimeoutError:
             if not timeout.expired():
                 raise

@@ -35,7 +35,7 @@ from router.errors import (
 )
 from router.judging import REFERENCE
 from router.server.bodies import MAX_PLAN_BYTES, SMALL, Bodies
-from router.server.call import CURRENT, Call, caller_of, request_id_of, send_headers
+from router.server.call import CURRENT, Call, caller_of, request_id_of, send_headers, whole
 from router.server.lifecycle import Lifecycle
 from router.server.metrics import Metrics
 from router.server.status import code_of, status_of, withheld
@@ -47,6 +47,7 @@ REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded)
 LEVELS = {"INTERNAL": logging.ERROR, "DATA_LOSS": logging.ERROR, "UNAVAILABLE": logging.WARNING}
 Context = grpc.aio.ServicerContext[Any, Any]
 LOCAL_PEER = "unix:"  # only the admin listener is a socket of this machine
+GONE_SECONDS = 0.1  # for gRPC to end a call whose deadline has passed
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -171,7 +172,7 @@ class Chain(grpc.aio.ServerInterceptor):
             if self._audit is not None and is_admin(call):
                 await asyncio.wrap_future(self._audit.acted(act_of(call, context.peer(), "OK")))
             await send_headers(context)
-            await context.write(response)
+            await whole(context.write(response))
         elif hasattr(answer, "__aiter__"):
             async for message in answer:
                 await context.write(message)
@@ -218,7 +219,12 @@ async def mapped_errors(call: Call, context: grpc.aio.ServicerContext[Any, Any])
     except Exception as error:
         _log_withheld(error, call)
         status = status_of(error, call.request_id)
-        await context.abort(status.code, status.message, trailing_metadata=status.trailers)
+        left = context.time_remaining()
+        if isinstance(error, DeadlineExceeded) and left is not None and left < GONE_SECONDS:
+            # The caller's own deadline: gRPC ends the call itself, and a status that comes too late for it
+            # is never freed. So it gets a moment, in which this is cancelled.
+            await asyncio.sleep(GONE_SECONDS)
+        await whole(context.abort(status.code, status.message, trailing_metadata=status.trailers))
 
 
 def _log_withheld(error: Exception, call: Call) -> None:

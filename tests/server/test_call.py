@@ -8,7 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
-from router.server.call import CURRENT, Call, send_headers
+from router.errors import DeadlineExceeded
+from router.server.call import CURRENT, Call, send_headers, whole
+from router.server.layers import mapped_errors
 from tests.server.helpers import failure
 
 
@@ -58,3 +60,60 @@ async def test_whoever_is_cut_off_hears_of_that_alone() -> None:
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sending
+
+
+async def test_an_operation_goes_on_without_whoever_is_cut_off() -> None:
+    free, ended = asyncio.Event(), asyncio.Event()
+
+    async def operation() -> int:
+        await free.wait()
+        ended.set()
+        return 1
+
+    waiting = asyncio.ensure_future(whole(operation()))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    free.set()
+    await asyncio.wait_for(ended.wait(), 10)
+    assert await whole(operation()) == 1
+
+
+class Late:
+    """The context of a call that has `left` seconds."""
+
+    def __init__(self, left: float | None) -> None:
+        self._left, self.aborted = left, asyncio.Event()
+
+    def time_remaining(self) -> float | None:
+        return self._left
+
+    async def abort(self, *_: Any, **__: Any) -> None:
+        self.aborted.set()
+
+
+async def late(context: Any) -> None:
+    async with mapped_errors(Call("/S/M", "r"), context):
+        raise DeadlineExceeded("too late")
+
+
+@pytest.mark.parametrize(("left", "at_once"), [(0.0, False), (None, True), (60.0, True)])
+async def test_a_caller_whose_own_deadline_passed_is_sent_no_status_unless_it_stays(
+    left: float | None, at_once: bool
+) -> None:
+    context = Late(left)
+    running = asyncio.ensure_future(late(context))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert context.aborted.is_set() is at_once
+    await asyncio.wait_for(context.aborted.wait(), 10)
+    await running
+    gone = Late(0.0)
+    running = asyncio.ensure_future(late(gone))
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not gone.aborted.is_set()

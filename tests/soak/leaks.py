@@ -10,7 +10,6 @@ from typing import Any
 
 from router.cli.compose import Composition
 from router.engine.base import Job
-from router.types import AdapterRef
 
 Leak = Callable[[Job], None]
 EVERY = 20  # requests for one thing that is never given back
@@ -63,11 +62,12 @@ def _lease(job: Job) -> None:
     registry = _compositions[0].registry
     ref = next((i.ref for i in registry.list() if i.digest == job.adapter), None)
     if ref is not None:
-        _kept.append(asyncio.get_running_loop().create_task(_take(registry.lease(ref), ref)))
+        _kept.append(asyncio.get_running_loop().create_task(_take(registry.lease(ref))))
 
 
-async def _take(lease: Any, ref: AdapterRef) -> None:
-    _kept.append((ref, await lease.__aenter__()))
+async def _take(lease: Any) -> None:
+    await lease.__aenter__()
+    _kept.append(lease)
 
 
 def _slot(job: Job) -> None:
