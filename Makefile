@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 STUBS := router/v1
 WORKERS ?= -n auto --maxprocesses 4 --dist worksteal
+SOAK ?= --hours 8
 ALONE = $$(grep -rl 'mark.alone' tests)
 
 # Compiled modules are kept wherever the shell says not to: tests start many processes, and rewrite assertions.
@@ -19,7 +20,7 @@ LOCK = $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --no-header --pytho
 	--python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-annotate --override deploy/torch.txt $(TORCH_FROM) $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked demo serve test test-fast test-long check format proto bench bench-peers lock audit sbom clean
+.PHONY: help install install-locked demo serve test test-fast test-long check format proto bench bench-peers soak answers lock audit sbom clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +77,12 @@ bench: $(STAMP) ## measure this engine against PEFT on this machine; writes benc
 
 bench-peers: $(STAMP) ## measure vLLM for CPU on the same prompts and adapters, in its own environment
 	$(BIN)/python -m benchmarks.peers
+
+soak: $(STAMP) ## eight hours under load and change: does anything grow? SOAK='--minutes 10 --engine real' for less
+	$(BIN)/python -m tests.soak $(SOAK)
+
+answers: $(STAMP) ## a million answers while adapters and clients change: is each its caller's? ANSWERS='--engine real'
+	$(BIN)/python -m tests.soak.answers $(ANSWERS)
 
 $(TOOLS_STAMP): deploy/tools.txt
 	$(PY) -m venv $(TOOLS)

@@ -91,6 +91,10 @@ class AdapterRegistry(Catalog, Protocol):
         """Changes with every change of that version."""
         ...
 
+    def leases(self) -> int:
+        """How many are held, also of what was replaced or removed since and is still in use."""
+        ...
+
     async def load(self, ref: AdapterRef, pinned: bool | None = None) -> AdapterInfo:
         """Bring it into host memory; idempotent."""
         ...

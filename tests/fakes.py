@@ -105,6 +105,9 @@ class FakeRegistry:
             raise AdapterNotFound(ref.resource)
         return str(self._etags[ref])
 
+    def leases(self) -> int:
+        return sum(info.leases for info in self.infos.values())
+
     @asynccontextmanager
     async def lease(self, ref: AdapterRef) -> AsyncIterator[Lease]:
         info = await self.load(ref)

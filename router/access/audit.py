@@ -103,7 +103,8 @@ class Audit:
                 batch.append(more)
             self._write([fields for fields, _ in batch])
             for _, written in batch:
-                written.set_result(None)
+                if written.set_running_or_notify_cancel():  # else nobody waits for it any more
+                    written.set_result(None)
             if ended:
                 return
 

@@ -145,6 +145,10 @@ class Registry:
         """See AdapterRegistry."""
         return self._index.etag(self._index.find(ref.name, ref.version))
 
+    def leases(self) -> int:
+        """See AdapterRegistry."""
+        return sum(resident.leases for resident in self._residency)
+
     async def load(self, ref: AdapterRef, pinned: bool | None = None) -> AdapterInfo:
         """See AdapterRegistry. A quarantined version is tried again."""
         return self._index.info(await self._leases.load(ref, pinned))

@@ -16,7 +16,7 @@ import grpc
 from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequest
 from router.names import parse_adapter, parse_version
 from router.ports import AdapterRegistry, Force
-from router.server.call import actor, current_call
+from router.server.call import actor, current_call, send_headers
 from router.server.convert import adapter_message, event_message
 from router.types import AdapterInfo, AdapterRef
 from router.v1 import adapters_pb2 as pb
@@ -105,7 +105,7 @@ class AdapterService(AdapterServiceServicer):
 
     async def WatchAdapters(self, request: pb.WatchAdaptersRequest, context: Context) -> None:
         """Events until the caller leaves or the server drains."""
-        await context.send_initial_metadata(current_call().headers)
+        await send_headers(context)
         async with aclosing(cast(Any, self._registry.watch())) as events:
             async for event in events:
                 if event.adapter.ref.name not in current_call().client.adapters:

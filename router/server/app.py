@@ -243,7 +243,7 @@ class ServerApp:
         return self.experiments is None or not self.experiments.problem
 
     async def _metrics(self) -> Page:
-        self.metrics.look(self.engine.status(), self.registry.list())
+        self.metrics.look(self.engine.status(), self.registry.list(), self.registry.leases())
         self.metrics.stale.labels("clients").set(bool(self.access.problem))
         self.metrics.stale.labels("jwks").set(bool(self.access.keys_problem))
         self.metrics.unaudited.set(self.audit.failed if self.audit is not None else 0)

@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 
 from router.errors import BodyTooLarge, DeadlineExceeded, FieldViolation, InvalidRequest, Overloaded
+from router.server.call import whole
 from router.server.turns import PART, Turn, Turns
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class Bodies:
         timeout = asyncio.timeout(self._seconds)
         try:
             async with timeout:
-                return await context.read()
+                return await whole(context.read())
         except TimeoutError:
             if not timeout.expired():
                 raise
@@ -122,7 +123,7 @@ class Messages:
         return self
 
     async def __anext__(self) -> Any:
-        data = await self._context.read()
+        data = await whole(self._context.read())
         if data is grpc.aio.EOF:
             raise StopAsyncIteration
         check_size(data, self._most)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from router.access.answers import new_response_id
@@ -17,6 +19,8 @@ from router.types import Decision, Usage
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 REQUEST_ID_KEY = "x-request-id"
+T = TypeVar("T")
+HEADERS_SECONDS = 1.0  # for headers to leave when their call has been cut off
 
 
 @dataclass(slots=True)
@@ -77,6 +81,34 @@ CURRENT: ContextVar[Call] = ContextVar("lora_router_call")
 def current_call() -> Call:
     """The call this task serves."""
     return CURRENT.get()
+
+
+async def whole(operation: Coroutine[Any, Any, T]) -> T:
+    """What an operation of gRPC gives. Whoever is cut off meanwhile leaves it to end by itself.
+
+    grpcio frees what an operation holds when its coroutine goes on after it: one that is cancelled instead
+    keeps some 400 bytes for ever.
+    """
+    running = asyncio.ensure_future(operation)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody else asks
+        raise
+
+
+async def send_headers(context: Any) -> None:
+    """Initial metadata of the present call. Who is cut off meanwhile waits until they are sent.
+
+    gRPC takes no error status while they are on their way: the caller would wait for one until the deadline.
+    """
+    sending = asyncio.ensure_future(context.send_initial_metadata(current_call().headers))
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        sending.add_done_callback(lambda sent: sent.cancelled() or sent.exception())  # nobody else asks
+        await asyncio.wait((sending,), timeout=HEADERS_SECONDS)
+        raise
 
 
 def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:

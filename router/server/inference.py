@@ -14,7 +14,7 @@ from router.config import Settings
 from router.engine.base import Delta, Finished
 from router.errors import DeadlineExceeded, EngineFailed, Unavailable
 from router.server import convert
-from router.server.call import Call, current_call
+from router.server.call import Call, current_call, send_headers
 from router.server.convert import Limits, generate_request, route_request
 from router.server.pipeline import Pipeline
 from router.types import FinishReason, Request, TokenLogprob
@@ -62,7 +62,7 @@ class InferenceService(InferenceServiceServicer):
         call = current_call()
         asked = self._asked(generate_request(request, call.response_id, self._limits), call)
         async with self._pipeline.answer(asked, call) as (decision, generation):
-            await context.send_initial_metadata(call.headers)
+            await send_headers(context)
             await context.write(convert.started_message(call.response_id, decision, asked.routing.explain))
             async with aclosing(coalesced(generation, self._every)) as events:
                 async for event in events:

@@ -35,7 +35,7 @@ from router.errors import (
 )
 from router.judging import REFERENCE
 from router.server.bodies import MAX_PLAN_BYTES, SMALL, Bodies
-from router.server.call import CURRENT, Call, caller_of, request_id_of
+from router.server.call import CURRENT, Call, caller_of, request_id_of, send_headers, whole
 from router.server.lifecycle import Lifecycle
 from router.server.logs import Sparse
 from router.server.metrics import Metrics
@@ -52,6 +52,7 @@ LEVELS = {"INTERNAL": logging.ERROR, "DATA_LOSS": logging.ERROR, "UNAVAILABLE": 
 Context = grpc.aio.ServicerContext[Any, Any]
 LINES_PER_SECOND = 50  # about calls that met a bound; of more the next line has the number
 LOCAL_PEER = "unix:"  # only the admin listener is a socket of this machine
+GONE_SECONDS = 0.1  # for gRPC to end a call whose deadline has passed
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -192,8 +193,8 @@ class Chain(grpc.aio.ServerInterceptor):
             response = handler.response_serializer(await answer)  # here, so that what it raises is mapped
             if self._audit is not None and is_admin(call):
                 await asyncio.wrap_future(self._audit.acted(act_of(call, context.peer(), "OK")))
-            await context.send_initial_metadata(call.headers)
-            await context.write(response)
+            await send_headers(context)
+            await whole(context.write(response))
         elif hasattr(answer, "__aiter__"):
             async for message in answer:
                 await context.write(message)
@@ -240,8 +241,13 @@ async def mapped_errors(call: Call, context: grpc.aio.ServicerContext[Any, Any])
     except Exception as error:
         _log_withheld(error, call)
         status = status_of(error, call.request_id)
+        left = context.time_remaining()
+        if isinstance(error, DeadlineExceeded) and left is not None and left < GONE_SECONDS:
+            # The caller's own deadline: gRPC ends the call itself, and a status that comes too late for it
+            # is never freed. So it gets a moment, in which this is cancelled.
+            await asyncio.sleep(GONE_SECONDS)
         with suppress(grpc.aio.InternalError):  # the caller has left
-            await context.abort(status.code, status.message, trailing_metadata=status.trailers)
+            await whole(context.abort(status.code, status.message, trailing_metadata=status.trailers))
 
 
 def _log_withheld(error: Exception, call: Call) -> None:

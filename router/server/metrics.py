@@ -122,6 +122,12 @@ class Metrics:
             "lora_router_shed", "Calls refused or ended to protect others, by the bound they met.", ("bound",)
         )
         ProcessCollector(registry=self.registry)
+        self.tasks = Gauge("lora_router_event_loop_tasks", "Tasks of the event loop.", registry=self.registry)
+        self.leases = Gauge(
+            "lora_router_adapter_leases",
+            "Requests that keep an adapter in memory, also one that was replaced since.",
+            registry=self.registry,
+        )
         self._worst_lag = 0.0
 
     def vote(self, vote: Vote) -> None:
@@ -168,8 +174,10 @@ class Metrics:
             await asyncio.sleep(LAG_SECONDS)
             self._worst_lag = max(self._worst_lag, loop.time() - due)
 
-    def look(self, status: EngineStatus, adapters: Iterable[AdapterInfo]) -> None:
+    def look(self, status: EngineStatus, adapters: Iterable[AdapterInfo], leases: int) -> None:
         """Before a scrape, on the event loop, where engine and registry may be asked: what is now."""
+        self.tasks.set(len(asyncio.all_tasks()))
+        self.leases.set(leases)
         self.loop_lag.set(self._worst_lag)
         self._worst_lag = 0.0
         self._state.look(status, adapters)
@@ -245,6 +253,7 @@ class StateCollector(Collector):
             "lora_router_kv_cache_usage_ratio": ("Part of the KV cache in use.", used),
             "lora_router_adapter_host_bytes": ("Adapter weights in host memory.", status.host_bytes),
             "lora_router_adapter_slots": ("Adapter slots on the device.", status.slots),
+            "lora_router_adapter_slots_used": ("Slots with an adapter.", len(status.device_adapters)),
         }
         counters = {
             "lora_router_steps": ("Steps made.", status.steps),

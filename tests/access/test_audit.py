@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -43,6 +44,20 @@ def test_lines_say_what_was_done_and_follow_each_other(file: Path) -> None:
         "OK",
     }
     assert "reason" not in first
+
+
+def test_who_no_longer_waits_for_a_line_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit, free = Audit(tmp_path / "audit.jsonl"), threading.Event()
+    append = audit._append
+    monkeypatch.setattr(audit, "_append", lambda data: free.wait(10) and append(data))
+    given_up = audit.acted(act(1))
+    assert given_up.cancel()
+    free.set()
+    audit.acted(act(2)).result(10)
+    audit.close()
+    assert [line["request_id"] for line in entries(tmp_path / "audit.jsonl")] == ["r-1", "r-2"]
 
 
 def test_what_is_changed_shows(file: Path) -> None:

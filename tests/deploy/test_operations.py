@@ -39,7 +39,7 @@ def starting_with(word: str) -> list[str]:
 
 
 def test_every_command_is_looked_after_here():
-    known = ("lora-router", "curl", "podman", "kubectl", "deploy/build.sh", "deploy/smoke.sh")
+    known = ("lora-router", "curl", "podman", "kubectl", "make", "deploy/build.sh", "deploy/smoke.sh")
     assert [line for line in COMMANDS if line.split()[0] not in known] == []
 
 
@@ -107,6 +107,13 @@ def test_scripts_and_manifests_that_are_named_are_there():
         for n in re.findall(r"^\| `([a-z]+\.yaml)`", PAGE, re.MULTILINE)
         if not (ROOT / folder / n).is_file()
     ] == []
+
+
+def test_targets_that_are_named_are_there():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {line.split()[1] for line in starting_with("make")}
+    assert targets >= {"soak", "answers"}
+    assert [name for name in targets if f"\n{name}: " not in makefile] == []
 
 
 def test_metrics_and_settings_that_are_named_exist():

@@ -30,6 +30,7 @@ async def hold(registry: Registry, name: str, until: asyncio.Event | None = None
 async def test_the_port_is_implemented(start_registry: StartRegistry) -> None:
     registry: AdapterRegistry = await start_registry()
     assert registry.list() == ()
+    assert registry.leases() == 0
 
 
 async def test_many_leases_of_a_cold_version_share_one_load(

@@ -21,7 +21,7 @@ from router.types import AdapterEvent, AdapterEventKind, AdapterState, Vote, Vot
 from router.v1 import adapters_pb2
 from tests.fakes import adapter
 from tests.security.helpers import bearer, write_clients
-from tests.server.helpers import Connect, Start, ask, failure, messages, stream
+from tests.server.helpers import Connect, Start, ask, failure, messages, stream, until
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -161,9 +161,27 @@ def test_lost_votes_are_counted_by_what_routing_calls_them() -> None:
     assert counted == {"timeout", "breaker_open", "not_ready", "disabled", "raised", "invalid", "other"}
 
 
-def test_preemptions_are_counted_as_the_engine_counts_them() -> None:
+async def test_what_must_not_stay_is_counted(
+    server: ServerApp, stubs: SimpleNamespace, fakes: SimpleNamespace
+) -> None:
+    await stubs.inference.Generate(ask("medical words"))
+    idle = await scrape(server)
+    assert value(idle, "lora_router_adapter_leases") == 0
+    assert value(idle, "lora_router_adapter_slots_used") == 1
+    fakes.engine.hold()
+    asking = [asyncio.ensure_future(stubs.inference.Generate(ask("medical words"))) for _ in range(3)]
+    await until(lambda: fakes.engine.status().waiting == 3)
+    busy = await scrape(server)
+    fakes.engine.resume()
+    await asyncio.gather(*asking)
+    assert value(busy, "lora_router_adapter_leases") == 3
+    tasks = "lora_router_event_loop_tasks"
+    assert value(busy, tasks) >= value(idle, tasks) + 3
+
+
+async def test_preemptions_are_counted_as_the_engine_counts_them() -> None:
     metrics = Metrics()
-    metrics.look(EngineStatus(preemptions=3), [])
+    metrics.look(EngineStatus(preemptions=3), [], leases=0)
     assert metrics.registry.get_sample_value("lora_router_preemptions_total") == 3
 
 

@@ -26,7 +26,7 @@ from router.experiments.wire.plans import (
 )
 from router.experiments.wire.report import report_message
 from router.server.adapters import page
-from router.server.call import actor, current_call, present_client
+from router.server.call import actor, current_call, present_client, send_headers
 from router.v1 import experiments_pb2 as pb
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer
 
@@ -204,7 +204,7 @@ class ExperimentService(ExperimentServiceServicer):
 
     async def RecordOutcomes(self, request_iterator: Any, context: Context) -> None:
         """Acknowledges batches in their order until the caller ends the stream or the server drains."""
-        await context.send_initial_metadata(current_call().headers)
+        await send_headers(context)
         caller = _caller()
 
         async def recorded(batch: pb.RecordOutcomesRequest) -> pb.RecordOutcomesResponse:
