@@ -19,8 +19,13 @@ TORCH_FROM ?= $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--extra-inde
 LOCK = $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-annotate --override deploy/torch.txt $(TORCH_FROM) $(UPGRADE)
 
+# Of `make fuzz`: for how long each target, who makes the inputs, which targets (none: all).
+SECONDS ?= 60
+FUZZER ?= hypothesis
+TARGETS ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked demo serve test test-fast test-long check format proto bench bench-peers soak answers lock audit sbom clean
+.PHONY: help install install-locked demo serve test test-fast test-long fuzz check format proto bench bench-peers soak answers lock audit sbom clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +76,12 @@ format: $(STAMP) ## format and fix what can be fixed
 
 proto: $(STAMP) ## generate router/v1 from proto/
 	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. proto/router/v1/*.proto
+
+fuzz: $(STAMP) ## fuzz every parser and every RPC, SECONDS each (60); FUZZER=random is faster, FUZZER=atheris looks for new code
+ifeq ($(FUZZER),atheris)
+	$(BIN)/pip install -q --disable-pip-version-check --target .make/atheris --upgrade atheris==3.0.0
+endif
+	PYTHONPATH=.make/atheris $(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --engine $(FUZZER) $(TARGETS)
 
 bench: $(STAMP) ## measure this engine against PEFT on this machine; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.engine

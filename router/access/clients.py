@@ -163,7 +163,7 @@ def parse_clients(text: str) -> Clients:
     """Raises ConfigError, in one line, for whatever is wrong."""
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
         raise ConfigError(f"not valid TOML: {error}") from None
     issuers = read_issuers(document.pop("issuer", []))
     tables, groups = (_tables(document, key) for key in ("client", "tenant"))

@@ -37,7 +37,7 @@ def read_calibration(path: Path) -> Calibration:
         raise CalibrationError(
             f"{path}: {error.strerror}; `lora-router route calibrate` writes one"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, f"not JSON: {error}") from None
     if not isinstance(said, dict) or "format" not in said:
         raise _damaged(path, "no calibration file")
@@ -48,9 +48,9 @@ def read_calibration(path: Path) -> Calibration:
         )
     try:
         found = _calibration(said)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _check(path, found)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
-    _check(path, found)
     return found
 
 

@@ -63,7 +63,7 @@ def read_rows(path: Path, names: Collection[str], label: str | None = None) -> l
 def _row(where: str, line: str, names: Collection[str], default: str | None) -> Row:
     try:
         said = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CalibrationError(f"{where}: not JSON: {error}") from None
     if not isinstance(said, dict) or not isinstance(said.get("text"), str) or not said["text"].strip():
         raise CalibrationError(f'{where}: needs a "text" that is not empty')

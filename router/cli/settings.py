@@ -71,7 +71,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         return {}
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of too many digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     for key in values:
         if key not in Settings.model_fields:

@@ -92,7 +92,7 @@ class Choices:
             self._read_served(document)
         except FileNotFoundError:
             self._chosen = {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.warning("default versions set earlier are lost: %s cannot be used (%s)", self._file, error)
 
     def _read_overrides(self, document: dict[str, Any]) -> None:

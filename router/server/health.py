@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -51,6 +52,7 @@ class Health:
     async def register(self, server: grpc.aio.Server) -> None:
         """Add the service; it answers NOT_SERVING from the first call."""
         await self._set(False)
+        self._servicer.List = self._list  # which the library leaves unanswered
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def follow(self) -> None:
@@ -74,6 +76,15 @@ class Health:
         """NOT_SERVING from now on."""
         self._draining = True
         await self._servicer.enter_graceful_shutdown()
+
+    async def _list(self, request: Any, context: Any) -> Any:
+        """What Check says of each name."""
+        kinds = health_pb2.HealthCheckResponse
+        said = {
+            name: kinds(status=kinds.SERVING if state and not self._draining else kinds.NOT_SERVING)
+            for name, state in self._said.items()
+        }
+        return health_pb2.HealthListResponse(statuses=said)
 
     async def healthz(self) -> Page:
         """Alive, or why not: that this is answered at all shows that the event loop turns."""

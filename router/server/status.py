@@ -34,6 +34,7 @@ CODES = {code.name: code for code in grpc.StatusCode}
 INTERNAL_TEXT = "internal error; the server's log has the rest under this request id"
 MAX_MESSAGE, MAX_DETAILS, MAX_FIELD, MAX_METADATA = 1024, 3584, 256, 16
 MAX_LOOKED_AT = 16_384  # characters; nothing longer is ever told
+MAX_FIELD_LOOKED_AT = 2_048  # the same of a field, of which there may be many
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +187,14 @@ def clip(text: str, most: int = MAX_FIELD) -> str:
 
 def shown(text: str) -> str:
     """`text` as callers may see it, and as long as they may."""
-    return clip(redacted(text))
+    return clip(redacted(text, most=MAX_FIELD_LOOKED_AT))
 
 
 # -- What is taken out of texts.
 
 TRACEBACK = "Traceback (most recent call last)"
 _QUOTED = re.compile(r"""(['"])((?:~?/|~?\\|[A-Za-z]:[\\/])[^'"]*)\1""")
+_UNCLOSED = re.compile(r"""(['"])(?:~?/|~?\\|[A-Za-z]:[\\/])[^'"]*\Z""")
 _OBJECT = re.compile(r"<[\w.]{1,200} object at 0x[0-9a-f]{1,16}>|<class '[^']{1,200}'>")
 _WORD = re.compile(r"""[^\s'"`(),;<>\[\]{}]+""")
 _ABSOLUTE = re.compile(r"(?:(?<=[=:@|])|^)(?:~?/(?=[^/])|//(?=\w)|\\\\(?=\w)|[A-Za-z]:[\\/](?=\w))")
@@ -200,8 +202,8 @@ _SOURCE = re.compile(r"\.pyc?(?::\d+)?$")
 _CLASS = re.compile(r"(?:^|(?<=[=:]))(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Warning|Interrupt)$")
 
 
-def redacted(text: str, files: bool = False) -> str:
-    """`text` without URLs, absolute paths, names of exceptions and tracebacks.
+def redacted(text: str, files: bool = False, most: int = MAX_LOOKED_AT) -> str:
+    """The first `most` characters of `text` without URLs, absolute paths, names of exceptions and tracebacks.
 
     With `files` the last part of a path stays: that of a file in an adapter's folder, for who looks after it.
 
@@ -210,7 +212,8 @@ def redacted(text: str, files: bool = False) -> str:
     >>> redacted("cannot read /srv/adapters/medical/adapter.toml: denied", files=True)
     'cannot read adapter.toml: denied'
     """
-    head, traced, _ = text[:MAX_LOOKED_AT].partition(TRACEBACK)
+    cut = text if len(text) <= most else _UNCLOSED.sub(r"\1[path]", text[:most])
+    head, traced, _ = cut.partition(TRACEBACK)
     head = _OBJECT.sub("[object]", head)
     head = _QUOTED.sub(lambda found: f"{found[1]}{_path(found[2], files)}{found[1]}", head)
     head = _WORD.sub(lambda found: _word(found[0], files), head)

@@ -77,6 +77,17 @@ def _check(stubs: SimpleNamespace, name: str) -> Any:
     return health_of(stubs).Check(health_pb2.HealthCheckRequest(service=name))
 
 
+async def test_the_list_says_what_each_check_says(stubs: SimpleNamespace, server: ServerApp) -> None:
+    async def listed() -> dict[str, int]:
+        reply = await health_of(stubs).List(health_pb2.HealthListRequest())
+        return {name: status.status for name, status in reply.statuses.items()}
+
+    assert set(NAMES) < set(await listed())
+    assert await listed() == {name: await check(stubs, name) for name in await listed()}
+    await server.health.drain()
+    assert set((await listed()).values()) == {NOT_SERVING}
+
+
 async def test_a_hung_step_loop_is_seen_and_forgiven(
     start_server: Start, fakes: SimpleNamespace, connect: Connect
 ) -> None:

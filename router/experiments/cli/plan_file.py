@@ -109,7 +109,7 @@ def read_plan_file(path: Path) -> dict[str, Any]:
     """The values of a file. Raises CliError if it is not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of too many digits
         raise CliError(f"{path}: not valid TOML: {error}", MISUSED) from None
 
 
