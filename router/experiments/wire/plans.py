@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -68,6 +68,8 @@ PLANNED = (
 )
 """Fields of the resource that an operator sets."""
 EVERYTHING = "*"
+LISTS = ("arms", "guardrails", "secondary", "segments")
+MOST_ENTRIES = 256  # of any list in a plan, whose own rules allow fewer
 SIZED = (
     *("baseline", "deviation", "effect", "units_per_day", "enrolment", "days", "units", "alpha"),
     "power",
@@ -181,7 +183,11 @@ def plan_message(spec: Spec) -> pb.Experiment:
 
 
 def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment.") -> Spec:
-    """The plan; what is not set has the model's default, what cannot be read is noted in `found`."""
+    """The plan; what is not set has the model's default, what cannot be read is noted in `found`.
+
+    Raises InvalidRequest for a list that no plan is as long as.
+    """
+    _check_lengths(message, found, within)
     said = {name: getattr(message, name) for name in PRESENT if message.HasField(name)}
     said.update({name: seconds_of(getattr(message, name)) for name in TIMES if message.HasField(name)})
     said.update({name: text for name in TEXTS if (text := getattr(message, name))})
@@ -203,6 +209,19 @@ def plan_of(message: pb.Experiment, found: Findings, within: str = "experiment."
         margin=message.margin,
         **said,
     )
+
+
+def _check_lengths(message: pb.Experiment, found: Findings, within: str) -> None:
+    """Before anything is done for each entry."""
+    lists: dict[str, Sized] = {name: getattr(message, name) for name in LISTS}
+    for i, arm in enumerate(message.arms[:MOST_ENTRIES]):
+        lists[f"arms[{i}].router.classifiers"] = arm.router.classifiers
+    for i, segment in enumerate(message.segments[:MOST_ENTRIES]):
+        lists[f"segments[{i}].values"] = segment.values
+    for field, entries in lists.items():
+        if len(entries) > MOST_ENTRIES:
+            found.add(f"{within}{field}", f"must have at most {MOST_ENTRIES} entries, got {len(entries)}")
+    found.check()
 
 
 def _metrics_of(
