@@ -1,4 +1,4 @@
-"""A name that looks like a path is none: refused where it does not fit, unknown where it does, never opened."""
+"""A name that looks like a path is none: refused where it does not fit, else unknown, and never opened."""
 
 from __future__ import annotations
 

@@ -32,8 +32,7 @@ def suspects(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CALLS:
             yield node.func.id
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if (node.value.id, node.attr) in LOADERS:
-                yield f"{node.value.id}.{node.attr}"
+            yield from (f"{of}.{name}" for of, name in LOADERS if (node.value.id, node.attr) == (of, name))
 
 
 def test_no_code_of_the_server_unpickles_or_evaluates() -> None:
