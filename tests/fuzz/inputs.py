@@ -183,7 +183,7 @@ def fill(message: Message, random: Random, depth: int = 0) -> None:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             _fill_map(getattr(message, field.name), field.message_type.fields_by_name["value"], random)
         elif field.is_repeated:
-            for _ in range(random.choice((0, 1, 1, 2, 3, 17, 300))):
+            for _ in range(random.choice((0, 1, 1, 2, 3, 17, 40))):
                 _append(getattr(message, field.name), field, random, depth)
         elif field.message_type is not None:
             inner = getattr(message, field.name)

@@ -60,6 +60,33 @@ adapters = ["medical", "x-*"]
 LIMITS = (
     "requests_per_minute = 60\ntokens_per_minute = 1000\nmax_concurrent = 8\nexpires = 2027-01-01T00:00:00Z\n"
 )
+MANIFEST = """[adapter]
+name = "medical"
+version = "1.0.0"
+description = "answers questions"
+domain = "medicine"
+task = "qa"
+license = "Apache-2.0"
+[base]
+model = "org/base"
+digest = "%s"
+[prompt]
+system = "Be brief."
+template = "Q: {prompt} A:"
+[generation]
+max_tokens = 64
+min_tokens = 1
+temperature = 0.7
+top_p = 0.9
+top_k = 40
+seed = 1
+stop = ["\\n\\n", "Q:"]
+regex = "[a-c]+"
+[routing]
+examples = ["What is the dose?", "Is it safe?"]
+negative_examples = ["Who is liable?"]
+keywords = ["dose"]
+""" % ("ab" * 32)
 SETTINGS = 'listen = "127.0.0.1:1"\nmax_running = 4\nabstain_threshold = 0.5\nnative = true\nslots = 32\n'
 
 
@@ -379,7 +406,7 @@ def _given(*examples: bytes | str) -> Callable[[], Sequence[bytes]]:
 TARGETS = {
     target.name: target
     for target in (
-        Target("manifest", manifest, toml_changed, _examples("*/adapter.toml")),
+        Target("manifest", manifest, toml_changed, _given(MANIFEST)),
         Target("adapter-config", adapter_config, json_changed, lambda: [json.dumps(CONFIG).encode()]),
         Target("weights", weights, bytes_changed, _some_tensors),
         Target("probes", probes, json_changed, _given('{"prompt": "a", "expect": "b", "max_tokens": 4}')),

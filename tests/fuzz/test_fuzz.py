@@ -50,7 +50,7 @@ def test_good_inputs_are_good(target: Target) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_some_hundred_inputs(target: Target) -> None:
-    @hypothesis.settings(max_examples=100, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.settings(max_examples=50, suppress_health_check=list(hypothesis.HealthCheck))
     @hypothesis.given(strategy(target))
     def run(data: bytes) -> None:
         found = tried(target, data)
