@@ -57,7 +57,7 @@ PIECES = (
     ),
     *("Error", "a.py", "<a object at 0x", "<class '", "lrk_a_", "adapters/a/versions/", "sha256:"),
 )
-ENDS = ("", "!", "X\n")
+ENDS = ("!", "X\n")
 LONG = 10_000  # characters
 OFFLINE = ("cli", "evaluation", "training", "models", "testing.py")  # commands of an operator
 # Made of the names of a tokenizer's special tokens, each escaped; keys of a table that stands beside it.
@@ -152,4 +152,4 @@ def test_no_pattern_of_the_server_is_slow() -> None:
 
 
 def test_a_slow_one_would_be_seen() -> None:
-    assert seconds(partial(use, re.compile(r"a*x"), "search"), "a") > SECONDS
+    assert seconds(partial(use, re.compile(r"a*b*c*x"), "search"), "a") > SECONDS

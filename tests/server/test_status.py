@@ -244,6 +244,12 @@ def test_who_looks_after_adapters_sees_names_of_files() -> None:
     assert redacted("see http://x/y and /", files=True) == "see [url] and /"
 
 
+def test_of_a_quoted_path_that_is_cut_off_no_word_stays() -> None:
+    text = f"{'x' * 90} no file '/srv/my secret models/{'y' * 400}'"
+    assert redacted(text, most=150) == f"{'x' * 90} no file '[path]"
+    assert redacted(text) == f"{'x' * 90} no file '[path]'"
+
+
 @pytest.mark.parametrize(
     "piece", ["a", "A", "/a", "a.", "A.", "'/", "=/", "<a", "~", "\\", ":A", "x.py", " ", "a=a."]
 )
