@@ -9,9 +9,17 @@ from google.protobuf.message import Message
 
 from router.errors import Findings
 from router.experiments.management.plans import Declared
+from router.experiments.management.sizing import size_of
 from router.experiments.model import parse_experiment
 from router.experiments.wire.outcomes import Outcome, outcome_message, outcome_of
-from router.experiments.wire.plans import checked_paths, merged, plan_message, plan_of, question_of
+from router.experiments.wire.plans import (
+    answer_message,
+    checked_paths,
+    merged,
+    plan_message,
+    plan_of,
+    question_of,
+)
 from router.names import parse_adapter, parse_version
 from router.server.adapters import name_and_version, page
 from router.server.bodies import decoded
@@ -62,7 +70,9 @@ def plan(data: bytes) -> None:
         paths = checked_paths(message.update_mask.paths, found)
         plan_of(merged(good_plan(), message.experiment, paths), found)
     elif isinstance(message, experiments_pb.PlanExperimentRequest):
-        question_of(message, found)
+        question = question_of(message, found)
+        found.check()
+        answer_message(size_of(question))
     else:
         for place, outcome in enumerate(message.outcomes):
             outcome_of(outcome, f"outcomes[{place}]", time.time(), Declared())
@@ -94,7 +104,9 @@ def good_plans() -> Sequence[bytes]:
     messages = (
         experiments_pb.CreateExperimentRequest(experiment_id="trial", experiment=made),
         experiments_pb.UpdateExperimentRequest(experiment=named, update_mask={"paths": ["enrolment"]}),
-        experiments_pb.PlanExperimentRequest(route="adapters/medical", units=100, weights=[0.5, 0.5]),
+        experiments_pb.PlanExperimentRequest(
+            metric={"name": "solved", "kind": 1}, baseline=0.5, effect=0.1, weights=[0.5, 0.5]
+        ),
         experiments_pb.RecordOutcomesRequest(outcomes=[outcome]),
     )
     return [bytes([PLANS.index(type(one))]) + one.SerializeToString() for one in messages]

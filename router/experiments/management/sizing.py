@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import StatisticsError
 from typing import Protocol
 
 from router.errors import FieldViolation, InvalidRequest
@@ -33,6 +34,9 @@ from router.experiments.store.port import Bucket, PhaseData
 
 PLANNED = 5000
 MOST_UNITS, MOST_DAYS, MOST_ARMS = 10**12, 36_500.0, 32
+MOST_COUNTED = (1 << 63) - 1  # units that an answer can tell of
+COUNTED = ("fixed_units", "units", "half_units", "least_units")
+COUNTLESS = FieldViolation("effect", "with these numbers it takes more units than can be counted")
 NO_DEVIATION = "of a proportion follows from its baseline: leave it out"
 NO_SPREAD = "is 0: {name} would have the same value for every unit, and nothing could be told by it"
 DAY, WEEK = 86_400.0, 604_800.0
@@ -142,6 +146,16 @@ def size_of(question: SizeQuestion, store: History | None = None, now: float = 0
     notes: list[str] = []
     past, traffic = _history(question, store, now)
     sizing = _sizing(question, past, traffic, notes)
+    try:
+        answer = _answer(sizing, notes)
+    except (ArithmeticError, StatisticsError):  # at the edge of what a float can be
+        raise InvalidRequest([COUNTLESS]) from None
+    if any((getattr(answer, name) or 0) > MOST_COUNTED for name in COUNTED):
+        raise InvalidRequest([COUNTLESS])
+    return answer
+
+
+def _answer(sizing: Sizing, notes: list[str]) -> SizeAnswer:
     effect = sizing.question.effect
     if effect is not None:
         _check_effect(sizing, effect)
