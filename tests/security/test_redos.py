@@ -70,7 +70,8 @@ def from_outside(tree: ast.Module) -> Iterator[int]:
         target.id
         for node in tree.body
         if isinstance(node, ast.Assign | ast.AnnAssign)
-        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        for whole in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        for target in ast.walk(whole)
         if isinstance(target, ast.Name)
     }
     for node in ast.walk(tree):
