@@ -167,6 +167,9 @@ async def test_a_refusal_that_nobody_is_there_to_hear_is_no_error() -> None:
     """The library would log a traceback for each."""
 
     class Left:
+        def time_remaining(self) -> None:
+            """It set no deadline."""
+
         async def abort(self, *_: object, **__: object) -> None:
             raise grpc.aio.InternalError("the connection is gone")
 

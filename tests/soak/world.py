@@ -177,7 +177,7 @@ class World:
         return (
             f'[[client]]\nid = "{client}"\ntenant = "{TENANTS[client]}"\nroles = {roles}\n{quota}'
             f"token_sha256 = {[hash_of(token) for token in self._tokens[client]]}\n"
-            f"adapters = {self._globs[client]}\n\n"
+            f'adapters = {self._globs[client]}\nexperiments = ["*"]\n\n'
         )
 
 
