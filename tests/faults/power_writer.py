@@ -1,44 +1,70 @@
-"""Writes all that is kept, in the ways of the server, and says what is acknowledged: FOLDER SYNCHRONOUS.
+"""Writes one kind of what is kept, in the way of the server, and says how much is acknowledged: FOLDER WHAT CARE.
 
-Each line has the number of outcomes, the last default version (a number) and the number of audit lines.
+WHAT is `outcomes`, `choices` or `audit`: one alone, since whoever waits for the disk makes it write what others
+left to it. Each line is a number, of outcomes, of the last default version or of audit lines. CARE is `careful`,
+or `careless` for a control that waits for no disk.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.intake_server import METRIC, NAME
-from router.access.audit import Act, Audit
-from router.experiments.model import Aggregate, Kind, MetricSpec
-from router.experiments.store import database
-from router.experiments.store.sql_store import SqlStore
-from router.registry.state import Choices
-from tests.experiments.store.helpers import experiment, exposed, said
-
-EACH = 20
-ACT = Act("id", "local", "here", "router.v1.AdapterService/SetDefaultVersion", "medical", "OK")
+NAME, METRIC, EACH = "intake", "points", 20
+DATABASE, LINES = "experiments.db", "audit.jsonl"
 
 
-def main(folder: Path, synchronous: str) -> None:
-    """Until killed."""
-    database.SQLITE_PRAGMAS = tuple(
-        f"synchronous={synchronous}" if pragma.startswith("synchronous") else pragma
-        for pragma in database.SQLITE_PRAGMAS
-    )
-    store = SqlStore(f"sqlite:///{folder}/experiments.db")
+def outcomes(folder: Path, careful: bool) -> Iterator[int]:
+    """In batches."""
+    from router.experiments.model import Aggregate, Kind, MetricSpec
+    from router.experiments.store import database
+    from router.experiments.store.sql_store import SqlStore
+    from tests.experiments.store.helpers import experiment, exposed, said
+
+    if not careful:
+        database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, "synchronous=OFF")
+    store = SqlStore(f"sqlite:///{folder}/{DATABASE}")
     store.create(experiment(NAME, MetricSpec(METRIC, Kind.MEAN, aggregate=Aggregate.SUM)))
-    choices, audit = Choices(folder / "state", [folder]), Audit(folder / "audit.jsonl")
-    number = 0
-    while True:
+    for number in range(1 << 30):
         keys = [f"{number}-{i}" for i in range(EACH)]
-        store.expose([exposed(f"u{number % 500}-{i}", key, at=1, name=NAME) for i, key in enumerate(keys)])
+        units = [f"u{number % 500}-{i}" for i in range(EACH)]
+        store.expose([exposed(unit, key, at=1, name=NAME) for unit, key in zip(units, keys, strict=True)])
         store.record([said(key, METRIC, at=2, key=key) for key in keys])
-        number += 1
-        choices.save(choices.planned("medical", str(number)))
-        audit.acted(ACT).result()
-        print(number * EACH, number, number, flush=True)
+        yield (number + 1) * EACH
+
+
+def choices(folder: Path, careful: bool) -> Iterator[int]:
+    """Default versions of medical, which are numbers here."""
+    from router.registry.state import Choices
+
+    found = Choices(folder / "state", [folder])
+    for number in range(1, 1 << 30):
+        change = found.planned("medical", str(number))
+        found.save(change)
+        found.take(change)
+        yield number
+
+
+def audit(folder: Path, careful: bool) -> Iterator[int]:
+    """Lines about administration."""
+    from router.access.audit import Act, Audit
+
+    act = Act("id", "local", "here", "router.v1.AdapterService/SetDefaultVersion", "medical", "OK")
+    found = Audit(folder / LINES)
+    for number in range(1, 1 << 30):
+        found.acted(act).result()
+        yield number
+
+
+def main(folder: Path, what: str, careful: bool) -> None:
+    """Until killed."""
+    if not careful:
+        os.fsync = lambda handle: None  # type: ignore[assignment]
+    for acknowledged in {"outcomes": outcomes, "choices": choices, "audit": audit}[what](folder, careful):
+        print(acknowledged, flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "careful")
