@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -102,12 +103,14 @@ class ServerApp:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._signalled, end_by)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else it was started by nohup
+            loop.add_signal_handler(signal.SIGHUP, self._hung_up, end_by)
         try:
             await self.start()
             await self._until_asked()
         finally:
             await self.stop()
-            for number in SIGNALS:
+            for number in (*SIGNALS, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
     async def start(self) -> None:
@@ -153,6 +156,16 @@ class ServerApp:
             self._at_once.set()
             self._spawn(self._server.stop(0))
         self._stop_asked.set()
+
+    def _hung_up(self, end_by: Callable[[float], None] | None) -> None:
+        """The terminal that it was started from was closed; else somebody wants files to be read again."""
+        if sys.stdin is not None and sys.stdin.isatty():
+            self._signalled(end_by)
+            return
+        log.info("SIGHUP: files are read again where they changed, as they are without it")
+        self.access.look()
+        if self.tls is not None and self.tls.problem:
+            log.error("TLS goes on with what it had", extra={"fields": {"problem": self.tls.problem}})
 
     def _signalled(self, end_by: Callable[[float], None] | None) -> None:
         if end_by is not None:

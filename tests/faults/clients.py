@@ -15,6 +15,7 @@ from benchmarks.intake_sender import Sender
 from benchmarks.outcome_intake import counted
 from router.access import audit
 from router.v1 import experiments_pb2 as pb
+from router.v1.inference_pb2 import GenerateResponse
 from tests.faults.served import MEDICAL, VERSIONS, Served, ask, long_answer
 
 UNITS = 40
@@ -121,9 +122,14 @@ async def begin_experiment(server: Served) -> None:
     await server.experiments.StartExperiment(pb.StartExperimentRequest(name="experiments/intake"))
 
 
+async def of_unit(server: Served, unit: int) -> GenerateResponse:
+    """An answer to a unit."""
+    return await server.inference.Generate(ask(routing={"unit": f"user-{unit}"}), timeout=20)
+
+
 async def answer(server: Served, unit: int) -> tuple[str, str]:
     """Response id and arm of an answer to a unit."""
-    response = await server.inference.Generate(ask(routing={"unit": f"user-{unit}"}), timeout=20)
+    response = await of_unit(server, unit)
     return str(response.response_id), str(response.decision.arm)
 
 
