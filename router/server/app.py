@@ -78,7 +78,9 @@ class ServerApp:
         self.audit = Audit(settings.audit) if settings.audit is not None else None
         self.lifecycle = Lifecycle(settings.max_running + settings.max_queue, settings.max_running)
         self.metrics = Metrics()
-        self.health = Health(self.lifecycle, engine.status, settings.stall_seconds, self._store_up)
+        self.health = Health(
+            self.lifecycle, engine.status, settings.stall_seconds, self._store_up, self._flaws
+        )
         self.pipeline = Pipeline(settings, engine, registry, router, experiments)
         self._bodies = Bodies(settings.body_memory_mb << 20, settings.body_seconds)
         self.address = self.metrics_address = self.sidecar_address = ""
@@ -241,12 +243,18 @@ class ServerApp:
     def _store_up(self) -> bool:
         return self.experiments is None or not self.experiments.problem
 
+    def _flaws(self) -> list[str]:
+        expired = self.tls is not None and self.tls.expired
+        return ["the certificate has expired, so clients do not connect"] if expired else []
+
     async def _metrics(self) -> Page:
         self.metrics.look(self.engine.status(), self.registry.list())
         self.metrics.stale.labels("clients").set(bool(self.access.problem))
         self.metrics.stale.labels("jwks").set(bool(self.access.keys_problem))
         self.metrics.unaudited.set(self.audit.failed if self.audit is not None else 0)
         self.metrics.stale.labels("tls").set(self.tls is not None and bool(self.tls.problem))
+        if self.tls is not None:
+            self.metrics.certificate_ends.set(self.tls.expires)
         return await self.metrics.page()
 
 

@@ -6,6 +6,7 @@ Labels are bounded: adapters the registry chose, else `other`. Times are seconds
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
@@ -109,6 +110,12 @@ class Metrics:
             "Lines that the audit file did not take since the server started.",
             registry=self.registry,
         )
+        self.certificate_ends = Gauge(
+            "lora_router_certificate_expires_timestamp_seconds",
+            "When the server's certificate ends; +Inf without one.",
+            registry=self.registry,
+        )
+        self.certificate_ends.set(math.inf)
         self._worst_lag = 0.0
 
     def vote(self, vote: Vote) -> None:

@@ -1,8 +1,8 @@
-"""Writes one kind of what is kept, in the way of the server, and says how much is acknowledged: FOLDER WHAT CARE.
+"""Writes one kind of what is kept, as the server does, and says how much is acknowledged: FOLDER WHAT CARE.
 
-WHAT is `outcomes`, `choices` or `audit`: one alone, since whoever waits for the disk makes it write what others
-left to it. Each line is a number, of outcomes, of the last default version or of audit lines. CARE is `careful`,
-or `careless` for a control that waits for no disk.
+WHAT is `outcomes`, `choices` or `audit`: one alone, since whoever waits for the disk makes it write what
+others left to it. Each line is a number, of outcomes, of the last default version or of audit lines. CARE is
+`careful`, or `careless` for a control that waits for no disk.
 """
 
 from __future__ import annotations

@@ -7,14 +7,17 @@ import json
 import os
 import signal
 import sys
+import time
+import urllib.error
 import urllib.request
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from router.cli.demo import free_address
 from router.v1 import adapters_pb2 as pb
@@ -70,12 +73,18 @@ class Served:
         lines = (await self.page("/metrics"))[1].splitlines()
         return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} "))
 
+    async def until_page(self, path: str, status: int) -> None:
+        """Until a page has that status."""
+
+        async def there() -> bool:
+            assert self.exit_code is None, self.log
+            return (await self.page(path))[0] == status
+
+        await until(there, UP_SECONDS)
+
     async def ready(self) -> None:
         """Until /readyz says so; fails with the log if the process ends."""
-        async with asyncio.timeout(UP_SECONDS):
-            while (await self.page("/readyz"))[0] != 200:
-                assert self.exit_code is None, self.log
-                await asyncio.sleep(0.05)
+        await self.until_page("/readyz", 200)
 
     async def states(self) -> dict[str, str]:
         """State of each version, by its name."""
@@ -96,6 +105,18 @@ class Served:
         """Send a signal; returns the exit code."""
         self.process.send_signal(number)
         return await asyncio.wait_for(self.process.wait(), 60)
+
+
+async def until(there: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
+    """Wait for what a look finds; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    for _ in range(int(seconds / 0.05)):
+        if await there():
+            return
+        if time.monotonic() > end:
+            break
+        await asyncio.sleep(0.05)
+    pytest.fail("waited in vain")
 
 
 def _get(url: str) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from tests.faults.clients import Clients
 from tests.faults.served import Served, folders, served
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-STATES = ("draining", "serving", "loading the base", "loading an adapter")
+STATES = ("draining", "loading an adapter", "serving", "loading the base")
 UP_AGAIN_SECONDS = 10.0
 
 
@@ -25,12 +25,11 @@ async def die(server: Served, seconds: float) -> None:
 
 async def die_loading(root: Path, rng: random.Random, flags: tuple[str, ...], slow: str) -> None:
     async with served(root, *flags, wait=False, **{slow: "30"}) as server:
-        while (await server.page("/readyz"))[0] != 503:
-            await asyncio.sleep(0.02)
+        await server.until_page("/readyz", 503)
         await die(server, rng.uniform(0.0, 0.7))
 
 
-@pytest.mark.parametrize("kills", [len(STATES), pytest.param(200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [2, pytest.param(200, marks=pytest.mark.long)])
 async def test_whatever_it_does_when_it_is_killed(tmp_path: Path, kills: int) -> None:
     rng, root = random.Random(13), folders(tmp_path / "server")
     url, audit = f"sqlite:///{root}/experiments.db", root / "audit.jsonl"
@@ -59,5 +58,5 @@ async def test_whatever_it_does_when_it_is_killed(tmp_path: Path, kills: int) ->
         await clients.finish(server)
         found = await server.states()
     assert found[clients.chooser.acknowledged] == found["adapters/legal/versions/0"] == "READY"
-    if kills > len(STATES):  # alone on the machine
+    if kills > 2:  # alone on the machine
         assert took < UP_AGAIN_SECONDS

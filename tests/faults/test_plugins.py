@@ -1,4 +1,4 @@
-"""A classifier that hangs, exits, starts processes or takes memory, in a server that serves others meanwhile."""
+"""A classifier that hangs, exits, starts processes or takes memory; others are served meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.faults.served import Served, ask, folders, served
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-BAD = '''
+BAD = """
 import multiprocessing
 import os
 import subprocess
@@ -73,7 +73,7 @@ class Bad(Classifier):
 @hookimpl
 def register_classifiers(register):
     register(Bad(), timeout_ms=TIMEOUT)
-'''
+"""
 
 
 async def routed(server: Served, text: str) -> str:
