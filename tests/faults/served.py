@@ -64,9 +64,9 @@ class Served:
     def exit_code(self) -> int | None:
         return self.process.returncode
 
-    async def page(self, path: str) -> tuple[int, str]:
-        """Status and text of a page beside the metrics; 0 where nobody answers."""
-        return await asyncio.to_thread(_get, f"http://{self.http}{path}")
+    async def page(self, path: str, seconds: float = 10.0) -> tuple[int, str]:
+        """Status and text of a page beside the metrics; 0 where nobody answers in time."""
+        return await asyncio.to_thread(_get, f"http://{self.http}{path}", seconds)
 
     async def metric(self, name: str) -> float:
         """A sample by its whole name, labels included."""
@@ -119,9 +119,9 @@ async def until(there: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> 
     pytest.fail("waited in vain")
 
 
-def _get(url: str) -> tuple[int, str]:
+def _get(url: str, seconds: float) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=seconds) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

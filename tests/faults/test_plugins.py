@@ -12,6 +12,7 @@ from tests.faults.served import Served, ask, folders, served
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 BAD = """
+import ctypes
 import multiprocessing
 import os
 import subprocess
@@ -48,6 +49,10 @@ def server():
     process.join()
 
 
+def hold():
+    ctypes.PyDLL(None).sleep(4)
+
+
 def greedy():
     bytearray(1 << 60)
 
@@ -56,7 +61,7 @@ def end():
     os._exit(9)
 
 
-DEEDS = {f.__name__: f for f in (hang, leave, run, spawn, server, greedy, end)}
+DEEDS = {f.__name__: f for f in (hang, hold, leave, run, spawn, server, greedy, end)}
 
 
 class Bad(Classifier):
@@ -118,6 +123,11 @@ async def test_one_that_hangs_costs_its_vote(tmp_path: Path) -> None:
         hung = 'lora_router_classifier_verdicts_total{classifier="bad",verdict="timeout"}'
         assert await server.metric(hung) >= 1
         assert (await server.page("/healthz"))[0] == 200
+        held = asyncio.ensure_future(routed(server, "hold"))
+        await asyncio.sleep(0.5)
+        assert (await server.page("/healthz", 1.0))[0] == 0  # Python's lock is not given up
+        await server.until_page("/healthz", 200)
+        assert await held == ""
         assert await server.end() == 0  # whatever its threads do
 
 
