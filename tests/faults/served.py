@@ -142,7 +142,12 @@ def folders(root: Path) -> Path:
 
 @asynccontextmanager
 async def served(
-    root: Path, *flags: str, before: Sequence[str] = (), wait: bool = True, **environment: str
+    root: Path,
+    *flags: str,
+    before: Sequence[str] = (),
+    wait: bool = True,
+    stdin: int = DEVNULL,
+    **environment: str,
 ) -> AsyncIterator[Served]:
     """A server over `folders(root)`, ready unless `wait` is False; killed at the end if it still runs.
 
@@ -157,7 +162,12 @@ async def served(
     log = root / f"log-{address.rpartition(':')[2]}"
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
-            *command, *flags, cwd=root, stdout=DEVNULL, stderr=file, env={**os.environ, **own, **environment}
+            *(*command, *flags),
+            cwd=root,
+            stdin=stdin,
+            stdout=DEVNULL,
+            stderr=file,
+            env={**os.environ, **own, **environment},
         )
     server = Served(process, log, address, http)
     try:

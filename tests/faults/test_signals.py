@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import statistics
@@ -119,3 +120,15 @@ async def test_sighup_with_a_bad_file_keeps_what_it_said_before(tmp_path: Path) 
 
         await until(forgiven)
         assert await server.end() == 0
+
+
+async def test_a_terminal_that_is_closed_drains_the_server_that_it_started(tmp_path: Path) -> None:
+    root = folders(tmp_path / "server")
+    terminal, its_end = os.openpty()
+    try:
+        async with served(root, stdin=its_end) as server:
+            assert await server.end(signal.SIGHUP) == 0
+            assert '"event": "draining"' in server.log
+    finally:
+        os.close(terminal)
+        os.close(its_end)
