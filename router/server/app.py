@@ -46,6 +46,7 @@ from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 log = logging.getLogger(__name__)
 ENGINE_SECONDS = 2.0  # for a step to end at shutdown
 AT_ONCE_SECONDS = 1.0  # for the tasks to end when a second signal came
+REFUSING_SECONDS = 0.5  # from the first refusal of a drain until connections are told to close
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 OFF = (
     "experiments are off, since the setting `experiments` is empty: set it to auto or to the URL of a "
@@ -204,12 +205,19 @@ class ServerApp:
         await self.health.drain()
         if serving:
             log.info("draining", extra={"fields": {"running": self.lifecycle.in_flight}})
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.settings.lame_duck_seconds):
-                    await self._at_once.wait()
+            await self._pause(self.settings.lame_duck_seconds)
         self.lifecycle.drain()
         self.pipeline.draining = True
-        await server.stop(self.settings.drain_seconds)
+        # The library cancels calls that came and that nobody has looked at yet, so these are refused first.
+        refusing = min(REFUSING_SECONDS, self.settings.drain_seconds) if self.lifecycle.in_flight else 0.0
+        await self._pause(refusing)
+        await server.stop(self.settings.drain_seconds - refusing)
+
+    async def _pause(self, seconds: float) -> None:
+        """So long, but no longer than until a second signal."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._at_once.wait()
 
     async def _load(self) -> None:
         if self._startup is None:
