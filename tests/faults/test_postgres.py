@@ -21,6 +21,7 @@ from tests.faults.clients import answer, begin_experiment
 from tests.faults.served import Served, ask, folders, served, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+LOST = "lora_router_experiment_lost_total{"
 QUEUE, UP = "lora_router_experiment_queue", "lora_router_experiment_store_up"
 MOST_QUEUED, MOST_GROWTH_MB = 50_000, 150
 
@@ -67,6 +68,12 @@ class Work:
         await until(more, 60)
 
 
+async def lost(server: Served) -> float:
+    """Records that were given up, of every kind."""
+    lines = (await server.page("/metrics"))[1].splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(LOST))
+
+
 @asynccontextmanager
 async def working(root: Path, url: str) -> AsyncIterator[Work]:
     """A server on that database and its clients; in the end every outcome is there, once."""
@@ -85,6 +92,7 @@ async def working(root: Path, url: str) -> AsyncIterator[Work]:
             await work.goes_on()
             yield work
             assert await server.metric(QUEUE) <= MOST_QUEUED
+            assert await lost(server) == 0
             assert psutil.Process(server.process.pid).memory_info().rss - grown < MOST_GROWTH_MB << 20
             assert not any(task.done() for task in tasks), [task for task in tasks if task.done()]
         finally:
