@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,9 +131,15 @@ class Audit:
             if size and data:
                 file.seek(size - 1)
                 torn = file.read(1) != b"\n"  # a crash, or a full disk, in the middle of a line
-            if data:
-                file.write(b"\n" + data if torn else data)
-            os.fsync(handle)
+            try:
+                left = memoryview(b"\n" + data if torn else data)
+                while left:
+                    left = left[file.write(left) :]  # a disk that is almost full takes a part, without a word
+                os.fsync(handle)
+            except OSError:
+                with suppress(OSError):  # what is not acknowledged is no part of the chain
+                    file.truncate(size)
+                raise
 
 
 def chained(fields: Mapping[str, Any], before: str) -> tuple[str, str]:

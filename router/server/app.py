@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
@@ -47,6 +48,7 @@ from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 log = logging.getLogger(__name__)
 ENGINE_SECONDS = 2.0  # for a step to end at shutdown
 AT_ONCE_SECONDS = 1.0  # for the tasks to end when a second signal came
+REFUSING_SECONDS = 0.5  # from the first refusal of a drain until connections are told to close
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 OFF = (
     "experiments are off, since the setting `experiments` is empty: set it to auto or to the URL of a "
@@ -79,7 +81,9 @@ class ServerApp:
         self.audit = Audit(settings.audit) if settings.audit is not None else None
         self.lifecycle = Lifecycle(settings.max_running + settings.max_queue, settings.max_running)
         self.metrics = Metrics()
-        self.health = Health(self.lifecycle, engine.status, settings.stall_seconds, self._store_up)
+        self.health = Health(
+            self.lifecycle, engine.status, settings.stall_seconds, self._store_up, self._flaws
+        )
         self.pipeline = Pipeline(settings, engine, registry, router, experiments)
         self._bodies = Bodies(settings.body_memory_mb << 20, settings.body_seconds, settings.max_body_bytes)
         self._sending = Sending(lambda: self.lifecycle.pressed)
@@ -106,12 +110,14 @@ class ServerApp:
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
             loop.add_signal_handler(number, self._signalled, end_by)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else it was started by nohup
+            loop.add_signal_handler(signal.SIGHUP, self._hung_up, end_by)
         try:
             await self.start()
             await self._until_asked()
         finally:
             await self.stop()
-            for number in SIGNALS:
+            for number in (*SIGNALS, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
     async def start(self) -> None:
@@ -168,6 +174,16 @@ class ServerApp:
             self._spawn(self._server.stop(0))
         self._stop_asked.set()
 
+    def _hung_up(self, end_by: Callable[[float], None] | None) -> None:
+        """The terminal that it was started from was closed; else somebody wants files to be read again."""
+        if sys.stdin is not None and sys.stdin.isatty():
+            self._signalled(end_by)
+            return
+        log.info("SIGHUP: files are read again where they changed, as they are without it")
+        self.access.look()
+        if self.tls is not None and self.tls.problem:
+            log.error("TLS goes on with what it had", extra={"fields": {"problem": self.tls.problem}})
+
     def _signalled(self, end_by: Callable[[float], None] | None) -> None:
         if end_by is not None:
             end_by(AT_ONCE_SECONDS if self._stop_asked.is_set() else self.settings.shutdown_seconds)
@@ -203,12 +219,19 @@ class ServerApp:
         await self.health.drain()
         if serving:
             log.info("draining", extra={"fields": {"running": self.lifecycle.in_flight}})
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.settings.lame_duck_seconds):
-                    await self._at_once.wait()
+            await self._pause(self.settings.lame_duck_seconds)
         self.lifecycle.drain()
         self.pipeline.draining = True
-        await server.stop(self.settings.drain_seconds)
+        # The library cancels calls that came and that nobody has looked at yet, so these are refused first.
+        refusing = min(REFUSING_SECONDS, self.settings.drain_seconds) if self.lifecycle.in_flight else 0.0
+        await self._pause(refusing)
+        await server.stop(self.settings.drain_seconds - refusing)
+
+    async def _pause(self, seconds: float) -> None:
+        """So long, but no longer than until a second signal."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._at_once.wait()
 
     async def _load(self) -> None:
         if self._startup is None:
@@ -242,12 +265,18 @@ class ServerApp:
     def _store_up(self) -> bool:
         return self.experiments is None or not self.experiments.problem
 
+    def _flaws(self) -> list[str]:
+        expired = self.tls is not None and self.tls.expired
+        return ["the certificate has expired, so clients do not connect"] if expired else []
+
     async def _metrics(self) -> Page:
         self.metrics.look(self.engine.status(), self.registry.list(), self.registry.leases())
         self.metrics.stale.labels("clients").set(bool(self.access.problem))
         self.metrics.stale.labels("jwks").set(bool(self.access.keys_problem))
         self.metrics.unaudited.set(self.audit.failed if self.audit is not None else 0)
         self.metrics.stale.labels("tls").set(self.tls is not None and bool(self.tls.problem))
+        if self.tls is not None:
+            self.metrics.certificate_ends.set(self.tls.expires)
         return await self.metrics.page()
 
 

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -23,6 +23,7 @@ from router.server.http import Page
 from router.server.lifecycle import Lifecycle, Phase
 
 log = logging.getLogger(__name__)
+STORE_DOWN = "the store of experiments does not answer"
 EXPERIMENTS = "router.v1.ExperimentService"
 NAMES = ("", "router.v1.InferenceService", "router.v1.AdapterService", EXPERIMENTS)
 
@@ -31,7 +32,7 @@ class Health:
     """The health servicer, and the judgement of the engine that it reports.
 
     `store_up` tells whether the store of experiments answers. It says something of their service only:
-    requests are served without it.
+    requests are served without it. `flaws` are other things that are wrong and hold up no request here.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class Health:
         status: Callable[[], EngineStatus],
         stall_seconds: float,
         store_up: Callable[[], bool],
+        flaws: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._servicer = aio.HealthServicer()
         self._lifecycle, self._status, self._stall_seconds = lifecycle, status, stall_seconds
-        self._store_up = store_up
+        self._store_up, self._flaws = store_up, flaws
         self._serving: bool | None = None
         self._said: dict[str, bool] = {}
         self._draining = False
@@ -107,7 +109,7 @@ class Health:
             "status": "failing" if problems else "ok",
             "reasons": problems,
             "phase": phase.name.lower(),
-            "degraded": [] if self._store_up() else ["the store of experiments does not answer"],
+            "degraded": [*([] if self._store_up() else [STORE_DOWN]), *self._flaws()],
             "requests": {"running": status.running, "waiting": status.waiting},
         }
         body = json.dumps(told).encode() + b"\n"

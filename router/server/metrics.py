@@ -7,6 +7,7 @@ a name that a caller sends. Times are seconds.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
@@ -128,6 +129,12 @@ class Metrics:
             "Requests that keep an adapter in memory, also one that was replaced since.",
             registry=self.registry,
         )
+        self.certificate_ends = Gauge(
+            "lora_router_certificate_expires_timestamp_seconds",
+            "When the server's certificate ends; +Inf without one.",
+            registry=self.registry,
+        )
+        self.certificate_ends.set(math.inf)
         self._worst_lag = 0.0
 
     def vote(self, vote: Vote) -> None:

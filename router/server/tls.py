@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import ssl
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -11,6 +15,9 @@ import grpc
 from router.access.files import Reread
 from router.config import Settings
 from router.errors import ConfigError
+
+NOT_NOW = (9, 10)  # OpenSSL: not yet valid, expired
+MOST_FLIGHTS = 8  # of a handshake; it has three
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +27,20 @@ class Pems:
     key: bytes
     chain: bytes
     client_ca: bytes | None
+    expires: float = 0.0  # seconds since 1970
 
 
 class Tls:
     """The certificate that new connections see. With a CA, clients must show a certificate of it.
 
-    Raises ConfigError where the files cannot be used.
+    Raises ConfigError where the files cannot be used, as for a certificate that has expired. One that expires
+    while it is in force is still shown, since there is no better one: clients refuse it and say why.
     """
 
-    def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
+    def __init__(
+        self, cert: Path, key: Path, client_ca: Path | None, now: Callable[[], float] = time.time
+    ) -> None:
+        self._now = now
         files = [cert, key, *([client_ca] if client_ca is not None else [])]
         self._file = Reread(files, lambda: read_pems(cert, key, client_ca))
         self._mutual = client_ca is not None
@@ -46,6 +58,16 @@ class Tls:
         """Why the files as they are now are not in force; empty if they are."""
         self._file.value()
         return self._file.problem
+
+    @property
+    def expires(self) -> float:
+        """When the certificate in force ends, in seconds since 1970."""
+        return self._file.value().expires
+
+    @property
+    def expired(self) -> bool:
+        """Whether clients refuse the certificate in force."""
+        return self._now() >= self.expires
 
     def credentials(self) -> grpc.ServerCredentials:
         """For `add_secure_port`. gRPC asks in a thread of its own at every handshake."""
@@ -71,13 +93,40 @@ def read_pems(cert: Path, key: Path, client_ca: Path | None) -> Pems:
         context.load_cert_chain(cert, key, password=_no_password)
         if client_ca is not None:
             context.load_verify_locations(client_ca)
+        expires = _end_of(context, cert)
     except (ssl.SSLError, ValueError) as error:
-        said = getattr(error, "reason", "") or str(error)
+        said = getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
         names = ", ".join(str(path) for path in (cert, key, client_ca) if path is not None)
         raise ConfigError(f"TLS cannot use {names}: {said}") from None
     if _read(cert, key, client_ca) != before:
         raise ConfigError("the TLS files are being written")  # the next look finds them whole
-    return before
+    return replace(before, expires=expires)
+
+
+def _end_of(context: ssl.SSLContext, cert: Path) -> float:
+    """When a server's certificate ends: what a client in this process is shown, that trusts it as it is.
+
+    Infinity where that cannot be told. Raises SSLError for one that no client takes: it has expired, or is
+    not valid yet.
+    """
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(cert)
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = context.wrap_bio(to_server, to_client, server_side=True)
+    theirs = client.wrap_bio(to_client, to_server)
+    try:
+        for _ in range(MOST_FLIGHTS):
+            with suppress(ssl.SSLWantReadError):
+                theirs.do_handshake()
+                return float(ssl.cert_time_to_seconds(str((theirs.getpeercert() or {})["notAfter"])))
+            with suppress(ssl.SSLWantReadError):
+                ours.do_handshake()
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code in NOT_NOW:
+            raise
+    return math.inf  # this client has rules of its own; others may take it
 
 
 def _read(cert: Path, key: Path, client_ca: Path | None) -> Pems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 import threading
@@ -146,6 +147,24 @@ def test_a_disk_that_takes_nothing_is_counted(
     audit.acted(act(2)).result(5)
     audit.close()
     assert (verify(tmp_path / "audit.jsonl").lines, verify(tmp_path / "audit.jsonl").problems) == (1, ())
+
+
+def test_what_the_disk_did_not_confirm_is_no_part_of_the_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "audit.jsonl"
+    audit = Audit(file)
+
+    def failing(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    audit.acted(act(1)).result(5)
+    monkeypatch.setattr("router.access.audit.os.fsync", failing)
+    audit.acted(act(2)).result(5)
+    monkeypatch.undo()
+    audit.acted(act(3)).result(5)
+    audit.close()
+    assert (audit.failed, verify(file).lines, verify(file).problems) == (1, 2, ())
 
 
 def test_a_file_that_cannot_be_is_an_error_at_start(tmp_path: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import shlex
+import ssl
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +27,7 @@ from router.errors import ConfigError
 from router.server.tls import Tls, read_pems
 from router.v1 import inference_pb2_grpc
 from tests.security.helpers import write_clients
-from tests.server.helpers import Start, ask, details, failure, long_stream
+from tests.server.helpers import Start, ask, details, failure, long_stream, until
 
 HOST = "127.0.0.1"
 
@@ -37,9 +41,9 @@ class Files:
         self.authority.cert_pem.write_to_path(self.ca)
         self.renew()
 
-    def renew(self, authority: trustme.CA | None = None) -> None:
+    def renew(self, authority: trustme.CA | None = None, **times: datetime) -> None:
         """A new certificate for the server."""
-        made = (authority or self.authority).issue_cert(HOST)
+        made = (authority or self.authority).issue_cert(HOST, **times)
         made.private_key_pem.write_to_path(self.key)
         self.cert.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
 
@@ -238,3 +242,45 @@ async def test_plain_text_to_a_tls_server_is_refused(start_server: Start, files:
     assert refused.code() is grpc.StatusCode.UNAVAILABLE
     with pytest.raises(StopIteration):
         details(refused)
+
+
+LAST_YEAR = datetime.now(UTC) - timedelta(days=400)
+
+
+async def test_an_expired_certificate_leaves_the_old_one(start_server: Start, files: Files) -> None:
+    server = await start_server(**files.settings)
+    good = server.tls.expires
+    files.renew(not_before=LAST_YEAR, not_after=LAST_YEAR + timedelta(days=90))
+    assert await code_of(server.address, tls_ca=files.ca) == "OK"
+    assert "certificate has expired" in server.tls.problem
+    assert server.tls.expires == good
+    await server._metrics()
+    name = "lora_router_certificate_expires_timestamp_seconds"
+    assert server.metrics.registry.get_sample_value(name) == good
+
+
+async def test_one_that_expires_while_it_is_in_force_is_told(start_server: Start, files: Files) -> None:
+    """Clients refuse the connection and say why; the pages of the server tell its operator."""
+    soon = datetime.now(UTC) + timedelta(seconds=2)
+    files.renew(not_before=LAST_YEAR, not_after=soon)
+    server = await start_server(**files.settings)
+    assert json.loads((await server.health.readyz()).body)["degraded"] == []
+    await until(lambda: server.tls.expired, 20)
+    assert "expired" in json.loads((await server.health.readyz()).body)["degraded"][0]
+    context = ssl.create_default_context(cafile=files.ca)
+    host, _, port = server.address.rpartition(":")
+    with pytest.raises(ssl.SSLCertVerificationError, match="certificate has expired"):
+        await asyncio.open_connection(host, int(port), ssl=context)
+
+
+def test_an_expired_certificate_is_an_error_at_start(files: Files) -> None:
+    files.renew(not_before=LAST_YEAR, not_after=LAST_YEAR + timedelta(days=90))
+    with pytest.raises(ConfigError, match="certificate has expired"):
+        Tls(files.cert, files.key, None)
+
+
+def test_a_certificate_that_only_other_clients_take_is_used(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.server.tls.ssl.SSLContext.load_verify_locations", lambda *_: None)
+    assert Tls(files.cert, files.key, None).expires == math.inf  # nobody's, to the client here

@@ -296,7 +296,8 @@ def _told(error: DBAPIError) -> tuple[str | None, bool]:
     if remedy := _remedy(state, text):
         return f"{text}: {remedy}", True
     passing = state.startswith(_PASSING) or error.connection_invalidated
-    if passing or (not state and type(cause).__name__ in ("InterfaceError", "OperationalError")):
+    kinds = {kind.__name__ for kind in type(cause).__mro__}  # a connection that took too long has its own
+    if passing or (not state and kinds & {"InterfaceError", "OperationalError"}):
         return f"cannot be reached or written now: {text}", False
     return None, False
 

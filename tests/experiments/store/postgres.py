@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 WAYS = ("initdb", "pg_ctl")
 
@@ -51,6 +55,16 @@ class Server:
     def stop(self, mode: str = "immediate") -> None:
         """Connections are cut."""
         self._call("pg_ctl", "-D", self._data, "-w", "-m", mode, "stop")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all its processes at once; after SIGKILL they are gone when this returns."""
+        first = psutil.Process(int((self._folder / "data/postmaster.pid").read_text().split()[0]))
+        found = [first, *first.children(recursive=True)]
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        if number == signal.SIGKILL:
+            psutil.wait_procs(found, timeout=30)
 
     def close(self) -> None:
         """Stop it and remove its folder."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import sqlite3
 import tempfile
 import time
@@ -88,6 +89,17 @@ def test_nobody_answers():
     with pytest.raises(StoreDown, match="cannot be reached"):
         store.list()
     store.close()
+
+
+@pytest.mark.slow
+def test_a_server_that_takes_connections_and_says_nothing_is_down(monkeypatch):
+    """As one that was stopped: the system takes connections for it."""
+    monkeypatch.setattr("router.experiments.store.database.CONNECT_SECONDS", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = SqlStore(f"postgresql://u@127.0.0.1:{silent.getsockname()[1]}/d")
+        with pytest.raises(StoreDown, match="cannot be reached"):
+            store.list()
+        store.close()
 
 
 def test_folders_are_made(tmp_path):
