@@ -90,7 +90,7 @@ async def test_half_open_calls_from_everywhere_give_way(
     server, neighbour = await begin(body_seconds=30.0)
     seen, answers = await beside(floods.half_open(server.address, 120, 60, seconds=2), neighbour)
     assert answers
-    assert seen["ended"] >= answers - 1  # each answer took a turn from one of them
+    assert seen["ended"] >= answers // 2  # most answers took a turn from one of them
     assert (await shed(server))["no_body"] >= seen["ended"] - 1
     await quiet(server)
 
