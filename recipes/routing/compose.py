@@ -12,6 +12,7 @@ See README.md.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import math
 import re
@@ -22,7 +23,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LABELS = ("medical", "legal", "financial", "qa", "summarization", "translation", "code")
-Row = tuple[str, str, str]  # text, label, source
+Row = tuple[str, str, str, str]  # text, label, source, what it is about
 Parts = dict[str, list[str]]
 PART = "||| "  # between a stem and its options, a passage and its questions
 OPTIONS = ("\n{A}. ", "\n({a}) ", " {a}) ", "\n{n}. ", "\n{A}: ", " [{A}] ", "\n- ", "\n{n}) ", "\n{A}) ")
@@ -102,7 +103,7 @@ def rows(parts: Parts, lender: Lender, mix: Mix) -> Iterator[Row]:
     """All requests of one parts file, with those around the texts that `lender` gives."""
     for label in (*LABELS, "none"):
         for text in parts.get(label, ()):
-            yield text, "" if label == "none" else label, "written"
+            yield text, "" if label == "none" else label, "written", text
     for label in LABELS:
         yield from exam(parts.get(f"{label} exam", ()), label)
     yield from passages(parts, lender, mix)
@@ -117,7 +118,7 @@ def rows(parts: Parts, lender: Lender, mix: Mix) -> Iterator[Row]:
     yield from around(frames, lender.texts("legal", mix.lent // 3), "summarization", "domain-text")
     for label in LABELS:
         for prompt in lender.texts(label, mix.own, key="prompt"):
-            yield prompt, label, "own-prompt"
+            yield prompt, label, "own-prompt", prompt
 
 
 def kinds(parts: Parts, ending: str) -> list[str]:
@@ -134,9 +135,9 @@ def exam(lines: Sequence[str], label: str) -> Iterator[Row]:
         marked = [
             mark.format(A="ABCDEF"[k], a="abcdef"[k], n=k + 1) + option for k, option in enumerate(turned)
         ]
-        yield stem + "".join(marked), label, "exam"
+        yield stem + "".join(marked), label, "exam", stem
         if stem.endswith("?") and not re.search(r"\b(following|these)\b", stem):
-            yield stem, label, "exam"
+            yield stem, label, "exam", stem
 
 
 def passages(parts: Parts, lender: Lender, mix: Mix) -> Iterator[Row]:
@@ -152,12 +153,12 @@ def passages(parts: Parts, lender: Lender, mix: Mix) -> Iterator[Row]:
                 frames = parts[f"{kind} frames"]
                 frame = frames[(2 * i + 5 * k) % len(frames)]
                 text = frame.format(passage=passage, question=question)
-                yield text, label, "passage" if label == "qa" else "schema"
+                yield text, label, "passage" if label == "qa" else "schema", passage
     frames = parts["qa frames"]
     for i, prompt in enumerate(lender.texts("qa", mix.lent, key="prompt")):
         passage, question = prompt.split("Passage: ", 1)[1].split("\n\nQuestion: ")
         frame = frames[i % len(frames)]
-        yield frame.format(passage=passage, question=question.rstrip("?")), "qa", "lent-passage"
+        yield frame.format(passage=passage, question=question.rstrip("?")), "qa", "lent-passage", passage
     told = [line.split(PART)[0] for line in parts["qa passage"]][:: mix.passages]
     yield from around(parts["summarization frames"], told, "summarization", "passage")
 
@@ -168,16 +169,19 @@ def around(
     """Every text in `each` frames, which rotate so that all frames are met."""
     for i, text in enumerate(texts):
         for k in range(each):
-            yield frames[(i * each + 7 * k) % len(frames)].replace("{text}", text), label, source
+            yield frames[(i * each + 7 * k) % len(frames)].replace("{text}", text), label, source, text
 
 
 def write(path: Path, found: Sequence[Row]) -> None:
-    """One JSON object a line; a text that came up twice stands once."""
-    unique = {text: (label, source) for text, label, source in reversed(found)}
-    lines = [
-        json.dumps({"text": text, "label": label, "source": source}, ensure_ascii=False)
-        for text, (label, source) in reversed(unique.items())
-    ]
+    """One JSON object a line; a text that came up twice stands once. Rows about one text are a group."""
+    unique = {text: (label, source, about) for text, label, source, about in reversed(found)}
+    often = Counter(about for _, _, about in unique.values())
+    lines = []
+    for text, (label, source, about) in reversed(unique.items()):
+        row = {"text": text, "label": label, "source": source}
+        if often[about] > 1:
+            row["group"] = hashlib.sha256(about.encode()).hexdigest()[:12]
+        lines.append(json.dumps(row, ensure_ascii=False))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -10,7 +10,14 @@ from router.calibration.cascade import Array, Run, join_runs, run_cascade
 from router.calibration.certify import THRESHOLDS, Goal, certify, require_enough
 from router.calibration.evaluation import held_out_report
 from router.calibration.model import NEVER, Binding, Calibration
-from router.calibration.rows import Ballot, CalibrationError, check_votes, stratified_folds, stratified_split
+from router.calibration.rows import (
+    Ballot,
+    CalibrationError,
+    check_votes,
+    one_of_each,
+    stratified_folds,
+    stratified_split,
+)
 from router.calibration.stages import fit_scaler, fit_stage, shares
 from router.classifiers.axes import Axes, Axis
 
@@ -40,7 +47,7 @@ class Setting:
 def calibrate(
     known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting, say: Say = lambda text: None
 ) -> Calibration:
-    """Fit on a third of the rows, prove on the others.
+    """Fit on a third of the rows, prove on the others, of each group on one.
 
     `known` are labelled requests, those of none of the adapters among them; `strange` are
     out-of-distribution ones, all labelled "". Raises CalibrationError, saying what to do.
@@ -92,7 +99,7 @@ def _check_rows(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Set
 
 def _split(ballots: Sequence[Ballot]) -> tuple[list[Ballot], list[Ballot]]:
     first, rest = stratified_split([ballot.row for ballot in ballots], FIT_SHARE)
-    return [ballots[i] for i in first], [ballots[i] for i in rest]
+    return [ballots[i] for i in first], one_of_each([ballots[i] for i in rest])
 
 
 def fit_calibration(

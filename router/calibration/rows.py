@@ -21,11 +21,15 @@ class CalibrationError(ConfigError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A request and the adapter it is for; `label` "" is none of them, `source` where it comes from."""
+    """A request and the adapter it is for; `label` "" is none of them, `source` where it comes from.
+
+    Rows of one `group` are about the same text, such as two questions on a passage; "" is alone.
+    """
 
     text: str
     label: str
     source: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ def _row(where: str, line: str, names: Collection[str], default: str | None) -> 
     if label and label not in names:
         known = ", ".join(sorted(names)) or "none"
         raise CalibrationError(f"{where}: no adapter is called {label!r}; there are {known}")
-    return Row(said["text"], label, str(said.get("source", "")))
+    return Row(said["text"], label, str(said.get("source", "")), str(said.get("group", "")))
 
 
 def distinct(rows: Iterable[Row]) -> list[Row]:
@@ -113,29 +117,61 @@ def check_votes(ballots: Sequence[Ballot], classifiers: Sequence[str]) -> None:
 
 
 def stratified_split(rows: Sequence[Row], share: float) -> tuple[list[int], list[int]]:
-    """Indices of about `share` of the rows of each label, and of the rest; drawn by a hash of the text."""
+    """Indices of about `share` of the rows of each label, and of the rest; drawn by a hash of the text, a
+    group as a whole."""
     first: list[int] = []
     rest: list[int] = []
-    for drawn in _shuffled(rows):
+    alone, grouped = _apart(rows)
+    for drawn in _shuffled(rows, alone):
         count = round(len(drawn) * share)
         first += drawn[:count]
         rest += drawn[count:]
+    for i in grouped:
+        (first if _drawn(rows[i].group) < share else rest).append(i)
     return sorted(first), sorted(rest)
 
 
 def stratified_folds(rows: Sequence[Row], folds: int) -> list[list[int]]:
-    """Indices in `folds` parts with about the same share of each label; drawn by a hash of the text."""
-    order = [i for drawn in _shuffled(rows) for i in drawn]
-    return [sorted(order[start::folds]) for start in range(folds)]
+    """Indices in `folds` parts with about the same share of each label; drawn by a hash of the text, a group
+    as a whole."""
+    alone, grouped = _apart(rows)
+    order = [i for drawn in _shuffled(rows, alone) for i in drawn]
+    parts = [order[start::folds] for start in range(folds)]
+    for i in grouped:
+        parts[int(_drawn(rows[i].group) * folds)].append(i)
+    return [sorted(part) for part in parts]
 
 
-def _shuffled(rows: Sequence[Row]) -> list[list[int]]:
+def one_of_each(ballots: Sequence[Ballot]) -> list[Ballot]:
+    """One of each group, drawn by a hash of the text: those of a group go wrong together, so that a bound
+    which counts each as a draw of its own would be too small."""
+    kept: dict[str, Ballot] = {}
+    for ballot in ballots:
+        row = ballot.row
+        key = f"group {row.group}" if row.group else f"row {row.text}"
+        other = kept.get(key)
+        if other is None or _hash(row.text) < _hash(other.row.text):
+            kept[key] = ballot
+    return list(kept.values())
+
+
+def _apart(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
+    """Indices of rows without a group, and of those with one."""
+    return [i for i, row in enumerate(rows) if not row.group], [i for i, row in enumerate(rows) if row.group]
+
+
+def _shuffled(rows: Sequence[Row], among: Sequence[int]) -> list[list[int]]:
     """Indices of each label."""
-    groups: dict[str, list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(row.label, []).append(i)
+    labels: dict[str, list[int]] = {}
+    for i in among:
+        labels.setdefault(rows[i].label, []).append(i)
+    return [sorted(found, key=lambda i: _hash(rows[i].text)) for _, found in sorted(labels.items())]
 
-    def key(i: int) -> bytes:
-        return hashlib.sha256(rows[i].text.encode("utf-8", "surrogatepass")).digest()
 
-    return [sorted(group, key=key) for _, group in sorted(groups.items())]
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _drawn(text: str) -> float:
+    """A number in [0, 1) that the text alone decides."""
+    return int.from_bytes(_hash(text)[:6], "big") / 2**48

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from router.calibration.rows import (
+    Ballot,
     CalibrationError,
     Row,
     distinct,
+    one_of_each,
     read_rows,
     stratified_folds,
     stratified_split,
@@ -30,7 +32,7 @@ def test_rows_in_order(tmp_path: Path) -> None:
         tmp_path, '{"text": "a", "label": "legal", "source": "s"}\n\n{"text": "b", "label": "", "more": 1}\n'
     )
     assert read_rows(path, NAMES) == [Row("a", "legal", "s"), Row("b", "")]
-    assert read_rows(written(tmp_path, '{"text": "a"}'), NAMES, "") == [Row("a", "")]
+    assert read_rows(written(tmp_path, '{"text": "a", "group": "g"}'), NAMES, "") == [Row("a", "", group="g")]
 
 
 @pytest.mark.parametrize(
@@ -84,3 +86,25 @@ def test_folds_are_even() -> None:
     folds = stratified_folds(rows, 5)
     assert sorted(i for fold in folds for i in fold) == list(range(22))
     assert all(len(fold) in (4, 5) for fold in folds)
+
+
+def test_a_group_is_never_split() -> None:
+    rows = [Row(f"question {i} on {i % 60}", NAMES[i % 2], group=str(i % 60)) for i in range(300)]
+    rows += [Row(f"request {i}", NAMES[i % 2]) for i in range(90)]
+    first, rest = stratified_split(rows, 1 / 3)
+    assert sorted(first + rest) == list(range(390))
+    assert not {rows[i].group for i in first} & {rows[i].group for i in rest} - {""}
+    assert 60 < sum(bool(rows[i].group) for i in first) < 140
+    folds = stratified_folds(rows, 5)
+    assert sorted(i for fold in folds for i in fold) == list(range(390))
+    groups = [{rows[i].group for i in fold} - {""} for fold in folds]
+    assert sum(map(len, groups)) == 60
+
+
+def test_one_of_each_group_is_kept_whatever_the_order() -> None:
+    rows = [Row(f"on {i % 4}, {i}", "legal", group=str(i % 4)) for i in range(12)]
+    rows += [Row("alone", "legal"), Row("1", "legal")]
+    ballots = [Ballot(row, ()) for row in rows]
+    kept = {ballot.row for ballot in one_of_each(ballots)}
+    assert sorted(row.group for row in kept) == ["", "", "0", "1", "2", "3"]
+    assert kept == {ballot.row for ballot in one_of_each(ballots[::-1])}

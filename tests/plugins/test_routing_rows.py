@@ -49,9 +49,20 @@ def compose() -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["calibration", "dev"])
-def test_the_files_are_what_compose_makes(compose: dict[str, Any], name: str) -> None:
-    made = dict.fromkeys(compose["composed"](name))
-    assert list(made) == [(row["text"], row["label"], row["source"]) for row in rows(f"{name}.jsonl")]
+def test_the_files_are_what_compose_makes(compose: dict[str, Any], name: str, tmp_path: Path) -> None:
+    compose["write"](tmp_path / "made.jsonl", compose["composed"](name))
+    assert (tmp_path / "made.jsonl").read_bytes() == (ROOT / "routing" / f"{name}.jsonl").read_bytes()
+
+
+def test_rows_about_one_text_are_a_group() -> None:
+    grouped: dict[str, list[dict[str, str]]] = {}
+    for row in rows("calibration.jsonl"):
+        if "group" in row:
+            grouped.setdefault(row["group"], []).append(row)
+    assert all(len(found) > 1 for found in grouped.values())
+    labels = [{row["label"] for row in found} for found in grouped.values()]
+    assert {"qa", "summarization"} in labels
+    assert {"legal", "translation"} in labels
 
 
 def test_requests_for_no_adapter_are_those_of_the_parts(compose: dict[str, Any], tmp_path: Path) -> None:
@@ -139,7 +150,7 @@ def test_an_exam_stem_stands_with_options_and_alone_only_if_it_asks_by_itself(
         ],
         "legal",
     )
-    assert [text for text, _, _ in made] == [
+    assert [text for text, *_ in made] == [
         "What is a lien?\nA. a claim\nB. a loan",
         "What is a lien?",
         "A lien is\n(a) a claim\n(b) a loan",
@@ -156,8 +167,8 @@ def test_every_text_meets_frames_of_its_own_kind(compose: dict[str, Any], tmp_pa
     assert compose["kinds"](parts, " texts") == ["legal notice"]
     made = compose["around"](parts["legal notice frames"], parts["legal notice texts"], "legal", "written", 2)
     assert set(made) == {
-        ("Which one? Use it freely.", "legal", "written"),
-        ("Use it freely. Name it.", "legal", "written"),
+        ("Which one? Use it freely.", "legal", "written", "Use it freely."),
+        ("Use it freely. Name it.", "legal", "written", "Use it freely."),
     }
 
 
