@@ -117,7 +117,9 @@ def _jwks(value: Any) -> str:
 def _algorithms(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError("algorithms must be a list of at least one")
-    if (odd := next((one for one in value if one not in ALGORITHMS), None)) is not None:
+    if (
+        odd := next((one for one in value if not isinstance(one, str) or one not in ALGORITHMS), None)
+    ) is not None:
         raise ValueError(f"algorithms are those with public keys, {', '.join(ALGORITHMS)}, not {odd!r}")
     return tuple(value)
 

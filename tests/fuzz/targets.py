@@ -20,6 +20,7 @@ from pathlib import Path
 
 from router.access.audit import START, chained, entries, verify
 from router.access.clients import Clients, hash_of, parse_clients
+from router.access.xfcc import forwarded_names
 from router.calibration.file import read_calibration
 from router.calibration.model import choose
 from router.classifiers.axes import Axis
@@ -60,6 +61,22 @@ adapters = ["medical", "x-*"]
 LIMITS = (
     "requests_per_minute = 60\ntokens_per_minute = 1000\nmax_concurrent = 8\nexpires = 2027-01-01T00:00:00Z\n"
 )
+GROUPS = """tenant = "t"
+experiments = ["x-*"]
+issuer = "https://idp.example"
+subject = "svc-a"
+[[tenant]]
+id = "t"
+share = 2.5
+outcomes_per_second = 10
+outcomes_per_day = 1000
+[[issuer]]
+url = "https://idp.example"
+audience = "router"
+algorithms = ["RS256"]
+leeway_seconds = 5
+"""
+FORWARDED = 'By=x;Hash=ab;Subject="CN=\\"a,b\\"";URI=spiffe://a,By=y;URI=spiffe://b;DNS=b.example'
 MANIFEST = """[adapter]
 name = "medical"
 version = "1.0.0"
@@ -266,6 +283,15 @@ def tokens(data: bytes) -> None:
     caller_of(text)
 
 
+def forwarded(data: bytes) -> None:
+    """What a proxy says of a certificate: whatever a client sent ahead, the last element is the proxy's."""
+    ahead = data.decode("latin-1")
+    with suppress(ValueError):
+        forwarded_names([ahead])
+    with suppress(ValueError):
+        assert forwarded_names([f"{ahead},By=me;URI=spiffe://it"]) == ("spiffe://it",)
+
+
 def grammar(data: bytes) -> None:
     """Constraints of answers; the first byte says of which kind."""
     kind = CONSTRAINT_KINDS[data[0] % len(CONSTRAINT_KINDS)] if data else CONSTRAINT_KINDS[0]
@@ -412,10 +438,11 @@ TARGETS = {
         Target("probes", probes, json_changed, _given('{"prompt": "a", "expect": "b", "max_tokens": 4}')),
         Target("report", report, json_changed, _report_seeds),
         Target("calibration", calibration, json_changed, _examples("calibration.json")),
-        Target("clients", clients, toml_changed, _given(CLIENT + LIMITS)),
+        Target("clients", clients, toml_changed, _given(CLIENT + LIMITS, CLIENT + GROUPS)),
         Target("config", config, toml_changed, _given(SETTINGS)),
         Target("plan-file", plan_file, toml_changed, _given(PLAN_EXAMPLE)),
         Target("tokens", tokens, bytes_changed, _given("lrk_a_" + "x" * 43, "ipv6:%5B::1%5D:50123")),
+        Target("forwarded", forwarded, bytes_changed, _given(FORWARDED)),
         Target("grammar", grammar, bytes_changed, _grammars),
         Target("minisign", minisign, bytes_changed, _signatures),
         Target("lock", lock, bytes_changed, _given("ab" * 32 + " medical\n# comment\n")),
