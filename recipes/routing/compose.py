@@ -27,7 +27,7 @@ Row = tuple[str, str, str, str]  # text, label, source, what it is about
 Parts = dict[str, list[str]]
 PART = "||| "  # between a stem and its options, a passage and its questions
 OPTIONS = ("\n{A}. ", "\n({a}) ", " {a}) ", "\n{n}. ", "\n{A}: ", " [{A}] ", "\n- ", "\n{n}) ", "\n{A}) ")
-OOD = ("ood", "ood2")  # parts
+OOD = ("ood", "ood2", "ood3")  # parts
 ALIKE = 0.6  # two lines that share more than this are one request in two hands
 WORD = re.compile(
     r"[\u3040-\u30ff\u4e00-\u9fff]|[^\s!-/:-@\[-`{-~\u3040-\u30ff\u4e00-\u9fff]+"

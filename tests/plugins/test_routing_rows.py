@@ -76,7 +76,7 @@ def test_no_two_requests_say_nearly_the_same(compose: dict[str, Any]) -> None:
     compose["check"]([text for parts in read.values() for text in compose["written"](parts)])
 
 
-@pytest.mark.parametrize("name", ["ood2", "calibration3"])
+@pytest.mark.parametrize("name", ["ood2", "ood3", "calibration3"])
 def test_later_requests_repeat_nothing_that_is_taught(compose: dict[str, Any], name: str) -> None:
     later = set(compose["written"](compose["read_parts"](ROOT / "routing" / "parts" / f"{name}.txt")))
     background = (ROOT.parent / "plugins" / "background.txt").read_text().splitlines()
