@@ -218,10 +218,11 @@ def _check_lengths(message: pb.Experiment, found: Findings, within: str) -> None
         lists[f"arms[{i}].router.classifiers"] = arm.router.classifiers
     for i, segment in enumerate(message.segments[:MOST_ENTRIES]):
         lists[f"segments[{i}].values"] = segment.values
-    for field, entries in lists.items():
-        if len(entries) > MOST_ENTRIES:
-            found.add(f"{within}{field}", f"must have at most {MOST_ENTRIES} entries, got {len(entries)}")
-    found.check()
+    too_long = {field: len(entries) for field, entries in lists.items() if len(entries) > MOST_ENTRIES}
+    for field, count in too_long.items():
+        found.add(f"{within}{field}", f"must have at most {MOST_ENTRIES} entries, got {count}")
+    if too_long:
+        found.check()
 
 
 def _metrics_of(
