@@ -14,6 +14,7 @@ from tests.soak.world import World
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_all_parts_work_together(tmp_path: Path) -> None:
     """Too short to say what grows, but for tasks that a server leaks on purpose."""

@@ -24,6 +24,7 @@ def check(found: Storm, acts: int) -> None:
     assert (found.leases, found.exit_code) == (0, 0)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_small_storm(tmp_path: Path) -> None:
     check(storm(World(tmp_path / "world"), 4, 16), 4 * 16 * 2)
