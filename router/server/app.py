@@ -152,7 +152,7 @@ class ServerApp:
             self.metrics,
             self._bodies,
             self._sending,
-            Pace(self.settings.max_running, self.engine.status),
+            Pace(self.settings.max_running, self.engine.status, self.metrics.lag),
             self.settings,
         )
         options = server_options(self.settings)

@@ -160,6 +160,8 @@ class Chain(grpc.aio.ServerInterceptor):
         call.meter = layers.enter_context(self._quotas.call(call.client))
         if policy.gated:
             self._lifecycle.gate()
+        if call.method in GENERATIONS:
+            self._pace.look()
         if policy.watch:
             await layers.enter_async_context(self._lifecycle.watching(context.peer()))
         else:

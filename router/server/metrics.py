@@ -135,7 +135,8 @@ class Metrics:
             registry=self.registry,
         )
         self.certificate_ends.set(math.inf)
-        self._worst_lag = 0.0
+        self._worst_lag = self._last_lag = 0.0
+        self._due = math.inf  # when the loop should look next
 
     def vote(self, vote: Vote) -> None:
         """A classifier has answered, or failed to."""
@@ -177,9 +178,14 @@ class Metrics:
         """Sleep and see how much too late the loop comes back: what a blocking call costs every stream."""
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + LAG_SECONDS
+            self._due = loop.time() + LAG_SECONDS
             await asyncio.sleep(LAG_SECONDS)
-            self._worst_lag = max(self._worst_lag, loop.time() - due)
+            self._last_lag = loop.time() - self._due
+            self._worst_lag = max(self._worst_lag, self._last_lag)
+
+    def lag(self) -> float:
+        """Seconds by which the event loop is late now, or was a moment ago."""
+        return max(self._last_lag, asyncio.get_running_loop().time() - self._due)
 
     def look(self, status: EngineStatus, adapters: Iterable[AdapterInfo], leases: int) -> None:
         """Before a scrape, on the event loop, where engine and registry may be asked: what is now."""

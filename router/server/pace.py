@@ -1,7 +1,8 @@
 """Whether an answer can come in time, known before anything is done for it.
 
 Who waits longer than its deadline in the queue takes a place from those that could be answered, and under
-lasting overload that is everybody: so such a request is refused when it comes.
+lasting overload that is everybody: so such a request is refused when it comes. The same where the event loop
+is late while all rows are busy: what comes then would make those late that were let in.
 """
 
 from __future__ import annotations
@@ -18,15 +19,24 @@ from router.types import Usage
 LATEST = 1 / 16  # weight of the answer that ended last
 MARGIN = 1.5  # a queue that is just short enough would make half of the answers late
 DRIFT = 1.02  # how fast the quickest is forgotten, an answer
+LATE_SECONDS = 0.1  # of the event loop: each request needs it some ten times before its first token
 
 
 class Pace:
     """What the latest answers took, and who waits. Times are seconds; lives on one event loop."""
 
-    def __init__(self, rows: int, status: Callable[[], EngineStatus]) -> None:
-        self._rows, self._status = rows, status
+    def __init__(
+        self, rows: int, status: Callable[[], EngineStatus], lag: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """`lag`: seconds by which the event loop is late now."""
+        self._rows, self._status, self._lag = rows, status, lag
         self._inside: Counter[str] = Counter()  # requests by tenant
         self.mean = self.quickest = 0.0  # from the first step to the end
+
+    def look(self) -> None:
+        """Raise Overloaded where there is more to do than can be looked at; costs next to nothing."""
+        if self._inside.total() >= self._rows and self._lag() > LATE_SECONDS:
+            raise Overloaded("more is asked than can be looked at", retry_after=1.0, bound="busy")
 
     @contextmanager
     def inside(self, call: Call) -> Iterator[None]:

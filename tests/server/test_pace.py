@@ -98,3 +98,22 @@ def test_an_answer_without_a_token_tells_nothing() -> None:
     with pace.inside(one):
         one.usage = Usage(total_time=9.0)
     assert pace.mean == 1.0
+
+
+def test_a_late_event_loop_lets_nobody_in_while_all_rows_are_busy() -> None:
+    late = 0.05
+    pace = Pace(ROWS, EngineStatus, lambda: late)
+    with ExitStack() as held:
+        filled(pace, held, ROWS)
+        pace.look()
+        late = 0.2
+        with pytest.raises(Overloaded) as refused:
+            pace.look()
+        assert refused.value.metadata["bound"] == "busy"
+
+
+def test_a_late_event_loop_is_nobodys_fault_while_there_are_rows() -> None:
+    pace = Pace(ROWS, EngineStatus, lambda: 5.0)
+    with ExitStack() as held:
+        filled(pace, held, ROWS - 1)
+        pace.look()
