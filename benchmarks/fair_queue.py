@@ -3,13 +3,12 @@
 The engine's scheduler without a model: a step takes as long as is said, so that all times but those of
 planning are exact and the same on any machine. One client sends 200 requests at once and a new one for each
 that ends; another sends short questions, one after the other. Once nobody tells them apart, once they are two
-tenants. Prints JSON.
+tenants.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from unittest.mock import patch
 
 import torch
 
+from benchmarks import report
 from router.engine.base import Job
 from router.engine.blocks import BlockPool
 from router.engine.lora import DeviceSlots, HostStore, PackedAdapter
@@ -156,26 +156,50 @@ def planning(tenants: int, waiting: int, options: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    """Print the tables."""
+    """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--step", type=float, default=0.04, help="seconds of a step")
     parser.add_argument("--running", type=int, default=32, help="places")
     parser.add_argument("--cache-tokens", type=int, default=32768)
     parser.add_argument("--slots", type=int, default=4)
     options = parser.parse_args()
-    waits = {
-        name: {
-            "nobody named": measured(flood, False, options),
-            "two tenants": measured(flood, True, options),
-        }
+    rows = [
+        row(name, told, measured(flood, named, options))
         for name, flood in FLOODS.items()
-    }
-    costs = {
-        f"{tenants} tenants, {waiting} waiting": planning(tenants, waiting, options)
+        for named, told in ((False, "no"), (True, "yes"))
+    ]
+    costs = [
+        {"tenants": tenants, "waiting": waiting, "us": planning(tenants, waiting, options)}
         for tenants in (1, 2, 8)
         for waiting in (0, 200)
+    ]
+    workload = (
+        f"The scheduler alone: {options.running} places, {options.slots} slots, {options.cache_tokens} tokens "
+        f"of cache, {options.step:g} s a step, by a clock that the program moves. Beside the flood {QUESTIONS} "
+        "short questions, one after the other. Planning is real time."
+    )
+    tables = {"Planning a step in which all rows decode": costs}
+    print(
+        report.write(
+            "fair-queue", workload, rows, ["seconds; tokens a step are those of both"], tables=tables
+        )
+    )
+
+
+def row(flood: str, named: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Of the table."""
+    first, whole = found["first_token_seconds"], found["whole_answer_seconds"]
+    return {
+        "beside": flood,
+        "told apart": named,
+        "first token": first["median"],
+        "worst": first["max"],
+        "whole answer": whole["median"],
+        "worst ": whole["max"],
+        "tokens a step": found["tokens_a_step"],
+        "preempted": found["preemptions"],
+        "planning us": found["planning_us"],
     }
-    print(json.dumps({"options": vars(options), "beside": waits, "planning_decode_us": costs}, indent=2))
 
 
 if __name__ == "__main__":
