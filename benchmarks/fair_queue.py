@@ -174,8 +174,9 @@ def main() -> None:
         for waiting in (0, 200)
     ]
     workload = (
-        f"The scheduler alone: {options.running} places, {options.slots} slots, {options.cache_tokens} tokens "
-        f"of cache, {options.step:g} s a step, by a clock that the program moves. Beside the flood {QUESTIONS} "
+        f"The scheduler alone: {options.running} places, {options.slots} slots, "
+        f"{options.cache_tokens} tokens of cache, {options.step:g} s a step, by a clock that the program "
+        f"moves. Beside the flood {QUESTIONS} "
         "short questions, one after the other. Planning is real time."
     )
     tables = {"Planning a step in which all rows decode": costs}
