@@ -6,7 +6,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -83,7 +83,7 @@ def current_call() -> Call:
     return CURRENT.get()
 
 
-async def whole(operation: Coroutine[Any, Any, T]) -> T:
+async def whole(operation: Awaitable[T]) -> T:
     """What an operation of gRPC gives. Whoever is cut off meanwhile leaves it to end by itself.
 
     grpcio frees what an operation holds when its coroutine goes on after it: one that is cancelled instead
@@ -104,9 +104,8 @@ async def send_headers(context: Any) -> None:
     """
     sending = asyncio.ensure_future(context.send_initial_metadata(current_call().headers))
     try:
-        await asyncio.shield(sending)
+        await whole(sending)
     except asyncio.CancelledError:
-        sending.add_done_callback(lambda sent: sent.cancelled() or sent.exception())  # nobody else asks
         await asyncio.wait((sending,), timeout=HEADERS_SECONDS)
         raise
 

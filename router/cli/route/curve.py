@@ -11,7 +11,7 @@ import typer
 
 from router.cli import flags
 from router.cli.command import CliError
-from router.cli.route.evaluate import save_figure
+from router.cli.route.evaluate import new_figure, save_figure
 from router.cli.route.judge import CalibrationFile
 from router.cli.route.local import AdaptersDirs, Base, Files, Ood, PluginsDirs
 
@@ -160,11 +160,7 @@ def _print(
 
 def _draw(path: Path, points: Sequence[Point], threshold: float, goal: tuple[float, float | None]) -> None:
     """Error and strange requests over coverage, each with its bound."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise CliError("pictures need matplotlib: pip install 'lora-router[train]'") from None
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = new_figure(7, 4.5)
     axes = figure.add_subplot()
     target, target_ood = goal
     routed = [p for p in points if p.routed]

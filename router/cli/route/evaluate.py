@@ -93,11 +93,7 @@ def draw_curve(
 
     `curve` of (threshold, coverage, error); `routed` is (coverage, error) of the router as it stands.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise CliError("pictures need matplotlib: pip install 'lora-router[train]'") from None
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4)
     axes = figure.add_subplot()
     axes.plot([c for _, c, _ in curve], [e for _, _, e in curve], label="every threshold")
     axes.axhline(target, color="tab:red", linestyle="--", linewidth=1, label=f"target {target:.0%}")
@@ -105,6 +101,15 @@ def draw_curve(
     axes.set(xlabel="share of requests routed", ylabel="error among routed", xlim=(0, 1), ylim=(0, None))
     axes.legend(frameon=False)
     save_figure(figure, path, "Risk and coverage")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty one, in inches. Raises CliError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise CliError("pictures need matplotlib: pip install 'lora-router[train]'") from None
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Figure, path: Path, title: str) -> None:
