@@ -10,9 +10,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from router.calibration.model import Binding, Calibration, Scaler, Stage
+from router.calibration.model import Binding, Calibration, Scaler, Stage, profile_digest
 from router.calibration.rows import CalibrationError
 from router.classifiers.axes import Axes
+from router.types import AdapterProfile
 
 FORMAT = 1
 FILE_NAME = "calibration.json"
@@ -59,14 +60,24 @@ def _damaged(path: Path, what: str) -> CalibrationError:
 
 
 def _calibration(said: Mapping[str, Any]) -> Calibration:
-    known = {f.name for f in fields(Calibration)}
+    known = {f.name for f in fields(Calibration)} - {"profiles"}
     values = {name: said[name] for name in known}
+    values["profiles"] = tuple(_profile(one) for one in said.get("profiles", ()))
     values["scalers"] = {name: Scaler(**one) for name, one in said["scalers"].items()}
     values["stages"] = tuple(Stage(**one) for one in said["stages"])
     values["left_out"] = tuple(said["left_out"])
     values["axes"] = Axes(**said["axes"])
     values["binding"] = Binding(**said["binding"])
     return Calibration(**values)
+
+
+def _profile(said: Mapping[str, Any]) -> AdapterProfile:
+    values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in said.items()}
+    profile = AdapterProfile(**values)
+    for value in asdict(profile).values():
+        if not all(isinstance(text, str) for text in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"what is known of adapter {profile.name!r} is no text")
+    return profile
 
 
 def _check(path: Path, of: Calibration) -> None:
@@ -88,5 +99,7 @@ def _check(path: Path, of: Calibration) -> None:
         raise _damaged(path, "a temperature is not above 0")
     if list(of.binding.classifiers) != list(of.scalers) or len(of.stages) != len(of.scalers) or not of.stages:
         raise _damaged(path, "scalers, stages and classifiers do not fit together")
+    if of.profiles and {p.name: profile_digest(p) for p in of.profiles} != dict(of.binding.adapters):
+        raise _damaged(path, "what it knows of the adapters is not what it is bound to")
     if not all(0 <= n <= 1 for n in (of.threshold, of.novelty_limit, of.target, of.delta)):
         raise _damaged(path, "a threshold lies outside 0 to 1")

@@ -20,6 +20,7 @@ from router.calibration.rows import (
 )
 from router.calibration.stages import fit_scaler, fit_stage, shares
 from router.classifiers.axes import Axes, Axis
+from router.types import AdapterProfile
 
 FIT_SHARE = 1 / 3  # of the rows; the rest proves the thresholds
 FOLDS = 5
@@ -29,7 +30,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What calibration is for: classifiers in order, adapters by name with their axes, goals, binding."""
+    """What calibration is for: classifiers in order, adapters by name with their axes and what is known of
+    them, goals, binding."""
 
     classifiers: tuple[str, ...]
     kinds: Mapping[str, Axis]
@@ -37,6 +39,7 @@ class Setting:
     goal: Goal
     binding: Binding
     left_out: tuple[str, ...] = ()
+    profiles: tuple[AdapterProfile, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,6 +139,7 @@ def _fit_model(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Sett
         axes=setting.axes,
         binding=setting.binding,
         left_out=setting.left_out,
+        profiles=setting.profiles,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -27,7 +27,9 @@ class Calibration:
 
     `threshold` is the confidence that routes, `novelty_limit` the most strangeness that does; `target`,
     `delta` and `ood_target` are what they were proven for. `left_out` are classifiers that were there and
-    could not be asked; their votes do not count.
+    could not be asked; their votes do not count. `profiles` is what classifiers knew of the adapters: they
+    are taught the same again whatever becomes of the folders, so that the proof goes on to hold (a
+    calibration of an earlier version has none).
     """
 
     scalers: Mapping[str, Scaler]
@@ -42,6 +44,15 @@ class Calibration:
     left_out: tuple[str, ...] = ()
     created: str = ""
     report: Mapping[str, Any] = field(default_factory=dict)
+    profiles: tuple[AdapterProfile, ...] = ()
+
+    def taught(self, present: Iterable[AdapterProfile]) -> tuple[AdapterProfile, ...]:
+        """What classifiers have to know for this calibration, by name: the adapters as it knew them, or as
+        they are now where it does not say. One that is neither kept nor present is missing."""
+        kept = {profile.name: profile for profile in self.profiles}
+        now = {p.name: p for p in present if p.name in self.binding.adapters}
+        found = {**now, **kept}
+        return tuple(found[name] for name in sorted(found))
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -224,6 +235,15 @@ def differences(fitted: Binding, present: Binding) -> tuple[str, ...]:
     if fitted.base and present.base and fitted.base != present.base:
         found.append(f"the base is {present.base}, not {fitted.base}")
     return tuple(found)
+
+
+def newcomers(fitted: Binding, present: Iterable[AdapterProfile]) -> frozenset[str]:
+    """Adapters that a calibration does not know, or knows otherwise."""
+    return frozenset(
+        profile.name
+        for profile in present
+        if profile.name not in fitted.adapters or profile_digest(profile) != fitted.adapters[profile.name]
+    )
 
 
 def _compare(what: str, fitted: Mapping[str, str], present: Mapping[str, str]) -> Iterable[str]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from router.types import AdapterProfile, Request, VoteError
@@ -23,10 +24,21 @@ SLACK = 1e-6  # float32 probabilities may sum or round past their ends
 
 
 class Classifier:
-    """Base class. `classify_batch` is the only method a plugin must write."""
+    """Base class. `classify_batch` is the only method a plugin must write.
+
+    `scales`: it tells thousands of adapters apart, and learns one that came or changed without going through
+    the others again. It is fitted to all adapters and speaks for those that no calibration knows; the others
+    are fitted to those that one does, or to all where they are few. Its confidence is a probability that
+    holds whatever else there is: 0.5 and more, and ahead of every other adapter, routes.
+    """
 
     name: str = ""
     version: str = "0"
+    scales: bool = False
+
+    def keep(self, folder: Path) -> None:
+        """Called once before the warm-up, where there is a folder that outlives the process: what it puts
+        there may be gone the next time, and may be of an earlier version of itself."""
 
     def bind(self, base: BaseModel) -> None:
         """Called once before the warm-up. Who defines it is asked only where there is a base."""

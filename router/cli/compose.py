@@ -26,6 +26,7 @@ from router.plugins import PluginHost
 from router.ports import ServedExperiments
 from router.registry.options import RegistryOptions
 from router.registry.registry import Registry
+from router.registry.state import state_dir
 from router.routing.router import Router
 from router.server.app import ServerApp
 from router.server.lifecycle import in_daemon_thread
@@ -96,6 +97,7 @@ class Composition:
             on_vote=lambda vote: self.app.metrics.vote(vote),
             base_for=partial(EngineBase, engine),
             rule=rule_of(settings),
+            keep=state_dir(settings.adapters_dir, options.state_dir) / "routing",
         )
         self.experiments = experiments_of(settings, engine, self.router, self.plugins, options.state_dir)
         self.app = ServerApp(

@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from router.errors import NotFound
 from router.ports import Catalog
-from router.types import AdapterProfile, RoutingHints
+from router.types import AdapterProfile, RoutingHints, Visible
 
 log = logging.getLogger(__name__)
 DEBOUNCE_SECONDS = 0.05
+MOST_KEPT = 64  # sets of candidates, one for each kind of caller and hint
+MOST_NAMED = 20  # domains or tasks in an error
 Learn = Callable[[tuple[AdapterProfile, ...]], Awaitable[None]]
 
 
@@ -24,6 +26,7 @@ class Knowledge:
         self.learned: tuple[AdapterProfile, ...] = ()
         self.labels = Labels(())
         self._task: asyncio.Task[None] | None = None
+        self._left: dict[tuple[Visible, str, str], frozenset[str]] = {}
 
     def start(self) -> None:
         """Take the present set as learned, then follow."""
@@ -35,7 +38,7 @@ class Knowledge:
         present = self._catalog.profiles()
         if present == self.present:
             return
-        self.present = present
+        self.present, self._left = present, {}
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._follow(), name="routing learns adapters")
 
@@ -49,6 +52,19 @@ class Knowledge:
         await self._learn(target)
         self.learned, self.labels = target, Labels(target)
         log.info("routing knows %d adapters", len(target))
+
+    def candidates(self, hints: RoutingHints, visible: Visible) -> frozenset[str]:
+        """Names of the adapters that a caller sees and hints leave. Raises what `narrow` does."""
+        key = visible, hints.domain, hints.task
+        if (known := self._left.get(key)) is not None:
+            return known
+        all_of_them = visible.everything
+        there = self.present if all_of_them else tuple(p for p in self.present if p.name in visible)
+        found = frozenset(profile.name for profile in narrow(there, hints))
+        if len(self._left) >= MOST_KEPT:
+            self._left.clear()
+        self._left[key] = found
+        return found
 
     def close(self) -> None:
         """Stop following."""
@@ -67,7 +83,8 @@ def narrow(profiles: Sequence[AdapterProfile], hints: RoutingHints) -> tuple[Ada
     for axis, value in wanted:
         have = sorted({getattr(p, axis) for p in profiles} - {""})
         if value not in have:
-            there = ", ".join(have) or "none"
+            more = f" and {len(have) - MOST_NAMED} more" if len(have) > MOST_NAMED else ""
+            there = (", ".join(have[:MOST_NAMED]) or "none") + more
             raise NotFound(axis, value, f": no adapter that may be routed to has it; there are {there}")
     exact = tuple(p for p in profiles if all(getattr(p, axis) == value for axis, value in wanted))
     if exact:
@@ -84,16 +101,17 @@ class Labels:
     """What a label stands for. A name wins over a domain, a domain over a task of the same text."""
 
     def __init__(self, profiles: Iterable[AdapterProfile]) -> None:
-        names: dict[str, tuple[str, ...]] = {}
-        domains: dict[str, tuple[str, ...]] = {}
-        tasks: dict[str, tuple[str, ...]] = {}
+        self._names: set[str] = set()
+        domains: dict[str, list[str]] = {}
+        tasks: dict[str, list[str]] = {}
         for profile in profiles:
-            names[profile.name] = (profile.name,)
-            if profile.domain:
-                domains[profile.domain] = (*domains.get(profile.domain, ()), profile.name)
-            if profile.task:
-                tasks[profile.task] = (*tasks.get(profile.task, ()), profile.name)
-        self._adapters: Mapping[str, tuple[str, ...]] = {**tasks, **domains, **names}
+            self._names.add(profile.name)
+            domains.setdefault(profile.domain, []).append(profile.name)
+            tasks.setdefault(profile.task, []).append(profile.name)
+        self._axes: Mapping[str, Sequence[str]] = {**tasks, **domains, "": []}
+
+    def _adapters(self, label: str) -> Sequence[str]:
+        return (label,) if label in self._names else self._axes.get(label, ())
 
     def spread(self, confidences: Mapping[str, float]) -> dict[str, float]:
         """Confidence of each adapter: its own label's if there is one, else the best of those it falls under.
@@ -102,7 +120,7 @@ class Labels:
         """
         spread: dict[str, float] = {}
         for label, confidence in confidences.items():
-            for adapter in self._adapters.get(label, ()):
+            for adapter in self._adapters(label):
                 if label == adapter or adapter not in confidences:
                     spread[adapter] = max(confidence, spread.get(adapter, 0.0))
         return spread

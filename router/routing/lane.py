@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 
 from router.classifiers.contract import Answer, BaseModel, Classifier, read_answers
@@ -36,9 +37,11 @@ _Job = tuple[tuple[Request, ...], Done]
 class Lane:
     """Lives on one event loop; all methods are called there."""
 
-    def __init__(self, registration: Registration, base_for: BaseFor | None = None) -> None:
+    def __init__(
+        self, registration: Registration, base_for: BaseFor | None = None, keep: Path | None = None
+    ) -> None:
         self.registration = registration
-        self.fitter = Fitter(registration, base_for)
+        self.fitter = Fitter(registration, base_for, keep)
         self._health = registration.health
         self._breaker = Breaker()
         self._loop = asyncio.get_running_loop()
@@ -188,11 +191,17 @@ class Fitter:
     once. A fit that fails leaves the last one in use; a classifier that was never fitted is not asked.
     """
 
-    def __init__(self, registration: Registration, base_for: BaseFor | None = None) -> None:
+    def __init__(
+        self, registration: Registration, base_for: BaseFor | None = None, keep: Path | None = None
+    ) -> None:
         kind = type(registration.classifier)
-        self._registration = registration
+        self._registration, self._keep = registration, keep
         self._base = base_for(registration.timeout) if base_for and registration.wants_base else None
-        self._cold = kind.warmup is not Classifier.warmup or registration.wants_base
+        self._cold = (
+            kind.warmup is not Classifier.warmup
+            or kind.keep is not Classifier.keep
+            or registration.wants_base
+        )
         self._learns = kind.fit is not Classifier.fit
         self._wanted: tuple[AdapterProfile, ...] | None = None
         self._target: tuple[AdapterProfile, ...] | None = None
@@ -230,6 +239,8 @@ class Fitter:
             if self._cold:
                 if self._base is not None:
                     classifier.bind(self._base)
+                if self._keep is not None and type(classifier).keep is not Classifier.keep:
+                    classifier.keep(own_folder(self._keep, classifier.name))
                 classifier.warmup()
             classifier.fit(profiles)
 
@@ -250,6 +261,13 @@ class Fitter:
         """Wait for no fit any more."""
         if self._task is not None:
             self._task.cancel()
+
+
+def own_folder(keep: Path, classifier: str) -> Path:
+    """Where a classifier keeps what outlives the process; made if absent."""
+    folder = keep / classifier
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _cancelled() -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from router.classifiers.contract import Answer
 from router.classifiers.registration import Registration
@@ -86,17 +88,30 @@ async def _in_time(answer: asyncio.Future[Answer], deadline: float | None) -> An
         return Answer(error=VoteError.TIMEOUT)
 
 
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What classifiers learn: those that scale everything, the others some adapters only."""
+
+    everything: tuple[AdapterProfile, ...]
+    some: tuple[AdapterProfile, ...]
+
+    def of(self, registration: Registration) -> tuple[AdapterProfile, ...]:
+        """What this one learns."""
+        return self.everything if registration.classifier.scales else self.some
+
+
 class Lanes:
     """One lane for each classifier, in the order in which they are asked."""
 
-    def __init__(self, base_for: BaseFor | None = None) -> None:
-        """`base_for` makes the base for one classifier; None: those that want it are not asked."""
-        self._base_for = base_for
+    def __init__(self, base_for: BaseFor | None = None, keep: Path | None = None) -> None:
+        """`base_for` makes the base for one classifier; None: those that want it are not asked. Below the
+        folder `keep` classifiers may keep what outlives the process."""
+        self._base_for, self._keep = base_for, keep
         self._lanes: dict[str, Lane] = {}
         self._predecessors: dict[str, Lane] = {}
         self._order: tuple[str, ...] = ()
 
-    def sync(self, registrations: Sequence[Registration], profiles: Sequence[AdapterProfile]) -> None:
+    def sync(self, registrations: Sequence[Registration], lessons: Lessons) -> None:
         """Open lanes for new classifiers and close those of classifiers gone.
 
         A reloaded classifier takes over when it is warmed up and fitted; until then its predecessor answers.
@@ -108,13 +123,14 @@ class Lanes:
         for name, registration in wanted.items():
             lane = self._lanes.get(name)
             if lane is None or lane.registration is not registration:
-                self._open(registration, profiles)
+                self._open(registration, lessons)
         self._order = tuple(r.name for r in registrations)
 
-    def _open(self, registration: Registration, profiles: Sequence[AdapterProfile]) -> None:
+    def _open(self, registration: Registration, lessons: Lessons) -> None:
         before = self._lanes.get(registration.name)
-        self._lanes[registration.name] = lane = Lane(registration, base_for=self._base_for)
-        lane.fit(profiles)
+        lane = Lane(registration, base_for=self._base_for, keep=self._keep)
+        self._lanes[registration.name] = lane
+        lane.fit(lessons.of(registration))
         if before is not None and before.ready:
             self._retire(lane.name)
             self._predecessors[lane.name] = before
@@ -137,10 +153,10 @@ class Lanes:
             self._retire(name)
         return lane
 
-    async def fit(self, profiles: Sequence[AdapterProfile], wait: float) -> None:
+    async def fit(self, lessons: Lessons, wait: float) -> None:
         """Have all learn these adapters; returns when they have, or after `wait` seconds."""
         for lane in (*self._lanes.values(), *self._predecessors.values()):
-            lane.fit(profiles)
+            lane.fit(lessons.of(lane.registration))
         await self.wait_for_fits(wait)
 
     async def wait_for_fits(self, seconds: float) -> None:

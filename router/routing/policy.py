@@ -6,12 +6,21 @@ Votes count in the order in which classifiers are asked, cheap ones first.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from router.calibration.model import Binding, Calibration, binding_of, choose, differences
-from router.classifiers.axes import Axes, Axis, axes_of
+from router.calibration.model import (
+    Binding,
+    Calibration,
+    Choice,
+    Opinion,
+    binding_of,
+    choose,
+    differences,
+    newcomers,
+)
+from router.classifiers.axes import Axes, Axis, axes_of, axis_of
 from router.classifiers.isolation import fault_of
 from router.classifiers.registration import Registration
 from router.types import AdapterProfile, Reason, Vote
@@ -20,6 +29,8 @@ log = logging.getLogger(__name__)
 MARGIN = 0.1
 STRICT = 0.9  # confidence that is needed where a calibration does not fit what is there now
 FITTED = "fitted"
+PROVISIONAL = "provisional"
+FEW = 64  # adapters that every classifier learns where no calibration says which
 
 
 class Rule(Protocol):
@@ -40,13 +51,15 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """Where a request goes. `adapter` empty means the base; `threshold` is what was needed."""
+    """Where a request goes. `adapter` empty means the base; `threshold` is what was needed. `provisional`: to
+    an adapter that the calibration does not know."""
 
     adapter: str
     reason: Reason
     confidence: float = 0.0
     classifier: str = ""
     threshold: float = 0.0
+    provisional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +124,11 @@ class Policy:
 @dataclass(frozen=True, slots=True)
 class Calibrated:
     """The rule of a calibration (router/calibration: how it is fitted and proven), for the adapters of
-    `plain.kinds`.
+    `kinds`, which it knows.
+
+    For `newcomers`, which it does not know, the classifiers in `scaling` speak. They are heard first: where
+    one is sure of a newcomer (by `plain`, ahead of all that it knows of the others), that is where the
+    request goes; else the panel decides as though there were no newcomers.
 
     `differences` says what is not as it was fitted for. With any, and where a classifier's vote was lost, the
     guarantee does not hold: at least `strict` confidence is needed then, and classifiers that the calibration
@@ -122,44 +139,74 @@ class Calibrated:
     plain: Policy
     differences: tuple[str, ...] = ()
     strict: float = STRICT
+    kinds: Mapping[str, Axis] | None = None  # those of `plain` where there are no newcomers
+    newcomers: frozenset[str] = frozenset()
+    scaling: frozenset[str] = frozenset()
 
     def asks(self, classifier: str) -> bool:
         """Whether that classifier's vote counts."""
+        if classifier in self.scaling:
+            return bool(self.newcomers)
         return classifier not in self.calibration.left_out
 
     def settled(self, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
         """Whether no further vote can change the conclusion."""
-        return self.plain.broken(votes[-1]) or self._sure(votes, candidates) is not None
+        if self.plain.broken(votes[-1]):
+            return True
+        return not self._open(votes, candidates) and self._decided(votes, candidates) is not None
 
     def conclude(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion:
-        """The first stage that is sure; else abstention, with the last stage's guess."""
+        """A newcomer that a scaling classifier is sure of, else the first stage that is sure; else abstention
+        with the last stage's guess."""
         heard = [vote for vote in votes if self.asks(vote.classifier)]
+        panel = [vote for vote in heard if vote.classifier not in self.scaling]
         for count, vote in enumerate(heard, 1):
             if self.plain.broken(vote):
                 return Conclusion(
-                    "", Reason.FALLBACK, classifier=vote.classifier, threshold=self._needed(heard)
+                    "", Reason.FALLBACK, classifier=vote.classifier, threshold=self._needed(panel)
                 )
-            if (sure := self._sure(heard[:count], candidates)) is not None:
+            if count < len(heard) and self._open(heard[:count], candidates):
+                continue
+            if (sure := self._decided(heard[:count], candidates)) is not None:
                 return sure
-        if all(vote.error for vote in heard):
-            return Conclusion("", Reason.FALLBACK, threshold=self._needed(heard))
-        return self._unsure(heard, candidates)
+        if all(vote.error for vote in panel):
+            return Conclusion("", Reason.FALLBACK, threshold=self._needed(panel))
+        return self._unsure(panel, candidates)
+
+    def _open(self, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
+        """Whether a newcomer may yet be named."""
+        if self.scaling <= {vote.classifier for vote in votes}:
+            return False
+        return not self.newcomers.isdisjoint(candidates)
+
+    def _decided(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion | None:
+        """What these votes come to, once all have been heard that speak for newcomers."""
+        for vote in votes:
+            found = self.plain.sure(vote, candidates) if vote.classifier in self.scaling else None
+            if found is not None and found.adapter in self.newcomers:
+                return replace(found, provisional=True)
+        panel = [v for v in votes if v.classifier not in self.scaling and self.asks(v.classifier)]
+        first = 1 if len(panel) < len(votes) else len(panel)  # earlier ones were not asked while it was open
+        stages = (self._sure(panel[:count], candidates) for count in range(first, len(panel) + 1) if count)
+        return next((sure for sure in stages if sure is not None), None)
 
     def _needed(self, votes: Sequence[Vote]) -> float:
         doubtful = self.differences or any(vote.error for vote in votes)
         return max(self.calibration.threshold, self.strict) if doubtful else self.calibration.threshold
 
-    def _sure(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion | None:
-        heard = [vote for vote in votes if self.asks(vote.classifier)]
-        if not heard:
-            return None
+    def _opinion(self, votes: Sequence[Vote], candidates: Collection[str]) -> tuple[Opinion, Choice | None]:
+        kinds = self.plain.kinds if self.kinds is None else self.kinds
+        opinion = self.calibration.opinion(votes, kinds)
+        among = [name for name in kinds if name in candidates]
+        return opinion, choose(opinion, self.plain.axes, kinds, among)
+
+    def _sure(self, heard: Sequence[Vote], candidates: Collection[str]) -> Conclusion | None:
+        """What the last of these decides, knowing those before."""
         last, of = heard[-1], self.calibration
         if last.classifier not in of.scalers:
             return replace(self.plain, threshold=self._needed(heard)).sure(last, candidates)
-        place = of.stage_of(heard)
-        opinion = of.opinion(heard, self.plain.kinds)
-        chosen = choose(opinion, self.plain.axes, self.plain.kinds, sorted(candidates))
-        needed = self._needed(heard)
+        opinion, chosen = self._opinion(heard, candidates)
+        place, needed = of.stage_of(heard), self._needed(heard)
         least = needed if place == len(of.stages) - 1 else max(needed, of.stages[place].stop)
         if chosen is None or chosen.confidence < least or opinion.novelty > of.novelty_limit:
             return None
@@ -170,13 +217,28 @@ class Calibrated:
         known = [vote for vote in votes if vote.classifier in of.scalers]
         if not known:
             return Conclusion("", Reason.ABSTAINED, threshold=needed)
-        opinion = of.opinion(known, self.plain.kinds)
-        chosen = choose(opinion, self.plain.axes, self.plain.kinds, sorted(candidates))
+        opinion, chosen = self._opinion(known, candidates)
         if chosen is None:
             return Conclusion("", Reason.ABSTAINED, threshold=needed)
         strange = opinion.novelty > of.novelty_limit and chosen.confidence >= needed
         reason = Reason.UNFAMILIAR if strange else Reason.ABSTAINED
         return Conclusion("", reason, chosen.confidence, known[-1].classifier, needed)
+
+
+class Kinds(Mapping[str, Axis]):
+    """Axes of adapters, found when they are asked for: there may be thousands of adapters."""
+
+    def __init__(self, profiles: Iterable[AdapterProfile]) -> None:
+        self._profiles = {profile.name: profile for profile in profiles}
+
+    def __getitem__(self, name: str) -> Axis:
+        return axis_of(self._profiles[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._profiles)
+
+    def __len__(self) -> int:
+        return len(self._profiles)
 
 
 class RuleInForce:
@@ -210,18 +272,35 @@ class RuleInForce:
     def adapters_are(self, profiles: Sequence[AdapterProfile]) -> None:
         """These are routed to now."""
         self._profiles = profiles
-        self._policy = replace(self._policy, kinds=axes_of(sorted(profiles, key=lambda p: p.name)))
+        self._policy = replace(self._policy, kinds=Kinds(profiles))
         self.compare()
+
+    def taught(self, profiles: Sequence[AdapterProfile]) -> tuple[AdapterProfile, ...]:
+        """What classifiers learn of these adapters, save those that scale, which learn all: those that the
+        calibration knows, as it knew them; without one all, if they are few, else none."""
+        if self._calibration is not None:
+            return self._calibration.taught(profiles)
+        return tuple(profiles) if len(profiles) <= FEW else ()
 
     def compare(self) -> None:
         """Compare again, once both are known; a change is logged once."""
-        if self._calibration is None or self._registrations is None or self._profiles is None:
+        of = self._calibration
+        if of is None or self._registrations is None or self._profiles is None:
             self.now = self._policy
             return
-        asked = [r for r in self._registrations if r.name not in self._calibration.left_out]
-        present = binding_of(self._profiles, {r.name: fingerprint(r) for r in asked}, self._base)
-        found = self._differences(self._calibration, present)
-        self.now = Calibrated(self._calibration, self._policy, found, self._strict)
+        panel = [r for r in self._registrations if not r.classifier.scales or r.name in of.scalers]
+        asked = {r.name: fingerprint(r) for r in panel if r.name not in of.left_out}
+        core = of.taught(self._profiles)
+        found = self._differences(of, binding_of(core, asked, self._base))
+        self.now = Calibrated(
+            of,
+            self._policy,
+            found,
+            self._strict,
+            axes_of(core),
+            newcomers(of.binding, self._profiles),
+            frozenset(r.name for r in self._registrations if r not in panel),
+        )
         status = f"stale: {'; '.join(found)}" if found else FITTED
         if status != self.status:
             self.status = status

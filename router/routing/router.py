@@ -10,16 +10,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from router.classifiers.registration import Registration
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, NotFound
 from router.names import BASE
 from router.ports import Catalog
-from router.routing.knowledge import Knowledge, narrow
+from router.routing.knowledge import Knowledge
 from router.routing.lane import BaseFor
-from router.routing.panel import Lanes, OnVote, Panel
-from router.routing.policy import FITTED, Conclusion, Policy, Rule, RuleInForce, fingerprint
+from router.routing.panel import Lanes, Lessons, OnVote, Panel
+from router.routing.policy import FITTED, PROVISIONAL, Conclusion, Policy, Rule, RuleInForce, fingerprint
 from router.routing.variants import rule_digest, varied
 from router.types import AdapterInfo, AdapterProfile, Decision, Reason, Request, Visible, Vote
 
@@ -64,7 +65,8 @@ class Router:
     """Explicit adapter, then hints, then classifiers in order of cost until one is sure, else the base.
 
     `rule` weighs the votes (without a calibration if none is given); `on_vote` sees every vote, for metrics;
-    `base_for` gives classifiers the base model.
+    `base_for` gives classifiers the base model; below the folder `keep` they may keep what outlives the
+    process.
     """
 
     def __init__(
@@ -75,10 +77,11 @@ class Router:
         on_vote: OnVote | None = None,
         base_for: BaseFor | None = None,
         rule: RuleInForce | None = None,
+        keep: Path | None = None,
     ) -> None:
         self._catalog, self._host = catalog, host
         self.rule = rule or RuleInForce(Policy())
-        self._lanes = Lanes(base_for)
+        self._lanes = Lanes(base_for, keep)
         self._panel = Panel(self._lanes, on_vote)
         self._knowledge = Knowledge(catalog, self._learn)
         self._watch: asyncio.Task[None] | None = None
@@ -106,12 +109,15 @@ class Router:
         self._lanes.close()
 
     async def _learn(self, profiles: tuple[AdapterProfile, ...]) -> None:
-        await self._lanes.fit(profiles, FIT_SECONDS)
+        await self._lanes.fit(self._lessons(profiles), FIT_SECONDS)
         self.rule.adapters_are(profiles)
+
+    def _lessons(self, profiles: tuple[AdapterProfile, ...]) -> Lessons:
+        return Lessons(profiles, self.rule.taught(profiles))
 
     def _classifiers_changed(self) -> None:
         registrations = self._host.registrations()
-        self._lanes.sync(registrations, self._knowledge.learned)
+        self._lanes.sync(registrations, self._lessons(self._knowledge.learned))
         self.rule.classifiers_are(registrations)
 
     async def route(self, request: Request) -> Decision:
@@ -168,12 +174,11 @@ class Router:
         if hints.adapter:
             adapter = self._catalog.resolve(*parse_routed_adapter(hints.adapter), visible)
             return self._decision(Conclusion(adapter.ref.name, Reason.EXPLICIT, 1.0), adapter), frozenset()
-        there = tuple(profile for profile in self._knowledge.present if profile.name in visible)
-        left = narrow(there, hints)
+        left = self._knowledge.candidates(hints, visible)
         if (hints.domain or hints.task) and len(left) == 1:
-            adapter = self._catalog.resolve(left[0].name, "", visible)
+            adapter = self._catalog.resolve(next(iter(left)), "", visible)
             return self._decision(Conclusion(adapter.ref.name, Reason.HINT, 1.0), adapter), frozenset()
-        return None, frozenset(profile.name for profile in left)
+        return None, left
 
     def _carried_out(self, conclusion: Conclusion, visible: Visible) -> Decision:
         if not conclusion.adapter:
@@ -193,7 +198,7 @@ class Router:
             confidence=conclusion.confidence,
             classifier=conclusion.classifier,
             threshold=conclusion.threshold,
-            calibration=self.rule.status,
+            calibration=PROVISIONAL if conclusion.provisional else self.rule.status,
         )
 
     def digest(self, variant: RouterVariant | None = None) -> str:
@@ -218,7 +223,7 @@ def seen(vote: Vote, visible: Visible) -> Vote:
 
 def unnamed(status: str) -> str:
     """Whether the calibration fits, without what does not: that names adapters."""
-    return STALE if status not in ("", FITTED) else status
+    return STALE if status not in ("", FITTED, PROVISIONAL) else status
 
 
 def is_base(resource: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from router.models.encoder import Reader, sentence_reader
 from router.plugins.trial import requests_of
 from router.testing import ClassifierContract
 from router.types import AdapterProfile
@@ -26,9 +27,11 @@ class Letters:
 
     def __init__(self) -> None:
         self.encoded: list[str] = []
+        self.batches: list[int] = []
 
     def __call__(self, texts: Any) -> Any:
         self.encoded += texts
+        self.batches.append(len(texts))
         rows = np.array(
             [[t.count(c) + 0.01 for c in "abcdefghijklmnopqrstuvwxyz"] for t in texts], np.float32
         )
@@ -41,9 +44,20 @@ def module(first_party: Callable[[str], ModuleType]) -> Any:
 
 
 @pytest.fixture
-def toy(module: Any) -> Any:
-    classifier = module.Embedding()
-    classifier._encoder = Letters()
+def letters() -> Letters:
+    return Letters()
+
+
+def made(module: Any, letters: Letters) -> Any:
+    """The classifier with that encoder."""
+    classifier = module.Embedding(Reader(lambda: letters))
+    classifier.warmup()
+    return classifier
+
+
+@pytest.fixture
+def toy(module: Any, letters: Letters) -> Any:
+    classifier = made(module, letters)
     classifier.fit([A, B])
     return classifier
 
@@ -63,35 +77,29 @@ def test_what_looks_like_the_background_goes_to_none(toy: Any) -> None:
 
 @pytest.mark.slow
 def test_a_negative_example_pulls_down(module: Any, toy: Any) -> None:
-    plain = module.Embedding()
-    plain._encoder = Letters()
+    plain = made(module, Letters())
     plain.fit([AdapterProfile("a", "1", examples=A.examples), B])
     assert values(toy, "aaaz")["a"] < values(plain, "aaaz")["a"]
 
 
 @pytest.mark.slow
-def test_a_new_fit_encodes_only_what_is_new_and_forgets_what_is_gone(toy: Any) -> None:
-    toy._encoder.encoded.clear()
+def test_a_new_fit_encodes_only_what_is_new_and_forgets_what_is_gone(toy: Any, letters: Letters) -> None:
+    letters.encoded.clear()
     toy.fit([A, B, AdapterProfile("c", "1", examples=("cccc",))])
-    assert toy._encoder.encoded == ["cccc"]
+    assert letters.encoded == ["cccc"]
     toy.fit([A])
     assert "bbbb" not in toy._known
 
 
-def test_parts_of_a_long_request_are_encoded_apart_and_short_ones_together(module: Any, toy: Any) -> None:
-    toy._encoder.encoded.clear()
-    batches: list[int] = []
-    letters = toy._encoder
-
-    def counting(texts: Any) -> Any:
-        batches.append(len(texts))
-        return letters(texts)
-
-    toy._encoder = counting
+def test_parts_of_a_long_request_are_encoded_apart_and_short_ones_together(
+    toy: Any, letters: Letters
+) -> None:
+    letters.encoded.clear()
+    letters.batches.clear()
     long = "Say b. " + "aaaa " * 60 + ". Say c."
     toy.classify_batch(requests_of([long, "bbb"]))
     assert {long, "Say b.", "Say c.", "bbb"} == set(letters.encoded)
-    assert batches == [3, 1]
+    assert letters.batches == [3, 1]
 
 
 def test_empty_text_and_no_examples_are_declined(module: Any, toy: Any) -> None:
@@ -107,11 +115,12 @@ def test_without_the_encoder_the_fit_fails_with_the_reason(
     def absent() -> None:
         raise OSError("not cached")
 
-    monkeypatch.setattr("router.models.fetch_encoder", absent)
+    monkeypatch.setattr("router.models.encoder.fetch_encoder", absent)
+    classifier = module.Embedding(sentence_reader.__wrapped__())
     with pytest.raises(OSError, match="not cached"):
-        module.Embedding().warmup()
+        classifier.warmup()
     with pytest.raises(RuntimeError, match="not loaded"):
-        module.Embedding().fit([A])
+        classifier.fit([A])
 
 
 def test_loading_the_plugin_imports_no_torch() -> None:
@@ -125,45 +134,12 @@ def test_loading_the_plugin_imports_no_torch() -> None:
     assert shown.stdout.strip() == "['embedding'] False"
 
 
-def test_one_thread_is_for_the_calling_thread_only(module: Any) -> None:
-    import threading
-
-    seen: dict[str, int] = {}
-
-    def inside() -> None:
-        module._use_one_thread()
-        seen["inside"] = torch.get_num_threads()
-
-    def run(target: Callable[[], Any]) -> None:
-        thread = threading.Thread(target=target)
-        thread.start()
-        thread.join()
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        run(inside)
-        run(lambda: seen.update(later=torch.get_num_threads()))
-        assert (seen["inside"], seen["later"], torch.get_num_threads()) == (1, 2, 2)
-    finally:
-        torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def encoder(module: Any) -> Any:
-    """Loaded once: it keeps nothing of what it encodes."""
-    classifier = module.Embedding()
-    classifier.warmup()
-    return classifier._encoder
-
-
 @pytest.mark.slow
 class TestRealEncoder(ClassifierContract):
     timeout_ms = 1000
 
     @pytest.fixture(autouse=True)
-    def _classifier(self, module: Any, encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "Encoder", lambda folder: encoder)
+    def _classifier(self, module: Any) -> None:
         self.make = module.Embedding
 
     def test_meaning_counts(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from router.classifiers.stand_in import StandInBase
 from router.routing import BaseModel, Classifier
-from router.routing.panel import Lanes
+from router.routing.panel import Lanes, Lessons
 
 
 async def test_nobody_waits_for_the_fit_of_one_that_asks_the_base(kit: Any) -> None:
@@ -24,7 +24,7 @@ async def test_nobody_waits_for_the_fit_of_one_that_asks_the_base(kit: Any) -> N
             gate.wait(10)
 
     lanes = Lanes(lambda timeout: StandInBase())
-    lanes.sync([kit.registered(Slow())], [kit.medical])
+    lanes.sync([kit.registered(Slow())], Lessons((kit.medical,), (kit.medical,)))
     async with asyncio.timeout(2):
         await lanes.wait_for_fits(10)
     (lane,) = lanes.in_order()

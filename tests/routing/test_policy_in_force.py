@@ -12,7 +12,7 @@ from router.classifiers.axes import Axes
 from router.routing import Scores
 from router.routing.policy import FITTED, Policy, RuleInForce, fingerprint
 from router.routing.router import Router
-from router.types import AdapterProfile, Reason
+from router.types import Reason
 
 
 def calibration_of(kit: Any, **changes: Any) -> Calibration:
@@ -51,14 +51,14 @@ def test_what_differs_is_said_and_logged_once(kit: Any, says: Any, caplog: Any) 
     assert in_force.status == ""  # the classifiers are not known yet
     in_force.classifiers_are([says])
     assert in_force.status == FITTED
-    in_force.adapters_are([kit.medical, kit.legal, AdapterProfile("cooking", "1")])
+    in_force.adapters_are([kit.medical])
     in_force.compare()
-    assert in_force.status == "stale: adapter cooking is new"
+    assert in_force.status == "stale: adapter legal is gone"
     in_force.adapters_are([kit.medical, kit.legal])
     assert in_force.status == FITTED
     told = [r.message for r in caplog.records]
     assert [t for t in told if "another set" in t] == [
-        "the calibration is for another set (adapter cooking is new): 0.90 confidence is needed until "
+        "the calibration is for another set (adapter legal is gone): 0.90 confidence is needed until "
         "`lora-router route calibrate` was run again"
     ]
 
@@ -91,10 +91,10 @@ async def test_a_router_with_a_calibration(kit: Any, says: Any) -> None:
         assert (decision.adapter.name, decision.reason) == ("medical", Reason.CLASSIFIED)
         assert (decision.threshold, decision.calibration) == (0.6, FITTED)
         assert left_out.batches == []
-        catalog.become(kit.medical, kit.legal, kit.translation)
+        catalog.become(kit.medical, kit.translation)
         await kit.eventually(lambda: router.rule.status != FITTED)
         decision = await router.route(kit.asking())
         assert (decision.adapter, decision.reason, decision.threshold) == (None, Reason.ABSTAINED, 0.9)
-        assert decision.calibration == "stale: adapter translation is new"
+        assert decision.calibration == "stale: adapter legal is gone"
     finally:
         await router.close()

@@ -66,6 +66,7 @@ def calibrate(
             goal=goal,
             binding=local.binding(),
             left_out=tuple(local.panel.skipped),
+            profiles=local.profiles,
         )
         votes = local.votes(known, "requests"), local.votes(strange, "out-of-distribution")
     found = calibrate(*votes, setting, say=note)

@@ -105,7 +105,8 @@ def open_local(
     more: Sequence[AdapterProfile] = (),
     base: bool = True,
 ) -> Iterator[Local]:
-    """Read adapters, load plugins, fit; `more` adapters replace those of the same name.
+    """Read adapters, load plugins, fit; `more` adapters replace those of the same name. Classifiers that
+    scale are not among them: they speak for adapters that are in no calibration.
 
     With `base` the base model is resident inside the block if a classifier asks for it.
     """
@@ -113,7 +114,7 @@ def open_local(
 
     settings = _settings(adapters_dir)
     profiles = _profiles(settings, more)
-    registrations = load_plugins(plugins_dir).registrations()
+    registrations = [r for r in load_plugins(plugins_dir).registrations() if not r.classifier.scales]
     wanted = base and any(r.wants_base for r in registrations)
     with resident_base(settings) if wanted else nullcontext() as resident:
         yield Local(settings, profiles, _fitted_panel(registrations, profiles, resident))

@@ -1,0 +1,112 @@
+"""Vectors of texts that outlive the process, by the texts and by what made them, in one SQLite file.
+
+It is a cache: what cannot be read is made again, and what cannot be written is not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+Array = np.ndarray[Any, Any]
+WAIT_SECONDS = 2.0  # for another process that writes
+AT_ONCE = 500  # keys of one query
+SPARE = 1000  # sets of vectors that are not in use and may stay: versions that are rolled back to
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, size INTEGER NOT NULL, rows BLOB NOT NULL)"
+)
+_FIND = "SELECT key, size, rows FROM vectors WHERE key IN ({})"
+T = TypeVar("T")
+
+
+class KeptVectors:
+    """Sets of vectors, one for each sequence of texts. `maker` names encoder and version: others' are not
+    found. Of any thread."""
+
+    def __init__(self, path: Path, maker: str) -> None:
+        self._path, self._maker = path, maker
+
+    def key(self, texts: Sequence[str]) -> bytes:
+        """Of a sequence of texts."""
+        said = json.dumps([self._maker, *texts]).encode()
+        return hashlib.sha256(said).digest()
+
+    def find(self, keys: Collection[bytes]) -> dict[bytes, Array]:
+        """[texts, size] float32 of those that are there."""
+
+        def work(database: sqlite3.Connection) -> dict[bytes, Array]:
+            found: dict[bytes, Array] = {}
+            for part in in_parts(keys, AT_ONCE):
+                places = ",".join("?" * len(part))
+                for key, size, rows in database.execute(_FIND.format(places), part):
+                    if (vectors := unpack(rows, size)) is not None:
+                        found[key] = vectors
+            return found
+
+        return self._with(work, {})
+
+    def add(self, made: Mapping[bytes, Array]) -> None:
+        """Keep these."""
+
+        def work(database: sqlite3.Connection) -> None:
+            rows = [(key, vectors.shape[1], pack(vectors)) for key, vectors in made.items()]
+            database.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+
+        self._with(work, None)
+
+    def only(self, keys: Iterable[bytes]) -> None:
+        """Let go of what is not among these, where that is much."""
+        wanted = set(keys)
+
+        def work(database: sqlite3.Connection) -> None:
+            unused = [row for row in database.execute("SELECT key FROM vectors") if row[0] not in wanted]
+            if len(unused) > SPARE:
+                database.executemany("DELETE FROM vectors WHERE key = ?", unused)
+
+        self._with(work, None)
+
+    def _with(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        """What `work` makes of the database, in one transaction; `otherwise` where it cannot be used, which
+        is said in the log."""
+        try:
+            with closing(sqlite3.connect(self._path, timeout=WAIT_SECONDS)) as database:
+                database.execute("PRAGMA synchronous = OFF")  # nothing is lost that could not be made again
+                database.execute(_TABLE)
+                with database:
+                    return work(database)
+        except sqlite3.OperationalError as error:  # locked, full, read-only, no such folder
+            log.warning("vectors are not kept at %s: %s", self._path, error)
+        except sqlite3.DatabaseError as error:
+            log.warning("%s is damaged and begun anew: %s", self._path, error)
+            self._path.unlink(missing_ok=True)
+        return otherwise
+
+
+def in_parts(items: Iterable[T], most: int) -> Iterator[tuple[T, ...]]:
+    """So many of them at a time."""
+    rest = iter(items)
+    while part := tuple(islice(rest, most)):
+        yield part
+
+
+def pack(vectors: Array) -> bytes:
+    """Half precision: four digits."""
+    return vectors.astype(np.float16).tobytes()
+
+
+def unpack(rows: bytes, size: int) -> Array | None:
+    """[n, size] float32; None if it is nothing that `pack` made."""
+    if size <= 0 or not rows or len(rows) % (2 * size):
+        return None
+    found: Array = np.frombuffer(rows, np.float16).reshape(-1, size).astype(np.float32)
+    return found if np.isfinite(found).all() else None

@@ -1,0 +1,157 @@
+"""The sentence encoder, all-MiniLM-L6-v2: one of it for all classifiers, and what it said lately."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from router.models.base import fetch_encoder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SIZE = 384
+HEAD, TAIL = 350, 250  # characters kept of the beginning and the end
+MAX_TOKENS = 160
+SHORT = 100  # characters; short texts are not padded to the length of long ones
+BATCH = 32
+KEPT = 1024  # texts whose vectors are kept: a request is read once however many classifiers ask
+
+if TYPE_CHECKING:
+    Vector = NDArray[np.float32]
+
+
+class Encoder:
+    """Mean-pooled unit vectors of texts, on the CPU, with one thread.
+
+    Beside a busy engine two threads take ten times as long as one: each waits for the other's turn.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        fast_half = able.get("avx512_bf16", False)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._model = AutoModel.from_pretrained(
+            folder, local_files_only=True, dtype=torch.bfloat16 if fast_half else torch.float32
+        ).eval()
+        self._ready = threading.local()
+
+    def __call__(self, texts: Sequence[str]) -> Any:
+        """Unit vectors, float32 [texts, 384]."""
+        import torch
+
+        from router.classifiers.regression import cut_middle
+
+        if not hasattr(self._ready, "done"):
+            _use_one_thread()
+            self._ready.done = True
+        cut = [cut_middle(text, HEAD, TAIL).encode(errors="replace").decode() for text in texts]
+        batch = self._tokenizer(
+            cut, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            hidden = self._model(**batch).last_hidden_state.float()
+            mask = batch["attention_mask"].unsqueeze(-1)
+            pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+            return torch.nn.functional.normalize(pooled, dim=1).numpy()
+
+
+def _use_one_thread() -> None:
+    """For this thread only: torch remembers the last number set for threads to come, so it is put back."""
+    import torch
+
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    restore = threading.Thread(target=torch.set_num_threads, args=(usual,))
+    restore.start()
+    restore.join()
+
+
+class Reader:
+    """Vectors of texts by one encoder, which is loaded when it is first asked. Of many threads."""
+
+    def __init__(self, load: Callable[[], Callable[[Sequence[str]], Any]]) -> None:
+        self._load = load
+        self._encoder: Callable[[Sequence[str]], Any] | None = None
+        self._lock, self._loading = threading.Lock(), threading.Lock()
+        self._lately: OrderedDict[str, Vector] = OrderedDict()
+        self._reading: dict[str, threading.Event] = {}
+
+    def warmup(self) -> None:
+        """Load the encoder. Raises ConfigError where it is neither cached nor to be had."""
+        with self._loading:
+            if self._encoder is None:
+                encoder = self._load()
+                encoder(["warm up"])
+                self._encoder = encoder
+
+    def lately(self, texts: Collection[str]) -> dict[str, Vector]:
+        """Vectors of requests' texts: who asks for what another thread is reading waits for that."""
+        found: dict[str, Vector] = {}
+        for text, vector in self._read_once(texts):
+            found[text] = vector
+        return found
+
+    def _read_once(self, texts: Collection[str]) -> Iterator[tuple[str, Vector]]:
+        mine, theirs = self._claim(texts)
+        try:
+            made = dict(self.each(mine))
+            with self._lock:
+                self._lately.update(made)
+                while len(self._lately) > KEPT:
+                    self._lately.popitem(last=False)
+        finally:
+            with self._lock:
+                for text in mine:
+                    self._reading.pop(text).set()
+        yield from made.items()
+        for text, done in theirs.items():
+            if done is not None:
+                done.wait()
+            with self._lock:
+                vector = self._lately.get(text)
+            yield text, next(iter(self.each([text])))[1] if vector is None else vector
+
+    def _claim(self, texts: Collection[str]) -> tuple[list[str], dict[str, threading.Event | None]]:
+        """Texts to read now, and those that are there or will be when the event is set."""
+        mine: list[str] = []
+        theirs: dict[str, threading.Event | None] = {}
+        with self._lock:
+            for text in dict.fromkeys(texts):
+                if text in self._lately:
+                    self._lately.move_to_end(text)
+                    theirs[text] = None
+                elif text in self._reading:
+                    theirs[text] = self._reading[text]
+                else:
+                    self._reading[text] = threading.Event()
+                    mine.append(text)
+        return mine, theirs
+
+    def each(self, texts: Iterable[str]) -> Iterator[tuple[str, Vector]]:
+        """Each text and its vector, float32 [384], short ones in batches of their own; nothing is kept."""
+        if self._encoder is None:
+            raise RuntimeError("the encoder is not loaded")
+        in_order = sorted(texts, key=lambda text: (len(text), text))
+        for _, group in groupby(in_order, key=lambda text: len(text) > SHORT):
+            alike = list(group)
+            for i in range(0, len(alike), BATCH):
+                batch = alike[i : i + BATCH]
+                yield from zip(batch, self._encoder(batch), strict=True)
+
+
+@cache
+def sentence_reader() -> Reader:
+    """The process's own."""
+    return Reader(lambda: Encoder(fetch_encoder()))

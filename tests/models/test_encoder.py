@@ -1,0 +1,121 @@
+"""One encoder for all classifiers: who reads what, and how often."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from router.models import encoder
+from router.models.encoder import KEPT, Reader
+
+torch = pytest.importorskip("torch")
+
+
+class Lengths:
+    """A text's vector is its length; `gate` holds it up."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def __call__(self, texts: Sequence[str]) -> Any:
+        self.read += texts
+        self.entered.set()
+        assert self.gate.wait(10)
+        if "bad" in texts:
+            raise ValueError("bad")
+        return np.array([[len(text)] for text in texts], np.float32)
+
+
+@pytest.fixture
+def lengths() -> Lengths:
+    return Lengths()
+
+
+@pytest.fixture
+def reader(lengths: Lengths) -> Reader:
+    made = Reader(lambda: lengths)
+    made.warmup()
+    lengths.read.clear()
+    return made
+
+
+def test_a_request_is_read_once(reader: Reader, lengths: Lengths) -> None:
+    assert reader.lately(["a", "bbb", "a"])["bbb"] == [3.0]
+    assert reader.lately(["bbb", "cc"]).keys() == {"bbb", "cc"}
+    assert lengths.read == ["a", "bbb", "cc"]
+
+
+def test_what_another_thread_reads_is_waited_for(reader: Reader, lengths: Lengths) -> None:
+    lengths.gate.clear()
+    lengths.entered.clear()
+    found: list[dict[str, Any]] = []
+    threads = [threading.Thread(target=lambda: found.append(reader.lately(["same"]))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert lengths.entered.wait(10)
+    lengths.gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert [one["same"].tolist() for one in found] == [[4.0]] * 3
+    assert lengths.read == ["same"]
+
+
+def test_a_failure_is_the_askers_own_and_the_next_may_try(reader: Reader, lengths: Lengths) -> None:
+    with pytest.raises(ValueError, match="bad"):
+        reader.lately(["bad"])
+    with pytest.raises(ValueError, match="bad"):
+        reader.lately(["bad"])
+    assert lengths.read == ["bad", "bad"]
+
+
+def test_only_so_many_are_kept(reader: Reader, lengths: Lengths) -> None:
+    reader.lately([str(i) for i in range(KEPT + 10)])
+    lengths.read.clear()
+    reader.lately([str(KEPT + 9)])
+    assert lengths.read == []
+    reader.lately(["0"])
+    assert lengths.read == ["0"]
+
+
+def test_it_is_loaded_once_and_not_before_it_is_asked(lengths: Lengths) -> None:
+    loads: list[int] = []
+
+    def load() -> Lengths:
+        loads.append(1)
+        return lengths
+
+    made = Reader(load)
+    with pytest.raises(RuntimeError, match="not loaded"):
+        made.lately(["a"])
+    made.warmup()
+    made.warmup()
+    assert loads == [1]
+
+
+def test_one_thread_is_for_the_calling_thread_only() -> None:
+    seen: dict[str, int] = {}
+
+    def inside() -> None:
+        encoder._use_one_thread()
+        seen["inside"] = torch.get_num_threads()
+
+    def run(target: Callable[[], Any]) -> None:
+        thread = threading.Thread(target=target)
+        thread.start()
+        thread.join()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run(inside)
+        run(lambda: seen.update(later=torch.get_num_threads()))
+        assert (seen["inside"], seen["later"], torch.get_num_threads()) == (1, 2, 2)
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,226 @@
+"""Adapters that no calibration knows: who speaks for them, and what they cost the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.calibration.model import Calibration, Scaler, Stage, binding_of
+from router.classifiers.axes import Axes
+from router.routing import Classifier, Scores
+from router.routing.policy import FEW, FITTED, PROVISIONAL, Calibrated, Policy, RuleInForce
+from router.routing.router import Router
+from router.types import AdapterProfile, Reason, Request, Vote
+
+COOKING = AdapterProfile("cooking", "1", domain="cooking", examples=("How long does rice boil?",))
+
+
+def calibration_of(kit: Any, kept: bool = True, **changes: Any) -> Calibration:
+    known = (kit.legal, kit.medical)
+    values: dict[str, Any] = {
+        "scalers": {"c": Scaler()},
+        "stages": (Stage({"c": 1.0}),),
+        "threshold": 0.6,
+        "novelty_limit": 1.0,
+        "target": 0.05,
+        "delta": 0.05,
+        "ood_target": 0.05,
+        "axes": Axes(),
+        "binding": binding_of(known, {"c": "c/0"}, ""),
+        "profiles": known if kept else (),
+    }
+    return Calibration(**values | changes)
+
+
+class Scaling(Classifier):
+    """Says what it is told to; keeps what it was fitted to."""
+
+    name = "many"
+    scales = True
+
+    def __init__(self, **scores: float) -> None:
+        self.scores = scores
+        self.fitted: list[list[str]] = []
+        self.asked = 0
+        self.folder: Path | None = None
+
+    def keep(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fit(self, adapters: Sequence[AdapterProfile]) -> None:
+        self.fitted.append([a.name for a in adapters])
+
+    def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:
+        self.asked += len(requests)
+        return [Scores(self.scores) if self.scores else None for _ in requests]
+
+
+class Fitted(Classifier):
+    """One that a calibration knows."""
+
+    name = "c"
+
+    def __init__(self, **scores: float) -> None:
+        self.scores = scores
+        self.fitted: list[list[tuple[str, str]]] = []
+
+    def fit(self, adapters: Sequence[AdapterProfile]) -> None:
+        self.fitted.append([(a.name, a.version) for a in adapters])
+
+    def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:
+        return [Scores(self.scores) for _ in requests]
+
+
+def rule_of(kit: Any, *present: AdapterProfile, kept: bool = True) -> Calibrated:
+    in_force = RuleInForce(Policy(0.5), calibration_of(kit, kept))
+    in_force.adapters_are(present)
+    in_force.classifiers_are([kit.registered(Fitted()), kit.registered(Scaling())])
+    assert isinstance(in_force.now, Calibrated)
+    return in_force.now
+
+
+def votes(**given: dict[str, float]) -> list[Vote]:
+    return [Vote(name, scores) for name, scores in given.items()]
+
+
+ALL = frozenset({"medical", "legal", "cooking"})
+
+
+def test_a_newcomer_that_somebody_is_sure_of_gets_it(kit: Any) -> None:
+    rule = rule_of(kit, kit.medical, kit.legal, COOKING)
+    heard = votes(c={"medical": 0.9}, many={"cooking": 0.8, "medical": 0.1})
+    found = rule.conclude(heard, ALL)
+    assert (found.adapter, found.classifier, found.threshold, found.provisional) == (
+        "cooking",
+        "many",
+        0.5,
+        True,
+    )
+    assert not rule.settled(heard[:1], ALL)  # sure of medical, but a newcomer may yet be named
+    assert rule.settled(heard, ALL)
+
+
+@pytest.mark.parametrize(
+    "said", [{"cooking": 0.4}, {"cooking": 0.55, "medical": 0.5}, {"medical": 0.9, "cooking": 0.2}, {}]
+)
+def test_else_the_panel_decides_as_though_there_were_none(kit: Any, said: dict[str, float]) -> None:
+    with_it, without = rule_of(kit, kit.medical, kit.legal, COOKING), rule_of(kit, kit.medical, kit.legal)
+    heard = votes(c={"medical": 0.9}, many=said)
+    assert with_it.conclude(heard, ALL) == without.conclude(heard[:1], ALL)
+    assert with_it.conclude(heard, ALL).threshold == 0.6
+    assert with_it.differences == without.differences == ()
+
+
+def test_where_there_is_no_newcomer_nobody_asks_for_one(kit: Any) -> None:
+    rule = rule_of(kit, kit.medical, kit.legal)
+    assert rule.asks("c")
+    assert not rule.asks("many")
+    assert rule.settled(votes(c={"medical": 0.9}), ALL)
+    assert rule_of(kit, kit.medical, kit.legal, COOKING).asks("many")
+
+
+def test_a_caller_that_may_not_see_the_newcomer_does_not_wait_for_it(kit: Any) -> None:
+    rule = rule_of(kit, kit.medical, kit.legal, COOKING)
+    assert rule.settled(votes(c={"medical": 0.9}), frozenset({"medical", "legal"}))
+
+
+def test_a_lost_vote_for_newcomers_costs_the_others_nothing(kit: Any) -> None:
+    rule = rule_of(kit, kit.medical, kit.legal, COOKING)
+    heard = [*votes(c={"medical": 0.7}), Vote("many", error="timeout")]
+    found = rule.conclude(heard, ALL)
+    assert (found.adapter, found.threshold) == ("medical", 0.6)
+
+
+def test_a_variant_that_asks_nobody_for_newcomers_ends_all_the_same(kit: Any) -> None:
+    rule = rule_of(kit, kit.medical, kit.legal, COOKING)
+    assert rule.conclude(votes(c={"medical": 0.9}), ALL).adapter == "medical"
+
+
+def test_all_votes_conclude_what_those_up_to_the_last_needed_did(kit: Any) -> None:
+    rule = rule_of(kit, kit.medical, kit.legal, COOKING)
+    for scores in ({"medical": 0.9}, {"medical": 0.3}):
+        for many in ({"cooking": 0.9}, {"cooking": 0.3}):
+            heard = votes(c=scores, many=many)
+            more = [*heard, Vote("late", {"legal": 1.0})]
+            if rule.settled(heard, ALL):
+                assert rule.conclude(more, ALL) == rule.conclude(heard, ALL)
+
+
+def test_one_that_changed_is_a_newcomer_and_the_others_keep_what_was_known(kit: Any) -> None:
+    changed = replace(kit.medical, version="2", examples=("Something else?",))
+    in_force = RuleInForce(Policy(0.5), calibration_of(kit))
+    in_force.adapters_are([changed, kit.legal])
+    in_force.classifiers_are([kit.registered(Fitted()), kit.registered(Scaling())])
+    assert in_force.status == FITTED
+    assert isinstance(in_force.now, Calibrated)
+    assert in_force.now.newcomers == {"medical"}
+    assert in_force.taught([changed, kit.legal]) == (kit.legal, kit.medical)
+
+
+def test_one_that_is_gone_leaves_the_others_as_they_were(kit: Any) -> None:
+    rule = rule_of(kit, kit.medical)
+    assert rule.differences == ()
+    found = rule.conclude(votes(c={"legal": 0.9, "medical": 0.1}), frozenset({"medical"}))
+    assert found.adapter == ""
+    assert rule.conclude(votes(c={"medical": 0.9}), frozenset({"medical"})).adapter == "medical"
+
+
+def test_a_calibration_of_an_earlier_version_goes_by_what_is_there(kit: Any) -> None:
+    assert rule_of(kit, kit.medical, kit.legal, COOKING, kept=False).differences == ()
+    assert rule_of(kit, kit.medical, kept=False).differences == ("adapter legal is gone",)
+
+
+def test_without_a_calibration_all_learn_few_and_only_some_learn_many() -> None:
+    in_force = RuleInForce(Policy(0.5))
+    few = tuple(AdapterProfile(f"a{i}", "1") for i in range(FEW))
+    assert in_force.taught(few) == few
+    assert in_force.taught((*few, COOKING)) == ()
+
+
+async def test_a_router_with_a_newcomer(kit: Any, tmp_path: Path) -> None:
+    catalog, scaling, fitted = (
+        kit.catalog([kit.medical, kit.legal]),
+        Scaling(cooking=0.9),
+        Fitted(medical=0.8),
+    )
+    host = kit.host(kit.registered(fitted, priority=1), kit.registered(scaling, priority=2))
+    rule = RuleInForce(Policy(0.5), calibration_of(kit))
+    router = Router(catalog, host, rule=rule, keep=tmp_path)
+    await router.start()
+    try:
+        decision = await router.route(kit.asking())
+        assert decision.adapter is not None
+        assert (decision.adapter.name, decision.calibration, scaling.asked) == ("medical", FITTED, 0)
+        catalog.become(kit.medical, kit.legal, COOKING)
+        await kit.eventually(lambda: isinstance(router.rule.now, Calibrated) and router.rule.now.newcomers)
+        decision = await router.route(kit.asking())
+        assert decision.adapter is not None
+        assert (decision.adapter.name, decision.calibration) == ("cooking", PROVISIONAL)
+        assert (decision.reason, decision.classifier) == (Reason.CLASSIFIED, "many")
+        assert sorted(scaling.fitted[-1]) == ["cooking", "legal", "medical"]
+        assert fitted.fitted == [[("legal", "2.1.0"), ("medical", "1.0.0")]]  # once, whoever comes
+        assert scaling.folder == tmp_path / "many"
+        assert scaling.folder.is_dir()
+    finally:
+        await router.close()
+
+
+async def test_ten_thousand_adapters_cost_a_decision_little(kit: Any) -> None:
+    many = [AdapterProfile(f"a{i:05}", "1", domain=f"d{i % 50}") for i in range(10_000)]
+    catalog, scaling = kit.catalog([kit.medical, kit.legal, *many]), Scaling(a00007=0.9)
+    host = kit.host(kit.registered(Fitted(medical=0.2), priority=1), kit.registered(scaling, priority=2))
+    router = Router(catalog, host, rule=RuleInForce(Policy(0.5), calibration_of(kit)))
+    await router.start()
+    try:
+        async with asyncio.timeout(20):
+            for _ in range(100):
+                decision = await router.route(kit.asking())
+                assert decision.adapter is not None
+                assert decision.adapter.name == "a00007"
+    finally:
+        await router.close()
