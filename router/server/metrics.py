@@ -210,7 +210,7 @@ class Metrics:
     def _labels(self, decision: Decision | None) -> tuple[str, str]:
         if decision is None:
             return OTHER
-        return self._version(decision.adapter) if decision.adapter else ("base", "")
+        return self._version(decision.adapter) if decision.adapter else decision.answered_by
 
     def _version(self, ref: AdapterRef) -> tuple[str, str]:
         return self._versions.of((ref.name, ref.version))
