@@ -97,6 +97,10 @@ class AdapterRegistry(Catalog, Protocol):
         """
         ...
 
+    def mixtures(self) -> int:
+        """How many mixtures are in memory."""
+        ...
+
     def list(self) -> tuple[AdapterInfo, ...]:
         """Every version, quarantined ones too, by name and version."""
         ...

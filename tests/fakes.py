@@ -51,6 +51,7 @@ class FakeRegistry:
         self.prompts: dict[str, PromptTemplate] = {}
         self.generation: dict[str, Sampling] = {}
         self.infos: dict[AdapterRef, AdapterInfo] = {}
+        self.mixed = 0
         self._etags: dict[AdapterRef, int] = {}
         self._watchers: set[asyncio.Queue[AdapterEvent]] = set()
         self._changed: list[Callable[[], None]] = []
@@ -140,7 +141,11 @@ class FakeRegistry:
             weighed = tuple((lease.digest, part.weight) for lease, part in zip(leases, parts, strict=True))
             mixture = AdapterArtifact("mixture", "", digest_of_mixture(weighed), {}, weighed)
             await self.engine.load(mixture)
+            self.mixed += 1
             yield replace(leases[0], digest=mixture.digest, domain="", task="")
+
+    def mixtures(self) -> int:
+        return self.mixed
 
     def _count(self, ref: AdapterRef, change: int) -> None:
         self.infos[ref] = replace(self.infos[ref], leases=self.infos[ref].leases + change)

@@ -156,6 +156,10 @@ class Registry:
         """See AdapterRegistry."""
         return self._mixtures.lease(parts, tenant)
 
+    def mixtures(self) -> int:
+        """See AdapterRegistry."""
+        return len(self._mixtures)
+
     def list(self) -> tuple[AdapterInfo, ...]:
         """See AdapterRegistry."""
         return self._index.list()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,6 +21,7 @@ from router.models import resolve_model
 from router.registry.format.artifact import read_artifact
 from router.types import Turn
 from tests.engine import tiny
+from tests.engine.test_mixing import log_probabilities, scored
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2] / "adapters"
@@ -99,6 +101,66 @@ async def churn(made: TorchEngine, artifacts: dict[str, tuple[AdapterArtifact, A
         await made.load(other)
         await tiny.answer(made, [1, 2, 3], other.digest, max_tokens=2)
         assert await made.unload(other.digest) > 0
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{"medical": 0.7, "legal": 0.3}, {"code": 1.0, "summarization": -0.5, "qa": 0.25}],
+    ids="+".join,
+)
+async def test_mixtures_of_shipped_adapters_are_pefts(
+    made: TorchEngine,
+    artifacts: dict[str, tuple[AdapterArtifact, Any]],
+    reference: Any,
+    weights: dict[str, float],
+) -> None:
+    """PEFT's "cat" of the same adapters: the same tokens, and their probabilities as near as one adapter's."""
+    parts = []
+    for name, weight in weights.items():
+        await made.load(artifacts[name][0])
+        parts.append((artifacts[name][0].digest, weight))
+    mix = AdapterArtifact("mixture", "", "+".join(weights), {}, tuple(parts))
+    await made.load(mix)
+    first = next(iter(weights))
+    turns = (Turn("user", prompt_of(ROOT / first, 0)),)
+    tokens = made.encode(Prompt(turns, template=artifacts[first][1].manifest.prompt))
+    found, said = await scored(made, tokens, mix.digest, NEW)
+    with reference(first) as model:
+        model.add_weighted_adapter(
+            list(weights), list(weights.values()), "+".join(weights), combination_type="cat"
+        )
+    with reference("+".join(weights)) as model:
+        assert found == tiny.greedy(model, tokens, found, NEW, made._eos)
+        assert said == pytest.approx(log_probabilities(model, tokens, found), abs=2e-3)
+
+
+async def test_in_bfloat16_a_mixture_is_as_near_as_an_adapter(
+    artifacts: dict[str, tuple[AdapterArtifact, Any]], reference: Any
+) -> None:
+    """Against PEFT in float32: what a mixture is off by is what bfloat16 costs one adapter anyway."""
+    engine = TorchEngine(Settings(model=BASE, dtype="bfloat16", cache_tokens=4096))
+    engine.start()
+    weights, far = {"medical": 0.7, "legal": 0.3}, dict[str, float]()
+    try:
+        for name in weights:
+            await engine.load(artifacts[name][0])
+        parts = tuple((artifacts[name][0].digest, weight) for name, weight in weights.items())
+        mix = AdapterArtifact("mixture", "", "mixed", {}, parts)
+        await engine.load(mix)
+        with reference("medical") as model:
+            model.add_weighted_adapter(list(weights), list(weights.values()), "mixed", combination_type="cat")
+        for name, digest in (("medical", parts[0][0]), ("legal", parts[1][0]), ("mixed", mix.digest)):
+            off = []
+            for folder in FOLDERS:
+                tokens = engine.encode(Prompt((Turn("user", prompt_of(folder, 0)),)))
+                found, said = await scored(engine, tokens, digest, NEW)
+                with reference(name) as model:
+                    exact = log_probabilities(model, tokens, found)
+                off += [abs(mine - theirs) for mine, theirs in zip(said, exact, strict=True)]
+            far[name] = statistics.fmean(off)
+    finally:
+        engine.close()
+    assert far["mixed"] <= 1.5 * max(far["medical"], far["legal"]), far
 
 
 async def test_base_is_untouched_by_all_that(

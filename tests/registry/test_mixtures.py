@@ -144,6 +144,7 @@ async def test_ten_thousand_weightings_are_three_in_memory(registry: Registry, e
         await digest(registry, parts(("a", step / 1000), ("b", 1.0)))
     assert engine.loads.count("mixture") == 200
     await eventually(lambda: len(engine.held) == 2 + 3)
+    assert registry.mixtures() == 3
     assert host_bytes(registry) == 5 * SIZE
 
 
