@@ -191,6 +191,8 @@ class Mixtures:
         self._table[mixture.digest] = mixed
         self._residency.attach(resident, mixed)
         self._residency.release(resident)
+        if not self.is_used(mixture.digest):  # all gave up, so nobody has kept its parts here
+            self._drop(mixed)
 
     async def _into_memory(self, mixture: AdapterArtifact, size: int) -> Resident:
         room = await self._residency.reserve(size)

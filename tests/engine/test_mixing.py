@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from router.engine import torch_engine
 from router.engine.base import AdapterArtifact, Job
 from router.engine.fake import FakeEngine
 from router.engine.lora import HostStore, PackedAdapter, pack_adapter
@@ -225,6 +227,25 @@ async def test_a_mixture_shares_a_batch_and_all_answer_as_alone(
         alone, _ = await tiny.answer(made, tokens, digest, max_tokens=NEW)
         assert found == alone
     assert len({tuple(found) for found, _ in together}) > 5
+
+
+@pytest.mark.slow
+async def test_it_is_made_beside_the_event_loop_and_the_steps(
+    made: TorchEngine, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, go, make = tiny.artifact(folders["a"], made), threading.Event(), torch_engine.mix_adapters
+
+    def slowly(*given: Any, **more: Any) -> PackedAdapter:
+        assert go.wait(30)
+        return make(*given, **more)
+
+    monkeypatch.setattr(torch_engine, "mix_adapters", slowly)
+    await made.load(artifact)
+    making = asyncio.create_task(made.load(mixture((artifact.digest, 0.5))))
+    assert (await tiny.answer(made, [1, 2, 3], artifact.digest, max_tokens=NEW))[0]
+    assert not making.done()
+    go.set()
+    assert await making > 0
 
 
 @pytest.mark.slow

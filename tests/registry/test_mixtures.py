@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from router.config import Settings
 from router.errors import (
     AdapterNotFound,
     AdapterRejected,
@@ -20,6 +21,7 @@ from router.errors import (
 )
 from router.ports import Lease
 from router.registry.mixtures import digest_of_mixture
+from router.registry.options import RegistryOptions
 from router.registry.registry import Registry
 from router.types import MixturePart
 from tests.registry.conftest import StartRegistry
@@ -186,6 +188,11 @@ async def test_a_tenant_uses_half_of_them_at_once(root: Path, start_registry: St
         pass
 
 
+def test_the_setting_says_how_many() -> None:
+    assert RegistryOptions.of(Settings(max_mixtures=5, max_rank=32)).max_mixtures == 5
+    assert RegistryOptions.of(Settings()).max_mixtures == RegistryOptions().max_mixtures == 16
+
+
 async def test_none_are_served_where_none_may_be(root: Path, start_registry: StartRegistry) -> None:
     drop(root, "a")
     registry = await start_registry(max_mixtures=0)
@@ -280,6 +287,19 @@ async def test_who_gives_up_takes_it_from_nobody(registry: Registry, engine: Stu
     assert len(set(others)) == 1
     assert engine.loads.count("mixture") == 1
     assert leases(registry) == 0
+
+
+async def test_what_nobody_waits_for_any_more_is_not_kept(registry: Registry, engine: StubEngine) -> None:
+    """Its parts may have gone meanwhile."""
+    engine.loading.clear()
+    waiting = asyncio.create_task(digest(registry, HALVES))
+    await eventually(lambda: "mixture" in engine.loads)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    engine.loading.set()
+    await eventually(lambda: engine.unloads == ["mixture"])
+    assert (registry.mixtures(), host_bytes(registry)) == (0, 2 * SIZE)
+    assert await digest(registry, HALVES)
 
 
 # -- Parts that change.
