@@ -139,7 +139,7 @@ class FakeRegistry:
         async with AsyncExitStack() as held:
             leases = [await held.enter_async_context(self.lease(part.ref)) for part in parts]
             weighed = tuple((lease.digest, part.weight) for lease, part in zip(leases, parts, strict=True))
-            mixture = AdapterArtifact("mixture", "", digest_of_mixture(weighed), {}, weighed)
+            mixture = AdapterArtifact("mixture", "", digest_of_mixture(weighed), {}, parts=weighed)
             await self.engine.load(mixture)
             self.mixed += 1
             yield replace(leases[0], digest=mixture.digest, domain="", task="")

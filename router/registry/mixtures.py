@@ -125,7 +125,7 @@ class Mixtures:
         held.enter_context(self._using(tenant, digest))
         while (mixed := self._table.get(digest)) is None:
             size = sum(live.resident.size for live in lives)
-            await self._made(AdapterArtifact("mixture", "", digest, {}, weighed), size)
+            await self._made(AdapterArtifact("mixture", "", digest, {}, parts=weighed), size)
         self._residency.acquire(mixed.resident)
         held.callback(self._residency.release, mixed.resident)
         return mixed.resident

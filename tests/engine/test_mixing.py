@@ -67,7 +67,7 @@ def change(adapter: PackedAdapter, ops: Ops) -> list[torch.Tensor | None]:
 
 
 def mixture(*parts: tuple[str, float]) -> AdapterArtifact:
-    return AdapterArtifact("mixture", "", "mixture", {}, parts)
+    return AdapterArtifact("mixture", "", "mixture", {}, parts=parts)
 
 
 @pytest.mark.timeout(600)
@@ -127,7 +127,7 @@ async def test_the_fake_engine_mixes_what_it_has() -> None:
     sizes = [await fake.load(artifact_of(name)) for name in ("one", "two")]
     assert await fake.load(mixture(("one", 1.0), ("two", 0.5))) == sum(sizes)
     with pytest.raises(FailedPrecondition, match="not loaded any more"):
-        await fake.load(AdapterArtifact("mixture", "", "other", {}, (("three", 1.0),)))
+        await fake.load(AdapterArtifact("mixture", "", "other", {}, parts=(("three", 1.0),)))
 
 
 # -- Against PEFT.

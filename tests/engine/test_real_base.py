@@ -116,7 +116,7 @@ async def mixed(
     for name, weight in weights.items():
         await made.load(artifacts[name][0])
         parts.append((artifacts[name][0].digest, weight))
-    mixture = AdapterArtifact("mixture", "", named(weights), {}, tuple(parts))
+    mixture = AdapterArtifact("mixture", "", named(weights), {}, parts=tuple(parts))
     await made.load(mixture)
     return mixture.digest
 
