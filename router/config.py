@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     slots: int = Field(32, ge=1, le=4096, description="adapters on the device at once")
     max_rank: int = Field(64, ge=1, le=512, description="largest LoRA rank accepted")
     host_memory_mb: int = Field(2048, ge=16, description="host memory for adapter weights")
+    max_mixtures: int = Field(
+        16, ge=0, le=4096, description="mixtures of adapters in memory at once; 0: requests may name none"
+    )
     preload: bool = Field(True, description="load the default versions at start-up while they fit")
     gate: Literal["report", "off"] = Field(
         "report", description="route by itself only to versions whose report shows a gain; off: to all"

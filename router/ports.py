@@ -18,6 +18,7 @@ from router.types import (
     AdapterRef,
     Decision,
     FinishReason,
+    MixturePart,
     PromptTemplate,
     Request,
     Sampling,
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A version that stays resident while this is held. `digest` names it to the engine."""
+    """A version that stays resident while this is held. `digest` names it to the engine.
+
+    Of a mixture, `ref` is the first part's, and there is neither domain nor task.
+    """
 
     ref: AdapterRef
     digest: str
@@ -77,6 +81,24 @@ class AdapterRegistry(Catalog, Protocol):
 
         Raises AdapterNotFound, AdapterRejected, ResourceExhausted. Cancelling while it loads is safe.
         """
+        ...
+
+    def check_mixture(self, parts: Sequence[MixturePart]) -> None:
+        """Raises FailedPrecondition where these cannot be mixed, as far as one can see without loading."""
+        ...
+
+    def lease_mixture(
+        self, parts: Sequence[MixturePart], tenant: str = ""
+    ) -> AbstractAsyncContextManager[Lease]:
+        """Hold a mixture and all its parts; what is not in memory is loaded or made first.
+
+        Prompt and sampling are those of the first part. Raises what `lease` and `check_mixture` do, and
+        Overloaded where too many mixtures are in use, of all or of the tenant's.
+        """
+        ...
+
+    def mixtures(self) -> int:
+        """How many mixtures are in memory."""
         ...
 
     def list(self) -> tuple[AdapterInfo, ...]:

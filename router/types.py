@@ -183,13 +183,15 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class RoutingHints:
-    """What the caller says about routing. `adapter` is a resource name and pins it."""
+    """What the caller says about routing. `adapter` is a resource name and pins it; so are the names in
+    `mixture`, each with its weight."""
 
     adapter: str = ""
     domain: str = ""
     task: str = ""
     unit: str = ""
     explain: bool = False
+    mixture: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,20 @@ class AdapterRef:
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
+
+
+MAX_MIXTURE_PARTS, MAX_MIXTURE_WEIGHT = 4, 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class MixturePart:
+    """An adapter version in a mixture, and what it weighs (in thousandths)."""
+
+    ref: AdapterRef
+    weight: float
+
+    def __str__(self) -> str:
+        return f"{self.ref}={self.weight:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +374,7 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What routing concluded. `adapter` None means the base."""
+    """What routing concluded. `adapter` None means the base, or where there is a `mixture`, that."""
 
     adapter: AdapterRef | None
     reason: Reason
@@ -374,6 +390,14 @@ class Decision:
     arm: str = ""
     secret: bool = False  # experiment and arm are not told to the caller
     calibration: str = ""  # empty without one, `fitted`, or `stale: ` and what does not fit
+    mixture: tuple[MixturePart, ...] = ()
+
+    @property
+    def answered_by(self) -> tuple[str, str]:
+        """Name and version for logs and metrics; `base` and `mixture` have no version."""
+        if self.adapter is not None:
+            return self.adapter.name, self.adapter.version
+        return "mixture" if self.mixture else "base", ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from router.engine.base import AdapterArtifact, Engine
-from router.errors import AdapterNotFound, AdapterRejected, GateNotPassed, StaleEtag
+from router.errors import AdapterNotFound, AdapterRejected, FailedPrecondition, GateNotPassed, StaleEtag
 from router.names import parse_adapter
 from router.ports import Catalog, Force, Lease
+from router.registry.mixtures import digest_of_mixture
+from router.routing.mixture import mixed
 from router.types import (
     EVERYTHING,
     AdapterEvent,
@@ -22,6 +24,7 @@ from router.types import (
     AdapterRef,
     AdapterState,
     Decision,
+    MixturePart,
     Override,
     PromptTemplate,
     Reason,
@@ -30,6 +33,8 @@ from router.types import (
     Visible,
     Vote,
 )
+
+MAX_RANK = 64
 
 
 def adapter(name: str, version: str = "1.0.0", **fields: object) -> AdapterInfo:
@@ -46,6 +51,7 @@ class FakeRegistry:
         self.prompts: dict[str, PromptTemplate] = {}
         self.generation: dict[str, Sampling] = {}
         self.infos: dict[AdapterRef, AdapterInfo] = {}
+        self.mixed = 0
         self._etags: dict[AdapterRef, int] = {}
         self._watchers: set[asyncio.Queue[AdapterEvent]] = set()
         self._changed: list[Callable[[], None]] = []
@@ -123,6 +129,23 @@ class FakeRegistry:
             )
         finally:
             self._count(ref, -1)
+
+    def check_mixture(self, parts: Sequence[MixturePart]) -> None:
+        if sum(self.infos[part.ref].rank for part in parts) > MAX_RANK:
+            raise FailedPrecondition("the mixture has too high a rank")
+
+    @asynccontextmanager
+    async def lease_mixture(self, parts: Sequence[MixturePart], tenant: str = "") -> AsyncIterator[Lease]:
+        async with AsyncExitStack() as held:
+            leases = [await held.enter_async_context(self.lease(part.ref)) for part in parts]
+            weighed = tuple((lease.digest, part.weight) for lease, part in zip(leases, parts, strict=True))
+            mixture = AdapterArtifact("mixture", "", digest_of_mixture(weighed), {}, parts=weighed)
+            await self.engine.load(mixture)
+            self.mixed += 1
+            yield replace(leases[0], digest=mixture.digest, domain="", task="")
+
+    def mixtures(self) -> int:
+        return self.mixed
 
     def _count(self, ref: AdapterRef, change: int) -> None:
         self.infos[ref] = replace(self.infos[ref], leases=self.infos[ref].leases + change)
@@ -207,6 +230,10 @@ class FakeRouter:
                 *parse_adapter(request.routing.adapter, "routing.adapter"), request.visible
             )
             return Decision(info.ref, Reason.EXPLICIT, confidence=1.0)
+        if request.routing.mixture:
+            alone, parts = mixed(self.catalog, request.routing.mixture, request.visible)
+            ref = alone.ref if alone else None
+            return Decision(ref, Reason.EXPLICIT, confidence=1.0, mixture=parts)
         words = [word for word in request.text.lower().split() if word in request.visible]
         scores = {profile.name: 0.9 for profile in self.catalog.profiles() if profile.name in words}
         vote = Vote("words", scores, declined=not scores, latency=0.0001)

@@ -44,6 +44,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer: no 
 def ask(
     prompt: connect.Words = None,
     adapter: connect.Adapter = "",
+    mix: connect.Mix = "",
     domain: connect.Domain = "",
     task: connect.Task = "",
     system: connect.System = "",
@@ -72,12 +73,14 @@ def ask(
     Examples:
       lora-router ask "Translate to French: high-level client library"
       lora-router ask --adapter medical@1.0.0 - < question.txt
+      lora-router ask --mix medical=0.7,legal=0.3 "May a doctor tell an employer of a diagnosis?"
       lora-router ask "Is the sky blue?" --choice yes --choice no
     """
     from router.cli.connect import connected
 
     said: dict[str, Any] = {
         "adapter": adapter,
+        "mixture": connect.read_mixture(mix),
         "domain": domain,
         "task": task,
         "system": system,
@@ -124,7 +127,7 @@ def _check_one_constraint(options: Mapping[str, Any]) -> None:
 
 
 def _is_said(value: object) -> bool:
-    return value is not None and value is not False and value not in ("", [])
+    return value is not None and value is not False and value not in ("", [], {})
 
 
 def _print_whole(client: Client, text: str, options: Any) -> None:

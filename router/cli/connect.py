@@ -27,6 +27,12 @@ Words = Annotated[
 Adapter = Annotated[
     str, typer.Option("--adapter", "-a", metavar="NAME[@VERSION]", help="Pin the adapter; base: none.")
 ]
+Mix = Annotated[
+    str,
+    typer.Option(
+        "--mix", metavar="NAME[@VERSION]=WEIGHT,...", help="Adapters that answer together, four at most."
+    ),
+]
 Domain = Annotated[str, typer.Option("--domain", metavar="DOMAIN", help="Only adapters of this domain.")]
 Task = Annotated[str, typer.Option("--task", metavar="TASK", help="Only adapters for this task.")]
 System = Annotated[
@@ -126,8 +132,27 @@ def read_prompt(words: list[str] | None) -> str:
     return text
 
 
+def read_mixture(text: str) -> dict[str, float]:
+    """`medical=0.7,legal@1.2.0=0.3`: names and weights in that order."""
+    parts: dict[str, float] = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, equals, weight = part.rpartition("=")
+        try:
+            number = float(weight)
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise CliError(f"--mix {part!r}: say NAME=WEIGHT for each adapter, as in medical=0.7", MISUSED)
+        if name in parts:
+            raise CliError(f"--mix names {name} twice: say it once, with all its weight", MISUSED)
+        parts[name] = number
+    return parts
+
+
 def decision_line(decision: Decision) -> str:
     """`medical@1.2.0  confidence 0.93  by linear  (classified)`."""
+    if decision.mixture:
+        return f"{','.join(map(str, decision.mixture))}  ({decision.reason.value})"
     if decision.adapter is not None:
         parts = [str(decision.adapter)]
         if decision.classifier:

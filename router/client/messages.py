@@ -35,6 +35,7 @@ from router.types import (
     AdapterState,
     Decision,
     FinishReason,
+    MixturePart,
     Override,
     Reason,
     TokenLogprob,
@@ -113,7 +114,10 @@ def _routing(options: RouteOptions) -> pb.Routing:
     said = {name: options[name] for name in ROUTING if name in options}  # type: ignore[literal-required]
     for name in ("adapter", *said):
         _check_texts(options.get(name, ""), name)
-    return pb.Routing(adapter=resource_name(options.get("adapter", "")), **said)
+    mixture = options.get("mixture", {})
+    _check_texts(mixture.keys(), "mixture")
+    parts = (pb.MixturePart(adapter=resource_name(n), weight=w) for n, w in mixture.items())
+    return pb.Routing(adapter=resource_name(options.get("adapter", "")), mixture=parts, **said)
 
 
 def _sampling(options: GenerateOptions) -> pb.Sampling:
@@ -227,6 +231,11 @@ def to_decision(message: pb.Decision) -> Decision:
         experiment=message.experiment,
         arm=message.arm,
         calibration=message.calibration,
+        mixture=tuple(
+            MixturePart(ref, part.weight)
+            for part in message.mixture
+            if (ref := _ref(part.adapter)) is not None
+        ),
     )
 
 

@@ -32,9 +32,13 @@ class CallOptions(TypedDict, total=False):
 
 
 class RouteOptions(CallOptions, total=False):
-    """`adapter` pins: NAME, NAME@VERSION or a resource name. `raw` continues the text with no template."""
+    """`adapter` pins: NAME, NAME@VERSION or a resource name. `raw` continues the text with no template.
+
+    `mixture` has up to four such names answer together, each with its weight: {"legal": 0.7, "medical": 0.3}.
+    """
 
     adapter: str
+    mixture: Mapping[str, float]
     domain: str
     task: str
     unit: str

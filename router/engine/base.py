@@ -82,12 +82,13 @@ class SiteDelta:
 
 @dataclass(frozen=True, slots=True)
 class AdapterArtifact:
-    """A checked adapter, parsed from the very bytes that were hashed."""
+    """A checked adapter, parsed from the very bytes that were hashed; or a mixture of loaded ones."""
 
     name: str
     version: str
     digest: str
     sites: Mapping[str, SiteDelta]  # keyed by the base's site name
+    parts: tuple[tuple[str, float], ...] = ()  # of a mixture, which has no sites: digests and weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,9 @@ class Engine(Protocol):
     async def load(self, artifact: AdapterArtifact) -> int:
         """Bring an adapter into host memory; returns its bytes. Idempotent by digest.
 
-        Raises AdapterRejected (does not fit this base) or ResourceExhausted (no memory).
+        A mixture is made of its parts, which the caller keeps loaded meanwhile.
+        Raises AdapterRejected (does not fit this base), ResourceExhausted (no memory) or FailedPrecondition
+        (a part of the mixture is not loaded).
         """
         ...
 

@@ -123,9 +123,12 @@ class FakeEngine:
         return common_length("\n".join(filter(None, [prompt.template.system, before])).encode(), tokens)
 
     async def load(self, artifact: AdapterArtifact) -> int:
-        """Remember the adapter; its bytes are what its tensors say."""
+        """Remember the adapter; its bytes are what its tensors say, those of a mixture its parts'."""
         await asyncio.sleep(self.load_seconds)
+        if any(digest not in self._adapters for digest, _ in artifact.parts):
+            raise FailedPrecondition("an adapter of the mixture is not loaded any more: ask again")
         size = sum(len(site.a.data) + len(site.b.data) for site in artifact.sites.values())
+        size += sum(self._adapters[digest] for digest, _ in artifact.parts)
         self._adapters[artifact.digest] = size
         return size
 

@@ -83,15 +83,22 @@ def pack_adapter(
             _packed(artifact, group, rank, ops, dtype) if rank else None
             for rank, group in zip(ranks, groups, strict=True)
         ]
-        sizes = [_lines(tensor.nbytes) for pair in packed if pair for tensor in pair]
-        slab = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True) if pin else map_pages(sum(sizes))
-        starts = accumulate(sizes, initial=0)
-        weights = [
-            pair and (_moved(pair[0], slab[next(starts) :]), _moved(pair[1], slab[next(starts) :]))
-            for pair in packed
-        ]
+        return in_slab(artifact.digest, packed, ranks, pin=pin)
+
+
+def in_slab(
+    digest: str, packed: Sequence[tuple[torch.Tensor, torch.Tensor] | None], ranks: list[int], *, pin: bool
+) -> PackedAdapter:
+    """The adapter that `packed` are the weights of, copied into one slab."""
+    sizes = [_lines(tensor.nbytes) for pair in packed if pair for tensor in pair]
+    slab = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=True) if pin else map_pages(sum(sizes))
+    starts = accumulate(sizes, initial=0)
+    weights = [
+        pair and (_moved(pair[0], slab[next(starts) :]), _moved(pair[1], slab[next(starts) :]))
+        for pair in packed
+    ]
     nbytes = pinned_bytes(slab.nbytes) if pin else slab.nbytes
-    return PackedAdapter(artifact.digest, weights, _addresses(weights, ranks), ranks, nbytes, slab)
+    return PackedAdapter(digest, weights, _addresses(weights, ranks), ranks, nbytes, slab)
 
 
 def pinned_bytes(size: int) -> int:

@@ -202,6 +202,14 @@ class Ops(Protocol):
         """[out_total, r] into this implementation's layout."""
         ...
 
+    def unpack_a(self, packed: torch.Tensor, rows: int, width: int) -> torch.Tensor:
+        """What `pack_a` made that of, [rows, width]; may share its memory."""
+        ...
+
+    def unpack_b(self, packed: torch.Tensor, rows: int, rank: int) -> torch.Tensor:
+        """What `pack_b` made that of, [rows, rank]; may share its memory."""
+        ...
+
     def stack(self, model: Model) -> Stack:
         """The layers of a model, whose linear layers `pack_linear` made."""
         ...

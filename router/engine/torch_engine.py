@@ -36,6 +36,7 @@ from router.engine.memory import (
     fill_with_cache,
     measure_cuda,
 )
+from router.engine.mixing import mix_adapters
 from router.engine.model.backbone import Backbone
 from router.engine.model.generic import GenericBackbone
 from router.engine.model.loader import (
@@ -282,6 +283,8 @@ class TorchEngine:
         pin = self._device.type == "cuda"
         use_device(self._device)
         try:
+            if artifact.parts:
+                return self._host.put(mix_adapters(artifact, self._host, self._groups, self._ops, pin=pin))
             return self._host.put(pack_adapter(artifact, self._groups, self._ops, self._dtype, pin=pin))
         except MemoryError as error:
             raise ResourceExhausted(f"no memory for adapter {artifact.name!r}") from error

@@ -63,6 +63,14 @@ class TorchOps:
         """[out_total, r], unchanged."""
         return b.contiguous()
 
+    def unpack_a(self, packed: torch.Tensor, rows: int, width: int) -> torch.Tensor:
+        """[rows, width], as it is."""
+        return packed.view(rows, width)
+
+    def unpack_b(self, packed: torch.Tensor, rows: int, rank: int) -> torch.Tensor:
+        """[rows, rank], as it is."""
+        return packed.view(rows, rank)
+
     def stack(self, model: Model) -> Stack:
         """The layers, operation by operation."""
         return OneByOne(model, self)

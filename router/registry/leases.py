@@ -26,12 +26,7 @@ class Leases:
     @asynccontextmanager
     async def lease(self, ref: AdapterRef, deadline: float | None = None) -> AsyncIterator[Lease]:
         """Hold a version; a cold one is loaded first. `deadline` is in time.monotonic() seconds."""
-        try:
-            async with asyncio.timeout_at(_loop_time(deadline)):
-                record, live = await self._acquire(ref)
-        except TimeoutError:
-            raise DeadlineExceeded(f"adapter {ref} was not loaded within the deadline") from None
-        try:
+        async with self.hold(ref, deadline) as (record, live):
             manifest = live.inspection.manifest
             yield Lease(
                 ref=record.ref,
@@ -41,6 +36,19 @@ class Leases:
                 domain=manifest.domain,
                 task=manifest.task,
             )
+
+    @asynccontextmanager
+    async def hold(
+        self, ref: AdapterRef, deadline: float | None = None
+    ) -> AsyncIterator[tuple[Record, Live]]:
+        """Like `lease`; gives the version, and what it serves from."""
+        try:
+            async with asyncio.timeout_at(_loop_time(deadline)):
+                record, live = await self._acquire(ref)
+        except TimeoutError:
+            raise DeadlineExceeded(f"adapter {ref} was not loaded within the deadline") from None
+        try:
+            yield record, live
         finally:
             record.released()
             self._residency.release(live.resident)

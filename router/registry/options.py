@@ -25,6 +25,7 @@ class RegistryOptions:
 
     host_memory_bytes: int = 2048 << 20
     max_rank: int = 64
+    max_mixtures: int = 16
     preload: bool = True
     gate: bool = True  # False: every version may be routed to
     poll_seconds: float = 1.0
@@ -43,6 +44,7 @@ class RegistryOptions:
         return cls(
             host_memory_bytes=settings.host_memory_mb << 20,
             max_rank=settings.max_rank,
+            max_mixtures=settings.max_mixtures,
             preload=settings.preload,
             gate=settings.gate == "report",
             poll_seconds=settings.poll_seconds,

@@ -17,13 +17,22 @@ from router.registry.gatekeeper import Gatekeeper, WeightHasher
 from router.registry.index import Chooser, Index
 from router.registry.leases import Leases
 from router.registry.loading import Hooks, Loader, Prover
+from router.registry.mixtures import Mixtures
 from router.registry.options import RegistryOptions, Workers
 from router.registry.planner import Planner
 from router.registry.reconcile import Reconciler
 from router.registry.residency import Residency
 from router.registry.state import Choices, Proven, state_dir
 from router.registry.watching import LookLoop
-from router.types import EVERYTHING, AdapterEvent, AdapterInfo, AdapterProfile, AdapterRef, Visible
+from router.types import (
+    EVERYTHING,
+    AdapterEvent,
+    AdapterInfo,
+    AdapterProfile,
+    AdapterRef,
+    MixturePart,
+    Visible,
+)
 
 JUDGED_SECONDS = 2.0  # a start waits so long for weights to be compared with reports
 
@@ -70,6 +79,9 @@ class Registry:
         self._loader = Loader(reader, self._residency, prover, self._proven, self._workers, hooks)
         self._planner = Planner(self._index, self._loader, self._residency)
         self._leases = Leases(self._index, self._loader, self._residency, options.room_seconds)
+        self._mixtures = Mixtures(
+            self._index, self._leases, self._residency, options.max_mixtures, options.max_rank
+        )
         self._reconciler = Reconciler(
             Scanner(dirs),
             options.settle_seconds,
@@ -103,6 +115,7 @@ class Registry:
     async def close(self) -> None:
         """Stop watching and loading; leases that are held stay good until the engine closes."""
         self._leases.close()
+        await self._mixtures.close()
         await self._look_loop.close()
         await self._reconciler.close()
         await self._hasher.close()
@@ -132,6 +145,20 @@ class Registry:
     def lease(self, ref: AdapterRef, deadline: float | None = None) -> AbstractAsyncContextManager[Lease]:
         """See AdapterRegistry. `deadline` (time.monotonic() seconds) bounds the wait for a load."""
         return self._leases.lease(ref, deadline)
+
+    def check_mixture(self, parts: Sequence[MixturePart]) -> None:
+        """See AdapterRegistry."""
+        self._mixtures.check(parts)
+
+    def lease_mixture(
+        self, parts: Sequence[MixturePart], tenant: str = ""
+    ) -> AbstractAsyncContextManager[Lease]:
+        """See AdapterRegistry."""
+        return self._mixtures.lease(parts, tenant)
+
+    def mixtures(self) -> int:
+        """See AdapterRegistry."""
+        return len(self._mixtures)
 
     def list(self) -> tuple[AdapterInfo, ...]:
         """See AdapterRegistry."""

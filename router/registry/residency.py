@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
@@ -55,6 +55,7 @@ class Resident:
     owners: set[Owner] = field(default_factory=set)
     leases: int = 0
     last_used: float = field(default_factory=time.monotonic)
+    spare: bool = False  # is let go before all others: it can be made again from what stays
     retiring: asyncio.Future[int] | None = None  # an unload waits; its result is the bytes freed
     moved: asyncio.Event = field(default_factory=asyncio.Event)  # set when the phase is left
 
@@ -74,6 +75,7 @@ class Residency:
         self._table: dict[str, Resident] = {}
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.gone: Callable[[str], None] = lambda digest: None  # is told what has left
         self.used = 0
 
     def __iter__(self) -> Iterator[Resident]:
@@ -132,7 +134,7 @@ class Residency:
         unused = [
             r for r in self if r.phase is Phase.READY and not r.leases and not any(o.keeps for o in r.owners)
         ]
-        return min(unused, key=lambda r: r.last_used, default=None)
+        return min(unused, key=lambda r: (not r.spare, r.last_used), default=None)
 
     async def _change(self, deadline: float) -> bool:
         """Wait until a lease or bytes were given back; False at the deadline."""
@@ -165,7 +167,8 @@ class Residency:
                 self._revive(resident)
                 self.acquire(resident)
                 return resident
-        resident = self._table[artifact.digest] = Resident(artifact.digest, room.size)
+        resident = Resident(artifact.digest, room.size, spare=bool(artifact.parts))
+        self._table[artifact.digest] = resident
         room.size = 0
         try:
             size = await self._into_engine(artifact)
@@ -267,6 +270,7 @@ class Residency:
         self.used -= resident.size
         resident.moved.set()
         self._notify()
+        self.gone(resident.digest)
 
     def _enter(self, resident: Resident, phase: Phase) -> None:
         resident.phase = phase

@@ -19,6 +19,7 @@ from router.names import BASE
 from router.ports import Catalog
 from router.routing.knowledge import Knowledge
 from router.routing.lane import BaseFor
+from router.routing.mixture import mixed
 from router.routing.panel import Lanes, Lessons, OnVote, Panel
 from router.routing.policy import FITTED, PROVISIONAL, Conclusion, Policy, Rule, RuleInForce, fingerprint
 from router.routing.variants import rule_digest, varied
@@ -174,6 +175,11 @@ class Router:
         if hints.adapter:
             adapter = self._catalog.resolve(*parse_routed_adapter(hints.adapter), visible)
             return self._decision(Conclusion(adapter.ref.name, Reason.EXPLICIT, 1.0), adapter), frozenset()
+        if hints.mixture:
+            alone, parts = mixed(self._catalog, hints.mixture, visible)
+            name = alone.ref.name if alone is not None else ""
+            said = self._decision(Conclusion(name, Reason.EXPLICIT, 1.0), alone)
+            return replace(said, mixture=parts), frozenset()
         left = self._knowledge.candidates(hints, visible)
         if (hints.domain or hints.task) and len(left) == 1:
             adapter = self._catalog.resolve(next(iter(left)), "", visible)

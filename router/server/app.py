@@ -270,7 +270,8 @@ class ServerApp:
         return ["the certificate has expired, so clients do not connect"] if expired else []
 
     async def _metrics(self) -> Page:
-        self.metrics.look(self.engine.status(), self.registry.list(), self.registry.leases())
+        registry = self.registry
+        self.metrics.look(self.engine.status(), registry.list(), registry.leases(), registry.mixtures())
         self.metrics.stale.labels("clients").set(bool(self.access.problem))
         self.metrics.stale.labels("jwks").set(bool(self.access.keys_problem))
         self.metrics.unaudited.set(self.audit.failed if self.audit is not None else 0)

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from router.access.answers import new_response_id
 from router.access.clients import ANYONE, Client
 from router.access.quotas import Meter
+from router.server.mixtures import header_of
 from router.types import Decision, Usage
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -50,8 +51,8 @@ class Call:
         """Initial metadata of the answer."""
         headers: tuple[tuple[str, str], ...] = ((REQUEST_ID_KEY, self.request_id),)
         if self.decision is not None:
-            adapter = self.decision.adapter
-            headers += (("x-router-adapter", adapter.resource if adapter else ""),)
+            adapter, mixture = self.decision.adapter, self.decision.mixture
+            headers += (("x-router-adapter", adapter.resource if adapter else header_of(mixture)),)
         return headers
 
     @property

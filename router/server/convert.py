@@ -17,6 +17,7 @@ from router.engine.constrained.source import check_size
 from router.errors import Findings
 from router.judging import REFERENCE
 from router.names import ADAPTER_FORM, BASE, split_adapter
+from router.server.mixtures import mixture_messages, mixture_of
 from router.server.status import redacted
 from router.types import (
     MAX_STOP_BYTES,
@@ -141,6 +142,7 @@ def _hints(message: pb.Routing, found: Findings) -> RoutingHints:
         task=found.text("routing.task", message.task, MAX_HINT_BYTES),
         unit=found.text("routing.unit", message.unit, MAX_UNIT_BYTES),
         explain=message.explain,
+        mixture=mixture_of(message, found),
     )
 
 
@@ -259,6 +261,7 @@ def decision_message(decision: Decision, explain: bool) -> pb.Decision:
         arm="" if decision.secret else decision.arm,
         route_latency=duration(decision.latency),
         calibration=decision.calibration,
+        mixture=mixture_messages(decision.mixture),
     )
 
 

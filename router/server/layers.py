@@ -349,8 +349,9 @@ def log_fields(call: Call, code: str, error: str) -> dict[str, Any]:
     }
     line.update({key: value for key, value in optional.items() if value})
     if (decision := call.decision) is not None:
-        line["adapter"] = decision.adapter.name if decision.adapter else "base"
-        line["version"] = decision.adapter.version if decision.adapter else ""
+        line["adapter"], line["version"] = decision.answered_by
+        if decision.mixture:
+            line["mixture"] = list(map(str, decision.mixture))
         line["reason"] = decision.reason.value
         line["confidence"] = round(decision.confidence, 4)
         line["classifier"] = decision.classifier

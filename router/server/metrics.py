@@ -129,6 +129,9 @@ class Metrics:
             "Requests that keep an adapter in memory, also one that was replaced since.",
             registry=self.registry,
         )
+        self.mixtures = Gauge(
+            "lora_router_mixtures", "Mixtures of adapters in memory.", registry=self.registry
+        )
         self.certificate_ends = Gauge(
             "lora_router_certificate_expires_timestamp_seconds",
             "When the server's certificate ends; +Inf without one.",
@@ -187,10 +190,13 @@ class Metrics:
         """Seconds by which the event loop is late now, or was a moment ago."""
         return max(self._last_lag, asyncio.get_running_loop().time() - self._due)
 
-    def look(self, status: EngineStatus, adapters: Iterable[AdapterInfo], leases: int) -> None:
+    def look(
+        self, status: EngineStatus, adapters: Iterable[AdapterInfo], leases: int, mixtures: int = 0
+    ) -> None:
         """Before a scrape, on the event loop, where engine and registry may be asked: what is now."""
         self.tasks.set(len(asyncio.all_tasks()))
         self.leases.set(leases)
+        self.mixtures.set(mixtures)
         self.loop_lag.set(self._worst_lag)
         self._worst_lag = 0.0
         self._state.look(status, adapters)
@@ -210,7 +216,7 @@ class Metrics:
     def _labels(self, decision: Decision | None) -> tuple[str, str]:
         if decision is None:
             return OTHER
-        return self._version(decision.adapter) if decision.adapter else ("base", "")
+        return self._version(decision.adapter) if decision.adapter else decision.answered_by
 
     def _version(self, ref: AdapterRef) -> tuple[str, str]:
         return self._versions.of((ref.name, ref.version))

@@ -135,13 +135,18 @@ class Pipeline:
                 yield event
 
     async def _routed(self, request: Request, call: Call, counted: bool) -> Choices:
-        """Who may answer, by routing and experiments. `counted`: an answer will be generated."""
+        """Who may answer, by routing and experiments. `counted`: an answer will be generated.
+
+        Who names a mixture takes part in no experiment: no arm has asked for it.
+        """
         live, assignment = self._experiments, None
-        if live is not None and live.running:
+        if live is not None and live.running and not request.routing.mixture:
             decision, assignment = await live.choose(request, self._router, counted)
         else:
             decision = await self._router.route(request)
         call.decision = decision
+        if decision.mixture:
+            self._registry.check_mixture(decision.mixture)
         return Choices(decision, assignment, self._registry, self._resting, request.visible)
 
     async def _submitted(
@@ -161,7 +166,7 @@ class Pipeline:
             )
             if meter is not None:
                 meter.reserve(len(tokens), params.max_tokens)
-            adapter = decision.digest if decision.adapter else None
+            adapter = decision.digest if decision.adapter or decision.mixture else None
             job = Job(
                 request.request_id,
                 tokens,
@@ -187,8 +192,8 @@ class Pipeline:
         """
         template, defaults = PromptTemplate(), Sampling()
         async with AsyncExitStack() as mine:
-            if decision.adapter is not None:
-                lease = await self._leased(mine, decision.adapter)
+            if decision.adapter is not None or decision.mixture:
+                lease = await self._leased(mine, decision, request.tenant)
                 template, defaults = lease.prompt, lease.generation
                 decision = replace(
                     decision,
@@ -209,8 +214,11 @@ class Pipeline:
         except PromptTooLong as error:
             raise PromptTooLong(limit, error.got + (answer or 0), at_least=error.at_least) from None
 
-    async def _leased(self, held: AsyncExitStack, ref: AdapterRef) -> Lease:
+    async def _leased(self, held: AsyncExitStack, decision: Decision, tenant: str) -> Lease:
         """A lease for as long as `held` is open. A version that there is no memory to load for rests."""
+        ref = decision.adapter
+        if ref is None:
+            return await held.enter_async_context(self._registry.lease_mixture(decision.mixture, tenant))
         try:
             return await held.enter_async_context(self._registry.lease(ref))
         except ResourceExhausted as error:
@@ -219,7 +227,7 @@ class Pipeline:
 
     def _watchers(self, request: Request, taken: Submitted, choices: Choices) -> Sequence[Watcher]:
         live = self._experiments
-        if live is None or not live.running:
+        if live is None or not live.running or request.routing.mixture:
             return ()
         served = Served(request, taken.decision, taken.params, choices.assignment, choices.degraded)
         return live.watchers(served)

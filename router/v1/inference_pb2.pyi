@@ -115,18 +115,28 @@ class Sampling(_message.Message):
     def __init__(self, max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., logprobs: _Optional[int] = ..., json_schema: _Optional[str] = ..., regex: _Optional[str] = ..., choices: _Optional[_Union[Sampling.Choices, _Mapping]] = ..., grammar: _Optional[str] = ..., unconstrained: _Optional[bool] = ...) -> None: ...
 
 class Routing(_message.Message):
-    __slots__ = ("adapter", "domain", "task", "unit", "explain")
+    __slots__ = ("adapter", "domain", "task", "unit", "explain", "mixture")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
+    MIXTURE_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     domain: str
     task: str
     unit: str
     explain: bool
-    def __init__(self, adapter: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., unit: _Optional[str] = ..., explain: _Optional[bool] = ...) -> None: ...
+    mixture: _containers.RepeatedCompositeFieldContainer[MixturePart]
+    def __init__(self, adapter: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., unit: _Optional[str] = ..., explain: _Optional[bool] = ..., mixture: _Optional[_Iterable[_Union[MixturePart, _Mapping]]] = ...) -> None: ...
+
+class MixturePart(_message.Message):
+    __slots__ = ("adapter", "weight")
+    ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    adapter: str
+    weight: float
+    def __init__(self, adapter: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("input", "sampling", "routing", "labels")
@@ -256,7 +266,7 @@ class TokenLogprob(_message.Message):
     def __init__(self, token: _Optional[str] = ..., token_id: _Optional[int] = ..., logprob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TokenLogprob.Alternative, _Mapping]]] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("adapter", "digest", "domain", "task", "confidence", "classifier", "reason", "threshold", "votes", "experiment", "arm", "route_latency", "calibration")
+    __slots__ = ("adapter", "digest", "domain", "task", "confidence", "classifier", "reason", "threshold", "votes", "experiment", "arm", "route_latency", "calibration", "mixture")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
@@ -270,6 +280,7 @@ class Decision(_message.Message):
     ARM_FIELD_NUMBER: _ClassVar[int]
     ROUTE_LATENCY_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    MIXTURE_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     digest: str
     domain: str
@@ -283,7 +294,8 @@ class Decision(_message.Message):
     arm: str
     route_latency: _duration_pb2.Duration
     calibration: str
-    def __init__(self, adapter: _Optional[str] = ..., digest: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., confidence: _Optional[float] = ..., classifier: _Optional[str] = ..., reason: _Optional[_Union[DecisionReason, str]] = ..., threshold: _Optional[float] = ..., votes: _Optional[_Iterable[_Union[Vote, _Mapping]]] = ..., experiment: _Optional[str] = ..., arm: _Optional[str] = ..., route_latency: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., calibration: _Optional[str] = ...) -> None: ...
+    mixture: _containers.RepeatedCompositeFieldContainer[MixturePart]
+    def __init__(self, adapter: _Optional[str] = ..., digest: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., confidence: _Optional[float] = ..., classifier: _Optional[str] = ..., reason: _Optional[_Union[DecisionReason, str]] = ..., threshold: _Optional[float] = ..., votes: _Optional[_Iterable[_Union[Vote, _Mapping]]] = ..., experiment: _Optional[str] = ..., arm: _Optional[str] = ..., route_latency: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., calibration: _Optional[str] = ..., mixture: _Optional[_Iterable[_Union[MixturePart, _Mapping]]] = ...) -> None: ...
 
 class Vote(_message.Message):
     __slots__ = ("classifier", "scores", "declined", "error", "latency", "evidence")

@@ -37,6 +37,32 @@ def test_flags_become_fields(cli, remote):
     assert [m.text for m in request.input.chat.messages] == ["s", "hi"]
 
 
+def test_a_mixture_is_sent_in_the_order_said(cli, remote):
+    assert cli("ask", "--mix", "medical=0.7, legal@2.0.0=-0.3", "hi").code == 0
+    assert [(p.adapter, p.weight) for p in remote.inference.requests[0].routing.mixture] == [
+        ("adapters/medical", 0.7),
+        ("adapters/legal/versions/2.0.0", -0.3),
+    ]
+
+
+@pytest.mark.parametrize("command", [["ask"], ["route"]])
+@pytest.mark.parametrize(
+    ("mix", "message"),
+    [
+        ("medical", "--mix 'medical': say NAME=WEIGHT for each adapter, as in medical=0.7"),
+        ("medical=", "say NAME=WEIGHT"),
+        ("medical=much", "say NAME=WEIGHT"),
+        ("=0.5", "say NAME=WEIGHT"),
+        ("medical=0.5,medical=0.2", "--mix names medical twice"),
+    ],
+)
+def test_a_mixture_that_is_none_is_one_line(cli, remote, command, mix, message):
+    done = cli(*command, "--mix", mix, "hi")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert message in done.err
+    assert not remote.inference.requests
+
+
 def test_the_base_by_name(cli, remote):
     assert cli("ask", "--adapter", "base", "hi").code == 0
     assert remote.inference.requests[0].routing.adapter == "adapters/base"

@@ -1,7 +1,7 @@
 import pytest
 
 from router.cli.connect import decision_line, override_line, usage_line
-from router.types import AdapterRef, Decision, Override, Reason, Usage
+from router.types import AdapterRef, Decision, MixturePart, Override, Reason, Usage
 
 MEDICAL = AdapterRef("medical", "1.0.0")
 
@@ -10,6 +10,14 @@ MEDICAL = AdapterRef("medical", "1.0.0")
     ("decision", "line"),
     [
         (Decision(MEDICAL, Reason.EXPLICIT, confidence=1.0), "medical@1.0.0  (explicit)"),
+        (
+            Decision(
+                None,
+                Reason.EXPLICIT,
+                mixture=(MixturePart(MEDICAL, 0.7), MixturePart(AdapterRef("legal", "2"), -0.3)),
+            ),
+            "medical@1.0.0=0.7,legal@2=-0.3  (explicit)",
+        ),
         (
             Decision(MEDICAL, Reason.CLASSIFIED, confidence=0.931, classifier="linear"),
             "medical@1.0.0  confidence 0.93  by linear  (classified)",

@@ -60,6 +60,10 @@ def test_an_unknown_key_is_an_error_with_the_nearest_name(cli, file):
     ("text", "said"),
     [
         ("slots = ", "not valid TOML"),
+        (
+            "max_mixtures = -1\n",
+            "max_mixtures (from lora-router.toml): input should be greater than or equal to 0",
+        ),
         ("slots = 0\n", "slots (from lora-router.toml): input should be greater than or equal to 1"),
         ("zzz = 1\n", "`lora-router config show` lists all"),
     ],

@@ -2,8 +2,15 @@
 
 import pytest
 
-from router.client.messages import generate_request, resource_name, route_request, stream_request, to_adapter
-from router.types import Override, Turn
+from router.client.messages import (
+    generate_request,
+    resource_name,
+    route_request,
+    stream_request,
+    to_adapter,
+    to_decision,
+)
+from router.types import AdapterRef, MixturePart, Override, Turn
 from router.v1 import adapters_pb2
 from router.v1 import inference_pb2 as pb
 from tests.client.scripted import adapter
@@ -55,6 +62,7 @@ HALF = "smile \ud83d"
         ("hi", {"stop": HALF}, "stop"),
         ("hi", {"adapter": HALF}, "adapter"),
         ("hi", {"domain": HALF}, "domain"),
+        ("hi", {"mixture": {HALF: 1.0}}, "mixture"),
         ("hi", {"labels": {"k": HALF}}, "labels"),
     ],
 )
@@ -114,3 +122,18 @@ def test_an_answer_has_one_constraint():
     with pytest.raises(ValueError, match="choices: holds half a character"):
         generate_request("hi", {"choices": ["ok", HALF]})
     assert generate_request("hi", {"regex": None}).sampling.WhichOneof("constraint") is None
+
+
+def test_a_mixture_is_named_like_adapters_in_the_order_said():
+    said = {"legal@2.0.0": 0.3, "adapters/medical": -0.7}
+    for make in (generate_request, stream_request, route_request):
+        assert [(p.adapter, p.weight) for p in make("hi", {"mixture": said}).routing.mixture] == [
+            ("adapters/legal/versions/2.0.0", 0.3),
+            ("adapters/medical", -0.7),
+        ]
+
+
+def test_a_decision_tells_the_parts_of_a_mixture():
+    parts = [pb.MixturePart(adapter="adapters/legal/versions/2", weight=0.5)]
+    assert to_decision(pb.Decision(mixture=parts)).mixture == (MixturePart(AdapterRef("legal", "2"), 0.5),)
+    assert to_decision(pb.Decision()).mixture == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,12 +21,14 @@ from router.models import resolve_model
 from router.registry.format.artifact import read_artifact
 from router.types import Turn
 from tests.engine import tiny
+from tests.engine.test_mixing import log_probabilities, scored
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2] / "adapters"
 FOLDERS = sorted(p.parent for p in ROOT.glob("*/adapter_config.json"))
 BASE = "smollm2-135m-instruct"
 NEW = 24
+HALF_AND_HALF = {"medical": 0.5, "legal": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,81 @@ async def churn(made: TorchEngine, artifacts: dict[str, tuple[AdapterArtifact, A
         await made.load(other)
         await tiny.answer(made, [1, 2, 3], other.digest, max_tokens=2)
         assert await made.unload(other.digest) > 0
+
+
+def named(weights: dict[str, float]) -> str:
+    return ",".join(f"{name}={weight}".replace(".", "_") for name, weight in weights.items())
+
+
+async def mixed(
+    made: TorchEngine, artifacts: dict[str, tuple[AdapterArtifact, Any]], weights: dict[str, float]
+) -> str:
+    """The digest of that mixture, loaded."""
+    parts = []
+    for name, weight in weights.items():
+        await made.load(artifacts[name][0])
+        parts.append((artifacts[name][0].digest, weight))
+    mixture = AdapterArtifact("mixture", "", named(weights), {}, parts=tuple(parts))
+    await made.load(mixture)
+    return mixture.digest
+
+
+def mix_in_peft(model: Any, weights: dict[str, float]) -> str:
+    """The name of the same mixture, made by PEFT."""
+    name = named(weights)
+    assert name not in model.peft_config
+    model.add_weighted_adapter(list(weights), list(weights.values()), name, combination_type="cat")
+    model.eval()  # what was added last would drop out, as in training
+    return name
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [{"medical": 0.7, "legal": 0.3}, {"code": 1.0, "summarization": -0.5, "qa": 0.25}],
+    ids="+".join,
+)
+async def test_mixtures_of_shipped_adapters_are_pefts(
+    made: TorchEngine,
+    artifacts: dict[str, tuple[AdapterArtifact, Any]],
+    reference: Any,
+    weights: dict[str, float],
+) -> None:
+    """The same tokens with the same probabilities, on a prompt of the first adapter."""
+    digest, first = await mixed(made, artifacts, weights), next(iter(weights))
+    turns = (Turn("user", prompt_of(ROOT / first, 0)),)
+    tokens = made.encode(Prompt(turns, template=artifacts[first][1].manifest.prompt))
+    found, said = await scored(made, tokens, digest, NEW)
+    with reference(first) as model:
+        name = mix_in_peft(model, weights)
+    with reference(name) as model:
+        assert found == tiny.greedy(model, tokens, found, NEW, made._eos)
+        assert said == pytest.approx(log_probabilities(model, tokens, found), abs=1e-4)
+
+
+async def test_in_bfloat16_a_mixture_is_off_by_what_an_adapter_is(
+    artifacts: dict[str, tuple[AdapterArtifact, Any]], reference: Any
+) -> None:
+    """Against PEFT in float32, on prompts of all kinds: bfloat16 costs it no more than its parts."""
+    engine, weights = TorchEngine(Settings(model=BASE, dtype="bfloat16", cache_tokens=4096)), HALF_AND_HALF
+    engine.start()
+    try:
+        with reference("medical") as model:
+            mixture = mix_in_peft(model, weights)
+        digests = {mixture: await mixed(engine, artifacts, weights)}
+        digests |= {name: artifacts[name][0].digest for name in weights}
+        far: dict[str, float] = {}
+        for name, digest in digests.items():
+            off: list[float] = []
+            for folder in FOLDERS[:4]:
+                tokens = engine.encode(Prompt((Turn("user", prompt_of(folder, 0)),)))
+                found, said = await scored(engine, tokens, digest, 12)
+                with reference(name) as model:
+                    exact = log_probabilities(model, tokens, found)
+                off += [abs(mine - theirs) for mine, theirs in zip(said, exact, strict=True)]
+            far[name] = statistics.fmean(off)
+    finally:
+        engine.close()
+    assert far[mixture] <= 1.5 * max(far["medical"], far["legal"]), far
 
 
 async def test_base_is_untouched_by_all_that(

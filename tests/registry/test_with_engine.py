@@ -12,6 +12,7 @@ import pytest
 from router.engine.torch_engine import TorchEngine
 from router.registry.options import RegistryOptions
 from router.registry.registry import Registry
+from router.types import MixturePart
 from tests.engine.tiny import answer, reference, save_adapter
 from tests.engine.tiny import engine as make_engine
 from tests.registry.life import eventually, is_ready, ref, states
@@ -79,6 +80,28 @@ async def test_swaps_and_loads_under_traffic_change_no_token(
         (registry.get("a").digest, tuple(expected["a"][2])),
     }
     await eventually(lambda: old not in torch_engine.status().host_adapters)
+
+
+async def test_a_mixture_goes_on_with_the_parts_it_began_with(
+    torch_engine: TorchEngine, registry: Registry, root: Path, tmp_path: Path
+) -> None:
+    """One part is replaced, the other removed, while a request has them: not a token changes."""
+    for name, seed in (("a", 1), ("b", 2)):
+        save_adapter("llama", tmp_path / name, seed)
+        (tmp_path / name).rename(root / name)
+    save_adapter("llama", tmp_path / "a2", 3)
+    await eventually(lambda: set(states(registry).values()) == {"ready"} and len(states(registry)) == 2)
+    parts = (MixturePart(ref("a"), 0.75), MixturePart(ref("b"), -0.5))
+    async with registry.lease_mixture(parts) as lease:
+        before, _ = await answer(torch_engine, PROMPT, lease.digest, max_tokens=NEW)
+        old = registry.get("a").digest
+        (tmp_path / "a2/adapter_model.safetensors").rename(root / "a/adapter_model.safetensors")
+        (root / "b").rename(tmp_path / "b")
+        await eventually(lambda: registry.get("a").digest != old and len(registry.list()) == 1)
+        assert (await answer(torch_engine, PROMPT, lease.digest, max_tokens=NEW))[0] == before
+    await eventually(lambda: torch_engine.status().host_adapters == (registry.get("a").digest,))
+    async with registry.lease_mixture(parts[:1]) as lease:
+        assert (await answer(torch_engine, PROMPT, lease.digest, max_tokens=NEW))[0] != before
 
 
 async def test_probes_run_through_the_engine(

@@ -23,7 +23,14 @@ from router.server.convert import (
     Limits,
     generate_request,
 )
-from router.types import MAX_CHOICE_BYTES, MAX_CHOICES, MAX_CONSTRAINT_BYTES, MAX_STOP_BYTES, MAX_STOPS
+from router.types import (
+    MAX_CHOICE_BYTES,
+    MAX_CHOICES,
+    MAX_CONSTRAINT_BYTES,
+    MAX_MIXTURE_PARTS,
+    MAX_STOP_BYTES,
+    MAX_STOPS,
+)
 from router.v1 import adapters_pb2, experiments_pb2
 from router.v1 import inference_pb2 as pb
 from tests.fuzz import rpcs
@@ -48,6 +55,10 @@ def distinct(count: int) -> list[str]:
     return [str(i) for i in range(count)]
 
 
+def mixture(*names: str) -> pb.GenerateRequest:
+    return ask(routing={"mixture": [{"adapter": f"adapters/{name}", "weight": 0.1} for name in names]})
+
+
 # By the field's path: the cap, and a request with so many bytes or entries of it.
 CAPS: dict[str, tuple[int, Made]] = {
     "input.text": (PROMPT, lambda n: ask("x" * n)),
@@ -62,6 +73,8 @@ CAPS: dict[str, tuple[int, Made]] = {
     "sampling.choices.values": (MAX_CHOICES, lambda n: sampled(choices={"values": distinct(n)})),
     "sampling.choices.values.": (MAX_CHOICE_BYTES, lambda n: sampled(choices={"values": ["x" * n]})),
     "routing.adapter": (63, lambda n: ask(routing={"adapter": "adapters/" + "x" * n})),
+    "routing.mixture": (MAX_MIXTURE_PARTS, lambda n: mixture(*distinct(n))),
+    "routing.mixture.adapter": (63, lambda n: mixture("x" * n)),
     "routing.domain": (MAX_HINT_BYTES, lambda n: ask(routing={"domain": "x" * n})),
     "routing.task": (MAX_HINT_BYTES, lambda n: ask(routing={"task": "x" * n})),
     "routing.unit": (MAX_UNIT_BYTES, lambda n: ask(routing={"unit": "x" * n})),

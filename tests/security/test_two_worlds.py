@@ -43,6 +43,12 @@ def pinned(version: str) -> dict[str, Any]:
     return {"routing": {"adapter": f"adapters/legal/versions/{version}"}}
 
 
+def mixed(*names: str) -> dict[str, Any]:
+    """The client's own adapter and others."""
+    parts = ({"adapter": f"adapters/{name}", "weight": 0.5} for name in ("medical", *names))
+    return {"routing": {"mixture": parts}}
+
+
 def read(**fields: Any) -> dict[str, Any]:
     return {"input": inference_pb2.Input(text="a legal question"), **fields}
 
@@ -106,14 +112,18 @@ CASES: dict[str, list[Call]] = {
         lambda at, m: at.inference.Generate(ask("hi", **pinned("2.0.0")), metadata=m),
         lambda at, m: at.inference.Generate(ask("a legal question", routing={"unit": "u"}), metadata=m),
         lambda at, m: at.inference.Generate(ask("a legal question", routing={"explain": True}), metadata=m),
+        lambda at, m: at.inference.Generate(ask("hi", **mixed("legal")), metadata=m),
+        lambda at, m: at.inference.Generate(ask("hi", **mixed("legal/versions/2.1.0", "legal")), metadata=m),
     ],
     "InferenceService/StreamGenerate": [
         lambda at, m: at.inference.StreamGenerate(stream("hi", **legal()), metadata=m),
         lambda at, m: at.inference.StreamGenerate(stream("a legal question"), metadata=m),
+        lambda at, m: at.inference.StreamGenerate(stream("hi", **mixed("legal")), metadata=m),
     ],
     "InferenceService/Route": [
         lambda at, m: at.inference.Route(inference_pb2.RouteRequest(**read(**legal())), metadata=m),
         lambda at, m: at.inference.Route(inference_pb2.RouteRequest(**read()), metadata=m),
+        lambda at, m: at.inference.Route(inference_pb2.RouteRequest(**read(**mixed("legal"))), metadata=m),
     ],
     "InferenceService/CountTokens": [
         lambda at, m: at.inference.CountTokens(

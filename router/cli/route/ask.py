@@ -18,6 +18,7 @@ BAR = 24
 def route(
     prompt: connect.Words = None,
     adapter: connect.Adapter = "",
+    mix: connect.Mix = "",
     domain: connect.Domain = "",
     task: connect.Task = "",
     server: flags.Server = "",
@@ -36,9 +37,12 @@ def route(
     from router.cli.connect import connected
     from router.cli.output import print_json
 
+    mixture = connect.read_mixture(mix)
     text = connect.read_prompt(prompt)
     with connected(server, timeout) as client:
-        decision = client.route(text, adapter=adapter, domain=domain, task=task, explain=True)
+        decision = client.route(
+            text, adapter=adapter, mixture=mixture, domain=domain, task=task, explain=True
+        )
     if json:
         print_json(decision)
     else:

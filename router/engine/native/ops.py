@@ -98,6 +98,22 @@ class NativeOps:
         )
         return torch.cat([panel.transpose(1, 2).flatten() for panel in panels])
 
+    def unpack_a(self, packed: torch.Tensor, rows: int, width: int) -> torch.Tensor:
+        """Flat -> [rows, width], without what was padded."""
+        per = _per(packed.dtype)
+        inputs = -(-width // per)
+        slices = packed.view(-1, inputs, self._slice, per).transpose(1, 2)
+        return slices.reshape(-1, inputs * per)[:rows, :width]
+
+    def unpack_b(self, packed: torch.Tensor, rows: int, rank: int) -> torch.Tensor:
+        """Flat -> [rows, rank]."""
+        per, whole = _per(packed.dtype), rows // self._panel * self._panel
+        panels = (
+            packed[: whole * rank].view(-1, rank // per, self._panel, per),
+            packed[whole * rank :].view(1, rank // per, -1, per),
+        )
+        return torch.cat([panel.transpose(1, 2).reshape(-1, rank) for panel in panels])
+
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """x [T, hidden] -> same shape."""
         normed: torch.Tensor = self._native.rms_norm(x, weight, eps)
