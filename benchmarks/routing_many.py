@@ -1,7 +1,7 @@
 """`python -m benchmarks.routing_many`: routing among 10 to 10,000 adapters, and seven beside many.
 
-Adapters are synthetic topics (benchmarks/topics.py), six examples each, without a calibration: the router that
-is served, with the plugins that ship, is asked about requests that are worded otherwise. With `--rows FILE`
+Adapters are synthetic topics (benchmarks/topics.py), six examples each, without a calibration: the router
+that is served, with the plugins that ship, is asked about requests that are worded otherwise. With `--rows`
 the seven adapters here keep their calibration while topics come beside them (0, 10, 100, 1,000), and the
 labelled requests of FILE are routed. Every count has a process of its own; the state folder is kept between a
 cold start and a warm one.
@@ -220,11 +220,11 @@ def main() -> None:
     notes = [
         "`ready_s`: from the start with what an earlier one kept, to the first request that is routed right; "
         "`cold_start_s`: with nothing kept, where all examples are encoded.",
-        "`choice_p50_ms`: `nearest` beside the encoder; `route_p50_ms`: a whole decision, the encoder's part too.",
+        "`choice_p50_ms`: `nearest` beside the encoder; `route_p50_ms`: a decision with the encoder.",
         "`longest_call_ms`: of calls one after the other, until a new adapter is routed to.",
         "Strange requests are the last of recipes/routing/ood.jsonl that are not in plugins/strangers.txt.",
     ]
-    workload = f"Topics with six examples, three words of their own; {4 * ASKED} requests worded otherwise."
+    workload = f"Topics of six examples and three words; {4 * ASKED} requests in other words."
     print(write("routing-many", workload, table, notes, tables=tables))
 
 

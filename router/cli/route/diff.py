@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,9 @@ from router.cli.route.judge import CalibrationFile
 from router.cli.route.local import AdaptersDirs, Base, PluginsDirs
 
 if TYPE_CHECKING:
-    from router.calibration.rows import Row
+    from router.calibration.rows import Ballot, Row
+    from router.cli.route.local import Local
+    from router.routing.policy import Conclusion
     from router.types import AdapterProfile
 
 Files = Annotated[
@@ -26,6 +28,7 @@ With = Annotated[
     Path, typer.Option("--with", metavar="FOLDER", help="The adapter folder to try.", show_default=False)
 ]
 SHOWN = 70  # characters of a request
+MOST_TRIED = 40  # examples of the new adapter
 
 
 def diff(
@@ -39,33 +42,76 @@ def diff(
 ) -> None:
     """Show which known requests a new adapter would take, and from whom.
 
-    Known are the examples of all adapters and the requests of FILE. Nothing is installed.
+    Known are the examples of all adapters and the requests of FILE. Where a calibration does not know the
+    adapter, each of its own examples is tried as though it were not one. Nothing is installed.
 
     \b
     Example:
       lora-router route diff --with my-adapter requests.jsonl
     """
     from router.cli.output import print_json
-    from router.cli.route.judge import judge_of, local_rule
     from router.cli.route.local import open_local, read_profile
 
     new = read_profile(with_)
-    with open_local(adapters_dir, plugins_dir, base=base) as before:
+    with open_local(adapters_dir, plugins_dir, base=base, calibration=calibration) as before:
         rows = known_rows(before.profiles, new, files or [])
-        judge = judge_of(local_rule(before, calibration), before, trusting=True)
-        then = [judge(ballot.votes) for ballot in before.votes(rows, "before")]
-    with open_local(adapters_dir, plugins_dir, [new], base=base) as after:
-        judge = judge_of(local_rule(after, calibration), after, trusting=True)
-        now = [judge(ballot.votes) for ballot in after.votes(rows, "after")]
+        then = concluded(before, calibration, before.votes(rows, "before"))
+    with open_local(adapters_dir, plugins_dir, [new], base=base, calibration=calibration) as after:
+        now = concluded(after, calibration, after.votes(rows, "after"))
+        own = unseen_examples(after, calibration, new)
     moved = [
-        asdict(row) | {"from": one.routed, "to": other.routed, "confidence": other.confidence}
+        asdict(row) | {"from": one.adapter, "to": other.adapter, "confidence": other.confidence}
         for row, one, other in zip(rows, then, now, strict=True)
-        if one.routed != other.routed
+        if one.adapter != other.adapter
     ]
     if json:
-        print_json({"adapter": new.name, "known": len(rows), "moved": moved})
+        print_json({"adapter": new.name, "known": len(rows), "moved": moved, "own": own})
     else:
         _print(new.name, len(rows), moved)
+        if own:
+            print(
+                f"of {own['tried']} examples of {new.name}, each tried as though it were not one, "
+                f"{own['routed']} would come to it and {own['elsewhere']} to other adapters, by its own "
+                "examples alone; `route calibrate` with labelled requests finds more"
+            )
+
+
+def concluded(local: Local, calibration: str, ballots: Sequence[Ballot]) -> list[Conclusion]:
+    """What a server would decide, without the strictness for a set that was not calibrated."""
+    from router.cli.route.judge import local_rule
+    from router.routing.policy import Calibrated
+
+    rule = local_rule(local, calibration).now
+    if isinstance(rule, Calibrated):
+        rule = replace(rule, differences=())
+    names = frozenset(profile.name for profile in local.profiles)
+    return [rule.conclude(ballot.votes, names) for ballot in ballots]
+
+
+def unseen_examples(local: Local, calibration: str, new: AdapterProfile) -> dict[str, int]:
+    """How a newcomer's own examples are routed, each left out of what classifiers that scale have learned;
+    empty where they do not decide."""
+    from router.calibration.rows import Row
+    from router.classifiers.regression import spread_evenly
+    from router.cli.output import track
+    from router.cli.route.judge import local_rule
+    from router.routing.policy import Calibrated
+
+    rule = local_rule(local, calibration).now
+    scaling = [r for r in local.panel.registrations if r.classifier.scales]
+    if not isinstance(rule, Calibrated) or new.name not in rule.newcomers or not scaling:
+        return {}
+    others = [profile for profile in local.profiles if profile.name != new.name]
+    went: list[str] = []
+    tried = spread_evenly(new.examples, MOST_TRIED)
+    for text in track(tried, "examples left out"):
+        without = replace(new, examples=tuple(other for other in new.examples if other != text))
+        for registration in scaling:
+            registration.classifier.fit([*others, without])
+        ballots = local.votes([Row(text, new.name)], "")
+        went += [found.adapter for found in concluded(local, calibration, ballots)]
+    own = went.count(new.name)
+    return {"tried": len(tried), "routed": own, "elsewhere": len(tried) - own - went.count("")}
 
 
 def known_rows(profiles: Sequence[AdapterProfile], new: AdapterProfile, files: Sequence[Path]) -> list[Row]:
@@ -107,4 +153,4 @@ def _print(name: str, known: int, moved: Sequence[dict[str, Any]]) -> None:
             for m in moved
         ],
     )
-    print(f"\n{len(moved)} of {known} known requests would move; calibrate again after it is installed")
+    print(f"\n{len(moved)} of {known} known requests would move")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from router.engine.base import Engine
     from router.routing import BaseModel
     from router.routing.knowledge import Labels
+    from router.routing.panel import Lessons
     from router.types import AdapterProfile, Request, Vote
 
 PATIENCE_SECONDS = 600.0  # nobody waits for a single request here
@@ -104,20 +105,31 @@ def open_local(
     plugins_dir: list[Path] | None,
     more: Sequence[AdapterProfile] = (),
     base: bool = True,
+    calibration: str | None = None,
 ) -> Iterator[Local]:
-    """Read adapters, load plugins, fit; `more` adapters replace those of the same name. Classifiers that
-    scale are not among them: they speak for adapters that are in no calibration.
+    """Read adapters, load plugins, fit; `more` adapters replace those of the same name.
+
+    With a `calibration` (a file, "auto", or "" for none) everybody learns what a server with it would have
+    them learn. Without, all learn all, and classifiers that scale, which speak for adapters that are in no
+    calibration, are left out.
 
     With `base` the base model is resident inside the block if a classifier asks for it.
     """
     from router.cli.plugins import load_plugins
+    from router.cli.settings import rule_of
+    from router.routing.panel import Lessons
 
     settings = _settings(adapters_dir)
     profiles = _profiles(settings, more)
-    registrations = [r for r in load_plugins(plugins_dir).registrations() if not r.classifier.scales]
+    registrations = load_plugins(plugins_dir).registrations()
+    taught = profiles
+    if calibration is None:
+        registrations = tuple(r for r in registrations if not r.classifier.scales)
+    else:
+        taught = rule_of(settings.model_copy(update={"calibration": calibration})).taught(profiles)
     wanted = base and any(r.wants_base for r in registrations)
     with resident_base(settings) if wanted else nullcontext() as resident:
-        yield Local(settings, profiles, _fitted_panel(registrations, profiles, resident))
+        yield Local(settings, profiles, _fitted_panel(registrations, Lessons(profiles, taught), resident))
 
 
 def _settings(adapters_dir: list[Path] | None) -> Settings:
@@ -135,10 +147,8 @@ def _profiles(settings: Settings, more: Sequence[AdapterProfile]) -> tuple[Adapt
     return tuple(by_name[name] for name in sorted(by_name))
 
 
-def _fitted_panel(
-    registrations: Sequence[Registration], profiles: Sequence[AdapterProfile], base: BaseModel | None
-) -> Panel:
-    panel = fit_panel(registrations, profiles, base)
+def _fitted_panel(registrations: Sequence[Registration], lessons: Lessons, base: BaseModel | None) -> Panel:
+    panel = fit_panel(registrations, lessons, base)
     for name, why in panel.skipped.items():
         note(f"classifier {name} is left out: {why}")
     if not panel.registrations:
@@ -211,7 +221,7 @@ class Panel:
 
 
 def fit_panel(
-    registrations: Sequence[Registration], profiles: Sequence[AdapterProfile], base: BaseModel | None = None
+    registrations: Sequence[Registration], lessons: Lessons, base: BaseModel | None = None
 ) -> Panel:
     """Warm up and fit; one that cannot is left out, and without `base` one that asks for it."""
     from router.classifiers.isolation import fault_of
@@ -226,7 +236,7 @@ def fit_panel(
             if registration.wants_base and base is not None:
                 classifier.bind(base)
             classifier.warmup()
-            classifier.fit(profiles)
+            classifier.fit(lessons.of(registration))
         except Exception as error:
             skipped[registration.name] = f"{fault_of(error)}: {error}"
         else:

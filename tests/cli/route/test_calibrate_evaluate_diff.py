@@ -267,3 +267,56 @@ def test_diff_tells_what_a_new_adapter_takes(cli, here):
 def test_a_new_version_that_changes_nothing_takes_nothing(cli, here):
     done = cli("route", "diff", "--with", "adapters/medical")
     assert done.out == "medical would take none of 3 known requests\n"
+
+
+MANY = """
+from router import hookimpl
+from router.routing import Classifier, Scores
+
+class Many(Classifier):
+    name = "many"
+    scales = True
+    known = {}
+
+    def fit(self, adapters):
+        self.known = {a.name: {w for t in a.examples for w in t.split()} for a in adapters}
+
+    def classify_batch(self, requests):
+        return [self.one(set(r.text.split())) for r in requests]
+
+    def one(self, said):
+        found = {n: len(said & words) / len(said) for n, words in self.known.items() if said & words}
+        return Scores(found) if found else None
+
+@hookimpl
+def register_classifiers(register):
+    register(Many())
+"""
+
+
+@pytest.mark.slow
+def test_diff_beside_a_calibration_tries_the_newcomers_own_examples(cli, here):
+    assert cli("route", "calibrate", "requests.jsonl", "--ood", "strange.jsonl").code == 0
+    (here / "plugins" / "many.py").write_text(MANY)
+    (here / "new" / "cooking").mkdir(parents=True)
+    examples = '["boil rice longer", "boil the eggs longer", "boil rice in milk", "knead"]'
+    text = manifest("cooking").replace('["a known recipe"]', examples)
+    (here / "new" / "cooking" / "adapter.toml").write_text(text)
+    write(here / "more.jsonl", [{"text": "fever again", "label": "medical"}, {"text": "boil milk"}])
+    done = cli("route", "diff", "--with", "new/cooking", "more.jsonl", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["own"] == {"tried": 4, "routed": 3, "elsewhere": 0}
+    assert {m["text"] for m in found["moved"] if m["to"] == "cooking"} >= {"boil milk", "knead"}
+    assert not [m for m in found["moved"] if m["from"]]
+    told = cli("route", "diff", "--with", "new/cooking", "more.jsonl").out
+    assert "of 4 examples of cooking, each tried as though it were not one, 3 would come to it" in told
+
+
+@pytest.mark.slow
+def test_who_scales_is_in_no_calibration(cli, here):
+    (here / "plugins" / "many.py").write_text(MANY)
+    assert cli("route", "calibrate", "requests.jsonl", "--ood", "strange.jsonl").code == 0
+    said = json.loads((here / "adapters" / "calibration.json").read_text())
+    assert list(said["binding"]["classifiers"]) == ["guess"]
+    assert [p["name"] for p in said["profiles"]] == sorted(TOPICS)
