@@ -111,8 +111,14 @@ class Lanes:
         self._predecessors: dict[str, Lane] = {}
         self._order: tuple[str, ...] = ()
 
-    def sync(self, registrations: Sequence[Registration], lessons: Lessons) -> None:
-        """Open lanes for new classifiers and close those of classifiers gone.
+    def sync(
+        self,
+        registrations: Sequence[Registration],
+        lessons: Lessons,
+        asked: Callable[[str], bool] = lambda name: True,
+    ) -> None:
+        """Open lanes for new classifiers and close those of classifiers gone. Who is not `asked` now learns
+        with the next `fit`: it would hold up the others.
 
         A reloaded classifier takes over when it is warmed up and fitted; until then its predecessor answers.
         """
@@ -123,14 +129,15 @@ class Lanes:
         for name, registration in wanted.items():
             lane = self._lanes.get(name)
             if lane is None or lane.registration is not registration:
-                self._open(registration, lessons)
+                self._open(registration, lessons if asked(name) else None)
         self._order = tuple(r.name for r in registrations)
 
-    def _open(self, registration: Registration, lessons: Lessons) -> None:
+    def _open(self, registration: Registration, lessons: Lessons | None) -> None:
         before = self._lanes.get(registration.name)
         lane = Lane(registration, base_for=self._base_for, keep=self._keep)
         self._lanes[registration.name] = lane
-        lane.fit(lessons.of(registration))
+        if lessons is not None:
+            lane.fit(lessons.of(registration))
         if before is not None and before.ready:
             self._retire(lane.name)
             self._predecessors[lane.name] = before
@@ -159,9 +166,12 @@ class Lanes:
             lane.fit(lessons.of(lane.registration))
         await self.wait_for_fits(wait)
 
-    async def wait_for_fits(self, seconds: float) -> None:
-        """Wait at most so many seconds for fits in progress, not for those that go behind all requests."""
-        lanes = (lane for lane in self._lanes.values() if not lane.registration.wants_base)
+    async def wait_for_fits(self, seconds: float, asked: Callable[[str], bool] = lambda name: True) -> None:
+        """Wait at most so many seconds for fits in progress of classifiers that are `asked`, not for those
+        that go behind all requests."""
+        lanes = (
+            lane for lane in self._lanes.values() if not lane.registration.wants_base and asked(lane.name)
+        )
         running = {task for lane in lanes if (task := lane.fitter.running) is not None}
         if running:
             await asyncio.wait(running, timeout=seconds)

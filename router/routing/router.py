@@ -97,6 +97,7 @@ class Router:
         self.rule.adapters_are(self._knowledge.learned)
         self._classifiers_changed()
         await self._lanes.wait_for_fits(START_SECONDS)
+        await self._lanes.fit(self._lessons(self._knowledge.learned), wait=0)
         self.rule.compare()
         self._watch = asyncio.create_task(self._host.watch(), name="plugins watch")
 
@@ -118,8 +119,8 @@ class Router:
 
     def _classifiers_changed(self) -> None:
         registrations = self._host.registrations()
-        self._lanes.sync(registrations, self._lessons(self._knowledge.learned))
         self.rule.classifiers_are(registrations)
+        self._lanes.sync(registrations, self._lessons(self._knowledge.learned), self.rule.now.asks)
 
     async def route(self, request: Request) -> Decision:
         """The decision; never raises for a classifier's fault.

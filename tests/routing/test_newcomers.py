@@ -224,3 +224,25 @@ async def test_ten_thousand_adapters_cost_a_decision_little(kit: Any) -> None:
                 assert decision.adapter.name == "a00007"
     finally:
         await router.close()
+
+
+async def test_who_is_not_asked_yet_learns_after_the_others(kit: Any) -> None:
+    order: list[str] = []
+
+    class First(Fitted):
+        def fit(self, adapters: Sequence[AdapterProfile]) -> None:
+            order.append("c")
+
+    class Then(Scaling):
+        def fit(self, adapters: Sequence[AdapterProfile]) -> None:
+            order.append("many")
+
+    host = kit.host(kit.registered(Then(), priority=1), kit.registered(First(), priority=2))
+    rule = RuleInForce(Policy(0.5), calibration_of(kit))
+    router = Router(kit.catalog([kit.medical, kit.legal]), host, rule=rule)
+    await router.start()
+    try:
+        await kit.eventually(lambda: len(order) == 2)
+        assert order == ["c", "many"]
+    finally:
+        await router.close()
