@@ -89,6 +89,7 @@ class AdapterArtifact:
     digest: str
     sites: Mapping[str, SiteDelta]  # keyed by the base's site name
     parts: tuple[tuple[str, float], ...] = ()  # of a mixture, which has no sites: digests and weights
+    invocation_tokens: tuple[int, ...] = ()  # activated LoRA: acts from their last occurrence in a prompt on
 
 
 @dataclass(frozen=True, slots=True)
