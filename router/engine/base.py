@@ -260,7 +260,8 @@ class Engine(Protocol):
         ...
 
     def submit(self, job: Job) -> Generation:
-        """Queue a job from the event loop. Raises Overloaded, PromptTooLong, FailedPrecondition.
+        """Queue a job from the event loop. Raises Overloaded, PromptTooLong, NotActivated,
+        FailedPrecondition.
 
         A background job takes no place in the queue: one that finds no room at the next step, or whose room a
         request needs later, ends as CANCELLED.
