@@ -123,12 +123,15 @@ async def test_an_activated_lora_that_never_acts_on_a_conversation_says_so(
     torch_engine: TorchEngine, registry: Registry, root: Path, tmp_path: Path
 ) -> None:
     end = torch_engine.encode(Prompt((Turn("user", "?\nAnswer:"),)))[-4:]
-    for name in ("late", "never"):
+    for name in ("late", "never", "proven"):
         save_adapter("llama", tmp_path / name, 1, alora_invocation_tokens=end)
         template = "{prompt}\\nAnswer:" if name == "late" else "{prompt}"
         (tmp_path / name / "adapter.toml").write_text(f'[prompt]\ntemplate = "{template}"\n')
+        if name == "proven":
+            (tmp_path / name / "probes.jsonl").write_text('{"prompt": "x", "expect": "y"}')
         (tmp_path / name).rename(root / name)
-    await eventually(lambda: list(states(registry).values()) == ["ready", "ready"])
+    await eventually(lambda: list(states(registry).values()) == ["ready", "ready", "quarantined"])
+    assert "a probe cannot run: input: the adapter acts from" in registry.get("proven").error
     assert registry.get("late").invocation_tokens == registry.get("never").invocation_tokens == tuple(end)
     assert registry.get("late").notes == ()
     (note,) = registry.get("never").notes
