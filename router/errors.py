@@ -2,7 +2,8 @@
 
 RouterError
 ├── InvalidRequest          INVALID_ARGUMENT     every bad field is named
-│   └── PromptTooLong       INVALID_ARGUMENT     limit and length are given
+│   ├── PromptTooLong       INVALID_ARGUMENT     limit and length are given
+│   └── NotActivated        INVALID_ARGUMENT     the named adapter would not act on any of the prompt
 ├── Unauthenticated         UNAUTHENTICATED      nobody's token or certificate, or an expired one
 │   └── TokenMissing        UNAUTHENTICATED      neither token nor certificate was sent
 ├── PermissionDenied        PERMISSION_DENIED    the client has not the role that the method needs
@@ -116,6 +117,20 @@ class PromptTooLong(InvalidRequest):
         )
         self.got, self.at_least = got, at_least
         self.metadata = {"limit": str(limit), "got": str(got)}
+
+
+class NotActivated(InvalidRequest):
+    """The prompt does not have the invocation tokens of an activated LoRA: the base would answer."""
+
+    reason = "ADAPTER_NOT_ACTIVATED"
+
+    def __init__(self, invocation: Sequence[int]) -> None:
+        shown = ", ".join(map(str, invocation[:8])) + (", ..." if len(invocation) > 8 else "")
+        text = (
+            f"the adapter acts from the tokens {shown} on, and the prompt does not have them: send chat "
+            "messages, or name another adapter"
+        )
+        super().__init__([FieldViolation("input", text)])
 
 
 class Unauthenticated(RouterError):

@@ -329,6 +329,7 @@ class AdapterInfo:
     gate: str = ""  # why it is not routed to by itself; empty if it passed the gate
     gate_advice: str = ""  # what to do about that
     override: Override | None = None  # the gate was overruled for it
+    invocation_tokens: tuple[int, ...] = ()  # from which on it acts; none: from the beginning
 
 
 class AdapterEventKind(StrEnum):

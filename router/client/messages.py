@@ -252,6 +252,7 @@ def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
         base_model=message.base_model,
         rank=message.rank,
         target_modules=tuple(message.target_modules),
+        invocation_tokens=tuple(message.invocation_tokens),
         size_bytes=message.size_bytes,
         default=message.default,
         pinned=message.pinned,

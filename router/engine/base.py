@@ -89,6 +89,7 @@ class AdapterArtifact:
     digest: str
     sites: Mapping[str, SiteDelta]  # keyed by the base's site name
     parts: tuple[tuple[str, float], ...] = ()  # of a mixture, which has no sites: digests and weights
+    invocation_tokens: tuple[int, ...] = ()  # activated LoRA: acts from their last occurrence in a prompt on
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +260,8 @@ class Engine(Protocol):
         ...
 
     def submit(self, job: Job) -> Generation:
-        """Queue a job from the event loop. Raises Overloaded, PromptTooLong, FailedPrecondition.
+        """Queue a job from the event loop. Raises Overloaded, PromptTooLong, NotActivated,
+        FailedPrecondition.
 
         A background job takes no place in the queue: one that finds no room at the next step, or whose room a
         request needs later, ends as CANCELLED.

@@ -1,8 +1,9 @@
 """Blocks of the KV cache: who owns which, and which hold a known prefix.
 
 A full block is known by a sha256 chain over base digest, adapter digest and tokens, so a prefix is
-reused only where the very same weights computed it (vLLM #42125 shows what a name as key does). Behind what
-a template begins with for everybody, the chain goes on with a salt: nobody finds there what others asked.
+reused only where the very same weights computed it (vLLM #42125 shows what a name as key does). Where an
+adapter is activated behind a prompt's beginning, its digest comes in there. Behind what a template begins
+with for everybody, the chain goes on with a salt: nobody finds there what others asked.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ from router.engine.ops import BLOCK
 def chain_root(base_digest: str, adapter_digest: str | None) -> bytes:
     """Start of the hash chain: the weights that compute the keys and values."""
     return hashlib.sha256(f"{base_digest}\n{adapter_digest or ''}".encode()).digest()
+
+
+def activated(adapter_digest: str, inactive: int) -> bytes:
+    """What a chain of the base goes on with where an adapter acts behind the first `inactive` tokens."""
+    return hashlib.sha256(f"{adapter_digest}\n{inactive}".encode()).digest()
 
 
 def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
@@ -42,9 +48,18 @@ class Salts:
 class Chain:
     """Hashes of the full blocks of one row's tokens, made once: tokens are only ever added."""
 
-    def __init__(self, root: bytes, salt: bytes = b"", shared: int = 0) -> None:
-        """`salt`: of all blocks but those that lie wholly within the first `shared` tokens."""
-        self._root, self._salt, self._unsalted = root, salt, shared // BLOCK
+    def __init__(
+        self, root: bytes, salt: bytes = b"", shared: int = 0, adapter: bytes = b"", inactive: int = 0
+    ) -> None:
+        """`salt`: of all blocks but those that lie wholly within the first `shared` tokens.
+
+        `adapter`: likewise, but for the first `inactive` tokens; see `activated`.
+        """
+        self._root = root
+        self._joins: dict[int, bytes] = {}  # what comes in before a block
+        for place, more in ((shared, salt), (inactive, adapter)):
+            if more:
+                self._joins[place // BLOCK] = self._joins.get(place // BLOCK, b"") + more
         self._hashes: list[bytes] = []
 
     def at(self, tokens: Sequence[int], index: int) -> bytes:
@@ -53,8 +68,8 @@ class Chain:
         while len(hashes) <= index:
             start = len(hashes) * BLOCK
             parent = hashes[-1] if hashes else self._root
-            if len(hashes) == self._unsalted:
-                parent = hashlib.sha256(parent + self._salt).digest()
+            if (more := self._joins.get(len(hashes))) is not None:
+                parent = hashlib.sha256(parent + more).digest()
             hashes.append(chain_hash(parent, tokens[start : start + BLOCK]))
         return hashes[index]
 

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from router.classifiers.stand_in import hidden_of, log_probabilities_of
+from router.engine.activation import tokens_before
 from router.engine.base import (
     AdapterArtifact,
     BaseInfo,
@@ -77,6 +78,7 @@ class FakeEngine:
         self._running: list[FakeRow] = []
         self._waiting: deque[FakeRow] = deque()
         self._adapters: dict[str, int] = {}
+        self._invocations: dict[str, tuple[int, ...]] = {}
         self._loop_task: asyncio.Task[None] | None = None
         self._go = asyncio.Event()
         self._go.set()
@@ -130,11 +132,13 @@ class FakeEngine:
         size = sum(len(site.a.data) + len(site.b.data) for site in artifact.sites.values())
         size += sum(self._adapters[digest] for digest, _ in artifact.parts)
         self._adapters[artifact.digest] = size
+        self._invocations[artifact.digest] = artifact.invocation_tokens
         return size
 
     async def unload(self, digest: str) -> int:
         """Forget the adapter."""
         await asyncio.sleep(0)
+        self._invocations.pop(digest, None)
         return self._adapters.pop(digest, 0)
 
     async def compile(self, constraint: Constraint) -> CompiledGrammar:
@@ -224,6 +228,8 @@ class FakeEngine:
         check_grammar(job)
         if job.adapter is not None and job.adapter not in self._adapters:
             raise FailedPrecondition("the adapter is not loaded", digest=job.adapter)
+        if job.adapter is not None:
+            tokens_before(job.tokens, self._invocations[job.adapter])
         limit, need = self._info.context_length, len(job.tokens) + job.params.max_tokens
         if need > limit:
             raise PromptTooLong(limit, need)

@@ -166,7 +166,7 @@ class StepLoop:
         except Exception:
             log.exception("step failed", extra={"rows": len(chunks)})
             self._failures += 1
-            events = [self._fail(chunk.row) for chunk in chunks]
+            events = [self._fail(row) for row in dict.fromkeys(chunk.row for chunk in chunks)]
         else:
             self._failures = 0
         self._steps += 1

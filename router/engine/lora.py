@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Protocol
 
@@ -48,6 +48,7 @@ class PackedAdapter:
     nbytes: int
     slab: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
     arrival: Arrival | None = None  # None: it is here
+    invocation: tuple[int, ...] = ()  # tokens from which on it acts; none: from the beginning
 
     @property
     def here(self) -> bool:
@@ -64,7 +65,7 @@ class PackedAdapter:
 
         weights = [None if pair is None else (moved(pair[0]), moved(pair[1])) for pair in self.weights]
         table = _addresses(weights, self.ranks)
-        return PackedAdapter(self.digest, weights, table, self.ranks, self.nbytes, slab, arrival)
+        return replace(self, weights=weights, table=table, slab=slab, arrival=arrival)
 
 
 def pack_adapter(
@@ -83,7 +84,8 @@ def pack_adapter(
             _packed(artifact, group, rank, ops, dtype) if rank else None
             for rank, group in zip(ranks, groups, strict=True)
         ]
-        return in_slab(artifact.digest, packed, ranks, pin=pin)
+        made = in_slab(artifact.digest, packed, ranks, pin=pin)
+    return replace(made, invocation=artifact.invocation_tokens)
 
 
 def in_slab(

@@ -39,7 +39,7 @@ class Planner:
 
     def plan(self, chunks: Sequence[Chunk]) -> StepPlan:
         """That of the chunks, in their order."""
-        contexts = [c.row.computed + c.count for c in chunks]
+        contexts = [c.row.computed + c.after + c.count for c in chunks]
         if self._decoding is not None and self._decoding.move_on(chunks, contexts):
             return self._decoding.plan
         plan = self._made(chunks, contexts)

@@ -38,6 +38,7 @@ class Row:
     background: bool = field(init=False, default=False)  # gives way to every request
     owner: str = field(init=False)  # who alone finds its blocks again, but for those of `shared` tokens
     shared: int = field(init=False, default=0)
+    inactive: int = 0  # tokens at its beginning that the base computes: before the adapter is activated
     tenant: str = field(init=False, default="")
     share: float = field(init=False, default=1.0)
     paid: int = 0  # of its cost, what its tenant was charged
@@ -160,11 +161,19 @@ class AnswerRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """`count` tokens of a row, from `row.computed` on.
+    """`count` tokens of a row, from the one `after` tokens behind `row.computed` on.
 
-    `samples`: the step computes the row's last token, so that a new one is sampled.
+    `samples`: the step computes the row's last token, so that a new one is sampled. `after`: tokens of the
+    row that another chunk of the same step computes.
     """
 
     row: Row
     count: int
     samples: bool
+    after: int = 0
+
+    @property
+    def adapter(self) -> str | None:
+        """What acts on its tokens: the row's adapter, None for the base."""
+        row = self.row
+        return row.adapter if row.computed + self.after >= row.inactive else None

@@ -49,7 +49,7 @@ class Runner:
         digests: list[str] = []
         starts: list[int] = []
         for c, start in zip(chunks, bounds, strict=False):
-            digest = c.row.adapter
+            digest = c.adapter
             if digest is not None and (not digests or digests[-1] != digest):
                 digests.append(digest)
                 starts.append(start)

@@ -12,7 +12,7 @@ import time
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 
-from router.engine.blocks import BlockPool, Chain, Salts, chain_root
+from router.engine.blocks import BlockPool, Chain, Salts, activated, chain_root
 from router.engine.fairness import TURN, FairQueue
 from router.engine.lora import DeviceSlots
 from router.engine.ops import BLOCK
@@ -106,13 +106,12 @@ class Scheduler:
     def add(self, row: Row) -> None:
         """Queue it behind all of its priority."""
         row.queued = row.arrived
-        root = chain_root(self._base_digest, row.adapter)
-        row.chain = Chain(root, self._salts.of(row.owner), row.shared)
+        row.chain = self._chain(row)
         self._fair.add(row, self.running)
         self._queue(row)
 
     def schedule(self) -> list[Chunk]:
-        """The next step: base rows first, then one contiguous range for each adapter.
+        """The next step: what the base computes first, then one contiguous range for each adapter.
 
         The very same list again means the same rows in the same blocks.
         """
@@ -147,8 +146,7 @@ class Scheduler:
         if self.background:
             left = self._left(chunks)
             chunks += _answers(self.background, min(left, eighth) if chunks else left, self._fair)
-        chunks.sort(key=_step_order)
-        return chunks
+        return sorted(_parted(chunks), key=_step_order)
 
     def computed(self, chunk: Chunk) -> None:
         """Note that a chunk's keys and values are in the cache now."""
@@ -204,6 +202,13 @@ class Scheduler:
                 background -= count if aside else 0
 
     # -- Places, blocks and slots.
+
+    def _chain(self, row: Row) -> Chain:
+        base, salt = self._base_digest, self._salts.of(row.owner)
+        if row.adapter is None or not row.inactive:
+            return Chain(chain_root(base, row.adapter), salt, row.shared)
+        late = activated(row.adapter, row.inactive)
+        return Chain(chain_root(base, None), salt, row.shared, late, row.inactive)
 
     def _queues(self, row: Row) -> tuple[list[Row], list[Row]]:
         if not row.samples:
@@ -412,7 +417,22 @@ class Scheduler:
 
 
 def _step_order(chunk: Chunk) -> tuple[str, int]:
-    return (chunk.row.adapter or "", chunk.row.number)
+    return (chunk.adapter or "", chunk.row.number)
+
+
+def _parted(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """The chunks, each in two where the row's adapter begins to act in it: the base's, then the adapter's.
+
+    Keys and values of the first part are in the cache before the second looks at them: every operation writes
+    all of a step's before it reads any.
+    """
+    for chunk in chunks:
+        before = chunk.row.inactive - chunk.row.computed
+        if 0 < before < chunk.count:
+            yield Chunk(chunk.row, before, samples=False)
+            yield Chunk(chunk.row, chunk.count - before, chunk.samples, after=before)
+        else:
+            yield chunk
 
 
 def _answers(rows: Sequence[Row], budget: int, fair: FairQueue) -> Iterator[Chunk]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from router.config import Settings
+from router.engine.activation import tokens_before
 from router.engine.base import (
     AdapterArtifact,
     BaseInfo,
@@ -204,11 +205,11 @@ class TorchEngine:
     def submit(self, job: Job) -> Stream:
         """Queue a job; refuses at once what cannot be served."""
         loop = self._running()
-        self._check(job)
+        inactive = self._check(job)
         live = self._background if job.background else self._live
         stream = Stream(loop.cancel, live.discard)
         live.add(stream)
-        loop.add(partial(self._row, job, stream), stream)
+        loop.add(partial(self._row, job, stream, inactive), stream)
         return stream
 
     async def read(self, reading: Reading) -> NDArray[np.float32]:
@@ -233,7 +234,8 @@ class TorchEngine:
             raise NotLoaded("the base model is still loading")
         return self._loop
 
-    def _check(self, job: Job) -> None:
+    def _check(self, job: Job) -> int:
+        """How many of its tokens come before its adapter acts, if it can be served."""
         settings = self._settings
         if not job.tokens:
             raise InvalidRequest([FieldViolation("input", "has no tokens")])
@@ -241,12 +243,15 @@ class TorchEngine:
         total = len(job.tokens) + job.params.max_tokens
         if total > self._context:
             raise PromptTooLong(self._context, total)
-        if job.adapter is not None and self._host.get(job.adapter) is None:
+        adapter = None if job.adapter is None else self._host.get(job.adapter)
+        if job.adapter is not None and adapter is None:
             raise FailedPrecondition("the adapter is not loaded")
+        inactive = 0 if adapter is None else tokens_before(job.tokens, adapter.invocation)
         if job.background and len(self._background) >= settings.max_running:
             raise Overloaded("enough runs in the background", retry_after=1.0)
         if not job.background and len(self._live) >= settings.max_running + settings.max_queue:
             raise Overloaded("the queue is full", retry_after=1.0)
+        return inactive
 
     @property
     def _fills(self) -> bool:
@@ -305,7 +310,7 @@ class TorchEngine:
         sampler = Sampler(self._vocabulary, spell, self._ops.choose)
         return StepLoop(scheduler, runner, sampler, partial(use_device, self._device))
 
-    def _row(self, job: Job, stream: Stream) -> AnswerRow:
+    def _row(self, job: Job, stream: Stream, inactive: int) -> AnswerRow:
         params, follower = job.params, None
         if isinstance(job.grammar, CompiledGrammar):
             follower = job.grammar.follower(
@@ -314,6 +319,7 @@ class TorchEngine:
         return AnswerRow(
             job=job,
             stream=stream,
+            inactive=inactive,
             sampling=SamplingState(params, job.tokens, self._eos),
             detokenizer=Detokenizer(self._tokenizer, params.stop, params.min_tokens),
             eos=self._eos,

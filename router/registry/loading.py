@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+from router.engine.activation import last_occurrence
 from router.engine.base import Delta, Engine, Generation, Job, Prompt, with_grammar
 from router.errors import (
     AdapterNotFound,
@@ -24,6 +25,8 @@ from router.errors import (
 from router.registry.disk.places import Found
 from router.registry.disk.reading import Reader, identity, read_whole
 from router.registry.format.artifact import Inspection
+from router.registry.format.findings import Code, Finding, Severity
+from router.registry.format.folder import CONFIG
 from router.registry.format.probes import Probe
 from router.registry.format.text import show
 from router.registry.options import Workers
@@ -123,7 +126,9 @@ class Loader:
                 raise Unavailable(f"the probes of adapter {record.ref} did not end; the old files serve on")
             if record.removed:
                 raise AdapterNotFound(str(record.ref), "; its folder was removed")
-            self._flip(record, Live(resident, replace(inspection, probes=()), found.stamp), result)
+            findings = (*inspection.findings, *await self._prover.notes(inspection))
+            live = Live(resident, replace(inspection, probes=(), findings=findings), found.stamp)
+            self._flip(record, live, result)
         finally:
             self._residency.release(resident)
 
@@ -218,6 +223,17 @@ class Prover:
         check_answers(probes, texts[0::2], texts[1::2], precision)
         log.info("%s passed its %d probes on the base in %s", inspection.name, len(probes), precision)
         return ProbeResult.PROVEN
+
+    async def notes(self, inspection: Inspection) -> Sequence[Finding]:
+        """What only the base's own template tells: that an activated LoRA never acts on a conversation."""
+        wanted = inspection.invocation_tokens
+        if not wanted:
+            return ()
+        prompt = Prompt((Turn("user", "x"),), template=inspection.manifest.prompt)
+        if last_occurrence(await self._encode(prompt), wanted) >= 0:
+            return ()
+        message = "conversations do not have these tokens on this base: requests for it will be refused"
+        return [Finding(Code.NEVER_ACTIVE, Severity.NOTE, message, f"{CONFIG} alora_invocation_tokens")]
 
     async def _check_constraint(self, constraint: Constraint | None) -> None:
         """Raises AdapterRejected where no answer on this base could keep to the adapter's own constraint."""

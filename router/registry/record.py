@@ -442,6 +442,7 @@ class Record:
             base_model=seen.base_model,
             rank=seen.rank,
             target_modules=seen.target_modules,
+            invocation_tokens=seen.invocation_tokens,
             size_bytes=seen.size_bytes,
             notes=seen.notes,
         )

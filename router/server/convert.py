@@ -332,6 +332,7 @@ def adapter_message(info: AdapterInfo, etag: str) -> adapters_pb.Adapter:
         base_model=info.base_model,
         rank=info.rank,
         target_modules=info.target_modules,
+        invocation_tokens=info.invocation_tokens,
         size_bytes=info.size_bytes,
         state=STATES[info.state],
         default=info.default,

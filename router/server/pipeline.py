@@ -16,6 +16,7 @@ from router.errors import (
     DeadlineExceeded,
     Draining,
     FailedPrecondition,
+    NotActivated,
     NotFound,
     PromptTooLong,
     ResourceExhausted,
@@ -30,6 +31,7 @@ from router.types import (
     AdapterRef,
     Decision,
     PromptTemplate,
+    Reason,
     Request,
     Sampling,
     SamplingParams,
@@ -37,7 +39,7 @@ from router.types import (
 )
 
 FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quarantined, damaged
-TOO_LARGE = (ResourceExhausted, PromptTooLong)  # the request, for this version's template; not for another's
+UNFIT = (ResourceExhausted, PromptTooLong, NotActivated)  # the request for this version; not for another
 REST_SECONDS = 5.0
 
 
@@ -278,9 +280,13 @@ class Choices:
     def failed(self, error: RouterError) -> None:
         """The choice at hand could not answer; raises `error` again where no other could do better.
 
-        A version rests for a fault of its own; a request that is too large says nothing of the next one.
+        A version rests for a fault of its own; a request that does not suit it says nothing of the next one.
+        Where nobody named an adapter that would not act on the prompt, the base answers, and it is told.
         """
-        if not self._left or not isinstance(error, FAULTS + TOO_LARGE):
+        named = self._decision.reason is Reason.EXPLICIT
+        if isinstance(error, NotActivated) and not (named or self._left or self._tried is None):
+            self._left = [None]
+        if not self._left or not isinstance(error, FAULTS + UNFIT):
             raise error
         self.degraded = self.degraded or error.reason
         if isinstance(error, FAULTS):

@@ -6,7 +6,8 @@ Prompts are rendered by the code that renders them when serving, so that there i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
@@ -16,6 +17,7 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache
 
+from router.engine.activation import tokens_before
 from router.engine.base import Prompt
 from router.engine.text.prompt import PromptEncoder
 from router.training.data import Row
@@ -97,6 +99,14 @@ class Batch:
         """The same batch on `device`."""
         return Batch(self.prefix.to(device), self.tokens.to(device), self.targets.to(device))
 
+    def cut(self, most: int) -> Batch:
+        """The same rows with a prefix of at most `most` tokens."""
+        moved = self.prefix[:, most:].expand(len(self.tokens), -1)
+        none = torch.full_like(moved, IGNORED)
+        return Batch(
+            self.prefix[:, :most], torch.cat((moved, self.tokens), 1), torch.cat((none, self.targets), 1)
+        )
+
 
 def collate(examples: Sequence[Example]) -> Batch:
     """A batch; at least one token of every prompt stays out of the shared prefix."""
@@ -118,13 +128,17 @@ class AnswerModel:
 
     Two savings, both exact: the output matrix is applied at answer positions alone, and the
     beginning that all rows of a batch share goes through the model once, its keys and values
-    expanded to every row (gradients flow back through them).
+    expanded to every row (gradients flow back through them). An activated LoRA acts as when it serves,
+    from the last invocation in each prompt on: what all rows begin with is the base's then, and has no
+    gradients.
     """
 
     def __init__(self, model: Any) -> None:
         """`model` is a transformers causal LM or a PEFT model around one."""
         self.model = model
         self._wanted = torch.zeros(0, dtype=torch.bool)
+        config = getattr(model, "active_peft_config", None)
+        self._invocation = tuple(getattr(config, "alora_invocation_tokens", None) or ())
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         head = base.get_output_embeddings()
         self._hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][self._wanted],))
@@ -137,17 +151,34 @@ class AnswerModel:
         self._hook.remove()
 
     def logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Float32 logits [N, V] at the N answer positions of the batch, and the N tokens wanted."""
+        """Float32 logits [N, V] at the N answer positions of the batch, and the N tokens wanted.
+
+        Raises NotActivated where an activated LoRA would not act on a prompt.
+        """
         extra: dict[str, Any] = {"use_cache": False}
+        late: dict[str, Any] = {}
+        if self._invocation:
+            places = [tokens_before(prompt, self._invocation) for prompt in _prompts(batch)]
+            batch = batch.cut(min(places))
+            # PEFT counts from the end of what it is given.
+            width = batch.prefix.shape[1] + batch.tokens.shape[1]
+            late["alora_offsets"] = [width - place for place in places]
         if batch.prefix.shape[1]:
-            self._wanted = torch.zeros_like(batch.prefix, dtype=torch.bool)
-            cache = DynamicCache()
-            self.model(input_ids=batch.prefix, use_cache=True, **{self._cache_name: cache})
+            cache = self._read(batch.prefix)
             cache.batch_repeat_interleave(batch.tokens.shape[0])
             extra = {"use_cache": True, self._cache_name: cache}
         self._wanted = batch.targets != IGNORED
-        logits = self.model(input_ids=batch.tokens, **extra).logits
+        logits = self.model(input_ids=batch.tokens, **extra, **late).logits
         return logits.float(), batch.targets[self._wanted]
+
+    def _read(self, prefix: torch.Tensor) -> DynamicCache:
+        """Keys and values of what all rows begin with; an activated LoRA does not act there."""
+        self._wanted = torch.zeros_like(prefix, dtype=torch.bool)
+        cache = DynamicCache()
+        late = {"alora_offsets": [None]} if self._invocation else {}
+        with torch.no_grad() if self._invocation else nullcontext():
+            self.model(input_ids=prefix, use_cache=True, **{self._cache_name: cache}, **late)
+        return cache
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Mean negative log-likelihood in nats per answer token."""
@@ -163,6 +194,14 @@ class AnswerModel:
         hit = torch.ones_like(mask)
         hit[mask] = logits.argmax(-1) == wanted
         return nats.sum(1), mask.sum(1), hit.all(1)
+
+
+def _prompts(batch: Batch) -> Iterator[list[int]]:
+    """The prompt of each row, which ends where the first target is predicted."""
+    prefix = batch.prefix[0].tolist()
+    for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
+        first = next(place for place, target in enumerate(targets) if target != IGNORED)
+        yield [*prefix, *tokens[: first + 1]]
 
 
 def rows_of_step(step: int, lengths: Sequence[int], batch: int, seed: int) -> list[int]:

@@ -78,6 +78,7 @@ def merge(wish: Wish, device: str = "auto", say: Say = print) -> Path:
     _check(wish)
     seen = [_inspected(source.folder) for source in wish.sources]
     _check_ranks(wish, seen)
+    _check_invocations(seen)
     base = _base_of(wish, seen, device)
     say(f"merging {len(seen)} adapters of {base.name}: {wish.method}")
     model = _merged(wish, base)
@@ -126,6 +127,14 @@ def _check_ranks(wish: Wish, seen: Sequence[Inspection]) -> None:
     if wish.method in SAME_RANK and len(set(ranks)) > 1:
         said = ", ".join(f"{one.name} {one.rank}" for one in seen)
         raise ConfigError(f"{wish.method} needs adapters of one rank, these have {said}: use cat or a svd")
+
+
+def _check_invocations(seen: Sequence[Inspection]) -> None:
+    if len({one.invocation_tokens for one in seen}) > 1:
+        said = ", ".join(f"{one.name} {list(one.invocation_tokens) or 'from the beginning'}" for one in seen)
+        raise ConfigError(
+            f"these act from different places in a prompt on: {said}; one adapter can act from one only"
+        )
 
 
 def _base_of(wish: Wish, seen: Sequence[Inspection], device: str) -> LoadedBase:

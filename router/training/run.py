@@ -12,7 +12,7 @@ import json
 import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from router.engine.activation import last_occurrence
 from router.errors import ConfigError, FailedPrecondition
+from router.registry.format import limits
 from router.training.base import LoadedBase, describe_machine, load_base
 from router.training.batch import Example, Rendering
 from router.training.data import Splits, load_splits
@@ -57,6 +59,7 @@ class Material:
     rendering: Rendering
     train: list[Example]
     valid: list[Example]
+    invocation: list[int]  # tokens from which on the adapter is to act; none: from the beginning
 
 
 def run(asked: Request, device: str) -> None:
@@ -64,7 +67,7 @@ def run(asked: Request, device: str) -> None:
     material = prepare(asked.changed or load_recipe(asked.recipe), device)
     recipe, base = material.recipe, material.base
     torch.manual_seed(recipe.train.seed)
-    model = add_lora(base.model, recipe)
+    model = add_lora(base.model, recipe, material.invocation)
     trainer = Trainer(model, material.train, material.valid, recipe.train, base.device)
     mark = fingerprint(recipe, material.train, material.valid, base.digest)
     if asked.resume and (state := load_checkpoint(asked.checkpoint, mark)) is not None:
@@ -89,10 +92,27 @@ def prepare(recipe: Recipe, device: str) -> Material:
     train = [example for example in encoded if len(example) <= recipe.data.max_tokens]
     if not train:
         raise ConfigError(f"every row of data.train is longer than data.max_tokens={recipe.data.max_tokens}")
-    return Material(recipe, splits, base, rendering, train, rendering.examples(splits.valid))
+    valid = rendering.examples(splits.valid)
+    invocation = encode_invocation(recipe.lora.invocation, rendering, [*train, *valid])
+    return Material(recipe, splits, base, rendering, train, valid, invocation)
 
 
-def add_lora(model: Any, recipe: Recipe) -> Any:
+def encode_invocation(text: str, rendering: Rendering, examples: Sequence[Example]) -> list[int]:
+    """Tokens of an invocation, which all prompts must have. Raises ConfigError."""
+    tokens = rendering.encoder.encode_template_text(text)
+    if len(tokens) > limits.INVOCATION:
+        raise ConfigError(f"lora.invocation has {len(tokens)} tokens, at most {limits.INVOCATION} are served")
+    for example in examples if tokens else ():
+        if last_occurrence(example.prompt, tuple(tokens)) < 0:
+            end = rendering.tokenizer.decode(example.prompt[-8:])
+            raise ConfigError(
+                f"lora.invocation: no {text!r} (tokens {tokens}) in a prompt that ends with {end!r}, so the "
+                "adapter would never act on it; take what the base's template writes before an answer"
+            )
+    return tokens
+
+
+def add_lora(model: Any, recipe: Recipe, invocation: Sequence[int] = ()) -> Any:
     """The base with fresh LoRA weights in its own dtype: what is evaluated is what is saved."""
     from peft import LoraConfig, get_peft_model
 
@@ -103,6 +123,7 @@ def add_lora(model: Any, recipe: Recipe) -> Any:
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
         task_type="CAUSAL_LM",
+        alora_invocation_tokens=list(invocation) or None,
     )
     try:
         return get_peft_model(model, config, autocast_adapter_dtype=False)

@@ -156,7 +156,10 @@ class ScriptedAdapters(adapters_pb2_grpc.AdapterServiceServicer):
     def GetAdapter(self, request, context):
         self.requests.append(request)
         broken = adapter(
-            "legal", state=adapters_pb2.Adapter.STATE_QUARANTINED, error="lora_B of q_proj is all zero"
+            "legal",
+            state=adapters_pb2.Adapter.STATE_QUARANTINED,
+            error="lora_B of q_proj is all zero",
+            invocation_tokens=[1, 520],
         )
         return adapters_pb2.GetAdapterResponse(adapter=broken)
 

@@ -94,6 +94,11 @@ def test_what_the_gate_said_and_who_overruled_it():
     assert to_adapter(adapter("m")).override is None
 
 
+def test_from_which_tokens_on_an_activated_lora_acts():
+    assert to_adapter(adapter("m", invocation_tokens=[1, 520])).invocation_tokens == (1, 520)
+    assert to_adapter(adapter("m")).invocation_tokens == ()
+
+
 @pytest.mark.parametrize(
     ("options", "field", "value"),
     [

@@ -51,6 +51,7 @@ def row(
     tenant: str = "",
     share: float = 1.0,
     shared: int = 0,
+    inactive: int = 0,
 ) -> AnswerRow:
     """`first`: the prompt's first token; others follow in order, so that it says what prefixes are shared."""
     tokens = list(range(first, first + length))
@@ -65,7 +66,7 @@ def row(
         share=share,
         shared=shared,
     )
-    return AnswerRow(stream=ANY, job=job, sampling=ANY, detokenizer=ANY, eos=frozenset())
+    return AnswerRow(stream=ANY, job=job, sampling=ANY, detokenizer=ANY, eos=frozenset(), inactive=inactive)
 
 
 def step(scheduler: Scheduler) -> list[Chunk]:

@@ -93,7 +93,7 @@ async def test_work_that_hangs_outside_a_step_is_seen(
 ) -> None:
     """Such as a row that is being made."""
 
-    def held(job: Job, stream: object) -> None:
+    def held(job: Job, stream: object, inactive: int) -> None:
         hang.wait()
         raise ValueError("a bug")
 

@@ -95,6 +95,7 @@ ASKED = st.lists(
         st.sampled_from([0, 100]),  # first token
         st.sampled_from([None, "a"]),  # adapter
         st.sampled_from([0, 0, 1, 6]),  # steps before the next comes
+        st.integers(0, 90),  # tokens before the adapter acts
     ),
     max_size=25,
 )
@@ -134,11 +135,15 @@ class World:
 @settings(max_examples=150, deadline=None)
 @given(ASKED, st.integers(0, 50), st.integers(8, 40))
 def test_no_block_is_ever_given_to_another_tenant(
-    asking: Sequence[tuple[str, int, int, int, str | None, int]], shared: int, blocks: int
+    asking: Sequence[tuple[str, int, int, int, str | None, int, int]], shared: int, blocks: int
 ) -> None:
     world = World(blocks)
-    for tenant, length, new, first, adapter, steps in asking:
-        world.scheduler.add(row(length, adapter, new, first=first, tenant=tenant, shared=min(shared, length)))
+    for tenant, length, new, first, adapter, steps, inactive in asking:
+        late = 0 if adapter is None else min(inactive, length - 1)
+        common = min(shared, length)
+        world.scheduler.add(
+            row(length, adapter, new, first=first, tenant=tenant, shared=common, inactive=late)
+        )
         for _ in range(steps):
             world.play()
     while world.scheduler.busy:

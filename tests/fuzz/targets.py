@@ -30,7 +30,7 @@ from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
 from router.experiments.cli.plan_file import EXAMPLE as PLAN_EXAMPLE
 from router.experiments.cli.plan_file import plan_of, read_plan_file
-from router.registry.format.checks import check_base, check_targets, plan_sites
+from router.registry.format.checks import check_base, check_invocation, check_targets, plan_sites
 from router.registry.format.findings import Finding, Findings
 from router.registry.format.lora_config import LoraSettings, parse_lora_config
 from router.registry.format.manifest import BasePin, parse_manifest
@@ -204,6 +204,7 @@ def adapter_config(data: bytes) -> None:
         pairs = match_sites(_good_header().tensors, SITES, found).pairs
         check_targets(settings, SITES, pairs, found)
         check_base(BasePin(), settings.base_model, BASE, found)
+        check_invocation(settings.invocation_tokens, BASE.vocab_size, found)
         for plan in plan_sites(settings, pairs, SITES, 64, found):
             assert plan.scaling > 0
         _check(found.items)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from router.engine.base import Prompt
 from router.engine.torch_engine import TorchEngine
 from router.registry.options import RegistryOptions
 from router.registry.registry import Registry
-from router.types import MixturePart
+from router.types import MixturePart, Turn
 from tests.engine.tiny import answer, reference, save_adapter
 from tests.engine.tiny import engine as make_engine
 from tests.registry.life import eventually, is_ready, ref, states
@@ -116,6 +117,27 @@ async def test_probes_run_through_the_engine(
     await eventually(lambda: states(registry).get("wrong@0") == "quarantined")
     assert "probe 1 of 1 failed" in registry.get("wrong").error
     await eventually(lambda: torch_engine.status().host_adapters == (registry.get("right").digest,))
+
+
+async def test_an_activated_lora_that_never_acts_on_a_conversation_says_so(
+    torch_engine: TorchEngine, registry: Registry, root: Path, tmp_path: Path
+) -> None:
+    end = torch_engine.encode(Prompt((Turn("user", "?\nAnswer:"),)))[-4:]
+    for name in ("late", "never", "proven"):
+        save_adapter("llama", tmp_path / name, 1, alora_invocation_tokens=end)
+        template = "{prompt}\\nAnswer:" if name == "late" else "{prompt}"
+        (tmp_path / name / "adapter.toml").write_text(f'[prompt]\ntemplate = "{template}"\n')
+        if name == "proven":
+            (tmp_path / name / "probes.jsonl").write_text('{"prompt": "x", "expect": "y"}')
+        (tmp_path / name).rename(root / name)
+    await eventually(lambda: list(states(registry).values()) == ["ready", "ready", "quarantined"])
+    assert "a probe cannot run: input: the adapter acts from" in registry.get("proven").error
+    assert registry.get("late").invocation_tokens == registry.get("never").invocation_tokens == tuple(end)
+    assert registry.get("late").notes == ()
+    (note,) = registry.get("never").notes
+    assert note.startswith(
+        "adapter_config.json alora_invocation_tokens: conversations do not have these tokens"
+    )
 
 
 async def test_a_constraint_that_no_answer_here_can_keep_to_is_refused_at_load(

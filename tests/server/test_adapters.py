@@ -56,6 +56,12 @@ async def test_get_load_unload(stubs: SimpleNamespace) -> None:
     assert (gone.adapter.state, gone.freed_bytes) == (pb.Adapter.STATE_OFFLOADED, 4096)
 
 
+async def test_get_tells_from_which_tokens_on_it_acts(stubs: SimpleNamespace, fakes: SimpleNamespace) -> None:
+    fakes.registry.put(replace(fakes.registry.get("medical"), invocation_tokens=(1, 520)))
+    got = (await stubs.adapters.GetAdapter(pb.GetAdapterRequest(name="adapters/medical"))).adapter
+    assert list(got.invocation_tokens) == [1, 520]
+
+
 async def test_default_version_and_its_etag(stubs: SimpleNamespace, fakes: SimpleNamespace) -> None:
     fakes.registry.put(adapter("medical", "1.1.0"))
     new = "adapters/medical/versions/1.1.0"

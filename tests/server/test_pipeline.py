@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from router.engine.base import AdapterArtifact
 from router.engine.fake import FakeEngine
 from router.errors import (
     AdapterNotFound,
     DataLoss,
     EngineFailed,
     InvalidRequest,
+    NotActivated,
     PromptTooLong,
     ResourceExhausted,
     Unavailable,
@@ -125,6 +127,41 @@ def test_a_choice_is_placed_with_what_the_registry_says():
     assert (new.adapter, base.adapter, base.digest, base.domain) == (NEW, None, "", "")
     (first, *_) = choices(NEW)
     assert (first.adapter, first.digest, first.domain) == (NEW, adapter("medical", "1.1.0").digest, "medical")
+
+
+def test_the_base_stands_in_for_an_adapter_that_would_not_act_unless_it_was_named() -> None:
+    error = NotActivated((1, 2))
+    assert tried(choices(), error) == [OLD, None]
+    assert tried(choices(NEW, OLD), error) == [NEW, OLD, None]
+    named = Choices(Decision(OLD, Reason.EXPLICIT), None, FakeRegistry(FakeEngine(), []), Resting())
+    assert tried(named, error) == [OLD]
+    resting = Resting()
+    tried(choices(NEW, OLD, resting=resting), error)
+    assert (resting.reason(NEW), resting.reason(OLD)) == ("", "")
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_an_adapter_that_would_not_act_is_never_said_to_have_answered(
+    named: bool, fakes: SimpleNamespace, start_server: Start, connect: Connect
+) -> None:
+    inference = connect(await start_server(**vars(fakes))).inference
+    info = await fakes.registry.load(fakes.registry.get("medical").ref)
+    await fakes.engine.load(AdapterArtifact("medical", "1.0.0", info.digest, {}, tuple(b"Answer:")))
+    routing = {"adapter": "adapters/medical"} if named else {}
+    active = await inference.Generate(ask("Some medical advice? Answer:", routing=routing))
+    assert active.decision.adapter == info.ref.resource
+    if named:
+        refused = await failure(inference.Generate(ask("Some medical advice?", routing=routing)))
+        found = details(refused)
+        assert (refused.code().name, found["ErrorInfo"].reason) == (
+            "INVALID_ARGUMENT",
+            "ADAPTER_NOT_ACTIVATED",
+        )
+        assert [v.field for v in found["BadRequest"].field_violations] == ["input"]
+    else:
+        answer = await inference.Generate(ask("Some medical advice?", routing=routing))
+        assert (answer.decision.adapter, answer.decision.digest) == ("", "")
+        assert fakes.engine.jobs[-1].adapter is None
 
 
 @pytest.mark.parametrize("error", [Unavailable("later"), InvalidRequest([]), EngineFailed("x")])

@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from router.errors import NotActivated
 from router.training.batch import IGNORED, WINDOW, AnswerModel, Example, collate, rows_of_step
 
 tokens = st.lists(st.integers(2, 5), min_size=1, max_size=6).map(tuple)
@@ -75,6 +77,63 @@ def test_loss_and_gradients_equal_the_plain_ones(model: torch.nn.Module, rows: l
     torch.testing.assert_close(loss, expected)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6)
+
+
+CALL = (50, 51)
+LATE = [
+    Example((*SHARED, 9, *CALL, 10), (11, 12)),
+    Example((*SHARED, *CALL, 9, 10, *CALL), (14, *CALL, 16)),  # an answer activates nothing
+    Example((*SHARED, 60, 61, *CALL, 62, 63, 64), (1,)),
+]
+EARLY = [Example((*CALL, *SHARED, 9), (11, 12)), Example((*CALL, *SHARED, 9, *CALL), (13,))]
+
+
+@pytest.fixture
+def late_model(model: torch.nn.Module) -> PeftModel:
+    """An activated LoRA that changes much, and no dropout."""
+    torch.manual_seed(1)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        init_lora_weights=False,
+        target_modules=["q_proj", "v_proj", "down_proj"],
+        alora_invocation_tokens=list(CALL),
+    )
+    return get_peft_model(model, config)
+
+
+def late_nats(model: PeftModel, row: Example) -> torch.Tensor:
+    """As `plain_nats`, from the last invocation in the prompt on."""
+    tokens = torch.tensor([row.prompt + row.answer])
+    place = max(i for i in range(len(row.prompt)) if row.prompt[i : i + len(CALL)] == CALL)
+    logits = model(input_ids=tokens, alora_offsets=[tokens.shape[1] - place]).logits
+    logits = logits[0, len(row.prompt) - 1 : -1]
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(row.answer), reduction="sum")
+
+
+@pytest.mark.parametrize("rows", [LATE, EARLY, LATE[:1]], ids=["late", "in what all begin with", "one row"])
+def test_an_activated_lora_is_trained_as_it_serves(late_model: PeftModel, rows: list[Example]) -> None:
+    each = [late_nats(late_model, row) for row in rows]
+    expected = sum(each) / sum(len(row.answer) for row in rows)
+    expected.backward()
+    trained = {name: p for name, p in late_model.named_parameters() if p.requires_grad}
+    gradients = {name: p.grad.clone() for name, p in trained.items()}
+    late_model.zero_grad()
+    answers = AnswerModel(late_model)
+    loss = answers.loss(collate(rows))
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    for name, parameter in trained.items():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6)
+    nats, *_ = answers.judge(collate(rows))
+    torch.testing.assert_close(nats, torch.stack(each).detach())
+    with late_model.disable_adapter():
+        plain, *_ = answers.judge(collate(rows))
+    assert (plain - nats).abs().min() > 1e-3
+
+
+def test_a_prompt_on_which_it_would_not_act_is_refused(late_model: PeftModel) -> None:
+    with pytest.raises(NotActivated):
+        AnswerModel(late_model).loss(collate([LATE[0], ROWS[0]]))
 
 
 def test_judge_is_per_row(model: torch.nn.Module) -> None:

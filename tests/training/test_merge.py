@@ -88,6 +88,21 @@ def test_cat_adds_the_changes_exactly(parts: tuple[Path, Path], tiny_base: Path)
         assert (change - wanted).abs().max() <= CLOSE * wanted.abs().max()
 
 
+def test_activated_loras_mix_among_themselves_only(parts: tuple[Path, Path], tiny_base: Path) -> None:
+    def act_from(folder: Path, tokens: list[int] | None) -> None:
+        file = folder / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"alora_invocation_tokens": tokens}))
+
+    act_from(parts[0], [1, 2])
+    for other in (None, [1, 3]):
+        act_from(parts[1], other)
+        with pytest.raises(ConfigError, match=r"legal \[1, 2\], financial"):
+            merge(wish(parts, tiny_base), "cpu", silent)
+    act_from(parts[1], [1, 2])
+    folder = merge(wish(parts, tiny_base), "cpu", silent)
+    assert inspect_folder(folder, None, max_rank=limits.RANK).invocation_tokens == (1, 2)
+
+
 def test_svd_is_the_nearest_of_its_rank(parts: tuple[Path, Path], tiny_base: Path) -> None:
     import torch
 

@@ -15,13 +15,19 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from router.config import Settings
+from router.engine.base import Delta, Job, Prompt
 from router.engine.model.loader import base_digest
+from router.engine.torch_engine import TorchEngine
 from router.errors import ConfigError, FailedPrecondition, ResourceExhausted
+from router.registry.format.artifact import read_artifact
 from router.registry.format.manifest import parse_manifest
 from router.registry.format.probes import parse_probes
 from router.training import train
+from router.training.recipe import Lora
 from router.training.run import interruptible
 from router.training.trainer import Trainer
+from router.types import SamplingParams, Turn
 from tests.training.tiny import recipe_text
 
 pytestmark = [
@@ -90,6 +96,70 @@ def test_manifest_says_what_the_recipe_said(run, tiny_base: Path) -> None:
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == manifest.base.model == "base"
     assert config["target_modules"] == sorted(config["target_modules"])
+
+
+@pytest.fixture
+def late(run, recipe: Path) -> Path:
+    """The folder of an activated LoRA."""
+    header = "<|im_start|>assistant\\n"
+    text = recipe.read_text().replace("rank = 4", f'rank = 4\ninvocation = "{header}"')
+    recipe.write_text(text.replace("steps = 6", "steps = 20").replace("eval_every = 2", "eval_every = 10"))
+    return run("colours")
+
+
+def test_an_activated_lora_learns(late: Path) -> None:
+    facts, *records = [json.loads(line) for line in (late / "train_log.jsonl").read_text().splitlines()]
+    assert facts["settings"]["lora"]["invocation"] == "<|im_start|>assistant\n"
+    first, last = [record["valid_loss"] for record in records if "valid_loss" in record]
+    assert last < first
+
+
+async def test_an_activated_lora_serves_as_it_was_trained(late: Path, tiny_base: Path) -> None:
+    settings = Settings(model=str(tiny_base), dtype="float32", device="cpu", cache_tokens=2048, native=False)
+    made = TorchEngine(settings)
+    made.start()
+    try:
+        artifact, seen = read_artifact(late, made.info, max_rank=64)
+        tokens = made.encode(Prompt((Turn("user", "colour?"),), template=seen.manifest.prompt))
+        calls = artifact.invocation_tokens
+        assert tuple(tokens[-len(calls) :]) == calls
+        assert list(calls[1:]) == made.encode(Prompt(raw="assistant\n", follows=True))
+        await made.load(artifact)
+        base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+        tuned = PeftModel.from_pretrained(base, late)
+        with torch.no_grad():
+            expected = tuned(input_ids=torch.tensor([tokens])).logits[0, -1].log_softmax(-1)
+            with tuned.disable_adapter():
+                plain = tuned(input_ids=torch.tensor([tokens])).logits[0, -1].log_softmax(-1)
+        job = Job("r", tokens, SamplingParams(max_tokens=1, min_tokens=1, logprobs=1), artifact.digest)
+        event = await anext(aiter(made.submit(job)))
+        assert isinstance(event, Delta)
+        (said,) = event.logprobs
+        assert said.logprob == pytest.approx(float(expected[said.token_id]), abs=1e-4)
+        assert abs(said.logprob - float(plain[said.token_id])) > 0.01
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize(
+    ("invocation", "said"),
+    [
+        ("<|im_start|>robot\\n", "no '<|im_start|>robot\\\\n' .* ends with .*assistant"),
+        ("answer now: " * 30, "lora.invocation has 360 tokens, at most 256 are served"),
+        ("x" * 513, "lora.invocation: String should have at most 512 characters"),
+    ],
+)
+def test_an_invocation_that_would_never_act_is_refused_before_training(
+    run, recipe: Path, invocation: str, said: str
+) -> None:
+    recipe.write_text(recipe.read_text().replace("rank = 4", f'rank = 4\ninvocation = "{invocation}"'))
+    with pytest.raises(ConfigError, match=said):
+        run("colours")
+
+
+def test_a_run_without_an_invocation_depends_on_none() -> None:
+    assert "invocation" not in Lora().model_dump()
+    assert Lora(invocation="x").model_dump()["invocation"] == "x"
 
 
 def test_log_and_probes(run) -> None:

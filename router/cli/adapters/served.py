@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -119,6 +120,7 @@ def _pairs(adapter: Adapter) -> list[tuple[str, str]]:
         ("base", adapter.base_model),
         ("rank", str(adapter.rank or "")),
         ("sites", ", ".join(adapter.target_modules)),
+        ("acts from", _spelt(adapter.invocation_tokens)),
         ("size", units.size(adapter.size_bytes) if adapter.size_bytes else ""),
         ("digest", adapter.digest),
         ("in use", str(adapter.leases)),
@@ -126,6 +128,10 @@ def _pairs(adapter: Adapter) -> list[tuple[str, str]]:
         *(("note", note) for note in adapter.notes),
     ]
     return [(key, value) for key, value in pairs if value]
+
+
+def _spelt(invocation: Sequence[int]) -> str:
+    return f"the tokens {', '.join(map(str, invocation))} on" if invocation else ""
 
 
 def load(

@@ -87,6 +87,8 @@ def _print_report(report: Validation) -> None:
     seen = report.inspection
     sites = f"{len(seen.sites)} sites: {', '.join(seen.target_modules)}"
     facts = f"{seen.name}@{seen.version}  rank {seen.rank}  {sites}  {units.size(seen.size_bytes)}"
+    if seen.invocation_tokens:
+        facts += f"  acts from the tokens {', '.join(map(str, seen.invocation_tokens))} on"
     print(f"{one_line(report.folder)}: {f'ok  {facts}' if report.ok else 'REFUSED'}")
     for finding in report.findings:
         print(f"  {finding.severity.value}  {finding.code}  {one_line(str(finding))}")

@@ -93,6 +93,10 @@ class PromptEncoder:
         end = self._answer_end if chat else self._eos
         return ids + answer + ([end] if end is not None else []), len(ids)
 
+    def encode_template_text(self, text: str) -> list[int]:
+        """Token ids of what a template writes behind other tokens; the text may name special tokens."""
+        return self._text.encode([Piece(text, from_template=True)], follows=True)
+
     def _find_answer_end(self) -> int | None:
         """The first control token the chat template writes after an answer, else the tokenizer's end."""
         if self._chat is None:

@@ -19,6 +19,7 @@ from router.registry.format.checks import (
     EqualsBase,
     SitePlan,
     check_base,
+    check_invocation,
     check_targets,
     check_vocabulary,
     drop_equal,
@@ -70,6 +71,7 @@ class Inspection:
     findings: tuple[Finding, ...]
     fingerprint: str  # changes when a file that counts changes; says nothing of contents
     base_model: str = ""  # what it says it was trained on
+    invocation_tokens: tuple[int, ...] = ()  # of an activated LoRA: it acts from the last occurrence on
     sites: tuple[SitePlan, ...] = ()
     probes: tuple[Probe, ...] = ()
     weights_sha256: str = field(default="", compare=False)  # hex; empty where the weights were not read
@@ -129,6 +131,7 @@ class Validation:
             "base_checked": self.base_checked,
             "values_checked": self.values_checked,
             "rank": seen.rank,
+            "invocation_tokens": list(seen.invocation_tokens),
             "target_modules": list(seen.target_modules),
             "size_bytes": seen.size_bytes,
             "findings": [
@@ -188,6 +191,7 @@ def read_artifact(
         version=inspection.version,
         digest=digest_of(exam.files),
         sites=_sites(exam),
+        invocation_tokens=inspection.invocation_tokens,
     )
     weights = hashlib.sha256(exam.files[WEIGHTS]).hexdigest()
     return artifact, replace(inspection, weights_sha256=weights)
@@ -392,6 +396,8 @@ class Examination:
         if data is not None:
             self.settings, findings = parse_lora_config(data, self.rules.ignore_fields)
             self.found.items.extend(findings)
+        if self.settings is not None and self.rules.base is not None:
+            check_invocation(self.settings.invocation_tokens, self.rules.base.vocab_size, self.found)
 
     def _weights(self, file: OpenFile, read_weights: bool) -> None:
         header = self._header(file)
@@ -451,6 +457,7 @@ class Examination:
             findings=tuple(self.found),
             fingerprint=self.fingerprint,
             base_model=self.manifest.base.model or (self.settings.base_model if self.settings else ""),
+            invocation_tokens=self.settings.invocation_tokens if self.settings else (),
             sites=self.plans,
             probes=self.probes,
         )

@@ -57,6 +57,17 @@ def plain_name(model: str) -> str:
     return _QUANTISED.sub("", name)
 
 
+def check_invocation(tokens: Collection[int], vocab_size: int, found: Findings) -> None:
+    """Refuse an activated LoRA that waits for tokens that a base of `vocab_size` rows does not have."""
+    unknown = [token for token in tokens if token >= vocab_size]
+    if unknown:
+        message = (
+            f"the base has {vocab_size} tokens, {unknown[0]} is none of them; train again with the base's "
+            "own tokenizer"
+        )
+        found.refuse(Code.VOCABULARY, message, f"{CONFIG} alora_invocation_tokens")
+
+
 # -- targets: those that adapter_config.json names against those that have weights
 
 _INDEX = re.compile(r"[0-9]{1,9}")

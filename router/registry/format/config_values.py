@@ -189,6 +189,18 @@ class ConfigValues:
             return ()
         return tuple(numbers)
 
+    def tokens(self, field: str) -> tuple[int, ...]:
+        """A list of token ids; absent, null, false and empty are none."""
+        value = self.get(field)
+        if value is None or value is False or value == []:
+            return ()
+        right = isinstance(value, list) and len(value) <= limits.INVOCATION
+        if right and all(type(v) is int and 0 <= v < limits.TOKEN for v in value):
+            return tuple(value)
+        shape = f"at most {limits.INVOCATION} token ids from 0 to {limits.TOKEN - 1}"
+        self.refuse(field, f"must be a list of {shape}, is {show(value)}")
+        return ()
+
     def _names(self, field: str, value: Any) -> tuple[str, ...]:
         right = isinstance(value, list) and len(value) <= limits.MODULES
         if right and all(isinstance(v, str) and 0 < len(v) <= limits.PATTERN_CHARS for v in value):

@@ -75,6 +75,7 @@ class Code(StrEnum):
     OTHER_BASE = "other-base"
     OTHER_BASE_NAME = "other-base-name"
     VOCABULARY = "vocabulary"
+    NEVER_ACTIVE = "never-active"
     # probes.jsonl
     PROBE_INVALID = "probe-invalid"
 

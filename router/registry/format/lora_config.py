@@ -36,6 +36,7 @@ HONOURED = frozenset(
         "layers_to_transform",
         "layers_pattern",
         "init_lora_weights",
+        "alora_invocation_tokens",
     }
 )
 
@@ -63,7 +64,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "trainable_token_indices": (),
     "use_dora": (),
     "velora_config": (),
-    "alora_invocation_tokens": (),
     "use_qalora": (),
     "monteclora_config": (),
     "layer_replication": (),
@@ -82,7 +82,6 @@ WAY_OUT = {
     "kasa_config": "KaSA changes the base's weights; train without it",
     "bias": "biases of the base were trained; train with bias='none'",
     "lora_bias": "train with lora_bias=False",
-    "alora_invocation_tokens": "activated LoRA is not supported; train a plain LoRA",
     "layer_replication": "the base keeps its own layers; train without it",
     "target_parameters": "only linear modules can be served; use target_modules",
 }
@@ -128,6 +127,7 @@ class LoraSettings:
     layers_to_transform: tuple[int, ...] = ()
     layers_pattern: tuple[str, ...] = ()
     base_model: str = ""
+    invocation_tokens: tuple[int, ...] = ()  # activated LoRA: it acts from their last occurrence on
     ranks_known: bool = True  # False: r or rank_pattern was refused
 
     def rank_at(self, module: str) -> int:
@@ -189,6 +189,7 @@ def _settings(values: ConfigValues) -> LoraSettings:
         layers_to_transform=values.layers("layers_to_transform"),
         layers_pattern=values.layer_names("layers_pattern"),
         base_model=values.text("base_model_name_or_path"),
+        invocation_tokens=values.tokens("alora_invocation_tokens"),
         ranks_known=ranks_known,
     )
 

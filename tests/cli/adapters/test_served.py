@@ -32,6 +32,7 @@ def test_show_tells_the_reason(cli, remote):
     done = cli("adapters", "show", "legal")
     assert "quarantined: lora_B of q_proj is all zero" in done.out
     assert remote.adapters.requests[0].name == "adapters/legal"
+    assert "acts from  the tokens 1, 520 on" in done.out
 
 
 def test_load_and_unload(cli, remote):

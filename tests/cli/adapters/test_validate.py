@@ -26,6 +26,19 @@ def test_a_good_folder_is_told_with_its_facts(cli, base, adapter):
     assert "rank 2  2 sites: q_proj, up_proj" in done.out
 
 
+def test_it_tells_from_which_tokens_on_an_activated_lora_acts(cli, base, adapter):
+    late, foreign = adapter("late"), adapter("foreign")
+    for folder, tokens in ((late, [1, 2]), (foreign, [1, 10**6])):
+        file = folder / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"alora_invocation_tokens": tokens}))
+    done = cli("adapters", "validate", late, "--model", base)
+    assert done.code == 0
+    assert "acts from the tokens 1, 2 on" in done.out
+    refused = cli("adapters", "validate", foreign, "--model", base)
+    assert refused.code == 1
+    assert "vocabulary" in refused.out
+
+
 def test_all_that_is_wrong_is_told_at_once_for_all_folders(cli, base, adapter):
     spoilt = adapter("spoilt", b=float("nan"))
     (spoilt / "adapter.toml").write_text('[adapter]\nversion = "no spaces please"\n[prompts]\n')

@@ -228,7 +228,7 @@ def test_a_good_folder(tmp_path: Path) -> None:
     assert value["ok"] is True
     assert (value["name"], value["version"], value["rank"]) == ("a", "0", 4)
     assert value["values_checked"] is value["base_checked"] is True
-    assert value["findings"] == []
+    assert value["findings"] == value["invocation_tokens"] == []
     hashers = {site["site"].rpartition(".")[2]: site["scaling"] for site in value["sites"]}
     assert hashers == {"q_proj": 2.0, "v_proj": 0.5, "up_proj": 2.0}
 

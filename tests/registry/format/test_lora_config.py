@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.registry.format.artifact import inspect_folder
+from router.registry.format.artifact import inspect_folder, read_artifact
 from router.registry.format.findings import Finding, Severity
 from router.registry.format.lora_config import (
     HONOURED,
@@ -21,7 +21,7 @@ from router.registry.format.lora_config import (
     LoraSettings,
     parse_lora_config,
 )
-from tests.registry.tiny import BASE, CONFIG, write_adapter
+from tests.registry.tiny import BASE, CONFIG, VOCAB, write_adapter
 
 
 def parse(**changes: Any) -> tuple[LoraSettings | None, tuple[Finding, ...]]:
@@ -40,7 +40,6 @@ NON_DEFAULT: dict[str, Any] = {
     "trainable_token_indices": [1],
     "use_dora": True,
     "velora_config": {"num_groups": 2},
-    "alora_invocation_tokens": [1, 2],
     "use_qalora": True,
     "monteclora_config": {"num_samples": 8},
     "layer_replication": [[0, 2]],
@@ -100,6 +99,44 @@ def test_numbers_outside_json_are_syntax_errors(text: str) -> None:
     settings, (finding,) = parse_lora_config(data)
     assert settings is None
     assert finding.code == "config-syntax"
+
+
+@pytest.mark.parametrize("tokens", [[1], [0, 2**31 - 1], list(range(256))])
+def test_invocation_tokens_of_an_activated_lora_are_honoured(tokens: list[int]) -> None:
+    settings, findings = parse(alora_invocation_tokens=tokens)
+    assert settings is not None
+    assert (settings.invocation_tokens, findings) == (tuple(tokens), ())
+
+
+@pytest.mark.parametrize("nothing", [None, False, []])
+def test_without_invocation_tokens_it_is_a_plain_lora_as_for_peft(nothing: Any) -> None:
+    settings, findings = parse(alora_invocation_tokens=nothing)
+    assert settings is not None
+    assert (settings.invocation_tokens, findings) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [True, 0, 7, "<s>", {"a": 1}, [True], [-1], [1.0], ["1"], [None], [[1]], [1] * 257, [2**31], [10**400]],
+)
+def test_invocation_tokens_must_be_a_short_list_of_token_ids(value: Any) -> None:
+    settings, (finding,) = parse(alora_invocation_tokens=value)
+    assert settings is not None
+    assert settings.invocation_tokens == ()
+    assert (finding.code, finding.where) == ("config-value", "adapter_config.json alora_invocation_tokens")
+    assert "at most 256 token ids" in finding.message
+    assert len(finding.message) < 200
+
+
+@pytest.mark.parametrize(("tokens", "known"), [([VOCAB - 1], True), ([0, VOCAB], False)])
+def test_invocation_tokens_must_be_the_bases(tokens: list[int], known: bool, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "a", {"alora_invocation_tokens": tokens})
+    inspection = inspect_folder(folder, BASE, max_rank=64)
+    assert inspection.invocation_tokens == tuple(tokens)
+    assert [f.code for f in inspection.refusals] == ([] if known else ["vocabulary"])
+    if known:
+        artifact, _ = read_artifact(folder, BASE, max_rank=64)
+        assert artifact.invocation_tokens == tuple(tokens)
 
 
 @pytest.mark.parametrize(

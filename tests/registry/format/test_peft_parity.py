@@ -30,6 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
     "excluded": {"exclude_modules": ["layers.0.self_attn.q_proj"]},
     "excluded by pattern": {"exclude_modules": r".*\.0\.self_attn\.q_proj"},
     "targets by pattern": {"target_modules": r"model\.layers\.1\.(self_attn\.q_proj|mlp\.up_proj)"},
+    "activated": {"alora_invocation_tokens": [3, 1]},
     "rank stabilised": {"use_rslora": True, "r": 3},
     "rank pattern": {"rank_pattern": {"q_proj": 2}},
     "alpha pattern": {"alpha_pattern": {"v_proj": 32}},
