@@ -18,6 +18,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from router.types import Keeping
+
 CONFIG_FILE = "lora-router.toml"
 REST_SECONDS = 3.0  # of a shutdown: the engine's end and what only takes moments
 
@@ -115,6 +117,9 @@ class Settings(BaseSettings):
     )
     task_first: bool = Field(True, description="a task instruction beats the topic")
     domain_first: bool = Field(True, description="a question in a domain beats plain question answering")
+    corrections: Keeping = Field(
+        "off", description="what is kept of who should have answered: off, labels, or texts of requests, too"
+    )
     experiments: str = Field(
         "auto", description="where experiments are kept: a URL; auto: SQLite in the state folder; empty: off"
     )

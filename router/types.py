@@ -11,6 +11,15 @@ from typing import Literal
 Role = Literal["system", "user", "assistant"]
 
 
+Keeping = Literal["off", "labels", "texts"]  # what is kept of corrections, from nothing to all
+KEEPINGS: tuple[Keeping, ...] = ("off", "labels", "texts")
+
+
+def weaker(one: Keeping, other: Keeping) -> Keeping:
+    """The one that keeps less."""
+    return min(one, other, key=KEEPINGS.index)
+
+
 class FinishReason(StrEnum):
     """Why a generation ended."""
 

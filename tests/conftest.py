@@ -68,13 +68,16 @@ async def start_server() -> AsyncIterator[Start]:
             startup: Any = None,
             wait: bool = True,
             experiments: Any = None,
+            corrections: Any = None,
             **settings: Any,
         ) -> ServerApp:
             engine = engine or FakeEngine()
             registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
             router = router or FakeRouter(registry)
             said = Settings(**{**defaults, **settings})
-            app = ServerApp(said, engine, registry, router, startup, experiments=experiments)
+            app = ServerApp(
+                said, engine, registry, router, startup, experiments=experiments, corrections=corrections
+            )
             router.on_vote = app.metrics.vote
             stack.push_async_callback(app.stop)
             await app.start()

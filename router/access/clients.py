@@ -15,6 +15,7 @@ tokens_per_minute = 60000
 max_concurrent = 8
 outcomes_per_second = 100
 outcomes_per_day = 1000000
+corrections = "texts"                 # the most that is kept of its corrections; labels if absent, off: nothing
 expires = 2027-01-01T00:00:00Z
 
 [[tenant]]                            # only where its clients share quotas, or its share is not 1
@@ -44,7 +45,7 @@ from typing import Any
 from router.access.issuers import Issuer, read_issuers
 from router.access.roles import GIVEN, Role
 from router.errors import ConfigError
-from router.types import EVERYTHING, Visible
+from router.types import EVERYTHING, KEEPINGS, Keeping, Visible
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -87,15 +88,16 @@ class Client:
     outcomes_per_day: int = 0
     share: float = 1.0  # its tenant's, of the fair queue
     group: Tenant = Tenant()  # what it shares with the tenant's other clients
+    corrections: Keeping = "labels"  # the most that is kept of what it asks: texts only if it says so
 
     def expired(self, now: float) -> bool:
         """Whether its time is over at `now`, in seconds since 1970."""
         return self.expires is not None and now >= self.expires.timestamp()
 
 
-ANYONE = Client("", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING)
+ANYONE = Client("", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, corrections="texts")
 """Every caller of a server without a clients file."""
-LOCAL = Client("local", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING)
+LOCAL = Client("local", roles=GIVEN, adapters=EVERYTHING, experiments=EVERYTHING, corrections="texts")
 """Who may open the socket of the admin listener, and brings no token."""
 
 
@@ -334,6 +336,12 @@ def _share(value: Any) -> float:
     return float(value)
 
 
+def _corrections(value: Any) -> Keeping:
+    if value not in KEEPINGS:
+        raise ValueError(f"corrections must be {', '.join(KEEPINGS[:-1])} or {KEEPINGS[-1]}, not {value!r}")
+    return KEEPINGS[KEEPINGS.index(value)]
+
+
 def _expires(value: Any) -> datetime:
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise ValueError("expires must be a time with a zone, such as 2027-01-01T00:00:00Z")
@@ -359,6 +367,7 @@ FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "adapters": partial(_globs, "adapters", "medical and legal-*"),
     "experiments": partial(_globs, "experiments", "legal-tone and legal-*"),
     **QUOTAS,
+    "corrections": _corrections,
     "expires": _expires,
 }
 TENANT_FIELDS: Mapping[str, Callable[[Any], Any]] = {"id": partial(_tenant_id, "id"), **QUOTAS}

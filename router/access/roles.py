@@ -22,6 +22,7 @@ ROLES: Mapping[str, Role] = {
     "/router.v1.InferenceService/StreamGenerate": Role.INFER,
     "/router.v1.InferenceService/Route": Role.INFER,
     "/router.v1.InferenceService/CountTokens": Role.INFER,
+    "/router.v1.InferenceService/RecordCorrection": Role.INFER,
     "/router.v1.AdapterService/ListAdapters": Role.OBSERVE,
     "/router.v1.AdapterService/GetAdapter": Role.OBSERVE,
     "/router.v1.AdapterService/WatchAdapters": Role.OBSERVE,

@@ -18,6 +18,8 @@ from router.cli import units
 from router.cli.base_files import equals_base
 from router.cli.settings import rule_of
 from router.config import Settings
+from router.corrections.keeper import Corrections
+from router.corrections.store import FOLDER, CorrectionStore
 from router.engine.access import EngineBase
 from router.engine.base import BaseInfo, Engine
 from router.errors import ConfigError
@@ -108,6 +110,7 @@ class Composition:
             startup=self._start,
             on_ready=self._ready,
             experiments=self.experiments,
+            corrections=corrections_of(settings, options.state_dir),
         )
         if self.experiments is not None:
             part = optional.experiments("compose")
@@ -140,6 +143,14 @@ class Composition:
     def _ready(self) -> None:
         if self._when_ready is not None:
             self._when_ready(self.app)
+
+
+def corrections_of(settings: Settings, state: Path | None) -> Corrections | None:
+    """None where nothing is kept of them."""
+    if settings.corrections == "off":
+        return None
+    store = CorrectionStore(state_dir(settings.adapters_dir, state) / FOLDER)
+    return Corrections(store, settings.corrections)
 
 
 def experiments_of(
@@ -175,6 +186,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
             ("experiments", _experiments_line(app.experiments)),
+            ("corrections", settings.corrections),
             ("gRPC", app.address),
             ("access", _access_line(settings)),
             *([("admin", settings.admin_listen)] if settings.admin_listen else []),

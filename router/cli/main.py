@@ -19,6 +19,7 @@ from router.cli.ask import ask
 from router.cli.command import DEFAULT_COMMAND, FAILED, INTERRUPTED, PromptOrCommand, group, or_help, report
 from router.cli.flags import connecting
 from router.cli.route.ask import route
+from router.cli.route import corrections
 from router.cli.route.calibrate import calibrate
 from router.cli.route.curve import curve
 from router.cli.route.diff import diff
@@ -42,6 +43,10 @@ routing.command("calibrate")(calibrate)
 routing.command("evaluate")(evaluate_routing)
 routing.command("curve")(curve)
 routing.command("diff")(diff)
+routing.command("correct")(connecting(corrections.correct))
+routing.add_typer(
+    group("Who should have answered.", list=corrections.list_, clear=corrections.clear), name="corrections"
+)
 app.add_typer(routing, name="route")
 app.add_typer(
     group(

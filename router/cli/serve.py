@@ -76,6 +76,14 @@ TargetOod = Annotated[
     float | None,
     typer.Option(metavar="P", help="Most share of strange requests routed. Default: the calibration's own."),
 ]
+CorrectionsFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--corrections",
+        metavar="off|labels|texts",
+        help="What is kept of who should have answered: nothing, that, or texts of requests, too. Default: off.",
+    ),
+]
 RequireSigned = Annotated[
     list[str] | None,
     typer.Option(
@@ -153,6 +161,7 @@ def serve(
     calibration: Calibration = None,
     target_error: TargetError = None,
     target_ood: TargetOod = None,
+    corrections: CorrectionsFlag = None,
     require_signed: RequireSigned = None,
     adapters_lock: AdaptersLock = None,
     config: ConfigFile = None,

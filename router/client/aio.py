@@ -31,7 +31,7 @@ from router.client.values import (
     TokenCount,
     Unloaded,
 )
-from router.types import AdapterEvent, Decision
+from router.types import AdapterEvent, Decision, Keeping
 from router.v1 import adapters_pb2, adapters_pb2_grpc, inference_pb2_grpc
 
 if TYPE_CHECKING:
@@ -92,6 +92,16 @@ class AsyncClient:
         """Prompt tokens under the template of the adapter it would get."""
         request = messages.count_request(prompt, options)
         return messages.to_count(await self._caller.unary(self._stub.CountTokens, request, options))
+
+    async def record_correction(
+        self, response_id: str, adapter: str, text: str = "", **options: Unpack[CallOptions]
+    ) -> Keeping:
+        """Say who should have answered: NAME or `base`. Returns what was kept: labels, or texts, too.
+
+        `text` is what was asked, for a server that has not kept it.
+        """
+        request = messages.correction_request(response_id, adapter, text)
+        return messages.to_keeping(await self._caller.unary(self._stub.RecordCorrection, request, options))
 
     async def close(self) -> None:
         """Close the connection; running calls are cancelled."""

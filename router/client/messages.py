@@ -28,6 +28,7 @@ from router.client.values import (
     Unloaded,
     check_known,
 )
+from router.names import BASE
 from router.types import (
     AdapterEvent,
     AdapterEventKind,
@@ -35,6 +36,7 @@ from router.types import (
     AdapterState,
     Decision,
     FinishReason,
+    Keeping,
     MixturePart,
     Override,
     Reason,
@@ -82,6 +84,20 @@ def count_request(prompt: Prompt, options: RouteOptions) -> pb.CountTokensReques
     """How long is it."""
     check_known(options, RouteOptions)
     return pb.CountTokensRequest(input=_input(prompt, options), routing=_routing(options))
+
+
+def correction_request(response_id: str, adapter: str, text: str) -> pb.RecordCorrectionRequest:
+    """Who should have answered."""
+    return pb.RecordCorrectionRequest(
+        response_id=_utf8(response_id, "response_id"),
+        adapter=BASE if adapter == BASE else resource_name(_utf8(adapter, "adapter")),
+        text=_utf8(text, "text"),
+    )
+
+
+def to_keeping(message: pb.RecordCorrectionResponse) -> Keeping:
+    """What a correction was kept with."""
+    return "texts" if message.kept == pb.CORRECTION_KEPT_TEXT else "labels"
 
 
 def resource_name(adapter: str) -> str:

@@ -17,6 +17,7 @@ from router import optional
 from router.access.access import Access
 from router.access.audit import Audit
 from router.config import Settings
+from router.corrections.keeper import Corrections
 from router.engine.base import Engine
 from router.errors import FailedPrecondition
 from router.ports import AdapterRegistry, RequestRouter, ServedExperiments
@@ -73,9 +74,10 @@ class ServerApp:
         startup: Callable[[], Awaitable[None]] | None = None,
         on_ready: Callable[[], None] | None = None,
         experiments: ServedExperiments | None = None,
+        corrections: Corrections | None = None,
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
-        self.experiments = experiments
+        self.experiments, self.corrections = experiments, corrections
         self.access = Access(settings.clients, admin_local=bool(settings.admin_listen))
         self.tls = Tls.of(settings)
         self.audit = Audit(settings.audit) if settings.audit is not None else None
@@ -84,7 +86,7 @@ class ServerApp:
         self.health = Health(
             self.lifecycle, engine.status, settings.stall_seconds, self._store_up, self._flaws
         )
-        self.pipeline = Pipeline(settings, engine, registry, router, experiments)
+        self.pipeline = Pipeline(settings, engine, registry, router, experiments, corrections)
         self._bodies = Bodies(settings.body_memory_mb << 20, settings.body_seconds, settings.max_body_bytes)
         self._sending = Sending(lambda: self.lifecycle.pressed)
         self.address = self.metrics_address = self.sidecar_address = ""
@@ -123,7 +125,8 @@ class ServerApp:
     async def start(self) -> None:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
         server = self._bound()
-        add_InferenceServiceServicer_to_server(InferenceService(self.settings, self.pipeline), server)  # type: ignore[no-untyped-call]
+        inference = InferenceService(self.settings, self.pipeline, self.registry, self.corrections)
+        add_InferenceServiceServicer_to_server(inference, server)  # type: ignore[no-untyped-call]
         add_AdapterServiceServicer_to_server(AdapterService(self.registry), server)  # type: ignore[no-untyped-call]
         if self.experiments is None:
             add_ExperimentServiceServicer_to_server(ExperimentsAbsent(), server)  # type: ignore[no-untyped-call]
@@ -200,6 +203,8 @@ class ServerApp:
         await self._http.stop()
         self.pipeline.close()
         self._bodies.close()
+        if self.corrections is not None:
+            await asyncio.to_thread(self.corrections.close)
         await self._close_engine()
         if self.audit is not None:
             await asyncio.to_thread(self.audit.close)

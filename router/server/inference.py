@@ -11,11 +11,14 @@ from typing import Any
 import grpc
 
 from router.config import Settings
+from router.corrections.keeper import Corrections
 from router.engine.base import Delta, Finished
 from router.errors import DeadlineExceeded, EngineFailed, Unavailable
+from router.ports import AdapterRegistry
 from router.server import convert
 from router.server.call import Call, current_call, send_headers
 from router.server.convert import Limits, generate_request, route_request
+from router.server.corrections import record_correction
 from router.server.pipeline import Pipeline
 from router.types import FinishReason, Request, TokenLogprob
 from router.v1 import inference_pb2 as pb
@@ -27,10 +30,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceService(InferenceServiceServicer):
     """Errors leave as RouterError; the chain maps them."""
 
-    def __init__(self, settings: Settings, pipeline: Pipeline) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pipeline: Pipeline,
+        registry: AdapterRegistry,
+        corrections: Corrections | None = None,
+    ) -> None:
         self._limits = Limits(settings.max_prompt_bytes, settings.max_tokens_limit)
         self._every, self._log_prompts = settings.stream_interval, settings.log_prompts
-        self._pipeline = pipeline
+        self._pipeline, self._registry, self._corrections = pipeline, registry, corrections
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """The whole answer in one message."""
@@ -91,6 +100,12 @@ class InferenceService(InferenceServiceServicer):
                 context_length=self._pipeline.context_length,
                 decision=convert.decision_message(prepared.decision, asked.routing.explain),
             )
+
+    async def RecordCorrection(
+        self, request: pb.RecordCorrectionRequest, context: Context
+    ) -> pb.RecordCorrectionResponse:
+        """Durable when it answers."""
+        return await record_correction(request, current_call(), self._corrections, self._registry)
 
     def _asked(self, request: Request, call: Call) -> Request:
         call.labels = request.labels

@@ -80,6 +80,7 @@ SERVICES = {
     "router.v1.ExperimentService": EXPERIMENTS,
 }
 METHODS = {
+    "/router.v1.InferenceService/RecordCorrection": replace(INFERENCE, admitted=False, max_body=SMALL),
     "/router.v1.AdapterService/WatchAdapters": replace(ADAPTERS, watch=True),
     "/router.v1.ExperimentService/RecordOutcomes": replace(EXPERIMENTS, watch=True),
     "/grpc.health.v1.Health/Watch": OTHER_WATCH,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from router.access.quotas import Meter
 from router.config import Settings
+from router.corrections.keeper import Corrections
 from router.engine.base import Delta, Engine, Finished, Generation, Job, Prompt, with_grammar
 from router.errors import (
     DataLoss,
@@ -72,9 +73,11 @@ class Pipeline:
         registry: AdapterRegistry,
         router: RequestRouter,
         experiments: Experiments | None = None,
+        corrections: Corrections | None = None,
     ) -> None:
         self._engine, self._registry, self._router = engine, registry, router
         self._experiments, self._resting = experiments, Resting()
+        self._corrections = corrections
         self._max_tokens = settings.max_tokens_limit
         self._encoding = Encoding(lambda prompt, most: engine.encode(prompt, most))
         self.draining = False  # cancelled from now on is cancelled by the server
@@ -101,6 +104,8 @@ class Pipeline:
                 except RouterError as error:
                     choices.failed(error)  # raises it unless another can stand in
             call.decision = taken.decision
+            if self._corrections is not None:
+                self._corrections.remember(request, taken.decision, call.client)
             watchers = self._watchers(request, taken, choices)
             told = telling(watchers, taken.generation, lambda: self._stopped(call))
             yield taken.decision, held.enter_context(told)

@@ -25,8 +25,9 @@ def client(**more: object) -> str:
 
 
 def test_an_entry_is_read() -> None:
-    text = client(roles=["infer", "admin"], cert="billing.svc", expires="2027-01-01T00:00:00+01:00")
-    (found,) = parse_clients(text).all
+    more = {"cert": "billing.svc", "corrections": "texts", "expires": "2027-01-01T00:00:00+01:00"}
+    (found,) = parse_clients(client(roles=["infer", "admin"], **more)).all
+    assert found.corrections == "texts"
     assert (found.id, found.cert, found.token_sha256) == ("billing", "billing.svc", (A,))
     assert found.roles == {Role.INFER, Role.ADMIN}
     assert not found.expired(1798757999)
@@ -37,6 +38,7 @@ def test_absent_is_nothing() -> None:
     (found,) = parse_clients(client()).all
     assert found.roles == frozenset()
     assert not found.expired(1e12)
+    assert found.corrections == "labels"
     assert parse_clients("").all == ()
 
 
@@ -92,6 +94,10 @@ def test_a_tenant_is_its_clients_and_what_they_share() -> None:
         (tenant(id="a") * 2, "two tenants have the same id: 'a'"),
         (tenant(id="a", max_concurrent=0), "whole number"),
         (client(experiments=["A"]), "experiments has names such as"),
+        (client(corrections="all"), "corrections must be off, labels or texts, not 'all'"),
+        (client(corrections=["texts"]), "corrections must be off, labels or texts"),
+        (client(corrections=True), "corrections must be off, labels or texts"),
+        (tenant(id="a", corrections="off"), "tenant 'a': unknown key 'corrections'"),
         (client(share=0), "share must be a number"),
         (client(share=1001), "share must be a number"),
         (client(tenant="acme", share=2), "client 'billing': share is its tenant's"),

@@ -133,6 +133,11 @@ class Scripted(inference_pb2_grpc.InferenceServiceServicer):
         self._enter(request, context)
         return inference_pb2.CountTokensResponse(prompt_tokens=87, context_length=2048, decision=DECISION)
 
+    def RecordCorrection(self, request, context):
+        self._enter(request, context)
+        kept = inference_pb2.CORRECTION_KEPT_TEXT if request.text else inference_pb2.CORRECTION_KEPT_LABELS
+        return inference_pb2.RecordCorrectionResponse(kept=kept)
+
 
 def adapter(name, version="1.0.0", **fields):
     fields = {"state": adapters_pb2.Adapter.STATE_READY, "etag": "e1"} | fields

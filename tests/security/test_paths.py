@@ -70,6 +70,9 @@ def adapter_calls(stubs: Any, name: str) -> Iterator[Any]:
     yield stubs.inference.StreamGenerate(inference_pb2.StreamGenerateRequest(input=text, routing=routing))
     yield stubs.inference.Route(inference_pb2.RouteRequest(input=text, routing=routing))
     yield stubs.inference.CountTokens(inference_pb2.CountTokensRequest(input=text, routing=routing))
+    yield stubs.inference.RecordCorrection(
+        inference_pb2.RecordCorrectionRequest(response_id="0" * 32, adapter=name)
+    )
 
 
 def experiment_calls(stubs: Any, name: str) -> Iterator[Any]:
@@ -114,6 +117,7 @@ def test_every_field_that_names_something_is_sent_such_names() -> None:
         *(f"{m}AdapterRequest.name" for m in ("Get", "Load", "Unload")),
         *("SetDefaultVersionRequest.name", "ResetDefaultVersionRequest.name"),
         *(f"{m}Request.routing.adapter" for m in ("Generate", "StreamGenerate", "Route", "CountTokens")),
+        "RecordCorrectionRequest.adapter",
         *(f"{m}ExperimentRequest.name" for m in ("Get", "Delete", "Start", "Stop")),
         *("GetReportRequest.name", "PromoteArmRequest.name", "RollBackPromotionRequest.name"),
         *("UpdateExperimentRequest.experiment.name", "CreateExperimentRequest.experiment_id"),

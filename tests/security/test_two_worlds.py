@@ -131,6 +131,12 @@ CASES: dict[str, list[Call]] = {
         ),
         lambda at, m: at.inference.CountTokens(inference_pb2.CountTokensRequest(**read()), metadata=m),
     ],
+    "InferenceService/RecordCorrection": [
+        lambda at, m: at.inference.RecordCorrection(
+            inference_pb2.RecordCorrectionRequest(response_id="0" * 40, adapter="adapters/legal", text="hi"),
+            metadata=m,
+        ),
+    ],
     "AdapterService/ListAdapters": [
         lambda at, m: at.adapters.ListAdapters(adapters_pb2.ListAdaptersRequest(), metadata=m),
         lambda at, m: at.adapters.ListAdapters(adapters_pb2.ListAdaptersRequest(page_size=1), metadata=m),

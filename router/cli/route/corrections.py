@@ -1,0 +1,154 @@
+"""`lora-router route correct` and `route corrections list|clear`: who should have answered, said and looked at."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli import flags
+from router.cli.command import MISUSED, CliError
+from router.cli.route.local import AdaptersDirs
+
+if TYPE_CHECKING:
+    from router.corrections.model import Correction
+    from router.corrections.store import CorrectionStore
+
+Answer = Annotated[
+    str, typer.Argument(metavar="RESPONSE_ID", help="Of the answer, as `ask --json` shows it.")
+]
+Right = Annotated[str, typer.Argument(metavar="NAME", help="Who should have answered; base: no adapter.")]
+Text = Annotated[
+    str, typer.Option("--text", metavar="TEXT", help="What was asked, for a server that has not kept it.")
+]
+Tenant = Annotated[
+    str | None, typer.Option("--tenant", metavar="ID", help="Only those of this tenant.", show_default=False)
+]
+Before = Annotated[
+    str, typer.Option("--before", metavar="TIME", help="Only those from before, such as 2027-01-31 (UTC).")
+]
+All = Annotated[bool, typer.Option("--all", help="Every tenant's, from whenever.")]
+Last = Annotated[int, typer.Option("--last", metavar="N", min=1, help="So many from the end.")]
+COLUMNS = ["TIME", "TENANT", "ANSWERED BY", "SHOULD HAVE BEEN", "REASON", "TEXT"]
+SHOWN = 70  # characters of a request
+
+
+def correct(
+    response_id: Answer,
+    name: Right,
+    text: Text = "",
+    server: flags.Server = "",
+    timeout: flags.Timeout = 30.0,
+    json: flags.Json = False,
+) -> None:
+    """Say who should have answered a request.
+
+    A server keeps it with `serve --corrections labels`, and with texts also what was asked, to learn from.
+
+    \b
+    Example:
+      lora-router route correct 9f86d081884c7d659a2feaa0c55ad015 legal
+    """
+    from router.cli.connect import connected
+    from router.cli.output import print_json
+
+    with connected(server, timeout) as client:
+        kept = client.record_correction(response_id, name, text)
+    if json:
+        print_json({"response_id": response_id, "adapter": name, "kept": kept})
+    elif kept == "texts":
+        print("kept, with what was asked")
+    else:
+        print("kept, without what was asked: it is counted, and nothing can be learned from it")
+
+
+def list_(
+    tenant: Tenant = None,
+    last: Last = 50,
+    adapters_dir: AdaptersDirs = None,
+    json: flags.Json = False,
+) -> None:
+    """List what is kept of who should have answered, the newest last.
+
+    Read from the state folder of a server over the adapters here.
+
+    \b
+    Example:
+      lora-router route corrections list --tenant acme
+    """
+    from dataclasses import asdict
+
+    from router.cli.output import print_json, print_table
+
+    found = store_here(adapters_dir).read(_tenant(tenant))
+    shown = found.corrections[-last:]
+    if json:
+        print_json([asdict(one) for one in shown])
+    elif shown:
+        print_table(COLUMNS, [_row(one) for one in shown])
+        rest = f", {found.damaged} lines are damaged" if found.damaged else ""
+        print(f"\n{len(shown)} of {len(found.corrections)}{rest}")
+    else:
+        print("no corrections; `serve --corrections texts` keeps those that callers send")
+
+
+def clear(
+    tenant: Tenant = None,
+    before: Before = "",
+    all_: All = False,
+    adapters_dir: AdaptersDirs = None,
+) -> None:
+    """Take corrections away, with the texts in them.
+
+    What a running server remembers of its latest answers goes when it ends.
+
+    \b
+    Examples:
+      lora-router route corrections clear --tenant acme
+      lora-router route corrections clear --before 2027-01-31
+    """
+    if all_ == bool(tenant or before):
+        raise CliError("say which: --tenant ID, --before TIME or both; or --all", MISUSED)
+    gone = store_here(adapters_dir).clear(_time(before) if before else None, _tenant(tenant))
+    print(f"{gone} taken away")
+
+
+def store_here(adapters_dir: list[Path] | None) -> CorrectionStore:
+    """Of a server over the adapters here."""
+    from router.cli.settings import folders, load_settings
+    from router.corrections.store import FOLDER, CorrectionStore
+    from router.registry.state import state_dir
+
+    said = tuple(adapters_dir) if adapters_dir else load_settings().adapters_dir
+    return CorrectionStore(state_dir(folders(said, "adapters")) / FOLDER)
+
+
+def _tenant(said: str | None) -> str | None:
+    """Raises CliError for what can be no tenant."""
+    from router.corrections.store import file_name
+
+    if said is not None:
+        try:
+            file_name(said)
+        except ValueError as error:
+            raise CliError(f"--tenant: {error}", MISUSED) from None
+    return said
+
+
+def _time(said: str) -> float:
+    try:
+        found = datetime.fromisoformat(said)
+    except ValueError:
+        raise CliError(
+            f"--before {said}: must be a time such as 2027-01-31 or 2027-01-31T12:00", MISUSED
+        ) from None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def _row(one: Correction) -> tuple[str, ...]:
+    when = datetime.fromtimestamp(one.time, UTC).isoformat(" ", timespec="seconds").removesuffix("+00:00")
+    chosen = "?" if one.chosen is None else one.chosen or "base"
+    text = one.text if len(one.text) <= SHOWN else one.text[: SHOWN - 1] + "…"
+    return when, one.tenant, chosen, one.label or "base", one.reason, text

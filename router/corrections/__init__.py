@@ -1,0 +1,1 @@
+"""Who should have answered: what callers say of it, kept so that routing can learn from it."""

@@ -1,0 +1,122 @@
+"""What a server does with corrections: remembers its latest answers, and keeps what is said of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from router.access.answers import may_be_of
+from router.access.clients import Client
+from router.corrections.model import MAX_TEXT, Correction
+from router.corrections.recent import Answered, Recent
+from router.corrections.store import CorrectionStore
+from router.errors import FailedPrecondition, NotFound, NotSaved, Overloaded
+from router.types import Decision, Keeping, Request, weaker
+
+log = logging.getLogger(__name__)
+MOST_WAITING = 64  # corrections on their way to the disk
+_ID = {False: re.compile(r"[0-9a-f]{32}"), True: re.compile(r"[0-9a-f]{40}")}  # True: of a tenant
+FORGOTTEN = (
+    ": no answer of yours that the server still knows; it remembers the latest ones since it started. Where it "
+    "keeps texts, send the text with the correction"
+)
+NOT_OF_THIS_CLIENT = "nothing is kept of this client: `corrections` of its entry in the clients file is off"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a caller says: who should have answered ("" the base), and perhaps what was asked."""
+
+    response_id: str
+    label: str
+    text: str = ""
+
+
+class Corrections:
+    """Lives on one event loop; a thread of its own writes. `keeping` is the most that is kept of anybody, what
+    a client's entry says the most of that client."""
+
+    def __init__(
+        self,
+        store: CorrectionStore,
+        keeping: Keeping,
+        recent: Recent | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._keeping, self._now = store, keeping, now
+        self._recent = recent if recent is not None else Recent()
+        self._writer = ThreadPoolExecutor(1, "corrections")
+        self._waiting = 0
+
+    def remember(self, request: Request, decision: Decision, client: Client) -> None:
+        """An answer is being given. Of a text too long for an example only the decision is kept."""
+        may = weaker(self._keeping, client.corrections)
+        if may == "off":
+            return
+        text = request.text if may == "texts" and len(request.text) <= MAX_TEXT else None
+        chosen = decision.adapter.name if decision.adapter is not None else ""
+        answered = Answered(chosen, decision.reason.value, decision.confidence, text)
+        self._recent.add(request.request_id, request.tenant, answered)
+
+    async def record(self, said: Said, client: Client) -> Keeping:
+        """What it was kept with, once it is durable.
+
+        Raises FailedPrecondition where nothing is kept of the client, NotFound for an answer that is not its
+        tenant's or not known any more, Overloaded, and NotSaved.
+        """
+        may = weaker(self._keeping, client.corrections)
+        if may == "off":
+            raise FailedPrecondition(NOT_OF_THIS_CLIENT)
+        correction = self._correction(said, client.tenant, may == "texts")
+        await self._write(correction)
+        return "texts" if correction.text else "labels"
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.shutdown()
+
+    def _correction(self, said: Said, tenant: str, with_text: bool) -> Correction:
+        known = self._recent.get(said.response_id, tenant)
+        if known is None:
+            if not (with_text and said.text and _may_be_answer(said.response_id, tenant)):
+                raise NotFound("response", said.response_id, FORGOTTEN)
+            return Correction(self._now(), said.response_id, said.label, text=said.text, tenant=tenant)
+        text = (known.text or said.text) if with_text else ""
+        return Correction(
+            self._now(),
+            said.response_id,
+            said.label,
+            known.chosen,
+            known.reason,
+            known.confidence,
+            text,
+            tenant,
+        )
+
+    async def _write(self, correction: Correction) -> None:
+        if self._waiting >= MOST_WAITING:
+            raise Overloaded(f"{self._waiting} corrections wait for the disk already")
+        self._waiting += 1
+        writing = asyncio.get_running_loop().run_in_executor(self._writer, self._store.append, correction)
+        writing.add_done_callback(self._written)
+        try:
+            await asyncio.shield(writing)
+        except OSError as error:
+            log.error("a correction could not be kept", exc_info=error)
+            raise NotSaved(f"the correction could not be written: {error.strerror}") from None
+
+    def _written(self, writing: asyncio.Future[None]) -> None:
+        """Called for one whose caller has left, too."""
+        self._waiting -= 1
+        if not writing.cancelled():
+            writing.exception()
+
+
+def _may_be_answer(response_id: str, tenant: str) -> bool:
+    """Whether an answer to that tenant can have this id, though nobody remembers it."""
+    return bool(_ID[bool(tenant)].fullmatch(response_id)) and may_be_of(response_id, tenant)

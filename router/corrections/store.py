@@ -1,0 +1,158 @@
+"""Corrections on the disk: for each tenant a file of JSON lines, durable, bounded, and easily taken away.
+
+A line that was cut off by a crash or a full disk is no correction, and spoils none. Server and commands may
+work on the files at the same time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.corrections.model import Correction, from_line, latest, to_line
+
+FOLDER = "corrections"  # in the state folder
+MOST_BYTES = 16 << 20  # of a tenant's file
+ENDING = ".jsonl"
+NOBODYS = "_"  # the file's name where nobody is told apart: no tenant is called so
+LOCK = ".lock"
+_TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`damaged` lines were no corrections."""
+
+    corrections: tuple[Correction, ...]
+    damaged: int = 0
+
+
+class CorrectionStore:
+    """The files in a folder, which is made when the first correction comes."""
+
+    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
+        self._folder, self._most = folder, most_bytes
+
+    def append(self, correction: Correction) -> None:
+        """On the disk when it returns. A file that is full loses the older half. Raises OSError, and has then
+        kept nothing."""
+        line = to_line(correction)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._folder / file_name(correction.tenant)
+        with self._locked():
+            if path.exists() and path.stat().st_size + len(line) > self._most:
+                _replace(path, _newest(path.read_bytes(), self._most // 2))
+            new = not path.exists()
+            _append(path, line)
+            if new:
+                _sync(self._folder)
+
+    def read(self, tenant: str | None = None) -> Found:
+        """All, or those of one tenant ("": of who is nobody's); of each answer the last word. Raises OSError."""
+        found: list[Correction] = []
+        damaged = 0
+        for path in self._files(tenant):
+            for line in path.read_bytes().split(b"\n"):
+                if (one := from_line(line)) is not None:
+                    found.append(one)
+                elif line.strip():
+                    damaged += 1
+        return Found(tuple(sorted(latest(found), key=lambda one: one.time)), damaged)
+
+    def clear(self, before: float | None = None, tenant: str | None = None) -> int:
+        """Take away those of a tenant (None: all) from before that time (None: whenever), in unix seconds;
+        returns how many lines went, damaged ones too. Raises OSError."""
+        if not self._folder.is_dir():
+            return 0
+        gone = 0
+        with self._locked():
+            for path in self._files(tenant):
+                lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
+                kept = [line for line in lines if _is_since(line, before)]
+                gone += len(lines) - len(kept)
+                if kept:
+                    _replace(path, b"\n".join(kept) + b"\n")
+                else:
+                    path.unlink()
+            _sync(self._folder)
+        return gone
+
+    def _files(self, tenant: str | None) -> list[Path]:
+        if tenant is None:
+            return sorted(self._folder.glob(f"*{ENDING}"))
+        path = self._folder / file_name(tenant)
+        return [path] if path.exists() else []
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone among all processes that write here."""
+        handle = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+def file_name(tenant: str) -> str:
+    """Of a tenant's file. Raises ValueError for what can be no tenant, such as a path."""
+    if tenant and not _TENANT.fullmatch(tenant):
+        raise ValueError(f"no tenant is called {tenant!r}")
+    return (tenant or NOBODYS) + ENDING
+
+
+def _is_since(line: bytes, before: float | None) -> bool:
+    one = from_line(line)
+    return before is not None and one is not None and one.time >= before
+
+
+def _newest(data: bytes, most: int) -> bytes:
+    """Whole lines from the end, at most so many bytes."""
+    if len(data) <= most:
+        return data
+    tail = data[len(data) - most :]
+    return tail[tail.find(b"\n") + 1 :]
+
+
+def _append(path: Path, line: bytes) -> None:
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    with os.fdopen(handle, "r+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        torn = False
+        if size:
+            file.seek(size - 1)
+            torn = file.read(1) != b"\n"  # a crash, or a full disk, in the middle of a line
+        try:
+            left = memoryview(b"\n" + line if torn else line)
+            while left:
+                left = left[file.write(left) :]  # a disk that is almost full takes a part, without a word
+            os.fsync(handle)
+        except OSError:
+            with suppress(OSError):
+                file.truncate(size)
+            raise
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Whole or not at all."""
+    beside = path.with_name(f".{path.name}.new")
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(handle)
+    os.replace(beside, path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

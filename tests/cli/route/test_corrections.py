@@ -1,0 +1,82 @@
+"""`route correct` and `route corrections list|clear`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.cli.route.corrections import store_here
+from router.corrections.model import Correction
+from router.corrections.store import CorrectionStore
+
+ONE = Correction(1_800_000_000, "ab" * 16, "legal", "medical", "classified", 0.9, "Who owns this?", "acme")
+
+
+@pytest.fixture
+def store(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> CorrectionStore:
+    """Of a server over ./adapters."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(own_folder / "state"))
+    (own_folder / "adapters").mkdir()
+    return store_here(None)
+
+
+def test_correct_tells_the_server_and_what_it_kept(cli, remote):
+    done = cli("route", "correct", "ab" * 16, "legal", "--text", "Who owns this?")
+    assert (done.code, done.out) == (0, "kept, with what was asked\n")
+    assert "nothing can be learned" in cli("route", "correct", "ab" * 16, "base").out
+    said = json.loads(cli("route", "correct", "ab" * 16, "base", "--json").out)
+    assert said == {"response_id": "ab" * 16, "adapter": "base", "kept": "labels"}
+    first, second, _ = remote.inference.requests
+    assert (first.adapter, first.text, second.adapter) == ("adapters/legal", "Who owns this?", "base")
+
+
+def test_list_shows_who_answered_and_who_should_have(cli, store):
+    assert "serve --corrections texts" in cli("route", "corrections", "list").out
+    store.append(ONE)
+    store.append(
+        replace(ONE, response_id="cd" * 16, tenant="", label="", chosen=None, text="\x1b[31mred\n" * 20)
+    )
+    done = cli("route", "corrections", "list")
+    assert done.code == 0, done.err
+    assert "2027-01-15 08:00:00" in done.out
+    assert "\x1b" not in done.out
+    assert done.out.rstrip().endswith("2 of 2")
+    (mine,) = json.loads(cli("route", "corrections", "list", "--tenant", "acme", "--json").out)
+    assert (mine["label"], mine["chosen"], mine["text"]) == ("legal", "medical", "Who owns this?")
+    assert len(json.loads(cli("route", "corrections", "list", "--last", "1", "--json").out)) == 1
+
+
+def test_clear_takes_away_what_is_said_and_no_more(cli, store):
+    for number, tenant in enumerate(("", "acme", "bravo")):
+        store.append(replace(ONE, time=ONE.time + number * 86_400, tenant=tenant))
+    assert cli("route", "corrections", "clear", "--tenant", "bravo").out == "1 taken away\n"
+    assert cli("route", "corrections", "clear", "--before", "2027-01-16").out == "1 taken away\n"
+    assert [one.tenant for one in store.read().corrections] == ["acme"]
+    assert cli("route", "corrections", "clear", "--all").out == "1 taken away\n"
+    assert store.read().corrections == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["clear"], "say which: --tenant ID, --before TIME or both; or --all"),
+        (["clear", "--all", "--tenant", "acme"], "say which"),
+        (["clear", "--before", "yesterday"], "--before yesterday: must be a time such as 2027-01-31"),
+        (["clear", "--tenant", "../acme"], "--tenant: no tenant is called '../acme'"),
+        (["list", "--tenant", "Acme"], "--tenant: no tenant is called 'Acme'"),
+        (["list", "--adapters-dir", "none"], "none is no folder"),
+        (["list", "--last", "0"], "--last"),
+    ],
+)
+def test_bad_input_is_one_line(cli, store, arguments, message):
+    done = cli("route", "corrections", *arguments)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert message in done.err
+
+
+def test_a_setting_that_is_none_of_the_three(cli, own_folder):
+    done = cli("serve", "--corrections", "everything")
+    assert (done.code, "corrections (from flag)" in done.err) == (2, True)
