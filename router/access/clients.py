@@ -15,7 +15,7 @@ tokens_per_minute = 60000
 max_concurrent = 8
 outcomes_per_second = 100
 outcomes_per_day = 1000000
-corrections = "texts"                 # the most that is kept of its corrections; labels if absent, off: nothing
+corrections = "texts"                 # the most that is kept of its corrections; labels if absent
 expires = 2027-01-01T00:00:00Z
 
 [[tenant]]                            # only where its clients share quotas, or its share is not 1

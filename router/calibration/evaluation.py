@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from router.calibration.cascade import Array, outcome_at, run_cascade
+from router.calibration.cascade import Array, Outcome, Run, outcome_at, run_cascade
 from router.calibration.certify import upper_bound
 from router.calibration.model import Calibration
 from router.calibration.rows import Ballot, spoke
@@ -152,6 +152,23 @@ def held_out_report(
         "ece_all": ece_with_interval(votes.confidence[:, -1], votes.right[:, -1]),
         "ood_auroc": auroc(others.novelty[:, -1], votes.novelty[meant, -1]) if len(strange) else None,
         "ood_routed": away.count / len(strange) if strange else None,
+        "decisions": decision_counts(of, votes, there, names),
+    }
+
+
+def decision_counts(of: Calibration, votes: Run, there: Outcome, names: Sequence[str]) -> dict[str, Any]:
+    """How often each adapter and the base were chosen, and at which thresholds: what a server compares its
+    own decisions with (router/routing/drift.py)."""
+    away = ~there.routed
+    strange = away & (votes.confidence[:, -1] >= of.threshold) & (votes.novelty[:, -1] > of.novelty_limit)
+    chosen = votes.choice[np.arange(len(away)), there.stage][there.routed]
+    return {
+        "rows": len(away),
+        "abstained": int((away & ~strange).sum()),
+        "unfamiliar": int(strange.sum()),
+        "adapters": {name: int((chosen == place).sum()) for place, name in enumerate(names)},
+        "threshold": of.threshold,
+        "novelty_limit": of.novelty_limit,
     }
 
 

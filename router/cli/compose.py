@@ -29,8 +29,10 @@ from router.ports import ServedExperiments
 from router.registry.options import RegistryOptions
 from router.registry.registry import Registry
 from router.registry.state import state_dir
+from router.routing.drift import Drift
 from router.routing.router import Router
 from router.server.app import ServerApp
+from router.server.drift import DriftCollector
 from router.server.lifecycle import in_daemon_thread
 from router.server.logs import logging_to
 
@@ -102,6 +104,7 @@ class Composition:
             keep=state_dir(settings.adapters_dir, options.state_dir) / "routing",
         )
         self.experiments = experiments_of(settings, engine, self.router, self.plugins, options.state_dir)
+        drift = Drift(lambda: self.router.rule.now)
         self.app = ServerApp(
             settings,
             engine,
@@ -111,7 +114,9 @@ class Composition:
             on_ready=self._ready,
             experiments=self.experiments,
             corrections=corrections_of(settings, options.state_dir),
+            on_decision=drift.observe,
         )
+        self.app.metrics.registry.register(DriftCollector(drift))
         if self.experiments is not None:
             part = optional.experiments("compose")
             part.add_modes(self.experiments, self.app, engine, self.router, self.plugins)

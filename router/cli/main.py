@@ -18,8 +18,8 @@ from router.cli.adapters.validate import validate
 from router.cli.ask import ask
 from router.cli.command import DEFAULT_COMMAND, FAILED, INTERRUPTED, PromptOrCommand, group, or_help, report
 from router.cli.flags import connecting
-from router.cli.route.ask import route
 from router.cli.route import corrections
+from router.cli.route.ask import route
 from router.cli.route.calibrate import calibrate
 from router.cli.route.curve import curve
 from router.cli.route.diff import diff

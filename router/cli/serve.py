@@ -81,7 +81,7 @@ CorrectionsFlag = Annotated[
     typer.Option(
         "--corrections",
         metavar="off|labels|texts",
-        help="What is kept of who should have answered: nothing, that, or texts of requests, too. Default: off.",
+        help="Kept of who should have answered: nothing, that, or texts of requests, too. Default: off.",
     ),
 ]
 RequireSigned = Annotated[

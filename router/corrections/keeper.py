@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 MOST_WAITING = 64  # corrections on their way to the disk
 _ID = {False: re.compile(r"[0-9a-f]{32}"), True: re.compile(r"[0-9a-f]{40}")}  # True: of a tenant
 FORGOTTEN = (
-    ": no answer of yours that the server still knows; it remembers the latest ones since it started. Where it "
-    "keeps texts, send the text with the correction"
+    ": no answer of yours that the server still knows; it remembers the latest ones since it started. Where "
+    "it keeps texts, send the text with the correction"
 )
 NOT_OF_THIS_CLIENT = "nothing is kept of this client: `corrections` of its entry in the clients file is off"
 
@@ -38,8 +38,8 @@ class Said:
 
 
 class Corrections:
-    """Lives on one event loop; a thread of its own writes. `keeping` is the most that is kept of anybody, what
-    a client's entry says the most of that client."""
+    """Lives on one event loop; a thread of its own writes. `keeping` is the most that is kept of anybody,
+    what a client's entry says the most of that client."""
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ class CorrectionStore:
                 _sync(self._folder)
 
     def read(self, tenant: str | None = None) -> Found:
-        """All, or those of one tenant ("": of who is nobody's); of each answer the last word. Raises OSError."""
+        """All, or those of one tenant ("": nobody's); of each answer the last word. Raises OSError."""
         found: list[Correction] = []
         damaged = 0
         for path in self._files(tenant):

@@ -41,6 +41,7 @@ from router.server.pace import Pace
 from router.server.pipeline import Pipeline
 from router.server.sending import Sending
 from router.server.tls import Tls
+from router.types import Decision, Request
 from router.v1 import experiments_pb2 as pb
 from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer, add_ExperimentServiceServicer_to_server
@@ -61,8 +62,8 @@ class ServerApp:
     """One server in one event loop. `run` is its whole life; tests use `start` and `stop`.
 
     It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
-    (default: the engine); `on_ready` is called once when requests are let in. Whoever made `experiments`
-    starts and closes it.
+    (default: the engine); `on_ready` is called once when requests are let in, `on_decision` for each that
+    routing decided and that is to be answered. Whoever made `experiments` starts and closes it.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class ServerApp:
         on_ready: Callable[[], None] | None = None,
         experiments: ServedExperiments | None = None,
         corrections: Corrections | None = None,
+        on_decision: Callable[[Request, Decision], None] | None = None,
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
         self.experiments, self.corrections = experiments, corrections
@@ -86,7 +88,7 @@ class ServerApp:
         self.health = Health(
             self.lifecycle, engine.status, settings.stall_seconds, self._store_up, self._flaws
         )
-        self.pipeline = Pipeline(settings, engine, registry, router, experiments, corrections)
+        self.pipeline = Pipeline(settings, engine, registry, router, experiments, corrections, on_decision)
         self._bodies = Bodies(settings.body_memory_mb << 20, settings.body_seconds, settings.max_body_bytes)
         self._sending = Sending(lambda: self.lifecycle.pressed)
         self.address = self.metrics_address = self.sidecar_address = ""

@@ -4,7 +4,7 @@ whatever happens."""
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -74,10 +74,11 @@ class Pipeline:
         router: RequestRouter,
         experiments: Experiments | None = None,
         corrections: Corrections | None = None,
+        on_decision: Callable[[Request, Decision], None] | None = None,
     ) -> None:
         self._engine, self._registry, self._router = engine, registry, router
         self._experiments, self._resting = experiments, Resting()
-        self._corrections = corrections
+        self._corrections, self._on_decision = corrections, on_decision
         self._max_tokens = settings.max_tokens_limit
         self._encoding = Encoding(lambda prompt, most: engine.encode(prompt, most))
         self.draining = False  # cancelled from now on is cancelled by the server
@@ -154,6 +155,9 @@ class Pipeline:
         call.decision = decision
         if decision.mixture:
             self._registry.check_mixture(decision.mixture)
+        own = assignment is None or assignment.versions  # else an arm's router decided
+        if counted and own and self._on_decision is not None:
+            self._on_decision(request, decision)
         return Choices(decision, assignment, self._registry, self._resting, request.visible)
 
     async def _submitted(

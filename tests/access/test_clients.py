@@ -96,7 +96,7 @@ def test_a_tenant_is_its_clients_and_what_they_share() -> None:
         (client(experiments=["A"]), "experiments has names such as"),
         (client(corrections="all"), "corrections must be off, labels or texts, not 'all'"),
         (client(corrections=["texts"]), "corrections must be off, labels or texts"),
-        (client(corrections=True), "corrections must be off, labels or texts"),
+        (client(corrections=1), "corrections must be off, labels or texts"),
         (tenant(id="a", corrections="off"), "tenant 'a': unknown key 'corrections'"),
         (client(share=0), "share must be a number"),
         (client(share=1001), "share must be a number"),

@@ -1,4 +1,4 @@
-"""Who should have answered, over gRPC: of one's own answers, about adapters that one knows, as far as one agreed."""
+"""Who should have answered, over gRPC: of one's own answers, and kept as far as one agreed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lora-router route correct` and `route corrections list|clear`: who should have answered, said and looked at."""
+"""`lora-router route correct` and `route corrections list|clear`: who should have answered."""
 
 from __future__ import annotations
 
