@@ -24,6 +24,7 @@ from router.cli.route.calibrate import calibrate
 from router.cli.route.curve import curve
 from router.cli.route.diff import diff
 from router.cli.route.evaluate import evaluate as evaluate_routing
+from router.cli.route.learn import learn
 from router.cli.serve import serve
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ routing.command("calibrate")(calibrate)
 routing.command("evaluate")(evaluate_routing)
 routing.command("curve")(curve)
 routing.command("diff")(diff)
+routing.command("learn")(learn)
 routing.command("correct")(connecting(corrections.correct))
 routing.add_typer(
     group("Who should have answered.", list=corrections.list_, clear=corrections.clear), name="corrections"

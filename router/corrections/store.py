@@ -46,7 +46,7 @@ class CorrectionStore:
         path = self._folder / file_name(correction.tenant)
         with self._locked():
             if path.exists() and path.stat().st_size + len(line) > self._most:
-                _replace(path, _newest(path.read_bytes(), self._most // 2))
+                write_whole(path, _newest(path.read_bytes(), self._most // 2))
             new = not path.exists()
             _append(path, line)
             if new:
@@ -76,7 +76,7 @@ class CorrectionStore:
                 kept = [line for line in lines if _is_since(line, before)]
                 gone += len(lines) - len(kept)
                 if kept:
-                    _replace(path, b"\n".join(kept) + b"\n")
+                    write_whole(path, b"\n".join(kept) + b"\n")
                 else:
                     path.unlink()
             _sync(self._folder)
@@ -138,11 +138,12 @@ def _append(path: Path, line: bytes) -> None:
             raise
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
+def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Whole and on the disk, or not at all. Raises OSError."""
     beside = path.with_name(f".{path.name}.new")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(handle, "wb") as file:
+        os.fchmod(handle, mode)
         file.write(data)
         file.flush()
         os.fsync(handle)

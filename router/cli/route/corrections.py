@@ -82,7 +82,7 @@ def list_(
 
     from router.cli.output import print_json, print_table
 
-    found = store_here(adapters_dir).read(_tenant(tenant))
+    found = store_here(adapters_dir).read(checked_tenant(tenant))
     shown = found.corrections[-last:]
     if json:
         print_json([asdict(one) for one in shown])
@@ -111,7 +111,7 @@ def clear(
     """
     if all_ == bool(tenant or before):
         raise CliError("say which: --tenant ID, --before TIME or both; or --all", MISUSED)
-    gone = store_here(adapters_dir).clear(_time(before) if before else None, _tenant(tenant))
+    gone = store_here(adapters_dir).clear(_time(before) if before else None, checked_tenant(tenant))
     print(f"{gone} taken away")
 
 
@@ -125,7 +125,7 @@ def store_here(adapters_dir: list[Path] | None) -> CorrectionStore:
     return CorrectionStore(state_dir(folders(said, "adapters")) / FOLDER)
 
 
-def _tenant(said: str | None) -> str | None:
+def checked_tenant(said: str | None) -> str | None:
     """Raises CliError for what can be no tenant."""
     from router.corrections.store import file_name
 

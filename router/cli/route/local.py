@@ -132,6 +132,38 @@ def open_local(
         yield Local(settings, profiles, _fitted_panel(registrations, Lessons(profiles, taught), resident))
 
 
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """Adapters and classifiers of this folder, to be fitted as often as wanted; only the last fit votes."""
+
+    settings: Settings
+    profiles: tuple[AdapterProfile, ...]
+    registrations: Sequence[Registration]
+    base: BaseModel | None
+
+    def fitted(self, profiles: tuple[AdapterProfile, ...]) -> Local:
+        """The classifiers, once all of them have learned these adapters."""
+        from router.routing.panel import Lessons
+
+        panel = _fitted_panel(self.registrations, Lessons(profiles, profiles), self.base)
+        return Local(self.settings, profiles, panel)
+
+
+@contextmanager
+def open_fitting(
+    adapters_dir: list[Path] | None, plugins_dir: list[Path] | None, base: bool = True
+) -> Iterator[Fitting]:
+    """As `open_local` without a calibration, and not fitted yet."""
+    from router.cli.plugins import load_plugins
+
+    settings = _settings(adapters_dir)
+    profiles = _profiles(settings, ())
+    registrations = [r for r in load_plugins(plugins_dir).registrations() if not r.classifier.scales]
+    wanted = base and any(r.wants_base for r in registrations)
+    with resident_base(settings) if wanted else nullcontext() as resident:
+        yield Fitting(settings, profiles, registrations, resident)
+
+
 def _settings(adapters_dir: list[Path] | None) -> Settings:
     from router.cli.settings import folders, load_settings
 
@@ -166,15 +198,20 @@ def note(text: str) -> None:
 
 def read_profiles(dirs: Sequence[Path]) -> tuple[AdapterProfile, ...]:
     """The highest version of each adapter in these folders, by name, as routing knows it."""
+    return tuple(profile for profile, _ in find_profiles(dirs).values())
+
+
+def find_profiles(dirs: Sequence[Path]) -> dict[str, tuple[AdapterProfile, Path]]:
+    """The same by name, each with its folder."""
     from router.registry.format.names import version_key
 
-    found: dict[str, AdapterProfile] = {}
+    found: dict[str, tuple[AdapterProfile, Path]] = {}
     for folder in (f for d in dirs for f in _folders(d)):
         profile = read_profile(folder)
         known = found.get(profile.name)
-        if known is None or version_key(known.version) < version_key(profile.version):
-            found[profile.name] = profile
-    return tuple(found[name] for name in sorted(found))
+        if known is None or version_key(known[0].version) < version_key(profile.version):
+            found[profile.name] = profile, folder
+    return {name: found[name] for name in sorted(found)}
 
 
 def _folders(root: Path) -> Iterator[Path]:
