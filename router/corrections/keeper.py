@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,6 +53,9 @@ class Corrections:
         self._recent = recent if recent is not None else Recent()
         self._writer = ThreadPoolExecutor(1, "corrections")
         self._waiting = 0
+        self.kept: Counter[tuple[Keeping, bool]] = (
+            Counter()
+        )  # by what, and whether another should have answered
 
     def remember(self, request: Request, decision: Decision, client: Client) -> None:
         """An answer is being given. Of a text too long for an example only the decision is kept."""
@@ -74,7 +78,9 @@ class Corrections:
             raise FailedPrecondition(NOT_OF_THIS_CLIENT)
         correction = self._correction(said, client.tenant, may == "texts")
         await self._write(correction)
-        return "texts" if correction.text else "labels"
+        kept: Keeping = "texts" if correction.text else "labels"
+        self.kept[kept, correction.wrong] += 1
+        return kept
 
     def close(self) -> None:
         """Write what is left."""

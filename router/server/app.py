@@ -23,6 +23,7 @@ from router.errors import FailedPrecondition
 from router.ports import AdapterRegistry, RequestRouter, ServedExperiments
 from router.server.adapters import AdapterService
 from router.server.bodies import Bodies
+from router.server.corrections import CorrectionsCollector
 from router.server.health import NAMES, Health
 from router.server.http import HttpServer, Page
 from router.server.inference import InferenceService
@@ -96,6 +97,8 @@ class ServerApp:
         self._startup, self._on_ready = startup, on_ready
         if experiments is not None:
             self.metrics.registry.register(experiments.metrics)
+        if corrections is not None:
+            self.metrics.registry.register(CorrectionsCollector(corrections))
         self._http = HttpServer(
             {"/metrics": self._metrics, "/healthz": self.health.healthz, "/readyz": self.health.readyz},
             self.metrics.shed.labels("http").inc,

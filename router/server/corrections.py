@@ -1,6 +1,11 @@
-"""Corrections as callers send them: checked, and about adapters that the caller may know of."""
+"""Corrections as callers send them: checked, about adapters that the caller may know of, and counted."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from router.access.quotas import Meter
 from router.corrections.keeper import Corrections, Said
@@ -71,3 +76,18 @@ def said_by(message: pb.RecordCorrectionRequest, registry: AdapterRegistry, visi
     if name == BASE:
         return Said(message.response_id, "", message.text)
     return Said(message.response_id, registry.get(name, "", visible).ref.name, message.text)
+
+
+class CorrectionsCollector(Collector):
+    """How many were kept, for a scraper."""
+
+    def __init__(self, corrections: Corrections) -> None:
+        self._corrections = corrections
+
+    def collect(self) -> Iterator[Metric]:
+        """As it is now."""
+        text = "Corrections by what was kept, and whether another should have answered."
+        found = CounterMetricFamily("lora_router_corrections", text, labels=("kept", "wrong"))
+        for (kept, wrong), count in tuple(self._corrections.kept.items()):
+            found.add_metric((kept, "yes" if wrong else "no"), count)
+        yield found

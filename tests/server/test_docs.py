@@ -9,8 +9,13 @@ import pytest
 
 from router import errors
 from router.config import Settings
+from router.corrections.keeper import Corrections
+from router.corrections.store import CorrectionStore
 from router.experiments.live.runtime import Experiments
 from router.experiments.service.served import ExperimentMetrics
+from router.routing.drift import Drift
+from router.server.corrections import CorrectionsCollector
+from router.server.drift import DriftCollector
 from router.server.metrics import Metrics
 from router.v1 import adapters_pb2, experiments_pb2, inference_pb2
 from tests.experiments.memory_store import MemoryStore
@@ -37,7 +42,9 @@ def reasons() -> set[str]:
 
 def metrics() -> list[str]:
     experiments = ExperimentMetrics(Experiments(MemoryStore())).collect()
-    collected = [*Metrics().registry.collect(), *experiments]
+    corrections = CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")).collect()
+    drift = DriftCollector(Drift(lambda: None)).collect()
+    collected = [*Metrics().registry.collect(), *experiments, *corrections, *drift]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 
 
