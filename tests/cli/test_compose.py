@@ -2,14 +2,17 @@
 
 import asyncio
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 from router.cli.compose import Composition, lines_to_paste, print_summary
+from router.cli.route.corrections import store_here
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
+from router.routing.drift import EVERY, LEAST
 from tests.cli.tiny import MODULES, write_adapter
 
 pytestmark = pytest.mark.slow
@@ -167,3 +170,24 @@ def test_lines_to_paste_say_what_a_guarded_server_needs():
     assert ask.startswith("lora-router ask --server 10.0.0.1:50051 --tls-ca CA.pem --token TOKEN ")
     assert '--cacert CA.pem -H "authorization: Bearer TOKEN"' in curl
     assert " https://10.0.0.1:50051/" in curl
+
+
+@pytest.mark.parametrize("running", [{"corrections": "texts"}], indirect=True)
+async def test_what_users_say_is_kept_in_the_state_folder(client, running):
+    answer = await client.generate("hello", max_tokens=4)
+    assert await client.record_correction(answer.response_id, "medical") == "texts"
+    (kept,) = store_here(None).read().corrections
+    assert (kept.label, kept.chosen, kept.text) == ("medical", "", "hello")
+
+
+async def test_decisions_are_counted_for_drift(client, running):
+    for number in range(LEAST + 2 * EVERY):  # some more, should the set of adapters change after the first
+        await client.generate("WHICH CHAPTER?" if number % 4 else "hello", max_tokens=1)
+        await client.generate("hello", adapter="base", max_tokens=1)
+        await client.route("hello")
+    page = (await running.app.metrics.page()).body.decode()
+    shares = dict(re.findall(r'lora_router_routing_share{what="([^"]+)"} (\S+)', page))
+    assert {what: round(float(share), 1) for what, share in shares.items()} == {
+        "abstained": pytest.approx(0.25, abs=0.06),
+        "adapters/medical": pytest.approx(0.75, abs=0.06),
+    }

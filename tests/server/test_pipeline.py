@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from router.config import Settings
 from router.engine.base import AdapterArtifact
 from router.engine.fake import FakeEngine
 from router.errors import (
@@ -20,8 +21,9 @@ from router.errors import (
     Unavailable,
 )
 from router.server import pipeline
+from router.server.call import Call
 from router.server.pipeline import Choices, Resting, fit
-from router.types import AdapterRef, Constraint, Decision, PromptTemplate, Reason, Sampling
+from router.types import AdapterRef, Constraint, Decision, PromptTemplate, Reason, Request, Sampling, Turn
 from router.v1 import inference_pb2 as pb
 from tests.fakes import FakeRegistry, adapter
 from tests.security.helpers import bearer, write_clients
@@ -84,6 +86,31 @@ async def test_a_prompt_over_the_context_is_never_cut(stubs: SimpleNamespace) ->
     info = details(refused)["ErrorInfo"]
     assert (refused.code().name, info.reason) == ("INVALID_ARGUMENT", "PROMPT_TOO_LONG")
     assert (info.metadata["limit"], info.metadata["got"]) == ("4096", "5001")
+
+
+@pytest.mark.parametrize(
+    ("versions", "counted", "seen"),
+    [(None, True, 1), ((NEW, OLD), True, 1), ((), True, 0), (None, False, 0), ((NEW,), False, 0)],
+)
+async def test_what_routing_decided_for_an_answer_is_seen_once_whatever_arm_answers(
+    fakes: SimpleNamespace, versions: tuple[AdapterRef, ...] | None, counted: bool, seen: int
+) -> None:
+    class Live:
+        running = True
+
+        async def choose(self, request, router, counted):
+            arm = SimpleNamespace(versions=versions) if versions is not None else None
+            return await router.route(request), arm  # without versions the arm is another router
+
+    found: list[Decision] = []
+    made = pipeline.Pipeline(
+        *(Settings(), fakes.engine, fakes.registry, fakes.router),
+        experiments=Live(),
+        on_decision=lambda request, decision: found.append(decision),
+    )
+    await made._routed(Request("r", (Turn("user", "medical"),)), Call("m", "r"), counted)
+    assert [one.adapter for one in found] == [OLD] * seen
+    made.close()
 
 
 def choices(*versions: AdapterRef | None, routed: AdapterRef | None = OLD, resting: Resting | None = None):
