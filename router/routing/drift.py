@@ -77,15 +77,19 @@ class Seen:
 
 
 class Drift:
-    """Lives on one event loop; counting takes a microsecond, a look less than a millisecond. `seen` may be
+    """Lives on one event loop; counting takes some microseconds, a look less than 0.1 ms. `seen` may be
     read by any thread. `rule` gives what is in force: where that changes, all begins anew."""
 
     def __init__(self, rule: Callable[[], object]) -> None:
         self._rule_now = rule
         self._rule: object = None
         self._proven: Counts | None = None
+        self._baseline: Counts | None = None
+        self._window: deque[str] = deque(maxlen=WINDOW)
+        self._counts: Counter[str] = Counter()
+        self._until_look = 0
         self._alarms: set[tuple[str, Against]] = set()
-        self._begin()
+        self.seen = Seen()
 
     def observe(self, request: Request, decision: Decision) -> None:
         """Count it, if classifiers chose among all adapters that the caller knows."""
@@ -106,12 +110,10 @@ class Drift:
         elif self._until_look <= 0 and len(self._window) >= LEAST:
             self._look()
 
-    def _begin(self) -> None:
-        self._window: deque[str] = deque(maxlen=WINDOW)
-        self._counts: Counter[str] = Counter()
-        self._baseline: Counts | None = None
-        self._until_look = 0
-        self.seen = Seen()
+    def _begin_anew(self) -> None:
+        self._window.clear()
+        self._counts.clear()
+        self._baseline, self._until_look, self.seen = None, 0, Seen()
 
     def _follow_rule(self) -> None:
         rule = self._rule_now()
@@ -121,7 +123,7 @@ class Drift:
         if same:
             return
         self._proven = proven_counts(rule)
-        self._begin()
+        self._begin_anew()
         if self._alarms:
             log.info("adapters, classifiers or thresholds changed: routing is compared anew")
             self._alarms.clear()

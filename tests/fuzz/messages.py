@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import Message
 
+from router.engine.fake import FakeEngine
 from router.errors import Findings
 from router.experiments.management.plans import Declared
 from router.experiments.management.sizing import size_of
@@ -24,16 +25,19 @@ from router.names import parse_adapter, parse_version
 from router.server.adapters import name_and_version, page
 from router.server.bodies import decoded
 from router.server.convert import Limits, generate_request, route_request
+from router.server.corrections import said_by
+from router.types import EVERYTHING
 from router.v1 import adapters_pb2 as adapters_pb
 from router.v1 import experiments_pb2 as experiments_pb
 from router.v1 import inference_pb2 as pb
 from tests.experiments.plans import plan as good_plan
-from tests.fakes import adapter
+from tests.fakes import FakeRegistry, adapter
 
 LIMITS = Limits(1 << 20, 4096)
 REQUESTS: tuple[type[Message], ...] = (
     *(pb.GenerateRequest, pb.StreamGenerateRequest, pb.RouteRequest, pb.CountTokensRequest),
     *(adapters_pb.ListAdaptersRequest, adapters_pb.GetAdapterRequest, adapters_pb.SetDefaultVersionRequest),
+    pb.RecordCorrectionRequest,
 )
 PLANS: tuple[type[Message], ...] = (
     *(experiments_pb.CreateExperimentRequest, experiments_pb.UpdateExperimentRequest),
@@ -53,6 +57,8 @@ def request(data: bytes) -> None:
     elif isinstance(message, adapters_pb.ListAdaptersRequest):
         infos = (adapter("medical"), adapter("legal", "1.10"))
         page(infos, name_and_version, message.page_size, message.page_token, (message.domain, message.task))
+    elif isinstance(message, pb.RecordCorrectionRequest):
+        said_by(message, FakeRegistry(FakeEngine(), [adapter("medical")]), EVERYTHING)
     elif isinstance(message, adapters_pb.GetAdapterRequest):
         parse_adapter(message.name)
     else:
@@ -90,9 +96,10 @@ def good_requests() -> Sequence[bytes]:
     chat = pb.Input(chat=pb.Chat(messages=[pb.ChatMessage(role=pb.ROLE_USER, text="hi")]))
     name = adapters_pb.GetAdapterRequest(name="adapters/medical")
     listed = adapters_pb.ListAdaptersRequest(page_size=1)
+    corrected = pb.RecordCorrectionRequest(response_id="ab" * 16, adapter="adapters/medical", text="hi")
     return [
         bytes([REQUESTS.index(type(one))]) + one.SerializeToString()
-        for one in (whole, pb.RouteRequest(input=chat), name, listed)
+        for one in (whole, pb.RouteRequest(input=chat), name, listed, corrected)
     ]
 
 

@@ -84,6 +84,7 @@ async def serving(folder: Path) -> AsyncIterator[ServerApp]:
         load_plugins="keywords.py",
         calibration="",
         gate="off",
+        corrections="texts",
         experiments=f"sqlite:///{folder}/experiments.db",
         lame_duck_seconds=0.0,
         drain_seconds=1.0,

@@ -11,10 +11,11 @@ import json
 import shutil
 import tempfile
 import time
+import tomllib
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from router.calibration.model import choose
 from router.classifiers.axes import Axis
 from router.cli.command import CliError
 from router.cli.settings import load_settings
+from router.corrections.manifest import with_examples
+from router.corrections.model import Correction, from_line, latest, to_line
+from router.corrections.proposals import Addition, propose
 from router.engine.constrained.source import grammar_text
 from router.errors import MOST_FINDINGS, ConfigError, FieldViolation, InvalidRequest, RouterError
 from router.experiments.cli.plan_file import EXAMPLE as PLAN_EXAMPLE
@@ -43,7 +47,7 @@ from router.registry.gate import ReportError, judge, parse_report
 from router.registry.state import Choices
 from router.server.call import caller_of, request_id_of
 from router.server.status import status_of
-from router.types import CONSTRAINT_KINDS, Constraint, Vote
+from router.types import CONSTRAINT_KINDS, AdapterProfile, Constraint, Vote
 from tests.fuzz import messages
 from tests.fuzz.inputs import Change, bytes_changed, json_changed, message_changed, toml_changed
 from tests.registry.tiny import BASE, CONFIG, SITES, lora_tensors, safetensors
@@ -394,6 +398,27 @@ def _audit_lines() -> list[bytes]:
     return [f"{one}\n{two}\n".encode()]
 
 
+def corrections(data: bytes) -> None:
+    """Lines that a server kept, and what could be learned from them."""
+    found = latest(one for line in data.split(b"\n") if (one := from_line(line)) is not None)
+    profiles = (AdapterProfile("legal", "1", examples=("a b c",)), AdapterProfile("medical", "1"))
+    for name, addition in propose(found, profiles, ["d e f"], 0.2, 5).additions.items():
+        assert len(addition.examples) <= 5
+        with_examples(f'[adapter]\nname = "{name}"\n', addition)
+
+
+def examples(data: bytes) -> None:
+    """Examples written into a manifest, whatever it looks like."""
+    text = data.decode("utf-8", "replace")
+    made = tomllib.loads(with_examples(text, Addition(("new",), ("not",))))
+    assert made["routing"]["examples"][-1] == "new"
+
+
+def _correction_lines() -> list[bytes]:
+    one = Correction(1e9, "ab" * 16, "legal", "medical", "classified", 0.5, "Who owns the oak?", "acme")
+    return [to_line(one), to_line(one) + to_line(replace(one, response_id="b", label="", text="d e"))]
+
+
 def _defaults() -> list[bytes]:
     served = {"medical": {"1.0.0": {"weights_sha256": "ab" * 32, "routed": True}}}
     override = {"version": "1", "by": "a", "time": 1.5, "reason": "", "finding": "", "weights_sha256": ""}
@@ -448,6 +473,8 @@ TARGETS = {
         Target("minisign", minisign, bytes_changed, _signatures),
         Target("lock", lock, bytes_changed, _given("ab" * 32 + " medical\n# comment\n")),
         Target("audit", audit, bytes_changed, _audit_lines),
+        Target("corrections", corrections, json_changed, _correction_lines),
+        Target("examples", examples, toml_changed, _given(MANIFEST)),
         Target("state", state, json_changed, _defaults),
         Target("errors", errors, bytes_changed, _given("no '/srv/models/a b.bin', see http://wiki.local/x")),
         Target("requests", messages.request, message_changed(messages.REQUESTS), messages.good_requests),

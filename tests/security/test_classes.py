@@ -38,6 +38,7 @@ CLASSES = (
     "floods of connections",
     "supply chain",
     "poisoned adapters",
+    "poisoned feedback",
     "plugins are code",
 )
 
