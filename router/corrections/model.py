@@ -63,7 +63,9 @@ def _from_said(said: dict[str, Any]) -> Correction:
     """Raises ValueError, KeyError or TypeError for fields that are not there or of another kind."""
     chosen = said.get("chosen")
     texts = {key: said.get(key, "") for key in ("response_id", "reason", "text", "tenant")}
-    if not all(isinstance(value, str) for value in (said["label"], chosen or "", *texts.values())):
+    if not isinstance(chosen, str | None) or not all(
+        isinstance(value, str) for value in (said["label"], *texts.values())
+    ):
         raise TypeError("a text is none")
     when = datetime.fromisoformat(said["time"]) if "time" in said else datetime.fromtimestamp(0, UTC)
     confidence = float(said.get("confidence", 0.0))

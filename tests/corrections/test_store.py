@@ -57,6 +57,7 @@ def test_what_is_no_correction_is_none(data: bytes) -> None:
     "said",
     [
         *({}, [], 1, None, {"label": 1}, {"label": "a", "text": 3}, {"label": "a", "chosen": ["b"]}),
+        {"label": "a", "chosen": {}},
         *({"label": "a", "time": "soon"}, {"label": "a", "time": 3}, {"label": "a", "confidence": "x"}),
         {"label": "a", "confidence": float("nan")},
     ],
