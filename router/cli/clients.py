@@ -43,6 +43,14 @@ Experiments = Annotated[
 Tenant = Annotated[
     str, typer.Option("--tenant", metavar="ID", help="Whom it belongs to, with others; itself without it.")
 ]
+Corrections = Annotated[
+    str,
+    typer.Option(
+        "--corrections",
+        metavar="off|labels|texts",
+        help="The most that is kept of its corrections; labels without it.",
+    ),
+]
 Cert = Annotated[
     str, typer.Option("--cert", metavar="NAME", help="Known by this name in its certificate; no token.")
 ]
@@ -61,6 +69,7 @@ def new(
     adapter: Adapters = None,
     experiment: Experiments = None,
     tenant: Tenant = "",
+    corrections: Corrections = "",
     cert: Cert = "",
     expires: Expires = "",
     clients: File = None,
@@ -89,6 +98,7 @@ def new(
         _time(expires),
         tenant,
         experiment or (),
+        corrections,
     )
     write(path, added(_text(path), lines))
     print(f"{name} is in {path}", file=sys.stderr)
@@ -115,6 +125,7 @@ def list_(clients: File = None, json: flags.Json = False) -> None:
             "roles": sorted(role.value for role in client.roles),
             "adapters": list(client.adapters.globs),
             "experiments": list(client.experiments.globs),
+            "corrections": client.corrections,
             "tokens": len(client.token_sha256),
             "cert": client.cert,
             "issuer": client.issuer,

@@ -29,6 +29,7 @@ from router.ports import ServedExperiments
 from router.registry.options import RegistryOptions
 from router.registry.registry import Registry
 from router.registry.state import state_dir
+from router.routing.baseline import BaselineFile
 from router.routing.drift import Drift
 from router.routing.router import Router
 from router.server.app import ServerApp
@@ -104,7 +105,12 @@ class Composition:
             keep=state_dir(settings.adapters_dir, options.state_dir) / "routing",
         )
         self.experiments = experiments_of(settings, engine, self.router, self.plugins, options.state_dir)
-        drift = Drift(lambda: self.router.rule.now)
+        self._baselines = BaselineFile(
+            state_dir(settings.adapters_dir, options.state_dir),
+            self.registry.profiles,
+            lambda: self.router.digest(),
+        )
+        drift = Drift(lambda: self.router.rule.now, self._baselines)
         self.app = ServerApp(
             settings,
             engine,
@@ -136,6 +142,7 @@ class Composition:
                 await self.experiments.close()
             await self.router.close()
             await self.registry.close()
+            await asyncio.to_thread(self._baselines.close)
 
     async def _start(self) -> None:
         await in_daemon_thread(self._engine.start)

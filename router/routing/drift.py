@@ -6,8 +6,8 @@ Compared are shares among the latest 1,000 decisions that classifiers made with
 - the calibration's own, on the requests that it was proven on: how many are abstained from or unfamiliar. If
   these differ, users ask what the calibration does not speak of. The shares of adapters say nothing there:
   nobody draws labelled requests in the proportions in which users ask.
-- the first 1,000 decisions of this server with these adapters, classifiers and thresholds: the same two, and
-  each adapter's share. If these differ, something has changed since.
+- the first 1,000 decisions with these adapters, classifiers and thresholds, kept over restarts: the same two,
+  and each adapter's share. If these differ, something has changed since.
 
 A share has moved if it differs by 10 points and a G-test of both counts (Sokal and Rohlf, 1981) finds that
 less likely than one in a million. Shares are looked at every 50 decisions, so that 11 of them are tested 220
@@ -22,7 +22,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from router.routing.policy import Calibrated
 from router.types import Decision, Reason, Request
@@ -76,12 +76,24 @@ class Seen:
     compared: tuple[Compared, ...] = ()
 
 
+class Baselines(Protocol):
+    """Where first decisions are kept, for the rule in force. Called on the event loop: returns at once."""
+
+    def read(self) -> Counts | None:
+        """Those of this very rule, from before a restart; None where there are none."""
+        ...
+
+    def keep(self, counts: Counts) -> None:
+        """Remember them for next time."""
+        ...
+
+
 class Drift:
     """Lives on one event loop; counting takes some microseconds, a look less than 0.1 ms. `seen` may be
     read by any thread. `rule` gives what is in force: where that changes, all begins anew."""
 
-    def __init__(self, rule: Callable[[], object]) -> None:
-        self._rule_now = rule
+    def __init__(self, rule: Callable[[], object], baselines: Baselines | None = None) -> None:
+        self._rule_now, self._baselines = rule, baselines
         self._rule: object = None
         self._proven: Counts | None = None
         self._baseline: Counts | None = None
@@ -105,6 +117,8 @@ class Drift:
         if self._baseline is None and len(self._window) == WINDOW:
             self._look()
             self._baseline = self._latest()
+            if self._baselines is not None:
+                self._baselines.keep(self._baseline)
             self._window.clear()
             self._counts.clear()
         elif self._until_look <= 0 and len(self._window) >= LEAST:
@@ -113,7 +127,7 @@ class Drift:
     def _begin_anew(self) -> None:
         self._window.clear()
         self._counts.clear()
-        self._baseline, self._until_look, self.seen = None, 0, Seen()
+        self._until_look, self.seen = 0, Seen()
 
     def _follow_rule(self) -> None:
         rule = self._rule_now()
@@ -124,6 +138,7 @@ class Drift:
             return
         self._proven = proven_counts(rule)
         self._begin_anew()
+        self._baseline = self._baselines.read() if self._baselines is not None else None
         if self._alarms:
             log.info("adapters, classifiers or thresholds changed: routing is compared anew")
             self._alarms.clear()

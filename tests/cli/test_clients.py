@@ -17,6 +17,7 @@ def test_a_client_is_made_listed_checked_and_revoked(cli, own_folder):
     assert token not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     seen = ("--adapter", "m-*", "--adapter", "legal", "--experiment", "m-*", "--tenant", "acme")
+    seen = (*seen, "--corrections", "texts")
     assert cli("clients", "new", "grafana", *seen, "--role", "observe", "--cert", "grafana.svc").out == ""
     rows = [line.split() for line in cli("clients", "list").out.splitlines()]
     assert rows[1:] == [
@@ -25,6 +26,9 @@ def test_a_client_is_made_listed_checked_and_revoked(cli, own_folder):
     ]
     (first, second) = json.loads(cli("clients", "list", "--json").out)
     assert (second["tenant"], second["experiments"]) == ("acme", ["m-*"])
+    assert (first["corrections"], second["corrections"]) == ("labels", "texts")
+    odd = cli("clients", "new", "third", "--corrections", "all")
+    assert (odd.code, "corrections must be off, labels or texts" in odd.err) == (2, True)
     assert (first["id"], first["roles"], first["tokens"], first["expired"]) == (
         "billing",
         ["infer"],
