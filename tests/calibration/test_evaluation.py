@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +22,13 @@ from router.calibration.evaluation import (
     coverage_at,
     ece,
     evaluate,
+    held_out_report,
     macro_f1,
     risk_coverage,
 )
 from router.calibration.rows import Ballot, Row
+from router.routing.drift import Counts, proven_counts
+from router.routing.policy import Calibrated, Policy
 from router.types import Vote
 
 
@@ -119,3 +125,24 @@ def test_risk_and_coverage() -> None:
     assert coverage_at(curve[1:], 0.01) == 0
     assert area_under(curve) == pytest.approx(0.5 / 3 + 0.25 * 0.5)
     assert risk_coverage(np.array([]), np.array([], bool)) == []
+
+
+@pytest.mark.parametrize("limit", [0.02, 0.2, 1.0])
+def test_decisions_that_are_told_are_those_that_a_server_would_make(
+    calibration: Any, worlds: Any, setting_of: Any, limit: float
+) -> None:
+    setting, of = setting_of(), replace(calibration, novelty_limit=limit, report={})
+    ballots = worlds(11).ballots(400, none=0.2)
+    rule = Calibrated(of, Policy(axes=setting.axes, kinds=setting.kinds))
+    made = Counter(
+        one.adapter or one.reason.value for one in (rule.conclude(b.votes, setting.names) for b in ballots)
+    )
+    told = held_out_report(of, ballots, [], setting.kinds)["decisions"]
+    adapters = {name: count for name, count in told["adapters"].items() if count}
+    assert Counter(adapters | {k: told[k] for k in ("abstained", "unfamiliar")}) == made
+    assert (told["rows"], told["threshold"], told["novelty_limit"]) == (400, of.threshold, limit)
+    assert proven_counts(rule) is None
+    again = replace(of, report={"held_out": {"decisions": told}})
+    assert proven_counts(replace(rule, calibration=again)) == Counts(
+        {"abstained": made["abstained"], "unfamiliar": made["unfamiliar"]}, 400
+    )
