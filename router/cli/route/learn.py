@@ -105,6 +105,7 @@ def learn(
         print_json(told)
     else:
         _print(told)
+        _print_written(told["written"], in_place=out is None)
 
 
 def _check(hold_back: float, write: bool, out: Path | None) -> None:
@@ -298,13 +299,17 @@ def _print(told: Mapping[str, Any]) -> None:
         ],
     )
     _print_moved(told["moved"])
+
+
+def _print_written(paths: Sequence[Path], in_place: bool) -> None:
     print()
-    if told["written"]:
-        for path in told["written"]:
-            print(f"wrote {path}")
-        print("the calibration does not fit any more: run `lora-router route calibrate` again")
-    else:
-        print("nothing was written: --write adds them to the adapters here, --out FOLDER to copies")
+    if not paths:
+        print("nothing was written: --write adds what is kept to the adapters here, --out FOLDER to copies")
+        return
+    for path in paths:
+        print(f"wrote {path}")
+    when = "now" if in_place else "once they are in place"
+    print(f"{when} the calibration does not fit any more: run `lora-router route calibrate` again")
 
 
 def _tried(one: Mapping[str, Any]) -> tuple[str, ...]:
