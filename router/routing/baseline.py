@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from router.calibration.model import profile_digest
 from router.routing.drift import Counts
 from router.types import AdapterProfile
 
@@ -45,7 +44,7 @@ class BaselineFile:
         self._writer.shutdown()
 
     def _key(self) -> str:
-        said = json.dumps([self._digest(), *sorted(map(profile_digest, self._profiles()))])
+        said = json.dumps([self._digest(), *sorted(map(_outline, self._profiles()))])
         return hashlib.sha256(said.encode()).hexdigest()
 
     def _all(self) -> dict[str, Any]:
@@ -69,6 +68,12 @@ class BaselineFile:
             os.replace(beside, self._file)
         except OSError as error:
             log.warning("the first decisions could not be kept for after a restart: %s", error)
+
+
+def _outline(profile: AdapterProfile) -> list[str]:
+    """What tells an adapter from what it was before: lengths stand for texts: there may be thousands."""
+    texts = profile.examples, profile.negative_examples, profile.keywords
+    return [profile.name, profile.domain, profile.task, *(f"{len(t)} {sum(map(len, t))}" for t in texts)]
 
 
 def _counts(said: Any) -> Counts | None:

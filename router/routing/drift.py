@@ -194,9 +194,9 @@ def what_became(decision: Decision) -> str:
 
 
 def proven_counts(rule: object) -> Counts | None:
-    """What the calibration in force decided on the requests that it was proven on; None where it does not
-    say, since an older version made it, where other thresholds are in force, and where it does not fit."""
-    if not isinstance(rule, Calibrated) or rule.differences:
+    """What the calibration in force decided on the requests that it was proven on. None where it does not
+    say, since an older version made it, where other thresholds are in force, and where it knows not all."""
+    if not isinstance(rule, Calibrated) or rule.differences or rule.newcomers:
         return None
     of = rule.calibration
     held_out = of.report.get("held_out")

@@ -36,7 +36,7 @@ def test_a_baseline_is_of_one_set(tmp_path: Path) -> None:
     assert later.file.read() == COUNTS
     later.profiles = [replace(MEDICAL, version="2"), LEGAL]
     assert later.file.read() == COUNTS
-    for profiles in ([LEGAL], [LEGAL, replace(MEDICAL, examples=("new",))]):
+    for profiles in ([LEGAL], [LEGAL, replace(MEDICAL, examples=("newer",))]):
         later.profiles = profiles
         assert later.file.read() is None
     later.profiles, later.digest = [LEGAL, MEDICAL], "other"

@@ -174,6 +174,7 @@ def test_another_rule_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
         None,
         Policy(),
         replace(calibrated(), differences=("adapter new is new",)),
+        replace(calibrated(), newcomers=frozenset({"new"})),
         Calibrated(replace(calibration(), report={}), Policy()),
         Calibrated(replace(calibration(), report={"held_out": 7}), Policy()),
         Calibrated(replace(calibration(), report={"held_out": {"decisions": [1]}}), Policy()),

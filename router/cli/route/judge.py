@@ -37,13 +37,15 @@ def local_rule(local: Local, calibration: str) -> RuleInForce:
 
 
 def judge_of(in_force: RuleInForce, local: Local, trusting: bool = False) -> Decide:
-    """Judges votes by the rule; `trusting` leaves out the strictness for a set that was not calibrated."""
+    """Judges votes by the rule; `trusting`: as though a calibration had been made with the adapters here."""
     from router.routing.policy import Calibrated
 
     kinds = local.kinds
     rule = in_force.now
     if isinstance(rule, Calibrated):
-        return _calibrated(replace(rule, differences=()) if trusting else rule, kinds)
+        if trusting:
+            rule = replace(rule, differences=(), newcomers=frozenset(), kinds=None)
+        return _calibrated(rule, kinds)
     return _plain(rule, kinds)
 
 

@@ -182,7 +182,7 @@ def _as_rows(lessons: Sequence[Any], source: str) -> list[Row]:
 
 
 def _judge(fitting: Fitting, rows: Sequence[Row], calibration: str) -> Judge:
-    """By the calibration here as if it fitted: after a change of examples none does."""
+    """By the calibration here as though it had been made with these examples: after a change none is."""
     from router.cli.route.judge import judge_of, local_rule
 
     def decided(profiles: Sequence[AdapterProfile]) -> list[Decided]:
@@ -308,8 +308,8 @@ def _print_written(paths: Sequence[Path], in_place: bool) -> None:
         return
     for path in paths:
         print(f"wrote {path}")
-    when = "now" if in_place else "once they are in place"
-    print(f"{when} the calibration does not fit any more: run `lora-router route calibrate` again")
+    when = "" if in_place else "once they are in place, "
+    print(f"{when}a calibration takes these adapters for newcomers: run `lora-router route calibrate` again")
 
 
 def _tried(one: Mapping[str, Any]) -> tuple[str, ...]:

@@ -215,6 +215,26 @@ def test_bad_input_is_one_line(cli, here, arguments, message):
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
+def test_a_calibration_is_taken_as_made_with_the_new_examples(cli, here):
+    """Else it would take the adapters that learn for newcomers, and no example could be seen to help."""
+    rows = [
+        {"text": f"{w} n{n}", "label": a}
+        for n in range(80)
+        for w, a in (("contract", "legal"), ("fever", "medical"))
+    ]
+    write(here / "many.jsonl", [*rows, *({"text": f"hello n{n}", "label": ""} for n in range(40))])
+    done = cli("route", "calibrate", "many.jsonl")
+    assert done.code == 0, done.err
+    write(here / "c.jsonl", GOOD)
+    arguments = ["route", "learn", "c.jsonl", "--rows", "rows.jsonl", "--hold-back", "0"]
+    found = json.loads(cli(*arguments, "--json").out)
+    assert [one["kept"] for one in found["tried"]] == [True, True]
+    assert {m["to"] for m in found["moved"]} == {"legal", "medical"}
+    done = cli(*arguments, "--write")
+    assert "a calibration takes these adapters for newcomers" in done.out
+
+
 def test_damaged_lines_are_told(cli, here):
     (here / "c.jsonl").write_bytes(b'{"torn\n' + b"".join(json.dumps(x).encode() + b"\n" for x in GOOD))
     done = cli("route", "learn", "c.jsonl", "--rows", "rows.jsonl", "--hold-back", "0")
