@@ -59,7 +59,8 @@ EXPECTED = {
     "audit": {"show", "verify"},
     "clients": {"new", "list", "check", "revoke"},
     "config": {"show"},
-    "route": {"PROMPT", "calibrate", "curve", "evaluate", "diff"},
+    "route": {"PROMPT", "calibrate", "curve", "evaluate", "diff", "learn", "correct"},
+    "route corrections": {"list", "clear"},
 }
 
 

@@ -217,7 +217,7 @@ def test_bad_input_is_one_line(cli, here, arguments, message):
 
 @pytest.mark.slow
 def test_a_calibration_is_taken_as_made_with_the_new_examples(cli, here):
-    """Else it would take the adapters that learn for newcomers, and no example could be seen to help."""
+    """So that examples are seen to help though it was made with others."""
     rows = [
         {"text": f"{w} n{n}", "label": a}
         for n in range(80)
