@@ -63,7 +63,7 @@ class Corrections:
         if may == "off":
             return
         text = request.text if may == "texts" and len(request.text) <= MAX_TEXT else None
-        chosen = decision.adapter.name if decision.adapter is not None else ""
+        chosen = decision.adapter.name if decision.adapter is not None else None if decision.mixture else ""
         answered = Answered(chosen, decision.reason.value, decision.confidence, text)
         self._recent.add(request.request_id, request.tenant, answered)
 

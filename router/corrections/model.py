@@ -15,7 +15,8 @@ MAX_TEXT = 4_000  # characters: a longer text can be no example of an adapter
 @dataclass(frozen=True, slots=True)
 class Correction:
     """`label` is who should have answered, `chosen` who did; "" is the base, and None for `chosen`: nobody
-    knows any more. `reason` and `confidence` are the decision's. Without `text` it says only that it was so.
+    knows any more, or several did at once. `reason` and `confidence` are the decision's. Without `text` it
+    says only that it was so.
     """
 
     time: float  # unix seconds

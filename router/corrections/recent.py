@@ -13,9 +13,9 @@ OVERHEAD = 600  # bytes of an answer beside its text: id, entry and place, measu
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One answer. `chosen` "" is the base; `text` None was not kept."""
+    """One answer. `chosen` "" is the base, None several adapters at once; `text` None was not kept."""
 
-    chosen: str
+    chosen: str | None
     reason: str
     confidence: float
     text: str | None = None

@@ -59,8 +59,10 @@ EXPECTED = {
     "audit": {"show", "verify"},
     "clients": {"new", "list", "check", "revoke"},
     "config": {"show"},
-    "route": {"PROMPT", "calibrate", "curve", "evaluate", "diff", "learn", "correct"},
-    "route corrections": {"list", "clear"},
+    "route": {
+        *("PROMPT", "calibrate", "curve", "evaluate", "diff", "learn", "correct"),
+        *("corrections list", "corrections clear"),
+    },
 }
 
 

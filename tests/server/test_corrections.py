@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,16 @@ from router.corrections.recent import Recent
 from router.corrections.store import CorrectionStore
 from router.engine.fake import FakeEngine
 from router.errors import NotFound, NotSaved, Overloaded
-from router.types import Decision, Keeping, Reason, Request, Turn, weaker
+from router.types import (
+    AdapterRef,
+    Decision,
+    Keeping,
+    MixturePart,
+    Reason,
+    Request,
+    Turn,
+    weaker,
+)
 from router.v1 import inference_pb2 as pb
 from tests.fakes import FakeRegistry, adapter
 from tests.security.helpers import bearer
@@ -273,6 +283,17 @@ async def test_no_more_wait_for_the_disk_than_may(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(NotSaved):
         await waiting[1]
     assert corrections._waiting == 0
+    corrections.close()
+
+
+async def test_a_mixture_that_a_caller_named_is_no_choice_of_routings(tmp_path: Path) -> None:
+    store = CorrectionStore(tmp_path)
+    corrections = Corrections(store, "texts")
+    request, decision = answered("a")
+    parts = tuple(MixturePart(AdapterRef(name, "1"), 500) for name in ("legal", "medical"))
+    corrections.remember(request, replace(decision, mixture=parts), CLIENT)
+    await corrections.record(Said("a", "legal"), CLIENT)
+    assert [(one.chosen, one.wrong) for one in store.read().corrections] == [(None, False)]
     corrections.close()
 
 
