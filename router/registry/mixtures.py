@@ -104,7 +104,7 @@ class Mixtures:
         ranks: list[int] = []
         for ref, seen in parts:
             ranks.append(seen.rank)
-            if getattr(seen, "invocation_tokens", ()):
+            if seen.invocation_tokens:
                 raise FailedPrecondition(
                     f"adapter {ref} is an activated LoRA, which acts from its invocation tokens on: "
                     "it cannot be part of a mixture"

@@ -173,7 +173,9 @@ async def test_an_adapter_that_would_not_act_is_never_said_to_have_answered(
 ) -> None:
     inference = connect(await start_server(**vars(fakes))).inference
     info = await fakes.registry.load(fakes.registry.get("medical").ref)
-    await fakes.engine.load(AdapterArtifact("medical", "1.0.0", info.digest, {}, tuple(b"Answer:")))
+    await fakes.engine.load(
+        AdapterArtifact("medical", "1.0.0", info.digest, {}, invocation_tokens=tuple(b"Answer:"))
+    )
     routing = {"adapter": "adapters/medical"} if named else {}
     active = await inference.Generate(ask("Some medical advice? Answer:", routing=routing))
     assert active.decision.adapter == info.ref.resource
