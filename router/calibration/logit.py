@@ -35,7 +35,7 @@ class Design:
     @property
     def weights(self) -> int:
         """All of them."""
-        return self.shared + self.common.shape[1] * self.features.shape[1]
+        return int(self.shared + self.common.shape[1] * self.features.shape[1])
 
     def own(self, weights: Array) -> Array:
         """[q, classes] those that each class has of its own."""
