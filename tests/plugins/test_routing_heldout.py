@@ -32,7 +32,8 @@ def requests() -> Iterator[str]:
     for name in ("calibration", "dev", "ood"):
         for line in (RECIPES / "routing" / f"{name}.jsonl").read_text().splitlines():
             yield json.loads(line)["text"]
-    yield from (ROOT / "plugins" / "background.txt").read_text().splitlines()
+    for name in ("background", "strangers"):
+        yield from (ROOT / "plugins" / f"{name}.txt").read_text().splitlines()
     for path in RECIPES.glob("*.toml"):
         routing = tomllib.loads(path.read_text())["routing"]
         yield from (*routing["examples"], *routing["negative_examples"])
@@ -52,7 +53,7 @@ def test_nothing_nearly_is_a_test_input_of_an_adapter(heldout: ModuleType) -> No
     ]
     rows = [heldout.runs(record.get("x") or record["prompt"]) for record in records]
     known = heldout.HeldOut(row for row in rows if len(row) >= LEAST)
-    assert len(known) > 800
+    assert len(known) > 700
     assert not [text for text in requests() if known.repeated(text) >= 0.8]
 
 
