@@ -5,8 +5,9 @@ requests that are an instruction around a text `## LABEL frames` and `## LABEL t
 (then its questions), also of a second kind: `## legal notice frames` and `## legal notice texts`. Every text
 meets a few frames, by a fixed rotation: nothing is drawn by chance. Some texts come from splits that the
 adapters learn from or are stopped by, never from their test splits; calibration has several parts files, and
-a later one is lent other rows than those before. Fails where two lines of the parts say nearly the same.
-See README.md.
+a later one is lent other rows than those before. A row that has become an adapter's example or a line of the
+background is left out, with all that are about the same text. Fails where two lines of the parts say nearly
+the same, and where a request repeats one of the held-out test (heldout.py). See README.md.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import hashlib
 import json
 import math
 import re
+import tomllib
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from heldout import REPEATED, HeldOut, words
+
 HERE = Path(__file__).parent
+RECIPES = HERE.parent
 LABELS = ("medical", "legal", "financial", "qa", "summarization", "translation", "code")
 Row = tuple[str, str, str, str]  # text, label, source, what it is about
 Parts = dict[str, list[str]]
@@ -29,9 +34,6 @@ PART = "||| "  # between a stem and its options, a passage and its questions
 OPTIONS = ("\n{A}. ", "\n({a}) ", " {a}) ", "\n{n}. ", "\n{A}: ", " [{A}] ", "\n- ", "\n{n}) ", "\n{A}) ")
 OOD = ("ood", "ood2", "ood3")  # parts
 ALIKE = 0.6  # two lines that share more than this are one request in two hands
-WORD = re.compile(
-    r"[\u3040-\u30ff\u4e00-\u9fff]|[^\s!-/:-@\[-`{-~\u3040-\u30ff\u4e00-\u9fff]+"
-)  # no spaces in CJK
 
 
 @dataclass(frozen=True)
@@ -60,21 +62,24 @@ FILES = {  # split, parts
 
 @dataclass
 class Lender:
-    """Lends inputs of the adapters' own data, of one split. Groups to `avoid` are not lent."""
+    """Lends inputs of the adapters' own data, of one split. Groups to `avoid` are not lent, nor what repeats
+    a row of the test."""
 
     split: str
+    heldout: HeldOut
     avoid: Set[tuple[str, str]] = frozenset()  # adapter, group
     used: set[tuple[str, str]] = field(default_factory=set)
 
     def texts(self, name: str, count: int, key: str = "x") -> list[str]:
         """`count` inputs, evenly spread over the data of adapter `name`."""
-        path = HERE.parent / "data" / f"{name}.{self.split}.jsonl.gz"
+        path = RECIPES / "data" / f"{name}.{self.split}.jsonl.gz"
         with gzip.open(path, "rt", encoding="utf-8") as file:
             records = [json.loads(line) for line in file]
         free = [record for record in records if (name, record["group"]) not in self.avoid]
         chosen = free[:: len(free) // count][:count]
         self.used.update((name, record["group"]) for record in chosen)
-        return [str(record[key]) for record in chosen]
+        lent = [str(record[key]) for record in chosen]
+        return [text for text in lent if self.heldout.repeated(text) < REPEATED]
 
 
 def read_parts(path: Path) -> Parts:
@@ -91,12 +96,28 @@ def read_parts(path: Path) -> Parts:
 def composed(name: str) -> list[Row]:
     """All requests of calibration or dev. A later part shares no group of lent rows with the parts before."""
     split, files = FILES[name]
-    lender = Lender(split)
+    heldout = HeldOut.read()
+    lender = Lender(split, heldout)
     found: list[Row] = []
     for file, mix in files.items():
         found += rows(read_parts(HERE / "parts" / f"{file}.txt"), lender, mix)
-        lender = Lender(split, avoid=lender.used, used=lender.used)
-    return found
+        lender = Lender(split, heldout, avoid=lender.used, used=lender.used)
+    gone = taught_texts(found, taught())
+    return [row for row in found if row[3] not in gone]
+
+
+def taught() -> set[str]:
+    """All that classifiers learn from: the adapters' examples and the background."""
+    texts = set((RECIPES.parent / "plugins" / "background.txt").read_text(encoding="utf-8").splitlines())
+    for path in RECIPES.glob("*.toml"):
+        routing = tomllib.loads(path.read_text(encoding="utf-8"))["routing"]
+        texts.update(routing["examples"], routing["negative_examples"])
+    return texts
+
+
+def taught_texts(found: Iterable[Row], taught: Set[str]) -> set[str]:
+    """What those rows are about that are taught: nothing about the same text is asked then."""
+    return {about for text, _, _, about in found if text in taught}
 
 
 def rows(parts: Parts, lender: Lender, mix: Mix) -> Iterator[Row]:
@@ -199,11 +220,6 @@ def write_ood(path: Path, files: Sequence[Parts]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def words(text: str) -> list[str]:
-    """Lower-case words; single characters of Chinese and Japanese; the marks where there are only marks."""
-    return WORD.findall(text.lower()) or text.split()
-
-
 def same_words(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Pairs whose words overlap: more than `ALIKE` of the words of either stand in both (Jaccard)."""
     bags = [set(words(text)) for text in texts]
@@ -246,9 +262,21 @@ def check(texts: Sequence[str]) -> None:
         raise ValueError("nearly the same:\n" + "\n".join(f"  {one!r}\n  {other!r}" for one, other in found))
 
 
+def check_heldout(texts: Iterable[str], heldout: HeldOut) -> None:
+    """Raises ValueError, with the texts and their shares, where some repeat a row of the test."""
+    found = [(heldout.repeated(text), text) for text in texts]
+    repeats = [f"  {share:.2f} {text!r}" for share, text in found if share >= REPEATED]
+    if repeats:
+        raise ValueError("nearly a row of the held-out test, write others:\n" + "\n".join(repeats))
+
+
 if __name__ == "__main__":
     read = {path.stem: read_parts(path) for path in sorted((HERE / "parts").glob("*.txt"))}
     check([text for parts in read.values() for text in written(parts)])
-    write_ood(HERE / "ood.jsonl", [read[name] for name in OOD])
-    for name in FILES:
-        write(HERE / f"{name}.jsonl", composed(name))
+    made = {name: composed(name) for name in FILES}
+    strange = [read[name] for name in OOD]
+    check_heldout([text for rows_ in made.values() for text, *_ in rows_], HeldOut.read())
+    check_heldout([text for parts in strange for texts in parts.values() for text in texts], HeldOut.read())
+    write_ood(HERE / "ood.jsonl", strange)
+    for name, found in made.items():
+        write(HERE / f"{name}.jsonl", found)

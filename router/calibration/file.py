@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def _check(path: Path, of: Calibration) -> None:
         *(
             n
             for s in of.stages
-            for m in (s.weights, s.task_weights, s.bias, s.declined, s.novelty)
+            for m in (s.weights, s.task_weights, s.bias, s.declined, s.own, s.novelty, *_pairs(s))
             for n in m.values()
         ),
         *(of.threshold, of.novelty_limit, of.target, of.delta, of.ood_target, of.axes.near),
@@ -103,3 +103,8 @@ def _check(path: Path, of: Calibration) -> None:
         raise _damaged(path, "what it knows of the adapters is not what it is bound to")
     if not all(0 <= n <= 1 for n in (of.threshold, of.novelty_limit, of.target, of.delta)):
         raise _damaged(path, "a threshold lies outside 0 to 1")
+
+
+def _pairs(stage: Stage) -> Iterator[Mapping[str, float]]:
+    for told in stage.pairs.values():
+        yield from told.values()

@@ -24,7 +24,7 @@ from router.types import AdapterProfile
 
 FIT_SHARE = 1 / 3  # of the rows; the rest proves the thresholds
 FOLDS = 5
-STOP_SHARE = 0.5  # of the target error is what an early stop may cost
+STOP_SHARE = 0.2  # of the target error is what an early stop may cost; more is dear in coverage
 Say = Callable[[str], None]
 
 

@@ -75,8 +75,10 @@ class Stage:
 
     `weights` of log chances; for task adapters `task_weights` are added to them. `bias` of each axis is added
     to the log chances of its adapters, `none` and `declined` to that of none (the second for each classifier
-    that declined). `novelty` are weights of the classifiers' log-odds of none, for the test
-    of strange requests. `stop` is the confidence from which the classifiers after this one are not asked.
+    that declined), `own` to that of one adapter. `pairs` is what a classifier's log chance of one adapter
+    says for and against each, by classifier, adapter told and adapter meant; "" is none of them. `novelty`
+    are weights of the classifiers' log-odds of none, for the test of strange requests. `stop` is the
+    confidence from which the classifiers after this one are not asked.
     """
 
     weights: Mapping[str, float]
@@ -84,6 +86,8 @@ class Stage:
     bias: Mapping[str, float] = field(default_factory=dict)
     none: float = 0.0
     declined: Mapping[str, float] = field(default_factory=dict)
+    own: Mapping[str, float] = field(default_factory=dict)
+    pairs: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     novelty: Mapping[str, float] = field(default_factory=dict)
     novelty_bias: float = 0.0
     stop: float = NEVER
@@ -103,7 +107,8 @@ def pool_votes(
 ) -> Opinion:
     """Log-linear pooling of the calibrated votes for adapters and their axes; a lost vote says nothing."""
     names = tuple(kinds)
-    logits = [*(stage.bias.get(axis, 0.0) for axis in kinds.values()), stage.none]
+    logits = [stage.bias.get(axis, 0.0) + stage.own.get(name, 0.0) for name, axis in kinds.items()]
+    logits.append(stage.none + stage.own.get("", 0.0))
     task = [axis is Axis.TASK for axis in kinds.values()] + [False]
     strange = stage.novelty_bias
     for vote in votes:
@@ -115,8 +120,14 @@ def pool_votes(
             continue
         chances = scalers[name].chances(vote.scores, names)
         weight, more = stage.weights[name], stage.task_weights.get(name, 0.0)
-        for i, chance in enumerate(chances):
-            logits[i] += (weight + more * task[i]) * math.log(max(chance, 1e-12))
+        pairs = stage.pairs.get(name, {})
+        for i, (told, chance) in enumerate(zip((*names, ""), chances, strict=True)):
+            log = math.log(max(chance, 1e-12))
+            logits[i] += (weight + more * task[i]) * log
+            if told in pairs:
+                said = pairs[told]
+                for j, meant in enumerate((*names, "")):
+                    logits[j] += said.get(meant, 0.0) * log
         strange += stage.novelty.get(name, 0.0) * log_odds(chances[-1])
     *chances, none = softmax(logits)
     novelty = logistic(strange) if stage.novelty else none

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from router.calibration.cascade import Array
+from router.calibration.logit import Design, fit_nonnegative, plain
 from router.calibration.model import Scaler, Stage, log_chances, log_odds
 from router.calibration.rows import Ballot, spoke
 from router.classifiers.axes import Axis
-from router.classifiers.regression import softmax
 
 PENALTY = 3e-3  # of the squared distance from the prior, beside a mean loss in nats
+OWN_LIKE_ROWS = 70.0  # the penalty of weights that each adapter has of its own, beside a sum over rows
+MOST_PAIRS = 640  # of such weights in one stage; where it would be more, there are none
 COLDEST, WARMEST = 0.05, 20.0  # temperatures
 ENOUGH = 10  # rows of a kind from which a weight of its own is fitted
-NEWTON_STEPS = 50
-CLOSE = 1e-8  # a step so short is the last
 
 
 def fit_scaler(ballots: Sequence[Ballot], place: int, names: Sequence[str], share: Array) -> Scaler:
@@ -35,7 +35,7 @@ def fit_scaler(ballots: Sequence[Ballot], place: int, names: Sequence[str], shar
     known = any(not ballot.row.label for ballot in ballots)
     used = features if known else features[:, :, :1]
     part = share[heard] / share[heard].sum()
-    weights = fit_nonnegative(used, target, np.array([1.0, 0.0])[: used.shape[2]], PENALTY, 1, part)
+    weights = fit_nonnegative(plain(used), target, np.array([1.0, 0.0])[: used.shape[2]], PENALTY, 1, part)
     warm = 1 / max(float(weights[0]), 1 / WARMEST)
     return Scaler(max(warm, COLDEST), float(weights[1]) if known else 0.0)
 
@@ -61,20 +61,48 @@ def fit_stage(
     marks[:, -1, len(axes)] = 1.0
     for column, name in enumerate(mute, len(axes) + 1):
         marks[:, -1, column] = silent[name]
-    features = np.concatenate([logs, tasks, marks], axis=2)
-    prior = np.zeros(features.shape[2])
+    design = Design(np.concatenate([logs, tasks, marks], axis=2), _common(logs))
+    prior, penalty = np.zeros(design.weights), np.full(design.weights, PENALTY)
     prior[:count] = 1 / count
-    weights = iter(
-        fit_nonnegative(features, labels_of(ballots, names), prior, PENALTY, count, share).tolist()
-    )
+    penalty[design.shared :] = OWN_LIKE_ROWS * float((share**2).sum())
+    found = fit_nonnegative(design, labels_of(ballots, names), prior, penalty, count, share)
+    weights = iter(found.tolist())
     return Stage(
         weights={name: next(weights) for name in classifiers},
         task_weights={name: next(weights) for name in classifiers[: tasks.shape[2]]},
         bias={axis.value: next(weights) for axis in axes},
         none=next(weights),
         declined={name: next(weights) for name in mute},
+        **_own(design.own(found), names, classifiers),
         **fit_novelty(ballots, scalers, classifiers, names, share),
     )
+
+
+def _common(logs: Array) -> Array:
+    """[rows, 1 + (names + 1) * classifiers] a constant and all log chances, as evidence for every class; of
+    no columns where that would be too many weights."""
+    rows, labels, count = logs.shape
+    wanted = count * labels**2 <= MOST_PAIRS
+    return np.concatenate([np.ones((rows, 1)), logs.reshape(rows, -1)], axis=1)[:, : None if wanted else 0]
+
+
+def _own(own: Array, names: Sequence[str], classifiers: Sequence[str]) -> dict[str, Any]:
+    """Weights [1 + (names + 1) * classifiers, names + 1] as fields of a Stage; none of none."""
+    if not len(own):
+        return {}
+    labels = (*names, "")
+    pairs = own[1:].reshape(len(labels), len(classifiers), len(labels))
+
+    def by_label(row: Array) -> dict[str, float]:
+        return dict(zip(labels, row.tolist(), strict=True))
+
+    return {
+        "own": by_label(own[0]),
+        "pairs": {
+            name: {told: by_label(pairs[t, k]) for t, told in enumerate(labels)}
+            for k, name in enumerate(classifiers)
+        },
+    }
 
 
 def _logs(ballots: Sequence[Ballot], scaler: Scaler, place: int, names: Sequence[str]) -> Array:
@@ -114,7 +142,7 @@ def fit_novelty(
                 features[i, 1, k] = log_odds(scalers[name].chances(ballot.votes[k].scores, names)[-1])
     features[:, 1, -1] = 1.0
     prior = np.append(np.full(len(classifiers), 1 / len(classifiers)), 0.0)
-    weights = fit_nonnegative(features, strange, prior, PENALTY, len(classifiers), share)
+    weights = fit_nonnegative(plain(features), strange, prior, PENALTY, len(classifiers), share)
     found = dict(zip(classifiers, weights.tolist(), strict=False))
     return {"novelty": found, "novelty_bias": float(weights[-1])}
 
@@ -136,71 +164,3 @@ def labels_of(ballots: Sequence[Ballot], names: Sequence[str]) -> Array:
     """Place of each row's label among `names`; none is the last."""
     place = {name: i for i, name in enumerate((*names, ""))}
     return np.array([place[ballot.row.label] for ballot in ballots], np.int64)
-
-
-# -- multinomial logistic regression with weights that all classes share: the one model that is fitted here
-#
-# Class c of row i has the logit `features[i, c] @ weights`. A temperature, the stacking of classifiers
-# (Wolpert, 1992) and a test for strange requests are all of this kind. Convex, so Newton's method finds the
-# one optimum; a penalty pulls towards `prior`, so that few rows do not move the weights far.
-
-
-def fit_nonnegative(
-    features: Array, target: Array, prior: Array, penalty: float, positive: int, share: Array | None = None
-) -> Array:
-    """Like `fit_logit`, but the first `positive` weights are not below 0; who would be is held at 0."""
-    kept = np.ones(len(prior), bool)
-    while True:
-        weights = np.zeros(len(prior))
-        weights[kept] = fit_logit(features[:, :, kept], target, prior[kept], penalty, share)
-        below = (weights < 0) & (np.arange(len(prior)) < positive)
-        if not below.any():
-            return weights
-        kept &= ~below
-
-
-def fit_logit(
-    features: Array, target: Array, prior: Array, penalty: float, share: Array | None = None
-) -> Array:
-    """Weights [d] for `features` [rows, classes, d] and `target` [rows].
-
-    `share` [rows] weighs the rows and sums to 1 (default: alike); `penalty` is that of all rows together.
-    """
-    rows = len(target)
-    share = np.full(rows, 1 / rows) if share is None else share
-    weights = prior.astype(np.float64)
-    chosen = features[np.arange(rows), target]
-
-    def objective(w: Array) -> float:
-        return log_loss(features, target, w, share) + penalty / 2 * float(((w - prior) ** 2).sum())
-
-    value = objective(weights)
-    for _ in range(NEWTON_STEPS):
-        chances = softmax(features @ weights)
-        mean = np.einsum("ic,icd->id", chances, features)
-        gradient = share @ (mean - chosen) + penalty * (weights - prior)
-        spread = np.einsum("ic,icd,ice->ide", chances, features, features) - mean[:, :, None] * mean[:, None]
-        curvature = np.einsum("i,ide->de", share, spread) + (penalty + 1e-9) * np.eye(len(prior))
-        step = np.linalg.solve(curvature, gradient)
-        value, weights, moved = _descend(objective, value, weights, step)
-        if moved < CLOSE:
-            break
-    return weights
-
-
-def _descend(objective: Any, value: float, weights: Array, step: Array) -> tuple[float, Array, float]:
-    """The first halving of `step` that does not go up."""
-    size = 1.0
-    while size > 1e-6:
-        trial = weights - size * step
-        if (there := objective(trial)) <= value:
-            return there, trial, float(np.abs(size * step).max())
-        size /= 2
-    return value, weights, 0.0
-
-
-def log_loss(features: Array, target: Array, weights: Array, share: Array) -> float:
-    """Weighted mean negative log-likelihood, nats."""
-    chances = softmax(features @ weights)
-    picked = chances[np.arange(len(target)), target]
-    return float(-(share * np.log(np.maximum(picked, 1e-12))).sum())

@@ -47,7 +47,7 @@ def test_looser_thresholds_route_more(world, setting, of):
 
 
 def test_more_rows_prove_more_and_strange_ones_are_what_is_missing(world, setting, of):
-    few = Curve(of, world.ballots(400), world.ballots(65, none=1.0), setting.kinds)
+    few = Curve(of, world.ballots(400), world.ballots(55, none=1.0), setting.kinds)
     now, known, strange, both = (
         few.forecast(GOAL, *more) for more in ((0, 0), (2000, 0), (0, 2000), (2000, 2000))
     )

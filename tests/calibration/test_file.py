@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def test_the_file_gives_back_what_was_written(calibration: Any, tmp_path: Path) 
         (lambda s: s.replace('"format": 1', '"format": 9'), "has format 9, this version reads 1"),
         (lambda s: s.replace('"threshold"', '"treshold"', 1), "is damaged: KeyError"),
         (lambda s: s.replace('"stop": 1.01', '"stop": NaN', 1), "not finite"),
+        (lambda s: re.sub(r'("pairs".*?"code": )[-0-9.e]+', r"\1NaN", s, count=1, flags=re.S), "not finite"),
+        (lambda s: s.replace('"pairs": {', '"pairs": {"more": [1], ', 1), "is damaged: AttributeError"),
         (lambda s: s.replace('"temperature": ', '"temperature": -', 1), "temperature is not above 0"),
         (lambda s: s.replace('"cheap": {', '"shout": {', 1), "do not fit together"),
         (lambda s: s.replace('"delta": 0.05', '"delta": 5', 1), "outside 0 to 1"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import sys
 import tomllib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,10 @@ def test_no_request_stands_on_two_sides() -> None:
 
 
 @pytest.fixture(scope="module")
-def compose() -> dict[str, Any]:
-    return runpy.run_path(str(ROOT / "routing" / "compose.py"))
+def compose() -> Iterator[dict[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "routing"))
+        yield runpy.run_path(str(ROOT / "routing" / "compose.py"))
 
 
 @pytest.mark.slow
@@ -78,14 +82,32 @@ def test_no_two_requests_say_nearly_the_same(compose: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", ["ood2", "ood3", "calibration3"])
 def test_later_requests_repeat_nothing_that_is_taught(compose: dict[str, Any], name: str) -> None:
-    later = set(compose["written"](compose["read_parts"](ROOT / "routing" / "parts" / f"{name}.txt")))
-    background = (ROOT.parent / "plugins" / "background.txt").read_text().splitlines()
-    taught = [line for line in background if line and not line.startswith("#")]
-    for path in ROOT.glob("*.toml"):
-        profile = tomllib.loads(path.read_text())["routing"]
-        taught += profile["examples"] + profile["negative_examples"]
+    parts = compose["read_parts"](ROOT / "routing" / "parts" / f"{name}.txt")
+    taught = compose["taught"]()
+    mix = compose["FILES"]["calibration"][1].get(name)
+    gone = compose["taught_texts"](compose["rows"](parts, Nothing(), mix), taught) if mix else set()
+    later = {text for text in compose["written"](parts) if text.split(compose["PART"])[0] not in gone}
     pairs = {*compose["same_words"]([*taught, *later]), *compose["same_runs"]([*taught, *later])}
     assert not [pair for pair in pairs if later & set(pair)]
+
+
+class Nothing:
+    """A lender that has nothing."""
+
+    def texts(self, name: str, count: int, key: str = "x") -> list[str]:
+        return []
+
+
+def test_what_is_taught_leaves_with_all_that_are_about_the_same(compose: dict[str, Any]) -> None:
+    about = "Ferries stop at noon."
+    found = [
+        (f"When do ferries stop? {about}", "qa", "passage", about),
+        (f"Sum up: {about}", "summarization", "passage", about),
+        ("Who is liable?", "legal", "written", "Who is liable?"),
+    ]
+    assert compose["taught_texts"](found, {f"Sum up: {about}", "Hi"}) == {about}
+    texts = {row["text"] for row in rows("calibration.jsonl")}
+    assert not texts & compose["taught"]()
 
 
 @pytest.mark.parametrize(
@@ -115,10 +137,11 @@ def test_the_check_passes_what_only_begins_alike(compose: dict[str, Any]) -> Non
 
 
 def test_nothing_is_lent_twice_by_a_lender_that_avoids_what_was_lent(compose: dict[str, Any]) -> None:
-    first = compose["Lender"]("train")
+    heldout = compose["HeldOut"].read()
+    first = compose["Lender"]("train", heldout)
     lent = first.texts("qa", 24, key="prompt")
     assert first.texts("qa", 24, key="prompt") == lent
-    second = compose["Lender"]("train", avoid=first.used, used=first.used)
+    second = compose["Lender"]("train", heldout, avoid=first.used, used=first.used)
     before = set(first.used)
     lent += second.texts("qa", 24, key="prompt")
     lent += second.texts("qa", 6, key="prompt")
@@ -128,15 +151,18 @@ def test_nothing_is_lent_twice_by_a_lender_that_avoids_what_was_lent(compose: di
     assert before < second.used
 
 
-def test_the_requests_of_the_calibration_that_ships_come_first(compose: dict[str, Any]) -> None:
-    docs = (ROOT.parent / "docs" / "routing.md").read_text()
-    found = re.search(r"^head -n (\d+) recipes/routing/calibration\.jsonl", docs, re.M)
-    assert found
-    first = int(found[1])
-    later = compose["read_parts"](ROOT / "routing" / "parts" / "calibration3.txt")
-    texts = [row["text"] for row in rows("calibration.jsonl")]
-    assert texts[first] == later["medical"][0]
-    assert not set(texts[:first]) & set(compose["written"](later))
+def test_nothing_that_repeats_the_test_is_lent(compose: dict[str, Any]) -> None:
+    lent = compose["Lender"]("train", compose["HeldOut"]([])).texts("qa", 24, key="prompt")
+    repeats = compose["HeldOut"]([sys.modules["heldout"].runs(lent[3])])
+    assert compose["Lender"]("train", repeats).texts("qa", 24, key="prompt") == lent[:3] + lent[4:]
+
+
+def test_a_request_that_repeats_the_test_is_named(compose: dict[str, Any]) -> None:
+    row = sys.modules["heldout"].runs("How many moons has Mars, and who found them?")
+    heldout = compose["HeldOut"]([row])
+    with pytest.raises(ValueError, match="nearly a row of the held-out test") as raised:
+        compose["check_heldout"](["Hi", "how many moons has mars and who found it?", "Who is it?"], heldout)
+    assert str(raised.value).splitlines()[1:] == ["  0.86 'how many moons has mars and who found it?'"]
 
 
 def test_an_exam_stem_stands_with_options_and_alone_only_if_it_asks_by_itself(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli import flags
-from router.cli.route.local import AdaptersDirs, Base, Files, Ood, PluginsDirs
+from router.cli.route.local import AdaptersDirs, Base, Files, KeptIn, Ood, PluginsDirs
 
 if TYPE_CHECKING:
     from router.calibration.model import Calibration
@@ -38,6 +38,7 @@ def calibrate(
     adapters_dir: AdaptersDirs = None,
     plugins_dir: PluginsDirs = None,
     base: Base = True,
+    votes: KeptIn = None,
     json: flags.Json = False,
 ) -> None:
     """Fit and prove the thresholds of routing.
@@ -68,8 +69,11 @@ def calibrate(
             left_out=tuple(local.panel.skipped),
             profiles=local.profiles,
         )
-        votes = local.votes(known, "requests"), local.votes(strange, "out-of-distribution")
-    found = calibrate(*votes, setting, say=note)
+        ballots = (
+            local.votes(known, "requests", votes),
+            local.votes(strange, "out-of-distribution", votes),
+        )
+    found = calibrate(*ballots, setting, say=note)
     path = output or local.settings.adapters_dir[0] / FILE_NAME
     write_calibration(path, found)
     if json:

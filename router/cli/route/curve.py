@@ -13,7 +13,7 @@ from router.cli import flags
 from router.cli.command import CliError
 from router.cli.route.evaluate import new_figure, save_figure
 from router.cli.route.judge import CalibrationFile
-from router.cli.route.local import AdaptersDirs, Base, Files, Ood, PluginsDirs
+from router.cli.route.local import AdaptersDirs, Base, Files, KeptIn, Ood, PluginsDirs
 
 if TYPE_CHECKING:
     from router.calibration.curve import Curve, Forecast, Point
@@ -61,6 +61,7 @@ def curve(
     adapters_dir: AdaptersDirs = None,
     plugins_dir: PluginsDirs = None,
     base: Base = True,
+    votes: KeptIn = None,
     json: flags.Json = False,
 ) -> None:
     """Show coverage and error at every threshold.
@@ -82,13 +83,16 @@ def curve(
     with open_local(adapters_dir, plugins_dir, base=base) as local:
         known, strange = read_known(files, local.profiles), read_strange(ood, local.profiles)
         of = _calibration(local, calibration)
-        votes = local.votes(known, "requests"), local.votes(strange, "out-of-distribution")
+        ballots = (
+            local.votes(known, "requests", votes),
+            local.votes(strange, "out-of-distribution", votes),
+        )
     goal = Goal(
         of.target if target_error is None else target_error,
         of.delta,
         of.ood_target if target_ood is None else target_ood,
     )
-    seen = Curve(of, *votes, local.kinds)
+    seen = Curve(of, *ballots, local.kinds)
     points, forecasts = seen.points(goal.delta), _forecasts(seen, goal, more, bool(strange))
     if picture is not None:
         _draw(picture, points, of.threshold, (goal.target, goal.ood_target if strange else None))

@@ -12,7 +12,7 @@ import typer
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
 from router.cli.route.judge import CalibrationFile
-from router.cli.route.local import AdaptersDirs, Base, Files, Ood, PluginsDirs
+from router.cli.route.local import AdaptersDirs, Base, Files, KeptIn, Ood, PluginsDirs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +33,7 @@ def evaluate(
     adapters_dir: AdaptersDirs = None,
     plugins_dir: PluginsDirs = None,
     base: Base = True,
+    votes: KeptIn = None,
     json: flags.Json = False,
 ) -> None:
     """Measure how requests are routed, without a server.
@@ -54,9 +55,12 @@ def evaluate(
         known, strange = read_known(files, local.profiles), read_strange(ood, local.profiles)
         rule = local_rule(local, calibration)
         target, delta = _goal(rule)
-        votes = local.votes(known, "requests"), local.votes(strange, "out-of-distribution")
+        ballots = (
+            local.votes(known, "requests", votes),
+            local.votes(strange, "out-of-distribution", votes),
+        )
         latency = latencies(local.panel, known)
-    found = measure(*votes, judge_of(rule, local), sorted(local.kinds), delta, target)
+    found = measure(*ballots, judge_of(rule, local), sorted(local.kinds), delta, target)
     found |= {"calibration": rule.status, "target": target, "latency": latency}
     found["skipped"] = dict(local.panel.skipped)
     if picture is not None:

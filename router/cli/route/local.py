@@ -17,6 +17,7 @@ import typer
 from router.cli.command import CliError
 
 if TYPE_CHECKING:
+    from router.calibration.kept_votes import KeptVotes
     from router.calibration.model import Binding
     from router.calibration.rows import Ballot, Row
     from router.classifiers.axes import Axis
@@ -56,6 +57,15 @@ Ood = Annotated[
     Path | None,
     typer.Option("--ood", metavar="FILE", help="Requests that no adapter should get, JSON lines."),
 ]
+KeptIn = Annotated[
+    Path | None,
+    typer.Option(
+        "--votes",
+        metavar="FILE",
+        help="Keep votes here; whoever voted on a request there is not asked again.",
+        show_default=False,
+    ),
+]
 Base = Annotated[
     bool,
     typer.Option("--base/--no-base", help="Load the base for classifiers that ask it, such as probe."),
@@ -83,20 +93,35 @@ class Local:
 
         return binding_of(self.profiles, self.panel.fingerprints(), self.settings.model)
 
-    def votes(self, rows: Sequence[Row], title: str) -> list[Ballot]:
-        """Of all classifiers on all rows, with a progress bar on a terminal."""
+    def votes(self, rows: Sequence[Row], title: str, kept_in: Path | None = None) -> list[Ballot]:
+        """Of all classifiers on all rows, with a progress bar on a terminal. Those that the file has under
+        the same adapters, classifier and base come from there, the others are added to it."""
+        from router.calibration.kept_votes import KeptVotes
         from router.calibration.rows import Ballot
+
+        kept = None if kept_in is None else KeptVotes(kept_in, self.binding())
+        columns: list[list[Vote]] = []
+        for registration in self.panel.registrations:
+            columns.append(self._column(registration, rows, title, kept))
+            if kept is not None:  # what was asked for minutes outlives an interruption
+                kept.save()
+        return [Ballot(row, votes) for row, votes in zip(rows, zip(*columns, strict=True), strict=True)]
+
+    def _column(
+        self, registration: Registration, rows: Sequence[Row], title: str, kept: KeptVotes | None
+    ) -> list[Vote]:
+        """Of one classifier."""
         from router.cli.output import track
         from router.routing.knowledge import Labels
 
-        labels = Labels(self.profiles)
-        columns: list[list[Vote]] = []
-        for registration in self.panel.registrations:
-            votes: list[Vote] = []
-            for i in track(range(0, len(rows), BATCH), f"{title}: {registration.name}"):
-                votes += ask_batch(registration, [row.text for row in rows[i : i + BATCH]], labels)
-            columns.append(votes)
-        return [Ballot(row, votes) for row, votes in zip(rows, zip(*columns, strict=True), strict=True)]
+        labels, name = Labels(self.profiles), registration.name
+        found = {row.text: vote for row in rows if kept and (vote := kept.get(name, row.text)) is not None}
+        texts = [row.text for row in rows if row.text not in found]
+        for i in track(range(0, len(texts), BATCH), f"{title}: {name}"):
+            part = texts[i : i + BATCH]
+            for text, vote in zip(part, ask_batch(registration, part, labels), strict=True):
+                found[text] = kept.keep(text, vote) if kept else vote
+        return [found[row.text] for row in rows]
 
 
 @contextmanager

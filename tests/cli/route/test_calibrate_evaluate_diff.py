@@ -95,6 +95,31 @@ def test_calibrate_writes_a_file_that_evaluate_uses(cli, here):
     assert found["risk_coverage"][-1][1] == 1.0
 
 
+@pytest.mark.slow
+def test_votes_that_are_kept_are_not_asked_for_again(cli, here):
+    calibrate = ("route", "calibrate", "requests.jsonl", "--ood", "strange.jsonl", "--votes", "votes.json")
+    assert cli(*calibrate, "--output", "one.json").code == 0
+    silent = PLUGIN.replace("return [self.one(r.text) for r in requests]", "raise RuntimeError")
+    (here / "plugins" / "guess.py").write_text(silent.replace("VERSION", "1"))
+    done = cli(*calibrate, "--output", "two.json")
+    assert done.code == 0, done.err
+    one, two = (json.loads((here / name).read_text()) for name in ("one.json", "two.json"))
+    assert one | {"created": ""} == two | {"created": ""}
+    (here / "plugins" / "guess.py").write_text(silent.replace("VERSION", "2"))
+    done = cli(*calibrate, "--output", "three.json")
+    assert done.code == 2
+    assert "lost" in done.err
+
+
+@pytest.mark.parametrize("command", ["calibrate", "evaluate", "curve"])
+def test_a_file_that_has_no_votes_is_refused(cli, here, command):
+    if command == "curve":
+        assert cli("route", "calibrate", "requests.jsonl", "--ood", "strange.jsonl").code == 0
+    done = cli("route", command, "requests.jsonl", "--votes", "strange.jsonl")
+    assert done.code == 2
+    assert "strange.jsonl is no file of votes: name another one, or delete it" in done.err
+
+
 def test_evaluate_without_a_calibration_is_the_plain_rule(cli, here):
     done = cli("route", "evaluate", "requests.jsonl", "--ood", "strange.jsonl")
     assert done.code == 0, done.err
