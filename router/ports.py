@@ -65,7 +65,8 @@ class Catalog(Protocol):
 
     def profiles(self) -> tuple[AdapterProfile, ...]:
         """Default versions that may be routed to, by name: READY, DISCOVERED or OFFLOADED, and past the
-        gate or forced."""
+        gate or forced. The same tuple while nothing changed, and in it the same object for an adapter that
+        did not: differences are found by identity."""
         ...
 
     def subscribe(self, changed: Callable[[], None]) -> None:

@@ -101,6 +101,7 @@ class Index:
         self._defaults: dict[str, str] = {}
         self._stood: dict[str, tuple[str, Served]] = {}  # defaults that were chosen among judged versions
         self._profiles: dict[str, AdapterProfile] = {}
+        self._profiled: tuple[AdapterProfile, ...] | None = ()  # all of them, by name; None: to be made anew
         self._start = secrets.token_hex(4)  # etags of an earlier process never match
 
     def __iter__(self) -> Iterator[Record]:
@@ -161,8 +162,10 @@ class Index:
         return f"{self._start}-{record.revision}"
 
     def profiles(self) -> tuple[AdapterProfile, ...]:
-        """Default versions that can be routed to and passed the gate."""
-        return tuple(self._profiles[name] for name in sorted(self._profiles))
+        """Default versions that can be routed to and passed the gate: the same objects until they change."""
+        if self._profiled is None:
+            self._profiled = tuple(self._profiles[name] for name in sorted(self._profiles))
+        return self._profiled
 
     @staticmethod
     def _profile(record: Record) -> AdapterProfile | None:
@@ -254,6 +257,7 @@ class Index:
             del self._profiles[name]
         else:
             self._profiles[name] = profile
+        self._profiled = None
         self._hub.profiles_changed()
 
 

@@ -167,6 +167,32 @@ async def test_watchers_see_a_life(root: Path, start_registry: StartRegistry) ->
     assert 2 in changed
 
 
+async def test_profiles_stay_the_same_objects_until_they_change(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    drop(root, "a", value=1, description="first")
+    drop(root, "b", value=2)
+    registry = await start_registry()
+    before = registry.profiles()
+    a, b = before
+    async with registry.lease(ref("a")):
+        await registry.load(ref("b"), pinned=True)  # rows change, what routing knows does not
+        assert registry.profiles() is before
+    drop(root, "aa", value=3)
+    await eventually(lambda: len(registry.profiles()) == 3)
+    three = registry.profiles()
+    assert three[0] is a
+    assert three[2] is b
+    drop(root, "a", value=1, description="second")
+    await eventually(lambda: registry.profiles()[0].description == "second")
+    await eventually(is_ready(registry, "a"))
+    assert registry.profiles()[1:] == three[1:]
+    assert all(now is then for now, then in zip(registry.profiles()[1:], three[1:], strict=True))
+    shutil.rmtree(root / "aa")
+    await eventually(lambda: len(registry.profiles()) == 2)
+    assert registry.profiles()[1] is b
+
+
 async def until(
     events: AsyncIterator[AdapterEvent], last: Callable[[AdapterEvent], bool]
 ) -> AsyncIterator[AdapterEvent]:
