@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from pathlib import Path
 
 from router.engine.activation import last_occurrence
 from router.engine.base import Delta, Engine, Generation, Job, Prompt, with_grammar
@@ -55,7 +56,7 @@ Encode = Callable[[Prompt], Awaitable[list[int]]]
 class Hooks:
     """What the loader tells others, on the event loop."""
 
-    look: Callable[[], None]  # files are not as they were when they were examined
+    look: Callable[[Path], None]  # this folder is not as it was when it was examined
     ended: Callable[[], None]  # a load ended, well or not
 
 
@@ -146,7 +147,7 @@ class Loader:
             except Unavailable:
                 if time.monotonic() > deadline or record.removed:
                     raise
-            self._hooks.look()
+            self._hooks.look(found.place.folder)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _prove(self, digest: str, inspection: Inspection) -> ProbeResult:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from router.registry.conflicts import Conflicts
-from router.registry.disk.places import Debouncer, Found, Scan, Scanner
+from router.registry.disk.places import Changes, Debouncer, Depth, Due, Found, Scan, Scanner
 from router.registry.disk.reading import Claims, Examined, Reader, examine, sketch
 from router.registry.format import limits
 from router.registry.format.folder import REPORT, Folder, FolderError
@@ -21,7 +22,9 @@ from router.types import AdapterRef
 
 log = logging.getLogger(__name__)
 
-BATCH = 64  # folders examined in one look; where more are new, all of them are sketched first
+BATCH = 64  # folders examined in one look at least; where more are new, all of them are sketched first
+EXAMINE_SECONDS = 0.25  # more folders are examined in one look until it has taken so long
+PIECE_SECONDS = 0.005  # of changing the table, until others have their turn on the event loop
 RETRY_SECONDS = 10.0  # a folder that could not be read at all
 
 
@@ -48,34 +51,48 @@ class Reconciler:
         self._conflicts = Conflicts(self._claims, index, reader, workers)
         self._unreadable: dict[Path, str] = {}
         self._again: dict[Path, float] = {}
+        self._seen = Scan({})  # the last one that the debouncers know of
+        self._unsure: set[Path] = set()  # to be looked at the next time, whatever is heard of them
+        self._taken: set[Record] = set()  # their folder holds another version
         self._looks = 0
         self.scan_seconds = 0.0  # what the last look cost when nothing had changed
 
-    async def look(self, dirty: Collection[Path] = (), *, everything: bool = True) -> bool:
+    async def look(self, dirty: Collection[Path] = (), depth: Depth = Depth.FILES) -> bool:
         """Look once; whether another look is needed soon."""
         now = time.monotonic()
-        for path in [p for p, due in self._again.items() if due <= now]:
+        again = [p for p, due in self._again.items() if due <= now]
+        for path in again:
             del self._again[path]
             self._folders.again(path)
-        scan = await self._workers.in_order(self._scanner.scan, dirty, everything=everything)
+        paths = {*dirty, *self._unsure, *again}
+        scan, changes = await self._workers.in_order(self._scan, paths, depth, self._seen)
         self.scan_seconds = time.monotonic() - now
         self._tell_unreadable(dict(scan.unreadable))
-        due = self._folders.look(scan, time.monotonic())
-        self._settle([self._claims.drop(path) for path in due.gone], await self._sketched(due.ready))
-        ready = sorted(due.ready, key=self._is_known)[:BATCH]  # new ones first: somebody waits for them
-        examined = await self._examine_still(ready)
-        reported, more = await self._read_reports(scan)
-        self._settle([], examined, reported)
+        due = self._folders.look(changes, time.monotonic())
+        reports = self._reports.look(changes, time.monotonic()) if self._gatekeeper.on else Due()
+        self._seen, self._unsure = scan, {*due.awaited, *reports.awaited}
+        await self._settle(due.gone, await self._sketched(due.ready))
+        examined = await self._examine_still(self._new_first(due.ready))
+        reported, more = await self._read_reports(reports)
+        await self._settle((), examined, reported)
         return due.unsettled or more or len(examined) < len(due.ready)
 
-    async def _read_reports(self, scan: Scan) -> tuple[list[Path], bool]:
+    def _scan(self, paths: Collection[Path], depth: Depth, seen: Scan) -> tuple[Scan, Changes]:
+        scan = self._scanner.scan(paths, depth)
+        return scan, scan.since(seen)
+
+    def _new_first(self, ready: Sequence[Found]) -> list[Found]:
+        """Somebody waits for new ones."""
+        new, known = list[Found](), list[Found]()
+        for found in ready:
+            (known if self._is_known(found) else new).append(found)
+        return new + known
+
+    async def _read_reports(self, due: Due) -> tuple[list[Path], bool]:
         """Read reports that are new; gives their folders, and whether there are more.
 
         A report waits for its adapter: copied in together, they are judged together.
         """
-        if not self._gatekeeper.on:
-            return [], False
-        due = self._reports.look(scan, time.monotonic())
         for folder in due.gone:
             self._gatekeeper.forget(folder)
         ready = [found for found in due.ready if self._folders.is_done(found) and self._may_read(found)]
@@ -99,32 +116,63 @@ class Reconciler:
 
     def _is_known(self, found: Found) -> bool:
         known = self._claims.get(found.place.folder)
-        return known is not None and known.found == found
+        return known is not None and (known.found is found or known.found == found)
 
     async def _examine_still(self, ready: Sequence[Found]) -> list[Examined]:
         """What can be said of folders now: not of those that changed again or may still be written."""
-        seen = await self._workers.in_order(lambda: [examine(self._reader, found) for found in ready])
-        known = [e for e in seen if e is not None and not self._too_early(e)]
+        seen = await self._workers.in_order(self._examine, ready)
+        known = [e for e in seen.values() if e is not None and not self._too_early(e)]
         self._folders.done(e.found for e in known)
+        self._unsure |= seen.keys() - {e.found.place.folder for e in known}
         return known
 
-    def _settle(
-        self,
-        gone: Sequence[AdapterRef | None],
-        examined: Sequence[Examined],
-        reported: Sequence[Path] = (),
+    def _examine(self, ready: Sequence[Found]) -> dict[Path, Examined | None]:
+        """As many as there is time for."""
+        end = time.monotonic() + EXAMINE_SECONDS
+        seen: dict[Path, Examined | None] = {}
+        for found in ready:
+            if len(seen) >= BATCH and time.monotonic() >= end:
+                break
+            seen[found.place.folder] = examine(self._reader, found)
+        return seen
+
+    async def _settle(
+        self, gone: Sequence[Path], examined: Sequence[Examined], reported: Sequence[Path] = ()
     ) -> None:
-        """Change the table, all in one step of the event loop."""
+        """Change the table: all in one step of the event loop, or, where that is much, name by name."""
         self._looks += 1
-        touched = dict.fromkeys(ref for ref in gone if ref is not None)
+        few = len(gone) + len(examined) <= BATCH
+        pieces = [(gone, examined)] if few else list(self._by_name(gone, examined))
+        began = time.monotonic()
+        for some_gone, some in pieces:
+            self._change(some_gone, some)
+            began = await _breathe(began)
+        told = (self._claims.get(folder) for folder in reported)
+        for name in dict.fromkeys(e.ref.name for e in told if e is not None):
+            self._index.settle_default(name)
+            began = await _breathe(began)
+
+    def _by_name(
+        self, gone: Iterable[Path], examined: Iterable[Examined]
+    ) -> Iterator[tuple[list[Path], list[Examined]]]:
+        """The same, those of one name together: the one that a folder had, if it had one."""
+        pieces: dict[str, tuple[list[Path], list[Examined]]] = {}
+        for folder in gone:
+            if (before := self._claims.get(folder)) is not None:
+                pieces.setdefault(before.ref.name, ([], []))[0].append(folder)
+        for one in examined:
+            before = self._claims.get(one.found.place.folder)
+            pieces.setdefault((before or one).ref.name, ([], []))[1].append(one)
+        yield from pieces.values()
+
+    def _change(self, gone: Sequence[Path], examined: Sequence[Examined]) -> None:
+        touched = dict.fromkeys(ref for ref in map(self._claims.drop, gone) if ref is not None)
         for one in examined:
             touched.update(dict.fromkeys(self._put(one)))
         for ref in touched:
             self._apply(ref)
         self._conflicts.check(touched)
-        told = (self._claims.get(folder) for folder in reported)
-        names = [*(ref.name for ref in touched), *(e.ref.name for e in told if e is not None)]
-        for name in dict.fromkeys(names):
+        for name in dict.fromkeys(ref.name for ref in touched):
             self._index.settle_default(name)
 
     async def close(self) -> None:
@@ -143,9 +191,12 @@ class Reconciler:
         ref, left = self._claims.put(examined)
         if left is None:
             return [ref]
-        for record in self._index:
-            if record.ref == left or record.successor == left:
-                record.folder_taken(by=ref)
+        self._taken = {r for r in self._taken if r.successor is not None and not r.removed}
+        before = self._index.get(left)
+        followed = [before] if before is not None else []
+        for record in [*followed, *(r for r in self._taken if r.successor == left)]:
+            record.folder_taken(by=ref)
+            self._taken.add(record)
         return [ref, left]
 
     def _apply(self, ref: AdapterRef) -> None:
@@ -187,6 +238,14 @@ class Reconciler:
                     "adapters folder %s cannot be read (%s); its adapters stay as they are", path, reason
                 )
         self._unreadable = unreadable
+
+
+async def _breathe(began: float) -> float:
+    """Let others have a turn where this one has lasted long enough; when the present one began."""
+    if time.monotonic() - began < PIECE_SECONDS:
+        return began
+    await asyncio.sleep(0)
+    return time.monotonic()
 
 
 def read_report(path: Path) -> ReportCard | str | None:

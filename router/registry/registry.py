@@ -73,7 +73,7 @@ class Registry:
         )
         prover = Prover(engine, lambda p: self._workers.run(engine.encode, p), options.probe_seconds)
         hooks = Hooks(
-            look=lambda: self._look_loop.look_soon(),
+            look=lambda folder: self._look_loop.look_soon(folder),
             ended=lambda: self._planner.load_ended(),
         )
         self._loader = Loader(reader, self._residency, prover, self._proven, self._workers, hooks)

@@ -31,6 +31,7 @@ async def test_many_folders_are_known_by_name_before_they_are_checked(
     root: Path, engine: StubEngine, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "BATCH", 4)
+    monkeypatch.setattr(reconcile, "EXAMINE_SECONDS", 0.0)
     for i in range(20):
         drop(root, f"m{i}", "1.0", i + 1)
     (root / "m7/adapter_model.safetensors").write_bytes(b"short")
