@@ -5,7 +5,7 @@ Experiments are a part that may be taken away: the server knows no more of them 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -104,6 +104,11 @@ class AdapterRegistry(Catalog, Protocol):
 
     def list(self) -> tuple[AdapterInfo, ...]:
         """Every version, quarantined ones too, by name and version."""
+        ...
+
+    def listed(self, after: AdapterRef | None = None) -> Iterator[AdapterInfo]:
+        """Like `list`, what comes behind `after` alone, which need not be there; each made when it is asked
+        for. Use it in one step of the event loop."""
         ...
 
     def get(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -82,6 +83,10 @@ def _order(record: Record) -> Key:
     return version_key(record.ref.version)
 
 
+def _place(ref: AdapterRef) -> tuple[str, Key]:
+    return ref.name, version_key(ref.version)
+
+
 class Index:
     """The table of versions. Used on the event loop only; nothing here waits."""
 
@@ -97,7 +102,9 @@ class Index:
         self._hub, self._choices, self._gatekeeper, self._preload = hub, choices, gatekeeper, preload
         self._hash_weights, self._plan_soon = hash_weights, plan_soon
         self._names: dict[str, dict[str, Record]] = {}
-        self._sorted: list[Record] | None = None
+        self._sorted: list[Record] = []  # by name and order of versions
+        self._keys: list[tuple[str, Key]] = []  # theirs
+        self.restless: dict[str, None] = {}  # names of which something changed since somebody emptied this
         self._defaults: dict[str, str] = {}
         self._stood: dict[str, tuple[str, Served]] = {}  # defaults that were chosen among judged versions
         self._profiles: dict[str, AdapterProfile] = {}
@@ -151,11 +158,22 @@ class Index:
         """The version as users see it."""
         return record.info(default=self.default_of(record.ref.name) == record.ref.version)
 
-    def list(self) -> tuple[AdapterInfo, ...]:
-        """Every version by name and order of versions."""
-        if self._sorted is None:
-            self._sorted = sorted(self, key=lambda r: (r.ref.name, version_key(r.ref.version)))
-        return tuple(self.info(r) for r in self._sorted)
+    def listed(self, after: AdapterRef | None = None) -> Iterator[AdapterInfo]:
+        """Every version by name and order of versions, those behind `after`, made as they are asked for.
+
+        Nothing may change meanwhile: use it in one step of the event loop.
+        """
+        start = 0 if after is None else bisect_right(self._keys, _place(after))
+        return (self.info(self._sorted[i]) for i in range(start, len(self._sorted)))
+
+    def refs(self) -> tuple[AdapterRef, ...]:
+        """Every version in the same order."""
+        return tuple(record.ref for record in self._sorted)
+
+    def look_up(self, ref: AdapterRef) -> AdapterInfo | None:
+        """The version as users see it, if it is there."""
+        record = self.get(ref)
+        return None if record is None else self.info(record)
 
     def etag(self, record: Record) -> str:
         """Changes with every change of that version, not with its use."""
@@ -181,14 +199,18 @@ class Index:
         if not self._gatekeeper.on:
             record.ruled(NO_GATE)
         self._names.setdefault(record.ref.name, {})[record.ref.version] = record
-        self._sorted = None
+        at = bisect_left(self._keys, key := _place(record.ref))
+        self._keys.insert(at, key)
+        self._sorted.insert(at, record)
         self._hub.publish(AdapterEventKind.ADDED, self.info(record))
 
     def remove(self, record: Record) -> Live | None:
         """A version is gone from disk: no new request gets it. Gives what it served from."""
         versions = self._names[record.ref.name]
         del versions[record.ref.version]
-        live, self._sorted = record.gone(), None
+        live = record.gone()
+        at = bisect_left(self._keys, _place(record.ref))
+        del self._keys[at], self._sorted[at]
         if not versions:
             del self._names[record.ref.name]
         self._hub.publish(AdapterEventKind.REMOVED, self.info(record))
@@ -202,6 +224,7 @@ class Index:
 
     def settle_default(self, name: str) -> None:
         """Find the default version of `name` again, and tell everybody if it is another one."""
+        self.restless[name] = None
         before = self.default_of(name)
         judged = self._gatekeeper.settle(self.versions(name))
         now = default_version(self.versions(name), self._choices.get(name), before)
@@ -218,7 +241,7 @@ class Index:
         self._read_more(name, now)
         if record is not None and now != before and self._preload:
             record.preload_wanted()
-        if now != before or (judged and len(self.versions(name)) > 1):  # a plan looks at everything
+        if now != before or (judged and len(self.versions(name)) > 1):
             self._plan_soon()
 
     def _remember(self, name: str, before: str, now: Record | None) -> None:

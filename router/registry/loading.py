@@ -87,6 +87,11 @@ class Loader:
         record.load_began(task)
         return task
 
+    @property
+    def busy(self) -> bool:
+        """Whether any load is under way."""
+        return bool(self._tasks)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -106,7 +106,7 @@ class Registry:
     async def settled(self, timeout: float) -> bool:
         """Wait until no load is under way or planned; False if that takes longer than `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        while any(r.task is not None or r.awaits_preload for r in self._index):
+        while self._loader.busy or self._planner.busy:
             if time.monotonic() >= deadline:
                 return False
             await asyncio.sleep(0.02)
@@ -162,7 +162,11 @@ class Registry:
 
     def list(self) -> tuple[AdapterInfo, ...]:
         """See AdapterRegistry."""
-        return self._index.list()
+        return tuple(self._index.listed())
+
+    def listed(self, after: AdapterRef | None = None) -> Iterator[AdapterInfo]:
+        """See AdapterRegistry."""
+        return self._index.listed(after)
 
     def get(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
         """See AdapterRegistry."""
@@ -197,4 +201,4 @@ class Registry:
 
     def watch(self) -> AsyncGenerator[AdapterEvent, None]:
         """See AdapterRegistry. A slow reader gets the last event of each version, never all."""
-        return self._hub.watch(self._index.list)
+        return self._hub.watch(self._index.refs, self._index.look_up)
