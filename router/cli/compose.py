@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from router.types import AdapterInfo
 
 AUTO = "auto"  # experiments in the user's own store, where that is possible
+MOST_SHOWN = 50  # adapters in what `serve` says; it says that on the event loop
 PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
 COLUMNS = ["ADAPTER", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "NOTE"]
 QUESTION = "Which ICD-10-CM chapter does Beard ringworm belong to?"
@@ -208,7 +209,9 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
     )
     if adapters:
         print()
-        print_table(COLUMNS, [adapter_row(info) for info in adapters])
+        print_table(COLUMNS, [adapter_row(info) for info in adapters[:MOST_SHOWN]])
+    if more := adapters[MOST_SHOWN:]:
+        print(f"and {len(more)} more: `lora-router adapters list` shows all")
     print()
     for line in lines_to_paste(app.address, settings):
         print(f"  {line}")

@@ -35,7 +35,7 @@ def test_each_set_of_folders_has_its_own_state(tmp_path: Path) -> None:
 
 def chosen(choices: Choices) -> object:
     """Every choice, as the file would have it."""
-    return json.loads(choices.document())["defaults"]
+    return json.loads(choices.document().encoded())["defaults"]
 
 
 def test_choices_survive(tmp_path: Path) -> None:
