@@ -115,6 +115,14 @@ class AdapterRegistry(Catalog, Protocol):
         """Like `resolve`, but a quarantined version is returned too."""
         ...
 
+    def count(self) -> int:
+        """How many versions there are."""
+        ...
+
+    def resident(self) -> Iterator[AdapterInfo]:
+        """The versions that are in memory, in no order. Use it in one step of the event loop."""
+        ...
+
     def etag(self, ref: AdapterRef) -> str:
         """Changes with every change of that version."""
         ...

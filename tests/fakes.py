@@ -106,6 +106,12 @@ class FakeRegistry:
     def list(self) -> tuple[AdapterInfo, ...]:
         return tuple(sorted(self.infos.values(), key=lambda info: (info.ref.name, info.ref.version)))
 
+    def count(self) -> int:
+        return len(self.infos)
+
+    def resident(self) -> Iterator[AdapterInfo]:
+        return iter(self.list())
+
     def listed(self, after: AdapterRef | None = None) -> Iterator[AdapterInfo]:
         start = (after.name, after.version) if after is not None else ("", "")
         return (info for info in self.list() if (info.ref.name, info.ref.version) > start)

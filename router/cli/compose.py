@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -189,12 +190,12 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
     from router.cli.output import print_pairs, print_table
 
     settings = app.settings
-    adapters = app.registry.list()
+    adapters, shown = app.registry.count(), list(islice(app.registry.listed(), MOST_SHOWN))
     print(f"\nlora-router {__version__} is ready\n")
     print_pairs(
         [
             *base_lines(app.engine.info),
-            ("adapters", f"{len(adapters)} in {_folders_line(settings.adapters_dir)}{_trust_line(settings)}"),
+            ("adapters", f"{adapters} in {_folders_line(settings.adapters_dir)}{_trust_line(settings)}"),
             ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir)}"),
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
@@ -207,11 +208,11 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
         ]
     )
-    if adapters:
+    if shown:
         print()
-        print_table(COLUMNS, [adapter_row(info) for info in adapters[:MOST_SHOWN]])
-    if more := adapters[MOST_SHOWN:]:
-        print(f"and {len(more)} more: `lora-router adapters list` shows all")
+        print_table(COLUMNS, [adapter_row(info) for info in shown])
+    if adapters > len(shown):
+        print(f"and {adapters - len(shown)} more: `lora-router adapters list` shows all")
     print()
     for line in lines_to_paste(app.address, settings):
         print(f"  {line}")

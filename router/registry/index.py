@@ -114,6 +114,9 @@ class Index:
     def __iter__(self) -> Iterator[Record]:
         return (r for versions in self._names.values() for r in versions.values())
 
+    def __len__(self) -> int:
+        return len(self._sorted)
+
     # -- looking up
 
     def get(self, ref: AdapterRef) -> Record | None:

@@ -21,6 +21,7 @@ from router.registry.mixtures import Mixtures
 from router.registry.options import RegistryOptions, Workers
 from router.registry.planner import Planner
 from router.registry.reconcile import Reconciler
+from router.registry.record import Record
 from router.registry.residency import Residency
 from router.registry.state import Choices, Proven, state_dir
 from router.registry.watching import LookLoop
@@ -167,6 +168,15 @@ class Registry:
     def listed(self, after: AdapterRef | None = None) -> Iterator[AdapterInfo]:
         """See AdapterRegistry."""
         return self._index.listed(after)
+
+    def count(self) -> int:
+        """See AdapterRegistry."""
+        return len(self._index)
+
+    def resident(self) -> Iterator[AdapterInfo]:
+        """See AdapterRegistry."""
+        owners = (owner for resident in self._residency for owner in resident.owners)
+        return (self._index.info(owner) for owner in owners if isinstance(owner, Record))
 
     def get(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
         """See AdapterRegistry."""

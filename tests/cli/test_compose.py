@@ -157,6 +157,14 @@ async def test_the_summary_says_what_runs(running, capsys):
     assert out.rstrip().endswith("cp -r my-adapter adapters/")
 
 
+async def test_of_thousands_of_adapters_the_summary_shows_some(running, capsys, monkeypatch):
+    monkeypatch.setattr("router.cli.compose.MOST_SHOWN", 0)
+    print_summary(running.app, running.plugins.status())
+    out = capsys.readouterr().out
+    assert f"and {running.app.registry.count()} more: `lora-router adapters list` shows all" in out
+    assert not [line for line in out.splitlines() if line.startswith("medical")]
+
+
 def test_lines_to_paste_are_short_on_the_default_address():
     ask, curl, copy = lines_to_paste("127.0.0.1:50051", Settings(adapters_dir=(Path("adapters"),)))
     assert ask.startswith('lora-router ask "')
