@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import os
 import shlex
 import sys
@@ -148,11 +149,14 @@ class Composition:
 
     async def _start(self) -> None:
         await in_daemon_thread(self._engine.start)
+        gc.collect()
+        gc.freeze()
         await self.registry.start()
         await self.router.start()
         if self.experiments is not None:
             await self.experiments.start()
         await self.registry.settled(PRELOAD_SECONDS)
+        gc.freeze()  # what stays is not looked at again: of 10,000 adapters that takes 0.1 s each time
 
     def _ready(self) -> None:
         if self._when_ready is not None:

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from router.registry.conflicts import Conflicts
 from router.registry.disk.places import Changes, Debouncer, Depth, Due, Found, Scan, Scanner
@@ -22,8 +24,9 @@ from router.types import AdapterRef
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 BATCH = 64  # folders examined in one look at least; where more are new, all of them are sketched first
-EXAMINE_SECONDS = 0.25  # more folders are examined in one look until it has taken so long
+EXAMINE_SECONDS = 0.25  # more folders are examined, or reports read, until it has taken so long
 PIECE_SECONDS = 0.005  # of changing the table, until others have their turn on the event loop
 RETRY_SECONDS = 10.0  # a folder that could not be read at all
 
@@ -96,10 +99,10 @@ class Reconciler:
         for folder in due.gone:
             self._gatekeeper.forget(folder)
         ready = [found for found in due.ready if self._folders.is_done(found) and self._may_read(found)]
-        taken = [f for f in ready if not f.report.files] + [f for f in ready if f.report.files][:BATCH]
-        self._gatekeeper.reported(await self._workers.in_order(_reports_of, taken))
-        self._reports.done(taken)
-        return [found.place.folder for found in taken], due.unsettled or len(taken) < len(ready)
+        read = await self._workers.in_order(_in_time, ready, _report_of)
+        self._gatekeeper.reported({found.place.folder: report for found, report in read})
+        self._reports.done(found for found, _ in read)
+        return [found.place.folder for found, _ in read], due.unsettled or len(read) < len(ready)
 
     def _may_read(self, found: Found) -> bool:
         """Whether the report may be parsed."""
@@ -111,8 +114,10 @@ class Reconciler:
         new = [found for found in ready if not self._is_known(found)]
         if len(new) <= BATCH or self._reader.vets:
             return []
-        sketches = await self._workers.in_order(lambda: [sketch(found) for found in new])
-        return [e for e in sketches if e is not None]
+        sketches: list[tuple[Found, Examined | None]] = []
+        while len(sketches) < len(new):  # others want that thread, too
+            sketches += await self._workers.in_order(_in_time, new[len(sketches) :], sketch)
+        return [e for _, e in sketches if e is not None]
 
     def _is_known(self, found: Found) -> bool:
         known = self._claims.get(found.place.folder)
@@ -120,21 +125,11 @@ class Reconciler:
 
     async def _examine_still(self, ready: Sequence[Found]) -> list[Examined]:
         """What can be said of folders now: not of those that changed again or may still be written."""
-        seen = await self._workers.in_order(self._examine, ready)
-        known = [e for e in seen.values() if e is not None and not self._too_early(e)]
+        seen = await self._workers.in_order(_in_time, ready, partial(examine, self._reader))
+        known = [e for _, e in seen if e is not None and not self._too_early(e)]
         self._folders.done(e.found for e in known)
-        self._unsure |= seen.keys() - {e.found.place.folder for e in known}
+        self._unsure |= {found.place.folder for found, _ in seen} - {e.found.place.folder for e in known}
         return known
-
-    def _examine(self, ready: Sequence[Found]) -> dict[Path, Examined | None]:
-        """As many as there is time for."""
-        end = time.monotonic() + EXAMINE_SECONDS
-        seen: dict[Path, Examined | None] = {}
-        for found in ready:
-            if len(seen) >= BATCH and time.monotonic() >= end:
-                break
-            seen[found.place.folder] = examine(self._reader, found)
-        return seen
 
     async def _settle(
         self, gone: Sequence[Path], examined: Sequence[Examined], reported: Sequence[Path] = ()
@@ -248,6 +243,17 @@ async def _breathe(began: float) -> float:
     return time.monotonic()
 
 
+def _in_time(ready: Sequence[Found], look_at: Callable[[Found], T]) -> list[tuple[Found, T]]:
+    """Look at as many as there is time for, the first BATCH at least."""
+    end = time.monotonic() + EXAMINE_SECONDS
+    seen: list[tuple[Found, T]] = []
+    for found in ready:
+        if len(seen) >= BATCH and time.monotonic() >= end:
+            break
+        seen.append((found, look_at(found)))
+    return seen
+
+
 def read_report(path: Path) -> ReportCard | str | None:
     """The report of an adapter folder, or why it cannot be used, or None if there is none. Blocks."""
     try:
@@ -261,5 +267,5 @@ def read_report(path: Path) -> ReportCard | str | None:
         return str(error)
 
 
-def _reports_of(taken: Sequence[Found]) -> dict[Path, ReportCard | str | None]:
-    return {f.place.folder: read_report(f.place.folder) if f.report.files else None for f in taken}
+def _report_of(found: Found) -> ReportCard | str | None:
+    return read_report(found.place.folder) if found.report.files else None

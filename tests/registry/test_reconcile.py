@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from router.registry.format.artifact import Inspection
 from router.registry.gate import ReportCard
 from router.registry.options import RegistryOptions
 from router.registry.reconcile import read_report
+from router.registry.registry import Registry
 from tests.registry.cards import hand_in
-from tests.registry.conftest import StartRegistry
+from tests.registry.conftest import FAST, StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states, weights
 
 pytestmark = pytest.mark.slow
@@ -46,6 +48,27 @@ async def test_many_folders_are_known_by_name_before_they_are_checked(
     await eventually(lambda: all(i.rank for i in registry.list() if i.state != "quarantined"))
     refused = sorted(n for n, state in states(registry).items() if state == "quarantined")
     assert refused == ["m7@1.0", "m8@0"]
+
+
+async def test_many_new_folders_leave_the_event_loop_its_turns_name_by_name(
+    root: Path, start_registry: StartRegistry, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "BATCH", 4)
+    monkeypatch.setattr(reconcile, "PIECE_SECONDS", 0.0)
+    for i in range(20):
+        drop(root, f"m{i:02}", "1.0", i + 1, folder=f"m{i:02}-old")
+        drop(root, f"m{i:02}", "2.0", 100 + i, folder=f"m{i:02}-new")
+    registry = Registry(engine, [root], replace(FAST, state_dir=root.parent / "state", preload=False))
+    starting = asyncio.create_task(registry.start())
+    seen = set[int]()
+    while not starting.done():
+        await asyncio.sleep(0)
+        there = [info.ref.name for info in registry.list()]
+        assert all(there.count(name) == 2 for name in there)  # never half of a name
+        assert all(registry.resolve(name).ref.version == "2.0" for name in there)
+        seen.add(len(there))
+    await registry.close()
+    assert len(seen) > 10
 
 
 async def test_a_slow_copy_is_read_once_it_is_whole(
