@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +15,9 @@ from pathlib import Path
 from router.engine.base import BaseInfo
 from router.errors import GateNotPassed
 from router.ports import Force
+from router.registry.disk.places import Found
 from router.registry.disk.reading import unchanged, weights_sha256
-from router.registry.format.folder import MANIFEST, FolderError
+from router.registry.format.folder import MANIFEST, WEIGHTS, FolderError
 from router.registry.format.names import version_key
 from router.registry.gate import (
     NO_GATE,
@@ -25,9 +29,9 @@ from router.registry.gate import (
     fallen_behind,
     judge,
 )
-from router.registry.options import Workers
+from router.registry.options import Workers, breathe
 from router.registry.record import Record
-from router.registry.state import Choices
+from router.registry.state import Choices, Hashed
 from router.types import AdapterRef, Override
 
 log = logging.getLogger(__name__)
@@ -199,9 +203,9 @@ class WeightHasher:
     before the adapter is ever loaded.
     """
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
-        self._due: dict[Record, None] = {}
+    def __init__(self, workers: Workers, hashed: Hashed) -> None:
+        self._workers, self._hashed = workers, hashed
+        self._due: OrderedDict[Record, None] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
 
     def ask(self, record: Record) -> None:
@@ -228,19 +232,33 @@ class WeightHasher:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _work(self) -> None:
+        began = time.monotonic()
         while self._due:
-            record = next(iter(self._due))
-            del self._due[record]
+            record, _ = self._due.popitem(last=False)
             if not record.removed and not record.weights_sha256:
                 await self._hash(record)
+            began = await breathe(began)
 
     async def _hash(self, record: Record) -> None:
         found = record.found
+        key = weights_key(found)
+        if (known := self._hashed.get(key)) is not None:
+            record.weights_read(found, known)
+            return
         try:
             weights = await self._workers.run(weights_sha256, found.place.folder)
             same = await self._workers.run(unchanged, found)
         except FolderError as error:
             log.info("the weights of adapter %s are not compared with its report: %s", record.ref, error)
             return
-        if same and not record.removed:
+        if not same:
+            return
+        await self._workers.in_order(self._hashed.add, key, weights)
+        if not record.removed:
             record.weights_read(found, weights)
+
+
+def weights_key(found: Found) -> str:
+    """Names a weights file as it looks now: another one, or the same after a write, has another key."""
+    weights = [file for file in found.stamp.files if file[0].rpartition("/")[2] == WEIGHTS]
+    return hashlib.sha256(os.fsencode(f"{found.place.folder} {weights}")).hexdigest()[:32]

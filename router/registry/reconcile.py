@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from router.registry.format.folder import REPORT, Folder, FolderError
 from router.registry.gate import ReportCard, ReportError, parse_report
 from router.registry.gatekeeper import Gatekeeper
 from router.registry.index import Index
-from router.registry.options import Workers
+from router.registry.options import Workers, breathe
 from router.registry.record import Record
 from router.types import AdapterRef
 
@@ -27,7 +26,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 BATCH = 64  # folders examined in one look at least; where more are new, all of them are sketched first
 EXAMINE_SECONDS = 0.25  # more folders are examined, or reports read, until it has taken so long
-PIECE_SECONDS = 0.005  # of changing the table, until others have their turn on the event loop
 RETRY_SECONDS = 10.0  # a folder that could not be read at all
 
 
@@ -58,6 +56,7 @@ class Reconciler:
         self._unsure: set[Path] = set()  # to be looked at the next time, whatever is heard of them
         self._taken: set[Record] = set()  # their folder holds another version
         self._looks = 0
+        self.behind = False  # the last look left something that may not be routed to until it is read
         self.scan_seconds = 0.0  # what the last look cost when nothing had changed
 
     async def look(self, dirty: Collection[Path] = (), depth: Depth = Depth.FILES) -> bool:
@@ -73,7 +72,7 @@ class Reconciler:
         self._tell_unreadable(dict(scan.unreadable))
         due = self._folders.look(changes, time.monotonic())
         reports = self._reports.look(changes, time.monotonic()) if self._gatekeeper.on else Due()
-        self._seen, self._unsure = scan, {*due.awaited, *reports.awaited}
+        self._seen, self._unsure, self.behind = scan, {*due.awaited, *reports.awaited}, False
         await self._settle(due.gone, await self._sketched(due.ready))
         examined = await self._examine_still(self._new_first(due.ready))
         reported, more = await self._read_reports(reports)
@@ -102,6 +101,7 @@ class Reconciler:
         read = await self._workers.in_order(_in_time, ready, _report_of)
         self._gatekeeper.reported({found.place.folder: report for found, report in read})
         self._reports.done(found for found, _ in read)
+        self.behind |= len(read) < len(ready)
         return [found.place.folder for found, _ in read], due.unsettled or len(read) < len(ready)
 
     def _may_read(self, found: Found) -> bool:
@@ -126,6 +126,7 @@ class Reconciler:
     async def _examine_still(self, ready: Sequence[Found]) -> list[Examined]:
         """What can be said of folders now: not of those that changed again or may still be written."""
         seen = await self._workers.in_order(_in_time, ready, partial(examine, self._reader))
+        self.behind |= self._gatekeeper.on and len(seen) < len(ready)
         known = [e for _, e in seen if e is not None and not self._too_early(e)]
         self._folders.done(e.found for e in known)
         self._unsure |= {found.place.folder for found, _ in seen} - {e.found.place.folder for e in known}
@@ -141,11 +142,11 @@ class Reconciler:
         began = time.monotonic()
         for some_gone, some in pieces:
             self._change(some_gone, some)
-            began = await _breathe(began)
+            began = await breathe(began)
         told = (self._claims.get(folder) for folder in reported)
         for name in dict.fromkeys(e.ref.name for e in told if e is not None):
             self._index.settle_default(name)
-            began = await _breathe(began)
+            began = await breathe(began)
 
     def _by_name(
         self, gone: Iterable[Path], examined: Iterable[Examined]
@@ -233,14 +234,6 @@ class Reconciler:
                     "adapters folder %s cannot be read (%s); its adapters stay as they are", path, reason
                 )
         self._unreadable = unreadable
-
-
-async def _breathe(began: float) -> float:
-    """Let others have a turn where this one has lasted long enough; when the present one began."""
-    if time.monotonic() - began < PIECE_SECONDS:
-        return began
-    await asyncio.sleep(0)
-    return time.monotonic()
 
 
 def _in_time(ready: Sequence[Found], look_at: Callable[[Found], T]) -> list[tuple[Found, T]]:

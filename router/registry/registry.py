@@ -23,7 +23,7 @@ from router.registry.planner import Planner
 from router.registry.reconcile import Reconciler
 from router.registry.record import Record
 from router.registry.residency import Residency
-from router.registry.state import Choices, Proven, state_dir
+from router.registry.state import Choices, Hashed, Proven, state_dir
 from router.registry.watching import LookLoop
 from router.types import (
     EVERYTHING,
@@ -59,7 +59,8 @@ class Registry:
         self._choices, self._proven = Choices(state, dirs), Proven(state)
         self._residency = Residency(engine, options.host_memory_bytes, options.room_seconds)
         self._gatekeeper = Gatekeeper(lambda: engine.info, self._choices, options.gate)
-        self._hasher = WeightHasher(self._workers)
+        self._hashed = Hashed(state)
+        self._hasher = WeightHasher(self._workers, self._hashed)
         self._index = Index(
             self._hub,
             self._choices,
@@ -101,6 +102,7 @@ class Registry:
         """Find what is there, then watch. Defaults are loaded in the background; see `settled`."""
         await self._workers.in_order(self._choices.read)
         await self._workers.in_order(self._proven.read)
+        await self._workers.in_order(self._hashed.read)
         await self._look_loop.start()
         await self._hasher.settled(JUDGED_SECONDS)
 

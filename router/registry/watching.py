@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 _GROUP_MS, _STEP_MS = 200, 50  # changes are told in groups at most so old, or when nothing came for a step
 _LOOK_UP_MS = 1_000
 LEAST_GAP = 0.1  # seconds between two looks, however often the kernel reports something
+START_SECONDS = 10.0  # a start waits so long for thousands of folders to be examined, where a gate needs that
 SHARE = 0.05  # of the time that may go into looks when nothing happens
 
 
@@ -38,10 +39,13 @@ class LookLoop:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Look until what is there is known, then go on in the background."""
+        """Look until what is there is known, and judged as far as time allows; go on in the background."""
         self._watcher.start()
         if await self._look(Depth.FILES):
             await asyncio.sleep(self._options.settle_seconds)
+            await self._look(Depth.NAMES)
+        end = time.monotonic() + START_SECONDS
+        while self._reconciler.behind and time.monotonic() < end:
             await self._look(Depth.NAMES)
         self._plan()
         self._task = asyncio.get_running_loop().create_task(self._run())

@@ -13,7 +13,7 @@ import pytest
 
 from router.engine.base import AdapterArtifact
 from router.errors import RouterError
-from router.registry import reconcile
+from router.registry import options, reconcile
 from router.registry.disk.reading import FolderReader, weights_sha256
 from router.registry.format.artifact import Inspection
 from router.registry.gate import ReportCard
@@ -54,7 +54,7 @@ async def test_many_new_folders_leave_the_event_loop_its_turns_name_by_name(
     root: Path, start_registry: StartRegistry, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "BATCH", 4)
-    monkeypatch.setattr(reconcile, "PIECE_SECONDS", 0.0)
+    monkeypatch.setattr(options, "PIECE_SECONDS", 0.0)
     for i in range(20):
         drop(root, f"m{i:02}", "1.0", i + 1, folder=f"m{i:02}-old")
         drop(root, f"m{i:02}", "2.0", 100 + i, folder=f"m{i:02}-new")

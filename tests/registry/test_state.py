@@ -136,7 +136,7 @@ def test_what_is_proven_is_remembered_without_a_disk_too(
 
 
 def test_proven_digests_survive_and_stay_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "MOST_PROVEN", 3)
+    monkeypatch.setattr(state, "MOST_NOTES", 3)
     proven = Proven(tmp_path)
     proven.read()
     for i in range(8):

@@ -106,7 +106,7 @@ class Looks:
 
     def __init__(self) -> None:
         self.depths, self.dirty = list[Depth](), list[set[Path]]()
-        self.scan_seconds = 0.0
+        self.scan_seconds, self.behind = 0.0, False
         self.fault: Exception | None = None
 
     async def look(self, dirty: Collection[Path], depth: Depth) -> bool:
