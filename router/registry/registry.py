@@ -18,12 +18,13 @@ from router.registry.index import Chooser, Index
 from router.registry.leases import Leases
 from router.registry.loading import Hooks, Loader, Prover
 from router.registry.mixtures import Mixtures
+from router.registry.notes import Hashed, Proven
 from router.registry.options import RegistryOptions, Workers
 from router.registry.planner import Planner
 from router.registry.reconcile import Reconciler
 from router.registry.record import Record
 from router.registry.residency import Residency
-from router.registry.state import Choices, Hashed, Proven, state_dir
+from router.registry.state import Choices, state_dir
 from router.registry.watching import LookLoop
 from router.types import (
     EVERYTHING,

@@ -1,4 +1,4 @@
-"""What survives a restart: default versions, overrides of the gate, digests that were proven, weights' hashes."""
+"""What survives a restart: chosen default versions, and overrides of the gate. See `notes` for the rest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import logging
 import math
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +22,6 @@ from router.types import Override
 
 log = logging.getLogger(__name__)
 
-MOST_NOTES = 20_000
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_SERVED = 20  # versions of a name that are remembered for having been the default
 
 
@@ -231,81 +228,6 @@ class Choices:
     def _document(self, chosen: Mapping[str, str], overrides: Mapping[str, Override]) -> Document:
         served = {name: {**versions} for name, versions in self._served.items()}
         return Document(self._dirs, chosen, overrides, served)
-
-
-class Notes:
-    """What was found out once, one line each: a key and perhaps a value. The newest MOST_NOTES are kept.
-
-    `again` says what happens again where the file cannot be used.
-    """
-
-    def __init__(self, file: Path, again: str) -> None:
-        self._file, self._again = file, again
-        self._values: dict[str, str] = {}
-        self._writable = True
-
-    def read(self) -> None:
-        """Read the file; keeps the newest MOST_NOTES and shortens a file that is much longer."""
-        try:
-            lines = self._file.read_text("ascii").splitlines()
-            self._values = dict(line.partition(" ")[::2] for line in lines[-MOST_NOTES:] if line)
-            if len(lines) > 2 * MOST_NOTES:
-                kept = (_line(key, value) for key, value in self._values.items())
-                write_atomically(self._file, "".join(kept).encode())
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError) as error:
-            log.warning("%s: %s cannot be used (%s)", self._again, self._file, error)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._values
-
-    def get(self, key: str) -> str | None:
-        """What was noted."""
-        return self._values.get(key)
-
-    def add(self, key: str, value: str = "") -> None:
-        """Remember it. Blocks for one small append: call it from one worker thread, always the same."""
-        if self._values.get(key) == value:
-            return
-        self._values[key] = value
-        while len(self._values) > MOST_NOTES:
-            del self._values[next(iter(self._values))]
-        if not self._writable:
-            return
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="ascii") as file:
-                file.write(_line(key, value))
-        except OSError as error:
-            self._writable = False
-            log.warning("%s after a restart: cannot write %s (%s)", self._again, self._file, error)
-
-
-class Proven(Notes):
-    """Digests whose probes passed on this base, in `proven`."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "proven", "probes run again")
-
-
-class Hashed(Notes):
-    """The sha256 of weights files that look as they did when they were read, in `weights`.
-
-    It decides about routing alone: whatever is loaded is hashed again.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "weights", "weights are hashed again")
-
-    def get(self, key: str) -> str | None:
-        """The sha256 in hex; None where there is none, or where the line is damaged."""
-        value = super().get(key)
-        return value if value is not None and _SHA256.fullmatch(value) else None
-
-
-def _line(key: str, value: str) -> str:
-    return f"{key} {value}\n" if value else f"{key}\n"
 
 
 class OverrideBook:

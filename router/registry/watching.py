@@ -76,19 +76,27 @@ class LookLoop:
                 self._plan()
             except Exception:
                 log.exception("looking at adapter folders failed; the next look is tried")
-                self._due = dict.fromkeys(Depth, 0.0)  # what was heard of is lost
+                unsettled = True
             await asyncio.sleep(max(LEAST_GAP, time.monotonic() - started))
             await self._pause(unsettled)
             depth = self._depth()
 
     async def _look(self, depth: Depth) -> bool:
         dirty, self._dirty = self._dirty, set()
-        unsettled = await self._reconciler.look(dirty, depth)
-        now = time.monotonic()
-        self._due[depth] = now + max(self._options.poll_seconds, self._reconciler.scan_seconds / SHARE)
+        try:
+            return await self._reconciler.look(dirty, depth)
+        except BaseException:
+            self._dirty |= dirty
+            raise
+        finally:
+            self._looked(depth)
+
+    def _looked(self, depth: Depth) -> None:
+        """When looks of this depth and of those that it includes are due again."""
+        now, least = time.monotonic(), self._options.poll_seconds
         for shallower in range(depth):
-            self._due[Depth(shallower)] = max(self._due[Depth(shallower)], now + self._options.poll_seconds)
-        return unsettled
+            self._due[Depth(shallower)] = max(self._due[Depth(shallower)], now + least)
+        self._due[depth] = now + max(least, self._reconciler.scan_seconds / SHARE)
 
     @property
     def _regular(self) -> tuple[Depth, ...]:

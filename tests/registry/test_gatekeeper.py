@@ -16,9 +16,9 @@ from router.registry.disk.places import Scanner
 from router.registry.format import limits
 from router.registry.format.artifact import inspect_folder
 from router.registry.gatekeeper import WeightHasher
+from router.registry.notes import Hashed
 from router.registry.options import Workers
 from router.registry.record import Record
-from router.registry.state import Hashed
 from tests.registry.cards import card, hand_in, routed, version, weights_of, worse
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states
