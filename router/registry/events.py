@@ -85,6 +85,11 @@ class EventHub:
         self._told = False
         self._closed = False
 
+    @property
+    def watched(self) -> bool:
+        """Whether anybody reads events."""
+        return bool(self._boxes)
+
     def publish(self, kind: AdapterEventKind, info: AdapterInfo) -> None:
         """Hand an event to every watcher."""
         event = AdapterEvent(kind, info, time.time())

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from router.errors import AdapterNotFound, AdapterRejected, StaleEtag
 from router.ports import Force
 from router.registry.events import EventHub
+from router.registry.format.manifest import Manifest
 from router.registry.format.names import Key, known_names, known_versions, version_key
 from router.registry.gate import NO_GATE, Standing
 from router.registry.gatekeeper import Gatekeeper
@@ -109,6 +110,7 @@ class Index:
         self._stood: dict[str, tuple[str, Served]] = {}  # defaults that were chosen among judged versions
         self._profiles: dict[str, AdapterProfile] = {}
         self._profiled: tuple[AdapterProfile, ...] | None = ()  # all of them, by name; None: to be made anew
+        self._made: dict[str, tuple[Manifest, AdapterProfile]] = {}  # by name, and what they were made of
         self._start = secrets.token_hex(4)  # etags of an earlier process never match
 
     def __iter__(self) -> Iterator[Record]:
@@ -188,12 +190,15 @@ class Index:
             self._profiled = tuple(self._profiles[name] for name in sorted(self._profiles))
         return self._profiled
 
-    @staticmethod
-    def _profile(record: Record) -> AdapterProfile | None:
-        seen = record.serving
+    def _profile(self, record: Record) -> AdapterProfile | None:
+        seen, ref = record.serving, record.ref
         if seen is None or record.state is AdapterState.QUARANTINED or not record.verdict.open:
             return None
-        return replace(seen.manifest.profile(), name=record.ref.name, version=record.ref.version)
+        manifest, profile = self._made.get(ref.name, (None, None))
+        if profile is None or manifest is not seen.manifest or profile.version != ref.version:
+            profile = replace(seen.manifest.profile(), name=ref.name, version=ref.version)
+            self._made[ref.name] = (seen.manifest, profile)
+        return profile
 
     # -- changing
 
@@ -205,7 +210,7 @@ class Index:
         at = bisect_left(self._keys, key := _place(record.ref))
         self._keys.insert(at, key)
         self._sorted.insert(at, record)
-        self._hub.publish(AdapterEventKind.ADDED, self.info(record))
+        self._publish(AdapterEventKind.ADDED, record)
 
     def remove(self, record: Record) -> Live | None:
         """A version is gone from disk: no new request gets it. Gives what it served from."""
@@ -216,13 +221,18 @@ class Index:
         del self._keys[at], self._sorted[at]
         if not versions:
             del self._names[record.ref.name]
-        self._hub.publish(AdapterEventKind.REMOVED, self.info(record))
+            self._made.pop(record.ref.name, None)
+        self._publish(AdapterEventKind.REMOVED, record)
         self.settle_default(record.ref.name)
         return live
 
+    def _publish(self, kind: AdapterEventKind, record: Record) -> None:
+        if self._hub.watched:  # else nobody wants the row, which is made for that
+            self._hub.publish(kind, self.info(record))
+
     def changed(self, record: Record) -> None:
         """Something users see of it changed: what every record in the table tells."""
-        self._hub.publish(AdapterEventKind.CHANGED, self.info(record))
+        self._publish(AdapterEventKind.CHANGED, record)
         self.settle_default(record.ref.name)
 
     def settle_default(self, name: str) -> None:
@@ -240,7 +250,7 @@ class Index:
         moved = () if now == before else filter(None, (self.get(AdapterRef(name, before)), record))
         for changed in dict.fromkeys((*judged, *moved)):
             changed.row_changed()
-            self._hub.publish(AdapterEventKind.CHANGED, self.info(changed))
+            self._publish(AdapterEventKind.CHANGED, changed)
         self._read_more(name, now)
         if record is not None and now != before and self._preload:
             record.preload_wanted()
