@@ -42,10 +42,11 @@ class Reconciler:
         gatekeeper: Gatekeeper,
         vanish: Callable[[Record], None],
         grace: float,
+        caught_up: Callable[[], None],
     ) -> None:
         self._scanner, self._reader, self._workers = scanner, reader, workers
         self._index, self._gatekeeper = index, gatekeeper
-        self._vanish, self._grace = vanish, grace
+        self._vanish, self._grace, self._caught_up = vanish, grace, caught_up
         self._folders = Debouncer(settle)
         self._reports = Debouncer(settle, lambda found: found.report)
         self._claims = Claims()
@@ -56,8 +57,13 @@ class Reconciler:
         self._unsure: set[Path] = set()  # to be looked at the next time, whatever is heard of them
         self._taken: set[Record] = set()  # their folder holds another version
         self._looks = 0
-        self.behind = False  # the last look left something that may not be routed to until it is read
+        self._left = False  # the last look had no time for all
         self.scan_seconds = 0.0  # what the last look cost when nothing had changed
+
+    @property
+    def behind(self) -> bool:
+        """Whether something was left that may not be routed to until it is read."""
+        return self._left and self._gatekeeper.on
 
     async def look(self, dirty: Collection[Path] = (), depth: Depth = Depth.FILES) -> bool:
         """Look once; whether another look is needed soon."""
@@ -72,11 +78,14 @@ class Reconciler:
         self._tell_unreadable(dict(scan.unreadable))
         due = self._folders.look(changes, time.monotonic())
         reports = self._reports.look(changes, time.monotonic()) if self._gatekeeper.on else Due()
-        self._seen, self._unsure, self.behind = scan, {*due.awaited, *reports.awaited}, False
+        self._seen, self._unsure = scan, {*due.awaited, *reports.awaited}
+        left, self._left = self._left, False
         await self._settle(due.gone, await self._sketched(due.ready))
         examined = await self._examine_still(self._new_first(due.ready))
         reported, more = await self._read_reports(reports)
         await self._settle((), examined, reported)
+        if left and not self._left:
+            self._caught_up()
         return due.unsettled or more or len(examined) < len(due.ready)
 
     def _scan(self, paths: Collection[Path], depth: Depth, seen: Scan) -> tuple[Scan, Changes]:
@@ -101,7 +110,7 @@ class Reconciler:
         read = await self._workers.in_order(_in_time, ready, _report_of)
         self._gatekeeper.reported({found.place.folder: report for found, report in read})
         self._reports.done(found for found, _ in read)
-        self.behind |= len(read) < len(ready)
+        self._left |= len(read) < len(ready)
         return [found.place.folder for found, _ in read], due.unsettled or len(read) < len(ready)
 
     def _may_read(self, found: Found) -> bool:
@@ -126,7 +135,7 @@ class Reconciler:
     async def _examine_still(self, ready: Sequence[Found]) -> list[Examined]:
         """What can be said of folders now: not of those that changed again or may still be written."""
         seen = await self._workers.in_order(_in_time, ready, partial(examine, self._reader))
-        self.behind |= self._gatekeeper.on and len(seen) < len(ready)
+        self._left |= len(seen) < len(ready)
         known = [e for _, e in seen if e is not None and not self._too_early(e)]
         self._folders.done(e.found for e in known)
         self._unsure |= {found.place.folder for found, _ in seen} - {e.found.place.folder for e in known}

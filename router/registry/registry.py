@@ -44,6 +44,7 @@ class Registry:
 
     Everything but `start` and `close` may be called at any time on the event loop that ran `start`; the
     engine must have started. Duplicates of a version: the folder that comes first in `dirs` and by name wins.
+    `caught_up` is called there when all of a mass of folders was examined.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Registry:
         options: RegistryOptions | None = None,
         *,
         reader: Reader | None = None,
+        caught_up: Callable[[], None] = lambda: None,
     ) -> None:
         options = options or RegistryOptions()
         self._workers, self._hub = Workers(), EventHub()
@@ -94,6 +96,7 @@ class Registry:
             self._gatekeeper,
             self._planner.vanish,
             options.grace_seconds,
+            caught_up,
         )
         self._look_loop = LookLoop(dirs, self._reconciler, self._planner.plan, options)
 

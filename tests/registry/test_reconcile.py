@@ -38,8 +38,9 @@ async def test_many_folders_are_known_by_name_before_they_are_checked(
         drop(root, f"m{i}", "1.0", i + 1)
     (root / "m7/adapter_model.safetensors").write_bytes(b"short")
     (root / "m8/adapter.toml").write_text("[adapter")
-    registry = await start_registry(preload=False)
-    assert len(states(registry)) == 19
+    caught_up = list[int]()
+    registry = await start_registry(preload=False, caught_up=lambda: caught_up.append(1))
+    assert (len(states(registry)), caught_up) == (19, [])
     assert not all(i.rank for i in registry.list())
     async with registry.lease(ref("m3", "1.0")):
         assert registry.get("m3").rank == 4
@@ -48,6 +49,10 @@ async def test_many_folders_are_known_by_name_before_they_are_checked(
     await eventually(lambda: all(i.rank for i in registry.list() if i.state != "quarantined"))
     refused = sorted(n for n, state in states(registry).items() if state == "quarantined")
     assert refused == ["m7@1.0", "m8@0"]
+    await eventually(lambda: caught_up == [1])
+    drop(root, "later", value=100)
+    await eventually(lambda: "later@0" in states(registry))
+    assert caught_up == [1]  # one folder is no mass
 
 
 async def test_many_new_folders_leave_the_event_loop_its_turns_name_by_name(
