@@ -239,7 +239,7 @@ class WeightHasher:
     async def _work(self) -> None:
         began = time.monotonic()
         while self._due:
-            unknown = []
+            unknown: list[tuple[Record, Found]] = []
             while self._due and len(unknown) < MOST_AT_ONCE:
                 record, _ = self._due.popitem(last=False)
                 if record.removed or record.weights_sha256:
