@@ -42,10 +42,10 @@ RANK, EXAMPLES, CHANGES = 2, 6, 5
 RATE = 50  # light calls a second
 START_SECONDS = 1800.0
 NOTES = (
-    "`callback`: the longest that one callback of the event loop kept the processor (thread time); `garbage`: the "
-    "longest collection, which may be a part of it. Other processes do not count.",
-    "`late` (the event loop, asked every 5 ms) and `slowest call` are by the clock: on a busy machine they say "
-    "more of it than of the server; `idle` shows how much.",
+    "`callback`: the longest that one callback of the event loop kept the processor (thread time); `garbage`: "
+    "the longest collection, which may be a part of it. Other processes do not count.",
+    "`late` (the event loop, asked every 5 ms) and `slowest call` are by the clock: on a busy machine they "
+    "say more of it than of the server; `idle` shows how much.",
     "`new`, `change` and `removal` include what routing does with the set of adapters, without classifiers.",
 )
 TOPICS = ("contracts", "fevers", "ledgers", "engines", "gardens", "poems", "tariffs", "bridges", "proteins")
