@@ -42,7 +42,7 @@ RANK, EXAMPLES, CHANGES = 2, 6, 5
 RATE = 50  # light calls a second
 START_SECONDS = 1800.0
 NOTES = (
-    "`callback`: the longest that one callback of the event loop kept the processor (thread time); `garbage`: "
+    "`callback`: the longest that one callback of the event loop kept the processor (thread time), `garbage` "
     "the longest collection, which may be a part of it. Other processes do not count.",
     "`late` (the event loop, asked every 5 ms) and `slowest call` are by the clock: on a busy machine they "
     "say more of it than of the server; `idle` shows how much.",
