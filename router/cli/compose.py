@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import faulthandler
 import gc
 import os
@@ -176,6 +177,8 @@ def keep(whole: bool = False) -> None:
     """
     gc.collect(2 if whole else 1)
     gc.freeze()
+    if whole:
+        atexit.register(gc.unfreeze)  # at the end libraries' threads are taken apart in the usual order
 
 
 def experiments_of(
