@@ -5,7 +5,7 @@ Experiments are a part that may be taken away: the server knows no more of them 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -65,7 +65,8 @@ class Catalog(Protocol):
 
     def profiles(self) -> tuple[AdapterProfile, ...]:
         """Default versions that may be routed to, by name: READY, DISCOVERED or OFFLOADED, and past the
-        gate or forced."""
+        gate or forced. The same tuple while nothing changed, and in it the same object for an adapter that
+        did not: differences are found by identity."""
         ...
 
     def subscribe(self, changed: Callable[[], None]) -> None:
@@ -105,8 +106,21 @@ class AdapterRegistry(Catalog, Protocol):
         """Every version, quarantined ones too, by name and version."""
         ...
 
+    def listed(self, after: AdapterRef | None = None) -> Iterator[AdapterInfo]:
+        """Like `list`, what comes behind `after` alone, which need not be there; each made when it is asked
+        for. Use it in one step of the event loop."""
+        ...
+
     def get(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
         """Like `resolve`, but a quarantined version is returned too."""
+        ...
+
+    def count(self) -> int:
+        """How many versions there are."""
+        ...
+
+    def resident(self) -> Iterator[AdapterInfo]:
+        """The versions that are in memory, in no order. Use it in one step of the event loop."""
         ...
 
     def etag(self, ref: AdapterRef) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
@@ -105,6 +105,16 @@ class FakeRegistry:
 
     def list(self) -> tuple[AdapterInfo, ...]:
         return tuple(sorted(self.infos.values(), key=lambda info: (info.ref.name, info.ref.version)))
+
+    def count(self) -> int:
+        return len(self.infos)
+
+    def resident(self) -> Iterator[AdapterInfo]:
+        return iter(self.list())
+
+    def listed(self, after: AdapterRef | None = None) -> Iterator[AdapterInfo]:
+        start = (after.name, after.version) if after is not None else ("", "")
+        return (info for info in self.list() if (info.ref.name, info.ref.version) > start)
 
     def etag(self, ref: AdapterRef) -> str:
         if ref not in self.infos:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import faulthandler
+import gc
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from router.types import AdapterInfo
 
 AUTO = "auto"  # experiments in the user's own store, where that is possible
+MOST_SHOWN = 50  # adapters in what `serve` says; it says that on the event loop
 PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
 COLUMNS = ["ADAPTER", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "NOTE"]
 QUESTION = "Which ICD-10-CM chapter does Beard ringworm belong to?"
@@ -94,7 +98,7 @@ class Composition:
         if model is not None:
             options = replace(options, equals_base=equals_base(model))
         self._engine = engine
-        self.registry = Registry(engine, settings.adapters_dir, options)
+        self.registry = Registry(engine, settings.adapters_dir, options, caught_up=keep)
         self.plugins = PluginHost(settings.plugins_dir, settings.load_plugins, settings.installed_plugins)
         self.router = Router(
             self.registry,
@@ -146,11 +150,13 @@ class Composition:
 
     async def _start(self) -> None:
         await in_daemon_thread(self._engine.start)
+        keep(whole=True)
         await self.registry.start()
         await self.router.start()
         if self.experiments is not None:
             await self.experiments.start()
         await self.registry.settled(PRELOAD_SECONDS)
+        keep()
 
     def _ready(self) -> None:
         if self._when_ready is not None:
@@ -163,6 +169,16 @@ def corrections_of(settings: Settings, state: Path | None) -> Corrections | None
         return None
     store = CorrectionStore(state_dir(settings.adapters_dir, state) / FOLDER)
     return Corrections(store, settings.corrections)
+
+
+def keep(whole: bool = False) -> None:
+    """No collection of garbage looks again at what is there now, since it stays: each would hold up the event
+    loop for a tenth of a second among 10,000 adapters. Garbage goes first, with `whole` all of it.
+    """
+    gc.collect(2 if whole else 1)
+    gc.freeze()
+    if whole:
+        atexit.register(gc.unfreeze)  # at the end libraries' threads are taken apart in the usual order
 
 
 def experiments_of(
@@ -188,12 +204,12 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
     from router.cli.output import print_pairs, print_table
 
     settings = app.settings
-    adapters = app.registry.list()
+    adapters, shown = app.registry.count(), list(islice(app.registry.listed(), MOST_SHOWN))
     print(f"\nlora-router {__version__} is ready\n")
     print_pairs(
         [
             *base_lines(app.engine.info),
-            ("adapters", f"{len(adapters)} in {_folders_line(settings.adapters_dir)}{_trust_line(settings)}"),
+            ("adapters", f"{adapters} in {_folders_line(settings.adapters_dir)}{_trust_line(settings)}"),
             ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir)}"),
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
@@ -206,9 +222,11 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
         ]
     )
-    if adapters:
+    if shown:
         print()
-        print_table(COLUMNS, [adapter_row(info) for info in adapters])
+        print_table(COLUMNS, [adapter_row(info) for info in shown])
+    if adapters > len(shown):
+        print(f"and {adapters - len(shown)} more: `lora-router adapters list` shows all")
     print()
     for line in lines_to_paste(app.address, settings):
         print(f"  {line}")

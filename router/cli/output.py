@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -19,22 +20,40 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_WIDTH = 10_000
+MOST_FOLDED = 500  # rows of a table; laying out each takes half a millisecond
 T = TypeVar("T")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns aligned as `ps` does; the header is bold on a terminal."""
+    """Columns aligned as `ps` does; on a terminal the header is bold and what is too wide is folded."""
+    cells = [tuple(map(one_line, row)) for row in rows]
+    if not sys.stdout.isatty() or len(cells) > MOST_FOLDED:
+        _print_aligned(columns, cells)
+        return
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(one_line(cell) for cell in row))
+    for row in cells:
+        table.add_row(*row)
     out = console()
     with out.capture() as captured:
         out.print(table)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _print_aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.cells import cell_len
+
+    lines = [columns, *rows]
+    widths = [max(map(cell_len, column)) for column in zip_longest(*lines, fillvalue="")]
+
+    def aligned(line: Sequence[str]) -> str:
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=False))
+        return "  ".join(padded).rstrip()
+
+    print("\n".join(map(aligned, lines)))
 
 
 def print_pairs(pairs: Sequence[tuple[str, str]]) -> None:
@@ -68,6 +87,8 @@ def jsonable(value: Any) -> Any:
 
 def clean(text: str) -> str:
     """Control characters out, so that text from elsewhere cannot drive the terminal."""
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
+import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from router.engine.base import BaseInfo
 from router.errors import GateNotPassed
 from router.ports import Force
+from router.registry.disk.places import Found
 from router.registry.disk.reading import unchanged, weights_sha256
-from router.registry.format.folder import MANIFEST, FolderError
+from router.registry.format.folder import MANIFEST, WEIGHTS, FolderError
 from router.registry.format.names import version_key
 from router.registry.gate import (
     NO_GATE,
@@ -25,7 +29,8 @@ from router.registry.gate import (
     fallen_behind,
     judge,
 )
-from router.registry.options import Workers
+from router.registry.notes import Hashed
+from router.registry.options import Workers, breathe
 from router.registry.record import Record
 from router.registry.state import Choices
 from router.types import AdapterRef, Override
@@ -194,14 +199,18 @@ def _log_verdict(record: Record) -> None:
         )
 
 
+MOST_AT_ONCE = 64  # weights files hashed in one visit to a worker thread
+HASH_SECONDS = 0.1  # of one visit, after the first file
+
+
 class WeightHasher:
     """Reads weights for their sha256 only, one version after another in a task of its own: a report counts
     before the adapter is ever loaded.
     """
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
-        self._due: dict[Record, None] = {}
+    def __init__(self, workers: Workers, hashed: Hashed) -> None:
+        self._workers, self._hashed = workers, hashed
+        self._due: OrderedDict[Record, None] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
 
     def ask(self, record: Record) -> None:
@@ -228,19 +237,51 @@ class WeightHasher:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _work(self) -> None:
+        began = time.monotonic()
         while self._due:
-            record = next(iter(self._due))
-            del self._due[record]
-            if not record.removed and not record.weights_sha256:
-                await self._hash(record)
+            unknown: list[tuple[Record, Found]] = []
+            while self._due and len(unknown) < MOST_AT_ONCE:
+                record, _ = self._due.popitem(last=False)
+                if record.removed or record.weights_sha256:
+                    continue
+                if (known := self._hashed.get(weights_key(record.found))) is None:
+                    unknown.append((record, record.found))
+                else:
+                    record.weights_read(record.found, known)
+                began = await breathe(began)
+            await self._hash(unknown)
 
-    async def _hash(self, record: Record) -> None:
-        found = record.found
+    async def _hash(self, unknown: Sequence[tuple[Record, Found]]) -> None:
+        """As many as there is time for; the others are due again."""
+        read = await self._workers.run(_hashes, [(record.ref, found) for record, found in unknown])
+        for record, _ in unknown[len(read) :]:
+            self._due[record] = None
+        said = [(record, found, sha) for (record, found), sha in zip(unknown, read, strict=False) if sha]
+        await self._workers.in_order(self._hashed.note, {weights_key(found): sha for _, found, sha in said})
+        began = time.monotonic()
+        for record, found, sha in said:
+            if not record.removed:
+                record.weights_read(found, sha)
+            began = await breathe(began)
+
+
+def _hashes(unknown: Sequence[tuple[AdapterRef, Found]]) -> list[str]:
+    """The sha256 of the weights of the first few, one at least; '' for what cannot be read, or changed."""
+    end = time.monotonic() + HASH_SECONDS
+    read: list[str] = []
+    for ref, found in unknown:
+        if read and time.monotonic() >= end:
+            break
         try:
-            weights = await self._workers.run(weights_sha256, found.place.folder)
-            same = await self._workers.run(unchanged, found)
+            sha = weights_sha256(found.place.folder)
+            read.append(sha if unchanged(found) else "")
         except FolderError as error:
-            log.info("the weights of adapter %s are not compared with its report: %s", record.ref, error)
-            return
-        if same and not record.removed:
-            record.weights_read(found, weights)
+            log.info("the weights of adapter %s are not compared with its report: %s", ref, error)
+            read.append("")
+    return read
+
+
+def weights_key(found: Found) -> str:
+    """Names a weights file as it looks now: another one, or the same after a write, has another key."""
+    weights = [file for file in found.stamp.files if file[0].rpartition("/")[2] == WEIGHTS]
+    return hashlib.sha256(os.fsencode(f"{found.place.folder} {weights}")).hexdigest()[:32]

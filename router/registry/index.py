@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ from typing import Any, TypeAlias
 from router.errors import AdapterNotFound, AdapterRejected, StaleEtag
 from router.ports import Force
 from router.registry.events import EventHub
+from router.registry.format.manifest import Manifest
 from router.registry.format.names import Key, known_names, known_versions, version_key
 from router.registry.gate import NO_GATE, Standing
 from router.registry.gatekeeper import Gatekeeper
@@ -82,6 +84,10 @@ def _order(record: Record) -> Key:
     return version_key(record.ref.version)
 
 
+def _place(ref: AdapterRef) -> tuple[str, Key]:
+    return ref.name, version_key(ref.version)
+
+
 class Index:
     """The table of versions. Used on the event loop only; nothing here waits."""
 
@@ -97,14 +103,21 @@ class Index:
         self._hub, self._choices, self._gatekeeper, self._preload = hub, choices, gatekeeper, preload
         self._hash_weights, self._plan_soon = hash_weights, plan_soon
         self._names: dict[str, dict[str, Record]] = {}
-        self._sorted: list[Record] | None = None
+        self._sorted: list[Record] = []  # by name and order of versions
+        self._keys: list[tuple[str, Key]] = []  # theirs
+        self.restless: dict[str, None] = {}  # names of which something changed since somebody emptied this
         self._defaults: dict[str, str] = {}
         self._stood: dict[str, tuple[str, Served]] = {}  # defaults that were chosen among judged versions
         self._profiles: dict[str, AdapterProfile] = {}
+        self._profiled: tuple[AdapterProfile, ...] | None = ()  # all of them, by name; None: to be made anew
+        self._made: dict[str, tuple[Manifest, AdapterProfile]] = {}  # by name, and what they were made of
         self._start = secrets.token_hex(4)  # etags of an earlier process never match
 
     def __iter__(self) -> Iterator[Record]:
         return (r for versions in self._names.values() for r in versions.values())
+
+    def __len__(self) -> int:
+        return len(self._sorted)
 
     # -- looking up
 
@@ -150,26 +163,42 @@ class Index:
         """The version as users see it."""
         return record.info(default=self.default_of(record.ref.name) == record.ref.version)
 
-    def list(self) -> tuple[AdapterInfo, ...]:
-        """Every version by name and order of versions."""
-        if self._sorted is None:
-            self._sorted = sorted(self, key=lambda r: (r.ref.name, version_key(r.ref.version)))
-        return tuple(self.info(r) for r in self._sorted)
+    def listed(self, after: AdapterRef | None = None) -> Iterator[AdapterInfo]:
+        """Every version by name and order of versions, those behind `after`, made as they are asked for.
+
+        Nothing may change meanwhile: use it in one step of the event loop.
+        """
+        start = 0 if after is None else bisect_right(self._keys, _place(after))
+        return (self.info(self._sorted[i]) for i in range(start, len(self._sorted)))
+
+    def refs(self) -> tuple[AdapterRef, ...]:
+        """Every version in the same order."""
+        return tuple(record.ref for record in self._sorted)
+
+    def look_up(self, ref: AdapterRef) -> AdapterInfo | None:
+        """The version as users see it, if it is there."""
+        record = self.get(ref)
+        return None if record is None else self.info(record)
 
     def etag(self, record: Record) -> str:
         """Changes with every change of that version, not with its use."""
         return f"{self._start}-{record.revision}"
 
     def profiles(self) -> tuple[AdapterProfile, ...]:
-        """Default versions that can be routed to and passed the gate."""
-        return tuple(self._profiles[name] for name in sorted(self._profiles))
+        """Default versions that can be routed to and passed the gate: the same objects until they change."""
+        if self._profiled is None:
+            self._profiled = tuple(self._profiles[name] for name in sorted(self._profiles))
+        return self._profiled
 
-    @staticmethod
-    def _profile(record: Record) -> AdapterProfile | None:
-        seen = record.serving
+    def _profile(self, record: Record) -> AdapterProfile | None:
+        seen, ref = record.serving, record.ref
         if seen is None or record.state is AdapterState.QUARANTINED or not record.verdict.open:
             return None
-        return replace(seen.manifest.profile(), name=record.ref.name, version=record.ref.version)
+        manifest, profile = self._made.get(ref.name, (None, None))
+        if profile is None or manifest is not seen.manifest or profile.version != ref.version:
+            profile = replace(seen.manifest.profile(), name=ref.name, version=ref.version)
+            self._made[ref.name] = (seen.manifest, profile)
+        return profile
 
     # -- changing
 
@@ -178,27 +207,37 @@ class Index:
         if not self._gatekeeper.on:
             record.ruled(NO_GATE)
         self._names.setdefault(record.ref.name, {})[record.ref.version] = record
-        self._sorted = None
-        self._hub.publish(AdapterEventKind.ADDED, self.info(record))
+        at = bisect_left(self._keys, key := _place(record.ref))
+        self._keys.insert(at, key)
+        self._sorted.insert(at, record)
+        self._publish(AdapterEventKind.ADDED, record)
 
     def remove(self, record: Record) -> Live | None:
         """A version is gone from disk: no new request gets it. Gives what it served from."""
         versions = self._names[record.ref.name]
         del versions[record.ref.version]
-        live, self._sorted = record.gone(), None
+        live = record.gone()
+        at = bisect_left(self._keys, _place(record.ref))
+        del self._keys[at], self._sorted[at]
         if not versions:
             del self._names[record.ref.name]
-        self._hub.publish(AdapterEventKind.REMOVED, self.info(record))
+            self._made.pop(record.ref.name, None)
+        self._publish(AdapterEventKind.REMOVED, record)
         self.settle_default(record.ref.name)
         return live
 
+    def _publish(self, kind: AdapterEventKind, record: Record) -> None:
+        if self._hub.watched:  # else nobody wants the row, which is made for that
+            self._hub.publish(kind, self.info(record))
+
     def changed(self, record: Record) -> None:
         """Something users see of it changed: what every record in the table tells."""
-        self._hub.publish(AdapterEventKind.CHANGED, self.info(record))
+        self._publish(AdapterEventKind.CHANGED, record)
         self.settle_default(record.ref.name)
 
     def settle_default(self, name: str) -> None:
         """Find the default version of `name` again, and tell everybody if it is another one."""
+        self.restless[name] = None
         before = self.default_of(name)
         judged = self._gatekeeper.settle(self.versions(name))
         now = default_version(self.versions(name), self._choices.get(name), before)
@@ -211,11 +250,11 @@ class Index:
         moved = () if now == before else filter(None, (self.get(AdapterRef(name, before)), record))
         for changed in dict.fromkeys((*judged, *moved)):
             changed.row_changed()
-            self._hub.publish(AdapterEventKind.CHANGED, self.info(changed))
+            self._publish(AdapterEventKind.CHANGED, changed)
         self._read_more(name, now)
         if record is not None and now != before and self._preload:
             record.preload_wanted()
-        if now != before or (judged and len(self.versions(name)) > 1):  # a plan looks at everything
+        if now != before or (judged and len(self.versions(name)) > 1):
             self._plan_soon()
 
     def _remember(self, name: str, before: str, now: Record | None) -> None:
@@ -254,6 +293,7 @@ class Index:
             del self._profiles[name]
         else:
             self._profiles[name] = profile
+        self._profiled = None
         self._hub.profiles_changed()
 
 

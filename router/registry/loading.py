@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from pathlib import Path
 
 from router.engine.activation import last_occurrence
 from router.engine.base import Delta, Engine, Generation, Job, Prompt, with_grammar
@@ -29,10 +30,10 @@ from router.registry.format.findings import Code, Finding, Severity
 from router.registry.format.folder import CONFIG
 from router.registry.format.probes import Probe
 from router.registry.format.text import show
+from router.registry.notes import Proven
 from router.registry.options import Workers
 from router.registry.record import Live, Record
 from router.registry.residency import Residency, Resident, Room
-from router.registry.state import Proven
 from router.types import Constraint, FinishReason, Sampling, SamplingParams, Turn
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ Encode = Callable[[Prompt], Awaitable[list[int]]]
 class Hooks:
     """What the loader tells others, on the event loop."""
 
-    look: Callable[[], None]  # files are not as they were when they were examined
+    look: Callable[[Path], None]  # this folder is not as it was when it was examined
     ended: Callable[[], None]  # a load ended, well or not
 
 
@@ -85,6 +86,11 @@ class Loader:
         task.add_done_callback(self._ended)
         record.load_began(task)
         return task
+
+    @property
+    def busy(self) -> bool:
+        """Whether any load is under way."""
+        return bool(self._tasks)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -146,7 +152,7 @@ class Loader:
             except Unavailable:
                 if time.monotonic() > deadline or record.removed:
                     raise
-            self._hooks.look()
+            self._hooks.look(found.place.folder)
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _prove(self, digest: str, inspection: Inspection) -> ProbeResult:

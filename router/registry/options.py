@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from router.registry.format.checks import EqualsBase
 from router.registry.format.trust import Trust
 
 LOAD_THREADS = 4
+PIECE_SECONDS = 0.005  # of work on the event loop until others have their turn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,3 +79,11 @@ class Workers:
             pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._loads.shutdown)
         await asyncio.to_thread(self._ordered.shutdown)
+
+
+async def breathe(began: float) -> float:
+    """Let others have a turn where this one has lasted long enough; gives when the present one began."""
+    if time.monotonic() - began < PIECE_SECONDS:
+        return began
+    await asyncio.sleep(0)
+    return time.monotonic()

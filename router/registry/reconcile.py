@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from router.registry.conflicts import Conflicts
-from router.registry.disk.places import Debouncer, Found, Scan, Scanner
+from router.registry.disk.places import Changes, Debouncer, Depth, Due, Found, Scan, Scanner
 from router.registry.disk.reading import Claims, Examined, Reader, examine, sketch
 from router.registry.format import limits
 from router.registry.format.folder import REPORT, Folder, FolderError
 from router.registry.gate import ReportCard, ReportError, parse_report
 from router.registry.gatekeeper import Gatekeeper
 from router.registry.index import Index
-from router.registry.options import Workers
+from router.registry.options import Workers, breathe
 from router.registry.record import Record
 from router.types import AdapterRef
 
 log = logging.getLogger(__name__)
 
-BATCH = 64  # folders examined in one look; where more are new, all of them are sketched first
+T = TypeVar("T")
+BATCH = 64  # folders examined in one look at least; where more are new, all of them are sketched first
+EXAMINE_SECONDS = 0.25  # more folders are examined, or reports read, until it has taken so long
 RETRY_SECONDS = 10.0  # a folder that could not be read at all
 
 
@@ -38,51 +42,76 @@ class Reconciler:
         gatekeeper: Gatekeeper,
         vanish: Callable[[Record], None],
         grace: float,
+        caught_up: Callable[[], None],
     ) -> None:
         self._scanner, self._reader, self._workers = scanner, reader, workers
         self._index, self._gatekeeper = index, gatekeeper
-        self._vanish, self._grace = vanish, grace
+        self._vanish, self._grace, self._caught_up = vanish, grace, caught_up
         self._folders = Debouncer(settle)
         self._reports = Debouncer(settle, lambda found: found.report)
         self._claims = Claims()
         self._conflicts = Conflicts(self._claims, index, reader, workers)
         self._unreadable: dict[Path, str] = {}
         self._again: dict[Path, float] = {}
+        self._seen = Scan({})  # the last one that the debouncers know of
+        self._unsure: set[Path] = set()  # to be looked at the next time, whatever is heard of them
+        self._taken: set[Record] = set()  # their folder holds another version
         self._looks = 0
+        self._left = False  # the last look had no time for all
         self.scan_seconds = 0.0  # what the last look cost when nothing had changed
 
-    async def look(self, dirty: Collection[Path] = (), *, everything: bool = True) -> bool:
+    @property
+    def behind(self) -> bool:
+        """Whether something was left that may not be routed to until it is read."""
+        return self._left and self._gatekeeper.on
+
+    async def look(self, dirty: Collection[Path] = (), depth: Depth = Depth.FILES) -> bool:
         """Look once; whether another look is needed soon."""
         now = time.monotonic()
-        for path in [p for p, due in self._again.items() if due <= now]:
+        again = [p for p, due in self._again.items() if due <= now]
+        for path in again:
             del self._again[path]
             self._folders.again(path)
-        scan = await self._workers.in_order(self._scanner.scan, dirty, everything=everything)
+        paths = {*dirty, *self._unsure, *again}
+        scan, changes = await self._workers.in_order(self._scan, paths, depth, self._seen)
         self.scan_seconds = time.monotonic() - now
         self._tell_unreadable(dict(scan.unreadable))
-        due = self._folders.look(scan, time.monotonic())
-        self._settle([self._claims.drop(path) for path in due.gone], await self._sketched(due.ready))
-        ready = sorted(due.ready, key=self._is_known)[:BATCH]  # new ones first: somebody waits for them
-        examined = await self._examine_still(ready)
-        reported, more = await self._read_reports(scan)
-        self._settle([], examined, reported)
+        due = self._folders.look(changes, time.monotonic())
+        reports = self._reports.look(changes, time.monotonic()) if self._gatekeeper.on else Due()
+        self._seen, self._unsure = scan, {*due.awaited, *reports.awaited}
+        left, self._left = self._left, False
+        await self._settle(due.gone, await self._sketched(due.ready))
+        examined = await self._examine_still(self._new_first(due.ready))
+        reported, more = await self._read_reports(reports)
+        await self._settle((), examined, reported)
+        if left and not self._left:
+            self._caught_up()
         return due.unsettled or more or len(examined) < len(due.ready)
 
-    async def _read_reports(self, scan: Scan) -> tuple[list[Path], bool]:
+    def _scan(self, paths: Collection[Path], depth: Depth, seen: Scan) -> tuple[Scan, Changes]:
+        scan = self._scanner.scan(paths, depth)
+        return scan, scan.since(seen)
+
+    def _new_first(self, ready: Sequence[Found]) -> list[Found]:
+        """Somebody waits for new ones."""
+        new, known = list[Found](), list[Found]()
+        for found in ready:
+            (known if self._is_known(found) else new).append(found)
+        return new + known
+
+    async def _read_reports(self, due: Due) -> tuple[list[Path], bool]:
         """Read reports that are new; gives their folders, and whether there are more.
 
         A report waits for its adapter: copied in together, they are judged together.
         """
-        if not self._gatekeeper.on:
-            return [], False
-        due = self._reports.look(scan, time.monotonic())
         for folder in due.gone:
             self._gatekeeper.forget(folder)
         ready = [found for found in due.ready if self._folders.is_done(found) and self._may_read(found)]
-        taken = [f for f in ready if not f.report.files] + [f for f in ready if f.report.files][:BATCH]
-        self._gatekeeper.reported(await self._workers.in_order(_reports_of, taken))
-        self._reports.done(taken)
-        return [found.place.folder for found in taken], due.unsettled or len(taken) < len(ready)
+        read = await self._workers.in_order(_in_time, ready, _report_of)
+        self._gatekeeper.reported({found.place.folder: report for found, report in read})
+        self._reports.done(found for found, _ in read)
+        self._left |= len(read) < len(ready)
+        return [found.place.folder for found, _ in read], due.unsettled or len(read) < len(ready)
 
     def _may_read(self, found: Found) -> bool:
         """Whether the report may be parsed."""
@@ -94,37 +123,61 @@ class Reconciler:
         new = [found for found in ready if not self._is_known(found)]
         if len(new) <= BATCH or self._reader.vets:
             return []
-        sketches = await self._workers.in_order(lambda: [sketch(found) for found in new])
-        return [e for e in sketches if e is not None]
+        sketches: list[tuple[Found, Examined | None]] = []
+        while len(sketches) < len(new):  # others want that thread, too
+            sketches += await self._workers.in_order(_in_time, new[len(sketches) :], sketch)
+        return [e for _, e in sketches if e is not None]
 
     def _is_known(self, found: Found) -> bool:
         known = self._claims.get(found.place.folder)
-        return known is not None and known.found == found
+        return known is not None and (known.found is found or known.found == found)
 
     async def _examine_still(self, ready: Sequence[Found]) -> list[Examined]:
         """What can be said of folders now: not of those that changed again or may still be written."""
-        seen = await self._workers.in_order(lambda: [examine(self._reader, found) for found in ready])
-        known = [e for e in seen if e is not None and not self._too_early(e)]
+        seen = await self._workers.in_order(_in_time, ready, partial(examine, self._reader))
+        self._left |= len(seen) < len(ready)
+        known = [e for _, e in seen if e is not None and not self._too_early(e)]
         self._folders.done(e.found for e in known)
+        self._unsure |= {found.place.folder for found, _ in seen} - {e.found.place.folder for e in known}
         return known
 
-    def _settle(
-        self,
-        gone: Sequence[AdapterRef | None],
-        examined: Sequence[Examined],
-        reported: Sequence[Path] = (),
+    async def _settle(
+        self, gone: Sequence[Path], examined: Sequence[Examined], reported: Sequence[Path] = ()
     ) -> None:
-        """Change the table, all in one step of the event loop."""
+        """Change the table: all in one step of the event loop, or, where that is much, name by name."""
         self._looks += 1
-        touched = dict.fromkeys(ref for ref in gone if ref is not None)
+        few = len(gone) + len(examined) <= BATCH
+        pieces = [(gone, examined)] if few else list(self._by_name(gone, examined))
+        began = time.monotonic()
+        for some_gone, some in pieces:
+            self._change(some_gone, some)
+            began = await breathe(began)
+        told = (self._claims.get(folder) for folder in reported)
+        for name in dict.fromkeys(e.ref.name for e in told if e is not None):
+            self._index.settle_default(name)
+            began = await breathe(began)
+
+    def _by_name(
+        self, gone: Iterable[Path], examined: Iterable[Examined]
+    ) -> Iterator[tuple[list[Path], list[Examined]]]:
+        """The same, those of one name together: the one that a folder had, if it had one."""
+        pieces: dict[str, tuple[list[Path], list[Examined]]] = {}
+        for folder in gone:
+            if (before := self._claims.get(folder)) is not None:
+                pieces.setdefault(before.ref.name, ([], []))[0].append(folder)
+        for one in examined:
+            before = self._claims.get(one.found.place.folder)
+            pieces.setdefault((before or one).ref.name, ([], []))[1].append(one)
+        yield from pieces.values()
+
+    def _change(self, gone: Sequence[Path], examined: Sequence[Examined]) -> None:
+        touched = dict.fromkeys(ref for ref in map(self._claims.drop, gone) if ref is not None)
         for one in examined:
             touched.update(dict.fromkeys(self._put(one)))
         for ref in touched:
             self._apply(ref)
         self._conflicts.check(touched)
-        told = (self._claims.get(folder) for folder in reported)
-        names = [*(ref.name for ref in touched), *(e.ref.name for e in told if e is not None)]
-        for name in dict.fromkeys(names):
+        for name in dict.fromkeys(ref.name for ref in touched):
             self._index.settle_default(name)
 
     async def close(self) -> None:
@@ -143,9 +196,12 @@ class Reconciler:
         ref, left = self._claims.put(examined)
         if left is None:
             return [ref]
-        for record in self._index:
-            if record.ref == left or record.successor == left:
-                record.folder_taken(by=ref)
+        self._taken = {r for r in self._taken if r.successor is not None and not r.removed}
+        before = self._index.get(left)
+        followed = [before] if before is not None else []
+        for record in [*followed, *(r for r in self._taken if r.successor == left)]:
+            record.folder_taken(by=ref)
+            self._taken.add(record)
         return [ref, left]
 
     def _apply(self, ref: AdapterRef) -> None:
@@ -189,6 +245,17 @@ class Reconciler:
         self._unreadable = unreadable
 
 
+def _in_time(ready: Sequence[Found], look_at: Callable[[Found], T]) -> list[tuple[Found, T]]:
+    """Look at as many as there is time for, the first BATCH at least."""
+    end = time.monotonic() + EXAMINE_SECONDS
+    seen: list[tuple[Found, T]] = []
+    for found in ready:
+        if len(seen) >= BATCH and time.monotonic() >= end:
+            break
+        seen.append((found, look_at(found)))
+    return seen
+
+
 def read_report(path: Path) -> ReportCard | str | None:
     """The report of an adapter folder, or why it cannot be used, or None if there is none. Blocks."""
     try:
@@ -202,5 +269,5 @@ def read_report(path: Path) -> ReportCard | str | None:
         return str(error)
 
 
-def _reports_of(taken: Sequence[Found]) -> dict[Path, ReportCard | str | None]:
-    return {f.place.folder: read_report(f.place.folder) if f.report.files else None for f in taken}
+def _report_of(found: Found) -> ReportCard | str | None:
+    return read_report(found.place.folder) if found.report.files else None

@@ -418,7 +418,9 @@ class Record:
             self._tell(self)
 
     def _make_row(self, default: bool) -> AdapterInfo:
-        seen = self.serving
+        seen, verdict = self.serving, self._verdict
+        judged = self.state is not AdapterState.QUARANTINED
+        shut = judged and not verdict.open
         info = AdapterInfo(
             ref=self.ref,
             state=self.state,
@@ -428,10 +430,11 @@ class Record:
             leases=self._leases,
             last_used=self._last_used,
             error=self._error,
-            override=self._verdict.override,
+            override=verdict.override,
+            routable=judged and verdict.open and default,
+            gate=f"not routed to by itself: {verdict.finding}" if shut else "",
+            gate_advice=verdict.advice if shut else "",
         )
-        if self.state is not AdapterState.QUARANTINED:
-            info = self._with_gate(info, default)
         if seen is None:
             return info
         return replace(
@@ -446,9 +449,3 @@ class Record:
             size_bytes=seen.size_bytes,
             notes=seen.notes,
         )
-
-    def _with_gate(self, info: AdapterInfo, default: bool) -> AdapterInfo:
-        if self._verdict.open:
-            return replace(info, routable=default)
-        why = f"not routed to by itself: {self._verdict.finding}"
-        return replace(info, gate=why, gate_advice=self._verdict.advice)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from router.registry.index import Chooser, Index
 from router.registry.leases import Leases
 from router.registry.loading import Hooks, Loader, Prover
 from router.registry.mixtures import Mixtures
+from router.registry.notes import Hashed, Proven
 from router.registry.options import RegistryOptions, Workers
 from router.registry.planner import Planner
 from router.registry.reconcile import Reconciler
+from router.registry.record import Record
 from router.registry.residency import Residency
-from router.registry.state import Choices, Proven, state_dir
+from router.registry.state import Choices, state_dir
 from router.registry.watching import LookLoop
 from router.types import (
     EVERYTHING,
@@ -42,6 +44,7 @@ class Registry:
 
     Everything but `start` and `close` may be called at any time on the event loop that ran `start`; the
     engine must have started. Duplicates of a version: the folder that comes first in `dirs` and by name wins.
+    `caught_up` is called there when all of a mass of folders was examined.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Registry:
         options: RegistryOptions | None = None,
         *,
         reader: Reader | None = None,
+        caught_up: Callable[[], None] = lambda: None,
     ) -> None:
         options = options or RegistryOptions()
         self._workers, self._hub = Workers(), EventHub()
@@ -58,7 +62,8 @@ class Registry:
         self._choices, self._proven = Choices(state, dirs), Proven(state)
         self._residency = Residency(engine, options.host_memory_bytes, options.room_seconds)
         self._gatekeeper = Gatekeeper(lambda: engine.info, self._choices, options.gate)
-        self._hasher = WeightHasher(self._workers)
+        self._hashed = Hashed(state)
+        self._hasher = WeightHasher(self._workers, self._hashed)
         self._index = Index(
             self._hub,
             self._choices,
@@ -73,7 +78,7 @@ class Registry:
         )
         prover = Prover(engine, lambda p: self._workers.run(engine.encode, p), options.probe_seconds)
         hooks = Hooks(
-            look=lambda: self._look_loop.look_soon(),
+            look=lambda folder: self._look_loop.look_soon(folder),
             ended=lambda: self._planner.load_ended(),
         )
         self._loader = Loader(reader, self._residency, prover, self._proven, self._workers, hooks)
@@ -91,6 +96,7 @@ class Registry:
             self._gatekeeper,
             self._planner.vanish,
             options.grace_seconds,
+            caught_up,
         )
         self._look_loop = LookLoop(dirs, self._reconciler, self._planner.plan, options)
 
@@ -100,13 +106,14 @@ class Registry:
         """Find what is there, then watch. Defaults are loaded in the background; see `settled`."""
         await self._workers.in_order(self._choices.read)
         await self._workers.in_order(self._proven.read)
+        await self._workers.in_order(self._hashed.read)
         await self._look_loop.start()
         await self._hasher.settled(JUDGED_SECONDS)
 
     async def settled(self, timeout: float) -> bool:
         """Wait until no load is under way or planned; False if that takes longer than `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        while any(r.task is not None or r.awaits_preload for r in self._index):
+        while self._loader.busy or self._planner.busy:
             if time.monotonic() >= deadline:
                 return False
             await asyncio.sleep(0.02)
@@ -162,7 +169,20 @@ class Registry:
 
     def list(self) -> tuple[AdapterInfo, ...]:
         """See AdapterRegistry."""
-        return self._index.list()
+        return tuple(self._index.listed())
+
+    def listed(self, after: AdapterRef | None = None) -> Iterator[AdapterInfo]:
+        """See AdapterRegistry."""
+        return self._index.listed(after)
+
+    def count(self) -> int:
+        """See AdapterRegistry."""
+        return len(self._index)
+
+    def resident(self) -> Iterator[AdapterInfo]:
+        """See AdapterRegistry."""
+        owners = (owner for resident in self._residency for owner in resident.owners)
+        return (self._index.info(owner) for owner in owners if isinstance(owner, Record))
 
     def get(self, name: str, version: str = "", visible: Visible = EVERYTHING) -> AdapterInfo:
         """See AdapterRegistry."""
@@ -197,4 +217,4 @@ class Registry:
 
     def watch(self) -> AsyncGenerator[AdapterEvent, None]:
         """See AdapterRegistry. A slow reader gets the last event of each version, never all."""
-        return self._hub.watch(self._index.list)
+        return self._hub.watch(self._index.refs, self._index.look_up)

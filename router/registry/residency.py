@@ -122,7 +122,9 @@ class Residency:
     def _let_go(self, wanted: int) -> bool:
         """Begin to drop as many unused digests as `wanted` bytes need; whether any is on its way out."""
         leaving = sum(r.size for r in self if r.phase is Phase.LEAVING)
-        while leaving < wanted and (victim := self._least_recent()) is not None:
+        for victim in self._unused() if leaving < wanted else ():
+            if leaving >= wanted:
+                break
             leaving += victim.size
             for owner in tuple(victim.owners):
                 owner.evicted()
@@ -130,11 +132,12 @@ class Residency:
             self._leave_if_unused(victim)
         return leaving > 0
 
-    def _least_recent(self) -> Resident | None:
+    def _unused(self) -> list[Resident]:
+        """What may go, used least recently first."""
         unused = [
             r for r in self if r.phase is Phase.READY and not r.leases and not any(o.keeps for o in r.owners)
         ]
-        return min(unused, key=lambda r: (not r.spare, r.last_used), default=None)
+        return sorted(unused, key=lambda r: (not r.spare, r.last_used))
 
     async def _change(self, deadline: float) -> bool:
         """Wait until a lease or bytes were given back; False at the deadline."""

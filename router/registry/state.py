@@ -1,4 +1,4 @@
-"""What survives a restart: chosen default versions, overrides of the gate, and digests that were proven."""
+"""What survives a restart: chosen default versions, and overrides of the gate. See `notes` for the rest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from router.types import Override
 
 log = logging.getLogger(__name__)
 
-MOST_PROVEN = 20_000
 MOST_SERVED = 20  # versions of a name that are remembered for having been the default
 
 
@@ -52,6 +51,31 @@ class BookLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """`defaults.json` as it should be. It may be of thousands of adapters: made on the event loop, encoded in
+    the thread that writes it."""
+
+    dirs: Sequence[str]
+    chosen: Mapping[str, str]
+    overrides: Mapping[str, Override]
+    served: Mapping[str, Mapping[str, Served]]
+
+    def encoded(self) -> bytes:
+        """The bytes of the file."""
+        document = {
+            "format": 1,
+            "adapters_dirs": self.dirs,
+            "defaults": self.chosen,
+            "overrides": {name: asdict(override) for name, override in self.overrides.items()},
+            "served": {
+                name: {version: asdict(served) for version, served in versions.items()}
+                for name, versions in self.served.items()
+            },
+        }
+        return json.dumps(document, indent=1, sort_keys=True).encode()
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """Another choice for `name` ('' for `version`: none), lines for the book, and the file with it."""
 
@@ -59,7 +83,7 @@ class Change:
     version: str
     override: Override | None
     lines: tuple[BookLine, ...]
-    document: bytes
+    document: Document
 
 
 class Choices:
@@ -135,14 +159,14 @@ class Choices:
             lines += (BookLine("no longer overruled", name, held, time.time()),)
         if override is not None and held != override:
             lines += (BookLine("overruled", name, override, override.time),)
-        return Change(name, version, override, lines, self._encoded(chosen, overrides))
+        return Change(name, version, override, lines, self._document(chosen, overrides))
 
     def save(self, change: Change) -> None:
         """Book and file on the disk; blocks. Raises NotSaved, and the book then says so where it can."""
         try:
             for line in change.lines:
                 self._book.write(line)
-            write_atomically(self._file, change.document)
+            write_atomically(self._file, change.document.encoded())
         except OSError as error:
             what = f"{change.name}@{change.version}" if change.version else f"of {change.name}"
             log.warning("default %s is not set: cannot write %s (%s)", what, self._file, error)
@@ -165,14 +189,14 @@ class Choices:
         if change.override is not None:
             self._overrides[change.name] = change.override
 
-    def document(self) -> bytes:
+    def document(self) -> Document:
         """The file as it should be, for `write`."""
         self.unsaved = False
-        return self._encoded(self._chosen, self._overrides)
+        return self._document({**self._chosen}, {**self._overrides})
 
-    def write(self, document: bytes) -> None:
+    def write(self, document: Document) -> None:
         """The file alone, on the disk; blocks. Raises OSError."""
-        write_atomically(self._file, document)
+        write_atomically(self._file, document.encoded())
 
     def served(self, name: str, version: str) -> Served | None:
         """What is remembered of a version that was the default before."""
@@ -201,59 +225,9 @@ class Choices:
         self.unsaved = True
         self.touched()
 
-    def _encoded(self, chosen: Mapping[str, str], overrides: Mapping[str, Override]) -> bytes:
-        document = {
-            "format": 1,
-            "adapters_dirs": self._dirs,
-            "defaults": chosen,
-            "overrides": {name: asdict(override) for name, override in overrides.items()},
-            "served": {
-                name: {version: asdict(served) for version, served in versions.items()}
-                for name, versions in self._served.items()
-            },
-        }
-        return json.dumps(document, indent=1, sort_keys=True).encode()
-
-
-class Proven:
-    """Digests whose probes passed on this base, in `proven`, one line each."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "proven"
-        self._keys: dict[str, None] = {}
-        self._writable = True
-
-    def read(self) -> None:
-        """Read the file; keeps the newest MOST_PROVEN and shortens a file that is much longer."""
-        try:
-            lines = self._file.read_text("ascii").split()
-            self._keys = dict.fromkeys(lines[-MOST_PROVEN:])
-            if len(lines) > 2 * MOST_PROVEN:
-                write_atomically(self._file, "".join(f"{k}\n" for k in self._keys).encode())
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError) as error:
-            log.warning("probes run again: %s cannot be used (%s)", self._file, error)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._keys
-
-    def add(self, key: str) -> None:
-        """Remember it. Blocks for one small append: call it from one worker thread, always the same."""
-        if key in self._keys:
-            return
-        self._keys[key] = None
-        while len(self._keys) > MOST_PROVEN:
-            del self._keys[next(iter(self._keys))]
-        if not self._writable:
-            return
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a", encoding="ascii") as file:
-                file.write(f"{key}\n")
-        except OSError as error:
-            self._writable = False
-            log.warning("probes run again after a restart: cannot write %s (%s)", self._file, error)
+    def _document(self, chosen: Mapping[str, str], overrides: Mapping[str, Override]) -> Document:
+        served = {name: {**versions} for name, versions in self._served.items()}
+        return Document(self._dirs, chosen, overrides, served)
 
 
 class OverrideBook:

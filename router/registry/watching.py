@@ -12,6 +12,7 @@ from pathlib import Path
 
 import watchfiles
 
+from router.registry.disk.places import Depth, is_ignored
 from router.registry.options import RegistryOptions
 from router.registry.reconcile import Reconciler
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 _GROUP_MS, _STEP_MS = 200, 50  # changes are told in groups at most so old, or when nothing came for a step
 _LOOK_UP_MS = 1_000
 LEAST_GAP = 0.1  # seconds between two looks, however often the kernel reports something
+START_SECONDS = 10.0  # a start waits so long for thousands of folders to be examined, where a gate needs that
 SHARE = 0.05  # of the time that may go into looks when nothing happens
 
 
@@ -33,14 +35,18 @@ class LookLoop:
         self._watcher = Watcher(dirs, self._heard)
         self._wake = asyncio.Event()
         self._dirty: set[Path] = set()
+        self._due = dict.fromkeys(Depth, 0.0)  # when the next regular look of each depth is due, monotonic
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Look until what is there is known, then go on in the background."""
+        """Look until what is there is known, and judged as far as time allows; go on in the background."""
         self._watcher.start()
-        if await self._reconciler.look():
+        if await self._look(Depth.FILES):
             await asyncio.sleep(self._options.settle_seconds)
-            await self._reconciler.look()
+            await self._look(Depth.NAMES)
+        end = time.monotonic() + START_SECONDS
+        while self._reconciler.behind and time.monotonic() < end:
+            await self._look(Depth.NAMES)
         self._plan()
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._wake.set()
@@ -52,29 +58,57 @@ class LookLoop:
             await asyncio.gather(self._task, return_exceptions=True)
         await self._watcher.close()
 
-    def look_soon(self) -> None:
-        """Look without waiting for the next turn."""
-        self._wake.set()
+    def look_soon(self, folder: Path) -> None:
+        """Look at this folder without waiting for the next turn."""
+        self._heard(frozenset((folder,)))
 
     def _heard(self, paths: frozenset[Path]) -> None:
         self._dirty |= paths
         self._wake.set()
 
     async def _run(self) -> None:
+        depth = Depth.NAMES
         while True:
             started = time.monotonic()
             unsettled = False
             try:
-                dirty, self._dirty = self._dirty, set()
-                unsettled = await self._reconciler.look(dirty, everything=not self._watcher.working)
+                unsettled = await self._look(depth)
                 self._plan()
             except Exception:
                 log.exception("looking at adapter folders failed; the next look is tried")
+                unsettled = True
             await asyncio.sleep(max(LEAST_GAP, time.monotonic() - started))
             await self._pause(unsettled)
+            depth = self._depth()
+
+    async def _look(self, depth: Depth) -> bool:
+        dirty, self._dirty = self._dirty, set()
+        try:
+            return await self._reconciler.look(dirty, depth)
+        except BaseException:
+            self._dirty |= dirty
+            raise
+        finally:
+            self._looked(depth)
+
+    def _looked(self, depth: Depth) -> None:
+        """When looks of this depth and of those that it includes are due again."""
+        now, least = time.monotonic(), self._options.poll_seconds
+        for shallower in range(depth):
+            self._due[Depth(shallower)] = max(self._due[Depth(shallower)], now + least)
+        self._due[depth] = now + max(least, self._reconciler.scan_seconds / SHARE)
+
+    @property
+    def _regular(self) -> tuple[Depth, ...]:
+        """Which looks are made at intervals: where changes are told, only what guards against a lost one."""
+        return (Depth.FOLDERS,) if self._watcher.working else tuple(Depth)
+
+    def _depth(self) -> Depth:
+        now = time.monotonic()
+        return max((d for d in self._regular if self._due[d] <= now), default=Depth.NAMES)
 
     async def _pause(self, unsettled: bool) -> None:
-        idle = max(self._options.poll_seconds, self._reconciler.scan_seconds / SHARE)
+        idle = max(min(self._due[d] for d in self._regular) - time.monotonic(), 0.0)
         try:
             async with asyncio.timeout(self._options.settle_seconds if unsettled else idle):
                 await self._wake.wait()
@@ -122,13 +156,18 @@ class Watcher:
                 raise_interrupt=False,
                 ignore_permission_denied=True,
             ):
-                self._tell(frozenset(Path(path) for _, path in changes))
+                self._tell(frozenset(Path(path) for _, path in changes if not self._is_hidden(path)))
         except Exception as error:  # whatever notifications fail with, comparing goes on without them
             log.warning(
                 "no change notifications for adapter folders (%s); they are compared regularly instead", error
             )
             self.working = False
 
+    def _is_hidden(self, path: str) -> bool:
+        """Whether it is in a folder of which no scan knows, such as one that is still being copied."""
+        inside = next((path[len(d) + 1 :] for d in self._dirs if path.startswith(d + os.sep)), "")
+        return is_ignored(inside.partition(os.sep)[0])
+
     def _tell(self, paths: frozenset[Path]) -> None:
-        if self._loop is not None and not self._stop.is_set():
+        if paths and self._loop is not None and not self._stop.is_set():
             self._loop.call_soon_threadsafe(self._changed, paths)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
+from itertools import islice
 from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
@@ -44,16 +45,16 @@ class AdapterService(AdapterServiceServicer):
         found.text("task", request.task, MAX_FILTER_BYTES)
         found.text("page_token", request.page_token, MAX_TOKEN_BYTES)
         found.check()
-        visible = current_call().client.adapters
+        visible, filters = current_call().client.adapters, (request.domain, request.task)
+        after = AdapterRef(*_decode(request.page_token, filters)) if request.page_token else None
         infos = (
             info
-            for info in self._registry.list()
+            for info in self._registry.listed(after)
             if info.ref.name in visible
             and request.domain in ("", info.domain)
             and request.task in ("", info.task)
         )
-        filters = (request.domain, request.task)
-        shown, token = page(infos, name_and_version, request.page_size, request.page_token, filters)
+        shown, token = cut(infos, name_and_version, request.page_size, filters)
         return pb.ListAdaptersResponse(adapters=map(self._message, shown), next_page_token=token)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Context) -> pb.GetAdapterResponse:
@@ -136,13 +137,21 @@ def page(
     Size 0 is 50, more than 500 is 500. Entries that come or go between pages shift nothing: a token keeps
     the key of the last that was shown. Lists of other things say in `filters` what they are.
     """
-    if size < 0:
-        raise InvalidRequest([FieldViolation("page_size", "must be 0 or more")])
-    most = min(size or DEFAULT_PAGE, MAX_PAGE)
     rows = sorted(entries, key=lambda entry: place(key(entry)))
     if token:
         after = place(_decode(token, filters))
         rows = [entry for entry in rows if place(key(entry)) > after]
+    return cut(rows, key, size, filters)
+
+
+def cut(
+    entries: Iterable[T], key: Callable[[T], Key], size: int, filters: Sequence[str]
+) -> tuple[list[T], str]:
+    """The first page of entries that are in order, and its token, as `page`; no more of them are made."""
+    if size < 0:
+        raise InvalidRequest([FieldViolation("page_size", "must be 0 or more")])
+    most = min(size or DEFAULT_PAGE, MAX_PAGE)
+    rows = list(islice(entries, most + 1))
     shown = rows[:most]
     return shown, _encode(key(shown[-1]), filters) if len(rows) > most else ""
 

@@ -281,7 +281,7 @@ class ServerApp:
 
     async def _metrics(self) -> Page:
         registry = self.registry
-        self.metrics.look(self.engine.status(), registry.list(), registry.leases(), registry.mixtures())
+        self.metrics.look(self.engine.status(), registry.resident(), registry.leases(), registry.mixtures())
         self.metrics.stale.labels("clients").set(bool(self.access.problem))
         self.metrics.stale.labels("jwks").set(bool(self.access.keys_problem))
         self.metrics.unaudited.set(self.audit.failed if self.audit is not None else 0)

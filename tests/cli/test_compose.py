@@ -2,12 +2,13 @@
 
 import asyncio
 import dataclasses
+import gc
 import re
 from pathlib import Path
 
 import pytest
 
-from router.cli.compose import Composition, lines_to_paste, print_summary
+from router.cli.compose import Composition, keep, lines_to_paste, print_summary
 from router.cli.route.corrections import store_here
 from router.client import AsyncClient
 from router.config import Settings
@@ -155,6 +156,25 @@ async def test_the_summary_says_what_runs(running, capsys):
     assert medical.split()[:4] == ["medical", "1.2.0", "*", "ready"]
     assert f"lora-router ask --server {running.app.address}" in out
     assert out.rstrip().endswith("cp -r my-adapter adapters/")
+
+
+async def test_of_thousands_of_adapters_the_summary_shows_some(running, capsys, monkeypatch):
+    monkeypatch.setattr("router.cli.compose.MOST_SHOWN", 0)
+    print_summary(running.app, running.plugins.status())
+    out = capsys.readouterr().out
+    assert f"and {running.app.registry.count()} more: `lora-router adapters list` shows all" in out
+    assert not [line for line in out.splitlines() if line.startswith("medical")]
+
+
+def test_what_is_kept_is_not_looked_at_by_a_collection():
+    kept = [[] for _ in range(1000)]
+    before = gc.get_freeze_count()
+    try:
+        keep()
+        assert gc.get_freeze_count() > before + len(kept)
+        assert not any(one is kept[0] for one in gc.get_objects())
+    finally:
+        gc.unfreeze()
 
 
 def test_lines_to_paste_are_short_on_the_default_address():

@@ -45,6 +45,20 @@ def test_a_table_in_a_pipe_is_plain_and_never_wrapped(capsys):
     assert second == "long  [bold]z[/bold]"
 
 
+def test_a_table_of_thousands_is_plain_on_a_terminal_too_and_aligned_as_others(capsys, monkeypatch):
+    rows = [("weite Zeichen 你🙂", "", "é"), ("x\x1b[2J", "b\nc", ""), ("", "", "z")]
+    print_table(["A", "", "LONG"], rows)
+    plain = capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    print_table(["A", "", "LONG"], rows)
+    assert capsys.readouterr().out == plain
+    monkeypatch.setattr("router.cli.output.MOST_FOLDED", 2)
+    print_table(["A", "", "LONG"], rows)
+    assert capsys.readouterr().out == plain
+
+
 def test_pairs_are_aligned(capsys):
     print_pairs([("base", "one"), ("kernels", "two\nlines"), ("empty", "")])
     assert capsys.readouterr().out == "base     one\nkernels  two lines\nempty\n"

@@ -44,7 +44,7 @@ async def start_registry(engine: StubEngine, root: Path, tmp_path: Path) -> Asyn
     async with AsyncExitStack() as stack:
 
         async def start(settle: float = 10.0, **given: Any) -> Registry:
-            own = {key: given.pop(key) for key in ("reader",) if key in given}
+            own = {key: given.pop(key) for key in ("reader", "caught_up") if key in given}
             dirs = given.pop("dirs", [root])
             options = replace(FAST, state_dir=tmp_path / "state", **given)
             registry = Registry(engine, dirs, options, **own)

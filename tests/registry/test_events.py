@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.registry.events import EventHub, Mailbox
+from router.registry.events import IN_A_ROW, EventHub, Mailbox
 from router.types import AdapterEvent, AdapterEventKind, AdapterInfo, AdapterRef, AdapterState
 
 ADDED, CHANGED, REMOVED = AdapterEventKind.ADDED, AdapterEventKind.CHANGED, AdapterEventKind.REMOVED
@@ -15,6 +15,11 @@ ADDED, CHANGED, REMOVED = AdapterEventKind.ADDED, AdapterEventKind.CHANGED, Adap
 
 def info(name: str, state: AdapterState = AdapterState.DISCOVERED, error: str = "") -> AdapterInfo:
     return AdapterInfo(AdapterRef(name, "1.0.0"), state, error=error)
+
+
+def watch(hub: EventHub, *names: str) -> AsyncGenerator[AdapterEvent, None]:
+    """Watch a hub of a registry that has these."""
+    return hub.watch(lambda: [info(name).ref for name in names], lambda ref: info(ref.name))
 
 
 async def read(
@@ -26,7 +31,7 @@ async def read(
 
 async def test_present_set_comes_first_then_changes_to_every_watcher() -> None:
     hub = EventHub()
-    first, second = hub.watch(lambda: [info("a"), info("b")]), hub.watch(lambda: [])
+    first, second = watch(hub, "a", "b"), watch(hub)
     assert await read(first, 2) == [(ADDED, "a"), (ADDED, "b")]
     waiting = asyncio.ensure_future(anext(second))
     await asyncio.sleep(0)
@@ -39,7 +44,7 @@ async def test_present_set_comes_first_then_changes_to_every_watcher() -> None:
 
 async def test_a_closed_watcher_is_forgotten_and_closing_the_hub_ends_all() -> None:
     hub = EventHub()
-    gone, kept = hub.watch(lambda: [info("a")]), hub.watch(lambda: [info("a")])
+    gone, kept = watch(hub, "a"), watch(hub, "a")
     await read(gone, 1)
     await read(kept, 1)
     await gone.aclose()
@@ -48,7 +53,7 @@ async def test_a_closed_watcher_is_forgotten_and_closing_the_hub_ends_all() -> N
     with pytest.raises(StopAsyncIteration):
         await anext(kept)
     with pytest.raises(StopAsyncIteration):
-        await anext(hub.watch(lambda: []))
+        await anext(watch(hub))
     assert not hub._boxes
 
 
@@ -58,7 +63,8 @@ def test_a_slow_reader_ends_with_the_right_picture(steps: list[tuple[str, bool]]
 
     async def run() -> None:
         truth: dict[str, str] = {"a": "start"}
-        box, seen = Mailbox([info("a", error="start")]), dict[str, str]()
+        box = Mailbox([info("a").ref], lambda ref: info(ref.name, error=truth[ref.name]))
+        seen = dict[str, str]()
         for number, (name, present) in enumerate(steps):
             kind = CHANGED if name in truth else ADDED
             if present:
@@ -69,14 +75,44 @@ def test_a_slow_reader_ends_with_the_right_picture(steps: list[tuple[str, bool]]
             else:
                 continue
             box.put(AdapterEvent(kind, info(name, error=str(number)), 0.0))
-            assert len(box._events) <= 3
-            if number % 5 == 0 and box._events:
+            assert len(box._events) + len(box._present) <= 3
+            if number % 5 == 0 and (box._events or box._present):
                 apply(await box.take(), seen)
-        while box._events:
+        while box._events or box._present:
             apply(await box.take(), seen)
         assert seen == truth
 
     asyncio.run(run())
+
+
+async def test_thousands_of_present_ones_leave_the_loop_its_turns() -> None:
+    hub, turns, names = EventHub(), 0, [f"a{i}" for i in range(1_000)]
+
+    async def beside() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(beside())
+    events = watch(hub, *names)
+    seen = [(await anext(events)).adapter.ref.name for _ in names]
+    other.cancel()
+    assert seen == names
+    assert turns >= 1_000 // IN_A_ROW
+
+
+async def test_what_changes_before_its_turn_is_told_as_it_is_then() -> None:
+    hub, there = EventHub(), {name: info(name) for name in ("a", "b", "c")}
+    events = hub.watch(lambda: [i.ref for i in there.values()], lambda ref: there.get(ref.name))
+    assert (await anext(events)).adapter.ref.name == "a"
+    there["c"] = info("c", AdapterState.READY)
+    hub.publish(CHANGED, there["c"])
+    hub.publish(REMOVED, there.pop("b"))
+    event = await anext(events)
+    assert (event.kind, event.adapter) == (ADDED, there["c"])
+    hub.publish(CHANGED, info("a"))
+    assert await read(events, 1) == [(CHANGED, "a")]  # nothing more of b and c
 
 
 def apply(event: AdapterEvent | None, seen: dict[str, str]) -> None:

@@ -16,6 +16,7 @@ from router.registry.disk.places import Scanner
 from router.registry.format import limits
 from router.registry.format.artifact import inspect_folder
 from router.registry.gatekeeper import WeightHasher
+from router.registry.notes import Hashed
 from router.registry.options import Workers
 from router.registry.record import Record
 from tests.registry.cards import card, hand_in, routed, version, weights_of, worse
@@ -221,9 +222,10 @@ def record(folder: Path, told: list[str] | None = None, problem: str = "") -> Re
     return Record(ref("m"), found, seen, lambda r: told.append(r.weights_sha256), problem=problem)
 
 
-async def hash_weights(one: Record, *, twice: bool = False) -> None:
-    workers = Workers()
-    hasher = WeightHasher(workers)
+async def hash_weights(one: Record, *, twice: bool = False, state: Path = Path("/dev/null/none")) -> None:
+    workers, hashed = Workers(), Hashed(state)
+    hashed.read()
+    hasher = WeightHasher(workers, hashed)
     hasher.ask(one)
     if twice:
         hasher.ask(one)
@@ -239,6 +241,38 @@ async def test_weights_are_read_once_and_told(tmp_path: Path) -> None:
     await hash_weights(one, twice=True)
     assert told == [weights_of(folder)]
     assert one.weights_sha256 == weights_of(folder)
+
+
+async def test_what_was_hashed_before_a_restart_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read = drop(tmp_path / "adapters", "m"), list[Path]()
+    real = gatekeeper.weights_sha256
+
+    def counting(path: Path) -> str:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(gatekeeper, "weights_sha256", counting)
+    for _ in range(2):
+        one = record(folder)
+        await hash_weights(one, state=tmp_path)
+        assert one.weights_sha256 == weights_of(folder)
+    assert len(read) == 1
+    (folder / "adapter.toml").write_text('[adapter]\nname = "m"\ndescription = "new"\n')
+    await hash_weights(one := record(folder), state=tmp_path)  # the weights are the same
+    assert (one.weights_sha256, len(read)) == (weights_of(folder), 1)
+    before = weights_of(folder)
+    with (folder / "adapter_model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x3c")
+    await hash_weights(one := record(folder), state=tmp_path)
+    assert one.weights_sha256 == weights_of(folder) != before
+    lines = (tmp_path / "weights").read_text().splitlines()
+    (tmp_path / "weights").write_text("\n".join(line[:-1] + "x" for line in lines))  # damaged
+    await hash_weights(one := record(folder), state=tmp_path)
+    assert one.weights_sha256 == weights_of(folder)
+    assert len(read) == 3
 
 
 async def test_files_that_change_meanwhile_say_nothing(
@@ -284,7 +318,7 @@ async def test_closing_does_not_wait_for_what_is_due(tmp_path: Path, monkeypatch
     go_on = threading.Event()
     monkeypatch.setattr(gatekeeper, "weights_sha256", lambda path: go_on.wait(20) and "ab")
     workers, told = Workers(), list[str]()
-    hasher = WeightHasher(workers)
+    hasher = WeightHasher(workers, Hashed(tmp_path / "state"))
     hasher.ask(record(drop(tmp_path, "m"), told))
     assert await hasher.settled(0.05) is False
     async with asyncio.timeout(5):

@@ -10,6 +10,7 @@ import pytest
 from router.errors import (
     AdapterNotFound,
 )
+from router.registry import planner
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import (
     SIZE,
@@ -17,6 +18,7 @@ from tests.registry.life import (
     drop,
     eventually,
     is_ready,
+    ref,
     states,
 )
 
@@ -37,6 +39,26 @@ async def test_new_folders_go_before_a_backlog_of_preloads(
     await eventually(is_ready(registry, "late"))
     await registry.settled(5)
     assert engine.loads.index("late") < 10  # two were under way, a few may overtake its read
+
+
+async def test_of_a_mass_of_folders_some_are_preloaded_and_the_others_when_they_are_asked_for(
+    root: Path, engine: StubEngine, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planner, "MOST_WAITING", 5)
+    for i in range(20):
+        drop(root, f"m{i:02}", value=i + 1)
+    engine.loading.clear()
+    registry = await start_registry(settle=0.0)
+    await eventually(lambda: len(engine.loads) == 2)
+    engine.loading.set()
+    assert await registry.settled(5)
+    ready = [name for name, state in states(registry).items() if state == "ready"]
+    assert ready == [f"m{i:02}@0" for i in range(len(ready))]  # the first ones by name
+    assert 5 < len(ready) < 12
+    async with registry.lease(ref("m19")):
+        assert states(registry)["m19@0"] == "ready"
+    drop(root, "late", value=99)
+    await eventually(is_ready(registry, "late"))
 
 
 async def test_closing_among_loads_begins_no_other_and_refuses_nobody(

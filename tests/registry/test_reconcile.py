@@ -6,20 +6,22 @@ import asyncio
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from router.engine.base import AdapterArtifact
 from router.errors import RouterError
-from router.registry import reconcile
+from router.registry import options, reconcile
 from router.registry.disk.reading import FolderReader, weights_sha256
 from router.registry.format.artifact import Inspection
 from router.registry.gate import ReportCard
 from router.registry.options import RegistryOptions
 from router.registry.reconcile import read_report
+from router.registry.registry import Registry
 from tests.registry.cards import hand_in
-from tests.registry.conftest import StartRegistry
+from tests.registry.conftest import FAST, StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states, weights
 
 pytestmark = pytest.mark.slow
@@ -31,12 +33,14 @@ async def test_many_folders_are_known_by_name_before_they_are_checked(
     root: Path, engine: StubEngine, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "BATCH", 4)
+    monkeypatch.setattr(reconcile, "EXAMINE_SECONDS", 0.0)
     for i in range(20):
         drop(root, f"m{i}", "1.0", i + 1)
     (root / "m7/adapter_model.safetensors").write_bytes(b"short")
     (root / "m8/adapter.toml").write_text("[adapter")
-    registry = await start_registry(preload=False)
-    assert len(states(registry)) == 19
+    caught_up = list[int]()
+    registry = await start_registry(preload=False, caught_up=lambda: caught_up.append(1))
+    assert (len(states(registry)), caught_up) == (19, [])
     assert not all(i.rank for i in registry.list())
     async with registry.lease(ref("m3", "1.0")):
         assert registry.get("m3").rank == 4
@@ -45,6 +49,31 @@ async def test_many_folders_are_known_by_name_before_they_are_checked(
     await eventually(lambda: all(i.rank for i in registry.list() if i.state != "quarantined"))
     refused = sorted(n for n, state in states(registry).items() if state == "quarantined")
     assert refused == ["m7@1.0", "m8@0"]
+    await eventually(lambda: caught_up == [1])
+    drop(root, "later", value=100)
+    await eventually(lambda: "later@0" in states(registry))
+    assert caught_up == [1]  # one folder is no mass
+
+
+async def test_many_new_folders_leave_the_event_loop_its_turns_name_by_name(
+    root: Path, start_registry: StartRegistry, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "BATCH", 4)
+    monkeypatch.setattr(options, "PIECE_SECONDS", 0.0)
+    for i in range(20):
+        drop(root, f"m{i:02}", "1.0", i + 1, folder=f"m{i:02}-old")
+        drop(root, f"m{i:02}", "2.0", 100 + i, folder=f"m{i:02}-new")
+    registry = Registry(engine, [root], replace(FAST, state_dir=root.parent / "state", preload=False))
+    starting = asyncio.create_task(registry.start())
+    seen = set[int]()
+    while not starting.done():
+        await asyncio.sleep(0)
+        there = [info.ref.name for info in registry.list()]
+        assert all(there.count(name) == 2 for name in there)  # never half of a name
+        assert all(registry.resolve(name).ref.version == "2.0" for name in there)
+        seen.add(len(there))
+    await registry.close()
+    assert len(seen) > 10
 
 
 async def test_a_slow_copy_is_read_once_it_is_whole(

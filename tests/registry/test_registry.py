@@ -163,8 +163,50 @@ async def test_watchers_see_a_life(root: Path, start_registry: StartRegistry) ->
     await registry.load(ref("a"), pinned=True)
     event = await anext(second)  # slow: what happened to b in between is not told any more
     assert (event.kind, event.adapter.ref.name, event.adapter.pinned) == ("changed", "a", True)
-    assert changed[-1] == 1
+    await eventually(lambda: changed[-1] == 1)  # told in the next turn of the loop
     assert 2 in changed
+
+
+async def test_a_list_goes_on_behind_any_version(root: Path, start_registry: StartRegistry) -> None:
+    for version in ("1.9", "1.10", "latest"):
+        drop(root, "m", version, folder=f"m-{version}")
+    drop(root, "a", value=5)
+    drop(root, "z", value=6)
+    registry = await start_registry(preload=False)
+    everything = [str(i.ref) for i in registry.list()]
+    assert everything == ["a@0", "m@latest", "m@1.9", "m@1.10", "z@0"]
+    for at, info in enumerate(registry.list()):
+        assert [str(i.ref) for i in registry.listed(info.ref)] == everything[at + 1 :]
+    assert next(registry.listed(ref("m", "1.9.1"))).ref.version == "1.10"  # one that is not there
+    shutil.rmtree(root / "m-1.9")
+    await eventually(lambda: len(registry.list()) == 4)
+    assert [str(i.ref) for i in registry.listed(ref("m", "1.9"))] == ["m@1.10", "z@0"]
+
+
+async def test_profiles_stay_the_same_objects_until_they_change(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    drop(root, "a", value=1, description="first")
+    drop(root, "b", value=2)
+    registry = await start_registry()
+    before = registry.profiles()
+    a, b = before
+    async with registry.lease(ref("a")):
+        await registry.load(ref("b"), pinned=True)  # rows change, what routing knows does not
+        assert registry.profiles() is before
+    drop(root, "aa", value=3)
+    await eventually(lambda: len(registry.profiles()) == 3)
+    three = registry.profiles()
+    assert three[0] is a
+    assert three[2] is b
+    drop(root, "a", value=1, description="second")
+    await eventually(lambda: registry.profiles()[0].description == "second")
+    await eventually(is_ready(registry, "a"))
+    assert registry.profiles()[1:] == three[1:]
+    assert all(now is then for now, then in zip(registry.profiles()[1:], three[1:], strict=True))
+    shutil.rmtree(root / "aa")
+    await eventually(lambda: len(registry.profiles()) == 2)
+    assert registry.profiles()[1] is b
 
 
 async def until(

@@ -13,7 +13,7 @@ import pytest
 
 from router.errors import NotSaved
 from router.registry import state
-from router.registry.state import Choices, Proven, append_durably, state_dir, write_atomically
+from router.registry.state import Choices, append_durably, state_dir, write_atomically
 from router.types import Override
 
 
@@ -35,7 +35,7 @@ def test_each_set_of_folders_has_its_own_state(tmp_path: Path) -> None:
 
 def chosen(choices: Choices) -> object:
     """Every choice, as the file would have it."""
-    return json.loads(choices.document())["defaults"]
+    return json.loads(choices.document().encoded())["defaults"]
 
 
 def test_choices_survive(tmp_path: Path) -> None:
@@ -122,37 +122,6 @@ def test_the_book_says_what_was_not_saved(
 
 def full(*_: object) -> None:
     raise OSError(28, "No space left on device")
-
-
-def test_what_is_proven_is_remembered_without_a_disk_too(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "file").write_text("")
-    proven = Proven(tmp_path / "file/x")
-    proven.add("k1")
-    proven.add("k2")
-    assert "k2" in proven
-    assert [r.getMessage().split(":")[0] for r in caplog.records] == ["probes run again after a restart"]
-
-
-def test_proven_digests_survive_and_stay_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "MOST_PROVEN", 3)
-    proven = Proven(tmp_path)
-    proven.read()
-    for i in range(8):
-        proven.add(f"k{i}")
-        proven.add(f"k{i}")
-    assert ("k7" in proven, "k5" in proven, "k4" in proven) == (True, True, False)
-    again = Proven(tmp_path)
-    again.read()
-    assert ("k7" in again, "k4" in again) == (True, False)
-    assert (tmp_path / "proven").read_text().split() == ["k5", "k6", "k7"]
-
-
-def test_proven_that_cannot_be_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "proven").write_bytes(b"\xff\xfe")
-    Proven(tmp_path).read()
-    assert "probes run again" in caplog.text
 
 
 @pytest.fixture

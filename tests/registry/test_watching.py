@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import pytest
 import watchfiles
 
-from router.registry.watching import Watcher
+from router.registry.disk.places import Depth
+from router.registry.options import RegistryOptions
+from router.registry.watching import LookLoop, Watcher
 from tests.registry.conftest import StartRegistry
 from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, weights
 
@@ -39,6 +43,24 @@ async def test_changes_of_every_kind_are_told_on_the_loop(tmp_path: Path) -> Non
     (tmp_path / "new/file").write_text("x")
     await eventually(lambda: tmp_path / "new/file" in told)
     assert (loops, watcher.working) == ({asyncio.get_running_loop()}, True)
+    await watcher.close()
+
+
+async def test_what_is_still_being_copied_is_not_told(tmp_path: Path) -> None:
+    told: set[Path] = set()
+    watcher = Watcher([tmp_path], told.update)
+    watcher.start()
+    await asyncio.sleep(0.2)
+    for part in (".m", "m.part"):
+        (tmp_path / part).mkdir()
+        await asyncio.sleep(0.1)
+        (tmp_path / part / "file").write_text("x")
+    await asyncio.sleep(0.5)
+    assert told == set()
+    (tmp_path / ".m").rename(tmp_path / "m")
+    await eventually(lambda: tmp_path / "m" in told)
+    (tmp_path / "m/.file").write_text("x")  # below, hidden names are files of an adapter's folder
+    await eventually(lambda: tmp_path / "m/.file" in told)
     await watcher.close()
 
 
@@ -75,6 +97,70 @@ async def test_a_failure_is_said_once(
     await eventually(lambda: not watcher.working)
     assert "compared regularly instead" in caplog.text
     await watcher.close()
+
+
+class Looks:
+    """Stands for a reconciler over so many folders that to look at each file takes ten seconds."""
+
+    seconds: ClassVar = {Depth.NAMES: 0.0, Depth.FOLDERS: 0.01, Depth.FILES: 10.0}
+
+    def __init__(self) -> None:
+        self.depths, self.dirty = list[Depth](), list[set[Path]]()
+        self.scan_seconds, self.behind = 0.0, False
+        self.fault: Exception | None = None
+
+    async def look(self, dirty: Collection[Path], depth: Depth) -> bool:
+        self.depths.append(depth)
+        self.dirty.append(set(dirty))
+        self.scan_seconds = self.seconds[depth]
+        if self.fault is not None:
+            fault, self.fault = self.fault, None
+            raise fault
+        return False
+
+
+async def looking(folder: Path, looks: Looks) -> LookLoop:
+    options = RegistryOptions(poll_seconds=0.02, settle_seconds=0.04)
+    loop = LookLoop([folder], cast(Any, looks), lambda: None, options)
+    await loop.start()
+    return loop
+
+
+async def test_the_longer_a_look_takes_the_rarer_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("OS file watch limit reached.")
+
+    monkeypatch.setattr(watchfiles, "watch", full)
+    looks = Looks()
+    loop = await looking(tmp_path, looks)
+    await asyncio.sleep(1.5)
+    await loop.close()
+    assert looks.depths[0] is Depth.FILES
+    assert looks.depths.count(Depth.FILES) == 1
+    assert 2 <= looks.depths.count(Depth.FOLDERS) <= 8  # 0.01 s is a twentieth of 0.2 s
+    assert looks.depths.count(Depth.NAMES) > 2
+
+
+async def test_what_the_kernel_tells_of_is_looked_into_and_nothing_else_but_at_intervals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = Looks()
+    monkeypatch.setattr(looks, "seconds", {**Looks.seconds, Depth.FOLDERS: 10.0})
+    loop = await looking(tmp_path, looks)
+    await eventually(lambda: Depth.FOLDERS in looks.depths)
+    await asyncio.sleep(0.3)
+    before = len(looks.depths)
+    (tmp_path / "m").mkdir()
+    await eventually(lambda: {tmp_path / "m"} in looks.dirty)
+    loop.look_soon(tmp_path / "n")
+    await eventually(lambda: {tmp_path / "n"} in looks.dirty)
+    assert set(looks.depths[before:]) == {Depth.NAMES}
+    looks.fault = RuntimeError("bug")
+    loop.look_soon(tmp_path / "o")
+    await eventually(lambda: looks.dirty.count({tmp_path / "o"}) == 2)  # what was heard of is not lost
+    await loop.close()
 
 
 async def test_an_idle_registry_does_nothing_but_look(

@@ -27,6 +27,7 @@ Reason = Annotated[
 Auto = Annotated[
     bool, typer.Option("--auto", help="Take back what was chosen for NAME: the highest version that passes.")
 ]
+PAGE = 500  # adapters asked for at once
 COLUMNS = ["NAME", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "IN USE", "LAST USED", "NOTE"]
 
 
@@ -50,7 +51,7 @@ def list_(
     from router.cli.output import print_json, print_table
 
     with connected(server, timeout) as client:
-        found = client.adapters.list(domain=domain, task=task)
+        found = client.adapters.list(domain=domain, task=task, page_size=PAGE)
     if json:
         print_json(found)
     elif found:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from itertools import islice
 from pathlib import Path
 
@@ -61,11 +62,32 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """What differs between two scans: folders that are new or look different, and those that are gone."""
+
+    there: tuple[Found, ...] = ()
+    missing: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Scan:
     """All adapter folders, in the order in which duplicates win, and the adapters folders not readable."""
 
     found: Mapping[Path, Found]
     unreadable: Mapping[Path, str] = field(default_factory=dict)
+
+    def since(self, before: Scan) -> Changes:
+        """What is not as it was. A scan gives the very same object for a folder that it did not look into."""
+        there = [found for path, found in self.found.items() if before.found.get(path) is not found]
+        return Changes(tuple(there), tuple(path for path in before.found if path not in self.found))
+
+
+class Depth(IntEnum):
+    """How much a scan looks at, whatever it has heard of."""
+
+    NAMES = 0  # what folders there are: one listing of each adapters folder
+    FOLDERS = 1  # one `stat` for each folder, which shows new, removed and renamed files; files in turns
+    FILES = 2  # one `stat` for each file
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,32 +99,34 @@ class _Top:
 class Scanner:
     """Compares adapters folders with what they were. Used from one worker thread at a time.
 
-    New, removed and renamed files change their folder, so one `stat` for each folder finds them. Files
-    written in place do not: they are found through `dirty` (what the watcher heard of) or in turns.
+    New and removed folders are found by any scan. New, removed and renamed files change their folder, so one
+    `stat` for each folder finds them. Files written in place do not: they are found through `dirty` (what the
+    watcher heard of) or in turns.
     """
 
     def __init__(self, dirs: Sequence[Path]) -> None:
         self._dirs = tuple(dirs)
         self._tops: dict[Path, _Top] = {}
+        self._paths: dict[Path, dict[str, Path]] = {}  # of each adapters folder: what is in it, by name
         self._turn = 0
 
-    def scan(self, dirty: Collection[Path] = (), *, everything: bool = True) -> Scan:
-        """All adapter folders. Files are looked at in `dirty` ones and in turns, or in `everything`."""
+    def scan(self, dirty: Collection[Path] = (), depth: Depth = Depth.FILES) -> Scan:
+        """All adapter folders. Those in `dirty` are looked into, others as far as `depth` says."""
         unreadable: dict[Path, str] = {}
-        tops = list(self._list(unreadable))
-        share = range(len(tops)) if everything else self._share(len(tops))
-        due = {tops[i][0] for i in share}
-        dirty_tops = {parent for path in dirty for parent in (path, *path.parents)}
+        tops = dict(self._list(unreadable))
+        due = self._due(list(tops), depth) | self._touched(dirty)
+        stat = depth is Depth.FOLDERS
         now: dict[Path, _Top] = {}
-        for top, root in tops:
+        for top, root in tops.items():
             old = self._tops.get(top)
-            if old is None or top in due or top in dirty_tops or _folders(old.folders) != old.folders:
-                now[top] = _look(top, root)
+            if old is None or top in due or (stat and _folders(old.folders) != old.folders):
+                now[top] = _look(top, root, old)
             else:
                 now[top] = old
-        for top, kept in self._tops.items():
-            if any(top.is_relative_to(root) for root in unreadable):
-                now.setdefault(top, kept)
+        if unreadable:
+            for top, kept in self._tops.items():
+                if any(top.is_relative_to(root) for root in unreadable):
+                    now.setdefault(top, kept)
         self._tops = now
         return Scan({p: f for top in now.values() for p, f in top.found.items()}, unreadable)
 
@@ -117,16 +141,31 @@ class Scanner:
             except OSError as error:
                 unreadable[root] = error.strerror or type(error).__name__
                 continue
-            yield from ((root / name, root) for name in names)
+            known = self._paths.get(root, {})
+            paths = self._paths[root] = {name: known.get(name) or root / name for name in names}
+            yield from ((top, root) for top in paths.values())
 
-    def _share(self, count: int) -> Collection[int]:
+    def _due(self, tops: Sequence[Path], depth: Depth) -> set[Path]:
+        if depth is not Depth.FOLDERS:
+            return set(tops) if depth is Depth.FILES else set()
         start, self._turn = self._turn, self._turn + SHARE
-        if self._turn >= count:
+        if self._turn >= len(tops):
             self._turn = 0
-        return range(start, min(start + SHARE, count))
+        return set(tops[start : start + SHARE])
+
+    def _touched(self, dirty: Collection[Path]) -> set[Path]:
+        """The entries of the adapters folders in which these paths are."""
+        touched: set[Path] = set()
+        for root, paths in self._paths.items():
+            inside = f"{root}{os.sep}"
+            for path in map(str, dirty):
+                if path.startswith(inside) and (top := paths.get(path[len(inside) :].partition(os.sep)[0])):
+                    touched.add(top)
+        return touched
 
 
-def _look(top: Path, root: Path) -> _Top:
+def _look(top: Path, root: Path, old: _Top | None) -> _Top:
+    """What is in an entry of an adapters folder; what looks as it did is the very same object."""
     found: dict[Path, Found] = {}
     # The folders first: what changes while the files are looked at is seen again the next time.
     try:
@@ -135,14 +174,15 @@ def _look(top: Path, root: Path) -> _Top:
         return _Top({}, {})
     except OSError:
         inside = [Place(top, top.name)]  # its stamp says why
-    folders = _folders([top, *(p.folder for p in inside)])
+    folders = _folders(dict.fromkeys([top, *(p.folder for p in inside)]))
     for place in inside:
         try:
-            found[place.folder] = Found(
-                place, root, stamp_of(place.folder, root), report_stamp_of(place.folder)
-            )
+            now = Found(place, root, stamp_of(place.folder, root), report_stamp_of(place.folder))
         except FileNotFoundError:
             continue
+        before = old.found.get(place.folder) if old is not None else None
+        same = before is not None and (before, before.report) == (now, now.report)
+        found[place.folder] = before if same and before is not None else now
     return _Top(folders, found)
 
 
@@ -236,62 +276,78 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
 
 @dataclass(slots=True)
 class _Watched:
+    found: Found
     stamp: Stamp
     since: float  # monotonic: how long it has looked like this
     done: bool = False  # was examined like this
-    missing_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What one look found. `unsettled`: another look is needed soon."""
+    """What one look found. `awaited`: folders that must be looked at again soon."""
 
     ready: list[Found] = field(default_factory=list)
     gone: list[Path] = field(default_factory=list)
-    unsettled: bool = False
+    awaited: list[Path] = field(default_factory=list)
+
+    @property
+    def unsettled(self) -> bool:
+        """Another look is needed soon."""
+        return bool(self.awaited)
 
 
 class Debouncer:
-    """Which folders have looked the same for `settle` seconds or longer: only those are read."""
+    """Which folders have looked the same for `settle` seconds or longer: only those are read.
+
+    A look costs what has changed and what is still to be examined, however many folders there are.
+    """
 
     def __init__(self, settle: float, of: Callable[[Found], Stamp] = lambda found: found.stamp) -> None:
         self._settle, self._of = settle, of
         self._watched: dict[Path, _Watched] = {}
+        self._open: dict[Path, None] = {}  # not examined as they look now
+        self._missing: dict[Path, float] = {}  # since when
         self._first = True
 
-    def look(self, scan: Scan, now: float) -> Due:
+    def look(self, changes: Changes, now: float) -> Due:
         """Folders that look as they did `settle` seconds ago and were not examined like this, or are gone."""
+        for found in changes.there:
+            self._note(found, now)
+        for path in changes.missing:
+            if path in self._watched:
+                self._missing.setdefault(path, now)
+        self._first = False
         due = Due()
-        unsettled = False
-        for path, found in scan.found.items():
-            watched = self._watched.get(path)
-            stamp = self._of(found)
-            if watched is None or watched.stamp != stamp:
-                since = now - self._untouched(found) if self._first else now
-                watched = self._watched[path] = _Watched(stamp, since)
-            watched.missing_since = None
-            if watched.done:
+        for path in self._open:
+            watched = self._watched[path]
+            if path in self._missing:
                 continue
             if now - watched.since >= self._settle:
-                due.ready.append(found)
+                due.ready.append(watched.found)
             else:
-                unsettled = True
-        self._first = False
-        unsettled |= self._look_for_missing(scan, now, due)
-        return Due(due.ready, due.gone, unsettled)
+                due.awaited.append(path)
+        self._look_for_missing(now, due)
+        return due
 
-    def _look_for_missing(self, scan: Scan, now: float, due: Due) -> bool:
-        unsettled = False
-        for path in [p for p in self._watched if p not in scan.found]:
-            watched = self._watched[path]
-            if watched.missing_since is None:
-                watched.missing_since = now
-            if now - watched.missing_since >= self._settle:
-                del self._watched[path]
+    def _note(self, found: Found, now: float) -> None:
+        path, stamp = found.place.folder, self._of(found)
+        self._missing.pop(path, None)
+        watched = self._watched.get(path)
+        if watched is None or watched.stamp != stamp:
+            since = now - self._untouched(found) if self._first else now
+            self._watched[path] = _Watched(found, stamp, since)
+            self._open[path] = None
+        else:
+            watched.found = found
+
+    def _look_for_missing(self, now: float, due: Due) -> None:
+        for path, since in tuple(self._missing.items()):
+            if now - since >= self._settle:
+                del self._watched[path], self._missing[path]
+                self._open.pop(path, None)
                 due.gone.append(path)
             else:
-                unsettled = True  # replaced by renaming, perhaps
-        return unsettled
+                due.awaited.append(path)  # replaced by renaming, perhaps
 
     def done(self, found: Iterable[Found]) -> None:
         """These were examined; they come again when they change."""
@@ -299,6 +355,7 @@ class Debouncer:
             watched = self._watched.get(one.place.folder)
             if watched is not None and watched.stamp == self._of(one):
                 watched.done = True
+                self._open.pop(one.place.folder, None)
 
     def is_done(self, found: Found) -> bool:
         """Whether it was examined as it looks now."""
@@ -309,6 +366,7 @@ class Debouncer:
         """Let it come again although it has not changed."""
         if path in self._watched:
             self._watched[path].done = False
+            self._open[path] = None
 
     def quiet(self, found: Found, now: float) -> float:
         """Seconds for which it has looked like this."""

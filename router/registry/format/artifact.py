@@ -20,11 +20,8 @@ from router.registry.format.checks import (
     SitePlan,
     check_base,
     check_invocation,
-    check_targets,
     check_vocabulary,
     drop_equal,
-    plan_sites,
-    refuse_full,
 )
 from router.registry.format.findings import Code, Finding, Findings, Severity
 from router.registry.format.folder import (
@@ -39,22 +36,17 @@ from router.registry.format.folder import (
     OpenFile,
     find_layout,
 )
-from router.registry.format.lora_config import LoraSettings, parse_lora_config
+from router.registry.format.layouts import Against, config_of, layout_of
+from router.registry.format.lora_config import LoraSettings
 from router.registry.format.manifest import Manifest, parse_manifest
 from router.registry.format.names import name_from_folder
 from router.registry.format.probes import Probe, parse_probes
-from router.registry.format.safetensors_header import (
-    LENGTH_BYTES,
-    Header,
-    header_length,
-    parse_header,
-)
-from router.registry.format.tensors import SiteTensors, check_values, match_sites, tensor_data
+from router.registry.format.safetensors_header import LENGTH_BYTES, Header, header_length
+from router.registry.format.tensors import SiteTensors, check_values, tensor_data
 from router.registry.format.trust import Trust
 
 DEFAULT_MAX_RANK = 64
 SMALL = {MANIFEST: limits.MANIFEST_BYTES, PROBES: limits.PROBES_BYTES, CONFIG: limits.CONFIG_BYTES}
-SPARE_TENSORS = 64  # whole matrices that may be saved along
 LONGEST_ERROR = 3_000  # characters; trailers of a gRPC answer are limited to 8 KiB by default
 
 
@@ -322,7 +314,7 @@ class Examination:
         if self.rules.base is not None:
             check_vocabulary(parts.inner, self.rules.base.vocab_size, self.found)
         if parts.weights is not None:
-            self._weights(parts.weights, read_weights)
+            self._weights(parts.weights, parts.small.get(CONFIG), read_weights)
 
     def open(self, folder: Folder, opened: ExitStack) -> Parts:
         """Find and open the files, and parse none; what is missing or too large is refused."""
@@ -394,39 +386,27 @@ class Examination:
 
     def _config(self, data: bytes | None) -> None:
         if data is not None:
-            self.settings, findings = parse_lora_config(data, self.rules.ignore_fields)
+            self.settings, findings = config_of(data, self.rules.ignore_fields)
             self.found.items.extend(findings)
         if self.settings is not None and self.rules.base is not None:
             check_invocation(self.settings.invocation_tokens, self.rules.base.vocab_size, self.found)
 
-    def _weights(self, file: OpenFile, read_weights: bool) -> None:
-        header = self._header(file)
-        if header is not None:
-            self._sites(header)
-        if header is not None and read_weights and not self.found.refused:
-            self._values(file, header)
-
-    def _header(self, file: OpenFile) -> Header | None:
+    def _weights(self, file: OpenFile, config: bytes | None, read_weights: bool) -> None:
         length = header_length(file.head(LENGTH_BYTES), file.size, self.found)
         if length is None:
-            return None
-        room = 0 if self.rules.base is None else 2 * len(self.rules.base.sites)
-        most = max(limits.TENSORS, room + SPARE_TENSORS)
-        return parse_header(file.head(LENGTH_BYTES + length), file.size, self.found, most)
-
-    def _sites(self, header: Header) -> None:
-        base, settings = self.rules.base, self.settings
-        sites = None if base is None else base.sites
-        self.tensors = match_sites(header.tensors, sites, self.found)
-        if self.rules.equals_base is None:  # else they are compared when the weights are read
-            refuse_full(self.tensors.full, "cannot be compared with the base's here", self.found)
-        if settings is None:
             return
-        if sites is not None and self.tensors.complete:
-            check_targets(settings, sites, self.tensors.pairs, self.found)
-        self.plans = plan_sites(settings, self.tensors.pairs, sites, self.rules.max_rank, self.found)
-        if base is not None:
-            check_base(self.manifest.base, settings.base_model, base, self.found)
+        rules = self.rules
+        compared = rules.equals_base is not None
+        against = Against(rules.base, rules.max_rank, tuple(rules.ignore_fields), compared)
+        layout = layout_of(file.head(LENGTH_BYTES + length), file.size, config, against)
+        self.found.extend(layout.findings)
+        if layout.header is None or layout.tensors is None:
+            return
+        self.tensors, self.plans = layout.tensors, layout.plans
+        if rules.base is not None and self.settings is not None:
+            check_base(self.manifest.base, self.settings.base_model, rules.base, self.found)
+        if read_weights and not self.found.refused:
+            self._values(file, layout.header)
 
     def _values(self, file: OpenFile, header: Header) -> None:
         data = file.read()

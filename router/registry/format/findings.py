@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -113,6 +113,11 @@ class Findings:
     def refuse(self, code: str, message: str, where: str = "") -> None:
         """Add a reason why the adapter cannot be served."""
         self._add(Finding(code, Severity.REFUSE, message, where))
+
+    def extend(self, findings: Iterable[Finding]) -> None:
+        """Add what was found elsewhere."""
+        for finding in findings:
+            self._add(finding)
 
     def _add(self, finding: Finding) -> None:
         if len(self.items) < MOST or (finding.severity is Severity.REFUSE and not self.refused):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from heapq import nsmallest
 
 from router.names import BASE
 
@@ -95,7 +96,7 @@ def known_names(name: str, known: Iterable[str]) -> str:
         return f"; did you mean {', '.join(map(repr, close))}?"
     if not names:
         return "; no adapter is there yet"
-    shown = ", ".join(sorted(names)[:5])
+    shown = ", ".join(nsmallest(5, names))
     return f"; known: {shown}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 

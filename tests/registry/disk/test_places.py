@@ -11,7 +11,10 @@ import pytest
 
 from router.registry.disk.places import (
     LONG_UNTOUCHED,
+    Changes,
     Debouncer,
+    Depth,
+    Due,
     Found,
     Place,
     Scan,
@@ -155,7 +158,7 @@ def test_new_removed_and_renamed_files_are_found_without_looking_at_every_file(t
     for file in (tmp_path / "c").iterdir():
         file.unlink()
     (tmp_path / "c").rmdir()
-    second = scanner.scan(everything=False)
+    second = scanner.scan(depth=Depth.FOLDERS)
     assert names(second) == ["a", "b", "d"]
     assert all(second.found[tmp_path / n].stamp != first.found[tmp_path / n].stamp for n in "ab")
 
@@ -175,10 +178,10 @@ def test_files_written_in_place_are_found_by_hint_or_in_turns(
 
     rewrite("e", "x")
     weights = tmp_path / "e/adapter_model.safetensors"
-    hinted = scanner.scan({weights}, everything=False).found[tmp_path / "e"]
+    hinted = scanner.scan({weights}, depth=Depth.FOLDERS).found[tmp_path / "e"]
     assert hinted.stamp != first.found[tmp_path / "e"].stamp
     rewrite("d", "yy")
-    seen = [scanner.scan(everything=False).found[tmp_path / "d"].stamp for _ in range(3)]
+    seen = [scanner.scan(depth=Depth.FOLDERS).found[tmp_path / "d"].stamp for _ in range(3)]
     assert first.found[tmp_path / "d"].stamp != seen[-1]
 
 
@@ -188,7 +191,7 @@ def test_versions_inside_a_name_are_watched_too(tmp_path: Path) -> None:
     scanner = Scanner([tmp_path])
     before = scanner.scan()
     (tmp_path / "m/2.0/adapter.toml").write_text("")
-    after = scanner.scan(everything=False)
+    after = scanner.scan(depth=Depth.FOLDERS)
     assert names(after) == ["1.0", "2.0"]
     assert before.found[tmp_path / "m/2.0"].stamp != after.found[tmp_path / "m/2.0"].stamp
 
@@ -221,7 +224,7 @@ def test_a_link_as_adapters_dir_is_followed_each_time(tmp_path: Path) -> None:
     assert names(scanner.scan()) == ["a"]
     link.unlink()
     link.symlink_to("v2")
-    assert names(scanner.scan(everything=False)) == ["b"]
+    assert names(scanner.scan(depth=Depth.FOLDERS)) == ["b"]
 
 
 def test_an_idle_compare_looks_into_few_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,8 +239,47 @@ def test_an_idle_compare_looks_into_few_folders(tmp_path: Path, monkeypatch: pyt
         return real(path)
 
     monkeypatch.setattr(os, "scandir", counting)
-    assert len(scanner.scan(everything=False).found) == 50
+    assert len(scanner.scan(depth=Depth.FOLDERS).found) == 50
     assert len(set(listed)) == 1 + 5
+
+
+def test_a_scan_gives_the_same_object_for_what_did_not_change(tmp_path: Path) -> None:
+    for name in "abc":
+        adapter(tmp_path / name)
+    scanner = Scanner([tmp_path])
+    first = scanner.scan()
+    assert [f.place.name for f in first.since(Scan({})).there] == ["a", "b", "c"]
+    assert scanner.scan().since(first) == Changes()  # every file was looked at
+    (tmp_path / "a/probes.jsonl").write_text("")
+    (tmp_path / "b").rename(tmp_path / "d")
+    hand_in(tmp_path / "c")  # a report alone is a change, too
+    changes = scanner.scan(depth=Depth.FOLDERS).since(first)
+    assert [f.place.name for f in changes.there] == ["a", "c", "d"]
+    assert changes.missing == (tmp_path / "b",)
+
+
+def test_a_scan_by_names_looks_into_what_is_new_or_named_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(20):
+        adapter(tmp_path / f"a{i:02}")
+    adapter(tmp_path / "m/1.0")
+    scanner, real, seen = Scanner([tmp_path]), os.scandir, list[str]()
+    first = scanner.scan()
+    (tmp_path / "a00").rename(tmp_path / "b")
+    for changed in ("a01", "a02", "m/1.0"):
+        (tmp_path / changed / "probes.jsonl").write_text("")
+
+    def counting(path: os.PathLike[str]) -> object:
+        seen.append(Path(path).name)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", counting)
+    dirty = {tmp_path / "a01/probes.jsonl", tmp_path / "m/1.0/probes.jsonl", Path("/elsewhere/a02")}
+    changes = scanner.scan(dirty, Depth.NAMES).since(first)
+    assert [f.place.folder.relative_to(tmp_path).as_posix() for f in changes.there] == ["a01", "b", "m/1.0"]
+    assert changes.missing == (tmp_path / "a00",)
+    assert set(seen) == {tmp_path.name, "a01", "b", "m", "1.0"}
 
 
 A, B = Path("/x/a"), Path("/x/b")
@@ -252,46 +294,56 @@ def scan(*there: Found) -> Scan:
     return Scan({f.place.folder: f for f in there})
 
 
+class Watched(Debouncer):
+    """Is given whole scans."""
+
+    seen = Scan({})
+
+    def look_at(self, scan: Scan, now: float) -> Due:
+        changes, self.seen = scan.since(self.seen), scan
+        return self.look(changes, now)
+
+
 def test_a_folder_is_due_once_after_it_was_the_same_for_two_looks() -> None:
-    debouncer, one, two = Debouncer(0.3), found(A, 1), found(A, 2)
-    assert debouncer.look(scan(one), 10.0).unsettled
-    assert not debouncer.look(scan(two), 10.4).ready  # changed in between
-    due = debouncer.look(scan(two), 10.8)
+    debouncer, one, two = Watched(0.3), found(A, 1), found(A, 2)
+    assert debouncer.look_at(scan(one), 10.0).unsettled
+    assert not debouncer.look_at(scan(two), 10.4).ready  # changed in between
+    due = debouncer.look_at(scan(two), 10.8)
     assert (due.ready, due.unsettled) == ([two], False)
-    assert debouncer.look(scan(two), 11.0).ready == [two]  # until it was examined
+    assert debouncer.look_at(scan(two), 11.0).ready == [two]  # until it was examined
     debouncer.done([two])
-    assert not debouncer.look(scan(two), 12.0).ready
+    assert not debouncer.look_at(scan(two), 12.0).ready
     debouncer.again(A)
-    assert debouncer.look(scan(two), 13.0).ready == [two]
+    assert debouncer.look_at(scan(two), 13.0).ready == [two]
     assert debouncer.quiet(two, 13.4) == 13.4 - 10.4
     assert debouncer.quiet(one, 13.4) == 0
 
 
 def test_what_was_examined_while_it_changed_is_not_done() -> None:
-    debouncer, one, two = Debouncer(0.3), found(A, 1), found(A, 2)
-    debouncer.look(scan(one), 10.0)
-    debouncer.look(scan(two), 10.1)
+    debouncer, one, two = Watched(0.3), found(A, 1), found(A, 2)
+    debouncer.look_at(scan(one), 10.0)
+    debouncer.look_at(scan(two), 10.1)
     debouncer.done([one])
-    assert debouncer.look(scan(two), 11.0).ready == [two]
+    assert debouncer.look_at(scan(two), 11.0).ready == [two]
 
 
 def test_at_the_start_what_is_old_need_not_be_waited_for() -> None:
-    debouncer, old, new = Debouncer(0.3), found(A, 1, LONG_UNTOUCHED + 5), found(B, 1)
-    due = debouncer.look(scan(old, new), 10.0)
+    debouncer, old, new = Watched(0.3), found(A, 1, LONG_UNTOUCHED + 5), found(B, 1)
+    due = debouncer.look_at(scan(old, new), 10.0)
     assert (due.ready, due.unsettled) == ([old], True)
     moved_in = replace(found(Path("/x/c"), 1), stamp=old.stamp)
-    assert not Debouncer.look(debouncer, scan(old, new, moved_in), 10.1).ready[1:]
+    assert not debouncer.look_at(scan(old, new, moved_in), 10.1).ready[1:]
 
 
 def test_a_folder_is_gone_after_it_was_missing_for_two_looks() -> None:
-    debouncer, one = Debouncer(0.3), found(A, 1, 100)
-    debouncer.look(scan(one), 10.0)
+    debouncer, one = Watched(0.3), found(A, 1, 100)
+    debouncer.look_at(scan(one), 10.0)
     debouncer.done([one])
-    assert debouncer.look(scan(), 11.0).unsettled
-    assert not debouncer.look(scan(one), 11.2).gone
-    assert not debouncer.look(scan(), 11.4).gone
-    assert debouncer.look(scan(), 11.8).gone == [A]
-    assert not debouncer.look(scan(), 12.2).gone
+    assert debouncer.look_at(scan(), 11.0).unsettled
+    assert not debouncer.look_at(scan(one), 11.2).gone
+    assert not debouncer.look_at(scan(), 11.4).gone
+    assert debouncer.look_at(scan(), 11.8).gone == [A]
+    assert not debouncer.look_at(scan(), 12.2).gone
 
 
 def test_a_report_is_watched_on_its_own(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import AdapterRejected
+from router.registry.format import layouts
 from router.registry.format.artifact import inspect_folder, read_artifact, validate_folder
 from router.registry.format.findings import MOST
 from router.registry.format.folder import OpenFile
@@ -298,3 +301,39 @@ def test_the_error_text_fits_into_an_answer(tmp_path: Path) -> None:
     assert len(inspection.refusals) == MOST
     assert len(inspection.error) < 3_100
     assert inspection.error.endswith(f"({MOST} in all)")
+
+
+def test_what_many_share_is_checked_once_and_against_each_base_and_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = list[int]()
+    real = layouts.parse_header
+
+    def counting(raw: bytes, *more: Any) -> Any:
+        parsed.append(len(raw))
+        return real(raw, *more)
+
+    monkeypatch.setattr(layouts, "parse_header", counting)
+    layouts._kept_layout.cache_clear()
+    folders = [write_adapter(tmp_path / name) for name in ("a", "b", "c")]
+    seen = [inspect_folder(folder, BASE, max_rank=64) for folder in folders]
+    assert len(parsed) == 1
+    assert {(s.ok, s.rank, s.sites) for s in seen} == {(True, 4, seen[0].sites)}
+    assert [s.name for s in seen] == ["a", "b", "c"]
+    assert not inspect_folder(folders[0], BASE, max_rank=2).ok
+    other = replace(BASE, sites={site: (out + 1, into) for site, (out, into) in BASE.sites.items()})
+    assert "shape-mismatch" in {str(f.code) for f in inspect_folder(folders[0], other, max_rank=64).refusals}
+    write_adapter(folders[1], {"r": 8})
+    assert "rank-mismatch" in {str(f.code) for f in inspect_folder(folders[1], BASE, max_rank=64).refusals}
+    write_adapter(folders[2], {"strange": 1})
+    assert not inspect_folder(folders[2], BASE, max_rank=64).ok
+    assert inspect_folder(folders[2], BASE, max_rank=64, ignore_fields=("strange",)).ok
+    assert inspect_folder(folders[0], BASE, max_rank=64).ok
+    assert len(parsed) == 6
+
+
+def test_long_headers_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "MOST_BYTES", 100)
+    layouts._kept_layout.cache_clear()
+    assert inspect_folder(write_adapter(tmp_path / "a"), BASE, max_rank=64).ok
+    assert layouts._kept_layout.cache_info().currsize == 0

@@ -50,7 +50,7 @@ def unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         pytest.fail("parsed")
 
-    for name in ("parse_manifest", "parse_probes", "parse_lora_config", "parse_header", "header_length"):
+    for name in ("parse_manifest", "parse_probes", "config_of", "layout_of", "header_length"):
         monkeypatch.setattr(artifact, name, fail)
     monkeypatch.setattr(artifact, "check_vocabulary", fail)
 
