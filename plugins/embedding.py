@@ -44,6 +44,11 @@ class Embedding(Classifier):
         self._reader = reader or sentence_reader()
         self._model: Regression | None = None
         self._known: dict[str, Any] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Give up learning."""
+        self._closed = True
 
     def fingerprint(self) -> str:
         """What a calibration is bound to: the background too."""
@@ -62,7 +67,10 @@ class Embedding(Classifier):
         pieces = [whole_first_last(text) for text in learned.texts]
         wanted = {piece for three in pieces for piece in three}
         known = {text: vector for text, vector in self._known.items() if text in wanted}
-        known.update(self._reader.each(wanted - known.keys()))
+        for text, vector in self._reader.each(wanted - known.keys()):
+            if self._closed:
+                raise RuntimeError("closed while learning")
+            known[text] = vector
         self._known = known
         self._model = fit_regression(learned, _join(pieces, known), PENALTY, TEMPERATURE)
 

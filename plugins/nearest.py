@@ -62,6 +62,11 @@ class Nearest(Classifier):
         self._verdicts: dict[str, Verdict] = {}
         self._broad: tuple[str, ...] = ()
         self._known: dict[str, AdapterProfile] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Give up learning."""
+        self._closed = True
 
     def fingerprint(self) -> str:
         """What a calibration is bound to: the strangers too."""
@@ -81,7 +86,12 @@ class Nearest(Classifier):
     def _read(self, texts: Sequence[str]) -> Array:
         """[texts, 3 * 384] unit vectors: whole, first and last sentence side by side."""
         pieces = [whole_first_last(text) for text in texts]
-        return _join(pieces, dict(self._reader.each({piece for three in pieces for piece in three})))
+        vectors = {}
+        for piece, vector in self._reader.each({piece for three in pieces for piece in three}):
+            if self._closed:
+                raise RuntimeError("closed while learning")
+            vectors[piece] = vector
+        return _join(pieces, vectors)
 
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
         """Learn those that came or changed, forget those that went; requests go on meanwhile."""
@@ -93,6 +103,8 @@ class Nearest(Classifier):
             self._forget(name, space)
         new = [a for a in adapters if not _same(a, self._known.get(a.name))]
         for done, (adapter, vectors, against, verdict) in enumerate(self._learned(new), 1):
+            if self._closed:
+                raise RuntimeError("closed while learning")
             if verdict is None:
                 self._forget(adapter.name, space)
             else:

@@ -53,6 +53,9 @@ class Classifier:
     def warmup(self) -> None:
         """Called once before the first request."""
 
+    def close(self) -> None:
+        """Called once, of any thread, when it is not needed any more: a fit in progress should end soon."""
+
     def fingerprint(self) -> str:
         """What a calibration is bound to."""
         return f"{self.name}/{self.version}"

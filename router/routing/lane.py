@@ -206,6 +206,8 @@ class Fitter:
         self._wanted: tuple[AdapterProfile, ...] | None = None
         self._target: tuple[AdapterProfile, ...] | None = None
         self._task: asyncio.Task[None] | None = None
+        self.idle = threading.Event()  # no thread of ours is in the classifier's code
+        self.idle.set()
         self.ready = not self._cold and not self._learns
         registration.health.state = "ready" if self.ready else "starting"
 
@@ -236,6 +238,12 @@ class Fitter:
         health, classifier = self._registration.health, self._registration.classifier
 
         def work() -> None:
+            try:
+                learn()
+            finally:
+                self.idle.set()
+
+        def learn() -> None:
             if self._cold:
                 if self._base is not None:
                     classifier.bind(self._base)
@@ -244,6 +252,7 @@ class Fitter:
                 classifier.warmup()
             classifier.fit(profiles)
 
+        self.idle.clear()
         try:
             await await_in_thread(work, f"fit {self._registration.name}")
         except BaseException as error:
@@ -259,6 +268,10 @@ class Fitter:
 
     def close(self) -> None:
         """Wait for no fit any more."""
+        try:
+            self._registration.classifier.close()
+        except Exception as error:
+            log.warning("classifier %s could not be closed: %s", self._registration.name, fault_of(error))
         if self._task is not None:
             self._task.cancel()
 

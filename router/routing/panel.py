@@ -176,8 +176,16 @@ class Lanes:
         if running:
             await asyncio.wait(running, timeout=seconds)
 
-    def close(self) -> None:
-        """Close all."""
-        for lane in (*self._lanes.values(), *self._predecessors.values()):
+    async def close(self, wait: float) -> None:
+        """Close all; fits have so many seconds to end. One that is in foreign code when the process ends may
+        end it badly."""
+        lanes = (*self._lanes.values(), *self._predecessors.values())
+        for lane in lanes:
             lane.close()
         self._lanes, self._predecessors, self._order = {}, {}, ()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        for lane in lanes:
+            left = until - loop.time()
+            if left > 0 and not lane.fitter.idle.is_set():
+                await asyncio.to_thread(lane.fitter.idle.wait, left)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 STALE = "stale: for another set of adapters or classifiers"  # to who may not know of all
 START_SECONDS = 20.0
 FIT_SECONDS = 30.0
+CLOSE_SECONDS = 3.0  # for fits in progress
 PICK_UP_SECONDS = 0.25
 FIELD = "routing.adapter"  # where a caller names an adapter
 _RESOURCE = re.compile(
@@ -108,7 +109,7 @@ class Router:
             self._watch.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watch
-        self._lanes.close()
+        await self._lanes.close(CLOSE_SECONDS)
 
     async def _learn(self, profiles: tuple[AdapterProfile, ...]) -> None:
         await self._lanes.fit(self._lessons(profiles), FIT_SECONDS)

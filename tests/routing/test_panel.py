@@ -31,4 +31,44 @@ async def test_nobody_waits_for_the_fit_of_one_that_asks_the_base(kit: Any) -> N
     assert not lane.ready
     gate.set()
     await kit.eventually(lambda: lane.ready)
-    lanes.close()
+    await lanes.close(5)
+
+
+async def test_a_close_tells_a_fit_to_end_and_waits_for_it(kit: Any) -> None:
+    told, ended = threading.Event(), threading.Event()
+
+    class Long(Classifier):
+        name = "long"
+
+        def fit(self, adapters: Any) -> None:
+            assert told.wait(10)
+            ended.set()
+
+        def close(self) -> None:
+            told.set()
+
+    lanes = Lanes()
+    lanes.sync([kit.registered(Long())], Lessons((kit.medical,), (kit.medical,)))
+    await asyncio.sleep(0.05)
+    await lanes.close(5)
+    assert ended.is_set()
+
+
+async def test_a_fit_that_does_not_end_holds_nobody_up_for_long(kit: Any) -> None:
+    gate = threading.Event()
+
+    class Deaf(Classifier):
+        name = "deaf"
+
+        def fit(self, adapters: Any) -> None:
+            gate.wait(10)
+
+        def close(self) -> None:
+            raise ValueError("deaf")
+
+    lanes = Lanes()
+    lanes.sync([kit.registered(Deaf())], Lessons((kit.medical,), (kit.medical,)))
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        await lanes.close(0.05)
+    gate.set()
