@@ -35,6 +35,10 @@ _OPTION = re.compile(r"\s*[\[(]?(?:[A-Ea-e]|[1-5]|[ivx]{1,3})[\]).:](?:\s|$)")
 BUCKETS = 1 << 13  # of hashed n-grams, for each part
 MARKED = 6  # first and last words of the whole that also count as such
 Block = tuple[Array, Array]  # buckets and their values
+COMMON = 0.08  # share of the texts above which a bucket costs less in a dense product than pair by pair
+
+TILE = 62  # TILE**3 is below where OpenBLAS starts threads (2**18), which would fight the engine's
+WIDTH = 16 * TILE  # dense columns in memory at a time
 
 ITERATIONS = 60
 BIAS = 0.1  # square of the constant feature
@@ -106,9 +110,7 @@ def file_digest(path: Path) -> str:
 def fit_regression(lessons: Lessons, vectors: Array, penalty: float, temperature: float) -> Regression:
     """Learn from the lessons. `vectors` are [texts, size]; of size 0 where there is no encoder."""
     ngrams = Ngrams(lessons.texts)
-    similar = gram_in_pieces(vectors) + BIAS
-    for part in range(PARTS):
-        similar += gram_in_pieces(ngrams.matrix(part))
+    similar = gram_in_pieces(vectors) + ngrams.gram() + np.float32(BIAS)
     dual = fit_dual(similar.astype(np.float32), lessons.allowed, penalty)
     weights = np.stack([_primal([row[part] for row in ngrams.rows], dual) for part in range(PARTS)])
     ngrams.rows.clear()
@@ -181,29 +183,6 @@ def softmax(logits: Array) -> Array:
     return chances
 
 
-def product_in_pieces(left: Array, right: Array) -> Array:
-    """Matrix product in pieces too small for BLAS to start threads, which would fight the engine's."""
-    rows = _piece(right)
-    return np.concatenate([left[i : i + rows] @ right for i in range(0, len(left), rows)])
-
-
-def gram_in_pieces(rows: Array) -> Array:
-    """`rows @ rows.T` [rows, rows] in such pieces, each product of two rows made once."""
-    count = len(rows)
-    made = np.empty((count, count), rows.dtype)
-    step = _piece(rows)
-    for start in range(0, count, step):
-        part = rows[start : start + step] @ rows[start:].T
-        made[start : start + step, start:] = part
-        made[start:, start : start + step] = part.T
-    return made
-
-
-def _piece(right: Array) -> int:
-    """Rows on the left of a product with `right` that BLAS still takes in one thread."""
-    return max(16, 250_000 // max(1, right.size))
-
-
 def balanced_weights(allowed: Array) -> Array:
     """Row weights that sum to 1, each class with the same share of them."""
     single = allowed.sum(axis=1) == 1
@@ -211,6 +190,75 @@ def balanced_weights(allowed: Array) -> Array:
     weight = (allowed / counts).max(axis=1)
     shares: Array = (weight / weight.sum()).astype(np.float32)
     return shares
+
+
+# -- matrix products in pieces too small for BLAS to start threads
+
+
+def product_in_pieces(left: Array, right: Array) -> Array:
+    """`left @ right`, a few rows at a time."""
+    rows = max(16, TILE**3 // max(1, right.size))
+    return np.concatenate([left[i : i + rows] @ right for i in range(0, len(left), rows)])
+
+
+def gram_in_pieces(rows: Array) -> Array:
+    """`rows @ rows.T` [rows, rows] in tiles, each product of two rows made once."""
+    count, size = rows.shape
+    made = np.zeros((count, count), rows.dtype)
+    for k in range(0, size, TILE):
+        columns = np.ascontiguousarray(rows[:, k : k + TILE])
+        for i in range(0, count, TILE):
+            left = columns[i : i + TILE]
+            for j in range(i, count, TILE):
+                made[i : i + TILE, j : j + TILE] += left @ columns[j : j + TILE].T
+    _mirror(made)
+    return made
+
+
+def sparse_gram(rows: Array, columns: Array, values: Array, count: int) -> Array:
+    """The same for a sparse matrix of `count` rows, given by its entries, which are sorted by row.
+
+    Columns that many rows have go through dense products, so that long texts cost no more than those; for
+    the others only pairs of entries are multiplied.
+    """
+    often = np.bincount(columns)
+    common = often > COMMON * count
+    rare = ~common[columns]
+    made = _pairwise_gram(rows[rare], columns[rare], values[rare], count)
+    rows, columns, values = rows[~rare], columns[~rare], values[~rare]
+    place = (np.cumsum(common) - 1)[columns]
+    size = int(common.sum())
+    for start in range(0, size, WIDTH):
+        now = (place >= start) & (place < start + WIDTH)
+        dense = np.zeros((count, min(WIDTH, size - start)), values.dtype)
+        dense[rows[now], place[now] - start] = values[now]
+        made += gram_in_pieces(dense)
+    return made
+
+
+def _pairwise_gram(rows: Array, columns: Array, values: Array, count: int) -> Array:
+    """A row meets the later entries of each of its columns."""
+    order = np.argsort(columns, kind="stable")  # by column, there by row
+    others, factors = rows[order], values[order].astype(np.float64)
+    ends = np.searchsorted(columns[order], columns, side="right")
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    bounds = np.searchsorted(rows, np.arange(count + 1))
+    made = np.zeros((count, count), values.dtype)
+    for i, (first, last) in enumerate(itertools.pairwise(bounds)):
+        place = places[first:last]
+        lengths = ends[first:last] - place
+        met = np.repeat(place - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+        products = factors[met] * np.repeat(factors[place], lengths)
+        made[i] = np.bincount(others[met], products, count)
+    _mirror(made)
+    return made
+
+
+def _mirror(made: Array) -> None:
+    """Copy what is above the diagonal below it."""
+    for i in range(len(made)):
+        made[i + 1 :, i] = made[i, i + 1 :]
 
 
 # -- hashed word and character n-grams
@@ -236,13 +284,14 @@ class Ngrams:
         """Buckets and values of each part."""
         return self._weighed(_blocks(text))
 
-    def matrix(self, part: int) -> Array:
-        """The texts learned from as rows, [texts, BUCKETS]."""
-        dense = np.zeros((len(self.rows), BUCKETS), np.float32)
-        for out, row in zip(dense, self.rows, strict=True):
-            buckets, values = row[part]
-            out[buckets] = values
-        return dense
+    def gram(self) -> Array:
+        """Products of each two texts learned from, summed over the parts, [texts, texts]."""
+        blocks = [
+            (part * BUCKETS + found, values) for row in self.rows for part, (found, values) in enumerate(row)
+        ]
+        sizes = [sum(len(found) for found, _ in row) for row in self.rows]
+        columns, values = (np.concatenate(side) for side in zip(*blocks, strict=True))
+        return sparse_gram(np.repeat(np.arange(len(sizes)), sizes), columns, values, len(sizes))
 
     def _weighed(self, row: Iterator[Block] | list[Block]) -> list[Block]:
         weighed = []
