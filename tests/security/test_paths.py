@@ -65,11 +65,13 @@ def adapter_calls(stubs: Any, name: str) -> Iterator[Any]:
     yield stubs.adapters.UnloadAdapter(pb.UnloadAdapterRequest(name=name))
     yield stubs.adapters.SetDefaultVersion(pb.SetDefaultVersionRequest(name=name))
     yield stubs.adapters.ResetDefaultVersion(pb.ResetDefaultVersionRequest(name=name))
-    routing, text = {"adapter": name}, inference_pb2.Input(text="hi")
-    yield stubs.inference.Generate(ask(routing=routing))
-    yield stubs.inference.StreamGenerate(inference_pb2.StreamGenerateRequest(input=text, routing=routing))
-    yield stubs.inference.Route(inference_pb2.RouteRequest(input=text, routing=routing))
-    yield stubs.inference.CountTokens(inference_pb2.CountTokensRequest(input=text, routing=routing))
+    text = inference_pb2.Input(text="hi")
+    mixture = [{"adapter": name, "weight": 0.5}, {"adapter": "adapters/legal", "weight": 0.5}]
+    for routing in ({"adapter": name}, {"mixture": mixture}):
+        yield stubs.inference.Generate(ask(routing=routing))
+        yield stubs.inference.StreamGenerate(inference_pb2.StreamGenerateRequest(input=text, routing=routing))
+        yield stubs.inference.Route(inference_pb2.RouteRequest(input=text, routing=routing))
+        yield stubs.inference.CountTokens(inference_pb2.CountTokensRequest(input=text, routing=routing))
     yield stubs.inference.RecordCorrection(
         inference_pb2.RecordCorrectionRequest(response_id="0" * 32, adapter=name)
     )
@@ -116,7 +118,11 @@ def test_every_field_that_names_something_is_sent_such_names() -> None:
     known = {
         *(f"{m}AdapterRequest.name" for m in ("Get", "Load", "Unload")),
         *("SetDefaultVersionRequest.name", "ResetDefaultVersionRequest.name"),
-        *(f"{m}Request.routing.adapter" for m in ("Generate", "StreamGenerate", "Route", "CountTokens")),
+        *(
+            f"{m}Request.routing.{field}"
+            for m in ("Generate", "StreamGenerate", "Route", "CountTokens")
+            for field in ("adapter", "mixture.adapter")
+        ),
         "RecordCorrectionRequest.adapter",
         *(f"{m}ExperimentRequest.name" for m in ("Get", "Delete", "Start", "Stop")),
         *("GetReportRequest.name", "PromoteArmRequest.name", "RollBackPromotionRequest.name"),

@@ -30,6 +30,7 @@ from router.errors import (
     FieldViolation,
     GateNotPassed,
     InvalidRequest,
+    NotActivated,
     NotFound,
     NotLoaded,
     NotSaved,
@@ -58,6 +59,7 @@ SECRET = "/home/someone/secret.py"
 CASES = [
     (InvalidRequest([FieldViolation("input.text", "is bad")]), "INVALID_ARGUMENT", "BadRequest"),
     (PromptTooLong(10, 11), "INVALID_ARGUMENT", "BadRequest"),
+    (NotActivated((1, 2)), "INVALID_ARGUMENT", "BadRequest"),
     (NotFound("experiment", "experiments/x"), "NOT_FOUND", "ResourceInfo"),
     (AdapterNotFound("adapters/x"), "NOT_FOUND", "ResourceInfo"),
     (ExperimentNotFound("experiments/x"), "NOT_FOUND", "ResourceInfo"),
