@@ -12,19 +12,19 @@ import asyncio
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import table, write
+from benchmarks.routing_many import Shelf
 from router.classifiers.regression import read_background
-from router.errors import AdapterNotFound
 from router.plugins import PluginHost
 from router.routing.router import Router
-from router.types import AdapterInfo, AdapterProfile, AdapterRef, AdapterState, Request, Turn
+from router.types import AdapterProfile, Request, Turn
 
 ROOT = Path(__file__).parents[1]
-SETS = ("keywords", "linear", "embedding", "keywords,linear", "keywords,linear,embedding")
+SETS = ("keywords", "linear", "embedding", "nearest", "keywords,linear", "keywords,linear,embedding")
 AT_ONCE = 32
 
 
@@ -60,29 +60,10 @@ def requests(profiles: Sequence[AdapterProfile], count: int) -> list[Request]:
     return [Request(f"bench-{i}", turns=(Turn("user", text),)) for i, text in enumerate(texts[:count])]
 
 
-class Fixed:
-    """A catalog that never changes."""
-
-    def __init__(self, profiles: tuple[AdapterProfile, ...]) -> None:
-        self._profiles = {p.name: p for p in profiles}
-
-    def resolve(self, name: str, version: str = "") -> AdapterInfo:
-        if name not in self._profiles:
-            raise AdapterNotFound(name)
-        profile = self._profiles[name]
-        return AdapterInfo(AdapterRef(name, profile.version), AdapterState.READY)
-
-    def profiles(self) -> tuple[AdapterProfile, ...]:
-        return tuple(self._profiles.values())
-
-    def subscribe(self, changed: Callable[[], None]) -> None:
-        pass
-
-
 async def measure(plugins: str, count: int) -> dict[str, Any]:
     """Times of `count` requests through a router with these plugins, in milliseconds."""
     profiles = adapters()
-    router = Router(Fixed(profiles), PluginHost([ROOT / "plugins"], plugins))
+    router = Router(Shelf(profiles), PluginHost([ROOT / "plugins"], plugins))
     started = time.perf_counter()
     await router.start()
     start = time.perf_counter() - started
