@@ -67,7 +67,7 @@ class Embedding(Classifier):
         pieces = [whole_first_last(text) for text in learned.texts]
         wanted = {piece for three in pieces for piece in three}
         known = {text: vector for text, vector in self._known.items() if text in wanted}
-        for text, vector in self._reader.each(wanted - known.keys()):
+        for text, vector in self._reader.learned(wanted - known.keys()):
             if self._closed:
                 raise RuntimeError("closed while learning")
             known[text] = vector

@@ -7,7 +7,7 @@ what was learned is kept in the state folder. Beside the encoder a request takes
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ PARTS = 3  # the whole, the first sentence, the last one
 STEEPEST = 50.0  # of an exponent
 NOTHING = np.zeros((0, PARTS * SIZE), np.float32)
 Texts = tuple[str, ...]
+Read = Callable[[Collection[str]], Iterable[tuple[str, Array]]]
 
 
 class Nearest(Classifier):
@@ -80,14 +81,14 @@ class Nearest(Classifier):
         """Load the encoder and read the strangers. Raises ConfigError where there is no encoder."""
         self._reader.warmup()
         texts = tuple(text for path in (BACKGROUND, STRANGERS) for text in read_background(path, ()))
-        vectors = self._of([texts])[texts]
+        vectors = self._read(texts, self._reader.learned)
         self._strangers, self._space = Strangers(vectors), Neighbours(principal(vectors))
 
-    def _read(self, texts: Sequence[str]) -> Array:
+    def _read(self, texts: Sequence[str], read: Read) -> Array:
         """[texts, 3 * 384] unit vectors: whole, first and last sentence side by side."""
         pieces = [whole_first_last(text) for text in texts]
         vectors = {}
-        for piece, vector in self._reader.each({piece for three in pieces for piece in three}):
+        for piece, vector in read({piece for three in pieces for piece in three}):
             if self._closed:
                 raise RuntimeError("closed while learning")
             vectors[piece] = vector
@@ -160,7 +161,7 @@ class Nearest(Classifier):
             self._kept.add({self._kept.key(texts): vectors for texts, vectors in made.items()})
 
     def _made(self, wanted: Collection[Texts]) -> dict[Texts, Array]:
-        read = iter(self._read([text for texts in wanted for text in texts]))
+        read = iter(self._read([text for texts in wanted for text in texts], self._reader.each))
         return {texts: np.stack([next(read) for _ in texts]) for texts in wanted}
 
     def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:

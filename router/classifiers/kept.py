@@ -26,6 +26,7 @@ _TABLE = (
     "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, size INTEGER NOT NULL, rows BLOB NOT NULL)"
 )
 _FIND = "SELECT key, size, rows FROM vectors WHERE key IN ({})"
+_OLDER = "DELETE FROM vectors WHERE rowid NOT IN (SELECT rowid FROM vectors ORDER BY rowid DESC LIMIT ?)"
 T = TypeVar("T")
 
 
@@ -55,12 +56,14 @@ class KeptVectors:
 
         return self._with(work, {})
 
-    def add(self, made: Mapping[bytes, Array]) -> None:
-        """Keep these."""
+    def add(self, made: Mapping[bytes, Array], most: int | None = None) -> None:
+        """Keep these; where there are more than `most` then, the older half goes."""
 
         def work(database: sqlite3.Connection) -> None:
             rows = [(key, vectors.shape[1], pack(vectors)) for key, vectors in made.items()]
             database.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+            if most is not None and database.execute("SELECT count(*) FROM vectors").fetchone()[0] > most:
+                database.execute(_OLDER, (most // 2,))
 
         self._with(work, None)
 

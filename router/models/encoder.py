@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -10,7 +11,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from router.models.base import fetch_encoder
+from router.classifiers.kept import KeptVectors, in_parts
+from router.models.base import DEFAULT_ENCODER, fetch_encoder
+from router.models.wheel import models_dir
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +24,8 @@ HEAD, TAIL = 350, 250  # characters kept of the beginning and the end
 MAX_TOKENS = 160
 SHORT = 100  # characters; short texts are not padded to the length of long ones
 BATCH = 32
+LEARNED = 256  # texts that are learned from, between two times that their vectors are kept
+MOST_LEARNED = 100_000  # vectors of such texts in the cache folder, 80 MB
 KEPT = 1024  # texts whose vectors are kept: a request is read once however many classifiers ask
 
 if TYPE_CHECKING:
@@ -79,10 +84,15 @@ def _use_one_thread() -> None:
 
 
 class Reader:
-    """Vectors of texts by one encoder, which is loaded when it is first asked. Of many threads."""
+    """Vectors of texts by one encoder, which is loaded when it is first asked. Of many threads.
 
-    def __init__(self, load: Callable[[], Callable[[Sequence[str]], Any]]) -> None:
-        self._load = load
+    Of texts that are learned from, vectors stay in `kept`; of requests, nothing outlives the process.
+    """
+
+    def __init__(
+        self, load: Callable[[], Callable[[Sequence[str]], Any]], kept: KeptVectors | None = None
+    ) -> None:
+        self._load, self._kept = load, kept
         self._encoder: Callable[[Sequence[str]], Any] | None = None
         self._lock, self._loading = threading.Lock(), threading.Lock()
         self._lately: OrderedDict[str, Vector] = OrderedDict()
@@ -150,8 +160,27 @@ class Reader:
                 batch = alike[i : i + BATCH]
                 yield from zip(batch, self._encoder(batch), strict=True)
 
+    def learned(self, texts: Iterable[str]) -> Iterator[tuple[str, Vector]]:
+        """Like `each`, for texts that are learned from at every start: nothing is read that was before."""
+        for part in in_parts(sorted(texts, key=lambda text: (len(text), text)), LEARNED):
+            keys = {} if self._kept is None else {text: self._kept.key([text]) for text in part}
+            there = {} if self._kept is None else self._kept.find(keys.values())
+            made = {}
+            for text in part:
+                if keys and keys[text] in there:
+                    yield text, there[keys[text]][0]
+            for text, vector in self.each(text for text in part if not keys or keys[text] not in there):
+                made[text] = vector
+                yield text, vector
+            if self._kept is not None and made:
+                self._kept.add({keys[text]: vector[None] for text, vector in made.items()}, MOST_LEARNED)
+
 
 @cache
 def sentence_reader() -> Reader:
-    """The process's own."""
-    return Reader(lambda: Encoder(fetch_encoder()))
+    """The process's own. What it learned from is kept beside the models, in the user's cache folder."""
+    folder = models_dir()
+    maker = f"{DEFAULT_ENCODER}/{HEAD}/{TAIL}/{MAX_TOKENS}"
+    writable = folder.is_dir() and os.access(folder, os.W_OK)
+    kept = KeptVectors(folder / "sentences.sqlite", maker) if writable else None
+    return Reader(lambda: Encoder(fetch_encoder()), kept)

@@ -40,6 +40,14 @@ def test_what_is_not_in_use_goes_where_it_is_much(tmp_path: Path) -> None:
     assert list(kept.find(keys)) == keys[:1]
 
 
+def test_the_older_half_goes_where_there_are_too_many(tmp_path: Path) -> None:
+    kept = KeptVectors(tmp_path / "v.sqlite", "m")
+    keys = [kept.key([str(i)]) for i in range(7)]
+    for key in keys:
+        kept.add({key: ROWS}, most=6)
+    assert set(kept.find(keys)) == set(keys[-3:])
+
+
 def test_a_damaged_file_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "v.sqlite"
     path.write_bytes(b"no database at all, but long enough to be looked at" * 50)

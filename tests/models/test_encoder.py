@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from router.classifiers.kept import KeptVectors
 from router.models import encoder
 from router.models.encoder import KEPT, Reader
 
@@ -82,6 +84,25 @@ def test_only_so_many_are_kept(reader: Reader, lengths: Lengths) -> None:
     assert lengths.read == []
     reader.lately(["0"])
     assert lengths.read == ["0"]
+
+
+def test_what_is_learned_from_outlives_the_process_and_requests_do_not(
+    lengths: Lengths, tmp_path: Path
+) -> None:
+    def made() -> Reader:
+        reader = Reader(lambda: lengths, KeptVectors(tmp_path / "v.sqlite", "lengths"))
+        reader.warmup()
+        lengths.read.clear()
+        return reader
+
+    assert dict(made().learned(["ab", "abc", "ab"]))["abc"] == [3.0]
+    again = made()
+    assert dict(again.learned(["abcd", "ab", "abc"])).keys() == {"ab", "abc", "abcd"}
+    assert lengths.read == ["abcd"]
+    again.lately(["a request"])
+    third = made()
+    third.lately(["a request"])
+    assert lengths.read == ["a request"]
 
 
 def test_it_is_loaded_once_and_not_before_it_is_asked(lengths: Lengths) -> None:
