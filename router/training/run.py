@@ -27,7 +27,7 @@ from rich.progress import Progress as Bar
 from router.engine.activation import last_occurrence
 from router.errors import ConfigError, FailedPrecondition
 from router.registry.format import limits
-from router.training.base import LoadedBase, describe_machine, load_base
+from router.training.base import LoadedBase, cast_weights, describe_machine, faster_dtype, load_base
 from router.training.batch import Example, Rendering
 from router.training.data import Splits, load_splits
 from router.training.export import Trained, export
@@ -68,16 +68,20 @@ def run(asked: Request, device: str) -> None:
     recipe, base = material.recipe, material.base
     torch.manual_seed(recipe.train.seed)
     model = add_lora(base.model, recipe, material.invocation)
+    dtype = faster_dtype(model, base.device)
+    cast_weights(model, dtype)
     trainer = Trainer(model, material.train, material.valid, recipe.train, base.device)
     mark = fingerprint(recipe, material.train, material.valid, base.digest)
     if asked.resume and (state := load_checkpoint(asked.checkpoint, mark)) is not None:
         trainer.load_state_dict(state)
     _train(trainer, asked, mark)
     trainer.keep_best()
+    cast_weights(model, torch.bfloat16)
     model.eval()
+    facts = _facts(material) | {"arithmetic": str(dtype).removeprefix("torch.")}
     probes = choose_probes(model, material.rendering, material.splits.valid, recipe.evaluation.probes)
     export(
-        Trained(model, recipe, base.name, base.digest, probes, trainer.progress, _facts(material)),
+        Trained(model, recipe, base.name, base.digest, probes, trainer.progress, facts),
         asked.output,
     )
     asked.checkpoint.unlink(missing_ok=True)

@@ -115,7 +115,7 @@ class Trainer:
 
 
 class MasterAdamW:
-    """Keeps float32 masters, so that small updates are not lost when the model itself is bfloat16.
+    """Keeps float32 masters, so that small updates are not lost: live weights are what bfloat16 can hold.
 
     Micikevicius et al. 2018, Mixed Precision Training, https://arxiv.org/abs/1710.03740.
     """
@@ -160,7 +160,7 @@ class MasterAdamW:
     @torch.no_grad()
     def _copy_back(self) -> None:
         for live, master in zip(self._live, self._masters, strict=True):
-            live.copy_(master)
+            live.copy_(master.bfloat16())  # whatever dtype it has: what is evaluated is what is saved
 
 
 def rate_factor(step: int, plan: Training) -> float:
