@@ -5,6 +5,7 @@ No second model: requests are read in the steps that answer others (Alain & Beng
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from router import hookimpl
+from router.classifiers.kept import KeptVectors, in_parts, pack, unpack
 from router.classifiers.regression import (
     Array,
     Lessons,
@@ -61,10 +63,16 @@ class Probe(Classifier):
         self._base: BaseModel | None = None
         self._model: _Model | None = None
         self._vectors: dict[str, Array] = {}
+        self._folder: Path | None = None
+        self._kept: KeptVectors | None = None
 
     def fingerprint(self) -> str:
         """What a calibration is bound to: the background too."""
         return f"{super().fingerprint()}/{self._depth}/{file_digest(BACKGROUND)}"
+
+    def keep(self, folder: Path) -> None:
+        """States of what is learned outlive the process there."""
+        self._folder = folder
 
     def bind(self, base: BaseModel) -> None:
         """Keep the base."""
@@ -82,11 +90,34 @@ class Probe(Classifier):
     def _read(self, texts: Sequence[str]) -> None:
         """Have a vector of each of these and of no other."""
         known = {t: v for t in texts if (v := self._vectors.get(t)) is not None}
+        known |= self._find([t for t in texts if t not in known])
         new = [t for t in dict.fromkeys(texts) if t not in known]
-        for i in range(0, len(new), FIT_BATCH):
-            part = new[i : i + FIT_BATCH]
-            known.update(zip(part, self._hidden(part, background=True), strict=True))
+        for part in in_parts(new, FIT_BATCH):
+            rows = self._hidden(part, background=True)
+            made = {t: _rounded(row) for t, row in zip(part, rows, strict=True)}
+            self._keep(made)
+            known |= made
         self._vectors = known
+        if self._kept is not None:
+            self._kept.only(self._kept.key([t]) for t in known)
+
+    def _find(self, texts: Sequence[str]) -> dict[str, Array]:
+        if self._folder is None or not texts:
+            return {}
+        if self._kept is None:
+            self._kept = KeptVectors(
+                self._folder / "states.sqlite", f"{self.fingerprint()}/{self._base_mark()}"
+            )
+        keys = {self._kept.key([t]): t for t in texts}
+        return {keys[key]: rows[0] for key, rows in self._kept.find(keys).items()}
+
+    def _base_mark(self) -> str:
+        """Tells this base, its weights and arithmetic from others: what it makes of one text."""
+        return hashlib.sha256(pack(self._hidden([CONTEXT], background=True))).hexdigest()
+
+    def _keep(self, made: dict[str, Array]) -> None:
+        if self._kept is not None:
+            self._kept.add({self._kept.key([t]): row[None] for t, row in made.items()})
 
     def _hidden(self, texts: Sequence[str], background: bool = False) -> Array:
         if self._base is None:
@@ -105,6 +136,12 @@ class Probe(Classifier):
         for i, chances in zip(asked, softmax(rows @ model.weights + model.bias), strict=True):
             answers[i] = best_scores(model.names, chances)
         return answers
+
+
+def _rounded(row: Array) -> Array:
+    """As it comes back from the file, so that what is learned is the same before and after a restart."""
+    same = unpack(pack(row), len(row))
+    return row if same is None else same[0]
 
 
 def _normed(rows: Array, mean: Array, scale: Array) -> Array:

@@ -103,8 +103,9 @@ def in_parts(items: Iterable[T], most: int) -> Iterator[tuple[T, ...]]:
 
 
 def pack(vectors: Array) -> bytes:
-    """Half precision: four digits."""
-    return vectors.astype(np.float16).tobytes()
+    """Half precision: four digits. What is too large for it is not found again."""
+    with np.errstate(over="ignore"):
+        return vectors.astype(np.float16).tobytes()
 
 
 def unpack(rows: bytes, size: int) -> Array | None:

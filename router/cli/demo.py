@@ -31,6 +31,7 @@ TIMEOUT = 180.0
 START_SECONDS = 300.0
 STOP_SECONDS = 40.0
 LOG_LINES = 20
+LEARN_SECONDS = 120.0
 
 
 @dataclass(slots=True)
@@ -100,12 +101,35 @@ async def ask_all(server: DemoServer) -> tuple[list[Asked], int]:
         names = [a.ref.name for a in adapters if a.default and a.state is not AdapterState.QUARANTINED]
         for broken in (a for a in adapters if a.state is AdapterState.QUARANTINED):
             print(f"adapter {broken.ref} is quarantined: {broken.error}")
+        await until_learned(client)
         asked = [Asked(*request) for request in requests_for(names)]
         print(f"asking {len(asked)} things at once, adapters: {', '.join(names) or 'none here'} ...\n")
         watch = asyncio.create_task(most_running(server))
         await asyncio.gather(*(ask_one(client, one) for one in asked))
         watch.cancel()
         return asked, await watch
+
+
+async def until_learned(client: AsyncClient) -> None:
+    """Wait for classifiers that still read the examples; until they have, routing takes fewer risks."""
+    from router.types import VoteError
+
+    began, said = time.monotonic(), ""
+    while time.monotonic() < began + LEARN_SECONDS:
+        votes = (await client.route("hello")).votes
+        late = ", ".join(vote.classifier for vote in votes if vote.error == VoteError.NOT_READY)
+        if late and late != said:
+            print(
+                f"serving; still learning the adapters' examples, once on this machine: {late} ...",
+                flush=True,
+            )
+        if not late:
+            if said:
+                print(f"all have learned after {time.monotonic() - began:.1f} s\n", flush=True)
+            return
+        said = late
+        await asyncio.sleep(0.5)
+    print(f"going on without what {said} would say\n")
 
 
 async def ask_one(client: AsyncClient, one: Asked) -> None:

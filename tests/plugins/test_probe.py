@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +26,7 @@ class Letters:
     def __init__(self) -> None:
         self.read: list[str] = []
         self.asked: list[tuple[str, float, bool]] = []
+        self.weight = 1.0
 
     def hidden(
         self, texts: Any, *, context: str = "", depth: float = 0.5, ends: int = 0, background: bool = False
@@ -33,7 +35,8 @@ class Letters:
         self.asked.append((context, depth, background))
         alphabet = "abcdefghijklmnopqrstuvwxyz"
         parts = [(t, t[:ends], t[-ends:]) for t in map(str.lower, texts)]
-        return np.array([[p.count(c) for p in row for c in alphabet] for row in parts], np.float32)
+        counts = [[p.count(c) for p in row for c in alphabet] for row in parts]
+        return self.weight * np.array(counts, np.float32)
 
     def likelihood(self, prompt: str, continuations: Any, *, background: bool = False) -> Any:
         raise AssertionError("the probe asks for hidden states only")
@@ -87,6 +90,36 @@ def test_a_new_fit_reads_only_what_is_new_and_forgets_what_is_gone(toy: Any, bas
     assert base.read == ["cccc"]
     toy.fit([A])
     assert "bbbb" not in toy._vectors
+
+
+def test_what_it_read_outlives_the_process_but_not_a_change_of_base(module: Any, tmp_path: Path) -> None:
+    def started(base: Letters) -> Any:
+        classifier = module.Probe()
+        classifier.keep(tmp_path)
+        classifier.bind(base)
+        classifier.fit([A, B])
+        return classifier
+
+    first, second, other = Letters(), Letters(), Letters()
+    before = started(first)
+    after = started(second)
+    assert len(first.read) > len(A.examples) > len(second.read) == 1  # what tells bases apart
+    assert values(after, "bbb") == values(before, "bbb")
+    other.weight = 2.0
+    started(other)
+    assert len(other.read) >= len(first.read) - 1  # a text without letters is the same to both
+
+
+def test_a_damaged_file_and_states_too_large_for_it_are_read_anew(module: Any, tmp_path: Path) -> None:
+    (tmp_path / "states.sqlite").write_bytes(b"no database " * 400)
+    for weight in (1.0, 1.0, 1e6):
+        base, classifier = Letters(), module.Probe()
+        base.weight = weight
+        classifier.keep(tmp_path)
+        classifier.bind(base)
+        classifier.fit([A, B])
+        assert max(values(classifier, "bbb"), key=lambda name: values(classifier, "bbb")[name]) == "b"
+    assert len(base.read) > len(A.examples)
 
 
 def test_fits_go_behind_requests_and_the_depth_is_a_parameter(module: Any) -> None:
