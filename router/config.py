@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(
         None, description="clients must show a certificate of this CA (PEM); none: they need none"
     )
+    http_listen: str = Field(
+        "", description="HTTP address of OpenAI's API, HOST:PORT (extra `http`); empty: off"
+    )
     metrics_listen: str = Field(
         "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
     )

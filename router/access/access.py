@@ -14,7 +14,7 @@ from router.access.files import Reread
 from router.access.issuers import Issuer
 from router.access.jwks import Found
 from router.access.jwt import Proof, Tokens, is_jwt
-from router.access.roles import ROLES, Role
+from router.access.roles import Role, role_of
 from router.access.xfcc import HEADER, forwarded_names
 from router.errors import (
     AdminElsewhere,
@@ -90,7 +90,7 @@ class Access:
 
         Waits, seconds at most, where an issuer's keys are being fetched. Raises Unauthenticated.
         """
-        if self._file is None or ROLES.get(method) is Role.OPEN:
+        if self._file is None or role_of(method) is Role.OPEN:
             return credentials
         token = bearer(credentials.authorization)
         if is_jwt(token):
@@ -104,11 +104,11 @@ class Access:
 
     def client(self, credentials: Credentials, method: str) -> Client:
         """Who calls; anybody for a method that is open. Raises TokenMissing, Unauthenticated."""
-        return ANYONE if ROLES.get(method) is Role.OPEN else self._identified(credentials)
+        return ANYONE if role_of(method) is Role.OPEN else self._identified(credentials)
 
     def check(self, client: Client, credentials: Credentials, method: str) -> None:
         """Whether they may call that method. Raises PermissionDenied, AdminElsewhere."""
-        role, name = ROLES.get(method), method.removeprefix("/")
+        role, name = role_of(method), method.removeprefix("/")
         if role is Role.OPEN:
             return
         if role not in client.roles:
@@ -121,7 +121,7 @@ class Access:
     async def holding(self, credentials: Credentials, method: str, client: Client) -> AsyncIterator[None]:
         """The block of a call; it ends soon after the file has changed what its client is: as `client` or
         `check` would refuse it, or with Unavailable where it may be made again."""
-        if self._file is None or ROLES.get(method) is Role.OPEN:
+        if self._file is None or role_of(method) is Role.OPEN:
             yield
             return
         timeout = asyncio.timeout(None)

@@ -49,3 +49,12 @@ ROLES: Mapping[str, Role] = {
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Role.OBSERVE,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Role.OBSERVE,
 }
+
+WEB: Mapping[str, Role] = {  # what is asked over HTTP alone; all else there is one of the above
+    "/openai.v1/ListModels": Role.INFER,
+}
+
+
+def role_of(method: str) -> Role | None:
+    """The role that a method needs; None is for nobody."""
+    return ROLES.get(method) or WEB.get(method)

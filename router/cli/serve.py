@@ -124,6 +124,14 @@ SidecarListen = Annotated[
         help="For a proxy on this machine; x-forwarded-client-cert says there who calls.",
     ),
 ]
+HttpListen = Annotated[
+    str | None,
+    typer.Option(
+        "--http-listen",
+        metavar="HOST:PORT",
+        help="Serve OpenAI's API over HTTP there, too: such as 127.0.0.1:8000. Default: off.",
+    ),
+]
 AuditFile = Annotated[
     Path | None,
     typer.Option("--audit", metavar="FILE", help="Keeps who administered what, and who was refused."),
@@ -144,6 +152,7 @@ def serve(
     metrics_listen: Metrics = None,
     admin_listen: AdminListen = None,
     sidecar_listen: SidecarListen = None,
+    http_listen: HttpListen = None,
     clients: ClientsFile = None,
     audit: AuditFile = None,
     tls_cert: TlsCert = None,
@@ -216,12 +225,16 @@ def check_reach(settings: Settings, insecure: bool) -> None:
     split_address(settings.listen, "listen")
     if settings.sidecar_listen:
         check_sidecar(settings.sidecar_listen)
+    if settings.http_listen:
+        split_address(settings.http_listen, "http_listen")
     if insecure:
         return
-    if not is_loopback(settings.listen) and not (settings.tls_cert and settings.clients):
+    for listen in filter(None, (settings.listen, settings.http_listen)):
+        if is_loopback(listen) or (settings.tls_cert and settings.clients):
+            continue
         without = "TLS" if settings.clients else "a clients file" if settings.tls_cert else "TLS and clients"
         raise ConfigError(
-            f"{settings.listen} can be reached from other machines and there is no protection without "
+            f"{listen} can be reached from other machines and there is no protection without "
             f"{without}: give --tls-cert, --tls-key and --clients, listen on 127.0.0.1, or say "
             "--insecure-listen if the network is yours"
         )

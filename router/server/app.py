@@ -8,12 +8,12 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health
 
-from router import optional
+from router import optional, web
 from router.access.access import Access
 from router.access.audit import Audit
 from router.config import Settings
@@ -47,6 +47,9 @@ from router.v1 import experiments_pb2 as pb
 from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer, add_ExperimentServiceServicer_to_server
 from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
+
+if TYPE_CHECKING:
+    from router.web.listener import Listener
 
 log = logging.getLogger(__name__)
 ENGINE_SECONDS = 2.0  # for a step to end at shutdown
@@ -92,7 +95,7 @@ class ServerApp:
         self.pipeline = Pipeline(settings, engine, registry, router, experiments, corrections, on_decision)
         self._bodies = Bodies(settings.body_memory_mb << 20, settings.body_seconds, settings.max_body_bytes)
         self._sending = Sending(lambda: self.lifecycle.pressed)
-        self.address = self.metrics_address = self.sidecar_address = ""
+        self.address = self.metrics_address = self.sidecar_address = self.http_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self._startup, self._on_ready = startup, on_ready
         if experiments is not None:
@@ -104,6 +107,7 @@ class ServerApp:
             self.metrics.shed.labels("http").inc,
         )
         self._server: grpc.aio.Server | None = None
+        self._web: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stop_asked, self._at_once = asyncio.Event(), asyncio.Event()
         self.engine_hangs = False
@@ -129,7 +133,8 @@ class ServerApp:
 
     async def start(self) -> None:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
-        server = self._bound()
+        chain = self._chain()
+        server = self._bound(chain)
         inference = InferenceService(self.settings, self.pipeline, self.registry, self.corrections)
         add_InferenceServiceServicer_to_server(inference, server)  # type: ignore[no-untyped-call]
         add_AdapterServiceServicer_to_server(AdapterService(self.registry), server)  # type: ignore[no-untyped-call]
@@ -143,17 +148,20 @@ class ServerApp:
         if self.settings.metrics_listen:
             await self._http.start(self.settings.metrics_listen)
             self.metrics_address = self._http.address
+        if self.settings.http_listen:
+            self._web = await web.listen(chain, inference, self.registry, self.settings, self.tls)
+            self.http_address = self._web.address
         await server.start()
-        log.info("listening", extra={"fields": {"address": self.address, "metrics": self.metrics_address}})
+        addresses = {"address": self.address, "http": self.http_address, "metrics": self.metrics_address}
+        log.info("listening", extra={"fields": {name: at for name, at in addresses.items() if at}})
         self.listening.set()
         self._spawn(self._load())
         self._spawn(self.metrics.follow_lag())
         self._spawn(self.access.follow())
         self._spawn(self._sending.follow())
 
-    def _bound(self) -> grpc.aio.Server:
-        """With all its addresses taken."""
-        chain = Chain(
+    def _chain(self) -> Chain:
+        return Chain(
             self.access,
             self.audit,
             self.lifecycle,
@@ -163,6 +171,9 @@ class ServerApp:
             Pace(self.settings.max_running, self.engine.status, self.metrics.lag),
             self.settings,
         )
+
+    def _bound(self, chain: Chain) -> grpc.aio.Server:
+        """With all its addresses taken."""
         options = server_options(self.settings)
         server = self._server = grpc.aio.server(interceptors=[chain], options=options)
         self.address = bind(server, self.settings.listen, self.tls)
@@ -180,6 +191,8 @@ class ServerApp:
             log.warning("stopping at once")
             self._at_once.set()
             self._spawn(self._server.stop(0))
+            if self._web is not None:
+                self._web.end()
         self._stop_asked.set()
 
     def _hung_up(self, end_by: Callable[[float], None] | None) -> None:
@@ -235,7 +248,8 @@ class ServerApp:
         # The library cancels calls that came and that nobody has looked at yet, so these are refused first.
         refusing = min(REFUSING_SECONDS, self.settings.drain_seconds) if self.lifecycle.in_flight else 0.0
         await self._pause(refusing)
-        await server.stop(self.settings.drain_seconds - refusing)
+        left = self.settings.drain_seconds - refusing
+        await asyncio.gather(server.stop(left), *([self._web.stop(left)] if self._web is not None else []))
 
     async def _pause(self, seconds: float) -> None:
         """So long, but no longer than until a second signal."""

@@ -158,6 +158,8 @@ def decoded(data: bytes, decode: Decode) -> Any:
     """The message. Raises InvalidRequest, with a fixed text, for bytes that are none."""
     try:
         return decode(data)
+    except InvalidRequest:
+        raise  # a decoder that says what is wrong with them
     except Exception as error:  # whatever the parser raises, the bytes are the caller's
         log.debug("undecodable request: %s", type(error).__name__)
         violation = FieldViolation("request", "the bytes are not a message of this method")

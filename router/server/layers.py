@@ -20,7 +20,7 @@ import grpc
 from router.access.access import Access, Credentials
 from router.access.audit import Act, Audit
 from router.access.quotas import Quotas
-from router.access.roles import ROLES, Role
+from router.access.roles import Role, role_of
 from router.access.xfcc import HEADER as XFCC
 from router.config import Settings
 from router.errors import (
@@ -82,6 +82,7 @@ SERVICES = {
 METHODS = {
     "/router.v1.InferenceService/RecordCorrection": replace(INFERENCE, admitted=False, max_body=SMALL),
     "/router.v1.AdapterService/WatchAdapters": replace(ADAPTERS, watch=True),
+    "/openai.v1/ListModels": ADAPTERS,
     "/router.v1.ExperimentService/RecordOutcomes": replace(EXPERIMENTS, watch=True),
     "/grpc.health.v1.Health/Watch": OTHER_WATCH,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": OTHER_WATCH,
@@ -136,13 +137,17 @@ class Chain(grpc.aio.ServerInterceptor):
         call = Call(handler_call_details.method, request_id_of(handler_call_details.invocation_metadata))
 
         async def run(_: Any, context: Context) -> None:
-            async with AsyncExitStack() as layers:
-                turn = await self._enter(layers, call, context, one_message=not handler.request_streaming)
-                await self._serve(layers, call, turn, context, handler)
+            await self.serve(handler, call, context)
 
         # Messages are encoded by the library where a servicer writes them one by one.
         encode = handler.response_serializer if handler.response_streaming else None
         return grpc.stream_stream_rpc_method_handler(run, None, encode)
+
+    async def serve(self, handler: Any, call: Call, context: Any) -> None:
+        """One call, by gRPC or in its form: `context` reads and writes messages as bytes."""
+        async with AsyncExitStack() as layers:
+            turn = await self._enter(layers, call, context, one_message=not handler.request_streaming)
+            await self._answer(layers, call, turn, context, handler)
 
     async def _enter(
         self, layers: AsyncExitStack, call: Call, context: Context, one_message: bool
@@ -180,7 +185,7 @@ class Chain(grpc.aio.ServerInterceptor):
     def _most(self, policy: Policy) -> int:
         return policy.max_body or self._max_body
 
-    async def _serve(
+    async def _answer(
         self, layers: AsyncExitStack, call: Call, turn: Turn | None, context: Context, handler: Any
     ) -> None:
         """Read, and answer."""
@@ -295,7 +300,7 @@ def observed(call: Call, metrics: Metrics, logged: bool, lines: Sparse) -> Itera
 
 @asynccontextmanager
 async def audited(call: Call, audit: Audit, peer: str) -> AsyncIterator[None]:
-    """A line for every refusal, and for an administrative call that fails; `_serve` notes the others."""
+    """A line for every refusal, and for an administrative call that fails; `_answer` notes the others."""
     try:
         yield
     except asyncio.CancelledError:
@@ -314,7 +319,7 @@ async def audited(call: Call, audit: Audit, peer: str) -> AsyncIterator[None]:
 
 def is_admin(call: Call) -> bool:
     """Whether it administers something."""
-    return ROLES.get(call.method) is Role.ADMIN
+    return role_of(call.method) is Role.ADMIN
 
 
 def act_of(call: Call, peer: str, code: str, reason: str = "") -> Act:

@@ -7,8 +7,9 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -20,6 +21,10 @@ NOT_NOW = (9, 10)  # OpenSSL: not yet valid, expired
 MOST_FLIGHTS = 8  # of a handshake; it has three
 
 
+def _context() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+
 @dataclass(frozen=True, slots=True)
 class Pems:
     """What the files hold."""
@@ -28,6 +33,7 @@ class Pems:
     chain: bytes
     client_ca: bytes | None
     expires: float = 0.0  # seconds since 1970
+    context: ssl.SSLContext = field(default_factory=_context, compare=False)  # for listeners of asyncio
 
 
 class Tls:
@@ -73,6 +79,19 @@ class Tls:
         """For `add_secure_port`. gRPC asks in a thread of its own at every handshake."""
         return grpc.dynamic_ssl_server_credentials(_configuration(self._shown), self._changed, self._mutual)  # type: ignore[arg-type]
 
+    def context(self) -> ssl.SSLContext:
+        """For listeners of asyncio: each handshake takes the certificate that is in force then."""
+        first = self._in_force()
+
+        def newest(connection: Any, _: str | None, __: ssl.SSLContext) -> None:
+            connection.context = self._in_force()
+
+        first.sni_callback = newest
+        return first
+
+    def _in_force(self) -> ssl.SSLContext:
+        return self._file.value().context
+
     def _changed(self) -> grpc.ServerCertificateConfiguration | None:
         found = self._file.value()
         if found is self._shown:
@@ -88,7 +107,7 @@ def _configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
 def read_pems(cert: Path, key: Path, client_ca: Path | None) -> Pems:
     """The files, if they fit together. Raises ConfigError, as for a key that is not of that certificate."""
     before = _read(cert, key, client_ca)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _context()
     try:
         context.load_cert_chain(cert, key, password=_no_password)
         if client_ca is not None:
@@ -100,7 +119,9 @@ def read_pems(cert: Path, key: Path, client_ca: Path | None) -> Pems:
         raise ConfigError(f"TLS cannot use {names}: {said}") from None
     if _read(cert, key, client_ca) != before:
         raise ConfigError("the TLS files are being written")  # the next look finds them whole
-    return replace(before, expires=expires)
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return replace(before, expires=expires, context=context)
 
 
 def _end_of(context: ssl.SSLContext, cert: Path) -> float:

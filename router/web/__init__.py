@@ -1,0 +1,30 @@
+"""The server over HTTP: OpenAI's API on the same layers and the same pipeline as gRPC (extra `http`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from router.errors import ConfigError
+
+if TYPE_CHECKING:
+    from router.config import Settings
+    from router.ports import AdapterRegistry
+    from router.server.inference import InferenceService
+    from router.server.layers import Chain
+    from router.server.tls import Tls
+    from router.web.listener import Listener
+
+
+async def listen(
+    chain: Chain, inference: InferenceService, registry: AdapterRegistry, settings: Settings, tls: Tls | None
+) -> Listener:
+    """Serve at `settings.http_listen`. Raises ConfigError without the extra, or for a taken address."""
+    try:
+        from router.web.endpoints import application
+        from router.web.listener import Listener
+    except ModuleNotFoundError as error:
+        text = f"http_listen needs {error.name}, which is not installed: pip install 'lora-router[http]'"
+        raise ConfigError(text) from None
+    listener = Listener(settings.http_listen, tls)
+    await listener.start(application(chain, inference, registry, settings))
+    return listener

@@ -1,0 +1,140 @@
+"""What is served under /v1: each request is a call of the chain, like one that came by gRPC."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from router.config import Settings
+from router.errors import AdapterNotFound, FieldViolation, InvalidRequest
+from router.ports import AdapterRegistry
+from router.server.call import Call, current_call, request_id_of, send_headers
+from router.server.inference import InferenceService
+from router.server.layers import Chain
+from router.server.sending import Outgoing
+from router.v1 import inference_pb2 as pb
+from router.web import openai
+from router.web.exchange import JSON, Exchange, Receive, Scope, Send, until_gone
+
+STREAM = "/router.v1.InferenceService/StreamGenerate"
+MODELS = "/openai.v1/ListModels"
+UNIT = "x-user-id"  # who is served, where a proxy in between drops `user`
+Answering = Callable[[Any, Any], Awaitable[None]]
+
+
+class Endpoint:
+    """An ASGI application: one method of the chain. `decode` makes what `answer` gets of a body."""
+
+    def __init__(
+        self, chain: Chain, method: str, most: int, decode: Callable[[bytes], Any], answer: Answering
+    ) -> None:
+        self._chain, self._method, self._most = chain, method, most
+        # In the form of grpc's own: a coroutine that writes its answer itself.
+        self._handler = SimpleNamespace(
+            request_streaming=False,
+            response_streaming=True,
+            request_deserializer=decode,
+            response_serializer=None,
+            unary_unary=None,
+            unary_stream=answer,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        exchange = Exchange(scope, receive, send, self._most, openai.error_json)
+        call = Call(self._method, request_id_of(exchange.invocation_metadata()))
+        await until_gone(self._chain.serve(self._handler, call, exchange), exchange)
+        await exchange.finish()
+
+
+class Completions:
+    """Chat and plain completions, whole and streamed."""
+
+    def __init__(self, inference: InferenceService, kind: type[openai.Asked]) -> None:
+        self._inference, self._kind = inference, kind
+
+    def decode(self, body: bytes) -> openai.Asked:
+        """Of bytes; raises InvalidRequest."""
+        return openai.parsed(self._kind, body)
+
+    async def answer(self, asked: openai.Asked, context: Any) -> None:
+        """Generate, and write the answer in OpenAI's form."""
+        if not context.header("content-type").partition(";")[0].strip().lower() == JSON:
+            raise InvalidRequest([FieldViolation("content-type", f"must be {JSON}")])
+        message, written = openai.generate_message(asked, context.header(UNIT)), openai.Answer(asked)
+        if asked.stream:
+            context.stream()
+            events = Events(context, written)
+            await self._inference.StreamGenerate(openai.stream_message(message), events)  # type: ignore[arg-type]
+        else:
+            response = await self._inference.Generate(message, context)
+            await send_headers(context)
+            await context.write(written.whole(response))
+
+
+class Events:
+    """A context whose messages leave as server-sent events."""
+
+    def __init__(self, context: Outgoing, answer: openai.Answer) -> None:
+        self._context, self._answer = context, answer
+
+    async def write(self, message: pb.StreamGenerateResponse) -> None:
+        """One or more events."""
+        await self._context.write(self._answer.event(message))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+class Models:
+    """What can be named as a model."""
+
+    def __init__(self, registry: AdapterRegistry) -> None:
+        self._registry = registry
+
+    async def answer(self, _: Any, context: Any) -> None:
+        """All that the client sees, or the one that the path names."""
+        visible = current_call().client.adapters
+        found = openai.models_json(info for info in self._registry.listed() if info.ref.name in visible)
+        wanted = context.path_parameter("model")
+        body: Mapping[str, Any] = found
+        if wanted:
+            named = {entry["id"]: entry for entry in found["data"]}
+            if wanted not in named:
+                raise AdapterNotFound(wanted)
+            body = named[wanted]
+        await send_headers(context)
+        await context.write(json.dumps(body).encode())
+
+
+def application(
+    chain: Chain, inference: InferenceService, registry: AdapterRegistry, settings: Settings
+) -> Starlette:
+    """The ASGI application of a server."""
+    most = settings.max_body_bytes
+    chat = Completions(inference, openai.ChatCompletion)
+    plain = Completions(inference, openai.Completion)
+    models = Endpoint(chain, MODELS, 0, lambda body: None, Models(registry).answer)
+    routes = [
+        Route(
+            "/v1/chat/completions", Endpoint(chain, STREAM, most, chat.decode, chat.answer), methods=["POST"]
+        ),
+        Route("/v1/completions", Endpoint(chain, STREAM, most, plain.decode, plain.answer), methods=["POST"]),
+        Route("/v1/models", models, methods=["GET"]),
+        Route("/v1/models/{model:path}", models, methods=["GET"]),
+    ]
+    return Starlette(routes=routes, exception_handlers={404: _refused, 405: _refused})
+
+
+async def _refused(request: Request, error: Any) -> JSONResponse:
+    reason = "NOT_FOUND" if error.status_code == 404 else "METHOD_NOT_ALLOWED"
+    text = f"{request.method} {request.url.path} is not served here; docs/http.md says what is"
+    body = openai.error_json(error.status_code, reason, text[:300], "")
+    return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))

@@ -1,0 +1,125 @@
+"""The HTTP listener: uvicorn in the server's own event loop, with bounds against idle and slow clients."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from router.errors import ConfigError
+from router.server.listen import METADATA_BYTES, most_connections, split_address
+from router.server.tls import Tls
+
+HEAD_SECONDS = 20.0  # from the first byte of a request, or a new connection, until its head is there
+IDLE_SECONDS = 120  # between requests
+
+logging.getLogger("uvicorn").setLevel(logging.WARNING)  # the server logs what it serves itself
+
+
+class Protocol(H11Protocol):
+    """Uvicorn's, for a number of connections that have a bound; a request's head must come in time."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Hang up where there are too many, as the gRPC port does."""
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "certificate_names": certificate_names(transport)}
+        if len(self.connections) > most_connections():
+            transport.abort()
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Part of a head, or of a body, whose time the layers look after."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Whoever left is waited for no more."""
+        if self._late is not None:
+            self._late.cancel()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if self._late is not None and answering:
+            self._late.cancel()
+            self._late = None
+        elif self._late is None and not answering:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+
+def certificate_names(transport: Any) -> tuple[bytes, ...]:
+    """The names in the certificate that the client showed, as gRPC tells them."""
+    shown = transport.get_extra_info("peercert") or {}
+    return tuple(name.encode() for _, name in shown.get("subjectAltName", ()))
+
+
+class _Server(uvicorn.Server):
+    """Signals are the application's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them alone."""
+        yield
+
+
+class Listener:
+    """Serves an ASGI application until it is stopped."""
+
+    def __init__(self, listen: str, tls: Tls | None) -> None:
+        self._listen, self._tls, self.address = listen, tls, ""
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, application: Any) -> None:
+        """Bind and serve. Raises ConfigError where the address cannot be had."""
+        host, number = split_address(self._listen, "http_listen")
+        bare = host.strip("[]")
+        family = socket.AF_INET6 if ":" in bare else socket.AF_INET
+        sock = socket.socket(family)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((bare, number))
+        except OSError as error:
+            sock.close()
+            text = f"cannot listen on {self._listen} for HTTP ({error.strerror}); choose another address"
+            raise ConfigError(f"{text} with --http-listen, or '' for none") from error
+        self.address = f"{host}:{sock.getsockname()[1]}"
+        config = uvicorn.Config(
+            application,
+            http=Protocol,
+            ws="none",
+            loop="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=IDLE_SECONDS,
+            h11_max_incomplete_event_size=METADATA_BYTES,
+        )
+        config.load()
+        config.ssl = self._tls.context() if self._tls is not None else None
+        self._server = _Server(config)
+        self._task = asyncio.create_task(self._server.serve([sock]), name="http")
+
+    async def stop(self, seconds: float) -> None:
+        """No more connections; requests that run have so long to end."""
+        if self._server is None or self._task is None:
+            return
+        self._server.config.timeout_graceful_shutdown = math.ceil(seconds)
+        self._server.should_exit = True
+        await self._task
+
+    def end(self) -> None:
+        """Wait for nothing."""
+        if self._server is not None:
+            self._server.force_exit = self._server.should_exit = True

@@ -1,0 +1,453 @@
+"""OpenAI's requests and answers, and the messages of InferenceService that say the same.
+
+Fields that OpenAI knows and that cannot be kept are refused by name; unknown ones are ignored, as OpenAI
+does. Source: https://platform.openai.com/docs/api-reference (chat, completions, models).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from google.protobuf.json_format import MessageToDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from router.errors import FieldViolation, InvalidRequest
+from router.names import BASE
+from router.types import AdapterInfo, AdapterState
+from router.v1 import inference_pb2 as pb
+
+AUTO = "auto"  # the model that means: whoever routing picks
+SYSTEM = ("system", "developer")
+ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
+FINISH = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
+OWNER = "lora-router"
+ANY_OBJECT = '{"type": "object"}'
+_MODEL = re.compile(r"(?:adapters/)?([^/@\s]+)(?:(?:@|/versions/|/)([^/@\s]+))?")
+
+
+def nothing(value: Any) -> None:
+    """A field that may be there as long as it asks for nothing."""
+    if value not in (None, [], {}, False, "none", 0, ""):
+        raise ValueError("is not supported here: leave it out")
+
+
+Nothing = Annotated[None, BeforeValidator(nothing)]
+
+
+class Model(BaseModel):
+    """Unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, hide_input_in_errors=True)
+
+
+class Part(Model):
+    """Of a message's content: text alone is read."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(Model):
+    """One turn."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part] | None = None
+    tool_calls: Nothing = None
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class JsonSchema(Model):
+    """Always kept strictly."""
+
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(Model):
+    """What the answer must look like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(Model):
+    """Of a stream."""
+
+    include_usage: bool = False
+
+
+class MixturePart(Model):
+    """Of answers by several adapters together."""
+
+    adapter: str
+    weight: float = 1.0
+
+
+class RoutingHints(Model):
+    """Ours: what the caller knows about where the request belongs."""
+
+    domain: str = ""
+    task: str = ""
+    unit: str = ""
+    explain: bool = False
+    mixture: list[MixturePart] = []
+
+
+class Shared(Model):
+    """What both kinds of completion have."""
+
+    model: str = AUTO
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    n: Literal[1] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    response_format: ResponseFormat | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    routing: RoutingHints = RoutingHints()
+    logit_bias: Nothing = None
+
+
+class ChatCompletion(Shared):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    tools: Nothing = None
+    functions: Nothing = None
+    tool_choice: Annotated[None, BeforeValidator(lambda v: nothing(None if v == "auto" else v))] = None
+    audio: Nothing = None
+    modalities: list[Literal["text"]] | None = None
+
+
+class Completion(Shared):
+    """POST /v1/completions: the prompt is continued as it is, without a template."""
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    logprobs: int | None = None
+    echo: Nothing = None
+    suffix: Nothing = None
+    best_of: Literal[1] | None = None
+
+
+Asked = ChatCompletion | Completion
+
+
+def parsed(kind: type[Asked], body: bytes) -> Asked:
+    """The request. Raises InvalidRequest naming every bad field."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidRequest([_violation(entry) for entry in error.errors(include_url=False)]) from None
+
+
+def _violation(entry: Any) -> FieldViolation:
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in entry["loc"]).lstrip(".")
+    return FieldViolation(field or "body", str(entry["msg"]).removeprefix("Value error, "))
+
+
+# -- To the messages of InferenceService
+
+
+def generate_message(asked: Asked, unit: str) -> pb.GenerateRequest:
+    """The same request; `unit` is who is served where the body does not say it."""
+    message = pb.GenerateRequest(
+        input=_input(asked), sampling=_sampling(asked), routing=_routing(asked, unit)
+    )
+    message.labels.update(asked.metadata or {})
+    return message
+
+
+def stream_message(message: pb.GenerateRequest) -> pb.StreamGenerateRequest:
+    """The same, to be streamed."""
+    return pb.StreamGenerateRequest(
+        input=message.input, sampling=message.sampling, routing=message.routing, labels=message.labels
+    )
+
+
+def _input(asked: Asked) -> pb.Input:
+    if isinstance(asked, Completion):
+        return pb.Input(raw_prompt=asked.prompt if isinstance(asked.prompt, str) else asked.prompt[0])
+    leading = 0
+    while leading < len(asked.messages) and asked.messages[leading].role in SYSTEM:
+        leading += 1
+    system = "\n\n".join(message.text for message in asked.messages[:leading])
+    turns = [pb.ChatMessage(role=pb.ROLE_SYSTEM, text=system)] if leading else []
+    turns += [
+        pb.ChatMessage(role=ROLES.get(message.role, pb.ROLE_SYSTEM), text=message.text)
+        for message in asked.messages[leading:]
+    ]
+    return pb.Input(chat=pb.Chat(messages=turns))
+
+
+def _sampling(asked: Asked) -> pb.Sampling:
+    message = pb.Sampling()
+    said = (
+        "min_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "frequency_penalty",
+        "presence_penalty",
+        "seed",
+    )
+    fields = {name: getattr(asked, name) for name in said}
+    if isinstance(asked, ChatCompletion):
+        fields["max_tokens"] = (
+            asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
+        )
+        if asked.logprobs:
+            fields["logprobs"] = max(1, asked.top_logprobs or 0)
+    else:
+        fields |= {"max_tokens": asked.max_tokens, "logprobs": asked.logprobs}
+    for name, value in fields.items():
+        if value is not None:
+            _set(message, name, value)
+    stop = asked.stop if isinstance(asked.stop, list) else [asked.stop] if asked.stop else []
+    message.stop.extend(stop)
+    _constrain(message, asked)
+    return message
+
+
+def _set(message: pb.Sampling, name: str, value: float) -> None:
+    try:
+        setattr(message, name, value)
+    except ValueError:
+        raise InvalidRequest([FieldViolation(name, "is out of range")]) from None
+
+
+def _constrain(message: pb.Sampling, asked: Shared) -> None:
+    wanted = [name for name in ("regex", "choice", "grammar") if getattr(asked, name) is not None]
+    form = asked.response_format
+    if form is not None and form.type != "text":
+        wanted.append("response_format")
+    if len(wanted) > 1:
+        raise InvalidRequest([FieldViolation(wanted[1], f"cannot be asked for together with {wanted[0]}")])
+    if asked.regex is not None:
+        message.regex = asked.regex
+    if asked.grammar is not None:
+        message.grammar = asked.grammar
+    if asked.choice is not None:
+        message.choices.values.extend(asked.choice)
+    if form is None:
+        return
+    if form.type == "text":
+        message.unconstrained = not wanted
+    elif form.type == "json_object":
+        message.json_schema = ANY_OBJECT
+    elif form.json_schema is None:
+        raise InvalidRequest([FieldViolation("response_format.json_schema", "must be there")])
+    else:
+        message.json_schema = json.dumps(form.json_schema.schema_)
+
+
+def _routing(asked: Shared, unit: str) -> pb.Routing:
+    hints = asked.routing
+    message = pb.Routing(
+        adapter=resource_of(asked.model),
+        domain=hints.domain,
+        task=hints.task,
+        unit=hints.unit or asked.user or unit,
+        explain=hints.explain,
+    )
+    for part in hints.mixture:
+        message.mixture.add(adapter=resource_of(part.adapter), weight=part.weight)
+    return message
+
+
+def resource_of(model: str) -> str:
+    """The adapter's resource name: of NAME, NAME@VERSION, or a resource name; '' for `auto`.
+
+    What is no such name is passed on as it is, and refused where resource names are.
+    """
+    if model in (AUTO, BASE):
+        return "" if model == AUTO else BASE
+    found = _MODEL.fullmatch(model)
+    if found is None:
+        return model
+    name, version = found.groups()
+    return f"adapters/{name}" + (f"/versions/{version}" if version else "")
+
+
+def model_of(decision: pb.Decision) -> str:
+    """Who answered, as a model's name."""
+    if decision.mixture:
+        return "+".join(model_name(part.adapter) for part in decision.mixture)
+    return model_name(decision.adapter) if decision.adapter else BASE
+
+
+def model_name(resource: str) -> str:
+    """NAME@VERSION."""
+    return resource.removeprefix("adapters/").replace("/versions/", "@")
+
+
+# -- From the messages of InferenceService
+
+
+class Answer:
+    """Writes answers to one request."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._chat = isinstance(asked, ChatCompletion)
+        self._kind = "chat.completion" if self._chat else "text_completion"
+        self._usage = asked.stream_options is not None and asked.stream_options.include_usage
+        self._logprobs = bool(asked.logprobs)
+        self._top = (asked.top_logprobs or 0) if isinstance(asked, ChatCompletion) else 0
+        self._created = int(time.time())
+        self._head: dict[str, Any] = {}
+
+    def whole(self, answer: pb.GenerateResponse) -> bytes:
+        """The answer in one piece."""
+        self._begin(answer.response_id, answer.decision, self._kind)
+        text = {"message": {"role": "assistant", "content": answer.text, "refusal": None}}
+        choice = self._choice(
+            text if self._chat else {"text": answer.text}, answer.logprobs, FINISH[answer.finish_reason]
+        )
+        decided = decision_json(answer.decision)
+        body = self._head | {"choices": [choice], "usage": usage_json(answer.usage), "routing": decided}
+        return json.dumps(body).encode()
+
+    def event(self, event: pb.StreamGenerateResponse) -> bytes:
+        """The same as server-sent events."""
+        if event.HasField("started"):
+            kind = "chat.completion.chunk" if self._chat else self._kind
+            self._begin(event.started.response_id, event.started.decision, kind)
+            decided = {"routing": decision_json(event.started.decision)}
+            first = {"delta": {"role": "assistant", "content": ""}} if self._chat else {"text": ""}
+            return self._chunk([self._choice(first, (), None)], decided)
+        if event.HasField("delta"):
+            text = event.delta.text
+            more = {"delta": {"content": text}} if self._chat else {"text": text}
+            return self._chunk([self._choice(more, event.delta.logprobs, None)])
+        last: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
+        data = self._chunk([self._choice(last, (), FINISH[event.finished.reason])])
+        if self._usage:
+            data += self._chunk([], {"usage": usage_json(event.finished.usage)})
+        return data + b"data: [DONE]\n\n"
+
+    def _begin(self, response_id: str, decision: pb.Decision, kind: str) -> None:
+        self._head = {
+            "id": response_id,
+            "object": kind,
+            "created": self._created,
+            "model": model_of(decision),
+        }
+
+    def _chunk(self, choices: list[dict[str, Any]], more: Mapping[str, Any] | None = None) -> bytes:
+        usage = {"usage": None} if self._usage else {}
+        return sse(self._head | {"choices": choices} | usage | dict(more or {}))
+
+    def _choice(
+        self, text: Mapping[str, Any], logprobs: Sequence[pb.TokenLogprob], finish: str | None
+    ) -> dict[str, Any]:
+        shown = None
+        if self._logprobs and logprobs:
+            shown = chat_logprobs(logprobs, self._top) if self._chat else text_logprobs(logprobs)
+        return {"index": 0, **text, "logprobs": shown, "finish_reason": finish}
+
+
+def sse(body: Mapping[str, Any]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def decision_json(decision: pb.Decision) -> dict[str, Any]:
+    """What was decided, under the names of the proto."""
+    return MessageToDict(
+        decision, preserving_proto_field_name=True, always_print_fields_with_no_presence=False
+    )
+
+
+def usage_json(usage: pb.Usage) -> dict[str, Any]:
+    """Tokens."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def chat_logprobs(entries: Iterable[pb.TokenLogprob], top: int) -> dict[str, Any]:
+    """As chat completions have them."""
+
+    def entry(one: Any) -> dict[str, Any]:
+        return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode())}
+
+    return {"content": [entry(one) | {"top_logprobs": [entry(t) for t in one.top[:top]]} for one in entries]}
+
+
+def text_logprobs(entries: Sequence[pb.TokenLogprob]) -> dict[str, Any]:
+    """As completions have them."""
+    offsets, at = [], 0
+    for one in entries:
+        offsets.append(at)
+        at += len(one.token)
+    return {
+        "tokens": [one.token for one in entries],
+        "token_logprobs": [one.logprob for one in entries],
+        "top_logprobs": [{t.token: t.logprob for t in one.top} for one in entries],
+        "text_offset": offsets,
+    }
+
+
+def models_json(adapters: Iterable[AdapterInfo]) -> dict[str, Any]:
+    """`auto`, the base, every name with a default version, and every version."""
+    named = [(AUTO, "whoever routing picks"), (BASE, "the base alone")]
+    for info in adapters:
+        if info.state is not AdapterState.QUARANTINED:
+            named += [(info.ref.name, info.description)] if info.default else []
+            named.append((f"{info.ref.name}@{info.ref.version}", info.description))
+    return {"object": "list", "data": [model_json(name, text) for name, text in named]}
+
+
+def model_json(name: str, description: str) -> dict[str, Any]:
+    """One entry."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": OWNER, "description": description}
+
+
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+FIELDS = {"input.chat.messages": "messages", "input.raw_prompt": "prompt", "routing.adapter": "model"}
+
+
+def error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
+    """An error in OpenAI's shape; `code` is the reason that gRPC clients get, in lower case."""
+    kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    for ours, theirs in FIELDS.items():
+        field, message = field.replace(ours, theirs), message.replace(ours, theirs)
+    field, message = field.removeprefix("sampling."), message.replace("sampling.", "")
+    code = "model_not_found" if reason == "ADAPTER_NOT_FOUND" else reason.lower()
+    if code == "model_not_found":
+        field = "model"
+    return {"error": {"message": message, "type": kind, "param": field or None, "code": code}}

@@ -1,0 +1,150 @@
+"""The HTTP port: who may call, TLS, clients that say nothing, addresses that cannot be had."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+import trustme
+
+from router.engine.fake import FakeEngine
+from router.errors import ConfigError
+from router.web import listener
+from tests.security.helpers import write_clients
+from tests.web.conftest import Http, StartWeb, asking, connect
+
+
+async def test_a_client_needs_its_token_and_sees_its_own_adapters(
+    start_web: StartWeb, tmp_path: Path
+) -> None:
+    clients = write_clients(tmp_path, adapters=["medical"], team=("infer",))
+    server = await start_web(clients=clients.path)
+    async with connect(server, clients.team) as client:
+        names = [model.id async for model in client.models.list()]
+        assert names == ["auto", "base", "medical", "medical@1.0.0"]
+        assert (await client.chat.completions.create(**asking(model="medical"))).model == "medical@1.0.0"
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.create(**asking(model="legal"))
+    async with connect(server, "lrk_nobody_nothing") as stranger:
+        with pytest.raises(openai.AuthenticationError) as refused:
+            await stranger.chat.completions.create(**asking())
+        assert refused.value.code == "token_invalid"
+        with pytest.raises(openai.AuthenticationError):
+            await stranger.models.list()
+
+
+async def test_who_may_only_observe_generates_nothing(start_web: StartWeb, tmp_path: Path) -> None:
+    clients = write_clients(tmp_path, watcher=("observe",))
+    async with connect(await start_web(clients=clients.path), clients.watcher) as client:
+        with pytest.raises(openai.PermissionDeniedError) as refused:
+            await client.chat.completions.create(**asking())
+    assert refused.value.code == "role_missing"
+
+
+async def test_a_quota_is_one_for_both_ways_in(start_web: StartWeb, http: Http, tmp_path: Path) -> None:
+    clients = write_clients(tmp_path, more="requests_per_minute = 1", team=("infer",))
+    server = await start_web(clients=clients.path)
+    async with connect(server, clients.team) as client:
+        await client.chat.completions.create(**asking())
+    answer = await http(server, headers={"authorization": f"Bearer {clients.team}"}).post(
+        "/v1/chat/completions", json=asking()
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "quota")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_tls_shows_the_certificate_in_force(start_web: StartWeb, tmp_path: Path) -> None:
+    authority, paths = trustme.CA(), [tmp_path / name for name in ("cert.pem", "key.pem", "ca.pem")]
+
+    def issue(name: str) -> None:
+        made = authority.issue_cert("127.0.0.1", common_name=name)
+        paths[0].write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+        paths[1].write_bytes(made.private_key_pem.bytes())
+
+    issue("first")
+    authority.cert_pem.write_to_path(str(paths[2]))
+    server = await start_web(tls_cert=paths[0], tls_key=paths[1])
+    context = ssl.create_default_context(cafile=str(paths[2]))
+
+    async def shown() -> str:
+        host, _, port = server.http_address.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port), ssl=context)
+        subject = dict(pair for part in writer.get_extra_info("peercert")["subject"] for pair in part)
+        writer.close()
+        await writer.wait_closed()
+        return str(subject["commonName"])
+
+    assert await shown() == "first"
+    issue("second")
+    for _ in range(100):
+        if await shown() == "second":
+            break
+        await asyncio.sleep(0.05)
+    assert await shown() == "second"
+    async with httpx2.AsyncClient(verify=context, base_url=f"https://{server.http_address}") as client:
+        assert (await client.get("/v1/models")).status_code == 200
+
+
+async def test_who_says_nothing_is_hung_up_on(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "HEAD_SECONDS", 0.2)
+    server = await start_web()
+    host, _, port = server.http_address.rpartition(":")
+    silent, begun, again = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
+    again[1].write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+    await again[0].readuntil(b"}]}")
+    for _, writer in (begun, again):
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    for reader, writer in (silent, begun, again):
+        with suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+
+async def test_between_requests_there_is_time(start_web: StartWeb, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "HEAD_SECONDS", 0.2)
+    server = await start_web(engine=FakeEngine(step_seconds=0.02))
+    async with connect(server) as client:
+        asked = asking(max_tokens=30)
+        await client.chat.completions.create(**asked, extra_body={"min_tokens": 30})  # longer than that
+        await asyncio.sleep(0.4)
+        await client.chat.completions.create(**asking())
+
+
+async def test_a_body_that_does_not_come_holds_its_turn_for_a_while_only(
+    start_web: StartWeb,
+) -> None:
+    server = await start_web(body_seconds=0.3)
+    host, _, port = server.http_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 100\r\n\r\n{"
+    )
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+    assert head.startswith(b"HTTP/1.1 504")
+    writer.close()
+
+
+async def test_a_taken_address_is_said(start_web: StartWeb) -> None:
+    server = await start_web()
+    with pytest.raises(ConfigError, match="--http-listen"):
+        await listener.Listener(server.http_address, None).start(None)
+    with pytest.raises(ConfigError, match="http_listen must be HOST:PORT"):
+        await listener.Listener("nowhere", None).start(None)
+
+
+async def test_without_the_extra_the_setting_says_what_to_install(
+    start_web: StartWeb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("router.web.endpoints", "router.web.listener"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ConfigError, match=r"lora-router\[http\]"):
+        await start_web()

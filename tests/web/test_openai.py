@@ -1,0 +1,183 @@
+"""OpenAI's requests as our messages: what is kept, what is refused by name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.errors import InvalidRequest
+from router.v1 import inference_pb2 as pb
+from router.web import openai
+from tests.web.conftest import asking
+
+
+def chat(**fields: Any) -> pb.GenerateRequest:
+    asked = openai.parsed(openai.ChatCompletion, json.dumps(asking(**fields)).encode())
+    return openai.generate_message(asked, "")
+
+
+def refused(kind: Any, body: Any) -> set[str]:
+    with pytest.raises(InvalidRequest) as caught:
+        openai.generate_message(openai.parsed(kind, json.dumps(body).encode()), "")
+    return {violation.field for violation in caught.value.violations}
+
+
+def test_leading_instructions_are_one_system_text_and_parts_are_joined() -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {
+            "role": "developer",
+            "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "kind."}],
+        },
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c", "name": "me"},
+    ]
+    turns = chat(messages=messages).input.chat.messages
+    assert [(turn.role, turn.text) for turn in turns] == [
+        (pb.ROLE_SYSTEM, "Be brief.\n\nBe kind."),
+        (pb.ROLE_USER, "a"),
+        (pb.ROLE_ASSISTANT, "b"),
+        (pb.ROLE_USER, "c"),
+    ]
+
+
+def test_sampling_is_said_only_where_it_was_said() -> None:
+    assert not chat().sampling.ListFields()
+    said = chat(
+        max_completion_tokens=7, max_tokens=9, temperature=0, top_p=0.5, seed=3, stop="x", presence_penalty=1
+    ).sampling
+    assert (said.max_tokens, said.HasField("temperature"), said.top_p, said.seed) == (7, True, 0.5, 3)
+    assert list(said.stop) == ["x"]
+    assert chat(max_tokens=9, stop=["a", "b"]).sampling.max_tokens == 9
+    assert list(chat(stop=["a", "b"]).sampling.stop) == ["a", "b"]
+
+
+def test_response_formats_are_constraints() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
+    assert json.loads(chat(response_format=form).sampling.json_schema) == schema
+    assert json.loads(chat(response_format={"type": "json_object"}).sampling.json_schema) == {
+        "type": "object"
+    }
+    assert chat(response_format={"type": "text"}).sampling.unconstrained
+    assert list(chat(choice=["a", "b"]).sampling.choices.values) == ["a", "b"]
+    assert chat(regex="a+").sampling.regex == "a+"
+    assert refused(openai.ChatCompletion, asking(response_format={"type": "json_schema"})) == {
+        "response_format.json_schema"
+    }
+    assert refused(openai.ChatCompletion, asking(regex="a", choice=["a"])) == {"choice"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "bad"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+        ({"messages": "hi"}, "messages"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"max_tokens": 2**40}, "max_tokens"),
+        ({"seed": 2**70}, "seed"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"functions": [{}]}, "functions"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"modalities": ["audio"]}, "modalities[0]"),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"stream": "yes"}, "stream"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_by_name(fields: dict[str, Any], bad: str) -> None:
+    assert any(field.startswith(bad) for field in refused(openai.ChatCompletion, asking(**fields)))
+
+
+def test_what_asks_for_nothing_and_what_nobody_knows_is_let_be() -> None:
+    fields = {
+        "tools": [],
+        "tool_choice": "auto",
+        "logit_bias": None,
+        "n": 1,
+        "parallel_tool_calls": True,
+        "store": False,
+        "unheard_of": {"a": 1},
+    }
+    assert chat(**fields) == chat()
+
+
+def test_plain_prompts_are_raw() -> None:
+    asked = openai.parsed(openai.Completion, b'{"prompt": ["a b"], "logprobs": 2}')
+    message = openai.generate_message(asked, "")
+    assert (message.input.raw_prompt, message.sampling.logprobs) == ("a b", 2)
+    assert any(f.startswith("prompt") for f in refused(openai.Completion, {"prompt": ["a", "b"]}))
+    assert any(f.startswith("prompt") for f in refused(openai.Completion, {"prompt": [1, 2]}))
+    assert refused(openai.Completion, {"prompt": "a", "echo": True}) == {"echo"}
+
+
+@pytest.mark.parametrize(
+    ("model", "resource"),
+    [
+        ("auto", ""),
+        ("base", "base"),
+        ("m", "adapters/m"),
+        ("m@1.2", "adapters/m/versions/1.2"),
+        ("m/1.2", "adapters/m/versions/1.2"),
+        ("adapters/m", "adapters/m"),
+        ("adapters/m/versions/1", "adapters/m/versions/1"),
+        ("a b", "a b"),
+        ("", ""),
+        ("a@b@c", "a@b@c"),
+    ],
+)
+def test_names_of_models(model: str, resource: str) -> None:
+    assert openai.resource_of(model) == resource
+
+
+def test_the_unit_of_experiments_is_the_routings_then_the_users_then_the_headers() -> None:
+    def unit(header: str, **fields: Any) -> str:
+        asked = openai.parsed(openai.ChatCompletion, json.dumps(asking(**fields)).encode())
+        return openai.generate_message(asked, header).routing.unit
+
+    assert unit("h") == "h"
+    assert unit("h", user="u") == "u"
+    assert unit("h", user="u", routing={"unit": "r"}) == "r"
+
+
+def test_mixtures_and_hints() -> None:
+    mixture = [{"adapter": "a", "weight": 0.5}, {"adapter": "b@2"}]
+    routing = chat(routing={"mixture": mixture, "explain": True}).routing
+    assert [(part.adapter, part.weight) for part in routing.mixture] == [
+        ("adapters/a", 0.5),
+        ("adapters/b/versions/2", 1.0),
+    ]
+    assert chat(routing={"domain": "medical"}).routing.domain == "medical"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = sorted({*openai.ChatCompletion.model_fields, *openai.Completion.model_fields})
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6) | JSON, st.booleans())
+def test_any_json_is_a_request_or_refused_in_words(body: Any, plain: bool) -> None:
+    kind: Any = openai.Completion if plain else openai.ChatCompletion
+    try:
+        message = openai.generate_message(openai.parsed(kind, json.dumps(body).encode()), "")
+    except InvalidRequest as error:
+        refusal = error
+    else:
+        assert pb.GenerateRequest.FromString(message.SerializeToString()) == message
+        return
+    assert all(violation.field and violation.description for violation in refusal.violations)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes(data: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        openai.parsed(openai.ChatCompletion, data)
