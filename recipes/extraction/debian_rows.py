@@ -10,20 +10,16 @@ data is what was trained on.
 from __future__ import annotations
 
 import argparse
-import lzma
 import random
-import re
-import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from indexes import ENGLISH, PACKAGES, add_indexes, paragraphs, read_index, sources, stanzas
 from near import Known, for_training
 from rows import DATA, read_train, write
 
-ARCHIVE = "http://deb.debian.org/debian/dists/trixie/main/"
-TEXTS, PACKAGES = "i18n/Translation-en.xz", "binary-amd64/Packages.xz"
 PROMPT = "Summarize this software description in one short line.\n\n"
 WORDS, SYNOPSIS = range(25, 111), range(3, 12)
 
@@ -43,16 +39,9 @@ class Description:
         return fits and self.synopsis.lower() not in self.text.lower()
 
 
-def stanzas(index: str) -> Iterator[dict[str, str]]:
-    """The stanzas of a Debian index; lines that go on are joined by newlines."""
-    for block in index.strip().split("\n\n"):
-        fields = re.split(r"\n(?! )", block)
-        yield {name: value.strip() for name, _, value in (field.partition(":") for field in fields)}
-
-
 def descriptions(texts: str, packages: str) -> Iterator[Description]:
     """Every described package whose source is known, in the order of the index."""
-    source = {s["Package"]: s.get("Source", s["Package"]).split()[0] for s in stanzas(packages)}
+    source = sources(packages)
     for stanza in stanzas(texts):
         synopsis, _, text = stanza.get("Description-en", "").partition("\n")
         package = stanza["Package"]
@@ -61,10 +50,8 @@ def descriptions(texts: str, packages: str) -> Iterator[Description]:
 
 
 def running_text(description: str) -> str:
-    """Paragraphs as one line; one with an indented line in it (a list, code) is left out."""
-    paragraphs = re.split(r"\n \.(?=\n|$)", "\n" + description)
-    running = [text for text in paragraphs if not re.search(r"\n(?! \S)", text)]
-    return " ".join(" ".join(running).split())
+    """The paragraphs as one line, without lists and code."""
+    return " ".join(text for text in paragraphs(description) if text)
 
 
 def more_rows(
@@ -93,31 +80,19 @@ def _row(item: Description) -> dict[str, str]:
     return row | {"source": "Debian trixie Translation-en", "x": item.text, "pkg": item.package}
 
 
-def read_index(folder: Path | None, name: str) -> str:
-    """An index from a folder, else from the archive."""
-    if folder is not None:
-        packed = (folder / Path(name).name).read_bytes()
-    else:
-        with urllib.request.urlopen(ARCHIVE + name, timeout=60) as reply:
-            packed = reply.read()
-    return lzma.decompress(packed).decode()
-
-
 def main() -> None:
     """Write summarization.more.jsonl.gz."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--indexes", type=Path, metavar="DIR", help="Folder with the two files. Default: fetch them."
-    )
-    parser.add_argument("--rows", type=int, default=6000, metavar="N", help="Rows in all.")
+    add_indexes(parser)
+    parser.add_argument("--rows", type=int, default=16000, metavar="N", help="Rows in all.")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument(
         "-o", "--output", type=Path, default=DATA / "summarization.more.jsonl.gz", metavar="FILE"
     )
     options = parser.parse_args()
-    found = list(descriptions(read_index(options.indexes, TEXTS), read_index(options.indexes, PACKAGES)))
+    found = list(descriptions(read_index(options.indexes, ENGLISH), read_index(options.indexes, PACKAGES)))
     rows = more_rows(read_train("summarization"), found, options.rows, options.seed)
     write(rows, options.output)
 

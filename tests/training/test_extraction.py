@@ -28,9 +28,8 @@ TABULAR = """<ICD10CM.tabular><chapter><desc>Injuries (S00-T88)</desc><section>
 def scripts() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPTS)
-        yield {
-            name: importlib.import_module(name) for name in ("near", "icd_rows", "debian_rows", "gaap_rows")
-        }
+        names = ("near", "icd_rows", "debian_rows", "gaap_rows", "translation_rows")
+        yield {name: importlib.import_module(name) for name in names}
 
 
 def rows_of(name: str) -> list[dict[str, str]]:
@@ -39,7 +38,7 @@ def rows_of(name: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["medical", "summarization"])
+@pytest.mark.parametrize("name", ["medical", "summarization", "translation"])
 def test_shipped_rows_are_far_from_the_other_splits(scripts: dict[str, ModuleType], name: str) -> None:
     near = scripts["near"]
     train, more = rows_of(f"{name}.train"), rows_of(f"{name}.more")
@@ -187,6 +186,75 @@ def test_debian_takes_one_package_of_a_new_training_source(scripts: dict[str, Mo
     made = debian.more_rows(train, found, rows=9, seed=1)
     assert sorted(row["group"] for row in made[1:]) == sorted(ours[1:])
     assert len(debian.more_rows(train, found, rows=2, seed=1)) == 2
+
+
+def test_shipped_paragraphs_stand_after_the_synopses() -> None:
+    marked = ["paragraph" in row["source"] for row in rows_of("translation.more")]
+    assert marked == sorted(marked)
+    assert sum(marked) == 3000
+
+
+def test_translations_are_joined_on_the_description(scripts: dict[str, ModuleType]) -> None:
+    english = "Package: a-bin\nDescription-md5: 1\nDescription-en: loud tin player\n First.\n .\n  - list\n"
+    english += "\nPackage: b\nDescription-md5: 2\nDescription-en: not translated\n B.\n"
+    french = "Package: a-bin\nDescription-md5: 1\nDescription-fr: lecteur\u22c5bruyant\n Un.\n .\n  - liste\n"
+    translation = scripts["translation_rows"]
+    found = list(translation.descriptions(english, french, "Package: a-bin\nSource: a (1.0)\n"))
+    assert list(translation.synopses(found)) == [translation.Pair("a", "loud tin player", "lecteur bruyant")]
+    assert list(translation.running_paragraphs(found)) == [translation.Pair("a", "First.", "Un.")]
+
+
+@pytest.mark.parametrize(
+    ("english", "french", "usable"),
+    [
+        ("loud tin player", "lecteur bruyant en fer-blanc", True),
+        ("loud player", "lecteur bruyant de musique", False),
+        ("Tin Music Player", "Tin music player", False),
+        ("tin - transitional package", "tin – paquet de transition", False),
+        ("dummy video driver for X", "pilote vidéo factice pour X", True),
+    ],
+)
+def test_synopses_worth_learning_from(
+    scripts: dict[str, ModuleType], english: str, french: str, usable: bool
+) -> None:
+    assert scripts["translation_rows"].Pair("s", english, french).usable_synopsis() is usable
+
+
+@pytest.mark.parametrize(
+    ("english", "french", "usable"),
+    [
+        ("It plays 2 songs. Loudly.", "Il joue 2 chansons. Très fort.", True),
+        ("It plays 2 songs. Loudly.", "Il joue 2 chansons très fort.", False),
+        ("It plays 2 songs.", "Il joue 3 chansons.", False),
+        ("It plays songs.", "Il joue des chansons de toutes les époques et de tous les pays.", False),
+        ("It plays these songs:", "Il joue ces chansons :", False),
+        ("It plays songs. " * 13 + "It sings.", "Il joue des airs. " * 13 + "Il chante.", False),
+    ],
+)
+def test_paragraphs_worth_learning_from(
+    scripts: dict[str, ModuleType], english: str, french: str, usable: bool
+) -> None:
+    assert scripts["translation_rows"].Pair("s", english, french).usable_paragraph() is usable
+
+
+def test_translation_takes_two_synopses_and_a_paragraph_of_a_source(scripts: dict[str, ModuleType]) -> None:
+    translation, near = scripts["translation_rows"], scripts["near"]
+    ours = next(name for name in map(str, range(40)) if near.for_training(name))
+    theirs = next(name for name in map(str, range(40)) if not near.for_training(name))
+
+    def described(source: str, word: str) -> Any:
+        english = f"plays {word} songs\n It sings {word}."
+        return translation.Pair(source, english, f"joue des airs {word}\n Il chante {word}.")
+
+    found = [described(ours, word) for word in "abcd"] + [described(theirs, "z")]
+    found += [translation.Pair(ours, "other English words", "joue des airs z")]  # French as in the test split
+    train = [{"group": ours, "x": "Plays a songs"}]
+    made = translation.more_rows(train, found, rows_of_paragraphs=5, seed=1)
+    assert made[0] == train[0]
+    assert [row["group"] for row in made] == [ours] * 3
+    assert made[1]["x"] in {"plays b songs", "plays c songs", "plays d songs"}
+    assert made[2]["source"].endswith("paragraph")
+    assert len(translation.more_rows(train, found, rows_of_paragraphs=0, seed=1)) == 2
 
 
 def test_missing_package_says_what_to_install(tmp_path: Path) -> None:
