@@ -11,9 +11,9 @@ from collections.abc import Iterable
 FIRST_FOR_TRAINING = 0.22  # of the hash that made the splits: test from 0, validation from 0.14
 
 
-def for_training(group: str) -> bool:
-    """Whether the hash by which the splits were made gives a group to training."""
-    return int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) / 2**32 >= FIRST_FOR_TRAINING
+def for_training(group: str, first: float = FIRST_FOR_TRAINING) -> bool:
+    """Whether the hash by which the splits were made gives a group to training, from `first` on."""
+    return int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) / 2**32 >= first
 
 
 class Known:
