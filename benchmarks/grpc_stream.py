@@ -1,7 +1,7 @@
-"""`python -m benchmarks.grpc_stream`: the same work through gRPC streaming and in-process, interleaved.
+"""`python -m benchmarks.grpc_stream`: the same work in-process, through gRPC and over HTTP, interleaved.
 
-One engine. In-process, its event loop reads the generations; through gRPC, a client in a process of its
-own reads 16 concurrent streams from a server on the same engine and event loop.
+One engine. In-process, its event loop reads the generations; else a client in a process of its own reads 16
+concurrent streams from a server on the same engine and event loop, by gRPC or as OpenAI's server-sent events.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import tempfile
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks import report
 from benchmarks.prompts import NEW_TOKENS, REQUESTS
@@ -30,6 +32,7 @@ from router.routing.router import Router
 from router.server.app import ServerApp
 from router.types import SamplingParams
 
+HERE, GRPC, HTTP = "in-process", "through gRPC", "over HTTP, server-sent events"
 WORDS = [
     "river",
     "stone",
@@ -54,35 +57,62 @@ def texts(seed: int) -> list[str]:
     return [f"{seed} {i} " + " ".join(rng.choices(WORDS, k=82)) for i in range(REQUESTS)]
 
 
-async def client(address: str) -> None:
-    """The client's process: a line of JSON prompts in, a line of seconds and tokens out."""
+async def client(grpc_address: str, http_address: str) -> None:
+    """The client's process: a way and prompts in, as a line of JSON, a line of seconds and tokens out."""
     import grpc
 
-    from router.v1 import inference_pb2 as pb
     from router.v1.inference_pb2_grpc import InferenceServiceStub
 
-    async with grpc.aio.insecure_channel(address) as channel:
-        stub = InferenceServiceStub(channel)
-
-        async def one(text: str) -> int:
-            sampling = pb.Sampling(max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS)
-            request = pb.StreamGenerateRequest(input=pb.Input(raw_prompt=text), sampling=sampling)
-            last = None
-            async for event in stub.StreamGenerate(request):
-                last = event
-            return int(last.finished.usage.completion_tokens) if last else 0
-
+    async with grpc.aio.insecure_channel(grpc_address) as channel:
+        ways = {GRPC: partial(by_grpc, InferenceServiceStub(channel)), HTTP: partial(by_http, http_address)}
         while line := await asyncio.to_thread(sys.stdin.readline):
+            way, prompts = json.loads(line)
             begin = time.perf_counter()
-            tokens = sum(await asyncio.gather(*map(one, json.loads(line))))
+            tokens = sum(await asyncio.gather(*map(ways[way], prompts)))
             print(json.dumps({"seconds": time.perf_counter() - begin, "tokens": tokens}), flush=True)
 
 
-async def through_grpc(process: Process, prompts: Sequence[str]) -> float:
+async def by_grpc(stub: Any, text: str) -> int:
+    """The tokens of one stream."""
+    from router.v1 import inference_pb2 as pb
+
+    sampling = pb.Sampling(max_tokens=NEW_TOKENS, min_tokens=NEW_TOKENS)
+    request = pb.StreamGenerateRequest(input=pb.Input(raw_prompt=text), sampling=sampling)
+    last = None
+    async for event in stub.StreamGenerate(request):
+        last = event
+    return int(last.finished.usage.completion_tokens) if last else 0
+
+
+async def by_http(address: str, text: str) -> int:
+    """The same; without a library, so that the client costs as little as it can."""
+    host, _, port = address.rpartition(":")
+    body = json.dumps(
+        {
+            "model": "base",
+            "prompt": text,
+            "max_tokens": NEW_TOKENS,
+            "min_tokens": NEW_TOKENS,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    tokens = 0
+    while not (line := await reader.readline()).startswith(b"data: [DONE]"):
+        if line.startswith(b"data: "):
+            tokens = (json.loads(line[6:]).get("usage") or {}).get("completion_tokens", tokens)
+    writer.close()
+    return tokens
+
+
+async def through(process: Process, way: str, prompts: Sequence[str]) -> float:
     """Tokens a second as the client sees them."""
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(json.dumps(prompts).encode() + b"\n")
+    process.stdin.write(json.dumps([way, prompts]).encode() + b"\n")
     answer = json.loads(await process.stdout.readline())
     return float(answer["tokens"] / answer["seconds"])
 
@@ -96,10 +126,10 @@ async def in_process(engine: TorchEngine, prompts: Sequence[str]) -> float:
 
 
 async def measure(rounds: int) -> dict[str, list[float]]:
-    """Both ways in turn."""
-    settings = Settings(listen="127.0.0.1:0", metrics_listen="")
+    """All ways in turn."""
+    settings = Settings(listen="127.0.0.1:0", http_listen="127.0.0.1:0", metrics_listen="")
     engine = TorchEngine(settings)
-    speeds: dict[str, list[float]] = {"in-process": [], "through gRPC": []}
+    speeds: dict[str, list[float]] = {HERE: [], GRPC: [], HTTP: []}
     with tempfile.TemporaryDirectory() as folder:
         registry, router = _parts(engine, Path(folder))
 
@@ -111,14 +141,14 @@ async def measure(rounds: int) -> dict[str, list[float]]:
         app = ServerApp(settings, engine, registry, router, startup)
         await app.start()
         await app.ready.wait()
-        command = [sys.executable, "-m", "benchmarks.grpc_stream", "--client", app.address]
+        command = [sys.executable, "-m", "benchmarks.grpc_stream", "--client", app.address, app.http_address]
         process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
         for run in range(rounds + 1):
-            a = await in_process(engine, texts(2 * run))
-            b = await through_grpc(process, texts(2 * run + 1))
-            if run:
-                speeds["in-process"].append(a)
-                speeds["through gRPC"].append(b)
+            found = {HERE: await in_process(engine, texts(3 * run))}
+            for at, way in enumerate((GRPC, HTTP) if run % 2 else (HTTP, GRPC), 1):
+                found[way] = await through(process, way, texts(3 * run + at))
+            for way, speed in found.items() if run else ():
+                speeds[way].append(speed)
         process.kill()
         await process.wait()
         await app.stop()
@@ -136,13 +166,16 @@ def main() -> None:
     """Measure and write results; with --client, be the client."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--client", metavar="ADDRESS", help=argparse.SUPPRESS)
+    parser.add_argument("--client", nargs=2, metavar="ADDRESS", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.client:
-        asyncio.run(client(args.client))
+        asyncio.run(client(*args.client))
         return
     speeds = asyncio.run(measure(args.rounds))
-    ratio = median(b / a for a, b in zip(speeds["in-process"], speeds["through gRPC"], strict=True))
+
+    def ratio(one: str, other: str) -> float:
+        return median(a / b for a, b in zip(speeds[one], speeds[other], strict=True))
+
     rows = [{"arm": k, "tokens/s": median(v), "min": min(v), "max": max(v)} for k, v in speeds.items()]
     print(report.table(rows))
     workload = (
@@ -150,7 +183,11 @@ def main() -> None:
         "greedy; server and engine in one process, the client in another; median of "
         f"{args.rounds} interleaved rounds."
     )
-    print("written to", report.write("grpc-stream", workload, rows, [f"ratio {ratio:.2f} (target 0.95)"]))
+    notes = [
+        f"gRPC / in-process {ratio(GRPC, HERE):.2f} (target 0.95)",
+        f"HTTP / gRPC {ratio(HTTP, GRPC):.2f} (target 0.9)",
+    ]
+    print("written to", report.write("grpc-stream", workload, rows, notes))
 
 
 if __name__ == "__main__":
