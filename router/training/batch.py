@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
@@ -123,14 +122,54 @@ def collate(examples: Sequence[Example]) -> Batch:
     return Batch(torch.tensor([examples[0].prompt[:shared]], dtype=torch.long), tokens, targets)
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A batch cut in each row at the place from which an activated LoRA acts on it.
+
+    prefix [1, P] of all rows and before [B, W], padded on the right: what the base reads. tokens, targets and
+    positions [B, T]: what the adapter reads. places [B]: how many tokens of a row are the base's.
+    """
+
+    prefix: torch.Tensor
+    before: torch.Tensor
+    tokens: torch.Tensor
+    targets: torch.Tensor
+    positions: torch.Tensor
+    places: torch.Tensor
+
+    @classmethod
+    def of(cls, batch: Batch, places: Sequence[int]) -> Late:
+        """Cut at these places."""
+        batch = batch.cut(min(places))
+        device, shared = batch.tokens.device, batch.prefix.shape[1]
+        cuts = torch.tensor(places, device=device) - shared
+        rest = batch.tokens.shape[1] - int(cuts.min())
+        columns = cuts[:, None] + torch.arange(rest, device=device)
+        inside = columns < batch.tokens.shape[1]
+        columns = columns.clamp(max=batch.tokens.shape[1] - 1)
+        targets = batch.targets.gather(1, columns).masked_fill(~inside, IGNORED)
+        before = batch.tokens[:, : int(cuts.max())]
+        return cls(
+            batch.prefix, before, batch.tokens.gather(1, columns), targets, columns + shared, cuts + shared
+        )
+
+    def mask(self, dtype: torch.dtype) -> torch.Tensor:
+        """[B, 1, T, P + W + T], added to attention: a row sees its own beginning, and of the rest what came."""
+        rows, width = self.tokens.shape
+        device, read = self.tokens.device, self.prefix.shape[1] + self.before.shape[1]
+        own = torch.arange(read, device=device) < self.places[:, None]
+        come = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+        seen = torch.cat((own[:, None].expand(-1, width, -1), come.expand(rows, -1, -1)), 2)
+        return torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]
+
+
 class AnswerModel:
     """Runs a causal LM over batches and looks at answer tokens only.
 
     Two savings, both exact: the output matrix is applied at answer positions alone, and the
     beginning that all rows of a batch share goes through the model once, its keys and values
     expanded to every row (gradients flow back through them). An activated LoRA acts as when it serves,
-    from the last invocation in each prompt on: what all rows begin with is the base's then, and has no
-    gradients.
+    from the last invocation in each prompt on: what comes before is the base's then, and has no gradients.
     """
 
     def __init__(self, model: Any) -> None:
@@ -155,30 +194,44 @@ class AnswerModel:
 
         Raises NotActivated where an activated LoRA would not act on a prompt.
         """
-        extra: dict[str, Any] = {"use_cache": False}
-        late: dict[str, Any] = {}
         if self._invocation:
-            places = [tokens_before(prompt, self._invocation) for prompt in _prompts(batch)]
-            batch = batch.cut(min(places))
-            # PEFT counts from the end of what it is given.
-            width = batch.prefix.shape[1] + batch.tokens.shape[1]
-            late["alora_offsets"] = [width - place for place in places]
+            return self._activated_logits(batch)
+        extra: dict[str, Any] = {"use_cache": False}
         if batch.prefix.shape[1]:
-            cache = self._read(batch.prefix)
+            cache = DynamicCache()
+            self._read(batch.prefix, cache)
             cache.batch_repeat_interleave(batch.tokens.shape[0])
             extra = {"use_cache": True, self._cache_name: cache}
         self._wanted = batch.targets != IGNORED
-        logits = self.model(input_ids=batch.tokens, **extra, **late).logits
+        logits = self.model(input_ids=batch.tokens, **extra).logits
         return logits.float(), batch.targets[self._wanted]
 
-    def _read(self, prefix: torch.Tensor) -> DynamicCache:
-        """Keys and values of what all rows begin with; an activated LoRA does not act there."""
-        self._wanted = torch.zeros_like(prefix, dtype=torch.bool)
+    def _activated_logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The base reads each row up to where the adapter begins, without gradients; the rest is learned."""
+        late = Late.of(batch, [tokens_before(prompt, self._invocation) for prompt in _prompts(batch)])
+        rows, width = late.tokens.shape
         cache = DynamicCache()
-        late = {"alora_offsets": [None]} if self._invocation else {}
-        with torch.no_grad() if self._invocation else nullcontext():
-            self.model(input_ids=prefix, use_cache=True, **{self._cache_name: cache}, **late)
-        return cache
+        with torch.no_grad():
+            if late.prefix.shape[1]:
+                self._read(late.prefix, cache, alora_offsets=[None])
+                cache.batch_repeat_interleave(rows)
+            if late.before.shape[1]:
+                self._read(late.before, cache, alora_offsets=[None] * rows)
+        self._wanted = late.targets != IGNORED
+        logits = self.model(
+            input_ids=late.tokens,
+            position_ids=late.positions,
+            attention_mask=late.mask(next(self.model.parameters()).dtype),
+            use_cache=True,
+            alora_offsets=[width] * rows,  # counted from the end: all of it
+            **{self._cache_name: cache},
+        ).logits
+        return logits.float(), late.targets[self._wanted]
+
+    def _read(self, tokens: torch.Tensor, cache: DynamicCache, **late: Any) -> None:
+        """Keys and values of these, behind what is in the cache."""
+        self._wanted = torch.zeros_like(tokens, dtype=torch.bool)
+        self.model(input_ids=tokens, use_cache=True, **{self._cache_name: cache}, **late)
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Mean negative log-likelihood in nats per answer token."""
