@@ -154,7 +154,7 @@ class Late:
         )
 
     def mask(self, dtype: torch.dtype) -> torch.Tensor:
-        """[B, 1, T, P + W + T], added to attention: a row sees its own beginning, and of the rest what came."""
+        """[B, 1, T, P + W + T], added to attention: a row sees its own beginning and what came since."""
         rows, width = self.tokens.shape
         device, read = self.tokens.device, self.prefix.shape[1] + self.before.shape[1]
         own = torch.arange(read, device=device) < self.places[:, None]
