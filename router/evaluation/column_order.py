@@ -262,9 +262,9 @@ class _Question:
             if one.column != "*":
                 yield from self._column_at(after, one.column)
         elif not one.distinct and self._stems[start] in ("count", "number"):
-            before, after = self._words[max(start - 1, 0) : start], self._words[start + 1 : start + 2]
-            of_rows = self._stems[start] == "count" and before and stem(before[0]) in self._tables
-            if of_rows or (before in (["the"], ["total"]) and (not after or after[0] in ENDS | {",", "and"})):
+            before, next_word = ("", *self._words)[start], (*self._words, ".")[start + 1]
+            of_rows = self._stems[start] == "count" and stem(before) in self._tables
+            if of_rows or (before in ("the", "total") and next_word in ENDS | {",", "and"}):
                 yield start + 1, 2
 
     def _aggregate_at(self, start: int, one: Selected) -> Iterator[tuple[int, int]]:
