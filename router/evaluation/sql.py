@@ -18,6 +18,7 @@ from itertools import permutations, product
 from typing import Any
 
 from router.errors import ConfigError
+from router.evaluation.column_order import asked_order, question_of
 from router.evaluation.scoring import MeanScorer, Metric, Scores, Task
 from router.training.data import Row, Schema
 
@@ -47,7 +48,7 @@ STATEMENT = re.compile(r"\bselect\b.*?(?=;|```|\n\s*\n|\Z)", re.IGNORECASE | re.
 
 
 def is_right(answer: str, row: Row) -> bool:
-    """The answer is a query, and nothing else, with the gold's result."""
+    """The answer is a query, and nothing else, with the gold's result, columns as the question has them."""
     return query_judge(row).accepts(answer.strip())
 
 
@@ -84,9 +85,11 @@ EXECUTION = Metric(
     "same result when executed",
     3,
     "An answer is right if it is one SELECT statement that gives the gold query's result in all of 8 to 10 "
-    "tries: SQLite databases of random rows, with values for ? that find something. Columns may stand in any "
-    "order; rows too, unless the gold sorts them; so may the ?, which have no names. Format-blind: the first "
-    "SELECT anywhere in the answer counts, without code fences, and values written out count as ?.",
+    "tries: SQLite databases of random rows, with values for ? that find something. Columns must stand in "
+    "the order in which the question lists them, whatever the gold's; if it does not list them all, in any "
+    "order. Rows may stand in any order unless the gold sorts them; so may the ?, which have no names. "
+    "Format-blind: the first SELECT anywhere in the answer counts, without code fences, and values written "
+    "out count as ?.",
     _execution_scores,
     references=lambda _: {},
     check=_check_gold_queries,
@@ -108,9 +111,12 @@ class Case:
 class QueryJudge:
     """A gold query with the cases that tell other queries from it."""
 
-    def __init__(self, schema: Schema, gold: str) -> None:
-        """Raises QueryFailed if `gold` does not run, or has no definite result."""
-        self._ordered, self._count = is_ordered(gold), placeholders(gold)
+    def __init__(self, schema: Schema, gold: str, columns: Sequence[int] | None = None) -> None:
+        """`columns`: places of the gold's in the order demanded, None for any.
+
+        Raises QueryFailed if `gold` does not run, or has no definite result.
+        """
+        self._ordered, self._count, self._columns = is_ordered(gold), placeholders(gold), columns
         telling: list[Case] = []
         dull: list[Case] = []  # nothing found; a few of them too, they tell AND from OR
         for case in _cases(schema, gold, self._ordered):
@@ -122,7 +128,7 @@ class QueryJudge:
             raise QueryFailed("its result hangs on the order in which rows were stored")
 
     def accepts(self, sql: str) -> bool:
-        """Same result in all cases: columns in any order, rows in any order unless the gold sorts them."""
+        """Same result in all cases: columns in the order demanded, rows in any unless the gold sorts them."""
         if placeholders(sql) != self._count:
             return False
         orders = permutations(range(self._count)) if self._count <= REORDERED else [range(self._count)]
@@ -141,7 +147,7 @@ class QueryJudge:
             rows = case.database.rows(sql, [case.values[place] for place in order])
         except QueryFailed:
             return False
-        return same_result(case.result, rows, self._ordered)
+        return same_result(case.result, rows, self._ordered, self._columns)
 
 
 @lru_cache(maxsize=4096)
@@ -150,23 +156,30 @@ def query_judge(row: Row) -> QueryJudge:
     if not row.schema:
         raise ConfigError(f"{row.place} has no 'schema': the metric execution needs tables and columns")
     try:
-        return QueryJudge(row.schema, row.response)
+        columns = asked_order(question_of(row.prompt), row.response, row.schema)
+        return QueryJudge(row.schema, row.response, columns)
     except QueryFailed as error:
         raise ConfigError(f"{row.place}: the gold query cannot be judged by execution: {error}") from error
 
 
-def same_result(gold: Rows, rows: Rows, ordered: bool) -> bool:
-    """Equal as tables whose columns have no order; a column selected twice counts once."""
-    ours, theirs = _columns(gold), _columns(rows)
+def same_result(gold: Rows, rows: Rows, ordered: bool, columns: Sequence[int] | None = None) -> bool:
+    """Equal as tables, with the gold's columns in an order or in any; one selected twice counts once."""
+    wanted = gold if columns is None else [tuple(row[place] for place in columns) for row in gold]
+    ours, theirs = _columns(wanted), _columns(rows)
     if len(gold) != len(rows) or len(ours) != len(theirs):
         return False
+    if columns is not None:
+        return ours == theirs if ordered else _bag(ours) == _bag(theirs)
     if ordered:
         return set(ours) == set(theirs)
-    wanted = Counter(zip(*ours, strict=True))
     bags = [Counter(column) for column in ours]
     fitting = ([column for column in theirs if Counter(column) == bag] for bag in bags)
     orders = (order for order in product(*fitting) if len(set(order)) == len(order))
-    return any(Counter(zip(*order, strict=True)) == wanted for order in orders)
+    return any(_bag(order) == _bag(ours) for order in orders)
+
+
+def _bag(columns: Sequence[tuple[object, ...]]) -> Counter[tuple[object, ...]]:
+    return Counter(zip(*columns, strict=True))
 
 
 def _columns(rows: Rows) -> list[tuple[object, ...]]:
