@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
@@ -178,7 +179,8 @@ class AnswerModel:
         self._wanted = torch.zeros(0, dtype=torch.bool)
         config = getattr(model, "active_peft_config", None)
         self._invocation = tuple(getattr(config, "alora_invocation_tokens", None) or ())
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        # With the LoRA layers in it, without what PEFT does around each call.
+        self._base = base = model.get_base_model() if hasattr(model, "get_base_model") else model
         head = base.get_output_embeddings()
         self._hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][self._wanted],))
         parameters = inspect.signature(base.forward).parameters
@@ -203,35 +205,46 @@ class AnswerModel:
             cache.batch_repeat_interleave(batch.tokens.shape[0])
             extra = {"use_cache": True, self._cache_name: cache}
         self._wanted = batch.targets != IGNORED
-        logits = self.model(input_ids=batch.tokens, **extra).logits
+        logits = self._base(input_ids=batch.tokens, **extra).logits
         return logits.float(), batch.targets[self._wanted]
 
     def _activated_logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The base reads each row up to where the adapter begins, without gradients; the rest is learned."""
         late = Late.of(batch, [tokens_before(prompt, self._invocation) for prompt in _prompts(batch)])
-        rows, width = late.tokens.shape
         cache = DynamicCache()
-        with torch.no_grad():
+        with torch.no_grad(), self.model.disable_adapter():
             if late.prefix.shape[1]:
-                self._read(late.prefix, cache, alora_offsets=[None])
-                cache.batch_repeat_interleave(rows)
+                self._read(late.prefix, cache)
+                cache.batch_repeat_interleave(late.tokens.shape[0])
             if late.before.shape[1]:
-                self._read(late.before, cache, alora_offsets=[None] * rows)
+                self._read(late.before, cache)
         self._wanted = late.targets != IGNORED
-        logits = self.model(
-            input_ids=late.tokens,
-            position_ids=late.positions,
-            attention_mask=late.mask(next(self.model.parameters()).dtype),
-            use_cache=True,
-            alora_offsets=[width] * rows,  # counted from the end: all of it
-            **{self._cache_name: cache},
-        ).logits
+        with self._acting_everywhere():
+            logits = self._base(
+                input_ids=late.tokens,
+                position_ids=late.positions,
+                attention_mask=late.mask(next(self.model.parameters()).dtype),
+                use_cache=True,
+                **{self._cache_name: cache},
+            ).logits
         return logits.float(), late.targets[self._wanted]
 
-    def _read(self, tokens: torch.Tensor, cache: DynamicCache, **late: Any) -> None:
+    def _read(self, tokens: torch.Tensor, cache: DynamicCache) -> None:
         """Keys and values of these, behind what is in the cache."""
         self._wanted = torch.zeros_like(tokens, dtype=torch.bool)
-        self.model(input_ids=tokens, use_cache=True, **{self._cache_name: cache}, **late)
+        self._base(input_ids=tokens, use_cache=True, **{self._cache_name: cache})
+
+    @contextmanager
+    def _acting_everywhere(self) -> Iterator[None]:
+        """PEFT's layers as plain LoRA: what is read is all the adapter's, and picking tokens costs time."""
+        kept = [(m, m.lora_variant) for m in self.model.modules() if getattr(m, "lora_variant", None)]
+        for module, _ in kept:
+            module.lora_variant = {}
+        try:
+            yield
+        finally:
+            for module, variant in kept:
+                module.lora_variant = variant
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Mean negative log-likelihood in nats per answer token."""
