@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ from router.engine.model.loader import base_digest
 from router.models import DEFAULT_BASE, resolve_model
 
 HUB_NAMES = {DEFAULT_BASE: "HuggingFaceTB/SmolLM2-135M-Instruct"}
+MEMORY_PART = 4  # of the memory float32 weights may take at most, one in so many
 PACKAGES = ("torch", "transformers", "peft")  # whose versions reports tell
 
 
@@ -48,35 +48,24 @@ def load_base(spec: str, device: str = "auto") -> LoadedBase:
 def faster_dtype(model: Any, device: torch.device) -> torch.dtype:
     """What to train in: bfloat16, or float32 on a processor that multiplies that faster, if there is memory.
 
-    Processors without matrix units for bfloat16 take up to twice as long for it, and every bfloat16 is a
-    float32.
+    An x86 processor without AMX, or AMD's units for bfloat16, takes up to twice as long for it, and every
+    bfloat16 is a float32. The same on every run of a machine: what is trained depends on it.
     """
-    if device.type != "cpu" or not _fits(4 * sum(weight.numel() for weight in model.parameters())):
-        return torch.bfloat16
-    clear = 1.2  # times as fast: a near tie is not decided by the noise of a clock
-    seconds = {dtype: _matmul_seconds(dtype) for dtype in (torch.bfloat16, torch.float32)}
-    return torch.float32 if clear * seconds[torch.float32] < seconds[torch.bfloat16] else torch.bfloat16
+    size = 4 * sum(weight.numel() for weight in model.parameters())
+    fits = size < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / MEMORY_PART
+    slow = device.type == "cpu" and platform.machine() in ("x86_64", "AMD64") and not _multiplies_bfloat16()
+    return torch.float32 if fits and slow else torch.bfloat16
+
+
+def _multiplies_bfloat16() -> bool:
+    flags = set(_cpu("flags").split())
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and _cpu("vendor_id") == "AuthenticAMD")
 
 
 def cast_weights(model: Any, dtype: torch.dtype) -> None:
     """In place; buffers stay what they are, such as the frequencies of positions, which want float32."""
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)
-
-
-def _fits(size: int) -> bool:
-    return size < 0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _matmul_seconds(dtype: torch.dtype) -> float:
-    """The least of several tries, for what a layer of a small base does to a batch."""
-    rows, weights = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-    least = float("inf")
-    for _ in range(8):
-        started = time.perf_counter()
-        torch.mm(rows, weights)
-        least = min(least, time.perf_counter() - started)
-    return least
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -91,8 +80,13 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def _cpu(field: str) -> str:
+    """What Linux tells of the first processor; '' where it does not."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
+    told = (line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field)
+    return next(told, "")
+
+
+def _processor() -> str:
+    return _cpu("model name") or platform.machine()

@@ -176,13 +176,15 @@ class AnswerModel:
     def __init__(self, model: Any) -> None:
         """`model` is a transformers causal LM or a PEFT model around one."""
         self.model = model
-        self._wanted = torch.zeros(0, dtype=torch.bool)
+        self._wanted: torch.Tensor | None = None  # places to predict at; None between batches: all
         config = getattr(model, "active_peft_config", None)
         self._invocation = tuple(getattr(config, "alora_invocation_tokens", None) or ())
         # With the LoRA layers in it, without what PEFT does around each call.
         self._base = base = model.get_base_model() if hasattr(model, "get_base_model") else model
         head = base.get_output_embeddings()
-        self._hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][self._wanted],))
+        self._hook = head.register_forward_pre_hook(
+            lambda _, inputs: inputs if self._wanted is None else (inputs[0][self._wanted],)
+        )
         parameters = inspect.signature(base.forward).parameters
         # Renamed in transformers 5.
         self._cache_name = "cache" if "cache" in parameters else "past_key_values"
@@ -204,9 +206,9 @@ class AnswerModel:
             self._read(batch.prefix, cache)
             cache.batch_repeat_interleave(batch.tokens.shape[0])
             extra = {"use_cache": True, self._cache_name: cache}
-        self._wanted = batch.targets != IGNORED
-        logits = self._base(input_ids=batch.tokens, **extra).logits
-        return logits.float(), batch.targets[self._wanted]
+        with self._predicting(batch.targets != IGNORED) as wanted:
+            logits = self._base(input_ids=batch.tokens, **extra).logits
+        return logits.float(), batch.targets[wanted]
 
     def _activated_logits(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The base reads each row up to where the adapter begins, without gradients; the rest is learned."""
@@ -218,8 +220,7 @@ class AnswerModel:
                 cache.batch_repeat_interleave(late.tokens.shape[0])
             if late.before.shape[1]:
                 self._read(late.before, cache)
-        self._wanted = late.targets != IGNORED
-        with self._acting_everywhere():
+        with self._acting_everywhere(), self._predicting(late.targets != IGNORED) as wanted:
             logits = self._base(
                 input_ids=late.tokens,
                 position_ids=late.positions,
@@ -227,12 +228,21 @@ class AnswerModel:
                 use_cache=True,
                 **{self._cache_name: cache},
             ).logits
-        return logits.float(), late.targets[self._wanted]
+        return logits.float(), late.targets[wanted]
 
     def _read(self, tokens: torch.Tensor, cache: DynamicCache) -> None:
         """Keys and values of these, behind what is in the cache."""
-        self._wanted = torch.zeros_like(tokens, dtype=torch.bool)
-        self._base(input_ids=tokens, use_cache=True, **{self._cache_name: cache})
+        with self._predicting(torch.zeros_like(tokens, dtype=torch.bool)):
+            self._base(input_ids=tokens, use_cache=True, **{self._cache_name: cache})
+
+    @contextmanager
+    def _predicting(self, wanted: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The output matrix is applied at these places alone."""
+        self._wanted = wanted
+        try:
+            yield wanted
+        finally:
+            self._wanted = None
 
     @contextmanager
     def _acting_everywhere(self) -> Iterator[None]:

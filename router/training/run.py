@@ -12,13 +12,14 @@ import json
 import shlex
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -32,7 +33,7 @@ from router.training.batch import Example, Rendering
 from router.training.data import Splits, load_splits
 from router.training.export import Trained, export
 from router.training.files import write_file
-from router.training.probes import choose_probes
+from router.training.probes import choose_probes, greedy_tokens
 from router.training.recipe import Recipe, load_recipe
 from router.training.trainer import Progress, Trainer
 
@@ -70,7 +71,8 @@ def run(asked: Request, device: str) -> None:
     model = add_lora(base.model, recipe, material.invocation)
     dtype = faster_dtype(model, base.device)
     cast_weights(model, dtype)
-    trainer = Trainer(model, material.train, material.valid, recipe.train, base.device)
+    metric = metric_of(model, material) if recipe.train.select == "metric" else None
+    trainer = Trainer(model, material.train, material.valid, recipe.train, base.device, metric)
     mark = fingerprint(recipe, material.train, material.valid, base.digest)
     if asked.resume and (state := load_checkpoint(asked.checkpoint, mark)) is not None:
         trainer.load_state_dict(state)
@@ -133,6 +135,28 @@ def add_lora(model: Any, recipe: Recipe, invocation: Sequence[int] = ()) -> Any:
         return get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise ConfigError(f"lora.targets: {error}") from error
+
+
+def metric_of(model: Any, material: Material) -> Callable[[], float]:
+    """The recipe's own metric of the model's greedy answers to all validation rows.
+
+    Raises ConfigError for rows that it cannot judge.
+    """
+    from router.evaluation.metrics import METRICS  # which stands on recipes and rows
+    from router.evaluation.scoring import Task
+
+    recipe, rows, rendering = material.recipe, material.splits.valid, material.rendering
+    metric, most = METRICS[recipe.evaluation.metric], recipe.generation.max_tokens
+    metric.check(rows)
+    labels = sorted({row.response for row in rows}) if recipe.label_task else []
+    task, everything = Task(recipe.evaluation.metric, rows, labels, most), np.arange(len(rows))
+
+    def score() -> float:
+        prompts = [example.prompt for example in material.valid]
+        answers = greedy_tokens(model, prompts, rendering.ends, most)
+        return metric.scores(task, [rendering.text(tokens) for tokens in answers]).score.score(everything)
+
+    return score
 
 
 def _train(trainer: Trainer, asked: Request, mark: str) -> None:
@@ -201,9 +225,10 @@ class Display:
         self._bar.update(self._task, completed=done.step, description=f"loss {last['loss']:.3f}")
         if "valid_loss" in last:
             kept = "kept" if done.best_step == done.step else f"best was step {done.best_step}"
+            metric = f", metric {last['valid_metric']:.3f}" if "valid_metric" in last else ""
             self.say(
                 f"step {done.step}: train {last['loss']:.3f}, validation {last['valid_loss']:.3f} nats, "
-                f"{last['valid_exact']:.1%} exact ({kept})"
+                f"{last['valid_exact']:.1%} exact{metric} ({kept})"
             )
 
     def say(self, text: str) -> None:
