@@ -86,7 +86,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_indexes(parser)
-    parser.add_argument("--rows", type=int, default=16000, metavar="N", help="Rows in all.")
+    parser.add_argument("--rows", type=int, default=6000, metavar="N", help="Rows in all.")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument(
         "-o", "--output", type=Path, default=DATA / "summarization.more.jsonl.gz", metavar="FILE"

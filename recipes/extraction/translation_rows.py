@@ -2,8 +2,8 @@
 
 translation.train holds 4,000 of the synopses that the Debian Description Translation Project has put into
 French. The others of trixie/main come first here, by the same rules: 3 to 14 words, two of a source at most,
-no transitional packages. After them stand paragraphs of the long descriptions that seem to say the same in
-both languages (PARAGRAPHS in their `source`; `--paragraphs 0` leaves them out). Only sources that the hash of
+no transitional packages. With `--paragraphs N`, so many paragraphs of the long descriptions follow that seem to
+say the same in both languages (PARAGRAPHS in their `source`). Only sources that the hash of
 the splits gives to training are taken, and nothing much like a text of another source in either language.
 """
 
@@ -138,7 +138,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_indexes(parser)
-    parser.add_argument("--paragraphs", type=int, default=3000, metavar="N", help="Rows of paragraphs.")
+    parser.add_argument("--paragraphs", type=int, default=0, metavar="N", help="Rows of paragraphs.")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument(
         "-o", "--output", type=Path, default=DATA / "translation.more.jsonl.gz", metavar="FILE"

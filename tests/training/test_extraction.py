@@ -28,7 +28,7 @@ TABULAR = """<ICD10CM.tabular><chapter><desc>Injuries (S00-T88)</desc><section>
 def scripts() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPTS)
-        names = ("near", "icd_rows", "debian_rows", "gaap_rows", "translation_rows")
+        names = ("near", "icd_rows", "debian_rows", "translation_rows")
         yield {name: importlib.import_module(name) for name in names}
 
 
@@ -95,55 +95,6 @@ def test_icd_terms_of_other_splits_stay_out(scripts: dict[str, ModuleType], tmp_
     assert made[1]["response"] == "Injuries"
 
 
-@pytest.mark.slow
-def test_financial_rows_are_unlike_those_of_other_splits(scripts: dict[str, ModuleType]) -> None:
-    train, more = rows_of("financial.train"), rows_of("financial.more")
-    assert more[: len(train)] == train
-    assert len(more) > 1.2 * len(train)
-    other = scripts["near"].Known(
-        row["x"] for part in ("valid", "test") for row in rows_of(f"financial.{part}")
-    )
-    assert [row["x"] for row in more[len(train) :] if other.near(row["x"])] == []
-    assert {row["response"] for row in more} == {row["response"] for row in train}
-    assert len({row["x"].lower() for row in more}) == len(more)
-
-
-def test_gaap_items_kept_for_judging_and_those_of_two_labels_stay_out(
-    scripts: dict[str, ModuleType],
-) -> None:
-    gaap = scripts["gaap_rows"]
-    assert gaap.spaced("AccountsPayableTradeIFRS9Current") == "Accounts Payable Trade IFRS 9 Current"
-
-    def entry(section: str, confidence: float = 0.5, ambiguous: bool = False) -> dict[str, Any]:
-        return {
-            "statement": "BalanceSheet",
-            "section": section,
-            "confidence": confidence,
-            "ambiguous": ambiguous,
-        }
-
-    concepts = {
-        "CashAtBank": entry("Current Assets"),  # trained
-        "DebtToBanksNoncurrent": entry("Non-Current Liabilities"),  # in no split here, so in another one
-        "DebtToBanksNoncurrentNet": entry("Non-Current Liabilities", 0.3),  # much like it
-        "StampsInStock": entry("Current Assets", ambiguous=True),
-        "GoldInVaults": entry("Current Assets", 0.3),
-        "WineInCellars": entry("Totals", 0.3),  # not a label that is trained
-    }
-    train = [
-        {"x": "Cash At Bank", "response": "Balance Sheet, Current Assets"},
-        {"x": "Loan", "response": "Balance Sheet, Non-Current Liabilities"},
-    ]
-    names = {"GoldInVaults": "Gold"}
-    members = {"_note": {}, "BalanceSheet": {"Non-Current Liabilities": ["GoldInVaults"]}}
-    items = [*gaap.doubtful(concepts), *gaap.shown(names, members)]
-    made = gaap.more_rows(train, concepts, items)[2:]
-    assert [(row["x"], row["response"]) for row in made] == [
-        ("Stamps In Stock", "Balance Sheet, Current Assets"),
-        ("Gold", "Balance Sheet, Non-Current Liabilities"),
-    ]
-
-
 def test_debian_paragraphs_with_a_list_are_left_out(scripts: dict[str, ModuleType]) -> None:
     text = " Plays songs\n loudly.\n .\n It can:\n  - shout\n  - sing\n .\n Made of  tin."
     assert scripts["debian_rows"].running_text(text) == "Plays songs loudly. Made of tin."
@@ -186,12 +137,6 @@ def test_debian_takes_one_package_of_a_new_training_source(scripts: dict[str, Mo
     made = debian.more_rows(train, found, rows=9, seed=1)
     assert sorted(row["group"] for row in made[1:]) == sorted(ours[1:])
     assert len(debian.more_rows(train, found, rows=2, seed=1)) == 2
-
-
-def test_shipped_paragraphs_stand_after_the_synopses() -> None:
-    marked = ["paragraph" in row["source"] for row in rows_of("translation.more")]
-    assert marked == sorted(marked)
-    assert sum(marked) == 3000
 
 
 def test_translations_are_joined_on_the_description(scripts: dict[str, ModuleType]) -> None:
