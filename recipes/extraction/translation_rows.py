@@ -2,9 +2,9 @@
 
 translation.train holds 4,000 of the synopses that the Debian Description Translation Project has put into
 French. The others of trixie/main come first here, by the same rules: 3 to 14 words, two of a source at most,
-no transitional packages. With `--paragraphs N`, so many paragraphs of the long descriptions follow that seem to
-say the same in both languages (PARAGRAPHS in their `source`). Only sources that the hash of
-the splits gives to training are taken, and nothing much like a text of another source in either language.
+no transitional packages. With `--paragraphs N`, so many paragraphs of the long descriptions follow that seem
+to say the same in both languages (PARAGRAPHS in their `source`). Only sources that the hash of the splits
+gives to training are taken, and nothing much like a text of another source in either language.
 """
 
 from __future__ import annotations
