@@ -51,7 +51,7 @@ def read_rows(path: Path, names: Collection[str], label: str | None = None) -> l
     Raises CalibrationError naming file and line: no JSON, no text, a label that no adapter has, no rows.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # other ends of lines may stand in a text
     except UnicodeDecodeError as error:
         raise CalibrationError(f"{path} is not UTF-8: byte {error.start}") from None
     except OSError as error:

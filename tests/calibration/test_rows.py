@@ -53,6 +53,12 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, text: str, message: 
         read_rows(written(tmp_path, text), NAMES)
 
 
+def test_a_line_ends_where_json_lines_do(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "one\u2028two\u0085", "label": "a"}\r\n', encoding="utf-8", newline="")
+    assert [row.text for row in read_rows(file, {"a"})] == ["one\u2028two\u0085"]
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="No such file"):
         read_rows(tmp_path / "none.jsonl", NAMES)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from router.calibration.model import Calibration, Scaler, Stage, binding_of
+from router.classifiers.axes import Axes
 from router.errors import AdapterNotFound
 from router.plugins import Registration
 from router.routing import Classifier, Scores
@@ -121,11 +123,28 @@ async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> No
         await asyncio.sleep(0.005)
 
 
+def calibration(base: str = "", **changes: Any) -> Calibration:
+    """One of the classifier c, for legal and medical."""
+    values: dict[str, Any] = {
+        "scalers": {"c": Scaler()},
+        "stages": (Stage({"c": 1.0}),),
+        "threshold": 0.6,
+        "novelty_limit": 1.0,
+        "target": 0.05,
+        "delta": 0.05,
+        "ood_target": 0.05,
+        "axes": Axes(),
+        "binding": binding_of((LEGAL, MEDICAL), {"c": "c/0"}, base),
+    }
+    return Calibration(**values | changes)
+
+
 class Kit:
     """What tests of this folder need, under one name."""
 
     medical, legal, translation = MEDICAL, LEGAL, TRANSLATION
     catalog, host, says = FakeCatalog, FakeHost, Says
+    calibration = staticmethod(calibration)
     registered, asking = staticmethod(registered), staticmethod(asking)
     eventually = staticmethod(eventually)
 

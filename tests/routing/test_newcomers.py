@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from router.calibration.model import Calibration, Scaler, Stage, binding_of
-from router.classifiers.axes import Axes
+from router.calibration.model import Calibration
 from router.routing import Classifier, Scores
 from router.routing.policy import FEW, FITTED, PROVISIONAL, Calibrated, Policy, RuleInForce
 from router.routing.router import Router
@@ -21,20 +20,9 @@ COOKING = AdapterProfile("cooking", "1", domain="cooking", examples=("How long d
 
 
 def calibration_of(kit: Any, kept: bool = True, **changes: Any) -> Calibration:
-    known = (kit.legal, kit.medical)
-    values: dict[str, Any] = {
-        "scalers": {"c": Scaler()},
-        "stages": (Stage({"c": 1.0}),),
-        "threshold": 0.6,
-        "novelty_limit": 1.0,
-        "target": 0.05,
-        "delta": 0.05,
-        "ood_target": 0.05,
-        "axes": Axes(),
-        "binding": binding_of(known, {"c": "c/0"}, ""),
-        "profiles": known if kept else (),
-    }
-    return Calibration(**values | changes)
+    known = (kit.legal, kit.medical) if kept else ()
+    made: Calibration = kit.calibration(**{"profiles": known} | changes)
+    return made
 
 
 class Scaling(Classifier):

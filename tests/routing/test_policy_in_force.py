@@ -7,27 +7,11 @@ from typing import Any
 
 import pytest
 
-from router.calibration.model import Calibration, Scaler, Stage, binding_of
 from router.classifiers.axes import Axes
 from router.routing import Scores
 from router.routing.policy import FITTED, Policy, RuleInForce, fingerprint
 from router.routing.router import Router
 from router.types import Reason
-
-
-def calibration_of(kit: Any, **changes: Any) -> Calibration:
-    values: dict[str, Any] = {
-        "scalers": {"c": Scaler()},
-        "stages": (Stage({"c": 1.0}),),
-        "threshold": 0.6,
-        "novelty_limit": 1.0,
-        "target": 0.05,
-        "delta": 0.05,
-        "ood_target": 0.05,
-        "axes": Axes(),
-        "binding": binding_of([kit.medical, kit.legal], {"c": "c/0"}, "smol"),
-    }
-    return Calibration(**values | changes)
 
 
 @pytest.fixture
@@ -46,7 +30,7 @@ def test_without_a_calibration_there_is_nothing_to_say(kit: Any, says: Any) -> N
 
 def test_what_differs_is_said_and_logged_once(kit: Any, says: Any, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
-    in_force = RuleInForce(Policy(0.5), calibration_of(kit), base="smol")
+    in_force = RuleInForce(Policy(0.5), kit.calibration("smol"), base="smol")
     in_force.adapters_are([kit.medical, kit.legal])
     assert in_force.status == ""  # the classifiers are not known yet
     in_force.classifiers_are([says])
@@ -64,7 +48,7 @@ def test_what_differs_is_said_and_logged_once(kit: Any, says: Any, caplog: Any) 
 
 
 def test_another_policy_of_axes_is_another_set(kit: Any, says: Any) -> None:
-    in_force = RuleInForce(Policy(0.5, axes=Axes(task_first=False)), calibration_of(kit))
+    in_force = RuleInForce(Policy(0.5, axes=Axes(task_first=False)), kit.calibration("smol"))
     in_force.classifiers_are([says])
     in_force.adapters_are([kit.medical, kit.legal])
     assert in_force.status == "stale: task_first or domain_first is set otherwise"
@@ -82,7 +66,7 @@ async def test_a_router_with_a_calibration(kit: Any, says: Any) -> None:
     catalog = kit.catalog([kit.medical, kit.legal])
     left_out = kit.says("probe", Scores({"legal": 1.0}))
     host = kit.host(says, kit.registered(left_out, priority=1))
-    in_force = RuleInForce(Policy(0.5), calibration_of(kit, left_out=("probe",)))
+    in_force = RuleInForce(Policy(0.5), kit.calibration("smol", left_out=("probe",)))
     router = Router(catalog, host, rule=in_force)
     await router.start()
     try:
