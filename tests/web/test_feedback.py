@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +116,15 @@ async def test_a_correction_says_who_should_have_answered(
         assert "adapter:" not in found["message"]
     assert error_of(await told("nobody"))["code"] == "model_not_found"
     assert error_of(await told("legal", text="x" * 4001))["param"] == "text"
+
+
+async def test_openais_client_sends_it_as_it_sends_what_it_does_not_know(
+    client: openai.AsyncOpenAI,
+) -> None:
+    body = {"response_id": "0" * 32, "should_have_been": "legal"}
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.post("/feedback", cast_to=object, body=body)
+    assert "serve --corrections" in refused.value.message
 
 
 async def test_without_experiments_and_corrections_it_is_said_how_to_get_them(
