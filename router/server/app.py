@@ -106,7 +106,7 @@ class ServerApp:
             {"/metrics": self._metrics, "/healthz": self.health.healthz, "/readyz": self.health.readyz},
             self.metrics.shed.labels("http").inc,
         )
-        self._server: grpc.aio.Server | None = None
+        self._server: Together | None = None
         self._web: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stop_asked, self._at_once = asyncio.Event(), asyncio.Event()
@@ -149,7 +149,8 @@ class ServerApp:
             await self._http.start(self.settings.metrics_listen)
             self.metrics_address = self._http.address
         if self.settings.http_listen:
-            self._web = await web.listen(chain, inference, self.registry, self.settings, self.tls)
+            methods = server.methods
+            self._web = await web.listen(chain, inference, self.registry, self.settings, self.tls, methods)
             self.http_address = self._web.address
         await server.start()
         addresses = {"address": self.address, "http": self.http_address, "metrics": self.metrics_address}
@@ -172,10 +173,11 @@ class ServerApp:
             self.settings,
         )
 
-    def _bound(self, chain: Chain) -> grpc.aio.Server:
+    def _bound(self, chain: Chain) -> Together:
         """With all its addresses taken."""
         options = server_options(self.settings)
-        server = self._server = grpc.aio.server(interceptors=[chain], options=options)
+        server = grpc.aio.server(interceptors=[chain], options=options)
+        self._server = Together(server)
         self.address = bind(server, self.settings.listen, self.tls)
         if self.settings.admin_listen:
             bind_socket(server, self.settings.admin_listen, "admin_listen")

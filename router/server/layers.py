@@ -83,6 +83,7 @@ METHODS = {
     "/router.v1.InferenceService/RecordCorrection": replace(INFERENCE, admitted=False, max_body=SMALL),
     "/router.v1.AdapterService/WatchAdapters": replace(ADAPTERS, watch=True),
     "/openai.v1/ListModels": ADAPTERS,
+    "/router.v1.ExperimentService/RecordOutcome": replace(EXPERIMENTS, max_body=SMALL),
     "/router.v1.ExperimentService/RecordOutcomes": replace(EXPERIMENTS, watch=True),
     "/grpc.health.v1.Health/Watch": OTHER_WATCH,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": OTHER_WATCH,

@@ -149,11 +149,13 @@ class Together(grpc.aio.Server):
     """Several servers as one: each has its own addresses and layers, and what is added goes to all.
 
     A server cannot tell by which of its addresses a call came, so an address whose calls are treated in
-    another way has a server of its own.
+    another way has a server of its own. `methods` are the handlers that were added, by /SERVICE/METHOD: so
+    what is served over HTTP reaches a service without knowing who added it.
     """
 
     def __init__(self, *servers: grpc.aio.Server) -> None:
         self._servers = servers
+        self.methods: dict[str, Any] = {}
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         """To each."""
@@ -162,7 +164,8 @@ class Together(grpc.aio.Server):
             server.add_generic_rpc_handlers(handlers)
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
-        """To each."""
+        """To each, and to `methods`."""
+        self.methods |= {f"/{service_name}/{name}": handler for name, handler in method_handlers.items()}
         for server in self._servers:
             server.add_registered_method_handlers(service_name, method_handlers)
 

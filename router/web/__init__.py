@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from router.errors import ConfigError
 
@@ -16,9 +17,17 @@ if TYPE_CHECKING:
 
 
 async def listen(
-    chain: Chain, inference: InferenceService, registry: AdapterRegistry, settings: Settings, tls: Tls | None
+    chain: Chain,
+    inference: InferenceService,
+    registry: AdapterRegistry,
+    settings: Settings,
+    tls: Tls | None,
+    methods: Mapping[str, Any],
 ) -> Listener:
-    """Serve at `settings.http_listen`. Raises ConfigError without the extra, or for a taken address."""
+    """Serve at `settings.http_listen`; `methods` are the handlers of gRPC by /SERVICE/METHOD.
+
+    Raises ConfigError without the extra, or for a taken address.
+    """
     try:
         from router.web.endpoints import application
         from router.web.listener import Listener
@@ -26,5 +35,5 @@ async def listen(
         text = f"http_listen needs {error.name}, which is not installed: pip install 'lora-router[http]'"
         raise ConfigError(text) from None
     listener = Listener(settings.http_listen, tls)
-    await listener.start(application(chain, inference, registry, settings))
+    await listener.start(application(chain, inference, registry, settings, methods))
     return listener

@@ -15,13 +15,14 @@ from starlette.routing import Route
 from router.config import Settings
 from router.errors import AdapterNotFound, FieldViolation, InvalidRequest
 from router.ports import AdapterRegistry
+from router.server.bodies import SMALL
 from router.server.call import Call, current_call, request_id_of, send_headers
 from router.server.inference import InferenceService
 from router.server.layers import Chain
 from router.server.sending import Outgoing
 from router.v1 import inference_pb2 as pb
-from router.web import openai
-from router.web.exchange import JSON, Exchange, Receive, Scope, Send, until_gone
+from router.web import feedback, openai
+from router.web.exchange import JSON, ErrorBody, Exchange, Receive, Scope, Send, until_gone
 
 STREAM = "/router.v1.InferenceService/StreamGenerate"
 MODELS = "/openai.v1/ListModels"
@@ -30,12 +31,19 @@ Answering = Callable[[Any, Any], Awaitable[None]]
 
 
 class Endpoint:
-    """An ASGI application: one method of the chain. `decode` makes what `answer` gets of a body."""
+    """An ASGI application: one method of the chain. `decode` makes what `answer` gets of a body, `error_body`
+    says what is wrong with it."""
 
     def __init__(
-        self, chain: Chain, method: str, most: int, decode: Callable[[bytes], Any], answer: Answering
+        self,
+        chain: Chain,
+        method: str,
+        most: int,
+        decode: Callable[[bytes], Any],
+        answer: Answering,
+        error_body: ErrorBody = openai.error_json,
     ) -> None:
-        self._chain, self._method, self._most = chain, method, most
+        self._chain, self._method, self._most, self._error_body = chain, method, most, error_body
         # In the form of grpc's own: a coroutine that writes its answer itself.
         self._handler = SimpleNamespace(
             request_streaming=False,
@@ -48,7 +56,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        exchange = Exchange(scope, receive, send, self._most, openai.error_json)
+        exchange = Exchange(scope, receive, send, self._most, self._error_body)
         call = Call(self._method, request_id_of(exchange.invocation_metadata()))
         await until_gone(self._chain.serve(self._handler, call, exchange), exchange)
         await exchange.finish()
@@ -66,8 +74,7 @@ class Completions:
 
     async def answer(self, asked: openai.Asked, context: Any) -> None:
         """Generate, and write the answer in OpenAI's form."""
-        if not context.header("content-type").partition(";")[0].strip().lower() == JSON:
-            raise InvalidRequest([FieldViolation("content-type", f"must be {JSON}")])
+        check_json(context)
         message, written = openai.generate_message(asked, context.header(UNIT)), openai.Answer(asked)
         if asked.stream:
             context.stream()
@@ -93,6 +100,29 @@ class Events:
         return getattr(self._context, name)
 
 
+def check_json(context: Any) -> None:
+    """Raises InvalidRequest for a body that a page of another origin may send unasked."""
+    if not context.header("content-type").partition(";")[0].strip().lower() == JSON:
+        raise InvalidRequest([FieldViolation("content-type", f"must be {JSON}")])
+
+
+class Feedback:
+    """Outcomes and corrections, taken in by `methods`, the handlers of gRPC."""
+
+    def __init__(self, methods: Mapping[str, Any]) -> None:
+        self._methods = methods
+
+    async def answer(self, said: feedback.Feedback, context: Any) -> None:
+        """Say what became of it."""
+        check_json(context)
+        method, message = feedback.message_of(said)
+        # Which of the two it is shows in the body alone: both need the same role and have the same bounds.
+        current_call().method = method
+        kept = await self._methods[method].unary_unary(message, context)
+        await send_headers(context)
+        await context.write(json.dumps(feedback.answer_json(said, kept)).encode())
+
+
 class Models:
     """What can be named as a model."""
 
@@ -115,18 +145,31 @@ class Models:
 
 
 def application(
-    chain: Chain, inference: InferenceService, registry: AdapterRegistry, settings: Settings
+    chain: Chain,
+    inference: InferenceService,
+    registry: AdapterRegistry,
+    settings: Settings,
+    methods: Mapping[str, Any],
 ) -> Starlette:
     """The ASGI application of a server."""
     most = settings.max_body_bytes
     chat = Completions(inference, openai.ChatCompletion)
     plain = Completions(inference, openai.Completion)
     models = Endpoint(chain, MODELS, 0, lambda body: None, Models(registry).answer)
+    told = Endpoint(
+        chain,
+        feedback.OUTCOME,
+        SMALL,
+        feedback.parsed,
+        Feedback(methods).answer,
+        feedback.error_json,
+    )
     routes = [
         Route(
             "/v1/chat/completions", Endpoint(chain, STREAM, most, chat.decode, chat.answer), methods=["POST"]
         ),
         Route("/v1/completions", Endpoint(chain, STREAM, most, plain.decode, plain.answer), methods=["POST"]),
+        Route("/v1/feedback", told, methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{model:path}", models, methods=["GET"]),
     ]

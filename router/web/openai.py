@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from google.protobuf.json_format import MessageToDict
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -155,9 +155,10 @@ class Completion(Shared):
 
 
 Asked = ChatCompletion | Completion
+Read = TypeVar("Read", bound=Model)
 
 
-def parsed(kind: type[Asked], body: bytes) -> Asked:
+def parsed(kind: type[Read], body: bytes) -> Read:
     """The request. Raises InvalidRequest naming every bad field."""
     try:
         return kind.model_validate_json(body)

@@ -1,0 +1,58 @@
+"""langchain-openai: `python with_langchain.py URL`; prints what it saw as JSON."""
+
+import json
+import sys
+from importlib.metadata import version
+
+import openai
+from langchain_openai import ChatOpenAI, OpenAI
+from pydantic import BaseModel
+
+url = sys.argv[1]
+server = {"base_url": url, "api_key": "none", "max_retries": 0}
+text = "a medical question"
+kind = "langchain-openai"
+seen = {"version": f"{kind} {version(kind)}, openai {version('openai')}"}
+
+
+class Pet(BaseModel):
+    """What the answer must be."""
+
+    kind: bool
+
+
+chat = ChatOpenAI(
+    model="auto",
+    max_tokens=40,
+    include_response_headers=True,
+    extra_body={"routing": {"unit": "anna"}},
+    **server,
+)
+whole = chat.invoke([("system", "Be brief."), ("user", text)])
+seen["whole"], seen["model"] = whole.content, whole.response_metadata["model_name"]
+seen["id"] = whole.response_metadata["id"]
+seen["adapter"] = whole.response_metadata["headers"]["x-router-adapter"]
+seen["tokens"] = whole.usage_metadata["total_tokens"]
+
+chunks = list(chat.stream([("system", "Be brief."), ("user", text)]))
+seen["streamed"] = "".join(chunk.content for chunk in chunks)
+seen["streamed_model"] = "".join(chunk.response_metadata.get("model_name", "") for chunk in chunks)
+seen["streamed_adapter"] = next(
+    chunk.response_metadata["headers"]["x-router-adapter"]
+    for chunk in chunks
+    if "headers" in chunk.response_metadata
+)
+
+seen["plain"] = OpenAI(model="medical", max_tokens=40, **server).invoke(text)
+shaped = ChatOpenAI(model="base", **server).with_structured_output(Pet)
+seen["shaped"] = type(shaped.invoke(text).kind).__name__
+
+try:
+    ChatOpenAI(model="nobody", **server).invoke(text)
+except openai.NotFoundError as error:
+    seen["unknown"] = [type(error).__name__, error.code]
+try:
+    chat.bind_tools([Pet]).invoke(text)
+except openai.BadRequestError as error:
+    seen["tools"] = error.param
+print(json.dumps(seen))

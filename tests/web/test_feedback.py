@@ -1,0 +1,220 @@
+"""What became of answers, told over HTTP: outcomes and corrections by response id."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.access.roles import role_of
+from router.corrections.keeper import Corrections
+from router.corrections.store import CorrectionStore
+from router.errors import InvalidRequest
+from router.server.layers import policy_of
+from router.v1 import experiments_pb2 as experiments
+from router.v1 import inference_pb2 as pb
+from router.web import feedback
+from tests.experiments.memory_store import MemoryStore
+from tests.experiments.service.lab import experimenting, running
+from tests.security.helpers import write_clients
+from tests.server.helpers import Connect
+from tests.web.conftest import Http, StartWeb, asking
+
+FEEDBACK = "/v1/feedback"
+
+
+@pytest.fixture
+async def lab(
+    fakes: SimpleNamespace, start_web: StartWeb, connect: Connect, http: Http
+) -> AsyncIterator[SimpleNamespace]:
+    """A server with a running experiment on medical, and `answered` and `told` over HTTP."""
+    async with experimenting(MemoryStore(), fakes, start_web, connect) as stubs:
+        await running(stubs)
+        client = http(stubs.app)
+
+        async def answered() -> str:
+            made = await client.post("/v1/chat/completions", json=asking("a medical question", user="anna"))
+            assert made.status_code == 200
+            await stubs.live.recorder.flush()
+            return str(made.json()["id"])
+
+        async def told(**body: Any) -> httpx2.Response:
+            return await client.post(FEEDBACK, json=body)
+
+        yield SimpleNamespace(**vars(stubs), answered=answered, told=told)
+
+
+def error_of(answer: httpx2.Response) -> dict[str, Any]:
+    error: dict[str, Any] = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return {"status": answer.status_code, **error}
+
+
+async def test_an_outcome_counts_once_under_its_key(lab: SimpleNamespace) -> None:
+    rid = await lab.answered()
+    said = {"response_id": rid, "metric": "solved", "value": 1, "idempotency_key": "k"}
+    first, again = await lab.told(**said), await lab.told(**said)
+    assert first.json() == {"object": "feedback", "response_id": rid, "status": "counted"}
+    assert again.json()["status"] == "duplicate"
+    assert first.headers["x-request-id"] != again.headers["x-request-id"]
+    assert "x-router-response-id" not in first.headers  # this is no answer
+    assert lab.store.outcomes["k"].outcome.value == 1.0
+
+
+@pytest.mark.parametrize(("value", "kept"), [(True, 1.0), (False, 0.0), (0.25, 0.25), (0, 0.0)])
+async def test_values_and_names(lab: SimpleNamespace, value: Any, kept: float) -> None:
+    rid, now = await lab.answered(), int(time.time())
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+    told = await lab.told(response_id=rid, name="happy", value=value, time=at, idempotency_key="k")
+    assert told.json()["status"] == "counted"
+    found = lab.store.outcomes["k"].outcome
+    assert (found.metric, found.value, found.time) == ("happy", kept, now)
+
+
+async def test_what_is_wrong_with_an_outcome_is_named_as_the_body_has_it(lab: SimpleNamespace) -> None:
+    rid = await lab.answered()
+    found = error_of(await lab.told(response_id=rid, metric="solved", value=7))
+    assert (found["status"], found["code"], found["param"]) == (400, "invalid_request", "value")
+    assert found["message"].startswith("value: ")
+    found = error_of(await lab.told(response_id=rid, metric="no metric", value=1, idempotency_key="x" * 200))
+    assert (found["param"], "idempotency_key: must" in found["message"]) == ("metric", True)
+    found = error_of(await lab.told(response_id="0" * 32, metric="solved", value=1))
+    assert (found["status"], found["code"]) == (404, "not_found")
+
+
+async def test_a_correction_says_who_should_have_answered(
+    start_web: StartWeb, http: Http, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "router.server.access")
+    server = await start_web(corrections=Corrections(CorrectionStore(tmp_path), "texts"))
+    client = http(server)
+    rid = (await client.post("/v1/chat/completions", json=asking("a medical question"))).json()["id"]
+
+    async def told(name: str, **more: Any) -> httpx2.Response:
+        return await client.post(FEEDBACK, json={"response_id": rid, "should_have_been": name, **more})
+
+    assert (await told("legal")).json() == {"object": "feedback", "response_id": rid, "kept": "text"}
+    assert caplog.records[-1].fields["method"] == "RecordCorrection"  # type: ignore[attr-defined]
+    page = (await server.metrics.page()).body.decode()
+    assert f'grpc_method="{feedback.CORRECTION}"' in page
+    assert (await told("base", text="a medical question")).json()["kept"] == "text"
+    (kept,) = CorrectionStore(tmp_path).read().corrections  # what was said last
+    assert (kept.label, kept.chosen, kept.text) == ("", "medical", "a medical question")
+    for name, status in (("nobody", 404), ("legal@2.0.0", 400), ("auto", 400)):
+        found = error_of(await told(name))
+        assert (found["status"], found["param"]) == (status, "should_have_been"), name
+        assert "adapter:" not in found["message"]
+    assert error_of(await told("nobody"))["code"] == "model_not_found"
+    assert error_of(await told("legal", text="x" * 4001))["param"] == "text"
+
+
+async def test_openais_client_sends_it_as_it_sends_what_it_does_not_know(
+    client: openai.AsyncOpenAI,
+) -> None:
+    body = {"response_id": "0" * 32, "should_have_been": "legal"}
+    with pytest.raises(openai.BadRequestError) as refused:
+        await client.post("/feedback", cast_to=object, body=body)
+    assert "serve --corrections" in refused.value.message
+
+
+async def test_without_experiments_and_corrections_it_is_said_how_to_get_them(
+    start_web: StartWeb, http: Http
+) -> None:
+    client = http(await start_web())
+    said = {"response_id": "0" * 32}
+    found = error_of(await client.post(FEEDBACK, json=said | {"metric": "solved", "value": 1}))
+    assert (found["status"], found["code"]) == (400, "failed_precondition")
+    assert "experiments" in found["message"]
+    found = error_of(await client.post(FEEDBACK, json=said | {"should_have_been": "legal"}))
+    assert (found["code"], "serve --corrections" in found["message"]) == ("failed_precondition", True)
+
+
+async def test_roles_and_quotas_are_those_of_grpc(start_web: StartWeb, http: Http, tmp_path: Path) -> None:
+    clients = write_clients(tmp_path, more="outcomes_per_day = 1", team=("infer",), watcher=("observe",))
+    corrections = Corrections(CorrectionStore(tmp_path), "labels")
+    server = await start_web(clients=clients.path, corrections=corrections)
+
+    def of(token: str) -> httpx2.AsyncClient:
+        return http(server, headers={"authorization": f"Bearer {token}"})
+
+    team, said = of(clients.team), {"should_have_been": "legal", "response_id": ""}
+    assert (await http(server).post(FEEDBACK, json=said)).status_code == 401
+    assert error_of(await of(clients.watcher).post(FEEDBACK, json=said))["code"] == "role_missing"
+    said["response_id"] = (await team.post("/v1/chat/completions", json=asking())).json()["id"]
+    assert (await team.post(FEEDBACK, json=said)).json()["kept"] == "labels"
+    refused = await team.post(FEEDBACK, json=said)
+    assert (error_of(refused)["status"], error_of(refused)["code"]) == (429, "quota")
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"[]", "application/json", 400),
+        (b'{"response_id": "x", "metric": "m", "value": 1}', "text/plain", 400),
+        (json.dumps({"response_id": "x" * (70 << 10)}).encode(), "application/json", 413),
+    ],
+)
+async def test_bodies_that_are_none(
+    start_web: StartWeb, http: Http, content: bytes, content_type: str, status: int
+) -> None:
+    headers = {"content-type": content_type}
+    answer = await http(await start_web()).post(FEEDBACK, content=content, headers=headers)
+    assert error_of(answer)["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("fields", "bad"),
+    [
+        ({}, {"metric"}),
+        ({"metric": "m"}, {"value"}),
+        ({"metric": "m", "value": "1"}, {"value"}),
+        ({"value": 1, "text": "t"}, {"metric", "text"}),
+        ({"metric": "m", "value": 1, "should_have_been": "legal"}, {"metric", "value"}),
+        ({"should_have_been": "legal", "idempotency_key": "k"}, {"idempotency_key"}),
+        ({"should_have_been": ""}, {"should_have_been"}),
+        ({"response_id": "", "metric": "m", "value": 1}, {"response_id"}),
+        ({"metric": "m", "value": 1, "time": "yesterday"}, {"time"}),
+        ({"metric": "m", "value": 1, "time": "2026-11-27T10:00:00"}, {"time"}),
+    ],
+)
+def test_every_bad_field_is_named(fields: dict[str, Any], bad: set[str]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        feedback.parsed(json.dumps({"response_id": "x", **fields}).encode())
+    assert {violation.field.partition(".")[0] for violation in caught.value.violations} == bad
+
+
+JSON = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+TIMES = st.datetimes(timezones=st.timezones()).map(lambda time: time.isoformat())
+FIELDS = ("response_id", "metric", "name", "value", "time", "idempotency_key", "should_have_been", "text")
+KINDS = (experiments.RecordOutcomeRequest, pb.RecordCorrectionRequest)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON | TIMES))
+def test_any_json_is_one_of_the_messages_or_refused_in_words(body: dict[str, Any]) -> None:
+    try:
+        method, message = feedback.message_of(feedback.parsed(json.dumps(body).encode()))
+    except InvalidRequest as error:
+        refusal = error
+    else:
+        assert isinstance(message, KINDS[method == feedback.CORRECTION])
+        return
+    assert all(violation.field and violation.description for violation in refusal.violations)
+
+
+def test_both_methods_need_the_same_role_and_have_the_same_bounds() -> None:
+    """Which of them a body is of shows after the layers have let it in."""
+    outcome, correction = feedback.OUTCOME, feedback.CORRECTION
+    assert role_of(outcome) is role_of(correction)
+    assert policy_of(outcome) == policy_of(correction)
