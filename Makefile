@@ -74,8 +74,8 @@ format: $(STAMP) ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format -w
 
-proto: $(STAMP) ## generate router/v1 from proto/
-	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. proto/router/v1/*.proto
+proto: $(STAMP) ## generate router/v1 and router/kserve from proto/
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. proto/router/*/*.proto
 
 fuzz: $(STAMP) ## fuzz every parser and every RPC, SECONDS each (60); FUZZER=random is faster, FUZZER=atheris looks for new code
 ifeq ($(FUZZER),atheris)

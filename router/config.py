@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     http_listen: str = Field(
         "", description="HTTP address of OpenAI's API, HOST:PORT (extra `http`); empty: off"
     )
+    kserve: bool = Field(
+        False, description="serve the Open Inference Protocol (KServe, Triton) at the gRPC address, too"
+    )
     metrics_listen: str = Field(
         "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
     )

@@ -7,6 +7,7 @@ import re
 from router.errors import FieldViolation, InvalidRequest
 from router.types import AdapterRef
 
+AUTO = "auto"  # the model that means: whoever routing picks
 BASE = "base"  # asks for the base, as `base` or `adapters/base`: no adapter is called so
 _ID = r"[^/\s\x00-\x1f\x7f]{1,63}"
 _ADAPTER = re.compile(rf"adapters/({_ID})(?:/versions/({_ID}))?")

@@ -12,6 +12,10 @@ from importlib.util import find_spec
 from typing import Any
 
 NOT_INSTALLED = "experiments are not installed: the folder router/experiments is not there"
+OFF = (
+    "experiments are off, since the setting `experiments` is empty: set it to auto or to the URL of a "
+    "database, and start the server again"
+)
 _EXPERIMENTS = "router.experiments"
 
 
@@ -20,6 +24,11 @@ def has_experiments() -> bool:
     """Whether experiments are installed. A folder without its modules is none."""
     spec = find_spec(_EXPERIMENTS)
     return spec is not None and spec.origin is not None
+
+
+def why_absent() -> str:
+    """Why a server has none."""
+    return OFF if has_experiments() else NOT_INSTALLED
 
 
 def experiments(part: str) -> Any:

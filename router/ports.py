@@ -215,6 +215,27 @@ class Watcher(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a unit stands in a running experiment: its arm, or, where that is empty, why it has none.
+
+    `label` names what is its unit, empty for `routing.unit`. `answers` is who answers for the arm: a version
+    or base; empty where the arm is another router, or stands for all other experiments.
+    """
+
+    experiment: str
+    phase: int
+    label: str
+    arm: str = ""
+    control: bool = False
+    share: float = 0.0  # of the units that take part
+    answers: str = ""
+    outside: str = ""
+
+
+UNIT_MISSING = "unit_missing"  # of `Place.outside`: the request has no unit
+
+
 class Experiments(Protocol):
     """Experiments as a request meets them: on the event loop, and without waiting for a database."""
 
@@ -251,6 +272,11 @@ class ServedExperiments(Experiments, Protocol):
     @property
     def metrics(self) -> Collector:
         """Their numbers, read at every scrape."""
+        ...
+
+    def places(self, request: Request) -> Sequence[Place]:
+        """Where the request's unit stands in every running experiment whose arms answer and which its caller
+        may know of, by name. Nothing is counted or kept. Raises StoreDown: then no unit has an arm."""
         ...
 
     async def start(self) -> None:

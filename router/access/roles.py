@@ -52,9 +52,21 @@ ROLES: Mapping[str, Role] = {
 
 WEB: Mapping[str, Role] = {  # what is asked over HTTP alone; all else there is one of the above
     "/openai.v1/ListModels": Role.INFER,
+    "/ofrep.v1/EvaluateFlag": Role.INFER,
+    "/ofrep.v1/EvaluateFlags": Role.INFER,
+}
+
+KSERVE: Mapping[str, Role] = {  # where the setting `kserve` is on; else no such method is there
+    "/inference.GRPCInferenceService/ServerLive": Role.OPEN,
+    "/inference.GRPCInferenceService/ServerReady": Role.OPEN,
+    "/inference.GRPCInferenceService/ModelReady": Role.OBSERVE,
+    "/inference.GRPCInferenceService/ServerMetadata": Role.OBSERVE,
+    "/inference.GRPCInferenceService/ModelMetadata": Role.OBSERVE,
+    "/inference.GRPCInferenceService/ModelInfer": Role.INFER,
+    "/inference.GRPCInferenceService/ModelStreamInfer": Role.INFER,
 }
 
 
 def role_of(method: str) -> Role | None:
     """The role that a method needs; None is for nobody."""
-    return ROLES.get(method) or WEB.get(method)
+    return ROLES.get(method) or WEB.get(method) or KSERVE.get(method)

@@ -51,6 +51,12 @@ Native = Annotated[
     bool | None,
     typer.Option("--native/--no-native", help="Fused native operations where they build. Default: yes."),
 ]
+KServe = Annotated[
+    bool | None,
+    typer.Option(
+        "--kserve/--no-kserve", help="Serve the Open Inference Protocol (KServe, Triton), too. Default: no."
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option(metavar="N", help="CPU threads of the engine. Default: all cores.")
 ]
@@ -153,6 +159,7 @@ def serve(
     admin_listen: AdminListen = None,
     sidecar_listen: SidecarListen = None,
     http_listen: HttpListen = None,
+    kserve: KServe = None,
     clients: ClientsFile = None,
     audit: AuditFile = None,
     tls_cert: TlsCert = None,

@@ -24,7 +24,7 @@ from router.ports import AdapterRegistry, RequestRouter, ServedExperiments
 from router.server.adapters import AdapterService
 from router.server.bodies import Bodies
 from router.server.corrections import CorrectionsCollector
-from router.server.health import NAMES, Health
+from router.server.health import KSERVE, NAMES, Health
 from router.server.http import HttpServer, Page
 from router.server.inference import InferenceService
 from router.server.layers import Chain
@@ -56,10 +56,6 @@ ENGINE_SECONDS = 2.0  # for a step to end at shutdown
 AT_ONCE_SECONDS = 1.0  # for the tasks to end when a second signal came
 REFUSING_SECONDS = 0.5  # from the first refusal of a drain until connections are told to close
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-OFF = (
-    "experiments are off, since the setting `experiments` is empty: set it to auto or to the URL of a "
-    "database, and start the server again"
-)
 
 
 class ServerApp:
@@ -90,7 +86,12 @@ class ServerApp:
         self.lifecycle = Lifecycle(settings.max_running + settings.max_queue, settings.max_running)
         self.metrics = Metrics()
         self.health = Health(
-            self.lifecycle, engine.status, settings.stall_seconds, self._store_up, self._flaws
+            self.lifecycle,
+            engine.status,
+            settings.stall_seconds,
+            self._store_up,
+            self._flaws,
+            (*NAMES, *([KSERVE] if settings.kserve else [])),
         )
         self.pipeline = Pipeline(settings, engine, registry, router, experiments, corrections, on_decision)
         self._bodies = Bodies(settings.body_memory_mb << 20, settings.body_seconds, settings.max_body_bytes)
@@ -142,15 +143,21 @@ class ServerApp:
             add_ExperimentServiceServicer_to_server(ExperimentsAbsent(), server)  # type: ignore[no-untyped-call]
         else:
             self.experiments.register(server, self.registry)
+        if self.settings.kserve:
+            from router.server import (
+                kserve,
+            )  # its messages have the names of others: only where they are asked for
+
+            kserve.register(server, inference, self.registry, self.health, self.lifecycle)
         await self.health.register(server)
         if self.settings.reflection:
-            enable_reflection((*NAMES[1:], health.SERVICE_NAME), server)
+            enable_reflection((*self.health.names[1:], health.SERVICE_NAME), server)
         if self.settings.metrics_listen:
             await self._http.start(self.settings.metrics_listen)
             self.metrics_address = self._http.address
         if self.settings.http_listen:
-            methods = server.methods
-            self._web = await web.listen(chain, inference, self.registry, self.settings, self.tls, methods)
+            served = (inference, self.registry, self.experiments)
+            self._web = await web.listen(chain, *served, self.settings, self.tls, server.methods)
             self.http_address = self._web.address
         await server.start()
         addresses = {"address": self.address, "http": self.http_address, "metrics": self.metrics_address}
@@ -312,7 +319,7 @@ class ExperimentsAbsent(ExperimentServiceServicer):
 
 
 async def _refuse(self: ExperimentsAbsent, request: Any, context: Any) -> None:
-    raise FailedPrecondition(OFF if optional.has_experiments() else optional.NOT_INSTALLED)
+    raise FailedPrecondition(optional.why_absent())
 
 
 for _method in pb.DESCRIPTOR.services_by_name["ExperimentService"].methods:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 STORE_DOWN = "the store of experiments does not answer"
 EXPERIMENTS = "router.v1.ExperimentService"
 NAMES = ("", "router.v1.InferenceService", "router.v1.AdapterService", EXPERIMENTS)
+KSERVE = "inference.GRPCInferenceService"
 
 
 class Health:
@@ -42,10 +43,11 @@ class Health:
         stall_seconds: float,
         store_up: Callable[[], bool],
         flaws: Callable[[], Sequence[str]] = tuple,
+        names: Sequence[str] = NAMES,
     ) -> None:
         self._servicer = aio.HealthServicer()
         self._lifecycle, self._status, self._stall_seconds = lifecycle, status, stall_seconds
-        self._store_up, self._flaws = store_up, flaws
+        self._store_up, self._flaws, self.names = store_up, flaws, names
         self._serving: bool | None = None
         self._said: dict[str, bool] = {}
         self._draining = False
@@ -88,18 +90,31 @@ class Health:
         }
         return health_pb2.HealthListResponse(statuses=said)
 
+    @property
+    def alive(self) -> bool:
+        """What `healthz` says."""
+        return not self._engine_problems()
+
+    @property
+    def ready(self) -> bool:
+        """What `readyz` says."""
+        return not self._unready()
+
     async def healthz(self) -> Page:
         """Alive, or why not: that this is answered at all shows that the event loop turns."""
         return self._page(self._engine_problems())
 
     async def readyz(self) -> Page:
         """Ready for requests, or why not."""
+        return self._page(self._unready())
+
+    def _unready(self) -> list[str]:
         problems = self._engine_problems()
         if self._lifecycle.phase is Phase.LOADING:
             problems.insert(0, "the base model is still loading")
         if self._draining or self._lifecycle.phase is Phase.DRAINING:
             problems.insert(0, "the server is stopping")
-        return self._page(problems)
+        return problems
 
     def _page(self, problems: list[str]) -> Page:
         """JSON for a person who looks why a probe fails; a probe reads the status alone."""
@@ -131,7 +146,7 @@ class Health:
     async def _set(self, serving: bool) -> None:
         self._serving = serving
         kinds = health_pb2.HealthCheckResponse
-        for name in NAMES:
+        for name in self.names:
             state = serving and (name != EXPERIMENTS or self._store_up())
             if self._said.get(name) is not state:
                 self._said[name] = state

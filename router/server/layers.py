@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -46,7 +47,12 @@ from router.server.turns import Turn
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("router.server.access")
-GENERATIONS = {"/router.v1.InferenceService/Generate", "/router.v1.InferenceService/StreamGenerate"}
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+GENERATIONS = {
+    "/router.v1.InferenceService/Generate",
+    "/router.v1.InferenceService/StreamGenerate",
+    MODEL_INFER,
+}
 REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded)
 LEVELS = {"INTERNAL": logging.ERROR, "DATA_LOSS": logging.ERROR, "UNAVAILABLE": logging.WARNING}
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -59,11 +65,13 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 @dataclass(frozen=True, slots=True)
 class Policy:
     """`gated`: refused while loading or draining; `admitted`: takes a place; `watch`: ended by a drain;
-    `max_body`: bytes of one message, 0 for what the settings say."""
+    `carries`: a watch each of whose messages is a call of its own, which quotas count instead, and which ends
+    itself in a drain; `max_body`: bytes of one message, 0 for what the settings say."""
 
     gated: bool = False
     admitted: bool = False
     watch: bool = False
+    carries: bool = False
     logged: bool = False
     max_body: int = SMALL
 
@@ -83,8 +91,16 @@ METHODS = {
     "/router.v1.InferenceService/RecordCorrection": replace(INFERENCE, admitted=False, max_body=SMALL),
     "/router.v1.AdapterService/WatchAdapters": replace(ADAPTERS, watch=True),
     "/openai.v1/ListModels": ADAPTERS,
+    "/ofrep.v1/EvaluateFlag": ADAPTERS,
+    "/ofrep.v1/EvaluateFlags": ADAPTERS,
     "/router.v1.ExperimentService/RecordOutcome": replace(EXPERIMENTS, max_body=SMALL),
     "/router.v1.ExperimentService/RecordOutcomes": replace(EXPERIMENTS, watch=True),
+    "/inference.GRPCInferenceService/ServerMetadata": ADAPTERS,
+    "/inference.GRPCInferenceService/ModelMetadata": ADAPTERS,
+    "/inference.GRPCInferenceService/ModelStreamInfer": replace(
+        INFERENCE, admitted=False, watch=True, carries=True
+    ),
+    MODEL_INFER: INFERENCE,
     "/grpc.health.v1.Health/Watch": OTHER_WATCH,
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": OTHER_WATCH,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": OTHER_WATCH,
@@ -146,6 +162,7 @@ class Chain(grpc.aio.ServerInterceptor):
 
     async def serve(self, handler: Any, call: Call, context: Any) -> None:
         """One call, by gRPC or in its form: `context` reads and writes messages as bytes."""
+        CHAIN.set(self)
         async with AsyncExitStack() as layers:
             turn = await self._enter(layers, call, context, one_message=not handler.request_streaming)
             await self._answer(layers, call, turn, context, handler)
@@ -164,13 +181,15 @@ class Chain(grpc.aio.ServerInterceptor):
         call.made_by(self._access.client(credentials, call.method))
         self._access.check(call.client, credentials, call.method)
         await layers.enter_async_context(self._access.holding(credentials, call.method, call.client))
-        call.meter = layers.enter_context(self._quotas.call(call.client))
+        if not policy.carries:
+            call.meter = layers.enter_context(self._quotas.call(call.client))
         if policy.gated:
             self._lifecycle.gate()
         if call.method in GENERATIONS:
             self._pace.look()
         if policy.watch:
-            await layers.enter_async_context(self._lifecycle.watching(context.peer()))
+            watching = self._lifecycle.watching(context.peer(), cut=not policy.carries)
+            await layers.enter_async_context(watching)
         else:
             remaining = context.time_remaining()
             await layers.enter_async_context(deadline(call, remaining, self._max_deadline))
@@ -209,6 +228,14 @@ class Chain(grpc.aio.ServerInterceptor):
                 await context.write(message)
         else:
             await answer
+
+
+CHAIN: ContextVar[Chain] = ContextVar("lora_router_chain")
+
+
+def present_chain() -> Chain:
+    """The layers by which the present call came, for calls that come inside it."""
+    return CHAIN.get()
 
 
 def handler_of(handler: Any) -> Callable[..., Any]:

@@ -36,7 +36,8 @@ class Lifecycle:
         self.limit, self._running = limit, limit if running is None else running
         self.in_flight = 0
         self._held: Counter[str] = Counter()  # places by tenant
-        self._watches: set[asyncio.Timeout] = set()
+        self.ending = asyncio.Event()  # set when a drain begins
+        self._watches: dict[asyncio.Timeout, bool] = {}  # whether a drain ends it
         self._watched: Counter[str] = Counter()  # by connection, and by address
 
     @property
@@ -75,8 +76,8 @@ class Lifecycle:
                 del self._held[tenant]
 
     @asynccontextmanager
-    async def watching(self, peer: str) -> AsyncIterator[None]:
-        """A call with no end of its own: a drain ends it with Draining.
+    async def watching(self, peer: str, cut: bool = True) -> AsyncIterator[None]:
+        """A call with no end of its own: a drain ends it with Draining, or, without `cut`, leaves that to it.
 
         Raises Overloaded where too many are open, in all or from where this one comes.
         """
@@ -89,14 +90,14 @@ class Lifecycle:
         self._watched.update(whose.values())
         try:
             async with timeout:
-                self._watches.add(timeout)
+                self._watches[timeout] = cut
                 yield
         except TimeoutError:
             if not timeout.expired():
                 raise
             raise Draining("the server is stopping") from None
         finally:
-            self._watches.discard(timeout)
+            self._watches.pop(timeout, None)
             self._watched -= Counter(whose.values())
 
     def drain(self) -> None:
@@ -104,8 +105,10 @@ class Lifecycle:
         if self.phase is Phase.DRAINING:
             return
         self.phase = Phase.DRAINING
-        for watch in tuple(self._watches):
-            watch.reschedule(0)
+        self.ending.set()
+        for watch, cut in tuple(self._watches.items()):
+            if cut:
+                watch.reschedule(0)
 
 
 async def in_daemon_thread(work: Callable[[], None]) -> None:

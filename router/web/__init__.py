@@ -1,4 +1,4 @@
-"""The server over HTTP: OpenAI's API on the same layers and the same pipeline as gRPC (extra `http`)."""
+"""The server over HTTP: OpenAI's API, and OFREP, on the same layers and pipeline as gRPC (extra `http`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from router.errors import ConfigError
 
 if TYPE_CHECKING:
     from router.config import Settings
-    from router.ports import AdapterRegistry
+    from router.ports import AdapterRegistry, ServedExperiments
     from router.server.inference import InferenceService
     from router.server.layers import Chain
     from router.server.tls import Tls
@@ -20,6 +20,7 @@ async def listen(
     chain: Chain,
     inference: InferenceService,
     registry: AdapterRegistry,
+    experiments: ServedExperiments | None,
     settings: Settings,
     tls: Tls | None,
     methods: Mapping[str, Any],
@@ -35,5 +36,5 @@ async def listen(
         text = f"http_listen needs {error.name}, which is not installed: pip install 'lora-router[http]'"
         raise ConfigError(text) from None
     listener = Listener(settings.http_listen, tls)
-    await listener.start(application(chain, inference, registry, settings, methods))
+    await listener.start(application(chain, inference, registry, experiments, settings, methods))
     return listener

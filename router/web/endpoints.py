@@ -1,9 +1,10 @@
-"""What is served under /v1: each request is a call of the chain, like one that came by gRPC."""
+"""What is served over HTTP: each request is a call of the chain, like one that came by gRPC."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,20 +13,28 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from router import optional
 from router.config import Settings
-from router.errors import AdapterNotFound, FieldViolation, InvalidRequest
-from router.ports import AdapterRegistry
+from router.errors import (
+    AdapterNotFound,
+    ExperimentNotFound,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidRequest,
+)
+from router.ports import UNIT_MISSING, AdapterRegistry, Place, ServedExperiments
 from router.server.bodies import SMALL
 from router.server.call import Call, current_call, request_id_of, send_headers
 from router.server.inference import InferenceService
 from router.server.layers import Chain
 from router.server.sending import Outgoing
 from router.v1 import inference_pb2 as pb
-from router.web import feedback, openai
+from router.web import feedback, ofrep, openai
 from router.web.exchange import JSON, ErrorBody, Exchange, Receive, Scope, Send, until_gone
 
 STREAM = "/router.v1.InferenceService/StreamGenerate"
 MODELS = "/openai.v1/ListModels"
+FLAG, FLAGS = "/ofrep.v1/EvaluateFlag", "/ofrep.v1/EvaluateFlags"
 UNIT = "x-user-id"  # who is served, where a proxy in between drops `user`
 Answering = Callable[[Any, Any], Awaitable[None]]
 
@@ -123,6 +132,49 @@ class Feedback:
         await context.write(json.dumps(feedback.answer_json(said, kept)).encode())
 
 
+class Flags:
+    """Experiments as flags (OFREP): which arm a unit would get. A question, and no exposure."""
+
+    def __init__(self, chain: Chain, experiments: ServedExperiments | None) -> None:
+        self._chain, self._experiments = chain, experiments
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer for the flag of the path, or for all."""
+        key = scope["path_params"].get("key", "")
+        method, answer = (FLAG, self.one) if key else (FLAGS, self.all)
+        error_body = partial(ofrep.error_json, key)
+        await Endpoint(self._chain, method, SMALL, ofrep.parsed, answer, error_body)(scope, receive, send)
+
+    async def one(self, asked: ofrep.Asked, context: Any) -> None:
+        """The flag of the path."""
+        check_json(context)
+        key = context.path_parameter("key")
+        place = next((place for place in self._places(asked) if place.experiment == key), None)
+        if place is None:
+            raise ExperimentNotFound(key)
+        if place.outside == UNIT_MISSING:
+            raise ofrep.missing(place.label)
+        await self._write(ofrep.flag_json(place), context)
+
+    async def all(self, asked: ofrep.Asked, context: Any) -> None:
+        """Every flag that the client sees."""
+        check_json(context)
+        if not asked.unit:
+            raise ofrep.missing()
+        flags = [ofrep.flag_json(place) for place in self._places(asked)]
+        await self._write({"flags": flags}, context)
+
+    def _places(self, asked: ofrep.Asked) -> Sequence[Place]:
+        if self._experiments is None:
+            raise FailedPrecondition(optional.why_absent())
+        client = current_call().client
+        return self._experiments.places(ofrep.request_of(asked, client.adapters, client.experiments))
+
+    async def _write(self, body: Mapping[str, Any], context: Any) -> None:
+        await send_headers(context)
+        await context.write(json.dumps(body).encode())
+
+
 class Models:
     """What can be named as a model."""
 
@@ -148,6 +200,7 @@ def application(
     chain: Chain,
     inference: InferenceService,
     registry: AdapterRegistry,
+    experiments: ServedExperiments | None,
     settings: Settings,
     methods: Mapping[str, Any],
 ) -> Starlette:
@@ -164,6 +217,7 @@ def application(
         Feedback(methods).answer,
         feedback.error_json,
     )
+    flags = Flags(chain, experiments)
     routes = [
         Route(
             "/v1/chat/completions", Endpoint(chain, STREAM, most, chat.decode, chat.answer), methods=["POST"]
@@ -172,6 +226,8 @@ def application(
         Route("/v1/feedback", told, methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),
         Route("/v1/models/{model:path}", models, methods=["GET"]),
+        Route("/ofrep/v1/evaluate/flags", flags, methods=["POST"]),
+        Route("/ofrep/v1/evaluate/flags/{key}", flags, methods=["POST"]),
     ]
     return Starlette(routes=routes, exception_handlers={404: _refused, 405: _refused})
 

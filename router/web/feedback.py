@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import AliasChoices, AwareDatetime, Field
 
 from router.errors import FieldViolation, Findings, InvalidRequest
+from router.names import AUTO
 from router.v1 import experiments_pb2 as experiments
 from router.v1 import inference_pb2 as pb
 from router.web import openai
@@ -57,7 +58,7 @@ def parsed(body: bytes) -> Feedback:
 def message_of(said: Feedback) -> tuple[str, experiments.RecordOutcomeRequest | pb.RecordCorrectionRequest]:
     """The method that takes it in, and its message."""
     if said.should_have_been is not None:
-        adapter = openai.resource_of(said.should_have_been) or openai.AUTO  # which is nobody, and refused
+        adapter = openai.resource_of(said.should_have_been) or AUTO  # which is nobody, and refused
         return CORRECTION, pb.RecordCorrectionRequest(
             response_id=said.response_id, adapter=adapter, text=said.text or ""
         )

@@ -16,11 +16,10 @@ from google.protobuf.json_format import MessageToDict
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from router.errors import FieldViolation, InvalidRequest
-from router.names import BASE
+from router.names import AUTO, BASE
 from router.types import AdapterInfo, AdapterState
 from router.v1 import inference_pb2 as pb
 
-AUTO = "auto"  # the model that means: whoever routing picks
 SYSTEM = ("system", "developer")
 ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
 FINISH = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}

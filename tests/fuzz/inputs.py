@@ -205,6 +205,7 @@ def _fill_map(values: Any, field: FieldDescriptor, random: Random) -> None:
         key = random.choice(TEXTS)
         if field.message_type is not None:
             values[key].SetInParent()
+            fill(values[key], random, 4)
         else:
             values[key] = scalar(field, random)
 
@@ -221,5 +222,8 @@ def scalar(field: FieldDescriptor, random: Random) -> Any:
         return random.randint(-1, 7)
     if kind in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
         return float(random.choice(NUMBERS))
+    if kind in (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64):
+        most = (1 << (32 if kind == FieldDescriptor.CPPTYPE_UINT32 else 64)) - 1
+        return random.choice((0, 1, 100, most, random.randint(0, 300)))
     bits = 31 if kind == FieldDescriptor.CPPTYPE_INT32 else 63
     return random.choice((0, 1, -1, 2, 100, 5000, (1 << bits) - 1, -(1 << bits), random.randint(-5, 300)))

@@ -23,10 +23,11 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from router.access.roles import ROLES
+from router.access.roles import KSERVE, ROLES
 from router.cli.compose import Composition
 from router.config import Settings
 from router.engine.fake import FakeEngine
+from router.kserve import open_inference_pb2
 from router.server.app import ServerApp
 from router.v1 import adapters_pb2, experiments_pb2, inference_pb2
 from tests.fuzz.engines import Tally
@@ -34,7 +35,7 @@ from tests.fuzz.inputs import TEXTS, bytes_changed, message_changed
 from tests.fuzz.targets import ROOT, Attempt
 from tests.registry.tiny import BASE, write_adapter
 
-MODULES = (inference_pb2, adapters_pb2, experiments_pb2, health_pb2, reflection_pb2)
+MODULES = (inference_pb2, adapters_pb2, experiments_pb2, open_inference_pb2, health_pb2, reflection_pb2)
 WRONG = (
     "/router.v1.InferenceService/Nope",
     "/router.v1.InferenceService/generate",
@@ -78,6 +79,7 @@ async def serving(folder: Path) -> AsyncIterator[ServerApp]:
         write_adapter(folder / "adapters" / name, adapter_toml=f'[adapter]\nname = "{name}"\n')
     settings = Settings(
         listen="127.0.0.1:0",
+        kserve=True,
         metrics_listen="",
         adapters_dir=(folder / "adapters",),
         plugins_dir=(ROOT / "plugins",),
@@ -110,7 +112,8 @@ def kinds() -> dict[str, type[Message]]:
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
-    return {method: found.get(method, reflection_pb2.ServerReflectionRequest) for method in sorted(ROLES)}
+    methods = sorted((*ROLES, *KSERVE))
+    return {method: found.get(method, reflection_pb2.ServerReflectionRequest) for method in methods}
 
 
 KINDS = kinds()

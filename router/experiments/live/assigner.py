@@ -23,6 +23,7 @@ from router.experiments.assignment import (
     unit_hash,
 )
 from router.experiments.model import BASE, ArmSpec, Experiment, Lifecycle, Mode, Spec
+from router.ports import Place
 from router.types import AdapterRef, Decision, Request
 
 log = logging.getLogger(__name__)
@@ -181,6 +182,23 @@ def _side(one: Running, unit: str) -> Assignment:
     return Assignment(one, arm, share if held else 1 - share, unit_hash(unit))
 
 
+def place_of(one: Running, request: Request, now: float) -> Place:
+    """Where the request's unit stands in one experiment, at a time in unix seconds."""
+    unit, place = unit_of(one, request), Place(one.name, one.phase, one.spec.unit_label)
+    if one.of_holdout:
+        if is_missing(unit):
+            return replace(place, outside=Reason.UNIT_MISSING.value)
+        side = _side(one, unit)
+        arm, share = side.arm, side.propensity
+    else:
+        found = one.at(now).assign(unit)
+        if isinstance(found, NotAssigned):
+            return replace(place, outside=found.reason.value)
+        arm, share = one.arms[found.arm], found.propensity
+    answers = "" if one.by_router or one.of_holdout else arm.adapter.resource if arm.adapter else BASE
+    return replace(place, arm=arm.name, control=arm is one.control, share=share, answers=answers)
+
+
 def _other_units(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
     """What experiments on the holdout cannot tell of: the holdout of one unit is none of another."""
     for one in snapshot.holdouts:
@@ -221,7 +239,12 @@ class Running:
     @property
     def by_router(self) -> bool:
         """Whether its arms are router configurations."""
-        return not self.spec.route and self.spec.mode is not Mode.HOLDOUT
+        return not self.spec.route and not self.of_holdout
+
+    @property
+    def of_holdout(self) -> bool:
+        """Whether it compares the server's holdout with everybody else."""
+        return self.spec.mode is Mode.HOLDOUT
 
     @property
     def assigns(self) -> bool:
@@ -264,7 +287,7 @@ def snapshot_of(running: Iterable[Running]) -> Snapshot:
     routers: tuple[Running, ...] = ()
     holdouts: tuple[Running, ...] = ()
     for one in sorted(running, key=lambda r: r.name):
-        if one.spec.mode is Mode.HOLDOUT:
+        if one.of_holdout:
             holdouts += (one,)
         elif one.by_router:
             routers += (one,)

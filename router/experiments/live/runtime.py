@@ -25,6 +25,7 @@ from router.experiments.live.assigner import (
     Running,
     Snapshot,
     holdout_problem,
+    place_of,
     running_of,
 )
 from router.experiments.live.guardian import LOOK_SECONDS, Guardian, Judge
@@ -33,7 +34,7 @@ from router.experiments.live.recorder import FLUSH_SECONDS, Availability, Record
 from router.experiments.model import BASE, SERVER_KEYS, Experiment, Exposure, Lifecycle, Outcome, SegmentSpec
 from router.experiments.sight import Sight
 from router.experiments.store.port import Store
-from router.ports import AdapterRegistry, End, RequestRouter, Served, Watcher
+from router.ports import AdapterRegistry, End, Place, RequestRouter, Served, Watcher
 from router.types import AdapterRef, Decision, FinishReason, Request, RouterVariant, SamplingParams
 
 log = logging.getLogger(__name__)
@@ -197,6 +198,15 @@ class Experiments:
                 self.counts.unit_missing[found.experiment] += 1
             return None
         return found
+
+    def places(self, request: Request) -> list[Place]:
+        """As `ports.ServedExperiments`: of each experiment alone, as for a request that comes to it."""
+        if not self.availability.up:
+            raise StoreDown(self.availability.problem)
+        sight, now = Sight(request.visible, request.experiments), time.time()
+        seen = {one.name for one in self.known if sight.sees(one)}
+        running = [one for one in self.assigner.snapshot.all() if one.name in seen]
+        return [place_of(one, request, now) for one in running if one.assigns or one.of_holdout]
 
     def watchers(self, served: Served) -> list[Watcher]:
         """All who want to know how this answer goes."""

@@ -26,7 +26,7 @@ from router.experiments.report.build import report
 from router.experiments.report.model import Report
 from router.experiments.service.outcomes import Intake, StoreThreads
 from router.experiments.service.service import ExperimentService, present_sight
-from router.ports import AdapterRegistry, Assignment, Force, RequestRouter, Served, Watcher
+from router.ports import AdapterRegistry, Assignment, Force, Place, RequestRouter, Served, Watcher
 from router.server.call import present_client
 from router.types import AdapterInfo, AdapterRef, Decision, Request
 from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_server
@@ -76,6 +76,10 @@ class ServedExperiments:
     def watchers(self, served: Served) -> Sequence[Watcher]:
         """As the port says."""
         return self.live.watchers(served)
+
+    def places(self, request: Request) -> Sequence[Place]:
+        """As the port says."""
+        return self.live.places(request)
 
     @property
     def problem(self) -> str:
