@@ -94,9 +94,12 @@ def answer_json(said: Feedback, kept: Any) -> dict[str, Any]:
 
 def error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
     """As of OpenAI's API, with the names of fields that a body here has."""
-    for theirs, ours in ((r"\boutcome\.(?=[a-z])", ""), (r"\badapter(?=: )|^adapter$", "should_have_been")):
-        field, message = re.sub(theirs, ours, field), re.sub(theirs, ours, message)
-    body = openai.error_json(status, reason, message, field)
+    body = openai.error_json(status, reason, in_our_words(message), in_our_words(field))
     if body["error"]["param"] == "model":
         body["error"]["param"] = "should_have_been"
     return body
+
+
+def in_our_words(text: str) -> str:
+    """A field of the messages, or a text that names one."""
+    return re.sub(r"\badapter(?=: )|^adapter$", "should_have_been", re.sub(r"\boutcome\.(?=[a-z])", "", text))
