@@ -1,5 +1,6 @@
 import gzip
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -19,9 +20,10 @@ from router.cli.demo import (
     free_address,
     print_answers,
     requests_for,
+    until_learned,
 )
 from router.models import fetch_base, fetch_encoder
-from router.types import AdapterRef, Decision, Reason
+from router.types import AdapterRef, Decision, Reason, Vote, VoteError
 from tests.commands import without_network
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +82,39 @@ def test_a_free_address_can_be_had():
         taken.bind((host, int(number)))
 
 
+class Learning:
+    """A client of a server whose classifiers are ready one after the other."""
+
+    def __init__(self, *late: tuple[str, ...]) -> None:
+        self.late = list(late)
+
+    async def route(self, prompt: str) -> Decision:
+        names = self.late.pop(0)
+        votes = [Vote(name, error=VoteError.NOT_READY) for name in names]
+        return Decision(None, Reason.ABSTAINED, votes=(Vote("keywords", declined=True), *votes))
+
+
+async def test_it_waits_until_all_have_learned_and_says_for_whom(capsys, monkeypatch):
+    monkeypatch.setattr("router.cli.demo.asyncio.sleep", no_time)
+    await until_learned(Learning(("nearest", "probe"), ("probe",), ("probe",), ()))
+    first, second, third = capsys.readouterr().out.strip().splitlines()
+    assert first.endswith("nearest, probe ...")
+    assert second.endswith(": probe ...")
+    assert third.startswith("all have learned after")
+    await until_learned(Learning(()))
+    assert capsys.readouterr().out == ""
+
+
+async def test_it_goes_on_without_one_that_never_learns(capsys, monkeypatch):
+    monkeypatch.setattr("router.cli.demo.LEARN_SECONDS", 0.6)
+    await until_learned(Learning(*[("probe",)] * 9))
+    assert "going on without what probe would say" in capsys.readouterr().out
+
+
+async def no_time(_: float) -> None:
+    """Instead of sleeping."""
+
+
 @pytest.mark.slow
 def test_a_server_that_ends_is_told_with_its_last_lines(capsys, monkeypatch):
     monkeypatch.setenv("LORA_ROUTER_ADAPTERS_DIR", "absent")
@@ -97,7 +132,10 @@ def demonstration():
     fetch_base(), fetch_encoder()
     command = [sys.executable, "-m", "router.cli.demo"]
     alone = without_network(command)
-    done = subprocess.run(alone or command, capture_output=True, text=True, check=False, cwd=ROOT)
+    quick = {"LORA_ROUTER_LOAD_PLUGINS": "keywords,linear,embedding"}  # the others take a minute to learn
+    done = subprocess.run(
+        alone or command, capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | quick
+    )
     return done, alone is not None
 
 
