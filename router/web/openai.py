@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from router.errors import FieldViolation, InvalidRequest
 from router.names import AUTO, BASE
-from router.types import AdapterInfo, AdapterState
+from router.types import SAMPLING_RANGES, AdapterInfo, AdapterState
 from router.v1 import inference_pb2 as pb
 
 SYSTEM = ("system", "developer")
@@ -204,20 +204,12 @@ def _input(asked: Asked) -> pb.Input:
     return pb.Input(chat=pb.Chat(messages=turns))
 
 
+DIFFERENT = ("max_tokens", "logprobs")  # in chats and plain completions
+
+
 def _sampling(asked: Asked) -> pb.Sampling:
     message = pb.Sampling()
-    said = (
-        "min_tokens",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "repetition_penalty",
-        "frequency_penalty",
-        "presence_penalty",
-        "seed",
-    )
-    fields = {name: getattr(asked, name) for name in said}
+    fields = {name: getattr(asked, name) for name in SAMPLING_RANGES if name not in DIFFERENT}
     if isinstance(asked, ChatCompletion):
         fields["max_tokens"] = (
             asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens

@@ -55,7 +55,7 @@ class Against:
 
 def config_of(data: bytes, ignore_fields: Collection[str]) -> Config:
     """See `parse_lora_config`."""
-    read = _kept_config if len(data) <= MOST_BYTES else parse_lora_config
+    read = _kept_config if len(data) <= MOST_BYTES else _last_config
     return read(data, tuple(ignore_fields))
 
 
@@ -85,4 +85,5 @@ def _layout(raw: bytes, file_size: int, config: bytes | None, against: Against) 
 
 
 _kept_config = lru_cache(KEPT)(parse_lora_config)
+_last_config = lru_cache(1)(parse_lora_config)  # a layout asks again for the one that was just parsed
 _kept_layout = lru_cache(KEPT)(_layout)

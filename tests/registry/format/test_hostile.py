@@ -21,7 +21,7 @@ from router.registry.format.findings import Severity
 from tests.registry.format.hostile import FOLDERS
 from tests.registry.tiny import BASE, write_adapter
 
-SECONDS, BYTES = 0.25, 50 << 20
+SECONDS, BYTES = 0.1, 50 << 20
 
 
 def test_there_are_enough_of_them() -> None:
