@@ -32,6 +32,7 @@ START_SECONDS = 300.0
 STOP_SECONDS = 40.0
 LOG_LINES = 20
 LEARN_SECONDS = 120.0
+STEPS = "lora_router_steps_total"
 
 
 @dataclass(slots=True)
@@ -67,8 +68,7 @@ def demonstrate() -> int:
         print("starting the server (the first start also compiles its native operations) ...", flush=True)
         server.wait_until_serving()
         print(f"serving after {time.monotonic() - began:.1f} s on {server.address}\n", flush=True)
-        asked, most = asyncio.run(ask_all(server))
-        steps = server.metric("lora_router_steps_total")
+        asked, most, steps = asyncio.run(ask_all(server))
         print_answers(asked)
         print(f"\n{batching_summary(asked, steps, most)}")
         server.stop()
@@ -92,8 +92,8 @@ def fetch_models() -> None:
         print(f"the embedding classifier stays out: {error.message}", file=sys.stderr)
 
 
-async def ask_all(server: DemoServer) -> tuple[list[Asked], int]:
-    """Every request at once; also the most that ran in one batch."""
+async def ask_all(server: DemoServer) -> tuple[list[Asked], int, float]:
+    """Every request at once; also the most that ran in one batch, and the steps that it took."""
     from router.client import AdapterState, AsyncClient
 
     async with AsyncClient(server.address, timeout=TIMEOUT) as client:
@@ -104,10 +104,11 @@ async def ask_all(server: DemoServer) -> tuple[list[Asked], int]:
         await until_learned(client)
         asked = [Asked(*request) for request in requests_for(names)]
         print(f"asking {len(asked)} things at once, adapters: {', '.join(names) or 'none here'} ...\n")
+        before = await asyncio.to_thread(server.metric, STEPS)  # classifiers have been reading
         watch = asyncio.create_task(most_running(server))
         await asyncio.gather(*(ask_one(client, one) for one in asked))
         watch.cancel()
-        return asked, await watch
+        return asked, await watch, await asyncio.to_thread(server.metric, STEPS) - before
 
 
 async def until_learned(client: AsyncClient) -> None:
