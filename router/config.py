@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     http_listen: str = Field(
         "", description="HTTP address of OpenAI's API, HOST:PORT (extra `http`); empty: off"
     )
+    console: bool = Field(
+        True, description="serve the console for operators at /console of the HTTP address, too"
+    )
+    console_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="names by which browsers reach the console beside its address (comma list)"
+    )
     kserve: bool = Field(
         False, description="serve the Open Inference Protocol (KServe, Triton) at the gRPC address, too"
     )
@@ -197,7 +203,7 @@ class Settings(BaseSettings):
         """The environment gives folders as one string, separated like PATH."""
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
-    @field_validator("require_signed", mode="before")
+    @field_validator("require_signed", "console_hosts", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         """The environment and `--set` give a list as one string."""

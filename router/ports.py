@@ -156,6 +156,30 @@ class AdapterRegistry(Catalog, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ClassifierState:
+    """How a classifier does, for whoever looks after the server."""
+
+    name: str
+    plugin: str
+    priority: int
+    state: str  # starting, ready, failed, disabled, off
+    breaker: str  # closed, open, half-open
+    requests: int
+    errors: int
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingState:
+    """What decides. `calibration` is empty without one, `fitted`, or says what does not fit; `problems` are
+    plugins that do not work, each in a line."""
+
+    calibration: str = ""
+    classifiers: tuple[ClassifierState, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
 class RequestRouter(Protocol):
     """Routing as the server sees it."""
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from router.errors import ConfigError
 
@@ -41,6 +41,18 @@ class Act:
     resource: str  # what it was about, as the caller named it
     code: str
     reason: str = ""
+
+
+class Acts(Protocol):
+    """Whoever is told what was done and what was refused."""
+
+    def acted(self, act: Act) -> Future[None]:
+        """Done when it is kept, as far as it can be."""
+        ...
+
+    def refused(self, act: Act) -> None:
+        """A refusal."""
+        ...
 
 
 class Audit:

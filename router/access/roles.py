@@ -54,6 +54,9 @@ WEB: Mapping[str, Role] = {  # what is asked over HTTP alone; all else there is 
     "/openai.v1/ListModels": Role.INFER,
     "/ofrep.v1/EvaluateFlag": Role.INFER,
     "/ofrep.v1/EvaluateFlags": Role.INFER,
+    "/console.v1/SignIn": Role.OPEN,
+    "/console.v1/Overview": Role.OBSERVE,
+    "/console.v1/ListActivity": Role.ADMIN,
 }
 
 KSERVE: Mapping[str, Role] = {  # where the setting `kserve` is on; else no such method is there
@@ -65,6 +68,8 @@ KSERVE: Mapping[str, Role] = {  # where the setting `kserve` is on; else no such
     "/inference.GRPCInferenceService/ModelInfer": Role.INFER,
     "/inference.GRPCInferenceService/ModelStreamInfer": Role.INFER,
 }
+
+LOOKS = frozenset({"/console.v1/ListActivity"})  # of the role admin, and no act: the audit has no line of it
 
 
 def role_of(method: str) -> Role | None:

@@ -28,7 +28,7 @@ from router.engine.base import BaseInfo, Engine
 from router.errors import ConfigError
 from router.models import resolve_model
 from router.plugins import PluginHost
-from router.ports import ServedExperiments
+from router.ports import ClassifierState, RoutingState, ServedExperiments
 from router.registry.options import RegistryOptions
 from router.registry.registry import Registry
 from router.registry.state import state_dir
@@ -41,6 +41,7 @@ from router.server.lifecycle import in_daemon_thread
 from router.server.logs import logging_to
 
 if TYPE_CHECKING:
+    from router.classifiers.registration import ClassifierStatus
     from router.plugins import PluginStatus
     from router.types import AdapterInfo
 
@@ -125,6 +126,7 @@ class Composition:
             experiments=self.experiments,
             corrections=corrections_of(settings, options.state_dir),
             on_decision=drift.observe,
+            routing=self._routing_state,
         )
         self.app.metrics.registry.register(DriftCollector(drift))
         if self.experiments is not None:
@@ -148,6 +150,14 @@ class Composition:
             await self.registry.close()
             await asyncio.to_thread(self._baselines.close)
 
+    def _routing_state(self) -> RoutingState:
+        status = self.plugins.status()
+        return RoutingState(
+            self.router.rule.status,
+            tuple(classifier_state(plugin.name, c) for plugin in status for c in plugin.classifiers),
+            tuple(f"{plugin.name}: {plugin.error}" for plugin in status if plugin.error),
+        )
+
     async def _start(self) -> None:
         await in_daemon_thread(self._engine.start)
         keep(whole=True)
@@ -161,6 +171,13 @@ class Composition:
     def _ready(self) -> None:
         if self._when_ready is not None:
             self._when_ready(self.app)
+
+
+def classifier_state(plugin: str, of: ClassifierStatus) -> ClassifierState:
+    """As the console shows it."""
+    counts = (of.requests, of.errors)
+    problem = of.fit_error or of.last_error
+    return ClassifierState(of.name, plugin, of.priority, of.state, of.breaker, *counts, problem)
 
 
 def corrections_of(settings: Settings, state: Path | None) -> Corrections | None:
@@ -219,6 +236,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             ("access", _access_line(settings)),
             *([("admin", settings.admin_listen)] if settings.admin_listen else []),
             *([("sidecar", app.sidecar_address)] if app.sidecar_address else []),
+            *_web_lines(app),
             ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
         ]
     )
@@ -275,6 +293,14 @@ def lines_to_paste(address: str, settings: Settings) -> list[str]:
         f"buf curl --protocol grpc {how} -d {body} {url}",
         f"cp -r my-adapter {folder}",
     ]
+
+
+def _web_lines(app: ServerApp) -> list[tuple[str, str]]:
+    if not app.http_address:
+        return []
+    url = f"{'https' if app.settings.tls_cert else 'http'}://{app.http_address}"
+    console = [("console", f"{url}/console")] if app.recent is not None else []
+    return [("HTTP", f"{url}/v1"), *console]
 
 
 def _access_line(settings: Settings) -> str:

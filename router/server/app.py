@@ -16,17 +16,19 @@ from grpc_health.v1 import health
 from router import optional, web
 from router.access.access import Access
 from router.access.audit import Audit
+from router.access.recent import Recent
 from router.config import Settings
 from router.corrections.keeper import Corrections
 from router.engine.base import Engine
 from router.errors import FailedPrecondition
-from router.ports import AdapterRegistry, RequestRouter, ServedExperiments
+from router.ports import AdapterRegistry, RequestRouter, RoutingState, ServedExperiments
 from router.server.adapters import AdapterService
 from router.server.bodies import Bodies
 from router.server.corrections import CorrectionsCollector
 from router.server.health import KSERVE, NAMES, Health
 from router.server.http import HttpServer, Page
 from router.server.inference import InferenceService
+from router.server.insight import Insight
 from router.server.layers import Chain
 from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
 from router.server.listen import (
@@ -63,7 +65,8 @@ class ServerApp:
 
     It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
     (default: the engine); `on_ready` is called once when requests are let in, `on_decision` for each that
-    routing decided and that is to be answered. Whoever made `experiments` starts and closes it.
+    routing decided and that is to be answered; `routing` tells the console what decides. Whoever
+    made `experiments` starts and closes it.
     """
 
     def __init__(
@@ -77,12 +80,14 @@ class ServerApp:
         experiments: ServedExperiments | None = None,
         corrections: Corrections | None = None,
         on_decision: Callable[[Request, Decision], None] | None = None,
+        routing: Callable[[], RoutingState] = RoutingState,
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
         self.experiments, self.corrections = experiments, corrections
         self.access = Access(settings.clients, admin_local=bool(settings.admin_listen))
         self.tls = Tls.of(settings)
         self.audit = Audit(settings.audit) if settings.audit is not None else None
+        self.recent = Recent(self.audit) if settings.http_listen and settings.console else None
         self.lifecycle = Lifecycle(settings.max_running + settings.max_queue, settings.max_running)
         self.metrics = Metrics()
         self.health = Health(
@@ -98,7 +103,7 @@ class ServerApp:
         self._sending = Sending(lambda: self.lifecycle.pressed)
         self.address = self.metrics_address = self.sidecar_address = self.http_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
-        self._startup, self._on_ready = startup, on_ready
+        self._startup, self._on_ready, self._routing = startup, on_ready, routing
         if experiments is not None:
             self.metrics.registry.register(experiments.metrics)
         if corrections is not None:
@@ -157,8 +162,12 @@ class ServerApp:
             self.metrics_address = self._http.address
         if self.settings.http_listen:
             served = (inference, self.registry, self.experiments)
-            self._web = await web.listen(chain, *served, self.settings, self.tls, server.methods)
+            self._web = await web.listen(
+                chain, *served, self.settings, self.tls, server.methods, self._insight()
+            )
             self.http_address = self._web.address
+            for work in self._web.beside:
+                self._spawn(work())
         await server.start()
         addresses = {"address": self.address, "http": self.http_address, "metrics": self.metrics_address}
         log.info("listening", extra={"fields": {name: at for name, at in addresses.items() if at}})
@@ -168,10 +177,15 @@ class ServerApp:
         self._spawn(self.access.follow())
         self._spawn(self._sending.follow())
 
+    def _insight(self) -> Insight | None:
+        if self.recent is None:
+            return None
+        return Insight(self.engine, self.registry, self.metrics, self.health, self.recent, self._routing)
+
     def _chain(self) -> Chain:
         return Chain(
             self.access,
-            self.audit,
+            self.recent or self.audit,
             self.lifecycle,
             self.metrics,
             self._bodies,

@@ -108,6 +108,21 @@ class Health:
         """Ready for requests, or why not."""
         return self._page(self._unready())
 
+    @property
+    def phase(self) -> Phase:
+        """Where the server is in its life."""
+        return Phase.DRAINING if self._draining else self._lifecycle.phase
+
+    @property
+    def degraded(self) -> list[str]:
+        """What is wrong and holds up no request here."""
+        return [*([] if self._store_up() else [STORE_DOWN]), *self._flaws()]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is not ready; empty if it is."""
+        return self._unready()
+
     def _unready(self) -> list[str]:
         problems = self._engine_problems()
         if self._lifecycle.phase is Phase.LOADING:
@@ -118,13 +133,12 @@ class Health:
 
     def _page(self, problems: list[str]) -> Page:
         """JSON for a person who looks why a probe fails; a probe reads the status alone."""
-        phase = Phase.DRAINING if self._draining else self._lifecycle.phase
         status = self._status()
         told = {
             "status": "failing" if problems else "ok",
             "reasons": problems,
-            "phase": phase.name.lower(),
-            "degraded": [*([] if self._store_up() else [STORE_DOWN]), *self._flaws()],
+            "phase": self.phase.name.lower(),
+            "degraded": self.degraded,
             "requests": {"running": status.running, "waiting": status.waiting},
         }
         body = json.dumps(told).encode() + b"\n"

@@ -19,9 +19,9 @@ from typing import Any, TypeAlias
 import grpc
 
 from router.access.access import Access, Credentials
-from router.access.audit import Act, Audit
+from router.access.audit import Act, Acts
 from router.access.quotas import Quotas
-from router.access.roles import Role, role_of
+from router.access.roles import LOOKS, Role, role_of
 from router.access.xfcc import HEADER as XFCC
 from router.config import Settings
 from router.errors import (
@@ -36,7 +36,7 @@ from router.errors import (
 )
 from router.judging import REFERENCE
 from router.server.bodies import MAX_PLAN_BYTES, SMALL, Bodies
-from router.server.call import CURRENT, Call, caller_of, request_id_of, send_headers, whole
+from router.server.call import CURRENT, Call, caller_of, current_call, request_id_of, send_headers, whole
 from router.server.lifecycle import Lifecycle
 from router.server.logs import Sparse
 from router.server.metrics import Metrics
@@ -122,7 +122,7 @@ class Chain(grpc.aio.ServerInterceptor):
     def __init__(
         self,
         access: Access,
-        audit: Audit | None,
+        audit: Acts | None,
         lifecycle: Lifecycle,
         metrics: Metrics,
         bodies: Bodies,
@@ -201,6 +201,19 @@ class Chain(grpc.aio.ServerInterceptor):
         if policy.admitted:
             layers.enter_context(self._lifecycle.admitted(call.client.tenant))
         return turn
+
+    def permit(self, method: str) -> None:
+        """Raises PermissionDenied, AdminElsewhere where the client of the present call may not call that
+        method in the way that it came: for a call that asks other services while it runs."""
+        self._access.check(current_call().client, Credentials(), method)
+
+    def why_not(self, method: str) -> str:
+        """Why it may not, in words; empty if it may."""
+        try:
+            self.permit(method)
+        except PermissionDenied as error:
+            return error.message
+        return ""
 
     def _most(self, policy: Policy) -> int:
         return policy.max_body or self._max_body
@@ -327,7 +340,7 @@ def observed(call: Call, metrics: Metrics, logged: bool, lines: Sparse) -> Itera
 
 
 @asynccontextmanager
-async def audited(call: Call, audit: Audit, peer: str) -> AsyncIterator[None]:
+async def audited(call: Call, audit: Acts, peer: str) -> AsyncIterator[None]:
     """A line for every refusal, and for an administrative call that fails; `_answer` notes the others."""
     try:
         yield
@@ -347,7 +360,7 @@ async def audited(call: Call, audit: Audit, peer: str) -> AsyncIterator[None]:
 
 def is_admin(call: Call) -> bool:
     """Whether it administers something."""
-    return role_of(call.method) is Role.ADMIN
+    return role_of(call.method) is Role.ADMIN and call.method not in LOOKS
 
 
 def act_of(call: Call, peer: str, code: str, reason: str = "") -> Act:

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from router import optional
 from router.config import Settings
@@ -203,8 +203,9 @@ def application(
     experiments: ServedExperiments | None,
     settings: Settings,
     methods: Mapping[str, Any],
+    more: Sequence[BaseRoute] = (),
 ) -> Starlette:
-    """The ASGI application of a server."""
+    """The ASGI application of a server; `more` is served beside the API."""
     most = settings.max_body_bytes
     chat = Completions(inference, openai.ChatCompletion)
     plain = Completions(inference, openai.Completion)
@@ -228,6 +229,7 @@ def application(
         Route("/v1/models/{model:path}", models, methods=["GET"]),
         Route("/ofrep/v1/evaluate/flags", flags, methods=["POST"]),
         Route("/ofrep/v1/evaluate/flags/{key}", flags, methods=["POST"]),
+        *more,
     ]
     return Starlette(routes=routes, exception_handlers={404: _refused, 405: _refused})
 

@@ -145,9 +145,9 @@ class Exchange:
         """End with an error: as the answer, or where one has begun, as its last event."""
         reason, field, retry_after = read_details(trailing_metadata)
         status = 413 if reason == BODY_TOO_LARGE else HTTP_STATUS.get(code.name, 500)
-        body = json.dumps(self._error_body(status, reason or code.name, details, field)).encode()
         if self._ended:
             return
+        content_type, body = self._refusal(status, reason or code.name, details, field)
         if self._began:
             await self._end(b"data: " + body + b"\n\n")
             return
@@ -156,8 +156,12 @@ class Exchange:
             self._headers["retry-after"] = str(max(1, round(retry_after)))
         if status == 401:
             self._headers["www-authenticate"] = "Bearer"
-        await self._start(status, JSON, len(body))
+        await self._start(status, content_type, len(body))
         await self._end(body)
+
+    def _refusal(self, status: int, reason: str, message: str, field: str) -> tuple[str, bytes]:
+        """The answer that an error is: its type and its body."""
+        return JSON, json.dumps(self._error_body(status, reason, message, field)).encode()
 
     async def _start(self, status: int, content_type: str, length: int | None) -> None:
         self._began = True

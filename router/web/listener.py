@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -76,11 +76,13 @@ class Listener:
 
     def __init__(self, listen: str, tls: Tls | None) -> None:
         self._listen, self._tls, self.address = listen, tls, ""
+        self.beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()  # goes on while it serves
+        self._socket: socket.socket | None = None
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, application: Any) -> None:
-        """Bind and serve. Raises ConfigError where the address cannot be had."""
+    def bind(self) -> None:
+        """Take the address. Raises ConfigError where it cannot be had."""
         host, number = split_address(self._listen, "http_listen")
         bare = host.strip("[]")
         family = socket.AF_INET6 if ":" in bare else socket.AF_INET
@@ -93,6 +95,12 @@ class Listener:
             text = f"cannot listen on {self._listen} for HTTP ({error.strerror}); choose another address"
             raise ConfigError(f"{text} with --http-listen, or '' for none") from error
         self.address = f"{host}:{sock.getsockname()[1]}"
+        self._socket = sock
+
+    async def start(self, application: Any) -> None:
+        """Serve, at an address that is taken now if it was not. Raises ConfigError."""
+        if self._socket is None:
+            self.bind()
         config = uvicorn.Config(
             application,
             http=Protocol,
@@ -109,7 +117,7 @@ class Listener:
         config.load()
         config.ssl = self._tls.context() if self._tls is not None else None
         self._server = _Server(config)
-        self._task = asyncio.create_task(self._server.serve([sock]), name="http")
+        self._task = asyncio.create_task(self._server.serve([self._socket]), name="http")
 
     async def stop(self, seconds: float) -> None:
         """No more connections; requests that run have so long to end."""

@@ -1,0 +1,26 @@
+"""What an operator may look at beside what the services tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from router.access.recent import Recent
+from router.engine.base import Engine
+from router.ports import AdapterRegistry, RoutingState
+from router.server.health import Health
+from router.server.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Insight:
+    """Parts of a server, for its console."""
+
+    engine: Engine
+    registry: AdapterRegistry
+    metrics: Metrics
+    health: Health
+    recent: Recent
+    routing: Callable[[], RoutingState]
+    started: float = field(default_factory=time.time)  # unix seconds

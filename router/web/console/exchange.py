@@ -1,0 +1,128 @@
+"""An HTTP request of a browser, and what it gets: pages, fragments of pages, data, redirections."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, unquote
+
+from router.errors import FieldViolation, InvalidRequest
+from router.web.console.guard import HEADERS
+from router.web.exchange import JSON, Exchange, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from router.web.console.site import Console
+
+HTML = "text/html; charset=utf-8"
+FORM = "application/x-www-form-urlencoded"
+MOST_FIELDS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a handler gives back."""
+
+    body: bytes = b""
+    content_type: str = HTML
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def redirect(path: str, **headers: str) -> Answer:
+    """Go there, with GET."""
+    return Answer(status=303, headers={"location": path, **headers})
+
+
+def data(value: Any) -> Answer:
+    """JSON."""
+    return Answer(json.dumps(value, allow_nan=False).encode(), JSON)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a form says. `name` is what the call is about, for the audit."""
+
+    fields: Mapping[str, str]
+    name: str = ""
+
+
+def parsed(body: bytes) -> Form:
+    """Of the bytes of a form; none of a request without one. Raises InvalidRequest."""
+    try:
+        pairs = parse_qsl(
+            body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=MOST_FIELDS
+        )
+    except ValueError:
+        raise InvalidRequest([FieldViolation("body", "must be the fields of a form")]) from None
+    fields = dict(pairs)
+    return Form(fields, fields.get("name", ""))
+
+
+class PageExchange(Exchange):
+    """An exchange whose answers are for a browser. The token in its cookie counts as if it were sent as
+    `authorization`."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, most: int, console: Console) -> None:
+        super().__init__(scope, receive, send, most, lambda *_: {})
+        self._console = console
+        self.cookies = cookies_of(self.header("cookie"))
+        self.token = self.cookies.get(console.cookie, "")
+        if self.token and not self.header("authorization"):
+            self._metadata = (*self._metadata, ("authorization", f"Bearer {self.token}"))
+
+    @property
+    def method(self) -> str:
+        """GET, HEAD or POST."""
+        return str(self._scope["method"])
+
+    @property
+    def path(self) -> str:
+        """What was asked for, without what comes behind `?`."""
+        return str(self._scope["path"])
+
+    @property
+    def secure(self) -> bool:
+        """Whether it came by TLS."""
+        return str(self._scope.get("scheme")) == "https"
+
+    @property
+    def fragment(self) -> bool:
+        """A part of a page is asked for, by htmx."""
+        return self.header("hx-request") == "true"
+
+    def query(self) -> dict[str, str]:
+        """What stands behind `?`; of what has no form, nothing."""
+        raw = self._scope.get("query_string", b"")
+        try:
+            return dict(parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=MOST_FIELDS))
+        except ValueError:
+            return {}
+
+    async def write(self, answer: Any) -> None:
+        """The answer, or the next events."""
+        if self.events:
+            await super().write(answer)
+            return
+        self._headers |= answer.headers
+        await self._start(answer.status, answer.content_type, len(answer.body))
+        await self._end(answer.body)
+
+    def _refusal(self, status: int, reason: str, message: str, field: str) -> tuple[str, bytes]:
+        if self.fragment:
+            asked = "HX-Redirect" if status == 401 else "HX-Retarget"
+            self._headers |= {asked: "/console" if status == 401 else "#notice", "HX-Reswap": "innerHTML"}
+        return HTML, self._console.refusal(self, status, reason, message).encode()
+
+    async def _start(self, status: int, content_type: str, length: int | None) -> None:
+        self._headers |= HEADERS
+        if status == 401 and self.token:
+            self._headers["set-cookie"] = self._console.forgotten(self)
+        await super()._start(status, content_type, length)
+
+
+def cookies_of(header: str) -> dict[str, str]:
+    """By name; what other pages of the same host keep may have any form."""
+    pairs = (part.strip().partition("=") for part in header.split(";"))
+    return {name: unquote(value) for name, _, value in pairs}

@@ -1,0 +1,105 @@
+"""Overview: traffic, latency, queue and memory, live, and what runs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from router import __version__
+from router.server.lifecycle import Phase
+from router.web.console.exchange import Answer, data
+from router.web.console.history import Counts, History, Sample, quantile, row, since
+from router.web.console.site import Entry, Page, Visit
+
+OVERVIEW = "/console.v1/Overview"
+NOW, WHILE = 60.0, 300.0  # seconds: what tiles are about, and the table by adapter
+MOST_ROWS = 50
+
+
+async def show(visit: Visit) -> dict[str, Any]:
+    """The page."""
+    insight = visit.console.insight
+    loading = insight.health.phase is Phase.LOADING
+    return {
+        **await live(visit),
+        "base": None if loading else insight.engine.info,
+        "version": __version__,
+        "settings": visit.console.settings,
+    }
+
+
+async def live(visit: Visit) -> dict[str, Any]:
+    """What changes while one looks."""
+    console, insight = visit.console, visit.console.insight
+    history, status = console.history, insight.engine.status()
+    return {
+        "phase": insight.health.phase.name.lower(),
+        "reasons": insight.health.reasons,
+        "degraded": insight.health.degraded,
+        "uptime": time.time() - insight.started,
+        "status": status,
+        "last": history.samples[-1] if history.samples else None,
+        "now": rates(history, NOW),
+        "minutes": round(WHILE / 60),
+        "by_version": by_version(visit, history),
+        "routing": insight.routing(),
+    }
+
+
+async def series(visit: Visit) -> Answer:
+    """Columns for the charts, of samples later than `after`."""
+    try:
+        after = float(visit.query.get("after", "0"))
+    except ValueError:
+        after = 0.0
+    return data(visit.console.history.series(after))
+
+
+def rates(history: History, seconds: float) -> dict[str, float | None] | None:
+    """Rates and quantiles of the last seconds; None before there are two samples."""
+    pair = history.over(seconds)
+    return row(*pair) if pair is not None else None
+
+
+def by_version(visit: Visit, history: History) -> list[dict[str, Any]]:
+    """Who answered in the last minutes, the busiest first; without those that the client may not
+    know of."""
+    pair = history.over(WHILE)
+    if pair is None:
+        return []
+    visible, rows = visit.client.adapters, []
+    for who, counts in pair[1].by_version.items():
+        rows.append(version_row(who, pair[0].by_version.get(who, Counts()), counts, pair))
+    shown = [one for one in rows if one["requests"] and (one["name"] in visible or one["name"] in OPEN)]
+    total = sum(one["requests"] for one in rows)
+    for one in shown:
+        one["share"] = one["requests"] / total
+    return sorted(shown, key=lambda one: -one["requests"])[:MOST_ROWS]
+
+
+OPEN = ("base", "other", "mixture")  # names of nobody's adapter
+
+
+def version_row(
+    who: tuple[str, str], before: Counts, after: Counts, pair: tuple[Sample, Sample]
+) -> dict[str, Any]:
+    """A line of the table."""
+    seconds = max(pair[1].time - pair[0].time, 0.001)
+    first = since(before.first_token, after.first_token)
+    return {
+        "name": who[0],
+        "version": who[1],
+        "requests": after.requests - before.requests,
+        "rate": (after.requests - before.requests) / seconds,
+        "errors": after.errors - before.errors,
+        "tokens": (after.tokens - before.tokens) / seconds,
+        "p50": quantile(first, 0.5),
+        "p95": quantile(first, 0.95),
+    }
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Page("", OVERVIEW, show, "overview.html", "Overview", nav="Overview"),
+    Page("/overview/live", OVERVIEW, live, "overview_live.html"),
+    Page("/overview/series", OVERVIEW, series),
+)

@@ -1,0 +1,61 @@
+"""A server with a console, and browsers without a screen: plain HTTP clients that keep cookies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import pytest
+
+from router.server.app import ServerApp
+from tests.security.helpers import write_clients
+from tests.web.conftest import Http, StartWeb
+
+Roled = Callable[..., Awaitable[SimpleNamespace]]
+ROLES = {
+    "anna": ("infer", "observe", "admin"),
+    "olga": ("observe",),
+    "ivan": ("infer",),
+}
+
+
+@pytest.fixture
+async def opened(start_web: StartWeb, fakes: SimpleNamespace, http: Http) -> SimpleNamespace:
+    """A server without a clients file: `server`, `http`, and what stands behind it."""
+    server = await start_web(**vars(fakes))
+    return SimpleNamespace(server=server, http=http(server), **vars(fakes))
+
+
+@pytest.fixture
+def roled(start_web: StartWeb, fakes: SimpleNamespace, http: Http, tmp_path: Path) -> Roled:
+    """A server with the clients of `ROLES`: `server`, a signed-in browser for each, and `nobody`'s."""
+
+    async def start(**settings: Any) -> SimpleNamespace:
+        clients = write_clients(tmp_path, **ROLES)
+        server = await start_web(**vars(fakes), clients=clients.path, **settings)
+        browsers = {name: http(server, cookies=signed_in(server, getattr(clients, name))) for name in ROLES}
+        return SimpleNamespace(server=server, tokens=clients, nobody=http(server), **browsers, **vars(fakes))
+
+    return start
+
+
+def signed_in(server: ServerApp, token: str) -> dict[str, str]:
+    """The cookie of a browser that is."""
+    return {f"lora_router_{server.http_address.rpartition(':')[2]}": quote(token, safe="")}
+
+
+async def csrf(browser: httpx2.AsyncClient, path: str = "/console/sign-in") -> str:
+    """The secret that forms of its pages have."""
+    found = re.search(r'<meta name="csrf" content="(\w{64})">', (await browser.get(path)).text)
+    assert found
+    return found[1]
+
+
+async def post(browser: httpx2.AsyncClient, path: str, **fields: str) -> httpx2.Response:
+    """A form, sent as a page of the console sends it."""
+    return await browser.post(path, data={"csrf": await csrf(browser), **fields})
