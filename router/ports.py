@@ -55,6 +55,16 @@ class Force:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A version's score on test rows and its gain over the base, each with its 95 % interval: value, low,
+    high. More is better."""
+
+    metric: str
+    score: tuple[float, float, float]
+    gain: tuple[float, float, float]
+
+
 class Catalog(Protocol):
     """What routing reads of the registry. All calls are cheap and made on the event loop."""
 
@@ -125,6 +135,15 @@ class AdapterRegistry(Catalog, Protocol):
 
     def etag(self, ref: AdapterRef) -> str:
         """Changes with every change of that version."""
+        ...
+
+    def measured(self, ref: AdapterRef) -> Measured | None:
+        """What the report says that was read of it; None without one."""
+        ...
+
+    async def document(self, ref: AdapterRef, name: str) -> bytes | None:
+        """A file of its folder that is for people, `report.json` or a picture of it; None where it has none
+        of that name, or is refused. Raises AdapterNotFound."""
         ...
 
     def leases(self) -> int:

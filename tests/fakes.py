@@ -12,7 +12,7 @@ from dataclasses import replace
 from router.engine.base import AdapterArtifact, Engine
 from router.errors import AdapterNotFound, AdapterRejected, FailedPrecondition, GateNotPassed, StaleEtag
 from router.names import parse_adapter
-from router.ports import Catalog, Force, Lease
+from router.ports import Catalog, Force, Lease, Measured
 from router.registry.mixtures import digest_of_mixture
 from router.routing.mixture import mixed
 from router.types import (
@@ -52,6 +52,8 @@ class FakeRegistry:
         self.generation: dict[str, Sampling] = {}
         self.infos: dict[AdapterRef, AdapterInfo] = {}
         self.mixed = 0
+        self.measures: dict[AdapterRef, Measured] = {}
+        self.documents: dict[tuple[AdapterRef, str], bytes] = {}
         self._etags: dict[AdapterRef, int] = {}
         self._watchers: set[asyncio.Queue[AdapterEvent]] = set()
         self._changed: list[Callable[[], None]] = []
@@ -120,6 +122,13 @@ class FakeRegistry:
         if ref not in self.infos:
             raise AdapterNotFound(ref.resource)
         return str(self._etags[ref])
+
+    def measured(self, ref: AdapterRef) -> Measured | None:
+        return self.measures.get(ref)
+
+    async def document(self, ref: AdapterRef, name: str) -> bytes | None:
+        self.get(ref.name, ref.version)
+        return self.documents.get((ref, name))
 
     def leases(self) -> int:
         return sum(info.leases for info in self.infos.values())

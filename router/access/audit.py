@@ -201,6 +201,16 @@ class Verified:
     last: str
 
 
+def last_entries(path: Path, most_bytes: int) -> list[dict[str, Any]]:
+    """Those in the last bytes of a file, the oldest first. Raises OSError."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - most_bytes, 0))
+        parsed = map(_parsed, file.read().splitlines())
+        return [fields for fields in parsed if fields is not None]
+
+
 MOST_PROBLEMS = 20
 
 

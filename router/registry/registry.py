@@ -9,10 +9,11 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from router.engine.base import Engine
-from router.ports import Force, Lease
+from router.ports import Force, Lease, Measured
 from router.registry.disk.places import Scanner
 from router.registry.disk.reading import FolderReader, Reader
 from router.registry.events import EventHub
+from router.registry.format.documents import read_document
 from router.registry.gatekeeper import Gatekeeper, WeightHasher
 from router.registry.index import Chooser, Index
 from router.registry.leases import Leases
@@ -191,6 +192,23 @@ class Registry:
     def etag(self, ref: AdapterRef) -> str:
         """See AdapterRegistry."""
         return self._index.etag(self._index.find(ref.name, ref.version))
+
+    def measured(self, ref: AdapterRef) -> Measured | None:
+        """See AdapterRegistry."""
+        judgement = self._index.find(ref.name, ref.version).judgement
+        if judgement is None or judgement.report is None:
+            return None
+        score, gain = judgement.report.score, judgement.report.gain
+        return Measured(
+            judgement.report.metric, (score.value, score.low, score.high), (gain.value, gain.low, gain.high)
+        )
+
+    async def document(self, ref: AdapterRef, name: str) -> bytes | None:
+        """See AdapterRegistry."""
+        record = self._index.find(ref.name, ref.version)
+        if record.quarantined:
+            return None
+        return await asyncio.to_thread(read_document, record.found.place.folder, name)
 
     def leases(self) -> int:
         """See AdapterRegistry."""

@@ -88,6 +88,8 @@ class ServerApp:
         self.tls = Tls.of(settings)
         self.audit = Audit(settings.audit) if settings.audit is not None else None
         self.recent = Recent(self.audit) if settings.http_listen and settings.console else None
+        if self.recent is not None and settings.audit is not None:
+            self.recent.remember(settings.audit)
         self.lifecycle = Lifecycle(settings.max_running + settings.max_queue, settings.max_running)
         self.metrics = Metrics()
         self.health = Health(
@@ -180,7 +182,9 @@ class ServerApp:
     def _insight(self) -> Insight | None:
         if self.recent is None:
             return None
-        return Insight(self.engine, self.registry, self.metrics, self.health, self.recent, self._routing)
+        return Insight(
+            self.engine, self.registry, self.metrics, self.health, self.recent, self._routing, self.ready
+        )
 
     def _chain(self) -> Chain:
         return Chain(

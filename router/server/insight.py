@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,4 +24,5 @@ class Insight:
     health: Health
     recent: Recent
     routing: Callable[[], RoutingState]
+    ready: asyncio.Event  # requests are let in
     started: float = field(default_factory=time.time)  # unix seconds

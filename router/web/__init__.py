@@ -47,7 +47,7 @@ async def listen(
     more: Sequence[BaseRoute] = ()
     if insight is not None:
         console = Console(chain, methods, settings, insight, listener.address, ENTRIES)
-        listener.beside, more = (console.history.follow,), routes(console)
+        listener.beside, more = (console.history.follow, console.events.follow), routes(console)
     served = (chain, inference, registry, experiments, settings, methods)
     await listener.start(application(*served, more))
     return listener

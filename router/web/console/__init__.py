@@ -10,11 +10,11 @@ from typing import Any
 
 from starlette.routing import BaseRoute, Route
 
-from router.web.console import activity, adapters, overview, session
+from router.web.console import activity, acts, adapter, adapters, overview, session
 from router.web.console.rendering import serve_static
 from router.web.console.site import ROOT, Console, Endpoint, Entry, Page
 
-MODULES = (overview, adapters, activity, session)  # as their pages stand at the side
+MODULES = (overview, adapters, adapter, acts, activity, session)  # as their pages stand at the side
 ENTRIES: tuple[Entry, ...] = tuple(entry for module in MODULES for entry in module.ENTRIES)
 
 

@@ -1,22 +1,35 @@
-"""Adapters: what is there, in which state, and what may be done about it."""
+"""Adapters: the list of all versions, live."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC
 from typing import Any
 
+from router.engine.base import EngineStatus
+from router.types import AdapterRef
 from router.v1 import adapters_pb2 as pb
-from router.web.console.exchange import Answer, redirect
-from router.web.console.site import ROOT, Action, Entry, Page, Visit
+from router.web.console.overview import WHILE
+from router.web.console.site import Entry, Page, Visit
 
-SERVICE = "/router.v1.AdapterService/"
-LIST, GET = SERVICE + "ListAdapters", SERVICE + "GetAdapter"
-LOAD, UNLOAD = SERVICE + "LoadAdapter", SERVICE + "UnloadAdapter"
-SET_DEFAULT, RESET_DEFAULT = SERVICE + "SetDefaultVersion", SERVICE + "ResetDefaultVersion"
+LIST = "/router.v1.AdapterService/ListAdapters"
 PAGE_SIZE = 100
+STATES = {  # as the badge shows them
+    pb.Adapter.STATE_DISCOVERED: ("on disk", ""),
+    pb.Adapter.STATE_LOADING: ("loading", "info"),
+    pb.Adapter.STATE_READY: ("ready", "ok"),
+    pb.Adapter.STATE_OFFLOADED: ("offloaded", ""),
+    pb.Adapter.STATE_QUARANTINED: ("quarantined", "bad"),
+}
 
 
 async def show(visit: Visit) -> dict[str, Any]:
-    """The list."""
+    """The page."""
+    return await live(visit)
+
+
+async def live(visit: Visit) -> dict[str, Any]:
+    """The table."""
     query = visit.query
     request = pb.ListAdaptersRequest(
         page_size=PAGE_SIZE,
@@ -25,16 +38,61 @@ async def show(visit: Visit) -> dict[str, Any]:
         task=query.get("task", ""),
     )
     answer = await visit.ask(LIST, request)
-    return {"adapters": answer.adapters, "next_page": answer.next_page_token, "query": query}
+    status, traffic = visit.console.insight.engine.status(), traffic_of(visit)
+    return {
+        "rows": [row(visit, adapter, status, traffic) for adapter in answer.adapters],
+        "next_page": answer.next_page_token,
+        "count": visit.console.insight.registry.count() if visit.client.adapters.everything else None,
+        "domain": query.get("domain", ""),
+        "task": query.get("task", ""),
+        "page": query.get("page", ""),
+    }
 
 
-async def load(visit: Visit) -> Answer:
-    """Bring it into memory."""
-    await visit.ask(LOAD, pb.LoadAdapterRequest(name=visit.form.get("name", "")))
-    return redirect(ROOT + "/adapters")
+def row(
+    visit: Visit, adapter: pb.Adapter, status: EngineStatus, traffic: Mapping[tuple[str, str], float]
+) -> dict[str, Any]:
+    """What is shown of a version, here and on its own page."""
+    ref = ref_of(adapter)
+    state, kind = STATES.get(adapter.state, ("not known", ""))
+    return {
+        "ref": ref,
+        "of": adapter,
+        "state": state,
+        "kind": kind,
+        "tier": tier_of(adapter.digest, status),
+        "share": traffic.get((ref.name, ref.version)),
+        "last_used": adapter.last_used.ToDatetime(UTC).timestamp() if adapter.HasField("last_used") else None,
+        "measured": visit.console.insight.registry.measured(ref),
+    }
+
+
+def ref_of(adapter: pb.Adapter) -> AdapterRef:
+    """Its name and version."""
+    return AdapterRef(adapter.name.split("/")[1], adapter.version)
+
+
+def tier_of(digest: str, status: EngineStatus) -> str:
+    """Where its weights are."""
+    if digest and digest in status.device_adapters:
+        return "device"
+    return "host" if digest and digest in status.host_adapters else "disk"
+
+
+def traffic_of(visit: Visit) -> dict[tuple[str, str], float]:
+    """Who had which share of the requests of the last minutes."""
+    pair = visit.console.history.over(WHILE)
+    if pair is None:
+        return {}
+    before, after = pair[0].by_version, pair[1].by_version
+    counts = {
+        who: now.requests - (before[who].requests if who in before else 0) for who, now in after.items()
+    }
+    total = sum(counts.values())
+    return {who: count / total for who, count in counts.items() if count} if total else {}
 
 
 ENTRIES: tuple[Entry, ...] = (
     Page("/adapters", LIST, show, "adapters.html", "Adapters", nav="Adapters"),
-    Action("/adapters/load", LOAD, load),
+    Page("/adapters/live", LIST, live, "adapters_live.html"),
 )

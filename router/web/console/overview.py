@@ -7,6 +7,7 @@ from typing import Any
 
 from router import __version__
 from router.server.lifecycle import Phase
+from router.server.status import redacted
 from router.web.console.exchange import Answer, data
 from router.web.console.history import Counts, History, Sample, quantile, row, since
 from router.web.console.site import Entry, Page, Visit
@@ -31,7 +32,10 @@ async def show(visit: Visit) -> dict[str, Any]:
 async def live(visit: Visit) -> dict[str, Any]:
     """What changes while one looks."""
     console, insight = visit.console, visit.console.insight
-    history, status = console.history, insight.engine.status()
+    history, status, routing = console.history, insight.engine.status(), insight.routing()
+    # What does not fit, and what failed, may name adapters, which are not for everybody.
+    everything = visit.client.adapters.everything
+    whole = everything or routing.calibration in ("", "fitted")
     return {
         "phase": insight.health.phase.name.lower(),
         "reasons": insight.health.reasons,
@@ -42,7 +46,9 @@ async def live(visit: Visit) -> dict[str, Any]:
         "now": rates(history, NOW),
         "minutes": round(WHILE / 60),
         "by_version": by_version(visit, history),
-        "routing": insight.routing(),
+        "calibration": routing.calibration if whole else "stale",
+        "classifiers": [(one, redacted(one.problem) if everything else "") for one in routing.classifiers],
+        "problems": [redacted(problem) for problem in routing.problems] if everything else [],
     }
 
 

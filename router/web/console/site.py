@@ -18,6 +18,7 @@ from router.access.clients import Client
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest
 from router.server.bodies import SMALL
 from router.server.call import Call, current_call, request_id_of, send_headers
+from router.web.console.events import Events
 from router.web.console.exchange import FORM, HTML, Answer, Form, PageExchange, parsed, redirect
 from router.web.console.guard import Guard
 from router.web.console.history import History
@@ -147,7 +148,7 @@ class Console:
         self.cookie = f"lora_router_{address.rpartition(':')[2]}"
         self._nav = [entry for entry in entries if isinstance(entry, Page) and entry.nav]
         self._renderer = Renderer(ROOT)
-        self.history = History(insight)
+        self.history, self.events = History(insight), Events(insight)
 
     def page(self, visit: Visit, page: Page, values: Values) -> Answer:
         """The page, or the fragment of one."""

@@ -14,11 +14,14 @@
     notice.append(line);
   };
 
-  // Live parts ask again while somebody looks.
+  // Live parts ask again while somebody looks; `data-live` may say after how many seconds.
+  let ticks = 0;
   setInterval(() => {
     if (document.hidden) return;
+    ticks += 1;
     for (const part of document.querySelectorAll("[data-live]")) {
-      part.dispatchEvent(new CustomEvent("tick"));
+      const every = Math.max(1, Math.round((Number(part.dataset.live) * 1000 || TICK) / TICK));
+      if (ticks % every === 0) part.dispatchEvent(new CustomEvent("tick"));
     }
   }, TICK);
   document.addEventListener("htmx:error", () => {
@@ -30,6 +33,34 @@
     if (status && status < 400 && (lost || notice.dataset.refused)) say("");
     lost = false;
     notice.dataset.refused = status >= 400 ? "yes" : "";
+  });
+
+  // What an action asks before it does anything is a page; with a script it comes as a dialog.
+  const dialog = document.getElementById("dialog");
+  const ask = async (link) => {
+    try {
+      const answer = await fetch(link.href, { headers: { accept: "text/html" } });
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const form = answer.ok && page.getElementById("confirm");
+      if (!form) throw new Error("no form");
+      form.removeAttribute("class");
+      dialog.firstElementChild.replaceChildren(document.adoptNode(form));
+      dialog.showModal();
+    } catch {
+      location.href = link.href; // the page says what is wrong
+    }
+  };
+  document.addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+    const link = event.target.closest("a[data-dialog], a[data-close]");
+    if (!link || !dialog) return;
+    if (link.matches("[data-dialog]")) {
+      event.preventDefault();
+      ask(link);
+    } else if (dialog.open) {
+      event.preventDefault();
+      dialog.close();
+    }
   });
 
   // Light, dark, or as the system has it: kept in a cookie, so that the server says it from the start.
