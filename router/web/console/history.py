@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from router.engine.base import EngineStatus
     from router.server.insight import Insight
 
+log = logging.getLogger(__name__)
 EVERY = 5.0  # seconds between two samples
 KEPT = 15 * 60.0  # seconds
 CALM = 20  # a sample takes at most one part in so many of the time, however many adapters there are
@@ -76,7 +78,10 @@ class History:
         """Take samples for ever."""
         while True:
             began = time.monotonic()
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # a console that cannot draw stops no server
+                log.exception("the console's numbers were not taken")
             await asyncio.sleep(max(EVERY, CALM * (time.monotonic() - began)))
 
     async def look(self) -> None:
@@ -204,7 +209,7 @@ def buckets_of(metric: Histogram) -> dict[Who, Buckets]:
 
 def summed(several: Iterable[Buckets]) -> Buckets:
     """Of histograms with the same buckets."""
-    columns = list(several)
+    columns = list(filter(None, several))  # who never gave a token has none
     if not columns:
         return EMPTY
     return tuple((pairs[0][0], sum(value for _, value in pairs)) for pairs in zip(*columns, strict=True))

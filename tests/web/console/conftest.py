@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,8 +35,8 @@ async def opened(start_web: StartWeb, fakes: SimpleNamespace, http: Http) -> Sim
 def roled(start_web: StartWeb, fakes: SimpleNamespace, http: Http, tmp_path: Path) -> Roled:
     """A server with the clients of `ROLES`: `server`, a signed-in browser for each, and `nobody`'s."""
 
-    async def start(**settings: Any) -> SimpleNamespace:
-        clients = write_clients(tmp_path, **ROLES)
+    async def start(adapters: Sequence[str] = ("*",), **settings: Any) -> SimpleNamespace:
+        clients = write_clients(tmp_path, adapters, **ROLES)
         server = await start_web(**vars(fakes), clients=clients.path, **settings)
         browsers = {name: http(server, cookies=signed_in(server, getattr(clients, name))) for name in ROLES}
         return SimpleNamespace(server=server, tokens=clients, nobody=http(server), **browsers, **vars(fakes))
