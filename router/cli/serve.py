@@ -135,7 +135,13 @@ HttpListen = Annotated[
     typer.Option(
         "--http-listen",
         metavar="HOST:PORT",
-        help="Serve OpenAI's API over HTTP there, too: such as 127.0.0.1:8000. Default: off.",
+        help="Serve OpenAI's API and the console over HTTP there, too: 127.0.0.1:8000. Default: off.",
+    ),
+]
+ConsoleFlag = Annotated[
+    bool | None,
+    typer.Option(
+        "--console/--no-console", help="Serve the console at /console of the HTTP address. Default: yes."
     ),
 ]
 AuditFile = Annotated[
@@ -159,6 +165,7 @@ def serve(
     admin_listen: AdminListen = None,
     sidecar_listen: SidecarListen = None,
     http_listen: HttpListen = None,
+    console: ConsoleFlag = None,
     kserve: KServe = None,
     clients: ClientsFile = None,
     audit: AuditFile = None,
