@@ -81,7 +81,7 @@ class Listener:
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def bind(self) -> None:
+    def bind(self) -> socket.socket:
         """Take the address. Raises ConfigError where it cannot be had."""
         host, number = split_address(self._listen, "http_listen")
         bare = host.strip("[]")
@@ -96,11 +96,11 @@ class Listener:
             raise ConfigError(f"{text} with --http-listen, or '' for none") from error
         self.address = f"{host}:{sock.getsockname()[1]}"
         self._socket = sock
+        return sock
 
     async def start(self, application: Any) -> None:
         """Serve, at an address that is taken now if it was not. Raises ConfigError."""
-        if self._socket is None:
-            self.bind()
+        sock = self._socket or self.bind()
         config = uvicorn.Config(
             application,
             http=Protocol,
@@ -117,7 +117,7 @@ class Listener:
         config.load()
         config.ssl = self._tls.context() if self._tls is not None else None
         self._server = _Server(config)
-        self._task = asyncio.create_task(self._server.serve([self._socket]), name="http")
+        self._task = asyncio.create_task(self._server.serve([sock]), name="http")
 
     async def stop(self, seconds: float) -> None:
         """No more connections; requests that run have so long to end."""

@@ -150,7 +150,7 @@ def versions_of(visit: Visit, ref: AdapterRef, status: Any, traffic: Any) -> dic
 
 def happened(visit: Visit, name: str) -> list[dict[str, Any]]:
     """What became of versions of that name, and who did what to them: the newest first."""
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"time": one.time, "about": one.ref.version, "what": one.what, "more": one.more}
         for one in visit.console.events
         if one.ref.name == name

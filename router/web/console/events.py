@@ -42,25 +42,31 @@ class Events:
     async def follow(self) -> None:
         """For ever, once there is something to follow."""
         await self._insight.ready.wait()
+        for info in self._insight.registry.listed():
+            self._seen[info.ref] = seen(info)
         async with aclosing(cast(Any, self._insight.registry.watch())) as events:
             async for event in events:
                 self.note(event)
 
     def note(self, event: AdapterEvent) -> None:
-        """Keep what is new in it. What is there when one begins to look is no news."""
+        """Keep what is new in it."""
         info, ref = event.adapter, event.adapter.ref
         if event.kind is AdapterEventKind.REMOVED:
             self._seen.pop(ref, None)
             self._changes.append(Change(event.time, ref, "removed from disk"))
             return
         before = self._seen.get(ref)
-        self._seen[ref] = (info.state, info.default, info.pinned)
+        self._seen[ref] = seen(info)
         if before is None:
-            if event.kind is AdapterEventKind.ADDED and event.time > self._insight.started + 1:
-                self._changes.append(Change(event.time, ref, "appeared", info.error))
+            self._changes.append(Change(event.time, ref, "appeared", info.error))
             return
         for what, more in differences(before, info):
             self._changes.append(Change(event.time, ref, what, more))
+
+
+def seen(info: AdapterInfo) -> Seen:
+    """What is compared."""
+    return info.state, info.default, info.pinned
 
 
 def differences(before: Seen, info: AdapterInfo) -> Iterator[tuple[str, str]]:

@@ -7,9 +7,11 @@ from typing import Any
 
 from router import __version__
 from router.server.lifecycle import Phase
+from router.server.metrics import FIRST_TOKEN, PER_TOKEN
 from router.server.status import redacted
 from router.web.console.exchange import Answer, data
 from router.web.console.history import Counts, History, Sample, quantile, row, since
+from router.web.console.rendering import seconds as told
 from router.web.console.site import Entry, Page, Visit
 
 OVERVIEW = "/console.v1/Overview"
@@ -33,6 +35,7 @@ async def live(visit: Visit) -> dict[str, Any]:
     """What changes while one looks."""
     console, insight = visit.console, visit.console.insight
     history, status, routing = console.history, insight.engine.status(), insight.routing()
+    classifiers = sorted(routing.classifiers, key=lambda one: (one.state == "off", one.priority, one.name))
     # What does not fit, and what failed, may name adapters, which are not for everybody.
     everything = visit.client.adapters.everything
     whole = everything or routing.calibration in ("", "fitted")
@@ -47,7 +50,7 @@ async def live(visit: Visit) -> dict[str, Any]:
         "minutes": round(WHILE / 60),
         "by_version": by_version(visit, history),
         "calibration": routing.calibration if whole else "stale",
-        "classifiers": [(one, redacted(one.problem) if everything else "") for one in routing.classifiers],
+        "classifiers": [(one, redacted(one.problem) if everything else "") for one in classifiers],
         "problems": [redacted(problem) for problem in routing.problems] if everything else [],
     }
 
@@ -61,10 +64,22 @@ async def series(visit: Visit) -> Answer:
     return data(visit.console.history.series(after))
 
 
-def rates(history: History, seconds: float) -> dict[str, float | None] | None:
-    """Rates and quantiles of the last seconds; None before there are two samples."""
+def rates(history: History, seconds: float) -> dict[str, float | str | None] | None:
+    """Rates, and quantiles in words, of the last seconds; None before there are two samples."""
     pair = history.over(seconds)
-    return row(*pair) if pair is not None else None
+    if pair is None:
+        return None
+    found = row(*pair)
+    return found | {name: bounded(found[name], top) for name, top in TOPS.items()}
+
+
+FIRST_TOP, TOKEN_TOP = FIRST_TOKEN[-1], PER_TOKEN[-1]
+TOPS = {"first_p50": FIRST_TOP, "first_p95": FIRST_TOP, "token_p50": TOKEN_TOP, "token_p95": TOKEN_TOP}
+
+
+def bounded(value: float | None, top: float) -> str:
+    """A quantile; beyond the last bucket's end nothing is known but that."""
+    return f"over {told(top)}" if value is not None and value >= top else told(value)
 
 
 def by_version(visit: Visit, history: History) -> list[dict[str, Any]]:
@@ -99,8 +114,8 @@ def version_row(
         "rate": (after.requests - before.requests) / seconds,
         "errors": after.errors - before.errors,
         "tokens": (after.tokens - before.tokens) / seconds,
-        "p50": quantile(first, 0.5),
-        "p95": quantile(first, 0.95),
+        "p50": bounded(quantile(first, 0.5), FIRST_TOP),
+        "p95": bounded(quantile(first, 0.95), FIRST_TOP),
     }
 
 

@@ -101,7 +101,7 @@ def card_of(data: bytes | None) -> Card | None:
 
 def arms_of(report: Mapping[str, Any], digits: int) -> list[dict[str, Any]]:
     """Who answered the test rows, and how well."""
-    found = []
+    found: list[dict[str, Any]] = []
     for name, title in ARMS:
         score = span_of(report, digits, "arms", name, "score")
         if score is not None:

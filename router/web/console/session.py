@@ -18,7 +18,7 @@ async def sign_in(visit: Visit) -> Answer:
     """Keep the token. Whether it is anybody's the next page tells, as it tells every caller."""
     token = visit.form.get("token", "").strip()
     if not token or len(token) > MOST_TOKEN or not token.isascii() or not token.isprintable():
-        raise InvalidRequest([FieldViolation("token", "must be there, as `lora-router clients add` gave it")])
+        raise InvalidRequest([FieldViolation("token", "must be there, as `lora-router clients new` gave it")])
     cookie = visit.console.kept(visit.exchange, token)
     return redirect(inside(visit.form.get("next", "")), **{"set-cookie": cookie})
 

@@ -46,7 +46,7 @@
       width: 1.6,
       dash: at ? [5, 3] : undefined,
       points: { show: false },
-      spanGaps: false,
+      spanGaps: place.dataset.unit === "seconds", // nobody answered in between
     }));
     const options = {
       width: place.clientWidth,
