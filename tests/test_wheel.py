@@ -50,6 +50,10 @@ def test_it_carries_what_it_serves(site):
         there = {p.relative_to(carried / name) for p in (carried / name).rglob("*") if p.is_file()}
         assert {p for p in here if "__pycache__" not in p.parts and p.name != ".gitkeep"} <= there
     assert list((site / "router").rglob("*.cpp")), "the native source is needed to build it on first start"
+    console = Path("router") / "web" / "console"
+    for name in ("templates", "static"):
+        here = {path.name for path in (ROOT / console / name).iterdir()}
+        assert here == {path.name for path in (site / console / name).iterdir()}
 
 
 def test_it_works_in_an_empty_folder(site, tmp_path):
