@@ -50,6 +50,7 @@ async def start_server() -> AsyncIterator[Start]:
     """Start servers: `await start_server(engine=…, registry=…, router=…, **settings)`; stopped at the end."""
     from router.config import Settings
     from router.engine.fake import FakeEngine
+    from router.ports import RoutingState
     from router.server.app import ServerApp
     from tests.fakes import FakeRegistry, FakeRouter, adapter
 
@@ -69,6 +70,7 @@ async def start_server() -> AsyncIterator[Start]:
             wait: bool = True,
             experiments: Any = None,
             corrections: Any = None,
+            routing: Any = RoutingState,
             **settings: Any,
         ) -> ServerApp:
             engine = engine or FakeEngine()
@@ -76,7 +78,14 @@ async def start_server() -> AsyncIterator[Start]:
             router = router or FakeRouter(registry)
             said = Settings(**{**defaults, **settings})
             app = ServerApp(
-                said, engine, registry, router, startup, experiments=experiments, corrections=corrections
+                said,
+                engine,
+                registry,
+                router,
+                startup,
+                experiments=experiments,
+                corrections=corrections,
+                routing=routing,
             )
             router.on_vote = app.metrics.vote
             stack.push_async_callback(app.stop)

@@ -16,19 +16,29 @@ KINDS = {"": "everything", "acts": "what was done", "refusals": "refusals"}
 
 async def show(visit: Visit) -> dict[str, Any]:
     """The newest first."""
-    query, recent = visit.query, visit.console.insight.recent
+    query = visit.query
     filters = {name: query.get(name, "").strip() for name in ("who", "what", "kind")}
     before = query.get("before", "")
     limit = int(before) if before.isascii() and before.isdecimal() and len(before) < 16 else None
-    found = list(islice(matching(iter(recent), limit, **filters), PAGE_SIZE + 1))
+    found = list(islice(matching(lines_for(visit), limit, **filters), PAGE_SIZE + 1))
     return {
         "lines": found[:PAGE_SIZE],
         "older": found[PAGE_SIZE - 1].number if len(found) > PAGE_SIZE else None,
-        "since": recent.since,
+        "since": visit.console.insight.recent.since,
+        "everything": visit.client.adapters.everything,
         "kinds": KINDS,
         "file": visit.console.settings.audit is not None,
         **filters,
     }
+
+
+def lines_for(visit: Visit) -> Iterator[Line]:
+    """What the client may know of, the newest first: who may not know of all adapters sees its own acts."""
+    client = visit.client
+    lines = iter(visit.console.insight.recent)
+    if client.adapters.everything:
+        return lines
+    return (line for line in lines if line.act.client == client.id)
 
 
 def matching(lines: Iterator[Line], before: int | None, who: str, what: str, kind: str) -> Iterator[Line]:

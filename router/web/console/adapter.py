@@ -11,7 +11,7 @@ from router.errors import NotFound
 from router.server.convert import adapter_message
 from router.types import AdapterRef
 from router.v1 import adapters_pb2 as pb
-from router.web.console.activity import ACTIVITY
+from router.web.console.activity import ACTIVITY, lines_for
 from router.web.console.acts import ACTS, GET, same_name
 from router.web.console.adapters import row, traffic_of
 from router.web.console.exchange import Answer
@@ -163,7 +163,7 @@ def happened(visit: Visit, name: str) -> list[dict[str, Any]]:
                 "what": f"{line.act.method.rpartition('/')[2]}: {line.act.code}",
                 "more": f"by {line.act.client or line.act.peer}",
             }
-            for line in visit.console.insight.recent
+            for line in lines_for(visit)
             if line.act.resource.split("/")[:2] == ["adapters", name]
         ]
     return sorted(lines, key=lambda line: -line["time"])[:MOST_LINES]

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from router import __version__
+from router.errors import PermissionDenied
 from router.server.lifecycle import Phase
 from router.server.metrics import FIRST_TOKEN, PER_TOKEN
 from router.server.status import redacted
@@ -36,7 +37,7 @@ async def live(visit: Visit) -> dict[str, Any]:
     console, insight = visit.console, visit.console.insight
     history, status, routing = console.history, insight.engine.status(), insight.routing()
     classifiers = sorted(routing.classifiers, key=lambda one: (one.state == "off", one.priority, one.name))
-    # What does not fit, and what failed, may name adapters, which are not for everybody.
+    # What does not fit or failed may name adapters, which are not for everybody; nor is what others ask.
     everything = visit.client.adapters.everything
     whole = everything or routing.calibration in ("", "fitted")
     return {
@@ -44,6 +45,7 @@ async def live(visit: Visit) -> dict[str, Any]:
         "reasons": insight.health.reasons,
         "degraded": insight.health.degraded,
         "uptime": time.time() - insight.started,
+        "everything": everything,
         "status": status,
         "last": history.samples[-1] if history.samples else None,
         "now": rates(history, NOW),
@@ -56,7 +58,10 @@ async def live(visit: Visit) -> dict[str, Any]:
 
 
 async def series(visit: Visit) -> Answer:
-    """Columns for the charts, of samples later than `after`."""
+    """Columns for the charts, of samples later than `after`. Raises PermissionDenied for who may not know of
+    all that is asked here."""
+    if not visit.client.adapters.everything:
+        raise PermissionDenied("numbers of the whole server are for clients that may know of all adapters")
     try:
         after = float(visit.query.get("after", "0"))
     except ValueError:
@@ -91,14 +96,11 @@ def by_version(visit: Visit, history: History) -> list[dict[str, Any]]:
     visible, rows = visit.client.adapters, []
     for who, counts in pair[1].by_version.items():
         rows.append(version_row(who, pair[0].by_version.get(who, Counts()), counts, pair))
-    shown = [one for one in rows if one["requests"] and (one["name"] in visible or one["name"] in OPEN)]
-    total = sum(one["requests"] for one in rows)
+    shown = [one for one in rows if one["requests"] and one["name"] in visible]
+    total = sum(one["requests"] for one in shown)
     for one in shown:
         one["share"] = one["requests"] / total
     return sorted(shown, key=lambda one: -one["requests"])[:MOST_ROWS]
-
-
-OPEN = ("base", "other", "mixture")  # names of nobody's adapter
 
 
 def version_row(

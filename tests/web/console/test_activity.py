@@ -40,6 +40,19 @@ async def test_looking_is_no_act(roled: Roled) -> None:
     assert [line.act.method for line in site.server.recent] == ["console.v1/ListActivity"]
 
 
+async def test_who_may_not_know_of_all_sees_its_own_acts(roled: Roled) -> None:
+    site = await roled(adapters=["legal"])
+    await post(site.anna, LOAD, name="adapters/legal")
+    await post(site.olga, LOAD, name="adapters/legal")
+    assert len(list(site.server.recent)) == 2
+    page = (await site.anna.get("/console/activity")).text
+    assert "LoadAdapter" in page
+    assert "olga" not in page
+    history = (await site.anna.get("/console/adapters/legal/2.0.0")).text
+    assert "by anna" in history
+    assert "by olga" not in history
+
+
 async def test_there_are_pages_and_texts_stay_texts(opened: SimpleNamespace) -> None:
     recent = opened.server.recent
     for number in range(150):

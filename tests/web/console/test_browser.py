@@ -20,7 +20,7 @@ import pytest
 from router.ports import ClassifierState, Measured, RoutingState
 from router.types import AdapterRef, AdapterState
 from tests.fakes import FakeRegistry, adapter
-from tests.web.conftest import asking
+from tests.web.conftest import Http, StartWeb, asking
 from tests.web.console.conftest import Roled
 from tests.web.test_foreign_clients import elsewhere, node_with, output, python_with
 
@@ -91,12 +91,11 @@ async def asked(site: SimpleNamespace) -> AsyncIterator[None]:
 
 
 @elsewhere
-async def test_pages(opened: SimpleNamespace, tmp_path: Path) -> None:
-    furnish(opened.registry)
-    opened.server._routing = routing
-    async with asked(opened):
-        url = f"http://{opened.server.http_address}"
-        seen = await seen_by("pages.py", url, tmp_path, "-", *PATHS)
+async def test_pages(start_web: StartWeb, http: Http, fakes: SimpleNamespace, tmp_path: Path) -> None:
+    site = SimpleNamespace(http=http(server := await start_web(**vars(fakes), routing=routing)))
+    furnish(fakes.registry)
+    async with asked(site):
+        seen = await seen_by("pages.py", f"http://{server.http_address}", tmp_path, "-", *PATHS)
     assert not seen["wrong"], json.dumps(seen["wrong"], indent=1)
 
 

@@ -54,11 +54,11 @@ NAMES = (
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
-    max_leaves=30,
+    max_leaves=12,
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.dictionaries(st.sampled_from(NAMES), JSON, max_size=6))
 def test_whatever_a_card_says_it_is_shown_or_left_out(report: dict[str, Any]) -> None:
     card = card_of(json.dumps(report).encode())
