@@ -24,8 +24,8 @@ def train(
     """Train an adapter by a recipe and return its folder, `output` or adapters/NAME.
 
     A second version has a recipe of its own: NAME-SOMETHING.toml makes adapters/NAME-SOMETHING.
-    A checkpoint in `work`/NAME, or NAME-SOMETHING, is written at every evaluation and on Ctrl-C (which then raises
-    KeyboardInterrupt); with `resume` the run goes on from it as if it had never stopped.
+    A checkpoint in `work`/NAME, or NAME-SOMETHING, is written at every evaluation and on Ctrl-C (which then
+    raises KeyboardInterrupt); with `resume` the run goes on from it as if it had never stopped.
     Raises ConfigError (recipe or data), FailedPrecondition (diverged; checkpoint of another run;
     `output` is something else), ResourceExhausted (disk full).
     """
