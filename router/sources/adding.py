@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -23,7 +22,7 @@ from router.sources.origin import Origin, license_in
 from router.sources.shelf import Shelf, Spot, Wanted, called
 from router.sources.source import Listing, Source
 from router.sources.staging import Staging, staged
-from router.sources.transfer import Progress, Transfer, disk_told, patiently
+from router.sources.transfer import Pause, Progress, Transfer, disk_told, patiently
 from router.types import AdapterRef
 
 Validate = Callable[[Path], Validation]
@@ -64,25 +63,23 @@ class Added:
     validation: Validation | None = None
 
 
-def add(
-    wish: Wish, validate: Validate, progress: Progress, sleep: Callable[[float], None] = time.sleep
-) -> Added:
+def add(wish: Wish, validate: Validate, progress: Progress, pause: Pause) -> Added:
     """Bring an adapter in. What came stays for the next attempt, unless it is refused.
 
     Raises a RouterError that says what to do; the adapters folder then is as it was.
     """
     wish.wanted.check()
     wish = replace(wish, adapters=Path(os.path.realpath(wish.adapters)))
-    listing = patiently(wish.source.listing, sleep)
+    listing = patiently(wish.source.listing, pause)
     choice = choose(listing, report=wish.report, most=wish.most_bytes)
     if (known := _known(wish, listing, choice)) is not None:
         return known
     key = f"{wish.source.said}\0{wish.source.subfolder}\0{listing.pin}"
     with disk_told(wish.adapters), staged(wish.adapters, key) as place:
         try:
-            transfer = Transfer(wish.source, place.files, progress, sleep)
+            transfer = Transfer(wish.source, place.files, progress, pause)
             sums = _fetch(wish, transfer, choice)
-            if not patiently(lambda: wish.source.unchanged(listing), sleep):
+            if not patiently(lambda: wish.source.unchanged(listing), pause):
                 raise DataLoss(f"{wish.source.said} changed while it was read; run the same command again")
             return _take(wish, place, listing, choice, sums, validate)
         except (DataLoss, AdapterRejected):

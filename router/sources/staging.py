@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +79,9 @@ class Staging:
 
     def drop(self) -> None:
         """Forget what came."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        gone = self.folder.with_name(f"{self.folder.name}-{os.getpid()}")  # free for the next who comes
+        self.folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextmanager
@@ -109,9 +111,11 @@ def _alone(folder: Path) -> Iterator[bool]:
 
 def _forget_old(adapters: Path) -> None:
     for folder in adapters.glob(f"{PREFIX}*"):
-        if time.time() - folder.stat().st_mtime < KEPT_SECONDS:
+        try:
+            old = time.time() - folder.stat().st_mtime > KEPT_SECONDS
+        except FileNotFoundError:
             continue
-        with _alone(folder) as alone:
+        with _alone(folder) if old else nullcontext(False) as alone:
             if alone:
                 shutil.rmtree(folder, ignore_errors=True)
 

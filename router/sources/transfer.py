@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -26,13 +25,15 @@ R = TypeVar("R")
 
 Progress = Callable[[str, int, int], None]
 """Called with a file's name, how many of its bytes are here, and how many it has."""
+Pause = Callable[[str, float], None]
+"""Called with what went wrong, and for how many seconds to wait before it is tried again."""
 
 
 @dataclass(slots=True)
 class Patience:
     """Waits between attempts, longer each time, and gives up."""
 
-    sleep: Callable[[float], None] = time.sleep
+    pause: Pause
     failed: int = 0
     attempts: int = 0
 
@@ -44,16 +45,16 @@ class Patience:
             raise Unavailable(text, fault.after)
         if self.failed >= ATTEMPTS or self.attempts >= MOST_ATTEMPTS:
             raise Unavailable(f"{fault.message} ({self.attempts} attempts); run the same command again later")
-        self.sleep(2.0 ** (self.failed - 1) if fault.after is None else fault.after)
+        self.pause(fault.message, 2.0 ** (self.failed - 1) if fault.after is None else fault.after)
 
     def got_on(self) -> None:
         """An attempt brought something: the next failure is a first one again."""
         self.failed = 0
 
 
-def patiently(ask: Callable[[], R], sleep: Callable[[float], None] = time.sleep) -> R:
+def patiently(ask: Callable[[], R], pause: Pause) -> R:
     """The answer, asked for again while faults are passing ones."""
-    patience = Patience(sleep)
+    patience = Patience(pause)
     while True:
         try:
             return ask()
@@ -68,7 +69,7 @@ class Transfer:
     source: Source
     folder: Path
     progress: Progress
-    sleep: Callable[[float], None] = time.sleep
+    pause: Pause
 
     def fetch(self, file: RemoteFile) -> str:
         """The file, whole; gives its sha256. What is here of it from before is used.
@@ -87,6 +88,8 @@ class Transfer:
                     raise DataLoss(f"{file.name}: the bytes that came are not those that were announced")
             os.replace(part, whole)
         self.progress(file.name, file.size, file.size)
+        if file.check is not None and file.check.kind == "sha256":
+            return file.check.value
         return sha256_of(whole)
 
     def _is_here(self, file: RemoteFile, whole: Path) -> bool:
@@ -99,7 +102,7 @@ class Transfer:
         with disk_told(self.folder.parent.parent), part.open("ab", buffering=0) as out:
             if out.tell() > file.size:
                 out.truncate(0)
-            patience, done, pieces = Patience(self.sleep), False, False
+            patience, done, pieces = Patience(self.pause), False, False
             while not done:
                 before = os.fstat(out.fileno()).st_size
                 pieces = pieces or before > 0

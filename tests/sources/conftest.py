@@ -56,7 +56,7 @@ def added(adapters) -> Callable[..., Added]:
     ) -> Added:
         source = source_of(str(said), subfolder)
         options = {"most_bytes": 1 << 20, "wanted": Wanted(name, version), **wish}
-        return add(Wish(source, adapters, **options), validate, lambda *_: None, sleep=lambda _: None)
+        return add(Wish(source, adapters, **options), validate, lambda *_: None, lambda *_: None)
 
     return run
 

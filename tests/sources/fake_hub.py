@@ -36,6 +36,7 @@ class FakeHub:
     ranges: bool = True
     leads: str = ""  # where files are redirected to
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)  # path, headers
+    urls: list[str] = field(default_factory=list)  # the same, with the query and as it was quoted
     url: str = ""
 
     def listing(self) -> bytes:
@@ -66,6 +67,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, path = self.hub, unquote(urlsplit(self.path).path)
+        hub.urls.append(self.path)
         hub.asked.append((path, {k.lower(): v for k, v in self.headers.items()}))
         if hub.busy:
             status, headers = hub.busy.pop(0)

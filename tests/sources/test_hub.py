@@ -6,10 +6,12 @@ import time
 from email.utils import formatdate
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.errors import ConfigError, DataLoss, FailedPrecondition, NotFound, PermissionDenied, Unavailable
 from router.sources.adding import Wish, add
-from router.sources.hub import Hub, _after
+from router.sources.hub import Hub, _after, _file, _onward
 from router.sources.said import source_of
 from tests.sources.conftest import in_view, staged, validate
 from tests.sources.fake_hub import COMMIT, REPO, TOKEN, fake_hub
@@ -36,6 +38,49 @@ def test_revisions_with_a_slash_are_one(hub, added):
     hub.revisions = {"refs/pr/1"}
     assert added(f"hf://{REPO}@refs%2Fpr%2F1").origin.source == f"hub:{REPO}@refs/pr/1"
     assert hub.paths()[0].endswith("/revision/refs/pr/1")
+
+
+def test_it_is_asked_as_its_own_library_asks(hub):
+    from huggingface_hub import HfApi, hf_hub_url
+
+    known = HfApi(endpoint=hub.url).model_info(REPO, revision="v1.0", files_metadata=True)
+    source = Hub(REPO, "v1.0")
+    listing = source.listing()
+    theirs, ours = (url for url in hub.urls if "/models/" in url)
+    assert theirs == ours
+    assert listing.commit == known.sha
+    files = {s.rfilename: (s.size, s.lfs.sha256 if s.lfs else s.blob_id) for s in known.siblings or ()}
+    assert {f.name: (f.size, f.check.value if f.check else "") for f in listing.files} == files
+    config = next(file for file in listing.files if file.name == "adapter_config.json")
+    list(source.read(config, 0))
+    url = hf_hub_url(REPO, config.name, revision=COMMIT, endpoint=hub.url)
+    assert hub.url + hub.urls[-1] == url
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text()
+        | st.binary(max_size=4).map(bytes.hex),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["rfilename", "size", "lfs", "sha256", "blobId"]), inner, max_size=4
+            )
+        ),
+        max_leaves=8,
+    )
+)
+def test_any_entry_is_a_file_or_refused(said):
+    try:
+        file = _file(said)
+    except DataLoss:
+        return
+    assert isinstance(file.name, str)
+    assert file.size >= 0
 
 
 # -- who may
@@ -109,7 +154,7 @@ def test_no_network_is_one_line(hub, adapters, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     waited: list[float] = []
     with pytest.raises(Unavailable, match=r"http://127.0.0.1:9 cannot be reached: .*\(6 attempts\)"):
-        add(Wish(Hub(REPO), adapters, 1 << 20), validate, lambda *_: None, waited.append)
+        add(Wish(Hub(REPO), adapters, 1 << 20), validate, lambda *_: None, lambda _, s: waited.append(s))
     assert waited == [1, 2, 4, 8, 16]
     assert not adapters.exists()
 
@@ -117,7 +162,7 @@ def test_no_network_is_one_line(hub, adapters, monkeypatch):
 def test_a_busy_hub_is_asked_again_when_it_says(hub, adapters):
     hub.busy = [(429, {"Retry-After": "7"}), (503, {}), (429, {"RateLimit": '"api";r=0;t=55'})]
     waited: list[float] = []
-    add(Wish(Hub(REPO), adapters, 1 << 20), validate, lambda *_: None, waited.append)
+    add(Wish(Hub(REPO), adapters, 1 << 20), validate, lambda *_: None, lambda _, s: waited.append(s))
     assert waited == [7, 2, 55]
 
 
@@ -200,7 +245,7 @@ def test_a_spoilt_part_is_fetched_anew_once(hub, added, adapters, adapter_files)
         if name == WEIGHTS and done == 100:
             hub.sends.clear()
 
-    done = add(Wish(source, adapters, 1 << 20), validate, progress, lambda _: None)
+    done = add(Wish(source, adapters, 1 << 20), validate, progress, lambda *_: None)
     assert (done.folder / WEIGHTS).read_bytes() == right
 
 
@@ -259,9 +304,7 @@ def test_redirects_that_lead_nowhere(hub, added, adapters, where, message, monke
     hub.busy = []
 
 
-def test_https_is_not_left(monkeypatch):
-    from router.sources.hub import _onward
-
+def test_https_is_not_left():
     with pytest.raises(DataLoss, match="leads away from https"):
         _onward("https://hub.example/a", "http://hub.example/b")
     assert _onward("https://hub.example/a/b", "/c") == "https://hub.example/c"

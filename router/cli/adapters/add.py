@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,7 +105,7 @@ def add(
         vetted=bool(settings.require_signed or settings.adapters_lock),
     )
     with _shown() as progress:
-        added = run(wish, _validation(settings, no_base), progress)
+        added = run(wish, _validation(settings, no_base), progress, _pause)
     if json:
         print_json(_plain(added))
     else:
@@ -151,6 +152,13 @@ def _shown() -> Iterator[Progress]:
             if seen:
                 print("\nwhat came is kept; the same command goes on", file=sys.stderr)
             raise
+
+
+def _pause(fault: str, seconds: float) -> None:
+    from router.cli.output import one_line
+
+    print(f"{one_line(fault)}; again in {seconds:g} s", file=sys.stderr)
+    time.sleep(seconds)
 
 
 def _plain(added: Added) -> dict[str, object]:

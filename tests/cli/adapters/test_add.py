@@ -1,8 +1,10 @@
+import io
 import json
 import tomllib
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from router.registry.format.artifact import digest_of_folder
 from tests.cli.tiny import write_adapter, write_base
@@ -145,10 +147,31 @@ def test_after_ctrl_c_the_same_command_goes_on(cli, hub, monkeypatch):
     assert "800 bytes, 300 are here" in done.err
 
 
-def test_bars_on_a_terminal(hub, monkeypatch):
+def test_a_busy_hub_is_told_while_it_is_waited_for(cli, hub, monkeypatch):
+    hub.busy = [(429, {"Retry-After": "55"})]
+    slept = []
+    monkeypatch.setattr("router.cli.adapters.add.time.sleep", slept.append)
+    done = cli("adapters", "add", SOURCE, "--no-base")
+    assert (done.code, slept) == (0, [55])
+    assert f"{hub.url} answers 429; again in 55 s" in done.err
+
+
+def test_it_goes_where_a_server_looks(cli, hub, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_ADAPTERS_DIR", "mine:theirs")
+    assert cli("adapters", "add", SOURCE, "--no-base").code == 0
+    assert Path("mine/some-lora/v1.0/source.toml").is_file()
+    assert cli("adapters", "add", SOURCE, "--no-base", "--adapters-dir", "theirs").code == 0
+    assert Path("theirs/some-lora/v1.0/source.toml").is_file()
+
+
+def test_bars_on_a_terminal(monkeypatch):
     from router.cli.output import fetching
 
+    shown = io.StringIO()
     monkeypatch.setattr("router.cli.output.is_plain", lambda _: False)
+    terminal = Console(file=shown, force_terminal=True, width=100)
+    monkeypatch.setattr("router.cli.output.console", lambda **_: terminal)
     with fetching() as bars:
         for done in (0, 500, 800):
             bars("adapter_model.safetensors", done, 800)
+    assert "800/800 bytes" in shown.getvalue()
