@@ -18,7 +18,7 @@ from router.registry.format.artifact import Validation, digest_of_folder
 from router.registry.format.folder import MANIFEST, OURS, REPORT
 from router.registry.format.manifest import Manifest, parse_manifest
 from router.sources.choice import Choice, Left, choose
-from router.sources.origin import Origin, license_in
+from router.sources.origin import FILE_NAME, Origin, license_in
 from router.sources.shelf import Shelf, Spot, Wanted, called
 from router.sources.source import Listing, Source
 from router.sources.staging import Staging, staged
@@ -162,7 +162,7 @@ def _take(
         wish.source.said, digest, listing.pin, wish.source.subfolder, license_in(place.files), sums
     )
     if spot.present is not None and _digest(spot.present) == digest:
-        outcome = _add_report(place.files, spot.present)
+        outcome = _add_report(place.files, spot.present, origin)
         place.drop()
         there = Origin.read(spot.present) or origin
         return Added(outcome, spot.ref, spot.present, there, choice.left, validation)
@@ -170,17 +170,19 @@ def _take(
         raise _other(spot)
     _check_identity(spot, place.files, wish.adapters)
     origin.write(place.files)
-    place.publish(spot.folder, spot.present)
+    place.publish(spot.folder, replace=spot.present is not None)
     place.drop()
     outcome = Outcome.ADDED if spot.present is None else Outcome.REPLACED
     return Added(outcome, spot.ref, spot.folder, origin, choice.left, validation)
 
 
-def _add_report(files: Path, present: Path) -> Outcome:
-    report = files / REPORT
-    if not report.is_file() or os.path.lexists(present / REPORT):
+def _add_report(files: Path, present: Path, origin: Origin) -> Outcome:
+    """The report card, where it was asked for, beside an adapter that came without one."""
+    if not (files / REPORT).is_file() or os.path.lexists(present / REPORT):
         return Outcome.PRESENT
-    report.rename(present / REPORT)
+    origin.write(files)
+    for name in (REPORT, FILE_NAME):
+        (files / name).rename(present / name)
     return Outcome.REPORTED
 
 

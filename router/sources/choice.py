@@ -5,7 +5,7 @@ A name that a source gives is never written to the disk; it is compared with the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from router.errors import AdapterRejected, ResourceExhausted
@@ -21,7 +21,7 @@ from router.registry.format.folder import (
     WEIGHTS,
     explain_missing,
 )
-from router.registry.format.text import show, some
+from router.registry.format.text import some
 from router.sources.source import Listing, RemoteFile
 
 # Small ones first: what is wrong with them is known before the weights come.
@@ -44,6 +44,7 @@ NEEDED = (
     WEIGHTS,
 )  # without one of these, if there, it is another adapter
 CODE = (".py", ".sh", ".ipynb", ".js", ".so", ".exe", ".jar")
+UNKNOWN = "no file of an adapter"
 KINDS = (
     (PICKLES, "pickle, which runs code when it is read"),
     (CODE, "code"),
@@ -127,9 +128,12 @@ def _not_ours(listing: Listing) -> Iterator[Left]:
 
 def _kind(name: str) -> str:
     lower = name.lower()
-    return next((kind for endings, kind in KINDS if lower.endswith(endings)), "no file of an adapter")
+    return next((kind for endings, kind in KINDS if lower.endswith(endings)), UNKNOWN)
 
 
-def told(left: Left) -> str:
-    """One line of what was left."""
-    return f"{show(left.name)[1:-1]} ({left.why})"
+def told(left: Sequence[Left]) -> str:
+    """What was left on one line, by reason, what could do harm first."""
+    names: dict[str, list[str]] = {}
+    for one in sorted(left, key=lambda one: one.why == UNKNOWN):
+        names.setdefault(one.why, []).append(one.name)
+    return "; ".join(f"{some(found)} ({why})" for why, found in names.items())

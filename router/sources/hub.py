@@ -129,7 +129,7 @@ class Hub:
         except httpx2.InvalidURL:
             raise _strange("leads to an address that is none") from None
         except httpx2.HTTPError as error:
-            raise Passing(f"{self._endpoint} cannot be reached: {_plain(error)}") from error
+            raise Passing(f"no whole answer from {self._endpoint}: {_plain(error)}") from error
 
     def _who(self, url: str) -> dict[str, str]:
         own = self._sends_token and _origin(url) == _origin(self._endpoint)

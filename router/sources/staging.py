@@ -4,6 +4,7 @@ is moved out of it by one rename, and what is not whole stays for the next attem
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -18,6 +19,7 @@ from router.errors import AlreadyExists, Unavailable
 
 PREFIX = ".add-"
 FILES, TREE, OLD, LOCK = "being-added", "tree", "old", "lock"
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 KEPT_SECONDS = 7 * 86_400.0  # of what was begun and never ended
 
 
@@ -32,21 +34,26 @@ class Staging:
         """Where the files come in."""
         return self.folder / FILES
 
-    def publish(self, target: Path, replaced: Path | None) -> None:
-        """Make the files the folder `target`, in place of `replaced`, which is then gone.
+    def publish(self, target: Path, *, replace: bool = False) -> None:
+        """Make the files the folder `target`; with `replace` in place of the one that is there.
 
-        Readers see nothing or all of it. Raises AlreadyExists if somebody else was faster.
+        Readers see what was there or all of this. Raises AlreadyExists if somebody else was faster.
         """
         _sync(self.files)
+        if not replace:
+            self._move_in(target)
+        elif not _exchange(self.files, target):
+            self._replace(target)
+
+    def _replace(self, target: Path) -> None:
+        """By two renames, where the system cannot exchange folders."""
         old = self.folder / OLD
         shutil.rmtree(old, ignore_errors=True)
-        if replaced is not None:
-            replaced.rename(old)
+        target.rename(old)
         try:
             self._move_in(target)
         except BaseException:
-            if replaced is not None:
-                old.rename(replaced)
+            old.rename(target)
             raise
 
     def _move_in(self, target: Path) -> None:
@@ -118,6 +125,17 @@ def _forget_old(adapters: Path) -> None:
         with _alone(folder) if old else nullcontext(False) as alone:
             if alone:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Each takes the other's place, in one step; False where that cannot be had."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    if call is None:
+        return False
+    done = bool(call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
+    if done:
+        _sync_folder(other.parent)
+    return done
 
 
 def _sync(folder: Path) -> None:

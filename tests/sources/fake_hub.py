@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -128,7 +129,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(body[:cut])
+        with contextlib.suppress(ConnectionError):  # whoever heard enough hangs up
+            self.wfile.write(body[:cut])
 
 
 @contextmanager

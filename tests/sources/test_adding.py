@@ -1,5 +1,8 @@
+import contextlib
 import os
+import shutil
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +10,7 @@ from router.errors import AdapterRejected, AlreadyExists, ConfigError, DataLoss,
 from router.registry.format.artifact import digest_of_folder
 from router.sources.adding import Outcome
 from router.sources.origin import Origin
+from router.sources.staging import _exchange
 from tests.cli.tiny import write_adapter
 from tests.sources.conftest import MANIFEST, in_view, staged
 from tests.sources.fake_hub import COMMIT, REPO
@@ -113,7 +117,9 @@ def test_a_report_comes_only_if_it_is_asked_for(hub, added):
     assert [left.name for left in done.left] == ["report.json"]
     assert added(report=True).outcome is Outcome.REPORTED
     assert (done.folder / "report.json").read_bytes() == b"{}"
+    hub.asked.clear()
     assert added(report=True).outcome is Outcome.PRESENT
+    assert len(hub.asked) == 1
 
 
 def test_an_adapter_in_a_subfolder(hub, added):
@@ -215,3 +221,65 @@ def test_an_interrupted_one_goes_on(hub, added, adapters, monkeypatch):
     added()
     assert [h.get("range") for path, h in hub.asked if path.startswith("/cdn/")] == ["bytes=300-"]
     assert not any("adapter_config" in path for path in hub.paths()), "it was whole"
+
+
+class Killed(BaseException):
+    """The process is gone: nothing that it would still do is done."""
+
+
+def killed_after(patched, steps):
+    """From the step of that number on, whatever would change the disk ends the process."""
+    left = [steps]
+
+    def counted(real):
+        def step(*arguments, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return real(*arguments, **options)
+
+        return step
+
+    for owner, name in ((os, "write"), (os, "replace"), (os, "rename"), (Path, "write_text")):
+        patched.setattr(owner, name, counted(getattr(owner, name)))
+    patched.setattr("router.sources.staging._exchange", counted(_exchange))
+    patched.setattr("router.sources.staging.shutil.rmtree", counted(shutil.rmtree))
+    return left
+
+
+def test_whenever_it_is_killed_there_is_all_or_nothing_and_the_next_run_goes_on(
+    hub, added, adapters, adapter_files, monkeypatch
+):
+    whole = [f"some-lora/v1.0/{name}" for name in sorted([*adapter_files, "source.toml"])]
+    for steps in range(30):
+        shutil.rmtree(adapters, ignore_errors=True)
+        with monkeypatch.context() as patched:
+            left = killed_after(patched, steps)
+            with contextlib.suppress(Killed):
+                added()
+        assert in_view(adapters) in ([], whole)
+        folder = added().folder
+        assert {name: (folder / name).read_bytes() for name in adapter_files} == adapter_files
+        if left[0] > 0:
+            break
+    assert steps > 6, "there is more to interrupt than that"
+    assert left[0] > 0, "the last run was not interrupted"
+
+
+def test_whenever_a_replacement_is_killed_the_old_or_the_new_one_is_there(
+    hub, added, adapters, tmp_path, monkeypatch
+):
+    old, new = write_adapter(tmp_path / "old"), write_adapter(tmp_path / "new", b=0.25)
+    digests = {digest_of_folder(old), digest_of_folder(new)}
+    for steps in range(40):
+        shutil.rmtree(adapters, ignore_errors=True)
+        added(old, name="x")
+        with monkeypatch.context() as patched:
+            left = killed_after(patched, steps)
+            with contextlib.suppress(Killed):
+                added(new, name="x", force=True)
+        assert digest_of_folder(adapters / "x" / "0") in digests
+        assert digest_of_folder(added(new, name="x", force=True).folder) == digest_of_folder(new)
+        if left[0] > 0:
+            break
+    assert left[0] > 0

@@ -20,34 +20,50 @@ def test_nothing_is_seen_before_all_of_it_is(adapters):
     with staged(adapters, "a") as place:
         filled(place)
         assert seen(adapters) == []
-        place.publish(adapters / "medical" / "1.0", None)
+        place.publish(adapters / "medical" / "1.0")
         assert seen(adapters) == ["medical/1.0"]
         place.drop()
     assert os.listdir(adapters) == ["medical"]
 
 
-def test_a_version_is_replaced_and_the_old_one_is_back_if_that_fails(adapters, monkeypatch):
+@pytest.fixture
+def old(adapters):
     target = adapters / "medical" / "1.0"
     target.mkdir(parents=True)
     (target / "adapter_config.json").write_text("old")
+    return target
+
+
+def test_a_version_is_replaced_in_one_step(adapters, old, monkeypatch):
+    monkeypatch.setattr("router.sources.staging.Staging._replace", lambda *_: 1 / 0)
+    with staged(adapters, "a") as place:
+        filled(place)
+        place.publish(old, replace=True)
+        place.drop()
+    assert (old / "adapter_config.json").read_text() == "new"
+    assert os.listdir(adapters) == ["medical"]
+
+
+def test_where_folders_cannot_be_exchanged_the_old_one_is_back_if_it_fails(adapters, old, monkeypatch):
+    monkeypatch.setattr("router.sources.staging._exchange", lambda *_: False)
     with staged(adapters, "a") as place:
         filled(place)
         with monkeypatch.context() as patched:
             patched.setattr("router.sources.staging.Staging._move_in", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                place.publish(target, target)
-        assert (target / "adapter_config.json").read_text() == "old"
-        place.publish(target, target)
-    assert (target / "adapter_config.json").read_text() == "new"
+                place.publish(old, replace=True)
+        assert (old / "adapter_config.json").read_text() == "old"
+        place.publish(old, replace=True)
+    assert (old / "adapter_config.json").read_text() == "new"
 
 
 def test_who_comes_second_is_told(adapters):
     target = adapters / "medical" / "1.0"
     with staged(adapters, "a") as first, staged(adapters, "b") as second:
         filled(first), filled(second, "second")
-        first.publish(target, None)
+        first.publish(target)
         with pytest.raises(AlreadyExists, match=r"medical/1.0 is there already"):
-            second.publish(target, None)
+            second.publish(target)
     assert (target / "adapter_config.json").read_text() == "new"
 
 
@@ -55,9 +71,9 @@ def test_two_versions_of_a_new_name_at_once(adapters, monkeypatch):
     real = os.path.lexists
     with staged(adapters, "a") as first, staged(adapters, "b") as second:
         filled(first), filled(second)
-        first.publish(adapters / "medical" / "1.0", None)
+        first.publish(adapters / "medical" / "1.0")
         monkeypatch.setattr(os.path, "lexists", lambda path: path.name != "medical" and real(path))
-        second.publish(adapters / "medical" / "1.1", None)
+        second.publish(adapters / "medical" / "1.1")
     assert seen(adapters) == ["medical/1.0", "medical/1.1"]
 
 

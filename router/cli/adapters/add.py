@@ -57,7 +57,6 @@ Model = Annotated[
 NoBase = Annotated[bool, typer.Option("--no-base", help="Do not compare modules and shapes with a base.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a version that has other contents.")]
 DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
-MOST_LEFT = 5  # named in one line
 
 
 def add(
@@ -203,7 +202,6 @@ def _print(added: Added) -> None:
     if added.validation and not added.validation.base_checked:
         print("  note  modules and shapes were not compared with a base; `lora-router models fetch` gets it")
     if added.left:
-        more = f" and {len(added.left) - MOST_LEFT} more" if len(added.left) > MOST_LEFT else ""
-        print(f"  not taken: {', '.join(map(told, added.left[:MOST_LEFT]))}{more}")
+        print(f"  not taken: {told(added.left)}")
     if added.outcome is Outcome.ADDED and not (added.folder / "report.json").is_file():
         print(f'\nit answers by name: lora-router ask --adapter {added.ref.name} "..."')

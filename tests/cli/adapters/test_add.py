@@ -31,7 +31,7 @@ def test_from_the_hub_to_an_adapter_that_is_valid(cli, hub, base):
         f"from {SOURCE}, commit {COMMIT}\n  digest sha256:{digest}\n  licence, as its README says: mit"
         in done.out
     )
-    assert "not taken: train.py (code)" in done.out
+    assert "not taken: 'train.py' (code)" in done.out
     assert "ask --adapter some-lora" in done.out
     assert "adapter_model.safetensors: 800 bytes" in done.err
     assert cli("adapters", "validate", FOLDER, "--model", base).code == 0
