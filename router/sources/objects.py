@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from router.errors import ConfigError, DataLoss, NotFound, PermissionDenied, RouterError
+from router.errors import ConfigError, DataLoss, FailedPrecondition, NotFound, PermissionDenied, RouterError
 from router.registry.format.names import looks_like_version
 from router.registry.format.text import show
 from router.sources.source import Listing, Passing, RemoteFile, state_of
@@ -51,6 +51,8 @@ class Objects:
             raise ConfigError(
                 f"{show(url)[1:-1]}: adapters come from hub:ORG/NAME, a folder, or a store that lists folders (s3://)"
             )
+        if ":" in url.partition("://")[2].partition("/")[0].rpartition("@")[0]:
+            raise ConfigError(f"{self._scheme}://: leave secrets out of the source, it is recorded")
         whole = url.rstrip("/") + (f"/{subfolder}" if subfolder else "")
         self.said = f"{whole}/"
         self._files, self._path = _open(whole, self._scheme)
@@ -143,4 +145,7 @@ def _open(url: str, scheme: str) -> tuple[Any, str]:
         ) from None
     except ValueError as error:
         raise ConfigError(f"{show(url)[1:-1]}: {error}") from None
+    except Exception as error:  # drivers that connect at once
+        text = f"{scheme}:// cannot be opened: {type(error).__name__}: {show(str(error), 200)[1:-1]}"
+        raise FailedPrecondition(text) from error
     return files, str(path).rstrip("/")

@@ -2,10 +2,9 @@ import os
 
 import pytest
 
-from router.errors import AdapterRejected, ConfigError, DataLoss
+from router.errors import AdapterRejected, DataLoss
 from router.sources.adding import Outcome
 from router.sources.local import Local
-from router.sources.said import source_of
 from tests.cli.tiny import write_adapter
 
 
@@ -48,22 +47,3 @@ def test_a_file_that_grows_is_refused(folder):
     (folder / file.name).write_text("{}")
     with pytest.raises(DataLoss, match="changed while it was read"):
         list(source.read(file, 0))
-
-
-@pytest.mark.parametrize(
-    ("said", "message"),
-    [
-        ("no/such", "no/such is no folder here; hub:no/such is one on the hub"),
-        ("./no/such", "is no folder here$"),
-        ("https://huggingface.co/org/name/tree/main", "is a page: say hub:org/name"),
-    ],
-)
-def test_what_is_no_folder_is_told(said, message):
-    with pytest.raises(ConfigError, match=message):
-        source_of(said)
-
-
-@pytest.mark.parametrize("inside", ["../x", "/x", "a/../../b", "a//b", "a\x00b"])
-def test_subfolders_stay_inside(folder, inside):
-    with pytest.raises(ConfigError, match="--subfolder"):
-        source_of(str(folder), inside)

@@ -5,7 +5,15 @@ import sys
 import fsspec
 import pytest
 
-from router.errors import AdapterRejected, ConfigError, DataLoss, NotFound, PermissionDenied, Unavailable
+from router.errors import (
+    AdapterRejected,
+    ConfigError,
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
 from router.sources.adding import Outcome
 from router.sources.said import source_of
 from tests.sources.conftest import in_view, staged
@@ -116,12 +124,21 @@ def test_a_listing_that_lies(store, added, adapters, monkeypatch, entry, error):
     assert in_view(adapters) == []
 
 
-@pytest.mark.parametrize(
-    "said", ["https://host/folder/", "zip://a::memory://b", "nothing://x/y", "http://x/y"]
-)
-def test_what_lists_no_folders(said):
-    with pytest.raises(ConfigError):
-        source_of(said)
+def test_secrets_are_not_recorded():
+    with pytest.raises(ConfigError, match="leave secrets out") as refused:
+        source_of("s3://key:secret@bucket/x/")
+    assert "secret@" not in str(refused.value)
+
+
+def test_a_driver_that_cannot_be_opened_is_one_line(monkeypatch):
+    def failing(_):
+        raise ConnectionRefusedError("nobody there")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", failing)
+    with pytest.raises(
+        FailedPrecondition, match="sftp:// cannot be opened: ConnectionRefusedError: nobody there"
+    ):
+        source_of("sftp://me@host/x/")
 
 
 def test_a_driver_that_is_not_installed_is_named(monkeypatch):
