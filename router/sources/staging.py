@@ -94,7 +94,18 @@ class Staging:
 @contextmanager
 def staged(adapters: Path, key: str) -> Iterator[Staging]:
     """The place for `key`, with what came before. Raises Unavailable while another process has it."""
+    made = not adapters.exists()
     adapters.mkdir(parents=True, exist_ok=True)
+    try:
+        with _place(adapters, key) as place:
+            yield place
+    finally:
+        if made and not any(adapters.iterdir()):
+            adapters.rmdir()  # an empty one would be served instead of the adapters of the package
+
+
+@contextmanager
+def _place(adapters: Path, key: str) -> Iterator[Staging]:
     _forget_old(adapters)
     folder = adapters / f"{PREFIX}{hashlib.sha256(key.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
     (folder / FILES).mkdir(parents=True, exist_ok=True)
