@@ -12,6 +12,7 @@ import typer
 from router import __version__, optional
 from router.cli import audit, bench, clients, models, plugins, settings
 from router.cli.adapters import served
+from router.cli.adapters.add import add
 from router.cli.adapters.sign import digest, keygen, sign
 from router.cli.adapters.train import evaluate, learning_curve, merge, new, train
 from router.cli.adapters.validate import validate
@@ -58,6 +59,7 @@ app.add_typer(
         load=served.load,
         unload=served.unload,
         default=served.default,
+        add=add,
         validate=validate,
         digest=digest,
         keygen=keygen,

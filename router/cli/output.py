@@ -8,7 +8,8 @@ import math
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from itertools import zip_longest
 from pathlib import Path
@@ -125,3 +126,36 @@ def track(items: Sequence[T], title: str) -> Iterator[T]:
         yield from items
     else:
         yield from bar(items, title, console=console(stderr=True), transient=True)
+
+
+@contextmanager
+def fetching() -> Iterator[Callable[[str, int, int], None]]:
+    """For files that come: called with a name, bytes that are here, and bytes in all.
+
+    On a terminal a bar on stderr with size and speed, else a line as each begins.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+    if is_plain(sys.stderr):
+        begun: set[str] = set()
+
+        def say(name: str, done: int, total: int) -> None:
+            if name not in begun and done < total:
+                begun.add(name)
+                print(
+                    f"{one_line(name)}: {total} bytes" + (f", {done} are here" if done else ""),
+                    file=sys.stderr,
+                )
+
+        yield say
+        return
+    columns = (TextColumn("{task.description:<26}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console(stderr=True), transient=True) as bars:
+
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(one_line(name), total=total, completed=done)
+            bars.update(tasks[name], completed=done)
+
+        yield show

@@ -66,10 +66,12 @@ def regressions(section: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _material(
     rendering: Rendering, own: Recipe, recipes: Path, rows: int
 ) -> Iterator[tuple[str, Sequence[Example]]]:
+    seen = {own.data.test.resolve()}
     for file in sorted(recipes.glob("*.toml")):
         other = load_recipe(file)
-        # A variant of the same task is not another task.
-        if other.adapter.name != own.adapter.name and not other.data.test.samefile(own.data.test):
+        # A variant of the same task is not another task, and two of another's are one.
+        if other.adapter.name != own.adapter.name and (test := other.data.test.resolve()) not in seen:
+            seen.add(test)
             found = list(read_rows(other.data.test))
             drawn = random.Random(0).sample(found, min(rows, len(found)))
             yield f"{other.adapter.name} test rows", rendering.examples(drawn)

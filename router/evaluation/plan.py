@@ -29,7 +29,7 @@ class Plan:
 def make_plan(folder: Path, recipes: Path) -> Plan:
     """Raises ConfigError (no adapter, no recipe, bad data), AdapterRejected (bad manifest)."""
     manifest = read_manifest(folder)
-    recipe_file = find_recipe(recipes, manifest.name)
+    recipe_file = find_recipe(recipes, manifest.name, folder.resolve().name)
     recipe = load_recipe(recipe_file)
     if recipe.adapter.name != manifest.name:
         raise ConfigError(f"{recipe_file} is the recipe of {recipe.adapter.name}, not of {manifest.name}")
@@ -38,12 +38,15 @@ def make_plan(folder: Path, recipes: Path) -> Plan:
     return Plan(folder, manifest, recipe_file, recipe, splits)
 
 
-def find_recipe(recipes: Path, name: str) -> Path:
+def find_recipe(recipes: Path, name: str, folder: str = "") -> Path:
     """`recipes`/NAME.toml, else NAME/recipe.toml there or here, as `adapters new` writes it.
 
+    A second version's, in a folder NAME-SOMETHING, is `recipes`/NAME-SOMETHING.toml.
     Raises ConfigError that lists the places where none was found.
     """
-    places = (recipes / f"{name}.toml", recipes / name / "recipe.toml", Path(name) / "recipe.toml")
+    places = [recipes / f"{name}.toml", recipes / name / "recipe.toml", Path(name) / "recipe.toml"]
+    if folder.startswith(f"{name}-"):
+        places.insert(0, recipes / f"{folder}.toml")
     for place in places:
         if place.is_file():
             return place
@@ -75,7 +78,7 @@ def every_folder(adapters: Path, recipes: Path, say: Callable[[str], None]) -> l
     for name in _names(adapters):
         manifest = read_manifest(adapters / name)
         try:
-            find_recipe(recipes, manifest.name)
+            find_recipe(recipes, manifest.name, name)
         except ConfigError:
             without.append(name)
         else:

@@ -23,8 +23,9 @@ def train(
 ) -> Path:
     """Train an adapter by a recipe and return its folder, `output` or adapters/NAME.
 
-    A checkpoint in `work`/NAME is written at every evaluation and on Ctrl-C (which then raises
-    KeyboardInterrupt); with `resume` the run goes on from it as if it had never stopped.
+    A second version has a recipe of its own: NAME-SOMETHING.toml makes adapters/NAME-SOMETHING.
+    A checkpoint in `work`/NAME, or NAME-SOMETHING, is written at every evaluation and on Ctrl-C (which then
+    raises KeyboardInterrupt); with `resume` the run goes on from it as if it had never stopped.
     Raises ConfigError (recipe or data), FailedPrecondition (diverged; checkpoint of another run;
     `output` is something else), ResourceExhausted (disk full).
     """
@@ -37,6 +38,8 @@ def train(
     from router.training.run import Request, run
 
     name = load_recipe(recipe).adapter.name
+    if recipe.stem.startswith(f"{name}-"):
+        name = recipe.stem
     target = output or Path("adapters") / name
     run(Request(recipe, target, work / name / "checkpoint.pt", resume), device)
     return target

@@ -24,6 +24,8 @@ from router.errors import ConfigError
 from router.registry.format.names import NAME_RULE, VERSION_RULE, is_name, is_version
 from router.types import Constraint, PromptTemplate
 
+WEIGHTS = "adapter_model.safetensors"
+
 
 class Table(BaseModel):
     """A table of the recipe: nothing unknown in it, nothing changed after parsing."""
@@ -108,12 +110,17 @@ class Lora(Table):
         default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
     )
     invocation: str = Field(default="", max_length=512)  # activated LoRA: acts from the last of it on
+    start: Path | None = None  # the folder of an adapter whose weights are the first, relative to the recipe
 
     @model_serializer(mode="wrap")
     def _said(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """No invocation where there is none: logs and checkpoints without one stay what they are."""
+        """No invocation where there is none, so that logs and checkpoints without one stay what they are.
+
+        Never the start, which is another place on another machine: its weights' digest is told instead.
+        """
         values: dict[str, Any] = plain(self)
-        return values if self.invocation else {k: v for k, v in values.items() if k != "invocation"}
+        left_out = {"start"} if self.invocation else {"start", "invocation"}
+        return {key: value for key, value in values.items() if key not in left_out}
 
 
 class Training(Table):
@@ -186,10 +193,10 @@ class Recipe(Table):
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Parse a recipe; its data paths become absolute.
+    """Parse a recipe; its paths become those from here.
 
     Raises ConfigError that lists everything wrong with it: unknown keys with the nearest
-    known one, values out of range, data files that are not there.
+    known one, values out of range, files that are not there.
     """
     try:
         raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -201,15 +208,19 @@ def load_recipe(path: Path) -> Recipe:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"recipe {path}: " + "; ".join(describe_problems(error, Recipe))) from error
-    return _with_absolute_data(recipe, path)
+    return _with_paths_from_here(recipe, path)
 
 
-def _with_absolute_data(recipe: Recipe, path: Path) -> Recipe:
+def _with_paths_from_here(recipe: Recipe, path: Path) -> Recipe:
     splits = {name: path.parent / getattr(recipe.data, name) for name in ("train", "valid", "test")}
+    start = path.parent / recipe.lora.start if recipe.lora.start is not None else None
     missing = [f"data.{name}: {file} is not there" for name, file in splits.items() if not file.is_file()]
+    if start is not None and not (start / WEIGHTS).is_file():
+        missing.append(f"lora.start: {start} holds no {WEIGHTS}")
     if missing:
         raise ConfigError(f"recipe {path}: " + "; ".join(missing))
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=splits)})
+    data = recipe.data.model_copy(update=splits)
+    return recipe.model_copy(update={"data": data, "lora": recipe.lora.model_copy(update={"start": start})})
 
 
 def describe_problems(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:

@@ -21,9 +21,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from safetensors import SafetensorError
+from safetensors.torch import load
 
 from router.engine.activation import last_occurrence
 from router.errors import ConfigError, FailedPrecondition
@@ -34,7 +37,7 @@ from router.training.data import Splits, load_splits
 from router.training.export import Trained, export
 from router.training.files import write_file
 from router.training.probes import choose_probes, greedy_tokens
-from router.training.recipe import Recipe, load_recipe
+from router.training.recipe import WEIGHTS, Recipe, load_recipe
 from router.training.trainer import Progress, Trainer
 
 
@@ -69,11 +72,12 @@ def run(asked: Request, device: str) -> None:
     recipe, base = material.recipe, material.base
     torch.manual_seed(recipe.train.seed)
     model = add_lora(base.model, recipe, material.invocation)
+    start = start_from(model, recipe)
     dtype = faster_dtype(model, base.device)
     cast_weights(model, dtype)
     metric = metric_of(model, material) if recipe.train.select == "metric" else None
     trainer = Trainer(model, material.train, material.valid, recipe.train, base.device, metric)
-    mark = fingerprint(recipe, material.train, material.valid, base.digest)
+    mark = fingerprint(recipe, material.train, material.valid, base.digest, start)
     if asked.resume and (state := load_checkpoint(asked.checkpoint, mark)) is not None:
         trainer.load_state_dict(state)
     _train(trainer, asked, mark)
@@ -81,6 +85,7 @@ def run(asked: Request, device: str) -> None:
     cast_weights(model, torch.bfloat16)
     model.eval()
     facts = _facts(material) | {"arithmetic": str(dtype).removeprefix("torch.")}
+    facts |= {"start_sha256": start} if start else {}
     probes = choose_probes(model, material.rendering, material.splits.valid, recipe.evaluation.probes)
     export(
         Trained(model, recipe, base.name, base.digest, probes, trainer.progress, facts),
@@ -135,6 +140,35 @@ def add_lora(model: Any, recipe: Recipe, invocation: Sequence[int] = ()) -> Any:
         return get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise ConfigError(f"lora.targets: {error}") from error
+
+
+def start_from(model: Any, recipe: Recipe) -> str:
+    """Give the model the weights of `lora.start`; the sha256 of their file, "" where there is none.
+
+    Raises ConfigError for a file that is no such thing, and for weights of another rank or other layers.
+    """
+    if recipe.lora.start is None:
+        return ""
+    file = recipe.lora.start / WEIGHTS
+    try:
+        data = file.read_bytes()
+        weights = load(data)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"lora.start: {file} cannot be read: {error}") from error
+    wanted = {key: tuple(value.shape) for key, value in get_peft_model_state_dict(model).items()}
+    found = {key: tuple(value.shape) for key, value in weights.items()}
+    if wanted != found:
+        key = min(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+        raise ConfigError(
+            f"lora.start: {key} is {_shape(found.get(key))} in {recipe.lora.start} and "
+            f"{_shape(wanted.get(key))} here: rank and targets have to be those of what it starts from"
+        )
+    set_peft_model_state_dict(model, weights)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "not there" if shape is None else " x ".join(map(str, shape))
 
 
 def metric_of(model: Any, material: Material) -> Callable[[], float]:
@@ -264,9 +298,11 @@ def interruptible() -> Iterator[threading.Event]:
 # -- checkpoints
 
 
-def fingerprint(recipe: Recipe, train: list[Example], valid: list[Example], base: str) -> str:
-    """sha256 over everything that decides the weights: settings, encoded rows, base digest."""
-    parts = [recipe.lora.model_dump(), recipe.train.model_dump(), base]
+def fingerprint(
+    recipe: Recipe, train: list[Example], valid: list[Example], base: str, start: str = ""
+) -> str:
+    """sha256 over everything that decides the weights: settings, encoded rows, digests of base and start."""
+    parts = [recipe.lora.model_dump(), recipe.train.model_dump(), base, *([start] if start else [])]
     rows = [[example.prompt, example.answer] for example in (*train, *valid)]
     return hashlib.sha256(json.dumps([*parts, rows]).encode()).hexdigest()
 

@@ -26,6 +26,7 @@ EXPECTED = {
         "load",
         "unload",
         "default",
+        "add",
         "validate",
         "digest",
         "keygen",

@@ -46,7 +46,7 @@ def own(trained: Path) -> Recipe:
 
 @pytest.fixture
 def recipes(trained: Path, tmp_path: Path) -> Path:
-    """The adapter's own recipe, a variant of it, another task, and general text."""
+    """The adapter's own recipe, a variant of it, another task twice, and general text."""
     source = trained / "recipes"
     text = (source / "colours.toml").read_text()
     for split in ("train", "valid", "test"):
@@ -56,7 +56,9 @@ def recipes(trained: Path, tmp_path: Path) -> Path:
     (tmp_path / "colours.toml").write_text(text)
     (tmp_path / "variant.toml").write_text(text.replace('"colours"', '"variant"'))
     other = text.replace('"colours"', '"letters"').replace('.jsonl"', '.jsonl"').replace('= "t', '= "other.t')
-    (tmp_path / "letters.toml").write_text(other.replace('= "valid', '= "other.valid'))
+    other = other.replace('= "valid', '= "other.valid')
+    (tmp_path / "letters.toml").write_text(other)
+    (tmp_path / "letters-second.toml").write_text(other)
     (tmp_path / "data").mkdir()
     write_general(tmp_path, [{"text": text} for text in TEXTS])
     return tmp_path

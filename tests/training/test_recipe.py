@@ -47,6 +47,7 @@ def test_defaults_and_absolute_data(write) -> None:
         ),
         ("[train]", "[train", "is not valid TOML"),
         ('test = "test.jsonl"', 'test = "nowhere.jsonl"', "data.test:"),
+        ("[lora]", '[lora]\nstart = "../none"', "none holds no adapter_model.safetensors"),
     ],
 )
 def test_refusals_name_the_place(write, old: str, new: str, said: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from threading import Thread
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from router.config import Settings
@@ -169,6 +170,46 @@ def test_an_invocation_that_would_never_act_is_refused_before_training(
 def test_a_run_without_an_invocation_depends_on_none() -> None:
     assert "invocation" not in Lora().model_dump()
     assert Lora(invocation="x").model_dump()["invocation"] == "x"
+
+
+def start_from(recipe: Path, folder: Path) -> None:
+    before = recipe.read_text()
+    recipe.write_text(before.replace("rank = 4", f'rank = 4\nstart = "{folder.name}"'))
+
+
+def test_a_next_version_goes_on_from_the_last_ones_weights(run, recipe: Path) -> None:
+    first = run("first")
+    recipe.write_text(recipe.read_text().replace("learning_rate = 0.02", "learning_rate = 1e-9"))
+    start_from(recipe, first)
+    second = run("second")
+    assert same(first, second)
+    told = json.loads((second / "train_log.jsonl").read_text().splitlines()[0])
+    data = (first / "adapter_model.safetensors").read_bytes()
+    assert told["start_sha256"] == hashlib.sha256(data).hexdigest()
+    assert "start" not in told["settings"]["lora"]
+
+
+def test_a_start_that_does_not_fit_is_refused(run, recipe: Path) -> None:
+    first = run("first")
+    start_from(recipe, first)
+    recipe.write_text(recipe.read_text().replace("rank = 4", "rank = 2"))
+    with pytest.raises(ConfigError, match=r"lora\.start: .* is 4 x 48 in .*first and 2 x 48 here: rank and"):
+        run("second")
+    (first / "adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ConfigError, match=r"lora\.start: .* cannot be read"):
+        run("second")
+
+
+def test_a_checkpoint_belongs_to_its_start(run, recipe: Path, interrupt) -> None:
+    first = run("first")
+    start_from(recipe, first)
+    interrupt(3)
+    with pytest.raises(KeyboardInterrupt):
+        run("second")
+    interrupt(0)
+    save_file({key: value * 2 for key, value in weights(first).items()}, first / "adapter_model.safetensors")
+    with pytest.raises(FailedPrecondition, match="belongs to another recipe"):
+        run("second", resume=True)
 
 
 def test_log_and_probes(run) -> None:

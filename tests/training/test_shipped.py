@@ -69,7 +69,8 @@ def test_probes_are_not_of_the_test_split(folder: Path) -> None:
     probes, findings = parse_probes((folder / "probes.jsonl").read_bytes())
     assert findings == ()
     assert len(probes) >= 3
-    test = {row.prompt for row in read_rows(ROOT / "recipes" / "data" / f"{folder.name}.test.jsonl.gz")}
+    recipe = load_recipe(ROOT / "recipes" / f"{folder.name}.toml")
+    test = {row.prompt for row in read_rows(recipe.data.test)}
     assert not test & {probe.prompt for probe in probes}
 
 

@@ -50,7 +50,7 @@ def validate(
     from router.registry.format.trust import Trust
 
     settings = load_settings({"model": model} if model else None)
-    base = None if no_base else _base(settings.model, paths)
+    base = None if no_base else base_for(settings.model, paths)
     ignored = tuple(ignore_field or ())
     trust = Trust.of(settings.require_signed, settings.adapters_lock)
     most = settings.max_rank
@@ -64,7 +64,8 @@ def validate(
         raise typer.Exit(1)
 
 
-def _base(model: str, paths: Sequence[Path]) -> BaseInfo | None:
+def base_for(model: str, paths: Sequence[Path]) -> BaseInfo | None:
+    """The base to compare these folders with, if it is here; its digest only where a manifest pins one."""
     from router.cli.base_files import find_base, read_base
 
     folder = find_base(model)

@@ -16,7 +16,7 @@ from router.registry.format.artifact import Inspection, inspect_folder, read_art
 from router.registry.format.checks import EqualsBase
 from router.registry.format.findings import Code, Findings
 from router.registry.format.folder import MANIFEST, WEIGHTS, Folder, FolderError, find_layout
-from router.registry.format.manifest import parse_manifest
+from router.registry.format.manifest import Manifest, parse_manifest
 from router.registry.format.names import DEFAULT_VERSION, is_version, name_from_folder
 from router.registry.format.trust import Trust
 from router.types import AdapterRef
@@ -141,7 +141,7 @@ def sketch(found: Found) -> Examined | None:
     return Examined(found, identity(found.place, seen), seen, "") if seen.ok else None
 
 
-def identity(place: Place, inspection: Inspection | None) -> AdapterRef:
+def identity(place: Place, inspection: Inspection | Manifest | None) -> AdapterRef:
     """Name and version: what the manifest says, where it says nothing what the folders are called."""
     said = inspection.name if inspection else ""
     name, version = said, inspection.version if inspection else DEFAULT_VERSION

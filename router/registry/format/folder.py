@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -282,13 +282,20 @@ def _is_merged(name: str) -> bool:
     return name in _BASE_FILES or _SHARD.fullmatch(name) is not None
 
 
-def _explain_absence(entries: Mapping[str, Entry], found: Findings) -> None:
-    names = list(entries)
+def explain_missing(names: Collection[str], found: Findings) -> None:
+    """Refuse files that are no adapter, by their names alone, with what they probably are."""
+    if CONFIG not in names:
+        _explain_absence(names, found)
+    elif WEIGHTS not in names:
+        _explain_no_weights(names, found)
+
+
+def _explain_absence(names: Collection[str], found: Findings) -> None:
     if any(name.endswith(".gguf") for name in names):
         found.refuse(
             Code.GGUF_WEIGHTS, "GGUF adapters cannot be served; keep the PEFT folder it was made from"
         )
-    elif WEIGHTS in entries:
+    elif WEIGHTS in names:
         found.refuse(Code.NO_ADAPTER, f"{CONFIG} is missing; copy the whole folder that PEFT saved")
     elif any(name.startswith("pytorch_lora_weights") for name in names):
         found.refuse(Code.KEYS_IMAGE_MODEL, "holds a LoRA of an image model (diffusers)")
@@ -302,15 +309,15 @@ def _explain_absence(entries: Mapping[str, Entry], found: Findings) -> None:
         found.refuse(Code.NO_ADAPTER, f"has no {CONFIG}: not an adapter folder as PEFT saves it{hint}")
 
 
-def _explain_no_weights(entries: Mapping[str, Entry], found: Findings) -> None:
-    pickles = [name for name in entries if name.startswith("adapter_model") and name.endswith(PICKLES)]
-    if any(name.endswith(".gguf") for name in entries):
+def _explain_no_weights(names: Collection[str], found: Findings) -> None:
+    pickles = [name for name in names if name.startswith("adapter_model") and name.endswith(PICKLES)]
+    if any(name.endswith(".gguf") for name in names):
         found.refuse(
             Code.GGUF_WEIGHTS, "GGUF adapters cannot be served; keep the PEFT folder it was made from"
         )
     elif pickles:
         found.refuse(Code.PICKLE_WEIGHTS, f"{some(pickles)}: pickle files are never loaded; {RESAVE}")
-    elif any(_is_merged(name) for name in entries):
+    elif any(_is_merged(name) for name in names):
         found.refuse(Code.MERGED_MODEL, f"holds a merged model and no {WEIGHTS}; export the adapter instead")
     else:
         found.refuse(Code.NO_WEIGHTS, f"{WEIGHTS} is missing")

@@ -143,6 +143,15 @@ def test_its_recipe_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert find_recipe(Path("recipes"), "x") == place
 
 
+def test_a_second_version_has_a_recipe_of_its_own(tmp_path: Path) -> None:
+    first, second = tmp_path / "x.toml", tmp_path / "x-second.toml"
+    first.touch()
+    assert find_recipe(tmp_path, "x", "x-second") == first
+    second.touch()
+    assert find_recipe(tmp_path, "x", "x-second") == second
+    assert find_recipe(tmp_path, "x", "y-second") == first
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(3, "10 seconds"), (44, "40 seconds"), (170, "3 minutes"), (9000, "2.5 hours")],

@@ -1,0 +1,151 @@
+"""Object stores and whatever else `fsspec` has a driver for: `s3://BUCKET/KEY/` and the like.
+
+A store has no commits: what tells one state from another is what it says of each file (ETag, date, size),
+looked at before and after. Address and credentials are the driver's own (AWS_…, FSSPEC_S3_ENDPOINT_URL).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from router.errors import ConfigError, DataLoss, FailedPrecondition, NotFound, PermissionDenied, RouterError
+from router.registry.format.names import looks_like_version
+from router.registry.format.text import show
+from router.sources.source import Listing, Passing, RemoteFile, state_of
+
+BLOCK = 4 << 20
+MOST_SIZE = 1 << 50
+MOST_FILES = 10_000
+NO_FOLDERS = ("http", "https", "data", "zip", "tar", "reference", "github", "git", "hf")
+PACKAGES = {
+    "s3": "'lora-router[s3]'",
+    "s3a": "'lora-router[s3]'",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+} | dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs")
+MARKS = (
+    "ETag",
+    "etag",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "mtime",
+    "created",
+    "generation",
+    "md5Hash",
+)
+NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "ProfileNotFound")
+R = TypeVar("R")
+
+
+class Objects:
+    """The files under one prefix. See Source."""
+
+    subfolder = ""
+
+    def __init__(self, url: str, subfolder: str = "") -> None:
+        self._scheme = url.partition("://")[0]
+        if self._scheme in NO_FOLDERS or "::" in url:
+            raise ConfigError(
+                f"{show(url)[1:-1]}: adapters come from hub:ORG/NAME, a folder, or a store that lists folders (s3://)"
+            )
+        if ":" in url.partition("://")[2].partition("/")[0].rpartition("@")[0]:
+            raise ConfigError(f"{self._scheme}://: leave secrets out of the source, it is recorded")
+        whole = url.rstrip("/") + (f"/{subfolder}" if subfolder else "")
+        self.said = f"{whole}/"
+        self._files, self._path = _open(whole, self._scheme)
+
+    @property
+    def name(self) -> str:
+        """See Source: the last part, or the one before it where that is a version."""
+        *before, last = self._path.split("/")
+        return before[-1] if before and looks_like_version(last) else last
+
+    @property
+    def version(self) -> str:
+        """See Source."""
+        last = self._path.rpartition("/")[2]
+        return last if looks_like_version(last) else ""
+
+    def listing(self) -> Listing:
+        """See Source."""
+        entries = self._asked(self._entries)
+        files, folders, marks = [], [], {}
+        for entry in entries:
+            full = str(entry.get("name", ""))
+            name = full.removeprefix(self._path).lstrip("/") if full.startswith(self._path) else full
+            if not name.rstrip("/"):
+                continue  # stores may have an object that is called like the folder
+            if entry.get("type") == "directory":
+                folders.append(name.rstrip("/"))
+                continue
+            size = entry.get("size")
+            if type(size) is not int or not 0 <= size <= MOST_SIZE:
+                raise DataLoss(f"the store does not say how large {show(name)} is; nothing was added")
+            files.append(RemoteFile(name, size, link=bool(entry.get("islink"))))
+            marks[name] = f"{size} {[str(entry.get(key, '')) for key in MARKS]}"
+        return Listing(tuple(files), tuple(folders), state=state_of(marks))
+
+    def _entries(self) -> list[Mapping[str, Any]]:
+        self._files.invalidate_cache()
+        entries = self._files.ls(self._path, detail=True)
+        if len(entries) > MOST_FILES:
+            raise DataLoss(f"{self.said} holds {len(entries)} files: name the folder of the adapter")
+        return list(entries)
+
+    def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
+        """See Source."""
+        path = f"{self._path}/{file.name}"
+        while start < file.size:
+            end = min(start + BLOCK, file.size)
+            block: bytes = self._asked(partial(self._files.cat_file, path, start=start, end=end))
+            if len(block) != end - start:
+                text = (
+                    f"{file.name}: {file.size} bytes were announced, and {len(block)} came for {end - start}"
+                )
+                raise DataLoss(f"{text}; nothing was added")
+            yield block
+            start = end
+
+    def unchanged(self, listing: Listing) -> bool:
+        """See Source."""
+        return self.listing().state == listing.state
+
+    def _asked(self, ask: Callable[[], R]) -> R:
+        """The driver's answer; its errors as ours."""
+        try:
+            return ask()
+        except RouterError:
+            raise
+        except FileNotFoundError:
+            raise NotFound("folder", self.said, ": nothing is there, or you may not see it") from None
+        except PermissionError:
+            raise PermissionDenied(f"{self.said} may not be read with these credentials") from None
+        except Exception as error:  # each driver has errors of its own
+            kind = type(error).__name__
+            if kind in NO_CREDENTIALS:
+                text = (
+                    f"{self.said} wants credentials: AWS_ACCESS_KEY_ID and the like, or FSSPEC_S3_ANON=true"
+                )
+                raise PermissionDenied(text) from None
+            raise Passing(f"{self.said} cannot be read: {kind}: {show(str(error), 200)[1:-1]}") from error
+
+
+def _open(url: str, scheme: str) -> tuple[Any, str]:
+    try:
+        from fsspec.core import url_to_fs
+
+        files, path = url_to_fs(url)
+    except ImportError:
+        package = PACKAGES.get(scheme, "the fsspec driver for it")
+        raise ConfigError(
+            f"{scheme}:// needs a driver that is not installed: pip install {package}"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"{show(url)[1:-1]}: {error}") from None
+    except Exception as error:  # drivers that connect at once
+        text = f"{scheme}:// cannot be opened: {type(error).__name__}: {show(str(error), 200)[1:-1]}"
+        raise FailedPrecondition(text) from error
+    return files, str(path).rstrip("/")

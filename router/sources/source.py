@@ -1,0 +1,137 @@
+"""What all sources have in common: files, the sizes and checksums announced for them, and their bytes.
+
+Nothing a source says is believed: announced sizes are bounds, and bytes are hashed when they are here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from router.errors import AdapterRejected
+from router.registry.format.text import show
+
+HASH_BYTES = 1 << 20
+MOST_NAME_BYTES = 1_024
+
+
+class Passing(Exception):
+    """It may work in a moment: the network, a server that is busy. `after`: seconds it asked for."""
+
+    def __init__(self, message: str, after: float | None = None) -> None:
+        super().__init__(message)
+        self.message, self.after = message, after
+
+
+class StartOver(Exception):
+    """The source cannot go on in the middle of this file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a file must hash to. `git`: as git names a blob."""
+
+    kind: Literal["sha256", "git"]
+    value: str
+
+    def fits(self, path: Path) -> bool:
+        """Whether the bytes of the file are those."""
+        digest = hashlib.sha256() if self.kind == "sha256" else hashlib.sha1(usedforsecurity=False)
+        if self.kind == "git":
+            digest.update(b"blob %d\0" % path.stat().st_size)
+        with path.open("rb") as file:
+            while block := file.read(HASH_BYTES):
+                digest.update(block)
+        return digest.hexdigest() == self.value
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file as its source announces it."""
+
+    name: str  # relative to the adapter's folder
+    size: int
+    check: Check | None = None
+    link: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a source has, at one moment. Raises AdapterRejected for names that no honest source has."""
+
+    files: tuple[RemoteFile, ...]
+    folders: tuple[str, ...] = ()  # known to be there, not looked into
+    commit: str = ""  # of a hub: these files for ever
+    state: str = ""  # of others: changes when a file does
+
+    def __post_init__(self) -> None:
+        names = [*(file.name for file in self.files), *self.folders]
+        for name in names:
+            if problem := wrong_name(name):
+                raise AdapterRejected(f"the source lists a file called {show(name)}, which {problem}")
+        if len(set(names)) < len(names):
+            raise AdapterRejected("the source lists the same file twice")
+
+    @property
+    def pin(self) -> str:
+        """What these very files are known by."""
+        return self.commit or self.state
+
+
+class Source(Protocol):
+    """Where an adapter comes from. All of it blocks, and raises Passing or a RouterError."""
+
+    @property
+    def said(self) -> str:
+        """The source as it is recorded and can be said again."""
+        ...
+
+    @property
+    def subfolder(self) -> str:
+        """The folder in it, where `said` does not name it already."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What the adapter is called where its manifest does not say; '' if nothing is known."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The same for its version."""
+        ...
+
+    def listing(self) -> Listing:
+        """What is there now."""
+        ...
+
+    def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
+        """The bytes of a file from `start` on. Raises StartOver where that cannot be had."""
+        ...
+
+    def unchanged(self, listing: Listing) -> bool:
+        """Whether what was read since is of one moment."""
+        ...
+
+
+def wrong_name(name: str) -> str:
+    """Why no file may be called so; '' if one may."""
+    parts = name.split("/")
+    if not name or len(name.encode("utf-8", "surrogatepass")) > MOST_NAME_BYTES:
+        return "is empty or too long"
+    if name.startswith("/") or (len(name) > 1 and name[1] == ":") or {"", ".", ".."} & set(parts):
+        return "leads out of the folder"
+    if "\\" in name or not name.isprintable():
+        return "has characters that no file of an adapter has"
+    return ""
+
+
+def state_of(files: dict[str, str]) -> str:
+    """One value for what tells files apart from what they were."""
+    digest = hashlib.sha256()
+    for name, mark in sorted(files.items()):
+        digest.update(f"{name}\0{mark}\0".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()

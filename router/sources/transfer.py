@@ -1,0 +1,163 @@
+"""Bytes from a source into files: as many as were announced, not one more, taken up where they ended, tried
+again when the network fails, and hashed at the end.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from router.errors import DataLoss, ResourceExhausted, Unavailable
+from router.sources.source import HASH_BYTES, Passing, RemoteFile, Source, StartOver
+
+PART = ".part"
+ATTEMPTS = 6  # one after the other that bring nothing
+MOST_ATTEMPTS = 200  # of one file: a source that gives a byte at a time is not waited for
+LONGEST_WAIT = 120.0  # seconds a source may ask for
+FULL = (errno.ENOSPC, errno.EDQUOT)
+R = TypeVar("R")
+
+Progress = Callable[[str, int, int], None]
+"""Called with a file's name, how many of its bytes are here, and how many it has."""
+Pause = Callable[[str, float], None]
+"""Called with what went wrong, and for how many seconds to wait before it is tried again."""
+
+
+@dataclass(slots=True)
+class Patience:
+    """Waits between attempts, longer each time, and gives up."""
+
+    pause: Pause
+    failed: int = 0
+    attempts: int = 0
+
+    def wait(self, fault: Passing) -> None:
+        """After a failed attempt. Raises Unavailable if there is to be no other."""
+        self.failed, self.attempts = self.failed + 1, self.attempts + 1
+        if fault.after is not None and fault.after > LONGEST_WAIT:
+            text = f"{fault.message}, and asks to wait {fault.after:.0f} s: run the same command then"
+            raise Unavailable(text, fault.after)
+        if self.failed >= ATTEMPTS or self.attempts >= MOST_ATTEMPTS:
+            raise Unavailable(f"{fault.message} ({self.attempts} attempts); run the same command again later")
+        self.pause(fault.message, 2.0 ** (self.failed - 1) if fault.after is None else fault.after)
+
+    def got_on(self) -> None:
+        """An attempt brought something: the next failure is a first one again."""
+        self.failed = 0
+
+
+def patiently(ask: Callable[[], R], pause: Pause) -> R:
+    """The answer, asked for again while faults are passing ones."""
+    patience = Patience(pause)
+    while True:
+        try:
+            return ask()
+        except Passing as fault:
+            patience.wait(fault)
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Files of one source into one folder."""
+
+    source: Source
+    folder: Path
+    progress: Progress
+    pause: Pause
+
+    def fetch(self, file: RemoteFile) -> str:
+        """The file, whole; gives its sha256. What is here of it from before is used.
+
+        Raises DataLoss if it is not what was announced, ResourceExhausted on a full disk, Unavailable; what
+        came stays, but for DataLoss.
+        """
+        whole, part = self.folder / file.name, self.folder / f"{file.name}{PART}"
+        if not self._is_here(file, whole):
+            for again in (False, True):
+                pieces = self._fill(file, part)
+                if file.check is None or file.check.fits(part):
+                    break
+                part.unlink()
+                if again or not pieces:
+                    raise DataLoss(f"{file.name}: the bytes that came are not those that were announced")
+            os.replace(part, whole)
+        self.progress(file.name, file.size, file.size)
+        if file.check is not None and file.check.kind == "sha256":
+            return file.check.value
+        return sha256_of(whole)
+
+    def _is_here(self, file: RemoteFile, whole: Path) -> bool:
+        if not whole.is_file() or whole.stat().st_size != file.size:
+            return False
+        return file.check is None or file.check.fits(whole)
+
+    def _fill(self, file: RemoteFile, part: Path) -> bool:
+        """Bring the part to the announced size; says whether it is of several pieces."""
+        with disk_told(self.folder.parent.parent), part.open("ab", buffering=0) as out:
+            if out.tell() > file.size:
+                out.truncate(0)
+            patience, done, pieces = Patience(self.pause), False, False
+            while not done:
+                before = os.fstat(out.fileno()).st_size
+                pieces = pieces or before > 0
+                try:
+                    self._attempt(file, out.fileno())
+                    done = True
+                except StartOver:
+                    os.ftruncate(out.fileno(), 0)
+                    pieces = False
+                    patience.wait(Passing(f"{file.name}: the source does not go on in the middle"))
+                except Passing as fault:
+                    if os.fstat(out.fileno()).st_size > before:
+                        patience.got_on()
+                    patience.wait(fault)
+            os.fsync(out.fileno())
+        return pieces
+
+    def _attempt(self, file: RemoteFile, out: int) -> None:
+        at = os.fstat(out).st_size
+        self.progress(file.name, at, file.size)
+        if at == file.size and at:
+            return
+        with closing(self.source.read(file, at)) as blocks:
+            for block in blocks:
+                if at + len(block) > file.size:
+                    raise DataLoss(f"{file.name}: {file.size} bytes were announced, and more come")
+                _write(out, block)
+                at += len(block)
+                self.progress(file.name, at, file.size)
+        if at < file.size:
+            raise Passing(f"{file.name}: {file.size} bytes were announced, and {at} came")
+
+
+def _write(out: int, block: bytes) -> None:
+    view = memoryview(block)
+    while view:
+        view = view[os.write(out, view) :]
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def disk_told(adapters: Path) -> Iterator[None]:
+    """A full disk as an error that says what stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        text = f"{adapters}: the disk is full. What came is kept: make room, run the same command again"
+        raise ResourceExhausted(text) from None

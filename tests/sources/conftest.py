@@ -1,0 +1,78 @@
+"""A hub with one adapter, and an adapters folder to add it to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from router.registry.format.artifact import Validation, validate_folder
+from router.sources.adding import Added, Wish, add
+from router.sources.said import source_of
+from router.sources.shelf import Wanted
+from tests.cli.tiny import write_adapter
+from tests.sources.fake_hub import REPO, FakeHub, fake_hub
+
+MANIFEST = b'[adapter]\nname = "contracts"\nversion = "1.0.0"\n'
+
+
+@pytest.fixture(scope="session")
+def adapter_files(tmp_path_factory) -> dict[str, bytes]:
+    """An adapter as PEFT saves it, by file name."""
+    folder = write_adapter(tmp_path_factory.mktemp("saved") / "some-lora")
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def _server() -> Iterator[FakeHub]:
+    with fake_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(_server, adapter_files, monkeypatch) -> FakeHub:
+    """A hub that is honest until a test makes it lie."""
+    fresh = FakeHub(files=dict(adapter_files), url=_server.url)
+    _server.__dict__.update(fresh.__dict__)
+    monkeypatch.setenv("HF_ENDPOINT", _server.url)
+    monkeypatch.setenv("HF_TOKEN_PATH", "/nonexistent")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/nonexistent")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return _server
+
+
+@pytest.fixture
+def adapters(tmp_path) -> Path:
+    return tmp_path / "adapters"
+
+
+@pytest.fixture
+def added(adapters) -> Callable[..., Added]:
+    """Add a source to the adapters folder, without waiting between attempts."""
+
+    def run(
+        said: str = f"hub:{REPO}@v1.0", subfolder: str = "", name: str = "", version: str = "", **wish
+    ) -> Added:
+        source = source_of(str(said), subfolder)
+        options = {"most_bytes": 1 << 20, "wanted": Wanted(name, version), **wish}
+        return add(Wish(source, adapters, **options), validate, lambda *_: None, lambda *_: None)
+
+    return run
+
+
+def validate(folder: Path) -> Validation:
+    return validate_folder(folder, None)
+
+
+def in_view(adapters: Path) -> list[str]:
+    """What a server would see."""
+    found = [p for p in adapters.rglob("*") if p.is_file()] if adapters.is_dir() else []
+    paths = (path.relative_to(adapters) for path in found)
+    return sorted(str(p) for p in paths if not any(part.startswith(".") for part in p.parts))
+
+
+def staged(adapters: Path) -> dict[str, int]:
+    """What waits for another attempt, with sizes."""
+    found = [p for p in adapters.glob(".add-*/being-added/*") if p.is_file()]
+    return {path.name: path.stat().st_size for path in found}

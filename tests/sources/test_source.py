@@ -1,0 +1,34 @@
+import hashlib
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.errors import AdapterRejected
+from router.sources.source import Check, Listing, RemoteFile, wrong_name
+
+
+def test_checks_are_sha256_and_gits_own(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"some bytes\n")
+    git = subprocess.run(
+        ["git", "hash-object", path], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert Check("git", git).fits(path)
+    assert Check("sha256", hashlib.sha256(b"some bytes\n").hexdigest()).fits(path)
+    path.write_bytes(b"some bytez\n")
+    assert not Check("git", git).fits(path)
+
+
+@given(st.text(max_size=20))
+def test_a_right_name_stays_in_its_folder(tmp_path_factory, name):
+    root = tmp_path_factory.getbasetemp()
+    if not wrong_name(name):
+        assert (root / name).resolve().is_relative_to(root.resolve())
+        assert (root / name) != root
+
+
+def test_a_name_that_comes_twice_is_refused():
+    with pytest.raises(AdapterRejected, match="twice"):
+        Listing((RemoteFile("a", 1), RemoteFile("a", 2)))

@@ -1,0 +1,99 @@
+import os
+import time
+
+import pytest
+
+from router.errors import AlreadyExists, Unavailable
+from router.registry.disk.places import Scanner
+from router.sources.staging import KEPT_SECONDS, PREFIX, staged
+
+
+def seen(adapters):
+    return [str(path.relative_to(adapters)) for path in Scanner([adapters]).scan().found]
+
+
+def filled(place, text="new"):
+    (place.files / "adapter_config.json").write_text(text)
+
+
+def test_nothing_is_seen_before_all_of_it_is(adapters):
+    with staged(adapters, "a") as place:
+        filled(place)
+        assert seen(adapters) == []
+        place.publish(adapters / "medical" / "1.0")
+        assert seen(adapters) == ["medical/1.0"]
+        place.drop()
+    assert os.listdir(adapters) == ["medical"]
+
+
+@pytest.fixture
+def old(adapters):
+    target = adapters / "medical" / "1.0"
+    target.mkdir(parents=True)
+    (target / "adapter_config.json").write_text("old")
+    return target
+
+
+def test_a_version_is_replaced_in_one_step(adapters, old, monkeypatch):
+    monkeypatch.setattr("router.sources.staging.Staging._replace", lambda *_: 1 / 0)
+    with staged(adapters, "a") as place:
+        filled(place)
+        place.publish(old, replace=True)
+        place.drop()
+    assert (old / "adapter_config.json").read_text() == "new"
+    assert os.listdir(adapters) == ["medical"]
+
+
+def test_where_folders_cannot_be_exchanged_the_old_one_is_back_if_it_fails(adapters, old, monkeypatch):
+    monkeypatch.setattr("router.sources.staging._exchange", lambda *_: False)
+    with staged(adapters, "a") as place:
+        filled(place)
+        with monkeypatch.context() as patched:
+            patched.setattr("router.sources.staging.Staging._move_in", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                place.publish(old, replace=True)
+        assert (old / "adapter_config.json").read_text() == "old"
+        place.publish(old, replace=True)
+    assert (old / "adapter_config.json").read_text() == "new"
+
+
+def test_who_comes_second_is_told(adapters):
+    target = adapters / "medical" / "1.0"
+    with staged(adapters, "a") as first, staged(adapters, "b") as second:
+        filled(first), filled(second, "second")
+        first.publish(target)
+        with pytest.raises(AlreadyExists, match=r"medical/1.0 is there already"):
+            second.publish(target)
+    assert (target / "adapter_config.json").read_text() == "new"
+
+
+def test_two_versions_of_a_new_name_at_once(adapters, monkeypatch):
+    real = os.path.lexists
+    with staged(adapters, "a") as first, staged(adapters, "b") as second:
+        filled(first), filled(second)
+        first.publish(adapters / "medical" / "1.0")
+        monkeypatch.setattr(os.path, "lexists", lambda path: path.name != "medical" and real(path))
+        second.publish(adapters / "medical" / "1.1")
+    assert seen(adapters) == ["medical/1.0", "medical/1.1"]
+
+
+def test_one_process_has_a_place(adapters):
+    with (
+        staged(adapters, "a"),
+        pytest.raises(Unavailable, match="by another process"),
+        staged(adapters, "a"),
+    ):
+        pass
+
+
+def test_what_was_begun_long_ago_goes(adapters):
+    with staged(adapters, "old") as place:
+        filled(place)
+    with staged(adapters, "held") as held:
+        long_ago = time.time() - KEPT_SECONDS - 60
+        for folder in adapters.glob(f"{PREFIX}*"):
+            os.utime(folder, (long_ago, long_ago))
+        with staged(adapters, "new"):
+            left = {folder.name for folder in adapters.glob(f"{PREFIX}*")}
+            assert place.folder.name not in left
+            assert held.folder.name in left
