@@ -50,7 +50,6 @@ async def start_server() -> AsyncIterator[Start]:
     """Start servers: `await start_server(engine=…, registry=…, router=…, **settings)`; stopped at the end."""
     from router.config import Settings
     from router.engine.fake import FakeEngine
-    from router.ports import RoutingState
     from router.server.app import ServerApp
     from tests.fakes import FakeRegistry, FakeRouter, adapter
 
@@ -70,23 +69,17 @@ async def start_server() -> AsyncIterator[Start]:
             wait: bool = True,
             experiments: Any = None,
             corrections: Any = None,
-            routing: Any = RoutingState,
+            routing: Any = None,
             **settings: Any,
         ) -> ServerApp:
             engine = engine or FakeEngine()
             registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
             router = router or FakeRouter(registry)
             said = Settings(**{**defaults, **settings})
-            app = ServerApp(
-                said,
-                engine,
-                registry,
-                router,
-                startup,
-                experiments=experiments,
-                corrections=corrections,
-                routing=routing,
-            )
+            parts = {"experiments": experiments, "corrections": corrections}
+            if routing is not None:
+                parts["routing"] = routing
+            app = ServerApp(said, engine, registry, router, startup, **parts)
             router.on_vote = app.metrics.vote
             stack.push_async_callback(app.stop)
             await app.start()

@@ -28,8 +28,8 @@ class _Static:
 def routes(console: Console) -> Sequence[BaseRoute]:
     """Where its pages, actions and static files are."""
     return [
-        *(Route(ROOT + entry.path, Endpoint(console, entry), methods=[entry.verb]) for entry in ENTRIES),
         Route(ROOT + "/static/{name}", _Static(), methods=["GET"]),
+        *(Route(ROOT + entry.path, Endpoint(console, entry), methods=[entry.verb]) for entry in ENTRIES),
     ]
 
 

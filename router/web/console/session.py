@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from router.errors import FieldViolation, InvalidRequest
+from router.errors import FieldViolation, InvalidRequest, NotFound
 from router.web.console.exchange import Answer, redirect
 from router.web.console.site import ROOT, SIGN_IN, Action, Entry, Page, Visit
 
@@ -28,6 +28,13 @@ async def sign_out(visit: Visit) -> Answer:
     return redirect(ROOT + "/sign-in", **{"set-cookie": visit.console.forgotten(visit.exchange)})
 
 
+async def nothing(visit: Visit) -> Answer:
+    """Whatever else is asked for below /console. Raises NotFound."""
+    if not visit.path("rest"):
+        return redirect(ROOT)
+    raise NotFound("page", visit.exchange.path)
+
+
 def inside(path: str) -> str:
     """The path if it leads into the console, else its first page.
 
@@ -43,4 +50,5 @@ ENTRIES: tuple[Entry, ...] = (
     Page("/sign-in", SIGN_IN, show, "sign_in.html", "Sign in"),
     Action("/sign-in", SIGN_IN, sign_in),
     Action("/sign-out", SIGN_IN, sign_out),
+    Page("/{rest:path}", SIGN_IN, nothing),
 )

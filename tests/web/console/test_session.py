@@ -103,6 +103,14 @@ async def test_a_certificate_needs_no_sign_in_and_cookies_are_for_tls_alone(
         assert statuses == [401, 200]  # a token decides, and is forgotten where it is nobody's
 
 
+async def test_what_is_not_there_is_told_as_a_page(opened: SimpleNamespace) -> None:
+    answer = await opened.http.get("/console/<b>nothing</b>")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "<b>nothing" not in answer.text
+    assert "not found" in answer.text
+    assert (await opened.http.get("/console/")).headers["location"] == "/console"
+
+
 async def test_an_open_server_asks_for_no_token(opened: SimpleNamespace) -> None:
     page = await opened.http.get("/console")
     assert page.status_code == 200
