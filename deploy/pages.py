@@ -30,6 +30,7 @@ LANGUAGES = {
     ".mjs": "js",
     ".java": "java",
     ".sh": "sh",
+    ".proto": "protobuf",
     ".toml": "toml",
 }
 FENCE = re.compile(r"^( *)(`{3,}|~{3,}).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
