@@ -1,7 +1,7 @@
 """What users' own files, scripts and programs hold on to, as lists of names: `python -m tests.surface`.
 
-That writes released.json, at a release and beside `buf build`, which does the same for the protos. What stands in
-there has to stay: tests/test_surface.py looks, docs/stability.md says it.
+That writes released.json, at a release, as `buf build` writes the image of the protos. What stands in there
+has to stay: tests/test_surface.py looks, docs/stability.md says it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ from router.training.recipe import Recipe
 ROOT = Path(__file__).parents[1]
 RELEASED = Path(__file__).with_name("released.json")
 PUBLIC = ("router", "router.client", "router.routing", "router.testing")
-JUDGES = ("Case", "Heard", "Judge", "Judgement", "Preference", "Scorer")
+# Of modules without a list of their own: what plugins are given and give.
+OF_PLUGINS = {
+    "router.judging": ("Case", "Heard", "Judge", "Judgement", "Preference", "Scorer"),
+    "router.types": ("AdapterProfile", "Request", "Turn"),
+}
 
 
 def surface() -> dict[str, list[str]]:
@@ -81,11 +85,10 @@ def fields(table: type[BaseModel], path: str = "") -> Iterator[str]:
 
 def names() -> Iterator[str]:
     """Public names, and of what can be called or made, its parameters."""
-    for module in PUBLIC:
+    for module in (*PUBLIC, *OF_PLUGINS):
         there = importlib.import_module(module)
-        yield from (one for name in there.__all__ for one in parts(f"{module}.{name}", getattr(there, name)))
-    judging = importlib.import_module("router.judging")
-    yield from (one for name in JUDGES for one in parts(f"router.judging.{name}", getattr(judging, name)))
+        told = OF_PLUGINS.get(module) or there.__all__
+        yield from (one for name in told for one in parts(f"{module}.{name}", getattr(there, name)))
     for hook in vars(hookspecs).values():
         if hasattr(hook, f"{hookspecs.NAME}_spec"):
             yield from parts(f"router.hookspecs.{hook.__name__}", hook)

@@ -1,4 +1,4 @@
-"""What was released is still there: commands, settings, errors, paths, metrics, keys of files, Python's names."""
+"""What was released is still there: commands, settings, errors, paths, metrics, keys of files, names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_it_is_told_what_is_kept(here: dict[str, list[str]]) -> None:
         "http": "/v1/chat/completions",
         "metrics": "lora_router_requests_total",
         "adapter.toml": "routing.examples",
-        "recipe": "lora.r",
+        "recipe": "lora.rank",
         "clients.toml": "client.roles",
         "python": "router.client.Client.generate(prompt)",
         "settings": "max_running",
