@@ -30,7 +30,7 @@ FUZZER ?= hypothesis
 TARGETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked demo serve test test-fast test-long fuzz check format proto bench bench-peers soak answers lock audit sbom docs docs-serve clean
+.PHONY: help install install-locked demo serve test test-fast test-long fuzz check format proto bench bench-peers soak answers lock audit wheel sbom docs docs-serve clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,6 +112,9 @@ lock: $(TOOLS_STAMP) ## write requirements.lock (the image) and requirements-dev
 
 audit: $(TOOLS_STAMP) ## ask the advisory database about every package of the locks; fails where it cannot be asked
 	$(PY) -m deploy.audit --pip-audit $(TOOLS)/bin/pip-audit requirements.lock requirements-dev.lock
+
+wheel: $(STAMP) ## write dist/lora_router-VERSION-py3-none-any.whl, which serves from any folder
+	$(BIN)/pip wheel -q --no-deps --wheel-dir dist .
 
 sbom: $(TOOLS_STAMP) ## write dist/sbom.cdx.json, the packages of the image (CycloneDX)
 	@mkdir -p dist
