@@ -1,8 +1,9 @@
 """Is the adapter better than the base? An A/B test from plan to verdict.
 
-`python examples/python_experiment.py [HOST:PORT]`. An experiment divides users, not requests: `unit` says whose
-request it is. What became of an answer is told later, by the answer's id. Here a dice says whether users are
-pleased; in your application they do.
+`python examples/python_experiment.py [HOST:PORT]`
+
+An experiment divides users, not requests: `unit` says whose request it is. What became of an answer is told
+later, by the answer's id. Here a dice says whether users are pleased; in your application they do.
 """
 
 import random
