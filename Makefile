@@ -14,6 +14,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # What looks after packages has an environment of its own: it is no part of what is served or tested.
 TOOLS := .make/tools
 TOOLS_STAMP := $(TOOLS)/.installed
+# So has what makes the site of the documentation, which tells of its own end at every start (CONTRIBUTING.md does so once).
+DOCS := .make/docs
+DOCS_STAMP := $(DOCS)/.installed
+SITE ?= site
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs
 # The lock has torch's build for CPUs, which is not on PyPI.
 TORCH_FROM ?= $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--extra-index-url https://download.pytorch.org/whl/cpu)
 LOCK = $(TOOLS)/bin/uv pip compile --quiet --generate-hashes --no-header --python-version 3.11 \
@@ -25,7 +30,7 @@ FUZZER ?= hypothesis
 TARGETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-locked demo serve test test-fast test-long fuzz check format proto bench bench-peers soak answers lock audit sbom clean
+.PHONY: help install install-locked demo serve test test-fast test-long fuzz check format proto bench bench-peers soak answers lock audit wheel sbom docs docs-serve clean
 
 help: ## show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,10 +113,25 @@ lock: $(TOOLS_STAMP) ## write requirements.lock (the image) and requirements-dev
 audit: $(TOOLS_STAMP) ## ask the advisory database about every package of the locks; fails where it cannot be asked
 	$(PY) -m deploy.audit --pip-audit $(TOOLS)/bin/pip-audit requirements.lock requirements-dev.lock
 
+wheel: $(STAMP) ## write dist/lora_router-VERSION-py3-none-any.whl, which serves from any folder
+	$(BIN)/pip wheel -q --no-deps --wheel-dir dist .
+
 sbom: $(TOOLS_STAMP) ## write dist/sbom.cdx.json, the packages of the image (CycloneDX)
 	@mkdir -p dist
 	$(TOOLS)/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --mc-type application \
 		--output-reproducible -o dist/sbom.cdx.json
 
+$(DOCS_STAMP): deploy/docs.txt
+	$(PY) -m venv $(DOCS)
+	$(DOCS)/bin/pip install -q --disable-pip-version-check -r deploy/docs.txt
+	@touch $@
+
+docs: $(DOCS_STAMP) ## make the documentation a site in SITE (site); fails where a link, an anchor or the list of pages is wrong
+	$(MKDOCS) build --site-dir "$(abspath $(SITE))"
+	@echo "$(SITE)/index.html; 'make docs-serve' shows it"
+
+docs-serve: $(DOCS_STAMP) ## serve that site at 127.0.0.1:8008, made anew when a page changes
+	$(MKDOCS) serve --dev-addr 127.0.0.1:8008
+
 clean: ## remove what the targets here made (not the model cache)
-	rm -rf $(VENV) $(TOOLS) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(TOOLS) $(DOCS) site dist build .pytest_cache .mypy_cache .ruff_cache

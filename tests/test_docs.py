@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
+from deploy.pages import anchors, links
 from router import errors, hookspecs
 from router.cli.main import app
 from router.client.sync import Adapters, Client
@@ -155,19 +156,26 @@ def test_the_example_judge_works(tmp_path):
     assert judged == Judgement(1, {"served": 0.0, "shadow": 1.0})
 
 
-def pages() -> list[Path]:
-    return [*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md"))]
+def written() -> list[Path]:
+    """Every page that people read: what tools write, such as report cards, included."""
+    here = [*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    return sorted([*here, *(ROOT / "adapters").glob("*/REPORT.md"), *(ROOT / "recipes").glob("*/README.md")])
 
 
-@pytest.mark.parametrize("path", pages(), ids=lambda p: p.name)
-def test_links_lead_somewhere(path):
-    targets = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
-    assert [t for t in targets if not (path.parent / t).exists()] == []
+@pytest.mark.parametrize("path", written(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    """To a file or folder, and where an anchor is named, to a heading of it."""
+    for target, anchor in links(path.read_text(encoding="utf-8")):
+        there = path.parent / target if target else path
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), f"{target}#{anchor}"
 
 
 def test_make_targets_that_are_named_exist():
     known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {
-        t for p in pages() for t in re.findall(r"(?:^|`)make ([a-z-]+)", p.read_text(encoding="utf-8"), re.M)
+        t
+        for p in written()
+        for t in re.findall(r"(?:^|`)make ([a-z-]+)", p.read_text(encoding="utf-8"), re.M)
     }
     assert {"demo", "serve", "check", "test"} <= named <= known

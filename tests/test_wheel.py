@@ -4,10 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from router.cli.demo import free_address
+from tests.serving import serving
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -61,3 +65,20 @@ def test_it_works_in_an_empty_folder(site, tmp_path):
     plugins = json.loads(run(site, tmp_path, "plugins", "list", "--json"))
     assert {p["name"]: p["error"] for p in plugins}.keys() >= {"keywords", "linear", "embedding"}
     assert all(str(site) in p["path"] and not p["error"] for p in plugins)
+
+
+@pytest.mark.long
+def test_it_serves_there_with_nothing_else(site, tmp_path):
+    """As in docs/first-ten-minutes.md: adapters and plugins are the package's, nothing is written here."""
+    http = free_address()
+    alone = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
+    with serving(tmp_path, "--http-listen", http, **alone) as (_, address):
+        question = "Which ICD-10-CM chapter does Beard ringworm belong to?"
+        asked = ("ask", "--quiet", "--adapter", "medical", "--server", address, question)
+        assert run(site, tmp_path, *asked) == "Certain infectious and parasitic diseases\n"
+        listed = json.loads(run(site, tmp_path, "adapters", "list", "--json", "--server", address))
+        carried = {folder.name for folder in (site / "router/_data/adapters").iterdir() if folder.is_dir()}
+        assert {adapter["ref"].split("/")[1] for adapter in listed} == carried
+        with urllib.request.urlopen(f"http://{http}/v1/models") as answer:
+            assert "medical" in {model["id"] for model in json.load(answer)["data"]}
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]  # the test's own

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from router import optional
 from router.cli import units
 from router.cli.base_files import equals_base
-from router.cli.settings import rule_of
+from router.cli.settings import carried, rule_of
 from router.config import Settings
 from router.corrections.keeper import Corrections
 from router.corrections.store import FOLDER, CorrectionStore
@@ -287,11 +287,14 @@ def lines_to_paste(address: str, settings: Settings) -> list[str]:
         how += ' -H "authorization: Bearer TOKEN" --reflect-header "authorization: Bearer TOKEN"'
     body = shlex.quote('{"input":{"text":"Hello"}}')
     folder = shlex.quote(f"{settings.adapters_dir[0]}/" if settings.adapters_dir else "adapters/")
+    copy = f"cp -r my-adapter {folder}"
+    if settings.adapters_dir == carried("adapters"):  # not where one's own belong
+        copy = "mkdir adapters && cp -r my-adapter adapters/  # start again: these, not the carried ones"
     url = f"{'https' if tls else 'http'}://{address}/router.v1.InferenceService/StreamGenerate"
     return [
         f'lora-router ask{server} "{QUESTION}"',
         f"buf curl --protocol grpc {how} -d {body} {url}",
-        f"cp -r my-adapter {folder}",
+        copy,
     ]
 
 

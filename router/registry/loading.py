@@ -167,6 +167,10 @@ class Loader:
     def _flip(self, record: Record, live: Live, result: ProbeResult) -> None:
         """From here on new leases get the new files; those in flight keep the old until they end."""
         unknown = result is ProbeResult.UNKNOWN
+        if unknown:
+            log.info(
+                "adapter %s serves all the same; its probes run again when it is next loaded", record.ref
+            )
         retry_at = time.monotonic() + RETRY_SECONDS if unknown else 0.0
         before = record.load_succeeded(live, proven=not unknown, retry_at=retry_at)
         self._residency.attach(live.resident, record)

@@ -10,6 +10,7 @@ import pytest
 
 from router.cli.compose import Composition, keep, lines_to_paste, print_summary
 from router.cli.route.corrections import store_here
+from router.cli.settings import carried
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
@@ -182,6 +183,11 @@ def test_lines_to_paste_are_short_on_the_default_address():
     assert ask.startswith('lora-router ask "')
     assert curl.endswith("http://127.0.0.1:50051/router.v1.InferenceService/StreamGenerate")
     assert copy == "cp -r my-adapter adapters/"
+
+
+def test_nobody_is_told_to_put_adapters_into_the_package():
+    *_, copy = lines_to_paste("127.0.0.1:50051", Settings(adapters_dir=carried("adapters")))
+    assert copy.startswith("mkdir adapters && cp -r my-adapter adapters/ ")
 
 
 def test_lines_to_paste_say_what_a_guarded_server_needs():

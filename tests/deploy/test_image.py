@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from router import __version__
 from router.cli.demo import free_address
 from router.cli.settings import ENV_PREFIX
 from router.config import Settings
@@ -34,6 +35,11 @@ def test_it_runs_as_the_user_of_the_manifests() -> None:
     assert user == f"{context['runAsUser']}:{context['runAsGroup']}"
     after = FINAL[next(i for i, line in enumerate(FINAL) if line.startswith("USER")) :]
     assert not [line for line in after if line.startswith(("RUN", "COPY", "ADD"))]
+
+
+def test_it_says_which_version_it_is() -> None:
+    (label,) = [line for line in FINAL if line.startswith("LABEL")]
+    assert f'version="{__version__}"' in label
 
 
 def test_no_compiler_and_nothing_fetched_in_what_is_shipped() -> None:

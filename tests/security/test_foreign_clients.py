@@ -1,4 +1,4 @@
-"""The examples in Go and Node against a server with TLS: by certificate, by token, by an issuer's token."""
+"""The examples in Go, Java and Node against a server with TLS: by certificate, by token, by an issuer's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from tests.access.issuing import Issuing
 from tests.security.helpers import write_clients
@@ -21,12 +27,16 @@ pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.timeout(600)]
 EXAMPLES = ROOT / "examples"
 QUESTION = "a medical question"
 INVALID = "the token or certificate is not valid here"
+JARS = "/usr/share/java/*"
+JAVA = "default-jdk-headless libgrpc-java libnetty-tcnative-java protobuf-compiler-grpc-java-plugin"
 
 
-@pytest.fixture(scope="module", params=["node", pytest.param("go", marks=pytest.mark.long)])
+@pytest.fixture(
+    scope="module", params=["node", *(pytest.param(n, marks=pytest.mark.long) for n in ("go", "java"))]
+)
 def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A command that takes flags, an address and a text."""
-    made = {"node": node, "go": go}[request.param]
+    made = {"node": node, "go": go, "java": java}[request.param]
     return made(tmp_path_factory.mktemp(request.param))
 
 
@@ -48,11 +58,32 @@ def go(folder: Path) -> list[str]:
     return [built((EXAMPLES / "go" / "client.go").read_text(), folder)]
 
 
+def java(folder: Path) -> list[str]:
+    """The example in Java, compiled as its first lines say; Debian's Netty speaks TLS by a library only."""
+    library = next(Path("/usr/lib").glob("*/jni/libnetty-tcnative.so"), None)
+    if not all(map(shutil.which, ("javac", "protoc", "grpc_java_plugin"))) or library is None:
+        pytest.skip(f"no Java with gRPC: apt-get install {JAVA}")
+    shutil.copy(library, folder / "libnetty_tcnative.so")  # the name that Netty looks for
+    plugin = f"--plugin=protoc-gen-grpc-java={shutil.which('grpc_java_plugin')}"
+    made = (f"--java_out={folder}", f"--grpc-java_out={folder}")
+    protoc = ["protoc", "-I", str(ROOT / "proto"), plugin, *made, "router/v1/inference.proto"]
+    subprocess.run(protoc, check=True)
+    sources = [str(EXAMPLES / "java" / "Client.java"), *map(str, folder.rglob("*.java"))]
+    subprocess.run(["javac", "-cp", JARS, "-d", str(folder), *sources], check=True)
+    return ["java", f"-Djava.library.path={folder}", "-cp", f"{folder}:{JARS}", "Client"]
+
+
 async def ended(*command: str) -> tuple[int | None, str, str]:
     """Exit code, what it printed, and its errors."""
     child = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
     out, err = await child.communicate()
     return child.returncode, out.decode(), err.decode()
+
+
+def pkcs8(key: Path) -> None:
+    """Write a key as Java wants it; the others read it, too."""
+    read = load_pem_private_key(key.read_bytes(), None)
+    key.write_bytes(read.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def answered(end: tuple[int | None, str, str]) -> bool:
@@ -86,6 +117,7 @@ async def test_by_certificate(client: list[str], start_server: Start, tmp_path: 
 
     async def asked(name: str, authority: trustme.CA | None = None) -> tuple[int | None, str, str]:
         own = files.client(name, authority)
+        pkcs8(Path(own["client_key"]))
         shown = ("--cert", str(own["client_cert"]), "--key", str(own["client_key"]))
         return await ended(*client, "--ca", str(files.ca), *shown, server.address, QUESTION)
 

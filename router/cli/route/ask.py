@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from router.types import Decision, Vote
 
 BAR = 24
+LEARNING = "not ready yet"  # nothing is wrong: it reads its examples, for a minute or two at the first start
 
 
 def route(
@@ -68,10 +69,12 @@ def _calibration(decision: Decision) -> str:
 
 def _vote_rows(vote: Vote, plain: bool) -> Sequence[tuple[str, ...]]:
     from router.cli import units
+    from router.types import VoteError
 
     took = units.duration(vote.latency)
     if vote.error or vote.declined or not vote.scores:
-        said = f"lost: {vote.error}" if vote.error else "declined"
+        learning = vote.error is VoteError.NOT_READY
+        said = LEARNING if learning else f"lost: {vote.error}" if vote.error else "declined"
         return [(vote.classifier, said, "", "", took, vote.evidence)]
     ranked = sorted(vote.scores.items(), key=lambda item: (-item[1], item[0]))
     first = (vote.classifier, took, vote.evidence)

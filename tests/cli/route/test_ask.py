@@ -20,6 +20,17 @@ def test_votes_are_shown_with_bars_threshold_and_reason(cli, remote):
     assert remote.inference.requests[0].routing.explain
 
 
+def test_a_classifier_that_still_learns_is_no_fault(cli, remote, monkeypatch):
+    decision = inference_pb2.Decision()
+    decision.CopyFrom(scripted.DECISION)
+    first, second = (decision.votes.add(classifier=name) for name in ("probe", "slow"))
+    first.error, second.error = "not-ready", "timeout"
+    monkeypatch.setattr(scripted, "DECISION", decision)
+    lines = cli("route", "hi").out.splitlines()
+    assert next(line for line in lines if line.startswith("probe")).split()[1:4] == ["not", "ready", "yet"]
+    assert next(line for line in lines if line.startswith("slow")).split()[1:3] == ["lost:", "timeout"]
+
+
 def test_json(cli, remote):
     votes = json.loads(cli("route", "--json", "hi").out)["votes"]
     assert [(v["classifier"], v["declined"]) for v in votes] == [("keywords", True), ("linear", False)]
