@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,15 @@ class RouterError(Exception):
         super().__init__(message)
         self.message = message
         self.metadata: Mapping[str, str] = metadata
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is, so that an error of another process is raised here as it was there."""
+        return _as_it_was, (type(self), self.args), dict(self.__dict__)
+
+
+def _as_it_was(kind: type[RouterError], said: tuple[Any, ...]) -> RouterError:
+    """Without the constructor, which subclasses call with other things than `args` holds."""
+    return kind.__new__(kind, *said)
 
 
 class InvalidRequest(RouterError):

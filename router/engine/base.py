@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import TYPE_CHECKING, Protocol
+from pickle import PickleBuffer
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, Overloaded, PromptTooLong
 from router.types import (
@@ -64,6 +65,14 @@ class TensorData:
     dtype: str  # safetensors name: F32, F16, BF16
     shape: tuple[int, ...]
     data: memoryview
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """Pickled without a copy where pickle's buffers are carried beside it."""
+        return _tensor, (self.dtype, self.shape, PickleBuffer(self.data))
+
+
+def _tensor(dtype: str, shape: tuple[int, ...], data: Any) -> TensorData:
+    return TensorData(dtype, shape, memoryview(data))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,403 @@
+"""Many engines that look like one: `router.engine.base.Engine` over replicas of one base.
+
+Each has its process, its device, its slots. Requests go where their adapter is and the queue is short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Event
+from typing import TYPE_CHECKING, Any, Protocol
+
+from router.engine.activation import tokens_before
+from router.engine.base import (
+    MAX_READINGS,
+    AdapterArtifact,
+    BaseInfo,
+    EngineStatus,
+    Job,
+    Prompt,
+    Reading,
+    check_grammar,
+    check_reading,
+)
+from router.engine.handoff import Stream
+from router.errors import (
+    ConfigError,
+    FailedPrecondition,
+    FieldViolation,
+    InvalidRequest,
+    NotLoaded,
+    Overloaded,
+    PromptTooLong,
+    RouterError,
+    Unavailable,
+)
+from router.fleet.journey import MOVES, Journey
+from router.fleet.link import Link, LinkLost
+from router.fleet.messages import Compile, Hello, Read, sent_reading
+from router.fleet.placement import Placement
+from router.fleet.replica import Replica, check_alike
+from router.fleet.shelf import Kept, Shelf, Stow
+from router.fleet.totals import Totals
+from router.types import Constraint, FinishReason
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0  # between two looks at who lives where
+GRAMMARS = 256  # constraints that are known to compile
+CLOSE_SECONDS = 2.0
+
+
+class Encoder(Protocol):
+    """Prompts to tokens, at the edge: a base's tokenizer without its weights."""
+
+    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+        """As Engine.encode."""
+        ...
+
+    def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
+        """As Engine.shared."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A constraint that a replica has compiled. A grammar stays in its process, so each replica makes one."""
+
+    constraint: Constraint
+
+
+class FleetEngine:
+    """Implements `router.engine.base.Engine` over replicas."""
+
+    def __init__(
+        self,
+        links: Sequence[Link],
+        encoder: Callable[[], Encoder],
+        *,
+        max_running: int,
+        max_queue: int,
+        stall_seconds: float = 10.0,
+        stow: Stow = lambda artifact: artifact,
+        placement: Placement | None = None,
+    ) -> None:
+        """`encoder` is made at `start`; `max_running` and `max_queue` are those of each replica.
+
+        A replica that is silent or makes no step for `stall_seconds` is ended and replaced.
+        """
+        if not links:
+            raise ConfigError("a fleet needs a replica: say --replicas 1 or more")
+        edge = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}"
+        self._replicas = {link.name: Replica(link, edge, stall_seconds) for link in links}
+        self._make_encoder, self._encoder = encoder, None
+        self._placement = placement or Placement()
+        self._shelf = Shelf(self._replicas, self._placement, stow)
+        self._totals = Totals(tuple(self._replicas.values()))
+        self._rows, self._queue = max_running, max_queue
+        self._held: Counter[tuple[str, bool]] = Counter()  # jobs by replica and whether in the background
+        self._using: Counter[tuple[str, str]] = Counter()  # jobs by adapter and replica
+        self._waiting: set[Journey] = set()  # for an adapter
+        self._readings = 0
+        self._known: OrderedDict[Constraint, Checked] = OrderedDict()
+        self._hello: Hello | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    # -- Engine
+
+    @property
+    def info(self) -> BaseInfo:
+        """The base that all replicas have."""
+        if self._hello is None:
+            raise NotLoaded("the base model is still loading")
+        return self._hello.info
+
+    @property
+    def replicas(self) -> Sequence[Replica]:
+        """All, in the order of their links."""
+        return tuple(self._replicas.values())
+
+    def start(self) -> None:
+        """Start all replicas at once; blocks. Raises ConfigError naming one that fails to, or differs."""
+        with ThreadPoolExecutor(len(self._replicas), "replicas") as threads:
+            starts = {name: threads.submit(replica.start) for name, replica in self._replicas.items()}
+            try:
+                encoder = self._make_encoder()
+                hello = check_alike({name: _started(name, start) for name, start in starts.items()})
+            except BaseException:
+                list(threads.map(Replica.kill, self._replicas.values()))
+                raise
+        self._encoder, self._hello = encoder, hello
+        for name, replica in self._replicas.items():
+            self._placement.join(name)
+            replica.came, replica.went = self._came, self._went
+
+    def close(self) -> None:
+        """End all replicas; running jobs end as CANCELLED."""
+        self._closed = True
+        loop, self._loop = self._loop, None
+        if loop is not None and not loop.is_closed():
+            if _running() is loop:
+                self._end_all()
+            else:
+                done = Event()
+                loop.call_soon_threadsafe(lambda: (self._end_all(), done.set()))
+                done.wait(CLOSE_SECONDS)
+        with ThreadPoolExecutor(len(self._replicas), "replicas") as threads:
+            list(threads.map(Replica.kill, self._replicas.values()))
+
+    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+        """Token ids, made here."""
+        return self._at_the_edge().encode(prompt, most)
+
+    def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
+        """How many of its `tokens` every prompt under its template begins with."""
+        return self._at_the_edge().shared(prompt, tokens)
+
+    async def load(self, artifact: AdapterArtifact) -> int:
+        """Put the weights down for all, and have them at one replica."""
+        self._attach()
+        return await self._shelf.add(artifact)
+
+    async def unload(self, digest: str) -> int:
+        """Drop an adapter wherever it is."""
+        if self._closed:  # it went with the replicas
+            return 0
+        self._attach()
+        return await self._shelf.remove(digest)
+
+    async def compile(self, constraint: Constraint) -> Checked:
+        """Whether replicas can follow it, which one of them tries. Each makes a grammar of its own of it."""
+        self._attach()
+        if constraint not in self._known:
+            await self._anywhere(lambda replica: replica.call(lambda key: Compile(key, constraint)))
+            self._known[constraint] = Checked(constraint)
+            while len(self._known) > GRAMMARS:
+                self._known.popitem(last=False)
+        self._known.move_to_end(constraint)
+        return self._known[constraint]
+
+    def submit(self, job: Job) -> Stream:
+        """Send a job to a replica that has its adapter and room for it."""
+        self._attach()
+        self._check(job)
+        journey = Journey(job, self._send, self._left)
+        self._send(journey)
+        return journey.stream
+
+    async def read(self, reading: Reading) -> NDArray[np.float32]:
+        """Done by a replica; those of one scope by the same, which has their context in its cache."""
+        self._attach()
+        most = MAX_READINGS * (len(self._replicas) - 1)
+        check_reading(reading, self.info.context_length, self._readings - most)
+        self._readings += 1
+        try:
+            read: NDArray[np.float32] = await self._anywhere(
+                lambda replica: replica.call(lambda key: Read(key, sent_reading(reading))), reading.scope
+            )
+            return read
+        finally:
+            self._readings -= 1
+
+    def status(self) -> EngineStatus:
+        """All replicas in one."""
+        if self._hello is None:
+            return EngineStatus()
+        if not self._closed and _running() is not None:
+            self._attach()
+        return self._totals.status(len(self._waiting))
+
+    # -- jobs on their way
+
+    def _check(self, job: Job) -> None:
+        """What can be refused here. Raises what Engine.submit raises."""
+        if not job.tokens:
+            raise InvalidRequest([FieldViolation("input", "has no tokens")])
+        check_grammar(job)
+        limit, need = self.info.context_length, len(job.tokens) + job.params.max_tokens
+        if need > limit:
+            raise PromptTooLong(limit, need)
+        if job.adapter is not None:
+            tokens_before(job.tokens, self._adapter(job.adapter).invocation)
+
+    def _adapter(self, digest: str) -> Kept:
+        kept = self._shelf.get(digest)
+        if kept is None:
+            raise FailedPrecondition("the adapter is not loaded")
+        return kept
+
+    def _send(self, journey: Journey) -> None:
+        """On to a replica it has not tried. Raises Overloaded, Unavailable, FailedPrecondition."""
+        job = journey.job
+        room = self._with_room(job, journey.tried)
+        there = room if job.adapter is None else room & set(self._placement.homes(job.adapter))
+        if there:
+            self._give(journey, self._placement.choose(there))
+            return
+        kept = self._adapter(job.adapter or "")
+        task = self._spawn(self._send_once_there(journey, kept, room))
+        self._waiting.add(journey)
+        journey.waits = task.cancel
+        task.add_done_callback(lambda _: self._waiting.discard(journey))
+
+    def _with_room(self, job: Job, tried: set[str]) -> set[str]:
+        up = {name for name, replica in self._replicas.items() if replica.up}
+        if not up - tried:
+            raise Unavailable("no other replica is up" if up else "no replica is up")
+        most = self._rows + (0 if job.background else self._queue)
+        room = {name for name in up - tried if self._held[name, job.background] < most}
+        if not room:
+            raise Overloaded("the queues of all replicas are full")
+        return room
+
+    def _give(self, journey: Journey, name: str) -> None:
+        job = journey.job
+        self._held[name, job.background] += 1
+        if job.adapter is not None:
+            self._using[job.adapter, name] += 1
+        self._placement.begin(job.adapter, name, time.monotonic())
+        journey.go(self._replicas[name])
+
+    def _left(self, journey: Journey) -> None:
+        if journey.at is None:
+            return
+        job, name = journey.job, journey.at.name
+        self._held[name, job.background] -= 1
+        if job.adapter is not None:
+            self._using[job.adapter, name] -= 1
+            if not self._using[job.adapter, name]:
+                del self._using[job.adapter, name]
+        self._placement.end(job.adapter, name, time.monotonic())
+
+    async def _send_once_there(self, journey: Journey, kept: Kept, room: set[str]) -> None:
+        """Bring its adapter to one of those with room, then send it there."""
+        late = journey.job.deadline
+        try:
+            async with asyncio.timeout_at(late):
+                await self._shelf.bring(kept, room)
+            journey.waits = None
+            self._send(journey)
+        except TimeoutError:
+            journey.waits = None
+            journey.end(FinishReason.DEADLINE)
+        except RouterError as error:
+            journey.waits = None
+            journey.fail(error)
+
+    async def _anywhere(self, ask: Callable[[Replica], Coroutine[Any, Any, Any]], scope: int = 0) -> Any:
+        """What one replica answers; another is asked if that one is lost or cannot now."""
+        tried: set[str] = set()
+        error = Unavailable("no replica is up")
+        while len(tried) <= MOVES:
+            names = sorted(n for n, replica in self._replicas.items() if replica.up and n not in tried)
+            if not names:
+                break
+            name = names[scope % len(names)] if scope else self._placement.choose(names)
+            tried.add(name)
+            self._placement.begin(None, name, time.monotonic())
+            try:
+                return await ask(self._replicas[name])
+            except LinkLost as lost:
+                error = Unavailable(f"{lost}: ask again")
+            except Unavailable as refused:
+                if self._closed:
+                    raise
+                error = refused
+            finally:
+                self._placement.end(None, name, time.monotonic())
+        raise error
+
+    # -- the fleet
+
+    def _attach(self) -> None:
+        """Follow the replicas on this event loop, from the first call on that has one."""
+        if self._closed:
+            raise Unavailable("the engine has stopped")
+        if self._hello is None:
+            raise NotLoaded("the base model is still loading")
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            for replica in self._replicas.values():
+                self._spawn(replica.run())
+            self._spawn(self._follow())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _follow(self) -> None:
+        """Adapters move as their load does."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            for move in self._placement.plan(time.monotonic()):
+                kept = self._shelf.get(move.digest)
+                if kept is None:
+                    continue
+                try:
+                    if move.to and self._replicas[move.to].up:
+                        await self._shelf.load(kept, move.to)
+                except (LinkLost, RouterError) as error:
+                    log.warning("adapter %s could not move to %s: %s", kept.name, move.to, error)
+                    continue
+                others = set(self._placement.homes(move.digest)) - {move.away}
+                if move.away and others and not self._using[move.digest, move.away]:
+                    self._shelf.drop(move.digest, move.away)
+
+    def _came(self, replica: Replica) -> None:
+        self._placement.join(replica.name)
+        self._shelf.restore()
+
+    def _went(self, replica: Replica) -> None:
+        self._totals.lost(replica)
+        bereft = self._placement.leave(replica.name)
+        log.info("replica %s was the only home of %d adapters", replica.name, len(bereft))
+        self._shelf.restore()
+
+    def _end_all(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+        self._shelf.close()
+        for journey in tuple(self._waiting):
+            journey.end(FinishReason.CANCELLED)
+        for replica in self._replicas.values():
+            pending, replica.pending = replica.pending, {}
+            for receiver in pending.values():
+                if isinstance(receiver, Journey):
+                    receiver.end(FinishReason.CANCELLED)
+                else:
+                    receiver.put(Unavailable("the engine has stopped"))
+
+    def _at_the_edge(self) -> Encoder:
+        if self._encoder is None:
+            raise NotLoaded("the base model is still loading")
+        return self._encoder
+
+
+def _started(name: str, start: Future[Hello]) -> Hello:
+    try:
+        return start.result()
+    except (LinkLost, RouterError) as error:
+        raise ConfigError(f"replica {name} does not start: {error}") from error
+
+
+def _running() -> asyncio.AbstractEventLoop | None:
+    with suppress(RuntimeError):
+        return asyncio.get_running_loop()
+    return None

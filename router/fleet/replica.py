@@ -1,0 +1,258 @@
+"""One replica as its edge sees it: its stream, what was asked of it and is not answered, how it is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing
+from itertools import count
+from typing import Any, Protocol
+
+from router.engine.base import Delta, EngineStatus
+from router.errors import ConfigError, RouterError
+from router.fleet.host import BEAT
+from router.fleet.link import Link, LinkLost
+from router.fleet.messages import Batch, Cancel, Command, Hello, Post, differences, flipped
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 30.0  # seconds between two tries to have a replica again
+
+
+class Receiver(Protocol):
+    """Who asked something of a replica."""
+
+    def put(self, what: Any) -> None:
+        """Something came: Deltas, then one other thing."""
+        ...
+
+    def lost(self, why: str) -> None:
+        """Nothing comes any more: the replica is lost."""
+        ...
+
+
+class Asked:
+    """Who waits for one answer."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def put(self, what: Any) -> None:
+        """The answer, or why there is none."""
+        if self.answer.done():
+            return
+        if isinstance(what, RouterError):
+            self.answer.set_exception(what)
+        else:
+            self.answer.set_result(what)
+
+    def lost(self, why: str) -> None:
+        """Raises LinkLost where it is awaited."""
+        if not self.answer.done():
+            self.answer.set_exception(LinkLost(why))
+
+
+class Replica:
+    """One of a fleet. `run` keeps it: when it is lost, it is started again, as often as it takes."""
+
+    def __init__(self, link: Link, edge: str, stall_seconds: float) -> None:
+        self._link, self._edge, self._stall = link, edge, stall_seconds
+        self.name = link.name
+        self.up = False
+        self.problem = ""  # why it is not up
+        self.losses = 0
+        self.status = EngineStatus()
+        self.pending: dict[int, Receiver] = {}
+        self.came: Callable[[Replica], None] = lambda replica: None  # it is up again
+        self.went: Callable[[Replica], None] = lambda replica: None  # it is down; before the askers are told
+        self._hello: Hello | None = None
+        self._keys, self._sessions = count(), count()
+        self._outbox: list[Command] = []
+        self._session, self._numbers = "", count()
+        self._posted = self._heard = 0.0
+        self._flushing = False
+
+    # -- what the edge asks
+
+    def start(self) -> Hello:
+        """Load the base; blocks. Raises LinkLost or ConfigError."""
+        self._hello = self._link.start()
+        self.up = True
+        return self._hello
+
+    def kill(self) -> None:
+        """End it; blocks."""
+        self._link.kill()
+
+    def ask(self, receiver: Receiver, make: Callable[[int], Command]) -> int:
+        """Send a command with the next post; returns its key. What comes of it goes to `receiver`."""
+        key = next(self._keys)
+        self.pending[key] = receiver
+        self._send(make(key))
+        return key
+
+    async def call(self, make: Callable[[int], Command]) -> Any:
+        """The one answer to a command. Raises what the replica's engine raised, or LinkLost."""
+        asked = Asked()
+        key = self.ask(asked, make)
+        try:
+            return await asked.answer
+        except asyncio.CancelledError:
+            if self.pending.pop(key, None) is not None:
+                self.cancel(key)
+            raise
+
+    def cancel(self, key: int) -> None:
+        """Nobody waits for it any more."""
+        self._send(Cancel(key))
+
+    # -- its life
+
+    async def run(self) -> None:
+        """Read its stream; when that ends tell who waits, and have the replica again."""
+        while True:
+            why = await self._read_stream()
+            self._lose(why)
+            await self._again()
+
+    async def _read_stream(self) -> str:
+        """Until it ends or nothing goes on; returns why."""
+        self._session, self._numbers = "", count()
+        self._heard = self._posted = time.monotonic()
+        reading = asyncio.get_running_loop().create_task(self._read(f"{self._edge}/{next(self._sessions)}"))
+        try:
+            looked = time.monotonic()
+            while not reading.done():
+                await asyncio.wait((reading,), timeout=BEAT)
+                now = time.monotonic()
+                if now - looked > 2 * BEAT:  # this process was itself stopped, and heard nobody meanwhile
+                    self._heard = now
+                looked = now
+                if problem := self._hangs(now):
+                    await asyncio.to_thread(self._link.kill)
+                    return problem
+                if now - self._posted >= BEAT:
+                    self._post(())
+            return _why(reading.exception())
+        finally:
+            reading.cancel()
+
+    async def _read(self, session: str) -> None:
+        async with aclosing(self._link.batches(session)) as stream:
+            expected = 0
+            async for batch in stream:
+                if batch.number != expected:
+                    raise LinkLost(f"batch {expected} never came")
+                expected += 1
+                self._take(batch)
+                if not self._session:
+                    self._session = session
+                    self._flush()
+
+    def _take(self, batch: Batch) -> None:
+        self._heard = time.monotonic()
+        if batch.status is not None:
+            self.status = flipped(batch.status)
+        for event in batch.events:
+            receiver = self.pending.get(event.key)
+            if receiver is None:  # nobody waits for it any more
+                continue
+            if not isinstance(event.what, Delta):
+                del self.pending[event.key]
+            receiver.put(event.what)
+
+    def _hangs(self, now: float) -> str:
+        """Why nothing goes on there; empty if all is well."""
+        if now - self._heard > self._stall:
+            return f"nothing was heard of it for {now - self._heard:.0f} s"
+        if self.status.failed:
+            return "its engine failed"
+        quiet = now - self.status.last_progress
+        return f"it made no step for {quiet:.0f} s" if self.status.busy and quiet > self._stall else ""
+
+    def _lose(self, why: str) -> None:
+        self.up, self.problem, self.losses = False, why, self.losses + 1
+        self._session = ""
+        self._outbox.clear()
+        lost, self.pending = self.pending, {}
+        log.error("replica %s is lost: %s", self.name, why, extra={"fields": {"waiting": len(lost)}})
+        self.went(self)
+        for receiver in lost.values():
+            receiver.lost(f"replica {self.name} was lost ({why})")
+
+    async def _again(self) -> None:
+        """Have it, or another in its place, whatever it takes."""
+        for pause in _pauses():
+            await asyncio.sleep(pause)
+            try:
+                hello = await asyncio.to_thread(self._link.start)
+                if self._hello is None or not (found := differences(self._hello, hello)):
+                    break
+                await asyncio.to_thread(self._link.kill)
+                self.problem = told(found)
+            except (LinkLost, RouterError) as error:
+                self.problem = str(error)
+            except Exception as error:
+                log.exception("replica %s", self.name)
+                self.problem = type(error).__name__
+            log.warning("replica %s cannot be had again: %s", self.name, self.problem)
+        self.up, self.problem, self.status = True, "", EngineStatus()
+        log.info("replica %s is there again", self.name)
+        self.came(self)
+
+    # -- posts: one for all that is asked in a turn of the event loop
+
+    def _send(self, command: Command) -> None:
+        self._outbox.append(command)
+        if self._session and not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._session and self._outbox:
+            commands, self._outbox = tuple(self._outbox), []
+            self._post(commands)
+
+    def _post(self, commands: tuple[Command, ...]) -> None:
+        if self._session:
+            self._posted = time.monotonic()
+            self._link.post(Post(self._session, next(self._numbers), commands))
+
+
+def told(found: Mapping[str, tuple[object, object]]) -> str:
+    """What a replica has not in common with the others. Of sites only that they differ: they are many."""
+    parts = [
+        f"its {name} is {theirs!r}, that of the others {mine!r}"
+        if name != "sites"
+        else "its layers for adapters are not those of the others"
+        for name, (mine, theirs) in found.items()
+    ]
+    return "; ".join(parts)
+
+
+def check_alike(hellos: dict[str, Hello]) -> Hello:
+    """What all say. Raises ConfigError naming who differs from the first, and in what."""
+    (_, hello), *others = hellos.items()
+    for name, other in others:
+        if found := differences(hello, other):
+            raise ConfigError(f"replica {name} cannot be one of this fleet: {told(found)}")
+    return hello
+
+
+def _why(error: BaseException | None) -> str:
+    if error is None:
+        return "its stream has ended"
+    if not isinstance(error, LinkLost):
+        log.error("the stream of a replica cannot be read", exc_info=error)
+    return str(error)
+
+
+def _pauses() -> Iterator[float]:
+    pause = 1.0
+    yield 0.0
+    while True:
+        yield pause
+        pause = min(2 * pause, LONGEST_PAUSE)

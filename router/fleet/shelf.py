@@ -1,0 +1,194 @@
+"""The adapters of a fleet: their weights, put down once, and the replicas that have them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+from router.engine.base import AdapterArtifact
+from router.errors import FailedPrecondition, ResourceExhausted, RouterError, Unavailable
+from router.fleet.link import LinkLost
+from router.fleet.messages import Load, Unload
+from router.fleet.placement import Placement
+from router.fleet.replica import Replica
+
+log = logging.getLogger(__name__)
+
+Stow = Callable[[AdapterArtifact], object]
+
+
+@dataclass(eq=False, slots=True)
+class Kept:
+    """An adapter that is loaded somewhere, or will be again."""
+
+    digest: str
+    name: str
+    weights: object
+    parts: tuple[str, ...]
+    invocation: tuple[int, ...]
+    size: int = 0
+    gone: bool = False
+    loading: dict[str, asyncio.Task[int]] = field(default_factory=dict)  # by replica
+
+
+class Shelf:
+    """Brings adapters to replicas: the first time, for more load, and again after one was lost."""
+
+    def __init__(self, replicas: Mapping[str, Replica], placement: Placement, stow: Stow) -> None:
+        """`stow` puts weights down where every replica can fetch them; it may block."""
+        self._replicas, self._placement, self._stow = replicas, placement, stow
+        self._kept: dict[str, Kept] = {}
+        self._restoring: asyncio.Task[None] | None = None
+        self._look_again = False
+        self._dropping: set[asyncio.Task[None]] = set()
+
+    def get(self, digest: str) -> Kept | None:
+        """The adapter, unless it is not loaded."""
+        return self._kept.get(digest)
+
+    def close(self) -> None:
+        """Bring nothing any more."""
+        tasks = [task for kept in self._kept.values() for task in kept.loading.values()]
+        for task in (*tasks, *self._dropping, *([self._restoring] if self._restoring else [])):
+            task.cancel()
+
+    async def add(self, artifact: AdapterArtifact) -> int:
+        """Keep it, at one replica to begin with; returns its bytes. Raises as Engine.load."""
+        kept = self._kept.get(artifact.digest)
+        if kept is None:
+            parts = tuple(digest for digest, _ in artifact.parts)
+            self._check_parts(parts)
+            weights = await asyncio.to_thread(self._stow, artifact)
+            kept = Kept(artifact.digest, artifact.name, weights, parts, artifact.invocation_tokens)
+            kept = self._kept.setdefault(artifact.digest, kept)
+        if self._placement.homes(kept.digest):
+            return kept.size
+        try:
+            await self.bring(kept)
+        except BaseException:
+            self._forget(kept)
+            raise
+        return kept.size
+
+    async def remove(self, digest: str) -> int:
+        """Let it go everywhere; returns its bytes, 0 if it is unknown."""
+        kept = self._kept.get(digest)
+        if kept is None:
+            return 0
+        homes = self._placement.homes(digest)
+        self._forget(kept)
+        await asyncio.gather(*(self._drop(digest, name) for name in homes))
+        return kept.size
+
+    async def bring(self, kept: Kept, among: Collection[str] | None = None) -> str:
+        """One more home, the best of those that are up (and `among`); returns its name.
+
+        Where one has no memory for it the next is tried. Raises as Engine.load, Unavailable if none is up.
+        """
+        tried: set[str] = set()
+        error: RouterError = Unavailable("no replica is up")
+        while True:
+            names = {name for name, replica in self._replicas.items() if replica.up} - tried
+            names = self._near_parts(kept, names if among is None else names & set(among))
+            to = self._placement.new_home(kept.digest, time.monotonic(), names)
+            if not to:
+                raise error
+            tried.add(to)
+            try:
+                await self.load(kept, to)
+                return to
+            except LinkLost as lost:
+                error = Unavailable(f"{lost}: ask again")
+            except ResourceExhausted as full:
+                error = full
+
+    async def load(self, kept: Kept, name: str) -> int:
+        """Have it at that replica, with what it is mixed of. Who asks at once waits for the same load."""
+        task = kept.loading.get(name)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._load(kept, name))
+            kept.loading[name] = task
+            task.add_done_callback(
+                lambda ended: ended.cancelled() or ended.exception()
+            )  # perhaps nobody waits
+        return await asyncio.shield(task)
+
+    def drop(self, digest: str, name: str) -> None:
+        """Let one home go; no job of it runs there."""
+        self._placement.unsettle(digest, name)
+        task = asyncio.get_running_loop().create_task(self._drop(digest, name))
+        self._dropping.add(task)
+        task.add_done_callback(self._dropping.discard)
+
+    def restore(self) -> None:
+        """A replica went or came: adapters that are nowhere are brought somewhere, the busiest first."""
+        self._look_again = True
+        if self._restoring is None or self._restoring.done():
+            self._restoring = asyncio.get_running_loop().create_task(self._restore())
+
+    async def _restore(self) -> None:
+        while self._look_again:
+            self._look_again = False
+            for kept in self._homeless():
+                if kept.gone or kept.loading or self._placement.homes(kept.digest):
+                    continue
+                if not any(replica.up for replica in self._replicas.values()):
+                    break  # who comes next begins again
+                try:
+                    await self.bring(kept)
+                except RouterError as error:
+                    log.warning("adapter %s is nowhere until it is asked for: %s", kept.name, error)
+
+    def _homeless(self) -> list[Kept]:
+        """Mixtures last, which are made of others."""
+        now = time.monotonic()
+        found = [kept for kept in self._kept.values() if not self._placement.homes(kept.digest)]
+        return sorted(found, key=lambda kept: (bool(kept.parts), -self._placement.load(kept.digest, now)))
+
+    async def _load(self, kept: Kept, name: str) -> int:
+        replica = self._replicas[name]
+        try:
+            for part in kept.parts:
+                if name not in self._placement.homes(part):
+                    self._check_parts((part,))
+                    await self.load(self._kept[part], name)
+            size: int = await replica.call(lambda key: Load(key, kept.digest, kept.weights))
+        finally:
+            kept.loading.pop(name, None)
+        kept.size = size
+        if kept.gone:
+            await self._drop(kept.digest, name)
+        else:
+            self._placement.settle(kept.digest, name)
+        return size
+
+    async def _drop(self, digest: str, name: str) -> None:
+        replica = self._replicas[name]
+        if not replica.up:
+            return
+        try:
+            await replica.call(lambda key: Unload(key, digest))
+        except LinkLost:
+            return  # and the adapter with it
+        except RouterError:
+            log.exception("replica %s could not unload %s", name, digest[:12])
+
+    def _near_parts(self, kept: Kept, names: set[str]) -> set[str]:
+        """Of a mixture those replicas that have most of its parts."""
+        if not kept.parts or not names:
+            return names
+        have = {name: sum(name in self._placement.homes(part) for part in kept.parts) for name in names}
+        return {name for name, count in have.items() if count == max(have.values())}
+
+    def _check_parts(self, parts: Collection[str]) -> None:
+        if any(part not in self._kept for part in parts):
+            raise FailedPrecondition("an adapter of the mixture is not loaded any more: ask again")
+
+    def _forget(self, kept: Kept) -> None:
+        kept.gone = True
+        if self._kept.get(kept.digest) is kept:
+            del self._kept[kept.digest]
+            self._placement.forget(kept.digest)

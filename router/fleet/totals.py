@@ -1,0 +1,59 @@
+"""The status of a fleet: all its replicas in one, for health, metrics and admission."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from router.engine.base import EngineStatus
+from router.fleet.replica import Replica
+
+SUMS = (
+    "running",
+    "waiting",
+    "reading",
+    "background",
+    "cache_blocks",
+    "cache_blocks_free",
+    "slots",
+    "host_bytes",
+)
+COUNTERS = ("steps", "preemptions", "background_dropped", "prefix_hit_tokens", "prefix_query_tokens")
+
+
+class Totals:
+    """Counters never go back: what a replica had counted when it was lost stays in the sum."""
+
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        self._replicas = replicas
+        self._past: Counter[str] = Counter()
+        self._down_since = time.monotonic()
+
+    def lost(self, replica: Replica) -> None:
+        """A replica is down; the next one in its place counts from 0."""
+        for name in COUNTERS:
+            self._past[name] += getattr(replica.status, name)
+        replica.status = EngineStatus()
+        self._down_since = time.monotonic()
+
+    def status(self, waiting: int) -> EngineStatus:
+        """`waiting` are jobs that no replica has yet.
+
+        A fleet makes progress if one of its busy replicas does: one that hangs is replaced. With none up, it
+        is busy, and its last progress was when the last one went.
+        """
+        up = [replica.status for replica in self._replicas if replica.up]
+        busy = [status for status in up if status.busy]
+        sums = {name: sum(getattr(status, name) for status in up) for name in SUMS}
+        counters = {name: self._past[name] + sum(getattr(s, name) for s in up) for name in COUNTERS}
+        progress = max((status.last_progress for status in busy or up), default=self._down_since)
+        sums["waiting"] += waiting
+        return EngineStatus(
+            **sums,
+            **counters,
+            last_progress=progress,
+            busy=bool(busy) or not up,
+            device_adapters=tuple(dict.fromkeys(d for s in up for d in s.device_adapters)),
+            host_adapters=tuple(dict.fromkeys(d for s in up for d in s.host_adapters)),
+        )

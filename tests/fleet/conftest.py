@@ -1,0 +1,84 @@
+"""Fleets of fake engines in this process, with clocks that tests can wait for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from router.engine.base import Job, Prompt
+from router.engine.fake import FakeEngine
+from router.fleet import engine as fleet_engine
+from router.fleet import host, replica
+from router.fleet.engine import FleetEngine
+from router.fleet.link import LocalLink
+from router.types import SamplingParams
+
+
+class Fleet:
+    """A FleetEngine with its links, and the engine that each has now."""
+
+    def __init__(self, engine: FleetEngine, links: list[LocalLink], made: dict[str, FakeEngine]) -> None:
+        self.engine, self.links, self.made = engine, links, made
+
+    def link(self, name: str) -> LocalLink:
+        return next(link for link in self.links if link.name == name)
+
+
+Make = Callable[..., Awaitable[Fleet]]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (host, replica):
+        monkeypatch.setattr(module, "BEAT", 0.02)
+    monkeypatch.setattr(fleet_engine, "LOOK_SECONDS", 0.02)
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Make]:
+    """`await fleet(2, step_seconds=…, stall_seconds=…)`; `each={"1": {...}}` for options of one."""
+    async with AsyncExitStack() as stack:
+
+        async def make(
+            number: int = 2,
+            stall_seconds: float = 30.0,
+            silence: float = 3.0,
+            each: dict[str, dict[str, Any]] | None = None,
+            placement: Any = None,
+            start: bool = True,
+            **options: Any,
+        ) -> Fleet:
+            made: dict[str, FakeEngine] = {}
+            values = {"step_seconds": 0.001, "max_running": 4, "max_queue": 64} | options
+
+            def maker(name: str) -> Callable[[], FakeEngine]:
+                def new() -> FakeEngine:
+                    made[name] = FakeEngine(**values | (each or {}).get(name, {}))
+                    return made[name]
+
+                return new
+
+            names = [str(i) for i in range(number)]
+            links = [LocalLink(name, maker(name), silence) for name in names]
+            engine = FleetEngine(
+                links,
+                FakeEngine,
+                max_running=values["max_running"],
+                max_queue=values["max_queue"],
+                stall_seconds=stall_seconds,
+                placement=placement,
+            )
+            if start:
+                engine.start()
+            stack.callback(engine.close)
+            return Fleet(engine, links, made)
+
+        yield make
+
+
+def job(text: str = "one two three", adapter: str | None = None, **params: Any) -> Job:
+    tokens = FakeEngine().encode(Prompt(raw=text))
+    return Job("r", tokens, SamplingParams(**{"max_tokens": 50} | params), adapter)
