@@ -76,6 +76,16 @@ class Settings(BaseSettings):
         "", description="folder of native operations built ahead; nothing is compiled then"
     )
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: all cores")
+    replicas: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="engines in processes of their own (extra `ray`); 0: one, in this process",
+    )
+    ray: str = Field(
+        "",
+        description="Ray cluster that has room for the replicas, HOST:PORT; empty: all run on this machine",
+    )
     adapters_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="adapter folders, watched; default ./adapters or the ones in the wheel"
     )
@@ -195,6 +205,15 @@ class Settings(BaseSettings):
     def _who_is_forwarded_is_known(self) -> Self:
         if self.sidecar_listen and self.clients is None:
             raise ValueError("sidecar_listen needs clients: the file of those whom the sidecar may name")
+        return self
+
+    @model_validator(mode="after")
+    def _replicas_have_a_place(self) -> Self:
+        if self.ray and not self.replicas:
+            raise ValueError("ray is where replicas run, and there are none: say how many (replicas)")
+        number = self.device.partition(":")[2]
+        if self.replicas and number:
+            raise ValueError(f"device {self.device} is one device, and replicas have one each: say cuda")
         return self
 
     @field_validator("adapters_dir", "plugins_dir", mode="before")

@@ -9,12 +9,12 @@ import gc
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from router import optional
 from router.cli import units
@@ -24,7 +24,7 @@ from router.config import Settings
 from router.corrections.keeper import Corrections
 from router.corrections.store import FOLDER, CorrectionStore
 from router.engine.access import EngineBase
-from router.engine.base import BaseInfo, Engine
+from router.engine.base import BaseInfo, Engine, Prompt
 from router.errors import ConfigError
 from router.models import resolve_model
 from router.plugins import PluginHost
@@ -49,6 +49,11 @@ AUTO = "auto"  # experiments in the user's own store, where that is possible
 MOST_SHOWN = 50  # adapters in what `serve` says; it says that on the event loop
 PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
 COLUMNS = ["ADAPTER", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "NOTE"]
+STORE_REST = 256 << 20  # bytes of Ray's object store beside adapters' weights
+OF_ENGINES = {  # settings that an engine goes by
+    "model", "dtype", "quantize", "device", "native", "native_dir", "threads", "max_running", "max_queue",
+    "max_step_tokens", "max_context", "cache_tokens", "prefix_cache", "slots", "max_rank", "host_memory_mb",
+}  # fmt: skip
 QUESTION = "Which ICD-10-CM chapter does Beard ringworm belong to?"
 
 
@@ -86,9 +91,80 @@ def _leave_at_once() -> NoReturn:
 
 def make_engine(settings: Settings) -> Engine:
     """The engine on torch; imported here, so that a wrong flag is told before torch is there."""
+    if settings.replicas:
+        return make_fleet(settings)
     from router.engine.torch_engine import TorchEngine
 
     return TorchEngine(settings)
+
+
+def make_fleet(settings: Settings) -> Engine:
+    """Replicas, each with an engine on torch. Raises ConfigError without the extra `ray`."""
+    from router.fleet.engine import FleetEngine
+    from router.fleet.ray_link import RayCluster, require_ray
+
+    require_ray()
+    cluster = RayCluster(
+        partial(replica_engine, replica_settings(settings)),
+        settings.ray,
+        cpus=(settings.threads or 1) if settings.ray else 0,
+        gpus=0 if settings.device == "cpu" else None,
+        store_bytes=(settings.host_memory_mb << 20) + STORE_REST,
+    )
+    return FleetEngine(
+        [cluster.link(str(number)) for number in range(settings.replicas)],
+        partial(EdgeEncoder, settings.model),
+        max_running=settings.max_running,
+        max_queue=settings.max_queue,
+        stall_seconds=settings.stall_seconds,
+        stow=cluster.stow,
+    )
+
+
+def replica_settings(settings: Settings) -> dict[str, Any]:
+    """What a replica's engine goes by, and nothing of what else the server is told, such as secrets."""
+    own = settings.model_dump(include=OF_ENGINES)
+    if not settings.ray and not settings.threads:  # they share this machine's cores
+        own["threads"] = max(1, len(os.sched_getaffinity(0)) // settings.replicas)
+    return own
+
+
+def replica_engine(own: Mapping[str, Any]) -> Engine:
+    """In a replica's process, which reads no file and no environment of its own."""
+    return make_engine(Settings.model_construct(**own))
+
+
+class EdgeEncoder:
+    """A base's tokenizer without its weights."""
+
+    def __init__(self, model: str) -> None:
+        from transformers import AutoTokenizer
+
+        from router.engine.text.prompt import PromptEncoder
+
+        source: Any = resolve_model(model)
+        try:
+            self._encoder = PromptEncoder(AutoTokenizer.from_pretrained(source, trust_remote_code=False))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"the tokenizer of {model!r} cannot be loaded: {error}") from error
+
+    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+        """Token ids; `shared` is cheap afterwards."""
+        tokens = self._encoder.encode(prompt, most)
+        if prompt.raw is None:
+            self._encoder.beginning(prompt.template)
+        return tokens
+
+    def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
+        """How many of its `tokens` every prompt under its template begins with."""
+        return self._encoder.shared(prompt, tokens)
+
+
+def of_all_replicas(settings: Settings) -> Settings:
+    """As the server counts requests: those that all replicas together have place for."""
+    times = max(1, settings.replicas)
+    rows, queue = settings.max_running * times, settings.max_queue * times
+    return settings.model_copy(update={"max_running": rows, "max_queue": queue})
 
 
 class Composition:
@@ -117,7 +193,7 @@ class Composition:
         )
         drift = Drift(lambda: self.router.rule.now, self._baselines)
         self.app = ServerApp(
-            settings,
+            of_all_replicas(settings),
             engine,
             self.registry,
             self.router,
@@ -226,6 +302,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
     print_pairs(
         [
             *base_lines(app.engine.info),
+            *([("replicas", _replicas_line(settings))] if settings.replicas else []),
             ("adapters", f"{adapters} in {_folders_line(settings.adapters_dir)}{_trust_line(settings)}"),
             ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir)}"),
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
@@ -304,6 +381,11 @@ def _web_lines(app: ServerApp) -> list[tuple[str, str]]:
     url = f"{'https' if app.settings.tls_cert else 'http'}://{app.http_address}"
     console = [("console", f"{url}/console")] if app.recent is not None else []
     return [("HTTP", f"{url}/v1"), *console]
+
+
+def _replicas_line(settings: Settings) -> str:
+    where = f"in the Ray cluster at {settings.ray}" if settings.ray else "on this machine"
+    return f"{settings.replicas} {where}"
 
 
 def _access_line(settings: Settings) -> str:

@@ -60,6 +60,14 @@ KServe = Annotated[
 Threads = Annotated[
     int | None, typer.Option(metavar="N", help="CPU threads of the engine. Default: all cores.")
 ]
+Replicas = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Engines in processes of their own. Default: 0, one in this process."),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Ray cluster that they run in. Default: on this machine."),
+]
 GateFlag = Annotated[
     str | None,
     typer.Option(
@@ -180,6 +188,8 @@ def serve(
     device: Device = None,
     native: Native = None,
     threads: Threads = None,
+    replicas: Replicas = None,
+    ray: Ray = None,
     gate: GateFlag = None,
     calibration: Calibration = None,
     target_error: TargetError = None,

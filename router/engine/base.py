@@ -212,6 +212,7 @@ class EngineStatus:
     host_bytes: int = 0
     device_adapters: tuple[str, ...] = ()  # digests in a device slot
     host_adapters: tuple[str, ...] = ()  # digests in host memory
+    flaws: tuple[str, ...] = ()  # what is wrong and holds up no request, such as a replica that is lost
 
 
 class Engine(Protocol):

@@ -10,17 +10,15 @@ import logging
 import os
 import socket
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
 from router.engine.activation import tokens_before
 from router.engine.base import (
-    MAX_READINGS,
     AdapterArtifact,
     BaseInfo,
     EngineStatus,
@@ -28,7 +26,6 @@ from router.engine.base import (
     Prompt,
     Reading,
     check_grammar,
-    check_reading,
 )
 from router.engine.handoff import Stream
 from router.errors import (
@@ -42,9 +39,10 @@ from router.errors import (
     RouterError,
     Unavailable,
 )
-from router.fleet.journey import MOVES, Journey
+from router.fleet.errands import Checked, Errands
+from router.fleet.journey import Journey
 from router.fleet.link import Link, LinkLost
-from router.fleet.messages import Compile, Hello, Read, sent_reading
+from router.fleet.messages import Hello
 from router.fleet.placement import Placement
 from router.fleet.replica import Replica, check_alike
 from router.fleet.shelf import Kept, Shelf, Stow
@@ -58,7 +56,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # between two looks at who lives where
-GRAMMARS = 256  # constraints that are known to compile
 CLOSE_SECONDS = 2.0
 
 
@@ -72,13 +69,6 @@ class Encoder(Protocol):
     def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
         """As Engine.shared."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """A constraint that a replica has compiled. A grammar stays in its process, so each replica makes one."""
-
-    constraint: Constraint
 
 
 class FleetEngine:
@@ -97,7 +87,8 @@ class FleetEngine:
     ) -> None:
         """`encoder` is made at `start`; `max_running` and `max_queue` are those of each replica.
 
-        A replica that is silent or makes no step for `stall_seconds` is ended and replaced.
+        A replica that is silent or makes no step for `stall_seconds` gets nothing new while there is another,
+        and three times as long after its last sign it is ended and replaced.
         """
         if not links:
             raise ConfigError("a fleet needs a replica: say --replicas 1 or more")
@@ -106,13 +97,12 @@ class FleetEngine:
         self._make_encoder, self._encoder = encoder, None
         self._placement = placement or Placement()
         self._shelf = Shelf(self._replicas, self._placement, stow)
+        self._errands = Errands(self._replicas, self._placement)
         self._totals = Totals(tuple(self._replicas.values()))
         self._rows, self._queue = max_running, max_queue
         self._held: Counter[tuple[str, bool]] = Counter()  # jobs by replica and whether in the background
         self._using: Counter[tuple[str, str]] = Counter()  # jobs by adapter and replica
         self._waiting: set[Journey] = set()  # for an adapter
-        self._readings = 0
-        self._known: OrderedDict[Constraint, Checked] = OrderedDict()
         self._hello: Hello | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -140,7 +130,7 @@ class FleetEngine:
                 encoder = self._make_encoder()
                 hello = check_alike({name: _started(name, start) for name, start in starts.items()})
             except BaseException:
-                list(threads.map(Replica.kill, self._replicas.values()))
+                list(threads.map(Replica.close, self._replicas.values()))
                 raise
         self._encoder, self._hello = encoder, hello
         for name, replica in self._replicas.items():
@@ -149,7 +139,7 @@ class FleetEngine:
 
     def close(self) -> None:
         """End all replicas; running jobs end as CANCELLED."""
-        self._closed = True
+        self._closed = self._errands.closed = True
         loop, self._loop = self._loop, None
         if loop is not None and not loop.is_closed():
             if _running() is loop:
@@ -159,7 +149,7 @@ class FleetEngine:
                 loop.call_soon_threadsafe(lambda: (self._end_all(), done.set()))
                 done.wait(CLOSE_SECONDS)
         with ThreadPoolExecutor(len(self._replicas), "replicas") as threads:
-            list(threads.map(Replica.kill, self._replicas.values()))
+            list(threads.map(Replica.close, self._replicas.values()))
 
     def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
         """Token ids, made here."""
@@ -184,13 +174,7 @@ class FleetEngine:
     async def compile(self, constraint: Constraint) -> Checked:
         """Whether replicas can follow it, which one of them tries. Each makes a grammar of its own of it."""
         self._attach()
-        if constraint not in self._known:
-            await self._anywhere(lambda replica: replica.call(lambda key: Compile(key, constraint)))
-            self._known[constraint] = Checked(constraint)
-            while len(self._known) > GRAMMARS:
-                self._known.popitem(last=False)
-        self._known.move_to_end(constraint)
-        return self._known[constraint]
+        return await self._errands.compile(constraint)
 
     def submit(self, job: Job) -> Stream:
         """Send a job to a replica that has its adapter and room for it."""
@@ -203,16 +187,7 @@ class FleetEngine:
     async def read(self, reading: Reading) -> NDArray[np.float32]:
         """Done by a replica; those of one scope by the same, which has their context in its cache."""
         self._attach()
-        most = MAX_READINGS * (len(self._replicas) - 1)
-        check_reading(reading, self.info.context_length, self._readings - most)
-        self._readings += 1
-        try:
-            read: NDArray[np.float32] = await self._anywhere(
-                lambda replica: replica.call(lambda key: Read(key, sent_reading(reading))), reading.scope
-            )
-            return read
-        finally:
-            self._readings -= 1
+        return await self._errands.read(reading, self.info.context_length)
 
     def status(self) -> EngineStatus:
         """All replicas in one."""
@@ -256,14 +231,18 @@ class FleetEngine:
         task.add_done_callback(lambda _: self._waiting.discard(journey))
 
     def _with_room(self, job: Job, tried: set[str]) -> set[str]:
-        up = {name for name, replica in self._replicas.items() if replica.up}
+        up = self._up()
         if not up - tried:
             raise Unavailable("no other replica is up" if up else "no replica is up")
+        up = {name for name in up - tried if not self._replicas[name].stalls} or up - tried
         most = self._rows + (0 if job.background else self._queue)
-        room = {name for name in up - tried if self._held[name, job.background] < most}
+        room = {name for name in up if self._held[name, job.background] < most}
         if not room:
             raise Overloaded("the queues of all replicas are full")
         return room
+
+    def _up(self) -> set[str]:
+        return {name for name, replica in self._replicas.items() if replica.up}
 
     def _give(self, journey: Journey, name: str) -> None:
         job = journey.job
@@ -298,29 +277,6 @@ class FleetEngine:
         except RouterError as error:
             journey.waits = None
             journey.fail(error)
-
-    async def _anywhere(self, ask: Callable[[Replica], Coroutine[Any, Any, Any]], scope: int = 0) -> Any:
-        """What one replica answers; another is asked if that one is lost or cannot now."""
-        tried: set[str] = set()
-        error = Unavailable("no replica is up")
-        while len(tried) <= MOVES:
-            names = sorted(n for n, replica in self._replicas.items() if replica.up and n not in tried)
-            if not names:
-                break
-            name = names[scope % len(names)] if scope else self._placement.choose(names)
-            tried.add(name)
-            self._placement.begin(None, name, time.monotonic())
-            try:
-                return await ask(self._replicas[name])
-            except LinkLost as lost:
-                error = Unavailable(f"{lost}: ask again")
-            except Unavailable as refused:
-                if self._closed:
-                    raise
-                error = refused
-            finally:
-                self._placement.end(None, name, time.monotonic())
-        raise error
 
     # -- the fleet
 

@@ -42,6 +42,10 @@ class Link(Protocol):
         """End the replica at once, though it hangs; blocks. The next `start` makes another."""
         ...
 
+    def close(self) -> None:
+        """End the replica, for good; blocks."""
+        ...
+
 
 class LocalLink:
     """A replica in this very process and event loop, for tests; messages are passed as they are.
@@ -107,6 +111,10 @@ class LocalLink:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._dead.set)
             host.close()
+
+    def close(self) -> None:
+        """Nothing else to let go."""
+        self.kill()
 
     def cut(self) -> None:
         """Nothing passes any more."""

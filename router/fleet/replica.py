@@ -19,6 +19,7 @@ from router.fleet.messages import Batch, Cancel, Command, Hello, Post, differenc
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 30.0  # seconds between two tries to have a replica again
+PATIENCE = 3  # times `stall_seconds`, until one that stalls is ended: it takes long to load another
 
 
 class Receiver(Protocol):
@@ -61,6 +62,7 @@ class Replica:
         self._link, self._edge, self._stall = link, edge, stall_seconds
         self.name = link.name
         self.up = False
+        self.stalls = ""  # why it gets nothing new, if another can have it
         self.problem = ""  # why it is not up
         self.losses = 0
         self.status = EngineStatus()
@@ -82,9 +84,9 @@ class Replica:
         self.up = True
         return self._hello
 
-    def kill(self) -> None:
-        """End it; blocks."""
-        self._link.kill()
+    def close(self) -> None:
+        """End it, for good; blocks."""
+        self._link.close()
 
     def ask(self, receiver: Receiver, make: Callable[[int], Command]) -> int:
         """Send a command with the next post; returns its key. What comes of it goes to `receiver`."""
@@ -130,7 +132,8 @@ class Replica:
                 if now - looked > 2 * BEAT:  # this process was itself stopped, and heard nobody meanwhile
                     self._heard = now
                 looked = now
-                if problem := self._hangs(now):
+                self.stalls = self._quiet(now, self._stall)
+                if self.stalls and (problem := self._quiet(now, PATIENCE * self._stall)):
                     await asyncio.to_thread(self._link.kill)
                     return problem
                 if now - self._posted >= BEAT:
@@ -163,17 +166,17 @@ class Replica:
                 del self.pending[event.key]
             receiver.put(event.what)
 
-    def _hangs(self, now: float) -> str:
-        """Why nothing goes on there; empty if all is well."""
-        if now - self._heard > self._stall:
+    def _quiet(self, now: float, most: float) -> str:
+        """What has not come from there for `most` seconds; empty if all is well."""
+        if now - self._heard > most:
             return f"nothing was heard of it for {now - self._heard:.0f} s"
         if self.status.failed:
             return "its engine failed"
         quiet = now - self.status.last_progress
-        return f"it made no step for {quiet:.0f} s" if self.status.busy and quiet > self._stall else ""
+        return f"it made no step for {quiet:.0f} s" if self.status.busy and quiet > most else ""
 
     def _lose(self, why: str) -> None:
-        self.up, self.problem, self.losses = False, why, self.losses + 1
+        self.up, self.stalls, self.problem, self.losses = False, "", why, self.losses + 1
         self._session = ""
         self._outbox.clear()
         lost, self.pending = self.pending, {}

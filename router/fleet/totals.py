@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from router.engine.base import EngineStatus
 from router.fleet.replica import Replica
@@ -56,4 +56,12 @@ class Totals:
             busy=bool(busy) or not up,
             device_adapters=tuple(dict.fromkeys(d for s in up for d in s.device_adapters)),
             host_adapters=tuple(dict.fromkeys(d for s in up for d in s.host_adapters)),
+            flaws=tuple(self._flaws()),
         )
+
+    def _flaws(self) -> Iterator[str]:
+        for replica in self._replicas:
+            if not replica.up:
+                yield f"replica {replica.name} is lost: {replica.problem}"
+            elif replica.stalls:
+                yield f"replica {replica.name} stalls: {replica.stalls}"

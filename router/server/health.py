@@ -116,7 +116,7 @@ class Health:
     @property
     def degraded(self) -> list[str]:
         """What is wrong and holds up no request here."""
-        return [*([] if self._store_up() else [STORE_DOWN]), *self._flaws()]
+        return [*([] if self._store_up() else [STORE_DOWN]), *self._flaws(), *self._status().flaws]
 
     @property
     def reasons(self) -> list[str]:

@@ -273,6 +273,7 @@ class StateCollector(Collector):
             "lora_router_adapter_host_bytes": ("Adapter weights in host memory.", status.host_bytes),
             "lora_router_adapter_slots": ("Adapter slots on the device.", status.slots),
             "lora_router_adapter_slots_used": ("Slots with an adapter.", len(status.device_adapters)),
+            "lora_router_engine_flaws": ("What is wrong with the engine beside requests.", len(status.flaws)),
         }
         counters = {
             "lora_router_steps": ("Steps made.", status.steps),

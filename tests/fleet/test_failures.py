@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -115,13 +114,29 @@ async def test_all_are_lost_and_come_back(fleet: Make, monkeypatch: pytest.Monke
 
 
 async def test_one_that_hangs_is_replaced(fleet: Make) -> None:
-    made = await fleet(2, stall_seconds=0.2)
+    made = await fleet(2, stall_seconds=0.07)
     made.made["0"].hold()
     hung = made.made["0"]
     asked = [made.engine.submit(job()) for _ in range(6)]
     assert set(await asyncio.gather(*map(outcome, asked))) == {"[base] one two three"}
     await until(lambda: made.made["0"] is not hung)
     assert hung.jobs  # they were there first
+
+
+async def test_one_that_stalls_gets_nothing_new(fleet: Make) -> None:
+    made = await fleet(2, stall_seconds=0.1)
+    made.made["0"].hold()
+    asked = [made.engine.submit(job()) for _ in range(6)]
+    await until(lambda: bool(made.engine.replicas[0].stalls))
+    assert made.engine.status().flaws[0].startswith("replica 0 stalls: it made no step for")
+    had = len(made.made["0"].jobs)
+    assert had
+    more = [await outcome(made.engine.submit(job())) for _ in range(6)]
+    assert len(made.made["0"].jobs) == had
+    made.made["0"].resume()  # in time
+    assert set(await asyncio.gather(*map(outcome, asked))) == {"[base] one two three"} == set(more)
+    await until(lambda: not made.engine.status().flaws)
+    assert made.link("0").starts == 1
 
 
 async def test_one_that_failed_is_replaced(fleet: Make) -> None:
@@ -135,7 +150,7 @@ async def test_one_that_failed_is_replaced(fleet: Make) -> None:
 
 
 async def test_a_partition_ends_on_both_sides(fleet: Make) -> None:
-    made = await fleet(2, stall_seconds=0.6, silence=0.2)
+    made = await fleet(2, stall_seconds=0.2, silence=0.2)
     adapter = fake_adapter("a")
     await made.engine.load(adapter)
     (at,) = [name for name, engine in made.made.items() if engine.status().host_adapters]
@@ -145,9 +160,7 @@ async def test_a_partition_ends_on_both_sides(fleet: Make) -> None:
     asked = made.engine.submit(job(adapter=adapter.digest))
     await until(lambda: engine.busy)
     made.link(at).cut()
-    began = time.monotonic()
     await until(lambda: not host.edges)  # the edge was silent for too long: its jobs and holds end
-    assert 0.2 <= time.monotonic() - began < 0.5
     engine.resume()
     await until(lambda: not engine.busy and not host.holders(adapter.digest))
     assert not engine.status().host_adapters
@@ -167,16 +180,16 @@ async def test_a_short_partition_costs_no_replica(fleet: Make) -> None:
 
 
 async def test_a_slow_one_gets_less(fleet: Make) -> None:
-    made = await fleet(2, step_seconds=0.002, each={"1": {"step_seconds": 0.02}}, max_running=32)
+    made = await fleet(2, step_seconds=0.01, each={"1": {"step_seconds": 0.1}}, max_running=32)
 
     async def client() -> None:
-        for _ in range(12):
+        for _ in range(8):
             assert await outcome(made.engine.submit(job("one")))
 
     await asyncio.gather(*(client() for _ in range(8)))
     counts = [len(engine.jobs) for engine in made.made.values()]
-    assert sum(counts) == 96
-    assert counts[0] > 3 * counts[1]
+    assert sum(counts) == 64
+    assert counts[0] > 2 * counts[1]
 
 
 @pytest.mark.parametrize("field", ["digest", "context_length", "sites"])
@@ -351,20 +364,21 @@ async def test_hot_adapters_live_on_more_replicas_and_cold_ones_on_one(
     hot, cold = fake_adapter("hot"), fake_adapter("cold")
     for adapter in (hot, cold):
         await made.engine.load(adapter)
-    stop = time.monotonic() + 1.0
+    stop = time.monotonic() + 20
 
     def homes(adapter: AdapterArtifact) -> int:
         return sum(adapter.digest in e.status().host_adapters for e in made.made.values())
 
+    def answered() -> int:
+        return sum(any(j.adapter == hot.digest for j in e.jobs) for e in made.made.values())
+
     async def client() -> None:
-        while homes(hot) < 3:
-            assert time.monotonic() < stop + 5
+        while homes(hot) < 3 or answered() < 3:
+            assert time.monotonic() < stop
             assert await outcome(made.engine.submit(job(adapter=hot.digest)))
 
     await asyncio.gather(*(client() for _ in range(12)))
     assert homes(cold) == 1
-    spread = Counter(name for name, e in made.made.items() for j in e.jobs if j.adapter == hot.digest)
-    assert len(spread) >= 2
     await until(lambda: homes(hot) == 1)  # it has cooled
     assert await outcome(made.engine.submit(job(adapter=hot.digest))) == f"[{hot.digest[:8]}] one two three"
 

@@ -1,0 +1,153 @@
+"""A server over replicas: registry, plugins, routing and server are the real thing and see one engine."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from router.cli.compose import (
+    OF_ENGINES,
+    Composition,
+    make_engine,
+    of_all_replicas,
+    print_summary,
+    replica_engine,
+    replica_settings,
+)
+from router.client import AsyncClient
+from router.config import Settings
+from router.engine.fake import FakeEngine
+from router.errors import ConfigError
+from router.fleet.engine import FleetEngine
+from router.fleet.link import LocalLink
+from tests.cli.test_compose import MANIFEST, READER
+from tests.cli.tiny import MODULES, write_adapter
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+async def running(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SimpleNamespace]:
+    """A composition over two fake replicas that is serving, its links and a client."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(own_folder / "state"))
+    write_adapter(own_folder / "adapters" / "medical", manifest=MANIFEST)
+    (own_folder / "plugins").mkdir()
+    (own_folder / "plugins" / "reader.py").write_text(READER)
+
+    def make() -> FakeEngine:
+        engine = FakeEngine(step_seconds=0.001)
+        engine._info = dataclasses.replace(engine._info, sites=MODULES, vocab_size=32)
+        return engine
+
+    settings = Settings(
+        listen="127.0.0.1:0",
+        metrics_listen="127.0.0.1:0",
+        adapters_dir=(Path("adapters"),),
+        plugins_dir=(Path("plugins"),),
+        drain_seconds=2,
+        lame_duck_seconds=0.05,
+        gate="off",
+        replicas=2,
+    )
+    links = [LocalLink(name, make) for name in "01"]
+    engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8)
+    composition, ready = Composition(settings, engine), asyncio.Event()
+    task = asyncio.create_task(composition.run(lambda app: ready.set()))
+    await asyncio.wait({task, asyncio.ensure_future(ready.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        task.result()
+    async with AsyncClient(composition.app.address, timeout=10) as client:
+        yield SimpleNamespace(composition=composition, links=links, engine=engine, client=client)
+    composition.app.request_stop()
+    await task
+
+
+@pytest.mark.slow
+async def test_all_see_one_engine_and_a_killed_replica_costs_nothing(
+    running: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = running.client
+    answer = await client.generate("one", adapter="medical", max_tokens=8)
+    assert str(answer.decision.adapter) == "medical@1.2.0"
+    (home,) = [link for link in running.links if link.host._engine.status().host_adapters]
+    assert answer.text == f"[{answer.decision.digest[:8]}] one"
+    asked = [
+        asyncio.create_task(client.generate("one two", adapter="medical", max_tokens=8)) for _ in range(8)
+    ]
+    await asyncio.to_thread(home.kill)
+    texts = {(await task).text for task in asked}
+    assert texts == {f"[{answer.decision.digest[:8]}] one two"}
+    shaped = await client.generate("one", choices=["larger", "smaller"], max_tokens=8)
+    assert shaped.text in ("larger", "smaller")
+    print_summary(running.composition.app, running.composition.plugins.status())
+    assert re.search(r"replicas +2 on this machine", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+async def test_a_classifier_reads_with_the_replicas(running: SimpleNamespace) -> None:
+    for _ in range(200):
+        if (await running.client.route("which chapter has gout", explain=True)).classifier == "reader":
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("the classifier that reads the base was not heard within 10 s")
+
+
+def test_places_are_those_of_all_replicas() -> None:
+    served = of_all_replicas(Settings(replicas=3, max_running=8, max_queue=10))
+    assert (served.max_running, served.max_queue) == (24, 30)
+    assert of_all_replicas(Settings()) == Settings()
+
+
+@pytest.mark.slow
+def test_a_replica_gets_what_its_engine_goes_by_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (ROOT / "router" / "engine" / "torch_engine.py").read_text()
+    assert set(re.findall(r"settings\.([a-z_]+)", source)) - {"model_copy"} <= OF_ENGINES
+    assert set(Settings.model_fields) >= OF_ENGINES
+    settings = Settings(replicas=2, slots=7, experiments_webhook_secret="hush", audit="audit.log")
+    own = replica_settings(settings)
+    assert b"hush" not in pickle.dumps(own)
+    monkeypatch.setenv("LORA_ROUTER_SLOTS", "9")
+    engine: Any = replica_engine(own)
+    assert (engine._settings.slots, engine._settings.replicas) == (7, 0)
+    assert own["threads"] >= 1
+    assert replica_settings(Settings(replicas=2, threads=3))["threads"] == 3
+    assert replica_settings(Settings(replicas=2, ray="127.0.0.2:6379"))["threads"] == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"ray": "127.0.0.2:6379"}, "say how many"),
+        ({"replicas": -1}, "greater than or equal to 0"),
+        ({"replicas": 2, "device": "cuda:1"}, "say cuda"),
+    ],
+)
+def test_settings_that_make_no_fleet(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Settings(**values)
+
+
+@pytest.mark.slow
+def test_without_ray_replicas_are_refused_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.fleet.ray_link.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'lora-router\[ray\]'"):
+        make_engine(Settings(replicas=2))
+    code = """
+import sys
+sys.modules["ray"] = None
+import router.cli.compose
+print(*(name for name in sys.modules if name.startswith("router.fleet")))
+import router.fleet.ray_link
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

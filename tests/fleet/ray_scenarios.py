@@ -1,0 +1,208 @@
+"""What happens in a Ray: run by test_ray_link.py in a network of its own, prints what it found as JSON.
+
+`python -m tests.fleet.ray_scenarios NAME`. Replicas have fake engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import psutil
+
+from router.engine.base import Delta, Finished, Generation
+from router.engine.fake import FakeEngine
+from router.errors import ConfigError, RouterError
+from router.fleet.engine import FleetEngine
+from router.fleet.ray_link import RayCluster
+from router.types import Constraint
+from tests.engine.test_contract import fake_adapter
+from tests.fleet.conftest import job
+
+HEAD, SECOND = "127.0.0.2", "127.0.0.3"
+STORE = 100 << 20
+Facts = dict[str, Any]
+
+
+def fleet(number: int = 2, address: str = "", **options: Any) -> FleetEngine:
+    make = partial(FakeEngine, **{"step_seconds": 0.02} | options)
+    cluster = RayCluster(make, address, store_bytes=STORE, start_seconds=60)
+    links = [cluster.link(str(i)) for i in range(number)]
+    return FleetEngine(links, FakeEngine, max_running=32, max_queue=256, stall_seconds=2.0, stow=cluster.stow)
+
+
+async def outcome(generation: Generation) -> tuple[str, str]:
+    """The text, and how it ended."""
+    text = ""
+    try:
+        async for event in generation:
+            if isinstance(event, Delta):
+                text += event.text
+            elif isinstance(event, Finished):
+                return text, event.reason.value
+    except RouterError as error:
+        return text, error.code
+    return text, "nothing"
+
+
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> float:
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > seconds:
+            raise TimeoutError("the condition never came true")
+        await asyncio.sleep(0.02)
+    return time.monotonic() - began
+
+
+def processes(name: str = "ray::ReplicaActor") -> list[psutil.Process]:
+    """Of this network, which nobody else's Ray is in."""
+    mine = os.readlink("/proc/self/ns/net")
+    found = []
+    for process in psutil.process_iter():
+        try:
+            same = os.readlink(f"/proc/{process.pid}/ns/net") == mine
+            if same and any(name in part for part in process.cmdline()):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+async def killed() -> Facts:
+    """A replica is killed under load: by its process id, as the kernel would."""
+    engine = fleet()
+    await asyncio.to_thread(engine.start)
+    adapters = [fake_adapter(f"a{i}") for i in range(4)]
+    sizes = [await engine.load(adapter) for adapter in adapters]
+    long = job(min_tokens=150, max_tokens=150)
+    begun = [asyncio.create_task(outcome(engine.submit(long))) for _ in range(8)]
+    await until(lambda: engine.status().running == 8)
+    processes()[0].send_signal(signal.SIGKILL)
+    late = [
+        asyncio.create_task(outcome(engine.submit(job(adapter=adapters[i % 4].digest)))) for i in range(8)
+    ]
+    ends = [end for _, end in await asyncio.gather(*begun)]
+    texts = [text for text, _ in await asyncio.gather(*late)]
+    back = await until(lambda: all(replica.up for replica in engine.replicas))
+    again = [(await outcome(engine.submit(job(adapter=a.digest))))[0] for a in adapters]
+    shaped = job(constraint=Constraint("choices", choices=("a", "b")))
+    checked = await engine.compile(Constraint("choices", choices=("a", "b")))
+    answered = await outcome(engine.submit(replace(shaped, grammar=checked)))
+    await asyncio.to_thread(engine.close)
+    return {
+        "sizes": sizes,
+        "ends": sorted(set(ends)),
+        "late": sorted(set(texts)),
+        "again": again == [f"[{a.digest[:8]}] one two three" for a in adapters],
+        "shaped": answered,
+        "back": back,
+        "left": len(processes("ray")),
+    }
+
+
+async def stopped() -> Facts:
+    """A replica is stopped (SIGSTOP): nobody tells of it."""
+    engine = fleet()
+    await asyncio.to_thread(engine.start)
+    await outcome(engine.submit(job()))
+    processes()[0].send_signal(signal.SIGSTOP)
+    asked = [asyncio.create_task(outcome(engine.submit(job()))) for _ in range(8)]
+    texts = {text for text, _ in await asyncio.gather(*asked)}
+    await until(lambda: all(replica.up for replica in engine.replicas))
+    replaced = sum(replica.losses for replica in engine.replicas)
+    await asyncio.to_thread(engine.close)
+    return {"texts": sorted(texts), "replaced": replaced}
+
+
+async def edge_killed() -> Facts:
+    """The edge is killed: Ray and the replicas end by themselves."""
+    command = [sys.executable, "-m", "tests.fleet.ray_scenarios", "edge"]
+    edge = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    if edge.stdout is not None:
+        await edge.stdout.readline()
+    before = len(processes())
+    edge.kill()
+    await edge.wait()
+    seconds = await until(lambda: not processes("ray"))
+    return {"before": before, "seconds": seconds}
+
+
+async def edge() -> Facts:
+    """An edge that is there until it is killed."""
+    engine = fleet()
+    await asyncio.to_thread(engine.start)
+    sys.stdout.write("up\n")
+    sys.stdout.flush()
+    await asyncio.sleep(600)
+    return {}
+
+
+async def two_nodes() -> Facts:
+    """A cluster of two nodes with a replica each; the second node is lost, and comes back."""
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e" * 32, "RAY_USAGE_STATS_ENABLED": "0"}
+    await _ray("start", "--head", f"--node-ip-address={HEAD}", "--port=6379", "--num-cpus=1")
+    await _ray("start", f"--address={HEAD}:6379", f"--node-ip-address={SECOND}", "--num-cpus=1")
+    cluster = RayCluster(partial(FakeEngine, step_seconds=0.02), f"{HEAD}:6379", cpus=1, start_seconds=60)
+    links = [cluster.link(str(i)) for i in range(2)]
+    engine = FleetEngine(links, FakeEngine, max_running=32, max_queue=64, stow=cluster.stow)
+    await asyncio.to_thread(engine.start)
+    adapters = [fake_adapter(f"a{i}") for i in range(4)]
+    for adapter in adapters:
+        await engine.load(adapter)
+    lost = [p for p in processes("raylet/raylet") if any(SECOND in part for part in p.cmdline())]
+    for process in lost:
+        process.kill()
+    noticed = await until(lambda: not all(replica.up for replica in engine.replicas))
+    texts = [(await outcome(engine.submit(job(adapter=a.digest))))[0] for a in adapters]
+    await _ray("start", f"--address={HEAD}:6379", f"--node-ip-address={SECOND}", "--num-cpus=1")
+    back = await until(lambda: all(replica.up for replica in engine.replicas), 120)
+    await asyncio.to_thread(engine.close)
+    return {
+        "lost": len(lost),
+        "texts": texts == [f"[{a.digest[:8]}] one two three" for a in adapters],
+        "noticed": noticed,
+        "back": back,
+    }
+
+
+async def refused() -> Facts:
+    """Addresses where nothing is, and a Ray whose token one has not."""
+    facts: Facts = {}
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e" * 32}
+    for name, address in (("nobody", f"{HEAD}:6399"), ("nonsense", "nonsense")):
+        try:
+            await asyncio.to_thread(fleet(1, address).start)
+            facts[name] = "started"
+        except ConfigError as error:
+            facts[name] = error.message
+    return facts
+
+
+async def _ray(*arguments: str) -> None:
+    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", *arguments]
+    command += ["--disable-usage-stats", f"--object-store-memory={STORE}"]
+    command += ["--include-dashboard=false"] if "--head" in arguments else []
+    await asyncio.to_thread(partial(subprocess.run, command, check=True, capture_output=True))
+
+
+SCENARIOS: dict[str, Callable[[], Awaitable[Facts]]] = {
+    kind.__name__: kind for kind in (killed, stopped, edge_killed, edge, two_nodes, refused)
+}
+
+
+async def main(name: str) -> None:
+    facts = await SCENARIOS[name]()
+    sys.stdout.write(json.dumps(facts) + "\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))

@@ -1,0 +1,91 @@
+"""Replicas in a real Ray, in a network that has loopback only: Ray listens on all interfaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(400)]
+
+ROOT = Path(__file__).parents[2]
+MARK = "LORA_TEST_SCENARIO"
+ALONE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _possible() -> None:
+    if find_spec("ray") is None:
+        pytest.skip("ray is not installed")
+    if subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no network namespaces here (unshare --net)")
+
+
+def facts(name: str) -> dict[str, Any]:
+    """What the scenario found; whatever it left behind in its network is ended."""
+    command = [*ALONE, sys.executable, "-m", "tests.fleet.ray_scenarios", name]
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    mark = uuid.uuid4().hex
+    environment = os.environ | {"PYTHONPATH": paths, MARK: mark}
+    child = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        out, err = child.communicate(timeout=300)
+    finally:
+        end_all(mark)
+    assert child.returncode == 0, err[-4000:]
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def end_all(mark: str) -> None:
+    """Processes that began in the scenario, by id: `ray stop` would end everybody's Ray."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark:
+                process.kill()
+        except psutil.Error:
+            continue
+
+
+def test_a_killed_replica_costs_only_what_it_had_begun() -> None:
+    found = facts("killed")
+    assert found["sizes"] == [8, 8, 8, 8]
+    assert found["ends"] == ["UNAVAILABLE", "length"]
+    assert len(found["late"]) == 4
+    assert found["again"]
+    assert found["shaped"] == ["a", "stop"]
+    assert found["left"] == 0
+
+
+def test_a_stopped_replica_is_replaced() -> None:
+    found = facts("stopped")
+    assert found["texts"] == ["[base] one two three"]
+    assert found["replaced"] == 1
+
+
+def test_nothing_stays_behind_a_killed_edge() -> None:
+    found = facts("edge_killed")
+    assert found["before"] == 2
+    assert found["seconds"] < 30
+
+
+def test_a_lost_node_and_its_return() -> None:
+    found = facts("two_nodes")
+    assert found["lost"] == 1
+    assert found["texts"]
+
+
+def test_addresses_without_a_ray_are_refused() -> None:
+    found = facts("refused")
+    assert "127.0.0.2:6399" in found["nobody"]
+    assert "nonsense" in found["nonsense"]
