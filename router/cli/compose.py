@@ -109,13 +109,14 @@ def make_fleet(settings: Settings) -> Engine:
         settings.ray,
         cpus=(settings.threads or 1) if settings.ray else 0,
         gpus=0 if settings.device == "cpu" else None,
-        store_bytes=(settings.host_memory_mb << 20) + STORE_REST,
+        store_bytes=(of_all_replicas(settings).host_memory_mb << 20) + STORE_REST,
     )
     return FleetEngine(
         [cluster.link(str(number)) for number in range(settings.replicas)],
         partial(EdgeEncoder, settings.model),
         max_running=settings.max_running,
         max_queue=settings.max_queue,
+        host_bytes=settings.host_memory_mb << 20,
         stall_seconds=settings.stall_seconds,
         stow=cluster.stow,
     )
@@ -161,17 +162,17 @@ class EdgeEncoder:
 
 
 def of_all_replicas(settings: Settings) -> Settings:
-    """As the server counts requests: those that all replicas together have place for."""
+    """As server and registry count requests and adapters: what all replicas together have place for."""
     times = max(1, settings.replicas)
-    rows, queue = settings.max_running * times, settings.max_queue * times
-    return settings.model_copy(update={"max_running": rows, "max_queue": queue})
+    counted = ("max_running", "max_queue", "host_memory_mb")
+    return settings.model_copy(update={name: times * getattr(settings, name) for name in counted})
 
 
 class Composition:
     """Engine, registry, plugins, routing and server, started and closed in their order."""
 
     def __init__(self, settings: Settings, engine: Engine, model: Path | None = None) -> None:
-        options = RegistryOptions.of(settings)
+        options = RegistryOptions.of(of_all_replicas(settings))
         if model is not None:
             options = replace(options, equals_base=equals_base(model))
         self._engine = engine

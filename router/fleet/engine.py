@@ -81,11 +81,13 @@ class FleetEngine:
         *,
         max_running: int,
         max_queue: int,
+        host_bytes: int = 2048 << 20,
         stall_seconds: float = 10.0,
         stow: Stow = lambda artifact: artifact,
         placement: Placement | None = None,
     ) -> None:
-        """`encoder` is made at `start`; `max_running` and `max_queue` are those of each replica.
+        """`encoder` is made at `start`; `max_running`, `max_queue` and `host_bytes`, of
+        adapters' weights, are those of each replica.
 
         A replica that is silent or makes no step for `stall_seconds` gets nothing new while there is another,
         and three times as long after its last sign it is ended and replaced.
@@ -96,12 +98,12 @@ class FleetEngine:
         self._replicas = {link.name: Replica(link, edge, stall_seconds) for link in links}
         self._make_encoder, self._encoder = encoder, None
         self._placement = placement or Placement()
-        self._shelf = Shelf(self._replicas, self._placement, stow)
+        self._using: Counter[tuple[str, str]] = Counter()  # jobs by adapter and replica
+        self._shelf = Shelf(self._replicas, self._placement, stow, host_bytes, self._uses)
         self._errands = Errands(self._replicas, self._placement)
         self._totals = Totals(tuple(self._replicas.values()))
         self._rows, self._queue = max_running, max_queue
         self._held: Counter[tuple[str, bool]] = Counter()  # jobs by replica and whether in the background
-        self._using: Counter[tuple[str, str]] = Counter()  # jobs by adapter and replica
         self._waiting: set[Journey] = set()  # for an adapter
         self._hello: Hello | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -307,14 +309,17 @@ class FleetEngine:
                 if kept is None:
                     continue
                 try:
-                    if move.to and self._replicas[move.to].up:
+                    if move.to and self._replicas[move.to].up and self._shelf.has_room(kept, move.to):
                         await self._shelf.load(kept, move.to)
                 except (LinkLost, RouterError) as error:
                     log.warning("adapter %s could not move to %s: %s", kept.name, move.to, error)
                     continue
                 others = set(self._placement.homes(move.digest)) - {move.away}
-                if move.away and others and not self._using[move.digest, move.away]:
+                if move.away and others and not self._uses(move.digest, move.away):
                     self._shelf.drop(move.digest, move.away)
+
+    def _uses(self, digest: str, name: str) -> bool:
+        return (digest, name) in self._using
 
     def _came(self, replica: Replica) -> None:
         self._placement.join(replica.name)

@@ -58,7 +58,9 @@ class Placement:
 
     draw: random.Random = field(default_factory=random.Random)
     held: Counter[str] = field(default_factory=Counter)  # requests by replica, running or waiting
+    used: Counter[str] = field(default_factory=Counter)  # bytes of adapters, by replica
     _homes: dict[str, list[str]] = field(default_factory=dict)
+    _sizes: dict[str, int] = field(default_factory=dict)
     _count: dict[str, int] = field(default_factory=dict)  # adapters at home, by replica
     _gauges: dict[str, Gauge] = field(default_factory=dict)  # of adapters that have some load
     _base: Gauge = field(default_factory=Gauge)
@@ -85,8 +87,8 @@ class Placement:
 
     def leave(self, replica: str) -> tuple[str, ...]:
         """It is gone, and what it held with it; returns the adapters that have no other home."""
-        self._count.pop(replica, None)
-        self.held.pop(replica, None)
+        for table in (self._count, self.held, self.used):
+            table.pop(replica, None)
         bereft = []
         for digest, homes in self._homes.items():
             if replica in homes:
@@ -95,12 +97,14 @@ class Placement:
                     bereft.append(digest)
         return tuple(bereft)
 
-    def settle(self, digest: str, replica: str) -> None:
-        """It lives there, too."""
+    def settle(self, digest: str, replica: str, size: int = 0) -> None:
+        """It lives there, too, in so many bytes."""
         homes = self._homes.setdefault(digest, [])
         if replica in self._count and replica not in homes:
             homes.append(replica)
             self._count[replica] += 1
+            self._sizes[digest] = size
+            self.used[replica] += size
             if len(homes) > 1:  # `plan` looks whether it needs them
                 self._gauges.setdefault(digest, Gauge())
 
@@ -110,12 +114,19 @@ class Placement:
         if replica in homes:
             homes.remove(replica)
             self._count[replica] -= 1
+            self.used[replica] -= self._sizes[digest]
 
     def forget(self, digest: str) -> None:
         """It is no adapter here any more."""
-        for replica in self._homes.pop(digest, ()):
-            self._count[replica] -= 1
-        self._gauges.pop(digest, None)
+        for replica in self.homes(digest):
+            self.unsettle(digest, replica)
+        for table in (self._homes, self._sizes, self._gauges):
+            table.pop(digest, None)
+
+    def spare(self, replica: str) -> Iterator[str]:
+        """Adapters that live there and elsewhere, too, those with the least load first."""
+        several = [d for d in self._gauges if len(self._homes.get(d, ())) > 1 and replica in self._homes[d]]
+        yield from sorted(several, key=lambda digest: self._gauges[digest].mean)
 
     # -- requests
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -37,10 +38,21 @@ class Kept:
 class Shelf:
     """Brings adapters to replicas: the first time, for more load, and again after one was lost."""
 
-    def __init__(self, replicas: Mapping[str, Replica], placement: Placement, stow: Stow) -> None:
-        """`stow` puts weights down where every replica can fetch them; it may block."""
+    def __init__(
+        self,
+        replicas: Mapping[str, Replica],
+        placement: Placement,
+        stow: Stow,
+        most_bytes: int,
+        used: Callable[[str, str], bool],
+    ) -> None:
+        """`stow` puts weights down where every replica can fetch them; it may block. A replica has at most
+        `most_bytes` of them; `used` tells whether a job uses an adapter at a replica.
+        """
         self._replicas, self._placement, self._stow = replicas, placement, stow
+        self._most_bytes, self._used = most_bytes, used
         self._kept: dict[str, Kept] = {}
+        self._coming: Counter[str] = Counter()  # bytes on their way, by replica
         self._restoring: asyncio.Task[None] | None = None
         self._look_again = False
         self._dropping: set[asyncio.Task[None]] = set()
@@ -62,7 +74,8 @@ class Shelf:
             parts = tuple(digest for digest, _ in artifact.parts)
             self._check_parts(parts)
             weights = await asyncio.to_thread(self._stow, artifact)
-            kept = Kept(artifact.digest, artifact.name, weights, parts, artifact.invocation_tokens)
+            size = _bytes(artifact) + sum(self._kept[part].size for part in parts)
+            kept = Kept(artifact.digest, artifact.name, weights, parts, artifact.invocation_tokens, size)
             kept = self._kept.setdefault(artifact.digest, kept)
         if self._placement.homes(kept.digest):
             return kept.size
@@ -92,7 +105,11 @@ class Shelf:
         error: RouterError = Unavailable("no replica is up")
         while True:
             names = {name for name, replica in self._replicas.items() if replica.up} - tried
-            names = self._near_parts(kept, names if among is None else names & set(among))
+            names = names if among is None else names & set(among)
+            roomy = self._with_room(kept, names)
+            if names and not roomy:
+                error = ResourceExhausted(f"no replica has memory left for {kept.name!r} (host_memory_mb)")
+            names = self._near_parts(kept, roomy)
             to = self._placement.new_home(kept.digest, time.monotonic(), names)
             if not to:
                 raise error
@@ -104,6 +121,10 @@ class Shelf:
                 error = Unavailable(f"{lost}: ask again")
             except ResourceExhausted as full:
                 error = full
+
+    def has_room(self, kept: Kept, name: str) -> bool:
+        """Whether that replica can have it beside what it has."""
+        return self._placement.used[name] + self._coming[name] + kept.size <= self._most_bytes
 
     async def load(self, kept: Kept, name: str) -> int:
         """Have it at that replica, with what it is mixed of. Who asks at once waits for the same load."""
@@ -149,7 +170,8 @@ class Shelf:
         return sorted(found, key=lambda kept: (bool(kept.parts), -self._placement.load(kept.digest, now)))
 
     async def _load(self, kept: Kept, name: str) -> int:
-        replica = self._replicas[name]
+        replica, expected = self._replicas[name], kept.size
+        self._coming[name] += expected
         try:
             for part in kept.parts:
                 if name not in self._placement.homes(part):
@@ -158,11 +180,12 @@ class Shelf:
             size: int = await replica.call(lambda key: Load(key, kept.digest, kept.weights))
         finally:
             kept.loading.pop(name, None)
+            self._coming[name] -= expected
         kept.size = size
         if kept.gone:
             await self._drop(kept.digest, name)
         else:
-            self._placement.settle(kept.digest, name)
+            self._placement.settle(kept.digest, name, size)
         return size
 
     async def _drop(self, digest: str, name: str) -> None:
@@ -175,6 +198,18 @@ class Shelf:
             return  # and the adapter with it
         except RouterError:
             log.exception("replica %s could not unload %s", name, digest[:12])
+
+    def _with_room(self, kept: Kept, names: set[str]) -> set[str]:
+        """Those with memory for it; where there is none, that have some once others' second homes go."""
+        roomy = {name for name in names if self.has_room(kept, name)}
+        for name in () if roomy else sorted(names):
+            spare = self._placement.spare(name)
+            while not self.has_room(kept, name) and (digest := next(spare, "")):
+                if not self._used(digest, name):
+                    self.drop(digest, name)
+            if self.has_room(kept, name):
+                return {name}
+        return roomy
 
     def _near_parts(self, kept: Kept, names: set[str]) -> set[str]:
         """Of a mixture those replicas that have most of its parts."""
@@ -192,3 +227,8 @@ class Shelf:
         if self._kept.get(kept.digest) is kept:
             del self._kept[kept.digest]
             self._placement.forget(kept.digest)
+
+
+def _bytes(artifact: AdapterArtifact) -> int:
+    """About what it takes; a replica says how much it is."""
+    return sum(site.a.data.nbytes + site.b.data.nbytes for site in artifact.sites.values())

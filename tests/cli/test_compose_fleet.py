@@ -104,7 +104,7 @@ async def test_a_classifier_reads_with_the_replicas(running: SimpleNamespace) ->
 
 def test_places_are_those_of_all_replicas() -> None:
     served = of_all_replicas(Settings(replicas=3, max_running=8, max_queue=10))
-    assert (served.max_running, served.max_queue) == (24, 30)
+    assert (served.max_running, served.max_queue, served.host_memory_mb) == (24, 30, 3 * 2048)
     assert of_all_replicas(Settings()) == Settings()
 
 

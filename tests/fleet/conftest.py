@@ -48,6 +48,7 @@ async def fleet() -> AsyncIterator[Make]:
             silence: float = 3.0,
             each: dict[str, dict[str, Any]] | None = None,
             placement: Any = None,
+            host_bytes: int = 1 << 20,
             start: bool = True,
             **options: Any,
         ) -> Fleet:
@@ -70,6 +71,7 @@ async def fleet() -> AsyncIterator[Make]:
                 max_queue=values["max_queue"],
                 stall_seconds=stall_seconds,
                 placement=placement,
+                host_bytes=host_bytes,
             )
             if start:
                 engine.start()

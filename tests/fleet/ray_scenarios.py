@@ -63,14 +63,17 @@ async def until(condition: Callable[[], bool], seconds: float = 60.0) -> float:
     return time.monotonic() - began
 
 
-def processes(name: str = "ray::ReplicaActor") -> list[psutil.Process]:
+REPLICA, ALL = ("ray::ReplicaActor",), ("ray::", "/ray/", "gcs_server", "router.fleet.ray_node")
+
+
+def processes(names: tuple[str, ...] = REPLICA) -> list[psutil.Process]:
     """Of this network, which nobody else's Ray is in."""
     mine = os.readlink("/proc/self/ns/net")
     found = []
     for process in psutil.process_iter():
         try:
             same = os.readlink(f"/proc/{process.pid}/ns/net") == mine
-            if same and any(name in part for part in process.cmdline()):
+            if same and any(name in part for part in process.cmdline() for name in names):
                 found.append(process)
         except (psutil.Error, OSError):
             continue
@@ -105,7 +108,7 @@ async def killed() -> Facts:
         "again": again == [f"[{a.digest[:8]}] one two three" for a in adapters],
         "shaped": answered,
         "back": back,
-        "left": len(processes("ray")),
+        "left": len(processes(ALL)),
     }
 
 
@@ -132,7 +135,7 @@ async def edge_killed() -> Facts:
     before = len(processes())
     edge.kill()
     await edge.wait()
-    seconds = await until(lambda: not processes("ray"))
+    seconds = await until(lambda: not processes(ALL))
     return {"before": before, "seconds": seconds}
 
 
@@ -158,7 +161,7 @@ async def two_nodes() -> Facts:
     adapters = [fake_adapter(f"a{i}") for i in range(4)]
     for adapter in adapters:
         await engine.load(adapter)
-    lost = [p for p in processes("raylet/raylet") if any(SECOND in part for part in p.cmdline())]
+    lost = [p for p in processes(("raylet/raylet",)) if any(SECOND in part for part in p.cmdline())]
     for process in lost:
         process.kill()
     noticed = await until(lambda: not all(replica.up for replica in engine.replicas))

@@ -285,6 +285,37 @@ async def test_a_full_replica_lets_another_hold_it(fleet: Make) -> None:
     assert len(made.made["1"].status().host_adapters) == 4
 
 
+async def test_memory_of_replicas_adds_up_and_no_one_has_more_than_its_own(fleet: Make) -> None:
+    made = await fleet(2, host_bytes=24)  # three adapters each
+    adapters = [fake_adapter(f"a{i}") for i in range(7)]
+    for adapter in adapters[:6]:
+        await made.engine.load(adapter)
+    assert [e.status().host_bytes for e in made.made.values()] == [24, 24]
+    with pytest.raises(ResourceExhausted, match=r"no replica has memory left for 'a6' \(host_memory_mb\)"):
+        await made.engine.load(adapters[6])
+    await made.engine.unload(adapters[0].digest)
+    assert await made.engine.load(adapters[6]) == 8
+    assert [e.status().host_bytes for e in made.made.values()] == [24, 24]
+
+
+async def test_second_homes_go_where_others_have_none(fleet: Make) -> None:
+    made = await fleet(2, host_bytes=24)
+    adapters = [fake_adapter(f"a{i}") for i in range(5)]
+    for adapter in adapters[:4]:
+        await made.engine.load(adapter)
+    shelf = made.engine._shelf
+    twice = shelf.get(adapters[0].digest)
+    assert twice is not None
+    await shelf.bring(twice)
+    assert sum(e.status().host_bytes for e in made.made.values()) == 40
+    await made.engine.load(adapters[4])
+    sixth = fake_adapter("a5")
+    await made.engine.load(sixth)
+    await until(lambda: [e.status().host_bytes for e in made.made.values()] == [24, 24])
+    for adapter in (*adapters, sixth):
+        assert await outcome(made.engine.submit(job(adapter=adapter.digest)))
+
+
 async def test_what_ends_every_engine_is_not_asked_for_ever(fleet: Make) -> None:
     made = await fleet(5)
     for engine in made.made.values():

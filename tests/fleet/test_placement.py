@@ -11,6 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from router.fleet.placement import MEMORY, Gauge, Move, Placement
 
+SIZE = 8
+
 
 def of(*replicas: str, seed: int = 1) -> Placement:
     placement = Placement(random.Random(seed))
@@ -26,10 +28,10 @@ def settled(placement: Placement, adapters: int) -> list[str]:
     return names
 
 
-def carry(placement: Placement, moves: list[Move]) -> None:
+def carry(placement: Placement, moves: list[Move], size: int = 0) -> None:
     for move in moves:
         if move.to:
-            placement.settle(move.digest, move.to)
+            placement.settle(move.digest, move.to, size)
         if move.away:
             placement.unsettle(move.digest, move.away)
 
@@ -166,7 +168,7 @@ class Anything(RuleBasedStateMachine):
         bereft = self.placement.leave(name)
         for digest in bereft:
             assert self.placement.homes(digest) == ()
-            self.placement.settle(digest, self.placement.new_home(digest, self.now))
+            self.placement.settle(digest, self.placement.new_home(digest, self.now), SIZE)
         for digest, at in [entry for entry in self.running if entry[1] == name]:
             self.placement.end(digest, at, self.now)
         self.running = [entry for entry in self.running if entry[1] != name]
@@ -175,7 +177,7 @@ class Anything(RuleBasedStateMachine):
     def is_loaded(self, name: str) -> None:
         if name not in self.adapters:
             self.adapters.add(name)
-            self.placement.settle(name, self.placement.new_home(name, self.now))
+            self.placement.settle(name, self.placement.new_home(name, self.now), SIZE)
 
     @precondition(lambda self: self.adapters)
     @rule(data=st.data(), many=st.integers(1, 20))
@@ -204,7 +206,7 @@ class Anything(RuleBasedStateMachine):
             assert move.to not in homes
             assert not move.away or move.away in homes
             assert not move.away or move.to or len(homes) > 1  # nobody becomes homeless
-            carry(self.placement, [move])
+            carry(self.placement, [move], SIZE)
 
     @precondition(lambda self: self.adapters)
     @rule(data=st.data())
@@ -224,6 +226,11 @@ class Anything(RuleBasedStateMachine):
             assert 1 <= self.placement.wanted(name, self.now) <= len(self.placement.replicas)
         counts = Counter(home for name in self.adapters for home in self.placement.homes(name))
         assert {r: counts[r] for r in self.placement.replicas} == self.placement._count
+        for replica in self.placement.replicas:
+            assert self.placement.used[replica] == SIZE * counts[replica]
+            spare = set(self.placement.spare(replica))
+            several = [name for name in self.adapters if len(self.placement.homes(name)) > 1]
+            assert spare == {name for name in several if replica in self.placement.homes(name)}
 
     @invariant()
     def nobody_is_counted_twice(self) -> None:
