@@ -96,7 +96,8 @@ class FleetEngine:
             raise ConfigError("a fleet needs a replica: say --replicas 1 or more")
         edge = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}"
         self._replicas = {link.name: Replica(link, edge, stall_seconds) for link in links}
-        self._make_encoder, self._encoder = encoder, None
+        self._make_encoder = encoder
+        self._encoder: Encoder | None = None
         self._placement = placement or Placement()
         self._using: Counter[tuple[str, str]] = Counter()  # jobs by adapter and replica
         self._shelf = Shelf(self._replicas, self._placement, stow, host_bytes, self._uses)
@@ -148,7 +149,8 @@ class FleetEngine:
                 self._end_all()
             else:
                 done = Event()
-                loop.call_soon_threadsafe(lambda: (self._end_all(), done.set()))
+                loop.call_soon_threadsafe(self._end_all)
+                loop.call_soon_threadsafe(done.set)
                 done.wait(CLOSE_SECONDS)
         with ThreadPoolExecutor(len(self._replicas), "replicas") as threads:
             list(threads.map(Replica.close, self._replicas.values()))

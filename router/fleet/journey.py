@@ -29,7 +29,7 @@ class Journey:
         self.stream = Stream(lambda _: self.cancel(), lambda _: None)
         self.tried: set[str] = set()
         self.at: Replica | None = None
-        self.waits: Callable[[], None] | None = None  # while it is at no replica: stops what it waits for
+        self.waits: Callable[[], object] | None = None  # while it is at no replica: stops what it waits for
         self.cancelled = False
         self._key = 0
         self._tokens = 0

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 NAMESPACE = "lora-router"
 START_SECONDS = 600.0
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS, REACH_SECONDS = 5.0, 5.0
 AHEAD = 4  # batches that may wait; what comes then is joined to the next
 
 
@@ -38,6 +39,16 @@ def require_ray() -> None:
     """Raises ConfigError without the extra; imports nothing."""
     if find_spec("ray") is None:
         raise ConfigError("replicas need ray, which is not installed: pip install 'lora-router[ray]'")
+
+
+def check_reached(address: str) -> None:
+    """Raises ConfigError where nobody listens, which Ray would find out in minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), REACH_SECONDS).close()
+    except (OSError, ValueError) as error:
+        text = f"no Ray can be reached at {address} ({error}): name the head's address, HOST:PORT"
+        raise ConfigError(text) from None
 
 
 class OwnRay:
@@ -113,8 +124,11 @@ class RayCluster:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of every cluster
             if self._address and os.environ.get("RAY_AUTH_MODE") != "token":
                 log.warning("RAY_AUTH_MODE is not token: whoever reaches the ports of Ray may run code there")
-            if not self._address:
+            if self._address:
+                check_reached(self._address)
+            else:
                 self._own = OwnRay(self._store_bytes)
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "3")  # tries: 20 take minutes
             import ray  # which reads here how it is protected
 
             address = self._own.address if self._own is not None else self._address

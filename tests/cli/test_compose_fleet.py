@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from router.cli.compose import (
     OF_ENGINES,
@@ -30,6 +31,7 @@ from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.fleet.engine import FleetEngine
 from router.fleet.link import LocalLink
+from router.fleet.ray_link import check_reached
 from tests.cli.test_compose import MANIFEST, READER
 from tests.cli.tiny import MODULES, write_adapter
 
@@ -113,7 +115,7 @@ def test_a_replica_gets_what_its_engine_goes_by_and_no_secret(monkeypatch: pytes
     source = (ROOT / "router" / "engine" / "torch_engine.py").read_text()
     assert set(re.findall(r"settings\.([a-z_]+)", source)) - {"model_copy"} <= OF_ENGINES
     assert set(Settings.model_fields) >= OF_ENGINES
-    settings = Settings(replicas=2, slots=7, experiments_webhook_secret="hush", audit="audit.log")
+    settings = Settings(replicas=2, slots=7, experiments_webhook_secret=SecretStr("hush"))
     own = replica_settings(settings)
     assert b"hush" not in pickle.dumps(own)
     monkeypatch.setenv("LORA_ROUTER_SLOTS", "9")
@@ -135,6 +137,12 @@ def test_a_replica_gets_what_its_engine_goes_by_and_no_secret(monkeypatch: pytes
 def test_settings_that_make_no_fleet(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Settings(**values)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense", "127.0.0.1:port"])
+def test_an_address_where_no_ray_is_is_told_at_once(address: str) -> None:
+    with pytest.raises(ConfigError, match=rf"no Ray can be reached at {address} .*name the head's address"):
+        check_reached(address)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ import psutil
 
 from router.engine.base import Delta, Finished, Generation
 from router.engine.fake import FakeEngine
-from router.errors import ConfigError, RouterError
+from router.errors import RouterError
 from router.fleet.engine import FleetEngine
 from router.fleet.ray_link import RayCluster
 from router.types import Constraint
@@ -153,8 +153,12 @@ async def two_nodes() -> Facts:
     """A cluster of two nodes with a replica each; the second node is lost, and comes back."""
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e" * 32, "RAY_USAGE_STATS_ENABLED": "0"}
     await _ray("start", "--head", f"--node-ip-address={HEAD}", "--port=6379", "--num-cpus=1")
-    await _ray("start", f"--address={HEAD}:6379", f"--node-ip-address={SECOND}", "--num-cpus=1")
-    cluster = RayCluster(partial(FakeEngine, step_seconds=0.02), f"{HEAD}:6379", cpus=1, start_seconds=60)
+    ports = ("--min-worker-port=20000", "--max-worker-port=29999")  # of its own: both are one machine
+    agents = ("--dashboard-agent-listen-port=52366", "--dashboard-agent-grpc-port=52367")
+    place = (f"--address={HEAD}:6379", f"--node-ip-address={SECOND}", "--num-cpus=1")
+    second = ("start", *place, *ports, *agents)
+    await _ray(*second)
+    cluster = RayCluster(partial(FakeEngine, step_seconds=0.02), f"{HEAD}:6379", cpus=1, start_seconds=120)
     links = [cluster.link(str(i)) for i in range(2)]
     engine = FleetEngine(links, FakeEngine, max_running=32, max_queue=64, stow=cluster.stow)
     await asyncio.to_thread(engine.start)
@@ -166,7 +170,7 @@ async def two_nodes() -> Facts:
         process.kill()
     noticed = await until(lambda: not all(replica.up for replica in engine.replicas))
     texts = [(await outcome(engine.submit(job(adapter=a.digest))))[0] for a in adapters]
-    await _ray("start", f"--address={HEAD}:6379", f"--node-ip-address={SECOND}", "--num-cpus=1")
+    await _ray(*second)
     back = await until(lambda: all(replica.up for replica in engine.replicas), 120)
     await asyncio.to_thread(engine.close)
     return {
@@ -177,19 +181,6 @@ async def two_nodes() -> Facts:
     }
 
 
-async def refused() -> Facts:
-    """Addresses where nothing is, and a Ray whose token one has not."""
-    facts: Facts = {}
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e" * 32}
-    for name, address in (("nobody", f"{HEAD}:6399"), ("nonsense", "nonsense")):
-        try:
-            await asyncio.to_thread(fleet(1, address).start)
-            facts[name] = "started"
-        except ConfigError as error:
-            facts[name] = error.message
-    return facts
-
-
 async def _ray(*arguments: str) -> None:
     command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", *arguments]
     command += ["--disable-usage-stats", f"--object-store-memory={STORE}"]
@@ -198,7 +189,7 @@ async def _ray(*arguments: str) -> None:
 
 
 SCENARIOS: dict[str, Callable[[], Awaitable[Facts]]] = {
-    kind.__name__: kind for kind in (killed, stopped, edge_killed, edge, two_nodes, refused)
+    kind.__name__: kind for kind in (killed, stopped, edge_killed, edge, two_nodes)
 }
 
 

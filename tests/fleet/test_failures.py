@@ -173,7 +173,9 @@ async def test_a_short_partition_costs_no_replica(fleet: Make) -> None:
     made = await fleet(1, stall_seconds=5.0, silence=0.1)
     await made.engine.load(fake_adapter("a"))
     made.link("0").cut()
-    await until(lambda: made.link("0").host is not None and not made.link("0").host.edges)
+    host = made.link("0").host
+    assert host is not None
+    await until(lambda: not host.edges)
     made.link("0").mend()
     await until(lambda: bool(made.made["0"].status().host_adapters))
     assert made.link("0").starts == 1  # found again, and told what it has to hold
@@ -265,7 +267,7 @@ async def test_an_adapter_that_fits_nowhere(fleet: Make, error: Exception) -> No
     assert len(asked) == (2 if isinstance(error, ResourceExhausted) else 1)
     assert await made.engine.unload(fake_adapter("large").digest) == 0
     for name, engine in made.made.items():
-        del engine.load  # type: ignore[attr-defined]
+        del engine.load
         link = made.link(name).host
         assert link is not None
         assert not link.holders(fake_adapter("large").digest)

@@ -226,8 +226,9 @@ async def test_a_load_under_way_is_finished_and_then_let_go(meet: Meet) -> None:
     unload = engine.unload
 
     async def noted(digest: str) -> int:
-        unloaded.append(await unload(digest))
-        return unloaded[-1]
+        freed: int = await unload(digest)
+        unloaded.append(freed)
+        return freed
 
     engine.unload = noted
     edge.post(Load(0, adapter.digest, adapter))

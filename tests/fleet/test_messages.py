@@ -126,7 +126,8 @@ def test_whatever_differs_is_named() -> None:
     one = Hello(INFO, "1.0")
     assert differences(one, replace(one)) == {}
     for field in fields(BaseInfo):
-        other = replace(one, info=replace(INFO, **{field.name: "other"}))
+        changed: dict[str, Any] = {field.name: "other"}
+        other = replace(one, info=replace(INFO, **changed))
         assert list(differences(one, other)) == [field.name]
     assert differences(one, replace(one, version="1.1")) == {"version": ("1.0", "1.1")}
     assert list(differences(one, replace(one, wire=99))) == ["wire"]

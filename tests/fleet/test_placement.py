@@ -169,8 +169,8 @@ class Anything(RuleBasedStateMachine):
         for digest in bereft:
             assert self.placement.homes(digest) == ()
             self.placement.settle(digest, self.placement.new_home(digest, self.now), SIZE)
-        for digest, at in [entry for entry in self.running if entry[1] == name]:
-            self.placement.end(digest, at, self.now)
+        for ended, at in [entry for entry in self.running if entry[1] == name]:
+            self.placement.end(ended, at, self.now)
         self.running = [entry for entry in self.running if entry[1] != name]
 
     @rule(name=st.sampled_from("abcdefgh"))
