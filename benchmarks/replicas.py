@@ -12,7 +12,8 @@ import argparse
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from statistics import median, quantiles
 from typing import Any
@@ -28,18 +29,25 @@ ROWS, QUEUE, TOKENS = 16, 64, 64
 HERE, ONE, TWO = "in this process", "one replica", "two replicas"
 
 
-def engines(step_seconds: float, ways: Sequence[str]) -> dict[str, Engine]:
-    """Each with ROWS rows an engine; not started."""
+@asynccontextmanager
+async def started(way: str, step_seconds: float) -> AsyncIterator[Engine]:
+    """ROWS rows an engine, with processes of its own; all ends with the block."""
     fake = partial(FakeEngine, step_seconds=step_seconds, max_running=ROWS, max_queue=QUEUE)
-    made: dict[str, Engine] = {}
-    for way in ways:
-        if way == HERE:
-            made[way] = fake()
-            continue
-        cluster = RayCluster(fake, store_bytes=128 << 20)
-        links = [cluster.link(str(i)) for i in range(1 if way == ONE else 2)]
-        made[way] = FleetEngine(links, FakeEngine, max_running=ROWS, max_queue=QUEUE, stow=cluster.stow)
-    return made
+    if way == HERE:
+        engine: Engine = fake()
+        engine.start()
+        yield engine
+        engine.close()
+        return
+    cluster = RayCluster(fake, store_bytes=128 << 20)
+    links = [cluster.link(str(i)) for i in range(1 if way == ONE else 2)]
+    engine = FleetEngine(links, FakeEngine, max_running=ROWS, max_queue=QUEUE, stow=cluster.stow)
+    try:
+        await asyncio.to_thread(engine.start)
+        yield engine
+    finally:
+        await asyncio.to_thread(engine.close)
+        await asyncio.to_thread(cluster.disconnect)
 
 
 async def one(engine: Engine, tokens: int) -> tuple[int, float]:
@@ -88,11 +96,9 @@ async def main(arguments: argparse.Namespace) -> None:
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in arguments.ways}
     for _ in range(arguments.rounds):
         for way in arguments.ways:
-            (engine,) = engines(arguments.step, [way]).values()
-            await asyncio.to_thread(engine.start)
-            await throughput(engine, ROWS, 1.0)  # connections, imports
-            found[way].append(await measure(engine, way, arguments.seconds, arguments.requests))
-            await asyncio.to_thread(engine.close)
+            async with started(way, arguments.step) as engine:
+                await throughput(engine, ROWS, 1.0)  # connections, imports
+                found[way].append(await measure(engine, way, arguments.seconds, arguments.requests))
     rows = [row(way, rounds, found.get(HERE, rounds)) for way, rounds in found.items()]
     print(report.table(rows))
     if arguments.write:

@@ -72,6 +72,7 @@ def test_every_module_says_what_it_is():
         ("router.cli.serve, router.cli.compose", {"router.sources", "huggingface_hub", "fsspec"}),
         ("router.sources.adding", {"torch", "transformers", "peft", "grpc", "huggingface_hub", "fsspec"}),
         ("router.engine.torch_engine", {"grpc"}),
+        ("router.fleet.ray_link", {"torch", "transformers", "peft", "grpc", "ray", "pydantic"}),
         ("router.experiments.assignment", {"torch", "transformers", "peft", "grpc", "numpy"}),
         ("router.experiments.verdict", {"torch", "transformers", "peft", "grpc", "scipy"}),
         ("router.experiments.model", {"torch", "grpc", "numpy", "pydantic", "sqlalchemy"}),

@@ -43,7 +43,7 @@ from router.fleet.errands import Checked, Errands
 from router.fleet.journey import Journey
 from router.fleet.link import Link, LinkLost
 from router.fleet.messages import Hello
-from router.fleet.placement import Placement
+from router.fleet.placement import Move, Placement
 from router.fleet.replica import Replica, check_alike
 from router.fleet.shelf import Kept, Shelf, Stow
 from router.fleet.totals import Totals
@@ -299,26 +299,34 @@ class FleetEngine:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._over)
         return task
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the fleet ended", exc_info=error)
 
     async def _follow(self) -> None:
         """Adapters move as their load does."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for move in self._placement.plan(time.monotonic()):
-                kept = self._shelf.get(move.digest)
-                if kept is None:
-                    continue
-                try:
-                    if move.to and self._replicas[move.to].up and self._shelf.has_room(kept, move.to):
-                        await self._shelf.load(kept, move.to)
-                except (LinkLost, RouterError) as error:
-                    log.warning("adapter %s could not move to %s: %s", kept.name, move.to, error)
-                    continue
-                others = set(self._placement.homes(move.digest)) - {move.away}
-                if move.away and others and not self._uses(move.digest, move.away):
-                    self._shelf.drop(move.digest, move.away)
+                await self._move(move)
+
+    async def _move(self, move: Move) -> None:
+        kept = self._shelf.get(move.digest)
+        if kept is None:
+            return
+        try:
+            if move.to and self._replicas[move.to].up and self._shelf.has_room(kept, move.to):
+                await self._shelf.load(kept, move.to)
+        except (LinkLost, RouterError) as error:
+            log.warning("adapter %s could not move to %s: %s", kept.name, move.to, error)
+            return
+        others = set(self._placement.homes(move.digest)) - {move.away}
+        if move.away and others and not self._uses(move.digest, move.away):
+            self._shelf.drop(move.digest, move.away)
 
     def _uses(self, digest: str, name: str) -> bool:
         return (digest, name) in self._using

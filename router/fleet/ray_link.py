@@ -104,12 +104,10 @@ class RayCluster:
         self._store_bytes, self.start_seconds = store_bytes, start_seconds
         self._lock = threading.Lock()
         self._own: OwnRay | None = None
-        self._users = 0
         self.ray: Any = None
 
     def link(self, name: str) -> RayLink:
         """The way to one replica, which is made when the link is started."""
-        self._users += 1
         return RayLink(name, self)
 
     def stow(self, artifact: AdapterArtifact) -> object:
@@ -147,12 +145,9 @@ class RayCluster:
         kind = self.ray.remote(max_restarts=0, max_task_retries=0, **options)(ReplicaActor)
         return kind.remote(self._make)
 
-    def leave(self) -> None:
-        """One link fewer; the last ends the connection, and a Ray of our own."""
+    def disconnect(self) -> None:
+        """Leave Ray, and end one of our own; takes seconds. A server need not: all ends with its process."""
         with self._lock:
-            self._users -= 1
-            if self._users:
-                return
             if self.ray is not None:
                 self.ray.shutdown()
                 self.ray = None
@@ -215,9 +210,8 @@ class RayLink:
             self._cluster.ray.kill(actor)
 
     def close(self) -> None:
-        """It ends, and with the last one the connection."""
+        """It ends."""
         self.kill()
-        self._cluster.leave()
 
     def _greeted(self) -> Hello:
         errors = self._cluster.ray.exceptions

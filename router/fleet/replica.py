@@ -115,7 +115,11 @@ class Replica:
     async def run(self) -> None:
         """Read its stream; when that ends tell who waits, and have the replica again."""
         while True:
-            why = await self._read_stream()
+            try:
+                why = await self._read_stream()
+            except Exception as error:
+                log.exception("replica %s", self.name)
+                why = type(error).__name__
             self._lose(why)
             await self._again()
 

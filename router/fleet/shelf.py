@@ -106,7 +106,7 @@ class Shelf:
         while True:
             names = {name for name, replica in self._replicas.items() if replica.up} - tried
             names = names if among is None else names & set(among)
-            roomy = self._with_room(kept, names)
+            roomy = names & set(kept.loading) or self._with_room(kept, names)
             if names and not roomy:
                 error = ResourceExhausted(f"no replica has memory left for {kept.name!r} (host_memory_mb)")
             names = self._near_parts(kept, roomy)
@@ -132,9 +132,7 @@ class Shelf:
         if task is None:
             task = asyncio.get_running_loop().create_task(self._load(kept, name))
             kept.loading[name] = task
-            task.add_done_callback(
-                lambda ended: ended.cancelled() or ended.exception()
-            )  # perhaps nobody waits
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # if nobody waits
         return await asyncio.shield(task)
 
     def drop(self, digest: str, name: str) -> None:

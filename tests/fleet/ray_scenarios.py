@@ -33,11 +33,13 @@ STORE = 100 << 20
 Facts = dict[str, Any]
 
 
-def fleet(number: int = 2, address: str = "", **options: Any) -> FleetEngine:
-    make = partial(FakeEngine, **{"step_seconds": 0.02} | options)
-    cluster = RayCluster(make, address, store_bytes=STORE, start_seconds=60)
-    links = [cluster.link(str(i)) for i in range(number)]
-    return FleetEngine(links, FakeEngine, max_running=32, max_queue=256, stall_seconds=2.0, stow=cluster.stow)
+def fleet(address: str = "", cpus: int = 0) -> tuple[FleetEngine, RayCluster]:
+    """Of two."""
+    make = partial(FakeEngine, step_seconds=0.02)
+    cluster = RayCluster(make, address, cpus=cpus, store_bytes=STORE, start_seconds=120)
+    links = [cluster.link(str(i)) for i in range(2)]
+    limits = {"max_running": 32, "max_queue": 256}
+    return FleetEngine(links, FakeEngine, **limits, stall_seconds=2.0, stow=cluster.stow), cluster
 
 
 async def outcome(generation: Generation) -> tuple[str, str]:
@@ -82,7 +84,7 @@ def processes(names: tuple[str, ...] = REPLICA) -> list[psutil.Process]:
 
 async def killed() -> Facts:
     """A replica is killed under load: by its process id, as the kernel would."""
-    engine = fleet()
+    engine, cluster = fleet()
     await asyncio.to_thread(engine.start)
     adapters = [fake_adapter(f"a{i}") for i in range(4)]
     sizes = [await engine.load(adapter) for adapter in adapters]
@@ -101,6 +103,8 @@ async def killed() -> Facts:
     checked = await engine.compile(Constraint("choices", choices=("a", "b")))
     answered = await outcome(engine.submit(replace(shaped, grammar=checked)))
     await asyncio.to_thread(engine.close)
+    await until(lambda: not processes())
+    await asyncio.to_thread(cluster.disconnect)
     return {
         "sizes": sizes,
         "ends": sorted(set(ends)),
@@ -114,7 +118,7 @@ async def killed() -> Facts:
 
 async def stopped() -> Facts:
     """A replica is stopped (SIGSTOP): nobody tells of it."""
-    engine = fleet()
+    engine, _ = fleet()
     await asyncio.to_thread(engine.start)
     await outcome(engine.submit(job()))
     processes()[0].send_signal(signal.SIGSTOP)
@@ -141,7 +145,7 @@ async def edge_killed() -> Facts:
 
 async def edge() -> Facts:
     """An edge that is there until it is killed."""
-    engine = fleet()
+    engine, _ = fleet()
     await asyncio.to_thread(engine.start)
     sys.stdout.write("up\n")
     sys.stdout.flush()
@@ -158,9 +162,7 @@ async def two_nodes() -> Facts:
     place = (f"--address={HEAD}:6379", f"--node-ip-address={SECOND}", "--num-cpus=1")
     second = ("start", *place, *ports, *agents)
     await _ray(*second)
-    cluster = RayCluster(partial(FakeEngine, step_seconds=0.02), f"{HEAD}:6379", cpus=1, start_seconds=120)
-    links = [cluster.link(str(i)) for i in range(2)]
-    engine = FleetEngine(links, FakeEngine, max_running=32, max_queue=64, stow=cluster.stow)
+    engine, _ = fleet(f"{HEAD}:6379", cpus=1)
     await asyncio.to_thread(engine.start)
     adapters = [fake_adapter(f"a{i}") for i in range(4)]
     for adapter in adapters:
