@@ -32,6 +32,11 @@ log = logging.getLogger(__name__)
 NAMESPACE = "lora-router"
 START_SECONDS = 600.0
 CLOSE_SECONDS, REACH_SECONDS = 5.0, 5.0
+ENVIRONMENT = {  # which Ray reads when it is imported; what the operator says is stronger
+    "RAY_USAGE_STATS_ENABLED": "0",  # it would tell its makers of every cluster
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # or SIGTERM ends the server, which has to drain first
+    "RAY_worker_niceness": "0",  # or replicas yield to whatever else runs on this machine
+}
 AHEAD = 4  # batches that may wait; what comes then is joined to the next
 
 
@@ -58,7 +63,6 @@ class OwnRay:
         """Raises ConfigError."""
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray in this process knows one only
-        os.environ.setdefault("RAY_worker_niceness", "0")  # or replicas yield to whatever else runs here
         self._node = subprocess.Popen(
             [sys.executable, "-m", "router.fleet.ray_node", str(store_bytes)],
             stdin=subprocess.PIPE,
@@ -119,14 +123,13 @@ class RayCluster:
         with self._lock:
             if self.ray is not None:
                 return
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of every cluster
+            os.environ |= ENVIRONMENT | dict(os.environ)
             if self._address and os.environ.get("RAY_AUTH_MODE") != "token":
                 log.warning("RAY_AUTH_MODE is not token: whoever reaches the ports of Ray may run code there")
             if self._address:
                 check_reached(self._address)
             else:
                 self._own = OwnRay(self._store_bytes)
-            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "3")  # tries: 20 take minutes
             import ray  # which reads here how it is protected
 
             address = self._own.address if self._own is not None else self._address

@@ -130,6 +130,21 @@ async def stopped() -> Facts:
     return {"texts": sorted(texts), "replaced": replaced}
 
 
+async def drained() -> Facts:
+    """A signal ends the server when it has answered, as it does without Ray; exit code and all."""
+    engine, _ = fleet()
+    await asyncio.to_thread(engine.start)
+    asked, told = asyncio.create_task(outcome(engine.submit(job(min_tokens=60)))), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    await until(lambda: engine.status().running == 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await told.wait()
+    text, end = await asked
+    began = time.monotonic()
+    await asyncio.to_thread(engine.close)
+    return {"words": len(text.split()), "end": end, "close": time.monotonic() - began}
+
+
 async def edge_killed() -> Facts:
     """The edge is killed: Ray and the replicas end by themselves."""
     command = [sys.executable, "-m", "tests.fleet.ray_scenarios", "edge"]
@@ -191,7 +206,7 @@ async def _ray(*arguments: str) -> None:
 
 
 SCENARIOS: dict[str, Callable[[], Awaitable[Facts]]] = {
-    kind.__name__: kind for kind in (killed, stopped, edge_killed, edge, two_nodes)
+    kind.__name__: kind for kind in (killed, stopped, drained, edge_killed, edge, two_nodes)
 }
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,21 +41,34 @@ def facts(name: str) -> dict[str, Any]:
     )
     try:
         out, err = child.communicate(timeout=300)
+        left = remaining(mark) if name == "drained" else []
     finally:
-        end_all(mark)
+        for process in begun(mark):
+            process.kill()
     assert child.returncode == 0, err[-4000:]
+    assert left == []
     found: dict[str, Any] = json.loads(out.splitlines()[-1])
     return found
 
 
-def end_all(mark: str) -> None:
-    """Processes that began in the scenario, by id: `ray stop` would end everybody's Ray."""
+def begun(mark: str) -> list[psutil.Process]:
+    """Processes of the scenario, by id: `ray stop` would end everybody's Ray."""
+    found = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == mark:
-                process.kill()
+                found.append(process)
         except psutil.Error:
             continue
+    return found
+
+
+def remaining(mark: str, seconds: float = 30.0) -> list[str]:
+    """What is still there when it has had time to end."""
+    end = time.monotonic() + seconds
+    while (left := begun(mark)) and time.monotonic() < end:
+        time.sleep(0.2)
+    return [" ".join(process.cmdline()) for process in left]
 
 
 def test_a_killed_replica_costs_only_what_it_had_begun() -> None:
@@ -71,6 +85,12 @@ def test_a_stopped_replica_is_replaced() -> None:
     found = facts("stopped")
     assert found["texts"] == ["[base] one two three"]
     assert found["replaced"] == 1
+
+
+def test_a_signal_is_the_servers_and_nothing_stays_behind() -> None:
+    found = facts("drained")
+    assert (found["words"], found["end"]) == (50, "length")
+    assert found["close"] < 2  # after which a server thinks that its engine hangs
 
 
 def test_nothing_stays_behind_a_killed_edge() -> None:
