@@ -132,10 +132,11 @@ async def stopped() -> Facts:
 
 async def drained() -> Facts:
     """A signal ends the server when it has answered, as it does without Ray; exit code and all."""
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)  # before Ray, as a server does
     engine, _ = fleet()
     await asyncio.to_thread(engine.start)
-    asked, told = asyncio.create_task(outcome(engine.submit(job(min_tokens=60)))), asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    asked = asyncio.create_task(outcome(engine.submit(job(min_tokens=60))))
     await until(lambda: engine.status().running == 1)
     os.kill(os.getpid(), signal.SIGTERM)
     await told.wait()
