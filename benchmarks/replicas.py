@@ -52,7 +52,7 @@ async def started(way: str, step_seconds: float) -> AsyncIterator[Engine]:
 
 async def one(engine: Engine, tokens: int) -> tuple[int, float]:
     """Tokens that came and seconds to the first."""
-    params = SamplingParams(max_tokens=tokens, min_tokens=tokens)
+    params = SamplingParams(max_tokens=tokens, min_tokens=2 * tokens)  # which it has not place for
     job = Job("r", engine.encode(Prompt(raw="one two three")), params)
     began, first, count = time.perf_counter(), 0.0, 0
     async for event in engine.submit(job):
