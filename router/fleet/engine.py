@@ -36,6 +36,7 @@ from router.errors import (
     NotLoaded,
     Overloaded,
     PromptTooLong,
+    ResourceExhausted,
     RouterError,
     Unavailable,
 )
@@ -253,6 +254,7 @@ class FleetEngine:
         self._held[name, job.background] += 1
         if job.adapter is not None:
             self._using[job.adapter, name] += 1
+            self._adapter(job.adapter).asked = time.monotonic()
         self._placement.begin(job.adapter, name, time.monotonic())
         journey.go(self._replicas[name])
 
@@ -272,12 +274,15 @@ class FleetEngine:
         late = journey.job.deadline
         try:
             async with asyncio.timeout_at(late):
-                await self._shelf.bring(kept, room)
+                await self._shelf.bring(kept, room, pushing=True)
             journey.waits = None
             self._send(journey)
         except TimeoutError:
             journey.waits = None
             journey.end(FinishReason.DEADLINE)
+        except ResourceExhausted as error:  # all that is there is in use
+            journey.waits = None
+            journey.fail(Overloaded(error.message))
         except RouterError as error:
             journey.waits = None
             journey.fail(error)

@@ -123,7 +123,8 @@ class RayCluster:
         with self._lock:
             if self.ray is not None:
                 return
-            os.environ |= ENVIRONMENT | dict(os.environ)
+            for variable, value in ENVIRONMENT.items():
+                os.environ.setdefault(variable, value)
             if self._address and os.environ.get("RAY_AUTH_MODE") != "token":
                 log.warning("RAY_AUTH_MODE is not token: whoever reaches the ports of Ray may run code there")
             if self._address:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from router.engine.base import AdapterArtifact
@@ -32,6 +32,7 @@ class Kept:
     invocation: tuple[int, ...]
     size: int = 0
     gone: bool = False
+    asked: float = 0.0  # when a job last went to it
     loading: dict[str, asyncio.Task[int]] = field(default_factory=dict)  # by replica
 
 
@@ -96,17 +97,19 @@ class Shelf:
         await asyncio.gather(*(self._drop(digest, name) for name in homes))
         return kept.size
 
-    async def bring(self, kept: Kept, among: Collection[str] | None = None) -> str:
+    async def bring(self, kept: Kept, among: Collection[str] | None = None, pushing: bool = False) -> str:
         """One more home, the best of those that are up (and `among`); returns its name.
 
-        Where one has no memory for it the next is tried. Raises as Engine.load, Unavailable if none is up.
+        Where one has no memory for it the next is tried. `pushing`: a request waits for it, so what was asked
+        for least recently goes, and is nowhere until it is asked for. Raises as Engine.load, Unavailable if
+        none is up.
         """
         tried: set[str] = set()
         error: RouterError = Unavailable("no replica is up")
         while True:
             names = {name for name, replica in self._replicas.items() if replica.up} - tried
             names = names if among is None else names & set(among)
-            roomy = names & set(kept.loading) or self._with_room(kept, names)
+            roomy = names & set(kept.loading) or self._with_room(kept, names, pushing)
             if names and not roomy:
                 error = ResourceExhausted(f"no replica has memory left for {kept.name!r} (host_memory_mb)")
             names = self._near_parts(kept, roomy)
@@ -158,6 +161,11 @@ class Shelf:
                     break  # who comes next begins again
                 try:
                     await self.bring(kept)
+                except ResourceExhausted:
+                    log.warning(
+                        "replicas that are up have no memory for all adapters: others wait for requests"
+                    )
+                    break
                 except RouterError as error:
                     log.warning("adapter %s is nowhere until it is asked for: %s", kept.name, error)
 
@@ -197,17 +205,24 @@ class Shelf:
         except RouterError:
             log.exception("replica %s could not unload %s", name, digest[:12])
 
-    def _with_room(self, kept: Kept, names: set[str]) -> set[str]:
-        """Those with memory for it; where there is none, that have some once others' second homes go."""
-        roomy = {name for name in names if self.has_room(kept, name)}
-        for name in () if roomy else sorted(names):
-            spare = self._placement.spare(name)
-            while not self.has_room(kept, name) and (digest := next(spare, "")):
-                if not self._used(digest, name):
-                    self.drop(digest, name)
-            if self.has_room(kept, name):
-                return {name}
-        return roomy
+    def _with_room(self, kept: Kept, names: set[str], pushing: bool) -> set[str]:
+        """Those with memory for it; where there is none, one that has some once others have gone."""
+        if roomy := {name for name in names if self.has_room(kept, name)}:
+            return roomy
+        for name in sorted(names, key=lambda name: self._placement.used[name]):
+            for digest in self._who_may_go(name, pushing):
+                self.drop(digest, name)
+                if self.has_room(kept, name):
+                    return {name}
+        return set()
+
+    def _who_may_go(self, name: str, pushing: bool) -> Iterator[str]:
+        """Second homes there; if somebody is `pushing`, what was asked for least recently. None in use."""
+        yield from (digest for digest in self._placement.spare(name) if not self._used(digest, name))
+        if pushing:
+            only = [kept for kept in self._kept.values() if self._placement.homes(kept.digest) == (name,)]
+            only.sort(key=lambda kept: kept.asked)
+            yield from (kept.digest for kept in only if not self._used(kept.digest, name))
 
     def _near_parts(self, kept: Kept, names: set[str]) -> set[str]:
         """Of a mixture those replicas that have most of its parts."""

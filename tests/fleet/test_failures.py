@@ -14,6 +14,7 @@ from router.engine.base import AdapterArtifact, Delta, Finished, Generation, Rea
 from router.engine.fake import FakeEngine
 from router.errors import AdapterRejected, ConfigError, Overloaded, ResourceExhausted, Unavailable
 from router.fleet.engine import FleetEngine
+from router.fleet.link import LinkLost
 from router.types import Constraint, FinishReason
 from tests.engine.contract import read, until
 from tests.engine.test_contract import fake_adapter
@@ -316,6 +317,34 @@ async def test_second_homes_go_where_others_have_none(fleet: Make) -> None:
     await until(lambda: [e.status().host_bytes for e in made.made.values()] == [24, 24])
     for adapter in (*adapters, sixth):
         assert await outcome(made.engine.submit(job(adapter=adapter.digest)))
+
+
+async def test_who_is_left_answers_for_more_adapters_than_it_has_memory_for(
+    fleet: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await fleet(2, host_bytes=24)  # three adapters each
+    adapters = [fake_adapter(f"a{i}") for i in range(6)]
+    for adapter in adapters:
+        await made.engine.load(adapter)
+
+    def gone() -> Any:
+        raise LinkLost("its machine is gone")
+
+    monkeypatch.setattr(made.link("1"), "start", gone)
+    await kill(made, "1")
+    await until(lambda: "gone" in made.engine.replicas[1].problem)
+    for adapter in (*adapters, *adapters):
+        text = await outcome(made.engine.submit(job(adapter=adapter.digest)))
+        assert text == f"[{adapter.digest[:8]}] one two three"
+    await until(lambda: made.made["0"].status().host_bytes == 24)
+    for engine in made.made.values():
+        engine.hold()
+    busy = [made.engine.submit(job(adapter=adapter.digest)) for adapter in adapters[3:]]
+    await until(lambda: len(made.made["0"].status().host_adapters) == 3 and made.engine.status().running == 0)
+    refused = made.engine.submit(job(adapter=adapters[0].digest))
+    assert await outcome(refused) == "Overloaded"  # all that is there is in use
+    made.made["0"].resume()
+    assert len({await outcome(generation) for generation in busy}) == 3
 
 
 async def test_what_ends_every_engine_is_not_asked_for_ever(fleet: Make) -> None:
