@@ -18,6 +18,7 @@ from router.fleet.messages import Batch, Cancel, Command, Hello, Post, differenc
 
 log = logging.getLogger(__name__)
 
+SHORT = 1.0  # seconds of a stream: after two such the next is not tried at once
 LONGEST_PAUSE = 30.0  # seconds between two tries to have a replica again
 PATIENCE = 3  # times `stall_seconds`, until one that stalls is ended: it takes long to load another
 
@@ -114,14 +115,17 @@ class Replica:
 
     async def run(self) -> None:
         """Read its stream; when that ends tell who waits, and have the replica again."""
+        short = 0
         while True:
+            began = time.monotonic()
             try:
                 why = await self._read_stream()
             except Exception as error:
                 log.exception("replica %s", self.name)
                 why = type(error).__name__
+            short = short + 1 if time.monotonic() - began < SHORT else 0
             self._lose(why)
-            await self._again()
+            await self._again(at_once=short < 2)
 
     async def _read_stream(self) -> str:
         """Until it ends or nothing goes on; returns why."""
@@ -189,9 +193,9 @@ class Replica:
         for receiver in lost.values():
             receiver.lost(f"replica {self.name} was lost ({why})")
 
-    async def _again(self) -> None:
+    async def _again(self, at_once: bool) -> None:
         """Have it, or another in its place, whatever it takes."""
-        for pause in _pauses():
+        for pause in _pauses(at_once):
             await asyncio.sleep(pause)
             try:
                 hello = await asyncio.to_thread(self._link.start)
@@ -257,9 +261,10 @@ def _why(error: BaseException | None) -> str:
     return str(error)
 
 
-def _pauses() -> Iterator[float]:
+def _pauses(at_once: bool) -> Iterator[float]:
     pause = 1.0
-    yield 0.0
+    if at_once:
+        yield 0.0
     while True:
         yield pause
         pause = min(2 * pause, LONGEST_PAUSE)

@@ -408,6 +408,20 @@ async def test_while_an_adapter_is_brought_its_jobs_keep_their_deadline_and_may_
     assert begun is made.made["0"]
 
 
+async def test_one_that_is_lost_again_and_again_is_not_tried_without_a_pause(fleet: Make) -> None:
+    made = await fleet(2)
+    link = made.link("0")
+
+    async def broken(edge: str) -> Any:
+        raise LinkLost("its stream breaks at once")
+        yield
+
+    link.batches = broken  # type: ignore[method-assign]
+    assert await outcome(made.engine.submit(job())) == "[base] one two three"
+    await asyncio.sleep(0.3)
+    assert 1 <= made.engine.replicas[0].losses <= 3
+
+
 async def test_a_background_job_is_not_moved(fleet: Make) -> None:
     made = await fleet(2)
     for engine in made.made.values():
