@@ -47,7 +47,8 @@ def facts(name: str) -> dict[str, Any]:
             process.kill()
     assert child.returncode == 0, err[-4000:]
     assert left == []
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    lines = [line for line in out.splitlines() if line.startswith("{")]  # Ray may say something, too
+    found: dict[str, Any] = json.loads(lines[-1])
     return found
 
 
