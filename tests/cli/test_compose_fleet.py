@@ -16,15 +16,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from router.cli.compose import (
-    OF_ENGINES,
-    Composition,
-    make_engine,
-    of_all_replicas,
-    print_summary,
-    replica_engine,
-    replica_settings,
-)
+from router.cli.compose import Composition, make_engine, print_summary, replica_engine
+from router.cli.fleet import OF_ENGINES, of_all_replicas, replica_settings
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
