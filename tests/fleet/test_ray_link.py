@@ -1,4 +1,7 @@
-"""Replicas in a real Ray, in a network that has loopback only: Ray listens on all interfaces."""
+"""Replicas in a real Ray, in a network that has loopback only: Ray listens on all interfaces.
+
+Ray is installed on first use, some 250 MB, and kept in the user's cache folder, where it is not here.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,22 @@ from typing import Any
 
 import psutil
 import pytest
+from platformdirs import user_cache_dir
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).parents[2]
+SITE = Path(user_cache_dir("lora-router")) / "clients" / "ray"
 MARK = "LORA_TEST_SCENARIO"
 ALONE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _possible() -> None:
-    if find_spec("ray") is None:
-        pytest.skip("ray is not installed")
+    if find_spec("ray") is None and not (SITE / "ray").is_dir():
+        install = (sys.executable, "-m", "pip", "install", "-q", "--target", str(SITE), "ray>=2.60,<3")
+        if subprocess.run(install, check=False).returncode:
+            pytest.skip("ray cannot be installed")
     if subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no network namespaces here (unshare --net)")
 
@@ -33,7 +40,7 @@ def _possible() -> None:
 def facts(name: str) -> dict[str, Any]:
     """What the scenario found; whatever it left behind in its network is ended."""
     command = [*ALONE, sys.executable, "-m", "tests.fleet.ray_scenarios", name]
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", ""), str(SITE)]))
     mark = uuid.uuid4().hex
     environment = os.environ | {"PYTHONPATH": paths, MARK: mark}
     child = subprocess.Popen(
