@@ -104,7 +104,7 @@ class Composition:
         self.router = Router(
             self.registry,
             self.plugins,
-            on_vote=lambda vote: self.app.metrics.vote(vote),
+            on_vote=lambda vote: self.app.voted(vote),
             base_for=partial(EngineBase, engine),
             rule=rule_of(settings),
             keep=state_dir(settings.adapters_dir, options.state_dir) / "routing",
