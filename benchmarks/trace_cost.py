@@ -184,7 +184,7 @@ def of_one_request() -> list[dict[str, Any]]:
     assert telemetry is not None
     caller = [("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")]
     calls = [ended_call() for _ in range(TRIES)]
-    began, kept = time.process_time(), []  # type: float, list[Ended]
+    kept, began = [], time.process_time()
     for call in calls:
         call.trace = telemetry.begin(caller)
         if call.trace is not None:

@@ -8,9 +8,11 @@ OTEL_METRIC_EXPORT_INTERVAL, OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER (`no
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from uuid import uuid4
 
 from opentelemetry.context import Context
@@ -20,6 +22,7 @@ from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     SpanContext,
@@ -41,6 +44,7 @@ from router.telemetry.readings import Reader
 from router.telemetry.sending import Delivery, Limits, Queue
 from router.telemetry.spans import Ended, Maker, Origin, ended
 
+log = logging.getLogger(__name__)
 ENV = "env"  # the setting that leaves it to OTEL_EXPORTER_OTLP_ENDPOINT
 SCOPE = InstrumentationScope("router.telemetry", __version__)
 CARRIED = ("traceparent", "tracestate")
@@ -95,7 +99,7 @@ class Telemetry:
         parent = caller if caller.is_valid else None
         trace_id = parent.trace_id if parent is not None else self._ids.generate_trace_id()
         sampled = self._sampler.should_sample(context, trace_id, "call", SpanKind.SERVER)
-        if not sampled.decision.is_sampled():
+        if sampled.decision is not Decision.RECORD_AND_SAMPLE:
             return None
         flags = TraceFlags(TraceFlags.SAMPLED)
         own = SpanContext(trace_id, self._ids.generate_span_id(), False, flags, sampled.trace_state)
@@ -130,12 +134,15 @@ class Telemetry:
     async def _send_metrics(self) -> None:
         if self._metrics is not None:
             self._look()
-            await in_daemon_thread(self._export_metrics)
+            await in_daemon_thread(partial(self._export_metrics, self._metrics))
 
-    def _export_metrics(self) -> None:
-        if self._metrics is not None:
-            result = self._metrics.export(self._reader.read())
-            self._readings.done(1, result is MetricExportResult.SUCCESS)
+    def _export_metrics(self, exporter: OTLPMetricExporter) -> None:
+        try:
+            arrived = exporter.export(self._reader.read()) is MetricExportResult.SUCCESS
+        except Exception:  # no metric is worth a server
+            log.exception("metrics could not be read or sent; this reading is lost")
+            arrived = False
+        self._readings.done(1, arrived)
 
     def _export_spans(self, calls: Sequence[Ended]) -> bool:
         if self._spans is None:

@@ -102,7 +102,8 @@ class Reader:
     def _numbers(self, family: Metric, named: Named, now: int) -> Iterator[NumberDataPoint]:
         for sample in family.samples:
             if math.isfinite(sample.value):
-                yield NumberDataPoint(labels_of(sample, named), self._start, now, sample.value)
+                value = float(sample.value)  # some are of other kinds: a bool, an int
+                yield NumberDataPoint(labels_of(sample, named), self._start, now, value)
 
     def _histogram(self, family: Metric, named: Named, now: int) -> Iterator[HistogramDataPoint]:
         for series in series_of(family.samples):
@@ -114,7 +115,7 @@ class Reader:
                 self._start,
                 now,
                 counts[-1],
-                total,
+                float(total),
                 [after - before for before, after in pairwise(counts)],
                 [float(sample.labels["le"]) for sample in buckets[:-1]],
                 None,  # type: ignore[arg-type]  # least and most are not kept
@@ -157,6 +158,6 @@ def series_of(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 
 def exemplar_of(told: PageExemplar) -> Exemplar:
     """A measurement with the trace that it is of."""
-    at = int((told.timestamp or 0) * NANOSECONDS)
+    at = int(float(told.timestamp or 0) * NANOSECONDS)
     trace, span = told.labels["trace_id"], told.labels["span_id"]
     return Exemplar({}, told.value, at, int(span, 16), int(trace, 16))

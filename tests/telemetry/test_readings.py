@@ -12,10 +12,16 @@ from types import SimpleNamespace
 
 import opentelemetry.semconv
 import pytest
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector as Collecting
 
 from router.server.app import ServerApp
 from router.server.metrics import OPENMETRICS
 from router.telemetry import attributes, readings, spans
+from tests.deploy.test_dashboards import metrics
 from tests.server.helpers import Connect, ask
 from tests.telemetry.collector import Collector, until, values
 from tests.telemetry.conftest import StartTraced
@@ -120,6 +126,38 @@ def test_every_name_is_one_of_the_conventions() -> None:
     assert used - known.keys() == set()
     # "Moved" is where GenAI's conventions live now; "Replaced" and "Removed" would be an old name.
     assert [name for name in used if "Replaced" in known[name] or "Removed" in known[name]] == []
+
+
+def test_everything_on_the_page_can_be_sent() -> None:
+    """Also what only a server with experiments, corrections and drift has."""
+    registry = metrics().registry
+    read = readings.Reader(registry, Resource({}), InstrumentationScope("test")).read()
+    (sent,) = encode_metrics(read).resource_metrics[0].scope_metrics
+    names = {metric.name for metric in sent.metrics}
+    assert {"lora_router.experiment_store_up", "lora_router.experiments_running"} <= names
+    assert {metric.WhichOneof("data") for metric in sent.metrics} == {"gauge", "sum", "histogram"}
+
+
+async def test_a_reading_that_fails_is_lost_and_no_more(
+    traced: StartTraced, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await traced()
+
+    class Broken(Collecting):
+        def collect(self) -> Iterator[Metric]:
+            raise RuntimeError("no")
+
+    broken = Broken()
+    broken.describe = list  # type: ignore[attr-defined]  # registering it asks nothing of it
+    server.metrics.registry.register(broken)
+    lost = server.metrics.telemetry_lost.labels("metrics")
+    await until(lambda: lost._value.get() >= 2)
+    assert (await connect(server).inference.Generate(ask())).text
+    assert "metrics could not be read or sent" in caplog.text
+    server.metrics.registry.unregister(broken)
+    sent = server.metrics.telemetry_sent.labels("metrics")
+    before = sent._value.get()
+    await until(lambda: sent._value.get() > before)
 
 
 def test_phases_are_named_as_documented() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,11 +12,14 @@ from opentelemetry.trace import SpanContext, TraceFlags
 
 from router.server.metrics import Metrics
 from router.server.tracing import Phase
+from router.telemetry.attributes import Attributes
 from router.telemetry.sending import Delivery, Limits, Queue
 from router.telemetry.spans import Ended, Origin
 
 CONTEXT = SpanContext(1, 2, False, TraceFlags(1))
-PARTS = tuple((Phase(name, 1.0, 2.0), {}) for name in ("route", "lease", "encode"))
+PARTS: tuple[tuple[Phase, Attributes], ...] = tuple(
+    (Phase(name, 1.0, 2.0), {}) for name in ("route", "lease", "encode")
+)
 CALL = Ended(Origin(CONTEXT, None), "chat", {}, "", 0, 1.0, 2.0, PARTS, (), ())  # 4 spans
 SLOW = Limits(waiting=8, batch=4, seconds=60.0)
 
@@ -31,7 +34,7 @@ def delivery(metrics: Metrics) -> Delivery:
     return Delivery("traces", metrics.telemetry_sent, metrics.telemetry_lost)
 
 
-def counted(metrics: Metrics) -> tuple[float | None, float | None]:
+def counted(metrics: Metrics) -> tuple[float | None, ...]:
     value = metrics.registry.get_sample_value
     return tuple(
         value(f"lora_router_telemetry_{what}_total", {"signal": "traces"}) for what in ("sent", "lost")
@@ -88,10 +91,10 @@ def test_one_that_hangs_costs_what_does_not_fit_and_no_time(metrics: Metrics, de
 def test_one_that_raises_ends_nothing(
     metrics: Metrics, delivery: Delivery, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tries = iter([RuntimeError("no"), True, False, False, True])
+    tries: Iterator[bool | Exception] = iter([RuntimeError("no"), True, False, False, True])
 
     def export(calls: Sequence[Ended]) -> bool:
-        outcome = next(tries)
+        outcome: bool | Exception = next(tries)
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
