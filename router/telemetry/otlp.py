@@ -47,7 +47,7 @@ from router.telemetry.spans import Ended, Maker, Origin, ended
 log = logging.getLogger(__name__)
 ENV = "env"  # the setting that leaves it to OTEL_EXPORTER_OTLP_ENDPOINT
 SCOPE = InstrumentationScope("router.telemetry", __version__)
-CARRIED = ("traceparent", "tracestate")
+CARRIED, MOST_CARRIED = ("traceparent", "tracestate"), 512  # characters
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
@@ -92,8 +92,7 @@ class Telemetry:
         if self._spans is None:
             return None
         context = Context()
-        carried = {key: value for key, value in metadata if key in CARRIED and isinstance(value, str)}
-        if carried:
+        if carried := carried_by(metadata):
             context = _PROPAGATOR.extract(carried, context)
         caller = get_current_span(context).get_span_context()
         parent = caller if caller.is_valid else None
@@ -148,6 +147,15 @@ class Telemetry:
         if self._spans is None:
             return False
         return self._spans.export(self._maker.spans(calls)) is SpanExportResult.SUCCESS
+
+
+def carried_by(metadata: Metadata) -> dict[str, str]:
+    """The headers of a trace, as far as they are of a length that one has to pass on."""
+    return {
+        key: value
+        for key, value in metadata
+        if key in CARRIED and isinstance(value, str) and len(value) <= MOST_CARRIED
+    }
 
 
 def check(endpoint: str) -> None:

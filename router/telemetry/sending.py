@@ -16,6 +16,7 @@ from router.telemetry.spans import Ended
 
 log = logging.getLogger(__name__)
 LIBRARY = logging.getLogger("opentelemetry.exporter")  # what it logs of each try, we tell once
+OF_CALLERS = logging.getLogger("opentelemetry.trace")  # logs what is wrong with headers, in their words
 
 
 class LastWords(logging.Handler):
@@ -32,6 +33,7 @@ class LastWords(logging.Handler):
 def last_words() -> LastWords:
     """From now on the library, which speaks at every try, is heard here alone."""
     words = LastWords(logging.WARNING)
+    OF_CALLERS.setLevel(logging.CRITICAL)
     LIBRARY.propagate = False
     LIBRARY.addHandler(words)
     return words
@@ -96,7 +98,12 @@ class Queue:
         if self._waiting >= self._limits.waiting or self._closing:
             self._delivery.lose(1)
             return
-        one = make()
+        try:
+            one = make()
+        except Exception:
+            log.exception("the trace of a call could not be made; it is lost")
+            self._delivery.lose(1)
+            return
         with self._lock:
             self._calls.append(one)
             self._waiting += one.size

@@ -88,6 +88,17 @@ def test_one_that_hangs_costs_what_does_not_fit_and_no_time(metrics: Metrics, de
     assert counted(metrics) == (0, 3 + 8 + 4)
 
 
+def test_a_call_that_no_trace_can_be_made_of_is_lost_alone(
+    metrics: Metrics, delivery: Delivery, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = Queue(lambda calls: True, delivery, SLOW)
+    queue.put(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    queue.put(make("a"))
+    queue.close(20)
+    assert counted(metrics) == (4, 1)
+    assert "could not be made" in caplog.text
+
+
 def test_one_that_raises_ends_nothing(
     metrics: Metrics, delivery: Delivery, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -141,6 +141,33 @@ async def test_what_is_no_generation_is_a_call_and_health_is_none(
     assert {span.name for span in collector.spans if span.kind == "SERVER"} == {"chat auto"}
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("traceparent", "what?")],
+        [("traceparent", f"00-{'0' * 32}-{SPAN}-01")],
+        [("traceparent", f"00-{TRACE}-{SPAN}-01" + "-x" * 4000)],
+        [("tracestate", "a=b")],
+        [PARENT[0], ("tracestate", "a=1" + " " * 4000 + "b")],
+        [PARENT[0], ("tracestate", "a=1" + " " * 400 + "b")],
+    ],
+    ids=["words", "zeros", "too long", "state alone", "state too long", "state that is none"],
+)
+async def test_what_callers_make_of_the_headers_is_their_own_loss(
+    traced: StartTraced,
+    connect: Connect,
+    collector: Collector,
+    caplog: pytest.LogCaptureFixture,
+    headers: list[tuple[str, str]],
+) -> None:
+    await connect(await traced()).inference.Generate(ask(), metadata=headers)
+    root, parts = await collector.tree("chat auto")
+    assert root.parent == (SPAN if headers[0] == PARENT[0] else "")
+    assert root.state == ""
+    assert len(parts) == 5  # the base needs no lease
+    assert [record.name for record in caplog.records if record.levelname == "WARNING"] == []
+
+
 @pytest.mark.parametrize("how", ["caller", "sampler"])
 async def test_what_is_not_sampled_is_not_recorded(
     traced: StartTraced, connect: Connect, collector: Collector, monkeypatch: pytest.MonkeyPatch, how: str
