@@ -42,9 +42,9 @@ class Call:
 
     method: str  # /router.v1.InferenceService/Generate
     request_id: str
-    route: str = ""  # of a call that came over HTTP: POST /v1/chat/completions
     client: Client = ANYONE
     response_id: str = ""  # once the client is known
+    route: str = ""  # of a call that came over HTTP: POST /v1/chat/completions
     started: float = field(default_factory=time.monotonic)
     deadline: float | None = None
     decision: Decision | None = None

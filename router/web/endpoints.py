@@ -66,7 +66,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         exchange = Exchange(scope, receive, send, self._most, self._error_body)
-        call = Call(self._method, request_id_of(exchange.invocation_metadata()), route_of(scope))
+        call = Call(self._method, request_id_of(exchange.invocation_metadata()), route=route_of(scope))
         await until_gone(self._chain.serve(self._handler, call, exchange), exchange)
         await exchange.finish()
 
