@@ -254,10 +254,8 @@ class Pipeline:
         live = self._experiments
         if live is None or not live.running or request.routing.mixture:
             return ()
-        arm = (choices.assignment, choices.degraded)
-        return live.watchers(
-            Served(request, taken.decision, taken.params, *arm, exposed=call.exposures.append)
-        )
+        arm, told = (choices.assignment, choices.degraded), call.exposures.append
+        return live.watchers(Served(request, taken.decision, taken.params, *arm, exposed=told))
 
     def _stopped(self, call: Call) -> str:
         """Why a cancellation would not be the user's."""

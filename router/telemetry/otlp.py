@@ -73,11 +73,11 @@ class Telemetry:
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._sampler, self._ids = provider.sampler, provider.id_generator
         self._every = milliseconds("OTEL_METRIC_EXPORT_INTERVAL", 60_000)
-        limits = Limits()
+        usual = Limits()
         limits = Limits(
-            int(number("OTEL_BSP_MAX_QUEUE_SIZE", limits.waiting)),
-            int(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", limits.batch)),
-            milliseconds("OTEL_BSP_SCHEDULE_DELAY", limits.seconds * 1000),
+            int(number("OTEL_BSP_MAX_QUEUE_SIZE", usual.waiting)),
+            int(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", usual.batch)),
+            milliseconds("OTEL_BSP_SCHEDULE_DELAY", usual.seconds * 1000),
         )
         self._spans = OTLPSpanExporter(endpoint) if wanted("OTEL_TRACES_EXPORTER") else None
         self._metrics = OTLPMetricExporter(endpoint) if wanted("OTEL_METRICS_EXPORTER") else None
@@ -131,17 +131,18 @@ class Telemetry:
                 exporter.shutdown(0)
 
     async def _send_metrics(self) -> None:
-        if self._metrics is not None:
+        if self._metrics is None:
+            return
+        try:
             self._look()
             await in_daemon_thread(partial(self._export_metrics, self._metrics))
-
-    def _export_metrics(self, exporter: OTLPMetricExporter) -> None:
-        try:
-            arrived = exporter.export(self._reader.read()) is MetricExportResult.SUCCESS
         except Exception:  # no metric is worth a server
             log.exception("metrics could not be read or sent; this reading is lost")
-            arrived = False
-        self._readings.done(1, arrived)
+            self._readings.done(1, False)
+
+    def _export_metrics(self, exporter: OTLPMetricExporter) -> None:
+        result = exporter.export(self._reader.read())
+        self._readings.done(1, result is MetricExportResult.SUCCESS)
 
     def _export_spans(self, calls: Sequence[Ended]) -> bool:
         if self._spans is None:
@@ -163,7 +164,8 @@ def check(endpoint: str) -> None:
     if endpoint != ENV and not endpoint.startswith(("http://", "https://")):
         form = "http://HOST:4317, https://HOST:4317, or env where OTEL_EXPORTER_OTLP_ENDPOINT says it"
         raise ConfigError(f"otlp_endpoint must be {form}")
-    for name in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
+    for signal in ("", "TRACES_", "METRICS_"):
+        name = f"OTEL_EXPORTER_OTLP_{signal}PROTOCOL"
         if os.environ.get(name, "grpc") != "grpc":
             text = f"{name} is {os.environ[name]}, and OTLP is spoken by gRPC alone: set it to grpc"
             raise ConfigError(f"{text}, and name the collector's gRPC port, which is 4317")

@@ -70,6 +70,7 @@ def settings(endpoint: str = "http://127.0.0.1:4317") -> Settings:
     [
         ("localhost:4317", {}, "otlp_endpoint must be http://HOST:4317"),
         ("env", {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "spoken by gRPC alone: set it to grpc"),
+        ("env", {"OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/json"}, "METRICS_PROTOCOL is http/json"),
         ("env", {"OTEL_BSP_MAX_QUEUE_SIZE": "many"}, "OTEL_BSP_MAX_QUEUE_SIZE must be a number above 0"),
         ("env", {"OTEL_EXPORTER_OTLP_COMPRESSION": "best"}, "look at OTEL_[*] in the environment"),
     ],

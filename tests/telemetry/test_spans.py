@@ -9,12 +9,14 @@ from types import SimpleNamespace
 import pytest
 
 from router.errors import Overloaded
+from router.kserve import open_inference_pb2 as oip
+from router.kserve.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from router.ports import Exposed
 from router.server.call import Call, current_call
 from router.telemetry.attributes import of_exposure
 from router.types import Decision, Reason
 from tests.server.helpers import Connect, ask, failure, long_stream, messages, stream
-from tests.telemetry.collector import Collector
+from tests.telemetry.collector import Collector, until
 from tests.telemetry.conftest import StartTraced
 from tests.web.conftest import asking
 from tests.web.conftest import connect as openai_client
@@ -84,6 +86,23 @@ async def test_a_stream_over_http(traced: StartTraced, collector: Collector) -> 
         await client.models.retrieve("medical@1.0.0")
     root, parts = await collector.tree("GET /v1/models/{model}")
     assert parts == {}
+
+
+async def test_requests_of_a_kserve_stream_are_spans_of_their_own(
+    traced: StartTraced, connect: Connect, collector: Collector
+) -> None:
+    stub = GRPCInferenceServiceStub(connect(await traced(kserve=True)).channel)  # type: ignore[no-untyped-call]
+    requests = []
+    for number in range(2):
+        requests.append(oip.ModelInferRequest(model_name="medical", id=str(number)))
+        tensor = requests[-1].inputs.add(name="text_input", datatype="BYTES", shape=[1])
+        tensor.contents.bytes_contents.append(b"zebra")
+    assert [message async for message in stub.ModelStreamInfer(iter(requests), metadata=PARENT)]
+    await until(lambda: len([span for span in collector.spans if span.kind == "SERVER"]) == 2)
+    roots = [span for span in collector.spans if span.kind == "SERVER"]
+    assert {(root.name, root.trace, root.parent) for root in roots} == {("chat medical", TRACE, SPAN)}
+    assert {root.attributes["rpc.method"] for root in roots} == {"inference.GRPCInferenceService/ModelInfer"}
+    assert {root.attributes["lora_router.request_id"] for root in roots} == {"0", "1"}
 
 
 async def test_errors_have_our_reason(
