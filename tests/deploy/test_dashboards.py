@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
 import subprocess
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +20,7 @@ import yaml
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 
+from router.cli.demo import free_address
 from router.corrections.keeper import Corrections
 from router.corrections.store import CorrectionStore
 from router.experiments.live.runtime import Experiments
@@ -24,6 +30,7 @@ from router.server.corrections import CorrectionsCollector
 from router.server.drift import DriftCollector
 from router.server.metrics import Metrics
 from tests.experiments.memory_store import MemoryStore
+from tests.server.helpers import Connect, Start, ask
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES, RULE_TESTS = DEPLOY / "prometheus/alerts.yml", DEPLOY / "prometheus/alerts.test.yml"
@@ -121,3 +128,54 @@ def test_promtool_agrees(command: tuple[str, ...], page: Any) -> None:
     text = page(metrics().registry) if callable(page) else page
     done = subprocess.run([tool, *command], input=text, capture_output=True)
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
+
+
+def asked(address: str, path: str, **query: str) -> Any:
+    """What Prometheus answers."""
+    url = f"http://{address}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+    with urllib.request.urlopen(url) as answer:
+        return json.load(answer)["data"]
+
+
+@pytest.mark.long
+async def test_a_prometheus_scrapes_it_and_answers_every_panel(
+    start_server: Start, connect: Connect, fakes: SimpleNamespace, tmp_path: Path
+) -> None:
+    tool, address = shutil.which("prometheus"), free_address()
+    if tool is None:
+        pytest.skip("prometheus is not here: apt-get install --no-install-recommends prometheus")
+    server = await start_server(**vars(fakes), metrics_listen="127.0.0.1:0")
+    await connect(server).inference.Generate(ask("medical words"))
+    scrape = {"job_name": "lora-router", "static_configs": [{"targets": [server.metrics_address]}]}
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(RULES)],
+        "scrape_configs": [scrape],
+    }
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(config))
+    flags = (f"--config.file={tmp_path}/config.yml", f"--storage.tsdb.path={tmp_path}/data")
+    listen = f"--web.listen-address={address}"
+    child = await asyncio.create_subprocess_exec(tool, *flags, listen, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        found = await answers(address, 'lora_router_requests_total{adapter="medical"}')
+        assert [sample["metric"]["code"] for sample in found] == ["OK"]
+        for where, text in expressions().items():
+            query = text.replace("$__rate_interval", "1m").replace("$instance", ".*")
+            assert (await asyncio.to_thread(asked, address, "query", query=query))["resultType"], where
+        groups = (await asyncio.to_thread(asked, address, "rules"))["groups"]
+        rules = {rule["name"]: rule["health"] for group in groups for rule in group["rules"]}
+        assert rules == {rule["alert"]: "ok" for rule in alerts()}
+    finally:
+        child.terminate()
+        await child.wait()
+
+
+async def answers(address: str, query: str) -> Any:
+    """Once there are any."""
+    for _ in range(300):
+        with suppress(OSError):
+            if found := (await asyncio.to_thread(asked, address, "query", query=query))["result"]:
+                await asyncio.sleep(2.0)  # rules are evaluated, too
+                return found
+        await asyncio.sleep(0.2)
+    raise AssertionError("Prometheus has nothing of it")
