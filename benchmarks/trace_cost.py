@@ -122,13 +122,14 @@ async def measure(rounds: int, threads: int) -> list[dict[str, dict[str, Any]]]:
             print(f"round {seed} of {rounds}", flush=True)
         sent = [app.metrics.telemetry_sent.labels("traces")._value.get() for app in apps]
         print("spans that arrived:", *sent)
-        for process in (asking, collector):
-            process.kill()
-            await process.wait()
+        asking.kill()
+        await asking.wait()
         for app in apps:
             await app.stop()
         await router.close()
         await registry.close()
+    collector.kill()
+    await collector.wait()
     return found[1:]
 
 
@@ -150,7 +151,7 @@ def summary(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[dict[str,
             "first token ms": median(s for one in rounds for s in one[name]["first_token"]) * 1000,
             "added ms": added(name) * 1000,
         }
-        for name in rounds[0]
+        for name in (OFF, ON, AGAIN)
     ]
 
 
