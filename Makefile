@@ -106,7 +106,7 @@ $(TOOLS_STAMP): deploy/tools.txt
 	@touch $@
 
 lock: $(TOOLS_STAMP) ## write requirements.lock (the image) and requirements-dev.lock (tests); UPGRADE=--upgrade for newer ones
-	$(LOCK) pyproject.toml --extra export --extra http --extra jwt --extra native --extra postgres --extra signed -o requirements.lock
+	$(LOCK) pyproject.toml --extra export --extra http --extra jwt --extra native --extra otel --extra postgres --extra signed -o requirements.lock
 	$(LOCK) pyproject.toml deploy/build.txt --extra dev --extra native --extra train --extra signed -c requirements.lock -o requirements-dev.lock
 	$(LOCK) deploy/build.txt -c requirements-dev.lock -o deploy/build.lock
 

@@ -65,6 +65,12 @@ class Settings(BaseSettings):
     metrics_listen: str = Field(
         "127.0.0.1:9464", description="HTTP address of metrics and probes; empty: off"
     )
+    metrics_compat: Literal["none", "vllm"] = Field(
+        "none", description="names that gateways' endpoint pickers read, beside our own: vllm, or none"
+    )
+    otlp_endpoint: str = Field(
+        "", description="OTLP collector (gRPC) of traces and metrics: a URL, or env for OTEL_*; empty: off"
+    )
     model: str = Field("smollm2-135m-instruct", description="base model: the default, a path or a hub id")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")
     quantize: Literal["none", "int8"] = Field(

@@ -218,10 +218,27 @@ class Assignment(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Exposed:
+    """An exposure as experiments keep it: a unit began to get an arm's answer, or what stands in for it."""
+
+    experiment: str
+    phase: int
+    arm: str
+    unit: str  # the pseudonym that it is kept under
+    time: float  # unix seconds
+    degraded: str = ""
+
+
+def _nobody(exposed: Exposed) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """A request that the engine has taken: who answers, with which sampling, for which arm.
 
-    `degraded` says why something else answers for the arm; empty if the arm does.
+    `degraded` says why something else answers for the arm; empty if the arm does. `exposed` is told of every
+    exposure that is kept of it.
     """
 
     request: Request
@@ -229,6 +246,7 @@ class Served:
     params: SamplingParams
     assignment: Assignment | None = None
     degraded: str = ""
+    exposed: Callable[[Exposed], None] = _nobody
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ async def start_server() -> AsyncIterator[Start]:
             if routing is not None:
                 parts["routing"] = routing
             app = ServerApp(said, engine, registry, router, startup, **parts)
-            router.on_vote = app.metrics.vote
+            router.on_vote = app.voted
             stack.push_async_callback(app.stop)
             await app.start()
             if wait:

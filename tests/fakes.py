@@ -40,7 +40,8 @@ MAX_RANK = 64
 def adapter(name: str, version: str = "1.0.0", **fields: object) -> AdapterInfo:
     """An adapter on disk; the first of a name that a FakeRegistry gets is its default."""
     digest = hashlib.sha256(f"{name}@{version}".encode()).hexdigest()
-    return AdapterInfo(AdapterRef(name, version), AdapterState.DISCOVERED, digest, domain=name, **fields)
+    said = {"state": AdapterState.DISCOVERED, **fields}
+    return AdapterInfo(AdapterRef(name, version), digest=digest, domain=name, **said)  # type: ignore[arg-type]
 
 
 class FakeRegistry:

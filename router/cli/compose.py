@@ -136,7 +136,7 @@ class Composition:
         self.router = Router(
             self.registry,
             self.plugins,
-            on_vote=lambda vote: self.app.metrics.vote(vote),
+            on_vote=lambda vote: self.app.voted(vote),
             base_for=partial(EngineBase, engine),
             rule=rule_of(settings),
             keep=state_dir(settings.adapters_dir, options.state_dir) / "routing",
@@ -271,6 +271,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             *([("sidecar", app.sidecar_address)] if app.sidecar_address else []),
             *_web_lines(app),
             ("metrics", f"http://{app.metrics_address}/metrics" if app.metrics_address else "off"),
+            *([("OTLP", settings.otlp_endpoint)] if settings.otlp_endpoint else []),
         ]
     )
     if shown:

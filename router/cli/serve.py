@@ -23,6 +23,20 @@ Metrics = Annotated[
         metavar="HOST:PORT", help="HTTP address of metrics and probes; '' for none. Default: 127.0.0.1:9464."
     ),
 ]
+Compat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="none|vllm",
+        help="Names that gateways' endpoint pickers read, on the page of metrics, too. Default: none.",
+    ),
+]
+Otlp = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL|env",
+        help="Send traces and metrics to this OTLP collector (gRPC), or where OTEL_* say. Default: off.",
+    ),
+]
 Adapters = Annotated[
     list[Path] | None,
     typer.Option(metavar="DIR", help="Adapters folder, watched; repeatable. Default: ./adapters."),
@@ -170,6 +184,8 @@ TlsClientCa = Annotated[
 def serve(
     listen: Listen = None,
     metrics_listen: Metrics = None,
+    metrics_compat: Compat = None,
+    otlp_endpoint: Otlp = None,
     admin_listen: AdminListen = None,
     sidecar_listen: SidecarListen = None,
     http_listen: HttpListen = None,

@@ -205,6 +205,7 @@ class EngineStatus:
     busy: bool = False  # work is queued or running, from its arrival on
     failed: str = ""  # the engine cannot go on
     cache_blocks: int = 0
+    block_size: int = 0  # tokens in one of them
     cache_blocks_free: int = 0
     prefix_hit_tokens: int = 0
     prefix_query_tokens: int = 0

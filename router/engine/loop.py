@@ -15,6 +15,7 @@ from router.engine.constrained.choosing import choose
 from router.engine.constrained.masks import MaskMaker
 from router.engine.growing import Grown, begin, grow
 from router.engine.handoff import Event, Events, Messenger, Read, Receiver, deliver
+from router.engine.ops import BLOCK
 from router.engine.reading import ReadingRow
 from router.engine.rows import AnswerRow, Chunk, Row
 from router.engine.runner import Runner
@@ -71,6 +72,7 @@ class StepLoop:
             busy=since is not None,
             failed="steps fail one after the other" if self._failures >= MOST_FAILURES else "",
             cache_blocks=scheduler.pool.total,
+            block_size=BLOCK,
             cache_blocks_free=scheduler.pool.free,
             prefix_hit_tokens=scheduler.pool.hit_tokens,
             prefix_query_tokens=scheduler.pool.query_tokens,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health
 
-from router import optional, web
+from router import optional, telemetry, web
 from router.access.access import Access
 from router.access.audit import Audit
 from router.access.recent import Recent
@@ -24,6 +24,8 @@ from router.errors import FailedPrecondition
 from router.ports import AdapterRegistry, RequestRouter, RoutingState, ServedExperiments
 from router.server.adapters import AdapterService
 from router.server.bodies import Bodies
+from router.server.call import CURRENT
+from router.server.compat import VllmNames
 from router.server.corrections import CorrectionsCollector
 from router.server.health import KSERVE, NAMES, Health
 from router.server.http import HttpServer, Page
@@ -39,18 +41,19 @@ from router.server.listen import (
     enable_reflection,
     server_options,
 )
-from router.server.metrics import Metrics
+from router.server.metrics import OPENMETRICS, Metrics
 from router.server.pace import Pace
 from router.server.pipeline import Pipeline
 from router.server.sending import Sending
 from router.server.tls import Tls
-from router.types import Decision, Request
+from router.types import AdapterState, Decision, Request, Vote
 from router.v1 import experiments_pb2 as pb
 from router.v1.adapters_pb2_grpc import add_AdapterServiceServicer_to_server
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer, add_ExperimentServiceServicer_to_server
 from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 if TYPE_CHECKING:
+    from router.telemetry.otlp import Telemetry
     from router.web.listener import Listener
 
 log = logging.getLogger(__name__)
@@ -110,10 +113,15 @@ class ServerApp:
             self.metrics.registry.register(experiments.metrics)
         if corrections is not None:
             self.metrics.registry.register(CorrectionsCollector(corrections))
+        self._vllm = VllmNames() if settings.metrics_compat == "vllm" else None
+        if self._vllm is not None:
+            self.metrics.registry.register(self._vllm)
         self._http = HttpServer(
             {"/metrics": self._metrics, "/healthz": self.health.healthz, "/readyz": self.health.readyz},
             self.metrics.shed.labels("http").inc,
+            {("/metrics", OPENMETRICS): self._openmetrics},
         )
+        self._telemetry: Telemetry | None = None
         self._server: Together | None = None
         self._web: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -141,6 +149,7 @@ class ServerApp:
 
     async def start(self) -> None:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
+        self._telemetry = telemetry.opened(self.settings, self.metrics, self._look)
         chain = self._chain()
         server = self._bound(chain)
         inference = InferenceService(self.settings, self.pipeline, self.registry, self.corrections)
@@ -178,6 +187,8 @@ class ServerApp:
         self._spawn(self.metrics.follow_lag())
         self._spawn(self.access.follow())
         self._spawn(self._sending.follow())
+        if self._telemetry is not None:
+            self._spawn(self._telemetry.follow())
 
     def _insight(self) -> Insight | None:
         if self.recent is None:
@@ -196,6 +207,7 @@ class ServerApp:
             self._sending,
             Pace(self.settings.max_running, self.engine.status, self.metrics.lag),
             self.settings,
+            self._telemetry,
         )
 
     def _bound(self, chain: Chain) -> Together:
@@ -250,7 +262,8 @@ class ServerApp:
         self._bodies.close()
         if self.corrections is not None:
             await asyncio.to_thread(self.corrections.close)
-        await self._close_engine()
+        closing = [self._telemetry.close(ENGINE_SECONDS)] if self._telemetry is not None else []
+        await asyncio.gather(self._close_engine(), *closing)
         if self.audit is not None:
             await asyncio.to_thread(self.audit.close)
         log.info("stopped")
@@ -291,7 +304,7 @@ class ServerApp:
             await self._startup()
         self.lifecycle.phase = Phase.SERVING
         self._spawn(self.health.follow())
-        self._spawn(self.metrics.follow_loads(self.registry.watch()))
+        self._spawn(self.metrics.follow_adapters(self.registry.watch()))
         await self.health.update()
         self.ready.set()
         if self._on_ready is not None:
@@ -320,16 +333,36 @@ class ServerApp:
         expired = self.tls is not None and self.tls.expired
         return ["the certificate has expired, so clients do not connect"] if expired else []
 
+    def voted(self, vote: Vote) -> None:
+        """A classifier has answered: for the metrics, and for the trace of the call that it was asked for."""
+        self.metrics.vote(vote)
+        if (call := CURRENT.get(None)) is not None:
+            call.votes.append(vote)
+
     async def _metrics(self) -> Page:
-        registry = self.registry
-        self.metrics.look(self.engine.status(), registry.resident(), registry.leases(), registry.mixtures())
+        self._look()
+        return await self.metrics.page()
+
+    async def _openmetrics(self) -> Page:
+        self._look()
+        return await self.metrics.page_with_exemplars()
+
+    def _look(self) -> None:
+        """What is now, for a page of metrics; on the event loop."""
+        registry, status = self.registry, self.engine.status()
+        resident = tuple(registry.resident())
+        self.metrics.look(status, resident, registry.leases(), registry.mixtures())
+        if self._vllm is not None:
+            states = self.metrics.states.items()
+            self._vllm.look(status, resident, (ref for ref, s in states if s is AdapterState.LOADING))
+        self.metrics.probes.labels("healthz").set(self.health.alive)
+        self.metrics.probes.labels("readyz").set(self.health.ready)
         self.metrics.stale.labels("clients").set(bool(self.access.problem))
         self.metrics.stale.labels("jwks").set(bool(self.access.keys_problem))
         self.metrics.unaudited.set(self.audit.failed if self.audit is not None else 0)
         self.metrics.stale.labels("tls").set(self.tls is not None and bool(self.tls.problem))
         if self.tls is not None:
             self.metrics.certificate_ends.set(self.tls.expires)
-        return await self.metrics.page()
 
 
 class ExperimentsAbsent(ExperimentServiceServicer):

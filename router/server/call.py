@@ -15,11 +15,19 @@ from urllib.parse import unquote
 from router.access.answers import new_response_id
 from router.access.clients import ANYONE, Client
 from router.access.quotas import Meter
+from router.ports import Exposed
 from router.server.mixtures import header_of
-from router.types import Decision, Usage
+from router.server.tracing import Phases, Trace
+from router.types import Decision, Request, Usage, Vote
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 REQUEST_ID_KEY = "x-request-id"
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+GENERATIONS = {
+    "/router.v1.InferenceService/Generate",
+    "/router.v1.InferenceService/StreamGenerate",
+    MODEL_INFER,
+}
 T = TypeVar("T")
 HEADERS_SECONDS = 1.0  # for headers to leave when their call has been cut off
 
@@ -36,6 +44,7 @@ class Call:
     request_id: str
     client: Client = ANYONE
     response_id: str = ""  # once the client is known
+    route: str = ""  # of a call that came over HTTP: POST /v1/chat/completions
     started: float = field(default_factory=time.monotonic)
     deadline: float | None = None
     decision: Decision | None = None
@@ -45,6 +54,11 @@ class Call:
     labels: Mapping[str, str] = field(default_factory=dict)
     meter: Meter | None = None  # of a client with quotas
     prompt: str = ""  # only where the operator asked for prompts in the log
+    request: Request | None = None  # of an inference method, once it is known to be a good one
+    trace: Trace | None = None  # where it is recorded
+    phases: Phases = field(default_factory=Phases)
+    votes: list[Vote] = field(default_factory=list)  # of the classifiers that were asked
+    exposures: list[Exposed] = field(default_factory=list)
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from types import MappingProxyType
 
 from router.errors import ConfigError
 from router.server.listen import split_address
@@ -41,14 +42,18 @@ class HttpServer:
     """Serves `pages`, by path; what a page raises ends that connection alone, in the loop's handler.
 
     A page that is being made is for all who ask for it meanwhile. Beyond MOST_CONNECTIONS the oldest ends:
-    whoever reads or writes slowly makes room for the next probe. `shed` hears of each.
+    whoever reads or writes slowly makes room for the next probe. `shed` hears of each. `forms` are other
+    forms of pages, by path and the content type that a request has to accept.
     """
 
     def __init__(
-        self, pages: Mapping[str, Callable[[], Awaitable[Page]]], shed: Callable[[], None] = lambda: None
+        self,
+        pages: Mapping[str, Callable[[], Awaitable[Page]]],
+        shed: Callable[[], None] = lambda: None,
+        forms: Mapping[tuple[str, str], Callable[[], Awaitable[Page]]] = MappingProxyType({}),
     ) -> None:
-        self._pages, self._shed = dict(pages), shed
-        self._making: dict[str, asyncio.Future[Page]] = {}
+        self._pages, self._shed = {(path, ""): page for path, page in pages.items()} | dict(forms), shed
+        self._making: dict[tuple[str, str], asyncio.Future[Page]] = {}
         self._connections: dict[asyncio.Timeout, None] = {}  # the oldest first
         self._server: asyncio.Server | None = None
         self.address = ""
@@ -96,15 +101,28 @@ class HttpServer:
     async def _answer(self, head: bytes) -> bytes:
         method, _, rest = head.split(b"\r\n", 1)[0].decode("latin-1").partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
-        if path not in self._pages:
+        if (path, "") not in self._pages:
             return NOT_FOUND.message(method != "HEAD")
         if method not in METHODS:
             return NOT_ALLOWED.message(True)
-        return (await self._page(path)).message(method == "GET")
+        accepted = accepted_by(head)
+        forms = (form for of, form in self._pages if of == path and form and form in accepted)
+        return (await self._page((path, next(forms, "")))).message(method == "GET")
 
-    async def _page(self, path: str) -> Page:
-        making = self._making.get(path)
+    async def _page(self, key: tuple[str, str]) -> Page:
+        making = self._making.get(key)
         if making is None:
-            making = self._making[path] = asyncio.ensure_future(self._pages[path]())
-            making.add_done_callback(lambda _: self._making.pop(path))
+            making = self._making[key] = asyncio.ensure_future(self._pages[key]())
+            making.add_done_callback(lambda _: self._making.pop(key))
         return await asyncio.shield(making)  # whoever leaves takes it from nobody
+
+
+def accepted_by(head: bytes) -> set[str]:
+    """The content types that a request names as those it takes."""
+    lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    values = (value for name, _, value in lines if name.strip().lower() == b"accept")
+    return {
+        part.partition(b";")[0].strip().lower().decode("latin-1")
+        for value in values
+        for part in value.split(b",")
+    }

@@ -108,7 +108,7 @@ class InferenceService(InferenceServiceServicer):
         return await record_correction(request, current_call(), self._corrections, self._registry)
 
     def _asked(self, request: Request, call: Call) -> Request:
-        call.labels = request.labels
+        call.request, call.labels = request, request.labels
         if self._log_prompts:
             call.prompt = request.text
         return replace(
@@ -124,6 +124,7 @@ class InferenceService(InferenceServiceServicer):
 
 def counted(event: Delta, call: Call) -> None:
     """Tokens that the client has used, whether or not its answer comes to an end."""
+    call.phases.came(event.tokens)
     if call.meter is not None:
         call.meter.used += event.tokens
 

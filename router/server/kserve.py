@@ -25,10 +25,10 @@ from router.kserve.open_inference_pb2_grpc import (
 from router.names import AUTO, BASE
 from router.ports import AdapterRegistry
 from router.server import tensors
-from router.server.call import REQUEST_ID_KEY, Call, current_call, request_id_of, send_headers
+from router.server.call import MODEL_INFER, REQUEST_ID_KEY, Call, current_call, request_id_of, send_headers
 from router.server.health import Health
 from router.server.inference import InferenceService
-from router.server.layers import MODEL_INFER, present_chain
+from router.server.layers import present_chain
 from router.server.lifecycle import Lifecycle
 from router.types import AdapterRef, AdapterState
 from router.v1 import inference_pb2 as pb

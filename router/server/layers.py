@@ -10,8 +10,8 @@ import asyncio
 import copy
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -34,27 +34,30 @@ from router.errors import (
     Unauthenticated,
     Unavailable,
 )
-from router.judging import REFERENCE
 from router.server.bodies import MAX_PLAN_BYTES, SMALL, Bodies
-from router.server.call import CURRENT, Call, caller_of, current_call, request_id_of, send_headers, whole
+from router.server.call import (
+    CURRENT,
+    GENERATIONS,
+    MODEL_INFER,
+    Call,
+    caller_of,
+    current_call,
+    request_id_of,
+    send_headers,
+    whole,
+)
 from router.server.lifecycle import Lifecycle
 from router.server.logs import Sparse
 from router.server.metrics import Metrics
+from router.server.observing import observed
 from router.server.pace import Pace
 from router.server.sending import Sending
 from router.server.status import code_of, status_of, withheld
+from router.server.tracing import NoTracing, Tracing
 from router.server.turns import Turn
 
 log = logging.getLogger(__name__)
-access_log = logging.getLogger("router.server.access")
-MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
-GENERATIONS = {
-    "/router.v1.InferenceService/Generate",
-    "/router.v1.InferenceService/StreamGenerate",
-    MODEL_INFER,
-}
 REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded)
-LEVELS = {"INTERNAL": logging.ERROR, "DATA_LOSS": logging.ERROR, "UNAVAILABLE": logging.WARNING}
 Context = grpc.aio.ServicerContext[Any, Any]
 LINES_PER_SECOND = 50  # about calls that met a bound; of more the next line has the number
 LOCAL_PEER = "unix:"  # only the admin listener is a socket of this machine
@@ -129,8 +132,10 @@ class Chain(grpc.aio.ServerInterceptor):
         sending: Sending,
         pace: Pace,
         settings: Settings,
+        tracing: Tracing | None = None,
     ) -> None:
         self._audit, self._quotas, self._sending, self._pace = audit, Quotas(), sending, pace
+        self._tracing = tracing or NoTracing()
         self._lines = Sparse(LINES_PER_SECOND)
         self._access, self._lifecycle, self._metrics, self._bodies = access, lifecycle, metrics, bodies
         self._max_deadline, self._max_body = settings.max_deadline_seconds, settings.max_body_bytes
@@ -173,8 +178,10 @@ class Chain(grpc.aio.ServerInterceptor):
         """All that comes before the body; returns the turn to read it where it is one message."""
         policy = policy_of(call.method)
         CURRENT.set(call)
+        if policy.logged and not policy.watch:
+            call.trace = self._tracing.begin(context.invocation_metadata() or ())
         await layers.enter_async_context(mapped_errors(call, context))
-        layers.enter_context(observed(call, self._metrics, policy.logged, self._lines))
+        layers.enter_context(observed(call, self._metrics, policy.logged, self._lines, self._tracing))
         if self._audit is not None:
             await layers.enter_async_context(audited(call, self._audit, context.peer()))
         credentials = await self._access.verified(self._credentials(context), call.method)
@@ -312,33 +319,6 @@ def _log_withheld(error: Exception, call: Call) -> None:
         log.warning("not told in full", exc_info=None if often else error, extra={"fields": fields})
 
 
-@contextmanager
-def observed(call: Call, metrics: Metrics, logged: bool, lines: Sparse) -> Iterator[None]:
-    """One log line and the metrics of the call, however it ends; before its status leaves the server."""
-    code, reason, bound = "OK", "", ""
-    try:
-        yield
-    except asyncio.CancelledError:
-        code = "DEADLINE_EXCEEDED" if call.expired else "CANCELLED"
-        raise
-    except grpc.aio.AbortError:
-        code = "UNKNOWN"  # a library servicer's own refusal
-        raise
-    except Exception as error:
-        code = code_of(error).name
-        reason = error.reason if isinstance(error, RouterError) else type(error).__name__
-        if isinstance(error, RouterError) and (bound := error.metadata.get("bound", "")):
-            metrics.shed.labels(bound).inc()
-        raise
-    finally:
-        metrics.record(call, code, generation=call.method in GENERATIONS)
-        if logged and (not bound or lines.next()):
-            fields = log_fields(call, code, reason)
-            if left_out := lines.left_out():
-                fields["left_out"] = left_out
-            access_log.log(LEVELS.get(code, logging.INFO), "request", extra={"fields": fields})
-
-
 @asynccontextmanager
 async def audited(call: Call, audit: Acts, peer: str) -> AsyncIterator[None]:
     """A line for every refusal, and for an administrative call that fails; `_answer` notes the others."""
@@ -375,43 +355,6 @@ def resource_of(message: Any) -> str:
         if isinstance(said := getattr(message, name, ""), str) and said:
             return said
     return str(getattr(getattr(message, "experiment", None), "name", ""))
-
-
-def log_fields(call: Call, code: str, error: str) -> dict[str, Any]:
-    """What the log line of a call says; no text of prompt or answer unless the operator asked for it."""
-    line: dict[str, Any] = {
-        **call.ids,
-        "method": call.method.rpartition("/")[2],
-        "code": code,
-        "seconds": round(time.monotonic() - call.started, 6),
-    }
-    labels = {key: value for key, value in call.labels.items() if key != REFERENCE}  # a user's words
-    optional = {
-        "client": call.client.id,
-        "tenant": call.client.tenant if call.client.tenant != call.client.id else "",
-        "error": error,
-        "finish": call.finish,
-        "prompt": call.prompt,
-        "labels": labels,
-    }
-    line.update({key: value for key, value in optional.items() if value})
-    if (decision := call.decision) is not None:
-        line["adapter"], line["version"] = decision.answered_by
-        if decision.mixture:
-            line["mixture"] = list(map(str, decision.mixture))
-        line["reason"] = decision.reason.value
-        line["confidence"] = round(decision.confidence, 4)
-        line["classifier"] = decision.classifier
-        line["route_seconds"] = round(decision.latency, 6)
-        if decision.experiment:
-            line["experiment"], line["arm"] = decision.experiment, decision.arm
-    if (usage := call.usage) is not None:
-        line["prompt_tokens"] = usage.prompt_tokens
-        line["cached_tokens"] = usage.cached_tokens
-        line["completion_tokens"] = usage.completion_tokens
-        line["queue_seconds"] = round(usage.queue_time, 6)
-        line["first_token_seconds"] = round(usage.time_to_first_token, 6)
-    return line
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter as Count
 from collections.abc import AsyncIterable, Callable, Hashable, Iterable, Iterator
 from typing import Generic, TypeVar
 
@@ -23,12 +24,22 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from router.engine.base import EngineStatus
 from router.server.call import Call
 from router.server.http import Page
-from router.types import AdapterEvent, AdapterInfo, AdapterRef, AdapterState, Decision, Usage, Vote
+from router.types import (
+    AdapterEvent,
+    AdapterEventKind,
+    AdapterInfo,
+    AdapterRef,
+    AdapterState,
+    Decision,
+    Usage,
+    Vote,
+)
 
 # Upper ends of buckets
 SECONDS = tuple(0.01 * 2**n for n in range(14))
@@ -41,6 +52,7 @@ CLIENT, TENANT = ("client", "tenant", "code"), ("tenant", "kind")  # as many as 
 OTHER = ("other", "other")
 MAX_VERSIONS, MAX_CLASSIFIERS = 4096, 64  # that get labels of their own
 
+OPENMETRICS = "application/openmetrics-text"  # the form of the page that has exemplars
 LAG_SECONDS = 0.05  # between two looks at how late the event loop is
 T = TypeVar("T", bound=Hashable)
 
@@ -62,6 +74,12 @@ class Metrics:
         outcome = (*VERSION, "reason", "code")
         self.requests = self._counter(
             "lora_router_requests", "Generations by who answered, why, and how they ended.", outcome
+        )
+        self.request_seconds = self._histogram(
+            "lora_router_request_seconds",
+            "From a generation's arrival to its end.",
+            (*VERSION, "code"),
+            SECONDS,
         )
         self.prompt_tokens = self._counter(
             "lora_router_prompt_tokens", "Prompt tokens, those reused included.", VERSION
@@ -103,6 +121,22 @@ class Metrics:
         self.loads = self._histogram(
             "lora_router_adapter_load_seconds", "Time to bring an adapter into memory.", VERSION, SECONDS
         )
+        self.telemetry_sent = self._counter(
+            "lora_router_telemetry_sent",
+            "What the OTLP collector has taken: spans, or readings of all metrics.",
+            ("signal",),
+        )
+        self.telemetry_lost = self._counter(
+            "lora_router_telemetry_lost",
+            "What it has not: the queue was full, or the collector did not take it.",
+            ("signal",),
+        )
+        self.probes = Gauge(
+            "lora_router_probe_ok", "1 while the probe answers 200.", ("probe",), registry=self.registry
+        )
+        self.versions = Gauge(
+            "lora_router_adapter_versions", "Versions by state.", ("state",), registry=self.registry
+        )
         self.loop_lag = Gauge(
             "lora_router_event_loop_lag_seconds",
             "Worst lateness since the last scrape.",
@@ -140,6 +174,7 @@ class Metrics:
         self.certificate_ends.set(math.inf)
         self._worst_lag = self._last_lag = 0.0
         self._due = math.inf  # when the loop should look next
+        self.states: dict[AdapterRef, AdapterState] = {}  # as the registry's events told them
 
     def vote(self, vote: Vote) -> None:
         """A classifier has answered, or failed to."""
@@ -149,7 +184,8 @@ class Metrics:
 
     def record(self, call: Call, code: str, generation: bool) -> None:
         """A call has ended; `generation` if it was to give tokens."""
-        self.call_seconds.labels(call.method, code).observe(time.monotonic() - call.started)
+        seconds, exemplar = time.monotonic() - call.started, call.trace.exemplar if call.trace else None
+        self.call_seconds.labels(call.method, code).observe(seconds, exemplar)
         decision = call.decision
         if decision is not None:
             self.routed.observe(decision.latency)
@@ -159,17 +195,23 @@ class Metrics:
             return
         labels = self._labels(decision)
         self.requests.labels(*labels, decision.reason.value if decision else "none", code).inc()
+        self.request_seconds.labels(*labels, code).observe(seconds, exemplar)
         if call.usage is not None:
-            self._record_usage(labels, call.usage)
+            self._record_usage(labels, call.usage, exemplar)
             if tenant := call.client.tenant:
                 self.tenant_tokens.labels(tenant, "prompt").inc(call.usage.prompt_tokens)
                 self.tenant_tokens.labels(tenant, "completion").inc(call.usage.completion_tokens)
 
-    async def follow_loads(self, events: AsyncIterable[AdapterEvent]) -> None:
-        """Measure every cold load: a LOADING that became READY, by the registry's own times."""
+    async def follow_adapters(self, events: AsyncIterable[AdapterEvent]) -> None:
+        """Keep every version's state, and measure every cold load: a LOADING that became READY, by the
+        registry's own times."""
         began: dict[AdapterRef, float] = {}
         async for event in events:
             ref, state = event.adapter.ref, event.adapter.state
+            if event.kind is AdapterEventKind.REMOVED:
+                self.states.pop(ref, None)
+                continue
+            self.states[ref] = state
             if state is AdapterState.LOADING:
                 began.setdefault(ref, event.time)
                 continue
@@ -199,11 +241,19 @@ class Metrics:
         self.mixtures.set(mixtures)
         self.loop_lag.set(self._worst_lag)
         self._worst_lag = 0.0
+        counted = Count(self.states.values())
+        for state in AdapterState:
+            self.versions.labels(state.value).set(counted[state])
         self._state.look(status, adapters)
 
     async def page(self) -> Page:
         """What a scraper gets; made in a worker thread, since it may be long."""
         return Page(await asyncio.to_thread(generate_latest, self.registry), CONTENT_TYPE_LATEST)
+
+    async def page_with_exemplars(self) -> Page:
+        """The same as OpenMetrics, for whoever asks for that."""
+        text = await asyncio.to_thread(openmetrics.generate_latest, self.registry)
+        return Page(text, openmetrics.CONTENT_TYPE_LATEST)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -221,16 +271,16 @@ class Metrics:
     def _version(self, ref: AdapterRef) -> tuple[str, str]:
         return self._versions.of((ref.name, ref.version))
 
-    def _record_usage(self, labels: tuple[str, str], usage: Usage) -> None:
+    def _record_usage(self, labels: tuple[str, str], usage: Usage, exemplar: dict[str, str] | None) -> None:
         self.prompt_tokens.labels(*labels).inc(usage.prompt_tokens)
         self.cached_tokens.labels(*labels).inc(usage.cached_tokens)
         self.completion_tokens.labels(*labels).inc(usage.completion_tokens)
-        self.queued.observe(usage.queue_time)
+        self.queued.observe(usage.queue_time, exemplar)
         if usage.completion_tokens:
-            self.first_token.labels(*labels).observe(usage.time_to_first_token)
+            self.first_token.labels(*labels).observe(usage.time_to_first_token, exemplar)
         if usage.completion_tokens > 1:
             decoding = usage.total_time - usage.time_to_first_token
-            self.per_token.labels(*labels).observe(decoding / (usage.completion_tokens - 1))
+            self.per_token.labels(*labels).observe(decoding / (usage.completion_tokens - 1), exemplar)
 
 
 def _verdict(vote: Vote) -> str:

@@ -26,6 +26,7 @@ from router.errors import (
 from router.ports import AdapterRegistry, Assignment, Experiments, Lease, RequestRouter, Served, Watcher
 from router.server.call import Call
 from router.server.encoding import Encoding
+from router.server.tracing import ENCODE, LEASE, ROUTE, Phases
 from router.server.watching import telling
 from router.types import (
     EVERYTHING,
@@ -100,14 +101,14 @@ class Pipeline:
             for decision in choices:
                 call.decision = decision
                 try:
-                    taken = await self._submitted(held, request, decision, meter=call.meter)
+                    taken = await self._submitted(held, request, decision, call.phases, meter=call.meter)
                     break
                 except RouterError as error:
                     choices.failed(error)  # raises it unless another can stand in
             call.decision = taken.decision
             if self._corrections is not None:
                 self._corrections.remember(request, taken.decision, call.client)
-            watchers = self._watchers(request, taken, choices)
+            watchers = self._watchers(request, taken, choices, call)
             told = telling(watchers, taken.generation, lambda: self._stopped(call))
             yield taken.decision, held.enter_context(told)
 
@@ -119,7 +120,7 @@ class Pipeline:
             for decision in choices:
                 call.decision = decision
                 try:
-                    prepared = await self._prepared(held, request, decision)
+                    prepared = await self._prepared(held, request, decision, call.phases)
                     break
                 except RouterError as error:
                     choices.failed(error)
@@ -138,7 +139,7 @@ class Pipeline:
         first event.
         """
         async with AsyncExitStack() as held:
-            taken = await self._submitted(held, request, decision, background=True)
+            taken = await self._submitted(held, request, decision, Phases(), background=True)
             async for event in taken.generation:
                 yield event
 
@@ -148,10 +149,11 @@ class Pipeline:
         Who names a mixture takes part in no experiment: no arm has asked for it.
         """
         live, assignment = self._experiments, None
-        if live is not None and live.running and not request.routing.mixture:
-            decision, assignment = await live.choose(request, self._router, counted)
-        else:
-            decision = await self._router.route(request)
+        with call.phases.during(ROUTE):
+            if live is not None and live.running and not request.routing.mixture:
+                decision, assignment = await live.choose(request, self._router, counted)
+            else:
+                decision = await self._router.route(request)
         call.decision = decision
         if decision.mixture:
             self._registry.check_mixture(decision.mixture)
@@ -165,12 +167,13 @@ class Pipeline:
         held: AsyncExitStack,
         request: Request,
         decision: Decision,
+        phases: Phases,
         background: bool = False,
         meter: Meter | None = None,
     ) -> Submitted:
         """Lease, encode, fit, compile, submit; if all works, the end of `held` frees row and lease."""
         async with AsyncExitStack() as mine:
-            prepared = await self._prepared(mine, request, decision, needed(request.sampling))
+            prepared = await self._prepared(mine, request, decision, phases, needed(request.sampling))
             decision, tokens = prepared.decision, prepared.tokens
             params = fit(
                 request.sampling, prepared.defaults, len(tokens), self.context_length, self._max_tokens
@@ -189,13 +192,20 @@ class Pipeline:
                 share=request.share,
                 shared=prepared.shared,
             )
-            generation = self._engine.submit(await with_grammar(self._engine, job))
+            job = await with_grammar(self._engine, job)
+            phases.submitted = time.monotonic()
+            generation = self._engine.submit(job)
             mine.callback(generation.cancel)
             held.push_async_exit(mine.pop_all())
         return Submitted(decision, params, generation)
 
     async def _prepared(
-        self, held: AsyncExitStack, request: Request, decision: Decision, answer: int | None = None
+        self,
+        held: AsyncExitStack,
+        request: Request,
+        decision: Decision,
+        phases: Phases,
+        answer: int | None = None,
     ) -> Prepared:
         """Lease and encode; the lease goes to `held` if both work.
 
@@ -204,7 +214,8 @@ class Pipeline:
         template, defaults = PromptTemplate(), Sampling()
         async with AsyncExitStack() as mine:
             if decision.adapter is not None or decision.mixture:
-                lease = await self._leased(mine, decision, request.tenant)
+                with phases.during(LEASE):
+                    lease = await self._leased(mine, decision, request.tenant)
                 template, defaults = lease.prompt, lease.generation
                 decision = replace(
                     decision,
@@ -213,7 +224,8 @@ class Pipeline:
                     task=decision.task or lease.task,
                 )
             prompt = Prompt(request.turns, request.raw_prompt, template)
-            tokens = await self._encoded(prompt, request, answer)
+            with phases.during(ENCODE):
+                tokens = await self._encoded(prompt, request, answer)
             held.push_async_exit(mine.pop_all())
         return Prepared(decision, tokens, defaults, self._engine.shared(prompt, tokens))
 
@@ -236,12 +248,14 @@ class Pipeline:
             self._resting.add(ref, error)
             raise
 
-    def _watchers(self, request: Request, taken: Submitted, choices: Choices) -> Sequence[Watcher]:
+    def _watchers(
+        self, request: Request, taken: Submitted, choices: Choices, call: Call
+    ) -> Sequence[Watcher]:
         live = self._experiments
         if live is None or not live.running or request.routing.mixture:
             return ()
-        served = Served(request, taken.decision, taken.params, choices.assignment, choices.degraded)
-        return live.watchers(served)
+        arm, told = (choices.assignment, choices.degraded), call.exposures.append
+        return live.watchers(Served(request, taken.decision, taken.params, *arm, exposed=told))
 
     def _stopped(self, call: Call) -> str:
         """Why a cancellation would not be the user's."""

@@ -66,7 +66,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         exchange = Exchange(scope, receive, send, self._most, self._error_body)
-        call = Call(self._method, request_id_of(exchange.invocation_metadata()))
+        call = Call(self._method, request_id_of(exchange.invocation_metadata()), route=route_of(scope))
         await until_gone(self._chain.serve(self._handler, call, exchange), exchange)
         await exchange.finish()
 
@@ -107,6 +107,14 @@ class Events:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
+
+
+def route_of(scope: Scope) -> str:
+    """Method and path, with the names of parameters where those are."""
+    path = str(scope["path"])
+    for name, value in scope.get("path_params", {}).items():
+        path = path.removesuffix(str(value)) + "{" + name + "}"
+    return f"{scope['method']} {path}"
 
 
 def check_json(context: Any) -> None:

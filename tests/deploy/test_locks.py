@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
-    "requirements.lock": ("export", "http", "jwt", "native", "postgres", "signed"),
+    "requirements.lock": ("export", "http", "jwt", "native", "otel", "postgres", "signed"),
     "requirements-dev.lock": ("dev", "native", "train", "signed"),
 }
 # What advisories ask for: no later edit may lower them.

@@ -72,6 +72,22 @@ async def test_a_page_by_its_path_whatever_is_asked_of_it(pages: HttpServer) -> 
     ] * 4
 
 
+async def test_another_form_for_who_accepts_it() -> None:
+    server = HttpServer({"/hello": hello}, forms={("/hello", "text/loud"): broken})
+    await server.start(ANY)
+    asked = {
+        accept: (await exchange(server.address, f"GET /hello HTTP/1.1\r\n{accept}\r\n\r\n".encode()))[9:12]
+        for accept in (
+            "Host: x",
+            "Accept: */*",
+            "ACCEPT: text/plain, Text/LOUD; q=0.5",
+            "X-Accept: text/loud",
+        )
+    }
+    await server.stop()
+    assert list(asked.values()) == [b"200", b"200", b"503", b"200"]
+
+
 async def test_head_is_the_head_alone(pages: HttpServer) -> None:
     answer = await exchange(pages.address, b"HEAD /hello HTTP/1.1\r\n\r\n")
     assert b"\r\nContent-Length: 5\r\n" in answer

@@ -15,7 +15,8 @@ from router.errors import DeadlineExceeded, Overloaded
 from router.server.app import ServerApp
 from router.server.call import Call, request_id_of
 from router.server.inference import InferenceService
-from router.server.layers import deadline, log_fields, mapped_errors
+from router.server.layers import deadline, mapped_errors
+from router.server.observing import log_fields
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, settled, stream
 

@@ -17,7 +17,7 @@ from router.engine.base import EngineStatus
 from router.errors import Overloaded
 from router.server.app import ServerApp
 from router.server.metrics import Bounded, Metrics
-from router.types import AdapterEvent, AdapterEventKind, AdapterState, Vote, VoteError
+from router.types import AdapterEvent, AdapterEventKind, AdapterRef, AdapterState, Vote, VoteError
 from router.v1 import adapters_pb2
 from tests.fakes import adapter
 from tests.security.helpers import bearer, write_clients
@@ -185,6 +185,22 @@ async def test_preemptions_are_counted_as_the_engine_counts_them() -> None:
     assert metrics.registry.get_sample_value("lora_router_preemptions_total") == 3
 
 
+async def test_states_and_probes_are_on_the_page(server: ServerApp, fakes: SimpleNamespace) -> None:
+    fakes.registry.put(adapter("broken", state=AdapterState.QUARANTINED))
+    fakes.registry.put(adapter("gone"))
+    fakes.registry.remove(AdapterRef("gone", "1.0.0"))
+    await until(lambda: len(server.metrics.states) == 3)
+    samples = await scrape(server)
+    states = "lora_router_adapter_versions"
+    assert value(samples, states, state="quarantined") == 1
+    assert value(samples, states, state="discovered") == 2
+    assert value(samples, states, state="ready") == 0
+    for probe in ("healthz", "readyz"):
+        assert value(samples, "lora_router_probe_ok", probe=probe) == 1
+    await server.health.drain()
+    assert value(await scrape(server), "lora_router_probe_ok", probe="readyz") == 0
+
+
 async def test_load_times_are_read_off_events() -> None:
     info, metrics = adapter("medical"), Metrics()
 
@@ -192,7 +208,7 @@ async def test_load_times_are_read_off_events() -> None:
         for at, state in [(1.0, "loading"), (1.5, "ready"), (2.0, "ready"), (3.0, "loading")]:
             yield AdapterEvent(AdapterEventKind.CHANGED, replace(info, state=AdapterState(state)), at)
 
-    await metrics.follow_loads(events())
+    await metrics.follow_adapters(events())
     (family,) = metrics.loads.collect()
     seen = [(s.labels, s.value) for s in family.samples if s.name.endswith(("_count", "_sum"))]
     assert seen == [({"adapter": "medical", "version": "1.0.0"}, value) for value in (1, 0.5)]

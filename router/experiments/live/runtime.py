@@ -34,7 +34,7 @@ from router.experiments.live.recorder import FLUSH_SECONDS, Availability, Record
 from router.experiments.model import BASE, SERVER_KEYS, Experiment, Exposure, Lifecycle, Outcome, SegmentSpec
 from router.experiments.sight import Sight
 from router.experiments.store.port import Store
-from router.ports import AdapterRegistry, End, Place, RequestRouter, Served, Watcher
+from router.ports import AdapterRegistry, End, Exposed, Place, RequestRouter, Served, Watcher
 from router.types import AdapterRef, Decision, FinishReason, Request, RouterVariant, SamplingParams
 
 log = logging.getLogger(__name__)
@@ -266,6 +266,9 @@ class Trial:
             if one.degraded:
                 counts.degraded[exposure.experiment, exposure.arm] += 1
             self._recorder.expose(exposure)
+            self._served.exposed(
+                Exposed(exposure.experiment, exposure.phase, exposure.arm, exposure.unit, now, one.degraded)
+            )
 
     def _exposure(self, one: Shown, now: float) -> Exposure:
         running, request = one.assignment.running, self._served.request

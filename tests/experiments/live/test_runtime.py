@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from router.errors import StoreDown
+from router.experiments.assignment import unit_hash
 from router.experiments.live import recorder
 from router.experiments.live.assigner import Assignment
 from router.experiments.live.runtime import (
@@ -31,7 +32,7 @@ from router.experiments.model import (
     SegmentSpec,
 )
 from router.experiments.report.model import ArmNumbers, Report, Ruling
-from router.ports import End, Served
+from router.ports import End, Exposed, Served
 from router.types import Constraint, FinishReason, SamplingParams, Usage
 from tests.experiments.live.made import HOLDOUT, SPEC, decision, experiment, exposure, outcome, request
 from tests.experiments.live.test_recorder import until
@@ -284,11 +285,16 @@ async def test_a_stand_in_for_an_arm_is_none_of_the_holdout(begin, store):
     store.create(experiment("worth", HOLDOUT))
     live = await begin(holdout=0.3)
     unit = next(u for u in map(str, range(99)) if isinstance(live.assign(request(u), decision()), Assignment))
-    served = Served(
-        request(unit), decision(), SamplingParams(), live.assign(request(unit), decision()), "LOST"
-    )
+    told: list[Exposed] = []
+    arm = live.assign(request(unit), decision())
+    served = Served(request(unit), decision(), SamplingParams(), arm, "LOST", told.append)
     for watcher in live.watchers(served):
+        assert told == []  # nobody was shown anything yet
         watcher.began()
+    assert [(one.experiment, one.unit, one.degraded) for one in told] == [
+        ("trial", unit_hash(unit), "LOST"),
+        ("worth", unit_hash(unit), ""),
+    ]
     await live.recorder.flush()
     assert store.rows["trial", 1].exposures["r1"].degraded == "LOST"
     assert store.rows["worth", 1].exposures["r1"].degraded == ""

@@ -1,0 +1,202 @@
+"""Sends to an OTLP collector by gRPC: spans of calls as they end, metrics every minute.
+
+What the standard variables say holds: OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and
+OTEL_TRACES_SAMPLER_ARG, OTEL_EXPORTER_OTLP_* (headers, certificates, timeout, compression), OTEL_BSP_*,
+OTEL_METRIC_EXPORT_INTERVAL, OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER (`none`), OTEL_SDK_DISABLED.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from uuid import uuid4
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics.export import MetricExportResult
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    format_span_id,
+    format_trace_id,
+    get_current_span,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from router import __version__
+from router.errors import ConfigError
+from router.server.call import Call
+from router.server.lifecycle import in_daemon_thread
+from router.server.metrics import Metrics
+from router.server.tracing import Metadata, Trace
+from router.telemetry.readings import Reader
+from router.telemetry.sending import Delivery, Limits, Queue
+from router.telemetry.spans import Ended, Maker, Origin, ended
+
+log = logging.getLogger(__name__)
+ENV = "env"  # the setting that leaves it to OTEL_EXPORTER_OTLP_ENDPOINT
+SCOPE = InstrumentationScope("router.telemetry", __version__)
+CARRIED, MOST_CARRIED = ("traceparent", "tracestate"), 512  # characters
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+
+class Telemetry:
+    """Traces (`Tracing`), and metrics while `follow` runs. What does not arrive is counted, and holds up
+    nothing."""
+
+    @classmethod
+    def of(cls, endpoint: str, metrics: Metrics, look: Callable[[], None]) -> Telemetry | None:
+        """Raises ConfigError for what cannot be; None where OTEL_SDK_DISABLED is true."""
+        if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+            return None
+        check(endpoint)
+        try:
+            return cls(None if endpoint == ENV else endpoint, metrics, look)
+        except ConfigError:
+            raise
+        except Exception as error:  # the library's, about a variable
+            raise ConfigError(f"otlp_endpoint: {error}; look at OTEL_* in the environment") from error
+
+    def __init__(self, endpoint: str | None, metrics: Metrics, look: Callable[[], None]) -> None:
+        resource, self._look = resource_of(), look
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._sampler, self._ids = provider.sampler, provider.id_generator
+        self._every = milliseconds("OTEL_METRIC_EXPORT_INTERVAL", 60_000)
+        usual = Limits()
+        limits = Limits(
+            int(number("OTEL_BSP_MAX_QUEUE_SIZE", usual.waiting)),
+            int(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", usual.batch)),
+            milliseconds("OTEL_BSP_SCHEDULE_DELAY", usual.seconds * 1000),
+        )
+        self._spans = OTLPSpanExporter(endpoint) if wanted("OTEL_TRACES_EXPORTER") else None
+        self._metrics = OTLPMetricExporter(endpoint) if wanted("OTEL_METRICS_EXPORTER") else None
+        self._reader = Reader(metrics.registry, resource, SCOPE)
+        self._maker = Maker(resource, SCOPE, self._ids)
+        counters = (metrics.telemetry_sent, metrics.telemetry_lost)
+        self._readings, self._traces = Delivery("metrics", *counters), Delivery("traces", *counters)
+        self._queue = Queue(self._export_spans, self._traces, limits)
+
+    def begin(self, metadata: Metadata) -> Trace | None:
+        """As `Tracing`: the sampler decides, by the caller's `traceparent` where it has one."""
+        if self._spans is None:
+            return None
+        context = Context()
+        if carried := carried_by(metadata):
+            context = _PROPAGATOR.extract(carried, context)
+        caller = get_current_span(context).get_span_context()
+        parent = caller if caller.is_valid else None
+        trace_id = parent.trace_id if parent is not None else self._ids.generate_trace_id()
+        sampled = self._sampler.should_sample(context, trace_id, "call", SpanKind.SERVER)
+        if sampled.decision is not Decision.RECORD_AND_SAMPLE:
+            return None
+        flags = TraceFlags(TraceFlags.SAMPLED)
+        own = SpanContext(trace_id, self._ids.generate_span_id(), False, flags, sampled.trace_state)
+        return Trace(format_trace_id(trace_id), format_span_id(own.span_id), Origin(own, parent))
+
+    def ended(self, call: Call, code: str, reason: str) -> None:
+        """As `Tracing`."""
+        if call.trace is not None:
+            origin: Origin = call.trace.origin
+            self._queue.put(lambda: ended(call, origin, code, reason))
+
+    async def follow(self) -> None:
+        """Send the metrics, again and again."""
+        while self._metrics is not None:
+            await asyncio.sleep(self._every)
+            await self._send_metrics()
+
+    async def close(self, seconds: float) -> None:
+        """Send what is left, in so many seconds; a collector that was not there is not waited for."""
+        self._end(only_down=True)
+        with suppress(TimeoutError):  # what was lost was counted
+            async with asyncio.timeout(seconds):
+                queue = in_daemon_thread(lambda: self._queue.close(seconds / 2))
+                await asyncio.gather(self._send_metrics(), queue)
+        self._end()
+
+    def _end(self, only_down: bool = False) -> None:
+        for exporter, delivery in ((self._spans, self._traces), (self._metrics, self._readings)):
+            if exporter is not None and (delivery.down or not only_down):
+                exporter.shutdown(0)
+
+    async def _send_metrics(self) -> None:
+        if self._metrics is None:
+            return
+        try:
+            self._look()
+            await in_daemon_thread(partial(self._export_metrics, self._metrics))
+        except Exception:  # no metric is worth a server
+            log.exception("metrics could not be read or sent; this reading is lost")
+            self._readings.done(1, False)
+
+    def _export_metrics(self, exporter: OTLPMetricExporter) -> None:
+        result = exporter.export(self._reader.read())
+        self._readings.done(1, result is MetricExportResult.SUCCESS)
+
+    def _export_spans(self, calls: Sequence[Ended]) -> bool:
+        if self._spans is None:
+            return False
+        return self._spans.export(self._maker.spans(calls)) is SpanExportResult.SUCCESS
+
+
+def carried_by(metadata: Metadata) -> dict[str, str]:
+    """The headers of a trace, as far as they are of a length that one has to pass on."""
+    return {
+        key: value
+        for key, value in metadata
+        if key in CARRIED and isinstance(value, str) and len(value) <= MOST_CARRIED
+    }
+
+
+def check(endpoint: str) -> None:
+    """Raises ConfigError for what is no collector that can be spoken to."""
+    if endpoint != ENV and not endpoint.startswith(("http://", "https://")):
+        form = "http://HOST:4317, https://HOST:4317, or env where OTEL_EXPORTER_OTLP_ENDPOINT says it"
+        raise ConfigError(f"otlp_endpoint must be {form}")
+    for signal in ("", "TRACES_", "METRICS_"):
+        name = f"OTEL_EXPORTER_OTLP_{signal}PROTOCOL"
+        if os.environ.get(name, "grpc") != "grpc":
+            text = f"{name} is {os.environ[name]}, and OTLP is spoken by gRPC alone: set it to grpc"
+            raise ConfigError(f"{text}, and name the collector's gRPC port, which is 4317")
+
+
+def resource_of() -> Resource:
+    """Who says all this."""
+    said = Resource.create()
+    found = {SERVICE_VERSION: __version__, SERVICE_INSTANCE_ID: str(uuid4())}
+    if str(said.attributes[SERVICE_NAME]).startswith("unknown_service"):
+        said = said.merge(Resource({SERVICE_NAME: "lora-router"}))
+    return Resource({key: value for key, value in found.items() if key not in said.attributes}).merge(said)
+
+
+def wanted(name: str) -> bool:
+    """Whether that signal is to be sent."""
+    return os.environ.get(name, "otlp").strip().lower() != "none"
+
+
+def number(name: str, default: float) -> float:
+    """A variable that is a number above 0. Raises ConfigError."""
+    text = os.environ.get(name, "").strip()
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{name} must be a number above 0, not {text!r}")
+    return value
+
+
+def milliseconds(name: str, default: float) -> float:
+    """The same, in seconds."""
+    return number(name, default) / 1000
