@@ -193,9 +193,8 @@ class ServerApp:
     def _insight(self) -> Insight | None:
         if self.recent is None:
             return None
-        return Insight(
-            self.engine, self.registry, self.metrics, self.health, self.recent, self._routing, self.ready
-        )
+        found = (self.engine, self.registry, self.metrics, self.health, self.recent, self._routing)
+        return Insight(*found, self.ready, corrections=self.corrections)
 
     def _chain(self) -> Chain:
         return Chain(

@@ -17,6 +17,7 @@ from router.web.console import (
     adapters,
     overview,
     playground,
+    routing,
     session,
 )
 from router.web.console.rendering import serve_static
@@ -28,6 +29,7 @@ MODULES = (  # as their pages stand at the side
     adapters,
     adapter,
     acts,
+    routing,
     activity,
     session,
 )
