@@ -28,3 +28,4 @@ class Insight:
     ready: asyncio.Event  # requests are let in
     started: float = field(default_factory=time.time)  # unix seconds
     corrections: Corrections | None = None
+    no_experiments: str = ""  # why there are none

@@ -15,6 +15,8 @@ from router.web.console import (
     acts,
     adapter,
     adapters,
+    experiment_plan,
+    experiments,
     overview,
     playground,
     routing,
@@ -30,6 +32,8 @@ MODULES = (  # as their pages stand at the side
     adapter,
     acts,
     routing,
+    experiments,
+    experiment_plan,
     activity,
     session,
 )

@@ -67,7 +67,7 @@ class PageExchange(Exchange):
     def __init__(self, scope: Scope, receive: Receive, send: Send, most: int, console: Console) -> None:
         super().__init__(scope, receive, send, most, lambda *_: {})
         self._console = console
-        self.instead = b""  # a page to show in place of the one that says what was wrong
+        self._instead = b""
         self.cookies = cookies_of(self.header("cookie"))
         self.token = self.cookies.get(console.cookie, "")
         if self.token and not self.header("authorization"):
@@ -98,6 +98,10 @@ class PageExchange(Exchange):
         """A script of a page asks, for data."""
         return self.header("accept") in (JSON, EVENTS)
 
+    def refused_with(self, page: bytes) -> None:
+        """Shown where an error ends this, in place of the page that says it."""
+        self._instead = page
+
     def query(self) -> dict[str, str]:
         """What stands behind `?`; of what has no form, nothing."""
         raw = self._scope.get("query_string", b"")
@@ -119,8 +123,8 @@ class PageExchange(Exchange):
         if self.scripted:
             said = {"status": status, "reason": reason, "message": message, "field": field}
             return JSON, json.dumps({"error": said}).encode()
-        if self.instead and not self.fragment:
-            return HTML, self.instead
+        if self._instead and not self.fragment:
+            return HTML, self._instead
         if self.fragment:
             asked = "HX-Redirect" if status == 401 else "HX-Retarget"
             self._headers |= {asked: "/console" if status == 401 else "#notice", "HX-Reswap": "innerHTML"}

@@ -48,13 +48,12 @@ async def show(visit: Visit) -> dict[str, Any]:
         "names": offered(insight.registry, client.adapters, BASE, versions=False),
         "base": "" if loading else insight.engine.info.name,
         "no_corrections": corrections or visit.why_not(CORRECTION),
-        "no_outcomes": visit.why_not(OUTCOME) if OUTCOME in visit.console.methods else NO_EXPERIMENTS,
+        "no_outcomes": insight.no_experiments or visit.why_not(OUTCOME),
         "values": visit.query,
     }
 
 
 CORRECTIONS_OFF = "Corrections are off here: `lora-router serve --corrections labels` turns them on."
-NO_EXPERIMENTS = "There are no experiments here, so outcomes are not kept."
 
 
 async def decide(visit: Visit) -> Answer:

@@ -118,7 +118,7 @@ class Visit:
 
     def refused_with(self, page: Page, values: Values) -> None:
         """What is raised now is told by that page, with what was typed, and not by one of its own."""
-        self.exchange.instead = self.console.page(self, page, values).body
+        self.exchange.refused_with(self.console.page(self, page, values).body)
 
     async def begin(self) -> None:
         """The answer is events, from now on."""
