@@ -194,7 +194,6 @@ class ServerApp:
         if self.recent is None:
             return None
         found = (self.engine, self.registry, self.metrics, self.health, self.recent, self._routing)
-        found = (self.engine, self.registry, self.metrics, self.health, self.recent, self._routing)
         absent = optional.why_absent() if self.experiments is None else ""
         return Insight(*found, self.ready, corrections=self.corrections, no_experiments=absent)
 

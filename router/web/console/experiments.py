@@ -25,6 +25,7 @@ CREATE, START, STOP = (SERVICE + name for name in ("CreateExperiment", "StartExp
 PROMOTE, ROLL_BACK = SERVICE + "PromoteArm", SERVICE + "RollBackPromotion"
 PAGE_SIZE = 50
 MOST_ACTS = 100
+MOST_POINTS = 40  # of the table beside the chart
 STATES: Mapping[int, tuple[str, str]] = {
     pb.Experiment.STATE_DRAFT: ("draft", ""),
     pb.Experiment.STATE_RUNNING: ("running", "info"),
@@ -74,6 +75,8 @@ async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[s
         "checks": CHECKS,
         "arms": arm_rows(visit, report),
         "series": series(report),
+        "every": (every := 1 + len(report.points) // MOST_POINTS),
+        "points": list(report.points)[::-1][::every],
         "audit": [audit_row(entry) for entry in reversed(report.audit)][:MOST_ACTS],
         "acts": acts(visit, report),
         "comparison": comparison,

@@ -135,7 +135,7 @@
     return box;
   };
   const who = (decision, asked, answered) => {
-    const digest = decision.digest ? el("code", "", decision.digest) : decision.model === "base" ? `${form.dataset.base}, no adapter` : "";
+    const digest = decision.digest ? el("code", "", decision.digest) : decision.model === "base" ? `none: the base alone, ${form.dataset.base}` : "";
     const other = answered && asked !== "auto" && ![decision.model, decision.model.split("@")[0]].includes(asked);
     const note = other ? el("p", "notice warn", `Asked for ${asked}; this is the answer of ${decision.model}.`) : "";
     const list = facts([
@@ -256,7 +256,7 @@
       }
     };
     const thumbs = ["1", "0"].map((value) => {
-      const made = button(value === "1" ? "👍" : "👎", () =>
+      const made = button(value === "1" ? "Good" : "Bad", () =>
         tell("/outcome", { value }, (said) => `Recorded: ${said.status}.`, () => thumbs.forEach((b) => { b.disabled = true; })));
       made.setAttribute("aria-label", value === "1" ? "Good answer" : "Bad answer");
       return off(made, form.dataset.noOutcomes);

@@ -20,7 +20,7 @@
     draw();
     drawn.push(draw);
     new ResizeObserver(() => chart.setSize({ width: Math.max(260, box.clientWidth), height: 260 })).observe(box);
-    return { redraw: () => chart.redraw(), chart: () => chart };
+    return { redraw: () => chart.redraw(false, false) };
   };
   document.addEventListener("console:theme", () => drawn.forEach((draw) => draw()));
 
