@@ -75,8 +75,8 @@ async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[s
         "checks": CHECKS,
         "arms": arm_rows(visit, report),
         "series": series(report),
-        "every": (every := 1 + len(report.points) // MOST_POINTS),
-        "points": list(report.points)[::-1][::every],
+        "every": (every := 1 + len(points := treated(report)) // MOST_POINTS),
+        "points": points[::-1][::every],
         "audit": [audit_row(entry) for entry in reversed(report.audit)][:MOST_ACTS],
         "acts": acts(visit, report),
         "comparison": comparison,
@@ -177,22 +177,26 @@ def comparison(one: pb.GetReportResponse.Comparison, good: bool = True) -> dict[
     return {"known": known, "low": low, "width": max(0.5, high - low), "at": at, "tone": tone if good else ""}
 
 
+def treated(report: pb.GetReportResponse) -> list[pb.GetReportResponse.Point]:
+    """The points of effects: control has none against itself."""
+    return [point for point in report.points if point.arm != report.experiment.control]
+
+
 def series(report: pb.GetReportResponse) -> dict[str, Any] | None:
     """The effect over time for the script that draws it: columns, None where nothing is known."""
-    times = sorted({round(point.time.ToNanoseconds() / 1e9, 3) for point in report.points})
+    points = treated(report)
+    times = sorted({round(moment(point.time), 3) for point in points})
     if len(times) < 2:
         return None
     place = {time: i for i, time in enumerate(times)}
     arms: dict[str, dict[str, Any]] = {}
-    for point in report.points:
+    for point in points:
         arm = arms.setdefault(
             point.arm, {"name": point.arm, **{key: [None] * len(times) for key in ("effect", "low", "high")}}
         )
         for key in ("effect", "low", "high"):
             value = getattr(point, key)
-            arm[key][place[round(point.time.ToNanoseconds() / 1e9, 3)]] = (
-                value if math.isfinite(value) else None
-            )
+            arm[key][place[round(moment(point.time), 3)]] = value if math.isfinite(value) else None
     return {"metric": report.experiment.primary.name, "time": times, "arms": list(arms.values())}
 
 
@@ -202,8 +206,19 @@ def audit_row(entry: pb.GetReportResponse.AuditEntry) -> dict[str, Any]:
     return {
         "it": entry,
         "time": moment(entry.time),
-        "detail": ", ".join(f"{k} {v}" for k, v in sorted(detail.items())),
+        "detail": ", ".join(f"{key} {plain(value)}" for key, value in sorted(detail.items())),
     }
+
+
+def plain(value: Any) -> str:
+    """A value of an act; JSON knows no whole numbers.
+
+    >>> plain(1.0), plain(0.25), plain("x"), plain(1795439090.18)
+    ('1', '0.25', 'x', '1795439090')
+    """
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value.is_integer() or abs(value) >= 1e6 else f"{value:.4g}"
 
 
 def moment(at: Timestamp) -> float:

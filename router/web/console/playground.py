@@ -42,7 +42,7 @@ async def show(visit: Visit) -> dict[str, Any]:
     """The form; the page's script does the rest."""
     insight, client = visit.console.insight, visit.client
     loading = insight.health.phase is Phase.LOADING
-    corrections = "" if visit.console.settings.corrections != "off" else CORRECTIONS_OFF
+    corrections = "" if insight.corrections is not None else CORRECTIONS_OFF
     return {
         "models": offered(insight.registry, client.adapters, AUTO, BASE),
         "names": offered(insight.registry, client.adapters, BASE, versions=False),

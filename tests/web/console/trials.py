@@ -44,9 +44,14 @@ def routing() -> RoutingState:
         ("newcomer",),
         said["report"],
     )
-    classifiers = [ClassifierState(name, name, i, "ready", "closed", 900, 0) for i, name in enumerate(fitted.order)]
+    classifiers = [
+        ClassifierState(name, name, i, "ready", "closed", 900, 0) for i, name in enumerate(fitted.order)
+    ]
     classifiers.append(ClassifierState("slow", "slow", 9, "failed", "open", 40, 12, f"raised: {EVIL}"))
-    shares = [DecisionShare("abstained", 0.31, 0.18, 0.16, True), DecisionShare("unfamiliar", 0.02, 0.0145, 0.03)]
+    shares = [
+        DecisionShare("abstained", 0.31, 0.18, 0.16, True),
+        DecisionShare("unfamiliar", 0.02, 0.0145, 0.03),
+    ]
     shares += [DecisionShare(f"adapters/{name}", 0.09, None, 0.11) for name in fitted.adapters]
     return RoutingState("stale", tuple(classifiers), (f"plugin {EVIL}",), fitted, 1000, tuple(shares))
 
@@ -59,7 +64,9 @@ def trial(
     spec = plan(
         hypothesis=f"the new version solves more {EVIL}",
         window=3600.0,
-        guardrails=(MetricSpec("complaint", Kind.PROPORTION, higher_is_better=False, missing="zero", margin=0.05),),
+        guardrails=(
+            MetricSpec("complaint", Kind.PROPORTION, higher_is_better=False, missing="zero", margin=0.05),
+        ),
         secondary=(MetricSpec("seconds", Kind.MEAN, cap=60.0),),
         segments=(SegmentSpec("plan"),),
         planned_units=600,

@@ -52,8 +52,8 @@
         scales: { x: { time: false }, y: { range: (_, low, high) => [0, high * 1.1 || 1] } },
         series: [
           { label: "Routed", value: (_, v) => share(v) },
-          line("Wrong", "one", { width: 2 }), line("at most", "one", { dash: [2, 4] }), line("target", "one", { dash: [9, 5], width: 1 }),
-          ...(strange ? [line("Strange, at most", "two", { dash: [2, 4] }), line("target", "two", { dash: [9, 5], width: 1 })] : []),
+          line("Wrong", "one", { width: 2 }), line("Wrong, at most", "one", { dash: [2, 4] }), line("target", "one", { dash: [9, 5], width: 1 }),
+          ...(strange ? [line("Strange, at most", "two", { dash: [2, 4] }), line("target, strange", "two", { dash: [9, 5], width: 1 })] : []),
         ],
         axes: [axis("share of requests routed", (_, ticks) => ticks.map((v) => percent(v, 0)), 30),
           axis("share wrong", (_, ticks) => ticks.map((v) => percent(v, 0)), 46)],

@@ -1,5 +1,7 @@
-"""`python playground.py URL AXE FOLDER`: ask, decide, compare, stop, correct, a stream that is cut, texts that
-mean ill. With a FOLDER pictures of it."""
+"""`python playground.py URL AXE FOLDER`: ask, decide, compare, stop, correct, a stream that is cut.
+
+FOLDER is for pictures; -: none.
+"""
 
 import sys
 
@@ -28,7 +30,9 @@ def columns(page):
         found.append(
             {
                 "asked": card.query_selector("h2").inner_text(),
-                "who": card.query_selector("dd strong").inner_text() if card.query_selector("dd strong") else "",
+                "who": card.query_selector("dd strong").inner_text()
+                if card.query_selector("dd strong")
+                else "",
                 "digest": code.inner_text() if code else "",
                 "badge": card.query_selector(".badge").inner_text(),
                 "answer": answer.inner_text() if answer.is_visible() else "",
@@ -62,7 +66,9 @@ with browsing() as seen:
     page.keyboard.press("Enter")
     until(page, "document.querySelector('article [role=status]').textContent !== ''")
     said["corrected"] = page.inner_text("article [role=status]")
-    page.locator("[aria-label='Good answer']").click() if page.locator("[aria-label='Good answer']:enabled").count() else 0
+    page.locator("[aria-label='Good answer']").click() if page.locator(
+        "[aria-label='Good answer']:enabled"
+    ).count() else 0
     page.wait_for_timeout(500)
     said["thumb"] = page.inner_text("article [role=status]")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -76,7 +82,12 @@ with browsing() as seen:
 
     for _ in range(3):
         page.click("#compare")
-    asked(page, "one two three", model="medical", **{"model_2": "medical@1.1.0", "model_3": "base", "model_4": "legal"})
+    asked(
+        page,
+        "one two three",
+        model="medical",
+        **{"model_2": "medical@1.1.0", "model_3": "base", "model_4": "legal"},
+    )
     page.click("#go")
     ended(page)
     said["many"], said["state"] = columns(page), page.inner_text("#state")
