@@ -66,10 +66,8 @@ with browsing() as seen:
     page.keyboard.press("Enter")
     until(page, "document.querySelector('article [role=status]').textContent !== ''")
     said["corrected"] = page.inner_text("article [role=status]")
-    page.locator("[aria-label='Good answer']").click() if page.locator(
-        "[aria-label='Good answer']:enabled"
-    ).count() else 0
-    page.wait_for_timeout(500)
+    page.locator("[aria-label='Good answer']").click()
+    until(page, "!document.querySelector('article [role=status]').textContent.startsWith('Kept')")
     said["thumb"] = page.inner_text("article [role=status]")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("article button", has_text="Copy").click()
