@@ -89,8 +89,14 @@ def held_out(of: CalibrationState) -> HeldOut:
     """As far as the file tells."""
     said = of.report.get("held_out")
     there: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
-    shares = [_share(there.get(name)) for name in ("accuracy", "coverage", "error", "ood_routed")]
-    return HeldOut(*shares, _counts(there.get("stages")), _counts(of.report.get("counts")))
+    return HeldOut(
+        _share(there.get("accuracy")),
+        _share(there.get("coverage")),
+        _share(there.get("error")),
+        _share(there.get("ood_routed")),
+        _counts(there.get("stages")),
+        _counts(of.report.get("counts")),
+    )
 
 
 def _share(said: Any) -> float | None:

@@ -22,7 +22,7 @@ SIZE = SERVICE + "PlanExperiment"
 
 async def show(visit: Visit) -> dict[str, Any]:
     """The form, with what the address says already in it."""
-    typed = BEFORE | {name: text for name, text in visit.query.items() if text}
+    typed = {**BEFORE, **{name: text for name, text in visit.query.items() if text}}
     return values(visit, typed)
 
 

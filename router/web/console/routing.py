@@ -100,7 +100,8 @@ def classifier_rows(classifiers: Sequence[ClassifierState], metrics: Metrics) ->
     return [
         Row(
             one,
-            *(quantile(buckets.get(one.name, ()), share) for share in (0.5, 0.95)),
+            quantile(buckets.get(one.name, ()), 0.5),
+            quantile(buckets.get(one.name, ()), 0.95),
             verdicts.get(one.name, {}),
         )
         for one in sorted(classifiers, key=lambda one: (one.priority, one.name))

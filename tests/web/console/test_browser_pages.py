@@ -95,7 +95,7 @@ async def test_playground(site: SimpleNamespace, tmp_path: Path) -> None:
 
 @elsewhere
 async def test_experiments_and_thresholds(site: SimpleNamespace, tmp_path: Path) -> None:
-    seen = await seen_by("trials.py", site.url, tmp_path)
+    seen = await seen_by("experiments.py", site.url, tmp_path)
     life = seen["life"]
     assert set(life["errors"]) == {"name", "arms[1].adapter"}
     assert life["kept"]["arms[1].adapter"] == "legal@9.0.0"

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.ports import CalibrationState
@@ -75,6 +75,7 @@ anything = st.recursive(
 )
 
 
+@settings(max_examples=30)
 @given(anything, anything, anything)
 def test_no_report_is_a_fault(tested: Any, counts: Any, held: Any) -> None:
     of = replace(FITTED, report={"tested": tested, "counts": counts, "held_out": held})

@@ -1,4 +1,4 @@
-"""`python trials.py URL AXE`: a plan with errors, its life; a promotion and back; thresholds by keyboard."""
+"""`python experiments.py URL AXE`: a plan with errors, its life; a promotion and back; thresholds."""
 
 from seen import browsing, tell, until
 
