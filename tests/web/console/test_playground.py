@@ -81,9 +81,14 @@ async def test_a_stream_says_who_answers_then_what(opened: SimpleNamespace) -> N
 
 async def test_columns_are_told_by_their_own_responses(opened: SimpleNamespace) -> None:
     asked = ("medical", "legal@2.0.0", "base")
-    many = await asyncio.gather(
-        *(streamed(opened.http, text="one two", model=name, seed="7") for name in asked)
-    )
+    said = {"text": "one two three four five", "seed": "7"}
+    opened.engine.hold()
+    asking = [asyncio.create_task(streamed(opened.http, model=name, **said)) for name in asked]
+    await until(lambda: opened.server.lifecycle.in_flight == 3)
+    before = opened.engine.steps
+    opened.engine.resume()
+    many = await asyncio.gather(*asking)
+    assert opened.engine.steps - before < 12  # one batch: 18 tokens took so few
     decisions = [events[0][1]["decision"] for events in many]
     assert [one["model"] for one in decisions] == ["medical@1.0.0", "legal@2.0.0", "base"]
     digests = [opened.registry.get(name).digest for name in ("medical", "legal")]

@@ -132,18 +132,21 @@
     box.tabIndex = 0;
     box.setAttribute("role", "region");
     box.setAttribute("aria-label", "Votes of the classifiers");
-    return box;
+    if (asked().length < 2) return box;
+    // Beside others the answers are what is compared, so they stand at one height.
+    const count = decision.votes.length;
+    return el("details", "", el("summary", "", count === 1 ? "The vote of one classifier" : `The votes of ${count} classifiers`), box);
   };
-  const who = (decision, asked, answered) => {
+  const who = (decision, wanted, answered) => {
     const digest = decision.digest ? el("code", "", decision.digest) : decision.model === "base" ? `none: the base alone, ${form.dataset.base}` : "";
-    const other = answered && asked !== "auto" && ![decision.model, decision.model.split("@")[0]].includes(asked);
-    const note = other ? el("p", "notice warn", `Asked for ${asked}; this is the answer of ${decision.model}.`) : "";
+    const other = answered && wanted !== "auto" && ![decision.model, decision.model.split("@")[0]].includes(wanted);
+    const note = other ? el("p", "notice warn", `Asked for ${wanted}; this is the answer of ${decision.model}.`) : "";
     const list = facts([
       [answered ? "Answered by" : "Would go to", el("strong", "", decision.model)], ["Digest", digest],
       ["Why", decision.why], ["Confidence", sure(decision)],
-      ["Decided", decision.classifier ? `by ${decision.classifier}, in ${time(decision.seconds)}` : `in ${time(decision.seconds)}`],
+      ["Decided", decision.classifier && `by ${decision.classifier}, in ${time(decision.seconds)}`],
       ["Experiment", decision.experiment && `${decision.experiment}, arm ${decision.arm}`],
-      ["Calibration", decision.calibration],
+      ["Calibration", decision.reason !== "named" && decision.calibration],
     ]);
     return [note, list, votes(decision)].filter(Boolean);
   };
@@ -179,7 +182,7 @@
   };
   const finish = (one, usage) => {
     const spent = usage.total - usage.first;
-    const rate = usage.tokens > 1 && spent > 0 ? `, ${((usage.tokens - 1) / spent).toFixed(1)} tokens/s` : "";
+    const rate = usage.tokens > 1 && spent > 0.01 ? `, ${((usage.tokens - 1) / spent).toFixed(1)} tokens/s` : "";
     const cached = usage.cached_tokens ? ` (${usage.cached_tokens} cached)` : "";
     one.numbers.textContent =
       `${usage.tokens} tokens${rate}, first after ${time(usage.first)} (${time(usage.queued)} of it waiting), ` +

@@ -96,9 +96,10 @@
     const said = JSON.parse(box.dataset.effects);
     const names = ["one", "two", "three", "four"];
     const value = (_, v) => (v == null ? "–" : v.toPrecision(3));
+    const hours = (_, ticks) => ticks.map((t) => new Date(1000 * t).toISOString().replace(/^.{5}(.{5})T(.{5}).*/, "$2\n$1"));
     plot(box, () => {
       const data = [said.time];
-      const series = [{ label: "Time", value: (_, v) => (v == null ? "–" : new Date(1000 * v).toISOString().slice(0, 16).replace("T", " ")) }];
+      const series = [{ label: "Time (UTC)", value: (_, v) => (v == null ? "–" : new Date(1000 * v).toISOString().slice(0, 16).replace("T", " ")) }];
       const bands = [];
       said.arms.forEach((arm, place) => {
         const stroke = color(names[place % names.length]);
@@ -117,7 +118,7 @@
       return { data, options: {
         series, bands, hooks: { drawAxes: [zero] },
         scales: { y: { range: (_, low, high) => [Math.min(0, low) * 1.1, Math.max(0, high) * 1.1 || 1] } },
-        axes: [axis(undefined, undefined, 42), axis(`${said.metric}, arm minus control`, undefined, 58)],
+        axes: [{ ...axis(undefined, hours, 42), space: 70 }, axis(`${said.metric}, arm minus control`, undefined, 58)],
       } };
     });
   };
