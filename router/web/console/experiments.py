@@ -32,6 +32,14 @@ STATES: Mapping[int, tuple[str, str]] = {
     pb.Experiment.STATE_STOPPED: ("stopped", ""),
 }
 TONES: Mapping[str, str] = {"promote": "ok", "stop for harm": "bad", "invalid": "bad", "undecided": "info"}
+BUILT_IN = (
+    ("First token", "time_to_first_token", "time"),
+    ("Total time", "total_time", "time"),
+    ("Tokens", "completion_tokens", "count"),
+    ("Cut off", "length_stop", "share"),
+    ("Errors", "error", "share"),
+    ("Cancelled", "cancelled", "share"),
+)
 CHECKS: Mapping[str, str] = {
     "sample-ratio": "Sample ratio",
     "triggered-ratio": "Ratio of those that differ",
@@ -75,6 +83,10 @@ async def judged(visit: Visit, name: str, phase: int = 0, **more: Any) -> dict[s
         "checks": CHECKS,
         "arms": arm_rows(visit, report),
         "series": series(report),
+        "split": one.mode in (pb.Experiment.MODE_UNSPECIFIED, pb.Experiment.MODE_SPLIT),
+        "built_in": [
+            each for each in BUILT_IN if any(each[1] in numbers.built_in for numbers in report.numbers)
+        ],
         "every": (every := 1 + len(points := treated(report)) // MOST_POINTS),
         "points": points[::-1][::every],
         "audit": [audit_row(entry) for entry in reversed(report.audit)][:MOST_ACTS],

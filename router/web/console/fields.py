@@ -13,7 +13,7 @@ from router.ports import AdapterRegistry
 from router.types import AdapterState, Visible
 from router.web.openai import resource_of
 
-MOST_OFFERED = 400  # names in a list to pick from; others can be typed
+MOST_OFFERED, MOST_LOOKED_AT = 400, 2000  # names in a list to pick from; others can be typed
 
 
 def number(found: Findings, field: str, typed: str) -> float | None:
@@ -63,7 +63,7 @@ def adapter_of(typed: str) -> str:
 def offered(registry: AdapterRegistry, visible: Visible, *first: str, versions: bool = True) -> list[str]:
     """Names to pick from: `first`, then adapters and their versions, as many as a list can have."""
     names: list[str] = list(first)
-    for info in registry.listed():
+    for info in islice(registry.listed(), MOST_LOOKED_AT):
         if len(names) >= MOST_OFFERED:
             break
         if info.state is not AdapterState.QUARANTINED and info.ref.name in visible:

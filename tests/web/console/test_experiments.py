@@ -11,9 +11,12 @@ from types import SimpleNamespace
 import pytest
 
 from router.experiments.model import Kind, MetricSpec
+from router.experiments.wire.plans import experiment_message
+from router.experiments.wire.report import report_message
 from router.v1 import experiments_pb2 as pb
 from router.web.console import experiments as page
 from tests.experiments.memory_store import MemoryStore
+from tests.experiments.report.told import REPORT
 from tests.experiments.service.lab import answer, create, experimenting, running
 from tests.security.helpers import write_clients
 from tests.server.helpers import Connect
@@ -229,6 +232,28 @@ async def test_roles_are_those_of_the_methods(
         assert (
             await post(olga, NEW + "/size", **(PLAN | {"baseline": "0.5", "effect": "0.1"}))
         ).status_code == 200
+
+
+async def test_a_report_with_something_in_every_field(
+    lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await running(lab)
+    monkeypatch.setattr(
+        "router.experiments.service.service.report_message",
+        lambda _, experiment: report_message(REPORT, experiment_message(REPORT.experiment)),
+    )
+    shown = (await lab.http.get(HOME + "/trial")).text
+    for words in (
+        "data-effects=",
+        "new beside control, unseen: 30 won, 10 lost, 5 ties; 75.0 % of pairs",
+        "at equal answer length: +0.04 ± 0.03",
+        "If the experiment were valid, new would be: promote",
+        "of all units",
+        "1.2 s",  # total time of the new one's answers
+        "ticket 7",
+    ):
+        assert words in shown, words
+    assert "<script>alert" not in shown
 
 
 def compared(low: float, high: float, **more: object) -> dict[str, object]:
