@@ -5,10 +5,10 @@ Experiments are a part that may be taken away: the server knows no more of them 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from router.types import (
     EVERYTHING,
@@ -190,6 +190,35 @@ class ClassifierState:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationState:
+    """What routing was calibrated for. `report` is what its file tells of how it was made: of any form."""
+
+    created: str
+    threshold: float
+    novelty_limit: float
+    target: float
+    ood_target: float
+    delta: float
+    adapters: tuple[str, ...]
+    order: tuple[str, ...]  # classifiers, as they are asked
+    differences: tuple[str, ...]  # what is not as it was, in words
+    newcomers: tuple[str, ...]  # adapters that it does not know
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionShare:
+    """How often requests came to this lately: `abstained`, `unfamiliar` or adapters/NAME; how often they did
+    where the calibration was proven, and at first here; and whether that has moved."""
+
+    what: str
+    share: float
+    proven: float | None = None
+    first: float | None = None
+    alarm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingState:
     """What decides. `calibration` is empty without one, `fitted`, or says what does not fit; `problems` are
     plugins that do not work, each in a line."""
@@ -197,6 +226,9 @@ class RoutingState:
     calibration: str = ""
     classifiers: tuple[ClassifierState, ...] = ()
     problems: tuple[str, ...] = ()
+    fitted: CalibrationState | None = None
+    decisions: int = 0  # the latest ones, of which `shares` are
+    shares: tuple[DecisionShare, ...] = ()
 
 
 class RequestRouter(Protocol):

@@ -57,6 +57,9 @@ WEB: Mapping[str, Role] = {  # what is asked over HTTP alone; all else there is 
     "/console.v1/SignIn": Role.OPEN,
     "/console.v1/Overview": Role.OBSERVE,
     "/console.v1/ListActivity": Role.ADMIN,
+    "/console.v1/Playground": Role.INFER,
+    "/console.v1/Routing": Role.OBSERVE,
+    "/console.v1/ListCorrections": Role.ADMIN,  # users' words: each look is in the audit
 }
 
 KSERVE: Mapping[str, Role] = {  # where the setting `kserve` is on; else no such method is there

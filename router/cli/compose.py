@@ -20,6 +20,7 @@ from router import optional
 from router.cli import units
 from router.cli.base_files import equals_base
 from router.cli.fleet import STORE_REST, EdgeEncoder, of_all_replicas, replica_settings
+from router.cli.routing_state import calibration_state, decision_shares
 from router.cli.settings import carried, rule_of
 from router.config import Settings
 from router.corrections.keeper import Corrections
@@ -147,7 +148,7 @@ class Composition:
             self.registry.profiles,
             lambda: self.router.digest(),
         )
-        drift = Drift(lambda: self.router.rule.now, self._baselines)
+        self._drift = Drift(lambda: self.router.rule.now, self._baselines)
         self.app = ServerApp(
             of_all_replicas(settings),
             engine,
@@ -157,10 +158,10 @@ class Composition:
             on_ready=self._ready,
             experiments=self.experiments,
             corrections=corrections_of(settings, options.state_dir),
-            on_decision=drift.observe,
+            on_decision=self._drift.observe,
             routing=self._routing_state,
         )
-        self.app.metrics.registry.register(DriftCollector(drift))
+        self.app.metrics.registry.register(DriftCollector(self._drift))
         if self.experiments is not None:
             part = optional.experiments("compose")
             part.add_modes(self.experiments, self.app, engine, self.router, self.plugins)
@@ -183,11 +184,14 @@ class Composition:
             await asyncio.to_thread(self._baselines.close)
 
     def _routing_state(self) -> RoutingState:
-        status = self.plugins.status()
+        status, rule, seen = self.plugins.status(), self.router.rule, self._drift.seen
         return RoutingState(
-            self.router.rule.status,
+            rule.status,
             tuple(classifier_state(plugin.name, c) for plugin in status for c in plugin.classifiers),
             tuple(f"{plugin.name}: {plugin.error}" for plugin in status if plugin.error),
+            calibration_state(rule.now),
+            seen.decisions,
+            decision_shares(seen),
         )
 
     async def _start(self) -> None:

@@ -15,8 +15,8 @@ from router.access.answers import may_be_of
 from router.access.clients import Client
 from router.corrections.model import MAX_TEXT, Correction
 from router.corrections.recent import Answered, Recent
-from router.corrections.store import CorrectionStore
-from router.errors import FailedPrecondition, NotFound, NotSaved, Overloaded
+from router.corrections.store import CorrectionStore, Found
+from router.errors import FailedPrecondition, NotFound, NotSaved, Overloaded, Unavailable
 from router.types import Decision, Keeping, Request, weaker
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,14 @@ class Corrections:
         kept: Keeping = "texts" if correction.text else "labels"
         self.kept[kept, correction.wrong] += 1
         return kept
+
+    async def read(self, tenant: str | None = None) -> Found:
+        """What is on the disk, of all tenants or of one, the oldest first. Raises Unavailable."""
+        try:
+            return await asyncio.to_thread(self._store.read, tenant)
+        except OSError as error:
+            log.error("corrections could not be read", exc_info=error)
+            raise Unavailable(f"the corrections could not be read: {error.strerror}") from None
 
     def close(self) -> None:
         """Write what is left."""

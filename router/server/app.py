@@ -193,9 +193,9 @@ class ServerApp:
     def _insight(self) -> Insight | None:
         if self.recent is None:
             return None
-        return Insight(
-            self.engine, self.registry, self.metrics, self.health, self.recent, self._routing, self.ready
-        )
+        found = (self.engine, self.registry, self.metrics, self.health, self.recent, self._routing)
+        absent = optional.why_absent() if self.experiments is None else ""
+        return Insight(*found, self.ready, corrections=self.corrections, no_experiments=absent)
 
     def _chain(self) -> Chain:
         return Chain(

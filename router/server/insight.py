@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from router.access.recent import Recent
+from router.corrections.keeper import Corrections
 from router.engine.base import Engine
 from router.ports import AdapterRegistry, RoutingState
 from router.server.health import Health
@@ -26,3 +27,5 @@ class Insight:
     routing: Callable[[], RoutingState]
     ready: asyncio.Event  # requests are let in
     started: float = field(default_factory=time.time)  # unix seconds
+    corrections: Corrections | None = None
+    no_experiments: str = ""  # why there are none

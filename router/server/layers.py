@@ -222,6 +222,10 @@ class Chain(grpc.aio.ServerInterceptor):
             return error.message
         return ""
 
+    def most(self, method: str) -> int:
+        """Bytes of a message of that method."""
+        return self._most(policy_of(method))
+
     def _most(self, policy: Policy) -> int:
         return policy.max_body or self._max_body
 

@@ -10,11 +10,33 @@ from typing import Any
 
 from starlette.routing import BaseRoute, Route
 
-from router.web.console import activity, acts, adapter, adapters, overview, session
+from router.web.console import (
+    activity,
+    acts,
+    adapter,
+    adapters,
+    experiment_plan,
+    experiments,
+    overview,
+    playground,
+    routing,
+    session,
+)
 from router.web.console.rendering import serve_static
 from router.web.console.site import ROOT, Console, Endpoint, Entry, Page
 
-MODULES = (overview, adapters, adapter, acts, activity, session)  # as their pages stand at the side
+MODULES = (  # as their pages stand at the side
+    overview,
+    playground,
+    adapters,
+    adapter,
+    acts,
+    routing,
+    experiments,
+    experiment_plan,
+    activity,
+    session,
+)
 ENTRIES: tuple[Entry, ...] = tuple(entry for module in MODULES for entry in module.ENTRIES)
 
 

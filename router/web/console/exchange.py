@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote
 
 from router.errors import FieldViolation, InvalidRequest
 from router.web.console.guard import HEADERS
-from router.web.exchange import JSON, Exchange, Receive, Scope, Send
+from router.web.exchange import EVENTS, JSON, Exchange, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from router.web.console.site import Console
@@ -67,6 +67,7 @@ class PageExchange(Exchange):
     def __init__(self, scope: Scope, receive: Receive, send: Send, most: int, console: Console) -> None:
         super().__init__(scope, receive, send, most, lambda *_: {})
         self._console = console
+        self._instead = b""
         self.cookies = cookies_of(self.header("cookie"))
         self.token = self.cookies.get(console.cookie, "")
         if self.token and not self.header("authorization"):
@@ -92,6 +93,15 @@ class PageExchange(Exchange):
         """A part of a page is asked for, by htmx."""
         return self.header("hx-request") == "true"
 
+    @property
+    def scripted(self) -> bool:
+        """A script of a page asks, for data."""
+        return self.header("accept") in (JSON, EVENTS)
+
+    def refused_with(self, page: bytes) -> None:
+        """Shown where an error ends this, in place of the page that says it."""
+        self._instead = page
+
     def query(self) -> dict[str, str]:
         """What stands behind `?`; of what has no form, nothing."""
         raw = self._scope.get("query_string", b"")
@@ -110,6 +120,11 @@ class PageExchange(Exchange):
         await self._end(answer.body)
 
     def _refusal(self, status: int, reason: str, message: str, field: str) -> tuple[str, bytes]:
+        if self.scripted:
+            said = {"status": status, "reason": reason, "message": message, "field": field}
+            return JSON, json.dumps({"error": said}).encode()
+        if self._instead and not self.fragment:
+            return HTML, self._instead
         if self.fragment:
             asked = "HX-Redirect" if status == 401 else "HX-Retarget"
             self._headers |= {asked: "/console" if status == 401 else "#notice", "HX-Reswap": "innerHTML"}

@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 from router.access.clients import Client
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest
-from router.server.bodies import SMALL
 from router.server.call import Call, current_call, request_id_of, send_headers
 from router.web.console.events import Events
 from router.web.console.exchange import FORM, HTML, Answer, Form, PageExchange, parsed, redirect
@@ -56,13 +55,12 @@ class Page:
 class Action:
     """POST `path` below /console: `act` does it and gives an Answer, mostly `redirect(...)`.
 
-    A form has the field `csrf`; a script may send it as the header x-csrf-token instead. With `most` bytes.
+    A form has the field `csrf`; a script may send it as the header x-csrf-token instead.
     """
 
     path: str
     method: str
     act: Callable[[Visit], Awaitable[Answer]]
-    most: int = SMALL
     verb: ClassVar[str] = "POST"
 
 
@@ -74,7 +72,6 @@ class Stream:
     path: str
     method: str
     run: Callable[[Visit], Awaitable[None]]
-    most: int = SMALL
     verb: ClassVar[str] = "POST"
 
 
@@ -118,6 +115,10 @@ class Visit:
         if handler is None:
             raise FailedPrecondition(f"{method.removeprefix('/')} is not served here")
         return await handler.unary_unary(message, self.exchange)
+
+    def refused_with(self, page: Page, values: Values) -> None:
+        """What is raised now is told by that page, with what was typed, and not by one of its own."""
+        self.exchange.refused_with(self.console.page(self, page, values).body)
 
     async def begin(self) -> None:
         """The answer is events, from now on."""
@@ -203,7 +204,8 @@ class Endpoint:
 
     def __init__(self, console: Console, entry: Entry) -> None:
         self._console, self._entry = console, entry
-        self._most = 0 if isinstance(entry, Page) else entry.most
+        # As many as the layers take: of fewer they would see a part, and think that it is all.
+        self._most = 0 if isinstance(entry, Page) else console.chain.most(entry.method)
         streams = isinstance(entry, Stream)
         # One that streams writes its answer itself; of the others the layers note it in the audit first.
         self._handler = SimpleNamespace(
