@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -231,18 +232,21 @@ def serve(
       lora-router serve --listen 127.0.0.1:6000 --adapters-dir ./adapters --set slots=64
     """
     said = dict(locals())  # every flag by its name, which is that of its setting
+    settings = settings_of(said, set_ or [], config)
+    check_reach(settings, insecure_listen)
+    from router.cli.compose import serve_until_stopped
+
+    raise typer.Exit(serve_until_stopped(settings))
+
+
+def settings_of(said: Mapping[str, Any], sets: list[str], config: Path | None) -> Settings:
+    """Of flags, of what --set gives, of the environment and the file."""
     from router.cli.settings import load_settings, parse_sets
 
     flags = {
         name: value for name, value in said.items() if name not in NO_SETTINGS and value not in (None, [])
     }
-    given = parse_sets(set_ or []) | flags
-    settings = with_folders(load_settings(given, config))
-    check_reach(settings, insecure_listen)
-
-    from router.cli.compose import serve_until_stopped
-
-    raise typer.Exit(serve_until_stopped(settings))
+    return with_folders(load_settings(parse_sets(sets) | flags, config))
 
 
 def with_folders(settings: Settings) -> Settings:
