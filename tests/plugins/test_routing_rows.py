@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2] / "recipes"
-NAMES = {path.stem for path in ROOT.glob("*.toml")}
+NAMES = {tomllib.loads(path.read_text())["adapter"]["name"] for path in ROOT.glob("*.toml")}
 
 
 def rows(name: str) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ DATA = sorted({path.name.split(".")[0] for path in (ROOT / "data").glob("*.train
 def test_recipe_and_data(path: Path) -> None:
     recipe = load_recipe(path)
     splits = load_splits(recipe.data)
-    assert recipe.adapter.name == path.stem
+    assert path.stem == recipe.adapter.name or path.stem.startswith(f"{recipe.adapter.name}-")
     assert min(len(splits.train), len(splits.valid), len(splits.test)) >= 70
     assert recipe.routing.examples
 
