@@ -7,7 +7,7 @@ import asyncio
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -88,6 +88,17 @@ async def thrown(address: str, data: bytes) -> None:
         writer.close()
 
 
+async def code_of(channel: grpc.aio.Channel, method: str, bombs: Sequence[bytes]) -> grpc.StatusCode:
+    """What the server says; a call that it refused before the message was out is INTERNAL to the client."""
+    while True:
+        call = channel.stream_stream(method)(
+            iter(bombs[-1:]), timeout=1, metadata=(("x-bomb-bin", bombs[2]),)
+        )
+        error = await failure(call)
+        if error.details() != "Internal error from Core":
+            return error.code()
+
+
 async def test_a_pickle_sent_to_every_socket_and_method_leaves_no_mark(
     start_server: Start, connect: Connect, tmp_path: Path
 ) -> None:
@@ -102,9 +113,6 @@ async def test_a_pickle_sent_to_every_socket_and_method_leaves_no_mark(
                 address, f"POST /metrics HTTP/1.1\r\nContent-Length: {len(bomb)}\r\n\r\n".encode() + bomb
             )
     for method in sorted(ROLES):
-        call = stubs.channel.stream_stream(method)(
-            iter(bombs[-1:]), timeout=1, metadata=(("x-bomb-bin", bombs[2]),)
-        )
-        assert (await failure(call)).code() is not grpc.StatusCode.INTERNAL
+        assert await code_of(stubs.channel, method, bombs) is not grpc.StatusCode.INTERNAL, method
     assert not marker.exists()
     assert (await stubs.inference.Generate(ask())).text
