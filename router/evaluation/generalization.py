@@ -13,12 +13,13 @@ from router.errors import ConfigError
 from router.evaluation.scoring import Estimate, resample
 from router.evaluation.subject import Arm, Losses, Subject
 from router.training.batch import Example, Rendering
-from router.training.data import Splits, read_json_lines, read_rows, text_of
+from router.training.data import Row, Splits, read_json_lines, read_rows, text_of
 from router.training.recipe import Recipe, load_recipe
 from router.types import PromptTemplate
 
 GENERAL = Path("data") / "general.jsonl.gz"  # beside the recipes
 GENERAL_TEXT = "general text"  # its name in a report
+ASKED_FOR_TEXT = "Write a paragraph."  # of an activated LoRA, to which general text is an answer
 SPLITS = ("train", "valid", "test")
 ROWS = 32  # of each other task
 MARGIN = 0.5  # nats a token that the adapter may lose
@@ -33,7 +34,8 @@ def measure_generalization(
 
     Other tasks are the test splits of all other recipes `recipes`/*.toml (at most `rows` rows each, drawn
     by a fixed seed), under the base's own prompt: no system text or template of this adapter. General text
-    is every paragraph of `recipes`/data/general.jsonl.gz, if it is there. Losses are in nats per token;
+    is every paragraph of `recipes`/data/general.jsonl.gz, if it is there; it stands as an answer where the
+    adapter is an activated LoRA, which acts on nothing else. Losses are in nats per token;
     `difference` is adapter - base with its paired bootstrap interval over rows.
 
     Returns {"rows", "margin", "sets": [{"what", "rows", "base", "adapter", "difference": {"value", "low",
@@ -41,7 +43,9 @@ def measure_generalization(
     Raises ConfigError for a recipe or data file that cannot be read.
     """
     rendering = Rendering.of(subject.base.tokenizer, PromptTemplate())
-    sets = [_compare(subject, *named) for named in _material(rendering, recipe, recipes, rows)]
+    config = next(iter(subject.model.peft_config.values()))
+    late = bool(getattr(config, "alora_invocation_tokens", None))
+    sets = [_compare(subject, *named) for named in _material(rendering, recipe, recipes, rows, late)]
     return {"rows": rows, "margin": MARGIN, "sets": sets}
 
 
@@ -64,7 +68,7 @@ def regressions(section: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _material(
-    rendering: Rendering, own: Recipe, recipes: Path, rows: int
+    rendering: Rendering, own: Recipe, recipes: Path, rows: int, late: bool
 ) -> Iterator[tuple[str, Sequence[Example]]]:
     seen = {own.data.test.resolve()}
     for file in sorted(recipes.glob("*.toml")):
@@ -76,7 +80,11 @@ def _material(
             drawn = random.Random(0).sample(found, min(rows, len(found)))
             yield f"{other.adapter.name} test rows", rendering.examples(drawn)
     if (general := recipes / GENERAL).is_file():
-        yield GENERAL_TEXT, [whole_text(rendering, text) for text in paragraphs(general)]
+        texts = paragraphs(general)
+        if late:
+            yield GENERAL_TEXT, rendering.examples([Row(ASKED_FOR_TEXT, text, "") for text in texts])
+        else:
+            yield GENERAL_TEXT, [whole_text(rendering, text) for text in texts]
 
 
 def _compare(subject: Subject, what: str, examples: Sequence[Example]) -> dict[str, Any]:

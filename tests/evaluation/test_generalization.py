@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,27 @@ def test_the_adapters_own_template_plays_no_part(subject: Subject, own: Recipe, 
         measure_generalization(subject, own, recipes)
     assert len(seen) == 6
     assert not any("Name the colour." in text for text in seen)
+
+
+def test_general_text_is_an_answer_to_an_activated_lora(
+    trained: Path, own: Recipe, recipes: Path, tmp_path: Path
+) -> None:
+    """It acts on answers alone, and would refuse the bare text."""
+    folder, base = tmp_path / "late", load_base(own.base.model, "cpu")
+    shutil.copytree(trained / "adapters" / "colours", folder)
+    calls = Rendering.of(base.tokenizer, PromptTemplate()).encoder.encode_template_text(
+        "<|im_start|>assistant\n"
+    )
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"alora_invocation_tokens": calls}))
+    late = load_subject(folder, read_manifest(folder), base)
+    section = measure_generalization(late, own, recipes, rows=2)
+    late.close()
+    sets = {found["what"]: found for found in section["sets"]}
+    assert list(sets) == ["letters test rows", "general text"]
+    assert sets["general text"]["rows"] == len(TEXTS)
+    assert sets["general text"]["adapter"] != sets["general text"]["base"]
+    assert [found["what"] for found in regressions(section)] == ["loss on general text"]
 
 
 def test_worse_needs_the_margin_and_an_interval_above_zero(
