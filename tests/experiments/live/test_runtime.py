@@ -163,7 +163,7 @@ async def test_the_guardian_stops_what_does_harm(begin, store):
     fill(store, "new", 80, 60, began)
     live = await begin(look_seconds=0.02)
     await until(lambda: store.get("trial").state is Lifecycle.STOPPED, 10)
-    await until(lambda: not live.running)
+    await until(lambda: not live.running and bool(live.counts.acts))  # counted after it was done
     act, notice = store.trail("trial")
     assert (act.actor, act.act) == ("rule", "stop")
     assert "error" in act.reason
