@@ -167,6 +167,16 @@ async def test_litellm(at: SimpleNamespace, tmp_path: Path) -> None:
 
 
 @elsewhere
+async def test_behind_litellms_proxy(at: SimpleNamespace, tmp_path: Path) -> None:
+    assert await seen_by("litellm[proxy]==1.108.7", "behind_litellm.py", at, tmp_path) == {
+        "adapter": ADAPTER,
+        "routing": ADAPTER,
+        "base": "[base] Be brief. a medical question",
+        "fallback": [ADAPTER, "1"],
+    }
+
+
+@elsewhere
 async def test_llm(at: SimpleNamespace, tmp_path: Path) -> None:
     seen = await seen_by("llm==0.36", "with_llm.py", at, tmp_path)
     kind, text = seen.pop("unknown")
