@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 import pytest
+import trustme
 
 from router.server.app import ServerApp
 from tests.server.helpers import Start
@@ -46,6 +49,29 @@ async def client(start_web: StartWeb) -> AsyncIterator[openai.AsyncOpenAI]:
     server = await start_web()
     async with connect(server) as made:
         yield made
+
+
+async def with_certificates(
+    start_web: StartWeb, folder: Path, role: str, adapter: str
+) -> tuple[ServerApp, ssl.SSLContext, ssl.SSLContext]:
+    """A server that asks for certificates, what its client "team" connects with, and what a stranger does."""
+    authority = trustme.CA()
+    paths = {name: folder / f"{name}.pem" for name in ("ca", "cert", "key", "mine", "mykey")}
+    authority.cert_pem.write_to_path(str(paths["ca"]))
+    for name, cert, key in (("127.0.0.1", "cert", "key"), ("team.example", "mine", "mykey")):
+        made = authority.issue_cert(name)
+        paths[cert].write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+        paths[key].write_bytes(made.private_key_pem.bytes())
+    clients = folder / "clients.toml"
+    clients.write_text(
+        f'[[client]]\nid = "team"\ncert = "team.example"\nroles = ["{role}"]\nadapters = ["{adapter}"]\n'
+    )
+    server = await start_web(
+        clients=clients, tls_cert=paths["cert"], tls_key=paths["key"], tls_client_ca=paths["ca"]
+    )
+    team, stranger = (ssl.create_default_context(cafile=str(paths["ca"])) for _ in range(2))
+    team.load_cert_chain(paths["mine"], paths["mykey"])
+    return server, team, stranger
 
 
 def connect(server: ServerApp, token: str = "none", scheme: str = "http") -> openai.AsyncOpenAI:

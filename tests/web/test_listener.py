@@ -17,7 +17,7 @@ from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.web import listener
 from tests.security.helpers import write_clients
-from tests.web.conftest import Http, StartWeb, asking, connect
+from tests.web.conftest import Http, StartWeb, asking, connect, with_certificates
 
 
 async def test_a_client_needs_its_token_and_sees_its_own_adapters(
@@ -92,28 +92,11 @@ async def test_tls_shows_the_certificate_in_force(start_web: StartWeb, tmp_path:
 
 
 async def test_a_certificate_says_who_calls(start_web: StartWeb, tmp_path: Path) -> None:
-    authority, paths = (
-        trustme.CA(),
-        {n: tmp_path / f"{n}.pem" for n in ("ca", "cert", "key", "mine", "mykey")},
-    )
-    authority.cert_pem.write_to_path(str(paths["ca"]))
-    for name, cert, key in (("127.0.0.1", "cert", "key"), ("team.example", "mine", "mykey")):
-        made = authority.issue_cert(name)
-        paths[cert].write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
-        paths[key].write_bytes(made.private_key_pem.bytes())
-    clients = tmp_path / "clients.toml"
-    clients.write_text(
-        '[[client]]\nid = "team"\ncert = "team.example"\nroles = ["infer"]\nadapters = ["medical"]\n'
-    )
-    server = await start_web(
-        clients=clients, tls_cert=paths["cert"], tls_key=paths["key"], tls_client_ca=paths["ca"]
-    )
-    context = ssl.create_default_context(cafile=str(paths["ca"]))
+    server, team, nobody = await with_certificates(start_web, tmp_path, "infer", "medical")
     with pytest.raises(httpx2.TransportError):
-        async with httpx2.AsyncClient(verify=context, base_url=f"https://{server.http_address}") as stranger:
+        async with httpx2.AsyncClient(verify=nobody, base_url=f"https://{server.http_address}") as stranger:
             await stranger.get("/v1/models")
-    context.load_cert_chain(paths["mine"], paths["mykey"])
-    async with httpx2.AsyncClient(verify=context, base_url=f"https://{server.http_address}") as client:
+    async with httpx2.AsyncClient(verify=team, base_url=f"https://{server.http_address}") as client:
         named = [model["id"] for model in (await client.get("/v1/models")).json()["data"]]
     assert named == ["auto", "base", "medical", "medical@1.0.0"]
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ssl
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx2
 import pytest
-import trustme
 
 from router.web.console.session import inside
-from tests.web.conftest import StartWeb
+from tests.web.conftest import StartWeb, with_certificates
 from tests.web.console.conftest import Roled, csrf, post
 
 
@@ -74,23 +72,8 @@ async def test_the_header_counts_as_it_does_elsewhere(roled: Roled) -> None:
 async def test_a_certificate_needs_no_sign_in_and_cookies_are_for_tls_alone(
     start_web: StartWeb, tmp_path: Path
 ) -> None:
-    authority = trustme.CA()
-    paths = {name: tmp_path / f"{name}.pem" for name in ("ca", "cert", "key", "mine", "mykey")}
-    authority.cert_pem.write_to_path(str(paths["ca"]))
-    for name, cert, key in (("127.0.0.1", "cert", "key"), ("team.example", "mine", "mykey")):
-        made = authority.issue_cert(name)
-        paths[cert].write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
-        paths[key].write_bytes(made.private_key_pem.bytes())
-    clients = tmp_path / "clients.toml"
-    clients.write_text(
-        '[[client]]\nid = "team"\ncert = "team.example"\nroles = ["observe"]\nadapters = ["*"]\n'
-    )
-    server = await start_web(
-        clients=clients, tls_cert=paths["cert"], tls_key=paths["key"], tls_client_ca=paths["ca"]
-    )
-    context = ssl.create_default_context(cafile=str(paths["ca"]))
-    context.load_cert_chain(paths["mine"], paths["mykey"])
-    async with httpx2.AsyncClient(verify=context, base_url=f"https://{server.http_address}") as browser:
+    server, team, _ = await with_certificates(start_web, tmp_path, "observe", "*")
+    async with httpx2.AsyncClient(verify=team, base_url=f"https://{server.http_address}") as browser:
         page = await browser.get("/console")
         assert page.status_code == 200
         assert "team" in page.text
