@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from benchmarks.routing_many import Shelf
 from router.classifiers.regression import read_background
 from router.plugins import PluginHost
 from router.routing.router import Router
+from router.training.recipe import load_recipe
 from router.types import AdapterProfile, Request, Turn
 
 ROOT = Path(__file__).parents[1]
@@ -30,22 +30,23 @@ AT_ONCE = 32
 
 def adapters() -> tuple[AdapterProfile, ...]:
     """The recipes' adapters as routing sees them."""
-    found = []
+    found = {}
     for path in sorted((ROOT / "recipes").glob("*.toml")):
-        recipe = tomllib.loads(path.read_text())
-        routing, about = recipe["routing"], recipe.get("adapter", {})
-        found.append(
+        recipe = load_recipe(path)
+        about, routing = recipe.adapter, recipe.routing
+        found.setdefault(  # a second version is routed to as the first
+            about.name,
             AdapterProfile(
-                about.get("name", path.stem),
-                str(about.get("version", "0")),
-                domain=about.get("domain", ""),
-                task=about.get("task", ""),
-                examples=tuple(routing.get("examples", ())),
-                negative_examples=tuple(routing.get("negative_examples", ())),
-                keywords=tuple(routing.get("keywords", ())),
-            )
+                about.name,
+                about.version,
+                domain=about.domain,
+                task=about.task,
+                examples=routing.examples,
+                negative_examples=routing.negative_examples,
+                keywords=routing.keywords,
+            ),
         )
-    return tuple(found)
+    return tuple(found.values())
 
 
 def requests(profiles: Sequence[AdapterProfile], count: int) -> list[Request]:

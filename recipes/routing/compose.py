@@ -110,7 +110,9 @@ def taught() -> set[str]:
     """All that classifiers learn from: the adapters' examples and the background."""
     texts = set((RECIPES.parent / "plugins" / "background.txt").read_text(encoding="utf-8").splitlines())
     for path in RECIPES.glob("*.toml"):
-        routing = tomllib.loads(path.read_text(encoding="utf-8"))["routing"]
+        routing = tomllib.loads(path.read_text(encoding="utf-8")).get("routing")
+        if routing is None:  # like another recipe, which says it
+            continue
         texts.update(routing["examples"], routing["negative_examples"])
     return texts
 

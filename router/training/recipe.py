@@ -195,20 +195,41 @@ class Recipe(Table):
 def load_recipe(path: Path) -> Recipe:
     """Parse a recipe; its paths become those from here.
 
+    `like = "OTHER.toml"` at its top: what it does not say is as in that recipe beside it.
     Raises ConfigError that lists everything wrong with it: unknown keys with the nearest
     known one, values out of range, files that are not there.
     """
-    try:
-        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"recipe {path} is not there") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} is not valid TOML: {error}") from error
+    raw = _read(path)
+    if "like" in raw:
+        raw = _completed(raw, path)
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"recipe {path}: " + "; ".join(describe_problems(error, Recipe))) from error
     return _with_paths_from_here(recipe, path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"recipe {path} is not there") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path} is not valid TOML: {error}") from error
+
+
+def _completed(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Its tables, over those of the recipe that it is like."""
+    other = raw.pop("like")
+    if not isinstance(other, str) or Path(other).name != other or other == path.name:
+        raise ConfigError(f"recipe {path}: like: must be the file name of another recipe beside it")
+    whole = _read(path.with_name(other))
+    if "like" in whole:
+        raise ConfigError(f"recipe {path}: like: {other} is like {whole['like']} itself: name that one")
+    for name, table in raw.items():
+        known = whole.get(name)
+        whole[name] = known | table if isinstance(known, dict) and isinstance(table, dict) else table
+    return whole
 
 
 def _with_paths_from_here(recipe: Recipe, path: Path) -> Recipe:

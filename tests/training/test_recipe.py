@@ -63,6 +63,38 @@ def test_all_problems_at_once(write) -> None:
     assert "lora.dropout" in caught.value.message
 
 
+def test_what_is_not_said_is_as_in_the_recipe_that_it_is_like(write) -> None:
+    first = load_recipe(path := write("", ""))
+    second = path.with_name("colours-second.toml")
+    second.write_text(f'like = "{path.name}"\n[adapter]\nversion = "2.0.0"\n[train]\nsteps = 3\n')
+    expected = first.model_copy(
+        update={
+            "adapter": first.adapter.model_copy(update={"version": "2.0.0"}),
+            "train": first.train.model_copy(update={"steps": 3}),
+        }
+    )
+    assert load_recipe(second) == expected
+
+
+@pytest.mark.parametrize(
+    ("like", "said"),
+    [
+        ('"third.toml"', "is like colours-second.toml itself"),
+        ('"nowhere.toml"', "nowhere.toml is not there"),
+        ('"../up.toml"', "must be the file name of another recipe beside it"),
+        ('"colours-second.toml"', "must be the file name of another"),
+        ("7", "must be the file name of another"),
+    ],
+)
+def test_what_a_recipe_cannot_be_like(write, like: str, said: str) -> None:
+    second = write("", "").with_name("colours-second.toml")
+    second.with_name("third.toml").write_text('like = "colours-second.toml"\n')
+    second.write_text(f"like = {like}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(second)
+    assert said in caught.value.message
+
+
 def test_missing_file() -> None:
     with pytest.raises(ConfigError, match="is not there"):
         load_recipe(Path("nowhere.toml"))
