@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-WIRE = 1  # raised with every change of what is written here
+WIRE = 2  # raised with every change of what is written here
 
 
 @dataclass(frozen=True, slots=True)

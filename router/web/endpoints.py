@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
@@ -31,6 +32,7 @@ from router.server.sending import Outgoing
 from router.v1 import inference_pb2 as pb
 from router.web import feedback, ofrep, openai
 from router.web.exchange import JSON, ErrorBody, Exchange, Receive, Scope, Send, until_gone
+from router.web.hosts import KnownHosts
 
 STREAM = "/router.v1.InferenceService/StreamGenerate"
 MODELS = "/openai.v1/ListModels"
@@ -239,7 +241,8 @@ def application(
         Route("/ofrep/v1/evaluate/flags/{key}", flags, methods=["POST"]),
         *more,
     ]
-    return Starlette(routes=routes, exception_handlers={404: _refused, 405: _refused})
+    guard = Middleware(KnownHosts, settings=settings)
+    return Starlette(routes=routes, middleware=[guard], exception_handlers={404: _refused, 405: _refused})
 
 
 async def _refused(request: Request, error: Any) -> JSONResponse:

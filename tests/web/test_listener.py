@@ -106,10 +106,10 @@ async def test_who_says_nothing_is_hung_up_on(start_web: StartWeb, monkeypatch: 
     server = await start_web()
     host, _, port = server.http_address.rpartition(":")
     silent, begun, again = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
-    again[1].write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+    again[1].write(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await again[0].readuntil(b"}]}")
     for _, writer in (begun, again):
-        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
     for reader, writer in (silent, begun, again):
         with suppress(ConnectionResetError):
             assert await asyncio.wait_for(reader.read(), 5) == b""
@@ -133,7 +133,7 @@ async def test_a_body_that_does_not_come_holds_its_turn_for_a_while_only(
     host, _, port = server.http_address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 100\r\n\r\n{"
     )
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)

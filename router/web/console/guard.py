@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import secrets
-from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from router.access.addresses import is_loopback
 from router.errors import PermissionDenied
+from router.web.hosts import UNKNOWN, Hosts
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -35,33 +33,15 @@ class Elsewhere(PermissionDenied):
 
 
 class Guard:
-    """Tells this console's own requests from those that other pages make a browser send.
+    """Tells this console's own requests from those that other pages make a browser send."""
 
-    `hosts` are names by which it is reached beside the address it listens at.
-    """
-
-    def __init__(self, listen: str, tls: bool, hosts: Sequence[str] = ()) -> None:
-        self._secret = secrets.token_bytes(32)
-        bare = listen.rpartition(":")[0].strip("[]")
-        self._tls, self._local = tls, is_loopback(bare)
-        self._names = {"localhost", bare.lower(), *(host.lower() for host in hosts)}
+    def __init__(self, hosts: Hosts) -> None:
+        self._secret, self._hosts = secrets.token_bytes(32), hosts
 
     def check_host(self, host: str) -> None:
-        """Raises Elsewhere for a name that is not this server's: a foreign page may have its own name point
-        here. By TLS the certificate has told."""
-        name = host_name(host)
-        if self._tls or name in self._names or self._is_address(name):
-            return
-        text = "this console is not known by the name it was asked for; add that name to `console_hosts`"
-        raise Elsewhere(text)
-
-    def _is_address(self, name: str) -> bool:
-        """Nobody can have an address point elsewhere."""
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return address.is_loopback or not self._local
+        """Raises Elsewhere for a name that is not this server's."""
+        if not self._hosts.know(host):
+            raise Elsewhere(UNKNOWN)
 
     def check_post(self, host: str, origin: str, site: str, said: str, token: str) -> None:
         """Raises Elsewhere for a form that no page of this console sent: `origin` and `site` are what the
@@ -76,11 +56,3 @@ class Guard:
     def secret(self, token: str) -> str:
         """What every form of that client's pages has; it tells nothing of the token."""
         return hmac.new(self._secret, token.encode(), hashlib.sha256).hexdigest()
-
-
-def host_name(host: str) -> str:
-    """Of a header `Host`, without its port; '' where it has none."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""

@@ -23,6 +23,7 @@ from router.web.console.guard import Guard
 from router.web.console.history import History
 from router.web.console.rendering import Renderer
 from router.web.exchange import Receive, Scope, Send, until_gone
+from router.web.hosts import Hosts
 
 if TYPE_CHECKING:
     from router.config import Settings
@@ -144,7 +145,7 @@ class Console:
     ) -> None:
         self.chain, self.methods, self.settings, self.insight = chain, methods, settings, insight
         tls = settings.tls_cert is not None
-        self.guard = Guard(address, tls, settings.console_hosts)
+        self.guard = Guard(Hosts(address, tls, settings.console_hosts))
         # Cookies know no ports: servers side by side on one machine would take each other's.
         self.cookie = f"lora_router_{address.rpartition(':')[2]}"
         self._nav = [entry for entry in entries if isinstance(entry, Page) and entry.nav]
