@@ -199,6 +199,37 @@ async def two_nodes() -> Facts:
     }
 
 
+async def head_lost() -> Facts:
+    """The head's process that knows the cluster is killed: answers go on, until Ray ends the edge."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e" * 32, "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= token | {"RAY_gcs_rpc_server_reconnect_timeout_s": "6"}  # 60 as Ray has it
+    await _ray("start", "--head", f"--node-ip-address={HEAD}", "--port=6379", "--num-cpus=2")
+    command = [sys.executable, "-m", "tests.fleet.ray_scenarios", "asking"]
+    edge = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    if edge.stdout is None:
+        raise RuntimeError("it has an output")
+    await edge.stdout.readline()
+    (control,) = processes(("gcs_server",))
+    control.kill()
+    killed = time.monotonic()
+    answered = 0
+    while line := await edge.stdout.readline():
+        if time.monotonic() - killed > 2:
+            answered += line == b"[base] one two three\n"
+    return {"answered": answered, "code": await edge.wait(), "seconds": time.monotonic() - killed}
+
+
+async def asking() -> Facts:
+    """An edge that asks and tells what it was answered, until it is ended."""
+    engine, _ = fleet(f"{HEAD}:6379", cpus=1)
+    await asyncio.to_thread(engine.start)
+    while True:
+        text, end = await outcome(engine.submit(job()))
+        sys.stdout.write((text or end) + "\n")
+        sys.stdout.flush()
+        await asyncio.sleep(0.1)
+
+
 async def _ray(*arguments: str) -> None:
     command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", *arguments]
     command += ["--disable-usage-stats", f"--object-store-memory={STORE}"]
@@ -207,7 +238,8 @@ async def _ray(*arguments: str) -> None:
 
 
 SCENARIOS: dict[str, Callable[[], Awaitable[Facts]]] = {
-    kind.__name__: kind for kind in (killed, stopped, drained, edge_killed, edge, two_nodes)
+    kind.__name__: kind
+    for kind in (killed, stopped, drained, edge_killed, edge, two_nodes, head_lost, asking)
 }
 
 

@@ -111,3 +111,9 @@ def test_a_lost_node_and_its_return() -> None:
     found = facts("two_nodes")
     assert found["lost"] == 1
     assert found["texts"]
+
+
+def test_answers_go_on_without_the_head_until_ray_ends_the_edge() -> None:
+    found = facts("head_lost")
+    assert found["answered"] > 10
+    assert found["code"] == 1
