@@ -12,7 +12,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
@@ -40,12 +39,15 @@ from router.errors import (
     RouterError,
     Unavailable,
 )
+from router.fleet.crew import Crew, Roster
 from router.fleet.errands import Checked, Errands
 from router.fleet.journey import Journey
 from router.fleet.link import Link, LinkLost
+from router.fleet.local_crew import LocalCrew
+from router.fleet.members import Members
 from router.fleet.messages import Hello
 from router.fleet.placement import Move, Placement
-from router.fleet.replica import Replica, check_alike
+from router.fleet.replica import Replica
 from router.fleet.shelf import Kept, Shelf, Stow
 from router.fleet.totals import Totals
 from router.types import Constraint, FinishReason
@@ -77,7 +79,7 @@ class FleetEngine:
 
     def __init__(
         self,
-        links: Sequence[Link],
+        links: Sequence[Link] | Callable[[str], Link],
         encoder: Callable[[], Encoder],
         *,
         max_running: int,
@@ -86,8 +88,10 @@ class FleetEngine:
         stall_seconds: float = 10.0,
         stow: Stow = lambda artifact: artifact,
         placement: Placement | None = None,
+        crew: Crew | None = None,
     ) -> None:
-        """`encoder` is made at `start`; `max_running`, `max_queue` and `host_bytes`, of
+        """`links` are the replicas, which are and stay those, or make one of a name: then `crew` decides
+        which there are. `encoder` is made at `start`; `max_running`, `max_queue` and `host_bytes`, of
         adapters' weights, are those of each replica.
 
         A replica that is silent or makes no step for `stall_seconds` gets nothing new while there is another,
@@ -96,17 +100,30 @@ class FleetEngine:
         if not links:
             raise ConfigError("a fleet needs a replica: say --replicas 1 or more")
         edge = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}"
-        self._replicas = {link.name: Replica(link, edge, stall_seconds) for link in links}
+        self._fixed = crew is None
+        if not callable(links):
+            named = {link.name: link for link in links}
+            links, crew = named.__getitem__, LocalCrew(len(named), names=tuple(named))
+        self._members = Members(crew or LocalCrew(1), links, edge, stall_seconds, max_running)
+        self._replicas = self._members.replicas
         self._make_encoder = encoder
         self._encoder: Encoder | None = None
         self._placement = placement or Placement()
         self._using: Counter[tuple[str, str]] = Counter()  # jobs by adapter and replica
         self._shelf = Shelf(self._replicas, self._placement, stow, host_bytes, self._uses)
         self._errands = Errands(self._replicas, self._placement)
-        self._totals = Totals(tuple(self._replicas.values()))
+        self._totals = Totals(self._replicas)
         self._rows, self._queue = max_running, max_queue
         self._held: Counter[tuple[str, bool]] = Counter()  # jobs by replica and whether in the background
         self._waiting: set[Journey] = set()  # for an adapter
+        self._members.serve(
+            self._placement,
+            self._shelf,
+            self._totals,
+            lambda name: self._held[name, False],
+            lambda: len(self._waiting),
+            self._spawn,
+        )
         self._hello: Hello | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,23 +140,35 @@ class FleetEngine:
 
     @property
     def replicas(self) -> Sequence[Replica]:
-        """All, in the order of their links."""
+        """All that this edge has something to do with, in the order in which they came."""
         return tuple(self._replicas.values())
 
+    @property
+    def roster(self) -> Roster:
+        """What the crew wants, as far as it is known here."""
+        return self._members.roster
+
+    async def resize(self, least: int, most: int) -> Roster:
+        """As Crew.resize."""
+        self._attach()
+        if self._fixed:
+            raise FailedPrecondition("this fleet has the replicas that it was made of, and no others")
+        roster = await self._members.crew.resize(least, most)
+        self._members.nudge()
+        return roster
+
+    async def replace(self, names: Sequence[str]) -> Roster:
+        """As Crew.replace."""
+        self._attach()
+        if self._fixed:
+            raise FailedPrecondition("this fleet has the replicas that it was made of, and no others")
+        roster = await self._members.crew.replace(names)
+        self._members.nudge()
+        return roster
+
     def start(self) -> None:
-        """Start all replicas at once; blocks. Raises ConfigError naming one that fails to, or differs."""
-        with ThreadPoolExecutor(len(self._replicas), "replicas") as threads:
-            starts = {name: threads.submit(replica.start) for name, replica in self._replicas.items()}
-            try:
-                encoder = self._make_encoder()
-                hello = check_alike({name: _started(name, start) for name, start in starts.items()})
-            except BaseException:
-                list(threads.map(Replica.close, self._replicas.values()))
-                raise
-        self._encoder, self._hello = encoder, hello
-        for name, replica in self._replicas.items():
-            self._placement.join(name)
-            replica.came, replica.went = self._came, self._went
+        """Start the first replicas at once; blocks. Raises ConfigError naming one that fails or differs."""
+        self._hello, self._encoder = self._members.start(self._make_encoder)
 
     def close(self) -> None:
         """End all replicas; running jobs end as CANCELLED."""
@@ -153,8 +182,7 @@ class FleetEngine:
                 loop.call_soon_threadsafe(self._end_all)
                 loop.call_soon_threadsafe(done.set)
                 done.wait(CLOSE_SECONDS)
-        with ThreadPoolExecutor(len(self._replicas), "replicas") as threads:
-            list(threads.map(Replica.close, self._replicas.values()))
+        self._members.close()
 
     def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
         """Token ids, made here."""
@@ -236,7 +264,7 @@ class FleetEngine:
         task.add_done_callback(lambda _: self._waiting.discard(journey))
 
     def _with_room(self, job: Job, tried: set[str]) -> set[str]:
-        up = self._up()
+        up = self._up(job.adapter)
         if not up - tried:
             raise Unavailable("no other replica is up" if up else "no replica is up")
         up = {name for name in up - tried if not self._replicas[name].stalls} or up - tried
@@ -246,8 +274,11 @@ class FleetEngine:
             raise Overloaded("the queues of all replicas are full")
         return room
 
-    def _up(self) -> set[str]:
-        return {name for name, replica in self._replicas.items() if replica.up}
+    def _up(self, adapter: str | None) -> set[str]:
+        """Who may get a job: one that is draining only if it has the adapter, or if there is no other."""
+        homes = self._placement.homes(adapter) if adapter is not None else ()
+        taking = {n for n, replica in self._replicas.items() if replica.takes or (replica.up and n in homes)}
+        return taking or {name for name, replica in self._replicas.items() if replica.up and not replica.left}
 
     def _give(self, journey: Journey, name: str) -> None:
         job = journey.job
@@ -297,8 +328,7 @@ class FleetEngine:
             raise NotLoaded("the base model is still loading")
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            for replica in self._replicas.values():
-                self._spawn(replica.run())
+            self._members.attach()
             self._spawn(self._follow())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -324,7 +354,8 @@ class FleetEngine:
         if kept is None:
             return
         try:
-            if move.to and self._replicas[move.to].up and self._shelf.has_room(kept, move.to):
+            to = self._replicas.get(move.to)
+            if to is not None and to.takes and self._shelf.has_room(kept, move.to):
                 await self._shelf.load(kept, move.to)
         except (LinkLost, RouterError) as error:
             log.warning("adapter %s could not move to %s: %s", kept.name, move.to, error)
@@ -335,16 +366,6 @@ class FleetEngine:
 
     def _uses(self, digest: str, name: str) -> bool:
         return (digest, name) in self._using
-
-    def _came(self, replica: Replica) -> None:
-        self._placement.join(replica.name)
-        self._shelf.restore()
-
-    def _went(self, replica: Replica) -> None:
-        self._totals.lost(replica)
-        bereft = self._placement.leave(replica.name)
-        log.info("replica %s was the only home of %d adapters", replica.name, len(bereft))
-        self._shelf.restore()
 
     def _end_all(self) -> None:
         for task in tuple(self._tasks):
@@ -364,13 +385,6 @@ class FleetEngine:
         if self._encoder is None:
             raise NotLoaded("the base model is still loading")
         return self._encoder
-
-
-def _started(name: str, start: Future[Hello]) -> Hello:
-    try:
-        return start.result()
-    except (LinkLost, RouterError) as error:
-        raise ConfigError(f"replica {name} does not start: {error}") from error
 
 
 def _running() -> asyncio.AbstractEventLoop | None:

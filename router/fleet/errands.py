@@ -68,7 +68,7 @@ class Errands:
         tried: set[str] = set()
         error = Unavailable("no replica is up")
         while len(tried) <= MOVES:
-            names = sorted(n for n, replica in self._replicas.items() if replica.up and n not in tried)
+            names = sorted(n for n, replica in self._replicas.items() if replica.takes and n not in tried)
             if not names:
                 break
             name = names[scope % len(names)] if scope else self._placement.choose(names)

@@ -47,6 +47,23 @@ class Link(Protocol):
         ...
 
 
+class Links:
+    """The links of one edge, made as they are asked for, and how its crew ends their replicas."""
+
+    def __init__(self, make: Callable[[str], Link]) -> None:
+        self._make = make
+        self._made: dict[str, Link] = {}
+
+    def __call__(self, name: str) -> Link:
+        """The link of that name."""
+        return self._made.setdefault(name, self._make(name))
+
+    def end(self, name: str) -> None:
+        """End its replica, for good; blocks."""
+        if (link := self._made.pop(name, None)) is not None:
+            link.close()
+
+
 class LocalLink:
     """A replica in this very process and event loop, for tests; messages are passed as they are.
 

@@ -59,6 +59,7 @@ class Placement:
     draw: random.Random = field(default_factory=random.Random)
     held: Counter[str] = field(default_factory=Counter)  # requests by replica, running or waiting
     used: Counter[str] = field(default_factory=Counter)  # bytes of adapters, by replica
+    closing: set[str] = field(default_factory=set)  # replicas whose adapters are on their way to others
     _homes: dict[str, list[str]] = field(default_factory=dict)
     _sizes: dict[str, int] = field(default_factory=dict)
     _count: dict[str, int] = field(default_factory=dict)  # adapters at home, by replica
@@ -85,10 +86,20 @@ class Placement:
         """It is up, and nobody's home yet."""
         self._count.setdefault(replica, 0)
 
+    def close(self, replica: str) -> None:
+        """It becomes nobody's home any more; those who live there stay until they have another."""
+        self.closing.add(replica)
+
+    def living(self, replica: str, now: float) -> list[str]:
+        """Who lives there, the busiest first."""
+        there = [digest for digest, homes in self._homes.items() if replica in homes]
+        return sorted(there, key=lambda digest: -self.load(digest, now))
+
     def leave(self, replica: str) -> tuple[str, ...]:
         """It is gone, and what it held with it; returns the adapters that have no other home."""
         for table in (self._count, self.held, self.used):
             table.pop(replica, None)
+        self.closing.discard(replica)
         bereft = []
         for digest, homes in self._homes.items():
             if replica in homes:
@@ -157,7 +168,7 @@ class Placement:
         Where least is expected, then where fewest live, then by a hash, so that edges choose alike.
         """
         homes = self._homes.get(digest, ())
-        free = [name for name in (self._count if among is None else among) if name not in homes]
+        free = [name for name in (self._open() if among is None else among) if name not in homes]
         if not free:
             return ""
         expected = self._expected(now)
@@ -186,9 +197,14 @@ class Placement:
 
     def _wanted(self, load: float, total: float) -> int:
         """Homes for twice its share of all load, but no more than it has requests at a time."""
-        most = min(len(self._count), max(1, round(load)))
+        replicas = len(self._open())
+        most = min(replicas, max(1, round(load)))
         share = min(1.0, load / total) if total > 0 else 0.0
-        return max(1, min(most, math.ceil(share * HEADROOM * len(self._count))))
+        return max(1, min(most, math.ceil(share * HEADROOM * replicas)))
+
+    def _open(self) -> list[str]:
+        """Replicas that may become somebody's home."""
+        return [name for name in self._count if name not in self.closing]
 
     def _expected(self, now: float) -> Mapping[str, float]:
         """Load by replica, if each adapter's is shared by its homes."""
@@ -210,16 +226,17 @@ class Placement:
                 if to := self.new_home(digest, now):
                     yield Move(digest, to=to)
             elif len(homes) > self._wanted(load * COOL, total):
-                yield Move(digest, away=max(homes, key=lambda name: self.held[name]))
+                yield Move(digest, away=max(homes, key=lambda name: (name in self.closing, self.held[name])))
 
     def _evened(self, now: float) -> list[Move]:
-        if len(self._count) < 2:
+        replicas = self._open()
+        if len(replicas) < 2:
             return []
         expected = self._expected(now)
-        most = max(self._count, key=lambda name: expected[name])
-        least = min(self._count, key=lambda name: expected[name])
+        most = max(replicas, key=lambda name: expected[name])
+        least = min(replicas, key=lambda name: expected[name])
         gap = expected[most] - expected[least]
-        if gap <= max(1.0, UNEVEN * sum(expected.values()) / len(self._count)):
+        if gap <= max(1.0, UNEVEN * sum(expected[name] for name in replicas) / len(replicas)):
             return []
         loads = [
             (gauge.look(now), digest)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from itertools import count
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from router.fleet.messages import Batch, Cancel, Command, Hello, Post, differenc
 log = logging.getLogger(__name__)
 
 SHORT = 1.0  # seconds of a stream: after two such the next is not tried at once
-LONGEST_PAUSE = 30.0  # seconds between two tries to have a replica again
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries to have a replica again
 PATIENCE = 3  # times `stall_seconds`, until one that stalls is ended: it takes long to load another
 
 
@@ -57,40 +57,77 @@ class Asked:
 
 
 class Replica:
-    """One of a fleet. `run` keeps it: when it is lost, it is started again, as often as it takes."""
+    """One of a fleet. `run` keeps it: when it is lost, it is started again, as often as it takes, unless it
+    is draining.
+    """
 
-    def __init__(self, link: Link, edge: str, stall_seconds: float) -> None:
+    def __init__(self, link: Link, edge: str, stall_seconds: float, like: Hello | None = None) -> None:
+        """`like`: what it must be, if the others have said it already."""
         self._link, self._edge, self._stall = link, edge, stall_seconds
         self.name = link.name
         self.up = False
+        self.since = 0.0  # seconds of the epoch: up since then
+        self.draining = False
         self.stalls = ""  # why it gets nothing new, if another can have it
         self.problem = ""  # why it is not up
         self.losses = 0
+        self.failures = 0  # starts since it was lost, or ever
         self.status = EngineStatus()
         self.pending: dict[int, Receiver] = {}
         self.came: Callable[[Replica], None] = lambda replica: None  # it is up again
         self.went: Callable[[Replica], None] = lambda replica: None  # it is down; before the askers are told
-        self._hello: Hello | None = None
+        self._hello = like
+        self._leaves = asyncio.Event()
         self._keys, self._sessions = count(), count()
         self._outbox: list[Command] = []
         self._session, self._numbers = "", count()
         self._posted = self._heard = 0.0
         self._flushing = False
 
+    @property
+    def takes(self) -> bool:
+        """Whether it gets anything new."""
+        return self.up and not self.draining
+
+    @property
+    def left(self) -> bool:
+        """Whether it is let go."""
+        return self._leaves.is_set()
+
     # -- what the edge asks
 
     def start(self) -> Hello:
         """Load the base; blocks. Raises LinkLost or ConfigError."""
         self._hello = self._link.start()
-        self.up = True
+        self.up, self.since = True, time.time()
         return self._hello
+
+    def drain(self) -> None:
+        """It gets nothing new and, when it is lost, is not had again. One that is not up leaves."""
+        self.draining = True
+        if not self.up:
+            self.leave()
+
+    async def idle(self) -> None:
+        """Until nothing that this edge asked for is there; looks every BEAT."""
+        while self.up and self.pending:  # noqa: ASYNC110 - a flag for each answer would cost every request
+            await asyncio.sleep(BEAT)
+
+    def leave(self) -> None:
+        """Nothing of this edge is there: `run` ends, its replica does not."""
+        self._leaves.set()
 
     def close(self) -> None:
         """End it, for good; blocks."""
         self._link.close()
 
     def ask(self, receiver: Receiver, make: Callable[[int], Command]) -> int:
-        """Send a command with the next post; returns its key. What comes of it goes to `receiver`."""
+        """Send a command with the next post; returns its key. What comes of it goes to `receiver`.
+
+        Raises LinkLost if it has left.
+        """
+        if self._leaves.is_set():
+            raise LinkLost(f"replica {self.name} has left")
         key = next(self._keys)
         self.pending[key] = receiver
         self._send(make(key))
@@ -114,28 +151,37 @@ class Replica:
     # -- its life
 
     async def run(self) -> None:
-        """Read its stream; when that ends tell who waits, and have the replica again."""
+        """Have it, and read its stream; when that ends tell who waits, and have the replica again."""
         short = 0
-        while True:
+        if not self.up:
+            await self._again(at_once=True)
+        while not self._leaves.is_set():
             began = time.monotonic()
             try:
                 why = await self._read_stream()
             except Exception as error:
                 log.exception("replica %s", self.name)
                 why = type(error).__name__
+            if self._leaves.is_set():
+                break
             short = short + 1 if time.monotonic() - began < SHORT else 0
             self._lose(why)
+            if self.draining:
+                self.leave()
             await self._again(at_once=short < 2)
+        self.up = False
 
     async def _read_stream(self) -> str:
         """Until it ends or nothing goes on; returns why."""
         self._session, self._numbers = "", count()
         self._heard = self._posted = time.monotonic()
-        reading = asyncio.get_running_loop().create_task(self._read(f"{self._edge}/{next(self._sessions)}"))
+        loop = asyncio.get_running_loop()
+        reading = loop.create_task(self._read(f"{self._edge}/{next(self._sessions)}"))
+        leaving = loop.create_task(self._leaves.wait())
         try:
             looked = time.monotonic()
-            while not reading.done():
-                await asyncio.wait((reading,), timeout=BEAT)
+            while not reading.done() and not leaving.done():
+                await asyncio.wait((reading, leaving), timeout=BEAT, return_when=asyncio.FIRST_COMPLETED)
                 now = time.monotonic()
                 if now - looked > 2 * BEAT:  # this process was itself stopped, and heard nobody meanwhile
                     self._heard = now
@@ -146,8 +192,13 @@ class Replica:
                     return problem
                 if now - self._posted >= BEAT:
                     self._post(())
+            if leaving.done():
+                reading.cancel()
+                await asyncio.wait((reading,))
+                return "it was let go"
             return _why(reading.exception())
         finally:
+            leaving.cancel()
             reading.cancel()
 
     async def _read(self, session: str) -> None:
@@ -196,10 +247,12 @@ class Replica:
     async def _again(self, at_once: bool) -> None:
         """Have it, or another in its place, whatever it takes."""
         for pause in _pauses(at_once):
-            await asyncio.sleep(pause)
+            if await self._leaves_within(pause):
+                return
             try:
                 hello = await asyncio.to_thread(self._link.start)
                 if self._hello is None or not (found := differences(self._hello, hello)):
+                    self._hello = self._hello or hello
                     break
                 await asyncio.to_thread(self._link.kill)
                 self.problem = told(found)
@@ -208,10 +261,19 @@ class Replica:
             except Exception as error:
                 log.exception("replica %s", self.name)
                 self.problem = type(error).__name__
-            log.warning("replica %s cannot be had again: %s", self.name, self.problem)
-        self.up, self.problem, self.status = True, "", EngineStatus()
-        log.info("replica %s is there again", self.name)
+            self.failures += 1
+            log.warning("replica %s cannot be had: %s", self.name, self.problem)
+        if self._leaves.is_set():  # while it started
+            return
+        self.up, self.problem, self.status, self.failures = True, "", EngineStatus(), 0
+        self.since = time.time()
+        log.info("replica %s is there", self.name)
         self.came(self)
+
+    async def _leaves_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._leaves.wait(), seconds)
+        return self._leaves.is_set()
 
     # -- posts: one for all that is asked in a turn of the event loop
 
@@ -262,7 +324,7 @@ def _why(error: BaseException | None) -> str:
 
 
 def _pauses(at_once: bool) -> Iterator[float]:
-    pause = 1.0
+    pause = FIRST_PAUSE
     if at_once:
         yield 0.0
     while True:

@@ -107,7 +107,7 @@ class Shelf:
         tried: set[str] = set()
         error: RouterError = Unavailable("no replica is up")
         while True:
-            names = {name for name, replica in self._replicas.items() if replica.up} - tried
+            names = {name for name, replica in self._replicas.items() if replica.takes} - tried
             names = names if among is None else names & set(among)
             roomy = names & set(kept.loading) or self._with_room(kept, names, pushing)
             if names and not roomy:
@@ -157,7 +157,7 @@ class Shelf:
             for kept in self._homeless():
                 if kept.gone or kept.loading or self._placement.homes(kept.digest):
                     continue
-                if not any(replica.up for replica in self._replicas.values()):
+                if not any(replica.takes for replica in self._replicas.values()):
                     break  # who comes next begins again
                 try:
                     await self.bring(kept)
@@ -176,7 +176,10 @@ class Shelf:
         return sorted(found, key=lambda kept: (bool(kept.parts), -self._placement.load(kept.digest, now)))
 
     async def _load(self, kept: Kept, name: str) -> int:
-        replica, expected = self._replicas[name], kept.size
+        replica, expected = self._replicas.get(name), kept.size
+        if replica is None:
+            kept.loading.pop(name, None)
+            raise LinkLost(f"replica {name} has left")
         self._coming[name] += expected
         try:
             for part in kept.parts:
@@ -195,8 +198,8 @@ class Shelf:
         return size
 
     async def _drop(self, digest: str, name: str) -> None:
-        replica = self._replicas[name]
-        if not replica.up:
+        replica = self._replicas.get(name)
+        if replica is None or not replica.up:
             return
         try:
             await replica.call(lambda key: Unload(key, digest))

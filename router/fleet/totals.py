@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 from router.engine.base import EngineStatus
 from router.fleet.replica import Replica
@@ -25,17 +25,21 @@ COUNTERS = ("steps", "preemptions", "background_dropped", "prefix_hit_tokens", "
 class Totals:
     """Counters never go back: what a replica had counted when it was lost stays in the sum."""
 
-    def __init__(self, replicas: Sequence[Replica]) -> None:
+    def __init__(self, replicas: Mapping[str, Replica]) -> None:
         self._replicas = replicas
         self._past: Counter[str] = Counter()
         self._down_since = time.monotonic()
 
     def lost(self, replica: Replica) -> None:
         """A replica is down; the next one in its place counts from 0."""
+        self.left(replica)
+        self._down_since = time.monotonic()
+
+    def left(self, replica: Replica) -> None:
+        """A replica is not counted any more."""
         for name in COUNTERS:
             self._past[name] += getattr(replica.status, name)
         replica.status = EngineStatus()
-        self._down_since = time.monotonic()
 
     def status(self, waiting: int) -> EngineStatus:
         """`waiting` are jobs that no replica has yet.
@@ -43,7 +47,7 @@ class Totals:
         A fleet makes progress if one of its busy replicas does: one that hangs is replaced. With none up, it
         is busy, and its last progress was when the last one went.
         """
-        up = [replica.status for replica in self._replicas if replica.up]
+        up = [replica.status for replica in self._replicas.values() if replica.up]
         busy = [status for status in up if status.busy]
         sums = {name: sum(getattr(status, name) for status in up) for name in SUMS}
         counters = {name: self._past[name] + sum(getattr(s, name) for s in up) for name in COUNTERS}
@@ -60,7 +64,9 @@ class Totals:
         )
 
     def _flaws(self) -> Iterator[str]:
-        for replica in self._replicas:
+        for replica in self._replicas.values():
+            if not replica.up and (replica.draining or not replica.problem):
+                continue  # it leaves, or is starting
             if not replica.up:
                 yield f"replica {replica.name} is lost: {replica.problem}"
             elif replica.stalls:

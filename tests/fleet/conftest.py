@@ -11,9 +11,11 @@ import pytest
 from router.engine.base import Job, Prompt
 from router.engine.fake import FakeEngine
 from router.fleet import engine as fleet_engine
-from router.fleet import host, replica
+from router.fleet import host, members, replica
 from router.fleet.engine import FleetEngine
-from router.fleet.link import LocalLink
+from router.fleet.link import Links, LocalLink
+from router.fleet.local_crew import LocalCrew
+from router.fleet.scaling import Rules, Scaler
 from router.types import SamplingParams
 
 
@@ -35,11 +37,15 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (host, replica):
         monkeypatch.setattr(module, "BEAT", 0.02)
     monkeypatch.setattr(fleet_engine, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(members, "REPORT_SECONDS", 0.02)
 
 
 @pytest.fixture
 async def fleet() -> AsyncIterator[Make]:
-    """`await fleet(2, step_seconds=…, stall_seconds=…)`; `each={"1": {...}}` for options of one."""
+    """`await fleet(2, step_seconds=…, stall_seconds=…)`; `each={"1": {...}}` for options of one.
+
+    With `most` replicas come and go, by `rules` as their load does.
+    """
     async with AsyncExitStack() as stack:
 
         async def make(
@@ -50,6 +56,8 @@ async def fleet() -> AsyncIterator[Make]:
             placement: Any = None,
             host_bytes: int = 1 << 20,
             start: bool = True,
+            most: int = 0,
+            rules: Rules | None = None,
             **options: Any,
         ) -> Fleet:
             made: dict[str, FakeEngine] = {}
@@ -62,16 +70,23 @@ async def fleet() -> AsyncIterator[Make]:
 
                 return new
 
-            names = [str(i) for i in range(number)]
-            links = [LocalLink(name, maker(name), silence) for name in names]
+            links: list[LocalLink] = []
+
+            def link(name: str) -> LocalLink:
+                links.append(LocalLink(name, maker(name), silence))
+                return links[-1]
+
+            made_links = Links(link)
+            fixed = [] if most else [link(str(i)) for i in range(number)]
             engine = FleetEngine(
-                links,
+                fixed or made_links,
                 FakeEngine,
                 max_running=values["max_running"],
                 max_queue=values["max_queue"],
                 stall_seconds=stall_seconds,
                 placement=placement,
                 host_bytes=host_bytes,
+                crew=LocalCrew(number, most, made_links.end, scaler=Scaler(rules)) if most else None,
             )
             if start:
                 engine.start()
