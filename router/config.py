@@ -6,6 +6,7 @@ No setting is called port or host: Kubernetes sets NAME_PORT for every Service.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,6 +22,7 @@ from pydantic_settings import (
 from router.types import Keeping
 
 CONFIG_FILE = "lora-router.toml"
+MOST_REPLICAS = 1024
 REST_SECONDS = 3.0  # of a shutdown: the engine's end and what only takes moments
 
 
@@ -82,11 +84,9 @@ class Settings(BaseSettings):
         "", description="folder of native operations built ahead; nothing is compiled then"
     )
     threads: int = Field(0, ge=0, description="CPU threads of the engine; 0: all cores")
-    replicas: int = Field(
-        0,
-        ge=0,
-        le=1024,
-        description="engines in processes of their own (extra `ray`); 0: one, in this process",
+    replicas: str = Field(
+        "0",
+        description="engines as processes (extra `ray`): N, or LEAST..MOST by load; 0: one, in this process",
     )
     ray: str = Field(
         "",
@@ -213,12 +213,30 @@ class Settings(BaseSettings):
             raise ValueError("sidecar_listen needs clients: the file of those whom the sidecar may name")
         return self
 
+    @property
+    def replica_bounds(self) -> tuple[int, int]:
+        """Least and most replicas; both 0 for an engine in this process."""
+        return _bounds(self.replicas)
+
+    @field_validator("replicas", mode="before")
+    @classmethod
+    def _replicas_are_text(cls, value: Any) -> Any:
+        """Settings files may have a number."""
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("replicas")
+    @classmethod
+    def _replicas_are_bounds(cls, value: str) -> str:
+        _bounds(value)
+        return value
+
     @model_validator(mode="after")
     def _replicas_have_a_place(self) -> Self:
-        if self.ray and not self.replicas:
+        least, _ = self.replica_bounds
+        if self.ray and not least:
             raise ValueError("ray is where replicas run, and there are none: say how many (replicas)")
         number = self.device.partition(":")[2]
-        if self.replicas and number:
+        if least and number:
             raise ValueError(f"device {self.device} is one device, and replicas have one each: say cuda")
         return self
 
@@ -247,3 +265,14 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order of strength; dotenv and secret files are not read."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def _bounds(replicas: str) -> tuple[int, int]:
+    """Of `2` or `2..8`. Raises ValueError."""
+    found = re.fullmatch(r"([0-9]{1,4})(?:\.\.([0-9]{1,4}))?", replicas)
+    if found is None:
+        raise ValueError("must be a number N of replicas, or LEAST..MOST such as 2..8")
+    least, most = int(found[1]), int(found[2] or found[1])
+    if most > MOST_REPLICAS or (found[2] and not 1 <= least <= most):
+        raise ValueError(f"LEAST..MOST are numbers from 1 to {MOST_REPLICAS}, the first not above the second")
+    return least, most

@@ -88,7 +88,7 @@ def _leave_at_once() -> NoReturn:
 
 def make_engine(settings: Settings) -> Engine:
     """The engine on torch; imported here, so that a wrong flag is told before torch is there."""
-    if settings.replicas:
+    if settings.replica_bounds[0]:
         return make_fleet(settings)
     from router.engine.torch_engine import TorchEngine
 
@@ -98,6 +98,8 @@ def make_engine(settings: Settings) -> Engine:
 def make_fleet(settings: Settings) -> Engine:
     """Replicas, each with an engine on torch. Raises ConfigError without the extra `ray`."""
     from router.fleet.engine import FleetEngine
+    from router.fleet.link import Links
+    from router.fleet.local_crew import LocalCrew
     from router.fleet.ray_link import RayCluster, require_ray
 
     require_ray()
@@ -108,14 +110,16 @@ def make_fleet(settings: Settings) -> Engine:
         gpus=0 if settings.device == "cpu" else None,
         store_bytes=(of_all_replicas(settings).host_memory_mb << 20) + STORE_REST,
     )
+    links = Links(cluster.link)
     return FleetEngine(
-        [cluster.link(str(number)) for number in range(settings.replicas)],
+        links,
         partial(EdgeEncoder, settings.model),
         max_running=settings.max_running,
         max_queue=settings.max_queue,
         host_bytes=settings.host_memory_mb << 20,
         stall_seconds=settings.stall_seconds,
         stow=cluster.stow,
+        crew=LocalCrew(*settings.replica_bounds, links.end),
     )
 
 
@@ -262,7 +266,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
     print_pairs(
         [
             *base_lines(app.engine.info),
-            *([("replicas", _replicas_line(settings))] if settings.replicas else []),
+            *([("replicas", _replicas_line(settings))] if settings.replica_bounds[0] else []),
             ("adapters", f"{adapters} in {_folders_line(settings.adapters_dir)}{_trust_line(settings)}"),
             ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir)}"),
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),

@@ -22,7 +22,7 @@ def replica_settings(settings: Settings) -> dict[str, Any]:
     """What a replica's engine goes by, and nothing of what else the server is told, such as secrets."""
     own = settings.model_dump(include=OF_ENGINES)
     if not settings.ray and not settings.threads:  # they share this machine's cores
-        own["threads"] = max(1, len(os.sched_getaffinity(0)) // settings.replicas)
+        own["threads"] = max(1, len(os.sched_getaffinity(0)) // settings.replica_bounds[1])
     return own
 
 
@@ -53,7 +53,11 @@ class EdgeEncoder:
 
 
 def of_all_replicas(settings: Settings) -> Settings:
-    """As server and registry count requests and adapters: what all replicas together have place for."""
-    times = max(1, settings.replicas)
-    counted = ("max_running", "max_queue", "host_memory_mb")
-    return settings.model_copy(update={name: times * getattr(settings, name) for name in counted})
+    """As server and registry count requests and adapters: what all replicas together have place for.
+
+    Requests by the most there may be: the fleet refuses what those that are up have no place for. Adapters by
+    the least, so that they stay where they are loaded when replicas are taken away.
+    """
+    least, most = (max(1, bound) for bound in settings.replica_bounds)
+    times = {"max_running": most, "max_queue": most, "host_memory_mb": least}
+    return settings.model_copy(update={name: n * getattr(settings, name) for name, n in times.items()})

@@ -76,8 +76,11 @@ Threads = Annotated[
     int | None, typer.Option(metavar="N", help="CPU threads of the engine. Default: all cores.")
 ]
 Replicas = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Engines in processes of their own. Default: 0, one in this process."),
+    str | None,
+    typer.Option(
+        metavar="N|LEAST..MOST",
+        help="Engines in processes of their own, as many or as load asks. Default: 0, one in this process.",
+    ),
 ]
 Ray = Annotated[
     str | None,

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from router.cli.compose import Composition, make_engine, print_summary, replica_engine
 from router.cli.fleet import OF_ENGINES, of_all_replicas, replica_settings
+from router.cli.settings import load_settings
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
@@ -52,7 +53,7 @@ async def running(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         drain_seconds=2,
         lame_duck_seconds=0.05,
         gate="off",
-        replicas=2,
+        replicas="2",
     )
     links = [LocalLink(name, make) for name in "01"]
     engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8)
@@ -98,9 +99,25 @@ async def test_a_classifier_reads_with_the_replicas(running: SimpleNamespace) ->
 
 
 def test_places_are_those_of_all_replicas() -> None:
-    served = of_all_replicas(Settings(replicas=3, max_running=8, max_queue=10))
+    served = of_all_replicas(Settings(replicas="3", max_running=8, max_queue=10))
     assert (served.max_running, served.max_queue, served.host_memory_mb) == (24, 30, 3 * 2048)
+    served = of_all_replicas(Settings(replicas="2..5", max_running=8, max_queue=10))
+    assert (served.max_running, served.max_queue, served.host_memory_mb) == (40, 50, 2 * 2048)
     assert of_all_replicas(Settings()) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("said", "bounds"), [("0", (0, 0)), ("2", (2, 2)), ("2..8", (2, 8)), ("1..1", (1, 1)), (3, (3, 3))]
+)
+def test_replicas_are_a_number_or_bounds(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch, said: Any, bounds: tuple[int, int]
+) -> None:
+    assert Settings(replicas=said).replica_bounds == bounds
+    monkeypatch.setenv("LORA_ROUTER_REPLICAS", str(said))
+    assert Settings().replica_bounds == bounds
+    monkeypatch.delenv("LORA_ROUTER_REPLICAS")
+    (own_folder / "lora-router.toml").write_text(f"replicas = {said!r}\n")  # a number or a text
+    assert load_settings().replica_bounds == bounds
 
 
 @pytest.mark.slow
@@ -108,23 +125,32 @@ def test_a_replica_gets_what_its_engine_goes_by_and_no_secret(monkeypatch: pytes
     source = (ROOT / "router" / "engine" / "torch_engine.py").read_text()
     assert set(re.findall(r"settings\.([a-z_]+)", source)) - {"model_copy"} <= OF_ENGINES
     assert set(Settings.model_fields) >= OF_ENGINES
-    settings = Settings(replicas=2, slots=7, experiments_webhook_secret=SecretStr("hush"))
+    settings = Settings(replicas="2", slots=7, experiments_webhook_secret=SecretStr("hush"))
     own = replica_settings(settings)
     assert b"hush" not in pickle.dumps(own)
     monkeypatch.setenv("LORA_ROUTER_SLOTS", "9")
     engine: Any = replica_engine(own)
-    assert (engine._settings.slots, engine._settings.replicas) == (7, 0)
+    assert (engine._settings.slots, engine._settings.replicas) == (7, "0")
     assert own["threads"] >= 1
-    assert replica_settings(Settings(replicas=2, threads=3))["threads"] == 3
-    assert replica_settings(Settings(replicas=2, ray="127.0.0.2:6379"))["threads"] == 0
+    assert replica_settings(Settings(replicas="2", threads=3))["threads"] == 3
+    assert replica_settings(Settings(replicas="2", ray="127.0.0.2:6379"))["threads"] == 0
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         ({"ray": "127.0.0.2:6379"}, "say how many"),
-        ({"replicas": -1}, "greater than or equal to 0"),
-        ({"replicas": 2, "device": "cuda:1"}, "say cuda"),
+        ({"replicas": "-1"}, "must be a number N of replicas, or LEAST..MOST such as 2..8"),
+        ({"replicas": "2.."}, "must be a number N"),
+        ({"replicas": "2-8"}, "must be a number N"),
+        ({"replicas": "many"}, "must be a number N"),
+        ({"replicas": True}, "valid string"),
+        ({"replicas": 2.5}, "valid string"),
+        ({"replicas": "3..2"}, "the first not above the second"),
+        ({"replicas": "0..2"}, "numbers from 1 to 1024"),
+        ({"replicas": "2..2000"}, "numbers from 1 to 1024"),
+        ({"replicas": 1025}, "numbers from 1 to 1024"),
+        ({"replicas": "2", "device": "cuda:1"}, "say cuda"),
     ],
 )
 def test_settings_that_make_no_fleet(values: dict[str, Any], said: str) -> None:
@@ -142,7 +168,7 @@ def test_an_address_where_no_ray_is_is_told_at_once(address: str) -> None:
 def test_without_ray_replicas_are_refused_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.fleet.ray_link.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'lora-router\[ray\]'"):
-        make_engine(Settings(replicas=2))
+        make_engine(Settings(replicas="2"))
     code = """
 import sys
 sys.modules["ray"] = None
