@@ -216,7 +216,7 @@ class Settings(BaseSettings):
     @property
     def replica_bounds(self) -> tuple[int, int]:
         """Least and most replicas; both 0 for an engine in this process."""
-        return _bounds(self.replicas)
+        return bounds_of(self.replicas)
 
     @field_validator("replicas", mode="before")
     @classmethod
@@ -227,7 +227,7 @@ class Settings(BaseSettings):
     @field_validator("replicas")
     @classmethod
     def _replicas_are_bounds(cls, value: str) -> str:
-        _bounds(value)
+        bounds_of(value)
         return value
 
     @model_validator(mode="after")
@@ -267,8 +267,8 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
-def _bounds(replicas: str) -> tuple[int, int]:
-    """Of `2` or `2..8`. Raises ValueError."""
+def bounds_of(replicas: str) -> tuple[int, int]:
+    """Least and most of `2` or `2..8`. Raises ValueError."""
     found = re.fullmatch(r"([0-9]{1,4})(?:\.\.([0-9]{1,4}))?", replicas)
     if found is None:
         raise ValueError("must be a number N of replicas, or LEAST..MOST such as 2..8")

@@ -70,13 +70,14 @@ async def start_server() -> AsyncIterator[Start]:
             experiments: Any = None,
             corrections: Any = None,
             routing: Any = None,
+            replicas: Any = None,
             **settings: Any,
         ) -> ServerApp:
             engine = engine or FakeEngine()
             registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
             router = router or FakeRouter(registry)
             said = Settings(**{**defaults, **settings})
-            parts = {"experiments": experiments, "corrections": corrections}
+            parts = {"experiments": experiments, "corrections": corrections, "replicas": replicas}
             if routing is not None:
                 parts["routing"] = routing
             app = ServerApp(said, engine, registry, router, startup, **parts)
@@ -109,10 +110,10 @@ async def server(start_server: Start, fakes: SimpleNamespace) -> ServerApp:
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
-    """`connect(app)`: a channel of its own with `inference`, `adapters` and `experiments` stubs."""
+    """`connect(app)`: a channel of its own with `inference`, `adapters`, `fleet` and `experiments` stubs."""
     import grpc
 
-    from router.v1 import adapters_pb2_grpc, experiments_pb2_grpc, inference_pb2_grpc
+    from router.v1 import adapters_pb2_grpc, experiments_pb2_grpc, fleet_pb2_grpc, inference_pb2_grpc
 
     channels: list[grpc.aio.Channel] = []
 
@@ -124,6 +125,7 @@ async def connect() -> AsyncIterator[Connect]:
             channel=channel,
             inference=inference_pb2_grpc.InferenceServiceStub(channel),
             adapters=adapters_pb2_grpc.AdapterServiceStub(channel),
+            fleet=fleet_pb2_grpc.FleetServiceStub(channel),
             experiments=experiments_pb2_grpc.ExperimentServiceStub(channel),
         )
 

@@ -45,6 +45,7 @@ from router.server.logs import logging_to
 if TYPE_CHECKING:
     from router.classifiers.registration import ClassifierStatus
     from router.plugins import PluginStatus
+    from router.server.fleet import Fleet
     from router.types import AdapterInfo
 
 AUTO = "auto"  # experiments in the user's own store, where that is possible
@@ -123,6 +124,15 @@ def make_fleet(settings: Settings) -> Engine:
     )
 
 
+def members_of(settings: Settings, engine: Engine) -> Fleet | None:
+    """The replicas that it is over; None for an engine in this process."""
+    if not settings.replica_bounds[0]:
+        return None
+    from router.fleet.engine import FleetEngine
+
+    return engine.members if isinstance(engine, FleetEngine) else None
+
+
 def replica_engine(own: Mapping[str, Any]) -> Engine:
     """In a replica's process, which reads no file and no environment of its own."""
     return make_engine(Settings.model_construct(**own))
@@ -164,6 +174,7 @@ class Composition:
             corrections=corrections_of(settings, options.state_dir),
             on_decision=self._drift.observe,
             routing=self._routing_state,
+            replicas=members_of(settings, engine),
         )
         self.app.metrics.registry.register(DriftCollector(self._drift))
         if self.experiments is not None:

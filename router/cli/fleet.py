@@ -55,8 +55,8 @@ class EdgeEncoder:
 def of_all_replicas(settings: Settings) -> Settings:
     """As server and registry count requests and adapters: what all replicas together have place for.
 
-    Requests by the most there may be: the fleet refuses what those that are up have no place for. Adapters by
-    the least, so that they stay where they are loaded when replicas are taken away.
+    Requests by the most there may be; while it runs the server counts those that are up. Adapters by the
+    least, so that they stay loaded when replicas are taken away.
     """
     least, most = (max(1, bound) for bound in settings.replica_bounds)
     times = {"max_running": most, "max_queue": most, "host_memory_mb": least}

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from router import __version__, optional
-from router.cli import audit, bench, clients, models, plugins, settings
+from router.cli import audit, bench, clients, models, plugins, replicas, settings
 from router.cli.adapters import served
 from router.cli.adapters.add import add
 from router.cli.adapters.sign import digest, keygen, sign
@@ -71,6 +71,15 @@ app.add_typer(
         **{"learning-curve": learning_curve},
     ),
     name="adapters",
+)
+app.add_typer(
+    group(
+        "The engines of a server over several: `serve --replicas`.",
+        list=replicas.list_,
+        resize=replicas.resize,
+        replace=replicas.replace,
+    ),
+    name="replicas",
 )
 if optional.has_experiments():
     app.add_typer(optional.experiments("cli").app, name="experiments")

@@ -19,6 +19,7 @@ from router.client.channel import (
     channel_credentials,
     channel_options,
 )
+from router.client.fleet import AsyncReplicas
 from router.client.values import (
     Adapter,
     Answer,
@@ -59,6 +60,7 @@ class AsyncClient:
         self._stub: Any = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._caller = AsyncCaller(timeout, secured.get("token", ""))
         self.adapters = AsyncAdapters(self._channel, self._caller)
+        self.replicas = AsyncReplicas(self._channel, self._caller)
 
     @cached_property
     def experiments(self) -> AsyncExperiments:

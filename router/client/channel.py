@@ -31,6 +31,7 @@ _RETRY = {
 _RETRIED = {
     "InferenceService": ("",),  # every method
     "AdapterService": ("ListAdapters", "GetAdapter", "LoadAdapter", "UnloadAdapter"),
+    "FleetService": ("ListReplicas", "ResizeReplicas"),
     "ExperimentService": (
         "GetExperiment",
         "ListExperiments",

@@ -18,6 +18,7 @@ from router.client.channel import (
     channel_credentials,
     channel_options,
 )
+from router.client.fleet import Replicas
 from router.client.values import (
     Adapter,
     Answer,
@@ -61,6 +62,7 @@ class Client:
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._caller = Caller(timeout, secured.get("token", ""))
         self.adapters = Adapters(self._channel, self._caller)
+        self.replicas = Replicas(self._channel, self._caller)
 
     @cached_property
     def experiments(self) -> Experiments:

@@ -163,3 +163,38 @@ def check_known(given: Iterable[str], known: type) -> None:
         raise TypeError(
             f"unknown option {unknown[0]!r}; options are {', '.join(sorted(known.__annotations__))}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One engine of a server over several. `state`: starting, serving, lost or draining, since then (seconds
+    of the epoch).
+    """
+
+    name: str
+    state: str
+    since: float
+    problem: str = ""
+    running: int = 0
+    waiting: int = 0
+    adapters: int = 0
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All replicas, and the bounds between which their number follows the load."""
+
+    replicas: tuple[Replica, ...]
+    least: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A step of one: queued, starting, draining, done, or failed for a `problem`, and the old one stays."""
+
+    old: str
+    new: str
+    step: str
+    problem: str = ""

@@ -39,7 +39,7 @@ from router.errors import (
     RouterError,
     Unavailable,
 )
-from router.fleet.crew import Crew, Roster
+from router.fleet.crew import Crew
 from router.fleet.errands import Checked, Errands
 from router.fleet.journey import Journey
 from router.fleet.link import Link, LinkLost
@@ -100,12 +100,13 @@ class FleetEngine:
         if not links:
             raise ConfigError("a fleet needs a replica: say --replicas 1 or more")
         edge = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns():x}"
-        self._fixed = crew is None
-        if not callable(links):
+        if callable(links):
+            self.members = Members(crew or LocalCrew(1), links, edge, stall_seconds)
+        else:
             named = {link.name: link for link in links}
-            links, crew = named.__getitem__, LocalCrew(len(named), names=tuple(named))
-        self._members = Members(crew or LocalCrew(1), links, edge, stall_seconds, max_running)
-        self._replicas = self._members.replicas
+            first = LocalCrew(len(named), names=tuple(named))
+            self.members = Members(first, named.__getitem__, edge, stall_seconds, fixed=True)
+        self._replicas = self.members.replicas
         self._make_encoder = encoder
         self._encoder: Encoder | None = None
         self._placement = placement or Placement()
@@ -116,13 +117,15 @@ class FleetEngine:
         self._rows, self._queue = max_running, max_queue
         self._held: Counter[tuple[str, bool]] = Counter()  # jobs by replica and whether in the background
         self._waiting: set[Journey] = set()  # for an adapter
-        self._members.serve(
+        self.members.serve(
             self._placement,
             self._shelf,
             self._totals,
+            (max_running, max_queue),
             lambda name: self._held[name, False],
             lambda: len(self._waiting),
             self._spawn,
+            self._attach,
         )
         self._hello: Hello | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -143,32 +146,9 @@ class FleetEngine:
         """All that this edge has something to do with, in the order in which they came."""
         return tuple(self._replicas.values())
 
-    @property
-    def roster(self) -> Roster:
-        """What the crew wants, as far as it is known here."""
-        return self._members.roster
-
-    async def resize(self, least: int, most: int) -> Roster:
-        """As Crew.resize."""
-        self._attach()
-        if self._fixed:
-            raise FailedPrecondition("this fleet has the replicas that it was made of, and no others")
-        roster = await self._members.crew.resize(least, most)
-        self._members.nudge()
-        return roster
-
-    async def replace(self, names: Sequence[str]) -> Roster:
-        """As Crew.replace."""
-        self._attach()
-        if self._fixed:
-            raise FailedPrecondition("this fleet has the replicas that it was made of, and no others")
-        roster = await self._members.crew.replace(names)
-        self._members.nudge()
-        return roster
-
     def start(self) -> None:
         """Start the first replicas at once; blocks. Raises ConfigError naming one that fails or differs."""
-        self._hello, self._encoder = self._members.start(self._make_encoder)
+        self._hello, self._encoder = self.members.start(self._make_encoder)
 
     def close(self) -> None:
         """End all replicas; running jobs end as CANCELLED."""
@@ -182,7 +162,7 @@ class FleetEngine:
                 loop.call_soon_threadsafe(self._end_all)
                 loop.call_soon_threadsafe(done.set)
                 done.wait(CLOSE_SECONDS)
-        self._members.close()
+        self.members.close()
 
     def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
         """Token ids, made here."""
@@ -328,7 +308,7 @@ class FleetEngine:
             raise NotLoaded("the base model is still loading")
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self._members.attach()
+            self.members.attach()
             self._spawn(self._follow())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from router.errors import ConfigError, RouterError
+from router.errors import ConfigError, FailedPrecondition, RouterError
 from router.fleet.crew import Crew, Member, MemberLoad, MemberState, Report, Roster
 from router.fleet.link import Link, LinkLost
 from router.fleet.messages import Hello
@@ -30,11 +30,11 @@ class Members:
     """
 
     def __init__(
-        self, crew: Crew, link: Callable[[str], Link], edge: str, stall_seconds: float, rows: int
+        self, crew: Crew, link: Callable[[str], Link], edge: str, stall_seconds: float, fixed: bool = False
     ) -> None:
-        """`rows`: what one replica runs at a time."""
+        """`link` gives the way to a replica by its name; `fixed`: it knows the first ones only."""
         self.crew, self._link, self._edge = crew, link, edge
-        self._stall, self._rows = stall_seconds, rows
+        self._stall, self._fixed = stall_seconds, fixed
         self.replicas: dict[str, Replica] = {}
         self.roster = Roster(0, (), 0, 0)
         self._hello: Hello | None = None
@@ -47,13 +47,18 @@ class Members:
         placement: Placement,
         shelf: Shelf,
         totals: Totals,
+        places: tuple[int, int],
         jobs: Callable[[str], int],
         waiting: Callable[[], int],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        attach: Callable[[], None],
     ) -> None:
-        """What replicas are for. `jobs` counts those at a replica, `waiting` those that no replica has."""
+        """What replicas are for. Each has `places` for jobs that run and for jobs that wait; `jobs` counts
+        those at a replica, `waiting` those that no replica has; `attach` has all begin on this event loop.
+        """
         self._placement, self._shelf, self._totals = placement, shelf, totals
-        self._jobs, self._waiting, self._spawn = jobs, waiting, spawn
+        self._rows, self._queue = places
+        self._jobs, self._waiting, self._spawn, self._attached = jobs, waiting, spawn, attach
 
     # -- from start to end
 
@@ -94,9 +99,35 @@ class Members:
         with ThreadPoolExecutor(max(1, len(self.replicas)), "replicas") as threads:
             list(threads.map(Replica.close, tuple(self.replicas.values())))
 
-    def nudge(self) -> None:
-        """Something has changed that the crew knows already, or should."""
-        self._changed.set()
+    # -- what operators and admission ask
+
+    def seen(self) -> Sequence[Replica]:
+        """All that this edge has something to do with, in the order in which they came."""
+        return tuple(self.replicas.values())
+
+    def places(self) -> tuple[int, int]:
+        """Jobs that those that are up can run, and can run or let wait; never less than one replica's."""
+        up = max(1, sum(replica.up for replica in self.replicas.values()))
+        return up * self._rows, up * (self._rows + self._queue)
+
+    async def resize(self, least: int, most: int) -> Roster:
+        """As Crew.resize; also raises FailedPrecondition."""
+        self._begin_change()
+        return self._changing(await self.crew.resize(least, most))
+
+    async def replace(self, names: Sequence[str]) -> Roster:
+        """As Crew.replace; also raises FailedPrecondition."""
+        self._begin_change()
+        return self._changing(await self.crew.replace(names))
+
+    def _begin_change(self) -> None:
+        self._attached()
+        if self._fixed:
+            raise FailedPrecondition("this fleet has the replicas that it was made of, and no others")
+
+    def _changing(self, roster: Roster) -> Roster:
+        self._changed.set()  # the next report is now, and its answer is followed
+        return roster
 
     # -- reports up, rosters down
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing, suppress
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from router.engine.base import Delta, EngineStatus
 from router.errors import ConfigError, RouterError
@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 SHORT = 1.0  # seconds of a stream: after two such the next is not tried at once
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries to have a replica again
 PATIENCE = 3  # times `stall_seconds`, until one that stalls is ended: it takes long to load another
+
+
+State = Literal["starting", "serving", "lost", "draining"]
 
 
 class Receiver(Protocol):
@@ -66,7 +69,7 @@ class Replica:
         self._link, self._edge, self._stall = link, edge, stall_seconds
         self.name = link.name
         self.up = False
-        self.since = 0.0  # seconds of the epoch: up since then
+        self.since = time.time()  # seconds of the epoch: its state is the same since then
         self.draining = False
         self.stalls = ""  # why it gets nothing new, if another can have it
         self.problem = ""  # why it is not up
@@ -83,6 +86,18 @@ class Replica:
         self._session, self._numbers = "", count()
         self._posted = self._heard = 0.0
         self._flushing = False
+
+    @property
+    def state(self) -> State:
+        """What it does, in a word."""
+        if self.draining:
+            return "draining"
+        return "serving" if self.up else "lost" if self.losses else "starting"
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self._hello.info.device if self._hello is not None else ""
 
     @property
     def takes(self) -> bool:
@@ -104,7 +119,7 @@ class Replica:
 
     def drain(self) -> None:
         """It gets nothing new and, when it is lost, is not had again. One that is not up leaves."""
-        self.draining = True
+        self.draining, self.since = True, time.time()
         if not self.up:
             self.leave()
 
@@ -236,6 +251,7 @@ class Replica:
 
     def _lose(self, why: str) -> None:
         self.up, self.stalls, self.problem, self.losses = False, "", why, self.losses + 1
+        self.since = time.time()
         self._session = ""
         self._outbox.clear()
         lost, self.pending = self.pending, {}

@@ -20,8 +20,9 @@ from router.access.recent import Recent
 from router.config import Settings
 from router.corrections.keeper import Corrections
 from router.engine.base import Engine
-from router.errors import FailedPrecondition
 from router.ports import AdapterRegistry, RequestRouter, RoutingState, ServedExperiments
+from router.server import fleet
+from router.server.absent import absent
 from router.server.adapters import AdapterService
 from router.server.bodies import Bodies
 from router.server.call import CURRENT
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ENGINE_SECONDS = 2.0  # for a step to end at shutdown
 AT_ONCE_SECONDS = 1.0  # for the tasks to end when a second signal came
+PLACES_SECONDS = 0.5  # between two looks at how many replicas are up
 REFUSING_SECONDS = 0.5  # from the first refusal of a drain until connections are told to close
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -84,9 +86,10 @@ class ServerApp:
         corrections: Corrections | None = None,
         on_decision: Callable[[Request, Decision], None] | None = None,
         routing: Callable[[], RoutingState] = RoutingState,
+        replicas: fleet.Fleet | None = None,
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
-        self.experiments, self.corrections = experiments, corrections
+        self.experiments, self.corrections, self.fleet = experiments, corrections, replicas
         self.access = Access(settings.clients, admin_local=bool(settings.admin_listen))
         self.tls = Tls.of(settings)
         self.audit = Audit(settings.audit) if settings.audit is not None else None
@@ -106,6 +109,7 @@ class ServerApp:
         self.pipeline = Pipeline(settings, engine, registry, router, experiments, corrections, on_decision)
         self._bodies = Bodies(settings.body_memory_mb << 20, settings.body_seconds, settings.max_body_bytes)
         self._sending = Sending(lambda: self.lifecycle.pressed)
+        self._pace = Pace(settings.max_running, engine.status, self.metrics.lag)
         self.address = self.metrics_address = self.sidecar_address = self.http_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self._startup, self._on_ready, self._routing = startup, on_ready, routing
@@ -113,6 +117,8 @@ class ServerApp:
             self.metrics.registry.register(experiments.metrics)
         if corrections is not None:
             self.metrics.registry.register(CorrectionsCollector(corrections))
+        if replicas is not None:
+            self.metrics.registry.register(fleet.FleetCollector(replicas))
         self._vllm = VllmNames() if settings.metrics_compat == "vllm" else None
         if self._vllm is not None:
             self.metrics.registry.register(self._vllm)
@@ -155,8 +161,11 @@ class ServerApp:
         inference = InferenceService(self.settings, self.pipeline, self.registry, self.corrections)
         add_InferenceServiceServicer_to_server(inference, server)  # type: ignore[no-untyped-call]
         add_AdapterServiceServicer_to_server(AdapterService(self.registry), server)  # type: ignore[no-untyped-call]
+        fleet.register(self.fleet, server)
         if self.experiments is None:
-            add_ExperimentServiceServicer_to_server(ExperimentsAbsent(), server)  # type: ignore[no-untyped-call]
+            service = pb.DESCRIPTOR.services_by_name["ExperimentService"]
+            refusing = absent(ExperimentServiceServicer, service, optional.why_absent())
+            add_ExperimentServiceServicer_to_server(refusing, server)  # type: ignore[no-untyped-call]
         else:
             self.experiments.register(server, self.registry)
         if self.settings.kserve:
@@ -187,6 +196,8 @@ class ServerApp:
         self._spawn(self.metrics.follow_lag())
         self._spawn(self.access.follow())
         self._spawn(self._sending.follow())
+        if self.fleet is not None:
+            self._spawn(self._follow_places(self.fleet))
         if self._telemetry is not None:
             self._spawn(self._telemetry.follow())
 
@@ -205,7 +216,7 @@ class ServerApp:
             self.metrics,
             self._bodies,
             self._sending,
-            Pace(self.settings.max_running, self.engine.status, self.metrics.lag),
+            self._pace,
             self.settings,
             self._telemetry,
         )
@@ -326,6 +337,13 @@ class ServerApp:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
 
+    async def _follow_places(self, replicas: fleet.Fleet) -> None:
+        """As many are let in as the replicas that are up have places for."""
+        while True:
+            self._pace.rows, places = replicas.places()
+            self.lifecycle.resize(places, self._pace.rows)
+            await asyncio.sleep(PLACES_SECONDS)
+
     def _store_up(self) -> bool:
         return self.experiments is None or not self.experiments.problem
 
@@ -363,15 +381,3 @@ class ServerApp:
         self.metrics.stale.labels("tls").set(self.tls is not None and bool(self.tls.problem))
         if self.tls is not None:
             self.metrics.certificate_ends.set(self.tls.expires)
-
-
-class ExperimentsAbsent(ExperimentServiceServicer):
-    """ExperimentService of a server without experiments: every method refuses and says how to get them."""
-
-
-async def _refuse(self: ExperimentsAbsent, request: Any, context: Any) -> None:
-    raise FailedPrecondition(optional.why_absent())
-
-
-for _method in pb.DESCRIPTOR.services_by_name["ExperimentService"].methods:
-    setattr(ExperimentsAbsent, _method.name, _refuse)

@@ -25,7 +25,13 @@ from router.server.lifecycle import Lifecycle, Phase
 log = logging.getLogger(__name__)
 STORE_DOWN = "the store of experiments does not answer"
 EXPERIMENTS = "router.v1.ExperimentService"
-NAMES = ("", "router.v1.InferenceService", "router.v1.AdapterService", EXPERIMENTS)
+NAMES = (
+    "",
+    "router.v1.InferenceService",
+    "router.v1.AdapterService",
+    "router.v1.FleetService",
+    EXPERIMENTS,
+)
 KSERVE = "inference.GRPCInferenceService"
 
 

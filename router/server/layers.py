@@ -55,6 +55,7 @@ from router.server.sending import Sending
 from router.server.status import code_of, status_of, withheld
 from router.server.tracing import NoTracing, Tracing
 from router.server.turns import Turn
+from router.v1.fleet_pb2 import ReplaceReplicasRequest, ResizeReplicasRequest
 
 log = logging.getLogger(__name__)
 REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded)
@@ -88,11 +89,13 @@ OTHER_WATCH = Policy(watch=True)
 SERVICES = {
     "router.v1.InferenceService": INFERENCE,
     "router.v1.AdapterService": ADAPTERS,
+    "router.v1.FleetService": ADAPTERS,
     "router.v1.ExperimentService": EXPERIMENTS,
 }
 METHODS = {
     "/router.v1.InferenceService/RecordCorrection": replace(INFERENCE, admitted=False, max_body=SMALL),
     "/router.v1.AdapterService/WatchAdapters": replace(ADAPTERS, watch=True),
+    "/router.v1.FleetService/ReplaceReplicas": replace(ADAPTERS, watch=True),
     "/openai.v1/ListModels": ADAPTERS,
     "/ofrep.v1/EvaluateFlag": ADAPTERS,
     "/ofrep.v1/EvaluateFlags": ADAPTERS,
@@ -243,15 +246,21 @@ class Chain(grpc.aio.ServerInterceptor):
         answer = handler_of(handler)(request, context)
         if not handler.response_streaming:
             response = handler.response_serializer(await answer)  # here, so that what it raises is mapped
-            if self._audit is not None and is_admin(call):
-                await asyncio.wrap_future(self._audit.acted(act_of(call, context.peer(), "OK")))
+            await self._done(call, context)
             await send_headers(context)
             await whole(context.write(response))
-        elif hasattr(answer, "__aiter__"):
+            return
+        if hasattr(answer, "__aiter__"):
             async for message in answer:
                 await context.write(message)
         else:
             await answer
+        await self._done(call, context)
+
+    async def _done(self, call: Call, context: Context) -> None:
+        """What an administrative call was to do is done: a line of it is kept."""
+        if self._audit is not None and is_admin(call):
+            await asyncio.wrap_future(self._audit.acted(act_of(call, context.peer(), "OK")))
 
 
 CHAIN: ContextVar[Chain] = ContextVar("lora_router_chain")
@@ -354,10 +363,14 @@ def act_of(call: Call, peer: str, code: str, reason: str = "") -> Act:
 
 
 def resource_of(message: Any) -> str:
-    """What a request names: an adapter, an experiment."""
+    """What a request names: an adapter, an experiment, replicas, or how many of them."""
     for name in ("name", "experiment_id"):
         if isinstance(said := getattr(message, name, ""), str) and said:
             return said
+    if isinstance(message, ReplaceReplicasRequest):
+        return "all" if message.all else ", ".join(message.names)
+    if isinstance(message, ResizeReplicasRequest):
+        return f"{message.least}..{message.most}"
     return str(getattr(getattr(message, "experiment", None), "name", ""))
 
 

@@ -40,6 +40,10 @@ class Lifecycle:
         self._watches: dict[asyncio.Timeout, bool] = {}  # whether a drain ends it
         self._watched: Counter[str] = Counter()  # by connection, and by address
 
+    def resize(self, limit: int, running: int) -> None:
+        """So many places from now on; who has one keeps it."""
+        self.limit, self._running = limit, running
+
     @property
     def pressed(self) -> bool:
         """More than half of the places are taken."""

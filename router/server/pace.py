@@ -29,13 +29,13 @@ class Pace:
         self, rows: int, status: Callable[[], EngineStatus], lag: Callable[[], float] = lambda: 0.0
     ) -> None:
         """`lag`: seconds by which the event loop is late now."""
-        self._rows, self._status, self._lag = rows, status, lag
+        self.rows, self._status, self._lag = rows, status, lag
         self._inside: Counter[str] = Counter()  # requests by tenant
         self.mean = self.quickest = 0.0  # from the first step to the end
 
     def look(self) -> None:
         """Raise Overloaded where there is more to do than can be looked at; costs next to nothing."""
-        if self._inside.total() >= self._rows and self._lag() > LATE_SECONDS:
+        if self._inside.total() >= self.rows and self._lag() > LATE_SECONDS:
             raise Overloaded("more is asked than can be looked at", retry_after=1.0, bound="busy")
 
     @contextmanager
@@ -63,9 +63,9 @@ class Pace:
 
         Tenants take turns, so those of another count as far as this one has as many.
         """
-        if self._inside.total() < self._rows or not self.mean:
+        if self._inside.total() < self.rows or not self.mean:
             return 0.0
-        running = self._status().running or self._rows
+        running = self._status().running or self.rows
         mine = self._inside[tenant] + 1
         ahead = sum(min(count, mine) for count in self._inside.values())
         return max(0.0, ahead - running + 1) * self.mean / running

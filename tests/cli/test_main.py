@@ -55,6 +55,7 @@ EXPECTED = {
         "export",
         "hash-units",
     },
+    "replicas": {"list", "resize", "replace"},
     "plugins": {"list", "doctor", "new"},
     "models": {"fetch", "list"},
     "audit": {"show", "verify"},

@@ -25,7 +25,7 @@ QUICK = Rules(memory=0.05, up_seconds=0.05, down_seconds=0.3)
 
 
 def names(made: Fleet, state: MemberState = MemberState.SERVING) -> list[str]:
-    return [member.name for member in made.engine.roster.members if member.state is state]
+    return [member.name for member in made.engine.members.roster.members if member.state is state]
 
 
 def up(made: Fleet) -> list[str]:
@@ -38,7 +38,7 @@ def alive(made: Fleet) -> list[str]:
 
 
 def step(made: Fleet, old: str) -> Step:
-    return {found.old: found.step for found in made.engine.roster.replacements}.get(old, Step.QUEUED)
+    return {found.old: found.step for found in made.engine.members.roster.replacements}.get(old, Step.QUEUED)
 
 
 @asynccontextmanager
@@ -73,7 +73,7 @@ async def test_all_are_replaced_and_nothing_is_lost(fleet: Make) -> None:
     async with clients(made, adapters) as lost:
         await until(lambda: made.engine.status().steps > 20)
         steps = made.engine.status().steps
-        await made.engine.replace([])
+        await made.engine.members.replace([])
         await until(lambda: names(made) == ["3", "4", "5"] and up(made) == ["3", "4", "5"])
         await until(lambda: alive(made) == ["3", "4", "5"])
     assert lost == []
@@ -92,7 +92,7 @@ async def test_adapters_are_with_the_heir_before_the_old_one_has_gone(fleet: Mak
         await made.engine.load(adapter)
     theirs = set(made.made["0"].status().host_adapters)
     assert len(theirs) == 3
-    await made.engine.replace(["0"])
+    await made.engine.members.replace(["0"])
     await until(lambda: step(made, "0") is Step.DONE)
     assert set(made.made["2"].status().host_adapters) == theirs
 
@@ -105,7 +105,7 @@ async def test_a_long_stream_goes_on_to_its_end_on_one_that_drains(fleet: Make) 
     made.made[at].hold()
     long = made.engine.submit(job(adapter=adapter.digest, min_tokens=50))
     await until(lambda: made.made[at].busy)
-    await made.engine.replace([at])
+    await made.engine.members.replace([at])
     await until(lambda: names(made, MemberState.DRAINING) == [at])
     await until(lambda: bool(made.made["2"].status().host_adapters))
     had = len(made.made[at].jobs)
@@ -127,7 +127,7 @@ async def test_one_that_dies_while_it_drains_is_not_started_again(fleet: Make) -
         engine.hold()
     fresh = [made.engine.submit(job()) for _ in range(4)]
     await until(lambda: all(engine.busy for engine in made.made.values()))
-    await made.engine.replace(["0"])
+    await made.engine.members.replace(["0"])
     await until(lambda: names(made, MemberState.DRAINING) == ["0"])
     await asyncio.to_thread(made.link("0").kill)
     made.made["1"].resume()
@@ -144,7 +144,7 @@ async def test_where_the_new_one_does_not_start_the_old_one_stays(
     made = await fleet(2, most=2)
     adapter = fake_adapter("a")
     await made.engine.load(adapter)
-    make_link = made.engine._members._link
+    make_link = made.engine.members._link
 
     def broken(name: str) -> Any:
         link: Any = make_link(name)
@@ -154,13 +154,13 @@ async def test_where_the_new_one_does_not_start_the_old_one_stays(
     def fails() -> Any:
         raise LinkLost("no node has room for it")
 
-    made.engine._members._link = broken
+    made.engine.members._link = broken
     async with clients(made, [adapter], 2) as lost:
-        await made.engine.replace([])
+        await made.engine.members.replace([])
         await until(lambda: step(made, "0") is Step.FAILED)
         await until(lambda: [replica.name for replica in made.engine.replicas] == ["0", "1"])
     assert lost == []
-    first, second = made.engine.roster.replacements
+    first, second = made.engine.members.roster.replacements
     assert first.problem == "replica 2 did not come up: no node has room for it"
     assert second.step is Step.FAILED
 
@@ -168,7 +168,7 @@ async def test_where_the_new_one_does_not_start_the_old_one_stays(
 async def test_one_that_differs_does_not_join(fleet: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.fleet.replica.FIRST_PAUSE", 0.02)
     made = await fleet(1, most=1)
-    make_link = made.engine._members._link
+    make_link = made.engine.members._link
 
     def other() -> FakeEngine:
         return FakeEngine(context_length=99)
@@ -178,10 +178,10 @@ async def test_one_that_differs_does_not_join(fleet: Make, monkeypatch: pytest.M
         link._make = other
         return link
 
-    made.engine._members._link = different
-    await made.engine.replace([])
+    made.engine.members._link = different
+    await made.engine.members.replace([])
     await until(lambda: step(made, "0") is Step.FAILED)
-    assert "its context_length is 99" in made.engine.roster.replacements[0].problem
+    assert "its context_length is 99" in made.engine.members.roster.replacements[0].problem
     assert await outcome(made.engine.submit(job())) == "[base] one two three"
 
 
@@ -201,13 +201,13 @@ async def test_load_brings_replicas_and_takes_them_away(fleet: Make) -> None:
 
 async def test_more_are_asked_for_by_hand_and_fewer(fleet: Make) -> None:
     made = await fleet(1, most=1)
-    assert (await made.engine.resize(3, 3)).most == 3
+    assert (await made.engine.members.resize(3, 3)).most == 3
     await until(lambda: up(made) == ["0", "1", "2"])
     adapters = [fake_adapter(f"a{i}") for i in range(6)]
     for adapter in adapters:
         await made.engine.load(adapter)
     async with clients(made, adapters) as lost:
-        await made.engine.resize(1, 1)
+        await made.engine.members.resize(1, 1)
         await until(lambda: len(alive(made)) == 1)
     assert lost == []
     assert len(made.made[alive(made)[0]].status().host_adapters) == 6
@@ -219,7 +219,7 @@ async def test_more_adapters_than_who_is_left_has_memory_for(fleet: Make) -> Non
     for adapter in adapters:
         await made.engine.load(adapter)
     async with clients(made, adapters, 2) as lost:
-        await made.engine.resize(1, 1)
+        await made.engine.members.resize(1, 1)
         await until(lambda: len(alive(made)) == 1)
     assert lost == []
     assert made.made[alive(made)[0]].status().host_bytes == 24
@@ -231,7 +231,7 @@ async def test_the_last_one_up_answers_though_it_drains(fleet: Make) -> None:
         engine.hold()
     held = [made.engine.submit(job()) for _ in range(2)]  # one each
     await until(lambda: all(engine.busy for engine in made.made.values()))
-    await made.engine.resize(1, 1)
+    await made.engine.members.resize(1, 1)
     await until(lambda: names(made, MemberState.DRAINING) == ["1"])
     loop, waits, start = asyncio.get_running_loop(), asyncio.Event(), made.link("0").start
 
@@ -252,12 +252,12 @@ async def test_the_last_one_up_answers_though_it_drains(fleet: Make) -> None:
 async def test_who_is_not_there_cannot_be_replaced(fleet: Make) -> None:
     made = await fleet(2, most=2)
     with pytest.raises(NotFound, match="replica '9' not found: there are 0, 1"):
-        await made.engine.replace(["9"])
+        await made.engine.members.replace(["9"])
 
 
 async def test_a_fleet_made_of_links_stays_what_it_is(fleet: Make) -> None:
     made = await fleet(2)
-    for change in (made.engine.replace([]), made.engine.resize(1, 3)):
+    for change in (made.engine.members.replace([]), made.engine.members.resize(1, 3)):
         with pytest.raises(FailedPrecondition, match="has the replicas that it was made of"):
             await change
 
@@ -267,7 +267,7 @@ async def test_a_crew_that_cannot_be_reached_changes_nothing(
 ) -> None:
     made = await fleet(2, most=2)
     assert await outcome(made.engine.submit(job())) == "[base] one two three"
-    crew = made.engine._members.crew
+    crew = made.engine.members.crew
     report, asked = crew.report, 0
 
     async def unreachable(report: Report) -> Roster:
@@ -280,7 +280,7 @@ async def test_a_crew_that_cannot_be_reached_changes_nothing(
     assert caplog.text.count("the crew cannot be reached") == 1
     assert await outcome(made.engine.submit(job())) == "[base] one two three"
     crew.report = report  # type: ignore[method-assign]
-    await made.engine.replace(["0"])
+    await made.engine.members.replace(["0"])
     await until(lambda: names(made) == ["1", "2"])
 
 
@@ -290,7 +290,7 @@ async def test_a_cancel_ends_what_keeps_a_replica(fleet: Make) -> None:
     made.made["1"].hold()
     asked = [made.engine.submit(job(min_tokens=9)) for _ in range(2)]
     await until(lambda: all(engine.busy for engine in made.made.values()))
-    await made.engine.replace(["0"])
+    await made.engine.members.replace(["0"])
     await until(lambda: names(made, MemberState.DRAINING) == ["0"])
     for generation in asked:
         generation.cancel()

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from router.v1 import adapters_pb2, experiments_pb2, inference_pb2
+from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 
-MODULES = (inference_pb2, adapters_pb2, experiments_pb2)
+MODULES = (inference_pb2, adapters_pb2, fleet_pb2, experiments_pb2)
 
 
 def request_types() -> dict[str, Descriptor]:

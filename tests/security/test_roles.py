@@ -12,12 +12,12 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from router.access.roles import ROLES, Role
-from router.v1 import adapters_pb2, experiments_pb2, inference_pb2
+from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Connect, Start, details, failure
 
 DOCS = Path(__file__).parents[2] / "docs" / "security.md"
-MODULES = (inference_pb2, adapters_pb2, experiments_pb2, health_pb2, reflection_pb2)
+MODULES = (inference_pb2, adapters_pb2, fleet_pb2, experiments_pb2, health_pb2, reflection_pb2)
 
 
 def every_method() -> set[str]:
@@ -50,7 +50,8 @@ async def refusal(stubs: SimpleNamespace, method: str, **options: object) -> str
     await stubs.channel.channel_ready()  # the time is for the refusal alone
     call = stubs.channel.stream_stream(method)(timeout=1, **options)  # no body is ever sent
     error = await failure(call)
-    if error.code().name in ("DEADLINE_EXCEEDED", "CANCELLED", "FAILED_PRECONDITION"):  # no experiments here
+    # Here are no experiments and no replicas.
+    if error.code().name in ("DEADLINE_EXCEEDED", "CANCELLED", "FAILED_PRECONDITION"):
         return ""
     return str(details(error)["ErrorInfo"].reason)
 

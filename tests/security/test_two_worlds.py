@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from router.access.answers import new_response_id
 from router.access.roles import ROLES, Role
 from router.experiments.wire.plans import plan_message
-from router.v1 import adapters_pb2, inference_pb2
+from router.v1 import adapters_pb2, fleet_pb2, inference_pb2
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import plan, router_plan
 from tests.experiments.service.lab import create
@@ -158,6 +158,15 @@ CASES: dict[str, list[Call]] = {
     "AdapterService/ResetDefaultVersion": adapters(
         "ResetDefaultVersion", adapters_pb2.ResetDefaultVersionRequest
     ),
+    "FleetService/ListReplicas": [
+        lambda at, m: at.fleet.ListReplicas(fleet_pb2.ListReplicasRequest(), metadata=m)
+    ],
+    "FleetService/ResizeReplicas": [
+        lambda at, m: at.fleet.ResizeReplicas(fleet_pb2.ResizeReplicasRequest(least=1, most=2), metadata=m)
+    ],
+    "FleetService/ReplaceReplicas": [
+        lambda at, m: at.fleet.ReplaceReplicas(fleet_pb2.ReplaceReplicasRequest(all=True), metadata=m)
+    ],
     "ExperimentService/RecordOutcome": [
         lambda at, m: at.experiments.RecordOutcome(
             pb.RecordOutcomeRequest(outcome=outcome(response_id=at.stolen)), metadata=m

@@ -11,13 +11,17 @@ from router import errors
 from router.config import Settings
 from router.corrections.keeper import Corrections
 from router.corrections.store import CorrectionStore
+from router.engine.fake import FakeEngine
 from router.experiments.live.runtime import Experiments
 from router.experiments.service.served import ExperimentMetrics
+from router.fleet.engine import FleetEngine
+from router.fleet.link import LocalLink
 from router.routing.drift import Drift
 from router.server.corrections import CorrectionsCollector
 from router.server.drift import DriftCollector
+from router.server.fleet import FleetCollector
 from router.server.metrics import Metrics
-from router.v1 import adapters_pb2, experiments_pb2, inference_pb2
+from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.experiments.memory_store import MemoryStore
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +32,7 @@ SOURCE = "".join(path.read_text() for path in (ROOT / "router/server").rglob("*.
 def methods() -> list[str]:
     return [
         f"{service.name}.{method.name}"
-        for module in (inference_pb2, adapters_pb2, experiments_pb2)
+        for module in (inference_pb2, adapters_pb2, fleet_pb2, experiments_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     ]
@@ -44,7 +48,9 @@ def metrics() -> list[str]:
     experiments = ExperimentMetrics(Experiments(MemoryStore())).collect()
     corrections = CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")).collect()
     drift = DriftCollector(Drift(lambda: None)).collect()
-    collected = [*Metrics().registry.collect(), *experiments, *corrections, *drift]
+    engine = FleetEngine([LocalLink("0", FakeEngine)], FakeEngine, max_running=1, max_queue=1)
+    fleet = FleetCollector(engine.members).collect()
+    collected = [*Metrics().registry.collect(), *experiments, *corrections, *drift, *fleet]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 
 

@@ -1,0 +1,213 @@
+"""FleetService: the replicas over gRPC, and how many there are for a scraper."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from router.engine.base import EngineStatus
+from router.errors import Findings, Unavailable
+from router.server.absent import absent
+from router.server.call import send_headers
+from router.v1 import fleet_pb2 as pb
+from router.v1.fleet_pb2_grpc import FleetServiceServicer, add_FleetServiceServicer_to_server
+
+if TYPE_CHECKING:  # without replicas nothing of them is imported
+    from router.fleet.crew import Replacement, Roster
+
+NO_FLEET = (
+    "this server has one engine, in its own process: start it with `serve --replicas N` to have replicas"
+)
+STATES = ("starting", "serving", "lost", "draining")
+MAX_NAMES, MAX_NAME_BYTES = 1024, 64
+LOOK_SECONDS = 0.2  # between two looks at how far replacements are
+UNKNOWN_SECONDS = 30.0  # after which one that nobody knows of is given up
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SeenReplica(Protocol):
+    """One replica as this server finds it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """One of STATES."""
+        ...
+
+    @property
+    def since(self) -> float:
+        """Seconds of the epoch at which the state began."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why it is not up."""
+        ...
+
+    @property
+    def stalls(self) -> str:
+        """Why it gets nothing new."""
+        ...
+
+    @property
+    def status(self) -> EngineStatus:
+        """Of its engine."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        ...
+
+
+class Fleet(Protocol):
+    """Replicas that come and go; `router.fleet.members.Members`."""
+
+    @property
+    def roster(self) -> Roster:
+        """The fleet as it is to be."""
+        ...
+
+    def seen(self) -> Sequence[SeenReplica]:
+        """The fleet as it is."""
+        ...
+
+    def places(self) -> tuple[int, int]:
+        """Jobs that those that are up can run, and can run or let wait."""
+        ...
+
+    async def resize(self, least: int, most: int) -> Roster:
+        """Other bounds. Raises InvalidRequest, FailedPrecondition, Unavailable."""
+        ...
+
+    async def replace(self, names: Sequence[str]) -> Roster:
+        """New ones; without names for all. Raises NotFound, FailedPrecondition, Unavailable."""
+        ...
+
+
+def register(fleet: Fleet | None, server: grpc.aio.Server) -> None:
+    """The service, or one that says that there are no replicas."""
+    service = pb.DESCRIPTOR.services_by_name["FleetService"]
+    found = absent(FleetServiceServicer, service, NO_FLEET) if fleet is None else FleetService(fleet)
+    add_FleetServiceServicer_to_server(found, server)  # type: ignore[no-untyped-call]
+
+
+class FleetService(FleetServiceServicer):
+    """What operators see of the fleet, and change."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def ListReplicas(
+        self, request: pb.ListReplicasRequest, context: Context
+    ) -> pb.ListReplicasResponse:
+        """All, whatever they do."""
+        roster = self._fleet.roster
+        return pb.ListReplicasResponse(
+            replicas=map(replica_message, self._fleet.seen()), least=roster.least, most=roster.most
+        )
+
+    async def ResizeReplicas(
+        self, request: pb.ResizeReplicasRequest, context: Context
+    ) -> pb.ResizeReplicasResponse:
+        """The bounds that hold from now on."""
+        roster = await self._fleet.resize(request.least, request.most)
+        return pb.ResizeReplicasResponse(least=roster.least, most=roster.most)
+
+    async def ReplaceReplicas(
+        self, request: pb.ReplaceReplicasRequest, context: Context
+    ) -> AsyncIterator[pb.ReplaceReplicasResponse]:
+        """Every step, until all are over."""
+        names = check_names(request)
+        roster = await self._fleet.replace(names)
+        await send_headers(context)
+        asked = names or tuple(found.old for found in roster.replacements if not found.over)
+        async for found in self._followed(roster, dict.fromkeys(asked)):
+            yield step_message(found)
+
+    async def _followed(
+        self, roster: Roster, last: dict[str, Replacement | None]
+    ) -> AsyncIterator[Replacement]:
+        """Of each the steps that it has not had. Raises Unavailable where nobody knows of them any more."""
+        known = time.monotonic()
+        while True:
+            for found in roster.replacements:
+                if found.old in last and last[found.old] != found:
+                    last[found.old] = found
+                    yield found
+            if all(found is not None and found.over for found in last.values()):
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+            newest = self._fleet.roster
+            if newest.number >= roster.number and last.keys() <= {r.old for r in newest.replacements}:
+                roster, known = newest, time.monotonic()
+            elif time.monotonic() - known > UNKNOWN_SECONDS:
+                text = "who decides of the fleet has begun anew and knows nothing of this: list the replicas"
+                raise Unavailable(text)
+
+
+def check_names(request: pb.ReplaceReplicasRequest) -> tuple[str, ...]:
+    """Those that are named; none for all. Raises InvalidRequest."""
+    found = Findings()
+    if request.all and request.names:
+        found.add("names", "are left out where all is set")
+    if not request.all and not request.names:
+        found.add("names", "say which replicas, or set all")
+    if len(request.names) > MAX_NAMES:
+        found.add("names", f"must be at most {MAX_NAMES}")
+    else:
+        for at, name in enumerate(request.names):
+            if not found.text(f"names[{at}]", name, MAX_NAME_BYTES):
+                found.add(f"names[{at}]", "must be the name of a replica")
+    found.check()
+    return tuple(dict.fromkeys(request.names))
+
+
+def replica_message(replica: SeenReplica) -> pb.Replica:
+    """As callers get it."""
+    since = Timestamp()
+    since.FromNanoseconds(int(replica.since * 1e9))
+    status = replica.status
+    return pb.Replica(
+        name=replica.name,
+        state=f"STATE_{replica.state.upper()}",
+        since=since,
+        problem=replica.problem or replica.stalls,
+        running=status.running,
+        waiting=status.waiting,
+        adapters=len(status.host_adapters),
+        device=replica.device,
+    )
+
+
+def step_message(found: Replacement) -> pb.ReplaceReplicasResponse:
+    """As callers get it."""
+    step = f"STEP_{found.step.name}"
+    return pb.ReplaceReplicasResponse(old=found.old, new=found.new, step=step, problem=found.problem)
+
+
+class FleetCollector(Collector):
+    """Replicas by what they do, for a scraper."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def collect(self) -> Iterator[Metric]:
+        """As it is now."""
+        counted = Counter(replica.state for replica in self._fleet.seen())
+        found = GaugeMetricFamily("lora_router_replicas", "Replicas by state.", labels=("state",))
+        for state in STATES:
+            found.add_metric((state,), counted[state])
+        yield found

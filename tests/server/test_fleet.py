@@ -1,0 +1,263 @@
+"""FleetService over a fleet of fake engines: what operators see, and replace while requests run."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from router.access.audit import entries
+from router.engine.fake import FakeEngine
+from router.errors import Overloaded
+from router.fleet import host, members, replica
+from router.fleet.engine import FleetEngine
+from router.fleet.link import LinkLost, Links, LocalLink
+from router.fleet.local_crew import LocalCrew
+from router.server import app as server_app
+from router.server import fleet as server_fleet
+from router.server.lifecycle import Lifecycle
+from router.v1 import fleet_pb2 as pb
+from tests.engine.contract import until
+from tests.security.helpers import bearer, write_clients
+from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, messages
+
+SERVING, DRAINING = pb.Replica.STATE_SERVING, pb.Replica.STATE_DRAINING
+Steps = pb.ReplaceReplicasResponse
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (host, replica):
+        monkeypatch.setattr(module, "BEAT", 0.02)
+    monkeypatch.setattr(members, "REPORT_SECONDS", 0.02)
+    monkeypatch.setattr(replica, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(server_fleet, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(server_app, "PLACES_SECONDS", 0.02)
+
+
+@pytest.fixture
+async def at(start_server: Start, connect: Connect, tmp_path: Path) -> SimpleNamespace:
+    """A server over two replicas, its links and stubs, clients and audit."""
+    made: list[LocalLink] = []
+
+    def link(name: str) -> LocalLink:
+        made.append(LocalLink(name, lambda: FakeEngine(step_seconds=0.001, max_running=4, max_queue=8)))
+        return made[-1]
+
+    links = Links(link)
+    crew = LocalCrew(2, 2, links.end)
+    engine = FleetEngine(links, FakeEngine, max_running=4, max_queue=8, crew=crew)
+    clients, file = write_clients(tmp_path), tmp_path / "audit.jsonl"
+    app = await start_server(engine=engine, replicas=engine.members, clients=clients.path, audit=file)
+    stubs = connect(app)
+
+    async def listed() -> dict[str, pb.Replica]:
+        answer = await stubs.fleet.ListReplicas(pb.ListReplicasRequest(), metadata=bearer(clients.observe))
+        return {one.name: one for one in answer.replicas}
+
+    def replace(**said: Any) -> Any:
+        return stubs.fleet.ReplaceReplicas(pb.ReplaceReplicasRequest(**said), metadata=bearer(clients.admin))
+
+    def resize(least: int, most: int) -> Any:
+        request = pb.ResizeReplicasRequest(least=least, most=most)
+        return stubs.fleet.ResizeReplicas(request, metadata=bearer(clients.admin))
+
+    return SimpleNamespace(
+        app=app,
+        engine=engine,
+        links=made,
+        stubs=stubs,
+        clients=clients,
+        file=file,
+        listed=listed,
+        replace=replace,
+        resize=resize,
+    )
+
+
+def said(error: grpc.aio.AioRpcError) -> dict[str, str]:
+    return {v.field: v.description for v in details(error)["BadRequest"].field_violations}
+
+
+async def test_all_are_listed_with_what_they_do(at: SimpleNamespace) -> None:
+    found = await at.listed()
+    assert [(one.name, one.state, one.device) for one in found.values()] == [
+        ("0", SERVING, "cpu"),
+        ("1", SERVING, "cpu"),
+    ]
+    assert all(one.since.seconds > 1e9 for one in found.values())
+    at.links[0]._make = lambda: _fails("its GPU is gone")
+    await asyncio.to_thread(at.links[0].kill)
+    await until(lambda: at.engine.members.seen()[0].state == "lost")
+    lost = (await at.listed())["0"]
+    assert lost.state == pb.Replica.STATE_LOST
+    assert lost.problem
+
+
+def _fails(why: str) -> Any:
+    raise LinkLost(why)
+
+
+async def test_all_are_replaced_under_a_stream_of_requests(at: SimpleNamespace) -> None:
+    stop = asyncio.Event()
+    infer = bearer(at.clients.infer)
+
+    async def client() -> int:
+        count = 0
+        while not stop.is_set():
+            answer = await at.stubs.inference.Generate(ask(), metadata=infer)
+            assert answer.text == "[base] one two three"
+            count += 1
+        return count
+
+    tasks = [asyncio.create_task(client()) for _ in range(4)]
+    long = asyncio.create_task(messages(at.stubs.inference.StreamGenerate(long_stream(100), metadata=infer)))
+    steps = await messages(at.replace(all=True))
+    stop.set()
+    assert min(await asyncio.gather(*tasks)) > 1
+    assert (await long)[-1].finished.usage.completion_tokens == 100
+    last = {step.old: (step.new, step.step) for step in steps}
+    assert last == {"0": ("2", Steps.STEP_DONE), "1": ("3", Steps.STEP_DONE)}
+    of_first = [step.step for step in steps if step.old == "0"]
+    assert of_first == sorted(of_first)
+    assert [name for name, one in (await at.listed()).items() if one.state == SERVING] == ["2", "3"]
+
+
+async def test_one_that_does_not_come_up_is_told_and_the_old_ones_stay(at: SimpleNamespace) -> None:
+    make = at.engine.members._link._make
+
+    def broken(name: str) -> Any:
+        link = make(name)
+        link._make = lambda: _fails("no node has room for it")
+        return link
+
+    at.engine.members._link._make = broken
+    steps = await messages(at.replace(all=True))
+    last = {step.old: step for step in steps}
+    assert {step.step for step in last.values()} == {Steps.STEP_FAILED}
+    assert last["0"].problem == "replica 2 did not come up: no node has room for it"
+    assert last["1"].problem == "not tried, since that of 0 failed"
+    found = await at.listed()
+    assert [found[name].state for name in "01"] == [SERVING, SERVING]
+
+
+async def test_what_was_begun_goes_on_when_the_caller_leaves(at: SimpleNamespace) -> None:
+    call = at.replace(names=["0"])
+    assert (await anext(aiter(call))).old == "0"
+    call.cancel()
+    await until(lambda: [one.name for one in at.engine.members.seen()] == ["1", "2"])
+    line = await _line(at, "ReplaceReplicas")
+    assert (line["code"], line["resource"]) == ("CANCELLED", "0")
+
+
+async def test_other_bounds_hold_at_once_and_are_in_the_audit(at: SimpleNamespace) -> None:
+    answer = await at.resize(3, 5)
+    assert (answer.least, answer.most) == (3, 5)
+    await until(lambda: len(at.engine.members.seen()) == 3)
+    await until(lambda: at.app.lifecycle.limit == 36)  # as many places as three have
+    line = await _line(at, "ResizeReplicas")
+    assert (line["code"], line["client"], line["resource"]) == ("OK", "admin", "3..5")
+    await messages(at.replace(names=["0", "0"]))
+    line = await _line(at, "ReplaceReplicas")
+    assert (line["code"], line["resource"]) == ("OK", "0, 0")
+
+
+async def _line(at: SimpleNamespace, method: str) -> dict[str, Any]:
+    def found() -> list[dict[str, Any]]:
+        return [one for one in entries(at.file) if one["method"].endswith(method)]
+
+    await until(lambda: bool(found()))
+    return found()[-1]
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "field", "text"),
+    [
+        ({}, "names", "say which replicas, or set all"),
+        ({"all": True, "names": ["0"]}, "names", "are left out where all is set"),
+        ({"names": [""]}, "names[0]", "must be the name of a replica"),
+        ({"names": ["0", "x" * 65]}, "names[1]", "must have at most 64 bytes"),
+        ({"names": ["0"] * 1025}, "names", "must be at most 1024"),
+    ],
+)
+async def test_names_that_are_none(
+    at: SimpleNamespace, request_fields: dict[str, Any], field: str, text: str
+) -> None:
+    error = await failure(at.replace(**request_fields))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert said(error) == {field: text}
+    assert not at.engine.members.roster.replacements
+
+
+async def test_a_name_that_nobody_has_replaces_nobody(at: SimpleNamespace) -> None:
+    error = await failure(at.replace(names=["0", "nobody"]))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert error.details() == "replica 'nobody' not found: there are 0, 1"
+    assert not at.engine.members.roster.replacements
+
+
+@pytest.mark.parametrize(("least", "most", "field"), [(0, 2, "least"), (2, 1, "most"), (-1, -1, "least")])
+async def test_bounds_that_are_none(at: SimpleNamespace, least: int, most: int, field: str) -> None:
+    error = await failure(at.resize(least, most))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert field in said(error)
+    assert (at.engine.members.roster.least, at.engine.members.roster.most) == (2, 2)
+
+
+async def test_a_replacement_that_nobody_knows_of_any_more_is_told(
+    at: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_fleet, "UNKNOWN_SECONDS", 0.05)
+    for link in at.links:
+        link.host._engine.hold()
+    held = [asyncio.create_task(_held(at)) for _ in range(2)]
+    await until(lambda: all(link.host._engine.busy for link in at.links))
+    call = at.replace(names=["0"])
+    steps = aiter(call)
+    while (await anext(steps)).step != Steps.STEP_DRAINING:
+        pass
+    at.engine.members.crew = LocalCrew(2, 2)  # the one that knew is lost
+    error = await failure(call)
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert "list the replicas" in str(error.details())
+    for link in at.links:
+        if link.host is not None:
+            link.host._engine.resume()
+    await asyncio.gather(*held)
+
+
+async def _held(at: SimpleNamespace) -> None:
+    await at.stubs.inference.Generate(ask(), metadata=bearer(at.clients.infer))
+
+
+async def test_how_many_there_are_is_in_the_metrics(at: SimpleNamespace) -> None:
+    page = (await at.app.metrics.page()).body.decode()
+    counted = dict(re.findall(r'^lora_router_replicas\{state="(\w+)"\} (\S+)$', page, re.MULTILINE))
+    assert counted == {"starting": "0.0", "serving": "2.0", "lost": "0.0", "draining": "0.0"}
+
+
+async def test_a_server_without_replicas_says_what_to_do(stubs: SimpleNamespace) -> None:
+    for call in (
+        stubs.fleet.ListReplicas(pb.ListReplicasRequest()),
+        stubs.fleet.ResizeReplicas(pb.ResizeReplicasRequest(least=1, most=2)),
+        stubs.fleet.ReplaceReplicas(pb.ReplaceReplicasRequest(all=True)),
+    ):
+        error = await failure(call)
+        assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "serve --replicas N" in str(error.details())
+
+
+def test_fewer_places_are_for_those_that_come() -> None:
+    lifecycle = Lifecycle(4)
+    with lifecycle.admitted(), lifecycle.admitted():
+        lifecycle.resize(2, 1)
+        with pytest.raises(Overloaded, match="2 requests are running"), lifecycle.admitted():
+            pass
+        lifecycle.resize(3, 1)
+        with lifecycle.admitted():
+            assert lifecycle.in_flight == 3
