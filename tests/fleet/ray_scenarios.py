@@ -23,7 +23,10 @@ from router.engine.base import Delta, Finished, Generation
 from router.engine.fake import FakeEngine
 from router.errors import RouterError
 from router.fleet.engine import FleetEngine
+from router.fleet.link import Links
+from router.fleet.local_crew import LocalCrew
 from router.fleet.ray_link import RayCluster
+from router.fleet.scaling import Rules, Scaler
 from router.types import Constraint
 from tests.engine.test_contract import fake_adapter
 from tests.fleet.conftest import job
@@ -146,6 +149,56 @@ async def drained() -> Facts:
     return {"words": len(text.split()), "end": end, "close": time.monotonic() - began}
 
 
+async def replaced() -> Facts:
+    """Requests all the time: all replicas are replaced, then load brings one more, then its end takes one."""
+    make = partial(FakeEngine, step_seconds=0.02)
+    cluster = RayCluster(make, store_bytes=STORE, start_seconds=120)
+    links, rules = Links(cluster.link), Rules(memory=0.5, up_seconds=1.0, down_seconds=4.0)
+    crew = LocalCrew(2, 3, links.end, scaler=Scaler(rules))
+    limits = {"max_running": 8, "max_queue": 256}
+    engine = FleetEngine(links, FakeEngine, **limits, stall_seconds=5.0, stow=cluster.stow, crew=crew)
+    await asyncio.to_thread(engine.start)
+    adapters = [fake_adapter(f"a{i}") for i in range(6)]
+    for adapter in adapters:
+        await engine.load(adapter)
+    wanted, stop = [f"[{a.digest[:8]}] one two three" for a in adapters], asyncio.Event()
+    wrong, answered = set[str](), 0
+
+    async def client(at: int) -> None:
+        nonlocal answered
+        while not stop.is_set():
+            text, end = await outcome(engine.submit(job(adapter=adapters[at % 6].digest)))
+            wrong.update({f"{end}: {text}"} - {f"stop: {wanted[at % 6]}"})
+            at, answered = at + 1, answered + 1
+
+    def serving() -> list[str]:
+        return [r.name for r in engine.members.seen() if r.state == "serving"]
+
+    asked = [asyncio.create_task(client(i)) for i in range(6)]
+    long = asyncio.create_task(outcome(engine.submit(job(min_tokens=300, max_tokens=300))))
+    await until(lambda: answered > 6)
+    before = {process.pid for process in processes()}
+    await engine.members.replace([])
+    took = await until(lambda: serving() == ["2", "3"] and len(processes()) == 2, 120)
+    after = {process.pid for process in processes()}
+    asked += [asyncio.create_task(client(i)) for i in range(40)]
+    await until(lambda: serving() == ["2", "3", "4"], 120)
+    stop.set()
+    await asyncio.gather(*asked)
+    await until(lambda: len(serving()) == 2 and len(processes()) == 2, 120)
+    again = [(await outcome(engine.submit(job(adapter=a.digest))))[0] for a in adapters]
+    text, _ = await long
+    await asyncio.to_thread(engine.close)
+    return {
+        "wrong": sorted(wrong),
+        "answered": answered,
+        "others": not before & after,
+        "again": again == wanted,
+        "long": len(text.split()),
+        "took": took,
+    }
+
+
 async def edge_killed() -> Facts:
     """The edge is killed: Ray and the replicas end by themselves."""
     command = [sys.executable, "-m", "tests.fleet.ray_scenarios", "edge"]
@@ -239,7 +292,7 @@ async def _ray(*arguments: str) -> None:
 
 SCENARIOS: dict[str, Callable[[], Awaitable[Facts]]] = {
     kind.__name__: kind
-    for kind in (killed, stopped, drained, edge_killed, edge, two_nodes, head_lost, asking)
+    for kind in (killed, stopped, drained, replaced, edge_killed, edge, two_nodes, head_lost, asking)
 }
 
 

@@ -101,6 +101,15 @@ def test_a_signal_is_the_servers_and_nothing_stays_behind() -> None:
     assert found["close"] < 2  # after which a server thinks that its engine hangs
 
 
+def test_all_are_replaced_and_their_number_follows_the_load_without_a_lost_request() -> None:
+    found = facts("replaced")
+    assert found["wrong"] == []
+    assert found["answered"] > 50
+    assert found["others"]
+    assert found["again"]
+    assert found["long"] == 300
+
+
 def test_nothing_stays_behind_a_killed_edge() -> None:
     found = facts("edge_killed")
     assert found["before"] == 2

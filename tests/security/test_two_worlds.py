@@ -315,4 +315,4 @@ async def test_nothing_tells_of_another_tenant(answers: Any) -> None:
 async def test_who_may_know_of_all_sees_the_difference_in_every_method(answers: Any) -> None:
     beside, alone = await answers("ops")
     differs = {case.split()[0] for case in beside if beside[case] != alone[case]}
-    assert differs == set(CASES)
+    assert differs == {name for name in CASES if not name.startswith("FleetService/")}  # nobody's
