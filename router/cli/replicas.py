@@ -117,4 +117,6 @@ def _row(replica: Replica) -> list[str]:
 
 
 def _how_many(least: int, most: int) -> str:
-    return f"{least} replicas" if least == most else f"{least} to {most} replicas, as load asks"
+    if least == most:
+        return f"{least} replica{'' if least == 1 else 's'}"
+    return f"{least} to {most} replicas, as load asks"

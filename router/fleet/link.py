@@ -59,8 +59,8 @@ class Links:
         return self._made.setdefault(name, self._make(name))
 
     def end(self, name: str) -> None:
-        """End its replica, for good; blocks."""
-        if (link := self._made.pop(name, None)) is not None:
+        """End its replica, for good; blocks. May be said again: a start may have been under way."""
+        if (link := self._made.get(name)) is not None:
             link.close()
 
 

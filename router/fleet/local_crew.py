@@ -137,6 +137,13 @@ class LocalCrew:
         self._absent.pop(name, None)
         log.info("replica %s is draining: %s", name, why)
 
+    def _give_up(self, name: str, why: str) -> None:
+        """One that nobody has up: it is ended at once, so that no edge waits for its start, and again when no
+        edge names it, since one may have begun to start it just then.
+        """
+        self._drain(name, why)
+        self._end_soon(name)
+
     def _adopt(self, report: Report) -> None:
         """Members that this crew has never had: it is new, in the place of one that was lost."""
         for name in report.loads:
@@ -192,9 +199,12 @@ class LocalCrew:
             if self._state.members.pop(name, None) is not None:
                 self._state.number += 1
                 log.info("replica %s has nothing left to do, and is ended", name)
-            task = asyncio.get_running_loop().create_task(self._have_ended(name))
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            self._end_soon(name)
+
+    def _end_soon(self, name: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._have_ended(name))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def _have_ended(self, name: str) -> None:
         try:
@@ -231,7 +241,7 @@ class LocalCrew:
             return False
         if not (problem := self._given_up(found.new, now)):
             return False
-        self._drain(found.new, f"it did not come up: {problem}")
+        self._give_up(found.new, f"it did not come up: {problem}")
         self._step(
             replace(found, step=Step.FAILED, problem=f"replica {found.new} did not come up: {problem}")
         )
@@ -264,10 +274,12 @@ class LocalCrew:
         if still and len(names) > self._least and (lost := [n for n in names if self._given_up(n, now)]):
             pause = self._scaler.failed(now)
             problem = self._given_up(lost[0], now)
-            self._drain(lost[0], f"it did not come up ({problem}); no other is tried for {pause:.0f} s")
+            self._give_up(lost[0], f"it did not come up ({problem}); no other is tried for {pause:.0f} s")
             return
-        settled = still and not self._absent and bool(self._edges)
-        wish = self._scaler.look(now, len(names), self._load(names), settled, self._least, self._most)
+        starting = under_way or bool(self._absent) or not self._edges
+        leaving, bounds = len(self._state.members) - len(self._serving()), (self._least, self._most)
+        load = self._load()
+        wish = self._scaler.look(now, len(names), load, *bounds, starting=starting, leaving=leaving)
         if still and len(names) > self._most:
             self._drain(self._idlest(names), f"at most {self._most}")
         elif wish > 0:
@@ -275,7 +287,7 @@ class LocalCrew:
         elif wish < 0:
             self._drain(self._idlest(names), "the others have room for all requests")
 
-    def _load(self, names: Sequence[str]) -> Load:
+    def _load(self) -> Load:
         rows = max((edge.report.rows for edge in self._edges.values()), default=1)
         running = waiting = 0
         for edge in self._edges.values():

@@ -149,6 +149,8 @@ class Members:
                 if not self._silent:
                     log.warning("the crew cannot be reached, so the fleet stays as it is: %s", error)
                 self._silent = True
+            except Exception:  # of a link, say: the rest of the fleet goes on
+                log.exception("the roster cannot be followed")
             else:
                 self._silent = False
             with suppress(TimeoutError):

@@ -58,11 +58,13 @@ class Scaler:
         self._full_since = self._roomy_since = math.inf
         self._failures, self._not_before = 0, -math.inf
 
-    def look(self, now: float, size: int, load: Load, settled: bool, least: int, most: int) -> int:
+    def look(
+        self, now: float, size: int, load: Load, least: int, most: int, *, starting: bool, leaving: int
+    ) -> int:
         """1: one more, -1: one fewer, 0: as it is.
 
-        `settled`: no replica is starting or on its way out; nothing is decided before that. Outside of the
-        bounds it is their business, whatever the load.
+        `size` replicas are there to stay. While one is `starting`, or lost, nothing is decided; while some
+        are `leaving`, none more is taken away, and they count for `most`.
         """
         rules = self._rules
         demand = self._demand.look(now, load.running + load.waiting)
@@ -72,10 +74,12 @@ class Scaler:
         roomy = demand <= rules.roomy * (size - 1) * load.rows and not full
         self._full_since = min(self._full_since, now) if full else math.inf
         self._roomy_since = min(self._roomy_since, now) if roomy else math.inf
-        if not settled:
-            self._full_since = self._roomy_since = math.inf  # of a fleet that is about to be another
+        if starting or leaving:
+            self._roomy_since = math.inf  # of a fleet that is about to be another
+        if starting:
+            self._full_since = math.inf
             return 0
-        if size < most and now - self._full_since >= rules.up_seconds and now >= self._not_before:
+        if size + leaving < most and now - self._full_since >= rules.up_seconds and now >= self._not_before:
             return self._decided(1)
         if size > least and now - self._roomy_since >= rules.down_seconds:
             return self._decided(-1)

@@ -68,6 +68,7 @@ class Totals:
             if not replica.up and (replica.draining or not replica.problem):
                 continue  # it leaves, or is starting
             if not replica.up:
-                yield f"replica {replica.name} is lost: {replica.problem}"
+                what = "is lost" if replica.losses else "does not start"
+                yield f"replica {replica.name} {what}: {replica.problem}"
             elif replica.stalls:
                 yield f"replica {replica.name} stalls: {replica.stalls}"

@@ -20,6 +20,7 @@ class Simulated:
     def __init__(self, size: int, least: int, most: int, start_seconds: int = 20) -> None:
         self.size, self.least, self.most = size, least, most
         self.start_seconds, self.up_at = start_seconds, 0
+        self.drain_seconds, self.gone_at = 5, 0
         self.scaler, self.now = Scaler(), 0
         self.changes: list[tuple[int, int]] = []  # when, by how much
 
@@ -29,11 +30,24 @@ class Simulated:
             jobs = round(demand(self.now))
             running = min(jobs, self.size * ROWS)
             load = Load(running, jobs - running, ROWS)
-            by = self.scaler.look(self.now, self.size, load, self.now >= self.up_at, self.least, self.most)
+            leaving = int(self.now < self.gone_at)
+            by = self.scaler.look(
+                self.now,
+                self.size,
+                load,
+                self.least,
+                self.most,
+                starting=self.now < self.up_at,
+                leaving=leaving,
+            )
             if by:
                 self.size += by
                 self.changes.append((self.now, by))
-                self.up_at = self.now + (self.start_seconds if by > 0 else 5)
+                assert not leaving or by > 0
+                if by > 0:
+                    self.up_at = self.now + self.start_seconds
+                else:
+                    self.gone_at = self.now + self.drain_seconds
 
 
 def test_a_mean_begins_with_nothing() -> None:
@@ -63,6 +77,17 @@ def test_a_slow_start_is_not_answered_by_more_of_them() -> None:
     assert fleet.size == 2
 
 
+def test_one_that_drains_for_long_holds_up_nobody_who_is_needed() -> None:
+    fleet = Simulated(3, 1, 3)
+    fleet.drain_seconds = 600
+    fleet.run(int(RULES.down_seconds) + 20, lambda now: 2)
+    assert fleet.size == 2
+    fleet.run(300, lambda now: 100)
+    assert fleet.size == 2  # three are still there
+    fleet.run(300, lambda now: 100)
+    assert fleet.size == 3
+
+
 def test_a_moment_is_no_load() -> None:
     fleet = Simulated(2, 1, 8)
     fleet.run(300, lambda now: 40 if now % 60 < 2 else 12)
@@ -71,7 +96,8 @@ def test_a_moment_is_no_load() -> None:
 
 def test_jobs_that_wait_beside_free_rows_count() -> None:
     scaler = Scaler()
-    looks = [scaler.look(now, 2, Load(6, 8, ROWS), True, 1, 8) for now in range(15)]
+    load = Load(6, 8, ROWS)
+    looks = [scaler.look(now, 2, load, 1, 8, starting=False, leaving=0) for now in range(15)]
     assert looks.count(1) == 1
 
 
@@ -79,7 +105,7 @@ def test_after_a_start_that_failed_there_is_a_pause_that_grows() -> None:
     scaler = Scaler()
     tried: list[int] = []
     for now in range(1000):
-        if scaler.look(now, 1, Load(10, 90, ROWS), True, 1, 8) > 0:
+        if scaler.look(now, 1, Load(10, 90, ROWS), 1, 8, starting=False, leaving=0) > 0:
             tried.append(now)
             scaler.failed(now)
     gaps = [after - before for before, after in pairwise(tried)]
