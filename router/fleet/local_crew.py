@@ -138,11 +138,13 @@ class LocalCrew:
         log.info("replica %s is draining: %s", name, why)
 
     def _give_up(self, name: str, why: str) -> None:
-        """One that nobody has up: it is ended at once, so that no edge waits for its start, and again when no
+        """One that nobody has up is ended at once, so that no edge waits for its start, and again when no
         edge names it, since one may have begun to start it just then.
         """
         self._drain(name, why)
-        self._end_soon(name)
+        loads = [edge.report.loads.get(name) for edge in self._edges.values()]
+        if not any(load is not None and load.up for load in loads):
+            self._end_soon(name)
 
     def _adopt(self, report: Report) -> None:
         """Members that this crew has never had: it is new, in the place of one that was lost."""
