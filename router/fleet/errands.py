@@ -68,7 +68,9 @@ class Errands:
         tried: set[str] = set()
         error = Unavailable("no replica is up")
         while len(tried) <= MOVES:
-            names = sorted(n for n, replica in self._replicas.items() if replica.takes and n not in tried)
+            up = {n: replica for n, replica in self._replicas.items() if replica.up and n not in tried}
+            names = sorted(n for n, replica in up.items() if replica.takes)
+            names = names or sorted(n for n, replica in up.items() if not replica.left)
             if not names:
                 break
             name = names[scope % len(names)] if scope else self._placement.choose(names)

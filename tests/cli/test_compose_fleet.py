@@ -20,9 +20,10 @@ from router.cli.compose import Composition, make_engine, print_summary, replica_
 from router.cli.fleet import OF_ENGINES, of_all_replicas, replica_settings
 from router.cli.settings import load_settings
 from router.client import AsyncClient
-from router.config import Settings
+from router.config import MOST_REPLICAS, Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
+from router.fleet.crew import MOST
 from router.fleet.engine import FleetEngine
 from router.fleet.link import LocalLink
 from router.fleet.ray_link import check_reached
@@ -113,6 +114,7 @@ def test_replicas_are_a_number_or_bounds(
     own_folder: Path, monkeypatch: pytest.MonkeyPatch, said: Any, bounds: tuple[int, int]
 ) -> None:
     assert Settings(replicas=said).replica_bounds == bounds
+    assert MOST_REPLICAS == MOST
     monkeypatch.setenv("LORA_ROUTER_REPLICAS", str(said))
     assert Settings().replica_bounds == bounds
     monkeypatch.delenv("LORA_ROUTER_REPLICAS")

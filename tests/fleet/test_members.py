@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 
-from router.engine.base import AdapterArtifact, Finished
+from router.engine.base import AdapterArtifact, Finished, Reading
 from router.engine.fake import FakeEngine
 from router.errors import FailedPrecondition, NotFound, Unavailable
 from router.fleet.crew import MemberState, Report, Roster, Step
@@ -244,6 +245,7 @@ async def test_the_last_one_up_answers_though_it_drains(fleet: Make) -> None:
     await until(lambda: up(made) == ["1"])
     asked = made.engine.submit(job())
     made.made["1"].resume()
+    assert np.isfinite(await made.engine.read(Reading([65, 66], depth=0.5))).all()
     assert [await outcome(generation) for generation in (asked, *held)] == ["[base] one two three"] * 3
     waits.set()
     await until(lambda: up(made) == ["0"])

@@ -29,13 +29,16 @@ from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.kserve import open_inference_pb2
 from router.server.app import ServerApp
-from router.v1 import adapters_pb2, experiments_pb2, inference_pb2
+from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.fuzz.engines import Tally
 from tests.fuzz.inputs import TEXTS, bytes_changed, message_changed
 from tests.fuzz.targets import ROOT, Attempt
 from tests.registry.tiny import BASE, write_adapter
 
-MODULES = (inference_pb2, adapters_pb2, experiments_pb2, open_inference_pb2, health_pb2, reflection_pb2)
+MODULES = (
+    *(inference_pb2, adapters_pb2, fleet_pb2, experiments_pb2),
+    *(open_inference_pb2, health_pb2, reflection_pb2),
+)
 WRONG = (
     "/router.v1.InferenceService/Nope",
     "/router.v1.InferenceService/generate",
