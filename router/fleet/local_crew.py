@@ -189,7 +189,9 @@ class LocalCrew:
         if absent.failures >= STARTS:
             return absent.problem
         seconds = now - absent.since
-        return f"it is not up after {seconds:.0f} s" if seconds >= self._start_seconds else ""
+        if seconds < self._start_seconds:
+            return ""
+        return f"it is not up after {seconds:.0f} s; is there room for one more?"
 
     def _end_who_is_left(self, now: float) -> None:
         named = {name for edge in self._edges.values() for name in edge.report.loads}

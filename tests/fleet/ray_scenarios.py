@@ -199,6 +199,26 @@ async def replaced() -> Facts:
     }
 
 
+async def crowded() -> Facts:
+    """No room for one more: the old ones stay, and nobody waits for the start of the new one."""
+    cluster = RayCluster(partial(FakeEngine), cpus=1, store_bytes=STORE, start_seconds=120)
+    links = Links(cluster.link)
+    crew = LocalCrew(2, 2, links.end, start_seconds=5)
+    limits = {"max_running": 8, "max_queue": 256}
+    engine = FleetEngine(links, FakeEngine, **limits, stall_seconds=5.0, stow=cluster.stow, crew=crew)
+    await asyncio.to_thread(engine.start)
+    cpus = int(cluster.ray.cluster_resources()["CPU"])
+    await engine.members.resize(cpus, cpus)
+    await until(lambda: sum(r.up for r in engine.members.seen()) == cpus, 120)
+    await engine.members.replace(["0"])
+    took = await until(lambda: any(r.over for r in engine.members.roster.replacements))
+    gone = await until(lambda: len(engine.members.seen()) == cpus)
+    (found,) = engine.members.roster.replacements
+    text, _ = await outcome(engine.submit(job()))
+    await asyncio.to_thread(engine.close)
+    return {"step": found.step, "problem": found.problem, "took": took, "gone": gone, "text": text}
+
+
 async def edge_killed() -> Facts:
     """The edge is killed: Ray and the replicas end by themselves."""
     command = [sys.executable, "-m", "tests.fleet.ray_scenarios", "edge"]
@@ -292,7 +312,7 @@ async def _ray(*arguments: str) -> None:
 
 SCENARIOS: dict[str, Callable[[], Awaitable[Facts]]] = {
     kind.__name__: kind
-    for kind in (killed, stopped, drained, replaced, edge_killed, edge, two_nodes, head_lost, asking)
+    for kind in (killed, stopped, drained, replaced, crowded, edge_killed, edge, two_nodes, head_lost, asking)
 }
 
 
