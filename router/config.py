@@ -5,11 +5,13 @@ No setting is called port or host: Kubernetes sets NAME_PORT for every Service.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import platformdirs
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -23,6 +25,9 @@ from router.types import Keeping
 
 CONFIG_FILE = "lora-router.toml"
 MOST_REPLICAS = 1024
+STORE = "://"  # what an address of an object store has and no folder
+MIRRORED = "adapters"
+BETWEEN_PLACES = re.compile(r":(?!//)")
 REST_SECONDS = 3.0  # of a shutdown: the engine's end and what only takes moments
 
 
@@ -92,8 +97,19 @@ class Settings(BaseSettings):
         "",
         description="Ray cluster that has room for the replicas, HOST:PORT; empty: all run on this machine",
     )
-    adapters_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="adapter folders, watched; default ./adapters or the ones in the wheel"
+    adapters_dir: Annotated[tuple[Path | str, ...], NoDecode] = Field(
+        (),
+        description="adapter folders or stores (s3://BUCKET/KEY), watched; default ./adapters or the wheel's",
+    )
+    mirror_seconds: float = Field(5.0, gt=0, description="how often stores of adapters are listed")
+    mirror_dir: str = Field(
+        "", description="folder of what is mirrored from stores, and its cache; empty: in the state folder"
+    )
+    mirror_cache_mb: int = Field(
+        8192, ge=0, description="files of stores that are kept by their digest beside what is mirrored"
+    )
+    mirror_wait_seconds: float = Field(
+        300.0, ge=0, description="most time for which a start waits until all of a store was mirrored once"
     )
     plugins_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="plugin folders, watched; default ./plugins or the ones in the wheel"
@@ -189,6 +205,19 @@ class Settings(BaseSettings):
     reflection: bool = Field(True, description="serve gRPC reflection")
 
     @property
+    def adapter_folders(self) -> tuple[Path, ...]:
+        """The folders of `adapters_dir` on this machine: of a store, where it is mirrored."""
+        return tuple(
+            self.mirror_folder(one) / MIRRORED if isinstance(one, str) else one for one in self.adapters_dir
+        )
+
+    def mirror_folder(self, url: str = "") -> Path:
+        """Where the store at `url` is mirrored; without one, where all mirrors and their cache are."""
+        state = Path(platformdirs.user_state_dir("lora-router", appauthor=False))
+        root = Path(self.mirror_dir) if self.mirror_dir else state / "mirrors"
+        return root / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16] if url else root
+
+    @property
     def shutdown_seconds(self) -> float:
         """After so long a process that was asked to end is gone: the parts, and some time for the rest."""
         return self.lame_duck_seconds + self.drain_seconds + self.flush_seconds + REST_SECONDS
@@ -240,11 +269,20 @@ class Settings(BaseSettings):
             raise ValueError(f"device {self.device} is one device, and replicas have one each: say cuda")
         return self
 
-    @field_validator("adapters_dir", "plugins_dir", mode="before")
+    @field_validator("plugins_dir", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         """The environment gives folders as one string, separated like PATH."""
         return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
+
+    @field_validator("adapters_dir", mode="before")
+    @classmethod
+    def _split_places(cls, value: Any) -> Any:
+        """The same, where some may be stores."""
+        said = BETWEEN_PLACES.split(value) if isinstance(value, str) else value
+        if not isinstance(said, list | tuple):
+            return said
+        return tuple(Path(one) if isinstance(one, str) and STORE not in one else one for one in said if one)
 
     @field_validator("require_signed", "console_hosts", mode="before")
     @classmethod

@@ -20,8 +20,9 @@ from router import optional
 from router.cli import units
 from router.cli.base_files import equals_base
 from router.cli.fleet import STORE_REST, EdgeEncoder, of_all_replicas, replica_settings
+from router.cli.mirrors import Mirrors, how_to_add
 from router.cli.routing_state import calibration_state, decision_shares
-from router.cli.settings import carried, rule_of
+from router.cli.settings import rule_of
 from router.config import Settings
 from router.corrections.keeper import Corrections
 from router.corrections.store import FOLDER, CorrectionStore
@@ -41,6 +42,7 @@ from router.server.app import ServerApp
 from router.server.drift import DriftCollector
 from router.server.lifecycle import in_daemon_thread
 from router.server.logs import logging_to
+from router.server.mirrors import MirrorsCollector
 
 if TYPE_CHECKING:
     from router.classifiers.registration import ClassifierStatus
@@ -146,7 +148,8 @@ class Composition:
         if model is not None:
             options = replace(options, equals_base=equals_base(model))
         self._engine = engine
-        self.registry = Registry(engine, settings.adapters_dir, options, caught_up=keep)
+        self.mirrors = Mirrors.of(settings)
+        self.registry = Registry(engine, settings.adapter_folders, options, caught_up=keep)
         self.plugins = PluginHost(settings.plugins_dir, settings.load_plugins, settings.installed_plugins)
         self.router = Router(
             self.registry,
@@ -154,11 +157,11 @@ class Composition:
             on_vote=lambda vote: self.app.voted(vote),
             base_for=partial(EngineBase, engine),
             rule=rule_of(settings),
-            keep=state_dir(settings.adapters_dir, options.state_dir) / "routing",
+            keep=state_dir(settings.adapter_folders, options.state_dir) / "routing",
         )
         self.experiments = experiments_of(settings, engine, self.router, self.plugins, options.state_dir)
         self._baselines = BaselineFile(
-            state_dir(settings.adapters_dir, options.state_dir),
+            state_dir(settings.adapter_folders, options.state_dir),
             self.registry.profiles,
             lambda: self.router.digest(),
         )
@@ -175,8 +178,10 @@ class Composition:
             on_decision=self._drift.observe,
             routing=self._routing_state,
             replicas=members_of(settings, engine),
+            flaws=self.mirrors.flaws,
         )
         self.app.metrics.registry.register(DriftCollector(self._drift))
+        self.app.metrics.registry.register(MirrorsCollector(self.mirrors.states))
         if self.experiments is not None:
             part = optional.experiments("compose")
             part.add_modes(self.experiments, self.app, engine, self.router, self.plugins)
@@ -196,6 +201,7 @@ class Composition:
                 await self.experiments.close()
             await self.router.close()
             await self.registry.close()
+            await asyncio.to_thread(self.mirrors.close)
             await asyncio.to_thread(self._baselines.close)
 
     def _routing_state(self) -> RoutingState:
@@ -210,8 +216,10 @@ class Composition:
         )
 
     async def _start(self) -> None:
+        await self.mirrors.opened()
         await in_daemon_thread(self._engine.start)
         keep(whole=True)
+        await self.mirrors.whole()
         await self.registry.start()
         await self.router.start()
         if self.experiments is not None:
@@ -235,7 +243,7 @@ def corrections_of(settings: Settings, state: Path | None) -> Corrections | None
     """None where nothing is kept of them."""
     if settings.corrections == "off":
         return None
-    store = CorrectionStore(state_dir(settings.adapters_dir, state) / FOLDER)
+    store = CorrectionStore(state_dir(settings.adapter_folders, state) / FOLDER)
     return Corrections(store, settings.corrections)
 
 
@@ -339,15 +347,11 @@ def lines_to_paste(address: str, settings: Settings) -> list[str]:
     if token:  # one whose client has the roles infer and observe: reflection needs the second
         how += ' -H "authorization: Bearer TOKEN" --reflect-header "authorization: Bearer TOKEN"'
     body = shlex.quote('{"input":{"text":"Hello"}}')
-    folder = shlex.quote(f"{settings.adapters_dir[0]}/" if settings.adapters_dir else "adapters/")
-    copy = f"cp -r my-adapter {folder}"
-    if settings.adapters_dir == carried("adapters"):  # not where one's own belong
-        copy = "mkdir adapters && cp -r my-adapter adapters/  # start again: these, not the carried ones"
     url = f"{'https' if tls else 'http'}://{address}/router.v1.InferenceService/StreamGenerate"
     return [
         f'lora-router ask{server} "{QUESTION}"',
         f"buf curl --protocol grpc {how} -d {body} {url}",
-        copy,
+        how_to_add(settings),
     ]
 
 
@@ -370,7 +374,7 @@ def _access_line(settings: Settings) -> str:
     return f"{who}; {'TLS' if settings.tls_cert else 'plain text'}{mutual}"
 
 
-def _folders_line(folders: Sequence[Path]) -> str:
+def _folders_line(folders: Sequence[Path | str]) -> str:
     return ", ".join(map(str, folders)) or "no folder"
 
 

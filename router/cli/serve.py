@@ -39,8 +39,11 @@ Otlp = Annotated[
     ),
 ]
 Adapters = Annotated[
-    list[Path] | None,
-    typer.Option(metavar="DIR", help="Adapters folder, watched; repeatable. Default: ./adapters."),
+    list[str] | None,
+    typer.Option(
+        metavar="DIR|URL",
+        help="Adapters folder or store (s3://BUCKET/PREFIX), watched; repeatable. Default: ./adapters.",
+    ),
 ]
 Plugins = Annotated[
     list[Path] | None,
@@ -254,11 +257,11 @@ def settings_of(said: Mapping[str, Any], sets: list[str], config: Path | None) -
 
 def with_folders(settings: Settings) -> Settings:
     """The same with the folders that are really watched."""
-    from router.cli.settings import folders
+    from router.cli.settings import folders, places
 
     return settings.model_copy(
         update={
-            "adapters_dir": folders(settings.adapters_dir, "adapters"),
+            "adapters_dir": places(settings.adapters_dir),
             "plugins_dir": folders(settings.plugins_dir, "plugins"),
         }
     )

@@ -141,6 +141,13 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, str]:
 # -- folders of adapters and plugins: as said, else ./NAME, else those carried in the wheel
 
 
+def places(said: Sequence[Path | str]) -> tuple[Path | str, ...]:
+    """Adapters folders as `folders` gives them, and stores as they were said."""
+    here = [one for one in said if isinstance(one, Path)]
+    folders(here, "adapters")
+    return tuple(said) or folders((), "adapters")
+
+
 def folders(said: Sequence[Path], name: str) -> tuple[Path, ...]:
     """`name` is adapters or plugins. Raises ConfigError for a folder that was said and is not there."""
     for folder in said:
@@ -227,7 +234,7 @@ def load_calibration(settings: Settings) -> Calibration | None:
     from router.calibration.certify import aimed
     from router.calibration.file import read_calibration
 
-    path = find_calibration(settings.calibration, settings.adapters_dir)
+    path = find_calibration(settings.calibration, settings.adapter_folders)
     return aimed(read_calibration(path), settings.target_error, settings.target_ood) if path else None
 
 

@@ -37,7 +37,7 @@ def store_of(settings: Settings, state: Path | None = None) -> Store | None:
     if settings.experiments != AUTO:
         return SqlStore(settings.experiments, max_waiting=settings.max_waiting_outcomes)
     try:
-        url = f"sqlite:///{state_dir(settings.adapters_dir, state) / FILE}"
+        url = f"sqlite:///{state_dir(settings.adapter_folders, state) / FILE}"
         return SqlStore(url, max_waiting=settings.max_waiting_outcomes)
     except ConfigError as error:
         log.warning("experiments are off: %s", error.message)

@@ -17,22 +17,23 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Notes:
-    """What was found out once, one line each: a key and perhaps a value. The newest MOST_NOTES are kept.
+    """What was found out once, one line each: a key and perhaps a value. The newest `most` are kept (0:
+    MOST_NOTES).
 
     `again` says what happens again where the file cannot be used.
     """
 
-    def __init__(self, file: Path, again: str) -> None:
-        self._file, self._again = file, again
+    def __init__(self, file: Path, again: str, most: int = 0) -> None:
+        self._file, self._again, self._most = file, again, most or MOST_NOTES
         self._values: dict[str, str] = {}
         self._writable = True
 
     def read(self) -> None:
-        """Read the file; keeps the newest MOST_NOTES and shortens a file that is much longer."""
+        """Read the file; keeps the newest and shortens a file that is much longer."""
         try:
             lines = self._file.read_text("ascii").splitlines()
-            self._values = dict(line.partition(" ")[::2] for line in lines[-MOST_NOTES:] if line)
-            if len(lines) > 2 * MOST_NOTES:
+            self._values = dict(line.partition(" ")[::2] for line in lines[-self._most :] if line)
+            if len(lines) > 2 * self._most:
                 kept = (_line(key, value) for key, value in self._values.items())
                 write_atomically(self._file, "".join(kept).encode())
         except FileNotFoundError:
@@ -51,7 +52,7 @@ class Notes:
         """Remember them. Blocks for one small append: call it from one worker thread, always the same."""
         new = {key: value for key, value in values.items() if self._values.get(key) != value}
         self._values.update(new)
-        for key in list(islice(self._values, max(len(self._values) - MOST_NOTES, 0))):
+        for key in list(islice(self._values, max(len(self._values) - self._most, 0))):
             del self._values[key]
         if not new or not self._writable:
             return

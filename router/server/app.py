@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +70,8 @@ class ServerApp:
 
     It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
     (default: the engine); `on_ready` is called once when requests are let in, `on_decision` for each that
-    routing decided and that is to be answered; `routing` tells the console what decides. Whoever
-    made `experiments` starts and closes it.
+    routing decided and that is to be answered; `routing` tells the console what decides, `flaws` what else is
+    wrong and holds up no request. Whoever made `experiments` starts and closes it.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class ServerApp:
         on_decision: Callable[[Request, Decision], None] | None = None,
         routing: Callable[[], RoutingState] = RoutingState,
         replicas: fleet.Fleet | None = None,
+        flaws: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
         self.experiments, self.corrections, self.fleet = experiments, corrections, replicas
@@ -112,7 +113,7 @@ class ServerApp:
         self._pace = Pace(settings.max_running, engine.status, self.metrics.lag)
         self.address = self.metrics_address = self.sidecar_address = self.http_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
-        self._startup, self._on_ready, self._routing = startup, on_ready, routing
+        self._startup, self._on_ready, self._routing, self._more_flaws = startup, on_ready, routing, flaws
         if experiments is not None:
             self.metrics.registry.register(experiments.metrics)
         if corrections is not None:
@@ -349,7 +350,8 @@ class ServerApp:
 
     def _flaws(self) -> list[str]:
         expired = self.tls is not None and self.tls.expired
-        return ["the certificate has expired, so clients do not connect"] if expired else []
+        own = ["the certificate has expired, so clients do not connect"] if expired else []
+        return [*own, *self._more_flaws()]
 
     def voted(self, vote: Vote) -> None:
         """A classifier has answered: for the metrics, and for the trace of the call that it was asked for."""

@@ -1,5 +1,5 @@
-"""Adapters from elsewhere: a hub, an object store, another folder. For the command line alone: a server reads
-its adapters folders and fetches nothing.
+"""Adapters from elsewhere: a hub, an object store, another folder. For `adapters add`, and for servers with a
+store among their adapters folders, which `mirror` follows; no request makes a server fetch anything.
 
 In the order of their use: `said` reads what the user wrote, `source` is what all sources have in common, with
 `hub`, `objects` and `local` behind it; `choice` says which files are taken, `transfer` brings them into a

@@ -46,16 +46,10 @@ class Objects:
     subfolder = ""
 
     def __init__(self, url: str, subfolder: str = "") -> None:
-        self._scheme = url.partition("://")[0]
-        if self._scheme in NO_FOLDERS or "::" in url:
-            raise ConfigError(
-                f"{show(url)[1:-1]}: adapters come from hub:ORG/NAME, a folder, or a store that lists folders (s3://)"
-            )
-        if ":" in url.partition("://")[2].partition("/")[0].rpartition("@")[0]:
-            raise ConfigError(f"{self._scheme}://: leave secrets out of the source, it is recorded")
+        check_url(url)
         whole = url.rstrip("/") + (f"/{subfolder}" if subfolder else "")
         self.said = f"{whole}/"
-        self._files, self._path = _open(whole, self._scheme)
+        self._files, self._path = open_store(whole)
 
     @property
     def name(self) -> str:
@@ -71,9 +65,8 @@ class Objects:
 
     def listing(self) -> Listing:
         """See Source."""
-        entries = self._asked(self._entries)
         files, folders, marks = [], [], {}
-        for entry in entries:
+        for entry in asked(self.said, self._entries):
             full = str(entry.get("name", ""))
             name = full.removeprefix(self._path).lstrip("/") if full.startswith(self._path) else full
             if not name.rstrip("/"):
@@ -85,7 +78,7 @@ class Objects:
             if type(size) is not int or not 0 <= size <= MOST_SIZE:
                 raise DataLoss(f"the store does not say how large {show(name)} is; nothing was added")
             files.append(RemoteFile(name, size, link=bool(entry.get("islink"))))
-            marks[name] = f"{size} {[str(entry.get(key, '')) for key in MARKS]}"
+            marks[name] = mark_of(entry, size)
         return Listing(tuple(files), tuple(folders), state=state_of(marks))
 
     def _entries(self) -> list[Mapping[str, Any]]:
@@ -97,43 +90,30 @@ class Objects:
 
     def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
         """See Source."""
-        path = f"{self._path}/{file.name}"
-        while start < file.size:
-            end = min(start + BLOCK, file.size)
-            block: bytes = self._asked(partial(self._files.cat_file, path, start=start, end=end))
-            if len(block) != end - start:
-                text = (
-                    f"{file.name}: {file.size} bytes were announced, and {len(block)} came for {end - start}"
-                )
-                raise DataLoss(f"{text}; nothing was added")
-            yield block
-            start = end
+        return read_blocks(self._files, self.said, f"{self._path}/{file.name}", file, start)
 
     def unchanged(self, listing: Listing) -> bool:
         """See Source."""
         return self.listing().state == listing.state
 
-    def _asked(self, ask: Callable[[], R]) -> R:
-        """The driver's answer; its errors as ours."""
-        try:
-            return ask()
-        except RouterError:
-            raise
-        except FileNotFoundError:
-            raise NotFound("folder", self.said, ": nothing is there, or you may not see it") from None
-        except PermissionError:
-            raise PermissionDenied(f"{self.said} may not be read with these credentials") from None
-        except Exception as error:  # each driver has errors of its own
-            kind = type(error).__name__
-            if kind in NO_CREDENTIALS:
-                text = (
-                    f"{self.said} wants credentials: AWS_ACCESS_KEY_ID and the like, or FSSPEC_S3_ANON=true"
-                )
-                raise PermissionDenied(text) from None
-            raise Passing(f"{self.said} cannot be read: {kind}: {show(str(error), 200)[1:-1]}") from error
+
+# -- what one adapter and a whole store of them have in common
 
 
-def _open(url: str, scheme: str) -> tuple[Any, str]:
+def check_url(url: str) -> None:
+    """Raise ConfigError for what is no store of folders, and for a secret, which would be recorded."""
+    scheme = url.partition("://")[0]
+    if scheme in NO_FOLDERS or "::" in url:
+        raise ConfigError(
+            f"{show(url)[1:-1]}: adapters come from hub:ORG/NAME, a folder, or a store that lists folders (s3://)"
+        )
+    if ":" in url.partition("://")[2].partition("/")[0].rpartition("@")[0]:
+        raise ConfigError(f"{scheme}://: leave secrets out of the source, it is recorded")
+
+
+def open_store(url: str) -> tuple[Any, str]:
+    """The driver and the path in it. Raises ConfigError, FailedPrecondition."""
+    scheme = url.partition("://")[0]
     try:
         from fsspec.core import url_to_fs
 
@@ -149,3 +129,40 @@ def _open(url: str, scheme: str) -> tuple[Any, str]:
         text = f"{scheme}:// cannot be opened: {type(error).__name__}: {show(str(error), 200)[1:-1]}"
         raise FailedPrecondition(text) from error
     return files, str(path).rstrip("/")
+
+
+def asked(said: str, ask: Callable[[], R]) -> R:
+    """The driver's answer; its errors as ours. `said`: what is read."""
+    try:
+        return ask()
+    except RouterError:
+        raise
+    except FileNotFoundError:
+        raise NotFound("folder", said, ": nothing is there, or you may not see it") from None
+    except PermissionError:
+        raise PermissionDenied(f"{said} may not be read with these credentials") from None
+    except Exception as error:  # each driver has errors of its own
+        kind = type(error).__name__
+        if kind in NO_CREDENTIALS:
+            text = f"{said} wants credentials: AWS_ACCESS_KEY_ID and the like, or FSSPEC_S3_ANON=true"
+            raise PermissionDenied(text) from None
+        raise Passing(f"{said} cannot be read: {kind}: {show(str(error), 200)[1:-1]}") from error
+
+
+def mark_of(entry: Mapping[str, Any], size: int) -> str:
+    """What tells a file from what it was, as far as the store says."""
+    return f"{size} {[str(entry.get(key, '')) for key in MARKS]}"
+
+
+def read_blocks(
+    files: Any, said: str, path: str, file: RemoteFile, start: int
+) -> Generator[bytes, None, None]:
+    """The bytes of `path` from `start` on, a block for each request. Raises DataLoss for another number."""
+    while start < file.size:
+        end = min(start + BLOCK, file.size)
+        block: bytes = asked(said, partial(files.cat_file, path, start=start, end=end))
+        if len(block) != end - start:
+            text = f"{file.name}: {file.size} bytes were announced, and {len(block)} came for {end - start}"
+            raise DataLoss(f"{text}; nothing was added")
+        yield block
+        start = end

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 FILE_NAME = "source.toml"
 MOST_BYTES = 64 << 10
@@ -22,7 +23,7 @@ class Origin:
     """Where an adapter came from."""
 
     source: str
-    digest: str  # of the adapter, hex
+    digest: str  # of the adapter, hex; '' where nobody computed it
     pin: str  # the commit of a hub; of others a value that changes with a file
     subfolder: str = ""
     license: str = ""  # as the model card says
@@ -32,7 +33,7 @@ class Origin:
         """Put the record beside the adapter."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         pairs = {"source": self.source, "subfolder": self.subfolder, "pin": self.pin}
-        pairs |= {"digest": f"sha256:{self.digest}", "license": self.license}
+        pairs |= {"digest": self.digest and f"sha256:{self.digest}", "license": self.license}
         lines = [f"{key} = {quoted(value)}" for key, value in pairs.items() if value]
         files = [f"{quoted(name)} = {quoted(value)}" for name, value in sorted(self.files.items())]
         text = "\n".join([*lines, f"added = {now}", "", "[sha256]", *files, ""])
@@ -41,16 +42,26 @@ class Origin:
     @classmethod
     def read(cls, folder: Path) -> Origin | None:
         """The record beside an adapter; None where there is none that can be read."""
-        try:
-            with (folder / FILE_NAME).open("rb") as file:
-                said = tomllib.loads(file.read(MOST_BYTES).decode("utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return None
+        said = _said(folder)
         texts = {key: str(said.get(key, "")) for key in ("source", "subfolder", "pin", "digest")}
         texts["digest"] = texts["digest"].removeprefix("sha256:")
         sums = said.get("sha256")
         files = {str(name): str(value) for name, value in sums.items()} if isinstance(sums, dict) else {}
         return cls(**texts, files=files) if texts["source"] and texts["digest"] else None
+
+
+def pin_in(folder: Path, source: str) -> str:
+    """The pin in the record beside an adapter, if it came from this source; else ''."""
+    said = _said(folder)
+    return str(said.get("pin", "")) if said.get("source") == source else ""
+
+
+def _said(folder: Path) -> dict[str, Any]:
+    try:
+        with (folder / FILE_NAME).open("rb") as file:
+            return tomllib.loads(file.read(MOST_BYTES).decode("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
 
 
 def quoted(text: str) -> str:

@@ -81,7 +81,15 @@ class Listing:
         return self.commit or self.state
 
 
-class Source(Protocol):
+class Readable(Protocol):
+    """Files that can be read from any place on."""
+
+    def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
+        """The bytes of a file from `start` on. Raises StartOver where that cannot be had."""
+        ...
+
+
+class Source(Readable, Protocol):
     """Where an adapter comes from. All of it blocks, and raises Passing or a RouterError."""
 
     @property
@@ -106,10 +114,6 @@ class Source(Protocol):
 
     def listing(self) -> Listing:
         """What is there now."""
-        ...
-
-    def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:
-        """The bytes of a file from `start` on. Raises StartOver where that cannot be had."""
         ...
 
     def unchanged(self, listing: Listing) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from router.errors import DataLoss, ResourceExhausted, Unavailable
-from router.sources.source import HASH_BYTES, Passing, RemoteFile, Source, StartOver
+from router.sources.source import HASH_BYTES, Passing, Readable, RemoteFile, StartOver
 
 PART = ".part"
 ATTEMPTS = 6  # one after the other that bring nothing
@@ -66,7 +66,7 @@ def patiently(ask: Callable[[], R], pause: Pause) -> R:
 class Transfer:
     """Files of one source into one folder."""
 
-    source: Source
+    source: Readable
     folder: Path
     progress: Progress
     pause: Pause

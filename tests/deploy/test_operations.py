@@ -20,6 +20,7 @@ from router.cli.demo import free_address
 from router.cli.main import app
 from router.config import Settings
 from router.server.metrics import Metrics
+from router.server.mirrors import MirrorsCollector
 from tests.cli.tiny import write_adapter
 from tests.commands import cli, own_folder
 
@@ -117,7 +118,8 @@ def test_targets_that_are_named_are_there():
 
 
 def test_metrics_and_settings_that_are_named_exist():
-    known = {f"{m.name}_total" if m.type == "counter" else m.name for m in Metrics().registry.collect()}
+    found = [*Metrics().registry.collect(), *MirrorsCollector(tuple).collect()]
+    known = {f"{m.name}_total" if m.type == "counter" else m.name for m in found}
     named = set(re.findall(r"`((?:lora_router|grpc_server|process)_[a-z_]+)`", PAGE))
     assert {name for name in named if not name.startswith("lora_router_experiment")} <= known
     settings = (

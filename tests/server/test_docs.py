@@ -21,6 +21,7 @@ from router.server.corrections import CorrectionsCollector
 from router.server.drift import DriftCollector
 from router.server.fleet import FleetCollector
 from router.server.metrics import Metrics
+from router.server.mirrors import MirrorsCollector
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.experiments.memory_store import MemoryStore
 
@@ -50,7 +51,8 @@ def metrics() -> list[str]:
     drift = DriftCollector(Drift(lambda: None)).collect()
     engine = FleetEngine([LocalLink("0", FakeEngine)], FakeEngine, max_running=1, max_queue=1)
     fleet = FleetCollector(engine.members).collect()
-    collected = [*Metrics().registry.collect(), *experiments, *corrections, *drift, *fleet]
+    mirrors = MirrorsCollector(tuple).collect()
+    collected = [*Metrics().registry.collect(), *experiments, *corrections, *drift, *fleet, *mirrors]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 
 

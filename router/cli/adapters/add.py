@@ -95,7 +95,8 @@ def add(
     settings = load_settings({"model": model} if model else None)
     wish = Wish(
         source_of(said, subfolder),
-        adapters_dir or next(iter(settings.adapters_dir), Path("adapters")),
+        adapters_dir
+        or next((one for one in settings.adapters_dir if isinstance(one, Path)), Path("adapters")),
         most_bytes=max_bytes or settings.host_memory_mb << 20,
         wanted=Wanted(name, version),
         digest=_hex(digest),

@@ -74,7 +74,7 @@ def calibrate(
             local.votes(strange, "out-of-distribution", votes),
         )
     found = calibrate(*ballots, setting, say=note)
-    path = output or local.settings.adapters_dir[0] / FILE_NAME
+    path = output or local.settings.adapter_folders[0] / FILE_NAME
     write_calibration(path, found)
     if json:
         print_json({"file": path, **found.report, "threshold": found.threshold})

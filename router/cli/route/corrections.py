@@ -117,12 +117,13 @@ def clear(
 
 def store_here(adapters_dir: list[Path] | None) -> CorrectionStore:
     """Of a server over the adapters here."""
-    from router.cli.settings import folders, load_settings
+    from router.cli.settings import load_settings, places
     from router.corrections.store import FOLDER, CorrectionStore
     from router.registry.state import state_dir
 
-    said = tuple(adapters_dir) if adapters_dir else load_settings().adapters_dir
-    return CorrectionStore(state_dir(folders(said, "adapters")) / FOLDER)
+    settings = load_settings({"adapters_dir": tuple(adapters_dir)} if adapters_dir else {})
+    settings = settings.model_copy(update={"adapters_dir": places(settings.adapters_dir)})
+    return CorrectionStore(state_dir(settings.adapter_folders) / FOLDER)
 
 
 def checked_tenant(said: str | None) -> str | None:

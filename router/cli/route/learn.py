@@ -98,7 +98,7 @@ def learn(
             )
         judge = _judge(fitting, [*tested, *_as_rows(found.lessons, "learned from")], calibration)
         learned = tried(judge, fitting.profiles, found.additions, tested, note)
-    folders = {name: folder for name, (_, folder) in find_profiles(fitting.settings.adapters_dir).items()}
+    folders = {name: folder for name, (_, folder) in find_profiles(fitting.settings.adapter_folders).items()}
     written = _written(learned.kept, folders, out) if write or out else ()
     told = report(found, learned, tested, len(held_out), written)
     if json:

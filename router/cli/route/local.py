@@ -190,15 +190,15 @@ def open_fitting(
 
 
 def _settings(adapters_dir: list[Path] | None) -> Settings:
-    from router.cli.settings import folders, load_settings
+    from router.cli.settings import load_settings, places
 
     said = {"adapters_dir": tuple(adapters_dir)} if adapters_dir else {}
     settings = load_settings(said)
-    return settings.model_copy(update={"adapters_dir": folders(settings.adapters_dir, "adapters")})
+    return settings.model_copy(update={"adapters_dir": places(settings.adapters_dir)})
 
 
 def _profiles(settings: Settings, more: Sequence[AdapterProfile]) -> tuple[AdapterProfile, ...]:
-    by_name = {p.name: p for p in (*read_profiles(settings.adapters_dir), *more)}
+    by_name = {p.name: p for p in (*read_profiles(settings.adapter_folders), *more)}
     if not by_name:
         raise CliError("there are no adapters here: name their folder with --adapters-dir")
     return tuple(by_name[name] for name in sorted(by_name))

@@ -105,7 +105,7 @@ def hash_units(
 
 def _store_here() -> str:
     """The URL of the store that a server with the settings found here has."""
-    from router.cli.settings import folders, load_settings
+    from router.cli.settings import load_settings, places
     from router.experiments.compose import AUTO, FILE
     from router.registry.state import state_dir
 
@@ -114,7 +114,8 @@ def _store_here() -> str:
         raise CliError("experiments are off here (the setting experiments is empty): name a --store", MISUSED)
     if settings.experiments != AUTO:
         return settings.experiments
-    path = state_dir(folders(settings.adapters_dir, "adapters")) / FILE
+    settings = settings.model_copy(update={"adapters_dir": places(settings.adapters_dir)})
+    path = state_dir(settings.adapter_folders) / FILE
     if not path.exists():
         text = (
             f"{path}: no server kept experiments here yet; run it in the server's folder, or name a --store"

@@ -1,0 +1,105 @@
+"""Object stores among the adapters folders: each is mirrored into a folder that the registry watches."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from router.cli.settings import carried
+from router.config import Settings
+from router.server.mirrors import MirrorState
+
+if TYPE_CHECKING:
+    from router.sources.mirror.mirror import Mirror
+
+OPEN_SECONDS = 10.0  # a start waits so long for each store's first answer, which may say what is wrong
+COPY_TO = {"s3": "aws s3 cp --recursive", "gs": "gcloud storage cp --recursive"}
+
+
+class Mirrors:
+    """All of a server's. Nothing is fetched before `opened`, and none of it by the event loop."""
+
+    def __init__(self, mirrors: Sequence[Mirror] = (), wait_seconds: float = 0.0) -> None:
+        self._mirrors, self._wait_seconds = mirrors, wait_seconds
+        self._bars = ExitStack()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Mirrors:
+        """Raises ConfigError for a store that cannot be opened."""
+        urls = [one for one in settings.adapters_dir if isinstance(one, str)]
+        if not urls:
+            return cls()
+        from router.cli.output import fetching, is_plain
+        from router.sources.mirror.cache import Cache
+        from router.sources.mirror.mirror import Mirror
+
+        made = cls((), settings.mirror_wait_seconds)
+        shown = {} if is_plain(sys.stderr) else {"shown": made._bars.enter_context(fetching())}
+        cache = Cache(settings.mirror_folder() / "cache", settings.mirror_cache_mb << 20)
+        most = settings.host_memory_mb << 20
+        made._mirrors = [
+            Mirror(url, settings.mirror_folder(url), cache, settings.mirror_seconds, most, **shown)
+            for url in urls
+        ]
+        return made
+
+    async def opened(self) -> None:
+        """Start; wait for the first answers. Raises what somebody has to mend."""
+        for mirror in self._mirrors:
+            mirror.start()
+        await self._until(lambda mirror: mirror.looked, OPEN_SECONDS)
+        for mirror in self._mirrors:
+            if mirror.wrong is not None:
+                raise mirror.wrong
+
+    async def whole(self) -> None:
+        """Wait until all that the stores have is here, or as much as is to be had for now."""
+        await self._until(_may_begin, self._wait_seconds)
+        self._bars.close()
+
+    async def _until(self, done: Callable[[Mirror], bool], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if all(map(done, self._mirrors)):
+                return
+            await asyncio.sleep(0.02)
+
+    def flaws(self) -> list[str]:
+        """What is wrong with them, and holds up no request."""
+        return [flaw for mirror in self._mirrors if (flaw := mirror.flaw)]
+
+    def states(self) -> Iterator[MirrorState]:
+        """For a scraper."""
+        for mirror in self._mirrors:
+            status = mirror.status
+            yield MirrorState(mirror.said, mirror.behind_seconds, status.folders, status.refused)
+
+    def close(self) -> None:
+        """Stop them; blocks."""
+        for mirror in self._mirrors:
+            mirror.close()
+        self._bars.close()
+
+
+def _may_begin(mirror: Mirror) -> bool:
+    """What an earlier server mirrored is served while the store is away."""
+    status = mirror.status
+    return status.whole or bool(status.problem and status.folders)
+
+
+def how_to_add(settings: Settings) -> str:
+    """A line to paste that puts an adapter where this server looks."""
+    if settings.adapters_dir == carried("adapters"):  # not where one's own belong
+        return "mkdir adapters && cp -r my-adapter adapters/  # start again: these, not the carried ones"
+    first = settings.adapters_dir[0] if settings.adapters_dir else Path("adapters")
+    if isinstance(first, Path):
+        return f"cp -r my-adapter {shlex.quote(f'{first}/')}"
+    copy = COPY_TO.get(first.partition("://")[0])
+    folder = shlex.quote(f"{first.rstrip('/')}/my-adapter/")
+    return f"{copy} my-adapter {folder}" if copy else f"# upload my-adapter to {folder}"
