@@ -88,9 +88,9 @@ class Mirrors:
 
 
 def _may_begin(mirror: Mirror) -> bool:
-    """What an earlier server mirrored is served while the store is away."""
+    """What an earlier server mirrored is served while the store is away, or takes long to say so."""
     status = mirror.status
-    return status.whole or bool(status.problem and status.folders)
+    return status.whole or bool(mirror.folders and (status.problem or not mirror.looked))
 
 
 def how_to_add(settings: Settings) -> str:

@@ -1,30 +1,20 @@
-"""`s3://` with its own driver, against a server that speaks S3 (moto), both from outside this environment.
-
-Their packages are installed on first use and kept in the user's cache folder, some 250 MB.
-"""
+"""`adapters add s3://…` with its own driver, against a server that speaks S3; see `moto`."""
 
 from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import pytest
-from platformdirs import user_cache_dir
 
 from tests.sources.conftest import in_view
+from tests.sources.moto import KEYS, moto, site_with_s3
 
-PACKAGES = ("s3fs", "moto[s3,server]")
-SITE = Path(user_cache_dir("lora-router")) / "clients" / "s3"
-MADE = "made"  # of a folder that is whole
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-SERVER = "import sys; sys.path.insert(0, sys.argv.pop(1)); from moto.server import main; main(sys.argv[1:])"
 ROUTER = "import sys; sys.path.append(sys.argv.pop(1)); from router.cli.main import main; main()"
 PREFIX = "adapters/contracts/1.2.0"
 pytestmark = [pytest.mark.interop, pytest.mark.long, pytest.mark.timeout(900)]
@@ -32,54 +22,16 @@ pytestmark = [pytest.mark.interop, pytest.mark.long, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def site() -> Path:
-    if not (SITE / MADE).exists():
-        install = (
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-compile",
-            "--target",
-            str(SITE),
-            *PACKAGES,
-        )
-        if subprocess.run(install, check=False).returncode:
-            pytest.skip("s3fs and moto cannot be installed")
-        (SITE / MADE).touch()
-    return SITE
+    return site_with_s3()
 
 
 @pytest.fixture(scope="module")
-def store(site, adapter_files) -> Iterator[str]:
+def store(site, adapter_files):
     """The URL of a store with an adapter in `bucket`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", SERVER, str(site), "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            url = f"http://127.0.0.1:{port}"
-            with httpx2.Client(base_url=url, trust_env=False) as client:
-                _wait_for(client)
-                client.put("/bucket").raise_for_status()
-                for name, data in {**adapter_files, "train.py": b"", "checkpoint-1/x": b""}.items():
-                    client.put(f"/bucket/{PREFIX}/{name}", content=data).raise_for_status()
-            yield url
-        finally:
-            server.terminate()
-
-
-def _wait_for(client: httpx2.Client) -> None:
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            client.get("/")
-        except httpx2.TransportError:
-            time.sleep(0.2)
-        else:
-            return
-    pytest.fail("moto does not answer")
+    with moto(site) as url, httpx2.Client(base_url=url, trust_env=False) as client:
+        for name, data in {**adapter_files, "train.py": b"", "checkpoint-1/x": b""}.items():
+            client.put(f"/bucket/{PREFIX}/{name}", content=data).raise_for_status()
+        yield url
 
 
 @pytest.fixture

@@ -112,6 +112,11 @@ class Mirror:
         return self._status
 
     @property
+    def folders(self) -> int:
+        """How many adapter folders are here."""
+        return max(len(self._pins), self._status.folders)
+
+    @property
     def flaw(self) -> str:
         """What is wrong, and since when; '' if nothing is."""
         status, asking = self._status, self._asking
