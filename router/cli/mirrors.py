@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from router.sources.mirror.mirror import Mirror
 
 OPEN_SECONDS = 10.0  # a start waits so long for each store's first answer, which may say what is wrong
-COPY_TO = {"s3": "aws s3 cp --recursive", "gs": "gcloud storage cp --recursive"}
+COPY_TO = {"file": "cp -r", "s3": "aws s3 cp --recursive", "gs": "gcloud storage cp --recursive"}
 
 
 class Mirrors:
@@ -100,6 +100,7 @@ def how_to_add(settings: Settings) -> str:
     first = settings.adapters_dir[0] if settings.adapters_dir else Path("adapters")
     if isinstance(first, Path):
         return f"cp -r my-adapter {shlex.quote(f'{first}/')}"
-    copy = COPY_TO.get(first.partition("://")[0])
-    folder = shlex.quote(f"{first.rstrip('/')}/my-adapter/")
+    scheme, _, path = first.partition("://")
+    copy = COPY_TO.get(scheme)
+    folder = shlex.quote(f"{path if scheme == 'file' else first}".rstrip("/") + "/my-adapter/")
     return f"{copy} my-adapter {folder}" if copy else f"# upload my-adapter to {folder}"

@@ -207,6 +207,7 @@ def test_a_folder_that_is_not_there_beside_a_store(own_folder):
     [
         (("s3://bucket/a",), "aws s3 cp --recursive my-adapter s3://bucket/a/my-adapter/"),
         (("gs://bucket/a/",), "gcloud storage cp --recursive my-adapter gs://bucket/a/my-adapter/"),
+        (("file:///srv/a b",), "cp -r my-adapter '/srv/a b/my-adapter/'"),
         (("sftp://host/a b",), "# upload my-adapter to 'sftp://host/a b/my-adapter/'"),
         ((Path("mine"), "s3://bucket/a"), "cp -r my-adapter mine/"),
         ((), "cp -r my-adapter adapters/"),

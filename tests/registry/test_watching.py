@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -197,6 +198,22 @@ async def test_without_notifications_folders_are_compared(
         file.write(weights(2))
     await eventually(lambda: registry.get("m").digest != before)
     assert caplog.text.count("OS file watch limit reached") == 1
+
+
+async def test_what_another_host_does_on_a_shared_file_system_is_seen_without_being_told(
+    root: Path, start_registry: StartRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watcher, "_tell", lambda *_: None)  # as NFS: it can be watched, and nothing is told
+    registry = await start_registry()
+    folder = drop(root, "m")
+    await eventually(is_ready(registry, "m"))
+    before = registry.get("m").digest
+    new = folder / ".new"
+    new.write_bytes(weights(2))
+    new.rename(folder / "adapter_model.safetensors")
+    await eventually(lambda: registry.get("m").digest != before)
+    shutil.rmtree(folder)
+    await eventually(lambda: registry.count() == 0)
 
 
 async def test_a_look_that_fails_is_not_the_last(

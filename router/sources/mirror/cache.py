@@ -15,7 +15,7 @@ from pathlib import Path
 from router.registry.notes import Notes
 from router.sources.source import HASH_BYTES
 
-MOST_MARKS = 500_000
+MOST_MARKS = 200_000  # two for each file
 LEFT_SECONDS = 86_400.0  # what a process that was killed left half done is taken away after so long
 
 

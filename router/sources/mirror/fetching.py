@@ -43,6 +43,8 @@ class Fetcher:
         self._check_room(files)
         try:
             self.copies.put(folder.place, lambda target: self._fill(folder, files, target))
+        except ResourceExhausted:
+            raise _full(self.aside) from None
         except OSError as error:
             if error.errno not in FULL:
                 raise

@@ -10,7 +10,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from router.errors import (
     RouterError,
     Unavailable,
 )
+from router.registry.format.folder import WEIGHTS
 from router.registry.state import write_atomically
 from router.sources.mirror.cache import Cache
 from router.sources.mirror.copies import Copies
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 
 FETCHERS = 8  # folders that are brought at a time
 SECOND_LOOK = 1.0  # seconds; or the time between two looks, if that is less
-SHARE = 0.05  # of the time that may go into listings
+SHARE = 0.1  # of the time that may go into listings
 MOST_FAULTS = 20  # of one look; then the store is not asked for more
 LONGEST_PAUSE = 2.0  # a fault that asks for a longer one is tried again at the next look
 SILENT_SECONDS = 30.0  # a listing under way for so long is a store that does not answer
@@ -235,16 +236,18 @@ class Mirror:
         sizes = [file.size for folder in due.ready for file in folder.files.values()]
         self._came, self._to_come = 0, sum(sizes)
 
-        def bring(folder: RemoteFolder) -> None:
-            if len(faults) >= MOST_FAULTS or self._stop.is_set():
-                return
-            try:
-                self._bring(folder)
-            except (Passing, Unavailable, ResourceExhausted, PermissionDenied) as fault:
-                faults[folder.place] = fault
+        def bring(folders: list[RemoteFolder]) -> None:
+            for folder in folders:
+                if len(faults) >= MOST_FAULTS or self._stop.is_set():
+                    return
+                try:
+                    self._bring(folder)
+                except (Passing, Unavailable, ResourceExhausted, PermissionDenied) as fault:
+                    faults[folder.place] = fault
 
+        ready = sorted(due.ready, key=lambda folder: folder.place in self._failed)
         with ThreadPoolExecutor(FETCHERS, thread_name_prefix="adapters-fetch") as pool:
-            list(pool.map(bring, sorted(due.ready, key=lambda folder: folder.place in self._failed)))
+            list(pool.map(bring, _by_weights(ready)))
         self._failed = set(faults)
         self._cache.trim()
         for fault in faults.values():
@@ -305,3 +308,12 @@ class Mirror:
     def _pause(self, fault: str, seconds: float) -> None:
         if seconds > LONGEST_PAUSE or self._stop.wait(seconds):
             raise Unavailable(fault)
+
+
+def _by_weights(folders: Iterable[RemoteFolder]) -> list[list[RemoteFolder]]:
+    """Those with the same weights together: they come one after the other, and fetch them once."""
+    groups: dict[str, list[RemoteFolder]] = {}
+    for folder in folders:
+        weights = folder.files.get(WEIGHTS)
+        groups.setdefault((weights and weights.content) or folder.place, []).append(folder)
+    return list(groups.values())

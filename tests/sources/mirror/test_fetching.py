@@ -30,6 +30,17 @@ def test_ten_names_of_the_same_bytes_are_fetched_once(bucket, make, adapter):
     assert len(here(mirror)) == 10 * len(adapter)
 
 
+def test_many_names_of_the_same_weights_at_once_are_fetched_once(bucket, make, adapter):
+    for number in range(10):
+        bucket.put(f"a{number}", {**adapter, MANIFEST: f'[adapter]\nname = "a{number}"\n'.encode()})
+    read = []
+    bucket.before_read = read.append
+    mirror = make()
+    turns(mirror)
+    assert len(here(mirror)) == 10 * len(adapter)
+    assert len([path for path in read if path.endswith(WEIGHTS)]) == 1
+
+
 def test_a_rollback_is_fetched_from_the_cache(bucket, make, adapter):
     mirror = make()
     for files in (adapter, other(adapter)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 
@@ -305,6 +306,24 @@ def test_a_disk_that_is_full(bucket, make, adapter, monkeypatch):
     turns(mirror)
     assert "No space left on device (0 bytes are free): make room" in mirror.flaw
     assert here(mirror) == {}
+    monkeypatch.setattr("router.sources.mirror.fetching._free", lambda _: 1 << 40)
+    turns(mirror)
+    assert (here(mirror), mirror.flaw) == (as_put(a=adapter), "")
+
+
+def test_a_disk_that_fills_up_while_it_is_written(bucket, make, adapter, monkeypatch):
+    bucket.put("a", adapter)
+    mirror = make()
+    with monkeypatch.context() as patched:
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patched.setattr("router.sources.transfer.os.write", full)
+        turns(mirror)
+    assert mirror.flaw.endswith("are free): make room")
+    turns(mirror)
+    assert (here(mirror), mirror.flaw) == (as_put(a=adapter), "")
 
 
 def test_the_first_mirror_is_shown_in_bytes(bucket, make, adapter):
