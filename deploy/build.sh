@@ -4,7 +4,8 @@
 #
 #   deploy/build.sh FOLDER     needs python3 with its headers, a C++ compiler, and PyPI (or a mirror of it)
 #
-# TORCH_FROM: where pip finds torch's build for CPUs. BASE: another base to fetch, or '' for none.
+# TORCH_FROM: where pip finds torch's build for CPUs. BASE: another base to fetch, or '' for none. EXTRAS: extras of the
+# project that the lock has not, such as ray,s3; what they bring is held to the lock's versions, but has no hashes.
 set -eu
 
 folder=${1:?usage: deploy/build.sh FOLDER}
@@ -12,6 +13,7 @@ source=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
 torch_from=${TORCH_FROM:---extra-index-url https://download.pytorch.org/whl/cpu}
 base=${BASE-smollm2-135m-instruct}
+extras=${EXTRAS-}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 work=$(mktemp -d)
@@ -29,6 +31,13 @@ echo "build: packages"
 # shellcheck disable=SC2086  # an option and its value
 "$folder/venv/bin/pip" install -q --require-hashes $torch_from -r "$source/requirements.lock"
 "$folder/venv/bin/pip" install -q --no-deps --no-index "$work"/wheel/*.whl
+
+if [ -n "$extras" ]; then
+  echo "build: packages of $extras, without hashes"
+  sed -n 's/^\([A-Za-z0-9][^ ]*==[^ ;]*\).*/\1/p' "$source/requirements.lock" > "$work/constraints"
+  # shellcheck disable=SC2086
+  "$folder/venv/bin/pip" install -q $torch_from -c "$work/constraints" "$(ls "$work"/wheel/*.whl)[$extras]"
+fi
 
 echo "build: native operations"
 (cd "$work" && "$folder/venv/bin/python" -m router.engine.native.prebuilt "$folder/native")

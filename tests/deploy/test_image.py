@@ -66,6 +66,21 @@ def test_scripts_are_sound_shell_that_may_be_run(script: str) -> None:
     assert subprocess.run(["sh", "-n", path], capture_output=True, text=True).stderr == ""
 
 
+def test_extras_that_are_not_locked_are_held_to_what_is() -> None:
+    """The script's own line, with the lock as it is."""
+    script = (ROOT / "deploy/build.sh").read_text()
+    assert 'EXTRAS="${EXTRAS}" /src/deploy/build.sh' in TEXT
+    (line,) = re.findall(r"^  (sed -n .*) \"\$source/requirements.lock\"", script, re.MULTILINE)
+    held = subprocess.run(
+        f"{line} requirements.lock", shell=True, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    locked = re.findall(
+        r"^([A-Za-z0-9][^ ]*==[^ ;]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE
+    )
+    assert held.stdout.split() == locked
+    assert "grpcio==" in held.stdout
+
+
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """Not pytest's own, which is for one user."""

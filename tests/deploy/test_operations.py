@@ -101,13 +101,12 @@ def test_probes_and_sigterm_as_they_are_written(server):
 def test_scripts_and_manifests_that_are_named_are_there():
     for line in (*starting_with("deploy/build.sh"), *starting_with("deploy/smoke.sh")):
         assert os.access(ROOT / line.split()[0], os.X_OK)
-    (folder,) = [line.split()[-1] for line in starting_with("kubectl apply -k")]
-    assert (ROOT / folder / "kustomization.yaml").is_file()
-    assert [
-        n
-        for n in re.findall(r"^\| `([a-z]+\.yaml)`", PAGE, re.MULTILINE)
-        if not (ROOT / folder / n).is_file()
-    ] == []
+    folders = [ROOT / line.split()[-1] for line in starting_with("kubectl apply -k")]
+    assert [folder.name for folder in folders] == ["base", "kuberay"]
+    assert all((folder / "kustomization.yaml").is_file() for folder in folders)
+    files = re.findall(r"^\| `([a-z]+\.yaml)`", PAGE, re.MULTILINE)
+    assert files
+    assert [name for name in files if not any((folder / name).is_file() for folder in folders)] == []
 
 
 def test_targets_that_are_named_are_there():
