@@ -28,6 +28,7 @@ class Mirrors:
     def __init__(self, mirrors: Sequence[Mirror] = (), wait_seconds: float = 0.0) -> None:
         self._mirrors, self._wait_seconds = mirrors, wait_seconds
         self._bars = ExitStack()
+        self._bar: Callable[[str, int, int], None] | None = None  # on a terminal, while a start waits
 
     @classmethod
     def of(cls, settings: Settings) -> Mirrors:
@@ -35,22 +36,28 @@ class Mirrors:
         urls = [one for one in settings.adapters_dir if isinstance(one, str)]
         if not urls:
             return cls()
-        from router.cli.output import fetching, is_plain
         from router.sources.mirror.cache import Cache
         from router.sources.mirror.mirror import Mirror
 
         made = cls((), settings.mirror_wait_seconds)
-        shown = {} if is_plain(sys.stderr) else {"shown": made._bars.enter_context(fetching())}
         cache = Cache(settings.mirror_folder() / "cache", settings.mirror_cache_mb << 20)
         most = settings.host_memory_mb << 20
         made._mirrors = [
-            Mirror(url, settings.mirror_folder(url), cache, settings.mirror_seconds, most, **shown)
+            Mirror(url, settings.mirror_folder(url), cache, settings.mirror_seconds, most, made._show)
             for url in urls
         ]
         return made
 
+    def _show(self, source: str, done: int, total: int) -> None:
+        if self._bar is not None:
+            self._bar(source, done, total)
+
     async def opened(self) -> None:
         """Start; wait for the first answers. Raises what somebody has to mend."""
+        from router.cli.output import fetching, is_plain
+
+        if self._mirrors and not is_plain(sys.stderr):
+            self._bar = self._bars.enter_context(fetching())
         for mirror in self._mirrors:
             mirror.start()
         await self._until(lambda mirror: mirror.looked, OPEN_SECONDS)
@@ -61,6 +68,7 @@ class Mirrors:
     async def whole(self) -> None:
         """Wait until all that the stores have is here, or as much as is to be had for now."""
         await self._until(_may_begin, self._wait_seconds)
+        self._bar = None
         self._bars.close()
 
     async def _until(self, done: Callable[[Mirror], bool], seconds: float) -> None:
@@ -82,6 +90,8 @@ class Mirrors:
 
     def close(self) -> None:
         """Stop them; blocks."""
+        for mirror in self._mirrors:
+            mirror.stop()
         for mirror in self._mirrors:
             mirror.close()
         self._bars.close()

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import fsspec
@@ -173,6 +173,29 @@ def test_a_driver_that_is_not_installed_ends_it_before_anything_is_loaded(own_fo
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(ConfigError, match=r"not installed: pip install 'lora-router\[s3\]'$"):
         Mirrors.of(Settings(adapters_dir=("s3://bucket/adapters",)))
+
+
+def test_a_start_on_a_terminal_shows_how_far_it_is(upload, monkeypatch):
+    upload("medical")
+    seen = []
+
+    @contextmanager
+    def fetching():
+        seen.append("bar")
+        yield lambda source, done, total: seen.append((source, done, total))
+        seen.append("no bar")
+
+    monkeypatch.setattr("router.cli.output.is_plain", lambda stream: False)
+    monkeypatch.setattr("router.cli.output.fetching", fetching)
+    made = Mirrors.of(settings())
+    assert seen == [], "a start that fails leaves no bar"
+    asyncio.run(made.opened()), asyncio.run(made.whole())
+    made._show(f"{URL}/", 1, 2)
+    made.close()
+    assert (seen[0], seen[-1]) == ("bar", "no bar")
+    sizes = {total for source, _, total in seen[1:-1] if source == f"{URL}/"}
+    (size,) = sizes
+    assert (f"{URL}/", size, size) in seen
 
 
 def test_without_a_store_there_is_nothing_to_wait_for():

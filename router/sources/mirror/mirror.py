@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 FETCHERS = 8  # folders that are brought at a time
 SECOND_LOOK = 1.0  # seconds; or the time between two looks, if that is less
 SHARE = 0.1  # of the time that may go into listings
+FEW = 50  # of one look, each of which the log names
 MOST_FAULTS = 20  # of one look; then the store is not asked for more
 LONGEST_PAUSE = 2.0  # a fault that asks for a longer one is tried again at the next look
 SILENT_SECONDS = 30.0  # a listing under way for so long is a store that does not answer
@@ -92,6 +93,7 @@ class Mirror:
         self._refused: dict[str, str] = {}  # pins of what is not to be had
         self._coming: dict[tuple[int, str], int] = {}  # bytes of files under way, by thread and name
         self._came = self._to_come = 0
+        self._few = True
         self._failed: set[str] = set()  # at the last look; these come last at the next
         self._asking: float | None = None  # since when a listing is under way, monotonic
         self._listing_seconds = 0.0
@@ -140,9 +142,13 @@ class Mirror:
         """Begin to follow."""
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop; what is under way is taken up by the next start."""
+    def stop(self) -> None:
+        """Begin to stop; what is under way is taken up by the next start."""
         self._stop.set()
+
+    def close(self) -> None:
+        """Stop, and leave the folder to others."""
+        self.stop()
         if self._thread.is_alive():
             self._thread.join(CLOSE_SECONDS)
         if self._leads is not None and not self._thread.is_alive():
@@ -245,11 +251,15 @@ class Mirror:
                 except (Passing, Unavailable, ResourceExhausted, PermissionDenied) as fault:
                     faults[folder.place] = fault
 
+        self._few = len(due.ready) <= FEW
         ready = sorted(due.ready, key=lambda folder: folder.place in self._failed)
         with ThreadPoolExecutor(FETCHERS, thread_name_prefix="adapters-fetch") as pool:
             list(pool.map(bring, _by_weights(ready)))
         self._failed = set(faults)
         self._cache.trim()
+        if not self._few:
+            fields = {"store": self.said, "folders": len(due.ready) - len(faults)}
+            log.info("mirrored", extra={"fields": fields})
         for fault in faults.values():
             raise fault
 
@@ -265,7 +275,7 @@ class Mirror:
         else:
             self._refused.pop(folder.place, None)
             self._pins[folder.place] = folder.pin
-            log.info("mirrored", extra={"fields": fields})
+            log.log(logging.INFO if self._few else logging.DEBUG, "mirrored", extra={"fields": fields})
         with self._lock:
             mine = [key for key in self._coming if key[0] == threading.get_ident()]
             self._came += sum(self._coming.pop(key) for key in mine)

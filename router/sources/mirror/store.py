@@ -157,18 +157,19 @@ def _content(entry: Mapping[str, Any], size: int) -> str:
 
 
 def _modified(entry: Mapping[str, Any]) -> float | None:
-    for key in DATES:
-        said = entry.get(key)
-        if isinstance(said, str):
-            try:
-                said = datetime.fromisoformat(said)
-            except ValueError:
-                continue
-        if isinstance(said, datetime):
-            return said.timestamp()
-        if isinstance(said, int | float):
-            return float(said)
-    return None
+    """The latest that is told: copies may keep the date of what they are of."""
+    return max(filter(None, (_date(entry.get(key)) for key in DATES)), default=None)
+
+
+def _date(said: object) -> float | None:
+    if isinstance(said, str):
+        try:
+            said = datetime.fromisoformat(said)
+        except ValueError:
+            return None
+    if isinstance(said, datetime):
+        return said.timestamp()
+    return float(said) if isinstance(said, int | float) else None
 
 
 def _places(inside: Mapping[str, list[Remote]]) -> Iterator[str]:

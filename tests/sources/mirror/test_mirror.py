@@ -299,6 +299,55 @@ def test_one_that_may_not_be_read_holds_up_no_other(bucket, make, adapter):
     assert not mirror.status.whole
 
 
+def test_a_store_that_goes_away_in_the_middle_is_not_asked_for_thousands(bucket, make, adapter, monkeypatch):
+    for number in range(60):
+        bucket.put(f"a{number}", other(adapter, bytes([number])))
+    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.0)
+    gone = []
+
+    def away(path):
+        if bucket.asked["cat"] > 10:
+            gone.append(path)
+            raise ConnectionError("reset")
+
+    bucket.before_read = away
+    mirror = make()
+    turns(mirror)
+    assert module.MOST_FAULTS <= len(gone) <= module.MOST_FAULTS + module.FETCHERS
+    assert "reset" in mirror.flaw
+    bucket.before_read = lambda path: None
+    turns(mirror)
+    assert (mirror.status.folders, mirror.flaw) == (60, "")
+
+
+def test_what_failed_comes_last_the_next_time(bucket, make, adapter, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(module, "FETCHERS", 1)
+    monkeypatch.setattr(module, "MOST_FAULTS", 1)
+    for name in "ab":
+        bucket.put(name, other(adapter, name.encode()))
+
+    def broken(path):
+        if "/a/" in path:
+            raise ConnectionError("reset")
+
+    bucket.before_read = broken
+    mirror = make()
+    turns(mirror)
+    assert here(mirror) == {}
+    mirror.turn()
+    assert set(here(mirror)) == set(as_put(b=adapter))
+
+
+def test_of_many_the_log_has_one_line(bucket, make, adapter, monkeypatch, caplog):
+    monkeypatch.setattr(module, "FEW", 2)
+    for number in range(3):
+        bucket.put(f"a{number}", adapter)
+    with caplog.at_level(logging.INFO):
+        turns(make())
+    assert [record.message for record in caplog.records] == ["mirrored"]
+
+
 def test_a_disk_that_is_full(bucket, make, adapter, monkeypatch):
     bucket.put("a", adapter)
     mirror = make()

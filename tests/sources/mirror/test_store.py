@@ -164,6 +164,7 @@ def test_what_says_that_bytes_are_the_same(monkeypatch, entry, content):
         {"LastModified": datetime.fromtimestamp(1e9, UTC)},
         {"LastModified": None, "updated": "2001-09-09T01:46:40Z"},
         {"LastModified": None, "mtime": 1e9},
+        {"LastModified": None, "mtime": 1.0, "created": 1e9},
     ],
 )
 def test_when_a_file_was_written(monkeypatch, entry):
