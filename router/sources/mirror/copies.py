@@ -46,8 +46,6 @@ class Copies:
         try:
             fill(staging.files)
             target = self.root / place
-            if target.parent != self.root and (target.parent / FILE_NAME).exists():
-                self.remove(target.parent.name)  # was a version itself, and is a folder of versions now
             staging.publish(target, replace=os.path.lexists(target))
         finally:
             shutil.rmtree(staging.folder, ignore_errors=True)

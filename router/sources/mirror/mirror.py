@@ -313,7 +313,7 @@ class Mirror:
         with self._lock:
             self._coming[threading.get_ident(), name] = done
             came = self._came + sum(self._coming.values())
-        self._shown(self.said, min(came, self._to_come), self._to_come)
+        self._shown(self.said, came, self._to_come)
 
     def _pause(self, fault: str, seconds: float) -> None:
         if seconds > LONGEST_PAUSE or self._stop.wait(seconds):

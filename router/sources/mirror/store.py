@@ -113,7 +113,7 @@ class Store:
             for folder in folders:
                 for entry in self._ls_if_there(folder, bool(depth)):
                     name = _below(self._path, entry)
-                    if entry.get("type") == "directory" and not entry.get("islink"):
+                    if entry.get("type") == "directory":
                         inner += [] if is_ignored(name.rpartition("/")[2]) else [f"{self._path}/{name}"]
                     else:
                         yield name, entry

@@ -55,6 +55,12 @@ def test_a_fill_that_fails_changes_nothing(copies, tmp_path):
     assert list((tmp_path / "staging").iterdir()) == []
 
 
+def test_what_was_left_half_done_goes(copies, tmp_path):
+    (tmp_path / "staging/left/being-added").mkdir(parents=True)
+    Copies(tmp_path, SAID).pins()
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
 def test_the_last_version_takes_its_name_along(copies):
     copies.put("a/1", writing("1")), copies.put("a/2", writing("2"))
     copies.remove("a/1")

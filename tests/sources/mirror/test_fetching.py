@@ -54,6 +54,17 @@ def test_a_rollback_is_fetched_from_the_cache(bucket, make, adapter):
     assert bucket.fetched == before
 
 
+def test_a_cache_is_held_to_its_limit(bucket, make, adapter, tmp_path):
+    size = sum(map(len, adapter.values()))
+    mirror = make(cache=Cache(tmp_path / "mirrors/small", size))
+    for name in "abc":
+        bucket.put(name, other(adapter, name.encode()))
+        turns(mirror)
+    kept = [path.stat().st_size for path in (tmp_path / "mirrors/small/sha256").glob("*/*")]
+    assert 0 < sum(kept) <= size
+    assert len(here(mirror)) == 3 * len(adapter)
+
+
 def test_without_a_cache_all_is_fetched_again(bucket, make, adapter, tmp_path):
     mirror = make(cache=Cache(tmp_path / "mirrors/none", 0))
     bucket.put("a", adapter)
@@ -64,7 +75,7 @@ def test_without_a_cache_all_is_fetched_again(bucket, make, adapter, tmp_path):
     assert bucket.fetched == 2 * sum(map(len, adapter.values()))
 
 
-def test_what_changes_while_it_is_read_is_taken_when_it_is_still(bucket, make, adapter, caplog):
+def test_what_changes_while_it_is_read_is_taken_when_it_is_still(bucket, make, adapter, tmp_path, caplog):
     bucket.put("a", adapter)
     new = other(adapter)
 
@@ -78,6 +89,7 @@ def test_what_changes_while_it_is_read_is_taken_when_it_is_still(bucket, make, a
         turns(mirror)
     assert here(mirror) == {}
     assert "changed while it was read" in caplog.text
+    assert list((tmp_path / "mirrors/one/fetching").iterdir()) == [], "of two moments, and of no use"
     turns(mirror)
     assert here(mirror) == as_put(a=new)
 
@@ -90,7 +102,7 @@ def test_empty_files_and_none_that_nobody_wants(bucket, make, adapter):
 
 
 def files(**sizes: int) -> RemoteFolder:
-    names = {"config": CONFIG, "weights": WEIGHTS, "readme": "README.md"}
+    names = {"config": CONFIG, "weights": WEIGHTS}
     return RemoteFolder.of("a", [Remote(names[name], size, "") for name, size in sizes.items()])
 
 
@@ -107,9 +119,12 @@ def test_what_is_refused(folder, message):
         list(taken(folder, 1 << 30))
 
 
-def test_a_page_that_is_too_long_is_left():
-    found = taken(files(config=1, weights=1, readme=limits.MIB + 1), 1 << 30)
-    assert [file.name for file in found] == [CONFIG, WEIGHTS]
+@pytest.mark.parametrize(
+    "readme", [Remote("README.md", limits.MIB + 1, ""), Remote("README.md", 1, "", link=True)]
+)
+def test_a_page_that_is_too_long_or_elsewhere_is_left(readme):
+    folder = RemoteFolder.of("a", [*files(config=1, weights=1).files.values(), readme])
+    assert [file.name for file in taken(folder, 1 << 30)] == [CONFIG, WEIGHTS]
 
 
 def test_other_sizes_than_announced_are_not_taken(bucket, make, adapter, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
+import time
 
 import pytest
 
@@ -29,6 +31,33 @@ def test_the_second_look_comes_soon(bucket, make, adapter):
     bucket.put("contracts", adapter)
     assert mirror.turn() == module.SECOND_LOOK
     assert mirror.turn() == 60
+
+
+def test_the_longer_a_listing_takes_the_rarer_it_is_made(bucket, make, monkeypatch):
+    mirror = make()
+    real = mirror._store.listing
+    monkeypatch.setattr(mirror._store, "listing", lambda: time.sleep(0.03) or real())
+    assert mirror.turn() >= 0.03 / module.SHARE
+
+
+def test_what_was_begun_and_never_ended_goes_after_a_week(bucket, make, tmp_path):
+    old, new = tmp_path / "mirrors/one/fetching/old", tmp_path / "mirrors/one/fetching/new"
+    old.mkdir(parents=True), new.mkdir()
+    os.utime(old, (0, time.time() - module.KEPT_SECONDS - 9))
+    make().turn()
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_the_status_is_written_when_it_changes(bucket, make, adapter, tmp_path):
+    bucket.put("a", adapter)
+    mirror = make()
+    turns(mirror)
+    before = (tmp_path / "mirrors/one/status.json").stat().st_ino
+    turns(mirror, 3)
+    assert (tmp_path / "mirrors/one/status.json").stat().st_ino == before
+    bucket.drop("a")
+    turns(mirror)
+    assert json.loads((tmp_path / "mirrors/one/status.json").read_text())["folders"] == 0
 
 
 def test_versions_and_names(bucket, make, adapter):
@@ -281,6 +310,12 @@ def test_what_is_too_large_is_refused_once_and_the_old_one_stays(bucket, make, a
     turns(mirror)
     assert here(mirror) == as_put(a=other(adapter), b=adapter)
     assert mirror.status.refused == 0
+    bucket.put("c", {**adapter, WEIGHTS: adapter[WEIGHTS] * 2})
+    turns(mirror)
+    assert mirror.status.refused == 1
+    bucket.drop("c")
+    turns(mirror, 3)
+    assert (mirror.status.refused, mirror.flaw) == (0, "")
 
 
 def test_one_that_may_not_be_read_holds_up_no_other(bucket, make, adapter):

@@ -135,6 +135,12 @@ def test_thousands_of_folders_are_one_question_and_the_driver_keeps_nothing(monk
     assert (files.asked, files.kept) == (1, 0)
 
 
+def test_names_of_what_is_not_finished_are_passed_over_in_one_answer_too(monkeypatch):
+    names = [".a", "a.tmp", "a.part", "a~", "b/.new", "b/1.0.0.partial", "c"]
+    store, _ = flat(monkeypatch, [of_s3(f"bucket/adapters/{name}/{MANIFEST}") for name in names])
+    assert list(store.listing()) == ["c"]
+
+
 def test_more_objects_than_can_be_held_are_refused(monkeypatch):
     monkeypatch.setattr(module, "MOST_OBJECTS", 3)
     store, _ = flat(monkeypatch, [of_s3(f"bucket/adapters/{n}") for n in range(4)])
