@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -61,7 +62,8 @@ class Copies:
             return
         shutil.rmtree(aside, ignore_errors=True)
         if target.parent != self.root and not any(target.parent.iterdir()):
-            target.parent.rmdir()
+            with suppress(OSError):  # another version came just now
+                target.parent.rmdir()
 
 
 def _folders(path: Path) -> list[str]:

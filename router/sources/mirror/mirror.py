@@ -10,8 +10,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -23,29 +22,29 @@ from router.errors import (
     FailedPrecondition,
     NotFound,
     PermissionDenied,
-    ResourceExhausted,
     RouterError,
     Unavailable,
 )
-from router.registry.format.folder import WEIGHTS
 from router.registry.state import write_atomically
 from router.sources.mirror.cache import Cache
 from router.sources.mirror.copies import Copies
+from router.sources.mirror.deliveries import Deliveries
 from router.sources.mirror.fetching import Fetcher
-from router.sources.mirror.store import RemoteFolder, Store
-from router.sources.mirror.survey import Due, Survey
+from router.sources.mirror.store import Store
+from router.sources.mirror.survey import Survey
 from router.sources.source import Passing
 from router.sources.staging import KEPT_SECONDS
 
 log = logging.getLogger(__name__)
 
-FETCHERS = 8  # folders that are brought at a time
 SECOND_LOOK = 1.0  # seconds; or the time between two looks, if that is less
 SHARE = 0.1  # of the time that may go into listings
+LOOK_SECONDS = (
+    5.0  # a look waits so long for what it sent for, or the time between two looks, if that is more
+)
 FEW = 50  # of one look, each of which the log names
-MOST_FAULTS = 20  # of one look; then the store is not asked for more
 LONGEST_PAUSE = 2.0  # a fault that asks for a longer one is tried again at the next look
-SILENT_SECONDS = 30.0  # a listing under way for so long is a store that does not answer
+SILENT_SECONDS = 30.0  # without an answer: the store is away, though no fault was heard
 CLOSE_SECONDS = 2.0
 WRONG = (PermissionDenied, NotFound, ConfigError, FailedPrecondition)  # at a start: somebody has to act
 
@@ -84,20 +83,22 @@ class Mirror:
         self._store, self._folder, self._seconds, self._cache = Store(url), folder, seconds, cache
         self._copies, self._survey = Copies(folder, self._store.said), Survey()
         aside = folder / "fetching"
-        self._fetcher = Fetcher(
-            self._store, cache, self._copies, aside, most_bytes, self._progress, self._pause
+        self._stop = threading.Event()
+        self._deliveries = Deliveries(
+            lambda folder: self._fetcher.bring(folder),
+            self._stop,
+            lambda came, to_come: shown(self.said, came, to_come),
         )
-        self._shown, self._status = shown, Status()
+        self._fetcher = Fetcher(
+            self._store, cache, self._copies, aside, most_bytes, self._deliveries.progress, self._pause
+        )
+        self._status = Status()
         self._leads: IO[str] | None = None  # the lock, while this process has it
         self._pins: dict[str, str] = {}
         self._refused: dict[str, str] = {}  # pins of what is not to be had
-        self._coming: dict[tuple[int, str], int] = {}  # bytes of files under way, by thread and name
-        self._came = self._to_come = 0
-        self._few = True
-        self._failed: set[str] = set()  # at the last look; these come last at the next
+        self._faults: dict[str, str] = {}  # of what could not be brought, by place
         self._asking: float | None = None  # since when a listing is under way, monotonic
         self._listing_seconds = 0.0
-        self._stop, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, name="adapters-mirror", daemon=True)
         self.looked = False  # once, with success or without
         self.wrong: RouterError | None = None  # found by the first look: somebody has to act
@@ -122,21 +123,27 @@ class Mirror:
     @property
     def flaw(self) -> str:
         """What is wrong, and since when; '' if nothing is."""
-        status, asking = self._status, self._asking
+        status, silent = self._status, self._silent_seconds
         if status.problem:
             since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.since))
             return f"adapters of {self.said} do not follow it since {since}: {status.problem}"
-        if asking is not None and time.monotonic() - asking > SILENT_SECONDS:
-            return f"{self.said} has not answered for {time.monotonic() - asking:.0f} s"
+        if silent > SILENT_SECONDS:
+            return f"{self.said} has not answered for {silent:.0f} s"
         return "" if status.whole else f"not all adapters of {self.said} are here yet"
 
     @property
     def behind_seconds(self) -> float:
         """For how long the store has not been followed; 0 while it is."""
-        status, asking = self._status, self._asking
-        silent = time.monotonic() - asking if asking is not None else 0.0
-        late = silent if silent > SILENT_SECONDS else 0.0
-        return max(0.0, time.time() - status.since) if status.problem else late
+        status, silent = self._status, self._silent_seconds
+        if status.problem:
+            return max(0.0, time.time() - status.since)
+        return silent if silent > SILENT_SECONDS else 0.0
+
+    @property
+    def _silent_seconds(self) -> float:
+        asking = self._asking
+        listing = time.monotonic() - asking if asking is not None else 0.0
+        return max(listing, self._deliveries.silent_seconds)
 
     def start(self) -> None:
         """Begin to follow."""
@@ -149,9 +156,10 @@ class Mirror:
     def close(self) -> None:
         """Stop, and leave the folder to others."""
         self.stop()
+        self._deliveries.close()
         if self._thread.is_alive():
             self._thread.join(CLOSE_SECONDS)
-        if self._leads is not None and not self._thread.is_alive():
+        if self._leads is not None and not (self._thread.is_alive() or self._deliveries.places):
             self._leads.close()
             self._leads = None
 
@@ -169,10 +177,14 @@ class Mirror:
 
     def turn(self) -> float:
         """Look once, and do what is due; gives the seconds to wait until the next look."""
-        fresh = self._lead() if self._is_mine() else self._follow()
+        soon = self._lead() if self._is_mine() else self._follow()
         self.looked = True
-        pause = max(self._seconds, self._listing_seconds / SHARE)
-        return min(pause, SECOND_LOOK) if fresh else pause
+        pause = self._pause_seconds
+        return min(pause, SECOND_LOOK) if soon else pause
+
+    @property
+    def _pause_seconds(self) -> float:
+        return max(self._seconds, self._listing_seconds / SHARE)
 
     def _is_mine(self) -> bool:
         """Whether this process has the folder; it keeps it to its end."""
@@ -206,19 +218,24 @@ class Mirror:
 
     def _lead(self) -> bool:
         """One look; whether the next one is to come soon."""
-        problem, due = "", Due()
+        problem, fresh = "", 0
         try:
-            due = self._look()
+            fresh = self._look()
+            problem = next(iter(self._faults.values()), "")
         except (Passing, RouterError) as fault:
             problem = fault.message
             if not self.looked and isinstance(fault, WRONG):
                 self.wrong = fault
         except OSError as error:
-            problem = f"{error.filename or self._folder}: {error.strerror or error}"
-        self._tell(problem, whole=self._status.whole or not (problem or due.fresh))
-        return bool(due.fresh) and not problem
+            problem = self._of_disk(error)
+        if self._stop.is_set():
+            return False
+        under_way = bool(self._deliveries.places)
+        self._tell(problem, whole=self._status.whole or not (problem or fresh or under_way))
+        return under_way or bool(fresh and not problem)
 
-    def _look(self) -> Due:
+    def _look(self) -> int:
+        """Gives how many folders were new."""
         self._asking = began = time.monotonic()
         try:
             there = self._store.listing()
@@ -227,58 +244,46 @@ class Mirror:
         if not there and len(self._pins) > 1:
             raise Unavailable("the store lists no adapter at all, and none is taken away for that")
         self._refused = {p: pin for p, pin in self._refused.items() if p in there}
-        due = self._survey.look(there, self._pins | self._refused, time.monotonic())
+        self._faults = {p: fault for p, fault in self._faults.items() if p in there}
+        coming = {p: there[p].pin for p in self._deliveries.places if p in there}
+        due = self._survey.look(there, self._pins | self._refused | coming, time.monotonic())
         for place in due.gone:
             self._copies.remove(place)
             del self._pins[place]
             log.info("removed, as in the store", extra={"fields": {"adapter": place, "store": self.said}})
-        if due.ready:
-            self._bring_all(due)
-        return due
+        self._deliveries.send_for(due.ready)
+        self._receive()
+        return due.fresh
 
-    def _bring_all(self, due: Due) -> None:
-        """Raises the first fault of store or disk. What is wrong with one folder is its own affair."""
-        faults: dict[str, Passing | RouterError] = {}
-        sizes = [file.size for folder in due.ready for file in folder.files.values()]
-        self._came, self._to_come = 0, sum(sizes)
-
-        def bring(folders: list[RemoteFolder]) -> None:
-            for folder in folders:
-                if len(faults) >= MOST_FAULTS or self._stop.is_set():
-                    return
-                try:
-                    self._bring(folder)
-                except (Passing, Unavailable, ResourceExhausted, PermissionDenied) as fault:
-                    faults[folder.place] = fault
-
-        self._few = len(due.ready) <= FEW
-        ready = sorted(due.ready, key=lambda folder: folder.place in self._failed)
-        with ThreadPoolExecutor(FETCHERS, thread_name_prefix="adapters-fetch") as pool:
-            list(pool.map(bring, _by_weights(ready)))
-        self._failed = set(faults)
-        self._cache.trim()
-        if not self._few:
-            fields = {"store": self.said, "folders": len(due.ready) - len(faults)}
+    def _receive(self) -> None:
+        """Note what came. What is wrong with one folder is its own affair, what keeps others back is not."""
+        before = len(self._pins)
+        few = len(self._deliveries.places) <= FEW
+        for folder, fault in self._deliveries.arrivals(max(LOOK_SECONDS, self._pause_seconds)):
+            fields = {"adapter": folder.place, "store": self.said}
+            self._faults.pop(folder.place, None)
+            if fault is None:
+                self._refused.pop(folder.place, None)
+                self._pins[folder.place] = folder.pin
+                log.log(logging.INFO if few else logging.DEBUG, "mirrored", extra={"fields": fields})
+            elif isinstance(fault, AdapterRejected):
+                self._refused[folder.place] = folder.pin
+                log.warning("not mirrored: %s", fault.message, extra={"fields": fields})
+            elif isinstance(fault, DataLoss | NotFound):
+                log.info("not mirrored yet: %s", fault.message, extra={"fields": fields})
+            elif isinstance(fault, Passing | RouterError):
+                self._faults[folder.place] = fault.message
+            elif isinstance(fault, OSError):
+                self._faults[folder.place] = self._of_disk(fault)
+            else:
+                raise fault
+        if not few:
+            fields = {"store": self.said, "folders": str(len(self._pins) - before)}
             log.info("mirrored", extra={"fields": fields})
-        for fault in faults.values():
-            raise fault
+        self._cache.trim()
 
-    def _bring(self, folder: RemoteFolder) -> None:
-        fields = {"adapter": folder.place, "store": self.said}
-        try:
-            self._fetcher.bring(folder)
-        except AdapterRejected as refused:
-            self._refused[folder.place] = folder.pin
-            log.warning("not mirrored: %s", refused.message, extra={"fields": fields})
-        except (DataLoss, NotFound) as moved:
-            log.info("not mirrored yet: %s", moved.message, extra={"fields": fields})
-        else:
-            self._refused.pop(folder.place, None)
-            self._pins[folder.place] = folder.pin
-            log.log(logging.INFO if self._few else logging.DEBUG, "mirrored", extra={"fields": fields})
-        with self._lock:
-            mine = [key for key in self._coming if key[0] == threading.get_ident()]
-            self._came += sum(self._coming.pop(key) for key in mine)
+    def _of_disk(self, error: OSError) -> str:
+        return f"{error.filename or self._folder}: {error.strerror or error}"
 
     def _tell(self, problem: str, whole: bool) -> None:
         before = self._status
@@ -307,23 +312,6 @@ class Mirror:
 
     # -- in the threads that fetch
 
-    def _progress(self, name: str, done: int, size: int) -> None:
-        if self._stop.is_set():
-            raise Unavailable("the server is stopping")
-        with self._lock:
-            self._coming[threading.get_ident(), name] = done
-            came = self._came + sum(self._coming.values())
-        self._shown(self.said, came, self._to_come)
-
     def _pause(self, fault: str, seconds: float) -> None:
         if seconds > LONGEST_PAUSE or self._stop.wait(seconds):
             raise Unavailable(fault)
-
-
-def _by_weights(folders: Iterable[RemoteFolder]) -> list[list[RemoteFolder]]:
-    """Those with the same weights together: they come one after the other, and fetch them once."""
-    groups: dict[str, list[RemoteFolder]] = {}
-    for folder in folders:
-        weights = folder.files.get(WEIGHTS)
-        groups.setdefault((weights and weights.content) or folder.place, []).append(folder)
-    return list(groups.values())

@@ -6,11 +6,13 @@ import errno
 import json
 import logging
 import os
+import threading
 import time
 
 import pytest
 
 from router.errors import ConfigError, NotFound, PermissionDenied
+from router.sources.mirror import deliveries
 from router.sources.mirror import mirror as module
 from tests.sources.mirror.conftest import MANIFEST, WEIGHTS, as_put, here, other, path_of, settle, turns
 
@@ -188,7 +190,7 @@ def test_a_store_that_does_not_answer_is_told(bucket, make, monkeypatch):
     mirror = make()
     turns(mirror)
     said = []
-    monkeypatch.setattr(module, "SILENT_SECONDS", -1.0)
+    monkeypatch.setattr(module, "SILENT_SECONDS", 1e-9)
 
     def listing():
         said.append((mirror.flaw, mirror.behind_seconds > 0))
@@ -334,6 +336,36 @@ def test_one_that_may_not_be_read_holds_up_no_other(bucket, make, adapter):
     assert not mirror.status.whole
 
 
+def test_a_large_one_holds_up_no_other(bucket, make, adapter, monkeypatch):
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    bucket.put("small", adapter), bucket.put("gone", other(adapter, b"g"))
+    mirror = make()
+    turns(mirror, 3)
+    go_on = threading.Event()
+    read = []
+
+    def slow(path):
+        read.append(path)
+        if "/large/" in path:
+            go_on.wait(20)
+
+    bucket.before_read = slow
+    bucket.put("large", other(adapter, b"l"))
+    turns(mirror)
+    assert "large" not in mirror._pins
+    bucket.drop("gone"), bucket.put("new", other(adapter, b"n"))
+    turns(mirror, 3)
+    assert set(here(mirror)) == set(as_put(small=adapter, new=adapter))
+    assert mirror.flaw == ""
+    monkeypatch.setattr(module, "SILENT_SECONDS", 1e-9)
+    assert "has not answered for 0 s" in mirror.flaw
+    go_on.set()
+    monkeypatch.setattr(module, "LOOK_SECONDS", 5.0)
+    mirror.turn()
+    assert set(here(mirror)) == set(as_put(small=adapter, new=adapter, large=adapter))
+    assert (len(read), len(set(read)), mirror.flaw) == (2, 2, ""), "the weights of both, once"
+
+
 def test_a_store_that_goes_away_in_the_middle_is_not_asked_for_thousands(bucket, make, adapter, monkeypatch):
     for number in range(60):
         bucket.put(f"a{number}", other(adapter, bytes([number])))
@@ -348,7 +380,7 @@ def test_a_store_that_goes_away_in_the_middle_is_not_asked_for_thousands(bucket,
     bucket.before_read = away
     mirror = make()
     turns(mirror)
-    assert module.MOST_FAULTS <= len(gone) <= module.MOST_FAULTS + module.FETCHERS
+    assert deliveries.MOST_FAULTS <= len(gone) <= deliveries.MOST_FAULTS + deliveries.FETCHERS
     assert "reset" in mirror.flaw
     bucket.before_read = lambda path: None
     turns(mirror)
@@ -357,8 +389,8 @@ def test_a_store_that_goes_away_in_the_middle_is_not_asked_for_thousands(bucket,
 
 def test_what_failed_comes_last_the_next_time(bucket, make, adapter, monkeypatch):
     monkeypatch.setattr(module, "LONGEST_PAUSE", 0.0)
-    monkeypatch.setattr(module, "FETCHERS", 1)
-    monkeypatch.setattr(module, "MOST_FAULTS", 1)
+    monkeypatch.setattr(deliveries, "FETCHERS", 1)
+    monkeypatch.setattr(deliveries, "MOST_FAULTS", 1)
     for name in "ab":
         bucket.put(name, other(adapter, name.encode()))
 
@@ -427,10 +459,11 @@ def test_a_server_that_stops_takes_it_up_again(bucket, make, adapter, monkeypatc
 
     def stopping(path):
         if path.endswith(WEIGHTS) and bucket.asked["cat"] > 3:
-            mirror.close()
+            mirror.stop()
 
     bucket.before_read = stopping
     turns(mirror)
+    mirror.close()
     assert here(mirror) == {}
     came, bucket.fetched = bucket.fetched, 0
     assert came > 300
@@ -453,6 +486,30 @@ def test_the_thread_follows_by_itself(bucket, make, adapter):
     finally:
         mirror.close()
     assert not mirror._thread.is_alive()
+
+
+def test_a_disk_that_fails_is_told(bucket, make, adapter, monkeypatch):
+    bucket.put("a", adapter)
+    mirror = make()
+
+    def broken(self, target, *, replace):
+        raise OSError(errno.EIO, "Input/output error", str(target))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("router.sources.staging.Staging.publish", broken)
+        turns(mirror)
+    assert mirror.flaw.endswith("/adapters/a: Input/output error")
+    turns(mirror)
+    assert (here(mirror), mirror.flaw) == (as_put(a=adapter), "")
+
+
+def test_a_bug_is_no_fault_of_the_store(bucket, make, adapter, monkeypatch):
+    bucket.put("a", adapter)
+    mirror = make()
+    monkeypatch.setattr("router.sources.mirror.fetching.taken", lambda *_: 1 / 0)
+    mirror.turn()
+    with pytest.raises(ZeroDivisionError):
+        mirror.turn()
 
 
 def test_a_look_that_fails_as_nobody_thought_is_logged_and_tried_again(bucket, make, monkeypatch, caplog):

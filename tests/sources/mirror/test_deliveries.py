@@ -1,0 +1,142 @@
+"""Folders under way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from router.errors import AdapterRejected, Unavailable
+from router.sources.mirror import deliveries as module
+from router.sources.mirror.deliveries import Deliveries
+from router.sources.mirror.store import Remote, RemoteFolder
+from tests.sources.mirror.conftest import WEIGHTS
+
+Make = Callable[[Callable[[RemoteFolder], None]], Deliveries]
+
+
+def folder(place: str, content: str = "", size: int = 10) -> RemoteFolder:
+    return RemoteFolder.of(place, [Remote(WEIGHTS, size, place, content)])
+
+
+@pytest.fixture
+def stop() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def shown() -> list[tuple[int, int]]:
+    return []
+
+
+@pytest.fixture
+def make(stop, shown) -> Iterator[Make]:
+    made: list[Deliveries] = []
+
+    def make(bring: Callable[[RemoteFolder], None]) -> Deliveries:
+        made.append(Deliveries(bring, stop, lambda *now: shown.append(now)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def came(deliveries: Deliveries, seconds: float = 5.0) -> dict[str, BaseException | None]:
+    return {folder.place: fault for folder, fault in deliveries.arrivals(seconds)}
+
+
+def test_each_arrives_with_what_became_of_it(make):
+    refused = AdapterRejected("no")
+
+    def bring(one: RemoteFolder) -> None:
+        if one.place == "b":
+            raise refused
+
+    deliveries = make(bring)
+    deliveries.send_for([folder("a"), folder("b")])
+    assert deliveries.places == {"a", "b"}
+    assert came(deliveries) == {"a": None, "b": refused}
+    assert deliveries.places == frozenset()
+    assert came(deliveries) == {}
+
+
+def test_nobody_waits_longer_than_was_said(make):
+    go_on = threading.Event()
+    deliveries = make(lambda one: None if one.place == "a" else go_on.wait(20) and None)
+    deliveries.send_for([folder("a"), folder("b")])
+    assert came(deliveries, 0.2) == {"a": None}
+    assert deliveries.silent_seconds > 0
+    go_on.set()
+    assert came(deliveries) == {"b": None}
+    assert deliveries.silent_seconds == 0
+
+
+def test_the_same_weights_come_one_after_the_other(make):
+    now, most, lock = [0], [0], threading.Lock()
+
+    def bring(one: RemoteFolder) -> None:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        threading.Event().wait(0.01)
+        with lock:
+            now[0] -= 1
+
+    deliveries = make(bring)
+    deliveries.send_for([folder(str(number), "the same") for number in range(5)])
+    assert len(came(deliveries)) == 5
+    assert most == [1]
+
+
+def test_after_many_faults_the_rest_is_given_back_and_not_blamed(make, monkeypatch):
+    monkeypatch.setattr(module, "MOST_FAULTS", 3)
+    tried: list[str] = []
+
+    def bring(one: RemoteFolder) -> None:
+        tried.append(one.place)
+        raise Unavailable("away")
+
+    deliveries = make(bring)
+    deliveries.send_for([folder(str(number), "the same") for number in range(9)])
+    assert sorted(came(deliveries)) == sorted(tried) == ["0", "1", "2"]
+    assert deliveries.places == frozenset()
+    deliveries.send_for([folder(str(number), "the same") for number in range(9)])
+    came(deliveries)
+    assert tried[3:] == ["3", "4", "5"], "what failed comes last"
+
+
+def test_what_is_refused_is_no_fault_of_the_store(make, monkeypatch):
+    monkeypatch.setattr(module, "MOST_FAULTS", 1)
+
+    def bring(one: RemoteFolder) -> None:
+        raise AdapterRejected("no")
+
+    deliveries = make(bring)
+    deliveries.send_for([folder(str(number), "the same") for number in range(4)])
+    assert len(came(deliveries)) == 4
+
+
+def test_when_it_stops_nothing_more_is_begun(make, stop):
+    tried: list[str] = []
+    deliveries = make(lambda one: tried.append(one.place))
+    stop.set()
+    deliveries.send_for([folder("a")])
+    assert (came(deliveries), tried) == ({}, [])
+    with pytest.raises(Unavailable, match="the server is stopping"):
+        deliveries.progress(WEIGHTS, 1, 10)
+
+
+def test_bytes_are_counted_over_all_that_is_under_way(make, shown):
+    def bring(one: RemoteFolder) -> None:
+        deliveries.progress(WEIGHTS, 5, 10)
+        deliveries.progress(WEIGHTS, 10, 10)
+
+    deliveries = make(bring)
+    deliveries.send_for([folder("a", "the same"), folder("b", "the same")])
+    came(deliveries)
+    assert shown == [(5, 20), (10, 20), (15, 20), (20, 20)]
+    deliveries.send_for([folder("c", size=10)])
+    came(deliveries)
+    assert shown[-1] == (10, 10), "counted anew when all had come"
