@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from router.registry.notes import Notes
+from router.sources.mirror.private import private_folder
 from router.sources.source import HASH_BYTES
 
 MOST_MARKS = 200_000  # two for each file
@@ -20,15 +21,18 @@ LEFT_SECONDS = 86_400.0  # what a process that was killed left half done is take
 
 
 class Cache:
-    """Blocks; may be used by several threads. `most_bytes`: what was not used for longest goes above that."""
+    """Blocks; may be used by several threads. `most_bytes`: what was not used for longest goes above that.
+
+    Raises ConfigError for a folder into which others may write.
+    """
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
-        self._folder, self._most = folder / "sha256", most_bytes
+        self._folder, self._most = private_folder(folder) / "sha256", most_bytes
         self._lock_file = folder / "lock"
         self._marks = Notes(folder / "marks", "files are fetched again", MOST_MARKS)
         self._lock = threading.Lock()
         self._grew = True
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         self._marks.read()
 
     def known(self, mark: str) -> str:

@@ -30,6 +30,7 @@ from router.sources.mirror.cache import Cache
 from router.sources.mirror.copies import Copies
 from router.sources.mirror.deliveries import Deliveries
 from router.sources.mirror.fetching import Fetcher
+from router.sources.mirror.private import private_folder
 from router.sources.mirror.store import Store
 from router.sources.mirror.survey import Survey
 from router.sources.source import Passing
@@ -102,7 +103,7 @@ class Mirror:
         self._thread = threading.Thread(target=self._run, name="adapters-mirror", daemon=True)
         self.looked = False  # once, with success or without
         self.wrong: RouterError | None = None  # found by the first look: somebody has to act
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(folder)
         self._copies.root.mkdir(mode=0o700, exist_ok=True)
 
     @property
