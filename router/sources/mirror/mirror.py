@@ -181,7 +181,7 @@ class Mirror:
         soon = self._lead() if self._is_mine() else self._follow()
         self.looked = True
         pause = self._pause_seconds
-        return min(pause, SECOND_LOOK) if soon else pause
+        return min(pause, max(SECOND_LOOK, self._listing_seconds)) if soon else pause
 
     @property
     def _pause_seconds(self) -> float:

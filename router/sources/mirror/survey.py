@@ -5,7 +5,7 @@ when it looks the same at two looks, and what replaces something only when it is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from router.registry.format.folder import CONFIG, MANIFEST, WEIGHTS
 from router.sources.mirror.store import RemoteFolder, age
@@ -16,13 +16,11 @@ OLD_SECONDS = 600.0  # by the store's dates; more than clocks are off by
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """What one look found. `fresh`: folders to be taken that were not there or not so at the last look;
-    `waiting`: those that may still be written to."""
+    """What one look found. `fresh`: how many folders are other than at the last look, or gone since."""
 
-    ready: list[RemoteFolder] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-    fresh: int = 0
-    waiting: int = 0
+    ready: list[RemoteFolder]
+    gone: list[str]
+    fresh: int
 
 
 class Survey:
@@ -36,8 +34,8 @@ class Survey:
         """What of the folders `there` is to be taken, when `here` are those with these pins. `now`: monotonic
         seconds. A folder is gone when two looks do not have it.
         """
-        due = Due()
-        fresh = waiting = 0
+        ready: list[RemoteFolder] = []
+        fresh = 0
         since: dict[str, tuple[str, float]] = {}
         for place, folder in there.items():
             before = self._since.get(place)
@@ -48,15 +46,13 @@ class Survey:
             if new:
                 fresh += 1
             elif _is_finished(folder, here.get(place), now - since[place][1]):
-                due.ready.append(folder)
-            else:
-                waiting += 1
+                ready.append(folder)
         self._since = since
         missing = {place for place in here if place not in there}
-        due.gone.extend(sorted(missing & self._missing))
+        gone = sorted(missing & self._missing)
         fresh += len(missing - self._missing)
         self._missing = missing
-        return Due(due.ready, due.gone, fresh, waiting)
+        return Due(ready, gone, fresh)
 
 
 def _is_finished(folder: RemoteFolder, here: str | None, quiet: float) -> bool:

@@ -35,11 +35,14 @@ def test_the_second_look_comes_soon(bucket, make, adapter):
     assert mirror.turn() == 60
 
 
-def test_the_longer_a_listing_takes_the_rarer_it_is_made(bucket, make, monkeypatch):
+def test_the_longer_a_listing_takes_the_rarer_it_is_made(bucket, make, adapter, monkeypatch):
     mirror = make()
     real = mirror._store.listing
     monkeypatch.setattr(mirror._store, "listing", lambda: time.sleep(0.03) or real())
     assert mirror.turn() >= 0.03 / module.SHARE
+    monkeypatch.setattr(module, "SECOND_LOOK", 0.0)
+    bucket.put("a", adapter)
+    assert 0.03 <= mirror.turn() < 0.03 / module.SHARE, "soon, and still no more than half of the time"
 
 
 def test_what_was_begun_and_never_ended_goes_after_a_week(bucket, make, tmp_path):

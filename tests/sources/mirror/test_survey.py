@@ -61,9 +61,9 @@ def test_what_was_written_long_ago_is_finished():
 def test_time_begins_again_with_each_change():
     survey, waiting = Survey(), {"a": folder(config=0)}
     survey.look(waiting, {}, 0.0)
-    assert survey.look(waiting, {}, QUIET_SECONDS - 1).waiting == 1
+    assert survey.look(waiting, {}, QUIET_SECONDS - 1).ready == []
     survey.look({"a": folder(config=1)}, {}, QUIET_SECONDS)
-    assert survey.look({"a": folder(config=1)}, {}, QUIET_SECONDS + 5).waiting == 1
+    assert survey.look({"a": folder(config=1)}, {}, QUIET_SECONDS + 5).ready == []
 
 
 def test_what_is_here_is_not_taken_again():
