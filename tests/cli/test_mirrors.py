@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, contextmanager
@@ -147,6 +148,22 @@ async def test_a_start_while_the_store_is_away_serves_what_came_before(upload, a
         await until(made, {"medical": "ready"})
         assert "reset" in (await degraded(made))[0]
     assert time.monotonic() - began < 10, "not mirror_wait_seconds"
+
+
+async def test_a_start_waits_for_no_store_that_is_silent_where_something_is_here(upload, monkeypatch):
+    upload("medical")
+    first = Mirrors.of(settings())
+    await first.opened(), await first.whole()
+    first.close()
+    go_on = threading.Event()
+    monkeypatch.setattr(MemoryFileSystem, "ls", lambda *_, **__: go_on.wait(20) and [])
+    monkeypatch.setattr("router.cli.mirrors.OPEN_SECONDS", 0.1)
+    second = Mirrors.of(settings())
+    began = time.monotonic()
+    await second.opened(), await second.whole()
+    assert time.monotonic() - began < 5
+    go_on.set()
+    second.close()
 
 
 @pytest.mark.slow

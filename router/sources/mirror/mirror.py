@@ -7,13 +7,13 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
 from router.errors import (
     AdapterRejected,
@@ -94,7 +94,7 @@ class Mirror:
             self._store, cache, self._copies, aside, most_bytes, self._deliveries.progress, self._pause
         )
         self._status = Status()
-        self._leads: IO[str] | None = None  # the lock, while this process has it
+        self._leads: int | None = None  # the lock's descriptor, while this process has it
         self._pins: dict[str, str] = {}
         self._refused: dict[str, str] = {}  # pins of what is not to be had
         self._faults: dict[str, str] = {}  # of what could not be brought, by place
@@ -161,7 +161,7 @@ class Mirror:
         if self._thread.is_alive():
             self._thread.join(CLOSE_SECONDS)
         if self._leads is not None and not (self._thread.is_alive() or self._deliveries.places):
-            self._leads.close()
+            os.close(self._leads)
             self._leads = None
 
     # -- in the thread
@@ -191,17 +191,17 @@ class Mirror:
         """Whether this process has the folder; it keeps it to its end."""
         if self._leads is not None:
             return True
-        file = (self._folder / "lock").open("w")
+        lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._pins = self._copies.pins()
             self._forget_old()
-            self._leads = file
+            self._leads = lock
         except BlockingIOError:
             return False
         finally:
             if self._leads is None:
-                file.close()
+                os.close(lock)
         return True
 
     def _forget_old(self) -> None:
@@ -233,7 +233,7 @@ class Mirror:
             return False
         under_way = bool(self._deliveries.places)
         self._tell(problem, whole=self._status.whole or not (problem or fresh or under_way))
-        return under_way or bool(fresh and not problem)
+        return bool(under_way or fresh)
 
     def _look(self) -> int:
         """Gives how many folders were new."""

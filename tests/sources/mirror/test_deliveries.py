@@ -128,6 +128,21 @@ def test_when_it_stops_nothing_more_is_begun(make, stop):
         deliveries.progress(WEIGHTS, 1, 10)
 
 
+def test_bytes_that_come_are_a_sign(make):
+    seen: list[float] = []
+
+    def bring(one: RemoteFolder) -> None:
+        deliveries._moved -= 100
+        seen.append(deliveries.silent_seconds)
+        deliveries.progress(WEIGHTS, 5, 10)
+        seen.append(deliveries.silent_seconds)
+
+    deliveries = make(bring)
+    deliveries.send_for([folder("a")])
+    came(deliveries)
+    assert seen[0] >= 100 > 50 > seen[1]
+
+
 def test_bytes_are_counted_over_all_that_is_under_way(make, shown):
     def bring(one: RemoteFolder) -> None:
         deliveries.progress(WEIGHTS, 5, 10)

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -369,6 +370,52 @@ def test_a_large_one_holds_up_no_other(bucket, make, adapter, monkeypatch):
     assert (len(read), len(set(read)), mirror.flaw) == (2, 2, ""), "the weights of both, once"
 
 
+@pytest.fixture
+def hanging(bucket, adapter, monkeypatch) -> Iterator[None]:
+    """The only folder comes when the test is over."""
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    go_on = threading.Event()
+    bucket.before_read = lambda path: go_on.wait(20)
+    bucket.put("a", adapter)
+    yield
+    go_on.set()
+
+
+def test_while_something_is_under_way_the_first_mirror_is_not_whole(hanging, make, monkeypatch):
+    mirror = make(seconds=0.05)
+    turns(mirror)
+    monkeypatch.setattr(mirror, "_seconds", 60.0)
+    monkeypatch.setattr(mirror._deliveries, "arrivals", lambda seconds: ())
+    assert mirror.turn() == module.SECOND_LOOK
+    assert not mirror.status.whole
+    assert mirror.flaw == "not all adapters of memory://bucket/adapters/ are here yet"
+
+
+def test_who_hangs_keeps_the_folder_until_its_process_ends(hanging, make):
+    first, second = make(), make()
+    turns(first)
+    first.close()
+    second.turn()
+    assert second._leads is None
+
+
+def test_what_failed_and_is_gone_is_no_fault_any_more(bucket, make, adapter, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.0)
+    bucket.put("a", adapter), bucket.put("b", other(adapter))
+
+    def broken(path):
+        if "/a/" in path:
+            raise ConnectionError("reset")
+
+    bucket.before_read = broken
+    mirror = make()
+    turns(mirror)
+    assert "reset" in mirror.flaw
+    bucket.drop("a")
+    turns(mirror)
+    assert mirror.flaw == ""
+
+
 def test_a_store_that_goes_away_in_the_middle_is_not_asked_for_thousands(bucket, make, adapter, monkeypatch):
     for number in range(60):
         bucket.put(f"a{number}", other(adapter, bytes([number])))
@@ -467,6 +514,7 @@ def test_a_server_that_stops_takes_it_up_again(bucket, make, adapter, monkeypatc
     bucket.before_read = stopping
     turns(mirror)
     mirror.close()
+    assert "stopping" not in mirror.flaw, "that is no fault of the store"
     assert here(mirror) == {}
     came, bucket.fetched = bucket.fetched, 0
     assert came > 300
