@@ -24,6 +24,7 @@ from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError, NotFound
+from router.registry.format.artifact import digest_of_folder
 from tests.cli.tiny import MODULES, write_adapter
 
 URL = "memory://bucket/adapters"
@@ -148,6 +149,15 @@ async def test_a_start_while_the_store_is_away_serves_what_came_before(upload, a
         await until(made, {"medical": "ready"})
         assert "reset" in (await degraded(made))[0]
     assert time.monotonic() - began < 10, "not mirror_wait_seconds"
+
+
+@pytest.mark.slow
+async def test_only_what_is_listed_is_served(upload, own_folder):
+    upload("medical"), upload("legal", b=0.25)
+    lock = own_folder / "adapters.lock"
+    lock.write_text(f"sha256:{digest_of_folder(own_folder / 'medical-0.5')}\n")
+    async with serving(settings(adapters_lock=str(lock))) as made:
+        await until(made, {"medical": "ready", "legal": "quarantined"})
 
 
 async def test_a_start_waits_for_no_store_that_is_silent_where_something_is_here(upload, monkeypatch):
