@@ -171,7 +171,8 @@ def test_edges_find_the_head_and_are_nodes_without_room() -> None:
 
 
 def test_there_is_a_worker_for_every_replica_that_edges_may_want() -> None:
-    least, most = map(int, ENVIRONMENT["LORA_ROUTER_REPLICAS"].split(".."))
+    said = {name: ENVIRONMENT[f"LORA_ROUTER_{name.upper()}"] for name in ("replicas", "ray", "threads")}
+    least, most = Settings(**said).replica_bounds
     assert 1 <= least <= most
     wanted = most if "LORA_ROUTER_FLEET" in ENVIRONMENT else EDGES["spec"]["replicas"] * most
     assert WORKERS["replicas"] == WORKERS["maxReplicas"] == wanted
@@ -191,7 +192,7 @@ def test_probes_ask_a_port_on_which_ray_listens(name: str) -> None:
         assert CONTAINERS[name][probe]["tcpSocket"] == {"port": port["name"]}
 
 
-def test_an_edges_probes_and_grace_fit_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edges_probes_and_grace_fit_the_server() -> None:
     lame_duck = float(ENVIRONMENT["LORA_ROUTER_LAME_DUCK_SECONDS"])
     ready = EDGE["readinessProbe"]
     assert lame_duck > ready["periodSeconds"] * ready["failureThreshold"]
