@@ -10,16 +10,20 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import nsmallest
+from itertools import islice
 
 MEMORY = 10.0  # seconds after which a change of load has been seen to 63 %
 HEADROOM = 2.0  # an adapter has homes for twice its share of all load
 COOL = 1.5  # a home goes when that many times the load would not need it
+ALIKE = 6  # digits behind the point of a load that count
 UNEVEN = 0.25  # of the mean load of a replica: what is moved for
 WARM = 0.01  # below that an adapter is as if it had no load
-MOVES = 8  # of one look
+MOVES = 8  # of one look, or one for each EIGHT replicas
+EIGHT, MANY = 8, 32  # in a fleet of MANY, one in so many gives an adapter away with every look
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +39,30 @@ class Move:
 class Gauge:
     """A mean over time of how many there are."""
 
-    count: int = 0
+    count: float = 0
     mean: float = 0.0
     at: float = 0.0
 
-    def look(self, now: float) -> float:
+    def seen(self, now: float) -> float:
         """The mean now."""
-        kept = math.exp(min(0.0, self.at - now) / MEMORY)
-        self.mean = self.count + (self.mean - self.count) * kept
+        return self.count + (self.mean - self.count) * math.exp(min(0.0, self.at - now) / MEMORY)
+
+    def look(self, now: float) -> float:
+        """The same, from which it goes on."""
+        self.mean = self.seen(now)
         self.at = now
         return self.mean
 
-    def change(self, by: int, now: float) -> None:
+    def change(self, by: float, now: float) -> None:
         """So many more, or fewer, from now on."""
         self.look(now)
         self.count += by
+
+    def add(self, other: Gauge, share: float) -> None:
+        """So much of what another one measures, too; means and counts of gauges add up."""
+        now = max(self.at, other.at)
+        self.mean = self.look(now) + share * other.look(now)
+        self.count += share * other.count
 
 
 @dataclass(slots=True)
@@ -64,6 +77,7 @@ class Placement:
     _sizes: dict[str, int] = field(default_factory=dict)
     _count: dict[str, int] = field(default_factory=dict)  # adapters at home, by replica
     _gauges: dict[str, Gauge] = field(default_factory=dict)  # of adapters that have some load
+    _expected: dict[str, Gauge] = field(default_factory=dict)  # by replica, each load shared by its homes
     _base: Gauge = field(default_factory=Gauge)
 
     @property
@@ -85,6 +99,7 @@ class Placement:
     def join(self, replica: str) -> None:
         """It is up, and nobody's home yet."""
         self._count.setdefault(replica, 0)
+        self._expected.setdefault(replica, Gauge())
 
     def close(self, replica: str) -> None:
         """It becomes nobody's home any more; those who live there stay until they have another."""
@@ -97,22 +112,26 @@ class Placement:
 
     def leave(self, replica: str) -> tuple[str, ...]:
         """It is gone, and what it held with it; returns the adapters that have no other home."""
-        for table in (self._count, self.held, self.used):
-            table.pop(replica, None)
         self.closing.discard(replica)
         bereft = []
         for digest, homes in self._homes.items():
             if replica in homes:
+                self._weigh(digest, -1)
                 homes.remove(replica)
+                self._weigh(digest, 1)
                 if not homes:
                     bereft.append(digest)
+        for table in (self._count, self._expected, self.held, self.used):
+            table.pop(replica, None)
         return tuple(bereft)
 
     def settle(self, digest: str, replica: str, size: int = 0) -> None:
         """It lives there, too, in so many bytes."""
         homes = self._homes.setdefault(digest, [])
         if replica in self._count and replica not in homes:
+            self._weigh(digest, -1)
             homes.append(replica)
+            self._weigh(digest, 1)
             self._count[replica] += 1
             self._sizes[digest] = size
             self.used[replica] += size
@@ -123,7 +142,9 @@ class Placement:
         """It lives there no longer."""
         homes = self._homes.get(digest, [])
         if replica in homes:
+            self._weigh(digest, -1)
             homes.remove(replica)
+            self._weigh(digest, 1)
             self._count[replica] -= 1
             self.used[replica] -= self._sizes[digest]
 
@@ -144,15 +165,15 @@ class Placement:
     def begin(self, digest: str | None, replica: str, now: float) -> None:
         """A request of the adapter, or of the base, went to a replica."""
         self.held[replica] += 1
-        self._gauge(digest, now).change(1, now)
+        if digest is not None:
+            self._gauges.setdefault(digest, Gauge(at=now))
+        self._change(digest, 1, now)
 
     def end(self, digest: str | None, replica: str, now: float) -> None:
         """It is over, there or with its replica."""
         if replica in self._count:
             self.held[replica] -= 1
-        gauge = self._base if digest is None else self._gauges.get(digest)
-        if gauge is not None:
-            gauge.change(-1, now)
+        self._change(digest, -1, now)
 
     def choose(self, among: Collection[str]) -> str:
         """The less busy one of two that are drawn: power of two choices (Mitzenmacher 2001)."""
@@ -171,33 +192,45 @@ class Placement:
         free = [name for name in (self._open() if among is None else among) if name not in homes]
         if not free:
             return ""
-        expected = self._expected(now)
-        return min(free, key=lambda name: (expected[name], self._count[name], _rank(digest, name)))
+        return self._best(digest, free, self._loads(free, now))[0]
 
     def wanted(self, digest: str, now: float) -> int:
         """How many homes its load asks for."""
         return self._wanted(self.load(digest, now), self._all(now))
 
     def plan(self, now: float) -> list[Move]:
-        """What to change: homes for those that are hot, fewer for those that have cooled, then one move that
-        makes loads more even. Looks at adapters with some load or more than one home, not at all others.
+        """What to change: homes for those that are hot, half as many again at a time, fewer for those that
+        have cooled, then moves that make loads even: one where nothing else is to be done, in fleets of many
+        some with every look. Looks at adapters with some load or more than one home, not at all others.
         """
-        moves = list(self._grown_and_shrunk(now))
-        return moves[:MOVES] or self._evened(now)
+        moves = self._grown_and_shrunk(now)
+        pairs = max(len(self._count) // MANY, 0 if moves else 1)
+        return [*moves, *self._evened(now, pairs, {move.digest for move in moves})]
 
     # -- inside
 
-    def _gauge(self, digest: str | None, now: float) -> Gauge:
-        if digest is None:
-            return self._base
-        return self._gauges.setdefault(digest, Gauge(at=now))
+    def _change(self, digest: str | None, by: int, now: float) -> None:
+        """Of its load, and of what its homes can expect."""
+        gauge = self._base if digest is None else self._gauges.get(digest)
+        if gauge is not None:
+            gauge.change(by, now)
+            homes = self._homes.get(digest or "", ())
+            for name in homes:
+                self._expected[name].change(by / len(homes), now)
+
+    def _weigh(self, digest: str, by: int) -> None:
+        """Take its load from its homes (-1) before they change, and give it to them (1) afterwards."""
+        gauge, homes = self._gauges.get(digest), self._homes.get(digest, ())
+        if gauge is not None:
+            for name in homes:
+                self._expected[name].add(gauge, by / len(homes))
 
     def _all(self, now: float) -> float:
         return self._base.look(now) + sum(gauge.look(now) for gauge in self._gauges.values())
 
     def _wanted(self, load: float, total: float) -> int:
         """Homes for twice its share of all load, but no more than it has requests at a time."""
-        replicas = len(self._open())
+        replicas = len(self._count) - sum(name in self._count for name in self.closing)
         most = min(replicas, max(1, round(load)))
         share = min(1.0, load / total) if total > 0 else 0.0
         return max(1, min(most, math.ceil(share * HEADROOM * replicas)))
@@ -206,45 +239,61 @@ class Placement:
         """Replicas that may become somebody's home."""
         return [name for name in self._count if name not in self.closing]
 
-    def _expected(self, now: float) -> Mapping[str, float]:
-        """Load by replica, if each adapter's is shared by its homes."""
-        expected: defaultdict[str, float] = defaultdict(float)
-        for digest, gauge in self._gauges.items():
-            homes = self._homes.get(digest, ())
-            for name in homes:
-                expected[name] += gauge.look(now) / len(homes)
-        return expected
+    def _loads(self, among: Collection[str], now: float) -> dict[str, float]:
+        """What each can expect; sums of shares are a little off, which must not decide."""
+        return {name: round(self._expected[name].seen(now), ALIKE) for name in among}
 
-    def _grown_and_shrunk(self, now: float) -> Iterator[Move]:
-        total = self._all(now)
+    def _best(
+        self, digest: str, free: Collection[str], expected: Mapping[str, float], most: int = 1
+    ) -> list[str]:
+        """As `new_home` says; a hash is made only of those that are alike otherwise."""
+        rank = {name: (expected[name], self._count[name]) for name in free}
+        last = min(rank.values()) if most == 1 else nsmallest(most, rank.values())[-1]
+        alike = [name for name in free if rank[name] == last]
+        before = [name for name in free if rank[name] < last]
+        return [*before, *nsmallest(most - len(before), alike, key=lambda name: _rank(digest, name))]
+
+    def _grown_and_shrunk(self, now: float) -> list[Move]:
+        """The first of them, as many as a look makes."""
+        total, moves = self._all(now), list[Move]()
+        most, expected = max(MOVES, len(self._count) // EIGHT), dict[str, float]()
         for digest in tuple(self._gauges):
             gauge, homes = self._gauges[digest], self._homes.get(digest, ())
             load = gauge.look(now)
             if not gauge.count and load < WARM and len(homes) <= 1:
+                self._weigh(digest, -1)
                 del self._gauges[digest]
+            elif len(moves) == most:
+                continue  # the cold ones behind are forgotten all the same
             elif 0 < len(homes) < self._wanted(load, total):
-                if to := self.new_home(digest, now):
-                    yield Move(digest, to=to)
+                expected = expected or self._loads(self._count, now)
+                more = min(self._wanted(load, total) - len(homes), max(1, len(homes) // 2), most - len(moves))
+                free = [name for name in self._open() if name not in homes]
+                for name in self._best(digest, free, expected, more):
+                    moves.append(Move(digest, to=name))
+                    expected[name] += load / (len(homes) + more)  # or the next would go there, too
             elif len(homes) > self._wanted(load * COOL, total):
-                yield Move(digest, away=max(homes, key=lambda name: (name in self.closing, self.held[name])))
+                away = max(homes, key=lambda name: (name in self.closing, self.held[name]))
+                moves.append(Move(digest, away=away))
+        return moves
 
-    def _evened(self, now: float) -> list[Move]:
-        replicas = self._open()
-        if len(replicas) < 2:
-            return []
-        expected = self._expected(now)
-        most = max(replicas, key=lambda name: expected[name])
-        least = min(replicas, key=lambda name: expected[name])
-        gap = expected[most] - expected[least]
-        if gap <= max(1.0, UNEVEN * sum(expected[name] for name in replicas) / len(replicas)):
-            return []
-        loads = [
-            (gauge.look(now), digest)
-            for digest, gauge in self._gauges.items()
-            if self._homes.get(digest) == [most]
-        ]
-        fitting = [(load, digest) for load, digest in loads if WARM < load <= gap / 2]
-        return [Move(max(fitting)[1], to=least, away=most)] if fitting else []
+    def _evened(self, now: float, pairs: int, but: Collection[str]) -> list[Move]:
+        """From those that expect most to those that expect least, an adapter for each pair that is uneven."""
+        expected = self._loads(self._open(), now)
+        ranked = sorted(expected, key=lambda name: expected[name])
+        pairs = min(pairs, len(ranked) // 2)
+        least = max(1.0, UNEVEN * sum(expected.values()) / max(1, len(ranked)))
+        both = zip(reversed(ranked), ranked, strict=True)
+        gaps = {full: (expected[full] - expected[idle], idle) for full, idle in islice(both, pairs)}
+        gaps = {name: gap for name, gap in gaps.items() if gap[0] > least}
+        best: dict[str, tuple[float, str]] = {}
+        for digest, gauge in self._gauges.items() if gaps else ():
+            homes = self._homes.get(digest, ())
+            if len(homes) == 1 and homes[0] in gaps and digest not in but:
+                load, home = gauge.look(now), homes[0]
+                if WARM < load <= gaps[home][0] / 2:
+                    best[home] = max(best.get(home, (0.0, "")), (load, digest))
+        return [Move(digest, to=gaps[home][1], away=home) for home, (_, digest) in best.items()]
 
 
 def _rank(digest: str, replica: str) -> bytes:

@@ -98,6 +98,37 @@ def test_the_hot_one_gets_homes_and_loses_them_when_it_cools() -> None:
     assert placement.plan(now) == []
 
 
+def test_two_that_grow_in_one_look_do_not_grow_on_the_same_replica() -> None:
+    placement = of(*map(str, range(8)))
+    hot = settled(placement, 2)
+    for name in hot:
+        for _ in range(20):
+            placement.begin(name, placement.homes(name)[0], 0.0)
+    moves = placement.plan(60.0)
+    assert {move.digest for move in moves} == set(hot)
+    assert len({move.to for move in moves}) == 2
+    assert not {move.to for move in moves} & {placement.homes(name)[0] for name in hot}
+
+
+def test_in_a_fleet_of_many_the_hot_one_grows_by_halves_and_all_become_even() -> None:
+    names = [str(i) for i in range(128)]
+    placement = of(*names)
+    hot, *others = settled(placement, 300)
+    for _ in range(500):
+        placement.begin(hot, placement.homes(hot)[0], 0.0)
+    for rank, name in enumerate(others, 1):
+        for _ in range(40 // rank + 3):
+            placement.begin(name, placement.homes(name)[0], 0.0)
+    for now in range(1, 31):
+        moves = placement.plan(float(now))
+        assert len(moves) <= 128 // 8 + 128 // 32
+        assert len({(move.digest, move.to) for move in moves}) == len(moves)
+        carry(placement, moves)
+    assert len(placement.homes(hot)) > 50
+    expected = placement._loads(placement.replicas, 30.0)
+    assert max(expected.values()) < 4 * sum(expected.values()) / 128
+
+
 def test_one_request_needs_one_home() -> None:
     placement = of("a", "b", "c", "d")
     (only,) = settled(placement, 1)
@@ -231,6 +262,16 @@ class Anything(RuleBasedStateMachine):
             spare = set(self.placement.spare(replica))
             several = [name for name in self.adapters if len(self.placement.homes(name)) > 1]
             assert spare == {name for name in several if replica in self.placement.homes(name)}
+
+    @invariant()
+    def what_replicas_expect_is_the_load_of_their_adapters(self) -> None:
+        expected = dict.fromkeys(self.placement.replicas, 0.0)
+        for name in self.adapters:
+            homes = self.placement.homes(name)
+            for home in homes:
+                expected[home] += self.placement.load(name, self.now) / len(homes)
+        found = {name: self.placement._expected[name].look(self.now) for name in expected}
+        assert found == pytest.approx(expected, abs=1e-6)
 
     @invariant()
     def nobody_is_counted_twice(self) -> None:
