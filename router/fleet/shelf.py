@@ -133,7 +133,8 @@ class Shelf:
         """Have it at that replica, with what it is mixed of. Who asks at once waits for the same load."""
         task = kept.loading.get(name)
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._load(kept, name))
+            self._coming[name] += kept.size  # now: who asks for room before the task runs must know of it
+            task = asyncio.get_running_loop().create_task(self._load(kept, name, kept.size))
             kept.loading[name] = task
             task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # if nobody waits
         return await asyncio.shield(task)
@@ -175,13 +176,11 @@ class Shelf:
         found = [kept for kept in self._kept.values() if not self._placement.homes(kept.digest)]
         return sorted(found, key=lambda kept: (bool(kept.parts), -self._placement.load(kept.digest, now)))
 
-    async def _load(self, kept: Kept, name: str) -> int:
-        replica, expected = self._replicas.get(name), kept.size
-        if replica is None:
-            kept.loading.pop(name, None)
-            raise LinkLost(f"replica {name} has left")
-        self._coming[name] += expected
+    async def _load(self, kept: Kept, name: str, expected: int) -> int:
         try:
+            replica = self._replicas.get(name)
+            if replica is None:
+                raise LinkLost(f"replica {name} has left")
             for part in kept.parts:
                 if name not in self._placement.homes(part):
                     self._check_parts((part,))
