@@ -42,6 +42,7 @@ class Asked:
     expected: str
     prompt: str
     pinned: bool = False
+    response_id: str = ""
     decision: Decision | None = None
     text: str = ""
     first_token: float = 0.0
@@ -72,11 +73,15 @@ def demonstrate() -> int:
         print_answers(asked)
         print(f"\n{batching_summary(asked, steps, most)}")
         server.stop()
-    failed = [one for one in asked if one.error]
-    if failed:
+    if failed := failed_of(asked):
         raise CliError(f"{len(failed)} of {len(asked)} requests failed; the first: {failed[0].error}")
     print(f"server stopped; {time.monotonic() - began:.1f} s in all. Yours to try: make serve")
     return 0
+
+
+def failed_of(asked: Sequence[Asked]) -> list[Asked]:
+    """Those that ended with an error."""
+    return [one for one in asked if one.error]
 
 
 def fetch_models() -> None:
@@ -143,7 +148,7 @@ async def ask_one(client: AsyncClient, one: Asked) -> None:
             one.prompt, max_tokens=MAX_TOKENS, adapter=one.expected if one.pinned else ""
         ):
             if isinstance(event, Started):
-                one.decision = event.decision
+                one.response_id, one.decision = event.response_id, event.decision
             elif isinstance(event, Delta):
                 one.first_token = one.first_token or time.monotonic() - started
                 one.text += event.text
@@ -213,9 +218,12 @@ class DemoServer:
 
     def failure(self, text: str) -> CliError:
         """An error to raise, after the last lines that the server wrote were shown."""
-        lines = Path(self._log.name).read_text(encoding="utf-8", errors="replace").splitlines()
-        print("\n".join(lines[-LOG_LINES:]), file=sys.stderr)
+        print("\n".join(self.log_lines()[-LOG_LINES:]), file=sys.stderr)
         return CliError(f"{text}; its last lines are above")
+
+    def log_lines(self) -> list[str]:
+        """All that it has written."""
+        return Path(self._log.name).read_text(encoding="utf-8", errors="replace").splitlines()
 
     def metric(self, name: str) -> float:
         """One number without labels from its metrics."""
@@ -257,10 +265,11 @@ class DemoServer:
 
 
 @contextmanager
-def demo_server() -> Iterator[DemoServer]:
+def demo_server(*flags: str) -> Iterator[DemoServer]:
     """`lora-router serve` with its output in a temporary file; killed if it is still there at the end."""
     address, metrics = free_address(), free_address()
     command = [sys.executable, "-m", "router.cli", "serve", "--listen", address, "--metrics-listen", metrics]
+    command += flags
     with tempfile.NamedTemporaryFile(prefix="lora-router-demo-", suffix=".log") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,8 @@ from router.errors import RouterError, Unavailable
 from router.fleet.messages import Submit, sent
 from router.fleet.replica import Replica
 from router.types import FinishReason, Usage
+
+log = logging.getLogger(__name__)
 
 MOVES = 2  # to another replica; a job that ends every engine it meets must end itself
 
@@ -40,6 +43,8 @@ class Journey:
         """To this replica."""
         self.at, self._sent = replica, time.monotonic()
         self.tried.add(replica.name)
+        where = {"response_id": self.job.request_id, "replica": replica.name}
+        log.debug("goes to a replica", extra={"fields": where})
         self._key = replica.ask(self, lambda key: Submit(key, sent(self.job)))
 
     def cancel(self) -> None:
