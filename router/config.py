@@ -183,6 +183,11 @@ class Settings(BaseSettings):
     max_waiting_outcomes: int = Field(
         1_000_000, ge=1000, description="outcomes kept whose response or unit is not known; more are refused"
     )
+    shared_state: str = Field(
+        "",
+        description="database where edges share default versions, clients and quotas: postgresql://..., or "
+        "experiments for theirs; empty: none",
+    )
     max_tokens_limit: int = Field(4096, ge=1, description="largest max_tokens accepted")
     max_prompt_bytes: int = Field(1 << 20, ge=1, description="largest input accepted, in bytes")
     max_body_bytes: int = Field(

@@ -16,12 +16,14 @@ RouterError
 │   ├── AdapterRejected     FAILED_PRECONDITION  the folder is refused, with its findings
 │   └── GateNotPassed       FAILED_PRECONDITION  no report shows that the version is worth routing to
 ├── StaleEtag               ABORTED
+│   └── ChangedElsewhere    ABORTED              another edge changed the same meanwhile
 ├── DataLoss                DATA_LOSS            weights are not what they were
 ├── Unavailable             UNAVAILABLE          try again, perhaps elsewhere
 │   ├── Overloaded          UNAVAILABLE          the queue is full
 │   ├── Draining            UNAVAILABLE          the server is stopping
 │   ├── NotLoaded           UNAVAILABLE          the base is still loading
 │   ├── StoreDown           UNAVAILABLE          experiments cannot be read or written now
+│   ├── SharedDown          UNAVAILABLE          what edges share cannot be changed now
 │   └── NotSaved            UNAVAILABLE          what was to last could not be written; nothing has changed
 ├── ResourceExhausted       RESOURCE_EXHAUSTED   device or host memory
 ├── QuotaExceeded           RESOURCE_EXHAUSTED   client or tenant have used what they may; the quota is named
@@ -232,6 +234,12 @@ class StaleEtag(RouterError):
     reason = "STALE_ETAG"
 
 
+class ChangedElsewhere(StaleEtag):
+    """Another edge changed the same meanwhile; nothing was changed here."""
+
+    reason = "CHANGED_ELSEWHERE"
+
+
 class DataLoss(RouterError):
     """Bytes are not what they were."""
 
@@ -273,6 +281,13 @@ class StoreDown(Unavailable):
 
     reason = "STORE_DOWN"
     told = "the database of experiments cannot be reached or written now"  # the message has its address
+
+
+class SharedDown(Unavailable):
+    """The database of what edges share cannot be reached. What was known last holds, and nothing changes."""
+
+    reason = "SHARED_STATE_DOWN"
+    told = "the edges' shared database cannot be reached now: what held goes on, try the change again later"
 
 
 class NotSaved(Unavailable):

@@ -5,7 +5,7 @@ Experiments are a part that may be taken away: the server knows no more of them 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -172,6 +172,36 @@ class AdapterRegistry(Catalog, Protocol):
 
     def watch(self) -> AsyncIterator[AdapterEvent]:
         """The present set as ADDED, then every change, until the iterator is closed."""
+        ...
+
+
+class SharedDocuments(Protocol):
+    """Documents that several servers have together, each a value as JSON has it. Used on the event loop."""
+
+    def get(self, key: str) -> Any:
+        """What is known of it; None if there is no such document."""
+        ...
+
+    def revision(self, key: str) -> int:
+        """Another one after each change; 0 if there is no such document."""
+        ...
+
+    def keys(self, prefix: str) -> Collection[str]:
+        """All that begin so."""
+        ...
+
+    def join(
+        self, prefix: str, own: Callable[[], Mapping[str, Any]], agree: Callable[[Collection[str]], None]
+    ) -> None:
+        """Share what begins so. Where nobody does yet, it is what `own` gives; else what there is counts.
+
+        `agree` hears of documents that are others now, or, at the beginning, may be.
+        """
+        ...
+
+    async def put(self, key: str, value: Any) -> None:
+        """Change it everywhere; it holds here when this returns. Raises ChangedElsewhere where it is not as
+        known here, and SharedDown."""
         ...
 
 

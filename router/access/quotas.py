@@ -1,14 +1,16 @@
 """How much a client may ask for, and all clients of its tenant together: calls at once, calls and tokens a
 minute, outcomes a second and a day.
 
-What one level refuses is taken from neither.
+What one level refuses is taken from neither. Edges that share their clients tell each other what was used:
+what was used elsewhere is taken here too, there or not, so that all together give no more than one would, but
+for what they let in before they heard of each other.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,6 +20,7 @@ from router.errors import QuotaExceeded
 MINUTE, DAY = 60.0, 86_400.0
 BURST_SECONDS = 10.0  # of outcomes a second, so many seconds' worth may come at once
 ROUNDING = 1e-6  # what came back evenly may miss a whole number by
+TELL_SECONDS = 60.0  # an edge tells for so long what was used
 BUSY_SECONDS = 1.0  # when to try again where calls have to end first: nobody knows
 
 
@@ -26,6 +29,7 @@ class Bucket:
 
     def __init__(self, now: float, seconds: float = MINUTE) -> None:
         self._level, self._at, self._most, self._seconds = 0.0, now, 0.0, seconds
+        self.taken = 0.0  # at this edge since it started, less what was given back
 
     def wait(self, size: float, most: float, now: float) -> float:
         """Seconds until that much can be taken; 0 if it can be now, infinite if it never can."""
@@ -39,10 +43,18 @@ class Bucket:
     def take(self, size: float) -> None:
         """Take it, there or not: what is not there is owed."""
         self._level -= size
+        self.taken += size
 
     def give(self, size: float) -> None:
         """Put back what was not used."""
         self._level = min(self._level + size, self._most)
+        self.taken -= size
+
+    def taken_elsewhere(self, size: float, now: float) -> None:
+        """Another edge took so much, or gave it back where that is negative."""
+        if self._most:  # else nobody has asked here yet, and what fills it is not known
+            self.wait(0, self._most, now)
+        self._level = min(self._level - size, self._most)
 
 
 @dataclass(eq=False, slots=True)
@@ -54,6 +66,17 @@ class _Used:
     outcomes: Bucket
     rows: Bucket
     running: int = 0
+    elsewhere: dict[str, float] = field(default_factory=dict)  # running at other edges, by edge
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """In the order in which edges tell of them."""
+        return self.calls, self.tokens, self.outcomes, self.rows
+
+    @property
+    def at_once(self) -> float:
+        """Calls that run, at all edges."""
+        return self.running + sum(self.elsewhere.values())
 
     @classmethod
     def since(cls, now: float) -> _Used:
@@ -126,6 +149,8 @@ class Quotas:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._used: dict[tuple[str, str], _Used] = {}
+        self._told: dict[str, tuple[list[float], float]] = {}  # and when it was another one last
+        self._heard: dict[str, dict[str, Sequence[float]]] = {}  # by edge and holder, what it said last
 
     @contextmanager
     def call(self, client: Client) -> Iterator[Meter | None]:
@@ -138,7 +163,7 @@ class Quotas:
             yield None
             return
         for level in levels:
-            if 0 < (most := level.holder.max_concurrent) <= level.used.running:
+            if 0 < (most := level.holder.max_concurrent) <= level.used.at_once:
                 raise level.refusal("max_concurrent", f"{most} calls of {level} are running", BUSY_SECONDS)
         text = "{self} may make {most} calls a minute"
         _take((level.draw("requests_per_minute", 1, text) for level in levels), self._now())
@@ -151,6 +176,38 @@ class Quotas:
             for level in levels:
                 level.used.running -= 1
             meter.settle()
+
+    # -- with other edges
+
+    def used(self) -> dict[str, list[float]]:
+        """What was used here since the start, and runs now, by holder (`client:ID`, `tenant:ID`): of those of
+        whom that is another than TELL_SECONDS ago."""
+        now = self._now()
+        for (kind, holder), used in self._used.items():
+            key, totals = f"{kind}:{holder}", [*(b.taken for b in used.buckets), float(used.running)]
+            if key not in self._told or self._told[key][0] != totals:
+                self._told[key] = totals, now
+        return {key: totals for key, (totals, at) in self._told.items() if now - at < TELL_SECONDS}
+
+    def used_elsewhere(self, edges: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+        """What all other edges that are there say. Of one that is heard of for the first time only what it
+        uses from now on counts."""
+        for edge, totals in edges.items():
+            known = self._heard.get(edge)
+            for holder, now in totals.items():
+                self._count(edge, holder, now, now if known is None else known.get(holder, ()))
+            self._heard[edge] = {**(known or {}), **totals}
+        for edge in [edge for edge in self._heard if edge not in edges]:
+            del self._heard[edge]
+        for used in self._used.values():
+            used.elsewhere = {edge: n for edge, n in used.elsewhere.items() if edge in edges}
+
+    def _count(self, edge: str, holder: str, now: Sequence[float], before: Sequence[float]) -> None:
+        kind, _, name = holder.partition(":")
+        used = self._used.setdefault((kind, name), _Used.since(self._now()))
+        for bucket, total, known in zip(used.buckets, now, before or (0.0,) * len(now), strict=False):
+            bucket.taken_elsewhere(total - known, self._now())
+        used.elsewhere[edge] = now[-1]
 
     def _levels(self, client: Client) -> tuple[_Level, ...]:
         found: list[_Level] = []

@@ -23,6 +23,7 @@ from router.cli.fleet import STORE_REST, EdgeEncoder, of_all_replicas, replica_s
 from router.cli.mirrors import Mirrors, how_to_add
 from router.cli.routing_state import calibration_state, decision_shares
 from router.cli.settings import rule_of
+from router.cli.shared import Sharing
 from router.config import Settings
 from router.corrections.keeper import Corrections
 from router.corrections.store import FOLDER, CorrectionStore
@@ -147,9 +148,11 @@ class Composition:
         options = RegistryOptions.of(of_all_replicas(settings))
         if model is not None:
             options = replace(options, equals_base=equals_base(model))
-        self._engine = engine
+        state = state_dir(settings.adapter_folders, options.state_dir)
+        self._engine, self._sharing = engine, Sharing(settings, state) if settings.shared_state else None
         self.mirrors = Mirrors.of(settings)
-        self.registry = Registry(engine, settings.adapter_folders, options, caught_up=keep)
+        shared = self._sharing.state if self._sharing is not None else None
+        self.registry = Registry(engine, settings.adapter_folders, options, caught_up=keep, shared=shared)
         self.plugins = PluginHost(settings.plugins_dir, settings.load_plugins, settings.installed_plugins)
         self.router = Router(
             self.registry,
@@ -157,14 +160,10 @@ class Composition:
             on_vote=lambda vote: self.app.voted(vote),
             base_for=partial(EngineBase, engine),
             rule=rule_of(settings),
-            keep=state_dir(settings.adapter_folders, options.state_dir) / "routing",
+            keep=state / "routing",
         )
         self.experiments = experiments_of(settings, engine, self.router, self.plugins, options.state_dir)
-        self._baselines = BaselineFile(
-            state_dir(settings.adapter_folders, options.state_dir),
-            self.registry.profiles,
-            lambda: self.router.digest(),
-        )
+        self._baselines = BaselineFile(state, self.registry.profiles, lambda: self.router.digest())
         self._drift = Drift(lambda: self.router.rule.now, self._baselines)
         self.app = ServerApp(
             of_all_replicas(settings),
@@ -178,8 +177,10 @@ class Composition:
             on_decision=self._drift.observe,
             routing=self._routing_state,
             replicas=members_of(settings, engine),
-            flaws=self.mirrors.flaws,
+            flaws=self._flaws,
         )
+        if self._sharing is not None:
+            self._sharing.count(self.app.quotas)
         self.app.metrics.registry.register(DriftCollector(self._drift))
         self.app.metrics.registry.register(MirrorsCollector(self.mirrors.states))
         if self.experiments is not None:
@@ -202,7 +203,13 @@ class Composition:
             await self.router.close()
             await self.registry.close()
             await asyncio.to_thread(self.mirrors.close)
+            if self._sharing is not None:
+                await self._sharing.close()
             await asyncio.to_thread(self._baselines.close)
+
+    def _flaws(self) -> list[str]:
+        shared = [*self._sharing.flaws, *self.registry.flaws] if self._sharing is not None else []
+        return [*self.mirrors.flaws(), *shared]
 
     def _routing_state(self) -> RoutingState:
         status, rule, seen = self.plugins.status(), self.router.rule, self._drift.seen
@@ -219,6 +226,8 @@ class Composition:
         await self.mirrors.opened()
         await in_daemon_thread(self._engine.start)
         keep(whole=True)
+        if self._sharing is not None:
+            await self._sharing.start()
         await self.mirrors.whole()
         await self.registry.start()
         await self.router.start()
@@ -292,6 +301,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
             ("experiments", _experiments_line(app.experiments)),
             ("corrections", settings.corrections),
+            *([("shared", "defaults, clients and quotas with other edges")] if settings.shared_state else []),
             ("gRPC", app.address),
             ("access", _access_line(settings)),
             *([("admin", settings.admin_listen)] if settings.admin_listen else []),

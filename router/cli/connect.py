@@ -101,6 +101,7 @@ def explain_call(error: ClientError, target: str) -> CliError:
         "MODEL_LOADING": "the server is starting; try again in some seconds",
         "QUEUE_FULL": "try again later",
         "DRAINING": "the server is stopping",
+        "CHANGED_ELSEWHERE": "`lora-router adapters list` shows what holds now",
         "TOKEN_MISSING": "--token, or LORA_ROUTER_TOKEN",
         "TOKEN_INVALID": "is it of this server, and not expired? `lora-router clients` keeps them",
         "ADMIN_LISTENER": "on its machine: --server unix:/PATH, as in its setting `admin_listen`",

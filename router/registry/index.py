@@ -5,23 +5,20 @@ Versions that passed the gate (`verdict.open`) come before those that did not, w
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from typing import Any, TypeAlias
 
-from router.errors import AdapterNotFound, AdapterRejected, StaleEtag
-from router.ports import Force
+from router.errors import AdapterNotFound, AdapterRejected
 from router.registry.events import EventHub
 from router.registry.format.manifest import Manifest
 from router.registry.format.names import Key, known_names, known_versions, version_key
 from router.registry.gate import NO_GATE, Standing
 from router.registry.gatekeeper import Gatekeeper
 from router.registry.record import Live, Record
-from router.registry.state import Change, Choices, Served
+from router.registry.state import Choices, Served
 from router.types import (
     EVERYTHING,
     AdapterEventKind,
@@ -33,8 +30,6 @@ from router.types import (
 )
 
 log = logging.getLogger(__name__)
-
-NewDefault: TypeAlias = tuple[AdapterInfo, AdapterRef | None]  # and the one before
 
 
 def default_version(records: Collection[Record], chosen: str, current: str) -> str:
@@ -295,77 +290,3 @@ class Index:
             self._profiles[name] = profile
         self._profiled = None
         self._hub.profiles_changed()
-
-
-class Chooser:
-    """One change at a time, so that an etag is good for one; a change goes to its end when its caller leaves.
-
-    Raises NotSaved where the disk does not take it: then the default is as before.
-    """
-
-    def __init__(self, index: Index, choices: Choices, gatekeeper: Gatekeeper) -> None:
-        self._index, self._choices, self._gatekeeper = index, choices, gatekeeper
-        self._lock, self._tasks = asyncio.Lock(), set[asyncio.Task[Any]]()
-        choices.touched = self._touched
-
-    async def set(self, ref: AdapterRef, etag: str, force: Force | None) -> NewDefault:
-        """Make it the default; gives it and the one before."""
-        return await asyncio.shield(self._task(self._set(ref, etag, force)))
-
-    async def reset(self, name: str) -> NewDefault:
-        """Let the rule decide again; gives what it decided and the default before."""
-        return await asyncio.shield(self._task(self._reset(name)))
-
-    async def close(self) -> None:
-        """Finish what is under way."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _set(self, ref: AdapterRef, etag: str, force: Force | None) -> NewDefault:
-        async with self._lock:
-            record = self._index.find(ref.name, ref.version)
-            if etag and etag != self._index.etag(record):
-                raise StaleEtag(f"adapter {record.ref} changed since its etag was read; read it again")
-            if record.state is AdapterState.QUARANTINED:
-                raise AdapterRejected(f"adapter {record.ref} is quarantined: {record.error}")
-            previous = self._index.default_of(ref.name)
-            serving = self._index.get(AdapterRef(ref.name, previous))
-            override = self._gatekeeper.overruling(record, force, serving)
-            await self._make(self._choices.planned(ref.name, record.ref.version, override))
-            return self._index.info(record), AdapterRef(ref.name, previous) if previous else None
-
-    async def _reset(self, name: str) -> NewDefault:
-        async with self._lock:
-            self._index.find(name)
-            previous = self._index.default_of(name)
-            if self._choices.get(name):
-                await self._make(self._choices.planned(name))
-            return self._index.info(self._index.find(name)), AdapterRef(name, previous) if previous else None
-
-    async def _make(self, change: Change) -> None:
-        await asyncio.to_thread(self._choices.save, change)
-        self._choices.take(change)
-        self._index.settle_default(change.name)
-        await self._write_rest()
-
-    def _touched(self) -> None:
-        if not self._lock.locked():  # else whoever holds it writes it
-            self._task(self._later())
-
-    async def _later(self) -> None:
-        async with self._lock:
-            await self._write_rest()
-
-    async def _write_rest(self) -> None:
-        """What nobody waits for: the rule made it, and would make it again."""
-        while self._choices.unsaved:
-            document = self._choices.document()
-            try:
-                await asyncio.to_thread(self._choices.write, document)
-            except OSError as error:
-                log.warning("holds until restart, what is known of versions that were the default: %s", error)
-
-    def _task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task

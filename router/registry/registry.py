@@ -9,13 +9,14 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from router.engine.base import Engine
-from router.ports import Force, Lease, Measured
+from router.ports import Force, Lease, Measured, SharedDocuments
+from router.registry.choosing import Chooser
 from router.registry.disk.places import Scanner
 from router.registry.disk.reading import FolderReader, Reader
 from router.registry.events import EventHub
 from router.registry.format.documents import read_document
 from router.registry.gatekeeper import Gatekeeper, WeightHasher
-from router.registry.index import Chooser, Index
+from router.registry.index import Index
 from router.registry.leases import Leases
 from router.registry.loading import Hooks, Loader, Prover
 from router.registry.mixtures import Mixtures
@@ -45,7 +46,8 @@ class Registry:
 
     Everything but `start` and `close` may be called at any time on the event loop that ran `start`; the
     engine must have started. Duplicates of a version: the folder that comes first in `dirs` and by name wins.
-    `caught_up` is called there when all of a mass of folders was examined.
+    `caught_up` is called there when all of a mass of folders was examined. What is chosen holds for all who
+    have `shared`, too.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Registry:
         *,
         reader: Reader | None = None,
         caught_up: Callable[[], None] = lambda: None,
+        shared: SharedDocuments | None = None,
     ) -> None:
         options = options or RegistryOptions()
         self._workers, self._hub = Workers(), EventHub()
@@ -73,7 +76,7 @@ class Registry:
             self._hasher.ask,
             lambda: self._planner.plan_soon(),
         )
-        self._chooser = Chooser(self._index, self._choices, self._gatekeeper)
+        self._chooser = Chooser(self._index, self._choices, self._gatekeeper, shared)
         reader = reader or FolderReader(
             engine, options.max_rank, options.ignore_fields, options.equals_base, options.trust
         )
@@ -106,6 +109,7 @@ class Registry:
     async def start(self) -> None:
         """Find what is there, then watch. Defaults are loaded in the background; see `settled`."""
         await self._workers.in_order(self._choices.read)
+        await self._chooser.start()
         await self._workers.in_order(self._proven.read)
         await self._workers.in_order(self._hashed.read)
         await self._look_loop.start()
@@ -119,6 +123,11 @@ class Registry:
                 return False
             await asyncio.sleep(0.02)
         return True
+
+    @property
+    def flaws(self) -> list[str]:
+        """What other edges chose and this one cannot serve."""
+        return self._chooser.flaws
 
     async def close(self) -> None:
         """Stop watching and loading; leases that are held stay good until the engine closes."""

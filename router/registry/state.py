@@ -101,6 +101,7 @@ class Choices:
         self._served: dict[str, dict[str, Served]] = {}
         self._book = OverrideBook(folder)
         self._lines: tuple[BookLine, ...] = ()
+        self._moved: set[str] = set()
         self.unsaved = False
         self.touched: Callable[[], None] = lambda: None
 
@@ -189,6 +190,11 @@ class Choices:
         if change.override is not None:
             self._overrides[change.name] = change.override
 
+    def moved(self) -> set[str]:
+        """Names of which something changed that nobody waits for, since this was asked last."""
+        moved, self._moved = self._moved, set()
+        return moved
+
     def document(self) -> Document:
         """The file as it should be, for `write`."""
         self.unsaved = False
@@ -209,7 +215,7 @@ class Choices:
         versions[version] = served  # the newest last
         while len(versions) > MOST_SERVED:
             del versions[next(iter(versions))]
-        self._touch()
+        self._touch(name)
 
     def went_back(self, name: str, entry: Override) -> None:
         """A default that did not pass, allowed without force: for the record, once the choice is saved."""
@@ -218,12 +224,45 @@ class Choices:
     def bind(self, name: str, weights_sha256: str) -> Override:
         """An override that was made before the weights were read is about these."""
         override = self._overrides[name] = replace(self._overrides[name], weights_sha256=weights_sha256)
-        self._touch()
+        self._touch(name)
         return override
 
-    def _touch(self) -> None:
+    def _touch(self, name: str) -> None:
+        self._moved.add(name)
         self.unsaved = True
         self.touched()
+
+    # -- with other edges
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """All that is kept of each name, as JSON has it."""
+        return {name: self.entry(name) for name in {*self._chosen, *self._overrides, *self._served}}
+
+    def entry(self, name: str, change: Change | None = None) -> dict[str, Any]:
+        """The same of one name, with a change of it."""
+        version, override = self.get(name), self.override(name)
+        if change is not None:
+            version, override = change.version, change.override
+        served = {key: asdict(one) for key, one in self._served.get(name, {}).items()}
+        return {"version": version, "override": asdict(override) if override else None, "served": served}
+
+    def agree(self, name: str, entry: Any) -> None:
+        """Take over what another edge's `entry` says; None: there is none. Raises ValueError for a damaged
+        one, and changes nothing."""
+        entry = {"version": "", "override": None, "served": {}} if entry is None else entry
+        if not isinstance(entry, Mapping) or not isinstance(version := entry.get("version"), str):
+            raise ValueError("not a choice")
+        made = entry.get("override")
+        override = None if made is None else override_from_json(made)
+        served = {of: served_from_json(one) for of, one in dict(entry.get("served") or {}).items()}
+        if (version, override, served) == (self.get(name), self.override(name), self._served.get(name, {})):
+            return
+        self.take(Change(name, version, override, (), self._document({}, {})))
+        for of, one in served.items():
+            known = self._served.setdefault(name, {})
+            if of not in known or one.weights_sha256:
+                known[of] = one
+        self.unsaved = True
 
     def _document(self, chosen: Mapping[str, str], overrides: Mapping[str, Override]) -> Document:
         served = {name: {**versions} for name, versions in self._served.items()}

@@ -16,6 +16,7 @@ from grpc_health.v1 import health
 from router import optional, telemetry, web
 from router.access.access import Access
 from router.access.audit import Audit
+from router.access.quotas import Quotas
 from router.access.recent import Recent
 from router.config import Settings
 from router.corrections.keeper import Corrections
@@ -92,6 +93,7 @@ class ServerApp:
         self.settings, self.engine, self.registry = settings, engine, registry
         self.experiments, self.corrections, self.fleet = experiments, corrections, replicas
         self.access = Access(settings.clients, admin_local=bool(settings.admin_listen))
+        self.quotas = Quotas()
         self.tls = Tls.of(settings)
         self.audit = Audit(settings.audit) if settings.audit is not None else None
         self.recent = Recent(self.audit) if settings.http_listen and settings.console else None
@@ -220,6 +222,7 @@ class ServerApp:
             self._pace,
             self.settings,
             self._telemetry,
+            self.quotas,
         )
 
     def _bound(self, chain: Chain) -> Together:

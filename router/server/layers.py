@@ -136,8 +136,9 @@ class Chain(grpc.aio.ServerInterceptor):
         pace: Pace,
         settings: Settings,
         tracing: Tracing | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
-        self._audit, self._quotas, self._sending, self._pace = audit, Quotas(), sending, pace
+        self._audit, self._quotas, self._sending, self._pace = audit, quotas or Quotas(), sending, pace
         self._tracing = tracing or NoTracing()
         self._lines = Sparse(LINES_PER_SECOND)
         self._access, self._lifecycle, self._metrics, self._bodies = access, lifecycle, metrics, bodies

@@ -284,3 +284,99 @@ def test_neither_level_is_ever_overdrawn_and_all_is_given_back(
         with quotas.call(client), quotas.call(client), quotas.call(client) as meter:
             assert meter is not None
             meter.reserve(0, min(of_client, of_tenant))
+
+
+# -- several edges
+
+
+def heard(to: Quotas, **others: Quotas) -> None:
+    to.used_elsewhere({name: {k: list(v) for k, v in one.used().items()} for name, one in others.items()})
+
+
+def test_what_was_used_elsewhere_is_used_here() -> None:
+    clock = Clock()
+    a, b, client = Quotas(clock), Quotas(clock), Client("x", requests_per_minute=60, tokens_per_minute=600)
+    heard(a, b=b)
+    heard(b, a=a)
+    with a.call(client), b.call(client):
+        pass
+    heard(a, b=b)
+    heard(b, a=a)
+    for _ in range(58):
+        with a.call(client) as meter:
+            assert meter is not None
+            meter.reserve(5, 5)
+            meter.used += 5
+    refused(a, client)
+    with b.call(client):
+        pass  # not heard yet: so much more may be let in
+    heard(b, a=a)
+    error = refused(b, client)
+    assert error.retry_after == pytest.approx(2.0)  # what was too much is owed
+    assert no_tokens_left(b, client, 30)
+    clock.now += 2.0
+    with b.call(client):
+        pass
+
+
+def no_tokens_left(quotas: Quotas, client: Client, size: int) -> bool:
+    (bucket,) = [used.tokens for (kind, _), used in quotas._used.items() if kind == "client"]
+    return bucket.wait(size, client.tokens_per_minute, quotas._now()) > 0
+
+
+def test_calls_at_once_are_counted_at_all_edges_while_they_are_there() -> None:
+    a, b, client = Quotas(), Quotas(), Client("x", max_concurrent=2)
+    with a.call(client), a.call(client):
+        heard(b, a=a)
+        refused(b, client)
+        heard(b)  # a is gone
+        with b.call(client):
+            pass
+        heard(b, a=a)
+        refused(b, client)
+    heard(b, a=a)
+    with b.call(client), b.call(client):
+        pass
+
+
+def test_an_edge_that_was_there_before_is_not_counted_from_its_beginning() -> None:
+    clock = Clock()
+    a, b, client = Quotas(clock), Quotas(clock), Client("x", requests_per_minute=60)
+    for _ in range(60):
+        with a.call(client):
+            pass
+    heard(b, a=a)
+    for _ in range(60):
+        with b.call(client):
+            pass
+    refused(b, client)
+
+
+def test_who_asks_one_edge_for_hours_owes_nothing_at_the_other() -> None:
+    clock = Clock()
+    a, b, client = Quotas(clock), Quotas(clock), Client("x", requests_per_minute=60)
+    heard(b, a=a)
+    for _ in range(600):
+        clock.now += 1.0
+        with a.call(client):
+            pass
+        heard(b, a=a)
+    with b.call(client):
+        pass
+    for _ in range(600):
+        clock.now += 1.0
+        with a.call(client):
+            pass
+        heard(b, a=a)
+    with b.call(client):
+        pass
+
+
+def test_only_what_moves_is_told() -> None:
+    clock = Clock()
+    quotas, client = Quotas(clock), Client("x", requests_per_minute=60)
+    with quotas.call(client):
+        assert quotas.used() == {"client:x": [1.0, 0.0, 0.0, 0.0, 1.0]}
+    assert quotas.used() == {"client:x": [1.0, 0.0, 0.0, 0.0, 0.0]}
+    clock.now += 61
+    assert quotas.used() == {}

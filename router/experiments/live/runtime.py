@@ -38,7 +38,7 @@ from router.ports import AdapterRegistry, End, Exposed, Place, RequestRouter, Se
 from router.types import AdapterRef, Decision, FinishReason, Request, RouterVariant, SamplingParams
 
 log = logging.getLogger(__name__)
-POLL_SECONDS = 2.0
+POLL_SECONDS = 1.0  # a change at another edge holds here after so long at most, and the time to read it
 START_SECONDS = 5.0
 MAX_SEGMENT_BYTES = 64
 

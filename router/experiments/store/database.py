@@ -11,9 +11,8 @@ import json
 import logging
 import re
 import sqlite3
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from functools import cache, partial
@@ -46,6 +45,7 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.schema import Table
 
 from router.errors import ConfigError, StoreDown
+from router.shared.patience import heard
 
 log = logging.getLogger(__name__)
 EXAMPLES = "sqlite:////var/lib/lora-router/experiments.db or postgresql://user:password@host/database"
@@ -222,22 +222,11 @@ def _impatient() -> Any:
 
     class Impatient(psycopg.Connection[Any]):
         def wait(self, gen: Any, *arguments: Any, **named: Any) -> Any:
-            return super().wait(self._heard(gen), *arguments, **named)
+            return super().wait(heard(gen, ANSWER_SECONDS, self._leave), *arguments, **named)
 
-        def _heard(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-            last = time.monotonic()
-            try:
-                wanted = next(steps)
-                while True:
-                    ready = yield wanted  # nothing, every tenth of a second while the server is silent
-                    now = time.monotonic()
-                    if not ready and now - last > ANSWER_SECONDS:
-                        self.pgconn.finish()
-                        raise psycopg.OperationalError(f"no answer within {ANSWER_SECONDS:g} s")
-                    last = now if ready else last
-                    wanted = steps.send(ready)
-            except StopIteration as done:
-                return done.value
+        def _leave(self) -> Exception:
+            self.pgconn.finish()
+            return psycopg.OperationalError(f"no answer within {ANSWER_SECONDS:g} s")
 
     return Impatient
 

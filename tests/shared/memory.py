@@ -1,0 +1,89 @@
+"""A database of what edges share, in memory: what `PostgresTable` does, without PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from router.errors import SharedDown
+from router.shared.table import Beat, Row, Totals
+
+
+class MemoryDatabase:
+    """One for all tables. While it is `down`, nothing answers."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.beats: dict[str, Totals] = {}
+        self.down = False
+        self.changed = asyncio.Event()
+
+    @property
+    def last(self) -> int:
+        return max((row.revision for row in self.rows.values()), default=0)
+
+
+class MemoryTable:
+    """One edge's."""
+
+    def __init__(self, database: MemoryDatabase, edge: str) -> None:
+        self._of, self._edge = database, edge
+        self.is_open = False
+
+    def _check(self) -> None:
+        if self._of.down or not self.is_open:
+            self.is_open = False
+            raise SharedDown("the database is away")
+
+    async def open(self) -> None:
+        self.is_open = True
+        self._check()
+
+    async def since(self, revision: int) -> tuple[Sequence[Row], int]:
+        self._check()
+        rows = sorted(self._of.rows.values(), key=lambda row: row.revision)
+        return [row for row in rows if row.revision > revision], self._of.last
+
+    async def put(self, key: str, value: Any, expected: int) -> int | None:
+        self._check()
+        present = self._of.rows.get(key)
+        if (0 if present is None else present.revision) != expected:
+            return None
+        return self._put(key, value)
+
+    def _put(self, key: str, value: Any) -> int:
+        revision = self._of.last + 1
+        self._of.rows[key] = Row(key, revision, json.loads(json.dumps(value)), self._edge)
+        self._of.changed.set()
+        self._of.changed = asyncio.Event()
+        return revision
+
+    async def seed(self, prefix: str, values: Mapping[str, Any]) -> bool:
+        self._check()
+        if any(key.startswith(prefix) for key in self._of.rows):
+            return False
+        for key, value in values.items():
+            self._put(key, value)
+        return True
+
+    async def beat(self, used: Totals) -> Sequence[Beat]:
+        self._check()
+        self._of.beats[self._edge] = json.loads(json.dumps(used))
+        return [Beat(edge, told) for edge, told in self._of.beats.items() if edge != self._edge]
+
+    async def wait(self, seconds: float) -> None:
+        self._check()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._of.changed.wait()
+        except TimeoutError:
+            return
+
+    async def leave(self) -> None:
+        self._of.beats.pop(self._edge, None)
+        await self.close()
+
+    async def close(self) -> None:
+        self.is_open = False

@@ -1,0 +1,208 @@
+"""The table of shared documents in a real PostgreSQL, and the memory that stands for it in other tests."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import psycopg
+import pytest
+
+from router.errors import ConfigError, SharedDown
+from router.shared import postgres as module
+from router.shared.postgres import PostgresTable, fetch, parse_url
+from router.shared.state import SharedState
+from router.shared.table import Row, Table
+from tests.experiments.store.postgres import Server
+from tests.registry.life import eventually
+from tests.shared.conftest import fresh
+from tests.shared.memory import MemoryDatabase, MemoryTable
+
+NUMBERS = itertools.count()
+Open = Callable[[str], Awaitable[Table]]
+
+
+@pytest.fixture(params=["memory", pytest.param("postgresql", marks=pytest.mark.slow)])
+async def opened(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
+    """`await opened("a")`: an edge's table."""
+    if request.param == "memory":
+        database = MemoryDatabase()
+
+        def make(edge: str) -> Table:
+            return MemoryTable(database, edge)
+    else:
+        url = fresh(request.getfixturevalue("postgres"), f"t{next(NUMBERS)}")
+
+        def make(edge: str) -> Table:
+            return PostgresTable(url, edge)
+
+    async with AsyncExitStack() as stack:
+
+        async def begin(edge: str) -> Table:
+            table = make(edge)
+            await table.open()
+            stack.push_async_callback(table.close)
+            return table
+
+        yield begin
+
+
+def documents(rows: object) -> list[Row]:
+    return [row for row in rows if row.revision]  # type: ignore[attr-defined]
+
+
+async def test_a_document_has_one_revision_at_a_time(opened: Open) -> None:
+    a, b = await opened("a"), await opened("b")
+    assert await a.put("x", {"n": 1.0, "t": "é\n"}, 0) == 1
+    assert await b.put("x", 2, 0) is None
+    assert await b.put("y", None, 3) is None
+    assert await b.put("x", [True], 1) == 2
+    assert await a.put("y", 3, 0) == 3
+    rows, last = await a.since(-1)
+    assert documents(rows) == [Row("x", 2, [True], "b"), Row("y", 3, 3, "a")]
+    assert (last, await a.since(2)) == (3, ([Row("y", 3, 3, "a")], 3))
+    assert list((await a.since(3))[0]) == []
+
+
+async def test_writers_at_once_are_seen_in_order(opened: Open) -> None:
+    a, b = await opened("a"), await opened("b")
+    seen: list[int] = []
+
+    async def read() -> None:
+        while len(seen) < 40:
+            rows, _ = await b.since(seen[-1] if seen else 0)
+            seen.extend(row.revision for row in rows)
+            await asyncio.sleep(0)
+
+    reading = asyncio.create_task(read())
+    writers = [await opened(f"w{n}") for n in range(4)]
+    given = await asyncio.gather(*(writers[n % 4].put(f"k{n}", n, 0) for n in range(40)))
+    await asyncio.wait_for(reading, 10)
+    assert seen == sorted(one or 0 for one in given) == list(range(1, 41))
+    assert await a.put("k0", 1, 0) is None
+
+
+async def test_only_the_first_seeds(opened: Open) -> None:
+    a, b = await opened("a"), await opened("b")
+    done = await asyncio.gather(a.seed("p/", {"p/x": 1, "p/y": 2}), b.seed("p/", {"p/x": 3}))
+    assert sorted(done) == [False, True]
+    assert await b.seed("q/", {"q/x": 1})
+    assert not await b.seed("q/", {"q/y": 1})
+
+
+async def test_waiting_ends_when_another_writes(opened: Open) -> None:
+    a, b = await opened("a"), await opened("b")
+    waiting = asyncio.create_task(b.wait(10))
+    await asyncio.sleep(0.05)
+    await a.put("x", 1, 0)
+    await asyncio.wait_for(waiting, 1)
+    began = time.monotonic()
+    await b.wait(0.1)
+    assert 0.05 < time.monotonic() - began < 5
+    left = asyncio.create_task(b.wait(10))
+    await asyncio.sleep(0.05)
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    await b.wait(0.05)
+
+
+async def test_edges_that_are_there(opened: Open) -> None:
+    a, b = await opened("a"), await opened("b")
+    assert list(await a.beat({"client:x": [1.0, 2.5]})) == []
+    (found,) = await b.beat({})
+    assert (found.edge, dict(found.used)) == ("a", {"client:x": [1.0, 2.5]})
+    await a.leave()
+    assert list(await b.beat({})) == []
+    with pytest.raises(SharedDown):
+        await a.beat({})
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("sqlite:///x.db", "begins with 'sqlite'"),
+        ("postgresql://u:secret@h", "names no database"),
+        ("postgresql://u:secret@h/d?nonsense=1", "cannot be read"),
+    ],
+)
+def test_a_url_that_cannot_work_is_told_without_its_password(url: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        parse_url(url)
+    assert "secret" not in caught.value.message
+
+
+def test_urls_of_experiments_do() -> None:
+    assert parse_url("postgresql+psycopg://u@h/d?host=/s") == "postgresql://u@h/d?host=/s"
+    assert parse_url("postgres://u@h/d") == "postgresql://u@h/d"
+
+
+@pytest.mark.slow
+async def test_what_is_there_can_be_had_before_the_start(postgres: Server) -> None:
+    url = fresh(postgres, "before")
+    assert fetch(url, "x") is None
+    table = PostgresTable(url, "a")
+    await table.open()
+    await table.put("x", {"text": "t"}, 0)
+    await table.close()
+    assert (fetch(url, "x"), fetch(url, "y")) == ({"text": "t"}, None)
+    with pytest.raises(SharedDown):
+        fetch("postgresql://router@127.0.0.1:1/x", "x")
+
+
+@pytest.mark.slow
+async def test_one_of_a_newer_version_is_refused(postgres: Server) -> None:
+    url = fresh(postgres, "newer")
+    table = PostgresTable(url, "a")
+    await table.open()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE lora_router_shared SET value = '2' WHERE revision = 0")
+    with pytest.raises(ConfigError, match="format 2"):
+        await table.open()
+    await table.close()
+
+
+@pytest.mark.slow
+async def test_a_user_without_rights_is_told_what_to_grant(postgres: Server) -> None:
+    url = fresh(postgres, "rights")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("REVOKE ALL ON SCHEMA public FROM public")
+        connection.execute("CREATE ROLE nobodys LOGIN")
+    table = PostgresTable(url.replace("router@", "nobodys@"), "a")
+    with pytest.raises(SharedDown, match=r"schema.*grant the user CREATE"):
+        await table.open()
+    await table.close()
+
+
+@pytest.mark.slow
+async def test_a_server_that_is_killed_comes_back_or_stands_still(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.7)
+    url = fresh(postgres, "killed")
+    a, b = (SharedState(PostgresTable(url, name), look_seconds=0.1) for name in "ab")
+    await a.start()
+    await b.start()
+    await a.put("x", 1)
+    await asyncio.to_thread(postgres.signal, signal.SIGKILL)
+    await eventually(lambda: bool(a.problem and b.problem))
+    with pytest.raises(SharedDown):
+        await a.put("x", 2)
+    await asyncio.to_thread(postgres.start)
+    await eventually(lambda: not (a.problem or b.problem))
+    await a.put("x", 3)
+    await eventually(lambda: b.get("x") == 3, 2)
+    postgres.signal(signal.SIGSTOP)
+    try:
+        await eventually(lambda: bool(a.problem and b.problem))
+        assert b.get("x") == 3
+    finally:
+        postgres.signal(signal.SIGCONT)
+    await eventually(lambda: not (a.problem or b.problem))
+    await b.put("x", 4)
+    await eventually(lambda: a.get("x") == 4, 2)
+    await a.close()
+    await b.close()
