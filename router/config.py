@@ -97,6 +97,10 @@ class Settings(BaseSettings):
         "",
         description="Ray cluster that has room for the replicas, HOST:PORT; empty: all run on this machine",
     )
+    fleet: str = Field(
+        "",
+        description="name under which edges share the replicas in `ray`; empty: they are one edge's own",
+    )
     adapters_dir: Annotated[tuple[Path | str, ...], NoDecode] = Field(
         (),
         description="adapter folders or stores (s3://BUCKET/KEY), watched; default ./adapters or the wheel's",
@@ -269,6 +273,10 @@ class Settings(BaseSettings):
         least, _ = self.replica_bounds
         if self.ray and not least:
             raise ValueError("ray is where replicas run, and there are none: say how many (replicas)")
+        if self.fleet and not self.ray:
+            raise ValueError("fleet is a name in a Ray cluster, and none is named: say its address (ray)")
+        if self.fleet and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", self.fleet):
+            raise ValueError("fleet must be 1 to 63 of a-z, 0-9 and -, the first no -")
         number = self.device.partition(":")[2]
         if least and number:
             raise ValueError(f"device {self.device} is one device, and replicas have one each: say cuda")

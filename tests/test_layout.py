@@ -73,6 +73,8 @@ def test_every_module_says_what_it_is():
         ("router.sources.adding", {"torch", "transformers", "peft", "grpc", "huggingface_hub", "fsspec"}),
         ("router.engine.torch_engine", {"grpc"}),
         ("router.fleet.ray_link", {"torch", "transformers", "peft", "grpc", "ray", "pydantic"}),
+        ("router.fleet.ray_crew", {"torch", "transformers", "peft", "grpc", "ray", "pydantic"}),
+        ("router.shared.state", {"torch", "grpc", "sqlalchemy", "psycopg", "pydantic"}),
         ("router.experiments.assignment", {"torch", "transformers", "peft", "grpc", "numpy"}),
         ("router.experiments.verdict", {"torch", "transformers", "peft", "grpc", "scipy"}),
         ("router.experiments.model", {"torch", "grpc", "numpy", "pydantic", "sqlalchemy"}),

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from router import optional
 from router.cli import units
 from router.cli.base_files import equals_base
-from router.cli.fleet import STORE_REST, EdgeEncoder, of_all_replicas, replica_settings
+from router.cli.fleet import STORE_REST, EdgeEncoder, crew_and_links, of_all_replicas, replica_settings
 from router.cli.mirrors import Mirrors, how_to_add
 from router.cli.routing_state import calibration_state, decision_shares
 from router.cli.settings import rule_of
-from router.cli.shared import Sharing
+from router.cli.shared import sharing_of
 from router.config import Settings
 from router.corrections.keeper import Corrections
 from router.corrections.store import FOLDER, CorrectionStore
@@ -102,8 +102,6 @@ def make_engine(settings: Settings) -> Engine:
 def make_fleet(settings: Settings) -> Engine:
     """Replicas, each with an engine on torch. Raises ConfigError without the extra `ray`."""
     from router.fleet.engine import FleetEngine
-    from router.fleet.link import Links
-    from router.fleet.local_crew import LocalCrew
     from router.fleet.ray_link import RayCluster, require_ray
 
     require_ray()
@@ -114,7 +112,7 @@ def make_fleet(settings: Settings) -> Engine:
         gpus=0 if settings.device == "cpu" else None,
         store_bytes=(of_all_replicas(settings).host_memory_mb << 20) + STORE_REST,
     )
-    links = Links(cluster.link)
+    crew, links = crew_and_links(settings, cluster)
     return FleetEngine(
         links,
         partial(EdgeEncoder, settings.model),
@@ -123,7 +121,8 @@ def make_fleet(settings: Settings) -> Engine:
         host_bytes=settings.host_memory_mb << 20,
         stall_seconds=settings.stall_seconds,
         stow=cluster.stow,
-        crew=LocalCrew(*settings.replica_bounds, links.end),
+        crew=crew,
+        shared=bool(settings.fleet),
     )
 
 
@@ -149,9 +148,8 @@ class Composition:
         if model is not None:
             options = replace(options, equals_base=equals_base(model))
         state = state_dir(settings.adapter_folders, options.state_dir)
-        self._engine, self._sharing = engine, Sharing(settings, state) if settings.shared_state else None
-        self.mirrors = Mirrors.of(settings)
-        shared = self._sharing.state if self._sharing is not None else None
+        self._engine, self.mirrors, self._sharing = engine, Mirrors.of(settings), sharing_of(settings, state)
+        shared = self._sharing.state
         self.registry = Registry(engine, settings.adapter_folders, options, caught_up=keep, shared=shared)
         self.plugins = PluginHost(settings.plugins_dir, settings.load_plugins, settings.installed_plugins)
         self.router = Router(
@@ -177,10 +175,9 @@ class Composition:
             on_decision=self._drift.observe,
             routing=self._routing_state,
             replicas=members_of(settings, engine),
-            flaws=self._flaws,
+            flaws=lambda: [*self.mirrors.flaws(), *self._sharing.flaws, *self.registry.flaws],
         )
-        if self._sharing is not None:
-            self._sharing.count(self.app.quotas)
+        self._sharing.serve(self.app)
         self.app.metrics.registry.register(DriftCollector(self._drift))
         self.app.metrics.registry.register(MirrorsCollector(self.mirrors.states))
         if self.experiments is not None:
@@ -203,13 +200,8 @@ class Composition:
             await self.router.close()
             await self.registry.close()
             await asyncio.to_thread(self.mirrors.close)
-            if self._sharing is not None:
-                await self._sharing.close()
+            await self._sharing.close()
             await asyncio.to_thread(self._baselines.close)
-
-    def _flaws(self) -> list[str]:
-        shared = [*self._sharing.flaws, *self.registry.flaws] if self._sharing is not None else []
-        return [*self.mirrors.flaws(), *shared]
 
     def _routing_state(self) -> RoutingState:
         status, rule, seen = self.plugins.status(), self.router.rule, self._drift.seen
@@ -226,8 +218,7 @@ class Composition:
         await self.mirrors.opened()
         await in_daemon_thread(self._engine.start)
         keep(whole=True)
-        if self._sharing is not None:
-            await self._sharing.start()
+        await self._sharing.start()
         await self.mirrors.whole()
         await self.registry.start()
         await self.router.start()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from router.config import Settings
 from router.engine.base import Prompt
 from router.errors import ConfigError
 from router.models import resolve_model
+
+if TYPE_CHECKING:
+    from router.fleet.crew import Crew
+    from router.fleet.link import Link
+    from router.fleet.ray_link import RayCluster
 
 STORE_REST = 256 << 20  # bytes of Ray's object store beside adapters' weights
 OF_ENGINES = {  # settings that an engine goes by
@@ -24,6 +29,20 @@ def replica_settings(settings: Settings) -> dict[str, Any]:
     if not settings.ray and not settings.threads:  # they share this machine's cores
         own["threads"] = max(1, len(os.sched_getaffinity(0)) // settings.replica_bounds[1])
     return own
+
+
+def crew_and_links(settings: Settings, cluster: RayCluster) -> tuple[Crew, Callable[[str], Link]]:
+    """Who decides which replicas there are, and the way to each: this edge's own, or those of a fleet."""
+    if settings.fleet:
+        from router.fleet.ray_crew import RayCrew, shared_links
+
+        shared = RayCrew(cluster, settings.fleet, replica_settings(settings), settings.replica_bounds)
+        return shared, shared_links(shared, cluster, settings.stall_seconds)
+    from router.fleet.link import Links
+    from router.fleet.local_crew import LocalCrew
+
+    links = Links(cluster.link)
+    return LocalCrew(*settings.replica_bounds, links.end), links
 
 
 class EdgeEncoder:

@@ -89,6 +89,10 @@ Ray = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="Ray cluster that they run in. Default: on this machine."),
 ]
+Fleet = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Share the replicas in Ray with other edges of this name."),
+]
 GateFlag = Annotated[
     str | None,
     typer.Option(
@@ -213,6 +217,7 @@ def serve(
     threads: Threads = None,
     replicas: Replicas = None,
     ray: Ray = None,
+    fleet: Fleet = None,
     gate: GateFlag = None,
     calibration: Calibration = None,
     target_error: TargetError = None,

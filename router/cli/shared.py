@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from router.cli.clients import write
 from router.config import Settings
 from router.errors import ConfigError, SharedDown
+from router.server.edges import EdgesCollector
 from router.shared.clients import KEY, ClientsFile
 from router.shared.state import SharedState
 
 if TYPE_CHECKING:
-    from router.access.quotas import Quotas
+    from router.server.app import ServerApp
     from router.shared.table import Beat, Table
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,27 @@ def url_of(settings: Settings) -> str:
     return settings.experiments
 
 
-class Sharing:
+class Alone:
+    """A server that shares nothing."""
+
+    state: SharedState | None = None
+
+    @property
+    def flaws(self) -> Sequence[str]:
+        """What is wrong, for a person."""
+        return ()
+
+    def serve(self, app: ServerApp) -> None:
+        """What clients use counts at all edges, and metrics tell of these."""
+
+    async def start(self) -> None:
+        """Know what is shared; see `SharedState.start`."""
+
+    async def close(self) -> None:
+        """Leave the others."""
+
+
+class Sharing(Alone):
     """An edge among others: started before the registry, closed after it. `state` is the registry's folder.
 
     Raises ConfigError for a database that cannot be one, and for a clients file that is not here where it
@@ -50,37 +71,44 @@ class Sharing:
             from router.shared.postgres import PostgresTable
 
             table = PostgresTable(url, edge_name())
-        self.state = SharedState(table)
+        self.state: SharedState = SharedState(table)
         self._clients: ClientsFile | None = None
         if settings.clients is not None:
             if not settings.clients.exists():
                 _fetch_clients(url, settings.clients)
             self._clients = ClientsFile(settings.clients, self.state, state / SYNCED, write)
 
-    def count(self, quotas: Quotas) -> None:
-        """What clients use counts at all edges."""
+    def serve(self, app: ServerApp) -> None:
+        """As Alone."""
+        quotas = app.quotas
 
         def others(beats: Sequence[Beat]) -> None:
             quotas.used_elsewhere({beat.edge: beat.used for beat in beats})
 
         self.state.used, self.state.others = quotas.used, others
+        app.metrics.registry.register(EdgesCollector(self.state))
 
     async def start(self) -> None:
-        """Know what is shared; see `SharedState.start`."""
+        """As Alone."""
         await self.state.start()
         if self._clients is not None:
             await self._clients.start()
 
     async def close(self) -> None:
-        """Leave the others."""
+        """As Alone."""
         if self._clients is not None:
             await self._clients.close()
         await self.state.close()
 
     @property
-    def flaws(self) -> list[str]:
-        """What is wrong, for a person."""
+    def flaws(self) -> Sequence[str]:
+        """As Alone."""
         return [*self.state.flaws, *(self._clients.flaws if self._clients is not None else [])]
+
+
+def sharing_of(settings: Settings, state: Path) -> Alone:
+    """What the settings say. Raises ConfigError, as Sharing."""
+    return Sharing(settings, state) if settings.shared_state else Alone()
 
 
 def edge_name() -> str:

@@ -89,10 +89,11 @@ class FleetEngine:
         stow: Stow = lambda artifact: artifact,
         placement: Placement | None = None,
         crew: Crew | None = None,
+        shared: bool = False,
     ) -> None:
         """`links` are the replicas, which are and stay those, or make one of a name: then `crew` decides
-        which there are. `encoder` is made at `start`; `max_running`, `max_queue` and `host_bytes`, of
-        adapters' weights, are those of each replica.
+        which there are. `shared`: other edges use them, too. `encoder` is made at `start`; `max_running`,
+        `max_queue` and `host_bytes`, of adapters' weights, are those of each replica.
 
         A replica that is silent or makes no step for `stall_seconds` gets nothing new while there is another,
         and three times as long after its last sign it is ended and replaced.
@@ -111,7 +112,7 @@ class FleetEngine:
         self._encoder: Encoder | None = None
         self._placement = placement or Placement()
         self._using: Counter[tuple[str, str]] = Counter()  # jobs by adapter and replica
-        self._shelf = Shelf(self._replicas, self._placement, stow, host_bytes, self._uses)
+        self._shelf = Shelf(self._replicas, self._placement, stow, host_bytes, self._uses, shared)
         self._errands = Errands(self._replicas, self._placement)
         self._totals = Totals(self._replicas)
         self._rows, self._queue = max_running, max_queue

@@ -110,6 +110,14 @@ class EngineHost:
         """End the engine; blocks. What runs ends as CANCELLED."""
         self._engine.close()
 
+    def problem(self, patience: float) -> str:
+        """Why the engine has to be ended, for whoever asks beside the streams; empty if it goes on."""
+        status = self._engine.status()
+        if status.failed:
+            return "its engine failed"
+        quiet = time.monotonic() - status.last_progress
+        return f"it made no step for {quiet:.0f} s" if status.busy and quiet > patience else ""
+
     @property
     def edges(self) -> tuple[str, ...]:
         """Those that are served now."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from router.errors import NotFound
@@ -74,7 +74,7 @@ class LocalCrew:
     async def report(self, report: Report) -> Roster:
         """As Crew.report."""
         now = self._clock()
-        self._adopt(report)
+        self.adopt(report.loads)
         self._edges[report.edge] = _Edge(report, now)
         for name, edge in tuple(self._edges.items()):
             if now - edge.at > SILENCE:
@@ -142,13 +142,12 @@ class LocalCrew:
         edge names it, since one may have begun to start it just then.
         """
         self._drain(name, why)
-        loads = [edge.report.loads.get(name) for edge in self._edges.values()]
-        if not any(load is not None and load.up for load in loads):
+        if not self._up_somewhere(name):
             self._end_soon(name)
 
-    def _adopt(self, report: Report) -> None:
-        """Members that this crew has never had: it is new, in the place of one that was lost."""
-        for name in report.loads:
+    def adopt(self, names: Iterable[str]) -> None:
+        """Take over members that this crew has never had: it is new, in the place of one that was lost."""
+        for name in sorted(names, key=lambda name: (len(name), name)):  # by number: each is above the last
             if name.isdecimal() and int(name) >= self._state.following and name not in self._state.members:
                 self._state.following = int(name) + 1
                 self._set(Member(name))
@@ -168,6 +167,11 @@ class LocalCrew:
         loads = [edge.report.loads.get(name) for edge in self._edges.values()]
         return bool(loads) and all(load is not None and load.up for load in loads)
 
+    def _up_somewhere(self, name: str) -> bool:
+        """Some edge finds it up: where another does not, the way between them is cut."""
+        loads = [edge.report.loads.get(name) for edge in self._edges.values()]
+        return any(load is not None and load.up for load in loads)
+
     def _look_who_is_up(self, now: float) -> None:
         for name in self._serving():
             if self._up(name):
@@ -186,7 +190,7 @@ class LocalCrew:
         absent = self._absent.get(name)
         if absent is None:
             return ""
-        if absent.failures >= STARTS:
+        if absent.failures >= STARTS and not self._up_somewhere(name):
             return absent.problem
         seconds = now - absent.since
         if seconds < self._start_seconds:
@@ -275,7 +279,8 @@ class LocalCrew:
             names.append(self._add(now, f"at least {self._least}"))
         under_way = any(not found.over for found in self._replacements.values())
         still = not self._draining() and not under_way
-        if still and len(names) > self._least and (lost := [n for n in names if self._given_up(n, now)]):
+        lost = [n for n in names if self._given_up(n, now) and not self._up_somewhere(n)]
+        if still and len(names) > self._least and lost:
             pause = self._scaler.failed(now)
             problem = self._given_up(lost[0], now)
             self._give_up(lost[0], f"it did not come up ({problem}); no other is tried for {pause:.0f} s")

@@ -153,8 +153,9 @@ class Members:
                 log.exception("the roster cannot be followed")
             else:
                 self._silent = False
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), REPORT_SECONDS)
+            with suppress(TimeoutError):  # wait_for may swallow the end of an edge
+                async with asyncio.timeout(REPORT_SECONDS):
+                    await self._changed.wait()
 
     def _apply(self, roster: Roster) -> None:
         self.roster = roster

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from importlib.util import find_spec
@@ -73,11 +73,11 @@ class OwnRay:
             text=True,
             start_new_session=True,  # signals of a terminal are for the server
         )
-        line = self._node.stdout.readline() if self._node.stdout is not None else ""
-        said = json.loads(line) if line.startswith("{") else {"error": "it ended at once"}
+        told = self._node.stdout.readline() if self._node.stdout is not None else ""
+        said = json.loads(told) if told.startswith("{") else {"error": "it ended at once"}
         if "error" in said:
             self.close()
-            raise ConfigError(f"Ray does not start on this machine: {_line(said['error'])}")
+            raise ConfigError(f"Ray does not start on this machine: {line(said['error'])}")
         self.address = str(said["address"])
 
     def close(self) -> None:
@@ -141,16 +141,16 @@ class RayCluster:
             try:
                 ray.init(address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **local)
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-                raise ConfigError(f"Ray at {address}: {_line(str(error))}") from error
+                raise ConfigError(f"Ray at {address}: {line(str(error))}") from error
             self.ray = ray
 
-    def actor(self) -> Any:
-        """A new replica, somewhere with room for it."""
+    def actor(self, shared: Mapping[str, Any]) -> Any:
+        """A new replica, somewhere with room for it. `shared`: Ray's options for one of several edges."""
         found = self.ray.cluster_resources().get("GPU", 0)
         gpus = min(1, found) if self._gpus is None else self._gpus
-        options = {"num_cpus": self._cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
-        kind = self.ray.remote(max_restarts=0, max_task_retries=0, **options)(ReplicaActor)
-        return kind.remote(self._make)
+        options = {"num_cpus": self._cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD", **shared}
+        kind = self.ray.remote(max_restarts=0, max_task_retries=0)(ReplicaActor)
+        return kind.options(**options).remote(self._make)
 
     def disconnect(self) -> None:
         """Leave Ray, and end one of our own; takes seconds. A server need not: all ends with its process."""
@@ -164,10 +164,10 @@ class RayCluster:
 
 
 class RayLink:
-    """The way to an actor."""
+    """The way to an actor. `shared`: Ray's options for one that other edges reach by a name, too."""
 
-    def __init__(self, name: str, cluster: RayCluster) -> None:
-        self.name, self._cluster = name, cluster
+    def __init__(self, name: str, cluster: RayCluster, shared: Mapping[str, Any] | None = None) -> None:
+        self.name, self._cluster, self._shared = name, cluster, shared or {}
         self._actor: Any = None
         self._door: Door | None = None
         self._line = Line()
@@ -179,12 +179,12 @@ class RayLink:
         if self._actor is not None:
             with suppress(died):
                 return self._greeted()
-        self._actor = self._cluster.actor()
+        self._actor = self._cluster.actor(self._shared)
         try:
             return self._greeted()
         except died as error:
-            self.kill()
-            raise LinkLost(_line(str(error))) from None
+            self._discard()
+            raise LinkLost(line(str(error))) from None
 
     def post(self, post: Post) -> None:
         """Send; weights are told of through Ray."""
@@ -201,6 +201,9 @@ class RayLink:
 
     def kill(self) -> None:
         """Its process ends at once, whatever it does."""
+        self._discard()
+
+    def _discard(self) -> None:
         actor, self._actor, self._door = self._actor, None, None
         if actor is not None and self._cluster.ray is not None:
             self._cluster.ray.kill(actor)
@@ -222,7 +225,7 @@ class RayLink:
         try:
             said = self._cluster.ray.get(self._actor.start.remote(), timeout=seconds)
         except errors.GetTimeoutError:
-            self.kill()
+            self._discard()
             text = (
                 f"it has not started within {seconds:g} s: no node has room for it, or loading takes longer"
             )
@@ -230,10 +233,10 @@ class RayLink:
         except errors.RayActorError:
             raise
         except errors.RayError as error:
-            self.kill()
-            raise LinkLost(_line(str(error))) from None
+            self._discard()
+            raise LinkLost(line(str(error))) from None
         if isinstance(said, RouterError):
-            self.kill()
+            self._discard()
             raise said
         hello: Hello
         hello, self._door = said
@@ -261,6 +264,10 @@ class ReplicaActor:
                 except RouterError as error:
                     self._said = error
             return self._said
+
+    async def ping(self, patience: float) -> str:
+        """Why it has to be ended; empty if it lives. `patience`: seconds that a step may take."""
+        return self._host.problem(patience)
 
     async def bring(self, ticket: str, weights: Any) -> None:
         """Where the weights of an adapter are; says nothing of whether it is to be loaded."""
@@ -301,6 +308,6 @@ def _own_address() -> str:
     return str(ray.util.get_node_ip_address())
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
     """The first line that says something."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "it gives no reason")
+    return next((found.strip() for found in text.splitlines() if found.strip()), "it gives no reason")

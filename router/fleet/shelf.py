@@ -46,12 +46,14 @@ class Shelf:
         stow: Stow,
         most_bytes: int,
         used: Callable[[str, str], bool],
+        shared: bool = False,
     ) -> None:
         """`stow` puts weights down where every replica can fetch them; it may block. A replica has at most
-        `most_bytes` of them; `used` tells whether a job uses an adapter at a replica.
+        `most_bytes` of them; `used` tells whether a job uses an adapter at a replica. `shared`: other
+        edges have adapters there, too.
         """
         self._replicas, self._placement, self._stow = replicas, placement, stow
-        self._most_bytes, self._used = most_bytes, used
+        self._most_bytes, self._used, self._shared = most_bytes, used, shared
         self._kept: dict[str, Kept] = {}
         self._coming: Counter[str] = Counter()  # bytes on their way, by replica
         self._restoring: asyncio.Task[None] | None = None
@@ -112,7 +114,7 @@ class Shelf:
             roomy = names & set(kept.loading) or self._with_room(kept, names, pushing)
             if names and not roomy:
                 error = ResourceExhausted(f"no replica has memory left for {kept.name!r} (host_memory_mb)")
-            names = self._near_parts(kept, roomy)
+            names = self._near_parts(kept, self._held_elsewhere(kept, roomy))
             to = self._placement.new_home(kept.digest, time.monotonic(), names)
             if not to:
                 raise error
@@ -225,6 +227,13 @@ class Shelf:
             only = [kept for kept in self._kept.values() if self._placement.homes(kept.digest) == (name,)]
             only.sort(key=lambda kept: kept.asked)
             yield from (kept.digest for kept in only if not self._used(kept.digest, name))
+
+    def _held_elsewhere(self, kept: Kept, names: set[str]) -> set[str]:
+        """Those that have it for another edge, where there are some: it needs no memory there."""
+        if not self._shared:
+            return names
+        has = {name for name in names if kept.digest in self._replicas[name].status.host_adapters}
+        return has - set(self._placement.homes(kept.digest)) or names
 
     def _near_parts(self, kept: Kept, names: set[str]) -> set[str]:
         """Of a mixture those replicas that have most of its parts."""

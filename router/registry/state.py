@@ -183,12 +183,15 @@ class Choices:
 
     def take(self, change: Change) -> None:
         """It holds from now on."""
-        self._chosen.pop(change.name, None)
-        self._overrides.pop(change.name, None)
-        if change.version:
-            self._chosen[change.name] = change.version
-        if change.override is not None:
-            self._overrides[change.name] = change.override
+        self._hold(change.name, change.version, change.override)
+
+    def _hold(self, name: str, version: str, override: Override | None) -> None:
+        self._chosen.pop(name, None)
+        self._overrides.pop(name, None)
+        if version:
+            self._chosen[name] = version
+        if override is not None:
+            self._overrides[name] = override
 
     def moved(self) -> set[str]:
         """Names of which something changed that nobody waits for, since this was asked last."""
@@ -257,7 +260,7 @@ class Choices:
         served = {of: served_from_json(one) for of, one in dict(entry.get("served") or {}).items()}
         if (version, override, served) == (self.get(name), self.override(name), self._served.get(name, {})):
             return
-        self.take(Change(name, version, override, (), self._document({}, {})))
+        self._hold(name, version, override)
         for of, one in served.items():
             known = self._served.setdefault(name, {})
             if of not in known or one.weights_sha256:

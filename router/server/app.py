@@ -92,8 +92,7 @@ class ServerApp:
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
         self.experiments, self.corrections, self.fleet = experiments, corrections, replicas
-        self.access = Access(settings.clients, admin_local=bool(settings.admin_listen))
-        self.quotas = Quotas()
+        self.access, self.quotas = Access(settings.clients, bool(settings.admin_listen)), Quotas()
         self.tls = Tls.of(settings)
         self.audit = Audit(settings.audit) if settings.audit is not None else None
         self.recent = Recent(self.audit) if settings.http_listen and settings.console else None

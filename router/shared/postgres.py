@@ -57,8 +57,11 @@ def parse_url(text: str) -> str:
     url = urlunsplit(parts._replace(scheme="postgresql"))
     try:
         psycopg.conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError as error:
-        raise ConfigError(f"shared_state cannot be read: {str(error).strip()}; write {EXAMPLE}") from None
+    except psycopg.ProgrammingError:  # whose text may have a piece of the password
+        raise ConfigError(
+            f"shared_state cannot be read: write {EXAMPLE}, special characters as %XX, and no parameters but "
+            "those of PostgreSQL"
+        ) from None
     return url
 
 

@@ -28,6 +28,7 @@ from router.experiments.service.served import ExperimentMetrics
 from router.routing.drift import Drift
 from router.server.corrections import CorrectionsCollector
 from router.server.drift import DriftCollector
+from router.server.edges import EdgesCollector
 from router.server.metrics import Metrics
 from tests.experiments.memory_store import MemoryStore
 from tests.server.helpers import Connect, Start, ask
@@ -48,6 +49,7 @@ def metrics() -> Metrics:
     made.registry.register(ExperimentMetrics(Experiments(MemoryStore())))
     made.registry.register(CorrectionsCollector(Corrections(CorrectionStore(Path("nowhere")), "labels")))
     made.registry.register(DriftCollector(Drift(lambda: None)))
+    made.registry.register(EdgesCollector(SimpleNamespace(problem="", edges=1)))
     return made
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer.main
@@ -19,6 +20,7 @@ import typer.main
 from router.cli.demo import free_address
 from router.cli.main import app
 from router.config import Settings
+from router.server.edges import EdgesCollector
 from router.server.metrics import Metrics
 from router.server.mirrors import MirrorsCollector
 from tests.cli.tiny import write_adapter
@@ -117,7 +119,8 @@ def test_targets_that_are_named_are_there():
 
 
 def test_metrics_and_settings_that_are_named_exist():
-    found = [*Metrics().registry.collect(), *MirrorsCollector(tuple).collect()]
+    edges = EdgesCollector(SimpleNamespace(problem="", edges=1))
+    found = [*Metrics().registry.collect(), *MirrorsCollector(tuple).collect(), *edges.collect()]
     known = {f"{m.name}_total" if m.type == "counter" else m.name for m in found}
     named = set(re.findall(r"`((?:lora_router|grpc_server|process)_[a-z_]+)`", PAGE))
     assert {name for name in named if not name.startswith("lora_router_experiment")} <= known

@@ -37,9 +37,9 @@ def _possible() -> None:
         pytest.skip("no network namespaces here (unshare --net)")
 
 
-def facts(name: str) -> dict[str, Any]:
+def facts(name: str, module: str = "tests.fleet.ray_scenarios") -> dict[str, Any]:
     """What the scenario found; whatever it left behind in its network is ended."""
-    command = [*ALONE, sys.executable, "-m", "tests.fleet.ray_scenarios", name]
+    command = [*ALONE, sys.executable, "-m", module, name]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", ""), str(SITE)]))
     mark = uuid.uuid4().hex
     environment = os.environ | {"PYTHONPATH": paths, MARK: mark}

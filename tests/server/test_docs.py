@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,7 @@ from router.fleet.link import LocalLink
 from router.routing.drift import Drift
 from router.server.corrections import CorrectionsCollector
 from router.server.drift import DriftCollector
+from router.server.edges import EdgesCollector
 from router.server.fleet import FleetCollector
 from router.server.metrics import Metrics
 from router.server.mirrors import MirrorsCollector
@@ -52,7 +54,8 @@ def metrics() -> list[str]:
     engine = FleetEngine([LocalLink("0", FakeEngine)], FakeEngine, max_running=1, max_queue=1)
     fleet = FleetCollector(engine.members).collect()
     mirrors = MirrorsCollector(tuple).collect()
-    collected = [*Metrics().registry.collect(), *experiments, *corrections, *drift, *fleet, *mirrors]
+    edges = EdgesCollector(SimpleNamespace(problem="", edges=1)).collect()
+    collected = [*Metrics().registry.collect(), *experiments, *corrections, *drift, *fleet, *mirrors, *edges]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 
 

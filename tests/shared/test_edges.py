@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from prometheus_client import generate_latest
 
 from router.cli.compose import Composition
 from router.client import AsyncClient, ClientError
@@ -259,9 +260,13 @@ async def test_one_that_joins_takes_all_of_it(edges: Edges, two: tuple[Edge, Edg
     assert c.clients.read_text() == a.clients.read_text()
 
     async def counted() -> bool:
-        return a.composition._sharing is not None and a.composition._sharing.state.edges == 3
+        state = a.composition._sharing.state
+        return state is not None and state.edges == 3
 
     await within(counted)
+    page = generate_latest(a.composition.app.metrics.registry).decode()
+    assert "\nlora_router_edges 3.0\n" in page
+    assert "\nlora_router_shared_state_up 1.0\n" in page
     assert not c.composition.app.health.degraded
     await c.stop()
 

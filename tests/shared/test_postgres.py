@@ -127,6 +127,7 @@ async def test_edges_that_are_there(opened: Open) -> None:
         ("sqlite:///x.db", "begins with 'sqlite'"),
         ("postgresql://u:secret@h", "names no database"),
         ("postgresql://u:secret@h/d?nonsense=1", "cannot be read"),
+        ("postgresql://u:%secret@h/d", "special characters as %XX"),
     ],
 )
 def test_a_url_that_cannot_work_is_told_without_its_password(url: str, told: str) -> None:

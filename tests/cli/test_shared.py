@@ -1,0 +1,81 @@
+"""What a server shares with other edges, from its settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from router.cli.fleet import crew_and_links, replica_settings
+from router.cli.shared import Sharing, edge_name, url_of
+from router.config import Settings
+from router.errors import ConfigError
+from router.fleet.link import Links
+from router.fleet.local_crew import LocalCrew
+from router.fleet.ray_crew import RayCrew, SharedLink, keeper_name, replica_name
+from router.fleet.ray_link import RayCluster
+from tests.shared.memory import MemoryDatabase, MemoryTable
+
+URL = "postgresql://router@db/router"
+
+
+def settings(**said: object) -> Settings:
+    return Settings(**said)  # type: ignore[arg-type]
+
+
+def test_where_it_is_shared() -> None:
+    assert url_of(settings()) == ""
+    assert url_of(settings(experiments=URL)) == ""  # nobody asked for it
+    assert url_of(settings(shared_state=URL)) == URL
+    assert url_of(settings(experiments=URL, shared_state="experiments")) == URL
+    with pytest.raises(ConfigError, match="in no PostgreSQL database"):
+        url_of(settings(shared_state="experiments"))
+
+
+def test_a_url_that_cannot_be_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="begins with 'sqlite'"):
+        Sharing(settings(shared_state="sqlite:///x.db"), tmp_path)
+
+
+def test_no_two_processes_have_one_name() -> None:
+    assert edge_name() != edge_name()
+
+
+async def test_what_is_wrong_with_it_is_a_flaw(tmp_path: Path) -> None:
+    database = MemoryDatabase()
+    database.down = True
+    sharing = Sharing(settings(shared_state=URL), tmp_path, MemoryTable(database, "a"))
+    await sharing.start()
+    assert "what edges share cannot be read or changed" in sharing.flaws[0]
+    await sharing.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"fleet": "blue", "replicas": "2"}, "none is named"),
+        ({"fleet": "Blue", "replicas": "2", "ray": "h:1"}, "1 to 63 of a-z"),
+        ({"fleet": "blue", "ray": "h:1"}, "say how many"),
+    ],
+)
+def test_a_fleet_has_a_name_in_a_cluster(said: dict[str, str], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        settings(**said)
+
+
+def test_replicas_are_this_edges_own_or_those_of_a_fleet() -> None:
+    cluster = RayCluster(lambda: None, "h:1")  # type: ignore[arg-type,return-value]
+    crew, links = crew_and_links(settings(replicas="2", ray="h:1"), cluster)
+    assert isinstance(crew, LocalCrew)
+    assert isinstance(links, Links)
+    said = settings(replicas="2..4", ray="h:1", fleet="blue", slots=7)
+    crew, links = crew_and_links(said, cluster)
+    assert isinstance(crew, RayCrew)
+    assert crew._spec["slots"] == replica_settings(said)["slots"] == 7
+    link = links("3")
+    assert isinstance(link, SharedLink)
+    assert link._shared["name"] == replica_name("blue", "3") == "blue/replica/3"
+    assert keeper_name("blue") == "blue/keeper"
+    link.kill()  # there is none: nobody is asked
+    link.close()
