@@ -204,10 +204,23 @@ def show(config: ConfigFile = None, set_: Sets = None, json: flags.Json = False)
 
 
 def _shown(value: Any) -> Any:
-    """A secret as stars, everything else as it is."""
+    """A secret as stars, also the password in a URL; everything else as it is."""
     from pydantic import SecretStr
 
+    if isinstance(value, str) and "://" in value:
+        return _without_password(value)
     return str(value) if isinstance(value, SecretStr) else value
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    place, slash, path = rest.partition("/")
+    who, at, host = place.rpartition("@")
+    user, colon, _ = who.partition(":")
+    path, question, query = path.partition("?")
+    options = [name if name.partition("=")[0] != "password" else "password=***" for name in query.split("&")]
+    shown = f"{user}:***" if colon else who
+    return f"{scheme}://{shown}{at}{host}{slash}{path}{question}{'&'.join(options)}"
 
 
 def _text(value: object) -> str:

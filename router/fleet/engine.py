@@ -233,8 +233,10 @@ class FleetEngine:
     def _send(self, journey: Journey) -> None:
         """On to a replica it has not tried. Raises Overloaded, Unavailable, FailedPrecondition."""
         job = journey.job
-        room = self._with_room(job, journey.tried)
-        there = room if job.adapter is None else room & set(self._placement.homes(job.adapter))
+        there = self._near(job, journey.tried)
+        if not there:
+            room = self._with_room(job, journey.tried)
+            there = room if job.adapter is None else room & set(self._placement.homes(job.adapter))
         if there:
             self._give(journey, self._placement.choose(there))
             return
@@ -244,13 +246,31 @@ class FleetEngine:
         journey.waits = task.cancel
         task.add_done_callback(lambda _: self._waiting.discard(journey))
 
+    def _near(self, job: Job, tried: set[str]) -> set[str]:
+        """Where it can go, without a look at all replicas, which may be a thousand: its adapter's homes, or
+        two that are drawn. Empty where more must be looked at.
+        """
+        most = self._most(job)
+
+        def good(name: str) -> bool:
+            replica = self._replicas[name]
+            well = replica.up and not replica.stalls and self._held[name, job.background] < most
+            return well and name not in tried and (job.adapter is not None or replica.takes)
+
+        if job.adapter is not None:
+            return {name for name in self._placement.homes(job.adapter) if good(name)}
+        pair = self._placement.drawn()
+        return set(pair) if pair and all(map(good, pair)) else set()
+
+    def _most(self, job: Job) -> int:
+        return self._rows + (0 if job.background else self._queue)
+
     def _with_room(self, job: Job, tried: set[str]) -> set[str]:
         up = self._up(job.adapter)
         if not up - tried:
             raise Unavailable("no other replica is up" if up else "no replica is up")
         up = {name for name in up - tried if not self._replicas[name].stalls} or up - tried
-        most = self._rows + (0 if job.background else self._queue)
-        room = {name for name in up if self._held[name, job.background] < most}
+        room = {name for name in up if self._held[name, job.background] < self._most(job)}
         if not room:
             raise Overloaded("the queues of all replicas are full")
         return room

@@ -175,6 +175,11 @@ class Placement:
             self.held[replica] -= 1
         self._change(digest, -1, now)
 
+    def drawn(self) -> tuple[str, ...]:
+        """Two of those that are up, or all."""
+        names = self.replicas
+        return names if len(names) <= 2 else tuple(self.draw.sample(names, 2))
+
     def choose(self, among: Collection[str]) -> str:
         """The less busy one of two that are drawn: power of two choices (Mitzenmacher 2001)."""
         names = sorted(among)

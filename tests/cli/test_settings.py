@@ -48,6 +48,26 @@ def test_a_secret_is_never_shown(cli, monkeypatch, options):
     assert "hush" not in done.out + done.err
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:s3cr@t@db.lan/x?sslmode=require", "postgresql://me:***@db.lan/x?sslmode=require"),
+        ("postgresql://db.lan/x?user=me&password=s3cr", "postgresql://db.lan/x?user=me&password=***"),
+        ("postgresql://me@db.lan:5432/x", "postgresql://me@db.lan:5432/x"),
+        ("sqlite:////var/lib/x.sqlite", "sqlite:////var/lib/x.sqlite"),
+    ],
+)
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_the_password_in_a_url_is_never_shown(cli, monkeypatch, options, url, shown):
+    monkeypatch.setenv("LORA_ROUTER_EXPERIMENTS", url)
+    said = cli("config", "show", *options).out
+    assert "s3cr" not in said
+    if options:
+        assert {"name": "experiments", "value": shown}.items() <= next(
+            setting for setting in json.loads(said) if setting["name"] == "experiments"
+        ).items()
+
+
 def test_an_unknown_key_is_an_error_with_the_nearest_name(cli, file):
     file("max_runing = 3\n")
     done = cli("config", "show")
