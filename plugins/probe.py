@@ -25,7 +25,7 @@ from router.classifiers.regression import (
     product_in_pieces,
     softmax,
 )
-from router.routing import BaseModel, Classifier, Scores
+from router.routing import HIDDEN_STATES, BaseModel, Classifier, Scores
 from router.types import AdapterProfile, Request
 
 BACKGROUND = Path(__file__).with_name("background.txt")
@@ -56,6 +56,7 @@ class Probe(Classifier):
 
     name = "probe"
     version = "1"
+    needs = (HIDDEN_STATES,)
 
     def __init__(self, depth: float = DEPTH) -> None:
         """`depth`: the share of the base's layers that a request goes through, in [0, 1]."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -77,6 +78,12 @@ class Settings(BaseSettings):
     )
     otlp_endpoint: str = Field(
         "", description="OTLP collector (gRPC) of traces and metrics: a URL, or env for OTEL_*; empty: off"
+    )
+    engine: Literal["torch", "vllm"] = Field(
+        "torch", description="what runs the base: torch (our own engine) or vllm (extra `vllm`)"
+    )
+    vllm_args: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="arguments of vLLM itself, KEY=VALUE, separated by spaces"
     )
     model: str = Field("smollm2-135m-instruct", description="base model: the default, a path or a hub id")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="serving dtype")
@@ -296,6 +303,12 @@ class Settings(BaseSettings):
         if not isinstance(said, list | tuple):
             return said
         return tuple(Path(one) if isinstance(one, str) and STORE not in one else one for one in said if one)
+
+    @field_validator("vllm_args", mode="before")
+    @classmethod
+    def _split_like_a_shell(cls, value: Any) -> Any:
+        """Values may be JSON, which holds commas: quotes keep them whole."""
+        return tuple(shlex.split(value)) if isinstance(value, str) else value
 
     @field_validator("require_signed", "console_hosts", mode="before")
     @classmethod

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ScoreKind = Literal["probability", "logit", "similarity"]
 EVIDENCE_LIMIT = 500  # characters
+HIDDEN_STATES = "hidden states"
 SLACK = 1e-6  # float32 probabilities may sum or round past their ends
 
 
@@ -30,11 +31,15 @@ class Classifier:
     the others again. It is fitted to all adapters and speaks for those that no calibration knows; the others
     are fitted to those that one does, or to all where they are few. Its confidence is a probability that
     holds whatever else there is: 0.5 and more, and ahead of every other adapter, routes.
+
+    `needs`: what it cannot do without of the base, such as HIDDEN_STATES. Where the engine has not got it, a
+    classifier is never asked, its state says why, and a calibration that was made with it is stale.
     """
 
     name: str = ""
     version: str = "0"
     scales: bool = False
+    needs: Sequence[str] = ()
 
     def keep(self, folder: Path) -> None:
         """Called once before the warm-up, where there is a folder that outlives the process: what it puts
@@ -79,8 +84,14 @@ class BaseModel(Protocol):
 
     Calls block, so they belong into `fit` and `classify_batch`, never on an event loop. They raise
     TimeoutError at the classifier's own timeout (calls in the `background` after ten minutes), and
-    RouterError where the engine refuses. Texts and continuations of more than 512 tokens lose their middle.
+    RouterError where the engine refuses, such as `hidden` of one without states. Texts and continuations
+    of more than 512 tokens lose their middle.
     """
+
+    @property
+    def abilities(self) -> Collection[str]:
+        """What its engine can do that some cannot."""
+        ...
 
     def hidden(
         self,

@@ -10,6 +10,7 @@ from router.classifiers.contract import Classifier
 
 NAME_FORM = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MAX_TIMEOUT_MS = 60_000
+UNABLE = "unable"  # state of a classifier that needs what the base's engine has not got
 
 
 class Registrar:
@@ -90,7 +91,7 @@ def check_number(name: str, value: object, low: int, high: int) -> None:
 class Health:
     """Live state of one classifier. Written by routing on the event loop, read by anyone."""
 
-    state: str = "starting"  # starting, ready, failed, disabled, off
+    state: str = "starting"  # starting, ready, failed, disabled, unable, off
     breaker: str = "closed"  # closed, open, half-open
     calls: int = 0
     requests: int = 0

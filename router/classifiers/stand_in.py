@@ -5,10 +5,12 @@ so that like texts get like numbers.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from router.classifiers.contract import HIDDEN_STATES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +21,8 @@ KNOWN, UNKNOWN = -0.5, -4.0  # log-probabilities
 
 class StandInBase:
     """`router.routing.BaseModel` without a model."""
+
+    abilities: Collection[str] = (HIDDEN_STATES,)
 
     def hidden(
         self,

@@ -70,7 +70,9 @@ def serve_until_stopped(settings: Settings) -> int:
     # make them half as fast, those that watch for work for long take the core from everybody else.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    model = resolve_model(settings.model)
+    check_engine(settings)
+    vllm = {"any_weights": True} if settings.engine == "vllm" else {}
+    model = resolve_model(settings.model, **vllm)
     composition = Composition(settings, make_engine(settings), model)
 
     def summarise(app: ServerApp) -> None:
@@ -92,11 +94,33 @@ def _leave_at_once() -> NoReturn:
 
 def make_engine(settings: Settings) -> Engine:
     """The engine on torch; imported here, so that a wrong flag is told before torch is there."""
+    if settings.engine == "vllm":
+        return make_vllm(settings)
     if settings.replica_bounds[0]:
         return make_fleet(settings)
     from router.engine.torch_engine import TorchEngine
 
     return TorchEngine(settings)
+
+
+def make_vllm(settings: Settings) -> Engine:
+    """vLLM's processes. Nothing of vLLM is imported before the engine is started."""
+    from router.engine.vllm.engine import VllmEngine
+    from router.engine.vllm.link import connect
+
+    return VllmEngine(settings, connect)
+
+
+def check_engine(settings: Settings) -> None:
+    """Raises ConfigError where the engine is not installed, or settings are not for it."""
+    if settings.engine == "vllm":
+        from router.engine.vllm.arguments import check
+        from router.engine.vllm.link import require_vllm
+
+        check(settings)
+        require_vllm()
+    elif settings.vllm_args:
+        raise ConfigError("vllm_args is for the engine vllm: say --engine vllm, too")
 
 
 def make_fleet(settings: Settings) -> Engine:
@@ -316,10 +340,12 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
 def base_lines(info: BaseInfo) -> list[tuple[str, str]]:
     """The resident base and how it runs."""
     size = f", {units.size(info.size_bytes)}" if info.size_bytes else ""
+    lacks = [("cannot", info.inabilities)] if info.inabilities else []
     return [
         ("base", f"{info.name} ({info.architecture}{size}, context {info.context_length})"),
         ("device", f"{info.device}, {info.precision}"),
         ("kernels", info.kernels),
+        *lacks,
     ]
 
 

@@ -62,6 +62,14 @@ Quantize = Annotated[
         metavar="none|int8", help="Weights of the linear layers: as dtype says, or int8. Default: none."
     ),
 ]
+EngineFlag = Annotated[
+    str | None,
+    typer.Option("--engine", metavar="torch|vllm", help="What runs the base: ours, or vLLM. Default: torch."),
+]
+VllmArgs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="An argument of vLLM itself; repeatable."),
+]
 Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N. Default: auto.")
 ]
@@ -209,6 +217,8 @@ def serve(
     tls_client_ca: TlsClientCa = None,
     adapters_dir: Adapters = None,
     plugins_dir: Plugins = None,
+    engine: EngineFlag = None,
+    vllm_args: VllmArgs = None,
     model: Model = None,
     dtype: Dtype = None,
     quantize: Quantize = None,

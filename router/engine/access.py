@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,11 @@ class EngineBase:
         """`timeout` in seconds for calls that are not in the background."""
         self._engine, self._timeout = engine, timeout
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def abilities(self) -> Collection[str]:
+        """What the engine can do that some cannot."""
+        return self._engine.info.abilities
 
     def hidden(
         self,

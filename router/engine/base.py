@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from itertools import takewhile
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
+from router.classifiers.contract import HIDDEN_STATES
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, Overloaded, PromptTooLong
 from router.types import (
     Constraint,
@@ -31,6 +33,14 @@ if TYPE_CHECKING:
 MAX_READINGS = 256  # in progress or waiting
 
 
+class Ability(StrEnum):
+    """What some engines can do and others cannot, in words for people."""
+
+    HIDDEN_STATES = HIDDEN_STATES  # `Engine.read` with a depth
+    ACTIVATED = "activated adapters"  # `AdapterArtifact.invocation_tokens`
+    ALONE = "the same answer in every batch"
+
+
 @dataclass(frozen=True, slots=True)
 class BaseInfo:
     """The resident base model."""
@@ -46,11 +56,17 @@ class BaseInfo:
     size_bytes: int = 0
     kernels: str = "torch"  # "native" or "torch", and why
     weights: str = ""  # what the linear layers' weights are kept in if not in dtype: int8
+    abilities: frozenset[Ability] = frozenset(Ability)  # what the engine can do with it
 
     @property
     def precision(self) -> str:
         """What answers depend on beside the weights: "bfloat16", or "bfloat16, weights int8"."""
         return f"{self.dtype}, weights {self.weights}" if self.weights else self.dtype
+
+    @property
+    def inabilities(self) -> str:
+        """What the engine cannot do, for people; empty where it can do everything."""
+        return ", ".join(ability for ability in Ability if ability not in self.abilities)
 
     @property
     def served_digest(self) -> str:

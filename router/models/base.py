@@ -62,9 +62,10 @@ _QUANTISED = (
 )
 
 
-def resolve_model(spec: str) -> Path:
+def resolve_model(spec: str, any_weights: bool = False) -> Path:
     """The folder for `--model`: a known name, a folder, or a hub id (downloaded if not cached).
 
+    `any_weights`: quantised ones and those of layers with a state, too, which our own engine does not serve.
     Raises ConfigError that says what to do.
     """
     if spec.lower() in _BASE_WHEELS:
@@ -73,7 +74,8 @@ def resolve_model(spec: str) -> Path:
     if spec and path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigError(f"{spec} has no config.json: give the folder that holds the whole model")
-        _refuse_unserved(path, spec)
+        if not any_weights:
+            _refuse_unserved(path, spec)
         return path
     if spec.startswith(("/", ".", "~")) or spec.count("/") != 1:
         known = ", ".join(sorted(_BASE_WHEELS))
@@ -81,7 +83,8 @@ def resolve_model(spec: str) -> Path:
             f"model {spec!r} is neither a known name ({known}), a folder, nor a hub id OWNER/NAME"
         )
     fetched = fetch_from_hub(spec)
-    _refuse_unserved(fetched, spec)
+    if not any_weights:
+        _refuse_unserved(fetched, spec)
     return fetched
 
 

@@ -20,7 +20,7 @@ from queue import SimpleQueue
 
 from router.classifiers.contract import Answer, BaseModel, Classifier, read_answers
 from router.classifiers.isolation import Breaker, await_in_thread, call_on_loop, fault_of
-from router.classifiers.registration import Registration
+from router.classifiers.registration import UNABLE, Registration
 from router.types import AdapterProfile, Request, VoteError
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Lane:
         return answer
 
     def _refusal(self) -> VoteError | None:
-        if self._health.stuck >= MAX_STUCK or self._closed:
+        if self._health.stuck >= MAX_STUCK or self._closed or self._health.state == UNABLE:
             return VoteError.DISABLED
         if not self.ready:
             return VoteError.NOT_READY
@@ -218,11 +218,20 @@ class Fitter:
         if self._base is None and self._registration.wants_base:
             self._registration.health.state, self._registration.health.fit_error = "failed", NO_BASE
             return
+        if lacking := self._lacking():
+            self._registration.health.state, self._registration.health.fit_error = UNABLE, lacking
+            return
         if tuple(profiles) == self._target and (self.ready or self.running):
             return
         self._wanted = self._target = tuple(profiles)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name=f"fit {self._registration.name}")
+
+    def _lacking(self) -> str:
+        """What it needs and the base's engine has not got, for people."""
+        has = self._base.abilities if self._base is not None else ()
+        lacks = [need for need in self._registration.classifier.needs if need not in has]
+        return f"the engine of this base gives no {', '.join(lacks)}" if lacks else ""
 
     @property
     def running(self) -> asyncio.Task[None] | None:

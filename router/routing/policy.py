@@ -22,7 +22,7 @@ from router.calibration.model import (
 )
 from router.classifiers.axes import Axes, Axis, axes_of, axis_of
 from router.classifiers.isolation import fault_of
-from router.classifiers.registration import Registration
+from router.classifiers.registration import UNABLE, Registration
 from router.types import AdapterProfile, Reason, Vote
 
 log = logging.getLogger(__name__)
@@ -310,7 +310,14 @@ class RuleInForce:
         found = differences(of.binding, present)
         if self._policy.axes != of.axes:
             found = (*found, "task_first or domain_first is set otherwise")
-        return found
+        return (*found, *self._unable(of))
+
+    def _unable(self, of: Calibration) -> Iterator[str]:
+        """Classifiers that it weighs and that cannot work with this base's engine."""
+        for registration in self._registrations or ():
+            health = registration.health
+            if health.state == UNABLE and registration.name in of.binding.classifiers:
+                yield f"classifier {registration.name} cannot be asked: {health.fit_error}"
 
     def _tell(self, found: Sequence[str]) -> None:
         if found:

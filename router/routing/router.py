@@ -122,6 +122,7 @@ class Router:
         registrations = self._host.registrations()
         self.rule.classifiers_are(registrations)
         self._lanes.sync(registrations, self._lessons(self._knowledge.learned), self.rule.now.asks)
+        self.rule.compare()  # some may be unable to work here
 
     async def route(self, request: Request) -> Decision:
         """The decision; never raises for a classifier's fault.

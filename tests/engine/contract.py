@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from router.engine.base import (
+    Ability,
     AdapterArtifact,
     Delta,
     Engine,
@@ -24,6 +25,7 @@ from router.engine.base import (
     with_grammar,
 )
 from router.errors import (
+    AdapterRejected,
     DeadlineExceeded,
     FailedPrecondition,
     InvalidRequest,
@@ -140,6 +142,10 @@ class EngineContract:
 
     async def test_an_adapter_that_would_not_act_is_refused(self, engine: Engine) -> None:
         adapter = self.artifact(engine, "medical", tuple(engine.encode(Prompt(raw="now:"))))
+        if Ability.ACTIVATED not in engine.info.abilities:
+            with pytest.raises(AdapterRejected):
+                await engine.load(adapter)
+            return
         await engine.load(adapter)
         with pytest.raises(NotActivated):
             engine.submit(job(engine, "one two", adapter.digest))
@@ -185,13 +191,25 @@ class EngineContract:
 
     async def test_readings_are_numbers(self, engine: Engine) -> None:
         tokens = engine.encode(Prompt(raw="a sore throat"))
+        found = await engine.read(Reading(tokens, tokens, scope=7))
+        assert found.dtype == np.float32
+        assert len(found) == len(tokens)
+        assert np.all(found <= 0)
+        with pytest.raises(InvalidRequest):
+            await engine.read(Reading([], depth=0.5))
+        with pytest.raises(DeadlineExceeded):
+            await engine.read(Reading(tokens, tokens, deadline=time.monotonic() - 1))
+
+    async def test_hidden_states_are_numbers_where_there_are_any(self, engine: Engine) -> None:
+        tokens = engine.encode(Prompt(raw="a sore throat"))
+        if Ability.HIDDEN_STATES not in engine.info.abilities:
+            with pytest.raises(FailedPrecondition, match="hidden states"):
+                await engine.read(Reading(tokens, depth=0.5))
+            return
         hidden = await engine.read(Reading(tokens, depth=0.5))
         ends = await engine.read(Reading(tokens, depth=0.5, ends=2))
         assert hidden.dtype == np.float32
         assert len(ends) == 3 * len(hidden)
-        assert len(await engine.read(Reading(tokens, tokens, scope=7))) == len(tokens)
-        with pytest.raises(InvalidRequest):
-            await engine.read(Reading([], depth=0.5))
         with pytest.raises(DeadlineExceeded):
             await engine.read(Reading(tokens, depth=1.0, deadline=time.monotonic() - 1))
 

@@ -12,7 +12,7 @@ import pytest
 
 from router.classifiers.contract import Answer
 from router.classifiers.stand_in import StandInBase
-from router.routing import Classifier, Scores
+from router.routing import HIDDEN_STATES, Classifier, Scores
 from router.routing.lane import Fitter
 from router.types import AdapterProfile
 
@@ -311,3 +311,16 @@ async def test_without_a_base_it_is_not_asked_and_says_why(kit: Any, lane_of: An
     assert lane.ask(kit.asking()).result().error == "not-ready"
     assert registration.status().state == "failed"
     assert "no engine" in registration.status().fit_error
+
+
+async def test_what_needs_more_than_the_engine_gives_is_never_asked(kit: Any, lane_of: Any) -> None:
+    class Seeing(Bound):
+        needs = (HIDDEN_STATES, "sight")
+
+    registration = kit.registered(Seeing())
+    lane = lane_of(registration, base_for=lambda timeout: StandInBase())
+    lane.fit([kit.medical])
+    assert lane.fitter.running is None
+    assert lane.ask(kit.asking()).result().error == "disabled"
+    assert registration.status().state == "unable"
+    assert registration.status().fit_error == "the engine of this base gives no sight"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from router.classifiers.axes import Axes
+from router.classifiers.stand_in import StandInBase
 from router.routing import Scores
 from router.routing.policy import FITTED, Policy, RuleInForce, fingerprint
 from router.routing.router import Router
@@ -80,5 +81,27 @@ async def test_a_router_with_a_calibration(kit: Any, says: Any) -> None:
         decision = await router.route(kit.asking())
         assert (decision.adapter, decision.reason, decision.threshold) == (None, Reason.ABSTAINED, 0.9)
         assert decision.calibration == "stale: adapter legal is gone"
+    finally:
+        await router.close()
+
+
+async def test_a_classifier_that_cannot_work_here_makes_it_stale_in_words(kit: Any) -> None:
+    class Seeing(kit.says):  # type: ignore[misc]
+        needs = ("sight",)
+
+        def bind(self, base: Any) -> None:
+            raise AssertionError("never asked")
+
+    host = kit.host(kit.registered(Seeing("c", Scores({"medical": 0.8}))))
+    in_force = RuleInForce(Policy(0.5), kit.calibration("smol"))
+    catalog = kit.catalog([kit.medical, kit.legal])
+    router = Router(catalog, host, base_for=lambda timeout: StandInBase(), rule=in_force)
+    await router.start()
+    try:
+        decision = await router.route(kit.asking())
+        assert decision.adapter is None
+        assert decision.calibration == (
+            "stale: classifier c cannot be asked: the engine of this base gives no sight"
+        )
     finally:
         await router.close()

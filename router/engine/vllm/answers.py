@@ -1,0 +1,153 @@
+"""One answer as it grows: vLLM's tokens become text, alternatives, an end and what was used.
+
+Text, stop strings and the spelling of tokens are our own, the same as with every other engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+from router.engine.base import Delta, Finished, Job
+from router.engine.handoff import Event, Stream
+from router.engine.text.detokenize import Detokenizer, shared_vocabulary
+from router.engine.vllm.client import Ask, Chances, Lora, Piece
+from router.errors import EngineFailed
+from router.types import FinishReason, SamplingParams, TokenLogprob, Usage
+
+BACKGROUND = 1_000_000  # of vLLM's priorities, of which the lower goes first
+COLDEST = 0.01  # temperature; vLLM takes what is between 0 and that for a mistake
+_KEYS: Mapping[str, str] = {"json_schema": "json", "regex": "regex", "grammar": "grammar"}
+_numbers = count()
+
+
+def sampling_of(params: SamplingParams, ends: Sequence[int]) -> dict[str, Any]:
+    """Fields of vLLM's SamplingParams. What ends an answer is said by `ends`, stop strings stay with us."""
+    made: dict[str, Any] = {
+        "max_tokens": params.max_tokens,
+        "min_tokens": min(params.min_tokens, params.max_tokens),
+        "temperature": max(params.temperature, COLDEST) if params.temperature else 0.0,
+        "top_p": params.top_p,
+        "top_k": params.top_k,
+        "min_p": params.min_p,
+        "repetition_penalty": params.repetition_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "presence_penalty": params.presence_penalty,
+        "seed": params.seed,
+        "logprobs": params.logprobs or None,
+        "stop_token_ids": sorted(ends),
+        "detokenize": False,
+    }
+    constraint = params.constraint
+    if constraint is not None:
+        said = list(constraint.choices) if constraint.kind == "choices" else constraint.text
+        made["structured_outputs"] = {_KEYS.get(constraint.kind, "choice"): said}
+        made["min_tokens"] = 0  # a grammar wins
+    return made
+
+
+class Answer:
+    """A job on its way through vLLM. Touched by the engine's thread only."""
+
+    def __init__(
+        self, job: Job, stream: Stream, tokenizer: Any, ends: frozenset[int], lora: Lora | None = None
+    ) -> None:
+        self.job, self.stream, self.lora = job, stream, lora
+        self.number = next(_numbers)
+        self.reason: FinishReason | None = None  # set by the event that ends it
+        self.failed = False
+        self._ends = ends
+        self._least = job.params.min_tokens if job.params.constraint is None else 0
+        self._text = Detokenizer(tokenizer, job.params.stop, job.params.min_tokens)
+        self._spell = shared_vocabulary(tokenizer).spell
+        self._generated = self._unsent = self._cached = 0
+        self._arrived = time.monotonic()
+        self._admitted = self._first = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether its last event was made."""
+        return self.failed or self.reason is not None
+
+    def ask(self, id: str) -> Ask:
+        """What vLLM is asked. Beginnings of prompts are found again by the same tenant only."""
+        job = self.job
+        priority = (BACKGROUND if job.background else 0) - job.priority
+        sampling = sampling_of(job.params, sorted(self._ends))
+        return Ask(id, list(job.tokens), sampling, self.lora, priority, job.tenant)
+
+    def take(self, piece: Piece) -> Iterator[Event]:
+        """Events of one step."""
+        now = time.monotonic()
+        self._admitted = self._admitted or piece.scheduled or now
+        self._cached = max(self._cached, piece.cached)
+        if piece.spoilt:
+            yield self.fail(EngineFailed("the engine failed on this request"))
+            return
+        for place, token in enumerate(piece.tokens):
+            self._first = self._first or now
+            chances = piece.chances[place] if place < len(piece.chances) else None
+            yield from self._grow(token, chances)
+            if self.over:
+                return
+        if piece.end:
+            yield self._ended(piece.end)
+
+    def fail(self, error: EngineFailed) -> Event:
+        """Its last event, if it goes wrong."""
+        self.failed = True
+        return error
+
+    def finish(self, reason: FinishReason) -> Finished:
+        """Its last event."""
+        self.reason = reason
+        return Finished(reason, self._usage(), self._text.stopped or "")
+
+    def _grow(self, token: int, chances: Chances | None) -> Iterator[Event]:
+        self._generated += 1
+        if token in self._ends and self._generated > self._least:
+            text = self._text.flush()
+            if text:
+                yield Delta(text, self._unsent)
+            yield self.finish(FinishReason.STOP)
+            return
+        self._unsent += 1
+        text, reason = self._text.push(token), None
+        if self._text.stopped is not None:
+            reason = FinishReason.STOP
+        elif self._generated >= self.job.params.max_tokens:
+            reason = FinishReason.LENGTH
+            text += self._text.flush()
+        told = () if chances is None else (self._told(token, chances),)
+        if text or told:
+            yield Delta(text, self._unsent, told)
+            self._unsent = 0
+        if reason is not None:
+            yield self.finish(reason)
+
+    def _told(self, token: int, chances: Chances) -> TokenLogprob:
+        """The token's own, and of the likeliest as many as were asked for."""
+        ranked = sorted(chances.all.items(), key=lambda item: -item[1])[: self.job.params.logprobs]
+        top = tuple((self._spell(other), other, value) for other, value in ranked)
+        return TokenLogprob(self._spell(token), token, chances.own, top)
+
+    def _ended(self, end: str) -> Event:
+        """vLLM ended it for a reason of its own."""
+        if end in ("stop", "length"):
+            return self.finish(FinishReason.STOP if end == "stop" else FinishReason.LENGTH)
+        if end == "abort":
+            return self.finish(FinishReason.CANCELLED)
+        return self.fail(EngineFailed(f"the engine ended this request: {end}"))
+
+    def _usage(self) -> Usage:
+        now = time.monotonic()
+        return Usage(
+            prompt_tokens=len(self.job.tokens),
+            cached_tokens=self._cached,
+            completion_tokens=self._generated,
+            queue_time=max(0.0, (self._admitted or now) - self._arrived),
+            time_to_first_token=(self._first or now) - self._arrived,
+            total_time=now - self._arrived,
+        )

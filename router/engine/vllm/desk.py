@@ -1,0 +1,262 @@
+"""Hands jobs to vLLM and brings back what becomes of them. Everything here runs on the engine's own loop.
+
+As many requests as vLLM has rows are with it at once; a job in the background only where a quarter of the
+rows stays free, and it is given up for a request. Readings go straight on, behind all requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+import numpy as np
+
+from router.engine.base import Finished, Reading
+from router.engine.handoff import Event, PendingReading, Read, Receiver, Stream
+from router.engine.vllm.answers import BACKGROUND, Answer
+from router.engine.vllm.client import Ask, Client, Ids
+from router.engine.vllm.line import Line
+from router.errors import EngineFailed, RouterError
+from router.types import FinishReason
+
+log = logging.getLogger(__name__)
+_FAILED = "the engine failed on this request"
+READINGS = BACKGROUND // 2  # of vLLM's priorities: behind requests, before jobs in the background
+
+Send = Callable[[Receiver, Event], None]
+
+
+class Desk:
+    """`send` brings an event to whoever waits for it."""
+
+    def __init__(self, client: Client, max_running: int, send: Send) -> None:
+        self._client, self._max_running, self._send = client, max_running, send
+        self._ids = Ids()
+        self._line = Line()
+        self._served: dict[Stream, Answer] = {}  # with vLLM
+        self._read: dict[PendingReading, asyncio.Task[None]] = {}
+        self._tasks: dict[Answer, asyncio.Task[None]] = {}
+        self._timers: dict[Receiver, asyncio.TimerHandle] = {}
+        self._waits: dict[Stream, Answer] = {}
+        self.dropped = 0  # jobs in the background that made room or found none
+        self._closed = False
+        self.spoilt = False  # numbers that are none were computed, and may be in the cache
+
+    # -- for any thread
+
+    @property
+    def running(self) -> int:
+        """Requests with vLLM."""
+        return len(self._served) - self.background
+
+    @property
+    def background(self) -> int:
+        """Jobs in the background with vLLM."""
+        return sum(answer.job.background for answer in tuple(self._served.values()))
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait here."""
+        return len(self._line)
+
+    @property
+    def reading(self) -> int:
+        """Readings with vLLM."""
+        return len(self._read)
+
+    # -- answers
+
+    def add(self, answer: Answer) -> None:
+        """Serve it as soon as there is room."""
+        if answer.job.background:
+            if len(self._served) < self._most_with_background:
+                self._serve(answer)
+            else:
+                self.dropped += 1
+                self._send(answer.stream, answer.finish(FinishReason.CANCELLED))
+            return
+        self._time(answer.stream, answer.job.deadline)
+        self._waits[answer.stream] = answer
+        self._line.add(answer)
+        self._go_on()
+
+    def end(self, receiver: Receiver, reason: FinishReason = FinishReason.CANCELLED) -> None:
+        """Drop it and say why; nothing happens if it is over."""
+        if isinstance(receiver, PendingReading):
+            self._end_reading(receiver, reason)
+            return
+        answer = self._served.get(receiver) or self._waits.get(receiver)
+        if answer is not None and not answer.over:
+            self._send(receiver, answer.finish(reason))
+            self._left(answer)
+
+    def fail(self, error: RouterError) -> None:
+        """End everything with an error."""
+        self._closed = True
+        for answer in (*self._served.values(), *self._waits.values()):
+            if not answer.over:
+                answer.failed = True
+                self._send(answer.stream, error)
+        for pending in tuple(self._read):
+            self._send(pending, error)
+        self._clear()
+
+    def stop(self) -> None:
+        """End everything as CANCELLED."""
+        self._closed = True
+        receivers: list[Receiver] = [*self._served, *self._waits, *self._read]
+        for receiver in receivers:
+            self.end(receiver)
+        self._clear()
+
+    @property
+    def _most_with_background(self) -> int:
+        return self._max_running - max(1, self._max_running // 4)
+
+    def _go_on(self) -> None:
+        """Hand over who is next, at the expense of jobs in the background."""
+        while len(self._line) and not self._closed:
+            if len(self._served) >= self._max_running and not self._give_up_one():
+                return
+            answer = self._line.next()
+            if answer is not None:
+                self._waits.pop(answer.stream, None)
+                self._serve(answer)
+        while self.background and len(self._served) > self._most_with_background:
+            self._give_up_one()
+
+    def _give_up_one(self) -> bool:
+        """The youngest job in the background; False if there is none."""
+        answer = next((a for a in reversed(self._served.values()) if a.job.background), None)
+        if answer is None:
+            return False
+        self.dropped += 1
+        self._served.pop(answer.stream)
+        self._send(answer.stream, answer.finish(FinishReason.CANCELLED))
+        self._forget(answer)
+        return True
+
+    def _serve(self, answer: Answer) -> None:
+        self._served[answer.stream] = answer
+        if answer.job.background:
+            self._time(answer.stream, answer.job.deadline)
+        self._tasks[answer] = self._task(self._follow(answer))
+
+    async def _follow(self, answer: Answer) -> None:
+        ask = answer.ask(self._ids.next(answer.job.request_id))
+        whole = False
+        try:
+            async with aclosing(self._client.generate(ask)) as pieces:
+                async for piece in pieces:
+                    self._line.charge(answer, len(piece.tokens))
+                    self.spoilt = self.spoilt or piece.spoilt
+                    for event in answer.take(piece):
+                        self._send(answer.stream, event)
+                    whole = bool(piece.end)
+                    if answer.over:
+                        break
+            if not answer.over:
+                self._send(answer.stream, answer.fail(EngineFailed(_FAILED)))
+        except RouterError as error:
+            self._fail_one(answer, error)
+        except Exception:
+            log.exception("vLLM failed on a request")
+            self._fail_one(answer, EngineFailed(_FAILED))
+        finally:
+            self._left(answer)
+            if not whole:
+                await self._client.abort(ask.id)
+
+    def _fail_one(self, answer: Answer, error: RouterError) -> None:
+        if not answer.over:
+            answer.failed = True
+            self._send(answer.stream, error)
+
+    def _left(self, answer: Answer) -> None:
+        """Its place is free."""
+        self._served.pop(answer.stream, None)
+        self._forget(answer)
+        self._go_on()
+
+    def _forget(self, answer: Answer) -> None:
+        self._line.remove(answer)
+        self._waits.pop(answer.stream, None)
+        if (timer := self._timers.pop(answer.stream, None)) is not None:
+            timer.cancel()
+        task = self._tasks.pop(answer, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    # -- readings
+
+    def read(self, reading: Reading, pending: PendingReading) -> None:
+        """Have it read."""
+        self._time(pending, reading.deadline)
+        self._read[pending] = self._task(self._follow_reading(reading, pending))
+
+    async def _follow_reading(self, reading: Reading, pending: PendingReading) -> None:
+        tokens = [*reading.context, *reading.tokens]
+        sampling = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
+        priority = READINGS + (BACKGROUND if reading.background else 0)
+        salt = f"reading {reading.scope}"
+        ask = Ask(self._ids.next("reading"), tokens, sampling, None, priority, salt)
+        whole = False
+        found: tuple[float, ...] = ()
+        try:
+            async with aclosing(self._client.generate(ask)) as pieces:
+                async for piece in pieces:
+                    found, whole = piece.prompt or found, bool(piece.end)
+            event: Event = self._values(reading, found)
+        except RouterError as error:
+            event = error
+        except Exception:
+            log.exception("vLLM failed on a reading")
+            event = EngineFailed(_FAILED)
+        finally:
+            if not whole:
+                await self._client.abort(ask.id)
+        if self._read.pop(pending, None) is not None:
+            self._untime(pending)
+            self._send(pending, event)
+
+    def _values(self, reading: Reading, found: tuple[float, ...]) -> Event:
+        values = np.array(found[-len(reading.tokens) :], np.float32)
+        if len(values) != len(reading.tokens) or not np.isfinite(values).all():
+            self.spoilt = self.spoilt or not np.isfinite(values).all()
+            return EngineFailed("the engine failed on this reading")
+        return Read(values)
+
+    def _end_reading(self, pending: PendingReading, reason: FinishReason) -> None:
+        task = self._read.pop(pending, None)
+        if task is not None:
+            task.cancel()
+            self._untime(pending)
+            self._send(pending, Finished(reason))
+
+    # -- what both need
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work)
+
+    def _time(self, receiver: Receiver, deadline: float | None) -> None:
+        """End it at its deadline (time.monotonic() seconds)."""
+        if deadline is not None:
+            left = max(0.0, deadline - time.monotonic())
+            loop = asyncio.get_running_loop()
+            self._timers[receiver] = loop.call_later(left, self.end, receiver, FinishReason.DEADLINE)
+
+    def _untime(self, receiver: Receiver) -> None:
+        if (timer := self._timers.pop(receiver, None)) is not None:
+            timer.cancel()
+
+    def _clear(self) -> None:
+        for answer in (*self._served.values(), *self._waits.values()):
+            self._forget(answer)
+        self._served.clear()
+        for task in self._read.values():
+            task.cancel()
+        self._read.clear()

@@ -1,0 +1,52 @@
+"""`serve --engine vllm`: what is refused before anything heavy, what is made, what is said of the base."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from router.cli.compose import base_lines, check_engine, make_engine
+from router.cli.settings import load_settings
+from router.config import Settings
+from router.engine.base import Ability, BaseInfo
+from router.engine.vllm.engine import VllmEngine
+from router.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"vllm_args": ("seed=1",)}, "say --engine vllm, too"),
+        ({"engine": "vllm", "quantize": "int8"}, "quantize goes not with the engine vllm"),
+        ({"engine": "vllm"}, r"install the extra `vllm`.*docs/vllm.md"),
+    ],
+)
+def test_what_cannot_be_is_told_at_once(monkeypatch: pytest.MonkeyPatch, settings: Any, said: str) -> None:
+    monkeypatch.setattr("router.engine.vllm.link.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=said):
+        check_engine(Settings(**settings))
+
+
+def test_our_own_engine_needs_nothing() -> None:
+    check_engine(Settings())
+
+
+def test_arguments_of_the_environment_are_split_like_a_shells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_ROUTER_VLLM_ARGS", """quantization=fp8 speculative_config='{"a": 1, "b": 2}'""")
+    assert load_settings().vllm_args == ("quantization=fp8", 'speculative_config={"a": 1, "b": 2}')
+
+
+def test_nothing_of_vllm_is_imported_before_the_start() -> None:
+    assert isinstance(make_engine(Settings(engine="vllm")), VllmEngine)
+    code = "import sys, router.engine.vllm.link; print({'vllm', 'torch', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_what_the_engine_cannot_do_is_said() -> None:
+    info = BaseInfo("b", "d", "A", "bfloat16", "cpu", 100, 10, {}, abilities=frozenset({Ability.ACTIVATED}))
+    assert ("cannot", "hidden states, the same answer in every batch") in base_lines(info)
+    assert "cannot" not in dict(base_lines(BaseInfo("b", "d", "A", "bfloat16", "cpu", 100, 10, {})))
