@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from router import optional
 from router.cli import units
 from router.cli.base_files import equals_base
+from router.cli.engines import check_engine, make_vllm, vllms_base
 from router.cli.fleet import STORE_REST, EdgeEncoder, crew_and_links, of_all_replicas, replica_settings
 from router.cli.mirrors import Mirrors, how_to_add
 from router.cli.routing_state import calibration_state, decision_shares
@@ -71,8 +72,7 @@ def serve_until_stopped(settings: Settings) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     check_engine(settings)
-    vllm = {"any_weights": True} if settings.engine == "vllm" else {}
-    model = resolve_model(settings.model, **vllm)
+    model = vllms_base(settings) if settings.engine == "vllm" else resolve_model(settings.model)
     composition = Composition(settings, make_engine(settings), model)
 
     def summarise(app: ServerApp) -> None:
@@ -101,26 +101,6 @@ def make_engine(settings: Settings) -> Engine:
     from router.engine.torch_engine import TorchEngine
 
     return TorchEngine(settings)
-
-
-def make_vllm(settings: Settings) -> Engine:
-    """vLLM's processes. Nothing of vLLM is imported before the engine is started."""
-    from router.engine.vllm.engine import VllmEngine
-    from router.engine.vllm.link import connect
-
-    return VllmEngine(settings, connect)
-
-
-def check_engine(settings: Settings) -> None:
-    """Raises ConfigError where the engine is not installed, or settings are not for it."""
-    if settings.engine == "vllm":
-        from router.engine.vllm.arguments import check
-        from router.engine.vllm.link import require_vllm
-
-        check(settings)
-        require_vllm()
-    elif settings.vllm_args:
-        raise ConfigError("vllm_args is for the engine vllm: say --engine vllm, too")
 
 
 def make_fleet(settings: Settings) -> Engine:
@@ -340,12 +320,11 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
 def base_lines(info: BaseInfo) -> list[tuple[str, str]]:
     """The resident base and how it runs."""
     size = f", {units.size(info.size_bytes)}" if info.size_bytes else ""
-    lacks = [("cannot", info.inabilities)] if info.inabilities else []
     return [
         ("base", f"{info.name} ({info.architecture}{size}, context {info.context_length})"),
         ("device", f"{info.device}, {info.precision}"),
         ("kernels", info.kernels),
-        *lacks,
+        *([("cannot", info.inabilities)] if info.inabilities else []),
     ]
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from router.cli.compose import base_lines, check_engine, make_engine
+from router.cli.compose import base_lines, make_engine
+from router.cli.engines import check_engine
 from router.cli.settings import load_settings
 from router.config import Settings
 from router.engine.base import Ability, BaseInfo
