@@ -43,7 +43,7 @@ class Desk:
         self._timers: dict[Receiver, asyncio.TimerHandle] = {}
         self._waits: dict[Stream, Answer] = {}
         self.dropped = 0  # jobs in the background that made room or found none
-        self._closed = False
+        self._closed: Event | None = None  # how whatever comes from now on ends
         self.spoilt = False  # numbers that are none were computed, and may be in the cache
 
     # -- for any thread
@@ -72,6 +72,9 @@ class Desk:
 
     def add(self, answer: Answer) -> None:
         """Serve it as soon as there is room."""
+        if self._closed is not None:
+            self._send(answer.stream, self._closed)
+            return
         if answer.job.background:
             if len(self._served) < self._most_with_background:
                 self._serve(answer)
@@ -95,8 +98,8 @@ class Desk:
             self._left(answer)
 
     def fail(self, error: RouterError) -> None:
-        """End everything with an error."""
-        self._closed = True
+        """End everything with an error, and what comes after."""
+        self._closed = error
         for answer in (*self._served.values(), *self._waits.values()):
             if not answer.over:
                 answer.failed = True
@@ -106,8 +109,8 @@ class Desk:
         self._clear()
 
     def stop(self) -> None:
-        """End everything as CANCELLED."""
-        self._closed = True
+        """End everything as CANCELLED, and what comes after."""
+        self._closed = self._closed or Finished(FinishReason.CANCELLED)
         receivers: list[Receiver] = [*self._served, *self._waits, *self._read]
         for receiver in receivers:
             self.end(receiver)
@@ -119,7 +122,7 @@ class Desk:
 
     def _go_on(self) -> None:
         """Hand over who is next, at the expense of jobs in the background."""
-        while len(self._line) and not self._closed:
+        while len(self._line) and self._closed is None:
             if len(self._served) >= self._max_running and not self._give_up_one():
                 return
             answer = self._line.next()
@@ -152,7 +155,8 @@ class Desk:
         try:
             async with aclosing(self._client.generate(ask)) as pieces:
                 async for piece in pieces:
-                    self._line.charge(answer, len(piece.tokens))
+                    if not answer.job.background:
+                        self._line.charge(answer, len(piece.tokens))
                     self.spoilt = self.spoilt or piece.spoilt
                     for event in answer.take(piece):
                         self._send(answer.stream, event)
@@ -195,6 +199,9 @@ class Desk:
 
     def read(self, reading: Reading, pending: PendingReading) -> None:
         """Have it read."""
+        if self._closed is not None:
+            self._send(pending, self._closed)
+            return
         self._time(pending, reading.deadline)
         self._read[pending] = self._task(self._follow_reading(reading, pending))
 

@@ -1,0 +1,83 @@
+"""Who is handed to vLLM when, and that whatever comes to a closed desk is ended, not forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from router.engine.base import Delta, Finished, Job, Reading
+from router.engine.handoff import PendingReading
+from router.engine.vllm.answers import Answer
+from router.engine.vllm.desk import Desk
+from router.errors import Unavailable
+from router.types import FinishReason, SamplingParams
+from tests.engine.contract import until
+from tests.engine.vllm.script import Script
+from tests.engine.vllm.test_answers import LETTERS
+
+
+class Trial:
+    """A desk with a script behind it, and what was sent to whom."""
+
+    def __init__(self, rows: int = 2) -> None:
+        self.script = Script()
+        self.sent: list[tuple[str, Any]] = []
+        self.names: dict[Any, str] = {}
+        self.desk = Desk(self.script, rows, lambda who, event: self.sent.append((self.names[who], event)))
+
+    def add(self, name: str, tokens: int = 3, **more: Any) -> Any:
+        stream = object()
+        self.names[stream] = name
+        job = Job(name, [1, 2], SamplingParams(max_tokens=tokens), **more)
+        self.desk.add(Answer(job, stream, LETTERS, frozenset()))  # type: ignore[arg-type]
+        return stream
+
+    def ends(self) -> dict[str, Any]:
+        return {name: event for name, event in self.sent if not isinstance(event, Delta)}
+
+    async def until(self, count: int) -> None:
+        await until(lambda: len(self.ends()) >= count)
+
+
+async def test_the_order_is_priority_then_the_tenant_that_was_served_least() -> None:
+    trial = Trial(rows=1)
+    for name, tenant, priority in (("a", "x", 0), ("b", "x", 0), ("c", "y", 0), ("d", "x", 9)):
+        trial.add(name, tenant=tenant, priority=priority)
+    await trial.until(4)
+    assert [ask.id.partition("-")[2] for ask in trial.script.asked] == ["a", "d", "c", "b"]
+
+
+async def test_who_leaves_while_waiting_is_never_asked() -> None:
+    trial = Trial(rows=1)
+    trial.add("a")
+    waiting = trial.add("b")
+    trial.desk.end(waiting)
+    trial.desk.end(waiting)
+    await trial.until(2)
+    assert trial.ends()["b"].reason is FinishReason.CANCELLED
+    assert len(trial.script.asked) == 1
+    assert (trial.desk.running, trial.desk.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("how", ["fail", "stop"])
+async def test_what_comes_too_late_is_ended(how: str) -> None:
+    trial = Trial()
+    trial.add("running", 1000)
+    await asyncio.sleep(0.01)
+    if how == "fail":
+        trial.desk.fail(Unavailable("dead"))
+    else:
+        trial.desk.stop()
+    trial.add("late")
+    pending = PendingReading(lambda it: None, lambda it: None)
+    trial.names[pending] = "reading"
+    trial.desk.read(Reading([1], [2]), pending)
+    ends = trial.ends()
+    kind = Unavailable if how == "fail" else Finished
+    assert {name: type(event) for name, event in ends.items()} == dict.fromkeys(
+        ("running", "late", "reading"), kind
+    )
+    await asyncio.sleep(0.01)
+    assert trial.script.running == set()
