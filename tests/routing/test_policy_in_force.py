@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from router.calibration.model import binding_of
 from router.classifiers.axes import Axes
 from router.classifiers.stand_in import StandInBase
 from router.routing import Scores
@@ -85,23 +86,32 @@ async def test_a_router_with_a_calibration(kit: Any, says: Any) -> None:
         await router.close()
 
 
-async def test_a_classifier_that_cannot_work_here_makes_it_stale_in_words(kit: Any) -> None:
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        ((), "stale: classifier probe cannot be asked: the engine of this base gives no sight"),
+        (("probe",), FITTED),
+    ],
+)
+async def test_a_classifier_that_cannot_work_here_makes_it_stale_in_words(
+    kit: Any, says: Any, left_out: tuple[str, ...], said: str
+) -> None:
     class Seeing(kit.says):  # type: ignore[misc]
         needs = ("sight",)
 
         def bind(self, base: Any) -> None:
             raise AssertionError("never asked")
 
-    host = kit.host(kit.registered(Seeing("c", Scores({"medical": 0.8}))))
-    in_force = RuleInForce(Policy(0.5), kit.calibration("smol"))
+    probe = kit.registered(Seeing("probe", Scores({"medical": 0.8})))
+    host = kit.host(says, probe)
+    known = {name: f"{name}/0" for name in ("c", "probe") if name not in left_out}
+    binding = binding_of((kit.legal, kit.medical), known)
+    in_force = RuleInForce(Policy(0.5), kit.calibration(left_out=left_out, binding=binding))
     catalog = kit.catalog([kit.medical, kit.legal])
     router = Router(catalog, host, base_for=lambda timeout: StandInBase(), rule=in_force)
     await router.start()
     try:
-        decision = await router.route(kit.asking())
-        assert decision.adapter is None
-        assert decision.calibration == (
-            "stale: classifier c cannot be asked: the engine of this base gives no sight"
-        )
+        assert probe.health.state == "unable"
+        assert (await router.route(kit.asking())).calibration == said
     finally:
         await router.close()

@@ -103,6 +103,7 @@ def environment(folder: Path, log_level: str, threads: int) -> dict[str, str]:
         "VLLM_LOGGING_LEVEL": "INFO" if log_level == "debug" else "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_HOST_IP": "127.0.0.1",
+        "GLOO_SOCKET_IFNAME": "lo",  # else it listens at whatever the machine's name leads to
         "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a process with threads is not to be forked
         "HF_HUB_OFFLINE": "1",  # the base is a folder by now
