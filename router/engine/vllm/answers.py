@@ -71,6 +71,11 @@ class Answer:
         """Whether its last event was made."""
         return self.failed or self.reason is not None
 
+    @property
+    def waited(self) -> float:
+        """Seconds since it came."""
+        return time.monotonic() - self._arrived
+
     def ask(self, id: str) -> Ask:
         """What vLLM is asked. Beginnings of prompts are found again by the same tenant only."""
         job = self.job

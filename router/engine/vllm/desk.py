@@ -2,6 +2,9 @@
 
 As many requests as vLLM has rows are with it at once; a job in the background only where a quarter of the
 rows stays free, and it is given up for a request. Readings go straight on, behind all requests.
+
+No more adapters are with vLLM at once than there are slots: on a CPU it does not know that one is taken for
+good, and a step with more adapters than slots ends its processes.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
@@ -18,7 +22,7 @@ import numpy as np
 from router.engine.base import Finished, Reading
 from router.engine.handoff import Event, PendingReading, Read, Receiver, Stream
 from router.engine.vllm.answers import BACKGROUND, Answer
-from router.engine.vllm.client import Ask, Client, Ids
+from router.engine.vllm.client import Ask, Client, Ids, Lora
 from router.engine.vllm.line import Line
 from router.errors import EngineFailed, RouterError
 from router.types import FinishReason
@@ -33,8 +37,9 @@ Send = Callable[[Receiver, Event], None]
 class Desk:
     """`send` brings an event to whoever waits for it."""
 
-    def __init__(self, client: Client, max_running: int, send: Send) -> None:
-        self._client, self._max_running, self._send = client, max_running, send
+    def __init__(self, client: Client, max_running: int, slots: int, send: Send) -> None:
+        self._client, self._max_running, self._slots, self._send = client, max_running, slots, send
+        self._in_slots: Counter[int] = Counter()  # adapters' numbers, until vLLM has let go of the request
         self._ids = Ids()
         self._line = Line()
         self._served: dict[Stream, Answer] = {}  # with vLLM
@@ -76,7 +81,7 @@ class Desk:
             self._send(answer.stream, self._closed)
             return
         if answer.job.background:
-            if len(self._served) < self._most_with_background:
+            if len(self._served) < self._most_with_background and self._fits(answer):
                 self._serve(answer)
             else:
                 self.dropped += 1
@@ -125,12 +130,26 @@ class Desk:
         while len(self._line) and self._closed is None:
             if len(self._served) >= self._max_running and not self._give_up_one():
                 return
-            answer = self._line.next()
-            if answer is not None:
-                self._waits.pop(answer.stream, None)
-                self._serve(answer)
+            answer = self._line.next(self._fits)
+            if answer is None:
+                break
+            self._waits.pop(answer.stream, None)
+            self._serve(answer)
         while self.background and len(self._served) > self._most_with_background:
             self._give_up_one()
+
+    def _fits(self, answer: Answer) -> bool:
+        """Whether its adapter has a slot, or can have one."""
+        lora = answer.lora
+        return lora is None or lora.number in self._in_slots or len(self._in_slots) < self._slots
+
+    def _let_go(self, lora: Lora | None) -> None:
+        """vLLM has nothing more to do for one request of this adapter."""
+        if lora is not None:
+            self._in_slots[lora.number] -= 1
+            if not self._in_slots[lora.number]:
+                del self._in_slots[lora.number]
+        self._go_on()
 
     def _give_up_one(self) -> bool:
         """The youngest job in the background; False if there is none."""
@@ -147,7 +166,10 @@ class Desk:
         self._served[answer.stream] = answer
         if answer.job.background:
             self._time(answer.stream, answer.job.deadline)
-        self._tasks[answer] = self._task(self._follow(answer))
+        if answer.lora is not None:
+            self._in_slots[answer.lora.number] += 1
+        task = self._tasks[answer] = self._task(self._follow(answer))
+        task.add_done_callback(lambda _: self._let_go(answer.lora))
 
     async def _follow(self, answer: Answer) -> None:
         ask = answer.ask(self._ids.next(answer.job.request_id))

@@ -298,7 +298,7 @@ class VllmEngine:
         self._client = client
         self._down: asyncio.Future[None] = self._loop.create_future()
         self._adapters = Adapters(client, Staging(self._processes.folder, base.sites, NAMES[facts.dtype]))
-        self._desk = Desk(client, settings.max_running, self._send)
+        self._desk = Desk(client, settings.max_running, settings.slots, self._send)
         if facts.device == "cpu":
             slots = slots_of(settings, facts.device)
             self._loop.run_until_complete(check_base_is_alone(client, self._adapters, slots))

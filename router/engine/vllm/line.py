@@ -5,8 +5,12 @@ vLLM serves in the order of arrival, so no more is handed to it than it can run,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from router.engine.fairness import ANSWER_COST, VirtualCounters
 from router.engine.vllm.answers import Answer
+
+PATIENCE = 1.0  # seconds
 
 
 class Line:
@@ -32,11 +36,15 @@ class Line:
         self._served.leave(answer.job.tenant)
         return True
 
-    def next(self) -> Answer | None:
-        """Who is served now, None if nobody waits."""
-        if not self._waiting:
+    def next(self, fits: Callable[[Answer], bool] = lambda answer: True) -> Answer | None:
+        """Who is served now, None if nobody waits or has to.
+
+        Who does not fit is overtaken by those who do, but not for long: then all wait until it fits.
+        """
+        ranked = sorted(self._waiting, key=self._rank)
+        first = next((answer for answer in ranked if fits(answer) or answer.waited > PATIENCE), None)
+        if first is None or not fits(first):
             return None
-        first = min(self._waiting, key=self._rank)
         self.remove(first)
         self._served.charge(first.job.tenant, len(first.job.tokens) / first.job.share)
         return first

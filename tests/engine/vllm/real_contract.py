@@ -15,8 +15,9 @@ from router.engine.vllm.engine import VllmEngine
 from router.engine.vllm.link import connect
 from router.registry.format.artifact import read_artifact
 from tests.engine import tiny
-from tests.engine.contract import CONTEXT, QUEUE, ROWS, EngineContract
+from tests.engine.contract import CONTEXT, QUEUE, ROWS, EngineContract, answer, job
 
+SLOTS = 2
 KIND = "qwen3"  # whose heads are as wide as vLLM's kernels want them
 
 
@@ -32,20 +33,62 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Started:
     """One engine for all tests that do not end it: each start takes half a minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.engine: VllmEngine | None = None
 
-    def close(self) -> None:
-        if self.engine is not None:
-            self.engine.close()
+    async def get(self) -> VllmEngine:
+        """The engine, started by who asks first."""
+        if self.engine is None:
+            self.engine = made(self.folder)
+            await asyncio.to_thread(self.engine.start)
+        return self.engine
+
+
+def made(folder: Path) -> VllmEngine:
+    """Not started."""
+    settings = Settings(
+        engine="vllm",
+        model=str(folder),
+        dtype="float32",
+        cache_tokens=2048,
+        max_context=CONTEXT,
+        max_running=ROWS,
+        max_queue=QUEUE,
+        slots=SLOTS,
+        max_rank=16,
+    )
+    return VllmEngine(settings, connect)
+
+
+def adapter(engine: Engine, folder: Path, seed: int) -> AdapterArtifact:
+    """Random numbers."""
+    tiny.save_adapter(KIND, folder, seed=seed)
+    return read_artifact(folder, engine.info, max_rank=64)[0]
 
 
 @pytest.fixture(scope="module")
-def started() -> Iterator[Started]:
+def started(folder: Path) -> Iterator[Started]:
     """Closed behind the last test."""
-    shared = Started()
+    shared = Started(folder)
     yield shared
-    shared.close()
+    if shared.engine is not None:
+        shared.engine.close()
+
+
+async def test_more_adapters_than_slots_take_turns(
+    started: Started, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    engine = await started.get()
+    adapters = [adapter(engine, tmp_path_factory.mktemp("a"), seed) for seed in range(4 * SLOTS)]
+    for one in adapters:
+        await engine.load(one)
+    jobs = [job(engine, adapter=one.digest, max_tokens=6, min_tokens=6) for one in adapters]
+    alone = [(await answer(engine, asked))[0] for asked in jobs]
+    assert len(set(alone)) > len(alone) // 2
+    for _ in range(3):
+        found = await asyncio.gather(*(answer(engine, asked) for asked in jobs))
+        assert [text for text, _ in found] == alone
 
 
 class TestVllmEngine(EngineContract):
@@ -55,26 +98,11 @@ class TestVllmEngine(EngineContract):
 
     @pytest.fixture
     async def engine(self, started: Started) -> Engine:  # type: ignore[override]
-        if started.engine is None:
-            started.engine = self.make()
-            await asyncio.to_thread(started.engine.start)
-        return started.engine
+        return await started.get()
 
     def make(self) -> VllmEngine:
-        settings = Settings(
-            engine="vllm",
-            model=str(self.base),
-            dtype="float32",
-            cache_tokens=2048,
-            max_context=CONTEXT,
-            max_running=ROWS,
-            max_queue=QUEUE,
-            slots=4,
-            max_rank=16,
-        )
-        return VllmEngine(settings, connect)
+        return made(self.base)
 
     def artifact(self, engine: Engine, name: str, invocation: tuple[int, ...] = ()) -> AdapterArtifact:
-        folder = self.folders.mktemp(name)
-        tiny.save_adapter(KIND, folder, seed=len(name))
-        return replace(read_artifact(folder, engine.info, max_rank=64)[0], invocation_tokens=invocation)
+        found = adapter(engine, self.folders.mktemp(name), len(name))
+        return replace(found, invocation_tokens=invocation)

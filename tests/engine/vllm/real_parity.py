@@ -41,8 +41,8 @@ PROMPTS, TOKENS, NEAR = 3, 32, 0.2
 
 @pytest.fixture(scope="module")
 def engines() -> Iterator[tuple[VllmEngine, TorchEngine]]:
-    """vLLM in bfloat16, ours in float32."""
-    theirs = VllmEngine(Settings(engine="vllm", slots=8, max_rank=16, max_running=8), connect)
+    """vLLM in bfloat16, with fewer slots than adapters; ours in float32."""
+    theirs = VllmEngine(Settings(engine="vllm", slots=3, max_rank=16, max_running=8), connect)
     ours = TorchEngine(Settings(dtype="float32", device="cpu", native=False))
     theirs.start()
     ours.start()

@@ -31,7 +31,10 @@ class Script:
         self.step_seconds = step_seconds
         self.asked: list[Ask] = []
         self.running: set[str] = set()
-        self.most_at_once = 0
+        self.most_at_once = self.most_adapters = 0
+        self.adapters: dict[str, int] = {}  # of what runs
+        self.aborting = asyncio.Event()  # aborts go through while it is set
+        self.aborting.set()
         self.calls: list[tuple[str, int]] = []
         self.held: dict[int, Lora] = {}
         self.pinned: set[int] = set()
@@ -47,6 +50,9 @@ class Script:
         self.asked.append(ask)
         self.running.add(ask.id)
         self.most_at_once = max(self.most_at_once, len(self.running))
+        if ask.lora is not None:
+            self.adapters[ask.id] = ask.lora.number
+            self.most_adapters = max(self.most_adapters, len(set(self.adapters.values())))
         try:
             for piece in self._pieces(ask):
                 await asyncio.sleep(self.step_seconds)
@@ -57,7 +63,9 @@ class Script:
                 self.meter.progress = time.monotonic()
                 yield piece
         finally:
+            await self.aborting.wait()
             self.running.discard(ask.id)
+            self.adapters.pop(ask.id, None)
 
     async def abort(self, id: str) -> None:
         self.running.discard(id)

@@ -10,6 +10,7 @@ import pytest
 from router.engine.base import Delta, Finished, Job, Reading
 from router.engine.handoff import PendingReading
 from router.engine.vllm.answers import Answer
+from router.engine.vllm.client import Lora
 from router.engine.vllm.desk import Desk
 from router.errors import Unavailable
 from router.types import FinishReason, SamplingParams
@@ -21,17 +22,20 @@ from tests.engine.vllm.test_answers import LETTERS
 class Trial:
     """A desk with a script behind it, and what was sent to whom."""
 
-    def __init__(self, rows: int = 2) -> None:
+    def __init__(self, rows: int = 2, slots: int = 2) -> None:
         self.script = Script()
         self.sent: list[tuple[str, Any]] = []
         self.names: dict[Any, str] = {}
-        self.desk = Desk(self.script, rows, lambda who, event: self.sent.append((self.names[who], event)))
+        self.desk = Desk(
+            self.script, rows, slots, lambda who, event: self.sent.append((self.names[who], event))
+        )
 
-    def add(self, name: str, tokens: int = 3, **more: Any) -> Any:
+    def add(self, name: str, tokens: int = 3, lora: int = 0, **more: Any) -> Any:
         stream = object()
         self.names[stream] = name
         job = Job(name, [1, 2], SamplingParams(max_tokens=tokens), **more)
-        self.desk.add(Answer(job, stream, LETTERS, frozenset()))  # type: ignore[arg-type]
+        adapter = Lora(f"lora {lora}", lora, "path") if lora else None
+        self.desk.add(Answer(job, stream, LETTERS, frozenset(), adapter))  # type: ignore[arg-type]
         return stream
 
     def ends(self) -> dict[str, Any]:
@@ -81,3 +85,50 @@ async def test_what_comes_too_late_is_ended(how: str) -> None:
     )
     await asyncio.sleep(0.01)
     assert trial.script.running == set()
+
+
+async def test_no_more_adapters_are_there_at_once_than_slots() -> None:
+    trial = Trial(rows=8, slots=2)
+    for name, lora in (("a", 1), ("b", 2), ("c", 3), ("d", 1), ("e", 0), ("f", 3), ("g", 2)):
+        trial.add(name, lora=lora)
+    await trial.until(7)
+    assert trial.script.most_adapters == 2
+    assert [ask.id.partition("-")[2] for ask in trial.script.asked] == ["a", "b", "d", "e", "g", "c", "f"]
+
+
+async def test_a_slot_is_free_when_vllm_has_let_go_of_it() -> None:
+    trial = Trial(rows=8, slots=1)
+    first = trial.add("a", 1000, lora=1)
+    trial.add("b", lora=2)
+    await until(lambda: trial.script.running)
+    trial.script.aborting.clear()
+    trial.desk.end(first)
+    assert trial.ends()["a"].reason is FinishReason.CANCELLED
+    await asyncio.sleep(0.02)
+    assert len(trial.script.asked) == 1
+    trial.script.aborting.set()
+    await trial.until(2)
+
+
+async def test_a_job_that_never_began_gives_its_slot_back() -> None:
+    trial = Trial(rows=8, slots=1)
+    trial.desk.end(trial.add("a", lora=1))  # before its task had a turn
+    trial.add("b", lora=2)
+    await trial.until(2)
+    assert trial.ends()["b"].reason is FinishReason.LENGTH
+
+
+async def test_who_waits_for_a_slot_is_not_overtaken_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.engine.vllm.line.PATIENCE", 0.0)
+    trial = Trial(rows=8, slots=1)
+    for name, lora in (("a", 1), ("b", 2), ("c", 1)):
+        trial.add(name, lora=lora)
+    await trial.until(3)
+    assert [ask.id.partition("-")[2] for ask in trial.script.asked] == ["a", "b", "c"]
+
+
+async def test_the_background_does_not_wait_for_a_slot() -> None:
+    trial = Trial(rows=8, slots=1)
+    trial.add("a", lora=1)
+    trial.add("b", lora=2, background=True)
+    assert trial.ends()["b"].reason is FinishReason.CANCELLED
