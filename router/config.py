@@ -276,6 +276,12 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _vllms_arguments_have_vllm(self) -> Self:
+        if self.vllm_args and self.engine != "vllm":
+            raise ValueError("vllm_args is for the engine vllm: say that one, too (engine)")
+        return self
+
+    @model_validator(mode="after")
     def _replicas_have_a_place(self) -> Self:
         least, _ = self.replica_bounds
         if self.ray and not least:

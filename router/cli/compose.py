@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from router import optional
 from router.cli import units
 from router.cli.base_files import equals_base
-from router.cli.engines import check_engine, make_vllm, vllms_base
+from router.cli.engines import make_vllm, vllms_base
 from router.cli.fleet import STORE_REST, EdgeEncoder, crew_and_links, of_all_replicas, replica_settings
 from router.cli.mirrors import Mirrors, how_to_add
 from router.cli.routing_state import calibration_state, decision_shares
@@ -71,7 +71,6 @@ def serve_until_stopped(settings: Settings) -> int:
     # make them half as fast, those that watch for work for long take the core from everybody else.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    check_engine(settings)
     model = vllms_base(settings) if settings.engine == "vllm" else resolve_model(settings.model)
     composition = Composition(settings, make_engine(settings), model)
 

@@ -6,20 +6,20 @@ from pathlib import Path
 
 from router.config import Settings
 from router.engine.base import Engine
-from router.errors import ConfigError
 from router.models import resolve_model
 
 
-def check_engine(settings: Settings) -> None:
-    """Raises ConfigError where the engine is not installed, or settings are not for it."""
-    if settings.engine == "vllm":
-        from router.engine.vllm.arguments import check
-        from router.engine.vllm.link import require_vllm
+def vllms_base(settings: Settings) -> Path:
+    """The base's folder: vLLM serves what our own engine does not, such as quantised weights.
 
-        check(settings)
-        require_vllm()
-    elif settings.vllm_args:
-        raise ConfigError("vllm_args is for the engine vllm: say --engine vllm, too")
+    Raises ConfigError where vLLM is not installed, or settings are not for it, before anything is fetched.
+    """
+    from router.engine.vllm.arguments import check
+    from router.engine.vllm.link import require_vllm
+
+    check(settings)
+    require_vllm()
+    return resolve_model(settings.model, any_weights=True)
 
 
 def make_vllm(settings: Settings) -> Engine:
@@ -28,8 +28,3 @@ def make_vllm(settings: Settings) -> Engine:
     from router.engine.vllm.link import connect
 
     return VllmEngine(settings, connect)
-
-
-def vllms_base(settings: Settings) -> Path:
-    """The base's folder: vLLM serves what our own engine does not, such as quantised weights."""
-    return resolve_model(settings.model, any_weights=True)

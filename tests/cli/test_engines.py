@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from router.cli.compose import base_lines, make_engine
-from router.cli.engines import check_engine
+from router.cli.engines import vllms_base
 from router.cli.settings import load_settings
 from router.config import Settings
 from router.engine.base import Ability, BaseInfo
@@ -20,7 +21,7 @@ from router.errors import ConfigError
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"vllm_args": ("seed=1",)}, "say --engine vllm, too"),
+        ({"vllm_args": "seed=1"}, "vllm_args is for the engine vllm"),
         ({"engine": "vllm", "quantize": "int8"}, "quantize goes not with the engine vllm"),
         ({"engine": "vllm"}, r"install the extra `vllm`.*docs/vllm.md"),
     ],
@@ -28,16 +29,21 @@ from router.errors import ConfigError
 def test_what_cannot_be_is_told_at_once(monkeypatch: pytest.MonkeyPatch, settings: Any, said: str) -> None:
     monkeypatch.setattr("router.engine.vllm.link.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=said):
-        check_engine(Settings(**settings))
+        vllms_base(load_settings(settings))
 
 
-def test_our_own_engine_needs_nothing() -> None:
-    check_engine(Settings())
+def test_a_quantised_base_is_vllms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("router.engine.vllm.link.find_spec", lambda name: name)
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+    assert vllms_base(Settings(engine="vllm", model=str(tmp_path))) == tmp_path
 
 
 def test_arguments_of_the_environment_are_split_like_a_shells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA_ROUTER_VLLM_ARGS", """quantization=fp8 speculative_config='{"a": 1, "b": 2}'""")
-    assert load_settings().vllm_args == ("quantization=fp8", 'speculative_config={"a": 1, "b": 2}')
+    assert load_settings({"engine": "vllm"}).vllm_args == (
+        "quantization=fp8",
+        'speculative_config={"a": 1, "b": 2}',
+    )
 
 
 def test_nothing_of_vllm_is_imported_before_the_start() -> None:
