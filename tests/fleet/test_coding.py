@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from router import errors
 from router.engine.base import Delta, EngineStatus, Finished, Job, Reading
-from router.errors import FieldViolation, RouterError
+from router.errors import RouterError
 from router.fleet.coding import KINDS, decoded, encoded
 from router.fleet.messages import Batch, Cancel, Compile, Event, Load, Post, Read, Submit, Unload
 from router.types import Constraint, FinishReason, SamplingParams, TokenLogprob, Usage
-from tests.fleet.test_messages import kinds
+from tests.fleet.test_messages import example, kinds
 
 
 def carried(value: Any) -> Any:
@@ -59,15 +59,7 @@ def test_numbers_come_as_float32() -> None:
 
 @pytest.mark.parametrize("kind", kinds())
 def test_every_error_is_raised_there_as_it_was_here(kind: type[RouterError]) -> None:
-    said: dict[type[RouterError], tuple[Any, ...]] = {
-        errors.InvalidRequest: ((FieldViolation("a", "b"),),),
-        errors.PromptTooLong: (10, 20),
-        errors.NotActivated: ((1, 2),),
-        errors.NotFound: ("adapter", "x"),
-        errors.Unavailable: ("later", 7.0),
-        errors.QuotaExceeded: ("much", "tokens", 2.0, "tenant"),
-    }
-    error = kind(*said.get(kind, ("why",)))
+    error = example(kind)
     again = carried(Event(1, error)).what
     known = vars(errors).get(kind.__name__) is kind
     assert (type(again) is kind) if known else isinstance(again, RouterError)

@@ -75,8 +75,7 @@ def kinds(kind: type[RouterError] = RouterError) -> list[type[RouterError]]:
     return [kind, *below] if kind.__module__ == "router.errors" else below
 
 
-@pytest.mark.parametrize("kind", kinds())
-def test_every_error_is_raised_there_as_it_was_here(kind: type[RouterError]) -> None:
+def example(kind: type[RouterError]) -> RouterError:
     said: dict[type[RouterError], tuple[Any, ...]] = {
         errors.InvalidRequest: ([FieldViolation("a", "b")],),
         errors.PromptTooLong: (10, 20),
@@ -85,7 +84,12 @@ def test_every_error_is_raised_there_as_it_was_here(kind: type[RouterError]) -> 
         errors.Unavailable: ("later", 7.0),
         errors.QuotaExceeded: ("much", "tokens", 2.0, "tenant"),
     }
-    error = kind(*said.get(kind, ("why",)))
+    return kind(*said.get(kind, ("why",)))
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_error_is_raised_there_as_it_was_here(kind: type[RouterError]) -> None:
+    error = example(kind)
     again = carried(error)
     assert type(again) is kind
     assert (str(again), again.__dict__) == (str(error), error.__dict__)
