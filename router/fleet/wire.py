@@ -31,7 +31,7 @@ NONCE, CODE = 32, 16  # bytes
 HEAD = struct.Struct(f"!Q{CODE}s")  # length of the message, its code
 LARGEST = 1 << 30  # bytes of a frame
 HANDSHAKE_SECONDS = 5.0
-STRANGERS = 64  # connections that have not proved anything yet
+STRANGERS = 64  # connections that have not proved anything yet; beyond them the oldest ends
 
 
 class Torn(Exception):
@@ -118,7 +118,7 @@ class Listener:
     def __init__(self, host: EngineHost) -> None:
         self._host, self._secret = host, secrets.token_bytes(NONCE)
         self._server: asyncio.Server | None = None
-        self._strangers = 0
+        self._strangers: dict[asyncio.StreamWriter, None] = {}  # the oldest first
         self._serving: dict[asyncio.StreamWriter, asyncio.Task[Any] | None] = {}
 
     async def open(self, address: str) -> Door:
@@ -148,9 +148,11 @@ class Listener:
             writer.close()
 
     async def _let_in(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Wire | None:
-        if self._strangers >= STRANGERS:
-            return None
-        self._strangers += 1
+        if len(self._strangers) >= STRANGERS:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.transport.abort()
+        self._strangers[writer] = None
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 mine = secrets.token_bytes(NONCE)
@@ -159,7 +161,7 @@ class Listener:
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             return None
         finally:
-            self._strangers -= 1
+            self._strangers.pop(writer, None)
         both = mine + theirs
         if not hmac.compare_digest(proof, _proof(self._secret, b"edge", both)):
             log.warning("somebody at %s does not know the secret", writer.get_extra_info("peername"))

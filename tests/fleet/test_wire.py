@@ -85,14 +85,14 @@ async def over(*writers: asyncio.StreamWriter) -> None:
             await writer.wait_closed()
 
 
-async def test_no_more_strangers_than_there_is_place_for(
-    served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wire, "STRANGERS", 1)
-    _, first = await asyncio.open_connection(served[2].host, served[2].port)
-    reader, second = await asyncio.open_connection(served[2].host, served[2].port)
-    assert await asyncio.wait_for(reader.read(), 5) == b""
-    await over(first, second)
+async def test_strangers_keep_no_edge_out(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "STRANGERS", 2)
+    strangers = [await asyncio.open_connection(served[2].host, served[2].port) for _ in range(3)]
+    oldest, *_, newest = strangers
+    assert len(await asyncio.wait_for(oldest[0].read(), 5)) <= wire.NONCE  # it has made room
+    entered = await enter(served[2])
+    assert len(await asyncio.wait_for(newest[0].readexactly(wire.NONCE), 5)) == wire.NONCE
+    await over(entered._writer, *(writer for _, writer in strangers))
 
 
 async def test_a_replica_that_does_not_know_the_secret_is_not_believed() -> None:
