@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
+HIDDEN_STATES = "hidden states"  # what engines have of a base, and classifiers may need
 
 
 Keeping = Literal["off", "labels", "texts"]  # what is kept of corrections, from nothing to all

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 ScoreKind = Literal["probability", "logit", "similarity"]
 EVIDENCE_LIMIT = 500  # characters
-HIDDEN_STATES = "hidden states"
 SLACK = 1e-6  # float32 probabilities may sum or round past their ends
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from router.classifiers.contract import HIDDEN_STATES
+from router.types import HIDDEN_STATES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,9 +14,9 @@ from itertools import takewhile
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
-from router.classifiers.contract import HIDDEN_STATES
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, Overloaded, PromptTooLong
 from router.types import (
+    HIDDEN_STATES,
     Constraint,
     FinishReason,
     PromptTemplate,
@@ -323,6 +323,16 @@ def check_grammar(job: Job) -> None:
     compiled = None if job.grammar is None else job.grammar.constraint
     if compiled != job.params.constraint:
         raise FailedPrecondition("the constraint of the job has not been compiled")
+
+
+def check_job(job: Job, context_length: int) -> None:
+    """Raises what `Engine.submit` says of jobs that no engine of such a base can serve."""
+    if not job.tokens:
+        raise InvalidRequest([FieldViolation("input", "has no tokens")])
+    check_grammar(job)
+    total = len(job.tokens) + job.params.max_tokens
+    if total > context_length:
+        raise PromptTooLong(context_length, total)
 
 
 def check_reading(reading: Reading, context_length: int, held: int) -> None:

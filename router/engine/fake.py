@@ -26,7 +26,7 @@ from router.engine.base import (
     Job,
     Prompt,
     Reading,
-    check_grammar,
+    check_job,
     check_reading,
     common_length,
 )
@@ -225,14 +225,11 @@ class FakeEngine:
 
     def _check(self, job: Job) -> None:
         self._check_open()
-        check_grammar(job)
+        check_job(job, self._info.context_length)
         if job.adapter is not None and job.adapter not in self._adapters:
             raise FailedPrecondition("the adapter is not loaded", digest=job.adapter)
         if job.adapter is not None:
             tokens_before(job.tokens, self._invocations[job.adapter])
-        limit, need = self._info.context_length, len(job.tokens) + job.params.max_tokens
-        if need > limit:
-            raise PromptTooLong(limit, need)
         rows = (row.background for row in (*self._running, *self._waiting))
         held = sum(background is job.background for background in rows)
         if held >= self.max_running + (0 if job.background else self.max_queue):

@@ -21,7 +21,7 @@ from router.engine.base import (
     Job,
     Prompt,
     Reading,
-    check_grammar,
+    check_job,
     check_reading,
 )
 from router.engine.blocks import BlockPool
@@ -66,11 +66,8 @@ from router.engine.threads import in_ending_thread, usable_cpus, use_one_thread
 from router.errors import (
     ConfigError,
     FailedPrecondition,
-    FieldViolation,
-    InvalidRequest,
     NotLoaded,
     Overloaded,
-    PromptTooLong,
     ResourceExhausted,
 )
 from router.types import Constraint
@@ -237,12 +234,7 @@ class TorchEngine:
     def _check(self, job: Job) -> int:
         """How many of its tokens come before its adapter acts, if it can be served."""
         settings = self._settings
-        if not job.tokens:
-            raise InvalidRequest([FieldViolation("input", "has no tokens")])
-        check_grammar(job)
-        total = len(job.tokens) + job.params.max_tokens
-        if total > self._context:
-            raise PromptTooLong(self._context, total)
+        check_job(job, self._context)
         adapter = None if job.adapter is None else self._host.get(job.adapter)
         if job.adapter is not None and adapter is None:
             raise FailedPrecondition("the adapter is not loaded")

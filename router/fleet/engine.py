@@ -24,17 +24,14 @@ from router.engine.base import (
     Job,
     Prompt,
     Reading,
-    check_grammar,
+    check_job,
 )
 from router.engine.handoff import Stream
 from router.errors import (
     ConfigError,
     FailedPrecondition,
-    FieldViolation,
-    InvalidRequest,
     NotLoaded,
     Overloaded,
-    PromptTooLong,
     ResourceExhausted,
     RouterError,
     Unavailable,
@@ -215,12 +212,7 @@ class FleetEngine:
 
     def _check(self, job: Job) -> None:
         """What can be refused here. Raises what Engine.submit raises."""
-        if not job.tokens:
-            raise InvalidRequest([FieldViolation("input", "has no tokens")])
-        check_grammar(job)
-        limit, need = self.info.context_length, len(job.tokens) + job.params.max_tokens
-        if need > limit:
-            raise PromptTooLong(limit, need)
+        check_job(job, self.info.context_length)
         if job.adapter is not None:
             tokens_before(job.tokens, self._adapter(job.adapter).invocation)
 

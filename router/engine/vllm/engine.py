@@ -17,7 +17,7 @@ from router.engine.base import (
     Job,
     Prompt,
     Reading,
-    check_grammar,
+    check_job,
     check_reading,
 )
 from router.engine.constrained.grammars import CompiledGrammar, Grammars
@@ -35,11 +35,8 @@ from router.engine.vllm.process import Environment, Processes, environment
 from router.engine.vllm.staging import Staging
 from router.errors import (
     FailedPrecondition,
-    FieldViolation,
-    InvalidRequest,
     NotLoaded,
     Overloaded,
-    PromptTooLong,
     Unavailable,
 )
 from router.types import Constraint, FinishReason
@@ -208,13 +205,8 @@ class VllmEngine:
 
     def _check(self, job: Job) -> Lora | None:
         """The adapter of a job that can be served."""
-        settings, context = self._settings, self.info.context_length
-        if not job.tokens:
-            raise InvalidRequest([FieldViolation("input", "has no tokens")])
-        check_grammar(job)
-        total = len(job.tokens) + job.params.max_tokens
-        if total > context:
-            raise PromptTooLong(context, total)
+        settings = self._settings
+        check_job(job, self.info.context_length)
         held = None if job.adapter is None else self._adapters.get(job.adapter)
         if job.adapter is not None and held is None:
             raise FailedPrecondition("the adapter is not loaded")

@@ -7,13 +7,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import stat
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from router.errors import ConfigError
 from router.registry.notes import Notes
-from router.sources.mirror.private import private_folder
 from router.sources.source import HASH_BYTES
 
 MOST_MARKS = 200_000  # two for each file
@@ -102,6 +103,21 @@ class Cache:
 
     def _blob(self, sha: str) -> Path:
         return self._folder / sha[:2] / sha
+
+
+def private_folder(path: Path) -> Path:
+    """A folder whose contents are served, or copied into what is served: made for this user alone if it is
+    not there. Raises ConfigError for one into which others may write.
+
+    A group may have been let in by who mounts it.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    info = path.lstat()
+    if not stat.S_ISDIR(info.st_mode):
+        raise ConfigError(f"{path} is a link: set mirror_dir to a folder of this user's own")
+    if info.st_uid != os.geteuid() or info.st_mode & stat.S_IWOTH:
+        raise ConfigError(f"others may write into {path}: set mirror_dir to a folder of this user's own")
+    return path
 
 
 def _key(mark: str) -> str:

@@ -26,11 +26,10 @@ from router.errors import (
     Unavailable,
 )
 from router.registry.state import write_atomically
-from router.sources.mirror.cache import Cache
+from router.sources.mirror.cache import Cache, private_folder
 from router.sources.mirror.copies import Copies
 from router.sources.mirror.deliveries import Deliveries
 from router.sources.mirror.fetching import Fetcher
-from router.sources.mirror.private import private_folder
 from router.sources.mirror.store import Store
 from router.sources.mirror.survey import Survey
 from router.sources.source import Passing

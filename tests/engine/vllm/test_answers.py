@@ -11,7 +11,7 @@ import pytest
 from router.engine.base import Delta, Finished, Job
 from router.engine.vllm.answers import Answer, sampling_of
 from router.engine.vllm.client import Chances, Piece
-from router.engine.vllm.line import Line
+from router.engine.vllm.desk import Line
 from router.errors import EngineFailed
 from router.types import Constraint, FinishReason, SamplingParams
 

@@ -119,7 +119,7 @@ async def test_a_job_that_never_began_gives_its_slot_back() -> None:
 
 
 async def test_who_waits_for_a_slot_is_not_overtaken_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.engine.vllm.line.PATIENCE", 0.0)
+    monkeypatch.setattr("router.engine.vllm.desk.PATIENCE", 0.0)
     trial = Trial(rows=8, slots=1)
     for name, lora in (("a", 1), ("b", 2), ("c", 1)):
         trial.add(name, lora=lora)

@@ -44,7 +44,7 @@ def test_another_process_of_the_same_number_is_left_alone(sleeper: subprocess.Po
 def test_what_is_begun_meanwhile_is_found_and_ended(sleeper: subprocess.Popen[bytes]) -> None:
     processes = Processes()
     with processes.beginning():
-        ours = subprocess.Popen(["sh", "-c", "sleep 60 & wait"])
+        ours = subprocess.Popen(["sh", "-c", "sleep 60 & kill -STOP $$"])  # does not end by itself
         while not keeper.children_of(ours.pid):
             pass
         below = keeper.children_of(ours.pid)
