@@ -1,6 +1,6 @@
 """Texts about installing: the name `lora-router` is in no index, so nothing may say to install it from one.
 
-Whoever registered that name there would run code on the machines of all who follow such a text.
+The owner of that name there would run code on the machines of all users who follow such a text.
 """
 
 from __future__ import annotations

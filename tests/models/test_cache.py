@@ -106,9 +106,9 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "said"), DAMAGES)
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
 def test_a_damaged_folder_is_made_anew_with_a_warning(
-    damage: Build, said: str, capfd: pytest.CaptureFixture[str]
+    damage: Build, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = build_once("m-1", build, Pins())
     damage(folder)
@@ -116,7 +116,7 @@ def test_a_damaged_folder_is_made_anew_with_a_warning(
     assert sums_of(folder) == {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
     assert check(folder, Pins()).problem == ""
     (line,) = capfd.readouterr().err.splitlines()
-    assert re.search(rf"^warning: .*{said}; making it anew$", line)
+    assert re.search(rf"^warning: .*{message}; making it anew$", line)
     assert sorted(path.name for path in models_dir().iterdir()) == [".m-1.lock", "m-1"]
 
 
@@ -124,12 +124,12 @@ def out_of_reach(folder: Path) -> None:
     raise ConfigError("pip could not download it: check the network")
 
 
-@pytest.mark.parametrize(("damage", "said"), DAMAGES)
-def test_a_damaged_folder_that_cannot_be_made_anew_is_an_error_and_stays(damage: Build, said: str) -> None:
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_a_damaged_folder_that_cannot_be_made_anew_is_an_error_and_stays(damage: Build, message: str) -> None:
     folder = build_once("m-1", build, Pins())
     damage(folder)
     damaged = sums_of(folder)
-    with pytest.raises(DataLoss, match=rf"{said}\. It could not be made anew: pip .* check the network"):
+    with pytest.raises(DataLoss, match=rf"{message}\. It could not be made anew: pip .* check the network"):
         build_once("m-1", out_of_reach, Pins())
     assert sums_of(folder) == damaged
 
@@ -156,8 +156,8 @@ def test_weights_that_are_not_the_pinned_ones_are_refused_whatever_the_record_sa
     (folder / "model.safetensors").write_bytes(weights(b"\1\2\3\5"))
     (folder / SUMS).write_text(text_of(sums_of(folder)))
     assert check(folder, Pins()).problem == ""
-    said = "total sha256" if whole else "weights with digest"
-    with pytest.raises(DataLoss, match=rf"has {said} \w{{64}}, expected \w{{64}}"):
+    message = "total sha256" if whole else "weights with digest"
+    with pytest.raises(DataLoss, match=rf"has {message} \w{{64}}, expected \w{{64}}"):
         build_once("m-1", out_of_reach, pinned)
 
 
