@@ -40,6 +40,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 
+def install_extra(extra: str) -> str:
+    """How to install an optional part of this package; its name is in no index."""
+    return (
+        f"pip install -e '.[{extra}]' in the checkout, or pip install 'WHEEL[{extra}]' with the wheel that "
+        "`make wheel` writes there"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
     """One bad field of a request."""

@@ -93,7 +93,7 @@ def test_five_commands_stand_under_five_numbered_headings() -> None:
     numbered = [part for part in parts if re.match(r"\d\. ", part)]
     first = [shlex.split(re.findall(r"```sh\n(.*?)\n", part)[0]) for part in numbered]
     assert [command[:3] for command in first] == [
-        ["pip", "install", "lora-router[train]"],
+        ["pip", "install", "-e"],
         ["lora-router", "adapters", "new"],
         ["lora-router", "adapters", "train"],
         ["lora-router", "adapters", "evaluate"],

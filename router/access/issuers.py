@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from router.access.addresses import is_safe
-from router.errors import ConfigError
+from router.errors import ConfigError, install_extra
 
 # What keys each takes: type and curve. With a shared secret whoever can check a token could make one.
 ALGORITHMS: Mapping[str, tuple[str, str]] = {
@@ -29,7 +29,7 @@ ALGORITHMS: Mapping[str, tuple[str, str]] = {
 }
 USUAL = ("RS256", "ES256", "EdDSA")
 MAX_LEEWAY_SECONDS = 300
-MISSING = "tokens of an issuer need the library PyJWT: pip install 'lora-router[jwt]'"
+MISSING = f"tokens of an issuer need the library PyJWT: {install_extra('jwt')}"
 
 
 @dataclass(frozen=True, slots=True)

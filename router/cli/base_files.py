@@ -17,12 +17,10 @@ BLOCK = 1 << 22  # values compared at once
 
 
 def find_base(model: str) -> Path | None:
-    """The base's folder; None for a known base that was not fetched yet (nothing is downloaded)."""
-    from router.models import DEFAULT_BASE, models_dir, resolve_model
+    """The base's folder, checked; None for a known base that was not fetched yet (nothing is downloaded)."""
+    from router.models import DEFAULT_BASE, cached_base, resolve_model
 
-    if model.lower() == DEFAULT_BASE and not any(models_dir().glob(f"{DEFAULT_BASE}-*")):
-        return None
-    return resolve_model(model)
+    return cached_base(model) if model.lower() == DEFAULT_BASE else resolve_model(model)
 
 
 def read_base(folder: Path, name: str, with_digest: bool) -> BaseInfo:

@@ -87,13 +87,13 @@ def failed_of(asked: Sequence[Asked]) -> list[Asked]:
 def fetch_models() -> None:
     """The base, with a progress bar the first time, and the encoder of the embedding classifier."""
     from router.cli.settings import load_settings
-    from router.errors import ConfigError
+    from router.errors import ConfigError, DataLoss
     from router.models import fetch_encoder, resolve_model
 
     resolve_model(load_settings().model)
     try:
         fetch_encoder()
-    except ConfigError as error:
+    except (ConfigError, DataLoss) as error:
         print(f"the embedding classifier stays out: {error.message}", file=sys.stderr)
 
 

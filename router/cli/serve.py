@@ -14,7 +14,7 @@ from router.errors import ConfigError
 if TYPE_CHECKING:
     from router.config import Settings
 
-NO_SETTINGS = ("config", "set_", "insecure_listen")
+NO_SETTINGS = ("config", "set_", "insecure_listen", "insecure_metrics")
 Listen = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="gRPC address. Default: 127.0.0.1:50051.")
 ]
@@ -149,6 +149,14 @@ Insecure = Annotated[
         help="Allow addresses that other machines reach, though not everything there is checked.",
     ),
 ]
+InsecureMetrics = Annotated[
+    bool,
+    typer.Option(
+        "--insecure-metrics",
+        envvar="LORA_ROUTER_INSECURE_METRICS",
+        help="Allow it for --metrics-listen alone; callers' addresses still need TLS and --clients.",
+    ),
+]
 ClientsFile = Annotated[
     Path | None,
     typer.Option(
@@ -238,6 +246,7 @@ def serve(
     config: ConfigFile = None,
     set_: Sets = None,
     insecure_listen: Insecure = False,
+    insecure_metrics: InsecureMetrics = False,
 ) -> None:
     """Serve the base with the adapters here.
 
@@ -254,7 +263,7 @@ def serve(
     """
     said = dict(locals())  # every flag by its name, which is that of its setting
     settings = settings_of(said, set_ or [], config)
-    check_reach(settings, insecure_listen)
+    check_reach(settings, insecure_listen, insecure_metrics)
     from router.cli.compose import serve_until_stopped
 
     raise typer.Exit(serve_until_stopped(settings))
@@ -282,8 +291,11 @@ def with_folders(settings: Settings) -> Settings:
     )
 
 
-def check_reach(settings: Settings, insecure: bool) -> None:
-    """Refuse addresses that other machines reach, unless that was asked for, and those that are none."""
+def check_reach(settings: Settings, insecure: bool, insecure_metrics: bool = False) -> None:
+    """Refuse addresses that other machines reach, unless that was asked for, and those that are none.
+
+    `insecure` allows all of them, `insecure_metrics` that of metrics and probes only.
+    """
     from router.client.channel import is_loopback
     from router.server.listen import check_sidecar, split_address
 
@@ -303,8 +315,8 @@ def check_reach(settings: Settings, insecure: bool) -> None:
             f"{without}: give --tls-cert, --tls-key and --clients, listen on 127.0.0.1, or say "
             "--insecure-listen if the network is yours"
         )
-    if settings.metrics_listen and not is_loopback(settings.metrics_listen):
+    if settings.metrics_listen and not insecure_metrics and not is_loopback(settings.metrics_listen):
         raise ConfigError(
             f"metrics at {settings.metrics_listen} can be read from other machines, without any check: "
-            "choose 127.0.0.1 with --metrics-listen, or say --insecure-listen if the network is yours"
+            "choose 127.0.0.1 with --metrics-listen, or say --insecure-metrics if the network is yours"
         )

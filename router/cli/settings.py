@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 ENV_PREFIX = "LORA_ROUTER_"
 # Read by commands, not by Settings.
-NO_SETTINGS = ("server", "insecure_listen", "traceback", "token", "tls_ca", "client_cert", "client_key")
+NO_SETTINGS = (
+    *("server", "insecure_listen", "insecure_metrics", "traceback"),
+    *("token", "tls_ca", "client_cert", "client_key"),
+)
 # What Kubernetes sets in every pod for a Service called lora-router, or lora-router-anything.
 KUBERNETES = re.compile(
     r"LORA_ROUTER_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)?)"

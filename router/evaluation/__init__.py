@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from router.errors import ConfigError
+from router.errors import ConfigError, install_extra
 
 __all__ = ["evaluate", "evaluate_rows"]
 
@@ -87,4 +87,4 @@ def require_extra(what: str) -> None:
         except ModuleNotFoundError as error:
             if error.name != package:
                 raise
-            raise ConfigError(f"{what} needs {package}: pip install 'lora-router[train]'") from error
+            raise ConfigError(f"{what} needs {package}: {install_extra('train')}") from error

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from router.errors import ConfigError, FieldViolation, InvalidRequest
+from router.errors import ConfigError, FieldViolation, InvalidRequest, install_extra
 from router.experiments.assignment import is_missing, unit_hash
 
 BATCH = 1000
@@ -216,7 +216,7 @@ def pyarrow(path: Path, part: str = "") -> Any:
     try:
         return import_module(f"pyarrow.{part}" if part else "pyarrow")
     except ModuleNotFoundError as error:
-        text = "Parquet needs pyarrow: pip install 'lora-router[export]', or use a .csv or .jsonl file"
+        text = f"Parquet needs pyarrow (or use a .csv or .jsonl file): {install_extra('export')}"
         raise ConfigError(f"{path.name}: {text}") from error
 
 

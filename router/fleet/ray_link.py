@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from router.engine.base import AdapterArtifact, Engine
-from router.errors import ConfigError, RouterError, Unavailable
+from router.errors import ConfigError, RouterError, Unavailable, install_extra
 from router.fleet.host import EngineHost
 from router.fleet.link import LinkLost
 from router.fleet.messages import Batch, Hello, Load, Post
@@ -46,7 +46,7 @@ WEIGHTS_SECONDS = 60.0  # from when an adapter is asked for until Ray says where
 def require_ray() -> None:
     """Raises ConfigError without the extra; imports nothing."""
     if find_spec("ray") is None:
-        raise ConfigError("replicas need ray, which is not installed: pip install 'lora-router[ray]'")
+        raise ConfigError(f"replicas need ray, which is not installed: {install_extra('ray')}")
 
 
 def check_reached(address: str) -> None:

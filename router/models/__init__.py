@@ -9,15 +9,17 @@ from __future__ import annotations
 from router.models.base import (
     DEFAULT_BASE,
     DEFAULT_ENCODER,
+    cached_base,
     fetch_base,
     fetch_encoder,
     resolve_model,
 )
-from router.models.wheel import models_dir
+from router.models.cache import models_dir
 
 __all__ = [
     "DEFAULT_BASE",
     "DEFAULT_ENCODER",
+    "cached_base",
     "fetch_base",
     "fetch_encoder",
     "models_dir",

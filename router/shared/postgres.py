@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from router.errors import ConfigError, SharedDown
+from router.errors import ConfigError, SharedDown, install_extra
 from router.shared.patience import heard
 from router.shared.table import Beat, Row, Totals
 
@@ -49,7 +49,7 @@ def parse_url(text: str) -> str:
             f"shared_state begins with {parts.scheme!r}: edges share a PostgreSQL database, {EXAMPLE}"
         )
     if find_spec("psycopg") is None:
-        raise ConfigError("shared_state needs the Python package psycopg: install lora-router[postgres]")
+        raise ConfigError(f"shared_state needs the Python package psycopg: {install_extra('postgres')}")
     if not parts.path.strip("/"):
         raise ConfigError(f"shared_state names no database: write {EXAMPLE}")
     import psycopg.conninfo

@@ -10,7 +10,15 @@ from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from router.errors import ConfigError, DataLoss, FailedPrecondition, NotFound, PermissionDenied, RouterError
+from router.errors import (
+    ConfigError,
+    DataLoss,
+    FailedPrecondition,
+    NotFound,
+    PermissionDenied,
+    RouterError,
+    install_extra,
+)
 from router.registry.format.names import looks_like_version
 from router.registry.format.text import show
 from router.sources.source import Listing, Passing, RemoteFile, state_of
@@ -20,11 +28,11 @@ MOST_SIZE = 1 << 50
 MOST_FILES = 10_000
 NO_FOLDERS = ("http", "https", "data", "zip", "tar", "reference", "github", "git", "hf")
 PACKAGES = {
-    "s3": "'lora-router[s3]'",
-    "s3a": "'lora-router[s3]'",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-} | dict.fromkeys(("az", "abfs", "abfss", "adl"), "adlfs")
+    "s3": install_extra("s3"),
+    "s3a": install_extra("s3"),
+    "gs": "pip install gcsfs",
+    "gcs": "pip install gcsfs",
+} | dict.fromkeys(("az", "abfs", "abfss", "adl"), "pip install adlfs")
 MARKS = (
     "ETag",
     "etag",
@@ -119,10 +127,8 @@ def open_store(url: str) -> tuple[Any, str]:
 
         files, path = url_to_fs(url)
     except ImportError:
-        package = PACKAGES.get(scheme, "the fsspec driver for it")
-        raise ConfigError(
-            f"{scheme}:// needs a driver that is not installed: pip install {package}"
-        ) from None
+        package = PACKAGES.get(scheme, "install the fsspec driver for it")
+        raise ConfigError(f"{scheme}:// needs a driver that is not installed: {package}") from None
     except ValueError as error:
         raise ConfigError(f"{show(url)[1:-1]}: {error}") from None
     except Exception as error:  # drivers that connect at once

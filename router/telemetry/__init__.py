@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from router.errors import ConfigError
+from router.errors import ConfigError, install_extra
 
 if TYPE_CHECKING:
     from router.config import Settings
@@ -24,6 +24,6 @@ def opened(settings: Settings, metrics: Metrics, look: Callable[[], None]) -> Te
     try:
         from router.telemetry.otlp import Telemetry
     except ModuleNotFoundError as error:
-        text = f"otlp_endpoint needs {error.name}, which is not installed: pip install 'lora-router[otel]'"
+        text = f"otlp_endpoint needs {error.name}, which is not installed: {install_extra('otel')}"
         raise ConfigError(text) from None
     return Telemetry.of(settings.otlp_endpoint, metrics, look)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from router.errors import ConfigError
+from router.errors import ConfigError, install_extra
 
 __all__ = ["train"]
 
@@ -33,7 +33,7 @@ def train(
         import matplotlib  # noqa: F401  # asked for first: hours of training must not end without it
         import sacrebleu  # noqa: F401
     except ImportError as error:
-        raise ConfigError(f"training needs {error.name}: pip install 'lora-router[train]'") from error
+        raise ConfigError(f"training needs {error.name}: {install_extra('train')}") from error
     from router.training.recipe import load_recipe
     from router.training.run import Request, run
 

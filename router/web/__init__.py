@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from router.errors import ConfigError
+from router.errors import ConfigError, install_extra
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -40,7 +40,7 @@ async def listen(
         from router.web.endpoints import application
         from router.web.listener import Listener
     except ModuleNotFoundError as error:
-        text = f"http_listen needs {error.name}, which is not installed: pip install 'lora-router[http]'"
+        text = f"http_listen needs {error.name}, which is not installed: {install_extra('http')}"
         raise ConfigError(text) from None
     listener = Listener(settings.http_listen, tls)
     listener.bind()

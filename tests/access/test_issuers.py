@@ -98,7 +98,7 @@ def test_a_mistake_is_told_in_one_line(text: str, said: str) -> None:
 def test_a_missing_library_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jwt.algorithms", None)
     assert len(parse_clients(f'[[client]]\nid = "a"\ntoken_sha256 = ["{"a" * 64}"]').all) == 1
-    with pytest.raises(ConfigError, match=r"pip install 'lora-router\[jwt\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[jwt\]' in the checkout"):
         parse_clients(ISSUING.table())
 
 

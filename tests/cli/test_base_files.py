@@ -42,7 +42,7 @@ def test_another_matrix_differs(base):
 
 
 def test_a_known_base_that_was_not_fetched_is_not_downloaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("router.models.models_dir", lambda: tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert find_base("smollm2-135m-instruct") is None
 
 

@@ -169,7 +169,7 @@ def test_an_address_where_no_ray_is_is_told_at_once(address: str) -> None:
 @pytest.mark.slow
 def test_without_ray_replicas_are_refused_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.fleet.ray_link.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'lora-router\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[ray\]' in the checkout"):
         make_engine(Settings(replicas="2"))
     code = """
 import sys

@@ -198,7 +198,9 @@ async def test_a_store_that_is_not_there_ends_the_start(own_folder, monkeypatch)
 def test_a_driver_that_is_not_installed_ends_it_before_anything_is_loaded(own_folder, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(own_folder / "state"))
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(ConfigError, match=r"not installed: pip install 'lora-router\[s3\]'$"):
+    with pytest.raises(
+        ConfigError, match=r"not installed: pip install -e '\.\[s3\]' in the checkout.* writes there$"
+    ):
         Mirrors.of(Settings(adapters_dir=("s3://bucket/adapters",)))
 
 

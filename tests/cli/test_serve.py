@@ -101,6 +101,21 @@ def test_metrics_that_others_can_read_must_be_meant_too(cli, served):
     assert cli("serve", "--metrics-listen", "").code == 0
 
 
+def test_open_metrics_can_be_meant_alone(cli, served, monkeypatch):
+    """So that a certificate or clients that are missing by mistake still keep the server from starting."""
+    metrics = ("serve", "--metrics-listen", "0.0.0.0:9464")
+    assert "--insecure-metrics" in cli(*metrics).err
+    assert cli(*metrics, "--insecure-metrics").code == 0
+    monkeypatch.setenv("LORA_ROUTER_INSECURE_METRICS", "1")
+    assert cli(*metrics).code == 0
+    served.clear()
+    for public in ("--listen", "--http-listen"):
+        done = cli(*metrics, public, "0.0.0.0:50051")
+        assert done.code == 2
+        assert "without TLS and clients" in done.err
+    assert not served
+
+
 @pytest.mark.parametrize("listen", ["foo", "127.0.0.1:99999", "127.0.0.1", ":1"])
 def test_an_address_that_is_none_is_refused(cli, served, listen):
     done = cli("serve", "--listen", listen, "--insecure-listen")

@@ -23,5 +23,5 @@ def test_a_missing_package_is_named(
     monkeypatch: pytest.MonkeyPatch, package: str, measure: Callable[[], object]
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ConfigError, match=rf"needs {package}: pip install 'lora-router\[train\]'"):
+    with pytest.raises(ConfigError, match=rf"needs {package}: pip install -e '\.\[train\]' in the checkout"):
         measure()

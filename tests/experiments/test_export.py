@@ -198,7 +198,9 @@ def test_what_cannot_be_done(sqlite_store, tmp_path, what, name, told):
 
 def test_parquet_without_pyarrow(sqlite_store, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigError, match=r"pip install 'lora-router\[export\]', or use a \.csv"):
+    with pytest.raises(
+        ConfigError, match=r"or use a \.csv .*: pip install -e '\.\[export\]' in the checkout"
+    ):
         export(sqlite_store, "x", 1, "units", tmp_path / "u.parquet")
     assert export(sqlite_store, "x", 1, "units", tmp_path / "u.csv")[0].rows == 0
 

@@ -362,5 +362,5 @@ def test_files_of_another_kind(tmp_path, monkeypatch):
         read(tmp_path / "v.csv")
     path = written(tmp_path, "parquet", unit=["u"], metric=["m"], value=[1])
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigError, match=r"pip install 'lora-router\[export\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[export\]' in the checkout"):
         read(path)

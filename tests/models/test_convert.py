@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from router.models import convert as module
+from router.models.cache import sums_of
 from tests.engine import small_tokenizers as small
 
 HEADS, KV_HEADS, LAYERS = 4, 2, 2
@@ -65,6 +66,13 @@ def write_gguf(path: Path, model: Any, tokenizer: Any) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def test_the_same_file_gives_the_same_bytes_each_time(converted: tuple[Any, Path], tmp_path: Path) -> None:
+    """Without it the weights of the default base could not be pinned."""
+    module.main(converted[1].parent / "m.gguf", tmp_path)
+    assert sums_of(tmp_path) == sums_of(converted[1])
+    assert "model.safetensors" in sums_of(tmp_path)
 
 
 @pytest.fixture(scope="module")

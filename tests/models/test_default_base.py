@@ -12,7 +12,9 @@ from router.engine.base import Prompt
 from router.engine.text.lengths import cut_in_pieces
 from router.engine.text.prompt import PromptEncoder
 from router.errors import PromptTooLong
-from router.models import fetch_base, fetch_encoder
+from router.models import fetch_base, fetch_encoder, models_dir
+from router.models.base import KNOWN_MODELS, KnownModel
+from router.models.cache import SUMS, Pins, check
 from router.types import Turn
 
 pytestmark = pytest.mark.slow
@@ -74,6 +76,24 @@ def test_a_megabyte_that_cannot_fit_is_refused_in_a_moment_of_processor_time(
     with pytest.raises(PromptTooLong, match="at least"):
         encoder.encode(prompt, 8191)
     assert time.process_time() - started < 0.1
+
+
+@pytest.mark.parametrize("model", KNOWN_MODELS, ids=lambda model: model.name)
+def test_what_is_cached_is_what_is_pinned(model: KnownModel) -> None:
+    fetch_base(), fetch_encoder()
+    assert model.pins != Pins()
+    assert check(models_dir() / model.folder, model.pins).problem == ""
+    assert (models_dir() / model.folder / SUMS).is_file()
+
+
+@pytest.mark.alone
+def test_the_check_at_start_takes_a_moment() -> None:
+    """Some 0.3 s on two cores with instructions for SHA-256."""
+    model = KNOWN_MODELS[0]
+    folder = fetch_base()
+    started = time.perf_counter()
+    assert check(folder, model.pins).problem == ""
+    assert time.perf_counter() - started < 10
 
 
 def test_a_second_fetch_is_instant() -> None:

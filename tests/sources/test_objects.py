@@ -144,6 +144,7 @@ def test_a_driver_that_cannot_be_opened_is_one_line(monkeypatch):
 def test_a_driver_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(
-        ConfigError, match=r"^s3:// needs a driver that is not installed: pip install 'lora-router\[s3\]'$"
+        ConfigError,
+        match=r"^s3:// needs a driver that is not installed: pip install -e '\.\[s3\]' in the checkout.*$",
     ):
         source_of("s3://bucket/key/")

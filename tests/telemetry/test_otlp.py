@@ -87,7 +87,7 @@ def test_what_cannot_be_is_said_at_the_start(
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "router.telemetry.otlp", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
-    with pytest.raises(ConfigError, match=r"pip install 'lora-router\[otel\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[otel\]' in the checkout"):
         opened(settings(), Metrics(), lambda: None)
     assert opened(settings(""), Metrics(), lambda: None) is None
 

@@ -156,5 +156,5 @@ async def test_without_the_extra_the_setting_says_what_to_install(
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(ConfigError, match=r"lora-router\[http\]"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[http\]'"):
         await start_web()

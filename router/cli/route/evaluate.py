@@ -13,6 +13,7 @@ from router.cli import flags
 from router.cli.command import MISUSED, CliError
 from router.cli.route.judge import CalibrationFile
 from router.cli.route.local import AdaptersDirs, Base, Files, KeptIn, Ood, PluginsDirs
+from router.errors import install_extra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,7 +113,7 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise CliError("pictures need matplotlib: pip install 'lora-router[train]'") from None
+        raise CliError(f"pictures need matplotlib: {install_extra('train')}") from None
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -12,6 +12,7 @@ from router.engine.native.ops import NativeOps
 from router.engine.ops import Ops
 from router.engine.torch_ops import TorchOps
 from router.engine.triton import load_triton_ops
+from router.errors import install_extra
 
 __all__ = ["NativeOps", "load_ops"]
 
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _HOW = (
     "the answers are the same, only slower; for the fast path install a C++ compiler (g++) and Python's "
-    "headers, run pip install 'lora-router[native]', and start again"
+    f"headers, run {install_extra('native')}, and start again"
 )
 
 _HOW_AHEAD = (

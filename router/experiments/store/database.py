@@ -44,7 +44,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.schema import Table
 
-from router.errors import ConfigError, StoreDown
+from router.errors import ConfigError, StoreDown, install_extra
 from router.shared.patience import heard
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def _server_url(url: URL) -> URL:
     shown = shown_url(url)
     if find_spec("psycopg") is None:
         raise ConfigError(
-            f"the store at {shown} needs the Python package psycopg: install lora-router[postgres]"
+            f"the store at {shown} needs the Python package psycopg: {install_extra('postgres')}"
         )
     if not url.database:
         raise ConfigError(f"the store's URL {shown} names no database: write postgresql://HOST/DATABASE")

@@ -16,7 +16,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from router.errors import ConfigError
+from router.errors import ConfigError, install_extra
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -26,7 +26,7 @@ ID_BYTES, KEY_BYTES, SIGNATURE_BYTES = 8, 32, 64
 UNTRUSTED, TRUSTED = "untrusted comment: ", "trusted comment: "
 # Algorithms of key, encryption and checksum; salt and two limits of the encryption; id, seed, key, checksum
 _SECRET = struct.Struct("2s2s2s 32s8s8s 8s32s32s32s")
-MISSING = "signatures of adapters need the library cryptography: pip install 'lora-router[signed]'"
+MISSING = f"signatures of adapters need the library cryptography: {install_extra('signed')}"
 
 
 class BadSignature(Exception):

@@ -106,7 +106,7 @@ def test_a_build_that_does_not_load_falls_back_with_one_line(cache, monkeypatch,
     with caplog.at_level(logging.WARNING):
         assert load() == "torch: the new build does not load"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "pip install 'lora-router[native]'" in caplog.text
+    assert "pip install -e '.[native]' in the checkout" in caplog.text
 
 
 @pytest.mark.slow

@@ -49,7 +49,8 @@ def test_urls_with_a_mistake(url, told):
 def test_a_missing_driver_says_what_to_install(monkeypatch):
     monkeypatch.setattr("router.experiments.store.database.find_spec", lambda name: None)
     with pytest.raises(
-        ConfigError, match=r"needs the Python package psycopg: install lora-router\[postgres\]"
+        ConfigError,
+        match=r"needs the Python package psycopg: pip install -e '\.\[postgres\]' in the checkout",
     ):
         SqlStore("postgresql://u:secret@h/d")
 

@@ -275,7 +275,7 @@ def test_a_secret_key_in_its_place_is_refused_and_not_shown(tmp_path: Path) -> N
 
 def test_without_the_library_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
-    with pytest.raises(ConfigError, match=r"pip install 'lora-router\[signed\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[signed\]' in the checkout"):
         Trust.of([KEY.public.text().splitlines()[1]], "")
 
 

