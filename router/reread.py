@@ -19,6 +19,9 @@ Look: TypeAlias = "tuple[int, int, int, int] | None"  # None: the file is not th
 MOST_BYTES = 16 << 20  # of a file that an operator writes
 MOST_PROBLEM = 500  # characters
 RETRY_SECONDS = 5.0  # between attempts at the same bad content: the cause may be elsewhere, as no descriptors
+COARSE_NS = (
+    100_000_000  # a file system's times may stand still so long: a second write in it has the same stat
+)
 
 
 class Reread(Generic[T]):
@@ -35,21 +38,28 @@ class Reread(Generic[T]):
         self.problem = ""
         self._retry_at = 0.0
         self._seen = self._looks()
+        self._unsure_until = _unsure_until(self._seen)
         self._value = make()
 
     def value(self) -> T:
         """The newest good value. Stats the files, a few microseconds, and reads them if they changed."""
         with self._lock:
             looks = self._looks()
-            if looks != self._seen or (self.problem and self._now() >= self._retry_at):
-                changed, self._seen = looks != self._seen, looks
+            changed = looks != self._seen
+            if changed or self._is_due():
+                self._seen, self._unsure_until = looks, _unsure_until(looks)
                 self._read(changed)
             return self._value
+
+    def _is_due(self) -> bool:
+        if self._unsure_until and time.time_ns() > self._unsure_until:
+            return True
+        return bool(self.problem) and self._now() >= self._retry_at
 
     def _read(self, changed: bool) -> None:
         names = ", ".join(map(str, self._paths))
         try:
-            self._value = self._make()
+            made = self._make()
         except Exception as error:
             problem = problem_of(error)
             if changed or problem != self.problem:
@@ -59,11 +69,18 @@ class Reread(Generic[T]):
                 )
             self.problem, self._retry_at = problem, self._now() + RETRY_SECONDS
         else:
-            self.problem = ""
-            log.info("read again", extra={"fields": {"file": names}})
+            if changed or self.problem or made != self._value:
+                self._value, self.problem = made, ""
+                log.info("read again", extra={"fields": {"file": names}})
 
     def _looks(self) -> tuple[Look, ...]:
         return tuple(map(look, self._paths))
+
+
+def _unsure_until(looks: Sequence[Look]) -> int:
+    """When files are to be read again that were written just before this look, in ns since 1970; 0: never."""
+    newest = max((one[3] for one in looks if one is not None), default=0)
+    return newest + COARSE_NS if abs(time.time_ns() - newest) <= COARSE_NS else 0
 
 
 def look(path: Path) -> Look:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,6 +53,37 @@ def test_a_replaced_file_of_the_same_size_and_time_is_seen(tmp_path: Path) -> No
     os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
     other.replace(path)
     assert found.value() == 2
+
+
+def test_a_second_write_with_the_same_stat_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times of a file system stand still for some milliseconds."""
+    path, written = tmp_path / "n", time.time_ns()
+    path.write_text("1")
+    monkeypatch.setattr("router.reread.look", lambda _: (1, 1, written, written))
+    found = Reread([path], lambda: number(path))
+    path.write_text("2")
+    end = time.monotonic() + 10
+    while found.value() == 1 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert found.value() == 2
+
+
+def test_what_is_equal_stays_the_same_object(tmp_path: Path) -> None:
+    path, made = tmp_path / "n", []
+    path.write_text("1000")
+
+    def make() -> list[str]:
+        made.append(1)
+        return [path.read_text()]
+
+    found = Reread([path], make)
+    first, end = found.value(), time.monotonic() + 10
+    while len(made) < 2 and time.monotonic() < end:
+        assert found.value() is first
+        time.sleep(0.01)
+    for _ in range(10):
+        assert found.value() is first
+    assert len(made) == 2
 
 
 def test_it_is_made_again_only_after_a_change(tmp_path: Path) -> None:
