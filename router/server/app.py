@@ -320,7 +320,7 @@ class ServerApp:
         else:
             await self._startup()
         self.lifecycle.phase = Phase.SERVING
-        self._follow("health", self.health.follow)
+        self._spawn(self.health.follow())  # a server that cannot judge itself ends, and a new one begins
         self._follow("states of adapters", lambda: self.metrics.follow_adapters(self.registry.watch()))
         await self.health.update()
         self.ready.set()
