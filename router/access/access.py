@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from router.access.certificates import BadNames, names_in
 from router.access.clients import ANYONE, LOCAL, Client, Clients, read_clients
-from router.access.files import Reread
 from router.access.issuers import Issuer
 from router.access.jwks import Found
 from router.access.jwt import Proof, Tokens, is_jwt
@@ -23,6 +23,7 @@ from router.errors import (
     Unauthenticated,
     Unavailable,
 )
+from router.reread import Reread
 
 LOOK_SECONDS = 0.25  # so long a client that was taken out of the file goes on at most
 OUTCOMES = "/router.v1.ExperimentService/RecordOutcomes"  # lasts, so its quotas may change meanwhile
@@ -32,16 +33,17 @@ MAX_HEADER = 8 << 10  # characters; ours have some 100, an issuer's may carry mu
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a call brings: its `authorization` headers, the names in its certificate, checked by TLS, whether
-    it came by the socket that only the server's own user can open, and what a trusted sidecar says of it.
+    """What a call brings: its `authorization` headers, the client's certificate (PEM, verified by TLS),
+    whether it came by the socket that only the server's own user can open, and a trusted sidecar's headers.
 
-    `proof` is what `Access.verified` has found in a JWT.
+    `Access.verified` adds `names`, from certificate or sidecar, and `proof`, from a JWT.
     """
 
     authorization: Sequence[str] = ()
-    names: Sequence[str] = ()
+    certificate: bytes = b""
     local: bool = False
     forwarded: Sequence[str] = ()  # the sidecar's headers
+    names: Sequence[str] = ()  # each with its kind, `dns:NAME`
     proof: Proof | None = None
 
 
@@ -86,21 +88,28 @@ class Access:
         return self._tokens.problem
 
     async def verified(self, credentials: Credentials, method: str) -> Credentials:
-        """The same with what has to be found out once only: whose a JWT is, and what a sidecar's header says.
+        """The same with what is read once a call: the subject of a JWT, and the names in a certificate or in
+        a sidecar's header.
 
-        Waits, seconds at most, where an issuer's keys are being fetched. Raises Unauthenticated.
+        Waits, seconds at most, while an issuer's keys are fetched. Raises Unauthenticated.
         """
         if self._file is None or role_of(method) is Role.OPEN:
             return credentials
         token = bearer(credentials.authorization)
         if is_jwt(token):
             return replace(credentials, proof=await self._tokens.proven(token))
-        if credentials.authorization or not credentials.forwarded:
+        if credentials.authorization:
             return credentials
         try:
-            return replace(credentials, names=forwarded_names(credentials.forwarded))
+            if credentials.certificate:
+                return replace(credentials, names=names_in(credentials.certificate))
+            if credentials.forwarded:
+                return replace(credentials, names=forwarded_names(credentials.forwarded))
+        except BadNames as error:
+            raise Unauthenticated(str(error)) from None
         except ValueError as error:
             raise Unauthenticated(f"{HEADER}: {error}") from None
+        return credentials
 
     def client(self, credentials: Credentials, method: str) -> Client:
         """Who calls; anybody for a method that is open. Raises TokenMissing, Unauthenticated."""

@@ -1,11 +1,12 @@
 """What was administered and what was refused: a line of JSON each, chained by hashes.
 
-Each line has the hash of the line before, and its own, sha256 over all the rest of it: whoever changes, adds
-or takes out a line breaks the chain there. What is cut off at the end shows only to who knows the last hash.
+Each line has the hash of the line before, and its own, sha256 over all the rest of it: to change, add or take
+out a line breaks the chain there. A tail that was cut off shows only by a hash that was kept elsewhere.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -22,12 +23,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from router.errors import ConfigError
+from router.reread import problem_of
 
 log = logging.getLogger(__name__)
 START = "0" * 64  # the hash before the first line
 MAX_FIELD = 256  # characters
 REFUSALS_PER_SECOND = 50  # lines; of more, the number
 TAIL_BYTES = 1 << 16
+ANOTHER = "another server writes it; give each server an audit file of its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +60,17 @@ class Acts(Protocol):
 
 class Audit:
     """Appends to a file from a thread of its own. A file that is moved away is begun anew, and goes on in the
-    same chain.
+    same chain. The file is locked until `close`, since two writers would break the chain.
 
-    Raises ConfigError where the file cannot be written.
+    Raises ConfigError where the file cannot be written, and where another server writes it.
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = time.time) -> None:
         self._path, self._now = path, now
+        self._locked = -1  # the descriptor of the file that is locked
         try:
+            self._hold(self._opened())
             self._hash = last_hash(path)
-            self._append(b"")
         except OSError as error:
             raise ConfigError(f"the audit file {path} cannot be written: {error.strerror}") from None
         self.failed = 0  # lines that could not be written
@@ -91,11 +95,14 @@ class Audit:
             self._put(asdict(act))
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is left, and unlock the file."""
         if self._left_out:
             self._put({})
         self._waiting.put(None)
         self._thread.join()
+        if self._locked >= 0:
+            os.close(self._locked)
+            self._locked = -1
 
     def _put(self, fields: dict[str, Any]) -> Future[None]:
         clipped: dict[str, Any] = {key: str(value)[:MAX_FIELD] for key, value in fields.items() if value}
@@ -128,15 +135,17 @@ class Audit:
             lines.append(line)
         try:
             self._append(("\n".join(lines) + "\n").encode())
-        except OSError as error:
+        except Exception as error:  # the thread goes on, and so does every call that waits for its line
             self.failed += len(lines)
-            fields = {"file": str(self._path), "lines": len(lines), "problem": error.strerror}
+            fields = {"file": str(self._path), "lines": len(lines), "problem": problem_of(error)}
             log.error("the audit file cannot be written", extra={"fields": fields})
         else:
             self._hash = last
 
     def _append(self, data: bytes) -> None:
-        handle = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        if not self._in_place():
+            self._hold(self._opened())
+        handle = os.dup(self._locked)
         with os.fdopen(handle, "r+b", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             torn = False
@@ -152,6 +161,30 @@ class Audit:
                 with suppress(OSError):  # what is not acknowledged is no part of the chain
                     file.truncate(size)
                 raise
+
+    def _in_place(self) -> bool:
+        """Whether the locked file is still at the path."""
+        try:
+            return os.path.samestat(os.fstat(self._locked), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+    def _opened(self) -> int:
+        return os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _hold(self, handle: int) -> None:
+        """Lock that file, instead of the one before. Raises OSError."""
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise OSError(error.errno, ANOTHER) from None
+        except OSError:
+            os.close(handle)
+            raise
+        if self._locked >= 0:
+            os.close(self._locked)
+        self._locked = handle
 
 
 def chained(fields: Mapping[str, Any], before: str) -> tuple[str, str]:
@@ -193,12 +226,17 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a file's chain is worth: `problems` by line, the hash before the first line and the last one's."""
+    """What a file's chain is worth: `problems` by line, the hash before the first line and the last one's.
+
+    `time` is what the last whole line has as its time. `has`: a line has the hash that was looked for.
+    """
 
     lines: int
     problems: tuple[str, ...]
     first: str
     last: str
+    time: str = ""
+    has: bool = False
 
 
 def last_entries(path: Path, most_bytes: int) -> list[dict[str, Any]]:
@@ -214,10 +252,10 @@ def last_entries(path: Path, most_bytes: int) -> list[dict[str, Any]]:
 MOST_PROBLEMS = 20
 
 
-def verify(path: Path) -> Verified:
-    """Read all of a file and follow the chain. Raises OSError."""
+def verify(path: Path, looked_for: str = "") -> Verified:
+    """Read all of a file and follow the chain; `looked_for` is the hash of a line. Raises OSError."""
     problems: list[str] = []
-    count, first, last = 0, START, ""
+    count, first, last, when, has = 0, START, "", "", False
     with path.open("rb") as file:
         for count, line in enumerate(file, 1):
             fields = _parsed(line)
@@ -228,8 +266,9 @@ def verify(path: Path) -> Verified:
                 first = fields["previous"]
             elif fields["previous"] != last:
                 problems.append(f"line {count} does not follow the one before")
-            last = fields["hash"]
-    return Verified(count, tuple(problems[:MOST_PROBLEMS]), first, last or START)
+            last, when = fields["hash"], str(fields.get("time", ""))
+            has = has or last == looked_for
+    return Verified(count, tuple(problems[:MOST_PROBLEMS]), first, last or START, when, has)
 
 
 def entries(path: Path) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@
 id = "billing"
 tenant = "acme"                       # clients of one tenant share quotas and cached prompts; absent: its id
 token_sha256 = ["2c26b46b…"]          # `lora-router clients new` makes token and entry
-cert = "billing.svc.example"          # or: a name (SAN) in its certificate
+cert = "dns:billing.svc.example"      # or: a name (SAN) in its certificate (router/access/certificates.py)
 issuer = "https://login.example"      # or: a token of this [[issuer]] (router/access/issuers.py)
 subject = "billing"                   # with this `sub`
 roles = ["infer"]                     # infer, observe, admin; none if absent
@@ -31,7 +31,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import stat
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,9 +41,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from router.access.certificates import rule_of
 from router.access.issuers import Issuer, read_issuers
 from router.access.roles import GIVEN, Role
 from router.errors import ConfigError
+from router.reread import problem_of, read_file
 from router.types import EVERYTHING, KEEPINGS, Keeping, Visible
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -69,7 +70,7 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One caller as the file has it. Without `expires` it does not."""
+    """One caller as the file has it. Without `expires` it does not. `cert` has its kind, as `dns:NAME`."""
 
     id: str
     token_sha256: tuple[str, ...] = ()
@@ -140,7 +141,8 @@ class Clients:
         return self._by_subject.get((issuer, subject))
 
     def by_names(self, names: Sequence[str]) -> Client | None:
-        """Whose certificate has these names; None for nobody's, or where two clients have one each."""
+        """Whose certificate has these names, each with its kind; None for nobody's, or where two clients have
+        one each."""
         found = {client.id: client for name in names if (client := self._by_cert.get(name))}
         return next(iter(found.values())) if len(found) == 1 else None
 
@@ -148,13 +150,11 @@ class Clients:
 def read_clients(path: Path) -> Clients:
     """All of the file. Raises ConfigError, in one line, for whatever is wrong with it."""
     try:
-        if path.stat().st_mode & stat.S_IWOTH:
-            raise ConfigError(f"{path}: every user of this machine may write it; chmod 600")
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, private=True).decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8") from None
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(problem_of(error)) from None
     try:
         return parse_clients(text)
     except ConfigError as error:
@@ -256,7 +256,7 @@ def _grouped(clients: Iterable[Client], tenants: Iterable[Tenant]) -> Iterator[C
 
 
 def _only_once(kind: str, key: str, values: Sequence[str]) -> None:
-    twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
+    twice = next((value for value, times in Counter(values).items() if times > 1), None)
     if twice is not None:
         raise ConfigError(f"two {kind}s have the same {key}: {twice!r}")
 
@@ -292,9 +292,9 @@ def _hashes(value: Any) -> tuple[str, ...]:
 
 
 def _cert(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("cert must be a name in a certificate (SAN)")
-    return value
+    if not isinstance(value, str):
+        raise ValueError("cert must be a name in a certificate (SAN), such as dns:billing.example")
+    return rule_of(value)
 
 
 def _issuer(value: Any) -> str:
@@ -345,7 +345,11 @@ def _corrections(value: Any) -> Keeping:
 def _expires(value: Any) -> datetime:
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise ValueError("expires must be a time with a zone, such as 2027-01-01T00:00:00Z")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        text = "expires is a date beyond the calendar, which has the years 1 to 9999 (UTC)"
+        raise ValueError(f"{text}; leave it out for a client that does not expire") from None
 
 
 QUOTAS: Mapping[str, Callable[[Any], Any]] = {

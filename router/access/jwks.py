@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import stat
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from router.access.addresses import is_local, is_safe
-from router.access.files import Look, look
 from router.access.issuers import ALGORITHMS, Issuer
+from router.reread import Look, look, problem_of, read_file
 
 if TYPE_CHECKING:
     import httpx2
@@ -22,7 +21,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 REFRESH_SECONDS = 3600.0
-RETRY_SECONDS = 60.0  # between two attempts for a key that is not known, or after one that failed
+RETRY_SECONDS = 60.0  # after an attempt that failed
+UNKNOWN_SECONDS = (
+    5.0  # between attempts for unknown keys; an invented one delays a real one by no more than this
+)
 FETCH_SECONDS = 5.0  # for all that has to be asked
 MAX_BYTES = 1 << 20
 MAX_KEYS = 100
@@ -51,8 +53,9 @@ Found: TypeAlias = Mapping[tuple[str, str], Key]  # by kid and algorithm
 class Keys:
     """Of one issuer; lives on one event loop.
 
-    They are asked for at the first look, every hour, when their file changes, and, once a minute at most,
-    for a key that is not known and after an attempt that failed. What was known stays until there is better.
+    They are fetched at the first look, every hour, when their file changes, a minute after an attempt that
+    failed, and, every five seconds at most, for a key that is not known. What was known stays in force until
+    a fetch succeeds.
     """
 
     def __init__(
@@ -73,16 +76,16 @@ class Keys:
         return self._found.get((key.kid, key.algorithm)) == key
 
     async def find(self, kid: str, algorithm: str) -> Key | None:
-        """The key of that name. One that is not known is waited for while keys are fetched."""
+        """The key of that name. Waits for a fetch that runs, or that an unknown key begins."""
         if (key := self._found.get((kid, algorithm))) is not None:
             return key
         self.look(wanted=True)
         if self._fetching is not None:
-            await asyncio.wait({self._fetching})  # whoever waits may go; the fetching goes on
+            await asyncio.wait({self._fetching})  # a caller that leaves does not end the fetch
         return self._found.get((kid, algorithm))
 
     def look(self, wanted: bool = False) -> None:
-        """Begin to fetch where that is due; `wanted`: somebody asks for a key that is not here."""
+        """Begin to fetch where that is due; `wanted`: a call needs a key that is not known."""
         if self._fetching is not None and not self._fetching.done():
             return
         seen = look(self._issuer.file) if self._issuer.file is not None else None
@@ -97,10 +100,8 @@ class Keys:
             self._fetching.cancel()
 
     def _due(self, wanted: bool) -> bool:
-        if self._tried is None:
-            return True
-        pause = RETRY_SECONDS if wanted or self.problem else REFRESH_SECONDS
-        return self._now() - self._tried >= pause
+        pause = UNKNOWN_SECONDS if wanted else RETRY_SECONDS if self.problem else REFRESH_SECONDS
+        return self._tried is None or self._now() - self._tried >= pause
 
     async def _again(self) -> None:
         of = {"issuer": self._issuer.url}
@@ -127,11 +128,9 @@ async def fetched(issuer: Issuer) -> Found:
 
 def _read(path: Path) -> bytes:
     try:
-        if path.stat().st_mode & stat.S_IWOTH:
-            raise Unusable(f"{path}: every user of this machine may write it; chmod 644")
-        return path.read_bytes()
+        return read_file(path, MAX_BYTES, private=True)
     except OSError as error:
-        raise Unusable(f"{path}: {error.strerror}") from None
+        raise Unusable(problem_of(error)) from None
 
 
 async def _downloaded(issuer: Issuer) -> bytes:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 HEADER = "x-forwarded-client-cert"
-NAMES = ("uri", "dns")
+NAMES = ("uri", "dns")  # as kinds of names in router/access/certificates.py
 # After a closing quote nothing but the next pair may come, so a quote that a client left open ahead of the
 # proxy's element cannot swallow a part of it.
 _PAIR = re.compile(r""" *([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^",;]*))([,;]|\Z)""")
@@ -18,8 +18,10 @@ _ESCAPED = re.compile(r"\\(.)")
 
 
 def forwarded_names(headers: Sequence[str]) -> tuple[str, ...]:
-    """The URI and DNS names (SANs) that the nearest proxy told. Raises ValueError for what is no such header,
-    and for several: which one the proxy wrote could not be told."""
+    """The names (SANs) of the last element, which the nearest proxy wrote, with their kinds, as `dns:NAME`.
+
+    Raises ValueError for a malformed header, and for several headers: any of them may be the proxy's.
+    """
     if len(headers) != 1 or not headers[0].isascii() or not headers[0].isprintable():
         raise ValueError(f"{len(headers)} headers, or odd characters")
     header, names = headers[0], list[str]()
@@ -30,8 +32,8 @@ def forwarded_names(headers: Sequence[str]) -> tuple[str, ...]:
             raise ValueError(f"no pair of key and value at character {at}")
         if before == ",":
             names.clear()
-        if pair[1].lower() in NAMES and (value := _value(pair)):
-            names.append(value)
+        if (kind := pair[1].lower()) in NAMES and (value := _value(pair)):
+            names.append(f"{kind}:{value}")
         at, before = pair.end(), pair[4]
     return tuple(names)
 

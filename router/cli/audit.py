@@ -16,6 +16,9 @@ Last = Annotated[int, typer.Option("--last", metavar="N", min=1, help="So many l
 Follows = Annotated[
     str, typer.Option("--after", metavar="HASH", help="The hash that the file before this one ended with.")
 ]
+Has = Annotated[
+    str, typer.Option("--has", metavar="HASH", help="A hash that `verify` printed before, kept elsewhere.")
+]
 COLUMNS = ["TIME", "CLIENT", "FROM", "METHOD", "ABOUT", "CODE", "REASON"]
 
 
@@ -43,24 +46,28 @@ def show(file: File, client: Who = "", last: Last = 50, json: flags.Json = False
     print_table(COLUMNS, rows)
 
 
-def verify(file: File, after: Follows = "") -> None:
+def verify(file: File, after: Follows = "", has: Has = "") -> None:
     """Follow the chain of hashes.
 
-    Exit code 1 if a line was changed, added or taken out. What was cut off at the end shows only by the last
-    hash: keep it elsewhere.
+    Exit code 1 if a line was changed, added or taken out. The chain cannot show a tail that was cut off: keep
+    the last line's number, time and hash elsewhere, and ask for that hash later with --has.
 
     \b
-    Example:
+    Examples:
       lora-router audit verify audit.jsonl
+      lora-router audit verify audit.jsonl --has HASH
     """
     from router.access.audit import verify as follow
 
-    found = follow(file)
+    found = follow(file, has)
     problems = list(found.problems)
+    if has and not found.has:
+        problems.insert(0, f"no line has the hash {has}: the end was cut off, or the file was written anew")
     if after and found.first != after:
         problems.insert(0, f"it does not follow {after}")
     if problems:
         raise CliError(f"{file}: {'; '.join(problems)}")
     print(f"{file} is whole: {found.lines} lines")
     print(f"follows {found.first}")
+    print(f"last line {found.lines}, of {found.time or 'no time'}")
     print(f"ends with {found.last}")

@@ -52,7 +52,12 @@ Corrections = Annotated[
     ),
 ]
 Cert = Annotated[
-    str, typer.Option("--cert", metavar="NAME", help="Known by this name in its certificate; no token.")
+    str,
+    typer.Option(
+        "--cert",
+        metavar="NAME",
+        help="Known by this name in its certificate, as dns:NAME or uri:URI; no token.",
+    ),
 ]
 Expires = Annotated[
     str,

@@ -178,7 +178,12 @@ class Composition:
             on_decision=self._drift.observe,
             routing=self._routing_state,
             replicas=members_of(settings, engine),
-            flaws=lambda: [*self.mirrors.flaws(), *self._sharing.flaws, *self.registry.flaws],
+            flaws=lambda: [
+                *self.mirrors.flaws(),
+                *self._sharing.flaws,
+                *self.registry.flaws,
+                *self.plugins.flaws,
+            ],
         )
         self._sharing.serve(self.app)
         self.app.metrics.registry.register(DriftCollector(self._drift))

@@ -23,7 +23,7 @@ from router.classifiers.isolation import await_in_thread
 from router.classifiers.registration import ClassifierStatus, Registration
 from router.plugins.folder import Found, Stamp, folder_stamp, scan
 from router.plugins.judges import JudgeRegistration, JudgeStatus
-from router.plugins.loader import Loaded, LoadError, load_entry_point, load_file
+from router.plugins.loader import Loaded, LoadError, describe, load_entry_point, load_file
 
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
@@ -54,7 +54,9 @@ class PluginHost:
         self._next_scan = 0.0
         self._started = 0.0
         self._pending: asyncio.Task[None] | None = None
+        self._untold = False  # classifiers changed, and `subscribe`'s callbacks do not know yet
         self._changed: list[Callable[[], None]] = []
+        self.problem = ""  # why the last refresh failed; empty if it did not
 
     def refresh(self) -> bool:
         """Load what is new, reload what changed, drop what is gone. Blocks; True if classifiers changed."""
@@ -115,6 +117,12 @@ class PluginHost:
         absent += [(name, "installed", "no installed package has it") for name in sorted(installed)]
         return [PluginStatus(name, source, "", enabled=False, error=error) for name, source, error in absent]
 
+    @property
+    def flaws(self) -> list[str]:
+        """What is wrong with plugins, for operators: those loaded before go on."""
+        broken = [f"plugin {plugin.name}: {plugin.error}" for plugin in self._plugins() if plugin.error]
+        return [*([self.problem] if self.problem else []), *broken]
+
     def subscribe(self, changed: Callable[[], None]) -> None:
         """`changed` is called on the event loop after classifiers changed."""
         self._changed.append(changed)
@@ -138,13 +146,19 @@ class PluginHost:
     async def _refresh(self) -> None:
         try:
             changed = await await_in_thread(self.refresh, "plugins refresh")
-        except Exception:
-            log.exception("plugins could not be refreshed; those loaded go on")
-            return
-        if changed:
-            log.info("classifiers: %s", ", ".join(r.name for r in self._active) or "none")
-            for callback in self._changed:
-                callback()
+            self._untold |= changed
+            if self._untold:
+                log.info("classifiers: %s", ", ".join(r.name for r in self._active) or "none")
+                for callback in self._changed:
+                    callback()
+                self._untold = False
+        except Exception as error:
+            problem = f"plugins cannot be refreshed: {describe(error)}"
+            if problem != self.problem:
+                log.error("plugins could not be refreshed; those loaded go on", exc_info=error)
+            self.problem = problem
+        else:
+            self.problem = ""
 
     async def watch(self, interval: float = 1.0) -> None:
         """Pick up changes until cancelled."""

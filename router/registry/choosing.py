@@ -14,6 +14,7 @@ from router.registry.gatekeeper import Gatekeeper
 from router.registry.index import Index
 from router.registry.options import breathe
 from router.registry.state import Change, Choices
+from router.reread import problem_of
 from router.types import AdapterInfo, AdapterRef, AdapterState
 
 log = logging.getLogger(__name__)
@@ -80,8 +81,8 @@ class Chooser:
         before = self._choices.get(name)
         try:
             self._choices.agree(name, shared.get(f"{DEFAULTS}{name}"))
-        except ValueError as error:
-            log.warning("what another edge chose for %s is not understood, and not taken: %s", name, error)
+        except Exception as error:
+            log.warning("the choice of another edge for %s cannot be used: %s", name, problem_of(error))
             return
         if (now := self._choices.get(name)) != before:
             log.info("default of %s is %s, as chosen at another edge", name, now or "what the rule says")

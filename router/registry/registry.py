@@ -61,7 +61,7 @@ class Registry:
         shared: SharedDocuments | None = None,
     ) -> None:
         options = options or RegistryOptions()
-        self._workers, self._hub = Workers(), EventHub()
+        self._workers, self._hub, self._trust = Workers(), EventHub(), options.trust
         state = state_dir(dirs, options.state_dir)
         self._choices, self._proven = Choices(state, dirs), Proven(state)
         self._residency = Residency(engine, options.host_memory_bytes, options.room_seconds)
@@ -126,8 +126,10 @@ class Registry:
 
     @property
     def flaws(self) -> list[str]:
-        """What other edges chose and this one cannot serve."""
-        return self._chooser.flaws
+        """What is wrong and holds up no request: the list of digests, looks at the folders, defaults of other
+        edges that this one cannot serve."""
+        own = [self._trust.problem if self._trust is not None else "", self._look_loop.problem]
+        return [*filter(None, own), *self._chooser.flaws]
 
     async def close(self) -> None:
         """Stop watching and loading; leases that are held stay good until the engine closes."""

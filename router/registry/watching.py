@@ -15,6 +15,7 @@ import watchfiles
 from router.registry.disk.places import Depth, is_ignored
 from router.registry.options import RegistryOptions
 from router.registry.reconcile import Reconciler
+from router.reread import problem_of
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class LookLoop:
         self._dirty: set[Path] = set()
         self._due = dict.fromkeys(Depth, 0.0)  # when the next regular look of each depth is due, monotonic
         self._task: asyncio.Task[None] | None = None
+        self.problem = ""  # why the last look failed; empty if it did not
 
     async def start(self) -> None:
         """Look until what is there is known, and judged as far as time allows; go on in the background."""
@@ -74,12 +76,21 @@ class LookLoop:
             try:
                 unsettled = await self._look(depth)
                 self._plan()
-            except Exception:
-                log.exception("looking at adapter folders failed; the next look is tried")
+            except Exception as error:
+                self._failed(error)
                 unsettled = True
+            else:
+                self.problem = ""
             await asyncio.sleep(max(LEAST_GAP, time.monotonic() - started))
             await self._pause(unsettled)
             depth = self._depth()
+
+    def _failed(self, error: Exception) -> None:
+        """Note it, with one traceback for each problem: looks go on, several a second."""
+        problem = f"adapter folders cannot be looked at: {problem_of(error)}"
+        if problem != self.problem:
+            log.error("looking at adapter folders failed; it is tried again", exc_info=error)
+        self.problem = problem
 
     async def _look(self, depth: Depth) -> bool:
         dirty, self._dirty = self._dirty, set()

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -29,6 +30,7 @@ from router.server.bodies import Bodies
 from router.server.call import CURRENT
 from router.server.compat import VllmNames
 from router.server.corrections import CorrectionsCollector
+from router.server.following import Following
 from router.server.health import KSERVE, NAMES, Health
 from router.server.http import HttpServer, Page
 from router.server.inference import InferenceService
@@ -133,6 +135,7 @@ class ServerApp:
         self._server: Together | None = None
         self._web: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._following = Following()
         self._stop_asked, self._at_once = asyncio.Event(), asyncio.Event()
         self.engine_hangs = False
 
@@ -189,19 +192,19 @@ class ServerApp:
             )
             self.http_address = self._web.address
             for work in self._web.beside:
-                self._spawn(work())
+                self._follow("the console", work)
         await server.start()
         addresses = {"address": self.address, "http": self.http_address, "metrics": self.metrics_address}
         log.info("listening", extra={"fields": {name: at for name, at in addresses.items() if at}})
         self.listening.set()
         self._spawn(self._load())
-        self._spawn(self.metrics.follow_lag())
-        self._spawn(self.access.follow())
-        self._spawn(self._sending.follow())
+        self._follow("the event loop's lag", self.metrics.follow_lag)
+        self._follow("the clients file", self.access.follow)
+        self._follow("what waits to be sent", self._sending.follow)
         if self.fleet is not None:
-            self._spawn(self._follow_places(self.fleet))
+            self._follow("the places of replicas", partial(self._follow_places, self.fleet))
         if self._telemetry is not None:
-            self._spawn(self._telemetry.follow())
+            self._follow("telemetry", self._telemetry.follow)
 
     def _insight(self) -> Insight | None:
         if self.recent is None:
@@ -317,8 +320,8 @@ class ServerApp:
         else:
             await self._startup()
         self.lifecycle.phase = Phase.SERVING
-        self._spawn(self.health.follow())
-        self._spawn(self.metrics.follow_adapters(self.registry.watch()))
+        self._spawn(self.health.follow())  # a server that cannot judge itself ends, and a new one begins
+        self._follow("states of adapters", lambda: self.metrics.follow_adapters(self.registry.watch()))
         await self.health.update()
         self.ready.set()
         if self._on_ready is not None:
@@ -329,16 +332,20 @@ class ServerApp:
         asked = asyncio.ensure_future(self._stop_asked.wait())
         try:
             while not asked.done():
-                running = [task for task in self._tasks if not task.done()]
-                await asyncio.wait((asked, *running), return_when=asyncio.FIRST_COMPLETED)
                 for task in self._tasks:
                     if task.done():
                         task.result()
+                running = [task for task in self._tasks if not task.done()]
+                await asyncio.wait((asked, *running), return_when=asyncio.FIRST_COMPLETED)
         finally:
             asked.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    def _follow(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """In the background for as long as the server; an exception does not end it."""
+        self._spawn(self._following.keep(name, work))
 
     async def _follow_places(self, replicas: fleet.Fleet) -> None:
         """As many are let in as the replicas that are up have places for."""
@@ -353,7 +360,13 @@ class ServerApp:
     def _flaws(self) -> list[str]:
         expired = self.tls is not None and self.tls.expired
         own = ["the certificate has expired, so clients do not connect"] if expired else []
-        return [*own, *self._more_flaws()]
+        stale = {
+            "the clients file": self.access.problem,
+            "the keys of an issuer": self.access.keys_problem,
+            "the TLS files": self.tls.problem if self.tls is not None else "",
+        }
+        own += [f"{what} cannot be used, those from before hold: {why}" for what, why in stale.items() if why]
+        return [*own, *self._following.flaws, *self._more_flaws()]
 
     def voted(self, vote: Vote) -> None:
         """A classifier has answered: for the metrics, and for the trace of the call that it was asked for."""

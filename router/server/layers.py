@@ -20,6 +20,7 @@ import grpc
 
 from router.access.access import Access, Credentials
 from router.access.audit import Act, Acts
+from router.access.clients import Client
 from router.access.quotas import Quotas
 from router.access.roles import LOOKS, Role, role_of
 from router.access.xfcc import HEADER as XFCC
@@ -61,6 +62,7 @@ log = logging.getLogger(__name__)
 REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded)
 Context = grpc.aio.ServicerContext[Any, Any]
 LINES_PER_SECOND = 50  # about calls that met a bound; of more the next line has the number
+CERTIFICATE = "x509_pem_cert"  # of the client, in the library's context
 LOCAL_PEER = "unix:"  # only the admin listener is a socket of this machine
 GONE_SECONDS = 0.1  # for gRPC to end a call whose deadline has passed
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -213,6 +215,11 @@ class Chain(grpc.aio.ServerInterceptor):
             layers.enter_context(self._lifecycle.admitted(call.client.tenant))
         return turn
 
+    async def known(self, token: str, method: str) -> Client:
+        """The client that calls `method` with that token. Raises Unauthenticated."""
+        credentials = await self._access.verified(Credentials((f"Bearer {token}",)), method)
+        return self._access.client(credentials, method)
+
     def permit(self, method: str) -> None:
         """Raises PermissionDenied, AdminElsewhere where the client of the present call may not call that
         method in the way that it came: for a call that asks other services while it runs."""
@@ -281,10 +288,9 @@ def handler_of(handler: Any) -> Callable[..., Any]:
 
 def credentials_of(context: Context) -> Credentials:
     """What the call brings to say who calls."""
-    shown = context.auth_context().get("x509_subject_alternative_name", ())
-    names = tuple(name.decode("utf-8", "replace") for name in shown)
+    certificate = next(iter(context.auth_context().get(CERTIFICATE, ())), b"")
     local = context.peer().startswith(LOCAL_PEER)
-    return Credentials(sent_as("authorization", context), names, local)
+    return Credentials(sent_as("authorization", context), certificate, local)
 
 
 def sidecar_credentials_of(context: Context) -> Credentials:

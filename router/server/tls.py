@@ -13,9 +13,9 @@ from typing import Any
 
 import grpc
 
-from router.access.files import Reread
 from router.config import Settings
 from router.errors import ConfigError
+from router.reread import Reread, problem_of, read_file
 
 NOT_NOW = (9, 10)  # OpenSSL: not yet valid, expired
 MOST_FLIGHTS = 8  # of a handshake; it has three
@@ -50,7 +50,6 @@ class Tls:
         files = [cert, key, *([client_ca] if client_ca is not None else [])]
         self._file = Reread(files, lambda: read_pems(cert, key, client_ca))
         self._mutual = client_ca is not None
-        self._shown = self._file.value()
 
     @classmethod
     def of(cls, settings: Settings) -> Tls | None:
@@ -76,28 +75,47 @@ class Tls:
         return self._now() >= self.expires
 
     def credentials(self) -> grpc.ServerCredentials:
-        """For `add_secure_port`. gRPC asks in a thread of its own at every handshake."""
-        return grpc.dynamic_ssl_server_credentials(_configuration(self._shown), self._changed, self._mutual)  # type: ignore[arg-type]
+        """For `add_secure_port`. gRPC asks in a thread of its own at every handshake.
+
+        The library makes a context for each configuration, with ticket keys of its own, so that no session
+        outlives a change.
+        """
+        shown = self._file.value()
+
+        def changed() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal shown
+            found = self._file.value()
+            if found is shown:
+                return None
+            shown = found
+            return _configuration(found)
+
+        return grpc.dynamic_ssl_server_credentials(_configuration(shown), changed, self._mutual)  # type: ignore[arg-type]
 
     def context(self) -> ssl.SSLContext:
-        """For listeners of asyncio: each handshake takes the certificate that is in force then."""
-        first = self._in_force()
+        """For listeners of asyncio: each connection begins with the files that are in force then."""
+        return _Newest.of(lambda: self._file.value().context)
 
-        def newest(connection: Any, _: str | None, __: ssl.SSLContext) -> None:
-            connection.context = self._in_force()
 
-        first.sni_callback = newest
-        return first
+class _Newest(ssl.SSLContext):
+    """Stands for the context in force when a connection begins.
 
-    def _in_force(self) -> ssl.SSLContext:
-        return self._file.value().context
+    A session can be resumed by the context that made it only, since ticket keys and session cache are a
+    context's own. A server_name callback is too late: by then the listener's context has resumed the session.
+    """
 
-    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
-        found = self._file.value()
-        if found is self._shown:
-            return None
-        self._shown = found
-        return _configuration(found)
+    _in_force: Callable[[], ssl.SSLContext]
+
+    @classmethod
+    def of(cls, in_force: Callable[[], ssl.SSLContext]) -> _Newest:
+        """`in_force` gives the context."""
+        made = cls(ssl.PROTOCOL_TLS_SERVER)
+        made._in_force = in_force
+        return made
+
+    def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
+        """What asyncio asks for at every connection."""
+        return self._in_force().wrap_bio(*arguments, **options)
 
 
 def _configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
@@ -152,9 +170,9 @@ def _end_of(context: ssl.SSLContext, cert: Path) -> float:
 
 def _read(cert: Path, key: Path, client_ca: Path | None) -> Pems:
     try:
-        return Pems(key.read_bytes(), cert.read_bytes(), client_ca.read_bytes() if client_ca else None)
+        return Pems(read_file(key), read_file(cert), read_file(client_ca) if client_ca else None)
     except OSError as error:
-        raise ConfigError(f"TLS cannot read {error.filename}: {error.strerror}") from None
+        raise ConfigError(f"TLS cannot read {problem_of(error)}") from None
 
 
 def _no_password() -> str:

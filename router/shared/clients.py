@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from router.access.clients import parse_clients, read_clients
-from router.errors import ChangedElsewhere, ConfigError, SharedDown
+from router.errors import ChangedElsewhere, SharedDown
 from router.ports import SharedDocuments
+from router.reread import problem_of
 
 log = logging.getLogger(__name__)
 KEY = "clients"
@@ -66,7 +67,7 @@ class ClientsFile:
         try:
             read_clients(self._path)
             return self._path.read_text(encoding="utf-8")
-        except (ConfigError, OSError):  # `Access` tells of it
+        except Exception:  # `Access` reads the same file, and reports it
             return None
 
     async def _follow(self) -> None:
@@ -82,11 +83,10 @@ class ClientsFile:
     async def _attempt(self) -> None:
         try:
             await self.look()
-        except (OSError, ConfigError) as error:
-            said = error.message if isinstance(error, ConfigError) else error.strerror
-            self._tell(f"{self._path} is not what edges share: {said}")
         except (ChangedElsewhere, SharedDown) as error:  # the next look knows more
             log.debug("the clients file is not shared yet: %s", error.message)
+        except Exception as error:
+            self._tell(f"{self._path} is not what edges share: {problem_of(error)}")
 
     def _tell(self, problem: str) -> None:
         if problem and problem != self.problem:

@@ -11,10 +11,11 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from router.errors import ChangedElsewhere, ConfigError, SharedDown
+from router.reread import problem_of
 from router.shared.table import Beat, Row, Table, Totals
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,10 @@ class _Part:
     own: Callable[[], Mapping[str, Any]]
     agree: Callable[[Collection[str]], None]
     joined: bool = False
+    failed: set[str] = field(
+        default_factory=set
+    )  # keys that it could not take over; tried again at every look
+    problem: str = ""  # why
 
 
 class SharedState:
@@ -75,10 +80,11 @@ class SharedState:
     @property
     def flaws(self) -> list[str]:
         """What is wrong, for a person."""
+        parts = [part.problem for part in self._parts if part.problem]
         if not self.problem:
-            return []
+            return parts
         since = f" since {time.strftime('%H:%M:%S', time.localtime(self._since))}" if self._since else ""
-        return [f"{AWAY}{since}: {self.problem}; what was known last holds, and no change is taken"]
+        return [f"{AWAY}{since}: {self.problem}; what was known last holds, and no change is taken", *parts]
 
     # -- documents
 
@@ -140,8 +146,10 @@ class SharedState:
             try:
                 await self._round()
             except Exception as error:
-                log.exception("following what edges share failed; it is tried again")
-                self._went(type(error).__name__)
+                problem = problem_of(error)
+                if problem != self.problem:
+                    log.error("following what edges share failed; it is tried again", exc_info=error)
+                self._went(problem)
 
     async def _pause(self) -> None:
         """Until another edge changed something, somebody here wants a look, or it is time for one."""
@@ -201,8 +209,23 @@ class SharedState:
         changed = dict.fromkeys([*(row.key for row in new), *gone])
         for part in self._parts:
             mine = [key for key in changed if key.startswith(part.prefix)]
-            if part.joined and mine:
-                part.agree(mine)
+            if part.joined:
+                self._agree(part, mine)
+
+    def _agree(self, part: _Part, keys: Collection[str]) -> None:
+        """Hand over keys that changed, and those that failed before. Other parts go on if this one fails."""
+        keys = [*dict.fromkeys([*keys, *part.failed])]
+        if not keys:
+            return
+        try:
+            part.agree(keys)
+        except Exception as error:
+            problem = f"what edges share of {part.prefix} is not taken over: {problem_of(error)}"
+            if problem != part.problem:
+                log.error("a shared document cannot be used; what was known before holds", exc_info=error)
+            part.failed, part.problem = set(keys), problem
+        else:
+            part.failed, part.problem = set(), ""
 
     async def _seed(self, part: _Part) -> None:
         """The first edge gives what it has; one that comes later takes what there is."""
@@ -216,7 +239,7 @@ class SharedState:
 
     def _join(self, part: _Part) -> None:
         part.joined = True
-        part.agree(list(dict.fromkeys([*self.keys(part.prefix), *part.own()])))
+        self._agree(part, list(dict.fromkeys([*self.keys(part.prefix), *part.own()])))
 
     def _went(self, problem: str) -> None:
         if not self.problem:

@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2 as rpc
 from google.rpc import status_pb2
 
 from router.server.call import current_call
+from router.server.layers import CERTIFICATE
 from router.types import Decision
 
 Scope = MutableMapping[str, Any]
@@ -70,9 +71,9 @@ class Exchange:
         return self._metadata
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """Names of the client's certificate, where it showed one."""
-        names = self._scope.get("state", {}).get("certificate_names", ())
-        return {"x509_subject_alternative_name": names} if names else {}
+        """The client's certificate, if it showed one."""
+        shown = self._scope.get("state", {}).get("certificate", b"")
+        return {CERTIFICATE: (shown,)} if shown else {}
 
     def peer(self) -> str:
         """In the form of gRPC."""

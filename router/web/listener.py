@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import socket
+import ssl
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Hang up where there are too many, as the gRPC port does."""
         super().connection_made(transport)
-        self.app_state = {**self.app_state, "certificate_names": certificate_names(transport)}
+        self.app_state = {**self.app_state, "certificate": certificate(transport)}
         if len(self.connections) > most_connections():
             transport.abort()
         self._watch()
@@ -56,10 +57,11 @@ class Protocol(H11Protocol):
             self._late = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
 
-def certificate_names(transport: Any) -> tuple[bytes, ...]:
-    """The names in the certificate that the client showed, as gRPC tells them."""
-    shown = transport.get_extra_info("peercert") or {}
-    return tuple(name.encode() for _, name in shown.get("subjectAltName", ()))
+def certificate(transport: Any) -> bytes:
+    """The certificate that the client showed, PEM; empty without one."""
+    connection = transport.get_extra_info("ssl_object")
+    shown = connection.getpeercert(binary_form=True) if connection is not None else None
+    return ssl.DER_cert_to_PEM_cert(shown).encode() if shown else b""
 
 
 class _Server(uvicorn.Server):

@@ -58,9 +58,9 @@ def test_a_token_decides_where_there_is_one(tmp_path: Path) -> None:
     path, token = tmp_path / "c.toml", new_token("a")
     path.write_text(entry("a", token, "infer") + '[[client]]\nid = "b"\ncert = "b.svc"\nroles = ["infer"]\n')
     access = Access(path)
-    assert allowed(access, Credentials((), ("b.svc",)), GENERATE).id == "b"
-    assert allowed(access, Credentials((f"bearer {token}",), ("b.svc",)), GENERATE).id == "a"
-    for wrong in (Credentials(("Bearer x",), ("b.svc",)), Credentials((), ("B.svc",))):
+    assert allowed(access, Credentials(names=("dns:b.svc",)), GENERATE).id == "b"
+    assert allowed(access, Credentials((f"bearer {token}",), names=("dns:b.svc",)), GENERATE).id == "a"
+    for wrong in (Credentials(("Bearer x",), names=("dns:b.svc",)), Credentials(names=("dns:B.svc",))):
         with pytest.raises(Unauthenticated) as refused:
             allowed(access, wrong, GENERATE)
         assert refused.value.reason == "TOKEN_INVALID"

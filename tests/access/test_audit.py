@@ -87,6 +87,64 @@ def test_a_new_server_goes_on_with_the_chain(file: Path) -> None:
     assert (verify(file).lines, verify(file).problems) == (6, ())
 
 
+def test_a_second_server_on_the_same_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    first = Audit(path)
+    with pytest.raises(
+        ConfigError, match="another server writes it; give each server an audit file of its own"
+    ):
+        Audit(path)
+    first.acted(act(1)).result(5)
+    first.close()
+    first.close()
+    Audit(path).close()
+    assert (verify(path).lines, verify(path).problems) == (1, ())
+
+
+def test_a_file_that_another_server_began_meanwhile_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    first = Audit(path)
+    first.acted(act(1)).result(5)
+    path.rename(tmp_path / "old.jsonl")
+    second = Audit(path)
+    second.acted(act(2)).result(5)
+    first.acted(act(3)).result(5)
+    assert first.failed == 1
+    assert "another server writes it" in caplog.records[-1].fields["problem"]  # type: ignore[attr-defined]
+    first.close()
+    second.close()
+    assert (verify(path).lines, verify(path).problems) == (1, ())
+
+
+def test_an_exception_in_the_writer_loses_its_line_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = Audit(tmp_path / "audit.jsonl")
+    append = audit._append
+
+    def once(data: bytes) -> None:
+        monkeypatch.setattr(audit, "_append", append)
+        raise RuntimeError
+
+    monkeypatch.setattr(audit, "_append", once)
+    audit.acted(act(1)).result(5)
+    audit.acted(act(2)).result(5)
+    audit.close()
+    assert audit.failed == 1
+    assert [line["request_id"] for line in entries(tmp_path / "audit.jsonl")] == ["r-2"]
+
+
+def test_the_hash_of_a_line_shows_that_a_file_still_has_it(file: Path) -> None:
+    hashes = [line["hash"] for line in entries(file)]
+    found = verify(file, hashes[3])
+    assert (found.has, found.time) == (True, list(entries(file))[-1]["time"])
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
+    assert not verify(file, hashes[3]).has
+    assert verify(file).problems == ()  # the chain itself does not show it
+
+
 def test_a_file_that_was_moved_away_is_begun_anew_in_the_same_chain(tmp_path: Path) -> None:
     path, old = tmp_path / "audit.jsonl", tmp_path / "old.jsonl"
     audit = Audit(path)

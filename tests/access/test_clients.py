@@ -28,7 +28,7 @@ def test_an_entry_is_read() -> None:
     more = {"cert": "billing.svc", "corrections": "texts", "expires": "2027-01-01T00:00:00+01:00"}
     (found,) = parse_clients(client(roles=["infer", "admin"], **more)).all
     assert found.corrections == "texts"
-    assert (found.id, found.cert, found.token_sha256) == ("billing", "billing.svc", (A,))
+    assert (found.id, found.cert, found.token_sha256) == ("billing", "dns:billing.svc", (A,))
     assert found.roles == {Role.INFER, Role.ADMIN}
     assert not found.expired(1798757999)
     assert found.expired(1798758000)  # 2026-12-31T23:00:00Z
@@ -86,7 +86,7 @@ def test_a_tenant_is_its_clients_and_what_they_share() -> None:
         (client(expires="2027-01-01T00:00:00"), "with a zone"),
         (client() + client(token_sha256=[B]), "same id: 'billing'"),
         (client() + client(id="other"), "same token_sha256"),
-        (client(cert="x") + client(id="other", token_sha256=[B], cert="x"), "same cert: 'x'"),
+        (client(cert="x") + client(id="other", token_sha256=[B], cert="x"), "same cert: 'dns:x'"),
         ("tenant = 1", "tenants stand under [[tenant]]"),
         (tenant(share=1), "[[tenant]] number 1: needs an id"),
         (tenant(id="A"), "tenant 'A': id must have"),
@@ -153,7 +153,23 @@ def test_whose_a_token_is() -> None:
 
 
 def test_whose_a_certificate_is() -> None:
-    clients = Clients([Client("a", cert="a.svc"), Client("b", cert="b.svc")])
-    assert clients.by_names(["x", "a.svc"]).id == "a"  # type: ignore[union-attr]
-    for names in ([], ["A.svc"], ["a.svc.example"], ["*.svc"], ["a.svc", "b.svc"]):
+    clients = Clients([Client("a", cert="dns:a.svc"), Client("b", cert="dns:b.svc")])
+    assert clients.by_names(["dns:x", "dns:a.svc"]).id == "a"  # type: ignore[union-attr]
+    others = (["dns:A.svc"], ["dns:a.svc.example"], ["dns:*.svc"], ["uri:a.svc"], ["email:a.svc"], ["a.svc"])
+    for names in ([], *others, ["dns:a.svc", "dns:b.svc"]):
         assert clients.by_names(names) is None
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["9999-12-31T23:59:59-05:00", "9999-12-31T23:59:59.999999-00:01", "0001-01-01T00:00:00+00:01"],
+)
+def test_a_date_beyond_the_calendar_is_told_as_such(date: str) -> None:
+    with pytest.raises(ConfigError, match=r"client 'billing': expires is a date beyond the calendar"):
+        parse_clients(client(expires=date))
+
+
+@pytest.mark.parametrize("date", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
+def test_the_ends_of_the_calendar_are_dates(date: str) -> None:
+    (found,) = parse_clients(client(expires=date)).all
+    assert found.expired(0.0) == date.startswith("0001")

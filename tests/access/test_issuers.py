@@ -51,7 +51,7 @@ def test_only_public_keys_check_tokens() -> None:
 def test_a_client_may_have_several_proofs() -> None:
     text = ISSUING.table() + ISSUING.client() + f'cert = "x"\ntoken_sha256 = ["{"a" * 64}"]\n'
     clients = parse_clients(text)
-    assert clients.by_names(["x"]) == clients.by_subject(URL, "billing") == clients.all[0]
+    assert clients.by_names(["dns:x"]) == clients.by_subject(URL, "billing") == clients.all[0]
 
 
 @pytest.mark.parametrize(

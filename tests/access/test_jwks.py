@@ -107,16 +107,33 @@ async def test_they_are_fetched_every_hour(kept: SimpleNamespace) -> None:
         assert (now, kept.issuing.asked) == (now, asked)
 
 
-async def test_a_key_that_nobody_knows_is_asked_for_once_a_minute(kept: SimpleNamespace) -> None:
+async def test_invented_keys_are_asked_for_every_five_seconds_at_most(kept: SimpleNamespace) -> None:
     assert await kept.keys.find("a", "RS256")
     assert kept.issuing.asked == 1
-    for i in range(100):
+    for i in range(600):
+        kept.clock.now += 0.1
         assert await kept.keys.find(f"junk {i}", "RS256") is None
-    assert kept.issuing.asked == 1
-    kept.clock.now += 60.0
-    junk = [kept.keys.find(f"junk {i}", "RS256") for i in range(100)]
+    assert 11 <= kept.issuing.asked <= 13
+    kept.clock.now += 5.0
+    before = kept.issuing.asked
+    junk = [kept.keys.find(f"more {i}", "RS256") for i in range(100)]
     assert await asyncio.gather(*junk) == [None] * 100
-    assert kept.issuing.asked == 2
+    assert kept.issuing.asked == before + 1
+
+
+@pytest.mark.parametrize("rotated", [0.0, 0.3, 4.9, 17.2])
+async def test_invented_keys_do_not_keep_a_new_one_away(kept: SimpleNamespace, rotated: float) -> None:
+    await kept.keys.find("a", "RS256")
+    began, invented, found = kept.clock.now, 0, None
+    while found is None and kept.clock.now < began + rotated + 60:
+        kept.clock.now += 0.1
+        invented += 1
+        assert await kept.keys.find(f"junk {invented}", "RS256") is None
+        if kept.clock.now - began >= rotated:
+            kept.issuing.keys = {"b": ec_key("b")}
+            found = await kept.keys.find("b", "ES256")
+    assert found is not None
+    assert kept.clock.now - began - rotated <= 5.2
 
 
 async def test_a_new_key_is_found_when_it_is_used(kept: SimpleNamespace) -> None:

@@ -15,22 +15,28 @@ SUBJECT = "/C=US/ST=CA/L=San Francisco/OU=Lyft/CN=Test Client"
 @pytest.mark.parametrize(
     ("header", "names"),
     [
-        (f'By=http://front;Hash={HASH};Subject="{SUBJECT}";URI=http://client', ["http://client"]),
-        (f"By=http://a;Hash={HASH};URI=http://one,By=http://b;Hash={HASH};URI=http://two", ["http://two"]),
-        ("By=http://a;URI=http://one;DNS=b.example;DNS=c.example", ["http://one", "b.example", "c.example"]),
-        ("URI=spiffe://cluster.local/ns/a/sa/b", ["spiffe://cluster.local/ns/a/sa/b"]),
-        ("uri=x;dNs=y;hash=z", ["x", "y"]),
-        ('URI="a,b;c=d"', ["a,b;c=d"]),
-        (r'URI="say \"hi\" \\ there"', [r'say "hi" \ there']),
-        ("URI=https://x?a=b", ["https://x?a=b"]),
+        (f'By=http://front;Hash={HASH};Subject="{SUBJECT}";URI=http://client', ["uri:http://client"]),
+        (
+            f"By=http://a;Hash={HASH};URI=http://one,By=http://b;Hash={HASH};URI=http://two",
+            ["uri:http://two"],
+        ),
+        (
+            "By=http://a;URI=http://one;DNS=b.example;DNS=c.example",
+            ["uri:http://one", "dns:b.example", "dns:c.example"],
+        ),
+        ("URI=spiffe://cluster.local/ns/a/sa/b", ["uri:spiffe://cluster.local/ns/a/sa/b"]),
+        ("uri=x;dNs=y;hash=z", ["uri:x", "dns:y"]),
+        ('URI="a,b;c=d"', ["uri:a,b;c=d"]),
+        (r'URI="say \"hi\" \\ there"', [r'uri:say "hi" \ there']),
+        ("URI=https://x?a=b", ["uri:https://x?a=b"]),
         ("URI=", []),
-        ('URI="";DNS=y', ["y"]),
+        ('URI="";DNS=y', ["dns:y"]),
         ('Hash=x;Subject=""', []),
         ("URI=one,Hash=x", []),
-        ("URI=one, URI=two", ["two"]),
-        ('Cert="-----BEGIN%20CERTIFICATE-----%0A";Chain="%0A";Issuer="x";URI=a', ["a"]),
-        (r'Subject="CN=a\\";URI=b', ["b"]),
-        (r'Subject="CN=a\";URI=b";URI=c', ["c"]),
+        ("URI=one, URI=two", ["uri:two"]),
+        ('Cert="-----BEGIN%20CERTIFICATE-----%0A";Chain="%0A";Issuer="x";URI=a', ["uri:a"]),
+        (r'Subject="CN=a\\";URI=b', ["uri:b"]),
+        (r'Subject="CN=a\";URI=b";URI=c', ["uri:c"]),
     ],
 )
 def test_names(header: str, names: list[str]) -> None:
@@ -91,7 +97,8 @@ def written(element: list[tuple[str, str, bool]]) -> str:
 @given(st.lists(ELEMENT, min_size=1, max_size=4))
 def test_what_is_written_is_read(elements: list[list[tuple[str, str, bool]]]) -> None:
     header = ",".join(map(written, elements))
-    names = [value for key, value, _ in elements[-1] if key.lower() in ("uri", "dns") and value]
+    pairs = [(key.lower(), value) for key, value, _ in elements[-1] if value]
+    names = [f"{kind}:{value}" for kind, value in pairs if kind in ("uri", "dns")]
     assert list(forwarded_names([header])) == names
 
 
@@ -106,7 +113,7 @@ def test_what_a_client_sends_ahead_never_becomes_the_last_element(sent: str, sub
         names = forwarded_names([f"{sent},{own}"])
     except ValueError:
         return
-    assert names == ("spiffe://me",)
+    assert names == ("uri:spiffe://me",)
 
 
 @given(st.text(max_size=200))

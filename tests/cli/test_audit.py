@@ -32,6 +32,11 @@ def test_a_chain_is_followed(cli, own_folder):
     assert "audit.jsonl is whole: 3 lines" in done.out
     last = done.out.split()[-1]
     assert len(last) == 64
+    when = json.loads(file.read_text().splitlines()[-1])["time"]
+    assert f"last line 3, of {when}" in done.out
+    assert cli("audit", "verify", file, "--has", last).code == 0
+    cut = cli("audit", "verify", file, "--has", "0" * 63 + "1")
+    assert (cut.code, "the end was cut off" in cut.err) == (1, True)
     file.rename(own_folder / "old.jsonl")
     assert "does not follow" in cli("audit", "verify", "old.jsonl", "--after", last).err
     lines = (own_folder / "old.jsonl").read_text().splitlines()

@@ -22,7 +22,7 @@ def test_a_client_is_made_listed_checked_and_revoked(cli, own_folder):
     rows = [line.split() for line in cli("clients", "list").out.splitlines()]
     assert rows[1:] == [
         ["billing", "billing", "infer", "*", "1", "token", "2027-01-01T00:00:00+00:00"],
-        ["grafana", "acme", "observe", "m-*,", "legal", "m-*", "certificate", "grafana.svc"],
+        ["grafana", "acme", "observe", "m-*,", "legal", "m-*", "certificate", "dns:grafana.svc"],
     ]
     (first, second) = json.loads(cli("clients", "list", "--json").out)
     assert (second["tenant"], second["experiments"]) == ("acme", ["m-*"])

@@ -120,7 +120,7 @@ async def test_sighup_with_a_bad_file_keeps_what_it_said_before(tmp_path: Path) 
 
         await until(told)
         assert (await server.inference.Generate(ask(), metadata=bearer(clients.infer), timeout=20)).text
-        assert "what it said before stays in force" in server.log
+        assert "the content before stays in force" in server.log
         clients.path.write_text(good)
         server.process.send_signal(signal.SIGHUP)
 

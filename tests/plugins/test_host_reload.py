@@ -60,9 +60,49 @@ def test_a_broken_new_version_keeps_the_old_one_and_shows_the_error(folder: Path
     assert not host.refresh()
     assert host.registrations() == before
     assert "ZeroDivisionError" in host.status()[0].error
+    assert host.flaws == [f"plugin c: {host.status()[0].error}"]
     write("c.py", NAMED.format("three"))
     assert host.refresh()
-    assert (names(host), host.status()[0].error) == (["three"], "")
+    assert (names(host), host.status()[0].error, host.flaws) == (["three"], "", [])
+
+
+async def test_a_refresh_that_fails_is_logged_once_and_shown_and_tried_again(
+    folder: Path, write: Write, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write("shout.py")
+    host = PluginHost([folder])
+    await host.pick_up()
+
+    def fail(_: object) -> None:
+        raise OverflowError("out of range")
+
+    monkeypatch.setattr("router.plugins.host.scan", fail)
+    write("more.py", NAMED.format("more"))
+    for _ in range(5):
+        await host.pick_up()
+    assert names(host) == ["shout"]
+    (flaw,) = host.flaws
+    assert flaw.startswith("plugins cannot be refreshed: OverflowError: out of range")
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
+    monkeypatch.undo()
+    await host.pick_up()
+    assert (names(host), host.flaws) == (["more", "shout"], [])
+
+
+async def test_what_hears_of_changes_hears_again_where_it_failed(folder: Path, write: Write) -> None:
+    host, heard = PluginHost([folder]), []
+
+    def changed() -> None:
+        heard.append(names(host))
+        if len(heard) == 1:
+            raise KeyError("x")
+
+    host.subscribe(changed)
+    write("shout.py")
+    await host.pick_up()
+    assert len(host.flaws) == 1
+    await host.pick_up()
+    assert (heard, host.flaws) == ([["shout"], ["shout"]], [])
 
 
 def test_a_removed_file_is_dropped(folder: Path, write: Write) -> None:

@@ -230,5 +230,10 @@ async def test_a_look_that_fails_is_not_the_last(
     with monkeypatch.context() as patch:
         patch.setattr(registry._reconciler._scanner, "scan", broken)
         await eventually(lambda: "looking at adapter folders failed" in caplog.text)
+        assert registry.flaws == ["adapter folders cannot be looked at: RuntimeError: bug"]
+        registry._look_loop.look_soon(root / "m")
+        await eventually(lambda: not registry._look_loop._wake.is_set())
+        assert caplog.text.count("looking at adapter folders failed") == 1
     drop(root, "m")
     await eventually(is_ready(registry, "m"))
+    assert registry.flaws == []

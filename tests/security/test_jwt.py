@@ -366,7 +366,7 @@ async def test_keys_may_be_replaced_under_traffic(
     served.issuing.keys["b"] = ec_key("b")
     new = served.issuing.token("b")
     assert await reason(generate(ask(), metadata=bearer(new))) == "TOKEN_INVALID"  # asked for a moment ago
-    monkeypatch.setattr("router.access.jwks.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("router.access.jwks.UNKNOWN_SECONDS", 0.0)
     assert (await generate(ask(), metadata=bearer(new))).text
     assert (await generate(ask(), metadata=bearer(old))).text
     del served.issuing.keys["a"]
@@ -395,6 +395,6 @@ async def test_an_issuer_that_is_down_at_start_keeps_nobody_else_out(
         assert await stale(server) == 1
         assert server.access.keys_problem.endswith("answered 503")
         up = True
-        monkeypatch.setattr("router.access.jwks.RETRY_SECONDS", 0.0)
+        monkeypatch.setattr("router.access.jwks.UNKNOWN_SECONDS", 0.0)
         assert (await generate(ask(), metadata=bearer(issuing.token()))).text
         assert await stale(server) == 0

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import shlex
+import socket
 import ssl
 import sys
 from asyncio.subprocess import PIPE
@@ -16,14 +17,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import httpx2
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from router.cli.compose import lines_to_paste
 from router.cli.main import run
 from router.client import AsyncClient, Client, ClientError
 from router.config import Settings
 from router.errors import ConfigError
+from router.server.app import ServerApp
 from router.server.tls import Tls, read_pems
 from router.v1 import inference_pb2_grpc
 from tests.security.helpers import write_clients
@@ -46,6 +58,28 @@ class Files:
         made = (authority or self.authority).issue_cert(HOST, **times)
         made.private_key_pem.write_to_path(self.key)
         self.cert.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+
+    def named(self, *names: x509.GeneralName) -> dict[str, Path]:
+        """A client's certificate of the CA with exactly these names (SANs), as arguments of a client."""
+        ca, key = self.authority, ec.generate_private_key(ec.SECP256R1())
+        signer = load_pem_private_key(ca.private_key_pem.bytes(), None)
+        now = datetime.now(UTC)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "client")]))
+            .issuer_name(x509.load_pem_x509_certificate(ca.cert_pem.bytes()).subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(signer, hashes.SHA256())  # type: ignore[arg-type]
+        )
+        paths = {"client_cert": self.folder / "named.pem", "client_key": self.folder / "named.key"}
+        paths["client_cert"].write_bytes(made.public_bytes(Encoding.PEM))
+        plain = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        paths["client_key"].write_bytes(key.private_bytes(*plain))
+        return paths
 
     def client(self, name: str, authority: trustme.CA | None = None) -> dict[str, Path]:
         """A client's certificate with that name, as arguments of a client."""
@@ -104,6 +138,147 @@ async def test_a_certificate_says_who_calls(start_server: Start, files: Files, t
     assert await code_of(server.address, **ca) == "UNAVAILABLE"
     foreign = files.client("billing.svc.example", trustme.CA())
     assert await code_of(server.address, **ca, **foreign) == "UNAVAILABLE"
+
+
+RULES = {
+    "billing.example": "dns",
+    "dns:explicit.example": "dns",
+    "spiffe://cluster/billing": "uri",
+    "ops@billing.example": "email",
+}
+
+
+async def over_http(server: ServerApp, files: Files, shown: dict[str, Path]) -> int:
+    """The status of the list of models, for who shows that certificate."""
+    trusted = ssl.create_default_context(cafile=files.ca)
+    trusted.load_cert_chain(shown["client_cert"], shown["client_key"])
+    async with httpx2.AsyncClient(verify=trusted, base_url=f"https://{server.http_address}") as client:
+        return (await client.get("/v1/models")).status_code
+
+
+@pytest.fixture
+async def mutual(start_server: Start, files: Files, tmp_path: Path) -> ServerApp:
+    """A server, over gRPC and HTTP, with a client for each of `RULES`."""
+    clients = tmp_path / "clients.toml"
+    entries = (
+        f'[[client]]\nid = "c{i}"\ncert = "{rule}"\nroles = ["infer"]\nadapters = ["*"]\n'
+        for i, rule in enumerate(RULES)
+    )
+    clients.write_text("".join(entries))
+    settings = {"clients": clients, "http_listen": f"{HOST}:0", **files.settings}
+    return await start_server(tls_client_ca=files.ca, **settings)
+
+
+URI, DNS, EMAIL = x509.UniformResourceIdentifier, x509.DNSName, x509.RFC822Name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        DNS("billing.example"),
+        DNS("explicit.example"),
+        URI("spiffe://cluster/billing"),
+        EMAIL("ops@billing.example"),
+    ],
+    ids=repr,
+)
+async def test_a_name_of_the_kind_of_the_rule_is_the_client(
+    mutual: ServerApp, files: Files, name: x509.GeneralName
+) -> None:
+    shown = files.named(name)
+    assert await code_of(mutual.address, tls_ca=files.ca, **shown) == "OK"
+    assert await over_http(mutual, files, shown) == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        DNS("billing.example\0.evil.example"),
+        DNS("billing.example\0"),
+        DNS("\0billing.example"),
+        URI("billing.example"),
+        EMAIL("billing.example"),
+        URI("explicit.example"),
+        DNS("spiffe://cluster/billing"),
+        EMAIL("spiffe://cluster/billing"),
+        DNS("ops@billing.example"),
+        URI("ops@billing.example"),
+        DNS("BILLING.example"),
+        DNS("dns:billing.example"),
+        URI("dns:billing.example"),
+        DNS._init_without_validation("billing.examplé"),
+    ],
+    ids=repr,
+)
+async def test_a_name_that_only_looks_like_it_is_not_the_client(
+    mutual: ServerApp, files: Files, name: x509.GeneralName
+) -> None:
+    shown = files.named(name)
+    assert await code_of(mutual.address, tls_ca=files.ca, **shown) in ("TOKEN_INVALID", "UNAVAILABLE")
+    assert await over_http(mutual, files, shown) == 401
+
+
+async def test_one_bad_name_spoils_the_good_ones_of_a_certificate(mutual: ServerApp, files: Files) -> None:
+    shown = files.named(DNS("billing.example"), DNS("x\0y"))
+    assert await code_of(mutual.address, tls_ca=files.ca, **shown) == "TOKEN_INVALID"
+    assert await over_http(mutual, files, shown) == 401
+
+
+def resuming(
+    address: str, context: ssl.SSLContext, session: ssl.SSLSession | None
+) -> tuple[bool, ssl.SSLSession]:
+    """Whether a connection resumed that session, and the session that it got. Raises OSError if refused."""
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname=HOST, session=session) as secure,
+    ):
+        # TLS 1.3 sends its sessions after the handshake, before the first answer.
+        if secure.selected_alpn_protocol() == "h2":
+            secure.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+        else:
+            secure.sendall(b"GET /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        if not secure.recv(1000):
+            raise ConnectionResetError("hung up")
+        assert secure.session is not None
+        return bool(secure.session_reused), secure.session
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["1.2", "1.3"])
+@pytest.mark.parametrize("tickets", [True, False], ids=["tickets", "ids"])
+@pytest.mark.parametrize("listener", ["http", "grpc"])
+async def test_no_session_is_resumed_after_a_change_of_the_client_ca(
+    mutual: ServerApp, files: Files, version: ssl.TLSVersion, tickets: bool, listener: str
+) -> None:
+    address = mutual.http_address if listener == "http" else mutual.address
+    context = ssl.create_default_context(cafile=files.ca)
+    context.minimum_version = context.maximum_version = version
+    if not tickets:
+        context.options |= ssl.OP_NO_TICKET
+    if listener == "grpc":
+        context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(*files.client("billing.example").values())
+    _, session = await asyncio.to_thread(resuming, address, context, None)
+    before, session = await asyncio.to_thread(resuming, address, context, session)
+    assert before or (listener == "http" and not tickets)  # OpenSSL resumes no id of TLS 1.2
+    trustme.CA().cert_pem.write_to_path(files.ca)
+    for _ in range(3):
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.to_thread(resuming, address, context, session)
+
+
+async def test_a_session_is_resumed_while_nothing_changes_and_not_after_a_new_certificate(
+    mutual: ServerApp, files: Files
+) -> None:
+    context = ssl.create_default_context(cafile=files.ca)
+    context.load_cert_chain(*files.client("billing.example").values())
+    _, session = await asyncio.to_thread(resuming, mutual.http_address, context, None)
+    for _ in range(3):
+        reused, session = await asyncio.to_thread(resuming, mutual.http_address, context, session)
+        assert reused
+    files.renew()
+    reused, _ = await asyncio.to_thread(resuming, mutual.http_address, context, session)
+    assert not reused
 
 
 async def test_a_hundred_new_certificates_under_traffic(

@@ -50,7 +50,7 @@ async def test_a_failed_startup_ends_the_server_with_its_error(
         await app_of(fakes, startup=startup).run()
 
 
-async def test_a_failed_background_task_ends_the_server(fakes: SimpleNamespace) -> None:
+async def test_a_server_that_cannot_judge_its_health_ends(fakes: SimpleNamespace) -> None:
     app = app_of(fakes)
     running = asyncio.create_task(app.run())
     await app.ready.wait()

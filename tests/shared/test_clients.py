@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from router.access.access import Access
+from router.access.clients import parse_clients
 from router.cli.clients import write
 from router.shared import clients as module
 from router.shared.clients import ClientsFile
@@ -138,6 +139,36 @@ async def test_a_file_that_cannot_be_written_is_a_flaw(begin: Begin) -> None:
     b._write = write
     await eventually(lambda: not b.flaws)
     assert says(b) == TWO
+
+
+@pytest.mark.parametrize(
+    "document", [None, 7, "text", ["x"], {"text": "\0"}, {"text": ONE + "expires = 1"}], ids=str
+)
+async def test_any_document_of_another_edge_leaves_the_file_as_it_is(begin: Begin, document: object) -> None:
+    a, b = await begin("a", ONE), await begin("b", ONE)
+    await eventually(synced(a, b))
+    await a._shared.put("clients", document)
+    await eventually(lambda: b._shared.get("clients") == document)
+    await eventually(lambda: bool(b.flaws) or document is None)
+    assert says(b) == ONE
+    await a._shared.put("clients", {"text": TWO})
+    await eventually(lambda: says(b) == TWO and not b.flaws)
+
+
+async def test_an_exception_that_nobody_expects_does_not_end_it(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await begin("a", ONE), await begin("b", ONE)
+    await eventually(synced(a, b))
+
+    def fail(_: str) -> None:
+        raise OverflowError("out of range")
+
+    monkeypatch.setattr(module, "parse_clients", fail)
+    a._path.write_text(TWO)
+    await eventually(lambda: "OverflowError: out of range" in str(b.flaws))
+    monkeypatch.setattr(module, "parse_clients", parse_clients)
+    await eventually(lambda: says(b) == TWO and not b.flaws)
 
 
 async def test_a_damaged_memory_of_what_was_shared_is_told(

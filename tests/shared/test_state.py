@@ -149,9 +149,32 @@ async def test_a_part_that_fails_ends_nothing(
     await eventually(lambda: bool(part.heard))
     monkeypatch.setattr(b._parts[0], "agree", fail)
     await a.put("p/x", 2)
-    await eventually(lambda: "it is tried again" in caplog.text)
+    await eventually(lambda: "a shared document cannot be used" in caplog.text)
+    await eventually(lambda: part.heard == ["p/x", "p/x"])  # tried again
     await a.put("p/y", 3)
-    await eventually(lambda: b.get("p/y") == 3 and not b.problem)
+    await eventually(lambda: b.get("p/y") == 3 and not b.flaws)
+
+
+async def test_a_part_that_fails_keeps_no_other_from_a_change(
+    edge: Edge, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await edge("a"), await edge("b")
+
+    def fail(_: Collection[str]) -> None:
+        raise ZeroDivisionError("no such document")
+
+    Part(b)
+    other = Part(b, "q/")
+    monkeypatch.setattr(b._parts[0], "agree", fail)
+    await a.put("p/x", 1)
+    await a.put("q/x", 1)
+    await eventually(lambda: other.heard == ["q/x"])
+    flaw = "what edges share of p/ is not taken over: ZeroDivisionError: no such document"
+    await eventually(lambda: b.flaws == [flaw])
+    for n in range(3):
+        await a.put("q/x", n)
+    await eventually(lambda: b.get("q/x") == 2)
+    assert caplog.text.count("a shared document cannot be used") == 1
 
 
 async def test_one_of_a_newer_version_stops_the_start(database: MemoryDatabase) -> None:

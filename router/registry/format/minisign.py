@@ -16,8 +16,6 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from router.errors import ConfigError, install_extra
-
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
@@ -26,7 +24,6 @@ ID_BYTES, KEY_BYTES, SIGNATURE_BYTES = 8, 32, 64
 UNTRUSTED, TRUSTED = "untrusted comment: ", "trusted comment: "
 # Algorithms of key, encryption and checksum; salt and two limits of the encryption; id, seed, key, checksum
 _SECRET = struct.Struct("2s2s2s 32s8s8s 8s32s32s32s")
-MISSING = f"signatures of adapters need the library cryptography: {install_extra('signed')}"
 
 
 class BadSignature(Exception):
@@ -34,11 +31,9 @@ class BadSignature(Exception):
 
 
 def classes() -> tuple[type[ed25519.Ed25519PublicKey], type[ed25519.Ed25519PrivateKey]]:
-    """Of the library: for public and for secret keys. Raises ConfigError where it is not installed."""
-    try:
-        from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError as error:
-        raise ConfigError(MISSING) from error
+    """The library's, for public and for secret keys; imported where signatures are used."""
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
     return ed25519.Ed25519PublicKey, ed25519.Ed25519PrivateKey
 
 

@@ -6,7 +6,6 @@ name: an adapter whose manifest gives its name cannot be passed off as another b
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -19,9 +18,8 @@ from router.registry.format import minisign
 from router.registry.format.findings import Code
 from router.registry.format.folder import SIGNATURE
 from router.registry.format.minisign import BadSignature, PublicKey, SecretKey, Signature, shown
+from router.reread import Reread, read_file
 
-log = logging.getLogger(__name__)
-MOST_LOCK_BYTES = 16 << 20
 HEX = re.compile(r"(?:sha256:)?([0-9a-f]{64})(?:\s.*)?")
 HOW = "`lora-router adapters sign` makes one"
 
@@ -70,6 +68,11 @@ class Trust:
             return Refusal(Code.DIGEST_NOT_LISTED, text, "")
         return None
 
+    @property
+    def problem(self) -> str:
+        """Why the list as it is now is not in force; empty if it is."""
+        return self._lock.problem if self._lock is not None else ""
+
     def _unsigned(self, digest: str, data: bytes | None) -> str:
         if data is None:
             return f"is missing, and only adapters signed by {self._named()} are served; {HOW}"
@@ -94,40 +97,32 @@ class Trust:
 
 
 class Lock:
-    """A file that lists digests, one a line, with whatever else after a space; read again when it changes.
+    """A file of digests, one a line, with anything else after a space. It is read again when it changes.
 
-    A file that cannot be read at the start is a ConfigError; later the list before stays, which is logged.
+    A file that cannot be used raises ConfigError at the start. Later the list before stays in force.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._stamp = self._look()
-            self._digests = parse_lock(self._text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"adapters_lock {path}: {_why(error)}") from None
+        self._file = Reread([path], self._read)
 
     def digests(self) -> frozenset[str]:
-        """Those listed now, hex. Blocks on the disk."""
+        """The digests in force, hex. Blocks on the disk."""
+        return self._file.value()
+
+    @property
+    def problem(self) -> str:
+        """Why the file as it is now is not in force; empty if it is. Blocks as `digests` does."""
+        self._file.value()
+        return self._file.problem
+
+    def _read(self) -> frozenset[str]:
         try:
-            stamp = self._look()
-            if stamp != self._stamp:
-                self._digests = parse_lock(self._text())
-                self._stamp = stamp
-        except (OSError, ValueError) as error:
-            log.error("%s cannot be used, the list before stays: %s", self.path, _why(error))
-        return self._digests
-
-    def _look(self) -> tuple[int, ...]:
-        found = os.stat(self.path)
-        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
-
-    def _text(self) -> str:
-        with open(self.path, encoding="utf-8") as file:
-            text = file.read(MOST_LOCK_BYTES + 1)
-        if len(text) > MOST_LOCK_BYTES:
-            raise ValueError(f"more than {MOST_LOCK_BYTES} bytes")
-        return text
+            return parse_lock(read_file(self.path).decode("utf-8"))
+        except OSError as error:
+            raise ConfigError(f"adapters_lock {self.path}: {error.strerror}") from None
+        except ValueError as error:
+            raise ConfigError(f"adapters_lock {self.path}: {error}") from None
 
 
 def parse_lock(text: str) -> frozenset[str]:

@@ -26,6 +26,7 @@ from router.errors import (
     Unavailable,
 )
 from router.registry.state import write_atomically
+from router.reread import problem_of
 from router.sources.mirror.cache import Cache, private_folder
 from router.sources.mirror.copies import Copies
 from router.sources.mirror.deliveries import Deliveries
@@ -97,6 +98,7 @@ class Mirror:
         self._pins: dict[str, str] = {}
         self._refused: dict[str, str] = {}  # pins of what is not to be had
         self._faults: dict[str, str] = {}  # of what could not be brought, by place
+        self._failed = ""  # why the last look ended by an exception
         self._asking: float | None = None  # since when a listing is under way, monotonic
         self._listing_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="adapters-mirror", daemon=True)
@@ -124,6 +126,8 @@ class Mirror:
     def flaw(self) -> str:
         """What is wrong, and since when; '' if nothing is."""
         status, silent = self._status, self._silent_seconds
+        if self._failed:
+            return f"a look at {self.said} failed and is tried again: {self._failed}"
         if status.problem:
             since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(status.since))
             return f"adapters of {self.said} do not follow it since {since}: {status.problem}"
@@ -170,8 +174,13 @@ class Mirror:
             pause = self._seconds
             try:
                 pause = self.turn()
-            except Exception:
-                log.exception("a look at %s failed; the next one is tried", self.said)
+            except Exception as error:
+                problem = problem_of(error)
+                if problem != self._failed:
+                    log.error("a look at %s failed; it is tried again", self.said, exc_info=error)
+                self._failed = problem
+            else:
+                self._failed = ""
             self.looked = True
             self._stop.wait(pause)
 

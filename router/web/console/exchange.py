@@ -61,7 +61,7 @@ def parsed(body: bytes) -> Form:
 
 
 class PageExchange(Exchange):
-    """An exchange whose answers are for a browser. The token in its cookie counts as if it were sent as
+    """An exchange whose answers are for a browser. The token of its session counts as if it were sent as
     `authorization`."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, most: int, console: Console) -> None:
@@ -69,9 +69,11 @@ class PageExchange(Exchange):
         self._console = console
         self._instead = b""
         self.cookies = cookies_of(self.header("cookie"))
-        self.token = self.cookies.get(console.cookie, "")
-        if self.token and not self.header("authorization"):
-            self._metadata = (*self._metadata, ("authorization", f"Bearer {self.token}"))
+        self.session = self.cookies.get(console.cookie, "")  # an id that the browser sent
+        token = console.sessions.token(self.session)
+        self.signed_in = bool(token)
+        if token and not self.header("authorization"):
+            self._metadata = (*self._metadata, ("authorization", f"Bearer {token}"))
 
     @property
     def method(self) -> str:
@@ -85,8 +87,11 @@ class PageExchange(Exchange):
 
     @property
     def secure(self) -> bool:
-        """Whether it came by TLS."""
-        return str(self._scope.get("scheme")) == "https"
+        """Whether the browser came by TLS, to this server or to a proxy in front: by what the proxy or the
+        browser says. A false claim only takes the cookie from the client that makes it."""
+        claimed = self.header("x-forwarded-proto").partition(",")[0].strip().lower() == "https"
+        own = str(self._scope.get("scheme")) == "https"
+        return own or claimed or self.header("origin").lower().startswith("https://")
 
     @property
     def fragment(self) -> bool:
@@ -132,7 +137,8 @@ class PageExchange(Exchange):
 
     async def _start(self, status: int, content_type: str, length: int | None) -> None:
         self._headers |= HEADERS
-        if status == 401 and self.token:
+        if status == 401 and self.session:
+            self._console.sessions.end(self.session)
             self._headers["set-cookie"] = self._console.forgotten(self)
         await super()._start(status, content_type, length)
 

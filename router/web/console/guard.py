@@ -43,16 +43,16 @@ class Guard:
         if not self._hosts.know(host):
             raise Elsewhere(UNKNOWN)
 
-    def check_post(self, host: str, origin: str, site: str, said: str, token: str) -> None:
+    def check_post(self, host: str, origin: str, site: str, said: str, session: str) -> None:
         """Raises Elsewhere for a form that no page of this console sent: `origin` and `site` are what the
         browser says of the page, `said` is the secret in the form."""
         if site and site not in MINE:
             raise Elsewhere("the form was sent by a page of another site")
         if origin and urlsplit(origin).netloc.lower() != host.lower():
             raise Elsewhere("the form was sent by a page of another origin")
-        if not hmac.compare_digest(said.encode(), self.secret(token).encode()):
+        if not hmac.compare_digest(said.encode(), self.secret(session).encode()):
             raise Elsewhere("the form is not of this page, or of before the server started: load it again")
 
-    def secret(self, token: str) -> str:
-        """What every form of that client's pages has; it tells nothing of the token."""
-        return hmac.new(self._secret, token.encode(), hashlib.sha256).hexdigest()
+    def secret(self, session: str) -> str:
+        """What every form of that session's pages has; the session's id cannot be computed from it."""
+        return hmac.new(self._secret, session.encode(), hashlib.sha256).hexdigest()

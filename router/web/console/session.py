@@ -1,9 +1,10 @@
-"""Signing in and out: the client's token is kept in a cookie that scripts cannot read."""
+"""Signing in and out. The browser keeps a session's id in a cookie that scripts cannot read."""
 
 from __future__ import annotations
 
 from router.errors import FieldViolation, InvalidRequest, NotFound
 from router.web.console.exchange import Answer, redirect
+from router.web.console.overview import OVERVIEW
 from router.web.console.site import ROOT, SIGN_IN, Action, Entry, Page, Visit
 
 MOST_TOKEN = 8 << 10  # characters, as in a header
@@ -15,16 +16,18 @@ async def show(visit: Visit) -> dict[str, object]:
 
 
 async def sign_in(visit: Visit) -> Answer:
-    """Keep the token. Whether it is anybody's the next page tells, as it tells every caller."""
+    """Check the token, and begin a session. Raises InvalidRequest, Unauthenticated."""
     token = visit.form.get("token", "").strip()
     if not token or len(token) > MOST_TOKEN or not token.isascii() or not token.isprintable():
         raise InvalidRequest([FieldViolation("token", "must be there, as `lora-router clients new` gave it")])
-    cookie = visit.console.kept(visit.exchange, token)
+    await visit.console.chain.known(token, OVERVIEW)
+    cookie = visit.console.signed_in(visit.exchange, token)
     return redirect(inside(visit.form.get("next", "")), **{"set-cookie": cookie})
 
 
 async def sign_out(visit: Visit) -> Answer:
-    """Forget it."""
+    """End the session."""
+    visit.console.sessions.end(visit.exchange.session)
     return redirect(ROOT + "/sign-in", **{"set-cookie": visit.console.forgotten(visit.exchange)})
 
 

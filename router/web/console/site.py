@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import quote
 
 from router.access.clients import Client
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest
@@ -22,6 +21,7 @@ from router.web.console.exchange import FORM, HTML, Answer, Form, PageExchange, 
 from router.web.console.guard import Guard
 from router.web.console.history import History
 from router.web.console.rendering import Renderer
+from router.web.console.sessions import Sessions
 from router.web.exchange import Receive, Scope, Send, until_gone
 from router.web.hosts import Hosts
 
@@ -98,7 +98,7 @@ class Visit:
     @property
     def csrf(self) -> str:
         """The secret of this client's forms."""
-        return self.console.guard.secret(self.exchange.token)
+        return self.console.guard.secret(self.exchange.session)
 
     def path(self, name: str) -> str:
         """A parameter of the path."""
@@ -150,7 +150,7 @@ class Console:
         self.cookie = f"lora_router_{address.rpartition(':')[2]}"
         self._nav = [entry for entry in entries if isinstance(entry, Page) and entry.nav]
         self._renderer = Renderer(ROOT)
-        self.history, self.events = History(insight), Events(insight)
+        self.history, self.events, self.sessions = History(insight), Events(insight), Sessions()
 
     def page(self, visit: Visit, page: Page, values: Values) -> Answer:
         """The page, or the fragment of one."""
@@ -169,13 +169,17 @@ class Console:
         return self._render(exchange, template, values)
 
     def forgotten(self, exchange: PageExchange) -> str:
-        """The header that takes the token out of the browser."""
-        return self.kept(exchange, "") + "; Max-Age=0"
+        """The header that takes the session out of the browser."""
+        return self._kept(exchange, "") + "; Max-Age=0"
 
-    def kept(self, exchange: PageExchange, token: str) -> str:
-        """The header that keeps a token in the browser until that is closed, for this console alone."""
+    def signed_in(self, exchange: PageExchange, token: str) -> str:
+        """The header that keeps a new session in the browser until that is closed, for this console alone."""
+        self.sessions.end(exchange.session)
+        return self._kept(exchange, self.sessions.begin(token))
+
+    def _kept(self, exchange: PageExchange, session: str) -> str:
         secure = "; Secure" if exchange.secure else ""
-        return f"{self.cookie}={quote(token, safe='')}; Path={ROOT}; HttpOnly; SameSite=Strict{secure}"
+        return f"{self.cookie}={session}; Path={ROOT}; HttpOnly; SameSite=Strict{secure}"
 
     def _render(self, exchange: PageExchange, template: str, values: Values) -> str:
         theme = exchange.cookies.get("lora_router_theme", "")
@@ -183,8 +187,8 @@ class Console:
         common = {
             "theme": theme if theme in ("light", "dark") else "",
             "client": client,
-            "signed_in": bool(exchange.token and client.id),
-            "csrf": self.guard.secret(exchange.token),
+            "signed_in": bool(exchange.signed_in and client.id),
+            "csrf": self.guard.secret(exchange.session),
         }
         return self._renderer.render(template, common | dict(values))
 
@@ -247,7 +251,7 @@ class Endpoint:
                 raise InvalidRequest([FieldViolation("content-type", f"must be {FORM}")])
             said = header("x-csrf-token") or form.fields.get("csrf", "")
             origin, site = header("origin"), header("sec-fetch-site")
-            guard.check_post(header("host"), origin, site, said, exchange.token)
+            guard.check_post(header("host"), origin, site, said, exchange.session)
         return Visit(self._console, exchange, form)
 
 

@@ -570,4 +570,5 @@ def test_a_look_that_fails_as_nobody_thought_is_logged_and_tried_again(bucket, m
     while not mirror.looked:
         mirror._stop.wait(0.01)
     mirror.close()
-    assert "the next one is tried" in caplog.text
+    assert caplog.text.count("failed; it is tried again") == 1
+    assert "ZeroDivisionError" in mirror.flaw

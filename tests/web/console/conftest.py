@@ -7,12 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import quote
 
 import httpx2
 import pytest
 
-from router.server.app import ServerApp
 from tests.security.helpers import write_clients
 from tests.web.conftest import Http, StartWeb
 
@@ -38,15 +36,17 @@ def roled(start_web: StartWeb, fakes: SimpleNamespace, http: Http, tmp_path: Pat
     async def start(adapters: Sequence[str] = ("*",), **settings: Any) -> SimpleNamespace:
         clients = write_clients(tmp_path, adapters, **ROLES)
         server = await start_web(**vars(fakes), clients=clients.path, **settings)
-        browsers = {name: http(server, cookies=signed_in(server, getattr(clients, name))) for name in ROLES}
+        browsers = {name: await signed_in(http(server), getattr(clients, name)) for name in ROLES}
         return SimpleNamespace(server=server, tokens=clients, nobody=http(server), **browsers, **vars(fakes))
 
     return start
 
 
-def signed_in(server: ServerApp, token: str) -> dict[str, str]:
-    """The cookie of a browser that is."""
-    return {f"lora_router_{server.http_address.rpartition(':')[2]}": quote(token, safe="")}
+async def signed_in(browser: httpx2.AsyncClient, token: str) -> httpx2.AsyncClient:
+    """The browser, signed in with that token."""
+    answer = await post(browser, "/console/sign-in", token=token)
+    assert answer.status_code == 303
+    return browser
 
 
 async def csrf(browser: httpx2.AsyncClient, path: str = "/console/sign-in") -> str:

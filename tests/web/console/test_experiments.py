@@ -221,9 +221,8 @@ async def test_roles_are_those_of_the_methods(
     clients = write_clients(tmp_path, olga=("observe",), ada=("admin", "observe"))
     started = partial(start_web, clients=clients.path)
     async with experimenting(MemoryStore(), fakes, started, connect) as stubs:
-        olga, ada = (
-            http(stubs.app, cookies=signed_in(stubs.app, getattr(clients, n))) for n in ("olga", "ada")
-        )
+        olga = await signed_in(http(stubs.app), clients.olga)
+        ada = await signed_in(http(stubs.app), clients.ada)
         assert (await post(ada, NEW + "/create", **PLAN)).status_code == 303
         shown = (await olga.get(HOME + "/tone")).text
         assert "StartExperiment needs the role admin" in shown

@@ -79,7 +79,7 @@ async def test_names_are_for_those_who_may_know_them(
         SHARES,
     )
     server = await start_web(**vars(fakes), routing=lambda: state, clients=clients.path)
-    page = (await http(server, cookies=signed_in(server, clients.olga)).get(PAGE)).text
+    page = (await (await signed_in(http(server), clients.olga)).get(PAGE)).text
     assert "legal" not in page
     assert "boom" not in page
     assert "may not know of" in page
@@ -139,6 +139,6 @@ async def test_a_tenant_sees_its_own_corrections(
         store.append(Correction(1000.0, f"{place}" * 32, "medical", text=f"of {tenant}", tenant=tenant))
     clients = write_clients(tmp_path, ["med*"], anna=("admin",))
     server = await start_web(**vars(fakes), clients=clients.path, corrections=Corrections(store, "texts"))
-    page = (await http(server, cookies=signed_in(server, clients.anna)).get(PAGE + "/corrections")).text
+    page = (await (await signed_in(http(server), clients.anna)).get(PAGE + "/corrections")).text
     assert "of anna" in page
     assert "of ivan" not in page
