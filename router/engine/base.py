@@ -7,7 +7,7 @@ real work and belong in a worker thread.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
@@ -248,10 +248,13 @@ class Engine(Protocol):
         """Stop the step loop; running jobs end as CANCELLED."""
         ...
 
-    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+    def encode(
+        self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None
+    ) -> list[int]:
         """Token ids. Text of turns never produces special ids. Thread-safe, may take a while.
 
-        Raises PromptTooLong, and does not read on, once it is certain that there are more than `most`.
+        Raises PromptTooLong, and does not read on, once it is certain that there are more than `most`. Long
+        texts are encoded in pieces; `check` is called before each, and ends the encoding if it raises.
         """
         ...
 

@@ -116,10 +116,12 @@ class VllmEngine:
 
     # -- what the server asks
 
-    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+    def encode(
+        self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None
+    ) -> list[int]:
         """Token ids of a prompt, PromptTooLong if they are certain to be more than `most`. Thread-safe."""
         encoder = self._base.encoder
-        tokens = encoder.encode(prompt, most)
+        tokens = encoder.encode(prompt, most, check)
         if prompt.raw is None:
             encoder.beginning(prompt.template)  # `shared` finds it made
         return tokens
