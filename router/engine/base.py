@@ -153,6 +153,7 @@ class Job:
     grammar: Grammar | None = None
     tenant: str = ""  # whom it is for; "" where nobody is told apart
     share: float = 1.0  # of the fair queue, against other tenants'
+    own_constraint: bool = False  # the constraint is of the adapter's manifest, not of the request
     shared: int = 0  # tokens at its beginning that `Engine.shared` found; their cache is everybody's
 
 
@@ -281,9 +282,11 @@ class Engine(Protocol):
         """
         ...
 
-    async def compile(self, constraint: Constraint) -> Grammar:
+    async def compile(self, constraint: Constraint, tenant: str = "") -> Grammar:
         """Make a grammar of a constraint, in a worker thread; one that was made is kept for a while.
 
+        It is kept for `tenant` only, since whether another tenant used it must not be measured. "" is for
+        constraints of adapters' manifests, which all may use, and where there are no tenants.
         Raises InvalidRequest for one that is wrong, too complex or that no answer satisfies,
         FailedPrecondition if answers of this base cannot be constrained, Overloaded.
         """
@@ -313,7 +316,10 @@ class Engine(Protocol):
 async def with_grammar(engine: Engine, job: Job) -> Job:
     """The job, ready to be submitted: its constraint compiled, if it has one. Raises as `Engine.compile`."""
     constraint = job.params.constraint
-    return job if constraint is None else replace(job, grammar=await engine.compile(constraint))
+    if constraint is None:
+        return job
+    tenant = "" if job.own_constraint else job.tenant
+    return replace(job, grammar=await engine.compile(constraint, tenant))
 
 
 def common_length(*rows: Sequence[int]) -> int:

@@ -148,10 +148,10 @@ class FakeEngine:
         self._invocations.pop(digest, None)
         return self._adapters.pop(digest, 0)
 
-    async def compile(self, constraint: Constraint) -> CompiledGrammar:
+    async def compile(self, constraint: Constraint, tenant: str = "") -> CompiledGrammar:
         """The grammar of a constraint, as a real engine makes it."""
         self._check_open()
-        return await self._grammars.compile(constraint)
+        return await self._grammars.compile(constraint, tenant)
 
     def submit(self, job: Job) -> FakeGeneration:
         """Queue a job and start stepping."""

@@ -196,10 +196,10 @@ class TorchEngine:
         await asyncio.wrap_future(self._running().drop(digest))
         return freed
 
-    async def compile(self, constraint: Constraint) -> CompiledGrammar:
+    async def compile(self, constraint: Constraint, tenant: str = "") -> CompiledGrammar:
         """The grammar of a constraint, made in a worker thread or kept from an earlier request."""
         self._running()
-        return await self._grammars.compile(constraint)
+        return await self._grammars.compile(constraint, tenant)
 
     def submit(self, job: Job) -> Stream:
         """Queue a job; refuses at once what cannot be served."""

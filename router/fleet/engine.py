@@ -186,10 +186,10 @@ class FleetEngine:
         self._attach()
         return await self._shelf.remove(digest)
 
-    async def compile(self, constraint: Constraint) -> Checked:
+    async def compile(self, constraint: Constraint, tenant: str = "") -> Checked:
         """Whether replicas can follow it, which one of them tries. Each makes a grammar of its own of it."""
         self._attach()
-        return await self._errands.compile(constraint)
+        return await self._errands.compile(constraint, tenant)
 
     def submit(self, job: Job) -> Stream:
         """Send a job to a replica that has its adapter and room for it."""

@@ -191,6 +191,7 @@ class Pipeline:
                 background=background,
                 tenant=request.tenant,
                 share=request.share,
+                own_constraint=request.sampling.constraint is None,
                 shared=prepared.shared,
             )
             job = await with_grammar(self._engine, job)

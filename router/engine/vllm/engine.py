@@ -143,10 +143,10 @@ class VllmEngine:
             return 0
         return await self._counted(self._adapters.unload(digest))
 
-    async def compile(self, constraint: Constraint) -> CompiledGrammar:
+    async def compile(self, constraint: Constraint, tenant: str = "") -> CompiledGrammar:
         """The constraint, tried as every engine tries it; vLLM compiles it again for itself."""
         self._check_up()
-        return await self._grammars.compile(constraint)
+        return await self._grammars.compile(constraint, tenant)
 
     def submit(self, job: Job) -> Stream:
         """Queue a job; refuses at once what cannot be served."""
