@@ -113,7 +113,7 @@ async def test_one_that_is_cut_ends_with_its_length(stubs: SimpleNamespace) -> N
 async def test_a_constraint_is_compiled_for_each_tenant_and_an_adapters_own_once(
     start_server: Start, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time that a tenant's first call takes would tell whether another tenant sent the same constraint."""
+    """Else the time of a first call would tell whether another tenant sent the same constraint."""
     engine, begun = FakeEngine(), list[str]()
     compiled = grammars._compiled
 
