@@ -64,6 +64,8 @@ ATTACKS = (
     Attack("frames of no byte", "empty_frames", 100_000),
     Attack("messages of no byte", "empty_messages", 100_000),
     Attack("messages that become 60 MB", "bomb", 100),
+    Attack("prompts of 2 MB", "long_prompts", 400),
+    Attack("constraints that take long to compile", "constraints", 1_000),
     Attack("health watches", "watches", 5_000, ("50", "health")),
     Attack("adapter watches", "watches", 5_000, ("50", "adapters")),
     Attack("reflection streams", "watches", 5_000, ("50", "reflection")),

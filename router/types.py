@@ -281,12 +281,27 @@ class MixturePart:
         return f"{self.ref}={self.weight:g}"
 
 
+PLACEHOLDER = "{prompt}"  # where a template takes the text of the user
+
+
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
     """An adapter's `[prompt]`: `{prompt}` in `template` is replaced literally, nothing else is."""
 
     system: str = ""
-    template: str = "{prompt}"
+    template: str = PLACEHOLDER
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with `template`, empty if nothing is. A second placeholder would copy the request."""
+        before, found, after = self.template.partition(PLACEHOLDER)
+        if not found:
+            return f"must contain {PLACEHOLDER}"
+        again = after.find(PLACEHOLDER)
+        if again < 0:
+            return ""
+        position = len(before) + len(found) + again + 1
+        return f"must contain {PLACEHOLDER} once, and has it again at character {position}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,9 +59,11 @@ class EdgeEncoder:
         except (OSError, ValueError) as error:
             raise ConfigError(f"the tokenizer of {model!r} cannot be loaded: {error}") from error
 
-    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+    def encode(
+        self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None
+    ) -> list[int]:
         """Token ids; `shared` is cheap afterwards."""
-        tokens = self._encoder.encode(prompt, most)
+        tokens = self._encoder.encode(prompt, most, check)
         if prompt.raw is None:
             self._encoder.beginning(prompt.template)
         return tokens

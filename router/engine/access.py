@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,8 @@ class EngineBase:
         """Log-probability of every token of each continuation as the answer to `prompt`."""
         deadline = self._deadline(background)
         most = self._engine.info.context_length
-        before = self._engine.encode(Prompt(turns=(Turn("user", _clean(prompt)),)), most)
+        asked = Prompt(turns=(Turn("user", _clean(prompt)),))
+        before = self._engine.encode(asked, most, partial(_check_time, deadline))
         scope = next(_scopes)  # whether somebody else asked the same is not to be measured
         readings = [
             Reading(self._tokens(text, follows=True), before, None, 0, deadline, background, scope)
@@ -101,6 +103,11 @@ class EngineBase:
             raise TimeoutError("the base did not answer in time") from error
         finally:
             future.cancel()
+
+
+def _check_time(deadline: float) -> None:
+    if time.monotonic() >= deadline:
+        raise TimeoutError("the prompt was not encoded in time")
 
 
 def _running() -> asyncio.AbstractEventLoop | None:

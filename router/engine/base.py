@@ -7,7 +7,7 @@ real work and belong in a worker thread.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
@@ -153,6 +153,7 @@ class Job:
     grammar: Grammar | None = None
     tenant: str = ""  # whom it is for; "" where nobody is told apart
     share: float = 1.0  # of the fair queue, against other tenants'
+    own_constraint: bool = False  # the constraint is of the adapter's manifest, not of the request
     shared: int = 0  # tokens at its beginning that `Engine.shared` found; their cache is everybody's
 
 
@@ -248,10 +249,13 @@ class Engine(Protocol):
         """Stop the step loop; running jobs end as CANCELLED."""
         ...
 
-    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+    def encode(
+        self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None
+    ) -> list[int]:
         """Token ids. Text of turns never produces special ids. Thread-safe, may take a while.
 
-        Raises PromptTooLong, and does not read on, once it is certain that there are more than `most`.
+        Raises PromptTooLong, and does not read on, once it is certain that there are more than `most`. Long
+        texts are encoded in pieces; `check` is called before each, and ends the encoding if it raises.
         """
         ...
 
@@ -278,9 +282,11 @@ class Engine(Protocol):
         """
         ...
 
-    async def compile(self, constraint: Constraint) -> Grammar:
+    async def compile(self, constraint: Constraint, tenant: str = "") -> Grammar:
         """Make a grammar of a constraint, in a worker thread; one that was made is kept for a while.
 
+        It is kept for `tenant` only, since whether another tenant used it must not be measured. "" is for
+        constraints of adapters' manifests, which all may use, and where there are no tenants.
         Raises InvalidRequest for one that is wrong, too complex or that no answer satisfies,
         FailedPrecondition if answers of this base cannot be constrained, Overloaded.
         """
@@ -310,7 +316,10 @@ class Engine(Protocol):
 async def with_grammar(engine: Engine, job: Job) -> Job:
     """The job, ready to be submitted: its constraint compiled, if it has one. Raises as `Engine.compile`."""
     constraint = job.params.constraint
-    return job if constraint is None else replace(job, grammar=await engine.compile(constraint))
+    if constraint is None:
+        return job
+    tenant = "" if job.own_constraint else job.tenant
+    return replace(job, grammar=await engine.compile(constraint, tenant))
 
 
 def common_length(*rows: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ import itertools
 import time
 import zlib
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from router.classifiers.stand_in import hidden_of, log_probabilities_of
@@ -110,8 +110,15 @@ class FakeEngine:
         if self._loop_task is not None and not self._loop_task.done():
             self._loop_task.get_loop().call_soon_threadsafe(self._loop_task.cancel)
 
-    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+    def encode(
+        self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None
+    ) -> list[int]:
         """The bytes of the prompt's text."""
+        if check is not None:
+            check()
+        asked = len(prompt.raw or "") + sum(len(turn.text) for turn in prompt.turns)
+        if most is not None and asked > most:
+            raise PromptTooLong(most, asked, at_least=True)
         text = self._text(prompt)
         if most is not None and len(text) > most:
             raise PromptTooLong(most, len(text))
@@ -141,10 +148,10 @@ class FakeEngine:
         self._invocations.pop(digest, None)
         return self._adapters.pop(digest, 0)
 
-    async def compile(self, constraint: Constraint) -> CompiledGrammar:
+    async def compile(self, constraint: Constraint, tenant: str = "") -> CompiledGrammar:
         """The grammar of a constraint, as a real engine makes it."""
         self._check_open()
-        return await self._grammars.compile(constraint)
+        return await self._grammars.compile(constraint, tenant)
 
     def submit(self, job: Job) -> FakeGeneration:
         """Queue a job and start stepping."""

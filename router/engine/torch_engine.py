@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -169,9 +169,11 @@ class TorchEngine:
             self._loop.stop()
             self._grammars.close()
 
-    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+    def encode(
+        self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None
+    ) -> list[int]:
         """Token ids of a prompt, PromptTooLong if they are certain to be more than `most`. Thread-safe."""
-        tokens = self._encoder.encode(prompt, most)
+        tokens = self._encoder.encode(prompt, most, check)
         if prompt.raw is None:
             self._encoder.beginning(prompt.template)  # `shared` finds it made
         return tokens
@@ -194,10 +196,10 @@ class TorchEngine:
         await asyncio.wrap_future(self._running().drop(digest))
         return freed
 
-    async def compile(self, constraint: Constraint) -> CompiledGrammar:
+    async def compile(self, constraint: Constraint, tenant: str = "") -> CompiledGrammar:
         """The grammar of a constraint, made in a worker thread or kept from an earlier request."""
         self._running()
-        return await self._grammars.compile(constraint)
+        return await self._grammars.compile(constraint, tenant)
 
     def submit(self, job: Job) -> Stream:
         """Queue a job; refuses at once what cannot be served."""

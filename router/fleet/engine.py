@@ -62,7 +62,9 @@ CLOSE_SECONDS = 2.0
 class Encoder(Protocol):
     """Prompts to tokens, at the edge: a base's tokenizer without its weights."""
 
-    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+    def encode(
+        self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None
+    ) -> list[int]:
         """As Engine.encode."""
         ...
 
@@ -162,9 +164,11 @@ class FleetEngine:
                 done.wait(CLOSE_SECONDS)
         self.members.close()
 
-    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+    def encode(
+        self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None
+    ) -> list[int]:
         """Token ids, made here."""
-        return self._at_the_edge().encode(prompt, most)
+        return self._at_the_edge().encode(prompt, most, check)
 
     def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
         """How many of its `tokens` every prompt under its template begins with."""
@@ -182,10 +186,10 @@ class FleetEngine:
         self._attach()
         return await self._shelf.remove(digest)
 
-    async def compile(self, constraint: Constraint) -> Checked:
+    async def compile(self, constraint: Constraint, tenant: str = "") -> Checked:
         """Whether replicas can follow it, which one of them tries. Each makes a grammar of its own of it."""
         self._attach()
-        return await self._errands.compile(constraint)
+        return await self._errands.compile(constraint, tenant)
 
     def submit(self, job: Job) -> Stream:
         """Send a job to a replica that has its adapter and room for it."""

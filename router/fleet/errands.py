@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from router.engine.base import MAX_READINGS, Reading, check_reading
+from router.engine.fairness import TenantCache
 from router.errors import Unavailable
 from router.fleet.journey import MOVES
 from router.fleet.link import LinkLost
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-KNOWN = 256  # constraints
+KNOWN = 256  # constraints, of all tenants
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Errands:
     def __init__(self, replicas: Mapping[str, Replica], placement: Placement) -> None:
         self._replicas, self._placement = replicas, placement
         self._readings = 0
-        self._known: OrderedDict[Constraint, Checked] = OrderedDict()
+        self._known: TenantCache[Constraint, Checked] = TenantCache(KNOWN)
         self.closed = False
 
     async def read(self, reading: Reading, context_length: int) -> NDArray[np.float32]:
@@ -53,15 +53,14 @@ class Errands:
         finally:
             self._readings -= 1
 
-    async def compile(self, constraint: Constraint) -> Checked:
-        """As Engine.compile; what compiled once is known to."""
-        if constraint not in self._known:
-            await self._anywhere(lambda replica: replica.call(lambda key: Compile(key, constraint)))
-            self._known[constraint] = Checked(constraint)
-            while len(self._known) > KNOWN:
-                self._known.popitem(last=False)
-        self._known.move_to_end(constraint)
-        return self._known[constraint]
+    async def compile(self, constraint: Constraint, tenant: str = "") -> Checked:
+        """As Engine.compile; what a tenant had compiled once is known to compile for it."""
+        known = self._known.get(tenant, constraint)
+        if known is None:
+            await self._anywhere(lambda replica: replica.call(lambda key: Compile(key, constraint, tenant)))
+            known = Checked(constraint)
+            self._known.put(tenant, constraint, known)
+        return known
 
     async def _anywhere(self, ask: Callable[[Replica], Coroutine[Any, Any, Any]], scope: int = 0) -> Any:
         """What one replica answers; another is asked if that one is lost or cannot now."""

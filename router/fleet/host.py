@@ -35,7 +35,7 @@ from router.fleet.messages import (
     arrived_reading,
     flipped,
 )
-from router.types import FinishReason, Usage
+from router.types import Constraint, FinishReason, Usage
 
 log = logging.getLogger(__name__)
 
@@ -183,8 +183,8 @@ class EngineHost:
             case Read(reading=reading):
                 read = self._engine.read(arrived_reading(reading))
                 _spawn(session.tasks, key, self._told(session, key, read))
-            case Compile(constraint=constraint):
-                _spawn(session.tasks, key, self._told(session, key, self._compile(constraint)))
+            case Compile(constraint=constraint, tenant=tenant):
+                _spawn(session.tasks, key, self._told(session, key, self._compile(constraint, tenant)))
             case Load(digest=digest, weights=weights):
                 held = self._holds.take(session.edge, digest, weights)
                 _spawn(session.moves, key, self._told(session, key, held))
@@ -232,8 +232,8 @@ class EngineHost:
         except Exception as error:
             session.put(key, _told_as(error))
 
-    async def _compile(self, constraint: Any) -> None:
-        await self._engine.compile(constraint)
+    async def _compile(self, constraint: Constraint, tenant: str) -> None:
+        await self._engine.compile(constraint, tenant)
 
     # -- edges that are gone
 

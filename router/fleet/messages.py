@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-WIRE = 2  # raised with every change of what is written here
+WIRE = 3  # raised with every change of what is written here
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,11 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Compile:
-    """Compile a constraint, and keep the grammar for jobs that have it."""
+    """Compile a constraint, and keep the grammar for jobs of the tenant that have it."""
 
     key: int
     constraint: Constraint
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)

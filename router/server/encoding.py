@@ -1,5 +1,6 @@
 """Where prompts wait to be encoded: short ones never behind a queue of long ones.
 
+A prompt whose caller left, or whose deadline passed, is not encoded, or not further than the piece at hand.
 Encoding takes about a second for a megabyte. Short and long texts have threads and queues of their own, so
 that long ones take one core at most and short ones find a thread free. In a queue the next is of the tenant
 of which the fewest characters were read.
@@ -23,7 +24,8 @@ from router.errors import DeadlineExceeded, Overloaded
 from router.server.lifecycle import MOST_OF_FREE
 
 Tokens = list[int]
-Encode = Callable[[Prompt, int | None], Tokens]
+Check = Callable[[], None]  # raises where nothing more is to be encoded
+Encode = Callable[[Prompt, int | None, Check], Tokens]
 
 SHORT = 1 << 14  # characters; longer texts go their own way
 SHORT_THREADS, LONG_THREADS = 3, 1
@@ -50,27 +52,38 @@ class Encoding:
     async def encode(
         self, prompt: Prompt, most: int | None = None, deadline: float | None = None, tenant: str = ""
     ) -> Tokens:
-        """Token ids; cancelling drops it. `deadline` in time.monotonic() seconds.
+        """Token ids; cancelling ends it. `deadline` in time.monotonic() seconds.
 
-        Raises what the engine's `encode` raises, Overloaded where too much text waits, DeadlineExceeded if it
-        was not begun in time.
+        Raises what the engine's `encode` raises, Overloaded where too much text waits, DeadlineExceeded if
+        the deadline passed before or while it was encoded.
         """
         size = len(prompt.raw or "") + sum(len(turn.text) for turn in prompt.turns)
         lane = self._short if size <= SHORT else self._long
-        return await lane.run(partial(self._encode, prompt, most), size, deadline, tenant)
+        return await lane.run(lambda check: self._encode(prompt, most, check), size, deadline, tenant)
 
 
 @dataclass(slots=True, order=True)
 class _Waiting:
-    """One prompt in the queue of its tenant, the first of which is the least."""
+    """One prompt in the queue of its tenant, the first of which is the least; then the one being encoded."""
 
     turn: float
     number: int
-    work: Callable[[], Tokens] | None = field(compare=False)  # None: it left, or its turn came
+    work: Callable[[Check], Tokens] | None = field(compare=False)  # None: it left, or its turn came
     size: int = field(compare=False)
     tenant: str = field(compare=False)
     deadline: float | None = field(compare=False)
     done: asyncio.Future[Tokens] = field(compare=False)
+
+    def check(self) -> None:
+        """For the encoding thread. Raises DeadlineExceeded, or _Abandoned if the caller left."""
+        if self.done.done():
+            raise _Abandoned
+        if self.deadline is not None and self.deadline <= time.monotonic():
+            raise DeadlineExceeded("the prompt was not read in time")
+
+
+class _Abandoned(Exception):
+    """The caller left; the result is not wanted."""
 
 
 class _Lane:
@@ -94,7 +107,9 @@ class _Lane:
             entry.done.cancel()
         self._queues.clear()
 
-    async def run(self, work: Callable[[], Tokens], size: int, deadline: float | None, tenant: str) -> Tokens:
+    async def run(
+        self, work: Callable[[Check], Tokens], size: int, deadline: float | None, tenant: str
+    ) -> Tokens:
         self._check_room(size, tenant)
         done: asyncio.Future[Tokens] = asyncio.get_running_loop().create_future()
         turn = time.monotonic() + size / PASSING
@@ -109,7 +124,7 @@ class _Lane:
         finally:
             self._take(entry)
 
-    def _take(self, entry: _Waiting) -> Callable[[], Tokens] | None:
+    def _take(self, entry: _Waiting) -> Callable[[Check], Tokens] | None:
         """Its work, if nobody has taken it yet."""
         work, entry.work = entry.work, None
         if work is not None:
@@ -140,12 +155,14 @@ class _Lane:
             work = self._take(entry)
             if work is None:
                 continue
-            if entry.deadline is not None and entry.deadline <= time.monotonic():
-                entry.done.set_exception(DeadlineExceeded("the prompt was not read in time"))
+            try:
+                entry.check()
+            except DeadlineExceeded as error:
+                entry.done.set_exception(error)
                 continue
             self._busy += 1
             self._counters.charge(entry.tenant, entry.size)
-            running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+            running = asyncio.get_running_loop().run_in_executor(self._pool, work, entry.check)
             running.add_done_callback(partial(self._finished, entry.done))
 
     def _finished(self, done: asyncio.Future[Tokens], running: asyncio.Future[Tokens]) -> None:

@@ -43,6 +43,7 @@ from router.types import (
 FAULTS = (NotFound, FailedPrecondition, DataLoss)  # of the version: gone, quarantined, damaged
 UNFIT = (ResourceExhausted, PromptTooLong, NotActivated)  # the request for this version; not for another
 REST_SECONDS = 5.0
+COUNTED = 1 << 18  # tokens of a prompt that is only counted; the context length where that is more
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class Pipeline:
         self._experiments, self._resting = experiments, Resting()
         self._corrections, self._on_decision = corrections, on_decision
         self._max_tokens = settings.max_tokens_limit
-        self._encoding = Encoding(lambda prompt, most: engine.encode(prompt, most))
+        self._encoding = Encoding(lambda prompt, most, check: engine.encode(prompt, most, check))
         self.draining = False  # cancelled from now on is cancelled by the server
 
     def close(self) -> None:
@@ -190,6 +191,7 @@ class Pipeline:
                 background=background,
                 tenant=request.tenant,
                 share=request.share,
+                own_constraint=request.sampling.constraint is None,
                 shared=prepared.shared,
             )
             job = await with_grammar(self._engine, job)
@@ -210,6 +212,7 @@ class Pipeline:
         """Lease and encode; the lease goes to `held` if both work.
 
         `answer`: tokens that must fit beside it; a prompt surely too long for that is not read to its end.
+        None: the tokens are only counted, of a prompt that may be longer than the context.
         """
         template, defaults = PromptTemplate(), Sampling()
         async with AsyncExitStack() as mine:
@@ -231,7 +234,7 @@ class Pipeline:
 
     async def _encoded(self, prompt: Prompt, request: Request, answer: int | None) -> list[int]:
         limit = self.context_length
-        most = None if answer is None else max(0, limit - answer)
+        most = max(limit, COUNTED) if answer is None else max(0, limit - answer)
         try:
             return await self._encoding.encode(prompt, most, request.deadline, request.tenant)
         except PromptTooLong as error:

@@ -22,7 +22,7 @@ from pydantic import (
 
 from router.errors import ConfigError
 from router.registry.format.names import NAME_RULE, VERSION_RULE, is_name, is_version
-from router.types import Constraint, PromptTemplate
+from router.types import PLACEHOLDER, Constraint, PromptTemplate
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -87,7 +87,7 @@ class PromptTable(Table):
     """`[prompt]`, copied into the manifest."""
 
     system: str = ""
-    template: str = "{prompt}"
+    template: str = PLACEHOLDER
 
     def as_template(self) -> PromptTemplate:
         """As the engine knows it."""
@@ -95,8 +95,8 @@ class PromptTable(Table):
 
     @model_validator(mode="after")
     def _has_a_place_for_the_prompt(self) -> PromptTable:
-        if "{prompt}" not in self.template:
-            raise ValueError("template must contain {prompt}")
+        if problem := self.as_template().problem:
+            raise ValueError(f"template {problem}")
         return self
 
 

@@ -72,9 +72,9 @@ async def test_of_a_very_long_text_only_the_ends_are_encoded() -> None:
     seen: list[int] = []
     encode = engine.encode
 
-    def watched(prompt: Prompt, most: int | None = None) -> list[int]:
+    def watched(prompt: Prompt, most: int | None = None, check: Any = None) -> list[int]:
         seen.append(len(prompt.raw or ""))
-        return encode(prompt, most)
+        return encode(prompt, most, check)
 
     engine.encode = watched  # type: ignore[method-assign]
     base = EngineBase(engine, 5.0)

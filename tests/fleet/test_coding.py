@@ -27,9 +27,9 @@ def test_posts_come_as_they_went() -> None:
         "edge",
         7,
         (
-            Submit(0, Job("r", (1, 2), params, "d", 1.5, tenant="t", shared=1)),
+            Submit(0, Job("r", (1, 2), params, "d", 1.5, tenant="t", own_constraint=True, shared=1)),
             Read(1, Reading((1,), (2,), 0.5, 3)),
-            Compile(2, Constraint("regex", "a")),
+            Compile(2, Constraint("regex", "a"), "t"),
             Load(3, "d", "ticket"),
             Unload(4, "d"),
             Cancel(0),

@@ -208,9 +208,9 @@ async def test_a_job_may_be_cancelled_while_its_constraint_is_compiled(meet: Mee
     slow = asyncio.Event()
     compiled = engine.compile
 
-    async def compile(constraint: Constraint) -> Any:
+    async def compile(constraint: Constraint, tenant: str) -> Any:
         await slow.wait()
-        return await compiled(constraint)
+        return await compiled(constraint, tenant)
 
     engine.compile = compile
     asked = sent(job(constraint=Constraint("choices", choices=("a", "b"))))

@@ -54,7 +54,7 @@ def test_messages_come_as_they_went() -> None:
     commands = (
         Submit(0, job),
         Read(1, Reading([1], [2], 0.5)),
-        Compile(2, Constraint("regex", "a")),
+        Compile(2, Constraint("regex", "a"), "t"),
         Load(3, "d", ("put", "down")),
         Unload(4, "d"),
         Cancel(0),

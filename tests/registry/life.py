@@ -68,7 +68,7 @@ class StubEngine:
 
     def close(self) -> None: ...
 
-    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+    def encode(self, prompt: Prompt, most: int | None = None, check: Any = None) -> list[int]:
         return list(prompt.turns[-1].text.encode())
 
     async def load(self, artifact: AdapterArtifact) -> int:

@@ -73,6 +73,18 @@ async def test_what_is_not_visible_is_not_there_and_named_by_no_hint(
             find("legal", "", Visible())
 
 
+async def test_an_installed_adapter_that_copies_the_prompt_is_quarantined_with_the_place(
+    root: Path, start_registry: StartRegistry
+) -> None:
+    """As one that was installed before such templates were refused."""
+    (drop(root, "bomb") / "adapter.toml").write_text(f"[prompt]\ntemplate = '{'{prompt}' * 1_990}'\n")
+    registry = await start_registry()
+    await eventually(lambda: states(registry) == {"bomb@0": "quarantined"})
+    place = r"adapter\.toml \[prompt\] template.*again at character 9"
+    with pytest.raises(AdapterRejected, match=place):
+        registry.resolve("bomb")
+
+
 async def test_errors_say_what_to_do(root: Path, start_registry: StartRegistry) -> None:
     drop(root, "medical", "1.0.0")
     (drop(root, "broken") / "adapter_config.json").write_text("{")

@@ -227,6 +227,25 @@ async def test_frames(begin: Begin, attack: Callable[..., Any], number: int, end
     await quiet(server)
 
 
+async def test_long_prompts_are_refused_unread(begin: Begin) -> None:
+    server, neighbour = await begin()
+    seen, answers = await beside(floods.long_prompts(server.address, 40), neighbour)
+    assert answers
+    assert seen["ended"] == 40
+    await quiet(server)
+
+
+async def test_constraints_that_take_long_take_no_neighbours_place(begin: Begin) -> None:
+    """A constraint that takes little is compiled after them."""
+    server, neighbour = await begin()
+    seen, answers = await beside(floods.constraints(server.address, 120, seconds=60), neighbour)
+    assert answers
+    assert seen["ended"] == 120
+    reply = await neighbour.inference.Generate(ask(sampling={"choices": {"values": ["mine"]}}), timeout=20)
+    assert reply.text == "mine"
+    await quiet(server)
+
+
 async def test_much_metadata_is_refused_unseen(begin: Begin) -> None:
     server, neighbour = await begin()
     refused = await failure(neighbour.inference.Generate(ask(), metadata=(("x-large", "v" * 20_000),)))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
+from router.engine.constrained import grammars
 from router.engine.fake import FakeEngine
 from router.server.app import ServerApp
 from router.types import Constraint, Sampling
 from router.v1 import inference_pb2 as pb
+from tests.fakes import FakeRegistry, FakeRouter, adapter
+from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Connect, Start, ask, details, failure, stream
 
 pytestmark = pytest.mark.slow
@@ -104,3 +108,30 @@ async def test_an_engine_that_cannot_says_so(start_server: Start, connect: Conne
 async def test_one_that_is_cut_ends_with_its_length(stubs: SimpleNamespace) -> None:
     reply = await stubs.inference.Generate(ask(sampling={"regex": "[0-9]{20}", "max_tokens": 3}))
     assert (reply.text, reply.finish_reason) == ("000", pb.FINISH_REASON_LENGTH)
+
+
+async def test_a_constraint_is_compiled_for_each_tenant_and_an_adapters_own_once(
+    start_server: Start, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the time of a first call would tell whether another tenant sent the same constraint."""
+    engine, begun = FakeEngine(), list[str]()
+    compiled = grammars._compiled
+
+    def counted(base: Any, constraint: Constraint) -> Any:
+        begun.append(constraint.choices[0])
+        return compiled(base, constraint)
+
+    monkeypatch.setattr(grammars, "_compiled", counted)
+    registry = FakeRegistry(engine, [adapter("medical")])
+    registry.generation["medical"] = Sampling(constraint=Constraint("choices", choices=("own",)))
+    clients = write_clients(tmp_path, one=("infer",), other=("infer",))
+    server = await start_server(
+        engine=engine, registry=registry, router=FakeRouter(registry), clients=clients.path
+    )
+    stubs = connect(server)
+    for token in (clients.one, clients.other, clients.one, clients.other):
+        for sampling, text in (({"choices": {"values": ["mine"]}}, "mine"), ({}, "own")):
+            asked = ask("a medical question", sampling=sampling)
+            reply = await stubs.inference.Generate(asked, metadata=bearer(token))
+            assert reply.text == text
+    assert sorted(begun) == ["mine", "mine", "own"]

@@ -20,7 +20,7 @@ from router.engine.fake import FakeEngine
 from router.engine.text.prompt import PromptEncoder
 from router.errors import DeadlineExceeded, InvalidRequest, Overloaded, PromptTooLong
 from router.server import encoding
-from router.server.encoding import SHORT, SHORT_THREADS, Encoding
+from router.server.encoding import SHORT, SHORT_THREADS, Check, Encoding
 from router.types import Turn
 from router.v1 import inference_pb2 as pb
 from tests.engine import small_tokenizers as small
@@ -37,7 +37,7 @@ class Held:
     begun: list[str] = field(default_factory=list)
     go: threading.Event = field(default_factory=threading.Event)
 
-    def encode(self, prompt: Prompt, most: int | None) -> list[int]:
+    def encode(self, prompt: Prompt, most: int | None, check: Check) -> list[int]:
         text = prompt.raw or ""
         self.begun.append(text.strip("."))
         if text.startswith("bad"):
@@ -122,6 +122,48 @@ async def test_one_whose_deadline_passes_is_not_read(room: Encoding, held: Held)
     assert held.begun == ["1", "3"]
 
 
+@dataclass
+class Endless:
+    """An encoder of a text that never ends, in pieces."""
+
+    pieces: int = 0
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def encode(self, prompt: Prompt, most: int | None, check: Check) -> list[int]:
+        try:
+            for self.pieces in range(100_000):
+                check()
+                time.sleep(0.0001)
+        finally:
+            self.ended.set()
+        return []
+
+
+@pytest.mark.parametrize("size", [10, LONG])
+async def test_one_that_leaves_ends_its_encoding(size: int) -> None:
+    endless = Endless()
+    room = Encoding(endless.encode)
+    (leaving,) = await begin(room, Prompt(raw="." * size))
+    await until(lambda: endless.pieces > 0)
+    leaving.cancel()
+    assert await asyncio.to_thread(endless.ended.wait, 5)
+    await until(lambda: room._short._busy == room._long._busy == 0)
+    assert leaving.cancelled()
+    assert endless.pieces < 99_999
+    room.close()
+
+
+async def test_a_deadline_that_passes_ends_the_encoding() -> None:
+    endless = Endless()
+    room = Encoding(endless.encode)
+    (late,) = await begin(room, long("1"), deadline=time.monotonic() + 0.05)
+    with pytest.raises(DeadlineExceeded, match="not read in time"):
+        await late
+    assert endless.ended.is_set()
+    assert 0 < endless.pieces < 99_999
+    room.close()
+
+
 async def test_what_waits_is_bounded_and_one_alone_always_may(held: Held) -> None:
     room = Encoding(held.encode, most_waiting=3 * LONG)
     tasks = await begin(room, long("read", 10 * LONG), *(long(str(i)) for i in range(3)))
@@ -182,7 +224,7 @@ async def test_closing_ends_who_waits(room: Encoding, held: Held) -> None:
 )
 def test_nothing_is_lost_whatever_comes_and_leaves(coming: list[tuple[int, bool, str]]) -> None:
     async def play() -> None:
-        room = Encoding(lambda prompt, most: [len(prompt.raw or "")])
+        room = Encoding(lambda prompt, most, check: [len(prompt.raw or "")])
         tasks = [
             asyncio.create_task(room.encode(Prompt(raw="." * size), tenant=tenant))
             for size, _, tenant in coming
@@ -227,9 +269,9 @@ class Reader(FakeEngine):
 
         return counted
 
-    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+    def encode(self, prompt: Prompt, most: int | None = None, check: Check | None = None) -> list[int]:
         self.asked.append(sum(len(turn.text) for turn in prompt.turns))
-        return [token % 256 for token in self.made.encode(prompt, most)]  # it answers with bytes
+        return [token % 256 for token in self.made.encode(prompt, most, check)]  # it answers with bytes
 
 
 @pytest.mark.slow
@@ -257,9 +299,9 @@ async def test_a_short_prompt_is_answered_while_long_ones_are_read(
     engine = FakeEngine(context_length=1 << 17)
     encode, go = engine.encode, threading.Event()
 
-    def slowly(prompt: Prompt, most: int | None = None) -> list[int]:
+    def slowly(prompt: Prompt, most: int | None = None, check: Check | None = None) -> list[int]:
         assert len(prompt.turns[0].text) <= SHORT or go.wait(30)
-        return encode(prompt, most)
+        return encode(prompt, most, check)
 
     engine.encode = slowly  # type: ignore[method-assign]
     registry = FakeRegistry(engine, [adapter("medical")])
@@ -278,6 +320,15 @@ async def test_a_short_prompt_is_answered_while_long_ones_are_read(
     assert not any(task.done() for task in long_ones)
     go.set()
     assert len(await asyncio.gather(*long_ones)) == 40
+
+
+async def test_a_prompt_far_beyond_the_context_is_not_even_counted(
+    stubs: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.server.pipeline.COUNTED", 10_000)
+    asked = pb.CountTokensRequest(input=pb.Input(text="x" * 10_001))
+    refused = details(await failure(stubs.inference.CountTokens(asked)))["ErrorInfo"]
+    assert (refused.reason, refused.metadata["got"]) == ("PROMPT_TOO_LONG", "10001")
 
 
 async def test_a_count_is_told_of_what_is_too_long(stubs: SimpleNamespace) -> None:

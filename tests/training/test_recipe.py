@@ -41,6 +41,11 @@ def test_defaults_and_absolute_data(write) -> None:
         ('name = "colours"', 'name = "../up"', "adapter.name: must be 1 to 63 of a-z"),
         ('system = "Name the colour."', 'template = "no place"', "prompt: template must contain {prompt}"),
         (
+            'system = "Name the colour."',
+            'template = "{prompt}{prompt}"',
+            "has it again at character 9",
+        ),
+        (
             "[lora]",
             "[evaluation]\nparts = { kind = '(' }\n[lora]",
             "evaluation.parts.kind: must be a reg",

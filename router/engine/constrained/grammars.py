@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -15,14 +14,15 @@ from router.engine.constrained.follow import Follower
 from router.engine.constrained.source import grammar_text, refused
 from router.engine.constrained.trial import Trials
 from router.engine.constrained.vocabulary import VocabularySpec, limits
-from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, Overloaded
+from router.engine.fairness import TenantCache, VirtualCounters
+from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, Overloaded, Unavailable
 from router.types import Constraint
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-KEPT = 128
-MOST_WAITING = 64
+KEPT = 128  # constraints, of all tenants
+MOST_WAITING = 64  # constraints, of all tenants, with those being compiled
 THREADS = 2
 
 
@@ -46,46 +46,135 @@ class CompiledGrammar:
 Outcome = CompiledGrammar | tuple[FieldViolation, ...]
 
 
+@dataclass(eq=False, slots=True)
+class _Asked:
+    """A constraint of a tenant: compiled, being compiled, or in the queue."""
+
+    constraint: Constraint
+    tenant: str
+    future: Future[Outcome] = field(default_factory=Future)
+    callers: int = 0  # that wait for it
+
+
 class Grammars:
     """Compiles constraints for one base. `compile` is for event loops, the rest for its own threads.
 
-    What was compiled or refused is kept, the most recently used first, and one that is asked for twice at
-    once is compiled once. The vocabulary is read with the first.
+    Tenants take turns: the next constraint is of the tenant of which the fewest were compiled. Where too many
+    wait, the newest of the tenant with the most gives way, so that no tenant can take all places.
+
+    What was compiled or refused is kept for its tenant, the most recently used first, and one that is asked
+    for twice at once is compiled once. The vocabulary is read with the first.
     """
 
     def __init__(self, find_spec: Callable[[], VocabularySpec | str]) -> None:
         """`find_spec` gives the vocabulary, or why this base's answers cannot be constrained."""
         self._find_spec = find_spec
-        self._kept: OrderedDict[Constraint, Future[Outcome]] = OrderedDict()
+        self._kept: TenantCache[Constraint, _Asked] = TenantCache(KEPT)
+        self._queues: dict[str, list[_Asked]] = {}  # by tenant, none is empty
+        self._counters = VirtualCounters()  # in constraints
+        self._busy = 0  # threads
         self._threads = ThreadPoolExecutor(THREADS, "grammars")
+        self._closed = False
         self._lock = Lock()
         self._reading = Lock()
         self._read: _Base | str | None = None  # why not, where it cannot be
 
-    async def compile(self, constraint: Constraint) -> CompiledGrammar:
-        """The grammar. Raises InvalidRequest, FailedPrecondition, Overloaded."""
-        outcome = await asyncio.shield(asyncio.wrap_future(self._asked(constraint)))
+    async def compile(self, constraint: Constraint, tenant: str = "") -> CompiledGrammar:
+        """The grammar. Raises InvalidRequest, FailedPrecondition, Overloaded.
+
+        `tenant` is "" for constraints of adapters, which are not kept for each tenant.
+        """
+        asked = self._asked(constraint, tenant)
+        try:
+            outcome = await asyncio.shield(asyncio.wrap_future(asked.future))
+        finally:
+            self._left(asked)
         if isinstance(outcome, CompiledGrammar):
             return outcome
         raise InvalidRequest(outcome)
 
     def close(self) -> None:
         """Let threads and processes go."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            waiting = [asked for queue in self._queues.values() for asked in queue]
+            self._queues.clear()
+        for asked in waiting:
+            asked.future.cancel()
+        self._threads.shutdown(wait=False)
         if isinstance(self._read, _Base):
             self._read.trials.close()
 
-    def _asked(self, constraint: Constraint) -> Future[Outcome]:
+    def _asked(self, constraint: Constraint, tenant: str) -> _Asked:
+        """The one that is kept, or a new one in the queue, with one more caller."""
+        displaced = None
         with self._lock:
-            known = self._kept.get(constraint)
-            if known is None or _worthless(known):
-                if sum(not future.done() for future in self._kept.values()) >= MOST_WAITING:
-                    raise Overloaded("too many constraints wait to be compiled")
-                known = self._kept[constraint] = self._threads.submit(self._make, constraint)
-                while len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(constraint)
-            return known
+            if self._closed:
+                raise Unavailable("the engine has stopped")
+            asked = self._kept.get(tenant, constraint)
+            if asked is None or _worthless(asked.future):
+                displaced = self._make_room(tenant)
+                asked = _Asked(constraint, tenant)
+                self._queues.setdefault(tenant, []).append(asked)
+                self._counters.enter(tenant)
+                self._kept.put(tenant, constraint, asked)
+                self._start()
+            asked.callers += 1
+        if displaced is not None:
+            displaced.future.set_exception(_overloaded())
+        return asked
+
+    def _make_room(self, tenant: str) -> _Asked | None:
+        """The one that gives way to another of `tenant`, if the queue is full. Raises Overloaded."""
+        if self._busy + sum(map(len, self._queues.values())) < MOST_WAITING:
+            return None
+        most = max(self._queues, key=lambda name: len(self._queues[name]))
+        if len(self._queues[most]) <= len(self._queues.get(tenant, ())) + 1:
+            raise _overloaded()
+        displaced = self._queues[most][-1]
+        self._drop(displaced)
+        return displaced
+
+    def _left(self, asked: _Asked) -> None:
+        """One caller less; a constraint for which no caller waits any more leaves the queue."""
+        with self._lock:
+            asked.callers -= 1
+            if not asked.callers and asked in self._queues.get(asked.tenant, ()):
+                self._drop(asked)
+
+    def _drop(self, asked: _Asked) -> None:
+        """Out of the queue, without having been compiled."""
+        self._dequeue(asked)
+        self._kept.discard(asked.tenant, asked.constraint, asked)
+
+    def _dequeue(self, asked: _Asked) -> None:
+        queue = self._queues[asked.tenant]
+        queue.remove(asked)
+        if not queue:
+            del self._queues[asked.tenant]
+        self._counters.leave(asked.tenant)
+
+    def _start(self) -> None:
+        """Give threads the next constraints."""
+        while self._queues and self._busy < THREADS and not self._closed:
+            tenant = min(self._queues, key=self._counters.served)
+            asked = self._queues[tenant][0]
+            self._dequeue(asked)
+            self._counters.charge(tenant, 1)
+            self._busy += 1
+            self._threads.submit(self._run, asked)
+
+    def _run(self, asked: _Asked) -> None:
+        try:
+            outcome = self._make(asked.constraint)
+        except BaseException as error:  # raised where it is waited for
+            asked.future.set_exception(error)
+        else:
+            asked.future.set_result(outcome)
+        finally:
+            with self._lock:
+                self._busy -= 1
+                self._start()
 
     def _make(self, constraint: Constraint) -> Outcome:
         base = self._base()
@@ -103,6 +192,10 @@ class Grammars:
         if isinstance(self._read, str):
             raise FailedPrecondition(f"answers of this base cannot be constrained: {self._read}")
         return self._read
+
+
+def _overloaded() -> Overloaded:
+    return Overloaded("too many constraints wait to be compiled", retry_after=1.0)
 
 
 def _worthless(known: Future[Outcome]) -> bool:

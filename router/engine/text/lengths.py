@@ -1,7 +1,11 @@
 """How many tokens a text has at least, before it is encoded, and where it may be cut to be encoded in pieces.
 
-Both are read off the tokenizer when it is loaded. Where it does not allow one of them, that is not used: a
-text is refused for its length only if that is certain, and pieces give the very tokens of the whole.
+Both are derived from the tokenizer when it is loaded. Where it does not allow one of them, that is not used:
+a text is refused for its number of tokens only if that is certain, and pieces give the same tokens as the
+whole.
+
+The tokenizer takes up to 300 bytes of memory for a character of one piece, and cannot be interrupted within
+one. So a piece has a bound of its own.
 """
 
 from __future__ import annotations
@@ -9,17 +13,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.engine.text.detokenize import byte_letters
+from router.errors import FieldViolation, InvalidRequest
 
 PIECE = 1 << 14  # characters
+MOST_UNCUT = 1 << 17  # characters that are encoded at once; of bytes twice as many
+_SLICE = 1 << 16  # characters whose shares are added at once
 _SPACE = "▁"  # as SentencePiece writes it
-_CUT = re.compile("[A-Za-z](?= [A-Za-z])")  # behind a word, so that the next piece begins with the space
-_CROSSED = re.compile("[A-Za-z][ Ġ▁]")  # in a token that a cut could go through
 _KEEPING = ("ByteLevel", "Digits", "Punctuation", "UnicodeScripts", "Metaspace")  # every letter
 # What a regular expression sees of its left, or of the ends of a text. `^` in brackets is none of it.
 _LOOKS_BACK = re.compile(r"\(\?<[=!]|\\[ABbGKZz]|[\^$](?![^\[]*\])")
@@ -32,6 +39,7 @@ _SAMPLE = (
     "na\u00efve caf\u00e9 na\u0131ve \u00fcber alles \u4f60\u597d world \u4e16\u754c of emoji \U0001f642\n"
     "\U0001f468\u200d\U0001f469\u200d\U0001f467 families \u2013 dashes \u201cquotes of mine\u201d\n"
     "e\u0301 x \u0301y @me #tag of mine\n"
+    "1,2\n345\n6 x\n7\n\u4f60\u597d\n\u4e16\u754c\u3002\n\n\u4f60\nx\n\u4f60\u3002\nabc\n"
     "Hello hello HELLO  Hello internationalization of the antidisestablishmentarianism zzzz qqqq aaaa bb\n"
 )
 
@@ -50,10 +58,10 @@ class LeastTokens:
 
     def of(self, texts: Iterable[str]) -> int:
         """Of all texts together, wherever tokens begin and end."""
-        total = math.fsum(self._one(text) for text in texts if text)
+        total = math.fsum(self._slice(part) for text in texts for part in _slices(text))
         return math.ceil(total * (1 - 1e-9))
 
-    def _one(self, text: str) -> float:
+    def _slice(self, text: str) -> float:
         if self._of_bytes:
             letters = np.frombuffer(text.encode(errors="replace"), np.uint8)
             letters = letters[_unchanged(letters)] if self._composed else letters
@@ -65,10 +73,12 @@ class LeastTokens:
 def _unchanged(letters: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which bytes composing characters (NFC) surely leaves: ASCII before ASCII, and Chinese characters.
 
-    Python could compose the text itself, but takes quadratic time for some.
+    The last byte may be changed by what follows, unknown here. Python could compose the text itself,
+    but takes quadratic time for some.
     """
     plain = letters < 0x80
     plain[:-1] &= letters[1:] < 0x80
+    plain[-1:] = False
     leads = (letters >= 0xE4) & (letters <= 0xE9)  # of three bytes: U+4000 to U+9FFF
     plain |= leads
     plain[1:] |= leads[:-1]
@@ -97,32 +107,80 @@ def least_tokens(spec: Any) -> LeastTokens | None:
     return None
 
 
-def cut_in_pieces(text: str, size: int = PIECE) -> Iterator[str]:
-    """The text in pieces of `size` characters or more, cut between words."""
+def _byte_class(*bounds: tuple[int, int]) -> str:
+    """A class of a regular expression: bytes as byte-level vocabularies spell them."""
+    letters = {byte: letter for letter, byte in byte_letters().items()}
+    return f"[{''.join(re.escape(letters[b]) for low, high in bounds for b in range(low, high + 1))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a text may be cut. `crossed` finds a token of a vocabulary that a cut could go through."""
+
+    cut: re.Pattern[str]
+    crossed: re.Pattern[str]
+
+
+_FOLLOWS = _byte_class((0x80, 0xBF))  # bytes of a character but its first
+_WORDS = Places(re.compile("[A-Za-z](?= [A-Za-z])"), re.compile("[A-Za-z][ Ġ▁]"))  # the space begins a piece
+_LINES = Places(
+    re.compile(rf"{_WORDS.cut.pattern}|[A-Za-z0-9\u4e00-\u9fff](?=\n[A-Za-z0-9\u4e00-\u9fff])"),
+    re.compile(
+        rf"{_WORDS.crossed.pattern}|[A-Za-z0-9\u4e00-\u9fff][\nĊ]"
+        rf"|(?:^|^{_FOLLOWS}|{_byte_class((0xE4, 0xE9))}{_FOLLOWS}){_FOLLOWS}Ċ"
+    ),
+)
+
+
+def cut_in_pieces(text: str, places: Places, size: int = PIECE) -> Iterator[str]:
+    """The text in pieces of `size` characters or more, cut between words or lines."""
     start = 0
-    while len(text) - start > size and (found := _CUT.search(text, start + size - 1)):
+    while len(text) - start > size and (found := places.cut.search(text, start + size - 1)):
         yield text[start : found.end()]
         start = found.end()
     yield text[start:]
 
 
-def may_be_cut(spec: Any, first: Callable[[str], list[int]], later: Callable[[str], list[int]]) -> bool:
-    """Whether `first` of the first piece and `later` of the others give the tokens of the whole text.
+def check_uncut(piece: str) -> None:
+    """Raises InvalidRequest for a piece that is too long to be encoded at once."""
+    if len(piece) <= MOST_UNCUT // 2 or (
+        len(piece) <= MOST_UNCUT and len(piece.encode(errors="replace")) <= 2 * MOST_UNCUT
+    ):
+        return
+    text = (
+        f"has {len(piece)} characters without a place to cut it, which is one space or one line break "
+        f"between two words: at most {MOST_UNCUT} ({2 * MOST_UNCUT} bytes) may come without one"
+    )
+    raise InvalidRequest([FieldViolation("input", text)])
+
+
+def places_to_cut(
+    spec: Any, first: Callable[[str], list[int]], later: Callable[[str], list[int]]
+) -> Places | None:
+    """Where `first` of the first piece and `later` of the others give the tokens of the whole text.
 
     No token may go through a cut, no rule may look back over one, and it must hold for the sample.
     """
     added = [token for token in spec["added_tokens"] if not token["special"]]
-    vocabulary = spec["model"]["vocab"]
-    words = vocabulary if isinstance(vocabulary, dict) else (word for word, _ in vocabulary)
-    if any(map(_CROSSED.search, words)) or any(_CROSSED.search(t["content"]) for t in added):
-        return False
     if any(t["lstrip"] or t["rstrip"] for t in added) or spec["model"].get("dropout"):
-        return False
+        return None
     patterns = [p.get("pattern", {}).get("Regex", "") for p in _parts(spec["pre_tokenizer"], "pretokenizers")]
     if any(map(_LOOKS_BACK.search, patterns)):
-        return False
-    head, *tail = cut_in_pieces(_SAMPLE, 1)
-    return first(_SAMPLE) == first(head) + [token for piece in tail for token in later(piece)]
+        return None
+    vocabulary = spec["model"]["vocab"]
+    words = vocabulary if isinstance(vocabulary, dict) else [word for word, _ in vocabulary]
+    whole = first(_SAMPLE)
+    for places in (_LINES, _WORDS):
+        if any(map(places.crossed.search, chain(words, (token["content"] for token in added)))):
+            continue
+        head, *tail = cut_in_pieces(_SAMPLE, places, 1)
+        if whole == first(head) + [token for piece in tail for token in later(piece)]:
+            return places
+    return None
+
+
+def _slices(text: str) -> Iterator[str]:
+    return (text[at : at + _SLICE] for at in range(0, len(text), _SLICE))
 
 
 def _parts(step: Any, name: str) -> Iterator[Any]:

@@ -16,13 +16,20 @@ from typing import Any
 from jinja2 import TemplateError
 
 from router.engine.base import Prompt, common_length
-from router.engine.text.lengths import LeastTokens, cut_in_pieces, least_tokens, may_be_cut
+from router.engine.text.lengths import (
+    LeastTokens,
+    Places,
+    check_uncut,
+    cut_in_pieces,
+    least_tokens,
+    places_to_cut,
+)
 from router.errors import AdapterRejected, FieldViolation, InvalidRequest, PromptTooLong
-from router.types import PromptTemplate, Turn
+from router.types import PLACEHOLDER, PromptTemplate, Turn
 
 Encode = Callable[[str], list[int]]
+Check = Callable[[], None]  # raises where nothing more is to be encoded
 
-_PROMPT_FIELD = "{prompt}"  # where an adapter's template takes what the user asks
 TEMPLATES = 256  # whose beginnings are kept
 PROBES = ("x", "7 days", "\n- a", "你好", '"Why?"')
 # Stands for a turn's text while the template renders. The unit separators count as white space, so
@@ -54,21 +61,26 @@ class PromptEncoder:
         """Tokens that end an answer: the chat template's and the tokenizer's."""
         return frozenset(i for i in (self._answer_end, self._eos) if i is not None)
 
-    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
-        """Token ids of a prompt, ready to be continued.
+    def encode(self, prompt: Prompt, most: int | None = None, check: Check | None = None) -> list[int]:
+        """Token ids of a prompt, ready to be continued. `check` is called before each piece that is encoded.
 
-        Raises InvalidRequest if the base's template refuses the order of roles, AdapterRejected if
-        the adapter's template has no place for the prompt, PromptTooLong as soon as it is certain that there
-        are more than `most` tokens; what is found so at the very end is returned whole.
+        Raises InvalidRequest if the base's template refuses the order of roles or a piece of the text is too
+        long to be encoded at once, AdapterRejected unless the adapter's template has one place for the
+        prompt, PromptTooLong as soon as it is certain that there are more than `most` tokens, if possible
+        before anything is rendered. If it is certain only when all is encoded, all tokens are returned.
+        Raises what `check` raises.
         """
+        if most is not None:
+            self._text.refuse_longer(_texts(prompt), most)
         if prompt.raw is not None:
             begin = [] if prompt.follows else self._bos
-            return begin + self._text.encode([Piece(prompt.raw, from_template=False)], prompt.follows, most)
+            pieces = [Piece(prompt.raw, from_template=False)]
+            return begin + self._text.encode(pieces, prompt.follows, most, check)
         turns = apply_template(prompt.turns, prompt.template)
         if self._chat is not None and turns:
-            return self._text.encode(self._chat.render(turns), most=most)
+            return self._text.encode(self._chat.render(turns), most=most, check=check)
         text = "\n\n".join(turn.text for turn in turns)
-        return self._bos + self._text.encode([Piece(text, from_template=False)], most=most)
+        return self._bos + self._text.encode([Piece(text, from_template=False)], most=most, check=check)
 
     def shared(self, prompt: Prompt, tokens: Sequence[int]) -> int:
         """How many of its `tokens` are those that every prompt under its template begins with."""
@@ -111,15 +123,28 @@ def apply_template(turns: Sequence[Turn], template: PromptTemplate) -> list[Turn
     The last user turn goes into the template, by literal replacement; the adapter's system text
     comes first unless the conversation brings its own.
     """
-    if _PROMPT_FIELD not in template.template:
-        raise AdapterRejected(f"the adapter's prompt template has no {_PROMPT_FIELD}")
+    if template.problem:
+        raise AdapterRejected(f"the adapter's prompt template {template.problem}")
     result = list(turns)
     last = max((i for i, turn in enumerate(result) if turn.role == "user"), default=None)
     if last is not None:
-        result[last] = Turn("user", template.template.replace(_PROMPT_FIELD, result[last].text))
+        result[last] = Turn("user", template.template.replace(PLACEHOLDER, result[last].text))
     if template.system and not any(turn.role == "system" for turn in result):
         result.insert(0, Turn("system", template.system))
     return result
+
+
+def _texts(prompt: Prompt) -> list[str]:
+    """All that a prompt is rendered of, except what the base's own template adds.
+
+    White space at the ends is left out, since a template may strip it.
+    """
+    if prompt.raw is not None:
+        return [prompt.raw]
+    own = any(turn.role == "system" for turn in prompt.turns)
+    around = prompt.template.template.split(PLACEHOLDER)
+    said = [turn.text for turn in prompt.turns]
+    return [text.strip() for text in ("" if own else prompt.template.system, *around, *said)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,15 +230,24 @@ class TextEncoder:
         self._find = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._plain = _plain_encoders(tokenizer, names)
 
-    def encode(self, pieces: Sequence[Piece], follows: bool = False, most: int | None = None) -> list[int]:
+    def encode(
+        self,
+        pieces: Sequence[Piece],
+        follows: bool = False,
+        most: int | None = None,
+        check: Check | None = None,
+    ) -> list[int]:
         """Ids of the pieces one after the other; `follows` says that other tokens come before them.
 
-        Raises PromptTooLong for more than `most` if that is certain before all of it is encoded.
+        Raises PromptTooLong for more than `most` if that is certain before all of it is encoded, and what
+        `check` raises, which is called before each run of text.
         """
         if most is not None:
             self._refuse_unread(pieces, most)
         ids: list[int] = []
         for part in self._runs(pieces):
+            if check is not None:
+                check()
             if most is not None and len(ids) > most:
                 raise PromptTooLong(most, len(ids), at_least=True)
             if isinstance(part, int):
@@ -222,22 +256,27 @@ class TextEncoder:
                 ids.extend((self._plain.later if ids or follows else self._plain.first)(part))
         return ids
 
+    def refuse_longer(self, texts: Sequence[str], most: int) -> None:
+        """Raises PromptTooLong if any prompt with these texts certainly has more than `most` tokens."""
+        if self._plain.least is not None and sum(map(len, texts)) > most:
+            least = self._plain.least.of(texts)
+            if least > most:
+                raise PromptTooLong(most, least, at_least=True)
+
     def _refuse_unread(self, pieces: Sequence[Piece], most: int) -> None:
         """White space at the ends does not count where control tokens take it."""
         said = [piece.text for piece in pieces if not piece.from_template]
-        if self._plain.least is None or sum(map(len, said)) <= most:
-            return
         taken = self._takes_left or self._takes_right
-        least = self._plain.least.of(text.strip() if taken else text for text in said)
-        if least > most:
-            raise PromptTooLong(most, least, at_least=True)
+        self.refuse_longer([text.strip() for text in said] if taken else said, most)
 
     def _runs(self, pieces: Sequence[Piece]) -> Iterator[str | int]:
         for part in self._parts(pieces):
-            if isinstance(part, str) and self._plain.cuts:
-                yield from cut_in_pieces(part)
-            else:
+            if isinstance(part, int):
                 yield part
+                continue
+            for piece in [part] if self._plain.places is None else cut_in_pieces(part, self._plain.places):
+                check_uncut(piece)
+                yield piece
 
     def control_ids(self, text: str) -> list[int]:
         """The control tokens that a trusted text names, in order."""
@@ -265,7 +304,7 @@ class _Plain:
     first: Encode
     later: Encode
     least: LeastTokens | None = None
-    cuts: bool = False
+    places: Places | None = None  # where text may be cut
 
 
 def _plain_encoders(tokenizer: Any, control: dict[str, int]) -> _Plain:
@@ -280,7 +319,7 @@ def _plain_encoders(tokenizer: Any, control: dict[str, int]) -> _Plain:
     without = _without_prefix(spec)
     if without != spec:
         later = _fast_encoder(without, control, tokenizer.unk_token)
-    return _Plain(first, later, least_tokens(spec), may_be_cut(spec, first, later))
+    return _Plain(first, later, least_tokens(spec), places_to_cut(spec, first, later))
 
 
 def _fast_encoder(spec: Any, control: dict[str, int], unknown: str | None) -> Encode:

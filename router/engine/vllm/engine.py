@@ -116,10 +116,12 @@ class VllmEngine:
 
     # -- what the server asks
 
-    def encode(self, prompt: Prompt, most: int | None = None) -> list[int]:
+    def encode(
+        self, prompt: Prompt, most: int | None = None, check: Callable[[], None] | None = None
+    ) -> list[int]:
         """Token ids of a prompt, PromptTooLong if they are certain to be more than `most`. Thread-safe."""
         encoder = self._base.encoder
-        tokens = encoder.encode(prompt, most)
+        tokens = encoder.encode(prompt, most, check)
         if prompt.raw is None:
             encoder.beginning(prompt.template)  # `shared` finds it made
         return tokens
@@ -141,10 +143,10 @@ class VllmEngine:
             return 0
         return await self._counted(self._adapters.unload(digest))
 
-    async def compile(self, constraint: Constraint) -> CompiledGrammar:
+    async def compile(self, constraint: Constraint, tenant: str = "") -> CompiledGrammar:
         """The constraint, tried as every engine tries it; vLLM compiles it again for itself."""
         self._check_up()
-        return await self._grammars.compile(constraint)
+        return await self._grammars.compile(constraint, tenant)
 
     def submit(self, job: Job) -> Stream:
         """Queue a job; refuses at once what cannot be served."""

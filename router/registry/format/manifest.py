@@ -35,6 +35,7 @@ from router.types import (
     MAX_CONSTRAINT_BYTES,
     MAX_STOP_BYTES,
     MAX_STOPS,
+    PLACEHOLDER,
     SAMPLING_RANGES,
     AdapterProfile,
     Constraint,
@@ -42,7 +43,6 @@ from router.types import (
     Sampling,
 )
 
-PLACEHOLDER = "{prompt}"
 KEYS: dict[str, tuple[str, ...]] = {
     "adapter": ("name", "version", "description", "domain", "task", "license"),
     "base": ("model", "digest"),
@@ -197,7 +197,7 @@ def _prompt(table: Table) -> PromptTemplate:
 
 
 def _template(value: str) -> str:
-    return "" if PLACEHOLDER in value else f"must contain {PLACEHOLDER}"
+    return PromptTemplate(template=value).problem
 
 
 def _routing(table: Table) -> RoutingText:

@@ -13,9 +13,18 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from router.engine.base import Prompt
-from router.engine.text.lengths import cut_in_pieces, least_tokens, may_be_cut
+from router.engine.text.detokenize import byte_letters
+from router.engine.text.lengths import (
+    _LINES,
+    _WORDS,
+    MOST_UNCUT,
+    PIECE,
+    cut_in_pieces,
+    least_tokens,
+    places_to_cut,
+)
 from router.engine.text.prompt import PromptEncoder
-from router.errors import PromptTooLong
+from router.errors import InvalidRequest, PromptTooLong
 from router.types import PromptTemplate, Turn
 from tests.engine import small_tokenizers as small
 from tests.engine import tiny
@@ -131,13 +140,13 @@ BOUND = {
     merging,
 }
 CUT = {
-    small.byte_level,
-    small.unigram,
-    small.word_piece,
-    small.eager_right,
-    tiny.tokenizer,
-    composing,
-    incomplete,
+    small.byte_level: _LINES,
+    small.unigram: _WORDS,
+    small.word_piece: _LINES,
+    small.eager_right: _LINES,
+    tiny.tokenizer: _LINES,
+    composing: _LINES,
+    incomplete: _LINES,
 }
 WORDS = [
     *(
@@ -149,6 +158,11 @@ WORDS = [
         "12",
         "3",
         "\n",
+        "\n\n",
+        "a\nb",
+        "1\n2",
+        "你\n好",
+        "。\n",
         "  ",
         " ",
         "\t",
@@ -188,7 +202,7 @@ def encoder(make: Any) -> PromptEncoder:
 def test_what_is_known_of_each_kind_of_tokenizer(make: Any) -> None:
     plain = encoder(make)._text._plain
     assert (plain.least is not None) is (make in BOUND)
-    assert plain.cuts is (make in CUT)
+    assert plain.places is CUT.get(make)
 
 
 @pytest.mark.slow
@@ -211,27 +225,49 @@ def test_the_bound_is_never_above_the_truth(make: Any, parts: list[str]) -> None
 @settings(max_examples=200, deadline=None)
 def test_pieces_give_the_tokens_of_the_whole(make: Any, parts: list[str], size: int) -> None:
     text, plain = "".join(parts), encoder(make)._text._plain
-    first, *others = cut_in_pieces(text, size)
+    assert plain.places is not None
+    first, *others = cut_in_pieces(text, plain.places, size)
     assert "".join([first, *others]) == text
     assert plain.first(first) + [t for piece in others for t in plain.later(piece)] == plain.first(text)
 
 
-def test_pieces_end_with_a_word_and_are_long_enough() -> None:
+def test_pieces_end_with_a_word_or_a_line_and_are_long_enough() -> None:
     text = "ab cd, ef 12 gh ij"
-    assert list(cut_in_pieces(text, 1)) == ["ab", " cd, ef 12 gh", " ij"]
-    assert list(cut_in_pieces(text, 3)) == ["ab cd, ef 12 gh", " ij"]
-    assert list(cut_in_pieces(text, 15)) == ["ab cd, ef 12 gh", " ij"]
-    assert list(cut_in_pieces(text, 16)) == [text]
-    assert list(cut_in_pieces("", 1)) == [""]
+    assert list(cut_in_pieces(text, _WORDS, 1)) == ["ab", " cd, ef 12 gh", " ij"]
+    assert list(cut_in_pieces(text, _WORDS, 3)) == ["ab cd, ef 12 gh", " ij"]
+    assert list(cut_in_pieces(text, _WORDS, 15)) == ["ab cd, ef 12 gh", " ij"]
+    assert list(cut_in_pieces(text, _WORDS, 16)) == [text]
+    assert list(cut_in_pieces("", _WORDS, 1)) == [""]
+    lines = "1,2\n34\n\n5 6\n你好\n，a\n \nb"
+    assert list(cut_in_pieces(lines, _WORDS, 1)) == [lines]
+    assert list(cut_in_pieces(lines, _LINES, 1)) == ["1,2", "\n34\n\n5 6", "\n你好\n，a\n \nb"]
+
+
+def test_a_token_that_goes_through_the_end_of_a_line_leaves_cuts_between_words() -> None:
+    """Those of punctuation do not."""
+    spec = json.loads(composing().backend_tokenizer.to_str())
+    plain = encoder(composing)._text._plain
+    spell = {byte: letter for letter, byte in byte_letters().items()}
+    for text, places in (
+        (b"x\n", _WORDS),
+        ("好\n".encode(), _WORDS),
+        ("好\n".encode()[1:], _WORDS),
+        ("好\n".encode()[2:], _WORDS),
+        ("。\n\n".encode(), _LINES),
+        (b"}\n", _LINES),
+    ):
+        token = "".join(spell[byte] for byte in text)
+        changed = {**spec, "model": {**spec["model"], "vocab": {**spec["model"]["vocab"], token: 9999}}}
+        assert places_to_cut(changed, plain.first, plain.later) is places
 
 
 def test_rules_that_look_back_forbid_cuts() -> None:
     spec = json.loads(composing().backend_tokenizer.to_str())
     plain = encoder(composing)._text._plain
-    assert may_be_cut(spec, plain.first, plain.later)
+    assert places_to_cut(spec, plain.first, plain.later)
     for rule in (r"(?<=\w)x", r"\bword", r"^a", r"a|(?<!b)c"):
         spec["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": rule}
-        assert not may_be_cut(spec, plain.first, plain.later)
+        assert not places_to_cut(spec, plain.first, plain.later)
 
 
 def test_a_token_that_goes_through_a_cut_forbids_cuts() -> None:
@@ -240,9 +276,9 @@ def test_a_token_that_goes_through_a_cut_forbids_cuts() -> None:
     plain = encoder(composing)._text._plain
     for token in ("qĠv", "q▁v"):
         changed = {**spec, "model": {**spec["model"], "vocab": {**spec["model"]["vocab"], token: 9999}}}
-        assert not may_be_cut(changed, plain.first, plain.later)
+        assert not places_to_cut(changed, plain.first, plain.later)
     word = {"content": "New York", "special": False, "lstrip": False, "rstrip": False}
-    assert not may_be_cut({**spec, "added_tokens": [word]}, plain.first, plain.later)
+    assert not places_to_cut({**spec, "added_tokens": [word]}, plain.first, plain.later)
 
 
 def test_a_byte_that_has_no_token_of_its_own_counts_nothing() -> None:
@@ -306,6 +342,55 @@ def test_reading_stops_when_there_are_too_many_tokens(monkeypatch: pytest.Monkey
     assert most < refused.value.got < len(tokens)
     assert counting.letters < len(text)
     assert made.encode(Prompt(raw=text), len(tokens)) == tokens
+
+
+def test_a_piece_too_long_to_be_encoded_at_once_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokenizer can neither be interrupted within it, nor bounded in memory."""
+    made = PromptEncoder(small.byte_level())
+    assert len(made.encode(Prompt(raw="a" * MOST_UNCUT))) >= MOST_UNCUT / 10
+    assert len(made.encode(Prompt(raw="a b\n" * MOST_UNCUT))) > MOST_UNCUT
+    counting = Counting(made, monkeypatch)
+    for text in ("a" * (MOST_UNCUT + 1), "你" * (MOST_UNCUT - 1)):
+        with pytest.raises(InvalidRequest, match=f"has {len(text)} characters without a place to cut it"):
+            made.encode(Prompt(raw=text))
+    assert counting.letters == 0
+
+
+@pytest.mark.parametrize("system", ["", "s " * 8_000])
+@pytest.mark.parametrize("turns", [1, 101])
+def test_what_is_certainly_too_long_is_not_even_rendered(
+    system: str, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = PromptEncoder(small.byte_level())
+    monkeypatch.setattr("router.engine.text.prompt.apply_template", None)
+    said = tuple(Turn("assistant" if i % 2 else "user", "7" * (100_000 // turns)) for i in range(turns))
+    template = PromptTemplate(system, "7" * 7_992 + "{prompt}")
+    seven = sum(len(turn.text) for turn in said) + 7_992
+    least = made._text._plain.least
+    assert least is not None
+    with pytest.raises(PromptTooLong) as refused:
+        made.encode(Prompt(said, template=template), seven - 1)
+    assert seven <= refused.value.got == least.of(["7" * seven, system.strip()])
+
+
+def test_a_check_that_raises_ends_the_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = PromptEncoder(small.byte_level())
+    counting = Counting(made, monkeypatch)
+    seen: list[int] = []
+
+    def check() -> None:
+        seen.append(counting.letters)
+        if len(seen) == 4:
+            raise TimeoutError
+
+    text = "a b\n" * (1 << 18)
+    for prompt in (Prompt(raw=text), Prompt((Turn("user", text),))):
+        seen.clear()
+        counting.letters = 0
+        with pytest.raises(TimeoutError):
+            made.encode(prompt, check=check)
+        assert seen[0] == 0
+        assert seen[3] == counting.letters < 4 * PIECE + 1000
 
 
 @pytest.mark.parametrize("make", [small.byte_level, small.sentencepiece, small.pure_python])

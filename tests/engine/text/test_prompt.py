@@ -100,9 +100,9 @@ def test_added_tokens_that_the_template_writes_are_control_tokens() -> None:
 
 
 def test_adapter_template_is_replaced_literally() -> None:
-    template = PromptTemplate("", "Q: {prompt} {0} {{7*7}} {prompt.__class__} A {prompt}")
+    template = PromptTemplate("", "Q: {prompt} {0} {{7*7}} {prompt.__class__} A")
     (turn,) = apply_template([Turn("user", "{prompt}%s\\1")], template)
-    assert turn.text == "Q: {prompt}%s\\1 {0} {{7*7}} {prompt.__class__} A {prompt}%s\\1"
+    assert turn.text == "Q: {prompt}%s\\1 {0} {{7*7}} {prompt.__class__} A"
 
 
 def test_template_goes_to_the_last_user_turn_and_system_comes_first() -> None:
@@ -114,10 +114,11 @@ def test_template_goes_to_the_last_user_turn_and_system_comes_first() -> None:
     assert [t.role for t in apply_template(own, template)].count("system") == 1
 
 
-def test_template_without_a_place_for_the_prompt_is_refused() -> None:
+@pytest.mark.parametrize("template", ["no place", "{prompt} and {prompt}"])
+def test_template_with_no_place_or_two_for_the_prompt_is_refused(template: str) -> None:
     with pytest.raises(AdapterRejected, match=r"\{prompt\}"):
         PromptEncoder(small.byte_level()).encode(
-            Prompt(turns=(Turn("user", "a"),), template=PromptTemplate("", "no place"))
+            Prompt(turns=(Turn("user", "a"),), template=PromptTemplate("", template))
         )
 
 
@@ -237,5 +238,5 @@ def test_time_grows_linearly(unit: str) -> None:
             times.append(time.process_time() - started)
         return min(times)
 
-    small_time = seconds(1 << 14)
-    assert seconds(1 << 18) < 16 * 4 * max(small_time, 0.002)
+    small_time = seconds(1 << 12)
+    assert seconds(1 << 16) < 16 * 4 * max(small_time, 0.002)

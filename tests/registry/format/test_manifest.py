@@ -159,6 +159,7 @@ def test_sampling_out_of_range_is_refused(line: str) -> None:
     [
         "[prompt]\ntemplate = 'no place'",
         "[prompt]\ntemplate = ''",
+        "[prompt]\ntemplate = '{prompt}{prompt}'",
         "[prompt]\ntemplate = 3",
         "prompt = 'x {prompt}'",
         f"[prompt]\ntemplate = '{{prompt}}{'x' * 16_000}'",
@@ -181,12 +182,31 @@ def test_bad_values_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "template",
-    ["{{7*7}} {prompt}", "{prompt.__class__} {prompt}", "{0} %s ${x} {prompt}", "{% raw %}{prompt}"],
+    [
+        "{{prompt}}",
+        "{ prompt } {prompt}",
+        "{{7*7}} {prompt}",
+        "{prompt.__class__} {prompt}",
+        "{0} %s ${x} {prompt}",
+        "{% raw %}{prompt}",
+    ],
 )
 def test_templates_stay_literal(template: str) -> None:
     manifest, findings = parse_manifest(f"[prompt]\ntemplate = '{template}'".encode(), "a")
     assert findings == ()
     assert manifest.prompt.template == template
+
+
+@pytest.mark.parametrize(
+    ("template", "at"),
+    [("a {prompt} b {prompt} c {prompt}", 14), ("{{prompt}}{{prompt}}", 12), ("{prompt}" * 1_990, 9)],
+)
+def test_a_second_place_for_the_prompt_is_refused_with_its_position(template: str, at: int) -> None:
+    """Each place is one more copy of what a request brings."""
+    manifest, findings = parse_manifest(f"[prompt]\ntemplate = '{template}'".encode(), "a")
+    assert [(f.code, f.where) for f in findings] == [("manifest-value", "adapter.toml [prompt] template")]
+    assert f"again at character {at}" in findings[0].message
+    assert manifest.prompt.template == "{prompt}"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from router.v1 import inference_pb2 as pb
 from tests.security.attacks.wire import (
@@ -239,6 +239,38 @@ async def bomb(address: str, number: int, megabytes: int = 60) -> Seen:
     return await connection.close()
 
 
+async def answered(address: str, requests: Iterable[pb.GenerateRequest], seconds: float = 20) -> Seen:
+    """These requests on one connection, compressed, until all have ended."""
+    connection, number = await Connection.open(address), 0
+    head = block(GENERATE, [("grpc-encoding", "gzip")])
+    for number, request in enumerate(requests, 1):
+        body = message(gzip.compress(request.SerializeToString()), compressed=True)
+        stream = 2 * number - 1
+        await connection.send(
+            frame(HEADERS, END_HEADERS, stream, head) + frame(DATA, END_STREAM, stream, body)
+        )
+    await connection.answers(number, seconds)
+    return await connection.close()
+
+
+async def long_prompts(address: str, number: int, connections: int = 4, seconds: float = 20) -> Seen:
+    """Prompts of almost 2 MiB: digits, which are a token each in most vocabularies."""
+    request = pb.GenerateRequest(input=pb.Input(text="7" * 2_000_000))
+    each = number // connections
+    return await together([answered(address, [request] * each, seconds) for _ in range(connections)])
+
+
+async def constraints(address: str, number: int, connections: int = 4, seconds: float = 20) -> Seen:
+    """Answers that are to follow an expression, each another one that takes long to compile."""
+
+    def requests(first: int) -> Iterator[pb.GenerateRequest]:
+        for n in range(first, number, connections):
+            sampling = pb.Sampling(regex=f"({n}[a-z]{{1,900}}){{1,900}}", max_tokens=1)
+            yield pb.GenerateRequest(input=pb.Input(text="a b"), sampling=sampling)
+
+    return await together([answered(address, requests(n), seconds) for n in range(connections)])
+
+
 async def watches(address: str, number: int, connections: int = 1, kind: str = "health") -> Seen:
     """Calls without an end."""
     body = message(b"") if kind in ("health", "adapters") else b""
@@ -290,6 +322,8 @@ ATTACKS: dict[str, Callable[..., Awaitable[Seen]]] = {
         empty_frames,
         empty_messages,
         bomb,
+        long_prompts,
+        constraints,
         watches,
         scrapes,
         slow_http,
