@@ -162,6 +162,7 @@ class Composition:
             base_for=partial(EngineBase, engine),
             rule=rule_of(settings),
             keep=state / "routing",
+            ready_seconds=settings.classifiers_ready_seconds,
         )
         self.experiments = experiments_of(settings, engine, self.router, self.plugins, options.state_dir)
         self._baselines = BaselineFile(state, self.registry.profiles, lambda: self.router.digest())
@@ -178,7 +179,12 @@ class Composition:
             on_decision=self._drift.observe,
             routing=self._routing_state,
             replicas=members_of(settings, engine),
-            flaws=lambda: [*self.mirrors.flaws(), *self._sharing.flaws, *self.registry.flaws],
+            flaws=lambda: [
+                *self.mirrors.flaws(),
+                *self._sharing.flaws,
+                *self.registry.flaws,
+                *self.router.flaws,
+            ],
         )
         self._sharing.serve(self.app)
         self.app.metrics.registry.register(DriftCollector(self._drift))

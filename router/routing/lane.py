@@ -22,7 +22,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from router.classifiers.contract import Answer, BaseModel, Classifier, read_answers
-from router.classifiers.isolation import Breaker, await_in_thread, call_on_loop, fault_of
+from router.classifiers.isolation import Breaker, BreakerState, await_in_thread, call_on_loop, fault_of
 from router.classifiers.registration import UNABLE, Registration
 from router.types import AdapterProfile, Request, VoteError
 
@@ -63,6 +63,25 @@ class Lane:
         """Whether it was warmed up and fitted at least once."""
         return self.fitter.ready
 
+    @property
+    def unable(self) -> bool:
+        """Whether it needs what the base's engine has not got."""
+        return self._health.state == UNABLE
+
+    @property
+    def flaw(self) -> str:
+        """Why it gives no votes now; empty if it does, or if it can never give any here."""
+        if self.unable or self._closed:
+            return ""
+        if self._health.stuck >= MAX_STUCK:
+            return f"classifier {self.name} is disabled: {self._health.stuck} calls did not return"
+        if not self.ready:
+            return f"classifier {self.name} is not ready: {self._health.fit_error or 'it is learning'}"
+        if self._breaker.state is not BreakerState.CLOSED:
+            failure = self._health.last_error
+            return f"classifier {self.name}: the breaker is {self._breaker.state}, last failure: {failure}"
+        return ""
+
     def fit(self, profiles: Sequence[AdapterProfile]) -> None:
         """Have it learn these adapters in the background."""
         self.fitter.want(tuple(profiles))
@@ -79,7 +98,7 @@ class Lane:
         return answer
 
     def _refusal(self) -> VoteError | None:
-        if self._health.stuck >= MAX_STUCK or self._closed or self._health.state == UNABLE:
+        if self._health.stuck >= MAX_STUCK or self._closed or self.unable:
             return VoteError.DISABLED
         if not self.ready:
             return VoteError.NOT_READY
