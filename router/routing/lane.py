@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,9 +30,11 @@ log = logging.getLogger(__name__)
 BATCH = 32
 MAX_STUCK = 3
 LOOK_SECONDS = 0.01  # least time between two looks at the processor time of a call
+FIRST_SECONDS = 60.0  # for which the first fit of a classifier that asks the base waits for those of others
 NO_BASE = "needs the base model, and there is no engine in this process"
 
 BaseFor = Callable[[float], BaseModel]  # the base, whose calls end after so many seconds
+Others = Callable[[], Collection[asyncio.Task[None]]]  # fits in progress of classifiers that ask no base
 Done = Callable[[tuple[Answer, ...], str], object]
 _Job = tuple[tuple[Request, ...], Done]
 
@@ -41,10 +43,14 @@ class Lane:
     """Lives on one event loop; all methods are called there."""
 
     def __init__(
-        self, registration: Registration, base_for: BaseFor | None = None, keep: Path | None = None
+        self,
+        registration: Registration,
+        base_for: BaseFor | None = None,
+        keep: Path | None = None,
+        others: Others = tuple,
     ) -> None:
         self.registration = registration
-        self.fitter = Fitter(registration, base_for, keep)
+        self.fitter = Fitter(registration, base_for, keep, others)
         self._health = registration.health
         self._breaker = Breaker()
         self._loop = asyncio.get_running_loop()
@@ -227,11 +233,17 @@ class Fitter:
 
     Requests go on with the last fit meanwhile, so `fit` must build its state aside and assign it at
     once. A fit that fails leaves the last one in use; a classifier that was never fitted is not asked.
+    The first fit of a classifier that asks the base takes all cores: it begins after the fits of `others`.
     """
 
     def __init__(
-        self, registration: Registration, base_for: BaseFor | None = None, keep: Path | None = None
+        self,
+        registration: Registration,
+        base_for: BaseFor | None = None,
+        keep: Path | None = None,
+        others: Others = tuple,
     ) -> None:
+        self._others = others
         kind = type(registration.classifier)
         self._registration, self._keep = registration, keep
         self._base = base_for(registration.patience) if base_for and registration.wants_base else None
@@ -277,6 +289,8 @@ class Fitter:
         return self._task if self._task is not None and not self._task.done() else None
 
     async def _run(self) -> None:
+        if self._cold and self._base is not None and (others := self._others()):
+            await asyncio.wait(others, timeout=FIRST_SECONDS)
         while self._wanted is not None:
             profiles, self._wanted = self._wanted, None
             await self._fit(profiles)
@@ -294,8 +308,8 @@ class Fitter:
             if self._cold:
                 if self._base is not None:
                     classifier.bind(self._base)
-                if self._keep is not None and type(classifier).keep is not Classifier.keep:
-                    classifier.keep(own_folder(self._keep, classifier.name))
+                if type(classifier).keep is not Classifier.keep and (folder := self._folder()) is not None:
+                    classifier.keep(folder)
                 classifier.warmup()
             classifier.fit(profiles)
 
@@ -312,6 +326,16 @@ class Fitter:
             return
         self._cold, self.ready = False, True
         health.fit_error, health.state = "", "ready"
+
+    def _folder(self) -> Path | None:
+        """Where the classifier keeps what outlives the process; None where that is nowhere."""
+        if self._keep is None:
+            return None
+        try:
+            return own_folder(self._keep, self._registration.name)
+        except OSError as error:
+            log.warning("what classifier %s learns is not kept: %s", self._registration.name, error)
+            return None
 
     def close(self) -> None:
         """Wait for no fit any more."""

@@ -164,7 +164,7 @@ class Lanes:
 
     def _open(self, registration: Registration, lessons: Lessons | None) -> None:
         before = self._lanes.get(registration.name)
-        lane = Lane(registration, base_for=self._base_for, keep=self._keep)
+        lane = Lane(registration, self._base_for, self._keep, others=self._running)
         self._lanes[registration.name] = lane
         if lessons is not None:
             lane.fit(lessons.of(registration))
@@ -203,14 +203,19 @@ class Lanes:
 
         `with_base`: also for those that ask the base, whose fits give way to all requests.
         """
+        if running := self._running(asked, with_base):
+            await asyncio.wait(running, timeout=seconds)
+
+    def _running(
+        self, asked: Callable[[str], bool] = lambda name: True, with_base: bool = False
+    ) -> set[asyncio.Task[None]]:
+        """Fits in progress, as `wait_for_fits` has it."""
         lanes = (
             lane
             for lane in self._lanes.values()
             if asked(lane.name) and (with_base or not lane.registration.wants_base)
         )
-        running = {task for lane in lanes if (task := lane.fitter.running) is not None}
-        if running:
-            await asyncio.wait(running, timeout=seconds)
+        return {task for lane in lanes if (task := lane.fitter.running) is not None}
 
     async def close(self, wait: float) -> None:
         """Close all; fits have so many seconds to end. One that is in foreign code when the process ends may

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -254,6 +255,21 @@ async def test_it_is_not_asked_before_its_first_fit(kit: Any, lane_of: Any) -> N
     await fitted(lane.fitter)
     assert (await lane.ask(kit.asking())).confidences == {"medical": 1.0}
     assert threading.get_ident() not in learner.threads
+
+
+async def test_a_folder_that_cannot_be_made_costs_only_what_would_be_kept(
+    kit: Any, lane_of: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Keeps(Learner):
+        def keep(self, folder: Path) -> None:
+            raise AssertionError("there is no folder")
+
+    (tmp_path / "file").write_text("no folder")
+    lane = lane_of(kit.registered(Keeps()), keep=tmp_path / "file")
+    lane.fit([kit.medical])
+    await fitted(lane.fitter)
+    assert (await lane.ask(kit.asking())).confidences == {"medical": 1.0}
+    assert "what classifier learner learns is not kept" in caplog.text
 
 
 async def test_requests_go_on_with_the_old_fit_during_a_slow_one(kit: Any, lane_of: Any) -> None:
