@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from router import hookimpl
+from router.classifiers.kept import KeptFit
 from router.classifiers.regression import (
     Regression,
     file_digest,
-    fit_regression,
+    kept_regression,
     lessons_of,
     whole_first_last,
 )
@@ -44,7 +45,12 @@ class Embedding(Classifier):
         self._reader = reader or sentence_reader()
         self._model: Regression | None = None
         self._known: dict[str, Any] = {}
+        self._kept: KeptFit | None = None
         self._closed = False
+
+    def keep(self, folder: Path) -> None:
+        """What was learned outlives the process there; vectors of texts are kept by the encoder."""
+        self._kept = KeptFit(folder / "fit")
 
     def close(self) -> None:
         """Give up learning."""
@@ -59,12 +65,23 @@ class Embedding(Classifier):
         self._reader.warmup()
 
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
-        """Encode the examples, those seen before from memory, and train on them."""
+        """Train on vectors of the examples, encoding what is new; or find what was learned in the folder."""
         learned = lessons_of(adapters, BACKGROUND)
         if learned is None:
             self._model = None
             return
-        pieces = [whole_first_last(text) for text in learned.texts]
+        self._model = kept_regression(
+            self._kept,
+            f"{self.fingerprint()}/{self._reader.maker}",
+            learned,
+            lambda: self._vectors(learned.texts),
+            PENALTY,
+            TEMPERATURE,
+        )
+
+    def _vectors(self, texts: Sequence[str]) -> Any:
+        """[texts, 3 * 384]"""
+        pieces = [whole_first_last(text) for text in texts]
         wanted = {piece for three in pieces for piece in three}
         known = {text: vector for text, vector in self._known.items() if text in wanted}
         for text, vector in self._reader.learned(wanted - known.keys()):
@@ -72,7 +89,7 @@ class Embedding(Classifier):
                 raise RuntimeError("closed while learning")
             known[text] = vector
         self._known = known
-        self._model = fit_regression(learned, _join(pieces, known), PENALTY, TEMPERATURE)
+        return _join(pieces, known)
 
     def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:
         """Declines where there is no text or no adapter has examples."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from router import hookimpl
-from router.classifiers.regression import Regression, file_digest, fit_regression, lessons_of
+from router.classifiers.kept import KeptFit
+from router.classifiers.regression import Regression, file_digest, kept_regression, lessons_of
 from router.routing import Classifier, Scores
 from router.types import AdapterProfile, Request
 
@@ -31,6 +32,11 @@ class Linear(Classifier):
 
     def __init__(self) -> None:
         self._model: Regression | None = None
+        self._kept: KeptFit | None = None
+
+    def keep(self, folder: Path) -> None:
+        """What was learned outlives the process there."""
+        self._kept = KeptFit(folder / "fit")
 
     def fingerprint(self) -> str:
         """What a calibration is bound to: the background too."""
@@ -42,8 +48,14 @@ class Linear(Classifier):
         if learned is None:
             self._model = None
             return
-        vectors = np.zeros((len(learned.texts), 0), np.float32)
-        self._model = fit_regression(learned, vectors, PENALTY, TEMPERATURE)
+        self._model = kept_regression(
+            self._kept,
+            self.fingerprint(),
+            learned,
+            lambda: np.zeros((len(learned.texts), 0), np.float32),
+            PENALTY,
+            TEMPERATURE,
+        )
 
     def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:
         """Declines where there is no text or no adapter has examples."""

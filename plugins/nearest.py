@@ -6,6 +6,7 @@ what was learned is kept in the state folder. Beside the encoder a request takes
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -14,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from router import hookimpl
+from router import __version__, hookimpl
 from router.classifiers.contract import softmax
-from router.classifiers.kept import KeptVectors, in_parts
+from router.classifiers.kept import KeptFit, KeptVectors, in_parts
 from router.classifiers.neighbours import Near, Neighbours, principal
 from router.classifiers.regression import file_digest, read_background, spread_evenly, whole_first_last
-from router.classifiers.strangers import Strangers, Verdict
+from router.classifiers.strangers import Strangers, Verdict, inverse_of
 from router.models.encoder import SIZE, Reader, sentence_reader
 from router.routing import Classifier, Scores
 from router.types import AdapterProfile, Request
@@ -34,6 +35,9 @@ MOST_NAMED = 8  # adapters in one answer
 NEAR = 16  # adapters that are judged because an example of theirs is near
 BROAD, MOST_BROAD = 24, 512  # with more examples than this an adapter is judged in any case; most of those
 AT_ONCE = 32  # adapters whose examples are encoded together
+SHARED = (
+    64  # adapters at most whose vectors are shared with other classifiers, which learn no more than these
+)
 TOLD = 1000  # adapters between two words in the log
 SHARPNESS = 0.1  # of a score, that makes the chances e times as large
 PARTS = 3  # the whole, the first sentence, the last one
@@ -58,6 +62,7 @@ class Nearest(Classifier):
         """`reader`: the process's own where none is given."""
         self._reader = reader or sentence_reader()
         self._kept: KeptVectors | None = None
+        self._kept_strangers: KeptFit | None = None
         self._strangers: Strangers | None = None
         self._space: Neighbours | None = None
         self._verdicts: dict[str, Verdict] = {}
@@ -74,15 +79,30 @@ class Nearest(Classifier):
         return f"{super().fingerprint()}/{file_digest(BACKGROUND)}/{file_digest(STRANGERS)}"
 
     def keep(self, folder: Path) -> None:
-        """Vectors outlive the process there."""
+        """Vectors, and what is made of the strangers, outlive the process there."""
         self._kept = KeptVectors(folder / "vectors.sqlite", self.fingerprint())
+        self._kept_strangers = KeptFit(folder / "strangers")
 
     def warmup(self) -> None:
         """Load the encoder and read the strangers. Raises ConfigError where there is no encoder."""
         self._reader.warmup()
+        made = self._of_strangers()
+        self._strangers = Strangers(made["vectors"], made["inverse"])
+        self._space = Neighbours(made["basis"])
+
+    def _of_strangers(self) -> Mapping[str, Array]:
+        """Their vectors, the inverse of those, and the directions in which they differ."""
+        kept = self._kept_strangers
+        said = f"{__version__}/{self.fingerprint()}/{self._reader.maker}"
+        key = hashlib.sha256(said.encode()).digest()
+        if kept is not None and (found := kept.find(key)) is not None:
+            return found
         texts = tuple(text for path in (BACKGROUND, STRANGERS) for text in read_background(path, ()))
         vectors = self._read(texts, self._reader.learned)
-        self._strangers, self._space = Strangers(vectors), Neighbours(principal(vectors))
+        made = {"vectors": vectors, "inverse": inverse_of(vectors), "basis": principal(vectors)}
+        if kept is not None:
+            kept.put(key, made)
+        return made
 
     def _read(self, texts: Sequence[str], read: Read) -> Array:
         """[texts, 3 * 384] unit vectors: whole, first and last sentence side by side."""
@@ -103,7 +123,8 @@ class Nearest(Classifier):
         for name in self._known.keys() - wanted.keys():
             self._forget(name, space)
         new = [a for a in adapters if not _same(a, self._known.get(a.name))]
-        for done, (adapter, vectors, against, verdict) in enumerate(self._learned(new), 1):
+        read = self._reader.learned if len(adapters) <= SHARED else self._reader.each
+        for done, (adapter, vectors, against, verdict) in enumerate(self._learned(new, read), 1):
             if self._closed:
                 raise RuntimeError("closed while learning")
             if verdict is None:
@@ -125,12 +146,12 @@ class Nearest(Classifier):
         self._known.pop(name, None)
 
     def _learned(
-        self, adapters: Sequence[AdapterProfile]
+        self, adapters: Sequence[AdapterProfile], read: Read
     ) -> Iterator[tuple[AdapterProfile, Array, Array, Verdict | None]]:
         """Each with the vectors of its examples and of its negative ones; no verdict where there are none."""
         for some in in_parts(adapters, AT_ONCE):
             lessons = [lesson(adapter) for adapter in some]
-            vectors = self._of({texts for both in lessons for texts in both if texts})
+            vectors = self._of({texts for both in lessons for texts in both if texts}, read)
             judged_before = self._find({judged(adapter) for adapter in some})
             made: dict[Texts, Array] = {}
             for adapter, (positive, negative) in zip(some, lessons, strict=True):
@@ -143,10 +164,10 @@ class Nearest(Classifier):
                 yield adapter, own, against, Verdict.of(packed)
             self._keep(made)
 
-    def _of(self, wanted: Collection[Texts]) -> dict[Texts, Array]:
+    def _of(self, wanted: Collection[Texts], read: Read) -> dict[Texts, Array]:
         """Vectors of sequences of texts, those kept from the file."""
         there = self._find(wanted)
-        made = self._made([texts for texts in wanted if texts not in there])
+        made = self._made([texts for texts in wanted if texts not in there], read)
         self._keep(made)
         return there | made
 
@@ -160,9 +181,9 @@ class Nearest(Classifier):
         if self._kept is not None and made:
             self._kept.add({self._kept.key(texts): vectors for texts, vectors in made.items()})
 
-    def _made(self, wanted: Collection[Texts]) -> dict[Texts, Array]:
-        read = iter(self._read([text for texts in wanted for text in texts], self._reader.each))
-        return {texts: np.stack([next(read) for _ in texts]) for texts in wanted}
+    def _made(self, wanted: Collection[Texts], read: Read) -> dict[Texts, Array]:
+        rows = iter(self._read([text for texts in wanted for text in texts], read))
+        return {texts: np.stack([next(rows) for _ in texts]) for texts in wanted}
 
     def classify_batch(self, requests: Sequence[Request]) -> list[Scores | None]:
         """Declines where there is no text, or no adapter is near."""

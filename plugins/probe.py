@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from router import hookimpl
-from router.classifiers.kept import KeptVectors, in_parts, pack, unpack
+from router.classifiers.kept import KeptFit, KeptVectors, in_parts, pack, unpack
 from router.classifiers.regression import (
     Array,
     Lessons,
@@ -40,6 +40,7 @@ PENALTY = 2e-5
 ITERATIONS = 200
 BIAS = 1.0  # square of the constant feature
 FIT_BATCH = 64
+ARRAYS = ("mean", "scale", "weights", "bias")  # of a model, beside its names
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +67,44 @@ class Probe(Classifier):
         self._vectors: dict[str, Array] = {}
         self._folder: Path | None = None
         self._kept: KeptVectors | None = None
+        self._kept_fit: KeptFit | None = None
+        self._mark = ""
 
     def fingerprint(self) -> str:
         """What a calibration is bound to: the background too."""
         return f"{super().fingerprint()}/{self._depth}/{file_digest(BACKGROUND)}"
 
     def keep(self, folder: Path) -> None:
-        """States of what is learned outlive the process there."""
-        self._folder = folder
+        """States of what is learned, and what was learned, outlive the process there."""
+        self._folder, self._kept_fit = folder, KeptFit(folder / "fit")
 
     def bind(self, base: BaseModel) -> None:
         """Keep the base."""
         self._base = base
 
     def fit(self, adapters: Sequence[AdapterProfile]) -> None:
-        """Read the examples, those seen before from memory, and learn what tells them apart."""
+        """Read the examples, those seen before from memory, and learn what tells them apart.
+
+        Where all of that was done before with this base, it is found in the folder.
+        """
         learned = lessons_of(adapters, BACKGROUND)
         if learned is None:
             self._model = None
             return
-        self._read(learned.texts)
-        self._model = _train(learned, np.stack([self._vectors[t] for t in learned.texts]))
+        kept = self._kept_fit
+        if kept is None:
+            self._model = self._learned(learned)
+            return
+        key = learned.key(self.fingerprint(), self._base_mark(), PENALTY, ITERATIONS)
+        if (arrays := kept.find(key)) is not None:
+            self._model = _Model(learned.names, **arrays)
+            return
+        model = self._model = self._learned(learned)
+        kept.put(key, {name: getattr(model, name) for name in ARRAYS})
+
+    def _learned(self, lessons: Lessons) -> _Model:
+        self._read(lessons.texts)
+        return _train(lessons, np.stack([self._vectors[t] for t in lessons.texts]))
 
     def _read(self, texts: Sequence[str]) -> None:
         """Have a vector of each of these and of no other."""
@@ -114,7 +132,9 @@ class Probe(Classifier):
 
     def _base_mark(self) -> str:
         """Tells this base, its weights and arithmetic from others: what it makes of one text."""
-        return hashlib.sha256(pack(self._hidden([CONTEXT], background=True))).hexdigest()
+        if not self._mark:
+            self._mark = hashlib.sha256(pack(self._hidden([CONTEXT], background=True))).hexdigest()
+        return self._mark
 
     def _keep(self, made: dict[str, Array]) -> None:
         if self._kept is not None:

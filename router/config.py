@@ -155,6 +155,11 @@ class Settings(BaseSettings):
     )
     adapters_lock: str = Field("", description="file that lists digests of adapters; empty: any adapter")
     poll_seconds: float = Field(1.0, gt=0, description="how often adapter folders are compared")
+    classifiers_ready_seconds: float = Field(
+        30.0,
+        ge=0,
+        description="most time for which a start waits until the classifiers that are asked are ready",
+    )
     abstain_threshold: float = Field(
         0.5, ge=0, le=1, description="confidence a classifier needs to route, without a calibration"
     )

@@ -27,7 +27,7 @@ class RegisterClassifier(Protocol):
         required: bool = False,
         optional: bool = False,
     ) -> None:
-        """Lower `priority` is asked earlier; a later answer than `timeout_ms` costs the vote.
+        """Lower `priority` is asked earlier; votes that take over `timeout_ms` of processor time are lost.
 
         `optional`: off unless the setting `load_plugins` names the plugin.
         """

@@ -399,6 +399,14 @@ class Vote:
 
 
 @dataclass(frozen=True, slots=True)
+class LostVote:
+    """A vote that the decision had to do without."""
+
+    classifier: str
+    reason: VoteError
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What routing concluded. `adapter` None means the base, or where there is a `mixture`, that."""
 
@@ -415,8 +423,9 @@ class Decision:
     experiment: str = ""
     arm: str = ""
     secret: bool = False  # experiment and arm are not told to the caller
-    calibration: str = ""  # empty without one, `fitted`, or `stale: ` and what does not fit
+    calibration: str = ""  # empty without one, `fitted`, `provisional`, or `stale: ` and what does not fit
     mixture: tuple[MixturePart, ...] = ()
+    votes_lost: tuple[LostVote, ...] = ()  # of classifiers that this decision needed
 
     @property
     def answered_by(self) -> tuple[str, str]:

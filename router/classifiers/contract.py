@@ -82,9 +82,9 @@ class BaseModel(Protocol):
     """The resident base, without any adapter. Its work goes into the steps that answer requests.
 
     Calls block, so they belong into `fit` and `classify_batch`, never on an event loop. They raise
-    TimeoutError at the classifier's own timeout (calls in the `background` after ten minutes), and
-    RouterError where the engine refuses, such as `hidden` of one without states. Texts and continuations
-    of more than 512 tokens lose their middle.
+    TimeoutError after ten times the classifier's limit, at least 2 s (calls in the `background` after ten
+    minutes), and RouterError where the engine refuses, such as `hidden` of one without states. Texts and
+    continuations of more than 512 tokens lose their middle.
     """
 
     @property

@@ -1,6 +1,7 @@
-"""Vectors of texts that outlive the process, by the texts and by what made them, in one SQLite file.
+"""What classifiers keep beyond the process: vectors of texts, in one SQLite file, and what a fit came to.
 
-It is a cache: what cannot be read is made again, and what cannot be written is not kept.
+Both are caches: what cannot be read is made again, and what cannot be written is not kept. Nothing read from
+them is executed.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
 WAIT_SECONDS = 2.0  # for another process that writes
 AT_ONCE = 500  # keys of one query
+MOST_BYTES = 256 << 20  # of the arrays of a fit
+HEAD = 64  # bytes before them: key and digest
 SPARE = 1000  # sets of vectors that are not in use and may stay: versions that are rolled back to
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, size INTEGER NOT NULL, rows BLOB NOT NULL)"
@@ -93,6 +97,55 @@ class KeptVectors:
             log.warning("%s is damaged and begun anew: %s", self._path, error)
             self._path.unlink(missing_ok=True)
         return otherwise
+
+
+class KeptFit:
+    """Arrays that a fit came to, in one file, for the same lessons only. Of any thread.
+
+    The file is the key, the sha256 of the rest, and the rest in the format of safetensors.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def find(self, key: bytes) -> dict[str, Array] | None:
+        """The arrays that were put under this key of 32 bytes; None if others were, or if none were."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            with self._path.open("rb") as file:
+                if file.read(len(key)) != key and os.fstat(file.fileno()).st_size > HEAD:
+                    return None
+                digest, body = file.read(HEAD - len(key)), file.read(MOST_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            log.warning("%s cannot be read: %s", self._path, error)
+            return None
+        try:
+            if hashlib.sha256(body).digest() == digest and len(body) <= MOST_BYTES:
+                return load(body)
+        except SafetensorError:
+            pass  # the same line as for any other damage
+        log.warning("%s is damaged and is made anew", self._path)
+        return None
+
+    def put(self, key: bytes, arrays: Mapping[str, Array]) -> None:
+        """Keep these in place of what was there."""
+        from safetensors.numpy import save
+
+        body = save({name: np.ascontiguousarray(rows) for name, rows in arrays.items()})
+        beside = self._path.with_name(f"{self._path.name}.part")  # one that a crash left is overwritten
+        try:
+            if len(body) > MOST_BYTES:
+                raise OSError(f"it has {len(body)} bytes, more than {MOST_BYTES}")
+            beside.write_bytes(key + hashlib.sha256(body).digest() + body)
+            os.replace(beside, self._path)
+        except OSError as error:
+            log.warning("what was learned is not kept at %s: %s", self._path, error)
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
 
 
 def in_parts(items: Iterable[T], most: int) -> Iterator[tuple[T, ...]]:

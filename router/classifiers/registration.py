@@ -10,6 +10,7 @@ from router.classifiers.contract import Classifier
 
 NAME_FORM = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MAX_TIMEOUT_MS = 60_000
+PATIENCE = 2.0  # seconds that a call may wait for processor or base, or ten limits if that is longer
 UNABLE = "unable"  # state of a classifier that needs what the base's engine has not got
 
 
@@ -103,7 +104,10 @@ class Health:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Registration:
-    """A classifier as its plugin registered it. `timeout` in seconds."""
+    """A classifier as its plugin registered it.
+
+    `timeout`: seconds that a request may take, of processor time, or of wall time if it `is_async`.
+    """
 
     classifier: Classifier
     plugin: str
@@ -123,6 +127,11 @@ class Registration:
     def wants_base(self) -> bool:
         """Whether it cannot work without the base model."""
         return type(self.classifier).bind is not Classifier.bind
+
+    @property
+    def patience(self) -> float:
+        """Seconds that a request may wait, and after which a call is late whatever it computed."""
+        return max(PATIENCE, 10 * self.timeout)
 
     def status(self) -> ClassifierStatus:
         """A snapshot."""

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from router import __version__
 from router.classifiers.contract import Scores
+from router.classifiers.kept import KeptFit
 from router.types import AdapterProfile
 
 Array = np.ndarray[Any, Any]
@@ -54,6 +57,11 @@ class Lessons:
     names: tuple[str, ...]  # classes; the last, "", is none of the adapters
     texts: tuple[str, ...]
     allowed: Array  # [texts, classes], 1 where a text may be of the class
+
+    def key(self, *maker: object) -> bytes:
+        """32 bytes: of what is learned, and of what learns it, which is the release and `maker`."""
+        said = json.dumps([__version__, *map(str, maker), self.names, self.texts, self.allowed.shape])
+        return hashlib.sha256(said.encode() + self.allowed.tobytes()).digest()
 
 
 def lessons_of(adapters: Sequence[AdapterProfile], background: Path) -> Lessons | None:
@@ -117,6 +125,25 @@ def fit_regression(lessons: Lessons, vectors: Array, penalty: float, temperature
     return Regression(lessons.names, ngrams, weights, vectors.T @ dual, BIAS * dual.sum(axis=0), temperature)
 
 
+def kept_regression(
+    kept: KeptFit | None,
+    maker: str,
+    lessons: Lessons,
+    vectors: Callable[[], Array],
+    penalty: float,
+    temperature: float,
+) -> Regression:
+    """The same from `kept`, if it is there; else learned, and kept. `maker` names what makes `vectors`."""
+    if kept is None:
+        return fit_regression(lessons, vectors(), penalty, temperature)
+    key = lessons.key(maker, penalty, temperature)
+    if (arrays := kept.find(key)) is not None:
+        return Regression.of(arrays, lessons.names, temperature)
+    learned = fit_regression(lessons, vectors(), penalty, temperature)
+    kept.put(key, learned.arrays())
+    return learned
+
+
 def _primal(rows: list[Block], dual: Array) -> Array:
     """Weights [BUCKETS, classes]: the texts' features times their coefficients."""
     weights = np.zeros((BUCKETS, dual.shape[1]), np.float32)
@@ -135,6 +162,17 @@ class Regression:
     vector_weights: Array  # [vector size, classes]
     bias: Array  # [classes]
     temperature: float
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array], names: tuple[str, ...], temperature: float) -> Regression:
+        """What `arrays` gave."""
+        ngrams = Ngrams.of(arrays["idf"])
+        return cls(names, ngrams, arrays["weights"], arrays["vectors"], arrays["bias"], temperature)
+
+    def arrays(self) -> dict[str, Array]:
+        """What has to be kept of it beside names and temperature."""
+        of_vectors = {"vectors": self.vector_weights, "bias": self.bias}
+        return {"idf": self.ngrams.idf, "weights": self.weights, **of_vectors}
 
     def __call__(self, text: str, vector: Array) -> Scores:
         """Probabilities of the best adapters; `vector` is empty where the fit had none."""
@@ -277,8 +315,15 @@ class Ngrams:
         for row in self.rows:
             for k, (buckets, _) in enumerate(row):
                 seen[k, buckets] += 1
-        self._idf = np.log((1 + len(texts)) / (1 + seen)) + 1
+        self.idf = np.log((1 + len(texts)) / (1 + seen)) + 1
         self.rows = [self._weighed(row) for row in self.rows]
+
+    @classmethod
+    def of(cls, idf: Array) -> Ngrams:
+        """With frequencies [PARTS, BUCKETS] that were learned before."""
+        made = cls(())
+        made.idf = idf
+        return made
 
     def __call__(self, text: str) -> list[Block]:
         """Buckets and values of each part."""
@@ -296,7 +341,7 @@ class Ngrams:
     def _weighed(self, row: Iterator[Block] | list[Block]) -> list[Block]:
         weighed = []
         for k, (buckets, values) in enumerate(row):
-            values = values * self._idf[k, buckets]
+            values = values * self.idf[k, buckets]
             weighed.append((buckets, values / (np.linalg.norm(values) or 1.0)))
         return weighed
 

@@ -55,11 +55,10 @@ class Verdict:
 class Strangers:
     """Unit vectors [n, size] of requests that no adapter should get."""
 
-    def __init__(self, vectors: Array) -> None:
+    def __init__(self, vectors: Array, inverse: Array | None = None) -> None:
+        """`inverse`: what `inverse_of` gave for these vectors, if that is known."""
         self._vectors = vectors.astype(np.float32)
-        gram = (vectors @ vectors.T + BIAS).astype(np.float64)
-        gram[np.diag_indices_from(gram)] += PENALTY
-        self._inverse = np.linalg.inv(gram).astype(np.float32)
+        self._inverse = inverse_of(vectors) if inverse is None else inverse
         self._alone = -self._inverse.sum(axis=1)  # coefficients where there is nobody else
 
     def learn(self, own: Array, against: Array) -> Verdict:
@@ -84,6 +83,14 @@ class Strangers:
             recognised=float((left_out[: len(own)] > level).mean()),
             taken=float((strange > level).mean()),
         )
+
+
+def inverse_of(vectors: Array) -> Array:
+    """[n, n] of the penalised products of these vectors."""
+    gram = (vectors @ vectors.T + BIAS).astype(np.float64)
+    gram[np.diag_indices_from(gram)] += PENALTY
+    inverse: Array = np.linalg.inv(gram).astype(np.float32)
+    return inverse
 
 
 def _level(own: Array, strange: Array) -> float:

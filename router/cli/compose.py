@@ -162,6 +162,7 @@ class Composition:
             base_for=partial(EngineBase, engine),
             rule=rule_of(settings),
             keep=state / "routing",
+            ready_seconds=settings.classifiers_ready_seconds,
         )
         self.experiments = experiments_of(settings, engine, self.router, self.plugins, options.state_dir)
         self._baselines = BaselineFile(state, self.registry.profiles, lambda: self.router.digest())
@@ -183,6 +184,7 @@ class Composition:
                 *self._sharing.flaws,
                 *self.registry.flaws,
                 *self.plugins.flaws,
+                *self.router.flaws,
             ],
         )
         self._sharing.serve(self.app)

@@ -37,6 +37,7 @@ from router.types import (
     Decision,
     FinishReason,
     Keeping,
+    LostVote,
     MixturePart,
     Override,
     Reason,
@@ -251,6 +252,10 @@ def to_decision(message: pb.Decision) -> Decision:
             MixturePart(ref, part.weight)
             for part in message.mixture
             if (ref := _ref(part.adapter)) is not None
+        ),
+        votes_lost=tuple(
+            LostVote(lost.classifier, _known_member(VoteError, lost.reason, VoteError.OTHER))
+            for lost in message.votes_lost
         ),
     )
 

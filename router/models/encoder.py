@@ -24,7 +24,7 @@ HEAD, TAIL = 350, 250  # characters kept of the beginning and the end
 MAX_TOKENS = 160
 SHORT = 100  # characters; short texts are not padded to the length of long ones
 BATCH = 32
-LEARNED = 256  # texts that are learned from, between two times that their vectors are kept
+LEARNED = 64  # texts that are learned from, between two times that their vectors are kept
 MOST_LEARNED = 100_000  # vectors of such texts in the cache folder, 80 MB
 KEPT = 1024  # texts whose vectors are kept: a request is read once however many classifiers ask
 
@@ -86,15 +86,19 @@ def _use_one_thread() -> None:
 class Reader:
     """Vectors of texts by one encoder, which is loaded when it is first asked. Of many threads.
 
-    Of texts that are learned from, vectors stay in `kept`; of requests, nothing outlives the process.
+    Of texts that are learned from, vectors stay in `kept`; of requests, nothing outlives the process. `maker`
+    names the encoder and how it reads.
     """
 
     def __init__(
-        self, load: Callable[[], Callable[[Sequence[str]], Any]], kept: KeptVectors | None = None
+        self,
+        load: Callable[[], Callable[[Sequence[str]], Any]],
+        kept: KeptVectors | None = None,
+        maker: str = "",
     ) -> None:
-        self._load, self._kept = load, kept
+        self._load, self._kept, self.maker = load, kept, maker
         self._encoder: Callable[[Sequence[str]], Any] | None = None
-        self._lock, self._loading = threading.Lock(), threading.Lock()
+        self._lock, self._loading, self._learning = threading.Lock(), threading.Lock(), threading.Lock()
         self._lately: OrderedDict[str, Vector] = OrderedDict()
         self._reading: dict[str, threading.Event] = {}
 
@@ -161,19 +165,25 @@ class Reader:
                 yield from zip(batch, self._encoder(batch), strict=True)
 
     def learned(self, texts: Iterable[str]) -> Iterator[tuple[str, Vector]]:
-        """Like `each`, for texts that are learned from at every start: nothing is read that was before."""
+        """Like `each`, for texts that are learned from at every start: nothing is read that was before.
+
+        Where two threads learn from the same texts, one reads a part and the other finds it.
+        """
+        if self._kept is None:
+            yield from self.each(texts)
+            return
         for part in in_parts(sorted(texts, key=lambda text: (len(text), text)), LEARNED):
-            keys = {} if self._kept is None else {text: self._kept.key([text]) for text in part}
-            there = {} if self._kept is None else self._kept.find(keys.values())
-            made = {}
-            for text in part:
-                if keys and keys[text] in there:
-                    yield text, there[keys[text]][0]
-            for text, vector in self.each(text for text in part if not keys or keys[text] not in there):
-                made[text] = vector
-                yield text, vector
-            if self._kept is not None and made:
-                self._kept.add({keys[text]: vector[None] for text, vector in made.items()}, MOST_LEARNED)
+            with self._learning:
+                vectors = self._learned(part, self._kept)
+            yield from vectors.items()
+
+    def _learned(self, texts: Sequence[str], kept: KeptVectors) -> dict[str, Vector]:
+        keys = {text: kept.key([text]) for text in texts}
+        there = kept.find(keys.values())
+        made = dict(self.each(text for text in texts if keys[text] not in there))
+        if made:
+            kept.add({keys[text]: vector[None] for text, vector in made.items()}, MOST_LEARNED)
+        return {text: made[text] if text in made else there[keys[text]][0] for text in texts}
 
 
 @cache
@@ -183,4 +193,4 @@ def sentence_reader() -> Reader:
     maker = f"{DEFAULT_ENCODER}/{HEAD}/{TAIL}/{MAX_TOKENS}"
     writable = folder.is_dir() and os.access(folder, os.W_OK)
     kept = KeptVectors(folder / "sentences.sqlite", maker) if writable else None
-    return Reader(lambda: Encoder(fetch_encoder()), kept)
+    return Reader(lambda: Encoder(fetch_encoder()), kept, maker)

@@ -1,8 +1,10 @@
 """One classifier: the way of requests to it (batches, deadlines, breaker), its fits, its thread.
 
-An idle classifier is called at once; while it is busy up to 32 requests collect for its next call. A call
-that overruns its timeout costs the votes of all who wait for it, at that moment, and of all who come until it
-returns. One that has still not returned later is given up as stuck and its thread replaced, three times at
+An idle classifier is called at once; while it is busy up to 32 requests collect for its next call. The limit
+of a call is processor time of the classifier's thread, so that a busy machine loses no votes: each request of
+the call has `Registration.timeout`. A call that takes more, or that lasts longer than `Registration.patience`
+(it hangs, or waits for input), is late. It costs the votes of all requests that wait at that moment or come
+before it returns. After another `patience` it is given up as stuck and its thread replaced, three times at
 most.
 """
 
@@ -11,25 +13,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
 from router.classifiers.contract import Answer, BaseModel, Classifier, read_answers
-from router.classifiers.isolation import Breaker, await_in_thread, call_on_loop, fault_of
+from router.classifiers.isolation import Breaker, BreakerState, await_in_thread, call_on_loop, fault_of
 from router.classifiers.registration import UNABLE, Registration
 from router.types import AdapterProfile, Request, VoteError
 
 log = logging.getLogger(__name__)
 BATCH = 32
 MAX_STUCK = 3
-STUCK_AFTER = 1.0  # seconds past the timeout, or ten timeouts if that is longer
+LOOK_SECONDS = 0.01  # least time between two looks at the processor time of a call
+FIRST_SECONDS = 60.0  # for which the first fit of a classifier that asks the base waits for those of others
 NO_BASE = "needs the base model, and there is no engine in this process"
 
-BaseFor = Callable[[float], BaseModel]  # the base for a classifier with this timeout in seconds
+BaseFor = Callable[[float], BaseModel]  # the base, whose calls end after so many seconds
+Others = Callable[[], Collection[asyncio.Task[None]]]  # fits in progress of classifiers that ask no base
 Done = Callable[[tuple[Answer, ...], str], object]
 _Job = tuple[tuple[Request, ...], Done]
 
@@ -38,10 +43,14 @@ class Lane:
     """Lives on one event loop; all methods are called there."""
 
     def __init__(
-        self, registration: Registration, base_for: BaseFor | None = None, keep: Path | None = None
+        self,
+        registration: Registration,
+        base_for: BaseFor | None = None,
+        keep: Path | None = None,
+        others: Others = tuple,
     ) -> None:
         self.registration = registration
-        self.fitter = Fitter(registration, base_for, keep)
+        self.fitter = Fitter(registration, base_for, keep, others)
         self._health = registration.health
         self._breaker = Breaker()
         self._loop = asyncio.get_running_loop()
@@ -60,6 +69,25 @@ class Lane:
         """Whether it was warmed up and fitted at least once."""
         return self.fitter.ready
 
+    @property
+    def unable(self) -> bool:
+        """Whether it needs what the base's engine has not got."""
+        return self._health.state == UNABLE
+
+    @property
+    def flaw(self) -> str:
+        """Why it gives no votes now; empty if it does, or if it can never give any here."""
+        if self.unable or self._closed:
+            return ""
+        if self._health.stuck >= MAX_STUCK:
+            return f"classifier {self.name} is disabled: {self._health.stuck} calls did not return"
+        if not self.ready:
+            return f"classifier {self.name} is not ready: {self._health.fit_error or 'it is learning'}"
+        if self._breaker.state is not BreakerState.CLOSED:
+            failure = self._health.last_error
+            return f"classifier {self.name}: the breaker is {self._breaker.state}, last failure: {failure}"
+        return ""
+
     def fit(self, profiles: Sequence[AdapterProfile]) -> None:
         """Have it learn these adapters in the background."""
         self.fitter.want(tuple(profiles))
@@ -76,7 +104,7 @@ class Lane:
         return answer
 
     def _refusal(self) -> VoteError | None:
-        if self._health.stuck >= MAX_STUCK or self._closed or self._health.state == UNABLE:
+        if self._health.stuck >= MAX_STUCK or self._closed or self.unable:
             return VoteError.DISABLED
         if not self.ready:
             return VoteError.NOT_READY
@@ -88,7 +116,7 @@ class Lane:
 
     def _call_next(self) -> None:
         """Start the next call with those who still wait."""
-        oldest = self._loop.time() - self.registration.timeout
+        oldest = self._loop.time() - self.registration.patience
         asks: list[_Ask] = []
         while self._waiting and len(asks) < BATCH:
             ask = self._waiting.popleft()
@@ -99,8 +127,8 @@ class Lane:
         if not asks:
             self._breaker.abandoned()
             return
-        call = self._call = _Call(asks)
-        call.timer = self._loop.call_later(self.registration.timeout, self._overdue, call)
+        call = self._call = _Call(asks, self._loop.time(), self._worker.processor_time())
+        call.timer = self._loop.call_later(self._left(call), self._look, call)
         self._health.calls += 1
         self._health.requests += len(asks)
         self._worker.submit([ask.request for ask in asks], partial(self._returned, call))
@@ -128,14 +156,28 @@ class Lane:
             self._breaker.succeeded()
         self._show_health()
 
+    def _left(self, call: _Call) -> float:
+        """Seconds before which the call cannot be late; 0 or less if it is."""
+        lasted = self._loop.time() - call.started
+        if self.registration.is_async:
+            return self.registration.timeout - lasted
+        used = self._worker.processor_time() - call.used_before
+        return min(self.registration.patience - lasted, self.registration.timeout * len(call.asks) - used)
+
+    def _look(self, call: _Call) -> None:
+        left = self._left(call)
+        if left > 0:
+            call.timer = self._loop.call_later(max(left, LOOK_SECONDS), self._look, call)
+        else:
+            self._overdue(call)
+
     def _overdue(self, call: _Call) -> None:
         call.late = True
         self._count("timeout")
         for ask in (*call.asks, *self._waiting):
             ask.settle(Answer(error=VoteError.TIMEOUT))
         self._waiting.clear()
-        patience = max(STUCK_AFTER, 10 * self.registration.timeout)
-        call.timer = self._loop.call_later(patience, self._give_up, call)
+        call.timer = self._loop.call_later(self.registration.patience, self._give_up, call)
 
     def _give_up(self, call: _Call) -> None:
         call.stuck = True
@@ -179,6 +221,8 @@ class _Ask:
 @dataclass(eq=False, slots=True)
 class _Call:
     asks: Sequence[_Ask]
+    started: float
+    used_before: float  # processor time of the thread, seconds
     timer: asyncio.TimerHandle | None = None
     late: bool = False
     stuck: bool = False
@@ -189,14 +233,20 @@ class Fitter:
 
     Requests go on with the last fit meanwhile, so `fit` must build its state aside and assign it at
     once. A fit that fails leaves the last one in use; a classifier that was never fitted is not asked.
+    The first fit of a classifier that asks the base takes all cores: it begins after the fits of `others`.
     """
 
     def __init__(
-        self, registration: Registration, base_for: BaseFor | None = None, keep: Path | None = None
+        self,
+        registration: Registration,
+        base_for: BaseFor | None = None,
+        keep: Path | None = None,
+        others: Others = tuple,
     ) -> None:
+        self._others = others
         kind = type(registration.classifier)
         self._registration, self._keep = registration, keep
-        self._base = base_for(registration.timeout) if base_for and registration.wants_base else None
+        self._base = base_for(registration.patience) if base_for and registration.wants_base else None
         self._cold = (
             kind.warmup is not Classifier.warmup
             or kind.keep is not Classifier.keep
@@ -239,6 +289,8 @@ class Fitter:
         return self._task if self._task is not None and not self._task.done() else None
 
     async def _run(self) -> None:
+        if self._cold and self._base is not None and (others := self._others()):
+            await asyncio.wait(others, timeout=FIRST_SECONDS)
         while self._wanted is not None:
             profiles, self._wanted = self._wanted, None
             await self._fit(profiles)
@@ -256,8 +308,8 @@ class Fitter:
             if self._cold:
                 if self._base is not None:
                     classifier.bind(self._base)
-                if self._keep is not None and type(classifier).keep is not Classifier.keep:
-                    classifier.keep(own_folder(self._keep, classifier.name))
+                if type(classifier).keep is not Classifier.keep and (folder := self._folder()) is not None:
+                    classifier.keep(folder)
                 classifier.warmup()
             classifier.fit(profiles)
 
@@ -274,6 +326,16 @@ class Fitter:
             return
         self._cold, self.ready = False, True
         health.fit_error, health.state = "", "ready"
+
+    def _folder(self) -> Path | None:
+        """Where the classifier keeps what outlives the process; None where that is nowhere."""
+        if self._keep is None:
+            return None
+        try:
+            return own_folder(self._keep, self._registration.name)
+        except OSError as error:
+            log.warning("what classifier %s learns is not kept: %s", self._registration.name, error)
+            return None
 
     def close(self) -> None:
         """Wait for no fit any more."""
@@ -297,6 +359,12 @@ def _cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def _clock_of(thread: threading.Thread) -> int | None:
+    """The processor clock of a thread that runs; None where the system has none, such as macOS."""
+    find: Callable[[int], int] | None = getattr(time, "pthread_getcpuclockid", None)
+    return None if find is None or thread.ident is None else find(thread.ident)
+
+
 class Worker:
     """Runs `classify_batch`; answers come back on `loop`.
 
@@ -308,8 +376,13 @@ class Worker:
     def __init__(self, registration: Registration, loop: asyncio.AbstractEventLoop) -> None:
         self._registration, self._loop = registration, loop
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        name = f"classifier {registration.name}"
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        thread = threading.Thread(target=self._run, name=f"classifier {registration.name}", daemon=True)
+        thread.start()
+        self._clock = _clock_of(thread)
+
+    def processor_time(self) -> float:
+        """Seconds that the thread has computed; 0 where the system does not tell. Not after `stop`."""
+        return 0.0 if self._clock is None else time.clock_gettime(self._clock)
 
     def submit(self, requests: Sequence[Request], done: Done) -> None:
         """Queue a call; `done(answers, fault)` runs on the loop, `fault` empty if the call went well."""

@@ -12,8 +12,9 @@ from router.classifiers.contract import Answer
 from router.classifiers.registration import Registration
 from router.routing.knowledge import Labels
 from router.routing.lane import BaseFor, Lane
+from router.routing.losses import LossLog
 from router.routing.policy import Rule
-from router.types import AdapterProfile, Request, Vote, VoteError
+from router.types import AdapterProfile, LostVote, Request, Vote, VoteError
 
 OnVote = Callable[[Vote], None]
 
@@ -23,6 +24,11 @@ class Panel:
 
     def __init__(self, lanes: Lanes, on_vote: OnVote | None = None) -> None:
         self._lanes, self._on_vote = lanes, on_vote
+        self._losses = LossLog()
+
+    def close(self) -> None:
+        """Log the losses that were not logged yet."""
+        self._losses.close()
 
     async def until_settled(
         self,
@@ -42,28 +48,52 @@ class Panel:
             if not rule.asks(lane.name):
                 continue
             if lane.name not in known:
-                known[lane.name] = await self._vote(lane, request, labels)
+                known[lane.name] = await self._vote(lane, request, labels, counts=True)
             votes.append(known[lane.name])
             if rule.settled(votes, candidates):
                 break
         return votes
 
     async def everyone(
-        self, request: Request, labels: Labels, heard: dict[str, Vote] | None = None
+        self, request: Request, labels: Labels, rule: Rule, heard: dict[str, Vote] | None = None
     ) -> list[Vote]:
         """All votes, asked at once, in the order in which they count; `heard` as above."""
         known, lanes = {} if heard is None else heard, self._lanes.in_order()
         new = [lane for lane in lanes if lane.name not in known]
-        votes = await asyncio.gather(*(self._vote(lane, request, labels) for lane in new))
+        votes = await asyncio.gather(
+            *(self._vote(lane, request, labels, rule.asks(lane.name)) for lane in new)
+        )
         known.update((vote.classifier, vote) for vote in votes)
         return [known[lane.name] for lane in lanes]
 
-    async def _vote(self, lane: Lane, request: Request, labels: Labels) -> Vote:
+    def lost(self, votes: Sequence[Vote], candidates: Collection[str], rule: Rule) -> tuple[LostVote, ...]:
+        """Of these votes those that `rule` needed for its conclusion and had to do without.
+
+        A classifier that cannot work with this base's engine has no vote to lose.
+        """
+        if not any(vote.error for vote in votes):
+            return ()
+        unable = {lane.name for lane in self._lanes.in_order() if lane.unable}
+        needed: list[Vote] = []
+        for vote in votes:
+            if rule.asks(vote.classifier):
+                needed.append(vote)
+                if rule.settled(needed, candidates):
+                    break
+        return tuple(
+            LostVote(vote.classifier, vote.error)
+            for vote in needed
+            if vote.error and vote.classifier not in unable
+        )
+
+    async def _vote(self, lane: Lane, request: Request, labels: Labels, counts: bool) -> Vote:
         started = time.perf_counter()
         answer = await _in_time(lane.ask(request), request.deadline)
         vote = as_vote(lane.name, answer, labels, time.perf_counter() - started)
         if self._on_vote is not None:
             self._on_vote(vote)
+        if vote.error and counts and not lane.unable:
+            self._losses.note(LostVote(vote.classifier, vote.error))
         return vote
 
 
@@ -134,7 +164,7 @@ class Lanes:
 
     def _open(self, registration: Registration, lessons: Lessons | None) -> None:
         before = self._lanes.get(registration.name)
-        lane = Lane(registration, base_for=self._base_for, keep=self._keep)
+        lane = Lane(registration, self._base_for, self._keep, others=self._running)
         self._lanes[registration.name] = lane
         if lessons is not None:
             lane.fit(lessons.of(registration))
@@ -166,15 +196,26 @@ class Lanes:
             lane.fit(lessons.of(lane.registration))
         await self.wait_for_fits(wait)
 
-    async def wait_for_fits(self, seconds: float, asked: Callable[[str], bool] = lambda name: True) -> None:
-        """Wait at most so many seconds for fits in progress of classifiers that are `asked`, not for those
-        that go behind all requests."""
-        lanes = (
-            lane for lane in self._lanes.values() if not lane.registration.wants_base and asked(lane.name)
-        )
-        running = {task for lane in lanes if (task := lane.fitter.running) is not None}
-        if running:
+    async def wait_for_fits(
+        self, seconds: float, asked: Callable[[str], bool] = lambda name: True, with_base: bool = False
+    ) -> None:
+        """Wait at most so many seconds for fits in progress of classifiers that are `asked`.
+
+        `with_base`: also for those that ask the base, whose fits give way to all requests.
+        """
+        if running := self._running(asked, with_base):
             await asyncio.wait(running, timeout=seconds)
+
+    def _running(
+        self, asked: Callable[[str], bool] = lambda name: True, with_base: bool = False
+    ) -> set[asyncio.Task[None]]:
+        """Fits in progress, as `wait_for_fits` has it."""
+        lanes = (
+            lane
+            for lane in self._lanes.values()
+            if asked(lane.name) and (with_base or not lane.registration.wants_base)
+        )
+        return {task for lane in lanes if (task := lane.fitter.running) is not None}
 
     async def close(self, wait: float) -> None:
         """Close all; fits have so many seconds to end. One that is in foreign code when the process ends may

@@ -51,8 +51,11 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """Where a request goes. `adapter` empty means the base; `threshold` is what was needed. `provisional`: to
-    an adapter that the calibration does not know."""
+    """Where a request goes. `adapter` empty means the base; `threshold` is what was needed.
+
+    `provisional`: to an adapter that the calibration does not know. `incomplete`: votes that the calibration
+    weighs were lost, so its guarantee does not hold.
+    """
 
     adapter: str
     reason: Reason
@@ -60,6 +63,7 @@ class Conclusion:
     classifier: str = ""
     threshold: float = 0.0
     provisional: bool = False
+    incomplete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +167,19 @@ class Calibrated:
         for count, vote in enumerate(heard, 1):
             if self.plain.broken(vote):
                 return Conclusion(
-                    "", Reason.FALLBACK, classifier=vote.classifier, threshold=self._needed(panel)
+                    "",
+                    Reason.FALLBACK,
+                    classifier=vote.classifier,
+                    threshold=self._needed(panel),
+                    incomplete=True,
                 )
             if count < len(heard) and self._open(heard[:count], candidates):
                 continue
             if (sure := self._decided(heard[:count], candidates)) is not None:
                 return sure
         if all(vote.error for vote in panel):
-            return Conclusion("", Reason.FALLBACK, threshold=self._needed(panel))
-        return self._unsure(panel, candidates)
+            return Conclusion("", Reason.FALLBACK, threshold=self._needed(panel), incomplete=bool(panel))
+        return replace(self._unsure(panel, candidates), incomplete=_incomplete(panel))
 
     def _open(self, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
         """Whether a newcomer may yet be named."""
@@ -187,11 +195,13 @@ class Calibrated:
                 return replace(found, provisional=True)
         panel = [v for v in votes if v.classifier not in self.scaling and self.asks(v.classifier)]
         first = 1 if len(panel) < len(votes) else len(panel)  # earlier ones were not asked while it was open
-        stages = (self._sure(panel[:count], candidates) for count in range(first, len(panel) + 1) if count)
-        return next((sure for sure in stages if sure is not None), None)
+        for count in range(max(first, 1), len(panel) + 1):
+            if (sure := self._sure(panel[:count], candidates)) is not None:
+                return replace(sure, incomplete=_incomplete(panel[:count]))
+        return None
 
     def _needed(self, votes: Sequence[Vote]) -> float:
-        doubtful = self.differences or any(vote.error for vote in votes)
+        doubtful = self.differences or _incomplete(votes)
         return max(self.calibration.threshold, self.strict) if doubtful else self.calibration.threshold
 
     def _opinion(self, votes: Sequence[Vote], candidates: Collection[str]) -> tuple[Opinion, Choice | None]:
@@ -223,6 +233,10 @@ class Calibrated:
         strange = opinion.novelty > of.novelty_limit and chosen.confidence >= needed
         reason = Reason.UNFAMILIAR if strange else Reason.ABSTAINED
         return Conclusion("", reason, chosen.confidence, known[-1].classifier, needed)
+
+
+def _incomplete(votes: Sequence[Vote]) -> bool:
+    return any(vote.error for vote in votes)
 
 
 class Kinds(Mapping[str, Axis]):

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from router.types import RouterVariant
 
 STALE = "stale: for another set of adapters or classifiers"  # to who may not know of all
-START_SECONDS = 20.0
+LOST = "stale: no vote of "  # and classifiers, where the calibration fits and votes were lost
+READY_SECONDS = 30.0
 FIT_SECONDS = 30.0
 CLOSE_SECONDS = 3.0  # for fits in progress
 PICK_UP_SECONDS = 0.25
@@ -68,7 +69,7 @@ class Router:
 
     `rule` weighs the votes (without a calibration if none is given); `on_vote` sees every vote, for metrics;
     `base_for` gives classifiers the base model; below the folder `keep` they may keep what outlives the
-    process.
+    process; `start` waits `ready_seconds` for classifiers at most.
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class Router:
         base_for: BaseFor | None = None,
         rule: RuleInForce | None = None,
         keep: Path | None = None,
+        ready_seconds: float = READY_SECONDS,
     ) -> None:
-        self._catalog, self._host = catalog, host
+        self._catalog, self._host, self._ready_seconds = catalog, host, ready_seconds
         self.rule = rule or RuleInForce(Policy())
         self._lanes = Lanes(base_for, keep)
         self._panel = Panel(self._lanes, on_vote)
@@ -91,20 +93,27 @@ class Router:
         self._digests: dict[RouterVariant | None, str] = {}
 
     async def start(self) -> None:
-        """Load plugins, have them learn the adapters (20 s at most), and follow changes of both."""
+        """Load plugins, wait until those that are asked have learned the adapters, and follow changes."""
         await self._host.pick_up()
         self._knowledge.start()
         self._host.subscribe(self._classifiers_changed)
         self.rule.adapters_are(self._knowledge.learned)
         self._classifiers_changed()
-        await self._lanes.wait_for_fits(START_SECONDS)
+        await self._lanes.wait_for_fits(self._ready_seconds, self.rule.now.asks, with_base=True)
         await self._lanes.fit(self._lessons(self._knowledge.learned), wait=0)
         self.rule.compare()
         self._watch = asyncio.create_task(self._host.watch(), name="plugins watch")
 
+    @property
+    def flaws(self) -> list[str]:
+        """Classifiers that the rule in force asks and that give no votes now, each with the reason."""
+        asked = (lane for lane in self._lanes.in_order() if self.rule.now.asks(lane.name))
+        return [lane.flaw for lane in asked if lane.flaw]
+
     async def close(self) -> None:
         """Stop following; classifiers are asked no more."""
         self._knowledge.close()
+        self._panel.close()
         if self._watch is not None:
             self._watch.cancel()
             with suppress(asyncio.CancelledError):
@@ -162,13 +171,20 @@ class Router:
         said, candidates = self._said_by_caller(request)
         votes: Sequence[Vote] = []
         if request.routing.explain:
-            votes = await self._panel.everyone(request, labels, heard)
+            votes = await self._panel.everyone(request, labels, rule, heard)
         elif said is None and candidates:
             votes = await self._panel.until_settled(request, labels, candidates, rule, heard)
         if said is not None:
             return said, votes
-        conclusion = rule.conclude(votes if candidates else [], candidates)
-        return self._carried_out(conclusion, request.visible), votes
+        if not candidates:
+            return self._carried_out(rule.conclude([], candidates), request.visible), votes
+        conclusion = rule.conclude(votes, candidates)
+        decision = self._carried_out(conclusion, request.visible)
+        lost = self._panel.lost(votes, candidates, rule)
+        if lost and conclusion.incomplete and decision.calibration == FITTED:
+            named = ", ".join(f"{one.classifier} ({one.reason})" for one in lost)
+            decision = replace(decision, calibration=LOST + named)
+        return replace(decision, votes_lost=lost), votes
 
     def _said_by_caller(self, request: Request) -> tuple[Decision | None, frozenset[str]]:
         """The decision that the caller made, or the candidates that the caller left."""
@@ -232,7 +248,7 @@ def seen(vote: Vote, visible: Visible) -> Vote:
 
 def unnamed(status: str) -> str:
     """Whether the calibration fits, without what does not: that names adapters."""
-    return STALE if status not in ("", FITTED, PROVISIONAL) else status
+    return status if status in ("", FITTED, PROVISIONAL) or status.startswith(LOST) else STALE
 
 
 def is_base(resource: str) -> bool:

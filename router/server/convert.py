@@ -262,6 +262,9 @@ def decision_message(decision: Decision, explain: bool) -> pb.Decision:
         route_latency=duration(decision.latency),
         calibration=decision.calibration,
         mixture=mixture_messages(decision.mixture),
+        votes_lost=[
+            pb.LostVote(classifier=lost.classifier, reason=lost.reason.value) for lost in decision.votes_lost
+        ],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sqlite3
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router.classifiers.kept import SPARE, KeptVectors, in_parts, pack, unpack
+from router.classifiers import kept as module
+from router.classifiers.kept import SPARE, KeptFit, KeptVectors, in_parts, pack, unpack
 
 ROWS = np.array([[0.5, -0.25], [1.0, 0.0]], np.float32)
 
@@ -95,3 +97,81 @@ def test_four_digits_are_kept() -> None:
 def test_in_parts() -> None:
     assert list(in_parts(range(5), 2)) == [(0, 1), (2, 3), (4,)]
     assert list(in_parts([], 2)) == []
+
+
+KEY, OTHER = b"k" * 32, b"o" * 32
+FIT = {"weights": ROWS, "bias": np.array([0.1, 1e-9])}
+
+
+def test_a_fit_is_found_as_it_was_for_the_same_lessons_only(tmp_path: Path) -> None:
+    KeptFit(tmp_path / "fit").put(KEY, FIT)
+    found = KeptFit(tmp_path / "fit").find(KEY)
+    assert found is not None
+    assert {name: (rows.dtype, rows.tolist()) for name, rows in found.items()} == {
+        name: (rows.dtype, rows.tolist()) for name, rows in FIT.items()
+    }
+    assert KeptFit(tmp_path / "fit").find(OTHER) is None
+
+
+def test_another_fit_takes_its_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept = KeptFit(tmp_path / "fit")
+    assert kept.find(KEY) is None
+    kept.put(KEY, FIT)
+    kept.put(OTHER, {"bias": FIT["bias"]})
+    assert kept.find(KEY) is None
+    assert kept.find(OTHER) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["fit"]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("place", [0, 31, 32, 63, 64, 80, -1])
+def test_a_changed_byte_is_never_used(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "fit"
+    KeptFit(path).put(KEY, FIT)
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    assert KeptFit(path).find(KEY) is None
+    KeptFit(path).put(KEY, FIT)
+    assert KeptFit(path).find(KEY) is not None
+
+
+@pytest.mark.parametrize("rest", [0, 10, 64, 70, 90])
+def test_half_a_file_is_made_anew_and_the_log_says_so_once(
+    tmp_path: Path, rest: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "fit"
+    KeptFit(path).put(KEY, FIT)
+    path.write_bytes(path.read_bytes()[:rest])
+    assert KeptFit(path).find(KEY) is None
+    assert caplog.messages == [f"{path} is damaged and is made anew"]
+
+
+def test_what_is_no_table_of_arrays_is_damage_even_with_a_right_digest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = b"cos\nsystem\n(S'echo pwned'\ntR."  # a pickle that would run a command
+    (tmp_path / "fit").write_bytes(KEY + hashlib.sha256(body).digest() + body)
+    assert KeptFit(tmp_path / "fit").find(KEY) is None
+    assert "damaged" in caplog.text
+
+
+def test_what_is_too_large_is_neither_written_nor_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = KeptFit(tmp_path / "fit")
+    kept.put(KEY, FIT)
+    monkeypatch.setattr(module, "MOST_BYTES", 100)
+    assert kept.find(KEY) is None
+    (tmp_path / "fit").unlink()
+    kept.put(KEY, FIT)
+    assert not (tmp_path / "fit").exists()
+    assert "not kept" in caplog.text
+
+
+def test_a_folder_that_takes_nothing_costs_a_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    KeptFit(tmp_path / "absent" / "fit").put(KEY, FIT)
+    assert "not kept" in caplog.text
+    assert KeptFit(tmp_path / "absent" / "fit").find(KEY) is None

@@ -15,6 +15,7 @@ from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.routing.drift import EVERY, LEAST
+from router.types import LostVote, VoteError
 from tests.cli.tiny import MODULES, write_adapter
 
 pytestmark = pytest.mark.slow
@@ -124,6 +125,45 @@ async def test_a_classifier_asks_the_base_that_serves(client, folders):
     assert decision.adapter is None
     (vote,) = [vote for vote in decision.votes if vote.classifier == "reader"]
     assert 0 <= vote.scores["medical"] < 0.5
+
+
+BROKEN = """
+from router import hookimpl
+from router.routing import Classifier
+
+class Broken(Classifier):
+    name = "broken"
+    def fit(self, adapters):
+        raise ValueError("no encoder")
+    def classify_batch(self, requests):
+        return [None for _ in requests]
+
+@hookimpl
+def register_classifiers(register):
+    register(Broken(), priority=1)
+"""
+
+
+async def test_a_classifier_that_is_not_ready_degrades_the_server_and_its_lost_votes_are_told(
+    running, client, folders
+):
+    assert running.app.health.degraded == []
+    (folders / "plugins" / "broken.py").write_text(BROKEN)
+    for _ in range(200):
+        decision = await client.route("WHICH CHAPTER?")
+        if decision.votes_lost:
+            break
+        await asyncio.sleep(0.05)
+    answer = await client.generate("WHICH CHAPTER?", max_tokens=2)
+    assert answer.decision.votes_lost == (LostVote("broken", VoteError.NOT_READY),)
+    assert str(answer.decision.adapter) == "medical@1.2.0"
+    for _ in range(200):
+        if "no encoder" in "".join(running.app.health.degraded):
+            break
+        await asyncio.sleep(0.05)
+    (reason,) = running.app.health.degraded
+    assert reason.startswith("classifier broken is not ready: ValueError")
+    assert running.app.health.ready
 
 
 async def test_a_bad_folder_is_quarantined_beside_it(client):

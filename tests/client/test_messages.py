@@ -10,7 +10,7 @@ from router.client.messages import (
     to_adapter,
     to_decision,
 )
-from router.types import AdapterRef, MixturePart, Override, Turn
+from router.types import AdapterRef, LostVote, MixturePart, Override, Turn, VoteError
 from router.v1 import adapters_pb2
 from router.v1 import inference_pb2 as pb
 from tests.client.scripted import adapter
@@ -142,3 +142,15 @@ def test_a_decision_tells_the_parts_of_a_mixture():
     parts = [pb.MixturePart(adapter="adapters/legal/versions/2", weight=0.5)]
     assert to_decision(pb.Decision(mixture=parts)).mixture == (MixturePart(AdapterRef("legal", "2"), 0.5),)
     assert to_decision(pb.Decision()).mixture == ()
+
+
+def test_a_decision_tells_which_votes_were_lost():
+    lost = [
+        pb.LostVote(classifier="probe", reason="breaker-open"),
+        pb.LostVote(classifier="new", reason="tired"),
+    ]
+    assert to_decision(pb.Decision(votes_lost=lost)).votes_lost == (
+        LostVote("probe", VoteError.BREAKER_OPEN),
+        LostVote("new", VoteError.OTHER),
+    )
+    assert to_decision(pb.Decision()).votes_lost == ()

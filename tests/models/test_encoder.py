@@ -12,7 +12,7 @@ import pytest
 
 from router.classifiers.kept import KeptVectors
 from router.models import encoder
-from router.models.encoder import KEPT, Reader
+from router.models.encoder import KEPT, LEARNED, Reader
 
 torch = pytest.importorskip("torch")
 
@@ -103,6 +103,21 @@ def test_what_is_learned_from_outlives_the_process_and_requests_do_not(
     third = made()
     third.lately(["a request"])
     assert lengths.read == ["a request"]
+
+
+def test_two_threads_that_learn_the_same_read_each_text_once(lengths: Lengths, tmp_path: Path) -> None:
+    reader = Reader(lambda: lengths, KeptVectors(tmp_path / "v.sqlite", "lengths"))
+    reader.warmup()
+    lengths.read.clear()
+    texts = [f"text {i}" for i in range(3 * LEARNED)]
+    found: list[dict[str, Any]] = []
+    threads = [threading.Thread(target=lambda: found.append(dict(reader.learned(texts)))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [one.keys() for one in found] == [set(texts)] * 2
+    assert sorted(lengths.read) == sorted(texts)
 
 
 def test_it_is_loaded_once_and_not_before_it_is_asked(lengths: Lengths) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -89,6 +90,25 @@ def test_a_new_fit_encodes_only_what_is_new_and_forgets_what_is_gone(toy: Any, l
     assert letters.encoded == ["cccc"]
     toy.fit([A])
     assert "bbbb" not in toy._known
+
+
+def test_what_was_learned_outlives_the_process_for_the_same_encoder(
+    module: Any, letters: Letters, tmp_path: Path
+) -> None:
+    def started(maker: str) -> Any:
+        classifier = module.Embedding(Reader(lambda: letters, maker=maker))
+        classifier.keep(tmp_path)
+        classifier.warmup()
+        letters.encoded.clear()
+        classifier.fit([A, B])
+        return classifier
+
+    before = values(started("letters/1"), "bbb")
+    assert letters.encoded
+    assert values(started("letters/1"), "bbb") == before
+    assert letters.encoded == ["bbb"]
+    started("letters/2")
+    assert len(letters.encoded) > 100
 
 
 def test_parts_of_a_long_request_are_encoded_apart_and_short_ones_together(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from router.classifiers import regression
 from router.plugins.trial import SAMPLE_ADAPTERS, requests_of
 from router.routing import Classifier
 from router.testing import ClassifierContract
@@ -160,3 +161,27 @@ def test_the_fingerprint_is_of_the_background_too(
     other.write_text("# talk\nhello\n")
     monkeypatch.setattr(module, "BACKGROUND", other)
     assert module.Linear().fingerprint() != before
+
+
+def test_what_was_learned_outlives_the_process(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*adapters: AdapterProfile) -> dict[str, float]:
+        classifier = module.Linear()
+        classifier.keep(tmp_path)
+        classifier.fit(adapters)
+        return dict(classifier.classify_batch(requests_of(["how long should I fry the fish"]))[0].values)
+
+    before = started(COOKING, GARDEN)
+    fits: list[int] = []
+    learn = regression.fit_regression
+    monkeypatch.setattr(regression, "fit_regression", lambda *of: fits.append(1) or learn(*of))
+    assert started(COOKING, GARDEN) == before
+    assert fits == []
+    monkeypatch.setattr(module, "PENALTY", 2e-3)
+    assert started(COOKING, GARDEN) != before
+    assert started(COOKING) != before
+    assert fits == [1, 1]
+    (tmp_path / "fit").write_bytes(b"damaged")
+    assert set(started(COOKING, GARDEN)) == set(before)
+    assert fits == [1, 1, 1]

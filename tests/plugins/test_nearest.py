@@ -98,6 +98,20 @@ def test_one_that_goes_is_forgotten_and_one_that_changes_learned_anew(make: Any)
     assert values(classifier, "weave a basket of rattan") == {}
 
 
+def test_what_is_made_of_strangers_outlives_the_process(
+    make: Any, module: Any, encoder: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make(tmp_path)
+    first.fit([WEAVING, BEES])
+    before = values(first, "weave a basket of rattan")
+    encoder.read.clear()
+    monkeypatch.setattr(module, "principal", lambda rows: pytest.fail("it computes again"))
+    again = make(tmp_path)
+    again.fit([WEAVING, BEES])
+    assert encoder.read == ["warm up"]
+    assert values(again, "weave a basket of rattan") == pytest.approx(before, abs=1e-2)
+
+
 def test_a_negative_example_bars(make: Any) -> None:
     classifier = make()
     barred = AdapterProfile(

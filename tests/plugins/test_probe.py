@@ -110,6 +110,22 @@ def test_what_it_read_outlives_the_process_but_not_a_change_of_base(module: Any,
     assert len(other.read) >= len(first.read) - 1  # a text without letters is the same to both
 
 
+def test_what_it_learned_outlives_the_process(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started() -> Any:
+        classifier = module.Probe()
+        classifier.keep(tmp_path)
+        classifier.bind(Letters())
+        classifier.fit([A, B])
+        return classifier
+
+    before = values(started(), "bbb")
+    (tmp_path / "states.sqlite").unlink()  # only what was learned is left
+    monkeypatch.setattr(module, "_train", lambda *of: pytest.fail("it learns again"))
+    assert values(started(), "bbb") == before
+
+
 def test_a_damaged_file_and_states_too_large_for_it_are_read_anew(module: Any, tmp_path: Path) -> None:
     (tmp_path / "states.sqlite").write_bytes(b"no database " * 400)
     for weight in (1.0, 1.0, 1e6):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,9 +72,23 @@ async def test_a_wrong_length_costs_all_votes_of_the_batch(kit: Any, lane_of: An
     assert await lane_of(kit.registered(Short())).ask(kit.asking()) == Answer(error="invalid")
 
 
-async def test_a_late_answer_costs_the_vote_and_nobody_waits_for_it(kit: Any, lane_of: Any) -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that only waits is late after 0.1 s, or ten limits."""
+    monkeypatch.setattr("router.classifiers.registration.PATIENCE", 0.1)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that only waits is late after a minute."""
+    monkeypatch.setattr("router.classifiers.registration.PATIENCE", 60.0)
+
+
+async def test_a_call_that_hangs_costs_the_vote_and_later_requests_do_not_wait(
+    kit: Any, lane_of: Any, impatient: None
+) -> None:
     gate = threading.Event()
-    registration = kit.registered(kit.says("c", lambda r: gate.wait(5) and SURE), timeout=0.2)
+    registration = kit.registered(kit.says("c", lambda r: gate.wait(20) and SURE), timeout=0.02)
     lane = lane_of(registration)
     first, waiting = lane.ask(kit.asking()), lane.ask(kit.asking())
     assert await asyncio.gather(first, waiting) == [Answer(error="timeout")] * 2
@@ -81,6 +97,44 @@ async def test_a_late_answer_costs_the_vote_and_nobody_waits_for_it(kit: Any, la
     await kit.eventually(lambda: lane._call is None)
     assert (await lane.ask(kit.asking())).confidences == {"a": 1.0}
     assert registration.health.errors == 1
+
+
+async def test_time_without_the_processor_does_not_count(kit: Any, lane_of: Any, patient: None) -> None:
+    registration = kit.registered(kit.says("c", lambda r: time.sleep(0.3) or SURE), timeout=0.02)
+    assert (await lane_of(registration).ask(kit.asking())).confidences == {"a": 1.0}
+    assert registration.health.errors == 0
+
+
+def computing(seconds: float) -> None:
+    """Use the processor for so long."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
+async def test_processor_time_beyond_the_limit_costs_the_vote(kit: Any, lane_of: Any, patient: None) -> None:
+    registration = kit.registered(kit.says("c", lambda r: computing(1.0) or SURE), timeout=0.05)
+    assert await lane_of(registration).ask(kit.asking()) == Answer(error="timeout")
+    assert registration.health.last_error == "timeout"
+
+
+async def test_each_request_of_a_batch_has_the_limit(kit: Any, lane_of: Any, patient: None) -> None:
+    gate = threading.Event()
+    says = kit.says("c", lambda r: gate.wait(20) and (computing(0.1) or SURE))
+    lane = lane_of(kit.registered(says, timeout=0.4))
+    answers = [lane.ask(kit.asking(str(i))) for i in range(9)]
+    gate.set()
+    assert [answer.error for answer in await asyncio.gather(*answers)] == [""] * 9
+    assert says.batches == [1, 8]  # the second call takes twice the limit of one request
+
+
+async def test_the_wait_behind_another_call_does_not_count(kit: Any, lane_of: Any, patient: None) -> None:
+    gate = threading.Event()
+    lane = lane_of(kit.registered(kit.says("c", lambda r: gate.wait(20) and SURE), timeout=0.01))
+    first, behind = lane.ask(kit.asking()), lane.ask(kit.asking())
+    await asyncio.sleep(0.1)
+    gate.set()
+    assert [answer.error for answer in await asyncio.gather(first, behind)] == ["", ""]
 
 
 async def test_five_failures_open_the_breaker_and_a_good_call_closes_it(
@@ -104,7 +158,7 @@ async def test_five_failures_open_the_breaker_and_a_good_call_closes_it(
 async def test_threads_that_never_return_are_capped(
     kit: Any, lane_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.routing.lane.STUCK_AFTER", 0.02)
+    monkeypatch.setattr("router.classifiers.registration.PATIENCE", 0.02)
     gate = threading.Event()
     registration = kit.registered(kit.says("hang", lambda r: gate.wait(10) and SURE), timeout=0.002)
     lane = lane_of(registration)
@@ -203,6 +257,21 @@ async def test_it_is_not_asked_before_its_first_fit(kit: Any, lane_of: Any) -> N
     assert threading.get_ident() not in learner.threads
 
 
+async def test_a_folder_that_cannot_be_made_costs_only_what_would_be_kept(
+    kit: Any, lane_of: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Keeps(Learner):
+        def keep(self, folder: Path) -> None:
+            raise AssertionError("there is no folder")
+
+    (tmp_path / "file").write_text("no folder")
+    lane = lane_of(kit.registered(Keeps()), keep=tmp_path / "file")
+    lane.fit([kit.medical])
+    await fitted(lane.fitter)
+    assert (await lane.ask(kit.asking())).confidences == {"medical": 1.0}
+    assert "what classifier learner learns is not kept" in caplog.text
+
+
 async def test_requests_go_on_with_the_old_fit_during_a_slow_one(kit: Any, lane_of: Any) -> None:
     learner = Learner()
     lane = lane_of(kit.registered(learner))
@@ -287,7 +356,7 @@ class Bound(Classifier):
         return [Scores({"medical": 1.0}) for _ in requests]
 
 
-async def test_a_classifier_gets_the_base_with_its_own_timeout(kit: Any, lane_of: Any) -> None:
+async def test_a_classifier_gets_the_base_with_ten_limits(kit: Any, lane_of: Any) -> None:
     timeouts: list[float] = []
 
     def base_for(timeout: float) -> Any:
@@ -300,7 +369,7 @@ async def test_a_classifier_gets_the_base_with_its_own_timeout(kit: Any, lane_of
     for profiles in ([kit.medical], [kit.medical, kit.legal]):
         lane.fit(profiles)
         await kit.eventually(lambda: lane.ready and lane.fitter.running is None)
-    assert (timeouts, classifier.fits) == ([1.5], 2)
+    assert (timeouts, classifier.fits) == ([15.0], 2)
     assert (await lane.ask(kit.asking())).confidences == {"medical": 1.0}
 
 

@@ -34,6 +34,39 @@ async def test_nobody_waits_for_the_fit_of_one_that_asks_the_base(kit: Any) -> N
     await lanes.close(5)
 
 
+async def test_one_that_asks_the_base_learns_after_the_others(kit: Any) -> None:
+    gate, order = threading.Event(), []
+
+    class Encodes(Classifier):
+        name = "encodes"
+
+        def fit(self, adapters: Any) -> None:
+            gate.wait(10)
+            order.append(self.name)
+
+    class Reads(Classifier):
+        name = "reads"
+
+        def bind(self, base: BaseModel) -> None:
+            """It asks the base."""
+
+        def fit(self, adapters: Any) -> None:
+            order.append(self.name)
+
+    lanes = Lanes(lambda timeout: StandInBase())
+    lanes.sync(
+        [kit.registered(Reads(), priority=1), kit.registered(Encodes(), priority=2)],
+        Lessons((kit.medical,), (kit.medical,)),
+    )
+    await asyncio.sleep(0.05)
+    assert order == []
+    gate.set()
+    async with asyncio.timeout(10):
+        await lanes.wait_for_fits(10, with_base=True)
+    assert order == ["encodes", "reads"]
+    await lanes.close(5)
+
+
 async def test_a_close_tells_a_fit_to_end_and_waits_for_it(kit: Any) -> None:
     told, ended = threading.Event(), threading.Event()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from router.classifiers.stand_in import StandInBase
 from router.routing import Scores
 from router.routing.policy import FITTED, Policy, RuleInForce, fingerprint
 from router.routing.router import Router
-from router.types import Reason
+from router.types import LostVote, Reason, Visible, VoteError
 
 
 @pytest.fixture
@@ -82,6 +83,26 @@ async def test_a_router_with_a_calibration(kit: Any, says: Any) -> None:
         decision = await router.route(kit.asking())
         assert (decision.adapter, decision.reason, decision.threshold) == (None, Reason.ABSTAINED, 0.9)
         assert decision.calibration == "stale: adapter legal is gone"
+    finally:
+        await router.close()
+
+
+@pytest.mark.parametrize("sees", ["*", "medical"])
+async def test_a_decision_without_a_vote_of_the_calibration_is_not_called_fitted(
+    kit: Any, says: Any, sees: str
+) -> None:
+    bad = kit.registered(kit.says("bad", "nonsense"), priority=1)
+    known = {name: f"{name}/0" for name in ("bad", "c")}
+    binding = binding_of((kit.legal, kit.medical), known, "smol")
+    in_force = RuleInForce(Policy(0.5), kit.calibration(binding=binding), base="smol")
+    router = Router(kit.catalog([kit.medical, kit.legal]), kit.host(bad, says), rule=in_force)
+    await router.start()
+    try:
+        assert router.rule.status == FITTED
+        decision = await router.route(replace(kit.asking(), visible=Visible((sees,))))
+        assert decision.calibration == "stale: no vote of bad (invalid)"
+        assert decision.votes_lost == (LostVote("bad", VoteError.INVALID),)
+        assert decision.threshold == 0.9
     finally:
         await router.close()
 

@@ -14,11 +14,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.classifiers.stand_in import StandInBase
 from router.errors import AdapterNotFound, InvalidRequest, NotFound
 from router.plugins import PluginHost
 from router.routing import Classifier, Scores
 from router.routing.router import Router, parse_routed_adapter
-from router.types import AdapterProfile, AdapterRef, Decision, Reason, Visible, Vote
+from router.types import (
+    AdapterProfile,
+    AdapterRef,
+    Decision,
+    LostVote,
+    Reason,
+    Visible,
+    Vote,
+    VoteError,
+)
 
 Start = Callable[..., Awaitable[Router]]
 
@@ -187,6 +197,106 @@ async def test_the_requests_own_deadline_bounds_the_vote(kit: Any, start: Start)
         decision = await router.route(kit.asking(explain=True, deadline=time.monotonic() + 0.05))
     assert decision.votes[0].error == "timeout"
     gate.set()
+
+
+@pytest.mark.parametrize("explain", [False, True])
+async def test_lost_votes_that_the_decision_needed_are_in_it(kit: Any, start: Start, explain: bool) -> None:
+    router = await start(
+        kit.registered(kit.says("bad", "nonsense"), priority=1),
+        kit.registered(kit.says("sure", Scores({"medical": 0.9})), priority=2),
+        kit.registered(kit.says("late", "nonsense"), priority=3),
+    )
+    decision = await router.route(kit.asking(explain=explain))
+    assert went(decision) == ("medical", Reason.CLASSIFIED, "sure")
+    assert decision.votes_lost == (LostVote("bad", VoteError.INVALID),)
+    named = await router.route(kit.asking(explain=explain, adapter="adapters/legal"))
+    assert named.votes_lost == ()
+
+
+async def test_a_classifier_that_cannot_work_here_loses_no_votes(
+    kit: Any, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Seeing(kit.says):  # type: ignore[misc]
+        needs = ("sight",)
+
+        def bind(self, base: Any) -> None:
+            raise AssertionError("never asked")
+
+    router = await start(kit.registered(Seeing("eyes")), base_for=lambda timeout: StandInBase())
+    decision = await router.route(kit.asking(explain=True))
+    assert (decision.votes[0].error, decision.votes_lost, router.flaws) == ("disabled", (), [])
+    assert not [record for record in caplog.records if "lost" in record.getMessage()]
+
+
+async def test_lost_votes_are_in_the_log(kit: Any, start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    router = await start(kit.registered(kit.says("bad", "nonsense")))
+    for _ in range(3):
+        await router.route(kit.asking())
+    assert caplog.messages.count("votes of classifier bad were lost: invalid 1") == 1
+    await router.close()
+    assert "votes of classifier bad were lost: invalid 2" in caplog.messages
+
+
+async def test_an_open_breaker_is_a_flaw_with_the_reason(kit: Any, start: Start) -> None:
+    router = await start(kit.registered(kit.says("bad", "nonsense")), kit.registered(kit.says("good")))
+    assert router.flaws == []
+    for _ in range(5):
+        await router.route(kit.asking())
+    assert router.flaws == ["classifier bad: the breaker is open, last failure: invalid scores"]
+
+
+class Reads(Classifier):
+    """Asks the base, and learns when the gate is open."""
+
+    name = "reads"
+
+    def __init__(self, gate: threading.Event, error: str = "") -> None:
+        self.gate, self.error = gate, error
+
+    def bind(self, base: Any) -> None:
+        """It asks the base."""
+
+    def fit(self, adapters: Any) -> None:
+        self.gate.wait(10)
+        if self.error:
+            raise ValueError(self.error)
+
+    def classify_batch(self, requests: Any) -> Any:
+        return [Scores({"medical": 1.0}) for _ in requests]
+
+
+async def test_a_start_waits_for_a_classifier_that_asks_the_base(kit: Any, start: Start) -> None:
+    gate = threading.Event()
+    asyncio.get_running_loop().call_later(0.3, gate.set)
+    router = await start(kit.registered(Reads(gate)), base_for=lambda timeout: StandInBase())
+    assert router.flaws == []
+    assert went(await router.route(kit.asking())) == ("medical", Reason.CLASSIFIED, "reads")
+
+
+async def test_a_start_does_not_wait_longer_than_the_setting_and_says_what_is_missing(
+    kit: Any, start: Start
+) -> None:
+    gate = threading.Event()
+    async with asyncio.timeout(5):
+        router = await start(
+            kit.registered(Reads(gate)), base_for=lambda timeout: StandInBase(), ready_seconds=0.1
+        )
+    assert router.flaws == ["classifier reads is not ready: it is learning"]
+    assert (await router.route(kit.asking())).votes_lost == (LostVote("reads", VoteError.NOT_READY),)
+    gate.set()
+    await kit.eventually(lambda: not router.flaws)
+
+
+async def test_a_failed_fit_is_a_flaw_and_holds_no_start_up(kit: Any, start: Start) -> None:
+    gate = threading.Event()
+    gate.set()
+    async with asyncio.timeout(5):
+        router = await start(
+            kit.registered(Reads(gate, "no encoder")), base_for=lambda timeout: StandInBase()
+        )
+    (flaw,) = router.flaws
+    assert flaw.startswith("classifier reads is not ready: ValueError at")
+    assert flaw.endswith("no encoder")
 
 
 async def test_an_adapter_that_goes_while_classifiers_are_asked_leaves_the_base(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from router.errors import Findings, InvalidRequest
 from router.names import split_adapter
-from router.server.convert import Limits, generate_request, route_request, sampling_of
-from router.types import SAMPLING_RANGES, Request, Sampling, Turn
+from router.server.convert import Limits, decision_message, generate_request, route_request, sampling_of
+from router.types import SAMPLING_RANGES, Decision, LostVote, Reason, Request, Sampling, Turn, VoteError
 from router.v1 import inference_pb2 as pb
 
 LIMITS = Limits(max_prompt_bytes=100, max_tokens=50)
@@ -203,3 +203,10 @@ def test_stops() -> None:
     assert convert(stop=[]).stop is None
     with pytest.raises(InvalidRequest, match="at most 16"):
         convert(stop=["x"] * 17)
+
+
+@pytest.mark.parametrize("explain", [False, True])
+def test_lost_votes_are_in_the_message_also_without_explain(explain: bool) -> None:
+    decision = Decision(None, Reason.ABSTAINED, votes_lost=(LostVote("probe", VoteError.NOT_READY),))
+    lost = decision_message(decision, explain).votes_lost
+    assert [(one.classifier, one.reason) for one in lost] == [("probe", "not-ready")]

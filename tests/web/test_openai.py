@@ -181,3 +181,9 @@ def test_any_json_is_a_request_or_refused_in_words(body: Any, plain: bool) -> No
 def test_any_bytes(data: bytes) -> None:
     with pytest.raises(InvalidRequest):
         openai.parsed(openai.ChatCompletion, data)
+
+
+def test_lost_votes_are_in_the_field_routing() -> None:
+    lost = pb.LostVote(classifier="probe", reason="timeout")
+    told = openai.decision_json(pb.Decision(votes_lost=[lost]))
+    assert told["votes_lost"] == [{"classifier": "probe", "reason": "timeout"}]
