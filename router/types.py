@@ -336,6 +336,7 @@ class AdapterInfo:
     error: str = ""
     notes: tuple[str, ...] = ()  # what was normalised at load
     routable: bool = False  # requests that name no adapter may come to it
+    routing: str = ""  # one sentence: why requests that name no adapter may come to it, or may not
     gate: str = ""  # why it is not routed to by itself; empty if it passed the gate
     gate_advice: str = ""  # what to do about that
     override: Override | None = None  # the gate was overruled for it
@@ -402,6 +403,7 @@ class Decision:
     secret: bool = False  # experiment and arm are not told to the caller
     calibration: str = ""  # empty without one, `fitted`, or `stale: ` and what does not fit
     mixture: tuple[MixturePart, ...] = ()
+    note: str = ""  # where no adapter could be picked at all: why, and what to do
 
     @property
     def answered_by(self) -> tuple[str, str]:

@@ -167,8 +167,10 @@ class Router:
             votes = await self._panel.until_settled(request, labels, candidates, rule, heard)
         if said is not None:
             return said, votes
-        conclusion = rule.conclude(votes if candidates else [], candidates)
-        return self._carried_out(conclusion, request.visible), votes
+        if not candidates:
+            none = self._decision(Conclusion("", Reason.ABSTAINED), None)
+            return replace(none, note=self._catalog.why_none(request.visible)), votes
+        return self._carried_out(rule.conclude(votes, candidates), request.visible), votes
 
     def _said_by_caller(self, request: Request) -> tuple[Decision | None, frozenset[str]]:
         """The decision that the caller made, or the candidates that the caller left."""
