@@ -31,8 +31,8 @@ ROUTING = ROOT / "recipes" / "routing"
 BUILDING, UNSEEN = ("company", "hospital"), ("software_vendor",)
 BATCH = 32
 NOTES = [
-    "right: share of the requests for the eight adapters that reach the right one. The others go to the base or "
-    "to another adapter (wrong of routed).",
+    "right: share of the requests for the eight adapters that reach the right one. The others go to the base "
+    "or to another adapter (wrong of routed).",
     "The requests were written by a language model; recipes/routing/README.md says how.",
 ]
 
