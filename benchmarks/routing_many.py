@@ -56,6 +56,9 @@ class Shelf:
         self._profiles = {profile.name: profile for profile in profiles}
         self._changed: list[Callable[[], None]] = []
 
+    def why_none(self, visible: object = None) -> str:
+        return "no adapter is here"
+
     def profiles(self) -> tuple[AdapterProfile, ...]:
         """All of them."""
         return tuple(self._profiles.values())

@@ -147,8 +147,10 @@ class Settings(BaseSettings):
         16, ge=0, le=4096, description="mixtures of adapters in memory at once; 0: requests may name none"
     )
     preload: bool = Field(True, description="load the default versions at start-up while they fit")
-    gate: Literal["report", "off"] = Field(
-        "report", description="route by itself only to versions whose report shows a gain; off: to all"
+    gate: Literal["replacements", "strict", "report", "off"] = Field(
+        "replacements",
+        description="which versions need a report with a gain, or a won experiment, to be routed to: "
+        "replacements of one that serves; strict (or report): all, by a report; off: none",
     )
     require_signed: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="minisign public keys of adapters (comma list of files or base64); empty: any adapter"

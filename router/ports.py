@@ -49,10 +49,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Force:
-    """The wish to overrule the gate: who has it, and why."""
+    """The wish to overrule the gate: who has it, and why. `won`: the version won the experiment `by`."""
 
     by: str
     reason: str = ""
+    won: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,11 @@ class Catalog(Protocol):
         """Default versions that may be routed to, by name: READY, DISCOVERED or OFFLOADED, and past the
         gate or forced. The same tuple while nothing changed, and in it the same object for an adapter that
         did not: differences are found by identity."""
+        ...
+
+    def why_none(self, visible: Visible = EVERYTHING) -> str:
+        """Why no adapter can be routed to, and what to do: one sentence, '' where one can. It names only what
+        is `visible`."""
         ...
 
     def subscribe(self, changed: Callable[[], None]) -> None:

@@ -351,6 +351,7 @@ class AdapterInfo:
     error: str = ""
     notes: tuple[str, ...] = ()  # what was normalised at load
     routable: bool = False  # requests that name no adapter may come to it
+    routing: str = ""  # one sentence: why requests that name no adapter may come to it, or may not
     gate: str = ""  # why it is not routed to by itself; empty if it passed the gate
     gate_advice: str = ""  # what to do about that
     override: Override | None = None  # the gate was overruled for it
@@ -426,6 +427,7 @@ class Decision:
     calibration: str = ""  # empty without one, `fitted`, `provisional`, or `stale: ` and what does not fit
     mixture: tuple[MixturePart, ...] = ()
     votes_lost: tuple[LostVote, ...] = ()  # of classifiers that this decision needed
+    note: str = ""  # where no adapter could be picked at all: why, and what to do
 
     @property
     def answered_by(self) -> tuple[str, str]:

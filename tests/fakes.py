@@ -96,6 +96,9 @@ class FakeRegistry:
             raise AdapterRejected(info.error, resource=info.ref.resource)
         return info
 
+    def why_none(self, visible: object = None) -> str:
+        return "no adapter is here"
+
     def profiles(self) -> tuple[AdapterProfile, ...]:
         return tuple(
             AdapterProfile(info.ref.name, info.ref.version, info.domain, info.task)

@@ -50,13 +50,13 @@ if TYPE_CHECKING:
     from router.classifiers.registration import ClassifierStatus
     from router.plugins import PluginStatus
     from router.server.fleet import Fleet
-    from router.types import AdapterInfo
+    from router.types import AdapterInfo, AdapterProfile
 
 AUTO = "auto"  # experiments in the user's own store, where that is possible
 MOST_SHOWN = 50  # adapters in what `serve` says; it says that on the event loop
 PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
 COLUMNS = ["ADAPTER", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "NOTE"]
-QUESTION = "Which ICD-10-CM chapter does Beard ringworm belong to?"
+MOST_OF_QUESTION = 120  # characters of an adapter's example that the summary suggests to ask
 
 
 def serve_until_stopped(settings: Settings) -> int:
@@ -318,7 +318,7 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
     if adapters > len(shown):
         print(f"and {adapters - len(shown)} more: `lora-router adapters list` shows all")
     print()
-    for line in lines_to_paste(app.address, settings):
+    for line in lines_to_paste(app.address, settings, question_of(app.registry.profiles())):
         print(f"  {line}")
     print(flush=True)
 
@@ -348,7 +348,14 @@ def adapter_row(info: AdapterInfo) -> tuple[str, ...]:
     )
 
 
-def lines_to_paste(address: str, settings: Settings) -> list[str]:
+def question_of(profiles: Sequence[AdapterProfile]) -> str:
+    """A question that an adapter here knows: its first example of one short line."""
+    examples = (example for profile in profiles for example in profile.examples)
+    short = (text for text in examples if len(text) <= MOST_OF_QUESTION and text.isprintable())
+    return next(short, "Hello")
+
+
+def lines_to_paste(address: str, settings: Settings, question: str) -> list[str]:
     """Ask, ask with no .proto at hand, add an adapter."""
     from router.client.channel import DEFAULT_TARGET
 
@@ -361,7 +368,7 @@ def lines_to_paste(address: str, settings: Settings) -> list[str]:
     body = shlex.quote('{"input":{"text":"Hello"}}')
     url = f"{'https' if tls else 'http'}://{address}/router.v1.InferenceService/StreamGenerate"
     return [
-        f'lora-router ask{server} "{QUESTION}"',
+        f"lora-router ask{server} {shlex.quote(question)}",
         f"buf curl --protocol grpc {how} -d {body} {url}",
         how_to_add(settings),
     ]

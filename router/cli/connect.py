@@ -159,6 +159,8 @@ def decision_line(decision: Decision) -> str:
         if decision.classifier:
             parts += _sure(decision)
         return "  ".join([*parts, f"({decision.reason.value})"])
+    if decision.note:
+        return f"base  ({decision.note})"
     if decision.reason is Reason.ABSTAINED:
         best = f"best {decision.confidence:.2f}, " if decision.confidence else ""
         return f"base  (abstained: {best}needed {decision.threshold:.2f})"

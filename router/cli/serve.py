@@ -105,8 +105,9 @@ GateFlag = Annotated[
     str | None,
     typer.Option(
         "--gate",
-        metavar="report|off",
-        help="Route by itself only to versions whose report shows a gain, or to all. Default: report.",
+        metavar="replacements|strict|off",
+        help="Which versions need proof of a gain to be routed to: those that replace one that serves, all, "
+        "or none. Default: replacements.",
     ),
 ]
 Calibration = Annotated[

@@ -248,6 +248,7 @@ def to_decision(message: pb.Decision) -> Decision:
         experiment=message.experiment,
         arm=message.arm,
         calibration=message.calibration,
+        note=message.note,
         mixture=tuple(
             MixturePart(ref, part.weight)
             for part in message.mixture
@@ -282,6 +283,7 @@ def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
         error=message.error,
         notes=tuple(message.notes),
         routable=message.routable,
+        routing=message.routing,
         gate=message.gate,
         gate_advice=message.gate_advice,
         override=_override(message),

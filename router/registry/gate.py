@@ -1,7 +1,7 @@
 """The gate's rule for one version: pure functions of its report, its weights and the base.
 
-A version is routed to by itself only if its report shows that it is worth it. Of a report card only what
-decides that is read.
+The gate decides which versions answer requests that name no adapter. `gatekeeper.py` applies the rule to all
+versions of a name. Of a report card only what decides that is read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from router.engine.base import BaseInfo
 from router.registry.format.folder import REPORT
@@ -21,6 +21,11 @@ from router.types import Override
 SCHEMAS = (1, 2)
 MOST_REGRESSIONS = 1_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+# replacements: the first version of a name needs no report, a version that replaces one that serves does;
+# strict: every version needs one; off: no version does.
+GateMode: TypeAlias = Literal["replacements", "strict", "off"]
 
 
 class Standing(Enum):
@@ -44,10 +49,14 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class GateVerdict:
-    """What the gate says of a version among the others of its name. `open`: it may be routed to."""
+    """The gate's verdict on a version among the others of its name.
+
+    `open`: it may be routed to, for the `reason`. Otherwise `finding` is why not, and `advice` what to do.
+    """
 
     standing: Standing
     open: bool = False
+    reason: str = ""
     finding: str = ""
     advice: str = ""
     override: Override | None = None
@@ -55,7 +64,7 @@ class GateVerdict:
 
 
 UNJUDGED = GateVerdict(Standing.PENDING, finding=f"its {REPORT} has not been read yet")
-NO_GATE = GateVerdict(Standing.PASSED, open=True)
+NO_GATE = GateVerdict(Standing.PASSED, open=True, reason="the gate is off")
 
 
 def judge(report: ReportCard | str | None, weights: str, base: BaseInfo) -> Judgement:

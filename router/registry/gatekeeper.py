@@ -1,4 +1,9 @@
-"""The gate over all versions of a name: each is judged by its report and compared; some were overruled."""
+"""The gate over all versions of a name: which of them may answer requests that name no adapter.
+
+A version passes by its report. By default the first version of a name passes without one if it has routing
+examples: its author wants it to be routed to, and no version that serves is replaced. A version that would
+replace it needs a report, an experiment that it won, or an operator who overrules the gate.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,7 @@ from router.registry.format.names import version_key
 from router.registry.gate import (
     NO_GATE,
     UNJUDGED,
+    GateMode,
     GateVerdict,
     Judgement,
     ReportCard,
@@ -37,15 +43,22 @@ from router.types import AdapterRef, Override
 
 log = logging.getLogger(__name__)
 
+EXPERIMENTS = "experiments/"  # begins the resource name of an experiment
 WAY_BACK = "the rule for going back"  # in place of who, where no force was needed
 
 
 class Gatekeeper:
-    """Used on the event loop only; nothing here reads a disk. With `on` False everything passes."""
+    """Used on the event loop only; nothing here reads a disk."""
 
-    def __init__(self, base: Callable[[], BaseInfo], choices: Choices, on: bool) -> None:
-        self._base, self._choices, self.on = base, choices, on
+    def __init__(self, base: Callable[[], BaseInfo], choices: Choices, mode: GateMode) -> None:
+        self._base, self._choices, self._mode = base, choices, mode
         self._reports: dict[Path, ReportCard | str | None] = {}
+        self._firsts: dict[str, str] = {}  # by name, the version that passes as the first one
+
+    @property
+    def on(self) -> bool:
+        """Whether any version has to pass."""
+        return self._mode != "off"
 
     def reported(self, reports: Mapping[Path, ReportCard | str | None]) -> None:
         """These reports were read; None stands for a folder without one."""
@@ -54,6 +67,10 @@ class Gatekeeper:
     def forget(self, folder: Path) -> None:
         """The folder is gone."""
         self._reports.pop(folder, None)
+
+    def name_gone(self, name: str) -> None:
+        """No version of that name is left."""
+        self._firsts.pop(name, None)
 
     def settle(self, records: Collection[Record]) -> list[Record]:
         """Judge all versions of one name again; gives those of which the gate says something else now."""
@@ -70,7 +87,7 @@ class Gatekeeper:
     def _verdicts(self, records: Collection[Record]) -> dict[Record, GateVerdict]:
         if not self.on:
             return dict.fromkeys(records, NO_GATE)
-        verdicts = {}
+        judgements: dict[Record, Judgement] = {}
         reigning: Record | None = None
         usable = [r for r in records if r.usable]
         for record in sorted(usable, key=lambda r: version_key(r.ref.version)):
@@ -81,8 +98,50 @@ class Gatekeeper:
                     judgement = replace(judgement, standing=Standing.FAILED, finding=finding)
                 else:
                     reigning = record
-            verdicts[record] = self._verdict(record, judgement)
+            judgements[record] = judgement
+        verdicts = {record: self._verdict(record, judgement) for record, judgement in judgements.items()}
+        if self._mode == "replacements":
+            self._let_the_first_pass(judgements, verdicts)
         return verdicts
+
+    def _let_the_first_pass(
+        self, judgements: Mapping[Record, Judgement], verdicts: dict[Record, GateVerdict]
+    ) -> None:
+        """Let one version pass without a report where no other one may be routed to, and tell those that
+        would replace it, or that have no examples, what they lack. `judgements` are in the order of versions.
+        """
+        able = [record for record, judgement in judgements.items() if _may_be_first(record, judgement)]
+        first = self._first(able, verdicts)
+        for record, verdict in verdicts.items():
+            if record is first:
+                reason = f"it is the first version of this adapter, and has {_examples(record)}"
+                verdicts[record] = replace(
+                    verdict, standing=Standing.PASSED, open=True, reason=reason, finding="", advice=""
+                )
+            elif not verdict.open and first is not None and judgements[record].again:
+                replaced = f"it would replace {first.ref.version}, which is routed to, without proof"
+                verdicts[record] = replace(verdict, finding=f"{replaced}: {verdict.finding}")
+            elif not verdict.open and record not in able and judgements[record].again:
+                finding = "its adapter.toml has no [routing] examples"
+                advice = f"write 6 to 12 example requests there, or {verdict.advice}"
+                verdicts[record] = replace(verdict, finding=finding, advice=advice)
+
+    def _first(self, able: Sequence[Record], verdicts: Mapping[Record, GateVerdict]) -> Record | None:
+        """The version that passes as the first one; the same as before while it is there."""
+        name = next((record.ref.name for record in verdicts), "")
+        known = self._firsts.get(name) or self._choices.first(name)
+        first = next((record for record in able if record.ref.version == known), None)
+        others = [
+            verdict for verdict in verdicts.values() if verdict.open or verdict.standing is Standing.PENDING
+        ]
+        if first is None and able and not others:
+            first = able[0]
+        if first is None:
+            return None
+        self._firsts[name] = first.ref.version
+        if len(verdicts) > 1:  # a restart could take another one for the first
+            self._choices.note_first(name, first.ref.version)
+        return first
 
     def _judge(self, record: Record) -> Judgement:
         held, weights = record.judgement, record.weights_sha256
@@ -97,7 +156,12 @@ class Gatekeeper:
         weights = record.weights_sha256
         override = self._override(record.ref, weights)
         if judgement.standing is Standing.PASSED:
-            return GateVerdict(Standing.PASSED, open=True, override=override)
+            gain = (
+                f"its report shows a gain over the base of {judgement.report.gain}"
+                if judgement.report
+                else ""
+            )
+            return GateVerdict(Standing.PASSED, open=True, reason=gain, override=override)
         covers = override is not None and weights in ("", override.weights_sha256)
         overruled = covers and bool(weights)
         finding = judgement.finding
@@ -106,6 +170,7 @@ class Gatekeeper:
         return GateVerdict(
             judgement.standing,
             open=overruled,
+            reason=_overruled(override) if overruled and override is not None else "",
             finding=finding,
             advice="" if overruled else _advice(record, judgement),
             override=override,
@@ -123,13 +188,15 @@ class Gatekeeper:
 
     def overruling(self, record: Record, force: Force | None, serving: Record | None) -> Override | None:
         """The override to record when `record` is made the default in place of `serving`: none if it passed,
-        else as `force` says; going back needs no force.
+        else as `force` says; going back needs no force. With the mode `strict` a won experiment is no force.
 
         Raises GateNotPassed if it needs force and there is none.
         """
         verdict = record.verdict
         if verdict.standing is Standing.PASSED:
             return None
+        if force is not None and force.won and self._mode == "strict":
+            force = None
         if force is None:  # open: as it is already
             return verdict.override if verdict.open else self._going_back(record, serving)
         weights = record.weights_sha256
@@ -158,6 +225,26 @@ class Gatekeeper:
             return entry
         self._choices.went_back(ref.name, entry)
         return None
+
+
+def _may_be_first(record: Record, judgement: Judgement) -> bool:
+    """Whether it has routing examples, and no report about these weights speaks against it."""
+    seen = record.serving
+    if seen is None or not seen.manifest.routing.examples:
+        return False
+    return judgement.standing is Standing.FAILED and judgement.again
+
+
+def _examples(record: Record) -> str:
+    seen = record.serving
+    count = len(seen.manifest.routing.examples) if seen is not None else 0
+    return f"{count} routing example{'s' if count != 1 else ''}"
+
+
+def _overruled(override: Override) -> str:
+    if override.by.startswith(EXPERIMENTS):
+        return f"it won {override.by}"
+    return f"{override.by} overruled the gate"
 
 
 def _hopeful(judgement: Judgement) -> bool:
@@ -193,10 +280,8 @@ def _log_verdict(record: Record) -> None:
     verdict = record.verdict
     if verdict.standing is Standing.FAILED:
         log.info("adapter %s is not routed to by itself: %s", record.ref, verdict.finding)
-    elif verdict.standing is Standing.PASSED and record.judgement and record.judgement.report:
-        log.info(
-            "adapter %s passes the gate: gain over the base %s", record.ref, record.judgement.report.gain
-        )
+    elif verdict.standing is Standing.PASSED:
+        log.info("adapter %s passes the gate: %s", record.ref, verdict.reason)
 
 
 MOST_AT_ONCE = 64  # weights files hashed in one visit to a worker thread

@@ -185,6 +185,20 @@ class Index:
             self._profiled = tuple(self._profiles[name] for name in sorted(self._profiles))
         return self._profiled
 
+    def why_none(self, visible: Visible) -> str:
+        """Why no default version can be routed to: one sentence with the first of them; '' where one can."""
+        names = [name for name in sorted(self._defaults) if name in visible]
+        if not names:
+            return "There is no adapter here: copy a folder that PEFT saved into the adapters folder."
+        if any(name in visible for name in self._profiles):
+            return ""
+        first = self.info(self.find(names[0]))
+        why = first.error or first.gate or first.routing
+        return (
+            f"None of the {len(names)} adapters here is routed to; {first.ref} is {why}. "
+            f"`lora-router adapters show {first.ref.name}` says what to do."
+        )
+
     def _profile(self, record: Record) -> AdapterProfile | None:
         seen, ref = record.serving, record.ref
         if seen is None or record.state is AdapterState.QUARANTINED or not record.verdict.open:
@@ -217,6 +231,7 @@ class Index:
         if not versions:
             del self._names[record.ref.name]
             self._made.pop(record.ref.name, None)
+            self._gatekeeper.name_gone(record.ref.name)
         self._publish(AdapterEventKind.REMOVED, record)
         self.settle_default(record.ref.name)
         return live

@@ -13,6 +13,7 @@ from typing import ParamSpec, Self, TypeVar
 from router.config import Settings
 from router.registry.format.checks import EqualsBase
 from router.registry.format.trust import Trust
+from router.registry.gate import GateMode
 
 LOAD_THREADS = 4
 PIECE_SECONDS = 0.005  # of work on the event loop until others have their turn
@@ -29,7 +30,7 @@ class RegistryOptions:
     max_rank: int = 64
     max_mixtures: int = 16
     preload: bool = True
-    gate: bool = True  # False: every version may be routed to
+    gate: GateMode = "replacements"
     poll_seconds: float = 1.0
     settle_seconds: float = 0.35  # a folder that looks the same after so long is read
     grace_seconds: float = 3.0  # a bad folder that looks the same for so long is quarantined
@@ -48,7 +49,7 @@ class RegistryOptions:
             max_rank=settings.max_rank,
             max_mixtures=settings.max_mixtures,
             preload=settings.preload,
-            gate=settings.gate == "report",
+            gate="strict" if settings.gate == "report" else settings.gate,
             poll_seconds=settings.poll_seconds,
             trust=Trust.of(settings.require_signed, settings.adapters_lock),
         )

@@ -417,6 +417,19 @@ class Record:
             self._revision += 1
             self._tell(self)
 
+    def _routing(self, default: bool) -> str:
+        """Why requests that name no adapter may come to it, or may not: one sentence for people."""
+        verdict, seen = self._verdict, self.serving
+        if not verdict.open:
+            return f"Not routed to: {verdict.finding}."
+        if not default:
+            return "Answers by name only: another version is the default."
+        routing = seen.manifest.routing if seen is not None else None
+        if routing is not None and not (routing.examples or routing.keywords):
+            lacks = "adapter.toml has no [routing] examples"
+            return f"Open ({verdict.reason}), but no classifier can pick it: {lacks}."
+        return f"Routed to: {verdict.reason}."
+
     def _make_row(self, default: bool) -> AdapterInfo:
         seen, verdict = self.serving, self._verdict
         judged = self.state is not AdapterState.QUARANTINED
@@ -432,6 +445,7 @@ class Record:
             error=self._error,
             override=verdict.override,
             routable=judged and verdict.open and default,
+            routing=self._routing(default) if judged else "",
             gate=f"not routed to by itself: {verdict.finding}" if shut else "",
             gate_advice=verdict.advice if shut else "",
         )

@@ -155,6 +155,10 @@ class Registry:
         """See Catalog."""
         return self._index.profiles()
 
+    def why_none(self, visible: Visible = EVERYTHING) -> str:
+        """See Catalog."""
+        return self._index.why_none(visible)
+
     def subscribe(self, changed: Callable[[], None]) -> None:
         """See Catalog."""
         self._hub.subscribe(changed)

@@ -59,6 +59,7 @@ class Document:
     chosen: Mapping[str, str]
     overrides: Mapping[str, Override]
     served: Mapping[str, Mapping[str, Served]]
+    firsts: Mapping[str, str]
 
     def encoded(self) -> bytes:
         """The bytes of the file."""
@@ -71,6 +72,7 @@ class Document:
                 name: {version: asdict(served) for version, served in versions.items()}
                 for name, versions in self.served.items()
             },
+            "firsts": self.firsts,
         }
         return json.dumps(document, indent=1, sort_keys=True).encode()
 
@@ -99,6 +101,7 @@ class Choices:
         self._chosen: dict[str, str] = {}
         self._overrides: dict[str, Override] = {}
         self._served: dict[str, dict[str, Served]] = {}
+        self._firsts: dict[str, str] = {}
         self._book = OverrideBook(folder)
         self._lines: tuple[BookLine, ...] = ()
         self._moved: set[str] = set()
@@ -115,6 +118,8 @@ class Choices:
             self._chosen = chosen
             self._read_overrides(document)
             self._read_served(document)
+            if isinstance(firsts := document.get("firsts"), dict):
+                self._firsts = {name: version for name, version in firsts.items() if isinstance(version, str)}
         except FileNotFoundError:
             self._chosen = {}
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -211,6 +216,16 @@ class Choices:
         """What is remembered of a version that was the default before."""
         return self._served.get(name, {}).get(version)
 
+    def first(self, name: str) -> str:
+        """The version that passes the gate as the first one of `name`, or ''."""
+        return self._firsts.get(name, "")
+
+    def note_first(self, name: str, version: str) -> None:
+        """Remember it across restarts, and at other edges."""
+        if self._firsts.get(name) != version:
+            self._firsts[name] = version
+            self._touch(name)
+
     def replaced(self, name: str, version: str, served: Served) -> None:
         """It was the default until now."""
         versions = self._served.setdefault(name, {})
@@ -239,7 +254,8 @@ class Choices:
 
     def entries(self) -> dict[str, dict[str, Any]]:
         """All that is kept of each name, as JSON has it."""
-        return {name: self.entry(name) for name in {*self._chosen, *self._overrides, *self._served}}
+        names = {*self._chosen, *self._overrides, *self._served, *self._firsts}
+        return {name: self.entry(name) for name in names}
 
     def entry(self, name: str, change: Change | None = None) -> dict[str, Any]:
         """The same of one name, with a change of it."""
@@ -247,7 +263,12 @@ class Choices:
         if change is not None:
             version, override = change.version, change.override
         served = {key: asdict(one) for key, one in self._served.get(name, {}).items()}
-        return {"version": version, "override": asdict(override) if override else None, "served": served}
+        return {
+            "version": version,
+            "override": asdict(override) if override else None,
+            "served": served,
+            "first": self.first(name),
+        }
 
     def agree(self, name: str, entry: Any) -> None:
         """Take over what another edge's `entry` says; None: there is none. Raises ValueError for a damaged
@@ -255,12 +276,18 @@ class Choices:
         entry = {"version": "", "override": None, "served": {}} if entry is None else entry
         if not isinstance(entry, Mapping) or not isinstance(version := entry.get("version"), str):
             raise ValueError("not a choice")
+        if not isinstance(first := entry.get("first", ""), str):
+            raise ValueError("the first version is not a text")
         made = entry.get("override")
         override = None if made is None else override_from_json(made)
         served = {of: served_from_json(one) for of, one in dict(entry.get("served") or {}).items()}
-        if (version, override, served) == (self.get(name), self.override(name), self._served.get(name, {})):
+        first = first or self.first(name)
+        held = (self.get(name), self.override(name), self._served.get(name, {}), self.first(name))
+        if (version, override, served, first) == held:
             return
         self._hold(name, version, override)
+        if first:
+            self._firsts[name] = first
         for of, one in served.items():
             known = self._served.setdefault(name, {})
             if of not in known or one.weights_sha256:
@@ -269,7 +296,7 @@ class Choices:
 
     def _document(self, chosen: Mapping[str, str], overrides: Mapping[str, Override]) -> Document:
         served = {name: {**versions} for name, versions in self._served.items()}
-        return Document(self._dirs, chosen, overrides, served)
+        return Document(self._dirs, chosen, overrides, served, {**self._firsts})
 
 
 class OverrideBook:

@@ -21,6 +21,7 @@ from router.calibration.model import (
     newcomers,
 )
 from router.classifiers.axes import Axes, Axis, axes_of, axis_of
+from router.classifiers.contract import Classifier
 from router.classifiers.isolation import fault_of
 from router.classifiers.registration import UNABLE, Registration
 from router.types import AdapterProfile, Reason, Vote
@@ -68,12 +69,17 @@ class Conclusion:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rule without a calibration: the first sure vote decides; if none is sure, the base answers.
+    """The rule without a calibration: agreement decides; without it the base answers.
 
-    A vote is sure if its best candidate, after the policy of axes (router/classifiers/axes.py), has at least
-    `threshold` confidence, more than 0, and leads the second by `margin` (the one that yields to it does not
-    count). Both lie in [0, 1]. `required` names classifiers without which nobody is trusted; `kinds` are the
-    axes of adapters.
+    The `learners` learned from the same few examples, so one of them alone is often sure and wrong. Two that
+    name the same adapter decide if one of them has at least `threshold` confidence; one alone decides with at
+    least `alone`. A classifier that learned nothing (a rule that somebody wrote) decides alone where it is
+    sure, and so does the only learner. A vote is sure if its best candidate, after the policy of axes
+    (router/classifiers/axes.py), has at least `threshold` confidence, more than 0, and leads the second by
+    `margin` (the one that yields to it does not count). Confidences and margin lie in [0, 1].
+
+    Votes of the `idle` do not count. Without those of the `required` no vote counts. `kinds` are the axes of
+    adapters.
     """
 
     threshold: float = 0.5
@@ -81,24 +87,28 @@ class Policy:
     required: frozenset[str] = frozenset()
     axes: Axes = Axes()
     kinds: Mapping[str, Axis] = field(default_factory=dict)
+    learners: frozenset[str] = frozenset()
+    idle: frozenset[str] = frozenset()
+    alone: float = STRICT
 
     def asks(self, classifier: str) -> bool:
-        """Everybody's."""
-        return True
+        """Whether that classifier's vote counts."""
+        return classifier not in self.idle
 
     def settled(self, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
         """Whether no further vote can change the conclusion."""
-        last = votes[-1]
-        return self.broken(last) or self.sure(last, candidates) is not None
+        return self.broken(votes[-1]) or self._decided(votes, candidates) is not None
 
     def conclude(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion:
-        """The first sure vote; else abstention with the best guess; fallback if nobody could be asked."""
+        """What the first votes decide that can; else abstention with the best guess, or fallback where no
+        classifier could be asked."""
+        votes = [vote for vote in votes if self.asks(vote.classifier)]
         best = Conclusion("", Reason.ABSTAINED, threshold=self.threshold)
-        for vote in votes:
+        for count, vote in enumerate(votes, 1):
             if self.broken(vote):
                 return Conclusion("", Reason.FALLBACK, classifier=vote.classifier, threshold=self.threshold)
-            if (sure := self.sure(vote, candidates)) is not None:
-                return sure
+            if (decided := self._decided(votes[:count], candidates)) is not None:
+                return decided
             top = max((c for name, c in vote.scores.items() if name in candidates), default=0.0)
             if top > best.confidence:
                 best = Conclusion("", Reason.ABSTAINED, top, vote.classifier, self.threshold)
@@ -109,6 +119,33 @@ class Policy:
     def broken(self, vote: Vote) -> bool:
         """Whether it is the lost vote of a classifier that is required."""
         return bool(vote.error) and vote.classifier in self.required
+
+    def _decided(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion | None:
+        """What the last of these votes decides, alone or together with one before it."""
+        *earlier, last = votes
+        sure = self.sure(last, candidates)
+        if last.classifier not in self.learners or len(self.learners) == 1:
+            return sure
+        if sure is not None and sure.confidence >= self.alone:
+            return sure
+        if (named := self.named(last, candidates)) is None:
+            return None
+        for vote in earlier:
+            other = self.named(vote, candidates) if vote.classifier in self.learners else None
+            if other is not None and other.adapter == named.adapter:
+                surer = max(named, other, key=lambda one: one.confidence)
+                if surer.confidence >= self.threshold:
+                    return surer
+        return None
+
+    def named(self, vote: Vote, candidates: Collection[str]) -> Conclusion | None:
+        """The candidate that this vote prefers, sure of it or not."""
+        among = {name: c for name, c in vote.scores.items() if name in candidates}
+        preference = None if vote.error else self.axes.prefer(among, self.kinds)
+        if preference is None or among[preference.winner] == 0:
+            return None
+        confidence = among[preference.winner]
+        return Conclusion(preference.winner, Reason.CLASSIFIED, confidence, vote.classifier, self.threshold)
 
     def sure(self, vote: Vote, candidates: Collection[str]) -> Conclusion | None:
         """What this vote alone decides."""
@@ -281,13 +318,25 @@ class RuleInForce:
         self._registrations = registrations
         required = frozenset(r.name for r in registrations if r.required)
         self._policy = replace(self._policy, required=required)
+        self._tell_learners()
         self.compare()
 
     def adapters_are(self, profiles: Sequence[AdapterProfile]) -> None:
         """These are routed to now."""
         self._profiles = profiles
         self._policy = replace(self._policy, kinds=Kinds(profiles))
+        self._tell_learners()
         self.compare()
+
+    def _tell_learners(self) -> None:
+        """Which classifiers learn from examples what the policy weighs. Up to FEW adapters those that scale
+        are idle: they learn them too, and err more often. Beyond, the others learn none."""
+        registrations, few = self._registrations or (), len(self._profiles or ()) <= FEW
+        learning = [r for r in registrations if type(r.classifier).fit is not Classifier.fit]
+        scaling = frozenset(r.name for r in learning if r.classifier.scales)
+        others = frozenset(r.name for r in learning) - scaling
+        learners, idle = (others, scaling) if few and others else (scaling, frozenset[str]())
+        self._policy = replace(self._policy, learners=learners, idle=idle)
 
     def taught(self, profiles: Sequence[AdapterProfile]) -> tuple[AdapterProfile, ...]:
         """What classifiers learn of these adapters, save those that scale, which learn all: those that the

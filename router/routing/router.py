@@ -177,7 +177,8 @@ class Router:
         if said is not None:
             return said, votes
         if not candidates:
-            return self._carried_out(rule.conclude([], candidates), request.visible), votes
+            none = self._decision(Conclusion("", Reason.ABSTAINED), None)
+            return replace(none, note=self._catalog.why_none(request.visible)), votes
         conclusion = rule.conclude(votes, candidates)
         decision = self._carried_out(conclusion, request.visible)
         lost = self._panel.lost(votes, candidates, rule)

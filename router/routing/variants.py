@@ -37,7 +37,12 @@ def _policy(plain: Policy, variant: RouterVariant) -> Policy:
         domain_first=plain.axes.domain_first if domain is None else domain,
     )
     threshold = plain.threshold if variant.threshold is None else variant.threshold
-    return replace(plain, axes=axes, threshold=threshold)
+    changed = replace(plain, axes=axes, threshold=threshold)
+    if variant.classifiers is None:
+        return changed
+    asked = frozenset(variant.classifiers)
+    learners = plain.learners & asked or plain.idle & asked
+    return replace(changed, learners=learners, idle=plain.idle - asked)
 
 
 def _calibrated(rule: Calibrated, variant: RouterVariant) -> Calibrated:
@@ -82,6 +87,7 @@ def rule_digest(rule: Rule, fingerprints: Mapping[str, str]) -> str:
     said: list[object] = [type(inner).__name__]
     if isinstance(plain, Policy):
         said += [plain.threshold, plain.margin, sorted(plain.required), asdict(plain.axes)]
+        said += [sorted(plain.learners), sorted(plain.idle), plain.alone]
     if isinstance(inner, Calibrated):
         said += [asdict(inner.calibration), inner.strict, bool(inner.differences)]
     said.append([[name, text] for name, text in fingerprints.items() if rule.asks(name)])

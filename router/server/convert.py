@@ -261,6 +261,7 @@ def decision_message(decision: Decision, explain: bool) -> pb.Decision:
         arm="" if decision.secret else decision.arm,
         route_latency=duration(decision.latency),
         calibration=decision.calibration,
+        note=decision.note,
         mixture=mixture_messages(decision.mixture),
         votes_lost=[
             pb.LostVote(classifier=lost.classifier, reason=lost.reason.value) for lost in decision.votes_lost
@@ -346,6 +347,7 @@ def adapter_message(info: AdapterInfo, etag: str) -> adapters_pb.Adapter:
         notes=[redacted(note, files=True) for note in info.notes],
         etag=etag,
         routable=info.routable,
+        routing=redacted(info.routing, files=True),
         gate=redacted(info.gate, files=True),
         gate_advice=redacted(info.gate_advice, files=True),
         override=None if info.override is None else _override(info.override),

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Adapter(_message.Message):
-    __slots__ = ("name", "version", "digest", "domain", "task", "description", "base_model", "rank", "target_modules", "size_bytes", "state", "default", "pinned", "leases", "last_used", "error", "notes", "etag", "routable", "gate", "gate_advice", "override", "invocation_tokens")
+    __slots__ = ("name", "version", "digest", "domain", "task", "description", "base_model", "rank", "target_modules", "size_bytes", "state", "default", "pinned", "leases", "last_used", "error", "notes", "etag", "routable", "routing", "gate", "gate_advice", "override", "invocation_tokens")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Adapter.State]
@@ -58,6 +58,7 @@ class Adapter(_message.Message):
     NOTES_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     ROUTABLE_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_FIELD_NUMBER: _ClassVar[int]
     GATE_FIELD_NUMBER: _ClassVar[int]
     GATE_ADVICE_FIELD_NUMBER: _ClassVar[int]
     OVERRIDE_FIELD_NUMBER: _ClassVar[int]
@@ -81,11 +82,12 @@ class Adapter(_message.Message):
     notes: _containers.RepeatedScalarFieldContainer[str]
     etag: str
     routable: bool
+    routing: str
     gate: str
     gate_advice: str
     override: Adapter.Override
     invocation_tokens: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., description: _Optional[str] = ..., base_model: _Optional[str] = ..., rank: _Optional[int] = ..., target_modules: _Optional[_Iterable[str]] = ..., size_bytes: _Optional[int] = ..., state: _Optional[_Union[Adapter.State, str]] = ..., default: _Optional[bool] = ..., pinned: _Optional[bool] = ..., leases: _Optional[int] = ..., last_used: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., etag: _Optional[str] = ..., routable: _Optional[bool] = ..., gate: _Optional[str] = ..., gate_advice: _Optional[str] = ..., override: _Optional[_Union[Adapter.Override, _Mapping]] = ..., invocation_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., description: _Optional[str] = ..., base_model: _Optional[str] = ..., rank: _Optional[int] = ..., target_modules: _Optional[_Iterable[str]] = ..., size_bytes: _Optional[int] = ..., state: _Optional[_Union[Adapter.State, str]] = ..., default: _Optional[bool] = ..., pinned: _Optional[bool] = ..., leases: _Optional[int] = ..., last_used: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ..., etag: _Optional[str] = ..., routable: _Optional[bool] = ..., routing: _Optional[str] = ..., gate: _Optional[str] = ..., gate_advice: _Optional[str] = ..., override: _Optional[_Union[Adapter.Override, _Mapping]] = ..., invocation_tokens: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ListAdaptersRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "domain", "task")

@@ -4,18 +4,19 @@ import asyncio
 import dataclasses
 import gc
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from router.cli.compose import Composition, keep, lines_to_paste, print_summary
+from router.cli.compose import Composition, keep, lines_to_paste, print_summary, question_of
 from router.cli.route.corrections import store_here
 from router.cli.settings import carried
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.routing.drift import EVERY, LEAST
-from router.types import LostVote, VoteError
+from router.types import AdapterProfile, LostVote, VoteError
 from tests.cli.tiny import MODULES, write_adapter
 
 pytestmark = pytest.mark.slow
@@ -219,21 +220,29 @@ def test_what_is_kept_is_not_looked_at_by_a_collection():
 
 
 def test_lines_to_paste_are_short_on_the_default_address():
-    ask, curl, copy = lines_to_paste("127.0.0.1:50051", Settings(adapters_dir=(Path("adapters"),)))
-    assert ask.startswith('lora-router ask "')
+    ask, curl, copy = lines_to_paste("127.0.0.1:50051", Settings(adapters_dir=(Path("adapters"),)), "Hello")
+    assert ask == "lora-router ask Hello"
     assert curl.endswith("http://127.0.0.1:50051/router.v1.InferenceService/StreamGenerate")
     assert copy == "cp -r my-adapter adapters/"
 
 
+def test_the_summary_suggests_a_question_that_an_adapter_knows():
+    long = AdapterProfile("a", "1", examples=("x" * 200, "two\nlines"))
+    known = AdapterProfile("b", "1", examples=("How many leave days are left?",))
+    assert question_of([long, known]) == "How many leave days are left?"
+    assert question_of([]) == "Hello"
+
+
 def test_nobody_is_told_to_put_adapters_into_the_package():
-    *_, copy = lines_to_paste("127.0.0.1:50051", Settings(adapters_dir=carried("adapters")))
+    *_, copy = lines_to_paste("127.0.0.1:50051", Settings(adapters_dir=carried("adapters")), "Hello")
     assert copy.startswith("mkdir adapters && cp -r my-adapter adapters/ ")
 
 
 def test_lines_to_paste_say_what_a_guarded_server_needs():
     settings = Settings(tls_cert="c.pem", tls_key="k.pem", clients="clients.toml")
-    ask, curl, _ = lines_to_paste("10.0.0.1:50051", settings)
+    ask, curl, _ = lines_to_paste("10.0.0.1:50051", settings, "who's there?")
     assert ask.startswith("lora-router ask --server 10.0.0.1:50051 --tls-ca CA.pem --token TOKEN ")
+    assert ask.endswith(shlex.quote("who's there?"))
     assert '--cacert CA.pem -H "authorization: Bearer TOKEN"' in curl
     assert " https://10.0.0.1:50051/" in curl
 

@@ -52,9 +52,9 @@ def routed(registry: Registry) -> list[str]:
     return [f"{p.name}@{p.version}" for p in registry.profiles()]
 
 
-def version(root: Path, number: str, **report: Any) -> Path:
-    """`m` in that version, each with weights of its own; with a report if anything is said of one."""
-    folder = drop(root, "m", number, float(number), folder=f"m/{number}")
+def version(root: Path, number: str, examples: int = 0, **report: Any) -> Path:
+    """`m` in that version with weights of its own, so many routing examples, and a report if one is given."""
+    folder = drop(root, "m", number, float(number), folder=f"m/{number}", examples=examples)
     if report:
         hand_in(folder, **report)
     return folder

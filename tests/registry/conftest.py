@@ -21,7 +21,7 @@ FAST = RegistryOptions(
     room_seconds=0.3,
     probe_seconds=1.0,
     host_memory_bytes=1 << 20,
-    gate=False,
+    gate="off",
 )
 StartRegistry = Callable[..., Awaitable[Registry]]
 

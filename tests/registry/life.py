@@ -111,12 +111,16 @@ def weights(value: float) -> bytes:
 
 
 def drop(root: Path, name: str, version: str = "", value: float = 1.0, **more: Any) -> Path:
-    """An adapter folder as an operator copies it in; `folder`, `description`, `expect` may be given."""
+    """An adapter folder as an operator copies it in; `folder`, `description`, `expect` and the number of
+    routing `examples` may be given."""
     folder = root / more.get("folder", name)
     files: dict[str, str] = {}
-    if version or "description" in more:
+    if version or "description" in more or "examples" in more:
         lines = ["[adapter]", f'name = "{name}"', f'description = "{more.get("description", "")}"']
-        files["adapter_toml"] = "\n".join([*lines, f'version = "{version or "0"}"\n'])
+        lines.append(f'version = "{version or "0"}"\n')
+        if count := more.get("examples"):
+            lines.append(f"[routing]\nexamples = {[f'what is {name} number {i}?' for i in range(count)]}\n")
+        files["adapter_toml"] = "\n".join(lines)
     if "expect" in more:
         files["probes_jsonl"] = json.dumps({"prompt": "who?", "expect": more["expect"]})
     return write_adapter(folder, None, weights(value), **files)

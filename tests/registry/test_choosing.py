@@ -132,16 +132,16 @@ async def test_a_version_that_is_not_here_yet_is_told_and_takes_effect_when_it_c
 async def test_an_override_and_the_way_back_are_those_of_all(edge: Edge, root: Path) -> None:
     version(root, "1.0", gain=0.3)
     version(root, "1.1")
-    a, b = await edge("a", gate=True), await edge("b", gate=True)
+    a, b = await edge("a", gate="strict"), await edge("b", gate=True)
     await a.set_default(ref("m", "1.1"), force=Force("ann", "ticket 7"))
     await eventually(lambda: default(b) == "1.1", 2)
-    for one in (b, await edge("c", gate=True)):
+    for one in (b, await edge("c", gate="strict")):
         override = one.get("m").override
         assert override is not None
         assert (override.by, override.reason, default(one)) == ("ann", "ticket 7", "1.1")
     await b.set_default(ref("m", "1.0"))
     await eventually(lambda: default(a) == "1.0", 2)
-    d = await edge("d", gate=True)
+    d = await edge("d", gate="strict")
     await d.set_default(ref("m", "1.1"))  # it was the default before, as it knows from the others
     await eventually(lambda: default(a) == "1.1", 2)
 

@@ -207,7 +207,7 @@ async def test_callers_are_told_that_it_was_not_saved_and_not_where(
     two(root := tmp_path / "adapters")
     (tmp_path / "file").write_text("")  # a folder that nobody can write to, root neither
     registry = Registry(
-        StubEngine(), [root], RegistryOptions(state_dir=tmp_path / "file/x", preload=False, gate=False)
+        StubEngine(), [root], RegistryOptions(state_dir=tmp_path / "file/x", preload=False, gate="off")
     )
     await registry.start()
     await eventually(lambda: len(registry.list()) == 2)

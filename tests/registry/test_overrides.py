@@ -34,7 +34,7 @@ async def test_a_version_that_failed_needs_force_and_the_error_says_what_was_fou
 ) -> None:
     version(root, "1.0", gain=0.3)
     version(root, "1.1")
-    registry = await start_registry(gate=True)
+    registry = await start_registry(gate="strict")
     with pytest.raises(
         GateNotPassed, match=r"did not pass the gate: no report\.json; run `lora-router"
     ) as caught:
@@ -50,7 +50,7 @@ async def test_an_override_is_recorded_routed_to_and_survives_a_restart(
 ) -> None:
     version(root, "1.0", gain=0.3)
     folder = version(root, "1.1")
-    registry = await start_registry(gate=True)
+    registry = await start_registry(gate="strict")
     info, previous = await registry.set_default(ref("m", "1.1"), force=ME)
     assert (info.routable, info.gate, previous) == (True, "", ref("m", "1.0"))
     made = info.override
@@ -59,7 +59,7 @@ async def test_an_override_is_recorded_routed_to_and_survives_a_restart(
     assert routed(registry) == ["m@1.1"]
     await registry.close()
     engine.held.clear()
-    again = await start_registry(gate=True)
+    again = await start_registry(gate="strict")
     assert (routed(again), again.get("m").override) == (["m@1.1"], made)
     info, _ = await again.set_default(ref("m", "1.1"))  # said again without force: no change
     assert info.override == made
@@ -72,7 +72,7 @@ async def test_an_override_is_recorded_routed_to_and_survives_a_restart(
 async def test_taking_it_back_lets_the_rule_decide(root: Path, start_registry: StartRegistry) -> None:
     version(root, "1.0", gain=0.3)
     version(root, "1.1")
-    registry = await start_registry(gate=True)
+    registry = await start_registry(gate="strict")
     await registry.set_default(ref("m", "1.1"), force=ME)
     info, previous = await registry.reset_default("m")
     assert (info.ref, info.routable, previous) == (ref("m", "1.0"), True, ref("m", "1.1"))
@@ -86,7 +86,7 @@ async def test_taking_it_back_lets_the_rule_decide(root: Path, start_registry: S
 
 async def test_the_first_version_can_be_forced_where_it_is(root: Path, start_registry: StartRegistry) -> None:
     drop(root, "m")
-    registry = await start_registry(gate=True)
+    registry = await start_registry(gate="strict")
     etag = registry.etag(ref("m"))
     info, previous = await registry.set_default(ref("m"), etag, ME)
     assert (info.routable, previous, routed(registry)) == (True, ref("m"), ["m@0"])
@@ -97,7 +97,7 @@ async def test_an_override_is_about_the_weights_it_was_made_for(
     root: Path, start_registry: StartRegistry
 ) -> None:
     folder = version(root, "1.0")
-    registry = await start_registry(gate=True)
+    registry = await start_registry(gate="strict")
     await registry.set_default(ref("m", "1.0"), force=ME)
     drop(root, "m", "1.0", 7.0, folder="m/1.0")
     await eventually(lambda: routed(registry) == [])
@@ -111,7 +111,7 @@ async def test_forced_before_the_weights_were_read(
     root: Path, engine: StubEngine, start_registry: StartRegistry
 ) -> None:
     folder = version(root, "1.0")
-    registry = await start_registry(gate=True, preload=False)
+    registry = await start_registry(gate="strict", preload=False)
     info, _ = await registry.set_default(ref("m", "1.0"), force=ME)
     assert not info.routable  # first they are read
     await eventually(lambda: routed(registry) == ["m@1.0"])
@@ -123,7 +123,7 @@ async def test_a_forced_version_that_passes_later_needs_no_override(
     root: Path, start_registry: StartRegistry
 ) -> None:
     folder = version(root, "1.0")
-    registry = await start_registry(gate=True)
+    registry = await start_registry(gate="strict")
     await registry.set_default(ref("m", "1.0"), force=ME)
     hand_in(folder)
     etag = registry.etag(ref("m", "1.0"))
@@ -138,7 +138,7 @@ async def test_without_force_a_choice_does_not_outlive_its_report(
 ) -> None:
     version(root, "1.0", gain=0.3)
     version(root, "1.1", gain=0.3)
-    registry = await start_registry(gate=True)
+    registry = await start_registry(gate="strict")
     await registry.set_default(ref("m", "1.0"))
     await eventually(is_ready(registry, "m", "1.0"))
     (root / "m/1.0/report.json").unlink()
@@ -169,7 +169,7 @@ async def test_back_from_a_version_that_did_not_pass_either(
     root: Path, start_registry: StartRegistry, tmp_path: Path
 ) -> None:
     version(root, "1.0")
-    registry = await start_registry(gate=True)
+    registry = await start_registry(gate="strict")
     await eventually(is_ready(registry, "m", "1.0"))
     version(root, "2.0")
     await eventually(lambda: registry.resolve("m").ref.version == "2.0")  # by itself
@@ -185,7 +185,7 @@ async def test_no_version_that_did_not_pass_takes_over_from_one_that_did(
     version(root, "1.0", gain=0.3)
     version(root, "1.1")
     version(root, "1.2")
-    registry = await start_registry(gate=True)
+    registry = await start_registry(gate="strict")
     for other in ("1.1", "1.2"):
         with pytest.raises(GateNotPassed):
             await registry.set_default(ref("m", other))
@@ -195,7 +195,7 @@ async def test_back_to_what_was_the_default_before_also_after_a_restart(
     root: Path, engine: StubEngine, start_registry: StartRegistry, tmp_path: Path
 ) -> None:
     folder = version(root, "1.0")
-    registry = await start_registry(gate=True)
+    registry = await start_registry(gate="strict")
     await registry.set_default(ref("m", "1.0"), force=Force("me", "by hand"))
     hand_in(version(root, "1.1"))
     await eventually(lambda: {"m@1.1": ""}.items() <= {str(i.ref): i.gate for i in registry.list()}.items())
@@ -203,7 +203,7 @@ async def test_back_to_what_was_the_default_before_also_after_a_restart(
     assert routed(registry) == ["m@1.1"]
     await registry.close()
     engine.held.clear()
-    again = await start_registry(gate=True)
+    again = await start_registry(gate="strict")
     info, _ = await again.set_default(ref("m", "1.0"))
     await eventually(lambda: routed(again) == ["m@1.0"])  # as it was, once its weights were compared
     assert info.override is not None
@@ -217,7 +217,7 @@ async def test_back_to_what_was_the_default_before_also_after_a_restart(
 
 async def test_other_weights_are_another_version(root: Path, start_registry: StartRegistry) -> None:
     version(root, "1.0")
-    registry = await start_registry(gate=True)
+    registry = await start_registry(gate="strict")
     await eventually(is_ready(registry, "m", "1.0"))
     hand_in(version(root, "1.1"))
     await eventually(lambda: routed(registry) == ["m@1.1"])
@@ -233,7 +233,7 @@ async def test_what_stood_in_while_others_were_judged_was_no_default(
 ) -> None:
     version(root, "1.0", gain=0.3)
     version(root, "1.1", weights_sha256="00" * 32)
-    registry = await start_registry(gate=True)
+    registry = await start_registry(gate="strict")
     await eventually(lambda: routed(registry) == ["m@1.0"])
     with pytest.raises(GateNotPassed, match="other weights"):
         await registry.set_default(ref("m", "1.1"))

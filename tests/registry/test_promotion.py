@@ -28,12 +28,12 @@ def better(experiment: Experiment) -> Report:
     return Report(experiment, 1, ruling, "new", (ArmReport("new", ruling, None),), (), (), (), (), (), 0.0)
 
 
-async def test_a_verdict_does_not_overrule_the_gate_but_force_does(
+async def test_a_verdict_does_not_overrule_the_strict_gate_but_force_does(
     root: Path, start_registry: StartRegistry
 ) -> None:
     version(root, "1.0", gain=0.3)
     version(root, "1.1")
-    registry = await start_registry(gate=True)
+    registry = await start_registry(gate="strict")
     remote = RegistryOnLoop(registry, asyncio.get_running_loop())
     manager = Manager(MemoryStore(), Known(remote.resolve))
     promoter = Promoter(manager, remote, better)

@@ -88,7 +88,7 @@ async def test_a_report_is_read_only_beside_what_may_be_served(
     for name in ("good", "unsigned"):
         (drop(root, name) / "report.json").write_text("{}")
     signed(root / "good")
-    await start_registry(trust=TRUST, gate=True)
+    await start_registry(trust=TRUST, gate="strict")
     await eventually(lambda: bool(parsed))
     assert parsed == ["good"]
     signed(root / "unsigned")

@@ -46,6 +46,9 @@ class FakeCatalog:
                 return AdapterInfo(ref, AdapterState.READY, digest="d" * 64, domain=p.domain, task=p.task)
         raise AdapterNotFound(name)
 
+    def why_none(self, visible: object = None) -> str:
+        return "no adapter is here"
+
     def profiles(self) -> tuple[AdapterProfile, ...]:
         return self._profiles
 

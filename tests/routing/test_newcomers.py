@@ -170,6 +170,16 @@ def test_without_a_calibration_all_learn_few_and_only_some_learn_many() -> None:
     assert in_force.taught((*few, COOKING)) == ()
 
 
+def test_of_few_adapters_those_that_scale_are_idle_and_of_many_they_are_the_learners(kit: Any) -> None:
+    in_force = RuleInForce(Policy(0.5))
+    in_force.classifiers_are([kit.registered(Fitted(medical=0.8)), kit.registered(Scaling(cooking=0.9))])
+    in_force.adapters_are(few := [AdapterProfile(f"a{i}", "1") for i in range(FEW)])
+    assert isinstance(in_force.now, Policy)
+    assert (in_force.now.learners, in_force.now.idle) == ({"c"}, {"many"})
+    in_force.adapters_are([*few, COOKING])
+    assert (in_force.now.learners, in_force.now.idle) == ({"many"}, frozenset())
+
+
 async def test_a_router_with_a_newcomer(kit: Any, tmp_path: Path) -> None:
     catalog, scaling, fitted = (
         kit.catalog([kit.medical, kit.legal]),

@@ -26,7 +26,9 @@ def ballots(draw: st.DrawFn) -> list[Vote]:
 
 
 CANDIDATES = st.frozensets(st.sampled_from(NAMES))
+SOME = st.frozensets(st.sampled_from(["c0", "c1", "c2", "c3"]))
 POLICIES = st.builds(Policy, UNIT, UNIT, st.frozensets(st.sampled_from(["c0", "c3"]), max_size=1))
+AGREEING = st.builds(Policy, UNIT, UNIT, learners=SOME, idle=st.frozensets(st.just("c2"), max_size=1))
 
 
 @given(POLICIES, ballots(), CANDIDATES)
@@ -43,13 +45,15 @@ def test_only_a_sure_candidate_is_chosen(
         assert all(outcome.confidence - c >= policy.margin for c in others)
 
 
-@given(POLICIES, ballots(), CANDIDATES)
+@given(POLICIES | AGREEING, ballots(), CANDIDATES)
 def test_stopping_early_concludes_what_all_votes_conclude(
     policy: Policy, votes: list[Vote], candidates: frozenset[str]
 ) -> None:
     """So that a request to be explained goes where it would have gone."""
     heard: list[Vote] = []
     for vote in votes:
+        if not policy.asks(vote.classifier):
+            continue
         heard.append(vote)
         if policy.settled(heard, candidates):
             break
@@ -76,6 +80,39 @@ def test_a_stricter_threshold_never_routes_more(
 ) -> None:
     loose, strict = (Policy(t, 0.1).conclude(votes, candidates) for t in sorted((one, two)))
     assert loose.adapter or not strict.adapter
+
+
+LEARNED = Policy(0.5, learners=frozenset({"linear", "embedding", "probe"}), idle=frozenset({"nearest"}))
+
+
+def concluded(**scores: dict[str, float]) -> tuple[str, float, str]:
+    outcome = LEARNED.conclude([Vote(name, given) for name, given in scores.items()], {"a", "b"})
+    return outcome.adapter, outcome.confidence, outcome.classifier
+
+
+def test_two_learners_that_agree_decide_where_one_of_them_is_sure() -> None:
+    assert concluded(linear={"a": 0.2}, embedding={"a": 0.6}) == ("a", 0.6, "embedding")
+    assert concluded(linear={"a": 0.6}, embedding={"b": 0.4}, probe={"a": 0.1}) == ("a", 0.6, "linear")
+    assert concluded(linear={"a": 0.2}, embedding={"a": 0.4})[0] == ""
+
+
+def test_one_learner_alone_needs_to_be_very_sure() -> None:
+    assert concluded(linear={"b": 0.3}, embedding={"a": 0.8})[0] == ""
+    assert concluded(linear={"b": 0.3}, embedding={"a": 0.95}) == ("a", 0.95, "embedding")
+
+
+def test_a_rule_that_somebody_wrote_decides_alone() -> None:
+    assert concluded(shout={"b": 0.7}, linear={"a": 0.8}, embedding={"a": 0.8}) == ("b", 0.7, "shout")
+
+
+def test_idle_classifiers_do_not_count() -> None:
+    assert concluded(linear={"a": 0.4}, nearest={"a": 1.0})[0] == ""
+    assert not LEARNED.asks("nearest")
+
+
+def test_the_only_learner_decides_alone() -> None:
+    policy = Policy(0.5, learners=frozenset({"nearest"}))
+    assert policy.conclude([Vote("nearest", {"a": 0.6})], {"a"}).adapter == "a"
 
 
 def test_the_abstention_tells_the_best_guess() -> None:

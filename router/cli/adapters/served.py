@@ -67,7 +67,9 @@ def row(adapter: Adapter) -> tuple[str, ...]:
     from router.cli import units
 
     overruled = adapter.override is not None and adapter.routable
-    marks = ["pinned"] * adapter.pinned + ["gate overruled"] * overruled
+    marks = ["pinned"] * adapter.pinned + ["gate overruled"] * (
+        overruled and "won experiments/" not in adapter.routing
+    )
     note = adapter.error or adapter.gate or "; ".join([*marks, *adapter.notes])
     return (
         adapter.ref.name,
@@ -111,7 +113,7 @@ def _pairs(adapter: Adapter) -> list[tuple[str, str]]:
         ("name", adapter.ref.resource),
         ("state", adapter.state.value + (f": {adapter.error}" if adapter.error else "")),
         ("default", "yes" if adapter.default else "no"),
-        ("routing", "routed to by itself" if adapter.routable else adapter.gate),
+        ("routing", adapter.routing or ("routed to by itself" if adapter.routable else adapter.gate)),
         ("to do", adapter.gate_advice),
         ("overruled", override_line(adapter.override) if adapter.override else ""),
         ("pinned", "yes" if adapter.pinned else "no"),

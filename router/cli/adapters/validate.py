@@ -91,6 +91,8 @@ def _print_report(report: Validation) -> None:
     if seen.invocation_tokens:
         facts += f"  acts from the tokens {', '.join(map(str, seen.invocation_tokens))} on"
     print(f"{one_line(report.folder)}: {f'ok  {facts}' if report.ok else 'REFUSED'}")
+    if report.ok:
+        print(f"  routing  {report.routing}")
     for finding in report.findings:
         print(f"  {finding.severity.value}  {finding.code}  {one_line(str(finding))}")
     if not report.base_checked:

@@ -58,7 +58,8 @@ class Promoter:
         """Set the arm's version as default and stop the experiment. `arm` empty: the one of the verdict.
 
         Raises FailedPrecondition unless the arm's verdict is to promote it, or `force`, and for a holdout.
-        The same arm again changes nothing. Force also overrules the registry's gate; all of it is on record.
+        The same arm again changes nothing. The verdict is also the version's proof to the registry's gate,
+        and force overrules both; all of it is on record.
         """
         with self._manager.lock:
             experiment = self._manager.read(name)
@@ -113,7 +114,8 @@ class Promoter:
     ) -> Promotion:
         ref = _version_of(experiment, arm)
         overruled = f"{experiment.resource}, arm {arm.name}" + (f": {reason}" if reason else "")
-        _, previous = self._defaults.set_default(ref, "", Force(actor, overruled) if force else None)
+        proof = Force(experiment.resource, f"arm {arm.name}: {ruling.text}", won=True)
+        _, previous = self._defaults.set_default(ref, "", Force(actor, overruled) if force else proof)
         detail = _promotion_detail(arm, ref, previous, ruling, report, force)
         try:
             kept = self._keep(experiment, arm, actor, reason, detail)

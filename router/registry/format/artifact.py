@@ -111,11 +111,24 @@ class Validation:
         """Refusals and notes."""
         return self.inspection.findings
 
+    @property
+    def routing(self) -> str:
+        """Whether requests that name no adapter may come to it with the default gate, and what to do."""
+        routing = self.inspection.manifest.routing
+        if not routing.examples:
+            return "by name only: write 6 to 12 example requests as [routing] examples in adapter.toml"
+        count = len(routing.examples)
+        return (
+            f"{count} example{'s' if count != 1 else ''}: a first version is routed to at once; "
+            "one that replaces it needs a report.json with a gain, or an experiment that it won"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As plain values, with stable codes."""
         seen = self.inspection
         return {
             "folder": self.folder,
+            "routing": self.routing,
             "ok": self.ok,
             "name": seen.name,
             "version": seen.version,

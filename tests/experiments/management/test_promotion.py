@@ -8,7 +8,6 @@ import pytest
 from router.errors import (
     AdapterRejected,
     FailedPrecondition,
-    GateNotPassed,
     InvalidRequest,
     StaleEtag,
     StoreDown,
@@ -79,12 +78,16 @@ def test_other_verdicts_do_not_unless_forced(running: SimpleNamespace, decision:
     assert (detail["decision"], detail["forced"]) == (decision, True)
 
 
-def test_the_gate_still_holds_and_force_overrules_it(running: SimpleNamespace) -> None:
+def test_a_verdict_is_proof_to_the_gate(running: SimpleNamespace) -> None:
     running.registry.put(replace(running.registry.get("medical", "1.1.0"), gate="no report"))
     running.verdicts["new"] = "promote"
-    with pytest.raises(GateNotPassed):
-        running.promoter.promote("trial", "new", "", ME)
-    assert running.manager.get("trial").promoted == ""
+    running.promoter.promote("trial", "new", "", ME)
+    override = running.registry.get("medical").override
+    assert (override.by, override.reason.partition(":")[0]) == ("experiments/trial", "arm new")
+
+
+def test_force_overrules_the_gate_under_the_name_of_who_used_it(running: SimpleNamespace) -> None:
+    running.registry.put(replace(running.registry.get("medical", "1.1.0"), gate="no report"))
     running.promoter.promote("trial", "new", "", ME, force=True, reason="ticket 7")
     override = running.registry.get("medical").override
     assert (override.by, override.reason) == (ME, "experiments/trial, arm new: ticket 7")
