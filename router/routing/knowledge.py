@@ -8,10 +8,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from router.errors import NotFound
 from router.ports import Catalog
+from router.reread import problem_of
 from router.types import AdapterProfile, RoutingHints, Visible
 
 log = logging.getLogger(__name__)
 DEBOUNCE_SECONDS = 0.05
+AGAIN_SECONDS = 1.0  # from an exception while learning to the next attempt
 MOST_KEPT = 64  # sets of candidates, one for each kind of caller and hint
 MOST_NAMED = 20  # domains or tasks in an error
 Learn = Callable[[tuple[AdapterProfile, ...]], Awaitable[None]]
@@ -25,6 +27,7 @@ class Knowledge:
         self.present: tuple[AdapterProfile, ...] = ()
         self.learned: tuple[AdapterProfile, ...] = ()
         self.labels = Labels(())
+        self.flaw = ""  # why the present set could not be learned; empty if it was
         self._task: asyncio.Task[None] | None = None
         self._left: dict[tuple[Visible, str, str], frozenset[str]] = {}
 
@@ -45,7 +48,15 @@ class Knowledge:
     async def _follow(self) -> None:
         await asyncio.sleep(DEBOUNCE_SECONDS)
         while self.learned != self.present:
-            await self._catch_up()
+            try:
+                await self._catch_up()
+            except Exception as error:  # of any kind: else no change of adapters would be learned again
+                if not self.flaw:
+                    log.exception("adapters could not be learned; routing goes on with those from before")
+                self.flaw = f"adapters that came or changed could not be learned: {problem_of(error)}"
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                self.flaw = ""
 
     async def _catch_up(self) -> None:
         target = self.present

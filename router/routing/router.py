@@ -106,9 +106,10 @@ class Router:
 
     @property
     def flaws(self) -> list[str]:
-        """Classifiers that the rule in force asks and that give no votes now, each with the reason."""
+        """Classifiers that the rule in force asks and that give no votes now, each with the reason; adapters
+        that could not be learned."""
         asked = (lane for lane in self._lanes.in_order() if self.rule.now.asks(lane.name))
-        return [lane.flaw for lane in asked if lane.flaw]
+        return [flaw for flaw in (self._knowledge.flaw, *(lane.flaw for lane in asked)) if flaw]
 
     async def close(self) -> None:
         """Stop following; classifiers are asked no more."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from router.errors import NotFound
-from router.routing.knowledge import Labels, narrow
+from router.routing import knowledge
+from router.routing.knowledge import Knowledge, Labels, narrow
 from router.types import AdapterProfile, RoutingHints
 
 A = AdapterProfile("a", "1", domain="medical", task="summarization")
@@ -71,3 +74,25 @@ def test_a_pair_that_nobody_has_is_not_found() -> None:
 def test_without_adapters_every_hint_is_not_found() -> None:
     with pytest.raises(NotFound, match="there are none"):
         narrow([], RoutingHints(domain="medical"))
+
+
+async def test_an_exception_while_learning_is_shown_and_learning_goes_on(
+    kit: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(knowledge, "AGAIN_SECONDS", 0.01)
+    catalog, broken = kit.catalog([A]), True
+
+    async def learn(profiles: tuple[AdapterProfile, ...]) -> None:
+        if broken:
+            raise RuntimeError("no room")
+
+    known = Knowledge(catalog, learn)
+    known.start()
+    catalog.become(A, B)
+    await kit.eventually(lambda: "could not be learned: RuntimeError" in known.flaw)
+    assert known.learned == (A,)
+    assert sum("could not be learned" in record.message for record in caplog.records) == 1
+    broken = False
+    await kit.eventually(lambda: known.learned == (A, B))
+    await kit.eventually(lambda: known.flaw == "")
+    known.close()
