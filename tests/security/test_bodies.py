@@ -19,12 +19,15 @@ GENERATE = "/router.v1.InferenceService/Generate"
 
 def field(number: int, content: bytes) -> bytes:
     """One field of bytes on the wire."""
-    size, length = len(content), b""
-    while True:
-        size, part = size >> 7, size & 127
-        length += bytes([part | (128 if size else 0)])
-        if not size:
-            return bytes([number << 3 | 2]) + length + content
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def varint(value: int) -> bytes:
+    """A number on the wire."""
+    made = b""
+    while value > 127:
+        made, value = made + bytes([value & 127 | 128]), value >> 7
+    return made + bytes([value])
 
 
 def empty_messages(size: int) -> bytes:

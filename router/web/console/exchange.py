@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
-from router.errors import FieldViolation, InvalidRequest
+from router.errors import FieldViolation, InvalidRequest, WrongContentType
+from router.server.decoding import too_many
 from router.web.console.guard import HEADERS
 from router.web.exchange import EVENTS, JSON, Exchange, Receive, Scope, Send
 
@@ -48,6 +49,14 @@ class Form:
     name: str = ""
 
 
+def count_form(body: bytes) -> int:
+    """Fields of a form. Raises InvalidRequest for more than MOST_FIELDS."""
+    fields = body.count(b"&") + 1
+    if fields > MOST_FIELDS:
+        raise too_many("body", MOST_FIELDS)
+    return fields
+
+
 def parsed(body: bytes) -> Form:
     """Of the bytes of a form; none of a request without one. Raises InvalidRequest."""
     try:
@@ -64,14 +73,26 @@ class PageExchange(Exchange):
     """An exchange whose answers are for a browser. The token in its cookie counts as if it were sent as
     `authorization`."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, most: int, console: Console) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, most: int, console: Console, form: bool
+    ) -> None:
         super().__init__(scope, receive, send, most, lambda *_: {})
-        self._console = console
+        self._console, self._form = console, form
         self._instead = b""
         self.cookies = cookies_of(self.header("cookie"))
         self.token = self.cookies.get(console.cookie, "")
         if self.token and not self.header("authorization"):
             self._metadata = (*self._metadata, ("authorization", f"Bearer {self.token}"))
+
+    def check(self) -> None:
+        """Raises Elsewhere for what no page of this console sent, and WrongContentType for a body that is not
+        a form, before anything of it is read."""
+        guard, host = self._console.guard, self.header("host")
+        guard.check_host(host)
+        if self._form:
+            if self.content_type != FORM:
+                raise WrongContentType(FORM)
+            guard.check_sender(host, self.header("origin"), self.header("sec-fetch-site"))
 
     @property
     def method(self) -> str:
