@@ -32,13 +32,13 @@ MOST_TURNS = 128  # calls whose body is waited for
 class Bodies:
     """Reads messages for all calls of a server; lives on one event loop.
 
-    `budget` bytes are in flight at most, half of them for bodies of up to `most` bytes that have not come; a
-    body is waited for `seconds` at most.
+    `budget` bytes are in flight at most, half of them for bodies of up to `most` bytes that are read, which
+    the library and this process both have for a moment; a body is waited for `seconds` at most.
     """
 
     def __init__(self, budget: int, seconds: float, most: int) -> None:
         self._budget, self._seconds = Budget(budget), seconds
-        self._large = Turns(max(PART, min(MOST_TURNS, budget // (2 * most))), seconds)
+        self._large = Turns(max(PART, min(MOST_TURNS, budget // (4 * most))), seconds)
         self._small = Turns(MOST_TURNS, seconds)
         self._thread = ThreadPoolExecutor(1, "decode")
 
@@ -70,8 +70,10 @@ class Bodies:
             if taken > len(data):
                 self._budget.give(taken - len(data))
                 taken = len(data)
-            message, cost = await self._decoded(data, decode)
-            del data
+            try:
+                message, cost = await self._decoded(data, decode)
+            finally:
+                del data  # an error keeps this frame until the caller has its status
             if taken:
                 # What is decoded already does not wait: the budget may be overdrawn, by 4 MiB for a body.
                 self._budget.give(taken - cost)
@@ -106,9 +108,15 @@ class Bodies:
             raise BodyIncomplete(text, bound="no_body") from None
 
     async def _decoded(self, data: bytes, decode: Decode) -> tuple[Any, int]:
-        if len(data) <= AT_ONCE:
-            return decoded(data, decode)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, decoded, data, decode)
+        try:
+            if len(data) <= AT_ONCE:
+                return decoded(data, decode)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, decoded, data, decode)
+        except InvalidRequest as error:
+            error.with_traceback(None)  # nor the frames of the decoder, which have the body
+            raise
+        finally:
+            del data
 
 
 class Messages:

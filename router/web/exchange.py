@@ -106,17 +106,16 @@ class Exchange:
         length = self.header("content-length")
         if length.isdecimal() and int(length) > self._most:
             return bytes(self._most + 1)  # none of it is read
-        parts, size = [], 0
-        while size <= self._most:
+        body = bytearray()  # not parts that are joined, which would be there twice
+        while len(body) <= self._most:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise asyncio.CancelledError  # as gRPC ends the call of a client that has left
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
+            body += message.get("body", b"")
             if not message.get("more_body", False):
                 self._whole.set()
                 break
-        return b"".join(parts)
+        return body
 
     async def left(self) -> None:
         """Returns when the client has left, which shows once its body was read."""
