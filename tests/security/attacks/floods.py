@@ -275,11 +275,16 @@ async def slow_http(address: str, number: int, seconds: float = 3) -> Seen:
 
 
 async def json_lists(
-    address: str, number: int, size: int = 2 << 20, entry: str = "{}", content_type: str = "application/json"
+    address: str,
+    number: int,
+    size: int = 2 << 20,
+    entry: str | int = "{}",
+    content_type: str = "application/json",
 ) -> Seen:
     """Chats over HTTP that are a list of the smallest values; each on a connection of its own."""
     head = b'{"model":"auto","messages":['
-    body = head + f"{entry},".encode() * ((size - len(head) - 8) // (len(entry) + 1)) + b"{}]}"
+    entries = f"{entry},".encode()
+    body = head + entries * ((size - len(head) - 8) // len(entries)) + b"{}]}"
     request = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\n"
         f"Origin: https://elsewhere.example\r\nContent-Length: {len(body)}\r\n\r\n"
