@@ -1,7 +1,7 @@
 """Bodies of requests, up to 2 MiB: what each door makes of them and of their errors.
 
-All of it is done before a service is asked, in `slowest ms` of the table: a large body is counted and decoded in
-a thread, the rest on the event loop.
+All of it is done before a service is asked, in `slowest ms` of the table: a large body is counted and decoded
+in a thread, the rest on the event loop.
 """
 
 from __future__ import annotations
