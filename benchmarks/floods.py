@@ -41,9 +41,11 @@ class Attack:
     program: str
     number: int
     more: tuple[str, ...] = ()
-    http: bool = False
+    at: str = "grpc"  # or http, or metrics
+    settings: tuple[str, ...] = ()
 
 
+LARGE = (f"max_body_bytes={16 << 20}", "body_memory_mb=1024")
 ATTACKS = (
     Attack("half-open calls, 1 connection", "half_open", 5_000),
     Attack("half-open calls, 20 connections", "half_open", 5_000, ("20",)),
@@ -69,8 +71,15 @@ ATTACKS = (
     Attack("health watches", "watches", 5_000, ("50", "health")),
     Attack("adapter watches", "watches", 5_000, ("50", "adapters")),
     Attack("reflection streams", "watches", 5_000, ("50", "reflection")),
-    Attack("scrapes at once", "scrapes", 2_000, http=True),
-    Attack("slow HTTP", "slow_http", 2_000, http=True),
+    Attack("scrapes at once", "scrapes", 2_000, at="metrics"),
+    Attack("slow HTTP", "slow_http", 2_000, at="metrics"),
+    Attack("2 MiB of empty objects over HTTP", "json_lists", 1, at="http"),
+    Attack("64 times 2 MiB of empty objects", "json_lists", 64, at="http"),
+    Attack("64 KiB of empty objects", "json_lists", 100, (str(64 << 10),), at="http"),
+    Attack("text/plain from another origin", "json_lists", 64, (str(2 << 20), "{}", "text/plain"), at="http"),
+    Attack("2 MiB of empty messages", "empty_chats", 256),
+    Attack("15 MiB of empty messages", "empty_chats", 8, ("15",), settings=LARGE),
+    Attack("15 MiB of empty objects", "json_lists", 8, (str(15 << 20),), at="http", settings=LARGE),
 )
 
 
@@ -80,6 +89,8 @@ class Felt:
 
     took: list[tuple[float, float]] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    silent: float = 0.0  # the longest time that /healthz took, while `attacked`
+    attacked: bool = False
 
     def at(self, part: float, since: float, until: float) -> float:
         """A quantile in milliseconds of the calls made in that time."""
@@ -110,18 +121,33 @@ async def neighbour(address: str, ended: asyncio.Event, felt: Felt) -> None:
         await asyncio.gather(*calls)
 
 
+async def probe(address: str, ended: asyncio.Event, felt: Felt) -> None:
+    """Asks for /healthz, again and again, one after the other."""
+    while not ended.is_set():
+        begin = time.monotonic()
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
+        await reader.read()
+        writer.close()
+        if felt.attacked:
+            felt.silent = max(felt.silent, time.monotonic() - begin)
+        await asyncio.sleep(EVERY)
+
+
 @asynccontextmanager
-async def serving() -> AsyncIterator[tuple[psutil.Process, str, str]]:
-    """A new server: its process, its address and that of its metrics."""
-    metrics = "127.0.0.1:9474"
+async def serving(settings: Sequence[str]) -> AsyncIterator[tuple[psutil.Process, dict[str, str]]]:
+    """A new server: its process and its addresses."""
+    metrics, http = "127.0.0.1:9474", "127.0.0.1:9475"
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.server.serve_fake", "--step", "0.01", "--metrics", metrics),
+        *("--http", http, *(part for one in settings for part in ("--set", one))),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     try:
         assert child.stdout is not None
-        yield psutil.Process(child.pid), (await child.stdout.readline()).decode().strip(), metrics
+        address = (await child.stdout.readline()).decode().strip()
+        yield psutil.Process(child.pid), {"grpc": address, "http": http, "metrics": metrics}
     finally:
         child.kill()
         await child.wait()
@@ -140,14 +166,15 @@ async def shed(address: str) -> str:
 async def measured(attack: Attack, part: float) -> dict[str, Any]:
     """A row of the table."""
     number = max(1, int(attack.number * part))
-    async with serving() as (process, address, metrics):
+    async with serving(attack.settings) as (process, at):
         felt, ended = Felt(), asyncio.Event()
-        asking = asyncio.create_task(neighbour(address, ended, felt))
+        asking = asyncio.create_task(neighbour(at["grpc"], ended, felt))
+        probing = asyncio.create_task(probe(at["metrics"], ended, felt))
         await asyncio.sleep(BEFORE)
         memory, began = process.memory_info().rss, time.monotonic()
-        target = metrics if attack.http else address
+        used, felt.attacked = sum(process.cpu_times()[:2]), True
         attacking = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.security.attacks", attack.program, target),
+            *(sys.executable, "-m", "tests.security.attacks", attack.program, at[attack.at]),
             *(str(number), *attack.more),
             stdout=subprocess.PIPE,
         )
@@ -156,12 +183,12 @@ async def measured(attack: Attack, part: float) -> dict[str, Any]:
         while not saying.done():
             peak = max(peak, process.memory_info().rss)
             await asyncio.sleep(0.05)
-        over = time.monotonic()
+        over, used = time.monotonic(), sum(process.cpu_times()[:2]) - used
         await asyncio.sleep(AFTER)
         ended.set()
-        await asking
+        await asyncio.gather(asking, probing)
         seen = json.loads(saying.result()[0])
-        after, counted = process.memory_info().rss, await shed(metrics)
+        after, counted = process.memory_info().rss, await shed(at["metrics"])
     return {
         "attack": attack.name,
         "number": number,
@@ -171,7 +198,9 @@ async def measured(attack: Attack, part: float) -> dict[str, Any]:
         "during p50 ms": felt.at(0.5, began, over),
         "p99 ": felt.at(0.99, began, over),
         "most": felt.at(1, began, over),
+        "/healthz most": 1000 * felt.silent,
         "failed": len(felt.failed),
+        "CPU s": used,
         "peak +MB": (peak - memory) / 2**20,
         "after +MB": (after - memory) / 2**20,
         "attacker saw": ", ".join(f"{what} {count}" for what, count in seen.items()) or "nothing",

@@ -3,6 +3,7 @@
 RouterError
 ├── InvalidRequest          INVALID_ARGUMENT     every bad field is named
 │   ├── PromptTooLong       INVALID_ARGUMENT     limit and length are given
+│   ├── WrongContentType    INVALID_ARGUMENT     over HTTP: the body is of another type than the method takes
 │   └── NotActivated        INVALID_ARGUMENT     the named adapter would not act on any of the prompt
 ├── Unauthenticated         UNAUTHENTICATED      nobody's token or certificate, or an expired one
 │   └── TokenMissing        UNAUTHENTICATED      neither token nor certificate was sent
@@ -29,6 +30,7 @@ RouterError
 ├── QuotaExceeded           RESOURCE_EXHAUSTED   client or tenant have used what they may; the quota is named
 ├── BodyTooLarge            RESOURCE_EXHAUSTED   the message has more bytes than its method takes
 ├── DeadlineExceeded        DEADLINE_EXCEEDED
+│   └── BodyIncomplete      DEADLINE_EXCEEDED    the caller did not send the whole body in time
 ├── EngineFailed            INTERNAL             a step raised: the caller sees a fixed text
 └── ConfigError             (start-up only)      a setting is wrong
 """
@@ -81,19 +83,36 @@ def _as_it_was(kind: type[RouterError], said: tuple[Any, ...]) -> RouterError:
     return kind.__new__(kind, *said)
 
 
+MOST_FINDINGS = 32
+
+
 class InvalidRequest(RouterError):
-    """The request cannot be served whatever the server's state."""
+    """The request cannot be served whatever the server's state.
+
+    Of `violations` the first 32 are kept; the last entry then says how many there are beside them, and `more`
+    that the caller did not collect.
+    """
 
     code = "INVALID_ARGUMENT"
     reason = "INVALID_REQUEST"
 
-    def __init__(self, violations: Sequence[FieldViolation]) -> None:
-        text = "; ".join(f"{v.field}: {v.description}" for v in violations)
+    def __init__(self, violations: Sequence[FieldViolation], more: int = 0) -> None:
+        kept = tuple(violations[:MOST_FINDINGS])
+        more += len(violations) - len(kept)
+        if more:
+            kept = (*kept, FieldViolation("", f"and {more} more"))
+        text = "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in kept)
         super().__init__(text or "invalid request")
-        self.violations = tuple(violations)
+        self.violations = kept
 
 
-MOST_FINDINGS = 32
+class WrongContentType(InvalidRequest):
+    """The body is of another content type than the method takes. It was not read."""
+
+    reason = "UNSUPPORTED_MEDIA_TYPE"
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__([FieldViolation("content-type", f"must be {wanted}")])
 
 
 class Findings:
@@ -101,18 +120,19 @@ class Findings:
 
     def __init__(self) -> None:
         self._found: list[FieldViolation] = []
+        self._more = 0
 
     def add(self, field: str, description: str) -> None:
-        """Note a bad field; past 32 the rest is left out, which the last entry says."""
+        """Note a bad field; past 32 they are only counted."""
         if len(self._found) < MOST_FINDINGS:
             self._found.append(FieldViolation(field, description))
-        elif len(self._found) == MOST_FINDINGS:
-            self._found.append(FieldViolation("", "and more"))
+        else:
+            self._more += 1
 
     def check(self) -> None:
         """Raise InvalidRequest if anything was found."""
         if self._found:
-            raise InvalidRequest(self._found)
+            raise InvalidRequest(self._found, self._more)
 
     def text(self, field: str, value: str, most: int) -> str:
         """`value`, noted if it has more than `most` bytes."""
@@ -338,6 +358,12 @@ class DeadlineExceeded(RouterError):
 
     code = "DEADLINE_EXCEEDED"
     reason = "DEADLINE_EXCEEDED"
+
+
+class BodyIncomplete(DeadlineExceeded):
+    """The caller did not send the whole body in time."""
+
+    reason = "BODY_INCOMPLETE"
 
 
 class EngineFailed(RouterError):

@@ -156,6 +156,8 @@ SAMPLING_RANGES = {  # as the comments of router.v1.Sampling have them
     "logprobs": Range(int, 0, 20),
 }
 MAX_STOPS, MAX_STOP_BYTES = 16, 256
+# Entries of one request.
+MAX_MESSAGES, MAX_LABELS, MAX_OUTCOMES, MAX_REPLICA_NAMES = 256, 16, 1000, 1024
 
 
 @dataclass(frozen=True, slots=True)

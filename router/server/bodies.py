@@ -1,14 +1,13 @@
 """Bodies of requests: read as bytes after every check, bounded for each method and for all calls together.
 
 A call that is refused is never read, so its sender is held back by the transport. Whoever sends headers and
-no body holds one of few turns (`turns.py`), and is let go after some seconds. Small bodies are decoded at
-once; large ones in a thread, one at a time.
+no body holds one of few turns (`turns.py`), and is let go after some seconds. What a body contains is counted
+before it is decoded (`decoding.py`). Small bodies are decoded at once; large ones in a thread, one at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +16,15 @@ from typing import Any
 
 import grpc
 
-from router.errors import BodyTooLarge, DeadlineExceeded, FieldViolation, InvalidRequest, Overloaded
+from router.errors import BodyIncomplete, BodyTooLarge, FieldViolation, InvalidRequest, Overloaded
 from router.server.call import whole
+from router.server.decoding import decoder_of
 from router.server.turns import PART, Turn, Turns
 
-log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 Decode = Callable[[bytes], Any]
-SMALL = 64 << 10  # bytes: 2 ms to decode at worst, and too few to be counted
+SMALL = 64 << 10  # bytes: too few to take from the budget
+AT_ONCE = 16 << 10  # bytes: decoded on the event loop, 5 ms at worst
 MAX_PLAN_BYTES = 1 << 20  # of an experiment, or of a thousand outcomes
 MOST_TURNS = 128  # calls whose body is waited for
 
@@ -32,13 +32,13 @@ MOST_TURNS = 128  # calls whose body is waited for
 class Bodies:
     """Reads messages for all calls of a server; lives on one event loop.
 
-    `budget` bytes are in flight at most, half of them for bodies of up to `most` bytes that have not come; a
-    body is waited for `seconds` at most.
+    `budget` bytes are in flight at most, half of them for bodies of up to `most` bytes that are read, which
+    the library and this process both have for a moment; a body is waited for `seconds` at most.
     """
 
     def __init__(self, budget: int, seconds: float, most: int) -> None:
         self._budget, self._seconds = Budget(budget), seconds
-        self._large = Turns(max(PART, min(MOST_TURNS, budget // (2 * most))), seconds)
+        self._large = Turns(max(PART, min(MOST_TURNS, budget // (4 * most))), seconds)
         self._small = Turns(MOST_TURNS, seconds)
         self._thread = ThreadPoolExecutor(1, "decode")
 
@@ -52,10 +52,11 @@ class Bodies:
 
     @asynccontextmanager
     async def one(self, context: Context, turn: Turn, most: int, decode: Decode) -> AsyncIterator[Any]:
-        """The only message of a call; its bytes count to the end of the block, the turn ends with the read.
+        """The only message of a call; its memory counts to the end of the block, the turn ends with the read.
 
-        How large it is shows when it is there, so `most` bytes are taken from the budget until then. Raises
-        InvalidRequest, BodyTooLarge, DeadlineExceeded (it did not come), Overloaded (too much is in flight).
+        Until it has come `most` bytes are taken from the budget, then its size, then the memory that it takes
+        once it is decoded. Raises InvalidRequest, BodyTooLarge, BodyIncomplete (it did not come), Overloaded
+        (too much is in flight).
         """
         taken = 0
         try:
@@ -69,8 +70,14 @@ class Bodies:
             if taken > len(data):
                 self._budget.give(taken - len(data))
                 taken = len(data)
-            message = await self._decoded(data, decode)
-            del data
+            try:
+                message, cost = await self._decoded(data, decode)
+            finally:
+                del data  # an error keeps this frame until the caller has its status
+            if taken:
+                # What is decoded already does not wait: the budget may be overdrawn, by 4 MiB for a body.
+                self._budget.give(taken - cost)
+                taken = cost
             yield message
         finally:
             self._budget.give(taken)
@@ -98,23 +105,33 @@ class Bodies:
             if not timeout.expired():
                 raise
             text = f"the body of the request did not come within {self._seconds:g} s"
-            raise DeadlineExceeded(text, bound="no_body") from None
+            raise BodyIncomplete(text, bound="no_body") from None
 
-    async def _decoded(self, data: bytes, decode: Decode) -> Any:
-        if len(data) <= SMALL:
-            return decoded(data, decode)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, decoded, data, decode)
+    async def _decoded(self, data: bytes, decode: Decode) -> tuple[Any, int]:
+        try:
+            if len(data) <= AT_ONCE:
+                return decoded(data, decode)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, decoded, data, decode)
+        except InvalidRequest as error:
+            error.with_traceback(None)  # nor the frames of the decoder, which have the body
+            raise
+        finally:
+            del data
 
 
 class Messages:
-    """The messages of a stream, one after the other. Bytes of those that may be large count from when one is
-    there until it is `done`, or the stream is closed.
+    """The messages of a stream, one after the other. The memory of those that may be large counts from when
+    one is there until it is `done`, or the stream is closed.
 
     Raises InvalidRequest, BodyTooLarge. While too many bytes are in flight, it waits.
     """
 
     def __init__(
-        self, context: Context, most: int, decoded: Callable[[bytes], Awaitable[Any]], budget: Budget
+        self,
+        context: Context,
+        most: int,
+        decoded: Callable[[bytes], Awaitable[tuple[Any, int]]],
+        budget: Budget,
     ) -> None:
         self._context, self._most, self._decoded, self._budget = context, most, decoded, budget
         self._taken: dict[int, int] = {}  # by the id of a message, which whoever has it holds
@@ -129,12 +146,13 @@ class Messages:
         check_size(data, self._most)
         taken = await self._budget.take(len(data)) if self._most > SMALL else 0
         try:
-            message = await self._decoded(data)
+            message, cost = await self._decoded(data)
         except BaseException:
             self._budget.give(taken)
             raise
-        if taken:
-            self._taken[id(message)] = taken
+        if self._most > SMALL:
+            self._budget.give(taken - cost)  # see Bodies.one
+            self._taken[id(message)] = cost
         return message
 
     def done(self, message: Any) -> None:
@@ -154,16 +172,9 @@ def check_size(data: bytes, most: int) -> None:
         raise BodyTooLarge(text, limit=str(most), got=str(len(data)))
 
 
-def decoded(data: bytes, decode: Decode) -> Any:
-    """The message. Raises InvalidRequest, with a fixed text, for bytes that are none."""
-    try:
-        return decode(data)
-    except InvalidRequest:
-        raise  # a decoder that says what is wrong with them
-    except Exception as error:  # whatever the parser raises, the bytes are the caller's
-        log.debug("undecodable request: %s", type(error).__name__)
-        violation = FieldViolation("request", "the bytes are not a message of this method")
-        raise InvalidRequest([violation]) from None
+def decoded(data: bytes, decode: Decode) -> tuple[Any, int]:
+    """The message, and the bytes of memory that it takes. Raises InvalidRequest."""
+    return decoder_of(decode)(data)
 
 
 class Budget:

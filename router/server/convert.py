@@ -20,6 +20,8 @@ from router.names import ADAPTER_FORM, BASE, split_adapter
 from router.server.mixtures import mixture_messages, mixture_of
 from router.server.status import redacted
 from router.types import (
+    MAX_LABELS,
+    MAX_MESSAGES,
     MAX_STOP_BYTES,
     MAX_STOPS,
     SAMPLING_RANGES,
@@ -45,7 +47,6 @@ from router.v1 import adapters_pb2 as adapters_pb
 from router.v1 import inference_pb2 as pb
 
 # What a request may have at most, beside what the settings say.
-MAX_MESSAGES, MAX_LABELS = 256, 16
 MAX_LABEL_BYTES, MAX_REFERENCE_BYTES, MAX_HINT_BYTES, MAX_UNIT_BYTES = 64, 4096, 64, 256
 ROLES: Mapping[int, Role] = {
     pb.ROLE_SYSTEM: "system",

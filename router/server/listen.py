@@ -112,6 +112,10 @@ def split_address(listen: str, setting: str) -> tuple[str, int]:
 def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
     """No sharing of the port, bounds against floods, and connections that end so that clients spread.
 
+    A call whose message is not read yet has 64 KiB here. With `bdp_probe` the library would let each call
+    send megabytes ahead: 256 calls of 2 MiB that wait for their turn held 500 MB. While a message is read,
+    the window is as large as the message.
+
     One connection may carry every request that is let in; a client holds further calls back until others
     end. `overload_protection` would count calls that have ended and are not freed yet, which no client can
     know of, and reset those beyond. Past `max_pending_requests` calls are cancelled unseen.
@@ -119,6 +123,7 @@ def server_options(settings: Settings) -> tuple[tuple[str, int], ...]:
     streams = settings.max_running + settings.max_queue + ROOM_FOR_OTHERS
     return (
         ("grpc.so_reuseport", 0),
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.max_concurrent_streams", streams),
         ("grpc.http.overload_protection", 0),
         ("grpc.server.max_pending_requests", FULL_CONNECTIONS * streams),

@@ -34,6 +34,7 @@ CODES = {code.name: code for code in grpc.StatusCode}
 INTERNAL_TEXT = "internal error; the server's log has the rest under this request id"
 MAX_MESSAGE, MAX_DETAILS, MAX_FIELD, MAX_METADATA = 1024, 3584, 256, 16
 MAX_LOOKED_AT = 16_384  # characters; nothing longer is ever told
+ENTRY_BYTES = 3  # of an entry's tag and length; one with two texts of MAX_FIELD bytes has less than 16 KiB
 MAX_FIELD_LOOKED_AT = 2_048  # the same of a field, of which there may be many
 
 
@@ -89,15 +90,8 @@ def _message(text: str) -> str:
 def _packed(code: grpc.StatusCode, message: str, details: list[Any]) -> bytes:
     status = status_pb2.Status(code=code.value[0], message=message)
     for detail in details:
-        _shrink(detail)
         status.details.add().Pack(detail)
     return bytes(status.SerializeToString())
-
-
-def _shrink(detail: Any) -> None:
-    """Drop the last field violations until the detail fits."""
-    while isinstance(detail, rpc.BadRequest) and detail.ByteSize() > MAX_DETAILS:
-        del detail.field_violations[-1]
 
 
 # -- What each class of the error tree adds to ErrorInfo.
@@ -118,12 +112,15 @@ def error_info(reason: str, metadata: Mapping[str, str], request_id: str) -> rpc
 
 
 def _bad_request(error: InvalidRequest) -> rpc.BadRequest:
-    return rpc.BadRequest(
-        field_violations=[
-            rpc.BadRequest.FieldViolation(field=shown(v.field), description=shown(v.description))
-            for v in error.violations
-        ]
-    )
+    """The first violations, as many as MAX_DETAILS bytes hold."""
+    detail, size = rpc.BadRequest(), 0
+    for v in error.violations:
+        entry = rpc.BadRequest.FieldViolation(field=shown(v.field), description=shown(v.description))
+        size += entry.ByteSize() + ENTRY_BYTES
+        if size > MAX_DETAILS:
+            break
+        detail.field_violations.append(entry)
+    return detail
 
 
 def _retry(seconds: float) -> rpc.RetryInfo:

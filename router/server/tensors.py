@@ -15,6 +15,8 @@ from typing import Any
 from router.errors import FieldViolation, Findings, InvalidRequest
 from router.kserve import open_inference_pb2 as oip
 from router.names import AUTO, BASE, split_adapter
+from router.server.decoding import count_json
+from router.types import MAX_CONSTRAINT_BYTES
 from router.v1 import inference_pb2 as pb
 
 TEXT, STREAM, SAMPLING, OUTPUT = "text_input", "stream", "sampling_parameters", "text_output"
@@ -30,6 +32,7 @@ HINTS = ("unit", "domain", "task")
 EMPTY_LAST, IS_LAST = "triton_enable_empty_final_response", "triton_final_response"
 MODEL_FORM = "must be auto, base or an adapter's name, with one of its versions or none"
 FIELDS = {"input.text": TEXT, "routing.adapter": "model_name", "routing.": "", "sampling.": ""}
+MAX_PARAMETER_BYTES = 8 * MAX_CONSTRAINT_BYTES  # of a text of JSON, where characters may be escaped
 SHOWN = 64  # characters of a name that nobody knows
 
 
@@ -147,8 +150,15 @@ def _text(data: bytes, field: str, found: Findings) -> str:
 
 def _json(data: bytes, found: Findings) -> dict[str, Any]:
     """Parameters that came as an object of JSON."""
+    if len(data) > MAX_PARAMETER_BYTES:
+        found.add(SAMPLING, f"must have at most {MAX_PARAMETER_BYTES} bytes")
+        return {}
     try:
+        count_json(data)
         said = json.loads(data)
+    except InvalidRequest as error:
+        found.add(SAMPLING, error.violations[0].description)
+        return {}
     except (ValueError, RecursionError):
         said = None
     if not isinstance(said, dict):

@@ -20,18 +20,17 @@ from router.errors import (
     AdapterNotFound,
     ExperimentNotFound,
     FailedPrecondition,
-    FieldViolation,
-    InvalidRequest,
 )
 from router.ports import UNIT_MISSING, AdapterRegistry, Place, ServedExperiments
 from router.server.bodies import SMALL
 from router.server.call import Call, current_call, request_id_of, send_headers
+from router.server.decoding import json_decoder
 from router.server.inference import InferenceService
 from router.server.layers import Chain
 from router.server.sending import Outgoing
 from router.v1 import inference_pb2 as pb
 from router.web import feedback, ofrep, openai
-from router.web.exchange import JSON, ErrorBody, Exchange, Receive, Scope, Send, until_gone
+from router.web.exchange import ErrorBody, Exchange, Receive, Scope, Send, until_gone
 from router.web.hosts import KnownHosts
 
 STREAM = "/router.v1.InferenceService/StreamGenerate"
@@ -59,7 +58,7 @@ class Endpoint:
         self._handler = SimpleNamespace(
             request_streaming=False,
             response_streaming=True,
-            request_deserializer=decode,
+            request_deserializer=json_decoder(decode),
             response_serializer=None,
             unary_unary=None,
             unary_stream=answer,
@@ -85,7 +84,6 @@ class Completions:
 
     async def answer(self, asked: openai.Asked, context: Any) -> None:
         """Generate, and write the answer in OpenAI's form."""
-        check_json(context)
         message, written = openai.generate_message(asked, context.header(UNIT)), openai.Answer(asked)
         if asked.stream:
             context.stream()
@@ -119,12 +117,6 @@ def route_of(scope: Scope) -> str:
     return f"{scope['method']} {path}"
 
 
-def check_json(context: Any) -> None:
-    """Raises InvalidRequest for a body that a page of another origin may send unasked."""
-    if not context.header("content-type").partition(";")[0].strip().lower() == JSON:
-        raise InvalidRequest([FieldViolation("content-type", f"must be {JSON}")])
-
-
 class Feedback:
     """Outcomes and corrections, taken in by `methods`, the handlers of gRPC."""
 
@@ -133,7 +125,6 @@ class Feedback:
 
     async def answer(self, said: feedback.Feedback, context: Any) -> None:
         """Say what became of it."""
-        check_json(context)
         method, message = feedback.message_of(said)
         # Which of the two it is shows in the body alone: both need the same role and have the same bounds.
         current_call().method = method
@@ -157,7 +148,6 @@ class Flags:
 
     async def one(self, asked: ofrep.Asked, context: Any) -> None:
         """The flag of the path."""
-        check_json(context)
         key = context.path_parameter("key")
         place = next((place for place in self._places(asked) if place.experiment == key), None)
         if place is None:
@@ -168,7 +158,6 @@ class Flags:
 
     async def all(self, asked: ofrep.Asked, context: Any) -> None:
         """Every flag that the client sees."""
-        check_json(context)
         if not asked.unit:
             raise ofrep.missing()
         flags = [ofrep.flag_json(place) for place in self._places(asked)]

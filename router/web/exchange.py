@@ -14,6 +14,7 @@ import grpc
 from google.rpc import error_details_pb2 as rpc
 from google.rpc import status_pb2
 
+from router.errors import WrongContentType
 from router.server.call import current_call
 from router.server.layers import CERTIFICATE
 from router.types import Decision
@@ -38,15 +39,15 @@ HTTP_STATUS: Mapping[str, int] = {
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
-BODY_TOO_LARGE = "BODY_TOO_LARGE"
+STATUS_OF_REASON = {"BODY_TOO_LARGE": 413, "UNSUPPORTED_MEDIA_TYPE": 415, "BODY_INCOMPLETE": 408}
 
 
 class Exchange:
     """The part of `grpc.aio.ServicerContext` that layers and servicers use, over ASGI.
 
-    `most` bytes of a body are read, and one more to tell that it is larger. Messages that are written are
-    bytes of the body; `events` says that they are sent as they come, as server-sent events. `error_body`
-    makes the body of an error.
+    `most` bytes of a body are read, and one more to tell that it is larger; 0: the request has no body.
+    Messages that are written are bytes of the body; `events` says that they are sent as they come, as
+    server-sent events. `error_body` makes the body of an error.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, most: int, error_body: ErrorBody) -> None:
@@ -84,25 +85,38 @@ class Exchange:
         """HTTP has no deadline: the server's own counts."""
         return None
 
+    def check(self) -> None:
+        """Raises WrongContentType for a body that is not JSON, before anything of it is read.
+
+        A page of another origin can send other types without asking first, and a body without a type, too.
+        """
+        if self._most and not is_json(self.content_type):
+            raise WrongContentType(f"{JSON}: add the header 'Content-Type: {JSON}'")
+
+    @property
+    def content_type(self) -> str:
+        """Of the body, in lower case and without parameters; '' where there is none."""
+        return self.header("content-type").partition(";")[0].strip().lower()
+
     async def read(self) -> Any:
-        """The whole body; of one that is too large, more than it may have."""
+        """The whole body; of one that is too large, more than it may have. Raises what `check` raises."""
         if self._read:
             return grpc.aio.EOF
         self._read = True
+        self.check()
         length = self.header("content-length")
         if length.isdecimal() and int(length) > self._most:
             return bytes(self._most + 1)  # none of it is read
-        parts, size = [], 0
-        while size <= self._most:
+        body = bytearray()  # not parts that are joined, which would be there twice
+        while len(body) <= self._most:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise asyncio.CancelledError  # as gRPC ends the call of a client that has left
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
+            body += message.get("body", b"")
             if not message.get("more_body", False):
                 self._whole.set()
                 break
-        return b"".join(parts)
+        return body
 
     async def left(self) -> None:
         """Returns when the client has left, which shows once its body was read."""
@@ -145,7 +159,7 @@ class Exchange:
     ) -> None:
         """End with an error: as the answer, or where one has begun, as its last event."""
         reason, field, retry_after = read_details(trailing_metadata)
-        status = 413 if reason == BODY_TOO_LARGE else HTTP_STATUS.get(code.name, 500)
+        status = STATUS_OF_REASON.get(reason) or HTTP_STATUS.get(code.name, 500)
         if self._ended:
             return
         content_type, body = self._refusal(status, reason or code.name, details, field)
@@ -155,6 +169,8 @@ class Exchange:
         self._headers |= {key: value for key, value in trailing_metadata if key == "x-request-id"}
         if retry_after:
             self._headers["retry-after"] = str(max(1, round(retry_after)))
+        if status == 408:
+            self._headers["connection"] = "close"  # what comes yet is the rest of that body
         if status == 401:
             self._headers["www-authenticate"] = "Bearer"
         await self._start(status, content_type, len(body))
@@ -176,6 +192,16 @@ class Exchange:
     async def _end(self, data: bytes) -> None:
         self._ended = True
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+
+def is_json(content_type: str) -> bool:
+    """Whether it is JSON, or a type based on it.
+
+    >>> is_json("application/json"), is_json("application/merge-patch+json"), is_json("text/plain")
+    (True, True, False)
+    """
+    kind, _, of = content_type.partition("/")
+    return content_type == JSON or (kind == "application" and of.endswith("+json"))
 
 
 def decision_headers(decision: Decision | None, response_id: str) -> dict[str, str]:

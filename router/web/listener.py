@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import logging
 import math
+import re
 import socket
 import ssl
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -19,15 +21,41 @@ from router.server.listen import METADATA_BYTES, most_connections, split_address
 from router.server.tls import Tls
 
 HEAD_SECONDS = 20.0  # from the first byte of a request, or a new connection, until its head is there
+HEAD_END = re.compile(rb"\n\r?\n")
 IDLE_SECONDS = 120  # between requests
 
 logging.getLogger("uvicorn").setLevel(logging.WARNING)  # the server logs what it serves itself
+
+
+class Framing(h11.Connection):
+    """HTTP/1.1 of a server that bounds every head and takes no ambiguous length.
+
+    h11 looks at the size of a head that is incomplete, so one that comes whole in one read passes; and it
+    takes a body with both Content-Length and Transfer-Encoding, which a proxy in front may cut elsewhere.
+    """
+
+    def next_event(self) -> Any:
+        """The next event. Raises RemoteProtocolError."""
+        if self.their_state is h11.IDLE:
+            data, _ = self.trailing_data
+            if len(data) > METADATA_BYTES and not HEAD_END.search(data, 0, METADATA_BYTES):
+                raise h11.RemoteProtocolError("the head of the request is too large", 431)
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            names = {name for name, _ in event.headers}
+            if {b"content-length", b"transfer-encoding"} <= names:
+                raise h11.RemoteProtocolError("Content-Length and Transfer-Encoding exclude each other", 400)
+        return event
 
 
 class Protocol(H11Protocol):
     """Uvicorn's, for a number of connections that have a bound; a request's head must come in time."""
 
     _late: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.conn = Framing(h11.SERVER, METADATA_BYTES)
 
     def connection_made(self, transport: Any) -> None:
         """Hang up where there are too many, as the gRPC port does."""

@@ -15,15 +15,26 @@ from typing import Annotated, Any, Literal, TypeVar
 from google.protobuf.json_format import MessageToDict
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from router.errors import FieldViolation, InvalidRequest
+from router.errors import MOST_FINDINGS, FieldViolation, InvalidRequest
 from router.names import AUTO, BASE
-from router.types import SAMPLING_RANGES, AdapterInfo, AdapterState
+from router.types import (
+    MAX_CHOICES,
+    MAX_LABELS,
+    MAX_MESSAGES,
+    MAX_MIXTURE_PARTS,
+    MAX_STOPS,
+    SAMPLING_RANGES,
+    AdapterInfo,
+    AdapterState,
+)
 from router.v1 import inference_pb2 as pb
 
 SYSTEM = ("system", "developer")
 ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT}
 FINISH = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
 OWNER = "lora-router"
+MAX_PARTS = 256  # of one message's content
+MOST_ERRORS = 2048  # that are built for the sake of the first 32
 ANY_OBJECT = '{"type": "object"}'
 _MODEL = re.compile(r"(?:adapters/)?([^/@\s]+)(?:(?:@|/versions/|/)([^/@\s]+))?")
 
@@ -35,6 +46,13 @@ def nothing(value: Any) -> None:
 
 
 Nothing = Annotated[None, BeforeValidator(nothing)]
+
+
+def few_labels(value: Any) -> Any:
+    """The labels, if a request may have so many: Pydantic looks at all of them before it counts."""
+    if isinstance(value, dict) and len(value) > MAX_LABELS:
+        raise ValueError(f"must have at most {MAX_LABELS} entries")
+    return value
 
 
 class Model(BaseModel):
@@ -54,7 +72,7 @@ class Message(Model):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
     tool_calls: Nothing = None
 
     @property
@@ -98,7 +116,7 @@ class RoutingHints(Model):
     task: str = ""
     unit: str = ""
     explain: bool = False
-    mixture: list[MixturePart] = []
+    mixture: Annotated[list[MixturePart], Field(max_length=MAX_MIXTURE_PARTS)] = []
 
 
 class Shared(Model):
@@ -115,15 +133,15 @@ class Shared(Model):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None = None
     n: Literal[1] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Annotated[dict[str, str], BeforeValidator(few_labels)] | None = None
     response_format: ResponseFormat | None = None
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: Annotated[list[str], Field(max_length=MAX_CHOICES, fail_fast=True)] | None = None
     grammar: str | None = None
     routing: RoutingHints = RoutingHints()
     logit_bias: Nothing = None
@@ -132,7 +150,7 @@ class Shared(Model):
 class ChatCompletion(Shared):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -140,7 +158,7 @@ class ChatCompletion(Shared):
     functions: Nothing = None
     tool_choice: Annotated[None, BeforeValidator(lambda v: nothing(None if v == "auto" else v))] = None
     audio: Nothing = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=4)] | None = None
 
 
 class Completion(Shared):
@@ -158,11 +176,20 @@ Read = TypeVar("Read", bound=Model)
 
 
 def parsed(kind: type[Read], body: bytes) -> Read:
-    """The request. Raises InvalidRequest naming every bad field."""
+    """The request. Raises InvalidRequest naming the bad fields, 32 of them at most."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise InvalidRequest([_violation(entry) for entry in error.errors(include_url=False)]) from None
+        raise invalid(error) from None
+
+
+def invalid(error: ValidationError) -> InvalidRequest:
+    """The same, with the names of the fields. Pydantic builds all errors or none, some microseconds each."""
+    count = error.error_count()
+    if count > MOST_ERRORS:
+        return InvalidRequest([FieldViolation("body", f"has {count} errors, too many to name them")])
+    entries = error.errors(include_url=False, include_context=False, include_input=False)
+    return InvalidRequest(list(map(_violation, entries[:MOST_FINDINGS])), max(0, count - MOST_FINDINGS))
 
 
 def _violation(entry: Any) -> FieldViolation:

@@ -48,7 +48,7 @@ PLANS: tuple[type[Message], ...] = (
 def request(data: bytes) -> None:
     """Requests for answers and about adapters."""
     kind = REQUESTS[data[0] % len(REQUESTS)] if data else REQUESTS[0]
-    message = decoded(data[1:], kind.FromString)
+    message, _ = decoded(data[1:], kind.FromString)
     if isinstance(message, pb.GenerateRequest | pb.StreamGenerateRequest):
         made = generate_request(message, "id", LIMITS)
         assert made.turns or made.raw_prompt
@@ -68,7 +68,7 @@ def request(data: bytes) -> None:
 def plan(data: bytes) -> None:
     """Plans of experiments, questions about them, outcomes."""
     kind = PLANS[data[0] % len(PLANS)] if data else PLANS[0]
-    message, found = decoded(data[1:], kind.FromString), Findings()
+    message, found = decoded(data[1:], kind.FromString)[0], Findings()
     if isinstance(message, experiments_pb.CreateExperimentRequest):
         plan_of(message.experiment, found)
     elif isinstance(message, experiments_pb.UpdateExperimentRequest):

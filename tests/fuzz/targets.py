@@ -48,7 +48,7 @@ from router.registry.state import Choices
 from router.server.call import caller_of, request_id_of
 from router.server.status import status_of
 from router.types import CONSTRAINT_KINDS, AdapterProfile, Constraint, Vote
-from tests.fuzz import messages
+from tests.fuzz import doors, messages
 from tests.fuzz.inputs import Change, bytes_changed, json_changed, message_changed, toml_changed
 from tests.registry.tiny import BASE, CONFIG, SITES, lora_tensors, safetensors
 
@@ -451,6 +451,10 @@ def _grammars() -> list[bytes]:
     return [bytes([CONSTRAINT_KINDS.index(kind)]) + text.encode() for kind, text in texts.items()]
 
 
+def _one_infer() -> Sequence[bytes]:
+    return [doors.good_infer(b'{"max_tokens": 4}').SerializeToString()]
+
+
 def _given(*examples: bytes | str) -> Callable[[], Sequence[bytes]]:
     return lambda: [one.encode() if isinstance(one, str) else one for one in examples]
 
@@ -479,5 +483,12 @@ TARGETS = {
         Target("errors", errors, bytes_changed, _given("no '/srv/models/a b.bin', see http://wiki.local/x")),
         Target("requests", messages.request, message_changed(messages.REQUESTS), messages.good_requests),
         Target("experiments", messages.plan, message_changed(messages.PLANS), messages.good_plans),
+        Target("chat", doors.chat, doors.json_grown, doors.good_chats),
+        Target("completion", doors.completion, doors.json_grown, doors.good_completions),
+        Target("feedback", doors.vote, doors.json_grown, doors.good_votes),
+        Target("ofrep", doors.flags, doors.json_grown, _given('{"context": {"targetingKey": "u", "a": 1}}')),
+        Target("form", doors.form, doors.form_grown, _given("csrf=a&name=b%20c&text=d+e")),
+        Target("kserve", doors.infer, doors.infer_grown, _one_infer),
+        Target("wire", doors.wire, doors.wire_grown(doors.KINDS), doors.good_messages),
     )
 }

@@ -16,8 +16,6 @@ from router.server.adapters import MAX_FILTER_BYTES, MAX_REASON_BYTES, MAX_TOKEN
 from router.server.convert import (
     MAX_HINT_BYTES,
     MAX_LABEL_BYTES,
-    MAX_LABELS,
-    MAX_MESSAGES,
     MAX_REFERENCE_BYTES,
     MAX_UNIT_BYTES,
     Limits,
@@ -27,6 +25,8 @@ from router.types import (
     MAX_CHOICE_BYTES,
     MAX_CHOICES,
     MAX_CONSTRAINT_BYTES,
+    MAX_LABELS,
+    MAX_MESSAGES,
     MAX_MIXTURE_PARTS,
     MAX_STOP_BYTES,
     MAX_STOPS,

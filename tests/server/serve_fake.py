@@ -1,10 +1,14 @@
-"""A server process on the fake engine; prints its address once it serves, or listens with `--start`."""
+"""A server process on the fake engine; prints its address once it serves, or listens with `--start`.
+
+`--set NAME=VALUE` changes a setting.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import sys
+from typing import Any
 
 from router.config import Settings
 from router.engine.fake import FakeEngine
@@ -18,11 +22,14 @@ from tests.fakes import FakeRegistry, FakeRouter, adapter
 async def serve(options: argparse.Namespace) -> None:
     engine = FakeEngine(step_seconds=options.step, start_seconds=options.start)
     registry = FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
+    changed: dict[str, Any] = dict(one.split("=", 1) for one in options.set)
     settings = Settings(
         listen=options.listen,
         metrics_listen=options.metrics,
+        http_listen=options.http,
         drain_seconds=options.drain,
         lame_duck_seconds=0.25,
+        **changed,
     )
     live = await experiments(options.experiments)
     app = ServerApp(settings, engine, registry, FakeRouter(registry), experiments=live)
@@ -53,7 +60,9 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--listen", default="127.0.0.1:0")
     parser.add_argument("--metrics", default="")
+    parser.add_argument("--http", default="")
     parser.add_argument("--experiments", default="")
+    parser.add_argument("--set", action="append", default=[])
     for name, default in (("--step", 0.0), ("--start", 0.0), ("--drain", 5.0)):
         parser.add_argument(name, type=float, default=default)
     try:

@@ -182,7 +182,7 @@ async def _line(at: SimpleNamespace, method: str) -> dict[str, Any]:
         ({"all": True, "names": ["0"]}, "names", "are left out where all is set"),
         ({"names": [""]}, "names[0]", "must be the name of a replica"),
         ({"names": ["0", "x" * 65]}, "names[1]", "must have at most 64 bytes"),
-        ({"names": ["0"] * 1025}, "names", "must be at most 1024"),
+        ({"names": ["0"] * 1025}, "names", "must have at most 1024 entries"),
     ],
 )
 async def test_names_that_are_none(

@@ -12,13 +12,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 
 from router.engine.fake import FakeEngine
 from router.errors import (
+    MOST_FINDINGS,
     AdapterNotFound,
     AdapterRejected,
     AdminElsewhere,
     AlreadyExists,
+    BodyIncomplete,
     BodyTooLarge,
     ChangedElsewhere,
     ConfigError,
@@ -29,6 +32,7 @@ from router.errors import (
     ExperimentNotFound,
     FailedPrecondition,
     FieldViolation,
+    Findings,
     GateNotPassed,
     InvalidRequest,
     NotActivated,
@@ -47,6 +51,7 @@ from router.errors import (
     TokenMissing,
     Unauthenticated,
     Unavailable,
+    WrongContentType,
 )
 from router.registry.options import RegistryOptions
 from router.registry.registry import Registry
@@ -88,6 +93,8 @@ CASES = [
     (QuotaExceeded("enough", "max_concurrent"), "RESOURCE_EXHAUSTED", "QuotaFailure"),
     (BodyTooLarge("4 bytes"), "RESOURCE_EXHAUSTED", "ErrorInfo"),
     (DeadlineExceeded("too late"), "DEADLINE_EXCEEDED", "ErrorInfo"),
+    (BodyIncomplete("10 s"), "DEADLINE_EXCEEDED", "ErrorInfo"),
+    (WrongContentType("application/json"), "INVALID_ARGUMENT", "BadRequest"),
     (EngineFailed(SECRET), "INTERNAL", "RequestInfo"),
     (ConfigError(SECRET), "INTERNAL", "RequestInfo"),
     (ValueError(SECRET), "INTERNAL", "RequestInfo"),
@@ -315,3 +322,27 @@ async def test_an_adapters_error_names_files_of_its_folder_only(
 def test_what_needs_no_hiding_is_told_as_it_is() -> None:
     assert told(FailedPrecondition("not now")) == "not now"
     assert told(StoreDown("anything")) == StoreDown.told
+
+
+def test_details_are_cut_before_they_are_built() -> None:
+    text = "/srv/" + "x" * 100_000
+    begin = time.thread_time()
+    status = status_of(InvalidRequest([FieldViolation(f"messages[{i}]", text) for i in range(200_000)]), "id")
+    assert time.thread_time() - begin < 2  # it was quadratic, and took minutes
+    assert sum(len(key) + len(value) for key, value in status.trailers) < 8192
+    found = status_pb2.Status.FromString(bytes(dict(status.trailers)["grpc-status-details-bin"]))
+    bad = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(bad) for detail in found.details)
+    assert bad.field_violations[0].field == "messages[0]"
+
+
+def test_violations_beyond_the_first_are_counted() -> None:
+    error = InvalidRequest([FieldViolation(f"f{i}", "wrong") for i in range(MOST_FINDINGS + 7)], 3)
+    assert len(error.violations) == MOST_FINDINGS + 1
+    assert error.violations[-1] == FieldViolation("", "and 10 more")
+    assert error.message.endswith("; and 10 more")
+    found = Findings()
+    for i in range(MOST_FINDINGS + 1):
+        found.add(f"f{i}", "wrong")
+    with pytest.raises(InvalidRequest, match="and 1 more"):
+        found.check()

@@ -155,7 +155,10 @@ async def test_what_is_not_served_is_said_in_openais_shape(
         (b"[" * 30_000, "application/json", 400),
         (b"[]", "application/json", 400),
         (b"", "application/json", 400),
-        (json.dumps(asking()).encode(), "text/plain", 400),  # what a page of another origin may send unasked
+        (json.dumps(asking()).encode(), "text/plain", 415),  # what a page of another origin may send unasked
+        (json.dumps(asking()).encode(), "application/x-www-form-urlencoded", 415),
+        (json.dumps(asking()).encode(), "", 415),
+        (json.dumps(asking()).encode(), "application/vnd.api+json; charset=utf-8", 200),
         (json.dumps(asking("x" * 3_000_000)).encode(), "application/json", 413),
     ],
 )
@@ -167,7 +170,8 @@ async def test_bodies_that_are_none(
         "/v1/chat/completions", content=content, headers={"content-type": content_type}
     )
     assert answer.status_code == status
-    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    if status != 200:
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
     assert server.lifecycle.in_flight == 0
 
 

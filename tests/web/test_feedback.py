@@ -162,7 +162,7 @@ async def test_roles_and_quotas_are_those_of_grpc(start_web: StartWeb, http: Htt
     [
         (b"{", "application/json", 400),
         (b"[]", "application/json", 400),
-        (b'{"response_id": "x", "metric": "m", "value": 1}', "text/plain", 400),
+        (b'{"response_id": "x", "metric": "m", "value": 1}', "text/plain", 415),
         (json.dumps({"response_id": "x" * (70 << 10)}).encode(), "application/json", 413),
     ],
 )

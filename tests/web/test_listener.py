@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import sys
 from contextlib import suppress
@@ -15,6 +16,8 @@ import trustme
 
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
+from router.server.app import ServerApp
+from router.server.listen import METADATA_BYTES
 from router.web import listener
 from tests.security.helpers import write_clients
 from tests.web.conftest import Http, StartWeb, asking, connect, with_certificates
@@ -137,7 +140,7 @@ async def test_a_body_that_does_not_come_holds_its_turn_for_a_while_only(
         b"Content-Length: 100\r\n\r\n{"
     )
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
-    assert head.startswith(b"HTTP/1.1 504")
+    assert head.startswith(b"HTTP/1.1 408")
     writer.close()
 
 
@@ -158,3 +161,72 @@ async def test_without_the_extra_the_setting_says_what_to_install(
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[http\]'"):
         await start_web()
+
+
+async def answered(server: ServerApp, *sent: bytes) -> bytes:
+    """All that a connection gets back, until the server hangs up."""
+    host, _, port = server.http_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 20)
+    for part in sent:
+        writer.write(part)
+        await writer.drain()
+    try:
+        return await asyncio.wait_for(reader.read(), 5)
+    finally:
+        writer.close()
+
+
+GET = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        GET + b"X-Large: " + b"x" * 100_000 + b"\r\n\r\n",
+        GET + b"".join(b"X-%d: x\r\n" % number for number in range(10_000)) + b"\r\n",
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        GET + b"\r\n" + GET + b"X-Large: " + b"x" * 100_000 + b"\r\n\r\n",  # the second one
+        b"\r\n" * 50_000,
+    ],
+    ids=["one header", "many headers", "path", "pipelined", "blank lines"],
+)
+async def test_a_head_of_100_kb_in_one_read_is_refused(start_web: StartWeb, head: bytes) -> None:
+    answer = await answered(await start_web(), head)
+    assert b"HTTP/1.1 400" in answer
+    assert answer.count(b"HTTP/1.1 200") == head.startswith(GET + b"\r\n")
+
+
+async def test_a_head_at_its_maximum_is_taken(start_web: StartWeb) -> None:
+    head = GET + b"Connection: close\r\nX-Large: "
+    head += b"x" * (METADATA_BYTES - len(head) - 4) + b"\r\n\r\n"
+    assert (await answered(await start_web(), head)).startswith(b"HTTP/1.1 200")
+    assert (await answered(await start_web(), head.replace(b"x\r", b"xx\r"))).startswith(b"HTTP/1.1 400")
+
+
+async def test_a_large_body_in_one_read_with_its_head_is_no_large_head(start_web: StartWeb) -> None:
+    body = json.dumps(asking(metadata={"x": "y" * 60}, user="u" * 200, max_tokens=1)).encode() + b" " * 50_000
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    assert (await answered(await start_web(), head + body)).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("chunked_first", [True, False])
+async def test_two_lengths_of_one_body_are_refused(start_web: StartWeb, chunked_first: bool) -> None:
+    lengths = [b"Transfer-Encoding: chunked\r\n", b"Content-Length: 4\r\n"]
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"".join(lengths if chunked_first else reversed(lengths))
+    answer = await answered(await start_web(), head + b"\r\n0\r\n\r\n" + GET + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1 ") == 1  # what follows is no request of its own
+
+
+@pytest.mark.parametrize(
+    "body", [b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"]
+)
+async def test_a_body_that_does_not_end_is_the_clients_fault(start_web: StartWeb, body: bytes) -> None:
+    server = await start_web(body_seconds=0.3)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    answer = await answered(server, head + body)
+    assert answer.startswith(b"HTTP/1.1 408")
+    error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+    assert (error["code"], error["type"]) == ("body_incomplete", "invalid_request_error")

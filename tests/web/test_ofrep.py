@@ -160,7 +160,7 @@ async def test_bodies_that_are_wrong(at: SimpleNamespace, body: bytes, code: str
 async def test_a_page_of_another_origin_is_not_heard(at: SimpleNamespace) -> None:
     headers = {**dict(at.clients.mine), "content-type": "text/plain"}
     response = await at.client.post(FLAGS, content=b"{}", headers=headers)
-    assert (response.status_code, response.json()["errorCode"]) == (400, "PARSE_ERROR")
+    assert (response.status_code, response.json()["errorCode"]) == (415, "PARSE_ERROR")
 
 
 async def test_who_may_not_is_refused(at: SimpleNamespace) -> None:

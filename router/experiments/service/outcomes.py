@@ -19,7 +19,6 @@ from router.access.answers import may_be_of
 from router.access.quotas import Meter
 from router.errors import (
     ExperimentNotFound,
-    FieldViolation,
     InvalidRequest,
     NotFound,
     Overloaded,
@@ -31,7 +30,6 @@ from router.experiments.sight import Sight
 from router.experiments.wire.outcomes import STATUSES, outcome_of
 from router.v1 import experiments_pb2 as pb
 
-MAX_BATCH = 1000
 MAX_BATCHES = 16  # of all streams, at once
 FULL_SECONDS = 0.1
 NO_RESPONSE = (
@@ -111,11 +109,7 @@ class Intake:
         return pb.RecordOutcomeResponse(status=STATUSES[status])
 
     async def batch(self, request: pb.RecordOutcomesRequest, caller: Caller) -> pb.RecordOutcomesResponse:
-        """The acknowledgement of a batch. Waits while the queue is full; raises InvalidRequest for one that
-        is too large, StoreDown."""
-        if len(request.outcomes) > MAX_BATCH:
-            text = f"must have at most {MAX_BATCH} entries, got {len(request.outcomes)}"
-            raise InvalidRequest([FieldViolation("outcomes", text)])
+        """The acknowledgement of a batch. Waits while the queue is full; raises StoreDown."""
         async with self._room:
             parsed = await self._threads.run(self._parse, request, self._seen_by(caller.sight), caller)
             recorded = await self._recorded(parsed.good, caller, self._record)
@@ -224,7 +218,7 @@ async def paced(
         except StopAsyncIteration:
             return
         if meter is not None:
-            meter.owe_outcomes(min(len(batch.outcomes), MAX_BATCH))  # a larger one is refused whole
+            meter.owe_outcomes(len(batch.outcomes))
         yield batch
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
-from router.errors import FieldViolation, InvalidRequest
+from router.errors import FieldViolation, InvalidRequest, WrongContentType
+from router.server.decoding import too_many
 from router.web.console.guard import HEADERS
 from router.web.exchange import EVENTS, JSON, Exchange, Receive, Scope, Send
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 HTML = "text/html; charset=utf-8"
 FORM = "application/x-www-form-urlencoded"
-MOST_FIELDS = 200
+MOST_FIELDS, MOST_ESCAPES = 200, 1 << 18  # of a form; to decode so many takes 70 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,21 @@ class Form:
     name: str = ""
 
 
+def count_form(body: bytes) -> int:
+    """Fields of a form, and of its escaped characters a part, since each is an object for a moment.
+
+    Raises InvalidRequest for more than MOST_FIELDS or MOST_ESCAPES of them.
+    """
+    fields, escapes = body.count(b"&") + 1, body.count(b"%")
+    if fields > MOST_FIELDS:
+        raise too_many("body", MOST_FIELDS)
+    if escapes > MOST_ESCAPES:
+        raise InvalidRequest(
+            [FieldViolation("body", f"must have at most {MOST_ESCAPES} escaped characters, send less text")]
+        )
+    return fields + escapes // 4
+
+
 def parsed(body: bytes) -> Form:
     """Of the bytes of a form; none of a request without one. Raises InvalidRequest."""
     try:
@@ -64,9 +80,11 @@ class PageExchange(Exchange):
     """An exchange whose answers are for a browser. The token of its session counts as if it were sent as
     `authorization`."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, most: int, console: Console) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, most: int, console: Console, form: bool
+    ) -> None:
         super().__init__(scope, receive, send, most, lambda *_: {})
-        self._console = console
+        self._console, self._form = console, form
         self._instead = b""
         self.cookies = cookies_of(self.header("cookie"))
         self.session = self.cookies.get(console.cookie, "")  # an id that the browser sent
@@ -74,6 +92,16 @@ class PageExchange(Exchange):
         self.signed_in = bool(token)
         if token and not self.header("authorization"):
             self._metadata = (*self._metadata, ("authorization", f"Bearer {token}"))
+
+    def check(self) -> None:
+        """Raises Elsewhere for what no page of this console sent, and WrongContentType for a body that is not
+        a form, before anything of it is read."""
+        guard, host = self._console.guard, self.header("host")
+        guard.check_host(host)
+        if self._form:
+            if self.content_type != FORM:
+                raise WrongContentType(FORM)
+            guard.check_sender(host, self.header("origin"), self.header("sec-fetch-site"))
 
     @property
     def method(self) -> str:

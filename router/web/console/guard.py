@@ -43,13 +43,15 @@ class Guard:
         if not self._hosts.know(host):
             raise Elsewhere(UNKNOWN)
 
-    def check_post(self, host: str, origin: str, site: str, said: str, session: str) -> None:
-        """Raises Elsewhere for a form that no page of this console sent: `origin` and `site` are what the
-        browser says of the page, `said` is the secret in the form."""
+    def check_sender(self, host: str, origin: str, site: str) -> None:
+        """Raises Elsewhere for a form of another page; the browser says its `origin` and `site`."""
         if site and site not in MINE:
             raise Elsewhere("the form was sent by a page of another site")
         if origin and urlsplit(origin).netloc.lower() != host.lower():
             raise Elsewhere("the form was sent by a page of another origin")
+
+    def check_secret(self, said: str, session: str) -> None:
+        """Raises Elsewhere for a form without the secret that `secret` gave to this console's pages."""
         if not hmac.compare_digest(said.encode(), self.secret(session).encode()):
             raise Elsewhere("the form is not of this page, or of before the server started: load it again")
 

@@ -14,10 +14,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from router.access.clients import Client
-from router.errors import FailedPrecondition, FieldViolation, InvalidRequest
+from router.errors import FailedPrecondition
 from router.server.call import Call, current_call, request_id_of, send_headers
+from router.server.decoding import Decoder
 from router.web.console.events import Events
-from router.web.console.exchange import FORM, HTML, Answer, Form, PageExchange, parsed, redirect
+from router.web.console.exchange import HTML, Answer, Form, PageExchange, count_form, parsed, redirect
 from router.web.console.guard import Guard
 from router.web.console.history import History
 from router.web.console.rendering import Renderer
@@ -216,7 +217,7 @@ class Endpoint:
         self._handler = SimpleNamespace(
             request_streaming=False,
             response_streaming=streams,
-            request_deserializer=parsed,
+            request_deserializer=Decoder(count_form, parsed),
             response_serializer=lambda answer: answer,
             unary_unary=None if streams else self._answer,
             unary_stream=self._run if streams else None,
@@ -224,7 +225,8 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        exchange = PageExchange(scope, receive, send, self._most, self._console)
+        form = not isinstance(self._entry, Page)
+        exchange = PageExchange(scope, receive, send, self._most, self._console, form)
         call = Call(self._entry.method, request_id_of(exchange.invocation_metadata()))
         await until_gone(self._console.chain.serve(self._handler, call, exchange), exchange)
         await exchange.finish()
@@ -243,15 +245,10 @@ class Endpoint:
             await self._entry.run(self._checked(form, exchange))
 
     def _checked(self, form: Form, exchange: PageExchange) -> Visit:
-        """Raises Elsewhere for what no page of this console sent."""
-        header, guard = exchange.header, self._console.guard
-        guard.check_host(header("host"))
+        """Raises Elsewhere for a form without the secret of this console's pages."""
         if not isinstance(self._entry, Page):
-            if header("content-type").partition(";")[0].strip().lower() != FORM:
-                raise InvalidRequest([FieldViolation("content-type", f"must be {FORM}")])
-            said = header("x-csrf-token") or form.fields.get("csrf", "")
-            origin, site = header("origin"), header("sec-fetch-site")
-            guard.check_post(header("host"), origin, site, said, exchange.session)
+            said = exchange.header("x-csrf-token") or form.fields.get("csrf", "")
+            self._console.guard.check_secret(said, exchange.session)
         return Visit(self._console, exchange, form)
 
 

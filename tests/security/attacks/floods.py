@@ -7,6 +7,8 @@ import gzip
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
+import grpc
+
 from router.v1 import inference_pb2 as pb
 from tests.security.attacks.wire import (
     ACK,
@@ -304,6 +306,63 @@ async def slow_http(address: str, number: int, seconds: float = 3) -> Seen:
     return await together([one(bool(n % 2)) for n in range(number)])
 
 
+async def json_lists(
+    address: str,
+    number: int,
+    size: int = 2 << 20,
+    entry: str | int = "{}",
+    content_type: str = "application/json",
+) -> Seen:
+    """Chats over HTTP that are a list of the smallest values; each on a connection of its own."""
+    head = b'{"model":"auto","messages":['
+    entries = f"{entry},".encode()
+    body = head + entries * ((size - len(head) - 8) // len(entries)) + b"{}]}"
+    request = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\n"
+        f"Origin: https://elsewhere.example\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+
+    async def one() -> Seen:
+        reader, writer = await connected(address)
+        try:
+            writer.write(request)
+            writer.write(body)
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 60)
+        finally:
+            writer.transport.abort()
+        return Counter({answer[9:12].decode(): 1})
+
+    return await together([one() for _ in range(number)])
+
+
+async def empty_chats(address: str, number: int, megabytes: int = 2, connections: int = 4) -> Seen:
+    """Chats of empty messages, two bytes each, of so many megabytes."""
+    content = b"\n\0" * ((megabytes << 19) - 16)
+    body = _field(1, _field(2, content))
+
+    async def one(channel: grpc.aio.Channel) -> Seen:
+        try:
+            await channel.unary_unary(GENERATE)(body, timeout=60)
+        except grpc.aio.AioRpcError as error:
+            return Counter({error.code().name: 1})
+        return Counter(OK=1)
+
+    own = ("grpc.use_local_subchannel_pool", 1)
+    channels = [grpc.aio.insecure_channel(address, options=(own,)) for _ in range(connections)]
+    try:
+        return await together([one(channels[i % connections]) for i in range(number)])
+    finally:
+        for channel in channels:
+            await channel.close()
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of bytes on the wire, its length in five bytes."""
+    size = len(content)
+    length = bytes([size >> shift & 127 | (128 if shift < 28 else 0) for shift in range(0, 35, 7)])
+    return bytes([number << 3 | 2]) + length + content
+
+
 ATTACKS: dict[str, Callable[..., Awaitable[Seen]]] = {
     attack.__name__: attack
     for attack in (
@@ -327,5 +386,7 @@ ATTACKS: dict[str, Callable[..., Awaitable[Seen]]] = {
         watches,
         scrapes,
         slow_http,
+        json_lists,
+        empty_chats,
     )
 }

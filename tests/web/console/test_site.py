@@ -131,7 +131,7 @@ async def test_a_form_comes_as_a_form(opened: SimpleNamespace) -> None:
     content = f"csrf={await csrf(opened.http)}&name={MEDICAL}".encode()
     for kind in ("application/json", "text/plain", "multipart/form-data; boundary=x"):
         answer = await opened.http.post(LOAD, content=content, headers={"content-type": kind})
-        assert answer.status_code == 400
+        assert answer.status_code == 415
         assert "content-type" in answer.text
 
 
