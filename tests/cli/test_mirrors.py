@@ -268,7 +268,7 @@ def test_a_folder_that_is_not_there_beside_a_store(own_folder):
 def test_how_to_add(said, line):
     made = Settings(adapters_dir=said)
     assert how_to_add(made) == line
-    assert line in lines_to_paste("127.0.0.1:50051", made)
+    assert line in lines_to_paste("127.0.0.1:50051", made, "Hello")
 
 
 def test_beside_the_carried_ones_nothing_is_put():
