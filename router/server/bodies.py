@@ -1,93 +1,74 @@
 """Bodies of requests: read as bytes after every check, bounded for each method and for all calls together.
 
-A call that is refused is never read, so its sender is held back by the transport. Whoever sends headers and
-no body holds one of few turns (`turns.py`), and is let go after some seconds. Small bodies are decoded at
-once; large ones in a thread, one at a time.
+A call that is refused is never read, so its sender is held back by the transport. A call that sends headers
+and no body holds one of few read slots (`admission.py`), and ends after some seconds. Small bodies are
+decoded at once; large ones in a thread, one at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 
-from router.errors import BodyTooLarge, DeadlineExceeded, FieldViolation, InvalidRequest, Overloaded
+from router.errors import BodyTooLarge, DeadlineExceeded, FieldViolation, InvalidRequest
+from router.server.admission import Memory, ReadSlot
 from router.server.call import whole
-from router.server.turns import PART, Turn, Turns
 
 log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 Decode = Callable[[bytes], Any]
 SMALL = 64 << 10  # bytes: 2 ms to decode at worst, and too few to be counted
 MAX_PLAN_BYTES = 1 << 20  # of an experiment, or of a thousand outcomes
-MOST_TURNS = 128  # calls whose body is waited for
 
 
 class Bodies:
     """Reads messages for all calls of a server; lives on one event loop.
 
-    `budget` bytes are in flight at most, half of them for bodies of up to `most` bytes that have not come; a
-    body is waited for `seconds` at most.
+    Large bodies take their bytes from `memory`; a body is awaited for `seconds` at most.
     """
 
-    def __init__(self, budget: int, seconds: float, most: int) -> None:
-        self._budget, self._seconds = Budget(budget), seconds
-        self._large = Turns(max(PART, min(MOST_TURNS, budget // (2 * most))), seconds)
-        self._small = Turns(MOST_TURNS, seconds)
+    def __init__(self, memory: Memory, seconds: float) -> None:
+        self._memory, self._seconds = memory, seconds
         self._thread = ThreadPoolExecutor(1, "decode")
 
     def close(self) -> None:
         """Let the thread go."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def turn(self, peer: str, most: int) -> AbstractAsyncContextManager[Turn]:
-        """The turn to read a message of at most `most` bytes from that connection."""
-        return (self._large if most > SMALL else self._small).turn(peer)
-
     @asynccontextmanager
-    async def one(self, context: Context, turn: Turn, most: int, decode: Decode) -> AsyncIterator[Any]:
-        """The only message of a call; its bytes count to the end of the block, the turn ends with the read.
+    async def one(self, context: Context, slot: ReadSlot, most: int, decode: Decode) -> AsyncIterator[Any]:
+        """The only message of a call; its bytes count to the end of the block, the slot ends with the read.
 
-        How large it is shows when it is there, so `most` bytes are taken from the budget until then. Raises
+        How large it is shows when it is there, so `most` bytes are taken from the memory until then. Raises
         InvalidRequest, BodyTooLarge, DeadlineExceeded (it did not come), Overloaded (too much is in flight).
         """
         taken = 0
         try:
             if most > SMALL:
-                taken = await self._taken(most)
+                taken = await self._memory.take_within(most, self._seconds)
             data = await self._in_time(context)
-            turn.end()
+            slot.end()
             if data is grpc.aio.EOF:
                 raise InvalidRequest([FieldViolation("request", "no message came, or one that is too large")])
             check_size(data, most)
             if taken > len(data):
-                self._budget.give(taken - len(data))
+                self._memory.give(taken - len(data))
                 taken = len(data)
             message = await self._decoded(data, decode)
             del data
             yield message
         finally:
-            self._budget.give(taken)
+            self._memory.give(taken)
 
     def each(self, context: Context, most: int, decode: Decode) -> Messages:
         """The messages of a stream, whose pauses are nobody's fault."""
-        return Messages(context, most, lambda data: self._decoded(data, decode), self._budget)
-
-    async def _taken(self, most: int) -> int:
-        timeout = asyncio.timeout(self._seconds)
-        try:
-            async with timeout:
-                return await self._budget.take(most)
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            raise Overloaded("too many large requests are being read or answered", bound="memory") from None
+        return Messages(context, most, lambda data: self._decoded(data, decode), self._memory)
 
     async def _in_time(self, context: Context) -> Any:
         timeout = asyncio.timeout(self._seconds)
@@ -114,9 +95,9 @@ class Messages:
     """
 
     def __init__(
-        self, context: Context, most: int, decoded: Callable[[bytes], Awaitable[Any]], budget: Budget
+        self, context: Context, most: int, decoded: Callable[[bytes], Awaitable[Any]], memory: Memory
     ) -> None:
-        self._context, self._most, self._decoded, self._budget = context, most, decoded, budget
+        self._context, self._most, self._decoded, self._memory = context, most, decoded, memory
         self._taken: dict[int, int] = {}  # by the id of a message, which whoever has it holds
 
     def __aiter__(self) -> Messages:
@@ -127,11 +108,11 @@ class Messages:
         if data is grpc.aio.EOF:
             raise StopAsyncIteration
         check_size(data, self._most)
-        taken = await self._budget.take(len(data)) if self._most > SMALL else 0
+        taken = await self._memory.take(len(data)) if self._most > SMALL else 0
         try:
             message = await self._decoded(data)
         except BaseException:
-            self._budget.give(taken)
+            self._memory.give(taken)
             raise
         if taken:
             self._taken[id(message)] = taken
@@ -139,12 +120,12 @@ class Messages:
 
     def done(self, message: Any) -> None:
         """Nobody needs it any more."""
-        self._budget.give(self._taken.pop(id(message), 0))
+        self._memory.give(self._taken.pop(id(message), 0))
 
     async def aclose(self) -> None:
         """Nobody needs any."""
         taken, self._taken = sum(self._taken.values()), {}
-        self._budget.give(taken)
+        self._memory.give(taken)
 
 
 def check_size(data: bytes, most: int) -> None:
@@ -164,38 +145,3 @@ def decoded(data: bytes, decode: Decode) -> Any:
         log.debug("undecodable request: %s", type(error).__name__)
         violation = FieldViolation("request", "the bytes are not a message of this method")
         raise InvalidRequest([violation]) from None
-
-
-class Budget:
-    """So many bytes, given in the order of asking. Lives on one event loop."""
-
-    def __init__(self, most: int) -> None:
-        self._most = self.free = most
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    async def take(self, size: int) -> int:
-        """Wait until `size` bytes, at most all there are, are free, and take them; returns how many."""
-        size = min(size, self._most)
-        if not self._waiting and size <= self.free:
-            self.free -= size
-            return size
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            self.give(0 if turn.cancelled() else size)  # its turn may have come just then
-            raise
-        return size
-
-    def give(self, size: int) -> None:
-        """Give back."""
-        self.free += size
-        while self._waiting:
-            needed, turn = self._waiting[0]
-            if not turn.done():
-                if needed > self.free:
-                    return
-                self.free -= needed
-                turn.set_result(None)
-            self._waiting.popleft()

@@ -175,17 +175,17 @@ async def test_not_ready_from_the_first_moment_of_a_drain_and_alive_to_its_end(
 ) -> None:
     server = await start(lame_duck_seconds=0.3, drain_seconds=20.0)
     running = asyncio.ensure_future(messages(connect(server).inference.StreamGenerate(long_stream(800))))
-    await until(lambda: server.lifecycle.in_flight > 0)
+    await until(lambda: server.admission.in_flight > 0)
     stopping = asyncio.ensure_future(server.stop())
     body = await until_status(server, "/readyz", 503)
     assert (body["phase"], body["reasons"]) == ("draining", ["the server is stopping"])
     seen: set[tuple[int, int]] = set()
-    while server.lifecycle.in_flight:
+    while server.admission.in_flight:
         try:
             async with asyncio.timeout(10):
                 seen.add(((await probe(server, "/readyz"))[0], (await probe(server, "/healthz"))[0]))
         except (ConnectionError, TimeoutError):  # taken as the socket closed: asyncio then forgets it
-            assert not server.lifecycle.in_flight
+            assert not server.admission.in_flight
     assert seen == {(503, 200)}
     await asyncio.gather(running, stopping)
 
