@@ -195,10 +195,10 @@ class Forecast:
     """When a request would be answered, as far as that is known before.
 
     For a burst this is a lower bound: the least wait, and the quickest answer of the request's size once that
-    is known. In a queue that lasts, requests would be let in up to this bound, and all be late by a little. So
-    once a request of the queue was late, and the queue has lasted for twice the time that a request has left,
-    the likely time counts: least wait and mean time in a row, scaled by what the answers of this queue took
-    against them, and their mean deviation.
+    is known. In a queue that lasts, requests would be let in up to this bound, and all be late by a little.
+    So once a request of the queue was late, and the queue has lasted for twice the time that a request has
+    left, the likely time counts: least wait and mean time in a row, scaled by what the answers of this queue
+    took against them, and their mean deviation.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -134,6 +134,7 @@ class ServerApp:
             {"/metrics": self._metrics, "/healthz": self.health.healthz, "/readyz": self.health.readyz},
             self.metrics.shed.labels("http").inc,
             {("/metrics", OPENMETRICS): self._openmetrics},
+            settings.console_hosts,
         )
         self._telemetry: Telemetry | None = None
         self._server: Together | None = None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from router.access.clients import Client
+from router.access.hosts import Hosts
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest
 from router.server.call import Call, current_call, request_id_of, send_headers
 from router.web.console.events import Events
@@ -23,7 +24,6 @@ from router.web.console.guard import Guard
 from router.web.console.history import History
 from router.web.console.rendering import Renderer
 from router.web.exchange import Receive, Scope, Send, until_gone
-from router.web.hosts import Hosts
 
 if TYPE_CHECKING:
     from router.config import Settings
