@@ -2,8 +2,8 @@
 
 python -m benchmarks.bursts [--real] [--bursts 20] [--tokens 16] [--deadline 1.5] [--step 0.02]
 
-Each burst is sent at once on one connection to an idle server. Before it comes the same burst without
-deadlines: what that had answered by the deadline, less what the burst answered, would have been in time.
+Each burst is sent at once on one connection to an idle server. Before and after it comes the same burst without
+deadlines: what both had answered by the deadline, less what the burst answered, would have been in time.
 """
 
 from __future__ import annotations
@@ -53,15 +53,9 @@ async def burst(address: str, number: int, tokens: int, deadline: float) -> list
     return ended
 
 
-def in_time(free: list[tuple[str, float]], held: list[tuple[str, float]], deadline: float) -> int:
-    """How many refused requests would have been in time.
-
-    Numbers are compared, not single requests: a server answers in the order of arrival, which may differ from
-    that of sending.
-    """
-    possible = sum(kind == ANSWERED and took <= deadline for kind, took in free)
-    kinds = Counter(kind for kind, _ in held)
-    return min(kinds[REFUSED], max(0, possible - kinds[ANSWERED]))
+def in_time(ended: list[tuple[str, float]], deadline: float) -> int:
+    """How many were answered by then."""
+    return sum(kind == ANSWERED and took <= deadline for kind, took in ended)
 
 
 async def measure(address: str, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -71,12 +65,17 @@ async def measure(address: str, options: argparse.Namespace) -> list[dict[str, A
     for number in SIZES:
         kinds: Counter[str] = Counter()
         wrong, without, took, refusals = 0, 0, list[float](), list[float]()
+        free = await burst(address, number, options.tokens, LONGEST)
         for _ in range(options.bursts):
-            free = await burst(address, number, options.tokens, LONGEST)
+            before = in_time(free, options.deadline)
             held = await burst(address, number, options.tokens, options.deadline)
-            kinds.update(kind for kind, _ in held)
-            wrong += in_time(free, held, options.deadline)
-            without += sum(kind == ANSWERED and seconds <= options.deadline for kind, seconds in free)
+            free = await burst(address, number, options.tokens, LONGEST)
+            possible = min(before, in_time(free, options.deadline))
+            ended = Counter(kind for kind, _ in held)
+            # Numbers are compared, not requests: they may arrive in another order than they were sent in.
+            wrong += min(ended[REFUSED], max(0, possible - ended[ANSWERED]))
+            kinds += ended
+            without += possible
             took.append(max(seconds for _, seconds in free))
             refusals += [seconds for kind, seconds in held if kind == REFUSED]
         rows.append(
@@ -110,8 +109,8 @@ def main() -> None:
     engine = "the real base" if options.real else f"the fake engine, {options.step:g} s a step"
     what = f"On {engine}; {options.tokens} tokens an answer, deadline {options.deadline:g} s."
     notes = [
-        "each burst is sent at once on one connection; the same one without deadlines comes before it",
-        "would be in time: refused, where the burst without deadlines had that many more answers by then",
+        "each burst is sent at once on one connection; before and after it the same one without deadlines",
+        "would be in time: refused, where both bursts without deadlines had that many more answers by then",
     ]
     print(write("bursts-real" if options.real else "bursts", what, rows, notes))
 

@@ -44,8 +44,11 @@ WEIGHT = 1 / 16  # of the latest answer in the mean of its size
 UNLIMITED = 1 << 32  # tokens, where a request does not say `max_tokens`
 TOLERANCE = 0.9  # of the mean of a size, in the least wait: means are not exact
 DRIFT = 1.02  # by which the quickest answer of a size is forgotten with each answer
-LASTING = 2.0  # times a request's deadline, for which a queue is a burst
-SAMPLES = 64  # answers of a queue that the likely estimate is made of; half of them are enough
+LASTING = 1.0  # times a request's deadline, for which a queue is a burst
+DEVIATIONS = 2.0  # above the mean, of the likely time
+ENDING_SECONDS = 0.1  # before its deadline gRPC may end a request that is late
+SAMPLES = 256  # answers of a queue that the likely time is made of
+FEWEST = 32  # of them, before it counts
 
 Size = tuple[int, int]  # bits of the prompt's characters, and of `max_tokens`
 
@@ -100,13 +103,13 @@ class Admission:
 
     @contextmanager
     def admitted(self, call: Call) -> Iterator[None]:
-        """Hold a place for the block. Raises Overloaded at once where none is free, or it would be late.
+        """Hold a place for the block. Raises Overloaded at once where none is free.
 
         Where tenants have names, each may wait as long as it holds less than three times what is free: one
         alone gets three quarters of all, two that want all three sevenths each, and others still find room.
         """
         tenant, generates = call.client.tenant, call.method in GENERATIONS
-        self.check(call)
+        self._check_queue(tenant)
         self.in_flight += 1
         self._held[tenant] += 1
         if generates:
@@ -194,11 +197,11 @@ class Generating:
 class Forecast:
     """When a request would be answered, as far as that is known before.
 
-    For a burst this is a lower bound: the least wait, and the quickest answer of the request's size once that
-    is known. In a queue that lasts, requests would be let in up to this bound, and all be late by a little.
-    So once a request of the queue was late, and the queue has lasted for twice the time that a request has
-    left, the likely time counts: least wait and mean time in a row, scaled by what the answers of this queue
-    took against them, and their mean deviation.
+    For a burst this is a lower bound: the least wait, and the quickest answer of the request's size, or of
+    any size before that is known. In a queue that lasts, requests would be let in up to this bound, and all
+    be late by a little. So once a request of the queue was late, and the queue has lasted for as long as a
+    request has left, the likely time counts: least wait and mean time in a row, scaled by what the answers
+    of this queue took against them, and twice their mean deviation.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -216,10 +219,12 @@ class Forecast:
     def estimate(self, wait: float, size: Size | None, left: float) -> float:
         """Seconds until a request with `left` seconds that waits for `wait` at least is answered."""
         lasts = self._late and self._clock() - self._formed > LASTING * left
-        if not lasts or self._samples < SAMPLES // 2 or not self._expected:
-            return wait + (self._quickest.get(size, 0.0) if size is not None else 0.0)
-        own = min(self._latest, default=0.0) if size is None else self.seconds(size)
-        return (wait + own) * (self._actual + self._deviation) / self._expected
+        if not lasts or self._samples < FEWEST or not self._expected:
+            if size is None:
+                return wait + min(self._quickest.values(), default=0.0)
+            return wait + self._quickest.get(size, 0.0)
+        own = sorted(self._latest)[len(self._latest) // 4] if size is None else self.seconds(size)
+        return (wait + own) * (self._actual + DEVIATIONS * self._deviation) / self._expected
 
     def queue_formed(self) -> None:
         """More requests than rows: a new queue, unless the last one ended less than an answer's time ago."""
@@ -249,11 +254,13 @@ class Forecast:
         now, usage = self._clock(), one.call.usage
         if one.size is None:
             return
-        late = one.call.deadline is not None and now >= one.call.deadline
+        answered = usage is not None and usage.completion_tokens > 0
+        left = math.inf if one.call.deadline is None else one.call.deadline - now
+        late = left <= (0 if answered else ENDING_SECONDS)
         actual, expected = now - one.known, one.wait + self.seconds(one.size)
         if late:
             actual += self.seconds(one.size)  # it would have taken longer
-        elif usage is not None and usage.completion_tokens:
+        elif usage is not None and answered:
             took = max(0.0, usage.total_time - usage.queue_time)
             mean = self._took.get(one.size, took)
             self._took[one.size] = mean + (took - mean) * WEIGHT

@@ -22,15 +22,18 @@ pytestmark = pytest.mark.slow
 
 def options(**said: Any) -> argparse.Namespace:
     return argparse.Namespace(
-        **{"seconds": 10.0, "tokens": 16, "deadline": 2.0, "times": 5.0, "sweep": (64,), **said}
+        **{"seconds": 20.0, "tokens": 16, "deadline": 2.0, "times": 5.0, "sweep": (64,), **said}
     )
 
 
 @pytest.mark.long
 @pytest.mark.alone
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_goodput_stays_under_five_times_the_load() -> None:
-    """Without the check of deadlines at admission a quarter of the peak is left."""
+    """Without the check of deadlines at admission a quarter of the peak is left.
+
+    What is asked in the first 5 s is not counted: until a queue has lasted for a deadline, it may be a burst.
+    """
     with overload.fake(0.02) as address:
         peak, overloaded = await overload.measure(address, options())
     assert overloaded["goodput/s"] > 0.8 * peak["goodput/s"], (peak, overloaded)
