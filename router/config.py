@@ -65,7 +65,8 @@ class Settings(BaseSettings):
         True, description="serve the console for operators at /console of the HTTP address, too"
     )
     console_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="names by which HTTP and the console are reached beside their address (comma list)"
+        (),
+        description="names by which HTTP, console and metrics are reached beside their address (comma list)",
     )
     kserve: bool = Field(
         False, description="serve the Open Inference Protocol (KServe, Triton) at the gRPC address, too"

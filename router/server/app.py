@@ -26,6 +26,7 @@ from router.ports import AdapterRegistry, RequestRouter, RoutingState, ServedExp
 from router.server import fleet
 from router.server.absent import absent
 from router.server.adapters import AdapterService
+from router.server.admission import Admission
 from router.server.bodies import Bodies
 from router.server.call import CURRENT
 from router.server.compat import VllmNames
@@ -46,7 +47,6 @@ from router.server.listen import (
     server_options,
 )
 from router.server.metrics import OPENMETRICS, Metrics
-from router.server.pace import Pace
 from router.server.pipeline import Pipeline
 from router.server.sending import Sending
 from router.server.tls import Tls
@@ -100,7 +100,14 @@ class ServerApp:
         self.recent = Recent(self.audit) if settings.http_listen and settings.console else None
         if self.recent is not None and settings.audit is not None:
             self.recent.remember(settings.audit)
-        self.lifecycle = Lifecycle(settings.max_running + settings.max_queue, settings.max_running)
+        self.lifecycle = Lifecycle()
+        self.admission = Admission(
+            settings.max_running,
+            settings.max_queue,
+            memory=settings.body_memory_mb << 20,
+            body_seconds=settings.body_seconds,
+            largest=settings.max_body_bytes,
+        )
         self.metrics = Metrics()
         self.health = Health(
             self.lifecycle,
@@ -111,9 +118,8 @@ class ServerApp:
             (*NAMES, *([KSERVE] if settings.kserve else [])),
         )
         self.pipeline = Pipeline(settings, engine, registry, router, experiments, corrections, on_decision)
-        self._bodies = Bodies(settings.body_memory_mb << 20, settings.body_seconds, settings.max_body_bytes)
-        self._sending = Sending(lambda: self.lifecycle.pressed)
-        self._pace = Pace(settings.max_running, engine.status, self.metrics.lag)
+        self._bodies = Bodies(self.admission.memory, settings.body_seconds)
+        self._sending = Sending(lambda: self.admission.pressed)
         self.address = self.metrics_address = self.sidecar_address = self.http_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
         self._startup, self._on_ready, self._routing, self._more_flaws = startup, on_ready, routing, flaws
@@ -130,6 +136,7 @@ class ServerApp:
             {"/metrics": self._metrics, "/healthz": self.health.healthz, "/readyz": self.health.readyz},
             self.metrics.shed.labels("http").inc,
             {("/metrics", OPENMETRICS): self._openmetrics},
+            settings.console_hosts,
         )
         self._telemetry: Telemetry | None = None
         self._server: Together | None = None
@@ -221,7 +228,7 @@ class ServerApp:
             self.metrics,
             self._bodies,
             self._sending,
-            self._pace,
+            self.admission,
             self.settings,
             self._telemetry,
             self.quotas,
@@ -298,12 +305,12 @@ class ServerApp:
         serving = self.lifecycle.phase is Phase.SERVING
         await self.health.drain()
         if serving:
-            log.info("draining", extra={"fields": {"running": self.lifecycle.in_flight}})
+            log.info("draining", extra={"fields": {"running": self.admission.in_flight}})
             await self._pause(self.settings.lame_duck_seconds)
         self.lifecycle.drain()
         self.pipeline.draining = True
         # The library cancels calls that came and that nobody has looked at yet, so these are refused first.
-        refusing = min(REFUSING_SECONDS, self.settings.drain_seconds) if self.lifecycle.in_flight else 0.0
+        refusing = min(REFUSING_SECONDS, self.settings.drain_seconds) if self.admission.in_flight else 0.0
         await self._pause(refusing)
         left = self.settings.drain_seconds - refusing
         await asyncio.gather(server.stop(left), *([self._web.stop(left)] if self._web is not None else []))
@@ -350,8 +357,8 @@ class ServerApp:
     async def _follow_places(self, replicas: fleet.Fleet) -> None:
         """As many are let in as the replicas that are up have places for."""
         while True:
-            self._pace.rows, places = replicas.places()
-            self.lifecycle.resize(places, self._pace.rows)
+            running, places = replicas.places()
+            self.admission.resize(places, running)
             await asyncio.sleep(PLACES_SECONDS)
 
     def _store_up(self) -> bool:

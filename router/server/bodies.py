@@ -1,100 +1,82 @@
 """Bodies of requests: read as bytes after every check, bounded for each method and for all calls together.
 
-A call that is refused is never read, so its sender is held back by the transport. Whoever sends headers and
-no body holds one of few turns (`turns.py`), and is let go after some seconds. What a body contains is counted
-before it is decoded (`decoding.py`). Small bodies are decoded at once; large ones in a thread, one at a time.
+A call that is refused is never read, so its sender is held back by the transport. A call that sends headers
+and no body holds one of few read slots (`admission.py`), and ends after some seconds. What a body contains is
+counted before it is decoded (`decoding.py`). Small bodies are decoded at once; large ones in a thread, one at
+a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 
-from router.errors import BodyIncomplete, BodyTooLarge, FieldViolation, InvalidRequest, Overloaded
+from router.errors import BodyIncomplete, BodyTooLarge, FieldViolation, InvalidRequest
+from router.server.admission import Memory, ReadSlot
 from router.server.call import whole
 from router.server.decoding import decoder_of
-from router.server.turns import PART, Turn, Turns
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Decode = Callable[[bytes], Any]
-SMALL = 64 << 10  # bytes: too few to take from the budget
+SMALL = 64 << 10  # bytes: too few to be bounded together
 AT_ONCE = 16 << 10  # bytes: decoded on the event loop, 5 ms at worst
 MAX_PLAN_BYTES = 1 << 20  # of an experiment, or of a thousand outcomes
-MOST_TURNS = 128  # calls whose body is waited for
 
 
 class Bodies:
     """Reads messages for all calls of a server; lives on one event loop.
 
-    `budget` bytes are in flight at most, half of them for bodies of up to `most` bytes that are read, which
-    the library and this process both have for a moment; a body is waited for `seconds` at most.
+    Large bodies take their bytes from `memory`; a body is awaited for `seconds` at most.
     """
 
-    def __init__(self, budget: int, seconds: float, most: int) -> None:
-        self._budget, self._seconds = Budget(budget), seconds
-        self._large = Turns(max(PART, min(MOST_TURNS, budget // (4 * most))), seconds)
-        self._small = Turns(MOST_TURNS, seconds)
+    def __init__(self, memory: Memory, seconds: float) -> None:
+        self._memory, self._seconds = memory, seconds
         self._thread = ThreadPoolExecutor(1, "decode")
 
     def close(self) -> None:
         """Let the thread go."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def turn(self, peer: str, most: int) -> AbstractAsyncContextManager[Turn]:
-        """The turn to read a message of at most `most` bytes from that connection."""
-        return (self._large if most > SMALL else self._small).turn(peer)
-
     @asynccontextmanager
-    async def one(self, context: Context, turn: Turn, most: int, decode: Decode) -> AsyncIterator[Any]:
-        """The only message of a call; its memory counts to the end of the block, the turn ends with the read.
+    async def one(self, context: Context, slot: ReadSlot, most: int, decode: Decode) -> AsyncIterator[Any]:
+        """The only message of a call; its memory counts to the end of the block, the slot ends with the read.
 
-        Until it has come `most` bytes are taken from the budget, then its size, then the memory that it takes
-        once it is decoded. Raises InvalidRequest, BodyTooLarge, BodyIncomplete (it did not come), Overloaded
-        (too much is in flight).
+        Until it has come `most` bytes are taken from the memory, then its size, then what it takes once it is
+        decoded. Raises InvalidRequest, BodyTooLarge, BodyIncomplete (it did not come), Overloaded (too much
+        is in flight).
         """
         taken = 0
         try:
             if most > SMALL:
-                taken = await self._taken(most)
+                taken = await self._memory.take_within(most, self._seconds)
             data = await self._in_time(context)
-            turn.end()
+            slot.end()
             if data is grpc.aio.EOF:
                 raise InvalidRequest([FieldViolation("request", "no message came, or one that is too large")])
             check_size(data, most)
             if taken > len(data):
-                self._budget.give(taken - len(data))
+                self._memory.give(taken - len(data))
                 taken = len(data)
             try:
                 message, cost = await self._decoded(data, decode)
             finally:
                 del data  # an error keeps this frame until the caller has its status
             if taken:
-                # What is decoded already does not wait: the budget may be overdrawn, by 4 MiB for a body.
-                self._budget.give(taken - cost)
+                # What is decoded already does not wait: the memory may be overdrawn, by 4 MiB for a body.
+                self._memory.give(taken - cost)
                 taken = cost
             yield message
         finally:
-            self._budget.give(taken)
+            self._memory.give(taken)
 
     def each(self, context: Context, most: int, decode: Decode) -> Messages:
         """The messages of a stream, whose pauses are nobody's fault."""
-        return Messages(context, most, lambda data: self._decoded(data, decode), self._budget)
-
-    async def _taken(self, most: int) -> int:
-        timeout = asyncio.timeout(self._seconds)
-        try:
-            async with timeout:
-                return await self._budget.take(most)
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            raise Overloaded("too many large requests are being read or answered", bound="memory") from None
+        return Messages(context, most, lambda data: self._decoded(data, decode), self._memory)
 
     async def _in_time(self, context: Context) -> Any:
         timeout = asyncio.timeout(self._seconds)
@@ -131,9 +113,9 @@ class Messages:
         context: Context,
         most: int,
         decoded: Callable[[bytes], Awaitable[tuple[Any, int]]],
-        budget: Budget,
+        memory: Memory,
     ) -> None:
-        self._context, self._most, self._decoded, self._budget = context, most, decoded, budget
+        self._context, self._most, self._decoded, self._memory = context, most, decoded, memory
         self._taken: dict[int, int] = {}  # by the id of a message, which whoever has it holds
 
     def __aiter__(self) -> Messages:
@@ -144,25 +126,25 @@ class Messages:
         if data is grpc.aio.EOF:
             raise StopAsyncIteration
         check_size(data, self._most)
-        taken = await self._budget.take(len(data)) if self._most > SMALL else 0
+        taken = await self._memory.take(len(data)) if self._most > SMALL else 0
         try:
             message, cost = await self._decoded(data)
         except BaseException:
-            self._budget.give(taken)
+            self._memory.give(taken)
             raise
         if self._most > SMALL:
-            self._budget.give(taken - cost)  # see Bodies.one
+            self._memory.give(taken - cost)  # see Bodies.one
             self._taken[id(message)] = cost
         return message
 
     def done(self, message: Any) -> None:
         """Nobody needs it any more."""
-        self._budget.give(self._taken.pop(id(message), 0))
+        self._memory.give(self._taken.pop(id(message), 0))
 
     async def aclose(self) -> None:
         """Nobody needs any."""
         taken, self._taken = sum(self._taken.values()), {}
-        self._budget.give(taken)
+        self._memory.give(taken)
 
 
 def check_size(data: bytes, most: int) -> None:
@@ -175,38 +157,3 @@ def check_size(data: bytes, most: int) -> None:
 def decoded(data: bytes, decode: Decode) -> tuple[Any, int]:
     """The message, and the bytes of memory that it takes. Raises InvalidRequest."""
     return decoder_of(decode)(data)
-
-
-class Budget:
-    """So many bytes, given in the order of asking. Lives on one event loop."""
-
-    def __init__(self, most: int) -> None:
-        self._most = self.free = most
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    async def take(self, size: int) -> int:
-        """Wait until `size` bytes, at most all there are, are free, and take them; returns how many."""
-        size = min(size, self._most)
-        if not self._waiting and size <= self.free:
-            self.free -= size
-            return size
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            self.give(0 if turn.cancelled() else size)  # its turn may have come just then
-            raise
-        return size
-
-    def give(self, size: int) -> None:
-        """Give back."""
-        self.free += size
-        while self._waiting:
-            needed, turn = self._waiting[0]
-            if not turn.done():
-                if needed > self.free:
-                    return
-                self.free -= needed
-                turn.set_result(None)
-            self._waiting.popleft()

@@ -6,7 +6,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -59,6 +59,7 @@ class Call:
     phases: Phases = field(default_factory=Phases)
     votes: list[Vote] = field(default_factory=list)  # of the classifiers that were asked
     exposures: list[Exposed] = field(default_factory=list)
+    on_request: Callable[[Call], None] = field(default=lambda _: None)  # called when `request` is known
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:

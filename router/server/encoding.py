@@ -21,7 +21,7 @@ from itertools import chain, count
 from router.engine.base import Prompt
 from router.engine.fairness import VirtualCounters
 from router.errors import DeadlineExceeded, Overloaded
-from router.server.lifecycle import MOST_OF_FREE
+from router.server.admission import SHARE_OF_FREE
 
 Tokens = list[int]
 Check = Callable[[], None]  # raises where nothing more is to be encoded
@@ -136,7 +136,7 @@ class _Lane:
     def _check_room(self, size: int, tenant: str) -> None:
         """Raises Overloaded; one alone always may wait."""
         held, free = self._held[tenant], self._most - self._waiting
-        if (self._waiting and size > free) or (tenant and held and held + size > MOST_OF_FREE * free):
+        if (self._waiting and size > free) or (tenant and held and held + size > SHARE_OF_FREE * free):
             later = self._waiting / (READ * self._threads)
             raise Overloaded("too much text waits to be read", retry_after=max(1.0, later))
 

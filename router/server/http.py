@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
 
+from router.access.hosts import Hosts
 from router.errors import ConfigError
 from router.server.listen import split_address
 
@@ -36,6 +37,11 @@ class Page:
 
 NOT_FOUND = Page(b"not found\n", "text/plain; charset=utf-8", HTTPStatus.NOT_FOUND)
 NOT_ALLOWED = Page(b"GET only\n", "text/plain; charset=utf-8", HTTPStatus.METHOD_NOT_ALLOWED)
+UNKNOWN_HOST = Page(
+    b"this server is not known by that Host: use localhost or an address, or add it to console_hosts\n",
+    "text/plain; charset=utf-8",
+    HTTPStatus.FORBIDDEN,
+)
 
 
 class HttpServer:
@@ -43,7 +49,8 @@ class HttpServer:
 
     A page that is being made is for all who ask for it meanwhile. Beyond MOST_CONNECTIONS the oldest ends:
     whoever reads or writes slowly makes room for the next probe. `shed` hears of each. `forms` are other
-    forms of pages, by path and the content type that a request has to accept.
+    forms of pages, by path and the content type that a request has to accept. On a loopback address, pages
+    that a browser there loads must not read these: it answers under its own names and `hosts` only.
     """
 
     def __init__(
@@ -51,11 +58,14 @@ class HttpServer:
         pages: Mapping[str, Callable[[], Awaitable[Page]]],
         shed: Callable[[], None] = lambda: None,
         forms: Mapping[tuple[str, str], Callable[[], Awaitable[Page]]] = MappingProxyType({}),
+        hosts: Sequence[str] = (),
     ) -> None:
         self._pages, self._shed = {(path, ""): page for path, page in pages.items()} | dict(forms), shed
         self._making: dict[tuple[str, str], asyncio.Future[Page]] = {}
         self._connections: dict[asyncio.Timeout, None] = {}  # the oldest first
         self._server: asyncio.Server | None = None
+        self._names = hosts
+        self._hosts: Hosts | None = None  # where names are checked
         self.address = ""
 
     async def start(self, listen: str) -> None:
@@ -67,6 +77,8 @@ class HttpServer:
             text = f"cannot listen on {listen} for metrics ({error.strerror}); choose another address"
             raise ConfigError(f"{text} with --metrics-listen, or '' for none") from error
         self.address = f"{host}:{self._server.sockets[0].getsockname()[1]}"
+        hosts = Hosts(listen, tls=False, hosts=self._names)
+        self._hosts = hosts if hosts.local else None
 
     async def stop(self) -> None:
         """Close the socket."""
@@ -99,6 +111,8 @@ class HttpServer:
         self._connections[timeout] = None
 
     async def _answer(self, head: bytes) -> bytes:
+        if self._hosts is not None and not all(map(self._hosts.know, values_of(b"host", head))):
+            return UNKNOWN_HOST.message(True)
         method, _, rest = head.split(b"\r\n", 1)[0].decode("latin-1").partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
         if (path, "") not in self._pages:
@@ -117,12 +131,13 @@ class HttpServer:
         return await asyncio.shield(making)  # whoever leaves takes it from nobody
 
 
+def values_of(name: bytes, head: bytes) -> list[str]:
+    """The values of a header, which may come several times."""
+    lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    return [value.strip().decode("latin-1") for key, _, value in lines if key.strip().lower() == name]
+
+
 def accepted_by(head: bytes) -> set[str]:
     """The content types that a request names as those it takes."""
-    lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
-    values = (value for name, _, value in lines if name.strip().lower() == b"accept")
-    return {
-        part.partition(b";")[0].strip().lower().decode("latin-1")
-        for value in values
-        for part in value.split(b",")
-    }
+    parts = (part for value in values_of(b"accept", head) for part in value.split(","))
+    return {part.partition(";")[0].strip().lower() for part in parts}

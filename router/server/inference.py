@@ -111,6 +111,7 @@ class InferenceService(InferenceServiceServicer):
         call.request, call.labels = request, request.labels
         if self._log_prompts:
             call.prompt = request.text
+        call.on_request(call)
         return replace(
             request,
             caller_id=call.request_id,

@@ -35,10 +35,10 @@ from router.errors import (
     Unauthenticated,
     Unavailable,
 )
+from router.server.admission import Admission, ReadSlot
 from router.server.bodies import MAX_PLAN_BYTES, SMALL, Bodies
 from router.server.call import (
     CURRENT,
-    GENERATIONS,
     MODEL_INFER,
     Call,
     caller_of,
@@ -51,11 +51,9 @@ from router.server.lifecycle import Lifecycle
 from router.server.logs import Sparse
 from router.server.metrics import Metrics
 from router.server.observing import observed
-from router.server.pace import Pace
 from router.server.sending import Sending
 from router.server.status import code_of, status_of, withheld
 from router.server.tracing import NoTracing, Tracing
-from router.server.turns import Turn
 from router.v1.fleet_pb2 import ReplaceReplicasRequest, ResizeReplicasRequest
 
 log = logging.getLogger(__name__)
@@ -135,12 +133,13 @@ class Chain(grpc.aio.ServerInterceptor):
         metrics: Metrics,
         bodies: Bodies,
         sending: Sending,
-        pace: Pace,
+        admission: Admission,
         settings: Settings,
         tracing: Tracing | None = None,
         quotas: Quotas | None = None,
     ) -> None:
-        self._audit, self._quotas, self._sending, self._pace = audit, quotas or Quotas(), sending, pace
+        self._audit, self._quotas, self._sending = audit, quotas or Quotas(), sending
+        self._admission = admission
         self._tracing = tracing or NoTracing()
         self._lines = Sparse(LINES_PER_SECOND)
         self._access, self._lifecycle, self._metrics, self._bodies = access, lifecycle, metrics, bodies
@@ -175,13 +174,13 @@ class Chain(grpc.aio.ServerInterceptor):
         """One call, by gRPC or in its form: `context` reads and writes messages as bytes."""
         CHAIN.set(self)
         async with AsyncExitStack() as layers:
-            turn = await self._enter(layers, call, context, one_message=not handler.request_streaming)
-            await self._answer(layers, call, turn, context, handler)
+            slot = await self._enter(layers, call, context, one_message=not handler.request_streaming)
+            await self._answer(layers, call, slot, context, handler)
 
     async def _enter(
         self, layers: AsyncExitStack, call: Call, context: Context, one_message: bool
-    ) -> Turn | None:
-        """All that comes before the body; returns the turn to read it where it is one message."""
+    ) -> ReadSlot | None:
+        """All that comes before the body; returns the slot to read it where it is one message."""
         policy = policy_of(call.method)
         CURRENT.set(call)
         if policy.logged and not policy.watch:
@@ -198,22 +197,22 @@ class Chain(grpc.aio.ServerInterceptor):
             call.meter = layers.enter_context(self._quotas.call(call.client))
         if policy.gated:
             self._lifecycle.gate()
-        if call.method in GENERATIONS:
-            self._pace.look()
         if policy.watch:
             watching = self._lifecycle.watching(context.peer(), cut=not policy.carries)
             await layers.enter_async_context(watching)
         else:
             remaining = context.time_remaining()
             await layers.enter_async_context(deadline(call, remaining, self._max_deadline))
-        turn = None
-        if one_message:  # without a turn it holds no place
-            turn = await layers.enter_async_context(self._bodies.turn(context.peer(), self._most(policy)))
-        if call.method in GENERATIONS:
-            layers.enter_context(self._pace.inside(call))
         if policy.admitted:
-            layers.enter_context(self._lifecycle.admitted(call.client.tenant))
-        return turn
+            self._admission.check(call)  # again below, where the call has had to wait for its slot
+        slot = None
+        if one_message:  # without a slot it holds no place
+            large = self._most(policy) > SMALL
+            slot = await layers.enter_async_context(self._admission.read_slot(context.peer(), large))
+        if policy.admitted:
+            layers.enter_context(self._admission.admitted(call))
+            call.on_request = self._admission.request_known
+        return slot
 
     async def known(self, token: str, method: str) -> Client:
         """The client that calls `method` with that token. Raises Unauthenticated."""
@@ -241,14 +240,14 @@ class Chain(grpc.aio.ServerInterceptor):
         return policy.max_body or self._max_body
 
     async def _answer(
-        self, layers: AsyncExitStack, call: Call, turn: Turn | None, context: Context, handler: Any
+        self, layers: AsyncExitStack, call: Call, slot: ReadSlot | None, context: Context, handler: Any
     ) -> None:
         """Read, and answer."""
         most, decode = self._most(policy_of(call.method)), handler.request_deserializer
-        if turn is None:
+        if slot is None:
             request = await layers.enter_async_context(aclosing(self._bodies.each(context, most, decode)))
         else:
-            request = await layers.enter_async_context(self._bodies.one(context, turn, most, decode))
+            request = await layers.enter_async_context(self._bodies.one(context, slot, most, decode))
             call.resource = resource_of(request)
         context = await layers.enter_async_context(self._sending.watched(context))
         answer = handler_of(handler)(request, context)

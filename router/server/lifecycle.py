@@ -1,12 +1,12 @@
-"""Loading, serving, draining: who is let in, how many are inside, and work that holds up no end."""
+"""Loading, serving, draining: the phase of the server, calls without an end, and work that delays no exit."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from enum import Enum, auto
 
 from router.errors import Draining, NotLoaded, Overloaded
@@ -24,30 +24,14 @@ class Phase(Enum):
     DRAINING = auto()
 
 
-MOST_OF_FREE = 3  # times the free places that one tenant may hold; so a quarter is always left for others
-
-
 class Lifecycle:
-    """Admission by a counter of our own, so that a full server still answers health and lists adapters."""
+    """The phase, and the watches that a drain ends. Lives on one event loop."""
 
-    def __init__(self, limit: int, running: int | None = None) -> None:
-        """`limit` places. While `running` of them (default: all) are not taken, they are anybody's."""
+    def __init__(self) -> None:
         self.phase = Phase.LOADING
-        self.limit, self._running = limit, limit if running is None else running
-        self.in_flight = 0
-        self._held: Counter[str] = Counter()  # places by tenant
         self.ending = asyncio.Event()  # set when a drain begins
         self._watches: dict[asyncio.Timeout, bool] = {}  # whether a drain ends it
         self._watched: Counter[str] = Counter()  # by connection, and by address
-
-    def resize(self, limit: int, running: int) -> None:
-        """So many places from now on; who has one keeps it."""
-        self.limit, self._running = limit, running
-
-    @property
-    def pressed(self) -> bool:
-        """More than half of the places are taken."""
-        return 2 * self.in_flight > self.limit
 
     def gate(self) -> None:
         """Raise NotLoaded or Draining unless the server is serving."""
@@ -55,29 +39,6 @@ class Lifecycle:
             raise NotLoaded("the base model is still loading")
         if self.phase is Phase.DRAINING:
             raise Draining("the server is stopping")
-
-    @contextmanager
-    def admitted(self, tenant: str = "") -> Iterator[None]:
-        """Take one of `limit` places; raises Overloaded at once where none is left.
-
-        Where tenants have names, each may wait as long as it holds less than three times what is free: one
-        alone gets three quarters of all, two that want all three sevenths each, and others still find room.
-        """
-        if self.in_flight >= self.limit:
-            text = f"{self.limit} requests are running or waiting already"
-            raise Overloaded(text, limit=str(self.limit), bound="queue")
-        waits = self.in_flight >= self._running
-        if tenant and waits and self._held[tenant] >= MOST_OF_FREE * (self.limit - self.in_flight):
-            raise Overloaded("this tenant has its part of the places that requests wait in", bound="tenant")
-        self.in_flight += 1
-        self._held[tenant] += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            self._held[tenant] -= 1
-            if not self._held[tenant]:
-                del self._held[tenant]
 
     @asynccontextmanager
     async def watching(self, peer: str, cut: bool = True) -> AsyncIterator[None]:

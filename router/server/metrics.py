@@ -172,8 +172,7 @@ class Metrics:
             registry=self.registry,
         )
         self.certificate_ends.set(math.inf)
-        self._worst_lag = self._last_lag = 0.0
-        self._due = math.inf  # when the loop should look next
+        self._worst_lag = 0.0
         self.states: dict[AdapterRef, AdapterState] = {}  # as the registry's events told them
 
     def vote(self, vote: Vote) -> None:
@@ -223,14 +222,9 @@ class Metrics:
         """Sleep and see how much too late the loop comes back: what a blocking call costs every stream."""
         loop = asyncio.get_running_loop()
         while True:
-            self._due = loop.time() + LAG_SECONDS
+            due = loop.time() + LAG_SECONDS
             await asyncio.sleep(LAG_SECONDS)
-            self._last_lag = loop.time() - self._due
-            self._worst_lag = max(self._worst_lag, self._last_lag)
-
-    def lag(self) -> float:
-        """Seconds by which the event loop is late now, or was a moment ago."""
-        return max(self._last_lag, asyncio.get_running_loop().time() - self._due)
+            self._worst_lag = max(self._worst_lag, loop.time() - due)
 
     def look(
         self, status: EngineStatus, adapters: Iterable[AdapterInfo], leases: int, mixtures: int = 0

@@ -42,7 +42,7 @@ async def proxied(
 def free(server: ServerApp) -> bool:
     """No row, no lease and no place is taken."""
     leases = any(info.leases for info in server.registry.list())
-    return not server.engine.status().busy and not leases and server.lifecycle.in_flight == 0
+    return not server.engine.status().busy and not leases and server.admission.in_flight == 0
 
 
 @asynccontextmanager
@@ -116,6 +116,6 @@ async def test_who_never_reads_holds_no_row(server: ServerApp) -> None:
         await anext(aiter(call))
         assert (await stub.Generate(ask(), timeout=30)).text  # others are answered meanwhile
         await until(lambda: not server.engine.status().busy, 7)
-        assert server.lifecycle.in_flight == 1
+        assert server.admission.in_flight == 1
         await until(lambda: free(server), 20)
         call.cancel()

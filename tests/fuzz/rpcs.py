@@ -196,10 +196,10 @@ async def bombard(app: ServerApp, seeds: Iterator[int], tally: Tally) -> None:
         if not await alive(channel):
             tally.add(b"", Attempt(0.0, "the server does not answer any more"))
     for _ in range(200):
-        if app.lifecycle.in_flight == 0:
+        if app.admission.in_flight == 0:
             return
         await asyncio.sleep(0.05)
-    tally.add(b"", Attempt(0.0, f"calls are left: {app.lifecycle.in_flight}"))
+    tally.add(b"", Attempt(0.0, f"calls are left: {app.admission.in_flight}"))
 
 
 async def for_seconds(seconds: float) -> Tally:

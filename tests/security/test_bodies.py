@@ -76,7 +76,7 @@ async def test_millions_of_empty_entries_cost_little_and_neighbours_go_on(
 async def test_a_refused_call_does_not_tell_whether_its_body_was_right(
     stubs: SimpleNamespace, server: ServerApp
 ) -> None:
-    server.lifecycle.limit = 0
+    server.admission.limit = 0
     for body in (b"\xff\xff", b"", ask().SerializeToString()):
         error = await failure(stubs.channel.unary_unary(GENERATE)(body))
         assert details(error)["ErrorInfo"].reason == "QUEUE_FULL"

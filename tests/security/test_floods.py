@@ -64,7 +64,7 @@ async def shed(server: ServerApp) -> dict[str, int]:
 
 async def quiet(server: ServerApp) -> None:
     """Nothing is left of an attack."""
-    await until(lambda: server.lifecycle.in_flight == 0 and not server.engine.status().busy, 20)
+    await until(lambda: server.admission.in_flight == 0 and not server.engine.status().busy, 20)
     assert all(info.leases == 0 for info in server.registry.list())
 
 
@@ -76,7 +76,7 @@ async def test_half_open_calls_take_no_place_from_others(begin: Begin) -> None:
     server, neighbour = await begin(body_seconds=30.0)
     seen, answers = await beside(floods.half_open(server.address, 700, 2, seconds=2), neighbour)
     assert answers
-    assert server.lifecycle.limit < 700
+    assert server.admission.limit < 700
     assert seen["ended"] < 700
     await quiet(server)
 
@@ -85,8 +85,8 @@ async def test_half_open_calls_from_everywhere_give_way(
     begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More connections than turns, each with a call or two."""
-    monkeypatch.setattr("router.server.bodies.MOST_TURNS", 16)
-    monkeypatch.setattr("router.server.turns.GRACE_SECONDS", 0.05)
+    monkeypatch.setattr("router.server.admission.READ_SLOTS", 16)
+    monkeypatch.setattr("router.server.admission.GRACE_SECONDS", 0.05)
     server, neighbour = await begin(body_seconds=30.0)
     seen, answers = await beside(floods.half_open(server.address, 120, 60, seconds=2), neighbour)
     assert answers
@@ -117,8 +117,8 @@ async def test_answers_that_nobody_reads_are_ended(begin: Begin, monkeypatch: py
     server, neighbour = await begin()
     attack = floods.slow_readers(server.address, 40, 2, seconds=6)
     attacking = asyncio.ensure_future(beside(attack, neighbour))
-    await until(lambda: server.lifecycle.in_flight >= 40, 20)
-    await until(lambda: server.lifecycle.in_flight <= 1, 20)
+    await until(lambda: server.admission.in_flight >= 40, 20)
+    await until(lambda: server.admission.in_flight <= 1, 20)
     assert (await shed(server))["not_reading"] == 40
     await attacking
     await quiet(server)
@@ -152,10 +152,10 @@ async def test_a_flood_of_refusals_is_no_flood_of_lines(
     monkeypatch.setattr("router.server.layers.LINES_PER_SECOND", 5)
     caplog.set_level("INFO", "router.server.access")
     server, neighbour = await begin()
-    server.lifecycle.limit = 0
+    server.admission.limit = 0
     for _ in range(40):
         await failure(neighbour.inference.Generate(ask(), timeout=20))
-    server.lifecycle.limit = 10
+    server.admission.limit = 10
     assert (await neighbour.inference.Generate(ask(), timeout=20)).text
     lines = [vars(record)["fields"] for record in caplog.records if record.message == "request"]
     refused = [line for line in lines if line["code"] == "UNAVAILABLE"]

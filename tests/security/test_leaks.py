@@ -25,7 +25,7 @@ PLACES: dict[str, Break] = {
     "who calls": put("client", lambda app, _: app.access),
     "may they": put("check", lambda app, _: app.access),
     "gate": put("gate", lambda app, _: app.lifecycle),
-    "admission": put("admitted", lambda app, _: app.lifecycle),
+    "admission": put("admitted", lambda app, _: app.admission),
     "body": put("one", lambda app, _: app._bodies),
     "routing": put("route", lambda _, fakes: fakes.router),
     "registry": put("resolve", lambda _, fakes: fakes.registry),

@@ -50,7 +50,7 @@ async def test_calls_at_once(quoted: Quoted) -> None:
     assert details(error)["ErrorInfo"].metadata["quota"] == "max_concurrent"
     assert (await at.stubs.inference.Generate(ask(), metadata=at.other)).text
     running.cancel()
-    await until(lambda: at.server.lifecycle.in_flight == 0)
+    await until(lambda: at.server.admission.in_flight == 0)
     assert (await at.stubs.inference.Generate(ask(), metadata=at.mine)).text
 
 
@@ -82,7 +82,7 @@ async def test_a_cancelled_answer_has_used_what_was_generated(quoted: Quoted) ->
         if tokens >= 50:
             break
     call.cancel()
-    await until(lambda: at.server.lifecycle.in_flight == 0)
+    await until(lambda: at.server.admission.in_flight == 0)
     over = ask("one", sampling={"max_tokens": 600 - tokens})
     assert details(await failure(at.stubs.inference.Generate(over, metadata=at.mine)))
     less = ask("one", sampling={"max_tokens": 100})

@@ -173,7 +173,7 @@ async def test_a_client_that_is_taken_out_is_ended(beside: SimpleNamespace) -> N
         await anext(aiter(call))
         beside.path.write_text("")
         assert details(await failure(call))["ErrorInfo"].reason == "TOKEN_INVALID"
-    await until(lambda: beside.server.lifecycle.in_flight == 0)
+    await until(lambda: beside.server.admission.in_flight == 0)
 
 
 async def test_a_token_of_an_issuer_works_there(start_server: Start, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ async def until(condition: Callable[[], bool], seconds: float = 2.0) -> None:
 async def settled(server: ServerApp) -> bool:
     """Nothing runs any more, within 100 ms."""
     for _ in range(20):
-        idle = not server.engine.status().busy and server.lifecycle.in_flight == 0
+        idle = not server.engine.status().busy and server.admission.in_flight == 0
         if idle and all(info.leases == 0 for info in server.registry.list()):
             return True
         await asyncio.sleep(0.005)

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from router.errors import InvalidRequest
 from router.server import bodies
 from router.server.app import ServerApp
-from router.server.bodies import Budget, decoded
+from router.server.bodies import decoded
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import Connect, Start, ask, details, failure, until
 
@@ -66,7 +66,7 @@ async def test_a_half_open_call_ends_at_its_deadline(
     error = await failure(half_open(stubs, method, timeout=0.2))
     assert error.code().name == "DEADLINE_EXCEEDED"
     assert time.monotonic() - start < 1.5
-    await until(lambda: server.lifecycle.in_flight == 0)
+    await until(lambda: server.admission.in_flight == 0)
 
 
 async def test_half_open_calls_end_at_the_servers_limit(start_server: Start, connect: Connect) -> None:
@@ -78,7 +78,7 @@ async def test_half_open_calls_end_at_the_servers_limit(start_server: Start, con
     told = Counter(end.details() for end in ends)
     assert told["the body of the request did not come within 0.3 s"] >= 16, told  # those of one connection
     assert {end.code().name for end in ends} == {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
-    assert server.lifecycle.in_flight == 0
+    assert server.admission.in_flight == 0
     assert (await stubs.inference.Generate(ask())).text
 
 
@@ -127,7 +127,7 @@ async def test_a_budget_that_is_used_up(start_server: Start, connect: Connect) -
     server = await start_server(body_memory_mb=4, max_body_bytes=2 << 20, body_seconds=0.4)
     stubs = connect(server)
     held = half_open(stubs, timeout=5)
-    await until(lambda: server.lifecycle.in_flight == 1)
+    await until(lambda: server.admission.in_flight == 1)
     health = health_pb2_grpc.HealthStub(stubs.channel)
     assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=0.3)).status == 1
     assert (await stubs.inference.Generate(ask(), timeout=5)).text  # after that has ended
@@ -147,39 +147,6 @@ async def test_who_waits_too_long_for_the_budget_is_refused(
     fakes.engine.resume()
     assert (await held).text
     assert (await stubs.inference.Generate(ask(), timeout=5)).text
-
-
-async def test_a_budget_is_given_in_order() -> None:
-    budget, order = Budget(10), []
-
-    async def take(size: int, name: str) -> None:
-        await budget.take(size)
-        order.append(name)
-
-    await take(8, "first")
-    large, small = asyncio.ensure_future(take(9, "large")), asyncio.ensure_future(take(1, "small"))
-    await asyncio.sleep(0)
-    assert order == ["first"]
-    budget.give(8)
-    await asyncio.gather(large, small)
-    assert (order, budget.free) == (["first", "large", "small"], 0)
-
-
-async def test_who_leaves_a_queue_takes_nothing_and_lets_others_pass() -> None:
-    budget = Budget(10)
-    await budget.take(8)
-    large, small = asyncio.ensure_future(budget.take(9)), asyncio.ensure_future(budget.take(2))
-    await asyncio.sleep(0)
-    large.cancel()
-    assert await asyncio.wait_for(small, 1) == 2
-    waiting = asyncio.ensure_future(budget.take(5))
-    await asyncio.sleep(0)
-    budget.give(10)
-    waiting.cancel()  # just after its turn came
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    assert budget.free == 10
-    assert await budget.take(11) == 10  # all there is
 
 
 def test_bytes_that_are_no_message() -> None:

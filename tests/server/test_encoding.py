@@ -306,7 +306,7 @@ async def test_a_short_prompt_is_answered_while_long_ones_are_read(
     engine.encode = slowly  # type: ignore[method-assign]
     registry = FakeRegistry(engine, [adapter("medical")])
     router = FakeRouter(registry)
-    # rows for all, or who comes while forty large bodies are decoded is refused (router/server/pace.py)
+    # rows for all, so that no request waits for one
     server = await start_server(engine=engine, registry=registry, router=router, max_running=64)
     stubs: SimpleNamespace = connect(server)
     asked = ask("word " * 20_000, sampling={"max_tokens": 1})

@@ -13,14 +13,12 @@ import pytest
 
 from router.access.audit import entries
 from router.engine.fake import FakeEngine
-from router.errors import Overloaded
 from router.fleet import host, members, replica
 from router.fleet.engine import FleetEngine
 from router.fleet.link import LinkLost, Links, LocalLink
 from router.fleet.local_crew import LocalCrew
 from router.server import app as server_app
 from router.server import fleet as server_fleet
-from router.server.lifecycle import Lifecycle
 from router.v1 import fleet_pb2 as pb
 from tests.engine.contract import until
 from tests.security.helpers import bearer, write_clients
@@ -159,7 +157,7 @@ async def test_other_bounds_hold_at_once_and_are_in_the_audit(at: SimpleNamespac
     answer = await at.resize(3, 5)
     assert (answer.least, answer.most) == (3, 5)
     await until(lambda: len(at.engine.members.seen()) == 3)
-    await until(lambda: at.app.lifecycle.limit == 36)  # as many places as three have
+    await until(lambda: at.app.admission.limit == 36)  # as many places as three have
     line = await _line(at, "ResizeReplicas")
     assert (line["code"], line["client"], line["resource"]) == ("OK", "admin", "3..5")
     await messages(at.replace(names=["0", "0"]))
@@ -250,14 +248,3 @@ async def test_a_server_without_replicas_says_what_to_do(stubs: SimpleNamespace)
         error = await failure(call)
         assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert "serve --replicas N" in str(error.details())
-
-
-def test_fewer_places_are_for_those_that_come() -> None:
-    lifecycle = Lifecycle(4)
-    with lifecycle.admitted(), lifecycle.admitted():
-        lifecycle.resize(2, 1)
-        with pytest.raises(Overloaded, match="2 requests are running"), lifecycle.admitted():
-            pass
-        lifecycle.resize(3, 1)
-        with lifecycle.admitted():
-            assert lifecycle.in_flight == 3

@@ -29,7 +29,7 @@ async def exchange(address: str, request: bytes) -> bytes:
 
 
 async def get(address: str, path: str, method: str = "GET") -> tuple[int, bytes]:
-    answer = await exchange(address, f"{method} {path} HTTP/1.1\r\nHost: probe\r\n\r\n".encode())
+    answer = await exchange(address, f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), body
 
@@ -72,13 +72,53 @@ async def test_a_page_by_its_path_whatever_is_asked_of_it(pages: HttpServer) -> 
     ] * 4
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:9464", b"200"),
+        ("127.0.0.1:9464", b"200"),
+        ("[::1]:9464", b"200"),
+        ("Metrics.Example:9464", b"200"),
+        ("rebound.example:9464", b"403"),
+        ("10.0.0.7:9464", b"403"),
+        ("localhost\r\nHost: rebound.example", b"403"),
+    ],
+)
+async def test_on_loopback_it_answers_under_its_own_names(host: str, status: bytes) -> None:
+    """A page that a browser here loads may have its name point here."""
+    server = HttpServer({"/hello": hello}, hosts=("metrics.example",))
+    await server.start(ANY)
+    answer = await exchange(server.address, f"GET /hello HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    await server.stop()
+    assert answer[9:12] == status
+    assert (b"hello" in answer) == (status == b"200")
+
+
+async def test_a_probe_without_a_host_is_answered(pages: HttpServer) -> None:
+    """A browser always names one."""
+    assert (await exchange(pages.address, b"GET /hello HTTP/1.0\r\n\r\n"))[9:12] == b"200"
+
+
+async def test_elsewhere_it_answers_under_every_name() -> None:
+    """Probes of Kubernetes name the pod's address, scrapers a service."""
+    server = HttpServer({"/hello": hello})
+    await server.start("0.0.0.0:0")
+    at = f"127.0.0.1:{server.address.rpartition(':')[2]}"
+    answers = [
+        (await exchange(at, f"GET /hello HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()))[9:12]
+        for host in ("10.1.2.3:9464", "lora-router.svc:9464")
+    ]
+    await server.stop()
+    assert answers == [b"200", b"200"]
+
+
 async def test_another_form_for_who_accepts_it() -> None:
     server = HttpServer({"/hello": hello}, forms={("/hello", "text/loud"): broken})
     await server.start(ANY)
     asked = {
         accept: (await exchange(server.address, f"GET /hello HTTP/1.1\r\n{accept}\r\n\r\n".encode()))[9:12]
         for accept in (
-            "Host: x",
+            "Host: localhost",
             "Accept: */*",
             "ACCEPT: text/plain, Text/LOUD; q=0.5",
             "X-Accept: text/loud",
@@ -175,17 +215,17 @@ async def test_not_ready_from_the_first_moment_of_a_drain_and_alive_to_its_end(
 ) -> None:
     server = await start(lame_duck_seconds=0.3, drain_seconds=20.0)
     running = asyncio.ensure_future(messages(connect(server).inference.StreamGenerate(long_stream(800))))
-    await until(lambda: server.lifecycle.in_flight > 0)
+    await until(lambda: server.admission.in_flight > 0)
     stopping = asyncio.ensure_future(server.stop())
     body = await until_status(server, "/readyz", 503)
     assert (body["phase"], body["reasons"]) == ("draining", ["the server is stopping"])
     seen: set[tuple[int, int]] = set()
-    while server.lifecycle.in_flight:
+    while server.admission.in_flight:
         try:
             async with asyncio.timeout(10):
                 seen.add(((await probe(server, "/readyz"))[0], (await probe(server, "/healthz"))[0]))
         except (ConnectionError, TimeoutError):  # taken as the socket closed: asyncio then forgets it
-            assert not server.lifecycle.in_flight
+            assert not server.admission.in_flight
     assert seen == {(503, 200)}
     await asyncio.gather(running, stopping)
 

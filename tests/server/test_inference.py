@@ -45,7 +45,7 @@ async def test_stream_is_started_deltas_finished(stubs: SimpleNamespace) -> None
 async def test_nothing_is_left_behind(server: ServerApp, stubs: SimpleNamespace) -> None:
     await stubs.inference.Generate(ask("legal"))
     assert all(info.leases == 0 for info in server.registry.list())
-    assert server.lifecycle.in_flight == 0
+    assert server.admission.in_flight == 0
     assert not server.engine.status().busy
 
 

@@ -219,9 +219,9 @@ async def test_who_leaves_a_stream_takes_its_requests_along(start_server: Start,
     for name in "abc":
         await call.write(asking(id=name, stream=True, max_tokens=500, min_tokens=500))
     await call.read()
-    await until(lambda: server.lifecycle.in_flight == 3)
+    await until(lambda: server.admission.in_flight == 3)
     call.cancel()
-    await until(lambda: server.lifecycle.in_flight == 0)
+    await until(lambda: server.admission.in_flight == 0)
     assert await settled(server)
 
 

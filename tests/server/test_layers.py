@@ -137,7 +137,7 @@ async def test_a_hung_engine_does_not_hold_the_caller(
     error = await failure(stubs.inference.Generate(ask(), timeout=0.1))
     assert error.code().name == "DEADLINE_EXCEEDED"
     await asyncio.sleep(0.05)
-    assert server.lifecycle.in_flight == 0
+    assert server.admission.in_flight == 0
 
 
 async def test_a_deadline_in_the_past_is_refused() -> None:

@@ -1,12 +1,10 @@
-"""Who is let in: by phase, by places; a full server refuses at once, and clients try again."""
+"""The phase of the server, its watches, and how a full server meets its clients."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +19,7 @@ from tests.server.helpers import Connect, Start, ask, details, failure, long_str
 
 
 def test_gate_by_phase() -> None:
-    lifecycle = Lifecycle(1)
+    lifecycle = Lifecycle()
     with pytest.raises(NotLoaded):
         lifecycle.gate()
     lifecycle.phase = Phase.SERVING
@@ -29,48 +27,6 @@ def test_gate_by_phase() -> None:
     lifecycle.drain()
     with pytest.raises(Draining):
         lifecycle.gate()
-
-
-def test_places_are_given_back() -> None:
-    lifecycle = Lifecycle(1)
-    with lifecycle.admitted(), pytest.raises(Overloaded, match="1 requests"), lifecycle.admitted():
-        pytest.fail("admitted one too many")
-    with pytest.raises(KeyError), lifecycle.admitted():
-        raise KeyError
-    assert lifecycle.in_flight == 0
-
-
-def held_by(lifecycle: Lifecycle, stack: ExitStack, *tenants: str) -> Counter[str]:
-    """Places that each gets, asking in turns until all are refused."""
-    found: Counter[str] = Counter()
-    wanting = list(tenants)
-    while wanting:
-        for tenant in tuple(wanting):
-            try:
-                stack.enter_context(lifecycle.admitted(tenant))
-                found[tenant] += 1
-            except Overloaded:
-                wanting.remove(tenant)
-    return found
-
-
-def test_no_tenant_takes_all_places() -> None:
-    lifecycle = Lifecycle(280, 32)
-    with ExitStack() as stack:
-        assert held_by(lifecycle, stack, "a") == {"a": 210}
-        assert held_by(lifecycle, stack, "b") == {"b": 53}
-        assert held_by(lifecycle, stack, "c") == {"c": 13}
-        assert held_by(lifecycle, stack, "a", "b", "c") == {}
-    with ExitStack() as stack:
-        assert held_by(lifecycle, stack, "a", "b") == {"a": 120, "b": 120}
-        assert held_by(lifecycle, stack, "") == {"": 40}, "who has no name is bounded by what there is"
-    assert (lifecycle.in_flight, +lifecycle._held) == (0, Counter())
-
-
-@pytest.mark.parametrize(("limit", "running", "most"), [(32, 32, 32), (33, 32, 32), (1, 1, 1), (8, 2, 6)])
-def test_places_in_which_nobody_waits_are_anybodys(limit: int, running: int, most: int) -> None:
-    with ExitStack() as stack:
-        assert held_by(Lifecycle(limit, running), stack, "a") == {"a": most}
 
 
 async def test_a_flood_of_one_client_keeps_no_other_out(
@@ -87,9 +43,9 @@ async def test_a_flood_of_one_client_keeps_no_other_out(
     done, _ = await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
     (refused,) = done
     assert details(refused.result())["ErrorInfo"].reason == "QUEUE_FULL"
-    assert server.lifecycle.in_flight == 12
+    assert server.admission.in_flight == 12
     light = asyncio.ensure_future(inference.Generate(ask(), metadata=bearer(clients.light)))
-    await until(lambda: server.lifecycle.in_flight == 13)
+    await until(lambda: server.admission.in_flight == 13)
     fakes.engine.resume()
     assert (await light).text
     for task in flood:
@@ -97,7 +53,7 @@ async def test_a_flood_of_one_client_keeps_no_other_out(
 
 
 async def test_a_drain_ends_watches() -> None:
-    lifecycle = Lifecycle(1)
+    lifecycle = Lifecycle()
 
     async def watch() -> None:
         async with lifecycle.watching("ipv4:127.0.0.1:1"):
@@ -112,7 +68,7 @@ async def test_a_drain_ends_watches() -> None:
 
 async def test_another_timeout_inside_a_watch_is_its_own() -> None:
     with pytest.raises(TimeoutError):
-        async with Lifecycle(1).watching("ipv4:127.0.0.1:1"):
+        async with Lifecycle().watching("ipv4:127.0.0.1:1"):
             raise TimeoutError
 
 
@@ -129,7 +85,7 @@ async def test_one_too_many_is_refused_at_once(
     server = await start_server(**vars(fakes), max_running=2, max_queue=3)
     stubs = connect(server)
     running = [asyncio.ensure_future(failure(stubs.inference.Generate(ask(), timeout=2))) for _ in range(5)]
-    await until(lambda: server.lifecycle.in_flight == 5)
+    await until(lambda: server.admission.in_flight == 5)
     start = time.monotonic()
     refused = await failure(stubs.inference.Generate(ask()))
     assert time.monotonic() - start < 0.05

@@ -247,7 +247,7 @@ async def test_a_full_connection_still_carries_health_and_refusals(
     server = await start_server(**vars(fakes))
     stubs = connect(server)
     held = [stubs.inference.StreamGenerate(long_stream(2)) for _ in range(LIMIT)]
-    await until(lambda: server.lifecycle.in_flight == LIMIT, 10)
+    await until(lambda: server.admission.in_flight == LIMIT, 10)
     refused = await failure(stubs.inference.Generate(ask(), timeout=5))
     assert details(refused)["ErrorInfo"].reason == "QUEUE_FULL"
     health = health_pb2_grpc.HealthStub(stubs.channel)

@@ -126,8 +126,8 @@ async def test_who_leaves_takes_the_answer_along(start_web: StartWeb, http: Http
     body = asking(max_tokens=500, min_tokens=500, stream=True)
     async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
         assert await anext(answer.aiter_lines())
-        assert server.lifecycle.in_flight == 1
-    await until(lambda: server.lifecycle.in_flight == 0 and not server.engine.status().busy)
+        assert server.admission.in_flight == 1
+    await until(lambda: server.admission.in_flight == 0 and not server.engine.status().busy)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ async def test_bodies_that_are_none(
     assert answer.status_code == status
     if status != 200:
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
-    assert server.lifecycle.in_flight == 0
+    assert server.admission.in_flight == 0
 
 
 async def test_a_server_that_drains_refuses_and_lets_answers_end(start_web: StartWeb, http: Http) -> None:
@@ -180,7 +180,7 @@ async def test_a_server_that_drains_refuses_and_lets_answers_end(start_web: Star
     async with connect(server) as client:
         asked = client.chat.completions.create(**asking(max_tokens=60), extra_body={"min_tokens": 60})
         running = asyncio.ensure_future(asked)
-        await until(lambda: server.lifecycle.in_flight == 1)
+        await until(lambda: server.admission.in_flight == 1)
         stopping = asyncio.ensure_future(server.stop())
         assert (await running).choices[0].finish_reason in ("stop", "length")
         await stopping

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from router.web.hosts import Hosts
+from router.access.hosts import Hosts
 from tests.web.conftest import Http, StartWeb
 
 

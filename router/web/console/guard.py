@@ -7,8 +7,9 @@ import hmac
 import secrets
 from urllib.parse import urlsplit
 
+from router.access.hosts import Hosts
 from router.errors import PermissionDenied
-from router.web.hosts import UNKNOWN, Hosts
+from router.web.hosts import UNKNOWN
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from router.access.clients import Client
+from router.access.hosts import Hosts
 from router.errors import FailedPrecondition
 from router.server.call import Call, current_call, request_id_of, send_headers
 from router.server.decoding import Decoder
@@ -24,7 +25,6 @@ from router.web.console.history import History
 from router.web.console.rendering import Renderer
 from router.web.console.sessions import Sessions
 from router.web.exchange import Receive, Scope, Send, until_gone
-from router.web.hosts import Hosts
 
 if TYPE_CHECKING:
     from router.config import Settings

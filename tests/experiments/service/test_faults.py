@@ -90,7 +90,7 @@ async def test_cancelled_in_the_queue_is_no_exposure(run, store):
     call = server.inference.Generate(of_unit("ann"))
     await until(lambda: server.engine.status().waiting == 1)
     call.cancel()
-    await until(lambda: server.app.lifecycle.in_flight == 0)
+    await until(lambda: server.app.admission.in_flight == 0)
     server.engine.resume()
     await until(lambda: not server.engine.busy)
     await server.live.recorder.flush()
@@ -242,7 +242,7 @@ async def test_whatever_happens_leases_are_given_back_and_every_begun_answer_has
             assert [e async for e in events][-1].HasField("finished")
 
     await asyncio.gather(*(one(number) for number in range(40)))
-    await until(lambda: server.app.lifecycle.in_flight == 0 and not server.engine.busy)
+    await until(lambda: server.app.admission.in_flight == 0 and not server.engine.busy)
     await server.live.recorder.flush()
     assert {info.leases for info in server.registry.infos.values()} == {0}
     begun = set(exposures(store))

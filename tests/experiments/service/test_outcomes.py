@@ -288,7 +288,7 @@ async def test_what_may_not_wait_is_refused_and_told_why(
 async def test_batches_count_against_the_bytes_of_all_calls(
     lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, real, budget = asyncio.Event(), lab.live.recorder.record, lab.app._bodies._budget
+    go, real, budget = asyncio.Event(), lab.live.recorder.record, lab.app.admission.memory
     whole = budget.free
 
     async def slow(outcomes: Any) -> Any:

@@ -84,7 +84,7 @@ async def test_columns_are_told_by_their_own_responses(opened: SimpleNamespace) 
     said = {"text": "one two three four five", "seed": "7"}
     opened.engine.hold()
     asking = [asyncio.create_task(streamed(opened.http, model=name, **said)) for name in asked]
-    await until(lambda: opened.server.lifecycle.in_flight == 3)
+    await until(lambda: opened.server.admission.in_flight == 3)
     before = opened.engine.steps
     opened.engine.resume()
     many = await asyncio.gather(*asking)
@@ -158,7 +158,7 @@ async def test_who_leaves_takes_the_answer_along(opened: SimpleNamespace) -> Non
     )
     await until(lambda: opened.engine.busy)
     stream.cancel()
-    await until(lambda: opened.server.lifecycle.in_flight == 0)
+    await until(lambda: opened.server.admission.in_flight == 0)
     opened.engine.resume()
 
 
