@@ -152,10 +152,10 @@ async def test_bad_input_is_refused_and_rests_no_arm(run, monkeypatch):
     new = [unit for unit, arm in (await arms_of(server)).items() if arm[0] == "new"]
     encode = server.engine.encode
 
-    def encode_good(prompt, most=None):
+    def encode_good(prompt, most=None, check=None):
         if "bad" in prompt.turns[0].text:
             raise InvalidRequest([FieldViolation("input", "has no tokens")])
-        return encode(prompt, most)
+        return encode(prompt, most, check)
 
     monkeypatch.setattr(server.engine, "encode", encode_good)
     seen = await failure(server.inference.Generate(of_unit(new[0], f"{WORDS} bad")))

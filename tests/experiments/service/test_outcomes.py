@@ -17,6 +17,7 @@ from router.experiments.model import Accepted
 from router.experiments.service import outcomes as intake
 from router.experiments.service.outcomes import answers_in_order
 from router.experiments.service.service import UNACKNOWLEDGED
+from router.server.decoding import decoder_of
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.service.lab import NAME, answer, create, running
 from tests.server.helpers import details, failure, until
@@ -288,8 +289,8 @@ async def test_what_may_not_wait_is_refused_and_told_why(
 async def test_batches_count_against_the_bytes_of_all_calls(
     lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go, real, budget = asyncio.Event(), lab.live.recorder.record, lab.app.admission.memory
-    whole = budget.free
+    go, real, memory = asyncio.Event(), lab.live.recorder.record, lab.app.admission.memory
+    whole = memory.free
 
     async def slow(outcomes: Any) -> Any:
         await go.wait()
@@ -300,16 +301,17 @@ async def test_batches_count_against_the_bytes_of_all_calls(
     call = lab.experiments.RecordOutcomes()
     for _ in range(3):
         await call.write(batch)
-    await until(lambda: budget.free == whole - 3 * batch.ByteSize())
+    _, cost = decoder_of(pb.RecordOutcomesRequest.FromString)(batch.SerializeToString())
+    await until(lambda: memory.free == whole - 3 * cost)
     go.set()
     for _ in range(3):
         await call.read()
-    await until(lambda: budget.free == whole)  # while the stream goes on
+    await until(lambda: memory.free == whole)  # while the stream goes on
     go.clear()
     await call.write(batch)
-    await until(lambda: budget.free < whole)
+    await until(lambda: memory.free < whole)
     call.cancel()
-    await until(lambda: budget.free == whole)
+    await until(lambda: memory.free == whole)
 
 
 async def test_a_store_that_is_down_acknowledges_nothing(lab: SimpleNamespace) -> None:
