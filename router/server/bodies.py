@@ -26,19 +26,22 @@ Decode = Callable[[bytes], Any]
 SMALL = 64 << 10  # bytes: too few to take from the budget
 AT_ONCE = 16 << 10  # bytes: decoded on the event loop, 5 ms at worst
 MAX_PLAN_BYTES = 1 << 20  # of an experiment, or of a thousand outcomes
+READING = 48 << 20  # bytes of all bodies that are read
 MOST_TURNS = 128  # calls whose body is waited for
 
 
 class Bodies:
     """Reads messages for all calls of a server; lives on one event loop.
 
-    `budget` bytes are in flight at most, half of them for bodies of up to `most` bytes that are read, which
-    the library and this process both have for a moment; a body is waited for `seconds` at most.
+    `budget` bytes are in flight at most. A quarter of them, READING at most, are of bodies of up to `most`
+    bytes that are read, which the library and this process both have for a moment; a body is waited for
+    `seconds` at most.
     """
 
     def __init__(self, budget: int, seconds: float, most: int) -> None:
         self._budget, self._seconds = Budget(budget), seconds
-        self._large = Turns(max(PART, min(MOST_TURNS, budget // (4 * most))), seconds)
+        turns = min(MOST_TURNS, min(budget // 4, READING) // most)
+        self._large = Turns(max(PART, turns), seconds)
         self._small = Turns(MOST_TURNS, seconds)
         self._thread = ThreadPoolExecutor(1, "decode")
 
