@@ -33,6 +33,7 @@ from router.types import Request
 
 SHARE_OF_FREE = 3  # a tenant holds at most so many times the free places: a quarter stays for other tenants
 READ_SLOTS = 128  # calls whose body is awaited
+READING_BYTES = 48 << 20  # of all large bodies that are awaited
 CONNECTION_PART = 4  # a connection holds one in four slots at most; as many are reserved for new connections
 MOST_WAITING = 512  # calls that wait for a slot
 GRACE_SECONDS = 0.5  # a slot is not reclaimed earlier
@@ -66,15 +67,15 @@ class Admission:
         largest: int = 1 << 21,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`running` rows and `queue` places to wait for one; `memory` bytes of bodies, half of them for
-        bodies of up to `largest` bytes that are read, which the library and this process both hold for a
-        moment; a body is awaited for `body_seconds`.
+        """`running` rows and `queue` places to wait for one; `memory` bytes of bodies; a quarter of
+        them, READING_BYTES at most, is for bodies of up to `largest` bytes that are awaited, which the
+        library and this process both hold for a moment; a body is awaited for `body_seconds`.
         """
         self.limit, self._rows, self._clock = running + queue, running, clock
         self.in_flight = 0
         self.body_seconds = body_seconds
         self.memory = Memory(memory)
-        slots = max(CONNECTION_PART, min(READ_SLOTS, memory // (4 * largest)))
+        slots = max(CONNECTION_PART, min(READ_SLOTS, min(memory // 4, READING_BYTES) // largest))
         self._slots = {True: ReadSlots(slots, body_seconds), False: ReadSlots(READ_SLOTS, body_seconds)}
         self._held: Counter[str] = Counter()  # places by tenant
         self._generations: dict[int, Generating] = {}  # by the id of their call, in the order of arrival

@@ -13,10 +13,13 @@ import pytest
 from router import __version__
 from router.access.roles import KSERVE, ROLES, Role, role_of
 from router.engine.fake import FakeEngine
+from router.errors import InvalidRequest
 from router.kserve import open_inference_pb2 as oip
 from router.kserve.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from router.server import tensors
 from router.server.app import ServerApp
 from router.server.layers import policy_of
+from tests.fuzz.doors import good_infer
 from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Start, details, failure, settled, until
 
@@ -471,3 +474,17 @@ async def test_requests_of_a_stream_are_made_by_whom_the_stream_is(
         served = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
         call = served.ModelStreamInfer(iter([asking()]), metadata=metadata)
         assert (await failure(call)).code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        (b'{"stop":[%s""]}' % (b'"",' * 20_000), "at most 16384 fields"),
+        (b"[" * 300, "200 levels deep"),
+        (b'{"grammar":"%s"}' % (b"x" * tensors.MAX_PARAMETER_BYTES), "at most 524288 bytes"),
+    ],
+    ids=["entries", "nesting", "bytes"],
+)
+def test_parameters_in_json_are_counted_before_they_are_parsed(parameters: bytes, text: str) -> None:
+    with pytest.raises(InvalidRequest, match=text):
+        tensors.asked_of(good_infer(parameters))
