@@ -123,13 +123,14 @@ async def test_large_bodies_are_decoded_in_one_thread(
 
 
 async def test_a_budget_that_is_used_up(start_server: Start, connect: Connect) -> None:
-    """A call that brings no body holds its connection's only turn: others wait, health does not."""
-    server = await start_server(body_memory_mb=4, max_body_bytes=2 << 20, body_seconds=0.4)
+    """A call that brings no body holds its connection's only slot: others wait, health does not."""
+    server = await start_server(body_memory_mb=4, max_body_bytes=2 << 20, body_seconds=1.5)
     stubs = connect(server)
     held = half_open(stubs, timeout=5)
     await until(lambda: server.admission.in_flight == 1)
     health = health_pb2_grpc.HealthStub(stubs.channel)
-    assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=0.3)).status == 1
+    assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=1)).status == 1
+    await asyncio.sleep(0.5)  # the next call may wait as long as this one may hold its slot: it must begin later
     assert (await stubs.inference.Generate(ask(), timeout=5)).text  # after that has ended
     await failure(held)
 
