@@ -130,7 +130,7 @@ async def test_a_budget_that_is_used_up(start_server: Start, connect: Connect) -
     await until(lambda: server.admission.in_flight == 1)
     health = health_pb2_grpc.HealthStub(stubs.channel)
     assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=1)).status == 1
-    await asyncio.sleep(0.5)  # the next call may wait as long as this one may hold its slot: it must begin later
+    await asyncio.sleep(0.5)  # else both may end at the same moment
     assert (await stubs.inference.Generate(ask(), timeout=5)).text  # after that has ended
     await failure(held)
 
