@@ -53,8 +53,8 @@ _FORM_START = re.compile(
 )
 _FORM = re.compile(
     r"\b(?:answers?|bold|brackets?|bullets?|capitals?|characters?|code block|comments?|csv|decimals?|digits?|"
-    r"explanations?|format|html|intro(?:duction)?|json|letters?|lines?|lower ?case|markdown|no|nothing|number|"
-    r"only|option|paragraphs?|places|preamble|prose|punctuation|quotes?|rounded|sentences?|slashes|spaces?|"
+    r"explanations?|format|html|intro(?:duction)?|json|letters?|lines?|lower ?case|markdown|no|nothing|"
+    r"number|only|option|paragraphs?|places|preamble|prose|punctuation|quotes?|rounded|sentences?|slashes|spaces?|"
     r"tags?|title|true|units?|upper ?case|words?|xml|yaml|yes)\b",
     re.IGNORECASE,
 )
@@ -90,8 +90,8 @@ class UserTurn:
 
     @property
     def instruction(self) -> str:
-        """The instructions of a long text that stand neither at its beginning nor at its end, found by English
-        words. Empty if there are none, and where its first or its last sentence is one."""
+        """The instructions of a long text that stand between its ends, found by English words. Empty if there
+        are none, and where its first or its last sentence is one."""
         if len(self.text) <= HEAD + TAIL:
             return ""
         text = self.text
@@ -128,7 +128,7 @@ class UserTurn:
     @property
     def stands_alone(self) -> bool:
         """Whether nothing in it points at earlier turns. English words decide: False in other languages."""
-        found = words(self.text)
+        found = words(cut_middle(self.text, HEAD, TAIL))
         if len(found) <= FEW_WORDS or found[0] in _JOINING or not _REFERRING.isdisjoint(found):
             return False
         return sum(word in _ENGLISH for word in found) >= 2
@@ -200,4 +200,5 @@ def _instructs(sentence: str) -> bool:
 def _prescribes_form(sentence: str) -> bool:
     if len(sentence.split()) > FORM_WORDS or sentence.rstrip().endswith("?"):
         return False
-    return bool(_FORM_START.match(sentence) and _FORM.search(sentence))
+    start = _FORM_START.match(sentence)
+    return start is not None and _FORM.search(sentence, start.end()) is not None

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from router.errors import FieldViolation, InvalidRequest
 from router.names import AUTO, BASE
-from router.types import SAMPLING_RANGES, AdapterInfo, AdapterState
+from router.types import SAMPLING_RANGES, AdapterInfo, AdapterState, Continuity
 from router.v1 import inference_pb2 as pb
 
 SYSTEM = ("system", "developer")
@@ -99,6 +99,9 @@ class RoutingHints(Model):
     unit: str = ""
     explain: bool = False
     mixture: list[MixturePart] = []
+    conversation: str = ""
+    continuity: Continuity | Literal[""] = ""
+    fresh: bool = False
 
 
 class Shared(Model):
@@ -267,6 +270,9 @@ def _routing(asked: Shared, unit: str) -> pb.Routing:
         task=hints.task,
         unit=hints.unit or asked.user or unit,
         explain=hints.explain,
+        conversation=hints.conversation,
+        continuity=f"CONTINUITY_{(hints.continuity or 'unspecified').upper()}",
+        fresh=hints.fresh,
     )
     for part in hints.mixture:
         message.mixture.add(adapter=resource_of(part.adapter), weight=part.weight)
