@@ -36,12 +36,14 @@ ROOT = Path(__file__).parents[1]
 ROUTING = ROOT / "recipes" / "routing"
 BUILDING, UNSEEN = ("company", "hospital"), ("software_vendor",)
 BATCH = 32
+READ = ("middle-instruction", "answer-form")  # kinds of hard requests
 NOTES = [
     "right: share of the requests for the eight adapters that reach the right one. The others go to the base "
     "or to another adapter (wrong of routed).",
     "The requests were written by a language model; recipes/routing/README.md says how.",
 ]
 CHAT_NOTES = [
+    "Lines `middle-instruction` and `answer-form` are single turns of `hard.jsonl`; the others of the chats.",
     "Later turns are those after the first. With continuity `none` each turn is routed by itself.",
     "to the base: turns for an adapter that the base gets. wrong: turns that an adapter gets that is not "
     "the right one.",
@@ -139,7 +141,8 @@ def half_of(name: str, half: str) -> list[dict[str, Any]]:
 
 
 def conversations(decide: Deciding, half: str, mode: Continuity) -> list[dict[str, Any]]:
-    """A line for later turns of each kind of chat, one for first turns, one for system prompts."""
+    """A line for later turns of each kind of chat, one for first turns, one for system prompts, and one for
+    each kind of hard request that differs by what is read of it."""
     went: dict[str, list[tuple[str, str]]] = {}
     for row in half_of("chats.jsonl", half):
         turns = [Turn(said["role"], said["content"]) for said in row["messages"]]
@@ -151,6 +154,10 @@ def conversations(decide: Deciding, half: str, mode: Continuity) -> list[dict[st
         turns = [Turn(said["role"], said["content"]) for said in row["messages"]]
         chosen = decide(turns, mode)
         went.setdefault("system prompt", []).append((row["adapter"], chosen.conclusion.adapter))
+    for row in half_of("hard.jsonl", half):
+        if row["kind"] in READ:
+            chosen = decide([Turn("user", row["text"])], mode)
+            went.setdefault(row["kind"], []).append((row["adapter"], chosen.conclusion.adapter))
     return [
         {
             "half": half,

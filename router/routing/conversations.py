@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypeVar
 from router.names import BASE
 from router.routing.policy import Conclusion, Leaning
 from router.routing.reading import Reading, UserTurn
-from router.types import Continuity, LostVote, Progress, Vote
+from router.types import Continuity, LostVote, Progress, Reason, Vote
 
 SURE_NONE = 0.999  # chance of "none of the adapters" from which a turn is a decision for the base
 LIKELY_NONE = 0.95  # the same for a turn that points at nothing before it
@@ -135,16 +135,24 @@ async def choose(
 async def judged(turn: UserTurn, reading: Reading, ask: Ask, follows: bool, again: bool = False) -> Judged:
     """What a turn comes to by itself; `follows`: there are turns before it.
 
-    A system prompt that names an adapter counts where it does so together with the turn, too.
+    A system prompt that names an adapter counts where it does so together with the turn, too; where the turn
+    decides nothing, the system prompt's best guess counts in the same way.
     """
-    if reading.system and (asked_for := (await ask(reading.system, again=True)).conclusion.adapter):
+    system = (
+        await ask(reading.system, again=True) if reading.system else Finding(Conclusion("", Reason.ABSTAINED))
+    )
+    if asked_for := system.conclusion.adapter:
         heard = await ask(reading.under_system(turn), again)
         if heard.conclusion.adapter == asked_for:
             return Judged(heard, decided=True, alone=False)
     found = await _by_its_text(turn, ask, again)
-    if found.decided or not follows:
+    if found.decided:
         return found
-    return await _by_its_place(turn, found.heard, ask, again) or found
+    if not asked_for and system.leaning.confidence >= GUESS:
+        heard = await ask(reading.under_system(turn), again)
+        if heard.conclusion.adapter == system.leaning.guess:
+            return Judged(heard, decided=True, alone=False)
+    return (await _by_its_place(turn, found.heard, ask, again) if follows else None) or found
 
 
 async def _by_its_text(turn: UserTurn, ask: Ask, again: bool) -> Judged:

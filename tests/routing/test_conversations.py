@@ -169,6 +169,15 @@ async def test_a_system_prompt_counts_where_the_turn_under_it_agrees() -> None:
     assert (await going(both, "my tooth", system="Be kind.")).conclusion.adapter == "medical"
 
 
+async def test_a_system_prompts_guess_counts_where_the_turn_decides_nothing() -> None:
+    known = {"Name chapters.": told(guess="medical"), "Name chapters.\nwarts": told("medical")}
+    assert (await going(known, "warts", system="Name chapters.")).conclusion.adapter == "medical"
+    other = {**known, "warts": told("code")}
+    assert (await going(other, "warts", system="Name chapters.")).conclusion.adapter == "code"
+    unlike = {**known, "Name chapters.\nwarts": told("code")}
+    assert (await going(unlike, "warts", system="Name chapters.")).conclusion.adapter == ""
+
+
 async def test_under_a_system_prompt_without_an_adapter_a_turn_is_read_by_itself() -> None:
     asked = Classifiers({"torts?": told("legal")})
     request = Request("r", turns=(Turn("system", "Be kind."), Turn("user", "torts?")))
