@@ -1,14 +1,17 @@
-"""`python -m benchmarks.routing_unseen`: how well requests are routed for adapters that nobody tuned.
+"""`python -m benchmarks.routing_unseen`: how well requests are routed for adapters that nobody tuned, and how
+well conversations are routed for the shipped ones.
 
 Each deployment of recipes/routing has eight adapters with 8 examples each (25 with the further ones), 150
 requests for them and 60 for none. Settings are the defaults; there is no calibration. The deployment of the
-software vendor is unseen: do not tune by it. It is asked with --unseen only. The base is loaded for the
-classifier that reads it. It takes about four minutes on two cores.
+software vendor is unseen: do not tune by it. It is asked with --unseen only, as is the unseen half of the
+chats and of the system prompts. Those are routed with the shipped adapters and their calibration. The base
+is loaded for the classifier that reads it. It takes about five minutes on two cores, `--only chats` one.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,21 +22,32 @@ from benchmarks.report import write
 from router.classifiers.registration import Registration
 from router.cli.plugins import load_plugins
 from router.cli.route.local import ask_batch, fit_panel, read_profiles, resident_base
-from router.cli.settings import load_settings
+from router.cli.settings import load_settings, rule_of
+from router.config import Settings
 from router.routing import BaseModel
+from router.routing.conversations import Chosen, Finding, choose
 from router.routing.knowledge import Labels
 from router.routing.panel import Lessons
-from router.routing.policy import Policy, RuleInForce
-from router.types import AdapterProfile, Vote
+from router.routing.policy import Leaning, Policy, RuleInForce
+from router.routing.reading import read
+from router.types import AdapterProfile, Continuity, Request, Turn, Vote
 
 ROOT = Path(__file__).parents[1]
 ROUTING = ROOT / "recipes" / "routing"
 BUILDING, UNSEEN = ("company", "hospital"), ("software_vendor",)
 BATCH = 32
+READ = ("middle-instruction", "answer-form")  # kinds of hard requests
 NOTES = [
     "right: share of the requests for the eight adapters that reach the right one. The others go to the base "
     "or to another adapter (wrong of routed).",
     "The requests were written by a language model; recipes/routing/README.md says how.",
+]
+CHAT_NOTES = [
+    "Lines `middle-instruction` and `answer-form` are single turns of `hard.jsonl`; the others of the chats.",
+    "Later turns are those after the first. With continuity `none` each turn is routed by itself.",
+    "to the base: turns for an adapter that the base gets. wrong: turns that an adapter gets that is not "
+    "the right one.",
+    "The halves have the same author, a language model; recipes/routing/README.md says how.",
 ]
 
 
@@ -93,15 +107,89 @@ def measured(name: str, more: bool, base: BaseModel) -> dict[str, Any]:
     }
 
 
+class Deciding:
+    """Decides on requests as a server with the shipped adapters and their calibration does."""
+
+    def __init__(self, settings: Settings, base: BaseModel) -> None:
+        rule = rule_of(settings)
+        self._profiles = read_profiles(settings.adapter_folders)
+        taught = Lessons(self._profiles, rule.taught(self._profiles))
+        self._panel = fit_panel(load_plugins([ROOT / "plugins"]).registrations(), taught, base)
+        rule.classifiers_are(self._panel.registrations)
+        rule.adapters_are(self._profiles)
+        self._rule, self._labels = rule.now, Labels(self._profiles)
+        self._names = {profile.name for profile in self._profiles}
+        self._found: dict[str, Finding] = {}
+
+    async def _ask(self, text: str, again: bool = False) -> Finding:
+        if text not in self._found:
+            votes = [ask_batch(one, [text], self._labels)[0] for one in self._panel.registrations]
+            conclusion = self._rule.conclude(votes, self._names)
+            leaning = Leaning() if conclusion.adapter else self._rule.leaning(votes, self._names)
+            self._found[text] = Finding(conclusion, leaning, votes)
+        return self._found[text]
+
+    def __call__(self, turns: Sequence[Turn], mode: Continuity) -> Chosen:
+        """Where the last of these turns goes."""
+        return asyncio.run(choose(read(Request("r", turns=tuple(turns))), self._ask, mode))
+
+
+def half_of(name: str, half: str) -> list[dict[str, Any]]:
+    """The rows of a file of recipes/routing that belong to a half."""
+    rows = map(json.loads, (ROUTING / name).read_text(encoding="utf-8").splitlines())
+    return [row for row in rows if row["half"] == half]
+
+
+def conversations(decide: Deciding, half: str, mode: Continuity) -> list[dict[str, Any]]:
+    """A line for later turns of each kind of chat, one for first turns, one for system prompts, and one for
+    each kind of hard request that differs by what is read of it."""
+    went: dict[str, list[tuple[str, str]]] = {}
+    for row in half_of("chats.jsonl", half):
+        turns = [Turn(said["role"], said["content"]) for said in row["messages"]]
+        ends = [i for i, turn in enumerate(turns) if turn.role == "user"]
+        for i, (end, expected) in enumerate(zip(ends, row["expected"], strict=True)):
+            kind = row["kind"] if i else "first turn"
+            went.setdefault(kind, []).append((expected, decide(turns[: end + 1], mode).conclusion.adapter))
+    for row in half_of("system_prompts.jsonl", half):
+        turns = [Turn(said["role"], said["content"]) for said in row["messages"]]
+        chosen = decide(turns, mode)
+        went.setdefault("system prompt", []).append((row["adapter"], chosen.conclusion.adapter))
+    for row in half_of("hard.jsonl", half):
+        if row["kind"] in READ:
+            chosen = decide([Turn("user", row["text"])], mode)
+            went.setdefault(row["kind"], []).append((row["adapter"], chosen.conclusion.adapter))
+    return [
+        {
+            "half": half,
+            "continuity": mode,
+            "turns": kind,
+            "asked": len(found),
+            "right": sum(expected == adapter for expected, adapter in found) / len(found),
+            "to the base": sum(bool(expected) and not adapter for expected, adapter in found) / len(found),
+            "wrong": sum(bool(adapter) and expected != adapter for expected, adapter in found) / len(found),
+        }
+        for kind, found in went.items()
+    ]
+
+
 def main() -> None:
-    """Print the table and write it to benchmarks/results."""
+    """Print the tables and write them to benchmarks/results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--unseen", action="store_true", help="ask the unseen deployment, too")
+    parser.add_argument("--unseen", action="store_true", help="ask the unseen deployment and halves, too")
+    parser.add_argument("--only", choices=("deployments", "chats"), help="one part of the tables")
     asked = parser.parse_args()
     names = BUILDING + (UNSEEN if asked.unseen else ())
-    with resident_base(load_settings({})) as base:
-        rows = [measured(name, more, base) for name in names for more in (False, True)]
-    print(write("routing-unseen", "Default settings, no calibration.", rows, NOTES))
+    settings = load_settings({"adapters_dir": (ROOT / "adapters",)})
+    with resident_base(settings) as base:
+        if asked.only != "chats":
+            rows = [measured(name, more, base) for name in names for more in (False, True)]
+            print(write("routing-unseen", "Default settings, no calibration.", rows, NOTES))
+        if asked.only != "deployments":
+            decide = Deciding(settings, base)
+            halves = ("build", "unseen") if asked.unseen else ("build",)
+            modes: tuple[Continuity, ...] = ("adaptive", "none")
+            rows = [row for half in halves for mode in modes for row in conversations(decide, half, mode)]
+            print(write("routing-conversations", "The shipped adapters, calibrated.", rows, CHAT_NOTES))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from router.types import Keeping
+from router.types import Continuity, Keeping
 
 CONFIG_FILE = "lora-router.toml"
 MOST_REPLICAS = 1024
@@ -180,6 +180,9 @@ class Settings(BaseSettings):
     )
     task_first: bool = Field(True, description="a task instruction beats the topic")
     domain_first: bool = Field(True, description="a question in a domain beats plain question answering")
+    routing_continuity: Continuity = Field(
+        "adaptive", description="how a conversation carries its adapter on: adaptive, sticky or none"
+    )
     corrections: Keeping = Field(
         "off", description="what is kept of who should have answered: off, labels, or texts of requests, too"
     )

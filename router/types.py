@@ -21,6 +21,11 @@ def weaker(one: Keeping, other: Keeping) -> Keeping:
     return min(one, other, key=KEEPINGS.index)
 
 
+Continuity = Literal["adaptive", "sticky", "none"]  # how a conversation carries its adapter on
+CONTINUITIES: tuple[Continuity, ...] = ("adaptive", "sticky", "none")
+Progress = Literal["", "initial", "kept", "switched"]  # of a conversation, by a decision
+
+
 class FinishReason(StrEnum):
     """Why a generation ended."""
 
@@ -196,7 +201,8 @@ class SamplingParams:
 @dataclass(frozen=True, slots=True)
 class RoutingHints:
     """What the caller says about routing. `adapter` is a resource name and pins it; so are the names in
-    `mixture`, each with its weight."""
+    `mixture`, each with its weight. `conversation` names what the request belongs to; `fresh` begins it
+    anew. `continuity` is the server's own where it is empty."""
 
     adapter: str = ""
     domain: str = ""
@@ -204,6 +210,9 @@ class RoutingHints:
     unit: str = ""
     explain: bool = False
     mixture: tuple[tuple[str, float], ...] = ()
+    conversation: str = ""
+    continuity: Continuity | Literal[""] = ""
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,6 +410,9 @@ class Vote:
     evidence: str = ""
 
 
+Heard = dict[str, dict[str, Vote]]  # votes by the text that they are on, then by classifier
+
+
 @dataclass(frozen=True, slots=True)
 class LostVote:
     """A vote that the decision had to do without."""
@@ -430,6 +442,9 @@ class Decision:
     mixture: tuple[MixturePart, ...] = ()
     votes_lost: tuple[LostVote, ...] = ()  # of classifiers that this decision needed
     note: str = ""  # where no adapter could be picked at all: why, and what to do
+    continuity: Progress = ""  # whether the conversation's adapter was kept; empty where the caller chose
+    previous: str = ""  # adapter name or `base` of the turns before; empty for the first
+    undecided: int = 0  # turns in a row, up to this one, without a decision of their own
 
     @property
     def answered_by(self) -> tuple[str, str]:

@@ -38,6 +38,12 @@ Unconstrained = Annotated[
     bool, typer.Option("--unconstrained", help="It is free, whatever the adapter's own constraint.")
 ]
 Unit = Annotated[str, typer.Option("--unit", metavar="ID", help="User or session, for experiments.")]
+Conversation = Annotated[
+    str,
+    typer.Option(
+        "--conversation", metavar="ID", help="What this is a turn of: its adapter stays where unsure."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer: no decision, no usage.")]
 
 
@@ -58,6 +64,7 @@ def ask(
     grammar: Grammar = "",
     unconstrained: Unconstrained = False,
     unit: Unit = "",
+    conversation: Conversation = "",
     raw: connect.Raw = False,
     quiet: Quiet = False,
     server: flags.Server = "",
@@ -85,6 +92,7 @@ def ask(
         "task": task,
         "system": system,
         "unit": unit,
+        "conversation": conversation,
     }
     said |= {"json_schema": _read(json_schema), "regex": regex, "choices": choice, "grammar": _read(grammar)}
     said |= {"unconstrained": unconstrained}

@@ -163,6 +163,7 @@ class Composition:
             rule=rule_of(settings),
             keep=state / "routing",
             ready_seconds=settings.classifiers_ready_seconds,
+            continuity=settings.routing_continuity,
         )
         self.experiments = experiments_of(settings, engine, self.router, self.plugins, options.state_dir)
         self._baselines = BaselineFile(state, self.registry.profiles, lambda: self.router.digest())
@@ -177,6 +178,7 @@ class Composition:
             experiments=self.experiments,
             corrections=corrections_of(settings, options.state_dir),
             on_decision=self._drift.observe,
+            on_answer=self.router.answered,
             routing=self._routing_state,
             replicas=members_of(settings, engine),
             flaws=lambda: [

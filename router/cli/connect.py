@@ -158,7 +158,9 @@ def decision_line(decision: Decision) -> str:
         parts = [str(decision.adapter)]
         if decision.classifier:
             parts += _sure(decision)
-        return "  ".join([*parts, f"({decision.reason.value})"])
+        kept = f"kept from the turns before, {decision.reason.value}"
+        reason = kept if decision.continuity == "kept" else decision.reason.value
+        return "  ".join([*parts, f"({reason})"])
     if decision.note:
         return f"base  ({decision.note})"
     if decision.reason is Reason.ABSTAINED:

@@ -30,6 +30,7 @@ from router.client.values import (
 )
 from router.names import BASE
 from router.types import (
+    CONTINUITIES,
     AdapterEvent,
     AdapterEventKind,
     AdapterRef,
@@ -40,6 +41,7 @@ from router.types import (
     LostVote,
     MixturePart,
     Override,
+    Progress,
     Reason,
     TokenLogprob,
     Turn,
@@ -134,7 +136,15 @@ def _routing(options: RouteOptions) -> pb.Routing:
     mixture = options.get("mixture", {})
     _check_texts(mixture.keys(), "mixture")
     parts = (pb.MixturePart(adapter=resource_name(n), weight=w) for n, w in mixture.items())
-    return pb.Routing(adapter=resource_name(options.get("adapter", "")), mixture=parts, **said)
+    mode = options.get("continuity", "unspecified")
+    if mode not in (*CONTINUITIES, "unspecified"):
+        raise ValueError(f"continuity must be one of {', '.join(CONTINUITIES)}, not {mode!r}")
+    return pb.Routing(
+        adapter=resource_name(options.get("adapter", "")),
+        mixture=parts,
+        continuity=f"CONTINUITY_{mode.upper()}",
+        **said,
+    )
 
 
 def _sampling(options: GenerateOptions) -> pb.Sampling:
@@ -249,6 +259,8 @@ def to_decision(message: pb.Decision) -> Decision:
         arm=message.arm,
         calibration=message.calibration,
         note=message.note,
+        continuity=_progress(message.continuity),
+        previous=message.previous.removeprefix("adapters/"),
         mixture=tuple(
             MixturePart(ref, part.weight)
             for part in message.mixture
@@ -348,6 +360,12 @@ def _finish_reason(value: int) -> FinishReason:
 def _known_member(kind: type[E], value: str, unknown: E) -> E:
     """The member with that value; `unknown` for one that a newer server sends."""
     return next((member for member in kind if member.value == value), unknown)
+
+
+def _progress(value: str) -> Progress:
+    """Empty for one that a newer server sends."""
+    known: tuple[Progress, ...] = ("initial", "kept", "switched")
+    return next((one for one in known if one == value), "")
 
 
 def _ref(resource: str) -> AdapterRef | None:

@@ -10,6 +10,7 @@ from router.types import (
     CONSTRAINT_KINDS,
     AdapterInfo,
     AdapterRef,
+    Continuity,
     Decision,
     FinishReason,
     Sampling,
@@ -34,6 +35,9 @@ class CallOptions(TypedDict, total=False):
 class RouteOptions(CallOptions, total=False):
     """`adapter` pins: NAME, NAME@VERSION or a resource name. `raw` continues the text with no template.
 
+    `conversation` names what the request is a turn of, where the prompt is one turn of it; `fresh` begins it
+    anew. `continuity` says how its adapter is carried on, where not as the server is set.
+
     `mixture` has up to four such names answer together, each with its weight: {"legal": 0.7, "medical": 0.3}.
     """
 
@@ -42,6 +46,9 @@ class RouteOptions(CallOptions, total=False):
     domain: str
     task: str
     unit: str
+    conversation: str
+    continuity: Continuity
+    fresh: bool
     explain: bool
     system: str
     raw: bool
@@ -74,7 +81,14 @@ class GenerateOptions(RouteOptions, total=False):
     unconstrained: bool
 
 
-ROUTING = ("domain", "task", "unit", "explain")  # options that are hints as they stand
+ROUTING = (
+    "domain",
+    "task",
+    "unit",
+    "explain",
+    "conversation",
+    "fresh",
+)  # options that are hints as they stand
 SAMPLING = tuple(field.name for field in fields(Sampling) if field.name != "constraint")
 CONSTRAINTS = (*CONSTRAINT_KINDS, "unconstrained")  # at most one of them
 

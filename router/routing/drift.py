@@ -183,7 +183,9 @@ class Drift:
 
 
 def what_became(decision: Decision) -> str:
-    """`abstained`, `unfamiliar` or adapters/NAME; '' where it was no classifier's."""
+    """`abstained`, `unfamiliar` or adapters/NAME; '' where it was no classifier's, or an earlier turn's."""
+    if decision.undecided and decision.continuity == "kept":
+        return ""
     if decision.reason is Reason.ABSTAINED:
         return ABSTAINED
     if decision.reason is Reason.UNFAMILIAR:

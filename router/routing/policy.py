@@ -6,6 +6,7 @@ Votes count in the order in which classifiers are asked, cheap ones first.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -18,6 +19,8 @@ from router.calibration.model import (
     binding_of,
     choose,
     differences,
+    log_odds,
+    logistic,
     newcomers,
 )
 from router.classifiers.axes import Axes, Axis, axes_of, axis_of
@@ -49,6 +52,10 @@ class Rule(Protocol):
         """Where the request goes; the same for all votes as for those up to the one that settles it."""
         ...
 
+    def leaning(self, votes: Sequence[Vote], candidates: Collection[str]) -> Leaning:
+        """What votes that decide nothing lean to."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
@@ -65,6 +72,16 @@ class Conclusion:
     threshold: float = 0.0
     provisional: bool = False
     incomplete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Leaning:
+    """What votes lean to that decide nothing: the best adapter and its confidence, and the chance that the
+    request is for none of the adapters; both in [0, 1]."""
+
+    guess: str = ""
+    confidence: float = 0.0
+    none: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +132,17 @@ class Policy:
         if all(vote.error for vote in votes):
             return Conclusion("", Reason.FALLBACK, threshold=self.threshold)
         return best
+
+    def leaning(self, votes: Sequence[Vote], candidates: Collection[str]) -> Leaning:
+        """The surest of the votes. The learners' odds of "none" are multiplied, as if independent."""
+        named = [one for v in votes if v.classifier not in self.idle and (one := self.named(v, candidates))]
+        best = max(named, key=lambda one: one.confidence, default=Conclusion("", Reason.ABSTAINED))
+        odds = [
+            log_odds(1 - min(math.fsum(vote.scores.values()), 1.0))
+            for vote in votes
+            if vote.classifier in self.learners and vote.scores and not vote.error
+        ]
+        return Leaning(best.adapter, best.confidence, logistic(math.fsum(odds)) if odds else 0.0)
 
     def broken(self, vote: Vote) -> bool:
         """Whether it is the lost vote of a classifier that is required."""
@@ -217,6 +245,16 @@ class Calibrated:
         if all(vote.error for vote in panel):
             return Conclusion("", Reason.FALLBACK, threshold=self._needed(panel), incomplete=bool(panel))
         return replace(self._unsure(panel, candidates), incomplete=_incomplete(panel))
+
+    def leaning(self, votes: Sequence[Vote], candidates: Collection[str]) -> Leaning:
+        """Of the last stage that these votes reach."""
+        panel = [v for v in votes if v.classifier in self.calibration.scalers and self.asks(v.classifier)]
+        if not panel:
+            return Leaning()
+        opinion, chosen = self._opinion(panel, candidates)
+        if chosen is None:
+            return Leaning(none=opinion.none)
+        return Leaning(chosen.adapter, chosen.confidence, opinion.none)
 
     def _open(self, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
         """Whether a newcomer may yet be named."""

@@ -5,7 +5,9 @@ base.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,19 +19,33 @@ from router.classifiers.registration import Registration
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, NotFound
 from router.names import BASE
 from router.ports import Catalog
+from router.routing.conversations import QUIET_SECONDS, Chosen, Finding, Previous, Recent, choose
 from router.routing.knowledge import Knowledge
 from router.routing.lane import BaseFor
 from router.routing.mixture import mixed
 from router.routing.panel import Lanes, Lessons, OnVote, Panel
-from router.routing.policy import FITTED, PROVISIONAL, Conclusion, Policy, Rule, RuleInForce, fingerprint
+from router.routing.policy import FITTED, PROVISIONAL, Conclusion, Leaning, Policy, RuleInForce, fingerprint
+from router.routing.reading import read
 from router.routing.variants import rule_digest, varied
-from router.types import AdapterInfo, AdapterProfile, Decision, Reason, Request, Visible, Vote
+from router.types import (
+    AdapterInfo,
+    AdapterProfile,
+    Continuity,
+    Decision,
+    Heard,
+    Reason,
+    Request,
+    Turn,
+    Visible,
+    Vote,
+)
 
 if TYPE_CHECKING:
     from router.types import RouterVariant
 
 STALE = "stale: for another set of adapters or classifiers"  # to who may not know of all
 LOST = "stale: no vote of "  # and classifiers, where the calibration fits and votes were lost
+IN_CONTEXT = "stale: more than the text of this turn decided"  # where the calibration fits such texts
 READY_SECONDS = 30.0
 FIT_SECONDS = 30.0
 CLOSE_SECONDS = 3.0  # for fits in progress
@@ -69,7 +85,8 @@ class Router:
 
     `rule` weighs the votes (without a calibration if none is given); `on_vote` sees every vote, for metrics;
     `base_for` gives classifiers the base model; below the folder `keep` they may keep what outlives the
-    process; `start` waits `ready_seconds` for classifiers at most.
+    process; `start` waits `ready_seconds` for classifiers at most. `continuity` is how conversations carry
+    their adapter on where a request does not say it.
     """
 
     def __init__(
@@ -82,6 +99,7 @@ class Router:
         rule: RuleInForce | None = None,
         keep: Path | None = None,
         ready_seconds: float = READY_SECONDS,
+        continuity: Continuity = "adaptive",
     ) -> None:
         self._catalog, self._host, self._ready_seconds = catalog, host, ready_seconds
         self.rule = rule or RuleInForce(Policy())
@@ -91,6 +109,11 @@ class Router:
         self._watch: asyncio.Task[None] | None = None
         self._digested: tuple[object, object] = (None, None)  # what the digests are of
         self._digests: dict[RouterVariant | None, str] = {}
+        self._continuity: Continuity = continuity
+        self._conversations: Recent[Previous] = Recent(QUIET_SECONDS)  # by the name that callers give
+        self._findings: Recent[Finding] = Recent(QUIET_SECONDS)  # on texts, by a keyed hash
+        self._found_by: object = None  # the rule that made the findings
+        self._key = secrets.token_bytes(32)
 
     async def start(self) -> None:
         """Load plugins, wait until those that are asked have learned the adapters, and follow changes."""
@@ -123,6 +146,7 @@ class Router:
 
     async def _learn(self, profiles: tuple[AdapterProfile, ...]) -> None:
         await self._lanes.fit(self._lessons(profiles), FIT_SECONDS)
+        self._findings.clear()
         self.rule.adapters_are(profiles)
 
     def _lessons(self, profiles: tuple[AdapterProfile, ...]) -> Lessons:
@@ -143,7 +167,7 @@ class Router:
         return await self.decide(request)
 
     async def decide(
-        self, request: Request, variant: RouterVariant | None = None, heard: dict[str, Vote] | None = None
+        self, request: Request, variant: RouterVariant | None = None, heard: Heard | None = None
     ) -> Decision:
         """The decision of this router, or of a variant of it.
 
@@ -152,7 +176,7 @@ class Router:
         """
         started = time.perf_counter()
         await self._pick_up_classifiers()
-        decision, votes = await self._decide(request, varied(self.rule.now, variant), heard)
+        decision, votes = await self._decide(request, variant, {} if heard is None else heard)
         shown = tuple(seen(vote, request.visible) for vote in votes) if request.routing.explain else ()
         status = decision.calibration if request.visible.everything else unnamed(decision.calibration)
         return replace(decision, votes=shown, calibration=status, latency=time.perf_counter() - started)
@@ -166,27 +190,55 @@ class Router:
                 await self._lanes.wait_for_fits(PICK_UP_SECONDS)
 
     async def _decide(
-        self, request: Request, rule: Rule, heard: dict[str, Vote] | None
+        self, request: Request, variant: RouterVariant | None, heard: Heard
     ) -> tuple[Decision, Sequence[Vote]]:
-        labels = self._knowledge.labels
         said, candidates = self._said_by_caller(request)
-        votes: Sequence[Vote] = []
-        if request.routing.explain:
-            votes = await self._panel.everyone(request, labels, rule, heard)
-        elif said is None and candidates:
-            votes = await self._panel.until_settled(request, labels, candidates, rule, heard)
-        if said is not None:
-            return said, votes
-        if not candidates:
+        ask = _Ask(self, request, variant, candidates, heard)
+        if said is not None or not candidates:
+            votes = (await ask(request.text)).votes if request.routing.explain else ()
+            if said is not None:
+                return said, votes
             none = self._decision(Conclusion("", Reason.ABSTAINED), None)
             return replace(none, note=self._catalog.why_none(request.visible)), votes
-        conclusion = rule.conclude(votes, candidates)
-        decision = self._carried_out(conclusion, request.visible)
-        lost = self._panel.lost(votes, candidates, rule)
-        if lost and conclusion.incomplete and decision.calibration == FITTED:
-            named = ", ".join(f"{one.classifier} ({one.reason})" for one in lost)
-            decision = replace(decision, calibration=LOST + named)
-        return replace(decision, votes_lost=lost), votes
+        mode, hints = request.routing.continuity or self._continuity, request.routing
+        remembered = None
+        if hints.conversation and not hints.fresh and mode != "none":
+            remembered = self._conversations.get(request.tenant, hints.conversation)
+            if remembered is not None and remembered.conclusion.adapter not in (*candidates, ""):
+                remembered = None
+        chosen = await choose(read(request), ask, mode, remembered, hints.fresh)
+        return self._of_turn(chosen, request.visible), chosen.heard.votes
+
+    def _of_turn(self, chosen: Chosen, visible: Visible) -> Decision:
+        """The decision on a turn of a conversation."""
+        decision = self._carried_out(chosen.conclusion, visible)
+        lost, status = chosen.heard.lost, decision.calibration
+        if status == FITTED and lost and chosen.conclusion.incomplete:
+            status = LOST + ", ".join(f"{one.classifier} ({one.reason})" for one in lost)
+        elif status == FITTED and not chosen.alone:
+            status = IN_CONTEXT
+        return replace(
+            decision,
+            votes_lost=lost,
+            calibration=status,
+            continuity=chosen.progress,
+            previous=chosen.previous,
+            undecided=chosen.undecided,
+        )
+
+    def answered(self, request: Request, decision: Decision) -> None:
+        """The request is being answered as decided: the conversation that it names goes on from here."""
+        hints = request.routing
+        if not hints.conversation or (hints.continuity or self._continuity) == "none" or decision.mixture:
+            return
+        if decision.undecided and decision.continuity != "kept":
+            self._conversations.drop(request.tenant, hints.conversation)
+            return
+        name, reason = "", Reason.ABSTAINED
+        if decision.adapter is not None:
+            name, reason = decision.adapter.name, Reason.CLASSIFIED
+        conclusion = Conclusion(name, reason, decision.confidence, decision.classifier, decision.threshold)
+        self._conversations.put(request.tenant, hints.conversation, Previous(conclusion, decision.undecided))
 
     def _said_by_caller(self, request: Request) -> tuple[Decision | None, frozenset[str]]:
         """The decision that the caller made, or the candidates that the caller left."""
@@ -239,6 +291,55 @@ class Router:
         return self._digests[variant]
 
 
+class _Ask:
+    """Asks the classifiers about texts of one request."""
+
+    def __init__(
+        self,
+        router: Router,
+        request: Request,
+        variant: RouterVariant | None,
+        candidates: frozenset[str],
+        heard: Heard,
+    ) -> None:
+        self._router, self._request, self._heard = router, request, heard
+        self._variant, self._candidates = variant, candidates
+        self._rule = varied(router.rule.now, variant)
+
+    async def __call__(self, text: str, again: bool = False) -> Finding:
+        """As `conversations.Ask` has it."""
+        router, request, rule, candidates = self._router, self._request, self._rule, self._candidates
+        key = self._key(text)
+        if again and (known := router._findings.get(request.tenant, key)) is not None:
+            return known
+        asked = request
+        if text != request.text:
+            asked = replace(request, turns=(Turn("user", text),), raw_prompt=None)
+        heard, labels = self._heard.setdefault(text, {}), router._knowledge.labels
+        if request.routing.explain and not again:
+            votes = await router._panel.everyone(asked, labels, rule, heard)
+        else:
+            votes = await router._panel.until_settled(asked, labels, candidates, rule, heard)
+        conclusion = rule.conclude(votes, candidates)
+        leaning = Leaning() if conclusion.adapter else rule.leaning(votes, candidates)
+        found = Finding(conclusion, leaning, votes, router._panel.lost(votes, candidates, rule))
+        if not any(vote.error for vote in votes):
+            router._findings.put(request.tenant, key, replace(found, votes=()))
+        return found
+
+    def _key(self, text: str) -> tuple[object, ...]:
+        router = self._router
+        if router._found_by is not router.rule.now:  # what another rule came to holds no longer
+            router._findings.clear()
+            router._found_by = router.rule.now
+        data = text.encode("utf-8", "surrogatepass")
+        return (
+            hashlib.blake2b(data, key=router._key, digest_size=16).digest(),
+            self._variant,
+            self._candidates,
+        )
+
+
 def seen(vote: Vote, visible: Visible) -> Vote:
     """The vote as a caller may see it: evidence may name any adapter, so it goes where one is hidden."""
     if visible.everything:
@@ -250,7 +351,8 @@ def seen(vote: Vote, visible: Visible) -> Vote:
 
 def unnamed(status: str) -> str:
     """Whether the calibration fits, without what does not: that names adapters."""
-    return status if status in ("", FITTED, PROVISIONAL) or status.startswith(LOST) else STALE
+    known = status in ("", FITTED, PROVISIONAL, IN_CONTEXT) or status.startswith(LOST)
+    return status if known else STALE
 
 
 def is_base(resource: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from router.routing.policy import Calibrated, Conclusion, Policy, Rule
+from router.routing.policy import Calibrated, Conclusion, Leaning, Policy, Rule
 from router.types import Vote
 
 if TYPE_CHECKING:
@@ -76,6 +76,10 @@ class SomeClassifiers:
     def conclude(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion:
         """By the votes of these classifiers alone."""
         return self.rule.conclude([v for v in votes if v.classifier in self.classifiers], candidates)
+
+    def leaning(self, votes: Sequence[Vote], candidates: Collection[str]) -> Leaning:
+        """Of the votes of these classifiers alone."""
+        return self.rule.leaning([v for v in votes if v.classifier in self.classifiers], candidates)
 
 
 def rule_digest(rule: Rule, fingerprints: Mapping[str, str]) -> str:

@@ -72,8 +72,8 @@ class ServerApp:
     """One server in one event loop. `run` is its whole life; tests use `start` and `stop`.
 
     It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
-    (default: the engine); `on_ready` is called once when requests are let in, `on_decision` for each that
-    routing decided and that is to be answered; `routing` tells the console what decides, `flaws` what else is
+    (default: the engine); `on_ready` is called once when requests are let in, `on_decision` and `on_answer`
+    as `Pipeline` says; `routing` tells the console what decides, `flaws` what else is
     wrong and holds up no request. Whoever made `experiments` starts and closes it.
     """
 
@@ -88,6 +88,7 @@ class ServerApp:
         experiments: ServedExperiments | None = None,
         corrections: Corrections | None = None,
         on_decision: Callable[[Request, Decision], None] | None = None,
+        on_answer: Callable[[Request, Decision], None] | None = None,
         routing: Callable[[], RoutingState] = RoutingState,
         replicas: fleet.Fleet | None = None,
         flaws: Callable[[], Sequence[str]] = tuple,
@@ -117,7 +118,9 @@ class ServerApp:
             self._flaws,
             (*NAMES, *([KSERVE] if settings.kserve else [])),
         )
-        self.pipeline = Pipeline(settings, engine, registry, router, experiments, corrections, on_decision)
+        self.pipeline = Pipeline(
+            settings, engine, registry, router, experiments, corrections, on_decision, on_answer
+        )
         self._bodies = Bodies(self.admission.memory, settings.body_seconds)
         self._sending = Sending(lambda: self.admission.pressed)
         self.address = self.metrics_address = self.sidecar_address = self.http_address = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -30,6 +31,7 @@ from router.types import (
     AdapterInfo,
     AdapterState,
     Constraint,
+    Continuity,
     Decision,
     FinishReason,
     Override,
@@ -52,6 +54,13 @@ ROLES: Mapping[int, Role] = {
     pb.ROLE_SYSTEM: "system",
     pb.ROLE_USER: "user",
     pb.ROLE_ASSISTANT: "assistant",
+}
+
+CONTINUITY: Mapping[int, Continuity | Literal[""]] = {
+    pb.CONTINUITY_UNSPECIFIED: "",
+    pb.CONTINUITY_ADAPTIVE: "adaptive",
+    pb.CONTINUITY_STICKY: "sticky",
+    pb.CONTINUITY_NONE: "none",
 }
 
 
@@ -144,7 +153,17 @@ def _hints(message: pb.Routing, found: Findings) -> RoutingHints:
         unit=found.text("routing.unit", message.unit, MAX_UNIT_BYTES),
         explain=message.explain,
         mixture=mixture_of(message, found),
+        conversation=found.text("routing.conversation", message.conversation, MAX_UNIT_BYTES),
+        continuity=_continuity(message.continuity, found),
+        fresh=message.fresh,
     )
+
+
+def _continuity(value: pb.Continuity, found: Findings) -> Continuity | Literal[""]:
+    known = CONTINUITY.get(value)
+    if known is None:
+        found.add("routing.continuity", "must be CONTINUITY_ADAPTIVE, CONTINUITY_STICKY or CONTINUITY_NONE")
+    return known or ""
 
 
 def _labels(labels: Mapping[str, str], found: Findings) -> dict[str, str]:
@@ -263,6 +282,10 @@ def decision_message(decision: Decision, explain: bool) -> pb.Decision:
         route_latency=duration(decision.latency),
         calibration=decision.calibration,
         note=decision.note,
+        continuity=decision.continuity,
+        previous=f"adapters/{decision.previous}"
+        if decision.previous not in ("", BASE)
+        else decision.previous,
         mixture=mixture_messages(decision.mixture),
         votes_lost=[
             pb.LostVote(classifier=lost.classifier, reason=lost.reason.value) for lost in decision.votes_lost

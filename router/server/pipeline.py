@@ -77,10 +77,13 @@ class Pipeline:
         experiments: Experiments | None = None,
         corrections: Corrections | None = None,
         on_decision: Callable[[Request, Decision], None] | None = None,
+        on_answer: Callable[[Request, Decision], None] | None = None,
     ) -> None:
+        """`on_decision` gets each decision of the server's own router for a request that is to be answered,
+        `on_answer` each decision for one, an arm's router included."""
         self._engine, self._registry, self._router = engine, registry, router
         self._experiments, self._resting = experiments, Resting()
-        self._corrections, self._on_decision = corrections, on_decision
+        self._corrections, self._on_decision, self._on_answer = corrections, on_decision, on_answer
         self._max_tokens = settings.max_tokens_limit
         self._encoding = Encoding(lambda prompt, most, check: engine.encode(prompt, most, check))
         self.draining = False  # cancelled from now on is cancelled by the server
@@ -161,6 +164,8 @@ class Pipeline:
         own = assignment is None or assignment.versions  # else an arm's router decided
         if counted and own and self._on_decision is not None:
             self._on_decision(request, decision)
+        if counted and self._on_answer is not None:
+            self._on_answer(request, decision)
         return Choices(decision, assignment, self._registry, self._resting, request.visible)
 
     async def _submitted(

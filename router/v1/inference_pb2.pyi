@@ -17,6 +17,13 @@ class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLE_USER: _ClassVar[Role]
     ROLE_ASSISTANT: _ClassVar[Role]
 
+class Continuity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONTINUITY_UNSPECIFIED: _ClassVar[Continuity]
+    CONTINUITY_ADAPTIVE: _ClassVar[Continuity]
+    CONTINUITY_STICKY: _ClassVar[Continuity]
+    CONTINUITY_NONE: _ClassVar[Continuity]
+
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FINISH_REASON_UNSPECIFIED: _ClassVar[FinishReason]
@@ -42,6 +49,10 @@ ROLE_UNSPECIFIED: Role
 ROLE_SYSTEM: Role
 ROLE_USER: Role
 ROLE_ASSISTANT: Role
+CONTINUITY_UNSPECIFIED: Continuity
+CONTINUITY_ADAPTIVE: Continuity
+CONTINUITY_STICKY: Continuity
+CONTINUITY_NONE: Continuity
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
@@ -124,20 +135,26 @@ class Sampling(_message.Message):
     def __init__(self, max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., logprobs: _Optional[int] = ..., json_schema: _Optional[str] = ..., regex: _Optional[str] = ..., choices: _Optional[_Union[Sampling.Choices, _Mapping]] = ..., grammar: _Optional[str] = ..., unconstrained: _Optional[bool] = ...) -> None: ...
 
 class Routing(_message.Message):
-    __slots__ = ("adapter", "domain", "task", "unit", "explain", "mixture")
+    __slots__ = ("adapter", "domain", "task", "unit", "explain", "mixture", "conversation", "continuity", "fresh")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
     EXPLAIN_FIELD_NUMBER: _ClassVar[int]
     MIXTURE_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
+    CONTINUITY_FIELD_NUMBER: _ClassVar[int]
+    FRESH_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     domain: str
     task: str
     unit: str
     explain: bool
     mixture: _containers.RepeatedCompositeFieldContainer[MixturePart]
-    def __init__(self, adapter: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., unit: _Optional[str] = ..., explain: _Optional[bool] = ..., mixture: _Optional[_Iterable[_Union[MixturePart, _Mapping]]] = ...) -> None: ...
+    conversation: str
+    continuity: Continuity
+    fresh: bool
+    def __init__(self, adapter: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., unit: _Optional[str] = ..., explain: _Optional[bool] = ..., mixture: _Optional[_Iterable[_Union[MixturePart, _Mapping]]] = ..., conversation: _Optional[str] = ..., continuity: _Optional[_Union[Continuity, str]] = ..., fresh: _Optional[bool] = ...) -> None: ...
 
 class MixturePart(_message.Message):
     __slots__ = ("adapter", "weight")
@@ -275,7 +292,7 @@ class TokenLogprob(_message.Message):
     def __init__(self, token: _Optional[str] = ..., token_id: _Optional[int] = ..., logprob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TokenLogprob.Alternative, _Mapping]]] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("adapter", "digest", "domain", "task", "confidence", "classifier", "reason", "threshold", "votes", "experiment", "arm", "route_latency", "calibration", "mixture", "votes_lost", "note")
+    __slots__ = ("adapter", "digest", "domain", "task", "confidence", "classifier", "reason", "threshold", "votes", "experiment", "arm", "route_latency", "calibration", "mixture", "votes_lost", "note", "continuity", "previous")
     ADAPTER_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +309,8 @@ class Decision(_message.Message):
     MIXTURE_FIELD_NUMBER: _ClassVar[int]
     VOTES_LOST_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    CONTINUITY_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
     adapter: str
     digest: str
     domain: str
@@ -308,7 +327,9 @@ class Decision(_message.Message):
     mixture: _containers.RepeatedCompositeFieldContainer[MixturePart]
     votes_lost: _containers.RepeatedCompositeFieldContainer[LostVote]
     note: str
-    def __init__(self, adapter: _Optional[str] = ..., digest: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., confidence: _Optional[float] = ..., classifier: _Optional[str] = ..., reason: _Optional[_Union[DecisionReason, str]] = ..., threshold: _Optional[float] = ..., votes: _Optional[_Iterable[_Union[Vote, _Mapping]]] = ..., experiment: _Optional[str] = ..., arm: _Optional[str] = ..., route_latency: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., calibration: _Optional[str] = ..., mixture: _Optional[_Iterable[_Union[MixturePart, _Mapping]]] = ..., votes_lost: _Optional[_Iterable[_Union[LostVote, _Mapping]]] = ..., note: _Optional[str] = ...) -> None: ...
+    continuity: str
+    previous: str
+    def __init__(self, adapter: _Optional[str] = ..., digest: _Optional[str] = ..., domain: _Optional[str] = ..., task: _Optional[str] = ..., confidence: _Optional[float] = ..., classifier: _Optional[str] = ..., reason: _Optional[_Union[DecisionReason, str]] = ..., threshold: _Optional[float] = ..., votes: _Optional[_Iterable[_Union[Vote, _Mapping]]] = ..., experiment: _Optional[str] = ..., arm: _Optional[str] = ..., route_latency: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., calibration: _Optional[str] = ..., mixture: _Optional[_Iterable[_Union[MixturePart, _Mapping]]] = ..., votes_lost: _Optional[_Iterable[_Union[LostVote, _Mapping]]] = ..., note: _Optional[str] = ..., continuity: _Optional[str] = ..., previous: _Optional[str] = ...) -> None: ...
 
 class LostVote(_message.Message):
     __slots__ = ("classifier", "reason")

@@ -26,6 +26,7 @@ from router.types import (
     SAMPLING_RANGES,
     AdapterInfo,
     AdapterState,
+    Continuity,
 )
 from router.v1 import inference_pb2 as pb
 
@@ -117,6 +118,9 @@ class RoutingHints(Model):
     unit: str = ""
     explain: bool = False
     mixture: Annotated[list[MixturePart], Field(max_length=MAX_MIXTURE_PARTS)] = []
+    conversation: str = ""
+    continuity: Continuity | Literal[""] = ""
+    fresh: bool = False
 
 
 class Shared(Model):
@@ -294,6 +298,9 @@ def _routing(asked: Shared, unit: str) -> pb.Routing:
         task=hints.task,
         unit=hints.unit or asked.user or unit,
         explain=hints.explain,
+        conversation=hints.conversation,
+        continuity=f"CONTINUITY_{(hints.continuity or 'unspecified').upper()}",
+        fresh=hints.fresh,
     )
     for part in hints.mixture:
         message.mixture.add(adapter=resource_of(part.adapter), weight=part.weight)

@@ -154,3 +154,19 @@ def test_a_decision_tells_which_votes_were_lost():
         LostVote("new", VoteError.OTHER),
     )
     assert to_decision(pb.Decision()).votes_lost == ()
+
+
+def test_a_conversation_is_named_and_continued():
+    options = {"conversation": "c", "continuity": "sticky", "fresh": True}
+    routing = generate_request("and?", options).routing
+    assert (routing.conversation, routing.continuity, routing.fresh) == ("c", pb.CONTINUITY_STICKY, True)
+    assert generate_request("and?", {}).routing.continuity == pb.CONTINUITY_UNSPECIFIED
+    with pytest.raises(ValueError, match="continuity must be one of adaptive, sticky, none"):
+        generate_request("and?", {"continuity": "always"})
+
+
+def test_a_decision_tells_what_became_of_a_conversation():
+    kept = to_decision(pb.Decision(continuity="kept", previous="adapters/legal"))
+    assert (kept.continuity, kept.previous) == ("kept", "legal")
+    newer = to_decision(pb.Decision(continuity="forked", previous="base"))
+    assert (newer.continuity, newer.previous) == ("", "base")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.routing.policy import Policy
-from router.types import Reason, Vote
+from router.types import Reason, Vote, VoteError
 
 NAMES = ["a", "b", "c", "d"]
 UNIT = st.floats(0, 1)
@@ -131,3 +131,29 @@ def test_a_required_classifier_that_fails_leaves_it_to_the_base() -> None:
     votes = [Vote("guard", error="raised"), Vote("x", {"a": 1.0})]
     assert Policy(0.5).conclude(votes, {"a"}).adapter == "a"
     assert Policy(0.5, required=frozenset({"guard"})).conclude(votes, {"a"}).reason is Reason.FALLBACK
+
+
+LEARNERS = Policy(learners=frozenset({"a1", "a2"}), idle=frozenset({"far"}))
+
+
+def test_votes_that_decide_nothing_lean_to_the_surest_candidate() -> None:
+    votes = [Vote("a1", {"a": 0.3, "b": 0.2}), Vote("a2", {"b": 0.4}), Vote("far", {"c": 0.45})]
+    found = LEARNERS.leaning(votes, NAMES)
+    assert (found.guess, found.confidence) == ("b", 0.4)
+    assert LEARNERS.leaning(votes, ["a"]).guess == "a"
+
+
+def test_the_chance_of_none_grows_with_every_learner_that_says_so() -> None:
+    one, two = Vote("a1", {"a": 0.05}), Vote("a2", {"b": 0.05})
+    alone, both = LEARNERS.leaning([one], NAMES).none, LEARNERS.leaning([one, two], NAMES).none
+    assert alone == pytest.approx(0.95)
+    assert both == pytest.approx(0.95**2 / (0.95**2 + 0.05**2))
+    lost = Vote("a2", error=VoteError.TIMEOUT)
+    assert LEARNERS.leaning([one, lost, Vote("far", {"c": 0.0})], NAMES).none == pytest.approx(0.95)
+
+
+@given(POLICIES | AGREEING, ballots(), CANDIDATES)
+def test_a_leaning_is_to_a_candidate(policy: Policy, votes: list[Vote], candidates: frozenset[str]) -> None:
+    found = policy.leaning(votes, candidates)
+    assert found.guess in candidates | {""}
+    assert 0 <= found.none <= 1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from router.calibration.model import Calibration, Scaler, Stage, binding_of
 from router.classifiers.axes import Axes, axes_of
-from router.routing.policy import Calibrated, Policy
+from router.routing.policy import Calibrated, Leaning, Policy
 from router.types import AdapterProfile, Reason, Vote
 
 PROFILES = (
@@ -156,3 +156,12 @@ def test_a_stricter_threshold_never_routes_more(votes: tuple[Vote, ...], one: fl
         for t in sorted((one, two))
     )
     assert loose.adapter or not strict.adapter
+
+
+def test_votes_that_decide_nothing_lean_as_the_calibration_weighs_them() -> None:
+    votes = Vote("cheap", {"medical": 0.6, "legal": 0.3}), Vote("dear", {"legal": 0.6, "medical": 0.35})
+    found = RULE.leaning(votes, NAMES)
+    assert (found.guess, found.confidence) == ("legal", RULE.conclude(votes, NAMES).confidence)
+    assert found.none == RULE.calibration.opinion(votes, PLAIN.kinds).none
+    assert RULE.leaning([Vote("unknown", {"legal": 0.6})], NAMES) == Leaning()
+    assert RULE.leaning(votes, ["medical"]).guess == "medical"

@@ -210,3 +210,25 @@ def test_lost_votes_are_in_the_message_also_without_explain(explain: bool) -> No
     decision = Decision(None, Reason.ABSTAINED, votes_lost=(LostVote("probe", VoteError.NOT_READY),))
     lost = decision_message(decision, explain).votes_lost
     assert [(one.classifier, one.reason) for one in lost] == [("probe", "not-ready")]
+
+
+def test_conversations_are_named_and_continued() -> None:
+    routing = pb.Routing(conversation="c", continuity=pb.CONTINUITY_STICKY, fresh=True)
+    hints = generate_request(pb.GenerateRequest(input=TEXT, routing=routing), "id", LIMITS).routing
+    assert (hints.conversation, hints.continuity, hints.fresh) == ("c", "sticky", True)
+    plain = generate_request(pb.GenerateRequest(input=TEXT), "id", LIMITS).routing
+    assert (plain.conversation, plain.continuity, plain.fresh) == ("", "", False)
+
+
+def test_what_a_conversation_cannot_be() -> None:
+    bad = pb.Routing(conversation="c" * 257)
+    bad.continuity = 99  # type: ignore[assignment]
+    found = violations(pb.GenerateRequest(input=TEXT, routing=bad))
+    assert set(found) == {"routing.conversation", "routing.continuity"}
+
+
+@pytest.mark.parametrize(("previous", "told"), [("legal", "adapters/legal"), ("base", "base"), ("", "")])
+def test_a_decision_tells_what_became_of_the_conversation(previous: str, told: str) -> None:
+    decision = Decision(None, Reason.ABSTAINED, continuity="switched", previous=previous)
+    message = decision_message(decision, explain=False)
+    assert (message.continuity, message.previous) == ("switched", told)

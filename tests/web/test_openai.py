@@ -187,3 +187,12 @@ def test_lost_votes_are_in_the_field_routing() -> None:
     lost = pb.LostVote(classifier="probe", reason="timeout")
     told = openai.decision_json(pb.Decision(votes_lost=[lost]))
     assert told["votes_lost"] == [{"classifier": "probe", "reason": "timeout"}]
+
+
+def test_conversations_are_said_as_over_grpc() -> None:
+    routing = chat(routing={"conversation": "c", "continuity": "none", "fresh": True}).routing
+    assert (routing.conversation, routing.continuity, routing.fresh) == ("c", pb.CONTINUITY_NONE, True)
+    assert chat().routing.continuity == pb.CONTINUITY_UNSPECIFIED
+    assert refused(openai.ChatCompletion, asking(routing={"continuity": "always"}))
+    told = openai.decision_json(pb.Decision(continuity="kept", previous="adapters/legal"))
+    assert (told["continuity"], told["previous"]) == ("kept", "adapters/legal")

@@ -17,7 +17,7 @@ from router.experiments.live.assigner import Assignment
 from router.experiments.live.runtime import Experiments, leave_tasks
 from router.experiments.model import BASE, Disagreement
 from router.ports import End, RequestRouter, Served, Watcher
-from router.types import Decision, Request, RouterVariant, Vote
+from router.types import Decision, Heard, Request, RouterVariant
 
 log = logging.getLogger(__name__)
 MOST_PENDING = 4096  # decisions whose answers have not begun
@@ -27,7 +27,7 @@ class VariantRouter(Protocol):
     """A router that can decide as other configurations of it would."""
 
     async def decide(
-        self, request: Request, variant: RouterVariant | None = None, heard: dict[str, Vote] | None = None
+        self, request: Request, variant: RouterVariant | None = None, heard: Heard | None = None
     ) -> Decision:
         """The decision of a variant (None: of the router itself); `heard` are votes so far, and new ones."""
         ...
@@ -41,7 +41,7 @@ class VariantRouter(Protocol):
 class _Pending:
     assignment: Assignment
     decision: Decision
-    heard: dict[str, Vote] = field(default_factory=dict)
+    heard: Heard = field(default_factory=dict)
 
 
 class Routers:
@@ -65,7 +65,7 @@ class Routers:
         assignment = live.admitted(live.assigner.router(request, time.time()), counted)
         if assignment is None:
             return await router.route(request), None
-        heard: dict[str, Vote] = {}
+        heard: Heard = {}
         decision = await self._router.decide(request, assignment.arm.router, heard)
         if counted:
             self._pending[request.request_id] = _Pending(assignment, decision, heard)
