@@ -78,6 +78,7 @@ CAPS: dict[str, tuple[int, Made]] = {
     "routing.domain": (MAX_HINT_BYTES, lambda n: ask(routing={"domain": "x" * n})),
     "routing.task": (MAX_HINT_BYTES, lambda n: ask(routing={"task": "x" * n})),
     "routing.unit": (MAX_UNIT_BYTES, lambda n: ask(routing={"unit": "x" * n})),
+    "routing.conversation": (MAX_UNIT_BYTES, lambda n: ask(routing={"conversation": "x" * n})),
     "labels": (MAX_LABELS, lambda n: ask(labels=dict.fromkeys(distinct(n), "x"))),
     "labels.key": (MAX_LABEL_BYTES, lambda n: ask(labels={"x" * n: "x"})),
     "labels.value": (MAX_LABEL_BYTES, lambda n: ask(labels={"x": "x" * n})),
