@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from router import optional
+from router.carried import carried, is_carried
 from router.cli import units
 from router.cli.base_files import equals_base
 from router.cli.engines import make_vllm, vllms_base
@@ -154,7 +155,9 @@ class Composition:
         self._engine, self.mirrors, self._sharing = engine, Mirrors.of(settings), sharing_of(settings, state)
         shared = self._sharing.state
         self.registry = Registry(engine, settings.adapter_folders, options, caught_up=keep, shared=shared)
-        self.plugins = PluginHost(settings.plugins_dir, settings.load_plugins, settings.installed_plugins)
+        self.plugins = PluginHost(
+            settings.plugins_dir, settings.load_plugins, settings.installed_plugins, carried("plugins")
+        )
         self.router = Router(
             self.registry,
             self.plugins,
@@ -296,8 +299,11 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
         [
             *base_lines(app.engine.info),
             *([("replicas", _replicas_line(settings))] if settings.replica_bounds[0] else []),
-            ("adapters", f"{adapters} in {_folders_line(settings.adapters_dir)}{_trust_line(settings)}"),
-            ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir)}"),
+            (
+                "adapters",
+                f"{adapters} in {_folders_line(settings.adapters_dir, 'adapters')}{_trust_line(settings)}",
+            ),
+            ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir, 'plugins')}"),
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
             ("experiments", _experiments_line(app.experiments)),
@@ -344,7 +350,7 @@ def adapter_row(info: AdapterInfo) -> tuple[str, ...]:
         info.task,
         str(info.rank or ""),
         units.size(info.size_bytes) if info.size_bytes else "",
-        info.error or info.gate or "; ".join(info.notes),
+        info.error or info.gate or "; ".join([*["carried"] * info.carried, *info.notes]),
     )
 
 
@@ -393,8 +399,11 @@ def _access_line(settings: Settings) -> str:
     return f"{who}; {'TLS' if settings.tls_cert else 'plain text'}{mutual}"
 
 
-def _folders_line(folders: Sequence[Path | str]) -> str:
-    return ", ".join(map(str, folders)) or "no folder"
+def _folders_line(folders: Sequence[Path | str], name: str) -> str:
+    """`adapters, over those that come with lora-router (/usr/lib/.../adapters)`."""
+    mine = [str(one) for one in folders if isinstance(one, str) or not is_carried(one, name)]
+    below = [f"those that come with lora-router ({one})" for one in folders if str(one) not in mine]
+    return ", over ".join(filter(None, [", ".join(mine), *below])) or "no folder"
 
 
 def _trust_line(settings: Settings) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router.carried import carried
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
 
@@ -58,7 +59,8 @@ def rows(plugin: PluginStatus) -> list[tuple[str, ...]]:
     parts = [(c.name, str(c.priority), f"{c.timeout_ms} ms") for c in plugin.classifiers]
     parts += [(j.name, "judge", f"{j.timeout_ms} ms") for j in plugin.judges]
     return [
-        (plugin.name, state, *part, plugin.path or plugin.source, note) for part in parts or [("", "", "")]
+        (plugin.name, state, *part, "carried" if plugin.carried else plugin.path or plugin.source, note)
+        for part in parts or [("", "", "")]
     ]
 
 
@@ -94,8 +96,8 @@ def load_plugins(dirs: list[Path] | None) -> PluginHost:
     from router.plugins import PluginHost
 
     settings = load_settings({"plugins_dir": tuple(dirs)} if dirs else None)
-    found = folders(settings.plugins_dir, "plugins")
-    host = PluginHost(found, settings.load_plugins, settings.installed_plugins)
+    found = folders(settings.plugins_dir, "plugins", settings.bare)
+    host = PluginHost(found, settings.load_plugins, settings.installed_plugins, carried("plugins"))
     host.refresh()
     return host
 

@@ -42,12 +42,21 @@ Adapters = Annotated[
     list[str] | None,
     typer.Option(
         metavar="DIR|URL",
-        help="Adapters folder or store (s3://BUCKET/PREFIX), watched; repeatable. Default: ./adapters.",
+        help="Adapters folder or store (s3://BUCKET/PREFIX), watched; repeatable. "
+        "Default: ./adapters over the carried ones.",
     ),
 ]
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option(metavar="DIR", help="Plugins folder, watched; repeatable. Default: ./plugins."),
+    typer.Option(
+        metavar="DIR", help="Plugins folder, watched; repeatable. Default: ./plugins over the carried ones."
+    ),
+]
+Bare = Annotated[
+    bool | None,
+    typer.Option(
+        "--bare/--no-bare", help="Leave out the adapters and plugins that come with it. Default: no."
+    ),
 ]
 Model = Annotated[
     str | None,
@@ -226,6 +235,7 @@ def serve(
     tls_client_ca: TlsClientCa = None,
     adapters_dir: Adapters = None,
     plugins_dir: Plugins = None,
+    bare: Bare = None,
     engine: EngineFlag = None,
     vllm_args: VllmArgs = None,
     model: Model = None,
@@ -286,8 +296,8 @@ def with_folders(settings: Settings) -> Settings:
 
     return settings.model_copy(
         update={
-            "adapters_dir": places(settings.adapters_dir),
-            "plugins_dir": folders(settings.plugins_dir, "plugins"),
+            "adapters_dir": places(settings),
+            "plugins_dir": folders(settings.plugins_dir, "plugins", settings.bare),
         }
     )
 

@@ -275,6 +275,7 @@ def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
         rank=message.rank,
         target_modules=tuple(message.target_modules),
         invocation_tokens=tuple(message.invocation_tokens),
+        carried=message.carried,
         size_bytes=message.size_bytes,
         default=message.default,
         pinned=message.pinned,

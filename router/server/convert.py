@@ -351,6 +351,7 @@ def adapter_message(info: AdapterInfo, etag: str) -> adapters_pb.Adapter:
         gate=redacted(info.gate, files=True),
         gate_advice=redacted(info.gate_advice, files=True),
         override=None if info.override is None else _override(info.override),
+        carried=info.carried,
     )
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from router.carried import carried
 from router.cli.compose import Composition, keep, lines_to_paste, print_summary, question_of
 from router.cli.route.corrections import store_here
-from router.cli.settings import carried
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine

@@ -6,7 +6,8 @@ import pytest
 
 
 @pytest.fixture
-def plugins(own_folder):
+def plugins(own_folder, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_BARE", "yes")
     folder = own_folder / "plugins"
     folder.mkdir()
     return folder
@@ -42,7 +43,7 @@ def test_a_new_plugin_works_and_so_does_its_test(cli, own_folder):
     assert "passed" in ran.stdout, ran.stdout
     assert "failed" not in ran.stdout
     assert int(ran.stdout.split(" passed")[0].split()[-1]) > 2
-    doctor = cli("plugins", "doctor")
+    doctor = cli("plugins", "doctor", "--plugins-dir", "plugins")
     assert (doctor.code, doctor.out) == (0, "nothing is wrong with lease-law\n")
 
 
@@ -64,6 +65,14 @@ def test_names_that_are_no_names_are_refused(cli, own_folder, name):
 
 def test_the_test_must_not_become_a_plugin(cli):
     assert cli("plugins", "new", "one", "--tests-dir", "plugins").code == 2
+
+
+def test_list_marks_what_is_carried(cli, own_folder):
+    (own_folder / "plugins").mkdir()
+    write(own_folder / "plugins", "def classify_batch(self, requests): return [None] * len(requests)")
+    found = {p["name"]: p["carried"] for p in json.loads(cli("plugins", "list", "--json").out)}
+    assert found["it"] is False
+    assert found["keywords"] is True
 
 
 def test_list_shows_classifiers_and_what_is_broken(cli, plugins):

@@ -14,6 +14,7 @@ from enum import IntEnum
 from itertools import islice
 from pathlib import Path
 
+from router.carried import is_carried
 from router.registry.format.folder import CONFIG, MANIFEST, PROBES, REPORT, SIGNATURE
 from router.registry.format.names import looks_like_version
 
@@ -59,6 +60,7 @@ class Found:
     root: Path
     stamp: Stamp
     report: Stamp = field(default=Stamp(), compare=False)  # read on its own, whatever becomes of the adapter
+    carried: bool = False  # in the folder that comes with lora-router
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class Scanner:
 
     def __init__(self, dirs: Sequence[Path]) -> None:
         self._dirs = tuple(dirs)
+        self._carried = frozenset(Path(os.path.realpath(d)) for d in dirs if is_carried(d, "adapters"))
         self._tops: dict[Path, _Top] = {}
         self._paths: dict[Path, dict[str, Path]] = {}  # of each adapters folder: what is in it, by name
         self._turn = 0
@@ -120,7 +123,7 @@ class Scanner:
         for top, root in tops.items():
             old = self._tops.get(top)
             if old is None or top in due or (stat and _folders(old.folders) != old.folders):
-                now[top] = _look(top, root, old)
+                now[top] = _look(top, root, old, root in self._carried)
             else:
                 now[top] = old
         if unreadable:
@@ -164,7 +167,7 @@ class Scanner:
         return touched
 
 
-def _look(top: Path, root: Path, old: _Top | None) -> _Top:
+def _look(top: Path, root: Path, old: _Top | None, carried: bool) -> _Top:
     """What is in an entry of an adapters folder; what looks as it did is the very same object."""
     found: dict[Path, Found] = {}
     # The folders first: what changes while the files are looked at is seen again the next time.
@@ -177,7 +180,8 @@ def _look(top: Path, root: Path, old: _Top | None) -> _Top:
     folders = _folders(dict.fromkeys([top, *(p.folder for p in inside)]))
     for place in inside:
         try:
-            now = Found(place, root, stamp_of(place.folder, root), report_stamp_of(place.folder))
+            stamps = stamp_of(place.folder, root), report_stamp_of(place.folder)
+            now = Found(place, root, *stamps, carried=carried)
         except FileNotFoundError:
             continue
         before = old.found.get(place.folder) if old is not None else None
