@@ -182,6 +182,7 @@ class Composition:
             on_decision=self._drift.observe,
             routing=self._routing_state,
             replicas=members_of(settings, engine),
+            plugins=self.plugins.status,
             flaws=lambda: [
                 *self.mirrors.flaws(),
                 *self._sharing.flaws,

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -43,6 +45,9 @@ from router.types import (
 )
 from router.v1 import adapters_pb2 as adapters_pb
 from router.v1 import inference_pb2 as pb
+
+if TYPE_CHECKING:
+    from router.plugins import PluginStatus
 
 # What a request may have at most, beside what the settings say.
 MAX_MESSAGES, MAX_LABELS = 256, 16
@@ -362,6 +367,45 @@ def _override(override: Override) -> adapters_pb.Adapter.Override:
         reason=override.reason,
         finding=redacted(override.finding, files=True),
         weights_sha256=override.weights_sha256,
+    )
+
+
+def plugin_message(plugin: PluginStatus, everything: bool) -> adapters_pb.Plugin:
+    """One plugin. Faults of classifiers and judges may quote adapters: only for who may see `everything`."""
+
+    def shown(problem: str) -> str:
+        return redacted(problem, files=True) if everything else ""
+
+    return adapters_pb.Plugin(
+        name=plugin.name,
+        source=plugin.source,
+        file=PurePath(plugin.path).name,
+        version=plugin.version,
+        digest=plugin.digest,
+        enabled=plugin.enabled,
+        error=redacted(plugin.error, files=True),
+        warnings=[redacted(warning, files=True) for warning in plugin.warnings],
+        package=plugin.package,
+        carried=plugin.carried,
+        classifiers=[
+            adapters_pb.Plugin.Classifier(
+                name=one.name,
+                priority=one.priority,
+                timeout_ms=one.timeout_ms,
+                state=one.state,
+                breaker=one.breaker,
+                requests=one.requests,
+                errors=one.errors,
+                problem=shown(one.fit_error or one.last_error),
+            )
+            for one in plugin.classifiers
+        ],
+        judges=[
+            adapters_pb.Plugin.Judge(
+                name=one.name, timeout_ms=one.timeout_ms, breaker=one.breaker, problem=shown(one.last_error)
+            )
+            for one in plugin.judges
+        ],
     )
 
 

@@ -208,3 +208,71 @@ class WatchAdaptersResponse(_message.Message):
     adapter: Adapter
     time: _timestamp_pb2.Timestamp
     def __init__(self, kind: _Optional[_Union[WatchAdaptersResponse.Kind, str]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListPluginsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListPluginsResponse(_message.Message):
+    __slots__ = ("plugins",)
+    PLUGINS_FIELD_NUMBER: _ClassVar[int]
+    plugins: _containers.RepeatedCompositeFieldContainer[Plugin]
+    def __init__(self, plugins: _Optional[_Iterable[_Union[Plugin, _Mapping]]] = ...) -> None: ...
+
+class Plugin(_message.Message):
+    __slots__ = ("name", "source", "file", "version", "digest", "enabled", "error", "warnings", "package", "carried", "classifiers", "judges")
+    class Classifier(_message.Message):
+        __slots__ = ("name", "priority", "timeout_ms", "state", "breaker", "requests", "errors", "problem")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        PRIORITY_FIELD_NUMBER: _ClassVar[int]
+        TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+        STATE_FIELD_NUMBER: _ClassVar[int]
+        BREAKER_FIELD_NUMBER: _ClassVar[int]
+        REQUESTS_FIELD_NUMBER: _ClassVar[int]
+        ERRORS_FIELD_NUMBER: _ClassVar[int]
+        PROBLEM_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        priority: int
+        timeout_ms: int
+        state: str
+        breaker: str
+        requests: int
+        errors: int
+        problem: str
+        def __init__(self, name: _Optional[str] = ..., priority: _Optional[int] = ..., timeout_ms: _Optional[int] = ..., state: _Optional[str] = ..., breaker: _Optional[str] = ..., requests: _Optional[int] = ..., errors: _Optional[int] = ..., problem: _Optional[str] = ...) -> None: ...
+    class Judge(_message.Message):
+        __slots__ = ("name", "timeout_ms", "breaker", "problem")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+        BREAKER_FIELD_NUMBER: _ClassVar[int]
+        PROBLEM_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        timeout_ms: int
+        breaker: str
+        problem: str
+        def __init__(self, name: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., breaker: _Optional[str] = ..., problem: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ENABLED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    PACKAGE_FIELD_NUMBER: _ClassVar[int]
+    CARRIED_FIELD_NUMBER: _ClassVar[int]
+    CLASSIFIERS_FIELD_NUMBER: _ClassVar[int]
+    JUDGES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    source: str
+    file: str
+    version: str
+    digest: str
+    enabled: bool
+    error: str
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    package: str
+    carried: bool
+    classifiers: _containers.RepeatedCompositeFieldContainer[Plugin.Classifier]
+    judges: _containers.RepeatedCompositeFieldContainer[Plugin.Judge]
+    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., file: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., enabled: _Optional[bool] = ..., error: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., package: _Optional[str] = ..., carried: _Optional[bool] = ..., classifiers: _Optional[_Iterable[_Union[Plugin.Classifier, _Mapping]]] = ..., judges: _Optional[_Iterable[_Union[Plugin.Judge, _Mapping]]] = ...) -> None: ...
