@@ -42,7 +42,6 @@ from router.training.probes import choose_probes, greedy_tokens
 from router.training.recipe import WEIGHTS, Recipe, load_recipe
 from router.training.trainer import Progress, Trainer
 
-
 LINE_SECONDS = 15.0  # between two lines of a log, at most about so long
 
 
@@ -78,8 +77,9 @@ def run(asked: Request, device: str) -> None:
     material = prepare(recipe, device)
     base = material.base
     note(
-        f"{len(material.train)} training and {len(material.valid)} validation rows; {recipe.train.steps} steps of "
-        f"{recipe.train.batch} rows on {base.device}, an evaluation every {recipe.train.eval_every}"
+        f"{len(material.train)} training and {len(material.valid)} validation rows; "
+        f"{recipe.train.steps} steps of {recipe.train.batch} rows on {base.device}, "
+        f"an evaluation every {recipe.train.eval_every}"
     )
     torch.manual_seed(recipe.train.seed)
     model = add_lora(base.model, recipe, material.invocation)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import tomllib
 from pathlib import Path
 from threading import Thread
@@ -344,3 +345,8 @@ def test_a_run_says_what_it_does_before_it_does_it(run, capsys: pytest.CaptureFi
     order = ["reading the rows, loading ", "validation rows; ", "step 1 of "]
     places = [said.index(text) for text in order]
     assert places == sorted(places)
+
+
+def test_without_matplotlib_a_run_has_no_picture(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert not (run("a") / "curves.png").exists()
