@@ -44,6 +44,7 @@ from router.routing.router import Router
 from router.server.app import ServerApp
 from router.server.drift import DriftCollector
 from router.server.lifecycle import in_daemon_thread
+from router.server.listen import check_free
 from router.server.logs import logging_to
 from router.server.mirrors import MirrorsCollector
 
@@ -63,9 +64,12 @@ MOST_OF_QUESTION = 120  # characters of an adapter's example that the summary su
 def serve_until_stopped(settings: Settings) -> int:
     """Fetch the base with a progress bar, then serve; returns the exit code.
 
+    Raises ConfigError, for an address that is in use before anything is fetched or loaded.
+
     From the first signal on a clock runs that no thread can hold up. If it runs out, the stacks of all
     threads go to standard error and the exit code is 1.
     """
+    check_free(settings)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # no bars in a log
     # Read when torch is loaded, and of use where torch's own operations compute. Threads that sleep at once

@@ -151,6 +151,13 @@ RequireSigned = Annotated[
 AdaptersLock = Annotated[
     str | None, typer.Option(metavar="FILE", help="Serve only adapters whose digest this file lists.")
 ]
+LogLevel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="debug|info|warning|error",
+        help="On a terminal a line for each request is shown with debug only. Default: info.",
+    ),
+]
 Insecure = Annotated[
     bool,
     typer.Option(
@@ -254,6 +261,7 @@ def serve(
     corrections: CorrectionsFlag = None,
     require_signed: RequireSigned = None,
     adapters_lock: AdaptersLock = None,
+    log_level: LogLevel = None,
     config: ConfigFile = None,
     set_: Sets = None,
     insecure_listen: Insecure = False,

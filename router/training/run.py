@@ -248,7 +248,8 @@ def _facts(material: Material) -> dict[str, Any]:
 
 def note(text: str) -> None:
     """One line on stderr, at once."""
-    print(text, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 class Display:

@@ -152,6 +152,21 @@ def test_an_unknown_dtype_is_explained(cli, served):
     assert "dtype (from flag)" in done.err
 
 
+@pytest.mark.parametrize("flag", ["--listen", "--metrics-listen", "--http-listen"])
+def test_a_taken_port_is_told_before_anything_is_loaded(cli, monkeypatch, flag):
+    monkeypatch.setattr("router.cli.compose.resolve_model", lambda model: pytest.fail("loaded"))
+    monkeypatch.setattr("router.cli.compose.make_engine", lambda settings: pytest.fail("loaded"))
+    free = {"--listen": "127.0.0.1:0", "--metrics-listen": ""}
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = cli("serve", *(f"{name}={value}" for name, value in (free | {flag: address}).items()))
+    assert done.code == 2
+    assert f"cannot listen on {address}: something listens there already" in done.err
+    assert f"choose another address with {flag} HOST:PORT" in done.err
+
+
 def test_a_taken_port_ends_with_2(cli, monkeypatch, own_folder):
     monkeypatch.setattr("router.cli.compose.resolve_model", lambda model: own_folder)
     monkeypatch.setattr("router.cli.compose.make_engine", lambda settings: FakeEngine())
