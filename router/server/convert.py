@@ -374,7 +374,7 @@ def plugin_message(plugin: PluginStatus, everything: bool) -> adapters_pb.Plugin
     """One plugin. Faults of classifiers and judges may quote adapters: only for who may see `everything`."""
 
     def shown(problem: str) -> str:
-        return redacted(problem, files=True) if everything else ""
+        return redacted(problem, files=True, faults=True) if everything else ""
 
     return adapters_pb.Plugin(
         name=plugin.name,
@@ -383,7 +383,7 @@ def plugin_message(plugin: PluginStatus, everything: bool) -> adapters_pb.Plugin
         version=plugin.version,
         digest=plugin.digest,
         enabled=plugin.enabled,
-        error=redacted(plugin.error, files=True),
+        error=redacted(plugin.error, files=True, faults=everything),
         warnings=[redacted(warning, files=True) for warning in plugin.warnings],
         package=plugin.package,
         carried=plugin.carried,
