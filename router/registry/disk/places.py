@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from router.carried import is_carried
-from router.registry.format.folder import CONFIG, MANIFEST, PROBES, REPORT, SIGNATURE
+from router.registry.format.folder import CONFIG, MANIFEST, PROBES, REPORT, SEARCHED, SIGNATURE
 from router.registry.format.names import looks_like_version
 
 COUNTING = (MANIFEST, CONFIG, PROBES, SIGNATURE, "chat_template.jinja")
@@ -257,10 +257,17 @@ def _stamps(folder: Path) -> Iterator[FileStamp]:
             yield from _file_stamp(entry, entry.name)
     if any(e.name == CONFIG for e in entries):
         return  # folders beside it are a trainer's checkpoints
-    for inner in entries:  # PEFT puts an adapter that is not called "default" one level down
-        if inner.is_dir(follow_symlinks=False):
-            for entry in _entries(inner.path):
-                yield from _file_stamp(entry, f"{inner.name}/{entry.name}")
+    inside = [one for one in entries if one.is_dir(follow_symlinks=False)]
+    found = {one.name: _entries(one.path) for one in inside}
+    for name, files in found.items():  # PEFT puts an adapter that is not called "default" one level down
+        for entry in files:
+            yield from _file_stamp(entry, f"{name}/{entry.name}")
+    if any(entry.name == CONFIG for files in found.values() for entry in files):
+        return
+    for name, files in islice(found.items(), SEARCHED):  # trainers put it into out/final
+        for deep in islice((one for one in files if one.is_dir(follow_symlinks=False)), SEARCHED):
+            for entry in _entries(deep.path):
+                yield from _file_stamp(entry, f"{name}/{deep.name}/{entry.name}")
 
 
 def _file_stamp(entry: os.DirEntry[str], name: str) -> Iterator[FileStamp]:
