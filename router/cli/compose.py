@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import faulthandler
 import gc
+import logging
 import os
 import shlex
 import sys
@@ -54,9 +55,14 @@ if TYPE_CHECKING:
     from router.server.fleet import Fleet
     from router.types import AdapterInfo, AdapterProfile
 
+log = logging.getLogger(__name__)
 AUTO = "auto"  # experiments in the user's own store, where that is possible
 MOST_SHOWN = 50  # adapters in what `serve` says; it says that on the event loop
 PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
+NO_CHAT_TEMPLATE = (
+    "the base has no chat template: system text and turns are joined by empty lines and continued, not "
+    "answered; an instruct model has one, or an adapter is trained on the form ([prompt] template in adapter.toml)"
+)
 COLUMNS = ["ADAPTER", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "NOTE"]
 MOST_OF_QUESTION = 120  # characters of an adapter's example that the summary suggests to ask
 
@@ -246,6 +252,8 @@ class Composition:
         keep()
 
     def _ready(self) -> None:
+        if not self._engine.info.chat_template:
+            log.warning(NO_CHAT_TEMPLATE)
         if self._when_ready is not None:
             self._when_ready(self.app)
 
@@ -342,6 +350,7 @@ def base_lines(info: BaseInfo) -> list[tuple[str, str]]:
         ("device", f"{info.device}, {info.precision}"),
         ("kernels", info.kernels),
         *([("cannot", info.inabilities)] if info.inabilities else []),
+        *([] if info.chat_template else [("warning", NO_CHAT_TEMPLATE)]),
     ]
 
 
