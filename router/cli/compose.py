@@ -61,7 +61,8 @@ MOST_SHOWN = 50  # adapters in what `serve` says; it says that on the event loop
 PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
 NO_CHAT_TEMPLATE = (
     "the base has no chat template: system text and turns are joined by empty lines and continued, not "
-    "answered; an instruct model has one, or an adapter is trained on the form ([prompt] template in adapter.toml)"
+    "answered; an instruct model has one, or an adapter is trained on the form that [prompt] of its "
+    "adapter.toml says"
 )
 COLUMNS = ["ADAPTER", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "NOTE"]
 MOST_OF_QUESTION = 120  # characters of an adapter's example that the summary suggests to ask

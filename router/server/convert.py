@@ -18,7 +18,7 @@ from router.engine.base import Delta
 from router.engine.constrained.source import check_size
 from router.errors import Findings
 from router.judging import REFERENCE
-from router.names import ADAPTER_FORM, BASE, split_adapter
+from router.names import BASE, adapter_rule, split_adapter
 from router.server.mixtures import mixture_messages, mixture_of
 from router.server.status import redacted
 from router.types import (
@@ -140,7 +140,7 @@ def _turn(message: pb.ChatMessage, index: int, found: Findings) -> Turn:
 
 def _hints(message: pb.Routing, found: Findings) -> RoutingHints:
     if message.adapter not in ("", BASE) and split_adapter(message.adapter) is None:
-        found.add("routing.adapter", f"must be {ADAPTER_FORM}")
+        found.add("routing.adapter", adapter_rule(message.adapter))
     return RoutingHints(
         adapter=message.adapter,
         domain=found.text("routing.domain", message.domain, MAX_HINT_BYTES),

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from router.engine.base import AdapterArtifact, Engine
 from router.errors import AdapterNotFound, AdapterRejected, Unavailable
+from router.names import name_from_folder
 from router.registry.disk.places import Found, Place, Stamp, stamp_of
 from router.registry.format import limits
 from router.registry.format.artifact import Inspection, inspect_folder, read_artifact
@@ -18,7 +19,7 @@ from router.registry.format.checks import EqualsBase
 from router.registry.format.findings import Code, Findings
 from router.registry.format.folder import MANIFEST, WEIGHTS, Folder, FolderError, find_layout
 from router.registry.format.manifest import Manifest, parse_manifest
-from router.registry.format.names import DEFAULT_VERSION, is_version, name_from_folder
+from router.registry.format.names import DEFAULT_VERSION, is_version
 from router.registry.format.trust import Trust
 from router.types import AdapterRef
 
