@@ -31,6 +31,7 @@ _SHARD = re.compile(
 )
 _BASE_FILES = frozenset({"config.json", "generation_config.json", "model.safetensors.index.json"})
 RESAVE = "load it where you trust it and save it again with PEFT's save_pretrained, which writes safetensors"
+CONVERT = "`lora-router adapters convert` makes safetensors of it without running what is in it"
 
 SEARCHED = 30  # folders that are looked into, of one folder, where no adapter was found above them
 BLOCK_BYTES = 512  # unit of st_blocks
@@ -323,7 +324,7 @@ def _explain_absence(names: Collection[str], found: Findings) -> None:
     elif any(_is_merged(name) for name in names):
         found.refuse(Code.MERGED_MODEL, f"holds a merged model and no {CONFIG}; export the adapter instead")
     elif any(name.endswith(PICKLES) for name in names):
-        found.refuse(Code.PICKLE_WEIGHTS, f"pickle files are never loaded; {RESAVE}")
+        found.refuse(Code.PICKLE_WEIGHTS, f"pickle files are never loaded; {CONVERT}")
     else:
         lone = "; a lone weights file is usually a LoRA of an image model (kohya, diffusers)"
         hint = lone if any(name.endswith(".safetensors") for name in names) else ""
@@ -337,7 +338,7 @@ def _explain_no_weights(names: Collection[str], found: Findings) -> None:
             Code.GGUF_WEIGHTS, "GGUF adapters cannot be served; keep the PEFT folder it was made from"
         )
     elif pickles:
-        found.refuse(Code.PICKLE_WEIGHTS, f"{some(pickles)}: pickle files are never loaded; {RESAVE}")
+        found.refuse(Code.PICKLE_WEIGHTS, f"{some(pickles)}: pickle files are never loaded; {CONVERT}")
     elif any(_is_merged(name) for name in names):
         found.refuse(Code.MERGED_MODEL, f"holds a merged model and no {WEIGHTS}; export the adapter instead")
     else:

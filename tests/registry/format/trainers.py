@@ -116,7 +116,7 @@ TRAINERS = (
     Variant("PEFT, adapter with a name", True, "nested-folder", _peft_named, ("'legal'",)),
     Variant("PEFT, several", False, "several-adapters", _several, ("checkpoint-100", "checkpoint-200")),
     Variant("PEFT, embedding targeted", False, "tensor-unsupported", _embedding_targeted, ("embedding",)),
-    Variant("PEFT, pickle", False, "pickle-weights", _pickle, ("adapter_model.bin", "save_pretrained")),
+    Variant("PEFT, pickle", False, "pickle-weights", _pickle, ("adapter_model.bin", "adapters convert")),
     Variant("TRL", True, "files-ignored", _trl, ("chat_template.jinja",)),
     Variant("TRL, tokens added", False, "full-copy", _trl_new_tokens, ("72 rows", "embed_tokens", "lm_head")),
     Variant(
