@@ -168,8 +168,8 @@ def _drop_magnitudes(tensors: Tensors, config: dict[str, Any], base: Base) -> li
         if far > ROUNDING.get(tensors[name].dtype, 0.0):
             raise AdapterRejected(
                 f"DoRA: magnitudes scale {module.removeprefix(PREFIX)} by up to {1 + far:.4g}. That changes "
-                "every direction of the base's weights, which no low rank holds: merge the adapter into a base "
-                "of its own, or train again with use_dora=false"
+                "every direction of the base's weights, which no low rank holds: merge the adapter into a "
+                "base of its own, or train again with use_dora=false"
             )
         del tensors[name]
     config["use_dora"] = False
