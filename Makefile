@@ -39,7 +39,7 @@ install: $(STAMP) ## create .venv and install the project with its tools
 
 $(STAMP): pyproject.toml
 	$(PY) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev,train,native]'
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev,train,pictures,native]'
 	@touch $@
 
 install-locked: ## the same with exactly the packages of requirements-dev.lock, by their hashes
@@ -111,7 +111,7 @@ $(TOOLS_STAMP): deploy/tools.txt
 
 lock: $(TOOLS_STAMP) ## write requirements.lock (the image) and requirements-dev.lock (tests); UPGRADE=--upgrade for newer ones
 	$(LOCK) pyproject.toml --extra export --extra http --extra jwt --extra native --extra otel --extra postgres --extra signed -o requirements.lock
-	$(LOCK) pyproject.toml deploy/build.txt --extra dev --extra native --extra train --extra signed -c requirements.lock -o requirements-dev.lock
+	$(LOCK) pyproject.toml deploy/build.txt --extra dev --extra native --extra train --extra pictures --extra signed -c requirements.lock -o requirements-dev.lock
 	$(LOCK) deploy/build.txt -c requirements-dev.lock -o deploy/build.lock
 
 audit: $(TOOLS_STAMP) ## ask the advisory database about every package of the locks; fails where it cannot be asked

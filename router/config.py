@@ -111,7 +111,8 @@ class Settings(BaseSettings):
     )
     adapters_dir: Annotated[tuple[Path | str, ...], NoDecode] = Field(
         (),
-        description="adapter folders or stores (s3://BUCKET/KEY), watched; default ./adapters or the wheel's",
+        description="adapter folders or stores (s3://BUCKET/KEY), watched; default ./adapters over the "
+        "carried ones",
     )
     mirror_seconds: float = Field(5.0, gt=0, description="how often stores of adapters are listed")
     mirror_dir: str = Field(
@@ -124,7 +125,10 @@ class Settings(BaseSettings):
         300.0, ge=0, description="most time for which a start waits until all of a store was mirrored once"
     )
     plugins_dir: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="plugin folders, watched; default ./plugins or the ones in the wheel"
+        (), description="plugin folders, watched; default ./plugins over the carried ones"
+    )
+    bare: bool = Field(
+        False, description="leave out the carried adapters and plugins: only ./adapters and ./plugins"
     )
     load_plugins: str | None = Field(
         None, description="load only these plugin files (comma list; empty: none)"

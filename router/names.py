@@ -12,7 +12,32 @@ BASE = "base"  # asks for the base, as `base` or `adapters/base`: no adapter is 
 _ID = r"[^/\s\x00-\x1f\x7f]{1,63}"
 _ADAPTER = re.compile(rf"adapters/({_ID})(?:/versions/({_ID}))?")
 ADAPTER_FORM = "adapters/NAME or adapters/NAME/versions/VERSION"
+SHOWN = 63  # characters of a name that is wrong
 VERSION_FORM = "adapters/NAME/versions/VERSION"
+
+
+def name_from_folder(folder: str) -> str:
+    """The adapter name a folder's name gives: lower case, other characters become '-'; '' if none is left.
+
+    >>> name_from_folder("My LoRA"), name_from_folder("base")
+    ('my-lora', 'base-adapter')
+    """
+    lowered = re.sub(r"[^a-z0-9._-]+", "-", folder[:255].lower())
+    name = lowered.lstrip("._-")[:63].rstrip("-")
+    return f"{BASE}-adapter" if name == BASE else name
+
+
+def adapter_rule(resource: str) -> str:
+    """What is wrong with a name that is no resource name; for a folder's own name, what it is served as.
+
+    >>> adapter_rule("adapters/My LoRA").partition("; ")[2]
+    "a folder 'My LoRA' is served as adapters/my-lora"
+    """
+    folder = resource.removeprefix("adapters/")[:SHOWN]
+    served = name_from_folder(folder)
+    rule = f"must be {ADAPTER_FORM}"
+    likely = served and served != folder and "/" not in folder and folder.isprintable()
+    return f"{rule}; a folder {folder!r} is served as adapters/{served}" if likely else rule
 
 
 def split_adapter(resource: str) -> tuple[str, str] | None:
@@ -25,7 +50,7 @@ def parse_adapter(resource: str, field: str = "name") -> tuple[str, str]:
     """Like `split_adapter`; raises InvalidRequest naming `field`."""
     parts = split_adapter(resource)
     if parts is None:
-        raise InvalidRequest([FieldViolation(field, f"must be {ADAPTER_FORM}")])
+        raise InvalidRequest([FieldViolation(field, adapter_rule(resource))])
     return parts
 
 

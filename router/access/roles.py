@@ -26,6 +26,7 @@ ROLES: Mapping[str, Role] = {
     "/router.v1.AdapterService/ListAdapters": Role.OBSERVE,
     "/router.v1.AdapterService/GetAdapter": Role.OBSERVE,
     "/router.v1.AdapterService/WatchAdapters": Role.OBSERVE,
+    "/router.v1.AdapterService/ListPlugins": Role.OBSERVE,
     "/router.v1.AdapterService/LoadAdapter": Role.ADMIN,
     "/router.v1.AdapterService/UnloadAdapter": Role.ADMIN,
     "/router.v1.AdapterService/SetDefaultVersion": Role.ADMIN,

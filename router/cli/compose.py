@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import faulthandler
 import gc
+import logging
 import os
 import shlex
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from router import optional
+from router.carried import carried, is_carried
 from router.cli import units
 from router.cli.base_files import equals_base
 from router.cli.engines import make_vllm, vllms_base
@@ -43,6 +45,7 @@ from router.routing.router import Router
 from router.server.app import ServerApp
 from router.server.drift import DriftCollector
 from router.server.lifecycle import in_daemon_thread
+from router.server.listen import check_free
 from router.server.logs import logging_to
 from router.server.mirrors import MirrorsCollector
 
@@ -52,9 +55,15 @@ if TYPE_CHECKING:
     from router.server.fleet import Fleet
     from router.types import AdapterInfo, AdapterProfile
 
+log = logging.getLogger(__name__)
 AUTO = "auto"  # experiments in the user's own store, where that is possible
 MOST_SHOWN = 50  # adapters in what `serve` says; it says that on the event loop
 PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
+NO_CHAT_TEMPLATE = (
+    "the base has no chat template: system text and turns are joined by empty lines and continued, not "
+    "answered; an instruct model has one, or an adapter is trained on the form that [prompt] of its "
+    "adapter.toml says"
+)
 COLUMNS = ["ADAPTER", "VERSION", "STATE", "DOMAIN", "TASK", "RANK", "SIZE", "NOTE"]
 MOST_OF_QUESTION = 120  # characters of an adapter's example that the summary suggests to ask
 
@@ -62,9 +71,12 @@ MOST_OF_QUESTION = 120  # characters of an adapter's example that the summary su
 def serve_until_stopped(settings: Settings) -> int:
     """Fetch the base with a progress bar, then serve; returns the exit code.
 
+    Raises ConfigError, for an address that is in use before anything is fetched or loaded.
+
     From the first signal on a clock runs that no thread can hold up. If it runs out, the stacks of all
     threads go to standard error and the exit code is 1.
     """
+    check_free(settings)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # no bars in a log
     # Read when torch is loaded, and of use where torch's own operations compute. Threads that sleep at once
@@ -154,7 +166,9 @@ class Composition:
         self._engine, self.mirrors, self._sharing = engine, Mirrors.of(settings), sharing_of(settings, state)
         shared = self._sharing.state
         self.registry = Registry(engine, settings.adapter_folders, options, caught_up=keep, shared=shared)
-        self.plugins = PluginHost(settings.plugins_dir, settings.load_plugins, settings.installed_plugins)
+        self.plugins = PluginHost(
+            settings.plugins_dir, settings.load_plugins, settings.installed_plugins, carried("plugins")
+        )
         self.router = Router(
             self.registry,
             self.plugins,
@@ -181,6 +195,7 @@ class Composition:
             on_answer=self.router.answered,
             routing=self._routing_state,
             replicas=members_of(settings, engine),
+            plugins=self.plugins.status,
             flaws=lambda: [
                 *self.mirrors.flaws(),
                 *self._sharing.flaws,
@@ -240,6 +255,8 @@ class Composition:
         keep()
 
     def _ready(self) -> None:
+        if not self._engine.info.chat_template:
+            log.warning(NO_CHAT_TEMPLATE)
         if self._when_ready is not None:
             self._when_ready(self.app)
 
@@ -298,8 +315,11 @@ def print_summary(app: ServerApp, plugins: Sequence[PluginStatus], calibration: 
         [
             *base_lines(app.engine.info),
             *([("replicas", _replicas_line(settings))] if settings.replica_bounds[0] else []),
-            ("adapters", f"{adapters} in {_folders_line(settings.adapters_dir)}{_trust_line(settings)}"),
-            ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir)}"),
+            (
+                "adapters",
+                f"{adapters} in {_folders_line(settings.adapters_dir, 'adapters')}{_trust_line(settings)}",
+            ),
+            ("plugins", f"{_classifiers_line(plugins)} in {_folders_line(settings.plugins_dir, 'plugins')}"),
             *(("plugin", f"{p.name} is broken: {p.error}") for p in plugins if p.error),
             ("calibration", calibration or "none: `lora-router route calibrate` makes one"),
             ("experiments", _experiments_line(app.experiments)),
@@ -333,6 +353,7 @@ def base_lines(info: BaseInfo) -> list[tuple[str, str]]:
         ("device", f"{info.device}, {info.precision}"),
         ("kernels", info.kernels),
         *([("cannot", info.inabilities)] if info.inabilities else []),
+        *([] if info.chat_template else [("warning", NO_CHAT_TEMPLATE)]),
     ]
 
 
@@ -346,7 +367,7 @@ def adapter_row(info: AdapterInfo) -> tuple[str, ...]:
         info.task,
         str(info.rank or ""),
         units.size(info.size_bytes) if info.size_bytes else "",
-        info.error or info.gate or "; ".join(info.notes),
+        info.error or info.gate or "; ".join([*["carried"] * info.carried, *info.notes]),
     )
 
 
@@ -395,8 +416,11 @@ def _access_line(settings: Settings) -> str:
     return f"{who}; {'TLS' if settings.tls_cert else 'plain text'}{mutual}"
 
 
-def _folders_line(folders: Sequence[Path | str]) -> str:
-    return ", ".join(map(str, folders)) or "no folder"
+def _folders_line(folders: Sequence[Path | str], name: str) -> str:
+    """`adapters, over those that come with lora-router (/usr/lib/.../adapters)`."""
+    mine = [str(one) for one in folders if isinstance(one, str) or not is_carried(one, name)]
+    below = [f"those that come with lora-router ({one})" for one in folders if str(one) not in mine]
+    return ", over ".join(filter(None, [", ".join(mine), *below])) or "no folder"
 
 
 def _trust_line(settings: Settings) -> str:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from router.cli.settings import carried
+from router.carried import carried
 from router.config import Settings
 from router.server.mirrors import MirrorState
 
@@ -106,7 +106,9 @@ def _may_begin(mirror: Mirror) -> bool:
 def how_to_add(settings: Settings) -> str:
     """A line to paste that puts an adapter where this server looks."""
     if settings.adapters_dir == carried("adapters"):  # not where one's own belong
-        return "mkdir adapters && cp -r my-adapter adapters/  # start again: these, not the carried ones"
+        return (
+            "mkdir adapters && cp -r my-adapter adapters/  # and start again: yours lie over the carried ones"
+        )
     first = settings.adapters_dir[0] if settings.adapters_dir else Path("adapters")
     if isinstance(first, Path):
         return f"cp -r my-adapter {shlex.quote(f'{first}/')}"

@@ -1,18 +1,22 @@
-"""`lora-router plugins list|doctor|new`: classifier plugins of this folder."""
+"""`lora-router plugins list|doctor|new`: classifier plugins of a server, and of this folder."""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router.carried import carried
 from router.cli import flags
 from router.cli.command import MISUSED, CliError
 
 if TYPE_CHECKING:
+    from router.client import Plugin
     from router.plugins import PluginHost, PluginStatus
 
 Dirs = Annotated[
@@ -23,18 +27,25 @@ Dirs = Annotated[
 ]
 
 
-def list_(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
-    """List plugins, their classifiers and judges.
+def list_(
+    plugins_dir: Dirs = None,
+    server: flags.Server = "",
+    timeout: flags.Timeout = 10.0,
+    json: flags.Json = False,
+) -> None:
+    """List the plugins of a server, their classifiers and judges.
 
-    Broken ones are shown with the reason.
+    Broken ones are shown with the reason. Where no server answers and none is named, and with --plugins-dir,
+    they are those that a server started here would load.
 
     \b
     Example:
-      lora-router plugins list --plugins-dir ./plugins
+      lora-router plugins list
     """
     from router.cli.output import print_json, print_table
 
-    found = load_plugins(plugins_dir).status()
+    here = plugins_dir is not None
+    found = load_plugins(plugins_dir).status() if here else plugins_of(server, timeout)
     if json:
         print_json(found)
     elif found:
@@ -46,19 +57,42 @@ def list_(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
         print("no plugins; write one with `lora-router plugins new NAME`")
 
 
-def rows(plugin: PluginStatus) -> list[tuple[str, ...]]:
+def plugins_of(server: str, timeout: float) -> Sequence[PluginStatus | Plugin]:
+    """What the server has; what is here, with a note on stderr, where none is named and none answers."""
+    from router.cli.connect import connected
+
+    try:
+        with connected(server, timeout) as client:
+            return client.adapters.plugins()
+    except CliError as error:
+        if server:
+            raise
+        print(f"not asked of a server: {error}", file=sys.stderr)
+        print("a server that is started here loads these:", file=sys.stderr)
+        return load_plugins(None).status()
+
+
+def rows(plugin: PluginStatus | Plugin) -> list[tuple[str, ...]]:
     """A line for each classifier and judge, at least one for each plugin."""
+    from router.client.values import PluginClassifier
+
     state = "broken" if plugin.error else "loaded" if plugin.enabled else "off"
     off = [
         f"{c.name} is off: name its plugin in load_plugins" for c in plugin.classifiers if c.state == "off"
     ]
     if plugin.source == "entry-point" and not plugin.enabled and not plugin.error:
         off.append(f"comes with the package {plugin.package}; name it in installed_plugins to load it")
-    note = "; ".join(filter(None, [plugin.error, *plugin.warnings, *off]))
+    states = [
+        f"{c.name} is {c.state}" + (f": {c.problem}" if c.problem else "")
+        for c in plugin.classifiers
+        if isinstance(c, PluginClassifier) and c.state not in ("ready", "off")
+    ]
+    note = "; ".join(filter(None, [plugin.error, *plugin.warnings, *off, *states]))
     parts = [(c.name, str(c.priority), f"{c.timeout_ms} ms") for c in plugin.classifiers]
     parts += [(j.name, "judge", f"{j.timeout_ms} ms") for j in plugin.judges]
     return [
-        (plugin.name, state, *part, plugin.path or plugin.source, note) for part in parts or [("", "", "")]
+        (plugin.name, state, *part, "carried" if plugin.carried else plugin.path or plugin.source, note)
+        for part in parts or [("", "", "")]
     ]
 
 
@@ -94,8 +128,8 @@ def load_plugins(dirs: list[Path] | None) -> PluginHost:
     from router.plugins import PluginHost
 
     settings = load_settings({"plugins_dir": tuple(dirs)} if dirs else None)
-    found = folders(settings.plugins_dir, "plugins")
-    host = PluginHost(found, settings.load_plugins, settings.installed_plugins)
+    found = folders(settings.plugins_dir, "plugins", settings.bare)
+    host = PluginHost(found, settings.load_plugins, settings.installed_plugins, carried("plugins"))
     host.refresh()
     return host
 

@@ -42,12 +42,21 @@ Adapters = Annotated[
     list[str] | None,
     typer.Option(
         metavar="DIR|URL",
-        help="Adapters folder or store (s3://BUCKET/PREFIX), watched; repeatable. Default: ./adapters.",
+        help="Adapters folder or store (s3://BUCKET/PREFIX), watched; repeatable. "
+        "Default: ./adapters over the carried ones.",
     ),
 ]
 Plugins = Annotated[
     list[Path] | None,
-    typer.Option(metavar="DIR", help="Plugins folder, watched; repeatable. Default: ./plugins."),
+    typer.Option(
+        metavar="DIR", help="Plugins folder, watched; repeatable. Default: ./plugins over the carried ones."
+    ),
+]
+Bare = Annotated[
+    bool | None,
+    typer.Option(
+        "--bare/--no-bare", help="Leave out the adapters and plugins that come with it. Default: no."
+    ),
 ]
 Model = Annotated[
     str | None,
@@ -142,6 +151,13 @@ RequireSigned = Annotated[
 AdaptersLock = Annotated[
     str | None, typer.Option(metavar="FILE", help="Serve only adapters whose digest this file lists.")
 ]
+LogLevel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="debug|info|warning|error",
+        help="On a terminal a line for each request is shown with debug only. Default: info.",
+    ),
+]
 Insecure = Annotated[
     bool,
     typer.Option(
@@ -226,6 +242,7 @@ def serve(
     tls_client_ca: TlsClientCa = None,
     adapters_dir: Adapters = None,
     plugins_dir: Plugins = None,
+    bare: Bare = None,
     engine: EngineFlag = None,
     vllm_args: VllmArgs = None,
     model: Model = None,
@@ -244,6 +261,7 @@ def serve(
     corrections: CorrectionsFlag = None,
     require_signed: RequireSigned = None,
     adapters_lock: AdaptersLock = None,
+    log_level: LogLevel = None,
     config: ConfigFile = None,
     set_: Sets = None,
     insecure_listen: Insecure = False,
@@ -286,8 +304,8 @@ def with_folders(settings: Settings) -> Settings:
 
     return settings.model_copy(
         update={
-            "adapters_dir": places(settings.adapters_dir),
-            "plugins_dir": folders(settings.plugins_dir, "plugins"),
+            "adapters_dir": places(settings),
+            "plugins_dir": folders(settings.plugins_dir, "plugins", settings.bare),
         }
     )
 

@@ -7,12 +7,12 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from router.carried import carried, is_carried
 from router.cli import flags
 from router.errors import ConfigError
 
@@ -33,7 +33,6 @@ NO_SETTINGS = (
 KUBERNETES = re.compile(
     r"LORA_ROUTER_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)?)"
 )
-PACKAGE = Path(str(files("router")))
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file instead of ./lora-router.toml.")
 ]
@@ -141,34 +140,31 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, str]:
     return values
 
 
-# -- folders of adapters and plugins: as said, else ./NAME, else those carried in the wheel
+# -- folders of adapters and plugins: those that are named, else ./NAME over the carried ones
 
 
-def places(said: Sequence[Path | str]) -> tuple[Path | str, ...]:
-    """Adapters folders as `folders` gives them, and stores as they were said."""
-    here = [one for one in said if isinstance(one, Path)]
-    folders(here, "adapters")
-    return tuple(said) or folders((), "adapters")
+def places(settings: Settings) -> tuple[Path | str, ...]:
+    """Adapters folders as `folders` gives them, and stores as they are named."""
+    named = settings.adapters_dir
+    here = folders([one for one in named if isinstance(one, Path)], "adapters", settings.bare)
+    return named or here
 
 
-def folders(said: Sequence[Path], name: str) -> tuple[Path, ...]:
-    """`name` is adapters or plugins. Raises ConfigError for a folder that was said and is not there."""
-    for folder in said:
+def folders(named: Sequence[Path], name: str, bare: bool) -> tuple[Path, ...]:
+    """The folders of `name`, which is adapters or plugins; the first one that has something of a name wins.
+
+    Without `bare`, ./NAME lies over the carried folder; folders that are named stand alone. Raises
+    ConfigError for a named folder that is not there.
+    """
+    for folder in named:
         if not folder.is_dir():
             raise ConfigError(f"{folder} is no folder; create it, or leave out --{name}-dir for ./{name}")
-    if said:
-        return tuple(said)
-    local = Path(name)
-    return (local,) if local.is_dir() else carried(name)
-
-
-def carried(name: str) -> tuple[Path, ...]:
-    """The folder in the wheel; in a checkout the one beside the package."""
-    inside = PACKAGE / "_data" / name
-    beside = PACKAGE.parent / name
-    if inside.is_dir():
-        return (inside,)
-    return (beside,) if (PACKAGE.parent / "pyproject.toml").is_file() and beside.is_dir() else ()
+    if named:
+        return tuple(named)
+    here = tuple(one for one in (Path(name),) if one.is_dir())
+    if bare or (here and is_carried(here[0], name)):
+        return here
+    return (*here, *carried(name))
 
 
 # -- `lora-router config show`

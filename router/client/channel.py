@@ -30,7 +30,7 @@ _RETRY = {
 }
 _RETRIED = {
     "InferenceService": ("",),  # every method
-    "AdapterService": ("ListAdapters", "GetAdapter", "LoadAdapter", "UnloadAdapter"),
+    "AdapterService": ("ListAdapters", "GetAdapter", "LoadAdapter", "UnloadAdapter", "ListPlugins"),
     "FleetService": ("ListReplicas", "ResizeReplicas"),
     "ExperimentService": (
         "GetExperiment",

@@ -21,6 +21,9 @@ from router.client.values import (
     Event,
     Finished,
     GenerateOptions,
+    Plugin,
+    PluginClassifier,
+    PluginJudge,
     Prompt,
     RouteOptions,
     Started,
@@ -287,6 +290,7 @@ def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
         rank=message.rank,
         target_modules=tuple(message.target_modules),
         invocation_tokens=tuple(message.invocation_tokens),
+        carried=message.carried,
         size_bytes=message.size_bytes,
         default=message.default,
         pinned=message.pinned,
@@ -300,6 +304,29 @@ def to_adapter(message: adapters_pb2.Adapter) -> Adapter:
         gate_advice=message.gate_advice,
         override=_override(message),
         etag=message.etag,
+    )
+
+
+def to_plugin(message: adapters_pb2.Plugin) -> Plugin:
+    """One plugin."""
+    return Plugin(
+        name=message.name,
+        source=message.source,
+        path=message.file,
+        version=message.version,
+        digest=message.digest,
+        enabled=message.enabled,
+        error=message.error,
+        warnings=tuple(message.warnings),
+        classifiers=tuple(
+            PluginClassifier(
+                c.name, c.priority, c.timeout_ms, c.state, c.breaker, c.requests, c.errors, c.problem
+            )
+            for c in message.classifiers
+        ),
+        judges=tuple(PluginJudge(j.name, j.timeout_ms, j.breaker, j.problem) for j in message.judges),
+        package=message.package,
+        carried=message.carried,
     )
 
 

@@ -26,6 +26,7 @@ from router.client.values import (
     DefaultChange,
     Event,
     GenerateOptions,
+    Plugin,
     Prompt,
     RouteOptions,
     TokenCount,
@@ -136,6 +137,11 @@ class Adapters:
             found += tuple(messages.to_adapter(a) for a in page.adapters)
             if not (token := page.next_page_token):
                 return found
+
+    def plugins(self, **options: Unpack[CallOptions]) -> tuple[Plugin, ...]:
+        """The plugins whose classifiers choose among the adapters, broken ones with their reason."""
+        answer = self._caller.unary(self._stub.ListPlugins, adapters_pb2.ListPluginsRequest(), options)
+        return tuple(map(messages.to_plugin, answer.plugins))
 
     def get(self, name: str, **options: Unpack[CallOptions]) -> Adapter:
         """One version."""

@@ -155,6 +155,48 @@ class Adapter(AdapterInfo):
 
 
 @dataclass(frozen=True, slots=True)
+class PluginClassifier:
+    """A classifier of a plugin."""
+
+    name: str
+    priority: int
+    timeout_ms: int
+    state: str  # starting, ready, failed, disabled, off
+    breaker: str  # closed, open, half-open
+    requests: int
+    errors: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class PluginJudge:
+    """A judge of a plugin."""
+
+    name: str
+    timeout_ms: int
+    breaker: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A plugin of a server. `error` says why it, or its newest version, does not work."""
+
+    name: str
+    source: str  # file, folder, entry-point; of one that is named and not there: allow-list, installed
+    path: str  # name of its file
+    version: str
+    digest: str
+    enabled: bool
+    error: str
+    warnings: tuple[str, ...]
+    classifiers: tuple[PluginClassifier, ...]
+    judges: tuple[PluginJudge, ...]
+    package: str
+    carried: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Unloaded:
     """An adapter dropped from memory, with the bytes given back."""
 

@@ -57,6 +57,7 @@ class BaseInfo:
     kernels: str = "torch"  # "native" or "torch", and why
     weights: str = ""  # what the linear layers' weights are kept in if not in dtype: int8
     abilities: frozenset[Ability] = frozenset(Ability)  # what the engine can do with it
+    chat_template: bool = True  # turns are rendered by one; without, texts are joined by empty lines
 
     @property
     def precision(self) -> str:

@@ -159,6 +159,7 @@ class TorchEngine:
             size_bytes=size - backbone.saved,
             kernels=f"{backbone.kind} layers, {kernels}",
             weights="int8" if int8 else "",
+            chat_template=self._encoder.has_chat_template,
         )
         self._loop = self._step_loop(backbone, digest)
         self._loop.start()

@@ -17,7 +17,7 @@ from router.errors import ConfigError, install_extra
 
 __all__ = ["evaluate", "evaluate_rows"]
 
-PACKAGES = ("matplotlib", "sacrebleu", "rouge_score")  # of the extra [train]
+PACKAGES = ("sacrebleu", "rouge_score")  # of the extra [train]
 
 
 def evaluate(
@@ -61,21 +61,23 @@ def evaluate_rows(
     response_column: str = "",
     adapters: Path = Path("adapters"),
     rows: int | None = None,
+    header: bool | None = None,
     device: str = "auto",
     quantize: str = "",
     say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Measure any adapter folders against `base` on the rows of a file: no recipe, no manifest needed.
 
-    `data` is CSV, TSV, JSON lines or JSON with a column that asks and one that answers; `metric` is
-    exact_match, token_f1, rouge_l or chrf. Writes report.json and REPORT.md into each folder.
+    `data` is CSV, TSV, JSON lines or JSON with a column that asks and one that answers; `header` says whether
+    a CSV's first line names the columns; `metric` is exact_match, token_f1, rouge_l or chrf. Writes
+    report.json and REPORT.md into each folder.
 
     Raises ConfigError (no such adapter, bad data, unknown metric, too few rows), AdapterRejected.
     """
     require_extra("evaluation")
     from router.evaluation.own_rows import OwnRows, evaluate_own_rows
 
-    asked = OwnRows(data, metric, base, prompt_column, response_column, rows)
+    asked = OwnRows(data, metric, base, prompt_column, response_column, rows, header)
     return evaluate_own_rows(names, asked, adapters, device, say, quantize)
 
 

@@ -86,7 +86,7 @@ def _sections(report: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[str]]]:
     yield "Accuracy", _accuracy(report)
     if "efficiency" in report:
         yield "Efficiency", efficiency_lines(report["efficiency"])
-    yield "Overfitting", overfitting_lines(report["splits"])
+    yield "Overfitting", overfitting_lines(report["splits"], report.get("curves", True))
     for name, lines in (
         ("generalization", generalization_lines),
         ("data_need", data_need_lines),
@@ -205,8 +205,8 @@ def _cost_cells(arm: Mapping[str, Any]) -> str:
     return " | ".join(map(str, (*numbers, point)))
 
 
-def overfitting_lines(splits: Mapping[str, Any]) -> Iterator[str]:
-    """The section as lines of a page."""
+def overfitting_lines(splits: Mapping[str, Any], curves: bool) -> Iterator[str]:
+    """The section as lines of a page; `curves`: the folder has their picture."""
     if "low" in splits["test"]:
         yield overfitting_verdict(splits)
     yield "The adapter on each split, teacher-forced: nats per gold-answer token, and how often greedy"
@@ -217,8 +217,9 @@ def overfitting_lines(splits: Mapping[str, Any]) -> Iterator[str]:
     for name, split in splits.items():
         loss = bracketed({**split, "value": split["loss"]}, 3) if "low" in split else f"{split['loss']:.3f}"
         yield f"| {name} | {split.get('rows', '')} | {loss} | {split['exact']:.3f} |"
-    yield ""
-    yield "![training curves](curves.png)"
+    if curves:
+        yield ""
+        yield "![training curves](curves.png)"
 
 
 def overfitting_verdict(splits: Mapping[str, Mapping[str, float]]) -> str:

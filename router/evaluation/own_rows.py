@@ -47,6 +47,7 @@ class OwnRows:
     prompt_column: str = ""
     response_column: str = ""
     rows: int | None = None
+    header: bool | None = None  # whether the first line of a CSV names the columns; None: found out
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,9 @@ def read_rows(asked: OwnRows, say: Say) -> list[Row]:
     if asked.metric not in TEXT_METRICS:
         hint, known = nearest(asked.metric, TEXT_METRICS), ", ".join(TEXT_METRICS)
         raise ConfigError(f"--metric {asked.metric!r} is not known here{hint}; known: {known}")
-    pairs, _, _ = read_pairs(asked.data, Columns(asked.prompt_column, asked.response_column), say)
+    pairs, _, _ = read_pairs(
+        asked.data, Columns(asked.prompt_column, asked.response_column), say, asked.header
+    )
     rows = [Row(pair.prompt, pair.response, asked.data.name) for pair in pairs]
     _require_enough(rows, asked)
     check_rows(asked.metric, rows)

@@ -42,6 +42,7 @@ from router.evaluation.plan import Plan
 from router.evaluation.report import first_samples, measured_by, report_card, whose, write_report
 from router.evaluation.scoring import Task
 from router.evaluation.subject import Arm, check_base
+from router.training.files import has_pictures
 from router.training.recipe import load_recipe
 
 
@@ -73,7 +74,8 @@ def _evaluate(plan: Plan, ready: ReadyBase, recipes: Path, rows: int | None, say
         arms = _measure_arms(exam)
         sections = _measure_sections(exam, arms, recipes)
         facts = _facts(exam, engine) | {"command": _command(plan.folder, rows, engine.weights)}
-    sections["pictures"] = draw_pictures(sections, plan.folder)
+    sections["pictures"] = draw_pictures(sections, plan.folder) if has_pictures() else []
+    sections["curves"] = (plan.folder / "curves.png").is_file()
     samples = first_samples(exam.task.rows, {arm: measured.answers for arm, measured in arms.items()})
     report = report_card(facts, arms, sections, samples)
     write_report(plan.folder, report, report_page(report))

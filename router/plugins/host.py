@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
+import os
 import re
 import sys
 import threading
@@ -35,13 +36,20 @@ class PluginHost:
 
     `load_plugins` is an allow-list for the folders, names separated by commas: None loads all, "" loads none.
     `installed_plugins` names the entry points to load, NAME or PACKAGE:NAME; no other is imported. A plugin's
-    name is its file's stem or its entry point's name.
+    name is its file's stem or its entry point's name. A file in a folder of `carried` gives way to a file of
+    the same name in another folder.
     """
 
     def __init__(
-        self, dirs: Sequence[Path], load_plugins: str | None = None, installed_plugins: str = ""
+        self,
+        dirs: Sequence[Path],
+        load_plugins: str | None = None,
+        installed_plugins: str = "",
+        carried: Sequence[Path] = (),
     ) -> None:
         self._dirs = tuple(Path(d).absolute() for d in dirs)
+        below = {os.path.realpath(d) for d in carried}
+        self._carried = frozenset(d for d in self._dirs if os.path.realpath(d) in below)
         self._allowed = None if load_plugins is None else _names(load_plugins)
         self._installed = frozenset(map(_canonical, _names(installed_plugins)))
         self._lock = threading.Lock()
@@ -62,15 +70,22 @@ class PluginHost:
         """Load what is new, reload what changed, drop what is gone. Blocks; True if classifiers changed."""
         with self._lock:
             stamps = tuple(folder_stamp(d) for d in self._dirs)
-            found = scan(self._dirs)
+            found = self._uncovered(scan(self._dirs))
             if self._entries is None:
                 self._entries = entry_point_plugins(self._installed)
             before = self._files
             self._files = {f.path: file_plugin(f, before.get(f.path), self._allowed) for f in found}
+            for path, plugin in self._files.items():
+                plugin.carried = path.parent in self._carried
             for path in before.keys() - self._files.keys():
                 before[path].drop()
             self._folder_stamps = stamps
             return self._activate()
+
+    def _uncovered(self, found: Sequence[Found]) -> list[Found]:
+        """Without carried files that another folder has a file of the same name for."""
+        mine = {f.path.name for f in found if not f.is_folder and f.path.parent not in self._carried}
+        return [f for f in found if f.path.parent not in self._carried or f.path.name not in mine]
 
     def _activate(self) -> bool:
         """The first classifier or judge of a name wins; the others are reported."""
@@ -193,6 +208,7 @@ class Plugin:
     error: str = ""
     loaded: Loaded | None = None
     package: str = ""  # of an entry point
+    carried: bool = False
 
     @property
     def full_name(self) -> str:
@@ -224,6 +240,7 @@ class Plugin:
             classifiers=tuple(r.status() for r in self.registrations),
             judges=tuple(r.status() for r in self.judges),
             package=self.package,
+            carried=self.carried,
         )
 
     def drop(self) -> None:
@@ -313,3 +330,4 @@ class PluginStatus:
     classifiers: tuple[ClassifierStatus, ...] = ()
     judges: tuple[JudgeStatus, ...] = ()
     package: str = ""  # that an entry point came with
+    carried: bool = False  # it comes with lora-router

@@ -174,6 +174,8 @@ class Reconciler:
         touched = dict.fromkeys(ref for ref in map(self._claims.drop, gone) if ref is not None)
         for one in examined:
             touched.update(dict.fromkeys(self._put(one)))
+        for name in {ref.name for ref in touched}:
+            touched.update(dict.fromkeys(self._claims.carried(name)))
         for ref in touched:
             self._apply(ref)
         self._conflicts.check(touched)
@@ -213,7 +215,8 @@ class Reconciler:
         elif record is not None and record.successor is not None and record.live is not None:
             record.superseded()
         elif record is not None:
-            log.info("adapter %s is gone from disk", ref)
+            hidden = self._claims.is_hidden(ref)
+            log.info("adapter %s %s", ref, "gives way to yours" if hidden else "is gone from disk")
             self._vanish(record)
 
     def _appear(self, examined: Examined) -> None:

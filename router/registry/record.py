@@ -448,6 +448,7 @@ class Record:
             routing=self._routing(default) if judged else "",
             gate=f"not routed to by itself: {verdict.finding}" if shut else "",
             gate_advice=verdict.advice if shut else "",
+            carried=self._found.carried,
         )
         if seen is None:
             return info

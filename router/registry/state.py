@@ -17,6 +17,7 @@ from typing import Any
 
 import platformdirs
 
+from router.carried import own
 from router.errors import NotSaved
 from router.types import Override
 
@@ -26,8 +27,18 @@ MOST_SERVED = 20  # versions of a name that are remembered for having been the d
 
 
 def state_dir(dirs: Sequence[Path], base: Path | None = None) -> Path:
-    """The folder for the state of a server over `dirs`, below the user's state folder."""
+    """The folder for the state of a server over `dirs`, below the user's state folder.
+
+    A carried folder below others does not count, so that it makes no difference whether it is served. State
+    that an earlier release kept for all of `dirs` is used on.
+    """
     root = base or Path(platformdirs.user_state_dir("lora-router", appauthor=False))
+    of_all = _state_of(root, dirs)
+    mine = own(dirs, "adapters")
+    return _state_of(root, mine) if mine and not of_all.is_dir() else of_all
+
+
+def _state_of(root: Path, dirs: Sequence[Path]) -> Path:
     real = "\n".join(os.path.realpath(d) for d in dirs)
     return root / "registry" / hashlib.sha256(os.fsencode(real)).hexdigest()[:16]
 

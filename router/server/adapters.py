@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from itertools import islice
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import grpc
 
@@ -18,10 +18,13 @@ from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequ
 from router.names import parse_adapter, parse_version
 from router.ports import AdapterRegistry, Force
 from router.server.call import actor, current_call, send_headers
-from router.server.convert import adapter_message, event_message
+from router.server.convert import adapter_message, event_message, plugin_message
 from router.types import AdapterInfo, AdapterRef
 from router.v1 import adapters_pb2 as pb
 from router.v1.adapters_pb2_grpc import AdapterServiceServicer
+
+if TYPE_CHECKING:
+    from router.plugins import PluginStatus
 
 MAX_FILTER_BYTES, MAX_TOKEN_BYTES, MAX_REASON_BYTES = 64, 1024, 500
 DEFAULT_PAGE, MAX_PAGE = 50, 500  # entries
@@ -33,8 +36,10 @@ Key: TypeAlias = tuple[str, str]  # name and version; of what has no version, ""
 class AdapterService(AdapterServiceServicer):
     """No method takes a path."""
 
-    def __init__(self, registry: AdapterRegistry) -> None:
-        self._registry = registry
+    def __init__(
+        self, registry: AdapterRegistry, plugins: Callable[[], Sequence[PluginStatus]] = tuple
+    ) -> None:
+        self._registry, self._plugins = registry, plugins
 
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: Context
@@ -56,6 +61,13 @@ class AdapterService(AdapterServiceServicer):
         )
         shown, token = cut(infos, name_and_version, request.page_size, filters)
         return pb.ListAdaptersResponse(adapters=map(self._message, shown), next_page_token=token)
+
+    async def ListPlugins(self, request: pb.ListPluginsRequest, context: Context) -> pb.ListPluginsResponse:
+        """All of them, broken ones too."""
+        everything = current_call().client.adapters.everything
+        return pb.ListPluginsResponse(
+            plugins=[plugin_message(plugin, everything) for plugin in self._plugins()]
+        )
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Context) -> pb.GetAdapterResponse:
         """One version, quarantined ones too."""

@@ -57,6 +57,7 @@ from router.v1.experiments_pb2_grpc import ExperimentServiceServicer, add_Experi
 from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 if TYPE_CHECKING:
+    from router.plugins import PluginStatus
     from router.telemetry.otlp import Telemetry
     from router.web.listener import Listener
 
@@ -74,7 +75,8 @@ class ServerApp:
     It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
     (default: the engine); `on_ready` is called once when requests are let in, `on_decision` and `on_answer`
     as `Pipeline` says; `routing` tells the console what decides, `flaws` what else is
-    wrong and holds up no request. Whoever made `experiments` starts and closes it.
+    wrong and holds up no request, `plugins` what AdapterService lists. Whoever made `experiments` starts and
+    closes it.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class ServerApp:
         routing: Callable[[], RoutingState] = RoutingState,
         replicas: fleet.Fleet | None = None,
         flaws: Callable[[], Sequence[str]] = tuple,
+        plugins: Callable[[], Sequence[PluginStatus]] = tuple,
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
         self.experiments, self.corrections, self.fleet = experiments, corrections, replicas
@@ -125,6 +128,7 @@ class ServerApp:
         self._sending = Sending(lambda: self.admission.pressed)
         self.address = self.metrics_address = self.sidecar_address = self.http_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
+        self._plugins = plugins
         self._startup, self._on_ready, self._routing, self._more_flaws = startup, on_ready, routing, flaws
         if experiments is not None:
             self.metrics.registry.register(experiments.metrics)
@@ -175,7 +179,8 @@ class ServerApp:
         server = self._bound(chain)
         inference = InferenceService(self.settings, self.pipeline, self.registry, self.corrections)
         add_InferenceServiceServicer_to_server(inference, server)  # type: ignore[no-untyped-call]
-        add_AdapterServiceServicer_to_server(AdapterService(self.registry), server)  # type: ignore[no-untyped-call]
+        adapters = AdapterService(self.registry, self._plugins)
+        add_AdapterServiceServicer_to_server(adapters, server)  # type: ignore[no-untyped-call]
         fleet.register(self.fleet, server)
         if self.experiments is None:
             service = pb.DESCRIPTOR.services_by_name["ExperimentService"]

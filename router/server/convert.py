@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Literal
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,7 +18,7 @@ from router.engine.base import Delta
 from router.engine.constrained.source import check_size
 from router.errors import Findings
 from router.judging import REFERENCE
-from router.names import ADAPTER_FORM, BASE, split_adapter
+from router.names import BASE, adapter_rule, split_adapter
 from router.server.mixtures import mixture_messages, mixture_of
 from router.server.status import redacted
 from router.types import (
@@ -47,6 +48,9 @@ from router.types import (
 )
 from router.v1 import adapters_pb2 as adapters_pb
 from router.v1 import inference_pb2 as pb
+
+if TYPE_CHECKING:
+    from router.plugins import PluginStatus
 
 # What a request may have at most, beside what the settings say.
 MAX_LABEL_BYTES, MAX_REFERENCE_BYTES, MAX_HINT_BYTES, MAX_UNIT_BYTES = 64, 4096, 64, 256
@@ -145,7 +149,7 @@ def _turn(message: pb.ChatMessage, index: int, found: Findings) -> Turn:
 
 def _hints(message: pb.Routing, found: Findings) -> RoutingHints:
     if message.adapter not in ("", BASE) and split_adapter(message.adapter) is None:
-        found.add("routing.adapter", f"must be {ADAPTER_FORM}")
+        found.add("routing.adapter", adapter_rule(message.adapter))
     return RoutingHints(
         adapter=message.adapter,
         domain=found.text("routing.domain", message.domain, MAX_HINT_BYTES),
@@ -375,6 +379,7 @@ def adapter_message(info: AdapterInfo, etag: str) -> adapters_pb.Adapter:
         gate=redacted(info.gate, files=True),
         gate_advice=redacted(info.gate_advice, files=True),
         override=None if info.override is None else _override(info.override),
+        carried=info.carried,
     )
 
 
@@ -385,6 +390,45 @@ def _override(override: Override) -> adapters_pb.Adapter.Override:
         reason=override.reason,
         finding=redacted(override.finding, files=True),
         weights_sha256=override.weights_sha256,
+    )
+
+
+def plugin_message(plugin: PluginStatus, everything: bool) -> adapters_pb.Plugin:
+    """One plugin. Faults of classifiers and judges may quote adapters: only for who may see `everything`."""
+
+    def shown(problem: str) -> str:
+        return redacted(problem, files=True, faults=True) if everything else ""
+
+    return adapters_pb.Plugin(
+        name=plugin.name,
+        source=plugin.source,
+        file=PurePath(plugin.path).name,
+        version=plugin.version,
+        digest=plugin.digest,
+        enabled=plugin.enabled,
+        error=redacted(plugin.error, files=True, faults=everything),
+        warnings=[redacted(warning, files=True) for warning in plugin.warnings],
+        package=plugin.package,
+        carried=plugin.carried,
+        classifiers=[
+            adapters_pb.Plugin.Classifier(
+                name=one.name,
+                priority=one.priority,
+                timeout_ms=one.timeout_ms,
+                state=one.state,
+                breaker=one.breaker,
+                requests=one.requests,
+                errors=one.errors,
+                problem=shown(one.fit_error or one.last_error),
+            )
+            for one in plugin.classifiers
+        ],
+        judges=[
+            adapters_pb.Plugin.Judge(
+                name=one.name, timeout_ms=one.timeout_ms, breaker=one.breaker, problem=shown(one.last_error)
+            )
+            for one in plugin.judges
+        ],
     )
 
 

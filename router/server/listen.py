@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -50,6 +51,40 @@ def bind(server: grpc.aio.Server, listen: str, tls: Tls | None, setting: str = "
         flag = "--" + setting.replace("_", "-")
         raise ConfigError(f"{text}; is another server running? Choose another with {flag}") from error
     return f"{host}:{number}"
+
+
+def check_free(settings: Settings) -> None:
+    """Raises ConfigError for an address where something listens already.
+
+    Takes each for a moment. `bind` finds out, too, but only once torch and the base are there.
+    """
+    for setting in ("listen", "metrics_listen", "http_listen", "sidecar_listen"):
+        listen = getattr(settings, setting)
+        if not listen or listen.startswith(UNIX):
+            continue
+        host, number = split_address(listen, setting)
+        if number and _is_taken(host.strip("[]"), number):
+            raise ConfigError(
+                f"cannot listen on {listen}: something listens there already, perhaps another server of "
+                f"yours. Stop it, or choose another address with --{setting.replace('_', '-')} HOST:PORT"
+            )
+
+
+def _is_taken(host: str, number: int) -> bool:
+    """Whether the port is in use. Other reasons why an address cannot be taken are left to `bind`."""
+    try:
+        found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return False
+    for family, kind, protocol, _, address in found:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return True
+    return False
 
 
 def bind_sidecar(server: grpc.aio.Server, listen: str) -> str:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+ACCESS_LOG = "router.server.access"  # a line for each request
 MAX_FIELD, MAX_TRACEBACK, MAX_WAITING = 256, 8192, 10_000
 
 
@@ -92,10 +93,17 @@ class _Handler(logging.handlers.QueueHandler):
 
 @contextmanager
 def logging_to(level: str, stream: TextIO | None = None) -> Iterator[None]:
-    """Send every log of the process to `stream` (standard error) until the end of the block."""
+    """Send every log of the process to `stream` (standard error) until the end of the block.
+
+    A person at a terminal reads a line for each request at level debug only; those of failed requests always.
+    """
     stream = stream or sys.stderr
     writer = logging.StreamHandler(stream)
     writer.setFormatter(TextFormatter() if stream.isatty() else JsonFormatter())
+    access_log = logging.getLogger(ACCESS_LOG)
+    access_before = access_log.level
+    if stream.isatty() and level != "debug":
+        access_log.setLevel(logging.WARNING)
     waiting: queue.Queue[logging.LogRecord] = queue.Queue(MAX_WAITING)
     handler, root = _Handler(waiting), logging.getLogger()
     listener = logging.handlers.QueueListener(waiting, writer)
@@ -108,6 +116,7 @@ def logging_to(level: str, stream: TextIO | None = None) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         root.setLevel(previous)
+        access_log.setLevel(access_before)
         listener.stop()
         if handler.dropped:
             print(f"{handler.dropped} log lines were dropped", file=stream)  # logging has ended

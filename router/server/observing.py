@@ -14,12 +14,12 @@ import grpc
 from router.errors import RouterError
 from router.judging import REFERENCE
 from router.server.call import GENERATIONS, Call
-from router.server.logs import Sparse
+from router.server.logs import ACCESS_LOG, Sparse
 from router.server.metrics import Metrics
 from router.server.status import code_of
 from router.server.tracing import Tracing
 
-access_log = logging.getLogger("router.server.access")
+access_log = logging.getLogger(ACCESS_LOG)
 LEVELS = {"INTERNAL": logging.ERROR, "DATA_LOSS": logging.ERROR, "UNAVAILABLE": logging.WARNING}
 
 

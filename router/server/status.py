@@ -199,10 +199,11 @@ _SOURCE = re.compile(r"\.pyc?(?::\d+)?$")
 _CLASS = re.compile(r"(?:^|(?<=[=:]))(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Warning|Interrupt)$")
 
 
-def redacted(text: str, files: bool = False, most: int = MAX_LOOKED_AT) -> str:
+def redacted(text: str, files: bool = False, most: int = MAX_LOOKED_AT, faults: bool = False) -> str:
     """The first `most` characters of `text` without URLs, absolute paths, names of exceptions and tracebacks.
 
     With `files` the last part of a path stays: that of a file in an adapter's folder, for who looks after it.
+    With `faults` names of exceptions and of source files stay: for who looks after plugins.
 
     >>> redacted("FileNotFoundError: no '/srv/models/a b.bin', see http://wiki.local/x")
     "[error]: no '[path]', see [url]"
@@ -213,17 +214,19 @@ def redacted(text: str, files: bool = False, most: int = MAX_LOOKED_AT) -> str:
     head, traced, _ = cut.partition(TRACEBACK)
     head = _OBJECT.sub("[object]", head)
     head = _QUOTED.sub(lambda found: f"{found[1]}{_path(found[2], files)}{found[1]}", head)
-    head = _WORD.sub(lambda found: _word(found[0], files), head)
+    head = _WORD.sub(lambda found: _word(found[0], files, faults), head)
     return f"{head}[traceback]" if traced else head
 
 
-def _word(word: str, files: bool) -> str:
+def _word(word: str, files: bool, faults: bool) -> str:
     bare = word.rstrip(".:!?")
     end = word[len(bare) :]
     if "://" in bare:
         return "[url]" + end
     if (found := _ABSOLUTE.search(bare)) is not None:
         return bare[: found.start()] + _path(bare[found.start() :], files) + end
+    if faults:
+        return word
     if _SOURCE.search(bare):
         return "[path]" + end
     return _CLASS.sub("[error]", bare) + end

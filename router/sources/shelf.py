@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.errors import AlreadyExists, ConfigError
+from router.names import name_from_folder
 from router.registry.disk.places import Found, Scanner
 from router.registry.disk.reading import identity, sketch
 from router.registry.format.folder import CONFIG, MANIFEST, WEIGHTS
@@ -20,7 +21,6 @@ from router.registry.format.names import (
     is_name,
     is_version,
     looks_like_version,
-    name_from_folder,
 )
 from router.registry.format.text import show
 from router.sources.source import Source

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from router.registry.format.probes import Probe
-from router.training.files import new_folder
+from router.training.files import has_pictures, new_folder
 from router.training.recipe import Recipe
 from router.training.trainer import Progress, Record
 
@@ -30,7 +30,7 @@ class Trained:
 
 
 def export(trained: Trained, target: Path) -> None:
-    """Write the folder as PEFT would, in bfloat16, with manifest, probes, log and curves.
+    """Write the folder as PEFT would, in bfloat16, with manifest, probes and log, and curves with matplotlib.
 
     Raises FailedPrecondition if `target` is something else, ResourceExhausted on a full disk.
     """
@@ -40,7 +40,8 @@ def export(trained: Trained, target: Path) -> None:
         (folder / "adapter.toml").write_text(manifest, encoding="utf-8")
         write_lines(folder / "probes.jsonl", map(asdict, trained.probes))
         write_lines(folder / "train_log.jsonl", [trained.facts, *trained.progress.history])
-        draw_curves(trained.progress.history, trained.progress.best_step, folder / "curves.png")
+        if has_pictures():
+            draw_curves(trained.progress.history, trained.progress.best_step, folder / "curves.png")
 
 
 def _save_weights(trained: Trained, folder: Path) -> None:

@@ -7,11 +7,17 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from router.errors import FailedPrecondition, ResourceExhausted
+
+
+def has_pictures() -> bool:
+    """Whether pictures can be drawn: the extra `pictures` is matplotlib."""
+    return find_spec("matplotlib") is not None
 
 
 @contextmanager

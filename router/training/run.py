@@ -11,7 +11,9 @@ import io
 import json
 import shlex
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +41,8 @@ from router.training.files import write_file
 from router.training.probes import choose_probes, greedy_tokens
 from router.training.recipe import WEIGHTS, Recipe, load_recipe
 from router.training.trainer import Progress, Trainer
+
+LINE_SECONDS = 15.0  # between two lines of a log, at most about so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,15 @@ class Material:
 
 def run(asked: Request, device: str) -> None:
     """Train and export; see `router.training.train`."""
-    material = prepare(asked.changed or load_recipe(asked.recipe), device)
-    recipe, base = material.recipe, material.base
+    recipe = asked.changed or load_recipe(asked.recipe)
+    note(f"{asked.output.name}: reading the rows, loading {recipe.base.model}")
+    material = prepare(recipe, device)
+    base = material.base
+    note(
+        f"{len(material.train)} training and {len(material.valid)} validation rows; "
+        f"{recipe.train.steps} steps of {recipe.train.batch} rows on {base.device}, "
+        f"an evaluation every {recipe.train.eval_every}"
+    )
     torch.manual_seed(recipe.train.seed)
     model = add_lora(base.model, recipe, material.invocation)
     start = start_from(model, recipe)
@@ -235,10 +246,22 @@ def _facts(material: Material) -> dict[str, Any]:
 # -- what a person sees, and Ctrl-C
 
 
-class Display:
-    """A bar on stderr where that is a terminal, and one line for each evaluation everywhere."""
+def note(text: str) -> None:
+    """One line on stderr, at once."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
-    def __init__(self, name: str, steps: int) -> None:
+
+class Display:
+    """A bar on stderr where that is a terminal, and one line for each evaluation everywhere.
+
+    Elsewhere there is a line for the first step, too, and one whenever there was none for LINE_SECONDS.
+    """
+
+    def __init__(self, name: str, steps: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._steps, self._clock = steps, clock
+        self._began = self._line_at = clock()
+        self._done = 0  # steps of this run, which may have been resumed
         self._console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Bar(*columns, console=self._console, disable=not self._console.is_terminal)
@@ -255,15 +278,21 @@ class Display:
 
     def update(self, done: Progress) -> None:
         """Show one more step."""
-        last = done.history[-1]
+        last, now = done.history[-1], self._clock()
+        self._done += 1
         self._bar.update(self._task, completed=done.step, description=f"loss {last['loss']:.3f}")
         if "valid_loss" in last:
+            self._line_at = now
             kept = "kept" if done.best_step == done.step else f"best was step {done.best_step}"
             metric = f", metric {last['valid_metric']:.3f}" if "valid_metric" in last else ""
             self.say(
                 f"step {done.step}: train {last['loss']:.3f}, validation {last['valid_loss']:.3f} nats, "
                 f"{last['valid_exact']:.1%} exact{metric} ({kept})"
             )
+        elif not self._console.is_terminal and (self._done == 1 or now - self._line_at >= LINE_SECONDS):
+            self._line_at = now
+            left = (now - self._began) / self._done * (self._steps - done.step)
+            self.say(f"step {done.step} of {self._steps}: train {last['loss']:.3f}, about {left:.0f} s left")
 
     def say(self, text: str) -> None:
         """One line above the bar."""

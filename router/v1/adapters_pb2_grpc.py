@@ -71,6 +71,11 @@ class AdapterServiceStub:
                 request_serializer=router_dot_v1_dot_adapters__pb2.WatchAdaptersRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_adapters__pb2.WatchAdaptersResponse.FromString,
                 _registered_method=True)
+        self.ListPlugins = channel.unary_unary(
+                '/router.v1.AdapterService/ListPlugins',
+                request_serializer=router_dot_v1_dot_adapters__pb2.ListPluginsRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_adapters__pb2.ListPluginsResponse.FromString,
+                _registered_method=True)
 
 
 class AdapterServiceServicer:
@@ -128,6 +133,13 @@ class AdapterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPlugins(self, request, context):
+        """ListPlugins lists the plugins whose classifiers choose among the adapters, broken ones with their reason.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdapterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -165,6 +177,11 @@ def add_AdapterServiceServicer_to_server(servicer, server):
                     servicer.WatchAdapters,
                     request_deserializer=router_dot_v1_dot_adapters__pb2.WatchAdaptersRequest.FromString,
                     response_serializer=router_dot_v1_dot_adapters__pb2.WatchAdaptersResponse.SerializeToString,
+            ),
+            'ListPlugins': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPlugins,
+                    request_deserializer=router_dot_v1_dot_adapters__pb2.ListPluginsRequest.FromString,
+                    response_serializer=router_dot_v1_dot_adapters__pb2.ListPluginsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -358,6 +375,33 @@ class AdapterService:
             '/router.v1.AdapterService/WatchAdapters',
             router_dot_v1_dot_adapters__pb2.WatchAdaptersRequest.SerializeToString,
             router_dot_v1_dot_adapters__pb2.WatchAdaptersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPlugins(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.AdapterService/ListPlugins',
+            router_dot_v1_dot_adapters__pb2.ListPluginsRequest.SerializeToString,
+            router_dot_v1_dot_adapters__pb2.ListPluginsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from router.carried import carried
 from router.cli.compose import Composition, keep, lines_to_paste, print_summary, question_of
 from router.cli.route.corrections import store_here
-from router.cli.settings import carried
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
@@ -266,3 +266,14 @@ async def test_decisions_are_counted_for_drift(client, running):
         "abstained": pytest.approx(0.25, abs=0.06),
         "adapters/medical": pytest.approx(0.75, abs=0.06),
     }
+
+
+async def test_a_server_lists_its_plugins(running, client, folders):
+    (folders / "plugins" / "later.py").write_text("1 / 0\n")
+    await running.plugins.pick_up()
+    later, shout = await client.adapters.plugins()
+    assert (later.name, later.path, later.enabled) == ("later", "later.py", True)
+    assert later.error == "ZeroDivisionError: division by zero (later.py:1)"
+    assert (shout.name, shout.carried, shout.error) == ("shout", False, "")
+    (classifier,) = shout.classifiers
+    assert (classifier.name, classifier.state) == ("shout", "ready")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,9 @@ def test_what_the_engine_cannot_do_is_said() -> None:
     info = BaseInfo("b", "d", "A", "bfloat16", "cpu", 100, 10, {}, abilities=frozenset({Ability.ACTIVATED}))
     assert ("cannot", "hidden states, the same answer in every batch") in base_lines(info)
     assert "cannot" not in dict(base_lines(BaseInfo("b", "d", "A", "bfloat16", "cpu", 100, 10, {})))
+
+
+def test_a_base_without_a_chat_template_is_warned_of():
+    info = BaseInfo("b", "d", "A", "bfloat16", "cpu", 100, 10, {})
+    assert "warning" not in dict(base_lines(info))
+    assert "no chat template" in dict(base_lines(replace(info, chat_template=False)))["warning"]

@@ -28,6 +28,7 @@ EXPECTED = {
         "default",
         "add",
         "validate",
+        "convert",
         "digest",
         "keygen",
         "merge",

@@ -17,9 +17,10 @@ import httpx2
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from router.carried import carried
 from router.cli.compose import Composition, lines_to_paste, print_summary
 from router.cli.mirrors import Mirrors, how_to_add
-from router.cli.settings import carried, load_settings, places
+from router.cli.settings import load_settings, places
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
@@ -239,7 +240,7 @@ def test_folders_and_stores_side_by_side(own_folder, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(own_folder / "state"))
     found = load_settings()
     assert found.adapters_dir == (Path("one"), "s3://bucket/a", "gs://bucket/b")
-    assert places(found.adapters_dir) == found.adapters_dir
+    assert places(found) == found.adapters_dir
     one, a, b = found.adapter_folders
     assert one == Path("one")
     assert a != b
@@ -251,7 +252,7 @@ def test_folders_and_stores_side_by_side(own_folder, monkeypatch):
 
 def test_a_folder_that_is_not_there_beside_a_store(own_folder):
     with pytest.raises(ConfigError, match="none is no folder"):
-        places((Path("none"), "s3://bucket/a"))
+        places(load_settings({"adapters_dir": ["none", "s3://bucket/a"]}))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 
 
 @pytest.fixture
-def plugins(own_folder):
+def plugins(own_folder, monkeypatch):
+    monkeypatch.setenv("LORA_ROUTER_BARE", "yes")
     folder = own_folder / "plugins"
     folder.mkdir()
     return folder
@@ -42,7 +43,7 @@ def test_a_new_plugin_works_and_so_does_its_test(cli, own_folder):
     assert "passed" in ran.stdout, ran.stdout
     assert "failed" not in ran.stdout
     assert int(ran.stdout.split(" passed")[0].split()[-1]) > 2
-    doctor = cli("plugins", "doctor")
+    doctor = cli("plugins", "doctor", "--plugins-dir", "plugins")
     assert (doctor.code, doctor.out) == (0, "nothing is wrong with lease-law\n")
 
 
@@ -64,6 +65,14 @@ def test_names_that_are_no_names_are_refused(cli, own_folder, name):
 
 def test_the_test_must_not_become_a_plugin(cli):
     assert cli("plugins", "new", "one", "--tests-dir", "plugins").code == 2
+
+
+def test_list_marks_what_is_carried(cli, own_folder):
+    (own_folder / "plugins").mkdir()
+    write(own_folder / "plugins", "def classify_batch(self, requests): return [None] * len(requests)")
+    found = {p["name"]: p["carried"] for p in json.loads(cli("plugins", "list", "--json").out)}
+    assert found["it"] is False
+    assert found["keywords"] is True
 
 
 def test_list_shows_classifiers_and_what_is_broken(cli, plugins):
@@ -124,3 +133,31 @@ def test_an_installed_plugin_that_is_not_named_is_listed_with_how_to_load_it(
     assert "comes with the package shouting; name it in installed_plugins to load it" in listed
     monkeypatch.setenv("LORA_ROUTER_INSTALLED_PLUGINS", "shout")
     assert "shout broken" in " ".join(cli("plugins", "list").out.split())
+
+
+def test_without_a_server_the_folder_is_read_and_the_note_says_so(cli, plugins, monkeypatch):
+    write(plugins, "def classify_batch(self, requests): return [None] * len(requests)")
+    monkeypatch.setenv("LORA_ROUTER_LISTEN", "127.0.0.1:1")
+    done = cli("plugins", "list")
+    assert (done.code, done.out.splitlines()[1].split()[:2]) == (0, ["it", "loaded"])
+    assert "no server answers at 127.0.0.1:1" in done.err
+    assert "a server that is started here loads these" in done.err
+
+
+def test_a_server_that_is_named_and_does_not_answer_is_an_error(cli, plugins):
+    done = cli("plugins", "list", "--server", "127.0.0.1:1")
+    assert (done.code, done.out) == (1, "")
+    assert "no server answers at 127.0.0.1:1" in done.err
+
+
+def test_a_server_says_what_it_has_and_not_what_lies_here(cli, plugins, remote):
+    write(plugins, "def classify_batch(self, requests): return [None] * len(requests)")
+    header, words, broken = cli("plugins", "list").out.splitlines()
+    assert header.split()[:2] == ["PLUGIN", "STATE"]
+    assert words.split()[:6] == ["words", "loaded", "words", "10", "20", "ms"]
+    assert words.endswith("carried  words is failed: no examples")
+    assert broken.split()[:2] == ["new", "broken"]
+    assert "SyntaxError" in broken
+    found = {p["name"]: p for p in json.loads(cli("plugins", "list", "--json").out)}
+    assert found["words"]["classifiers"][0]["problem"] == "no examples"
+    assert cli("plugins", "list", "--plugins-dir", "plugins").out.splitlines()[1].split()[0] == "it"

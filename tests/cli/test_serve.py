@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from router.cli.settings import carried, folders
+from router.carried import carried
+from router.cli.settings import folders
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 
@@ -54,9 +55,30 @@ def test_without_folders_here_the_carried_ones_are_served(cli, served):
     assert (carried("plugins")[0] / "keywords.py").is_file()
 
 
-def test_local_folders_are_preferred(own_folder):
+def test_own_folders_lie_over_the_carried_ones(cli, served, own_folder):
     (own_folder / "adapters").mkdir()
-    assert folders((), "adapters") == (Path("adapters"),)
+    (own_folder / "plugins").mkdir()
+    assert cli("serve").code == 0
+    assert served[0].adapters_dir == (Path("adapters"), *carried("adapters"))
+    assert served[0].plugins_dir == (Path("plugins"), *carried("plugins"))
+
+
+def test_bare_leaves_out_the_carried_ones(cli, served, own_folder):
+    (own_folder / "adapters").mkdir()
+    assert cli("serve", "--bare").code == 0
+    assert (served[0].adapters_dir, served[0].plugins_dir) == ((Path("adapters"),), ())
+
+
+def test_folders_that_are_named_stand_alone(cli, served, own_folder):
+    (own_folder / "mine").mkdir()
+    (own_folder / "plugins").mkdir()
+    assert cli("serve", "--adapters-dir", "mine", "--plugins-dir", "plugins").code == 0
+    assert (served[0].adapters_dir, served[0].plugins_dir) == ((Path("mine"),), (Path("plugins"),))
+
+
+def test_the_carried_folder_lies_over_nothing(own_folder):
+    (own_folder / "adapters").symlink_to(carried("adapters")[0])
+    assert folders((), "adapters", bare=False) == (Path("adapters"),)
 
 
 def test_a_folder_that_was_said_must_be_there(cli, served):
@@ -64,7 +86,7 @@ def test_a_folder_that_was_said_must_be_there(cli, served):
     assert done.code == 2
     assert "absent is no folder" in done.err
     with pytest.raises(ConfigError):
-        folders((Path("absent"),), "plugins")
+        folders((Path("absent"),), "plugins", bare=False)
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "192.168.1.2:1", "example.org:1"])
@@ -128,6 +150,21 @@ def test_an_unknown_dtype_is_explained(cli, served):
     done = cli("serve", "--dtype", "int4")
     assert done.code == 2
     assert "dtype (from flag)" in done.err
+
+
+@pytest.mark.parametrize("flag", ["--listen", "--metrics-listen", "--http-listen"])
+def test_a_taken_port_is_told_before_anything_is_loaded(cli, monkeypatch, flag):
+    monkeypatch.setattr("router.cli.compose.resolve_model", lambda model: pytest.fail("loaded"))
+    monkeypatch.setattr("router.cli.compose.make_engine", lambda settings: pytest.fail("loaded"))
+    free = {"--listen": "127.0.0.1:0", "--metrics-listen": ""}
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = cli("serve", *(f"{name}={value}" for name, value in (free | {flag: address}).items()))
+    assert done.code == 2
+    assert f"cannot listen on {address}: something listens there already" in done.err
+    assert f"choose another address with {flag} HOST:PORT" in done.err
 
 
 def test_a_taken_port_ends_with_2(cli, monkeypatch, own_folder):

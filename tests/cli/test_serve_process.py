@@ -13,7 +13,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 async def test_sigterm_lets_a_stream_finish(tmp_path):
-    kubernetes = {"LORA_ROUTER_PORT": "tcp://10.0.0.1:50051", "LORA_ROUTER_SERVICE_HOST": "10.0.0.1"}
+    kubernetes = {
+        "LORA_ROUTER_BARE": "yes",
+        "LORA_ROUTER_PORT": "tcp://10.0.0.1:50051",
+        "LORA_ROUTER_SERVICE_HOST": "10.0.0.1",
+    }
     for name in ("adapters", "plugins"):
         (tmp_path / name).mkdir()
     with serving(tmp_path, **kubernetes) as (child, address):

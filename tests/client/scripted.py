@@ -158,6 +158,19 @@ class ScriptedAdapters(adapters_pb2_grpc.AdapterServiceServicer):
         following = str(start + 2) if start + 2 < len(names) else ""
         return adapters_pb2.ListAdaptersResponse(adapters=page, next_page_token=following)
 
+    def ListPlugins(self, request, context):
+        self.requests.append(request)
+        words = adapters_pb2.Plugin.Classifier(
+            name="words", priority=10, timeout_ms=20, state="failed", breaker="closed", problem="no examples"
+        )
+        kept = adapters_pb2.Plugin(
+            name="words", source="file", file="words.py", enabled=True, carried=True, classifiers=[words]
+        )
+        broken = adapters_pb2.Plugin(
+            name="new", source="file", file="new.py", enabled=True, error="SyntaxError: invalid (new.py:1)"
+        )
+        return adapters_pb2.ListPluginsResponse(plugins=[kept, broken])
+
     def GetAdapter(self, request, context):
         self.requests.append(request)
         broken = adapter(

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
     "requirements.lock": ("export", "http", "jwt", "native", "otel", "postgres", "signed"),
-    "requirements-dev.lock": ("dev", "native", "train", "signed"),
+    "requirements-dev.lock": ("dev", "native", "train", "pictures", "signed"),
 }
 # What advisories ask for: no later edit may lower them.
 FLOORS = {

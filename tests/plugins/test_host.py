@@ -168,3 +168,22 @@ def test_importing_the_host_and_routing_is_light() -> None:
     code = f"import sys, router.plugins, router.routing.router; print({heavy})"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_a_file_of_ones_own_lies_over_the_carried_one(folder: Path, tmp_path: Path, write: Write) -> None:
+    write("shout.py")
+    below = tmp_path / "carried"
+    below.mkdir(mode=0o755)
+    text = (folder / "shout.py").read_text()
+    (below / "shout.py").write_text(text.replace("priority=100", "priority=1"))
+    (below / "more.py").write_text(text.replace('"shout"', '"more"'))
+    host = PluginHost([folder, below], carried=[below])
+    host.refresh()
+    assert {(s.name, s.carried, s.warnings) for s in host.status()} == {
+        ("shout", False, ()),
+        ("more", True, ()),
+    }
+    assert {r.name: r.priority for r in host.registrations()} == {"shout": 100, "more": 100}
+    (folder / "shout.py").unlink()
+    host.refresh()
+    assert {r.name: r.priority for r in host.registrations()} == {"shout": 1, "more": 100}

@@ -36,3 +36,47 @@ async def test_one_dir_over_another(root: Path, tmp_path: Path, start_registry: 
     drop(second, "n", value=2)
     registry = await start_registry(dirs=[root, second, tmp_path / "missing"])
     assert states(registry) == {"m@0": "ready", "n@0": "ready"}
+
+
+@pytest.fixture
+def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The adapters folder of an installed package."""
+    monkeypatch.setattr("router.carried.PACKAGE", tmp_path / "router")
+    folder = tmp_path / "router" / "_data" / "adapters"
+    folder.mkdir(parents=True)
+    return folder
+
+
+async def test_an_own_adapter_lies_over_a_carried_one_in_any_version(
+    root: Path, carried: Path, start_registry: StartRegistry
+) -> None:
+    drop(carried, "medical", "2.0", 1)
+    drop(carried, "legal", "1.0", 2)
+    drop(root, "medical", "1.0", 3)
+    registry = await start_registry(dirs=[root, carried])
+    await eventually(lambda: states(registry) == {"medical@1.0": "ready", "legal@1.0": "ready"})
+    assert {info.ref.name: info.carried for info in registry.listed()} == {"medical": False, "legal": True}
+
+
+async def test_an_own_adapter_that_comes_and_goes_uncovers_the_carried_one(
+    root: Path, carried: Path, start_registry: StartRegistry
+) -> None:
+    drop(carried, "medical", "2.0", 1)
+    registry = await start_registry(dirs=[root, carried])
+    assert states(registry) == {"medical@2.0": "ready"}
+    drop(root, "medical", "1.0", 3)
+    await eventually(lambda: states(registry) == {"medical@1.0": "ready"})
+    shutil.rmtree(root / "medical")
+    await eventually(lambda: states(registry) == {"medical@2.0": "ready"})
+
+
+async def test_an_own_adapter_of_the_same_version_takes_the_place_of_the_carried_one(
+    root: Path, carried: Path, start_registry: StartRegistry
+) -> None:
+    drop(carried, "medical", "1.0", 1)
+    registry = await start_registry(dirs=[root, carried])
+    before = registry.get("medical", "1.0").digest
+    drop(root, "medical", "1.0", 3)
+    await eventually(lambda: registry.get("medical", "1.0").digest not in ("", before))
+    assert states(registry) == {"medical@1.0": "ready"}
+    assert not registry.get("medical", "1.0").carried

@@ -187,3 +187,20 @@ def test_a_file_system_that_does_not_sync_folders_is_none_the_worse(
     monkeypatch.setattr(state.os, "fsync", fail)
     write_atomically(tmp_path / "f", b"x")
     assert (tmp_path / "f").read_bytes() == b"x"
+
+
+def test_a_carried_folder_below_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.carried.PACKAGE", tmp_path / "router")
+    below = tmp_path / "router" / "_data" / "adapters"
+    below.mkdir(parents=True)
+    mine, alone = state_dir([tmp_path / "a"], tmp_path), state_dir([below], tmp_path)
+    assert state_dir([tmp_path / "a", below], tmp_path) == mine != alone
+
+
+def test_state_that_was_kept_for_both_is_used_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = tmp_path / "router" / "_data" / "adapters"
+    both = state_dir([tmp_path / "a", below], tmp_path)
+    both.mkdir(parents=True)
+    monkeypatch.setattr("router.carried.PACKAGE", tmp_path / "router")
+    below.mkdir(parents=True)
+    assert state_dir([tmp_path / "a", below], tmp_path) == both

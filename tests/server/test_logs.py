@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from router.server import logs
-from router.server.logs import Sparse, logging_to
+from router.server.logs import ACCESS_LOG, Sparse, logging_to
 
 log = logging.getLogger("router.test")
 NASTY = "a\nb\x1b[31m\x00\u2028\u202e\x85"
@@ -75,3 +75,23 @@ def test_of_many_lines_in_a_second_the_number_is_kept(monkeypatch: pytest.Monkey
     assert (sparse.left_out(), sparse.left_out()) == (7, 0)
     now = 101.0
     assert sparse.next()
+
+
+@pytest.mark.parametrize(
+    ("stream", "level", "expected"),
+    [
+        (Terminal(), "info", ["refused"]),
+        (Terminal(), "debug", ["answered", "refused"]),
+        (io.StringIO(), "info", ["answered", "refused"]),
+    ],
+)
+def test_a_terminal_shows_a_line_for_each_request_with_debug_only(
+    stream: io.StringIO, level: str, expected: list[str]
+) -> None:
+    requests = logging.getLogger(ACCESS_LOG)
+    with logging_to(level, stream):
+        requests.info("answered")
+        requests.warning("refused")
+    lines = stream.getvalue().splitlines()
+    assert [word for line in lines for word in ("answered", "refused") if word in line] == expected
+    assert requests.level == logging.NOTSET

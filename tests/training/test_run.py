@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import tomllib
 from pathlib import Path
 from threading import Thread
@@ -26,8 +27,8 @@ from router.registry.format.manifest import parse_manifest
 from router.registry.format.probes import parse_probes
 from router.training import train
 from router.training.recipe import Lora
-from router.training.run import interruptible
-from router.training.trainer import Trainer
+from router.training.run import Display, interruptible
+from router.training.trainer import Progress, Trainer
 from router.types import SamplingParams, Turn
 from tests.training.tiny import recipe_text
 
@@ -324,3 +325,28 @@ def test_works_outside_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_a_log_has_a_line_from_the_first_step_on(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    with Display("x", 100, lambda: now) as display:
+        for step in range(1, 9):
+            now = 4.0 * step
+            display.update(Progress(step=step, history=[{"loss": 1.5}]))
+    assert capsys.readouterr().err.splitlines() == [
+        "step 1 of 100: train 1.500, about 396 s left",
+        "step 5 of 100: train 1.500, about 380 s left",
+    ]
+
+
+def test_a_run_says_what_it_does_before_it_does_it(run, capsys: pytest.CaptureFixture[str]) -> None:
+    run("a")
+    said = capsys.readouterr().err
+    order = ["reading the rows, loading ", "validation rows; ", "step 1 of "]
+    places = [said.index(text) for text in order]
+    assert places == sorted(places)
+
+
+def test_without_matplotlib_a_run_has_no_picture(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert not (run("a") / "curves.png").exists()

@@ -67,8 +67,10 @@ def row(adapter: Adapter) -> tuple[str, ...]:
     from router.cli import units
 
     overruled = adapter.override is not None and adapter.routable
-    marks = ["pinned"] * adapter.pinned + ["gate overruled"] * (
-        overruled and "won experiments/" not in adapter.routing
+    marks = (
+        ["carried"] * adapter.carried
+        + ["pinned"] * adapter.pinned
+        + ["gate overruled"] * (overruled and "won experiments/" not in adapter.routing)
     )
     note = adapter.error or adapter.gate or "; ".join([*marks, *adapter.notes])
     return (
@@ -117,6 +119,7 @@ def _pairs(adapter: Adapter) -> list[tuple[str, str]]:
         ("to do", adapter.gate_advice),
         ("overruled", override_line(adapter.override) if adapter.override else ""),
         ("pinned", "yes" if adapter.pinned else "no"),
+        ("carried", "it comes with lora-router" if adapter.carried else ""),
         ("description", adapter.description),
         ("domain", adapter.domain),
         ("task", adapter.task),

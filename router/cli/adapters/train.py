@@ -116,6 +116,16 @@ NewOutput = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder. Default: NAME.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace recipe and data that exist.")]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header", help="The first line of a CSV names the columns. Default: found out."
+    ),
+]
+Timing = Annotated[
+    bool,
+    typer.Option("--timing/--no-timing", help="Time some steps, to say how long training takes."),
+]
 
 
 def new(
@@ -133,6 +143,8 @@ def new(
     steps: Steps = None,
     output: NewOutput = None,
     device: Device = "auto",
+    header: Header = None,
+    timing: Timing = True,
     force: Force = False,
 ) -> None:
     """Make a training recipe out of a table of questions and answers.
@@ -162,6 +174,8 @@ def new(
         model=model,
         steps=steps or 0,
         force=force,
+        header=header,
+        timing=timing,
     )
     recipe = new_recipe(wish, device=device)
     print(f"\nnext, after a look at it:\n  lora-router adapters train {recipe}")
@@ -265,6 +279,7 @@ def evaluate(
     adapters: Adapters = Path("adapters"),
     recipes: Recipes = Path("recipes"),
     rows: Rows = None,
+    header: Header = None,
     device: Device = "auto",
     quantize: Quantize = "",
     json: flags.Json = False,
@@ -297,7 +312,7 @@ def evaluate(
 
         reports = run(names or None, recipes=recipes, **common)
     else:
-        reports = _on_own_rows(names or [], data, own, common)
+        reports = _on_own_rows(names or [], data, own, {**common, "header": header})
     if json:
         print_json(reports)
 

@@ -122,7 +122,7 @@ def store_here(adapters_dir: list[Path] | None) -> CorrectionStore:
     from router.registry.state import state_dir
 
     settings = load_settings({"adapters_dir": tuple(adapters_dir)} if adapters_dir else {})
-    settings = settings.model_copy(update={"adapters_dir": places(settings.adapters_dir)})
+    settings = settings.model_copy(update={"adapters_dir": places(settings)})
     return CorrectionStore(state_dir(settings.adapter_folders) / FOLDER)
 
 

@@ -113,7 +113,7 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise CliError(f"pictures need matplotlib: {install_extra('train')}") from None
+        raise CliError(f"pictures need matplotlib: {install_extra('pictures')}") from None
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from router.carried import own
 from router.cli.command import CliError
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _settings(adapters_dir: list[Path] | None) -> Settings:
 
     said = {"adapters_dir": tuple(adapters_dir)} if adapters_dir else {}
     settings = load_settings(said)
-    return settings.model_copy(update={"adapters_dir": places(settings.adapters_dir)})
+    return settings.model_copy(update={"adapters_dir": places(settings)})
 
 
 def _profiles(settings: Settings, more: Sequence[AdapterProfile]) -> tuple[AdapterProfile, ...]:
@@ -227,7 +228,13 @@ def read_profiles(dirs: Sequence[Path]) -> tuple[AdapterProfile, ...]:
 
 
 def find_profiles(dirs: Sequence[Path]) -> dict[str, tuple[AdapterProfile, Path]]:
-    """The same by name, each with its folder."""
+    """The same by name, each with its folder. A carried adapter gives way to another of its name."""
+    mine = own(dirs, "adapters")
+    found = _highest(one for one in dirs if one not in mine) | _highest(mine)
+    return {name: found[name] for name in sorted(found)}
+
+
+def _highest(dirs: Iterable[Path]) -> dict[str, tuple[AdapterProfile, Path]]:
     from router.registry.format.names import version_key
 
     found: dict[str, tuple[AdapterProfile, Path]] = {}
@@ -236,7 +243,7 @@ def find_profiles(dirs: Sequence[Path]) -> dict[str, tuple[AdapterProfile, Path]
         known = found.get(profile.name)
         if known is None or version_key(known[0].version) < version_key(profile.version):
             found[profile.name] = profile, folder
-    return {name: found[name] for name in sorted(found)}
+    return found
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -57,6 +57,11 @@ class PromptEncoder:
         self.beginning = lru_cache(TEMPLATES)(self._beginning)
 
     @property
+    def has_chat_template(self) -> bool:
+        """Whether the base has one."""
+        return self._chat is not None
+
+    @property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer: the chat template's and the tokenizer's."""
         return frozenset(i for i in (self._answer_end, self._eos) if i is not None)

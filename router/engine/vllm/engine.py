@@ -312,6 +312,7 @@ class VllmEngine:
             kernels=f"vLLM {facts.version}",
             weights=facts.quantization,
             abilities=frozenset(),
+            chat_template=bool(base.tokenizer.chat_template),
         )
 
     def _end_client(self, client: Client) -> None:

@@ -114,7 +114,7 @@ def _store_here() -> str:
         raise CliError("experiments are off here (the setting experiments is empty): name a --store", MISUSED)
     if settings.experiments != AUTO:
         return settings.experiments
-    settings = settings.model_copy(update={"adapters_dir": places(settings.adapters_dir)})
+    settings = settings.model_copy(update={"adapters_dir": places(settings)})
     path = state_dir(settings.adapter_folders) / FILE
     if not path.exists():
         text = (

@@ -14,7 +14,8 @@ from enum import IntEnum
 from itertools import islice
 from pathlib import Path
 
-from router.registry.format.folder import CONFIG, MANIFEST, PROBES, REPORT, SIGNATURE
+from router.carried import is_carried
+from router.registry.format.folder import CONFIG, MANIFEST, PROBES, REPORT, SEARCHED, SIGNATURE
 from router.registry.format.names import looks_like_version
 
 COUNTING = (MANIFEST, CONFIG, PROBES, SIGNATURE, "chat_template.jinja")
@@ -59,6 +60,7 @@ class Found:
     root: Path
     stamp: Stamp
     report: Stamp = field(default=Stamp(), compare=False)  # read on its own, whatever becomes of the adapter
+    carried: bool = False  # in the folder that comes with lora-router
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class Scanner:
 
     def __init__(self, dirs: Sequence[Path]) -> None:
         self._dirs = tuple(dirs)
+        self._carried = frozenset(Path(os.path.realpath(d)) for d in dirs if is_carried(d, "adapters"))
         self._tops: dict[Path, _Top] = {}
         self._paths: dict[Path, dict[str, Path]] = {}  # of each adapters folder: what is in it, by name
         self._turn = 0
@@ -120,7 +123,7 @@ class Scanner:
         for top, root in tops.items():
             old = self._tops.get(top)
             if old is None or top in due or (stat and _folders(old.folders) != old.folders):
-                now[top] = _look(top, root, old)
+                now[top] = _look(top, root, old, root in self._carried)
             else:
                 now[top] = old
         if unreadable:
@@ -164,7 +167,7 @@ class Scanner:
         return touched
 
 
-def _look(top: Path, root: Path, old: _Top | None) -> _Top:
+def _look(top: Path, root: Path, old: _Top | None, carried: bool) -> _Top:
     """What is in an entry of an adapters folder; what looks as it did is the very same object."""
     found: dict[Path, Found] = {}
     # The folders first: what changes while the files are looked at is seen again the next time.
@@ -177,7 +180,8 @@ def _look(top: Path, root: Path, old: _Top | None) -> _Top:
     folders = _folders(dict.fromkeys([top, *(p.folder for p in inside)]))
     for place in inside:
         try:
-            now = Found(place, root, stamp_of(place.folder, root), report_stamp_of(place.folder))
+            stamps = stamp_of(place.folder, root), report_stamp_of(place.folder)
+            now = Found(place, root, *stamps, carried=carried)
         except FileNotFoundError:
             continue
         before = old.found.get(place.folder) if old is not None else None
@@ -253,10 +257,17 @@ def _stamps(folder: Path) -> Iterator[FileStamp]:
             yield from _file_stamp(entry, entry.name)
     if any(e.name == CONFIG for e in entries):
         return  # folders beside it are a trainer's checkpoints
-    for inner in entries:  # PEFT puts an adapter that is not called "default" one level down
-        if inner.is_dir(follow_symlinks=False):
-            for entry in _entries(inner.path):
-                yield from _file_stamp(entry, f"{inner.name}/{entry.name}")
+    inside = [one for one in entries if one.is_dir(follow_symlinks=False)]
+    found = {one.name: _entries(one.path) for one in inside}
+    for name, files in found.items():  # PEFT puts an adapter that is not called "default" one level down
+        for entry in files:
+            yield from _file_stamp(entry, f"{name}/{entry.name}")
+    if any(entry.name == CONFIG for files in found.values() for entry in files):
+        return
+    for name, files in islice(found.items(), SEARCHED):  # trainers put it into out/final
+        for deep in islice((one for one in files if one.is_dir(follow_symlinks=False)), SEARCHED):
+            for entry in _entries(deep.path):
+                yield from _file_stamp(entry, f"{name}/{deep.name}/{entry.name}")
 
 
 def _file_stamp(entry: os.DirEntry[str], name: str) -> Iterator[FileStamp]:

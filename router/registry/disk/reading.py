@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Protocol
 
 from router.engine.base import AdapterArtifact, Engine
 from router.errors import AdapterNotFound, AdapterRejected, Unavailable
+from router.names import name_from_folder
 from router.registry.disk.places import Found, Place, Stamp, stamp_of
 from router.registry.format import limits
 from router.registry.format.artifact import Inspection, inspect_folder, read_artifact
@@ -17,7 +19,7 @@ from router.registry.format.checks import EqualsBase
 from router.registry.format.findings import Code, Findings
 from router.registry.format.folder import MANIFEST, WEIGHTS, Folder, FolderError, find_layout
 from router.registry.format.manifest import Manifest, parse_manifest
-from router.registry.format.names import DEFAULT_VERSION, is_version, name_from_folder
+from router.registry.format.names import DEFAULT_VERSION, is_version
 from router.registry.format.trust import Trust
 from router.types import AdapterRef
 
@@ -154,11 +156,16 @@ def identity(place: Place, inspection: Inspection | Manifest | None) -> AdapterR
 
 
 class Claims:
-    """Folders in the order in which they came; the first one without a problem stands for its version."""
+    """Folders in the order in which they came; the first one without a problem stands for its version.
+
+    Carried folders stand for nothing while another folder has an adapter of their name, in any version.
+    """
 
     def __init__(self) -> None:
         self._by_folder: dict[Path, Examined] = {}
         self._folders: dict[AdapterRef, list[Path]] = {}
+        self._own = Counter[str]()  # folders that are not carried, by name of the adapter
+        self._carried: dict[str, Counter[AdapterRef]] = {}  # those that are, by name and version
 
     def get(self, folder: Path) -> Examined | None:
         """What a folder held when it was last examined."""
@@ -177,9 +184,10 @@ class Claims:
         if before is not None and before.ref == examined.ref:
             return examined.ref, None
         self._folders.setdefault(examined.ref, []).append(folder)
+        self._count(examined, 1)
         if before is None:
             return examined.ref, None
-        self._unclaim(before.ref, folder)
+        self._unclaim(before)
         return examined.ref, before.ref
 
     def drop(self, folder: Path) -> AdapterRef | None:
@@ -187,18 +195,41 @@ class Claims:
         examined = self._by_folder.pop(folder, None)
         if examined is None:
             return None
-        self._unclaim(examined.ref, folder)
+        self._unclaim(examined)
         return examined.ref
 
-    def _unclaim(self, ref: AdapterRef, folder: Path) -> None:
-        folders = self._folders[ref]
-        folders.remove(folder)
+    def _unclaim(self, before: Examined) -> None:
+        folders = self._folders[before.ref]
+        folders.remove(before.found.place.folder)
         if not folders:
-            del self._folders[ref]
+            del self._folders[before.ref]
+        self._count(before, -1)
+
+    def _count(self, examined: Examined, by: int) -> None:
+        name = examined.ref.name
+        if not examined.found.carried:
+            self._own[name] += by
+            if not self._own[name]:
+                del self._own[name]
+            return
+        versions = self._carried.setdefault(name, Counter())
+        versions[examined.ref] += by
+        if not versions[examined.ref]:
+            del versions[examined.ref]
+
+    def carried(self, name: str) -> tuple[AdapterRef, ...]:
+        """The carried versions of an adapter: whether they stand depends on the other folders of its name."""
+        return tuple(self._carried.get(name, ()))
+
+    def is_hidden(self, ref: AdapterRef) -> bool:
+        """Whether a carried folder has this version and gives way to others of its name."""
+        return ref.name in self._own and ref in self._carried.get(ref.name, ())
 
     def claimants(self, ref: AdapterRef) -> list[Examined]:
         """Who claims a version: first the one that stands for it."""
         found = [self._by_folder[folder] for folder in self._folders.get(ref, ())]
+        if ref.name in self._own:
+            found = [one for one in found if not one.found.carried]
         return sorted(found, key=lambda e: bool(e.problem))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from router.engine.base import AdapterArtifact, BaseInfo, SiteDelta
 from router.errors import AdapterRejected, ResourceExhausted
+from router.names import name_from_folder
 from router.registry.format import limits
 from router.registry.format.checks import (
     EqualsBase,
@@ -39,7 +40,6 @@ from router.registry.format.folder import (
 from router.registry.format.layouts import Against, config_of, layout_of
 from router.registry.format.lora_config import LoraSettings
 from router.registry.format.manifest import Manifest, parse_manifest
-from router.registry.format.names import name_from_folder
 from router.registry.format.probes import Probe, parse_probes
 from router.registry.format.safetensors_header import LENGTH_BYTES, Header, header_length
 from router.registry.format.tensors import SiteTensors, check_values, tensor_data

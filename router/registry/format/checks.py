@@ -242,7 +242,8 @@ def check_vocabulary(folder: Folder, vocab_size: int, found: Findings) -> None:
     if added:
         message = (
             f"was trained with {len(added)} tokens added to the vocabulary ({some(t[1] for t in added)}), "
-            f"the base has {vocab_size} rows; train again with the base's own tokenizer"
+            f"the base has {vocab_size} rows; train again with the base's own tokenizer, or "
+            "where the one new token is for padding use `lora-router adapters convert`"
         )
         found.refuse(Code.VOCABULARY, message, TOKENIZER)
 

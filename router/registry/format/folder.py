@@ -31,7 +31,9 @@ _SHARD = re.compile(
 )
 _BASE_FILES = frozenset({"config.json", "generation_config.json", "model.safetensors.index.json"})
 RESAVE = "load it where you trust it and save it again with PEFT's save_pretrained, which writes safetensors"
+CONVERT = "`lora-router adapters convert` makes safetensors of it without running what is in it"
 
+SEARCHED = 30  # folders that are looked into, of one folder, where no adapter was found above them
 BLOCK_BYTES = 512  # unit of st_blocks
 HASH_BYTES = 1 << 20
 HEAD_BYTES = limits.HEADER_BYTES + 8  # kept of a file that was hashed: what is parsed is what was hashed
@@ -155,11 +157,16 @@ class Folder:
             raise FolderError(Code.FOLDER_UNREADABLE, message) from None
 
     def subfolder(self, name: str) -> Folder:
-        """Open a folder directly below."""
+        """Open a folder below, by its name or a path such as out/final, of which no part may be a link."""
+        first, _, rest = name.partition("/")
         try:
-            return Folder(os.open(name, _FOLDER_FLAGS, dir_fd=self.descriptor), name)
+            inner = Folder(os.open(first, _FOLDER_FLAGS, dir_fd=self.descriptor), first)
         except OSError as error:
             raise FolderError(Code.FOLDER_UNREADABLE, _reason(error), name) from None
+        if not rest:
+            return inner
+        with inner:
+            return inner.subfolder(rest)
 
     def entries(self) -> dict[str, Entry]:
         """Everything in it by name, links not followed; what vanishes meanwhile is left out."""
@@ -219,7 +226,9 @@ def _reason(error: OSError | ValueError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the parts are. `nested` is the subfolder that holds configuration and weights, or ''."""
+    """Where the parts are. `nested` is the subfolder that holds configuration and weights, such as out/final,
+    or ''.
+    """
 
     nested: str
     entries: Mapping[str, Entry]  # of the folder itself
@@ -260,7 +269,10 @@ def _entries_of(folder: Folder, name: str) -> Mapping[str, Entry]:
 
 def _nested(folder: Folder, entries: Mapping[str, Entry], found: Findings) -> str | None:
     """The one subfolder with an adapter, '' if there is none, None (refused) if there are several."""
-    names = [name for name, entry in entries.items() if entry.is_folder and _has_config(folder, name)]
+    inner = [name for name, entry in entries.items() if entry.is_folder]
+    names = [name for name in inner if _has_config(folder, name)]
+    if not names:  # trainers write out/final
+        names = [deep for name in inner[:SEARCHED] for deep in _with_config(folder, name)]
     if len(names) > 1:
         message = f"holds several adapters ({some(names)}); move the one to serve up, or make each a folder"
         found.refuse(Code.SEVERAL_ADAPTERS, message)
@@ -268,6 +280,16 @@ def _nested(folder: Folder, entries: Mapping[str, Entry], found: Findings) -> st
     if names:
         found.note(Code.NESTED_FOLDER, f"the adapter is read from the subfolder {some(names)}")
     return names[0] if names else ""
+
+
+def _with_config(folder: Folder, name: str) -> list[str]:
+    """Folders with an adapter inside the folder `name`, as paths."""
+    try:
+        with folder.subfolder(name) as outer:
+            inner = [one.name for one in outer.entries().values() if one.is_folder]
+            return [f"{name}/{one}" for one in inner[:SEARCHED] if _has_config(outer, one)]
+    except FolderError:
+        return []
 
 
 def _has_config(folder: Folder, name: str) -> bool:
@@ -302,7 +324,7 @@ def _explain_absence(names: Collection[str], found: Findings) -> None:
     elif any(_is_merged(name) for name in names):
         found.refuse(Code.MERGED_MODEL, f"holds a merged model and no {CONFIG}; export the adapter instead")
     elif any(name.endswith(PICKLES) for name in names):
-        found.refuse(Code.PICKLE_WEIGHTS, f"pickle files are never loaded; {RESAVE}")
+        found.refuse(Code.PICKLE_WEIGHTS, f"pickle files are never loaded; {CONVERT}")
     else:
         lone = "; a lone weights file is usually a LoRA of an image model (kohya, diffusers)"
         hint = lone if any(name.endswith(".safetensors") for name in names) else ""
@@ -316,7 +338,7 @@ def _explain_no_weights(names: Collection[str], found: Findings) -> None:
             Code.GGUF_WEIGHTS, "GGUF adapters cannot be served; keep the PEFT folder it was made from"
         )
     elif pickles:
-        found.refuse(Code.PICKLE_WEIGHTS, f"{some(pickles)}: pickle files are never loaded; {RESAVE}")
+        found.refuse(Code.PICKLE_WEIGHTS, f"{some(pickles)}: pickle files are never loaded; {CONVERT}")
     elif any(_is_merged(name) for name in names):
         found.refuse(Code.MERGED_MODEL, f"holds a merged model and no {WEIGHTS}; export the adapter instead")
     else:

@@ -76,7 +76,8 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 }
 
 WAY_OUT = {
-    "modules_to_save": "only LoRA weights can be served over a shared base; train without it",
+    "modules_to_save": "only LoRA weights can be served over a shared base; train without it, or where they "
+    "equal the base's drop them with `lora-router adapters convert`",
     "trainable_token_indices": "only LoRA weights can be served over a shared base; train without it",
     "use_dora": "DoRA rescales the base's weights; train without it, or merge it into a base of its own",
     "kasa_config": "KaSA changes the base's weights; train without it",

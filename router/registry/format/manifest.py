@@ -14,6 +14,7 @@ from typing import Any
 
 from router.engine.constrained.source import grammar_text
 from router.errors import InvalidRequest
+from router.names import name_from_folder
 from router.registry.format import limits
 from router.registry.format.findings import Code, Finding, Findings
 from router.registry.format.folder import MANIFEST
@@ -25,7 +26,6 @@ from router.registry.format.names import (
     is_label,
     is_name,
     is_version,
-    name_from_folder,
 )
 from router.registry.format.parsing import toml_too_complex
 from router.registry.format.text import nearest, show

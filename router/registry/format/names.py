@@ -32,17 +32,6 @@ def is_version(text: str) -> bool:
     return VERSION.fullmatch(text) is not None
 
 
-def name_from_folder(folder: str) -> str:
-    """The adapter name a folder's name gives: lower case, other characters become '-'; '' if none is left.
-
-    >>> name_from_folder("My LoRA"), name_from_folder("base")
-    ('my-lora', 'base-adapter')
-    """
-    lowered = re.sub(r"[^a-z0-9._-]+", "-", folder[:255].lower())
-    name = lowered.lstrip("._-")[:63].rstrip("-")
-    return f"{BASE}-adapter" if name == BASE else name
-
-
 # -- order of versions, and hints for names that were mistyped
 
 Key = tuple[object, ...]

@@ -9,21 +9,23 @@ import csv
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from router.errors import ConfigError
 from router.training.data import prompt_key
+from router.training.new.chats import LATER, PROMPT, RESPONSE, SYSTEM, unfolded
 
 DELIMITERS = (",", ";", "\t", "|")
 SNIFFED = 50  # lines that must agree on a delimiter
 LONGEST_FIELD = 1 << 20  # characters; beyond it a quote was left open
 # Pairs that data sets on the Hugging Face hub commonly use.
 USUAL_PAIRS = (
-    ("prompt", "response"),
+    (PROMPT, RESPONSE),
     ("prompt", "completion"),
     ("question", "answer"),
     ("instruction", "output"),
@@ -33,24 +35,66 @@ USUAL_PAIRS = (
     ("text", "summary"),
     ("document", "summary"),
 )
+# An instruction, what it is about (may be empty), and the answer: Alpaca's columns, and Dolly's.
+USUAL_TRIPLES = (("instruction", "input", "output"), ("instruction", "context", "response"))
+CLOSED_LIST = 50  # distinct answers, at most, of a choice between labels
+LABEL_WORDS = 8
+NAME_WORDS, NAME_CHARACTERS = 5, 50  # of a column's name, at most
+SHOWN = 5  # examples in a message
 FEWEST_ROWS = 50  # fewer leave a test split that proves nothing
 SPLIT_SHARE = 0.15  # of the rows, for validation and for test each
 SPLIT_ROWS = 300  # at most, in each of them: more cost time and say little more
 
 
-def read_pairs(path: Path, said: Columns, say: Callable[[str], None]) -> tuple[Sequence[Pair], Columns, int]:
+def read_pairs(
+    path: Path, said: Columns, say: Callable[[str], None], header: bool | None = None
+) -> tuple[Sequence[Pair], Columns, int]:
     """The usable rows of a file, the columns they come from, and how many rows were found; says all that.
 
-    Raises ConfigError that names the file and the line, or the columns there are.
+    `header`: whether the first line of a CSV names the columns; None finds out. Raises ConfigError that names
+    the file and the line, or the columns there are.
     """
-    table = read_table(path)
+    table = read_table(path, header)
     columns = choose_columns(table.columns, said.prompt, said.response, said.group)
-    cleaned = clean_rows(table.records, columns)
+    records: Sequence[Record] = table.records
+    if LATER in table.columns and (columns.prompt, columns.response) == (PROMPT, RESPONSE):
+        columns, records = _read_chats(columns, records, say)
+    spellings = one_spelling(record.values.get(columns.response, "") for record in records)
+    cleaned = clean_rows(records, columns, spellings)
     found = len(table.records)
-    say(f"{path.name}: {found} rows; {columns.prompt!r} asks, {columns.response!r} answers")
+    about = f" with {columns.context!r} below it" if columns.context else ""
+    say(f"{path.name}: {found} rows; {columns.prompt!r} asks{about}, {columns.response!r} answers")
+    if spellings:
+        shown = [f"{other!r} as {label!r}" for other, label in spellings.items()]
+        more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+        say(f"warning: answers that differ in case or spaces alone are one: {', '.join(shown[:SHOWN])}{more}")
     if left_out := cleaned.left_out():
         say(f"left out: {', '.join(left_out)}")
     return cleaned.pairs, columns, found
+
+
+def _read_chats(
+    columns: Columns, records: Sequence[Record], say: Callable[[str], None]
+) -> tuple[Columns, Sequence[Record]]:
+    """One system text of all rows becomes theirs; several stand before the requests of their rows."""
+    if longer := sum(bool(record.values.get(LATER)) for record in records):
+        say(
+            f"warning: {longer} rows are chats of several requests; the first request and its answer are "
+            "taken, the turns after them are not"
+        )
+    texts = {record.values.get(SYSTEM, "").strip() for record in records}
+    if len(texts) == 1:
+        return replace(columns, system=texts.pop()), records
+    say("the rows have several system texts: each stands before the request of its row")
+    joined = [
+        Record(r.place, {**r.values, PROMPT: _joined(r.values.get(SYSTEM, ""), r.values.get(PROMPT, ""))})
+        for r in records
+    ]
+    return columns, joined
+
+
+def _joined(*texts: str) -> str:
+    return "\n\n".join(filter(None, (text.strip() for text in texts)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +113,16 @@ class Table:
     records: tuple[Record, ...]
 
 
-def read_table(path: Path) -> Table:
-    """Read `path` by its suffix. Raises ConfigError that names the file and the line."""
+def read_table(path: Path, header: bool | None = None) -> Table:
+    """Read `path` by its suffix. Raises ConfigError that names the file and the line.
+
+    `header`: whether the first line of a CSV names the columns; None raises ConfigError where that is
+    unlikely.
+    """
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv", ".tab", ".txt"):
-        return _delimited(path, _decoded(path), "\t" if suffix in (".tsv", ".tab") else "")
+        delimiter = "\t" if suffix in (".tsv", ".tab") else ""
+        return _delimited(path, _decoded(path), delimiter, header)
     if suffix in (".jsonl", ".ndjson", ".json"):
         read = _json_list if suffix == ".json" else _json_lines
         records = tuple(Record(place, values) for place, values in read(path.name, _decoded(path)))
@@ -99,15 +148,23 @@ def _decoded(path: Path) -> str:
     return text
 
 
-def _delimited(path: Path, text: str, delimiter: str) -> Table:
+def _delimited(path: Path, text: str, delimiter: str, header: bool | None) -> Table:
     delimiter = delimiter or _sniff(text)
-    lines = _lines(path.name, text, delimiter)
-    _, header = next(lines)
-    columns = tuple(name.strip() for name in header)
+    lines = list(_lines(path.name, text, delimiter))
+    first = lines[0][1]
+    if header is None and (why := _why_a_row(first, [fields for _, fields in lines[1:]])):
+        raise ConfigError(
+            f"{path.name}: the first line looks like a row, not like names of columns ({why}); say "
+            "--no-header if it is a row, --header if it names the columns"
+        )
+    columns = tuple(name.strip() for name in first)
+    if header is False:
+        two = len(first) == len((PROMPT, RESPONSE))
+        columns = (PROMPT, RESPONSE) if two else tuple(f"column {n + 1}" for n in range(len(first)))
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
         raise ConfigError(f"{path.name}: the first line names {', '.join(map(repr, twice))} more than once")
     records = []
-    for number, fields in lines:
+    for number, fields in lines if header is False else lines[1:]:
         if len(fields) != len(columns):
             raise ConfigError(
                 f"{path.name}:{number} has {len(fields)} fields, the first line names {len(columns)}: "
@@ -115,6 +172,21 @@ def _delimited(path: Path, text: str, delimiter: str) -> Table:
             )
         records.append(Record(f"{path.name}:{number}", dict(zip(columns, fields, strict=True))))
     return Table(columns, tuple(records))
+
+
+def _why_a_row(first: Sequence[str], others: Sequence[Sequence[str]]) -> str:
+    """Why the first line of a CSV is no line of names; empty if it may be one."""
+    names = [name.strip() for name in first]
+    lowered = {name.lower() for name in names}
+    if any(lowered >= set(usual) for usual in (*USUAL_PAIRS, *USUAL_TRIPLES)):
+        return ""
+    for name in names:
+        if len(name.split()) > NAME_WORDS or len(name) > NAME_CHARACTERS:
+            return f"{name[:NAME_CHARACTERS]!r} is long for a name"
+    for place, name in enumerate(names):
+        if name and any(len(row) > place and row[place].strip() == name for row in others):
+            return f"{name!r} comes again below"
+    return ""
 
 
 def _lines(name: str, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -173,7 +245,7 @@ def _parse(text: str, place: str) -> Any:
 def _fields(value: Any, place: str) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ConfigError(f"{place} is no object: {{...}}")
-    return {name: _as_text(item, name, place) for name, item in value.items()}
+    return {name: _as_text(item, name, place) for name, item in unfolded(value, place).items()}
 
 
 def _as_text(value: Any, name: str, place: str) -> str:
@@ -193,11 +265,17 @@ def _as_text(value: Any, name: str, place: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Names of columns; `group` is empty where every row stands for itself."""
+    """Names of columns; `group` is empty where every row stands for itself.
+
+    `context` is a column that stands below the prompt where a row has it, `system` the one system text that
+    the rows of chats have.
+    """
 
     prompt: str
     response: str
     group: str = ""
+    context: str = ""
+    system: str = ""
 
 
 def choose_columns(names: Sequence[str], prompt: str = "", response: str = "", group: str = "") -> Columns:
@@ -209,8 +287,11 @@ def choose_columns(names: Sequence[str], prompt: str = "", response: str = "", g
         if name and name not in names:
             raise ConfigError(f"--{option}-column {name!r} is not in the data: {_listed(names)}")
     left = [name for name in names if name not in (prompt, response, group)]
+    context = ""
     if not prompt and not response:
-        prompt, response = _pair(left)
+        prompt, context, response = _triple(left)
+        if not prompt:
+            prompt, response = _pair(left)
     elif len(left) == 1:
         prompt, response = prompt or left[0], response or left[0]
     if not prompt or not response:
@@ -220,7 +301,16 @@ def choose_columns(names: Sequence[str], prompt: str = "", response: str = "", g
         )
     if len({prompt, response, group}) < 3:
         raise ConfigError("prompt, response and group must be different columns")
-    return Columns(prompt, response, group)
+    return Columns(prompt, response, group, context)
+
+
+def _triple(names: Sequence[str]) -> tuple[str, str, str]:
+    lowered = {name.lower(): name for name in names}
+    for usual in USUAL_TRIPLES:
+        if set(usual) <= lowered.keys():
+            prompt, context, response = (lowered[name] for name in usual)
+            return prompt, context, response
+    return "", "", ""
 
 
 def _pair(names: Sequence[str]) -> tuple[str, str]:
@@ -266,10 +356,38 @@ class Cleaned:
         return [f"{count} {words}" for words, count in counts.items() if count]
 
 
-def clean_rows(records: Iterable[Record], columns: Columns) -> Cleaned:
+def is_choice(counts: Mapping[str, int], rows: int) -> bool:
+    """Whether these answers of so many rows are a choice between few and short ones."""
+    few = len(counts) <= min(CLOSED_LIST, rows // 4)
+    return few and all(len(label.split()) <= LABEL_WORDS for label in counts)
+
+
+def one_spelling(answers: Iterable[str]) -> dict[str, str]:
+    """Of labels that differ in case and white space alone: each spelling with the commonest one in its place.
+
+    Empty where the answers are no choice between labels.
+    """
+    spellings = Counter(answer.strip() for answer in answers if answer.strip())
+    labels: dict[str, Counter[str]] = {}
+    for spelling, count in spellings.items():
+        labels.setdefault(prompt_key(spelling), Counter())[spelling] = count
+    if not is_choice({label: sum(found.values()) for label, found in labels.items()}, spellings.total()):
+        return {}
+    return {
+        spelling: found.most_common(1)[0][0]
+        for found in labels.values()
+        for spelling in found
+        if spelling != found.most_common(1)[0][0]
+    }
+
+
+def clean_rows(
+    records: Iterable[Record], columns: Columns, spellings: Mapping[str, str] | None = None
+) -> Cleaned:
     """Rows without text and those that repeat a prompt are left out, and counted.
 
-    White space at the ends goes; prompts are compared without case, white space folded.
+    White space at the ends goes; prompts are compared without case, white space folded. `spellings` of
+    answers are replaced.
     """
     kept: dict[str, Pair] = {}
     empty = repeated = contradicting = 0
@@ -277,6 +395,9 @@ def clean_rows(records: Iterable[Record], columns: Columns) -> Cleaned:
         prompt, response = (
             record.values.get(name, "").strip() for name in (columns.prompt, columns.response)
         )
+        if prompt and columns.context:
+            prompt = _joined(prompt, record.values.get(columns.context, ""))
+        response = (spellings or {}).get(response, response)
         key = prompt_key(prompt)
         if not prompt or not response:
             empty += 1

@@ -45,14 +45,20 @@ Say = Callable[[str], None]
 def new_recipe(wish: Wish, *, device: str = "auto", say: Say = print) -> Path:
     """Write recipe.toml and data/*.jsonl into the wished folder; returns the recipe's path.
 
-    Loads the base to count tokens and to time some steps. Raises ConfigError (name, data, columns, too few
-    rows), FailedPrecondition (files are there already), ResourceExhausted (disk full).
+    Loads the base to count tokens and, with `wish.timing`, to time some steps. Raises ConfigError (name,
+    data, columns, too few rows, one answer for all), FailedPrecondition (files are there already),
+    ResourceExhausted (disk full).
     """
     _check(wish)
     refuse_to_overwrite(wish.folder, wish.force)
     said = Columns(wish.prompt_column, wish.response_column, wish.group_column)
-    pairs, columns, found = read_pairs(wish.data, said, say)
+    pairs, columns, found = read_pairs(wish.data, said, say, wish.header)
     require_enough(len(pairs), found, wish.data.name)
+    if len(answers := {pair.response for pair in pairs}) == 1:
+        raise ConfigError(
+            f"{wish.data.name}: every row has the answer {answers.pop()[:80]!r}, so there is nothing to "
+            f"learn; is {columns.response!r} the column of answers? --response-column names another"
+        )
     return _write(wish, pairs, columns, device, say)
 
 
@@ -69,6 +75,7 @@ def _write(wish: Wish, pairs: Sequence[Pair], columns: Columns, device: str, say
     """The part that needs the base: its tokenizer for the length of rows, its speed for the time."""
     labels = labels_of(split_rows(pairs)["train"])
     system = wish.system or default_system(labels, columns)
+    say(f"loading {wish.model} to count tokens")
     base = load_base(wish.model, device)
     encoded = _encode(wish, pairs, system, base, say)
     made = split_rows(list(encoded))
@@ -79,6 +86,9 @@ def _write(wish: Wish, pairs: Sequence[Pair], columns: Columns, device: str, say
     files = write_folder(wish.folder, text, made, wish.force)
     say("wrote " + ", ".join(str(path) for path in files))
     train, valid = ([encoded[pair] for pair in made[name]] for name in ("train", "valid"))
+    if not wish.timing:
+        return files[0]
+    say(f"timing {TIMED_STEPS} steps (--no-timing leaves this out)")
     seconds = estimate_seconds(recipe, base, train, valid)
     say(f"training takes about {in_words(seconds)} here ({plan.steps} steps), less if it stops early")
     return files[0]

@@ -15,12 +15,10 @@ from router.errors import FailedPrecondition
 from router.training.batch import Example
 from router.training.export import toml_string
 from router.training.files import write_file
-from router.training.new.rows import Columns, Pair, Split
+from router.training.new.rows import Columns, Pair, Split, is_choice
 from router.training.recipe import Base
 
 LONGEST_ROW = 1024  # tokens of prompt and answer; longer rows make a laptop's training a matter of days
-CLOSED_LIST = 50  # distinct answers, at most, of a choice between labels
-LABEL_WORDS = 8
 SHORT_ANSWER = 12  # words
 SHOWN_LABELS = 300  # characters of a list of labels that the system text can hold
 EXAMPLES = 128  # routing examples
@@ -100,6 +98,8 @@ class Wish:
     model: str = Base().model
     steps: int = 0
     force: bool = False
+    header: bool | None = None  # whether the first line of a CSV names the columns; None: found out
+    timing: bool = True  # time some steps, to say how long training takes
 
 
 # -- numbers that fit the data: how long, how large, judged by what
@@ -141,18 +141,21 @@ def make_plan(
 def labels_of(train: Sequence[Pair]) -> tuple[str, ...]:
     """The labels, commonest first, if the answers are a choice between few and short ones; else none."""
     counts = Counter(pair.response for pair in train)
-    few = len(counts) <= min(CLOSED_LIST, len(train) // 4)
-    short = all(len(label.split()) <= LABEL_WORDS for label in counts)
-    return tuple(label for label, _ in counts.most_common()) if few and short else ()
+    return tuple(label for label, _ in counts.most_common()) if is_choice(counts, len(train)) else ()
 
 
 def default_system(labels: Sequence[str], columns: Columns) -> str:
-    """A choice is listed, so that the base has its chance too; else the columns' names say what is wanted."""
+    """That of the rows, if they have one. A choice is listed, so that the base has its chance too; else the
+    columns' names say what is wanted.
+    """
+    if columns.system:
+        return columns.system
     listed = ", ".join(sorted(labels))
     if labels and len(listed) <= SHOWN_LABELS:
         return f"Answer with one of these and nothing else: {listed}."
     asked, wanted = (name.replace("_", " ").lower() for name in (columns.prompt, columns.response))
-    return "" if {asked, wanted} & GENERIC else f"Given the {asked}, answer with the {wanted}."
+    unnamed = {"column"} & {name.partition(" ")[0] for name in (asked, wanted)}
+    return "" if unnamed or {asked, wanted} & GENERIC else f"Given the {asked}, answer with the {wanted}."
 
 
 def guess_metric(train: Sequence[Pair], labels: Sequence[str]) -> str:

@@ -45,8 +45,9 @@ def manifest(name: str) -> str:
 
 
 @pytest.fixture
-def here(own_folder: Path) -> Path:
+def here(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Adapters, a plugin, and requests; `own_folder` is the working folder."""
+    monkeypatch.setenv("LORA_ROUTER_BARE", "yes")
     for name in TOPICS:
         (own_folder / "adapters" / name).mkdir(parents=True)
         (own_folder / "adapters" / name / "adapter.toml").write_text(manifest(name))

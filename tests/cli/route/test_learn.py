@@ -48,6 +48,7 @@ MANIFEST = (
 def here(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Adapters, a plugin, held-out requests; the state folder is here, too."""
     monkeypatch.setenv("XDG_STATE_HOME", str(own_folder / "state"))
+    monkeypatch.setenv("LORA_ROUTER_BARE", "yes")
     for name, example in (("legal", "contract clause"), ("medical", "fever cough")):
         (own_folder / "adapters" / name).mkdir(parents=True)
         text = MANIFEST.format(name=name, example=json.dumps(example))

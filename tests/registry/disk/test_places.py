@@ -354,3 +354,13 @@ def test_a_report_is_watched_on_its_own(tmp_path: Path) -> None:
     (folder / "report.json").write_text("another")
     assert first.files
     assert report_stamp_of(folder) != first
+
+
+def test_an_adapter_two_folders_down_is_seen(tmp_path: Path) -> None:
+    drop(tmp_path / "m" / "out", "final")
+    before = stamp_of(tmp_path / "m", tmp_path)
+    assert [name for name, *_ in before.files if name.endswith(".safetensors")] == [
+        "out/final/adapter_model.safetensors"
+    ]
+    (tmp_path / "m" / "out" / "final" / "adapter_model.safetensors").write_bytes(b"other")
+    assert stamp_of(tmp_path / "m", tmp_path) != before

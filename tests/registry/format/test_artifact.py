@@ -162,7 +162,7 @@ def test_impossible_paths_are_findings(path: str, tmp_path: Path) -> None:
         (["adapter_model.safetensors"], "no-adapter", "adapter_config.json is missing"),
         (["model-00001-of-00002.safetensors"], "merged-model", "export the adapter"),
         (["pytorch_model.bin"], "merged-model", "export the adapter"),
-        (["adapter_model.bin"], "pickle-weights", "save_pretrained"),
+        (["adapter_model.bin"], "pickle-weights", "adapters convert"),
         (["adapter_config.json"], "no-weights", "adapter_model.safetensors is missing"),
         (["adapter_config.json", "adapter_model.pt"], "pickle-weights", "adapter_model.pt"),
         (["adapter_config.json", "adapter_model.gguf"], "gguf-weights", "keep the PEFT folder"),

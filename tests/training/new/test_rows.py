@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from router.training.new.rows import (
     Record,
     choose_columns,
     clean_rows,
+    read_pairs,
     read_table,
     require_enough,
     split_rows,
@@ -186,3 +188,96 @@ def test_refusals_name_the_place(read, data: str | bytes, suffix: str, said: str
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         read_table(tmp_path / "nowhere.csv")
+
+
+@pytest.fixture
+def pairs_of(tmp_path: Path):
+    """The pairs of a file, its columns, and what was said about it."""
+
+    def read(text: str, suffix: str, header: bool | None = None):
+        path = tmp_path / f"rows{suffix}"
+        path.write_text(text)
+        said: list[str] = []
+        found, columns, _ = read_pairs(path, Columns("", ""), said.append, header)
+        return [(pair.prompt, pair.response) for pair in found], columns, "\n".join(said)
+
+    return read
+
+
+def chats(*talks: list[tuple[str, str]]) -> str:
+    rows = [{"messages": [{"role": role, "content": text} for role, text in talk]} for talk in talks]
+    return "\n".join(map(json.dumps, rows))
+
+
+def test_chat_rows_become_questions_with_answers(pairs_of) -> None:
+    text = chats(
+        [("system", "Be short."), ("user", "Hello?"), ("assistant", "Hi.")],
+        [("system", "Be short."), ("user", "Why?"), ("assistant", "So."), ("user", "?"), ("assistant", "!")],
+    )
+    found, columns, said = pairs_of(text, ".jsonl")
+    assert found == [("Hello?", "Hi."), ("Why?", "So.")]
+    assert columns.system == "Be short."
+    assert "1 rows are chats of several requests" in said
+
+
+def test_several_system_texts_stand_before_the_requests(pairs_of) -> None:
+    text = chats([("system", "A"), ("user", "q"), ("assistant", "a")], [("user", "r"), ("assistant", "b")])
+    found, columns, _ = pairs_of(text, ".jsonl")
+    assert found == [("A\n\nq", "a"), ("r", "b")]
+    assert columns.system == ""
+
+
+@pytest.mark.parametrize(("context", "answer"), [("input", "output"), ("context", "response")])
+def test_what_an_instruction_is_about_stands_below_it(pairs_of, context: str, answer: str) -> None:
+    rows = [
+        {"instruction": "Translate.", context: "one", answer: "eins"},
+        {"instruction": "Translate.", context: "two", answer: "zwei"},
+        {"instruction": "Say hi.", context: "", answer: "hi"},
+    ]
+    found, _, said = pairs_of(json.dumps(rows), ".json")
+    assert found == [("Translate.\n\none", "eins"), ("Translate.\n\ntwo", "zwei"), ("Say hi.", "hi")]
+    assert "left out" not in said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Where is my parcel now please?,shipping\nMy bill is wrong,billing\n",
+        "lost parcel,shipping\nlate parcel,shipping\n",
+    ],
+)
+def test_a_csv_without_a_line_of_names_is_asked_about(pairs_of, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"the first line looks like a row.*--no-header.*--header"):
+        pairs_of(text, ".csv")
+    found, _, _ = pairs_of(text, ".csv", header=False)
+    assert len(found) == 2
+    found, _, _ = pairs_of(text, ".csv", header=True)
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("names", ["text,label", "prompt,response", "mail,team"])
+def test_a_line_of_names_is_not_asked_about(pairs_of, names: str) -> None:
+    again = "label,text\n" if names == "text,label" else ""  # words that come again
+    found, _, _ = pairs_of(f"{names}\nlost parcel,shipping\n{again}", ".csv")
+    assert found[0] == ("lost parcel", "shipping")
+
+
+def test_without_names_two_columns_ask_and_answer_and_more_are_numbered(pairs_of) -> None:
+    with pytest.raises(ConfigError, match="'column 1', 'column 2', 'column 3'"):
+        pairs_of("a,b,c\nd,e,f\n", ".csv", header=False)
+
+
+def test_labels_that_differ_in_case_and_spaces_are_one(pairs_of) -> None:
+    answers = ["bug", "Bug", "bug ", "a  question", "a question", "a question"] * 5
+    text = "\n".join(json.dumps({"text": f"t{n}", "label": answer}) for n, answer in enumerate(answers))
+    found, _, said = pairs_of(text, ".jsonl")
+    assert {answer for _, answer in found} == {"bug", "a question"}
+    assert "'Bug' as 'bug'" in said
+    assert "warning: answers that differ in case or spaces alone are one" in said
+
+
+def test_answers_that_are_no_labels_stay_as_they_are(pairs_of) -> None:
+    text = "\n".join(json.dumps({"text": f"t{n}", "label": answer}) for n, answer in enumerate(["a", "A"]))
+    found, _, said = pairs_of(text, ".jsonl")
+    assert {answer for _, answer in found} == {"a", "A"}
+    assert "warning" not in said

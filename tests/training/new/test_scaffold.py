@@ -61,7 +61,7 @@ def test_a_csv_becomes_a_recipe_that_trains(wish: Wish, tmp_path: Path) -> None:
     assert recipe.prompt.system == "Answer with one of these and nothing else: blue, green, red."
     assert set(recipe.routing.examples) <= {row.prompt for row in splits.train}
     assert len(recipe.routing.examples) == len(splits.train)
-    assert said[:3] == [
+    assert [line for line in said if not line.startswith("loading ")][:3] == [
         "things.csv: 92 rows; 'thing' asks, 'colour' answers",
         "left out: 1 without prompt or answer",
         "left out: 1 longer than 1024 tokens",
@@ -158,3 +158,21 @@ def test_a_second_version_has_a_recipe_of_its_own(tmp_path: Path) -> None:
 )
 def test_an_estimate_is_rounded(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
+
+
+def test_one_answer_for_all_rows_is_refused(wish: Wish) -> None:
+    rows = [f'{n},"thing {n}",red' for n in range(60)]
+    wish.data.write_text("\n".join(["number,thing,colour", *rows]))
+    with pytest.raises(ConfigError, match=r"every row has the answer 'red'.*--response-column"):
+        new_recipe(wish, device="cpu", say=lambda _: None)
+    assert not wish.folder.exists()
+
+
+@pytest.mark.slow
+def test_without_timing_no_step_is_taken(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.training.new.scaffold.estimate_seconds", lambda *_: pytest.fail("timed"))
+    said: list[str] = []
+    new_recipe(replace(wish, timing=False), device="cpu", say=said.append)
+    assert said[-1].startswith("wrote ")
+    with pytest.raises(pytest.fail.Exception):
+        new_recipe(replace(wish, force=True), device="cpu", say=said.append)
