@@ -377,7 +377,7 @@ async def test_commands_speak_tls(
 async def test_the_line_to_paste_works(start_server: Start, files: Files, tmp_path: Path) -> None:
     clients = write_clients(tmp_path, both=("infer", "observe"))
     server = await start_server(clients=clients.path, **files.settings)
-    line = lines_to_paste(server.address, server.settings)[1]
+    line = lines_to_paste(server.address, server.settings, "Hello")[1]
     line = line.replace("CA.pem", str(files.ca)).replace("TOKEN", clients.both)
     command = [str(Path(sys.executable).with_name("buf")), *shlex.split(line)[1:]]
     buf = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=PIPE, stderr=PIPE)
