@@ -69,7 +69,7 @@ async def test_each_request_is_one_line(
     start_server: Start, connect: Connect, kind: type[io.StringIO]
 ) -> None:
     stream, made = kind(), 0
-    with logging_to("info", stream):
+    with logging_to("debug", stream):  # a terminal shows requests at that level only
         stubs = connect(await start_server(log_prompts=True))
         before = stream.getvalue().count("\n")
         for call in calls(stubs, (("x-request-id", "forged id"),)):

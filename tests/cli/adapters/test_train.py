@@ -90,7 +90,7 @@ def test_evaluate_on_rows_of_ones_own(cli, monkeypatch):
     assert (done.code, done.out) == (0, "measuring\n")
     options = {"data": Path("own.csv"), "metric": "chrf", "base": "smollm2-135m-instruct", "rows": None}
     options |= {"prompt_column": "q", "response_column": "", "adapters": Path("adapters"), "device": "auto"}
-    options |= {"quantize": ""}
+    options |= {"quantize": "", "header": None}
     assert made == [(["mine"], options)]
     assert cli("adapters", "evaluate", "mine", "--data", "d", "--metric", "m", "--base", "b").code == 0
     assert made[1][1]["base"] == "b"
