@@ -14,13 +14,8 @@ import numpy as np
 
 from router import hookimpl
 from router.classifiers.kept import KeptFit
-from router.classifiers.regression import (
-    Regression,
-    file_digest,
-    kept_regression,
-    lessons_of,
-    whole_first_last,
-)
+from router.classifiers.regression import Regression, file_digest, kept_regression, lessons_of
+from router.classifiers.texts import whole_first_last
 from router.models.encoder import Reader, sentence_reader
 from router.routing import Classifier, Scores
 from router.types import AdapterProfile, Request

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from router import hookimpl
-from router.classifiers.regression import whole_first_last, words
+from router.classifiers.texts import whole_first_last, words
 from router.routing import Classifier, Scores
 from router.types import AdapterProfile, Request
 

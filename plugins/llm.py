@@ -17,13 +17,13 @@ from router.classifiers.regression import (
     Array,
     Lessons,
     best_scores,
-    cut_middle,
     file_digest,
     fit_dual,
     lessons_of,
     softmax,
     spread_evenly,
 )
+from router.classifiers.texts import cut_middle
 from router.routing import BaseModel, Classifier, Scores
 from router.types import AdapterProfile, Request
 

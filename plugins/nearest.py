@@ -19,8 +19,9 @@ from router import __version__, hookimpl
 from router.classifiers.contract import softmax
 from router.classifiers.kept import KeptFit, KeptVectors, in_parts
 from router.classifiers.neighbours import Near, Neighbours, principal
-from router.classifiers.regression import file_digest, read_background, spread_evenly, whole_first_last
+from router.classifiers.regression import file_digest, read_background, spread_evenly
 from router.classifiers.strangers import Strangers, Verdict, inverse_of
+from router.classifiers.texts import whole_first_last
 from router.models.encoder import SIZE, Reader, sentence_reader
 from router.routing import Classifier, Scores
 from router.types import AdapterProfile, Request

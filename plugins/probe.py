@@ -18,13 +18,13 @@ from router.classifiers.regression import (
     Array,
     Lessons,
     best_scores,
-    cut_middle,
     file_digest,
     fit_dual,
     lessons_of,
     product_in_pieces,
     softmax,
 )
+from router.classifiers.texts import cut_middle
 from router.routing import HIDDEN_STATES, BaseModel, Classifier, Scores
 from router.types import AdapterProfile, Request
 

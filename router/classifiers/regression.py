@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from router import __version__
 from router.classifiers.contract import Scores
 from router.classifiers.kept import KeptFit
+from router.classifiers.texts import whole_first_last, words
 from router.types import AdapterProfile
 
 Array = np.ndarray[Any, Any]
@@ -26,14 +26,7 @@ Array = np.ndarray[Any, Any]
 MAX_ROWS = 4000  # texts learned at most, spread evenly over adapters
 MOST_NAMED = 8  # adapters in one answer
 
-HEAD, TAIL = 600, 300  # characters of a long text that are read
-SENTENCE_WORDS = 14  # that are read of a sentence
-LEAST_WORDS = 2  # a sentence of fewer takes its neighbour with it
 PARTS = 3  # the whole, the first sentence, the last one
-WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?[+#]*")
-_CUT = re.compile(r"(?<=[.!?:;>])\s+|\s[-–—=]+>?\s|(?<=\?)")
-_FRAME = " \"'`-–=>"
-_OPTION = re.compile(r"\s*[\[(]?(?:[A-Ea-e]|[1-5]|[ivx]{1,3})[\]).:](?:\s|$)")
 
 BUCKETS = 1 << 13  # of hashed n-grams, for each part
 MARKED = 6  # first and last words of the whole that also count as such
@@ -379,51 +372,3 @@ def _byte_grams(data: bytes) -> Array:
 
 
 # -- the parts of a request: what it is about fills the middle, what is asked for stands before or after
-
-
-def whole_first_last(text: str) -> tuple[str, str, str]:
-    """The ends of the whole text, its first sentence and its last. A single sentence is all three.
-
-    Lines with the options of a multiple-choice question are passed over: they say little of what is asked.
-    """
-    whole = cut_middle(text, HEAD, TAIL)
-    lines = whole.splitlines()
-    found = _pieces([line for line in lines if not _OPTION.match(line)]) or _pieces(lines)
-    if not found:
-        return whole, whole, whole
-    return whole, " ".join(_first(found)[:SENTENCE_WORDS]), " ".join(_last(found)[-SENTENCE_WORDS:])
-
-
-def _pieces(lines: Sequence[str]) -> list[str]:
-    stripped = (piece.strip(_FRAME) for line in lines for piece in _CUT.split(line))
-    return [piece for piece in stripped if any(map(str.isalnum, piece))]
-
-
-def _first(pieces: Sequence[str]) -> list[str]:
-    found: list[str] = []
-    for piece in pieces:
-        found += piece.split()
-        if len(found) >= LEAST_WORDS:
-            break
-    return found
-
-
-def _last(pieces: Sequence[str]) -> list[str]:
-    found: list[str] = []
-    for piece in reversed(pieces):
-        found = piece.split() + found
-        if len(found) >= LEAST_WORDS:
-            break
-    return found
-
-
-def cut_middle(text: str, head: int, tail: int) -> str:
-    """The first `head` and last `tail` characters: an instruction stands before or after what it is about."""
-    if len(text) <= head + tail:
-        return text
-    return f"{text[:head]} … {text[-tail:]}"
-
-
-def words(text: str) -> list[str]:
-    """Words of `text`, case folded; `C++`, `c#` and `don't` stay whole."""
-    return WORD.findall(text.casefold().replace("’", "'"))

@@ -56,7 +56,7 @@ class Encoder:
         """Unit vectors, float32 [texts, 384]."""
         import torch
 
-        from router.classifiers.regression import cut_middle
+        from router.classifiers.texts import cut_middle
 
         if not hasattr(self._ready, "done"):
             _use_one_thread()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from router.classifiers.regression import HEAD, TAIL, cut_middle, words
+from router.classifiers.texts import HEAD, TAIL, cut_middle, words
 from router.types import Request
 
 TURNS = 3  # latest user turns that are read

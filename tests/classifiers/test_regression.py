@@ -11,10 +11,8 @@ import pytest
 from router.classifiers.regression import (
     BUCKETS,
     COMMON,
-    HEAD,
     PARTS,
     SENTENCE_WORDS,
-    TAIL,
     TILE,
     WIDTH,
     Ngrams,
@@ -27,8 +25,8 @@ from router.classifiers.regression import (
     softmax,
     sparse_gram,
     spread_evenly,
-    whole_first_last,
 )
+from router.classifiers.texts import HEAD, TAIL, whole_first_last
 from router.types import AdapterProfile
 
 

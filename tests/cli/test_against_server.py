@@ -40,7 +40,7 @@ async def test_ask_the_base_when_nobody_is_sure(command):
 async def test_a_prompt_that_is_too_long_is_refused_not_cut(command):
     code, out, err = await command("ask", "word " * 5000)
     assert (code, out) == (2, "")
-    assert re.search(r"need 2\d{4} tokens, the limit is \d+$", err.strip())
+    assert re.search(r"need at least 2\d{4} tokens, the limit is \d+$", err.strip())
 
 
 async def test_route_tells_the_votes(command):
