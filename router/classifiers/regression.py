@@ -25,7 +25,6 @@ Array = np.ndarray[Any, Any]
 
 MAX_ROWS = 4000  # texts learned at most, spread evenly over adapters
 MOST_NAMED = 8  # adapters in one answer
-
 PARTS = 3  # the whole, the first sentence, the last one
 
 BUCKETS = 1 << 13  # of hashed n-grams, for each part
@@ -369,6 +368,3 @@ def _byte_grams(data: bytes) -> Array:
         value = value[: raw.size - length + 1] * np.uint32(0x01000193) + raw[length - 1 :]
         runs.append((value ^ (value >> np.uint32(15))) * np.uint32(0x85EBCA6B) >> np.uint32(7))
     return np.concatenate(runs) if runs else np.zeros(0, np.uint32)
-
-
-# -- the parts of a request: what it is about fills the middle, what is asked for stands before or after

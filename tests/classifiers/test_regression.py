@@ -12,7 +12,6 @@ from router.classifiers.regression import (
     BUCKETS,
     COMMON,
     PARTS,
-    SENTENCE_WORDS,
     TILE,
     WIDTH,
     Ngrams,
@@ -26,7 +25,7 @@ from router.classifiers.regression import (
     sparse_gram,
     spread_evenly,
 )
-from router.classifiers.texts import HEAD, TAIL, whole_first_last
+from router.classifiers.texts import HEAD, SENTENCE_WORDS, TAIL, whole_first_last
 from router.types import AdapterProfile
 
 
