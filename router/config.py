@@ -128,7 +128,7 @@ class Settings(BaseSettings):
         (), description="plugin folders, watched; default ./plugins over the carried ones"
     )
     bare: bool = Field(
-        False, description="leave out the carried adapters and plugins: only ./adapters and ./plugins"
+        False, description="leave out the carried adapters, and the carried plugins where ./plugins is there"
     )
     load_plugins: str | None = Field(
         None, description="load only these plugin files (comma list; empty: none)"

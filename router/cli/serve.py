@@ -55,7 +55,8 @@ Plugins = Annotated[
 Bare = Annotated[
     bool | None,
     typer.Option(
-        "--bare/--no-bare", help="Leave out the adapters and plugins that come with it. Default: no."
+        "--bare/--no-bare",
+        help="Leave out what comes with it: adapters, and plugins where ./plugins is there. Default: no.",
     ),
 ]
 Model = Annotated[

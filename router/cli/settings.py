@@ -153,8 +153,9 @@ def places(settings: Settings) -> tuple[Path | str, ...]:
 def folders(named: Sequence[Path], name: str, bare: bool) -> tuple[Path, ...]:
     """The folders of `name`, which is adapters or plugins; the first one that has something of a name wins.
 
-    Without `bare`, ./NAME lies over the carried folder; folders that are named stand alone. Raises
-    ConfigError for a named folder that is not there.
+    Without `bare`, ./NAME lies over the carried folder; with it ./NAME stands alone, and where there is no
+    ./plugins the carried plugins stay. Folders that are named stand alone. Raises ConfigError for a named
+    folder that is not there.
     """
     for folder in named:
         if not folder.is_dir():
@@ -162,7 +163,8 @@ def folders(named: Sequence[Path], name: str, bare: bool) -> tuple[Path, ...]:
     if named:
         return tuple(named)
     here = tuple(one for one in (Path(name),) if one.is_dir())
-    if bare or (here and is_carried(here[0], name)):
+    alone = here or name == "adapters"  # without ./plugins, nothing would choose an adapter
+    if (bare and alone) or (here and is_carried(here[0], name)):
         return here
     return (*here, *carried(name))
 

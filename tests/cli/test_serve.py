@@ -66,7 +66,13 @@ def test_own_folders_lie_over_the_carried_ones(cli, served, own_folder):
 def test_bare_leaves_out_the_carried_ones(cli, served, own_folder):
     (own_folder / "adapters").mkdir()
     assert cli("serve", "--bare").code == 0
-    assert (served[0].adapters_dir, served[0].plugins_dir) == ((Path("adapters"),), ())
+    assert (served[0].adapters_dir, served[0].plugins_dir) == ((Path("adapters"),), carried("plugins"))
+    (own_folder / "plugins").mkdir()
+    assert cli("serve", "--bare").code == 0
+    assert served[1].plugins_dir == (Path("plugins"),)
+    (own_folder / "adapters").rmdir()
+    assert cli("serve", "--bare").code == 0
+    assert served[2].adapters_dir == ()
 
 
 def test_folders_that_are_named_stand_alone(cli, served, own_folder):

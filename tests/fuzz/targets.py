@@ -294,7 +294,7 @@ def forwarded(data: bytes) -> None:
     with suppress(ValueError):
         forwarded_names([ahead])
     with suppress(ValueError):
-        assert forwarded_names([f"{ahead},By=me;URI=spiffe://it"]) == ("spiffe://it",)
+        assert forwarded_names([f"{ahead},By=me;URI=spiffe://it"]) == ("uri:spiffe://it",)
 
 
 def grammar(data: bytes) -> None:
