@@ -97,10 +97,10 @@ class UserTurn:
         text = self.text
         if len(text) > SEARCHED:
             text = f"{text[: SEARCHED // 2]}\n{text[-SEARCHED // 2 :]}"
-        first, *between, last = _sentences(text) or ("", "")
-        if not between or _instructs(first) or _instructs(last):
+        sentences = _sentences(text)
+        if len(sentences) < 3 or _instructs(sentences[0]) or _instructs(sentences[-1]):
             return ""
-        return " ".join(filter(_instructs, between))[:INSTRUCTIONS]
+        return " ".join(filter(_instructs, sentences[1:-1]))[:INSTRUCTIONS]
 
     @property
     def without_form(self) -> str:

@@ -27,6 +27,26 @@ def test_a_single_turn_is_read_as_it_is(text: str) -> None:
     assert read(Request("r", raw_prompt=text)) == expected
 
 
+PIECES = st.sampled_from(
+    ["x", " ", ". ", "\n", "! ", "?", "Translate", "Give only the letter.", ": ", '"', "é", "Word " * 60]
+)
+ANY = st.lists(PIECES | st.text(max_size=8), max_size=40).map("".join) | st.text()
+LONG_ANY = ANY.flatmap(
+    lambda text: st.sampled_from([text, text * 40, f"{text}{'x' * 901}", f"{'y' * 30_000}{text}"])
+)
+
+
+@given(LONG_ANY, LONG_ANY, LONG_ANY)
+def test_every_text_can_be_read(system: str, first: str, second: str) -> None:
+    turns = (Turn("system", system), Turn("user", first), Turn("assistant", second), Turn("user", second))
+    reading = read(Request("r", turns=turns))
+    for turn in (*reading.latest, *reading.earliest):
+        assert turn.without_form in turn.text
+        assert turn.text.endswith(turn.without_opening)
+        assert turn.stands_alone in (True, False)
+        assert isinstance(turn.instruction + turn.with_answer + reading.under_system(turn), str)
+
+
 def test_the_last_three_user_turns_are_read_with_the_answers_before_them() -> None:
     reading = read(chat("one", "1", "two", "2", "three", "3", "four"))
     assert reading.latest == (
