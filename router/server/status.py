@@ -177,9 +177,9 @@ DETAILS: Mapping[type[RouterError], Callable[[Any], Any]] = {
 
 
 def clip(text: str, most: int = MAX_FIELD) -> str:
-    """`text`, cut to `most` bytes with an ellipsis."""
-    raw = text.encode()
-    return text if len(raw) <= most else raw[: most - 3].decode(errors="ignore") + "…"
+    """`text`, cut to `most` bytes with an ellipsis; half characters (lone surrogates) become `?`."""
+    raw = text.encode(errors="replace")
+    return raw.decode() if len(raw) <= most else raw[: most - 3].decode(errors="ignore") + "…"
 
 
 def shown(text: str) -> str:

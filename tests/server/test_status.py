@@ -346,3 +346,12 @@ def test_violations_beyond_the_first_are_counted() -> None:
         found.add(f"f{i}", "wrong")
     with pytest.raises(InvalidRequest, match="and 1 more"):
         found.check()
+
+
+def test_half_characters_do_not_break_a_status() -> None:
+    error = InvalidRequest([FieldViolation("json\ud800x", "is \udfff unknown")])
+    made = status_of(error, "id")
+    (packed,) = [value for key, value in made.trailers if key == "grpc-status-details-bin"]
+    assert isinstance(packed, bytes)
+    assert b"json?x" in packed
+    made.message.encode()
