@@ -13,6 +13,7 @@ from typing import Any
 from router.calibration.model import Binding, Calibration, Scaler, Stage, profile_digest
 from router.calibration.rows import CalibrationError
 from router.classifiers.axes import Axes
+from router.reread import read_file
 from router.types import AdapterProfile
 
 FORMAT = 1
@@ -31,9 +32,7 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
 def read_calibration(path: Path) -> Calibration:
     """Raises CalibrationError naming the file and what is wrong with it."""
     try:
-        with path.open("rb") as opened:
-            data = opened.read(MOST_BYTES + 1)
-        said = json.loads(data.decode("utf-8")) if len(data) <= MOST_BYTES else None
+        said = json.loads(read_file(path, MOST_BYTES).decode("utf-8"))
     except OSError as error:
         raise CalibrationError(
             f"{path}: {error.strerror}; `lora-router route calibrate` writes one"

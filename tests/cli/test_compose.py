@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from router.calibration.file import write_calibration
+from router.calibration.model import Calibration, Scaler, Stage, binding_of
+from router.classifiers.axes import Axes
 from router.cli.compose import Composition, keep, lines_to_paste, print_summary, question_of
 from router.cli.route.corrections import store_here
 from router.cli.settings import carried
@@ -18,6 +21,7 @@ from router.engine.fake import FakeEngine
 from router.routing.drift import EVERY, LEAST
 from router.types import AdapterProfile, LostVote, VoteError
 from tests.cli.tiny import MODULES, write_adapter
+from tests.server.helpers import until
 
 pytestmark = pytest.mark.slow
 
@@ -266,3 +270,31 @@ async def test_decisions_are_counted_for_drift(client, running):
         "abstained": pytest.approx(0.25, abs=0.06),
         "adapters/medical": pytest.approx(0.75, abs=0.06),
     }
+
+
+async def test_a_calibration_copied_in_decides_within_seconds(running, client, folders):
+    first = await client.route("WHICH CHAPTER?")
+    assert (str(first.adapter), first.calibration) == ("medical@1.2.0", "")
+    (profile,) = running.registry.profiles()
+    calibration = Calibration(
+        scalers={"shout": Scaler()},
+        stages=(Stage({"shout": 1.0}),),
+        **dict(threshold=1.0, novelty_limit=0.0, target=0.05, delta=0.05, ood_target=0.05),
+        axes=Axes(),
+        binding=binding_of([profile], {"shout": "shout/0"}),
+    )
+    path = folders / "adapters" / "calibration.json"
+    write_calibration(path, calibration)
+    await until(lambda: running.router.rule.status == "fitted", 20)
+    second = await client.route("WHICH CHAPTER?")
+    assert (second.adapter, second.calibration) == (None, "fitted")
+    write_calibration(path, dataclasses.replace(calibration, threshold=0.5, novelty_limit=1.0))
+    await until(lambda: running.router.rule.now.calibration.threshold == 0.5, 20)
+    assert str((await client.route("WHICH CHAPTER?")).adapter) == "medical@1.2.0"
+    path.write_text("{")
+    await until(lambda: "calibration.json is damaged" in "".join(running.app.health.degraded), 20)
+    assert running.app.health.ready
+    assert str((await client.route("WHICH CHAPTER?")).adapter) == "medical@1.2.0"
+    write_calibration(path, calibration)
+    await until(lambda: running.app.health.degraded == [], 20)
+    assert (await client.route("WHICH CHAPTER?")).adapter is None
