@@ -279,7 +279,11 @@ async def test_a_calibration_copied_in_decides_within_seconds(running, client, f
     calibration = Calibration(
         scalers={"shout": Scaler()},
         stages=(Stage({"shout": 1.0}),),
-        **dict(threshold=1.0, novelty_limit=0.0, target=0.05, delta=0.05, ood_target=0.05),
+        threshold=1.0,
+        novelty_limit=0.0,
+        target=0.05,
+        delta=0.05,
+        ood_target=0.05,
         axes=Axes(),
         binding=binding_of([profile], {"shout": "shout/0"}),
     )
