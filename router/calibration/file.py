@@ -59,15 +59,22 @@ def _damaged(path: Path, what: str) -> CalibrationError:
 
 
 def _calibration(said: Mapping[str, Any]) -> Calibration:
-    known = {f.name for f in fields(Calibration)} - {"profiles"}
+    known = {f.name for f in fields(Calibration)} - {"profiles", "learned"}
     values = {name: said[name] for name in known}
     values["profiles"] = tuple(_profile(one) for one in said.get("profiles", ()))
+    values["learned"] = {name: _texts(name, texts) for name, texts in said.get("learned", {}).items()}
     values["scalers"] = {name: Scaler(**one) for name, one in said["scalers"].items()}
     values["stages"] = tuple(Stage(**one) for one in said["stages"])
     values["left_out"] = tuple(said["left_out"])
     values["axes"] = Axes(**said["axes"])
     values["binding"] = Binding(**said["binding"])
     return Calibration(**values)
+
+
+def _texts(name: str, said: Any) -> tuple[str, ...]:
+    if not isinstance(said, list) or not all(isinstance(text, str) for text in said):
+        raise ValueError(f"what adapter {name!r} learned is no list of texts")
+    return tuple(said)
 
 
 def _profile(said: Mapping[str, Any]) -> AdapterProfile:

@@ -366,7 +366,7 @@ class RuleInForce:
             self.now = self._policy
             return
         panel = self._panel(of)
-        core = of.taught(self._profiles)
+        core = of.known(self._profiles)
         found = self._differences(of)
         self.now = Calibrated(
             of,
@@ -389,7 +389,7 @@ class RuleInForce:
     def _differences(self, of: Calibration) -> tuple[str, ...]:
         """What is not as the calibration was made for."""
         asked = {r.name: fingerprint(r) for r in self._panel(of) if r.name not in of.left_out}
-        found = differences(of.binding, binding_of(of.taught(self._profiles or ()), asked, self._base))
+        found = differences(of.binding, binding_of(of.known(self._profiles or ()), asked, self._base))
         if self._policy.axes != of.axes:
             found = (*found, "task_first or domain_first is set otherwise")
         return (*found, *self._unable(of))

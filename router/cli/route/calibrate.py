@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli import flags
+from router.cli.command import CliError
 from router.cli.route.local import AdaptersDirs, Base, Files, KeptIn, Ood, PluginsDirs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from router.calibration.certify import Goal
+    from router.calibration.fit import Setting
     from router.calibration.model import Calibration
+    from router.calibration.rows import Ballot, Row
+    from router.cli.route.local import Fitting, Local
+    from router.types import AdapterProfile
+
+STRANGERS = "strangers.txt"
+MOST_LEARNED = 600  # labelled requests that classifiers learn; more say enough of thresholds
 
 Target = Annotated[float, typer.Option("--target", metavar="P", help="Most error among routed requests.")]
 Delta = Annotated[float, typer.Option("--delta", metavar="P", help="Chance that a promise does not hold.")]
@@ -28,12 +39,18 @@ Output = Annotated[
 ]  # fmt: skip
 
 
+Accept = Annotated[
+    bool, typer.Option("--accept", help="Take the best that the requests support, where not the target.")
+]
+
+
 def calibrate(
     files: Files,
     ood: Ood = None,
     target: Target = 0.05,
     delta: Delta = 0.05,
     ood_target: OodTarget = 0.05,
+    accept: Accept = False,
     output: Output = None,
     adapters_dir: AdaptersDirs = None,
     plugins_dir: PluginsDirs = None,
@@ -44,7 +61,11 @@ def calibrate(
     """Fit and prove the thresholds of routing.
 
     A third of the requests fits temperatures and weights, the others prove the thresholds. Writes the
-    calibration file that `serve` reads. Each line of FILE is {"text": ..., "label": ADAPTER or ""}.
+    calibration file, which a running server reads within seconds. Each line of FILE is {"text": ...,
+    "label": ADAPTER or ""}. Without --ood the strange requests of this project are used.
+
+    Where the requests cannot prove the target, the best that they support is shown, and the number that the
+    target would need. Nothing is written then without --accept, and the exit code is 1.
 
     \b
     Example:
@@ -52,35 +73,134 @@ def calibrate(
     """
     from router.calibration.certify import Goal
     from router.calibration.file import FILE_NAME, write_calibration
-    from router.calibration.fit import Setting, calibrate
-    from router.classifiers.axes import Axes
+    from router.calibration.fit import calibrate
+    from router.calibration.rows import CalibrationError
     from router.cli.output import print_json
-    from router.cli.route.local import note, open_local, read_known, read_strange
+    from router.cli.route.local import note, open_fitting, read_known, read_strange
 
     goal = Goal(target, delta, ood_target)
-    with open_local(adapters_dir, plugins_dir, base=base) as local:
+    with open_fitting(adapters_dir, plugins_dir, base=base) as fitting:
+        local = fitting.fitted(fitting.profiles)
         known, strange = read_known(files, local.profiles), read_strange(ood, local.profiles)
-        setting = Setting(
-            classifiers=local.panel.names,
-            kinds=local.kinds,
-            axes=Axes(local.settings.task_first, local.settings.domain_first),
-            goal=goal,
-            binding=local.binding(),
-            left_out=tuple(local.panel.skipped),
-            profiles=local.profiles,
-        )
+        if ood is None and (strange := built_in_strange(local.profiles, known)):
+            note(f"--ood is not given: {len(strange)} strange requests of this project are used")
+        setting = _setting(local, goal)
         ballots = (
             local.votes(known, "requests", votes),
             local.votes(strange, "out-of-distribution", votes),
         )
-    found = calibrate(*ballots, setting, say=note)
-    path = output or local.settings.adapter_folders[0] / FILE_NAME
-    write_calibration(path, found)
+        path = output or local.settings.adapter_folders[0] / FILE_NAME
+        needed: int | None = None
+        try:
+            found, refused = calibrate(*ballots, setting, say=note), ""
+        except CalibrationError as error:
+            refused = error.message
+            found, needed = _offered(fitting, ballots, setting)
+    written = accept or not refused
+    if written:
+        write_calibration(path, found)
     if json:
-        print_json({"file": path, **found.report, "threshold": found.threshold})
+        said = {"file": path if written else None, "target": found.target, "ood_target": found.ood_target}
+        print_json({**said, **found.report, "threshold": found.threshold, "needed": needed})
     else:
         _print(found)
-        print(f"\nwrote {path}; a server reads it when it starts")
+        if refused:
+            _print_offer(found, needed, goal)
+        if written:
+            print(f"\nwrote {path}; a running server reads it within seconds")
+    if not written:
+        raise CliError(f"nothing was written; --accept takes what is shown. {refused}")
+
+
+def built_in_strange(profiles: Sequence[AdapterProfile], known: Sequence[Row]) -> list[Row]:
+    """The strange requests of this project that no adapter and no labelled request has; none where the
+    package came without its plugins."""
+    from router.calibration.rows import Row, distinct, unseen
+    from router.classifiers.regression import read_background
+    from router.cli.settings import carried
+
+    paths = [path for folder in carried("plugins") if (path := folder / STRANGERS).is_file()]
+    rows = distinct(Row(text, "", "built in") for path in paths for text in read_background(path, profiles))
+    examples = (text for p in profiles for text in (*p.examples, *p.negative_examples))
+    return unseen(rows, {*examples, *(row.text for row in known)})
+
+
+def _setting(local: Local, goal: Goal) -> Setting:
+    from router.calibration.fit import Setting
+    from router.classifiers.axes import Axes
+
+    return Setting(
+        classifiers=local.panel.names,
+        kinds=local.kinds,
+        axes=Axes(local.settings.task_first, local.settings.domain_first),
+        goal=goal,
+        binding=local.binding(),
+        left_out=tuple(local.panel.skipped),
+        profiles=local.profiles,
+    )
+
+
+# -- what is offered where the target cannot be proven
+
+
+def _offered(
+    fitting: Fitting, ballots: tuple[list[Ballot], list[Ballot]], setting: Setting
+) -> tuple[Calibration, int | None]:
+    """The best that the requests support. Few requests are worth more as examples: classifiers learn them,
+    too, and each is judged by classifiers that did not learn it."""
+    from dataclasses import replace
+
+    from router.calibration.fit import check_rows
+    from router.calibration.offer import offer
+    from router.cli.route.local import note
+
+    check_rows(*ballots, setting)
+    known = [ballot.row for ballot in ballots[0]]
+    learned: Mapping[str, tuple[str, ...]] = {}
+    if len(known) <= MOST_LEARNED:
+        note(f"the target cannot be proven; classifiers learn the {len(known)} requests, fold by fold")
+        learned = _examples(known)
+        ballots = _without_their_own(fitting, known, [ballot.row for ballot in ballots[1]])
+    found = offer(*ballots, setting)
+    return replace(found.calibration, learned=learned), found.needed
+
+
+def _examples(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
+    """The requests of each adapter."""
+    labels = sorted({row.label for row in rows} - {""})
+    return {label: tuple(row.text for row in rows if row.label == label) for label in labels}
+
+
+def _without_their_own(
+    fitting: Fitting, known: Sequence[Row], strange: Sequence[Row]
+) -> tuple[list[Ballot], list[Ballot]]:
+    """Votes on all rows, on each of classifiers that learned the rows of the other folds."""
+    from router.calibration.fit import FOLDS
+    from router.calibration.rows import stratified_folds
+
+    folds = stratified_folds(known, FOLDS), stratified_folds(strange, FOLDS)
+    found: tuple[dict[int, Ballot], dict[int, Ballot]] = ({}, {})
+    for number, (away, strange_away) in enumerate(zip(*folds, strict=True), 1):
+        others = [row for i, row in enumerate(known) if i not in set(away)]
+        local = fitting.fitted(fitting.profiles, _examples(others))
+        for side, rows, places in ((0, known, away), (1, strange, strange_away)):
+            votes = local.votes([rows[i] for i in places], f"fold {number}")
+            found[side].update(zip(places, votes, strict=True))
+    return [found[0][i] for i in range(len(known))], [found[1][i] for i in range(len(strange))]
+
+
+def _print_offer(found: Calibration, needed: int | None, goal: Goal) -> None:
+    print(
+        f"\nthe target of {goal.target:.1%} cannot be proven; these requests support {found.target:.1%}, and "
+        f"{found.ood_target:.1%} of strange requests routed, by cross-validation"
+    )
+    if needed is None:
+        print("no number of labelled requests would prove it at this error: write more varied examples")
+    else:
+        print(f"about {needed} labelled requests would prove it, if they go wrong as often as these")
+
+
+# -- what is printed
 
 
 def _print(found: Calibration) -> None:
