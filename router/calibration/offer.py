@@ -37,10 +37,12 @@ MOST_TARGET = 0.999
 @dataclass(frozen=True, slots=True)
 class Offer:
     """A calibration whose targets are what its rows support, and the labelled requests that the target which
-    was asked for would need at the same error; None: no number is enough."""
+    was asked for would need at the same error; None: no number is enough. `wrong` are the rows that are
+    routed to a wrong adapter."""
 
     calibration: Calibration
     needed: int | None
+    wrong: tuple[Ballot, ...] = ()
 
 
 def offer(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) -> Offer:
@@ -53,7 +55,7 @@ def offer(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) 
     found, guide = fit_calibration(known, strange, setting)
     stops = [stage.stop for stage in found.stages]
     threshold, limit = choose_pair(guide, stops, goal)
-    step = _cross_validated(guide, (known, strange), stops, goal, (threshold, limit))
+    step, wrong = _cross_validated(guide, (known, strange), stops, goal, (threshold, limit))
     found = replace(
         found,
         threshold=threshold,
@@ -75,7 +77,7 @@ def offer(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) 
         "tested": [asdict(step)],
         "held_out": _held_out(found, known, strange, setting),
     }
-    return Offer(replace(found, report=report), needed_rows(guide[0], stops, limit, goal))
+    return Offer(replace(found, report=report), needed_rows(guide[0], stops, limit, goal), wrong)
 
 
 def choose_pair(guide: tuple[Run, Run], stops: Sequence[float], goal: Goal) -> Pair:
@@ -101,10 +103,12 @@ def _cross_validated(
     stops: Sequence[float],
     goal: Goal,
     pair: Pair,
-) -> Tested:
-    """What comes of each fold at the pair that is chosen on the others; told as that of `pair`."""
+) -> tuple[Tested, tuple[Ballot, ...]]:
+    """What comes of each fold at the pair that is chosen on the others, as that of `pair`, and the rows that
+    are routed wrongly."""
     folds = tuple(stratified_folds([ballot.row for ballot in part], FOLDS) for part in rows)
     routed = errors = strays = 0
+    wrong: list[Ballot] = []
     for known_fold, strange_fold in zip(*folds, strict=True):
         away = (known_fold, strange_fold)
         others = tuple(
@@ -116,8 +120,12 @@ def _cross_validated(
             outcome_at(_part(run, out), stops, *chosen) for run, out in zip(guide, away, strict=True)
         )
         routed, errors, strays = routed + known.count, errors + known.errors, strays + strange.count
+        for part, out, there in zip(rows, away, (known, strange), strict=True):
+            bad = there.routed & ~there.right
+            wrong += [part[i] for i, is_bad in zip(out, bad, strict=True) if is_bad]
     bound = upper_bound(strays, len(rows[1]), goal.delta) if rows[1] else 0.0
-    return Tested(*pair, routed, errors, upper_bound(errors, routed, goal.delta), strays, bound)
+    step = Tested(*pair, routed, errors, upper_bound(errors, routed, goal.delta), strays, bound)
+    return step, tuple(wrong)
 
 
 def _part(run: Run, places: Sequence[int]) -> Run:

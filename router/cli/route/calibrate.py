@@ -65,7 +65,8 @@ def calibrate(
     "label": ADAPTER or ""}. Without --ood the strange requests of this project are used.
 
     Where the requests cannot prove the target, the best that they support is shown, and the number that the
-    target would need. Nothing is written then without --accept, and the exit code is 1.
+    target would need. Nothing is written then without --accept, and the exit code is 1. The requests are kept
+    in a file beside the calibration, for `route learn`.
 
     \b
     Example:
@@ -98,6 +99,7 @@ def calibrate(
             found, needed = _offered(fitting, ballots, setting)
     written = accept or not refused
     if written:
+        found = with_rows(path, found, *ballots)
         write_calibration(path, found)
     if json:
         said = {"file": path if written else None, "target": found.target, "ood_target": found.ood_target}
@@ -123,6 +125,23 @@ def built_in_strange(profiles: Sequence[AdapterProfile], known: Sequence[Row]) -
     rows = distinct(Row(text, "", "built in") for path in paths for text in read_background(path, profiles))
     examples = (text for p in profiles for text in (*p.examples, *p.negative_examples))
     return unseen(rows, {*examples, *(row.text for row in known)})
+
+
+def with_rows(path: Path, of: Calibration, known: Sequence[Ballot], strange: Sequence[Ballot]) -> Calibration:
+    """The calibration, once the rows that `route learn` proves it on again are in the file beside it."""
+    from dataclasses import replace
+
+    from router.calibration.fit import split_rows
+    from router.calibration.kept_rows import DIGEST, KeptRows, digest, path_of
+    from router.calibration.offer import METHOD
+    from router.corrections.store import write_whole
+
+    (fit, proof), (_, strange_proof) = split_rows(known), split_rows(strange)
+    if of.report.get("method") == METHOD:
+        fit, proof, strange_proof = [], list(known), list(strange)
+    data = KeptRows.of(*([ballot.row for ballot in part] for part in (fit, proof, strange_proof))).written()
+    write_whole(path_of(path), data)
+    return replace(of, report={**of.report, DIGEST: digest(data)})
 
 
 def _setting(local: Local, goal: Goal) -> Setting:
@@ -160,7 +179,8 @@ def _offered(
     if len(known) <= MOST_LEARNED:
         note(f"the target cannot be proven; classifiers learn the {len(known)} requests, fold by fold")
         learned = _examples(known)
-        ballots = _without_their_own(fitting, known, [ballot.row for ballot in ballots[1]])
+        strange = [ballot.row for ballot in ballots[1]]
+        ballots = without_their_own(fitting, fitting.profiles, known, strange)
     found = offer(*ballots, setting)
     return replace(found.calibration, learned=learned), found.needed
 
@@ -171,8 +191,8 @@ def _examples(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
     return {label: tuple(row.text for row in rows if row.label == label) for label in labels}
 
 
-def _without_their_own(
-    fitting: Fitting, known: Sequence[Row], strange: Sequence[Row]
+def without_their_own(
+    fitting: Fitting, profiles: tuple[AdapterProfile, ...], known: Sequence[Row], strange: Sequence[Row]
 ) -> tuple[list[Ballot], list[Ballot]]:
     """Votes on all rows, on each of classifiers that learned the rows of the other folds."""
     from router.calibration.fit import FOLDS
@@ -182,7 +202,7 @@ def _without_their_own(
     found: tuple[dict[int, Ballot], dict[int, Ballot]] = ({}, {})
     for number, (away, strange_away) in enumerate(zip(*folds, strict=True), 1):
         others = [row for i, row in enumerate(known) if i not in set(away)]
-        local = fitting.fitted(fitting.profiles, _examples(others))
+        local = fitting.fitted(profiles, _examples(others))
         for side, rows, places in ((0, known, away), (1, strange, strange_away)):
             votes = local.votes([rows[i] for i in places], f"fold {number}")
             found[side].update(zip(places, votes, strict=True))
