@@ -5,7 +5,7 @@ requests for them and 60 for none. Settings are the defaults; there is no calibr
 software vendor is unseen: do not tune by it. It is asked with --unseen only. The base is loaded for the
 classifier that reads it. It takes about four minutes on two cores. With --calibrated each deployment is
 calibrated first, as by `lora-router route calibrate labelled.jsonl --accept`, with its 20 labelled requests
-an adapter and the built-in strange requests; that takes about four minutes more for each.
+an adapter and the built-in strange requests; that takes about six minutes for each, with and without --learn.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def measured(name: str, more: bool, base: BaseModel) -> dict[str, Any]:
     return {**whose(name, profiles), **found}
 
 
-def calibrated(name: str) -> dict[str, Any]:
+def calibrated(name: str, learn: bool) -> dict[str, Any]:
     """One line of the table of calibrated deployments. The command and the rule are those of users."""
     profiles = profiles_of(ROUTING / name, more=False)
     with TemporaryDirectory() as folder:
@@ -87,7 +87,8 @@ def calibrated(name: str) -> dict[str, Any]:
         labelled, path = Path(folder, "labelled.jsonl"), Path(folder, "calibration.json")
         labelled.write_text("".join(json.dumps({"text": t, "label": a}) + "\n" for t, a in rows))
         adapters = [ROUTING / name / "adapters"]
-        calibrate([labelled], accept=True, output=path, adapters_dir=adapters, plugins_dir=[ROOT / "plugins"])
+        how = {"output": path, "adapters_dir": adapters, "plugins_dir": [ROOT / "plugins"]}
+        calibrate([labelled], accept=True, learn=learn, **how)
         of = read_calibration(path)
         with open_local(adapters, [ROOT / "plugins"], calibration=str(path)) as local:
             rule = RuleInForce(Policy(), of, base=local.settings.model)
@@ -95,7 +96,13 @@ def calibrated(name: str) -> dict[str, Any]:
         assert rule.status == FITTED, rule.status
     proven = of.report.get("method", "proof")
     supported = {"threshold": of.threshold, "target supported": of.target, "by": proven}
-    return {**whose(name, profiles), "labelled each": len(rows) // len(profiles), **supported, **found}
+    return {
+        **whose(name, profiles),
+        "labelled each": len(rows) // len(profiles),
+        "--learn": learn,
+        **supported,
+        **found,
+    }
 
 
 def whose(name: str, profiles: Sequence[AdapterProfile]) -> dict[str, Any]:
@@ -134,7 +141,7 @@ def main() -> None:
     asked = parser.parse_args()
     names = BUILDING + (UNSEEN if asked.unseen else ())
     if asked.calibrated:
-        rows = [calibrated(name) for name in names]
+        rows = [calibrated(name, learn) for name in names for learn in (False, True)]
         print(write("routing-calibrated", "After `route calibrate --accept`.", rows, NOTES))
         return
     with resident_base(load_settings({})) as base:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from router.types import AdapterProfile
 
 STRANGERS = "strangers.txt"
+LOW_COVERAGE = 0.6
 MOST_LEARNED = 600  # labelled requests that classifiers learn; more say enough of thresholds
 
 Target = Annotated[float, typer.Option("--target", metavar="P", help="Most error among routed requests.")]
@@ -43,6 +44,13 @@ Accept = Annotated[
     bool, typer.Option("--accept", help="Take the best that the requests support, where not the target.")
 ]
 
+Learn = Annotated[
+    bool,
+    typer.Option(
+        "--learn", help="Have classifiers learn the requests, too: more is routed, by an estimate, no proof."
+    ),
+]
+
 
 def calibrate(
     files: Files,
@@ -51,6 +59,7 @@ def calibrate(
     delta: Delta = 0.05,
     ood_target: OodTarget = 0.05,
     accept: Accept = False,
+    learn: Learn = False,
     output: Output = None,
     adapters_dir: AdaptersDirs = None,
     plugins_dir: PluginsDirs = None,
@@ -93,10 +102,12 @@ def calibrate(
         path = output or local.settings.adapter_folders[0] / FILE_NAME
         needed: int | None = None
         try:
+            if learn:
+                raise CalibrationError("classifiers learn the requests, so that no proof is left")
             found, refused = calibrate(*ballots, setting, say=note), ""
         except CalibrationError as error:
             refused = error.message
-            found, needed = _offered(fitting, ballots, setting)
+            found, needed = _offered(fitting, ballots, setting, learn)
     written = accept or not refused
     if written:
         found = with_rows(path, found, *ballots)
@@ -108,6 +119,8 @@ def calibrate(
         _print(found)
         if refused:
             _print_offer(found, needed, goal)
+        elif found.report["held_out"]["coverage"] < LOW_COVERAGE and len(known) <= MOST_LEARNED:
+            print("\nfew requests are routed: --learn routes more, by an estimate instead of a proof")
         if written:
             print(f"\nwrote {path}; a running server reads it within seconds")
     if not written:
@@ -163,7 +176,7 @@ def _setting(local: Local, goal: Goal) -> Setting:
 
 
 def _offered(
-    fitting: Fitting, ballots: tuple[list[Ballot], list[Ballot]], setting: Setting
+    fitting: Fitting, ballots: tuple[list[Ballot], list[Ballot]], setting: Setting, learn: bool
 ) -> tuple[Calibration, int | None]:
     """The best that the requests support. Few requests are worth more as examples: classifiers learn them,
     too, and each is judged by classifiers that did not learn it."""
@@ -176,8 +189,8 @@ def _offered(
     check_rows(*ballots, setting)
     known = [ballot.row for ballot in ballots[0]]
     learned: Mapping[str, tuple[str, ...]] = {}
-    if len(known) <= MOST_LEARNED:
-        note(f"the target cannot be proven; classifiers learn the {len(known)} requests, fold by fold")
+    if learn or len(known) <= MOST_LEARNED:
+        note(f"no proof; classifiers learn the {len(known)} requests, fold by fold")
         learned = _examples(known)
         strange = [ballot.row for ballot in ballots[1]]
         ballots = without_their_own(fitting, fitting.profiles, known, strange)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, time, timedelta
+from functools import partial
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +17,7 @@ from router.cli.command import MISUSED, CliError
 from router.cli.route.judge import CalibrationFile
 from router.cli.route.local import AdaptersDirs, Base, PluginsDirs
 from router.cli.route.refit import Present, present, refit
+from router.errors import RouterError
 
 if TYPE_CHECKING:
     from router.calibration.evaluation import Decided
@@ -56,6 +60,11 @@ Out = Annotated[
         "--out", metavar="FOLDER", help="Write the changed adapter.toml there, as NAME/adapter.toml, instead."
     ),
 ]
+Auto = Annotated[
+    bool,
+    typer.Option("--auto", help="As --write, every night until stopped, from what was corrected by then."),
+]
+At = Annotated[str, typer.Option("--at", metavar="HH:MM", help="When with --auto, in local time.")]
 DEV = Path("recipes/routing/dev.jsonl")
 MANIFEST, SIGNATURE = "adapter.toml", "adapter.sig"
 SHOWN, MOST_SHOWN = 60, 40  # characters of a request, requests that moved
@@ -68,6 +77,8 @@ def learn(
     tenant: Tenant = None,
     write: Write = False,
     out: Out = None,
+    auto: Auto = False,
+    at: At = "03:00",
     calibration: CalibrationFile = "auto",
     adapters_dir: AdaptersDirs = None,
     plugins_dir: PluginsDirs = None,
@@ -85,13 +96,74 @@ def learn(
     Examples:
       lora-router route learn
       lora-router route learn corrections.jsonl --rows requests.jsonl --write
+      lora-router route learn --auto --at 03:00
     """
+    _check(hold_back, write or auto, out)
+    once = partial(
+        _learn_once,
+        files or [],
+        rows,
+        hold_back,
+        tenant,
+        write or auto,
+        out,
+        calibration,
+        adapters_dir,
+        plugins_dir,
+        base,
+        json,
+    )
+    if auto:
+        _every_night(_time_of_day(at), once)
+    else:
+        once()
+
+
+def _time_of_day(said: str) -> time:
+    try:
+        return datetime.strptime(said, "%H:%M").time()
+    except ValueError:
+        raise CliError(f"--at {said}: must be a time of the day, such as 03:00", MISUSED) from None
+
+
+def _every_night(at: time, once: Callable[[], None]) -> None:
+    """Until the process is stopped. What goes wrong in one night is told, and the next night tries again."""
+    from router.cli.route.local import note
+
+    while True:
+        wait = seconds_until(at, datetime.now())
+        note(f"the next corrections are learned at {at:%H:%M}, in {wait / 3600:.1f} hours")
+        sleep(wait)
+        try:
+            once()
+        except (CliError, RouterError, OSError) as error:
+            note(f"{datetime.now():%Y-%m-%d %H:%M}: {getattr(error, 'message', error)}")
+
+
+def seconds_until(at: time, now: datetime) -> float:
+    """From `now` to the next time that the clock shows `at`; more than 0, at most a day."""
+    then = datetime.combine(now, at)
+    return ((then if then > now else then + timedelta(days=1)) - now).total_seconds()
+
+
+def _learn_once(
+    files: Sequence[Path],
+    rows: list[Path] | None,
+    hold_back: float,
+    tenant: str | None,
+    write: bool,
+    out: Path | None,
+    calibration: str,
+    adapters_dir: list[Path] | None,
+    plugins_dir: list[Path] | None,
+    base: bool,
+    json: bool,
+) -> None:
     from router.cli.output import print_json
     from router.cli.route.local import find_profiles, note, open_fitting
     from router.corrections.learning import learn as tried
 
-    _check(hold_back, write, out)
-    corrections = read_corrections(files or [], tenant, adapters_dir)
+    corrections = read_corrections(files, tenant, adapters_dir)
     with open_fitting(adapters_dir, plugins_dir, base=base) as fitting:
         here = present(fitting, calibration)
         held_out = _held_out(rows, fitting.profiles, here)

@@ -157,6 +157,17 @@ def test_what_is_accepted_routes_with_what_was_learned(cli, here):
 
 
 @pytest.mark.slow
+def test_learn_takes_an_estimate_where_a_proof_could_be_had(cli, here):
+    files = ("requests.jsonl", "--ood", "strange.jsonl")
+    done = cli("route", "calibrate", *files, "--learn")
+    assert done.code == 1
+    assert "classifiers learn the requests, so that no proof is left" in done.err
+    assert cli("route", "calibrate", *files, "--learn", "--accept").code == 0
+    said = json.loads((here / "adapters" / "calibration.json").read_text())
+    assert (said["report"]["method"], len(said["learned"]["legal"])) == ("cross-validation", 100)
+
+
+@pytest.mark.slow
 def test_votes_that_are_kept_are_not_asked_for_again(cli, here):
     calibrate = ("route", "calibrate", "requests.jsonl", "--ood", "strange.jsonl", "--votes", "votes.json")
     assert cli(*calibrate, "--output", "one.json").code == 0

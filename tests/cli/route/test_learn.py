@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from router.calibration.file import read_calibration
 from router.cli.route.corrections import store_here
+from router.cli.route.learn import seconds_until
 from router.cli.route.local import read_profiles
 from router.corrections.model import Correction
 
@@ -239,6 +241,33 @@ def test_a_calibration_is_taken_as_made_with_the_new_examples(cli, here):
     done = cli(*arguments, "--write")
     assert "a calibration takes these adapters for newcomers" in done.out
     assert "run `lora-router route calibrate` again" in done.out
+
+
+def test_auto_learns_every_night_and_survives_one_without_corrections(cli, here, monkeypatch):
+    waits: list[float] = []
+
+    def night(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            raise KeyboardInterrupt
+        if len(waits) == 2:
+            for n in range(3):
+                text = f"oak w{n} x{n} y{n}"
+                store_here(None).append(Correction(n, f"{n:032x}", "legal", "", text=text))
+
+    monkeypatch.setattr("router.cli.route.learn.sleep", night)
+    done = cli("route", "learn", "--auto", "--at", "04:30", "--rows", "rows.jsonl", "--hold-back", "0")
+    assert len(waits) == 3
+    assert all(0 < wait <= 86400 for wait in waits)
+    assert "there are no corrections here" in done.err
+    assert manifests(here)["legal"][1:] == ("oak w0 x0 y0", "oak w1 x1 y1", "oak w2 x2 y2")
+
+
+def test_the_next_night(cli, here):
+    assert seconds_until(time(3), datetime(2027, 1, 1, 2, 59)) == 60
+    assert seconds_until(time(3), datetime(2027, 1, 1, 3, 0)) == 86400
+    done = cli("route", "learn", "--auto", "--at", "25:00")
+    assert (done.code, "--at 25:00: must be a time of the day" in done.err) == (2, True)
 
 
 def test_damaged_lines_are_told(cli, here):
