@@ -27,8 +27,8 @@ class Score:
     forced: int
 
     def harmed_by(self, other: Score) -> bool:
-        """Whether fewer are right there, or more wrong."""
-        return other.right < self.right or other.wrong > self.wrong
+        """Whether fewer are right there, or more are wrong that no right ones make up for."""
+        return other.right < self.right or other.wrong - self.wrong > other.right - self.right
 
 
 def score_of(rows: Sequence[Row], decided: Sequence[Decided]) -> Score:
