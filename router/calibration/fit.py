@@ -55,8 +55,19 @@ def calibrate(
     `known` are labelled requests, those of none of the adapters among them; `strange` are
     out-of-distribution ones, all labelled "". Raises CalibrationError, saying what to do.
     """
-    check_rows(known, strange, setting)
-    (fit_known, test_known), (fit_strange, test_strange) = split_rows(known), split_rows(strange)
+    parts = split_rows(known), split_rows(strange)
+    return prove((parts[0][0], parts[1][0]), (parts[0][1], parts[1][1]), setting, say)
+
+
+def prove(
+    fit: tuple[Sequence[Ballot], Sequence[Ballot]],
+    test: tuple[Sequence[Ballot], Sequence[Ballot]],
+    setting: Setting,
+    say: Say = lambda text: None,
+) -> Calibration:
+    """Fit on (known, strange) rows and prove on others. Raises CalibrationError, saying what to do."""
+    (fit_known, fit_strange), (test_known, test_strange) = fit, test
+    check_rows([*fit_known, *test_known], [*fit_strange, *test_strange], setting)
     require_enough(len(test_known), len(test_strange), setting.goal)
     say(f"fitting on {len(fit_known)} requests and {len(fit_strange)} out-of-distribution ones")
     found, fitting = fit_calibration(fit_known, fit_strange, setting)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from router.calibration.cascade import Run, outcome_at, run_cascade
-from router.calibration.certify import Goal, last_before_failure, try_candidate
+from router.calibration.certify import Goal, Unproven, last_before_failure, try_candidate
 from router.calibration.evaluation import held_out_report
 from router.calibration.fit import Setting
 from router.calibration.model import Calibration
@@ -61,7 +61,7 @@ def prove_again(
     tested = [try_candidate(runs, stops, *pair, goal) for pair in order]
     try:
         step = last_before_failure(tested, goal)
-    except CalibrationError as error:
+    except Unproven as error:
         raise TargetBroken(error.message, wrong_rows(of, known, strange, runs)) from None
     counts = {**of.report.get("counts", {}), "proven_on": len(known), "ood_proven_on": len(strange)}
     found = renewed(replace(of, threshold=step.threshold, novelty_limit=step.novelty_limit), setting)

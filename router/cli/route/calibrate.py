@@ -12,18 +12,21 @@ from router.cli.command import CliError
 from router.cli.route.local import AdaptersDirs, Base, Files, KeptIn, Ood, PluginsDirs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from router.calibration.certify import Goal
     from router.calibration.fit import Setting
+    from router.calibration.kept_rows import KeptRows
     from router.calibration.model import Calibration
     from router.calibration.rows import Ballot, Row
     from router.cli.route.local import Fitting, Local
     from router.types import AdapterProfile
 
+    Ballots = tuple[list[Ballot], list[Ballot]]
+
 STRANGERS = "strangers.txt"
 LOW_COVERAGE = 0.6
-MOST_LEARNED = 600  # labelled requests that classifiers learn; more say enough of thresholds
+MOST_LEARNED, LEARNED_EACH = 1000, 32  # labelled requests, also for each adapter, that classifiers learn
 
 Target = Annotated[float, typer.Option("--target", metavar="P", help="Most error among routed requests.")]
 Delta = Annotated[float, typer.Option("--delta", metavar="P", help="Chance that a promise does not hold.")]
@@ -81,10 +84,9 @@ def calibrate(
     Example:
       lora-router route calibrate requests.jsonl --ood strange.jsonl --target 0.05
     """
-    from router.calibration.certify import Goal
+    from router.calibration.certify import Goal, Unproven
     from router.calibration.file import FILE_NAME, write_calibration
-    from router.calibration.fit import calibrate
-    from router.calibration.rows import CalibrationError
+    from router.calibration.kept_rows import KeptRows
     from router.cli.output import print_json
     from router.cli.route.local import note, open_fitting, read_known, read_strange
 
@@ -95,22 +97,22 @@ def calibrate(
         if ood is None and (strange := built_in_strange(local.profiles, known)):
             note(f"--ood is not given: {len(strange)} strange requests of this project are used")
         setting = _setting(local, goal)
-        ballots = (
-            local.votes(known, "requests", votes),
-            local.votes(strange, "out-of-distribution", votes),
-        )
+        few = len(known) <= min(MOST_LEARNED, LEARNED_EACH * len(local.profiles))
         path = output or local.settings.adapter_folders[0] / FILE_NAME
         needed: int | None = None
+        ballots = None if few else _ballots(local, known, strange, votes)
         try:
             if learn:
-                raise CalibrationError("classifiers learn the requests, so that no proof is left")
-            found, refused = calibrate(*ballots, setting, say=note), ""
-        except CalibrationError as error:
+                raise Unproven("classifiers learn the requests, so that no proof is left")
+            found, kept = _proven(fitting, known, strange, setting, ballots)
+            refused = ""
+        except Unproven as error:
             refused = error.message
-            found, needed = _offered(fitting, ballots, setting, learn)
+            found, needed = _offered(fitting, known, strange, setting, None if learn else ballots)
+            kept = KeptRows.of((), known, strange)
     written = accept or not refused
     if written:
-        found = with_rows(path, found, *ballots)
+        found = _with_rows(path, found, kept)
         write_calibration(path, found)
     if json:
         said = {"file": path if written else None, "target": found.target, "ood_target": found.ood_target}
@@ -119,12 +121,16 @@ def calibrate(
         _print(found)
         if refused:
             _print_offer(found, needed, goal)
-        elif found.report["held_out"]["coverage"] < LOW_COVERAGE and len(known) <= MOST_LEARNED:
-            print("\nfew requests are routed: --learn routes more, by an estimate instead of a proof")
+        elif few:
+            _print_hint(found)
         if written:
             print(f"\nwrote {path}; a running server reads it within seconds")
     if not written:
         raise CliError(f"nothing was written; --accept takes what is shown. {refused}")
+
+
+def _ballots(local: Local, known: list[Row], strange: list[Row], votes: Path | None) -> Ballots:
+    return local.votes(known, "requests", votes), local.votes(strange, "out-of-distribution", votes)
 
 
 def built_in_strange(profiles: Sequence[AdapterProfile], known: Sequence[Row]) -> list[Row]:
@@ -140,21 +146,43 @@ def built_in_strange(profiles: Sequence[AdapterProfile], known: Sequence[Row]) -
     return unseen(rows, {*examples, *(row.text for row in known)})
 
 
-def with_rows(path: Path, of: Calibration, known: Sequence[Ballot], strange: Sequence[Ballot]) -> Calibration:
+def _with_rows(path: Path, of: Calibration, kept: KeptRows) -> Calibration:
     """The calibration, once the rows that `route learn` proves it on again are in the file beside it."""
     from dataclasses import replace
 
-    from router.calibration.fit import split_rows
-    from router.calibration.kept_rows import DIGEST, KeptRows, digest, path_of
-    from router.calibration.offer import METHOD
+    from router.calibration.kept_rows import DIGEST, digest, path_of
     from router.corrections.store import write_whole
 
-    (fit, proof), (_, strange_proof) = split_rows(known), split_rows(strange)
-    if of.report.get("method") == METHOD:
-        fit, proof, strange_proof = [], list(known), list(strange)
-    data = KeptRows.of(*([ballot.row for ballot in part] for part in (fit, proof, strange_proof))).written()
+    data = kept.written()
     write_whole(path_of(path), data)
     return replace(of, report={**of.report, DIGEST: digest(data)})
+
+
+def _proven(
+    fitting: Fitting, known: list[Row], strange: list[Row], setting: Setting, ballots: Ballots | None
+) -> tuple[Calibration, KeptRows]:
+    """A calibration with a proof, and its rows. Without `ballots`, classifiers learn the requests that are
+    not for the proof. Raises Unproven."""
+    from dataclasses import replace
+
+    from router.calibration.certify import require_enough
+    from router.calibration.fit import calibrate, prove, split_rows
+    from router.calibration.kept_rows import KeptRows
+    from router.calibration.rows import Ballot
+    from router.cli.route.local import note
+
+    sides = tuple(split_rows([Ballot(row, ()) for row in rows]) for rows in (known, strange))
+    fit, test = (tuple([ballot.row for ballot in side[part]] for side in sides) for part in (0, 1))
+    if ballots is not None:
+        return calibrate(*ballots, setting, say=note), KeptRows.of(fit[0], *test)
+    require_enough(len(test[0]), len(test[1]), setting.goal)
+    note(f"classifiers learn {len(fit[0])} of the requests, fold by fold")
+    learned = _examples(fit[0])
+    fit_votes = without_their_own(fitting, fitting.profiles, fit[0], fit[1])
+    taught = fitting.fitted(fitting.profiles, learned)
+    test_votes = taught.votes(test[0], "requests"), taught.votes(test[1], "out-of-distribution")
+    found = prove(fit_votes, test_votes, setting, note)
+    return replace(found, learned=learned), KeptRows.of((), *test)
 
 
 def _setting(local: Local, goal: Goal) -> Setting:
@@ -176,23 +204,18 @@ def _setting(local: Local, goal: Goal) -> Setting:
 
 
 def _offered(
-    fitting: Fitting, ballots: tuple[list[Ballot], list[Ballot]], setting: Setting, learn: bool
+    fitting: Fitting, known: list[Row], strange: list[Row], setting: Setting, ballots: Ballots | None
 ) -> tuple[Calibration, int | None]:
-    """The best that the requests support. Few requests are worth more as examples: classifiers learn them,
-    too, and each is judged by classifiers that did not learn it."""
+    """The best that the requests support. Without `ballots`, classifiers learn the requests, too, and each is
+    judged by classifiers that did not learn it."""
     from dataclasses import replace
 
-    from router.calibration.fit import check_rows
     from router.calibration.offer import offer
     from router.cli.route.local import note
 
-    check_rows(*ballots, setting)
-    known = [ballot.row for ballot in ballots[0]]
-    learned: Mapping[str, tuple[str, ...]] = {}
-    if learn or len(known) <= MOST_LEARNED:
-        note(f"no proof; classifiers learn the {len(known)} requests, fold by fold")
-        learned = _examples(known)
-        strange = [ballot.row for ballot in ballots[1]]
+    learned = {} if ballots is not None else _examples(known)
+    if ballots is None:
+        note(f"no proof; classifiers learn all {len(known)} requests, fold by fold")
         ballots = without_their_own(fitting, fitting.profiles, known, strange)
     found = offer(*ballots, setting)
     return replace(found.calibration, learned=learned), found.needed
@@ -206,7 +229,7 @@ def _examples(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
 
 def without_their_own(
     fitting: Fitting, profiles: tuple[AdapterProfile, ...], known: Sequence[Row], strange: Sequence[Row]
-) -> tuple[list[Ballot], list[Ballot]]:
+) -> Ballots:
     """Votes on all rows, on each of classifiers that learned the rows of the other folds."""
     from router.calibration.fit import FOLDS
     from router.calibration.rows import stratified_folds
@@ -234,6 +257,11 @@ def _print_offer(found: Calibration, needed: int | None, goal: Goal) -> None:
 
 
 # -- what is printed
+
+
+def _print_hint(found: Calibration) -> None:
+    if found.report["held_out"]["coverage"] < LOW_COVERAGE:
+        print("\nfew requests are routed: --learn routes more, by an estimate instead of a proof")
 
 
 def _print(found: Calibration) -> None:

@@ -118,11 +118,11 @@ def register_classifiers(register):
 """
 
 
-def few(folder: Path) -> None:
-    """Five requests for each adapter in words that no example has; the classifier can learn them."""
+def few(folder: Path, each: int = 5) -> None:
+    """Requests for each adapter in words that no example has; the classifier can learn them."""
     (folder / "plugins" / "guess.py").write_text(LEARNER)
     names = {"legal": "lease rent", "medical": "ache pill", "summarization": "gist brief"}
-    rows = [{"text": f"{w} n{i}", "label": n} for i in range(5) for n, w in names.items()]
+    rows = [{"text": f"{w} n{i}", "label": n} for i in range(each) for n, w in names.items()]
     write(folder / "few.jsonl", rows)
 
 
@@ -154,6 +154,20 @@ def test_what_is_accepted_routes_with_what_was_learned(cli, here):
     own = cli("route", "evaluate", "few.jsonl", "fresh.jsonl", "--json")
     assert json.loads(own.out)["rows"] == 1
     assert "15 requests are examples of an adapter and are left out" in own.err
+
+
+@pytest.mark.slow
+def test_few_requests_that_are_not_for_the_proof_are_learned(cli, here):
+    few(here, 32)
+    done = cli("route", "calibrate", "few.jsonl")
+    assert done.code == 0, done.err
+    said = json.loads((here / "adapters" / "calibration.json").read_text())
+    assert "method" not in said["report"]
+    assert said["report"]["proof"]["error_bound"] <= 0.05
+    learned = {text for texts in said["learned"].values() for text in texts}
+    kept = [json.loads(x) for x in (here / "adapters" / "calibration.rows.jsonl").read_text().splitlines()]
+    proof = {row["text"] for row in kept if row["part"] == "proof"}
+    assert (len(learned), len(proof), learned & proof) == (33, 63, set())
 
 
 @pytest.mark.slow
