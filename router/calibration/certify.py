@@ -37,6 +37,10 @@ THRESHOLDS = log_odds_grid(0.995, 0.2, 50)  # of confidence, strict to loose
 NOVELTIES = log_odds_grid(0.02, 0.995, 25)  # of novelty, strict to loose
 
 
+class Unproven(CalibrationError):
+    """The rows do not prove the target: too few, or too many of them go wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
     """Most error among routed requests, most share of strange ones routed, each at confidence 1 - delta."""
@@ -72,7 +76,7 @@ def certify(
 ) -> tuple[Tested, tuple[Tested, ...]]:
     """The last candidate before the first that fails, and what all came to, in the order of testing.
 
-    `fitting` and `testing` are (known, strange) rows. Raises CalibrationError if there are too few rows to
+    `fitting` and `testing` are (known, strange) rows. Raises Unproven if there are too few rows to
     prove anything, or if not even the first candidate passes.
     """
     rows = (len(testing[0].confidence), len(testing[1].confidence))
@@ -83,10 +87,10 @@ def certify(
 
 
 def last_before_failure(tested: Sequence[Tested], goal: Goal) -> Tested:
-    """What fixed-sequence testing takes. Raises CalibrationError if not even the first passes."""
+    """What fixed-sequence testing takes. Raises Unproven if not even the first passes."""
     passed = list(itertools.takewhile(lambda step: passes(step, goal), tested))
     if not passed:
-        raise CalibrationError(_refusal(tested[0], goal))
+        raise Unproven(_refusal(tested[0], goal))
     return passed[-1]
 
 
@@ -156,17 +160,17 @@ def _refusal(step: Tested, goal: Goal) -> str:
 
 
 def require_enough(known: int, strange: int, goal: Goal) -> None:
-    """Raises CalibrationError where even a faultless router could not prove the goal on so many rows."""
+    """Raises Unproven where even a faultless router could not prove the goal on so many rows."""
     least = rows_needed(goal.target, goal.delta)
     if known < least:
-        raise CalibrationError(
+        raise Unproven(
             f"{known} requests to test on prove nothing: an error under {goal.target:.0%} at "
             f"{1 - goal.delta:.0%} confidence needs at least {least} that are all routed right, and a third "
             f"of the labelled requests is for fitting: give {_whole(least)} or more, or a looser --target"
         )
     least = rows_needed(goal.ood_target, goal.delta)
     if 0 < strange < least:
-        raise CalibrationError(
+        raise Unproven(
             f"{strange} out-of-distribution requests to test on prove nothing: a share under "
             f"{goal.ood_target:.0%} at {1 - goal.delta:.0%} confidence needs at least {least} that all stay "
             f"with the base, and a third is for fitting: give {_whole(least)} or more, or a looser "

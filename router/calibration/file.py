@@ -13,6 +13,7 @@ from typing import Any
 from router.calibration.model import Binding, Calibration, Scaler, Stage, profile_digest
 from router.calibration.rows import CalibrationError
 from router.classifiers.axes import Axes
+from router.reread import read_file
 from router.types import AdapterProfile
 
 FORMAT = 1
@@ -31,9 +32,7 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
 def read_calibration(path: Path) -> Calibration:
     """Raises CalibrationError naming the file and what is wrong with it."""
     try:
-        with path.open("rb") as opened:
-            data = opened.read(MOST_BYTES + 1)
-        said = json.loads(data.decode("utf-8")) if len(data) <= MOST_BYTES else None
+        said = json.loads(read_file(path, MOST_BYTES).decode("utf-8"))
     except OSError as error:
         raise CalibrationError(
             f"{path}: {error.strerror}; `lora-router route calibrate` writes one"
@@ -60,15 +59,22 @@ def _damaged(path: Path, what: str) -> CalibrationError:
 
 
 def _calibration(said: Mapping[str, Any]) -> Calibration:
-    known = {f.name for f in fields(Calibration)} - {"profiles"}
+    known = {f.name for f in fields(Calibration)} - {"profiles", "learned"}
     values = {name: said[name] for name in known}
     values["profiles"] = tuple(_profile(one) for one in said.get("profiles", ()))
+    values["learned"] = {name: _texts(name, texts) for name, texts in said.get("learned", {}).items()}
     values["scalers"] = {name: Scaler(**one) for name, one in said["scalers"].items()}
     values["stages"] = tuple(Stage(**one) for one in said["stages"])
     values["left_out"] = tuple(said["left_out"])
     values["axes"] = Axes(**said["axes"])
     values["binding"] = Binding(**said["binding"])
     return Calibration(**values)
+
+
+def _texts(name: str, said: Any) -> tuple[str, ...]:
+    if not isinstance(said, list) or not all(isinstance(text, str) for text in said):
+        raise ValueError(f"what adapter {name!r} learned is no list of texts")
+    return tuple(said)
 
 
 def _profile(said: Mapping[str, Any]) -> AdapterProfile:

@@ -55,8 +55,19 @@ def calibrate(
     `known` are labelled requests, those of none of the adapters among them; `strange` are
     out-of-distribution ones, all labelled "". Raises CalibrationError, saying what to do.
     """
-    _check_rows(known, strange, setting)
-    (fit_known, test_known), (fit_strange, test_strange) = _split(known), _split(strange)
+    parts = split_rows(known), split_rows(strange)
+    return prove((parts[0][0], parts[1][0]), (parts[0][1], parts[1][1]), setting, say)
+
+
+def prove(
+    fit: tuple[Sequence[Ballot], Sequence[Ballot]],
+    test: tuple[Sequence[Ballot], Sequence[Ballot]],
+    setting: Setting,
+    say: Say = lambda text: None,
+) -> Calibration:
+    """Fit on (known, strange) rows and prove on others. Raises CalibrationError, saying what to do."""
+    (fit_known, fit_strange), (test_known, test_strange) = fit, test
+    check_rows([*fit_known, *test_known], [*fit_strange, *test_strange], setting)
     require_enough(len(test_known), len(test_strange), setting.goal)
     say(f"fitting on {len(fit_known)} requests and {len(fit_strange)} out-of-distribution ones")
     found, fitting = fit_calibration(fit_known, fit_strange, setting)
@@ -78,7 +89,8 @@ def calibrate(
     return replace(found, report=report)
 
 
-def _check_rows(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) -> None:
+def check_rows(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Setting) -> None:
+    """Raises CalibrationError for rows that nothing can be fitted on."""
     if not setting.names:
         raise CalibrationError("there are no adapters to route to: name their folder with --adapters-dir")
     check_votes([*known, *strange], setting.classifiers)
@@ -100,7 +112,8 @@ def _check_rows(known: Sequence[Ballot], strange: Sequence[Ballot], setting: Set
         )
 
 
-def _split(ballots: Sequence[Ballot]) -> tuple[list[Ballot], list[Ballot]]:
+def split_rows(ballots: Sequence[Ballot]) -> tuple[list[Ballot], list[Ballot]]:
+    """Those for fitting, and those for the proof."""
     first, rest = stratified_split([ballot.row for ballot in ballots], FIT_SHARE)
     return [ballots[i] for i in first], one_of_each([ballots[i] for i in rest])
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from router.classifiers.axes import Axes, Axis
@@ -29,7 +29,8 @@ class Calibration:
     `delta` and `ood_target` are what they were proven for. `left_out` are classifiers that were there and
     could not be asked; their votes do not count. `profiles` is what classifiers knew of the adapters: they
     are taught the same again whatever becomes of the folders, so that the proof goes on to hold (a
-    calibration of an earlier version has none).
+    calibration of an earlier version has none). `learned` are labelled requests by adapter that classifiers
+    are taught beside the examples.
     """
 
     scalers: Mapping[str, Scaler]
@@ -45,10 +46,16 @@ class Calibration:
     created: str = ""
     report: Mapping[str, Any] = field(default_factory=dict)
     profiles: tuple[AdapterProfile, ...] = ()
+    learned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def taught(self, present: Iterable[AdapterProfile]) -> tuple[AdapterProfile, ...]:
-        """What classifiers have to know for this calibration, by name: the adapters as it knew them, or as
-        they are now where it does not say. One that is neither kept nor present is missing."""
+        """What classifiers have to know for this calibration: the adapters as it knew them, with the labelled
+        requests that it learned."""
+        return with_learned(self.known(present), self.learned)
+
+    def known(self, present: Iterable[AdapterProfile]) -> tuple[AdapterProfile, ...]:
+        """The adapters of this calibration by name: as it knew them, or as they are now where it does not
+        say. One that is neither kept nor present is missing."""
         kept = {profile.name: profile for profile in self.profiles}
         now = {p.name: p for p in present if p.name in self.binding.adapters}
         found = {**now, **kept}
@@ -67,6 +74,15 @@ class Calibration:
     def opinion(self, votes: Sequence[Vote], kinds: Mapping[str, Axis]) -> Opinion:
         """What the votes come to for the adapters in `kinds`; votes of unknown classifiers do not count."""
         return pool_votes(self.stages[self.stage_of(votes)], self.scalers, votes, kinds)
+
+
+def with_learned(
+    profiles: Iterable[AdapterProfile], learned: Mapping[str, Sequence[str]]
+) -> tuple[AdapterProfile, ...]:
+    """The adapters with further examples, by name."""
+    return tuple(
+        replace(p, examples=(*p.examples, *learned[p.name])) if learned.get(p.name) else p for p in profiles
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from router.cli.engines import make_vllm, vllms_base
 from router.cli.fleet import STORE_REST, EdgeEncoder, crew_and_links, of_all_replicas, replica_settings
 from router.cli.mirrors import Mirrors, how_to_add
 from router.cli.routing_state import calibration_state, decision_shares
-from router.cli.settings import rule_of
+from router.cli.settings import calibration_file, rule_of
 from router.cli.shared import sharing_of
 from router.config import Settings
 from router.corrections.keeper import Corrections
@@ -169,12 +169,14 @@ class Composition:
         self.plugins = PluginHost(
             settings.plugins_dir, settings.load_plugins, settings.installed_plugins, carried("plugins")
         )
+        calibration = calibration_file(settings)
         self.router = Router(
             self.registry,
             self.plugins,
             on_vote=lambda vote: self.app.voted(vote),
             base_for=partial(EngineBase, engine),
-            rule=rule_of(settings),
+            rule=rule_of(settings, calibration),
+            calibration=calibration,
             keep=state / "routing",
             ready_seconds=settings.classifiers_ready_seconds,
             continuity=settings.routing_continuity,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from router.calibration.model import Calibration
     from router.config import Settings
+    from router.routing.following import CalibrationFile
     from router.routing.policy import RuleInForce
 
 ENV_PREFIX = "LORA_ROUTER_"
@@ -230,16 +231,38 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
 
 
-def rule_of(settings: Settings) -> RuleInForce:
-    """How a server with these settings weighs votes."""
+def rule_of(settings: Settings, calibration: CalibrationFile | None = None) -> RuleInForce:
+    """How a server with these settings weighs votes, with the calibration of that file (None: of the
+    settings)."""
     from router.classifiers.axes import Axes
     from router.routing.policy import Policy, RuleInForce
 
     axes = Axes(settings.task_first, settings.domain_first)
     policy = Policy(settings.abstain_threshold, axes=axes)
-    return RuleInForce(
-        policy, load_calibration(settings), base=settings.model, strict=settings.strict_threshold
-    )
+    used = load_calibration(settings) if calibration is None else calibration.value()
+    return RuleInForce(policy, used, base=settings.model, strict=settings.strict_threshold)
+
+
+def calibration_file(settings: Settings) -> CalibrationFile:
+    """The calibration of a server, read again when its file changes. Where there is none, one may come; one
+    that was there and is gone stays in force. Raises ConfigError as `load_calibration` does."""
+    from router.calibration.file import FILE_NAME
+    from router.reread import Reread
+
+    said = settings.calibration
+    named = [Path(said)] if said else []
+    paths = [folder / FILE_NAME for folder in settings.adapter_folders] if said == "auto" else named
+    had: list[Path] = []
+
+    def read() -> Calibration | None:
+        if had and find_calibration(said, settings.adapter_folders) is None:
+            raise ConfigError(f"{had[0]} is gone; start the server again to serve without it")
+        found = load_calibration(settings)
+        path = find_calibration(said, settings.adapter_folders)
+        had[:] = [path] if path is not None else []
+        return found
+
+    return Reread(paths, read)
 
 
 def load_calibration(settings: Settings) -> Calibration | None:

@@ -10,6 +10,7 @@ from router.calibration.rows import Row
 from router.corrections.proposals import Addition
 from router.types import AdapterProfile
 
+SLACK = 100
 Judge = Callable[[Sequence[AdapterProfile]], Sequence[Decided]]
 """What becomes of the requests, in their order, once classifiers have learned these adapters."""
 
@@ -27,8 +28,10 @@ class Score:
     forced: int
 
     def harmed_by(self, other: Score) -> bool:
-        """Whether fewer are right there, or more wrong."""
-        return other.right < self.right or other.wrong > self.wrong
+        """Whether fewer are right there, or more wrong, by more than one request in SLACK: chance alone does
+        that with any change of the classifiers."""
+        slack = self.requests // SLACK
+        return other.right < self.right - slack or other.wrong > self.wrong + slack
 
 
 def score_of(rows: Sequence[Row], decided: Sequence[Decided]) -> Score:

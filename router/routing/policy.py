@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from router.calibration.model import (
-    Binding,
     Calibration,
     Choice,
     Opinion,
@@ -377,22 +376,36 @@ class RuleInForce:
         self._policy = replace(self._policy, learners=learners, idle=idle)
 
     def taught(self, profiles: Sequence[AdapterProfile]) -> tuple[AdapterProfile, ...]:
-        """What classifiers learn of these adapters, save those that scale, which learn all: those that the
-        calibration knows, as it knew them; without one all, if they are few, else none."""
-        if self._calibration is not None:
-            return self._calibration.taught(profiles)
-        return tuple(profiles) if len(profiles) <= FEW else ()
+        """What classifiers learn of these adapters, by the calibration in force."""
+        return taught_by(self._calibration, profiles)
+
+    def calibration_is(self, calibration: Calibration | None) -> None:
+        """This one is in force now; None: none is."""
+        self._calibration = calibration
+        self.compare()
+
+    def unfit(self, other: Calibration | None) -> tuple[str, ...]:
+        """Why `other` would fit worse than the calibration in force: what it was made for and is not here.
+        Empty where it may replace the one in force."""
+        if other is None or self._registrations is None or self._profiles is None:
+            return ()
+        of = self._calibration
+        if of is not None and self._differences(of):
+            return ()
+        return self._differences(other)
 
     def compare(self) -> None:
         """Compare again, once both are known; a change is logged once."""
         of = self._calibration
-        if of is None or self._registrations is None or self._profiles is None:
+        if of is None:
+            self.now, self.status = self._policy, ""
+            return
+        if self._registrations is None or self._profiles is None:
             self.now = self._policy
             return
-        panel = [r for r in self._registrations if not r.classifier.scales or r.name in of.scalers]
-        asked = {r.name: fingerprint(r) for r in panel if r.name not in of.left_out}
-        core = of.taught(self._profiles)
-        found = self._differences(of, binding_of(core, asked, self._base))
+        panel = self._panel(of)
+        core = of.known(self._profiles)
+        found = self._differences(of)
         self.now = Calibrated(
             of,
             self._policy,
@@ -407,8 +420,14 @@ class RuleInForce:
             self.status = status
             self._tell(found)
 
-    def _differences(self, of: Calibration, present: Binding) -> tuple[str, ...]:
-        found = differences(of.binding, present)
+    def _panel(self, of: Calibration) -> list[Registration]:
+        """The classifiers here that a calibration weighs or could have weighed."""
+        return [r for r in self._registrations or () if not r.classifier.scales or r.name in of.scalers]
+
+    def _differences(self, of: Calibration) -> tuple[str, ...]:
+        """What is not as the calibration was made for."""
+        asked = {r.name: fingerprint(r) for r in self._panel(of) if r.name not in of.left_out}
+        found = differences(of.binding, binding_of(of.known(self._profiles or ()), asked, self._base))
         if self._policy.axes != of.axes:
             found = (*found, "task_first or domain_first is set otherwise")
         return (*found, *self._unable(of))
@@ -430,6 +449,16 @@ class RuleInForce:
             )
         else:
             log.info("the calibration fits the adapters and classifiers that are here")
+
+
+def taught_by(
+    calibration: Calibration | None, profiles: Sequence[AdapterProfile]
+) -> tuple[AdapterProfile, ...]:
+    """What classifiers learn of these adapters, save those that scale, which learn all: those that the
+    calibration knows, as it knew them; without one all, if they are few, else none."""
+    if calibration is not None:
+        return calibration.taught(profiles)
+    return tuple(profiles) if len(profiles) <= FEW else ()
 
 
 def fingerprint(registration: Registration) -> str:

@@ -20,11 +20,21 @@ from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, No
 from router.names import BASE
 from router.ports import Catalog
 from router.routing.conversations import QUIET_SECONDS, Chosen, Finding, Previous, Recent, choose
+from router.routing.following import CalibrationFile, CalibrationFollower
 from router.routing.knowledge import Knowledge
 from router.routing.lane import BaseFor
 from router.routing.mixture import mixed
 from router.routing.panel import Lanes, Lessons, OnVote, Panel
-from router.routing.policy import FITTED, PROVISIONAL, Conclusion, Leaning, Policy, RuleInForce, fingerprint
+from router.routing.policy import (
+    FITTED,
+    PROVISIONAL,
+    Conclusion,
+    Leaning,
+    Policy,
+    RuleInForce,
+    fingerprint,
+    taught_by,
+)
 from router.routing.reading import read
 from router.routing.variants import rule_digest, varied
 from router.types import (
@@ -41,6 +51,7 @@ from router.types import (
 )
 
 if TYPE_CHECKING:
+    from router.calibration.model import Calibration
     from router.types import RouterVariant
 
 STALE = "stale: for another set of adapters or classifiers"  # to who may not know of all
@@ -85,8 +96,8 @@ class Router:
 
     `rule` weighs the votes (without a calibration if none is given); `on_vote` sees every vote, for metrics;
     `base_for` gives classifiers the base model; below the folder `keep` they may keep what outlives the
-    process; `start` waits `ready_seconds` for classifiers at most. `continuity` is how conversations carry
-    their adapter on where a request does not say it.
+    process; `start` waits `ready_seconds` for classifiers at most. The calibration of `rule` follows the file
+    `calibration`. `continuity` is how conversations carry their adapter on where a request does not say it.
     """
 
     def __init__(
@@ -97,6 +108,7 @@ class Router:
         on_vote: OnVote | None = None,
         base_for: BaseFor | None = None,
         rule: RuleInForce | None = None,
+        calibration: CalibrationFile | None = None,
         keep: Path | None = None,
         ready_seconds: float = READY_SECONDS,
         continuity: Continuity = "adaptive",
@@ -106,6 +118,10 @@ class Router:
         self._lanes = Lanes(base_for, keep)
         self._panel = Panel(self._lanes, on_vote)
         self._knowledge = Knowledge(catalog, self._learn)
+        self._learning = asyncio.Lock()  # one new set or calibration at a time
+        self._follower: CalibrationFollower | None = None
+        if calibration is not None:
+            self._follower = CalibrationFollower(calibration, self.rule, self._recalibrate)
         self._watch: asyncio.Task[None] | None = None
         self._digested: tuple[object, object] = (None, None)  # what the digests are of
         self._digests: dict[RouterVariant | None, str] = {}
@@ -126,17 +142,22 @@ class Router:
         await self._lanes.fit(self._lessons(self._knowledge.learned), wait=0)
         self.rule.compare()
         self._watch = asyncio.create_task(self._host.watch(), name="plugins watch")
+        if self._follower is not None:
+            self._follower.start()
 
     @property
     def flaws(self) -> list[str]:
-        """Classifiers that the rule in force asks and that give no votes now, each with the reason; adapters
-        that could not be learned."""
+        """Why decisions may be worse now: classifiers that the rule in force asks and that give no votes,
+        adapters that could not be learned, a calibration file that cannot be used."""
         asked = (lane for lane in self._lanes.in_order() if self.rule.now.asks(lane.name))
-        return [flaw for flaw in (self._knowledge.flaw, *(lane.flaw for lane in asked)) if flaw]
+        unused = self._follower.flaws if self._follower is not None else []
+        return [flaw for flaw in (self._knowledge.flaw, *(lane.flaw for lane in asked), *unused) if flaw]
 
     async def close(self) -> None:
         """Stop following; classifiers are asked no more."""
         self._knowledge.close()
+        if self._follower is not None:
+            self._follower.close()
         self._panel.close()
         if self._watch is not None:
             self._watch.cancel()
@@ -145,9 +166,18 @@ class Router:
         await self._lanes.close(CLOSE_SECONDS)
 
     async def _learn(self, profiles: tuple[AdapterProfile, ...]) -> None:
-        await self._lanes.fit(self._lessons(profiles), FIT_SECONDS)
-        self._findings.clear()
-        self.rule.adapters_are(profiles)
+        async with self._learning:
+            await self._lanes.fit(self._lessons(profiles), FIT_SECONDS)
+            self._findings.clear()
+            self.rule.adapters_are(profiles)
+
+    async def _recalibrate(self, calibration: Calibration | None) -> None:
+        """Have classifiers learn what this calibration was made with, then weigh their votes by it."""
+        async with self._learning:
+            profiles = self._knowledge.learned
+            await self._lanes.fit(Lessons(profiles, taught_by(calibration, profiles)), FIT_SECONDS)
+            self._findings.clear()
+            self.rule.calibration_is(calibration)
 
     def _lessons(self, profiles: tuple[AdapterProfile, ...]) -> Lessons:
         return Lessons(profiles, self.rule.taught(profiles))

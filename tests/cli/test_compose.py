@@ -3,21 +3,28 @@
 import asyncio
 import dataclasses
 import gc
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from router.calibration.file import write_calibration
+from router.calibration.model import Calibration, Scaler, Stage, binding_of
 from router.carried import carried
+from router.classifiers.axes import Axes
 from router.cli.compose import Composition, keep, lines_to_paste, print_summary, question_of
+from router.cli.route.calibrate import calibrate
 from router.cli.route.corrections import store_here
+from router.cli.route.learn import learn
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.routing.drift import EVERY, LEAST
 from router.types import AdapterProfile, LostVote, VoteError
 from tests.cli.tiny import MODULES, write_adapter
+from tests.server.helpers import until
 
 pytestmark = pytest.mark.slow
 
@@ -87,8 +94,7 @@ async def running(folders, request):
         plugins_dir=(Path("plugins"),),
         drain_seconds=2,
         lame_duck_seconds=0.05,
-        gate="off",  # no adapter here has a report
-        **getattr(request, "param", {}),
+        **{"gate": "off", **getattr(request, "param", {})},  # no adapter here has a report
     )
     composition = Composition(settings, engine)
     ready = asyncio.Event()
@@ -277,3 +283,98 @@ async def test_a_server_lists_its_plugins(running, client, folders):
     assert (shout.name, shout.carried, shout.error) == ("shout", False, "")
     (classifier,) = shout.classifiers
     assert (classifier.name, classifier.state) == ("shout", "ready")
+
+
+async def test_a_calibration_copied_in_decides_within_seconds(running, client, folders):
+    first = await client.route("WHICH CHAPTER?")
+    assert (str(first.adapter), first.calibration) == ("medical@1.2.0", "")
+    (profile,) = running.registry.profiles()
+    calibration = Calibration(
+        scalers={"shout": Scaler()},
+        stages=(Stage({"shout": 1.0}),),
+        threshold=1.0,
+        novelty_limit=0.0,
+        target=0.05,
+        delta=0.05,
+        ood_target=0.05,
+        axes=Axes(),
+        binding=binding_of([profile], {"shout": "shout/0"}),
+    )
+    path = folders / "adapters" / "calibration.json"
+    write_calibration(path, calibration)
+    await until(lambda: running.router.rule.status == "fitted", 20)
+    second = await client.route("WHICH CHAPTER?")
+    assert (second.adapter, second.calibration) == (None, "fitted")
+    write_calibration(path, dataclasses.replace(calibration, threshold=0.5, novelty_limit=1.0))
+    await until(lambda: running.router.rule.now.calibration.threshold == 0.5, 20)
+    assert str((await client.route("WHICH CHAPTER?")).adapter) == "medical@1.2.0"
+    path.write_text("{")
+    await until(lambda: "calibration.json is damaged" in "".join(running.app.health.degraded), 20)
+    assert running.app.health.ready
+    assert str((await client.route("WHICH CHAPTER?")).adapter) == "medical@1.2.0"
+    write_calibration(path, calibration)
+    await until(lambda: running.app.health.degraded == [], 20)
+    assert (await client.route("WHICH CHAPTER?")).adapter is None
+
+
+WORDS = """
+from router import hookimpl
+from router.routing import Classifier, Scores
+
+class Words(Classifier):
+    name = "words"
+
+    def fit(self, adapters):
+        self.known = {a.name: set(" ".join(a.examples).split()) for a in adapters}
+
+    def classify_batch(self, requests):
+        return [self.one(set(r.text.split())) for r in requests]
+
+    def one(self, words):
+        scores = {name: 0.95 * len(words & known) / len(words) for name, known in self.known.items()}
+        return Scores(scores) if any(scores.values()) else None
+
+@hookimpl
+def register_classifiers(register):
+    register(Words())
+"""
+
+
+def _calibrate_and_learn(folders: Path, step: str) -> None:
+    """The commands of an operator, beside the running server."""
+    if step == "calibrate":
+        rows = [(f"gout g{n}", "medical") for n in range(100)] + [
+            (f"torts t{n}", "legal") for n in range(100)
+        ]
+        path = folders / "rows.jsonl"
+        path.write_text("".join(json.dumps({"text": t, "label": a}) + "\n" for t, a in rows))
+        calibrate([path])
+        path.unlink()
+    else:
+        learn(hold_back=0, write=True)
+
+
+@pytest.mark.parametrize("running", [{"corrections": "texts", "gate": "replacements"}], indirect=True)
+async def test_corrections_change_what_a_running_server_does(running, client, folders):
+    (folders / "plugins" / "shout.py").unlink()
+    (folders / "plugins" / "words.py").write_text(WORDS)
+    for name, word in (("medical", "gout"), ("legal", "torts")):
+        text = f'[adapter]\nname = "{name}"\nversion = "1.2.0"\n[routing]\nexamples = ["{word}"]\n'
+        if name == "medical":
+            (folders / "adapters" / name / "adapter.toml").write_text(text)
+        else:
+            write_adapter(folders / "adapters" / name, manifest=text)
+    await asyncio.to_thread(_calibrate_and_learn, folders, "calibrate")
+    await until(lambda: running.router.rule.status == "fitted", 30)
+    for n in range(8):
+        answer = await client.generate(f"leaky roof r{n} s{n} t{n} u{n}", max_tokens=2)
+        assert answer.decision.adapter is None
+        await client.record_correction(answer.response_id, "legal")
+    before = running.router.rule.now.calibration
+    await asyncio.to_thread(_calibrate_and_learn, folders, "learn")
+    await until(lambda: running.router.rule.now.calibration != before, 60)
+    await until(lambda: running.router.rule.now.newcomers == frozenset(), 60)
+    decision = await client.route("leaky roof")
+    assert (decision.adapter and decision.adapter.name, decision.calibration) == ("legal", "fitted")
+    assert str((await client.route("gout g1")).adapter) == "medical@1.2.0"
+    assert running.app.health.degraded == []

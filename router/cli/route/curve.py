@@ -80,8 +80,8 @@ def curve(
     from router.cli.route.local import open_local, read_known, read_strange
 
     picture = picture_file(plot)
-    with open_local(adapters_dir, plugins_dir, base=base) as local:
-        known, strange = read_known(files, local.profiles), read_strange(ood, local.profiles)
+    with open_local(adapters_dir, plugins_dir, base=base, learned_by=calibration) as local:
+        known, strange = read_known(files, local.taught), read_strange(ood, local.taught)
         of = _calibration(local, calibration)
         ballots = (
             local.votes(known, "requests", votes),

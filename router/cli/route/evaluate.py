@@ -52,8 +52,8 @@ def evaluate(
     from router.cli.route.local import latencies, open_local, read_known, read_strange
 
     picture = picture_file(plot)
-    with open_local(adapters_dir, plugins_dir, base=base) as local:
-        known, strange = read_known(files, local.profiles), read_strange(ood, local.profiles)
+    with open_local(adapters_dir, plugins_dir, base=base, learned_by=calibration) as local:
+        known, strange = read_known(files, local.taught), read_strange(ood, local.taught)
         rule = local_rule(local, calibration)
         target, delta = _goal(rule)
         ballots = (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, time, timedelta
+from functools import partial
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,9 +16,12 @@ from router.cli import flags
 from router.cli.command import MISUSED, CliError
 from router.cli.route.judge import CalibrationFile
 from router.cli.route.local import AdaptersDirs, Base, PluginsDirs
+from router.cli.route.refit import Present, present, refit
+from router.errors import RouterError
 
 if TYPE_CHECKING:
     from router.calibration.evaluation import Decided
+    from router.calibration.model import Calibration
     from router.calibration.rows import Row
     from router.cli.route.local import Fitting
     from router.corrections.learning import Judge, Learned
@@ -36,8 +42,8 @@ Rows = Annotated[
     typer.Option(
         "--rows",
         metavar="FILE",
-        help="Labelled requests that nothing may make worse; repeatable. Default: recipes/routing/dev.jsonl, "
-        "where it is here.",
+        help="Labelled requests that nothing may make worse; repeatable. Default: those that the calibration "
+        "keeps and was fitted on, else recipes/routing/dev.jsonl, where it is here.",
         show_default=False,
     ),
 ]
@@ -54,6 +60,11 @@ Out = Annotated[
         "--out", metavar="FOLDER", help="Write the changed adapter.toml there, as NAME/adapter.toml, instead."
     ),
 ]
+Auto = Annotated[
+    bool,
+    typer.Option("--auto", help="As --write, every night until stopped, from what was corrected by then."),
+]
+At = Annotated[str, typer.Option("--at", metavar="HH:MM", help="When with --auto, in local time.")]
 DEV = Path("recipes/routing/dev.jsonl")
 MANIFEST, SIGNATURE = "adapter.toml", "adapter.sig"
 SHOWN, MOST_SHOWN = 60, 40  # characters of a request, requests that moved
@@ -66,6 +77,8 @@ def learn(
     tenant: Tenant = None,
     write: Write = False,
     out: Out = None,
+    auto: Auto = False,
+    at: At = "03:00",
     calibration: CalibrationFile = "auto",
     adapters_dir: AdaptersDirs = None,
     plugins_dir: PluginsDirs = None,
@@ -75,37 +88,113 @@ def learn(
     """Propose examples from corrections, and show what they would change.
 
     Classifiers are fitted with and without them, adapter by adapter; what makes held-out requests worse is
-    left out. Nothing is written without --write or --out.
+    left out. Nothing is written without --write or --out. The calibration is proven again on the requests
+    that it keeps, and written too. Where it would not keep its target nothing is, and the command shows the
+    requests that stand against it. A running server takes all of it within a minute.
 
     \b
     Examples:
       lora-router route learn
       lora-router route learn corrections.jsonl --rows requests.jsonl --write
+      lora-router route learn --auto --at 03:00
     """
+    _check(hold_back, write or auto, out)
+    once = partial(
+        _learn_once,
+        files or [],
+        rows,
+        hold_back,
+        tenant,
+        write or auto,
+        out,
+        calibration,
+        adapters_dir,
+        plugins_dir,
+        base,
+        json,
+    )
+    if auto:
+        _every_night(_time_of_day(at), once)
+    else:
+        once()
+
+
+def _time_of_day(said: str) -> time:
+    try:
+        return datetime.strptime(said, "%H:%M").time()
+    except ValueError:
+        raise CliError(f"--at {said}: must be a time of the day, such as 03:00", MISUSED) from None
+
+
+def _every_night(at: time, once: Callable[[], None]) -> None:
+    """Until the process is stopped. What goes wrong in one night is told, and the next night tries again."""
+    from router.cli.route.local import note
+
+    while True:
+        wait = seconds_until(at, datetime.now())
+        note(f"the next corrections are learned at {at:%H:%M}, in {wait / 3600:.1f} hours")
+        sleep(wait)
+        try:
+            once()
+        except (CliError, RouterError, OSError) as error:
+            note(f"{datetime.now():%Y-%m-%d %H:%M}: {getattr(error, 'message', error)}")
+
+
+def seconds_until(at: time, now: datetime) -> float:
+    """From `now` to the next time that the clock shows `at`; more than 0, at most a day."""
+    then = datetime.combine(now, at)
+    return ((then if then > now else then + timedelta(days=1)) - now).total_seconds()
+
+
+def _learn_once(
+    files: Sequence[Path],
+    rows: list[Path] | None,
+    hold_back: float,
+    tenant: str | None,
+    write: bool,
+    out: Path | None,
+    calibration: str,
+    adapters_dir: list[Path] | None,
+    plugins_dir: list[Path] | None,
+    base: bool,
+    json: bool,
+) -> None:
     from router.cli.output import print_json
     from router.cli.route.local import find_profiles, note, open_fitting
     from router.corrections.learning import learn as tried
 
-    _check(hold_back, write, out)
-    corrections = read_corrections(files or [], tenant, adapters_dir)
+    corrections = read_corrections(files, tenant, adapters_dir)
     with open_fitting(adapters_dir, plugins_dir, base=base) as fitting:
-        held_out = _held_out(rows, fitting.profiles)
-        found = proposed(corrections, fitting.profiles, held_out, hold_back)
+        here = present(fitting, calibration)
+        held_out = _held_out(rows, fitting.profiles, here)
+        away = [*(row.text for row in held_out), *(here.texts if here else ())]
+        found = proposed(corrections, fitting.profiles, away, hold_back)
         tested = [*held_out, *_as_rows(found.held_back, "held back")]
         if not tested:
             raise CliError(
                 "nothing to test on: name labelled requests with --rows, or raise --hold-back", MISUSED
             )
-        judge = _judge(fitting, [*tested, *_as_rows(found.lessons, "learned from")], calibration)
+        asked = [*tested, *_as_rows(found.lessons, "learned from")]
+        judge = _judge(fitting, asked, calibration, here.of.learned if here else {})
         learned = tried(judge, fitting.profiles, found.additions, tested, note)
+        again = None
+        if (write or out) and learned.kept and here is not None and here.rows is not None:
+            again = refit(fitting, here.of, here.rows, learned.kept)
     folders = {name: folder for name, (_, folder) in find_profiles(fitting.settings.adapter_folders).items()}
-    written = _written(learned.kept, folders, out) if write or out else ()
+    written: tuple[Path, ...] = ()
+    if (write or out) and (again is None or again.calibration is not None):
+        written = _written(learned.kept, folders, out)
+        if again is not None and again.calibration is not None and here is not None:
+            written = (*written, _write_calibration(here, again.calibration, out))
     told = report(found, learned, tested, len(held_out), written)
+    told["calibration"] = again.told() if again is not None else None
     if json:
         print_json(told)
     else:
         _print(told)
-        _print_written(told["written"], in_place=out is None)
+        _print_written(told, in_place=out is None, calibrated=here is not None)
+    if again is not None and again.calibration is None:
+        raise CliError(f"nothing was written: the calibration would not keep its target: {again.why}")
 
 
 def _check(hold_back: float, write: bool, out: Path | None) -> None:
@@ -142,12 +231,14 @@ def read_corrections(
     return found
 
 
-def _held_out(said: list[Path] | None, profiles: Sequence[AdapterProfile]) -> list[Row]:
+def _held_out(said: list[Path] | None, profiles: Sequence[AdapterProfile], here: Present | None) -> list[Row]:
     from router.calibration.rows import CalibrationError
     from router.cli.route.local import note, read_known
 
     if said:
         return read_known(said, profiles)
+    if here is not None and here.rows is not None:
+        return list(here.rows.fit)
     if not DEV.is_file():
         return []
     try:
@@ -160,14 +251,15 @@ def _held_out(said: list[Path] | None, profiles: Sequence[AdapterProfile]) -> li
 def proposed(
     corrections: Sequence[Correction],
     profiles: Sequence[AdapterProfile],
-    held_out: Sequence[Row],
+    held_out: Sequence[str],
     hold_back: float,
 ) -> Proposals:
-    """What could be learned. Raises CliError where that is nothing."""
+    """What could be learned, apart from what is nearly a text in `held_out`. Raises CliError where that is
+    nothing."""
     from router.corrections.proposals import propose
     from router.registry.format.limits import EXAMPLES
 
-    found = propose(corrections, profiles, (row.text for row in held_out), hold_back, EXAMPLES)
+    found = propose(corrections, profiles, held_out, hold_back, EXAMPLES)
     if not found.additions:
         why = "; ".join(f"{count} {reason}" for reason, count in sorted(found.left_out.items()))
         back = f"; {len(found.held_back)} are held back" if found.held_back else ""
@@ -181,12 +273,14 @@ def _as_rows(lessons: Sequence[Any], source: str) -> list[Row]:
     return [Row(lesson.text, lesson.label, source) for lesson in lessons]
 
 
-def _judge(fitting: Fitting, rows: Sequence[Row], calibration: str) -> Judge:
+def _judge(
+    fitting: Fitting, rows: Sequence[Row], calibration: str, more: Mapping[str, tuple[str, ...]]
+) -> Judge:
     """By the calibration here as though it had been made with these examples: after a change none is."""
     from router.cli.route.judge import judge_of, local_rule
 
     def decided(profiles: Sequence[AdapterProfile]) -> list[Decided]:
-        local = fitting.fitted(tuple(profiles))
+        local = fitting.fitted(tuple(profiles), more)
         judge = judge_of(local_rule(local, calibration), local, trusting=True)
         return [judge(ballot.votes) for ballot in local.votes(rows, "requests")]
 
@@ -210,6 +304,19 @@ def _written(kept: Mapping[str, Addition], folders: Mapping[str, Path], out: Pat
         write_whole(path, data, mode=(folders[name] / MANIFEST).stat().st_mode & 0o777)
         paths.append(path)
     return tuple(paths)
+
+
+def _write_calibration(here: Present, new: Calibration, out: Path | None) -> Path:
+    """In the place of the one before, or in the folder `out` with the rows that it keeps."""
+    from router.calibration.file import write_calibration
+    from router.calibration.kept_rows import path_of
+    from router.corrections.store import write_whole
+
+    path = here.path if out is None else out / here.path.name
+    if out is not None:
+        write_whole(path_of(path), path_of(here.path).read_bytes())
+    write_calibration(path, new)
+    return path
 
 
 def _changed(folder: Path, addition: Addition, signed_too: bool) -> bytes:
@@ -301,15 +408,43 @@ def _print(told: Mapping[str, Any]) -> None:
     _print_moved(told["moved"])
 
 
-def _print_written(paths: Sequence[Path], in_place: bool) -> None:
+def _print_written(told: Mapping[str, Any], in_place: bool, calibrated: bool) -> None:
     print()
+    paths, again = told["written"], told["calibration"]
+    if again is not None and not again["taken"]:
+        _print_against(again["against"])
+        return
     if not paths:
         print("nothing was written: --write adds what is kept to the adapters here, --out FOLDER to copies")
         return
     for path in paths:
         print(f"wrote {path}")
     when = "" if in_place else "once they are in place, "
-    print(f"{when}a calibration takes these adapters for newcomers: run `lora-router route calibrate` again")
+    if again is not None:
+        proof = again["proof"]
+        print(
+            f"the calibration holds: {proof['errors']} of {proof['routed']} wrong, under "
+            f"{proof['error_bound']:.1%}; {when}a running server takes all of it within a minute"
+        )
+    elif calibrated:
+        print(
+            f"{when}a calibration takes these adapters for newcomers; this one keeps no requests to be "
+            "proven on, since an older version made it: run `lora-router route calibrate` again"
+        )
+    else:
+        print(f"{when}a running server takes them within a minute")
+
+
+def _print_against(against: Sequence[Mapping[str, str]]) -> None:
+    from router.cli.output import print_table
+
+    print("requests that stand against it: with the new examples they go to a wrong adapter")
+    print_table(
+        ["REQUEST", "TO", "SHOULD BE"],
+        [(one["text"][:SHOWN], one["to"], one["label"] or "base") for one in against[:MOST_SHOWN]],
+    )
+    if len(against) > MOST_SHOWN:
+        print(f"and {len(against) - MOST_SHOWN} more, which --json lists")
 
 
 def _tried(one: Mapping[str, Any]) -> tuple[str, ...]:

@@ -75,11 +75,20 @@ Base = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Settings, adapters and fitted classifiers of this folder."""
+    """Settings, adapters and fitted classifiers of this folder; `learned` are labelled requests that these
+    learned beside the examples."""
 
     settings: Settings
     profiles: tuple[AdapterProfile, ...]
     panel: Panel
+    learned: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def taught(self) -> tuple[AdapterProfile, ...]:
+        """The adapters with all that classifiers learned of them."""
+        from router.calibration.model import with_learned
+
+        return with_learned(self.profiles, self.learned)
 
     @property
     def kinds(self) -> dict[str, Axis]:
@@ -98,9 +107,11 @@ class Local:
         """Of all classifiers on all rows, with a progress bar on a terminal. Those that the file has under
         the same adapters, classifier and base come from there, the others are added to it."""
         from router.calibration.kept_votes import KeptVotes
+        from router.calibration.model import binding_of
         from router.calibration.rows import Ballot
 
-        kept = None if kept_in is None else KeptVotes(kept_in, self.binding())
+        made_by = binding_of(self.taught, self.panel.fingerprints(), self.settings.model)
+        kept = None if kept_in is None else KeptVotes(kept_in, made_by)
         columns: list[list[Vote]] = []
         for registration in self.panel.registrations:
             columns.append(self._column(registration, rows, title, kept))
@@ -132,30 +143,35 @@ def open_local(
     more: Sequence[AdapterProfile] = (),
     base: bool = True,
     calibration: str | None = None,
+    learned_by: str = "",
 ) -> Iterator[Local]:
     """Read adapters, load plugins, fit; `more` adapters replace those of the same name.
 
     With a `calibration` (a file, "auto", or "" for none) everybody learns what a server with it would have
-    them learn. Without, all learn all, and classifiers that scale, which speak for adapters that are in no
-    calibration, are left out.
+    them learn. Without, all learn all, with the labelled requests that the calibration `learned_by` learned,
+    and classifiers that scale, which speak for adapters that are in no calibration, are left out.
 
     With `base` the base model is resident inside the block if a classifier asks for it.
     """
+    from router.calibration.model import with_learned
     from router.cli.plugins import load_plugins
-    from router.cli.settings import rule_of
+    from router.cli.settings import load_calibration, rule_of
     from router.routing.panel import Lessons
 
     settings = _settings(adapters_dir)
     profiles = _profiles(settings, more)
     registrations = load_plugins(plugins_dir).registrations()
-    taught = profiles
+    of = load_calibration(settings.model_copy(update={"calibration": learned_by}))
+    learned = of.learned if of is not None else {}
+    taught = with_learned(profiles, learned)
     if calibration is None:
         registrations = tuple(r for r in registrations if not r.classifier.scales)
     else:
         taught = rule_of(settings.model_copy(update={"calibration": calibration})).taught(profiles)
     wanted = base and any(r.wants_base for r in registrations)
     with resident_base(settings) if wanted else nullcontext() as resident:
-        yield Local(settings, profiles, _fitted_panel(registrations, Lessons(profiles, taught), resident))
+        panel = _fitted_panel(registrations, Lessons(profiles, taught), resident)
+        yield Local(settings, profiles, panel, learned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +183,16 @@ class Fitting:
     registrations: Sequence[Registration]
     base: BaseModel | None
 
-    def fitted(self, profiles: tuple[AdapterProfile, ...]) -> Local:
-        """The classifiers, once all of them have learned these adapters."""
+    def fitted(
+        self, profiles: tuple[AdapterProfile, ...], learned: Mapping[str, tuple[str, ...]] | None = None
+    ) -> Local:
+        """The classifiers, once all of them have learned these adapters, and `learned` beside."""
+        from router.calibration.model import with_learned
         from router.routing.panel import Lessons
 
-        panel = _fitted_panel(self.registrations, Lessons(profiles, profiles), self.base)
-        return Local(self.settings, profiles, panel)
+        taught = with_learned(profiles, learned or {})
+        panel = _fitted_panel(self.registrations, Lessons(taught, taught), self.base)
+        return Local(self.settings, profiles, panel, learned or {})
 
 
 @contextmanager

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from router.calibration.file import read_calibration
 from router.cli.route.corrections import store_here
+from router.cli.route.learn import seconds_until
 from router.cli.route.local import read_profiles
 from router.corrections.model import Correction
 
@@ -124,7 +128,7 @@ def test_write_keeps_the_rest_of_the_file(cli, here):
     done = cli("route", "learn", "c.jsonl", "--rows", "rows.jsonl", "--hold-back", "0", "--write")
     assert done.code == 0, done.err
     assert "wrote adapters/legal/adapter.toml" in done.out
-    assert "lora-router route calibrate" in done.out
+    assert "a running server takes them within a minute" in done.out
     path = here / "adapters" / "legal" / "adapter.toml"
     text = path.read_text()
     assert text.startswith("# mine\n[adapter]\n")
@@ -232,11 +236,145 @@ def test_a_calibration_is_taken_as_made_with_the_new_examples(cli, here):
     found = json.loads(cli(*arguments, "--json").out)
     assert [one["kept"] for one in found["tried"]] == [True, True]
     assert {m["to"] for m in found["moved"]} == {"legal", "medical"}
+    old = in_file(here)
+    del old["report"]["rows"]
+    (here / "adapters" / "calibration.json").write_text(json.dumps(old))
     done = cli(*arguments, "--write")
     assert "a calibration takes these adapters for newcomers" in done.out
+    assert "run `lora-router route calibrate` again" in done.out
+
+
+def test_auto_learns_every_night_and_survives_one_without_corrections(cli, here, monkeypatch):
+    waits: list[float] = []
+
+    def night(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            raise KeyboardInterrupt
+        if len(waits) == 2:
+            for n in range(3):
+                text = f"oak w{n} x{n} y{n}"
+                store_here(None).append(Correction(n, f"{n:032x}", "legal", "", text=text))
+
+    monkeypatch.setattr("router.cli.route.learn.sleep", night)
+    done = cli("route", "learn", "--auto", "--at", "04:30", "--rows", "rows.jsonl", "--hold-back", "0")
+    assert len(waits) == 3
+    assert all(0 < wait <= 86400 for wait in waits)
+    assert "there are no corrections here" in done.err
+    assert manifests(here)["legal"][1:] == ("oak w0 x0 y0", "oak w1 x1 y1", "oak w2 x2 y2")
+
+
+def test_the_next_night(cli, here):
+    assert seconds_until(time(3), datetime(2027, 1, 1, 2, 59)) == 60
+    assert seconds_until(time(3), datetime(2027, 1, 1, 3, 0)) == 86400
+    done = cli("route", "learn", "--auto", "--at", "25:00")
+    assert (done.code, "--at 25:00: must be a time of the day" in done.err) == (2, True)
 
 
 def test_damaged_lines_are_told(cli, here):
     (here / "c.jsonl").write_bytes(b'{"torn\n' + b"".join(json.dumps(x).encode() + b"\n" for x in GOOD))
     done = cli("route", "learn", "c.jsonl", "--rows", "rows.jsonl", "--hold-back", "0")
     assert (done.code, "1 lines are no corrections" in done.err) == (0, True)
+
+
+def calibrated(cli: Any, here: Path) -> None:
+    """A calibration of requests with one known word each."""
+    pairs = (("contract", "legal"), ("fever", "medical"))
+    rows = [{"text": f"{word} {word}{n}", "label": label} for n in range(100) for word, label in pairs]
+    rows += [{"text": f"hello hello{n}", "label": ""} for n in range(40)]
+    write(here / "many.jsonl", rows)
+    write(here / "odd.jsonl", [{"text": f"weather w{n}"} for n in range(120)])
+    done = cli("route", "calibrate", "many.jsonl", "--ood", "odd.jsonl")
+    assert done.code == 0, done.err
+
+
+def in_file(here: Path) -> Any:
+    return json.loads((here / "adapters" / "calibration.json").read_text())
+
+
+@pytest.mark.slow
+def test_write_proves_the_calibration_again_and_the_new_kind_is_routed(cli, here):
+    """With nothing but what the calibration keeps: its requests are gone."""
+    calibrated(cli, here)
+    for name in ("many.jsonl", "odd.jsonl"):
+        (here / name).unlink()
+    before = in_file(here)
+    write(here / "c.jsonl", [said(f"oak fence f{n} g{n} h{n} i{n}", "legal", "") for n in range(8)])
+    done = cli("route", "learn", "c.jsonl", "--hold-back", "0", "--write")
+    assert done.code == 0, done.err
+    assert "wrote adapters/calibration.json" in done.out
+    assert "a running server takes all of it within a minute" in done.out
+    after = in_file(here)
+    assert after["binding"]["adapters"]["legal"] != before["binding"]["adapters"]["legal"]
+    assert after["report"]["rows"] == before["report"]["rows"]
+    assert after["report"]["proof"]["error_bound"] <= 0.05
+    write(here / "fresh.jsonl", [{"text": "oak fence", "label": "legal"}])
+    found = json.loads(cli("route", "evaluate", "fresh.jsonl", "--json").out)
+    assert (found["calibration"], found["routing"]["routed"], found["routing"]["error"]) == ("fitted", 1, 0)
+    again = cli("route", "learn", "c.jsonl", "--hold-back", "0", "--write")
+    assert (again.code, "8 an example already" in again.err) == (1, True)
+
+
+@pytest.mark.slow
+def test_what_would_break_the_target_is_refused_with_the_requests_against_it(cli, here):
+    calibrated(cli, here)
+    before = manifests(here), (here / "adapters" / "calibration.json").read_bytes()
+    lessons = [said(f"weather w{n} w{n + 1} w{n + 2} w{n + 3} w{n + 4}", "legal") for n in range(0, 120, 5)]
+    write(here / "c.jsonl", lessons)
+    write(here / "rows.jsonl", [{"text": "contract", "label": "legal"}])
+    arguments = ["route", "learn", "c.jsonl", "--rows", "rows.jsonl", "--hold-back", "0", "--write"]
+    done = cli(*arguments)
+    assert done.code == 1
+    assert "nothing was written: the calibration would not keep its target" in done.err
+    assert "requests that stand against it" in done.out
+    assert "weather w" in done.out.split("requests that stand against it")[1]
+    assert (manifests(here), (here / "adapters" / "calibration.json").read_bytes()) == before
+    told = json.loads(cli(*arguments, "--json").out)
+    assert told["written"] == []
+    assert told["calibration"]["taken"] is False
+    assert {(one["label"], one["to"]) for one in told["calibration"]["against"]} == {("", "legal")}
+
+
+@pytest.mark.slow
+def test_a_calibration_that_was_accepted_is_made_again_by_cross_validation(cli, here):
+    pairs = (("contract", "legal"), ("fever", "medical"))
+    rows = [{"text": f"{word} {word}{n}", "label": label} for n in range(12) for word, label in pairs]
+    write(here / "few.jsonl", rows)
+    assert cli("route", "calibrate", "few.jsonl", "--accept").code == 0
+    (here / "few.jsonl").unlink()
+    before = in_file(here)
+    write(here / "c.jsonl", [said(f"oak fence f{n} g{n} h{n} i{n}", "legal", "") for n in range(8)])
+    write(here / "rows.jsonl", [{"text": "broken fever", "label": "medical"}])
+    done = cli("route", "learn", "c.jsonl", "--rows", "rows.jsonl", "--hold-back", "0", "--write")
+    assert done.code == 0, done.err
+    after = in_file(here)
+    assert after["learned"] == before["learned"]
+    assert after["target"] == before["target"]
+    write(here / "fresh.jsonl", [{"text": "oak fence", "label": "legal"}])
+    found = json.loads(cli("route", "evaluate", "fresh.jsonl", "--json").out)
+    assert (found["calibration"], found["routing"]["routed"]) == ("fitted", 1)
+
+
+@pytest.mark.slow
+def test_out_has_the_calibration_and_its_requests(cli, here):
+    calibrated(cli, here)
+    write(here / "c.jsonl", [said(f"oak fence f{n} g{n} h{n} i{n}", "legal", "") for n in range(8)])
+    before = (here / "adapters" / "calibration.json").read_bytes()
+    done = cli("route", "learn", "c.jsonl", "--hold-back", "0", "--out", "new")
+    assert done.code == 0, done.err
+    assert (here / "adapters" / "calibration.json").read_bytes() == before
+    assert read_calibration(here / "new" / "calibration.json").profiles[0].examples[-1].startswith("oak")
+    assert {p.name for p in (here / "new").iterdir()} == {
+        *("legal", "calibration.json", "calibration.rows.jsonl")
+    }
+
+
+@pytest.mark.slow
+def test_requests_of_another_calibration_are_refused(cli, here):
+    calibrated(cli, here)
+    with (here / "adapters" / "calibration.rows.jsonl").open("a") as file:
+        file.write('{"part": "proof", "text": "x", "label": "legal"}\n')
+    write(here / "c.jsonl", GOOD)
+    done = cli("route", "learn", "c.jsonl", "--hold-back", "0", "--write")
+    assert done.code == 2
+    assert "calibration.rows.jsonl has the requests of another calibration" in done.err
