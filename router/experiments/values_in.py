@@ -63,6 +63,7 @@ class BadFile(InvalidRequest):
 
     def __init__(self, violations: list[FieldViolation], total: int) -> None:
         super().__init__(violations)
+        self.violations = tuple(violations)  # more than a status names: these are for the command line
         told = [f"{v.field}: {v.description}" for v in violations[:3]]
         self.total = total
         self.message = "; ".join([*told, *([f"and {total - 3:,} more"] if total > 3 else [])])

@@ -341,17 +341,18 @@ def register_classifiers(register):
 
 
 def _calibrate_and_learn(folders: Path, step: str) -> None:
-    """The commands of an operator, beside the running server."""
+    """The commands of an operator, beside the running server; folders that are named stand alone."""
+    own = {"adapters_dir": [Path("adapters")], "plugins_dir": [Path("plugins")]}
     if step == "calibrate":
         rows = [(f"gout g{n}", "medical") for n in range(100)] + [
             (f"torts t{n}", "legal") for n in range(100)
         ]
         path = folders / "rows.jsonl"
         path.write_text("".join(json.dumps({"text": t, "label": a}) + "\n" for t, a in rows))
-        calibrate([path])
+        calibrate([path], **own)
         path.unlink()
     else:
-        learn(hold_back=0, write=True)
+        learn(hold_back=0, write=True, **own)
 
 
 @pytest.mark.parametrize("running", [{"corrections": "texts", "gate": "replacements"}], indirect=True)
