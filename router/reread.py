@@ -19,6 +19,7 @@ Look: TypeAlias = "tuple[int, int, int, int] | None"  # None: the file is not th
 MOST_BYTES = 16 << 20  # of a file that an operator writes
 MOST_PROBLEM = 500  # characters
 RETRY_SECONDS = 5.0  # between attempts at the same bad content: the cause may be elsewhere, as no descriptors
+EMPTY_SECONDS = 0.3  # for which an emptied file is taken for one that is being written
 COARSE_NS = (
     100_000_000  # a file system's times may stand still so long: a second write in it has the same stat
 )
@@ -28,7 +29,8 @@ class Reread(Generic[T]):
     """A value made of files. Any thread may ask for it.
 
     The constructor raises what `make` raises. Later, any exception of `make` leaves the old value in force.
-    It is logged once per change of the files, and `problem` has it until the files are good again.
+    It is logged once per change of the files, and `problem` has it until the files are good again. A file
+    that has just been emptied is not read for EMPTY_SECONDS: many programs empty a file before they write it.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Reread(Generic[T]):
         self._paths, self._make, self._lock, self._now = tuple(paths), make, threading.Lock(), now
         self.problem = ""
         self._retry_at = 0.0
+        self._emptied_at: float | None = None
         self._seen = self._looks()
         self._unsure_until = _unsure_until(self._seen)
         self._value = make()
@@ -46,10 +49,22 @@ class Reread(Generic[T]):
         with self._lock:
             looks = self._looks()
             changed = looks != self._seen
+            if changed and self._is_written(looks):
+                return self._value
             if changed or self._is_due():
                 self._seen, self._unsure_until = looks, _unsure_until(looks)
                 self._read(changed)
             return self._value
+
+    def _is_written(self, looks: Sequence[Look]) -> bool:
+        """Whether a file that had content is empty, and has not been so for EMPTY_SECONDS."""
+        pairs = zip(self._seen, looks, strict=True)
+        if not any(now is not None and not now[1] and (was is None or was[1]) for was, now in pairs):
+            self._emptied_at = None
+            return False
+        if self._emptied_at is None:
+            self._emptied_at = self._now()
+        return self._now() - self._emptied_at < EMPTY_SECONDS
 
     def _is_due(self) -> bool:
         if self._unsure_until and time.time_ns() > self._unsure_until:
@@ -89,7 +104,8 @@ def look(path: Path) -> Look:
         found = os.stat(path)
     except (OSError, ValueError):
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    size = found.st_size if stat.S_ISREG(found.st_mode) else -1  # pipes and devices have no size
+    return found.st_ino, size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def read_file(path: Path, most: int = MOST_BYTES, private: bool = False) -> bytes:

@@ -44,6 +44,22 @@ def test_a_change_is_seen_and_a_bad_one_is_not_taken(
     assert (found.value(), found.problem) == (3, "")
 
 
+def test_a_file_that_was_just_emptied_is_not_read_until_it_has_content_or_time_passed(
+    tmp_path: Path,
+) -> None:
+    path, clock = tmp_path / "n", SimpleNamespace(now=0.0)
+    path.write_text("lines")
+    found = Reread([path], path.read_text, lambda: clock.now)
+    path.write_text("")
+    assert found.value() == "lines"
+    path.write_text("more lines")
+    assert found.value() == "more lines"
+    path.write_text("")
+    assert found.value() == "more lines"
+    clock.now = 1.0
+    assert (found.value(), found.problem) == ("", "")
+
+
 def test_a_replaced_file_of_the_same_size_and_time_is_seen(tmp_path: Path) -> None:
     path, other = tmp_path / "n", tmp_path / "m"
     path.write_text("1")

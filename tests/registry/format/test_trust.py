@@ -213,7 +213,7 @@ def test_both_are_asked_for_where_both_are_set(folder: Path, tmp_path: Path) -> 
     both = Trust([KEY.public], Lock(path))
     assert codes(look(folder, both)) == ["signature-missing"]
     assert look(signed(folder), both).ok
-    path.write_text("")
+    path.write_text("# none\n")
     assert codes(look(folder, both)) == ["digest-not-listed"]
 
 
