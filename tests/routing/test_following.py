@@ -173,7 +173,7 @@ def test_damaged_content_leaves_the_one_before(tmp_path_factory: Any, data: st.D
             st.binary(max_size=100),
             st.just(good[:at]),
             st.binary(max_size=3).map(lambda by: good[:at] + by + good[at + 1 :]),
-        )
+        ).filter(bool)  # an emptied file is not read at once
     )
     path.write_bytes(content)
     try:

@@ -58,7 +58,7 @@ async def test_the_token_itself_is_no_cookie(roled: Roled) -> None:
 async def test_a_client_that_is_taken_out_is_out_of_its_session(roled: Roled) -> None:
     site = await roled()
     assert (await site.olga.get("/console")).status_code == 200
-    site.tokens.path.write_text("")
+    site.tokens.path.write_text("# none\n")
     site.server.access.look()
     assert (await site.olga.get("/console")).status_code == 401
 
