@@ -1,7 +1,7 @@
 """What is offered where the rows cannot prove the target: fitted on all of them, judged by cross-validation.
 
 Every row is judged by a model that was fitted without it, at thresholds that were chosen without it. The
-bounds are those of the counts that come of it (Clopper and Pearson). They are an estimate and no proof, since
+bounds are those of its counts (Clopper and Pearson). They are an estimate and no proof, since
 the models of the folds share rows.
 """
 

@@ -127,7 +127,7 @@ def _time_of_day(said: str) -> time:
 
 
 def _every_night(at: time, once: Callable[[], None]) -> None:
-    """Until the process is stopped. What goes wrong in one night is told, and the next night tries again."""
+    """Until the process is stopped. A night that fails prints its error, and the next night tries again."""
     from router.cli.route.local import note
 
     while True:
