@@ -65,14 +65,14 @@ _ENGLISH = frozenset(
         "for of"
     )
 )
-_REFERRING = frozenset(  # words by which a turn points at what was said before
+_REFERRING = frozenset(  # words by which a turn points at earlier turns
     words(
         "it its it's that that's this these those they them their he she one ones same other others another "
         "again instead too also more less else previous earlier above former latter last first second third "
         "next rest both either neither then still shorter longer better simpler undo redo"
     )
 )
-_JOINING = frozenset(  # first words by which a turn continues what was said before
+_JOINING = frozenset(  # first words by which a turn continues an earlier one
     words(
         "and but or so also plus then about because just only even no not yes ok okay as in with without for"
     )

@@ -75,7 +75,7 @@ class ServerApp:
     It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
     (default: the engine); `on_ready` is called once when requests are let in, `on_decision` and `on_answer`
     as `Pipeline` says; `routing` tells the console what decides, `flaws` what else is
-    wrong and holds up no request, `plugins` what AdapterService lists. Whoever made `experiments` starts and
+    wrong and holds up no request, `plugins` what AdapterService lists. The maker of `experiments` starts and
     closes it.
     """
 

@@ -92,7 +92,7 @@ def convert(source: Path, target: Path, base: Base, check: Check) -> list[str]:
 
 
 def read_weights(source: Path) -> tuple[Tensors, list[str]]:
-    """All weights of an adapter folder, whatever files they are in, and what is to be said of that.
+    """All weights of an adapter folder, whatever files they are in, and what to report about that.
 
     A pickle is read by torch with `weights_only`, which makes tensors and runs nothing.
     """

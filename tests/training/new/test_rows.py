@@ -192,7 +192,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def pairs_of(tmp_path: Path):
-    """The pairs of a file, its columns, and what was said about it."""
+    """The pairs of a file, its columns, and the warnings about it."""
 
     def read(text: str, suffix: str, header: bool | None = None):
         path = tmp_path / f"rows{suffix}"
