@@ -22,10 +22,11 @@ ANY = "127.0.0.1:0"
 
 async def exchange(address: str, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(*address.rsplit(":", 1))
-    writer.write(request)
-    answer = await reader.read()
-    writer.close()
-    return answer
+    try:
+        writer.write(request)
+        return await reader.read()
+    finally:  # a read that was refused or timed out leaves no open socket to the next test
+        writer.close()
 
 
 async def get(address: str, path: str, method: str = "GET") -> tuple[int, bytes]:
