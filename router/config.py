@@ -9,11 +9,12 @@ import hashlib
 import os
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import platformdirs
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -80,8 +81,8 @@ class Settings(BaseSettings):
     otlp_endpoint: str = Field(
         "", description="OTLP collector (gRPC) of traces and metrics: a URL, or env for OTEL_*; empty: off"
     )
-    engine: Literal["torch", "vllm"] = Field(
-        "torch", description="what runs the base: torch (our own engine) or vllm (extra `vllm`)"
+    engine: str = Field(
+        "torch", description="what runs the base: torch (our own engine), vllm (extra `vllm`) or a plugin's"
     )
     vllm_args: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="arguments of vLLM itself, KEY=VALUE, separated by spaces"
@@ -235,6 +236,19 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     reflection: bool = Field(True, description="serve gRPC reflection")
 
+    _tables: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def tables(self) -> Mapping[str, Any]:
+        """The settings of plugins by the plugin's name (`router.plugins.tables.Table`)."""
+        return self._tables
+
+    def with_tables(self, tables: Mapping[str, Any]) -> Self:
+        """The same with those settings of plugins."""
+        found = self.model_copy()
+        found._tables = tables
+        return found
+
     @property
     def adapter_folders(self) -> tuple[Path, ...]:
         """The folders of `adapters_dir` on this machine: of a store, where it is mirrored."""
@@ -349,7 +363,14 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order of strength; dotenv and secret files are not read."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, _Plain(settings_cls)
+
+
+class _Plain(TomlConfigSettingsSource):
+    """The settings file without its tables, which are for plugins."""
+
+    def __call__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__call__().items() if not isinstance(value, dict)}
 
 
 def bounds_of(replicas: str) -> tuple[int, int]:

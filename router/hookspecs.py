@@ -1,18 +1,110 @@
-"""Every hook a plugin can implement. All are called at start-up and reload, never per request."""
+"""Every hook that a plugin can implement: what it adds, when it is called, and what an exception costs.
+
+A plugin implements a hook by a function of the hook's name under `@hookimpl`, with any of the arguments that
+the hook has here. Each hook but `register_settings` has the argument `settings`: the plugin's own table of
+lora-router.toml, as an instance of the model that it registered, or None.
+
+| hooks                      | called                    | an exception costs                         |
+|----------------------------|---------------------------|--------------------------------------------|
+| register_*                 | when the plugin is loaded | the plugin, or its new version             |
+| register_commands          | by the command line       | the plugin's commands                      |
+| on_startup, on_ready       | once in a server's life   | the plugin's other hooks below this line   |
+| on_shutdown                | once in a server's life   | a line in the log                          |
+| rewrite_request            | for each request          | the rewriting, or the request (`required`) |
+| on_decision, on_answer     | in a thread of the plugin | the record                                 |
+
+Whatever it costs shows in `lora-router plugins list` and, while it lasts, under `degraded` of /readyz.
+A plugin file that changes while the server runs is loaded again: its old version gets `on_shutdown`, its new
+one `on_startup` and `on_ready`. Engines, adapter sources and commands are taken at the next start.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 import pluggy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import typer
+    from prometheus_client import CollectorRegistry
+    from pydantic import BaseModel
+
     from router.classifiers.contract import Classifier
+    from router.config import Settings
+    from router.engine.base import Engine
     from router.judging import Judge
+    from router.server.app import ServerApp
+    from router.sources.source import Source
+    from router.types import Request
 
 NAME = "lora_router"
 hookspec = pluggy.HookspecMarker(NAME)
-hookimpl = pluggy.HookimplMarker(NAME)
+_mark = pluggy.HookimplMarker(NAME)
+F = TypeVar("F", bound=Callable[..., Any])
+LIMITS = "lora_router_limits"  # attribute of an implementation
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What `@hookimpl` says of an implementation of `rewrite_request`.
+
+    `timeout_ms`: wall time that a call may take. `required`: a request that it fails on is refused with
+    UNAVAILABLE; otherwise the request goes on unchanged.
+    """
+
+    timeout_ms: int = 50
+    required: bool = False
+
+
+@overload
+def hookimpl(function: F) -> F: ...
+@overload
+def hookimpl(*, timeout_ms: int = ..., required: bool = ..., **options: Any) -> Callable[[F], F]: ...
+def hookimpl(
+    function: F | None = None, *, timeout_ms: int = 50, required: bool = False, **options: Any
+) -> F | Callable[[F], F]:
+    """Mark a function as the implementation of the hook of its name. `options` are pluggy's own."""
+
+    def mark(marked: F) -> F:
+        setattr(marked, LIMITS, Limits(timeout_ms, required))
+        _mark(marked, **options)
+        return marked
+
+    return mark if function is None else mark(function)
+
+
+# -- settings and commands
+
+
+class RegisterSettings(Protocol):
+    """The callback given to `register_settings`."""
+
+    def __call__(self, model: type[BaseModel]) -> None:
+        """`model` has a default for every field that an operator may leave out. At most once a plugin."""
+
+
+@hookspec
+def register_settings(register: RegisterSettings) -> None:
+    """Call `register(Model)`: a pydantic model of the table [NAME] of lora-router.toml, NAME the plugin's.
+
+    A field KEY is also set by `serve --set NAME.KEY=VALUE` and LORA_ROUTER_NAME__KEY, in this order of
+    strength: flag, environment, file, default.
+    """
+
+
+@hookspec
+def register_commands(app: typer.Typer, settings: Any) -> None:
+    """Add commands to `app`: `@app.command()` becomes `lora-router COMMAND`. A group that exists is extended.
+
+    Import what is heavy inside the command: all commands are registered for `lora-router --help`.
+    """
+
+
+# -- what decides and judges
 
 
 class RegisterClassifier(Protocol):
@@ -34,7 +126,7 @@ class RegisterClassifier(Protocol):
 
 
 @hookspec
-def register_classifiers(register: RegisterClassifier) -> None:
+def register_classifiers(register: RegisterClassifier, settings: Any) -> None:
     """Call `register(MyClassifier(), priority=100, timeout_ms=50)` for each classifier."""
 
 
@@ -46,5 +138,167 @@ class RegisterJudge(Protocol):
 
 
 @hookspec
-def register_judges(register: RegisterJudge) -> None:
+def register_judges(register: RegisterJudge, settings: Any) -> None:
     """Call `register(MyJudge(), timeout_ms=5000)` for each judge of shadow answers."""
+
+
+# -- what answers, and where adapters come from
+
+MakeEngine = Callable[["Settings"], "Engine"]
+FindBase = Callable[["Settings"], "Path | None"]
+MakeSource = Callable[[str, str], "Source"]
+MakeStore = Callable[[str], Any]
+
+
+class RegisterEngine(Protocol):
+    """The callback given to `register_engines`."""
+
+    def __call__(self, name: str, make: MakeEngine, base: FindBase | None = None) -> None:
+        """`make(settings)` returns an engine that is not started (`router.engine.base.Engine`).
+
+        `base(settings)` fetches the base model and returns its folder, or None where there is none; it runs
+        before `make` and raises ConfigError for what an operator has to mend.
+        """
+
+
+@hookspec
+def register_engines(register: RegisterEngine, settings: Any) -> None:
+    """Call `register("echo", make_echo)`: `serve --engine echo` runs what `make_echo(settings)` returns."""
+
+
+class RegisterSource(Protocol):
+    """The callback given to `register_adapter_sources`."""
+
+    def __call__(self, scheme: str, source: MakeSource, store: MakeStore | None = None) -> None:
+        """`source(text, subfolder)` returns a `router.sources.source.Source` for a text such as SCHEME:PATH.
+
+        `store(url)` returns what `serve --adapters-dir SCHEME://...` mirrors
+        (`router.sources.mirror.store.Folders`).
+        """
+
+
+@hookspec
+def register_adapter_sources(register: RegisterSource, settings: Any) -> None:
+    """Call `register("hub", HubSource)`: `lora-router adapters add hub:NAME` then asks it."""
+
+
+# -- what an operator sees
+
+Check = Callable[[], "str | Iterable[str] | None"]
+
+
+@hookspec
+def register_metrics(registry: CollectorRegistry, settings: Any) -> None:
+    """Register prometheus_client collectors in `registry`, the plugin's own; /metrics shows them, too."""
+
+
+class RegisterCheck(Protocol):
+    """The callback given to `register_checks`."""
+
+    def __call__(self, check: Check) -> None:
+        """`check()` runs in a thread every second; what it returns is shown under `degraded`."""
+
+
+@hookspec
+def register_checks(register: RegisterCheck, settings: Any) -> None:
+    """Call `register(check)` for each reason for which the server may be degraded."""
+
+
+# -- the server's life
+
+
+@hookspec
+def on_startup(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+    """Called before the server listens and loads the base, at most 30 s long; may be `async`.
+
+    `server.settings`, `.engine`, `.registry` and `.metrics` are there. A function that is not `async` runs
+    in a thread.
+    """
+
+
+@hookspec
+def on_ready(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+    """Called as `on_startup`, when the server takes requests at `server.address`."""
+
+
+@hookspec
+def on_shutdown(server: ServerApp, settings: Any) -> Awaitable[None] | None:
+    """Called after the last request, in reverse order of `on_startup`, at most 5 s long; may be `async`."""
+
+
+# -- requests
+
+
+@hookspec
+def rewrite_request(request: Request, settings: Any) -> Request | Awaitable[Request | None] | None:
+    """Return another request to be routed and answered instead, or None to leave it; may be `async`.
+
+    `dataclasses.replace(request, turns=...)` changes `turns`, `raw_prompt`, `sampling`, `routing` or
+    `labels`; other changes are undone. Plugins are asked one after the other, each with what the one before
+    returned. A `router.errors.RouterError` refuses the request with its code; anything else is a failure:
+    see `Limits`, whose values `@hookimpl(timeout_ms=50, required=False)` sets. A function that is not
+    `async` runs in a thread.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRecord:
+    """One routing decision for a request that is to be answered. Times in seconds."""
+
+    time: float  # unix
+    request_id: str  # the id of the answer, too
+    tenant: str
+    labels: tuple[tuple[str, str], ...]
+    text: str  # what the user asks
+    adapter: str  # name; `base` or `mixture` without an adapter
+    version: str
+    reason: Literal["explicit", "hint", "classified", "abstained", "unfamiliar", "fallback"]
+    classifier: str
+    confidence: float
+    seconds: float  # that routing took
+    experiment: str
+    arm: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`."""
+        return {**asdict(self), "labels": dict(self.labels)}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """One answer that ended. Times in seconds, from the submission to the engine on."""
+
+    time: float  # unix, of its end
+    request_id: str
+    tenant: str
+    labels: tuple[tuple[str, str], ...]
+    adapter: str  # that answered: name; `base` or `mixture` without an adapter
+    version: str
+    text: str  # of the answer, as far as it came
+    finish: str  # stop, length, ...; empty where `error` or `cancelled` says why it ended
+    error: str  # reason, as PROMPT_TOO_LONG
+    cancelled: bool  # by the caller
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    queue_seconds: float
+    first_token_seconds: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`."""
+        return {**asdict(self), "labels": dict(self.labels)}
+
+
+@hookspec
+def on_decision(record: DecisionRecord, settings: Any) -> None:
+    """Called for each decision, in a thread of the plugin, in order.
+
+    It cannot slow a request: at most 1,000 records of a plugin wait, further ones are dropped and counted in
+    lora_router_plugin_records_dropped_total.
+    """
+
+
+@hookspec
+def on_answer(record: AnswerRecord, settings: Any) -> None:
+    """Called for each answer when it has ended, in the same thread as `on_decision`."""

@@ -344,6 +344,23 @@ class Watcher(Protocol):
         ...
 
 
+class RequestHooks(Protocol):
+    """What plugins have to do with requests."""
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether any of them rewrites requests."""
+        ...
+
+    async def rewrite(self, request: Request) -> Request:
+        """The request that is routed and answered instead. Raises RouterError."""
+        ...
+
+    def watcher(self, request: Request, decision: Decision) -> Watcher | None:
+        """What tells them how the answer ends; None where none wants to know."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a unit stands in a running experiment: its arm, or, where that is empty, why it has none.

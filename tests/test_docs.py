@@ -63,8 +63,8 @@ def test_every_hook_is_shown_with_its_signature():
     hooks = [f for f in vars(hookspecs).values() if hasattr(f, f"{hookspecs.NAME}_spec")]
     assert hooks
     for hook in hooks:
-        names = ", ".join(inspect.signature(hook).parameters)
-        assert f"\ndef {hook.__name__}({names}):\n" in page("plugins.md")
+        names = ", ".join(name for name in inspect.signature(hook).parameters if name != "settings")
+        assert f"\n| `{hook.__name__}({names})` |" in page("hooks.md")
 
 
 @pytest.mark.parametrize("proto", [inference_pb2, adapters_pb2])

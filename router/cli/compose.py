@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from router import optional
-from router.carried import carried, is_carried
+from router.carried import is_carried
 from router.cli import units
 from router.cli.base_files import equals_base
-from router.cli.engines import make_vllm, vllms_base
 from router.cli.fleet import STORE_REST, EdgeEncoder, crew_and_links, of_all_replicas, replica_settings
 from router.cli.mirrors import Mirrors, how_to_add
+from router.cli.plugins import host_of
 from router.cli.routing_state import calibration_state, decision_shares
 from router.cli.settings import calibration_file, rule_of
 from router.cli.shared import sharing_of
@@ -32,9 +32,10 @@ from router.corrections.keeper import Corrections
 from router.corrections.store import FOLDER, CorrectionStore
 from router.engine.access import EngineBase
 from router.engine.base import BaseInfo, Engine
-from router.errors import ConfigError
+from router.errors import ConfigError, RouterError
 from router.models import resolve_model
-from router.plugins import PluginHost
+from router.plugins import Hooks, PluginHost
+from router.plugins.loader import describe
 from router.ports import ClassifierState, RoutingState, ServedExperiments
 from router.registry.options import RegistryOptions
 from router.registry.registry import Registry
@@ -53,9 +54,10 @@ if TYPE_CHECKING:
     from router.classifiers.registration import ClassifierStatus
     from router.plugins import PluginStatus
     from router.server.fleet import Fleet
-    from router.types import AdapterInfo, AdapterProfile
+    from router.types import AdapterInfo, AdapterProfile, Decision, Request
 
 log = logging.getLogger(__name__)
+TORCH = "torch"  # the engine of the core
 AUTO = "auto"  # experiments in the user's own store, where that is possible
 MOST_SHOWN = 50  # adapters in what `serve` says; it says that on the event loop
 PRELOAD_SECONDS = 5.0  # requests are let in after so long, whatever is still being loaded
@@ -83,8 +85,11 @@ def serve_until_stopped(settings: Settings) -> int:
     # make them half as fast, those that watch for work for long take the core from everybody else.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    model = vllms_base(settings) if settings.engine == "vllm" else resolve_model(settings.model)
-    composition = Composition(settings, make_engine(settings), model)
+    plugins = host_of(settings)
+    plugins.refresh()
+    plugins.check_tables()
+    engine, model = engine_of(settings, plugins)
+    composition = Composition(settings, engine, model, plugins)
 
     def summarise(app: ServerApp) -> None:
         print_summary(app, composition.plugins.status(), composition.router.rule.status)
@@ -103,10 +108,33 @@ def _leave_at_once() -> NoReturn:
     os._exit(1)
 
 
+def engine_of(settings: Settings, plugins: PluginHost) -> tuple[Engine, Path | None]:
+    """The engine of the settings, not started, and the folder of its base, fetched; None without one.
+
+    Raises ConfigError, before anything is fetched where the settings are wrong.
+    """
+    if settings.engine == TORCH:
+        model = resolve_model(settings.model)
+        return make_engine(settings), model
+    entry = plugins.engines().get(settings.engine)
+    if entry is None:
+        known = ", ".join(sorted({TORCH, *plugins.engines()}))
+        broken = [f"plugin {p.name} is broken: {p.error}" for p in plugins.status() if p.error]
+        text = f"engine (from the settings) is {settings.engine!r}, and there are {known}"
+        raise ConfigError("; ".join([text, *broken]))
+    try:
+        base = entry.base(settings) if entry.base is not None else None
+        if settings.replica_bounds[0]:
+            raise ConfigError(f"replicas run the engine {TORCH}, not {settings.engine}")
+        return entry.make(settings), base
+    except RouterError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"the engine {settings.engine} cannot be made: {describe(error)}") from error
+
+
 def make_engine(settings: Settings) -> Engine:
     """The engine on torch; imported here, so that a wrong flag is told before torch is there."""
-    if settings.engine == "vllm":
-        return make_vllm(settings)
     if settings.replica_bounds[0]:
         return make_fleet(settings)
     from router.engine.torch_engine import TorchEngine
@@ -158,7 +186,13 @@ def replica_engine(own: Mapping[str, Any]) -> Engine:
 class Composition:
     """Engine, registry, plugins, routing and server, started and closed in their order."""
 
-    def __init__(self, settings: Settings, engine: Engine, model: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        model: Path | None = None,
+        plugins: PluginHost | None = None,
+    ) -> None:
         options = RegistryOptions.of(of_all_replicas(settings))
         if model is not None:
             options = replace(options, equals_base=equals_base(model))
@@ -166,9 +200,8 @@ class Composition:
         self._engine, self.mirrors, self._sharing = engine, Mirrors.of(settings), sharing_of(settings, state)
         shared = self._sharing.state
         self.registry = Registry(engine, settings.adapter_folders, options, caught_up=keep, shared=shared)
-        self.plugins = PluginHost(
-            settings.plugins_dir, settings.load_plugins, settings.installed_plugins, carried("plugins")
-        )
+        self.plugins = plugins or host_of(settings)
+        self.hooks = Hooks(self.plugins)
         calibration = calibration_file(settings)
         self.router = Router(
             self.registry,
@@ -194,10 +227,11 @@ class Composition:
             experiments=self.experiments,
             corrections=corrections_of(settings, options.state_dir),
             on_decision=self._drift.observe,
-            on_answer=self.router.answered,
+            on_answer=self._answering,
             routing=self._routing_state,
             replicas=members_of(settings, engine),
             plugins=self.plugins.status,
+            hooks=self.hooks,
             flaws=lambda: [
                 *self.mirrors.flaws(),
                 *self._sharing.flaws,
@@ -231,6 +265,10 @@ class Composition:
             await asyncio.to_thread(self.mirrors.close)
             await self._sharing.close()
             await asyncio.to_thread(self._baselines.close)
+
+    def _answering(self, request: Request, decision: Decision) -> None:
+        self.router.answered(request, decision)
+        self.hooks.decided(request, decision)
 
     def _routing_state(self) -> RoutingState:
         status, rule, seen = self.plugins.status(), self.router.rule, self._drift.seen

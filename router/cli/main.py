@@ -30,6 +30,7 @@ from router.cli.route.learn import learn
 from router.cli.serve import serve
 
 app = typer.Typer(
+    cls=plugins.WithPlugins,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

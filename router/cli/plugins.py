@@ -1,15 +1,16 @@
-"""`lora-router plugins list|doctor|new`: classifier plugins of a server, and of this folder."""
+"""`lora-router plugins list|doctor|new`: plugins of a server or of this folder, and their commands."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from router.carried import carried
 from router.cli import flags
@@ -17,8 +18,11 @@ from router.cli.command import MISUSED, CliError
 
 if TYPE_CHECKING:
     from router.client import Plugin
+    from router.config import Settings
     from router.plugins import PluginHost, PluginStatus
 
+BUILT_IN = "built-in"
+SHOWN_BELOW = ("register_classifiers", "register_judges")  # by what they register
 Dirs = Annotated[
     list[Path] | None,
     typer.Option(
@@ -33,10 +37,10 @@ def list_(
     timeout: flags.Timeout = 10.0,
     json: flags.Json = False,
 ) -> None:
-    """List the plugins of a server, their classifiers and judges.
+    """List the plugins of a server: version, state, hooks, classifiers and judges.
 
-    Broken ones are shown with the reason. Where no server answers and none is named, and with --plugins-dir,
-    they are those that a server started here would load.
+    Built-in ones are listed, too, and broken ones with the reason. Where no server answers and none is named,
+    and with --plugins-dir, they are those that a server started here would load.
 
     \b
     Example:
@@ -50,7 +54,7 @@ def list_(
         print_json(found)
     elif found:
         print_table(
-            ["PLUGIN", "STATE", "CLASSIFIER", "PRIORITY", "TIMEOUT", "SOURCE", "NOTE"],
+            ["PLUGIN", "STATE", "VERSION", "HOOKS", "CLASSIFIER", "PRIORITY", "TIMEOUT", "SOURCE", "NOTE"],
             [row for plugin in found for row in rows(plugin)],
         )
     else:
@@ -90,10 +94,11 @@ def rows(plugin: PluginStatus | Plugin) -> list[tuple[str, ...]]:
     note = "; ".join(filter(None, [plugin.error, *plugin.warnings, *off, *states]))
     parts = [(c.name, str(c.priority), f"{c.timeout_ms} ms") for c in plugin.classifiers]
     parts += [(j.name, "judge", f"{j.timeout_ms} ms") for j in plugin.judges]
-    return [
-        (plugin.name, state, *part, "carried" if plugin.carried else plugin.path or plugin.source, note)
-        for part in parts or [("", "", "")]
-    ]
+    built_in = plugin.source == BUILT_IN
+    source = BUILT_IN if built_in else "carried" if plugin.carried else plugin.path or plugin.source
+    hooks = ", ".join(hook for hook in plugin.hooks if hook not in SHOWN_BELOW)
+    first = (plugin.name, state, plugin.version, hooks)
+    return [(*first, *part, source, note) for part in parts or [("", "", "")]]
 
 
 def doctor(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
@@ -125,13 +130,28 @@ def doctor(plugins_dir: Dirs = None, json: flags.Json = False) -> None:
 def load_plugins(dirs: list[Path] | None) -> PluginHost:
     """Load the plugins that `serve` would load here."""
     from router.cli.settings import folders, load_settings
-    from router.plugins import PluginHost
 
     settings = load_settings({"plugins_dir": tuple(dirs)} if dirs else None)
-    found = folders(settings.plugins_dir, "plugins", settings.bare)
-    host = PluginHost(found, settings.load_plugins, settings.installed_plugins, carried("plugins"))
+    found = settings.model_copy(
+        update={"plugins_dir": folders(settings.plugins_dir, "plugins", settings.bare)}
+    )
+    host = host_of(found)
     host.refresh()
     return host
+
+
+def host_of(settings: Settings) -> PluginHost:
+    """The plugins of a server with these settings, not loaded yet."""
+    from router.plugins import PluginHost
+
+    return PluginHost(
+        settings.plugins_dir,
+        settings.load_plugins,
+        settings.installed_plugins,
+        carried("plugins"),
+        settings.tables,
+        built_in=True,
+    )
 
 
 def new(
@@ -158,6 +178,106 @@ def new(
     print(f"wrote {plugin}\nwrote {test}\n\ntry it:\n  python -m pytest {test}")
     print(f'  lora-router route "something about {name.replace("-", " ").replace("_", " ")}"')
     print(f"\na server that watches {plugins_dir} asks it from the next request on")
+
+
+# -- commands of plugins
+
+
+REGISTERS = b"register_commands"
+SETTINGS_FILE = "lora-router.toml"  # router.config.CONFIG_FILE, which imports pydantic
+
+
+class WithPlugins(TyperGroup):
+    """The root of the command line: commands that are not built in, groups and --help look at plugins.
+
+    Only plugins whose code names `register_commands` are imported, so other commands pay nothing.
+    """
+
+    _extended = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Those of plugins, too."""
+        self._extend()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name; a plugin's where no other is called so."""
+        found = self.commands.get(cmd_name)
+        if found is None or hasattr(found, "commands"):
+            self._extend()
+        return super().get_command(ctx, cmd_name)
+
+    def _extend(self) -> None:
+        if self._extended or not may_have_commands():
+            return
+        self._extended = True
+        try:
+            host = command_plugins()
+        except Exception as error:
+            print(f"commands of plugins are left out: {error}", file=sys.stderr)
+            return
+        for status in host.status():
+            if status.error:
+                print(f"plugin {status.name} is broken: {status.error}", file=sys.stderr)
+        for loaded, plugin in host.running().items():
+            if (hook := loaded.hooks.get("register_commands")) is None:
+                continue
+            own = typer.Typer(rich_markup_mode=None)
+            own.callback()(lambda: None)  # so that one command is a group of one
+            try:
+                hook(app=own)
+                merge(self.commands, typer.main.get_group(own).commands)
+            except Exception as error:
+                print(f"commands of the plugin {plugin.name} are left out: {error}", file=sys.stderr)
+
+
+def merge(commands: MutableMapping[str, Any], more: Mapping[str, Any]) -> None:
+    """Add commands; a group that is there gets what it lacks. Raises CliError for a command that is there."""
+    for name, command in more.items():
+        there = commands.setdefault(name, command)
+        if there is command:
+            continue
+        if not hasattr(there, "commands") or not hasattr(command, "commands"):
+            raise CliError(f"the command {name!r} is there already")
+        merge(there.commands, command.commands)
+
+
+def may_have_commands() -> bool:
+    """Whether plugins could add commands here, by a look at files and names of settings."""
+    settings = ("PLUGINS_DIR", "INSTALLED_PLUGINS")
+    if any(key.upper().removeprefix("LORA_ROUTER_") in settings for key in os.environ):
+        return True
+    try:
+        text = Path(SETTINGS_FILE).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        text = ""
+    return any(name.lower() in text for name in settings) or bool(registering([Path("plugins")]))
+
+
+def registering(folders: Sequence[Path]) -> list[str]:
+    """Names of plugins in these folders whose code names `register_commands`."""
+    found = []
+    for folder in folders:
+        for path in (*folder.glob("*.py"), *folder.glob("*/__init__.py")):
+            name = path.parent.name if path.name == "__init__.py" else path.stem
+            if name[0] not in "_." and REGISTERS in path.read_bytes():
+                found.append(name)
+    return found
+
+
+def command_plugins() -> PluginHost:
+    """The plugins that may have commands, loaded. Raises ConfigError."""
+    from router.cli.settings import folders, load_settings
+
+    settings = load_settings()
+    dirs = folders(settings.plugins_dir, "plugins", settings.bare)
+    names = registering(dirs)
+    if settings.load_plugins is not None:
+        allowed = {name.strip() for name in settings.load_plugins.split(",")}
+        names = [name for name in names if name in allowed]
+    host = host_of(settings.model_copy(update={"plugins_dir": dirs, "load_plugins": ",".join(names)}))
+    host.refresh()
+    return host
 
 
 # -- the files that `plugins new` writes

@@ -43,11 +43,12 @@ Sets = Annotated[
 
 
 def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = None) -> Settings:
-    """Flag > LORA_ROUTER_* > file > default. Raises ConfigError."""
+    """Flag > LORA_ROUTER_* > file > default. A flag called NAME.KEY is a plugin's. Raises ConfigError."""
     from pydantic import ValidationError
     from pydantic_settings import SettingsConfigDict
 
     from router.config import CONFIG_FILE, Settings
+    from router.plugins.tables import read_tables
 
     if config is not None and not config.is_file():
         raise ConfigError(f"{config}: no such file; --config names a TOML file such as {CONFIG_FILE}")
@@ -60,14 +61,20 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
 
         model_config = SettingsConfigDict(toml_file=path)
 
+    given = flags or {}
+    of_plugins = {name: str(value) for name, value in given.items() if "." in name}
     try:
-        return Located(**dict(flags or {}))
+        found = Located(**{name: value for name, value in given.items() if name not in of_plugins})
+        return found.with_tables(read_tables(path, os.environ, of_plugins))
     except ValidationError as error:
         raise ConfigError(_first_line(error, flags or {}, path)) from None
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:
-    """The file's values; empty if there is none. An unknown key is an error with the nearest name."""
+    """The file's values but its tables, which are for plugins; empty if there is none.
+
+    An unknown key is an error with the nearest name.
+    """
     from router.config import Settings
 
     if not path.is_file():
@@ -76,10 +83,13 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of too many digits
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    for key in values:
+    if "plugins" in values:
+        raise ConfigError(f"{path}: [plugins.NAME] is no table: settings of the plugin NAME are in [NAME]")
+    plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
+    for key in plain:
         if key not in Settings.model_fields:
             raise ConfigError(f"{path}: {unknown_setting(key, Settings.model_fields)}")
-    return values
+    return plain
 
 
 def check_environment(environment: Mapping[str, str]) -> None:
@@ -89,7 +99,8 @@ def check_environment(environment: Mapping[str, str]) -> None:
     known = [name.upper() for name in (*Settings.model_fields, *NO_SETTINGS)]
     for key in environment:
         prefix, name = key[: len(ENV_PREFIX)].upper(), key[len(ENV_PREFIX) :].upper()
-        if prefix != ENV_PREFIX or name in known or KUBERNETES.fullmatch(key):
+        of_plugin = "__" in name.strip("_")
+        if prefix != ENV_PREFIX or name in known or of_plugin or KUBERNETES.fullmatch(key):
             continue
         near = difflib.get_close_matches(name, known, 1)
         hint = (
@@ -126,7 +137,7 @@ def origin(name: str, flags: Mapping[str, Any], path: Path) -> str:
 
 
 def parse_sets(pairs: Sequence[str]) -> dict[str, str]:
-    """`--set KEY=VALUE`, for the settings that have no flag of their own."""
+    """`--set KEY=VALUE`, for the settings that have no flag of their own; NAME.KEY is a plugin's."""
     from router.config import Settings
 
     values = {}
@@ -135,7 +146,7 @@ def parse_sets(pairs: Sequence[str]) -> dict[str, str]:
         key = key.strip().replace("-", "_")
         if not equals:
             raise ConfigError(f"--set takes KEY=VALUE, not {pair!r}")
-        if key not in Settings.model_fields:
+        if "." not in key and key not in Settings.model_fields:
             raise ConfigError(unknown_setting(key, Settings.model_fields))
         values[key] = value.strip()
     return values

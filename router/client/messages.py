@@ -327,6 +327,7 @@ def to_plugin(message: adapters_pb2.Plugin) -> Plugin:
         judges=tuple(PluginJudge(j.name, j.timeout_ms, j.breaker, j.problem) for j in message.judges),
         package=message.package,
         carried=message.carried,
+        hooks=tuple(message.hooks),
     )
 
 

@@ -183,7 +183,7 @@ class Plugin:
     """A plugin of a server. `error` says why it, or its newest version, does not work."""
 
     name: str
-    source: str  # file, folder, entry-point; of one that is named and not there: allow-list, installed
+    source: str  # file, entry-point, built-in, folder; named and not there: allow-list, installed
     path: str  # name of its file
     version: str
     digest: str
@@ -194,6 +194,7 @@ class Plugin:
     judges: tuple[PluginJudge, ...]
     package: str
     carried: bool
+    hooks: tuple[str, ...] = ()  # that it implements
 
 
 @dataclass(frozen=True, slots=True)

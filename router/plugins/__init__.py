@@ -1,7 +1,8 @@
-"""The plugin host: finds plugins, keeps their faults apart, picks up changes while the server runs."""
+"""The plugin host finds plugins, loads them and picks up changes; `Hooks` calls them while a server runs."""
 
 from router.classifiers.registration import Registration
 from router.plugins.host import PluginHost, PluginStatus
 from router.plugins.judges import JudgeRegistration
+from router.plugins.runtime import Hooks
 
-__all__ = ["JudgeRegistration", "PluginHost", "PluginStatus", "Registration"]
+__all__ = ["Hooks", "JudgeRegistration", "PluginHost", "PluginStatus", "Registration"]

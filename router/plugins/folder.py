@@ -20,16 +20,24 @@ Stamp = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A plugin file, or a folder that cannot be used. `refusal` empty: it may be loaded."""
+    """A plugin, a file or a folder with `__init__.py`; or a plugins folder that is `unusable`.
+
+    `refusal` empty: it may be loaded.
+    """
 
     path: Path
     stamp: Stamp
     refusal: str = ""
-    is_folder: bool = False
+    unusable: bool = False
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+        return self.path.stem if self.path.suffix == ".py" and not self.unusable else self.path.name
 
 
 def scan(folders: Sequence[Path]) -> list[Found]:
-    """Plugin files in order of folder and name, and folders that are refused."""
+    """Plugins in order of folder and name, and folders that are refused."""
     return [found for folder in folders for found in _scan_one(folder)]
 
 
@@ -38,11 +46,11 @@ def _scan_one(folder: Path) -> list[Found]:
         status = os.stat(folder)
         refusal = distrust(status, "folder") if stat.S_ISDIR(status.st_mode) else "not a folder"
         if refusal:
-            return [Found(folder, stamp_of(status), refusal, is_folder=True)]
+            return [Found(folder, stamp_of(status), refusal, unusable=True)]
         names = sorted(os.listdir(folder))
     except OSError as error:
-        return [Found(folder, (), f"{error.strerror or type(error).__name__}", is_folder=True)]
-    files = (_look(folder / name) for name in names if name.endswith(".py") and name[0] not in "_.")
+        return [Found(folder, (), f"{error.strerror or type(error).__name__}", unusable=True)]
+    files = (_look(folder / name) for name in names if name[0] not in "_.")
     return [found for found in files if found is not None]
 
 
@@ -53,9 +61,28 @@ def _look(path: Path) -> Found | None:
         return None  # removed since it was listed, or a dangling link
     except OSError as error:
         return Found(path, (), error.strerror or type(error).__name__)
-    if not stat.S_ISREG(status.st_mode):
+    if stat.S_ISDIR(status.st_mode):
+        return _look_inside(path, status)
+    if not stat.S_ISREG(status.st_mode) or path.suffix != ".py":
         return None
     return Found(path, stamp_of(status), distrust(status, "file"))
+
+
+def _look_inside(path: Path, status: os.stat_result) -> Found | None:
+    """A folder that is one plugin: with a stamp of all its modules, each of which must be trusted."""
+    if path.suffix or not (path / "__init__.py").is_file():
+        return None
+    stamp, refusal = stamp_of(status), distrust(status, "folder")
+    for folder, below, files in os.walk(path):
+        below[:] = sorted(name for name in below if name[0] not in "_.")
+        for name in sorted(one for one in files if one.endswith(".py")):
+            try:
+                inside = os.stat(os.path.join(folder, name))
+            except OSError:
+                continue  # removed since it was listed
+            stamp += stamp_of(inside)
+            refusal = refusal or distrust(inside, f"file {name}")
+    return Found(path, stamp, refusal)
 
 
 def folder_stamp(folder: Path) -> Stamp:

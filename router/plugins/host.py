@@ -1,20 +1,22 @@
 """Finds plugins, keeps their faults as data, and picks up changes of the folders while the server runs.
 
-Any package that some other one draws in may say that it has a plugin. So an installed plugin is code that the
-operator has not chosen until it is named; a file in a plugins folder was put there.
+Built-in plugins are the modules of `router.extensions`. Any package that some other one draws in may say
+that it has a plugin. So an installed plugin is code that the operator has not chosen until it is named; a
+file in a plugins folder was put there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import difflib
 import importlib.metadata
 import logging
 import os
+import pkgutil
 import re
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -22,9 +24,22 @@ from pathlib import Path
 from router import hookspecs
 from router.classifiers.isolation import await_in_thread
 from router.classifiers.registration import ClassifierStatus, Registration
+from router.errors import ConfigError
 from router.plugins.folder import Found, Stamp, folder_stamp, scan
 from router.plugins.judges import JudgeRegistration, JudgeStatus
-from router.plugins.loader import Loaded, LoadError, describe, load_entry_point, load_file
+from router.plugins.loader import (
+    EngineEntry,
+    Hook,
+    Loaded,
+    LoadError,
+    SourceEntry,
+    describe,
+    forget,
+    load_built_in,
+    load_entry_point,
+    load_file,
+)
+from router.plugins.tables import Table, canonical
 
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
@@ -32,12 +47,13 @@ Allowed = frozenset[str] | None  # names of plugins; None: all
 
 
 class PluginHost:
-    """Plugins from folders (in their order) and from the entry-point group `lora_router`.
+    """Plugins from folders (in their order), from the entry-point group `lora_router`, and built-in ones.
 
     `load_plugins` is an allow-list for the folders, names separated by commas: None loads all, "" loads none.
     `installed_plugins` names the entry points to load, NAME or PACKAGE:NAME; no other is imported. A plugin's
-    name is its file's stem or its entry point's name. A file in a folder of `carried` gives way to a file of
-    the same name in another folder.
+    name is its file's stem, its folder's or its entry point's name. A file in a folder of `carried` gives
+    way to a file of the same name in another folder. `tables` has the settings of plugins by their canonical
+    names.
     """
 
     def __init__(
@@ -46,6 +62,8 @@ class PluginHost:
         load_plugins: str | None = None,
         installed_plugins: str = "",
         carried: Sequence[Path] = (),
+        tables: Mapping[str, Table] | None = None,
+        built_in: bool = False,
     ) -> None:
         self._dirs = tuple(Path(d).absolute() for d in dirs)
         below = {os.path.realpath(d) for d in carried}
@@ -53,7 +71,9 @@ class PluginHost:
         self._allowed = None if load_plugins is None else _names(load_plugins)
         self._installed = frozenset(map(_canonical, _names(installed_plugins)))
         self._lock = threading.Lock()
+        self._tables = dict(tables or {})
         self._files: dict[Path, Plugin] = {}
+        self._built_in: list[Plugin] | None = None if built_in else []
         self._entries: list[Plugin] | None = None
         self._active: tuple[Registration, ...] = ()
         self._judges: dict[str, JudgeRegistration] = {}
@@ -64,6 +84,9 @@ class PluginHost:
         self._pending: asyncio.Task[None] | None = None
         self._untold = False  # classifiers changed, and `subscribe`'s callbacks do not know yet
         self._changed: list[Callable[[], None]] = []
+        self.refreshed: Callable[[], Awaitable[None]] | None = (
+            None  # awaited after each refresh on the event loop
+        )
         self.problem = ""  # why the last refresh failed; empty if it did not
 
     def refresh(self) -> bool:
@@ -71,10 +94,14 @@ class PluginHost:
         with self._lock:
             stamps = tuple(folder_stamp(d) for d in self._dirs)
             found = self._uncovered(scan(self._dirs))
+            if self._built_in is None:
+                self._built_in = built_in_plugins(self._tables)
             if self._entries is None:
-                self._entries = entry_point_plugins(self._installed)
+                self._entries = entry_point_plugins(self._installed, self._tables)
             before = self._files
-            self._files = {f.path: file_plugin(f, before.get(f.path), self._allowed) for f in found}
+            self._files = {
+                f.path: file_plugin(f, before.get(f.path), self._allowed, self._tables) for f in found
+            }
             for path, plugin in self._files.items():
                 plugin.carried = path.parent in self._carried
             for path in before.keys() - self._files.keys():
@@ -84,15 +111,20 @@ class PluginHost:
 
     def _uncovered(self, found: Sequence[Found]) -> list[Found]:
         """Without carried files that another folder has a file of the same name for."""
-        mine = {f.path.name for f in found if not f.is_folder and f.path.parent not in self._carried}
-        return [f for f in found if f.path.parent not in self._carried or f.path.name not in mine]
+        mine = {f.name for f in found if not f.unusable and f.path.parent not in self._carried}
+        return [f for f in found if f.path.parent not in self._carried or f.name not in mine]
 
     def _activate(self) -> bool:
         """The first classifier or judge of a name wins; the others are reported."""
         classifiers: dict[str, Registration] = {}
         judges: dict[str, JudgeRegistration] = {}
         duplicates: dict[Plugin, tuple[str, ...]] = {}
+        used: dict[tuple[str, str], str] = {}  # kind and name of an engine or source, and whose it is
         for plugin in self._plugins():
+            for kind, entry in plugin.entries:
+                if (owner := used.setdefault((kind, entry.name), plugin.name)) != plugin.name:
+                    text = f"{kind} {entry.name!r} is not used: plugin {owner!r} has one of that name"
+                    duplicates[plugin] = (*duplicates.get(plugin, ()), text)
             for registration in plugin.registrations:
                 if registration.optional and self._allowed is None and plugin.source == "file":
                     registration.health.state = "off"
@@ -109,7 +141,33 @@ class PluginHost:
         return changed
 
     def _plugins(self) -> list[Plugin]:
-        return [*self._files.values(), *(self._entries or ())]
+        return [*self._files.values(), *(self._entries or ()), *(self._built_in or ())]
+
+    def running(self) -> dict[Loaded, Plugin]:
+        """The plugins that are loaded, by the version that works."""
+        return {plugin.loaded: plugin for plugin in self._plugins() if plugin.loaded is not None}
+
+    def engines(self) -> dict[str, EngineEntry]:
+        """Engines of plugins by name; the first of a name counts."""
+        return {e.name: e for plugin in reversed(self._plugins()) for e in plugin.engines}
+
+    def sources(self) -> dict[str, SourceEntry]:
+        """Adapter sources of plugins by scheme; the first of a scheme counts."""
+        return {e.name: e for plugin in reversed(self._plugins()) for e in plugin.sources}
+
+    def check_tables(self) -> None:
+        """Raises ConfigError for settings of a plugin that is nowhere, with the nearest name."""
+        known = {canonical(status.name) for status in self.status()}
+        for name, table in self._tables.items():
+            if name not in known:
+                origin = next(iter(table.values.values())).origin if table else "a settings file"
+                near = difflib.get_close_matches(name, known, 1)
+                hint = (
+                    f"did you mean [{near[0]}]?" if near else "`lora-router plugins list` shows all plugins"
+                )
+                raise ConfigError(
+                    f"[{name}] (from {origin}) is no setting, and no plugin is called so; {hint}"
+                )
 
     def registrations(self) -> tuple[Registration, ...]:
         """Classifiers in the order in which they are asked: by priority, then name."""
@@ -167,6 +225,8 @@ class PluginHost:
                 for callback in self._changed:
                     callback()
                 self._untold = False
+            if self.refreshed is not None:
+                await self.refreshed()
         except Exception as error:
             problem = f"plugins cannot be refreshed: {describe(error)}"
             if problem != self.problem:
@@ -209,6 +269,7 @@ class Plugin:
     loaded: Loaded | None = None
     package: str = ""  # of an entry point
     carried: bool = False
+    faults: Callable[[], Sequence[str]] = tuple  # of its hooks while the server runs
 
     @property
     def full_name(self) -> str:
@@ -225,6 +286,26 @@ class Plugin:
         """Judges that the working version registered."""
         return self.loaded.judges if self.loaded else ()
 
+    @property
+    def engines(self) -> tuple[EngineEntry, ...]:
+        """Engines that the working version registered."""
+        return self.loaded.engines if self.loaded else ()
+
+    @property
+    def sources(self) -> tuple[SourceEntry, ...]:
+        """Adapter sources that the working version registered."""
+        return self.loaded.sources if self.loaded else ()
+
+    @property
+    def entries(self) -> Iterator[tuple[str, EngineEntry | SourceEntry]]:
+        """Both, with what they are called."""
+        yield from (("engine", entry) for entry in self.engines)
+        yield from (("adapter source", entry) for entry in self.sources)
+
+    def hook(self, name: str) -> Hook | None:
+        """Its implementation of a hook."""
+        return self.loaded.hooks.get(name) if self.loaded else None
+
     def status(self, duplicates: tuple[str, ...]) -> PluginStatus:
         """A snapshot."""
         loaded = self.loaded
@@ -236,42 +317,42 @@ class Plugin:
             digest=loaded.digest if loaded else "",
             enabled=self.enabled,
             error=self.error,
-            warnings=(*(loaded.warnings if loaded else ()), *duplicates),
+            warnings=(*(loaded.warnings if loaded else ()), *duplicates, *self.faults()),
             classifiers=tuple(r.status() for r in self.registrations),
             judges=tuple(r.status() for r in self.judges),
             package=self.package,
             carried=self.carried,
+            hooks=tuple(sorted(loaded.hooks)) if loaded else (),
         )
 
     def drop(self) -> None:
         """Forget the code."""
         if self.loaded and self.loaded.module:
-            sys.modules.pop(self.loaded.module, None)
+            forget(self.loaded.module)
         self.loaded = None
 
 
-def file_plugin(found: Found, before: Plugin | None, allowed: Allowed) -> Plugin:
+def file_plugin(found: Found, before: Plugin | None, allowed: Allowed, tables: Mapping[str, Table]) -> Plugin:
     """What was found as a plugin: the one before if nothing changed, else a newly loaded one."""
     if before is not None and before.stamp == found.stamp:
         return before
-    name = found.path.name if found.is_folder else found.path.stem
-    plugin = Plugin(name, "folder" if found.is_folder else "file", str(found.path), found.stamp)
+    plugin = Plugin(found.name, "folder" if found.unusable else "file", str(found.path), found.stamp)
     plugin.error = found.refusal
-    plugin.enabled = found.is_folder or allowed is None or plugin.name in allowed
+    plugin.enabled = found.unusable or allowed is None or plugin.name in allowed
     if found.refusal or not plugin.enabled:
         if before is not None:
             before.drop()
         if found.refusal:
             log.warning("plugin %s refused: %s", found.path, found.refusal)
         return plugin
-    _load_version(plugin, found.path, before)
+    _load_version(plugin, found.path, before, tables.get(canonical(plugin.name)))
     return plugin
 
 
-def _load_version(plugin: Plugin, path: Path, before: Plugin | None) -> None:
+def _load_version(plugin: Plugin, path: Path, before: Plugin | None, table: Table | None) -> None:
     """A broken new version leaves the old one working and shows the error."""
     try:
-        plugin.loaded = load_file(path)
+        plugin.loaded = load_file(path, table)
     except LoadError as error:
         plugin.error = str(error)
         plugin.loaded = before.loaded if before else None
@@ -281,7 +362,29 @@ def _load_version(plugin: Plugin, path: Path, before: Plugin | None) -> None:
         before.drop()
 
 
-def entry_point_plugins(named: frozenset[str]) -> list[Plugin]:
+def built_in_plugins(tables: Mapping[str, Table]) -> list[Plugin]:
+    """The modules of `router.extensions`; one that cannot be loaded has an error, as any other plugin."""
+    found = []
+    for module in built_in_modules():
+        name = module.rpartition(".")[2]
+        plugin = Plugin(name, "built-in", module, carried=True)
+        try:
+            plugin.loaded = load_built_in(module, tables.get(canonical(name)))
+        except LoadError as error:
+            plugin.error = str(error)
+            log.warning("built-in plugin %s not loaded: %s", name, error)
+        found.append(plugin)
+    return found
+
+
+def built_in_modules() -> list[str]:
+    """Names of the modules of `router.extensions`, which are not imported."""
+    package = "router.extensions"
+    folder = str(Path(__file__).parents[1] / "extensions")
+    return [f"{package}.{found.name}" for found in pkgutil.iter_modules([folder]) if found.name[0] != "_"]
+
+
+def entry_point_plugins(named: frozenset[str], tables: Mapping[str, Table]) -> list[Plugin]:
     """Installed plugins, by entry-point name; those that are `named` are imported, once."""
     entries = importlib.metadata.entry_points(group=hookspecs.NAME)
     made = [(_entry_plugin(entry), entry) for entry in sorted(entries, key=lambda e: (e.name, e.value))]
@@ -293,7 +396,7 @@ def entry_point_plugins(named: frozenset[str]) -> list[Plugin]:
                 f"several packages have it, so none is loaded: name one of {', '.join(sorted(alike))}"
             )
         elif plugin.enabled and (len(alike) == 1 or plugin.full_name in named):
-            _load_entry(plugin, entry)
+            _load_entry(plugin, entry, tables.get(canonical(entry.name)))
         else:
             plugin.enabled = False
     return [plugin for plugin, _ in made]
@@ -303,9 +406,9 @@ def _entry_plugin(entry: EntryPoint) -> Plugin:
     return Plugin(entry.name, "entry-point", entry.value, package=entry.dist.name if entry.dist else "")
 
 
-def _load_entry(plugin: Plugin, entry: EntryPoint) -> None:
+def _load_entry(plugin: Plugin, entry: EntryPoint, table: Table | None) -> None:
     try:
-        plugin.loaded = load_entry_point(entry)
+        plugin.loaded = load_entry_point(entry, table)
     except LoadError as error:
         plugin.error = str(error)
         log.warning("plugin %s not loaded: %s", entry.name, error)
@@ -320,7 +423,7 @@ class PluginStatus:
     """
 
     name: str
-    source: str  # file, entry-point, folder; of one that was named and not found: allow-list, installed
+    source: str  # file, entry-point, built-in; folder: a plugins folder; allow-list, installed: not found
     path: str
     version: str = ""
     digest: str = ""  # sha256 of the file's bytes, hex
@@ -331,3 +434,4 @@ class PluginStatus:
     judges: tuple[JudgeStatus, ...] = ()
     package: str = ""  # that an entry point came with
     carried: bool = False  # it comes with lora-router
+    hooks: tuple[str, ...] = ()  # that it implements

@@ -1,23 +1,27 @@
-"""From a file or entry point to what it registers; whatever goes wrong is a LoadError with a text.
+"""From a file, folder, entry point or built-in module to what it registers; what goes wrong is a LoadError.
 
-pluggy calls the hooks, of each plugin on its own: one that raises stops none of the others.
+pluggy finds and checks the hooks of each plugin on its own: one that raises stops none of the others.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib
 import importlib.util
+import inspect
 import itertools
 import re
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from importlib.machinery import SourceFileLoader
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pluggy
 
@@ -25,24 +29,76 @@ from router import hookspecs
 from router.classifiers import isolation
 from router.classifiers.isolation import StillRunning, call_in_thread
 from router.classifiers.registration import Registrar, Registration
+from router.hookspecs import LIMITS, Check, FindBase, Limits, MakeEngine, MakeSource, MakeStore
 from router.plugins.judges import JudgeRegistrar, JudgeRegistration
+from router.plugins.tables import SettingsRegistrar, Table
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 LOAD_SECONDS = 30.0
 MODULE_PREFIX = "lora_router_plugin_"
 HOOKS = tuple(name for name in vars(hookspecs) if hasattr(vars(hookspecs)[name], f"{hookspecs.NAME}_spec"))
+OBSERVERS = ("on_decision", "on_answer")
+AT_START = ("register_engines", "register_adapter_sources", "register_commands")
 OURS = frozenset({Path(__file__).parent, Path(isolation.__file__).parent})  # no place to tell of a fault
+NAME_FORM = re.compile(r"[a-z0-9][a-z0-9_-]*")
+T = TypeVar("T")
 _serial = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A plugin that works: what it registered, and what is odd about it."""
+class Hook:
+    """A plugin's implementation of one hook."""
 
-    registrations: tuple[Registration, ...]
-    judges: tuple[JudgeRegistration, ...]
-    warnings: tuple[str, ...]
+    function: Callable[..., Any]
+    arguments: tuple[str, ...]  # those that it takes
+    limits: Limits
+    settings: object  # the plugin's own
+
+    @property
+    def is_async(self) -> bool:
+        """Whether calling it returns a coroutine."""
+        return inspect.iscoroutinefunction(self.function)
+
+    def __call__(self, **given: object) -> Any:
+        """Call it with those of the arguments that it takes."""
+        given["settings"] = self.settings
+        return self.function(*(given[name] for name in self.arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEntry:
+    """An engine that a plugin registered."""
+
+    name: str
+    make: MakeEngine
+    base: FindBase | None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """A scheme of adapter sources that a plugin registered."""
+
+    name: str
+    source: MakeSource
+    store: MakeStore | None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Loaded:
+    """A plugin that works: its hooks, what it registered, and what is odd about it."""
+
+    hooks: Mapping[str, Hook] = field(default_factory=dict)
+    registrations: tuple[Registration, ...] = ()
+    judges: tuple[JudgeRegistration, ...] = ()
+    engines: tuple[EngineEntry, ...] = ()
+    sources: tuple[SourceEntry, ...] = ()
+    checks: tuple[Check, ...] = ()
+    metrics: CollectorRegistry | None = None
+    warnings: tuple[str, ...] = ()
     version: str = ""
-    digest: str = ""  # sha256 of a file's bytes, hex
+    digest: str = ""  # sha256 of a file's bytes, or of a folder's files; hex
     module: str = ""  # its key in sys.modules if it is ours to drop
 
 
@@ -50,30 +106,59 @@ class LoadError(Exception):
     """A plugin could not be loaded; the text is for the operator."""
 
 
-def load_file(path: Path) -> Loaded:
-    """Import a plugin file under a fresh module name and collect what it registers."""
+def load_file(path: Path, table: Table | None = None) -> Loaded:
+    """Import a plugin file, or a folder with `__init__.py`, as a fresh module; collect what it registers."""
     name = f"{MODULE_PREFIX}{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}_{next(_serial)}"
 
     def load() -> Loaded:
-        source = path.read_bytes()
-        module = _import(name, path, source)
+        folder = path.is_dir()
+        first = path / "__init__.py" if folder else path
+        source = first.read_bytes()
+        digest = hashlib.sha256(source)
+        for other in sorted(path.rglob("*.py")) if folder else ():
+            digest.update(f"\0{other.relative_to(path)}\0".encode() + other.read_bytes())
+        module = _import(name, first, source, path if folder else None)
         version = str(getattr(module, "__version__", ""))
-        digest = hashlib.sha256(source).hexdigest()
-        return replace(_collect(module, path.stem), version=version, digest=digest, module=name)
+        collected = collect(module, path.name if folder else path.stem, table)
+        return replace(collected, version=version, digest=digest.hexdigest(), module=name)
 
     try:
         return _guarded(load, path.name)
     except LoadError:
-        sys.modules.pop(name, None)
+        forget(name)
         raise
 
 
-def load_entry_point(entry: EntryPoint) -> Loaded:
+def forget(module: str) -> None:
+    """Drop a plugin's module and its submodules."""
+    for name in [name for name in sys.modules if name == module or name.startswith(f"{module}.")]:
+        del sys.modules[name]
+
+
+def load_built_in(module: str, table: Table | None = None) -> Loaded:
+    """Import a module of `router.extensions` and collect what it registers."""
+
+    def load() -> Loaded:
+        from router import __version__
+
+        return replace(
+            collect(importlib.import_module(module), built_in_name(module), table), version=__version__
+        )
+
+    return _guarded(load, module)
+
+
+def built_in_name(module: str) -> str:
+    """The name of a built-in plugin."""
+    return module.rpartition(".")[2]
+
+
+def load_entry_point(entry: EntryPoint, table: Table | None = None) -> Loaded:
     """Import an installed plugin and collect what it registers."""
 
     def load() -> Loaded:
         version = entry.dist.version if entry.dist else ""
-        return replace(_collect(entry.load(), entry.name), version=version)
+        return replace(collect(entry.load(), entry.name, table), version=version)
 
     return _guarded(load, entry.name)
 
@@ -87,15 +172,38 @@ def _guarded(load: Callable[[], Loaded], label: str) -> Loaded:
         raise LoadError(describe(error)) from error
 
 
-def _import(name: str, path: Path, source: bytes) -> ModuleType:
+def _import(name: str, path: Path, source: bytes, folder: Path | None) -> ModuleType:
     loader = _BytesLoader(name, str(path), source)
-    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    below = [str(folder)] if folder is not None else None
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader, submodule_search_locations=below)
     if spec is None:
         raise ImportError(f"{path.name} is not importable")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     loader.exec_module(module)
     return module
+
+
+class _Submodules(MetaPathFinder):
+    """Finds the modules in a plugin's folder, which are read as its first one is."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if path is None or not fullname.startswith(MODULE_PREFIX):
+            return None
+        for folder in path:
+            whole = Path(folder) / fullname.rpartition(".")[2]
+            for file, below in ((whole.with_suffix(".py"), None), (whole / "__init__.py", [str(whole)])):
+                if file.is_file():
+                    loader = _BytesLoader(fullname, str(file), file.read_bytes())
+                    return importlib.util.spec_from_file_location(
+                        fullname, file, loader=loader, submodule_search_locations=below
+                    )
+        return None
+
+
+sys.meta_path.insert(0, _Submodules())
 
 
 class _BytesLoader(SourceFileLoader):
@@ -116,44 +224,111 @@ class HookError(Exception):
     """The plugin's hooks cannot be used as they are written."""
 
 
-def _collect(plugin: object, name: str) -> Loaded:
+def collect(plugin: object, name: str, table: Table | None = None) -> Loaded:
     """What `plugin` registers. Raises HookError, and whatever its hooks raise."""
     manager = pluggy.PluginManager(hookspecs.NAME)
     manager.add_hookspecs(hookspecs)
     manager.register(plugin, name)
-    warnings = tuple(_check_hooks(manager, plugin))
+    found, warnings = _hooks_of(manager, plugin)
+    settings: object = None
+    if "register_settings" in found:
+        registrar = SettingsRegistrar(name, table)
+        found["register_settings"](register=registrar)
+        settings = registrar.settings
+    elif table:
+        warnings.append(
+            f"its settings are not used, since it registers none: {', '.join(sorted(table.values))}"
+        )
+    hooks = {hook: replace(impl, settings=settings) for hook, impl in found.items()}
     classifiers, judges = Registrar(name), JudgeRegistrar(name)
-    manager.hook.register_classifiers(register=classifiers)
-    manager.hook.register_judges(register=judges)
-    if not classifiers.registrations and not judges.registrations:
-        warnings += ("it registers no classifier and no judge",)
-    return Loaded(tuple(classifiers.registrations), tuple(judges.registrations), warnings)
+    engines, sources, checks = Entries[EngineEntry](), Entries[SourceEntry](), list[Check]()
+
+    def add_engine(name: str, make: MakeEngine, base: FindBase | None = None) -> None:
+        engines.add("engine", EngineEntry(name, make, base))
+
+    def add_source(scheme: str, source: MakeSource, store: MakeStore | None = None) -> None:
+        sources.add("scheme", SourceEntry(scheme, source, store))
+
+    registrars: dict[str, Any] = {
+        "register_classifiers": classifiers,
+        "register_judges": judges,
+        "register_engines": add_engine,
+        "register_adapter_sources": add_source,
+        "register_checks": checks.append,
+    }
+    for hook, register in registrars.items():
+        if hook in hooks:
+            hooks[hook](register=register)
+    registry = None
+    if "register_metrics" in hooks:
+        from prometheus_client import CollectorRegistry
+
+        registry = CollectorRegistry()
+        hooks["register_metrics"](registry=registry)
+    registered = (*classifiers.registrations, *judges.registrations, *engines, *sources, *checks)
+    if hooks.keys() <= registrars.keys() and not registered:
+        warnings.append("it registers no classifier and no judge, nor anything else")
+    return Loaded(
+        hooks,
+        tuple(classifiers.registrations),
+        tuple(judges.registrations),
+        tuple(engines),
+        tuple(sources),
+        tuple(checks),
+        registry,
+        tuple(warnings),
+    )
 
 
-def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> list[str]:
-    """Warnings on unknown hooks; HookError where no hook is left or an argument would never arrive."""
-    warnings, known = [], 0
+E = TypeVar("E", EngineEntry, SourceEntry)
+
+
+class Entries(list[E], Generic[E]):
+    """What a plugin registered by name."""
+
+    def add(self, what: str, entry: E) -> None:
+        """Raises ValueError for a name that is none, and for one that is there."""
+        if not isinstance(entry.name, str) or not NAME_FORM.fullmatch(entry.name):
+            raise ValueError(
+                f"{what} {entry.name!r}: use a-z, 0-9, '_' and '-', starting with a letter or digit"
+            )
+        if any(other.name == entry.name for other in self):
+            raise ValueError(f"{what} {entry.name!r} is registered twice")
+        self.append(entry)
+
+
+def _hooks_of(manager: pluggy.PluginManager, plugin: object) -> tuple[dict[str, Hook], list[str]]:
+    """Its hooks, and warnings on unknown ones.
+
+    Raises HookError where no hook is left, an argument would never arrive, or an observer is asynchronous.
+    """
+    warnings: list[str] = []
+    found: dict[str, Hook] = {}
     for caller in manager.get_hookcallers(plugin) or []:
         if not caller.has_spec():
             warnings.append(_unknown_hook(caller.name))
             continue
-        known += 1
         for impl in caller.get_hookimpls():
             if impl.kwargnames:
                 raise HookError(
                     f"{caller.name}: argument {impl.kwargnames[0]!r} has a default, so it is never passed: "
                     f"write {caller.name}({', '.join((*impl.argnames, *impl.kwargnames))}) without it"
                 )
-    if not known:
+            hook = Hook(impl.function, tuple(impl.argnames), getattr(impl.function, LIMITS, Limits()), None)
+            if hook.is_async and caller.name in OBSERVERS:
+                raise HookError(f"{caller.name} is asynchronous: it has a thread of its own and may block")
+            found[caller.name] = hook
+    if not found:
         text = "; ".join(warnings) or "decorate a function register_classifiers(register) with @hookimpl"
         raise HookError(f"no hook of {hookspecs.NAME} is implemented: {text}")
-    return warnings
+    return found, warnings
 
 
 def _unknown_hook(name: str) -> str:
-    """A text on a hook that does not exist, with the likeliest one that does."""
+    """A text on a hook that does not exist, with the likeliest one that does, and all of them."""
     close = difflib.get_close_matches(name, HOOKS, n=1, cutoff=0.7)
-    return f"unknown hook {name!r}" + (f": did you mean {close[0]!r}?" if close else "")
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown hook {name!r}: {hint}the hooks are {', '.join(HOOKS)}"
 
 
 def describe(error: BaseException) -> str:

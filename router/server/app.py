@@ -48,6 +48,7 @@ from router.server.listen import (
 )
 from router.server.metrics import OPENMETRICS, Metrics
 from router.server.pipeline import Pipeline
+from router.server.plugins import PluginsCollector
 from router.server.sending import Sending
 from router.server.tls import Tls
 from router.types import AdapterState, Decision, Request, Vote
@@ -57,7 +58,7 @@ from router.v1.experiments_pb2_grpc import ExperimentServiceServicer, add_Experi
 from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 if TYPE_CHECKING:
-    from router.plugins import PluginStatus
+    from router.plugins import Hooks, PluginStatus
     from router.telemetry.otlp import Telemetry
     from router.web.listener import Listener
 
@@ -74,9 +75,9 @@ class ServerApp:
 
     It listens before the base is loaded, so that health can say NOT_SERVING. `startup` loads everything
     (default: the engine); `on_ready` is called once when requests are let in, `on_decision` and `on_answer`
-    as `Pipeline` says; `routing` tells the console what decides, `flaws` what else is
-    wrong and holds up no request, `plugins` what AdapterService lists. The maker of `experiments` starts and
-    closes it.
+    as `Pipeline` says; `hooks` are those of plugins; `routing` tells the console what decides, `flaws` what
+    else is wrong and holds up no request, `plugins` what AdapterService lists. The maker of `experiments`
+    starts and closes it.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class ServerApp:
         replicas: fleet.Fleet | None = None,
         flaws: Callable[[], Sequence[str]] = tuple,
         plugins: Callable[[], Sequence[PluginStatus]] = tuple,
+        hooks: Hooks | None = None,
     ) -> None:
         self.settings, self.engine, self.registry = settings, engine, registry
         self.experiments, self.corrections, self.fleet = experiments, corrections, replicas
@@ -122,13 +124,15 @@ class ServerApp:
             (*NAMES, *([KSERVE] if settings.kserve else [])),
         )
         self.pipeline = Pipeline(
-            settings, engine, registry, router, experiments, corrections, on_decision, on_answer
+            settings, engine, registry, router, experiments, corrections, on_decision, on_answer, hooks
         )
         self._bodies = Bodies(self.admission.memory, settings.body_seconds)
         self._sending = Sending(lambda: self.admission.pressed)
         self.address = self.metrics_address = self.sidecar_address = self.http_address = ""
         self.listening, self.ready = asyncio.Event(), asyncio.Event()
-        self._plugins = plugins
+        self._plugins, self._hooks = plugins, hooks
+        if hooks is not None:
+            self.metrics.registry.register(PluginsCollector(hooks))
         self._startup, self._on_ready, self._routing, self._more_flaws = startup, on_ready, routing, flaws
         if experiments is not None:
             self.metrics.registry.register(experiments.metrics)
@@ -174,6 +178,8 @@ class ServerApp:
 
     async def start(self) -> None:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
+        if self._hooks is not None:
+            await self._hooks.startup(self)
         self._telemetry = telemetry.opened(self.settings, self.metrics, self._look)
         chain = self._chain()
         server = self._bound(chain)
@@ -290,6 +296,8 @@ class ServerApp:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._http.stop()
+        if self._hooks is not None:
+            await self._hooks.shutdown()
         self.pipeline.close()
         self._bodies.close()
         if self.corrections is not None:
@@ -338,6 +346,9 @@ class ServerApp:
         self._spawn(self.health.follow())  # a server that cannot judge itself ends, and a new one begins
         self._follow("states of adapters", lambda: self.metrics.follow_adapters(self.registry.watch()))
         await self.health.update()
+        if self._hooks is not None:
+            await self._hooks.ready()
+            self._follow("checks of plugins", self._hooks.check)
         self.ready.set()
         if self._on_ready is not None:
             self._on_ready()
@@ -381,7 +392,8 @@ class ServerApp:
             "the TLS files": self.tls.problem if self.tls is not None else "",
         }
         own += [f"{what} cannot be used, those from before hold: {why}" for what, why in stale.items() if why]
-        return [*own, *self._following.flaws, *self._more_flaws()]
+        hooks = self._hooks.flaws if self._hooks is not None else []
+        return [*own, *self._following.flaws, *hooks, *self._more_flaws()]
 
     def voted(self, vote: Vote) -> None:
         """A classifier has answered: for the metrics, and for the trace of the call that it was asked for."""

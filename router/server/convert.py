@@ -410,6 +410,7 @@ def plugin_message(plugin: PluginStatus, everything: bool) -> adapters_pb.Plugin
         warnings=[redacted(warning, files=True) for warning in plugin.warnings],
         package=plugin.package,
         carried=plugin.carried,
+        hooks=plugin.hooks,
         classifiers=[
             adapters_pb.Plugin.Classifier(
                 name=one.name,

@@ -23,7 +23,16 @@ from router.errors import (
     ResourceExhausted,
     RouterError,
 )
-from router.ports import AdapterRegistry, Assignment, Experiments, Lease, RequestRouter, Served, Watcher
+from router.ports import (
+    AdapterRegistry,
+    Assignment,
+    Experiments,
+    Lease,
+    RequestHooks,
+    RequestRouter,
+    Served,
+    Watcher,
+)
 from router.server.call import Call
 from router.server.encoding import Encoding
 from router.server.tracing import ENCODE, LEASE, ROUTE, Phases
@@ -78,12 +87,14 @@ class Pipeline:
         corrections: Corrections | None = None,
         on_decision: Callable[[Request, Decision], None] | None = None,
         on_answer: Callable[[Request, Decision], None] | None = None,
+        hooks: RequestHooks | None = None,
     ) -> None:
         """`on_decision` gets each decision of the server's own router for a request that is to be answered,
         `on_answer` each decision for one, an arm's router included."""
         self._engine, self._registry, self._router = engine, registry, router
         self._experiments, self._resting = experiments, Resting()
         self._corrections, self._on_decision, self._on_answer = corrections, on_decision, on_answer
+        self._hooks = hooks
         self._max_tokens = settings.max_tokens_limit
         self._encoding = Encoding(lambda prompt, most, check: engine.encode(prompt, most, check))
         self.draining = False  # cancelled from now on is cancelled by the server
@@ -101,6 +112,7 @@ class Pipeline:
     async def answer(self, request: Request, call: Call) -> AsyncIterator[tuple[Decision, Generation]]:
         """Admitted by the engine when the block is entered; its row is freed when it is left."""
         async with AsyncExitStack() as held:
+            request = await self._rewritten(request)
             choices = await self._routed(request, call, counted=True)
             for decision in choices:
                 call.decision = decision
@@ -120,6 +132,7 @@ class Pipeline:
     async def prepare(self, request: Request, call: Call) -> AsyncIterator[Prepared]:
         """Route and encode; the adapter stays resident inside the block."""
         async with AsyncExitStack() as held:
+            request = await self._rewritten(request)
             choices = await self._routed(request, call, counted=False)
             for decision in choices:
                 call.decision = decision
@@ -133,6 +146,7 @@ class Pipeline:
 
     async def decide(self, request: Request, call: Call) -> Decision:
         """Where the request goes, its arm in an experiment included."""
+        request = await self._rewritten(request)
         call.decision = decision = next(iter(await self._routed(request, call, counted=False)))
         return decision
 
@@ -146,6 +160,11 @@ class Pipeline:
             taken = await self._submitted(held, request, decision, Phases(), background=True)
             async for event in taken.generation:
                 yield event
+
+    async def _rewritten(self, request: Request) -> Request:
+        """By plugins. Raises RouterError."""
+        hooks = self._hooks
+        return await hooks.rewrite(request) if hooks is not None and hooks.rewrites else request
 
     async def _routed(self, request: Request, call: Call, counted: bool) -> Choices:
         """Who may answer, by routing and experiments. `counted`: an answer will be generated.
@@ -259,11 +278,14 @@ class Pipeline:
     def _watchers(
         self, request: Request, taken: Submitted, choices: Choices, call: Call
     ) -> Sequence[Watcher]:
+        found: list[Watcher] = []
+        if self._hooks is not None and (watcher := self._hooks.watcher(request, taken.decision)) is not None:
+            found.append(watcher)
         live = self._experiments
-        if live is None or not live.running or request.routing.mixture:
-            return ()
-        arm, told = (choices.assignment, choices.degraded), call.exposures.append
-        return live.watchers(Served(request, taken.decision, taken.params, *arm, exposed=told))
+        if live is not None and live.running and not request.routing.mixture:
+            arm, told = (choices.assignment, choices.degraded), call.exposures.append
+            found += live.watchers(Served(request, taken.decision, taken.params, *arm, exposed=told))
+        return found
 
     def _stopped(self, call: Call) -> str:
         """Why a cancellation would not be the user's."""

@@ -220,7 +220,7 @@ class ListPluginsResponse(_message.Message):
     def __init__(self, plugins: _Optional[_Iterable[_Union[Plugin, _Mapping]]] = ...) -> None: ...
 
 class Plugin(_message.Message):
-    __slots__ = ("name", "source", "file", "version", "digest", "enabled", "error", "warnings", "package", "carried", "classifiers", "judges")
+    __slots__ = ("name", "source", "file", "version", "digest", "enabled", "error", "warnings", "package", "carried", "classifiers", "judges", "hooks")
     class Classifier(_message.Message):
         __slots__ = ("name", "priority", "timeout_ms", "state", "breaker", "requests", "errors", "problem")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -263,6 +263,7 @@ class Plugin(_message.Message):
     CARRIED_FIELD_NUMBER: _ClassVar[int]
     CLASSIFIERS_FIELD_NUMBER: _ClassVar[int]
     JUDGES_FIELD_NUMBER: _ClassVar[int]
+    HOOKS_FIELD_NUMBER: _ClassVar[int]
     name: str
     source: str
     file: str
@@ -275,4 +276,5 @@ class Plugin(_message.Message):
     carried: bool
     classifiers: _containers.RepeatedCompositeFieldContainer[Plugin.Classifier]
     judges: _containers.RepeatedCompositeFieldContainer[Plugin.Judge]
-    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., file: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., enabled: _Optional[bool] = ..., error: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., package: _Optional[str] = ..., carried: _Optional[bool] = ..., classifiers: _Optional[_Iterable[_Union[Plugin.Classifier, _Mapping]]] = ..., judges: _Optional[_Iterable[_Union[Plugin.Judge, _Mapping]]] = ...) -> None: ...
+    hooks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., source: _Optional[str] = ..., file: _Optional[str] = ..., version: _Optional[str] = ..., digest: _Optional[str] = ..., enabled: _Optional[bool] = ..., error: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., package: _Optional[str] = ..., carried: _Optional[bool] = ..., classifiers: _Optional[_Iterable[_Union[Plugin.Classifier, _Mapping]]] = ..., judges: _Optional[_Iterable[_Union[Plugin.Judge, _Mapping]]] = ..., hooks: _Optional[_Iterable[str]] = ...) -> None: ...

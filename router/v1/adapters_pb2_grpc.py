@@ -134,7 +134,7 @@ class AdapterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPlugins(self, request, context):
-        """ListPlugins lists the plugins whose classifiers choose among the adapters, broken ones with their reason.
+        """ListPlugins lists all plugins, built-in ones too, and broken ones with their reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

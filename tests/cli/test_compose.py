@@ -277,7 +277,10 @@ async def test_decisions_are_counted_for_drift(client, running):
 async def test_a_server_lists_its_plugins(running, client, folders):
     (folders / "plugins" / "later.py").write_text("1 / 0\n")
     await running.plugins.pick_up()
-    later, shout = await client.adapters.plugins()
+    found = {plugin.name: plugin for plugin in await client.adapters.plugins()}
+    assert (found["vllm"].source, found["vllm"].hooks) == ("built-in", ("register_engines",))
+    later, shout = found["later"], found["shout"]
+    assert shout.hooks == ("register_classifiers",)
     assert (later.name, later.path, later.enabled) == ("later", "later.py", True)
     assert later.error == "ZeroDivisionError: division by zero (later.py:1)"
     assert (shout.name, shout.carried, shout.error) == ("shout", False, "")

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from router import __version__
+
 
 @pytest.fixture
 def plugins(own_folder, monkeypatch):
@@ -78,8 +80,10 @@ def test_list_marks_what_is_carried(cli, own_folder):
 def test_list_shows_classifiers_and_what_is_broken(cli, plugins):
     write(plugins, "def classify_batch(self, requests): return [None] * len(requests)")
     (plugins / "broken.py").write_text("1 / 0\n")
-    header, broken, it = cli("plugins", "list").out.splitlines()
-    assert header.split() == ["PLUGIN", "STATE", "CLASSIFIER", "PRIORITY", "TIMEOUT", "SOURCE", "NOTE"]
+    header, broken, it, *built_in = cli("plugins", "list").out.splitlines()
+    columns = ["PLUGIN", "STATE", "VERSION", "HOOKS", "CLASSIFIER", "PRIORITY", "TIMEOUT", "SOURCE", "NOTE"]
+    assert header.split() == columns
+    assert any(line.split()[:4] == ["vllm", "loaded", __version__, "register_engines"] for line in built_in)
     assert broken.split()[:2] == ["broken", "broken"]
     assert "ZeroDivisionError" in broken
     assert it.split()[:6] == ["it", "loaded", "it", "100", "50", "ms"]

@@ -374,11 +374,12 @@ def latencies(panel: Panel, rows: Sequence[Row]) -> dict[str, tuple[float, float
 @contextmanager
 def resident_base(settings: Settings) -> Iterator[BaseModel]:
     """Fetch and load the base of these settings; let it go at the end. Raises ConfigError."""
-    from router.cli.compose import make_engine
-    from router.models import resolve_model
+    from router.cli.compose import engine_of
+    from router.cli.plugins import host_of
 
-    resolve_model(settings.model)
-    engine = make_engine(settings)
+    plugins = host_of(settings)
+    plugins.refresh()
+    engine, _ = engine_of(settings, plugins)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="base", daemon=True)
     thread.start()

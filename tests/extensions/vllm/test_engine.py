@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from router.engine.base import AdapterArtifact, Engine, Reading
-from router.engine.vllm.engine import VllmEngine
 from router.errors import ConfigError, Unavailable
+from router.extensions.vllm.engine import VllmEngine
 from router.types import FinishReason
 from tests.engine.contract import CONTEXT, QUEUE, ROWS, EngineContract, answer, job, read, until
-from tests.engine.vllm.script import Script, artifact, engine
+from tests.extensions.vllm.script import Script, artifact, engine
 
 pytestmark = pytest.mark.slow  # for the tokenizer's library
 

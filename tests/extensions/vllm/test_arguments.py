@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from router.config import Settings
-from router.engine.vllm.arguments import check, check_known, engine_args, parsed, rank_of, slots_of
 from router.errors import ConfigError
+from router.extensions.vllm.arguments import check, check_known, engine_args, parsed, rank_of, slots_of
 
 CONFIG = {
     "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576, "num_hidden_layers": 30,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from router.engine.base import AdapterArtifact
-from router.engine.vllm.client import Client, Lora
-from router.engine.vllm.staging import Staging
 from router.errors import AdapterRejected, FailedPrecondition
+from router.extensions.vllm.client import Client, Lora
+from router.extensions.vllm.staging import Staging
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import pytest
 
 from router.config import Settings
 from router.engine.base import Delta
-from router.engine.vllm import keeper
-from router.engine.vllm.engine import GIVE_UP, VllmEngine
-from router.engine.vllm.link import connect
 from router.errors import Unavailable
+from router.extensions.vllm import keeper
+from router.extensions.vllm.engine import GIVE_UP, VllmEngine
+from router.extensions.vllm.link import connect
 from tests.engine.contract import job, until
 
 STALL = 4.0

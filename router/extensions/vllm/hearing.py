@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-from router.engine.vllm.adapters import Adapters
-from router.engine.vllm.client import Ask, Chances, Client, Lora
 from router.errors import ConfigError
+from router.extensions.vllm.adapters import Adapters
+from router.extensions.vllm.client import Ask, Chances, Client, Lora
 
 TOKENS = list(range(5, 21))
 NEAR = 0.5  # nats; another batch moves a log-probability in bfloat16 by a tenth

@@ -28,8 +28,8 @@ from router.engine.base import (
     with_grammar,
 )
 from router.engine.torch_engine import TorchEngine
-from router.engine.vllm.engine import VllmEngine
-from router.engine.vllm.link import connect
+from router.extensions.vllm.engine import VllmEngine
+from router.extensions.vllm.link import connect
 from router.registry.format.artifact import read_artifact
 from router.registry.format.manifest import parse_manifest
 from router.types import Constraint, FinishReason, SamplingParams, TokenLogprob, Turn

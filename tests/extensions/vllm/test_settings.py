@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from router.cli.compose import base_lines, make_engine
-from router.cli.engines import vllms_base
+from router.cli.compose import base_lines
 from router.cli.settings import load_settings
 from router.config import Settings
 from router.engine.base import Ability, BaseInfo
-from router.engine.vllm.engine import VllmEngine
 from router.errors import ConfigError
+from router.extensions.vllm import find_base, make_engine
+from router.extensions.vllm.engine import VllmEngine
 
 
 @pytest.mark.parametrize(
@@ -28,15 +28,15 @@ from router.errors import ConfigError
     ],
 )
 def test_what_cannot_be_is_told_at_once(monkeypatch: pytest.MonkeyPatch, settings: Any, said: str) -> None:
-    monkeypatch.setattr("router.engine.vllm.link.find_spec", lambda name: None)
+    monkeypatch.setattr("router.extensions.vllm.link.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=said):
-        vllms_base(load_settings(settings))
+        find_base(load_settings(settings))
 
 
 def test_a_quantised_base_is_vllms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("router.engine.vllm.link.find_spec", lambda name: name)
+    monkeypatch.setattr("router.extensions.vllm.link.find_spec", lambda name: name)
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
-    assert vllms_base(Settings(engine="vllm", model=str(tmp_path))) == tmp_path
+    assert find_base(Settings(engine="vllm", model=str(tmp_path))) == tmp_path
 
 
 def test_arguments_of_the_environment_are_split_like_a_shells(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,9 @@ def test_arguments_of_the_environment_are_split_like_a_shells(monkeypatch: pytes
 
 def test_nothing_of_vllm_is_imported_before_the_start() -> None:
     assert isinstance(make_engine(Settings(engine="vllm")), VllmEngine)
-    code = "import sys, router.engine.vllm.link; print({'vllm', 'torch', 'transformers'} & set(sys.modules))"
+    code = (
+        "import sys, router.extensions.vllm.link; print({'vllm', 'torch', 'transformers'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

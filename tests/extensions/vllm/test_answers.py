@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from router.engine.base import Delta, Finished, Job
-from router.engine.vllm.answers import Answer, sampling_of
-from router.engine.vllm.client import Chances, Piece
-from router.engine.vllm.desk import Line
 from router.errors import EngineFailed
+from router.extensions.vllm.answers import Answer, sampling_of
+from router.extensions.vllm.client import Chances, Piece
+from router.extensions.vllm.desk import Line
 from router.types import Constraint, FinishReason, SamplingParams
 
 

@@ -9,14 +9,14 @@ import pytest
 
 from router.engine.base import Delta, Finished, Job, Reading
 from router.engine.handoff import PendingReading
-from router.engine.vllm.answers import Answer
-from router.engine.vllm.client import Lora
-from router.engine.vllm.desk import Desk
 from router.errors import Unavailable
+from router.extensions.vllm.answers import Answer
+from router.extensions.vllm.client import Lora
+from router.extensions.vllm.desk import Desk
 from router.types import FinishReason, SamplingParams
 from tests.engine.contract import until
-from tests.engine.vllm.script import Script
-from tests.engine.vllm.test_answers import LETTERS
+from tests.extensions.vllm.script import Script
+from tests.extensions.vllm.test_answers import LETTERS
 
 
 class Trial:
@@ -119,7 +119,7 @@ async def test_a_job_that_never_began_gives_its_slot_back() -> None:
 
 
 async def test_who_waits_for_a_slot_is_not_overtaken_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.engine.vllm.desk.PATIENCE", 0.0)
+    monkeypatch.setattr("router.extensions.vllm.desk.PATIENCE", 0.0)
     trial = Trial(rows=8, slots=1)
     for name, lora in (("a", 1), ("b", 2), ("c", 1)):
         trial.add(name, lora=lora)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from router.engine.vllm import keeper
-from router.engine.vllm.process import Environment, Processes, environment
+from router.extensions.vllm import keeper
+from router.extensions.vllm.process import Environment, Processes, environment
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_what_is_begun_meanwhile_is_found_and_ended(sleeper: subprocess.Popen[by
 
 def test_a_killed_server_leaves_nobody_behind(tmp_path: Path) -> None:
     code = (
-        "import os, subprocess, sys, time; from router.engine.vllm.process import Processes\n"
+        "import os, subprocess, sys, time; from router.extensions.vllm.process import Processes\n"
         "p = Processes()\n"
         "with p.beginning(): child = subprocess.Popen(['sleep', '60'])\n"
         "print(child.pid, p.folder, flush=True); time.sleep(60)"

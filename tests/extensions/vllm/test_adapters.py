@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from router.engine.base import AdapterArtifact
-from router.engine.vllm.adapters import Adapters
-from router.engine.vllm.staging import Staging
 from router.errors import AdapterRejected, FailedPrecondition
-from tests.engine.vllm.script import SITES, Script, artifact
+from router.extensions.vllm.adapters import Adapters
+from router.extensions.vllm.staging import Staging
+from tests.extensions.vllm.script import SITES, Script, artifact
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 
 from router.config import Settings
 from router.engine.base import AdapterArtifact, Engine
-from router.engine.vllm.engine import VllmEngine
-from router.engine.vllm.link import connect
+from router.extensions.vllm.engine import VllmEngine
+from router.extensions.vllm.link import connect
 from router.registry.format.artifact import read_artifact
 from tests.engine import tiny
 from tests.engine.contract import CONTEXT, QUEUE, ROWS, EngineContract, answer, job

@@ -22,9 +22,9 @@ import numpy as np
 from router.engine.base import Finished, Reading
 from router.engine.fairness import ANSWER_COST, VirtualCounters
 from router.engine.handoff import Event, PendingReading, Read, Receiver, Stream
-from router.engine.vllm.answers import BACKGROUND, Answer
-from router.engine.vllm.client import Ask, Client, Ids, Lora
 from router.errors import EngineFailed, RouterError
+from router.extensions.vllm.answers import BACKGROUND, Answer
+from router.extensions.vllm.client import Ask, Client, Ids, Lora
 from router.types import FinishReason
 
 log = logging.getLogger(__name__)

@@ -24,21 +24,21 @@ from router.engine.constrained.grammars import CompiledGrammar, Grammars
 from router.engine.constrained.vocabulary import spec_of
 from router.engine.floats import NAMES
 from router.engine.handoff import Event, Events, PendingReading, Receiver, Stream, deliver
-from router.engine.vllm.adapters import Adapters
-from router.engine.vllm.answers import Answer
-from router.engine.vllm.arguments import slots_of
-from router.engine.vllm.base import Base, read_base
-from router.engine.vllm.client import DEAD, Client, Lora
-from router.engine.vllm.desk import Desk
-from router.engine.vllm.hearing import check_base_is_alone
-from router.engine.vllm.process import Environment, Processes, environment
-from router.engine.vllm.staging import Staging
 from router.errors import (
     FailedPrecondition,
     NotLoaded,
     Overloaded,
     Unavailable,
 )
+from router.extensions.vllm.adapters import Adapters
+from router.extensions.vllm.answers import Answer
+from router.extensions.vllm.arguments import slots_of
+from router.extensions.vllm.base import Base, read_base
+from router.extensions.vllm.client import DEAD, Client, Lora
+from router.extensions.vllm.desk import Desk
+from router.extensions.vllm.hearing import check_base_is_alone
+from router.extensions.vllm.process import Environment, Processes, environment
+from router.extensions.vllm.staging import Staging
 from router.types import Constraint, FinishReason
 
 if TYPE_CHECKING:

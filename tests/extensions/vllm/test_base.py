@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from router.engine.model.loader import base_digest
-from router.engine.vllm.base import read_base
 from router.errors import ConfigError
+from router.extensions.vllm.base import read_base
 from router.models import resolve_model
 from tests.engine import tiny
 

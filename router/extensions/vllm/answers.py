@@ -13,8 +13,8 @@ from typing import Any
 from router.engine.base import Delta, Finished, Job
 from router.engine.handoff import Event, Stream
 from router.engine.text.detokenize import Detokenizer, shared_vocabulary
-from router.engine.vllm.client import Ask, Chances, Lora, Piece
 from router.errors import EngineFailed
+from router.extensions.vllm.client import Ask, Chances, Lora, Piece
 from router.types import FinishReason, SamplingParams, TokenLogprob, Usage
 
 BACKGROUND = 1_000_000  # of vLLM's priorities, of which the lower goes first

@@ -9,10 +9,10 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from router.engine.vllm.arguments import check_known, engine_args
-from router.engine.vllm.base import Base
-from router.engine.vllm.client import DEAD, Ask, Chances, Client, Facts, Lora, Meter, Piece
 from router.errors import AdapterRejected, ConfigError, EngineFailed, Unavailable
+from router.extensions.vllm.arguments import check_known, engine_args
+from router.extensions.vllm.base import Base
+from router.extensions.vllm.client import DEAD, Ask, Chances, Client, Facts, Lora, Meter, Piece
 
 if TYPE_CHECKING:
     from router.config import Settings

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 
 from router.engine.base import AdapterArtifact, SiteDelta
 from router.engine.floats import float32_of
-from router.engine.vllm.staging import CONFIG, WEIGHTS, Staging
 from router.errors import AdapterRejected, ResourceExhausted
-from tests.engine.vllm.script import SITES, artifact, tensor
+from router.extensions.vllm.staging import CONFIG, WEIGHTS, Staging
+from tests.extensions.vllm.script import SITES, artifact, tensor
 
 Q, UP = SITES
 NAME = "base_model.model.{}.lora_{}.weight"

@@ -16,7 +16,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Self
 
-from router.engine.vllm import keeper
+from router.extensions.vllm import keeper
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2

@@ -13,17 +13,17 @@ from typing import Any
 from router.config import Settings
 from router.engine.base import AdapterArtifact, SiteDelta, TensorData
 from router.engine.text.prompt import PromptEncoder
-from router.engine.vllm.base import Base
-from router.engine.vllm.client import Ask, Chances, Facts, Lora, Meter, Piece
-from router.engine.vllm.engine import VllmEngine
 from router.errors import AdapterRejected, Unavailable
+from router.extensions.vllm.base import Base
+from router.extensions.vllm.client import Ask, Chances, Facts, Lora, Meter, Piece
+from router.extensions.vllm.engine import VllmEngine
 
 SITES = {"model.layers.0.self_attn.q_proj": (6, 4), "model.layers.0.mlp.up_proj": (8, 4)}
 END = 257
 
 
 class Script:
-    """Implements `router.engine.vllm.client.Client`."""
+    """Implements `router.extensions.vllm.client.Client`."""
 
     def __init__(self, device: str = "cpu", context: int = 256, step_seconds: float = 0.001) -> None:
         self.facts = Facts("0.0", device, "float32", context, blocks=10, block_size=32)

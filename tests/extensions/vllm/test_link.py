@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from router.engine.vllm import link
-from router.engine.vllm.client import Chances
 from router.errors import ConfigError
+from router.extensions.vllm import link
+from router.extensions.vllm.client import Chances
 
 
 def output(**more: Any) -> Any:

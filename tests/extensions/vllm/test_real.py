@@ -35,7 +35,7 @@ def test_in_its_environment(python: str, what: str) -> None:
     command = (python, "-m", "pytest", "-q", "-n", "0", "-o", "timeout=600", "-s")
     not_ours = ("-p", "no:cacheprovider", "-p", "no:unraisableexception")  # sockets that vLLM leaves open
     done = subprocess.run(
-        [*command, *not_ours, f"tests/engine/vllm/real_{what}.py"],
+        [*command, *not_ours, f"tests/extensions/vllm/real_{what}.py"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
