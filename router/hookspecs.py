@@ -147,7 +147,7 @@ def register_judges(register: RegisterJudge, settings: Any) -> None:
 MakeEngine = Callable[["Settings"], "Engine"]
 FindBase = Callable[["Settings"], "Path | None"]
 MakeSource = Callable[[str, str], "Source"]
-MakeStore = Callable[[str], Any]
+MakeStore = Callable[[str], Any]  # router.sources.mirror.store.Folders
 
 
 class RegisterEngine(Protocol):
@@ -171,6 +171,8 @@ class RegisterSource(Protocol):
 
     def __call__(self, scheme: str, source: MakeSource, store: MakeStore | None = None) -> None:
         """`source(text, subfolder)` returns a `router.sources.source.Source` for a text such as SCHEME:PATH.
+
+        The scheme `*` is every SCHEME:// that no other plugin has.
 
         `store(url)` returns what `serve --adapters-dir SCHEME://...` mirrors
         (`router.sources.mirror.store.Folders`).

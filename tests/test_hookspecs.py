@@ -21,6 +21,7 @@ from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
 from router.plugins import PluginHost
+from tests.cli.tiny import write_adapter
 from tests.server.helpers import until
 
 ROOT = Path(__file__).parents[1]
@@ -237,6 +238,27 @@ def test_an_engine_that_cannot_be_made_is_told(write: Write) -> None:
     write("echo.py", ENGINE.replace("FakeEngine(max_running=settings.max_running)", "1 / 0"))
     with pytest.raises(ConfigError, match="the engine echo cannot be made: ZeroDivisionError"):
         engine_of(Settings(engine="echo"), loaded())
+
+
+SOURCE = """
+from router.sources.local import Local
+
+@hookimpl
+def register_adapter_sources(register):
+    register("shelf", lambda text, inside: Local(Path("shelf") / text.removeprefix("shelf:"), inside))
+"""
+
+
+def test_an_adapter_comes_from_a_source_of_a_plugin(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from router.cli.main import run
+
+    write("shelf.py", "from pathlib import Path\n" + SOURCE)
+    write_adapter(tmp_path / "shelf" / "contracts")
+    assert run(["adapters", "add", "shelf:contracts", "--no-base", "--adapters-dir", "adapters"]) == 0
+    assert "contracts@" in capsys.readouterr().out
+    assert run(["adapters", "add", "shelve:contracts"]) == 2
 
 
 # -- the server's life, metrics, checks

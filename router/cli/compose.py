@@ -197,11 +197,14 @@ class Composition:
         if model is not None:
             options = replace(options, equals_base=equals_base(model))
         state = state_dir(settings.adapter_folders, options.state_dir)
-        self._engine, self.mirrors, self._sharing = engine, Mirrors.of(settings), sharing_of(settings, state)
+        if plugins is None:
+            plugins = host_of(settings)
+            plugins.refresh()
+        self.plugins, self.hooks = plugins, Hooks(plugins)
+        self._engine, self._sharing = engine, sharing_of(settings, state)
+        self.mirrors = Mirrors.of(settings, plugins.sources())
         shared = self._sharing.state
         self.registry = Registry(engine, settings.adapter_folders, options, caught_up=keep, shared=shared)
-        self.plugins = plugins or host_of(settings)
-        self.hooks = Hooks(self.plugins)
         calibration = calibration_file(settings)
         self.router = Router(
             self.registry,

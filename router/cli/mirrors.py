@@ -6,17 +6,20 @@ import asyncio
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.carried import carried
 from router.config import Settings
+from router.errors import ConfigError
 from router.server.mirrors import MirrorState
 
 if TYPE_CHECKING:
+    from router.plugins.loader import SourceEntry
     from router.sources.mirror.mirror import Mirror
+    from router.sources.mirror.store import Folders
 
 OPEN_SECONDS = 10.0  # a start waits so long for each store's first answer, which may say what is wrong
 COPY_TO = {"file": "cp -r", "s3": "aws s3 cp --recursive", "gs": "gcloud storage cp --recursive"}
@@ -31,19 +34,30 @@ class Mirrors:
         self._bar: Callable[[str, int, int], None] | None = None  # on a terminal, while a start waits
 
     @classmethod
-    def of(cls, settings: Settings) -> Mirrors:
-        """Raises ConfigError for a store that cannot be opened."""
+    def of(cls, settings: Settings, sources: Mapping[str, SourceEntry]) -> Mirrors:
+        """`sources`: those of plugins by scheme. Raises ConfigError for a store that cannot be opened."""
         urls = [one for one in settings.adapters_dir if isinstance(one, str)]
         if not urls:
             return cls()
         from router.sources.mirror.cache import Cache
         from router.sources.mirror.mirror import Mirror
+        from router.sources.said import ANY
+
+        def store(url: str) -> Folders:
+            scheme = url.partition("://")[0]
+            entry = sources.get(scheme) or sources.get(ANY)
+            if entry is None or entry.store is None:
+                known = ", ".join(sorted(name for name, one in sources.items() if one.store is not None))
+                raise ConfigError(
+                    f"adapters_dir: {scheme}:// is no store here; plugins have {known or 'none'}"
+                )
+            return entry.store(url)  # type: ignore[no-any-return]
 
         made = cls((), settings.mirror_wait_seconds)
         cache = Cache(settings.mirror_folder() / "cache", settings.mirror_cache_mb << 20)
         most = settings.host_memory_mb << 20
         made._mirrors = [
-            Mirror(url, settings.mirror_folder(url), cache, settings.mirror_seconds, most, made._show)
+            Mirror(store(url), settings.mirror_folder(url), cache, settings.mirror_seconds, most, made._show)
             for url in urls
         ]
         return made

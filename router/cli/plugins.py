@@ -183,7 +183,7 @@ def new(
 # -- commands of plugins
 
 
-REGISTERS = b"register_commands"
+COMMANDS = "register_commands"
 SETTINGS_FILE = "lora-router.toml"  # router.config.CONFIG_FILE, which imports pydantic
 
 
@@ -210,9 +210,11 @@ class WithPlugins(TyperGroup):
     def _extend(self) -> None:
         if self._extended or not may_have_commands():
             return
+        from router.cli.settings import load_settings
+
         self._extended = True
         try:
-            host = command_plugins()
+            host = plugins_with(COMMANDS, load_settings())
         except Exception as error:
             print(f"commands of plugins are left out: {error}", file=sys.stderr)
             return
@@ -220,7 +222,7 @@ class WithPlugins(TyperGroup):
             if status.error:
                 print(f"plugin {status.name} is broken: {status.error}", file=sys.stderr)
         for loaded, plugin in host.running().items():
-            if (hook := loaded.hooks.get("register_commands")) is None:
+            if (hook := loaded.hooks.get(COMMANDS)) is None:
                 continue
             own = typer.Typer(rich_markup_mode=None)
             own.callback()(lambda: None)  # so that one command is a group of one
@@ -251,27 +253,26 @@ def may_have_commands() -> bool:
         text = Path(SETTINGS_FILE).read_text(encoding="utf-8")
     except (OSError, ValueError):
         text = ""
-    return any(name.lower() in text for name in settings) or bool(registering([Path("plugins")]))
+    return any(name.lower() in text for name in settings) or bool(naming(COMMANDS, [Path("plugins")]))
 
 
-def registering(folders: Sequence[Path]) -> list[str]:
-    """Names of plugins in these folders whose code names `register_commands`."""
+def naming(hook: str, folders: Sequence[Path]) -> list[str]:
+    """Names of plugins in these folders whose code names the hook."""
     found = []
     for folder in folders:
         for path in (*folder.glob("*.py"), *folder.glob("*/__init__.py")):
             name = path.parent.name if path.name == "__init__.py" else path.stem
-            if name[0] not in "_." and REGISTERS in path.read_bytes():
+            if name[0] not in "_." and hook.encode() in path.read_bytes():
                 found.append(name)
     return found
 
 
-def command_plugins() -> PluginHost:
-    """The plugins that may have commands, loaded. Raises ConfigError."""
-    from router.cli.settings import folders, load_settings
+def plugins_with(hook: str, settings: Settings) -> PluginHost:
+    """The plugins, without files and folders whose code does not name the hook. Raises ConfigError."""
+    from router.cli.settings import folders
 
-    settings = load_settings()
     dirs = folders(settings.plugins_dir, "plugins", settings.bare)
-    names = registering(dirs)
+    names = naming(hook, dirs)
     if settings.load_plugins is not None:
         allowed = {name.strip() for name in settings.load_plugins.split(",")}
         names = [name for name in names if name in allowed]

@@ -43,6 +43,7 @@ from router.plugins.tables import Table, canonical
 
 log = logging.getLogger(__name__)
 SCAN_SECONDS = 0.2
+EXTENSIONS = Path(__file__).parents[1] / "extensions"
 Allowed = frozenset[str] | None  # names of plugins; None: all
 
 
@@ -367,7 +368,7 @@ def built_in_plugins(tables: Mapping[str, Table]) -> list[Plugin]:
     found = []
     for module in built_in_modules():
         name = module.rpartition(".")[2]
-        plugin = Plugin(name, "built-in", module, carried=True)
+        plugin = Plugin(name, "built-in", str(EXTENSIONS / name), carried=True)
         try:
             plugin.loaded = load_built_in(module, tables.get(canonical(name)))
         except LoadError as error:
@@ -379,9 +380,8 @@ def built_in_plugins(tables: Mapping[str, Table]) -> list[Plugin]:
 
 def built_in_modules() -> list[str]:
     """Names of the modules of `router.extensions`, which are not imported."""
-    package = "router.extensions"
-    folder = str(Path(__file__).parents[1] / "extensions")
-    return [f"{package}.{found.name}" for found in pkgutil.iter_modules([folder]) if found.name[0] != "_"]
+    found = pkgutil.iter_modules([str(EXTENSIONS)])
+    return [f"router.extensions.{one.name}" for one in found if one.name[0] != "_"]
 
 
 def entry_point_plugins(named: frozenset[str], tables: Mapping[str, Table]) -> list[Plugin]:

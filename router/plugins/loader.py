@@ -42,7 +42,7 @@ HOOKS = tuple(name for name in vars(hookspecs) if hasattr(vars(hookspecs)[name],
 OBSERVERS = ("on_decision", "on_answer")
 AT_START = ("register_engines", "register_adapter_sources", "register_commands")
 OURS = frozenset({Path(__file__).parent, Path(isolation.__file__).parent})  # no place to tell of a fault
-NAME_FORM = re.compile(r"[a-z0-9][a-z0-9_-]*")
+NAME_FORM = re.compile(r"[a-z0-9][a-z0-9_-]*|\*")  # `*`: any other
 T = TypeVar("T")
 _serial = itertools.count(1)
 
@@ -287,11 +287,14 @@ class Entries(list[E], Generic[E]):
     """What a plugin registered by name."""
 
     def add(self, what: str, entry: E) -> None:
-        """Raises ValueError for a name that is none, and for one that is there."""
+        """Raises ValueError for a name that is none, and for one that is there; TypeError for no function."""
         if not isinstance(entry.name, str) or not NAME_FORM.fullmatch(entry.name):
             raise ValueError(
                 f"{what} {entry.name!r}: use a-z, 0-9, '_' and '-', starting with a letter or digit"
             )
+        made = entry.make if isinstance(entry, EngineEntry) else entry.source
+        if not callable(made):
+            raise TypeError(f"{what} {entry.name!r}: register() got a {type(made).__name__}, not a function")
         if any(other.name == entry.name for other in self):
             raise ValueError(f"{what} {entry.name!r} is registered twice")
         self.append(entry)

@@ -1,42 +1,46 @@
-"""What a user writes for a source: `hub:ORG/NAME@REVISION` (`hf://` too), `s3://BUCKET/KEY/`, or a folder."""
+"""What a user writes for a source: a folder, or SCHEME:TEXT, which a plugin knows (`hub:ORG/NAME`)."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from urllib.parse import unquote
 
 from router.errors import ConfigError
 from router.registry.format.text import show
-from router.sources.hub import Hub
 from router.sources.local import Local
-from router.sources.objects import Objects
 from router.sources.source import Source, wrong_name
 
-HUB = ("hub:", "hf://", "hf:")
+SCHEME = re.compile(r"([a-z0-9][a-z0-9_+.-]+):")
 FILE = "file://"
+ANY = "*"  # every SCHEME:// that is not there by its name
 WEB = "https://huggingface.co/"
+Make = Callable[[str, str], Source]
 
 
-def source_of(said: str, subfolder: str = "") -> Source:
-    """The source that is meant. Raises ConfigError; nothing is asked for yet."""
+def source_of(said: str, subfolder: str = "", sources: Mapping[str, Make] | None = None) -> Source:
+    """The source that is meant. `sources`: those of plugins by scheme.
+
+    Raises ConfigError; nothing is asked for yet.
+    """
+    found = sources or {}
     inside = subfolder.rstrip("/")
     if inside and (problem := wrong_name(inside)):
         raise ConfigError(f"--subfolder {show(subfolder)} {problem}")
-    for start in HUB:
-        if said.startswith(start):
-            repo, _, revision = unquote(said.removeprefix(start)).partition("@")
-            return Hub(repo, revision, inside)
-    if said.startswith(WEB):
+    scheme = named[1] if (named := SCHEME.match(said)) else ""
+    if scheme in found and scheme != "file":
+        return found[scheme](said, inside)
+    if said.startswith(WEB) and "hub" in found:
         repo = "/".join(said.removeprefix(WEB).split("/")[:2])
         raise ConfigError(f"{show(said)[1:-1]} is a page: say hub:{show(repo)[1:-1]}")
     if "://" in said and not said.startswith(FILE):
-        return Objects(said, inside)
+        if ANY not in found:
+            known = ", ".join(f"{name}:" for name in sorted(found)) or "none"
+            raise ConfigError(f"{scheme}:// is no source of adapters here; plugins have {known}")
+        return found[ANY](said, inside)
     path = Path(said.removeprefix(FILE)).expanduser()
     if not path.is_dir():
-        hint = (
-            f"; hub:{said} is one on the hub"
-            if said.count("/") == 1 and not said.startswith(("/", "."))
-            else ""
-        )
+        short = said.count("/") == 1 and not said.startswith(("/", "."))
+        hint = f"; hub:{said} is one on the hub" if short and "hub" in found else ""
         raise ConfigError(f"{show(said)[1:-1]} is no folder here{hint}")
     return Local(path, inside)

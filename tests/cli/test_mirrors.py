@@ -27,6 +27,7 @@ from router.engine.fake import FakeEngine
 from router.errors import ConfigError, NotFound
 from router.registry.format.artifact import digest_of_folder
 from tests.cli.tiny import MODULES, write_adapter
+from tests.sources.sources import ENTRIES
 
 URL = "memory://bucket/adapters"
 MANIFEST = '[adapter]\nname = "medical"\nversion = "1.2.0"\n'
@@ -163,13 +164,13 @@ async def test_only_what_is_listed_is_served(upload, own_folder):
 
 async def test_a_start_waits_for_no_store_that_is_silent_where_something_is_here(upload, monkeypatch):
     upload("medical")
-    first = Mirrors.of(settings())
+    first = Mirrors.of(settings(), ENTRIES)
     await first.opened(), await first.whole()
     first.close()
     go_on = threading.Event()
     monkeypatch.setattr(MemoryFileSystem, "ls", lambda *_, **__: go_on.wait(20) and [])
     monkeypatch.setattr("router.cli.mirrors.OPEN_SECONDS", 0.1)
-    second = Mirrors.of(settings())
+    second = Mirrors.of(settings(), ENTRIES)
     began = time.monotonic()
     await second.opened(), await second.whole()
     assert time.monotonic() - began < 5
@@ -202,7 +203,7 @@ def test_a_driver_that_is_not_installed_ends_it_before_anything_is_loaded(own_fo
     with pytest.raises(
         ConfigError, match=r"not installed: pip install -e '\.\[s3\]' in the checkout.* writes there$"
     ):
-        Mirrors.of(Settings(adapters_dir=("s3://bucket/adapters",)))
+        Mirrors.of(Settings(adapters_dir=("s3://bucket/adapters",)), ENTRIES)
 
 
 def test_a_start_on_a_terminal_shows_how_far_it_is(upload, monkeypatch):
@@ -217,7 +218,7 @@ def test_a_start_on_a_terminal_shows_how_far_it_is(upload, monkeypatch):
 
     monkeypatch.setattr("router.cli.output.is_plain", lambda stream: False)
     monkeypatch.setattr("router.cli.output.fetching", fetching)
-    made = Mirrors.of(settings())
+    made = Mirrors.of(settings(), ENTRIES)
     assert seen == [], "a start that fails leaves no bar"
     asyncio.run(made.opened()), asyncio.run(made.whole())
     made._show(f"{URL}/", 1, 2)
@@ -229,7 +230,7 @@ def test_a_start_on_a_terminal_shows_how_far_it_is(upload, monkeypatch):
 
 
 def test_without_a_store_there_is_nothing_to_wait_for():
-    made = Mirrors.of(Settings(adapters_dir=(Path("adapters"),)))
+    made = Mirrors.of(Settings(adapters_dir=(Path("adapters"),)), ENTRIES)
     asyncio.run(made.opened()), asyncio.run(made.whole()), made.close()
     assert made.flaws() == []
 

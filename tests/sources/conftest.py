@@ -9,10 +9,10 @@ import pytest
 
 from router.registry.format.artifact import Validation, validate_folder
 from router.sources.adding import Added, Wish, add
-from router.sources.said import source_of
 from router.sources.shelf import Wanted
 from tests.cli.tiny import write_adapter
 from tests.sources.fake_hub import REPO, FakeHub, fake_hub
+from tests.sources.sources import source_of
 
 MANIFEST = b'[adapter]\nname = "contracts"\nversion = "1.0.0"\n'
 

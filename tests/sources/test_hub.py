@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.errors import ConfigError, DataLoss, FailedPrecondition, NotFound, PermissionDenied, Unavailable
+from router.extensions.hub.source import Hub, _after, _file, _onward
 from router.sources.adding import Wish, add
-from router.sources.hub import Hub, _after, _file, _onward
-from router.sources.said import source_of
 from tests.sources.conftest import in_view, staged, validate
 from tests.sources.fake_hub import COMMIT, REPO, TOKEN, fake_hub
+from tests.sources.sources import source_of
 
 WEIGHTS = "adapter_model.safetensors"
 

@@ -15,8 +15,8 @@ from router.errors import (
     Unavailable,
 )
 from router.sources.adding import Outcome
-from router.sources.said import source_of
 from tests.sources.conftest import in_view, staged
+from tests.sources.sources import source_of
 
 URL = "memory://bucket/adapters/contracts/1.2.0/"
 WEIGHTS = "adapter_model.safetensors"
@@ -73,7 +73,7 @@ def test_other_sizes_than_announced(store, added, adapters, monkeypatch, lie):
 
 
 def test_it_goes_on_after_a_fault(store, added, adapter_files, monkeypatch):
-    monkeypatch.setattr("router.sources.objects.BLOCK", 300)
+    monkeypatch.setattr("router.extensions.object_store.objects.BLOCK", 300)
     real, starts = type(store).cat_file, []
 
     def faulty(self, path, start=None, end=None):

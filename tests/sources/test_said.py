@@ -1,9 +1,9 @@
 import pytest
 
 from router.errors import ConfigError
-from router.sources.hub import Hub
+from router.extensions.hub.source import Hub
 from router.sources.local import Local
-from router.sources.said import source_of
+from tests.sources.sources import source_of
 
 
 @pytest.mark.parametrize("said", ["hub:org/name@v1", "hf://org/name@v1", "hf:org/name@v1"])

@@ -24,7 +24,7 @@ Said = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="hub:ORG/NAME@REVISION, s3://BUCKET/KEY/ or another store, or a folder.",
+        help="hub:ORG/NAME@REVISION, s3://BUCKET/KEY/ or another store, a plugin's SCHEME:, or a folder.",
         show_default=False,
     ),
 ]
@@ -86,6 +86,7 @@ def add(
       lora-router adapters add s3://BUCKET/adapters/contracts/1.2.0/
     """
     from router.cli.output import print_json
+    from router.cli.plugins import plugins_with
     from router.cli.settings import load_settings
     from router.sources.adding import Wish
     from router.sources.adding import add as run
@@ -93,8 +94,9 @@ def add(
     from router.sources.shelf import Wanted
 
     settings = load_settings({"model": model} if model else None)
+    sources = plugins_with("register_adapter_sources", settings).sources()
     wish = Wish(
-        source_of(said, subfolder),
+        source_of(said, subfolder, {scheme: entry.source for scheme, entry in sources.items()}),
         adapters_dir
         or next((one for one in settings.adapters_dir if isinstance(one, Path)), Path("adapters")),
         most_bytes=max_bytes or settings.host_memory_mb << 20,

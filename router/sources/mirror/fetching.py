@@ -15,7 +15,7 @@ from router.registry.format.text import some
 from router.sources.choice import NEEDED, TAKEN
 from router.sources.mirror.cache import Cache
 from router.sources.mirror.copies import Copies
-from router.sources.mirror.store import Remote, RemoteFolder, Store
+from router.sources.mirror.store import Folders, Remote, RemoteFolder
 from router.sources.origin import Origin
 from router.sources.source import RemoteFile
 from router.sources.transfer import FULL, Pause, Progress, Transfer
@@ -25,7 +25,7 @@ from router.sources.transfer import FULL, Pause, Progress, Transfer
 class Fetcher:
     """Brings folders; from several threads. `aside`: where files come in. `most_bytes`: of one adapter."""
 
-    store: Store
+    store: Folders
     cache: Cache
     copies: Copies
     aside: Path
@@ -103,7 +103,7 @@ class Fetcher:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    store: Store
+    store: Folders
     place: str
 
     def read(self, file: RemoteFile, start: int) -> Generator[bytes, None, None]:

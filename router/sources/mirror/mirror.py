@@ -31,7 +31,7 @@ from router.sources.mirror.cache import Cache, private_folder
 from router.sources.mirror.copies import Copies
 from router.sources.mirror.deliveries import Deliveries
 from router.sources.mirror.fetching import Fetcher
-from router.sources.mirror.store import Store
+from router.sources.mirror.store import Folders
 from router.sources.mirror.survey import Survey
 from router.sources.source import Passing
 from router.sources.staging import KEPT_SECONDS
@@ -66,22 +66,22 @@ class Status:
 
 
 class Mirror:
-    """Keeps `folder`/adapters like the store at `url`. One process has the folder, others that want the same
+    """Keeps `folder`/adapters like `store`. One process has the folder, others that want the same
     watch what it does, and one of them takes over when it ends.
 
-    `seconds`: between two looks, and more where a listing takes long. Raises ConfigError, FailedPrecondition.
+    `seconds`: between two looks, and more where a listing takes long.
     """
 
     def __init__(
         self,
-        url: str,
+        store: Folders,
         folder: Path,
         cache: Cache,
         seconds: float,
         most_bytes: int,
         shown: Shown = lambda *_: None,
     ) -> None:
-        self._store, self._folder, self._seconds, self._cache = Store(url), folder, seconds, cache
+        self._store, self._folder, self._seconds, self._cache = store, folder, seconds, cache
         self._copies, self._survey = Copies(folder, self._store.said), Survey()
         aside = folder / "fetching"
         self._stop = threading.Event()

@@ -9,8 +9,9 @@ import pytest
 from fsspec.asyn import AsyncFileSystem
 
 from router.errors import NotFound, ResourceExhausted
-from router.sources.mirror import store as module
-from router.sources.mirror.store import RemoteFolder, Store, age
+from router.extensions.object_store import store as module
+from router.extensions.object_store.store import Store
+from router.sources.mirror.store import RemoteFolder, age
 from tests.sources.mirror.conftest import CONFIG, MANIFEST, URL, WEIGHTS
 
 

@@ -1,0 +1,27 @@
+"""The adapter source `hub:ORG/NAME@REVISION`: a model hub, as Hugging Face's and its mirrors speak."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from router.hookspecs import RegisterSource, hookimpl
+
+if TYPE_CHECKING:
+    from router.sources.source import Source
+
+
+@hookimpl
+def register_adapter_sources(register: RegisterSource) -> None:
+    """`hub:`, `hf:` and `hf://`."""
+    register("hub", make_source)
+    register("hf", make_source)
+
+
+def make_source(text: str, subfolder: str) -> Source:
+    """The source of such a text. Raises ConfigError."""
+    from router.extensions.hub.source import Hub
+
+    place = text.partition(":")[2].removeprefix("//")
+    repo, _, revision = unquote(place).partition("@")
+    return Hub(repo, revision, subfolder)
