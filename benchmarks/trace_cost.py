@@ -28,7 +28,7 @@ from benchmarks.prompts import NEW_TOKENS, REQUESTS
 from router.client import AsyncClient
 from router.config import Settings
 from router.engine.torch_engine import TorchEngine
-from router.plugins import PluginHost
+from router.plugins import Hooks, PluginHost
 from router.registry.registry import Registry
 from router.routing.router import Router
 from router.server.app import ServerApp
@@ -108,7 +108,8 @@ async def measure(rounds: int, threads: int) -> list[dict[str, dict[str, Any]]]:
         for name in (OFF, ON, AGAIN):
             said = {"otlp_endpoint": endpoint} if name == ON else {}
             settings = Settings(listen=f"{HOST}:0", metrics_listen="", **said)
-            app = ServerApp(settings, engine, registry, router, nothing)
+            hooks = Hooks(PluginHost([], built_in=True))
+            app = ServerApp(settings, engine, registry, router, nothing, hooks=hooks)
             await app.start()
             await app.ready.wait()
             arms[name] = app.address
@@ -175,9 +176,9 @@ def of_one_request() -> list[dict[str, Any]]:
     """Microseconds of processor time: what the event loop does, and what the thread that sends does."""
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
+    from router.extensions.otel import opened
+    from router.extensions.otel.spans import ended
     from router.server.metrics import Metrics
-    from router.telemetry import opened
-    from router.telemetry.spans import ended
 
     os.environ["OTEL_METRICS_EXPORTER"] = "none"
     telemetry = opened(Settings(otlp_endpoint=f"http://{HOST}:1"), Metrics(), lambda: None)

@@ -225,7 +225,7 @@ def on_ready(server: ServerApp, settings: Any) -> Awaitable[None] | None:
 
 @hookspec
 def on_shutdown(server: ServerApp, settings: Any) -> Awaitable[None] | None:
-    """Called after the last request, in reverse order of `on_startup`, at most 5 s long; may be `async`."""
+    """Called after the last request, in reverse order of `on_startup`; all get 2.5 s; may be `async`."""
 
 
 # -- requests

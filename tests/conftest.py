@@ -71,13 +71,19 @@ async def start_server() -> AsyncIterator[Start]:
             corrections: Any = None,
             routing: Any = None,
             replicas: Any = None,
+            hooks: Any = None,
             **settings: Any,
         ) -> ServerApp:
             engine = engine or FakeEngine()
             registry = registry or FakeRegistry(engine, [adapter("medical"), adapter("legal", "2.0.0")])
             router = router or FakeRouter(registry)
             said = Settings(**{**defaults, **settings})
-            parts = {"experiments": experiments, "corrections": corrections, "replicas": replicas}
+            parts = {
+                "experiments": experiments,
+                "corrections": corrections,
+                "replicas": replicas,
+                "hooks": hooks,
+            }
             if routing is not None:
                 parts["routing"] = routing
             app = ServerApp(said, engine, registry, router, startup, **parts)

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from router.types import Decision
 
 log = logging.getLogger(__name__)
-STARTUP_SECONDS, SHUTDOWN_SECONDS = 30.0, 5.0
+STARTUP_SECONDS = 30.0
+SHUTDOWN_SECONDS = 2.5  # for all plugins together
 CHECK_SECONDS = 1.0  # between two rounds of checks; each may take as long
 MOST_RECORDS = 1000  # that wait for one plugin
-FLUSH_SECONDS = 2.0  # for the records that wait at shutdown
+FLUSH_SECONDS = 1.0  # for the records that wait at shutdown
 RECENT_SECONDS = 60.0  # for so long a fault shows under `degraded`
 
 
@@ -157,8 +158,12 @@ class Hooks:
     async def shutdown(self) -> None:
         """Call `on_shutdown`, of those that started last first, after their records."""
         self.host.refreshed = None
-        for running in reversed(tuple(self._running.values())):
-            await self._end(running)
+        try:
+            async with asyncio.timeout(SHUTDOWN_SECONDS):
+                for running in reversed(tuple(self._running.values())):
+                    await self._end(running)
+        except TimeoutError:
+            log.error("plugins did not end", extra={"fields": {"seconds": SHUTDOWN_SECONDS}})
         self._running.clear()
         self._sort()
 

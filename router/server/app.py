@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health
 
-from router import optional, telemetry, web
+from router import optional, web
 from router.access.access import Access
 from router.access.audit import Audit
 from router.access.quotas import Quotas
@@ -59,7 +59,7 @@ from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 
 if TYPE_CHECKING:
     from router.plugins import Hooks, PluginStatus
-    from router.telemetry.otlp import Telemetry
+    from router.server.tracing import Tracing
     from router.web.listener import Listener
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class ServerApp:
             {("/metrics", OPENMETRICS): self._openmetrics},
             settings.console_hosts,
         )
-        self._telemetry: Telemetry | None = None
+        self.tracing: Tracing | None = None  # set by a plugin's on_startup
         self._server: Together | None = None
         self._web: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -180,7 +180,6 @@ class ServerApp:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
         if self._hooks is not None:
             await self._hooks.startup(self)
-        self._telemetry = telemetry.opened(self.settings, self.metrics, self._look)
         chain = self._chain()
         server = self._bound(chain)
         inference = InferenceService(self.settings, self.pipeline, self.registry, self.corrections)
@@ -224,8 +223,6 @@ class ServerApp:
         self._follow("what waits to be sent", self._sending.follow)
         if self.fleet is not None:
             self._follow("the places of replicas", partial(self._follow_places, self.fleet))
-        if self._telemetry is not None:
-            self._follow("telemetry", self._telemetry.follow)
 
     def _insight(self) -> Insight | None:
         if self.recent is None:
@@ -244,7 +241,7 @@ class ServerApp:
             self._sending,
             self.admission,
             self.settings,
-            self._telemetry,
+            self.tracing,
             self.quotas,
         )
 
@@ -302,8 +299,7 @@ class ServerApp:
         self._bodies.close()
         if self.corrections is not None:
             await asyncio.to_thread(self.corrections.close)
-        closing = [self._telemetry.close(ENGINE_SECONDS)] if self._telemetry is not None else []
-        await asyncio.gather(self._close_engine(), *closing)
+        await self._close_engine()
         if self.audit is not None:
             await asyncio.to_thread(self.audit.close)
         log.info("stopped")
@@ -402,14 +398,14 @@ class ServerApp:
             call.votes.append(vote)
 
     async def _metrics(self) -> Page:
-        self._look()
+        self.look()
         return await self.metrics.page()
 
     async def _openmetrics(self) -> Page:
-        self._look()
+        self.look()
         return await self.metrics.page_with_exemplars()
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """What is now, for a page of metrics; on the event loop."""
         registry, status = self.registry, self.engine.status()
         resident = tuple(registry.resident())

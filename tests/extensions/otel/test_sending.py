@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 
+from router.extensions.otel.attributes import Attributes
+from router.extensions.otel.sending import Delivery, Limits, Queue
+from router.extensions.otel.spans import Ended, Origin
 from router.server.metrics import Metrics
 from router.server.tracing import Phase
-from router.telemetry.attributes import Attributes
-from router.telemetry.sending import Delivery, Limits, Queue
-from router.telemetry.spans import Ended, Origin
 
 CONTEXT = SpanContext(1, 2, False, TraceFlags(1))
 PARTS: tuple[tuple[Phase, Attributes], ...] = tuple(
@@ -111,7 +111,7 @@ def test_one_that_raises_ends_nothing(
         return outcome
 
     queue = Queue(export, delivery, replace(SLOW, waiting=100))
-    caplog.set_level("INFO", "router.telemetry")
+    caplog.set_level("INFO", "router.extensions.otel")
     for name in "abcde":
         queue.put(make(name))
     queue.close(20)

@@ -12,7 +12,7 @@ from functools import cache
 
 from prometheus_client import Counter
 
-from router.telemetry.spans import Ended
+from router.extensions.otel.spans import Ended
 
 log = logging.getLogger(__name__)
 LIBRARY = logging.getLogger("opentelemetry.exporter")  # what it logs of each try, we tell once

@@ -18,13 +18,13 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector as Collecting
 
+from router.extensions.otel import attributes, readings, spans
 from router.server.app import ServerApp
 from router.server.metrics import OPENMETRICS
-from router.telemetry import attributes, readings, spans
 from tests.deploy.test_dashboards import metrics
+from tests.extensions.otel.collector import Collector, until, values
+from tests.extensions.otel.conftest import StartTraced
 from tests.server.helpers import Connect, ask
-from tests.telemetry.collector import Collector, until, values
-from tests.telemetry.conftest import StartTraced
 
 OURS = Path(attributes.__file__).parent
 FAMILIES = ("gen_ai.", "rpc.", "feature_flag.", "http.", "error.", "process.", "service.")

@@ -12,11 +12,11 @@ import pytest
 
 from router.config import Settings
 from router.errors import ConfigError
+from router.extensions.otel import opened
 from router.server.metrics import Metrics
-from router.telemetry import opened
+from tests.extensions.otel.collector import Collector, until
+from tests.extensions.otel.conftest import StartTraced, built_in
 from tests.server.helpers import Connect, Start, ask
-from tests.telemetry.collector import Collector, until
-from tests.telemetry.conftest import StartTraced
 
 
 async def test_a_dead_collector_changes_nothing_and_is_told_once(
@@ -32,7 +32,7 @@ async def test_a_dead_collector_changes_nothing_and_is_told_once(
     with socket.socket() as nobody:  # bound, and never listens
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        server = await start_server(**vars(fakes), otlp_endpoint=url)
+        server = await start_server(**vars(fakes), hooks=built_in(), otlp_endpoint=url)
         stubs, lost = connect(server), server.metrics.telemetry_lost.labels("traces")
         for _ in range(3):
             before = lost._value.get()
@@ -85,7 +85,7 @@ def test_what_cannot_be_is_said_at_the_start(
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "router.telemetry.otlp", raising=False)
+    monkeypatch.delitem(sys.modules, "router.extensions.otel.otlp", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
     with pytest.raises(ConfigError, match=r"pip install -e '\.\[otel\]' in the checkout"):
         opened(settings(), Metrics(), lambda: None)

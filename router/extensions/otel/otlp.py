@@ -36,23 +36,23 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from router import __version__
 from router.errors import ConfigError
+from router.extensions.otel.readings import Reader
+from router.extensions.otel.sending import Delivery, Limits, Queue
+from router.extensions.otel.spans import Ended, Maker, Origin, ended
 from router.server.call import Call
 from router.server.lifecycle import in_daemon_thread
 from router.server.metrics import Metrics
 from router.server.tracing import Metadata, Trace
-from router.telemetry.readings import Reader
-from router.telemetry.sending import Delivery, Limits, Queue
-from router.telemetry.spans import Ended, Maker, Origin, ended
 
 log = logging.getLogger(__name__)
 ENV = "env"  # the setting that leaves it to OTEL_EXPORTER_OTLP_ENDPOINT
-SCOPE = InstrumentationScope("router.telemetry", __version__)
+SCOPE = InstrumentationScope(__version__)
 CARRIED, MOST_CARRIED = ("traceparent", "tracestate"), 512  # characters
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class Telemetry:
-    """Traces (`Tracing`), and metrics while `follow` runs. What does not arrive is counted, and holds up
+    """Traces (`Tracing`), and metrics from `start` to `close`. What does not arrive is counted, and holds up
     nothing."""
 
     @classmethod
@@ -70,6 +70,7 @@ class Telemetry:
 
     def __init__(self, endpoint: str | None, metrics: Metrics, look: Callable[[], None]) -> None:
         resource, self._look = resource_of(), look
+        self._following: asyncio.Task[None] | None = None
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._sampler, self._ids = provider.sampler, provider.id_generator
         self._every = milliseconds("OTEL_METRIC_EXPORT_INTERVAL", 60_000)
@@ -110,6 +111,10 @@ class Telemetry:
             origin: Origin = call.trace.origin
             self._queue.put(lambda: ended(call, origin, code, reason))
 
+    def start(self) -> None:
+        """Send metrics in the background until `close`."""
+        self._following = asyncio.get_running_loop().create_task(self.follow())
+
     async def follow(self) -> None:
         """Send the metrics, again and again."""
         while self._metrics is not None:
@@ -118,6 +123,8 @@ class Telemetry:
 
     async def close(self, seconds: float) -> None:
         """Send what is left, in so many seconds; a collector that was not there is not waited for."""
+        if self._following is not None:
+            self._following.cancel()
         self._end(only_down=True)
         with suppress(TimeoutError):  # what was lost was counted
             async with asyncio.timeout(seconds):

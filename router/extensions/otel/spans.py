@@ -17,10 +17,10 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode
 
+from router.extensions.otel import attributes
+from router.extensions.otel.attributes import Attributes
 from router.server.call import Call
 from router.server.tracing import ROUTE, Phase
-from router.telemetry import attributes
-from router.telemetry.attributes import Attributes
 
 QUEUE, PREFILL, DECODE = "queue", "prefill", "decode"
 WITH_QUEUE, WITH_PREFILL = "lora_router.includes_queue", "lora_router.includes_prefill"

@@ -31,7 +31,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Exemplar as PageExemplar
 from prometheus_client.core import Metric, Sample
 
-from router.telemetry.attributes import PROVIDER
+from router.extensions.otel.attributes import PROVIDER
 
 NANOSECONDS = 1_000_000_000
 CUMULATIVE = AggregationTemporality.CUMULATIVE

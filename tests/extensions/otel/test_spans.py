@@ -9,15 +9,15 @@ from types import SimpleNamespace
 import pytest
 
 from router.errors import Overloaded
+from router.extensions.otel.attributes import of_exposure
 from router.kserve import open_inference_pb2 as oip
 from router.kserve.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from router.ports import Exposed
 from router.server.call import Call, current_call
-from router.telemetry.attributes import of_exposure
 from router.types import Decision, Reason
+from tests.extensions.otel.collector import Collector, until
+from tests.extensions.otel.conftest import StartTraced
 from tests.server.helpers import Connect, ask, failure, long_stream, messages, stream
-from tests.telemetry.collector import Collector, until
-from tests.telemetry.conftest import StartTraced
 from tests.web.conftest import asking
 from tests.web.conftest import connect as openai_client
 
