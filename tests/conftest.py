@@ -71,6 +71,7 @@ async def start_server() -> AsyncIterator[Start]:
             corrections: Any = None,
             routing: Any = None,
             replicas: Any = None,
+            before: Any = None,
             **settings: Any,
         ) -> ServerApp:
             engine = engine or FakeEngine()
@@ -82,6 +83,8 @@ async def start_server() -> AsyncIterator[Start]:
                 parts["routing"] = routing
             app = ServerApp(said, engine, registry, router, startup, **parts)
             router.on_vote = app.voted
+            if before is not None:
+                before(app)
             stack.push_async_callback(app.stop)
             await app.start()
             if wait:
