@@ -104,7 +104,6 @@ class HttpCall(Call):
         "_answer_headers",
         "_began",
         "_ended",
-        "_has_body",
         "_receive",
         "_route",
         "_send",
@@ -127,9 +126,8 @@ class HttpCall(Call):
         self.scope, self._receive, self._send, self._route = scope, receive, send, route
         self._answer_headers: dict[str, str] = {}
         self._began = self._ended = False
-        self._has_body = endpoint.decode is not None
         self._whole = asyncio.Event()  # the body was read, so that what comes now is no part of it
-        if not self._has_body:
+        if endpoint.decode is None:
             self._whole.set()
 
     # -- What the caller sent
