@@ -68,7 +68,7 @@ class Protocol(H11Protocol):
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Part of a head, or of a body, whose time the layers look after."""
+        """Part of a head, or of a body, whose time the interceptors bound."""
         super().data_received(data)
         self._watch()
 

@@ -1,6 +1,6 @@
 """The policy table: for every method and route who may call it, and under which bounds.
 
-Whoever registers a gRPC service or HTTP routes gives their rows along. What has no row is not served: the
+A gRPC service or HTTP routes are registered together with their rows. What has no row is not served: the
 server does not start. A row's name is `/SERVICE/METHOD` over gRPC and `VERB /PATH` over HTTP.
 """
 

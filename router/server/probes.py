@@ -1,4 +1,4 @@
-"""The routes of `metrics_listen`: metrics for a scraper, and the probes of whoever restarts servers."""
+"""The routes of `metrics_listen`: metrics for a scraper, and probes for what restarts servers."""
 
 from __future__ import annotations
 

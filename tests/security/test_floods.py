@@ -49,7 +49,7 @@ async def beside(attack: Awaitable[floods.Seen], neighbour: SimpleNamespace) -> 
 
 async def page(address: str, path: str) -> str:
     reader, writer = await asyncio.open_connection(*address.rsplit(":", 1))
-    writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     answer = await asyncio.wait_for(reader.read(), 20)
     writer.close()
     return answer.decode()
