@@ -126,7 +126,7 @@ async def probe(address: str, ended: asyncio.Event, felt: Felt) -> None:
     while not ended.is_set():
         begin = time.monotonic()
         reader, writer = await asyncio.open_connection(*address.split(":"))
-        writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await reader.read()
         writer.close()
         if felt.attacked:
@@ -156,7 +156,7 @@ async def serving(settings: Sequence[str]) -> AsyncIterator[tuple[psutil.Process
 async def shed(address: str) -> str:
     """What the server counted, by bound."""
     reader, writer = await asyncio.open_connection(*address.split(":"))
-    writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
     text = (await asyncio.wait_for(reader.read(), 20)).decode()
     writer.close()
     found = re.findall(r'^lora_router_shed_total{bound="(\w+)"} (\d+)', text, re.MULTILINE)

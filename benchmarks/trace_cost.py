@@ -32,7 +32,8 @@ from router.plugins import Hooks, PluginHost
 from router.registry.registry import Registry
 from router.routing.router import Router
 from router.server.app import ServerApp
-from router.server.call import GENERATIONS, Call
+from router.server.call import Call
+from router.server.policy import GENERATE
 from router.server.tracing import ENCODE, LEASE, ROUTE, Phase
 from router.types import Decision, Reason, Request, Sampling, Turn, Usage, Vote
 
@@ -161,7 +162,7 @@ def summary(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[dict[str,
 
 def ended_call() -> Call:
     """One that ended well, with three votes."""
-    call = Call(next(iter(sorted(GENERATIONS))), "r", response_id="0a" * 16)
+    call = Call("/router.v1.InferenceService/Generate", "r", GENERATE, response_id="0a" * 16)
     call.request = Request("r", (Turn("user", "words"),), sampling=Sampling(max_tokens=NEW_TOKENS))
     call.decision = Decision(None, Reason.ABSTAINED, threshold=0.5, latency=0.002)
     call.usage = Usage(90, 0, NEW_TOKENS, 0.001, 0.05, 1.0)

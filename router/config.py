@@ -59,9 +59,7 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(
         None, description="clients must show a certificate of this CA (PEM); none: they need none"
     )
-    http_listen: str = Field(
-        "", description="HTTP address of OpenAI's API, HOST:PORT (extra `http`); empty: off"
-    )
+    http_listen: str = Field("", description="HTTP address of OpenAI's API, HOST:PORT; empty: off")
     console: bool = Field(
         True, description="serve the console for operators at /console of the HTTP address, too"
     )

@@ -28,8 +28,9 @@ from router.types import (
 )
 
 if TYPE_CHECKING:
-    import grpc
     from prometheus_client.registry import Collector
+
+    from router.server.grpc_adapter import GrpcServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,6 +434,6 @@ class ServedExperiments(Experiments, Protocol):
         """Write what is queued; after the server has stopped."""
         ...
 
-    def register(self, server: grpc.aio.Server, registry: AdapterRegistry) -> None:
+    def register(self, server: GrpcServer, registry: AdapterRegistry) -> None:
         """Add ExperimentService, and keep the versions of arms in memory; on the event loop."""
         ...

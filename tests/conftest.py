@@ -72,6 +72,7 @@ async def start_server() -> AsyncIterator[Start]:
             routing: Any = None,
             replicas: Any = None,
             hooks: Any = None,
+            before: Any = None,
             **settings: Any,
         ) -> ServerApp:
             engine = engine or FakeEngine()
@@ -88,6 +89,8 @@ async def start_server() -> AsyncIterator[Start]:
                 parts["routing"] = routing
             app = ServerApp(said, engine, registry, router, startup, **parts)
             router.on_vote = app.voted
+            if before is not None:
+                before(app)
             stack.push_async_callback(app.stop)
             await app.start()
             if wait:

@@ -17,7 +17,7 @@ from typing import Any
 import typer.main
 from pydantic import BaseModel
 
-from router import hookspecs
+from router import hookspecs, web
 from router.access import clients
 from router.cli.main import app
 from router.config import Settings
@@ -37,6 +37,7 @@ OF_PLUGINS = {
 
 def surface() -> dict[str, list[str]]:
     """Names by kind, sorted."""
+    nothing: Any = None  # routes are only listed
     client_tables = {"client": clients.FIELDS, "tenant": clients.TENANT_FIELDS}
     found = {
         "commands": commands(),
@@ -44,7 +45,7 @@ def surface() -> dict[str, list[str]]:
         "errors": (
             f"{kind.code} {kind.reason}" for kind in errors(RouterError) if kind.__module__ == "router.errors"
         ),
-        "http": re.findall(r'Route\(\s*"([^"]+)"', (ROOT / "router/web/endpoints.py").read_text()),
+        "http": (route.path for route in web.api_routes(nothing, nothing, None, {})[0]),
         "metrics": re.findall(r"`(lora_router_[a-z_]+)`", (ROOT / "docs/grpc.md").read_text()),
         "adapter.toml": (f"{table}.{key}" for table, keys in manifest.KEYS.items() for key in keys),
         "recipe": fields(Recipe),

@@ -124,5 +124,5 @@ def test_each_extra_that_a_text_names_is_one() -> None:
             text = (ROOT / name).read_text(encoding="utf-8")
             named |= set(re.findall(r"""install_extra\(["'](\w+)["']\)""", text))
             named |= set(re.findall(r"pip install -e '\.\[(\w+)\]'", text))
-    assert {"http", "jwt", "otel", "train"} <= named
+    assert {"jwt", "otel", "train"} <= named
     assert named <= extras

@@ -27,7 +27,8 @@ def test_nothing_is_unfinished():
     overridden = {
         "router/classifiers/contract.py",
         "router/judging.py",
-    }  # by plugins
+        "router/server/call.py",
+    }  # by plugins and transports
     allowed = {*overridden, "tests/test_layout.py"}
     found = {
         str(p.relative_to(ROOT)) for p in sources(*FOLDERS) if marks.search(p.read_text(encoding="utf-8"))

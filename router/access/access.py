@@ -14,7 +14,7 @@ from router.access.clients import ANYONE, LOCAL, Client, Clients, read_clients
 from router.access.issuers import Issuer
 from router.access.jwks import Found
 from router.access.jwt import Proof, Tokens, is_jwt
-from router.access.roles import Role, role_of
+from router.access.roles import Role
 from router.access.xfcc import HEADER, forwarded_names
 from router.errors import (
     AdminElsewhere,
@@ -52,6 +52,7 @@ class _Running:
     """A call that goes on only while its client may make it."""
 
     credentials: Credentials
+    role: Role
     method: str
     client: Client
     ended: asyncio.Timeout
@@ -87,13 +88,13 @@ class Access:
         """Why the keys of an issuer could not be fetched; empty if they were."""
         return self._tokens.problem
 
-    async def verified(self, credentials: Credentials, method: str) -> Credentials:
+    async def verified(self, credentials: Credentials, role: Role) -> Credentials:
         """The same with what is read once a call: the subject of a JWT, and the names in a certificate or in
         a sidecar's header.
 
         Waits, seconds at most, while an issuer's keys are fetched. Raises Unauthenticated.
         """
-        if self._file is None or role_of(method) is Role.OPEN:
+        if self._file is None or role is Role.OPEN:
             return credentials
         token = bearer(credentials.authorization)
         if is_jwt(token):
@@ -111,30 +112,35 @@ class Access:
             raise Unauthenticated(f"{HEADER}: {error}") from None
         return credentials
 
-    def client(self, credentials: Credentials, method: str) -> Client:
-        """Who calls; anybody for a method that is open. Raises TokenMissing, Unauthenticated."""
-        return ANYONE if role_of(method) is Role.OPEN else self._identified(credentials)
+    def client(self, credentials: Credentials, role: Role) -> Client:
+        """The client that calls a method which needs `role`; anybody for one that is open.
 
-    def check(self, client: Client, credentials: Credentials, method: str) -> None:
-        """Whether they may call that method. Raises PermissionDenied, AdminElsewhere."""
-        role, name = role_of(method), method.removeprefix("/")
+        Raises TokenMissing, Unauthenticated.
+        """
+        return ANYONE if role is Role.OPEN else self._identified(credentials)
+
+    def check(self, client: Client, credentials: Credentials, role: Role, method: str) -> None:
+        """Raise PermissionDenied or AdminElsewhere unless the client may call `method`, which needs the
+        role."""
         if role is Role.OPEN:
             return
+        name = method.removeprefix("/")
         if role not in client.roles:
-            what = f"{name} needs the role {role.value}" if role else f"{name} is open to nobody"
-            raise PermissionDenied(what, role=role.value if role else "")
+            raise PermissionDenied(f"{name} needs the role {role.value}", role=role.value)
         if role is Role.ADMIN and self._admin_local and not credentials.local:
             raise AdminElsewhere(f"{name} is answered on the server's admin listener only")
 
     @asynccontextmanager
-    async def holding(self, credentials: Credentials, method: str, client: Client) -> AsyncIterator[None]:
+    async def holding(
+        self, credentials: Credentials, role: Role, method: str, client: Client
+    ) -> AsyncIterator[None]:
         """The block of a call; it ends soon after the file has changed what its client is: as `client` or
         `check` would refuse it, or with Unavailable where it may be made again."""
-        if self._file is None or role_of(method) is Role.OPEN:
+        if self._file is None or role is Role.OPEN:
             yield
             return
         timeout = asyncio.timeout(None)
-        running = _Running(credentials, method, client, timeout)
+        running = _Running(credentials, role, method, client, timeout)
         try:
             async with timeout:
                 self._running.add(running)
@@ -142,7 +148,7 @@ class Access:
         except TimeoutError:
             if not timeout.expired():
                 raise
-            self.check(self.client(credentials, method), credentials, method)
+            self.check(self.client(credentials, role), credentials, role, method)
             raise Unavailable("what this client may know of or use was changed while the call ran") from None
         finally:
             self._running.discard(running)
@@ -165,8 +171,8 @@ class Access:
         self._tokens.follow(self._clients.issuers)
         for running in tuple(self._running):
             try:
-                now = self.client(running.credentials, running.method)
-                self.check(now, running.credentials, running.method)
+                now = self.client(running.credentials, running.role)
+                self.check(now, running.credentials, running.role, running.method)
             except (Unauthenticated, PermissionDenied):
                 running.ended.reschedule(0)
             else:

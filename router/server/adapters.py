@@ -12,12 +12,10 @@ from contextlib import aclosing
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-import grpc
-
 from router.errors import AdapterNotFound, FieldViolation, Findings, InvalidRequest
 from router.names import parse_adapter, parse_version
 from router.ports import AdapterRegistry, Force
-from router.server.call import actor, current_call, send_headers
+from router.server.call import Call
 from router.server.convert import adapter_message, event_message, plugin_message
 from router.types import AdapterInfo, AdapterRef
 from router.v1 import adapters_pb2 as pb
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
 MAX_FILTER_BYTES, MAX_TOKEN_BYTES, MAX_REASON_BYTES = 64, 1024, 500
 DEFAULT_PAGE, MAX_PAGE = 50, 500  # entries
-Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
 Key: TypeAlias = tuple[str, str]  # name and version; of what has no version, ""
 
@@ -41,16 +38,14 @@ class AdapterService(AdapterServiceServicer):
     ) -> None:
         self._registry, self._plugins = registry, plugins
 
-    async def ListAdapters(
-        self, request: pb.ListAdaptersRequest, context: Context
-    ) -> pb.ListAdaptersResponse:
+    async def ListAdapters(self, request: pb.ListAdaptersRequest, call: Call) -> pb.ListAdaptersResponse:
         """A page of every version."""
         found = Findings()
         found.text("domain", request.domain, MAX_FILTER_BYTES)
         found.text("task", request.task, MAX_FILTER_BYTES)
         found.text("page_token", request.page_token, MAX_TOKEN_BYTES)
         found.check()
-        visible, filters = current_call().client.adapters, (request.domain, request.task)
+        visible, filters = call.client.adapters, (request.domain, request.task)
         after = AdapterRef(*_decode(request.page_token, filters)) if request.page_token else None
         infos = (
             info
@@ -62,32 +57,30 @@ class AdapterService(AdapterServiceServicer):
         shown, token = cut(infos, name_and_version, request.page_size, filters)
         return pb.ListAdaptersResponse(adapters=map(self._message, shown), next_page_token=token)
 
-    async def ListPlugins(self, request: pb.ListPluginsRequest, context: Context) -> pb.ListPluginsResponse:
+    async def ListPlugins(self, request: pb.ListPluginsRequest, call: Call) -> pb.ListPluginsResponse:
         """All of them, broken ones too."""
-        everything = current_call().client.adapters.everything
+        everything = call.client.adapters.everything
         return pb.ListPluginsResponse(
             plugins=[plugin_message(plugin, everything) for plugin in self._plugins()]
         )
 
-    async def GetAdapter(self, request: pb.GetAdapterRequest, context: Context) -> pb.GetAdapterResponse:
+    async def GetAdapter(self, request: pb.GetAdapterRequest, call: Call) -> pb.GetAdapterResponse:
         """One version, quarantined ones too."""
-        return pb.GetAdapterResponse(adapter=self._message(self._get(request.name)))
+        return pb.GetAdapterResponse(adapter=self._message(self._get(request.name, call)))
 
-    async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: Context) -> pb.LoadAdapterResponse:
+    async def LoadAdapter(self, request: pb.LoadAdapterRequest, call: Call) -> pb.LoadAdapterResponse:
         """Answers when it is in memory."""
         pinned = request.pinned if request.HasField("pinned") else None
-        info = await self._registry.load(self._get(request.name).ref, pinned)
+        info = await self._registry.load(self._get(request.name, call).ref, pinned)
         return pb.LoadAdapterResponse(adapter=self._message(info))
 
-    async def UnloadAdapter(
-        self, request: pb.UnloadAdapterRequest, context: Context
-    ) -> pb.UnloadAdapterResponse:
+    async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, call: Call) -> pb.UnloadAdapterResponse:
         """Answers after the last lease is gone."""
-        info, freed = await self._registry.unload(self._get(request.name).ref)
+        info, freed = await self._registry.unload(self._get(request.name, call).ref)
         return pb.UnloadAdapterResponse(adapter=self._message(info), freed_bytes=freed)
 
     async def SetDefaultVersion(
-        self, request: pb.SetDefaultVersionRequest, context: Context
+        self, request: pb.SetDefaultVersionRequest, call: Call
     ) -> pb.SetDefaultVersionResponse:
         """The new default and the one before."""
         found = Findings()
@@ -95,38 +88,38 @@ class AdapterService(AdapterServiceServicer):
         if request.reason and not request.force:
             found.add("reason", "is only recorded with force")
         found.check()
-        force = Force(actor(context.peer()), request.reason) if request.force else None
+        force = Force(call.actor, request.reason) if request.force else None
         ref = parse_version(request.name)
-        self._registry.get(ref.name, ref.version, current_call().client.adapters)
+        self._registry.get(ref.name, ref.version, call.client.adapters)
         info, previous = await self._registry.set_default(ref, request.etag, force)
         return pb.SetDefaultVersionResponse(
             adapter=self._message(info), previous=previous.resource if previous else ""
         )
 
     async def ResetDefaultVersion(
-        self, request: pb.ResetDefaultVersionRequest, context: Context
+        self, request: pb.ResetDefaultVersionRequest, call: Call
     ) -> pb.ResetDefaultVersionResponse:
         """The default by the rule and the one before."""
         name, version = parse_adapter(request.name)
         if version:
             raise InvalidRequest([FieldViolation("name", "must be adapters/NAME, without a version")])
-        self._registry.get(name, "", current_call().client.adapters)
+        self._registry.get(name, "", call.client.adapters)
         info, previous = await self._registry.reset_default(name)
         return pb.ResetDefaultVersionResponse(
             adapter=self._message(info), previous=previous.resource if previous else ""
         )
 
-    async def WatchAdapters(self, request: pb.WatchAdaptersRequest, context: Context) -> None:
+    async def WatchAdapters(self, request: pb.WatchAdaptersRequest, call: Call) -> None:
         """Events until the caller leaves or the server drains."""
-        await send_headers(context)
+        await call.begin()
         async with aclosing(cast(Any, self._registry.watch())) as events:
             async for event in events:
-                if event.adapter.ref.name not in current_call().client.adapters:
+                if event.adapter.ref.name not in call.client.adapters:
                     continue
-                await context.write(event_message(event, self._etag(event.adapter.ref)))
+                await call.write(event_message(event, self._etag(event.adapter.ref)))
 
-    def _get(self, resource: str) -> AdapterInfo:
-        return self._registry.get(*parse_adapter(resource), current_call().client.adapters)
+    def _get(self, resource: str, call: Call) -> AdapterInfo:
+        return self._registry.get(*parse_adapter(resource), call.client.adapters)
 
     def _message(self, info: AdapterInfo) -> pb.Adapter:
         return adapter_message(info, self._etag(info.ref))

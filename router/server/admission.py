@@ -28,7 +28,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass
 
 from router.errors import Overloaded
-from router.server.call import GENERATIONS, Call, caller_of
+from router.server.call import Call, caller_of
 from router.types import Request
 
 SHARE_OF_FREE = 3  # a tenant holds at most so many times the free places: a quarter stays for other tenants
@@ -100,7 +100,7 @@ class Admission:
         It takes nothing and is cheap: under overload most requests end here.
         """
         self._check_queue(call.client.tenant)
-        if call.method in GENERATIONS:
+        if call.policy.generates:
             self._check_deadline(call)
 
     @contextmanager
@@ -110,7 +110,7 @@ class Admission:
         Where tenants have names, each may wait as long as it holds less than three times what is free: one
         alone gets three quarters of all, two that want all three sevenths each, and others still find room.
         """
-        tenant, generates = call.client.tenant, call.method in GENERATIONS
+        tenant, generates = call.client.tenant, call.policy.generates
         self._check_queue(tenant)
         self.in_flight += 1
         self._held[tenant] += 1

@@ -6,17 +6,17 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import grpc
 from grpc_health.v1 import health
 
 from router import optional, web
 from router.access.access import Access
 from router.access.audit import Audit
+from router.access.hosts import Hosts
 from router.access.quotas import Quotas
 from router.access.recent import Recent
 from router.config import Settings
@@ -28,27 +28,24 @@ from router.server.absent import absent
 from router.server.adapters import AdapterService
 from router.server.admission import Admission
 from router.server.bodies import Bodies
-from router.server.call import CURRENT
+from router.server.call import CURRENT, Endpoint
 from router.server.compat import VllmNames
 from router.server.corrections import CorrectionsCollector
 from router.server.following import Following
+from router.server.grpc_adapter import GrpcServer
 from router.server.health import KSERVE, NAMES, Health
-from router.server.http import HttpServer, Page
+from router.server.http import Route, application
 from router.server.inference import InferenceService
 from router.server.insight import Insight
-from router.server.layers import Chain
+from router.server.interceptors import Interceptors
 from router.server.lifecycle import Lifecycle, Phase, in_daemon_thread
-from router.server.listen import (
-    Together,
-    bind,
-    bind_sidecar,
-    bind_socket,
-    enable_reflection,
-    server_options,
-)
-from router.server.metrics import OPENMETRICS, Metrics
+from router.server.listen import add_reflection, bind, bind_sidecar, bind_socket, server_options
+from router.server.listener import Listener
+from router.server.metrics import Metrics
 from router.server.pipeline import Pipeline
 from router.server.plugins import PluginsCollector
+from router.server.policy import ROWS, Policy
+from router.server.probes import listener, probes
 from router.server.sending import Sending
 from router.server.tls import Tls
 from router.types import AdapterState, Decision, Request, Vote
@@ -60,13 +57,13 @@ from router.v1.inference_pb2_grpc import add_InferenceServiceServicer_to_server
 if TYPE_CHECKING:
     from router.plugins import Hooks, PluginStatus
     from router.server.tracing import Tracing
-    from router.web.listener import Listener
 
 log = logging.getLogger(__name__)
 ENGINE_SECONDS = 2.0  # for a step to end at shutdown
 AT_ONCE_SECONDS = 1.0  # for the tasks to end when a second signal came
 PLACES_SECONDS = 0.5  # between two looks at how many replicas are up
 REFUSING_SECONDS = 0.5  # from the first refusal of a drain until connections are told to close
+PROBE_SECONDS = 1.0  # for probes to end at shutdown
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -143,14 +140,12 @@ class ServerApp:
         self._vllm = VllmNames() if settings.metrics_compat == "vllm" else None
         if self._vllm is not None:
             self.metrics.registry.register(self._vllm)
-        self._http = HttpServer(
-            {"/metrics": self._metrics, "/healthz": self.health.healthz, "/readyz": self.health.readyz},
-            self.metrics.shed.labels("http").inc,
-            {("/metrics", OPENMETRICS): self._openmetrics},
-            settings.console_hosts,
-        )
+        self._probes = listener(settings, self.metrics.shed.labels("http").inc)
         self.tracing: Tracing | None = None  # set by a plugin's on_startup
-        self._server: Together | None = None
+        self._server: GrpcServer | None = None
+        self._services: list[tuple[Callable[[Any, Any], None], Any, Mapping[str, Policy]]] = []
+        self._routes: list[Route] = []
+        self._rows: dict[str, Policy] = {}
         self._web: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._following = Following()
@@ -180,17 +175,17 @@ class ServerApp:
         """Bind, answer NOT_SERVING, and begin to load. Raises ConfigError where an address is taken."""
         if self._hooks is not None:
             await self._hooks.startup(self)
-        chain = self._chain()
-        server = self._bound(chain)
+        interceptors = self._interceptors()
+        server = self._bound(interceptors)
         inference = InferenceService(self.settings, self.pipeline, self.registry, self.corrections)
-        add_InferenceServiceServicer_to_server(inference, server)  # type: ignore[no-untyped-call]
+        server.add_service(add_InferenceServiceServicer_to_server, inference, ROWS)
         adapters = AdapterService(self.registry, self._plugins)
-        add_AdapterServiceServicer_to_server(adapters, server)  # type: ignore[no-untyped-call]
+        server.add_service(add_AdapterServiceServicer_to_server, adapters, ROWS)
         fleet.register(self.fleet, server)
         if self.experiments is None:
             service = pb.DESCRIPTOR.services_by_name["ExperimentService"]
             refusing = absent(ExperimentServiceServicer, service, optional.why_absent())
-            add_ExperimentServiceServicer_to_server(refusing, server)  # type: ignore[no-untyped-call]
+            server.add_service(add_ExperimentServiceServicer_to_server, refusing, ROWS)
         else:
             self.experiments.register(server, self.registry)
         if self.settings.kserve:
@@ -198,21 +193,21 @@ class ServerApp:
                 kserve,
             )  # its messages have the names of others: only where they are asked for
 
-            kserve.register(server, inference, self.registry, self.health, self.lifecycle)
+            found = (inference, self.registry, self.health, self.lifecycle)
+            kserve.register(server, interceptors, *found)
         await self.health.register(server)
         if self.settings.reflection:
-            enable_reflection((*self.health.names[1:], health.SERVICE_NAME), server)
+            add_reflection((*self.health.names[1:], health.SERVICE_NAME), server)
+        for added in self._services:
+            server.add_service(*added)
         if self.settings.metrics_listen:
-            await self._http.start(self.settings.metrics_listen)
-            self.metrics_address = self._http.address
+            self._probes.bind()
+            found_at = self._probes.address
+            pages = (self.metrics, self.health, self.look)
+            await self._probes.start(probes(interceptors, self.settings, found_at, *pages))
+            self.metrics_address = found_at
         if self.settings.http_listen:
-            served = (inference, self.registry, self.experiments)
-            self._web = await web.listen(
-                chain, *served, self.settings, self.tls, server.methods, self._insight()
-            )
-            self.http_address = self._web.address
-            for work in self._web.beside:
-                self._follow("the console", work)
+            await self._http(interceptors, inference, server.endpoints)
         await server.start()
         addresses = {"address": self.address, "http": self.http_address, "metrics": self.metrics_address}
         log.info("listening", extra={"fields": {name: at for name, at in addresses.items() if at}})
@@ -231,8 +226,48 @@ class ServerApp:
         absent = optional.why_absent() if self.experiments is None else ""
         return Insight(*found, self.ready, corrections=self.corrections, no_experiments=absent)
 
-    def _chain(self) -> Chain:
-        return Chain(
+    def register_service(
+        self, add: Callable[[Any, Any], None], servicer: Any, rows: Mapping[str, Policy]
+    ) -> None:
+        """Serve a gRPC service, too; before `start`.
+
+        `add` is the generated `add_...Servicer_to_server`. The methods of `servicer` get the request and the
+        `Call`. `rows` has the policy of each method, by /SERVICE/METHOD; the server does not start without
+        one.
+        """
+        self._services.append((add, servicer, rows))
+
+    def register_http(self, routes: Sequence[Route], rows: Mapping[str, Policy]) -> None:
+        """Serve routes at `http_listen`, too; before `start`.
+
+        `rows` has the policy of each route, by `VERB /PATH`; the server does not start without one.
+        """
+        self._routes += routes
+        self._rows |= rows
+
+    async def _http(
+        self, interceptors: Interceptors, inference: InferenceService, endpoints: Mapping[str, Endpoint]
+    ) -> None:
+        """Serve at `http_listen`."""
+        settings, tls = self.settings, self.tls is not None
+        found = self._web = Listener(settings.http_listen, self.tls)
+        found.bind()
+        self.http_address = found.address
+        self.register_http(*web.api_routes(inference, self.registry, self.experiments, endpoints))
+        if (insight := self._insight()) is not None:
+            made = (interceptors, inference, settings, endpoints, insight, found.address)
+            routes, rows, follow = web.console_routes(*made)
+            self.register_http(routes, rows)
+            for work in follow:
+                self._follow("the console", work)
+        hosts = Hosts(settings.http_listen, tls, settings.console_hosts)
+        # Where clients have tokens, a page of another name has none; the console checks names itself.
+        guarded = hosts if hosts.local and settings.clients is None else None
+        routes = self._routes
+        await found.start(application(interceptors, routes, self._rows, hosts=guarded, besides="/console"))
+
+    def _interceptors(self) -> Interceptors:
+        return Interceptors(
             self.access,
             self.recent or self.audit,
             self.lifecycle,
@@ -245,19 +280,15 @@ class ServerApp:
             self.quotas,
         )
 
-    def _bound(self, chain: Chain) -> Together:
+    def _bound(self, interceptors: Interceptors) -> GrpcServer:
         """With all its addresses taken."""
-        options = server_options(self.settings)
-        server = grpc.aio.server(interceptors=[chain], options=options)
-        self._server = Together(server)
-        self.address = bind(server, self.settings.listen, self.tls)
+        self._server = server = GrpcServer(interceptors, server_options(self.settings))
+        self.address = bind(server.main, self.settings.listen, self.tls)
         if self.settings.admin_listen:
-            bind_socket(server, self.settings.admin_listen, "admin_listen")
+            bind_socket(server.main, self.settings.admin_listen, "admin_listen")
         if self.settings.sidecar_listen:
-            beside = grpc.aio.server(interceptors=[chain.for_sidecar()], options=options)
-            self._server = Together(server, beside)
-            self.sidecar_address = bind_sidecar(beside, self.settings.sidecar_listen)
-        return self._server
+            self.sidecar_address = bind_sidecar(server.with_sidecar(), self.settings.sidecar_listen)
+        return server
 
     def request_stop(self) -> None:
         """Begin to drain; asked again, end at once."""
@@ -292,7 +323,7 @@ class ServerApp:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._http.stop()
+        await self._probes.stop(PROBE_SECONDS)
         if self._hooks is not None:
             await self._hooks.shutdown()
         self.pipeline.close()
@@ -313,7 +344,7 @@ class ServerApp:
             self.engine_hangs = True
             log.error("the engine did not stop", extra={"fields": {"seconds": ENGINE_SECONDS}})
 
-    async def _drain(self, server: grpc.aio.Server) -> None:
+    async def _drain(self, server: GrpcServer) -> None:
         serving = self.lifecycle.phase is Phase.SERVING
         await self.health.drain()
         if serving:
@@ -396,14 +427,6 @@ class ServerApp:
         self.metrics.vote(vote)
         if (call := CURRENT.get(None)) is not None:
             call.votes.append(vote)
-
-    async def _metrics(self) -> Page:
-        self.look()
-        return await self.metrics.page()
-
-    async def _openmetrics(self) -> Page:
-        self.look()
-        return await self.metrics.page_with_exemplars()
 
     def look(self) -> None:
         """What is now, for a page of metrics; on the event loop."""

@@ -14,18 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
-
 from router.errors import BodyIncomplete, BodyTooLarge, FieldViolation, InvalidRequest
 from router.server.admission import Memory, ReadSlot
-from router.server.call import whole
+from router.server.call import Call
 from router.server.decoding import decoder_of
+from router.server.policy import SMALL
 
-Context = grpc.aio.ServicerContext[Any, Any]
 Decode = Callable[[bytes], Any]
-SMALL = 64 << 10  # bytes: too few to be bounded together
 AT_ONCE = 16 << 10  # bytes: decoded on the event loop, 5 ms at worst
-MAX_PLAN_BYTES = 1 << 20  # of an experiment, or of a thousand outcomes
 
 
 class Bodies:
@@ -43,22 +39,22 @@ class Bodies:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
-    async def one(self, context: Context, slot: ReadSlot, most: int, decode: Decode) -> AsyncIterator[Any]:
+    async def one(self, call: Call, slot: ReadSlot, decode: Decode) -> AsyncIterator[Any]:
         """The only message of a call; its memory counts to the end of the block, the slot ends with the read.
 
-        Until it has come `most` bytes are taken from the memory, then its size, then what it takes once it is
-        decoded. Raises InvalidRequest, BodyTooLarge, BodyIncomplete (it did not come), Overloaded (too much
-        is in flight).
+        Until it has come `call.most` bytes are taken from the memory, then its size, then what it takes once
+        it is decoded. Raises InvalidRequest, BodyTooLarge, BodyIncomplete (it did not come), Overloaded (too
+        much is in flight).
         """
         taken = 0
         try:
-            if most > SMALL:
-                taken = await self._memory.take_within(most, self._seconds)
-            data = await self._in_time(context)
+            if call.most > SMALL:
+                taken = await self._memory.take_within(call.most, self._seconds)
+            data = await self._in_time(call)
             slot.end()
-            if data is grpc.aio.EOF:
+            if data is None:
                 raise InvalidRequest([FieldViolation("request", "no message came, or one that is too large")])
-            check_size(data, most)
+            check_size(data, call.most)
             if taken > len(data):
                 self._memory.give(taken - len(data))
                 taken = len(data)
@@ -74,15 +70,15 @@ class Bodies:
         finally:
             self._memory.give(taken)
 
-    def each(self, context: Context, most: int, decode: Decode) -> Messages:
+    def each(self, call: Call, decode: Decode) -> Messages:
         """The messages of a stream, whose pauses are nobody's fault."""
-        return Messages(context, most, lambda data: self._decoded(data, decode), self._memory)
+        return Messages(call, lambda data: self._decoded(data, decode), self._memory)
 
-    async def _in_time(self, context: Context) -> Any:
+    async def _in_time(self, call: Call) -> Any:
         timeout = asyncio.timeout(self._seconds)
         try:
             async with timeout:
-                return await whole(context.read())
+                return await call.read()
         except TimeoutError:
             if not timeout.expired():
                 raise
@@ -109,30 +105,26 @@ class Messages:
     """
 
     def __init__(
-        self,
-        context: Context,
-        most: int,
-        decoded: Callable[[bytes], Awaitable[tuple[Any, int]]],
-        memory: Memory,
+        self, call: Call, decoded: Callable[[bytes], Awaitable[tuple[Any, int]]], memory: Memory
     ) -> None:
-        self._context, self._most, self._decoded, self._memory = context, most, decoded, memory
+        self._call, self._decoded, self._memory = call, decoded, memory
         self._taken: dict[int, int] = {}  # by the id of a message, which whoever has it holds
 
     def __aiter__(self) -> Messages:
         return self
 
     async def __anext__(self) -> Any:
-        data = await whole(self._context.read())
-        if data is grpc.aio.EOF:
+        data: Any = await self._call.read()
+        if data is None:
             raise StopAsyncIteration
-        check_size(data, self._most)
-        taken = await self._memory.take(len(data)) if self._most > SMALL else 0
+        check_size(data, self._call.most)
+        taken = await self._memory.take(len(data)) if self._call.most > SMALL else 0
         try:
             message, cost = await self._decoded(data)
         except BaseException:
             self._memory.give(taken)
             raise
-        if self._most > SMALL:
+        if self._call.most > SMALL:
             self._memory.give(taken - cost)  # see Bodies.one
             self._taken[id(message)] = cost
         return message

@@ -1,4 +1,8 @@
-"""What is known of one call while it runs; log line and metrics are made from it."""
+"""A call, whatever its transport: who makes it, its bounds, its body and its answer.
+
+The interceptors (`interceptors.py`) and the services know `Call` alone. A transport is a subclass that says
+how a body is read and an answer is written: `GrpcCall` (`grpc_adapter.py`) and `HttpCall` (`http.py`).
+"""
 
 from __future__ import annotations
 
@@ -6,45 +10,45 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
+from router.access.access import Credentials
 from router.access.answers import new_response_id
 from router.access.clients import ANYONE, Client
 from router.access.quotas import Meter
 from router.ports import Exposed
 from router.server.mixtures import header_of
-from router.server.tracing import Phases, Trace
+from router.server.policy import Policy
+from router.server.tracing import Metadata, Phases, Trace
 from router.types import Decision, Request, Usage, Vote
 
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 REQUEST_ID_KEY = "x-request-id"
-MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
-GENERATIONS = {
-    "/router.v1.InferenceService/Generate",
-    "/router.v1.InferenceService/StreamGenerate",
-    MODEL_INFER,
-}
-T = TypeVar("T")
-HEADERS_SECONDS = 1.0  # for headers to leave when their call has been cut off
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
-    """Filled in by the layers and the servicers. Times are `time.monotonic()` seconds.
+    """Filled in by the interceptors and the services. Times are `time.monotonic()` seconds.
 
-    `request_id` is the caller's word for the call: echoed and logged, and a key of nothing, since callers may
-    say the same one twice or each other's. What is kept of an answer is kept under `response_id`.
+    `request_id` is the caller's own name for the call: it is echoed and logged, and is a key of nothing,
+    since callers may send the same one twice or each other's. What is kept of an answer is kept under
+    `response_id`.
     """
 
-    method: str  # /router.v1.InferenceService/Generate
+    transport: ClassVar[str] = ""  # "grpc" or "http"
+
+    method: str  # a row of the policy table: /router.v1.InferenceService/Generate, POST /v1/completions
     request_id: str
+    policy: Policy
+    operation: str = ""  # the method of a service that an HTTP route carries out, if it is one
+    peer: str = ""  # the connection: ipv4:HOST:PORT, ipv6:[HOST]:PORT or unix:
+    metadata: Metadata = ()  # headers, their names in lower case
     client: Client = ANYONE
     response_id: str = ""  # once the client is known
-    route: str = ""  # of a call that came over HTTP: POST /v1/chat/completions
     started: float = field(default_factory=time.monotonic)
     deadline: float | None = None
     decision: Decision | None = None
@@ -54,12 +58,53 @@ class Call:
     labels: Mapping[str, str] = field(default_factory=dict)
     meter: Meter | None = None  # of a client with quotas
     prompt: str = ""  # only where the operator asked for prompts in the log
-    request: Request | None = None  # of an inference method, once it is known to be a good one
+    request: Request | None = None  # of an inference method, once it is valid
     trace: Trace | None = None  # where it is recorded
     phases: Phases = field(default_factory=Phases)
     votes: list[Vote] = field(default_factory=list)  # of the classifiers that were asked
     exposures: list[Exposed] = field(default_factory=list)
     on_request: Callable[[Call], None] = field(default=lambda _: None)  # called when `request` is known
+    most: int = 0  # bytes that a message of this call may have
+    status: int = 0  # of HTTP, once the answer has begun
+    writing_since: float = 0.0  # when the present write began; 0: there is none
+    not_read: asyncio.Timeout | None = None  # ends the call whose answer nobody reads
+
+    # -- What a transport provides
+
+    def credentials(self) -> Credentials:
+        """What the call brings to say who calls."""
+        raise NotImplementedError
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller's own deadline; None without one."""
+        return None
+
+    async def read(self) -> bytes | bytearray | None:
+        """The next message of the body; None after the last. A body that is larger than `most` may come cut
+        off, but still larger than `most`."""
+        raise NotImplementedError
+
+    def encode(self, answer: Any) -> Any:
+        """What `reply` sends of an answer. Raises for what cannot be one."""
+        raise NotImplementedError
+
+    async def begin(self) -> None:
+        """Send the headers of an answer that comes in parts."""
+        raise NotImplementedError
+
+    async def write(self, message: Any) -> None:
+        """Send a part of the answer; returns when the transport has taken it."""
+        raise NotImplementedError
+
+    async def reply(self, encoded: Any) -> None:
+        """Send headers and the whole answer."""
+        raise NotImplementedError
+
+    async def refuse(self, error: Exception) -> None:
+        """End the call with an error."""
+        raise NotImplementedError
+
+    # -- What follows from it
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
@@ -72,13 +117,22 @@ class Call:
 
     @property
     def ids(self) -> dict[str, str]:
-        """Both ids, for a log line; of a call that was refused before anything could come of it, the one."""
+        """For a log line: both ids, or the request id alone before the client is known."""
         mine = {"response_id": self.response_id} if self.response_id else {}
         return {"request_id": self.request_id, **mine}
 
+    @property
+    def actor(self) -> str:
+        """Who makes the call, for a record: the client, else the address that the call comes from."""
+        return self.client.id or caller_of(self.peer)
+
     def made_by(self, client: Client) -> None:
-        """Now it is known who calls."""
+        """Note who calls."""
         self.client, self.response_id = client, new_response_id(client.tenant)
+
+    def sent_as(self, name: str) -> tuple[str, ...]:
+        """The texts that the call sends as that header."""
+        return tuple(value for key, value in self.metadata if key == name and isinstance(value, str))
 
     @property
     def seconds_left(self) -> float:
@@ -91,39 +145,35 @@ class Call:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Answers the calls of one method or route.
+
+    `answer(request, call)` is a coroutine that returns the answer, or an asynchronous iterator of its parts.
+    With `streams` it may instead send the parts itself, after `await call.begin()`, and return None.
+    `request` is what `decode` makes of the body, None without `decode`; with `requests` it is an iterator of
+    messages, which has `done(message)` for a message that is no longer needed.
+    """
+
+    method: str
+    policy: Policy
+    answer: Callable[[Any, Any], Any]
+    decode: Callable[[bytes], Any] | None
+    requests: bool = False
+    streams: bool = False
+    operation: str = ""
+
+
+class Answered(Exception):
+    """The servicer of a library has ended its call itself, with an error."""
+
+
 CURRENT: ContextVar[Call] = ContextVar("lora_router_call")
 
 
 def current_call() -> Call:
     """The call this task serves."""
     return CURRENT.get()
-
-
-async def whole(operation: Awaitable[T]) -> T:
-    """What an operation of gRPC gives. Whoever is cut off meanwhile leaves it to end by itself.
-
-    grpcio frees what an operation holds when its coroutine goes on after it: one that is cancelled instead
-    keeps some 400 bytes for ever.
-    """
-    running = asyncio.ensure_future(operation)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody else asks
-        raise
-
-
-async def send_headers(context: Any) -> None:
-    """Initial metadata of the present call. Who is cut off meanwhile waits until they are sent.
-
-    gRPC takes no error status while they are on their way: the caller would wait for one until the deadline.
-    """
-    sending = asyncio.ensure_future(context.send_initial_metadata(current_call().headers))
-    try:
-        await whole(sending)
-    except asyncio.CancelledError:
-        await asyncio.wait((sending,), timeout=HEADERS_SECONDS)
-        raise
 
 
 def request_id_of(metadata: Iterable[tuple[str, str | bytes]]) -> str:
@@ -140,13 +190,8 @@ def present_client() -> Client:
     return call.client if call is not None else ANYONE
 
 
-def actor(peer: str) -> str:
-    """Who makes the present call, for a record: the client, else where the call comes from."""
-    return current_call().client.id or caller_of(peer)
-
-
 def caller_of(peer: str) -> str:
-    """Who calls, for a record: gRPC's name of the peer without its port, which says nothing later.
+    """The address of a peer without its port, which says nothing later.
 
     >>> caller_of("ipv4:127.0.0.1:50123"), caller_of("ipv6:%5B::1%5D:50123")
     ('127.0.0.1', '::1')

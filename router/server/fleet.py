@@ -6,9 +6,8 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -16,12 +15,14 @@ from prometheus_client.registry import Collector
 from router.engine.base import EngineStatus
 from router.errors import Findings, Unavailable
 from router.server.absent import absent
-from router.server.call import send_headers
+from router.server.call import Call
+from router.server.policy import ROWS
 from router.v1 import fleet_pb2 as pb
 from router.v1.fleet_pb2_grpc import FleetServiceServicer, add_FleetServiceServicer_to_server
 
 if TYPE_CHECKING:  # without replicas nothing of them is imported
     from router.fleet.crew import Replacement, Roster
+    from router.server.grpc_adapter import GrpcServer
 
 NO_FLEET = (
     "this server has one engine, in its own process: start it with `serve --replicas N` to have replicas"
@@ -30,7 +31,6 @@ STATES = ("starting", "serving", "lost", "draining")
 MAX_NAME_BYTES = 64
 LOOK_SECONDS = 0.2  # between two looks at how far replacements are
 UNKNOWN_SECONDS = 30.0  # after which one that nobody knows of is given up
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class SeenReplica(Protocol):
@@ -97,11 +97,11 @@ class Fleet(Protocol):
         ...
 
 
-def register(fleet: Fleet | None, server: grpc.aio.Server) -> None:
+def register(fleet: Fleet | None, server: GrpcServer) -> None:
     """The service, or one that says that there are no replicas."""
     service = pb.DESCRIPTOR.services_by_name["FleetService"]
     found = absent(FleetServiceServicer, service, NO_FLEET) if fleet is None else FleetService(fleet)
-    add_FleetServiceServicer_to_server(found, server)  # type: ignore[no-untyped-call]
+    server.add_service(add_FleetServiceServicer_to_server, found, ROWS)
 
 
 class FleetService(FleetServiceServicer):
@@ -110,9 +110,7 @@ class FleetService(FleetServiceServicer):
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
 
-    async def ListReplicas(
-        self, request: pb.ListReplicasRequest, context: Context
-    ) -> pb.ListReplicasResponse:
+    async def ListReplicas(self, request: pb.ListReplicasRequest, call: Call) -> pb.ListReplicasResponse:
         """All, whatever they do."""
         roster = self._fleet.roster
         return pb.ListReplicasResponse(
@@ -120,19 +118,19 @@ class FleetService(FleetServiceServicer):
         )
 
     async def ResizeReplicas(
-        self, request: pb.ResizeReplicasRequest, context: Context
+        self, request: pb.ResizeReplicasRequest, call: Call
     ) -> pb.ResizeReplicasResponse:
         """The bounds that hold from now on."""
         roster = await self._fleet.resize(request.least, request.most)
         return pb.ResizeReplicasResponse(least=roster.least, most=roster.most)
 
     async def ReplaceReplicas(
-        self, request: pb.ReplaceReplicasRequest, context: Context
+        self, request: pb.ReplaceReplicasRequest, call: Call
     ) -> AsyncIterator[pb.ReplaceReplicasResponse]:
         """Every step, until all are over."""
         names = check_names(request)
         roster = await self._fleet.replace(names)
-        await send_headers(context)
+        await call.begin()
         asked = names or tuple(found.old for found in roster.replacements if not found.over)
         async for found in self._followed(roster, dict.fromkeys(asked)):
             yield step_message(found)

@@ -7,20 +7,18 @@ and step loop make progress, whatever the server is doing; one that is not is me
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from http import HTTPStatus
 from typing import Any
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio
 
 from router.engine.base import EngineStatus
-from router.server.http import Page
+from router.server.grpc_adapter import GrpcServer
 from router.server.lifecycle import Lifecycle, Phase
+from router.server.policy import ROWS
 
 log = logging.getLogger(__name__)
 STORE_DOWN = "the store of experiments does not answer"
@@ -59,11 +57,12 @@ class Health:
         self._draining = False
         self._interval = min(stall_seconds / 10, 0.5)
 
-    async def register(self, server: grpc.aio.Server) -> None:
+    async def register(self, server: GrpcServer) -> None:
         """Add the service; it answers NOT_SERVING from the first call."""
         await self._set(False)
         self._servicer.List = self._list  # which the library leaves unanswered
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        add = health_pb2_grpc.add_HealthServicer_to_server
+        server.add_service(add, self._servicer, ROWS, library=True)
 
     async def follow(self) -> None:
         """Keep the answer right."""
@@ -106,13 +105,14 @@ class Health:
         """What `readyz` says."""
         return not self._unready()
 
-    async def healthz(self) -> Page:
-        """Alive, or why not: that this is answered at all shows that the event loop turns."""
-        return self._page(self._engine_problems())
+    def healthz(self) -> dict[str, Any]:
+        """`status` is ok while it is alive, and `reasons` say why it is not. That this is answered at all
+        shows that the event loop turns."""
+        return self._report(self._engine_problems())
 
-    async def readyz(self) -> Page:
-        """Ready for requests, or why not."""
-        return self._page(self._unready())
+    def readyz(self) -> dict[str, Any]:
+        """The same for whether it is ready for requests."""
+        return self._report(self._unready())
 
     @property
     def phase(self) -> Phase:
@@ -137,19 +137,16 @@ class Health:
             problems.insert(0, "the server is stopping")
         return problems
 
-    def _page(self, problems: list[str]) -> Page:
-        """JSON for a person who looks why a probe fails; a probe reads the status alone."""
+    def _report(self, problems: list[str]) -> dict[str, Any]:
+        """For a person who looks why a probe fails."""
         status = self._status()
-        told = {
+        return {
             "status": "failing" if problems else "ok",
             "reasons": problems,
             "phase": self.phase.name.lower(),
             "degraded": self.degraded,
             "requests": {"running": status.running, "waiting": status.waiting},
         }
-        body = json.dumps(told).encode() + b"\n"
-        code = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
-        return Page(body, "application/json", code)
 
     def _engine_problems(self) -> list[str]:
         problem = self._problem(self._status(), time.monotonic())

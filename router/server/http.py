@@ -1,143 +1,374 @@
-"""GET over plain HTTP/1.1 in the server's own event loop: a few pages for scrapers and probes."""
+"""Calls by HTTP: `HttpCall` reads and writes them over ASGI, `application` serves routes together with their
+rows of the policy table."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from http import HTTPStatus
-from types import MappingProxyType
+import json
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route as StarletteRoute
+
+from router.access.access import Credentials
 from router.access.hosts import Hosts
-from router.errors import ConfigError
-from router.server.listen import split_address
+from router.errors import InvalidRequest, QuotaExceeded, Unavailable, WrongContentType
+from router.server.call import Call, Endpoint, request_id_of
+from router.server.decoding import Decoder, json_decoder
+from router.server.interceptors import Interceptors
+from router.server.policy import Policy, check_rows
+from router.server.status import code_of, http_status, message_of, reason_of, shown
+from router.types import Decision
 
-SECONDS = 5.0  # for a request and its answer
-MOST_CONNECTIONS = 256
-MAX_HEAD = 8192  # bytes
-METHODS = ("GET", "HEAD")
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """An answer."""
-
-    body: bytes
-    content_type: str
-    status: HTTPStatus = HTTPStatus.OK
-
-    def message(self, with_body: bool) -> bytes:
-        """As it goes over the wire; the connection ends with it."""
-        head = (
-            f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\nContent-Type: {self.content_type}\r\n"
-            f"Content-Length: {len(self.body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
-        )
-        return head.encode() + (self.body if with_body else b"")
-
-
-NOT_FOUND = Page(b"not found\n", "text/plain; charset=utf-8", HTTPStatus.NOT_FOUND)
-NOT_ALLOWED = Page(b"GET only\n", "text/plain; charset=utf-8", HTTPStatus.METHOD_NOT_ALLOWED)
-UNKNOWN_HOST = Page(
-    b"this server is not known by that Host: use localhost or an address, or add it to console_hosts\n",
-    "text/plain; charset=utf-8",
-    HTTPStatus.FORBIDDEN,
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+_CONVERTER = re.compile(r":\w+(?=})")
+JSON, EVENTS = "application/json", "text/event-stream"
+UNKNOWN_HOST = (
+    "this server is not known by the name it was asked for; add that name to `console_hosts`, or ask for "
+    "localhost or an address"
 )
 
 
-class HttpServer:
-    """Serves `pages`, by path; what a page raises ends that connection alone, in the loop's handler.
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer."""
 
-    A page that is being made is for all who ask for it meanwhile. Beyond MOST_CONNECTIONS the oldest ends:
-    whoever reads or writes slowly makes room for the next probe. `shed` hears of each. `forms` are other
-    forms of pages, by path and the content type that a request has to accept. On a loopback address, pages
-    that a browser there loads must not read these: it answers under its own names and `hosts` only.
+    body: bytes = b""
+    content_type: str = JSON
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def error_json(status: int, reason: str, message: str, param: str) -> dict[str, Any]:
+    """The body of an error, in the shape of OpenAI's API; `code` is the reason that gRPC clients get, in
+    lower case."""
+    kind = {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        429: "rate_limit_error",
+    }.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param or None, "code": reason.lower()}}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route: `verb` and `path`, which may have {parameters}.
+
+    `answer(request, call)` returns a `Reply` or what is sent as JSON. For an answer in parts it calls
+    `await call.begin()` and `await call.write(event)`, and returns None. `decode` makes `request` of the
+    bytes of a JSON body, or is a `Decoder`; without it the route has no body and `request` is None.
+    `error_json` makes the body of an error from HTTP status, reason, message and field. `call` is the class
+    of its calls. `operation` is the method of a service that the route carries out, whose name permissions
+    and audit show.
     """
 
-    def __init__(
-        self,
-        pages: Mapping[str, Callable[[], Awaitable[Page]]],
-        shed: Callable[[], None] = lambda: None,
-        forms: Mapping[tuple[str, str], Callable[[], Awaitable[Page]]] = MappingProxyType({}),
-        hosts: Sequence[str] = (),
-    ) -> None:
-        self._pages, self._shed = {(path, ""): page for path, page in pages.items()} | dict(forms), shed
-        self._making: dict[tuple[str, str], asyncio.Future[Page]] = {}
-        self._connections: dict[asyncio.Timeout, None] = {}  # the oldest first
-        self._server: asyncio.Server | None = None
-        self._names = hosts
-        self._hosts: Hosts | None = None  # where names are checked
-        self.address = ""
+    verb: str
+    path: str
+    answer: Callable[[Any, Any], Awaitable[Any]]
+    decode: Callable[[bytes], Any] | None = None
+    error_json: Callable[[int, str, str, str], Mapping[str, Any]] = error_json
+    call: Callable[..., HttpCall] | None = None
+    operation: str = ""
 
-    async def start(self, listen: str) -> None:
-        """Bind; raises ConfigError if the address cannot be had."""
-        host, number = split_address(listen, "metrics_listen")
-        try:
-            self._server = await asyncio.start_server(self._serve, host.strip("[]"), number, limit=MAX_HEAD)
-        except OSError as error:
-            text = f"cannot listen on {listen} for metrics ({error.strerror}); choose another address"
-            raise ConfigError(f"{text} with --metrics-listen, or '' for none") from error
-        self.address = f"{host}:{self._server.sockets[0].getsockname()[1]}"
-        hosts = Hosts(listen, tls=False, hosts=self._names)
-        self._hosts = hosts if hosts.local else None
-
-    async def stop(self) -> None:
-        """Close the socket."""
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        timeout = asyncio.timeout(SECONDS)
-        try:
-            async with timeout:
-                self._come(timeout)
-                head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(await self._answer(head))
-                writer.close()
-                await writer.wait_closed()  # all of it is sent
-        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
-            return  # neither scraper nor probe, or one that left
-        finally:
-            self._connections.pop(timeout, None)
-            writer.transport.abort()
-
-    def _come(self, timeout: asyncio.Timeout) -> None:
-        if len(self._connections) >= MOST_CONNECTIONS:
-            oldest = next(iter(self._connections))
-            del self._connections[oldest]
-            if not oldest.expired():
-                oldest.reschedule(0)
-            self._shed()
-        self._connections[timeout] = None
-
-    async def _answer(self, head: bytes) -> bytes:
-        if self._hosts is not None and not all(map(self._hosts.know, values_of(b"host", head))):
-            return UNKNOWN_HOST.message(True)
-        method, _, rest = head.split(b"\r\n", 1)[0].decode("latin-1").partition(" ")
-        path = rest.partition(" ")[0].partition("?")[0]
-        if (path, "") not in self._pages:
-            return NOT_FOUND.message(method != "HEAD")
-        if method not in METHODS:
-            return NOT_ALLOWED.message(True)
-        accepted = accepted_by(head)
-        forms = (form for of, form in self._pages if of == path and form and form in accepted)
-        return (await self._page((path, next(forms, "")))).message(method == "GET")
-
-    async def _page(self, key: tuple[str, str]) -> Page:
-        making = self._making.get(key)
-        if making is None:
-            making = self._making[key] = asyncio.ensure_future(self._pages[key]())
-            making.add_done_callback(lambda _: self._making.pop(key))
-        return await asyncio.shield(making)  # whoever leaves takes it from nobody
+    @property
+    def name(self) -> str:
+        """Of its row in the policy table."""
+        return route_name(self.verb, self.path)
 
 
-def values_of(name: bytes, head: bytes) -> list[str]:
-    """The values of a header, which may come several times."""
-    lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
-    return [value.strip().decode("latin-1") for key, _, value in lines if key.strip().lower() == name]
+def route_name(verb: str, path: str) -> str:
+    """Of a row in the policy table: parameters by their names alone.
+
+    >>> route_name("GET", "/v1/models/{model:path}")
+    'GET /v1/models/{model}'
+    """
+    return f"{verb} {_CONVERTER.sub('', path)}"
 
 
-def accepted_by(head: bytes) -> set[str]:
-    """The content types that a request names as those it takes."""
-    parts = (part for value in values_of(b"accept", head) for part in value.split(","))
-    return {part.partition(";")[0].strip().lower() for part in parts}
+class HttpCall(Call):
+    """A call in the form of ASGI."""
+
+    transport = "http"
+    __slots__ = (
+        "_answer_headers",
+        "_began",
+        "_ended",
+        "_receive",
+        "_route",
+        "_send",
+        "_whole",
+        "scope",
+    )
+
+    def __init__(self, route: Route, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        metadata = tuple(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
+        )
+        super().__init__(
+            endpoint.method,
+            request_id_of(metadata),
+            endpoint.policy,
+            endpoint.operation,
+            peer_of(scope),
+            metadata,
+        )
+        self.scope, self._receive, self._send, self._route = scope, receive, send, route
+        self._answer_headers: dict[str, str] = {}
+        self._began = self._ended = False
+        self._whole = asyncio.Event()  # the body was read, so that what comes now is no part of it
+        if endpoint.decode is None:
+            self._whole.set()
+
+    # -- What the caller sent
+
+    def header(self, name: str) -> str:
+        """The value of a header, '' where there is none; names in lower case."""
+        return next(iter(self.sent_as(name)), "")
+
+    @property
+    def path(self) -> str:
+        """What was asked for, without what comes behind `?`."""
+        return str(self.scope["path"])
+
+    def path_parameter(self, name: str) -> str:
+        """Of the route."""
+        return str(self.scope.get("path_params", {}).get(name, ""))
+
+    @property
+    def content_type(self) -> str:
+        """Of the body, in lower case and without parameters; '' where there is none."""
+        return self.header("content-type").partition(";")[0].strip().lower()
+
+    def credentials(self) -> Credentials:
+        """Token and certificate."""
+        shown = self.scope.get("state", {}).get("certificate", b"")
+        return Credentials(self.sent_as("authorization"), shown)
+
+    def check(self) -> None:
+        """Raises WrongContentType for a body that is not JSON, before anything of it is read.
+
+        A page of another origin can send other types without asking first, and a body without a type, too.
+        """
+        if not is_json(self.content_type):
+            raise WrongContentType(f"{JSON}: add the header 'Content-Type: {JSON}'")
+
+    async def read(self) -> bytes | bytearray | None:
+        """The whole body; of one that is too large, more than it may have. Raises what `check` raises."""
+        if self._whole.is_set():
+            return None
+        self.check()
+        length = self.header("content-length")
+        if length.isdecimal() and int(length) > self.most:
+            return bytes(self.most + 1)  # none of it is read
+        body = bytearray()  # not parts that are joined, which would be there twice
+        while len(body) <= self.most:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise asyncio.CancelledError  # as gRPC ends the call of a client that has left
+            body += message.get("body", b"")
+            if not message.get("more_body", False):
+                self._whole.set()
+                break
+        return body
+
+    async def left(self) -> None:
+        """Returns when the client has left, which shows once its body was read."""
+        await self._whole.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    # -- What it gets
+
+    def encode(self, answer: Any) -> Reply:
+        """The reply that it is, else JSON."""
+        return answer if isinstance(answer, Reply) else Reply(json.dumps(answer).encode())
+
+    async def begin(self) -> None:
+        """Send headers: events follow as they come."""
+        await self._start(200, EVENTS, self._decision_headers())
+
+    async def write(self, message: bytes) -> None:
+        """Send events."""
+        self.writing_since = time.monotonic()
+        await self._send({"type": "http.response.body", "body": message, "more_body": True})
+        self.writing_since = 0.0
+
+    async def reply(self, encoded: Reply) -> None:
+        """Send headers and body."""
+        self.writing_since = time.monotonic()
+        headers = {**self._decision_headers(), **encoded.headers, "content-length": str(len(encoded.body))}
+        await self._start(encoded.status, encoded.content_type, headers)
+        await self._end(encoded.body)
+        self.writing_since = 0.0
+
+    async def refuse(self, error: Exception) -> None:
+        """End with an error: as the answer, or where one has begun, as its last event."""
+        if self._ended:
+            return
+        reason = reason_of(error)
+        status = http_status(code_of(error), reason)
+        content_type, body = self.refusal(status, reason, message_of(error), field_of(error))
+        if self._began:
+            await self._end(b"data: " + body + b"\n\n")
+            return
+        headers = {"x-request-id": self.request_id, "content-length": str(len(body))}
+        if isinstance(error, Unavailable | QuotaExceeded) and error.retry_after:
+            headers["retry-after"] = str(max(1, round(error.retry_after)))
+        if status == 408:
+            headers["connection"] = "close"  # what comes yet is the rest of that body
+        if status == 401:
+            headers["www-authenticate"] = "Bearer"
+        await self._start(status, content_type, headers)
+        await self._end(body)
+
+    async def close(self) -> None:
+        """No more events come."""
+        if self._began and not self._ended:
+            await self._end(b"")
+
+    def refusal(self, status: int, reason: str, message: str, field: str) -> tuple[str, bytes]:
+        """The answer that an error is: its type and its body."""
+        return JSON, json.dumps(self._route.error_json(status, reason, message, field)).encode()
+
+    def _decision_headers(self) -> dict[str, str]:
+        return dict(self.headers) | decision_headers(self.decision, self.response_id)
+
+    async def _start(self, status: int, content_type: str, more: Mapping[str, str]) -> None:
+        self._began, self.status = True, status
+        headers = {"content-type": content_type, "cache-control": "no-store"} | self._answer_headers
+        headers |= {**more, "x-content-type-options": "nosniff"}
+        encoded = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": encoded})
+
+    async def _end(self, data: bytes) -> None:
+        self._ended = True
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+
+def peer_of(scope: Scope) -> str:
+    """The connection, as `Call.peer` has it."""
+    host, port = scope.get("client") or ("unknown", 0)
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+
+
+def is_json(content_type: str) -> bool:
+    """Whether it is JSON, or a type based on it.
+
+    >>> is_json("application/json"), is_json("application/merge-patch+json"), is_json("text/plain")
+    (True, True, False)
+    """
+    kind, _, of = content_type.partition("/")
+    return content_type == JSON or (kind == "application" and of.endswith("+json"))
+
+
+def decision_headers(decision: Decision | None, response_id: str) -> dict[str, str]:
+    """What was decided, beside the adapter, and the id to record outcomes under."""
+    if decision is None:
+        return {}
+    return {
+        "x-router-confidence": f"{decision.confidence:.4f}",
+        "x-router-reason": decision.reason.value,
+        "x-router-response-id": response_id,
+    }
+
+
+def field_of(error: Exception) -> str:
+    """The first field that is wrong; '' if none is."""
+    return shown(error.violations[0].field) if isinstance(error, InvalidRequest) and error.violations else ""
+
+
+# -- Routes
+
+
+class RouteApp:
+    """An ASGI application: one route, whose requests are calls."""
+
+    def __init__(self, interceptors: Interceptors, route: Route, policy: Policy) -> None:
+        self._interceptors, self._route = interceptors, route
+        decode = route.decode
+        if decode is not None and not isinstance(decode, Decoder):
+            decode = json_decoder(decode)
+        self._endpoint = Endpoint(
+            route.name, policy, route.answer, decode, streams=True, operation=route.operation
+        )
+        self._call = route.call or HttpCall
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        call = self._call(self._route, self._endpoint, scope, receive, send)
+        await until_gone(self._interceptors.serve(self._endpoint, call), call)
+        await call.close()
+
+
+async def until_gone(work: Awaitable[None], call: HttpCall) -> None:
+    """Do the work; a client that leaves takes it along."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(call.left())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+        if not working.done():
+            working.cancel()
+        await asyncio.wait((working, leaving))
+    if not working.cancelled():
+        working.result()
+
+
+class KnownHosts:
+    """An ASGI application that answers under names of this server only. A page that a browser on this machine
+    loads may have its own name point here, and would read what is answered."""
+
+    def __init__(self, app: App, hosts: Hosts, besides: str = "") -> None:
+        """Paths that begin with `besides` check the name themselves."""
+        self._app, self._hosts, self._besides = app, hosts, besides
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass it on, or 403."""
+        app = self._app
+        if scope["type"] == "http" and not (self._besides and scope["path"].startswith(self._besides)):
+            names = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+            if not all(map(self._hosts.know, names)):  # a browser always sends one
+                app = JSONResponse(error_json(403, "NOT_THIS_PAGE", UNKNOWN_HOST, ""), 403)
+        await app(scope, receive, send)
+
+
+def application(
+    interceptors: Interceptors,
+    routes: Sequence[Route],
+    rows: Mapping[str, Policy],
+    *,
+    hosts: Hosts | None = None,
+    besides: str = "",
+) -> Starlette:
+    """The ASGI application of a listener.
+
+    `rows` has the policy of each route, by `VERB /PATH`. With `hosts` it answers under those names only,
+    apart from paths that begin with `besides`. Raises ConfigError for a route without a policy.
+    """
+    check_rows((route.name for route in routes), rows)
+    served = [
+        StarletteRoute(route.path, RouteApp(interceptors, route, rows[route.name]), methods=[route.verb])
+        for route in routes
+    ]
+    guard = [Middleware(KnownHosts, hosts=hosts, besides=besides)] if hosts is not None else []
+    handlers: Any = {404: _not_served, 405: _not_served}
+    return Starlette(routes=served, middleware=guard, exception_handlers=handlers)
+
+
+async def _not_served(request: Request, error: Any) -> JSONResponse:
+    reason = "NOT_FOUND" if error.status_code == 404 else "METHOD_NOT_ALLOWED"
+    text = f"{request.method} {request.url.path} is not served here; docs/http.md says what is"
+    body = error_json(error.status_code, reason, text[:300], "")
+    return JSONResponse(body, error.status_code, headers=dict(error.headers or {}))

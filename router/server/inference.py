@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any
-
-import grpc
 
 from router.config import Settings
 from router.corrections.keeper import Corrections
@@ -16,7 +13,7 @@ from router.engine.base import Delta, Finished
 from router.errors import DeadlineExceeded, EngineFailed, Unavailable
 from router.ports import AdapterRegistry
 from router.server import convert
-from router.server.call import Call, current_call, send_headers
+from router.server.call import Call
 from router.server.convert import Limits, generate_request, route_request
 from router.server.corrections import record_correction
 from router.server.pipeline import Pipeline
@@ -24,11 +21,9 @@ from router.types import FinishReason, Request, TokenLogprob
 from router.v1 import inference_pb2 as pb
 from router.v1.inference_pb2_grpc import InferenceServiceServicer
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 
 class InferenceService(InferenceServiceServicer):
-    """Errors leave as RouterError; the chain maps them."""
+    """Errors leave as RouterError; the interceptors map them."""
 
     def __init__(
         self,
@@ -41,9 +36,8 @@ class InferenceService(InferenceServiceServicer):
         self._every, self._log_prompts = settings.stream_interval, settings.log_prompts
         self._pipeline, self._registry, self._corrections = pipeline, registry, corrections
 
-    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+    async def Generate(self, request: pb.GenerateRequest, call: Call) -> pb.GenerateResponse:
         """The whole answer in one message."""
-        call = current_call()
         asked = self._asked(generate_request(request, call.response_id, self._limits), call)
         texts: list[str] = []
         logprobs: list[TokenLogprob] = []
@@ -66,33 +60,39 @@ class InferenceService(InferenceServiceServicer):
             logprobs=convert.logprob_messages(logprobs),
         )
 
-    async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:
+    async def StreamGenerate(self, request: pb.StreamGenerateRequest, call: Call) -> None:
         """Headers and Started once the engine has taken it, then deltas, then Finished."""
-        call = current_call()
+        await self.stream(request, call, call.write)
+
+    async def stream(
+        self,
+        request: pb.StreamGenerateRequest,
+        call: Call,
+        write: Callable[[pb.StreamGenerateResponse], Awaitable[None]],
+    ) -> None:
+        """The same, each event given to `write`, which sends it in the form that the caller reads."""
         asked = self._asked(generate_request(request, call.response_id, self._limits), call)
         async with self._pipeline.answer(asked, call) as (decision, generation):
-            await send_headers(context)
-            await context.write(convert.started_message(call.response_id, decision, asked.routing.explain))
+            await call.begin()
+            await write(convert.started_message(call.response_id, decision, asked.routing.explain))
             async with aclosing(coalesced(generation, self._every)) as events:
                 async for event in events:
                     if isinstance(event, Delta):
                         counted(event, call)
-                        await context.write(convert.delta_message(event))
+                        await write(convert.delta_message(event))
                     else:
                         end = completed(event, call)
-                        await context.write(convert.finished_message(end.reason, end.usage))
+                        await write(convert.finished_message(end.reason, end.usage))
 
-    async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:
+    async def Route(self, request: pb.RouteRequest, call: Call) -> pb.RouteResponse:
         """The decision alone, explained."""
-        call = current_call()
         asked = self._asked(route_request(request, call.response_id, self._limits), call)
         asked = replace(asked, routing=replace(asked.routing, explain=True))
         decision = await self._pipeline.decide(asked, call)
         return pb.RouteResponse(decision=convert.decision_message(decision, explain=True))
 
-    async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
+    async def CountTokens(self, request: pb.CountTokensRequest, call: Call) -> pb.CountTokensResponse:
         """The length of the prompt under the adapter it would get."""
-        call = current_call()
         asked = self._asked(route_request(request, call.response_id, self._limits), call)
         async with self._pipeline.prepare(asked, call) as prepared:
             return pb.CountTokensResponse(
@@ -102,10 +102,10 @@ class InferenceService(InferenceServiceServicer):
             )
 
     async def RecordCorrection(
-        self, request: pb.RecordCorrectionRequest, context: Context
+        self, request: pb.RecordCorrectionRequest, call: Call
     ) -> pb.RecordCorrectionResponse:
         """Durable when it answers."""
-        return await record_correction(request, current_call(), self._corrections, self._registry)
+        return await record_correction(request, call, self._corrections, self._registry)
 
     def _asked(self, request: Request, call: Call) -> Request:
         call.request, call.labels = request, request.labels

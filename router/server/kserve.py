@@ -7,16 +7,17 @@ logged and refused alone, and the stream goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from itertools import takewhile
-from types import SimpleNamespace
 from typing import Any
 
-import grpc
-
 from router import __version__
-from router.errors import AdapterNotFound, Draining, Findings, InvalidRequest, RouterError
+from router.access.access import Credentials
+from router.access.roles import Role
+from router.errors import AdapterNotFound, Draining, FieldViolation, InvalidRequest, RouterError
 from router.kserve import open_inference_pb2 as oip
 from router.kserve.open_inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
@@ -25,78 +26,89 @@ from router.kserve.open_inference_pb2_grpc import (
 from router.names import AUTO, BASE
 from router.ports import AdapterRegistry
 from router.server import tensors
-from router.server.call import MODEL_INFER, REQUEST_ID_KEY, Call, current_call, request_id_of, send_headers
+from router.server.call import REQUEST_ID_KEY, Call, Endpoint, request_id_of
+from router.server.grpc_adapter import GrpcServer
 from router.server.health import Health
 from router.server.inference import InferenceService
-from router.server.layers import present_chain
+from router.server.interceptors import Interceptors
 from router.server.lifecycle import Lifecycle
+from router.server.policy import GENERATE, INFER, OBSERVE, PROBE, Policy
+from router.server.status import code_of, message_of
 from router.types import AdapterRef, AdapterState
 from router.v1 import inference_pb2 as pb
 
 NAME = "lora-router"
 AT_ONCE = 64  # requests of one stream that are worked on; the next is read when one has ended
-Context = grpc.aio.ServicerContext[Any, Any]
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+ROWS: Mapping[str, Policy] = {
+    "/inference.GRPCInferenceService/ServerLive": PROBE,
+    "/inference.GRPCInferenceService/ServerReady": PROBE,
+    "/inference.GRPCInferenceService/ModelReady": Policy(Role.OBSERVE),
+    "/inference.GRPCInferenceService/ServerMetadata": OBSERVE,
+    "/inference.GRPCInferenceService/ModelMetadata": OBSERVE,
+    MODEL_INFER: GENERATE,
+    "/inference.GRPCInferenceService/ModelStreamInfer": replace(
+        INFER, admitted=False, watch=True, carries=True
+    ),
+}
 
 
 def register(
-    server: grpc.aio.Server,
+    server: GrpcServer,
+    interceptors: Interceptors,
     inference: InferenceService,
     registry: AdapterRegistry,
     health: Health,
     lifecycle: Lifecycle,
 ) -> None:
     """Add the service."""
-    service = OpenInference(inference, registry, health, lifecycle)
-    add_GRPCInferenceServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    service = OpenInference(interceptors, inference, registry, health, lifecycle)
+    server.add_service(add_GRPCInferenceServiceServicer_to_server, service, ROWS)
 
 
 class OpenInference(GRPCInferenceServiceServicer):
-    """GRPCInferenceService. Errors leave as RouterError; the chain maps them."""
+    """GRPCInferenceService. Errors leave as RouterError; the interceptors map them."""
 
     def __init__(
-        self, inference: InferenceService, registry: AdapterRegistry, health: Health, lifecycle: Lifecycle
+        self,
+        interceptors: Interceptors,
+        inference: InferenceService,
+        registry: AdapterRegistry,
+        health: Health,
+        lifecycle: Lifecycle,
     ) -> None:
-        self._inference, self._registry = inference, registry
+        self._interceptors, self._inference, self._registry = interceptors, inference, registry
         self._health, self._lifecycle = health, lifecycle
-        # In the form of grpc's own: a coroutine that writes its answer itself.
-        self._one = SimpleNamespace(
-            request_streaming=False,
-            response_streaming=True,
-            request_deserializer=oip.ModelInferRequest.FromString,
-            response_serializer=None,
-            unary_unary=None,
-            unary_stream=self._answer,
-        )
+        decode = oip.ModelInferRequest.FromString
+        self._one = Endpoint(MODEL_INFER, GENERATE, self._answer, decode, streams=True)
 
-    async def ServerLive(self, request: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:
+    async def ServerLive(self, request: oip.ServerLiveRequest, call: Call) -> oip.ServerLiveResponse:
         """What /healthz says."""
         return oip.ServerLiveResponse(live=self._health.alive)
 
-    async def ServerReady(self, request: oip.ServerReadyRequest, context: Context) -> oip.ServerReadyResponse:
+    async def ServerReady(self, request: oip.ServerReadyRequest, call: Call) -> oip.ServerReadyResponse:
         """What /readyz says."""
         return oip.ServerReadyResponse(ready=self._health.ready)
 
-    async def ModelReady(self, request: oip.ModelReadyRequest, context: Context) -> oip.ModelReadyResponse:
+    async def ModelReady(self, request: oip.ModelReadyRequest, call: Call) -> oip.ModelReadyResponse:
         """Whether a request to it would be answered; no for what is not there for the caller."""
         ready = self._health.ready
         if ready:
             try:
-                self._resolve(request.name, request.version)
+                self._resolve(request.name, request.version, call)
             except RouterError:
                 ready = False
         return oip.ModelReadyResponse(ready=ready)
 
     async def ServerMetadata(
-        self, request: oip.ServerMetadataRequest, context: Context
+        self, request: oip.ServerMetadataRequest, call: Call
     ) -> oip.ServerMetadataResponse:
         """Name and version."""
         return oip.ServerMetadataResponse(name=NAME, version=__version__, extensions=["parameters"])
 
-    async def ModelMetadata(
-        self, request: oip.ModelMetadataRequest, context: Context
-    ) -> oip.ModelMetadataResponse:
+    async def ModelMetadata(self, request: oip.ModelMetadataRequest, call: Call) -> oip.ModelMetadataResponse:
         """The same tensors for every model."""
-        self._resolve(request.name, request.version)
+        self._resolve(request.name, request.version, call)
         return oip.ModelMetadataResponse(
             name=request.name,
             versions=self._versions(request.name),
@@ -105,21 +117,20 @@ class OpenInference(GRPCInferenceServiceServicer):
             outputs=[tensors.tensor(tensors.OUTPUT)],
         )
 
-    async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
+    async def ModelInfer(self, request: oip.ModelInferRequest, call: Call) -> oip.ModelInferResponse:
         """The whole answer in one message."""
         asked = tensors.asked_of(request)
         if isinstance(asked.message, pb.StreamGenerateRequest):
-            found = Findings()
-            found.add(tensors.STREAM, "is for ModelStreamInfer: this method answers in one message")
-            found.check()
+            text = "is for ModelStreamInfer: this method answers in one message"
+            raise InvalidRequest([FieldViolation(tensors.STREAM, text)])
         with in_their_words():
-            answer = await self._inference.Generate(asked.message, context)  # type: ignore[arg-type]
+            answer = await self._inference.Generate(asked.message, call)
         return tensors.whole_message(asked, answer)
 
-    async def ModelStreamInfer(self, requests: Any, context: Context) -> None:
+    async def ModelStreamInfer(self, requests: Any, call: Call) -> None:
         """A call for each request, side by side; once a drain has begun no more are read."""
-        await send_headers(context)
-        chain, writing, room = present_chain(), asyncio.Lock(), asyncio.Semaphore(AT_ONCE)
+        await call.begin()
+        writing, room = asyncio.Lock(), asyncio.Semaphore(AT_ONCE)
         running: set[asyncio.Task[None]] = set()
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -132,9 +143,8 @@ class OpenInference(GRPCInferenceServiceServicer):
                 async with aclosing(self._until_drain(requests)) as coming:
                     async for request in coming:
                         await room.acquire()
-                        carried = Carried(context, request, requests, writing)
-                        call = Call(MODEL_INFER, request_id_of([(REQUEST_ID_KEY, request.id)]))
-                        task = asyncio.create_task(chain.serve(self._one, call, carried))
+                        one = CarriedCall(call, request, requests, writing)
+                        task = asyncio.create_task(self._interceptors.serve(self._one, one))
                         running.add(task)
                         task.add_done_callback(ended)
             except RouterError as error:  # of the stream itself; those that run are answered first
@@ -163,22 +173,22 @@ class OpenInference(GRPCInferenceServiceServicer):
         finally:
             await left({ending, coming})
 
-    async def _answer(self, request: oip.ModelInferRequest, context: Any) -> None:
+    async def _answer(self, request: oip.ModelInferRequest, call: Call) -> None:
         """One request of a stream."""
         asked = tensors.asked_of(request)
         with in_their_words():
             if isinstance(asked.message, pb.StreamGenerateRequest):
-                await self._inference.StreamGenerate(asked.message, Parts(context, asked))  # type: ignore[arg-type]
+                await self._inference.stream(asked.message, call, Parts(call, asked).write)
                 return
-            answer = await self._inference.Generate(asked.message, context)
+            answer = await self._inference.Generate(asked.message, call)
         message = tensors.whole_message(asked, answer)
         tensors.tell(message, tensors.IS_LAST, True)
-        await context.write(message)
+        await call.write(message)
 
-    def _resolve(self, name: str, version: str) -> None:
+    def _resolve(self, name: str, version: str, call: Call) -> None:
         """Raises AdapterNotFound, or what else stands in the way of a request to that model."""
         if name not in (AUTO, BASE):
-            self._registry.resolve(name, version, current_call().client.adapters)
+            self._registry.resolve(name, version, call.client.adapters)
         elif version:
             raise AdapterNotFound(f"{name}/versions/{version}")
 
@@ -188,51 +198,65 @@ class OpenInference(GRPCInferenceServiceServicer):
         return [info.ref.version for info in of_name if info.state is not AdapterState.QUARANTINED]
 
 
-class Carried:
-    """The context of one request of a stream; what is not its own is the stream's."""
+class CarriedCall(Call):
+    """One request of a stream; what is not its own is the stream's."""
+
+    transport = "grpc"
+    __slots__ = ("_id", "_message", "_messages", "_stream", "_writing")
 
     def __init__(
-        self, context: Context, request: oip.ModelInferRequest, requests: Any, writing: asyncio.Lock
+        self, stream: Call, message: oip.ModelInferRequest, messages: Any, writing: asyncio.Lock
     ) -> None:
-        self._context, self._requests, self._writing = context, requests, writing
-        self._request: oip.ModelInferRequest | None = request
-        self._id = request.id
+        """`messages` are those of the stream, which counts their memory; `writing` is held for a write."""
+        request_id = request_id_of([(REQUEST_ID_KEY, message.id)])
+        super().__init__(MODEL_INFER, request_id, GENERATE, peer=stream.peer, metadata=stream.metadata)
+        self._stream, self._messages, self._writing = stream, messages, writing
+        self._message: oip.ModelInferRequest | None = message
+        self._id = message.id
 
-    async def read(self) -> Any:
-        """The request, as bytes; from now on they count as this call's."""
-        request, self._request = self._request, None
-        if request is None:
-            return grpc.aio.EOF
-        self._requests.done(request)
-        return request.SerializeToString()
+    def credentials(self) -> Credentials:
+        """The stream's."""
+        return self._stream.credentials()
 
-    async def send_initial_metadata(self, headers: Any) -> None:
-        """The stream's were sent."""
+    def time_remaining(self) -> float | None:
+        """The stream's."""
+        return self._stream.time_remaining()
+
+    async def read(self) -> bytes | None:
+        """The request; from now on its bytes count as this call's."""
+        message, self._message = self._message, None
+        if message is None:
+            return None
+        self._messages.done(message)
+        return bytes(message.SerializeToString())
+
+    async def begin(self) -> None:
+        """The stream's headers were sent."""
 
     async def write(self, message: oip.ModelInferResponse) -> None:
-        """An answer or a part of one."""
+        """Send an answer or a part of one."""
         await self._send(oip.ModelStreamInferResponse(infer_response=message))
 
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
+    async def refuse(self, error: Exception) -> None:
         """Tell the error, under the request's id: clients of Triton look for it there."""
-        message = oip.ModelStreamInferResponse(error_message=f"{code.name}: {details}")
+        text = f"{code_of(error)}: {message_of(error)}"
+        message = oip.ModelStreamInferResponse(error_message=text)
         message.infer_response.id = self._id
         tensors.tell(message.infer_response, tensors.IS_LAST, True)
         await self._send(message)
 
     async def _send(self, message: oip.ModelStreamInferResponse) -> None:
+        self.writing_since = time.monotonic()
         async with self._writing:
-            await self._context.write(message)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
+            await self._stream.write(message)
+        self.writing_since = 0.0
 
 
 class Parts:
-    """A context whose events leave as parts of an answer."""
+    """Writes events as parts of an answer."""
 
-    def __init__(self, context: Any, asked: tensors.Asked) -> None:
-        self._context, self._asked = context, asked
+    def __init__(self, call: Call, asked: tensors.Asked) -> None:
+        self._call, self._asked = call, asked
         self._started = pb.Started()
 
     async def write(self, event: pb.StreamGenerateResponse) -> None:
@@ -247,10 +271,7 @@ class Parts:
         if last:
             tensors.tell_end(message, event.finished.reason, event.finished.usage)
         tensors.tell(message, tensors.IS_LAST, last)
-        await self._context.write(message)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
+        await self._call.write(message)
 
 
 @contextmanager

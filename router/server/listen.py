@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import resource
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
 from router.access.addresses import is_loopback
 from router.config import Settings
 from router.errors import ConfigError
-from router.server.bodies import MAX_PLAN_BYTES
+from router.server.grpc_adapter import GrpcServer
+from router.server.policy import MAX_PLAN_BYTES, ROWS
 from router.server.tls import Tls
 
 MAX_SENT_BYTES = 16 << 20
@@ -185,63 +185,20 @@ def most_connections() -> int:
     return MOST_CONNECTIONS if most == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, most // 2)
 
 
-class Together(grpc.aio.Server):
-    """Several servers as one: each has its own addresses and layers, and what is added goes to all.
-
-    A server cannot tell by which of its addresses a call came, so an address whose calls are treated in
-    another way has a server of its own. `methods` are the handlers that were added, by /SERVICE/METHOD: so
-    what is served over HTTP reaches a service without knowing who added it.
-    """
-
-    def __init__(self, *servers: grpc.aio.Server) -> None:
-        self._servers = servers
-        self.methods: dict[str, Any] = {}
-
-    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]) -> None:
-        """To each."""
-        handlers = tuple(generic_rpc_handlers)
-        for server in self._servers:
-            server.add_generic_rpc_handlers(handlers)
-
-    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Any]) -> None:
-        """To each, and to `methods`."""
-        self.methods |= {f"/{service_name}/{name}": handler for name, handler in method_handlers.items()}
-        for server in self._servers:
-            server.add_registered_method_handlers(service_name, method_handlers)
-
-    def add_insecure_port(self, address: str) -> int:
-        """To the first."""
-        return self._servers[0].add_insecure_port(address)
-
-    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
-        """To the first."""
-        return self._servers[0].add_secure_port(address, server_credentials)
-
-    async def start(self) -> None:
-        """All."""
-        await asyncio.gather(*(server.start() for server in self._servers))
-
-    async def stop(self, grace: float | None) -> None:
-        """All at the same time."""
-        await asyncio.gather(*(server.stop(grace) for server in self._servers))
-
-    async def wait_for_termination(self, timeout: float | None = None) -> bool:
-        """Whether the time went by before all had ended."""
-        ended = await asyncio.gather(*(server.wait_for_termination(timeout) for server in self._servers))
-        return any(ended)
-
-
-def enable_reflection(services: Iterable[str], server: grpc.aio.Server) -> None:
+def add_reflection(services: Iterable[str], server: GrpcServer) -> None:
     """Tell of these services, and of reflection itself, by v1 and v1alpha: older clients ask for the second.
 
     The library has v1alpha only; the messages of both are the same on the wire.
     """
-    names = (*services, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
-    handler = grpc.stream_stream_rpc_method_handler(
-        ReflectionServicer(names).ServerReflectionInfo,
-        request_deserializer=ServerReflectionRequest.FromString,
-        response_serializer=ServerReflectionResponse.SerializeToString,
-    )
-    methods = grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": handler})
-    server.add_generic_rpc_handlers((methods,))
+    servicer = ReflectionServicer((*services, reflection.SERVICE_NAME))
+
+    def add(servicer: ReflectionServicer, server: Any) -> None:
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+        handler = grpc.stream_stream_rpc_method_handler(
+            servicer.ServerReflectionInfo,
+            request_deserializer=ServerReflectionRequest.FromString,
+            response_serializer=ServerReflectionResponse.SerializeToString,
+        )
+        server.add_registered_method_handlers(REFLECTION_V1, {"ServerReflectionInfo": handler})
+
+    server.add_service(add, servicer, ROWS, library=True)

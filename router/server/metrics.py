@@ -29,7 +29,6 @@ from prometheus_client.registry import Collector
 
 from router.engine.base import EngineStatus
 from router.server.call import Call
-from router.server.http import Page
 from router.types import (
     AdapterEvent,
     AdapterEventKind,
@@ -69,7 +68,16 @@ class Metrics:
         self.registry.register(self._state)
         calls = ("grpc_method", "grpc_status")
         self.call_seconds = self._histogram(
-            "grpc_server_call_duration_seconds", "Duration of calls by method and status.", calls, SECONDS
+            "grpc_server_call_duration_seconds",
+            "Duration of gRPC calls by method and status.",
+            calls,
+            SECONDS,
+        )
+        self.http_seconds = self._histogram(
+            "http_server_request_duration_seconds",
+            "Duration of HTTP requests by method, route and status.",
+            ("http_request_method", "http_route", "http_response_status_code"),
+            SECONDS,
         )
         outcome = (*VERSION, "reason", "code")
         self.requests = self._counter(
@@ -181,20 +189,24 @@ class Metrics:
         self.classified.labels(name).observe(vote.latency)
         self.verdicts.labels(name, _verdict(vote)).inc()
 
-    def record(self, call: Call, code: str, generation: bool) -> None:
-        """A call has ended; `generation` if it was to give tokens."""
+    def record(self, call: Call, code: str, outcome: str) -> None:
+        """A call has ended with that code, and the request that it was with that outcome."""
         seconds, exemplar = time.monotonic() - call.started, call.trace.exemplar if call.trace else None
-        self.call_seconds.labels(call.method, code).observe(seconds, exemplar)
+        if call.transport == "http":
+            verb, _, route = call.method.partition(" ")
+            self.http_seconds.labels(verb, route, str(call.status)).observe(seconds, exemplar)
+        else:
+            self.call_seconds.labels(call.method, code).observe(seconds, exemplar)
         decision = call.decision
         if decision is not None:
             self.routed.observe(decision.latency)
         if call.client.id:
             self.client_calls.labels(call.client.id, call.client.tenant, code).inc()
-        if not generation:
+        if not call.policy.generates:
             return
         labels = self._labels(decision)
-        self.requests.labels(*labels, decision.reason.value if decision else "none", code).inc()
-        self.request_seconds.labels(*labels, code).observe(seconds, exemplar)
+        self.requests.labels(*labels, decision.reason.value if decision else "none", outcome).inc()
+        self.request_seconds.labels(*labels, outcome).observe(seconds, exemplar)
         if call.usage is not None:
             self._record_usage(labels, call.usage, exemplar)
             if tenant := call.client.tenant:
@@ -240,14 +252,14 @@ class Metrics:
             self.versions.labels(state.value).set(counted[state])
         self._state.look(status, adapters)
 
-    async def page(self) -> Page:
-        """What a scraper gets; made in a worker thread, since it may be long."""
-        return Page(await asyncio.to_thread(generate_latest, self.registry), CONTENT_TYPE_LATEST)
+    async def page(self) -> tuple[bytes, str]:
+        """What a scraper gets, and its content type; made in a worker thread, since it may be long."""
+        return await asyncio.to_thread(generate_latest, self.registry), CONTENT_TYPE_LATEST
 
-    async def page_with_exemplars(self) -> Page:
-        """The same as OpenMetrics, for whoever asks for that."""
+    async def page_with_exemplars(self) -> tuple[bytes, str]:
+        """The same as OpenMetrics, for a scraper that asks for that."""
         text = await asyncio.to_thread(openmetrics.generate_latest, self.registry)
-        return Page(text, openmetrics.CONTENT_TYPE_LATEST)
+        return text, openmetrics.CONTENT_TYPE_LATEST
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

@@ -9,44 +9,48 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import grpc
-
-from router.errors import RouterError
+from router.errors import BodyIncomplete, RouterError
 from router.judging import REFERENCE
-from router.server.call import GENERATIONS, Call
+from router.server.call import Answered, Call
 from router.server.logs import ACCESS_LOG, Sparse
 from router.server.metrics import Metrics
-from router.server.status import code_of
+from router.server.status import code_of, http_status
 from router.server.tracing import Tracing
 
 access_log = logging.getLogger(ACCESS_LOG)
 LEVELS = {"INTERNAL": logging.ERROR, "DATA_LOSS": logging.ERROR, "UNAVAILABLE": logging.WARNING}
+HTTP = "http"
 
 
 @contextmanager
-def observed(call: Call, metrics: Metrics, logged: bool, lines: Sparse, tracing: Tracing) -> Iterator[None]:
+def observed(call: Call, metrics: Metrics, lines: Sparse, tracing: Tracing) -> Iterator[None]:
     """One log line, the metrics and the trace of the call, however it ends; before its status leaves the
     server."""
     code, reason, bound = "OK", "", ""
+    outcome = ""  # of the request, where it is another than the call's
     try:
         yield
     except asyncio.CancelledError:
         code = "DEADLINE_EXCEEDED" if call.expired else "CANCELLED"
         raise
-    except grpc.aio.AbortError:
-        code = "UNKNOWN"  # a library servicer's own refusal
+    except Answered:
+        code = "UNKNOWN"
         raise
     except Exception as error:
-        code = code_of(error).name
+        code = code_of(error)
         reason = error.reason if isinstance(error, RouterError) else type(error).__name__
         if isinstance(error, RouterError) and (bound := error.metadata.get("bound", "")):
             metrics.shed.labels(bound).inc()
+        if isinstance(error, BodyIncomplete):
+            outcome = "CANCELLED"  # by its caller: no request came, and the server did not fail one
         raise
     finally:
-        metrics.record(call, code, generation=call.method in GENERATIONS)
+        if call.transport == HTTP and not call.status:
+            call.status = http_status(code, reason)
+        metrics.record(call, code, outcome or code)
         if call.trace is not None:
-            tracing.ended(call, code, reason)
-        if logged and (not bound or lines.next()):
+            tracing.ended(call, outcome or code, reason)
+        if call.policy.logged and (not bound or lines.next()):
             fields = log_fields(call, code, reason)
             if left_out := lines.left_out():
                 fields["left_out"] = left_out
@@ -55,9 +59,13 @@ def observed(call: Call, metrics: Metrics, logged: bool, lines: Sparse, tracing:
 
 def log_fields(call: Call, code: str, error: str) -> dict[str, Any]:
     """What the log line of a call says; no text of prompt or answer unless the operator asked for it."""
-    line: dict[str, Any] = {
-        **call.ids,
-        "method": call.method.rpartition("/")[2],
+    line: dict[str, Any] = {**call.ids, "transport": call.transport}
+    if call.transport == HTTP:
+        verb, _, path = call.method.partition(" ")
+        line |= {"method": verb, "path": path, "status": call.status}
+    else:
+        line["method"] = call.method.rpartition("/")[2]
+    line |= {
         "code": code,
         "seconds": round(time.monotonic() - call.started, 6),
     }

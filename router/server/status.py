@@ -1,4 +1,4 @@
-"""An exception as the caller sees it: one gRPC status with google.rpc details.
+"""An exception as the caller sees it, whatever the transport: a code, a message and a reason.
 
 The code of a RouterError is its class's `code`; anything else is INTERNAL. An INTERNAL answer has a fixed
 text and the request id. Nobody outside is told of the server's inside: no URL (of a database: with its
@@ -8,67 +8,60 @@ password), no path of this machine, no name of a class, no traceback; the log ke
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
 
-import grpc
-from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2 as rpc
-from google.rpc import status_pb2
+from router.errors import RouterError
 
-from router.errors import (
-    AlreadyExists,
-    FailedPrecondition,
-    InvalidRequest,
-    NotFound,
-    QuotaExceeded,
-    ResourceExhausted,
-    RouterError,
-    Unavailable,
-)
-
-DOMAIN = "lora-router"
-CODES = {code.name: code for code in grpc.StatusCode}
+INTERNAL = "INTERNAL"
 INTERNAL_TEXT = "internal error; the server's log has the rest under this request id"
-MAX_MESSAGE, MAX_DETAILS, MAX_FIELD, MAX_METADATA = 1024, 3584, 256, 16
+MAX_MESSAGE, MAX_FIELD = 1024, 256
 MAX_LOOKED_AT = 16_384  # characters; nothing longer is ever told
-ENTRY_BYTES = 3  # of an entry's tag and length; one with two texts of MAX_FIELD bytes has less than 16 KiB
 MAX_FIELD_LOOKED_AT = 2_048  # the same of a field, of which there may be many
+HTTP_STATUS: Mapping[str, int] = {
+    "OK": 200,
+    "CANCELLED": 499,
+    "INVALID_ARGUMENT": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ALREADY_EXISTS": 409,
+    "ABORTED": 409,
+    "FAILED_PRECONDITION": 400,
+    "RESOURCE_EXHAUSTED": 429,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+STATUS_OF_REASON: Mapping[str, int] = {
+    "BODY_TOO_LARGE": 413,
+    "UNSUPPORTED_MEDIA_TYPE": 415,
+    "BODY_INCOMPLETE": 408,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What `context.abort` needs."""
-
-    code: grpc.StatusCode
-    message: str
-    trailers: tuple[tuple[str, str | bytes], ...]
+def code_of(error: Exception) -> str:
+    """The status code of an exception, by gRPC's names."""
+    return error.code if isinstance(error, RouterError) else INTERNAL
 
 
-def code_of(error: Exception) -> grpc.StatusCode:
-    """The status code of an exception."""
-    return CODES[error.code] if isinstance(error, RouterError) else grpc.StatusCode.INTERNAL
+def reason_of(error: Exception) -> str:
+    """Why, as callers are told."""
+    return error.reason if isinstance(error, RouterError) else INTERNAL
 
 
-def status_of(error: Exception, request_id: str) -> Status:
-    """Code, message and trailers; all of it stays under gRPC's 8 KiB for metadata."""
-    code = code_of(error)
-    if isinstance(error, RouterError) and code is not grpc.StatusCode.INTERNAL:
-        message = _message(told(error))
-        details = [error_info(error.reason, error.metadata, request_id), *details_of(error)]
-    else:
-        reason = error.reason if isinstance(error, RouterError) else "INTERNAL"
-        message, details = INTERNAL_TEXT, [error_info(reason, {}, request_id)]
-    details.append(rpc.RequestInfo(request_id=request_id))
-    trailers: list[tuple[str, str | bytes]] = [
-        ("grpc-status-details-bin", _packed(code, message, details)),
-        ("x-request-id", request_id),
-    ]
-    if isinstance(error, Unavailable):
-        trailers.append(("grpc-retry-pushback-ms", str(int(error.retry_after * 1000))))
-    return Status(code, message, tuple(trailers))
+def http_status(code: str, reason: str) -> int:
+    """The status of an HTTP answer."""
+    return STATUS_OF_REASON.get(reason) or HTTP_STATUS.get(code, 500)
+
+
+def message_of(error: Exception) -> str:
+    """What callers are told. One line; gRPC's message is percent-encoded, so what is not printable ASCII
+    counts three times a byte."""
+    if not isinstance(error, RouterError) or code_of(error) == INTERNAL:
+        return INTERNAL_TEXT
+    line = "".join(char if char.isprintable() else " " for char in told(error)[:MAX_MESSAGE])
+    return clip(line, MAX_MESSAGE if line.isascii() else MAX_MESSAGE // 3)
 
 
 def told(error: RouterError) -> str:
@@ -79,101 +72,6 @@ def told(error: RouterError) -> str:
 def withheld(error: RouterError) -> bool:
     """Whether message or metadata say more than callers are told."""
     return told(error) != error.message or any(redacted(text) != text for text in error.metadata.values())
-
-
-def _message(text: str) -> str:
-    """One line; grpc-message is percent-encoded, so what is not printable ASCII counts three times a byte."""
-    line = "".join(char if char.isprintable() else " " for char in text[:MAX_MESSAGE])
-    return clip(line, MAX_MESSAGE if line.isascii() else MAX_MESSAGE // 3)
-
-
-def _packed(code: grpc.StatusCode, message: str, details: list[Any]) -> bytes:
-    status = status_pb2.Status(code=code.value[0], message=message)
-    for detail in details:
-        status.details.add().Pack(detail)
-    return bytes(status.SerializeToString())
-
-
-# -- What each class of the error tree adds to ErrorInfo.
-
-
-def details_of(error: RouterError) -> list[Any]:
-    """What the class and its bases add, the most derived first."""
-    found = [DETAILS[kind](error) for kind in type(error).__mro__ if kind in DETAILS]
-    if isinstance(error, QuotaExceeded) and error.retry_after is not None:
-        found.append(_retry(error.retry_after))
-    return found
-
-
-def error_info(reason: str, metadata: Mapping[str, str], request_id: str) -> rpc.ErrorInfo:
-    """The detail every error has."""
-    pairs = {clip(redacted(key), 63): shown(value) for key, value in list(metadata.items())[:MAX_METADATA]}
-    return rpc.ErrorInfo(reason=reason, domain=DOMAIN, metadata={**pairs, "request_id": request_id})
-
-
-def _bad_request(error: InvalidRequest) -> rpc.BadRequest:
-    """The first violations, as many as MAX_DETAILS bytes hold."""
-    detail, size = rpc.BadRequest(), 0
-    for v in error.violations:
-        entry = rpc.BadRequest.FieldViolation(field=shown(v.field), description=shown(v.description))
-        size += entry.ByteSize() + ENTRY_BYTES
-        if size > MAX_DETAILS:
-            break
-        detail.field_violations.append(entry)
-    return detail
-
-
-def _retry(seconds: float) -> rpc.RetryInfo:
-    delay = Duration()
-    delay.FromNanoseconds(int(seconds * 1e9))
-    return rpc.RetryInfo(retry_delay=delay)
-
-
-def _missing(error: NotFound) -> rpc.ResourceInfo:
-    return rpc.ResourceInfo(
-        resource_type=error.resource_type, resource_name=shown(error.name), description="not found"
-    )
-
-
-def _existing(error: AlreadyExists) -> rpc.ResourceInfo:
-    return rpc.ResourceInfo(
-        resource_name=shown(error.metadata.get("resource", "")), description="exists already"
-    )
-
-
-def _precondition(error: FailedPrecondition) -> rpc.PreconditionFailure:
-    return rpc.PreconditionFailure(
-        violations=[
-            rpc.PreconditionFailure.Violation(
-                type=error.reason,
-                subject=shown(error.metadata.get("resource", "")),
-                description=clip(told(error)),
-            )
-        ]
-    )
-
-
-def _quota(error: ResourceExhausted) -> rpc.QuotaFailure:
-    return rpc.QuotaFailure(
-        violations=[rpc.QuotaFailure.Violation(subject="memory", description=clip(told(error)))]
-    )
-
-
-def _used_up(error: QuotaExceeded) -> rpc.QuotaFailure:
-    return rpc.QuotaFailure(
-        violations=[rpc.QuotaFailure.Violation(subject=error.holder, description=clip(told(error)))]
-    )
-
-
-DETAILS: Mapping[type[RouterError], Callable[[Any], Any]] = {
-    InvalidRequest: _bad_request,
-    Unavailable: lambda error: _retry(error.retry_after),
-    NotFound: _missing,
-    AlreadyExists: _existing,
-    FailedPrecondition: _precondition,
-    ResourceExhausted: _quota,
-    QuotaExceeded: _used_up,
-}
 
 
 def clip(text: str, most: int = MAX_FIELD) -> str:

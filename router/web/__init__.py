@@ -1,53 +1,49 @@
-"""The server over HTTP: OpenAI's API, OFREP and the console, on the same layers and pipeline as gRPC
-(extra `http`)."""
+"""The server's API over HTTP: OpenAI's API, OFREP and the console, each request a call like those by gRPC."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from router.errors import ConfigError, install_extra
+from router.server.http import Route
+from router.server.policy import Policy
 
 if TYPE_CHECKING:
-    from starlette.routing import BaseRoute
-
     from router.config import Settings
     from router.ports import AdapterRegistry, ServedExperiments
+    from router.server.call import Endpoint
     from router.server.inference import InferenceService
     from router.server.insight import Insight
-    from router.server.layers import Chain
-    from router.server.tls import Tls
-    from router.web.listener import Listener
+    from router.server.interceptors import Interceptors
+
+Follow = Callable[[], Awaitable[None]]
 
 
-async def listen(
-    chain: Chain,
+def api_routes(
     inference: InferenceService,
     registry: AdapterRegistry,
     experiments: ServedExperiments | None,
-    settings: Settings,
-    tls: Tls | None,
-    methods: Mapping[str, Any],
-    insight: Insight | None = None,
-) -> Listener:
-    """Serve at `settings.http_listen`; `methods` are the handlers of gRPC by /SERVICE/METHOD. With `insight`
-    there is a console.
+    endpoints: Mapping[str, Endpoint],
+) -> tuple[Sequence[Route], Mapping[str, Policy]]:
+    """Routes of OpenAI's API and of OFREP, and their rows of the policy table. `endpoints` are the methods of
+    gRPC services, which take feedback."""
+    from router.web import endpoints as openai_api
+    from router.web import ofrep
 
-    Raises ConfigError without the extra, or for a taken address.
-    """
-    try:
-        from router.web.console import ENTRIES, Console, routes
-        from router.web.endpoints import application
-        from router.web.listener import Listener
-    except ModuleNotFoundError as error:
-        text = f"http_listen needs {error.name}, which is not installed: {install_extra('http')}"
-        raise ConfigError(text) from None
-    listener = Listener(settings.http_listen, tls)
-    listener.bind()
-    more: Sequence[BaseRoute] = ()
-    if insight is not None:
-        console = Console(chain, methods, settings, insight, listener.address, ENTRIES)
-        listener.beside, more = (console.history.follow, console.events.follow), routes(console)
-    served = (chain, inference, registry, experiments, settings, methods)
-    await listener.start(application(*served, more))
-    return listener
+    routes = [*openai_api.routes(inference, registry, endpoints), *ofrep.routes(experiments)]
+    return routes, {**openai_api.ROWS, **ofrep.ROWS}
+
+
+def console_routes(
+    interceptors: Interceptors,
+    inference: InferenceService,
+    settings: Settings,
+    endpoints: Mapping[str, Endpoint],
+    insight: Insight,
+    address: str,
+) -> tuple[Sequence[Route], Mapping[str, Policy], Sequence[Follow]]:
+    """Routes of the console at `address`, their rows, and what runs beside it for as long as it is served."""
+    from router.web.console import ENTRIES, ROWS, Console, routes
+
+    made = Console(interceptors, endpoints, inference, settings, insight, address, ENTRIES)
+    return routes(made), ROWS, (made.history.follow, made.events.follow)

@@ -6,13 +6,17 @@ Source: https://github.com/open-feature/protocol (OFREP, service/openapi.yaml)
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from router.errors import FieldViolation, InvalidRequest
-from router.ports import UNIT_MISSING, Place
+from router import optional
+from router.access.roles import Role
+from router.errors import ExperimentNotFound, FailedPrecondition, FieldViolation, InvalidRequest
+from router.ports import UNIT_MISSING, Place, ServedExperiments
 from router.server.convert import MAX_LABEL_BYTES, MAX_UNIT_BYTES
+from router.server.http import JSON, HttpCall, Route
+from router.server.policy import OBSERVE, Policy
 from router.types import Request, RoutingHints, Visible
 
 TARGETING_KEY = "context.targetingKey"
@@ -25,6 +29,56 @@ CODES = {  # by reason, then by field
     "content-type": "PARSE_ERROR",
 }
 MOST_OF_KEY = 256  # characters of a key that nobody has
+FLAGS = "/ofrep/v1/evaluate/flags"
+EVALUATE = replace(OBSERVE, role=Role.INFER)
+ROWS: Mapping[str, Policy] = {f"POST {FLAGS}": EVALUATE, f"POST {FLAGS}/{{key}}": EVALUATE}
+
+
+def routes(experiments: ServedExperiments | None) -> Sequence[Route]:
+    """All flags, and the flag that the path names."""
+    flags = Flags(experiments)
+    return (
+        Route("POST", FLAGS, flags.all, parsed, call=FlagCall),
+        Route("POST", FLAGS + "/{key}", flags.one, parsed, call=FlagCall),
+    )
+
+
+class FlagCall(HttpCall):
+    """A call whose errors name the flag."""
+
+    def refusal(self, status: int, reason: str, message: str, field: str) -> tuple[str, bytes]:
+        """In the shape of OFREP."""
+        body = error_json(self.path_parameter("key"), status, reason, message, field)
+        return JSON, json.dumps(body).encode()
+
+
+class Flags:
+    """Experiments as flags: which arm a unit would get. A question, and no exposure."""
+
+    def __init__(self, experiments: ServedExperiments | None) -> None:
+        self._experiments = experiments
+
+    async def one(self, asked: Asked, call: HttpCall) -> Mapping[str, Any]:
+        """The flag of the path."""
+        key = call.path_parameter("key")
+        place = next((place for place in self._places(asked, call) if place.experiment == key), None)
+        if place is None:
+            raise ExperimentNotFound(key)
+        if place.outside == UNIT_MISSING:
+            raise missing(place.label)
+        return flag_json(place)
+
+    async def all(self, asked: Asked, call: HttpCall) -> Mapping[str, Any]:
+        """Every flag that the client sees."""
+        if not asked.unit:
+            raise missing()
+        return {"flags": [flag_json(place) for place in self._places(asked, call)]}
+
+    def _places(self, asked: Asked, call: HttpCall) -> Sequence[Place]:
+        if self._experiments is None:
+            raise FailedPrecondition(optional.why_absent())
+        client = call.client
+        return self._experiments.places(request_of(asked, client.adapters, client.experiments))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from router.errors import MOST_FINDINGS, FieldViolation, InvalidRequest
 from router.names import AUTO, BASE
+from router.server import http
 from router.types import (
     MAX_CHOICES,
     MAX_LABELS,
@@ -458,22 +459,14 @@ def model_json(name: str, description: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": OWNER, "description": description}
 
 
-TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-}
 FIELDS = {"input.chat.messages": "messages", "input.raw_prompt": "prompt", "routing.adapter": "model"}
 
 
 def error_json(status: int, reason: str, message: str, field: str) -> dict[str, Any]:
     """An error in OpenAI's shape; `code` is the reason that gRPC clients get, in lower case."""
-    kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     for ours, theirs in FIELDS.items():
         field, message = field.replace(ours, theirs), message.replace(ours, theirs)
     field, message = field.removeprefix("sampling."), message.replace("sampling.", "")
-    code = "model_not_found" if reason == "ADAPTER_NOT_FOUND" else reason.lower()
-    if code == "model_not_found":
-        field = "model"
-    return {"error": {"message": message, "type": kind, "param": field or None, "code": code}}
+    if reason == "ADAPTER_NOT_FOUND":
+        reason, field = "MODEL_NOT_FOUND", "model"
+    return http.error_json(status, reason, message, field)

@@ -266,7 +266,7 @@ async def test_decisions_are_counted_for_drift(client, running):
         await client.generate("WHICH CHAPTER?" if number % 4 else "hello", max_tokens=1)
         await client.generate("hello", adapter="base", max_tokens=1)
         await client.route("hello")
-    page = (await running.app.metrics.page()).body.decode()
+    page = (await running.app.metrics.page())[0].decode()
     shares = dict(re.findall(r'lora_router_routing_share{what="([^"]+)"} (\S+)', page))
     assert {what: round(float(share), 1) for what, share in shares.items()} == {
         "abstained": pytest.approx(0.25, abs=0.06),

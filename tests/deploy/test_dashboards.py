@@ -37,7 +37,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES, RULE_TESTS = DEPLOY / "prometheus/alerts.yml", DEPLOY / "prometheus/alerts.test.yml"
 BOARD = json.loads((DEPLOY / "grafana/dashboard.json").read_text(encoding="utf-8"))
 OUTSIDE = {"up"}  # metrics that Prometheus itself makes
-NAME = re.compile(r"\b(?:lora_router|grpc_server|process)_[a-z_]+")
+NAME = re.compile(r"\b(?:lora_router|grpc_server|http_server|process)_[a-z_]+")
 BY = re.compile(r"(?:by|ignoring|on) \(([a-z_, ]*)\)|[{,]\s*([a-z_]+)\s*(?:=~|!~|!=|=)")
 PREFIXES = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("_total",), "gauge": ("",)}
 SCRAPER = {"instance", "job"}

@@ -122,12 +122,12 @@ def test_metrics_and_settings_that_are_named_exist():
     edges = EdgesCollector(SimpleNamespace(problem="", edges=1))
     found = [*Metrics().registry.collect(), *MirrorsCollector(tuple).collect(), *edges.collect()]
     known = {f"{m.name}_total" if m.type == "counter" else m.name for m in found}
-    named = set(re.findall(r"`((?:lora_router|grpc_server|process)_[a-z_]+)`", PAGE))
+    named = set(re.findall(r"`((?:lora_router|grpc_server|http_server|process)_[a-z_]+)`", PAGE))
     assert {name for name in named if not name.startswith("lora_router_experiment")} <= known
     settings = (
         set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", PAGE))
         - named
-        - {"grpc_status", "breaker_open", "not_ready", "round_robin"}
+        - {"grpc_status", "http_response_status_code", "breaker_open", "not_ready", "round_robin"}
     )
     assert settings <= set(Settings.model_fields)
     variables = {name.lower() for name in re.findall(r"\bLORA_ROUTER_([A-Z_]+)", PAGE)}

@@ -21,7 +21,7 @@ from router.kserve import open_inference_pb2 as oip
 from router.server import tensors
 from router.server.convert import Limits, generate_request
 from router.server.decoding import Decoder, decoder_of, json_decoder
-from router.server.status import status_of
+from router.server.grpc_status import status_of
 from router.v1 import experiments_pb2, fleet_pb2
 from router.v1 import inference_pb2 as pb
 from router.web import feedback, ofrep, openai

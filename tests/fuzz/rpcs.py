@@ -23,12 +23,13 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from router.access.roles import KSERVE, ROLES
 from router.cli.compose import Composition
 from router.config import Settings
 from router.engine.fake import FakeEngine
 from router.kserve import open_inference_pb2
 from router.server.app import ServerApp
+from router.server.kserve import ROWS as KSERVE
+from router.server.policy import ROWS
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.fuzz.engines import Tally
 from tests.fuzz.inputs import TEXTS, bytes_changed, message_changed
@@ -115,7 +116,7 @@ def kinds() -> dict[str, type[Message]]:
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
-    methods = sorted((*ROLES, *KSERVE))
+    methods = sorted((*ROWS, *KSERVE))
     return {method: found.get(method, reflection_pb2.ServerReflectionRequest) for method in methods}
 
 

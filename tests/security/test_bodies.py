@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from router.access.roles import ROLES
 from router.cli.demo import free_address
 from router.server.app import ServerApp
+from router.server.policy import ROWS
 from tests.server.helpers import ROOT, Connect, Start, ask, details, failure, launch
 
 GENERATE = "/router.v1.InferenceService/Generate"
@@ -39,7 +39,7 @@ def empty_messages(size: int) -> bytes:
     return field(1, field(2, field(1, b"") * (size // 2)))
 
 
-@pytest.mark.parametrize("method", sorted(ROLES))
+@pytest.mark.parametrize("method", sorted(ROWS))
 async def test_junk_is_the_callers_fault_in_fixed_words(stubs: SimpleNamespace, method: str) -> None:
     seen = set()
     for junk in (b"\xff" * 5, b"\x0a\xff\xff\xff\xff\x0f", b"\x0b" * 200, b"\x07"):

@@ -140,8 +140,10 @@ class Running:
 
     @property
     def degraded(self) -> list[str]:
-        page = self._there(self.server.health.readyz())
-        return list(json.loads(page.body)["degraded"])
+        async def look() -> list[str]:
+            return self.server.health.degraded
+
+        return self._there(look())
 
     def answers(self) -> bool:
         """A call over a connection of its own."""

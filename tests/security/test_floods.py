@@ -49,7 +49,7 @@ async def beside(attack: Awaitable[floods.Seen], neighbour: SimpleNamespace) -> 
 
 async def page(address: str, path: str) -> str:
     reader, writer = await asyncio.open_connection(*address.rsplit(":", 1))
-    writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     answer = await asyncio.wait_for(reader.read(), 20)
     writer.close()
     return answer.decode()
@@ -149,7 +149,7 @@ async def test_watches_are_few_on_a_connection_and_in_all(
 async def test_a_flood_of_refusals_is_no_flood_of_lines(
     begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("router.server.layers.LINES_PER_SECOND", 5)
+    monkeypatch.setattr("router.server.interceptors.LINES_PER_SECOND", 5)
     caplog.set_level("INFO", "router.server.access")
     server, neighbour = await begin()
     server.admission.limit = 0
@@ -303,7 +303,7 @@ async def test_a_thousand_scrapes_at_once_make_few_pages(begin: Begin) -> None:
 
 
 async def test_slow_callers_make_room_for_probes(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.server.http.MOST_CONNECTIONS", 20)
+    monkeypatch.setattr("router.server.listener.MOST_PROBES", 20)
     server, neighbour = await begin()
     attacking = asyncio.ensure_future(floods.slow_http(server.metrics_address, 80, seconds=2))
     await asyncio.sleep(0.5)

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from router.access.access import Access, Credentials
 from router.access.clients import hash_of, new_token
+from router.access.roles import Role
 from router.errors import Unauthenticated
 from router.v1 import adapters_pb2
 from tests.access.issuing import URL, Issuing, answering, ec_key, jwk_of, rsa_key, sends
@@ -192,11 +193,11 @@ def guarded(tmp_path: Path) -> SimpleNamespace:
     return SimpleNamespace(issuing=issuing, access=access, path=path)
 
 
-async def allowed(access: Access, *headers: str, method: str = GENERATE) -> str:
+async def allowed(access: Access, *headers: str, role: Role = Role.INFER) -> str:
     """Who calls with these headers."""
     access.look()
-    credentials = await access.verified(Credentials(headers), method)
-    return access.client(credentials, method).id
+    credentials = await access.verified(Credentials(headers), role)
+    return access.client(credentials, role).id
 
 
 async def test_a_good_token_is_taken(guarded: SimpleNamespace) -> None:
@@ -232,15 +233,15 @@ async def test_a_token_decides_over_a_certificate(guarded: SimpleNamespace) -> N
     bad, good = (f"Bearer {guarded.issuing.token(sub=sub)}" for sub in ("nobody", "billing"))
     guarded.path.write_text(guarded.path.read_text() + '[[client]]\nid = "cert"\ncert = "a.svc"\n')
     guarded.access.look()
-    credentials = await guarded.access.verified(Credentials((good,), ("a.svc",)), GENERATE)
-    assert guarded.access.client(credentials, GENERATE).id == "billing"
-    credentials = await guarded.access.verified(Credentials((bad,), ("a.svc",)), GENERATE)
+    credentials = await guarded.access.verified(Credentials((good,), ("a.svc",)), Role.INFER)
+    assert guarded.access.client(credentials, Role.INFER).id == "billing"
+    credentials = await guarded.access.verified(Credentials((bad,), ("a.svc",)), Role.INFER)
     with pytest.raises(Unauthenticated):
-        guarded.access.client(credentials, GENERATE)
+        guarded.access.client(credentials, Role.INFER)
 
 
 async def test_health_needs_no_good_token(guarded: SimpleNamespace) -> None:
-    assert await allowed(guarded.access, "Bearer a.b.c", method=HEALTH) == ""
+    assert await allowed(guarded.access, "Bearer a.b.c", role=Role.OPEN) == ""
 
 
 async def test_junk_makes_no_storm(guarded: SimpleNamespace) -> None:
@@ -262,9 +263,9 @@ async def test_junk_makes_no_storm(guarded: SimpleNamespace) -> None:
 async def test_a_signature_is_checked_once(guarded: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     access = guarded.access
     access.look()
-    credentials = await access.verified(Credentials((f"Bearer {guarded.issuing.token()}",)), GENERATE)
+    credentials = await access.verified(Credentials((f"Bearer {guarded.issuing.token()}",)), Role.INFER)
     monkeypatch.delattr(jwt, "decode")
-    async with access.holding(credentials, GENERATE, access.client(credentials, GENERATE)):
+    async with access.holding(credentials, Role.INFER, GENERATE, access.client(credentials, Role.INFER)):
         for _ in range(3):
             access.look()
             await asyncio.sleep(0)
@@ -292,7 +293,7 @@ async def reason(call: Any) -> str:
 
 
 async def stale(server: Any) -> float | None:
-    await server._metrics()
+    server._look()
     said: float | None = server.metrics.registry.get_sample_value(
         "lora_router_credentials_stale", {"file": "jwks"}
     )

@@ -11,7 +11,8 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from router.access.roles import ROLES, Role
+from router.access.roles import Role
+from router.server.policy import ROWS
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Connect, Start, details, failure
@@ -31,18 +32,18 @@ def every_method() -> set[str]:
 
 
 def test_every_method_is_in_the_table_and_nothing_else() -> None:
-    assert set(ROLES) == every_method()
+    assert set(ROWS) == every_method()
 
 
 def test_only_health_is_open() -> None:
-    assert {m.rpartition("/")[0] for m, role in ROLES.items() if role is Role.OPEN} == {
+    assert {m.rpartition("/")[0] for m, row in ROWS.items() if row.role is Role.OPEN} == {
         "/grpc.health.v1.Health"
     }
 
 
 def test_the_page_has_the_table() -> None:
     rows = dict(re.findall(r"^\| `([\w.]+/\w+)` \| (\w+) \|$", DOCS.read_text(), re.MULTILINE))
-    assert rows == {method[1:]: role.value for method, role in ROLES.items()}
+    assert rows == {method[1:]: row.role.value for method, row in ROWS.items()}
 
 
 async def refusal(stubs: SimpleNamespace, method: str, **options: object) -> str:
@@ -61,8 +62,8 @@ async def refusal(stubs: SimpleNamespace, method: str, **options: object) -> str
 
 async def refusals(stubs: SimpleNamespace, **options: object) -> dict[str, str]:
     """The same of every method, all at once."""
-    found = await asyncio.gather(*(refusal(stubs, method, **options) for method in ROLES))
-    return dict(zip(ROLES, found, strict=True))
+    found = await asyncio.gather(*(refusal(stubs, method, **options) for method in ROWS))
+    return dict(zip(ROWS, found, strict=True))
 
 
 @pytest.mark.parametrize("role", ["infer", "observe", "admin"])
@@ -74,7 +75,7 @@ async def test_every_role_meets_every_method(
     metadata = bearer(getattr(clients, role))
     got = await refusals(stubs, metadata=metadata)
     assert got == {
-        method: "" if needed.value in (role, "open") else "ROLE_MISSING" for method, needed in ROLES.items()
+        method: "" if row.role.value in (role, "open") else "ROLE_MISSING" for method, row in ROWS.items()
     }
 
 
@@ -83,4 +84,4 @@ async def test_without_a_token_only_health_answers(
 ) -> None:
     stubs = connect(await start_server(clients=write_clients(tmp_path).path))
     got = await refusals(stubs)
-    assert got == {method: "" if needed is Role.OPEN else "TOKEN_MISSING" for method, needed in ROLES.items()}
+    assert got == {method: "" if row.role is Role.OPEN else "TOKEN_MISSING" for method, row in ROWS.items()}

@@ -17,8 +17,9 @@ import pytest
 from google.protobuf.message import Message
 
 from router.access.answers import new_response_id
-from router.access.roles import ROLES, Role
+from router.access.roles import Role
 from router.experiments.wire.plans import plan_message
+from router.server.policy import ROWS
 from router.v1 import adapters_pb2, fleet_pb2, inference_pb2
 from router.v1 import experiments_pb2 as pb
 from tests.experiments.plans import plan, router_plan
@@ -237,7 +238,7 @@ CASES: dict[str, list[Call]] = {
 
 
 def test_every_method_has_its_cases() -> None:
-    ours = {m for m, role in ROLES.items() if role is not Role.OPEN and m.startswith("/router.v1.")}
+    ours = {m for m, row in ROWS.items() if row.role is not Role.OPEN and m.startswith("/router.v1.")}
     assert {method.removeprefix("/router.v1.") for method in ours} == set(CASES)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from router.access.roles import ROLES
+from router.server.policy import ROWS
 from tests.security.code import ROUTER, trees
 from tests.server.helpers import Connect, Start, ask, failure
 
@@ -115,9 +115,11 @@ async def test_a_pickle_sent_to_every_socket_and_method_leaves_no_mark(
         for address in (server.address, server.metrics_address, admin):
             await thrown(address, bomb)
             await thrown(
-                address, f"POST /metrics HTTP/1.1\r\nContent-Length: {len(bomb)}\r\n\r\n".encode() + bomb
+                address,
+                f"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(bomb)}\r\n\r\n".encode()
+                + bomb,
             )
-    for method in sorted(ROLES):
+    for method in sorted(ROWS):
         assert await code_of(stubs.channel, method, bombs) is not grpc.StatusCode.INTERNAL, method
     assert not marker.exists()
     assert (await stubs.inference.Generate(ask())).text

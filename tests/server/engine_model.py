@@ -14,6 +14,7 @@ from typing import Any
 from router.errors import Overloaded
 from router.server.admission import Admission
 from router.server.call import Call
+from router.server.policy import ROWS
 from router.types import Request, Sampling, Turn, Usage
 
 GENERATE = "/router.v1.InferenceService/Generate"
@@ -88,7 +89,7 @@ class Server:
         heapq.heappush(self._events, (max(time, self.now), next(self._number), act))
 
     def _arrive(self, asked: Asked) -> None:
-        call = Call(GENERATE, "id", started=self.now)
+        call = Call(GENERATE, "id", ROWS[GENERATE], started=self.now)
         call.deadline = self.now + asked.deadline if self.by_deadline else None
         row = Row(asked, call, ExitStack())
         if self._refused(row, lambda: row.held.enter_context(self.admission.admitted(call))):

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.access.clients import Client
+from router.access.clients import ANYONE, Client
 from router.errors import Overloaded
 from router.server import admission
 from router.server.admission import (
@@ -27,6 +27,7 @@ from router.server.admission import (
     size_of,
 )
 from router.server.call import Call
+from router.server.policy import ROWS as POLICIES
 from router.types import Request, Sampling, Turn, Usage
 from tests.server.engine_model import GENERATE, Asked, Server, mixed
 from tests.server.helpers import ROOT, until
@@ -37,8 +38,8 @@ from tests.server.helpers import ROOT, until
 def call(
     tenant: str = "", method: str = "/router.v1.InferenceService/Route", deadline: float = 600.0
 ) -> Call:
-    client = Client("c", (), (), tenant=tenant) if tenant else Call("", "").client
-    return Call(method, "id", client, deadline=deadline)
+    client = Client("c", (), (), tenant=tenant) if tenant else ANYONE
+    return Call(method, "id", POLICIES[method], client=client, deadline=deadline)
 
 
 def test_places_are_given_back() -> None:

@@ -17,6 +17,7 @@ from router.errors import InvalidRequest
 from router.server import bodies
 from router.server.app import ServerApp
 from router.server.bodies import decoded
+from router.server.policy import SMALL
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import Connect, Start, ask, details, failure, until
 
@@ -107,7 +108,7 @@ async def test_large_bodies_are_decoded_in_one_thread(
     most: list[int] = []
 
     def slowly(data: bytes, decode: Any) -> Any:
-        if len(data) > bodies.SMALL:
+        if len(data) > SMALL:
             assert threading.current_thread() is not threading.main_thread()
             inside.append(1)
             most.append(len(inside))

@@ -16,7 +16,6 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from router.access.roles import KSERVE
 from router.errors import MOST_FINDINGS, InvalidRequest
 from router.kserve import open_inference_pb2 as oip
 from router.server import decoding
@@ -31,7 +30,8 @@ from router.server.decoding import (
     decoder_of,
     json_decoder,
 )
-from router.server.listen import Together
+from router.server.grpc_adapter import GrpcServer
+from router.server.kserve import ROWS as KSERVE
 from router.types import MAX_MESSAGES, MAX_OUTCOMES
 from router.v1 import experiments_pb2
 from router.v1 import inference_pb2 as pb
@@ -192,18 +192,19 @@ def test_the_cost_of_a_body_is_what_it_becomes() -> None:
 async def test_every_method_that_is_served_counts_its_body(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handlers: dict[str, Any] = {}
-    add = Together.add_registered_method_handlers
+    made: list[GrpcServer] = []
+    start = GrpcServer.start
 
-    def noted(self: Together, service_name: str, method_handlers: Any) -> None:
-        add(self, service_name, method_handlers)
-        handlers.update(self.methods)
+    async def noted(self: GrpcServer) -> None:
+        made.append(self)
+        await start(self)
 
-    monkeypatch.setattr(Together, "add_registered_method_handlers", noted)
+    monkeypatch.setattr(GrpcServer, "start", noted)
     async with rpcs.serving(tmp_path):
-        assert set(request_types()) <= set(handlers)
-        assert {method for method in KSERVE if "Stream" not in method} <= set(handlers)
-        assert all(decoder_of(handler.request_deserializer) for handler in handlers.values())
+        served = made[0].endpoints
+        assert set(request_types()) <= set(served)
+        assert {method for method in KSERVE if "Stream" not in method} <= set(served)
+        assert all(decoder_of(endpoint.decode) for endpoint in served.values() if endpoint.decode)
 
 
 def test_a_decoder_that_does_not_count_is_refused() -> None:

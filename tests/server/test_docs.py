@@ -72,5 +72,5 @@ def test_all_are_named(names: list[str]) -> None:
 
 
 def test_the_metrics_named_exist() -> None:
-    named = set(re.findall(r"`((?:lora_router|grpc_server|process)_[a-z_]+)`", PAGE))
+    named = set(re.findall(r"`((?:lora_router|grpc_server|http_server|process)_[a-z_]+)`", PAGE))
     assert named == set(metrics())

@@ -234,7 +234,7 @@ async def _held(at: SimpleNamespace) -> None:
 
 
 async def test_how_many_there_are_is_in_the_metrics(at: SimpleNamespace) -> None:
-    page = (await at.app.metrics.page()).body.decode()
+    page = (await at.app.metrics.page())[0].decode()
     counted = dict(re.findall(r'^lora_router_replicas\{state="(\w+)"\} (\S+)$', page, re.MULTILINE))
     assert counted == {"starting": "0.0", "serving": "2.0", "lost": "0.0", "draining": "0.0"}
 

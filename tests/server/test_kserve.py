@@ -11,14 +11,15 @@ import grpc
 import pytest
 
 from router import __version__
-from router.access.roles import KSERVE, ROLES, Role, role_of
+from router.access.roles import Role
 from router.engine.fake import FakeEngine
 from router.errors import InvalidRequest
 from router.kserve import open_inference_pb2 as oip
 from router.kserve.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from router.server import tensors
 from router.server.app import ServerApp
-from router.server.layers import policy_of
+from router.server.kserve import ROWS as KSERVE
+from router.server.policy import ROWS
 from tests.fuzz.doors import good_infer
 from tests.security.helpers import bearer, write_clients
 from tests.server.helpers import Start, details, failure, settled, until
@@ -366,11 +367,11 @@ def test_every_method_has_a_role_and_a_policy() -> None:
     (service,) = oip.DESCRIPTOR.services_by_name.values()
     methods = {f"/{service.full_name}/{method.name}" for method in service.methods}
     assert methods == set(KSERVE)
-    assert not methods & set(ROLES)
+    assert not methods & set(ROWS)
     for method in methods:
-        infers = role_of(method) is Role.INFER
-        assert policy_of(method).gated is infers or "Metadata" in method
-        assert (policy_of(method).max_body == 0) is infers
+        infers = KSERVE[method].role is Role.INFER
+        assert KSERVE[method].gated is infers or "Metadata" in method
+        assert (KSERVE[method].max_body == 0) is infers
 
 
 async def test_roles(start_server: Start, stub: Stub, tmp_path: Path) -> None:

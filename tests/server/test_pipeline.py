@@ -23,6 +23,7 @@ from router.errors import (
 from router.server import pipeline
 from router.server.call import Call
 from router.server.pipeline import Choices, Resting, fit
+from router.server.policy import GENERATE
 from router.types import AdapterRef, Constraint, Decision, PromptTemplate, Reason, Request, Sampling, Turn
 from router.v1 import inference_pb2 as pb
 from tests.fakes import FakeRegistry, adapter
@@ -110,7 +111,7 @@ async def test_what_routing_decided_for_an_answer_is_seen_once_whatever_arm_answ
         on_decision=lambda request, decision: found.append(decision),
         on_answer=lambda request, decision: answered.append(decision),
     )
-    await made._routed(Request("r", (Turn("user", "medical"),)), Call("m", "r"), counted)
+    await made._routed(Request("r", (Turn("user", "medical"),)), Call("m", "r", GENERATE), counted)
     assert [one.adapter for one in found] == [OLD] * seen
     assert [one.adapter for one in answered] == [OLD] * counted
     made.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,22 +11,24 @@ import pytest
 
 from router.errors import DeadlineExceeded
 from router.server import sending as module
+from router.server.call import Call
+from router.server.policy import GENERATE
 from router.server.sending import Sending
 
 
-class Context:
-    """A stand-in whose writes wait for `open`."""
+class Slow(Call):
+    """A call whose writes wait for `open`."""
 
     def __init__(self) -> None:
+        super().__init__("/S/M", "r", GENERATE)
         self.open = asyncio.Event()
         self.written: list[Any] = []
 
-    def peer(self) -> str:
-        return "ipv4:1.2.3.4:5"
-
     async def write(self, message: Any) -> None:
+        self.writing_since = time.monotonic()
         await self.open.wait()
         self.written.append(message)
+        self.writing_since = 0.0
 
 
 @pytest.fixture
@@ -38,47 +41,42 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 async def test_a_write_that_waits_too_long_ends_the_call(looked: SimpleNamespace) -> None:
-    sending, context = Sending(lambda: False), Context()
+    sending, call = Sending(lambda: False), Slow()
     following = asyncio.create_task(sending.follow())
     with pytest.raises(DeadlineExceeded, match="was not read in time") as ended:
-        async with asyncio.timeout(10), sending.watched(context) as outgoing:  # type: ignore[arg-type]
-            await outgoing.write("text")
+        async with asyncio.timeout(10), sending.watched(call):
+            await call.write("text")
     assert ended.value.metadata["bound"] == "not_reading"
-    assert context.written == []
+    assert call.written == []
     following.cancel()
 
 
 async def test_pauses_between_writes_are_nobodys_fault(looked: SimpleNamespace) -> None:
-    sending, context = Sending(lambda: False), Context()
-    context.open.set()
-    async with sending.watched(context) as outgoing:  # type: ignore[arg-type]
+    sending, call = Sending(lambda: False), Slow()
+    call.open.set()
+    async with sending.watched(call):
         for text in "abc":
-            await outgoing.write(text)
+            await call.write(text)
             await asyncio.sleep(0.1)
             sending.look()
         await asyncio.sleep(0)
-    assert context.written == ["a", "b", "c"]
-
-
-async def test_all_else_is_the_contexts_own() -> None:
-    async with Sending(lambda: False).watched(Context()) as outgoing:  # type: ignore[arg-type]
-        assert outgoing.peer() == "ipv4:1.2.3.4:5"
+    assert call.written == ["a", "b", "c"]
 
 
 async def test_another_timeout_inside_is_its_own() -> None:
     with pytest.raises(TimeoutError):
-        async with Sending(lambda: False).watched(Context()), asyncio.timeout(0.01):  # type: ignore[arg-type]
+        async with Sending(lambda: False).watched(Slow()), asyncio.timeout(0.01):
             await asyncio.sleep(1)
 
 
 async def test_where_places_are_scarce_it_ends_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PRESSED_SECONDS", 0.02)
     scarce = False
-    sending, context = Sending(lambda: scarce), Context()
+    sending, call = Sending(lambda: scarce), Slow()
 
     async def answer() -> None:
-        async with sending.watched(context) as outgoing:  # type: ignore[arg-type]
-            await outgoing.write("text")
+        async with sending.watched(call):
+            await call.write("text")
 
     answering = asyncio.create_task(answer())
     await asyncio.sleep(0.1)

@@ -55,7 +55,8 @@ from router.errors import (
 )
 from router.registry.options import RegistryOptions
 from router.registry.registry import Registry
-from router.server.status import redacted, status_of, told
+from router.server.grpc_status import status_of
+from router.server.status import redacted, told
 from router.types import AdapterState
 from router.v1 import adapters_pb2 as pb
 from tests.fakes import FakeRouter, adapter
@@ -220,7 +221,7 @@ async def test_no_class_tells_of_the_inside(
     seen = await failure(stubs.inference.Generate(ask(), metadata=(("x-request-id", "r-1"),)))
     all_of_it = repr((seen.details(), details(seen), seen.trailing_metadata()))
     assert [secret for secret in SECRETS if secret in all_of_it] == []
-    logged = next(r for r in caplog.records if r.name == "router.server.layers")
+    logged = next(r for r in caplog.records if r.name == "router.server.interceptors")
     assert logged.fields["request_id"] == "r-1"  # type: ignore[attr-defined]
     kept = repr(logged.__dict__) + "".join(traceback.format_exception(fakes.router.error))
     assert all(secret in kept for secret in SECRETS)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from router.errors import MOST_FINDINGS, InvalidRequest
 from router.server.decoding import json_decoder
-from router.server.status import status_of
+from router.server.grpc_status import status_of
 from router.web import feedback, ofrep, openai
 from router.web.console.exchange import MOST_FIELDS, count_form
 from tests.web.conftest import Http, StartWeb, asking

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import openai
 import pytest
 
+from router.access.roles import Role
 from router.engine.fake import FakeEngine
+from router.errors import ConfigError
+from router.server.http import HttpCall, Route
+from router.server.policy import Policy
 from tests.server.helpers import until
 from tests.web.conftest import Http, StartWeb, asking, connect
 
@@ -186,3 +191,33 @@ async def test_a_server_that_drains_refuses_and_lets_answers_end(start_web: Star
         await stopping
         with pytest.raises(openai.APIError):
             await client.chat.completions.create(**asking())
+
+
+async def hello(_: None, call: HttpCall) -> dict[str, str]:
+    return {"hello": call.client.id or "anybody"}
+
+
+async def test_registered_routes_are_served_with_their_policies(start_web: StartWeb, http: Http) -> None:
+    routes, rows = [Route("GET", "/hello", hello)], {"GET /hello": Policy(Role.INFER)}
+    server = await start_web(before=lambda app: app.register_http(routes, rows))
+    assert (await http(server).get("/hello")).json() == {"hello": "anybody"}
+
+
+async def test_a_route_without_a_policy_does_not_start(start_web: StartWeb) -> None:
+    with pytest.raises(ConfigError, match="no row of the policy table for GET /hello"):
+        await start_web(before=lambda app: app.register_http([Route("GET", "/hello", hello)], {}))
+
+
+async def test_a_request_is_logged_with_its_method_path_and_status(
+    start_web: StartWeb, http: Http, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "router.server.access")
+    client = http(await start_web())
+    await client.post("/v1/chat/completions", json=asking())
+    await client.get("/v1/models/nobody")
+    said = ("transport", "method", "path", "status", "code")
+    lines = [r.fields for r in caplog.records if r.name == "router.server.access"]  # type: ignore[attr-defined]
+    assert [tuple(line[key] for key in said) for line in lines] == [
+        ("http", "POST", "/v1/chat/completions", 200, "OK"),
+        ("http", "GET", "/v1/models/{model}", 404, "NOT_FOUND"),
+    ]

@@ -16,11 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.access.roles import role_of
 from router.corrections.keeper import Corrections
 from router.corrections.store import CorrectionStore
 from router.errors import InvalidRequest
-from router.server.layers import policy_of
 from router.v1 import experiments_pb2 as experiments
 from router.v1 import inference_pb2 as pb
 from router.web import feedback
@@ -104,9 +102,10 @@ async def test_a_correction_says_who_should_have_answered(
         return await client.post(FEEDBACK, json={"response_id": rid, "should_have_been": name, **more})
 
     assert (await told("legal")).json() == {"object": "feedback", "response_id": rid, "kept": "text"}
-    assert caplog.records[-1].fields["method"] == "RecordCorrection"  # type: ignore[attr-defined]
-    page = (await server.metrics.page()).body.decode()
-    assert f'grpc_method="{feedback.CORRECTION}"' in page
+    assert caplog.records[-1].fields["path"] == FEEDBACK  # type: ignore[attr-defined]
+    page = (await server.metrics.page())[0].decode()
+    labels = f'http_request_method="POST",http_response_status_code="200",http_route="{FEEDBACK}"'
+    assert labels in page
     assert (await told("base", text="a medical question")).json()["kept"] == "text"
     (kept,) = CorrectionStore(tmp_path).read().corrections  # what was said last
     assert (kept.label, kept.chosen, kept.text) == ("", "medical", "a medical question")
@@ -211,10 +210,3 @@ def test_any_json_is_one_of_the_messages_or_refused_in_words(body: dict[str, Any
         assert isinstance(message, KINDS[method == feedback.CORRECTION])
         return
     assert all(violation.field and violation.description for violation in refusal.violations)
-
-
-def test_both_methods_need_the_same_role_and_have_the_same_bounds() -> None:
-    """Which of them a body is of shows after the layers have let it in."""
-    outcome, correction = feedback.OUTCOME, feedback.CORRECTION
-    assert role_of(outcome) is role_of(correction)
-    assert policy_of(outcome) == policy_of(correction)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,9 +15,9 @@ import trustme
 
 from router.engine.fake import FakeEngine
 from router.errors import ConfigError
+from router.server import listener
 from router.server.app import ServerApp
 from router.server.listen import METADATA_BYTES
-from router.web import listener
 from tests.security.helpers import write_clients
 from tests.web.conftest import Http, StartWeb, asking, connect, with_certificates
 
@@ -142,6 +141,10 @@ async def test_a_body_that_does_not_come_holds_its_turn_for_a_while_only(
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
     assert head.startswith(b"HTTP/1.1 408")
     writer.close()
+    page = (await server.metrics.page())[0].decode()
+    counted = [line for line in page.splitlines() if line.startswith("lora_router_requests_total{")]
+    assert len(counted) == 1, counted
+    assert 'code="CANCELLED"' in counted[0], "alerts on failures of the server count this"
 
 
 async def test_a_taken_address_is_said(start_web: StartWeb) -> None:
@@ -150,17 +153,6 @@ async def test_a_taken_address_is_said(start_web: StartWeb) -> None:
         await listener.Listener(server.http_address, None).start(None)
     with pytest.raises(ConfigError, match="http_listen must be HOST:PORT"):
         await listener.Listener("nowhere", None).start(None)
-
-
-async def test_without_the_extra_the_setting_says_what_to_install(
-    start_web: StartWeb, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("router.web.endpoints", "router.web.listener"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setitem(sys.modules, "starlette.applications", None)
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    with pytest.raises(ConfigError, match=r"pip install -e '\.\[http\]'"):
-        await start_web()
 
 
 async def answered(server: ServerApp, *sent: bytes) -> bytes:

@@ -11,11 +11,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from router.access.roles import WEB, Role
+from router.access.roles import Role
 from router.experiments.live.assigner import place_of, running_of
 from router.experiments.model import ArmSpec, Experiment, Lifecycle, Mode, Phase
-from router.server.layers import policy_of
 from router.types import Request, RoutingHints
+from router.web import ofrep
 from tests.experiments.plans import plan, router_plan
 from tests.security.worlds import answered, begun, world
 from tests.server.helpers import Connect, Start, until
@@ -167,8 +167,7 @@ async def test_who_may_not_is_refused(at: SimpleNamespace) -> None:
     response = await at.ask("acme-tone", who="")
     assert (response.status_code, response.json()["errorCode"]) == (401, "GENERAL")
     assert response.json()["errorDetails"].startswith("TOKEN_MISSING: ")
-    assert {WEB[f"/ofrep.v1/{name}"] for name in ("EvaluateFlag", "EvaluateFlags")} == {Role.INFER}
-    assert policy_of("/ofrep.v1/EvaluateFlag").gated
+    assert {(row.role, row.gated) for row in ofrep.ROWS.values()} == {(Role.INFER, True)}
 
 
 async def test_while_the_store_is_down_nobody_has_an_arm(at: SimpleNamespace) -> None:
@@ -218,9 +217,8 @@ def stands(spec: Any, unit: str, holdout: float = 0.0) -> Any:
 
 
 def test_a_unit_outside_has_no_value() -> None:
-    from router.web.ofrep import flag_json
 
-    flag = flag_json(stands(plan(enrolment=0.0), "anna"))
+    flag = ofrep.flag_json(stands(plan(enrolment=0.0), "anna"))
     assert flag == {
         "key": "trial",
         "reason": "DEFAULT",

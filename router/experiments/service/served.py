@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as NotInTime
 from typing import Any, ParamSpec, TypeVar
 
-import grpc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -28,6 +27,8 @@ from router.experiments.service.outcomes import Intake, StoreThreads
 from router.experiments.service.service import ExperimentService, present_sight
 from router.ports import AdapterRegistry, Assignment, Force, Place, RequestRouter, Served, Watcher
 from router.server.call import present_client
+from router.server.grpc_adapter import GrpcServer
+from router.server.policy import ROWS
 from router.types import AdapterInfo, AdapterRef, Decision, Request
 from router.v1.experiments_pb2_grpc import add_ExperimentServiceServicer_to_server
 
@@ -98,11 +99,11 @@ class ServedExperiments:
         """As the port says."""
         return ExperimentMetrics(self.live)
 
-    def register(self, server: grpc.aio.Server, registry: AdapterRegistry) -> None:
+    def register(self, server: GrpcServer, registry: AdapterRegistry) -> None:
         """As the port says."""
         self.live.subscribe(WarmArms(registry))
         service = self._service(self.live, registry)
-        add_ExperimentServiceServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+        server.add_service(add_ExperimentServiceServicer_to_server, service, ROWS)
 
     def _service(self, live: Experiments, registry: AdapterRegistry) -> ExperimentService:
         from_thread = RegistryOnLoop(registry, asyncio.get_running_loop())

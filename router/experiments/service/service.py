@@ -7,8 +7,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
-import grpc
-
 from router.errors import ExperimentNotFound, FieldViolation, Findings
 from router.experiments.management.manager import Manager
 from router.experiments.management.promotion import Promoter
@@ -26,11 +24,10 @@ from router.experiments.wire.plans import (
 )
 from router.experiments.wire.report import report_message
 from router.server.adapters import page
-from router.server.call import actor, current_call, present_client, send_headers
+from router.server.call import Call, current_call, present_client
 from router.v1 import experiments_pb2 as pb
 from router.v1.experiments_pb2_grpc import ExperimentServiceServicer
 
-Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
 MAX_REASON_BYTES, MAX_TOKEN_BYTES, MAX_ARM_BYTES = 500, 1024, 64
 UNACKNOWLEDGED = 8
@@ -57,7 +54,7 @@ class ExperimentService(ExperimentServiceServicer):
         self._after_change, self._warnings = changed, warnings
 
     async def CreateExperiment(
-        self, request: pb.CreateExperimentRequest, context: Context
+        self, request: pb.CreateExperimentRequest, call: Call
     ) -> pb.CreateExperimentResponse:
         """Keeps a draft."""
         found = Findings()
@@ -69,18 +66,16 @@ class ExperimentService(ExperimentServiceServicer):
         _add(found, await self._threads.run(self._manager.problems, spec))
         _check_width(found, spec)
         found.check()
-        kept = await self._change(self._manager.create, request.experiment_id, spec, _actor(context))
+        kept = await self._change(self._manager.create, request.experiment_id, spec, call.actor)
         return pb.CreateExperimentResponse(experiment=self._message(kept))
 
-    async def GetExperiment(
-        self, request: pb.GetExperimentRequest, context: Context
-    ) -> pb.GetExperimentResponse:
+    async def GetExperiment(self, request: pb.GetExperimentRequest, call: Call) -> pb.GetExperimentResponse:
         """One."""
         found = await self._seen(parse_experiment(request.name))
         return pb.GetExperimentResponse(experiment=self._message(found))
 
     async def ListExperiments(
-        self, request: pb.ListExperimentsRequest, context: Context
+        self, request: pb.ListExperimentsRequest, call: Call
     ) -> pb.ListExperimentsResponse:
         """A page."""
         found = Findings()
@@ -93,7 +88,7 @@ class ExperimentService(ExperimentServiceServicer):
         return pb.ListExperimentsResponse(experiments=map(self._message, shown), next_page_token=token)
 
     async def UpdateExperiment(
-        self, request: pb.UpdateExperimentRequest, context: Context
+        self, request: pb.UpdateExperimentRequest, call: Call
     ) -> pb.UpdateExperimentResponse:
         """The fields of the mask; every bad one is named."""
         found = Findings()
@@ -110,11 +105,11 @@ class ExperimentService(ExperimentServiceServicer):
             return spec
 
         await self._check_seen(name)
-        kept = await self._change(self._manager.update, name, edit, message.etag, _actor(context))
+        kept = await self._change(self._manager.update, name, edit, message.etag, call.actor)
         return pb.UpdateExperimentResponse(experiment=self._message(kept))
 
     async def DeleteExperiment(
-        self, request: pb.DeleteExperimentRequest, context: Context
+        self, request: pb.DeleteExperimentRequest, call: Call
     ) -> pb.DeleteExperimentResponse:
         """Forgets a draft or a stopped one."""
         name = parse_experiment(request.name)
@@ -123,24 +118,24 @@ class ExperimentService(ExperimentServiceServicer):
         return pb.DeleteExperimentResponse()
 
     async def StartExperiment(
-        self, request: pb.StartExperimentRequest, context: Context
+        self, request: pb.StartExperimentRequest, call: Call
     ) -> pb.StartExperimentResponse:
         """Running, and served by this process when it answers."""
         name = parse_experiment(request.name)
         await self._check_seen(name)
-        kept = await self._change(self._manager.start, name, request.etag, _actor(context))
+        kept = await self._change(self._manager.start, name, request.etag, call.actor)
         return pb.StartExperimentResponse(experiment=self._message(kept))
 
     async def StopExperiment(
-        self, request: pb.StopExperimentRequest, context: Context
+        self, request: pb.StopExperimentRequest, call: Call
     ) -> pb.StopExperimentResponse:
         """Stopped."""
         name, reason = parse_experiment(request.name), _reason(request.reason)
         await self._check_seen(name)
-        kept = await self._change(self._manager.stop, name, request.etag, reason, _actor(context))
+        kept = await self._change(self._manager.stop, name, request.etag, reason, call.actor)
         return pb.StopExperimentResponse(experiment=self._message(kept))
 
-    async def PromoteArm(self, request: pb.PromoteArmRequest, context: Context) -> pb.PromoteArmResponse:
+    async def PromoteArm(self, request: pb.PromoteArmRequest, call: Call) -> pb.PromoteArmResponse:
         """The new default and the one before."""
         found = Findings()
         found.text("arm", request.arm, MAX_ARM_BYTES)
@@ -153,7 +148,7 @@ class ExperimentService(ExperimentServiceServicer):
             name,
             request.arm,
             request.etag,
-            _actor(context),
+            call.actor,
             force=request.force,
             reason=request.reason,
         )
@@ -164,17 +159,17 @@ class ExperimentService(ExperimentServiceServicer):
         )
 
     async def RollBackPromotion(
-        self, request: pb.RollBackPromotionRequest, context: Context
+        self, request: pb.RollBackPromotionRequest, call: Call
     ) -> pb.RollBackPromotionResponse:
         """The default from before."""
         name, reason = parse_experiment(request.name), _reason(request.reason)
         await self._check_seen(name)
-        done = await self._change(self._promoter.roll_back, name, reason, _actor(context))
+        done = await self._change(self._promoter.roll_back, name, reason, call.actor)
         return pb.RollBackPromotionResponse(
             experiment=self._message(done.experiment), default_version=done.default.resource
         )
 
-    async def GetReport(self, request: pb.GetReportRequest, context: Context) -> pb.GetReportResponse:
+    async def GetReport(self, request: pb.GetReportRequest, call: Call) -> pb.GetReportResponse:
         """Judged now."""
         found = Findings()
         name = parse_experiment(request.name)
@@ -188,7 +183,7 @@ class ExperimentService(ExperimentServiceServicer):
         return report_message(replace(report, audit=audit), self._message(report.judged))
 
     async def PlanExperiment(
-        self, request: pb.PlanExperimentRequest, context: Context
+        self, request: pb.PlanExperimentRequest, call: Call
     ) -> pb.PlanExperimentResponse:
         """By the history of its route, where it leaves something open."""
         found = Findings()
@@ -196,15 +191,13 @@ class ExperimentService(ExperimentServiceServicer):
         found.check()
         return answer_message(await self._threads.run(self._manager.size, question))
 
-    async def RecordOutcome(
-        self, request: pb.RecordOutcomeRequest, context: Context
-    ) -> pb.RecordOutcomeResponse:
+    async def RecordOutcome(self, request: pb.RecordOutcomeRequest, call: Call) -> pb.RecordOutcomeResponse:
         """Durable when it answers."""
         return await self._intake.one(request.outcome, _caller())
 
-    async def RecordOutcomes(self, request_iterator: Any, context: Context) -> None:
+    async def RecordOutcomes(self, request_iterator: Any, call: Call) -> None:
         """Acknowledges batches in their order until the caller ends the stream or the server drains."""
-        await send_headers(context)
+        await call.begin()
         caller = _caller()
 
         async def recorded(batch: pb.RecordOutcomesRequest) -> pb.RecordOutcomesResponse:
@@ -217,7 +210,7 @@ class ExperimentService(ExperimentServiceServicer):
             answers = answers_in_order(batches, recorded, UNACKNOWLEDGED)
             async with aclosing(cast(Any, answers)) as acknowledgements:
                 async for acknowledgement in acknowledgements:
-                    await context.write(acknowledgement)
+                    await call.write(acknowledgement)
 
     async def _seen(self, name: str) -> Experiment:
         """The experiment. Raises ExperimentNotFound for one that the caller may not know of, as for none."""
@@ -254,10 +247,6 @@ def present_sight() -> Sight:
 def _check_width(found: Findings, spec: Spec) -> None:
     if problem := present_sight().too_wide(spec):
         found.add(f"{WITHIN}route", problem)
-
-
-def _actor(context: Context) -> str:
-    return actor(context.peer())
 
 
 def _reason(reason: str) -> str:

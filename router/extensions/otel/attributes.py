@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from router.names import AUTO, split_adapter
 from router.ports import Exposed
-from router.server.call import GENERATIONS, Call
+from router.server.call import Call
 from router.types import Decision, Request, Usage, Vote
 
 Value = str | bool | int | float | list[str]
@@ -23,17 +23,18 @@ EXPOSURE = "feature_flag.evaluation"  # the event
 
 def name_of(call: Call) -> str:
     """What its span is called: of few names, whatever callers say."""
-    if call.method in GENERATIONS:
+    if call.policy.generates:
         operation = operation_of(call.request)
         return f"{operation} {model_asked(call.request)}" if call.decision is not None else operation
-    return call.route or call.method.removeprefix("/")
+    return call.method.removeprefix("/")
 
 
 def of_call(call: Call, code: str, reason: str) -> Attributes:
     """Of the span of a call that has ended."""
     found: Attributes = {"lora_router.request_id": call.request_id}
-    if call.route:
-        found["http.request.method"], _, found["http.route"] = call.route.partition(" ")
+    if call.transport == "http":
+        found["http.request.method"], _, found["http.route"] = call.method.partition(" ")
+        found["http.response.status_code"] = call.status
     else:
         found["rpc.system.name"] = "grpc"
         found["rpc.method"] = call.method.removeprefix("/")
@@ -43,7 +44,7 @@ def of_call(call: Call, code: str, reason: str) -> Attributes:
     if call.client.id:
         found["lora_router.client"] = call.client.id
         found["lora_router.tenant"] = call.client.tenant
-    if call.method in GENERATIONS:
+    if call.policy.generates:
         found |= _generation(call)
     if call.decision is not None:
         found |= of_decision(call.decision)

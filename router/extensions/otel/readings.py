@@ -57,6 +57,14 @@ CONVENTIONS = {
         labels={"grpc_method": "rpc.method", "grpc_status": "rpc.response.status_code"},
         always={"rpc.system.name": "grpc"},
     ),
+    "http_server_request_duration_seconds": Named(
+        "http.server.request.duration",
+        labels={
+            "http_request_method": "http.request.method",
+            "http_route": "http.route",
+            "http_response_status_code": "http.response.status_code",
+        },
+    ),
     "lora_router_request_seconds": Named("gen_ai.server.request.duration", always=GEN_AI),
     "lora_router_time_to_first_token_seconds": Named("gen_ai.server.time_to_first_token", always=GEN_AI),
     "lora_router_time_per_output_token_seconds": Named("gen_ai.server.time_per_output_token", always=GEN_AI),

@@ -1,15 +1,14 @@
-"""The console: pages for operators, rendered here, every one a call of the chain.
+"""The console: pages for operators, rendered here, every one a route of its own.
 
 A page is a module with `ENTRIES` (see `site.py`), its templates, and its place in `MODULES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from starlette.routing import BaseRoute, Route
-
+from router.server.http import Route
+from router.server.policy import PROBE, Policy
 from router.web.console import (
     activity,
     acts,
@@ -23,7 +22,7 @@ from router.web.console import (
     session,
 )
 from router.web.console.rendering import serve_static
-from router.web.console.site import ROOT, Console, Endpoint, Entry, Page
+from router.web.console.site import ROOT, Console, Entry, Page, route_of
 
 MODULES = (  # as their pages stand at the side
     overview,
@@ -39,20 +38,13 @@ MODULES = (  # as their pages stand at the side
 )
 ENTRIES: tuple[Entry, ...] = tuple(entry for module in MODULES for entry in module.ENTRIES)
 
-
-class _Static:
-    """A class, since Starlette takes a function for something else."""
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await serve_static(scope, receive, send)
+STATIC = f"{ROOT}/static/{{name}}"
+ROWS: Mapping[str, Policy] = {f"GET {STATIC}": PROBE} | {entry.route: entry.policy for entry in ENTRIES}
 
 
-def routes(console: Console) -> Sequence[BaseRoute]:
-    """Where its pages, actions and static files are."""
-    return [
-        Route(ROOT + "/static/{name}", _Static(), methods=["GET"]),
-        *(Route(ROOT + entry.path, Endpoint(console, entry), methods=[entry.verb]) for entry in ENTRIES),
-    ]
+def routes(console: Console) -> Sequence[Route]:
+    """Its pages, actions and static files."""
+    return [Route("GET", STATIC, serve_static), *(route_of(console, entry) for entry in ENTRIES)]
 
 
-__all__ = ["ENTRIES", "Console", "Page", "routes"]
+__all__ = ["ENTRIES", "ROWS", "Console", "Page", "routes"]

@@ -7,9 +7,11 @@ from itertools import islice
 from typing import Any
 
 from router.access.recent import Entry as Line
+from router.access.roles import Role
+from router.server.policy import Policy
 from router.web.console.site import Entry, Page, Visit
 
-ACTIVITY = "/console.v1/ListActivity"
+ACTIVITY = Policy(Role.ADMIN, views=True)
 PAGE_SIZE = 100
 KINDS = {"": "everything", "acts": "what was done", "refusals": "refusals"}
 

@@ -1,17 +1,17 @@
-"""An HTTP request of a browser, and what it gets: pages, fragments of pages, data, redirections."""
+"""A call of a browser, and what it gets: pages, fragments of pages, data, redirections."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
 from router.errors import FieldViolation, InvalidRequest, WrongContentType
 from router.server.decoding import too_many
+from router.server.http import EVENTS, JSON, HttpCall, Reply
 from router.web.console.guard import HEADERS
-from router.web.exchange import EVENTS, JSON, Exchange, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from router.web.console.site import Console
@@ -22,13 +22,10 @@ MOST_FIELDS, MOST_ESCAPES = 200, 1 << 18  # of a form; to decode so many takes 7
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Reply):
     """What a handler gives back."""
 
-    body: bytes = b""
     content_type: str = HTML
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def redirect(path: str, **headers: str) -> Answer:
@@ -76,14 +73,12 @@ def parsed(body: bytes) -> Form:
     return Form(fields, fields.get("name", ""))
 
 
-class PageExchange(Exchange):
-    """An exchange whose answers are for a browser. The token of its session counts as if it were sent as
+class PageCall(HttpCall):
+    """A call whose answers are for a browser. The token of its session counts as if it were sent as
     `authorization`."""
 
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, most: int, console: Console, form: bool
-    ) -> None:
-        super().__init__(scope, receive, send, most, lambda *_: {})
+    def __init__(self, console: Console, form: bool, *parts: Any) -> None:
+        super().__init__(*parts)
         self._console, self._form = console, form
         self._instead = b""
         self.cookies = cookies_of(self.header("cookie"))
@@ -91,7 +86,7 @@ class PageExchange(Exchange):
         token = console.sessions.token(self.session)
         self.signed_in = bool(token)
         if token and not self.header("authorization"):
-            self._metadata = (*self._metadata, ("authorization", f"Bearer {token}"))
+            self.metadata = (*self.metadata, ("authorization", f"Bearer {token}"))
 
     def check(self) -> None:
         """Raises Elsewhere for what no page of this console sent, and WrongContentType for a body that is not
@@ -104,21 +99,11 @@ class PageExchange(Exchange):
             guard.check_sender(host, self.header("origin"), self.header("sec-fetch-site"))
 
     @property
-    def method(self) -> str:
-        """GET, HEAD or POST."""
-        return str(self._scope["method"])
-
-    @property
-    def path(self) -> str:
-        """What was asked for, without what comes behind `?`."""
-        return str(self._scope["path"])
-
-    @property
     def secure(self) -> bool:
         """Whether the browser came by TLS, to this server or to a proxy in front: by what the proxy or the
         browser says. A false claim only takes the cookie from the client that makes it."""
         claimed = self.header("x-forwarded-proto").partition(",")[0].strip().lower() == "https"
-        own = str(self._scope.get("scheme")) == "https"
+        own = str(self.scope.get("scheme")) == "https"
         return own or claimed or self.header("origin").lower().startswith("https://")
 
     @property
@@ -137,22 +122,14 @@ class PageExchange(Exchange):
 
     def query(self) -> dict[str, str]:
         """What stands behind `?`; of what has no form, nothing."""
-        raw = self._scope.get("query_string", b"")
+        raw = self.scope.get("query_string", b"")
         try:
             return dict(parse_qsl(raw.decode("ascii"), keep_blank_values=True, max_num_fields=MOST_FIELDS))
         except ValueError:
             return {}
 
-    async def write(self, answer: Any) -> None:
-        """The answer, or the next events."""
-        if self.events:
-            await super().write(answer)
-            return
-        self._headers |= answer.headers
-        await self._start(answer.status, answer.content_type, len(answer.body))
-        await self._end(answer.body)
-
-    def _refusal(self, status: int, reason: str, message: str, field: str) -> tuple[str, bytes]:
+    def refusal(self, status: int, reason: str, message: str, field: str) -> tuple[str, bytes]:
+        """A page, a fragment or JSON, as what was asked for."""
         if self.scripted:
             said = {"status": status, "reason": reason, "message": message, "field": field}
             return JSON, json.dumps({"error": said}).encode()
@@ -160,15 +137,18 @@ class PageExchange(Exchange):
             return HTML, self._instead
         if self.fragment:
             asked = "HX-Redirect" if status == 401 else "HX-Retarget"
-            self._headers |= {asked: "/console" if status == 401 else "#notice", "HX-Reswap": "innerHTML"}
+            self._answer_headers |= {
+                asked: "/console" if status == 401 else "#notice",
+                "HX-Reswap": "innerHTML",
+            }
         return HTML, self._console.refusal(self, status, reason, message).encode()
 
-    async def _start(self, status: int, content_type: str, length: int | None) -> None:
-        self._headers |= HEADERS
+    async def _start(self, status: int, content_type: str, more: Mapping[str, str]) -> None:
+        self._answer_headers |= HEADERS
         if status == 401 and self.session:
             self._console.sessions.end(self.session)
-            self._headers["set-cookie"] = self._console.forgotten(self)
-        await super()._start(status, content_type, length)
+            self._answer_headers["set-cookie"] = self._console.forgotten(self)
+        await super()._start(status, content_type, more)
 
 
 def cookies_of(header: str) -> dict[str, str]:

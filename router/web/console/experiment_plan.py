@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from grpc import StatusCode
-
 from router.errors import AlreadyExists, FieldViolation, Findings, InvalidRequest, RouterError
-from router.server.status import code_of, shown, told
+from router.server.status import INTERNAL, code_of, shown, told
 from router.v1 import experiments_pb2 as pb
 from router.web.console.exchange import Answer, redirect
 from router.web.console.experiments import CREATE, SERVICE
@@ -82,7 +80,7 @@ async def _tried(
         raise
     except RouterError as error:
         where = "name" if isinstance(error, AlreadyExists) else ""
-        if code_of(error) is not StatusCode.INTERNAL:
+        if code_of(error) != INTERNAL:
             visit.refused_with(PAGE, values(visit, form, {where: [told(error)]}))
         raise
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from router.access.hosts import Hosts
 from router.errors import PermissionDenied
-from router.web.hosts import UNKNOWN
+from router.server.http import UNKNOWN_HOST
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -42,7 +42,7 @@ class Guard:
     def check_host(self, host: str) -> None:
         """Raises Elsewhere for a name that is not this server's."""
         if not self._hosts.know(host):
-            raise Elsewhere(UNKNOWN)
+            raise Elsewhere(UNKNOWN_HOST)
 
     def check_sender(self, host: str, origin: str, site: str) -> None:
         """Raises Elsewhere for a form of another page; the browser says its `origin` and `site`."""

@@ -6,16 +6,18 @@ import time
 from typing import Any
 
 from router import __version__
+from router.access.roles import Role
 from router.errors import PermissionDenied
 from router.server.lifecycle import Phase
 from router.server.metrics import FIRST_TOKEN, PER_TOKEN
+from router.server.policy import Policy
 from router.server.status import redacted
 from router.web.console.exchange import Answer, data
 from router.web.console.history import Counts, History, Sample, quantile, row, since
 from router.web.console.rendering import seconds as told
 from router.web.console.site import Entry, Page, Visit
 
-OVERVIEW = "/console.v1/Overview"
+OVERVIEW = Policy(Role.OBSERVE)
 NOW, WHILE = 60.0, 300.0  # seconds: what tiles are about, and the table by adapter
 MOST_ROWS = 50
 

@@ -10,8 +10,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from router.access.roles import Role
 from router.errors import FieldViolation, Findings, InvalidRequest
 from router.server.lifecycle import Phase
+from router.server.policy import Policy
 from router.v1 import experiments_pb2 as experiments
 from router.v1 import inference_pb2 as pb
 from router.web.console.exchange import Answer, data
@@ -20,7 +22,7 @@ from router.web.console.site import Action, Entry, Page, Stream, Visit
 from router.web.feedback import CORRECTION, OUTCOME
 from router.web.openai import model_of
 
-PLAYGROUND = "/console.v1/Playground"
+PLAYGROUND = Policy(Role.INFER)
 STREAM = "/router.v1.InferenceService/StreamGenerate"
 ROUTE = "/router.v1.InferenceService/Route"
 THUMBS = "thumbs_up"
@@ -66,8 +68,13 @@ async def decide(visit: Visit) -> Answer:
 async def stream(visit: Visit) -> None:
     """Events: `started` with the decision and all votes, `delta`, `finished`."""
     asked = stream_request(texts(visit.form))
-    visit.exchange.stream()  # headers leave when the engine has taken it, so that a refusal has a status
-    await visit.console.methods[STREAM].unary_stream(asked, Events(visit.exchange))
+
+    async def write(message: pb.StreamGenerateResponse) -> None:
+        kind = message.WhichOneof("event") or ""
+        body = json.dumps(EVENTS[kind](getattr(message, kind)))
+        await visit.call.write(f"event: {kind}\ndata: {body}\n\n".encode())
+
+    await visit.console.inference.stream(asked, visit.call, write)
 
 
 async def correct(visit: Visit) -> Answer:
@@ -93,22 +100,6 @@ async def judge(visit: Visit) -> Answer:
     answer = await visit.ask(OUTCOME, experiments.RecordOutcomeRequest(outcome=outcome))
     name = experiments.OutcomeStatus.Name(answer.status)
     return data({"status": name.removeprefix("OUTCOME_STATUS_").lower()})
-
-
-class Events:
-    """A context whose messages leave as server-sent events."""
-
-    def __init__(self, context: Any) -> None:
-        self._context = context
-
-    async def write(self, message: pb.StreamGenerateResponse) -> None:
-        """One event."""
-        kind = message.WhichOneof("event") or ""
-        body = json.dumps(EVENTS[kind](getattr(message, kind)))
-        await self._context.write(f"event: {kind}\ndata: {body}\n\n".encode())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
 
 
 def stream_request(form: Mapping[str, str]) -> pb.StreamGenerateRequest:

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import jinja2
 
+from router.server.http import HttpCall, Reply
 from router.web.console.guard import HEADERS
-from router.web.exchange import Receive, Scope, Send
 
 TYPES = {
     "css": "text/css; charset=utf-8",
@@ -50,24 +50,17 @@ def assets() -> Mapping[str, Asset]:
     return found
 
 
-async def serve_static(scope: Scope, receive: Receive, send: Send) -> None:
+async def serve_static(_: Any, call: HttpCall) -> Reply:
     """Anybody may have these files: they are those of the package."""
-    wanted = scope["path_params"]["name"]
+    wanted = call.path_parameter("name")
     asset = next((asset for asset in assets().values() if asset.name == wanted), None)
-    packs = any(key == b"accept-encoding" and b"gzip" in value for key, value in scope["headers"])
-    headers = dict(HEADERS) | {"x-content-type-options": "nosniff"}
     if asset is None:
-        status, body = 404, b"no such file\n"
-        headers |= {"content-type": TYPES["txt"], "cache-control": "no-store"}
-    else:
-        status, body = 200, asset.packed if packs else asset.body
-        headers |= {"content-type": asset.content_type, "cache-control": FOREVER, "vary": "accept-encoding"}
-        if packs:
-            headers["content-encoding"] = "gzip"
-    headers["content-length"] = str(len(body))
-    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
+        return Reply(b"no such file\n", TYPES["txt"], 404, HEADERS)
+    headers = {**HEADERS, "cache-control": FOREVER, "vary": "accept-encoding"}
+    packs = "gzip" in ",".join(call.sent_as("accept-encoding"))
+    if packs:
+        headers["content-encoding"] = "gzip"
+    return Reply(asset.packed if packs else asset.body, asset.content_type, headers=headers)
 
 
 class Renderer:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from router.access.roles import Role
 from router.ports import ClassifierState, DecisionShare, RoutingState
+from router.server.policy import Policy
 from router.types import Reason, Visible
 from router.web.console.curve import curve_of, held_out
 from router.web.console.history import quantile, samples_of
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from router.corrections.model import Correction
     from router.server.metrics import Metrics
 
-ROUTING, CORRECTIONS = "/console.v1/Routing", "/console.v1/ListCorrections"
+ROUTING = Policy(Role.OBSERVE)
+CORRECTIONS = Policy(Role.ADMIN)  # users' words: each look is in the audit
 MOST_SHOWN = 200  # corrections
 MOST_SHARES = 100
 REASONS: Mapping[str, str] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from router.errors import FieldViolation, InvalidRequest, NotFound
 from router.web.console.exchange import Answer, redirect
-from router.web.console.overview import OVERVIEW
 from router.web.console.site import ROOT, SIGN_IN, Action, Entry, Page, Visit
 
 MOST_TOKEN = 8 << 10  # characters, as in a header
@@ -20,22 +19,22 @@ async def sign_in(visit: Visit) -> Answer:
     token = visit.form.get("token", "").strip()
     if not token or len(token) > MOST_TOKEN or not token.isascii() or not token.isprintable():
         raise InvalidRequest([FieldViolation("token", "must be there, as `lora-router clients new` gave it")])
-    await visit.console.chain.known(token, OVERVIEW)
-    cookie = visit.console.signed_in(visit.exchange, token)
+    await visit.console.interceptors.known(token)
+    cookie = visit.console.signed_in(visit.call, token)
     return redirect(inside(visit.form.get("next", "")), **{"set-cookie": cookie})
 
 
 async def sign_out(visit: Visit) -> Answer:
     """End the session."""
-    visit.console.sessions.end(visit.exchange.session)
-    return redirect(ROOT + "/sign-in", **{"set-cookie": visit.console.forgotten(visit.exchange)})
+    visit.console.sessions.end(visit.call.session)
+    return redirect(ROOT + "/sign-in", **{"set-cookie": visit.console.forgotten(visit.call)})
 
 
 async def nothing(visit: Visit) -> Answer:
     """Whatever else is asked for below /console. Raises NotFound."""
     if not visit.path("rest"):
         return redirect(ROOT)
-    raise NotFound("page", visit.exchange.path)
+    raise NotFound("page", visit.call.path)
 
 
 def inside(path: str) -> str:

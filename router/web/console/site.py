@@ -1,43 +1,68 @@
-"""The console's frame: a page or an action is a call of the chain, like every other request.
+"""The console's frame: a page or an action is an HTTP route, and so a call like every other request.
 
-A page module has `ENTRIES`: pages and actions. Each names the method of the chain that it is, which decides
-about role, log, metrics and audit; what it shows or does beyond, it asks the services for, in this process,
-as the client that calls.
+A page module has `ENTRIES`: pages and actions. Each names the method of a service that it stands for, or has
+a policy of its own; that decides about role, log, metrics and audit. What it shows or does beyond, it asks
+the services for, in this process, as the client that calls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from types import SimpleNamespace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from router.access.clients import Client
 from router.access.hosts import Hosts
+from router.access.roles import Role
 from router.errors import FailedPrecondition
-from router.server.call import Call, current_call, request_id_of, send_headers
+from router.server.call import Endpoint
 from router.server.decoding import Decoder
+from router.server.http import Route, route_name
+from router.server.policy import ROWS, Policy
 from router.web.console.events import Events
-from router.web.console.exchange import HTML, Answer, Form, PageExchange, count_form, parsed, redirect
+from router.web.console.exchange import HTML, Answer, Form, PageCall, count_form, parsed, redirect
 from router.web.console.guard import Guard
 from router.web.console.history import History
 from router.web.console.rendering import Renderer
 from router.web.console.sessions import Sessions
-from router.web.exchange import Receive, Scope, Send, until_gone
 
 if TYPE_CHECKING:
     from router.config import Settings
+    from router.server.inference import InferenceService
     from router.server.insight import Insight
-    from router.server.layers import Chain
+    from router.server.interceptors import Interceptors
 
 ROOT = "/console"
-SIGN_IN = "/console.v1/SignIn"
+SIGN_IN = Policy(Role.OPEN)
 Values = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Placed:
+    """Where an entry is, and what it stands for."""
+
+    path: str
+    method: str | Policy  # of a service, or a policy of its own
+    verb: ClassVar[str]
+
+    @property
+    def route(self) -> str:
+        """Its name in the policy table."""
+        return route_name(self.verb, ROOT + self.path)
+
+    @property
+    def policy(self) -> Policy:
+        """Its row of the policy table."""
+        return self.method if isinstance(self.method, Policy) else ROWS[self.method]
+
+    @property
+    def operation(self) -> str:
+        """The method of a service that it stands for; '' for none."""
+        return "" if isinstance(self.method, Policy) else self.method
+
+
+@dataclass(frozen=True)
+class Page(Placed):
     """GET `path` below /console, which may have {parameters}: `gather` finds what `template` shows.
 
     `nav` is its name among the pages at the side; empty: it is not there. Without a template what `gather`
@@ -45,7 +70,7 @@ class Page:
     """
 
     path: str
-    method: str
+    method: str | Policy
     gather: Callable[[Visit], Awaitable[Any]]
     template: str = ""
     title: str = ""
@@ -53,26 +78,26 @@ class Page:
     verb: ClassVar[str] = "GET"
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+@dataclass(frozen=True)
+class Action(Placed):
     """POST `path` below /console: `act` does it and gives an Answer, mostly `redirect(...)`.
 
     A form has the field `csrf`; a script may send it as the header x-csrf-token instead.
     """
 
     path: str
-    method: str
+    method: str | Policy
     act: Callable[[Visit], Awaitable[Answer]]
     verb: ClassVar[str] = "POST"
 
 
-@dataclass(frozen=True, slots=True)
-class Stream:
+@dataclass(frozen=True)
+class Stream(Placed):
     """POST `path` below /console, as an Action, whose answer are server-sent events: `run` writes them with
-    `visit.send`, after `await visit.begin()`."""
+    `visit.call.write`, after `await visit.call.begin()`."""
 
     path: str
-    method: str
+    method: str | Policy
     run: Callable[[Visit], Awaitable[None]]
     verb: ClassVar[str] = "POST"
 
@@ -81,55 +106,48 @@ Entry = Page | Action | Stream
 
 
 class Visit:
-    """One request to the console, inside its call of the chain."""
+    """One request to the console, inside its call."""
 
-    def __init__(self, console: Console, exchange: PageExchange, form: Form) -> None:
-        self.console, self.exchange, self.form = console, exchange, form.fields
+    def __init__(self, console: Console, call: PageCall, form: Form) -> None:
+        self.console, self.call, self.form = console, call, form.fields
 
     @cached_property
     def query(self) -> Mapping[str, str]:
         """What stands behind `?`."""
-        return self.exchange.query()
+        return self.call.query()
 
     @property
     def client(self) -> Client:
         """Who calls."""
-        return current_call().client
+        return self.call.client
 
     @property
     def csrf(self) -> str:
         """The secret of this client's forms."""
-        return self.console.guard.secret(self.exchange.session)
+        return self.console.guard.secret(self.call.session)
 
     def path(self, name: str) -> str:
         """A parameter of the path."""
-        return self.exchange.path_parameter(name)
+        return self.call.path_parameter(name)
 
-    def why_not(self, method: str) -> str:
-        """Why this client may not call that method here, in words; empty if it may."""
-        return self.console.chain.why_not(method)
+    def why_not(self, method: str | Policy) -> str:
+        """Why this client may not call that method, or a page with that policy, in words; empty if it may."""
+        if isinstance(method, Policy):
+            return self.console.interceptors.why_not(method, "that page")
+        return self.console.interceptors.why_not(ROWS[method], method)
 
     async def ask(self, method: str, message: Any) -> Any:
         """The answer of a service, as if the client had called it. Raises what the service raises, and
         PermissionDenied without the role."""
-        self.console.chain.permit(method)
-        handler = self.console.methods.get(method)
-        if handler is None:
+        endpoint = self.console.endpoints.get(method)
+        if endpoint is None:
             raise FailedPrecondition(f"{method.removeprefix('/')} is not served here")
-        return await handler.unary_unary(message, self.exchange)
+        self.console.interceptors.permit(endpoint.policy, method)
+        return await endpoint.answer(message, self.call)
 
     def refused_with(self, page: Page, values: Values) -> None:
         """What is raised now is told by that page, with what was typed, and not by one of its own."""
-        self.exchange.refused_with(self.console.page(self, page, values).body)
-
-    async def begin(self) -> None:
-        """The answer is events, from now on."""
-        self.exchange.stream()
-        await send_headers(self.exchange)
-
-    async def send(self, event: bytes) -> None:
-        """An event, or several."""
-        await self.exchange.write(event)
+        self.call.refused_with(self.console.page(self, page, values).body)
 
 
 class Console:
@@ -137,14 +155,16 @@ class Console:
 
     def __init__(
         self,
-        chain: Chain,
-        methods: Mapping[str, Any],
+        interceptors: Interceptors,
+        endpoints: Mapping[str, Endpoint],
+        inference: InferenceService,
         settings: Settings,
         insight: Insight,
         address: str,
         entries: Sequence[Entry],
     ) -> None:
-        self.chain, self.methods, self.settings, self.insight = chain, methods, settings, insight
+        self.interceptors, self.endpoints, self.inference = interceptors, endpoints, inference
+        self.settings, self.insight = settings, insight
         tls = settings.tls_cert is not None
         self.guard = Guard(Hosts(address, tls, settings.console_hosts))
         # Cookies know no ports: servers side by side on one machine would take each other's.
@@ -156,40 +176,40 @@ class Console:
     def page(self, visit: Visit, page: Page, values: Values) -> Answer:
         """The page, or the fragment of one."""
         shown = {"title": page.title, "nav": self._shown_nav(page.nav), "visit": visit, **values}
-        return Answer(self._render(visit.exchange, page.template, shown).encode())
+        return Answer(self._render(visit.call, page.template, shown).encode())
 
-    def refusal(self, exchange: PageExchange, status: int, reason: str, message: str) -> str:
+    def refusal(self, call: PageCall, status: int, reason: str, message: str) -> str:
         """What is shown instead of a page."""
-        values = {"status": status, "reason": reason, "message": message, "next": exchange.path}
-        if exchange.fragment:
+        values = {"status": status, "reason": reason, "message": message, "next": call.path}
+        if call.fragment:
             return self._renderer.render("notice.html", values)
         template = "sign_in.html" if status == 401 else "refusal.html"
         # Whoever came for the first time has done nothing wrong.
         values |= {"title": "Sign in" if status == 401 else message, "missing": reason == "TOKEN_MISSING"}
         values |= {"nav": [] if status == 401 else self._shown_nav(""), "csrf": self.guard.secret("")}
-        return self._render(exchange, template, values)
+        return self._render(call, template, values)
 
-    def forgotten(self, exchange: PageExchange) -> str:
+    def forgotten(self, call: PageCall) -> str:
         """The header that takes the session out of the browser."""
-        return self._kept(exchange, "") + "; Max-Age=0"
+        return self._kept(call, "") + "; Max-Age=0"
 
-    def signed_in(self, exchange: PageExchange, token: str) -> str:
+    def signed_in(self, call: PageCall, token: str) -> str:
         """The header that keeps a new session in the browser until that is closed, for this console alone."""
-        self.sessions.end(exchange.session)
-        return self._kept(exchange, self.sessions.begin(token))
+        self.sessions.end(call.session)
+        return self._kept(call, self.sessions.begin(token))
 
-    def _kept(self, exchange: PageExchange, session: str) -> str:
-        secure = "; Secure" if exchange.secure else ""
+    def _kept(self, call: PageCall, session: str) -> str:
+        secure = "; Secure" if call.secure else ""
         return f"{self.cookie}={session}; Path={ROOT}; HttpOnly; SameSite=Strict{secure}"
 
-    def _render(self, exchange: PageExchange, template: str, values: Values) -> str:
-        theme = exchange.cookies.get("lora_router_theme", "")
-        client = current_call().client
+    def _render(self, call: PageCall, template: str, values: Values) -> str:
+        theme = call.cookies.get("lora_router_theme", "")
+        client = call.client
         common = {
             "theme": theme if theme in ("light", "dark") else "",
             "client": client,
-            "signed_in": bool(exchange.signed_in and client.id),
-            "csrf": self.guard.secret(exchange.session),
+            "signed_in": bool(call.signed_in and client.id),
+            "csrf": self.guard.secret(call.session),
         }
         return self._renderer.render(template, common | dict(values))
 
@@ -199,57 +219,40 @@ class Console:
                 "name": page.nav,
                 "href": ROOT + page.path,
                 "present": page.nav == present,
-                "why_not": self.chain.why_not(page.method),
+                "why_not": self.interceptors.why_not(page.policy, page.operation or page.route),
             }
             for page in self._nav
         ]
 
 
-class Endpoint:
-    """An ASGI application: one entry."""
+def route_of(console: Console, entry: Entry) -> Route:
+    """The HTTP route that an entry is."""
 
-    def __init__(self, console: Console, entry: Entry) -> None:
-        self._console, self._entry = console, entry
-        # As many as the layers take: of fewer they would see a part, and think that it is all.
-        self._most = 0 if isinstance(entry, Page) else console.chain.most(entry.method)
-        streams = isinstance(entry, Stream)
-        # One that streams writes its answer itself; of the others the layers note it in the audit first.
-        self._handler = SimpleNamespace(
-            request_streaming=False,
-            response_streaming=streams,
-            request_deserializer=Decoder(count_form, parsed),
-            response_serializer=lambda answer: answer,
-            unary_unary=None if streams else self._answer,
-            unary_stream=self._run if streams else None,
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        form = not isinstance(self._entry, Page)
-        exchange = PageExchange(scope, receive, send, self._most, self._console, form)
-        call = Call(self._entry.method, request_id_of(exchange.invocation_metadata()))
-        await until_gone(self._console.chain.serve(self._handler, call, exchange), exchange)
-        await exchange.finish()
-
-    async def _answer(self, form: Form, exchange: PageExchange) -> Answer:
-        visit, entry = self._checked(form, exchange), self._entry
+    async def answer(form: Form | None, call: PageCall) -> Answer | None:
+        """Raises Elsewhere for what no page of this console sent."""
+        if isinstance(entry, Page):
+            call.check()
+            visit = Visit(console, call, Form({}))
+            gathered = await entry.gather(visit)
+            return console.page(visit, entry, gathered) if entry.template else gathered
+        fields = form or Form({})
+        said = call.header("x-csrf-token") or fields.fields.get("csrf", "")
+        console.guard.check_secret(said, call.session)
+        visit = Visit(console, call, fields)
         if isinstance(entry, Action):
             return await entry.act(visit)
-        if isinstance(entry, Page) and entry.template:
-            return self._console.page(visit, entry, await entry.gather(visit))
-        answer: Answer = await entry.gather(visit)  # type: ignore[union-attr]
-        return answer
+        await entry.run(visit)
+        return None
 
-    async def _run(self, form: Form, exchange: PageExchange) -> None:
-        if isinstance(self._entry, Stream):
-            await self._entry.run(self._checked(form, exchange))
-
-    def _checked(self, form: Form, exchange: PageExchange) -> Visit:
-        """Raises Elsewhere for a form without the secret of this console's pages."""
-        if not isinstance(self._entry, Page):
-            said = exchange.header("x-csrf-token") or form.fields.get("csrf", "")
-            self._console.guard.check_secret(said, exchange.session)
-        return Visit(self._console, exchange, form)
+    form = not isinstance(entry, Page)
+    return Route(
+        entry.verb,
+        ROOT + entry.path,
+        answer,
+        Decoder(count_form, parsed) if form else None,
+        call=partial(PageCall, console, form),
+        operation=entry.operation,
+    )
 
 
 __all__ = ["HTML", "ROOT", "SIGN_IN", "Action", "Answer", "Entry", "Page", "Stream", "Visit", "redirect"]

@@ -18,6 +18,7 @@ from router.experiments.service import served
 from router.experiments.service.outcomes import StoreThreads
 from router.experiments.service.served import RegistryOnLoop, ServedExperiments
 from router.server.call import CURRENT, Call
+from router.server.policy import ADMIN
 from router.types import AdapterRef, Visible
 from tests.experiments.memory_store import MemoryStore
 from tests.experiments.service.trials import live_on, of_unit, trial
@@ -65,7 +66,7 @@ async def test_what_the_caller_may_not_know_of_is_not_there_for_its_plans():
             FakeRegistry(FakeEngine(), [adapter("medical"), adapter("legal")]), asyncio.get_running_loop()
         ),
     )
-    call = Call("/router.v1.ExperimentService/StartExperiment", "r")
+    call = Call("/router.v1.ExperimentService/StartExperiment", "r", ADMIN)
     call.made_by(Client("a", adapters=Visible(("medical",)), tenant="a"))
     token = CURRENT.set(call)
     try:

@@ -285,7 +285,7 @@ async def scrapes(address: str, number: int) -> Seen:
 
     async def one() -> Seen:
         reader, writer = await connected(address)
-        writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = await asyncio.wait_for(reader.read(), 20)
         writer.close()
         return Counter({answer[9:12].decode() or "hung up": 1})
@@ -298,7 +298,7 @@ async def slow_http(address: str, number: int, seconds: float = 3) -> Seen:
 
     async def one(reads: bool) -> Seen:
         _, writer = await connected(address)
-        writer.write(b"GET /met" if reads else b"GET /metrics HTTP/1.1\r\n\r\n")
+        writer.write(b"GET /met" if reads else b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await asyncio.sleep(seconds)
         writer.close()
         return Counter(ended=1)

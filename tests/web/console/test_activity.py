@@ -37,7 +37,7 @@ async def test_looking_is_no_act(roled: Roled) -> None:
     await site.anna.get("/console/activity")
     assert list(site.server.recent) == []
     assert (await site.olga.get("/console/activity")).status_code == 403
-    assert [line.act.method for line in site.server.recent] == ["console.v1/ListActivity"]
+    assert [line.act.method for line in site.server.recent] == ["GET /console/activity"]
 
 
 async def test_who_may_not_know_of_all_sees_its_own_acts(roled: Roled) -> None:

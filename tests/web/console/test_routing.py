@@ -126,8 +126,8 @@ async def test_corrections_are_for_administrators_and_each_look_is_on_record(
     assert "needs the role admin" in (await site.olga.get(PAGE)).text
     acts = [(e.act.client, e.act.method, e.act.code) for e in site.server.recent]
     assert acts == [
-        ("olga", "console.v1/ListCorrections", "PERMISSION_DENIED"),
-        ("anna", "console.v1/ListCorrections", "OK"),
+        ("olga", "GET /console/routing/corrections", "PERMISSION_DENIED"),
+        ("anna", "GET /console/routing/corrections", "OK"),
     ]
 
 

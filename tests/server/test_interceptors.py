@@ -8,15 +8,15 @@ import re
 import time
 from types import SimpleNamespace
 
-import grpc
 import pytest
 
-from router.errors import DeadlineExceeded, Overloaded
+from router.errors import DeadlineExceeded
 from router.server.app import ServerApp
 from router.server.call import Call, request_id_of
 from router.server.inference import InferenceService
-from router.server.layers import deadline, mapped_errors
+from router.server.interceptors import deadline
 from router.server.observing import log_fields
+from router.server.policy import GENERATE
 from router.v1 import inference_pb2 as pb
 from tests.server.helpers import Connect, Start, ask, details, failure, long_stream, settled, stream
 
@@ -100,7 +100,7 @@ def test_an_odd_id_is_replaced(bad: str) -> None:
 
 
 def test_a_reference_answer_is_never_logged() -> None:
-    call = Call("/router.v1.InferenceService/Generate", "r")
+    call = Call("/router.v1.InferenceService/Generate", "r", GENERATE)
     call.labels = {"team": "search", "reference": "what the patient has"}
     assert log_fields(call, "OK", "")["labels"] == {"team": "search"}
     call.labels = {"reference": "what the patient has"}
@@ -142,13 +142,13 @@ async def test_a_hung_engine_does_not_hold_the_caller(
 
 async def test_a_deadline_in_the_past_is_refused() -> None:
     with pytest.raises(DeadlineExceeded, match="when the request arrived"):
-        async with deadline(Call("/m", "r"), -1.0, 60.0):
+        async with deadline(Call("/m", "r", GENERATE), -1.0, 60.0):
             pytest.fail("ran")
 
 
 async def test_another_timeout_inside_is_not_a_deadline() -> None:
     with pytest.raises(TimeoutError):
-        async with deadline(Call("/m", "r"), None, 60.0):
+        async with deadline(Call("/m", "r", GENERATE), None, 60.0):
             raise TimeoutError
 
 
@@ -164,20 +164,6 @@ async def test_junk_bytes_are_the_callers_fault(stubs: SimpleNamespace) -> None:
     assert (await failure(reflect(iter([b"\xff\xff"])))).code().name == "INVALID_ARGUMENT"
 
 
-async def test_a_refusal_that_nobody_is_there_to_hear_is_no_error() -> None:
-    """The library would log a traceback for each."""
-
-    class Left:
-        def time_remaining(self) -> None:
-            """It set no deadline."""
-
-        async def abort(self, *_: object, **__: object) -> None:
-            raise grpc.aio.InternalError("the connection is gone")
-
-    async with mapped_errors(Call("/m", "id"), Left()):  # type: ignore[arg-type]
-        raise Overloaded("full")
-
-
 async def test_unknown_method_is_unimplemented(stubs: SimpleNamespace) -> None:
     seen = await failure(stubs.channel.unary_unary("/router.v1.InferenceService/Nope")(b""))
     assert seen.code().name == "UNIMPLEMENTED"
@@ -187,8 +173,8 @@ async def unsendable(service: object, request: object, context: object) -> objec
     return object()
 
 
-async def writes_unsendable(service: object, request: object, context: object) -> None:
-    await context.write(object())  # type: ignore[attr-defined]
+async def writes_unsendable(service: object, request: object, call: Call) -> None:
+    await call.write(object())
 
 
 @pytest.mark.parametrize(

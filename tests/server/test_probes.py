@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from http import HTTPStatus
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from router.errors import ConfigError
+from router.server import listener
 from router.server.app import ServerApp
-from router.server.http import MAX_HEAD, HttpServer, Page
+from router.server.listen import METADATA_BYTES
 from tests.server.helpers import Connect, Start, ask, long_stream, messages, until
 
 ANY = "127.0.0.1:0"
@@ -48,29 +49,8 @@ async def until_status(server: ServerApp, path: str, status: int, seconds: float
     return answer[1]
 
 
-async def hello() -> Page:
-    return Page(b"hello", "text/plain")
-
-
-async def broken() -> Page:
-    return Page(b"{}", "application/json", HTTPStatus.SERVICE_UNAVAILABLE)
-
-
-@pytest.fixture
-async def pages() -> AsyncIterator[HttpServer]:
-    server = HttpServer({"/hello": hello, "/broken": broken})
-    await server.start(ANY)
-    yield server
-    await server.stop()
-
-
-async def test_a_page_by_its_path_whatever_is_asked_of_it(pages: HttpServer) -> None:
-    assert await get(pages.address, "/hello") == (200, b"hello")
-    assert await get(pages.address, "/hello?verbose=1") == (200, b"hello")
-    assert await get(pages.address, "/broken") == (503, b"{}")
-    assert [await get(pages.address, path) for path in ("/", "/hello/", "/Hello", "hello")] == [
-        (404, b"not found\n")
-    ] * 4
+async def status_of(server: ServerApp, request: bytes) -> bytes:
+    return (await exchange(server.metrics_address, request))[9:12]
 
 
 @pytest.mark.parametrize(
@@ -82,80 +62,73 @@ async def test_a_page_by_its_path_whatever_is_asked_of_it(pages: HttpServer) -> 
         ("Metrics.Example:9464", b"200"),
         ("rebound.example:9464", b"403"),
         ("10.0.0.7:9464", b"403"),
-        ("localhost\r\nHost: rebound.example", b"403"),
+        ("localhost\r\nHost: rebound.example", b"400"),
     ],
 )
-async def test_on_loopback_it_answers_under_its_own_names(host: str, status: bytes) -> None:
+async def test_on_loopback_it_answers_under_its_own_names(start: Start, host: str, status: bytes) -> None:
     """A page that a browser here loads may have its name point here."""
-    server = HttpServer({"/hello": hello}, hosts=("metrics.example",))
-    await server.start(ANY)
-    answer = await exchange(server.address, f"GET /hello HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-    await server.stop()
+    server = await start(console_hosts=("metrics.example",))
+    answer = await exchange(server.metrics_address, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     assert answer[9:12] == status
-    assert (b"hello" in answer) == (status == b"200")
+    assert (b'"phase"' in answer) == (status == b"200")
 
 
-async def test_a_probe_without_a_host_is_answered(pages: HttpServer) -> None:
+async def test_a_probe_without_a_host_is_answered(start: Start) -> None:
     """A browser always names one."""
-    assert (await exchange(pages.address, b"GET /hello HTTP/1.0\r\n\r\n"))[9:12] == b"200"
+    assert await status_of(await start(), b"GET /healthz HTTP/1.0\r\n\r\n") == b"200"
 
 
-async def test_elsewhere_it_answers_under_every_name() -> None:
+async def test_elsewhere_it_answers_under_every_name(start: Start) -> None:
     """Probes of Kubernetes name the pod's address, scrapers a service."""
-    server = HttpServer({"/hello": hello})
-    await server.start("0.0.0.0:0")
-    at = f"127.0.0.1:{server.address.rpartition(':')[2]}"
-    answers = [
-        (await exchange(at, f"GET /hello HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()))[9:12]
-        for host in ("10.1.2.3:9464", "lora-router.svc:9464")
-    ]
-    await server.stop()
-    assert answers == [b"200", b"200"]
-
-
-async def test_another_form_for_who_accepts_it() -> None:
-    server = HttpServer({"/hello": hello}, forms={("/hello", "text/loud"): broken})
-    await server.start(ANY)
-    asked = {
-        accept: (await exchange(server.address, f"GET /hello HTTP/1.1\r\n{accept}\r\n\r\n".encode()))[9:12]
-        for accept in (
-            "Host: localhost",
-            "Accept: */*",
-            "ACCEPT: text/plain, Text/LOUD; q=0.5",
-            "X-Accept: text/loud",
-        )
-    }
-    await server.stop()
-    assert list(asked.values()) == [b"200", b"200", b"503", b"200"]
-
-
-async def test_head_is_the_head_alone(pages: HttpServer) -> None:
-    answer = await exchange(pages.address, b"HEAD /hello HTTP/1.1\r\n\r\n")
-    assert b"\r\nContent-Length: 5\r\n" in answer
-    assert answer.endswith(b"\r\n\r\n")
-    assert await get(pages.address, "/nothing", "HEAD") == (404, b"")
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "get", ""])
-async def test_only_reading(pages: HttpServer, method: str) -> None:
-    assert (await get(pages.address, "/hello", method))[0] == 405
+    server = await start(metrics_listen="0.0.0.0:0")
+    server.metrics_address = f"127.0.0.1:{server.metrics_address.rpartition(':')[2]}"
+    for host in ("10.1.2.3:9464", "lora-router.svc:9464"):
+        assert await status_of(server, f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()) == b"200"
 
 
 @pytest.mark.parametrize(
-    "junk", [b"\r\n\r\n", b"\xff\xfe\r\n\r\n", b"GET\r\n\r\n", b"GET /hello\x00 HTTP/1.1\r\n\r\n"]
+    ("accept", "form"),
+    [
+        ("X-Accept: application/openmetrics-text", b"text/plain"),
+        ("Accept: */*", b"text/plain"),
+        ("ACCEPT: text/plain, Application/OpenMetrics-Text; q=0.5", b"application/openmetrics-text"),
+    ],
 )
-async def test_junk_is_not_found(pages: HttpServer, junk: bytes) -> None:
-    assert (await exchange(pages.address, junk)).startswith(b"HTTP/1.1 404 ")
+async def test_openmetrics_for_a_scraper_that_accepts_it(start: Start, accept: str, form: bytes) -> None:
+    request = f"GET /metrics HTTP/1.1\r\nHost: localhost\r\n{accept}\r\n\r\n".encode()
+    answer = await exchange((await start()).metrics_address, request)
+    assert b"content-type: " + form in answer.lower()
+    assert b"lora_router_steps_total" in answer
 
 
-async def test_a_head_without_end_gets_nothing_and_others_go_on(pages: HttpServer) -> None:
-    assert await exchange(pages.address, b"GET /hello HTTP/1.1\r\nX: " + b"x" * 2 * MAX_HEAD) == b""
-    assert await get(pages.address, "/hello") == (200, b"hello")
+async def test_what_is_asked_of_them(start: Start) -> None:
+    at = (await start()).metrics_address
+    assert (await get(at, "/healthz?verbose=1"))[0] == 200
+    assert [(await get(at, path))[0] for path in ("/", "/Healthz")] == [404] * 2
+    assert [(await get(at, "/healthz", verb))[0] for verb in ("POST", "PUT", "DELETE")] == [405] * 3
+    assert await get(at, "/healthz", "HEAD") == (200, b"")
 
 
-async def test_an_address_in_use_is_a_clear_error(pages: HttpServer) -> None:
+async def test_a_head_without_end_is_refused_and_others_go_on(start: Start) -> None:
+    at = (await start()).metrics_address
+    answer = await exchange(at, b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 2 * METADATA_BYTES)
+    assert answer[9:12] in (b"400", b"431")
+    assert (await get(at, "/healthz"))[0] == 200
+
+
+async def test_a_connection_has_some_seconds(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "PROBE_SECONDS", 0.2)
+    reader, writer = await asyncio.open_connection(*(await start()).metrics_address.rsplit(":", 1))
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+    with suppress(ConnectionResetError):
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+
+
+async def test_an_address_in_use_is_a_clear_error(start: Start) -> None:
+    server = await start()
     with pytest.raises(ConfigError, match="--metrics-listen"):
-        await HttpServer({}).start(pages.address)
+        await start(metrics_listen=server.metrics_address)
 
 
 @pytest.fixture

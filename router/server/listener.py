@@ -1,4 +1,4 @@
-"""The HTTP listener: uvicorn in the server's own event loop, with bounds against idle and slow clients."""
+"""HTTP listeners: uvicorn in the server's own event loop, with bounds against idle and slow clients."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import re
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import h11
@@ -23,6 +23,8 @@ from router.server.tls import Tls
 HEAD_SECONDS = 20.0  # from the first byte of a request, or a new connection, until its head is there
 HEAD_END = re.compile(rb"\n\r?\n")
 IDLE_SECONDS = 120  # between requests
+PROBE_SECONDS = 5.0  # for a connection of the metrics listener, its request and its answer
+MOST_PROBES = 256  # connections of the metrics listener
 
 logging.getLogger("uvicorn").setLevel(logging.WARNING)  # the server logs what it serves itself
 
@@ -66,12 +68,12 @@ class Protocol(H11Protocol):
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        """Part of a head, or of a body, whose time the layers look after."""
+        """Part of a head, or of a body, whose time the interceptors bound."""
         super().data_received(data)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Whoever left is waited for no more."""
+        """Wait no more for a client that left."""
         if self._late is not None:
             self._late.cancel()
         super().connection_lost(exc)
@@ -85,6 +87,38 @@ class Protocol(H11Protocol):
             self._late = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
 
+class Probes(Protocol):
+    """The metrics listener's. A connection has PROBE_SECONDS in all. Beyond MOST_PROBES the oldest ends: a
+    client that reads or writes slowly makes room for the next probe."""
+
+    def __init__(
+        self, *arguments: Any, open: dict[Probes, None], shed: Callable[[], None], **options: Any
+    ) -> None:
+        """`open` has the connections of the listener, the oldest first; `shed` is called for each one that is
+        ended to make room."""
+        super().__init__(*arguments, **options)
+        self._open, self._shed = open, shed
+
+    def connection_made(self, transport: Any) -> None:
+        """End the oldest where there are too many."""
+        if len(self._open) >= MOST_PROBES:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.transport.abort()
+            self._shed()
+        self._open[self] = None
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It makes room."""
+        self._open.pop(self, None)
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self._late is None:
+            self._late = self.loop.call_later(PROBE_SECONDS, self.transport.abort)
+
+
 def certificate(transport: Any) -> bytes:
     """The certificate that the client showed, PEM; empty without one."""
     connection = transport.get_extra_info("ssl_object")
@@ -93,7 +127,16 @@ def certificate(transport: Any) -> bytes:
 
 
 class _Server(uvicorn.Server):
-    """Signals are the application's."""
+    """Signals are the application's; `up` is set once it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        self.up.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -102,38 +145,51 @@ class _Server(uvicorn.Server):
 
 
 class Listener:
-    """Serves an ASGI application until it is stopped."""
+    """Serves an ASGI application at the address of the setting `setting` until it is stopped."""
 
-    def __init__(self, listen: str, tls: Tls | None) -> None:
-        self._listen, self._tls, self.address = listen, tls, ""
-        self.beside: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()  # goes on while it serves
-        self._socket: socket.socket | None = None
+    def __init__(
+        self, listen: str, tls: Tls | None, setting: str = "http_listen", protocol: Any = Protocol
+    ) -> None:
+        self._listen, self._tls, self._setting, self._protocol = listen, tls, setting, protocol
+        self.address = ""
+        self._sockets: list[socket.socket] = []
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def bind(self) -> socket.socket:
+    def bind(self) -> None:
         """Take the address. Raises ConfigError where it cannot be had."""
-        host, number = split_address(self._listen, "http_listen")
-        bare = host.strip("[]")
-        family = socket.AF_INET6 if ":" in bare else socket.AF_INET
-        sock = socket.socket(family)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        host, number = split_address(self._listen, self._setting)
+        flag = "--" + self._setting.replace("_", "-")
         try:
-            sock.bind((bare, number))
+            found = dict.fromkeys(
+                (family, at[0])
+                for family, _, _, _, at in socket.getaddrinfo(
+                    host.strip("[]"), number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+                )
+            )
+            for family, at in found:
+                sock = socket.socket(family)
+                self._sockets.append(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6 and len(found) > 1:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind((at, number))
+                number = sock.getsockname()[1]  # the same for every address of a name
         except OSError as error:
-            sock.close()
-            text = f"cannot listen on {self._listen} for HTTP ({error.strerror}); choose another address"
-            raise ConfigError(f"{text} with --http-listen, or '' for none") from error
-        self.address = f"{host}:{sock.getsockname()[1]}"
-        self._socket = sock
-        return sock
+            for sock in self._sockets:
+                sock.close()
+            text = f"cannot listen on {self._listen} for {self._setting} ({error.strerror}); choose another"
+            raise ConfigError(f"{text} address with {flag}, or '' for none") from error
+        self.address = f"{host}:{number}"
 
     async def start(self, application: Any) -> None:
-        """Serve, at an address that is taken now if it was not. Raises ConfigError."""
-        sock = self._socket or self.bind()
+        """Serve, at an address that is taken now if it was not; returns once it listens. Raises
+        ConfigError."""
+        if not self._sockets:
+            self.bind()
         config = uvicorn.Config(
             application,
-            http=Protocol,
+            http=self._protocol,
             ws="none",
             loop="none",
             lifespan="off",
@@ -147,11 +203,16 @@ class Listener:
         config.load()
         config.ssl = self._tls.context() if self._tls is not None else None
         self._server = _Server(config)
-        self._task = asyncio.create_task(self._server.serve([sock]), name="http")
+        self._task = asyncio.create_task(self._server.serve(self._sockets), name=self._setting)
+        up = asyncio.ensure_future(self._server.up.wait())
+        await asyncio.wait((self._task, up), return_when=asyncio.FIRST_COMPLETED)
+        up.cancel()
 
     async def stop(self, seconds: float) -> None:
         """No more connections; requests that run have so long to end."""
         if self._server is None or self._task is None:
+            for sock in self._sockets:
+                sock.close()
             return
         self._server.config.timeout_graceful_shutdown = math.ceil(seconds)
         self._server.should_exit = True

@@ -1,0 +1,249 @@
+"""Calls by gRPC: `GrpcCall` reads and writes them, `GrpcServer` takes services together with their rows of
+the policy table."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+
+from router.access.access import Credentials
+from router.access.xfcc import HEADER as XFCC
+from router.errors import ConfigError, DeadlineExceeded
+from router.server.call import Answered, Call, Endpoint, request_id_of
+from router.server.grpc_status import status_of
+from router.server.interceptors import Interceptors
+from router.server.policy import Policy, check_rows
+
+CERTIFICATE = "x509_pem_cert"  # of the client, in the library's context
+LOCAL_PEER = "unix:"  # only the admin listener is a socket of this machine
+GONE_SECONDS = 0.1  # for gRPC to end a call whose deadline has passed
+HEADERS_SECONDS = 1.0  # for headers to leave when their call has been cut off
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+T = TypeVar("T")
+
+
+class GrpcCall(Call):
+    """A call in the library's `context`. To the library every method is a stream of bytes, so that nothing of
+    a body is read before the interceptors have let the call in; clients notice nothing of it."""
+
+    transport = "grpc"
+    __slots__ = ("_encode", "_sidecar", "context")
+
+    def __init__(
+        self, endpoint: Endpoint, context: Context, encode: Callable[[Any], bytes], sidecar: bool = False
+    ) -> None:
+        """`sidecar`: the call came by the listener where `x-forwarded-client-cert` is believed."""
+        metadata = context.invocation_metadata() or ()
+        super().__init__(
+            endpoint.method,
+            request_id_of(metadata),
+            endpoint.policy,
+            peer=context.peer(),
+            metadata=metadata,
+        )
+        self.context, self._encode, self._sidecar = context, encode, sidecar
+
+    def credentials(self) -> Credentials:
+        """Token and certificate; of a sidecar's call the token and what the sidecar says."""
+        if self._sidecar:
+            return Credentials(self.sent_as("authorization"), forwarded=self.sent_as(XFCC))
+        certificate = next(iter(self.context.auth_context().get(CERTIFICATE, ())), b"")
+        return Credentials(self.sent_as("authorization"), certificate, self.peer.startswith(LOCAL_PEER))
+
+    def time_remaining(self) -> float | None:
+        """Until the caller's own deadline."""
+        return self.context.time_remaining()
+
+    async def read(self) -> bytes | None:
+        """The next message."""
+        data: Any = await whole(self.context.read())
+        return None if data is grpc.aio.EOF else data
+
+    def encode(self, answer: Any) -> bytes:
+        """A message as bytes."""
+        return self._encode(answer)
+
+    async def begin(self) -> None:
+        """Send initial metadata. A call that is cut off meanwhile waits until they are sent.
+
+        gRPC takes no error status while they are on their way: the caller would wait for one until the
+        deadline.
+        """
+        sending = asyncio.ensure_future(self.context.send_initial_metadata(self.headers))
+        try:
+            await whole(sending)
+        except asyncio.CancelledError:
+            await asyncio.wait((sending,), timeout=HEADERS_SECONDS)
+            raise
+
+    async def write(self, message: Any) -> None:
+        """Send a message."""
+        encoded = self._encode(message)
+        self.writing_since = time.monotonic()
+        await self.context.write(encoded)
+        self.writing_since = 0.0
+
+    async def reply(self, encoded: bytes) -> None:
+        """Send initial metadata and the one message."""
+        await self.begin()
+        self.writing_since = time.monotonic()
+        await whole(self.context.write(encoded))
+        self.writing_since = 0.0
+
+    async def refuse(self, error: Exception) -> None:
+        """Abort with its status."""
+        status = status_of(error, self.request_id)
+        left = self.context.time_remaining()
+        if isinstance(error, DeadlineExceeded) and left is not None and left < GONE_SECONDS:
+            # The caller's own deadline: gRPC ends the call itself, and a status that comes too late for it
+            # is never freed. So it gets a moment, in which this is cancelled.
+            await asyncio.sleep(GONE_SECONDS)
+        with suppress(grpc.aio.InternalError):  # the caller has left
+            await whole(self.context.abort(status.code, status.message, trailing_metadata=status.trailers))
+
+
+async def whole(operation: Awaitable[T]) -> T:
+    """What an operation of gRPC gives. A caller that is cut off meanwhile leaves it to end by itself.
+
+    grpcio frees what an operation holds when its coroutine goes on after it: one that is cancelled instead
+    keeps some 400 bytes for ever.
+    """
+    running = asyncio.ensure_future(operation)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        running.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody else asks
+        raise
+
+
+class LibraryContext:
+    """What the servicers of libraries get: the context, whose writes are the call's."""
+
+    def __init__(self, call: GrpcCall) -> None:
+        self._call = call
+
+    async def write(self, message: Any) -> None:
+        """Send a message."""
+        await self._call.write(message)
+
+    async def abort(self, *args: Any, **kwargs: Any) -> None:
+        """End the call. Raises Answered."""
+        try:
+            await self._call.context.abort(*args, **kwargs)
+        except grpc.aio.AbortError as error:
+            raise Answered from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call.context, name)
+
+
+class GrpcServer:
+    """All gRPC addresses of a server. `endpoints` are the methods of its services, by /SERVICE/METHOD.
+
+    A server of the library cannot tell by which of its addresses a call came, so the sidecar's address has a
+    server of its own.
+    """
+
+    def __init__(self, interceptors: Interceptors, options: Iterable[tuple[str, Any]]) -> None:
+        self._interceptors, self._options = interceptors, tuple(options)
+        self.endpoints: dict[str, Endpoint] = {}
+        self.main = grpc.aio.server(options=self._options)
+        self._sidecar: grpc.aio.Server | None = None
+
+    def with_sidecar(self) -> grpc.aio.Server:
+        """The server for the sidecar's address; before the services are added."""
+        self._sidecar = grpc.aio.server(options=self._options)
+        return self._sidecar
+
+    def add_service(
+        self,
+        add: Callable[[Any, Any], None],
+        servicer: Any,
+        rows: Mapping[str, Policy],
+        library: bool = False,
+    ) -> None:
+        """Serve what the generated `add_...Servicer_to_server` registers of `servicer`.
+
+        Its methods get the request and the `Call`; with `library`, the library's own context. `rows` has the
+        policy of each method, by /SERVICE/METHOD. Raises ConfigError for a method without one.
+        """
+        found = _Registered()
+        add(servicer, found)
+        if not found.services:
+            raise ConfigError(
+                f"{add.__name__} registers no method: generate it with grpcio-tools 1.64 or later"
+            )
+        for service, handlers in found.services.items():
+            names = {name: f"/{service}/{name}" for name in handlers}
+            check_rows(names.values(), rows)
+            for name, handler in handlers.items():
+                made = endpoint_of(names[name], handler, rows[names[name]], library)
+                self.endpoints[made.method] = made
+            self._serve(self.main, service, handlers, sidecar=False)
+            if self._sidecar is not None:
+                self._serve(self._sidecar, service, handlers, sidecar=True)
+
+    def _serve(
+        self, server: grpc.aio.Server, service: str, handlers: Mapping[str, Handler], sidecar: bool
+    ) -> None:
+        made: dict[str, Handler] = {
+            name: grpc.stream_stream_rpc_method_handler(
+                self._behaviour(self.endpoints[f"/{service}/{name}"], handler.response_serializer, sidecar)
+            )
+            for name, handler in handlers.items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, made),))
+
+    def _behaviour(self, endpoint: Endpoint, encode: Any, sidecar: bool) -> Any:
+        async def run(_: Any, context: Context) -> None:
+            try:
+                await self._interceptors.serve(endpoint, GrpcCall(endpoint, context, encode, sidecar))
+            except Answered as answered:
+                raise answered.__cause__ or answered from None
+
+        return run
+
+    async def start(self) -> None:
+        """Answer calls."""
+        await asyncio.gather(*(server.start() for server in self._servers))
+
+    async def stop(self, grace: float | None) -> None:
+        """Take no more calls; those that run have so many seconds to end."""
+        await asyncio.gather(*(server.stop(grace) for server in self._servers))
+
+    @property
+    def _servers(self) -> list[grpc.aio.Server]:
+        return [self.main, *([self._sidecar] if self._sidecar is not None else [])]
+
+
+class _Registered:
+    """Takes what generated code adds to a server."""
+
+    def __init__(self) -> None:
+        self.services: dict[str, Mapping[str, Handler]] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[Any]) -> None:
+        """The same methods in another form."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Methods by name."""
+        self.services[service] = handlers
+
+
+def endpoint_of(method: str, handler: Handler, policy: Policy, library: bool) -> Endpoint:
+    """The endpoint of a method that generated code describes."""
+    answer: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    return Endpoint(
+        method,
+        policy,
+        (lambda request, call: answer(request, LibraryContext(call))) if library else answer,
+        handler.request_deserializer,
+        handler.request_streaming,
+        handler.response_streaming,
+    )

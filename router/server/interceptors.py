@@ -1,0 +1,248 @@
+"""What happens around every call, whatever its transport: errors, log and metrics, who calls, whether they
+may and how much, drain, deadline, admission, and only then its body.
+
+Which of these a method gets says its `Policy`; every exception leaves as a status with details.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from typing import Any
+
+from router.access.access import Access, Credentials
+from router.access.audit import Act, Acts
+from router.access.clients import Client
+from router.access.quotas import Quotas
+from router.access.roles import Role
+from router.config import Settings
+from router.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    RouterError,
+    Unauthenticated,
+    Unavailable,
+)
+from router.server.admission import Admission, ReadSlot
+from router.server.bodies import Bodies
+from router.server.call import CURRENT, Answered, Call, Endpoint, caller_of, current_call
+from router.server.lifecycle import Lifecycle
+from router.server.logs import Sparse
+from router.server.metrics import Metrics
+from router.server.observing import observed
+from router.server.policy import SMALL, Policy
+from router.server.sending import Sending
+from router.server.status import INTERNAL, code_of, withheld
+from router.server.tracing import NoTracing, Tracing
+from router.v1.fleet_pb2 import ReplaceReplicasRequest, ResizeReplicasRequest
+
+log = logging.getLogger(__name__)
+REFUSALS = (Unauthenticated, PermissionDenied, QuotaExceeded)
+LINES_PER_SECOND = 50  # about calls that met a bound; of more the next line has the number
+
+
+class Interceptors:
+    """All of them, in their order; one object serves the calls of every transport and address."""
+
+    def __init__(
+        self,
+        access: Access,
+        audit: Acts | None,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        bodies: Bodies,
+        sending: Sending,
+        admission: Admission,
+        settings: Settings,
+        tracing: Tracing | None = None,
+        quotas: Quotas | None = None,
+    ) -> None:
+        self._audit, self._quotas, self._sending = audit, quotas or Quotas(), sending
+        self._admission = admission
+        self._tracing = tracing or NoTracing()
+        self._lines = Sparse(LINES_PER_SECOND)
+        self._access, self._lifecycle, self._metrics, self._bodies = access, lifecycle, metrics, bodies
+        self._max_deadline, self._max_body = settings.max_deadline_seconds, settings.max_body_bytes
+
+    async def serve(self, endpoint: Endpoint, call: Call) -> None:
+        """Answer one call."""
+        async with AsyncExitStack() as stack:
+            slot = await self._enter(stack, endpoint, call)
+            await self._answer(stack, endpoint, call, slot)
+
+    async def _enter(self, stack: AsyncExitStack, endpoint: Endpoint, call: Call) -> ReadSlot | None:
+        """All that comes before the body; returns the slot to read it where it is one message."""
+        policy = call.policy
+        call.most = policy.max_body or self._max_body
+        CURRENT.set(call)
+        if policy.logged and not policy.watch:
+            call.trace = self._tracing.begin(call.metadata)
+        await stack.enter_async_context(mapped_errors(call))
+        stack.enter_context(observed(call, self._metrics, self._lines, self._tracing))
+        if self._audit is not None:
+            await stack.enter_async_context(audited(call, self._audit))
+        role, name = policy.role, call.operation or call.method
+        credentials = await self._access.verified(call.credentials(), role)
+        call.made_by(self._access.client(credentials, role))
+        self._access.check(call.client, credentials, role, name)
+        await stack.enter_async_context(self._access.holding(credentials, role, name, call.client))
+        if not policy.carries:
+            call.meter = stack.enter_context(self._quotas.call(call.client))
+        if policy.gated:
+            self._lifecycle.gate()
+        if policy.watch:
+            watching = self._lifecycle.watching(call.peer, cut=not policy.carries)
+            await stack.enter_async_context(watching)
+        else:
+            await stack.enter_async_context(deadline(call, call.time_remaining(), self._max_deadline))
+        if policy.admitted:
+            self._admission.check(call)  # again below, where the call has had to wait for its slot
+        slot = None
+        if endpoint.decode is not None and not endpoint.requests:  # without a slot it holds no place
+            large = call.most > SMALL
+            slot = await stack.enter_async_context(self._admission.read_slot(call.peer, large))
+        if policy.admitted:
+            stack.enter_context(self._admission.admitted(call))
+            call.on_request = self._admission.request_known
+        return slot
+
+    async def known(self, token: str) -> Client:
+        """The client with that token. Raises Unauthenticated."""
+        credentials = await self._access.verified(Credentials((f"Bearer {token}",)), Role.OBSERVE)
+        return self._access.client(credentials, Role.OBSERVE)
+
+    def permit(self, policy: Policy, method: str) -> None:
+        """Raises PermissionDenied, AdminElsewhere where the client of the present call may not call `method`
+        in the way that it came: for a call that asks other services while it runs."""
+        self._access.check(current_call().client, Credentials(), policy.role, method)
+
+    def why_not(self, policy: Policy, method: str) -> str:
+        """Why it may not, in words; empty if it may."""
+        try:
+            self.permit(policy, method)
+        except PermissionDenied as error:
+            return error.message
+        return ""
+
+    async def _answer(
+        self, stack: AsyncExitStack, endpoint: Endpoint, call: Call, slot: ReadSlot | None
+    ) -> None:
+        """Read, and answer."""
+        request: Any = None
+        if slot is not None and endpoint.decode is not None:
+            request = await stack.enter_async_context(self._bodies.one(call, slot, endpoint.decode))
+            call.resource = resource_of(request)
+        elif endpoint.decode is not None:
+            request = await stack.enter_async_context(aclosing(self._bodies.each(call, endpoint.decode)))
+        await stack.enter_async_context(self._sending.watched(call))
+        answer = endpoint.answer(request, call)
+        if hasattr(answer, "__aiter__"):
+            async for message in answer:
+                await call.write(message)
+            await self._done(call)
+            return
+        found = await answer
+        if found is None and endpoint.streams:
+            await self._done(call)
+            return
+        encoded = call.encode(found)  # here, so that what it raises is mapped
+        await self._done(call)
+        await call.reply(encoded)
+
+    async def _done(self, call: Call) -> None:
+        """What an administrative call was to do is done: keep a line of it."""
+        if self._audit is not None and is_admin(call):
+            await asyncio.wrap_future(self._audit.acted(act_of(call, "OK")))
+
+
+# -- The interceptors, the outermost first.
+
+
+@asynccontextmanager
+async def mapped_errors(call: Call) -> AsyncIterator[None]:
+    """End the call with the status of what is raised inside."""
+    try:
+        yield
+    except (Answered, asyncio.CancelledError):
+        raise
+    except Exception as error:
+        _log_withheld(error, call)
+        await call.refuse(error)
+
+
+def _log_withheld(error: Exception, call: Call) -> None:
+    """Log what the caller is not told. What every call of an hour may end with gets no traceback."""
+    if not isinstance(error, RouterError) or code_of(error) == INTERNAL:
+        log.error("internal error", exc_info=error, extra={"fields": call.ids})
+    elif withheld(error):
+        often = isinstance(
+            error,
+            InvalidRequest | NotFound | QuotaExceeded | Unavailable | Unauthenticated | PermissionDenied,
+        )
+        fields = {**call.ids, "reason": error.reason, "text": error.message, "of": dict(error.metadata)}
+        log.warning("not told in full", exc_info=None if often else error, extra={"fields": fields})
+
+
+@asynccontextmanager
+async def audited(call: Call, audit: Acts) -> AsyncIterator[None]:
+    """A line for every refusal, and for an administrative call that fails; `_answer` notes the others."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if is_admin(call):
+            audit.acted(act_of(call, "CANCELLED"))
+        raise
+    except Exception as error:
+        reason = error.reason if isinstance(error, RouterError) else ""
+        act = act_of(call, code_of(error), reason)
+        if isinstance(error, REFUSALS):
+            audit.refused(act)
+        elif is_admin(call):
+            await asyncio.wrap_future(audit.acted(act))
+        raise
+
+
+def is_admin(call: Call) -> bool:
+    """Whether it administers something."""
+    return call.policy.role is Role.ADMIN and not call.policy.views
+
+
+def act_of(call: Call, code: str, reason: str = "") -> Act:
+    """What the audit keeps of it."""
+    method = (call.operation or call.method).removeprefix("/")
+    return Act(call.request_id, call.client.id, caller_of(call.peer), method, call.resource, code, reason)
+
+
+def resource_of(message: Any) -> str:
+    """What a request names: an adapter, an experiment, replicas, or how many of them."""
+    for name in ("name", "experiment_id"):
+        if isinstance(said := getattr(message, name, ""), str) and said:
+            return said
+    if isinstance(message, ReplaceReplicasRequest):
+        return "all" if message.all else ", ".join(message.names)
+    if isinstance(message, ResizeReplicasRequest):
+        return f"{message.least}..{message.most}"
+    return str(getattr(getattr(message, "experiment", None), "name", ""))
+
+
+@asynccontextmanager
+async def deadline(call: Call, remaining: float | None, cap: float) -> AsyncIterator[None]:
+    """Stop what runs inside and raise DeadlineExceeded after `remaining` seconds, or `cap` if less."""
+    limit = cap if remaining is None else min(remaining, cap)
+    call.deadline = time.monotonic() + limit
+    if limit <= 0:
+        raise DeadlineExceeded("the deadline had passed when the request arrived")
+    timeout = asyncio.timeout(limit)
+    try:
+        async with timeout:
+            yield
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+        raise DeadlineExceeded("the deadline passed before the answer was complete") from None

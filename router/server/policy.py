@@ -1,0 +1,101 @@
+"""The policy table: for every method and route who may call it, and under which bounds.
+
+A gRPC service or HTTP routes are registered together with their rows. What has no row is not served: the
+server does not start. A row's name is `/SERVICE/METHOD` over gRPC and `VERB /PATH` over HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from router.access.roles import Role
+from router.errors import ConfigError
+
+SMALL = 64 << 10  # bytes of a body: too few to be bounded together
+MAX_PLAN_BYTES = 1 << 20  # of an experiment, or of a thousand outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One row.
+
+    `role`: what a client needs to call it. `gated`: refused while the server loads or drains. `admitted`:
+    takes one of the places that admission counts. `generates`: answers with generated text, which admission
+    estimates and metrics count as a request. `watch`: has no end of its own and is ended by a drain.
+    `carries`: a watch each of whose messages is a call of its own, which quotas count instead, and which
+    ends itself in a drain. `logged`: writes a log line and a trace. `views`: needs the role admin and
+    changes nothing, so the audit keeps no line of it. `max_body`: bytes of one message, 0 for the setting
+    `max_body_bytes`.
+    """
+
+    role: Role
+    gated: bool = False
+    admitted: bool = False
+    generates: bool = False
+    watch: bool = False
+    carries: bool = False
+    logged: bool = False
+    views: bool = False
+    max_body: int = SMALL
+
+
+GENERATE = Policy(Role.INFER, gated=True, admitted=True, generates=True, logged=True, max_body=0)
+INFER = replace(GENERATE, generates=False)
+OBSERVE = Policy(Role.OBSERVE, gated=True, logged=True)
+ADMIN = replace(OBSERVE, role=Role.ADMIN)
+PROBE = Policy(Role.OPEN)
+REFLECTION = Policy(Role.OBSERVE, watch=True)
+RECORD = Policy(Role.INFER, gated=True, logged=True)
+
+ROWS: Mapping[str, Policy] = {
+    "/router.v1.InferenceService/Generate": GENERATE,
+    "/router.v1.InferenceService/StreamGenerate": GENERATE,
+    "/router.v1.InferenceService/Route": INFER,
+    "/router.v1.InferenceService/CountTokens": INFER,
+    "/router.v1.InferenceService/RecordCorrection": RECORD,
+    "/router.v1.AdapterService/ListAdapters": OBSERVE,
+    "/router.v1.AdapterService/GetAdapter": OBSERVE,
+    "/router.v1.AdapterService/WatchAdapters": replace(OBSERVE, watch=True),
+    "/router.v1.AdapterService/ListPlugins": OBSERVE,
+    "/router.v1.AdapterService/LoadAdapter": ADMIN,
+    "/router.v1.AdapterService/UnloadAdapter": ADMIN,
+    "/router.v1.AdapterService/SetDefaultVersion": ADMIN,
+    "/router.v1.AdapterService/ResetDefaultVersion": ADMIN,
+    "/router.v1.FleetService/ListReplicas": OBSERVE,
+    "/router.v1.FleetService/ResizeReplicas": ADMIN,
+    "/router.v1.FleetService/ReplaceReplicas": replace(ADMIN, watch=True),
+    "/router.v1.ExperimentService/RecordOutcome": RECORD,
+    "/router.v1.ExperimentService/RecordOutcomes": replace(RECORD, watch=True, max_body=MAX_PLAN_BYTES),
+    **{
+        f"/router.v1.ExperimentService/{name}": replace(OBSERVE, max_body=MAX_PLAN_BYTES)
+        for name in ("GetExperiment", "ListExperiments", "GetReport", "PlanExperiment")
+    },
+    **{
+        f"/router.v1.ExperimentService/{name}": replace(ADMIN, max_body=MAX_PLAN_BYTES)
+        for name in (
+            "CreateExperiment",
+            "UpdateExperiment",
+            "DeleteExperiment",
+            "StartExperiment",
+            "StopExperiment",
+            "PromoteArm",
+            "RollBackPromotion",
+        )
+    },
+    "/grpc.health.v1.Health/Check": PROBE,
+    "/grpc.health.v1.Health/List": PROBE,
+    "/grpc.health.v1.Health/Watch": replace(PROBE, watch=True),
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": REFLECTION,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": REFLECTION,
+}
+"""The services of every server. Extensions bring their own rows."""
+
+
+def check_rows(names: Iterable[str], rows: Mapping[str, Policy]) -> None:
+    """Raise ConfigError unless each of `names` has a row."""
+    if missing := sorted(set(names) - rows.keys()):
+        raise ConfigError(
+            f"no row of the policy table for {', '.join(missing)}: register it together with a Policy, "
+            "which says who may call it"
+        )
