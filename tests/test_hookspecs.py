@@ -324,7 +324,7 @@ async def test_metrics_and_checks_of_a_plugin_are_shown(write: Write) -> None:
     write("disk.py", CHECK.format("'the disk is nearly full'"))
     write("failing.py", CHECK.format("1 / 0"))
     async with serving() as (composition, _):
-        page = (await composition.app.metrics.page()).body.decode()
+        page = (await composition.app.metrics.page())[0].decode()
         assert "my_greetings_total 3.0" in page
         health = composition.app.health
         await until(lambda: "plugin disk: the disk is nearly full" in health.degraded, 5)
@@ -431,7 +431,7 @@ async def test_a_slow_observer_costs_records_and_no_request(
         assert slow.observer is not None
         assert slow.observer.dropped >= 2
         await until(lambda: "on_answer" in bad.faults and bad.faults["on_answer"].count == 4)
-        page = (await composition.app.metrics.page()).body.decode()
+        page = (await composition.app.metrics.page())[0].decode()
         assert 'lora_router_plugin_faults_total{hook="on_answer",plugin="bad"} 4.0' in page
         assert f'lora_router_plugin_records_dropped_total{{plugin="slow"}} {slow.observer.dropped}' in page
 

@@ -293,7 +293,7 @@ async def reason(call: Any) -> str:
 
 
 async def stale(server: Any) -> float | None:
-    server._look()
+    server.look()
     said: float | None = server.metrics.registry.get_sample_value(
         "lora_router_credentials_stale", {"file": "jwks"}
     )

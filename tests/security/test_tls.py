@@ -308,11 +308,11 @@ async def test_a_bad_certificate_leaves_the_old_one(start_server: Start, files: 
     server = await start_server(**files.settings)
     files.key.write_bytes(trustme.CA().issue_cert(HOST).private_key_pem.bytes())
     assert await code_of(server.address, tls_ca=files.ca) == "OK"
-    server._look()
+    server.look()
     assert server.metrics.registry.get_sample_value("lora_router_credentials_stale", {"file": "tls"})
     files.renew()
     assert await code_of(server.address, tls_ca=files.ca) == "OK"
-    server._look()
+    server.look()
     assert not server.metrics.registry.get_sample_value("lora_router_credentials_stale", {"file": "tls"})
 
 
@@ -428,7 +428,7 @@ async def test_an_expired_certificate_leaves_the_old_one(start_server: Start, fi
     assert await code_of(server.address, tls_ca=files.ca) == "OK"
     assert "certificate has expired" in server.tls.problem
     assert server.tls.expires == good
-    server._look()
+    server.look()
     name = "lora_router_certificate_expires_timestamp_seconds"
     assert server.metrics.registry.get_sample_value(name) == good
 

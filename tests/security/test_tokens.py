@@ -128,7 +128,7 @@ async def test_a_bad_file_changes_nothing_but_a_metric(guarded: SimpleNamespace)
     guarded.server.access.look()
     answer = guarded.stubs.inference.StreamGenerate(stream(), metadata=bearer(guarded.clients.billing))
     assert [message async for message in answer]
-    guarded.server._look()
+    guarded.server.look()
     assert guarded.server.metrics.registry.get_sample_value(
         "lora_router_credentials_stale", {"file": "clients"}
     )

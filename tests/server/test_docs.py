@@ -24,6 +24,7 @@ from router.server.edges import EdgesCollector
 from router.server.fleet import FleetCollector
 from router.server.metrics import Metrics
 from router.server.mirrors import MirrorsCollector
+from router.server.plugins import PluginsCollector
 from router.v1 import adapters_pb2, experiments_pb2, fleet_pb2, inference_pb2
 from tests.experiments.memory_store import MemoryStore
 
@@ -55,7 +56,9 @@ def metrics() -> list[str]:
     fleet = FleetCollector(engine.members).collect()
     mirrors = MirrorsCollector(tuple).collect()
     edges = EdgesCollector(SimpleNamespace(problem="", edges=1)).collect()
-    collected = [*Metrics().registry.collect(), *experiments, *corrections, *drift, *fleet, *mirrors, *edges]
+    plugins = PluginsCollector(SimpleNamespace(running=tuple)).collect()
+    server = [*fleet, *mirrors, *edges, *plugins]
+    collected = [*Metrics().registry.collect(), *experiments, *corrections, *drift, *server]
     return [f"{m.name}_total" if m.type == "counter" else m.name for m in collected]
 
 

@@ -211,7 +211,7 @@ async def test_logs_and_metrics_count_it_as_a_mixture(
     line = next(r.fields for r in caplog.records if getattr(r, "fields", {}).get("method") == "Generate")
     assert (line["adapter"], line["version"], line["reason"]) == ("mixture", "", "explicit")
     assert line["mixture"] == ["medical@1.0.0=0.1", "legal@2.0.0=0.3"]
-    at.server._look()
+    at.server.look()
     page = (await at.server.metrics.page())[0].decode()
     assert "lora_router_mixtures 3.0\n" in page
     counted = [text for text in page.splitlines() if text.startswith("lora_router_requests_total")]
