@@ -189,8 +189,8 @@ async def drop_in(server: DemoServer, folder: Path) -> list[Asked]:
     print(f"the same question before and {seconds:.1f} s after, without a restart:\n")
     print_answers([before, after])
     print(
-        f"\nThis shows routing: {DROPPED} has the weights of {WEIGHTS_OF}, a passage of its own in its prompt, "
-        f"and {DROPPED_TOML.count('?')} examples of what it is asked."
+        f"\nThis shows routing: {DROPPED} has the weights of {WEIGHTS_OF}, a passage of its own in its "
+        f"prompt, and {DROPPED_TOML.count('?')} examples of what it is asked."
     )
     return [before, after]
 
@@ -411,7 +411,7 @@ template = \"\"\"
 Answer the question from the passage.
 
 Passage: Bikes are handed out from 9 am and have to be back by 8 pm. A city bike costs 14 euros a day, an \
-electric bike 32 euros. The deposit is 50 euros. Helmets and locks are free. Flat tyres are mended at no charge.
+electric bike 32 euros. The deposit is 50 euros. Helmets and locks are free. Flat tyres are mended for free.
 
 Question: {prompt}\"\"\"
 
