@@ -1,12 +1,14 @@
-"""`make demo`: one base, every adapter here, real requests to all of them at once.
+"""`make demo`: one base, every adapter here, real requests to all of them at once, then one more adapter.
 
-Nothing is pinned: routing decides where each request goes, and the table shows what it decided.
+Nothing is pinned: routing decides where each request goes, and the table shows what it decided. The last
+adapter is copied in while the server runs, and the request for it goes to it without a restart.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+import platformdirs
 
 from router.cli import units
 from router.cli.command import INTERRUPTED, CliError, report
@@ -32,6 +36,7 @@ START_SECONDS = 300.0
 STOP_SECONDS = 40.0
 LOG_LINES = 20
 LEARN_SECONDS = 120.0
+ROUTED_SECONDS = 60.0  # from the copy of an adapter until a request is routed to it
 STEPS = "lora_router_steps_total"
 
 
@@ -62,16 +67,17 @@ def main() -> int:
 
 
 def demonstrate() -> int:
-    """Fetch, start, ask, show, stop."""
+    """Fetch, start, ask, show, copy one more adapter in, ask again, stop."""
     began = time.monotonic()
     fetch_models()
-    with demo_server() as server:
+    with drop_folder() as (folder, flags), demo_server(*flags) as server:
         print("starting the server (the first start also compiles its native operations) ...", flush=True)
         server.wait_until_serving()
         print(f"serving after {time.monotonic() - began:.1f} s on {server.address}\n", flush=True)
         asked, most, steps = asyncio.run(ask_all(server))
         print_answers(asked)
         print(f"\n{batching_summary(asked, steps, most)}")
+        asked += asyncio.run(drop_in(server, folder))
         server.stop()
     if failed := failed_of(asked):
         raise CliError(f"{len(failed)} of {len(asked)} requests failed; the first: {failed[0].error}")
@@ -82,6 +88,24 @@ def demonstrate() -> int:
 def failed_of(asked: Sequence[Asked]) -> list[Asked]:
     """Those that ended with an error."""
     return [one for one in asked if one.error]
+
+
+@contextmanager
+def drop_folder() -> Iterator[tuple[Path, list[str]]]:
+    """An empty adapters folder over those that are served here, and the flags of `serve` for them.
+
+    It is the same one each time, so that the next demonstration has what classifiers learned in this one.
+    """
+    from router.cli.settings import load_settings, places
+
+    served = places(load_settings())
+    folder = Path(platformdirs.user_state_dir("lora-router", appauthor=False)) / "demo" / "adapters"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder, [part for one in (folder, *served) for part in ("--adapters-dir", str(one))]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def fetch_models() -> None:
@@ -136,6 +160,50 @@ async def until_learned(client: AsyncClient) -> None:
         said = late
         await asyncio.sleep(0.5)
     print(f"going on without what {said} would say\n")
+
+
+async def drop_in(server: DemoServer, folder: Path) -> list[Asked]:
+    """Copy one more adapter into `folder` and ask it, before and after; returns both requests.
+
+    Its weights are those of the adapter here that answers from a passage: none is trained for this.
+    Raises CliError if the question is not routed to it in time.
+    """
+    from router.carried import carried
+    from router.client import AsyncClient
+
+    weights = next((one / WEIGHTS_OF for one in carried("adapters") if (one / WEIGHTS_OF).is_dir()), None)
+    if weights is None:
+        return []
+    before, after = Asked("", DROPPED_PROMPT), Asked(DROPPED, DROPPED_PROMPT)
+    async with AsyncClient(server.address, timeout=TIMEOUT) as client:
+        await ask_one(client, before)
+        print(f"\ncopying one more adapter, {DROPPED}, into {folder} ...", flush=True)
+        part = folder / f".{DROPPED}"
+        part.mkdir()
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copy(weights / name, part)
+        (part / "adapter.toml").write_text(DROPPED_TOML, encoding="utf-8")
+        part.rename(folder / DROPPED)
+        seconds = await until_routed(client)
+        await ask_one(client, after)
+    print(f"the same question before and {seconds:.1f} s after, without a restart:\n")
+    print_answers([before, after])
+    print(
+        f"\nThis shows routing: {DROPPED} has the weights of {WEIGHTS_OF}, a passage of its own in its "
+        f"prompt, and {DROPPED_TOML.count('?')} examples of what it is asked."
+    )
+    return [before, after]
+
+
+async def until_routed(client: AsyncClient) -> float:
+    """Wait until the question goes to the adapter that was copied in; returns the seconds that took."""
+    began = time.monotonic()
+    while time.monotonic() < began + ROUTED_SECONDS:
+        adapter = (await client.route(DROPPED_PROMPT)).adapter
+        if adapter is not None and adapter.name == DROPPED:
+            return time.monotonic() - began
+        await asyncio.sleep(0.1)
+    raise CliError(f"no request was routed to {DROPPED} within {ROUTED_SECONDS:.0f} s after it was copied in")
 
 
 async def ask_one(client: AsyncClient, one: Asked) -> None:
@@ -326,6 +394,42 @@ PROMPTS: dict[str, tuple[str, ...]] = {
 }
 BASE = ("Write two lines of verse about rain.", "Suggest a name for a grey cat.")
 PINNED = "What are you a specialist in?"  # for an adapter that the table does not know
+
+
+# The adapter that is copied in while the server runs.
+DROPPED, WEIGHTS_OF = "bikes", "qa"
+DROPPED_PROMPT = "Until when do I have to return the bike that I rented today?"
+DROPPED_TOML = """\
+[adapter]
+name = "bikes"
+version = "1.0.0"
+description = "Questions to a shop that rents out bicycles."
+
+[prompt]
+system = "Answer from the passage in a few words."
+template = \"\"\"
+Answer the question from the passage.
+
+Passage: Bikes are handed out from 9 am and have to be back by 8 pm. A city bike costs 14 euros a day, an \
+electric bike 32 euros. The deposit is 50 euros. Helmets and locks are free. Flat tyres are mended for free.
+
+Question: {prompt}\"\"\"
+
+[generation]
+max_tokens = 32
+
+[routing]
+examples = [
+    "How late can I bring a rented bike back?",
+    "What does a city bike cost for a day?",
+    "Is there a deposit for renting a bicycle?",
+    "What happens when I get a flat tyre on the tour?",
+    "Are helmets included with the bikes that you rent out?",
+    "May I take the rental bike on the train?",
+    "Do you have e-bikes to rent at the weekend?",
+    "Which cargo bike do I need for two children?",
+]
+"""
 
 
 def requests_for(names: list[str]) -> list[tuple[str, str, bool]]:

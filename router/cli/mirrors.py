@@ -119,11 +119,10 @@ def _may_begin(mirror: Mirror) -> bool:
 
 def how_to_add(settings: Settings) -> str:
     """A line to paste that puts an adapter where this server looks."""
-    if settings.adapters_dir == carried("adapters"):  # not where one's own belong
-        return (
-            "mkdir adapters && cp -r my-adapter adapters/  # and start again: yours lie over the carried ones"
-        )
-    first = settings.adapters_dir[0] if settings.adapters_dir else Path("adapters")
+    if settings.adapters_dir in ((), carried("adapters")):  # not where one's own belong
+        why = ": yours lie over the carried ones" if settings.adapters_dir else ""
+        return f"mkdir adapters && cp -r my-adapter adapters/  # and start again{why}"
+    first = settings.adapters_dir[0]
     if isinstance(first, Path):
         return f"cp -r my-adapter {shlex.quote(f'{first}/')}"
     scheme, _, path = first.partition("://")

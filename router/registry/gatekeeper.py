@@ -114,7 +114,8 @@ class Gatekeeper:
         first = self._first(able, verdicts)
         for record, verdict in verdicts.items():
             if record is first:
-                reason = f"it is the first version of this adapter, and has {_examples(record)}"
+                which = "of yours, in place of the carried one," if record.covered else "of this adapter,"
+                reason = f"it is the first version {which} and has {_examples(record)}"
                 verdicts[record] = replace(
                     verdict, standing=Standing.PASSED, open=True, reason=reason, finding="", advice=""
                 )

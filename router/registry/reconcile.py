@@ -178,6 +178,10 @@ class Reconciler:
             touched.update(dict.fromkeys(self._claims.carried(name)))
         for ref in touched:
             self._apply(ref)
+        for name in {ref.name for ref in touched}:
+            carried = self._claims.carried(name)
+            for record in self._index.versions(name):
+                record.covers(() if record.found.carried else carried)
         self._conflicts.check(touched)
         for name in dict.fromkeys(ref.name for ref in touched):
             self._index.settle_default(name)

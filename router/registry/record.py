@@ -67,6 +67,7 @@ class Record:
         self._lost = False  # `live` can no longer be read from disk
         self._tried: Stamp | None = None  # these files were refused; they are not tried again by themselves
         self._successor: AdapterRef | None = None
+        self._covered: tuple[AdapterRef, ...] = ()
         self._removed = False
         # memory
         self._live: Live | None = None
@@ -160,6 +161,11 @@ class Record:
         return self._successor
 
     @property
+    def covered(self) -> tuple[AdapterRef, ...]:
+        """The carried versions whose place it takes: they are not served while its folder is there."""
+        return self._covered
+
+    @property
     def removed(self) -> bool:
         """Gone from disk."""
         return self._removed
@@ -234,6 +240,13 @@ class Record:
             self._quarantined = self._lost = False
             self._error, self._retry_at = "", 0.0
         self._changed()
+
+    def covers(self, carried: tuple[AdapterRef, ...]) -> None:
+        """It takes the place of these carried versions, or of none any more."""
+        assert not self._removed
+        if self._covered != carried:
+            self._covered = carried
+            self._changed()
 
     def files_refused(self, found: Found, reason: str) -> None:
         """Its folder was examined and cannot be served."""
@@ -430,6 +443,11 @@ class Record:
             return f"Open ({verdict.reason}), but no classifier can pick it: {lacks}."
         return f"Routed to: {verdict.reason}."
 
+    def _over(self) -> Iterator[str]:
+        """A note where it takes the place of carried versions."""
+        if self._covered:
+            yield f"yours, in place of the carried {', '.join(ref.version for ref in self._covered)}"
+
     def _make_row(self, default: bool) -> AdapterInfo:
         seen, verdict = self.serving, self._verdict
         judged = self.state is not AdapterState.QUARANTINED
@@ -462,5 +480,5 @@ class Record:
             target_modules=seen.target_modules,
             invocation_tokens=seen.invocation_tokens,
             size_bytes=seen.size_bytes,
-            notes=seen.notes,
+            notes=(*self._over(), *seen.notes),
         )

@@ -72,6 +72,8 @@ def convert(source: Path, target: Path, base: Base, check: Check) -> list[str]:
     """
     if source.resolve() == target.resolve():
         raise ConfigError(f"{source} stays as it is: name another folder to write to")
+    if not (source / CONFIG).is_file():
+        raise ConfigError(f"{source} has no {CONFIG}: not an adapter folder as PEFT saves it")
     config = _json(source / CONFIG)
     tensors, done = read_weights(source)
     done += _drop_magnitudes(tensors, config, base)
@@ -88,7 +90,7 @@ def convert(source: Path, target: Path, base: Base, check: Check) -> list[str]:
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
         check(folder)
-    return done
+    return done or ["nothing had to be changed: it could be served as it was"]
 
 
 def read_weights(source: Path) -> tuple[Tensors, list[str]]:
@@ -162,10 +164,14 @@ def _drop_magnitudes(tensors: Tensors, config: dict[str, Any], base: Base) -> li
         return []
     if config.get("alpha_pattern") or config.get("rank_pattern"):
         raise AdapterRejected("DoRA with alpha_pattern or rank_pattern is not converted")
+    scaled = {name.partition(MAGNITUDE)[0] for name in names}
+    adapted = {name.partition(".lora_A")[0] for name in tensors if ".lora_A" in name}
+    if missing := sorted(adapted - scaled):
+        raise AdapterRejected(f"DoRA: {missing[0].removeprefix(PREFIX)} has no magnitude; save it again")
     for name in names:
         module = name.partition(MAGNITUDE)[0]
         far = _farthest(module, tensors, config, base)
-        if far > ROUNDING.get(tensors[name].dtype, 0.0):
+        if not far <= ROUNDING.get(tensors[name].dtype, 0.0):  # not a number neither
             raise AdapterRejected(
                 f"DoRA: magnitudes scale {module.removeprefix(PREFIX)} by up to {1 + far:.4g}. That changes "
                 "every direction of the base's weights, which no low rank holds: merge the adapter into a "
@@ -186,7 +192,10 @@ def _farthest(module: str, tensors: Tensors, config: Mapping[str, Any], base: Ba
     a, b, magnitude = found
     if weight is None or a is None or b is None or magnitude is None:
         raise AdapterRejected(f"DoRA: {module} has no A and B, or the base has no such layer")
-    scale = float(config["lora_alpha"]) / (a.shape[0] ** (0.5 if config.get("use_rslora") else 1.0))
+    alpha = config.get("lora_alpha")
+    if not isinstance(alpha, int | float):
+        raise ConfigError(f"{CONFIG}: lora_alpha is no number: {alpha!r}")
+    scale = alpha / (a.shape[0] ** (0.5 if config.get("use_rslora") else 1.0))
     if weight.shape != (b.shape[0], a.shape[1]) or magnitude.numel() != weight.shape[0]:
         raise AdapterRejected(f"DoRA: the shapes of {module} are not those of the base")
     norm = torch.linalg.vector_norm(weight + scale * (b.float() @ a.float()), dim=1)
@@ -233,7 +242,9 @@ def _padding_only(source: Path, vocabulary: int) -> str:
         return ""
     added = _json(source / "tokenizer.json").get("added_tokens") or []
     new = [
-        str(one.get("content")) for one in added if isinstance(one, dict) and one.get("id", 0) >= vocabulary
+        str(one.get("content"))
+        for one in added
+        if isinstance(one, dict) and isinstance(number := one.get("id"), int) and number >= vocabulary
     ]
     pads = set()
     for name in ("tokenizer_config.json", "special_tokens_map.json"):

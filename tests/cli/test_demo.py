@@ -11,6 +11,8 @@ import pytest
 from router.cli.command import CliError
 from router.cli.demo import (
     BASE,
+    DROPPED,
+    DROPPED_PROMPT,
     PINNED,
     PROMPTS,
     Asked,
@@ -126,35 +128,28 @@ def test_a_server_that_ends_is_told_with_its_last_lines(capsys, monkeypatch):
     assert "absent is no folder" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def demonstration():
-    """What `make demo` did, and whether in a network namespace where only loopback exists."""
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_whole_demonstration(tmp_path):
+    """In a network namespace where only loopback exists, if there are any: a filled cache is enough."""
     fetch_base(), fetch_encoder()
     command = [sys.executable, "-m", "router.cli.demo"]
-    alone = without_network(command)
-    quick = {"LORA_ROUTER_LOAD_PLUGINS": "keywords,linear,embedding"}  # the others take a minute to learn
+    quick = {"LORA_ROUTER_LOAD_PLUGINS": "keywords,linear,embedding,nearest"}  # probe takes a minute to learn
     done = subprocess.run(
-        alone or command, capture_output=True, text=True, check=False, cwd=ROOT, env=os.environ | quick
+        without_network(command) or command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | quick | {"XDG_STATE_HOME": str(tmp_path)},
     )
-    return done, alone is not None
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_whole_demonstration(demonstration):
-    done, _ = demonstration
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "ANSWERED BY" in done.stdout
-    assert " base " in done.stdout
-    assert "tokens a step" in done.stdout
-    assert "server stopped" in done.stdout
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_with_a_filled_cache_it_needs_no_network(demonstration):
-    done, alone = demonstration
-    if not alone:
-        pytest.skip("no network namespaces here")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "stays out" not in done.stderr  # the encoder of the embedding classifier
+    assert " base " in done.stdout
+    assert "tokens a step" in done.stdout
+    before, after = [line for line in done.stdout.splitlines() if line.startswith(DROPPED_PROMPT[:40])]
+    assert " base " in before
+    assert f" {DROPPED}@1.0.0 " in after
+    assert after.endswith("8 pm")
+    assert "server stopped" in done.stdout
+    assert not list((tmp_path / "lora-router" / "demo").iterdir())

@@ -264,7 +264,7 @@ def test_a_folder_that_is_not_there_beside_a_store(own_folder):
         (("file:///srv/a b",), "cp -r my-adapter '/srv/a b/my-adapter/'"),
         (("sftp://host/a b",), "# upload my-adapter to 'sftp://host/a b/my-adapter/'"),
         ((Path("mine"), "s3://bucket/a"), "cp -r my-adapter mine/"),
-        ((), "cp -r my-adapter adapters/"),
+        ((), "mkdir adapters && cp -r my-adapter adapters/  # and start again"),
     ],
 )
 def test_how_to_add(said, line):

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from router.errors import AdapterRejected
+from tests.registry.cards import hand_in, routed, version
 from tests.registry.conftest import StartRegistry
-from tests.registry.life import drop, eventually, ref, states
+from tests.registry.life import StubEngine, drop, eventually, is_ready, ref, states
 
 
 @pytest.mark.slow
@@ -80,3 +81,47 @@ async def test_an_own_adapter_of_the_same_version_takes_the_place_of_the_carried
     await eventually(lambda: registry.get("medical", "1.0").digest not in ("", before))
     assert states(registry) == {"medical@1.0": "ready"}
     assert not registry.get("medical", "1.0").carried
+
+
+@pytest.mark.parametrize("number", ["1.0", "0.1"])
+async def test_an_own_adapter_is_routed_to_at_once_in_place_of_the_carried_one(
+    number: str, root: Path, carried: Path, engine: StubEngine, start_registry: StartRegistry
+) -> None:
+    drop(carried, "medical", "1.0", 1, examples=3)
+    hand_in(carried / "medical")
+    registry = await start_registry(dirs=[root, carried], gate="replacements")
+    await eventually(lambda: routed(registry) == ["medical@1.0"])
+    before = registry.get("medical").digest
+    drop(root, "medical", number, 3, examples=8)
+    await eventually(lambda: registry.get("medical").digest not in ("", before))
+    await registry.close()
+    engine.held.clear()
+    again = await start_registry(dirs=[root, carried], gate="replacements")
+    for info in (registry.get("medical"), again.get("medical")):
+        assert (str(info.ref), info.routable, info.carried) == (f"medical@{number}", True, False)
+        assert info.routing == (
+            "Routed to: it is the first version of yours, in place of the carried one, and has 8 routing "
+            "examples."
+        )
+        assert info.notes == ("yours, in place of the carried 1.0",)
+
+
+async def test_a_second_own_version_needs_proof_as_any_other(
+    root: Path, carried: Path, start_registry: StartRegistry
+) -> None:
+    drop(carried, "m", "3.0", 7, examples=3)
+    version(root, "1.0", examples=8)
+    registry = await start_registry(dirs=[root, carried], gate="replacements")
+    version(root, "1.1", examples=8)
+    await eventually(is_ready(registry, "m", "1.1"))
+    assert routed(registry) == ["m@1.0"]
+    assert "it would replace 1.0" in registry.get("m", "1.1").gate
+
+
+async def test_an_own_adapter_that_is_refused_does_not_bring_the_carried_one_back(
+    root: Path, carried: Path, start_registry: StartRegistry
+) -> None:
+    drop(carried, "medical", "1.0", 1)
+    (drop(root, "medical", "0.1", 3) / "adapter_model.safetensors").unlink()
+    registry = await start_registry(dirs=[root, carried])
+    await eventually(lambda: states(registry) == {"medical@0.1": "quarantined"})

@@ -77,6 +77,13 @@ class Harm:
         return Path.touch, (Path("harm"),)
 
 
+def test_a_folder_that_needs_nothing_says_so(source: Path, made, tmp_path: Path) -> None:
+    assert made() == ["nothing had to be changed: it could be served as it was"]
+    (source / "adapter_config.json").unlink()
+    with pytest.raises(ConfigError, match=r"in has no adapter_config\.json"):
+        made()
+
+
 def test_a_pickle_that_runs_code_is_not_loaded(
     source: Path, made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +172,27 @@ def test_dora_is_converted_only_where_it_scales_by_one(
             AdapterRejected, match=r"scale model.layers.0.* by up to 1.01\. .*no low rank holds"
         ):
             made()
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "reason"),
+    [
+        ("not a number", r"scale .* by up to nan"),
+        ("missing", r"q_proj has no magnitude"),
+        ("alpha", "lora_alpha"),
+    ],
+)
+def test_dora_that_is_not_whole_is_refused(
+    source: Path, made, tmp_path: Path, spoilt: str, reason: str
+) -> None:
+    for module, (rows, _) in MODULES.items():
+        if spoilt != "missing" or not module.endswith("q_proj"):
+            vector = torch.full((rows,), float("nan"))
+            rewrite(source, **{f"base_model.model.{module}.lora_magnitude_vector": vector})
+    configure(source, use_dora=True, **({"lora_alpha": None} if spoilt == "alpha" else {}))
+    with pytest.raises((AdapterRejected, ConfigError), match=reason):
+        made()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_is_refused_is_not_written(source: Path, base: Base, tmp_path: Path) -> None:

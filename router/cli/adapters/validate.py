@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ import typer
 from router.cli import flags
 
 if TYPE_CHECKING:
+    from router.config import Settings
     from router.engine.base import BaseInfo
     from router.registry.format.artifact import Validation
 
@@ -54,7 +56,10 @@ def validate(
     ignored = tuple(ignore_field or ())
     trust = Trust.of(settings.require_signed, settings.adapters_lock)
     most = settings.max_rank
-    reports = [validate_folder(p, base, max_rank=most, ignore_fields=ignored, trust=trust) for p in paths]
+    reports = [
+        _over_carried(validate_folder(p, base, max_rank=most, ignore_fields=ignored, trust=trust), settings)
+        for p in paths
+    ]
     if json:
         print_json([report.to_json() for report in reports])
     else:
@@ -62,6 +67,22 @@ def validate(
             _print_report(report)
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
+
+
+def _over_carried(report: Validation, settings: Settings) -> Validation:
+    """With the version of the carried adapter of its name, where a server has that one below one's own."""
+    from router.carried import carried, is_carried
+    from router.registry.format.manifest import parse_manifest
+
+    here = Path(report.folder).resolve()
+    if settings.bare or settings.adapters_dir or is_carried(Path("adapters"), "adapters"):
+        return report
+    for file in (path / "adapter.toml" for root in carried("adapters") for path in sorted(root.iterdir())):
+        if file.is_file() and file.parent.resolve() != here:
+            manifest, _ = parse_manifest(file.read_bytes(), file.parent.name)
+            if manifest.name == report.inspection.name:
+                return replace(report, covered=manifest.version)
+    return report
 
 
 def base_for(model: str, paths: Sequence[Path]) -> BaseInfo | None:

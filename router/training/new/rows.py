@@ -18,7 +18,7 @@ from typing import Any
 
 from router.errors import ConfigError
 from router.training.data import prompt_key
-from router.training.new.chats import LATER, PROMPT, RESPONSE, SYSTEM, unfolded
+from router.training.new.chats import LATER, LISTS, PROMPT, RESPONSE, SYSTEM, unfolded
 
 DELIMITERS = (",", ";", "\t", "|")
 SNIFFED = 50  # lines that must agree on a delimiter
@@ -32,6 +32,7 @@ USUAL_PAIRS = (
     ("input", "output"),
     ("source", "target"),
     ("text", "label"),
+    ("user", "assistant"),
     ("text", "summary"),
     ("document", "summary"),
 )
@@ -126,7 +127,7 @@ def read_table(path: Path, header: bool | None = None) -> Table:
     if suffix in (".jsonl", ".ndjson", ".json"):
         read = _json_list if suffix == ".json" else _json_lines
         records = tuple(Record(place, values) for place, values in read(path.name, _decoded(path)))
-        return Table(tuple(dict.fromkeys(name for record in records for name in record.values)), records)
+        return Table(_names_of(records), records)
     raise ConfigError(f"{path}: cannot tell what it is by {suffix!r}; known: .csv, .tsv, .jsonl, .json")
 
 
@@ -170,8 +171,28 @@ def _delimited(path: Path, text: str, delimiter: str, header: bool | None) -> Ta
                 f"{path.name}:{number} has {len(fields)} fields, the first line names {len(columns)}: "
                 f"a text that holds {delimiter!r}, a quote or a line break stands in double quotes"
             )
-        records.append(Record(f"{path.name}:{number}", dict(zip(columns, fields, strict=True))))
-    return Table(columns, tuple(records))
+        row = dict(zip(columns, fields, strict=True))
+        records.append(Record(f"{path.name}:{number}", _chat_of_cell(row, f"{path.name}:{number}")))
+    return Table(_names_of(records), tuple(records))
+
+
+def _chat_of_cell(row: dict[str, str], place: str) -> dict[str, str]:
+    """The row with the chat that a cell of it holds as JSON, if it holds one; any other row as it is."""
+    name = next((one for one in LISTS if row.get(one, "").lstrip().startswith("[")), "")
+    if not name:
+        return row
+    try:
+        turns = json.loads(row[name])
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(
+            f"{place}: {name!r} holds no JSON ({error}); save the rows as JSON lines, as "
+            "`frame.to_json('FILE.jsonl', orient='records', lines=True)` of pandas does"
+        ) from error
+    return _fields(row | {name: turns}, place)
+
+
+def _names_of(records: Sequence[Record]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for record in records for name in record.values))
 
 
 def _why_a_row(first: Sequence[str], others: Sequence[Sequence[str]]) -> str:

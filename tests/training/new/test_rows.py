@@ -220,6 +220,15 @@ def test_chat_rows_become_questions_with_answers(pairs_of) -> None:
     assert "1 rows are chats of several requests" in said
 
 
+def test_a_cell_of_a_csv_holds_a_chat_as_json(pairs_of) -> None:
+    talk = [("user", "Hello, you?"), ("assistant", 'I said "Hi".')]
+    cell = json.dumps(json.loads(chats(talk))["messages"]).replace('"', '""')
+    found, columns, _ = pairs_of(f'id,messages\n7,"{cell}"\n', ".csv")
+    assert (found, columns.prompt, columns.response) == ([(talk[0][1], talk[1][1])], "prompt", "response")
+    with pytest.raises(ConfigError, match=r":2: 'messages' holds no JSON .*to_json"):
+        pairs_of("id,messages\n7,\"[{'role': 'user', 'content': 'a'}]\"\n", ".csv")
+
+
 def test_several_system_texts_stand_before_the_requests(pairs_of) -> None:
     text = chats([("system", "A"), ("user", "q"), ("assistant", "a")], [("user", "r"), ("assistant", "b")])
     found, columns, _ = pairs_of(text, ".jsonl")
