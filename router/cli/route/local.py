@@ -326,6 +326,9 @@ def fit_panel(
         if registration.wants_base and base is None:
             skipped[registration.name] = "it asks the base model, which --no-base leaves out"
             continue
+        if lacking := classifier.lacks():
+            skipped[registration.name] = lacking
+            continue
         try:
             if registration.wants_base and base is not None:
                 classifier.bind(base)
