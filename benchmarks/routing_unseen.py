@@ -61,8 +61,8 @@ CHAT_NOTES = [
 
 
 HARD_NOTES = [
-    "The shipped adapters, calibrated. ok: requests for an adapter that it gets, and requests for none that "
-    "the base gets. to the base: requests for an adapter that the base gets. wrong: requests that an adapter gets "
+    "The shipped adapters, calibrated. ok: requests for an adapter that it gets, and for none that the base "
+    "gets. to the base: requests for an adapter that the base gets. wrong: requests that an adapter gets "
     "that is not the right one.",
     "The requests were written by a language model; recipes/routing/README.md says how.",
 ]
