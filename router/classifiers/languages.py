@@ -58,7 +58,9 @@ _FUNCTION_WORDS = {
         "wohin mit von vom zu zum zur auf aus bei beim nach für über unter zwischen ohne gegen bis seit "
         "durch vor wenn dass weil ob als auch noch schon nur sehr mehr bitte diese dieser dieses diesen "
         "sich es im ins am um gibt man hallo übersetze schreib schreibe fasse fass erkläre erklär mach "
-        "nenne formuliere gib zeig daraus davon dazu hier heute was bin hat pro"
+        "nenne formuliere gib zeig daraus davon dazu hier heute was bin hat pro diesem jeder jede jedes "
+        "jeden alle allen worum woran womit wofür wovon geht wurden hätte hätten wäre würde doch dann denn "
+        "damit deshalb habt seid eure eurer ihnen ihm ihn"
     ),
     "fr": (
         "le la les l' un une des du de et ou où est sont était être ai avons avez ont je j'ai tu il elle "
