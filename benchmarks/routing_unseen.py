@@ -1,11 +1,13 @@
 """`python -m benchmarks.routing_unseen`: how well requests are routed for adapters that nobody tuned, and how
-well conversations are routed for the shipped ones.
+well conversations, hard requests and requests in other languages are routed.
 
 Each deployment of recipes/routing has eight adapters with 8 examples each (25 with the further ones), 150
 requests for them and 60 for none. Settings are the defaults; there is no calibration. The deployment of the
 software vendor is unseen: do not tune by it. It is asked with --unseen only, as is the unseen half of the
 chats and of the system prompts. Those are routed with the shipped adapters and their calibration. The base
-is loaded for the classifier that reads it. It takes about five minutes on two cores, `--only chats` one.
+is loaded for the classifier that reads it. It takes about ten minutes on two cores, `--only chats` one.
+Hard requests of the unseen half are asked with --unseen only, too. Requests in other languages are read with
+multilingual-e5-small where it was fetched (`lora-router models fetch`).
 With --calibrated each deployment is calibrated first, as by `lora-router route calibrate labelled.jsonl
 --accept`, with its 20 labelled requests an adapter and the built-in strange requests; that takes about six
 minutes for each, with and without --learn.
@@ -16,7 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +26,7 @@ from typing import Any
 
 from benchmarks.report import write
 from router.calibration.file import read_calibration
+from router.classifiers.languages import is_foreign
 from router.classifiers.registration import Registration
 from router.cli.plugins import load_plugins
 from router.cli.route.calibrate import calibrate
@@ -32,7 +35,7 @@ from router.cli.settings import load_settings, rule_of
 from router.config import Settings
 from router.routing import BaseModel
 from router.routing.conversations import Chosen, Finding, choose
-from router.routing.knowledge import Labels
+from router.routing.knowledge import Labels, languages_of_examples
 from router.routing.panel import Lessons
 from router.routing.policy import FITTED, Leaning, Policy, RuleInForce
 from router.routing.reading import read
@@ -57,6 +60,19 @@ CHAT_NOTES = [
 ]
 
 
+HARD_NOTES = [
+    "The shipped adapters, calibrated. ok: requests for an adapter that it gets, and for none that the base "
+    "gets. to the base: requests for an adapter that the base gets. wrong: requests that an adapter gets "
+    "that is not the right one.",
+    "The requests were written by a language model; recipes/routing/README.md says how.",
+]
+FOREIGN_NOTES = [
+    "The examples are English. shipped: calibrated; company, hospital: no calibration, 8 examples each.",
+    "Strangers are requests for none of the adapters of all three, in the same language.",
+    "The requests were written by a language model and are for building: nothing of this is unseen.",
+]
+
+
 def lines(path: Path) -> list[tuple[str, str]]:
     """Text and adapter ('' for none) of each request of a file of JSON lines."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -76,14 +92,22 @@ def profiles_of(folder: Path, more: bool) -> tuple[AdapterProfile, ...]:
 
 
 def votes_of(
-    registrations: Sequence[Registration], texts: Sequence[str], labels: Labels
+    registrations: Sequence[Registration], texts: Sequence[str], labels: Labels, known: Collection[str]
 ) -> Iterator[tuple[Vote, ...]]:
-    """Of every classifier on each text, in the order in which they are asked."""
-    columns = [
-        [v for i in range(0, len(texts), BATCH) for v in ask_batch(one, texts[i : i + BATCH], labels)]
-        for one in registrations
-    ]
-    return zip(*columns, strict=True)
+    """Of every classifier on each text, in the order in which they are asked. `known` are the languages of
+    the examples: classifiers for other languages decline texts in those."""
+
+    def column(one: Registration) -> list[Vote]:
+        asked = [t for t in texts if not one.classifier.foreign or is_foreign(t, known)]
+        parts = (asked[i : i + BATCH] for i in range(0, len(asked), BATCH))
+        votes = {
+            text: vote
+            for part in parts
+            for text, vote in zip(part, ask_batch(one, part, labels), strict=True)
+        }
+        return [votes.get(text, Vote(one.name, declined=True)) for text in texts]
+
+    return zip(*map(column, registrations), strict=True)
 
 
 def measured(name: str, more: bool, base: BaseModel) -> dict[str, Any]:
@@ -133,7 +157,8 @@ def asked_of(
     in_force.classifiers_are(panel.registrations)
     in_force.adapters_are(profiles)
     rows = lines(ROUTING / name / "test.jsonl") + lines(ROUTING / name / "none.jsonl")
-    votes = votes_of(panel.registrations, [text for text, _ in rows], Labels(profiles))
+    known = languages_of_examples(profiles)
+    votes = votes_of(panel.registrations, [text for text, _ in rows], Labels(profiles), known)
     names = {profile.name for profile in profiles}
     chosen = [in_force.now.conclude(ballot, names).adapter for ballot in votes]
     known = [(label, adapter) for (_, label), adapter in zip(rows, chosen, strict=True) if label]
@@ -160,11 +185,12 @@ class Deciding:
         rule.adapters_are(self._profiles)
         self._rule, self._labels = rule.now, Labels(self._profiles)
         self._names = {profile.name for profile in self._profiles}
+        self._known = languages_of_examples(self._profiles)
         self._found: dict[str, Finding] = {}
 
     async def _ask(self, text: str, again: bool = False) -> Finding:
         if text not in self._found:
-            votes = [ask_batch(one, [text], self._labels)[0] for one in self._panel.registrations]
+            (votes,) = votes_of(self._panel.registrations, [text], self._labels, self._known)
             conclusion = self._rule.conclude(votes, self._names)
             leaning = Leaning() if conclusion.adapter else self._rule.leaning(votes, self._names)
             self._found[text] = Finding(conclusion, leaning, votes)
@@ -213,11 +239,65 @@ def conversations(decide: Deciding, half: str, mode: Continuity) -> list[dict[st
     ]
 
 
+def hard(decide: Deciding, half: str) -> list[dict[str, Any]]:
+    """A line for each kind of hard request, and one for all."""
+    went: dict[str, list[tuple[str, str]]] = {}
+    for row in half_of("hard.jsonl", half):
+        chosen = decide([Turn("user", row["text"])], "none").conclusion.adapter
+        for kind in (row["kind"], "all"):
+            went.setdefault(kind, []).append((row["adapter"], chosen))
+    return [{"half": half, "kind": kind, **counted(found)} for kind, found in sorted(went.items())]
+
+
+def counted(found: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Of pairs of the right adapter and the one that got the request."""
+    return {
+        "requests": len(found),
+        "ok": sum(right == adapter for right, adapter in found),
+        "to the base": sum(bool(right) and not adapter for right, adapter in found),
+        "wrong": sum(bool(adapter) and right != adapter for right, adapter in found),
+    }
+
+
+def foreign(base: BaseModel, decide: Deciding) -> list[dict[str, Any]]:
+    """A line for each deployment and language of foreign.jsonl."""
+    rows = half_of("foreign.jsonl", "build")
+    deciding: dict[str, Callable[[str], str]] = {name: deciding_untuned(name, base) for name in BUILDING} | {
+        "shipped": lambda text: decide([Turn("user", text)], "none").conclusion.adapter
+    }
+    table = []
+    for name, ask in deciding.items():
+        for language in dict.fromkeys(row["language"] for row in rows):
+            mine = [row for row in rows if row["language"] == language and row["deployment"] in (name, "")]
+            found = [(row["adapter"], ask(row["text"])) for row in mine]
+            known = counted([pair for pair in found if pair[0]])
+            strange = [adapter for right, adapter in found if not right]
+            routed = f"{sum(map(bool, strange))} of {len(strange)}"
+            table.append({"deployment": name, "language": language, **known, "strangers routed": routed})
+    return table
+
+
+def deciding_untuned(name: str, base: BaseModel) -> Callable[[str], str]:
+    """Where a deployment without a calibration sends a text."""
+    profiles = profiles_of(ROUTING / name, more=False)
+    panel = fit_panel(load_plugins([ROOT / "plugins"]).registrations(), Lessons(profiles, profiles), base)
+    rule, labels, known = RuleInForce(Policy()), Labels(profiles), languages_of_examples(profiles)
+    rule.classifiers_are(panel.registrations)
+    rule.adapters_are(profiles)
+    names = {profile.name for profile in profiles}
+
+    def ask(text: str) -> str:
+        (votes,) = votes_of(panel.registrations, [text], labels, known)
+        return rule.now.conclude(votes, names).adapter
+
+    return ask
+
+
 def main() -> None:
     """Print the tables and write them to benchmarks/results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--unseen", action="store_true", help="ask the unseen deployment and halves, too")
-    parser.add_argument("--only", choices=("deployments", "chats"), help="one part of the tables")
+    parser.add_argument("--only", choices=("deployments", "chats", "hard"), help="one part of the tables")
     parser.add_argument("--calibrated", action="store_true", help="the table of calibrated deployments")
     asked = parser.parse_args()
     names = BUILDING + (UNSEEN if asked.unseen else ())
@@ -227,12 +307,19 @@ def main() -> None:
         return
     settings = load_settings({"adapters_dir": (ROOT / "adapters",)})
     with resident_base(settings) as base:
-        if asked.only != "chats":
+        if asked.only in (None, "deployments"):
             rows = [measured(name, more, base) for name in names for more in (False, True)]
             print(write("routing-unseen", "Default settings, no calibration.", rows, NOTES))
-        if asked.only != "deployments":
-            decide = Deciding(settings, base)
-            halves = ("build", "unseen") if asked.unseen else ("build",)
+        if asked.only == "deployments":
+            return
+        decide = Deciding(settings, base)
+        halves = ("build", "unseen") if asked.unseen else ("build",)
+        if asked.only in (None, "hard"):
+            rows = [row for half in halves for row in hard(decide, half)]
+            print(write("routing-hard", "Hard requests to the shipped adapters.", rows, HARD_NOTES))
+            rows = foreign(base, decide)
+            print(write("routing-foreign", "Requests in other languages.", rows, FOREIGN_NOTES))
+        if asked.only in (None, "chats"):
             modes: tuple[Continuity, ...] = ("adaptive", "none")
             rows = [row for half in halves for mode in modes for row in conversations(decide, half, mode)]
             print(write("routing-conversations", "The shipped adapters, calibrated.", rows, CHAT_NOTES))

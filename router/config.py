@@ -186,6 +186,11 @@ class Settings(BaseSettings):
     routing_continuity: Continuity = Field(
         "adaptive", description="how a conversation carries its adapter on: adaptive, sticky or none"
     )
+    multilingual: Literal["auto", "off"] = Field(
+        "auto",
+        description="classifiers for requests in another language than the examples: where their model is "
+        "there, or off",
+    )
     corrections: Keeping = Field(
         "off", description="what is kept of who should have answered: off, labels, or texts of requests, too"
     )

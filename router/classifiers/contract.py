@@ -31,6 +31,10 @@ class Classifier:
     are fitted to those that one does, or to all where they are few. Its confidence is a probability that
     holds whatever else there is: 0.5 and more, and ahead of every other adapter, routes.
 
+    `foreign`: it is asked only for requests in another language than the examples, and has to come before all
+    others; its opinion counts more than theirs then (router/routing/policy.py). It is warmed up and learns
+    when the first such request comes.
+
     `needs`: what it cannot do without of the base, such as HIDDEN_STATES. Where the engine has not got it, a
     classifier is never asked, its state says why, and a calibration that was made with it is stale.
     """
@@ -38,11 +42,20 @@ class Classifier:
     name: str = ""
     version: str = "0"
     scales: bool = False
+    foreign: bool = False
     needs: Sequence[str] = ()
 
     def keep(self, folder: Path) -> None:
         """Called once before the warm-up, where there is a folder that outlives the process: what it puts
         there may be gone the next time, and may be of an earlier version of itself."""
+
+    def lacks(self) -> str:
+        """Why it cannot work here, for people, such as a model that was not fetched; empty where it can.
+
+        Called on the event loop before the warm-up. That something is lacking is no fault: the classifier is
+        never asked, and its state says why.
+        """
+        return ""
 
     def bind(self, base: BaseModel) -> None:
         """Called once before the warm-up. Who defines it is asked only where there is a base."""

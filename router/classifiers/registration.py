@@ -11,7 +11,8 @@ from router.classifiers.contract import Classifier
 NAME_FORM = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MAX_TIMEOUT_MS = 60_000
 PATIENCE = 2.0  # seconds that a call may wait for processor or base, or ten limits if that is longer
-UNABLE = "unable"  # state of a classifier that needs what the base's engine has not got
+UNABLE = "unable"  # state of a classifier that lacks something, or needs what the base's engine has not got
+ASLEEP = "asleep"  # state of one for other languages, until the first such request comes
 
 
 class Registrar:
@@ -92,7 +93,7 @@ def check_number(name: str, value: object, low: int, high: int) -> None:
 class Health:
     """Live state of one classifier. Written by routing on the event loop, read by anyone."""
 
-    state: str = "starting"  # starting, ready, failed, disabled, unable, off
+    state: str = "starting"  # starting, ready, failed, disabled, unable, asleep, off
     breaker: str = "closed"  # closed, open, half-open
     calls: int = 0
     requests: int = 0

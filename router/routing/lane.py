@@ -23,7 +23,7 @@ from queue import SimpleQueue
 
 from router.classifiers.contract import Answer, BaseModel, Classifier, read_answers
 from router.classifiers.isolation import Breaker, BreakerState, await_in_thread, call_on_loop, fault_of
-from router.classifiers.registration import UNABLE, Registration
+from router.classifiers.registration import ASLEEP, UNABLE, Registration
 from router.types import AdapterProfile, Request, VoteError
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Lane:
     @property
     def flaw(self) -> str:
         """Why it gives no votes now; empty if it does, or if it can never give any here."""
-        if self.unable or self._closed:
+        if self.unable or self._closed or (self.registration.classifier.foreign and not self.ready):
             return ""
         if self._health.stuck >= MAX_STUCK:
             return f"classifier {self.name} is disabled: {self._health.stuck} calls did not return"
@@ -91,6 +91,12 @@ class Lane:
     def fit(self, profiles: Sequence[AdapterProfile]) -> None:
         """Have it learn these adapters in the background."""
         self.fitter.want(tuple(profiles))
+
+    async def wake(self, seconds: float) -> bool:
+        """Whether it is ready. The first call has it learn, which waits at most so many seconds for that."""
+        if self.fitter.wake() and (learning := self.fitter.running) is not None:
+            await asyncio.wait([learning], timeout=seconds)
+        return self.ready
 
     def ask(self, request: Request) -> asyncio.Future[Answer]:
         """The answer, in bounded time whatever the classifier does."""
@@ -253,6 +259,7 @@ class Fitter:
             or registration.wants_base
         )
         self._learns = kind.fit is not Classifier.fit
+        self._asleep = registration.classifier.foreign
         self._wanted: tuple[AdapterProfile, ...] | None = None
         self._target: tuple[AdapterProfile, ...] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -274,11 +281,29 @@ class Fitter:
         if tuple(profiles) == self._target and (self.ready or self.running):
             return
         self._wanted = self._target = tuple(profiles)
+        if self._asleep:
+            self._registration.health.state = ASLEEP
+            return
+        self._start()
+
+    def wake(self) -> bool:
+        """Begin what `want` left for the first request in another language; False where that was done."""
+        if not self._asleep or self._wanted is None:
+            return False
+        self._asleep, self._registration.health.state = False, "starting"
+        self._start()
+        return True
+
+    def _start(self) -> None:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name=f"fit {self._registration.name}")
 
     def _lacking(self) -> str:
-        """What it needs and the base's engine has not got, for people."""
+        """What it lacks here, for people."""
+        if not self.ready and (said := self._registration.classifier.lacks()):
+            if self._registration.health.fit_error != said:
+                log.info("classifier %s is not asked: %s", self._registration.name, said)
+            return said
         has = self._base.abilities if self._base is not None else ()
         lacks = [need for need in self._registration.classifier.needs if need not in has]
         return f"the engine of this base gives no {', '.join(lacks)}" if lacks else ""

@@ -13,17 +13,24 @@ from router.classifiers.registration import Registration
 from router.routing.knowledge import Labels
 from router.routing.lane import BaseFor, Lane
 from router.routing.losses import LossLog
-from router.routing.policy import Rule
+from router.routing.policy import FEW, Rule
 from router.types import AdapterProfile, LostVote, Request, Vote, VoteError
 
 OnVote = Callable[[Vote], None]
+WAKING_SECONDS = 3.0  # for which the first request in another language waits for the classifiers of such
 
 
 class Panel:
-    """Asks lanes and reads their answers as votes for adapters. `on_vote` sees every vote, for metrics."""
+    """Asks lanes and reads their answers as votes for adapters. `on_vote` sees every vote, for metrics.
 
-    def __init__(self, lanes: Lanes, on_vote: OnVote | None = None) -> None:
-        self._lanes, self._on_vote = lanes, on_vote
+    `foreign` says whether a text is in another language than the examples of the adapters. Classifiers for
+    such texts are asked for no others.
+    """
+
+    def __init__(
+        self, lanes: Lanes, on_vote: OnVote | None = None, foreign: Callable[[str], bool] | None = None
+    ) -> None:
+        self._lanes, self._on_vote, self._foreign = lanes, on_vote, foreign
         self._losses = LossLog()
 
     def close(self) -> None:
@@ -44,7 +51,7 @@ class Panel:
         """
         known = {} if heard is None else heard
         votes: list[Vote] = []
-        for lane in self._lanes.in_order():
+        for lane in await self._for_text(request, rule):
             if not rule.asks(lane.name):
                 continue
             if lane.name not in known:
@@ -58,13 +65,28 @@ class Panel:
         self, request: Request, labels: Labels, rule: Rule, heard: dict[str, Vote] | None = None
     ) -> list[Vote]:
         """All votes, asked at once, in the order in which they count; `heard` as above."""
-        known, lanes = {} if heard is None else heard, self._lanes.in_order()
+        known, lanes = {} if heard is None else heard, await self._for_text(request, rule)
         new = [lane for lane in lanes if lane.name not in known]
         votes = await asyncio.gather(
             *(self._vote(lane, request, labels, rule.asks(lane.name)) for lane in new)
         )
         known.update((vote.classifier, vote) for vote in votes)
         return [known[lane.name] for lane in lanes]
+
+    async def _for_text(self, request: Request, rule: Rule) -> list[Lane]:
+        """Those to be asked for this text: classifiers for other languages only where it is in one."""
+        lanes = self._lanes.in_order()
+        others = [lane for lane in lanes if lane.registration.classifier.foreign]
+        if not others:
+            return lanes
+        able = [lane for lane in others if rule.asks(lane.name) and not lane.unable]
+        if not able or self._foreign is None or not self._foreign(request.text):
+            return [lane for lane in lanes if lane not in others]
+        seconds = WAKING_SECONDS
+        if request.deadline is not None:
+            seconds = max(0.0, min(seconds, request.deadline - time.monotonic()))
+        ready = [lane for lane in able if await lane.wake(seconds)]
+        return [lane for lane in lanes if lane in ready or lane not in others]
 
     def lost(self, votes: Sequence[Vote], candidates: Collection[str], rule: Rule) -> tuple[LostVote, ...]:
         """Of these votes those that `rule` needed for its conclusion and had to do without.
@@ -127,7 +149,9 @@ class Lessons:
 
     def of(self, registration: Registration) -> tuple[AdapterProfile, ...]:
         """What this one learns."""
-        return self.everything if registration.classifier.scales else self.some
+        classifier = registration.classifier
+        few = classifier.foreign and len(self.everything) <= FEW
+        return self.everything if classifier.scales or few else self.some
 
 
 class Lanes:
@@ -199,7 +223,8 @@ class Lanes:
     async def wait_for_fits(
         self, seconds: float, asked: Callable[[str], bool] = lambda name: True, with_base: bool = False
     ) -> None:
-        """Wait at most so many seconds for fits in progress of classifiers that are `asked`.
+        """Wait at most so many seconds for fits in progress of classifiers that are `asked`, save those for
+        other languages.
 
         `with_base`: also for those that ask the base, whose fits give way to all requests.
         """
@@ -213,7 +238,9 @@ class Lanes:
         lanes = (
             lane
             for lane in self._lanes.values()
-            if asked(lane.name) and (with_base or not lane.registration.wants_base)
+            if asked(lane.name)
+            and (with_base or not lane.registration.wants_base)
+            and not lane.registration.classifier.foreign
         )
         return {task for lane in lanes if (task := lane.fitter.running) is not None}
 

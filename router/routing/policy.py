@@ -30,6 +30,7 @@ from router.types import AdapterProfile, Reason, Vote
 
 log = logging.getLogger(__name__)
 MARGIN = 0.1
+SUPPORTING = 0.3  # confidence of a voice for another language with which a learner may decide
 STRICT = 0.9  # confidence that is needed where a calibration does not fit what is there now
 FITTED = "fitted"
 PROVISIONAL = "provisional"
@@ -61,7 +62,8 @@ class Conclusion:
     """Where a request goes. `adapter` empty means the base; `threshold` is what was needed.
 
     `provisional`: to an adapter that the calibration does not know. `incomplete`: votes that the calibration
-    weighs were lost, so its guarantee does not hold.
+    weighs were lost, so its guarantee does not hold. `foreign`: by the rule for texts in another language
+    than the examples, of which a calibration says nothing.
     """
 
     adapter: str
@@ -71,6 +73,7 @@ class Conclusion:
     threshold: float = 0.0
     provisional: bool = False
     incomplete: bool = False
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,12 @@ class Policy:
     (router/classifiers/axes.py), has at least `threshold` confidence, more than 0, and leads the second by
     `margin` (the one that yields to it does not count). Confidences and margin lie in [0, 1].
 
+    The `voices` are asked only for texts in another language than the examples, before the others. Where one
+    of them has an opinion, it decides alone where it is sure: its 0.5 stands for a level that few strange
+    requests reach. Else it decides together with a learner that names the same adapter, if it has at least
+    `supporting` confidence and one of both `threshold`. Two other learners decide together only if both have
+    `threshold`: in such a text they read little more than names and single words.
+
     Votes of the `idle` do not count. Without those of the `required` no vote counts. `kinds` are the axes of
     adapters.
     """
@@ -106,6 +115,8 @@ class Policy:
     learners: frozenset[str] = frozenset()
     idle: frozenset[str] = frozenset()
     alone: float = STRICT
+    supporting: float = SUPPORTING
+    voices: frozenset[str] = frozenset()
 
     def asks(self, classifier: str) -> bool:
         """Whether that classifier's vote counts."""
@@ -124,24 +135,32 @@ class Policy:
             if self.broken(vote):
                 return Conclusion("", Reason.FALLBACK, classifier=vote.classifier, threshold=self.threshold)
             if (decided := self._decided(votes[:count], candidates)) is not None:
-                return decided
+                return replace(decided, foreign=self.voice(votes[:count]) is not None)
             top = max((c for name, c in vote.scores.items() if name in candidates), default=0.0)
             if top > best.confidence:
                 best = Conclusion("", Reason.ABSTAINED, top, vote.classifier, self.threshold)
         if all(vote.error for vote in votes):
             return Conclusion("", Reason.FALLBACK, threshold=self.threshold)
-        return best
+        return replace(best, foreign=self.voice(votes) is not None)
 
     def leaning(self, votes: Sequence[Vote], candidates: Collection[str]) -> Leaning:
-        """The surest of the votes. The learners' odds of "none" are multiplied, as if independent."""
+        """The surest of the votes. The learners' odds of "none" are multiplied, as if independent. Where a
+        voice has an opinion it counts alone."""
+        if (voice := self.voice(votes)) is not None:
+            votes = [voice]
         named = [one for v in votes if v.classifier not in self.idle and (one := self.named(v, candidates))]
         best = max(named, key=lambda one: one.confidence, default=Conclusion("", Reason.ABSTAINED))
         odds = [
             log_odds(1 - min(math.fsum(vote.scores.values()), 1.0))
             for vote in votes
-            if vote.classifier in self.learners and vote.scores and not vote.error
+            if vote.classifier in self.learners | self.voices and vote.scores and not vote.error
         ]
         return Leaning(best.adapter, best.confidence, logistic(math.fsum(odds)) if odds else 0.0)
+
+    def voice(self, votes: Sequence[Vote]) -> Vote | None:
+        """The opinion of a classifier for other languages, if there is one among these votes."""
+        voices = (v for v in votes if v.classifier in self.voices and v.scores and not v.error)
+        return next(voices, None)
 
     def broken(self, vote: Vote) -> bool:
         """Whether it is the lost vote of a classifier that is required."""
@@ -151,19 +170,25 @@ class Policy:
         """What the last of these votes decides, alone or together with one before it."""
         *earlier, last = votes
         sure = self.sure(last, candidates)
+        voice = self.voice(votes)
         if last.classifier not in self.learners or len(self.learners) == 1:
             return sure
-        if sure is not None and sure.confidence >= self.alone:
+        if voice is None and sure is not None and sure.confidence >= self.alone:
             return sure
-        if (named := self.named(last, candidates)) is None:
-            return None
+        learners = self.learners | self.voices
         for vote in earlier:
-            other = self.named(vote, candidates) if vote.classifier in self.learners else None
-            if other is not None and other.adapter == named.adapter:
-                surer = max(named, other, key=lambda one: one.confidence)
-                if surer.confidence >= self.threshold:
-                    return surer
+            least = 0.0 if voice is None else self.supporting if vote is voice else self.threshold
+            if vote.classifier in learners and (agreed := self._agreed(vote, last, candidates, least)):
+                return agreed
         return None
+
+    def _agreed(self, vote: Vote, last: Vote, candidates: Collection[str], least: float) -> Conclusion | None:
+        """What these two decide together, both with confidence of at least `least`."""
+        one, other = self.named(vote, candidates), self.named(last, candidates)
+        if one is None or other is None or one.adapter != other.adapter:
+            return None
+        surer, second = sorted((other, one), key=lambda named: -named.confidence)
+        return surer if surer.confidence >= self.threshold and second.confidence >= least else None
 
     def named(self, vote: Vote, candidates: Collection[str]) -> Conclusion | None:
         """The candidate that this vote prefers, sure of it or not."""
@@ -201,6 +226,9 @@ class Calibrated:
     `differences` says what is not as it was fitted for. With any, and where a classifier's vote was lost, the
     guarantee does not hold: at least `strict` confidence is needed then, and classifiers that the calibration
     does not know are judged by `plain` with that threshold. Votes of classifiers it left out do not count.
+
+    A text in another language than the examples is decided by `plain` where one of its `voices` has an
+    opinion: a calibration that was fitted on requests in the language of the examples says nothing of it.
     """
 
     calibration: Calibration
@@ -213,6 +241,8 @@ class Calibrated:
 
     def asks(self, classifier: str) -> bool:
         """Whether that classifier's vote counts."""
+        if classifier in self.plain.voices:
+            return self.plain.asks(classifier)
         if classifier in self.scaling:
             return bool(self.newcomers)
         return classifier not in self.calibration.left_out
@@ -221,11 +251,19 @@ class Calibrated:
         """Whether no further vote can change the conclusion."""
         if self.plain.broken(votes[-1]):
             return True
-        return not self._open(votes, candidates) and self._decided(votes, candidates) is not None
+        if self.plain.voice(votes) is not None:
+            return self.plain.settled(votes, candidates)
+        votes = self._without_voices(votes)
+        return (
+            bool(votes) and not self._open(votes, candidates) and self._decided(votes, candidates) is not None
+        )
 
     def conclude(self, votes: Sequence[Vote], candidates: Collection[str]) -> Conclusion:
         """A newcomer that a scaling classifier is sure of, else the first stage that is sure; else abstention
         with the last stage's guess."""
+        if self.plain.voice(votes) is not None:
+            return self.plain.conclude(votes, candidates)
+        votes = self._without_voices(votes)
         heard = [vote for vote in votes if self.asks(vote.classifier)]
         panel = [vote for vote in heard if vote.classifier not in self.scaling]
         for count, vote in enumerate(heard, 1):
@@ -247,6 +285,8 @@ class Calibrated:
 
     def leaning(self, votes: Sequence[Vote], candidates: Collection[str]) -> Leaning:
         """Of the last stage that these votes reach."""
+        if self.plain.voice(votes) is not None:
+            return self.plain.leaning(votes, candidates)
         panel = [v for v in votes if v.classifier in self.calibration.scalers and self.asks(v.classifier)]
         if not panel:
             return Leaning()
@@ -254,6 +294,9 @@ class Calibrated:
         if chosen is None:
             return Leaning(none=opinion.none)
         return Leaning(chosen.adapter, chosen.confidence, opinion.none)
+
+    def _without_voices(self, votes: Sequence[Vote]) -> Sequence[Vote]:
+        return [vote for vote in votes if vote.classifier not in self.plain.voices]
 
     def _open(self, votes: Sequence[Vote], candidates: Collection[str]) -> bool:
         """Whether a newcomer may yet be named."""
@@ -332,7 +375,8 @@ class Kinds(Mapping[str, Axis]):
 class RuleInForce:
     """Keeps the rule of `now` in step with classifiers and adapters; says when a calibration stops to fit.
 
-    `strict` is the confidence that is needed while it does not; `base` names the base that is served.
+    `strict` is the confidence that is needed while it does not; `base` names the base that is served. Without
+    `multilingual` classifiers for other languages are not asked.
     """
 
     def __init__(
@@ -342,9 +386,10 @@ class RuleInForce:
         *,
         base: str = "",
         strict: float = STRICT,
+        multilingual: bool = True,
     ) -> None:
         self._policy, self._calibration = policy, calibration
-        self._base, self._strict = base, strict
+        self._base, self._strict, self._multilingual = base, strict, multilingual
         self._registrations: Sequence[Registration] | None = None
         self._profiles: Sequence[AdapterProfile] | None = None
         self.now: Policy | Calibrated = policy
@@ -369,11 +414,15 @@ class RuleInForce:
         """Which classifiers learn from examples what the policy weighs. Up to FEW adapters those that scale
         are idle: they learn them too, and err more often. Beyond, the others learn none."""
         registrations, few = self._registrations or (), len(self._profiles or ()) <= FEW
-        learning = [r for r in registrations if type(r.classifier).fit is not Classifier.fit]
+        voices = frozenset(r.name for r in registrations if r.classifier.foreign)
+        learning = [
+            r for r in registrations if type(r.classifier).fit is not Classifier.fit and r.name not in voices
+        ]
         scaling = frozenset(r.name for r in learning if r.classifier.scales)
         others = frozenset(r.name for r in learning) - scaling
         learners, idle = (others, scaling) if few and others else (scaling, frozenset[str]())
-        self._policy = replace(self._policy, learners=learners, idle=idle)
+        idle = idle if self._multilingual else idle | voices
+        self._policy = replace(self._policy, learners=learners, idle=idle, voices=voices)
 
     def taught(self, profiles: Sequence[AdapterProfile]) -> tuple[AdapterProfile, ...]:
         """What classifiers learn of these adapters, by the calibration in force."""
@@ -413,7 +462,7 @@ class RuleInForce:
             self._strict,
             axes_of(core),
             newcomers(of.binding, self._profiles),
-            frozenset(r.name for r in self._registrations if r not in panel),
+            frozenset(r.name for r in self._registrations if r.classifier.scales and r not in panel),
         )
         status = f"stale: {'; '.join(found)}" if found else FITTED
         if status != self.status:
@@ -422,7 +471,8 @@ class RuleInForce:
 
     def _panel(self, of: Calibration) -> list[Registration]:
         """The classifiers here that a calibration weighs or could have weighed."""
-        return [r for r in self._registrations or () if not r.classifier.scales or r.name in of.scalers]
+        there = [r for r in self._registrations or () if not r.classifier.foreign]
+        return [r for r in there if not r.classifier.scales or r.name in of.scalers]
 
     def _differences(self, of: Calibration) -> tuple[str, ...]:
         """What is not as the calibration was made for."""

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from router.classifiers.languages import is_foreign
 from router.classifiers.registration import Registration
 from router.errors import FailedPrecondition, FieldViolation, InvalidRequest, NotFound
 from router.names import BASE
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 STALE = "stale: for another set of adapters or classifiers"  # to who may not know of all
 LOST = "stale: no vote of "  # and classifiers, where the calibration fits and votes were lost
+IN_LANGUAGE = "stale: the text is in another language than the examples"  # where the calibration fits those
 IN_CONTEXT = "stale: more than the text of this turn decided"  # where the calibration fits such texts
 READY_SECONDS = 30.0
 FIT_SECONDS = 30.0
@@ -116,8 +118,8 @@ class Router:
         self._catalog, self._host, self._ready_seconds = catalog, host, ready_seconds
         self.rule = rule or RuleInForce(Policy())
         self._lanes = Lanes(base_for, keep)
-        self._panel = Panel(self._lanes, on_vote)
         self._knowledge = Knowledge(catalog, self._learn)
+        self._panel = Panel(self._lanes, on_vote, self._is_foreign)
         self._learning = asyncio.Lock()  # one new set or calibration at a time
         self._follower: CalibrationFollower | None = None
         if calibration is not None:
@@ -188,6 +190,9 @@ class Router:
         self._lanes.sync(registrations, self._lessons(self._knowledge.learned), self.rule.now.asks)
         self.rule.compare()  # some may be unable to work here
 
+    def _is_foreign(self, text: str) -> bool:
+        return is_foreign(text, self._knowledge.languages)
+
     async def route(self, request: Request) -> Decision:
         """The decision; never raises for a classifier's fault.
 
@@ -245,6 +250,8 @@ class Router:
         lost, status = chosen.heard.lost, decision.calibration
         if status == FITTED and lost and chosen.conclusion.incomplete:
             status = LOST + ", ".join(f"{one.classifier} ({one.reason})" for one in lost)
+        elif status == FITTED and chosen.conclusion.foreign:
+            status = IN_LANGUAGE
         elif status == FITTED and not chosen.alone:
             status = IN_CONTEXT
         return replace(
@@ -381,7 +388,7 @@ def seen(vote: Vote, visible: Visible) -> Vote:
 
 def unnamed(status: str) -> str:
     """Whether the calibration fits, without what does not: that names adapters."""
-    known = status in ("", FITTED, PROVISIONAL, IN_CONTEXT) or status.startswith(LOST)
+    known = status in ("", FITTED, PROVISIONAL, IN_CONTEXT, IN_LANGUAGE) or status.startswith(LOST)
     return status if known else STALE
 
 

@@ -14,7 +14,7 @@ from tests.models.test_cache import build
 
 __all__ = ["cli", "own_folder"]
 
-BASE, ENCODER = base.KNOWN_MODELS
+BASE, ENCODER, MULTILINGUAL = base.KNOWN_MODELS
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +41,8 @@ def blocks(text):
 
 def test_models_that_were_not_fetched_are_there_with_their_origin(cli):
     found = blocks(cli("models", "list").out)
-    assert list(found) == [BASE.name, ENCODER.name]
-    for known in (BASE, ENCODER):
+    assert list(found) == [BASE.name, ENCODER.name, MULTILINGUAL.name]
+    for known in base.KNOWN_MODELS:
         assert found[known.name]["wheel"] == f"sha256 {known.wheel.sha256}"
         assert known.wheel.filename in found[known.name]["origin"]
         assert f"`lora-router models fetch {known.name}`" in found[known.name]["cache"]

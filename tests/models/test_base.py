@@ -303,3 +303,23 @@ def test_the_pages_say_where_base_and_encoder_come_from(page: str) -> None:
     if page != "README.md":
         assert base.KNOWN_MODELS[0].pins.weights in text
         assert base.KNOWN_MODELS[1].pins.total in text
+        assert base.KNOWN_MODELS[2].pins.weights in text
+
+
+def test_the_multilingual_encoder_of_the_hub_counts_where_it_is_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert not base.has_multilingual()
+    repo = tmp_path / "hub" / "models--intfloat--multilingual-e5-small"
+    snapshot = repo / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("a" * 40)
+    (snapshot / "config.json").write_text("{}")
+    assert not base.has_multilingual()
+    (snapshot / "model.safetensors").write_bytes(b"")
+    assert base.has_multilingual()
+    assert base.fetch_multilingual() == snapshot

@@ -12,7 +12,7 @@ from router.engine.base import Prompt
 from router.engine.text.lengths import cut_in_pieces
 from router.engine.text.prompt import PromptEncoder
 from router.errors import PromptTooLong
-from router.models import fetch_base, fetch_encoder, models_dir
+from router.models import MULTILINGUAL, fetch_base, fetch_encoder, models_dir
 from router.models.base import KNOWN_MODELS, KnownModel
 from router.models.cache import SUMS, Pins, check
 from router.types import Turn
@@ -82,6 +82,8 @@ def test_a_megabyte_that_cannot_fit_is_refused_in_a_moment_of_processor_time(
 def test_what_is_cached_is_what_is_pinned(model: KnownModel) -> None:
     fetch_base(), fetch_encoder()
     assert model.pins != Pins()
+    if model.name == MULTILINGUAL and not (models_dir() / model.folder).is_dir():
+        pytest.skip("an optional model of 91 MB, not fetched here")
     assert check(models_dir() / model.folder, model.pins).problem == ""
     assert (models_dir() / model.folder / SUMS).is_file()
 

@@ -21,7 +21,14 @@ ROOT = Path(__file__).parents[2]
 def test_the_classifiers_cheap_ones_first() -> None:
     host = PluginHost([ROOT / "plugins"])
     host.refresh()
-    assert [r.name for r in host.registrations()] == ["keywords", "linear", "embedding", "nearest", "probe"]
+    assert [r.name for r in host.registrations()] == [
+        "multilingual",
+        "keywords",
+        "linear",
+        "embedding",
+        "nearest",
+        "probe",
+    ]
     assert all(not s.error and not s.warnings for s in host.status())
     assert {c.name for s in host.status() for c in s.classifiers if c.state == "off"} == {"llm"}
 

@@ -29,6 +29,9 @@ CANDIDATES = st.frozensets(st.sampled_from(NAMES))
 SOME = st.frozensets(st.sampled_from(["c0", "c1", "c2", "c3"]))
 POLICIES = st.builds(Policy, UNIT, UNIT, st.frozensets(st.sampled_from(["c0", "c3"]), max_size=1))
 AGREEING = st.builds(Policy, UNIT, UNIT, learners=SOME, idle=st.frozensets(st.just("c2"), max_size=1))
+SPEAKING = st.builds(
+    Policy, UNIT, UNIT, learners=st.just(frozenset({"c1", "c2", "c3"})), voices=st.just(frozenset({"c0"}))
+)
 
 
 @given(POLICIES, ballots(), CANDIDATES)
@@ -45,7 +48,7 @@ def test_only_a_sure_candidate_is_chosen(
         assert all(outcome.confidence - c >= policy.margin for c in others)
 
 
-@given(POLICIES | AGREEING, ballots(), CANDIDATES)
+@given(POLICIES | AGREEING | SPEAKING, ballots(), CANDIDATES)
 def test_stopping_early_concludes_what_all_votes_conclude(
     policy: Policy, votes: list[Vote], candidates: frozenset[str]
 ) -> None:
@@ -157,3 +160,45 @@ def test_a_leaning_is_to_a_candidate(policy: Policy, votes: list[Vote], candidat
     found = policy.leaning(votes, candidates)
     assert found.guess in candidates | {""}
     assert 0 <= found.none <= 1
+
+
+# -- texts in another language than the examples
+
+FOREIGN = Policy(learners=frozenset({"linear", "embedding"}), voices=frozenset({"voice"}))
+
+
+def foreign(*votes: Vote) -> tuple[str, str]:
+    found = FOREIGN.conclude(votes, {"a", "b"})
+    assert found.foreign
+    return found.adapter, found.classifier
+
+
+def test_a_sure_voice_decides_alone() -> None:
+    vote = Vote("voice", {"a": 0.55})
+    assert FOREIGN.settled([vote], {"a", "b"})
+    assert foreign(vote, Vote("linear", {"b": 0.95}), Vote("embedding", {"b": 0.95})) == ("a", "voice")
+
+
+@pytest.mark.parametrize(("share", "adapter"), [(0.29, ""), (0.31, "a")])
+def test_an_unsure_voice_decides_with_a_learner(share: float, adapter: str) -> None:
+    assert foreign(Vote("voice", {"a": share}), Vote("embedding", {"a": 0.6}))[0] == adapter
+
+
+@pytest.mark.parametrize(("second", "adapter"), [(0.49, ""), (0.51, "b")])
+def test_learners_outvote_an_unsure_voice_only_where_both_are_sure(second: float, adapter: str) -> None:
+    votes = Vote("voice", {"a": 0.1}), Vote("linear", {"b": second}), Vote("embedding", {"b": 0.95})
+    assert foreign(*votes)[0] == adapter
+
+
+def test_a_learner_alone_does_not_decide_however_sure_it_is() -> None:
+    assert foreign(Vote("voice", {"a": 0.1}), Vote("linear", {"b": 0.99}))[0] == ""
+
+
+@given(ballots(), CANDIDATES)
+def test_a_voice_without_an_opinion_changes_nothing(votes: list[Vote], candidates: frozenset[str]) -> None:
+    policy = Policy(learners=frozenset({"c0", "c1"}), voices=frozenset({"voice"}))
+    for silent in (Vote("voice", declined=True), Vote("voice", error=VoteError.TIMEOUT)):
+        if votes:
+            assert policy.conclude([silent, *votes], candidates).adapter == (
+                policy.conclude(votes, candidates).adapter
+            )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from router.calibration.model import Calibration, Scaler, Stage, binding_of
 from router.classifiers.axes import Axes, axes_of
 from router.routing.policy import Calibrated, Leaning, Policy
-from router.types import AdapterProfile, Reason, Vote
+from router.types import AdapterProfile, Reason, Vote, VoteError
 
 PROFILES = (
     AdapterProfile("legal", "1", domain="legal"),
@@ -165,3 +165,23 @@ def test_votes_that_decide_nothing_lean_as_the_calibration_weighs_them() -> None
     assert found.none == RULE.calibration.opinion(votes, PLAIN.kinds).none
     assert RULE.leaning([Vote("unknown", {"legal": 0.6})], NAMES) == Leaning()
     assert RULE.leaning(votes, ["medical"]).guess == "medical"
+
+
+# -- texts in another language than the examples
+
+SPOKEN = Calibrated(CALIBRATION, replace(PLAIN, learners=frozenset(NAMES), voices=frozenset({"voice"})))
+
+
+def test_a_text_in_another_language_is_decided_without_the_calibration() -> None:
+    votes = Vote("voice", {"legal": 0.6}), Vote("cheap", {"medical": 0.99})
+    assert SPOKEN.settled(votes[:1], NAMES)
+    found = SPOKEN.conclude(votes, NAMES)
+    assert (found.adapter, found.foreign, found.threshold) == ("legal", True, 0.5)
+    assert SPOKEN.leaning([Vote("voice", {"legal": 0.2}), votes[1]], NAMES).guess == "legal"
+
+
+@pytest.mark.parametrize("silent", [Vote("voice", declined=True), Vote("voice", error=VoteError.TIMEOUT)])
+def test_a_voice_without_an_opinion_leaves_the_calibration_in_force(silent: Vote) -> None:
+    votes = Vote("cheap", {"medical": 0.8}), Vote("dear", {"medical": 0.9})
+    assert not SPOKEN.settled([silent], NAMES)
+    assert SPOKEN.conclude([silent, *votes], NAMES) == RULE.conclude(votes, NAMES)

@@ -13,7 +13,7 @@ from router.classifiers.axes import Axes
 from router.classifiers.stand_in import StandInBase
 from router.routing import Scores
 from router.routing.policy import FITTED, Policy, RuleInForce, fingerprint
-from router.routing.router import Router
+from router.routing.router import IN_LANGUAGE, Router
 from router.types import LostVote, Reason, Visible, VoteError
 
 
@@ -136,3 +136,44 @@ async def test_a_classifier_that_cannot_work_here_makes_it_stale_in_words(
         assert (await router.route(kit.asking())).calibration == said
     finally:
         await router.close()
+
+
+# -- classifiers for other languages
+
+
+def voice(kit: Any) -> Any:
+    classifier = kit.says("voice", Scores({"legal": 0.9}))
+    classifier.foreign = True
+    return kit.registered(classifier, priority=1)
+
+
+async def test_a_calibration_holds_beside_a_voice_and_says_nothing_of_its_texts(kit: Any, says: Any) -> None:
+    examples = ("What does the contract say?", "Is this clause valid?")
+    legal = replace(kit.legal, examples=examples)
+    of = kit.calibration(binding=binding_of((legal, kit.medical), {"c": "c/0"}))
+    router = Router(
+        kit.catalog([legal, kit.medical]),
+        kit.host(voice(kit), says),
+        rule=RuleInForce(Policy(0.5), of),
+        ready_seconds=1,
+    )
+    await router.start()
+    try:
+        assert router.rule.status == FITTED
+        assert router.flaws == []
+        english = await router.route(kit.asking("What is this about?"))
+        assert (english.classifier, english.calibration) == ("c", FITTED)
+        german = await router.route(kit.asking("Worum geht es in diesem Vertrag?"))
+        assert (german.classifier, german.calibration) == ("voice", IN_LANGUAGE)
+        assert german.adapter is not None
+        assert german.adapter.name == "legal"
+    finally:
+        await router.close()
+
+
+def test_the_setting_switches_voices_off(kit: Any, says: Any) -> None:
+    for on in (True, False):
+        in_force = RuleInForce(Policy(0.5), multilingual=on)
+        in_force.classifiers_are([voice(kit), says])
+        assert in_force.now.asks("voice") is on
+        assert in_force.now.asks("c")

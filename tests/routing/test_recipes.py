@@ -33,6 +33,7 @@ KINDS = {
     "mixed-language": 22,
     "code-inside": 22,
 }
+LANGUAGES = ("de", "es", "fr", "zh")  # of foreign.jsonl
 CHATS = {"follow-up": 40, "topic-change": 20}
 LONG = 1_200  # characters at least of a text with the instruction in its middle
 SHORT = 5  # words: a turn of a chat up to here is a follow-up that may occur twice
@@ -65,7 +66,8 @@ def written() -> Iterator[tuple[str, str]]:
             yield from ((f"{deployment}/{name}", text) for text in manifest.routing.examples)
         for file in ROWS:
             yield from ((f"{deployment}/{file}", row["text"]) for row in rows(f"{deployment}/{file}"))
-    yield from (("hard", row["text"]) for row in rows("hard"))
+    for file in ("hard", "foreign"):
+        yield from ((file, row["text"]) for row in rows(file))
     for file in ("chats", "system_prompts"):
         for row in rows(file):
             yield from ((file, text) for text in user_turns(row) if len(text.split()) > SHORT)
@@ -162,6 +164,22 @@ def test_hard_requests_have_their_kinds_in_both_halves(shipped: set[str]) -> Non
     assert Counter((row["kind"], row["half"]) for row in found) == {
         (kind, half): count // 2 for kind, count in KINDS.items() for half in ("build", "unseen")
     }
+
+
+def test_requests_in_other_languages_are_alike_in_number(shipped: set[str]) -> None:
+    found = rows("foreign")
+    deployments = {"shipped": shipped - {""}}
+    for name in ("company", "hospital"):
+        deployments[name] = set(manifests(ROUTING / name / "adapters"))
+    expected = Counter(
+        (name, adapter, language)
+        for name, adapters in deployments.items()
+        for adapter in adapters
+        for language in LANGUAGES
+    )
+    expected.update({("", "", language): 20 for language in LANGUAGES})
+    assert Counter((row["deployment"], row["adapter"], row["language"]) for row in found) == expected
+    assert all(row.keys() == {"text", "adapter", "deployment", "language", "half"} for row in found)
 
 
 def test_an_instruction_in_the_middle_is_in_a_long_text() -> None:

@@ -149,7 +149,8 @@ def open_local(
 
     With a `calibration` (a file, "auto", or "" for none) everybody learns what a server with it would have
     them learn. Without, all learn all, with the labelled requests that the calibration `learned_by` learned,
-    and classifiers that scale, which speak for adapters that are in no calibration, are left out.
+    and classifiers that scale, which speak for adapters that are in no calibration, are left out. Those for
+    other languages are left out in any case: a calibration says nothing of such requests.
 
     With `base` the base model is resident inside the block if a classifier asks for it.
     """
@@ -160,7 +161,7 @@ def open_local(
 
     settings = _settings(adapters_dir)
     profiles = _profiles(settings, more)
-    registrations = load_plugins(plugins_dir).registrations()
+    registrations = tuple(r for r in load_plugins(plugins_dir).registrations() if not r.classifier.foreign)
     of = load_calibration(settings.model_copy(update={"calibration": learned_by}))
     learned = of.learned if of is not None else {}
     taught = with_learned(profiles, learned)
@@ -204,7 +205,11 @@ def open_fitting(
 
     settings = _settings(adapters_dir)
     profiles = _profiles(settings, ())
-    registrations = [r for r in load_plugins(plugins_dir).registrations() if not r.classifier.scales]
+    registrations = [
+        r
+        for r in load_plugins(plugins_dir).registrations()
+        if not (r.classifier.scales or r.classifier.foreign)
+    ]
     wanted = base and any(r.wants_base for r in registrations)
     with resident_base(settings) if wanted else nullcontext() as resident:
         yield Fitting(settings, profiles, registrations, resident)
@@ -320,6 +325,9 @@ def fit_panel(
         classifier = registration.classifier
         if registration.wants_base and base is None:
             skipped[registration.name] = "it asks the base model, which --no-base leaves out"
+            continue
+        if lacking := classifier.lacks():
+            skipped[registration.name] = lacking
             continue
         try:
             if registration.wants_base and base is not None:
