@@ -141,7 +141,7 @@ _FUNCTION_WORDS = {
 _HALF_ENGLISH = "in die an was war so am will hat man on me no a as also i do or has he had come"
 _WEAK = (  # short words of many languages that names and abbreviations of English texts have, too
     "de la le du en al im sin ta mi un el se si ni ne na te ti per con pro plus san van los las des son den "
-    "del von om er et il lo ma da di ai es pa tu su una und oder ist dos mal bis zu min po ja met op mi vat is"
+    "del von om er et il lo ma da di ai es pa tu su una und oder ist dos mal bis zu min po ja met op"
 )
 SHARED, WEAK = 0.4, 0.6  # what such words count, where others count 1
 
@@ -172,7 +172,8 @@ _WEIGHTS: Mapping[str, Mapping[str, float]] = _weights()
 def language_of(text: str) -> str:
     """The language of what is asked, as `en`, `de`, `zh`; empty where nothing tells.
 
-    The first sentence decides; where it says nothing the whole does.
+    The first sentence decides; where it says nothing the whole does. A few English words at the end, such as
+    "in English, please", decide where the first sentence does not end with a colon.
     """
     seen = cut_middle(text, HEAD, TAIL)
     bare = _QUOTED.sub(" ", seen)
@@ -186,9 +187,11 @@ def language_of(text: str) -> str:
         if first.rstrip().endswith(_COLON) or len(first.split()) >= FIRST_WORDS or not first.isascii():
             break
         first = f"{first} {sentence}"
-    if language := _by_words(first):
-        return language
-    return _by_words(bare)
+    language = _by_words(first)
+    last = sentences[-1]
+    if language not in ("", ENGLISH) and last not in first and not first.rstrip().endswith(_COLON):
+        return ENGLISH if len(last.split()) <= FEW_WORDS and _by_words(last) == ENGLISH else language
+    return language or _by_words(bare)
 
 
 def _by_words(text: str) -> str:

@@ -30,6 +30,7 @@ from router.types import AdapterProfile, Reason, Vote
 
 log = logging.getLogger(__name__)
 MARGIN = 0.1
+SUPPORTING = 0.3  # confidence of a voice for another language with which a learner may decide
 STRICT = 0.9  # confidence that is needed where a calibration does not fit what is there now
 FITTED = "fitted"
 PROVISIONAL = "provisional"
@@ -98,9 +99,9 @@ class Policy:
 
     The `voices` are asked only for texts in another language than the examples, before the others. Where one
     of them has an opinion, it decides alone where it is sure: its 0.5 stands for a level that few strange
-    requests reach. Else it decides together with a learner that names the same adapter with at least
-    `threshold`. What two other learners agree on does not count then, however sure they are: in such a text
-    they read little more than names and single words.
+    requests reach. Else it decides together with a learner that names the same adapter, if it has at least
+    `supporting` confidence and one of both `threshold`. Two other learners decide together only if both have
+    `threshold`: in such a text they read little more than names and single words.
 
     Votes of the `idle` do not count. Without those of the `required` no vote counts. `kinds` are the axes of
     adapters.
@@ -114,6 +115,7 @@ class Policy:
     learners: frozenset[str] = frozenset()
     idle: frozenset[str] = frozenset()
     alone: float = STRICT
+    supporting: float = SUPPORTING
     voices: frozenset[str] = frozenset()
 
     def asks(self, classifier: str) -> bool:
@@ -169,24 +171,24 @@ class Policy:
         *earlier, last = votes
         sure = self.sure(last, candidates)
         voice = self.voice(votes)
-        if voice is not None and last.classifier in self.learners:
-            return self._agreed(voice, last, candidates)
         if last.classifier not in self.learners or len(self.learners) == 1:
             return sure
-        if sure is not None and sure.confidence >= self.alone:
+        if voice is None and sure is not None and sure.confidence >= self.alone:
             return sure
+        learners = self.learners | self.voices
         for vote in earlier:
-            if vote.classifier in self.learners and (agreed := self._agreed(vote, last, candidates)):
+            least = 0.0 if voice is None else self.supporting if vote is voice else self.threshold
+            if vote.classifier in learners and (agreed := self._agreed(vote, last, candidates, least)):
                 return agreed
         return None
 
-    def _agreed(self, vote: Vote, last: Vote, candidates: Collection[str]) -> Conclusion | None:
-        """What these two decide together."""
+    def _agreed(self, vote: Vote, last: Vote, candidates: Collection[str], least: float) -> Conclusion | None:
+        """What these two decide together, both with confidence of at least `least`."""
         one, other = self.named(vote, candidates), self.named(last, candidates)
         if one is None or other is None or one.adapter != other.adapter:
             return None
-        surer = max(other, one, key=lambda named: named.confidence)
-        return surer if surer.confidence >= self.threshold else None
+        surer, second = sorted((other, one), key=lambda named: -named.confidence)
+        return surer if surer.confidence >= self.threshold and second.confidence >= least else None
 
     def named(self, vote: Vote, candidates: Collection[str]) -> Conclusion | None:
         """The candidate that this vote prefers, sure of it or not."""
