@@ -3,7 +3,8 @@ regression on them and on n-grams.
 
 The encoder was trained to place requests for one adapter together, whatever the adapter, so that a few
 examples are enough. Slower than the other two and asked after them. Needs the encoder in the model cache,
-which `models fetch` and the first start fill; without it this classifier is not asked and its status says why.
+which `models fetch` and the first start fill; without it this classifier is not asked and its status says
+why.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from router.classifiers.regression import (
     kept_regression,
     lessons_of,
     product_in_pieces,
+    read_background,
     softmax,
 )
 from router.classifiers.texts import whole_first_last
@@ -34,39 +36,47 @@ from router.routing import Classifier, Scores
 from router.types import AdapterProfile, Request
 
 BACKGROUND = Path(__file__).with_name("background.txt")
+STRANGERS = Path(__file__).with_name("strangers.txt")
 PENALTY = 1e-3
 TEMPERATURE = 1.0
-# Of the cosines to an adapter's nearest examples: a smooth maximum, and what it comes to in nats. `NONE` is
-# the cosine that stands for none of the adapters. Chosen with recipes/routing/company and hospital.
+# Of the cosines to an adapter's nearest examples: a smooth maximum, and what it comes to in nats. None of the
+# adapters has the cosine `NONE` or, where that is more, that of general requests less `LEAD`. Chosen with
+# recipes/routing/company and hospital.
 PARTS = (1.0, 0.5, 0.5)  # weights of the whole, the first sentence and the last one
 SMOOTH, NEAREST = 11.0, 8
-SHARPNESS, NONE = 22.0, 0.33
+SHARPNESS, NONE, LEAD, NEAREST_GENERAL = 22.0, 0.33, 0.1, 3
 TINY = 1e-9
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class _Examples:
-    """Vectors of the adapters' examples, adapter by adapter in the order of the lessons' names."""
+    """Vectors of the adapters' examples, adapter by adapter in the order of the lessons' names, and of
+    general requests."""
 
     rows: Array  # [examples, 3 * 384], of unit length
     ends: tuple[int, ...]  # of each adapter's rows
+    general: Array  # [requests, 3 * 384], of unit length
 
     @classmethod
-    def of(cls, lessons: Lessons, vectors: Array) -> _Examples:
-        """Of the lessons' vectors [texts, 3 * 384]."""
+    def of(cls, lessons: Lessons, vectors: Array, strangers: Array) -> _Examples:
+        """Of the vectors of the lessons [texts, 3 * 384] and of strange requests."""
         single = lessons.allowed.sum(axis=1) == 1
         places = [np.flatnonzero(single & (column == 1)) for column in lessons.allowed.T[:-1]]
         ends = itertools.accumulate(map(len, places))
-        return cls(_weighed(vectors[np.concatenate(places)]), tuple(ends))
+        general = vectors[single & (lessons.allowed[:, -1] == 1)]
+        owned = vectors[np.concatenate(places)]
+        return cls(_weighed(owned), tuple(ends), _weighed(np.concatenate([general, strangers])))
 
     def chances(self, vectors: Array) -> Array:
         """[requests, adapters + 1] of vectors [requests, 3 * 384]; the last is none of the adapters."""
-        cosines = product_in_pieces(_weighed(vectors), self.rows.T)
-        near = np.full((len(vectors), len(self.ends) + 1), NONE, np.float32)
+        weighed = _weighed(vectors)
+        cosines = product_in_pieces(weighed, self.rows.T)
+        near = np.zeros((len(vectors), len(self.ends) + 1), np.float32)
         for i, (start, end) in enumerate(itertools.pairwise((0, *self.ends))):
-            some = np.sort(cosines[:, start:end], axis=1)[:, -NEAREST:]
-            near[:, i] = np.log(np.exp(SMOOTH * some).mean(axis=1)) / SMOOTH
+            near[:, i] = _smooth_maximum(cosines[:, start:end], NEAREST)
+        general = _smooth_maximum(product_in_pieces(weighed, self.general.T), NEAREST_GENERAL) - LEAD
+        near[:, -1] = np.logaddexp(SMOOTH * general, SMOOTH * NONE) / SMOOTH
         return softmax(SHARPNESS * near)
 
 
@@ -101,8 +111,9 @@ class Embedding(Classifier):
         self._closed = True
 
     def fingerprint(self) -> str:
-        """What a calibration is bound to: the encoder and the background too."""
-        return f"{super().fingerprint()}/{self._reader.maker}/{file_digest(BACKGROUND)}"
+        """What a calibration is bound to: the encoder and the general requests too."""
+        texts = f"{file_digest(BACKGROUND)}/{file_digest(STRANGERS)}"
+        return f"{super().fingerprint()}/{self._reader.maker}/{texts}"
 
     def warmup(self) -> None:
         """Load the encoder. Raises ConfigError where it is neither cached nor to be had."""
@@ -114,11 +125,13 @@ class Embedding(Classifier):
         if learned is None:
             self._model = None
             return
-        vectors = self._vectors(learned.texts)
+        strangers = read_background(STRANGERS, adapters)
+        vectors = self._vectors([*learned.texts, *strangers])
+        vectors, apart = np.split(vectors, [len(learned.texts)])
         regression = kept_regression(
             self._kept, self.fingerprint(), learned, lambda: vectors, PENALTY, TEMPERATURE
         )
-        self._model = regression, _Examples.of(learned, vectors)
+        self._model = regression, _Examples.of(learned, vectors, apart)
 
     def _vectors(self, texts: Sequence[str]) -> Any:
         """[texts, 3 * 384]"""
@@ -147,6 +160,15 @@ class Embedding(Classifier):
             both = np.log(chances + TINY) + np.log(regression.chances(requests[i].text, vector) + TINY)
             answers[i] = best_scores(regression.names, softmax(both / 2))
         return answers
+
+
+def _smooth_maximum(cosines: Array, count: int) -> Array:
+    """[rows] between the mean and the maximum of the `count` largest of each row; -1 where there are none."""
+    if not cosines.shape[1]:
+        return np.full(len(cosines), -1.0, np.float32)
+    largest = np.sort(cosines, axis=1)[:, -count:]
+    smooth: Array = np.log(np.exp(SMOOTH * largest).mean(axis=1)) / SMOOTH
+    return smooth
 
 
 def _weighed(vectors: Array) -> Array:
