@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class _Examples:
     general requests."""
 
     rows: Array  # [examples, 3 * 384], of unit length
-    ends: tuple[int, ...]  # of each adapter's rows
+    ends: Array  # [adapters], of each one's rows
     general: Array  # [requests, 3 * 384], of unit length
 
     @classmethod
@@ -63,17 +64,17 @@ class _Examples:
         """Of the vectors of the lessons [texts, 3 * 384] and of strange requests."""
         single = lessons.allowed.sum(axis=1) == 1
         places = [np.flatnonzero(single & (column == 1)) for column in lessons.allowed.T[:-1]]
-        ends = itertools.accumulate(map(len, places))
+        ends = np.cumsum([len(rows) for rows in places])
         general = vectors[single & (lessons.allowed[:, -1] == 1)]
         owned = vectors[np.concatenate(places)]
-        return cls(_weighed(owned), tuple(ends), _weighed(np.concatenate([general, strangers])))
+        return cls(_weighed(owned), ends, _weighed(np.concatenate([general, strangers])))
 
     def chances(self, vectors: Array) -> Array:
         """[requests, adapters + 1] of vectors [requests, 3 * 384]; the last is none of the adapters."""
         weighed = _weighed(vectors)
         cosines = product_in_pieces(weighed, self.rows.T)
         near = np.zeros((len(vectors), len(self.ends) + 1), np.float32)
-        for i, (start, end) in enumerate(itertools.pairwise((0, *self.ends))):
+        for i, (start, end) in enumerate(itertools.pairwise((0, *self.ends.tolist()))):
             near[:, i] = _smooth_maximum(cosines[:, start:end], NEAREST)
         general = _smooth_maximum(product_in_pieces(weighed, self.general.T), NEAREST_GENERAL) - LEAD
         near[:, -1] = np.logaddexp(SMOOTH * general, SMOOTH * NONE) / SMOOTH
@@ -100,11 +101,12 @@ class Embedding(Classifier):
         self._model: tuple[Regression, _Examples] | None = None
         self._known: dict[str, Any] = {}
         self._kept: KeptFit | None = None
+        self._kept_examples: KeptFit | None = None
         self._closed = False
 
     def keep(self, folder: Path) -> None:
         """What was learned outlives the process there; vectors of texts are kept by the encoder."""
-        self._kept = KeptFit(folder / "fit")
+        self._kept, self._kept_examples = KeptFit(folder / "fit"), KeptFit(folder / "examples")
 
     def close(self) -> None:
         """Give up learning."""
@@ -126,12 +128,22 @@ class Embedding(Classifier):
             self._model = None
             return
         strangers = read_background(STRANGERS, adapters)
-        vectors = self._vectors([*learned.texts, *strangers])
-        vectors, apart = np.split(vectors, [len(learned.texts)])
+
+        @cache
+        def vectors() -> tuple[Array, Array]:
+            """Of the lessons and of the strangers; read only where something was not kept."""
+            read = self._vectors([*learned.texts, *strangers])
+            return read[: len(learned.texts)], read[len(learned.texts) :]
+
         regression = kept_regression(
-            self._kept, self.fingerprint(), learned, lambda: vectors, PENALTY, TEMPERATURE
+            self._kept, self.fingerprint(), learned, lambda: vectors()[0], PENALTY, TEMPERATURE
         )
-        self._model = regression, _Examples.of(learned, vectors, apart)
+        key = learned.key(self.fingerprint(), "examples")
+        arrays = None if self._kept_examples is None else self._kept_examples.find(key)
+        examples = _Examples.of(learned, *vectors()) if arrays is None else _Examples(**arrays)
+        if arrays is None and self._kept_examples is not None:
+            self._kept_examples.put(key, asdict(examples))
+        self._model = regression, examples
 
     def _vectors(self, texts: Sequence[str]) -> Any:
         """[texts, 3 * 384]"""
