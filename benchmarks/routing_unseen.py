@@ -114,7 +114,7 @@ def measured(name: str, more: bool, base: BaseModel) -> dict[str, Any]:
     """One line of the table."""
     profiles = profiles_of(ROUTING / name, more)
     panel = fit_panel(load_plugins([ROOT / "plugins"]).registrations(), Lessons(profiles, profiles), base)
-    found = asked_of(RuleInForce(Policy()), panel, profiles, name)
+    found = asked_of(rule_of(load_settings({"calibration": ""})), panel, profiles, name)
     return {**whose(name, profiles), **found}
 
 

@@ -76,8 +76,9 @@ class Nearest(Classifier):
         self._closed = True
 
     def fingerprint(self) -> str:
-        """What a calibration is bound to: the strangers too."""
-        return f"{super().fingerprint()}/{file_digest(BACKGROUND)}/{file_digest(STRANGERS)}"
+        """What a calibration is bound to: the encoder and the strangers too."""
+        texts = f"{file_digest(BACKGROUND)}/{file_digest(STRANGERS)}"
+        return f"{super().fingerprint()}/{self._reader.maker}/{texts}"
 
     def keep(self, folder: Path) -> None:
         """Vectors, and what is made of the strangers, outlive the process there."""

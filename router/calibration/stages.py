@@ -46,8 +46,10 @@ def fit_stage(
     classifiers: Sequence[str],
     kinds: Mapping[str, Axis],
     share: Array,
+    own: bool = True,
 ) -> Stage:
-    """Weights of the first classifiers' votes together (stop is left at never). `kinds` are the adapters."""
+    """Weights of the first classifiers' votes together (stop is left at never). `kinds` are the adapters.
+    Without `own` no adapter has weights of its own."""
     names, count = tuple(kinds), len(classifiers)
     logs = np.stack([_logs(ballots, scalers[name], k, names) for k, name in enumerate(classifiers)], axis=2)
     axes = [axis for axis in (Axis.TASK, Axis.PLAIN) if 0 < list(kinds.values()).count(axis) < len(kinds)]
@@ -61,7 +63,8 @@ def fit_stage(
     marks[:, -1, len(axes)] = 1.0
     for column, name in enumerate(mute, len(axes) + 1):
         marks[:, -1, column] = silent[name]
-    design = Design(np.concatenate([logs, tasks, marks], axis=2), _common(logs))
+    common = _common(logs) if own else logs[:, 0, :0]
+    design = Design(np.concatenate([logs, tasks, marks], axis=2), common)
     prior, penalty = np.zeros(design.weights), np.full(design.weights, PENALTY)
     prior[:count] = 1 / count
     penalty[design.shared :] = OWN_LIKE_ROWS * float((share**2).sum())

@@ -56,8 +56,11 @@ class Lessons:
         return hashlib.sha256(said.encode() + self.allowed.tobytes()).digest()
 
 
-def lessons_of(adapters: Sequence[AdapterProfile], background: Path) -> Lessons | None:
-    """Of all adapters that have examples; None if there is no such adapter."""
+def lessons_of(
+    adapters: Sequence[AdapterProfile], background: Path, described: bool = False
+) -> Lessons | None:
+    """Of all adapters that have examples; None if there is no such adapter. Where `described`, the
+    description of an adapter is one more example of it."""
     learnable = [a for a in adapters if a.examples]
     if not learnable:
         return None
@@ -67,7 +70,8 @@ def lessons_of(adapters: Sequence[AdapterProfile], background: Path) -> Lessons 
     texts: list[str] = []
     allowed: list[Array] = []
     for i, adapter in enumerate(learnable):
-        texts += (positive := spread_evenly(adapter.examples, each))
+        said = [adapter.description] if described else []
+        texts += (positive := spread_evenly([*adapter.examples, *said], each))
         allowed += [classes[i]] * len(positive)
         texts += (negative := spread_evenly(adapter.negative_examples, each))
         allowed += [1 - classes[i]] * len(negative)
@@ -168,11 +172,14 @@ class Regression:
 
     def __call__(self, text: str, vector: Array) -> Scores:
         """Probabilities of the best adapters; `vector` is empty where the fit had none."""
+        return best_scores(self.names, self.chances(text, vector))
+
+    def chances(self, text: str, vector: Array) -> Array:
+        """Probabilities of all classes."""
         logits = self.bias + vector @ self.vector_weights
         for part, (buckets, found) in enumerate(self.ngrams(text)):
             logits = logits + found @ self.weights[part, buckets]
-        chances = softmax(logits / self.temperature)
-        return best_scores(self.names, chances)
+        return softmax(logits / self.temperature)
 
 
 def best_scores(names: Sequence[str], chances: Array, evidence: str = "") -> Scores:

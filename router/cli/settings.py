@@ -245,11 +245,12 @@ def _text(value: object) -> str:
 def rule_of(settings: Settings, calibration: CalibrationFile | None = None) -> RuleInForce:
     """How a server with these settings weighs votes, with the calibration of that file (None: of the
     settings)."""
+    from router.calibration.file import read_calibration
     from router.classifiers.axes import Axes
-    from router.routing.policy import Policy, RuleInForce
+    from router.routing.policy import WEIGHTS, Policy, RuleInForce
 
     axes = Axes(settings.task_first, settings.domain_first)
-    policy = Policy(settings.abstain_threshold, axes=axes)
+    policy = Policy(settings.abstain_threshold, axes=axes, weights=read_calibration(WEIGHTS))
     used = load_calibration(settings) if calibration is None else calibration.value()
     return RuleInForce(
         policy,

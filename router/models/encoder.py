@@ -1,10 +1,14 @@
-"""The sentence encoders: one of each for all classifiers, and what it said lately.
+"""The sentence encoders: one of each for all classifiers, with the vectors of recent texts.
 
-all-MiniLM-L6-v2 reads English. multilingual-e5-small reads some hundred languages and is slower.
+all-MiniLM-L6-v2 reads English. A LoRA of it (`encoder_lora/`, trained by recipes/routing/encoder.py) moves
+requests for one adapter together, for adapters that nobody has seen. multilingual-e5-small reads some hundred
+languages and is slower.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import threading
 from collections import OrderedDict
@@ -30,6 +34,8 @@ BATCH = 32
 LEARNED = 64  # texts that are learned from, between two times that their vectors are kept
 MOST_LEARNED = 100_000  # vectors of such texts in the cache folder, 80 MB
 PREFIX = "query: "  # of multilingual-e5-small, for texts that are compared with each other
+WEIGHTS = "adapter_model.safetensors"
+LORA = Path(__file__).with_name("encoder_lora")  # of the default encoder, in PEFT's format
 KEPT = 1024  # texts whose vectors are kept: a request is read once however many classifiers ask
 
 if TYPE_CHECKING:
@@ -42,8 +48,9 @@ class Encoder:
     Beside a busy engine two threads take ten times as long as one: each waits for the other's turn.
     """
 
-    def __init__(self, folder: Path, prefix: str = "") -> None:
-        """`prefix` stands before every text: what the model was trained with."""
+    def __init__(self, folder: Path, prefix: str = "", lora: Path | None = None) -> None:
+        """`prefix` stands before every text: what the model was trained with. The `lora` is merged into the
+        weights, so that it costs no time."""
         import torch
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
@@ -52,9 +59,10 @@ class Encoder:
         able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         fast_half = able.get("avx512_bf16", False)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._model = AutoModel.from_pretrained(
-            folder, local_files_only=True, dtype=torch.bfloat16 if fast_half else torch.float32
-        ).eval()
+        model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        if lora is not None:
+            _merge(model, lora)
+        self._model = model.to(torch.bfloat16 if fast_half else torch.float32).eval()
         self._ready, self._prefix = threading.local(), prefix
 
     def __call__(self, texts: Sequence[str]) -> Any:
@@ -77,6 +85,20 @@ class Encoder:
             mask = batch["attention_mask"].unsqueeze(-1)
             pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
             return torch.nn.functional.normalize(pooled, dim=1).numpy()
+
+
+def _merge(model: Any, lora: Path) -> None:
+    """Add the products of a PEFT folder's matrices to the weights of the modules that they are for."""
+    from safetensors.torch import load_file
+
+    config = json.loads((lora / "adapter_config.json").read_text(encoding="utf-8"))
+    scale = config["lora_alpha"] / config["r"]
+    matrices = {name: tensor.float() for name, tensor in load_file(lora / WEIGHTS).items()}
+    for name, down in matrices.items():
+        module, end, _ = name.partition(".lora_A.weight")
+        if end:
+            weight = model.get_parameter(module.removeprefix("base_model.model.") + ".weight")
+            weight.data += scale * (matrices[f"{module}.lora_B.weight"] @ down)
 
 
 def _use_one_thread() -> None:
@@ -195,8 +217,10 @@ class Reader:
 
 @cache
 def sentence_reader() -> Reader:
-    """The process's own of the default encoder."""
-    return _reader(lambda: Encoder(fetch_encoder()), DEFAULT_ENCODER, "sentences.sqlite")
+    """The process's own of the default encoder, with its LoRA."""
+    trained = hashlib.sha256((LORA / WEIGHTS).read_bytes()).hexdigest()[:8]
+    maker = f"{DEFAULT_ENCODER}+{trained}"
+    return _reader(lambda: Encoder(fetch_encoder(), lora=LORA), maker, "sentences.sqlite")
 
 
 @cache

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 from router.calibration.model import (
@@ -29,6 +30,7 @@ from router.classifiers.registration import UNABLE, Registration
 from router.types import AdapterProfile, Reason, Vote
 
 log = logging.getLogger(__name__)
+WEIGHTS = Path(__file__).with_name("weights.json")  # by which votes are pooled without a calibration
 MARGIN = 0.1
 SUPPORTING = 0.3  # confidence of a voice for another language with which a learner may decide
 STRICT = 0.9  # confidence that is needed where a calibration does not fit what is there now
@@ -88,12 +90,17 @@ class Leaning:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rule without a calibration: agreement decides; without it the base answers.
+    """The rule without a calibration.
 
-    The `learners` learned from the same few examples, so one of them alone is often sure and wrong. Two that
-    name the same adapter decide if one of them has at least `threshold` confidence; one alone decides with at
-    least `alone`. A classifier that learned nothing (a rule that somebody wrote) decides alone where it is
-    sure, and so does the only learner. A vote is sure if its best candidate, after the policy of axes
+    The `learners` learned from the same few examples. Their votes are pooled by the built-in `weights`, which
+    were fitted on deployments of other adapters (recipes/routing/general.py). The request goes to the best
+    adapter if its pooled confidence is at least `threshold` and that of the weights; `alone` is needed where
+    a learner that the weights know gave no vote. A learner that they do not know, such as keywords, decides
+    with `alone`; where it names the same adapter with `threshold`, the pooled confidence has to reach no more
+    than that. Without `weights` each learner needs `alone`, or a second one that names the same adapter.
+
+    A classifier that learned nothing (a rule that somebody wrote) decides alone where it is sure, and so does
+    the only learner. A vote is sure if its best candidate, after the policy of axes
     (router/classifiers/axes.py), has at least `threshold` confidence, more than 0, and leads the second by
     `margin` (the one that yields to it does not count). Confidences and margin lie in [0, 1].
 
@@ -117,6 +124,7 @@ class Policy:
     alone: float = STRICT
     supporting: float = SUPPORTING
     voices: frozenset[str] = frozenset()
+    weights: Calibration | None = None
 
     def asks(self, classifier: str) -> bool:
         """Whether that classifier's vote counts."""
@@ -148,6 +156,13 @@ class Policy:
         voice has an opinion it counts alone."""
         if (voice := self.voice(votes)) is not None:
             votes = [voice]
+        elif self.weights is not None:
+            pooled = [v for v in votes if v.classifier in self.weights.scalers and self.asks(v.classifier)]
+            if pooled:
+                opinion = self.weights.opinion(pooled, self.kinds)
+                chosen, _ = self._opinion(pooled, self.weights, candidates)
+                guess = ("", 0.0) if chosen is None else (chosen.adapter, chosen.confidence)
+                return Leaning(*guess, none=opinion.none)
         named = [one for v in votes if v.classifier not in self.idle and (one := self.named(v, candidates))]
         best = max(named, key=lambda one: one.confidence, default=Conclusion("", Reason.ABSTAINED))
         odds = [
@@ -173,14 +188,56 @@ class Policy:
         voice = self.voice(votes)
         if last.classifier not in self.learners or len(self.learners) == 1:
             return sure
-        if voice is None and sure is not None and sure.confidence >= self.alone:
+        known = self.weights is not None and last.classifier in self.weights.scalers
+        if voice is None and not known and sure is not None and sure.confidence >= self.alone:
             return sure
+        if voice is None and self.weights is not None:
+            return self._pooled(votes, self.weights, candidates)
         learners = self.learners | self.voices
         for vote in earlier:
             least = 0.0 if voice is None else self.supporting if vote is voice else self.threshold
             if vote.classifier in learners and (agreed := self._agreed(vote, last, candidates, least)):
                 return agreed
         return None
+
+    def _pooled(
+        self, votes: Sequence[Vote], weights: Calibration, candidates: Collection[str]
+    ) -> Conclusion | None:
+        """What these votes decide by the weights, as far as the weights know their classifiers.
+
+        A stage that is not the last one decides from its own, higher confidence on.
+        """
+        pooled = [vote for vote in votes if vote.classifier in weights.scalers]
+        if not pooled:
+            return None
+        chosen, novelty = self._opinion(pooled, weights, candidates)
+        if chosen is None:
+            return None
+        place = weights.stage_of(pooled)
+        final = max(i for i, name in enumerate(weights.order) if name in self.learners)
+        spoke = {vote.classifier for vote in pooled if not vote.error}
+        others = (v for v in votes if v.classifier in self.learners and v.classifier not in weights.scalers)
+        supported = any(
+            (one := self.named(v, candidates)) is not None
+            and one.adapter == chosen.adapter
+            and one.confidence >= self.threshold
+            for v in others
+        )
+        enough = self.threshold if supported else max(self.threshold, weights.threshold)
+        least = enough if spoke.issuperset(weights.order[: place + 1]) else max(enough, self.alone)
+        needed = least if place >= final else max(least, weights.stages[place].stop)
+        if chosen.confidence < needed or novelty > weights.novelty_limit:
+            return None
+        classifier = votes[-1].classifier
+        return Conclusion(chosen.adapter, Reason.CLASSIFIED, chosen.confidence, classifier, least)
+
+    def _opinion(
+        self, votes: Sequence[Vote], weights: Calibration, candidates: Collection[str]
+    ) -> tuple[Choice | None, float]:
+        """The best candidate by the weights, and how strange the request is, in [0, 1]."""
+        opinion = weights.opinion(votes, self.kinds)
+        among = [name for name in self.kinds if name in candidates]
+        return choose(opinion, self.axes, self.kinds, among), opinion.novelty
 
     def _agreed(self, vote: Vote, last: Vote, candidates: Collection[str], least: float) -> Conclusion | None:
         """What these two decide together, both with confidence of at least `least`."""

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.calibration.model import Binding, Calibration, Scaler, Stage
+from router.classifiers.axes import Axes, Axis
 from router.routing.policy import Policy
 from router.types import Reason, Vote, VoteError
 
@@ -34,6 +36,29 @@ SPEAKING = st.builds(
 )
 
 
+WEIGHTS = Calibration(
+    scalers={"c0": Scaler(), "c1": Scaler()},
+    stages=(Stage({"c0": 1.0}, stop=0.9), Stage({"c0": 0.5, "c1": 0.5})),
+    threshold=0.6,
+    novelty_limit=0.7,
+    target=0.06,
+    delta=0.05,
+    ood_target=0.05,
+    axes=Axes(),
+    binding=Binding({}, {"c0": "", "c1": ""}),
+)
+KINDS = dict.fromkeys(NAMES, Axis.PLAIN)
+POOLING = st.builds(
+    Policy,
+    UNIT,
+    UNIT,
+    kinds=st.just(KINDS),
+    learners=SOME,
+    idle=st.frozensets(st.just("c2"), max_size=1),
+    weights=st.just(WEIGHTS),
+)
+
+
 @given(POLICIES, ballots(), CANDIDATES)
 def test_only_a_sure_candidate_is_chosen(
     policy: Policy, votes: list[Vote], candidates: frozenset[str]
@@ -48,7 +73,7 @@ def test_only_a_sure_candidate_is_chosen(
         assert all(outcome.confidence - c >= policy.margin for c in others)
 
 
-@given(POLICIES | AGREEING | SPEAKING, ballots(), CANDIDATES)
+@given(POLICIES | AGREEING | SPEAKING | POOLING, ballots(), CANDIDATES)
 def test_stopping_early_concludes_what_all_votes_conclude(
     policy: Policy, votes: list[Vote], candidates: frozenset[str]
 ) -> None:
@@ -102,6 +127,50 @@ def test_two_learners_that_agree_decide_where_one_of_them_is_sure() -> None:
 def test_one_learner_alone_needs_to_be_very_sure() -> None:
     assert concluded(linear={"b": 0.3}, embedding={"a": 0.8})[0] == ""
     assert concluded(linear={"b": 0.3}, embedding={"a": 0.95}) == ("a", 0.95, "embedding")
+
+
+POOLED = Policy(0.5, kinds=KINDS, learners=frozenset({"c0", "c1", "new"}), weights=WEIGHTS)
+
+
+def pooled(*votes: Vote) -> str:
+    return POOLED.conclude(votes, set(NAMES)).adapter
+
+
+def test_with_weights_the_pooled_confidence_decides() -> None:
+    doubt, belief = Vote("c0", {"a": 0.5, "b": 0.2}), Vote("c1", {"a": 0.9})
+    assert pooled(doubt, belief) == "a"  # 0.5 alone is below the threshold of the weights
+    assert pooled(doubt, Vote("c1", {"b": 0.5, "a": 0.1})) == ""  # they disagree
+    assert pooled(doubt, Vote("c1", {"a": 0.2})) == ""  # strange to both
+
+
+def test_an_early_stage_decides_only_from_its_stop_on() -> None:
+    assert pooled(Vote("c0", {"a": 0.85})) == ""
+    assert pooled(Vote("c0", {"a": 0.95})) == "a"
+
+
+def test_where_a_vote_is_lost_the_others_need_to_be_very_sure() -> None:
+    lost = Vote("c0", error=VoteError.TIMEOUT)
+    assert pooled(lost, Vote("c1", {"a": 0.85})) == ""
+    assert pooled(lost, Vote("c1", {"a": 1.0})) == "a"
+
+
+def test_a_learner_that_the_weights_do_not_know_needs_to_be_very_sure() -> None:
+    doubt = (Vote("c0", {"b": 0.4}), Vote("c1", {"b": 0.4}))
+    assert pooled(*doubt, Vote("new", {"a": 0.8})) == ""
+    assert pooled(*doubt, Vote("new", {"a": 0.95})) == "a"
+
+
+def test_a_learner_that_the_weights_do_not_know_supports_the_others() -> None:
+    belief = (Vote("c0", {"a": 0.5}), Vote("c1", {"a": 0.55}))
+    assert pooled(*belief) == ""  # below 0.6, the threshold of the weights
+    assert pooled(Vote("new", {"a": 0.7}), *belief) == "a"
+    assert pooled(*belief, Vote("new", {"a": 0.7})) == "a"
+    assert pooled(Vote("new", {"b": 0.7}), *belief) == ""
+
+
+def test_the_last_classifier_that_is_there_decides_where_the_others_are_missing() -> None:
+    policy = Policy(0.5, kinds=KINDS, learners=frozenset({"c0"}) | {"other"}, weights=WEIGHTS)
+    assert policy.conclude([Vote("c0", {"a": 0.65})], set(NAMES)).adapter == "a"
 
 
 def test_a_rule_that_somebody_wrote_decides_alone() -> None:

@@ -213,3 +213,45 @@ def test_a_system_prompt_comes_before_one_user_text(shipped: set[str]) -> None:
         assert all(message["content"].strip() for message in row["messages"])
     assert {row["adapter"] for row in found} == shipped | {""}
     assert Counter(row["half"] for row in found) == {"build": 15, "unseen": 15}
+
+
+LEARNING = ROUTING / "learning"
+
+
+def learning_rows() -> list[tuple[str, dict[str, Any]]]:
+    """Rows that the encoder and the weights learned from, with the deployment."""
+    lines = [
+        (path.stem, line)
+        for path in sorted(LEARNING.glob("*.jsonl"))
+        for line in path.read_text("utf-8").splitlines()
+    ]
+    return [(deployment, json.loads(line)) for deployment, line in lines]
+
+
+def test_a_deployment_that_is_learned_from_has_eight_adapters_with_examples_and_requests() -> None:
+    parts = Counter((deployment, row["part"]) for deployment, row in learning_rows())
+    adapters = Counter(
+        (deployment, row["adapter"], row["part"])
+        for deployment, row in learning_rows()
+        if row["part"] != "none"
+    )
+    for deployment in {deployment for deployment, _ in parts}:
+        assert parts[deployment, "adapter"] == 8
+        assert parts[deployment, "none"] >= 45
+    for (_, _, part), count in adapters.items():
+        assert count >= {"adapter": 1, "example": 8, "request": 20, "foreign": 3}[part]
+
+
+def test_no_text_that_is_learned_from_is_asked(heldout: ModuleType) -> None:
+    """Not even six words in a row of it; that holds for the held-out test as well."""
+
+    def runs(text: str) -> set[str]:
+        words = heldout.words(unicodedata.normalize("NFKC", text))
+        return {" ".join(words[i : i + RUN]) for i in range(len(words) - RUN + 1)} or {" ".join(words)}
+
+    asked = set().union(*(runs(text) for _, text in written()))
+    known = heldout.HeldOut.read()
+    for deployment, row in learning_rows():
+        if text := row.get("text"):
+            assert not runs(text) & asked, (deployment, text)
+            assert known.repeated(text) < heldout.REPEATED, (deployment, text)
