@@ -40,6 +40,7 @@ from router.classifiers.axes import Axes, Axis  # noqa: E402
 from router.cli.plugins import load_plugins  # noqa: E402
 from router.cli.route.local import fit_panel, resident_base  # noqa: E402
 from router.cli.settings import load_settings  # noqa: E402
+from router.routing import BaseModel  # noqa: E402
 from router.routing.knowledge import Labels  # noqa: E402
 from router.routing.panel import Lessons  # noqa: E402
 from router.routing.policy import WEIGHTS  # noqa: E402
@@ -86,12 +87,14 @@ def building_profiles(name: str, more: bool) -> tuple[tuple[AdapterProfile, ...]
     return profiles_of(folder, more), lines(folder / "test.jsonl") + lines(folder / "none.jsonl")
 
 
-def asked_of(name: str, profiles: Sequence[AdapterProfile], rows: Sequence[tuple[str, str]], base) -> Asked:
+def asked_of(
+    name: str, profiles: Sequence[AdapterProfile], rows: Sequence[tuple[str, str]], base: BaseModel
+) -> Asked:
     """Votes of the carried classifiers, which learned these adapters."""
     registrations = load_plugins([ROOT / "plugins"]).registrations()
     some = [one for one in registrations if one.name in CLASSIFIERS]
     panel = fit_panel(some, Lessons(tuple(profiles), tuple(profiles)), base)
-    votes = votes_of(panel.registrations, [text for text, _ in rows], Labels(tuple(profiles)))
+    votes = votes_of(panel.registrations, [text for text, _ in rows], Labels(tuple(profiles)), {"en"})
     places = {profile.name: str(i) for i, profile in enumerate(profiles)}
     ballots = []
     for (text, label), found in zip(rows, votes, strict=True):
