@@ -13,9 +13,7 @@ from router import __version__, optional
 from router.cli import audit, bench, clients, models, plugins, replicas, settings
 from router.cli.adapters import served
 from router.cli.adapters.add import add
-from router.cli.adapters.convert import convert
 from router.cli.adapters.sign import digest, keygen, sign
-from router.cli.adapters.train import evaluate, learning_curve, merge, new, train
 from router.cli.adapters.validate import validate
 from router.cli.ask import ask
 from router.cli.command import DEFAULT_COMMAND, FAILED, INTERRUPTED, PromptOrCommand, group, or_help, report
@@ -63,15 +61,9 @@ app.add_typer(
         default=served.default,
         add=add,
         validate=validate,
-        convert=convert,
         digest=digest,
         keygen=keygen,
         sign=sign,
-        new=new,
-        train=train,
-        merge=merge,
-        evaluate=evaluate,
-        **{"learning-curve": learning_curve},
     ),
     name="adapters",
 )
