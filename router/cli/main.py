@@ -20,11 +20,6 @@ from router.cli.command import DEFAULT_COMMAND, FAILED, INTERRUPTED, PromptOrCom
 from router.cli.flags import connecting
 from router.cli.route import corrections
 from router.cli.route.ask import route
-from router.cli.route.calibrate import calibrate
-from router.cli.route.curve import curve
-from router.cli.route.diff import diff
-from router.cli.route.evaluate import evaluate as evaluate_routing
-from router.cli.route.learn import learn
 from router.cli.serve import serve
 
 app = typer.Typer(
@@ -41,11 +36,6 @@ routing = typer.Typer(
     help="Where requests go: one request, and how well the classifiers here do.",
 )
 routing.command(DEFAULT_COMMAND)(connecting(route))
-routing.command("calibrate")(calibrate)
-routing.command("evaluate")(evaluate_routing)
-routing.command("curve")(curve)
-routing.command("diff")(diff)
-routing.command("learn")(learn)
 routing.command("correct")(connecting(corrections.correct))
 routing.add_typer(
     group("Who should have answered.", list=corrections.list_, clear=corrections.clear), name="corrections"
