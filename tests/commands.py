@@ -25,7 +25,8 @@ class Done:
 
 def all_commands() -> typer.core.TyperGroup:
     """The root of the command line with the commands of built-in plugins."""
-    root = typer.main.get_group(app)
+    root = typer.main.get_command(app)
+    assert isinstance(root, typer.core.TyperGroup)
     root.list_commands(typer.Context(root))
     return root
 
